@@ -1,0 +1,108 @@
+"""From a checked request and its rows to the ranker's tensors, and what of them is not first-rate.
+
+The merge of request and rows happens here only; goldens, replays and the service all pass through it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msd.contract.encode import Value, encode_field, encode_side, encode_state
+from msd.contract.request import CheckedRequest
+from msd.contract.rows import Records, Rows, has_semantic
+from msd.contract.schema import FeatureSchema, Side
+
+Tensors = dict[str, NDArray[Any]]
+Rung = Literal["category_prior", "prior"]
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """Tensors by name, and the degradation to declare: candidates by id, and whether the user has no stored row."""
+
+    tensors: Tensors
+    degraded_candidates: dict[str, Rung] = field(default_factory=dict)
+    user_unknown: bool = False
+
+
+def wanted_items(request: CheckedRequest, user: Rows) -> list[str]:
+    """The ids to fetch rows for, in the order that `assemble` expects: candidates, then the history."""
+    return [*request.ids, *(user.histories[0] if request.history is None else request.history)]
+
+
+def assemble(schema: FeatureSchema, request: CheckedRequest, at: float, user: Rows, items: Rows) -> Assembled:
+    """The ranker's inputs for one request at time `at` (unix s).
+
+    `user` has one row; `items` has the rows of `wanted_items`. Ids of the history that have no row are skipped, then
+    its last L count. A candidate without a row is scored from what the request says of it, else as missing.
+    """
+    count = len(request.ids)
+    tensors = _context(schema, request.context)
+    tensors |= _entities(schema, "user", user.records, at, {0: request.user_features} if request.user_features else {})
+    overrides: dict[int, Mapping[str, Value]] = {}
+    if request.item_features:
+        overrides = {
+            place: request.item_features[item_id]
+            for place, item_id in enumerate(request.ids)
+            if item_id in request.item_features
+        }
+    tensors |= _entities(schema, "item", items.records[:count], at, overrides)
+    tensors |= _history(schema, items.records[count:][items.found[count:]])
+    unknown = np.flatnonzero(~items.found[:count]).tolist()
+    degraded: dict[str, Rung] = {
+        request.ids[place]: "category_prior" if place in overrides else "prior" for place in unknown
+    }
+    return Assembled(
+        {spec.name: tensors[spec.name] for spec in schema.tensors}, degraded, user_unknown=not bool(user.found[0])
+    )
+
+
+def _context(schema: FeatureSchema, values: Mapping[str, Value]) -> Tensors:
+    columns = {name: [value] for name, value in {**schema.serving_constants, **values}.items()}
+    categorical, numeric = encode_side(schema, "context", columns, 1)
+    return {"context_categorical": categorical, "context_dense": numeric}
+
+
+def _entities(
+    schema: FeatureSchema, side: Side, records: Records, at: float, overrides: Mapping[int, Mapping[str, Value]]
+) -> Tensors:
+    categorical, numeric = records["categorical"], records["numeric"]
+    if overrides:
+        categorical, numeric = categorical.copy(), numeric.copy()
+        for place, values in overrides.items():
+            for name, value in values.items():
+                known = schema.settable[side][name]
+                target = numeric if known.kind == "numeric" else categorical
+                target[place, schema.columns[name]] = encode_field(known, [value])[0]
+    return {
+        f"{side}_categorical": np.ascontiguousarray(categorical),
+        f"{side}_dense": dense(schema, side, records, numeric, np.full(len(records), at)),
+        f"{side}_semantic": records["semantic"].astype(np.float32),
+    }
+
+
+def dense(
+    schema: FeatureSchema, side: Side, records: Records, numeric: NDArray[np.float32], at: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """The side's dense tensor [n, dense_width]: numbers, counts seen at `at` [n], presence of a vector."""
+    parts: list[NDArray[np.float32]] = [numeric]
+    if state := schema.state(side):
+        parts.append(encode_state(state, records["impressions"], records["clicks"], records["as_of"], at))
+    if schema.semantic(side):
+        parts.append(has_semantic(records)[:, None].astype(np.float32))
+    return np.concatenate(parts, axis=1)
+
+
+def _history(schema: FeatureSchema, found: Records) -> Tensors:
+    length = schema.history.length
+    kept = found[-length:]
+    categorical = np.zeros((1, length, schema.categorical_width("item")), np.int32)
+    semantic = np.zeros((1, length, schema.semantic_width("item")), np.float32)
+    mask = np.zeros((1, length), np.float32)
+    categorical[0, : len(kept)] = kept["categorical"]
+    semantic[0, : len(kept)] = kept["semantic"]
+    mask[0, : len(kept)] = 1.0
+    return {"history_categorical": categorical, "history_semantic": semantic, "history_mask": mask}

@@ -1,0 +1,201 @@
+"""A bundle: the folder that is all that crosses from offline to online, its manifest, and how it is written and verified.
+
+Does not know what is inside the graphs, nor how rows are looked up.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from msd.contract.errors import BundleError
+from msd.contract.files import sha256_file, write_text_atomic
+from msd.contract.rows import ROW_FORMAT, row_dtype
+from msd.contract.schema import FeatureSchema
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+MARKER = "verified.json"
+RANKER = "ranker.onnx"
+ENCODER = "encoder.onnx"
+TOKENIZER = "tokenizer.json"
+ROWS = {"user": "users.rows", "item": "items.rows"}
+GOLDENS = "golden.jsonl"
+ITEM_WORDS = "items.meta.jsonl"
+REQUIRED = (RANKER, *ROWS.values(), GOLDENS)
+_ALLOWED = (*REQUIRED, ENCODER, TOKENIZER, ITEM_WORDS)
+_MAX_MANIFEST_BYTES = 64 * 2**20
+
+
+class FileEntry(BaseModel):
+    """What a file of the bundle must be."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size: Annotated[int, Field(ge=0)]
+
+
+class Manifest(BaseModel):
+    """What a bundle says of itself. `tolerances` are the greatest |pCTR − torch's| by runtime and precision."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: Literal[1] = FORMAT_VERSION
+    bundle_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    model_version: str
+    created_at: float
+    feature_schema: FeatureSchema
+    heads: Annotated[tuple[str, ...], Field(min_length=1)]
+    files: dict[str, FileEntry]
+    tolerances: dict[str, float]
+    calibration: dict[str, Any]
+    metrics: dict[str, Any]
+    provenance: dict[str, Any]
+    sha256: str = Field(default="", description="Of this manifest's JSON with this field empty.")
+
+    def digest(self) -> str:
+        """The hash that `sha256` should be."""
+        return hashlib.sha256(self.model_copy(update={"sha256": ""}).model_dump_json().encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle's folder and manifest."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def schema(self) -> FeatureSchema:
+        """The model's inputs."""
+        return self.manifest.feature_schema
+
+    @property
+    def bundle_id(self) -> str:
+        """The identity of weights, schema and row layout."""
+        return self.manifest.bundle_id
+
+    def path(self, name: str) -> Path:
+        """The path of a file, which may be absent if it is optional."""
+        return self.folder / name
+
+
+def bundle_id_of(schema: FeatureSchema, weight_hashes: Mapping[str, str]) -> str:
+    """The identity of a bundle: the graphs' hashes, schema and row layout, but not the rows' contents."""
+    parts = {
+        "weights": dict(sorted(weight_hashes.items())),
+        "schema": schema.schema_hash,
+        "rows": [ROW_FORMAT, *(str(row_dtype(schema, side).descr) for side in ("user", "item"))],
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@contextmanager
+def new_bundle(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder`, which it replaces when the block ends without an error."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if folder.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+            os.replace(folder, old)
+            os.replace(temporary, folder)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def file_entries(folder: Path) -> dict[str, FileEntry]:
+    """The entries of all files that a bundle may have and this folder has."""
+    return {
+        name: FileEntry(sha256=sha256_file(folder / name), size=(folder / name).stat().st_size)
+        for name in _ALLOWED
+        if (folder / name).is_file()
+    }
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Writes the manifest, sealed with its own hash; the last step of making a bundle."""
+    sealed = manifest.model_copy(update={"sha256": manifest.digest()})
+    write_text_atomic(folder / MANIFEST, sealed.model_dump_json(indent=2) + "\n")
+
+
+def open_bundle(folder: Path, *, rows: bool = True) -> Bundle:
+    """The bundle in `folder`. Its files are hashed in full unless an earlier verification left its mark and nothing
+    has been touched since. With `rows=False` the rows files may be absent (a store elsewhere holds them).
+
+    Raises BundleError when anything is missing, changed, or of another format.
+    """
+    manifest = _read_manifest(folder / MANIFEST)
+    needed = {name: entry for name, entry in manifest.files.items() if rows or name not in ROWS.values()}
+    for name in REQUIRED:
+        if name not in manifest.files:
+            raise BundleError(f"{folder / MANIFEST}: lists no {name}")
+    for name, entry in needed.items():
+        path = folder / name
+        if not path.is_file():
+            raise BundleError(f"{path}: missing; copy the bundle again")
+        if path.stat().st_size != entry.size:
+            raise BundleError(f"{path}: has {path.stat().st_size} bytes, the manifest says {entry.size}; copy it again")
+    mark = _mark(folder, manifest, needed)
+    if _read_mark(folder) != mark:
+        for name, entry in needed.items():
+            if sha256_file(folder / name) != entry.sha256:
+                raise BundleError(f"{folder / name}: its SHA-256 is not the manifest's; it was changed or damaged")
+        if os.access(folder, os.W_OK):
+            write_text_atomic(folder / MARKER, json.dumps(mark))
+    return Bundle(folder, manifest)
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise BundleError(f"{path}: larger than {_MAX_MANIFEST_BYTES} bytes")
+        document = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise BundleError(f"{path.parent}: no bundle here ({path.name} is missing)") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: not readable as JSON: {error}") from None
+    version = document.get("format_version") if isinstance(document, dict) else None
+    if version != FORMAT_VERSION:
+        raise BundleError(f"{path}: bundle format {version!r}, this release reads {FORMAT_VERSION}; export it again")
+    try:
+        manifest = Manifest.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise BundleError(f"{path}: {place}: {first['msg']}") from None
+    if manifest.sha256 != manifest.digest():
+        raise BundleError(f"{path}: its contents do not match its own hash; it was changed or damaged")
+    unexpected = sorted(set(manifest.files) - set(_ALLOWED))
+    if unexpected:
+        raise BundleError(f"{path}: lists a file that no bundle has: {unexpected[0]!r}")
+    weights = {name: manifest.files[name].sha256 for name in (RANKER, ENCODER) if name in manifest.files}
+    if manifest.bundle_id != bundle_id_of(manifest.feature_schema, weights):
+        raise BundleError(f"{path}: bundle_id does not fit its graphs and schema")
+    return manifest
+
+
+def _mark(folder: Path, manifest: Manifest, files: Mapping[str, FileEntry]) -> dict[str, Any]:
+    touched = {name: (folder / name).stat().st_mtime_ns for name in sorted(files)}
+    return {"manifest_sha256": manifest.sha256, "modified_ns": touched}
+
+
+def _read_mark(folder: Path) -> object:
+    try:
+        return json.loads((folder / MARKER).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None

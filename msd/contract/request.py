@@ -1,0 +1,221 @@
+"""The scoring request: its form on the wire, and the checked form, whose values the schema's fields accept.
+
+Goldens, replays, the service and load tests read the same form. Does not know HTTP, rows or models.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, WithJsonSchema, model_validator
+
+from msd.contract.encode import Value, canonical
+from msd.contract.errors import ContractError, SchemaError
+from msd.contract.schema import MAX_ID_CHARS, FeatureSchema, Side
+
+MAX_CANDIDATES = 2_000
+MAX_HISTORY = 1_000
+MAX_TEXT_CHARS = 10_000
+_SHOWN_CHARS = 60
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_CHARS, pattern=r"^[^\x00]*$")]
+Bid = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+_CATEGORY = {"type": ["string", "integer"], "maxLength": 256}
+Features = Annotated[
+    dict[str, Any],
+    WithJsonSchema(
+        {
+            "type": "object",
+            "description": "Values by the names of the bundle's fields (GET /v1/model lists them); null means missing.",
+            "additionalProperties": {
+                "anyOf": [_CATEGORY, {"type": "number"}, {"type": "array", "items": _CATEGORY}, {"type": "null"}]
+            },
+        }
+    ),
+]
+
+
+class RequestError(ContractError):
+    """A request that cannot be scored as it stands. `field` is the dotted path of the part at fault."""
+
+    code: ClassVar[str]
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+
+
+class MalformedRequest(RequestError):
+    """Not JSON, or not unambiguous JSON."""
+
+    code = "malformed"
+
+
+class InvalidRequest(RequestError):
+    """JSON, but not a request."""
+
+    code = "invalid"
+
+
+class TooManyCandidates(RequestError):
+    """More candidates than one request may have."""
+
+    code = "too_many_candidates"
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class UserOverride(_Wire):
+    """What the request says of the user; it goes before what is stored."""
+
+    features: Features | None = None
+    history: Annotated[list[Id], Field(max_length=MAX_HISTORY)] | None = Field(
+        default=None, description="Ids of the items that the user clicked, oldest first; replaces the stored history."
+    )
+
+
+class ItemOverride(_Wire):
+    """What the request says of a candidate; it goes before what is stored."""
+
+    text: Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)] | None = None
+    features: Features | None = None
+
+
+class Candidates(_Wire):
+    """The ads to score, as columns."""
+
+    id: Annotated[list[Id], Field(min_length=1)]
+    bid: list[Bid | None] | None = Field(
+        default=None, description="Price for a click, one a candidate; gives the eCPM."
+    )
+
+    @model_validator(mode="after")
+    def _columns_of_equal_length(self) -> Self:
+        if self.bid is not None and len(self.bid) != len(self.id):
+            raise ValueError(f"bid has {len(self.bid)} entries and id has {len(self.id)}")
+        return self
+
+
+class ScoreRequest(_Wire):
+    """One user, one context, N candidates."""
+
+    user_id: Id
+    at: Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)] | None = Field(
+        default=None, description="When the ad is shown, in unix seconds; the service's clock if absent."
+    )
+    context: Features | None = None
+    candidates: Candidates
+    user: UserOverride | None = None
+    items: dict[Id, ItemOverride | None] | None = None
+    top_k: Annotated[int, Field(ge=1)] | None = Field(default=None, description="Rank and return at most so many.")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedRequest:
+    """A request whose values fit the schema: names known, values canonical, null parts absent."""
+
+    user_id: str
+    ids: list[str]
+    at: float | None = None
+    bids: list[float | None] | None = None
+    context: dict[str, Value] = field(default_factory=dict)
+    user_features: dict[str, Value] = field(default_factory=dict)
+    history: list[str] | None = None
+    item_features: dict[str, dict[str, Value]] = field(default_factory=dict)
+    item_texts: dict[str, str] = field(default_factory=dict)
+    top_k: int | None = None
+
+
+def parse_request(body: bytes, schema: FeatureSchema, max_candidates: int = MAX_CANDIDATES) -> CheckedRequest:
+    """The request in a JSON body. Raises the RequestError that says what is wrong with it, and where."""
+    document = _load_json(body)
+    try:
+        wire = ScoreRequest.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        raise InvalidRequest(
+            _shorten(first["msg"], 300), ".".join(_shorten(str(part)) for part in first["loc"])
+        ) from None
+    if len(wire.candidates.id) > max_candidates:
+        raise TooManyCandidates(
+            f"{len(wire.candidates.id)} candidates; one request may have {max_candidates}: split it", "candidates.id"
+        )
+    return _check(wire, schema)
+
+
+def _check(wire: ScoreRequest, schema: FeatureSchema) -> CheckedRequest:
+    ids = wire.candidates.id
+    overrides = {item_id: override for item_id, override in (wire.items or {}).items() if override is not None}
+    if overrides:
+        candidates = set(ids)
+        for item_id in overrides:
+            if item_id not in candidates:
+                raise InvalidRequest("describes an item that is not a candidate", f"items.{_shorten(item_id)}")
+    user = wire.user or UserOverride()
+    return CheckedRequest(
+        user_id=wire.user_id,
+        ids=ids,
+        at=wire.at,
+        bids=wire.candidates.bid,
+        context=_features(schema, "context", wire.context, "context"),
+        user_features=_features(schema, "user", user.features, "user.features"),
+        history=user.history,
+        item_features={
+            item_id: _features(schema, "item", override.features, f"items.{_shorten(item_id)}.features")
+            for item_id, override in overrides.items()
+            if override.features
+        },
+        item_texts={item_id: override.text for item_id, override in overrides.items() if override.text},
+        top_k=wire.top_k,
+    )
+
+
+def _features(schema: FeatureSchema, side: Side, values: Mapping[str, object] | None, path: str) -> dict[str, Value]:
+    checked: dict[str, Value] = {}
+    for name, value in (values or {}).items():
+        known = schema.settable[side].get(name)
+        if known is None:
+            allowed = ", ".join(schema.settable[side]) or "none"
+            raise InvalidRequest(
+                f"no feature of the {side} has this name; there are: {allowed}", f"{path}.{_shorten(name)}"
+            )
+        try:
+            checked[name] = canonical(known, value)
+        except SchemaError as error:
+            raise InvalidRequest(str(error), f"{path}.{name}") from None
+    return checked
+
+
+def _load_json(body: bytes) -> object:
+    try:
+        return json.loads(body.decode("utf-8"), object_pairs_hook=_unique_pairs, parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise MalformedRequest(f"the body is not UTF-8 (byte {error.start})") from None
+    except RecursionError:
+        raise MalformedRequest("the body is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise MalformedRequest(f"the body is not JSON: {error}") from None
+    except ValueError:
+        # What is left of ValueError is an integer of more digits than Python converts.
+        raise MalformedRequest("the body holds a number of too many digits") from None
+
+
+def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(pairs)
+    if len(unique) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise MalformedRequest("a JSON key occurs twice", _shorten(twice))
+    return unique
+
+
+def _refuse_constant(name: str) -> float:
+    raise MalformedRequest(f"{name} is not JSON")
+
+
+def _shorten(text: str, limit: int = _SHOWN_CHARS) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}…"

@@ -1,0 +1,158 @@
+"""The packed record of one user or item, the same bytes in the bundle's file and in Redis; a user's ends in a history.
+
+One numpy dtype derived from the schema. Does not know where rows are kept (`row_file`, and the stores of the service).
+"""
+
+import struct
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msd.contract.errors import BundleError
+from msd.contract.schema import FeatureSchema
+
+ROW_FORMAT = 1
+_HAS_SEMANTIC = 1
+_HAS_STATE = 2
+_LENGTH = struct.Struct("<H")
+
+RowSide = Literal["user", "item"]
+Records = NDArray[np.void]
+
+
+class RowContents(NamedTuple):
+    """Columns of n rows before packing. Shapes: categorical [n, C], numeric [n, 2K], semantic [n, D] or None,
+    present [n] whether a row has a vector, impressions, clicks and as_of [n] (as_of in unix s)."""
+
+    categorical: NDArray[np.int32]
+    numeric: NDArray[np.float32]
+    semantic: NDArray[np.float32] | None
+    present: NDArray[np.bool_]
+    impressions: NDArray[np.float64]
+    clicks: NDArray[np.float64]
+    as_of: NDArray[np.float64]
+
+
+class Rows(NamedTuple):
+    """Records in the order asked for; where nothing usable was found, the record of missing values stands.
+
+    Shapes: records [n], found [n]. `histories` holds users' item ids, oldest first, and is empty for items.
+    """
+
+    records: Records
+    found: NDArray[np.bool_]
+    histories: tuple[tuple[str, ...], ...]
+    damaged: int
+
+
+class RowCodec:
+    """Packs and unpacks the rows of one side of one bundle."""
+
+    def __init__(self, schema: FeatureSchema, side: RowSide, bundle_id: str) -> None:
+        self.side = side
+        self.dtype = row_dtype(schema, side)
+        self._tag = int(bundle_id[:16], 16)
+
+    @cached_property
+    def missing(self) -> Records:
+        """[1] the record of an id of which nothing is known."""
+        record = np.zeros(1, self.dtype)
+        record["format"] = ROW_FORMAT
+        record["bundle"] = self._tag
+        record["numeric"][:, 1::2] = 1.0  # every second column says that the number before it is missing
+        return record
+
+    def pack(self, contents: RowContents, written_at: float) -> Records:
+        """[n] records of this bundle, `written_at` in unix s. A vector is rounded to fp16, an absent one is zero."""
+        records = np.zeros(len(contents.categorical), self.dtype)
+        records["format"] = ROW_FORMAT
+        records["bundle"] = self._tag
+        records["flags"] = _HAS_STATE + _HAS_SEMANTIC * contents.present
+        records["written_at"] = written_at
+        for name in ("categorical", "numeric", "impressions", "clicks", "as_of"):
+            records[name] = getattr(contents, name)
+        if contents.semantic is not None:
+            records["semantic"] = np.where(contents.present[:, None], contents.semantic, 0.0)
+        if not all(np.isfinite(records[name]).all() for name in ("numeric", "semantic", "impressions", "clicks")):
+            raise BundleError(f"a row of the {self.side} side holds a value that is not finite (fp16 ends at 65,504)")
+        return records
+
+    def unpack(self, buffers: Sequence[bytes | None]) -> Rows:
+        """Rows of raw bytes, None where the store has none. Short, foreign or unreadable rows count as damaged."""
+        size = self.dtype.itemsize
+        whole = [buffer is not None and len(buffer) >= size for buffer in buffers]
+        filler = self.missing.tobytes()
+        joined = b"".join(
+            buffer[:size] if ok and buffer is not None else filler for buffer, ok in zip(buffers, whole, strict=True)
+        )
+        present = np.array(whole, bool)
+        records = np.frombuffer(bytearray(joined), self.dtype)
+        ours = self.is_ours(records)
+        histories: list[tuple[str, ...]] = []
+        if self.side == "user":
+            for position, buffer in enumerate(buffers):
+                history = unpack_history(buffer[size:]) if buffer is not None and ours[position] else ()
+                ours[position] &= history is not None
+                histories.append(history or ())
+        found = present & ours
+        records[~found] = self.missing
+        absent = sum(buffer is None for buffer in buffers)
+        return Rows(records, found, tuple(histories), len(buffers) - absent - int(found.sum()))
+
+    def is_ours(self, records: Records) -> NDArray[np.bool_]:
+        """[n] whether each record has this format and belongs to this bundle."""
+        result: NDArray[np.bool_] = (records["format"] == ROW_FORMAT) & (records["bundle"] == self._tag)
+        return result
+
+
+def row_dtype(schema: FeatureSchema, side: RowSide) -> np.dtype[Any]:
+    """The packed little-endian layout of one side's records."""
+    return np.dtype(
+        [
+            ("format", "u1"),
+            ("flags", "u1"),
+            ("bundle", "<u8"),
+            ("written_at", "<f8"),
+            ("impressions", "<f4"),
+            ("clicks", "<f4"),
+            ("as_of", "<f8"),
+            ("categorical", "<i4", (schema.categorical_width(side),)),
+            ("numeric", "<f4", (schema.numeric_width(side),)),
+            ("semantic", "<f2", (schema.semantic_width(side),)),
+        ]
+    )
+
+
+def has_semantic(records: Records) -> NDArray[np.bool_]:
+    """[n] whether each record carries a vector."""
+    result: NDArray[np.bool_] = (records["flags"] & _HAS_SEMANTIC) != 0
+    return result
+
+
+def pack_history(item_ids: Sequence[str]) -> bytes:
+    """The tail of a user's row: each id as UTF-8 after its length in two bytes."""
+    encoded = [item_id.encode() for item_id in item_ids]
+    return b"".join(_LENGTH.pack(len(one)) + one for one in encoded)
+
+
+def unpack_history(tail: bytes) -> tuple[str, ...] | None:
+    """The ids that `pack_history` packed, or None when the bytes are not of its making."""
+    item_ids = []
+    place = 0
+    while place < len(tail):
+        if place + _LENGTH.size > len(tail):
+            return None
+        (length,) = _LENGTH.unpack_from(tail, place)
+        place += _LENGTH.size
+        one = tail[place : place + length]
+        if len(one) != length:
+            return None
+        try:
+            item_ids.append(one.decode())
+        except UnicodeDecodeError:
+            return None
+        place += length
+    return tuple(item_ids)
