@@ -1,4 +1,4 @@
-"""A bundle: the folder that is all that crosses from offline to online, its manifest, and how it is written and verified.
+"""A bundle: the folder that is all that crosses from offline to online, its manifest, how it is written and verified.
 
 Does not know what is inside the graphs, nor how rows are looked up.
 """
@@ -21,7 +21,7 @@ from msd.contract.files import sha256_file, write_text_atomic
 from msd.contract.rows import ROW_FORMAT, row_dtype
 from msd.contract.schema import FeatureSchema
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Literal[1] = 1
 MANIFEST = "manifest.json"
 MARKER = "verified.json"
 RANKER = "ranker.onnx"
