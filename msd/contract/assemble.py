@@ -5,10 +5,10 @@ The merge of request and rows happens here only; goldens, replays and the servic
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from msd.contract.encode import Value, encode_field, encode_side, encode_state
 from msd.contract.request import CheckedRequest
@@ -17,6 +17,19 @@ from msd.contract.schema import FeatureSchema, Side
 
 Tensors = dict[str, NDArray[Any]]
 Rung = Literal["category_prior", "prior"]
+
+
+class Counts(NamedTuple):
+    """Counts of n users or items, complete up to `as_of` [n] (unix s)."""
+
+    impressions: NDArray[np.floating]
+    clicks: NDArray[np.floating]
+    as_of: NDArray[np.floating]
+
+    @classmethod
+    def of(cls, records: Records) -> Self:
+        """The counts in rows."""
+        return cls(records["impressions"], records["clicks"], records["as_of"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +92,25 @@ def _entities(
                 target[place, schema.columns[name]] = encode_field(known, [value])[0]
     return {
         f"{side}_categorical": np.ascontiguousarray(categorical),
-        f"{side}_dense": dense(schema, side, records, numeric, np.full(len(records), at)),
+        f"{side}_dense": dense(schema, side, numeric, Counts.of(records), has_semantic(records), at),
         f"{side}_semantic": records["semantic"].astype(np.float32),
     }
 
 
 def dense(
-    schema: FeatureSchema, side: Side, records: Records, numeric: NDArray[np.float32], at: NDArray[np.float64]
+    schema: FeatureSchema,
+    side: Side,
+    numeric: NDArray[np.float32],
+    counts: Counts,
+    present: NDArray[np.bool_],
+    at: ArrayLike,
 ) -> NDArray[np.float32]:
-    """The side's dense tensor [n, dense_width]: numbers, counts seen at `at` [n], presence of a vector."""
+    """The side's dense tensor [n, dense_width]: numbers [n, 2K], counts seen at `at`, presence of a vector [n]."""
     parts: list[NDArray[np.float32]] = [numeric]
     if state := schema.state(side):
-        parts.append(encode_state(state, records["impressions"], records["clicks"], records["as_of"], at))
+        parts.append(encode_state(state, *counts, at))
     if schema.semantic(side):
-        parts.append(has_semantic(records)[:, None].astype(np.float32))
+        parts.append(present[:, None].astype(np.float32))
     return np.concatenate(parts, axis=1)
 
 

@@ -1,0 +1,76 @@
+"""The front door: `msd COMMAND`. It knows where each command lives and loads that package only when it is called."""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from msd.contract.errors import MsdError
+
+
+class _Command(NamedTuple):
+    module: str
+    extra: str
+    help: str
+
+
+COMMANDS = {
+    "data": _Command("msd.dataset.command", "train", "Fetch, check and describe datasets."),
+    "teach": _Command("msd.teachers.command", "train", "Ask a large language model what it knows of items and users."),
+    "distill": _Command("msd.student.command", "train", "Train the student on what the teacher wrote."),
+    "train": _Command("msd.ranker.train_command", "train", "Train the CTR model with the student's vectors."),
+    "evaluate": _Command("msd.ranker.evaluate_command", "train", "Measure models and baselines on the test rows."),
+    "export": _Command("model_export.command", "train,cpu", "Make a bundle of a trained model."),
+    "publish": _Command("service.publish_command", "cpu", "Copy a bundle's rows into Redis and point to them."),
+    "serve": _Command("service.serve_command", "cpu", "Answer scoring requests over HTTP."),
+    "replay": _Command("loadtest.replay_command", "load", "Send recorded requests and compare the scores."),
+    "bench": _Command("loadtest.bench_command", "load", "Measure a running service's latency."),
+    "demo": _Command("msd.demo.command", "demo,train,cpu,load", "Run the whole path on MovieLens-100K."),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command; what a person can mend is printed as one message, with exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        _print_commands(Console())
+        return
+    try:
+        _load(arguments[0])(args=list(arguments[1:]), prog_name=f"msd {arguments[0]}")
+    except MsdError as error:
+        Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), str(error)))
+        sys.exit(2)
+
+
+def _load(name: str) -> typer.Typer:
+    command = COMMANDS.get(name)
+    if command is None:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        raise MsdError(
+            f"no command {name!r}" + (f"; did you mean {near[0]!r}?" if near else "; `msd --help` lists them")
+        )
+    try:
+        app: typer.Typer = importlib.import_module(command.module).app
+    except ModuleNotFoundError as error:
+        raise MsdError(
+            f"`msd {name}` needs the module {error.name!r}; install what it uses: pip install 'msd-ctr[{command.extra}]'"
+            f" (in a checkout: pip install -e '.[{command.extra}]')"
+        ) from error
+    return app
+
+
+def _print_commands(console: Console) -> None:
+    table = Table(box=None, title="msd COMMAND [--help]", title_justify="left", show_header=False)
+    for name, command in COMMANDS.items():
+        table.add_row(f"  {name}", command.help)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
