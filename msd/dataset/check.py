@@ -1,0 +1,100 @@
+"""A report on a dataset: its problems, and counts that show what a model can learn from it."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+
+from msd.dataset.load import Dataset, inspect_dataset
+from msd.dataset.problem import DatasetError, Problem
+from msd.dataset.split import Part, split_events
+
+Count = int | float | str | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Problems make a dataset unusable; counts (of the rows in order) do not, however odd. None if nothing was read."""
+
+    name: str | None
+    problems: tuple[Problem, ...]
+    counts: dict[str, Count]
+
+    def as_json(self) -> dict[str, object]:
+        """{"name", "ok", "problems": [{"file", "row", "column", "message"}, …], "counts": {name: value}}."""
+        problems = [
+            {"file": one.file, "row": one.row, "column": one.column, "message": one.message} for one in self.problems
+        ]
+        return {"name": self.name, "ok": not problems, "problems": problems, "counts": self.counts}
+
+
+def check_dataset(folder: Path) -> Report:
+    """Checks a dataset; never raises for what is wrong in it."""
+    try:
+        dataset, problems = inspect_dataset(folder)
+    except DatasetError as error:
+        return Report(None, error.problems, {})
+    if dataset is None:
+        return Report(None, tuple(problems), {})
+    counts = _counts(dataset)
+    try:
+        parts = pl.Series("part", split_events(dataset.events, dataset.config))
+    except DatasetError as error:
+        problems += error.problems
+    else:
+        counts |= _part_counts(dataset, dataset.events.with_columns(parts))
+    return Report(dataset.config.name, tuple(problems), counts)
+
+
+def _counts(dataset: Dataset) -> dict[str, Count]:
+    events, items, users = dataset.events, dataset.items, dataset.users
+    distinct = events.select("user_id", "item_id", "at").n_unique()
+    counts: dict[str, Count] = {
+        "events": events.height,
+        "items": items.height,
+        "users": users.height,
+        "users_with_events": events["user_id"].n_unique(),
+        "clicks": int(events["label"].sum()),
+        "click_rate": _rate(events),
+        "first_event": _day(events["at"].min()),
+        "last_event": _day(events["at"].max()),
+        "events_of_unknown_items": _unknown(events, items, "item_id"),
+        "events_of_unknown_users": _unknown(events, users, "user_id") if dataset.config.users else None,
+        "repeated_events": events.height - distinct,
+        "items_without_text": items["text"].null_count(),
+        "items_without_title": items["title"].null_count() if dataset.config.items.title else None,
+        "users_without_text": users["text"].null_count() if dataset.config.users else None,
+    }
+    tables = {"user": users, "item": items, "context": events}
+    for feature in dataset.config.features:
+        counts[f"missing_{feature.name}"] = tables[feature.side][feature.name].null_count()
+    return counts
+
+
+def _part_counts(dataset: Dataset, events: pl.DataFrame) -> dict[str, Count]:
+    counts: dict[str, Count] = {}
+    for part in Part:
+        rows = events.filter(pl.col("part") == part)
+        counts[f"{part.name.lower()}_events"] = rows.height
+        counts[f"{part.name.lower()}_click_rate"] = _rate(rows)
+    test = events.filter(pl.col("part") == Part.TEST)
+    known = events.filter(pl.col("part").is_in([Part.WINDOW, Part.TRAIN]))
+    for column in ("item_id", "user_id"):
+        seen = test.join(known.group_by(column).len(), on=column, how="left")["len"].fill_null(0)
+        name = f"test_events_of_{{}}_{column.removesuffix('_id')}s"
+        counts[name.format("cold")] = int((seen == 0).sum())
+        counts[name.format("rare")] = int(((seen > 0) & (seen < dataset.config.ids.min_count)).sum())
+    return counts
+
+
+def _unknown(events: pl.DataFrame, table: pl.DataFrame, column: str) -> int:
+    return events.join(table, on=column, how="anti").height
+
+
+def _rate(events: pl.DataFrame) -> float | None:
+    return round(int(events["label"].sum()) / events.height, 6) if events.height else None
+
+
+def _day(at: object) -> str | None:
+    return datetime.fromtimestamp(at, UTC).isoformat() if isinstance(at, int) else None

@@ -1,0 +1,163 @@
+"""Raw columns to canonical ones, one function a kind: each notes every value that does not fit, giving null for it."""
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from msd.contract.schema import MAX_VALUE_CHARS
+from msd.dataset.table import Table
+
+if TYPE_CHECKING:
+    from polars._typing import PolarsDataType
+
+MAX_ID_BYTES = 256
+LATEST = 2**33  # unix seconds, in the year 2242: later times are milliseconds taken for seconds
+_TEXT = (pl.String, pl.Categorical, pl.Enum)
+
+
+def read_ids(table: Table, column: str) -> pl.Series:
+    """Ids as text: none missing, none empty, at most 256 bytes, no NUL character."""
+    ids = _as_text(table, column)
+    if ids is None:
+        return _nothing(table, pl.String)
+    table.flag_missing(column)
+    empty = ids == ""
+    table.flag(column, empty, "is an empty id")
+    long = ids.str.len_bytes() > MAX_ID_BYTES
+    table.flag(column, long, f"is longer than the {MAX_ID_BYTES} bytes that an id may have")
+    nul = ids.str.contains("\0", literal=True)
+    table.flag(column, nul, "holds a NUL character")
+    return _without(ids, empty | long | nul)
+
+
+def read_unique_ids(table: Table, column: str) -> pl.Series:
+    """Ids of a table with one row an id."""
+    ids = read_ids(table, column)
+    repeated = ids.is_not_null() & ids.is_first_distinct().not_()
+    table.flag(column, repeated, "is the id of an earlier row too")
+    return _without(ids, repeated)
+
+
+def read_labels(table: Table, column: str) -> pl.Series:
+    """Clicks as 0 or 1, Int8."""
+    numbers = _as_numbers(table, column)
+    if numbers is None:
+        return _nothing(table, pl.Int8)
+    table.flag_missing(column)
+    other = numbers.is_not_null() & numbers.is_in([0.0, 1.0]).not_()
+    table.flag(column, other, "should be 0 (no click) or 1 (click)")
+    return _without(numbers, other).cast(pl.Int8)
+
+
+def read_times(table: Table, column: str) -> pl.Series:
+    """Unix seconds, Int64, from numbers, dates, or ISO 8601 text; a time without a zone is UTC."""
+    raw = table.frame.get_column(column)
+    if isinstance(raw.dtype, pl.Datetime):
+        seconds = (
+            (raw if raw.dtype.time_zone is None else raw.dt.convert_time_zone("UTC")).dt.epoch("s").cast(pl.Float64)
+        )
+    elif raw.dtype == pl.Date:
+        seconds = raw.dt.epoch("s").cast(pl.Float64)
+    elif raw.dtype == pl.String:
+        seconds = _parsed_times(raw)
+        table.flag(column, raw.is_not_null() & seconds.is_null(), "is neither unix seconds nor an ISO 8601 time")
+    else:
+        numbers = _as_numbers(table, column)
+        if numbers is None:
+            return _nothing(table, pl.Int64)
+        seconds = numbers
+    table.flag_missing(column)
+    outside = seconds.is_not_null() & seconds.is_between(0, LATEST, closed="left").not_()
+    table.flag(column, outside, "is no time between 1970 and 2242 in unix seconds (is it in milliseconds?)")
+    return _without(seconds, outside | seconds.is_nan()).floor().cast(pl.Int64)
+
+
+def read_categorical(table: Table, column: str) -> pl.Series:
+    """Categories as text; whole numbers become their digits."""
+    values = _as_text(table, column)
+    if values is None:
+        return _nothing(table, pl.String)
+    long = values.str.len_chars() > MAX_VALUE_CHARS
+    table.flag(column, long, f"is longer than the {MAX_VALUE_CHARS} characters that a category may have")
+    return _without(values, long)
+
+
+def read_bag(table: Table, column: str, separator: str) -> pl.Series:
+    """Lists of categories; text is cut at the separator."""
+    raw = table.frame.get_column(column)
+    if raw.dtype == pl.String:
+        lists = raw.str.split(separator).list.eval(pl.element().str.strip_chars())
+        lists = lists.list.eval(pl.element().filter(pl.element() != ""))
+    elif isinstance(raw.dtype, pl.List | pl.Array) and _is_text(raw.dtype.inner):
+        lists = raw.cast(pl.List(pl.String))
+    elif raw.dtype in (pl.Null, pl.List(pl.Null)):
+        lists = raw.cast(pl.List(pl.String))
+    else:
+        table.flag_column(column, f"has type {raw.dtype}, where lists of categories, or text to cut, are due")
+        return _nothing(table, pl.List(pl.String))
+    hollow = lists.list.eval(pl.element().is_null()).list.any()
+    table.flag(column, hollow, "holds a missing value")
+    long = lists.list.eval(pl.element().str.len_chars() > MAX_VALUE_CHARS).list.any()
+    table.flag(column, long, f"holds a value longer than the {MAX_VALUE_CHARS} characters that a category may have")
+    return _without(lists, hollow | long)
+
+
+def read_numeric(table: Table, column: str) -> pl.Series:
+    """Finite numbers, Float64."""
+    numbers = _as_numbers(table, column)
+    if numbers is None:
+        return _nothing(table, pl.Float64)
+    endless = numbers.is_finite().not_()
+    table.flag(column, endless, "is not a finite number; leave the cell empty where the value is missing")
+    return _without(numbers, endless)
+
+
+def _is_text(dtype: "PolarsDataType") -> bool:
+    return dtype in _TEXT or dtype.is_integer()
+
+
+def _as_text(table: Table, column: str) -> pl.Series | None:
+    raw = table.frame.get_column(column)
+    if _is_text(raw.dtype) or raw.dtype == pl.Null:
+        return raw.cast(pl.String)
+    table.flag_column(column, f"has type {raw.dtype}, where text or whole numbers are due")
+    return None
+
+
+def _as_numbers(table: Table, column: str) -> pl.Series | None:
+    raw = table.frame.get_column(column)
+    if raw.dtype == pl.String and table.textual:
+        numbers = raw.str.strip_chars().cast(pl.Float64, strict=False)
+        table.flag(column, raw.is_not_null() & numbers.is_null(), "is not a number")
+        return numbers
+    if raw.dtype.is_numeric() or raw.dtype == pl.Null:
+        return raw.cast(pl.Float64)
+    table.flag_column(column, f"has type {raw.dtype}, where numbers are due")
+    return None
+
+
+def _parsed_times(raw: pl.Series) -> pl.Series:
+    seconds = raw.str.strip_chars().cast(pl.Float64, strict=False)
+    rest = raw.filter(seconds.is_null() & raw.is_not_null()).unique()
+    if rest.is_empty():
+        return seconds
+    known = {text: _iso_seconds(text) for text in rest.to_list()}
+    return seconds.fill_null(raw.replace_strict(known, default=None, return_dtype=pl.Float64))
+
+
+def _iso_seconds(text: str) -> float | None:
+    try:
+        time = datetime.fromisoformat(text.strip())
+        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _without(values: pl.Series, bad: pl.Series) -> pl.Series:
+    """The values, null where `bad` is true."""
+    return values.to_frame().select(pl.when(bad.fill_null(False).not_()).then(pl.first())).to_series()
+
+
+def _nothing(table: Table, dtype: "PolarsDataType") -> pl.Series:
+    return pl.Series([None] * table.frame.height, dtype=dtype)

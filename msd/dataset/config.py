@@ -1,0 +1,232 @@
+"""dataset.toml: which file and column holds what, and which columns become features. Opens no file but that one."""
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from msd.dataset.problem import DatasetError, Problem
+
+CONFIG_FILE = "dataset.toml"
+FILE_ENDINGS = (".parquet", ".csv", ".jsonl")
+RESERVED_NAMES = ("user_id", "item_id", "at", "label", "title", "text")
+_OPTIONS = {
+    "categorical": {"buckets", "min_count", "serving_value"},
+    "bag": {"buckets", "min_count", "max_values", "separator"},
+    "numeric": {"log", "serving_value"},
+}
+_ALL_OPTIONS = {option for options in _OPTIONS.values() for option in options}
+
+
+def _inside(file: str) -> str:
+    path = PurePosixPath(file)
+    if path.is_absolute() or ".." in path.parts or "\\" in file or ":" in file or "\0" in file:
+        raise ValueError("should be a path inside the dataset's folder, such as events.parquet")
+    if path.suffix not in FILE_ENDINGS:
+        raise ValueError(f"should end in one of {', '.join(FILE_ENDINGS)}")
+    return file
+
+
+def _not_boolean(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("should not be true or false")
+    return value
+
+
+def _string_or_number(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError("should be a string or a number")
+    return value
+
+
+ColumnName = Annotated[str, Field(min_length=1)]
+FileName = Annotated[str, AfterValidator(_inside)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class EventsConfig(_Section):
+    """Where the events are: who (`user_id`) saw what (`item_id`), when (`at`), and whether they clicked (`label`)."""
+
+    file: FileName
+    user_id: ColumnName = "user_id"
+    item_id: ColumnName = "item_id"
+    at: ColumnName = "at"
+    label: ColumnName = "label"
+
+
+class ItemsConfig(_Section):
+    """Where the items are. `text` is a template over the table's columns, e.g. "{title}. Genres: {genres}."."""
+
+    file: FileName
+    item_id: ColumnName = "item_id"
+    title: ColumnName | None = None
+    text: Annotated[str, Field(min_length=1)]
+
+
+class UsersConfig(_Section):
+    """Where the users are. `text` is a template over the table's columns."""
+
+    file: FileName
+    user_id: ColumnName = "user_id"
+    text: Annotated[str, Field(min_length=1)] | None = None
+
+
+class SplitConfig(_Section):
+    """Cuts of each user's events in time, as shares of their number; what is after `valid` is the test part."""
+
+    profile_window: Share = 0.5
+    train: Share = 0.8
+    valid: Share = 0.9
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if not self.profile_window < self.train < self.valid:
+            raise ValueError("the cuts should ascend: profile_window < train < valid")
+        return self
+
+
+class HistoryConfig(_Section):
+    """How many of a user's latest clicks the model sees."""
+
+    length: Annotated[int, Field(ge=1, le=1000)] = 50
+
+
+class IdsConfig(_Section):
+    """User and item ids with fewer training rows than `min_count` share one embedding; or all are hashed."""
+
+    min_count: Annotated[int, Field(ge=1)] = 2
+    buckets: Annotated[int, Field(ge=1, le=2**24)] | None = None
+
+
+class CountsConfig(_Section):
+    """Smoothed click rates: their half life, how many impressions the prior weighs, and the greatest age they show."""
+
+    half_life_days: Positive = 180.0
+    prior_strength: Positive = 20.0
+    age_cap_days: Positive = 180.0
+
+
+class FeatureConfig(_Section):
+    """One column that the model sees, of the users, items or events table according to `side`."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+    side: Literal["user", "item", "context"]
+    kind: Literal["categorical", "bag", "numeric"]
+    column: ColumnName | None = None
+    buckets: Annotated[int, Field(ge=1, le=2**24)] | None = None
+    min_count: Annotated[int, Field(ge=1)] = 1
+    max_values: Annotated[int, Field(ge=1, le=64)] = 8
+    separator: Annotated[str, Field(min_length=1)] = "|"
+    log: bool = False
+    serving_value: Annotated[str | int | float | None, BeforeValidator(_string_or_number)] = None
+
+    @property
+    def source(self) -> str:
+        """The column that is read."""
+        return self.column or self.name
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.name in RESERVED_NAMES:
+            raise ValueError(f"the name {self.name!r} is reserved, as are {', '.join(RESERVED_NAMES)}")
+        for option in sorted(self.model_fields_set & _ALL_OPTIONS - _OPTIONS[self.kind]):
+            raise ValueError(f"{option} does not go with kind {self.kind!r}")
+        if self.serving_value is not None:
+            self._check_serving_value()
+        return self
+
+    def _check_serving_value(self) -> None:
+        if self.side != "context":
+            raise ValueError("serving_value is for context features only")
+        if self.kind == "numeric" and isinstance(self.serving_value, str):
+            raise ValueError("serving_value of a numeric feature should be a number")
+        if self.kind == "categorical" and isinstance(self.serving_value, float):
+            raise ValueError("serving_value of a categorical feature should be a string or a whole number")
+
+
+class DatasetConfig(_Section):
+    """All of dataset.toml."""
+
+    format: Annotated[Literal[1], BeforeValidator(_not_boolean)]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+    description: str = ""
+    semantic_dim: Annotated[int, Field(ge=1, le=4096)] = 64
+    events: EventsConfig
+    items: ItemsConfig
+    users: UsersConfig | None = None
+    split: SplitConfig = SplitConfig()
+    history: HistoryConfig = HistoryConfig()
+    ids: IdsConfig = IdsConfig()
+    counts: CountsConfig = CountsConfig()
+    features: list[FeatureConfig] = []
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        names = [feature.name for feature in self.features]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"feature names should differ, yet these occur twice: {', '.join(repeated)}")
+        lonely = [feature.name for feature in self.features if feature.side == "user"]
+        if lonely and self.users is None:
+            raise ValueError(f"features of the user side ({', '.join(lonely)}) need a [users] section")
+        return self
+
+    def side(self, side: Literal["user", "item", "context"]) -> list[FeatureConfig]:
+        """The features of one side, in their order."""
+        return [feature for feature in self.features if feature.side == side]
+
+
+_SECTIONS: dict[str | int, type[_Section]] = {
+    "events": EventsConfig,
+    "items": ItemsConfig,
+    "users": UsersConfig,
+    "split": SplitConfig,
+    "history": HistoryConfig,
+    "ids": IdsConfig,
+    "counts": CountsConfig,
+    "features": FeatureConfig,
+}
+
+
+def load_config(folder: Path) -> DatasetConfig:
+    """Reads `folder`/dataset.toml. Raises DatasetError naming each wrong key and what is allowed there."""
+    try:
+        content = tomllib.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        hint = "is missing; a dataset is a folder with this file" if folder.is_dir() else "is missing: no such folder"
+        raise DatasetError(folder, [Problem(CONFIG_FILE, hint)]) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DatasetError(folder, [Problem(CONFIG_FILE, f"cannot be read as TOML: {error}")]) from None
+    try:
+        return DatasetConfig.model_validate(content)
+    except ValidationError as error:
+        problems = [_problem(content, detail["loc"], detail["type"], detail["msg"]) for detail in error.errors()]
+        raise DatasetError(folder, problems) from None
+
+
+def _problem(content: dict[str, Any], loc: Sequence[str | int], kind: str, message: str) -> Problem:
+    if kind == "extra_forbidden":
+        model = DatasetConfig if len(loc) == 1 else _SECTIONS[loc[0]]
+        message = f"is not a key of this section; allowed are {', '.join(model.model_fields)}"
+    elif kind == "missing":
+        message = "is missing"
+    return Problem(CONFIG_FILE, message.removeprefix("Value error, "), column=_key(content, loc))
+
+
+def _key(content: dict[str, Any], loc: Sequence[str | int]) -> str | None:
+    """`("features", 2, "kind")` → `features[2] (genres).kind`: entries count from 0, then their name."""
+    key = ""
+    for place, part in enumerate(loc):
+        if isinstance(part, str):
+            key += f".{part}" if key else part
+            continue
+        entry = content[str(loc[place - 1])][part]
+        name = entry.get("name") if isinstance(entry, dict) else None
+        key += f"[{part}] ({name})" if isinstance(name, str) else f"[{part}]"
+    return key or None

@@ -1,0 +1,208 @@
+"""A dataset's folder → `Dataset`: three tables with canonical columns. Collects every problem on the way."""
+
+import hashlib
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from msd.contract.encode import render_text
+from msd.contract.errors import SchemaError
+from msd.contract.files import sha256_file
+from msd.dataset.column import (
+    read_bag,
+    read_categorical,
+    read_ids,
+    read_labels,
+    read_numeric,
+    read_times,
+    read_unique_ids,
+)
+from msd.dataset.config import CONFIG_FILE, DatasetConfig, FeatureConfig, load_config
+from msd.dataset.problem import DatasetError, Problem
+from msd.dataset.table import Table, read_table
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Events, items and users in canonical form.
+
+    events: user_id str, item_id str, at i64 (unix s), label i8 (0 or 1), and one column a context feature; sorted by
+    (at, user_id, item_id), ids of digits by their number and before others. An event's user or item may lack a row.
+    items, users: their id (one row an id), text str or null, and one column a feature; items also title str or null.
+    Feature columns: categorical str, bag list[str], numeric f64 (finite); null is missing.
+    fingerprint: SHA-256 over dataset.toml and the files that it names.
+    """
+
+    config: DatasetConfig
+    folder: Path
+    events: pl.DataFrame
+    items: pl.DataFrame
+    users: pl.DataFrame
+    fingerprint: str
+
+
+def load_dataset(folder: Path) -> Dataset:
+    """Loads a dataset. Raises DatasetError with every problem in its files: where it is, what, and what is due."""
+    dataset, problems = inspect_dataset(folder)
+    if dataset is None or problems:
+        raise DatasetError(folder, problems)
+    return dataset
+
+
+def inspect_dataset(folder: Path) -> tuple[Dataset | None, list[Problem]]:
+    """A dataset's rows that are in order, and its problems; no dataset if a file or a column that it needs is missing.
+
+    Raises DatasetError if dataset.toml is wrong, as nothing can be read without it.
+    """
+    config = load_config(folder)
+    problems: list[Problem] = []
+    events = read_table(folder, config.events.file, problems)
+    items = read_table(folder, config.items.file, problems)
+    users = read_table(folder, config.users.file, problems) if config.users else None
+    if events is None or items is None or (users is None) != (config.users is None):
+        return None, problems
+    _find_missing_columns(config, events, items, users)
+    if problems:
+        return None, problems
+    dataset = Dataset(
+        config,
+        folder,
+        _events(config, events),
+        _items(config, items),
+        _users(config, users),
+        _fingerprint(folder, config),
+    )
+    return dataset, problems
+
+
+def _fingerprint(folder: Path, config: DatasetConfig) -> str:
+    files = [CONFIG_FILE, config.events.file, config.items.file] + ([config.users.file] if config.users else [])
+    return hashlib.sha256("\n".join(sha256_file(folder / file) for file in files).encode()).hexdigest()
+
+
+def _find_missing_columns(config: DatasetConfig, events: Table, items: Table, users: Table | None) -> None:
+    where = config.events
+    _require(events, [where.user_id, where.item_id, where.at, where.label], config.side("context"))
+    title = [config.items.title] if config.items.title else []
+    _require(items, [config.items.item_id, *title], config.side("item"))
+    _require_places(items, "items.text", config.items.text)
+    if users and config.users:
+        _require(users, [config.users.user_id], config.side("user"))
+        if config.users.text:
+            _require_places(users, "users.text", config.users.text)
+
+
+def _require(table: Table, columns: Sequence[str], features: Sequence[FeatureConfig]) -> None:
+    for column in dict.fromkeys([*columns, *(feature.source for feature in features)]):
+        if column not in table.frame.columns:
+            table.flag_column(column, f"is missing; the file has the columns {', '.join(table.frame.columns)}")
+
+
+def _require_places(table: Table, key: str, template: str) -> None:
+    try:
+        places = _places(template)
+    except ValueError as error:
+        table.problems.append(Problem(CONFIG_FILE, f"the template is malformed: {error}", column=key))
+        return
+    if not places:
+        table.problems.append(Problem(CONFIG_FILE, "the template names no column, as {title} would", column=key))
+    for place in places:
+        if place not in table.frame.columns:
+            known = ", ".join(table.frame.columns)
+            message = f"names {{{place}}}, which is no column of {table.file}; its columns are {known}"
+            table.problems.append(Problem(CONFIG_FILE, message, column=key))
+
+
+def _places(template: str) -> list[str]:
+    return list(dict.fromkeys(name for _, name, _, _ in string.Formatter().parse(template) if name is not None))
+
+
+def _events(config: DatasetConfig, table: Table) -> pl.DataFrame:
+    where = config.events
+    events = pl.DataFrame(
+        {
+            "user_id": read_ids(table, where.user_id),
+            "item_id": read_ids(table, where.item_id),
+            "at": read_times(table, where.at),
+            "label": read_labels(table, where.label),
+        }
+    ).with_columns(_features(config.side("context"), table))
+    return sort_events(events.drop_nulls(["user_id", "item_id", "at", "label"]))
+
+
+def sort_events(events: pl.DataFrame) -> pl.DataFrame:
+    """By time, then user, then item; ties of all three by label, so that the order of the file's rows never counts."""
+    return events.sort("at", *id_order("user_id"), *id_order("item_id"), "label", maintain_order=True)
+
+
+def id_order(column: str) -> tuple[pl.Expr, ...]:
+    """Sort keys of an id: those of digits only come first, by their number however long, then the others as text."""
+    text = pl.col(column)
+    digits = pl.when(text.str.contains("^[0-9]+$")).then(text.str.strip_chars_start("0"))
+    return digits.is_null(), digits.str.len_chars(), digits, text
+
+
+def _items(config: DatasetConfig, table: Table) -> pl.DataFrame:
+    features = _features(config.side("item"), table)
+    items = pl.DataFrame({"item_id": read_unique_ids(table, config.items.item_id)}).with_columns(
+        _title(table, config.items.title),
+        _texts(table, config.items.text, config.side("item"), features),
+        *features,
+    )
+    return items.drop_nulls("item_id")
+
+
+def _users(config: DatasetConfig, table: Table | None) -> pl.DataFrame:
+    if table is None or config.users is None:
+        return pl.DataFrame(schema={"user_id": pl.String, "text": pl.String})
+    features = _features(config.side("user"), table)
+    users = pl.DataFrame({"user_id": read_unique_ids(table, config.users.user_id)}).with_columns(
+        _texts(table, config.users.text, config.side("user"), features), *features
+    )
+    return users.drop_nulls("user_id")
+
+
+def _title(table: Table, column: str | None) -> pl.Series:
+    if column is None:
+        return pl.Series("title", [None] * table.frame.height, dtype=pl.String)
+    raw = table.frame.get_column(column)
+    if raw.dtype not in (pl.String, pl.Null):
+        table.flag_column(column, f"has type {raw.dtype}, where text is due")
+        return _title(table, None)
+    return raw.cast(pl.String).alias("title")
+
+
+def _features(features: Sequence[FeatureConfig], table: Table) -> list[pl.Series]:
+    return [_feature(feature, table).alias(feature.name) for feature in features]
+
+
+def _feature(feature: FeatureConfig, table: Table) -> pl.Series:
+    if feature.kind == "numeric":
+        return read_numeric(table, feature.source)
+    if feature.kind == "bag":
+        return read_bag(table, feature.source, feature.separator)
+    return read_categorical(table, feature.source)
+
+
+def _texts(
+    table: Table, template: str | None, features: Sequence[FeatureConfig], values: Sequence[pl.Series]
+) -> pl.Series:
+    """The template filled for each row: with lists where a bag reads the column, else with the file's own values."""
+    if template is None:
+        return pl.Series("text", [None] * table.frame.height, dtype=pl.String)
+    bags = {
+        feature.source: value.alias(feature.source)
+        for feature, value in zip(features, values, strict=True)
+        if feature.kind == "bag"
+    }
+    places = _places(template)
+    rows = table.frame.select(places).with_columns(bags[place] for place in places if place in bags)
+    try:
+        texts = [render_text(template, row) for row in rows.iter_rows(named=True)]
+    except SchemaError as error:
+        table.problems.append(Problem(CONFIG_FILE, str(error)))
+        texts = [None] * table.frame.height
+    return pl.Series("text", texts, dtype=pl.String)

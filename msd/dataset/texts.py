@@ -1,0 +1,44 @@
+"""What the student and the teacher may read: an item's text, and a user's with likes of the window alone."""
+
+import polars as pl
+
+from msd.dataset.load import Dataset, id_order
+from msd.dataset.split import Part, split_events
+
+_LIKES = 30
+
+
+def student_texts(dataset: Dataset) -> tuple[dict[str, str], dict[str, str]]:
+    """Texts by item id, and by user id; an id without any text is left out.
+
+    A user's text is the users table's, then the titles of up to 30 items clicked in the profile window, newest first.
+    What happened after the window cannot be read from it.
+    """
+    items = dataset.items.drop_nulls("text")
+    item_texts: dict[str, str] = dict(items.select("item_id", "text").iter_rows())
+    users: dict[str, str] = dict(dataset.users.drop_nulls("text").select("user_id", "text").iter_rows())
+    liked = _liked_titles(dataset)
+    ids = dict.fromkeys([*dataset.users["user_id"].to_list(), *liked])
+    texts = {user: _user_text(users.get(user), liked.get(user, [])) for user in ids}
+    return item_texts, {user: text for user, text in texts.items() if text}
+
+
+def _user_text(text: str | None, titles: list[str]) -> str:
+    likes = f"Liked: {'; '.join(titles)}." if titles else ""
+    return " ".join(part for part in (text, likes) if part)
+
+
+def _liked_titles(dataset: Dataset) -> dict[str, list[str]]:
+    """The titles (the texts, where there is none) of what each user clicked within the window, newest first."""
+    parts = pl.Series("part", split_events(dataset.events, dataset.config))
+    titles = dataset.items.select("item_id", title=pl.coalesce("title", "text")).drop_nulls("title")
+    clicks = (
+        dataset.events.filter((parts == Part.WINDOW) & (dataset.events["label"] == 1))
+        .join(titles, on="item_id", how="inner", maintain_order="left")
+        .sort("at", *id_order("item_id"), maintain_order=True)
+        .reverse()
+        .unique(["user_id", "item_id"], keep="first", maintain_order=True)
+        .group_by("user_id", maintain_order=True)
+        .agg(pl.col("title").head(_LIKES))
+    )
+    return dict(clicks.iter_rows())
