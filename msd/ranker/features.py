@@ -1,0 +1,118 @@
+"""A dataset as the ranker's tensors: everything that training, evaluation and export read, made once.
+
+Row features come from the contract's `encode` and `dense`; the student's vectors stay as they are until the adaptors.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from msd.contract.assemble import Counts, dense
+from msd.contract.encode import encode_side
+from msd.contract.rows import RowSide
+from msd.contract.schema import FeatureSchema
+from msd.dataset.load import Dataset
+from msd.dataset.split import Part, split_events
+from msd.ranker.entities import Entities, encode_entities
+from msd.ranker.timeline import Timeline, walk_events
+from msd.student.vectors import StudentVectors
+
+
+@dataclass(frozen=True)
+class SideFeatures:
+    """One side of all rows. categorical [n + 1, C] by entity; dense, aged_dense [E, D] by event; unknown_dense [D];
+    vectors [n + 1, V] of the student and present [n + 1], row n being the unknown id's."""
+
+    entities: Entities
+    rows: Tensor
+    categorical: Tensor
+    dense: Tensor
+    aged_dense: Tensor
+    unknown_dense: Tensor
+    vectors: Tensor
+    present: Tensor
+
+
+@dataclass(frozen=True)
+class Features:
+    """All events of a dataset: labels [E], parts [E], context tensors [E, …], history [E, L] as item rows (−1 pads)."""
+
+    schema: FeatureSchema
+    parts: NDArray[np.int8]
+    labels: Tensor
+    user: SideFeatures
+    item: SideFeatures
+    context_categorical: Tensor
+    context_dense: Tensor
+    history: Tensor
+    knows_user: Tensor
+    timeline: Timeline
+
+    def of_part(self, *parts: Part) -> NDArray[np.int64]:
+        """The events of the given parts, in time order."""
+        return np.flatnonzero(np.isin(self.parts, parts))
+
+
+def build_features(dataset: Dataset, schema: FeatureSchema, vectors: StudentVectors) -> Features:
+    """Encodes a dataset with a fitted schema. A user's vector counts only after the profile window it was made from."""
+    parts = split_events(dataset.events, dataset.config)
+    users, items = (encode_entities(dataset, schema, side) for side in ("user", "item"))
+    timeline = walk_events(dataset, schema, parts, users, items)
+    knows_user = parts > Part.WINDOW
+    context = {
+        name: dataset.events[name].to_list() for name in (*schema.settable["context"], *schema.serving_constants)
+    }
+    categorical, numeric = encode_side(schema, "context", context, len(parts))
+    sides = {}
+    for entities in (users, items):
+        by_id, present = vectors.gather("users" if entities.side == "user" else "items", entities.ids)
+        sides[entities.side] = _side(dataset, schema, entities, timeline, by_id, present, knows_user)
+    return Features(
+        schema=schema,
+        parts=parts,
+        labels=torch.from_numpy(dataset.events["label"].to_numpy().astype(np.float32)),
+        user=sides["user"],
+        item=sides["item"],
+        context_categorical=torch.from_numpy(categorical),
+        context_dense=torch.from_numpy(numeric),
+        history=torch.from_numpy(timeline.history),
+        knows_user=torch.from_numpy(knows_user),
+        timeline=timeline,
+    )
+
+
+def _side(
+    dataset: Dataset,
+    schema: FeatureSchema,
+    entities: Entities,
+    timeline: Timeline,
+    vectors: NDArray[np.float32],
+    present: NDArray[np.bool_],
+    knows_user: NDArray[np.bool_],
+) -> SideFeatures:
+    side: RowSide = entities.side
+    rows = entities.places(dataset.events[f"{side}_id"])
+    at = dataset.events["at"].to_numpy().astype(np.float64)
+    known = present[rows] & knows_user if side == "user" else present[rows]
+    fresh, aged = (
+        (timeline.user_counts, timeline.aged_user_counts)
+        if side == "user"
+        else (timeline.item_counts, timeline.aged_item_counts)
+    )
+    numeric = entities.numeric[rows]
+    nothing = np.zeros(1)
+    unknown = dense(schema, side, entities.numeric[-1:], Counts(nothing, nothing, nothing), nothing > 0, at[-1:])
+    width = vectors.shape[1]
+    return SideFeatures(
+        entities=entities,
+        rows=torch.from_numpy(rows),
+        categorical=torch.from_numpy(entities.categorical),
+        dense=torch.from_numpy(dense(schema, side, numeric, fresh, known, at)),
+        aged_dense=torch.from_numpy(dense(schema, side, numeric, aged, known, at)),
+        unknown_dense=torch.from_numpy(unknown[0]),
+        vectors=torch.from_numpy(np.concatenate([vectors, np.zeros((1, width), np.float32)])),
+        present=torch.from_numpy(np.append(present, False)),
+    )

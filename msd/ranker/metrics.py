@@ -1,0 +1,66 @@
+"""How good click probabilities are: ranking (AUC, GAUC), likelihood (logloss, normalised entropy) and calibration."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import log_loss, roc_auc_score
+
+Probabilities = NDArray[np.float64]
+Labels = NDArray[np.float64]
+
+
+class CalibrationBin(NamedTuple):
+    """Mean prediction and observed click rate of one tenth or so of the rows."""
+
+    predicted: float
+    observed: float
+    rows: int
+
+
+def measure(labels: Labels, probabilities: Probabilities, users: NDArray[np.int64]) -> dict[str, float]:
+    """All metrics of [n] rows. `users` [n] groups rows for GAUC.
+
+    gauc: AUC by user, weighted by rows; uauc: unweighted. Users with one label only are left out of both.
+    normalised_entropy: logloss over that of always predicting the base rate (He et al. 2014). ece: see `calibration`.
+    """
+    base = labels.mean()
+    clipped = np.clip(probabilities, 1e-7, 1 - 1e-7)
+    loss = float(log_loss(labels, clipped, labels=[0, 1]))
+    by_user = [
+        (roc_auc_score(labels[rows], probabilities[rows]), len(rows))
+        for rows in _groups(users)
+        if 0 < labels[rows].sum() < len(rows)
+    ]
+    aucs, weights = np.array(by_user).T if by_user else (np.array([np.nan]), np.ones(1))
+    return {
+        "auc": float(roc_auc_score(labels, probabilities)),
+        "gauc": float(np.average(aucs, weights=weights)),
+        "uauc": float(aucs.mean()),
+        "logloss": loss,
+        "normalised_entropy": loss / float(log_loss(labels, np.full(len(labels), base), labels=[0, 1])),
+        "ece": expected_calibration_error(calibration(labels, probabilities)),
+        "predicted_over_observed": float(probabilities.mean() / base),
+    }
+
+
+def calibration(labels: Labels, probabilities: Probabilities, bins: int = 15) -> list[CalibrationBin]:
+    """The calibration curve over bins of equal numbers of rows, from the lowest prediction to the highest."""
+    order = np.argsort(probabilities, kind="stable")
+    return [
+        CalibrationBin(float(probabilities[rows].mean()), float(labels[rows].mean()), len(rows))
+        for rows in np.array_split(order, bins)
+        if len(rows)
+    ]
+
+
+def expected_calibration_error(curve: list[CalibrationBin]) -> float:
+    """Mean |predicted − observed| over the bins, weighted by their rows."""
+    rows = np.array([one.rows for one in curve])
+    gaps = np.array([abs(one.predicted - one.observed) for one in curve])
+    return float(np.average(gaps, weights=rows))
+
+
+def _groups(keys: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    order = np.argsort(keys, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(keys[order])) + 1)

@@ -1,0 +1,155 @@
+"""The CTR model: embeddings ⊕ dense ⊕ semantics, target attention over the history, cross layers and an MLP.
+
+Written once, plainly; the user's side has batch 1 (serving) or N (training), the candidates' always N. It knows the
+schema's tensors, not where they come from.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from msd.contract.schema import Categorical, FeatureSchema, Side
+
+Tensors = Mapping[str, Tensor]
+
+
+class RankerConfig(BaseModel):
+    """Widths and dropout rates."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    embedding: int = 16
+    interest: int = 48
+    cross_layers: int = 2
+    cross_rank: int = 32
+    hidden: tuple[int, ...] = (128, 64)
+    dropout: float = 0.2
+    id_dropout: float = 0.5
+
+
+class SideEmbedding(nn.Module):
+    """One table a field; a bag is the mean of its values; index 0, missing, is learned for single values."""
+
+    def __init__(self, schema: FeatureSchema, side: Side, config: RankerConfig) -> None:
+        super().__init__()
+        self.fields = schema.indexed(side)
+        self.places = [schema.columns[field.name] for field in self.fields]
+        self.tables = nn.ModuleDict({field.name: nn.Embedding(field.size, config.embedding) for field in self.fields})
+        for weight in self.tables.parameters():
+            nn.init.normal_(weight, std=0.02)
+        self.id_dropout = nn.Dropout(config.id_dropout)
+        self.width = config.embedding * len(self.fields)
+
+    def forward(self, categorical: Tensor) -> Tensor:
+        """[..., C] int32 → [..., width]."""
+        parts = []
+        for field, place in zip(self.fields, self.places, strict=True):
+            index = categorical[..., place]
+            embedded = self.tables[field.name](index)
+            if isinstance(field, Categorical):
+                one = embedded.squeeze(-2)
+                parts.append(self.id_dropout(one) if field.is_id else one)
+            else:
+                held = (index != 0).unsqueeze(-1).to(embedded.dtype)
+                parts.append((embedded * held).sum(-2) / held.sum(-2).clamp(min=1.0))
+        return torch.cat(parts, -1)
+
+
+class TargetAttention(nn.Module):
+    """The history as the target sees it (DIN, arXiv 1706.06978); sigmoid weights keep how much of it is alike."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weigh = nn.Sequential(nn.Linear(4 * dim, 32), nn.ReLU(), nn.Linear(32, 1))
+
+    def forward(self, history_BLD: Tensor, mask_BL: Tensor, target_ND: Tensor) -> Tensor:
+        """History of batch 1 or N and N targets → [N, D]."""
+        n, length = len(target_ND), history_BLD.shape[1]
+        history_NLD = history_BLD.expand(n, -1, -1)
+        target_NLD = target_ND.unsqueeze(1).expand(-1, length, -1)
+        pair = torch.cat([history_NLD, target_NLD, history_NLD - target_NLD, history_NLD * target_NLD], -1)
+        weight_NL = torch.sigmoid(self.weigh(pair).squeeze(-1)) * mask_BL
+        return (weight_NL.unsqueeze(-1) * history_NLD).sum(1) / mask_BL.sum(1, keepdim=True).clamp(min=1.0)
+
+
+class LowRankCross(nn.Module):
+    """x0 ⊙ U(V x) + x: explicit interactions of bounded degree (DCN-V2, arXiv 2008.13535, eq. 2)."""
+
+    def __init__(self, width: int, rank: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, rank, bias=False)
+        self.up = nn.Linear(rank, width)
+
+    def forward(self, x0: Tensor, x: Tensor) -> Tensor:
+        """[N, W], [N, W] → [N, W]."""
+        crossed: Tensor = x0 * self.up(self.down(x)) + x
+        return crossed
+
+
+class Ranker(nn.Module):
+    """The schema's tensors → [N] logits of a click."""
+
+    def __init__(self, schema: FeatureSchema, config: RankerConfig) -> None:
+        super().__init__()
+        self.names = {spec.name for spec in schema.tensors}
+        sides: tuple[Side, ...] = ("user", "item", "context")
+        self.embed = nn.ModuleDict(
+            {side: SideEmbedding(schema, side, config) for side in sides if schema.indexed(side)}
+        )
+        widths = {side: self._width(schema, side, config) for side in sides}
+        semantic = schema.semantic_width("item")
+        self.represent = nn.Linear(config.embedding * len(schema.indexed("item")) + semantic, config.interest)
+        self.attend = TargetAttention(config.interest)
+        width = sum(widths.values()) + 2 * config.interest + (2 if semantic else 0)
+        self.norm = nn.LayerNorm(width)
+        self.cross = nn.ModuleList(LowRankCross(width, config.cross_rank) for _ in range(config.cross_layers))
+        layers: list[nn.Module] = []
+        for before, after in zip((width, *config.hidden[:-1]), config.hidden, strict=True):
+            layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.dropout)]
+        self.deep = nn.Sequential(*layers)
+        self.head = nn.Linear(width + config.hidden[-1], 1)
+
+    @staticmethod
+    def _width(schema: FeatureSchema, side: Side, config: RankerConfig) -> int:
+        return config.embedding * len(schema.indexed(side)) + schema.dense_width(side) + schema.semantic_width(side)
+
+    def forward(self, tensors: Tensors) -> Tensor:
+        """Logits [N], before calibration."""
+        item = self._side(tensors, "item")
+        n = len(item)
+        target = self._represent(tensors, "item")
+        history = self._represent(tensors, "history")
+        mask = tensors["history_mask"]
+        parts = [side.expand(n, -1) for side in (self._side(tensors, "user"), self._side(tensors, "context"))]
+        parts += [item, target, self.attend(history, mask, target)]
+        if "item_semantic" in self.names:
+            parts.append(likeness(tensors["history_semantic"], mask, tensors["item_semantic"]))
+        x0 = self.norm(torch.cat(parts, -1))
+        x = x0
+        for layer in self.cross:
+            x = layer(x0, x)
+        logits: Tensor = self.head(torch.cat([x, self.deep(x0)], -1)).squeeze(-1)
+        return logits
+
+    def _side(self, tensors: Tensors, side: Side) -> Tensor:
+        parts = [self.embed[side](tensors[f"{side}_categorical"])] if side in self.embed else []
+        parts += [tensors[name] for name in (f"{side}_dense", f"{side}_semantic") if name in self.names]
+        return torch.cat(parts, -1) if parts else tensors["history_mask"][:1, :0]
+
+    def _represent(self, tensors: Tensors, of: str) -> Tensor:
+        parts = [self.embed["item"](tensors[f"{of}_categorical"])]
+        if f"{of}_semantic" in self.names:
+            parts.append(tensors[f"{of}_semantic"])
+        represented: Tensor = torch.tanh(self.represent(torch.cat(parts, -1)))
+        return represented
+
+
+def likeness(history_BLD: Tensor, mask_BL: Tensor, target_ND: Tensor) -> Tensor:
+    """Mean and greatest cosine of each target's vector to those of the history → [N, 2]; 0 where there is none."""
+    history_BLD = nn.functional.normalize(history_BLD, dim=-1, eps=1e-6)
+    target_ND = nn.functional.normalize(target_ND, dim=-1, eps=1e-6)
+    cosine_NL = (history_BLD * target_ND.unsqueeze(1)).sum(-1) * mask_BL
+    mean_N = cosine_NL.sum(1) / mask_BL.sum(1).clamp(min=1.0)
+    return torch.stack([mean_N, cosine_NL.amax(1)], -1)

@@ -1,0 +1,103 @@
+"""From a dataset's declared features to the schema: vocabularies, scales and the prior, learned from training rows."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+import polars as pl
+
+from msd.contract.schema import (
+    Bag,
+    Categorical,
+    FeatureSchema,
+    Numeric,
+    SchemaField,
+    Semantic,
+    Sequence,
+    Side,
+    State,
+)
+from msd.dataset.config import FeatureConfig
+from msd.dataset.load import Dataset
+from msd.dataset.split import Part, split_events
+
+_DAY_S = 86_400.0
+HISTORY = "history"
+
+
+def fit_schema(dataset: Dataset, *, semantics: bool = True) -> FeatureSchema:
+    """The schema that the window and train rows give; `semantics=False` leaves the student's vectors out."""
+    config = dataset.config
+    training = dataset.events.filter(split_events(dataset.events, config) <= Part.TRAIN)
+    seen = {
+        "user": dataset.users.filter(pl.col("user_id").is_in(training["user_id"].unique().implode())),
+        "item": dataset.items.filter(pl.col("item_id").is_in(training["item_id"].unique().implode())),
+        "context": training,
+    }
+    prior = float(np.clip(training["label"].mean(), 1e-4, 1 - 1e-4))  # type: ignore[arg-type]
+    fields: list[SchemaField] = [_id_field(dataset, training, side) for side in ("user", "item")]
+    fields += [_field(feature, seen[feature.side]) for feature in config.features]
+    fields.append(Sequence(name=HISTORY, length=config.history.length))
+    for side in ("user", "item"):
+        fields.append(
+            State(
+                name=f"{side}_counts",
+                side=side,
+                prior=prior,
+                strength=config.counts.prior_strength,
+                half_life_s=config.counts.half_life_days * _DAY_S,
+                age_cap_s=config.counts.age_cap_days * _DAY_S,
+            )
+        )
+        if semantics:
+            fields.append(Semantic(name=f"{side}_semantic", side=side, dim=config.semantic_dim))
+    return FeatureSchema(fields=tuple(fields), item_text=config.items.text)
+
+
+def _id_field(dataset: Dataset, training: pl.DataFrame, side: Side) -> Categorical:
+    ids = dataset.config.ids
+    name = f"{side}_id"
+    if ids.buckets is not None:
+        return Categorical(name=name, side=side, buckets=ids.buckets, is_id=True)
+    return Categorical(name=name, side=side, vocabulary=_vocabulary(training[name], ids.min_count), is_id=True)
+
+
+def _field(feature: FeatureConfig, table: pl.DataFrame) -> SchemaField:
+    values = table[feature.name]
+    if feature.kind == "numeric":
+        return _numeric(feature, values)
+    flat = values.explode() if feature.kind == "bag" else values
+    vocabulary = () if feature.buckets else _vocabulary(flat, feature.min_count)
+    if feature.kind == "bag":
+        return Bag(
+            name=feature.name,
+            side=feature.side,
+            vocabulary=vocabulary,
+            buckets=feature.buckets,
+            max_values=feature.max_values,
+        )
+    constant = None if feature.serving_value is None else str(feature.serving_value)
+    return Categorical(
+        name=feature.name, side=feature.side, vocabulary=vocabulary, buckets=feature.buckets, serving_value=constant
+    )
+
+
+def _numeric(feature: FeatureConfig, values: pl.Series) -> Numeric:
+    numbers = values.drop_nulls().to_numpy().astype(np.float64)
+    if feature.log:
+        numbers = np.sign(numbers) * np.log1p(np.abs(numbers))
+    scale = float(numbers.std()) if len(numbers) else 1.0
+    return Numeric(
+        name=feature.name,
+        side=feature.side,
+        log=feature.log,
+        mean=float(numbers.mean()) if len(numbers) else 0.0,
+        scale=scale or 1.0,
+        serving_value=None if feature.serving_value is None else float(feature.serving_value),
+    )
+
+
+def _vocabulary(values: Iterable[str | None], min_count: int) -> tuple[str, ...]:
+    """Values by falling frequency, ties by their text, so that equal data gives an equal schema."""
+    counts = Counter(value for value in values if value is not None)
+    return tuple(sorted((v for v, n in counts.items() if n >= min_count), key=lambda v: (-counts[v], v)))

@@ -1,0 +1,106 @@
+"""Walks all events in time order and notes, for each row, what was known strictly before it: history and counts.
+
+Uses the contract's fold and nothing else, so that training sees what a service would have known. Counts come from
+window and train rows alone; a history holds every earlier click.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msd.contract.assemble import Counts
+from msd.contract.schema import FeatureSchema
+from msd.contract.state import EntityState, Event, StateRule, advance, fold
+from msd.dataset.load import Dataset
+from msd.dataset.split import Part
+from msd.ranker.entities import Entities
+
+_AGING_SEED = 20_240_612
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """By event: history [E, L] as item rows (−1 pads, oldest first), and counts of user and item as [E] columns.
+
+    `aged_*` are the same counts as they stood at a random earlier event of the user or item, so that a model trained
+    on both serves well with counts of any age. `final_*` hold the states after all window and train rows, by row.
+    """
+
+    history: NDArray[np.int32]
+    user_counts: Counts
+    item_counts: Counts
+    aged_user_counts: Counts
+    aged_item_counts: Counts
+    final_users: dict[int, EntityState]
+    final_items: dict[int, EntityState]
+    ends_at: float
+
+
+def state_rule(schema: FeatureSchema) -> StateRule:
+    """How states fade and how much they remember, as the schema says."""
+    state = schema.state("user")
+    assert state is not None, "every fitted schema has the user's counts"
+    return StateRule(state.half_life_s, schema.history.length)
+
+
+def walk_events(
+    dataset: Dataset, schema: FeatureSchema, parts: NDArray[np.int8], users: Entities, items: Entities
+) -> Timeline:
+    """The timeline of a dataset's events, which are sorted by time."""
+    events = dataset.events
+    at = events["at"].to_numpy().astype(np.float64)
+    clicked = events["label"].to_numpy().astype(bool)
+    user_rows, item_rows = users.places(events["user_id"]), items.places(events["item_id"])
+    rule = state_rule(schema)
+    rng = np.random.default_rng(_AGING_SEED)
+    history = np.full((len(at), rule.history_length), -1, np.int32)
+    noted = {name: np.zeros((len(at), 3)) for name in ("user", "item", "aged_user", "aged_item")}
+    seen: dict[int, EntityState] = defaultdict(EntityState)
+    snapshots: dict[str, dict[int, list[EntityState]]] = {
+        side: defaultdict(lambda: [EntityState()]) for side in ("user", "item")
+    }
+    counted = parts <= Part.TRAIN
+    for group in _simultaneous(at):
+        for row in group:
+            liked = seen[user_rows[row]].history
+            history[row, : len(liked)] = [items.place[one] for one in liked]
+            for side, entity in (("user", user_rows[row]), ("item", item_rows[row])):
+                past = snapshots[side][entity]
+                # A user's rows after train are not counted, so the counts are as old as the last row that was.
+                complete = counted[row] or side == "item"
+                noted[side][row] = _counts(advance(rule, past[-1], at[row]) if complete else past[-1])
+                noted[f"aged_{side}"][row] = _counts(past[rng.integers(len(past))])
+        for row in group:
+            event = Event(at[row], bool(clicked[row]), items.ids[item_rows[row]])
+            seen[user_rows[row]] = fold(rule, seen[user_rows[row]], event)
+            if counted[row]:
+                for side, entity in (("user", user_rows[row]), ("item", item_rows[row])):
+                    past = snapshots[side][entity]
+                    past.append(fold(rule, past[-1], event if side == "user" else event._replace(item_id=None)))
+    return Timeline(
+        history,
+        user_counts=Counts(*noted["user"].T),
+        item_counts=Counts(*noted["item"].T),
+        aged_user_counts=Counts(*noted["aged_user"].T),
+        aged_item_counts=Counts(*noted["aged_item"].T),
+        final_users=_last(snapshots["user"]),
+        final_items=_last(snapshots["item"]),
+        ends_at=float(at[counted].max()),
+    )
+
+
+def _simultaneous(at: NDArray[np.float64]) -> Iterator[range]:
+    """Runs of rows with equal times: none of them was known when the others happened."""
+    starts = [0, *(np.flatnonzero(np.diff(at)) + 1).tolist(), len(at)]
+    return (range(start, stop) for start, stop in zip(starts[:-1], starts[1:], strict=True))
+
+
+def _counts(state: EntityState) -> tuple[float, float, float]:
+    return state.impressions, state.clicks, state.as_of
+
+
+def _last(snapshots: Mapping[int, list[EntityState]]) -> dict[int, EntityState]:
+    return {int(entity): past[-1] for entity, past in snapshots.items()}

@@ -1,0 +1,139 @@
+"""Trains the ranker and its adaptors end to end on window and train rows, stops early on valid and calibrates there."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+from msd.checkpoint import load_checkpoint, save_checkpoint
+from msd.dataset.split import Part
+from msd.ranker.batch import Corruption, TrainedRanker, batch_tensors
+from msd.ranker.calibrate import fit_platt
+from msd.ranker.features import Features
+from msd.ranker.model import RankerConfig
+
+_PREDICT_ROWS = 2_048
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. `patience`: epochs without a better valid AUC before stopping."""
+
+    seed: int = 0
+    epochs: int = 20
+    patience: int = 3
+    batch: int = 512
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    averaging: float = 0.99
+    corruption: Corruption = Corruption()
+
+
+class EpochReport(NamedTuple):
+    """One point of the training curve."""
+
+    epoch: int
+    train_loss: float
+    valid_auc: float
+
+
+Progress = Callable[[int, int, float], None]
+
+
+def train_ranker(
+    features: Features,
+    model_config: RankerConfig,
+    config: TrainConfig,
+    checkpoint: Path,
+    identity: dict[str, Any],
+    progress: Progress,
+) -> tuple[TrainedRanker, list[EpochReport]]:
+    """The calibrated ranker of the epoch that ranked valid best, and the training curve.
+
+    Its weights are the running average of the trained ones. Stopped and called again with the same `checkpoint` and
+    `identity`, it goes on after the last whole epoch and ends at the same result. `progress(epoch, step, loss)`.
+    """
+    torch.manual_seed(config.seed)
+    model = TrainedRanker(features.schema, model_config, features.item.vectors.shape[1])
+    average, best = copy.deepcopy(model), copy.deepcopy(model)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    modules: dict[str, nn.Module] = {"model": model, "average": average, "best": best}
+    record = load_checkpoint(checkpoint, modules, optimiser, identity)
+    curve = [EpochReport(*point) for point in record["curve"]] if record else []
+    valid = features.of_part(Part.VALID)
+    labels = features.labels.numpy().astype(np.float64)
+    while not _finished(curve, config):
+        epoch = len(curve) + 1
+        loss = _train_epoch(model, average, optimiser, features, config, epoch, progress)
+        auc = float(roc_auc_score(labels[valid], predict_logits(average, features, valid)))
+        if not curve or auc > max(point.valid_auc for point in curve):
+            best.load_state_dict(average.state_dict())
+        curve.append(EpochReport(epoch, loss, auc))
+        save_checkpoint(checkpoint, modules, optimiser, {**identity, "curve": curve})
+    slope, offset = fit_platt(predict_logits(best, features, valid), labels[valid])
+    best.slope.fill_(slope)
+    best.offset.fill_(offset)
+    return best.eval(), curve
+
+
+def _finished(curve: list[EpochReport], config: TrainConfig) -> bool:
+    if not curve:
+        return False
+    best = max(curve, key=lambda point: point.valid_auc)
+    return len(curve) >= config.epochs or len(curve) - best.epoch >= config.patience
+
+
+def _train_epoch(
+    model: TrainedRanker,
+    average: TrainedRanker,
+    optimiser: torch.optim.Optimizer,
+    features: Features,
+    config: TrainConfig,
+    epoch: int,
+    progress: Progress,
+) -> float:
+    # Seeded by epoch, so that a run that was stopped draws the same rows and dropout as one that was not.
+    torch.manual_seed(config.seed * 1_000 + epoch)
+    rng = np.random.default_rng([config.seed, epoch])
+    order = rng.permutation(features.of_part(Part.WINDOW, Part.TRAIN))
+    model.train()
+    losses = []
+    for step, start in enumerate(range(0, len(order), config.batch), start=1):
+        events = order[start : start + config.batch]
+        logits = model.ranker(batch_tensors(model, features, events, config.corruption, rng))
+        loss: Tensor = nn.functional.binary_cross_entropy_with_logits(logits, features.labels[torch.from_numpy(events)])
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        with torch.no_grad():
+            for kept, new in zip(average.parameters(), model.parameters(), strict=True):
+                kept.lerp_(new, 1 - config.averaging)
+        losses.append(loss.item())
+        progress(epoch, step, losses[-1])
+    return float(np.mean(losses))
+
+
+@torch.no_grad()
+def predict_logits(model: TrainedRanker, features: Features, events: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Uncalibrated logits [len(events)]."""
+    model.eval()
+    parts = [
+        model.ranker(batch_tensors(model, features, events[start : start + _PREDICT_ROWS]))
+        for start in range(0, len(events), _PREDICT_ROWS)
+    ]
+    logits: NDArray[np.float64] = torch.cat(parts).numpy().astype(np.float64)
+    return logits
+
+
+def predict(model: TrainedRanker, features: Features, events: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Calibrated click probabilities [len(events)]."""
+    logits = predict_logits(model, features, events) * float(model.slope) + float(model.offset)
+    probabilities: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-logits))
+    return probabilities
