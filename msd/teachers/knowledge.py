@@ -1,0 +1,127 @@
+"""What a teacher knows of items and users, and the folder that holds it. Asks nobody."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from msd.contract.errors import MsdError
+
+RECORD_FILE = "teach.json"
+KNOWLEDGE_FILES = ("items.jsonl", "users.jsonl")
+_SHOWN = 20
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+class TeacherError(MsdError):
+    """Knowledge is missing, damaged, or does not fit the dataset."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Knowledge(_Frozen):
+    """What a teacher wrote of one item or user: facts (`explicit`), and who would want it and why (`implicit`).
+
+    known: false if the teacher did not recognise the item, so that the rest is inferred from its text alone.
+    """
+
+    id: Annotated[str, Field(min_length=1, max_length=256)]
+    known: bool = True
+    explicit: Text
+    implicit: Text
+    tags: tuple[Text, ...] = ()
+
+
+class TeachRecord(_Frozen):
+    """teach.json, written when the last answer is in: whose knowledge it is, of which dataset, and how much."""
+
+    format: Literal[1] = 1
+    teacher: Text
+    prompt_version: Text
+    dataset: Text
+    items: Annotated[int, Field(ge=0)]
+    users: Annotated[int, Field(ge=0)]
+    provenance: str = ""
+
+
+@dataclass(frozen=True)
+class KnowledgeBase:
+    """Knowledge by item id and by user id. A user's is for events after the profile window only."""
+
+    items: dict[str, Knowledge]
+    users: dict[str, Knowledge]
+
+
+def load_knowledge(folder: Path) -> KnowledgeBase:
+    """Reads a finished knowledge folder. Raises TeacherError naming every faulty file and line."""
+    record = load_record(folder)
+    problems: list[str] = []
+    items, users = (_read_file(folder / name, problems) for name in KNOWLEDGE_FILES)
+    for name, found, due in zip(KNOWLEDGE_FILES, (items, users), (record.items, record.users), strict=True):
+        if len(found) != due and not problems:
+            problems.append(f"{folder / name}: holds {len(found)} answers where {RECORD_FILE} counts {due}")
+    if problems:
+        more = [f"… and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+        raise TeacherError("\n".join([*problems[:_SHOWN], *more]))
+    return KnowledgeBase(items, users)
+
+
+def load_record(folder: Path) -> TeachRecord:
+    """Reads teach.json. Raises TeacherError if it is missing, for then the teacher has not finished, or wrong."""
+    path = folder / RECORD_FILE
+    try:
+        return TeachRecord.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        hint = "`msd teach` has not finished there; run it again" if folder.is_dir() else "there is no such folder"
+        raise TeacherError(f"{path} is missing: {hint}") from None
+    except OSError as error:
+        raise TeacherError(f"{path} cannot be read: {error}") from None
+    except ValidationError as error:
+        raise TeacherError(f"{path}: {describe(error)}") from None
+
+
+def read_lines(content: bytes, name: str) -> Iterator[Knowledge | str]:
+    """One Knowledge a line, or what is wrong with the line: "`name`, line 3: …". Blank lines are passed over."""
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield Knowledge.model_validate_json(line)
+        except ValidationError as error:
+            yield f"{name}, line {number}: {describe(error)}"
+
+
+def describe(error: ValidationError) -> str:
+    """A validation error in one line, with the keys that it is about."""
+    faults = []
+    for detail in error.errors(include_url=False, include_input=False, include_context=False):
+        key = ".".join(map(str, detail["loc"]))
+        faults.append(f"{key}: {detail['msg']}" if key else detail["msg"])
+    return "; ".join(faults)
+
+
+def by_id(lines: Iterator[Knowledge | str], name: str, problems: list[str]) -> dict[str, Knowledge]:
+    """Knowledge by id; what is wrong with lines, and ids that occur twice, go to `problems`."""
+    found: dict[str, Knowledge] = {}
+    for line in lines:
+        if isinstance(line, str):
+            problems.append(line)
+        elif line.id in found:
+            problems.append(f"{name}: the id {line.id!r} has two answers")
+        else:
+            found[line.id] = line
+    return found
+
+
+def _read_file(path: Path, problems: list[str]) -> dict[str, Knowledge]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        problems.append(f"{path} cannot be read: {error.strerror}")
+        return {}
+    return by_id(read_lines(content, str(path)), str(path), problems)
