@@ -13,6 +13,8 @@ from msd.dataset.problem import Problem
 _SHOWN_CHARS = 60
 _POLARS_ERRORS = (pl.exceptions.PolarsError, OSError, UnicodeError, pl.exceptions.PanicException)
 
+_SERIES_ERRORS = (*_POLARS_ERRORS, OverflowError, TypeError, ValueError)
+
 
 class UnreadableError(Exception):
     """A file cannot be read at all; `row` is where reading ended, if that is known."""
@@ -87,11 +89,17 @@ def _read_csv(path: Path) -> pl.DataFrame:
             raise UnreadableError(f"these columns occur twice in the header: {', '.join(repeated)}")
         if not header:
             return pl.DataFrame()
-        return pl.read_csv(path, infer_schema=False)
+        return _without_blank_end(pl.read_csv(path, infer_schema=False))
     except UnicodeDecodeError as error:
         raise UnreadableError(f"is not text in UTF-8: {error}") from None
     except (*_POLARS_ERRORS, csv.Error) as error:
         raise _csv_fault(path) or UnreadableError(f"cannot be read as CSV: {error}") from None
+
+
+def _without_blank_end(frame: pl.DataFrame) -> pl.DataFrame:
+    """Without blank lines at the end; one further up stays, or the rows below it would be misnumbered."""
+    filled = frame.select(pl.any_horizontal(pl.all().is_not_null())).to_series().arg_true()
+    return frame.head(int(filled[-1]) + 1 if len(filled) else 0)
 
 
 def _csv_fault(path: Path) -> UnreadableError | None:
@@ -142,17 +150,35 @@ def _json_column(name: str, values: Sequence[object]) -> pl.Series:
     elif kinds == {int, float}:
         values = [float(value) if isinstance(value, int) and abs(value) < 2**63 else value for value in values]
     elif kinds == {list}:
-        values = [_json_list(value) if isinstance(value, list) else None for value in values]
+        values = [_json_list(name, value, row) for row, value in enumerate(values, start=1)]
     elif len(kinds) > 1:
         usual = max(kinds, key=[type(value) for value in values].count)
         row, odd = next((row, v) for row, v in enumerate(values, 1) if v is not None and type(v) is not usual)
-        raise UnreadableError(f"{name} is {json.dumps(odd)[:_SHOWN_CHARS]}, of another type than other rows have", row)
+        raise UnreadableError(f"{name} is {_short(odd)}, of another type than other rows have", row)
     try:
         return pl.Series(name, values, strict=True)
-    except (*_POLARS_ERRORS, OverflowError, TypeError, ValueError) as error:
-        raise UnreadableError(f"the values of {name} do not make a column: {error}") from None
+    except _SERIES_ERRORS as error:
+        raise UnreadableError(f"{name} is no value that a column can hold: {error}", _first_fault(values)) from None
 
 
-def _json_list(value: list[object]) -> list[object]:
-    """Numbers as text, so that lists of strings and of whole numbers make one column."""
-    return [str(one) if isinstance(one, int) and not isinstance(one, bool) else one for one in value]
+def _json_list(name: str, value: object, row: int) -> list[str | None] | None:
+    """Whole numbers as text, so that lists of strings and of numbers make one column."""
+    if not isinstance(value, list):
+        return None
+    if any(one is not None and type(one) not in (str, int) for one in value):
+        raise UnreadableError(f"{name} is {_short(value)}, where the list may hold strings and whole numbers", row)
+    return [None if one is None else str(one) for one in value]
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"
+
+
+def _first_fault(values: Sequence[object]) -> int | None:
+    for row, value in enumerate(values, start=1):
+        try:
+            pl.Series([value], strict=True)
+        except _SERIES_ERRORS:
+            return row
+    return None

@@ -1,0 +1,199 @@
+"""Datasets that are wrong: each fault is told with its file, row, column and value."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from msd.dataset.load import load_dataset
+from msd.dataset.problem import DatasetError
+from tests.dataset.small import CONFIG, EVENTS, ITEMS, USERS, spoil, write_small
+
+LONG = "x" * 300
+
+
+def fault(folder: Path) -> DatasetError:
+    with pytest.raises(DatasetError) as error:
+        load_dataset(folder)
+    return error.value
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("label", "2", "events.csv, row 3, label: '2' should be 0 (no click) or 1 (click)"),
+        ("label", "0.5", "events.csv, row 3, label: '0.5' should be 0 (no click) or 1 (click)"),
+        ("label", "yes", "events.csv, row 3, label: 'yes' is not a number"),
+        ("label", "nan", "events.csv, row 3, label: 'nan' should be 0 (no click) or 1 (click)"),
+        ("label", "", "events.csv, row 3, label: the value is missing"),
+        ("user_id", "", "events.csv, row 3, user_id: the value is missing"),
+        ("item_id", LONG, "…  is longer than the 256 bytes that an id may have".replace("  ", " ")),
+        ("item_id", "a\0b", "events.csv, row 3, item_id: 'a\\x00b' holds a NUL character"),
+        ("at", "noon", "events.csv, row 3, at: 'noon' is neither unix seconds nor an ISO 8601 time"),
+        ("at", "", "events.csv, row 3, at: the value is missing"),
+        ("at", "-5", "events.csv, row 3, at: '-5' is no time between 1970 and 2242 in unix seconds"),
+        ("at", "1700000000000", "events.csv, row 3, at: '1700000000000' is no time between 1970 and 2242"),
+        ("at", "nan", "events.csv, row 3, at: 'nan' is no time between"),
+        ("at", "inf", "events.csv, row 3, at: 'inf' is no time between"),
+        ("at", "9999-99-99", "events.csv, row 3, at: '9999-99-99' is neither"),
+        ("device", LONG, "is longer than the 256 characters that a category may have"),
+    ],
+)
+def test_a_wrong_cell_of_the_events(tmp_path: Path, column: str, value: str, message: str) -> None:
+    error = fault(write_small(tmp_path, events=spoil(EVENTS, 3, column, value)))
+    assert len(error.problems) == 1
+    assert message in str(error)
+    assert (error.problems[0].file, error.problems[0].row, error.problems[0].column) == ("events.csv", 3, column)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("price", "cheap", "items.csv, row 2, price: 'cheap' is not a number"),
+        ("price", "inf", "items.csv, row 2, price: 'inf' is not a finite number; leave the cell empty"),
+        ("price", "NaN", "items.csv, row 2, price: 'NaN' is not a finite number; leave the cell empty"),
+        ("price", "1e999", "items.csv, row 2, price: '1e999' is not a finite number"),
+        ("item_id", "1", "items.csv, row 2, item_id: '1' is the id of an earlier row too"),
+        ("tags", LONG, "holds a value longer than the 256 characters that a category may have"),
+    ],
+)
+def test_a_wrong_cell_of_the_items(tmp_path: Path, column: str, value: str, message: str) -> None:
+    error = fault(write_small(tmp_path, items=spoil(ITEMS, 2, column, value)))
+    assert len(error.problems) == 1
+    assert message in str(error)
+
+
+def test_a_repeated_user(tmp_path: Path) -> None:
+    error = fault(write_small(tmp_path, users=spoil(USERS, 4, "user_id", "u2")))
+    assert "users.csv, row 4, user_id: 'u2' is the id of an earlier row too" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        (
+            "events",
+            EVENTS.replace("label", "clicked"),
+            "events.csv, label: is missing; the file has the columns user_id",
+        ),
+        ("events", EVENTS.replace("device", "phone"), "events.csv, device: is missing"),
+        ("items", ITEMS.replace("title", "name"), "items.csv, title: is missing"),
+        ("items", ITEMS.replace("item_id", "id"), "items.csv, item_id: is missing"),
+        ("users", USERS.replace("city", "town"), "users.csv, city: is missing"),
+        ("events", "", "events.csv: is empty: it has no row of data"),
+        ("events", "user_id,item_id,at,label,device\n", "events.csv: is empty: it has no row of data"),
+        ("events", "user_id,item_id,at,label,device\n\n\n", "events.csv: is empty: it has no row of data"),
+        ("items", "item_id,title,title\n1,a,b\n", "items.csv: these columns occur twice in the header: title"),
+        ("items", ITEMS + "11,Rope,outdoor,5,6,7\n", "items.csv, row 4: has 6 cells where the header has 4"),
+        ("items", ITEMS + '11,"Rope,outdoor,5\n', "items.csv"),
+        ("config", CONFIG.replace("{city}", "{town}"), "users.text: names {town}, which is no column of users.csv"),
+        ("config", CONFIG.replace("{tags}", "{}"), "items.text: names {}, which is no column of items.csv"),
+        ("config", CONFIG.replace("{tags}", "{tags"), "items.text: the template is malformed"),
+        ("config", CONFIG.replace("{title}, {tags}", "an ad"), "items.text: the template names no column"),
+    ],
+)
+def test_a_wrong_file(tmp_path: Path, key: str, text: str, message: str) -> None:
+    assert message in str(fault(write_small(tmp_path, **{key: text})))
+
+
+@pytest.mark.parametrize("name", ["events", "items", "users"])
+def test_a_missing_file(tmp_path: Path, name: str) -> None:
+    folder = write_small(tmp_path)
+    (folder / f"{name}.csv").unlink()
+    assert f"{name}.csv: is missing: there is no such file" in str(fault(folder))
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00garbage\x80\x81,\n\xff", b"\x00" * 100, b"PAR1" + b"\x01" * 50])
+def test_a_damaged_file(tmp_path: Path, ending: str, content: bytes) -> None:
+    folder = write_small(tmp_path, config=CONFIG.replace("items.csv", f"items.{ending}"))
+    (folder / f"items.{ending}").write_bytes(content)
+    assert f"items.{ending}" in str(fault(folder))
+
+
+def test_a_truncated_parquet_file(tmp_path: Path) -> None:
+    folder = write_small(tmp_path, config=CONFIG.replace("items.csv", "items.parquet"))
+    pl.read_csv(folder / "items.csv").write_parquet(folder / "items.parquet")
+    content = (folder / "items.parquet").read_bytes()
+    (folder / "items.parquet").write_bytes(content[: len(content) // 2])
+    assert "items.parquet: cannot be read as Parquet, it is damaged or of another format" in str(fault(folder))
+
+
+ITEM = {"item_id": "1", "title": "Tent", "tags": ["a"], "price": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "items.jsonl, row 2: is not valid JSON"),
+        ("[1]", "items.jsonl, row 2: should be a JSON object"),
+        ("[" * 100_000, "items.jsonl, row 2: is not valid JSON"),
+        (json.dumps(ITEM | {"item_id": True}), "items.jsonl, row 2: item_id is true, of another type than other rows"),
+        (json.dumps(ITEM | {"price": "1.5"}), 'items.jsonl, row 2: price is "1.5", of another type than other rows'),
+        (json.dumps(ITEM | {"tags": "a|b"}), 'items.jsonl, row 2: tags is "a|b", of another type than other rows'),
+        (json.dumps(ITEM | {"item_id": "2", "price": float("nan")}), "row 2, price: nan is not a finite number"),
+        (json.dumps(ITEM | {"item_id": "2", "price": float("inf")}), "row 2, price: inf is not a finite number"),
+        (json.dumps(ITEM | {"price": 10**400}), "items.jsonl, row 2: price is no value that a column can hold"),
+        (json.dumps(ITEM | {"item_id": ""}), "items.jsonl, row 2, item_id: '' is an empty id"),
+        (json.dumps(ITEM | {"item_id": None}), "items.jsonl, row 2, item_id: the value is missing"),
+        (json.dumps(ITEM | {"item_id": "2", "tags": ["a", None]}), "row 2, tags: ['a', None] holds a missing value"),
+        (
+            json.dumps(ITEM | {"item_id": "2", "tags": ["a", ["b"]]}),
+            'row 2: tags is ["a", ["b"]], where the list may hold',
+        ),
+        (json.dumps(ITEM | {"item_id": "2", "tags": [True]}), "row 2: tags is [true], where the list may hold"),
+        (json.dumps(ITEM | {"item_id": "2", "title": "\ud800"}), "row 2: title is no value that a column can hold"),
+    ],
+)
+def test_a_wrong_line_of_json(tmp_path: Path, line: str, message: str) -> None:
+    folder = write_small(tmp_path, config=CONFIG.replace("items.csv", "items.jsonl"))
+    lines = [json.dumps(ITEM), line, *(json.dumps(ITEM | {"item_id": str(n)}) for n in range(3, 6))]
+    (folder / "items.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert message in str(fault(folder))
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "message"),
+    [
+        ("label", [True, False], "label: has type Boolean, where numbers are due"),
+        ("label", ["1", "0"], "label: has type String, where numbers are due"),
+        ("user_id", [1.0, 2.0], "user_id: has type Float64, where text or whole numbers are due"),
+        ("user_id", [True, False], "user_id: has type Boolean, where text or whole numbers are due"),
+        ("device", [1.5, 2.5], "device: has type Float64, where text or whole numbers are due"),
+        ("device", [True, False], "device: has type Boolean, where text or whole numbers are due"),
+        ("device", [["a"], ["b"]], "device: has type List(String), where text or whole numbers are due"),
+        ("at", [True, False], "at: has type Boolean, where numbers are due"),
+        ("at", [[1], [2]], "at: has type List(Int64), where numbers are due"),
+        ("at", [1e300, float("nan")], "row 1, at: 1e+300 is no time between 1970 and 2242"),
+        ("label", [None, None], "row 2, label: the value is missing"),
+    ],
+)
+def test_a_column_of_the_wrong_type(tmp_path: Path, column: str, values: list[object], message: str) -> None:
+    folder = write_small(tmp_path, config=CONFIG.replace("events.csv", "events.parquet"))
+    columns = {"user_id": ["u1", "u2"], "item_id": [1, 2], "at": [5, 6], "label": [0, 1], "device": ["ios", None]}
+    pl.DataFrame(columns | {column: values}).write_parquet(folder / "events.parquet")
+    assert f"events.parquet, {message}" in str(fault(folder))
+
+
+def test_a_column_of_lists_is_no_number_and_a_number_no_bag(tmp_path: Path) -> None:
+    folder = write_small(tmp_path, config=CONFIG.replace("items.csv", "items.parquet"))
+    pl.DataFrame({"item_id": [1], "title": [3], "tags": [4.5], "price": [[1.0]]}).write_parquet(
+        folder / "items.parquet"
+    )
+    assert [str(problem) for problem in fault(folder).problems] == [
+        "items.parquet, tags: has type Float64, where lists of categories, or text to cut, are due",
+        "items.parquet, price: has type List(Float64), where numbers are due",
+        "items.parquet, title: has type Int64, where text is due",
+    ]
+
+
+def test_all_problems_are_found_in_one_go_and_the_first_twenty_shown(tmp_path: Path) -> None:
+    events = EVENTS
+    for row in range(1, 31):
+        events = spoil(events, row, "label", "7")
+    error = fault(write_small(tmp_path, events=events, items=spoil(ITEMS, 1, "price", "x")))
+    assert len(error.problems) == 31
+    assert "has 31 problems" in str(error)
+    assert "… and 11 more; `msd data check" in str(error)
+    assert str(error).count("events.csv, row") == 20

@@ -1,0 +1,179 @@
+"""Datasets in order: one canonical form, whichever format the files have."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from msd.dataset.load import Dataset, inspect_dataset, load_dataset
+from tests.dataset.small import CONFIG, EVENTS, ITEMS, write_small
+from tests.dataset.tiny import write_tiny_dataset
+
+
+def test_tables_are_canonical(tmp_path: Path) -> None:
+    dataset = load_dataset(write_small(tmp_path))
+    assert dict(dataset.events.schema) == {
+        "user_id": pl.String,
+        "item_id": pl.String,
+        "at": pl.Int64,
+        "label": pl.Int8,
+        "device": pl.String,
+    }
+    assert dict(dataset.items.schema) == {
+        "item_id": pl.String,
+        "title": pl.String,
+        "text": pl.String,
+        "tags": pl.List(pl.String),
+        "price": pl.Float64,
+    }
+    assert dataset.items.rows() == [
+        ("1", "Tent", "Tent, camping, outdoor", ["camping", "outdoor"], 99.5),
+        ("2", "Boots", "Boots, outdoor", ["outdoor"], None),
+        ("10", "Mystery", "Mystery,", None, 7.0),
+    ]
+    assert dataset.users.row(0) == ("u1", "from York", "York")
+
+
+def test_events_are_in_time_with_ids_of_digits_by_their_number(tmp_path: Path) -> None:
+    rows = [f"u{user},{item},5,1,ios" for user in (2, 1) for item in ("b", "a", "10", "9", "9" * 30)]
+    events = "user_id,item_id,at,label,device\n" + "\n".join([*rows, "u1,10,4,0,ios"])
+    frame = load_dataset(write_small(tmp_path, events=events)).events
+    assert frame.select("user_id", "item_id").rows() == [
+        ("u1", "10"),
+        *[(user, item) for user in ("u1", "u2") for item in ("9", "10", "9" * 30, "a", "b")],
+    ]
+
+
+def rewrite(folder: Path, name: str, ending: str) -> None:
+    """Turns a CSV file of the small dataset into another format with proper types."""
+    frame = pl.read_csv(folder / f"{name}.csv")
+    if "tags" in frame.columns:
+        frame = frame.with_columns(pl.col("tags").str.split("|"))
+    if ending == "parquet":
+        if "at" in frame.columns:
+            frame = frame.with_columns(pl.from_epoch("at"))
+        frame.write_parquet(folder / f"{name}.parquet")
+    else:
+        lines = [json.dumps(row) for row in frame.iter_rows(named=True)]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    toml = (folder / "dataset.toml").read_text(encoding="utf-8")
+    (folder / "dataset.toml").write_text(toml.replace(f"{name}.csv", f"{name}.{ending}"), encoding="utf-8")
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+def test_the_format_of_the_files_makes_no_difference(tmp_path: Path, ending: str) -> None:
+    from_csv = load_dataset(write_small(tmp_path / "csv"))
+    folder = write_small(tmp_path / ending)
+    for name in ("events", "items", "users"):
+        rewrite(folder, name, ending)
+    other = load_dataset(folder)
+    assert_frame_equal(from_csv.events, other.events)
+    assert_frame_equal(from_csv.items, other.items)
+    assert_frame_equal(from_csv.users, other.users)
+
+
+MOMENT = int(datetime(2024, 5, 1, 12, 30, tzinfo=UTC).timestamp())
+
+
+@pytest.mark.parametrize(
+    "written",
+    [str(MOMENT), f"{MOMENT}.75", "2024-05-01T12:30:00Z", "2024-05-01 12:30:00", "2024-05-01T14:30:00+02:00"],
+)
+def test_times_in_text(tmp_path: Path, written: str) -> None:
+    assert first_time(tmp_path, f"user_id,item_id,at,label,device\nu1,1,{written},1,ios\n") == MOMENT
+
+
+def first_time(folder: Path, events: str) -> int:
+    dataset, problems = inspect_dataset(write_small(folder, events=events))
+    assert not problems
+    assert dataset is not None
+    return int(dataset.events["at"][0])
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        pl.Series([datetime(2024, 5, 1, 12, 30)], dtype=pl.Datetime("ms")),
+        pl.Series([datetime(2024, 5, 1, 12, 30)]).dt.replace_time_zone("UTC").dt.convert_time_zone("Asia/Tokyo"),
+        pl.Series([MOMENT + 0.5]),
+        pl.Series([MOMENT], dtype=pl.UInt32),
+    ],
+)
+def test_times_in_columns(tmp_path: Path, times: pl.Series) -> None:
+    folder = write_small(tmp_path, config=CONFIG.replace("events.csv", "events.parquet"))
+    frame = pl.DataFrame({"user_id": ["u1"], "item_id": [1], "at": times, "label": [True], "device": ["ios"]})
+    frame.with_columns(label=pl.col("label").cast(pl.Int64)).write_parquet(folder / "events.parquet")
+    dataset, problems = inspect_dataset(folder)
+    assert not problems
+    assert dataset is not None
+    assert dataset.events["at"].to_list() == [MOMENT]
+
+
+def test_a_dataset_without_users_has_an_empty_table_of_them(tmp_path: Path) -> None:
+    config = CONFIG.replace('[users]\nfile = "users.csv"\ntext = "from {city}"\n', "").replace(
+        'name = "city"\nside = "user"', 'name = "city"\nside = "context"\ncolumn = "device"'
+    )
+    dataset = load_dataset(write_small(tmp_path, config=config))
+    assert dataset.users.height == 0
+    assert dataset.users.columns == ["user_id", "text"]
+    assert dataset.events["city"].unique().to_list() == ["ios"]
+
+
+def test_text_is_cut_at_the_separator_and_blanks_are_dropped(tmp_path: Path) -> None:
+    config = CONFIG.replace('kind = "bag"', 'kind = "bag"\nseparator = ";"')
+    items = ITEMS.replace("camping|outdoor", "camping; outdoor;;")
+    assert load_dataset(write_small(tmp_path, config=config, items=items)).items["tags"][0].to_list() == [
+        "camping",
+        "outdoor",
+    ]
+
+
+def test_a_text_without_any_value_is_missing(tmp_path: Path) -> None:
+    items = ITEMS.replace("10,Mystery,,7", "10,,,7")
+    assert load_dataset(write_small(tmp_path, items=items)).items["text"].to_list()[2] is None
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> None:
+    folder = write_small(tmp_path)
+    (folder / "items.csv").write_bytes(b"\xef\xbb\xbf" + ITEMS.replace("\n", "\r\n").encode())
+    assert load_dataset(folder).items["item_id"].to_list() == ["1", "2", "10"]
+
+
+def test_the_fingerprint_changes_with_every_file(tmp_path: Path) -> None:
+    folder = write_small(tmp_path)
+    seen = {load_dataset(folder).fingerprint}
+    assert seen == {load_dataset(folder).fingerprint}
+    for name in ("dataset.toml", "events.csv", "items.csv", "users.csv"):
+        (folder / name).write_text((folder / name).read_text(encoding="utf-8") + "\n", encoding="utf-8")
+        seen.add(load_dataset(folder).fingerprint)
+    assert len(seen) == 5
+
+
+def test_the_order_of_rows_makes_no_difference(tmp_path: Path) -> None:
+    header, *rows = EVENTS.splitlines()
+    turned = "\n".join([header, *reversed(rows)])
+    one, other = (load_dataset(write_small(tmp_path / str(n), events=text)) for n, text in enumerate((EVENTS, turned)))
+    assert_frame_equal(one.events, other.events)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return load_dataset(write_tiny_dataset(tmp_path_factory.mktemp("tiny")))
+
+
+def test_the_tiny_dataset_has_every_kind_of_feature_and_gaps(tiny: Dataset) -> None:
+    kinds = {(feature.side, feature.kind) for feature in tiny.config.features}
+    assert kinds >= {("item", "bag"), ("item", "numeric"), ("item", "categorical"), ("user", "numeric")}
+    assert tiny.events.height == 3000
+    assert any(feature.buckets for feature in tiny.config.features)
+    assert any(feature.serving_value == "1" for feature in tiny.config.features)
+    for frame, column in ((tiny.items, "text"), (tiny.items, "title"), (tiny.items, "price"), (tiny.users, "age")):
+        assert 0 < frame[column].null_count() < frame.height
+
+
+def test_the_tiny_dataset_is_the_same_for_the_same_seed(tmp_path: Path, tiny: Dataset) -> None:
+    assert load_dataset(write_tiny_dataset(tmp_path / "a")).fingerprint == tiny.fingerprint
+    assert load_dataset(write_tiny_dataset(tmp_path / "b", seed=1)).fingerprint != tiny.fingerprint
