@@ -45,7 +45,7 @@ class FileEntry(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a bundle says of itself. `tolerances` are the greatest |pCTR − torch's| by runtime and precision."""
+    """What a bundle says of itself. `tolerances` are the greatest |pCTR − torch's| by `tolerance_key`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -97,6 +97,11 @@ def bundle_id_of(schema: FeatureSchema, weight_hashes: Mapping[str, str]) -> str
         "rows": [ROW_FORMAT, *(str(row_dtype(schema, side).descr) for side in ("user", "item"))],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def tolerance_key(runtime: str, provider: str, precision: str) -> str:
+    """The name of a tolerance in a manifest, e.g. `onnxruntime-cpu-fp32`."""
+    return f"{runtime}-{provider}-{precision}"
 
 
 @contextmanager
