@@ -1,0 +1,112 @@
+"""What every HTTP request gets whatever its route: an id, an answer to any error, one line in the log.
+
+Pure ASGI. Does not know what the routes do; they leave what should be logged in the request's `Access`.
+"""
+
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from msd.contract.request import RequestError
+from service.body import ClientGone
+from service.errors import ErrorResponse, ServiceError
+from service.metrics import Metrics
+
+CLIENT_GONE = 499
+_KEY = "msd.access"
+_HEADER = b"x-request-id"
+_MAX_ID_BYTES = 128
+_SHOWN_PATH = 200
+
+
+@dataclass(slots=True)
+class Access:
+    """One request as the log and the metrics will tell it."""
+
+    request_id: str
+    status: int = 0
+    is_scoring: bool = False
+    candidates: int | None = None
+    degraded: dict[str, int] = field(default_factory=dict)
+    error: str | None = None
+
+    def note_degraded(self, candidates: Iterable[str], user_unknown: bool) -> None:
+        """Counts what the reply declares, by rung."""
+        self.degraded = dict(Counter(candidates))
+        if user_unknown:
+            self.degraded["user_unknown"] = 1
+
+
+def access_of(scope: Scope) -> Access:
+    """The record of the request that a route is answering."""
+    access: Access = scope[_KEY]
+    return access
+
+
+class AccessMiddleware:
+    """Wraps the app's routes."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._log = structlog.get_logger("msd.access")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on, and sees to its end."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        access = scope[_KEY] = Access(_request_id(scope))
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                access.status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (_HEADER, access.request_id.encode())]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except ClientGone:
+            access.status = CLIENT_GONE
+        except Exception as error:
+            if not isinstance(error, ServiceError | RequestError):
+                self._log.exception("internal_error", request_id=access.request_id)
+            if access.status:
+                raise
+            response = ErrorResponse(error)
+            access.error = response.code
+            await send_with_id({"type": "http.response.start", "status": response.status, "headers": response.headers})
+            await send_with_id({"type": "http.response.body", "body": response.body})
+        finally:
+            self._finish(scope, access, time.perf_counter() - started)
+
+    def _finish(self, scope: Scope, access: Access, seconds: float) -> None:
+        if access.is_scoring:
+            self._metrics.request(access.status or 500, seconds)
+        told = self._log.info if access.is_scoring or access.status >= 400 else self._log.debug
+        told(
+            "request",
+            request_id=access.request_id,
+            method=scope["method"],
+            path=scope["path"][:_SHOWN_PATH],
+            status=access.status,
+            ms=round(seconds * 1000, 3),
+            **{
+                name: value
+                for name in ("candidates", "degraded", "error")
+                if (value := getattr(access, name)) not in (None, {})
+            },
+        )
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == _HEADER and 0 < len(value) <= _MAX_ID_BYTES and all(0x20 <= byte <= 0x7E for byte in value):
+            return str(value, "ascii")
+    return uuid.uuid4().hex

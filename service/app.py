@@ -1,0 +1,97 @@
+"""Where the service's objects meet: `create_app` makes them, its lifespan starts and stops them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import PackageNotFoundError, version
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+
+from msd.contract.bundle import Bundle, open_bundle
+from service.access import AccessMiddleware
+from service.docs import add_docs
+from service.errors import ErrorResponse
+from service.health import health_routes
+from service.metrics import Metrics
+from service.readiness import Readiness, Starter
+from service.runtime import OnnxRuntime
+from service.score_route import PATH, ScoreRoute
+from service.scorer import Scorer
+from service.settings import Settings
+from service.stores.bundle_file import BundleFileStore
+from service.stores.store import RowStore
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The service over one bundle. Raises MsdError when bundle, provider or rows file are not as they should be.
+
+    Its `state.readiness` is the Readiness, for the server that drains it.
+    """
+    bundle = open_bundle(settings.bundle, rows=settings.store == "file")
+    runtime = OnnxRuntime(bundle, settings.provider, settings.threads)
+    store = _open_store(settings, bundle)
+    metrics = Metrics()
+    metrics.bundle(bundle.bundle_id, bundle.manifest.model_version, store.name)
+    readiness = Readiness(metrics)
+    scorer = Scorer(
+        bundle,
+        runtime,
+        store,
+        metrics,
+        max_queued_rows=settings.max_queued_rows,
+        deadline_s=settings.deadline_ms / 1000,
+    )
+    starter = Starter(bundle, runtime, scorer, store, readiness)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        starting = asyncio.create_task(starter.start(settings.max_candidates))
+        try:
+            yield
+        finally:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+            scorer.close()
+            await store.close()
+
+    app = FastAPI(
+        title="msd-ctr",
+        version=_version(),
+        description="Calibrated click probabilities for candidate ads.",
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.readiness = readiness
+    app.add_middleware(AccessMiddleware, metrics=metrics)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+    score = ScoreRoute(settings, bundle, scorer, readiness, metrics)
+    app.router.routes.append(Route(PATH, score, methods=["POST"], name="score"))
+    app.include_router(health_routes(bundle, runtime, store, readiness, metrics, settings.max_candidates))
+    add_docs(app, bundle)
+    return app
+
+
+def _open_store(settings: Settings, bundle: Bundle) -> RowStore:
+    if settings.store == "file":
+        return BundleFileStore(bundle)
+    from service.stores.redis import RedisStore
+
+    assert settings.redis_url is not None, "settings with a Redis store have its address"
+    return RedisStore(bundle, settings.redis_url.get_secret_value(), settings.store_timeout_ms / 1000)
+
+
+async def _answer_http_exception(_: Request, error: Exception) -> Response:
+    answer = ErrorResponse(error)
+    response = Response(answer.body, answer.status)
+    response.raw_headers = answer.headers
+    return response
+
+
+def _version() -> str:
+    try:
+        return version("msd-ctr")
+    except PackageNotFoundError:  # a checkout that is run without being installed
+        return "0"

@@ -1,0 +1,58 @@
+"""Reads one request's JSON body from the ASGI channel: its declared type, its size and its time are bounded.
+
+Does not know what the JSON says.
+"""
+
+import asyncio
+
+from starlette.types import Receive, Scope
+
+from service.errors import BodyEndless, BodyTimeout, BodyTooLarge, UnsupportedMediaType
+
+# A body that is too large is read on and thrown away up to so many times the limit, because a client that is
+# still writing when the connection closes never sees the reply that says why.
+_DISCARDED_LIMITS = 8
+
+
+class ClientGone(Exception):
+    """The client left before its request was complete."""
+
+
+async def read_json_body(scope: Scope, receive: Receive, limit: int, timeout_s: float) -> bytes:
+    """The whole body, of at most `limit` bytes. Raises BodyTooLarge, BodyTimeout, UnsupportedMediaType, ClientGone."""
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(timeout_s):
+            more = True
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                chunk = message.get("body", b"")
+                more = message.get("more_body", False)
+                size += len(chunk)
+                if size <= limit:
+                    chunks.append(chunk)
+                elif size > _DISCARDED_LIMITS * limit:
+                    raise BodyEndless(f"the body is larger than {limit} bytes, and still not at its end")
+    except TimeoutError:
+        if size > limit:
+            raise BodyEndless(f"the body is larger than {limit} bytes, and still not at its end") from None
+        raise BodyTimeout(f"the body did not end within {timeout_s:g} s; {size} bytes came") from None
+    if size > limit:
+        raise BodyTooLarge(f"the body has {size} bytes; {limit} are the limit")
+    _check_headers(scope)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _check_headers(scope: Scope) -> None:
+    media_type = b""
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            media_type = value.split(b";")[0].strip().lower()
+        elif name == b"content-encoding" and value.strip().lower() != b"identity":
+            raise UnsupportedMediaType("compressed bodies are not read; send the JSON as it is")
+    if media_type != b"application/json":
+        shown = media_type[:60].decode("latin-1") or "missing"
+        raise UnsupportedMediaType(f"the content type is {shown!r}; it has to be 'application/json'")

@@ -1,0 +1,120 @@
+"""OpenAPI for all routes, the raw scoring route among them, and its page at /docs, whose assets come from here."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fastapi_offline
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
+from pydantic.json_schema import models_json_schema
+
+from msd.contract.bundle import GOLDENS, Bundle
+from msd.contract.golden import read_goldens
+from msd.contract.request import ScoreRequest
+from service.errors import ErrorReply
+from service.reply import ScoreReply
+from service.score_route import PATH
+
+_ASSETS = "/docs/assets"
+_REF = "#/components/schemas/{model}"
+_ERRORS = {
+    400: ("malformed", "the body is not JSON: Expecting value: line 1 column 1 (char 0)", None),
+    408: ("body_timeout", "the body did not end within 5 s; 0 bytes came", None),
+    413: ("too_many_candidates", "10000 candidates; one request may have 2000: split it", "candidates.id"),
+    415: ("unsupported_media_type", "the content type is 'text/plain'; it has to be 'application/json'", None),
+    422: ("invalid", "Input should be greater than or equal to 1", "top_k"),
+    429: ("overloaded", "20000 candidates are waiting; with these 200 there would be too many", None),
+    500: ("model_error", "the model gave a score that is not a finite number for this request", None),
+    503: ("not_ready", "not ready: model: warming up", None),
+    504: ("deadline_exceeded", "the request waited 1000 ms for its turn", None),
+}
+_DESCRIPTIONS = {
+    400: "Not JSON, or not unambiguous JSON.",
+    408: "The body did not end in time.",
+    413: "Too many candidates, or too many bytes.",
+    415: "The body is not declared as JSON.",
+    422: "JSON, but not a request; `field` says where.",
+    429: "Too many candidates are waiting; try again after `Retry-After` seconds.",
+    500: "The service failed.",
+    503: "Starting or stopping; try again after `Retry-After` seconds.",
+    504: "The request waited too long for its turn.",
+}
+
+
+def add_docs(app: FastAPI, bundle: Bundle) -> None:
+    """Adds the page and its assets, and makes `app.openapi()` tell of the scoring route too."""
+    static = Path(fastapi_offline.__file__).parent / "static"
+    app.openapi = _openapi_of(app, bundle)  # type: ignore[method-assign]
+
+    @app.get("/docs", include_in_schema=False)
+    async def page() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url=str(app.openapi_url).lstrip("/"),
+            title=app.title,
+            swagger_js_url=f"{_ASSETS}/swagger-ui-bundle.js".lstrip("/"),
+            swagger_css_url=f"{_ASSETS}/swagger-ui.css".lstrip("/"),
+            swagger_favicon_url=f"{_ASSETS}/favicon.png".lstrip("/"),
+        )
+
+    app.mount(_ASSETS, StaticFiles(directory=static), name="docs-assets")
+
+
+def _openapi_of(app: FastAPI, bundle: Bundle) -> Callable[[], dict[str, Any]]:
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+            _, definitions = models_json_schema(
+                [(ScoreRequest, "validation"), (ScoreReply, "serialization"), (ErrorReply, "serialization")],
+                ref_template=_REF,
+            )
+            document.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
+            document["paths"][PATH] = {"post": _operation(_example(bundle))}
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    return openapi
+
+
+def _operation(example: dict[str, Any] | None) -> dict[str, Any]:
+    request: dict[str, Any] = {"schema": {"$ref": _REF.format(model="ScoreRequest")}}
+    if example is not None:
+        request["examples"] = {"golden": {"summary": "A request of the bundle's goldens", "value": example}}
+    header = {"X-Request-Id": {"schema": {"type": "string"}, "description": "The request's id, given or made."}}
+    reply = {"schema": {"$ref": _REF.format(model="ScoreReply")}}
+    return {
+        "summary": "Score candidates for one user in one context",
+        "operationId": "score",
+        "tags": ["scoring"],
+        "parameters": [
+            {
+                "name": "X-Request-Id",
+                "in": "header",
+                "required": False,
+                "schema": {"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[ -~]+$"},
+                "description": "Comes back in the reply and stands in the log; anything else is replaced.",
+            }
+        ],
+        "requestBody": {"required": True, "content": {"application/json": request}},
+        "responses": {
+            "200": {"description": "Scores.", "headers": header, "content": {"application/json": reply}},
+            **{str(status): _error(status) for status in _ERRORS},
+        },
+    }
+
+
+def _error(status: int) -> dict[str, Any]:
+    code, message, field = _ERRORS[status]
+    content: dict[str, Any] = {
+        "schema": {"$ref": _REF.format(model="ErrorReply")},
+        "example": {"error": {"code": code, "message": message, "field": field}},
+    }
+    return {"description": _DESCRIPTIONS[status], "content": {"application/json": content}}
+
+
+def _example(bundle: Bundle) -> dict[str, Any] | None:
+    golden = next(iter(read_goldens(bundle.path(GOLDENS))), None)
+    return golden.request if golden else None

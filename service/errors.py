@@ -1,0 +1,135 @@
+"""The errors that a caller over HTTP can get: one tree, status and code on the class, one shape of reply.
+
+Does not know where they are raised. Errors at start are `MsdError`s and end the process instead.
+"""
+
+from http import HTTPStatus
+from typing import ClassVar
+
+import orjson
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from msd.contract.request import RequestError, TooManyCandidates
+
+_REQUEST_STATUS = {"malformed": 400, "invalid": 422, TooManyCandidates.code: 413}
+
+
+class ServiceError(Exception):
+    """A request that gets an error for an answer. `field` is the dotted path of the part at fault."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    retry_after_s: ClassVar[int | None] = None
+    closes: ClassVar[bool] = False
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+
+
+class BodyTooLarge(ServiceError):
+    """The body has more bytes than the service reads."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class BodyEndless(BodyTooLarge):
+    """The body is too large and still coming, so the connection ends with the reply."""
+
+    closes = True
+
+
+class UnsupportedMediaType(ServiceError):
+    """The body is not declared as JSON."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class BodyTimeout(ServiceError):
+    """The body did not end in time."""
+
+    status = 408
+    code = "body_timeout"
+    closes = True
+
+
+class Overloaded(ServiceError):
+    """As many candidate rows are waiting as the service takes on."""
+
+    status = 429
+    code = "overloaded"
+    retry_after_s = 1
+
+
+class NotReady(ServiceError):
+    """The service is starting, stopping, or has no rows yet."""
+
+    status = 503
+    code = "not_ready"
+    retry_after_s = 1
+
+
+class DeadlineExceeded(ServiceError):
+    """The request waited so long that its answer would have come too late."""
+
+    status = 504
+    code = "deadline_exceeded"
+
+
+class ModelError(ServiceError):
+    """The model gave something that is not a score."""
+
+    code = "model_error"
+
+
+class ErrorDetail(BaseModel):
+    """What is wrong, and where."""
+
+    code: str = Field(description="One of a closed set, for programs.")
+    message: str = Field(description="For people.")
+    field: str | None = Field(description="Dotted path of the part of the request that is at fault.")
+
+
+class ErrorReply(BaseModel):
+    """The body of every reply that is not a success."""
+
+    error: ErrorDetail
+
+
+class ErrorResponse:
+    """Status, headers and body of one error, whatever its origin."""
+
+    __slots__ = ("body", "code", "headers", "status")
+
+    def __init__(self, error: Exception) -> None:
+        self.headers: list[tuple[bytes, bytes]] = [(b"content-type", b"application/json")]
+        field: str | None = None
+        if isinstance(error, ServiceError):
+            self.status, self.code, message, field = error.status, error.code, error.message, error.field
+            if error.retry_after_s is not None:
+                self.headers.append((b"retry-after", b"%d" % error.retry_after_s))
+            if error.closes:
+                self.headers.append((b"connection", b"close"))
+        elif isinstance(error, RequestError):
+            self.status, self.code = _REQUEST_STATUS[error.code], error.code
+            message, field = error.message, error.field
+        elif isinstance(error, HTTPException):
+            self.status, self.code = error.status_code, HTTPStatus(error.status_code).name.lower()
+            message = str(error.detail)
+            self.headers += [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
+        else:
+            self.status, self.code = 500, ServiceError.code
+            message = "the service failed; its log has the reason under this reply's x-request-id"
+        self.body = orjson.dumps(
+            {"error": {"code": self.code, "message": _printable(message), "field": field and _printable(field)}}
+        )
+        self.headers.append((b"content-length", b"%d" % len(self.body)))
+
+
+def _printable(text: str) -> str:
+    """The text with lone surrogates, which JSON escapes can carry in but UTF-8 cannot carry out, spelt out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")

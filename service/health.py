@@ -1,0 +1,106 @@
+"""The routes for those who run the service: alive, ready, what is served, metrics."""
+
+from typing import Any, Literal
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, Field
+
+from msd.contract.bundle import Bundle
+from msd.contract.schema import SIDES
+from service.metrics import Metrics
+from service.readiness import Readiness
+from service.runtime import Runtime
+from service.stores.store import RowStore
+
+METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
+
+
+class Live(BaseModel):
+    """The process runs."""
+
+    status: Literal["live"] = "live"
+
+
+class Ready(BaseModel):
+    """Whether requests should be sent here, and if not, what is missing."""
+
+    ready: bool
+    draining: bool
+    missing: dict[str, str] = Field(description="Reason by part; empty when nothing is missing.")
+
+
+class ServedFeature(BaseModel):
+    """A feature that a request may give a value for."""
+
+    name: str
+    kind: Literal["categorical", "bag", "numeric"]
+
+
+class ServedModel(BaseModel):
+    """The bundle that is served, and what serves it."""
+
+    bundle_id: str
+    model_version: str
+    created_at: float = Field(description="Unix seconds.")
+    heads: list[str]
+    features: dict[Literal["user", "item", "context"], list[ServedFeature]]
+    history_length: int
+    runtime: dict[str, Any]
+    store: str
+    max_candidates: int
+    metrics: dict[str, Any]
+
+
+def health_routes(
+    bundle: Bundle, runtime: Runtime, store: RowStore, readiness: Readiness, metrics: Metrics, max_candidates: int
+) -> APIRouter:
+    """The routes, over the parts that they tell of."""
+    router = APIRouter(tags=["operations"])
+    model = _served_model(bundle, runtime, store, max_candidates)
+
+    @router.get("/health/live", summary="Is the process alive?")
+    async def live() -> Live:
+        return Live()
+
+    @router.get(
+        "/health/ready",
+        summary="Should requests be sent here?",
+        responses={503: {"model": Ready, "description": "Not now; the body says what is missing."}},
+    )
+    async def ready(response: Response) -> Ready:
+        response.status_code = 200 if readiness.is_ready else 503
+        return Ready(ready=readiness.is_ready, draining=readiness.draining, missing=readiness.missing)
+
+    @router.get("/v1/model", summary="What is served?")
+    async def served_model() -> ServedModel:
+        return model
+
+    @router.get(
+        "/metrics",
+        summary="Metrics in Prometheus's text format",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "All families."}},
+    )
+    async def exposition() -> Response:
+        return Response(metrics.exposition(), media_type=METRICS_TYPE)
+
+    return router
+
+
+def _served_model(bundle: Bundle, runtime: Runtime, store: RowStore, max_candidates: int) -> ServedModel:
+    manifest = bundle.manifest
+    return ServedModel(
+        bundle_id=bundle.bundle_id,
+        model_version=manifest.model_version,
+        created_at=manifest.created_at,
+        heads=list(manifest.heads),
+        features={
+            side: [ServedFeature(name=name, kind=field.kind) for name, field in bundle.schema.settable[side].items()]
+            for side in SIDES
+        },
+        history_length=bundle.schema.history.length,
+        runtime=runtime.describe(),
+        store=store.name,
+        max_candidates=max_candidates,
+        metrics=manifest.metrics,
+    )

@@ -1,0 +1,50 @@
+"""Logs as one JSON object a line on stdout, the service's own and those of the libraries under it."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+
+def configure_logs(level: str) -> None:
+    """Sets up the whole process's logging; `level` is the lowest that is written."""
+    number = logging.getLevelNamesMapping()[level.upper()]
+    shared: Sequence[Processor] = (
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    )
+    structlog.configure(
+        processors=[*shared, structlog.processors.JSONRenderer(_dump_bytes)],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.BytesLoggerFactory(sys.stdout.buffer),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[_drop_colours, structlog.processors.JSONRenderer(_dump_text)],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(number, logging.INFO))
+
+
+def _drop_colours(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    for name in ("_record", "_from_structlog", "color_message"):
+        event.pop(name, None)
+    return event
+
+
+def _dump_bytes(event: EventDict, **_: Any) -> bytes:  # noqa: ANN401 - what structlog hands to its serialiser
+    return orjson.dumps(event, default=str)
+
+
+def _dump_text(event: EventDict, **_: Any) -> str:  # noqa: ANN401
+    return _dump_bytes(event).decode()

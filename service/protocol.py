@@ -1,0 +1,76 @@
+"""uvicorn's httptools protocol with what it leaves unbounded bounded: the bytes and the time of a request's head."""
+
+from asyncio import Transport
+from asyncio.events import TimerHandle
+from typing import Any, ClassVar
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_SECONDS = 10.0
+
+
+class HeadTooLarge(Exception):
+    """The parser turns it into a 400 and closes."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """A protocol whose heads have at most `max_header_bytes` and take at most `HEAD_SECONDS`."""
+
+    max_header_bytes: ClassVar[int] = 2**15
+    _head_bytes = 0
+    _head_timer: TimerHandle | None = None
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
+        """A client connected: its first head is due."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is due any more."""
+        self._head_came()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        self._head_bytes = 0
+        if self._head_timer is None:
+            self._await_head()
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """A piece of the target."""
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header."""
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The head came."""
+        self._head_came()
+        super().on_headers_complete()
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > self.max_header_bytes:
+            raise HeadTooLarge
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _head_came(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+def bounded_protocol(max_header_bytes: int) -> type[HttpToolsProtocol]:
+    """The protocol with another limit; uvicorn takes a class and makes the instances."""
+    return type("BoundedProtocol", (BoundedProtocol,), {"max_header_bytes": max_header_bytes})
+
+
+def is_waiting(connection: Any) -> bool:  # noqa: ANN401 - uvicorn's union of protocols
+    """Whether no request has come on this connection yet, so that its first may still be on the way."""
+    return getattr(connection, "cycle", None) is None

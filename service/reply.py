@@ -1,0 +1,83 @@
+"""The reply to a scoring request: its form, and how scores and bids become it.
+
+Does not know where scores come from.
+"""
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from msd.contract.request import CheckedRequest
+from service.scorer import Scored
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class ScoredCandidates(BaseModel):
+    """Columns of equal length, in the request's order, or ranked when `top_k` was given."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": {"type": "array"}})
+
+    id: list[str]
+    pctr: list[Probability] = Field(description="Calibrated click probability. Further heads stand beside by name.")
+    ecpm: list[float | None] = Field(description="1000 × bid × pctr; null without a bid.")
+
+
+class Degraded(BaseModel):
+    """What was scored from less than its own row; absent when nothing was."""
+
+    user: Literal["unknown"] | None = None
+    candidates: dict[str, Literal["category_prior", "prior"]] | None = Field(
+        default=None, description="By candidate: `category_prior` knows what the request says of it, `prior` nothing."
+    )
+
+
+class ScoreReply(BaseModel):
+    """The answer to a scoring request."""
+
+    request_id: str
+    model_version: str
+    candidates: ScoredCandidates
+    degraded: Degraded | None = None
+
+
+def build_reply(request_id: str, model_version: str, request: CheckedRequest, scored: Scored) -> bytes:
+    """The JSON of the reply."""
+    pctr = scored.scores["pctr"]
+    ecpm = _ecpm(request.bids, pctr)
+    columns: dict[str, Any] = {"id": request.ids, **scored.scores}
+    if request.top_k is None:
+        columns["ecpm"] = _nullable(ecpm)
+    else:
+        order = _ranking(pctr, ecpm)[: request.top_k]
+        columns = {name: column[order] for name, column in columns.items() if name != "id"}
+        columns = {"id": [request.ids[place] for place in order.tolist()], **columns, "ecpm": _nullable(ecpm[order])}
+    document: dict[str, Any] = {"request_id": request_id, "model_version": model_version, "candidates": columns}
+    degraded: dict[str, Any] = {}
+    if scored.user_unknown:
+        degraded["user"] = "unknown"
+    if scored.degraded_candidates:
+        degraded["candidates"] = scored.degraded_candidates
+    if degraded:
+        document["degraded"] = degraded
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _ecpm(bids: list[float | None] | None, pctr: NDArray[np.float32]) -> NDArray[np.float64]:
+    """[N], NaN without a bid."""
+    if bids is None:
+        return np.full(len(pctr), np.nan)
+    return 1000.0 * np.array(bids, np.float64) * pctr
+
+
+def _ranking(pctr: NDArray[np.float32], ecpm: NDArray[np.float64]) -> NDArray[np.intp]:
+    """[N] places, best first: those with a bid by eCPM, then those without by pCTR; equals keep their order."""
+    unpriced = np.isnan(ecpm)
+    return np.lexsort((-np.where(unpriced, pctr, ecpm), unpriced))
+
+
+def _nullable(values: NDArray[np.float64]) -> list[float | None]:
+    return [None if value != value else value for value in values.tolist()]

@@ -1,0 +1,53 @@
+"""POST /v1/score as a raw ASGI endpoint: body, check, score, reply, with nothing of a framework in between.
+
+Errors are raised; `access` answers them.
+"""
+
+from starlette.types import Receive, Scope, Send
+
+from msd.contract.bundle import Bundle
+from msd.contract.request import parse_request
+from service.access import access_of
+from service.body import read_json_body
+from service.errors import NotReady
+from service.metrics import Metrics
+from service.readiness import Readiness
+from service.reply import build_reply
+from service.scorer import Scorer
+from service.settings import Settings
+
+PATH = "/v1/score"
+
+
+class ScoreRoute:
+    """The endpoint. Its work is bounded in bytes, time, candidates and waiting rows."""
+
+    def __init__(
+        self, settings: Settings, bundle: Bundle, scorer: Scorer, readiness: Readiness, metrics: Metrics
+    ) -> None:
+        self._settings = settings
+        self._schema = bundle.schema
+        self._model_version = bundle.manifest.model_version
+        self._scorer = scorer
+        self._readiness = readiness
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        access = access_of(scope)
+        access.is_scoring = True
+        settings = self._settings
+        body = await read_json_body(scope, receive, settings.max_body_bytes, settings.body_timeout_ms / 1000)
+        if not self._readiness.can_score:
+            raise NotReady(f"not ready: {self._readiness.summary()}")
+        with self._metrics.stage("parse"):
+            request = parse_request(body, self._schema, settings.max_candidates)
+        access.candidates = len(request.ids)
+        scored = await self._scorer.score(request)
+        self._metrics.candidates.observe(len(request.ids))
+        access.note_degraded(scored.degraded_candidates.values(), scored.user_unknown)
+        with self._metrics.stage("reply"):
+            reply = build_reply(access.request_id, self._model_version, request, scored)
+            headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(reply))]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": reply})

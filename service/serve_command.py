@@ -1,0 +1,42 @@
+"""`msd serve`: the service over one bundle. Flags go before the `MSD_*` variables of the environment."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.settings import PREFIX, Settings
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def serve(
+    bundle: Annotated[Path | None, typer.Argument(help="The bundle's folder, else MSD_BUNDLE.")] = None,
+    store: Annotated[str | None, typer.Option(help="Where rows are: file (the bundle's own) or redis.")] = None,
+    redis: Annotated[
+        str | None, typer.Option(help="redis://[user:password@]host:port/0; implies --store redis.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    provider: Annotated[str | None, typer.Option(help="What runs the model: cpu or cuda.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads inside one run of the model.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+) -> None:
+    """Answers scoring requests over HTTP until SIGTERM."""
+    # Loaded only now, so that --help answers at once and without onnxruntime.
+    from service.server import run_server
+
+    flags = {
+        "bundle": bundle,
+        "store": "redis" if redis and store is None else store,
+        "redis_url": redis,
+        "host": host,
+        "port": port,
+        "provider": provider,
+        "threads": threads,
+        "log_level": log_level,
+    }
+    given = {f"{PREFIX}{name.upper()}": str(value) for name, value in flags.items() if value is not None}
+    run_server(Settings.from_environ({**os.environ, **given}))

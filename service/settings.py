@@ -1,0 +1,108 @@
+"""What the service can be told from outside, read from an environment that the caller hands in.
+
+Knows names, limits and defaults. Reads neither files nor the process's own environment.
+"""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+
+from msd.contract.errors import MsdError
+from msd.contract.request import MAX_CANDIDATES
+
+PREFIX = "MSD_"
+_KUBERNETES_SUFFIXES = ("_SERVICE_HOST", "_SERVICE_PORT", "_TCP", "_TCP_ADDR", "_TCP_PORT", "_TCP_PROTO")
+
+
+class SettingsError(MsdError):
+    """A setting is unknown or has a value that it cannot have."""
+
+
+class Settings(BaseModel):
+    """All settings of one service process; each is the variable `MSD_` and its name in capitals."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    bundle: Path
+    store: Literal["file", "redis"] = "file"
+    redis_url: SecretStr | None = None
+    provider: Literal["cpu", "cuda"] = "cpu"
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8080
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    max_body_bytes: Annotated[int, Field(ge=1_024, le=2**28)] = 2**20
+    max_header_bytes: Annotated[int, Field(ge=1_024, le=2**20)] = 2**15
+    max_candidates: Annotated[int, Field(ge=1, le=100_000)] = MAX_CANDIDATES
+    max_queued_rows: Annotated[int, Field(ge=1)] = 10 * MAX_CANDIDATES
+    body_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 5_000
+    store_timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 50
+    deadline_ms: Annotated[int, Field(ge=1, le=600_000)] = 1_000
+    drain_seconds: Annotated[float, Field(ge=0, le=3_600)] = 5.0
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_a_redis_address(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None:
+            redis_address(url.get_secret_value())
+        return url
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.store == "redis" and self.redis_url is None:
+            raise ValueError("MSD_STORE=redis needs MSD_REDIS_URL, e.g. redis://localhost:6379/0")
+        if self.max_queued_rows < self.max_candidates:
+            raise ValueError(
+                f"MSD_MAX_QUEUED_ROWS={self.max_queued_rows} is less than one full request"
+                f" (MSD_MAX_CANDIDATES={self.max_candidates})"
+            )
+        return self
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Self:
+        """The settings in the `MSD_*` variables of `environ`. Raises SettingsError naming the variable at fault."""
+        given = {name.removeprefix(PREFIX): value for name, value in environ.items() if name.startswith(PREFIX)}
+        known = {name.upper(): name for name in cls.model_fields}
+        for name in sorted(set(given) - set(known)):
+            raise SettingsError(_unknown(name, list(known)))
+        try:
+            return cls.model_validate({known[name]: value for name, value in given.items()})
+        except ValidationError as error:
+            raise SettingsError(_explain(error)) from None
+
+
+def redis_address(url: str) -> str:
+    """Where a Redis URL leads, without its credentials. Raises ValueError when it is not a Redis URL."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 6379
+    except ValueError:
+        raise ValueError("not a URL; it looks like redis://[user:password@]host:port/0") from None
+    if parts.scheme == "unix" and parts.path:
+        return f"unix:{parts.path}"
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
+        raise ValueError("not a Redis URL; it looks like redis://[user:password@]host:port/0")
+    return f"[{parts.hostname}]:{port}" if ":" in parts.hostname else f"{parts.hostname}:{port}"
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    message = f"{PREFIX}{name}: no such setting; " + (
+        f"did you mean {PREFIX}{near[0]}?" if near else f"there are: {', '.join(PREFIX + one for one in known)}"
+    )
+    if name.endswith(_KUBERNETES_SUFFIXES):
+        message += " (Kubernetes injects such variables for a Service named msd: set enableServiceLinks: false)"
+    return message
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    text = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return text
+    name = f"{PREFIX}{str(first['loc'][0]).upper()}"
+    return f"{name}: not set" if first["type"] == "missing" else f"{name}: {text}"
