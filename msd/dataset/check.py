@@ -38,6 +38,8 @@ def check_dataset(folder: Path) -> Report:
     if dataset is None:
         return Report(None, tuple(problems), {})
     counts = _counts(dataset)
+    if problems and dataset.events.is_empty():
+        return Report(dataset.config.name, tuple(problems), counts)
     try:
         parts = pl.Series("part", split_events(dataset.events, dataset.config))
     except DatasetError as error:

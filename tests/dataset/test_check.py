@@ -1,0 +1,110 @@
+"""`msd data check`: counts and problems, as a table and as JSON."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from msd.dataset.check import check_dataset
+from msd.dataset.command import app
+from tests.dataset.small import CONFIG, EVENTS, ITEMS, USERS, spoil, write_small
+from tests.dataset.tiny import write_tiny_dataset
+
+
+def test_a_dataset_in_order_has_counts_and_no_problems(tmp_path: Path) -> None:
+    report = check_dataset(write_tiny_dataset(tmp_path))
+    assert report.problems == ()
+    counts = report.counts
+    assert (counts["events"], counts["items"], counts["users"], counts["users_with_events"]) == (3000, 80, 60, 60)
+    assert counts["items_without_text"] == 1
+    assert counts["missing_device"] == 152
+    assert (counts["window_events"], counts["test_events"]) == (1500, 300)
+    assert counts["first_event"] == "2024-03-01T00:00:04+00:00"
+    rate = counts["click_rate"]
+    assert isinstance(rate, float)
+    assert 0.3 < rate < 0.6
+
+
+def test_unknown_ids_repeats_and_cold_ids_are_counted(tmp_path: Path) -> None:
+    last = EVENTS.splitlines()[-1]
+    events = EVENTS + f"{last}\nu1,77,1700000099,1,\nu9,1,1700000099,0,\n"
+    report = check_dataset(write_small(tmp_path, events=events, items=ITEMS, users=USERS))
+    assert report.problems == ()
+    assert report.counts["events_of_unknown_items"] == 1
+    assert report.counts["events_of_unknown_users"] == 1
+    assert report.counts["repeated_events"] == 1
+    assert report.counts["test_events_of_cold_items"] == 1
+    assert report.counts["test_events_of_cold_users"] == 1
+    assert report.counts["missing_device"] == 2
+
+
+def test_rows_in_order_are_counted_beside_the_problems(tmp_path: Path) -> None:
+    report = check_dataset(write_small(tmp_path, events=spoil(EVENTS, 1, "label", "9")))
+    assert [str(problem) for problem in report.problems] == [
+        "events.csv, row 1, label: '9' should be 0 (no click) or 1 (click)"
+    ]
+    assert report.counts["events"] == 49
+
+
+def test_an_empty_part_is_a_problem(tmp_path: Path) -> None:
+    report = check_dataset(write_small(tmp_path, events="\n".join(EVENTS.splitlines()[:4])))
+    assert len(report.problems) == 1
+    assert "no event falls into the parts window, train, valid: 3 events of 3 users" in str(report.problems[0])
+    assert report.counts["events"] == 3
+
+
+def run(*arguments: str | Path) -> tuple[int, str]:
+    result = CliRunner().invoke(app, list(map(str, arguments)), env={"COLUMNS": "200"})
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result.exit_code, result.output
+
+
+def test_the_command_says_that_all_is_well(tmp_path: Path) -> None:
+    code, output = run("check", write_tiny_dataset(tmp_path))
+    assert code == 0
+    assert "No problems" in output
+    assert "click rate" in output
+
+
+def test_the_command_lists_problems_and_fails(tmp_path: Path) -> None:
+    items = spoil(ITEMS, 1, "price", "[red]5[/red]")
+    code, output = run("check", write_small(tmp_path, items=items, events=spoil(EVENTS, 7, "at", "noon")))
+    assert code == 1
+    assert "2 problems" in output
+    assert "[red]5[/red]" in output
+    assert "noon" in output
+
+
+def test_the_command_prints_json(tmp_path: Path) -> None:
+    folder = write_small(tmp_path, events=spoil(EVENTS, 7, "at", "noon"))
+    code, output = run("check", folder, "--json")
+    assert code == 1
+    report = json.loads(output)
+    assert report["ok"] is False
+    assert report["problems"] == [
+        {
+            "file": "events.csv",
+            "row": 7,
+            "column": "at",
+            "message": "'noon' is neither unix seconds nor an ISO 8601 time",
+        }
+    ]
+    assert report["counts"]["items"] == 3
+    assert json.loads(run("check", write_small(folder), "--json")[1])["ok"] is True
+
+
+@pytest.mark.parametrize("text", ["", CONFIG.replace("format = 1", "format = 9")])
+def test_a_folder_without_a_right_configuration_fails_too(tmp_path: Path, text: str) -> None:
+    code, output = run("check", write_small(tmp_path, config=text))
+    assert code == 1
+    assert "dataset.toml" in output
+    assert "format" in output
+
+
+def test_a_thousand_problems_are_printed_and_the_rest_counted(tmp_path: Path) -> None:
+    events = "user_id,item_id,at,label,device\n" + "u1,1,5,7,ios\n" * 1200
+    code, output = run("check", write_small(tmp_path, events=events))
+    assert code == 1
+    assert "1200 problems" in output
+    assert "and 200 more; --json lists them all" in output

@@ -1,0 +1,115 @@
+"""Knowledge folders: what is read, and what each damaged file is told."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from msd.dataset.load import load_dataset
+from msd.teachers.knowledge import TeacherError, load_knowledge, load_record
+from tests.dataset.tiny import write_tiny_dataset, write_tiny_knowledge
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_tiny_knowledge(tmp_path / "knowledge", load_dataset(write_tiny_dataset(tmp_path / "data", users=20)))
+
+
+def fault(folder: Path) -> str:
+    with pytest.raises(TeacherError) as error:
+        load_knowledge(folder)
+    return str(error.value)
+
+
+def test_items_and_users_are_read(folder: Path) -> None:
+    base = load_knowledge(folder)
+    assert (len(base.items), len(base.users)) == (79, 20)
+    one = base.items["1"]
+    assert one.id == "1"
+    assert one.known
+    assert one.explicit.startswith("Cycling")
+    assert one.tags
+    assert load_record(folder).teacher == "tiny"
+
+
+def test_known_and_tags_may_be_left_out(folder: Path) -> None:
+    lines = [json.dumps({"id": f"u{n}", "explicit": "e", "implicit": "i"}) for n in range(20)]
+    (folder / "users.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    user = load_knowledge(folder).users["u3"]
+    assert user.known
+    assert user.tags == ()
+
+
+RIGHT = {"id": "x", "known": True, "explicit": "e", "implicit": "i", "tags": []}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "Invalid JSON"),
+        ("[]", "Input should be an object"),
+        (json.dumps(RIGHT | {"id": 3}), "id: Input should be a valid string"),
+        (json.dumps(RIGHT | {"id": ""}), "id: String should have at least 1 character"),
+        (json.dumps(RIGHT | {"known": 1}), "known: Input should be a valid boolean"),
+        (json.dumps(RIGHT | {"explicit": ""}), "explicit: String should have at least 1 character"),
+        (json.dumps(RIGHT | {"tags": "a"}), "tags: Input should be a valid array"),
+        (json.dumps(RIGHT | {"tags": [1]}), "tags.0: Input should be a valid string"),
+        (json.dumps(RIGHT | {"score": 1}), "score: Extra inputs are not permitted"),
+        (json.dumps({"id": "x", "known": True, "explicit": "e"}), "implicit: Field required"),
+    ],
+)
+def test_a_wrong_line_is_named(folder: Path, line: str, message: str) -> None:
+    path = folder / "items.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join([*lines[:4], line, *lines[5:]]), encoding="utf-8")
+    told = fault(folder)
+    assert f"{path}, line 5: " in told
+    assert message in told
+    assert "\n" not in told
+
+
+def test_bytes_that_are_no_text_are_named(folder: Path) -> None:
+    path = folder / "items.jsonl"
+    path.write_bytes(b'{"id": "\xff"}\n' + path.read_bytes())
+    assert f"{path}, line 1: Invalid JSON" in fault(folder)
+
+
+def test_all_wrong_lines_are_counted_and_the_first_twenty_shown(folder: Path) -> None:
+    (folder / "items.jsonl").write_text("{\n" * 30, encoding="utf-8")
+    told = fault(folder)
+    assert told.count("Invalid JSON") == 20
+    assert told.endswith("… and 10 more")
+
+
+def test_an_id_with_two_answers_is_named(folder: Path) -> None:
+    path = folder / "users.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join([*lines[:-1], lines[0]]), encoding="utf-8")
+    assert "the id 'u1' has two answers" in fault(folder)
+
+
+def test_a_cut_off_file_is_noticed(folder: Path) -> None:
+    path = folder / "items.jsonl"
+    path.write_text("\n".join(path.read_text(encoding="utf-8").splitlines()[:50]), encoding="utf-8")
+    assert "holds 50 answers where teach.json counts 79" in fault(folder)
+
+
+def test_missing_files_are_named(folder: Path, tmp_path: Path) -> None:
+    assert "there is no such folder" in fault(tmp_path / "nowhere")
+    (folder / "users.jsonl").unlink()
+    assert "users.jsonl cannot be read: No such file or directory" in fault(folder)
+    (folder / "teach.json").unlink()
+    assert "`msd teach` has not finished there; run it again" in fault(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "Invalid JSON"),
+        ('{"format": 2}', "format: Input should be 1"),
+        ('{"format": 1}', "teacher: Field required"),
+    ],
+)
+def test_a_wrong_record_is_told(folder: Path, text: str, message: str) -> None:
+    (folder / "teach.json").write_text(text, encoding="utf-8")
+    assert f"teach.json: {message}" in fault(folder)

@@ -1,0 +1,87 @@
+"""The recorded answers: whole, in the order asked, and only for the dataset that they are about."""
+
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+from msd.dataset.config import DatasetConfig, EventsConfig, ItemsConfig, SplitConfig
+from msd.teachers.knowledge import TeacherError
+from msd.teachers.recorded import RecordedTeacher
+from msd.teachers.teacher import Level, Question, Teacher
+
+
+def config_of(name: str, window: float = 0.5) -> DatasetConfig:
+    return DatasetConfig(
+        format=1,
+        name=name,
+        events=EventsConfig(file="events.csv"),
+        items=ItemsConfig(file="items.csv", text="{title}"),
+        split=SplitConfig(profile_window=window),
+    )
+
+
+def ask(level: Level, *ids: str) -> list[Question]:
+    return [Question(level, id_, "any text") for id_ in ids]
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Teacher:
+    return RecordedTeacher(config_of("ml-100k"))
+
+
+def test_there_is_an_answer_for_every_item_and_user(teacher: Teacher) -> None:
+    items = list(teacher.answer(ask("item", *map(str, range(1, 1683)))))
+    users = list(teacher.answer(ask("user", *map(str, range(1, 944)))))
+    assert [answer.id for answer in items] == [str(n) for n in range(1, 1683)]
+    assert [answer.id for answer in users] == [str(n) for n in range(1, 944)]
+    assert sum(not answer.known for answer in items) == 23
+    assert all(answer.known for answer in users)
+    assert all(5 <= len(answer.tags) <= 8 for answer in items)
+
+
+def test_answers_come_in_the_order_asked(teacher: Teacher) -> None:
+    assert [answer.id for answer in teacher.answer(ask("item", "50", "3", "1000"))] == ["50", "3", "1000"]
+    assert "Lasseter" in next(teacher.answer(ask("item", "1"))).explicit
+
+
+def test_who_answered_is_known(teacher: Teacher) -> None:
+    assert (teacher.name, teacher.prompt_version) == ("recorded-1", "1")
+    assert "Apache-2.0" in teacher.provenance
+    shipped = resources.files("msd.teachers") / "answers" / "ml-100k"
+    assert "profile window alone" in shipped.joinpath("PROVENANCE.md").read_text(encoding="utf-8")
+
+
+def test_ids_without_an_answer_are_counted_and_named_at_once(teacher: Teacher) -> None:
+    questions = ask("item", "1", *(f"a{n}" for n in range(9)))
+    with pytest.raises(TeacherError, match=r"lack 9 of the 10 items asked for \(the first: a0, a1, a2, a3, a4\)"):
+        teacher.answer(questions)
+
+
+def test_another_dataset_has_none() -> None:
+    with pytest.raises(TeacherError, match="no recorded answers for the dataset 'shop'; there are for ml-100k"):
+        RecordedTeacher(config_of("shop"))
+
+
+def test_a_window_shorter_than_what_the_answers_saw_is_refused() -> None:
+    with pytest.raises(TeacherError, match=r"saw the first 0\.5 of each user's events, .* profile_window of 0\.3"):
+        RecordedTeacher(config_of("ml-100k", window=0.3))
+    RecordedTeacher(config_of("ml-100k", window=0.6))
+
+
+def test_the_files_are_compressed_without_a_date() -> None:
+    folder = resources.files("msd.teachers") / "answers" / "ml-100k"
+    for name in ("items.jsonl.gz", "users.jsonl.gz"):
+        assert folder.joinpath(name).read_bytes()[4:8] == b"\0\0\0\0"
+
+
+def test_a_damaged_copy_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = resources.files("msd.teachers") / "answers" / "ml-100k"
+    copy = tmp_path / "ml-100k"
+    copy.mkdir()
+    for name in ("answers.json", "items.jsonl.gz"):
+        copy.joinpath(name).write_bytes(source.joinpath(name).read_bytes()[:9000])
+    monkeypatch.setattr("msd.teachers.recorded._answers", lambda: tmp_path)
+    teacher = RecordedTeacher(config_of("ml-100k"))
+    with pytest.raises(TeacherError, match=r"items\.jsonl\.gz for 'ml-100k' are damaged"):
+        teacher.answer(ask("item", "1"))
