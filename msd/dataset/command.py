@@ -11,7 +11,7 @@ from rich.table import Table
 from msd.dataset.check import Report, check_dataset
 from msd.dataset.ml_100k import write_ml_100k
 
-app = typer.Typer(no_args_is_help=True, help="Datasets: fetch the example, check your own.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Datasets: fetch the example, check your own.")
 _SHOWN = 1000
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The dataset's folder.")]
@@ -48,9 +48,7 @@ def check(
 
 def _print(report: Report, console: Console) -> None:
     if report.problems:
-        table = Table(
-            "file", "row", "column", "problem", title=f"{len(report.problems)} problems", title_style="bold red"
-        )
+        table = Table("file", "row", "column", "problem", title=_title(len(report.problems)), title_style="bold red")
         for problem in report.problems[:_SHOWN]:
             row = "" if problem.row is None else str(problem.row)
             table.add_row(*map(_plain, (problem.file, row, problem.column or "", problem.message)))
@@ -62,6 +60,10 @@ def _print(report: Report, console: Console) -> None:
         for name, value in report.counts.items():
             table.add_row(name.replace("_", " "), _plain(str(value)))
         console.print(table)
+
+
+def _title(count: int) -> str:
+    return f"{count} problem{'' if count == 1 else 's'}"
 
 
 def _plain(text: str) -> str:

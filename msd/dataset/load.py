@@ -75,7 +75,21 @@ def inspect_dataset(folder: Path) -> tuple[Dataset | None, list[Problem]]:
         _users(config, users),
         _fingerprint(folder, config),
     )
+    _find_strangers(dataset, problems)
     return dataset, problems
+
+
+def _find_strangers(dataset: Dataset, problems: list[Problem]) -> None:
+    """Single events of unknown ids are in order; if all are, the ids of the two files are written differently."""
+    config, events = dataset.config, dataset.events
+    sides = [("item_id", config.items.file, config.items.item_id, dataset.items)]
+    if config.users:
+        sides.append(("user_id", config.users.file, config.users.user_id, dataset.users))
+    for column, file, name, frame in sides:
+        if events.height and frame.height and events.join(frame, on=column, how="semi").is_empty():
+            known, asked = (", ".join(ids[column].head(3)) for ids in (frame, events))
+            message = f"no event has an id of this table, which holds {known} where events hold {asked}"
+            problems.append(Problem(file, message, column=name))
 
 
 def _fingerprint(folder: Path, config: DatasetConfig) -> str:

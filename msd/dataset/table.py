@@ -89,11 +89,16 @@ def _read_csv(path: Path) -> pl.DataFrame:
             raise UnreadableError(f"these columns occur twice in the header: {', '.join(repeated)}")
         if not header:
             return pl.DataFrame()
-        return _without_blank_end(pl.read_csv(path, infer_schema=False))
+        frame = _without_blank_end(pl.read_csv(path, infer_schema=False))
     except UnicodeDecodeError as error:
         raise UnreadableError(f"is not text in UTF-8: {error}") from None
     except (*_POLARS_ERRORS, csv.Error) as error:
-        raise _csv_fault(path) or UnreadableError(f"cannot be read as CSV: {error}") from None
+        hint = "cannot be read as CSV (is a quote left open?)"
+        raise _csv_fault(path) or UnreadableError(f"{hint}: {error}") from None
+    # A row cut short has no value in its last column: only then is it worth reading the file once more to find it.
+    if frame.height and frame.to_series(-1).null_count() and (fault := _csv_fault(path)):
+        raise fault
+    return frame
 
 
 def _without_blank_end(frame: pl.DataFrame) -> pl.DataFrame:
@@ -103,14 +108,14 @@ def _without_blank_end(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _csv_fault(path: Path) -> UnreadableError | None:
-    """Finds the row that a CSV file could not be read beyond."""
+    """Finds the first row of a CSV file that has more or fewer cells than the header, or cannot be read."""
     row = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.reader(lines, strict=True)
             width = len(next(reader))
             for row, cells in enumerate(reader, start=1):
-                if len(cells) > width:
+                if cells and len(cells) != width:
                     return UnreadableError(f"has {len(cells)} cells where the header has {width}", row)
     except UnicodeDecodeError as error:
         return UnreadableError(f"is not text in UTF-8: {error}", row + 1)

@@ -14,7 +14,7 @@ from msd.teachers.collect import collect_knowledge
 from msd.teachers.recorded import RecordedTeacher
 from msd.teachers.teacher import Teacher
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 class Backend(StrEnum):
