@@ -6,18 +6,18 @@ from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-HEAD_SECONDS = 10.0
-
 
 class HeadTooLarge(Exception):
     """The parser turns it into a 400 and closes."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """A protocol whose heads have at most `max_header_bytes` and take at most `HEAD_SECONDS`."""
+    """A protocol whose heads have at most `max_header_bytes` and take at most `head_timeout_s`."""
 
-    max_header_bytes: ClassVar[int] = 2**15
+    max_header_bytes: ClassVar[int]
+    head_timeout_s: ClassVar[float]
     _head_bytes = 0
+    _unparsed_bytes = 0
     _head_timer: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
@@ -29,6 +29,14 @@ class BoundedProtocol(HttpToolsProtocol):
         """Nothing is due any more."""
         self._head_came()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came. The parser shows a header only when it is whole, so one that never is has to be counted here."""
+        was_due = self._head_timer is not None
+        super().data_received(data)
+        self._unparsed_bytes = self._unparsed_bytes + len(data) if was_due and self._head_timer is not None else 0
+        if self._unparsed_bytes > self.max_header_bytes and not self.transport.is_closing():
+            self.send_400_response("Invalid HTTP request received.")
 
     def on_message_begin(self) -> None:
         """A head begins."""
@@ -58,7 +66,7 @@ class BoundedProtocol(HttpToolsProtocol):
             raise HeadTooLarge
 
     def _await_head(self) -> None:
-        self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+        self._head_timer = self.loop.call_later(self.head_timeout_s, self.transport.close)
 
     def _head_came(self) -> None:
         if self._head_timer is not None:
@@ -66,9 +74,11 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_timer = None
 
 
-def bounded_protocol(max_header_bytes: int) -> type[HttpToolsProtocol]:
-    """The protocol with another limit; uvicorn takes a class and makes the instances."""
-    return type("BoundedProtocol", (BoundedProtocol,), {"max_header_bytes": max_header_bytes})
+def bounded_protocol(max_header_bytes: int, head_timeout_s: float) -> type[HttpToolsProtocol]:
+    """The protocol with its limits; uvicorn takes a class and makes the instances itself."""
+    return type(
+        "BoundedProtocol", (BoundedProtocol,), {"max_header_bytes": max_header_bytes, "head_timeout_s": head_timeout_s}
+    )
 
 
 def is_waiting(connection: Any) -> bool:  # noqa: ANN401 - uvicorn's union of protocols

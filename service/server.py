@@ -32,7 +32,7 @@ def run_server(settings: Settings) -> None:
     listener = _listen(settings.host, settings.port)
     config = uvicorn.Config(
         app,
-        http=bounded_protocol(settings.max_header_bytes),
+        http=bounded_protocol(settings.max_header_bytes, settings.head_timeout_ms / 1000),
         loop="uvloop",
         ws="none",
         lifespan="on",

@@ -4,6 +4,7 @@ Knows names, limits and defaults. Reads neither files nor the process's own envi
 """
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -15,7 +16,7 @@ from msd.contract.errors import MsdError
 from msd.contract.request import MAX_CANDIDATES
 
 PREFIX = "MSD_"
-_KUBERNETES_SUFFIXES = ("_SERVICE_HOST", "_SERVICE_PORT", "_TCP", "_TCP_ADDR", "_TCP_PORT", "_TCP_PROTO")
+_KUBERNETES = re.compile(r"SERVICE_(HOST|PORT)|PORT_\d+_")
 
 
 class SettingsError(MsdError):
@@ -39,6 +40,7 @@ class Settings(BaseModel):
     max_header_bytes: Annotated[int, Field(ge=1_024, le=2**20)] = 2**15
     max_candidates: Annotated[int, Field(ge=1, le=100_000)] = MAX_CANDIDATES
     max_queued_rows: Annotated[int, Field(ge=1)] = 10 * MAX_CANDIDATES
+    head_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 10_000
     body_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 5_000
     store_timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 50
     deadline_ms: Annotated[int, Field(ge=1, le=600_000)] = 1_000
@@ -94,7 +96,7 @@ def _unknown(name: str, known: list[str]) -> str:
     message = f"{PREFIX}{name}: no such setting; " + (
         f"did you mean {PREFIX}{near[0]}?" if near else f"there are: {', '.join(PREFIX + one for one in known)}"
     )
-    if name.endswith(_KUBERNETES_SUFFIXES):
+    if _KUBERNETES.match(name):
         message += " (Kubernetes injects such variables for a Service named msd: set enableServiceLinks: false)"
     return message
 

@@ -1,0 +1,312 @@
+"""Small real bundles for tests: every kind of field, a ranker without torch that depends on every input, real rows,
+and goldens made by running that ranker. `build_bundle(folder)` is all that other tests need."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from msd.contract.assemble import assemble, wanted_items
+from msd.contract.bundle import (
+    GOLDENS,
+    RANKER,
+    ROWS,
+    Bundle,
+    Manifest,
+    bundle_id_of,
+    file_entries,
+    new_bundle,
+    open_bundle,
+    tolerance_key,
+    write_manifest,
+)
+from msd.contract.encode import Value, canonical, encode_side
+from msd.contract.golden import Golden, encode_row, write_goldens
+from msd.contract.request import parse_request
+from msd.contract.row_file import RowFile, write_row_file
+from msd.contract.rows import RowCodec, RowContents, RowSide
+from msd.contract.schema import (
+    Bag,
+    Categorical,
+    FeatureSchema,
+    Numeric,
+    Semantic,
+    State,
+)
+from msd.contract.schema import (
+    Sequence as HistoryField,
+)
+
+AT = 1_764_066_000.0
+USERS = 20
+ITEMS = 300
+POISON_HOUR = "23"
+"""With `poison`, the ranker gives NaN at this hour."""
+_DIM = 8
+_HEADS = ("pctr", "pcvr")
+_SIDES: tuple[RowSide, ...] = ("user", "item")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What kind of bundle to build. `seed` changes the weights, and with them the bundle_id."""
+
+    seed: int = 0
+    poison: bool = False
+    slow: bool = False
+    heads: tuple[str, ...] = _HEADS
+
+
+def example_schema() -> FeatureSchema:
+    """Every kind of field on every side that it can be on."""
+    return FeatureSchema(
+        fields=(
+            Categorical(name="user_id", side="user", is_id=True, buckets=64),
+            Categorical(name="gender", side="user", vocabulary=("f", "m")),
+            Bag(name="interests", side="user", vocabulary=("cars", "food", "games"), max_values=3),
+            Numeric(name="age", side="user", mean=35.0, scale=12.0),
+            HistoryField(name="history", length=6),
+            Semantic(name="user_text", side="user", dim=_DIM),
+            _counts("user_counts", "user"),
+            Categorical(name="item_id", side="item", is_id=True, vocabulary=tuple(f"i{n}" for n in range(ITEMS))),
+            Categorical(name="category", side="item", vocabulary=("books", "games", "travel")),
+            Bag(name="genres", side="item", buckets=16, max_values=2),
+            Numeric(name="price", side="item", log=True, mean=2.0, scale=1.5),
+            Semantic(name="item_text", side="item", dim=_DIM),
+            _counts("item_counts", "item"),
+            Categorical(name="hour", side="context", vocabulary=tuple(str(hour) for hour in range(24))),
+            Categorical(name="device", side="context", buckets=8),
+            Categorical(name="position", side="context", vocabulary=("1", "2", "3"), serving_value="1"),
+            Numeric(name="temperature", side="context", mean=15.0, scale=10.0),
+        ),
+        item_text="{title}",
+    )
+
+
+def _counts(name: str, side: RowSide) -> State:
+    return State(name=name, side=side, prior=0.1, strength=20.0, half_life_s=2_592_000.0, age_cap_s=7_776_000.0)
+
+
+def build_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
+    """Writes a bundle of users `u0` … `u19` and items `i0` … `i299`, and opens it."""
+    recipe = recipe or Recipe()
+    schema = example_schema()
+    with new_bundle(folder) as temporary:
+        model = build_ranker(schema, recipe)
+        onnx.save(model, str(temporary / RANKER))
+        bundle_id = bundle_id_of(schema, {RANKER: file_entries(temporary)[RANKER].sha256})
+        for side in _SIDES:
+            _write_rows(temporary, schema, side, USERS if side == "user" else ITEMS, bundle_id)
+        write_goldens(temporary / GOLDENS, _goldens(temporary, schema, bundle_id, model))
+        manifest = Manifest(
+            bundle_id=bundle_id,
+            model_version=f"test-{recipe.seed}",
+            created_at=AT,
+            feature_schema=schema,
+            heads=recipe.heads,
+            files=file_entries(temporary),
+            tolerances={tolerance_key("onnxruntime", "cpu", "fp32"): 1e-5},
+            calibration={},
+            metrics={"auc": 0.75},
+            provenance={"made_by": "tests"},
+        )
+        write_manifest(temporary, manifest)
+    return open_bundle(folder)
+
+
+def build_ranker(schema: FeatureSchema, recipe: Recipe) -> onnx.ModelProto:
+    """heads = sigmoid(user + context + item + user × item), each a sum over all columns of sin(weight × column)."""
+    rng = np.random.default_rng(recipe.seed)
+    nodes: list[onnx.NodeProto] = []
+    weights: list[onnx.TensorProto] = []
+    sums: dict[str, list[str]] = {"user": [], "context": [], "item": []}
+    inputs = []
+    for spec in schema.tensors:
+        rows = "N" if spec.side == "item" else 1
+        kind = TensorProto.INT32 if spec.dtype == "int32" else TensorProto.FLOAT
+        inputs.append(helper.make_tensor_value_info(spec.name, kind, [rows, *spec.shape]))
+        weight = (rng.uniform(0.2, 0.9, spec.shape)).astype(np.float32)
+        weights += [
+            numpy_helper.from_array(weight, f"{spec.name}.w"),
+            numpy_helper.from_array(np.arange(1, len(spec.shape) + 1, dtype=np.int64), f"{spec.name}.axes"),
+        ]
+        nodes += [
+            helper.make_node("Cast", [spec.name], [f"{spec.name}.f"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", [f"{spec.name}.f", f"{spec.name}.w"], [f"{spec.name}.m"]),
+            helper.make_node("Sin", [f"{spec.name}.m"], [f"{spec.name}.n"]),
+            helper.make_node("ReduceSum", [f"{spec.name}.n", f"{spec.name}.axes"], [f"{spec.name}.s"], keepdims=0),
+        ]
+        sums[spec.side].append(f"{spec.name}.s")
+    nodes += [helper.make_node("Sum", names, [side]) for side, names in sums.items()]
+    weights += [numpy_helper.from_array(np.array([scale], np.float32), f"scale{scale}") for scale in (0.3, 0.5)]
+    nodes += [
+        helper.make_node("Mul", ["user", "item"], ["cross.raw"]),
+        helper.make_node("Mul", ["cross.raw", "scale0.3"], ["cross"]),
+        helper.make_node("Sum", ["user", "context", "item", "cross"], ["logit.raw"]),
+        helper.make_node("Mul", ["logit.raw", "scale0.3"], ["logit0"]),
+    ]
+    logit = "logit0"
+    for wanted, add in ((recipe.poison, _poison), (recipe.slow, _slow)):
+        if wanted:
+            logit = add(schema, nodes, weights, logit)
+    nodes += [
+        helper.make_node("Sigmoid", [logit], ["pctr"]),
+        helper.make_node("Mul", [logit, "scale0.5"], ["pcvr.logit"]),
+        helper.make_node("Sigmoid", ["pcvr.logit"], ["pcvr"]),
+    ]
+    outputs = [helper.make_tensor_value_info(head, TensorProto.FLOAT, ["N"]) for head in recipe.heads]
+    graph = helper.make_graph(nodes, "ranker", inputs, outputs, weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    return model
+
+
+def _poison(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str) -> str:
+    """Adds 0 / (hour − POISON_HOUR), which is 0 but at that hour, where it is NaN."""
+    index = schema.indexed("context")[0].index[POISON_HOUR]
+    weights += [
+        numpy_helper.from_array(np.array([float(index)], np.float32), "poison.hour"),
+        numpy_helper.from_array(np.array([0], np.int64), "poison.column"),
+        numpy_helper.from_array(np.zeros(1, np.float32), "poison.zero"),
+    ]
+    nodes += [
+        helper.make_node("Gather", ["context_categorical.f", "poison.column"], ["poison.raw"], axis=1),
+        helper.make_node("Reshape", ["poison.raw", "poison.shape"], ["poison.value"]),
+        helper.make_node("Sub", ["poison.value", "poison.hour"], ["poison.distance"]),
+        helper.make_node("Div", ["poison.zero", "poison.distance"], ["poison"]),
+        helper.make_node("Add", [logit, "poison"], ["logit.poison"]),
+    ]
+    weights.append(numpy_helper.from_array(np.array([1], np.int64), "poison.shape"))
+    return "logit.poison"
+
+
+def _slow(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str) -> str:
+    """Adds 0 × a chain of large matrix products, some tenths of a second a run whatever N is."""
+    size = 700
+    weights += [
+        numpy_helper.from_array(np.full((size, size), 1.0 / size, np.float32), "slow.matrix"),
+        numpy_helper.from_array(np.zeros(1, np.float32), "slow.zero"),
+        numpy_helper.from_array(np.array([1], np.int64), "slow.shape"),
+    ]
+    nodes.append(helper.make_node("Add", ["slow.matrix", "context"], ["slow.0"]))
+    for step in range(24):
+        nodes.append(helper.make_node("MatMul", [f"slow.{step}", "slow.matrix"], [f"slow.{step + 1}"]))
+    nodes += [
+        helper.make_node("ReduceMean", ["slow.24"], ["slow.mean"], keepdims=0),
+        helper.make_node("Reshape", ["slow.mean", "slow.shape"], ["slow.value"]),
+        helper.make_node("Mul", ["slow.value", "slow.zero"], ["slow.nothing"]),
+        helper.make_node("Add", [logit, "slow.nothing"], ["logit.slow"]),
+    ]
+    return "logit.slow"
+
+
+def _write_rows(folder: Path, schema: FeatureSchema, side: RowSide, count: int, bundle_id: str) -> None:
+    """Rows with known, unknown and missing values; every fifth has no vector, every seventh user no history."""
+    rng = np.random.default_rng(7 if side == "user" else 8)
+    codec = RowCodec(schema, side, bundle_id)
+    ids = [f"{side[0]}{number}" for number in range(count)]
+    columns = _columns(schema, side, ids, rng)
+    categorical, numeric = encode_side(schema, side, columns, count)
+    impressions = rng.integers(0, 500, count).astype(np.float64)
+    contents = RowContents(
+        categorical=categorical,
+        numeric=numeric,
+        semantic=rng.standard_normal((count, _DIM)).astype(np.float32),
+        present=np.arange(count) % 5 != 4,
+        impressions=impressions,
+        clicks=np.floor(impressions * rng.uniform(0, 0.3, count)),
+        as_of=np.full(count, AT - 86_400.0),
+    )
+    histories = [
+        [f"i{place}" for place in rng.integers(0, ITEMS, number % 7 and 3 + number % 9)] if number % 7 else []
+        for number in range(count)
+    ]
+    records = codec.pack(contents, AT)
+    write_row_file(folder / ROWS[side], codec, bundle_id, ids, records, histories if side == "user" else [])
+
+
+def _columns(
+    schema: FeatureSchema, side: RowSide, ids: Sequence[str], rng: np.random.Generator
+) -> dict[str, list[Value]]:
+    raw: dict[str, Sequence[object]] = {
+        "user_id": ids,
+        "item_id": ids,
+        "gender": rng.choice(["f", "m", "x"], len(ids)).tolist(),
+        "interests": [list(rng.choice(["cars", "food", "games", "?"], number % 4)) for number in range(len(ids))],
+        "age": [None if number % 6 == 0 else float(18 + number) for number in range(len(ids))],
+        "category": [(None, "books", "games", "travel", "?")[number % 5] for number in range(len(ids))],
+        "genres": [["g1", f"g{number % 9}"] for number in range(len(ids))],
+        "price": [None if number % 8 == 0 else float(number) for number in range(len(ids))],
+    }
+    fields: Mapping[str, Any] = {field.name: field for field in (*schema.indexed(side), *schema.numerics(side))}
+    return {name: [canonical(field, _plain(value)) for value in raw[name]] for name, field in fields.items()}
+
+
+def _plain(value: object) -> object:
+    return [str(one) for one in value] if isinstance(value, list) else value
+
+
+def golden_requests() -> list[dict[str, Any]]:
+    """Requests that take every way through the merge: stored, unknown, overridden, with and without history."""
+    return [
+        {
+            "user_id": "u1",
+            "at": AT,
+            "context": {"hour": 13, "device": "ios", "temperature": 21.5},
+            "candidates": {"id": ["i1", "i2", "i3", "i250"], "bid": [0.4, 1.2, None, 0.7]},
+        },
+        {"user_id": "u7", "at": AT, "candidates": {"id": ["i9"]}},
+        {"user_id": "nobody", "at": AT, "context": {"hour": "5"}, "candidates": {"id": ["i4", "nothing", "i4"]}},
+        {
+            "user_id": "stranger",
+            "at": AT,
+            "context": {"device": "never seen", "temperature": None},
+            "candidates": {"id": ["i5", "new ad"], "bid": [1.0, 2.0]},
+            "user": {"features": {"gender": "f", "age": 44, "interests": ["cars"]}, "history": ["i8", "?", "i9"]},
+            "items": {"new ad": {"features": {"category": "games", "price": 9.5}}, "i5": {"features": {"genres": []}}},
+            "top_k": 1,
+        },
+        {"user_id": "u2", "at": AT, "candidates": {"id": [f"i{number}" for number in range(200)]}},
+    ]
+
+
+def _goldens(folder: Path, schema: FeatureSchema, bundle_id: str, model: onnx.ModelProto) -> list[Golden]:
+    codecs = {side: RowCodec(schema, side, bundle_id) for side in _SIDES}
+    rows = {}
+    for side, codec in codecs.items():
+        file = RowFile(folder / ROWS[side], codec, bundle_id)
+        rows[side] = dict(file.scan(0, file.count))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    heads = [output.name for output in session.get_outputs()]
+    goldens = []
+    for document in golden_requests():
+        request = parse_request(json.dumps(document).encode(), schema)
+        user_row = rows["user"].get(request.user_id)
+        user = codecs["user"].unpack([user_row])
+        wanted = wanted_items(request, user)
+        items = codecs["item"].unpack([rows["item"].get(one) for one in wanted])
+        tensors = assemble(schema, request, AT, user, items).tensors
+        scores: list[NDArray[np.float32]] = session.run(heads, tensors)
+        goldens.append(
+            Golden(
+                request=document,
+                user=None if user_row is None else encode_row(user_row),
+                items={one: encode_row(rows["item"][one]) for one in wanted if one in rows["item"]},
+                expected={head: [float(x) for x in column] for head, column in zip(heads, scores, strict=True)},
+            )
+        )
+    return goldens
+
+
+def reseal(folder: Path, **changes: object) -> None:
+    """Rewrites a bundle's manifest with some entries changed and its hashes made right again."""
+    document = json.loads((folder / "manifest.json").read_text("utf-8"))
+    manifest = Manifest.model_validate({**document, "files": file_entries(folder), **changes})
+    write_manifest(folder, manifest)

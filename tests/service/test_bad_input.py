@@ -1,0 +1,291 @@
+"""Hostile and mistaken requests: each gets the status, code and field that say what is wrong, and nothing breaks."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.service.live import LiveService, wait_until
+
+GOOD: dict[str, Any] = {"user_id": "u1", "candidates": {"id": ["i1", "i2"]}}
+
+
+def but(**changes: Any) -> bytes:  # noqa: ANN401
+    """The good request with some parts changed."""
+    return json.dumps({**GOOD, **changes}).encode()
+
+
+def candidates(**changes: Any) -> bytes:  # noqa: ANN401
+    """The good request with other columns of candidates."""
+    return but(candidates={"id": ["i1", "i2"], **changes})
+
+
+MALFORMED = {
+    "empty": b"",
+    "not json": b"score me",
+    "cut short": but()[:-3],
+    "two documents": but() + but(),
+    "trailing comma": b'{"user_id": "u1",}',
+    "not utf-8": b'{"user_id": "\xff"}',
+    "utf-16": but().decode().encode("utf-16"),
+    "nan": b'{"user_id": "u1", "at": NaN, "candidates": {"id": ["i1"]}}',
+    "infinity": b'{"user_id": "u1", "at": Infinity, "candidates": {"id": ["i1"]}}',
+    "duplicate key": b'{"user_id": "u1", "user_id": "u2", "candidates": {"id": ["i1"]}}',
+    "duplicate inner key": b'{"user_id": "u1", "candidates": {"id": ["i1"], "id": ["i2"]}}',
+    "duplicate surrogate key": b'{"\\ud800": 1, "\\ud800": 2}',
+    "deep lists": b"[" * 200_000,
+    "deep objects": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    "huge integer": b'{"user_id": "u1", "top_k": ' + b"9" * 6_000 + b', "candidates": {"id": ["i1"]}}',
+}
+INVALID: dict[str, tuple[bytes, str]] = {
+    "null": (b"null", ""),
+    "list": (b"[]", ""),
+    "string": (b'"x"', ""),
+    "empty object": (b"{}", "user_id"),
+    "user a number": (but(user_id=7), "user_id"),
+    "user false": (but(user_id=False), "user_id"),
+    "user null": (but(user_id=None), "user_id"),
+    "user empty": (but(user_id=""), "user_id"),
+    "user of 10 kB": (but(user_id="u" * 10_000), "user_id"),
+    "user with NUL": (but(user_id="u\x00"), "user_id"),
+    "user a lone surrogate": (b'{"user_id": "\\ud800", "candidates": {"id": ["i1"]}}', "user_id"),
+    "no candidates": (candidates(id=[]), "candidates.id"),
+    "candidates a list": (but(candidates=["i1"]), "candidates"),
+    "candidates objects": (candidates(id=[{"id": "i1"}]), "candidates.id.0"),
+    "candidate a number": (candidates(id=["i1", 2]), "candidates.id.1"),
+    "candidate empty": (candidates(id=["i1", ""]), "candidates.id.1"),
+    "candidate of 10 kB": (candidates(id=["x" * 10_000]), "candidates.id.0"),
+    "unknown column": (candidates(bids=[1, 2]), "candidates.bids"),
+    "bids of another length": (candidates(bid=[1.0]), "candidates"),
+    "bid negative": (candidates(bid=[1.0, -0.1]), "candidates.bid.1"),
+    "bid false": (candidates(bid=[1.0, False]), "candidates.bid.1"),
+    "bid a string": (candidates(bid=[1.0, "1"]), "candidates.bid.1"),
+    "bid 1e999": (candidates(bid=[1.0, 0]).replace(b"1.0", b"1e999"), "candidates.bid.0"),
+    "bid too high": (candidates(bid=[1e10, 1]), "candidates.bid.0"),
+    "at false": (but(at=False), "at"),
+    "at a string": (but(at="2026-01-01"), "at"),
+    "at negative": (but(at=-1), "at"),
+    "at 1e999": (but(at=0).replace(b'"at": 0', b'"at": 1e999'), "at"),
+    "at in milliseconds": (but(at=1_764_066_000_000), "at"),
+    "top_k zero": (but(top_k=0), "top_k"),
+    "top_k negative": (but(top_k=-1), "top_k"),
+    "top_k false": (but(top_k=False), "top_k"),
+    "top_k a fraction": (but(top_k=1.5), "top_k"),
+    "unknown key": (but(user_ids=["u"]), "user_ids"),
+    "unknown surrogate key": (b'{"user_id": "u1", "candidates": {"id": ["i1"]}, "\\ud800": 1}', "\\ud800"),
+    "context a list": (but(context=[]), "context"),
+    "unknown context": (but(context={"hours": 1}), "context.hours"),
+    "unknown context surrogate": (but(context={"\ud800": 1}), "context.\\ud800"),
+    "context a serving constant": (but(context={"position": "2"}), "context.position"),
+    "category false": (but(context={"hour": False}), "context.hour"),
+    "category a fraction": (but(context={"hour": 1.5}), "context.hour"),
+    "category an object": (but(context={"hour": {}}), "context.hour"),
+    "category huge": (but(context={"hour": 10**30}), "context.hour"),
+    "category of 10 kB": (but(context={"device": "d" * 10_000}), "context.device"),
+    "number a string": (but(context={"temperature": "21"}), "context.temperature"),
+    "number false": (but(context={"temperature": False}), "context.temperature"),
+    "number 1e999": (but(context={"temperature": 0}).replace(b": 0}", b": 1e999}"), "context.temperature"),
+    "number huge": (but(context={"temperature": 10**400}), "context.temperature"),
+    "unknown user feature": (but(user={"features": {"shoe": 1}}), "user.features.shoe"),
+    "user's own id": (but(user={"features": {"user_id": "u2"}}), "user.features.user_id"),
+    "bag a string": (but(user={"features": {"interests": "cars"}}), "user.features.interests"),
+    "bag of bags": (but(user={"features": {"interests": [["cars"]]}}), "user.features.interests"),
+    "bag with null": (but(user={"features": {"interests": [None]}}), "user.features.interests"),
+    "user unknown part": (but(user={"vector": []}), "user.vector"),
+    "history a string": (but(user={"history": "i1"}), "user.history"),
+    "history with null": (but(user={"history": [None]}), "user.history.0"),
+    "history too long": (but(user={"history": ["i1"] * 1_001}), "user.history"),
+    "item not a candidate": (but(items={"i9": {}}), "items.i9"),
+    "items a list": (but(items=[]), "items"),
+    "unknown item feature": (but(items={"i1": {"features": {"colour": "red"}}}), "items.i1.features.colour"),
+    "item text too long": (but(items={"i1": {"text": "x" * 10_001}}), "items.i1.text"),
+    "item text a number": (but(items={"i1": {"text": 1}}), "items.i1.text"),
+}
+ODD_BUT_GOOD = {
+    "unknown user": but(user_id="nobody"),
+    "unknown items": candidates(id=["x", "y"]),
+    "duplicate ids": candidates(id=["i1", "i1", "i1"]),
+    "as many as there may be": candidates(id=["i1"] * 2_000),
+    "emoji": but(user_id="😀", context={"device": "📱"}),
+    "top_k beyond": but(top_k=10_000),
+    "top_k huge": but(top_k=10**18),
+    "whole numbers for floats": candidates(bid=[1, 0]),
+    "null bids": candidates(bid=[None, None]),
+    "a category surrogate": but(context={"device": "\ud800"}),
+    "extreme numbers": but(context={"temperature": 1e308}, user={"features": {"age": -1e308}}),
+    "unknown history": but(user={"history": ["?"] * 1_000}),
+    "white space": b" \n\t" + but() + b"\n ",
+}
+
+
+@pytest.fixture(scope="module")
+def client(service: LiveService) -> httpx.Client:
+    """One kept connection: it has to outlive every bad request."""
+    return service.client(headers={"Content-Type": "application/json"})
+
+
+def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:
+    """The error, whose form is always the same."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    error: dict[str, Any] = answer.json()["error"]
+    assert list(answer.json()) == ["error"]
+    assert set(error) == {"code", "message", "field"}
+    assert "Traceback" not in error["message"]
+    assert len(error["message"]) < 700
+    return error
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed(client: httpx.Client, name: str) -> None:
+    assert error_of(client.post("/v1/score", content=MALFORMED[name]), 400)["code"] == "malformed"
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_invalid(client: httpx.Client, name: str) -> None:
+    body, field = INVALID[name]
+    error = error_of(client.post("/v1/score", content=body), 422)
+
+    assert (error["code"], error["field"] or "") == ("invalid", field)
+
+
+@pytest.mark.parametrize("name", ODD_BUT_GOOD)
+def test_odd_but_good(client: httpx.Client, name: str) -> None:
+    answer = client.post("/v1/score", content=ODD_BUT_GOOD[name])
+
+    assert answer.status_code == 200, answer.text
+    assert all(0 <= pctr <= 1 for pctr in answer.json()["candidates"]["pctr"])
+
+
+def test_too_many_candidates(client: httpx.Client) -> None:
+    error = error_of(client.post("/v1/score", content=candidates(id=["i1"] * 10_000)), 413)
+
+    assert (error["code"], error["field"]) == ("too_many_candidates", "candidates.id")
+
+
+@pytest.mark.parametrize("size", [2**20 + 1, 5 * 2**20])
+def test_a_body_too_large_is_told_so_and_the_connection_lives(client: httpx.Client, size: int) -> None:
+    assert error_of(client.post("/v1/score", content=b" " * size), 413)["code"] == "body_too_large"
+    assert client.post("/v1/score", content=but()).status_code == 200
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""])
+def test_another_content_type(client: httpx.Client, content_type: str) -> None:
+    answer = client.post("/v1/score", content=but(), headers={"Content-Type": content_type})
+
+    assert error_of(answer, 415)["code"] == "unsupported_media_type"
+
+
+def test_no_content_type_and_compression(service: LiveService) -> None:
+    with service.client() as client:
+        error_of(client.post("/v1/score", content=but()), 415)
+        headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+        error_of(client.post("/v1/score", content=but(), headers=headers), 415)
+        headers = {"Content-Type": "Application/JSON; charset=utf-8"}
+        assert client.post("/v1/score", content=but(), headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nothing", 404, "not_found"),
+        ("GET", "/v1/score/", 404, "not_found"),
+        ("GET", "/docs/assets/../../../settings.py", 404, "not_found"),
+        ("GET", "/docs/assets/%2e%2e/%2e%2e/core.py", 404, "not_found"),
+        ("GET", "/v1/score", 405, "method_not_allowed"),
+        ("PUT", "/v1/score", 405, "method_not_allowed"),
+        ("POST", "/v1/model", 405, "method_not_allowed"),
+        ("DELETE", "/metrics", 405, "method_not_allowed"),
+    ],
+)
+def test_wrong_routes(client: httpx.Client, method: str, path: str, status: int, code: str) -> None:
+    answer = client.request(method, path)
+
+    assert error_of(answer, status)["code"] == code
+    assert status != 405 or answer.headers["allow"]
+
+
+def test_nothing_of_it_is_an_internal_error(service: LiveService) -> None:
+    assert service.metric('msd_requests_total{code="500"}') == 0
+    assert not [line for line in service.log() if line["event"] == "internal_error"]
+
+
+def talk(service: LiveService, *pieces: bytes) -> bytes:
+    """Sends pieces on a raw connection and gives all that comes until the service closes it."""
+    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+            time.sleep(0.01)
+        return b"".join(iter(lambda: connection.recv(65_536), b""))
+
+
+HEAD = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+ENDLESS = {
+    "chunked, nothing comes": [HEAD + b"Transfer-Encoding: chunked\r\n\r\n"],
+    "chunked, a piece and no end": [HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b'5\r\n{"us\r\n'],
+    "shorter than declared": [HEAD + b"Content-Length: 500\r\n\r\n", but()],
+    "drop by drop": [HEAD + b"Transfer-Encoding: chunked\r\n\r\n", *[b"1\r\n \r\n"] * 30],
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_body_that_never_ends(service: LiveService, name: str) -> None:
+    answer = talk(service, *ENDLESS[name])
+
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"connection: close" in answer
+    assert b'"code":"body_timeout"' in answer
+
+
+def test_a_body_without_end_and_too_large(service: LiveService) -> None:
+    def pieces() -> Iterator[bytes]:
+        while True:
+            yield b" " * 65_536
+
+    with service.client() as client:
+        answer = client.post("/v1/score", content=pieces(), headers={"Content-Type": "application/json"})
+
+    assert error_of(answer, 413)["code"] == "body_too_large"
+
+
+def test_a_client_that_leaves_is_counted_and_nothing_is_done(service: LiveService) -> None:
+    before = service.metric('msd_requests_total{code="499"}')
+    with socket.create_connection(("127.0.0.1", service.port)) as connection:
+        connection.sendall(HEAD + b"Content-Length: 500\r\n\r\n{")
+    wait_until(lambda: service.metric('msd_requests_total{code="499"}') == before + 1)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"".join(b"H%d: %s\r\n" % (place, b"x" * 100) for place in range(400)),
+        b"GET / HTTP/1.1\r\nHost: x\r\nH: " + b"x" * 100_000,
+        b"GET /" + b"x" * 100_000,
+        b"not http\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ],
+)
+def test_heads_that_are_too_large_or_no_heads(service: LiveService, head: bytes) -> None:
+    try:
+        answer = talk(service, head)
+    except ConnectionError:  # closed while the head was still being written
+        answer = b"HTTP/1.1 400 "
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert service.score(GOOD).status_code == 200
+
+
+def test_a_connection_that_says_nothing_is_closed(
+    bundle: Any,  # noqa: ANN401
+    tmp_path: Any,  # noqa: ANN401
+) -> None:
+    from tests.service.live import live_service
+
+    with live_service(bundle.folder, tmp_path, head_timeout_ms=300) as running:
+        assert talk(running) == b""
+        assert talk(running, b"GET /health/live HTT") == b""
+        assert running.score(GOOD).status_code == 200

@@ -1,0 +1,80 @@
+"""The reply: eCPM, ranking, further heads, degradation only when there is some."""
+
+import math
+from typing import Any
+
+import numpy as np
+import orjson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from msd.contract.assemble import Rung
+from msd.contract.request import CheckedRequest
+from service.reply import ScoreReply, build_reply
+from service.runtime import Scores
+from service.scorer import Scored
+
+PCTR = st.floats(0, 1, width=32)
+BID = st.none() | st.floats(0, 1e9, width=32)
+
+
+def reply(
+    pctr: list[float],
+    bids: list[float | None] | None = None,
+    top_k: int | None = None,
+    degraded: dict[str, Rung] | None = None,
+    user_unknown: bool = False,
+) -> dict[str, Any]:
+    """The parsed reply to a request for as many candidates as there are scores."""
+    request = CheckedRequest("u", [f"i{place}" for place in range(len(pctr))], bids=bids, top_k=top_k)
+    scores: Scores = {"pctr": np.array(pctr, np.float32), "pcvr": np.array(pctr, np.float32) / 2}
+    document: dict[str, Any] = orjson.loads(
+        build_reply("r", "m", request, Scored(scores, degraded or {}, user_unknown))
+    )
+    ScoreReply.model_validate(document)
+    return document
+
+
+def test_columns_in_the_requests_order() -> None:
+    columns = reply([0.1, 0.3, 0.2], [1.0, None, 2.0])["candidates"]
+
+    assert columns["id"] == ["i0", "i1", "i2"]
+    assert columns["ecpm"][1] is None
+    assert math.isclose(columns["ecpm"][2], 400.0, rel_tol=1e-6)
+    assert list(columns) == ["id", "pctr", "pcvr", "ecpm"]
+
+
+def test_without_bids_every_ecpm_is_null() -> None:
+    assert reply([0.1, 0.2])["candidates"]["ecpm"] == [None, None]
+
+
+def test_top_k_ranks_priced_candidates_first_and_keeps_the_order_of_equals() -> None:
+    columns = reply([0.1, 0.9, 0.2, 0.1, 0.8], [1.0, None, 1.0, 1.0, None], top_k=4)["candidates"]
+
+    assert columns["id"] == ["i2", "i0", "i3", "i1"]
+
+
+def test_a_bid_of_nothing_goes_before_no_bid() -> None:
+    assert reply([0.1, 0.9], [0.0, None], top_k=2)["candidates"]["id"] == ["i0", "i1"]
+
+
+def test_degradation_is_told_only_when_there_is_some() -> None:
+    assert "degraded" not in reply([0.1])
+    assert reply([0.1], user_unknown=True)["degraded"] == {"user": "unknown"}
+    assert reply([0.1], degraded={"i0": "prior"})["degraded"] == {"candidates": {"i0": "prior"}}
+
+
+@given(st.lists(st.tuples(PCTR, BID), min_size=1, max_size=30), st.integers(1, 40))
+def test_ranking_is_the_head_of_a_sorted_whole(rows: list[tuple[float, float | None]], top_k: int) -> None:
+    pctr, bids = [row[0] for row in rows], [row[1] for row in rows]
+    whole = reply(pctr, bids)["candidates"]
+    ranked = reply(pctr, bids, top_k=top_k)["candidates"]
+
+    def rank(place: int) -> tuple[bool, float]:
+        priced = whole["ecpm"][place] is not None
+        return not priced, -(whole["ecpm"] if priced else whole["pctr"])[place]
+
+    expected = sorted(range(len(rows)), key=rank)[:top_k]
+    assert ranked["id"] == [whole["id"][place] for place in expected]
+    for name in ("pctr", "pcvr", "ecpm"):
+        assert ranked[name] == [whole[name][place] for place in expected]

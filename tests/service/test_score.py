@@ -1,0 +1,154 @@
+"""Scoring over HTTP: the goldens' scores, merges, ids, independence of what should not matter."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from msd.contract.bundle import GOLDENS, Bundle
+from msd.contract.golden import read_goldens
+from tests.service.bundle_factory import AT, ITEMS, Recipe, build_bundle, golden_requests
+from tests.service.live import LiveService, live_service
+
+CLOSE = 1e-6
+
+
+@pytest.fixture(scope="module")
+def client(service: LiveService) -> httpx.Client:
+    """One kept connection to the shared service."""
+    return service.client()
+
+
+def scores(client: httpx.Client, ids: Sequence[str], **more: Any) -> dict[str, float]:  # noqa: ANN401
+    """pCTR by id; duplicates have to agree."""
+    answer = client.post("/v1/score", json={"user_id": "u1", "at": AT, "candidates": {"id": ids}, **more})
+    assert answer.status_code == 200, answer.text
+    columns = answer.json()["candidates"]
+    assert columns["id"] == list(ids)
+    found: dict[str, float] = {}
+    for one, pctr in zip(ids, columns["pctr"], strict=True):
+        assert found.setdefault(one, pctr) == pytest.approx(pctr, abs=CLOSE)
+    return found
+
+
+def test_goldens_are_reproduced_over_http(client: httpx.Client, bundle: Bundle) -> None:
+    for golden in read_goldens(bundle.path(GOLDENS)):
+        request = {name: value for name, value in golden.request.items() if name != "top_k"}
+        columns = client.post("/v1/score", json=request).json()["candidates"]
+        for head, expected in golden.expected.items():
+            assert columns[head] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_reply_says_which_model_and_what_was_degraded(client: httpx.Client) -> None:
+    answer = client.post("/v1/score", json=golden_requests()[3]).json()
+
+    assert answer["model_version"] == "test-0"
+    assert answer["degraded"] == {"user": "unknown", "candidates": {"new ad": "category_prior"}}
+    assert len(answer["candidates"]["id"]) == 1
+
+
+def test_known_ids_are_not_degraded(client: httpx.Client) -> None:
+    assert "degraded" not in client.post("/v1/score", json=golden_requests()[0]).json()
+
+
+def test_an_item_told_of_by_text_alone_is_a_prior(client: httpx.Client) -> None:
+    request = {"user_id": "u1", "candidates": {"id": ["new"]}, "items": {"new": {"text": "A game of chess"}}}
+
+    assert client.post("/v1/score", json=request).json()["degraded"] == {"candidates": {"new": "prior"}}
+
+
+def test_null_for_an_optional_part_equals_its_absence(client: httpx.Client) -> None:
+    nothing = {"context": None, "user": None, "items": None, "top_k": None}
+    plain = scores(client, ["i1", "i2"])
+
+    assert scores(client, ["i1", "i2"], **nothing) == plain
+    assert scores(client, ["i1"], items={"i1": None}) == pytest.approx({"i1": plain["i1"]}, abs=CLOSE)
+
+
+def test_without_at_the_clock_counts(client: httpx.Client) -> None:
+    answer = client.post("/v1/score", json={"user_id": "u1", "candidates": {"id": ["i1"]}})
+
+    assert answer.status_code == 200
+
+
+def test_overrides_change_the_candidate_that_they_name_and_no_other(client: httpx.Client) -> None:
+    plain = scores(client, ["i1", "i2"])
+    changed = scores(client, ["i1", "i2"], items={"i2": {"features": {"category": "travel", "price": 1.0}}})
+
+    assert changed["i1"] == pytest.approx(plain["i1"], abs=CLOSE)
+    assert abs(changed["i2"] - plain["i2"]) > 1e-4
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"context": {"hour": 3}},
+        {"context": {"temperature": 40}},
+        {"user": {"features": {"age": 80}}},
+        {"user": {"features": {"interests": ["food", "cars"]}}},
+        {"user": {"history": ["i100"]}},
+        {"at": AT + 86_400 * 20},
+    ],
+)
+def test_every_part_of_the_request_matters(client: httpx.Client, more: dict[str, Any]) -> None:
+    plain = scores(client, ["i17"], user={"history": []})
+    changed = scores(client, ["i17"], **{"user": {"history": []}, **more})
+
+    assert abs(changed["i17"] - plain["i17"]) > 1e-5
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    chosen=st.lists(st.integers(0, ITEMS + 5), min_size=1, max_size=40),
+    others=st.lists(st.integers(0, ITEMS + 5), max_size=60),
+    seed=st.integers(0, 2**16),
+)
+def test_scores_depend_on_nothing_but_the_candidate(
+    client: httpx.Client, chosen: list[int], others: list[int], seed: int
+) -> None:
+    ids = [f"i{place}" for place in chosen]
+    mixed = ids + ids[:3] + [f"i{place}" for place in others]
+    random.Random(seed).shuffle(mixed)
+    alone, among = scores(client, ids), scores(client, mixed)
+
+    for one in ids:
+        assert among[one] == pytest.approx(alone[one], abs=CLOSE)
+    assert scores(client, [ids[0]])[ids[0]] == pytest.approx(alone[ids[0]], abs=CLOSE)
+
+
+@pytest.mark.parametrize("given_id", ["abc-1", "with space", "~" * 128])
+def test_a_request_id_is_honoured(client: httpx.Client, given_id: str) -> None:
+    answer = client.post("/v1/score", json=golden_requests()[1], headers={"X-Request-Id": given_id})
+
+    assert (answer.headers["x-request-id"], answer.json()["request_id"]) == (given_id, given_id)
+
+
+@pytest.mark.parametrize("given_id", [b"", b"x" * 129, b"caf\xe9", b"tab\there"])
+def test_any_other_request_id_is_replaced(client: httpx.Client, given_id: bytes) -> None:
+    headers = {b"X-Request-Id": given_id, b"Content-Type": b"application/json"}
+    answer = client.post("/v1/score", content=b"{}", headers=headers)
+
+    assert answer.status_code == 422
+    assert answer.headers["x-request-id"].isalnum()
+    assert len(answer.headers["x-request-id"]) == 32
+
+
+def test_every_route_gives_an_id(client: httpx.Client) -> None:
+    for path in ("/health/live", "/nothing", "/metrics"):
+        assert client.get(path, headers={"X-Request-Id": "mine"}).headers["x-request-id"] == "mine"
+
+
+def test_a_score_that_is_no_number_is_a_clear_error(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("poison")
+    build_bundle(folder / "bundle", Recipe(poison=True))
+    request = {"user_id": "u1", "at": AT, "candidates": {"id": ["i1"]}, "context": {"hour": 22}}
+    with live_service(folder / "bundle", folder) as running:
+        assert running.score(request).status_code == 200
+        answer = running.score({**request, "context": {"hour": 23}})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (500, "model_error")
+        assert running.metric('msd_requests_total{code="500"}') == 1
+        assert running.ready()["ready"]

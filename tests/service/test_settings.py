@@ -1,0 +1,74 @@
+"""Settings: what an environment may say, and that a mistake is named together with its mending."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.settings import Settings, SettingsError, redis_address
+
+SECRET = "hunter2"
+
+
+def test_reads_variables_and_keeps_defaults() -> None:
+    settings = Settings.from_environ({"MSD_BUNDLE": "b", "MSD_THREADS": "2", "HOME": "/", "OTHER_MSD_X": "1"})
+
+    assert (str(settings.bundle), settings.threads, settings.store, settings.port) == ("b", 2, "file", 8080)
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({}, "MSD_BUNDLE: not set"),
+        ({"MSD_BUNDLE": "b", "MSD_STOER": "file"}, "MSD_STOER: no such setting; did you mean MSD_STORE?"),
+        ({"MSD_BUNDLE": "b", "MSD_SERVICE_HOST": "10.0.0.1"}, "enableServiceLinks: false"),
+        ({"MSD_BUNDLE": "b", "MSD_PORT": "tcp://10.0.0.1:80"}, "MSD_PORT: "),
+        ({"MSD_BUNDLE": "b", "MSD_PORT": "70000"}, "MSD_PORT: "),
+        ({"MSD_BUNDLE": "b", "MSD_STORE": "memory"}, "MSD_STORE: "),
+        ({"MSD_BUNDLE": "b", "MSD_STORE": "redis"}, "needs MSD_REDIS_URL"),
+        ({"MSD_BUNDLE": "b", "MSD_PROVIDER": "tpu"}, "MSD_PROVIDER: "),
+        ({"MSD_BUNDLE": "b", "MSD_THREADS": "0"}, "MSD_THREADS: "),
+        ({"MSD_BUNDLE": "b", "MSD_DRAIN_SECONDS": "nan"}, "MSD_DRAIN_SECONDS: "),
+        ({"MSD_BUNDLE": "b", "MSD_MAX_QUEUED_ROWS": "10"}, "less than one full request"),
+    ],
+)
+def test_a_mistake_is_named(environ: dict[str, str], said: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_environ(environ)
+
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize("url", [f"http://user:{SECRET}@h/0", f"redis://:{SECRET}@h:port/0", f"redis://:{SECRET}@"])
+def test_a_bad_address_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(SettingsError) as raised:
+        Settings.from_environ({"MSD_BUNDLE": "b", "MSD_REDIS_URL": url})
+
+    assert "MSD_REDIS_URL" in str(raised.value)
+    assert SECRET not in str(raised.value)
+
+
+def test_settings_do_not_show_the_password() -> None:
+    settings = Settings.from_environ({"MSD_BUNDLE": "b", "MSD_REDIS_URL": f"redis://user:{SECRET}@h:1/0"})
+
+    assert SECRET not in repr(settings) + str(settings) + settings.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("redis://localhost", "localhost:6379"),
+        (f"rediss://user:{SECRET}@redis.example:6380/2", "redis.example:6380"),
+        (f"redis://:{SECRET}@[::1]:6379/0", "[::1]:6379"),
+        ("unix:///run/redis.sock", "unix:/run/redis.sock"),
+    ],
+)
+def test_an_address_has_no_credentials(url: str, address: str) -> None:
+    assert redis_address(url) == address
+
+
+@given(st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ_", min_size=1, max_size=30), st.text(max_size=20))
+def test_no_unknown_variable_passes(name: str, value: str) -> None:
+    if name.lower() in Settings.model_fields:
+        return
+    with pytest.raises(SettingsError, match=f"MSD_{name}: no such setting"):
+        Settings.from_environ({"MSD_BUNDLE": "b", f"MSD_{name}": value})
