@@ -63,6 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
     )
     app.state.readiness = readiness
     app.add_middleware(AccessMiddleware, metrics=metrics)

@@ -132,7 +132,7 @@ def build_ranker(schema: FeatureSchema, recipe: Recipe) -> onnx.ModelProto:
         rows = "N" if spec.side == "item" else 1
         kind = TensorProto.INT32 if spec.dtype == "int32" else TensorProto.FLOAT
         inputs.append(helper.make_tensor_value_info(spec.name, kind, [rows, *spec.shape]))
-        weight = (rng.uniform(0.2, 0.9, spec.shape)).astype(np.float32)
+        weight = (rng.choice([-1, 1], spec.shape) * rng.uniform(0.2, 0.9, spec.shape)).astype(np.float32)
         weights += [
             numpy_helper.from_array(weight, f"{spec.name}.w"),
             numpy_helper.from_array(np.arange(1, len(spec.shape) + 1, dtype=np.int64), f"{spec.name}.axes"),

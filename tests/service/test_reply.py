@@ -27,7 +27,7 @@ def reply(
 ) -> dict[str, Any]:
     """The parsed reply to a request for as many candidates as there are scores."""
     request = CheckedRequest("u", [f"i{place}" for place in range(len(pctr))], bids=bids, top_k=top_k)
-    scores: Scores = {"pctr": np.array(pctr, np.float32), "pcvr": np.array(pctr, np.float32) / 2}
+    scores: Scores = {"pctr": np.array(pctr, np.float32), "pcvr": np.array(pctr, np.float32)}
     document: dict[str, Any] = orjson.loads(
         build_reply("r", "m", request, Scored(scores, degraded or {}, user_unknown))
     )

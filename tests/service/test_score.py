@@ -1,7 +1,7 @@
 """Scoring over HTTP: the goldens' scores, merges, ids, independence of what should not matter."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import httpx
@@ -18,9 +18,10 @@ CLOSE = 1e-6
 
 
 @pytest.fixture(scope="module")
-def client(service: LiveService) -> httpx.Client:
+def client(service: LiveService) -> Iterator[httpx.Client]:
     """One kept connection to the shared service."""
-    return service.client()
+    with service.client() as kept:
+        yield kept
 
 
 def scores(client: httpx.Client, ids: Sequence[str], **more: Any) -> dict[str, float]:  # noqa: ANN401
