@@ -226,7 +226,7 @@ def load_student(folder: Path) -> Student:
     for name in (WEIGHTS_FILE, TOKENIZER_FILE):
         if not (folder / name).is_file():
             raise StudentError(f"{folder / name}: no such file, the student is incomplete; distil again")
-    tokenizer_text = (folder / TOKENIZER_FILE).read_text(encoding="utf-8")
+    tokenizer_text = (folder / TOKENIZER_FILE).read_text(encoding="utf-8", errors="replace")
     if _fingerprint(sha256_file(folder / WEIGHTS_FILE), tokenizer_text, record.max_tokens) != record.fingerprint:
         raise StudentError(
             f"{folder}: {WEIGHTS_FILE}, {TOKENIZER_FILE} or max_tokens differ from the fingerprint in {RECORD_FILE}; "

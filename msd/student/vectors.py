@@ -98,6 +98,14 @@ def _read_ids(path: Path) -> dict[str, list[str]]:
     missing = [key for key in ("student", "items", "users") if key not in ids]
     if missing:
         raise StudentError(f"{path}: has no {' and no '.join(missing)}; distil again")
+    for level in ("items", "users"):
+        names = ids[level]
+        if (
+            not isinstance(names, list)
+            or not all(isinstance(name, str) for name in names)
+            or len(set(names)) < len(names)
+        ):
+            raise StudentError(f"{path}: {level}: a list of distinct ids expected; distil again")
     return ids
 
 

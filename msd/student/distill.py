@@ -1,0 +1,200 @@
+"""Trains the student to say from raw text what the teacher wrote. Knows texts and knowledge, not datasets or clicks.
+
+Two stages: a search on 90 % of the lessons, stopped early by the rest and measured on it; then, from the best weights,
+passes over all lessons, so that every vector of the catalogue holds what was written of it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from msd.student.checkpoint import Epoch, Progress, Weights, load_checkpoint, save_checkpoint
+from msd.student.encoder import Student, Vectors
+from msd.student.lessons import Advance, Lessons, Rows
+from msd.student.measure import HEADS, Figures, measure
+from msd.student.states import States
+
+CHECKPOINT_FILE = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Options of training; `visits` says which share of a level's lessons one epoch sees (long texts are dear)."""
+
+    epochs: int = 8
+    seed: int = 0
+    holdout: float = 0.1
+    patience: int = 2
+    frozen_layers: int = 5
+    batch_size: int = 64
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.01
+    temperature: float = 0.05
+    cosine_weight: float = 10.0
+    items_every: int = 1
+    users_every: int = 3
+
+
+@dataclass(frozen=True)
+class Course:
+    """A level's lessons with their targets [k, 768] and the cached states of its texts."""
+
+    lessons: Lessons
+    targets: Vectors
+    states: States
+
+    def vectors(self, student: Student, which: Rows) -> Tensor:
+        """The student's vectors [B, 768] of some lessons, with gradients."""
+        return self.states.vectors(student, self.lessons.rows[which])
+
+
+class Distiller:
+    """A training run over courses; `run` goes on from the checkpoint in `folder`, if it is of the same `name`."""
+
+    def __init__(self, student: Student, courses: list[Course], config: DistillConfig, folder: Path, name: str) -> None:
+        self.student, self.courses, self.config = student, courses, config
+        self.path, self.name = folder / CHECKPOINT_FILE, name
+        self.weights = _trainable(student, config.frozen_layers)
+        self.optimiser = self._new_optimiser()
+        found = load_checkpoint(self.path, name, self.weights, self.optimiser)
+        if found is None:
+            figures = {f"{c.lessons.level}/{part}/plain": m for c in courses for part, m in self._measure(c)}
+            self.progress = Progress(best_loss=self._held_out_loss(), figures=figures)
+            self.best = self._copy()
+        else:
+            self.progress, self.best = found
+
+    def run(self, advance: Advance) -> Progress:
+        """Trains to the end, in place, and returns what was measured. `advance` hears of each epoch and its losses."""
+        while self.progress.stage != "done":
+            epoch = self.progress.epoch + 1
+            lessons = [np.flatnonzero(~c.lessons.held | (self.progress.stage == "catalogue")) for c in self.courses]
+            loss, steps = self._epoch(epoch, lessons)
+            held_out = self._held_out_loss() if self.progress.stage == "search" else None
+            done = Epoch(stage=self.progress.stage, epoch=epoch, loss=loss, held_out_loss=held_out)
+            self._advance_progress(done, steps)
+            save_checkpoint(self.path, self.name, self.progress, self.weights, self.best, self.optimiser)
+            note = f"loss {loss:.3f}" + ("" if held_out is None else f", held out {held_out:.3f}")
+            stage = "searching" if done.stage == "search" else "learning the catalogue"
+            over = self.progress.stage != done.stage
+            advance(stage, epoch, epoch if over else self.config.epochs, note)
+        return self.progress
+
+    def _advance_progress(self, done: Epoch, steps: int) -> None:
+        progress, changes = self.progress, {"epoch": done.epoch, "steps": self.progress.steps + steps}
+        progress = progress.model_copy(update={**changes, "history": (*progress.history, done)})
+        if done.held_out_loss is not None and done.held_out_loss < progress.best_loss:
+            self.best = self._copy()
+            progress = progress.model_copy(update={"best_epoch": done.epoch, "best_loss": done.held_out_loss})
+        last = done.epoch == self.config.epochs
+        if done.stage == "search" and (last or done.epoch - progress.best_epoch >= self.config.patience):
+            progress = self._begin_catalogue(progress)
+        elif done.stage == "catalogue" and last:
+            progress = progress.model_copy(update={"stage": "done", "figures": self._figures(progress, "catalogue")})
+        self.progress = progress
+
+    def _begin_catalogue(self, progress: Progress) -> Progress:
+        with torch.no_grad():
+            for name, value in self.weights.items():
+                value.copy_(self.best[name])
+        self.optimiser = self._new_optimiser()
+        figures = self._figures(progress, "search")
+        return progress.model_copy(update={"stage": "catalogue", "epoch": 0, "steps": 0, "figures": figures})
+
+    def _figures(self, progress: Progress, stage: str) -> dict[str, Figures]:
+        new = {f"{c.lessons.level}/{part}/{stage}": m for c in self.courses for part, m in self._measure(c)}
+        return {**progress.figures, **new}
+
+    def _measure(self, course: Course) -> Iterator[tuple[str, Figures]]:
+        vectors = course.states.all_vectors(self.student)[course.lessons.rows]
+        for part, which in (("held_out", course.lessons.held), ("training", ~course.lessons.held)):
+            yield part, measure(vectors, course.targets, np.flatnonzero(which))
+
+    def _epoch(self, epoch: int, lessons: list[Rows]) -> tuple[float, int]:
+        """One pass; returns the mean loss and the number of steps."""
+        batches = list(self._batches(epoch, lessons))
+        total = 0.0
+        for at, (course, which) in enumerate(batches):
+            rate = self.config.learning_rate * _schedule((epoch - 1 + at / len(batches)) / self.config.epochs)
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate
+            loss = self._loss(course, which)
+            self.optimiser.zero_grad()
+            torch.autograd.backward(loss)
+            self.optimiser.step()
+            total += loss.item()
+        return total / len(batches), len(batches)
+
+    def _batches(self, epoch: int, lessons: list[Rows]) -> Iterator[tuple[Course, Rows]]:
+        """Batches of one level each, in random order; a function of seed, stage and epoch, so that a rerun goes on."""
+        stage = ("search", "catalogue").index(self.progress.stage)
+        batches = []
+        for number, (course, rows) in enumerate(zip(self.courses, lessons, strict=True)):
+            every = self.config.items_every if course.lessons.level == "items" else self.config.users_every
+            turn, part = divmod(epoch - 1, every)
+            order = np.random.default_rng([self.config.seed, stage, number, turn]).permutation(rows)
+            seen = np.array_split(order, every)[part]
+            batches += [(course, which) for which in self._split(seen) if len(which)]
+        mixed = np.random.default_rng([self.config.seed, stage, len(self.courses), epoch]).permutation(len(batches))
+        return (batches[at] for at in mixed)
+
+    def _split(self, rows: Rows) -> list[Rows]:
+        return np.array_split(rows, max(1, round(len(rows) / self.config.batch_size)))
+
+    def _held_out_loss(self) -> float:
+        with torch.no_grad():
+            levels = [
+                np.mean(
+                    [self._loss(course, which).item() for which in self._split(np.flatnonzero(course.lessons.held))]
+                )
+                for course in self.courses
+                if course.lessons.held.any()
+            ]
+            return float(np.mean(levels))
+
+    def _loss(self, course: Course, which: Rows) -> Tensor:
+        vectors, targets = course.vectors(self.student, which), torch.from_numpy(course.targets[which])
+        losses = [head_loss(vectors[:, half], targets[:, half], self.config) for half in HEADS.values()]
+        return torch.stack(losses).sum()
+
+    def _new_optimiser(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.weights.values(), weight_decay=self.config.weight_decay)
+
+    def _copy(self) -> Weights:
+        return {name: value.detach().clone() for name, value in self.weights.items()}
+
+
+def head_loss(vectors_BD: Tensor, targets_BD: Tensor, config: DistillConfig) -> Tensor:
+    """Cosine regression plus InfoNCE both ways within the batch; rows of both are of unit length."""
+    logits_BB = vectors_BD @ targets_BD.T / config.temperature
+    own = torch.arange(len(vectors_BD))
+    contrast = nn.functional.cross_entropy(logits_BB, own) + nn.functional.cross_entropy(logits_BB.T, own)
+    return config.cosine_weight * (1.0 - (vectors_BD * targets_BD).sum(dim=1)).mean() + 0.5 * contrast
+
+
+def objective(config: DistillConfig) -> dict[str, object]:
+    """What student.json says of how the student was trained."""
+    return {"loss": "cosine regression + in-batch InfoNCE, per head, against plain MiniLM", **asdict(config)}
+
+
+def _trainable(student: Student, frozen_layers: int) -> dict[str, Tensor]:
+    """The weights above the frozen layers; all others are fixed from here on."""
+    # Dropout stays off, in eval mode: it would only add noise to so short a training.
+    student.eval().requires_grad_(False)
+    above = (f"encoder.bert.encoder.layer.{n}." for n in range(frozen_layers, student.encoder.depth))
+    prefixes = (*above, "explicit.", "implicit.")
+    trainable: dict[str, Tensor] = {
+        name: value for name, value in student.named_parameters() if name.startswith(prefixes)
+    }
+    for value in trainable.values():
+        value.requires_grad_(True)
+    return trainable
+
+
+def _schedule(done: float) -> float:
+    """Share of the learning rate when a share `done` of all epochs is over: up in the first 5 %, then down to 10 %."""
+    return min(1.0, done / 0.05) * (1.0 - 0.9 * done)

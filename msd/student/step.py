@@ -1,0 +1,111 @@
+"""The distilling step: dataset and knowledge in, a student's folder out; skipped if done, continued if cut short."""
+
+import hashlib
+import json
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from msd.contract.files import sha256_file, write_bytes_atomic, write_text_atomic
+from msd.dataset.load import load_dataset
+from msd.dataset.texts import student_texts
+from msd.student.distill import Course, DistillConfig, Distiller, objective
+from msd.student.encoder import FORMAT, Student, StudentError, Vectors, load_student, new_student, save_student
+from msd.student.lessons import Advance, Lessons, all_lessons, encode_targets
+from msd.student.states import States
+from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, save_vectors
+from msd.teachers.knowledge import KNOWLEDGE_FILES, load_knowledge
+
+STEP_FILE, WORK_FOLDER = "step.json", ".work"
+
+
+def distill(dataset_folder: Path, knowledge_folder: Path, out: Path, config: DistillConfig, advance: Advance) -> bool:
+    """Fills `out` with a student and its vectors; False if it already held them.
+
+    Raises DatasetError, TeacherError or StudentError for inputs that are missing or wrong, or a folder of other things.
+    """
+    start = time.perf_counter()
+    dataset, base = load_dataset(dataset_folder), load_knowledge(knowledge_folder)
+    _check_out(out)
+    run = _fingerprint(dataset.fingerprint, knowledge_folder, config)
+    if _is_done(out, run):
+        return False
+    (out / STEP_FILE).unlink(missing_ok=True)
+    work = out / WORK_FOLDER
+    work.mkdir(parents=True, exist_ok=True)
+    student = new_student()
+    lessons = all_lessons(student_texts(dataset), base, config.holdout, config.seed)
+    courses = [_course(student, level, config, work / f"{level.level}.safetensors", run, advance) for level in lessons]
+    progress = Distiller(student, courses, config, work, run).run(advance)
+    metrics = {
+        "best_epoch": progress.best_epoch,
+        "history": [epoch.model_dump() for epoch in progress.history],
+        "knowledge": progress.figures,
+    }
+    student.record = student.record.model_copy(update={"objective": objective(config), "metrics": metrics})
+    _save(student, courses, out)
+    seconds = round(time.perf_counter() - start, 3)
+    write_text_atomic(out / STEP_FILE, json.dumps({"fingerprint": run, "seconds": seconds}) + "\n")
+    shutil.rmtree(work)
+    return True
+
+
+def _check_out(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise StudentError(f"{out} is a file; name a folder for the student")
+    own = ("student.json", WORK_FOLDER)
+    if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in own):
+        raise StudentError(f"{out} holds other things than a student; name an empty or a new folder")
+
+
+def _fingerprint(dataset: str, knowledge: Path, config: DistillConfig) -> str:
+    """Of all that the student depends on."""
+    files = [sha256_file(knowledge / name) for name in KNOWLEDGE_FILES]
+    return hashlib.sha256(json.dumps([FORMAT, dataset, files, asdict(config)]).encode()).hexdigest()
+
+
+def _is_done(out: Path, run: str) -> bool:
+    """Whether the folder holds the student of this very run, whole."""
+    try:
+        if json.loads((out / STEP_FILE).read_text(encoding="utf-8"))["fingerprint"] != run:
+            return False
+        load_vectors(out)
+        load_student(out)
+    except (OSError, ValueError, KeyError, TypeError, StudentError):
+        return False
+    return True
+
+
+def _course(
+    student: Student, lessons: Lessons, config: DistillConfig, kept: Path, run: str, advance: Advance
+) -> Course:
+    targets = _kept_targets(kept, run)
+    if targets is None:
+        targets = encode_targets(student, lessons, advance)
+        write_bytes_atomic(kept, save({run: targets}))
+    done = 0
+
+    def count(batch: int) -> None:
+        nonlocal done
+        done += batch
+        advance(f"reading the texts of {lessons.level}", done, len(lessons.texts), "")
+
+    return Course(lessons, targets, States(student, lessons.texts, config.frozen_layers, count))
+
+
+def _kept_targets(path: Path, run: str) -> Vectors | None:
+    """The targets that an earlier start of the same run has encoded."""
+    try:
+        return load_file(path).get(run)
+    except (OSError, SafetensorError):
+        return None
+
+
+def _save(student: Student, courses: list[Course], out: Path) -> None:
+    items, users = (LevelVectors(c.lessons.ids, c.states.all_vectors(student)) for c in courses)
+    fingerprint = save_student(student, out)
+    save_vectors(StudentVectors(fingerprint, items, users), out)

@@ -1,0 +1,177 @@
+"""The student makes the same vector of a text wherever it stands, and comes back from its folder as it went in."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from msd.student.encoder import (
+    RECORD_FILE,
+    TOKENIZER_FILE,
+    VECTOR_DIM,
+    WEIGHTS_FILE,
+    Student,
+    StudentError,
+    encode_plain,
+    encode_texts,
+    load_record,
+    load_student,
+    new_student,
+    pad,
+    save_student,
+    tokenise,
+)
+
+TEXTS = ["Toy Story", "A spy film with gadgets and stunts", "beach hotel " * 100, "", "Café ☕ 東京"]
+
+
+@pytest.fixture(scope="module")
+def student() -> Student:
+    student = new_student()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for head in (student.explicit, student.implicit):
+            head.linear.weight.add_(0.05 * torch.randn_like(head.linear.weight))
+    return student
+
+
+@pytest.fixture(scope="module")
+def original(student: Student, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("student")
+    save_student(student, folder)
+    return folder
+
+
+@pytest.fixture
+def saved(original: Path, tmp_path: Path) -> Path:
+    """A folder to be altered: the weights are linked, as they are large."""
+    shutil.copytree(original, tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns(WEIGHTS_FILE))
+    (tmp_path / WEIGHTS_FILE).symlink_to(original / WEIGHTS_FILE)
+    return tmp_path
+
+
+def test_untrained_heads_pass_the_plain_embedding_through() -> None:
+    student = new_student()
+    plain = encode_plain(student, TEXTS)
+    np.testing.assert_allclose(encode_texts(student, TEXTS), np.hstack([plain, plain]), atol=1e-6)
+
+
+def test_plain_embeddings_know_what_is_alike() -> None:
+    one, same, other = encode_plain(new_student(), ["a film about spies", "a secret agent movie", "a cake recipe"])
+    assert one @ same > 0.5 > one @ other
+
+
+def test_each_half_has_unit_length(student: Student) -> None:
+    vectors = encode_texts(student, TEXTS)
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (len(TEXTS), VECTOR_DIM)
+    np.testing.assert_allclose(np.linalg.norm(vectors.reshape(-1, 2, 384), axis=2), 1.0, atol=1e-5)
+    assert abs(vectors[0, :384] - vectors[0, 384:]).max() > 1e-3
+
+
+@settings(max_examples=8, deadline=None)
+@given(texts=st.lists(st.text(max_size=60), max_size=5), batch_size=st.integers(1, 4))
+def test_a_vector_does_not_depend_on_its_batch(student: Student, texts: list[str], batch_size: int) -> None:
+    alone = encode_texts(student, TEXTS[:2])
+    found = encode_texts(student, [TEXTS[0], *texts, TEXTS[1]], batch_size)
+    np.testing.assert_allclose(found[[0, -1]], alone, atol=1e-6)
+
+
+def test_the_same_texts_give_the_same_bits_and_no_text_gives_no_vector(student: Student) -> None:
+    assert np.array_equal(encode_texts(student, TEXTS), encode_texts(student, TEXTS))
+    assert encode_texts(student, []).shape == (0, VECTOR_DIM)
+
+
+def test_encoding_is_without_dropout_and_leaves_the_mode(student: Student) -> None:
+    expected = encode_texts(student, TEXTS)
+    student.train()
+    try:
+        assert np.array_equal(encode_texts(student, TEXTS), expected)
+        assert student.training
+    finally:
+        student.eval()
+
+
+def test_batches_are_counted(student: Student) -> None:
+    seen: list[int] = []
+    encode_texts(student, TEXTS, batch_size=2, on_batch=seen.append)
+    assert seen == [2, 2, 1]
+
+
+def test_texts_are_cut_at_max_tokens() -> None:
+    short = new_student(max_tokens=16)
+    ids, mask = pad(tokenise(short.tokenizer, TEXTS))
+    assert ids.shape == mask.shape == (len(TEXTS), 16)
+    assert mask.sum(dim=1).tolist()[2:4] == [16, 2]
+    vectors = encode_texts(short, ["beach hotel " * 20, "beach hotel " * 90])
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
+
+
+def test_a_student_comes_back_from_its_folder_alone(student: Student, saved: Path) -> None:
+    loaded = load_student(saved)
+    assert np.array_equal(encode_texts(loaded, TEXTS), encode_texts(student, TEXTS))
+    assert loaded.record == student.record == load_record(saved)
+    assert {path.name for path in saved.iterdir()} == {WEIGHTS_FILE, TOKENIZER_FILE, RECORD_FILE}
+
+
+def test_the_fingerprint_names_weights_and_truncation(student: Student, saved: Path, tmp_path: Path) -> None:
+    again = save_student(student, tmp_path / "again")
+    shorter = save_student(new_student(max_tokens=64), tmp_path / "shorter")
+    plain = save_student(new_student(), tmp_path / "plain")
+    assert again == load_record(saved).fingerprint
+    assert len({again, shorter, plain}) == 3
+
+
+@pytest.mark.parametrize("name", [WEIGHTS_FILE, TOKENIZER_FILE, RECORD_FILE])
+def test_a_missing_file_is_named(saved: Path, name: str) -> None:
+    (saved / name).unlink()
+    with pytest.raises(StudentError, match=f"{name}: no such file"):
+        load_student(saved)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS_FILE, TOKENIZER_FILE])
+def test_an_altered_or_shortened_file_is_refused(saved: Path, name: str) -> None:
+    data = (saved / name).read_bytes()
+    (saved / name).unlink()
+    for damaged in (data[:-5], data[:-1] + bytes([data[-1] ^ 1])):
+        (saved / name).write_bytes(damaged)
+        with pytest.raises(StudentError, match="cut short or altered"):
+            load_student(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 2}, r"student\.json: format 2, format 1 is read here"),
+        ({"format": None}, "format None"),
+        ({"max_tokens": "many"}, r"student\.json: max_tokens: "),
+        ({"max_tokens": 1}, r"student\.json: max_tokens: "),
+        ({"colour": "red"}, r"student\.json: colour: "),
+    ],
+)
+def test_a_record_of_another_version_or_shape_is_refused(saved: Path, change: dict[str, object], message: str) -> None:
+    record = json.loads((saved / RECORD_FILE).read_text())
+    (saved / RECORD_FILE).write_text(json.dumps({**record, **change}))
+    with pytest.raises(StudentError, match=message):
+        load_student(saved)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\x00"])
+def test_a_record_that_is_no_record_is_refused(saved: Path, text: str) -> None:
+    (saved / RECORD_FILE).write_text(text)
+    with pytest.raises(StudentError, match=RECORD_FILE):
+        load_student(saved)
+
+
+def test_bytes_that_are_not_utf8_are_refused(saved: Path) -> None:
+    (saved / RECORD_FILE).write_bytes(b"\xff\xfe")
+    with pytest.raises(StudentError, match="not JSON"):
+        load_student(saved)
+    (saved / TOKENIZER_FILE).write_bytes(b"\xff\xfe")
+    with pytest.raises(StudentError, match=RECORD_FILE):
+        load_student(saved)
