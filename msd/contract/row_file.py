@@ -134,7 +134,11 @@ class RowFile:
 
     def get(self, ids: Sequence[str]) -> Rows:
         """The rows of `ids`, in their order. Raises BundleError when a block that they touch is damaged."""
-        return self._codec.unpack([self._row(place) if place >= 0 else None for place in self._places(ids)])
+        return self._codec.unpack(self.raw(ids))
+
+    def raw(self, ids: Sequence[str]) -> list[bytes | None]:
+        """The bytes of the rows of `ids`, in their order, None where the file has none."""
+        return [self._row(place) if place >= 0 else None for place in self._places(ids)]
 
     def scan(self, start: int, stop: int) -> list[tuple[str, bytes]]:
         """Ids and raw rows by their place in the file, for copying them elsewhere."""

@@ -1,4 +1,7 @@
-"""Rows of features → the ranker's tensors, with vectors passed through the adaptors, which are trained with it."""
+"""Rows of features → logits, with vectors passed through the adaptors, which are trained with the ranker.
+
+Every item of a batch is represented once, however many histories hold it.
+"""
 
 from dataclasses import dataclass
 
@@ -60,35 +63,39 @@ class Corruption:
     unknown: float = 0.03
 
 
-def batch_tensors(
+def batch_logits(
     model: TrainedRanker,
     features: Features,
     events: NDArray[np.int64],
     corruption: Corruption | None = None,
     rng: np.random.Generator | None = None,
-) -> dict[str, Tensor]:
-    """The ranker's inputs for B events, each with its own user: every tensor has batch B."""
+) -> Tensor:
+    """Uncalibrated logits [B] of B events, each with its own user."""
     chosen = torch.from_numpy(events)
     tensors = {
         "context_categorical": features.context_categorical[chosen],
         "context_dense": features.context_dense[chosen],
     }
-    entity_rows = {}
-    for name, side in (("user", features.user), ("item", features.item)):
-        entity_rows[name], tensors[f"{name}_dense"] = _rows_and_dense(side, chosen, corruption, rng)
-        tensors[f"{name}_categorical"] = side.categorical[entity_rows[name]]
+    user_rows, tensors["user_dense"] = _rows_and_dense(features.user, chosen, corruption, rng)
+    item_rows, tensors["item_dense"] = _rows_and_dense(features.item, chosen, corruption, rng)
+    tensors["user_categorical"] = features.user.categorical[user_rows]
+    tensors["item_categorical"] = features.item.categorical[item_rows]
     history = features.history[chosen]
-    mask = (history >= 0).float()
+    tensors["history_mask"] = (history >= 0).float()
     history = torch.where(history >= 0, history, features.item.entities.unknown)
-    tensors["history_mask"] = mask
-    tensors["history_categorical"] = features.item.categorical[history]
+    held, places = _distinct(torch.cat([item_rows.unsqueeze(1), history], 1), features.item.entities.unknown + 1)
+    semantic = None
     if "item" in model.adaptors:
-        items = model.adapt("item", features.item.vectors, features.item.present)
-        tensors["item_semantic"] = items[entity_rows["item"]]
-        tensors["history_semantic"] = items[history]
-        known = features.user.present[entity_rows["user"]] & features.knows_user[chosen]
-        tensors["user_semantic"] = model.adapt("user", features.user.vectors[entity_rows["user"]], known)
-    return {name: tensor for name, tensor in tensors.items() if name in model.ranker.names}
+        semantic = model.adapt("item", features.item.vectors[held], features.item.present[held])
+        by_place = nn.functional.embedding(places, semantic)
+        tensors["item_semantic"], tensors["history_semantic"] = by_place[:, 0], by_place[:, 1:]
+        known = features.user.present[user_rows] & features.knows_user[chosen]
+        tensors["user_semantic"] = model.adapt("user", features.user.vectors[user_rows], known)
+    represented = nn.functional.embedding(
+        places, model.ranker.represent_items(features.item.categorical[held], semantic)
+    )
+    tensors = {name: tensor for name, tensor in tensors.items() if tensor.shape[-1]}
+    return model.ranker.score(tensors, represented[:, 0], represented[:, 1:])
 
 
 def _rows_and_dense(
@@ -102,3 +109,11 @@ def _rows_and_dense(
     unknown = draw[1] < corruption.unknown
     rows = torch.where(unknown, side.entities.unknown, rows)
     return rows, torch.where(unknown.unsqueeze(-1), side.unknown_dense, dense)
+
+
+def _distinct(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The distinct values of `rows`, all below `count`, and each row's place among them; without sorting."""
+    held = torch.zeros(count, dtype=torch.bool).index_fill_(0, rows.flatten().long(), True).nonzero().squeeze(1)
+    place = torch.zeros(count, dtype=torch.int64)
+    place[held] = torch.arange(len(held))
+    return held, place[rows.long()]

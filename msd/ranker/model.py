@@ -10,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from msd.contract.schema import Categorical, FeatureSchema, Side
+from msd.contract.schema import SIDES, Categorical, FeatureSchema, Side
 
 Tensors = Mapping[str, Tensor]
 
@@ -21,7 +21,7 @@ class RankerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     embedding: int = 16
-    interest: int = 48
+    interest: int = 32
     cross_layers: int = 2
     cross_rank: int = 32
     hidden: tuple[int, ...] = (128, 64)
@@ -62,14 +62,14 @@ class TargetAttention(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.weigh = nn.Sequential(nn.Linear(4 * dim, 32), nn.ReLU(), nn.Linear(32, 1))
+        self.weigh = nn.Sequential(nn.Linear(3 * dim, 32), nn.ReLU(), nn.Linear(32, 1))
 
     def forward(self, history_BLD: Tensor, mask_BL: Tensor, target_ND: Tensor) -> Tensor:
         """History of batch 1 or N and N targets → [N, D]."""
-        n, length = len(target_ND), history_BLD.shape[1]
+        n, length = target_ND.shape[0], history_BLD.shape[1]
         history_NLD = history_BLD.expand(n, -1, -1)
         target_NLD = target_ND.unsqueeze(1).expand(-1, length, -1)
-        pair = torch.cat([history_NLD, target_NLD, history_NLD - target_NLD, history_NLD * target_NLD], -1)
+        pair = torch.cat([history_NLD, target_NLD, history_NLD * target_NLD], -1)
         weight_NL = torch.sigmoid(self.weigh(pair).squeeze(-1)) * mask_BL
         return (weight_NL.unsqueeze(-1) * history_NLD).sum(1) / mask_BL.sum(1, keepdim=True).clamp(min=1.0)
 
@@ -93,12 +93,11 @@ class Ranker(nn.Module):
 
     def __init__(self, schema: FeatureSchema, config: RankerConfig) -> None:
         super().__init__()
-        self.names = {spec.name for spec in schema.tensors}
-        sides: tuple[Side, ...] = ("user", "item", "context")
+        widths = {side: self._width(schema, side, config) for side in SIDES}
+        self.sides: list[Side] = [side for side in SIDES if widths[side]]
         self.embed = nn.ModuleDict(
-            {side: SideEmbedding(schema, side, config) for side in sides if schema.indexed(side)}
+            {side: SideEmbedding(schema, side, config) for side in SIDES if schema.indexed(side)}
         )
-        widths = {side: self._width(schema, side, config) for side in sides}
         semantic = schema.semantic_width("item")
         self.represent = nn.Linear(config.embedding * len(schema.indexed("item")) + semantic, config.interest)
         self.attend = TargetAttention(config.interest)
@@ -117,14 +116,24 @@ class Ranker(nn.Module):
 
     def forward(self, tensors: Tensors) -> Tensor:
         """Logits [N], before calibration."""
-        item = self._side(tensors, "item")
-        n = len(item)
-        target = self._represent(tensors, "item")
-        history = self._represent(tensors, "history")
-        mask = tensors["history_mask"]
-        parts = [side.expand(n, -1) for side in (self._side(tensors, "user"), self._side(tensors, "context"))]
-        parts += [item, target, self.attend(history, mask, target)]
-        if "item_semantic" in self.names:
+        target = self.represent_items(tensors["item_categorical"], tensors.get("item_semantic"))
+        history = self.represent_items(tensors["history_categorical"], tensors.get("history_semantic"))
+        return self.score(tensors, target, history)
+
+    def represent_items(self, categorical: Tensor, semantic: Tensor | None) -> Tensor:
+        """What attention sees of items: [..., C] and [..., S] → [..., interest]."""
+        embedded = self.embed["item"](categorical)
+        represented: Tensor = torch.tanh(
+            self.represent(embedded if semantic is None else torch.cat([embedded, semantic], -1))
+        )
+        return represented
+
+    def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
+        """Logits [N], given what attention sees of targets and history."""
+        n, mask = target_ND.shape[0], tensors["history_mask"]
+        parts = [self._side(tensors, side).expand(n, -1) for side in self.sides]
+        parts += [target_ND, self.attend(history_BLD, mask, target_ND)]
+        if "item_semantic" in tensors:
             parts.append(likeness(tensors["history_semantic"], mask, tensors["item_semantic"]))
         x0 = self.norm(torch.cat(parts, -1))
         x = x0
@@ -135,21 +144,14 @@ class Ranker(nn.Module):
 
     def _side(self, tensors: Tensors, side: Side) -> Tensor:
         parts = [self.embed[side](tensors[f"{side}_categorical"])] if side in self.embed else []
-        parts += [tensors[name] for name in (f"{side}_dense", f"{side}_semantic") if name in self.names]
-        return torch.cat(parts, -1) if parts else tensors["history_mask"][:1, :0]
-
-    def _represent(self, tensors: Tensors, of: str) -> Tensor:
-        parts = [self.embed["item"](tensors[f"{of}_categorical"])]
-        if f"{of}_semantic" in self.names:
-            parts.append(tensors[f"{of}_semantic"])
-        represented: Tensor = torch.tanh(self.represent(torch.cat(parts, -1)))
-        return represented
+        parts += [tensors[name] for name in (f"{side}_dense", f"{side}_semantic") if name in tensors]
+        return torch.cat(parts, -1)
 
 
 def likeness(history_BLD: Tensor, mask_BL: Tensor, target_ND: Tensor) -> Tensor:
     """Mean and greatest cosine of each target's vector to those of the history → [N, 2]; 0 where there is none."""
     history_BLD = nn.functional.normalize(history_BLD, dim=-1, eps=1e-6)
     target_ND = nn.functional.normalize(target_ND, dim=-1, eps=1e-6)
-    cosine_NL = (history_BLD * target_ND.unsqueeze(1)).sum(-1) * mask_BL
+    cosine_NL = torch.matmul(history_BLD, target_ND.unsqueeze(-1)).squeeze(-1) * mask_BL
     mean_N = cosine_NL.sum(1) / mask_BL.sum(1).clamp(min=1.0)
     return torch.stack([mean_N, cosine_NL.amax(1)], -1)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from msd.checkpoint import load_checkpoint, save_checkpoint
 from msd.dataset.split import Part
-from msd.ranker.batch import Corruption, TrainedRanker, batch_tensors
+from msd.ranker.batch import Corruption, TrainedRanker, batch_logits
 from msd.ranker.calibrate import fit_platt
 from msd.ranker.features import Features
 from msd.ranker.model import RankerConfig
@@ -63,7 +63,9 @@ def train_ranker(
     torch.manual_seed(config.seed)
     model = TrainedRanker(features.schema, model_config, features.item.vectors.shape[1])
     average, best = copy.deepcopy(model), copy.deepcopy(model)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
     modules: dict[str, nn.Module] = {"model": model, "average": average, "best": best}
     record = load_checkpoint(checkpoint, modules, optimiser, identity)
     curve = [EpochReport(*point) for point in record["curve"]] if record else []
@@ -107,14 +109,13 @@ def _train_epoch(
     losses = []
     for step, start in enumerate(range(0, len(order), config.batch), start=1):
         events = order[start : start + config.batch]
-        logits = model.ranker(batch_tensors(model, features, events, config.corruption, rng))
+        logits = batch_logits(model, features, events, config.corruption, rng)
         loss: Tensor = nn.functional.binary_cross_entropy_with_logits(logits, features.labels[torch.from_numpy(events)])
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         with torch.no_grad():
-            for kept, new in zip(average.parameters(), model.parameters(), strict=True):
-                kept.lerp_(new, 1 - config.averaging)
+            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - config.averaging)
         losses.append(loss.item())
         progress(epoch, step, losses[-1])
     return float(np.mean(losses))
@@ -125,7 +126,7 @@ def predict_logits(model: TrainedRanker, features: Features, events: NDArray[np.
     """Uncalibrated logits [len(events)]."""
     model.eval()
     parts = [
-        model.ranker(batch_tensors(model, features, events[start : start + _PREDICT_ROWS]))
+        batch_logits(model, features, events[start : start + _PREDICT_ROWS])
         for start in range(0, len(events), _PREDICT_ROWS)
     ]
     logits: NDArray[np.float64] = torch.cat(parts).numpy().astype(np.float64)

@@ -1,0 +1,172 @@
+"""The export, top to bottom: graphs, rows, proof, goldens, words for people, manifest. Nothing is left half-written."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from model_export.encoder import export_encoder
+from model_export.parity import Parity, check_parity
+from model_export.ranker import HEADS, export_ranker
+from model_export.rows import write_rows
+from model_export.serving_view import serving_requests
+from msd.contract.bundle import (
+    ENCODER,
+    GOLDENS,
+    ITEM_WORDS,
+    RANKER,
+    Bundle,
+    Manifest,
+    bundle_id_of,
+    file_entries,
+    new_bundle,
+    tolerance_key,
+    write_manifest,
+)
+from msd.contract.errors import MsdError
+from msd.contract.files import atomic_file, sha256_file, write_text_atomic
+from msd.contract.golden import write_goldens
+from msd.dataset.load import Dataset, load_dataset
+from msd.ranker.batch import TrainedRanker
+from msd.ranker.features import build_features
+from msd.ranker.folder import WEIGHTS_FILE, ModelError, RankerRecord, load_ranker
+from msd.step import fingerprint_of, is_done, mark_done
+from msd.student.encoder import Student, load_student
+from msd.student.vectors import StudentVectors, load_vectors
+from msd.teachers.knowledge import RECORD_FILE as TEACH_FILE
+from msd.teachers.knowledge import KnowledgeBase, load_knowledge, load_record
+
+TOLERANCE = 1e-5
+_FORMAT = 1
+_GOLDENS = 32
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that a bundle is made of."""
+
+    dataset: Dataset
+    knowledge: KnowledgeBase
+    teacher: dict[str, Any]
+    student: Student
+    vectors: StudentVectors
+    trained: TrainedRanker
+    record: RankerRecord
+    evaluation: dict[str, Any]
+    fingerprint: str
+
+
+def load_inputs(dataset: Path, knowledge: Path, student: Path, model: Path, evaluation: Path | None) -> Inputs:
+    """Loads the folders of the earlier steps. Raises MsdError if they are not of one and the same run."""
+    data, vectors = load_dataset(dataset), load_vectors(student)
+    trained, record = load_ranker(model)
+    if record.dataset != data.fingerprint:
+        raise ModelError(f"{model}: was trained on another state of the dataset than {dataset} is in; train again")
+    if record.student != vectors.student:
+        raise ModelError(f"{model}: was trained with the vectors of another student than {student}; train again")
+    figures = _read_evaluation(evaluation)
+    return Inputs(
+        dataset=data,
+        knowledge=load_knowledge(knowledge),
+        teacher=load_record(knowledge).model_dump(mode="json"),
+        student=load_student(student),
+        vectors=vectors,
+        trained=trained,
+        record=record,
+        evaluation=figures,
+        fingerprint=fingerprint_of(
+            _FORMAT,
+            data.fingerprint,
+            vectors.student,
+            sha256_file(model / WEIGHTS_FILE),
+            sha256_file(knowledge / TEACH_FILE),
+            figures,
+        ),
+    )
+
+
+def export_bundle(
+    inputs: Inputs, out: Path, replay: Path | None, requests: int, progress: Callable[[str], None]
+) -> bool:
+    """Writes the bundle `out`, and the proved requests to `replay`; False if both were there already."""
+    start = time.perf_counter()
+    run = fingerprint_of(inputs.fingerprint, requests)
+    if is_done(out, run) and (replay is None or replay.is_file()):
+        return False
+    trained = inputs.trained
+    with new_bundle(out) as folder:
+        progress("Tracing the graphs")
+        export_ranker(trained, folder / RANKER)
+        if "item" in trained.adaptors:
+            export_encoder(inputs.student, trained.adaptors["item"], folder)
+        progress("Packing rows")
+        features = build_features(inputs.dataset, trained.schema, inputs.vectors)
+        draft = _manifest(inputs, folder)
+        write_rows(folder, trained, features, draft.bundle_id, draft.created_at)
+        _write_words(folder / ITEM_WORDS, inputs)
+        progress(f"Proving the graph equal to torch on {requests} requests")
+        asked = serving_requests(inputs.dataset, features, requests)
+        parity = check_parity(Bundle(folder, draft), trained, asked, TOLERANCE)
+        write_goldens(folder / GOLDENS, parity.goldens[:: max(1, len(parity.goldens) // _GOLDENS)][:_GOLDENS])
+        write_manifest(folder, _final(draft, folder, parity))
+        if replay:
+            _write_replay(replay, parity)
+        mark_done(folder, run, time.perf_counter() - start)
+    return True
+
+
+def _manifest(inputs: Inputs, folder: Path) -> Manifest:
+    weights = {name: sha256_file(folder / name) for name in (RANKER, ENCODER) if (folder / name).exists()}
+    bundle_id = bundle_id_of(inputs.trained.schema, weights)
+    return Manifest(
+        bundle_id=bundle_id,
+        model_version=f"{inputs.dataset.config.name}-{bundle_id[:8]}",
+        created_at=time.time(),
+        feature_schema=inputs.trained.schema,
+        heads=HEADS,
+        files={},
+        tolerances={tolerance_key("onnxruntime", "cpu", "fp32"): TOLERANCE},
+        calibration={"method": "platt", "slope": float(inputs.trained.slope), "offset": float(inputs.trained.offset)},
+        metrics=inputs.evaluation,
+        provenance={
+            "dataset": {"name": inputs.dataset.config.name, "fingerprint": inputs.dataset.fingerprint},
+            "teacher": inputs.teacher,
+            "student": inputs.vectors.student,
+            "training": inputs.record.training,
+            "versions": {name: version(name) for name in ("msd-ctr", "torch", "onnxruntime", "numpy")},
+        },
+    )
+
+
+def _final(draft: Manifest, folder: Path, parity: Parity) -> Manifest:
+    proved = {"requests": len(parity.goldens), "max_abs_diff": parity.max_abs_diff}
+    provenance = {**draft.provenance, "parity": proved}
+    return draft.model_copy(update={"files": file_entries(folder), "provenance": provenance})
+
+
+def _write_words(path: Path, inputs: Inputs) -> None:
+    titles = dict(inputs.dataset.items.select("item_id", "title").iter_rows())
+    with atomic_file(path) as file:
+        for item_id, title in titles.items():
+            words: dict[str, Any] = {"id": item_id, "title": title}
+            if known := inputs.knowledge.items.get(item_id):
+                words |= {"explicit": known.explicit, "implicit": known.implicit, "tags": list(known.tags)}
+            file.write(json.dumps(words, ensure_ascii=False).encode() + b"\n")
+
+
+def _write_replay(path: Path, parity: Parity) -> None:
+    lines = [json.dumps({"request": golden.request, "expected": golden.expected}) for golden in parity.goldens]
+    write_text_atomic(path, "\n".join(lines) + "\n")
+
+
+def _read_evaluation(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        models = json.loads(path.read_text("utf-8"))["models"]
+        return {name: figures["metrics"] for name, figures in models.items()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MsdError(f"{path}: not what `msd evaluate` writes ({error})") from None

@@ -1,0 +1,83 @@
+"""The proof that the exported graph scores as torch does: the same requests, the same rows, the same merge."""
+
+import json
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import onnxruntime
+
+from model_export.ranker import HEADS, torch_scores
+from model_export.serving_view import Request
+from msd.contract.assemble import wanted_items
+from msd.contract.bundle import RANKER, ROWS, Bundle
+from msd.contract.errors import MsdError
+from msd.contract.golden import Golden, encode_row, golden_tensors
+from msd.contract.request import parse_request
+from msd.contract.row_file import RowFile
+from msd.contract.rows import RowCodec, RowSide
+from msd.ranker.batch import TrainedRanker
+
+
+class ParityError(MsdError):
+    """The exported graph does not compute what torch computes."""
+
+
+class Parity(NamedTuple):
+    """Requests with torch's scores as goldens, and the greatest difference that onnxruntime showed."""
+
+    goldens: list[Golden]
+    max_abs_diff: float
+
+
+def check_parity(bundle: Bundle, trained: TrainedRanker, requests: Iterable[Request], tolerance: float) -> Parity:
+    """Scores every request by torch and by onnxruntime from the bundle's own rows.
+
+    Raises ParityError, with both scores, at the first that differs by more than `tolerance`.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(bundle.path(RANKER), options, providers=["CPUExecutionProvider"])
+    rows = BundleRows(bundle)
+    goldens: list[Golden] = []
+    worst = 0.0
+    for request in requests:
+        golden = rows.golden(request)
+        tensors = golden_tensors(bundle.schema, rows.codecs["user"], rows.codecs["item"], golden).tensors
+        expected = torch_scores(trained, tensors)
+        (found,) = session.run(list(HEADS), tensors)
+        difference = float(np.abs(found - expected).max())
+        if not difference <= tolerance:
+            place = int(np.abs(found - expected).argmax())
+            raise ParityError(
+                f"onnxruntime scores {found[place]:.7f} where torch scores {expected[place]:.7f} (candidate {place} of "
+                f"request {len(goldens)}); the tolerance is {tolerance:.0e}; the bundle was not written"
+            )
+        worst = max(worst, difference)
+        goldens.append(golden.model_copy(update={"expected": {HEADS[0]: [float(score) for score in expected]}}))
+    return Parity(goldens, worst)
+
+
+class BundleRows:
+    """The rows that requests ask for, as a golden keeps them."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._schema = bundle.schema
+        sides: tuple[RowSide, ...] = ("user", "item")
+        self.codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in sides}
+        self._files = {
+            side: RowFile(bundle.path(ROWS[side]), self.codecs[side], bundle.bundle_id) for side in self.codecs
+        }
+
+    def golden(self, request: Request) -> Golden:
+        """The request with its rows and no scores yet."""
+        checked = parse_request(json.dumps(request).encode(), self._schema)
+        user = self._files["user"].raw([checked.user_id])[0]
+        wanted = wanted_items(checked, self.codecs["user"].unpack([user]))
+        found = zip(wanted, self._files["item"].raw(wanted), strict=True)
+        return Golden(
+            request=request,
+            user=None if user is None else encode_row(user),
+            items={item_id: encode_row(row) for item_id, row in found if row is not None},
+            expected={},
+        )

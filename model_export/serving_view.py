@@ -1,0 +1,72 @@
+"""Test rows as an ad server would ask for them: requests with the row's time, context and history, and rows that the
+bundle holds. Some ask for unknown users and items, or leave things out, so that these cases are proved too.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from msd.contract.schema import FeatureSchema
+from msd.dataset.load import Dataset
+from msd.dataset.split import Part
+from msd.ranker.features import Features
+
+Request = dict[str, Any]
+_OTHERS = 4
+_VARIED = 6
+
+
+def serving_requests(dataset: Dataset, features: Features, limit: int, seed: int = 0) -> Iterator[Request]:
+    """Up to `limit` requests on the wire, evenly spread over the test rows: each row's item beside four others.
+
+    Every sixth varies: an unknown user, an unknown item, one described by the request, missing context, null features,
+    the stored history, a history with unknown ids.
+    """
+    rng = np.random.default_rng(seed)
+    test = features.of_part(Part.TEST)
+    chosen = test[np.linspace(0, len(test) - 1, min(limit, len(test))).astype(np.int64)]
+    items = features.item.entities.ids
+    settable = features.schema.settable
+    for number, row in enumerate(chosen.tolist()):
+        event = dataset.events.row(row, named=True)
+        others = [items[place] for place in rng.choice(len(items), min(_OTHERS, len(items)), replace=False)]
+        request: Request = {
+            "user_id": event["user_id"],
+            "at": float(event["at"]),
+            "context": {name: event[name] for name in settable["context"]},
+            "candidates": {"id": [event["item_id"], *others]},
+            "user": {"history": [items[item] for item in features.history[row].tolist() if item >= 0]},
+        }
+        if number % _VARIED == 0:
+            _vary(request, features.schema, number // _VARIED)
+        yield request
+
+
+def _vary(request: Request, schema: FeatureSchema, kind: int) -> None:
+    ids = request["candidates"]["id"]
+    match kind % 7:
+        case 0:
+            request["user_id"] = "a user that nobody knows"
+        case 1:
+            ids[-1] = "an item that nobody knows"
+        case 2:
+            ids[-1] = "an item that the request describes"
+            described = {name: _sample(field) for name, field in schema.settable["item"].items()}
+            request["items"] = {ids[-1]: {"features": described, "text": "An item in its own words."}}
+        case 3:
+            del request["context"]
+        case 4:
+            request["user"]["features"] = dict.fromkeys(schema.settable["user"])
+            request["items"] = {ids[0]: {"features": dict.fromkeys(schema.settable["item"])}}
+        case 5:
+            del request["user"]
+        case 6:
+            request["user"]["history"] = ["an item that nobody knows", *request["user"]["history"], ids[0]]
+
+
+def _sample(field: Any) -> Any:  # noqa: ANN401 - a value of the field's own type
+    if field.kind == "numeric":
+        return field.mean
+    value = field.vocabulary[0] if field.vocabulary else "a value"
+    return [value, "a value that nobody knows"] if field.kind == "bag" else value

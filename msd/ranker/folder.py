@@ -1,0 +1,62 @@
+"""A trained ranker on disk: its weights, and a record of its schema, its training and what it was trained on."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from msd.contract.errors import MsdError
+from msd.contract.files import write_bytes_atomic, write_text_atomic
+from msd.contract.schema import FeatureSchema
+from msd.ranker.batch import TrainedRanker
+from msd.ranker.model import RankerConfig
+from msd.ranker.train import EpochReport
+
+FORMAT = 1
+WEIGHTS_FILE, RECORD_FILE = "weights.safetensors", "ranker.json"
+
+
+class ModelError(MsdError):
+    """A model's folder is missing, damaged, or was trained on something else."""
+
+
+class RankerRecord(BaseModel):
+    """How a ranker came to be. `student` is the fingerprint of the student whose vectors it was trained with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = FORMAT
+    feature_schema: FeatureSchema
+    config: RankerConfig
+    training: dict[str, Any]
+    curve: tuple[EpochReport, ...]
+    vector_dim: int
+    dataset: str
+    student: str
+
+
+def save_ranker(folder: Path, model: TrainedRanker, record: RankerRecord) -> None:
+    """Writes the weights, then the record that makes them a model."""
+    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+    write_bytes_atomic(folder / WEIGHTS_FILE, save(tensors))
+    write_text_atomic(folder / RECORD_FILE, record.model_dump_json(indent=2) + "\n")
+
+
+def load_ranker(folder: Path) -> tuple[TrainedRanker, RankerRecord]:
+    """The model in a folder. Raises ModelError that says what is wrong with it."""
+    try:
+        record = RankerRecord.model_validate_json((folder / RECORD_FILE).read_bytes())
+    except OSError:
+        raise ModelError(f"{folder}: no trained model here ({RECORD_FILE} is missing); run `msd train`") from None
+    except ValidationError as error:
+        raise ModelError(f"{folder / RECORD_FILE}: {error.errors()[0]['msg']}; train again") from None
+    if record.format != FORMAT:
+        raise ModelError(f"{folder / RECORD_FILE}: format {record.format}, this release reads {FORMAT}; train again")
+    model = TrainedRanker(record.feature_schema, record.config, record.vector_dim)
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ModelError(f"{folder / WEIGHTS_FILE}: not the weights of {RECORD_FILE}: {error}") from None
+    return model.eval(), record
