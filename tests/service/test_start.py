@@ -1,0 +1,152 @@
+"""What the service refuses to start on, or never becomes ready with: the reason is one clear message."""
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from msd.contract.bundle import GOLDENS, MANIFEST, Bundle, Manifest, write_manifest
+from msd.contract.errors import BundleError
+from msd.contract.golden import read_goldens, write_goldens
+from service.app import create_app
+from service.settings import Settings
+from tests.service.bundle_factory import golden_requests, reseal
+from tests.service.live import live_service, run_msd, wait_until
+
+
+def refusal(folder: Path, *flags: str, **environment: str) -> str:
+    """What `msd serve` says when it refuses to start."""
+    ended = run_msd("serve", str(folder), "--port", "0", *flags, **environment)
+    assert ended.returncode == 2, ended.stdout + ended.stderr
+    assert ended.stderr.startswith("error: ")
+    assert "Traceback" not in ended.stderr + ended.stdout
+    return ended.stderr
+
+
+def _flip_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def _change_manifest(path: Path, **changes: Any) -> None:  # noqa: ANN401
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), **changes}))
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no manifest": (lambda folder: (folder / MANIFEST).unlink(), "no bundle here"),
+    "manifest not json": (lambda folder: (folder / MANIFEST).write_text("{"), "not readable as JSON"),
+    "manifest changed": (lambda folder: _change_manifest(folder / MANIFEST, model_version="x"), "its own hash"),
+    "another format": (lambda folder: _change_manifest(folder / MANIFEST, format_version=2), "bundle format 2"),
+    "ranker tampered": (lambda folder: _flip_byte(folder / "ranker.onnx"), "ranker.onnx: its SHA-256"),
+    "rows tampered": (lambda folder: _flip_byte(folder / "items.rows"), "items.rows: its SHA-256"),
+    "rows truncated": (lambda folder: _cut(folder / "users.rows"), "users.rows: has "),
+    "rows missing": (lambda folder: (folder / "users.rows").unlink(), "users.rows: missing"),
+    "goldens tampered": (lambda folder: _flip_byte(folder / GOLDENS), "golden.jsonl: its SHA-256"),
+    "a head too few": (lambda folder: reseal(folder, heads=("pctr", "orders")), "no output 'orders'"),
+    "another first head": (lambda folder: reseal(folder, heads=("pcvr", "pctr")), "has to be 'pctr'"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_bundle_is_refused(copied_bundle: Path, name: str) -> None:
+    damage, said = DAMAGE[name]
+    damage(copied_bundle)
+
+    with pytest.raises(BundleError) as raised:
+        create_app(Settings(bundle=copied_bundle))
+    assert said in str(raised.value)
+
+
+def test_no_bundle_is_refused(tmp_path: Path) -> None:
+    assert "no bundle here" in refusal(tmp_path / "nowhere")
+    assert "MSD_BUNDLE: not set" in run_msd("serve").stderr
+
+
+def test_rows_damaged_after_they_were_verified_are_refused(copied_bundle: Path) -> None:
+    """A file that was touched is hashed again, whatever the mark of an earlier verification says."""
+    with live_service(copied_bundle, copied_bundle.parent):
+        pass
+    _flip_byte(copied_bundle / "items.rows")
+    assert "items.rows: its SHA-256" in refusal(copied_bundle)
+
+
+def test_cuda_on_a_cpu_build_is_refused(bundle: Bundle) -> None:
+    said = refusal(bundle.folder, "--provider", "cuda")
+
+    assert "CPUExecutionProvider" in said
+    assert "msd-ctr[gpu]" in said
+
+
+def test_mistaken_settings_are_refused(bundle: Bundle) -> None:
+    assert "did you mean MSD_STORE" in refusal(bundle.folder, MSD_STOER="redis")
+    assert "MSD_STORE: " in refusal(bundle.folder, "--store", "disk")
+    assert "needs MSD_REDIS_URL" in refusal(bundle.folder, "--store", "redis")
+
+
+def test_a_port_in_use_is_refused(bundle: Bundle) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = run_msd("serve", str(bundle.folder), "--port", str(port))
+
+    assert said.returncode == 2
+    assert f"cannot listen on 127.0.0.1 port {port}" in said.stderr
+
+
+def _break_goldens(folder: Path) -> None:
+    goldens = list(read_goldens(folder / GOLDENS))
+    wrong = {**goldens[1].expected, "pctr": [value + 1e-3 for value in goldens[1].expected["pctr"]]}
+    write_goldens(folder / GOLDENS, [goldens[0], goldens[1].model_copy(update={"expected": wrong})])
+    reseal(folder)
+
+
+def _drop_a_head(folder: Path) -> None:
+    goldens = list(read_goldens(folder / GOLDENS))
+    write_goldens(folder / GOLDENS, [goldens[0].model_copy(update={"expected": {"pctr": goldens[0].expected["pctr"]}})])
+    reseal(folder)
+
+
+def _empty_goldens(folder: Path) -> None:
+    write_goldens(folder / GOLDENS, [])
+    reseal(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_break_goldens, "golden 2 differs by 0.001"),
+        (_drop_a_head, "golden 1 differs by inf"),
+        (_empty_goldens, "holds no goldens"),
+        (lambda folder: reseal(folder, tolerances={"torch-cpu-fp32": 1.0}), "no tolerance for 'onnxruntime-cpu-fp32'"),
+    ],
+)
+def test_goldens_that_are_not_reproduced_keep_it_unready(
+    copied_bundle: Path, tmp_path: Path, damage: Callable[[Path], None], said: str
+) -> None:
+    damage(copied_bundle)
+    with live_service(copied_bundle, tmp_path, wait_ready=False) as running:
+        wait_until(lambda: said in running.ready()["missing"].get("model", ""))
+        answer = running.score(golden_requests()[0])
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"]
+        assert answer.json()["error"]["code"] == "not_ready"
+        assert said in answer.json()["error"]["message"]
+        assert running.metric("msd_ready") == 0
+        with running.client() as client:
+            assert client.get("/health/live").status_code == 200
+            assert client.get("/health/ready").status_code == 503
+
+
+def test_a_manifest_is_resealed_as_it_was(copied_bundle: Path) -> None:
+    """The tests above damage one thing each, not the manifest's own form."""
+    before = (copied_bundle / MANIFEST).read_text("utf-8")
+    write_manifest(copied_bundle, Manifest.model_validate_json(before))
+
+    assert (copied_bundle / MANIFEST).read_text("utf-8") == before
