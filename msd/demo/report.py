@@ -1,0 +1,79 @@
+"""runs/demo/report.html: the demo's figures and curves on one page that needs no network."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+from matplotlib.figure import Figure
+
+from msd.contract.files import write_text_atomic
+from msd.demo.showcase import Showcase
+
+_NAMES = {"with-semantics": "with semantics", "without-semantics": "without semantics", "counts": "trees on counts"}
+_COLOURS = {"with-semantics": "#0b6e4f", "without-semantics": "#c46a1b", "counts": "#6b7280"}
+
+
+def write_report(path: Path, summary: dict[str, Any], evaluation: dict[str, Any], shown: Showcase) -> None:
+    """Draws and writes the page."""
+    models = evaluation["models"]
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("msd.demo", "."), autoescape=True)
+    page = environment.get_template("report.html.j2").render(
+        summary=summary,
+        rows=evaluation["rows"],
+        models=[(_NAMES.get(name, name), figures["metrics"]) for name, figures in models.items()],
+        shown=shown,
+        aucs=_aucs(models),
+        calibration=_calibration(models),
+        training=_training(models),
+    )
+    write_text_atomic(path, page)
+
+
+def _aucs(models: dict[str, Any]) -> str:
+    figure = Figure(figsize=(5.2, 2.2), layout="constrained")
+    axes = figure.subplots()
+    names = list(models)[::-1]
+    values = [models[name]["metrics"]["auc"] for name in names]
+    bars = axes.barh([_NAMES.get(name, name) for name in names], values, color=[_COLOURS.get(name) for name in names])
+    axes.bar_label(bars, fmt="%.4f", padding=3)
+    axes.set_xlim(min(values) - 0.03, max(values) + 0.02)
+    axes.set_xlabel("AUC on the test rows")
+    return _svg(figure)
+
+
+def _calibration(models: dict[str, Any]) -> str:
+    figure = Figure(figsize=(5.2, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="#d1d5db", linewidth=1)
+    for name, figures in models.items():
+        predicted, observed = ([one[key] for one in figures["calibration"]] for key in ("predicted", "observed"))
+        axes.plot(predicted, observed, "o-", markersize=4, label=_NAMES.get(name, name), color=_COLOURS.get(name))
+    axes.set(xlabel="predicted click rate", ylabel="observed click rate", xlim=(0, 1), ylim=(0, 1))
+    axes.legend(frameon=False)
+    return _svg(figure)
+
+
+def _training(models: dict[str, Any]) -> str:
+    figure = Figure(figsize=(8.6, 3.2), layout="constrained")
+    loss, auc = figure.subplots(1, 2)
+    for name, figures in models.items():
+        if curve := figures.get("curve"):
+            epochs = [point["epoch"] for point in curve]
+            style = {"label": _NAMES.get(name, name), "color": _COLOURS.get(name)}
+            loss.plot(epochs, [point["train_loss"] for point in curve], "o-", markersize=3, **style)
+            auc.plot(epochs, [point["valid_auc"] for point in curve], "o-", markersize=3, **style)
+    loss.set(xlabel="epoch", ylabel="training logloss")
+    auc.set(xlabel="epoch", ylabel="AUC on the valid rows")
+    auc.legend(frameon=False)
+    return _svg(figure)
+
+
+def _svg(figure: Figure) -> str:
+    text = io.StringIO()
+    # A fixed salt and no date make equal figures equal bytes.
+    with matplotlib.rc_context({"svg.hashsalt": "msd", "font.size": 9.0}):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    svg = text.getvalue()
+    return svg[svg.index("<svg") :]

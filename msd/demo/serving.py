@@ -1,0 +1,65 @@
+"""A service of the demo: `msd serve` as a subprocess, waited for until it is ready, stopped by SIGTERM."""
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from msd.demo.steps import DemoError
+
+_READY_WITHIN_S = 60.0
+_STOP_WITHIN_S = 30.0
+
+
+@contextmanager
+def serve(bundle: Path, log: Path, *options: str) -> Iterator[str]:
+    """The address of a ready service over `bundle`; what it says goes to `log`."""
+    port = _free_port()
+    command = [sys.executable, "-m", "msd", "serve", str(bundle), "--port", str(port), *options]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _wait_until_ready(url, process, log)
+            yield url
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + _READY_WITHIN_S
+    reason = "it did not answer"
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise DemoError(f"the service ended with exit code {process.returncode}; it said: {_tail(log)}")
+        try:
+            reply = httpx.get(f"{url}/health/ready", timeout=2)
+            if reply.status_code == httpx.codes.OK:
+                return
+            reason = reply.text
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise DemoError(f"the service was not ready within {_READY_WITHIN_S:.0f} s: {reason}; it said: {_tail(log)}")
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(errors="replace")[-1_000:].strip() or "nothing"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

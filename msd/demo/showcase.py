@@ -1,0 +1,133 @@
+"""One real user's ranking: with and without semantics, with titles, the teacher's words, and what the user then did."""
+
+import json
+import textwrap
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import numpy as np
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from msd.dataset.load import Dataset
+from msd.dataset.split import Part, split_events
+from msd.demo.steps import DemoError
+
+_CANDIDATES = 200
+_TOP = 10
+_FEWEST_EVENTS, _FEWEST_CLICKS = 15, 5
+_WORDS = 110
+
+
+class Place(NamedTuple):
+    """One candidate as ranked: `rank_without` and `pctr_without` are the same model's without semantics."""
+
+    rank: int
+    item_id: str
+    title: str
+    pctr: float
+    rank_without: int
+    pctr_without: float
+    teacher: str
+    did: str
+
+
+class Showcase(NamedTuple):
+    """A user, how many candidates were scored for him, and the best of them."""
+
+    user_id: str
+    request: dict[str, Any]
+    candidates: int
+    top: list[Place]
+
+
+def show_user(dataset: Dataset, bundle: Path, url: str, url_without: str) -> Showcase:
+    """Scores what a user met in the test part, among random other items, by both services."""
+    events = dataset.events.with_columns(part=pl.Series(split_events(dataset.events, dataset.config)))
+    user_id = _choose_user(events)
+    test = events.filter((pl.col("user_id") == user_id) & (pl.col("part") == Part.TEST))
+    did = {item: "clicked" if label else "not clicked" for item, label in test.select("item_id", "label").iter_rows()}
+    seen = set(events.filter(pl.col("user_id") == user_id)["item_id"])
+    others = [item for item in dataset.items["item_id"] if item not in seen]
+    fill = np.random.default_rng(0).permutation(others)[: max(0, _CANDIDATES - len(did))].tolist()
+    first = test.row(0, named=True)
+    context = {feature.name: first[feature.name] for feature in dataset.config.side("context")}
+    request = {
+        "user_id": user_id,
+        "at": first["at"],
+        "context": context,
+        "candidates": {"id": [*did, *fill]},
+        "top_k": len(did) + len(fill),
+    }
+    ranked, without = _score(url, request), _score(url_without, request)
+    rank_without = {item: rank for rank, item in enumerate(without["id"], start=1)}
+    pctr_without = dict(zip(without["id"], without["pctr"], strict=True))
+    words = _words(bundle)
+    top = [
+        Place(
+            rank,
+            item,
+            words[item]["title"] or item,
+            pctr,
+            rank_without[item],
+            pctr_without[item],
+            words[item].get("implicit", ""),
+            did.get(item, ""),
+        )
+        for rank, (item, pctr) in enumerate(zip(ranked["id"][:_TOP], ranked["pctr"], strict=False), start=1)
+    ]
+    return Showcase(user_id, request, len(ranked["id"]), top)
+
+
+def print_showcase(console: Console, shown: Showcase) -> None:
+    """The top ten as a table."""
+    table = Table(
+        title=f"User {shown.user_id}: the best {len(shown.top)} of {shown.candidates} candidates",
+        title_justify="left",
+        show_lines=True,
+    )
+    for name in ("#", "title", "pCTR", "without semantics", "what the teacher says of it", "and the user"):
+        table.add_column(name)
+    for place in shown.top:
+        table.add_row(
+            str(place.rank),
+            place.title,
+            f"{place.pctr:.3f}",
+            f"#{place.rank_without}, {place.pctr_without:.3f}",
+            textwrap.shorten(place.teacher, _WORDS, placeholder=" …"),
+            place.did,
+        )
+    console.print(table)
+
+
+def _choose_user(events: pl.DataFrame) -> str:
+    """The first user, in the order of the events, with enough test rows of both labels."""
+    users = (
+        events.filter(pl.col("part") == Part.TEST)
+        .group_by("user_id", maintain_order=True)
+        .agg(rows=pl.len(), clicks=pl.col("label").sum())
+        .filter(
+            (pl.col("rows") >= _FEWEST_EVENTS)
+            & (pl.col("clicks") >= _FEWEST_CLICKS)
+            & (pl.col("rows") - pl.col("clicks") >= _FEWEST_CLICKS)
+        )
+    )
+    if users.is_empty():
+        raise DemoError(f"no user has {_FEWEST_EVENTS} test rows with {_FEWEST_CLICKS} of each label")
+    user_id: str = users["user_id"][0]
+    return user_id
+
+
+def _score(url: str, request: dict[str, Any]) -> dict[str, list[Any]]:
+    reply = httpx.post(f"{url}/v1/score", json=request, timeout=10)
+    if reply.status_code != httpx.codes.OK:
+        raise DemoError(f"{url} answered {reply.status_code}: {reply.text[:300]}")
+    candidates: dict[str, list[Any]] = reply.json()["candidates"]
+    return candidates
+
+
+def _words(bundle: Path) -> dict[str, dict[str, Any]]:
+    lines = (bundle / "items.meta.jsonl").read_text("utf-8").splitlines()
+    return {words["id"]: words for words in map(json.loads, lines)}
