@@ -18,6 +18,7 @@ from msd.student.lessons import Advance, Lessons, Rows
 from msd.student.measure import HEADS, Figures, measure
 from msd.student.states import States
 
+_WINDOW = 4  # batches
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
 
@@ -28,7 +29,7 @@ class DistillConfig:
     epochs: int = 8
     seed: int = 0
     holdout: float = 0.1
-    patience: int = 2
+    patience: int = 1
     frozen_layers: int = 5
     batch_size: int = 64
     learning_rate: float = 5e-4
@@ -137,7 +138,7 @@ class Distiller:
             every = self.config.items_every if course.lessons.level == "items" else self.config.users_every
             turn, part = divmod(epoch - 1, every)
             order = np.random.default_rng([self.config.seed, stage, number, turn]).permutation(rows)
-            seen = np.array_split(order, every)[part]
+            seen = _alike(np.array_split(order, every)[part], course, _WINDOW * self.config.batch_size)
             batches += [(course, which) for which in self._split(seen) if len(which)]
         mixed = np.random.default_rng([self.config.seed, stage, len(self.courses), epoch]).permutation(len(batches))
         return (batches[at] for at in mixed)
@@ -179,6 +180,13 @@ def head_loss(vectors_BD: Tensor, targets_BD: Tensor, config: DistillConfig) -> 
 def objective(config: DistillConfig) -> dict[str, object]:
     """What student.json says of how the student was trained."""
     return {"loss": "cosine regression + in-batch InfoNCE, per head, against plain MiniLM", **asdict(config)}
+
+
+def _alike(rows: Rows, course: Course, window: int) -> Rows:
+    """The same lessons with those of like lengths together within each window, so that little is padded."""
+    lengths = course.states.lengths[course.lessons.rows]
+    windows = [rows[at : at + window] for at in range(0, len(rows), window)]
+    return np.concatenate([one[np.argsort(lengths[one], kind="stable")] for one in windows]) if windows else rows
 
 
 def _trainable(student: Student, frozen_layers: int) -> dict[str, Tensor]:

@@ -20,27 +20,27 @@ class States:
     ) -> None:
         self.frozen = frozen
         tokens = tokenise(student.tokenizer, texts)
-        self._lengths = np.asarray([len(row) for row in tokens], np.int64)
+        self.lengths = np.asarray([len(row) for row in tokens], np.int64)
         self._states: list[Tensor] = [torch.empty(0)] * len(tokens)
-        order = np.argsort(self._lengths, kind="stable")
+        order = np.argsort(self.lengths, kind="stable")
         with torch.no_grad():
             for start in range(0, len(order), _BATCH):
                 batch = order[start : start + _BATCH]
                 ids, mask = pad([tokens[at] for at in batch])
                 states = student.encoder.layers(student.encoder.embed(ids), mask, 0, frozen)
                 for at, state in zip(batch, states, strict=True):
-                    self._states[at] = state[: self._lengths[at]].clone()
+                    self._states[at] = state[: self.lengths[at]].clone()
                 if on_batch is not None:
                     on_batch(len(batch))
 
     def vectors(self, student: Student, rows: Rows) -> Tensor:
         """The student's vectors [B, 768] of some texts, in their order; gradients reach the layers above."""
-        longest = int(self._lengths[rows].max())
+        longest = int(self.lengths[rows].max())
         states = torch.zeros(len(rows), longest, self._states[rows[0]].shape[1])
         mask = torch.zeros(len(rows), longest, dtype=torch.int64)
         for at, row in enumerate(rows):
-            states[at, : self._lengths[row]] = self._states[row]
-            mask[at, : self._lengths[row]] = 1
+            states[at, : self.lengths[row]] = self._states[row]
+            mask[at, : self.lengths[row]] = 1
         return student.heads(
             student.encoder.pool(student.encoder.layers(states, mask, self.frozen, student.encoder.depth), mask)
         )
@@ -48,7 +48,7 @@ class States:
     def all_vectors(self, student: Student) -> Vectors:
         """The student's vectors [n, 768] of all texts, without gradients."""
         result = np.zeros((len(self._states), VECTOR_DIM), np.float32)
-        order = np.argsort(self._lengths, kind="stable")
+        order = np.argsort(self.lengths, kind="stable")
         with torch.no_grad():
             for start in range(0, len(order), _BATCH):
                 batch = order[start : start + _BATCH]

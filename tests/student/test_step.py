@@ -1,0 +1,184 @@
+"""The whole step on a small dataset: it learns, goes on after a cut, is skipped when done, refuses what is wrong."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file
+
+from msd.__main__ import main
+from msd.dataset.load import load_dataset
+from msd.dataset.texts import student_texts
+from msd.student.distill import CHECKPOINT_FILE, DistillConfig
+from msd.student.encoder import RECORD_FILE, WEIGHTS_FILE, StudentError, encode_texts, load_student
+from msd.student.step import STEP_FILE, WORK_FOLDER, distill
+from msd.student.vectors import VECTORS_FILE, load_vectors
+from msd.teachers.knowledge import TeacherError
+from tests.dataset.tiny import write_tiny_dataset, write_tiny_knowledge
+
+CONFIG = DistillConfig(epochs=2, seed=7)
+
+
+class Cut(Exception):
+    """A run ends here, as if it were killed."""
+
+
+def quiet(name: str, done: int, total: int, note: str) -> None:
+    """A progress bar that nobody sees."""
+
+
+def cut_at_once(name: str, done: int, total: int, note: str) -> None:
+    """Ends a run as soon as it does anything."""
+    raise Cut
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("inputs")
+    dataset = write_tiny_dataset(folder / "dataset", users=20, items=60)
+    knowledge = write_tiny_knowledge(folder / "knowledge", load_dataset(dataset))
+    _without(knowledge, "3")
+    return dataset, knowledge
+
+
+def _without(knowledge: Path, item: str) -> None:
+    """Makes the teacher know nothing of an item."""
+    lines = (knowledge / "items.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if json.loads(line)["id"] != item]
+    (knowledge / "items.jsonl").write_text("".join(kept), encoding="utf-8")
+    record = json.loads((knowledge / "teach.json").read_text(encoding="utf-8"))
+    (knowledge / "teach.json").write_text(json.dumps({**record, "items": len(kept)}), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def done(inputs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("done") / "student"
+    assert distill(*inputs, out, CONFIG, quiet)
+    return out
+
+
+def test_the_folder_holds_the_vectors_that_its_student_encodes(done: Path, inputs: tuple[Path, Path]) -> None:
+    student, vectors = load_student(done), load_vectors(done)
+    texts = student_texts(load_dataset(inputs[0]))
+    for level, named in zip((vectors.items, vectors.users), texts, strict=True):
+        assert level.ids == list(named)
+        np.testing.assert_allclose(level.vectors, encode_texts(student, list(named.values())), atol=1e-6)
+    assert not (done / WORK_FOLDER).exists()
+
+
+def test_what_has_no_text_has_no_vector_and_what_has_no_knowledge_has_one(done: Path) -> None:
+    present = load_vectors(done).gather("items", ["3", "60"])[1]
+    assert present.tolist() == [True, False]
+
+
+def test_the_student_learns_what_the_teacher_wrote(done: Path) -> None:
+    record = load_student(done).record
+    history = record.metrics["history"]
+    assert [(epoch["stage"], epoch["epoch"]) for epoch in history] == [
+        ("search", 1),
+        ("search", 2),
+        ("catalogue", 1),
+        ("catalogue", 2),
+    ]
+    assert history[-1]["loss"] < history[0]["loss"]
+    knowledge = record.metrics["knowledge"]
+    cosine = {name: figures["implicit"]["cosine"] for name, figures in knowledge.items()}
+    for level in ("items", "users"):
+        assert cosine[f"{level}/held_out/search"] > cosine[f"{level}/held_out/plain"]
+        assert cosine[f"{level}/training/catalogue"] > cosine[f"{level}/training/plain"]
+    assert knowledge["items/held_out/plain"]["explicit"]["candidates"] == 58
+    assert record.objective["epochs"] == 2
+
+
+@pytest.mark.parametrize("cut_at", [("searching", 1), ("learning the catalogue", 1)])
+def test_a_run_that_was_cut_ends_like_one_that_was_not(
+    cut_at: tuple[str, int], done: Path, inputs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    seen: list[tuple[str, int]] = []
+
+    def cut(name: str, count: int, total: int, note: str) -> None:
+        seen.append((name, count))
+        if (name, count) == cut_at:
+            raise Cut
+
+    out = tmp_path / "student"
+    with pytest.raises(Cut):
+        distill(*inputs, out, CONFIG, cut)
+    assert (out / WORK_FOLDER / CHECKPOINT_FILE).is_file()
+    assert not (out / STEP_FILE).exists()
+    seen.clear()
+    assert distill(*inputs, out, CONFIG, lambda name, count, total, note: seen.append((name, count)))
+    assert cut_at not in seen
+    assert not [name for name, _ in seen if "teacher" in name]
+    again, expected = load_file(out / WEIGHTS_FILE), load_file(done / WEIGHTS_FILE)
+    for name, value in expected.items():
+        np.testing.assert_allclose(again[name], value, atol=1e-5, err_msg=name)
+    assert load_student(out).record.metrics.keys() == load_student(done).record.metrics.keys()
+
+
+def test_work_that_is_damaged_or_of_another_run_is_done_again(
+    done: Path, inputs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    work = tmp_path / WORK_FOLDER
+    work.mkdir()
+    for name in (CHECKPOINT_FILE, "items.safetensors", "users.safetensors"):
+        (work / name).write_bytes(b"\x00" * 50)
+    assert distill(*inputs, tmp_path, CONFIG, quiet)
+    again, expected = load_vectors(tmp_path), load_vectors(done)
+    np.testing.assert_allclose(again.items.vectors, expected.items.vectors, atol=1e-5)
+
+
+def test_a_finished_step_is_skipped_until_an_input_or_a_file_changes(
+    done: Path, inputs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "student"
+    shutil.copytree(done, out)
+    command = ["distill", *map(str, inputs), str(out), "--epochs", "2", "--seed", "7"]
+    assert _run(command, capsys).count("nothing to do") == 1
+    assert (out / VECTORS_FILE).stat().st_mtime == (done / VECTORS_FILE).stat().st_mtime
+    (out / VECTORS_FILE).unlink()
+    assert "nothing to do" not in _run(command, capsys)
+    assert load_vectors(out).items.ids == load_vectors(done).items.ids
+    step = json.loads((out / STEP_FILE).read_text())
+    assert step.keys() == {"fingerprint", "seconds"}
+    with pytest.raises(Cut):
+        distill(*inputs, out, replace(CONFIG, seed=8), cut_at_once)
+    assert not (out / STEP_FILE).exists()
+
+
+def _run(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_a_folder_of_other_things_is_left_alone(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    for out in inputs:
+        with pytest.raises(StudentError, match="holds other things than a student"):
+            distill(*inputs, out, CONFIG, quiet)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StudentError, match="is a file"):
+        distill(*inputs, tmp_path / "file", CONFIG, quiet)
+
+
+def test_knowledge_of_another_dataset_is_refused(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    knowledge = tmp_path / "knowledge"
+    knowledge.mkdir()
+    entry = {"known": True, "explicit": "A fact.", "implicit": "For you.", "tags": []}
+    lines = [json.dumps({**entry, "id": f"other-{n}"}) + "\n" for n in range(20)]
+    (knowledge / "items.jsonl").write_text("".join(lines))
+    (knowledge / "users.jsonl").write_text("")
+    record = {"format": 1, "teacher": "t", "prompt_version": "1", "dataset": "tiny", "items": 20, "users": 0}
+    (knowledge / "teach.json").write_text(json.dumps(record))
+    with pytest.raises(StudentError, match="only 0 items have both a text and knowledge, of 59 with a text and 20"):
+        distill(inputs[0], knowledge, tmp_path / "out", CONFIG, quiet)
+    assert not (tmp_path / "out" / RECORD_FILE).exists()
+
+
+def test_missing_knowledge_is_named(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(TeacherError, match="no such folder"):
+        distill(inputs[0], tmp_path / "nowhere", tmp_path / "out", CONFIG, quiet)
