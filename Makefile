@@ -1,0 +1,35 @@
+# Every target sets up what it needs: on a fresh machine Python 3.11 or newer and make are enough.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+BUNDLE := runs/demo/bundle
+
+.PHONY: demo test check serve bench
+.DEFAULT_GOAL := demo
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; try make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,train,load,demo,dev]'
+	@touch $@
+
+demo: $(INSTALLED)  ## From nothing to scored ads on MovieLens-100K; finished steps are reused.
+	$(BIN)/msd demo
+
+test: $(INSTALLED)  ## The whole test suite, with a real Redis-compatible server.
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)  ## Formatting, linting and types.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(BUNDLE)/manifest.json: | $(INSTALLED)
+	$(BIN)/msd demo
+
+serve: $(BUNDLE)/manifest.json  ## Serves the demo's bundle on http://127.0.0.1:8080 until interrupted.
+	$(BIN)/msd serve $(BUNDLE)
+
+bench: $(BUNDLE)/manifest.json  ## Latency of a service started by `make serve`.
+	$(BIN)/msd bench $(BUNDLE)
