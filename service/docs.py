@@ -94,8 +94,9 @@ def _operation(example: dict[str, Any] | None) -> dict[str, Any]:
                 "name": "X-Request-Id",
                 "in": "header",
                 "required": False,
-                "schema": {"type": "string", "minLength": 1, "maxLength": 128, "pattern": "^[ -~]+$"},
-                "description": "Comes back in the reply and stands in the log; anything else is replaced.",
+                "schema": {"type": "string"},
+                "description": "Up to 128 printable ASCII characters, which come back in the reply and stand in the"
+                " log; anything else is replaced.",
             }
         ],
         "requestBody": {"required": True, "content": {"application/json": request}},

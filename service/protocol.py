@@ -2,7 +2,7 @@
 
 from asyncio import Transport
 from asyncio.events import TimerHandle
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -79,8 +79,3 @@ def bounded_protocol(max_header_bytes: int, head_timeout_s: float) -> type[HttpT
     return type(
         "BoundedProtocol", (BoundedProtocol,), {"max_header_bytes": max_header_bytes, "head_timeout_s": head_timeout_s}
     )
-
-
-def is_waiting(connection: Any) -> bool:  # noqa: ANN401 - uvicorn's union of protocols
-    """Whether no request has come on this connection yet, so that its first may still be on the way."""
-    return getattr(connection, "cycle", None) is None

@@ -17,7 +17,7 @@ from msd.contract.schema import TensorSpec
 
 Scores = dict[str, NDArray[np.float32]]
 Provider = Literal["cpu", "cuda"]
-RESERVED_HEADS = ("id", "ecpm")
+_RESERVED_HEADS = ("id", "ecpm")
 _PROVIDERS: Mapping[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # TF32 keeps ten bits of a float's fraction, which no fp32 tolerance forgives.
 _OPTIONS: Mapping[Provider, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
@@ -112,7 +112,7 @@ def _checked_heads(heads: Sequence[str]) -> list[str]:
     if heads[0] != "pctr":
         raise BundleError(f"the first head of the bundle is {heads[0]!r}; it has to be 'pctr'")
     for head in heads:
-        if head in RESERVED_HEADS or heads.count(head) > 1:
+        if head in _RESERVED_HEADS or heads.count(head) > 1:
             raise BundleError(f"the bundle's head {head!r} would be a column of that name twice in a reply")
     return list(heads)
 

@@ -5,7 +5,7 @@ Knows neither HTTP nor the form of a reply. The model runs in a thread of its ow
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,7 +44,6 @@ class Scorer:
         *,
         max_queued_rows: int,
         deadline_s: float,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self._schema = bundle.schema
         self._users = RowCodec(bundle.schema, "user", bundle.bundle_id)
@@ -55,7 +54,6 @@ class Scorer:
         self._max_queued_rows = max_queued_rows
         self._queued_rows = 0
         self._deadline_s = deadline_s
-        self._clock = clock
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._log = structlog.get_logger("msd.scorer")
 
@@ -65,7 +63,7 @@ class Scorer:
             deadline = time.perf_counter() + self._deadline_s
             with self._metrics.stage("rows"):
                 user, items = await self._fetch(request)
-                at = self._clock() if request.at is None else request.at
+                at = time.time() if request.at is None else request.at
                 assembled = assemble(self._schema, request, at, user, items)
             scores = await self.run(assembled.tensors, deadline)
         if not all(np.isfinite(column).all() for column in scores.values()):

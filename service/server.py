@@ -15,7 +15,7 @@ import uvicorn
 from msd.contract.errors import MsdError
 from service.app import create_app
 from service.logs import configure_logs
-from service.protocol import bounded_protocol, is_waiting
+from service.protocol import bounded_protocol
 from service.settings import Settings
 
 _KEEP_ALIVE_S = 75
@@ -69,7 +69,8 @@ class DrainingServer(uvicorn.Server):
         self._log.info("draining", seconds=self._drain_seconds)
         await self._answer_for(self._drain_seconds, lambda: True)
         await self._close_doors(sockets or [])
-        await self._answer_for(_LINGER_S, self._is_anyone_waiting)
+        # Whoever is still connected may have a request on the way: the first, or the next on a kept connection.
+        await self._answer_for(_LINGER_S, lambda: bool(self.server_state.connections))
         await super().shutdown(sockets)
 
     async def _answer_for(self, seconds: float, is_needed: Callable[[], bool]) -> None:
@@ -95,9 +96,6 @@ class DrainingServer(uvicorn.Server):
         return factory(  # type: ignore[call-arg]
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
-
-    def _is_anyone_waiting(self) -> bool:
-        return any(is_waiting(connection) for connection in self.server_state.connections)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -22,7 +22,7 @@ from service.stores.store import StoreError
 POINTER = "msd:bundle"
 PREVIOUS = "msd:bundle:previous"
 _LETTERS: Mapping[RowSide, str] = {"user": "u", "item": "i"}
-_MAX_CONNECTIONS = 64
+_MAX_CONNECTIONS = 32
 
 
 def key_prefix(bundle_id: str, side: RowSide) -> str:
@@ -44,12 +44,15 @@ class RedisStore:
         self._address = redis_address(url)
         self._timeout_s = timeout_s
         # One retry at once and only after a broken connection: after a restart of Redis every pooled one is broken.
-        self._redis = Redis.from_url(
-            url,
-            socket_timeout=timeout_s,
-            socket_connect_timeout=timeout_s,
-            max_connections=_MAX_CONNECTIONS,
-            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+        self._redis = Redis.from_pool(
+            BlockingConnectionPool.from_url(
+                url,
+                timeout=timeout_s,
+                socket_timeout=timeout_s,
+                socket_connect_timeout=timeout_s,
+                max_connections=_MAX_CONNECTIONS,
+                retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+            )
         )
 
     async def get(self, side: RowSide, ids: Sequence[str]) -> Rows:

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,15 @@ def test_two_round_trips_a_request(with_redis: LiveService, published: ValkeySer
         before = client.info("commandstats")["cmdstat_mget"]["calls"]
         with_redis.score(KNOWN)
         assert client.info("commandstats")["cmdstat_mget"]["calls"] == before + 2
+
+
+def test_more_requests_than_connections_wait_for_one(published: ValkeyServer, bundle: Bundle, tmp_path: Path) -> None:
+    url = published.connection_url
+    with (
+        live_service(bundle.folder, tmp_path, store="redis", redis_url=url, store_timeout_ms=10_000) as running,
+        ThreadPoolExecutor(80) as pool,
+    ):
+        assert not any(pool.map(is_degraded, [running] * 160))
 
 
 def test_the_bundles_own_rows_are_not_needed(published: ValkeyServer, copied_bundle: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -141,6 +142,22 @@ def test_any_other_request_id_is_replaced(client: httpx.Client, given_id: bytes)
 def test_every_route_gives_an_id(client: httpx.Client) -> None:
     for path in ("/health/live", "/nothing", "/metrics"):
         assert client.get(path, headers={"X-Request-Id": "mine"}).headers["x-request-id"] == "mine"
+
+
+def test_a_block_of_rows_that_is_damaged_while_it_is_served_degrades(copied_bundle: Path, tmp_path: Path) -> None:
+    path = copied_bundle / "items.rows"
+    with live_service(copied_bundle, tmp_path) as running:
+        with path.open("r+b") as file:
+            file.seek(path.stat().st_size - 2_000)
+            old = file.read(1_000)
+            file.seek(-1_000, 1)
+            file.write(bytes(byte ^ 1 for byte in old))
+        answer = running.score({"user_id": "u1", "candidates": {"id": [f"i{place}" for place in range(ITEMS)]}})
+        assert answer.status_code == 200
+        assert answer.json()["degraded"]["user"] == "unknown"
+        assert set(answer.json()["degraded"]["candidates"].values()) == {"prior"}
+        assert running.metric("msd_store_errors_total") == 1
+        assert [line for line in running.log() if line["event"] == "store_error" and "is damaged" in line["error"]]
 
 
 def test_a_score_that_is_no_number_is_a_clear_error(tmp_path_factory: pytest.TempPathFactory) -> None:
