@@ -4,6 +4,7 @@ Goldens, replays, the service and load tests read the same form. Does not know H
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Self
@@ -207,8 +208,7 @@ def _load_json(body: bytes) -> object:
 def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     unique = dict(pairs)
     if len(unique) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
         raise MalformedRequest("a JSON key occurs twice", _shorten(twice))
     return unique
 
