@@ -138,9 +138,8 @@ def parse_request(body: bytes, schema: FeatureSchema, max_candidates: int = MAX_
         wire = ScoreRequest.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        raise InvalidRequest(
-            _shorten(first["msg"], 300), ".".join(_shorten(str(part)) for part in first["loc"])
-        ) from None
+        path = ".".join(_shorten(str(part)) for part in first["loc"]).removesuffix(".[key]")
+        raise InvalidRequest(_shorten(first["msg"], 300), path or None) from None
     if len(wire.candidates.id) > max_candidates:
         raise TooManyCandidates(
             f"{len(wire.candidates.id)} candidates; one request may have {max_candidates}: split it", "candidates.id"
