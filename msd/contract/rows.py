@@ -72,11 +72,13 @@ class RowCodec:
         records["bundle"] = self._tag
         records["flags"] = _HAS_STATE + _HAS_SEMANTIC * contents.present
         records["written_at"] = written_at
-        for name in ("categorical", "numeric", "impressions", "clicks", "as_of"):
-            records[name] = getattr(contents, name)
-        if contents.semantic is not None:
-            records["semantic"] = np.where(contents.present[:, None], contents.semantic, 0.0)
-        if not all(np.isfinite(records[name]).all() for name in ("numeric", "semantic", "impressions", "clicks")):
+        with np.errstate(over="ignore"):  # what is too large for its type becomes infinite, and is refused below
+            for name in ("categorical", "numeric", "impressions", "clicks", "as_of"):
+                records[name] = getattr(contents, name)
+            if contents.semantic is not None:
+                records["semantic"] = np.where(contents.present[:, None], contents.semantic, 0.0)
+        floats = ("numeric", "semantic", "impressions", "clicks", "as_of")
+        if not all(np.isfinite(records[name]).all() for name in floats):
             raise BundleError(f"a row of the {self.side} side holds a value that is not finite (fp16 ends at 65,504)")
         return records
 
