@@ -86,7 +86,8 @@ def encode_numeric(field: Numeric, values: Sequence[float | None]) -> NDArray[np
     missing = np.isnan(numbers)
     if field.log:
         numbers = np.sign(numbers) * np.log1p(np.abs(numbers))
-    standard = np.clip((numbers - field.mean) / field.scale, -_STANDARD_LIMIT, _STANDARD_LIMIT)
+    with np.errstate(over="ignore"):  # an overflow is infinite, which the limit makes finite again
+        standard = np.clip((numbers - field.mean) / field.scale, -_STANDARD_LIMIT, _STANDARD_LIMIT)
     return np.stack([np.where(missing, 0.0, standard), missing], axis=1).astype(np.float32)
 
 
