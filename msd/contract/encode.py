@@ -150,7 +150,7 @@ def render_text(template: str, values: Mapping[str, object]) -> str | None:
         if name not in values:
             raise SchemaError(f"text template {template!r} names {{{name}}}, which is none of: {', '.join(values)}")
         value = values[name]
-        if value is None or value == []:
+        if value in (None, [], ()):
             continue
         found = True
         parts.append(", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
