@@ -131,6 +131,9 @@ class RowFile:
         self._row_ends = self._section(header.row_ends).view("<u8")
         self._rows = header.rows
         self.count = header.count
+        ends = ((self._id_ends, self._ids), (self._row_ends, self._rows))
+        if any((int(end[-1]) if self.count else 0) != section.size for end, section in ends):
+            raise BundleError(f"{path}: the header is damaged; copy the bundle again")
 
     def get(self, ids: Sequence[str]) -> Rows:
         """The rows of `ids`, in their order. Raises BundleError when a block that they touch is damaged."""
@@ -194,5 +197,5 @@ def _read_header(path: Path) -> tuple[_Header, int]:
             return _Header.model_validate(json.loads(file.read(length))), _PREFIX.size + length
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror or error}") from error
-    except (ValidationError, ValueError) as error:
+    except (ValidationError, ValueError, RecursionError) as error:
         raise BundleError(f"{path}: the header is damaged") from error
