@@ -65,4 +65,7 @@ def encode_row(row: bytes) -> str:
 
 
 def _decode(row: str | None) -> bytes | None:
-    return None if row is None else base64.b64decode(row)
+    try:
+        return None if row is None else base64.b64decode(row, validate=True)
+    except ValueError:
+        raise BundleError("a golden's row is not base64") from None
