@@ -66,7 +66,8 @@ def assemble(schema: FeatureSchema, request: CheckedRequest, at: float, user: Ro
     tensors |= _history(schema, items.records[count:][items.found[count:]])
     unknown = np.flatnonzero(~items.found[:count]).tolist()
     degraded: dict[str, Rung] = {
-        request.ids[place]: "category_prior" if place in overrides else "prior" for place in unknown
+        request.ids[place]: "prior" if set(overrides.get(place, {}).values()) <= {None} else "category_prior"
+        for place in unknown
     }
     return Assembled(
         {spec.name: tensors[spec.name] for spec in schema.tensors}, degraded, user_unknown=not bool(user.found[0])
