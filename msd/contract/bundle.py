@@ -183,7 +183,11 @@ def _read_manifest(path: Path) -> Manifest:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise BundleError(f"{path}: {place}: {first['msg']}") from None
-    if manifest.sha256 != manifest.digest():
+    try:
+        digest = manifest.digest()
+    except ValueError as error:  # e.g. half of a surrogate pair, or lists without end, in the free parts
+        raise BundleError(f"{path}: {error}") from None
+    if manifest.sha256 != digest:
         raise BundleError(f"{path}: its contents do not match its own hash; it was changed or damaged")
     unexpected = sorted(set(manifest.files) - set(_ALLOWED))
     if unexpected:
