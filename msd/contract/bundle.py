@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -160,7 +160,7 @@ def open_bundle(folder: Path, *, rows: bool = True) -> Bundle:
         for name, entry in needed.items():
             if sha256_file(folder / name) != entry.sha256:
                 raise BundleError(f"{folder / name}: its SHA-256 is not the manifest's; it was changed or damaged")
-        if os.access(folder, os.W_OK):
+        with suppress(OSError):  # a folder that cannot be written to is hashed at each start
             write_text_atomic(folder / MARKER, json.dumps(mark))
     return Bundle(folder, manifest)
 
@@ -206,5 +206,5 @@ def _mark(folder: Path, manifest: Manifest, files: Mapping[str, FileEntry]) -> d
 def _read_mark(folder: Path) -> object:
     try:
         return json.loads((folder / MARKER).read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
