@@ -199,8 +199,10 @@ def _read_manifest(path: Path) -> Manifest:
 
 
 def _mark(folder: Path, manifest: Manifest, files: Mapping[str, FileEntry]) -> dict[str, Any]:
-    touched = {name: (folder / name).stat().st_mtime_ns for name in sorted(files)}
-    return {"manifest_sha256": manifest.sha256, "modified_ns": touched}
+    # The time of the last change of the inode, not of the contents: no copy can carry it along, so that a bundle which
+    # arrives with its mark and its times is hashed all the same.
+    touched = {name: (folder / name).stat().st_ctime_ns for name in sorted(files)}
+    return {"manifest_sha256": manifest.sha256, "changed_ns": touched}
 
 
 def _read_mark(folder: Path) -> object:
