@@ -106,7 +106,13 @@ def tolerance_key(runtime: str, provider: str, precision: str) -> str:
 
 @contextmanager
 def new_bundle(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder`, which it replaces when the block ends without an error."""
+    """A temporary folder beside `folder`, which it replaces when the block ends without an error.
+
+    Raises BundleError, before the block, when `folder` holds something else than a bundle: it would be lost.
+    """
+    folder = folder.resolve()
+    if folder.is_file() or (folder.is_dir() and not (folder / MANIFEST).exists() and any(folder.iterdir())):
+        raise BundleError(f"{folder}: exists and is not a bundle; give a new folder, or remove this one")
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
