@@ -121,7 +121,7 @@ class RowFile:
         if path.stat().st_size != base + header.checksums.start + header.checksums.size:
             raise BundleError(f"{path}: the file is truncated or longer than its header says; copy the bundle again")
         body_size = header.checksums.start
-        whole = np.memmap(path, np.uint8, "r", offset=0)
+        whole = np.asarray(np.memmap(path, np.uint8, "r"))  # a plain array: indexing a memmap costs twice as much
         self._body = whole[base : base + body_size]
         self._checksums = whole[base + body_size :].view("<u4")
         self._checked = np.zeros(len(self._checksums), bool)
