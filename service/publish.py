@@ -52,12 +52,9 @@ def publish(folder: Path, url: str, progress: Progress) -> Published:
     started = time.monotonic()
     bundle = open_bundle(folder)
     files: dict[RowSide, RowFile] = {side: _open(bundle, side) for side in ("user", "item")}
+    address, client = _client(url)
     try:
-        address = redis_address(url)
-    except ValueError as error:
-        raise PublishError(f"--redis: {error}") from None
-    try:
-        with Redis.from_url(url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S) as redis:
+        with client as redis:
             size = _copy(redis, bundle.bundle_id, files, progress)
             _verify(redis, bundle.bundle_id, files, address)
             previous = _point(redis, bundle.bundle_id)
@@ -75,6 +72,16 @@ def publish(folder: Path, url: str, progress: Progress) -> Published:
         removed,
         round(time.monotonic() - started, 3),
     )
+
+
+def _client(url: str) -> tuple[str, Redis]:
+    """Where the URL leads, and a client that has not yet connected."""
+    try:
+        client = Redis.from_url(url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S)
+        client.connection_pool.make_connection()  # looks at the URL's options
+        return redis_address(url), client
+    except (TypeError, ValueError) as error:
+        raise PublishError(f"--redis: {error}") from None
 
 
 def _open(bundle: Bundle, side: RowSide) -> RowFile:

@@ -132,6 +132,9 @@ class Starter:
                 if self._readiness.missing["store"] != str(error):
                     self._log.warning("not_ready", part="store", reason=str(error))
                 self._readiness.missing["store"] = str(error)
+            except Exception as error:
+                self._readiness.missing["store"] = "the check failed; the log has the reason"
+                self._log.exception("not_ready", part="store", reason=str(error))
             else:
                 self._readiness.arrived("store")
                 self._log.info("store_ready", store=self._store.name)

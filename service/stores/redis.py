@@ -43,17 +43,7 @@ class RedisStore:
         self._prefixes: dict[RowSide, str] = {side: key_prefix(bundle.bundle_id, side) for side in _LETTERS}
         self._address = redis_address(url)
         self._timeout_s = timeout_s
-        # One retry at once and only after a broken connection: after a restart of Redis every pooled one is broken.
-        self._redis = Redis.from_pool(
-            BlockingConnectionPool.from_url(
-                url,
-                timeout=timeout_s,
-                socket_timeout=timeout_s,
-                socket_connect_timeout=timeout_s,
-                max_connections=_MAX_CONNECTIONS,
-                retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
-            )
-        )
+        self._redis = Redis.from_pool(_pool(url, timeout_s))
 
     async def get(self, side: RowSide, ids: Sequence[str]) -> Rows:
         """The rows of `ids`, by one MGET. Raises StoreError after the time limit at the latest."""
@@ -92,3 +82,20 @@ class RedisStore:
         if isinstance(error, TimeoutError | RedisTimeoutError):
             return f"Redis at {self._address} did not answer within {self._timeout_s * 1000:g} ms"
         return f"Redis at {self._address}: {type(error).__name__}: {error}"
+
+
+def _pool(url: str, timeout_s: float) -> BlockingConnectionPool:
+    try:
+        pool = BlockingConnectionPool.from_url(
+            url,
+            timeout=timeout_s,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+            max_connections=_MAX_CONNECTIONS,
+            # Once, at once, after a broken connection only: when Redis was restarted, every pooled one is broken.
+            retry=Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,)),
+        )
+        pool.make_connection()  # type: ignore[no-untyped-call]  # not yet to the network, but the URL's options are looked at
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"the Redis URL has an option that cannot be: {error}") from error
+    return pool

@@ -47,8 +47,8 @@ def test_too_many_waiting_candidates_are_shed(slow_bundle: Bundle, tmp_path: Pat
 
 
 def test_work_that_waited_too_long_never_starts(slow_bundle: Bundle, tmp_path: Path) -> None:
-    with live_service(slow_bundle.folder, tmp_path, deadline_ms=30) as running:
-        answers = send_at_once(running, 4)
+    with live_service(slow_bundle.folder, tmp_path, deadline_ms=150) as running:
+        answers = send_at_once(running, 6)
         late = [answer for answer in answers if answer.status_code == 504]
         assert {answer.status_code for answer in answers} == {200, 504}
         assert late[0].json()["error"]["code"] == "deadline_exceeded"

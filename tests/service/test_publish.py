@@ -139,7 +139,9 @@ def test_the_command(redis_server: ValkeyServer, bundle: Bundle) -> None:
     ("url", "said"),
     [
         (f"redis://:{SECRET}@127.0.0.1:1/0", "Redis at 127.0.0.1:1: ConnectionError"),
-        (f"http://:{SECRET}@127.0.0.1/", "not a Redis URL"),
+        (f"http://:{SECRET}@127.0.0.1/", "--redis: "),
+        (f"redis://:{SECRET}@127.0.0.1/0?socket_timeout=soon", "socket_timeout"),
+        (f"redis://:{SECRET}@127.0.0.1/0?colour=red", "colour"),
         ("", "give --redis"),
     ],
 )

@@ -175,7 +175,7 @@ def test_frozen_and_thawed(published: ValkeyServer, bundle: Bundle, tmp_path: Pa
     """A reply that comes after its time must not be taken for that of the next request."""
     pid = server_pid(published)
     url = published.connection_url
-    with live_service(bundle.folder, tmp_path, store="redis", redis_url=url, store_timeout_ms=200) as running:
+    with live_service(bundle.folder, tmp_path, store="redis", redis_url=url, store_timeout_ms=500) as running:
         expected = running.score(KNOWN).json()["candidates"]
         os.kill(pid, signal.SIGSTOP)
         try:

@@ -89,6 +89,7 @@ def test_mistaken_settings_are_refused(bundle: Bundle) -> None:
     assert "did you mean MSD_STORE" in refusal(bundle.folder, MSD_STOER="redis")
     assert "MSD_STORE: " in refusal(bundle.folder, "--store", "disk")
     assert "needs MSD_REDIS_URL" in refusal(bundle.folder, "--store", "redis")
+    assert "colour" in refusal(bundle.folder, "--redis", "redis://:hunter2@localhost/0?colour=red")
 
 
 def test_a_port_in_use_is_refused(bundle: Bundle) -> None:
