@@ -3,7 +3,6 @@ and goldens made by running that ranker. `build_bundle(folder)` is all that othe
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
 from msd.contract.assemble import assemble, wanted_items
 from msd.contract.bundle import (
@@ -43,25 +41,13 @@ from msd.contract.schema import (
 from msd.contract.schema import (
     Sequence as HistoryField,
 )
+from tests.service.ranker_graph import Recipe, build_ranker
 
 AT = 1_764_066_000.0
 USERS = 20
 ITEMS = 300
-POISON_HOUR = "23"
-"""With `poison`, the ranker gives NaN at this hour."""
 _DIM = 8
-_HEADS = ("pctr", "pcvr")
 _SIDES: tuple[RowSide, ...] = ("user", "item")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What kind of bundle to build. `seed` changes the weights, and with them the bundle_id."""
-
-    seed: int = 0
-    poison: bool = False
-    slow: bool = False
-    heads: tuple[str, ...] = _HEADS
 
 
 def example_schema() -> FeatureSchema:
@@ -119,92 +105,6 @@ def build_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
         )
         write_manifest(temporary, manifest)
     return open_bundle(folder)
-
-
-def build_ranker(schema: FeatureSchema, recipe: Recipe) -> onnx.ModelProto:
-    """heads = sigmoid(user + context + item + user × item), each a sum over all columns of sin(weight × column)."""
-    rng = np.random.default_rng(recipe.seed)
-    nodes: list[onnx.NodeProto] = []
-    weights: list[onnx.TensorProto] = []
-    sums: dict[str, list[str]] = {"user": [], "context": [], "item": []}
-    inputs = []
-    for spec in schema.tensors:
-        rows = "N" if spec.side == "item" else 1
-        kind = TensorProto.INT32 if spec.dtype == "int32" else TensorProto.FLOAT
-        inputs.append(helper.make_tensor_value_info(spec.name, kind, [rows, *spec.shape]))
-        weight = (rng.choice([-1, 1], spec.shape) * rng.uniform(0.2, 0.9, spec.shape)).astype(np.float32)
-        weights += [
-            numpy_helper.from_array(weight, f"{spec.name}.w"),
-            numpy_helper.from_array(np.arange(1, len(spec.shape) + 1, dtype=np.int64), f"{spec.name}.axes"),
-        ]
-        nodes += [
-            helper.make_node("Cast", [spec.name], [f"{spec.name}.f"], to=TensorProto.FLOAT),
-            helper.make_node("Mul", [f"{spec.name}.f", f"{spec.name}.w"], [f"{spec.name}.m"]),
-            helper.make_node("Sin", [f"{spec.name}.m"], [f"{spec.name}.n"]),
-            helper.make_node("ReduceSum", [f"{spec.name}.n", f"{spec.name}.axes"], [f"{spec.name}.s"], keepdims=0),
-        ]
-        sums[spec.side].append(f"{spec.name}.s")
-    nodes += [helper.make_node("Sum", names, [side]) for side, names in sums.items()]
-    weights += [numpy_helper.from_array(np.array([scale], np.float32), f"scale{scale}") for scale in (0.3, 0.5)]
-    nodes += [
-        helper.make_node("Mul", ["user", "item"], ["cross.raw"]),
-        helper.make_node("Mul", ["cross.raw", "scale0.3"], ["cross"]),
-        helper.make_node("Sum", ["user", "context", "item", "cross"], ["logit.raw"]),
-        helper.make_node("Mul", ["logit.raw", "scale0.3"], ["logit0"]),
-    ]
-    logit = "logit0"
-    for wanted, add in ((recipe.poison, _poison), (recipe.slow, _slow)):
-        if wanted:
-            logit = add(schema, nodes, weights, logit)
-    nodes += [
-        helper.make_node("Sigmoid", [logit], ["pctr"]),
-        helper.make_node("Mul", [logit, "scale0.5"], ["pcvr.logit"]),
-        helper.make_node("Sigmoid", ["pcvr.logit"], ["pcvr"]),
-    ]
-    outputs = [helper.make_tensor_value_info(head, TensorProto.FLOAT, ["N"]) for head in recipe.heads]
-    graph = helper.make_graph(nodes, "ranker", inputs, outputs, weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    onnx.checker.check_model(model)
-    return model
-
-
-def _poison(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str) -> str:
-    """Adds 0 / (hour − POISON_HOUR), which is 0 but at that hour, where it is NaN."""
-    index = schema.indexed("context")[0].index[POISON_HOUR]
-    weights += [
-        numpy_helper.from_array(np.array([float(index)], np.float32), "poison.hour"),
-        numpy_helper.from_array(np.array([0], np.int64), "poison.column"),
-        numpy_helper.from_array(np.zeros(1, np.float32), "poison.zero"),
-    ]
-    nodes += [
-        helper.make_node("Gather", ["context_categorical.f", "poison.column"], ["poison.raw"], axis=1),
-        helper.make_node("Reshape", ["poison.raw", "poison.shape"], ["poison.value"]),
-        helper.make_node("Sub", ["poison.value", "poison.hour"], ["poison.distance"]),
-        helper.make_node("Div", ["poison.zero", "poison.distance"], ["poison"]),
-        helper.make_node("Add", [logit, "poison"], ["logit.poison"]),
-    ]
-    weights.append(numpy_helper.from_array(np.array([1], np.int64), "poison.shape"))
-    return "logit.poison"
-
-
-def _slow(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str) -> str:
-    """Adds 0 × a chain of large matrix products, some tenths of a second a run whatever N is."""
-    size = 700
-    weights += [
-        numpy_helper.from_array(np.full((size, size), 1.0 / size, np.float32), "slow.matrix"),
-        numpy_helper.from_array(np.zeros(1, np.float32), "slow.zero"),
-        numpy_helper.from_array(np.array([1], np.int64), "slow.shape"),
-    ]
-    nodes.append(helper.make_node("Add", ["slow.matrix", "context"], ["slow.0"]))
-    for step in range(24):
-        nodes.append(helper.make_node("MatMul", [f"slow.{step}", "slow.matrix"], [f"slow.{step + 1}"]))
-    nodes += [
-        helper.make_node("ReduceMean", ["slow.24"], ["slow.mean"], keepdims=0),
-        helper.make_node("Reshape", ["slow.mean", "slow.shape"], ["slow.value"]),
-        helper.make_node("Mul", ["slow.value", "slow.zero"], ["slow.nothing"]),
-        helper.make_node("Add", [logit, "slow.nothing"], ["logit.slow"]),
-    ]
-    return "logit.slow"
 
 
 def _write_rows(folder: Path, schema: FeatureSchema, side: RowSide, count: int, bundle_id: str) -> None:

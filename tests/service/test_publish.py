@@ -13,8 +13,9 @@ from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, RowSide
 from service.publish import PublishError, publish
 from service.stores.redis import POINTER, PREVIOUS, key_prefix
-from tests.service.bundle_factory import ITEMS, USERS, Recipe, build_bundle
+from tests.service.bundle_factory import ITEMS, USERS, build_bundle
 from tests.service.live import run_msd
+from tests.service.ranker_graph import Recipe
 
 SECRET = "hunter2"
 SIDES: tuple[RowSide, ...] = ("user", "item")

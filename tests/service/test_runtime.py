@@ -12,7 +12,8 @@ from msd.contract.errors import BundleError
 from msd.contract.golden import golden_tensors, read_goldens
 from msd.contract.rows import RowCodec
 from service.runtime import OnnxRuntime, ProviderError
-from tests.service.bundle_factory import Recipe, build_ranker, example_schema
+from tests.service.bundle_factory import example_schema
+from tests.service.ranker_graph import Recipe, build_ranker
 
 
 def test_it_reproduces_the_goldens_and_describes_itself(bundle: Bundle) -> None:

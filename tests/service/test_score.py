@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from msd.contract.bundle import GOLDENS, Bundle
 from msd.contract.golden import read_goldens
-from tests.service.bundle_factory import AT, ITEMS, Recipe, build_bundle, golden_requests
+from tests.service.bundle_factory import AT, ITEMS, build_bundle, golden_requests
 from tests.service.live import LiveService, live_service
+from tests.service.ranker_graph import Recipe
 
 CLOSE = 1e-6
 
