@@ -16,7 +16,7 @@ def hash_strings(values: Sequence[str]) -> NDArray[np.uint64]:
     """FNV-1a over the code points of each string, finished with MurmurHash3's 64-bit mixer.
 
     The work is one pass per character position over all strings at once, so callers bound the length of their strings.
-    Trailing NUL characters do not count.
+    NUL characters do not count.
 
     Returns: [len(values)] uint64.
     """

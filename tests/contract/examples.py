@@ -1,0 +1,33 @@
+"""What the contract's tests share: one schema with every kind of field, codecs of one bundle, and records."""
+
+import numpy as np
+
+from msd.contract.rows import Records, RowCodec, RowContents, RowSide
+from tests.service.bundle_factory import example_schema
+
+SCHEMA = example_schema()
+BUNDLE_ID = "0123456789abcdef" * 2
+OTHER_ID = "fedcba9876543210" * 2
+USERS = RowCodec(SCHEMA, "user", BUNDLE_ID)
+ITEMS = RowCodec(SCHEMA, "item", BUNDLE_ID)
+AT = 1_764_066_000.0
+
+
+def make_contents(side: RowSide, count: int, seed: int = 0) -> RowContents:
+    """Columns of `count` rows, no two alike; every third has no vector."""
+    rng = np.random.default_rng(seed)
+    semantic = SCHEMA.semantic_width(side)
+    return RowContents(
+        categorical=rng.integers(0, 5, (count, SCHEMA.categorical_width(side))).astype(np.int32),
+        numeric=rng.standard_normal((count, SCHEMA.numeric_width(side))).astype(np.float32),
+        semantic=rng.standard_normal((count, semantic)).astype(np.float32),
+        present=np.arange(count) % 3 != 2,
+        impressions=rng.integers(0, 100, count).astype(np.float64),
+        clicks=rng.integers(0, 9, count).astype(np.float64),
+        as_of=AT - rng.integers(0, 1_000, count).astype(np.float64),
+    )
+
+
+def make_records(codec: RowCodec, count: int, seed: int = 0) -> Records:
+    """`make_contents`, packed."""
+    return codec.pack(make_contents(codec.side, count, seed), AT)
