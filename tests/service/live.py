@@ -64,7 +64,10 @@ class LiveService:
 def live_service(
     bundle: Path, folder: Path, *, wait_ready: bool = True, python_path: Path | None = None, **settings: object
 ) -> Iterator[LiveService]:
-    """`msd serve` on a free port, with settings by their names; it ends with the block. Logs go into `folder`."""
+    """`msd serve` on a free port, with settings by their names; it ends with the block.
+
+    Logs go into `folder`; the port is read from them, so the log level has to be info or debug.
+    """
     given = {"bundle": bundle, "port": 0, "drain_seconds": 0, **settings}
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("MSD_")},
