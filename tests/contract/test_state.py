@@ -1,0 +1,108 @@
+"""The fold: whatever order events come in, counts equal their closed form and likes are the latest."""
+
+import math
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from msd.contract.state import EntityState, Event, StateRule, advance, fold, fold_all
+
+RULE = StateRule(half_life_s=100.0, history_length=3)
+TIMES = st.integers(0, 2_000).map(float)
+EVENTS = st.lists(st.builds(Event, TIMES, st.booleans(), st.sampled_from(["a", "b", "c", "d", None])), max_size=12)
+
+
+def closed_form(events: list[Event], as_of: float) -> float:
+    """Σ 2^−((as_of − t) / half-life)."""
+    return math.fsum(2.0 ** (-(as_of - event.at) / RULE.half_life_s) for event in events)
+
+
+def assert_close(state: EntityState, other: EntityState) -> None:
+    """Equal but for rounding."""
+    assert (state.as_of, state.likes) == (other.as_of, other.likes)
+    assert (state.impressions, state.clicks) == pytest.approx((other.impressions, other.clicks), rel=1e-9, abs=1e-12)
+
+
+@given(EVENTS.flatmap(lambda events: st.tuples(st.just(events), st.permutations(events))))
+def test_the_order_of_events_changes_nothing(orders: tuple[list[Event], list[Event]]) -> None:
+    events, shuffled = orders
+
+    assert_close(fold_all(RULE, events), fold_all(RULE, shuffled))
+
+
+@given(EVENTS)
+def test_counts_equal_their_closed_form(events: list[Event]) -> None:
+    state = fold_all(RULE, events)
+
+    assert state.as_of == max((event.at for event in events), default=0.0)
+    assert state.impressions == pytest.approx(closed_form(events, state.as_of), rel=1e-9)
+    assert state.clicks == pytest.approx(closed_form([event for event in events if event.clicked], state.as_of))
+    assert state.clicks <= state.impressions * (1 + 1e-9)
+
+
+@given(EVENTS)
+def test_likes_are_the_latest_clicks_in_order(events: list[Event]) -> None:
+    clicks = sorted((event.at, event.item_id) for event in events if event.clicked and event.item_id is not None)
+    state = fold_all(RULE, events)
+
+    assert state.likes == tuple(clicks[-RULE.history_length :])
+    assert state.history == tuple(item_id for _, item_id in state.likes)
+
+
+@given(EVENTS, TIMES, TIMES)
+def test_advancing_twice_is_advancing_once(events: list[Event], first: float, second: float) -> None:
+    state = fold_all(RULE, events)
+
+    assert_close(advance(RULE, advance(RULE, state, first), second), advance(RULE, state, max(first, second)))
+
+
+@given(EVENTS, TIMES)
+def test_an_earlier_time_changes_nothing(events: list[Event], at: float) -> None:
+    state = fold_all(RULE, events)
+    assume(at <= state.as_of)
+
+    assert advance(RULE, state, at) is state
+
+
+@given(EVENTS, TIMES)
+def test_advancing_between_events_does_not_matter(events: list[Event], at: float) -> None:
+    """Reading a state at some time, and keeping what was read, loses nothing."""
+    half = len(events) // 2
+    read = advance(RULE, fold_all(RULE, events[:half]), at)
+    end = max([at, *(event.at for event in events)])
+
+    assert_close(advance(RULE, fold_all(RULE, events[half:], read), end), advance(RULE, fold_all(RULE, events), end))
+
+
+def test_half_a_life() -> None:
+    state = advance(RULE, fold(RULE, EntityState(), Event(1_000.0, True, "a")), 1_100.0)
+
+    assert state == EntityState(0.5, 0.5, 1_100.0, ((1_000.0, "a"),))
+
+
+def test_a_late_event_counts_as_much_as_in_time() -> None:
+    state = fold(RULE, EntityState(as_of=1_100.0), Event(1_000.0, False))
+
+    assert state == EntityState(0.5, 0.0, 1_100.0)
+
+
+def test_a_click_without_an_item_is_counted_and_not_remembered() -> None:
+    assert fold(RULE, EntityState(), Event(5.0, True)) == EntityState(1.0, 1.0, 5.0)
+
+
+def test_one_like_twice_is_two_likes() -> None:
+    assert fold_all(RULE, [Event(1.0, True, "a"), Event(1.0, True, "a")]).history == ("a", "a")
+
+
+def test_ages_between_first_and_last_event_do_not_overflow() -> None:
+    state = fold_all(StateRule(0.001, 3), [Event(0.0, True, "a"), Event(1.8e9, True, "b"), Event(5.0, True, "c")])
+
+    assert (state.impressions, state.history) == (1.0, ("a", "c", "b"))
+
+
+def test_folding_leaves_the_state_before_as_it_was() -> None:
+    before = EntityState(1.0, 1.0, 5.0, ((5.0, "a"),))
+    fold(RULE, before, Event(6.0, True, "b"))
+
+    assert before == EntityState(1.0, 1.0, 5.0, ((5.0, "a"),))
