@@ -72,7 +72,8 @@ def test_it_is_the_same_in_every_process(seed: str) -> None:
 def test_nothing_hashes_to_nothing() -> None:
     hashes = hash_strings([])
 
-    assert (hashes.shape, hashes.dtype) == ((0,), np.uint64)
+    assert hashes.shape == (0,)
+    assert hashes.dtype == np.uint64
 
 
 def test_ids_that_count_up_spread_over_buckets() -> None:
