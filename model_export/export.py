@@ -4,9 +4,13 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
 
 from model_export.encoder import export_encoder
 from model_export.parity import Parity, check_parity
@@ -136,9 +140,18 @@ def _manifest(inputs: Inputs, folder: Path) -> Manifest:
             "teacher": inputs.teacher,
             "student": inputs.vectors.student,
             "training": inputs.record.training,
-            "versions": {name: version(name) for name in ("msd-ctr", "torch", "onnxruntime", "numpy")},
+            "versions": _versions(),
         },
     )
+
+
+def _versions() -> dict[str, str]:
+    try:
+        own = version("msd-ctr")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        own = "0"
+    # By module, because onnxruntime comes from distributions of several names.
+    return {"msd-ctr": own, **{module.__name__: module.__version__ for module in (torch, onnxruntime, np)}}
 
 
 def _final(draft: Manifest, folder: Path, parity: Parity) -> Manifest:

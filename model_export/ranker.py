@@ -41,8 +41,10 @@ def export_ranker(trained: TrainedRanker, path: Path) -> None:
 def torch_scores(trained: TrainedRanker, tensors: Tensors) -> NDArray[np.float32]:
     """[N] probabilities by torch, of the same tensors that a request gives the exported graph."""
     module = ServingRanker(trained.eval()).eval()
+    # Copied, because torch refuses what numpy calls contiguous: one record's columns, at odd strides.
+    copies = (torch.from_numpy(np.array(tensors[name], order="C")) for name in module.names)
     with torch.no_grad():
-        scores: NDArray[np.float32] = module(*(torch.from_numpy(tensors[name]) for name in module.names)).numpy()
+        scores: NDArray[np.float32] = module(*copies).numpy()
     return scores
 
 
