@@ -154,4 +154,6 @@ def likeness(history_BLD: Tensor, mask_BL: Tensor, target_ND: Tensor) -> Tensor:
     target_ND = nn.functional.normalize(target_ND, dim=-1, eps=1e-6)
     cosine_NL = torch.matmul(history_BLD, target_ND.unsqueeze(-1)).squeeze(-1) * mask_BL
     mean_N = cosine_NL.sum(1) / mask_BL.sum(1).clamp(min=1.0)
-    return torch.stack([mean_N, cosine_NL.amax(1)], -1)
+    # Padding must not stand in for an item of cosine 0: a whole history may be less alike than that.
+    greatest_N = cosine_NL.masked_fill(mask_BL == 0, -1.0).amax(1) * mask_BL.amax(1)
+    return torch.stack([mean_N, greatest_N], -1)
