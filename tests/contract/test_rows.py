@@ -1,0 +1,168 @@
+"""A row comes back as it went in, or as missing and counted: never as another row, never as an error."""
+
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from msd.contract.errors import BundleError
+from msd.contract.rows import RowCodec, has_semantic, pack_history, row_dtype, unpack_history
+from msd.contract.schema import FeatureSchema, Numeric, Sequence
+from tests.contract.examples import AT, BUNDLE_ID, ITEMS, OTHER_ID, SCHEMA, USERS, make_contents, make_records
+
+IDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+SIZE = ITEMS.dtype.itemsize
+
+
+def test_the_layout_is_the_one_of_every_bundle_so_far() -> None:
+    assert row_dtype(SCHEMA, "item").descr == [
+        ("format", "|u1"), ("flags", "|u1"), ("bundle", "<u8"), ("written_at", "<f8"), ("impressions", "<f4"),
+        ("clicks", "<f4"), ("as_of", "<f8"), ("categorical", "<i4", (4,)), ("numeric", "<f4", (2,)),
+        ("semantic", "<f2", (8,)),
+    ]  # fmt: skip
+    assert make_records(ITEMS, 1).tobytes()[:1] == b"\x01"
+
+
+@pytest.mark.parametrize("codec", [USERS, ITEMS])
+def test_what_is_packed_comes_back(codec: RowCodec) -> None:
+    contents = make_contents(codec.side, 10)
+    rows = codec.unpack([record.tobytes() for record in codec.pack(contents, AT)])
+
+    assert rows.found.all()
+    assert rows.damaged == 0
+    assert rows.histories == (((),) * 10 if codec.side == "user" else ())
+    np.testing.assert_array_equal(rows.records["categorical"], contents.categorical)
+    np.testing.assert_array_equal(rows.records["numeric"], contents.numeric)
+    np.testing.assert_array_equal(rows.records["impressions"], contents.impressions)
+    np.testing.assert_array_equal(rows.records["as_of"], contents.as_of)
+    np.testing.assert_array_equal(has_semantic(rows.records), contents.present)
+    assert contents.semantic is not None
+    rounded = np.where(contents.present[:, None], contents.semantic, 0).astype(np.float16)
+    np.testing.assert_array_equal(rows.records["semantic"], rounded)
+
+
+@given(st.lists(IDS))
+def test_histories_come_back(item_ids: list[str]) -> None:
+    assert unpack_history(pack_history(item_ids)) == tuple(item_ids)
+
+    row = make_records(USERS, 1)[0].tobytes() + pack_history(item_ids)
+    assert USERS.unpack([row]).histories == (tuple(item_ids),)
+
+
+@given(st.lists(IDS, min_size=1), st.data())
+def test_a_history_cut_short_is_another_one_or_none(item_ids: list[str], data: st.DataObject) -> None:
+    packed = pack_history(item_ids)
+    cut = unpack_history(packed[: data.draw(st.integers(0, len(packed) - 1))])
+
+    assert cut is None or cut == tuple(item_ids[: len(cut)])
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_a_history_or_none(tail: bytes) -> None:
+    item_ids = unpack_history(tail)
+
+    assert item_ids is None or pack_history(item_ids) == tail
+
+
+@given(st.lists(st.none() | st.binary(max_size=2 * SIZE) | st.integers(0, 9), max_size=6))
+def test_any_bytes_are_rows_or_missing(given_rows: list[bytes | int | None]) -> None:
+    ours = [record.tobytes() for record in make_records(ITEMS, 10)]
+    buffers = [ours[row] if isinstance(row, int) else row for row in given_rows]
+    rows = ITEMS.unpack(buffers)
+
+    known = [buffer in ours for buffer in buffers]
+    assert rows.found.tolist() == known
+    assert rows.damaged == sum(buffer is not None and buffer not in ours for buffer in buffers)
+    for record, buffer, is_known in zip(rows.records, buffers, known, strict=True):
+        assert record.tobytes() == (buffer if is_known else ITEMS.missing.tobytes())
+
+
+ROW: bytes = make_records(USERS, 1)[0].tobytes()
+TAIL = pack_history(["i1", "i2"])
+SPOILT = {
+    "empty": b"",
+    "short": ROW[:-1],
+    "another format": b"\x02" + ROW[1:] + TAIL,
+    "of another bundle": make_records(RowCodec(SCHEMA, "user", OTHER_ID), 1)[0].tobytes() + TAIL,
+    "history cut in an id": ROW + TAIL[:-1],
+    "history cut in a length": ROW + TAIL + b"\x01",
+    "history not UTF-8": ROW + struct.pack("<H", 2) + b"\xff\xff",
+    "history longer than it is": ROW + struct.pack("<H", 9) + b"i1",
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_spoilt_row_is_missing_counted_and_leaves_its_neighbours(how: str) -> None:
+    good = make_records(USERS, 2)[1].tobytes() + pack_history(["i3"])
+    rows = USERS.unpack([good, SPOILT[how], None, good])
+
+    assert rows.found.tolist() == [True, False, False, True]
+    assert rows.damaged == 1
+    assert rows.histories == (("i3",), (), (), ("i3",))
+    assert [record.tobytes() for record in rows.records[1:3]] == [USERS.missing.tobytes()] * 2
+
+
+def test_a_missing_row_says_so_in_every_part() -> None:
+    missing = USERS.unpack([None]).records
+
+    assert missing["categorical"].tolist() == [[0] * 5]
+    assert missing["numeric"].tolist() == [[0, 1]]
+    assert (missing["impressions"][0], missing["clicks"][0]) == (0, 0)
+    assert not has_semantic(missing)[0]
+
+
+def test_no_rows() -> None:
+    rows = USERS.unpack([])
+
+    assert (len(rows.records), len(rows.found), rows.histories, rows.damaged) == (0, 0, (), 0)
+    assert len(USERS.pack(make_contents("user", 0), AT)) == 0
+
+
+def test_unpacked_rows_can_be_changed_without_changing_others() -> None:
+    row = make_records(ITEMS, 1)[0].tobytes()
+    rows = ITEMS.unpack([row, None])
+    rows.records["clicks"] = 99.0
+
+    assert ITEMS.unpack([row, None]).records["clicks"].tolist() != [99.0, 99.0]
+    assert ITEMS.missing["clicks"].tolist() == [0.0]
+
+
+def test_a_vector_that_is_absent_may_be_anything_and_is_stored_as_zero() -> None:
+    contents = make_contents("item", 3)
+    assert contents.semantic is not None
+    contents.semantic[2] = np.nan
+
+    assert not ITEMS.pack(contents, AT)["semantic"][2].any()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["numeric", "semantic", "impressions", "clicks", "as_of"])
+def test_what_is_not_finite_is_refused(name: str, value: float) -> None:
+    contents = make_contents("item", 2)
+    getattr(contents, name)[0] = value
+
+    with pytest.raises(BundleError, match="item side holds a value that is not finite"):
+        ITEMS.pack(contents, AT)
+
+
+@pytest.mark.parametrize(("name", "value"), [("semantic", 1e5), ("impressions", 1e39)])
+def test_what_is_too_large_for_its_type_is_refused(name: str, value: float) -> None:
+    contents = make_contents("item", 2)
+    getattr(contents, name)[0] = value
+
+    with pytest.raises(BundleError, match="not finite"):
+        ITEMS.pack(contents, AT)
+
+
+def test_a_schema_without_vectors_and_categories() -> None:
+    schema = FeatureSchema(fields=(Sequence(name="history", length=1), Numeric(name="price", side="item")))
+    codec = RowCodec(schema, "item", BUNDLE_ID)
+    contents = make_contents("item", 2)._replace(
+        categorical=np.zeros((2, 0), np.int32), numeric=np.ones((2, 2), np.float32), semantic=None
+    )
+    rows = codec.unpack([record.tobytes() for record in codec.pack(contents, AT)])
+
+    assert rows.found.all()
+    assert rows.records["numeric"].tolist() == [[1, 1], [1, 1]]
