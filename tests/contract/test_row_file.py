@@ -1,0 +1,274 @@
+"""A rows file finds every row and no other; a wrong byte is found out at the latest when it is read."""
+
+import struct
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from msd.contract import row_file
+from msd.contract.errors import BundleError
+from msd.contract.row_file import RowFile, write_row_file
+from msd.contract.rows import RowCodec
+from msd.contract.schema import FeatureSchema
+from tests.contract.examples import BUNDLE_ID, ITEMS, OTHER_ID, SCHEMA, USERS, make_records
+
+IDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+HISTORIES = [["i1", "ß"], [], ["😀"] * 3]
+
+
+def write_items(path: Path, ids: Sequence[str]) -> list[bytes]:
+    """Writes a row for each id, and gives the rows."""
+    records = make_records(ITEMS, len(ids))
+    write_row_file(path, ITEMS, BUNDLE_ID, ids, records, [])
+    return [record.tobytes() for record in records]
+
+
+def open_items(path: Path) -> RowFile:
+    return RowFile(path, ITEMS, BUNDLE_ID)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "items.rows"
+
+
+@given(st.lists(IDS, unique=True, max_size=30), st.lists(IDS, max_size=10))
+def test_every_id_is_found_and_no_other(
+    tmp_path_factory: pytest.TempPathFactory, ids: list[str], others: list[str]
+) -> None:
+    path = tmp_path_factory.mktemp("rows") / "items.rows"
+    rows = dict(zip(ids, write_items(path, ids), strict=True))
+    file = open_items(path)
+    asked = [*others, *ids, *others[::-1]]
+
+    assert file.count == len(ids)
+    assert file.raw(asked) == [rows.get(item_id) for item_id in asked]
+    assert file.get(asked).found.tolist() == [item_id in rows for item_id in asked]
+    assert dict(file.scan(0, file.count)) == rows
+
+
+def test_many_rows_over_many_blocks(path: Path) -> None:
+    ids = [f"i{number}" for number in range(3_000)]
+    rows = write_items(path, ids)
+    file = open_items(path)
+
+    assert path.stat().st_size > 10 * 16_384
+    assert file.raw(ids[::-1]) == rows[::-1]
+    assert not file.get([f"{item_id}x" for item_id in ids]).found.any()
+    assert [row for start in range(0, 3_500, 700) for row in file.scan(start, start + 700)] == file.scan(0, 3_000)
+
+
+def test_users_have_their_histories(tmp_path: Path) -> None:
+    path = tmp_path / "users.rows"
+    ids = ["u1", "u2", "ü3"]
+    write_row_file(path, USERS, BUNDLE_ID, ids, make_records(USERS, 3), HISTORIES)
+    rows = RowFile(path, USERS, BUNDLE_ID).get(["ü3", "u9", "u1", "u2", "u1"])
+
+    assert rows.found.tolist() == [True, False, True, True, True]
+    assert rows.histories == (("😀", "😀", "😀"), (), ("i1", "ß"), (), ("i1", "ß"))
+    assert rows.damaged == 0
+
+
+def test_an_empty_file(path: Path) -> None:
+    write_items(path, [])
+    file = open_items(path)
+
+    assert file.count == 0
+    assert file.raw(["i1"]) == [None]
+    assert file.raw([]) == []
+    assert file.scan(0, 10) == []
+
+
+def test_ids_whose_hashes_collide_are_told_apart(path: Path) -> None:
+    """NUL characters do not count in the hash, which makes collisions at will."""
+    ids = ["before", "ab", "a\0b", "a\0\0b", "a\0\0\0b", "after"]
+    rows = write_items(path, ids)
+    file = open_items(path)
+
+    assert file.raw(ids) == rows
+    assert file.raw(["a\0b\0\0", "\0ab"]) == [None, None]
+
+
+def test_if_all_hashes_collide_a_row_is_still_found(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(row_file, "hash_strings", lambda ids: np.full(len(ids), 2**64 - 1, np.uint64))
+    ids = [f"i{number}" for number in range(20)]
+    rows = write_items(path, ids)
+
+    assert open_items(path).raw([*ids, "x"]) == [*rows, None]
+
+
+def test_the_same_rows_make_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_items(tmp_path / name, ["i1", "i2", "i3"])
+
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_an_id_that_occurs_twice_is_refused_and_nothing_is_written(path: Path) -> None:
+    with pytest.raises(BundleError, match="an id occurs twice"):
+        write_items(path, ["i1", "i1"])
+    assert not path.exists()
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_any_byte_that_is_wrong_is_found_out(tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "items.rows"
+    ids = ["i1", "i2", "i3", "i4"]
+    if not path.exists():
+        write_items(path, ids)
+        (tmp_path / "whole").write_bytes(path.read_bytes())
+    whole = (tmp_path / "whole").read_bytes()
+    place = data.draw(st.integers(0, len(whole) - 1))
+    value = data.draw(st.integers(0, 255).filter(lambda value: value != whole[place]))
+    path.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
+
+    rows: list[bytes | None] = []
+    with suppress(BundleError):
+        rows = open_items(path).raw(ids)
+    if rows:  # nothing but white space that pads the header
+        assert whole[place : place + 1] == b" "
+        assert rows == [record.tobytes() for record in make_records(ITEMS, 4)]
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_file_that_ends_early_or_late_is_refused(tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "items.rows"
+    write_items(path, ["i1", "i2", "i3"])
+    whole = path.read_bytes()
+    size = data.draw(st.integers(0, len(whole) - 1))
+
+    for content in (whole[:size], whole + whole[:size] + b"\0"):
+        path.write_bytes(content)
+        with pytest.raises(BundleError):
+            open_items(path)
+
+
+def sections(path: Path) -> dict[str, tuple[int, int]]:
+    """Where the file's sections are: name → start, size."""
+    header, base = row_file._read_header(path)
+    names = ("hashes", "id_ends", "row_ends", "ids", "rows", "checksums")
+    return {name: (base + getattr(header, name).start, getattr(header, name).size) for name in names}
+
+
+@pytest.mark.parametrize("place", ["hashes", "id_ends", "row_ends", "checksums"])
+def test_damage_to_the_index_or_its_checksum_shows_on_opening(path: Path, place: str) -> None:
+    write_items(path, [f"i{number}" for number in range(500)])
+    start, _ = sections(path)[place]
+    flip(path, start + 1)
+
+    with pytest.raises(BundleError, match="block 0 is damaged; copy the bundle again"):
+        open_items(path)
+
+
+@pytest.mark.parametrize("place", ["ids", "rows"])
+def test_damage_beyond_the_index_shows_when_touched_and_only_then(path: Path, place: str) -> None:
+    ids = [f"i{number}" for number in range(8_000)]
+    known = dict(zip(ids, write_items(path, ids), strict=True))
+    start, size = sections(path)[place]
+    flip(path, start + size - 1)  # the last id or row by the order of hashes
+    file = open_items(path)
+
+    middle, row = file.scan(4_000, 4_001)[0]
+    assert row == known[middle]
+    with pytest.raises(BundleError, match=r"items\.rows: block \d+ is damaged"):
+        file.raw(ids)
+    assert file.raw([middle]) == [row]
+
+
+def flip(path: Path, place: int) -> None:
+    """Changes one bit."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def with_header(path: Path, header: bytes) -> None:
+    """Puts another header, of the same length if it is not longer, into a file."""
+    whole = path.read_bytes()
+    (length,) = struct.unpack_from("<I", whole, 8)
+    header = header.ljust(length)
+    path.write_bytes(whole[:8] + struct.pack("<I", len(header)) + header + whole[12 + length :])
+
+
+def edited(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
+    """A change to a header in which `old` occurs."""
+
+    def edit(header: bytes) -> bytes:
+        assert old in header
+        return header.replace(old, new)
+
+    return edit
+
+
+HEADERS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "empty": (lambda header: b"", "header is damaged"),
+    "not json": (lambda header: b"{", "header is damaged"),
+    "not utf-8": (lambda header: b"\xff" * 9, "header is damaged"),
+    "a list": (lambda header: b"[]", "header is damaged"),
+    "nested without end": (lambda header: b"[" * 60_000, "header is damaged"),
+    "an unknown key": (edited(b'"side"', b'"what":1,"side"'), "header is damaged"),
+    "negative count": (edited(b'"count":2', b'"count":-2'), "header is damaged"),
+    "another count": (edited(b'"count":2', b'"count":3'), "header is damaged"),
+    "huge count": (edited(b'"count":2', b'"count":' + b"9" * 40), "header is damaged"),
+    "the other side": (edited(b'"item"', b'"user"'), "side is 'user', this bundle needs 'item'"),
+    "another bundle": (edited(BUNDLE_ID.encode(), OTHER_ID.encode()), "bundle_id is 'fedc"),
+    "another layout": (edited(b"<f2", b"<f4"), "record_dtype is "),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_another_header(path: Path, name: str) -> None:
+    edit, said = HEADERS[name]
+    write_items(path, ["i1", "i2"])
+    whole = path.read_bytes()
+    with_header(path, edit(whole[12 : 12 + struct.unpack_from("<I", whole, 8)[0]]))
+
+    with pytest.raises(BundleError, match=said):
+        open_items(path)
+
+
+def test_a_header_that_moves_the_border_of_ids_and_rows(path: Path) -> None:
+    write_items(path, ["i1", "i2"])
+    places = sections(path)
+    base = places["hashes"][0]
+    (ids_start, ids_size), (rows_start, rows_size) = places["ids"], places["rows"]
+    old = f'"ids":[{ids_start - base},{ids_size}],"rows":[{rows_start - base},{rows_size}]'
+    new = f'"ids":[{ids_start - base},{ids_size + 1}],"rows":[{rows_start - base + 1},{rows_size - 1}]'
+    with_header(path, edited(old.encode(), new.encode())(path.read_bytes()[12:base]))
+
+    with pytest.raises(BundleError, match="header is damaged"):
+        open_items(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"MSD", b"MSDROWS2" + b"\0" * 100, b"MSDROWS1" + b"\xff" * 100, b"\0" * 4096])
+def test_no_rows_file(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+    with pytest.raises(BundleError, match="not a rows file"):
+        open_items(path)
+
+
+def test_no_file(path: Path) -> None:
+    with pytest.raises(BundleError, match="No such file"):
+        open_items(path)
+    with pytest.raises(BundleError, match="Is a directory"):
+        open_items(path.parent)
+
+
+def test_a_file_of_another_bundle_or_schema(path: Path) -> None:
+    write_items(path, ["i1"])
+    smaller = FeatureSchema(fields=SCHEMA.fields[:-1])
+    without_price = FeatureSchema(fields=tuple(field for field in SCHEMA.fields if field.name != "price"))
+
+    with pytest.raises(BundleError, match="bundle_id is"):
+        RowFile(path, RowCodec(SCHEMA, "item", OTHER_ID), OTHER_ID)
+    with pytest.raises(BundleError, match="record_dtype is"):
+        RowFile(path, RowCodec(without_price, "item", BUNDLE_ID), BUNDLE_ID)
+    assert RowFile(path, RowCodec(smaller, "item", BUNDLE_ID), BUNDLE_ID).count == 1
