@@ -1,0 +1,357 @@
+"""A bundle opens only if it is, to the byte, what was exported; its mark saves hashing and never hides a change."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from msd.contract import bundle as bundle_module
+from msd.contract.bundle import (
+    GOLDENS,
+    MANIFEST,
+    MARKER,
+    RANKER,
+    REQUIRED,
+    ROWS,
+    Bundle,
+    Manifest,
+    bundle_id_of,
+    file_entries,
+    new_bundle,
+    open_bundle,
+    write_manifest,
+)
+from msd.contract.errors import BundleError
+from msd.contract.files import sha256_file
+from tests.contract.examples import SCHEMA
+from tests.service.bundle_factory import reseal
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def edit_manifest(folder: Path, **changes: object) -> None:
+    """Changes entries of the manifest and does not seal it again."""
+    document = json.loads((folder / MANIFEST).read_text("utf-8"))
+    (folder / MANIFEST).write_text(json.dumps({**document, **changes}), "utf-8")
+
+
+def flip(path: Path) -> None:
+    """Changes one bit in the middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def make_folder(path: Path) -> None:
+    """Puts a folder where a file was."""
+    path.unlink()
+    path.mkdir()
+
+
+def fail_half_way(folder: Path) -> None:
+    """A new bundle that is never finished."""
+    with new_bundle(folder) as temporary:
+        (temporary / MANIFEST).write_text("half")
+        raise KeyboardInterrupt
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that were hashed, in order."""
+    names: list[str] = []
+
+    def watch(path: Path) -> str:
+        names.append(path.name)
+        return sha256_file(path)
+
+    monkeypatch.setattr(bundle_module, "sha256_file", watch)
+    return names
+
+
+def test_a_bundle_opens_as_it_was_written(folder: Path, whole_bundle: Bundle) -> None:
+    opened = open_bundle(folder)
+
+    assert opened.manifest == whole_bundle.manifest
+    assert opened.schema == SCHEMA
+    assert opened.bundle_id == bundle_id_of(SCHEMA, {RANKER: sha256_file(folder / RANKER)})
+    assert opened.path(RANKER) == folder / RANKER
+    assert set(opened.manifest.files) == set(REQUIRED)
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (flip, "its SHA-256 is not the manifest's"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "the manifest says"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"\0"), "the manifest says"),
+        (lambda path: path.write_bytes(b""), "has 0 bytes"),
+        (lambda path: path.unlink(), "missing; copy the bundle again"),
+        (make_folder, "missing; copy the bundle again"),
+    ],
+)
+def test_every_file_has_to_be_whole(folder: Path, name: str, damage: Callable[[Path], object], said: str) -> None:
+    damage(folder / name)
+
+    with pytest.raises(BundleError, match=said) as raised:
+        open_bundle(folder)
+    assert str(folder / name) in str(raised.value)
+
+
+MANIFESTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "none": (lambda folder: (folder / MANIFEST).unlink(), "no bundle here"),
+    "empty": (lambda folder: (folder / MANIFEST).write_bytes(b""), "not readable as JSON"),
+    "not utf-8": (lambda folder: (folder / MANIFEST).write_bytes(b"\xff"), "not readable as JSON"),
+    "nested without end": (lambda folder: (folder / MANIFEST).write_bytes(b"[" * 99_999), "not readable as JSON"),
+    "a list": (lambda folder: (folder / MANIFEST).write_bytes(b"[]"), "bundle format None"),
+    "no version": (lambda folder: (folder / MANIFEST).write_bytes(b"{}"), "bundle format None"),
+    "nothing but a version": (
+        lambda folder: (folder / MANIFEST).write_bytes(b'{"format_version": 1}'),
+        "bundle_id: Field required",
+    ),
+    "a later version": (
+        lambda folder: edit_manifest(folder, format_version=2),
+        "bundle format 2, this release reads 1",
+    ),
+    "version in words": (lambda folder: edit_manifest(folder, format_version="1"), "bundle format '1'"),
+    "an unknown entry": (lambda folder: edit_manifest(folder, owner="me"), "owner: Extra inputs"),
+    "a changed entry": (lambda folder: edit_manifest(folder, model_version="x"), "do not match its own hash"),
+    "a changed schema": (lambda folder: edit_manifest(folder, feature_schema={"fields": []}), "exactly one sequence"),
+    "no heads": (lambda folder: edit_manifest(folder, heads=[]), "heads: Tuple should have at least 1 item"),
+    "half of a surrogate pair": (lambda folder: edit_manifest(folder, metrics={"auc": "\ud800"}), "surrogates"),
+    "a directory": (lambda folder: make_folder(folder / MANIFEST), "Is a directory"),
+}
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_no_manifest_of_this_release(folder: Path, name: str) -> None:
+    damage, said = MANIFESTS[name]
+
+    damage(folder)
+
+    with pytest.raises(BundleError, match=said):
+        open_bundle(folder)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.sampled_from(sorted(Manifest.model_fields)), JSON)
+def test_whatever_a_manifest_says_the_answer_is_clear(
+    folder: Path, whole_bundle: Bundle, key: str, value: object
+) -> None:
+    shutil.copy(whole_bundle.folder / MANIFEST, folder / MANIFEST)
+    edit_manifest(folder, **{key: value})
+
+    try:
+        assert open_bundle(folder).manifest == whole_bundle.manifest
+    except BundleError:
+        assert value != getattr(whole_bundle.manifest, key)
+
+
+@pytest.mark.parametrize("name", ["../ranker.onnx", "/etc/passwd", "a/b", "notes.txt", MANIFEST, MARKER, "", "."])
+def test_names_that_no_bundle_has(folder: Path, name: str) -> None:
+    entries = {**file_entries(folder), name: file_entries(folder)[RANKER]}
+    reseal(folder, files={file: entry.model_dump() for file, entry in entries.items()})
+
+    with pytest.raises(BundleError, match="lists a file that no bundle has"):
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_every_required_file_is_listed(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    if name == RANKER:
+        weights: dict[str, str] = {}
+        reseal(folder, bundle_id=bundle_id_of(SCHEMA, weights))
+    else:
+        reseal(folder)
+
+    with pytest.raises(BundleError, match=f"lists no {name}"):
+        open_bundle(folder)
+
+
+def test_other_weights_under_the_same_bundle_id(folder: Path) -> None:
+    """The id says which rows belong to the graph: it cannot be kept when the graph is exchanged."""
+    flip(folder / RANKER)
+    reseal(folder)
+
+    with pytest.raises(BundleError, match="bundle_id does not fit its graphs and schema"):
+        open_bundle(folder)
+
+
+def test_rows_and_goldens_can_be_updated_under_the_same_bundle_id(folder: Path, whole_bundle: Bundle) -> None:
+    (folder / GOLDENS).write_bytes(b"")
+    reseal(folder)
+
+    assert open_bundle(folder).bundle_id == whole_bundle.bundle_id
+
+
+def test_files_beside_the_listed_ones_do_not_matter(folder: Path) -> None:
+    (folder / "notes.txt").write_text("mine")
+
+    assert "notes.txt" not in open_bundle(folder).manifest.files
+
+
+def test_without_rows(folder: Path) -> None:
+    for name in ROWS.values():
+        (folder / name).unlink()
+
+    assert open_bundle(folder, rows=False).schema == SCHEMA
+    with pytest.raises(BundleError, match=r"users\.rows: missing"):
+        open_bundle(folder)
+
+
+@pytest.mark.parametrize("name", [RANKER, GOLDENS])
+def test_without_rows_the_rest_is_verified_all_the_same(folder: Path, name: str) -> None:
+    flip(folder / name)
+
+    with pytest.raises(BundleError, match="its SHA-256"):
+        open_bundle(folder, rows=False)
+
+
+def test_an_untouched_bundle_is_hashed_once(folder: Path, hashed: list[str]) -> None:
+    open_bundle(folder)
+    assert sorted(hashed) == sorted(REQUIRED)
+
+    hashed.clear()
+    open_bundle(folder)
+    assert hashed == []
+
+
+def touch(path: Path) -> None:
+    """Writes the same bytes once more."""
+    path.write_bytes(path.read_bytes())
+
+
+STALE: dict[str, Callable[[Path], object]] = {
+    "a file written again": lambda folder: touch(folder / ROWS["item"]),
+    "a file with its old times": lambda folder: os.utime(folder / RANKER, ns=(1, (folder / RANKER).stat().st_mtime_ns)),
+    "another manifest": lambda folder: reseal(folder, model_version="x"),
+    "no mark": lambda folder: (folder / MARKER).unlink(),
+    "a mark cut short": lambda folder: (folder / MARKER).write_text((folder / MARKER).read_text()[:-5]),
+    "a mark nested without end": lambda folder: (folder / MARKER).write_bytes(b"[" * 99_999),
+    "a mark that is not utf-8": lambda folder: (folder / MARKER).write_bytes(b"\xff"),
+    "a mark of something else": lambda folder: (folder / MARKER).write_text("true"),
+    "a mark that is a folder": lambda folder: make_folder(folder / MARKER),
+}
+
+
+@pytest.mark.parametrize("name", STALE)
+def test_a_stale_mark_is_ignored(folder: Path, hashed: list[str], name: str) -> None:
+    open_bundle(folder)
+    STALE[name](folder)
+    hashed.clear()
+    open_bundle(folder)
+
+    assert sorted(hashed) == sorted(REQUIRED)
+
+
+def test_a_mark_that_came_along_with_a_copy_vouches_for_nothing(whole_bundle: Bundle, folder: Path) -> None:
+    """The copy has the mark, the sizes and the times; only the bytes are wrong."""
+    before = (folder / RANKER).stat()
+    flip(folder / RANKER)
+    os.utime(folder / RANKER, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    assert (folder / MARKER).read_bytes() == (whole_bundle.folder / MARKER).read_bytes()
+    with pytest.raises(BundleError, match="its SHA-256"):
+        open_bundle(folder)
+
+
+def test_a_mark_without_rows_does_not_vouch_for_rows(folder: Path) -> None:
+    open_bundle(folder, rows=False)
+    flip(folder / ROWS["user"])
+
+    with pytest.raises(BundleError, match=r"users\.rows: its SHA-256"):
+        open_bundle(folder)
+
+
+def test_a_damaged_bundle_leaves_no_mark(folder: Path) -> None:
+    (folder / MARKER).unlink()
+    flip(folder / RANKER)
+
+    with pytest.raises(BundleError):
+        open_bundle(folder)
+    assert not (folder / MARKER).exists()
+
+
+def test_a_folder_that_cannot_be_written_to(folder: Path) -> None:
+    (folder / MARKER).unlink()
+    folder.chmod(0o555)
+    try:
+        assert open_bundle(folder).schema == SCHEMA
+    finally:
+        folder.chmod(0o755)
+
+
+def test_a_bundle_takes_the_place_of_another_at_once(folder: Path) -> None:
+    with new_bundle(folder) as temporary:
+        (temporary / MANIFEST).write_text("new")
+        assert (folder / RANKER).exists()
+
+    assert [path.name for path in folder.iterdir()] == [MANIFEST]
+    assert folder.stat().st_mode & 0o777 == 0o755
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_failure_leaves_the_bundle_that_was_there(folder: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fail_half_way(folder)
+
+    assert open_bundle(folder).schema == SCHEMA
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_new_bundle_needs_no_folder_or_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "empty", tmp_path / "deep/new"):
+        with new_bundle(folder) as temporary:
+            (temporary / MANIFEST).touch()
+        assert [path.name for path in folder.iterdir()] == [MANIFEST]
+
+
+def test_a_link_goes_on_pointing_to_the_bundle(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "current").symlink_to(folder)
+    with new_bundle(tmp_path / "current") as temporary:
+        (temporary / MANIFEST).write_text("new")
+
+    assert (tmp_path / "current").is_symlink()
+    assert (folder / MANIFEST).read_text() == "new"
+
+
+def test_nothing_but_a_bundle_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+
+    for taken in (tmp_path, tmp_path / "thesis.txt"):
+        with pytest.raises(BundleError, match="exists and is not a bundle"), new_bundle(taken):
+            raise AssertionError("the block does not run")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_the_id_is_of_weights_and_schema() -> None:
+    weights = {"a": "1" * 64, "b": "2" * 64}
+    bundle_id = bundle_id_of(SCHEMA, weights)
+
+    assert bundle_id == "68593a7a86f376b793a337601f426469"
+    assert bundle_id_of(SCHEMA, dict(reversed(weights.items()))) == bundle_id
+    assert bundle_id_of(SCHEMA, {**weights, "b": "3" * 64}) != bundle_id
+    assert bundle_id_of(SCHEMA.model_validate({"fields": SCHEMA.fields}), weights) != bundle_id
+
+
+def test_a_manifest_is_sealed_the_same_way_each_time(folder: Path, whole_bundle: Bundle) -> None:
+    awkward: dict[str, Any] = {"auc": 0.1 + 0.2, "none": None, "many": [1, 2.0, 1e300, -0.0], "words": "ß😀", "": {}}
+    manifest = whole_bundle.manifest.model_copy(update={"metrics": awkward})
+    write_manifest(folder, manifest)
+    first = (folder / MANIFEST).read_bytes()
+    write_manifest(folder, open_bundle(folder).manifest)
+
+    assert (folder / MANIFEST).read_bytes() == first
+    assert open_bundle(folder).manifest.metrics == awkward
