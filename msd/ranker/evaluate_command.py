@@ -40,9 +40,9 @@ def evaluate(
     names = _names(model)
     weights = [sha256_file(folder / file) for folder in model for file in (WEIGHTS_FILE, RECORD_FILE)]
     run = fingerprint_of(_FORMAT, data.fingerprint, vectors.student, names, weights, seed)
-    if is_done(out, run):
+    if (known := _known_results(out, run)) is not None:
         console.print(f"{out}: done before, nothing to do", highlight=False)
-        _print(console, json.loads((out / RESULT_FILE).read_text("utf-8")))
+        _print(console, known)
         return
     results: dict[str, Any] = {"rows": {}, "models": {}}
     with console.status("Measuring") as status:
@@ -63,6 +63,19 @@ def evaluate(
     write_text_atomic(out / RESULT_FILE, json.dumps(results, indent=2) + "\n")
     mark_done(out, run, time.perf_counter() - start)
     _print(console, results)
+
+
+def _known_results(out: Path, run: str) -> dict[str, Any] | None:
+    """What an earlier run with the same inputs found, if it is still there."""
+    if out.is_file():
+        raise ModelError(f"{out} is a file; name a folder for the figures")
+    if not is_done(out, run):
+        return None
+    try:
+        known: dict[str, Any] = json.loads((out / RESULT_FILE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return known
 
 
 def _names(folders: list[Path]) -> list[str]:

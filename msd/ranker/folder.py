@@ -1,5 +1,6 @@
 """A trained ranker on disk: its weights, and a record of its schema, its training and what it was trained on."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +47,30 @@ def save_ranker(folder: Path, model: TrainedRanker, record: RankerRecord) -> Non
 
 def load_ranker(folder: Path) -> tuple[TrainedRanker, RankerRecord]:
     """The model in a folder. Raises ModelError that says what is wrong with it."""
-    try:
-        record = RankerRecord.model_validate_json((folder / RECORD_FILE).read_bytes())
-    except OSError:
-        raise ModelError(f"{folder}: no trained model here ({RECORD_FILE} is missing); run `msd train`") from None
-    except ValidationError as error:
-        raise ModelError(f"{folder / RECORD_FILE}: {error.errors()[0]['msg']}; train again") from None
-    if record.format != FORMAT:
-        raise ModelError(f"{folder / RECORD_FILE}: format {record.format}, this release reads {FORMAT}; train again")
+    record = _load_record(folder)
     model = TrainedRanker(record.feature_schema, record.config, record.vector_dim)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    except FileNotFoundError:
+        raise ModelError(f"{folder / WEIGHTS_FILE}: no such file; train again") from None
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise ModelError(f"{folder / WEIGHTS_FILE}: not the weights of {RECORD_FILE}: {error}") from None
+        raise ModelError(f"{folder / WEIGHTS_FILE}: not the weights of {RECORD_FILE}; train again ({error})") from None
     return model.eval(), record
+
+
+def _load_record(folder: Path) -> RankerRecord:
+    path = folder / RECORD_FILE
+    try:
+        document = json.loads(path.read_bytes())
+        # Read before the rest, which another format may have other names for.
+        found = document.get("format") if isinstance(document, dict) else None
+        if found != FORMAT:
+            raise ModelError(f"{path}: format {found!r}, this release reads {FORMAT}; train again")
+        return RankerRecord.model_validate_json(json.dumps(document))
+    except OSError:
+        raise ModelError(f"{folder}: no trained model here ({RECORD_FILE} is missing); run `msd train`") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ModelError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}; train again") from None
+    except ValueError as error:
+        raise ModelError(f"{path}: not JSON ({error}); train again") from None

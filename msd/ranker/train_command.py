@@ -13,11 +13,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from msd.dataset.load import load_dataset
 from msd.dataset.split import Part
 from msd.ranker.features import build_features
-from msd.ranker.folder import FORMAT, RankerRecord, load_ranker, save_ranker
+from msd.ranker.folder import FORMAT, ModelError, RankerRecord, load_ranker, save_ranker
 from msd.ranker.model import RankerConfig
 from msd.ranker.schema_fit import fit_schema
 from msd.ranker.train import TrainConfig, train_ranker
-from msd.step import fingerprint_of, is_done, mark_done
+from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
 from msd.student.vectors import load_vectors
 
 app = typer.Typer(add_completion=False)
@@ -39,13 +39,14 @@ def train(
     start, console = time.perf_counter(), Console()
     data, vectors = load_dataset(dataset), load_vectors(student)
     model_config, config = RankerConfig(), TrainConfig(seed=seed, epochs=epochs)
+    # The student counts without semantics too: the record names it, and later steps insist on one student for all.
     run = fingerprint_of(
-        FORMAT, data.fingerprint, vectors.student if semantics else None, model_config.model_dump(), asdict(config)
+        FORMAT, data.fingerprint, vectors.student, semantics, model_config.model_dump(), asdict(config)
     )
-    if is_done(out, run):
-        load_ranker(out)
+    if _is_whole(out, run):
         console.print(f"{out}: done before, nothing to do", highlight=False)
         return
+    (out / STEP_FILE).unlink(missing_ok=True)
     features = build_features(data, fit_schema(data, semantics=semantics), vectors)
     steps = -(-len(features.of_part(Part.WINDOW, Part.TRAIN)) // config.batch)
     columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TimeElapsedColumn())
@@ -73,3 +74,16 @@ def train(
     mark_done(out, run, time.perf_counter() - start)
     best = max(curve, key=lambda point: point.valid_auc)
     console.print(f"{out}: valid AUC {best.valid_auc:.4f} after epoch {best.epoch} of {len(curve)}", highlight=False)
+
+
+def _is_whole(out: Path, run: str) -> bool:
+    """Whether the folder holds the model of this very run, undamaged."""
+    if out.is_file():
+        raise ModelError(f"{out} is a file; name a folder for the model")
+    if not is_done(out, run):
+        return False
+    try:
+        load_ranker(out)
+    except ModelError:
+        return False
+    return True
