@@ -1,0 +1,52 @@
+"""One tiny world for all tests of the ranker, and one thread, so that equal runs give equal bits."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from msd.dataset.load import Dataset, load_dataset
+from msd.ranker.features import build_features
+from msd.ranker.schema_fit import fit_schema
+from tests.dataset.tiny import write_tiny_dataset
+from tests.ranker.made import World, train_quickly, word_vectors
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny dataset's folder."""
+    return write_tiny_dataset(tmp_path_factory.mktemp("tiny") / "dataset")
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Path) -> Dataset:
+    """The tiny dataset."""
+    return load_dataset(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def world(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """A ranker with semantics, trained on the tiny dataset."""
+    return _world(tiny, tmp_path_factory.mktemp("world"), semantics=True)
+
+
+@pytest.fixture(scope="session")
+def plain_world(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """The same without semantics."""
+    return _world(tiny, tmp_path_factory.mktemp("plain"), semantics=False)
+
+
+def _world(dataset: Dataset, folder: Path, *, semantics: bool) -> World:
+    vectors, schema = word_vectors(dataset), fit_schema(dataset, semantics=semantics)
+    features = build_features(dataset, schema, vectors)
+    model, curve = train_quickly(features, folder)
+    return World(dataset, vectors, schema, features, model, curve)

@@ -1,0 +1,101 @@
+"""Datasets made in memory, vectors made of words, and a quickly trained ranker: what the ranker's tests share."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import polars as pl
+
+from msd.contract.schema import FeatureSchema
+from msd.dataset.config import DatasetConfig
+from msd.dataset.load import Dataset
+from msd.dataset.texts import student_texts
+from msd.ranker.batch import TrainedRanker
+from msd.ranker.features import Features
+from msd.ranker.model import RankerConfig
+from msd.ranker.train import EpochReport, TrainConfig, train_ranker
+from msd.student.encoder import RECORD_FILE, VECTOR_DIM, StudentRecord
+from msd.student.vectors import LevelVectors, StudentVectors, save_vectors
+
+STUDENT = "5" * 64
+QUICK = TrainConfig(epochs=8, patience=3, batch=64, averaging=0.9)
+SMALL = RankerConfig(hidden=(32, 16), embedding=8, interest=16, cross_rank=8)
+
+Row = tuple[str, str, int, int]
+Columns = Mapping[str, Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class World:
+    """A dataset, what was fitted and encoded of it, and a ranker trained on that."""
+
+    dataset: Dataset
+    vectors: StudentVectors
+    schema: FeatureSchema
+    features: Features
+    model: TrainedRanker
+    curve: list[EpochReport]
+
+
+def dataset_of(
+    rows: Iterable[Row],
+    *,
+    events: Columns | None = None,
+    items: Columns | None = None,
+    users: Columns | None = None,
+    **config: Any,  # noqa: ANN401 - any section of dataset.toml
+) -> Dataset:
+    """A dataset of (user, item, at, label) rows, with columns of context features aligned with them."""
+    sections = {"events": {"file": "e.csv"}, "items": {"file": "i.csv", "text": "{title}"}, "users": {"file": "u.csv"}}
+    parsed = DatasetConfig.model_validate({"format": 1, "name": "made", **sections, **config})
+    schema = {"user_id": pl.String, "item_id": pl.String, "at": pl.Int64, "label": pl.Int8}
+    table = pl.DataFrame(list(rows), schema=schema, orient="row").with_columns(
+        pl.Series(name, values) for name, values in (events or {}).items()
+    )
+    return Dataset(
+        config=parsed,
+        folder=Path("made"),
+        events=table.sort("at", "user_id", "item_id", maintain_order=True),
+        items=pl.DataFrame(items or {"item_id": pl.Series([], dtype=pl.String)}),
+        users=pl.DataFrame(users or {"user_id": pl.Series([], dtype=pl.String)}),
+        fingerprint="d" * 64,
+    )
+
+
+def word_vectors(dataset: Dataset) -> StudentVectors:
+    """Vectors of all texts but every ninth, each the sum of its words' directions: alike words, alike vectors."""
+    return StudentVectors(STUDENT, *(_level(texts) for texts in student_texts(dataset)))
+
+
+def _level(texts: Mapping[str, str]) -> LevelVectors:
+    kept = {one: text for number, (one, text) in enumerate(texts.items()) if number % 9 != 8}
+    return LevelVectors(list(kept), np.stack([_vector(text) for text in kept.values()]))
+
+
+def _vector(text: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    words = text.lower().replace(",", " ").replace(".", " ").split()
+    total = np.sum([np.random.default_rng(crc32(word.encode())).standard_normal(VECTOR_DIM) for word in words], axis=0)
+    return np.asarray(total / np.linalg.norm(total), np.float32)
+
+
+def write_student(folder: Path, vectors: StudentVectors) -> Path:
+    """A student's folder as far as the ranker reads it: its record and its vectors."""
+    folder.mkdir(parents=True)
+    record = StudentRecord(start="words", max_tokens=128, bert={}, fingerprint=vectors.student)
+    (folder / RECORD_FILE).write_text(record.model_dump_json())
+    save_vectors(vectors, folder)
+    return folder
+
+
+def train_quickly(
+    features: Features, folder: Path, config: TrainConfig = QUICK
+) -> tuple[TrainedRanker, list[EpochReport]]:
+    """A small ranker and its training curve."""
+    return train_ranker(features, SMALL, config, folder / "checkpoint.safetensors", {"run": "made"}, quiet)
+
+
+def quiet(epoch: int, step: int, loss: float) -> None:
+    """A progress bar that nobody sees."""

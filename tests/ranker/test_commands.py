@@ -1,0 +1,153 @@
+"""`msd train` and `msd evaluate`: finished steps are skipped; what does not belong together is refused, by name."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from msd.__main__ import main
+from msd.dataset.load import Dataset
+from msd.ranker.folder import RECORD_FILE, WEIGHTS_FILE, load_ranker
+from msd.student.vectors import StudentVectors
+from tests.dataset.tiny import write_tiny_dataset
+from tests.ranker.made import word_vectors, write_student
+
+Run = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command of the front door; its exit code and all it said, in one line."""
+
+    def run(*arguments: str | Path) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return code, " ".join((said.out + said.err).split())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def student(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_student(tmp_path_factory.mktemp("student") / "student", word_vectors(tiny))
+
+
+@pytest.fixture(scope="module")
+def models(tiny_folder: Path, student: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("models")
+    for name, options in (("semantic", ()), ("plain", ("--no-semantics",))):
+        with pytest.raises(SystemExit, match="0"):
+            main(["train", str(tiny_folder), str(student), str(folder / name), "--epochs", "1", *options])
+    return [folder / "semantic", folder / "plain"]
+
+
+def test_training_leaves_a_model_and_no_work(models: list[Path]) -> None:
+    for folder, semantics in zip(models, (True, False), strict=True):
+        model, record = load_ranker(folder)
+        assert ("item" in model.adaptors) == semantics
+        assert len(record.curve) == 1
+        assert sorted(one.name for one in folder.iterdir()) == sorted([RECORD_FILE, WEIGHTS_FILE, "step.json"])
+
+
+def test_a_finished_training_is_skipped_until_an_option_changes(
+    tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
+) -> None:
+    out = tmp_path / "semantic"
+    shutil.copytree(models[0], out)
+    command = ("train", tiny_folder, student, out, "--epochs", "1")
+    assert run(*command) == (0, f"{out}: done before, nothing to do")
+    code, said = run(*command, "--seed", "1")
+    assert (code, "done before" in said) == (0, False)
+    assert load_ranker(out)[1].training["seed"] == 1
+
+
+def test_a_damaged_model_is_trained_again(
+    tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
+) -> None:
+    out = tmp_path / "semantic"
+    shutil.copytree(models[0], out)
+    (out / WEIGHTS_FILE).write_bytes(b"\x00" * 100)
+    code, said = run("train", tiny_folder, student, out, "--epochs", "1")
+    assert (code, "done before" in said) == (0, False)
+    assert (out / WEIGHTS_FILE).read_bytes() == (models[0] / WEIGHTS_FILE).read_bytes()
+
+
+def test_evaluation_measures_every_model_and_the_baseline(
+    tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
+) -> None:
+    options = [part for model in models for part in ("--model", model)]
+    out = tmp_path / "figures"
+    code, said = run("evaluate", tiny_folder, student, out, *options)
+    assert code == 0
+    assert "300 test rows" in said
+    results = json.loads((out / "evaluation.json").read_text())
+    assert list(results["models"]) == ["semantic", "plain", "counts"]
+    assert results["rows"] == {"window": 1500, "train": 900, "valid": 300, "test": 300}
+    for figures in results["models"].values():
+        assert set(figures["metrics"]) >= {"auc", "gauc", "uauc", "logloss", "ece"}
+        assert sum(one["rows"] for one in figures["calibration"]) == 300
+    assert [point["epoch"] for point in results["models"]["plain"]["curve"]] == [1]
+
+    code, said = run("evaluate", tiny_folder, student, out, *options)
+    assert "done before, nothing to do" in said
+    assert "300 test rows" in said
+    (out / "evaluation.json").unlink()
+    assert "done before" not in run("evaluate", tiny_folder, student, out, *options)[1]
+    assert json.loads((out / "evaluation.json").read_text()) == results
+
+
+def test_another_dataset_or_student_is_refused(
+    tiny: Dataset, tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
+) -> None:
+    other = write_tiny_dataset(tmp_path / "other", seed=1)
+    vectors = word_vectors(tiny)
+    stranger = write_student(tmp_path / "stranger", StudentVectors("e" * 64, vectors.items, vectors.users))
+    for data, teacher in ((other, student), (tiny_folder, stranger)):
+        code, said = run("evaluate", data, teacher, tmp_path / "out", "--model", models[0])
+        assert code == 2
+        assert said == (f"error: {models[0]}: was trained on another dataset or student than {data} and {teacher}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_after_another_student_models_without_semantics_are_trained_again(
+    tiny: Dataset, tiny_folder: Path, models: list[Path], tmp_path: Path, run: Run
+) -> None:
+    out = tmp_path / "plain"
+    shutil.copytree(models[1], out)
+    vectors = word_vectors(tiny)
+    student = write_student(tmp_path / "student", StudentVectors("e" * 64, vectors.items, vectors.users))
+    assert run("train", tiny_folder, student, out, "--epochs", "1", "--no-semantics")[0] == 0
+    assert run("evaluate", tiny_folder, student, tmp_path / "figures", "--model", out)[0] == 0
+
+
+@pytest.mark.parametrize("names", [("a/model", "b/model"), ("counts",)])
+def test_models_of_one_name_are_refused(
+    names: tuple[str, ...], tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
+) -> None:
+    options: list[str | Path] = []
+    for name in names:
+        shutil.copytree(models[0], tmp_path / name)
+        options += ["--model", tmp_path / name]
+    code, said = run("evaluate", tiny_folder, student, tmp_path / "out", *options)
+    assert code == 2
+    assert "must differ and not be 'counts'" in said
+
+
+def test_missing_folders_are_named(tiny_folder: Path, student: Path, tmp_path: Path, run: Run) -> None:
+    nowhere = tmp_path / "nowhere"
+    for arguments, message in (
+        (("train", nowhere, student, tmp_path / "out"), "no such folder"),
+        (("train", tiny_folder, nowhere, tmp_path / "out"), "student.json: no such file"),
+        (("evaluate", tiny_folder, student, tmp_path / "out", "--model", nowhere), "no trained model here"),
+        (("train", tiny_folder, student, student / "ids.json"), "is a file; name a folder for the model"),
+        (("evaluate", tiny_folder, student, student / "ids.json", "--model", nowhere), "no trained model here"),
+    ):
+        code, said = run(*arguments)
+        assert code == 2, said
+        assert message in said
+        assert "Traceback" not in said

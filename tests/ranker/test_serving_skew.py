@@ -1,0 +1,136 @@
+"""A row scored in a training batch and the same row scored as a request, from rows and the contract, agree."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from msd.contract.assemble import Counts, assemble
+from msd.contract.request import parse_request
+from msd.contract.rows import RowCodec, RowContents, Rows, RowSide
+from msd.dataset.split import Part
+from msd.ranker.batch import TrainedRanker, batch_logits
+from msd.ranker.features import Features, build_features
+from msd.ranker.train import predict, predict_logits
+from tests.ranker.made import World
+
+BUNDLE = "ab" * 16
+
+
+def _served_position(world: World) -> World:
+    """The same world, every impression at the position that the service takes for granted."""
+    events = world.dataset.events.with_columns(position=pl.lit("1"))
+    dataset = replace(world.dataset, events=events)
+    return replace(world, dataset=dataset, features=build_features(dataset, world.schema, world.vectors))
+
+
+def _rows(
+    model: TrainedRanker, features: Features, side: RowSide, entities: NDArray[np.int64], counts: Counts, known: bool
+) -> Rows:
+    """Rows as an export packs them, but of given counts [n], or of none for the entity that nobody knows."""
+    one = features.user if side == "user" else features.item
+    present = one.present[entities].numpy() & known
+    semantic = None
+    if features.schema.semantic(side):
+        with torch.no_grad():
+            semantic = model.adapt(side, one.vectors[entities], one.present[entities]).numpy()
+    contents = RowContents(
+        one.entities.categorical[entities],
+        one.entities.numeric[entities],
+        semantic,
+        present,
+        *(column.astype(np.float64) for column in counts),
+    )
+    codec = RowCodec(features.schema, side, BUNDLE)
+    return codec.unpack([record.tobytes() for record in codec.pack(contents, 0.0)])
+
+
+def _as_request(world: World, event: int) -> float:
+    """The logit of an event by way of a request, packed rows and `assemble`."""
+    features, row = world.features, world.dataset.events.row(event, named=True)
+    held = features.history[event]
+    history = held[held >= 0].numpy()
+    ids = features.item.entities.ids
+    document = {
+        "user_id": row["user_id"],
+        "at": row["at"],
+        "context": {name: row[name] for name in world.schema.settable["context"]},
+        "candidates": {"id": [row["item_id"]]},
+        "user": {"history": [ids[place] for place in history]},
+    }
+    request = parse_request(json.dumps(document).encode(), world.schema)
+    timeline = features.timeline
+    user_counts, item_counts = (
+        Counts(*(column[[event]] for column in counts)) for counts in (timeline.user_counts, timeline.item_counts)
+    )
+    user_rows, item_rows = features.user.rows[[event]].numpy(), features.item.rows[[event]].numpy()
+    user = _rows(world.model, features, "user", user_rows, user_counts, bool(features.knows_user[event]))
+    # The counts of items in a history are not read.
+    counts = Counts(*(np.concatenate([column, np.zeros(len(history))]) for column in item_counts))
+    items = _rows(world.model, features, "item", np.concatenate([item_rows, history]), counts, True)
+    tensors = assemble(world.schema, request, float(row["at"]), user, items).tensors
+    with torch.no_grad():
+        logits = world.model.ranker(
+            {name: torch.from_numpy(np.array(tensor, order="C")) for name, tensor in tensors.items()}
+        )
+    return float(logits[0])
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("world", 2e-3), ("plain_world", 1e-5)])
+def test_a_batch_scores_rows_as_requests_are_scored(
+    name: str, tolerance: float, request: pytest.FixtureRequest
+) -> None:
+    # What rounding to fp16 costs a vector is all that may be between them.
+    world = _served_position(request.getfixturevalue(name))
+    events = np.concatenate([world.features.of_part(part)[::23] for part in Part])
+    batch = predict_logits(world.model, world.features, events)
+    single = [_as_request(world, int(event)) for event in events]
+    assert np.std(batch) > 0.1
+    np.testing.assert_allclose(batch, single, atol=tolerance)
+
+
+def test_a_row_of_another_position_is_scored_as_shown_offline_and_as_the_constant_online(world: World) -> None:
+    moved = np.flatnonzero((world.dataset.events["position"] != "1").to_numpy())[:5]
+    batch = predict_logits(world.model, world.features, moved)
+    served = predict_logits(world.model, _served_position(world).features, moved)
+    assert (np.abs(batch - served) > 1e-4).any()
+    single = [_as_request(world, int(event)) for event in moved]
+    np.testing.assert_allclose(served, single, atol=2e-3)
+
+
+def test_an_event_scores_the_same_alone_and_in_any_batch(world: World) -> None:
+    events = world.features.of_part(Part.TEST)[:40]
+    together = predict_logits(world.model, world.features, events)
+    shuffled = np.random.default_rng(0).permutation(len(events))
+    np.testing.assert_allclose(
+        predict_logits(world.model, world.features, events[shuffled]), together[shuffled], atol=1e-5
+    )
+    alone = [predict_logits(world.model, world.features, events[[place]])[0] for place in range(len(events))]
+    np.testing.assert_allclose(alone, together, atol=1e-5)
+
+
+def test_predictions_are_calibrated_probabilities(world: World) -> None:
+    events = world.features.of_part(Part.TEST)[:10]
+    logits = predict_logits(world.model, world.features, events)
+    expected = torch.sigmoid(world.model.slope * torch.from_numpy(logits) + world.model.offset)
+    np.testing.assert_allclose(predict(world.model, world.features, events), expected.numpy(), atol=1e-6)
+
+
+def test_without_semantics_no_vector_is_ever_read(plain_world: World) -> None:
+    model = plain_world.model
+    assert not len(model.adaptors)
+    assert not [name for name in model.state_dict() if "adaptor" in name or "semantic" in name]
+    assert not {"user_semantic", "item_semantic", "history_semantic"} & {one.name for one in plain_world.schema.tensors}
+    events = plain_world.features.of_part(Part.TEST)[:20]
+    features = plain_world.features
+    spoiled = replace(
+        features,
+        item=replace(features.item, vectors=torch.full_like(features.item.vectors, torch.nan)),
+        user=replace(features.user, vectors=torch.full_like(features.user.vectors, torch.nan)),
+    )
+    with torch.no_grad():
+        assert torch.equal(batch_logits(model, features, events), batch_logits(model, spoiled, events))

@@ -1,0 +1,152 @@
+"""What a row may know of the past, proved against a slow and plain count over all rows: nothing leaks."""
+
+from dataclasses import fields, replace
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from msd.contract.assemble import Counts
+from msd.contract.schema import Categorical, FeatureSchema, Sequence, State
+from msd.dataset.load import Dataset
+from msd.dataset.split import Part
+from msd.ranker.entities import encode_entities
+from msd.ranker.timeline import Timeline, walk_events
+from tests.ranker.made import dataset_of
+
+HALF_LIFE_S = 40.0
+LENGTH = 4
+SCHEMA = FeatureSchema(
+    fields=(
+        Categorical(name="user_id", side="user", is_id=True),
+        Categorical(name="item_id", side="item", is_id=True),
+        Sequence(name="history", length=LENGTH),
+        State(name="user_counts", side="user", prior=0.1, strength=1.0, half_life_s=HALF_LIFE_S, age_cap_s=1000.0),
+        State(name="item_counts", side="item", prior=0.1, strength=1.0, half_life_s=HALF_LIFE_S, age_cap_s=1000.0),
+    )
+)
+
+
+class Past(NamedTuple):
+    """A dataset in time order and the part of each row."""
+
+    dataset: Dataset
+    parts: NDArray[np.int8]
+
+
+@st.composite
+def pasts(draw: st.DrawFn) -> Past:
+    """Up to 20 events at few times, so that many are simultaneous, the first of them a training row."""
+    row = st.tuples(
+        st.sampled_from(["u0", "u1"]), st.sampled_from(["i0", "i1", "i2"]), st.integers(1, 9), st.integers(0, 1)
+    )
+    rows = draw(st.lists(row, min_size=1, max_size=20))
+    parts = draw(st.lists(st.sampled_from(Part), min_size=len(rows), max_size=len(rows)))
+    dataset = dataset_of([(user, item, 10 * at, label) for user, item, at, label in rows])
+    return Past(dataset, np.array([Part.WINDOW, *parts[1:]], np.int8))
+
+
+def walk(past: Past) -> Timeline:
+    users, items = (encode_entities(past.dataset, SCHEMA, side) for side in ("user", "item"))
+    return walk_events(past.dataset, SCHEMA, past.parts, users, items)
+
+
+def _counted(past: Past, row: int, key: str) -> list[tuple[int, int]]:
+    """(at, label) of the window and train rows of the row's user or item, strictly earlier."""
+    events = past.dataset.events
+    mine, now = events[key][row], events["at"][row]
+    known = zip(events[key], events["at"], events["label"], past.parts, strict=True)
+    return [(at, label) for one, at, label, part in known if one == mine and at < now and part <= Part.TRAIN]
+
+
+def _faded(rows: list[tuple[int, int]], as_of: float) -> tuple[float, float, float]:
+    weights = [2.0 ** ((at - as_of) / HALF_LIFE_S) for at, _ in rows]
+    return sum(weights), sum(w for w, (_, label) in zip(weights, rows, strict=True) if label), as_of
+
+
+@settings(max_examples=60, deadline=None)
+@given(past=pasts())
+def test_a_history_holds_the_users_own_strictly_earlier_clicks(past: Past) -> None:
+    timeline, events = walk(past), past.dataset.events
+    items = encode_entities(past.dataset, SCHEMA, "item").ids
+    for row, (user, now) in enumerate(events.select("user_id", "at").iter_rows()):
+        mine = events.filter((pl.col("user_id") == user) & (pl.col("at") < now) & (pl.col("label") == 1))
+        expected = mine.sort("at", "item_id")["item_id"].to_list()[-LENGTH:]
+        found = [items[place] for place in timeline.history[row] if place >= 0]
+        assert found == expected
+        assert (timeline.history[row][len(expected) :] == -1).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(past=pasts())
+def test_counts_are_of_strictly_earlier_window_and_train_rows(past: Past) -> None:
+    timeline, at = walk(past), past.dataset.events["at"]
+    for row in range(len(at)):
+        for key, counts in (("user_id", timeline.user_counts), ("item_id", timeline.item_counts)):
+            known = _counted(past, row, key)
+            # A user's later rows are not counted, so what is known of him is as old as his last counted row.
+            stale = key == "user_id" and past.parts[row] > Part.TRAIN
+            as_of = max((time for time, _ in known), default=0) if stale else at[row]
+            np.testing.assert_allclose([column[row] for column in counts], _faded(known, as_of), rtol=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(past=pasts())
+def test_aged_counts_are_those_of_an_earlier_moment(past: Past) -> None:
+    timeline = walk(past)
+    for row in range(past.dataset.events.height):
+        for key, counts in (("user_id", timeline.aged_user_counts), ("item_id", timeline.aged_item_counts)):
+            known = _counted(past, row, key)
+            earlier = [_faded(known[:n], known[n - 1][0]) if n else (0.0, 0.0, 0.0) for n in range(len(known) + 1)]
+            found = [column[row] for column in counts]
+            assert any(np.allclose(found, one, rtol=1e-9) for one in earlier)
+
+
+@settings(max_examples=60, deadline=None)
+@given(past=pasts(), data=st.data())
+def test_a_later_label_changes_nothing_earlier(past: Past, data: st.DataObject) -> None:
+    events = past.dataset.events
+    flipped = data.draw(st.integers(0, events.height - 1))
+    labels = events["label"].to_numpy().copy()
+    labels[flipped] = 1 - labels[flipped]
+    changed = replace(past.dataset, events=events.with_columns(label=pl.Series(labels)))
+    before, after = walk(past), walk(Past(changed, past.parts))
+    # Rows at the very time of the flipped one did not know of it either.
+    unmoved = (events["at"] <= events["at"][flipped]).to_numpy()
+    assert np.array_equal(before.history[unmoved], after.history[unmoved])
+    for field in fields(Timeline):
+        old = getattr(before, field.name)
+        if isinstance(old, Counts):
+            for one, other in zip(old, getattr(after, field.name), strict=True):
+                assert np.array_equal(one[unmoved], other[unmoved])
+
+
+def test_simultaneous_events_do_not_see_each_other() -> None:
+    rows = [("u", "a", 10, 1), ("u", "b", 20, 1), ("u", "c", 20, 1), ("u", "a", 30, 0)]
+    timeline = walk(Past(dataset_of(rows), np.zeros(4, np.int8)))
+    assert [(row >= 0).sum() for row in timeline.history] == [0, 1, 1, 3]
+    assert timeline.user_counts.impressions[1] == timeline.user_counts.impressions[2]
+    assert timeline.item_counts.impressions.tolist()[1:3] == [0.0, 0.0]
+
+
+def test_final_states_hold_window_and_train_rows_and_no_more() -> None:
+    rows = [("u", "a", 10, 1), ("u", "b", 20, 1), ("u", "c", 30, 1), ("u", "d", 40, 1)]
+    timeline = walk(Past(dataset_of(rows), np.array(list(Part), np.int8)))
+    assert timeline.ends_at == 20.0
+    assert timeline.final_users[0].history == ("a", "b")
+    assert timeline.final_users[0].as_of == 20.0
+    assert {row: state.clicks for row, state in timeline.final_items.items() if state.clicks} == {0: 1.0, 1: 1.0}
+    assert all(state.likes == () for state in timeline.final_items.values())
+    # But the last row's history holds the clicks of valid.
+    assert (timeline.history[3] >= 0).sum() == 3
+
+
+def test_equal_events_age_equally() -> None:
+    rows = [("u", f"i{n % 3}", 10 * n, n % 2) for n in range(30)]
+    past = Past(dataset_of(rows), np.zeros(30, np.int8))
+    one, other = walk(past).aged_user_counts, walk(past).aged_user_counts
+    assert np.array_equal(one.as_of, other.as_of)
+    assert len(set(one.as_of.tolist())) > 3

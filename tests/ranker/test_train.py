@@ -1,0 +1,118 @@
+"""Training learns, stops early at its best, goes on where it was cut, and ends at the same weights every time."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import log_loss, roc_auc_score
+
+from msd.dataset.split import Part
+from msd.ranker.batch import TrainedRanker
+from msd.ranker.calibrate import fit_platt
+from msd.ranker.train import TrainConfig, predict, predict_logits, train_ranker
+from tests.ranker.made import QUICK, SMALL, World, quiet, train_quickly
+
+SHORT = replace(QUICK, epochs=2)
+
+
+class Cut(Exception):
+    """A run ends here, as if it were killed."""
+
+
+def _cut_at(epoch: int, step: int) -> Callable[[int, int, float], None]:
+    def progress(now: int, done: int, loss: float) -> None:
+        if (now, done) == (epoch, step):
+            raise Cut
+
+    return progress
+
+
+def _assert_equal(one: TrainedRanker, other: TrainedRanker) -> None:
+    expected = other.state_dict()
+    assert one.state_dict().keys() == expected.keys()
+    for name, value in one.state_dict().items():
+        assert torch.equal(value, expected[name]), name
+
+
+def _valid(world: World) -> tuple[np.ndarray, np.ndarray]:
+    rows = world.features.of_part(Part.VALID)
+    return rows, world.features.labels.numpy()[rows].astype(np.float64)
+
+
+def test_it_learns(world: World) -> None:
+    rows, labels = _valid(world)
+    assert roc_auc_score(labels, predict(world.model, world.features, rows)) > 0.65
+    assert world.curve[-1].train_loss < world.curve[0].train_loss
+    assert [point.epoch for point in world.curve] == list(range(1, len(world.curve) + 1))
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(world: World, tmp_path: Path) -> None:
+    first, first_curve = train_quickly(world.features, tmp_path / "a", SHORT)
+    second, second_curve = train_quickly(world.features, tmp_path / "b", SHORT)
+    _assert_equal(first, second)
+    assert first_curve == second_curve
+    other, _ = train_quickly(world.features, tmp_path / "c", replace(SHORT, seed=1))
+    assert not torch.equal(first.ranker.head.weight, other.ranker.head.weight)
+
+
+@pytest.mark.parametrize("cut_at", [(1, 5), (2, 1), (3, 9)])
+def test_a_run_that_was_cut_ends_like_one_that_was_not(cut_at: tuple[int, int], world: World, tmp_path: Path) -> None:
+    config = replace(QUICK, epochs=3)
+    whole, curve = train_quickly(world.features, tmp_path / "whole", config)
+    path, identity = tmp_path / "cut" / "checkpoint.safetensors", {"run": "cut"}
+    with pytest.raises(Cut):
+        train_ranker(world.features, SMALL, config, path, identity, _cut_at(*cut_at))
+    seen: list[int] = []
+    again, again_curve = train_ranker(
+        world.features, SMALL, config, path, identity, lambda epoch, step, loss: seen.append(epoch)
+    )
+    assert min(seen) == cut_at[0]
+    assert again_curve == curve
+    _assert_equal(again, whole)
+
+
+def test_a_checkpoint_of_another_run_or_a_damaged_one_is_not_gone_on_from(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    config = replace(QUICK, epochs=1)
+    first, _ = train_ranker(world.features, SMALL, config, path, {"run": "one"}, quiet)
+    seen: list[int] = []
+    train_ranker(world.features, SMALL, config, path, {"run": "two"}, lambda epoch, step, loss: seen.append(epoch))
+    assert seen
+    path.write_bytes(path.read_bytes()[:1000])
+    again, _ = train_ranker(world.features, SMALL, config, path, {"run": "two"}, quiet)
+    _assert_equal(again, first)
+
+
+def test_early_stopping_keeps_the_best_epoch(world: World, tmp_path: Path) -> None:
+    config = TrainConfig(epochs=30, patience=2, batch=64, averaging=0.5, learning_rate=2e-2)
+    model, curve = train_quickly(world.features, tmp_path, config)
+    best = max(curve, key=lambda point: point.valid_auc)
+    assert len(curve) == best.epoch + config.patience < config.epochs
+    rows, labels = _valid(world)
+    assert roc_auc_score(labels, predict(model, world.features, rows)) == pytest.approx(best.valid_auc, abs=1e-9)
+
+
+def test_calibration_makes_the_clicks_of_valid_likelier(world: World) -> None:
+    rows, labels = _valid(world)
+    raw = predict_logits(world.model, world.features, rows)
+    before, after = 1 / (1 + np.exp(-raw)), predict(world.model, world.features, rows)
+    assert log_loss(labels, after) <= log_loss(labels, before) + 1e-9
+    assert after.mean() == pytest.approx(labels.mean(), abs=1e-3)
+    assert np.array_equal(np.argsort(after, kind="stable"), np.argsort(raw, kind="stable"))
+
+
+def test_the_calibration_that_made_the_labels_is_found() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, 20_000)
+    labels = (rng.random(20_000) < 1 / (1 + np.exp(-(0.5 * logits - 1)))).astype(np.float64)
+    slope, offset = fit_platt(logits, labels)
+    assert [slope, offset] == pytest.approx([0.5, -1.0], abs=0.05)
+
+
+@pytest.mark.parametrize("labels", [[0.0] * 4, [1.0] * 4, [1.0, 1.0, 0.0, 0.0]])
+def test_what_cannot_be_calibrated_is_left_as_it_is(labels: list[float]) -> None:
+    # The last would turn the ranking round.
+    assert fit_platt(np.array([-2.0, -1.0, 1.0, 2.0]), np.array(labels)) == (1.0, 0.0)
