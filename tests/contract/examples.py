@@ -1,5 +1,7 @@
 """What the contract's tests share: one schema with every kind of field, codecs of one bundle, and records."""
 
+from pathlib import Path
+
 import numpy as np
 
 from msd.contract.rows import Records, RowCodec, RowContents, RowSide
@@ -31,3 +33,16 @@ def make_contents(side: RowSide, count: int, seed: int = 0) -> RowContents:
 def make_records(codec: RowCodec, count: int, seed: int = 0) -> Records:
     """`make_contents`, packed."""
     return codec.pack(make_contents(codec.side, count, seed), AT)
+
+
+def flip(path: Path) -> None:
+    """Changes one bit in the middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def make_folder(path: Path) -> None:
+    """Puts a folder where a file was."""
+    path.unlink()
+    path.mkdir()

@@ -1,7 +1,6 @@
-"""A bundle opens only if it is, to the byte, what was exported; its mark saves hashing and never hides a change."""
+"""A bundle opens only if it is, to the byte, what was exported."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from msd.contract import bundle as bundle_module
 from msd.contract.bundle import (
     GOLDENS,
     MANIFEST,
@@ -23,13 +21,12 @@ from msd.contract.bundle import (
     Manifest,
     bundle_id_of,
     file_entries,
-    new_bundle,
     open_bundle,
     write_manifest,
 )
 from msd.contract.errors import BundleError
 from msd.contract.files import sha256_file
-from tests.contract.examples import SCHEMA
+from tests.contract.examples import SCHEMA, flip, make_folder
 from tests.service.bundle_factory import reseal
 
 JSON = st.recursive(
@@ -43,39 +40,6 @@ def edit_manifest(folder: Path, **changes: object) -> None:
     """Changes entries of the manifest and does not seal it again."""
     document = json.loads((folder / MANIFEST).read_text("utf-8"))
     (folder / MANIFEST).write_text(json.dumps({**document, **changes}), "utf-8")
-
-
-def flip(path: Path) -> None:
-    """Changes one bit in the middle."""
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def make_folder(path: Path) -> None:
-    """Puts a folder where a file was."""
-    path.unlink()
-    path.mkdir()
-
-
-def fail_half_way(folder: Path) -> None:
-    """A new bundle that is never finished."""
-    with new_bundle(folder) as temporary:
-        (temporary / MANIFEST).write_text("half")
-        raise KeyboardInterrupt
-
-
-@pytest.fixture
-def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files that were hashed, in order."""
-    names: list[str] = []
-
-    def watch(path: Path) -> str:
-        names.append(path.name)
-        return sha256_file(path)
-
-    monkeypatch.setattr(bundle_module, "sha256_file", watch)
-    return names
 
 
 def test_a_bundle_opens_as_it_was_written(folder: Path, whole_bundle: Bundle) -> None:
@@ -216,124 +180,6 @@ def test_without_rows_the_rest_is_verified_all_the_same(folder: Path, name: str)
 
     with pytest.raises(BundleError, match="its SHA-256"):
         open_bundle(folder, rows=False)
-
-
-def test_an_untouched_bundle_is_hashed_once(folder: Path, hashed: list[str]) -> None:
-    open_bundle(folder)
-    assert sorted(hashed) == sorted(REQUIRED)
-
-    hashed.clear()
-    open_bundle(folder)
-    assert hashed == []
-
-
-def touch(path: Path) -> None:
-    """Writes the same bytes once more."""
-    path.write_bytes(path.read_bytes())
-
-
-STALE: dict[str, Callable[[Path], object]] = {
-    "a file written again": lambda folder: touch(folder / ROWS["item"]),
-    "a file with its old times": lambda folder: os.utime(folder / RANKER, ns=(1, (folder / RANKER).stat().st_mtime_ns)),
-    "another manifest": lambda folder: reseal(folder, model_version="x"),
-    "no mark": lambda folder: (folder / MARKER).unlink(),
-    "a mark cut short": lambda folder: (folder / MARKER).write_text((folder / MARKER).read_text()[:-5]),
-    "a mark nested without end": lambda folder: (folder / MARKER).write_bytes(b"[" * 99_999),
-    "a mark that is not utf-8": lambda folder: (folder / MARKER).write_bytes(b"\xff"),
-    "a mark of something else": lambda folder: (folder / MARKER).write_text("true"),
-    "a mark that is a folder": lambda folder: make_folder(folder / MARKER),
-}
-
-
-@pytest.mark.parametrize("name", STALE)
-def test_a_stale_mark_is_ignored(folder: Path, hashed: list[str], name: str) -> None:
-    open_bundle(folder)
-    STALE[name](folder)
-    hashed.clear()
-    open_bundle(folder)
-
-    assert sorted(hashed) == sorted(REQUIRED)
-
-
-def test_a_mark_that_came_along_with_a_copy_vouches_for_nothing(whole_bundle: Bundle, folder: Path) -> None:
-    """The copy has the mark, the sizes and the times; only the bytes are wrong."""
-    before = (folder / RANKER).stat()
-    flip(folder / RANKER)
-    os.utime(folder / RANKER, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-    assert (folder / MARKER).read_bytes() == (whole_bundle.folder / MARKER).read_bytes()
-    with pytest.raises(BundleError, match="its SHA-256"):
-        open_bundle(folder)
-
-
-def test_a_mark_without_rows_does_not_vouch_for_rows(folder: Path) -> None:
-    open_bundle(folder, rows=False)
-    flip(folder / ROWS["user"])
-
-    with pytest.raises(BundleError, match=r"users\.rows: its SHA-256"):
-        open_bundle(folder)
-
-
-def test_a_damaged_bundle_leaves_no_mark(folder: Path) -> None:
-    (folder / MARKER).unlink()
-    flip(folder / RANKER)
-
-    with pytest.raises(BundleError):
-        open_bundle(folder)
-    assert not (folder / MARKER).exists()
-
-
-def test_a_folder_that_cannot_be_written_to(folder: Path) -> None:
-    (folder / MARKER).unlink()
-    folder.chmod(0o555)
-    try:
-        assert open_bundle(folder).schema == SCHEMA
-    finally:
-        folder.chmod(0o755)
-
-
-def test_a_bundle_takes_the_place_of_another_at_once(folder: Path) -> None:
-    with new_bundle(folder) as temporary:
-        (temporary / MANIFEST).write_text("new")
-        assert (folder / RANKER).exists()
-
-    assert [path.name for path in folder.iterdir()] == [MANIFEST]
-    assert folder.stat().st_mode & 0o777 == 0o755
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
-
-
-def test_a_failure_leaves_the_bundle_that_was_there(folder: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        fail_half_way(folder)
-
-    assert open_bundle(folder).schema == SCHEMA
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
-
-
-def test_a_new_bundle_needs_no_folder_or_an_empty_one(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    for folder in (tmp_path / "empty", tmp_path / "deep/new"):
-        with new_bundle(folder) as temporary:
-            (temporary / MANIFEST).touch()
-        assert [path.name for path in folder.iterdir()] == [MANIFEST]
-
-
-def test_a_link_goes_on_pointing_to_the_bundle(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "current").symlink_to(folder)
-    with new_bundle(tmp_path / "current") as temporary:
-        (temporary / MANIFEST).write_text("new")
-
-    assert (tmp_path / "current").is_symlink()
-    assert (folder / MANIFEST).read_text() == "new"
-
-
-def test_nothing_but_a_bundle_is_replaced(tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("years of work")
-
-    for taken in (tmp_path, tmp_path / "thesis.txt"):
-        with pytest.raises(BundleError, match="exists and is not a bundle"), new_bundle(taken):
-            raise AssertionError("the block does not run")
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_the_id_is_of_weights_and_schema() -> None:

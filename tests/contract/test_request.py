@@ -1,0 +1,275 @@
+"""What the wire accepts, and for everything else the code, message and field that say what is wrong."""
+
+import json
+from typing import Any
+
+import pytest
+
+from msd.contract.request import (
+    CheckedRequest,
+    InvalidRequest,
+    MalformedRequest,
+    RequestError,
+    ScoreRequest,
+    TooManyCandidates,
+    parse_request,
+)
+from tests.contract.examples import AT, SCHEMA
+
+GOOD: dict[str, Any] = {"user_id": "u1", "candidates": {"id": ["i1", "i2"]}}
+NOT_UNICODE = "Input should be a valid string, unable to parse raw data as a unicode string"
+
+
+def but(**changes: object) -> bytes:
+    """The good request with some parts changed."""
+    return json.dumps({**GOOD, **changes}).encode()
+
+
+def columns(**changes: object) -> bytes:
+    """The good request with other columns of candidates."""
+    return but(candidates={**GOOD["candidates"], **changes})
+
+
+def refusal(body: bytes) -> RequestError:
+    """What is said of a body."""
+    with pytest.raises(RequestError) as raised:
+        parse_request(body, SCHEMA)
+    return raised.value
+
+
+def test_a_full_request() -> None:
+    body = but(
+        at=1_764_066_000,
+        context={"hour": 13, "temperature": None},
+        candidates={"id": ["i1", "new", "i1"], "bid": [0.5, None, 0]},
+        user={"features": {"interests": ["cars", 7], "age": 44}, "history": ["i9", "?", "i9"]},
+        items={"new": {"text": "a tent", "features": {"category": "games"}}, "i1": {"features": {"price": None}}},
+        top_k=2,
+    )
+
+    assert parse_request(body, SCHEMA) == CheckedRequest(
+        user_id="u1",
+        ids=["i1", "new", "i1"],
+        at=AT,
+        bids=[0.5, None, 0.0],
+        context={"hour": "13", "temperature": None},
+        user_features={"interests": ("cars", "7"), "age": 44.0},
+        history=["i9", "?", "i9"],
+        item_features={"new": {"category": "games"}, "i1": {"price": None}},
+        item_texts={"new": "a tent"},
+        top_k=2,
+    )
+
+
+@pytest.mark.parametrize("part", ["at", "context", "user", "items", "top_k"])
+def test_null_equals_absence(part: str) -> None:
+    assert parse_request(but(**{part: None}), SCHEMA) == parse_request(but(), SCHEMA)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"candidates": {"id": ["i1", "i2"], "bid": None}},
+        {"user": {"features": None, "history": None}},
+        {"user": {}},
+        {"user": {"features": {}}},
+        {"context": {}},
+        {"items": {"i1": None, "no candidate": None}},
+        {"items": {"i1": {"text": None, "features": None}}},
+        {"items": {"i1": {"text": "", "features": {}}}},
+    ],
+)
+def test_null_or_empty_parts_of_parts_equal_absence(changes: dict[str, object]) -> None:
+    assert parse_request(but(**changes), SCHEMA) == parse_request(but(), SCHEMA)
+
+
+def test_an_empty_history_is_given_and_an_absent_one_is_not() -> None:
+    assert parse_request(but(user={"history": []}), SCHEMA).history == []
+    assert parse_request(but(user={}), SCHEMA).history is None
+
+
+@pytest.mark.parametrize("count", [1, 2_000])
+def test_as_many_candidates_as_there_may_be(count: int) -> None:
+    assert len(parse_request(columns(id=["i1"] * count), SCHEMA).ids) == count
+
+
+def test_one_candidate_too_many() -> None:
+    error = refusal(columns(id=["i1"] * 2_001))
+
+    assert isinstance(error, TooManyCandidates)
+    assert (error.code, error.field) == ("too_many_candidates", "candidates.id")
+    assert error.message == "2001 candidates; one request may have 2000: split it"
+
+
+def test_the_limit_is_the_caller_s() -> None:
+    with pytest.raises(TooManyCandidates, match="one request may have 1"):
+        parse_request(but(), SCHEMA, max_candidates=1)
+
+
+MALFORMED: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "the body is not JSON: Expecting value: line 1 column 1 (char 0)"),
+    "cut": (but()[:-2], "the body is not JSON: Expecting ',' delimiter: line 1 column 52 (char 51)"),
+    "two": (but() + b"{}", "the body is not JSON: Extra data: line 1 column 54 (char 53)"),
+    "not utf-8": (b'{"user_id": "\xff"}', "the body is not UTF-8 (byte 13)"),
+    "mark of byte order": (b"\xef\xbb\xbf" + but(), "the body is not JSON: Unexpected UTF-8 BOM"),
+    "nan": (b'{"at": NaN}', "NaN is not JSON"),
+    "infinity": (b'{"at": Infinity}', "Infinity is not JSON"),
+    "minus infinity": (b'{"at": [-Infinity]}', "-Infinity is not JSON"),
+    "nested": (b"[" * 200_000, "the body is nested too deeply"),
+    "digits": (b'{"top_k": ' + b"9" * 5_000 + b"}", "the body holds a number of too many digits"),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed(name: str) -> None:
+    body, message = MALFORMED[name]
+    error = refusal(body)
+
+    assert isinstance(error, MalformedRequest)
+    assert (error.code, error.field) == ("malformed", None)
+    assert error.message.startswith(message)
+    assert str(error) == error.message
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"user_id": "u1", "user_id": "u1"}', b'{"items": {"i1": {"text": "a", "user_id": 1, "user_id": 2}}}']
+)
+def test_keys_that_occur_twice(body: bytes) -> None:
+    error = refusal(body)
+
+    assert (error.code, error.message, error.field) == ("malformed", "a JSON key occurs twice", "user_id")
+
+
+def test_a_key_that_occurs_twice_among_many_is_found_in_one_pass() -> None:
+    """With as many names as a body can hold, comparing each with each would take minutes of processor time."""
+    body = b"{" + b",".join(b'"%x":1' % number for number in range(100_000)) + b',"z":1,"z":2}'
+
+    assert refusal(body).field == "z"
+
+
+NUMBER = "Input should be a valid number"
+STRING = "Input should be a valid string"
+CATEGORY = "should be a string or a whole number"
+LONG_ID = "String should have at most 256 characters"
+INVALID: dict[str, tuple[bytes, str | None, str]] = {
+    "null": (b"null", None, "Input should be a valid dictionary or instance of ScoreRequest"),
+    "list": (b"[]", None, "Input should be a valid dictionary or instance of ScoreRequest"),
+    "no user": (json.dumps({"candidates": {"id": ["i1"]}}).encode(), "user_id", "Field required"),
+    "no candidates": (b'{"user_id": "u1"}', "candidates", "Field required"),
+    "unknown key": (but(users=1), "users", "Extra inputs are not permitted"),
+    "a key that is half a surrogate pair": (but(**{"\ud800": 1}), None, NOT_UNICODE),
+    "user null": (but(user_id=None), "user_id", STRING),
+    "user a number": (but(user_id=1), "user_id", STRING),
+    "user empty": (but(user_id=""), "user_id", "String should have at least 1 character"),
+    "user long": (but(user_id="u" * 257), "user_id", LONG_ID),
+    "user with NUL": (but(user_id="a\0b"), "user_id", "String should match pattern"),
+    "user half a surrogate pair": (but(user_id="\udfff"), "user_id", NOT_UNICODE),
+    "candidates null": (but(candidates=None), "candidates", "Input should be a valid dictionary"),
+    "candidates a list": (but(candidates=["i1"]), "candidates", "Input should be a valid dictionary"),
+    "no id": (but(candidates={}), "candidates.id", "Field required"),
+    "no ids": (columns(id=[]), "candidates.id", "List should have at least 1 item"),
+    "id a string": (columns(id="i1"), "candidates.id", "Input should be a valid list"),
+    "candidate false": (columns(id=["i1", False]), "candidates.id.1", STRING),
+    "candidate null": (columns(id=["i1", None]), "candidates.id.1", STRING),
+    "candidate empty": (columns(id=["", "i1"]), "candidates.id.0", "String should have at least 1 character"),
+    "candidate long": (columns(id=["i" * 257]), "candidates.id.0", LONG_ID),
+    "unknown column": (columns(bids=[1, 1]), "candidates.bids", "Extra inputs are not permitted"),
+    "too few bids": (columns(bid=[1]), "candidates", "Value error, bid has 1 entries and id has 2"),
+    "bid a number": (columns(bid=1), "candidates.bid", "Input should be a valid list"),
+    "bid negative": (columns(bid=[1, -0.01]), "candidates.bid.1", "Input should be greater than or equal to 0"),
+    "bid too high": (columns(bid=[1, 1.1e9]), "candidates.bid.1", "Input should be less than or equal to 1000000000"),
+    "bid false": (columns(bid=[False, 1]), "candidates.bid.0", NUMBER),
+    "bid in words": (columns(bid=["1", 1]), "candidates.bid.0", NUMBER),
+    "bid 1e999": (columns(bid=[1, 7]).replace(b"7", b"1e999"), "candidates.bid.1", "Input should be a finite number"),
+    "at false": (but(at=False), "at", NUMBER),
+    "at in words": (but(at="now"), "at", NUMBER),
+    "at negative": (but(at=-1), "at", "Input should be greater than or equal to 0"),
+    "at in milliseconds": (but(at=AT * 1_000), "at", "Input should be less than or equal to 100000000000"),
+    "at huge": (but(at=10**400), "at", NUMBER),
+    "top_k 0": (but(top_k=0), "top_k", "Input should be greater than or equal to 1"),
+    "top_k true": (but(top_k=True), "top_k", "Input should be a valid integer"),
+    "top_k fraction": (but(top_k=1.0), "top_k", "Input should be a valid integer"),
+    "context a list": (but(context=[]), "context", "Input should be a valid dictionary"),
+    "unknown context": (
+        but(context={"hours": 1}),
+        "context.hours",
+        "no feature of the context has this name; there are: hour, device, temperature",
+    ),
+    "a serving constant": (but(context={"position": "2"}), "context.position", "no feature of the context"),
+    "hour false": (but(context={"hour": False}), "context.hour", CATEGORY),
+    "hour fraction": (but(context={"hour": 1.0}), "context.hour", CATEGORY),
+    "hour long": (but(context={"hour": "1" * 257}), "context.hour", "should have at most 256 characters"),
+    "temperature in words": (but(context={"temperature": "1"}), "context.temperature", "should be a number"),
+    "temperature huge": (but(context={"temperature": 10**400}), "context.temperature", "should be a finite number"),
+    "a long name": (but(context={"n" * 99: 1}), f"context.{'n' * 60}…", "no feature of the context"),
+    "user a list": (but(user=[]), "user", "Input should be a valid dictionary"),
+    "unknown part of user": (but(user={"counts": 1}), "user.counts", "Extra inputs are not permitted"),
+    "user's id": (but(user={"features": {"user_id": "u"}}), "user.features.user_id", "no feature of the user"),
+    "user's counts": (
+        but(user={"features": {"user_counts": 1}}),
+        "user.features.user_counts",
+        "no feature of the user",
+    ),
+    "an item's feature": (but(user={"features": {"price": 1}}), "user.features.price", "no feature of the user"),
+    "bag in words": (
+        but(user={"features": {"interests": "a"}}),
+        "user.features.interests",
+        "should be a list of values",
+    ),
+    "bag with null": (but(user={"features": {"interests": ["a", None]}}), "user.features.interests", CATEGORY),
+    "history in words": (but(user={"history": "i1"}), "user.history", "Input should be a valid list"),
+    "history with null": (but(user={"history": ["i1", None]}), "user.history.1", STRING),
+    "history long": (but(user={"history": ["i1"] * 1_001}), "user.history", "List should have at most 1000 items"),
+    "items a list": (but(items=[]), "items", "Input should be a valid dictionary"),
+    "item empty": (but(items={"": {}}), "items.", "String should have at least 1 character"),
+    "item long": (but(items={"i" * 257: {}}), f"items.{'i' * 60}…", LONG_ID),
+    "item no candidate": (but(items={"i9": {}}), "items.i9", "describes an item that is not a candidate"),
+    "unknown part of item": (but(items={"i1": {"title": "a"}}), "items.i1.title", "Extra inputs are not permitted"),
+    "text a number": (but(items={"i1": {"text": 1}}), "items.i1.text", STRING),
+    "text long": (but(items={"i1": {"text": "x" * 10_001}}), "items.i1.text", "String should have at most 10000"),
+    "unknown feature": (
+        but(items={"i1": {"features": {"size": 1}}}),
+        "items.i1.features.size",
+        "no feature of the item",
+    ),
+    "price true": (but(items={"i1": {"features": {"price": True}}}), "items.i1.features.price", "should be a number"),
+}
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_invalid(name: str) -> None:
+    body, field, message = INVALID[name]
+    error = refusal(body)
+
+    assert isinstance(error, InvalidRequest)
+    assert (error.code, error.field) == ("invalid", field)
+    assert error.message.startswith(message)
+    assert len(error.message) < 400
+
+
+ODD: dict[str, tuple[bytes, str, object]] = {
+    "longest id": (but(user_id="u" * 256), "user_id", "u" * 256),
+    "emoji": (but(user_id="😀\n"), "user_id", "😀\n"),
+    "duplicates": (columns(id=["i1", "i1"]), "ids", ["i1", "i1"]),
+    "whole numbers": (columns(bid=[1, 0]), "bids", [1.0, 0.0]),
+    "no bids": (columns(bid=[None, None]), "bids", [None, None]),
+    "at zero": (but(at=0), "at", 0.0),
+    "top_k beyond": (but(top_k=10**30), "top_k", 10**30),
+    "longest history": (but(user={"history": ["?"] * 1_000}), "history", ["?"] * 1_000),
+    "longest text": (but(items={"i1": {"text": "x" * 10_000}}), "item_texts", {"i1": "x" * 10_000}),
+    "extreme": (but(context={"temperature": -1e308}), "context", {"temperature": -1e308}),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_but_good(name: str) -> None:
+    body, part, value = ODD[name]
+
+    assert getattr(parse_request(body, SCHEMA), part) == value
+
+
+def test_the_schema_of_the_wire_describes_itself() -> None:
+    described = ScoreRequest.model_json_schema()
+
+    assert described["additionalProperties"] is False
+    assert described["required"] == ["user_id", "candidates"]

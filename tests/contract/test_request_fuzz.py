@@ -1,0 +1,68 @@
+"""Whatever bytes arrive, the answer is a request or a RequestError, never another error."""
+
+import json
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from msd.contract.request import CheckedRequest, RequestError, parse_request
+from tests.contract.examples import SCHEMA
+from tests.service.bundle_factory import golden_requests
+
+
+def outcome(body: bytes) -> CheckedRequest | None:
+    """The request, or None when it is refused in the proper way; anything else fails the test."""
+    try:
+        return parse_request(body, SCHEMA)
+    except RequestError as refused:
+        said = (refused.code, bool(refused.message), refused.field)
+    assert said[0] in ("malformed", "invalid", "too_many_candidates")
+    assert said[1]
+    assert said[2] != ""
+    return None
+
+
+TEXT = st.text(st.characters(), max_size=8)  # halves of surrogate pairs among them
+WORDS = TEXT | st.sampled_from(["user_id", "candidates", "id", "bid", "items", "i1", "features", "age", "hour", "text"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | WORDS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300)
+@given(st.binary() | st.text().map(str.encode))
+def test_any_bytes_are_refused_in_the_proper_way(body: bytes) -> None:
+    assert outcome(body) is None
+
+
+@settings(max_examples=300)
+@given(JSON)
+def test_any_json_is_refused_in_the_proper_way(document: object) -> None:
+    assert outcome(json.dumps(document).encode()) is None
+
+
+@settings(max_examples=400)
+@given(st.data())
+def test_a_request_with_anything_anywhere_is_scored_or_refused(data: st.DataObject) -> None:
+    """One place of a good request, at any depth, holds any JSON."""
+    document = data.draw(st.sampled_from(golden_requests()[:4]))
+    text = json.dumps(document)
+    places = [place for place in places_of(document) if place]
+    place = data.draw(st.sampled_from(places))
+    changed = json.loads(text)
+    inner = changed
+    for step in place[:-1]:
+        inner = inner[step]
+    inner[place[-1]] = data.draw(JSON)
+
+    request = outcome(json.dumps(changed).encode())
+    assert request is None or len(request.ids) == len(changed["candidates"]["id"])
+
+
+def places_of(value: object, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The paths to all parts of a JSON value."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place, *(inner for key, part in parts for inner in places_of(part, (*place, key)))]
