@@ -1,0 +1,265 @@
+"""The merge of request and rows: what is given goes first, the rest is stored, and no candidate depends on another."""
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from msd.contract.assemble import Assembled, assemble, dense, wanted_items
+from msd.contract.encode import encode_state
+from msd.contract.request import parse_request
+from msd.contract.rows import RowCodec, pack_history
+from msd.contract.schema import Categorical, FeatureSchema, Numeric, Sequence
+from tests.contract.examples import AT, BUNDLE_ID, ITEMS, SCHEMA, USERS, make_records
+
+LENGTH = SCHEMA.history.length
+ITEM_ROWS = {f"i{place}": record.tobytes() for place, record in enumerate(make_records(ITEMS, 20))}
+HISTORY = ["i3", "gone", "i5"]
+USER_ROWS = {
+    "u0": make_records(USERS, 1)[0].tobytes() + pack_history(HISTORY),
+    "long": make_records(USERS, 2)[1].tobytes() + pack_history([*["gone", "i1"] * 9, "i2", "gone"]),
+}
+COLD = ["new", "newer"]
+
+
+def merge(at: float = AT, **document: Any) -> Assembled:  # noqa: ANN401
+    """A request, by default of u0 for i1, merged with the rows above."""
+    body = json.dumps({"user_id": "u0", "candidates": {"id": ["i1"]}, **document}).encode()
+    request = parse_request(body, SCHEMA)
+    user = USERS.unpack([USER_ROWS.get(request.user_id)])
+    items = ITEMS.unpack([ITEM_ROWS.get(item_id) for item_id in wanted_items(request, user)])
+    return assemble(SCHEMA, request, at, user, items)
+
+
+def tensor(name: str, **document: Any) -> NDArray[Any]:  # noqa: ANN401
+    """One tensor of a merge."""
+    return merge(**document).tensors[name]
+
+
+def differing(one: Assembled, other: Assembled) -> set[str]:
+    """The tensors in which two merges differ."""
+    assert list(one.tensors) == list(other.tensors)
+    return {name for name in one.tensors if not np.array_equal(one.tensors[name], other.tensors[name])}
+
+
+def test_tensors_are_those_of_the_schema_and_in_its_order() -> None:
+    tensors = merge(candidates={"id": ["i1", "i2", "new"]}).tensors
+
+    assert list(tensors) == [spec.name for spec in SCHEMA.tensors]
+    for spec in SCHEMA.tensors:
+        assert tensors[spec.name].shape == (3 if spec.side == "item" else 1, *spec.shape)
+        assert tensors[spec.name].dtype == spec.dtype
+        assert tensors[spec.name].flags["C_CONTIGUOUS"]
+
+
+def test_stored_values_go_through_unchanged() -> None:
+    tensors, row = merge().tensors, ITEMS.unpack([ITEM_ROWS["i1"]]).records
+
+    assert tensors["item_categorical"].tolist() == row["categorical"].tolist()
+    assert tensors["item_semantic"].tolist() == row["semantic"].astype(np.float32).tolist()
+    assert tensors["item_dense"][:, :2].tolist() == row["numeric"].tolist()
+    state = SCHEMA.state("item")
+    assert state
+    counts = encode_state(state, row["impressions"], row["clicks"], row["as_of"], AT)
+    assert tensors["item_dense"][:, 2:].tolist() == [[*counts[0].tolist(), 1.0]]
+
+
+# Which tensor a given value reaches, and what becomes of its columns there.
+OVERRIDES: dict[str, tuple[str, object, str, list[float]]] = {
+    "category": ("gender", "m", "user_categorical", [3]),
+    "unknown category": ("gender", "?", "user_categorical", [1]),
+    "category missing": ("gender", None, "user_categorical", [0]),
+    "bag": ("interests", ["games", "?"], "user_categorical", [4, 1, 0]),
+    "bag missing": ("interests", None, "user_categorical", [0, 0, 0]),
+    "bag empty": ("interests", [], "user_categorical", [0, 0, 0]),
+    "number": ("age", 47, "user_dense", [1, 0]),
+    "number missing": ("age", None, "user_dense", [0, 1]),
+}
+
+
+@pytest.mark.parametrize("user_id", ["u0", "nobody"])
+@pytest.mark.parametrize("name", OVERRIDES)
+def test_a_given_value_replaces_its_own_columns_and_nothing_else(name: str, user_id: str) -> None:
+    feature, value, target, columns = OVERRIDES[name]
+    stored = merge(user_id=user_id).tensors
+    given_too = merge(user_id=user_id, user={"features": {feature: value}}).tensors
+
+    expected = stored[target].copy()
+    expected[0, SCHEMA.columns[feature]] = columns
+    np.testing.assert_array_equal(given_too[target], expected)
+    assert all(np.array_equal(stored[other], given_too[other]) for other in stored if other != target)
+
+
+def test_an_item_s_values_reach_all_its_duplicates_and_no_other() -> None:
+    ids = ["i1", "i2", "i1"]
+    stored = tensor("item_categorical", candidates={"id": ids})
+    given_too = tensor("item_categorical", candidates={"id": ids}, items={"i1": {"features": {"category": "games"}}})
+
+    assert given_too[:, 1].tolist() == [3, stored[1, 1], 3]
+    np.testing.assert_array_equal(np.delete(given_too, 1, axis=1), np.delete(stored, 1, axis=1))
+
+
+def test_what_is_given_for_a_candidate_does_not_reach_the_history() -> None:
+    stored, other = (
+        merge(candidates={"id": ["i3"]}),
+        merge(candidates={"id": ["i3"]}, items={"i3": {"features": {"category": "travel", "price": 3}}}),
+    )
+
+    assert differing(stored, other) == {"item_categorical", "item_dense"}
+
+
+def test_the_rows_themselves_are_left_as_they_were() -> None:
+    request = parse_request(
+        b'{"user_id": "u0", "candidates": {"id": ["i1"]}, "items": {"i1": {"features": {"price": 1}}}}', SCHEMA
+    )
+    user, items = USERS.unpack([None]), ITEMS.unpack([ITEM_ROWS["i1"]])
+    assemble(SCHEMA, request, AT, user, items)
+
+    assert items.records.tobytes() == ITEM_ROWS["i1"]
+
+
+def categories(history: list[str]) -> list[list[int]]:
+    """The first tensor of a history of items, as far as they are known."""
+    known = [ITEM_ROWS[item_id] for item_id in history if item_id in ITEM_ROWS][-LENGTH:]
+    rows: list[list[int]] = ITEMS.unpack(known).records["categorical"].tolist()
+    return rows + [[0] * SCHEMA.categorical_width("item")] * (LENGTH - len(known))
+
+
+@pytest.mark.parametrize(
+    ("document", "history"),
+    [
+        ({}, HISTORY),
+        ({"user_id": "nobody"}, []),
+        ({"user": {"history": []}}, []),
+        ({"user": {"history": None}}, HISTORY),
+        ({"user": {"history": ["i7"]}}, ["i7"]),
+        ({"user": {"history": ["i7", "?", "i7"]}}, ["i7", "i7"]),
+        ({"user_id": "nobody", "user": {"history": ["i1", "i2"]}}, ["i1", "i2"]),
+        ({"user": {"history": ["?"] * 1_000}}, []),
+        ({"user_id": "long"}, ["i1"] * (LENGTH - 1) + ["i2"]),
+    ],
+)
+def test_a_history_is_rid_of_unknown_ids_then_cut(document: dict[str, Any], history: list[str]) -> None:
+    tensors = merge(**document).tensors
+    filled = min(LENGTH, sum(item_id in ITEM_ROWS for item_id in history))
+
+    assert tensors["history_categorical"].tolist() == [categories(history)]
+    assert tensors["history_mask"].tolist() == [[1.0] * filled + [0.0] * (LENGTH - filled)]
+    assert not tensors["history_semantic"][0, filled:].any()
+
+
+@given(st.lists(st.sampled_from(["i1", "i2", "i3", "?"]), max_size=3 * LENGTH))
+def test_any_history(history: list[str]) -> None:
+    assert tensor("history_categorical", user={"history": history}).tolist() == [categories(history)]
+
+
+@given(st.lists(st.sampled_from([*list(ITEM_ROWS)[:6], *COLD]), min_size=1, max_size=12))
+def test_a_candidate_s_rows_depend_on_no_order_neighbour_or_duplicate(ids: list[str]) -> None:
+    described = {item_id: {"features": {"price": 2.5, "genres": ["a"]}} for item_id in ("i1", "new") if item_id in ids}
+    together = merge(candidates={"id": ids}, items=described)
+    for place, item_id in enumerate(ids):
+        alone = merge(
+            candidates={"id": [item_id]}, items={key: value for key, value in described.items() if key == item_id}
+        )
+        for name, values in alone.tensors.items():
+            same = together.tensors[name][place : place + 1] if name.startswith("item_") else together.tensors[name]
+            np.testing.assert_array_equal(same, values)
+        assert together.degraded_candidates.get(item_id) == alone.degraded_candidates.get(item_id)
+
+
+def test_degradation_is_named() -> None:
+    merged = merge(
+        user_id="nobody",
+        candidates={"id": ["i1", "plain", "described", "nulls", "text"]},
+        items={
+            "i1": {"features": {"category": "games"}},
+            "described": {"features": {"category": "?", "price": None}},
+            "nulls": {"features": {"category": None, "price": None}},
+            "text": {"text": "a tent"},
+        },
+    )
+
+    assert merged.degraded_candidates == {
+        "plain": "prior", "described": "category_prior", "nulls": "prior", "text": "prior"
+    }  # fmt: skip
+    assert merged.user_unknown
+    assert not merge().degraded_candidates
+    assert not merge().user_unknown
+
+
+def test_a_user_who_is_described_is_unknown_all_the_same() -> None:
+    assert merge(user_id="nobody", user={"features": {"age": 3}, "history": ["i1"]}).user_unknown
+
+
+def test_counts_and_vectors_stay_the_stored_ones() -> None:
+    stored = merge(candidates={"id": ["i1"]})
+    given_too = merge(
+        candidates={"id": ["i1"]}, items={"i1": {"text": "another text"}}, user={"features": {"gender": "f"}}
+    )
+
+    assert differing(stored, given_too) <= {"user_categorical"}
+
+
+def test_context_is_what_the_request_says_and_the_serving_constants() -> None:
+    merged = merge(context={"hour": 0, "temperature": 25.0}).tensors
+
+    assert merged["context_categorical"].tolist() == [[2, 0, 2]]  # position is "1", its first value
+    assert merged["context_dense"].tolist() == [[1, 0]]
+    assert tensor("context_categorical").tolist() == [[0, 0, 2]]
+    assert tensor("context_dense").tolist() == [[0, 1]]
+
+
+def test_a_serving_constant_may_be_a_number() -> None:
+    fields = (
+        Sequence(name="history", length=1),
+        Categorical(name="item_id", side="item", is_id=True, buckets=4),
+        Numeric(name="position", side="context", mean=1.0, scale=2.0, serving_value=5.0),
+    )
+    schema = FeatureSchema(fields=fields)
+    request = parse_request(b'{"user_id": "u", "candidates": {"id": ["i"]}}', schema)
+    user, item = RowCodec(schema, "user", BUNDLE_ID).unpack([None]), RowCodec(schema, "item", BUNDLE_ID).unpack([None])
+    merged = assemble(schema, request, AT, user, item)
+
+    assert merged.tensors["context_dense"].tolist() == [[2.0, 0.0]]
+
+
+def age(at: float) -> float:
+    """The age of the first candidate's counts, in days, as the model sees it at a time."""
+    place = SCHEMA.numeric_width("item") + 2
+    return math.expm1(float(merge(at=at).tensors["item_dense"][0, place]))
+
+
+def test_the_age_of_counts_is_clipped() -> None:
+    as_of = float(ITEMS.unpack([ITEM_ROWS["i1"]]).records["as_of"][0])
+    state = SCHEMA.state("item")
+    assert state
+    cap = state.age_cap_s / 86_400
+
+    assert age(as_of + 86_400) == pytest.approx(1.0, rel=1e-5)
+    assert age(as_of - 1e6) == age(0.0) == 0
+    assert age(as_of + state.age_cap_s) == pytest.approx(cap, rel=1e-5)
+    assert age(1e11) == pytest.approx(cap, rel=1e-5)
+
+
+def test_time_reaches_nothing_but_ages() -> None:
+    assert differing(merge(at=AT), merge(at=AT + 86_400)) == {"user_dense", "item_dense"}
+
+
+def test_rows_are_wanted_for_candidates_then_the_history() -> None:
+    user = USERS.unpack([USER_ROWS["u0"]])
+    for history, wanted in ((None, HISTORY), ([], []), (["x"], ["x"])):
+        body = {"user_id": "u0", "candidates": {"id": ["i1", "i1"]}, "user": {"history": history}}
+        request = parse_request(json.dumps(body).encode(), SCHEMA)
+        assert wanted_items(request, user) == ["i1", "i1", *wanted]
+
+
+def test_a_dense_tensor_without_counts_and_vector_is_its_numbers() -> None:
+    numbers = np.ones((2, 2), np.float32)
+    counts: Any = None
+
+    assert dense(SCHEMA, "context", numbers, counts, np.ones(2, bool), AT).tolist() == numbers.tolist()
