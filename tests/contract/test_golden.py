@@ -15,7 +15,6 @@ from msd.contract.rows import RowCodec, RowSide
 from tests.contract.examples import ITEMS, OTHER_ID, SCHEMA, USERS, make_records
 from tests.service.bundle_factory import golden_requests
 
-
 SIDES: tuple[RowSide, ...] = ("user", "item")
 
 
