@@ -40,8 +40,7 @@ from msd.ranker.folder import WEIGHTS_FILE, ModelError, RankerRecord, load_ranke
 from msd.step import fingerprint_of, is_done, mark_done
 from msd.student.encoder import Student, load_student
 from msd.student.vectors import StudentVectors, load_vectors
-from msd.teachers.knowledge import RECORD_FILE as TEACH_FILE
-from msd.teachers.knowledge import KnowledgeBase, load_knowledge, load_record
+from msd.teachers.knowledge import KNOWLEDGE_FILES, KnowledgeBase, load_knowledge, load_record
 
 TOLERANCE = 1e-5
 _FORMAT = 1
@@ -71,11 +70,16 @@ def load_inputs(dataset: Path, knowledge: Path, student: Path, model: Path, eval
         raise ModelError(f"{model}: was trained on another state of the dataset than {dataset} is in; train again")
     if record.student != vectors.student:
         raise ModelError(f"{model}: was trained with the vectors of another student than {student}; train again")
+    teacher = load_record(knowledge)
+    if teacher.dataset != data.config.name:
+        raise MsdError(
+            f"{knowledge}: is about the dataset {teacher.dataset!r}, not {data.config.name!r}; run `msd teach` again"
+        )
     figures = _read_evaluation(evaluation)
     return Inputs(
         dataset=data,
         knowledge=load_knowledge(knowledge),
-        teacher=load_record(knowledge).model_dump(mode="json"),
+        teacher=teacher.model_dump(mode="json"),
         student=load_student(student),
         vectors=vectors,
         trained=trained,
@@ -86,7 +90,8 @@ def load_inputs(dataset: Path, knowledge: Path, student: Path, model: Path, eval
             data.fingerprint,
             vectors.student,
             sha256_file(model / WEIGHTS_FILE),
-            sha256_file(knowledge / TEACH_FILE),
+            teacher.model_dump(mode="json"),
+            [sha256_file(knowledge / name) for name in KNOWLEDGE_FILES],
             figures,
         ),
     )
@@ -181,5 +186,5 @@ def _read_evaluation(path: Path | None) -> dict[str, Any]:
     try:
         models = json.loads(path.read_text("utf-8"))["models"]
         return {name: figures["metrics"] for name, figures in models.items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise MsdError(f"{path}: not what `msd evaluate` writes ({error})") from None
