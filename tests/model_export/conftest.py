@@ -1,0 +1,107 @@
+"""One tiny run from dataset to bundle, with and without semantics, for all tests of the export."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from model_export.export import Inputs, export_bundle, load_inputs
+from msd.contract.bundle import Bundle, open_bundle
+from msd.dataset.load import Dataset, load_dataset
+from msd.dataset.texts import student_texts
+from msd.ranker.features import Features, build_features
+from msd.ranker.folder import RankerRecord, save_ranker
+from msd.ranker.schema_fit import fit_schema
+from msd.student.encoder import encode_texts, new_student, save_student
+from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, save_vectors
+from tests.dataset.tiny import write_tiny_dataset, write_tiny_knowledge
+from tests.ranker.made import SMALL, train_quickly
+
+
+@dataclass(frozen=True)
+class Run:
+    """The folders that the steps before the export left, by step."""
+
+    dataset: Path
+    knowledge: Path
+    student: Path
+    semantic: Path
+    plain: Path
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A bundle, the requests that it was proved on, and what it was made of."""
+
+    bundle: Bundle
+    replay: Path
+    inputs: Inputs
+    features: Features
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The steps before the export; nobody changes their folders."""
+    folder = tmp_path_factory.mktemp("run")
+    made = Run(*(folder / name for name in ("dataset", "knowledge", "student", "semantic", "plain")))
+    dataset = load_dataset(write_tiny_dataset(made.dataset))
+    write_tiny_knowledge(made.knowledge, dataset)
+    vectors = _write_student(made.student, dataset)
+    for out, semantics in ((made.semantic, True), (made.plain, False)):
+        features = build_features(dataset, fit_schema(dataset, semantics=semantics), vectors)
+        model, curve = train_quickly(features, folder / f"{out.name}.work")
+        record = RankerRecord(
+            feature_schema=features.schema,
+            config=SMALL,
+            training={"seed": 0},
+            curve=tuple(curve),
+            vector_dim=768,
+            dataset=dataset.fingerprint,
+            student=vectors.student,
+        )
+        save_ranker(out, model, record)
+    return made
+
+
+def _write_student(folder: Path, dataset: Dataset) -> StudentVectors:
+    student = new_student(max_tokens=64)
+    folder.mkdir()
+    fingerprint = save_student(student, folder)
+    items, users = (
+        LevelVectors(list(texts), encode_texts(student, list(texts.values()))) for texts in student_texts(dataset)
+    )
+    save_vectors(StudentVectors(fingerprint, items, users), folder)
+    return load_vectors(folder)
+
+
+def quiet(step: str) -> None:
+    """A status that nobody sees."""
+
+
+def _export(run: Run, model: Path, folder: Path) -> Exported:
+    inputs = load_inputs(run.dataset, run.knowledge, run.student, model, None)
+    assert export_bundle(inputs, folder / "bundle", folder / "replay.jsonl", 2_400, quiet)
+    features = build_features(inputs.dataset, inputs.trained.schema, inputs.vectors)
+    return Exported(open_bundle(folder / "bundle"), folder / "replay.jsonl", inputs, features)
+
+
+@pytest.fixture(scope="session")
+def exported(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The bundle with semantics; nobody changes it."""
+    return _export(run, run.semantic, tmp_path_factory.mktemp("semantic"))
+
+
+@pytest.fixture(scope="session")
+def plain(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The bundle without semantics; nobody changes it."""
+    return _export(run, run.plain, tmp_path_factory.mktemp("plain"))

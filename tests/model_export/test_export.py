@@ -1,0 +1,188 @@
+"""The export is whole or absent: verified when written, skipped when done, refused when its inputs do not fit."""
+
+import copy
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from model_export.export import Inputs, export_bundle, load_inputs
+from model_export.parity import ParityError
+from msd.__main__ import main
+from msd.contract.bundle import ENCODER, ITEM_WORDS, MARKER, RANKER, TOKENIZER, file_entries, open_bundle
+from msd.contract.errors import MsdError
+from msd.ranker.folder import ModelError
+from msd.step import STEP_FILE
+from msd.student.vectors import StudentVectors, load_vectors, save_vectors
+from tests.dataset.tiny import write_tiny_dataset
+from tests.model_export.conftest import Exported, Run, quiet
+
+
+class Cut(Exception):
+    """An export ends here, as if it were killed."""
+
+
+def test_the_bundle_verifies_in_full(exported: Exported) -> None:
+    folder = exported.bundle.folder
+    (folder / MARKER).unlink(missing_ok=True)
+    manifest = open_bundle(folder).manifest
+    assert manifest.files == file_entries(folder)
+    assert set(manifest.files) >= {ENCODER, TOKENIZER, ITEM_WORDS}
+    assert sorted(one.name for one in folder.iterdir()) == sorted([*manifest.files, "manifest.json", MARKER, STEP_FILE])
+    assert manifest.model_version == f"tiny-{manifest.bundle_id[:8]}"
+    assert manifest.tolerances == {"onnxruntime-cpu-fp32": 1e-5}
+
+
+def test_the_manifest_says_where_it_comes_from(exported: Exported) -> None:
+    provenance = exported.bundle.manifest.provenance
+    assert provenance["dataset"] == {"name": "tiny", "fingerprint": exported.inputs.dataset.fingerprint}
+    assert provenance["teacher"]["teacher"] == "tiny"
+    assert provenance["student"] == exported.inputs.vectors.student
+    assert provenance["parity"]["requests"] == 300
+    assert set(provenance["versions"]) == {"msd-ctr", "torch", "onnxruntime", "numpy"}
+
+
+def test_the_replay_has_every_request_that_was_proved(exported: Exported) -> None:
+    lines = [json.loads(line) for line in exported.replay.read_text().splitlines()]
+    assert len(lines) == 300
+    for line in lines:
+        assert line.keys() == {"request", "expected"}
+        assert len(line["expected"]["pctr"]) == len(line["request"]["candidates"]["id"])
+
+
+def test_words_for_people_are_of_every_item(exported: Exported) -> None:
+    words = {one["id"]: one for one in map(json.loads, exported.bundle.path(ITEM_WORDS).read_text().splitlines())}
+    assert list(words) == exported.inputs.dataset.items["item_id"].to_list()
+    assert words["80"] == {"id": "80", "title": None}
+    assert set(words["1"]) == {"id", "title", "explicit", "implicit", "tags"}
+
+
+def test_without_semantics_there_is_no_encoder(plain: Exported) -> None:
+    assert not {ENCODER, TOKENIZER} & set(plain.bundle.manifest.files)
+    assert not plain.bundle.path(ENCODER).exists()
+
+
+def test_an_export_that_is_done_is_skipped_and_a_lost_replay_made_again(plain: Exported, tmp_path: Path) -> None:
+    out, replay = tmp_path / "bundle", tmp_path / "replay.jsonl"
+    shutil.copytree(plain.bundle.folder, out)
+    shutil.copy(plain.replay, replay)
+    before = (out / RANKER).stat().st_mtime_ns
+    assert not export_bundle(plain.inputs, out, replay, 2_400, quiet)
+    assert not export_bundle(plain.inputs, out, None, 2_400, quiet)
+    assert (out / RANKER).stat().st_mtime_ns == before
+    replay.unlink()
+    assert export_bundle(plain.inputs, out, replay, 2_400, quiet)
+    assert replay.read_bytes() == plain.replay.read_bytes()
+    # Equal inputs give equal graphs, and so the rows of one fit the other.
+    assert open_bundle(out).bundle_id == plain.bundle.bundle_id
+    assert export_bundle(plain.inputs, out, replay, 5, quiet)
+    assert len(replay.read_text().splitlines()) == 5
+
+
+def _with_own_model(inputs: Inputs) -> Inputs:
+    return replace(inputs, trained=copy.deepcopy(inputs.trained))
+
+
+def test_a_bundle_that_fails_its_proof_is_not_written(plain: Exported, tmp_path: Path) -> None:
+    inputs = _with_own_model(plain.inputs)
+
+    def perturb(step: str) -> None:
+        """Changes the weights after the graph was made of them."""
+        if step.startswith("Proving"):
+            with torch.no_grad():
+                inputs.trained.ranker.head.bias.add_(0.01)
+
+    with pytest.raises(ParityError, match="the bundle was not written"):
+        export_bundle(inputs, tmp_path / "bundle", tmp_path / "replay.jsonl", 10, perturb)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_that_was_cut_leaves_the_bundle_before_it(plain: Exported, tmp_path: Path) -> None:
+    out = tmp_path / "bundle"
+    shutil.copytree(plain.bundle.folder, out)
+
+    def cut(step: str) -> None:
+        if step.startswith("Packing"):
+            raise Cut
+
+    with pytest.raises(Cut):
+        export_bundle(plain.inputs, out, tmp_path / "replay.jsonl", 10, cut)
+    assert [one.name for one in tmp_path.iterdir()] == ["bundle"]
+    assert open_bundle(out).bundle_id == plain.bundle.bundle_id
+
+
+def test_another_state_of_the_dataset_is_refused(run: Run, tmp_path: Path) -> None:
+    other = write_tiny_dataset(tmp_path / "dataset", seed=1)
+    with pytest.raises(ModelError, match="was trained on another state of the dataset .*; train again"):
+        load_inputs(other, run.knowledge, run.student, run.semantic, None)
+
+
+def test_another_student_is_refused(run: Run, tmp_path: Path) -> None:
+    student = tmp_path / "student"
+    shutil.copytree(run.student, student)
+    record = json.loads((student / "student.json").read_text())
+    (student / "student.json").write_text(json.dumps({**record, "fingerprint": "0" * 64}))
+    vectors = load_vectors(run.student)
+    save_vectors(StudentVectors("0" * 64, vectors.items, vectors.users), student)
+    with pytest.raises(ModelError, match="was trained with the vectors of another student"):
+        load_inputs(run.dataset, run.knowledge, student, run.semantic, None)
+
+
+def test_knowledge_of_another_dataset_is_refused(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.knowledge, tmp_path / "knowledge")
+    path = tmp_path / "knowledge" / "teach.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "dataset": "another"}))
+    with pytest.raises(MsdError, match="is about the dataset 'another', not 'tiny'; run `msd teach` again"):
+        load_inputs(run.dataset, tmp_path / "knowledge", run.student, run.semantic, None)
+
+
+def test_other_words_of_the_teacher_make_another_bundle(run: Run, plain: Exported, tmp_path: Path) -> None:
+    shutil.copytree(run.knowledge, tmp_path / "knowledge")
+    path = tmp_path / "knowledge" / "items.jsonl"
+    path.write_text(path.read_text().replace("For people who like", "Made for people who like"))
+    inputs = load_inputs(run.dataset, tmp_path / "knowledge", run.student, run.plain, None)
+    assert inputs.fingerprint != plain.inputs.fingerprint
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"models": {"a": 1}}', '{"models": 3}'])
+def test_a_file_that_is_no_evaluation_is_refused(run: Run, text: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "evaluation.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(MsdError, match=r"evaluation\.json: not what `msd evaluate` writes"):
+        load_inputs(run.dataset, run.knowledge, run.student, run.plain, path)
+
+
+def test_the_figures_of_an_evaluation_are_in_the_manifest(run: Run, plain: Exported, tmp_path: Path) -> None:
+    path = tmp_path / "evaluation.json"
+    path.write_text(json.dumps({"models": {"plain": {"metrics": {"auc": 0.7}, "calibration": []}}}))
+    inputs = load_inputs(run.dataset, run.knowledge, run.student, run.plain, path)
+    assert inputs.fingerprint != plain.inputs.fingerprint
+    export_bundle(inputs, tmp_path / "bundle", None, 5, quiet)
+    assert open_bundle(tmp_path / "bundle").manifest.metrics == {"plain": {"auc": 0.7}}
+
+
+def test_the_command_says_what_it_proved(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "bundle"
+    command = ["export", *map(str, (run.dataset, run.knowledge, run.student, run.plain, out)), "--requests", "5"]
+    for word in ("written", "done before"):
+        with pytest.raises(SystemExit, match="0"):
+            main(command)
+        said = " ".join(capsys.readouterr().out.split())
+        assert f", {word}; onnxruntime and torch differ by" in said
+        assert "over 5 requests" in said
+
+
+def test_a_folder_of_other_things_is_left_alone(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "thesis.txt").write_text("years of work")
+    (tmp_path / "file").write_text("x")
+    for out in (tmp_path / "home", tmp_path / "file"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["export", *map(str, (run.dataset, run.knowledge, run.student, run.plain, out)), "--requests", "5"])
+        assert str(out) in "".join(capsys.readouterr().err.split("\n"))
+    assert (tmp_path / "home" / "thesis.txt").read_text() == "years of work"
+    assert (tmp_path / "file").read_text() == "x"

@@ -1,0 +1,146 @@
+"""ranker.onnx scores as torch does, whatever is asked, with the user once and any number of candidates."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from model_export.export import TOLERANCE
+from model_export.parity import BundleRows, ParityError, check_parity
+from model_export.ranker import HEADS, export_ranker, torch_scores
+from model_export.serving_view import serving_requests
+from msd.contract.assemble import Tensors
+from msd.contract.bundle import GOLDENS, RANKER
+from msd.contract.golden import golden_tensors, read_goldens
+from msd.ranker.batch import TrainedRanker
+from tests.model_export.conftest import Exported
+
+BOTH = pytest.mark.parametrize("name", ["exported", "plain"])
+
+
+def _session(path: Path) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+
+def _pctr(path: Path, tensors: Tensors) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    (scores,) = _session(path).run(list(HEADS), tensors)
+    return np.asarray(scores)
+
+
+def _example(exported: Exported, place: int = 1) -> Tensors:
+    """The tensors of one of the requests that the graph was proved on."""
+    request = list(serving_requests(exported.inputs.dataset, exported.features, 60))[place]
+    rows = BundleRows(exported.bundle)
+    codecs = rows.codecs
+    return golden_tensors(exported.bundle.schema, codecs["user"], codecs["item"], rows.golden(request)).tensors
+
+
+def _chosen(tensors: Tensors, places: list[int]) -> Tensors:
+    return {name: tensor[places] if name.startswith("item_") else tensor for name, tensor in tensors.items()}
+
+
+@BOTH
+def test_it_equals_torch_on_every_test_row(name: str, request: pytest.FixtureRequest) -> None:
+    exported: Exported = request.getfixturevalue(name)
+    asked = list(serving_requests(exported.inputs.dataset, exported.features, 2_400))
+    assert len(asked) == 300
+    parity = check_parity(exported.bundle, exported.inputs.trained, asked, TOLERANCE)
+    assert parity.max_abs_diff <= 1e-5
+    scores = np.concatenate([golden.expected["pctr"] for golden in parity.goldens])
+    assert scores.std() > 0.02
+    assert parity.max_abs_diff == exported.bundle.manifest.provenance["parity"]["max_abs_diff"]
+
+
+@BOTH
+def test_goldens_reproduce(name: str, request: pytest.FixtureRequest) -> None:
+    exported: Exported = request.getfixturevalue(name)
+    codecs = BundleRows(exported.bundle).codecs
+    goldens = list(read_goldens(exported.bundle.path(GOLDENS)))
+    assert len(goldens) == 32
+    session = _session(exported.bundle.path(RANKER))
+    for golden in goldens:
+        assembled = golden_tensors(exported.bundle.schema, codecs["user"], codecs["item"], golden)
+        (found,) = session.run(["pctr"], assembled.tensors)
+        np.testing.assert_allclose(found, golden.expected["pctr"], atol=1e-5)
+    # Among so few, some must be of unknown users.
+    assert any(golden.user is None for golden in goldens)
+
+
+@BOTH
+def test_the_user_is_there_once_and_candidates_are_many(name: str, request: pytest.FixtureRequest) -> None:
+    exported: Exported = request.getfixturevalue(name)
+    graph = onnx.load(str(exported.bundle.path(RANKER))).graph
+    found = {
+        value.name: [axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    }
+    expected = {
+        spec.name: ["candidates" if spec.side == "item" else 1, *spec.shape] for spec in exported.bundle.schema.tensors
+    }
+    assert found == {**expected, "pctr": ["candidates"]}
+    kinds = {value.name: value.type.tensor_type.elem_type for value in graph.input}
+    names = {"int32": onnx.TensorProto.INT32, "float32": onnx.TensorProto.FLOAT}
+    assert kinds == {spec.name: names[spec.dtype] for spec in exported.bundle.schema.tensors}
+
+
+@pytest.mark.parametrize("count", [1, 2, 400])
+def test_any_number_of_candidates_is_scored_one_by_one(exported: Exported, count: int) -> None:
+    tensors = _example(exported)
+    places = np.random.default_rng(count).integers(0, len(tensors["item_dense"]), count).tolist()
+    path = exported.bundle.path(RANKER)
+    one_by_one = _pctr(path, tensors)
+    found = _pctr(path, _chosen(tensors, places))
+    np.testing.assert_allclose(found, one_by_one[places], atol=1e-6)
+    np.testing.assert_allclose(found, torch_scores(exported.inputs.trained, _chosen(tensors, places)), atol=1e-5)
+
+
+def test_padding_does_not_matter(exported: Exported) -> None:
+    tensors = _example(exported)
+    held = int(tensors["history_mask"].sum())
+    assert 0 < held < tensors["history_mask"].shape[1]
+    spoiled = {name: tensor.copy() for name, tensor in tensors.items()}
+    spoiled["history_categorical"][:, held:] = 3
+    spoiled["history_semantic"][:, held:] = 9.0
+    path = exported.bundle.path(RANKER)
+    np.testing.assert_allclose(_pctr(path, spoiled), _pctr(path, tensors), atol=1e-7)
+
+
+def test_the_calibration_is_inside_the_graph(exported: Exported, tmp_path: Path) -> None:
+    trained, tensors = copy.deepcopy(exported.inputs.trained), _example(exported)
+    with torch.no_grad():
+        logits = trained.ranker({name: torch.from_numpy(np.array(one)) for name, one in tensors.items()}).numpy()
+    for slope, offset in ((1.0, 0.0), (0.25, -1.5)):
+        trained.slope.fill_(slope)
+        trained.offset.fill_(offset)
+        export_ranker(trained, tmp_path / RANKER)
+        np.testing.assert_allclose(
+            _pctr(tmp_path / RANKER, tensors), 1 / (1 + np.exp(-(slope * logits + offset))), atol=1e-6
+        )
+    said = exported.bundle.manifest.calibration
+    assert (said["slope"], said["offset"]) == (
+        float(exported.inputs.trained.slope),
+        float(exported.inputs.trained.offset),
+    )
+
+
+def test_other_weights_are_found_out(exported: Exported) -> None:
+    asked = list(serving_requests(exported.inputs.dataset, exported.features, 20))
+    with pytest.raises(ParityError, match=r"onnxruntime scores 0\.\d+ where torch scores 0\.\d+ \(candidate \d of"):
+        check_parity(exported.bundle, _perturbed(exported.inputs.trained, 1e-3), asked, TOLERANCE)
+
+
+def test_scores_that_are_not_numbers_are_found_out(exported: Exported) -> None:
+    asked = list(serving_requests(exported.inputs.dataset, exported.features, 5))
+    with pytest.raises(ParityError, match="where torch scores nan"):
+        check_parity(exported.bundle, _perturbed(exported.inputs.trained, float("nan")), asked, TOLERANCE)
+
+
+def _perturbed(trained: TrainedRanker, by: float) -> TrainedRanker:
+    changed = copy.deepcopy(trained)
+    with torch.no_grad():
+        changed.ranker.head.bias.add_(by)
+    return changed

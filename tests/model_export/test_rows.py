@@ -1,0 +1,93 @@
+"""A bundle's rows hold what the features say, and the exported encoder makes an item's vector from its text."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from tokenizers import Tokenizer
+
+from msd.contract.bundle import ENCODER, ROWS, TOKENIZER
+from msd.contract.row_file import RowFile
+from msd.contract.rows import RowCodec, Rows, RowSide, has_semantic
+from msd.contract.state import Event, StateRule, advance, fold_all
+from msd.dataset.split import Part
+from tests.model_export.conftest import Exported
+
+SIDES: tuple[RowSide, ...] = ("user", "item")
+
+
+def _read(exported: Exported, side: RowSide) -> tuple[list[str], Rows]:
+    bundle = exported.bundle
+    features = exported.features.user if side == "user" else exported.features.item
+    file = RowFile(bundle.path(ROWS[side]), RowCodec(bundle.schema, side, bundle.bundle_id), bundle.bundle_id)
+    assert file.count == len(features.entities.ids)
+    return features.entities.ids, file.get(features.entities.ids)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_rows_hold_the_encoded_columns(exported: Exported, side: RowSide) -> None:
+    features = exported.features.user if side == "user" else exported.features.item
+    _, rows = _read(exported, side)
+    assert rows.found.all()
+    assert rows.damaged == 0
+    assert np.array_equal(rows.records["categorical"], features.entities.categorical[:-1])
+    assert np.array_equal(rows.records["numeric"], features.entities.numeric[:-1])
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_rows_hold_the_adapted_vectors_in_half_precision(exported: Exported, side: RowSide) -> None:
+    features = exported.features.user if side == "user" else exported.features.item
+    _, rows = _read(exported, side)
+    present = features.present[:-1]
+    with torch.no_grad():
+        vectors = exported.inputs.trained.adapt(side, features.vectors[:-1], present).numpy()
+    assert np.array_equal(has_semantic(rows.records), present.numpy())
+    assert np.array_equal(rows.records["semantic"], vectors.astype(np.float16))
+    assert not rows.records["semantic"][~present.numpy()].any()
+    assert np.abs(rows.records["semantic"]).max() < 64
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_counts_and_histories_are_of_window_and_train_rows(exported: Exported, side: RowSide) -> None:
+    dataset, features, schema = exported.inputs.dataset, exported.features, exported.bundle.schema
+    ids, rows = _read(exported, side)
+    counted = dataset.events.filter(features.parts <= Part.TRAIN)
+    ends_at = float(counted["at"].max())  # type: ignore[arg-type]
+    state = schema.state(side)
+    assert state is not None
+    rule = StateRule(state.half_life_s, schema.history.length)
+    for place, one in enumerate(ids):
+        mine = counted.filter(counted[f"{side}_id"] == one).select("at", "label", "item_id")
+        folded = fold_all(rule, (Event(at, bool(label), item) for at, label, item in mine.iter_rows()))
+        expected = advance(rule, folded, ends_at)
+        record = rows.records[place]
+        assert record["impressions"] == pytest.approx(expected.impressions, rel=1e-5)
+        assert record["clicks"] == pytest.approx(expected.clicks, rel=1e-5)
+        assert record["as_of"] == ends_at
+        if side == "user":
+            assert rows.histories[place] == expected.history
+    assert bool(rows.histories) == (side == "user")
+
+
+def test_the_exported_encoder_makes_an_items_vector_from_its_text(exported: Exported) -> None:
+    texts = dict(exported.inputs.dataset.items.drop_nulls("text").select("item_id", "text").iter_rows())
+    tokenizer = Tokenizer.from_file(str(exported.bundle.path(TOKENIZER)))
+    session = onnxruntime.InferenceSession(exported.bundle.path(ENCODER), providers=["CPUExecutionProvider"])
+    ids, rows = _read(exported, "item")
+    assert len(texts) == 79
+    for one in list(texts)[::8]:
+        encoding = tokenizer.encode(texts[one])
+        feed = {
+            "input_ids": np.array([encoding.ids], np.int64),
+            "attention_mask": np.array([encoding.attention_mask], np.int64),
+        }
+        (semantic,) = session.run(["semantic"], feed)
+        np.testing.assert_allclose(rows.records["semantic"][ids.index(one)], semantic[0], rtol=2e-3, atol=2e-3)
+
+
+def test_rows_without_semantics_hold_no_vector(plain: Exported) -> None:
+    for side in SIDES:
+        _, rows = _read(plain, side)
+        assert rows.records["semantic"].shape[1] == 0
+        assert not has_semantic(rows.records).any()
+        assert rows.found.all()
