@@ -3,8 +3,6 @@
 It proves the graph equal to torch on texts of several lengths; it knows neither datasets nor bundles.
 """
 
-import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,13 +11,13 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from model_export.graph import to_onnx
 from msd.contract.errors import MsdError
 from msd.contract.files import write_bytes_atomic, write_text_atomic
 from msd.student.encoder import Student, pad, tokenise
 
 ENCODER_FILE, TOKENIZER_FILE = "encoder.onnx", "tokenizer.json"
 TOLERANCE = 1e-4
-_OPSET = 18
 # Of one token, a few, a sentence, and more than the longest that the student reads.
 _PROBES = (
     "",
@@ -56,7 +54,7 @@ def export_encoder(student: Student, adaptor: nn.Module, folder: Path) -> float:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        graph = _to_onnx(model, student)
+        graph = _graph(model, student)
         difference = _difference(model, student, graph)
     finally:
         for module, training in modes:
@@ -71,23 +69,15 @@ def export_encoder(student: Student, adaptor: nn.Module, folder: Path) -> float:
     return difference
 
 
-def _to_onnx(model: nn.Module, student: Student) -> bytes:
+def _graph(model: nn.Module, student: Student) -> bytes:
     axes = {0: "batch", 1: "length"}
-    with warnings.catch_warnings(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / ENCODER_FILE
-        # It warns that it is the old exporter; the new one takes eight times as long for the same graph, and logs.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            model,
-            pad(tokenise(student.tokenizer, _PROBES[1:3])),
-            path,
-            input_names=["input_ids", "attention_mask"],
-            output_names=["semantic"],
-            dynamic_axes={"input_ids": axes, "attention_mask": axes, "semantic": {0: "batch"}},
-            opset_version=_OPSET,
-            dynamo=False,
-        )
-        return path.read_bytes()
+    return to_onnx(
+        model,
+        pad(tokenise(student.tokenizer, _PROBES[1:3])),
+        ["input_ids", "attention_mask"],
+        ["semantic"],
+        {"input_ids": axes, "attention_mask": axes, "semantic": {0: "batch"}},
+    )
 
 
 def _difference(model: nn.Module, student: Student, graph: bytes) -> float:

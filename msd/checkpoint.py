@@ -1,54 +1,57 @@
-"""Training that can go on where it was stopped: a module's and its optimiser's tensors in one safetensors file."""
+"""A training run cut short goes on where it was: weights, optimiser and a record in one safetensors file, no pickle."""
 
-import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
-from torch.nn import Module
 from torch.optim import Optimizer
 
 from msd.contract.files import write_bytes_atomic
 
-_RECORD = "record"
+Weights = Mapping[str, Tensor]
+_OPTIMISER = "optimiser"
 
 
-def save_checkpoint(path: Path, modules: dict[str, Module], optimiser: Optimizer, record: dict[str, Any]) -> None:
-    """Writes the modules' and the optimiser's state, and a JSON record, in one step."""
-    tensors: dict[str, Tensor] = {}
-    for name, module in modules.items():
-        tensors |= {f"{name}/{key}": value.contiguous() for key, value in module.state_dict().items()}
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was saved: the caller's record, as text, and his groups of weights by name."""
+
+    record: str
+    groups: dict[str, dict[str, Tensor]]
+
+
+def save_checkpoint(path: Path, run: str, record: str, groups: Mapping[str, Weights], optimiser: Optimizer) -> None:
+    """Replaces the checkpoint in one step; `run` names the inputs and options that it belongs to."""
+    tensors = {f"{group}/{name}": value for group, weights in groups.items() for name, value in weights.items()}
     for index, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser/{index}/{key}": value.contiguous() for key, value in state.items()}
-    write_bytes_atomic(path, save(tensors, {_RECORD: json.dumps(record)}))
+        tensors |= {f"{_OPTIMISER}/{index}/{name}": value for name, value in state.items()}
+    detached = {name: value.detach().contiguous() for name, value in tensors.items()}
+    write_bytes_atomic(path, save(detached, {"run": run, "record": record}))
 
 
-def load_checkpoint(
-    path: Path, modules: dict[str, Module], optimiser: Optimizer, identity: dict[str, Any]
-) -> dict[str, Any] | None:
-    """Restores what `save_checkpoint` wrote and returns its record; None if there is nothing usable to go on from.
+def load_checkpoint(path: Path, run: str, optimiser: Optimizer) -> Checkpoint | None:
+    """Restores the optimiser and returns the rest; None if there is no checkpoint of this run.
 
-    A record counts only if it holds all of `identity`: another seed or other data starts afresh.
+    A checkpoint only saves time: one that cannot be read is as good as none.
     """
     try:
         with safe_open(path, "pt") as file:
-            record: dict[str, Any] = json.loads((file.metadata() or {}).get(_RECORD, "{}"))
-            if any(record.get(key) != value for key, value in identity.items()):
+            metadata = file.metadata() or {}
+            if metadata.get("run") != run:
                 return None
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-    except (OSError, SafetensorError, ValueError):
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, SafetensorError):
         return None
-    for name, module in modules.items():
-        module.load_state_dict(_below(tensors, f"{name}/"))
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        group, _, rest = name.partition("/")
+        groups.setdefault(group, {})[rest] = value
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in _below(tensors, "optimiser/").items():
-        index, name = key.split("/")
-        state.setdefault(int(index), {})[name] = value
+    for name, value in groups.pop(_OPTIMISER, {}).items():
+        index, _, rest = name.partition("/")
+        state.setdefault(int(index), {})[rest] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    return record
-
-
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+    return Checkpoint(metadata["record"], groups)

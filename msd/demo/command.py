@@ -103,13 +103,16 @@ def _serve_and_score(steps: Steps, out: Path) -> tuple[dict[str, Any], Showcase]
 
 
 def _print_end(console: Console, out: Path, summary: dict[str, Any]) -> None:
+    bench = (
+        f"{summary['bench_candidates']} candidates, rows in Redis: p50 {summary['p50_ms']:.2f} ms, "
+        f"p95 {summary['p95_ms']:.2f} ms, p99 {summary['p99_ms']:.2f} ms"
+    )
     console.print(
         f"""
 AUC {summary["auc"]:.4f} (without semantics {summary["auc_without_semantics"]:.4f}, trees on counts \
 {summary["auc_counts_baseline"]:.4f}), ECE {summary["ece"]:.4f}
 {summary["http_requests"]} requests over HTTP: scores are torch's to {summary["http_vs_torch_max_abs_diff"]:.1e}
-{summary["bench_candidates"]} candidates, rows in Redis: p50 {summary["p50_ms"]:.2f} ms, p95 {summary["p95_ms"]:.2f} ms, p99 \
-{summary["p99_ms"]:.2f} ms
+{bench}
 {out / "report.html"} shows it all; {out / "demo.json"} has the figures. It took {summary["seconds"]:.0f} s.
 
 Go on:

@@ -1,10 +1,11 @@
 """Trains the ranker and its adaptors end to end on window and train rows, stops early on valid and calibrates there."""
 
 import copy
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -52,13 +53,13 @@ def train_ranker(
     model_config: RankerConfig,
     config: TrainConfig,
     checkpoint: Path,
-    identity: dict[str, Any],
+    run: str,
     progress: Progress,
 ) -> tuple[TrainedRanker, list[EpochReport]]:
     """The calibrated ranker of the epoch that ranked valid best, and the training curve.
 
     Its weights are the running average of the trained ones. Stopped and called again with the same `checkpoint` and
-    `identity`, it goes on after the last whole epoch and ends at the same result. `progress(epoch, step, loss)`.
+    `run`, it goes on after the last whole epoch and ends at the same result. `progress(epoch, step, loss)`.
     """
     torch.manual_seed(config.seed)
     model = TrainedRanker(features.schema, model_config, features.item.vectors.shape[1])
@@ -67,8 +68,11 @@ def train_ranker(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     modules: dict[str, nn.Module] = {"model": model, "average": average, "best": best}
-    record = load_checkpoint(checkpoint, modules, optimiser, identity)
-    curve = [EpochReport(*point) for point in record["curve"]] if record else []
+    curve: list[EpochReport] = []
+    if found := load_checkpoint(checkpoint, run, optimiser):
+        curve = [EpochReport(*point) for point in json.loads(found.record)]
+        for name, module in modules.items():
+            module.load_state_dict(found.groups[name])
     valid = features.of_part(Part.VALID)
     labels = features.labels.numpy().astype(np.float64)
     while not _finished(curve, config):
@@ -78,7 +82,8 @@ def train_ranker(
         if not curve or auc > max(point.valid_auc for point in curve):
             best.load_state_dict(average.state_dict())
         curve.append(EpochReport(epoch, loss, auc))
-        save_checkpoint(checkpoint, modules, optimiser, {**identity, "curve": curve})
+        groups = {name: module.state_dict() for name, module in modules.items()}
+        save_checkpoint(checkpoint, run, json.dumps(curve), groups, optimiser)
     slope, offset = fit_platt(predict_logits(best, features, valid), labels[valid])
     best.slope.fill_(slope)
     best.offset.fill_(offset)

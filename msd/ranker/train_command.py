@@ -57,7 +57,7 @@ def train(
             model_config,
             config,
             out / _WORK / "checkpoint.safetensors",
-            {"run": run},
+            run,
             lambda epoch, step, loss: bars.update(bar, completed=step, epoch=epoch, loss=loss),
         )
     record = RankerRecord(

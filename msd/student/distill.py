@@ -4,7 +4,7 @@ Two stages: a search on 90 % of the lessons, stopped early by the rest and measu
 passes over all lessons, so that every vector of the catalogue holds what was written of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,10 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from msd.student.checkpoint import Epoch, Progress, Weights, load_checkpoint, save_checkpoint
+from msd.checkpoint import load_checkpoint, save_checkpoint
 from msd.student.encoder import Student, Vectors
 from msd.student.lessons import Advance, Lessons, Rows
 from msd.student.measure import HEADS, Figures, measure
+from msd.student.progress import Epoch, Progress
 from msd.student.states import States
 
 _WINDOW = 4  # batches
@@ -61,7 +62,7 @@ class Distiller:
         self.path, self.name = folder / CHECKPOINT_FILE, name
         self.weights = _trainable(student, config.frozen_layers)
         self.optimiser = self._new_optimiser()
-        found = load_checkpoint(self.path, name, self.weights, self.optimiser)
+        found = self._resume()
         if found is None:
             figures = {f"{c.lessons.level}/{part}/plain": m for c in courses for part, m in self._measure(c)}
             self.progress = Progress(best_loss=self._held_out_loss(), figures=figures)
@@ -78,12 +79,26 @@ class Distiller:
             held_out = self._held_out_loss() if self.progress.stage == "search" else None
             done = Epoch(stage=self.progress.stage, epoch=epoch, loss=loss, held_out_loss=held_out)
             self._advance_progress(done, steps)
-            save_checkpoint(self.path, self.name, self.progress, self.weights, self.best, self.optimiser)
+            groups = {"weights": self.weights, "best": self.best}
+            save_checkpoint(self.path, self.name, self.progress.model_dump_json(), groups, self.optimiser)
             note = f"loss {loss:.3f}" + ("" if held_out is None else f", held out {held_out:.3f}")
             stage = "searching" if done.stage == "search" else "learning the catalogue"
             over = self.progress.stage != done.stage
             advance(stage, epoch, epoch if over else self.config.epochs, note)
         return self.progress
+
+    def _resume(self) -> tuple[Progress, dict[str, Tensor]] | None:
+        found = load_checkpoint(self.path, self.name, self.optimiser)
+        if found is None:
+            return None
+        progress = Progress.model_validate_json(found.record)
+        self._set_weights(found.groups["weights"])
+        return progress, found.groups["best"]
+
+    def _set_weights(self, weights: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, value in self.weights.items():
+                value.copy_(weights[name])
 
     def _advance_progress(self, done: Epoch, steps: int) -> None:
         progress, changes = self.progress, {"epoch": done.epoch, "steps": self.progress.steps + steps}
@@ -99,9 +114,7 @@ class Distiller:
         self.progress = progress
 
     def _begin_catalogue(self, progress: Progress) -> Progress:
-        with torch.no_grad():
-            for name, value in self.weights.items():
-                value.copy_(self.best[name])
+        self._set_weights(self.best)
         self.optimiser = self._new_optimiser()
         figures = self._figures(progress, "search")
         return progress.model_copy(update={"stage": "catalogue", "epoch": 0, "steps": 0, "figures": figures})
@@ -165,7 +178,7 @@ class Distiller:
     def _new_optimiser(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(self.weights.values(), weight_decay=self.config.weight_decay)
 
-    def _copy(self) -> Weights:
+    def _copy(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.weights.items()}
 
 

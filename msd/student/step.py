@@ -1,7 +1,5 @@
 """The distilling step: dataset and knowledge in, a student's folder out; skipped if done, continued if cut short."""
 
-import hashlib
-import json
 import shutil
 import time
 from dataclasses import asdict
@@ -10,9 +8,10 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from msd.contract.files import sha256_file, write_bytes_atomic, write_text_atomic
+from msd.contract.files import sha256_file, write_bytes_atomic
 from msd.dataset.load import load_dataset
 from msd.dataset.texts import student_texts
+from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
 from msd.student.distill import Course, DistillConfig, Distiller, objective
 from msd.student.encoder import FORMAT, Student, StudentError, Vectors, load_student, new_student, save_student
 from msd.student.lessons import Advance, Lessons, all_lessons, encode_targets
@@ -20,7 +19,7 @@ from msd.student.states import States
 from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, save_vectors
 from msd.teachers.knowledge import KNOWLEDGE_FILES, load_knowledge
 
-STEP_FILE, WORK_FOLDER = "step.json", ".work"
+WORK_FOLDER = ".work"
 
 
 def distill(dataset_folder: Path, knowledge_folder: Path, out: Path, config: DistillConfig, advance: Advance) -> bool:
@@ -31,8 +30,9 @@ def distill(dataset_folder: Path, knowledge_folder: Path, out: Path, config: Dis
     start = time.perf_counter()
     dataset, base = load_dataset(dataset_folder), load_knowledge(knowledge_folder)
     _check_out(out)
-    run = _fingerprint(dataset.fingerprint, knowledge_folder, config)
-    if _is_done(out, run):
+    files = [sha256_file(knowledge_folder / name) for name in KNOWLEDGE_FILES]
+    run = fingerprint_of(FORMAT, dataset.fingerprint, files, asdict(config))
+    if is_done(out, run) and _is_whole(out):
         return False
     (out / STEP_FILE).unlink(missing_ok=True)
     work = out / WORK_FOLDER
@@ -48,8 +48,7 @@ def distill(dataset_folder: Path, knowledge_folder: Path, out: Path, config: Dis
     }
     student.record = student.record.model_copy(update={"objective": objective(config), "metrics": metrics})
     _save(student, courses, out)
-    seconds = round(time.perf_counter() - start, 3)
-    write_text_atomic(out / STEP_FILE, json.dumps({"fingerprint": run, "seconds": seconds}) + "\n")
+    mark_done(out, run, time.perf_counter() - start)
     shutil.rmtree(work)
     return True
 
@@ -62,20 +61,11 @@ def _check_out(out: Path) -> None:
         raise StudentError(f"{out} holds other things than a student; name an empty or a new folder")
 
 
-def _fingerprint(dataset: str, knowledge: Path, config: DistillConfig) -> str:
-    """Of all that the student depends on."""
-    files = [sha256_file(knowledge / name) for name in KNOWLEDGE_FILES]
-    return hashlib.sha256(json.dumps([FORMAT, dataset, files, asdict(config)]).encode()).hexdigest()
-
-
-def _is_done(out: Path, run: str) -> bool:
-    """Whether the folder holds the student of this very run, whole."""
+def _is_whole(out: Path) -> bool:
     try:
-        if json.loads((out / STEP_FILE).read_text(encoding="utf-8"))["fingerprint"] != run:
-            return False
         load_vectors(out)
         load_student(out)
-    except (OSError, ValueError, KeyError, TypeError, StudentError):
+    except StudentError:
         return False
     return True
 

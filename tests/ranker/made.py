@@ -94,7 +94,7 @@ def train_quickly(
     features: Features, folder: Path, config: TrainConfig = QUICK
 ) -> tuple[TrainedRanker, list[EpochReport]]:
     """A small ranker and its training curve."""
-    return train_ranker(features, SMALL, config, folder / "checkpoint.safetensors", {"run": "made"}, quiet)
+    return train_ranker(features, SMALL, config, folder / "checkpoint.safetensors", "made", quiet)
 
 
 def quiet(epoch: int, step: int, loss: float) -> None:

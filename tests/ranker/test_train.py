@@ -62,12 +62,12 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(world: Wor
 def test_a_run_that_was_cut_ends_like_one_that_was_not(cut_at: tuple[int, int], world: World, tmp_path: Path) -> None:
     config = replace(QUICK, epochs=3)
     whole, curve = train_quickly(world.features, tmp_path / "whole", config)
-    path, identity = tmp_path / "cut" / "checkpoint.safetensors", {"run": "cut"}
+    path, run = tmp_path / "cut" / "checkpoint.safetensors", "cut"
     with pytest.raises(Cut):
-        train_ranker(world.features, SMALL, config, path, identity, _cut_at(*cut_at))
+        train_ranker(world.features, SMALL, config, path, run, _cut_at(*cut_at))
     seen: list[int] = []
     again, again_curve = train_ranker(
-        world.features, SMALL, config, path, identity, lambda epoch, step, loss: seen.append(epoch)
+        world.features, SMALL, config, path, run, lambda epoch, step, loss: seen.append(epoch)
     )
     assert min(seen) == cut_at[0]
     assert again_curve == curve
@@ -77,12 +77,12 @@ def test_a_run_that_was_cut_ends_like_one_that_was_not(cut_at: tuple[int, int], 
 def test_a_checkpoint_of_another_run_or_a_damaged_one_is_not_gone_on_from(world: World, tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
     config = replace(QUICK, epochs=1)
-    first, _ = train_ranker(world.features, SMALL, config, path, {"run": "one"}, quiet)
+    first, _ = train_ranker(world.features, SMALL, config, path, "one", quiet)
     seen: list[int] = []
-    train_ranker(world.features, SMALL, config, path, {"run": "two"}, lambda epoch, step, loss: seen.append(epoch))
+    train_ranker(world.features, SMALL, config, path, "two", lambda epoch, step, loss: seen.append(epoch))
     assert seen
     path.write_bytes(path.read_bytes()[:1000])
-    again, _ = train_ranker(world.features, SMALL, config, path, {"run": "two"}, quiet)
+    again, _ = train_ranker(world.features, SMALL, config, path, "two", quiet)
     _assert_equal(again, first)
 
 

@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 from msd.__main__ import main
 from msd.dataset.load import load_dataset
 from msd.dataset.texts import student_texts
+from msd.step import STEP_FILE
 from msd.student.distill import CHECKPOINT_FILE, DistillConfig
 from msd.student.encoder import RECORD_FILE, WEIGHTS_FILE, StudentError, encode_texts, load_student
-from msd.student.step import STEP_FILE, WORK_FOLDER, distill
+from msd.student.step import WORK_FOLDER, distill
 from msd.student.vectors import VECTORS_FILE, load_vectors
 from msd.teachers.knowledge import TeacherError
 from tests.dataset.tiny import write_tiny_dataset, write_tiny_knowledge

@@ -1,0 +1,34 @@
+"""How far a distilling run is, as its checkpoint records it."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from msd.student.measure import Figures
+
+Stage = Literal["search", "catalogue", "done"]
+
+
+class Epoch(BaseModel):
+    """What one pass measured; `held_out_loss` is None once nothing is held out."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: Stage
+    epoch: int
+    loss: float
+    held_out_loss: float | None
+
+
+class Progress(BaseModel):
+    """Where a run is: `epoch` passes of `stage` are done. `best_epoch` is of the search, 0 being before training."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: Stage = "search"
+    epoch: int = 0
+    steps: int = 0
+    best_epoch: int = 0
+    best_loss: float
+    history: tuple[Epoch, ...] = ()
+    figures: dict[str, Figures] = {}
