@@ -1,0 +1,134 @@
+"""Which package may import which; and what must not be loaded where it would be slow, or is not installed."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+OURS = ("msd", "service", "model_export", "loadtest", "tests")
+HEAVY = {"torch", "polars", "sklearn", "transformers", "onnx", "scipy", "pandas"}
+
+
+class Arrow(NamedTuple):
+    """What the modules of a package may import: of ours by prefix, and of others all but some, or only some."""
+
+    package: str
+    ours: tuple[str, ...]
+    forbidden: frozenset[str] = frozenset()
+    only: frozenset[str] | None = None
+
+
+ARROWS = [
+    Arrow("msd.contract", ("msd.contract",), only=frozenset({"numpy", "pydantic"})),
+    Arrow("msd", ("msd",)),
+    Arrow("service", ("service", "msd.contract"), forbidden=frozenset(HEAVY)),
+    Arrow("model_export", ("model_export", "msd")),
+    Arrow("loadtest", ("loadtest", "msd.contract"), forbidden=frozenset(HEAVY)),
+]
+EXEMPT = {"msd.__main__"}
+
+
+def modules_of(package: str) -> dict[str, str]:
+    """The source of each module at or below a package, by its name."""
+    found = {}
+    for path in sorted((ROOT / package.replace(".", "/")).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path.read_text("utf-8")
+    return found
+
+
+def imports_of(source: str) -> Iterator[str]:
+    """The dotted names that a module imports anywhere in it; relative ones begin with a dot."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("__import__", "importlib.import_module"):
+            yield ast.unparse(node.args[0]).strip("'\"")
+
+
+def is_below(name: str, package: str) -> bool:
+    """Whether a dotted name is the package or something in it."""
+    return name == package or name.startswith(f"{package}.")
+
+
+def breaches(arrow: Arrow, source: str) -> list[str]:
+    """The imports of a module that its package's arrow does not allow."""
+    found = []
+    for name in imports_of(source):
+        top = name.split(".")[0]
+        if top in OURS or not top:
+            allowed = any(is_below(name, package) for package in arrow.ours)
+        elif arrow.only is not None:
+            allowed = top in arrow.only or top in sys.stdlib_module_names
+        else:
+            allowed = top not in arrow.forbidden
+        if not allowed:
+            found.append(name)
+    return found
+
+
+@pytest.mark.parametrize("arrow", ARROWS, ids=[arrow.package for arrow in ARROWS])
+def test_every_import_follows_the_arrows(arrow: Arrow) -> None:
+    modules = {name: source for name, source in modules_of(arrow.package).items() if name not in EXEMPT}
+    found = {name: wrong for name, source in modules.items() if (wrong := breaches(arrow, source))}
+
+    assert len(modules) > 1
+    assert not found
+
+
+@pytest.mark.parametrize(
+    ("package", "line"),
+    [
+        ("msd.contract", "import torch"),
+        ("msd.contract", "import msd.dataset"),
+        ("msd.contract", "from msd import step"),
+        ("msd.contract", "from . import rows"),
+        ("msd.contract", "def f():\n    import polars"),
+        ("msd", "from service.app import create_app"),
+        ("msd", "import importlib\nimportlib.import_module('model_export.export')"),
+        ("msd", "if True:\n    import loadtest.replay"),
+        ("msd", "import tests"),
+        ("service", "from msd import ranker"),
+        ("service", "import msd.ranker.model as model"),
+        ("service", "from msd.contract_of_old import rows"),
+        ("service", "from model_export import rows"),
+        ("service", "import torch.nn"),
+        ("model_export", "import service"),
+        ("loadtest", "from msd.dataset.load import load_dataset"),
+        ("loadtest", "import service.settings"),
+    ],
+)
+def test_a_breach_is_seen(package: str, line: str) -> None:
+    arrow = next(arrow for arrow in ARROWS if arrow.package == package)
+
+    assert len(breaches(arrow, line)) == 1
+
+
+def loaded_by(*modules: str) -> set[str]:
+    """The top-level names of all that a fresh process has loaded once it has imported some modules."""
+    code = f"import sys, {', '.join(modules)}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(ended.stdout.split())
+
+
+def test_importing_the_service_and_its_commands_loads_nothing_heavy() -> None:
+    loaded = loaded_by("service.app", "service.serve_command", "service.publish_command")
+
+    assert "service" in loaded
+    assert not HEAVY & loaded
+    assert not {"model_export", "loadtest", "tests"} & loaded
+
+
+def test_importing_the_contract_loads_numpy_and_pydantic_and_no_more() -> None:
+    loaded = loaded_by(*modules_of("msd.contract"))
+    of_pydantic = {"pydantic_core", "annotated_types", "typing_extensions", "typing_inspection", "_pydantic_core"}
+    of_site = {name for name in loaded if name.startswith(("_", "sitecustomize", "usercustomize", "distutils"))}
+
+    assert loaded - set(sys.stdlib_module_names) - of_pydantic - of_site <= {"msd", "numpy", "pydantic"}
