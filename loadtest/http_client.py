@@ -27,11 +27,15 @@ class Client:
     """Sends scoring requests one after another."""
 
     def __init__(self, url: str, timeout: float = 10.0) -> None:
-        parts = urlsplit(url)
-        if parts.scheme != "http" or not parts.hostname:
+        try:
+            parts = urlsplit(url)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host = port = None
+        if not host or parts.scheme != "http":
             raise ClientError(f"{url!r} is not a service's address, such as http://127.0.0.1:8080")
         self._url = url
-        self._connection = http.client.HTTPConnection(parts.hostname, parts.port or 80, timeout=timeout)
+        self._connection = http.client.HTTPConnection(host, port or 80, timeout=timeout)
 
     def __enter__(self) -> Self:
         return self

@@ -4,15 +4,30 @@ LOADTEST_BUNDLE=runs/demo/bundle locust -f loadtest/locustfile.py --host http://
 """
 
 import os
+import sys
 from pathlib import Path
 
-from locust import FastHttpUser, constant_throughput, task
-from locust.exception import StopTest
+from locust import FastHttpUser, constant_throughput, events, task
 
 from loadtest.traffic import Traffic
 from msd.contract.errors import MsdError
 
 _BUNDLE, _CANDIDATES = "LOADTEST_BUNDLE", "LOADTEST_CANDIDATES"
+
+
+def _traffic(seed: int) -> Traffic:
+    return Traffic(Path(os.environ.get(_BUNDLE, "")), int(os.environ.get(_CANDIDATES, "200")), seed)
+
+
+def check_settings(**_: object) -> None:
+    """Ends Locust before it starts users that would have nothing to ask for."""
+    try:
+        _traffic(0)
+    except (ValueError, MsdError) as error:
+        sys.exit(f"set {_BUNDLE} to a bundle's folder and {_CANDIDATES} to a number: {error}")
+
+
+events.init.add_listener(check_settings)
 
 
 class AdServer(FastHttpUser):
@@ -22,13 +37,9 @@ class AdServer(FastHttpUser):
     _started = 0
 
     def on_start(self) -> None:
-        """Opens the bundle whose users and items the requests name; each user draws from its own seed."""
+        """Each user draws its requests from a seed of its own."""
         type(self)._started += 1
-        try:
-            folder, candidates = Path(os.environ[_BUNDLE]), int(os.environ.get(_CANDIDATES, "200"))
-            self._bodies = Traffic(folder, candidates, seed=self._started).bodies()
-        except (KeyError, ValueError, MsdError) as error:
-            raise StopTest(f"set {_BUNDLE} to a bundle's folder and {_CANDIDATES} to a number: {error!r}") from error
+        self._bodies = _traffic(self._started).bodies()
 
     @task
     def score(self) -> None:

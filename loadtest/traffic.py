@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from msd.contract.bundle import ROWS, Bundle, open_bundle
 from msd.contract.row_file import RowFile
@@ -33,9 +34,10 @@ class Traffic:
             yield json.dumps(self._request()).encode()
 
     def _request(self) -> dict[str, Any]:
-        items = _zipf(self._rng, len(self._items), self._candidates)
+        # Candidates differ from each other, as long as the bundle has so many items.
+        items = _zipf(self._rng, len(self._items), self._candidates, replace=self._candidates > len(self._items))
         return {
-            "user_id": str(self._users[_zipf(self._rng, len(self._users), 1)[0]]),
+            "user_id": str(self._users[_zipf(self._rng, len(self._users), 1, replace=True)[0]]),
             "at": self._at,
             "context": _context(self._schema, self._rng),
             "candidates": {
@@ -51,9 +53,10 @@ def _ids(bundle: Bundle, side: RowSide) -> list[str]:
     return [row_id for row_id, _ in file.scan(0, file.count)]
 
 
-def _zipf(rng: np.random.Generator, count: int, draws: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+def _zipf(rng: np.random.Generator, count: int, draws: int, *, replace: bool) -> NDArray[np.int64]:
     """`draws` places below `count`, the k-th as likely as 1 / k^1.1."""
-    return rng.zipf(_ZIPF_EXPONENT, draws) % count
+    weights = np.arange(1, count + 1) ** -_ZIPF_EXPONENT
+    return rng.choice(count, draws, replace=replace, p=weights / weights.sum())
 
 
 def _context(schema: FeatureSchema, rng: np.random.Generator) -> dict[str, str]:
