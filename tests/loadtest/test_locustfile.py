@@ -1,0 +1,56 @@
+"""The Locust users run headless against a real service, and none of their requests fails."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from msd.contract.bundle import Bundle
+from tests.service.live import ROOT, LiveService
+
+
+def _locust(service: LiveService, folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Two users for two seconds; `folder` is where Locust may leave files."""
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "locust", "-f", str(ROOT / "loadtest" / "locustfile.py"), "--headless"),
+            *("--host", service.url, "--users", "2", "--spawn-rate", "2", "--run-time", "2s", "--stop-timeout", "5"),
+            *("--json", "--exit-code-on-error", "1"),
+        ],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "LOADTEST_CANDIDATES": "20", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_two_users_ask_for_two_seconds(bundle: Bundle, service: LiveService, tmp_path: Path) -> None:
+    done = _locust(service, tmp_path, LOADTEST_BUNDLE=str(bundle.folder))
+    assert done.returncode == 0, done.stderr
+    (entry,) = json.loads(done.stdout)
+    assert (entry["name"], entry["method"]) == ("/v1/score", "POST")
+    assert entry["num_requests"] > 5
+    assert entry["num_failures"] == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "no bundle here"),
+        ({"LOADTEST_BUNDLE": "/nowhere"}, "/nowhere: no bundle here"),
+        ({"LOADTEST_CANDIDATES": "many"}, "'many'"),
+    ],
+)
+def test_without_its_settings_it_says_what_to_set(
+    settings: dict[str, str], message: str, service: LiveService, tmp_path: Path
+) -> None:
+    done = _locust(service, tmp_path, **settings)
+    assert done.returncode == 1
+    assert "set LOADTEST_BUNDLE to a bundle's folder and LOADTEST_CANDIDATES to a number: " in done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

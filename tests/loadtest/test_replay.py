@@ -1,0 +1,162 @@
+"""A replay passes when the scores are those on record, fails when one is not, and refuses what it cannot compare."""
+
+import json
+import socket
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from loadtest.http_client import Client, ClientError
+from loadtest.replay import Replayed, count_requests, replay
+from msd.__main__ import main
+from msd.contract.errors import MsdError
+from tests.service.live import LiveService
+
+Edit = Callable[[dict[str, dict[str, list[float]]]], None]
+
+
+def _quiet() -> None:
+    """A progress bar that nobody sees."""
+
+
+def _edit(path: Path, line: int, edit: Edit) -> None:
+    lines = path.read_text().splitlines()
+    document = json.loads(lines[line - 1])
+    edit(document)
+    lines[line - 1] = json.dumps(document)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _nudge(document: dict[str, dict[str, list[float]]]) -> None:
+    document["expected"]["pctr"][-1] += 2e-5
+
+
+def _shorten(document: dict[str, dict[str, list[float]]]) -> None:
+    document["expected"]["pctr"].pop()
+
+
+def test_the_scores_on_record_are_found(recorded: Path, service: LiveService) -> None:
+    steps: list[None] = []
+    found = replay(recorded, service.url, None, lambda: steps.append(None))
+    assert found.requests == len(steps) == count_requests(recorded) == 4
+    assert found.candidates == 4 + 1 + 3 + 200
+    assert found.max_abs_diff <= 1e-6
+    # One request is of an unknown user with an unknown item.
+    assert found.degraded == 1
+    assert found.twin_differences is None
+
+
+def test_one_score_that_differs_is_found(
+    recorded: Path, service: LiveService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["replay", str(recorded), "--url", service.url, "--json"]
+    with pytest.raises(SystemExit, match="0"):
+        main(command)
+    capsys.readouterr()
+    _edit(recorded, 4, _nudge)
+    assert replay(recorded, service.url, None, _quiet).max_abs_diff == pytest.approx(2e-5, abs=1e-6)
+    with pytest.raises(SystemExit, match="1"):
+        main(command)
+    assert json.loads(capsys.readouterr().out)["max_abs_diff"] > 1e-5
+    with pytest.raises(SystemExit, match="0"):
+        main([*command[:-1], "--tolerance", "1e-4"])
+    assert capsys.readouterr().out.startswith("4 requests, 208 candidates: scores differ by 2.0e-05 at most; 1 replies")
+
+
+def test_a_twin_gives_the_same_bits_or_is_found_out(
+    recorded: Path, service: LiveService, other_service: LiveService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert replay(recorded, service.url, service.url, _quiet).twin_differences == 0
+    found = replay(recorded, service.url, other_service.url, _quiet)
+    assert (found.twin_differences, found.requests) == (4, 4)
+    assert found.max_abs_diff <= 1e-6
+    with pytest.raises(SystemExit, match="1"):
+        main(["replay", str(recorded), "--url", service.url, "--twin", other_service.url])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "Invalid JSON"),
+        ("", "Invalid JSON"),
+        ("[]", "Input should be an object"),
+        ('{"request": {}}', "expected: Field required"),
+        ('{"request": {}, "expected": {}}', "expected.pctr: Field required"),
+        ('{"request": {}, "expected": {"pctr": [0.5, null]}}', "expected.pctr.1: Input should be a valid number"),
+        ('{"request": {}, "expected": {"pctr": [NaN]}}', "expected.pctr.0: Input should be a finite number"),
+        ('{"request": 1, "expected": {"pctr": [0.5]}}', "request: Input should be"),
+    ],
+)
+def test_a_line_that_is_no_request_is_named(line: str, message: str, recorded: Path) -> None:
+    recorded.write_text(recorded.read_text() + line + "\n")
+    with pytest.raises(MsdError) as refused:
+        count_requests(recorded)
+    assert str(refused.value).startswith(f"{recorded}:5: not a recorded request ({message}")
+
+
+def test_a_file_without_requests_proves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("")
+    with pytest.raises(MsdError, match="holds no requests"):
+        count_requests(tmp_path / "empty")
+    with pytest.raises(MsdError, match="No such file"):
+        count_requests(tmp_path / "nothing")
+    with pytest.raises(MsdError, match="Is a directory"):
+        count_requests(tmp_path)
+
+
+def test_a_request_that_is_refused_is_named(recorded: Path, service: LiveService) -> None:
+    _edit(recorded, 2, lambda document: document["request"].update(user_id=[]))
+    with pytest.raises(ClientError, match=rf"{recorded.name}:2: answered 422: .*user_id"):
+        replay(recorded, service.url, None, _quiet)
+
+
+def test_a_different_number_of_scores_is_named(recorded: Path, service: LiveService) -> None:
+    _edit(recorded, 3, _shorten)
+    with pytest.raises(ClientError, match=rf"{recorded.name}:3: 3 scores where 2 are recorded"):
+        replay(recorded, service.url, None, _quiet)
+
+
+def test_a_service_that_is_not_there(recorded: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{probe.getsockname()[1]}"
+        with pytest.raises(SystemExit, match="2"):
+            main(["replay", str(recorded), "--url", url])
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"error: {url}: no reply: [Errno 111] Connection refused" in said
+    assert "Traceback" not in said
+
+
+class _Page(BaseHTTPRequestHandler):
+    """Another web server, which answers everything with a page."""
+
+    def do_POST(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"<html>hello</html>")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing."""
+
+
+def test_another_kind_of_server_is_named(recorded: Path) -> None:
+    with HTTPServer(("127.0.0.1", 0), _Page) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(ClientError, match=r"replay\.jsonl:1: not the answer of a scoring service \(Invalid JSON"):
+            replay(recorded, f"http://127.0.0.1:{server.server_port}", None, _quiet)
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "url", ["", "localhost", "https://127.0.0.1", "http://", "http://host:port", "http://[::1", "http://h:99999"]
+)
+def test_what_is_no_address_is_refused(url: str) -> None:
+    with pytest.raises(ClientError, match="is not a service's address"):
+        Client(url)
+
+
+def test_a_replayed_summary_keeps_its_names() -> None:
+    assert Replayed._fields == ("requests", "candidates", "max_abs_diff", "degraded", "twin_differences")

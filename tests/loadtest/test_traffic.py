@@ -1,0 +1,85 @@
+"""Traffic is seeded, valid, about the bundle's own users and items, and some of these come far more often."""
+
+import json
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from loadtest.http_client import ClientError
+from loadtest.latency import measure_latency
+from loadtest.traffic import Traffic
+from msd.__main__ import main
+from msd.contract.bundle import Bundle
+from msd.contract.errors import BundleError
+from msd.contract.request import parse_request
+from tests.service.bundle_factory import ITEMS, USERS
+from tests.service.live import LiveService
+
+
+def _bodies(bundle: Bundle, count: int, candidates: int = 20, seed: int = 0) -> list[bytes]:
+    return list(islice(Traffic(bundle.folder, candidates, seed).bodies(), count))
+
+
+def test_the_same_seed_gives_the_same_bodies(bundle: Bundle) -> None:
+    assert _bodies(bundle, 5) == _bodies(bundle, 5)
+    assert _bodies(bundle, 5) != _bodies(bundle, 5, seed=1)
+
+
+def test_every_body_is_a_request_of_the_bundles_schema(bundle: Bundle) -> None:
+    users, items = ({f"{side}{number}" for number in range(count)} for side, count in (("u", USERS), ("i", ITEMS)))
+    for body in _bodies(bundle, 200):
+        request = parse_request(body, bundle.schema)
+        assert len(request.ids) == len(set(request.ids)) == 20
+        assert set(request.ids) <= items
+        assert request.user_id in users
+        assert request.bids is not None
+        assert all(bid is not None and bid > 0 for bid in request.bids)
+        assert set(request.context) == {"hour"}
+        assert request.at == int(bundle.manifest.created_at)
+
+
+def test_some_users_and_items_come_far_more_often(bundle: Bundle) -> None:
+    documents = [json.loads(body) for body in _bodies(bundle, 400)]
+    for ids, distinct in (
+        ([one["user_id"] for one in documents], USERS),
+        ([item for one in documents for item in one["candidates"]["id"]], ITEMS),
+    ):
+        (_, most), *_, (_, fewest) = Counter(ids).most_common(distinct // 2)
+        assert most > 3 * len(ids) / distinct > 4 * fewest > 0
+
+
+def test_more_candidates_than_items_repeat_some(bundle: Bundle) -> None:
+    (body,) = _bodies(bundle, 1, candidates=ITEMS + 1)
+    assert len(parse_request(body, bundle.schema).ids) == ITEMS + 1
+
+
+def test_a_folder_without_a_bundle_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no bundle here"):
+        Traffic(tmp_path, 10)
+
+
+def test_latency_counts_what_comes_after_the_warm_up(bundle: Bundle, service: LiveService) -> None:
+    steps: list[None] = []
+    found = measure_latency(service.url, Traffic(bundle.folder, 10), 10, 30, 5, lambda: steps.append(None))
+    assert len(steps) == 35
+    assert (found.requests, found.candidates) == (30, 10)
+    assert 0 < found.p50_ms <= found.p95_ms <= found.p99_ms <= found.max_ms
+
+
+def test_a_reply_that_is_no_score_ends_the_measurement(bundle: Bundle, service: LiveService) -> None:
+    # More candidates than a service takes.
+    with pytest.raises(ClientError, match=r"answered 413: .*2001 candidates"):
+        measure_latency(service.url, Traffic(bundle.folder, 2_001), 2_001, 1, 0, lambda: None)
+
+
+def test_the_bench_command(bundle: Bundle, service: LiveService, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["bench", str(bundle.folder), "--url", service.url, "--requests", "20", "--warmup", "2"]
+    with pytest.raises(SystemExit, match="0"):
+        main([*command, "--candidates", "7", "--json"])
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["requests"], figures["candidates"]) == (20, 7)
+    with pytest.raises(SystemExit, match="0"):
+        main(command)
+    assert capsys.readouterr().out.startswith("20 requests of 200 candidates: p50 ")
