@@ -39,7 +39,7 @@ def _aucs(models: dict[str, Any]) -> str:
     bars = axes.barh([_NAMES.get(name, name) for name in names], values, color=[_COLOURS.get(name) for name in names])
     axes.bar_label(bars, fmt="%.4f", padding=3)
     axes.set_xlim(min(values) - 0.03, max(values) + 0.02)
-    axes.set_xlabel("AUC on the test rows")
+    axes.set_xlabel("AUC on the test rows (the axis does not start at 0)")
     return _svg(figure)
 
 
