@@ -27,7 +27,7 @@ def check_settings(**_: object) -> None:
         sys.exit(f"set {_BUNDLE} to a bundle's folder and {_CANDIDATES} to a number: {error}")
 
 
-events.init.add_listener(check_settings)
+events.init.add_listener(check_settings)  # type: ignore[no-untyped-call]
 
 
 class AdServer(FastHttpUser):
