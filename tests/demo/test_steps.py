@@ -1,0 +1,61 @@
+"""A step that fails ends the demo with its command; a service that does not start, with what it said."""
+
+import io
+from pathlib import Path
+
+import httpx
+import pytest
+from rich.console import Console
+
+from msd.demo.serving import serve
+from msd.demo.steps import DemoError, Steps
+from tests.service.bundle_factory import build_bundle
+
+
+def _steps() -> tuple[Steps, io.StringIO]:
+    out = io.StringIO()
+    return Steps(Console(file=out, width=200), 2), out
+
+
+def test_steps_are_counted_and_timed(capfd: pytest.CaptureFixture[str]) -> None:
+    steps, out = _steps()
+    assert "msd COMMAND" in steps.read("help", "--help")
+    assert capfd.readouterr().out == ""
+    steps.run("more help", "--help")
+    assert "msd COMMAND" in capfd.readouterr().out
+    assert list(steps.seconds) == ["help", "more help"]
+    assert all(seconds > 0 for seconds in steps.seconds.values())
+    assert "1/2 help" in out.getvalue()
+    assert "2/2 more help  msd --help" in out.getvalue()
+
+
+@pytest.mark.parametrize("way", ["run", "read"])
+def test_a_step_that_fails_is_named_with_its_command(
+    way: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    steps, out = _steps()
+    file = tmp_path / "no such file"
+    with pytest.raises(DemoError) as failed:
+        getattr(steps, way)("again", "replay", file)
+    assert str(failed.value) == f"`msd replay '{file}'` ended with exit code 2; its words are above"
+    assert "No such file or directory" in capfd.readouterr().err
+    assert "again: " not in out.getvalue()
+
+
+def test_a_service_runs_for_the_length_of_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MSD_DRAIN_SECONDS", "0")
+    bundle = build_bundle(tmp_path / "bundle")
+    log = tmp_path / "logs" / "service.log"
+    with serve(bundle.folder, log) as url:
+        assert httpx.get(f"{url}/health/ready").json()["ready"]
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/health/ready")
+    assert "listening" in log.read_text()
+
+
+def test_a_service_that_does_not_start_is_quoted(tmp_path: Path) -> None:
+    with (
+        pytest.raises(DemoError, match=r"(?s)the service ended with exit code \d; it said: .*no bundle here"),
+        serve(tmp_path / "nowhere", tmp_path / "service.log"),
+    ):
+        pytest.fail("there is nothing to serve")
