@@ -1,0 +1,95 @@
+"""The whole path on a tiny dataset, each step a command in a process of its own."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from msd.dataset.load import load_dataset
+from tests.dataset.tiny import write_tiny_dataset, write_tiny_knowledge
+from tests.service.live import ROOT
+
+Done = subprocess.CompletedProcess[str]
+Line = tuple[str | Path, ...]
+
+# One thread each, so that equal runs give equal bits, and two can go side by side.
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if not name.startswith("MSD_")},
+    "PYTHONPATH": str(ROOT),
+    "OMP_NUM_THREADS": "1",
+    "COLUMNS": "300",
+}
+
+
+def msd(*arguments: str | Path) -> Done:
+    """One command, to its end."""
+    return subprocess.run(
+        command(*arguments), env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def command(*arguments: str | Path) -> list[str]:
+    """The command line of `msd ARGUMENTS`."""
+    return [sys.executable, "-W", "error::ResourceWarning", "-m", "msd", *map(str, arguments)]
+
+
+def side_by_side(*lines: Line) -> list[Done]:
+    """Several commands at once; what each of them said."""
+    with ThreadPoolExecutor(len(lines)) as pool:
+        return list(pool.map(lambda line: msd(*line), lines))
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The folders of one run, and the commands between knowledge and bundle."""
+
+    dataset: Path
+    knowledge: Path
+    student: Path
+    semantic: Path
+    plain: Path
+    figures: Path
+    bundle: Path
+    replay: Path
+
+    @property
+    def distill(self) -> Line:
+        """Dataset and knowledge to student."""
+        return ("distill", self.dataset, self.knowledge, self.student, "--epochs", "1")
+
+    @property
+    def train(self) -> Line:
+        """Student to model."""
+        return ("train", self.dataset, self.student, self.semantic, "--epochs", "2")
+
+    @property
+    def train_plain(self) -> Line:
+        """The same without semantics."""
+        return ("train", self.dataset, self.student, self.plain, "--epochs", "2", "--no-semantics")
+
+    @property
+    def evaluate(self) -> Line:
+        """Both models to figures."""
+        return (
+            *("evaluate", self.dataset, self.student, self.figures),
+            *("--model", self.semantic, "--model", self.plain),
+        )
+
+    @property
+    def export(self) -> Line:
+        """Everything to a bundle and its requests on record."""
+        return (
+            *("export", self.dataset, self.knowledge, self.student, self.semantic, self.bundle),
+            *("--evaluation", self.figures / "evaluation.json", "--replay", self.replay),
+        )
+
+
+def write_inputs(root: Path) -> Pipeline:
+    """The dataset, and the knowledge that a teacher might have given."""
+    names = ("dataset", "knowledge", "student", "semantic", "plain", "figures", "bundle", "replay.jsonl")
+    pipeline = Pipeline(*(root / name for name in names))
+    write_tiny_dataset(pipeline.dataset)
+    write_tiny_knowledge(pipeline.knowledge, load_dataset(pipeline.dataset))
+    return pipeline

@@ -1,0 +1,68 @@
+"""A training that is killed goes on when it is started again, and ends at the weights that it would have reached."""
+
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from msd.__main__ import main
+from msd.dataset.load import load_dataset
+from msd.ranker.folder import WEIGHTS_FILE, load_ranker
+from msd.step import STEP_FILE
+from tests.dataset.tiny import write_tiny_dataset
+from tests.e2e.pipeline import ENVIRONMENT, command, msd
+from tests.ranker.made import word_vectors, write_student
+from tests.service.live import ROOT
+
+_PATIENCE_S = 120.0
+
+
+def test_a_killed_training_goes_on(tmp_path: Path) -> None:
+    dataset = write_tiny_dataset(tmp_path / "dataset", users=200)
+    student = write_student(tmp_path / "student", word_vectors(load_dataset(dataset)))
+    out = tmp_path / "cut"
+    line = ("train", dataset, student, out, "--epochs", "3")
+    checkpoint = out / ".work" / "checkpoint.safetensors"
+    process = subprocess.Popen(command(*line), env=ENVIRONMENT, cwd=ROOT, stdout=subprocess.DEVNULL)
+    end = time.monotonic() + _PATIENCE_S
+    while not checkpoint.exists():
+        assert process.poll() is None, "training ended before it could be killed"
+        assert time.monotonic() < end, "training does not get through an epoch"
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -9
+    assert not (out / STEP_FILE).exists()
+    assert not (out / WEIGHTS_FILE).exists()
+
+    again = msd(*line)
+    assert again.returncode == 0, again.stderr
+    assert "done before" not in again.stdout
+    assert not (out / ".work").exists()
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.raises(SystemExit, match="0"):
+        main([*map(str, line[:3]), str(tmp_path / "whole"), *map(str, line[4:])])
+    torch.set_num_threads(threads)
+    assert (out / WEIGHTS_FILE).read_bytes() == (tmp_path / "whole" / WEIGHTS_FILE).read_bytes()
+    assert load_ranker(out)[1].curve == load_ranker(tmp_path / "whole")[1].curve
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("publish", "nowhere", "--redis", "redis://127.0.0.1:9/0"), "no bundle here"),
+        (("replay", "nowhere"), "nowhere: No such file or directory"),
+        (("bench", "nowhere"), "no bundle here"),
+    ],
+)
+def test_what_is_missing_is_said_in_one_message(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        command(*arguments), env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
