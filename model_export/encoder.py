@@ -11,8 +11,8 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from model_export.errors import ExportError
 from model_export.graph import to_onnx
-from msd.contract.errors import MsdError
 from msd.contract.files import write_bytes_atomic, write_text_atomic
 from msd.student.encoder import Student, pad, tokenise
 
@@ -26,10 +26,6 @@ _PROBES = (
     "Ein Café in São Paulo, 東京 ☕",
     "A two-bedroom flat near the harbour, bright and quiet, with a view of the old lighthouse. " * 12,
 )
-
-
-class ExportError(MsdError):
-    """The exported graph does not compute what torch computes."""
 
 
 class SemanticEncoder(nn.Module):

@@ -1,5 +1,6 @@
 """The export, top to bottom: graphs, rows, proof, goldens, words for people, manifest. Nothing is left half-written."""
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from msd.contract.bundle import (
     bundle_id_of,
     file_entries,
     new_bundle,
+    open_bundle,
     tolerance_key,
     write_manifest,
 )
@@ -103,7 +105,7 @@ def export_bundle(
     """Writes the bundle `out`, and the proved requests to `replay`; False if both were there already."""
     start = time.perf_counter()
     run = fingerprint_of(inputs.fingerprint, requests)
-    if is_done(out, run) and (replay is None or replay.is_file()):
+    if is_done(out, run) and (replay is None or _is_replay_of(replay, open_bundle(out, rows=False))):
         return False
     trained = inputs.trained
     with new_bundle(out) as folder:
@@ -122,7 +124,7 @@ def export_bundle(
         write_goldens(folder / GOLDENS, parity.goldens[:: max(1, len(parity.goldens) // _GOLDENS)][:_GOLDENS])
         write_manifest(folder, _final(draft, folder, parity))
         if replay:
-            _write_replay(replay, parity)
+            write_text_atomic(replay, _replay_lines(parity))
         mark_done(folder, run, time.perf_counter() - start)
     return True
 
@@ -160,7 +162,8 @@ def _versions() -> dict[str, str]:
 
 
 def _final(draft: Manifest, folder: Path, parity: Parity) -> Manifest:
-    proved = {"requests": len(parity.goldens), "max_abs_diff": parity.max_abs_diff}
+    lines = hashlib.sha256(_replay_lines(parity).encode()).hexdigest()
+    proved = {"requests": len(parity.goldens), "max_abs_diff": parity.max_abs_diff, "replay_sha256": lines}
     provenance = {**draft.provenance, "parity": proved}
     return draft.model_copy(update={"files": file_entries(folder), "provenance": provenance})
 
@@ -175,9 +178,14 @@ def _write_words(path: Path, inputs: Inputs) -> None:
             file.write(json.dumps(words, ensure_ascii=False).encode() + b"\n")
 
 
-def _write_replay(path: Path, parity: Parity) -> None:
+def _replay_lines(parity: Parity) -> str:
     lines = [json.dumps({"request": golden.request, "expected": golden.expected}) for golden in parity.goldens]
-    write_text_atomic(path, "\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
+
+
+def _is_replay_of(path: Path, bundle: Bundle) -> bool:
+    proved: dict[str, Any] = bundle.manifest.provenance["parity"]
+    return path.is_file() and sha256_file(path) == proved["replay_sha256"]
 
 
 def _read_evaluation(path: Path | None) -> dict[str, Any]:

@@ -7,20 +7,16 @@ from typing import NamedTuple
 import numpy as np
 import onnxruntime
 
+from model_export.errors import ExportError
 from model_export.ranker import HEADS, torch_scores
 from model_export.serving_view import Request
 from msd.contract.assemble import wanted_items
 from msd.contract.bundle import RANKER, ROWS, Bundle
-from msd.contract.errors import MsdError
 from msd.contract.golden import Golden, encode_row, golden_tensors
 from msd.contract.request import parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, RowSide
 from msd.ranker.batch import TrainedRanker
-
-
-class ParityError(MsdError):
-    """The exported graph does not compute what torch computes."""
 
 
 class Parity(NamedTuple):
@@ -33,7 +29,7 @@ class Parity(NamedTuple):
 def check_parity(bundle: Bundle, trained: TrainedRanker, requests: Iterable[Request], tolerance: float) -> Parity:
     """Scores every request by torch and by onnxruntime from the bundle's own rows.
 
-    Raises ParityError, with both scores, at the first that differs by more than `tolerance`.
+    Raises ExportError, with both scores, at the first that differs by more than `tolerance`.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -49,7 +45,7 @@ def check_parity(bundle: Bundle, trained: TrainedRanker, requests: Iterable[Requ
         difference = float(np.abs(found - expected).max())
         if not difference <= tolerance:
             place = int(np.abs(found - expected).argmax())
-            raise ParityError(
+            raise ExportError(
                 f"onnxruntime scores {found[place]:.7f} where torch scores {expected[place]:.7f} (candidate {place} of "
                 f"request {len(goldens)}); the tolerance is {tolerance:.0e}; the bundle was not written"
             )

@@ -15,7 +15,7 @@ from msd.ranker.timeline import state_rule
 
 
 def write_rows(folder: Path, trained: TrainedRanker, features: Features, bundle_id: str, written_at: float) -> None:
-    """Writes users.rows and items.rows. Counts and histories hold what window and train rows tell, as of their end."""
+    """Writes users.rows and items.rows. Counts and histories hold what window and train rows tell."""
     for side in ("user", "item"):
         codec = RowCodec(features.schema, side, bundle_id)
         entities = (features.user if side == "user" else features.item).entities
@@ -26,14 +26,13 @@ def write_rows(folder: Path, trained: TrainedRanker, features: Features, bundle_
 
 
 def _states(features: Features, side: RowSide) -> list[EntityState]:
+    """Users as of their own last counted row, for later rows of theirs are not counted; items as of the end."""
     timeline = features.timeline
-    final, entities = (
-        (timeline.final_users, features.user.entities)
-        if side == "user"
-        else (timeline.final_items, features.item.entities)
-    )
+    if side == "user":
+        return [timeline.final_users.get(row, EntityState()) for row in range(features.user.entities.unknown)]
     rule = state_rule(features.schema)
-    return [advance(rule, final.get(row, EntityState()), timeline.ends_at) for row in range(len(entities.ids))]
+    final = [timeline.final_items.get(row, EntityState()) for row in range(features.item.entities.unknown)]
+    return [advance(rule, state, timeline.ends_at) for state in final]
 
 
 def _contents(trained: TrainedRanker, features: Features, side: RowSide, states: list[EntityState]) -> RowContents:

@@ -59,8 +59,7 @@ def _load(name: str) -> typer.Typer:
         app: typer.Typer = importlib.import_module(command.module).app
     except ModuleNotFoundError as error:
         raise MsdError(
-            f"`msd {name}` needs the module {error.name!r}: pip install 'msd-ctr[{command.extra}]'"
-            f" (in a checkout: pip install -e '.[{command.extra}]')"
+            f"`msd {name}` needs the module {error.name!r}; in the checkout: pip install -e '.[{command.extra}]'"
         ) from error
     return app
 

@@ -92,7 +92,7 @@ def _entities(
                 target = numeric if known.kind == "numeric" else categorical
                 target[place, schema.columns[name]] = encode_field(known, [value])[0]
     return {
-        f"{side}_categorical": np.ascontiguousarray(categorical),
+        f"{side}_categorical": np.array(categorical, order="C"),
         f"{side}_dense": dense(schema, side, numeric, Counts.of(records), has_semantic(records), at),
         f"{side}_semantic": records["semantic"].astype(np.float32),
     }

@@ -47,7 +47,7 @@ class FileEntry(BaseModel):
 class Manifest(BaseModel):
     """What a bundle says of itself. `tolerances` are the greatest |pCTR − torch's| by `tolerance_key`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     format_version: Literal[1] = FORMAT_VERSION
     bundle_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]

@@ -16,7 +16,6 @@ from msd.contract.schema import FeatureSchema
 
 ROW_FORMAT = 1
 _HAS_SEMANTIC = 1
-_HAS_STATE = 2
 _LENGTH = struct.Struct("<H")
 
 RowSide = Literal["user", "item"]
@@ -55,6 +54,9 @@ class RowCodec:
         self.side = side
         self.dtype = row_dtype(schema, side)
         self._tag = int(bundle_id[:16], 16)
+        self._sizes = np.repeat(
+            [field.size for field in schema.indexed(side)], [field.width for field in schema.indexed(side)]
+        ).astype(np.int64)
 
     @cached_property
     def missing(self) -> Records:
@@ -70,16 +72,18 @@ class RowCodec:
         records = np.zeros(len(contents.categorical), self.dtype)
         records["format"] = ROW_FORMAT
         records["bundle"] = self._tag
-        records["flags"] = _HAS_STATE + _HAS_SEMANTIC * contents.present
+        records["flags"] = _HAS_SEMANTIC * contents.present
         records["written_at"] = written_at
         with np.errstate(over="ignore"):  # what is too large for its type becomes infinite, and is refused below
             for name in ("categorical", "numeric", "impressions", "clicks", "as_of"):
                 records[name] = getattr(contents, name)
             if contents.semantic is not None:
                 records["semantic"] = np.where(contents.present[:, None], contents.semantic, 0.0)
-        floats = ("numeric", "semantic", "impressions", "clicks", "as_of")
-        if not all(np.isfinite(records[name]).all() for name in floats):
-            raise BundleError(f"a row of the {self.side} side holds a value that is not finite (fp16 ends at 65,504)")
+        if not self.is_usable(records).all():
+            raise BundleError(
+                f"a row of the {self.side} side holds a value that is not finite (fp16 ends at 65,504), or an index "
+                "outside its table"
+            )
         return records
 
     def unpack(self, buffers: Sequence[bytes | None]) -> Rows:
@@ -92,22 +96,27 @@ class RowCodec:
         )
         present = np.array(whole, bool)
         records = np.frombuffer(bytearray(joined), self.dtype)
-        ours = self.is_ours(records)
+        usable = self.is_usable(records)
         histories: list[tuple[str, ...]] = []
         if self.side == "user":
             for position, buffer in enumerate(buffers):
-                history = unpack_history(buffer[size:]) if buffer is not None and ours[position] else ()
-                ours[position] &= history is not None
+                history = unpack_history(buffer[size:]) if buffer is not None and usable[position] else ()
+                usable[position] &= history is not None
                 histories.append(history or ())
-        found = present & ours
+        found = present & usable
         records[~found] = self.missing
         absent = sum(buffer is None for buffer in buffers)
         return Rows(records, found, tuple(histories), len(buffers) - absent - int(found.sum()))
 
-    def is_ours(self, records: Records) -> NDArray[np.bool_]:
-        """[n] whether each record has this format and belongs to this bundle."""
-        result: NDArray[np.bool_] = (records["format"] == ROW_FORMAT) & (records["bundle"] == self._tag)
-        return result
+    def is_usable(self, records: Records) -> NDArray[np.bool_]:
+        """[n] whether each record is of this format and bundle, and holds nothing that a model cannot take."""
+        usable: NDArray[np.bool_] = (records["format"] == ROW_FORMAT) & (records["bundle"] == self._tag)
+        for name in ("impressions", "clicks", "as_of"):
+            usable &= np.isfinite(records[name])
+        for name in ("numeric", "semantic"):
+            usable &= np.isfinite(records[name]).all(axis=1)
+        indices = records["categorical"]
+        return usable & ((indices >= 0) & (indices < self._sizes)).all(axis=1)
 
 
 def row_dtype(schema: FeatureSchema, side: RowSide) -> np.dtype[Any]:

@@ -1,5 +1,6 @@
 """A service of the demo: `msd serve` as a subprocess, waited for until it is ready, stopped by SIGTERM."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -23,7 +24,9 @@ def serve(bundle: Path, log: Path, *options: str) -> Iterator[str]:
     command = [sys.executable, "-m", "msd", "serve", str(bundle), "--port", str(port), *options]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+        # Nobody but the demo sends requests, so nobody needs time to go elsewhere.
+        environment = {**os.environ, "MSD_DRAIN_SECONDS": "0"}
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
         try:
             url = f"http://127.0.0.1:{port}"
             _wait_until_ready(url, process, log)

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
@@ -69,11 +70,11 @@ def show_user(dataset: Dataset, bundle: Path, url: str, url_without: str) -> Sho
         Place(
             rank,
             item,
-            words[item]["title"] or item,
+            words.get(item, {}).get("title") or item,
             pctr,
             rank_without[item],
             pctr_without[item],
-            words[item].get("implicit", ""),
+            words.get(item, {}).get("implicit", ""),
             did.get(item, ""),
         )
         for rank, (item, pctr) in enumerate(zip(ranked["id"][:_TOP], ranked["pctr"], strict=False), start=1)
@@ -93,10 +94,10 @@ def print_showcase(console: Console, shown: Showcase) -> None:
     for place in shown.top:
         table.add_row(
             str(place.rank),
-            place.title,
+            Text(place.title),
             f"{place.pctr:.3f}",
             f"#{place.rank_without}, {place.pctr_without:.3f}",
-            textwrap.shorten(place.teacher, _WORDS, placeholder=" …"),
+            Text(textwrap.shorten(place.teacher, _WORDS, placeholder=" …")),
             place.did,
         )
     console.print(table)

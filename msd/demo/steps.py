@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from msd.contract.errors import MsdError
 
@@ -34,7 +35,8 @@ class Steps:
 
     def _time(self, name: str, arguments: tuple[str | Path, ...], *, capture: bool) -> str:
         line = [str(argument) for argument in arguments]
-        self.console.rule(f"[bold]{len(self.seconds) + 1}/{self.total} {name}[/]  msd {shlex.join(line)}", align="left")
+        title = Text.assemble((f"{len(self.seconds) + 1}/{self.total} {name}", "bold"), f"  msd {shlex.join(line)}")
+        self.console.rule(title, align="left")
         start = time.perf_counter()
         done = subprocess.run(
             [sys.executable, "-m", "msd", *line], stdout=subprocess.PIPE if capture else None, text=True, check=False

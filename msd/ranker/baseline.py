@@ -23,7 +23,9 @@ def counts_baseline(features: Features, events: NDArray[np.int64], seed: int) ->
 def _columns(features: Features) -> NDArray[np.float32]:
     parts = [features.context_dense.numpy(), features.context_categorical.numpy().astype(np.float32)]
     for side in (features.user, features.item):
-        parts.append(side.dense.numpy())
+        # The last dense column, if the schema has vectors, says whether there is one.
+        vectors = features.schema.semantic(side.entities.side) is not None
+        parts.append(side.dense.numpy()[:, : side.dense.shape[1] - vectors])
         rows = side.rows.numpy()
         for field in features.schema.indexed(side.entities.side):
             values = side.entities.categorical[:, features.schema.columns[field.name]]

@@ -5,19 +5,14 @@ import time
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from msd.contract.files import sha256_file, write_text_atomic
 from msd.dataset.load import load_dataset
-from msd.dataset.split import Part
-from msd.ranker.baseline import counts_baseline
-from msd.ranker.features import build_features
+from msd.ranker.evaluate import evaluate_models
 from msd.ranker.folder import RECORD_FILE, WEIGHTS_FILE, ModelError, load_ranker
-from msd.ranker.metrics import Labels, Probabilities, calibration, measure
-from msd.ranker.train import predict
 from msd.step import fingerprint_of, is_done, mark_done
 from msd.student.vectors import load_vectors
 
@@ -44,22 +39,8 @@ def evaluate(
         console.print(f"{out}: done before, nothing to do", highlight=False)
         _print(console, known)
         return
-    results: dict[str, Any] = {"rows": {}, "models": {}}
     with console.status("Measuring") as status:
-        for name, folder in zip(names, model, strict=True):
-            status.update(f"Measuring {name}")
-            trained, record = load_ranker(folder)
-            if record.dataset != data.fingerprint or record.student != vectors.student:
-                raise ModelError(f"{folder}: was trained on another dataset or student than {dataset} and {student}")
-            features = build_features(data, trained.schema, vectors)
-            test = features.of_part(Part.TEST)
-            labels = features.labels.numpy()[test].astype(np.float64)
-            users = features.user.rows.numpy()[test].astype(np.int64)
-            results["models"][name] = _figures(labels, predict(trained, features, test), users)
-            results["models"][name]["curve"] = [point._asdict() for point in record.curve]
-        status.update("Growing the baseline's trees")
-        results["models"]["counts"] = _figures(labels, counts_baseline(features, test, seed), users)
-    results["rows"] = {part.name.lower(): len(features.of_part(part)) for part in Part}
+        results = evaluate_models(data, vectors, dict(zip(names, model, strict=True)), seed, status.update)
     write_text_atomic(out / RESULT_FILE, json.dumps(results, indent=2) + "\n")
     mark_done(out, run, time.perf_counter() - start)
     _print(console, results)
@@ -87,20 +68,15 @@ def _names(folders: list[Path]) -> list[str]:
     return names
 
 
-def _figures(
-    labels: Labels, probabilities: Probabilities, users: np.ndarray[Any, np.dtype[np.int64]]
-) -> dict[str, Any]:
-    return {
-        "metrics": measure(labels, probabilities, users),
-        "calibration": [one._asdict() for one in calibration(labels, probabilities)],
-    }
-
-
 def _print(console: Console, results: dict[str, Any]) -> None:
     table = Table(title=f"{results['rows']['test']} test rows", title_justify="left")
     metrics = list(next(iter(results["models"].values()))["metrics"])
     for column in ("model", *metrics):
         table.add_column(column.replace("_", " "), justify="left" if column == "model" else "right")
     for name, figures in results["models"].items():
-        table.add_row(name, *(f"{figures['metrics'][metric]:.4f}" for metric in metrics))
+        table.add_row(name, *(_shown(figures["metrics"][metric]) for metric in metrics))
     console.print(table)
+
+
+def _shown(figure: float | None) -> str:
+    return "–" if figure is None else f"{figure:.4f}"

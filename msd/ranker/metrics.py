@@ -18,10 +18,11 @@ class CalibrationBin(NamedTuple):
     rows: int
 
 
-def measure(labels: Labels, probabilities: Probabilities, users: NDArray[np.int64]) -> dict[str, float]:
-    """All metrics of [n] rows. `users` [n] groups rows for GAUC.
+def measure(labels: Labels, probabilities: Probabilities, users: NDArray[np.int64]) -> dict[str, float | None]:
+    """All metrics of [n] rows that hold both labels. `users` [n] groups rows for GAUC.
 
-    gauc: AUC by user, weighted by rows; uauc: unweighted. Users with one label only are left out of both.
+    gauc: AUC by user, weighted by rows; uauc: unweighted. Users with one label only are left out of both;
+    if all are, both are None.
     normalised_entropy: logloss over that of always predicting the base rate (He et al. 2014). ece: see `calibration`.
     """
     base = labels.mean()
@@ -32,11 +33,11 @@ def measure(labels: Labels, probabilities: Probabilities, users: NDArray[np.int6
         for rows in _groups(users)
         if 0 < labels[rows].sum() < len(rows)
     ]
-    aucs, weights = np.array(by_user).T if by_user else (np.array([np.nan]), np.ones(1))
+    aucs, weights = np.array(by_user).T if by_user else (None, None)
     return {
         "auc": float(roc_auc_score(labels, probabilities)),
-        "gauc": float(np.average(aucs, weights=weights)),
-        "uauc": float(aucs.mean()),
+        "gauc": None if aucs is None else float(np.average(aucs, weights=weights)),
+        "uauc": None if aucs is None else float(aucs.mean()),
         "logloss": loss,
         "normalised_entropy": loss / float(log_loss(labels, np.full(len(labels), base), labels=[0, 1])),
         "ece": expected_calibration_error(calibration(labels, probabilities)),

@@ -25,16 +25,21 @@ _PREDICT_ROWS = 2_048
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. `patience`: epochs without a better valid AUC before stopping."""
+    """How to train. `patience`: epochs without a better valid AUC before stopping. `averaging`: the greatest decay of
+    the running average of the weights. The batch shrinks on small data, so that an epoch has steps to learn from."""
 
     seed: int = 0
     epochs: int = 20
     patience: int = 3
-    batch: int = 512
+    largest_batch: int = 512
     learning_rate: float = 2e-3
     weight_decay: float = 1e-2
     averaging: float = 0.99
     corruption: Corruption = Corruption()
+
+    def batch(self, rows: int) -> int:
+        """Rows a step: a power of 2, at least 32, that makes 128 steps or more of an epoch where it can."""
+        return min(self.largest_batch, max(32, 1 << (rows // 128).bit_length() >> 1))
 
 
 class EpochReport(NamedTuple):
@@ -111,16 +116,20 @@ def _train_epoch(
     rng = np.random.default_rng([config.seed, epoch])
     order = rng.permutation(features.of_part(Part.WINDOW, Part.TRAIN))
     model.train()
+    batch = config.batch(len(order))
+    before = (epoch - 1) * -(-len(order) // batch)
     losses = []
-    for step, start in enumerate(range(0, len(order), config.batch), start=1):
-        events = order[start : start + config.batch]
+    for step, start in enumerate(range(0, len(order), batch), start=1):
+        events = order[start : start + batch]
         logits = batch_logits(model, features, events, config.corruption, rng)
         loss: Tensor = nn.functional.binary_cross_entropy_with_logits(logits, features.labels[torch.from_numpy(events)])
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         with torch.no_grad():
-            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - config.averaging)
+            # An average that starts slowly would long be the random weights that it began with.
+            decay = min(config.averaging, (before + step) / (before + step + 10))
+            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
         losses.append(loss.item())
         progress(epoch, step, losses[-1])
     return float(np.mean(losses))

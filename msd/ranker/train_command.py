@@ -48,10 +48,10 @@ def train(
         return
     (out / STEP_FILE).unlink(missing_ok=True)
     features = build_features(data, fit_schema(data, semantics=semantics), vectors)
-    steps = -(-len(features.of_part(Part.WINDOW, Part.TRAIN)) // config.batch)
+    rows = len(features.of_part(Part.WINDOW, Part.TRAIN))
     columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("loss {task.fields[loss]:.4f}"), console=console) as bars:
-        bar = bars.add_task("train", total=steps, epoch=1, loss=0.0)
+        bar = bars.add_task("train", total=-(-rows // config.batch(rows)), epoch=1, loss=0.0)
         model, curve = train_ranker(
             features,
             model_config,

@@ -9,8 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from msd.student.distill import DistillConfig
-from msd.student.encoder import load_record
 from msd.student.measure import Figures
+from msd.student.record import load_record
 from msd.student.step import distill
 
 app = typer.Typer()

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from msd.checkpoint import load_checkpoint, save_checkpoint
-from msd.student.encoder import Student, Vectors
+from msd.student.encoder import Student
 from msd.student.lessons import Advance, Lessons, Rows
 from msd.student.measure import HEADS, Figures, measure
 from msd.student.progress import Epoch, Progress
+from msd.student.record import Vectors
 from msd.student.states import States
 
 _WINDOW = 4  # batches

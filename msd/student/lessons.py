@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from msd.student.encoder import Student, StudentError, Vectors, encode_plain
+from msd.student.encoder import Student, encode_plain
+from msd.student.record import StudentError, Vectors
 from msd.student.vectors import Level
 from msd.teachers.knowledge import Knowledge, KnowledgeBase
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from msd.student.encoder import HEAD_DIM, Vectors
 from msd.student.lessons import Rows
+from msd.student.record import HEAD_DIM, Vectors
 
 HEADS = {"explicit": slice(0, HEAD_DIM), "implicit": slice(HEAD_DIM, 2 * HEAD_DIM)}
 

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msd.student.encoder import VECTOR_DIM, Student, Vectors, pad, tokenise
+from msd.student.encoder import Student, pad, tokenise
 from msd.student.lessons import Rows
+from msd.student.record import VECTOR_DIM, Vectors
 
 _BATCH = 64
 

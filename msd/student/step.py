@@ -13,8 +13,9 @@ from msd.dataset.load import load_dataset
 from msd.dataset.texts import student_texts
 from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
 from msd.student.distill import Course, DistillConfig, Distiller, objective
-from msd.student.encoder import FORMAT, Student, StudentError, Vectors, load_student, new_student, save_student
+from msd.student.encoder import Student, load_student, new_student, save_student
 from msd.student.lessons import Advance, Lessons, all_lessons, encode_targets
+from msd.student.record import FORMAT, StudentError, Vectors
 from msd.student.states import States
 from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, save_vectors
 from msd.teachers.knowledge import KNOWLEDGE_FILES, load_knowledge

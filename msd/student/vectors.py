@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from msd.contract.files import write_bytes_atomic, write_text_atomic
-from msd.student.encoder import VECTOR_DIM, StudentError, Vectors, load_record
+from msd.student.record import VECTOR_DIM, StudentError, Vectors, load_record
 
 FORMAT = 1
 VECTORS_FILE, IDS_FILE = "vectors.safetensors", "ids.json"

@@ -19,8 +19,9 @@ def make_contents(side: RowSide, count: int, seed: int = 0) -> RowContents:
     """Columns of `count` rows, no two alike; every third has no vector."""
     rng = np.random.default_rng(seed)
     semantic = SCHEMA.semantic_width(side)
+    sizes = [field.size for field in SCHEMA.indexed(side) for _ in range(field.width)]
     return RowContents(
-        categorical=rng.integers(0, 5, (count, SCHEMA.categorical_width(side))).astype(np.int32),
+        categorical=rng.integers(0, sizes, (count, len(sizes))).astype(np.int32),
         numeric=rng.standard_normal((count, SCHEMA.numeric_width(side))).astype(np.float32),
         semantic=rng.standard_normal((count, semantic)).astype(np.float32),
         present=np.arange(count) % 3 != 2,

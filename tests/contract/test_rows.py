@@ -166,3 +166,33 @@ def test_a_schema_without_vectors_and_categories() -> None:
 
     assert rows.found.all()
     assert rows.records["numeric"].tolist() == [[1, 1], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("categorical", -1),
+        ("categorical", 10_000),
+        ("numeric", np.nan),
+        ("semantic", np.inf),
+        ("impressions", np.nan),
+        ("clicks", -np.inf),
+        ("as_of", np.nan),
+    ],
+)
+def test_what_no_model_can_take_is_damaged(name: str, value: float) -> None:
+    record = make_records(ITEMS, 1)
+    record[name].flat[0] = value
+    rows = ITEMS.unpack([record.tobytes(), make_records(ITEMS, 1).tobytes()])
+
+    assert rows.found.tolist() == [False, True]
+    assert rows.damaged == 1
+    assert rows.records[0] == ITEMS.missing[0]
+
+
+@pytest.mark.parametrize("index", [-1, 10_000])
+def test_an_index_outside_its_table_is_not_packed(index: int) -> None:
+    contents = make_contents("item", 3)
+    contents.categorical[1, 0] = index
+    with pytest.raises(BundleError, match="index outside its table"):
+        ITEMS.pack(contents, AT)

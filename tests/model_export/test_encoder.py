@@ -10,8 +10,10 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from model_export.encoder import ENCODER_FILE, TOKENIZER_FILE, ExportError, export_encoder
-from msd.student.encoder import Student, Vectors, encode_texts, new_student, pad
+from model_export.encoder import ENCODER_FILE, TOKENIZER_FILE, export_encoder
+from model_export.errors import ExportError
+from msd.student.encoder import Student, encode_texts, new_student, pad
+from msd.student.record import Vectors
 
 TEXTS = ("Toy Story (1995). Genres: Animation.", "x", "GoldenEye, a spy film. " * 60, "", "Ωmega ☕ — “quotes”")
 

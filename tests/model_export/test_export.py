@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from model_export.errors import ExportError
 from model_export.export import Inputs, export_bundle, load_inputs
-from model_export.parity import ParityError
 from msd.__main__ import main
 from msd.contract.bundle import ENCODER, ITEM_WORDS, MARKER, RANKER, TOKENIZER, file_entries, open_bundle
 from msd.contract.errors import MsdError
@@ -95,7 +95,7 @@ def test_a_bundle_that_fails_its_proof_is_not_written(plain: Exported, tmp_path:
             with torch.no_grad():
                 inputs.trained.ranker.head.bias.add_(0.01)
 
-    with pytest.raises(ParityError, match="the bundle was not written"):
+    with pytest.raises(ExportError, match="the bundle was not written"):
         export_bundle(inputs, tmp_path / "bundle", tmp_path / "replay.jsonl", 10, perturb)
     assert list(tmp_path.iterdir()) == []
 

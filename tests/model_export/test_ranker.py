@@ -9,8 +9,9 @@ import onnxruntime
 import pytest
 import torch
 
+from model_export.errors import ExportError
 from model_export.export import TOLERANCE
-from model_export.parity import BundleRows, ParityError, check_parity
+from model_export.parity import BundleRows, check_parity
 from model_export.ranker import HEADS, export_ranker, torch_scores
 from model_export.serving_view import serving_requests
 from msd.contract.assemble import Tensors
@@ -129,13 +130,13 @@ def test_the_calibration_is_inside_the_graph(exported: Exported, tmp_path: Path)
 
 def test_other_weights_are_found_out(exported: Exported) -> None:
     asked = list(serving_requests(exported.inputs.dataset, exported.features, 20))
-    with pytest.raises(ParityError, match=r"onnxruntime scores 0\.\d+ where torch scores 0\.\d+ \(candidate \d of"):
+    with pytest.raises(ExportError, match=r"onnxruntime scores 0\.\d+ where torch scores 0\.\d+ \(candidate \d of"):
         check_parity(exported.bundle, _perturbed(exported.inputs.trained, 1e-3), asked, TOLERANCE)
 
 
 def test_scores_that_are_not_numbers_are_found_out(exported: Exported) -> None:
     asked = list(serving_requests(exported.inputs.dataset, exported.features, 5))
-    with pytest.raises(ParityError, match="where torch scores nan"):
+    with pytest.raises(ExportError, match="where torch scores nan"):
         check_parity(exported.bundle, _perturbed(exported.inputs.trained, float("nan")), asked, TOLERANCE)
 
 

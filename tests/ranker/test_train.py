@@ -87,7 +87,7 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_not_gone_on_from(world:
 
 
 def test_early_stopping_keeps_the_best_epoch(world: World, tmp_path: Path) -> None:
-    config = TrainConfig(epochs=30, patience=2, batch=64, averaging=0.5, learning_rate=2e-2)
+    config = TrainConfig(epochs=30, patience=2, largest_batch=64, averaging=0.5, learning_rate=2e-2)
     model, curve = train_quickly(world.features, tmp_path, config)
     best = max(curve, key=lambda point: point.valid_auc)
     assert len(curve) == best.epoch + config.patience < config.epochs

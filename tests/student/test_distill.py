@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msd.student.distill import DistillConfig, head_loss
-from msd.student.encoder import StudentError, encode_plain, encode_texts, new_student
+from msd.student.encoder import encode_plain, encode_texts, new_student
 from msd.student.lessons import all_lessons, encode_targets, make_lessons, target_texts
 from msd.student.measure import measure
+from msd.student.record import StudentError
 from msd.student.states import States
 from msd.teachers.knowledge import Knowledge, KnowledgeBase
 

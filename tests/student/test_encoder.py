@@ -11,21 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msd.student.encoder import (
-    RECORD_FILE,
-    TOKENIZER_FILE,
-    VECTOR_DIM,
-    WEIGHTS_FILE,
     Student,
-    StudentError,
     encode_plain,
     encode_texts,
-    load_record,
     load_student,
     new_student,
     pad,
     save_student,
     tokenise,
 )
+from msd.student.record import RECORD_FILE, TOKENIZER_FILE, VECTOR_DIM, WEIGHTS_FILE, StudentError, load_record
 
 TEXTS = ["Toy Story", "A spy film with gadgets and stunts", "beach hotel " * 100, "", "Café ☕ 東京"]
 

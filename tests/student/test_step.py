@@ -14,7 +14,8 @@ from msd.dataset.load import load_dataset
 from msd.dataset.texts import student_texts
 from msd.step import STEP_FILE
 from msd.student.distill import CHECKPOINT_FILE, DistillConfig
-from msd.student.encoder import RECORD_FILE, WEIGHTS_FILE, StudentError, encode_texts, load_student
+from msd.student.encoder import encode_texts, load_student
+from msd.student.record import RECORD_FILE, WEIGHTS_FILE, StudentError
 from msd.student.step import WORK_FOLDER, distill
 from msd.student.vectors import VECTORS_FILE, load_vectors
 from msd.teachers.knowledge import TeacherError

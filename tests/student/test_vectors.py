@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from msd.student.encoder import RECORD_FILE, VECTOR_DIM, StudentError, StudentRecord
+from msd.student.record import RECORD_FILE, VECTOR_DIM, StudentError, StudentRecord
 from msd.student.vectors import IDS_FILE, VECTORS_FILE, LevelVectors, StudentVectors, load_vectors, save_vectors
 
 

@@ -1,0 +1,57 @@
+"""A student's folder as its record tells: files, dimensions, fingerprint. Needs neither torch nor transformers."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from msd.contract.errors import MsdError
+
+FORMAT = 1
+HEAD_DIM = 384
+VECTOR_DIM = 2 * HEAD_DIM  # explicit ‖ implicit
+WEIGHTS_FILE, TOKENIZER_FILE, RECORD_FILE = "student.safetensors", "tokenizer.json", "student.json"
+
+Vectors = npt.NDArray[np.float32]
+
+
+class StudentError(MsdError):
+    """A student, its folder or its vectors are missing, damaged, or of another version."""
+
+
+class StudentRecord(BaseModel):
+    """`student.json`: what it takes to rebuild the student, and what training it measured.
+
+    `fingerprint` names the weights, the tokenizer and the truncation together: vectors carry it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    start: str
+    max_tokens: int = Field(128, ge=2, le=512)
+    bert: dict[str, Any]
+    fingerprint: str = ""
+    objective: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
+
+
+def load_record(folder: Path) -> StudentRecord:
+    """Reads `student.json` alone. Raises StudentError naming what is missing, malformed or of another format."""
+    path = folder / RECORD_FILE
+    if not path.is_file():
+        raise StudentError(f"{path}: no such file; a student's folder is what `msd distill` writes")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(raw, dict) and raw.get("format") != FORMAT:
+            raise StudentError(f"{path}: format {raw.get('format')!r}, format {FORMAT} is read here; distil again")
+        return StudentRecord.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise StudentError(f"{path}: {place}: {first['msg']}") from error
+    except ValueError as error:
+        raise StudentError(f"{path}: not JSON ({error})") from error
