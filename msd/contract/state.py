@@ -4,7 +4,6 @@ The same fold makes training features, exported rows and live state. It does not
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -59,11 +58,3 @@ def fold(rule: StateRule, state: EntityState, event: Event) -> EntityState:
     return EntityState(
         state.impressions + weight, state.clicks + (weight if event.clicked else 0.0), state.as_of, likes
     )
-
-
-def fold_all(rule: StateRule, events: Iterable[Event], state: EntityState | None = None) -> EntityState:
-    """The state after all events, from nothing or from `state`."""
-    state = state or EntityState()
-    for event in events:
-        state = fold(rule, state, event)
-    return state

@@ -1,10 +1,13 @@
 """What the contract's tests share: one schema with every kind of field, codecs of one bundle, and records."""
 
+from collections.abc import Iterable
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
 
 from msd.contract.rows import Records, RowCodec, RowContents, RowSide
+from msd.contract.state import EntityState, Event, StateRule, fold
 from tests.service.bundle_factory import example_schema
 
 SCHEMA = example_schema()
@@ -47,3 +50,8 @@ def make_folder(path: Path) -> None:
     """Puts a folder where a file was."""
     path.unlink()
     path.mkdir()
+
+
+def fold_all(rule: StateRule, events: Iterable[Event], start: EntityState | None = None) -> EntityState:
+    """The state after all events."""
+    return reduce(lambda state, event: fold(rule, state, event), events, start or EntityState())

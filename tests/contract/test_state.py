@@ -6,7 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from msd.contract.state import EntityState, Event, StateRule, advance, fold, fold_all
+from msd.contract.state import EntityState, Event, StateRule, advance, fold
+from tests.contract.examples import fold_all
 
 RULE = StateRule(half_life_s=100.0, history_length=3)
 TIMES = st.integers(0, 2_000).map(float)

@@ -9,8 +9,9 @@ from tokenizers import Tokenizer
 from msd.contract.bundle import ENCODER, ROWS, TOKENIZER
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, Rows, RowSide, has_semantic
-from msd.contract.state import Event, StateRule, advance, fold_all
+from msd.contract.state import Event, StateRule, advance
 from msd.dataset.split import Part
+from tests.contract.examples import fold_all
 from tests.model_export.conftest import Exported
 
 SIDES: tuple[RowSide, ...] = ("user", "item")
