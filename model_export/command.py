@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from model_export.export import Inputs, export_bundle, load_inputs
+from model_export.export import export_bundle, load_inputs
 from msd.contract.bundle import open_bundle
 
 app = typer.Typer(add_completion=False)
@@ -26,9 +27,15 @@ def export(
 ) -> None:
     """Exports the graphs and rows, proves them equal to torch on test rows, and writes the bundle."""
     start, console = time.perf_counter(), Console()
-    inputs: Inputs = load_inputs(dataset, knowledge, student, model, evaluation)
-    with console.status("Exporting") as status:
-        fresh = export_bundle(inputs, out, replay, requests, status.update)
+    inputs = load_inputs(dataset, knowledge, student, model, evaluation)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bars:
+        bar = bars.add_task("Exporting", total=requests)
+
+        def advance(doing: str, done: int) -> None:
+            bars.update(bar, description=doing, completed=done)
+
+        fresh = export_bundle(inputs, out, replay, requests, advance)
     bundle = open_bundle(out)
     tolerance = bundle.manifest.provenance["parity"]
     console.print(

@@ -1,7 +1,7 @@
 """The proof that the exported graph scores as torch does: the same requests, the same rows, the same merge."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +26,13 @@ class Parity(NamedTuple):
     max_abs_diff: float
 
 
-def check_parity(bundle: Bundle, trained: TrainedRanker, requests: Iterable[Request], tolerance: float) -> Parity:
+def check_parity(
+    bundle: Bundle,
+    trained: TrainedRanker,
+    requests: Iterable[Request],
+    tolerance: float,
+    progress: Callable[[int], None],
+) -> Parity:
     """Scores every request by torch and by onnxruntime from the bundle's own rows.
 
     Raises ExportError, with both scores, at the first that differs by more than `tolerance`.
@@ -50,6 +56,7 @@ def check_parity(bundle: Bundle, trained: TrainedRanker, requests: Iterable[Requ
                 f"request {len(goldens)}); the tolerance is {tolerance:.0e}; the bundle was not written"
             )
         worst = max(worst, difference)
+        progress(len(goldens) + 1)
         goldens.append(golden.model_copy(update={"expected": {HEADS[0]: [float(score) for score in expected]}}))
     return Parity(goldens, worst)
 

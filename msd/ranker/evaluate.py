@@ -18,15 +18,16 @@ from msd.student.vectors import StudentVectors
 
 
 def evaluate_models(
-    data: Dataset, vectors: StudentVectors, models: Mapping[str, Path], seed: int, progress: Callable[[str], None]
+    data: Dataset, vectors: StudentVectors, models: Mapping[str, Path], seed: int, progress: Callable[[str, int], None]
 ) -> dict[str, Any]:
     """By model, and for "counts", the baseline: metrics, calibration curve, training curve; and rows by part.
 
-    Raises ModelError if a model was trained on something else, or if the test rows hold one label only.
+    `progress` hears what is being done, and how many are measured so far. Raises ModelError if a model was trained on
+    something else, or if the test rows hold one label only.
     """
     results: dict[str, Any] = {"rows": {}, "models": {}}
     for name, folder in models.items():
-        progress(f"Measuring {name}")
+        progress(f"Measuring {name}", len(results["models"]))
         trained, record = load_ranker(folder)
         if record.dataset != data.fingerprint or record.student != vectors.student:
             raise ModelError(f"{folder}: was trained on another dataset or student than {data.folder} and its student")
@@ -38,8 +39,9 @@ def evaluate_models(
         users = features.user.rows.numpy()[test].astype(np.int64)
         results["models"][name] = _figures(labels, predict(trained, features, test), users)
         results["models"][name]["curve"] = [point._asdict() for point in record.curve]
-    progress("Growing the baseline's trees")
+    progress("Growing the baseline's trees", len(models))
     results["models"]["counts"] = _figures(labels, counts_baseline(features, test, seed), users)
+    progress("Measured", len(models) + 1)
     results["rows"] = {part.name.lower(): len(features.of_part(part)) for part in Part}
     return results
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from msd.contract.files import sha256_file, write_text_atomic
@@ -39,8 +40,14 @@ def evaluate(
         console.print(f"{out}: done before, nothing to do", highlight=False)
         _print(console, known)
         return
-    with console.status("Measuring") as status:
-        results = evaluate_models(data, vectors, dict(zip(names, model, strict=True)), seed, status.update)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bars:
+        bar = bars.add_task("Measuring", total=len(names) + 1)
+
+        def advance(doing: str, done: int) -> None:
+            bars.update(bar, description=doing, completed=done)
+
+        results = evaluate_models(data, vectors, dict(zip(names, model, strict=True)), seed, advance)
     write_text_atomic(out / RESULT_FILE, json.dumps(results, indent=2) + "\n")
     mark_done(out, run, time.perf_counter() - start)
     _print(console, results)

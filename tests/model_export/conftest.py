@@ -84,7 +84,7 @@ def _write_student(folder: Path, dataset: Dataset) -> StudentVectors:
     return load_vectors(folder)
 
 
-def quiet(step: str) -> None:
+def quiet(*_: object) -> None:
     """A status that nobody sees."""
 
 

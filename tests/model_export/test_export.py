@@ -89,9 +89,9 @@ def _with_own_model(inputs: Inputs) -> Inputs:
 def test_a_bundle_that_fails_its_proof_is_not_written(plain: Exported, tmp_path: Path) -> None:
     inputs = _with_own_model(plain.inputs)
 
-    def perturb(step: str) -> None:
+    def perturb(step: str, done: int) -> None:
         """Changes the weights after the graph was made of them."""
-        if step.startswith("Proving"):
+        if step.startswith("Packing"):
             with torch.no_grad():
                 inputs.trained.ranker.head.bias.add_(0.01)
 
@@ -104,7 +104,7 @@ def test_an_export_that_was_cut_leaves_the_bundle_before_it(plain: Exported, tmp
     out = tmp_path / "bundle"
     shutil.copytree(plain.bundle.folder, out)
 
-    def cut(step: str) -> None:
+    def cut(step: str, done: int) -> None:
         if step.startswith("Packing"):
             raise Cut
 

@@ -18,7 +18,7 @@ from msd.contract.assemble import Tensors
 from msd.contract.bundle import GOLDENS, RANKER
 from msd.contract.golden import golden_tensors, read_goldens
 from msd.ranker.batch import TrainedRanker
-from tests.model_export.conftest import Exported
+from tests.model_export.conftest import Exported, quiet
 
 BOTH = pytest.mark.parametrize("name", ["exported", "plain"])
 
@@ -49,7 +49,7 @@ def test_it_equals_torch_on_every_test_row(name: str, request: pytest.FixtureReq
     exported: Exported = request.getfixturevalue(name)
     asked = list(serving_requests(exported.inputs.dataset, exported.features, 2_400))
     assert len(asked) == 300
-    parity = check_parity(exported.bundle, exported.inputs.trained, asked, TOLERANCE)
+    parity = check_parity(exported.bundle, exported.inputs.trained, asked, TOLERANCE, quiet)
     assert parity.max_abs_diff <= 1e-5
     scores = np.concatenate([golden.expected["pctr"] for golden in parity.goldens])
     assert scores.std() > 0.02
@@ -131,13 +131,13 @@ def test_the_calibration_is_inside_the_graph(exported: Exported, tmp_path: Path)
 def test_other_weights_are_found_out(exported: Exported) -> None:
     asked = list(serving_requests(exported.inputs.dataset, exported.features, 20))
     with pytest.raises(ExportError, match=r"onnxruntime scores 0\.\d+ where torch scores 0\.\d+ \(candidate \d of"):
-        check_parity(exported.bundle, _perturbed(exported.inputs.trained, 1e-3), asked, TOLERANCE)
+        check_parity(exported.bundle, _perturbed(exported.inputs.trained, 1e-3), asked, TOLERANCE, quiet)
 
 
 def test_scores_that_are_not_numbers_are_found_out(exported: Exported) -> None:
     asked = list(serving_requests(exported.inputs.dataset, exported.features, 5))
     with pytest.raises(ExportError, match="where torch scores nan"):
-        check_parity(exported.bundle, _perturbed(exported.inputs.trained, float("nan")), asked, TOLERANCE)
+        check_parity(exported.bundle, _perturbed(exported.inputs.trained, float("nan")), asked, TOLERANCE, quiet)
 
 
 def _perturbed(trained: TrainedRanker, by: float) -> TrainedRanker:

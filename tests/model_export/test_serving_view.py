@@ -39,7 +39,8 @@ def test_every_test_row_is_asked_for_once_as_it_happened(exported: Exported, req
 def test_all_are_valid(name: str, request: pytest.FixtureRequest) -> None:
     exported: Exported = request.getfixturevalue(name)
     for asked in serving_requests(exported.inputs.dataset, exported.features, 10_000):
-        parse_request(json.dumps(asked).encode(), exported.bundle.schema)
+        checked = parse_request(json.dumps(asked).encode(), exported.bundle.schema)
+        assert checked.ids == asked["candidates"]["id"]
 
 
 def test_what_a_service_has_to_cope_with_is_among_them(exported: Exported, requests: Requests) -> None:
