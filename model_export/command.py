@@ -36,6 +36,7 @@ def export(
             bars.update(bar, description=doing, completed=done)
 
         fresh = export_bundle(inputs, out, replay, requests, advance)
+        bars.update(bar, total=bars.tasks[bar].completed)
     bundle = open_bundle(out)
     tolerance = bundle.manifest.provenance["parity"]
     console.print(

@@ -1,8 +1,10 @@
 """The mark that a verification leaves saves hashing and never hides a change."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,9 +38,24 @@ def test_an_untouched_bundle_is_hashed_once(folder: Path, hashed: list[str]) -> 
     assert hashed == []
 
 
+def test_a_mark_with_rows_serves_those_who_need_none(folder: Path, hashed: list[str]) -> None:
+    open_bundle(folder)
+    mark = (folder / MARKER).read_bytes()
+    hashed.clear()
+    open_bundle(folder, rows=False)
+
+    assert hashed == []
+    assert (folder / MARKER).read_bytes() == mark
+
+
 def touch(path: Path) -> None:
     """Writes the same bytes once more."""
     path.write_bytes(path.read_bytes())
+
+
+def reword(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Changes what a JSON file says."""
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
 
 
 STALE: dict[str, Callable[[Path], object]] = {
@@ -50,6 +67,8 @@ STALE: dict[str, Callable[[Path], object]] = {
     "a mark nested without end": lambda folder: (folder / MARKER).write_bytes(b"[" * 99_999),
     "a mark that is not utf-8": lambda folder: (folder / MARKER).write_bytes(b"\xff"),
     "a mark of something else": lambda folder: (folder / MARKER).write_text("true"),
+    "a mark of no files": lambda folder: reword(folder / MARKER, lambda mark: mark | {"changed_ns": 3}),
+    "a mark of other times": lambda folder: reword(folder / MARKER, lambda mark: mark | {"changed_ns": {RANKER: [1]}}),
     "a mark that is a folder": lambda folder: make_folder(folder / MARKER),
 }
 

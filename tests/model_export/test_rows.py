@@ -60,11 +60,12 @@ def test_counts_and_histories_are_of_window_and_train_rows(exported: Exported, s
     for place, one in enumerate(ids):
         mine = counted.filter(counted[f"{side}_id"] == one).select("at", "label", "item_id")
         folded = fold_all(rule, (Event(at, bool(label), item) for at, label, item in mine.iter_rows()))
-        expected = advance(rule, folded, ends_at)
+        # Later rows of a user exist and are not counted, so his counts are complete up to his last counted row only.
+        expected = folded if side == "user" else advance(rule, folded, ends_at)
         record = rows.records[place]
         assert record["impressions"] == pytest.approx(expected.impressions, rel=1e-5)
         assert record["clicks"] == pytest.approx(expected.clicks, rel=1e-5)
-        assert record["as_of"] == ends_at
+        assert record["as_of"] == expected.as_of
         if side == "user":
             assert rows.histories[place] == expected.history
     assert bool(rows.histories) == (side == "user")

@@ -110,7 +110,8 @@ def test_another_dataset_or_student_is_refused(
     for data, teacher in ((other, student), (tiny_folder, stranger)):
         code, said = run("evaluate", data, teacher, tmp_path / "out", "--model", models[0])
         assert code == 2
-        assert said == (f"error: {models[0]}: was trained on another dataset or student than {data} and {teacher}")
+        reason = f"error: {models[0]}: was trained on another dataset or student than {data} and its student"
+        assert said.endswith(reason)
     assert not (tmp_path / "out").exists()
 
 
