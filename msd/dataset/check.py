@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from msd.dataset.load import Dataset, inspect_dataset
+from msd.dataset.outlook import outlook
 from msd.dataset.problem import DatasetError, Problem
 from msd.dataset.split import Part, split_events
 
@@ -15,18 +16,28 @@ Count = int | float | str | None
 
 @dataclass(frozen=True)
 class Report:
-    """Problems make a dataset unusable; counts (of the rows in order) do not, however odd. None if nothing was read."""
+    """Problems make a dataset unusable; counts (of the rows in order) and notes (what follows from its gaps) do not.
+
+    The name is None if nothing was read.
+    """
 
     name: str | None
     problems: tuple[Problem, ...]
     counts: dict[str, Count]
+    notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, object]:
-        """{"name", "ok", "problems": [{"file", "row", "column", "message"}, …], "counts": {name: value}}."""
+        """{"name", "ok", "problems": [{"file", "row", "column", "message"}, …], "counts": {name: value}, "notes"}."""
         problems = [
             {"file": one.file, "row": one.row, "column": one.column, "message": one.message} for one in self.problems
         ]
-        return {"name": self.name, "ok": not problems, "problems": problems, "counts": self.counts}
+        return {
+            "name": self.name,
+            "ok": not problems,
+            "problems": problems,
+            "counts": self.counts,
+            "notes": list(self.notes),
+        }
 
 
 def check_dataset(folder: Path) -> Report:
@@ -44,9 +55,9 @@ def check_dataset(folder: Path) -> Report:
         parts = pl.Series("part", split_events(dataset.events, dataset.config))
     except DatasetError as error:
         problems += error.problems
-    else:
-        counts |= _part_counts(dataset, dataset.events.with_columns(parts))
-    return Report(dataset.config.name, tuple(problems), counts)
+        return Report(dataset.config.name, tuple(problems), counts)
+    counts |= _part_counts(dataset, dataset.events.with_columns(parts))
+    return Report(dataset.config.name, tuple(problems), counts, tuple(outlook(dataset, parts)))
 
 
 def _counts(dataset: Dataset) -> dict[str, Count]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 MAX_ID_BYTES = 256
 LATEST = 2**33  # unix seconds, in the year 2242: later times are milliseconds taken for seconds
+_LARGEST_COUNT = 2**40
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
 
 
@@ -48,6 +49,18 @@ def read_labels(table: Table, column: str) -> pl.Series:
     other = numbers.is_not_null() & numbers.is_in([0.0, 1.0]).not_()
     table.flag(column, other, "should be 0 (no click) or 1 (click)")
     return _without(numbers, other).cast(pl.Int8)
+
+
+def read_whole_numbers(table: Table, column: str) -> pl.Series:
+    """Counts, Int64: none missing, none below 0, none with a fraction, none too large to be one."""
+    numbers = _as_numbers(table, column)
+    if numbers is None:
+        return _nothing(table, pl.Int64)
+    table.flag_missing(column)
+    fitting = (numbers == numbers.floor()) & numbers.is_between(0, _LARGEST_COUNT)
+    other = numbers.is_not_null() & (fitting & numbers.is_finite()).not_()
+    table.flag(column, other, "should be a whole number from 0 up, a count")
+    return _without(numbers, other).cast(pl.Int64)
 
 
 def read_times(table: Table, column: str) -> pl.Series:

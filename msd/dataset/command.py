@@ -60,6 +60,8 @@ def _print(report: Report, console: Console) -> None:
         for name, value in report.counts.items():
             table.add_row(name.replace("_", " "), _plain(str(value)))
         console.print(table)
+    for note in report.notes:
+        console.print(f"[bold]note[/bold] {_plain(note)}", highlight=False, soft_wrap=True)
 
 
 def _title(count: int) -> str:

@@ -52,22 +52,38 @@ class _Section(BaseModel):
 
 
 class EventsConfig(_Section):
-    """Where the events are: who (`user_id`) saw what (`item_id`), when (`at`), and whether they clicked (`label`)."""
+    """Where the events are: who (`user_id`) saw what (`item_id`), when (`at`), and whether they clicked (`label`).
+
+    With `impressions` a row stands for so many; with `clicks` too, for so many clicks among them, in place of `label`.
+    """
 
     file: FileName
     user_id: ColumnName = "user_id"
     item_id: ColumnName = "item_id"
     at: ColumnName = "at"
     label: ColumnName = "label"
+    impressions: ColumnName | None = None
+    clicks: ColumnName | None = None
+
+    @model_validator(mode="after")
+    def _one_outcome(self) -> Self:
+        if self.clicks is not None and self.impressions is None:
+            raise ValueError("clicks are counted out of impressions: name the column of impressions as well")
+        if self.clicks is not None and "label" in self.model_fields_set:
+            raise ValueError("label and clicks both say what was clicked; name one of them")
+        return self
 
 
 class ItemsConfig(_Section):
-    """Where the items are. `text` is a template over the table's columns, e.g. "{title}. Genres: {genres}."."""
+    """Where the items are. `text` is a template over the table's columns, e.g. "{title}. Genres: {genres}.".
+
+    Without one no item has a text, and so none a vector of the student.
+    """
 
     file: FileName
     item_id: ColumnName = "item_id"
     title: ColumnName | None = None
-    text: Annotated[str, Field(min_length=1)]
+    text: Annotated[str, Field(min_length=1)] | None = None
 
 
 class UsersConfig(_Section):

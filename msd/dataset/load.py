@@ -11,11 +11,11 @@ import polars as pl
 from msd.contract.encode import render_text
 from msd.contract.errors import SchemaError
 from msd.contract.files import sha256_file
+from msd.dataset.aggregate import outcome_columns, with_labels
 from msd.dataset.column import (
     read_bag,
     read_categorical,
     read_ids,
-    read_labels,
     read_numeric,
     read_times,
     read_unique_ids,
@@ -99,10 +99,11 @@ def _fingerprint(folder: Path, config: DatasetConfig) -> str:
 
 def _find_missing_columns(config: DatasetConfig, events: Table, items: Table, users: Table | None) -> None:
     where = config.events
-    _require(events, [where.user_id, where.item_id, where.at, where.label], config.side("context"))
+    _require(events, [where.user_id, where.item_id, where.at, *outcome_columns(where)], config.side("context"))
     title = [config.items.title] if config.items.title else []
     _require(items, [config.items.item_id, *title], config.side("item"))
-    _require_places(items, "items.text", config.items.text)
+    if config.items.text:
+        _require_places(items, "items.text", config.items.text)
     if users and config.users:
         _require(users, [config.users.user_id], config.side("user"))
         if config.users.text:
@@ -141,10 +142,12 @@ def _events(config: DatasetConfig, table: Table) -> pl.DataFrame:
             "user_id": read_ids(table, where.user_id),
             "item_id": read_ids(table, where.item_id),
             "at": read_times(table, where.at),
-            "label": read_labels(table, where.label),
         }
     ).with_columns(_features(config.side("context"), table))
-    return sort_events(events.drop_nulls(["user_id", "item_id", "at", "label"]))
+    events = with_labels(events, table, where).drop_nulls(["user_id", "item_id", "at"])
+    return sort_events(
+        events.select("user_id", "item_id", "at", "label", pl.exclude("user_id", "item_id", "at", "label"))
+    )
 
 
 def sort_events(events: pl.DataFrame) -> pl.DataFrame:

@@ -26,7 +26,9 @@ def split_events(events: pl.DataFrame, config: DatasetConfig) -> NDArray[np.int8
     """[n] events in any order → [n] Part of each.
 
     A user's m events, ordered by time and then by item id, are cut at floor(profile_window · m), floor(train · m) and
-    floor(valid · m). Raises DatasetError naming every part that gets no event of the whole dataset.
+    floor(valid · m). Events that tie in both, such as the impressions of one aggregated row, go where the middle
+    one of them falls, so that no label moves an event.
+    Raises DatasetError naming every part that gets no event of the whole dataset.
     """
     user, count, place = _places(events)
     cuts = (config.split.profile_window, config.split.train, config.split.valid)
@@ -51,7 +53,9 @@ def _places(events: pl.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64],
             user=pl.col("user_id").rank("dense"),
             count=pl.len().over("user_id"),
             place=pl.int_range(pl.len()).over("user_id"),
+            tie=pl.struct("user_id", "at", "item_id").rle_id(),
         )
+        .with_columns((pl.col("place").min() + pl.col("place").max()).over("tie") // 2)
         .sort("row")
     )
     user, count, place = (ordered[name].cast(pl.Int64).to_numpy() for name in ("user", "count", "place"))

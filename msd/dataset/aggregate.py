@@ -1,0 +1,47 @@
+"""Rows that stand for many impressions → one row an impression, so that nothing downstream need know of counts."""
+
+import numpy as np
+import polars as pl
+
+from msd.dataset.column import read_labels, read_whole_numbers
+from msd.dataset.config import EventsConfig
+from msd.dataset.table import Table
+
+MAX_IMPRESSIONS = 2_000_000
+
+
+def outcome_columns(where: EventsConfig) -> list[str]:
+    """The columns of the events file that say what came of an impression."""
+    columns = [where.impressions, where.clicks if where.clicks else where.label]
+    return [column for column in columns if column is not None]
+
+
+def with_labels(events: pl.DataFrame, table: Table, where: EventsConfig) -> pl.DataFrame:
+    """The events [n] with a column `label`, those without one dropped; of n impressions with k clicks, k rows have 1.
+
+    All rows that come of one have its time and its context. Above 2,000,000 impressions in all it notes a problem, and
+    no row is left.
+    """
+    if where.impressions is None:
+        return events.with_columns(label=read_labels(table, where.label)).drop_nulls("label")
+    shown = read_whole_numbers(table, where.impressions)
+    if where.clicks is None:
+        clicked = read_labels(table, where.label).cast(pl.Int64) * shown
+    else:
+        clicked = read_whole_numbers(table, where.clicks)
+        table.flag(where.clicks, clicked > shown, "is more than the impressions of its row")
+    usable = (clicked <= shown).fill_null(False)
+    total = int(shown.sum())
+    if total > MAX_IMPRESSIONS:
+        message = f"holds {total:,} impressions in all; each becomes a row, and {MAX_IMPRESSIONS:,} are the most. "
+        table.flag_column(where.impressions, message + "Leave out whole users or days, so that the click rate stays")
+        usable = usable & False
+    counted = events.with_columns(shown=shown, clicked=clicked).filter(usable)
+    clicks, rest = counted["clicked"], counted["shown"] - counted["clicked"]
+    events = counted.drop("shown", "clicked")
+    return pl.concat([_repeated(events, rest, 0), _repeated(events, clicks, 1)])
+
+
+def _repeated(events: pl.DataFrame, times: pl.Series, label: int) -> pl.DataFrame:
+    rows = np.repeat(np.arange(events.height), times.to_numpy())
+    return events.select(pl.all().gather(rows)).with_columns(label=pl.lit(label, pl.Int8))

@@ -1,0 +1,61 @@
+"""What follows from a dataset that is in order but has gaps: no texts, hardly a click. None of it is a problem."""
+
+import polars as pl
+
+from msd.dataset.load import Dataset
+from msd.dataset.split import Part
+
+_FEWEST_TEXTS = 10
+_FEW_CLICKS = 50
+
+
+def outlook(dataset: Dataset, parts: pl.Series) -> list[str]:
+    """Sentences that say what later steps will make of it; `parts` is the Part of each event."""
+    return [*_of_texts(dataset), *_of_users(dataset, parts), *_of_clicks(dataset, parts)]
+
+
+def _of_texts(dataset: Dataset) -> list[str]:
+    texts = dataset.items["text"].drop_nulls()
+    count = int((texts.str.strip_chars() != "").sum())
+    if count < _FEWEST_TEXTS:
+        template = "has a text that is" if dataset.config.items.text else "has no key text, so none is"
+        return [
+            f"{count} items have a text, and the student needs {_FEWEST_TEXTS}: `msd distill` will refuse, and "
+            f"`msd train` needs its student. [items] {template} to be made of columns that say anything of an "
+            'item, such as its category or brand: text = "{brand}, {category}"'
+        ]
+    if count < dataset.items.height / 2:
+        return [f"{dataset.items.height - count} of {dataset.items.height} items have no text, hence no vector"]
+    return []
+
+
+def _of_users(dataset: Dataset, parts: pl.Series) -> list[str]:
+    if dataset.users["text"].null_count() < dataset.users.height:
+        return []
+    clicks = dataset.events.filter((parts == Part.WINDOW) & (pl.col("label") == 1))
+    known, users = clicks["user_id"].n_unique(), dataset.events["user_id"].n_unique()
+    return [
+        f"nothing is told of users but their clicks: {known} of {users} users have one in the profile window, and only "
+        "they get a text and a vector"
+    ]
+
+
+def _of_clicks(dataset: Dataset, parts: pl.Series) -> list[str]:
+    found = []
+    cuts = {"train": parts <= Part.TRAIN, "valid": parts == Part.VALID, "test": parts == Part.TEST}
+    uses = {"train": "train on", "valid": "choose an epoch and calibrate by", "test": "measure a model on"}
+    for name, rows in cuts.items():
+        labels = dataset.events["label"].filter(rows)
+        clicks = int(labels.sum())
+        if clicks in (0, labels.len()):
+            what = "no click" if clicks == 0 else "nothing but clicks"
+            found.append(
+                f"the {name} part has {what} in {labels.len()} events, so that there is nothing to {uses[name]}: "
+                "bring more events, or move the cuts in [split]"
+            )
+        elif clicks < _FEW_CLICKS:
+            found.append(
+                f"the {name} part has only {clicks} clicks to {uses[name]}: figures will differ by chance from seed "
+                "to seed, so compare several"
+            )
+    return found
