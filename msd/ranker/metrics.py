@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.metrics import roc_auc_score
 
 Probabilities = NDArray[np.float64]
 Labels = NDArray[np.float64]
@@ -22,27 +22,49 @@ def measure(labels: Labels, probabilities: Probabilities, users: NDArray[np.int6
     """All metrics of [n] rows that hold both labels. `users` [n] groups rows for GAUC.
 
     gauc: AUC by user, weighted by rows; uauc: unweighted. Users with one label only are left out of both;
-    if all are, both are None.
-    normalised_entropy: logloss over that of always predicting the base rate (He et al. 2014). ece: see `calibration`.
+    if all are, both are None. The others: see `measure_pooled`.
     """
-    base = labels.mean()
-    clipped = np.clip(probabilities, 1e-7, 1 - 1e-7)
-    loss = float(log_loss(labels, clipped, labels=[0, 1]))
     by_user = [
         (roc_auc_score(labels[rows], probabilities[rows]), len(rows))
         for rows in _groups(users)
         if 0 < labels[rows].sum() < len(rows)
     ]
     aucs, weights = np.array(by_user).T if by_user else (None, None)
+    pooled = measure_pooled(labels, probabilities)
     return {
-        "auc": float(roc_auc_score(labels, probabilities)),
+        "auc": pooled.pop("auc"),
         "gauc": None if aucs is None else float(np.average(aucs, weights=weights)),
         "uauc": None if aucs is None else float(aucs.mean()),
+        **pooled,
+    }
+
+
+def measure_pooled(labels: Labels, probabilities: Probabilities) -> dict[str, float]:
+    """The metrics that do not ask whose [n] rows they are, which hold both labels.
+
+    normalised_entropy: logloss over that of always predicting the base rate (He et al. 2014). ece: see `calibration`.
+    """
+    base = labels.mean()
+    loss = mean_logloss(labels, probabilities)
+    return {
+        "auc": float(roc_auc_score(labels, probabilities)),
         "logloss": loss,
-        "normalised_entropy": loss / float(log_loss(labels, np.full(len(labels), base), labels=[0, 1])),
+        "normalised_entropy": loss / mean_logloss(labels, np.full(len(labels), base)),
         "ece": expected_calibration_error(calibration(labels, probabilities)),
         "predicted_over_observed": float(probabilities.mean() / base),
     }
+
+
+def row_losses(labels: Labels, probabilities: Probabilities) -> NDArray[np.float64]:
+    """−log of the probability [..., n] that was given to what happened in each of n rows."""
+    clipped = np.clip(probabilities, 1e-7, 1 - 1e-7)
+    losses: NDArray[np.float64] = -np.log(np.where(labels > 0, clipped, 1 - clipped))
+    return losses
+
+
+def mean_logloss(labels: Labels, probabilities: Probabilities) -> float:
+    """The mean of `row_losses`, in nats."""
+    return float(row_losses(labels, probabilities).mean())
 
 
 def calibration(labels: Labels, probabilities: Probabilities, bins: int = 15) -> list[CalibrationBin]:

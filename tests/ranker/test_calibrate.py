@@ -1,0 +1,88 @@
+"""The isotonic curve rises, keeps the ranking, and finds what bends; both ways are compared on rows not seen."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn.metrics import log_loss, roc_auc_score
+
+from msd.ranker.calibrate import KNOTS, compare_calibrations, fit_isotonic, fit_platt
+
+Floats = NDArray[np.float64]
+
+
+def _sigmoid(logits: Floats) -> Floats:
+    return np.asarray(1 / (1 + np.exp(-logits)))
+
+
+def _bent(seed: int, n: int = 6_000) -> tuple[Floats, Floats]:
+    """Logits, and labels whose true logit rises steeply at first and then hardly at all: no slope and offset fit."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 2, n)
+    truth = np.where(logits < 0, 1.5 * logits, 0.1 * logits)
+    return logits, (rng.random(n) < _sigmoid(truth)).astype(np.float64)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**32), n=st.integers(2, 300), digits=st.sampled_from([0, 2, 9]))
+def test_the_curve_rises_strictly_through_few_knots(seed: int, n: int, digits: int) -> None:
+    rng = np.random.default_rng(seed)
+    logits = np.round(rng.normal(0, 2, n), digits)
+    labels = (rng.random(n) < 0.5).astype(np.float64)
+    fitted = fit_isotonic(logits, labels)
+    assert 1 <= len(fitted.knots) == len(fitted.values) <= KNOTS
+    assert np.isfinite(fitted.values).all()
+    assert (np.diff(fitted.knots) > 0).all()
+    assert (np.diff(fitted.values) > 0).all()
+    points = np.linspace(-20, 20, 401)
+    assert (np.diff(fitted(points)) > 0).all()
+
+
+def test_at_a_knot_stands_its_value_and_beyond_the_last_the_slope_is_one() -> None:
+    fitted = fit_isotonic(*_bent(0))
+    np.testing.assert_allclose(fitted(fitted.knots), fitted.values)
+    ends = fitted.knots[[0, -1]] + np.array([-3.0, 5.0])
+    np.testing.assert_allclose(fitted(ends), fitted.values[[0, -1]] + np.array([-3.0, 5.0]))
+
+
+def test_it_fits_what_platt_cannot_and_keeps_the_ranking() -> None:
+    logits, labels = _bent(1)
+    fresh, fresh_labels = _bent(2)
+    slope, offset = fit_platt(logits, labels)
+    calibrated = fit_isotonic(logits, labels)(fresh)
+    assert (
+        log_loss(fresh_labels, _sigmoid(calibrated)) < log_loss(fresh_labels, _sigmoid(slope * fresh + offset)) - 0.005
+    )
+    assert roc_auc_score(fresh_labels, calibrated) == roc_auc_score(fresh_labels, fresh)
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_one_label_leaves_logits_as_they_are(label: float) -> None:
+    logits = np.array([-2.0, 0.5, 3.0])
+    np.testing.assert_array_equal(fit_isotonic(logits, np.full(3, label))(logits), logits)
+
+
+def test_a_ranking_turned_round_gives_the_base_rate_in_the_middle() -> None:
+    logits = np.linspace(-1, 1, 200)
+    fitted = fit_isotonic(logits, (logits < 0).astype(np.float64))
+    assert len(fitted.knots) == 1
+    assert fitted(np.zeros(1)) == pytest.approx([0.0], abs=1e-9)
+
+
+def test_what_bends_is_told_from_what_does_not_by_rows_not_seen() -> None:
+    found = compare_calibrations(*_bent(3))
+    assert list(found) == ["none", "platt", "isotonic"]
+    assert found["isotonic"]["logloss"] < found["platt"]["logloss"] < found["none"]["logloss"]
+    assert found["isotonic"]["ece"] < found["platt"]["ece"]
+    rng = np.random.default_rng(4)
+    logits = rng.normal(0, 1, 4_000)
+    straight = compare_calibrations(logits, (rng.random(4_000) < _sigmoid(2 * logits - 1)).astype(np.float64))
+    assert straight["platt"]["logloss"] <= straight["isotonic"]["logloss"]
+
+
+def test_a_fold_of_one_label_is_left_uncalibrated() -> None:
+    labels = np.zeros(50)
+    labels[7] = 1.0
+    found = compare_calibrations(np.zeros(50), labels)
+    assert all(np.isfinite(figure) for one in found.values() for figure in one.values())
