@@ -1,0 +1,114 @@
+"""How sure a metric or a difference is: figures over resamples of users or rows, the same resamples for every model.
+
+A resample is a weight for each row, so that each model is sorted once, however many resamples are drawn.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msd.ranker.metrics import row_losses
+
+Floats = NDArray[np.float64]
+_CELLS = 1 << 21
+
+
+class Resampled(NamedTuple):
+    """AUC and logloss [M, R] of M models over R resamples; AUC is NaN where a resample holds one label only."""
+
+    auc: Floats
+    logloss: Floats
+
+
+def resample_metrics(
+    labels: Floats, probabilities: Floats, groups: NDArray[np.int64], resamples: int = 1_000, seed: int = 0
+) -> Resampled:
+    """Both metrics of M models, probabilities [M, n], over resamples of the n rows.
+
+    As many groups as there are (users, or rows if each is a group of its own) are drawn with replacement, and a group
+    brings all its rows (the cluster bootstrap; Efron and Tibshirani 1993).
+    """
+    rankings = [_Ranking.of(labels, one) for one in probabilities]
+    losses = row_losses(labels, probabilities)
+    auc, logloss = [], []
+    for weights in _weights(groups, resamples, seed):
+        auc.append(np.stack([ranking.auc(weights) for ranking in rankings]))
+        logloss.append(losses @ weights.T / weights.sum(1))
+    return Resampled(np.concatenate(auc, axis=1), np.concatenate(logloss, axis=1))
+
+
+def compare(ours: Floats, theirs: Floats) -> dict[str, Any]:
+    """How sure the difference of two models' means over seeds is, from their resampled metrics [K, R] and [L, R]."""
+    return _sureness(ours.mean(0) - theirs.mean(0))
+
+
+def compare_by_seed(ours: Floats, theirs: Floats, seed: int = 0) -> dict[str, Any]:
+    """The same where seed k of one is paired with seed k of the other, [K, R] both, and seeds are resampled too."""
+    count, resamples = ours.shape
+    drawn = np.random.default_rng(seed).integers(0, count, (count, resamples))
+    return _sureness(np.take_along_axis(ours - theirs, drawn, axis=0).mean(0))
+
+
+def _sureness(differences: Floats) -> dict[str, Any]:
+    return {"ci95": interval(differences), "p": two_sided_p(differences)}
+
+
+def interval(values: Floats) -> tuple[float, float] | None:
+    """The 95 % percentile interval of resampled figures [R]; None if not one could be measured."""
+    usable = values[~np.isnan(values)]
+    return (float(np.quantile(usable, 0.025)), float(np.quantile(usable, 0.975))) if len(usable) else None
+
+
+def two_sided_p(differences: Floats) -> float | None:
+    """Twice the share of resampled differences [R] on the rarer side of zero, itself counted as one more resample of
+    none (Davison and Hinkley 1997, section 4.2), so that no p is 0; at most 1."""
+    usable = differences[~np.isnan(differences)]
+    if not len(usable):
+        return None
+    rarer = min(int((usable <= 0).sum()), int((usable >= 0).sum()))
+    return min(1.0, 2 * (rarer + 1) / (len(usable) + 1))
+
+
+def _weights(groups: NDArray[np.int64], resamples: int, seed: int) -> Iterator[Floats]:
+    """How often each row occurs in each resample, [some, n] at a time; the same for equal groups and seed."""
+    rng = np.random.default_rng(seed)
+    _, of_row = np.unique(groups, return_inverse=True)
+    count = int(of_row.max()) + 1
+    # Small enough to stay in the cache; the draws do not depend on it.
+    chunk = max(1, _CELLS // len(groups))
+    for start in range(0, resamples, chunk):
+        drawn = [
+            np.bincount(rng.integers(0, count, count), minlength=count) for _ in range(min(chunk, resamples - start))
+        ]
+        yield np.stack(drawn).astype(np.float64)[:, of_row]
+
+
+class _Ranking(NamedTuple):
+    """Rows from the lowest probability to the highest, and where each run of equal ones starts."""
+
+    order: NDArray[np.int64]
+    clicked: Floats
+    starts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, labels: Floats, probabilities: Floats) -> "_Ranking":
+        order = np.argsort(probabilities, kind="stable")
+        sorted_ = probabilities[order]
+        starts = np.flatnonzero(np.append(True, np.diff(sorted_) > 0))
+        return cls(order, labels[order], starts)
+
+    def auc(self, weights: Floats) -> Floats:
+        """Weighted AUC [r] under weights [r, n]: the share of pairs ranked right, a tie counting half (the
+        Mann–Whitney statistic), from one cumulative sum."""
+        ordered = weights[:, self.order]
+        clicks = ordered * self.clicked
+        others = ordered - clicks
+        if len(self.starts) < len(self.order):
+            clicks, others = (np.add.reduceat(one, self.starts, axis=1) for one in (clicks, others))
+        below = np.cumsum(others, axis=1) - others / 2
+        pairs = clicks.sum(1) * others.sum(1)
+        won = np.einsum("rn,rn->r", clicks, below)
+        aucs: Floats = np.divide(won, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+        return aucs
