@@ -1,0 +1,100 @@
+"""Each rung takes away what it says and nothing else, and scores as the service would score it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from msd.contract.assemble import Counts, dense
+from msd.contract.rows import RowCodec, has_semantic
+from msd.dataset.split import Part
+from msd.ranker.degradation import SHARES, degradation_curves, degraded
+from msd.ranker.features import Features
+from msd.ranker.metrics import measure_pooled
+from msd.ranker.train import predict
+from tests.ranker.made import World
+
+
+def _rungs(world: World) -> dict[str, Features]:
+    return dict(degraded(world.features))
+
+
+def _test(world: World) -> np.ndarray:
+    return world.features.of_part(Part.TEST)
+
+
+def test_a_model_without_vectors_has_none_to_lose(world: World, plain_world: World) -> None:
+    every = ["item unknown", "item without vector", "user unknown", "user unknown, no history"]
+    assert list(_rungs(world)) == every
+    assert list(_rungs(plain_world)) == [name for name in every if "vector" not in name]
+
+
+def test_every_rung_changes_scores_and_leaves_the_features_alone(world: World) -> None:
+    before = predict(world.model, world.features, _test(world))
+    for name, less in _rungs(world).items():
+        assert not np.allclose(predict(world.model, less, _test(world)), before, atol=1e-3), name
+    assert np.array_equal(predict(world.model, world.features, _test(world)), before)
+
+
+def test_an_unknown_item_is_the_service_s_unknown_item(world: World) -> None:
+    """The same scores as for an id that no table holds, put in place of each row's item by hand."""
+    item = world.features.item
+    record = RowCodec(world.schema, "item", "0" * 32).missing
+    row = dense(world.schema, "item", record["numeric"], Counts.of(record), has_semantic(record), 1.7e9)
+    by_hand = replace(
+        item,
+        rows=torch.full_like(item.rows, len(item.entities.ids)),
+        dense=torch.from_numpy(np.repeat(row, len(item.dense), axis=0)),
+    )
+    expected = predict(world.model, replace(world.features, item=by_hand), _test(world))
+    assert np.array_equal(predict(world.model, _rungs(world)["item unknown"], _test(world)), expected)
+
+
+def test_without_a_vector_the_item_keeps_its_row_and_histories_their_vectors(world: World) -> None:
+    less, item = _rungs(world)["item without vector"].item, world.features.item
+    assert torch.equal(less.categorical[less.rows.long()], item.categorical[item.rows.long()])
+    assert torch.equal(less.dense[:, :-1], item.dense[:, :-1])
+    assert not less.dense[:, -1].any()
+    assert not less.present[less.rows.long()].any()
+    history = world.features.history[world.features.history >= 0].long()
+    assert torch.equal(less.present[history], item.present[history])
+    assert torch.equal(less.vectors[history], item.vectors[history])
+    # The unknown row, which pads histories, is still the last and still nothing.
+    assert torch.equal(less.categorical[less.entities.unknown], item.categorical[item.entities.unknown])
+    assert not less.present[less.entities.unknown]
+
+
+def test_an_item_that_has_no_vector_anyway_loses_nothing(world: World) -> None:
+    test = _test(world)
+    had = world.features.item.present[world.features.item.rows[test].long()].numpy()
+    before = predict(world.model, world.features, test)
+    after = predict(world.model, _rungs(world)["item without vector"], test)
+    assert not had.all()
+    np.testing.assert_allclose(after[~had], before[~had], atol=1e-6)
+    assert np.abs(after[had] - before[had]).max() > 1e-3
+
+
+def test_an_unknown_user_may_bring_a_history_or_not(world: World) -> None:
+    rungs = _rungs(world)
+    with_history, without = rungs["user unknown"], rungs["user unknown, no history"]
+    assert torch.equal(with_history.history, world.features.history)
+    assert (without.history == -1).all()
+    for less in (with_history, without):
+        assert (less.user.rows == world.features.user.entities.unknown).all()
+        assert torch.equal(less.user.dense[5], world.features.user.unknown_dense)
+        assert torch.equal(less.item.rows, world.features.item.rows)
+
+
+def test_shares_go_from_the_whole_to_the_rung_and_hold_one_another() -> None:
+    rng = np.random.default_rng(0)
+    labels = (rng.random(1_000) < 0.5).astype(np.float64)
+    whole = np.clip(0.5 + 0.3 * (labels - 0.5) + 0.1 * rng.standard_normal(1_000), 0.01, 0.99)
+    fallen = np.full(1_000, 0.5)
+    curve = degradation_curves(labels, whole, {"nothing known": fallen, "all known": whole}, seed=0)
+    assert [point["share"] for point in curve["nothing known"]] == list(SHARES)
+    assert curve["nothing known"][0] == {"share": 0.0, **measure_pooled(labels, whole)}
+    assert curve["nothing known"][-1]["auc"] == pytest.approx(0.5)
+    losses = [point["logloss"] for point in curve["nothing known"]]
+    assert losses == sorted(losses)
+    assert len({point["auc"] for point in curve["all known"]}) == 1
