@@ -1,8 +1,10 @@
-"""Models and the counts baseline on the test rows, side by side: the same rows, the same labels."""
+"""Models and the counts baseline on the test rows, side by side: the same rows, the same labels, the same resamples."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,44 +12,230 @@ from numpy.typing import NDArray
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.ranker.baseline import counts_baseline
-from msd.ranker.features import build_features
-from msd.ranker.folder import ModelError, load_ranker
-from msd.ranker.metrics import Labels, Probabilities, calibration, measure
-from msd.ranker.train import predict
+from msd.ranker.batch import TrainedRanker
+from msd.ranker.bootstrap import Resampled, compare, compare_by_seed, interval, resample_metrics
+from msd.ranker.calibrate import compare_calibrations
+from msd.ranker.degradation import degradation_curves, degraded
+from msd.ranker.features import Features, build_features
+from msd.ranker.folder import ModelError, RankerRecord, load_ranker
+from msd.ranker.metrics import Labels, Probabilities, calibration, measure, measure_pooled
+from msd.ranker.slices import Slice, slice_rows, unmeasurable
+from msd.ranker.train import predict, predict_logits
 from msd.student.vectors import StudentVectors
+
+BASELINE = "counts"
+# What `progress` counts beside the models: the baseline's trees, and the resampling.
+OTHER_WORK = 2
+_SLICE_METRICS = ("auc", "logloss", "ece", "predicted_over_observed")
+Figures = dict[str, Any]
+Progress = Callable[[str, int], None]
+
+
+class Measured(NamedTuple):
+    """One model as trained with K seeds: its probabilities [K, n] on the test rows, and what only a network has."""
+
+    name: str
+    seeds: tuple[int, ...]
+    test: Probabilities
+    figures: Figures
 
 
 def evaluate_models(
-    data: Dataset, vectors: StudentVectors, models: Mapping[str, Path], seed: int, progress: Callable[[str, int], None]
-) -> dict[str, Any]:
-    """By model, and for "counts", the baseline: metrics, calibration curve, training curve; and rows by part.
+    data: Dataset,
+    vectors: StudentVectors,
+    models: Mapping[str, Sequence[Path]],
+    seed: int,
+    resamples: int,
+    progress: Progress,
+) -> Figures:
+    """Everything in evaluation.json; docs/evaluation.md says what each figure means. `models`: folders by name.
 
-    `progress` hears what is being done, and how many are measured so far. Raises ModelError if a model was trained on
-    something else, or if the test rows hold one label only.
+    `progress` hears what is being done, and how many models are measured so far. Raises ModelError if a model was
+    trained on something else, if a name has two models of one seed, or if the test rows hold one label only.
     """
-    results: dict[str, Any] = {"rows": {}, "models": {}}
-    for name, folder in models.items():
-        progress(f"Measuring {name}", len(results["models"]))
-        trained, record = load_ranker(folder)
-        if record.dataset != data.fingerprint or record.student != vectors.student:
-            raise ModelError(f"{folder}: was trained on another dataset or student than {data.folder} and its student")
-        features = build_features(data, trained.schema, vectors)
-        test = features.of_part(Part.TEST)
-        labels = features.labels.numpy()[test].astype(np.float64)
-        if labels.min() == labels.max():
-            raise ModelError(f"{data.folder}: all {len(test)} test rows have label {labels[0]:.0f}; nothing to rank")
-        users = features.user.rows.numpy()[test].astype(np.int64)
-        results["models"][name] = _figures(labels, predict(trained, features, test), users)
-        results["models"][name]["curve"] = [point._asdict() for point in record.curve]
-    progress("Growing the baseline's trees", len(models))
-    results["models"]["counts"] = _figures(labels, counts_baseline(features, test, seed), users)
-    progress("Measured", len(models) + 1)
-    results["rows"] = {part.name.lower(): len(features.of_part(part)) for part in Part}
+    _check(data, vectors, models)
+    measured: list[Measured] = []
+    known: dict[str, Features] = {}
+    done = 0
+    for name, folders in models.items():
+        parts = []
+        for folder in folders:
+            progress(f"Measuring {name}", done)
+            trained, record = load_ranker(folder)
+            if (schema := trained.schema).schema_hash not in known:
+                known[schema.schema_hash] = build_features(data, schema, vectors)
+            parts.append(_measure_model(trained, record, known[schema.schema_hash], seed))
+            done += 1
+        measured.append(_family(name, parts))
+    features = next(iter(known.values()))
+    test = features.of_part(Part.TEST)
+    labels, users = _labels(features, test), features.user.rows.numpy()[test].astype(np.int64)
+    progress("Growing the baseline's trees", done)
+    trees = counts_baseline(features, test, seed)
+    measured.append(Measured(BASELINE, (seed,), trees[None], {}))
+    progress("Resampling users and rows", done + 1)
+    units = {"users": users, "rows": np.arange(len(test))}
+    every = np.concatenate([one.test for one in measured])
+    samples = {unit: resample_metrics(labels, every, groups, resamples, seed) for unit, groups in units.items()}
+    slices = slice_rows(data, features.parts, test)
+    results = {
+        "rows": {part.name.lower(): len(features.of_part(part)) for part in Part},
+        "resamples": resamples,
+        "models": {one.name: _figures(one, labels, users, _of(samples, measured, one)) for one in measured},
+        "differences": [_difference(labels, one, other, samples, measured) for one, other in combinations(measured, 2)],
+        "slices": [_slice_figures(one, labels, users, measured, resamples, seed) for one in slices],
+    }
+    progress("Measured", done + OTHER_WORK)
     return results
 
 
-def _figures(labels: Labels, probabilities: Probabilities, users: NDArray[np.int64]) -> dict[str, Any]:
-    return {
-        "metrics": measure(labels, probabilities, users),
-        "calibration": [one._asdict() for one in calibration(labels, probabilities)],
+def _check(data: Dataset, vectors: StudentVectors, models: Mapping[str, Sequence[Path]]) -> None:
+    """What would be a pity to find out after minutes of measuring."""
+    for name, folders in models.items():
+        of_seed: dict[Any, Path] = {}
+        for folder in folders:
+            record = load_ranker(folder)[1]
+            if record.dataset != data.fingerprint or record.student != vectors.student:
+                raise ModelError(
+                    f"{folder}: was trained on another dataset or student than {data.folder} and its student"
+                )
+            if other := of_seed.get(seed := record.training["seed"]):
+                raise ModelError(f"{other} and {folder}, both called {name!r}, were trained with the same seed, {seed}")
+            of_seed[seed] = folder
+
+
+def _measure_model(trained: TrainedRanker, record: RankerRecord, features: Features, seed: int) -> Measured:
+    test, valid = features.of_part(Part.TEST), features.of_part(Part.VALID)
+    labels = _labels(features, test)
+    if labels.min() == labels.max():
+        raise ModelError(f"all {len(test)} test rows have label {labels[0]:.0f}; nothing to rank")
+    whole = predict(trained, features, test)
+    rungs = {name: predict(trained, less, test) for name, less in degraded(features)}
+    figures = {
+        "curve": [point._asdict() for point in record.curve],
+        "calibrations": compare_calibrations(predict_logits(trained, features, valid), _labels(features, valid), seed),
+        "degradation": degradation_curves(labels, whole, rungs, seed),
     }
+    return Measured("", (int(record.training["seed"]),), whole[None], figures)
+
+
+def _family(name: str, parts: Sequence[Measured]) -> Measured:
+    """A model's seeds in their order: figures averaged, the training curve of the first."""
+    parts = sorted(parts, key=lambda one: one.seeds)
+    seeds = tuple(seed for one in parts for seed in one.seeds)
+    every = [one.figures for one in parts]
+    # A rung counts only if every seed has it.
+    rungs = [name for name in every[0]["degradation"] if all(name in one["degradation"] for one in every)]
+    figures = {
+        "curve": every[0]["curve"],
+        "calibrations": _mean([one["calibrations"] for one in every]),
+        "degradation": {name: _mean([one["degradation"][name] for one in every]) for name in rungs},
+    }
+    return Measured(name, seeds, np.concatenate([one.test for one in parts]), figures)
+
+
+def _mean(figures: Sequence[Any]) -> Any:  # noqa: ANN401 - figures of any depth
+    """The mean of equally shaped trees of figures; None where there is none."""
+    first = figures[0]
+    if isinstance(first, dict):
+        return {key: _mean([one[key] for one in figures]) for key in first}
+    if isinstance(first, list):
+        return [_mean(ranked) for ranked in zip(*figures, strict=True)]
+    return None if None in figures else fmean(figures)
+
+
+def _labels(features: Features, rows: NDArray[np.int64]) -> Labels:
+    return features.labels.numpy()[rows].astype(np.float64)
+
+
+def _figures(one: Measured, labels: Labels, users: NDArray[np.int64], samples: Mapping[str, Resampled]) -> Figures:
+    by_seed = [measure(labels, probabilities, users) for probabilities in one.test]
+    pooled = calibration(np.tile(labels, len(by_seed)), one.test.flatten())
+    return {
+        "metrics": _mean(by_seed),
+        "deviation": _deviation(by_seed),
+        "seeds": [{"seed": seed, "metrics": metrics} for seed, metrics in zip(one.seeds, by_seed, strict=True)],
+        "ci95": {
+            unit: {metric: interval(getattr(found, metric).mean(0)) for metric in Resampled._fields}
+            for unit, found in samples.items()
+        },
+        "calibration": [point._asdict() for point in pooled],
+        **one.figures,
+    }
+
+
+def _deviation(by_seed: Sequence[Mapping[str, float | None]]) -> dict[str, float | None] | None:
+    """The standard deviation over seeds, of a sample of them; None for a single one."""
+    if len(by_seed) < 2:
+        return None
+    columns = {metric: [one[metric] for one in by_seed] for metric in by_seed[0]}
+    return {
+        metric: None if None in column else float(np.std(np.array(column, np.float64), ddof=1))
+        for metric, column in columns.items()
+    }
+
+
+def _of(samples: Mapping[str, Resampled], measured: Sequence[Measured], one: Measured) -> dict[str, Resampled]:
+    """What was resampled of one model's seeds, which stand after those of the models before it."""
+    start = sum(len(other.seeds) for other in measured[: [other.name for other in measured].index(one.name)])
+    held = slice(start, start + len(one.seeds))
+    return {unit: Resampled(*(metric[held] for metric in found)) for unit, found in samples.items()}
+
+
+def _difference(
+    labels: Labels,
+    one: Measured,
+    other: Measured,
+    samples: Mapping[str, Resampled],
+    measured: Sequence[Measured],
+) -> Figures:
+    """One model's AUC and logloss less another's, of their means over seeds; by seed if both have the same seeds."""
+    ours, theirs = (_of(samples, measured, model) for model in (one, other))
+    ours_by_seed, theirs_by_seed = ([measure_pooled(labels, row) for row in model.test] for model in (one, other))
+    result: Figures = {"model": one.name, "minus": other.name}
+    for metric in Resampled._fields:
+        column, column_of_other = ([found[metric] for found in all_] for all_ in (ours_by_seed, theirs_by_seed))
+        figures: Figures = {"difference": float(np.mean(column) - np.mean(column_of_other))}
+        for unit in samples:
+            figures[unit] = compare(getattr(ours[unit], metric), getattr(theirs[unit], metric))
+        if len(one.seeds) > 1 and one.seeds == other.seeds:
+            gaps = np.array(column) - np.array(column_of_other)
+            figures["by_seed"] = {"differences": gaps.tolist(), "deviation": float(gaps.std(ddof=1))}
+            figures["users_and_seeds"] = compare_by_seed(
+                getattr(ours["users"], metric), getattr(theirs["users"], metric)
+            )
+        result[metric] = figures
+    return result
+
+
+def _slice_figures(
+    one: Slice,
+    labels: Labels,
+    users: NDArray[np.int64],
+    measured: Sequence[Measured],
+    resamples: int,
+    seed: int,
+) -> Figures:
+    """Rows and clicks; metrics by model, or why there are none; and the first model's AUC less each other's."""
+    clicked = labels[one.rows]
+    figures: Figures = {"by": one.by, "value": one.value, "rows": len(clicked), "clicks": int(clicked.sum())}
+    if reason := unmeasurable(clicked):
+        return {**figures, "unmeasured": reason}
+    held = [model._replace(test=model.test[:, one.rows]) for model in measured]
+    models = {
+        model.name: _mean(
+            [{metric: measure_pooled(clicked, row)[metric] for metric in _SLICE_METRICS} for row in model.test]
+        )
+        for model in held
+    }
+    every = np.concatenate([model.test for model in held])
+    samples = {"users": resample_metrics(clicked, every, users[one.rows], resamples, seed)}
+    first = _of(samples, held, held[0])["users"].auc
+    gains = {
+        model.name: {
+            "difference": models[held[0].name]["auc"] - models[model.name]["auc"],
+            **compare(first, _of(samples, held, model)["users"].auc),
+        }
+        for model in held[1:]
+    }
+    return {**figures, "models": models, "auc_gain_of_first": gains}

@@ -7,19 +7,21 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from msd.contract.files import sha256_file, write_text_atomic
 from msd.dataset.load import load_dataset
-from msd.ranker.evaluate import evaluate_models
+from msd.ranker.evaluate import BASELINE, OTHER_WORK, evaluate_models
+from msd.ranker.evaluation_report import write_report
 from msd.ranker.folder import RECORD_FILE, WEIGHTS_FILE, ModelError, load_ranker
 from msd.step import fingerprint_of, is_done, mark_done
 from msd.student.vectors import load_vectors
 
 app = typer.Typer(add_completion=False)
-RESULT_FILE = "evaluation.json"
-_FORMAT = 1
+RESULT_FILE, REPORT_FILE = "evaluation.json", "report.html"
+_FORMAT = 2
 
 
 @app.command("evaluate")
@@ -27,37 +29,49 @@ def evaluate(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="The dataset's folder.")],
     student: Annotated[Path, typer.Argument(metavar="STUDENT", help="The folder that `msd distill` wrote.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder for the figures.")],
-    model: Annotated[list[Path], typer.Option(help="A trained model's folder; may be given several times.")],
-    seed: Annotated[int, typer.Option(min=0, help="Of the baseline's trees.")] = 0,
+    model: Annotated[
+        list[str],
+        typer.Option(
+            metavar="[NAME=]FOLDER",
+            help="A trained model; may be given several times. Folders of one NAME are the seeds of one model.",
+        ),
+    ],
+    seed: Annotated[int, typer.Option(min=0, help="Of the baseline's trees and of what is drawn at random.")] = 0,
+    resamples: Annotated[int, typer.Option(min=100, help="How many the intervals rest on.")] = 1_000,
 ) -> None:
-    """Measures each model, and trees on counts, on the test rows; writes evaluation.json and prints a table."""
+    """Measures each model, and trees on counts, on the test rows; writes evaluation.json and report.html."""
     start, console = time.perf_counter(), Console()
     data, vectors = load_dataset(dataset), load_vectors(student)
-    names = _names(model)
-    weights = [sha256_file(folder / file) for folder in model for file in (WEIGHTS_FILE, RECORD_FILE)]
-    run = fingerprint_of(_FORMAT, data.fingerprint, vectors.student, names, weights, seed)
+    models = _models(model)
+    weights = {
+        name: [sha256_file(folder / file) for folder in folders for file in (WEIGHTS_FILE, RECORD_FILE)]
+        for name, folders in models.items()
+    }
+    run = fingerprint_of(_FORMAT, data.fingerprint, vectors.student, list(models), weights, seed, resamples)
     if (known := _known_results(out, run)) is not None:
         console.print(f"{out}: done before, nothing to do", highlight=False)
         _print(console, known)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bars:
-        bar = bars.add_task("Measuring", total=len(names) + 1)
+        bar = bars.add_task("Measuring", total=sum(map(len, models.values())) + OTHER_WORK)
 
         def advance(doing: str, done: int) -> None:
-            bars.update(bar, description=doing, completed=done)
+            bars.update(bar, description=escape(doing), completed=done)
 
-        results = evaluate_models(data, vectors, dict(zip(names, model, strict=True)), seed, advance)
+        results = evaluate_models(data, vectors, models, seed, resamples, advance)
     write_text_atomic(out / RESULT_FILE, json.dumps(results, indent=2) + "\n")
+    write_report(out / REPORT_FILE, results)
     mark_done(out, run, time.perf_counter() - start)
     _print(console, results)
+    console.print(f"{out / REPORT_FILE} shows curves, slices and intervals", highlight=False)
 
 
 def _known_results(out: Path, run: str) -> dict[str, Any] | None:
     """What an earlier run with the same inputs found, if it is still there."""
     if out.is_file():
         raise ModelError(f"{out} is a file; name a folder for the figures")
-    if not is_done(out, run):
+    if not is_done(out, run) or not (out / REPORT_FILE).is_file():
         return None
     try:
         known: dict[str, Any] = json.loads((out / RESULT_FILE).read_text("utf-8"))
@@ -66,13 +80,23 @@ def _known_results(out: Path, run: str) -> dict[str, Any] | None:
     return known
 
 
-def _names(folders: list[Path]) -> list[str]:
-    names = [folder.name for folder in folders]
-    if len(set(names)) < len(names) or "counts" in names:
-        raise ModelError("models are told apart by their folders' names, which must differ and not be 'counts'")
-    for folder in folders:
-        load_ranker(folder)
-    return names
+def _models(given: list[str]) -> dict[str, list[Path]]:
+    """Folders by name: that of NAME=FOLDER, or else the folder's own, which no other may have."""
+    models: dict[str, list[Path]] = {}
+    for one in given:
+        name, equals, folder = one.partition("=")
+        if not equals or not name or Path(one).is_dir():
+            name, equals, folder = Path(one).name, "", one
+        if name == BASELINE or (name in models and not equals):
+            raise ModelError(
+                f"models are told apart by their names, which must differ and not be {BASELINE!r}; "
+                f"{one} is another {name!r}; give NAME=FOLDER"
+            )
+        models.setdefault(name, []).append(Path(folder))
+    for folders in models.values():
+        for found in folders:
+            load_ranker(found)
+    return models
 
 
 def _print(console: Console, results: dict[str, Any]) -> None:
@@ -81,8 +105,13 @@ def _print(console: Console, results: dict[str, Any]) -> None:
     for column in ("model", *metrics):
         table.add_column(column.replace("_", " "), justify="left" if column == "model" else "right")
     for name, figures in results["models"].items():
-        table.add_row(name, *(_shown(figures["metrics"][metric]) for metric in metrics))
+        table.add_row(escape(name), *(_shown(figures["metrics"][metric]) for metric in metrics))
     console.print(table)
+    for one in results["differences"]:
+        auc = one["auc"]
+        ends = "" if auc["users"]["ci95"] is None else " (95 %: {:+.4f} to {:+.4f})".format(*auc["users"]["ci95"])
+        line = f"AUC of {one['model']} less that of {one['minus']}: {auc['difference']:+.4f}{ends}"
+        console.print(line, highlight=False, markup=False)
 
 
 def _shown(figure: float | None) -> str:

@@ -96,9 +96,40 @@ def test_evaluation_measures_every_model_and_the_baseline(
     code, said = run("evaluate", tiny_folder, student, out, *options)
     assert "done before, nothing to do" in said
     assert "300 test rows" in said
-    (out / "evaluation.json").unlink()
-    assert "done before" not in run("evaluate", tiny_folder, student, out, *options)[1]
-    assert json.loads((out / "evaluation.json").read_text()) == results
+    page = (out / "report.html").read_text()
+    for lost in ("evaluation.json", "report.html"):
+        (out / lost).unlink()
+        assert "done before" not in run("evaluate", tiny_folder, student, out, *options)[1]
+        assert json.loads((out / "evaluation.json").read_text()) == results
+        assert (out / "report.html").read_text() == page
+
+
+def test_models_have_the_names_they_are_given(
+    tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(models[1], "a=b")
+    given = [f"ours[/]={models[0]}", f"plain={models[1]}", "a=b"]
+    options = [part for model in given for part in ("--model", model)]
+    code, said = run("evaluate", tiny_folder, student, "figures", *options, "--resamples", "100")
+    assert code == 0
+    assert "ours[/]" in said
+    assert "AUC of plain less that of a=b: +0.0000" in said
+    results = json.loads(Path("figures/evaluation.json").read_text())
+    assert list(results["models"]) == ["ours[/]", "plain", "a=b", "counts"]
+    assert results["resamples"] == 100
+
+
+def test_one_name_for_two_models_of_one_seed_is_refused(
+    tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
+) -> None:
+    options = [part for model in models for part in ("--model", f"ours={model}")]
+    code, said = run("evaluate", tiny_folder, student, tmp_path / "out", *options)
+    assert code == 2
+    assert "both called 'ours', were trained with the same seed, 0" in said
+    code, said = run("evaluate", tiny_folder, student, tmp_path / "out", "--model", f"counts={models[0]}")
+    assert code == 2
+    assert "must differ and not be 'counts'" in said
 
 
 def test_another_dataset_or_student_is_refused(

@@ -1,0 +1,141 @@
+"""report.html of `msd evaluate`: figures, intervals, curves and slices on one page that needs no network.
+
+Names and values that people chose are written by the template alone, which escapes them; drawings have colours only.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import matplotlib
+from matplotlib.figure import Figure
+
+from msd.contract.files import write_text_atomic
+
+_COLOURS = ("#0b6e4f", "#c46a1b", "#3b5bdb", "#9c36b5", "#c92a2a", "#0c8599", "#5c940d")
+_BASELINE_COLOUR = "#6b7280"
+_TITLES = {
+    "auc": "AUC",
+    "gauc": "GAUC",
+    "uauc": "UAUC",
+    "normalised_entropy": "normalised entropy",
+    "ece": "ECE",
+    "predicted_over_observed": "predicted ÷ observed",
+}
+_METRICS_OF_RUNGS = ("auc", "logloss", "ece")
+Figures = Mapping[str, Any]
+
+
+class Scale(NamedTuple):
+    """A stretch of figures drawn from left to right as 0 to 100 %."""
+
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float | None]) -> "Scale":
+        """The scale that shows all values, with a margin."""
+        known = [value for value in values if value is not None]
+        low, high = min(known, default=0.0), max(known, default=1.0)
+        margin = 0.08 * (high - low) or 0.01
+        return cls(low - margin, high + margin)
+
+    def at(self, value: float) -> float:
+        """The place of a value in percent."""
+        return round(100 * (value - self.low) / (self.high - self.low), 2)
+
+
+def write_report(path: Path, results: Figures) -> None:
+    """Draws and writes the page of what `evaluate_models` returned."""
+    models = results["models"]
+    colours = dict(zip(models, _colours(len(models)), strict=True))
+    differences = results["differences"]
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("msd.ranker", "."), autoescape=True)
+    page = environment.get_template("evaluation_report.html.j2").render(
+        results=results,
+        models=models,
+        colours=colours,
+        titles=_TITLES,
+        metrics=list(next(iter(models.values()))["metrics"]),
+        auc_scale=Scale.of([end for one in models.values() for end in _ends(one["ci95"]["users"]["auc"])]),
+        gain_scale=Scale.of([0.0, *(end for one in differences for end in _ends(one["auc"]["users"]["ci95"]))]),
+        slice_scale=Scale.of(
+            [0.5, *(one["auc"] for held in results["slices"] for one in held.get("models", {}).values())]
+        ),
+        slice_gain_scale=Scale.of(
+            [
+                0.0,
+                *(
+                    end
+                    for held in results["slices"]
+                    for one in list(held.get("auc_gain_of_first", {}).values())[:1]
+                    for end in _ends(one["ci95"])
+                ),
+            ]
+        ),
+        calibration=_calibration(models, colours),
+        training=_training(models, colours),
+        degradation=_degradation(models, colours),
+    )
+    write_text_atomic(path, page)
+
+
+def _colours(count: int) -> list[str]:
+    """A colour for each model; grey for the baseline, which is the last."""
+    return [*(_COLOURS[place % len(_COLOURS)] for place in range(count - 1)), _BASELINE_COLOUR]
+
+
+def _ends(ci95: Sequence[float] | None) -> list[float]:
+    return list(ci95 or [])
+
+
+def _calibration(models: Figures, colours: Mapping[str, str]) -> str:
+    figure = Figure(figsize=(5.0, 4.4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="#d1d5db", linewidth=1)
+    for name, figures in models.items():
+        predicted, observed = ([one[key] for one in figures["calibration"]] for key in ("predicted", "observed"))
+        axes.plot(predicted, observed, "o-", markersize=4, color=colours[name])
+    axes.set(xlabel="predicted click rate", ylabel="observed click rate", xlim=(0, 1), ylim=(0, 1))
+    return _svg(figure)
+
+
+def _training(models: Figures, colours: Mapping[str, str]) -> str:
+    figure = Figure(figsize=(8.6, 3.0), layout="constrained")
+    loss, auc = figure.subplots(1, 2)
+    for name, figures in models.items():
+        if curve := figures.get("curve"):
+            epochs = [point["epoch"] for point in curve]
+            loss.plot(epochs, [point["train_loss"] for point in curve], "o-", markersize=3, color=colours[name])
+            auc.plot(epochs, [point["valid_auc"] for point in curve], "o-", markersize=3, color=colours[name])
+    loss.set(xlabel="epoch", ylabel="training logloss")
+    auc.set(xlabel="epoch", ylabel="AUC on the valid rows")
+    return _svg(figure)
+
+
+def _degradation(models: Figures, colours: Mapping[str, str]) -> str:
+    rungs = list(dict.fromkeys(name for one in models.values() for name in one.get("degradation", {})))
+    figure = Figure(figsize=(8.6, 2.2 * len(rungs)), layout="constrained")
+    panels = figure.subplots(len(rungs), len(_METRICS_OF_RUNGS), sharex=True, sharey="col", squeeze=False)
+    for row, rung in zip(panels, rungs, strict=True):
+        row[0].set_title(rung, loc="left")
+        for axes, metric in zip(row, _METRICS_OF_RUNGS, strict=True):
+            for name, figures in models.items():
+                points = figures.get("degradation", {}).get(rung, [])
+                shares = [100 * point["share"] for point in points]
+                axes.plot(shares, [point[metric] for point in points], "o-", markersize=3, color=colours[name])
+            axes.set_ylabel(_TITLES.get(metric, metric))
+    for axes in panels[-1]:
+        axes.set_xlabel("rows so scored, %")
+    return _svg(figure)
+
+
+def _svg(figure: Figure) -> str:
+    text = io.StringIO()
+    # A fixed salt and no date make equal figures equal bytes.
+    with matplotlib.rc_context({"svg.hashsalt": "msd", "font.size": 9.0}):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    svg = text.getvalue()
+    return svg[svg.index("<svg") :]

@@ -1,0 +1,142 @@
+"""What evaluation finds of models by name and seed, against the metrics of each on its own."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from msd.dataset.load import Dataset
+from msd.dataset.split import Part
+from msd.ranker.evaluate import evaluate_models
+from msd.ranker.folder import ModelError, RankerRecord, save_ranker
+from msd.ranker.metrics import measure
+from msd.ranker.train import predict
+from tests.ranker.made import SMALL, World
+
+RESAMPLES = 200
+
+
+def _save(folder: Path, world: World, seed: int) -> Path:
+    record = RankerRecord(
+        feature_schema=world.schema,
+        config=SMALL,
+        training={"seed": seed},
+        curve=tuple(world.curve),
+        vector_dim=world.features.item.vectors.shape[1],
+        dataset=world.dataset.fingerprint,
+        student=world.vectors.student,
+    )
+    save_ranker(folder, world.model, record)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(world: World, plain_world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    worlds = {"semantic": world, "plain": plain_world}
+    return {
+        f"{name}-{seed}": _save(root / f"{name}-{seed}", of, seed) for name, of in worlds.items() for seed in (0, 1)
+    }
+
+
+@pytest.fixture(scope="module")
+def results(tiny: Dataset, world: World, folders: dict[str, Path]) -> dict[str, Any]:
+    heard: list[int] = []
+    # Seeds 0 and 1 of "mixed" are the models with and without semantics, so that they differ.
+    models = {
+        "mixed": [folders["plain-1"], folders["semantic-0"]],
+        "plain": [folders["plain-0"], folders["plain-1"]],
+        "one": [folders["semantic-0"]],
+    }
+    found = evaluate_models(tiny, world.vectors, models, 0, RESAMPLES, lambda doing, done: heard.append(done))
+    assert heard == sorted(heard) == [0, 1, 2, 3, 4, 5, 6, 7]
+    return found
+
+
+def _expected(world: World) -> dict[str, float | None]:
+    test = world.features.of_part(Part.TEST)
+    labels = world.features.labels.numpy()[test].astype(np.float64)
+    users = world.features.user.rows.numpy()[test].astype(np.int64)
+    return measure(labels, predict(world.model, world.features, test), users)
+
+
+def test_metrics_are_averaged_over_seeds_not_scores(results: dict[str, Any], world: World, plain_world: World) -> None:
+    semantic, plain = _expected(world), _expected(plain_world)
+    mixed, one = results["models"]["mixed"], results["models"]["one"]
+    assert one["metrics"] == pytest.approx(semantic)
+    assert one["deviation"] is None
+    assert [seed["seed"] for seed in mixed["seeds"]] == [0, 1]
+    assert mixed["seeds"][1]["metrics"] == pytest.approx(plain)
+    for metric, value in mixed["metrics"].items():
+        assert value == pytest.approx((semantic[metric] + plain[metric]) / 2)  # type: ignore[operator]
+        spread = abs(semantic[metric] - plain[metric]) / np.sqrt(2)  # type: ignore[operator]
+        assert mixed["deviation"][metric] == pytest.approx(spread)
+
+
+def test_intervals_hold_the_figure(results: dict[str, Any]) -> None:
+    for figures in results["models"].values():
+        for unit in ("users", "rows"):
+            for metric in ("auc", "logloss"):
+                low, high = figures["ci95"][unit][metric]
+                assert low < figures["metrics"][metric] < high
+
+
+def test_differences_are_of_all_pairs_and_by_seed_where_seeds_are_the_same(results: dict[str, Any]) -> None:
+    names = list(results["models"])
+    assert names == ["mixed", "plain", "one", "counts"]
+    pairs = {(one["model"], one["minus"]): one["auc"] for one in results["differences"]}
+    assert list(pairs) == [(one, other) for place, one in enumerate(names) for other in names[place + 1 :]]
+    for (one, other), auc in pairs.items():
+        gap = results["models"][one]["metrics"]["auc"] - results["models"][other]["metrics"]["auc"]
+        assert auc["difference"] == pytest.approx(gap)
+        assert auc["users"]["ci95"][0] <= gap <= auc["users"]["ci95"][1]
+        assert ("by_seed" in auc) == ("users_and_seeds" in auc) == ((one, other) == ("mixed", "plain"))
+    by_seed = pairs["mixed", "plain"]["by_seed"]
+    assert by_seed["differences"][1] == 0.0  # the same model
+    assert np.mean(by_seed["differences"]) == pytest.approx(pairs["mixed", "plain"]["difference"])
+
+
+def test_what_only_a_network_has_is_there_for_networks(results: dict[str, Any]) -> None:
+    models = results["models"]
+    assert set(models["one"]) - set(models["counts"]) == {"curve", "calibrations", "degradation"}
+    # The vectors of one seed's items cannot be taken from the other, which has none.
+    assert "item without vector" in models["one"]["degradation"]
+    assert "item without vector" not in models["plain"]["degradation"]
+    assert "item without vector" not in models["mixed"]["degradation"]
+    for figures in models.values():
+        for rung in figures.get("degradation", {}).values():
+            assert rung[0]["auc"] == pytest.approx(figures["metrics"]["auc"])
+    assert set(models["one"]["calibrations"]) == {"none", "platt", "isotonic"}
+    assert sum(point["rows"] for point in models["mixed"]["calibration"]) == 2 * results["rows"]["test"]
+
+
+def test_slices_have_metrics_or_say_why_not(results: dict[str, Any]) -> None:
+    measured = [one for one in results["slices"] if "models" in one]
+    rest = [one for one in results["slices"] if "models" not in one]
+    assert measured
+    assert rest
+    assert all(one["unmeasured"] in ("fewer than 50 rows", "one label only") for one in rest)
+    warm = next(one for one in measured if (one["by"], one["value"]) == ("user", "warm"))
+    assert warm["rows"] == results["rows"]["test"]
+    for name, figures in warm["models"].items():
+        assert figures["auc"] == pytest.approx(results["models"][name]["metrics"]["auc"])
+    whole = next(one["auc"] for one in results["differences"] if one["minus"] == "plain")
+    assert warm["auc_gain_of_first"]["plain"]["difference"] == pytest.approx(whole["difference"])
+    assert warm["auc_gain_of_first"]["plain"]["ci95"] == pytest.approx(whole["users"]["ci95"])
+
+
+def test_figures_are_json(results: dict[str, Any]) -> None:
+    assert json.loads(json.dumps(results, allow_nan=False))["rows"] == results["rows"]
+
+
+def test_two_models_of_one_name_and_seed_are_refused_before_any_is_measured(
+    tiny: Dataset, world: World, folders: dict[str, Path]
+) -> None:
+    def progress(doing: str, done: int) -> None:
+        raise AssertionError(doing)
+
+    models = {"first": [folders["plain-0"]], "second": [folders["semantic-0"], folders["plain-0"]]}
+    with pytest.raises(ModelError, match=r"semantic-0 and .*plain-0, both called 'second', .* same seed, 0"):
+        evaluate_models(tiny, world.vectors, models, 0, RESAMPLES, progress)
