@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from msd.ranker.metrics import row_losses
 
 Floats = NDArray[np.float64]
-_CELLS = 1 << 21
+_CELLS = 1 << 19
 
 
 class Resampled(NamedTuple):
@@ -76,8 +76,8 @@ def _weights(groups: NDArray[np.int64], resamples: int, seed: int) -> Iterator[F
     rng = np.random.default_rng(seed)
     _, of_row = np.unique(groups, return_inverse=True)
     count = int(of_row.max()) + 1
-    # Small enough to stay in the cache; the draws do not depend on it.
-    chunk = max(1, _CELLS // len(groups))
+    # Bounds the memory; the draws do not depend on it.
+    chunk = max(8, _CELLS // len(groups))
     for start in range(0, resamples, chunk):
         drawn = [
             np.bincount(rng.integers(0, count, count), minlength=count) for _ in range(min(chunk, resamples - start))

@@ -43,8 +43,8 @@ class Scale(NamedTuple):
         return cls(low - margin, high + margin)
 
     def at(self, value: float) -> float:
-        """The place of a value in percent."""
-        return round(100 * (value - self.low) / (self.high - self.low), 2)
+        """The place of a value in percent; beyond the scale it is at its end."""
+        return min(100.0, max(0.0, round(100 * (value - self.low) / (self.high - self.low), 2)))
 
 
 def write_report(path: Path, results: Figures) -> None:
@@ -64,17 +64,7 @@ def write_report(path: Path, results: Figures) -> None:
         slice_scale=Scale.of(
             [0.5, *(one["auc"] for held in results["slices"] for one in held.get("models", {}).values())]
         ),
-        slice_gain_scale=Scale.of(
-            [
-                0.0,
-                *(
-                    end
-                    for held in results["slices"]
-                    for one in list(held.get("auc_gain_of_first", {}).values())[:1]
-                    for end in _ends(one["ci95"])
-                ),
-            ]
-        ),
+        slice_gain_scale=_gain_scale(results["slices"]),
         calibration=_calibration(models, colours),
         training=_training(models, colours),
         degradation=_degradation(models, colours),
@@ -89,6 +79,13 @@ def _colours(count: int) -> list[str]:
 
 def _ends(ci95: Sequence[float] | None) -> list[float]:
     return list(ci95 or [])
+
+
+def _gain_scale(slices: Sequence[Figures]) -> Scale:
+    """For the gains over the second model: made for the greater half of the slices, whose intervals are not as wide."""
+    measured = sorted((one for one in slices if "models" in one), key=lambda one: -int(one["rows"]))
+    gains = [next(iter(one["auc_gain_of_first"].values())) for one in measured[: len(measured) // 2 + 1]]
+    return Scale.of([0.0, *(end for one in gains for end in _ends(one["ci95"]))])
 
 
 def _calibration(models: Figures, colours: Mapping[str, str]) -> str:

@@ -111,4 +111,5 @@ def test_a_scale_holds_all_values_with_a_margin() -> None:
     assert 0 < scale.at(0.7) < scale.at(0.75) < scale.at(0.8) < 100
     assert scale.at(0.75) == pytest.approx(50, abs=0.01)
     assert Scale.of([0.5]).at(0.5) == pytest.approx(50)
+    assert (scale.at(-1), scale.at(2)) == (0, 100)
     assert Scale.of([]).high > Scale.of([]).low
