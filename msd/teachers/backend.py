@@ -1,0 +1,97 @@
+"""Which teachers there are, and how one is made of the command's options. Loads a backend only when it is chosen."""
+
+import os
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from msd.dataset.config import DatasetConfig
+from msd.teachers.knowledge import TeacherError
+from msd.teachers.prompts import Example
+from msd.teachers.recorded import RecordedTeacher
+from msd.teachers.teacher import Teacher
+
+
+class Backend(StrEnum):
+    """The teachers to choose from."""
+
+    RECORDED = "recorded"
+    OPENAI_COMPATIBLE = "openai_compatible"
+    LOCAL = "local"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A teacher as the options name it. prefix: how those options begin, for messages."""
+
+    backend: Backend
+    url: str | None
+    model: str | None
+    key_variable: str
+    prefix: str = "--"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is asked at once, and how long is waited; `Server` and `LocalTeacher` say more."""
+
+    concurrency: int
+    timeout: float
+    attempts: int
+    batch: int
+    max_tokens: int
+
+
+@runtime_checkable
+class LanguageModel(Teacher, Protocol):
+    """A teacher that reads examples."""
+
+    def steered(self, examples: tuple[Example, ...]) -> Teacher:
+        """The same teacher, shown examples."""
+        ...
+
+
+def teacher_of(choice: Choice, config: DatasetConfig, limits: Limits) -> Teacher:
+    """The teacher that was chosen. Raises TeacherError if an option is missing, or has no meaning for it."""
+    needs = {
+        Backend.RECORDED: (),
+        Backend.OPENAI_COMPATIBLE: ("url", "model"),
+        Backend.LOCAL: ("model",),
+    }[choice.backend]
+    for name, value in {"url": choice.url, "model": choice.model}.items():
+        if (name in needs) != bool(value):
+            verb = "needs" if name in needs else "takes no"
+            raise TeacherError(f"the teacher {choice.backend} {verb} {choice.prefix}{name}")
+    if choice.backend is Backend.RECORDED:
+        return RecordedTeacher(config)
+    assert choice.model
+    try:
+        if choice.backend is Backend.LOCAL:
+            from msd.teachers.local import LocalTeacher
+
+            return LocalTeacher(Path(choice.model), limits.batch, limits.max_tokens)
+        from msd.teachers.openai_compatible import OpenAICompatibleTeacher, Server
+    except ModuleNotFoundError as error:
+        raise TeacherError(
+            f"the teacher {choice.backend} needs the module {error.name!r}; in the checkout: "
+            "pip install -e '.[train,teach]'"
+        ) from error
+    assert choice.url
+    server = Server(
+        url=choice.url,
+        model=choice.model,
+        key_variable=choice.key_variable,
+        concurrency=limits.concurrency,
+        timeout=limits.timeout,
+        attempts=limits.attempts,
+        max_tokens=limits.max_tokens,
+    )
+    return OpenAICompatibleTeacher(server, os.environ)
+
+
+def steerable(teacher: Teacher) -> LanguageModel:
+    """The teacher, if it reads examples. Raises TeacherError if its answers are given already."""
+    if isinstance(teacher, LanguageModel):
+        return teacher
+    raise TeacherError("the teacher recorded has answered already; seeds are for openai_compatible and local")

@@ -1,0 +1,64 @@
+"""What asking will take, before anything is asked. Sends nothing and writes nothing."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from msd.dataset.load import Dataset
+from msd.teachers.collect import group_by_key
+from msd.teachers.journal import Journal, key_of
+from msd.teachers.knowledge import Knowledge
+from msd.teachers.prompts import Example
+from msd.teachers.seeds import Seeding, choose, load_seeds
+from msd.teachers.teacher import Question, Teacher, Usage, questions_of
+from msd.teachers.tokens import ANSWER_TOKENS, BYTES_A_TOKEN
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How many questions a teacher would be asked, and the tokens that they are expected to take."""
+
+    questions: int
+    usage: Usage
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What a million tokens cost, read and written, in any currency."""
+
+    read: float = 0.0
+    written: float = 0.0
+
+    def cost(self, usage: Usage) -> float:
+        """What those tokens cost."""
+        return (self.read * usage.read + self.written * usage.written) / 1e6
+
+
+def estimate(
+    dataset: Dataset, teacher: Teacher, folder: Path, seeding: Seeding | None = None
+) -> tuple[Estimate, Estimate]:
+    """What is still due in `folder`: of the seeds, and of the teacher in bulk. Repair questions are not foreseen."""
+    journal = Journal(folder)
+    levels = questions_of(dataset)
+    if seeding is None:
+        return Estimate(0, Usage()), _due(journal, teacher, [one for questions in levels for one in questions])
+    examples = load_seeds(folder, seeding.teacher)
+    chosen: list[Question] = []
+    if examples is None:
+        chosen = [one for questions in levels for one in choose(questions, seeding.number)]
+        examples = tuple(_stand_in(question) for question in chosen)
+    strong = {key_of(seeding.teacher, one) for one in chosen} | set(journal.answers)
+    rest = [one for questions in levels for one in questions if key_of(seeding.teacher, one) not in strong]
+    return _due(journal, seeding.teacher, chosen), _due(journal, seeding.steer(examples), rest)
+
+
+def _due(journal: Journal, teacher: Teacher, questions: Iterable[Question]) -> Estimate:
+    groups = group_by_key(teacher, list(questions))
+    usages = [teacher.estimate(group[0]) for key, group in groups.items() if not journal.settled(key)]
+    return Estimate(len(usages), Usage(sum(one.read for one in usages), sum(one.written for one in usages)))
+
+
+def _stand_in(question: Question) -> Example:
+    """An example as long as one is expected to be."""
+    half = "x" * (ANSWER_TOKENS * BYTES_A_TOKEN // 2)
+    return Example(question.level, question.text, half, Knowledge(id=question.id, explicit=half, implicit="x"))

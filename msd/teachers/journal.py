@@ -1,0 +1,177 @@
+"""All answers that a folder's teachers ever gave, by what was asked; and those that could not be used. Asks nobody.
+
+answers.jsonl is only ever appended to. A line of quarantine.jsonl that somebody removes is asked again.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, BinaryIO, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from msd.contract.files import write_bytes_atomic
+from msd.teachers.knowledge import Knowledge, TeacherError, describe
+from msd.teachers.teacher import Answered, Failed, Level, Question, Teacher
+
+ANSWERS_FILE = "answers.jsonl"
+QUARANTINE_FILE = "quarantine.jsonl"
+_RAW_SHOWN = 4000
+_FAULTS_SHOWN = 5
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    key: Annotated[str, Field(min_length=1)]
+    level: Level
+
+
+class Entry(_Line):
+    """An answer as it was given. Its id is of the first that it was asked for; others may share the same text."""
+
+    teacher: str
+    prompt_version: str
+    knowledge: Knowledge
+    reasoning: str = ""
+    read: int = 0
+    written: int = 0
+
+
+class Refusal(_Line):
+    """A question without a usable answer. raw: the beginning of what was said; None if nothing was."""
+
+    id: str
+    raw: str | None
+    reason: str
+
+
+def key_of(teacher: Teacher, question: Question) -> str:
+    """The address of an answer: who is asked, in which words, about what."""
+    parts = [teacher.name, teacher.prompt_version, question.level, teacher.input_of(question)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+class Journal:
+    """The two files of a folder. Opened by `with` for writing, by one process at a time; otherwise it is read only."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file: BinaryIO | None = None
+        self.answers: dict[str, Entry] = {}
+        self.refusals: list[Refusal] = []
+        self._read()
+
+    def settled(self, key: str) -> bool:
+        """Whether asking is of no use: there is an answer, or there was one that could not be used."""
+        return key in self.answers or key in self._refused
+
+    def keep(self, key: str, teacher: Teacher, reply: Answered) -> None:
+        """Appends an answer; it is on its way to the disk when this returns."""
+        entry = Entry(
+            key=key,
+            level=reply.question.level,
+            teacher=teacher.name,
+            prompt_version=teacher.prompt_version,
+            knowledge=reply.knowledge,
+            reasoning=reply.reasoning,
+            read=reply.usage.read,
+            written=reply.usage.written,
+        )
+        assert self._file
+        self._file.write(_bytes_of(entry))
+        self.answers[key] = entry
+
+    def refuse(self, key: str, reply: Failed, questions: list[Question]) -> None:
+        """Puts a question, and those with the same text, into quarantine."""
+        raw = None if reply.raw is None else reply.raw[:_RAW_SHOWN]
+        lines = [Refusal(key=key, level=one.level, id=one.id, raw=raw, reason=reply.reason) for one in questions]
+        with (self._folder / QUARANTINE_FILE).open("ab", buffering=0) as file:
+            file.write(b"".join(map(_bytes_of, lines)))
+        self.refusals += lines
+        if raw is not None:
+            self._refused.add(key)
+
+    def __enter__(self) -> Self:
+        self._file = (self._folder / ANSWERS_FILE).open("ab", buffering=0)
+        try:
+            _lock(self._file, self._folder)
+            self._read()
+            _cut_off_half_line(self._folder / ANSWERS_FILE)
+            self._leave_answered_refusals()
+        except BaseException:
+            self._file.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file:
+            self._file.close()
+            self._file = None
+
+    def _read(self) -> None:
+        self.answers = {entry.key: entry for entry in _lines(self._folder / ANSWERS_FILE, Entry)}
+        self.refusals = [one for one in _lines(self._folder / QUARANTINE_FILE, Refusal) if one.raw is not None]
+        self._refused = {one.key for one in self.refusals}
+
+    def _leave_answered_refusals(self) -> None:
+        """Questions that got no answer at all leave quarantine, for they are asked again."""
+        path = self._folder / QUARANTINE_FILE
+        if not path.is_file():
+            return
+        content = b"".join(map(_bytes_of, self.refusals))
+        if not content:
+            path.unlink()
+        elif content != path.read_bytes():
+            write_bytes_atomic(path, content)
+
+
+_AnyLine = TypeVar("_AnyLine", bound=_Line)
+
+
+def _lines(path: Path, kind: type[_AnyLine]) -> list[_AnyLine]:
+    """The whole lines of a file; a last one that an interrupted run left unfinished is passed over."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise TeacherError(f"{path} cannot be read: {error.strerror}") from None
+    found, faults = [], []
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].split(b"\n"), start=1):
+        try:
+            if line.strip():
+                found.append(kind.model_validate_json(line))
+        except ValidationError as error:
+            faults.append(f"{path}, line {number}: {describe(error)}; mend or remove the line")
+    if faults:
+        raise TeacherError("\n".join(faults[:_FAULTS_SHOWN]))
+    return found
+
+
+def _bytes_of(line: _Line) -> bytes:
+    return line.model_dump_json().encode() + b"\n"
+
+
+def _cut_off_half_line(path: Path) -> None:
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with path.open("r+b") as file:
+            file.truncate(whole)
+
+
+def _lock(file: BinaryIO, folder: Path) -> None:
+    """Two runs at once would pay for everything twice. The lock ends with the process, however it ends."""
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise TeacherError(f"another `msd teach` is writing to {folder}; wait for it, or name another folder") from None

@@ -1,0 +1,189 @@
+"""The `local` teacher: a transformers model folder or a GGUF file on this machine, asked in batches. Sends nothing."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from jinja2.exceptions import TemplateError
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from msd.teachers.answer import Written, read_answer
+from msd.teachers.knowledge import TeacherError
+from msd.teachers.prompts import Example, Message, Prompt, repair
+from msd.teachers.teacher import Answered, Failed, Question, Reply, Usage
+from msd.teachers.tokens import usage_of
+
+_SAMPLE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the model wrote, and the tokens that it took. fault: why it could not be asked."""
+
+    text: str
+    usage: Usage
+    fault: str = ""
+
+
+class LocalTeacher:
+    """Writes greedily, so that the same question gets the same answer. The model is loaded for the first question.
+
+    path: a model folder, or a GGUF file. batch: questions at once; more of them take more memory.
+    Raises TeacherError if there is no model, or if it cannot be loaded.
+    """
+
+    def __init__(self, path: Path, batch: int = 8, max_tokens: int = 512, prompt: Prompt | None = None) -> None:
+        self._path, self._batch, self._max_tokens = path, batch, max_tokens
+        self._prompt = prompt or Prompt()
+        if not (path.is_file() and path.suffix == ".gguf") and not (path / "config.json").is_file():
+            raise TeacherError(f"{path} is neither a GGUF file nor a model's folder with a config.json")
+
+    @cached_property
+    def name(self) -> str:
+        """The file's or folder's name, and a mark of its contents (of sizes, and of each file's first mebibyte)."""
+        mark = hashlib.sha256()
+        for file in [self._path] if self._path.is_file() else sorted(self._path.iterdir()):
+            if file.is_file():
+                with file.open("rb") as content:
+                    mark.update(f"{file.name}\0{file.stat().st_size}\0".encode() + content.read(_SAMPLE))
+        return f"{self._path.resolve().name.removesuffix('.gguf')}-{mark.hexdigest()[:8]}"
+
+    @property
+    def prompt_version(self) -> str:
+        """Of the wording, and of the examples shown."""
+        return self._prompt.version
+
+    @property
+    def provenance(self) -> str:
+        """Which model wrote the answers; on what terms they may be used, its licence says."""
+        return f"Answers of the local model {self.name}, greedy, prompt {self.prompt_version}."
+
+    def steered(self, examples: tuple[Example, ...]) -> Self:
+        """The same teacher, shown examples."""
+        return type(self)(self._path, self._batch, self._max_tokens, Prompt(examples))
+
+    def input_of(self, question: Question) -> str:
+        """The text: the id is not shown."""
+        return question.text
+
+    def estimate(self, question: Question) -> Usage:
+        """The tokens that one question is expected to take."""
+        return usage_of(self._prompt.messages(question))
+
+    def answer(self, questions: Sequence[Question]) -> Iterator[Reply]:
+        """Replies in the questions' order, a batch at a time."""
+        for start in range(0, len(questions), self._batch):
+            yield from self._answer(questions[start : start + self._batch])
+
+    def say(self, chats: Sequence[Sequence[Message]]) -> list[Said]:
+        """What the model writes in answer to each chat."""
+        prompts = [self._written_out(chat) for chat in chats]
+        lengths = [len(self._tokenizer(text, add_special_tokens=False).input_ids) for text in prompts]
+        room = getattr(self._model.config, "max_position_embeddings", None) or max(lengths) + self._max_tokens
+        fits = [length + self._max_tokens <= room for length in lengths]
+        texts = iter(self._generate([text for text, fit in zip(prompts, fits, strict=True) if fit]))
+        said = []
+        for length, fit in zip(lengths, fits, strict=True):
+            if fit:
+                text, written = next(texts)
+                said.append(Said(text, Usage(length, written)))
+            else:
+                fault = f"{length} tokens of question and {self._max_tokens} of answer do not fit into {room}"
+                said.append(Said("", Usage(), fault))
+        return said
+
+    def _answer(self, questions: Sequence[Question]) -> Iterator[Reply]:
+        """One batch, and the repair questions that are due after it."""
+        chats = [self._prompt.messages(question) for question in questions]
+        replies = [_reply(question, said) for question, said in zip(questions, self.say(chats), strict=True)]
+        again = [n for n, reply in enumerate(replies) if isinstance(reply, Failed) and reply.usage.read]
+        repairs = [repair(chats[n], _raw(replies[n]), _reason(replies[n])) for n in again]
+        for n, said in zip(again, self.say(repairs) if repairs else (), strict=True):
+            if said.fault:
+                continue
+            first = replies[n].usage
+            usage = Usage(first.read + said.usage.read, first.written + said.usage.written)
+            replies[n] = _reply(questions[n], Said(said.text, usage))
+        yield from replies
+
+    def _written_out(self, chat: Sequence[Message]) -> str:
+        """The chat as the model was trained to read it; plain paragraphs if it has no chat template."""
+        if not self._tokenizer.chat_template:
+            return "\n\n".join(message["content"] for message in chat) + "\n\n"
+        try:
+            return self._rendered(chat)
+        except TemplateError:
+            # Some templates know no system turn: what it says goes before the first question.
+            system, first, *rest = chat
+            merged = Message(role="user", content=f"{system['content']}\n\n{first['content']}")
+            return self._rendered([merged, *rest])
+
+    def _rendered(self, chat: Sequence[Message]) -> str:
+        return str(self._tokenizer.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=True))
+
+    @torch.inference_mode()
+    def _generate(self, prompts: Sequence[str]) -> list[tuple[str, int]]:
+        """The text that follows each prompt, and its length in tokens."""
+        if not prompts:
+            return []
+        # Padding goes before the prompt, so that all answers start at the same place.
+        inputs = self._tokenizer(list(prompts), return_tensors="pt", padding=True, add_special_tokens=False)
+        inputs = {name: inputs[name].to(self._model.device) for name in ("input_ids", "attention_mask")}
+        pad = self._tokenizer.pad_token_id
+        output_BT = self._model.generate(
+            **inputs, max_new_tokens=self._max_tokens, do_sample=False, num_beams=1, pad_token_id=pad
+        )
+        found = []
+        for tokens in output_BT[:, inputs["input_ids"].shape[1] :].tolist():
+            text = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            found.append((text, sum(token != pad for token in tokens)))
+        return found
+
+    @cached_property
+    def _tokenizer(self) -> Any:  # noqa: ANN401
+        folder, options = self._source()
+        tokenizer = self._load(AutoTokenizer, folder, padding_side="left", **options)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    @cached_property
+    def _model(self) -> Any:  # noqa: ANN401
+        folder, options = self._source()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        dtype = torch.float32 if device == "cpu" else "auto"
+        model = self._load(AutoModelForCausalLM, folder, dtype=dtype, **options)
+        # What a folder says of sampling does not matter here, and would be warned of.
+        model.generation_config.update(temperature=None, top_p=None, top_k=None)
+        return model.to(device).eval()
+
+    def _source(self) -> tuple[Path, dict[str, str]]:
+        return (self._path.parent, {"gguf_file": self._path.name}) if self._path.is_file() else (self._path, {})
+
+    def _load(self, kind: Any, folder: Path, **options: Any) -> Any:  # noqa: ANN401
+        be_silent: Callable[[], None] = logging.disable_progress_bar
+        be_silent()
+        try:
+            return kind.from_pretrained(folder, local_files_only=True, **options)
+        except Exception as error:  # A damaged file, or one of another version, fails in any way there is.
+            raise TeacherError(f"{self._path} cannot be loaded: {error}") from None
+
+
+def _reply(question: Question, said: Said) -> Reply:
+    written = said.fault or read_answer(said.text)
+    if isinstance(written, Written):
+        return Answered(question, written.about(question.id), written.reasoning, said.usage)
+    return Failed(question, said.text, written, said.usage)
+
+
+def _raw(reply: Reply) -> str:
+    return (reply.raw or "") if isinstance(reply, Failed) else ""
+
+
+def _reason(reply: Reply) -> str:
+    return reply.reason if isinstance(reply, Failed) else ""

@@ -1,0 +1,88 @@
+"""The questions as a language model reads them: wording, examples and texts made into messages. Asks nobody."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Literal, TypedDict
+
+from msd.teachers.knowledge import Knowledge
+from msd.teachers.teacher import Level, Question
+
+# Goes up with every change of a file in wording/; answers are kept under it, so that a change is asked anew.
+PROMPT_VERSION = "2"
+_QUOTED = 2000
+
+
+class Message(TypedDict):
+    """One turn of a chat, as chat templates and servers take it."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """A question that a strong model has answered, shown to the one that answers in bulk."""
+
+    level: Level
+    text: str
+    reasoning: str
+    knowledge: Knowledge
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """How questions are put. Examples are shown with the questions of their own level."""
+
+    examples: tuple[Example, ...] = ()
+
+    @property
+    def version(self) -> str:
+        """Of the wording, with a mark of the examples: `2`, or `2+1f3a9c04`."""
+        if not self.examples:
+            return PROMPT_VERSION
+        shown = json.dumps([[one.level, one.text, _answer_of(one)] for one in self.examples])
+        return f"{PROMPT_VERSION}+{hashlib.sha256(shown.encode()).hexdigest()[:8]}"
+
+    def messages(self, question: Question) -> list[Message]:
+        """The chat that asks one question. It holds the question's text, and nothing else of the dataset."""
+        chat = [Message(role="system", content=wording(question.level))]
+        for example in self.examples:
+            if example.level == question.level:
+                chat.append(Message(role="user", content=_quoted(example.text)))
+                chat.append(Message(role="assistant", content=_answer_of(example)))
+        chat.append(Message(role="user", content=_quoted(question.text)))
+        return chat
+
+
+def repair(chat: Sequence[Message], raw: str, reason: str) -> list[Message]:
+    """The chat that asks once more, after an answer that could not be used."""
+    again = wording("repair").replace("{reason}", reason)
+    # A server may refuse an empty turn; and of a long wrong answer the beginning shows enough.
+    said = raw[:_QUOTED].strip() or "…"
+    return [*chat, Message(role="assistant", content=said), Message(role="user", content=again)]
+
+
+@cache
+def wording(name: str) -> str:
+    """A text of wording/, which ships with the package."""
+    return resources.files("msd.teachers").joinpath("wording", f"{name}.txt").read_text(encoding="utf-8").strip()
+
+
+def _quoted(text: str) -> str:
+    return f"<text>\n{text}\n</text>"
+
+
+def _answer_of(example: Example) -> str:
+    one = example.knowledge
+    answer = {
+        "reasoning": example.reasoning,
+        "explicit": one.explicit,
+        "implicit": one.implicit,
+        "tags": list(one.tags),
+        "known": one.known,
+    }
+    return json.dumps(answer, ensure_ascii=False)

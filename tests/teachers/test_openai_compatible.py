@@ -1,0 +1,333 @@
+"""Asking a real server that misbehaves: what is asked again, what is repaired, what is given up, and what is told."""
+
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from msd.teachers.knowledge import Knowledge, TeacherError
+from msd.teachers.openai_compatible import OpenAICompatibleTeacher
+from msd.teachers.prompts import PROMPT_VERSION, Example
+from msd.teachers.teacher import Answered, Failed, Question, Reply, Usage
+from tests.teachers.chat_server import (
+    Behaviour,
+    Call,
+    ChatServer,
+    cut_off,
+    drip,
+    drop,
+    endless,
+    in_turn,
+    right,
+    silent,
+    status,
+    web_page,
+)
+
+KEY = {"TEACHER_API_KEY": "sk-secret"}
+TENT = Question("item", "1", "Tent")
+
+
+def ask(behave: Behaviour, questions: list[Question] | None = None, **settings: Any) -> tuple[list[Reply], list[Call]]:  # noqa: ANN401
+    with ChatServer(behave) as server:
+        teacher = OpenAICompatibleTeacher(server.settings(**settings), KEY)
+        return list(teacher.answer(questions or [TENT])), server.calls
+
+
+def many(number: int) -> list[Question]:
+    return [Question("item", str(n), f"thing {n}") for n in range(number)]
+
+
+def test_an_answer_becomes_knowledge_without_its_reasoning() -> None:
+    (reply,), (call,) = ask(Call.answer)
+    knowledge = Knowledge(id="1", explicit="E Tent", implicit="I Tent", tags=("a", "b"))
+    assert reply == Answered(TENT, knowledge, "because", Usage(100, 20))
+    assert call.headers["authorization"] == "Bearer sk-secret"
+    assert call.body["model"] == "m"
+    assert call.body["temperature"] == 0
+    assert call.body["max_tokens"] == 1024
+    assert call.body["response_format"]["json_schema"]["strict"] is True
+    assert [turn["role"] for turn in call.body["messages"]] == ["system", "user"]
+
+
+def test_without_a_key_none_is_sent_and_tokens_are_guessed_where_they_are_not_counted() -> None:
+    with ChatServer(lambda call: call.say(json.dumps(right("Tent")), usage={"prompt_tokens": "many"})) as server:
+        teacher = OpenAICompatibleTeacher(server.settings(), {})
+        (reply,) = teacher.answer([TENT])
+    assert "authorization" not in server.calls[0].headers
+    assert isinstance(reply, Answered)
+    assert reply.usage.read == teacher.estimate(TENT).read
+    assert reply.usage.written == -(-len(json.dumps(right("Tent"))) // 4)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        status(429, "slow down", Retry_After="0"),
+        status(429, Retry_After="Wed, 21 Oct 2015 07:28:00 GMT"),
+        status(500, "oops"),
+        status(503, Retry_After="soon"),
+        status(529),
+        cut_off,
+        web_page,
+        drop,
+        lambda call: call.send(200, b"[" * 100_000),
+        lambda call: call.send(200, b'{"error": {"message": "overloaded"}}'),
+        lambda call: call.send(200, b"\xff\xfe", Content_Type="application/json"),
+        lambda call: call.send(200, b'{"choices": []}'),
+    ],
+)
+def test_a_passing_fault_is_asked_again(fault: Behaviour) -> None:
+    (reply,), calls = ask(in_turn(fault, fault, Call.answer))
+    assert isinstance(reply, Answered)
+    assert len(calls) == 3
+    assert calls[0].body == calls[2].body
+
+
+@pytest.mark.parametrize("slow", [silent, drip])
+def test_a_reply_that_is_too_slow_is_asked_again(slow: Behaviour) -> None:
+    (reply,), calls = ask(in_turn(slow, Call.answer), timeout=0.5, attempts=20)
+    assert isinstance(reply, Answered)
+    assert len(calls) >= 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (status(500, "oops\n" + "x" * 900), "127.0.0.1 answers 500: oops xxx"),
+        (drop, "the connection failed: "),
+        (web_page, "the reply (text/html) is no JSON: b'<html>"),
+        (lambda call: call.send(200, b'{"choices": 3}'), "the reply is no chat completion: b'{\"choices\": 3}'"),
+    ],
+)
+def test_a_fault_that_stays_leaves_the_question_unanswered(fault: Behaviour, reason: str) -> None:
+    (reply,), calls = ask(fault)
+    assert isinstance(reply, Failed)
+    assert reply.raw is None
+    assert reply.reason.startswith(reason)
+    assert reply.reason.endswith(" (3 attempts)")
+    assert len(reply.reason) < 400
+    assert len(calls) == 3
+
+
+WRONG = [
+    ('{"reasoning": "so", "explicit": "a te', "it is cut off"),
+    ("I would say it is a tent.", "it holds no JSON object"),
+    ("", "it is empty"),
+    (None, "it is empty"),
+    (json.dumps(right("x") | {"explicit": 3}), "explicit: Input should be a valid string"),
+    (json.dumps(right("x") | {"tags": "a"}), "tags: Input should be a valid list"),
+    (json.dumps({"answer": "tent"}), "reasoning: Field required"),
+    (json.dumps(right("x") | {"explicit": "x" * 5000}), "explicit: String should have at most 4000 characters"),
+    ('{"explicit": "\\ud800"}', "reasoning: Field required"),
+]
+
+
+@pytest.mark.parametrize(("raw", "reason"), WRONG)
+def test_a_wrong_answer_is_asked_for_once_more(raw: str | None, reason: str) -> None:
+    (reply,), (first, second) = ask(in_turn(lambda call: call.say(raw), Call.answer))
+    assert isinstance(reply, Answered)
+    assert reply.knowledge.explicit == "E Tent"
+    assert second.body["messages"][:2] == first.body["messages"]
+    assert [turn["role"] for turn in second.body["messages"][2:]] == ["assistant", "user"]
+    assert reason in second.body["messages"][3]["content"]
+    assert 0 < len(second.body["messages"][2]["content"]) <= 2000
+
+
+@pytest.mark.parametrize(("raw", "reason"), WRONG)
+def test_an_answer_that_is_wrong_twice_is_given_up(raw: str | None, reason: str) -> None:
+    (reply,), calls = ask(lambda call: call.say(raw, usage={"prompt_tokens": 7, "completion_tokens": 2}))
+    assert isinstance(reply, Failed)
+    assert reason in reply.reason
+    assert reply.raw is not None
+    assert reply.raw.encode()[:5] == (raw or "").encode()[:5]
+    assert reply.usage == Usage(14, 4)
+    assert len(calls) == 2
+
+
+def test_a_repair_that_meets_a_fault_keeps_what_was_said() -> None:
+    (reply,), calls = ask(in_turn(lambda call: call.say("no"), status(500, "oops")))
+    assert isinstance(reply, Failed)
+    assert reply.raw == "no"
+    assert reply.reason == "it holds no JSON object; then 127.0.0.1 answers 500: oops (3 attempts)"
+    assert len(calls) == 4
+
+
+def test_half_a_character_does_no_harm() -> None:
+    (reply,), (_, second) = ask(lambda call: call.say("\ud83d and no more"))
+    assert isinstance(reply, Failed)
+    assert reply.raw == "? and no more"
+    assert second.body["messages"][2]["content"] == "? and no more"
+
+
+def test_one_bad_question_does_not_stop_the_others() -> None:
+    def behave(call: Call) -> None:
+        call.say("no") if call.question == "thing 3" else call.answer()
+
+    replies, calls = ask(behave, many(20))
+    assert {reply.question.id for reply in replies if isinstance(reply, Failed)} == {"3"}
+    assert len(replies) == 20
+    assert len(calls) == 21
+
+
+def refusing(option: str) -> Behaviour:
+    """A server that does not know an option."""
+
+    def behave(call: Call) -> None:
+        if option in call.body:
+            call.send(400, json.dumps({"error": {"message": "Unsupported", "param": option}}).encode())
+        else:
+            call.answer()
+
+    return behave
+
+
+@pytest.mark.parametrize("option", ["response_format", "temperature", "max_tokens"])
+def test_an_option_that_the_server_refuses_is_left_out_from_then_on(option: str) -> None:
+    replies, calls = ask(refusing(option), many(5), concurrency=1)
+    assert all(isinstance(reply, Answered) for reply in replies)
+    assert [option in call.body for call in calls] == [True] + [False] * 5
+    assert ("max_completion_tokens" in calls[-1].body) == (option == "max_tokens")
+
+
+def test_a_refusal_without_a_reason_costs_the_schema_only_and_only_once() -> None:
+    def behave(call: Call) -> None:
+        call.send(400, b"bad request") if "response_format" in call.body else call.answer()
+
+    replies, calls = ask(behave, many(16), concurrency=8)
+    assert all(isinstance(reply, Answered) for reply in replies)
+    # Of those under way together each may have sent the schema; none does later.
+    assert sum("response_format" in call.body for call in calls) <= 8
+    assert len(calls) == 16 + sum("response_format" in call.body for call in calls)
+
+
+def test_a_question_that_the_server_refuses_is_left_and_the_rest_goes_on() -> None:
+    def behave(call: Call) -> None:
+        call.send(400, b"too long") if call.question == "thing 2" else call.answer()
+
+    replies, calls = ask(behave, many(5), concurrency=1)
+    failed = [reply for reply in replies if isinstance(reply, Failed)]
+    assert [(one.question.id, one.raw, one.reason) for one in failed] == [
+        ("2", None, "127.0.0.1 answers 400: too long")
+    ]
+    assert len(calls) == 5
+    assert all("response_format" in call.body for call in calls)
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (401, r"answers 401: no such key: \[key\]; is TEACHER_API_KEY right\?"),
+        (403, r"answers 403: no such key: \[key\]$"),
+        (404, r"are the address \(up to /v1\) and the model's name right\?"),
+        (307, "answers 307"),
+    ],
+)
+def test_what_no_attempt_can_mend_ends_the_run_without_telling_the_key(code: int, told: str) -> None:
+    with pytest.raises(TeacherError, match=told) as error:
+        ask(status(code, "no such key: sk-secret", Location="/elsewhere"), many(30))
+    assert "sk-secret" not in str(error.value)
+
+
+def test_a_missing_key_is_named() -> None:
+    with ChatServer(status(401)) as server:
+        teacher = OpenAICompatibleTeacher(server.settings(key_variable="MY_KEY"), {})
+        with pytest.raises(TeacherError, match="answers 401; set MY_KEY"):
+            list(teacher.answer([TENT]))
+
+
+def test_a_server_that_repeats_the_key_does_not_spread_it() -> None:
+    replies, _ = ask(lambda call: call.say(call.headers["authorization"]))
+    replies += ask(lambda call: call.answer(explicit=call.headers["authorization"]))[0]
+    replies += ask(lambda call: call.send(500, call.headers["authorization"].encode()))[0]
+    assert "sk-secret" not in repr(replies)
+    assert "Bearer [key]" in repr(replies)
+
+
+def test_a_reply_without_end_is_cut_short() -> None:
+    (reply,), calls = ask(endless)
+    assert isinstance(reply, Failed)
+    assert reply.raw is None
+    assert reply.reason == "the reply is larger than 1,000,000 bytes"
+    assert len(calls) == 1
+
+
+def test_a_server_that_wants_a_long_rest_ends_the_run() -> None:
+    with pytest.raises(TeacherError, match="asks to wait 3600 seconds; run `msd teach` again then"):
+        ask(status(429, Retry_After="3600"))
+
+
+def test_requests_go_out_together_and_never_more_than_allowed() -> None:
+    together = threading.Barrier(3)
+    lock = threading.Lock()
+    under_way, most = 0, 0
+
+    def behave(call: Call) -> None:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            most = max(most, under_way)
+        together.wait(30)
+        with lock:
+            under_way -= 1
+        call.answer()
+
+    replies, calls = ask(behave, many(12), concurrency=3)
+    assert len(replies) == len(calls) == 12
+    assert most == 3
+
+
+def test_who_stops_listening_stops_the_asking() -> None:
+    with ChatServer(in_turn(Call.answer, silent)) as server:
+        replies = OpenAICompatibleTeacher(server.settings(concurrency=2), KEY).answer(many(50))
+        next(replies)
+        replies.close()  # type: ignore[attr-defined]
+    assert len(server.calls) <= 2
+
+
+def test_examples_are_shown_for_their_own_level() -> None:
+    examples = (
+        Example("item", "Boots", "worn on feet", Knowledge(id="2", explicit="e", implicit="i", tags=("shoe",))),
+        Example("user", "Liked: Soap.", "clean", Knowledge(id="u", explicit="e", implicit="i")),
+    )
+    with ChatServer() as server:
+        teacher = OpenAICompatibleTeacher(server.settings(), KEY).steered(examples)
+        list(teacher.answer([TENT]))
+    shown = server.calls[0].body["messages"]
+    assert [turn["role"] for turn in shown] == ["system", "user", "assistant", "user"]
+    assert shown[1]["content"] == "<text>\nBoots\n</text>"
+    assert json.loads(shown[2]["content"])["reasoning"] == "worn on feet"
+    assert teacher.prompt_version.startswith(f"{PROMPT_VERSION}+")
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("localhost:8000/v1", "is no address of a server, such as http://"),
+        ("ftp://x/v1", "is no address of a server"),
+        ("http://", "is no address of a server"),
+        ("http://[::1/v1", "is no address"),
+        ("http://me:sk@x/v1", "should hold no name, password or query"),
+        ("http://x/v1?key=sk", "should hold no name, password or query"),
+    ],
+)
+def test_a_wrong_address_is_told(url: str, told: str) -> None:
+    with ChatServer() as server, pytest.raises(TeacherError, match=told):
+        OpenAICompatibleTeacher(server.settings(url=url), KEY)
+
+
+@pytest.mark.parametrize("key", ["schlüssel", "two\nlines"])
+def test_a_key_that_cannot_be_sent_is_told_but_not_shown(key: str) -> None:
+    with ChatServer() as server, pytest.raises(TeacherError, match="TEACHER_API_KEY holds characters") as error:
+        OpenAICompatibleTeacher(server.settings(), {"TEACHER_API_KEY": key})
+    assert key not in str(error.value)
+
+
+def test_nobody_at_home_is_told() -> None:
+    with ChatServer() as server:
+        settings: Callable[..., Any] = server.settings
+    (reply,) = OpenAICompatibleTeacher(settings(), KEY).answer([TENT])
+    assert isinstance(reply, Failed)
+    assert reply.reason == "the connection failed: All connection attempts failed (3 attempts)"
