@@ -73,7 +73,7 @@ def read_times(table: Table, column: str) -> pl.Series:
     elif raw.dtype == pl.Date:
         seconds = raw.dt.epoch("s").cast(pl.Float64)
     elif raw.dtype == pl.String:
-        seconds = _parsed_times(raw)
+        seconds = parsed_times(raw)
         table.flag(column, raw.is_not_null() & seconds.is_null(), "is neither unix seconds nor an ISO 8601 time")
     else:
         numbers = _as_numbers(table, column)
@@ -150,7 +150,8 @@ def _as_numbers(table: Table, column: str) -> pl.Series | None:
     return None
 
 
-def _parsed_times(raw: pl.Series) -> pl.Series:
+def parsed_times(raw: pl.Series) -> pl.Series:
+    """Text as unix seconds; null where it is neither a number nor an ISO 8601 time."""
     seconds = raw.str.strip_chars().cast(pl.Float64, strict=False)
     rest = raw.filter(seconds.is_null() & raw.is_not_null()).unique()
     if rest.is_empty():

@@ -1,4 +1,4 @@
-"""`msd data`: fetch the example dataset, check any dataset."""
+"""`msd data`: fetch the example dataset, make one of any log, check any."""
 
 import json
 from pathlib import Path
@@ -9,9 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from msd.dataset.check import Report, check_dataset
+from msd.dataset.draft import Draft
 from msd.dataset.ml_100k import write_ml_100k
+from msd.dataset.roles import RoleName
+from msd.dataset.scaffold import Sources, init_dataset
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Datasets: fetch the example, check your own.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Datasets: fetch the example, make and check your own."
+)
 _SHOWN = 1000
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The dataset's folder.")]
@@ -29,6 +34,52 @@ def ml_100k(
     console.print(
         f"{folder}: {'written' if written else 'was there already, unchanged'}", highlight=False, soft_wrap=True
     )
+
+
+@app.command("init")
+def init(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="Your events: CSV, Parquet or JSONL.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder for the dataset: new or empty.")],
+    items: Annotated[Path | None, typer.Option(metavar="FILE", help="A table with one row an item.")] = None,
+    users: Annotated[Path | None, typer.Option(metavar="FILE", help="A table with one row a user.")] = None,
+    user: Annotated[str | None, typer.Option(metavar="COLUMN", help="Who saw it.")] = None,
+    item: Annotated[str | None, typer.Option(metavar="COLUMN", help="What was shown.")] = None,
+    time: Annotated[str | None, typer.Option(metavar="COLUMN", help="When.")] = None,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="Whether it was clicked.")] = None,
+    impressions: Annotated[str | None, typer.Option(metavar="COLUMN", help="How many impressions a row is.")] = None,
+    clicks: Annotated[str | None, typer.Option(metavar="COLUMN", help="How many of them were clicked.")] = None,
+    no_time: Annotated[bool, typer.Option("--no-time", help="Take the order of the rows for the time.")] = False,
+) -> None:
+    """Makes a dataset folder of any log: guesses what each column is, says why, and asks nothing."""
+    if time and no_time:
+        raise typer.BadParameter("--time and --no-time contradict each other; give one of them")
+    named: dict[RoleName, str | None] = {"user": user, "item": item, "time": time, "label": label}
+    named |= {"impressions": impressions, "clicks": clicks}
+    chosen = {role: column for role, column in named.items() if column is not None}
+    console = Console()
+    with console.status("Reading"):
+        draft, report = init_dataset(Sources(table, items, users), out, chosen, in_order=no_time)
+    _print_draft(draft, console)
+    _print(report, console)
+    if report.problems:
+        raise typer.Exit(1)
+    console.print(f"{out}: written; read the reasons in dataset.toml", highlight=False, soft_wrap=True)
+
+
+def _print_draft(draft: Draft, console: Console) -> None:
+    table = Table("column", "becomes", "because", title="Guessed", box=None)
+    for role, found in draft.roles.items():
+        table.add_row(*map(_plain, (found.column, role, found.reason)))
+    if "time" not in draft.roles:
+        table.add_row("–", "time", "[bold]no time was found[/bold]: the order of the rows stands for it")
+    for feature in draft.features:
+        table.add_row(*map(_plain, (feature.source, f"{feature.side} {feature.kind}", feature.reason)))
+    for column, reason in draft.left_out:
+        table.add_row(_plain(column), "[dim]left out[/dim]", _plain(reason))
+    console.print(table)
+    console.print(f"item text: {_plain(draft.items.text or draft.items.reason)}", highlight=False, soft_wrap=True)
+    if draft.users:
+        console.print(f"user text: {_plain(draft.users.text or draft.users.reason)}", highlight=False, soft_wrap=True)
 
 
 @app.command("check")

@@ -1,0 +1,60 @@
+"""The columns of a raw log that say who saw what, when, and what came of it, in the form that a dataset has."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import polars as pl
+
+from msd.dataset.column import read_ids, read_labels, read_unique_ids, read_whole_numbers
+from msd.dataset.moment import read_moments
+from msd.dataset.roles import WORDS, InitError, Role, RoleName
+from msd.dataset.table import Table
+
+_SHOWN = 20
+
+
+def read_core(events: Table, roles: Mapping[RoleName, Role]) -> pl.DataFrame:
+    """The events' own columns in their canonical form. Raises InitError with every value that does not fit."""
+    columns = {
+        "user_id": read_any_ids(events, roles["user"].column),
+        "item_id": read_any_ids(events, roles["item"].column),
+    }
+    if "time" in roles:
+        columns["at"] = read_moments(events, roles["time"].column)
+    else:
+        columns["at"] = pl.Series(range(events.frame.height), dtype=pl.Int64)
+    if "label" in roles:
+        columns["label"] = _labels(events, roles["label"].column)
+    for role in ("impressions", "clicks"):
+        if role in roles:
+            columns[role] = read_whole_numbers(events, roles[role].column)
+    refuse(events)
+    return pl.DataFrame(columns)
+
+
+def read_any_ids(table: Table, column: str, unique: bool = False) -> pl.Series:
+    """Ids, also of whole numbers that gaps have made floats of."""
+    raw = table.frame.get_column(column)
+    if raw.dtype.is_float() and bool((raw.drop_nulls() == raw.drop_nulls().round()).all()):
+        table = replace(table, frame=table.frame.with_columns(pl.col(column).cast(pl.Int64, strict=False)))
+    return read_unique_ids(table, column) if unique else read_ids(table, column)
+
+
+def _labels(table: Table, column: str) -> pl.Series:
+    raw = table.frame.get_column(column)
+    if raw.dtype not in (pl.String, pl.Boolean):
+        return read_labels(table, column)
+    words = raw.cast(pl.String).str.strip_chars().str.to_lowercase()
+    labels = words.replace_strict(WORDS, default=None, return_dtype=pl.Int8)
+    table.flag_missing(column)
+    wrong = raw.is_not_null() & labels.is_null()
+    table.flag(column, wrong, "should be 0 (no click) or 1 (click), or no or yes, false or true")
+    return labels
+
+
+def refuse(table: Table) -> None:
+    """Raises InitError if anything was noted in the table: the first twenty, and how many more."""
+    if table.problems:
+        lines = [str(problem) for problem in table.problems[:_SHOWN]]
+        more = len(table.problems) - _SHOWN
+        raise InitError("\n".join(["mend these first:", *lines, *([f"… and {more} more"] if more > 0 else [])]))

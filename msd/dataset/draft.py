@@ -1,0 +1,147 @@
+"""The commented dataset.toml of a new dataset: each line with the column that it came from, and why."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from msd.dataset.roles import Role, RoleName
+
+Side = Literal["user", "item", "context"]
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A [[features]] entry, the column that it came from, and why it is what it is."""
+
+    name: str
+    side: Side
+    kind: str
+    options: dict[str, str | int | bool]
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Template:
+    """A text template and what is to be said of it."""
+
+    text: str | None
+    reason: str
+    title: str | None = None
+
+
+@dataclass(frozen=True)
+class Draft:
+    """All that dataset.toml will say. `left_out`: columns that are not used, and why."""
+
+    name: str
+    origin: str
+    roles: dict[RoleName, Role]
+    click_rate: float
+    items: Template
+    users: Template | None
+    features: list[Feature] = field(default_factory=list)
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+
+
+def draft_text(draft: Draft) -> str:
+    """dataset.toml."""
+    lines = [
+        "# Made by `msd data init`, which guessed what follows from names and values: read why, mend what is",
+        "# wrong, and run `msd data check` on this folder. The tables beside this file are copies, named as below.",
+        "format = 1",
+        f"name = {_quoted(draft.name)}",
+        f"description = {_quoted(f'from {draft.origin}')}",
+        *_events(draft),
+        *_items(draft.items),
+        *_users(draft.users),
+        *_counts(draft),
+    ]
+    for feature in draft.features:
+        lines += _feature(feature)
+    if draft.left_out:
+        lines += ["", "# Left out; columns that should count after all go into a table by hand, and into [[features]]:"]
+        lines += [_comment(f"  {column}: {reason}") for column, reason in draft.left_out]
+    return "\n".join(lines) + "\n"
+
+
+def _events(draft: Draft) -> list[str]:
+    keys: dict[RoleName, str] = {"user": "user_id", "item": "item_id", "time": "at", "label": "label"}
+    keys |= {"impressions": "impressions", "clicks": "clicks"}
+    counted = "impressions" in draft.roles
+    head = "One row stands for many impressions; each becomes an event." if counted else "One row an impression."
+    lines = ["", _comment(f"{head} {draft.click_rate:.2%} of the impressions were clicked."), "[events]"]
+    lines.append('file = "events.parquet"')
+    for role, key in keys.items():
+        if found := draft.roles.get(role):
+            lines.append(f"{key} = {_quoted(key)}  {_comment(f'column {found.column}: {found.reason}')}")
+        elif role == "time":
+            lines.append('at = "at"  # NO TIME was found: this is the number of the row, which must be in order')
+    return lines
+
+
+def _items(template: Template) -> list[str]:
+    lines = ["", "# One row an item. `text` is all that the language model and the student read of it.", "[items]"]
+    lines += ['file = "items.parquet"', 'item_id = "item_id"']
+    if template.title:
+        lines.append(f"title = {_quoted(template.title)}")
+    lines.append(_comment(template.reason))
+    if template.text:
+        lines.append(f"text = {_quoted(template.text)}")
+    return lines
+
+
+def _users(template: Template | None) -> list[str]:
+    if template is None:
+        return ["", "# Nothing is known of users but their events, so there is no [users] section."]
+    lines = [
+        "",
+        "# One row a user.",
+        "[users]",
+        'file = "users.parquet"',
+        'user_id = "user_id"',
+        _comment(template.reason),
+    ]
+    return [*lines, f"text = {_quoted(template.text)}"] if template.text else lines
+
+
+def _counts(draft: Draft) -> list[str]:
+    settings = []
+    if "time" not in draft.roles:
+        settings += [
+            "# Without times, click rates neither fade nor age.",
+            "half_life_days = 1e9",
+            "age_cap_days = 1e-6",
+        ]
+    if strength := prior_strength(draft.click_rate):
+        settings += [
+            "# Clicks are rare: a rate of its own is believed after about as many impressions as a click takes.",
+            f"prior_strength = {strength}.0",
+        ]
+    return ["", "[counts]", *settings] if settings else []
+
+
+def prior_strength(click_rate: float) -> int | None:
+    """How many impressions the overall rate should weigh where clicks are rare; None where the default will do."""
+    return min(1_000, round(1 / click_rate)) if 0 < click_rate < 0.05 else None
+
+
+def _feature(feature: Feature) -> list[str]:
+    values = {"name": feature.name, "side": feature.side, "kind": feature.kind} | feature.options
+    head = ["", _comment(f"column {feature.source}: {feature.reason}"), "[[features]]"]
+    return [*head, *(f"{key} = {_literal(value)}" for key, value in values.items())]
+
+
+def _literal(value: str | int | bool) -> str:
+    return _quoted(value) if isinstance(value, str) else str(value).lower()
+
+
+def _quoted(text: str) -> str:
+    """A TOML string: JSON's escapes are TOML's, but for DEL, which TOML wants escaped too."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _comment(text: str) -> str:
+    """A comment in which nothing that came from the data can end the line."""
+    return "# " + re.sub(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+", " ", text)

@@ -1,0 +1,168 @@
+"""What a raw column would be as a feature: its kind, its options, and the reason; text is told from categories."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+import polars as pl
+
+from msd.contract.schema import MAX_VALUE_CHARS
+from msd.dataset.moment import time_unit
+from msd.dataset.roles import clean_name
+
+Kind = Literal["categorical", "bag", "numeric", "text", "none"]
+_FEW_NUMBERS = 32  # whole numbers of no more values than this are taken for categories, as hours and positions are
+_MANY_VALUES = 2_000  # more are hashed
+_LARGEST_TABLE = 2**18
+_LONG_TAIL = 10.0
+# What may separate values, and how many different ones among all: prose has commas too, but seldom bars.
+_SEPARATORS = {"|": 0.8, ";": 0.8, ",": 0.5}
+_CODES = re.compile(r"(^|_)(id|code|zip|zipcode|postcode|type|category|class|segment|cluster)$")
+_AFTERWARDS = re.compile(
+    r"(^|_)(conversions?|converted|purchas\w*|revenue|dwell\w*|watch_time|time_spent|play_time|clicked_at|click_time|ctr|"
+    r"clicks?|payout)($|_)"
+)
+_POSITIONS = re.compile(r"(^|_)(position|pos|rank|slot|slot_position)$")
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A column as a feature: `values` are canonical for its kind, `options` are keys of [[features]]."""
+
+    kind: Kind
+    reason: str
+    values: pl.Series
+    options: dict[str, str | int | bool] = field(default_factory=dict)
+
+
+def guess(raw: pl.Series, *, context: bool = False) -> Guess:
+    """Judges one column of a table: of items, of users, or, in `context`, of what a request will carry."""
+    name = clean_name(raw.name)
+    if context and _AFTERWARDS.search(name):
+        return Guess("none", "its name speaks of what happens after the impression, which no request can know", raw)
+    present = raw.drop_nulls()
+    if present.is_empty():
+        return Guess("none", "it is empty", raw)
+    if isinstance(raw.dtype, pl.List | pl.Array):
+        return _list(raw)
+    if raw.dtype == pl.Boolean:
+        return _category(raw.cast(pl.String), "true or false")
+    if raw.dtype.is_nested() or raw.dtype in (pl.Binary, pl.Object):
+        return Guess("none", f"a column of type {raw.dtype} cannot be a feature", raw)
+    return _scalar(name, raw, context)
+
+
+def _scalar(name: str, raw: pl.Series, context: bool) -> Guess:
+    if raw.drop_nulls().n_unique() == 1 and not raw.null_count():
+        return Guess("none", "it has one value everywhere", raw)
+    if raw.dtype.is_temporal() or time_unit(raw) is not None:
+        return Guess("none", "a time; add a column of its hour or weekday if that matters", raw)
+    text = raw.cast(pl.String).str.strip_chars()
+    numbers = text.cast(pl.Float64, strict=False)
+    if numbers.null_count() == raw.null_count() and bool(numbers.drop_nulls().is_finite().all()):
+        guessed = _number(name, text, numbers)
+    else:
+        guessed = _text(name, text, context)
+    if context and guessed.kind in ("categorical", "numeric") and _POSITIONS.search(name):
+        return _position(guessed)
+    return guessed
+
+
+def _position(guessed: Guess) -> Guess:
+    first: str | int = 1
+    if guessed.kind == "categorical" and "1" not in guessed.values.drop_nulls().unique():
+        first = str(guessed.values.drop_nulls().mode().sort()[0])
+    reason = f"{guessed.reason}; a position is known only afterwards, so {first} stands for it online"
+    return Guess(guessed.kind, reason, guessed.values, guessed.options | {"serving_value": first})
+
+
+def _list(raw: pl.Series) -> Guess:
+    inner = raw.dtype.inner if isinstance(raw.dtype, pl.List | pl.Array) else None
+    if inner is None or not (inner == pl.String or inner.is_integer()):
+        return Guess("none", f"a column of type {raw.dtype} cannot be a feature", raw)
+    lists = raw.cast(pl.List(pl.String)).list.drop_nulls()
+    return _bag(lists, "a list")
+
+
+def _number(name: str, text: pl.Series, numbers: pl.Series) -> Guess:
+    present = numbers.drop_nulls()
+    distinct = present.n_unique()
+    whole = bool((present == present.floor()).all()) and bool((present.abs() < 2**53).all())
+    if whole and _CODES.search(name):
+        return _category(_digits(text, numbers), "whole numbers that name something")
+    if whole and distinct <= _FEW_NUMBERS and distinct <= present.len() / 2:
+        return _category(_digits(text, numbers), f"whole numbers of {distinct} values only")
+    low, middle, high = (float(present.quantile(share) or 0.0) for share in (0.0, 0.5, 0.99))
+    if low >= 0 and high > _LONG_TAIL * max(middle, 1e-9):
+        reason = f"numbers with a long tail (half are up to {middle:.6g}, 1 % above {high:.6g})"
+        return Guess("numeric", reason, numbers, {"log": True})
+    return Guess("numeric", "numbers", numbers)
+
+
+def _digits(text: pl.Series, numbers: pl.Series) -> pl.Series:
+    """Whole numbers as they are written, so that codes keep their leading zeros; 3.0 as 3."""
+    written = bool(text.drop_nulls().str.contains(r"^-?\d+$").all())
+    return text if written else numbers.cast(pl.Int64).cast(pl.String)
+
+
+def _text(name: str, values: pl.Series, context: bool) -> Guess:
+    values = values.set(values == "", None)
+    present = values.drop_nulls()
+    if present.is_empty():
+        return Guess("none", "it is empty", values)
+    titled = re.search(r"(^|_)(title|headline|name|copy|text|description|summary|subject|body)$", name)
+    bags = (_cut(values, separator) for separator in (() if titled else _SEPARATORS))
+    if bag := next((bag for bag in bags if bag), None):
+        return bag
+    words = float(present.str.count_matches(r"\S+").cast(pl.Float64).mean() or 0.0)  # type: ignore[arg-type]
+    distinct = present.n_unique()
+    if not context and (titled or (words >= 3 and distinct > present.len() / 2)):
+        return Guess("text", f"text of {words:.1f} words on average", values)
+    if words >= 5 and distinct > present.len() / 2:
+        return Guess("none", "free text of the moment: the student reads texts of items and users only", values)
+    if not context and distinct == present.len() > _FEW_NUMBERS:
+        return Guess("none", "every row has another value, so there is nothing to learn from it", values)
+    if bool((present.str.len_chars() > MAX_VALUE_CHARS).any()):
+        return Guess("none", f"some values are longer than the {MAX_VALUE_CHARS} characters of a category", values)
+    return _category(values, "words")
+
+
+def _cut(values: pl.Series, separator: str) -> Guess | None:
+    """A bag, if enough values hold the separator, and what it separates is short and comes again."""
+    present = values.drop_nulls()
+    cut = present.str.contains(separator, literal=True)
+    if int(cut.sum()) < max(2, present.len() * 0.2):
+        return None
+    lists = values.str.split(separator).list.eval(pl.element().str.strip_chars().filter(pl.element() != ""))
+    # Among different values, for each may come in many rows: "Smith, John" is cut as well, but does not mix.
+    parts = lists.to_frame("parts").with_columns(value=values).unique("value")["parts"].explode().drop_nulls()
+    sentence = float(parts.str.count_matches(r"\S+").cast(pl.Float64).mean() or 0.0) > 3  # type: ignore[arg-type]
+    repeats = parts.n_unique() <= parts.len() * _SEPARATORS[separator]
+    if sentence or not repeats or bool((parts.str.len_chars() > 60).any()):
+        return None
+    return _bag(lists, f"words that {separator!r} separates, cut there")
+
+
+def _bag(lists: pl.Series, reason: str) -> Guess:
+    sizes = lists.list.len().drop_nulls()
+    most = min(64, max(1, int(sizes.quantile(0.99, "higher") or 1)))
+    distinct = lists.explode().drop_nulls().n_unique()
+    if distinct == 0:
+        return Guess("none", "it is empty", lists)
+    options: dict[str, str | int | bool] = {"max_values": most}
+    if distinct > _MANY_VALUES:
+        options["buckets"] = _buckets(distinct)
+        return Guess("bag", f"{reason}; {distinct:,} values, so they are hashed", lists, options)
+    return Guess("bag", f"{reason}; {distinct} values, 99 % of rows with {most} at most", lists, options)
+
+
+def _category(values: pl.Series, reason: str) -> Guess:
+    distinct = values.drop_nulls().n_unique()
+    if distinct > _MANY_VALUES:
+        reason = f"{reason}; {distinct:,} values, so they are hashed"
+        return Guess("categorical", reason, values, {"buckets": _buckets(distinct)})
+    return Guess("categorical", f"{reason}; {distinct} values", values)
+
+
+def _buckets(distinct: int) -> int:
+    return min(_LARGEST_TABLE, 1 << (2 * distinct - 1).bit_length())

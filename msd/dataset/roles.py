@@ -1,0 +1,187 @@
+"""Which columns of a raw log hold the user, the item, the time and the click: by their names, then by what they hold.
+
+A name counts only if the values bear it out. Does not know features, nor how a dataset is written.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import polars as pl
+
+from msd.contract.errors import MsdError
+from msd.dataset.moment import time_unit
+from msd.dataset.table import Table
+
+RoleName = Literal["user", "item", "time", "label", "impressions", "clicks"]
+NAMES: dict[RoleName, tuple[str, ...]] = {
+    "user": tuple(
+        "user_id userid user uid viewer_id visitor_id visitor customer_id customer member_id person_id reader_id "
+        "account_id profile_id client_id cookie_id cookie device_id session_id".split()
+    ),
+    "item": tuple(
+        "item_id itemid item iid ad_id adid ad creative_id creative banner_id product_id product article_id news_id "
+        "movie_id movieid video_id content_id listing_id offer_id doc_id book_id song_id sku campaign_id".split()
+    ),
+    "time": tuple(
+        "at timestamp ts time datetime date_time event_time event_timestamp impression_time served_at shown_at "
+        "logged_at created_at unix_time date day".split()
+    ),
+    "label": tuple("label click clicked is_click is_clicked was_clicked clk y target liked".split()),
+    "impressions": tuple("impressions imps n_impressions impression_count num_impressions shows exposures".split()),
+    "clicks": tuple("clicks n_clicks click_count num_clicks clks".split()),
+}
+WORDS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "no": 0, "yes": 1, "f": 0, "t": 1, "n": 0, "y": 1}
+
+
+class InitError(MsdError):
+    """A dataset cannot be made of these files as they are, or not into that folder."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """A column of the events and why it was chosen."""
+
+    column: str
+    reason: str
+
+
+def clean_name(name: str) -> str:
+    """`Ad Copy (en)` → `ad_copy_en`, `userId` → `user_id`: what a feature may be called."""
+    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    clean = re.sub(r"[^a-z0-9]+", "_", apart).strip("_")[:60]
+    return clean if re.match("[a-z]", clean) else f"c_{clean}".rstrip("_")
+
+
+def find_roles(
+    events: Table, chosen: Mapping[RoleName, str], *, in_order: bool, shared: Mapping[RoleName, Sequence[str]]
+) -> dict[RoleName, Role]:
+    """The columns of each role; user and item are always there, the time is not if the order of rows stands for it.
+
+    chosen: columns that a person named. shared: by role, columns of the user or item table that were given.
+    Raises InitError saying which option to give where the columns do not tell.
+    """
+    roles: dict[RoleName, Role] = {}
+    for role, column in chosen.items():
+        _require(events, role, column)
+        roles[role] = Role(column, f"given by --{role}")
+    for role in ("user", "item"):
+        if role not in roles:
+            roles[role] = _id_role(events, role, roles, shared.get(role, ()))
+    if not in_order and "time" not in roles and (found := _time(events, roles)):
+        roles["time"] = found
+    _outcome(events, roles)
+    return roles
+
+
+def _require(events: Table, role: str, column: str) -> None:
+    if column not in events.frame.columns:
+        known = ", ".join(events.frame.columns)
+        raise InitError(f"--{role} {column}: {events.file} has no such column; it has {known}")
+
+
+def _id_role(events: Table, role: RoleName, taken: Mapping[RoleName, Role], shared: Sequence[str]) -> Role:
+    free = _free(events, taken)
+    if found := _by_name(events, role, free, lambda values: bool(values.null_count() < values.len())):
+        return found
+    if len(both := [column for column in shared if column in free]) == 1:
+        return Role(both[0], f"the column that the table of {role}s has too")
+    option, what = f"--{role}", {"user": "who saw it", "item": "what was shown"}[role]
+    other = NAMES["item" if role == "user" else "user"]
+    ids = [c for c in free if clean_name(c).endswith("_id") and clean_name(c) not in other]
+    if len(ids) == 1:
+        return Role(ids[0], "the only other column that is called an id")
+    advice = f"name it with {option} COLUMN"
+    if role == "user":
+        advice += "; where nobody knows who it was, a column that groups views, such as a site or a segment, will do"
+    raise InitError(f"{events.file}: no column tells by its name {what} (the {role}); {advice}. {_columns(events)}")
+
+
+def _time(events: Table, taken: Mapping[RoleName, Role]) -> Role | None:
+    free = _free(events, taken)
+    if found := _by_name(events, "time", free, lambda values: time_unit(values) is not None):
+        return found
+    fitting = [column for column in free if time_unit(events.frame.get_column(column)) is not None]
+    if len(fitting) == 1:
+        return Role(fitting[0], "the only column that holds times")
+    if len(fitting) > 1:
+        raise InitError(
+            f"{events.file}: {', '.join(fitting)} all hold times; name the one of the impression with --time COLUMN"
+        )
+    if named := [column for column in free if clean_name(column) in NAMES["time"]]:
+        value = events.frame.get_column(named[0]).drop_nulls().head(1).to_list()
+        raise InitError(
+            f"{events.file}, {named[0]}: {', '.join(map(repr, value))} is neither unix seconds since 1990 nor an "
+            "ISO 8601 time such as 2024-05-01T12:30:00Z, though the name speaks of time; rewrite the column, name "
+            "another with --time COLUMN, or give --no-time if the rows are in the order of time"
+        )
+    return None
+
+
+def _outcome(events: Table, roles: dict[RoleName, Role]) -> None:
+    """Finds what says whether it was clicked: counts of both kinds, or else a label."""
+    free = _free(events, roles)
+    if "label" not in roles:
+        counts: dict[RoleName, Role] = {}
+        for role in ("impressions", "clicks"):
+            if found := roles.get(role) or _by_name(events, role, free, _is_count):
+                counts[role] = found
+        if len(counts) == 2:
+            roles.update(counts)
+            return
+        if "clicks" in roles:
+            raise InitError(f"--clicks {roles['clicks'].column}: name the column of impressions with --impressions too")
+        roles["label"] = _label(events, free)
+    elif "clicks" in roles:
+        raise InitError("--label and --clicks both say what was clicked; give one of them")
+
+
+def _label(events: Table, free: Sequence[str]) -> Role:
+    if found := _by_name(events, "label", free, lambda values: is_binary(values, 1)):
+        return found
+    fitting = [column for column in free if is_binary(events.frame.get_column(column), 2)]
+    if len(fitting) == 1:
+        return Role(fitting[0], "the only column of zeros and ones")
+    if len(fitting) > 1:
+        raise InitError(
+            f"{events.file}: {', '.join(fitting)} all hold but zeros and ones; name the one that says whether it was "
+            "clicked with --label COLUMN"
+        )
+    raise InitError(
+        f"{events.file}: no column says whether it was clicked, 0 or 1. Name it with --label COLUMN; if all rows are "
+        "clicks, add the impressions that were not clicked; if it is a rating, write 1 for those that mean yes. Counts "
+        f"are named with --impressions and --clicks. {_columns(events)}"
+    )
+
+
+def _by_name(events: Table, role: RoleName, free: Sequence[str], fits: Callable[[pl.Series], bool]) -> Role | None:
+    by_clean = {clean_name(column): column for column in reversed(free)}
+    for name in NAMES[role]:
+        if (column := by_clean.get(name)) and fits(events.frame.get_column(column)):
+            return Role(column, f"its name says {role}")
+    return None
+
+
+def _free(events: Table, taken: Mapping[RoleName, Role]) -> list[str]:
+    used = {role.column for role in taken.values()}
+    return [column for column in events.frame.columns if column not in used]
+
+
+def _columns(events: Table) -> str:
+    return f"Its columns are {', '.join(events.frame.columns)}"
+
+
+def is_binary(values: pl.Series, distinct: int) -> bool:
+    """Whether all values are zeros and ones, or words for them, of which at least `distinct` occur."""
+    if values.dtype.is_nested() or values.dtype.is_temporal():
+        return False
+    found = {WORDS.get(text.strip().lower()) for text in values.drop_nulls().unique().cast(pl.String).to_list()}
+    return None not in found and len(found) >= distinct
+
+
+def _is_count(values: pl.Series) -> bool:
+    if values.dtype.is_nested() or values.dtype.is_temporal():
+        return False
+    numbers = values.cast(pl.Float64, strict=False)
+    return numbers.null_count() < numbers.len() and bool((numbers.drop_nulls() >= 0).all())

@@ -1,0 +1,225 @@
+"""`msd data init`: any event table, with tables of items and users or without → a dataset that explains itself."""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import polars as pl
+
+from msd.contract.files import write_bytes_atomic, write_text_atomic
+from msd.dataset.check import Report, check_dataset
+from msd.dataset.config import CONFIG_FILE, FILE_ENDINGS, RESERVED_NAMES
+from msd.dataset.core import read_any_ids, read_core, refuse
+from msd.dataset.draft import Draft, Feature, Side, draft_text
+from msd.dataset.guess import Guess, guess
+from msd.dataset.problem import Problem
+from msd.dataset.roles import NAMES, InitError, Role, RoleName, clean_name, find_roles
+from msd.dataset.table import Table, read_table
+from msd.dataset.wording import template_of
+
+_SHARED = 0.5
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The files that a dataset is made of."""
+
+    events: Path
+    items: Path | None = None
+    users: Path | None = None
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """One table to write, its features, and the texts among its columns."""
+
+    side: Side
+    ids: pl.DataFrame
+    series: list[pl.Series] = field(default_factory=list)
+    guesses: dict[str, Guess] = field(default_factory=dict)
+
+
+def init_dataset(
+    sources: Sources, out: Path, chosen: Mapping[RoleName, str], *, in_order: bool = False
+) -> tuple[Draft, Report]:
+    """Writes a dataset into `out`, an empty or new folder, and checks it; what was guessed is in the draft.
+
+    chosen: columns of the events by role, where a person named them. in_order: the rows' order is the time.
+    Raises InitError for files that cannot be read or columns that cannot be told, and then writes nothing.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InitError(f"{out} is there already; name an empty or a new folder with --out")
+    events, items, users = (_read(path) for path in (sources.events, sources.items, sources.users))
+    assert events is not None
+    shared: dict[RoleName, Sequence[str]] = {"item": _keys(items), "user": _keys(users)}
+    roles = find_roles(events, chosen, in_order=in_order, shared=shared)
+    core = read_core(events, roles)
+    item_side = _side("item", items, core, roles["item"])
+    user_side = _side("user", users, core, roles["user"])
+    context, left_out = _distribute(events, roles, core, item_side, user_side)
+    sides = [item_side, user_side, context]
+    for side in sides:
+        left_out += _guess_all(side)
+    features, tables = _named(sides)
+    has_users = users is not None or any(feature.side == "user" for feature in features) or "text" in _kinds(user_side)
+    files = [path.name for path in (sources.events, sources.items, sources.users) if path]
+    draft = Draft(
+        name=re.sub(r"[^a-z0-9._-]+", "-", out.resolve().name.lower()).strip("._-")[:60] or "my-data",
+        origin=", ".join(files),
+        roles=roles,
+        click_rate=_click_rate(core),
+        items=template_of("item", tables[0], features),
+        users=template_of("user", tables[1], features) if has_users else None,
+        features=features,
+        left_out=left_out,
+    )
+    names = ["items", "users", "events"] if has_users else ["items", "events"]
+    for name, table in zip(names, tables if has_users else (tables[0], tables[2]), strict=True):
+        write_bytes_atomic(out / f"{name}.parquet", _parquet(table))
+    write_text_atomic(out / CONFIG_FILE, draft_text(draft))
+    return draft, check_dataset(out)
+
+
+def _read(path: Path | None) -> Table | None:
+    if path is None:
+        return None
+    if path.suffix not in FILE_ENDINGS:
+        raise InitError(
+            f"{path}: should end in one of {', '.join(FILE_ENDINGS)}; convert it, or rename it if it is one"
+        )
+    problems: list[Problem] = []
+    table = read_table(path.parent, path.name, problems)
+    if table is None:
+        raise InitError(f"{path.parent / str(problems[0])}" if path.is_file() else f"{path}: there is no such file")
+    blank = table.frame.with_columns(pl.col(pl.String).replace("", None))
+    return replace(table, frame=blank)
+
+
+def _keys(table: Table | None) -> list[str]:
+    """Columns that could be the id of a table's rows."""
+    if table is None:
+        return []
+    flat = [column for column in table.frame if not column.dtype.is_nested()]
+    return [column.name for column in flat if column.null_count() == 0 and column.n_unique() == column.len()]
+
+
+def _side(side: Side, table: Table | None, core: pl.DataFrame, role: Role) -> _Columns:
+    key = f"{side}_id"
+    if table is None:
+        return _Columns(side, core.select(pl.col(key).unique(maintain_order=True)))
+    column = _key_column(side, table, core[key], role)
+    ids = read_any_ids(table, column, unique=True)
+    refuse(table)
+    others = [series for series in table.frame if series.name != column]
+    return _Columns(side, pl.DataFrame({key: ids}), others)
+
+
+def _key_column(side: Side, table: Table, ids: pl.Series, role: Role) -> str:
+    """The column of a table that holds the ids of the events: by the same name, a likely name, or the same values."""
+    if role.column in table.frame.columns:
+        return role.column
+    known = set(ids.to_list())
+    flat = [column for column in table.frame if not column.dtype.is_nested()]
+    shares = {column.name: len(known & set(column.cast(pl.String).to_list())) / len(known) for column in flat}
+    likely = (*NAMES["user" if side == "user" else "item"], "id")
+    for column, share in shares.items():
+        if share and clean_name(column) in likely:
+            return column
+    for column in _keys(table):
+        if shares[column] >= _SHARED:
+            return column
+    raise InitError(
+        f"{table.file}: no column holds the {side} ids of the events, such as {', '.join(ids.head(3))}; call it "
+        f"{role.column}, as the events do. Its columns are {', '.join(table.frame.columns)}"
+    )
+
+
+def _distribute(
+    events: Table, roles: Mapping[RoleName, Role], core: pl.DataFrame, items: _Columns, users: _Columns
+) -> tuple[_Columns, list[tuple[str, str]]]:
+    """Gives each further column of the events to the item or user that determines it, or else to the context."""
+    used = {role.column for role in roles.values()}
+    context, left_out = _Columns("context", core), []
+    for raw in events.frame:
+        if raw.name in used:
+            continue
+        owner = next((side for side in (items, users) if raw.name in [series.name for series in side.series]), None)
+        if owner is not None:
+            left_out.append((raw.name, f"of the events: the table of {owner.side}s has it"))
+            continue
+        determined = next((side for side in (items, users) if _depends(raw, core[f"{side.side}_id"])), None)
+        if determined is None:
+            context.series.append(raw)
+            continue
+        key = f"{determined.side}_id"
+        rows = pl.DataFrame({"id": core[key], "value": raw}).drop_nulls().unique("id", keep="first")
+        joined = determined.ids.join(rows, left_on=key, right_on="id", how="left", maintain_order="left")
+        determined.series.append(joined.get_column("value").alias(raw.name))
+    return context, left_out
+
+
+def _depends(raw: pl.Series, key: pl.Series) -> bool:
+    """Whether each key has one value only, in enough rows for that to be no chance."""
+    if isinstance(raw.dtype, pl.List):
+        raw = raw.list.eval(pl.element().cast(pl.String)).list.join("\x1f")
+    if raw.dtype.is_nested() or raw.drop_nulls().n_unique() < 2:
+        return False
+    pairs = pl.DataFrame({"key": key, "value": raw}).drop_nulls()
+    keys = pairs["key"].n_unique()
+    return pairs.height >= 2 * keys and pairs.n_unique() == keys
+
+
+def _guess_all(side: _Columns) -> list[tuple[str, str]]:
+    """Judges a side's columns; returns those that are left out, and why."""
+    for raw in side.series:
+        side.guesses[raw.name] = guess(raw, context=side.side == "context")
+    return [(name, one.reason) for name, one in side.guesses.items() if one.kind == "none"]
+
+
+def _kinds(side: _Columns) -> set[str]:
+    return {one.kind for one in side.guesses.values()}
+
+
+def _named(sides: Sequence[_Columns]) -> tuple[list[Feature], list[pl.DataFrame]]:
+    """Features with names of their own, and the tables with their columns called so."""
+    features: list[Feature] = []
+    tables, used = [], set(RESERVED_NAMES)
+    for side in sides:
+        columns: list[pl.Series] = []
+        for source, one in side.guesses.items():
+            if one.kind == "none":
+                continue
+            taken = set(side.ids.columns) | {column.name for column in columns}
+            name = _free_name(clean_name(source), side.side, taken if one.kind == "text" else used | taken)
+            columns.append(one.values.alias(name))
+            if one.kind != "text":
+                used.add(name)
+                features.append(Feature(name, side.side, one.kind, one.options, source, one.reason))
+        tables.append(side.ids.with_columns(_compact(column) for column in columns))
+    return features, tables
+
+
+def _free_name(name: str, side: Side, used: set[str]) -> str:
+    names = [name, f"{side}_{name}", *(f"{name}_{number}" for number in range(2, 1_000))]
+    return next(one for one in names if one not in used)
+
+
+def _compact(values: pl.Series) -> pl.Series:
+    """Whole numbers without a fraction, so that a text says 24 and not 24.0."""
+    if values.dtype == pl.Float64 and bool((values.drop_nulls() == values.drop_nulls().floor()).all()):
+        return values.cast(pl.Int64, strict=False) if bool((values.drop_nulls().abs() < 2**53).all()) else values
+    return values
+
+
+def _click_rate(core: pl.DataFrame) -> float:
+    weights = core["impressions"] if "impressions" in core.columns else pl.Series([1]).new_from_index(0, core.height)
+    clicks = core["clicks"] if "clicks" in core.columns else core["label"].cast(pl.Int64) * weights
+    return float(clicks.sum()) / max(1.0, float(weights.sum()))
+
+
+def _parquet(table: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    table.write_parquet(buffer)
+    return buffer.getvalue()

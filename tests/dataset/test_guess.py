@@ -1,0 +1,100 @@
+"""What a column is taken for, by its name and what it holds."""
+
+from datetime import date, datetime
+
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from msd.dataset.guess import guess
+
+N = 60
+
+
+def column(name: str, values: list[object]) -> pl.Series:
+    return pl.Series(name, (values * N)[:N], strict=False)
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind", "options"),
+    [
+        (column("device", ["ios", "android", None]), "categorical", {}),
+        (column("hour", list(range(24))), "categorical", {}),
+        (column("hour", [str(hour) for hour in range(24)]), "categorical", {}),
+        (column("premium", [True, False]), "categorical", {}),
+        (column("zip", ["02134", "10115"]), "categorical", {}),
+        (pl.Series("category_id", range(5000)), "categorical", {"buckets": 16384}),
+        (pl.Series("query", [f"word{number}" for number in range(3000)]), "none", {}),
+        (column("tags", ["a|b", "b", "a|c", "c|a"]), "bag", {"max_values": 2}),
+        (column("tags", ["a; b", "b", "a;c"]), "bag", {"max_values": 2}),
+        (column("tags", ["red, small", "blue, small", "red, large", "blue, large"]), "bag", {"max_values": 2}),
+        (pl.Series("tags", [["a", "b"], ["a"]] * 30), "bag", {"max_values": 2}),
+        (pl.Series("tags", [[1, 2], [1]] * 30), "bag", {"max_values": 2}),
+        (pl.Series("price", [1.5 + number / 7 for number in range(N)]), "numeric", {}),
+        (pl.Series("price", [1.5] * 55 + [900.5] * 5), "numeric", {"log": True}),
+        (pl.Series("age", list(range(18, 78))), "numeric", {}),
+        (pl.Series("title", [f"{number}x" for number in range(N)]), "text", {}),
+        (pl.Series("blurb", [f"A fine thing, number {number}" for number in range(N)]), "text", {}),
+        (pl.Series("url_part", [f"x{number}" for number in range(N)]), "none", {}),
+        (column("same", ["a"]), "none", {}),
+        (column("empty", [None]), "none", {}),
+        (column("since", [date(2024, 5, 1), date(2024, 5, 2)]), "none", {}),
+        (column("since", [datetime(2024, 5, 1), datetime(2024, 5, 2)]), "none", {}),
+        (column("since", ["2024-05-01T10:00:00Z", "2024-05-02"]), "none", {}),
+        (pl.Series("box", [{"a": 1}, {"a": 2}] * 30), "none", {}),
+        (pl.Series("bytes", [b"a", b"b"] * 30), "none", {}),
+        (pl.Series("lists", [[1.5], [2.5]] * 30), "none", {}),
+        (pl.Series("lists", [[], []] * 30, dtype=pl.List(pl.String)), "none", {}),
+        (column("code", ["x" * 300, "y"]), "none", {}),
+    ],
+)
+def test_a_column_of_a_table(raw: pl.Series, kind: str, options: dict[str, object]) -> None:
+    found = guess(raw)
+    assert (found.kind, found.options) == (kind, options), found.reason
+    assert found.reason
+
+
+@pytest.mark.parametrize("name", ["revenue", "conversion", "purchased", "dwell_time", "clicks", "ClickTime"])
+def test_what_comes_after_the_click_is_no_context(name: str) -> None:
+    found = guess(column(name, ["a", "b"]), context=True)
+    assert found.kind == "none"
+    assert "after the impression" in found.reason
+
+
+@pytest.mark.parametrize(("values", "first"), [([1, 2, 3], 1), (["top", "top", "side"], "top")])
+def test_a_position_stands_at_its_first_online(values: list[object], first: object) -> None:
+    assert guess(column("position", values), context=True).options == {"serving_value": first}
+
+
+def test_free_text_of_the_moment_is_left_out_and_many_words_are_hashed() -> None:
+    searches = pl.Series("search", [f"where to buy a thing {number}" for number in range(N)])
+    assert guess(searches, context=True).kind == "none"
+    assert guess(pl.Series("site", [f"s{number % 3000}" for number in range(9000)]), context=True).options == {
+        "buckets": 8192
+    }
+
+
+def test_codes_keep_their_zeros_and_floats_of_whole_numbers_lose_their_point() -> None:
+    assert guess(column("zip", ["02134", "10115"])).values[0] == "02134"
+    assert guess(column("floor_id", [1.0, 2.0, None])).values[:3].to_list() == ["1", "2", None]
+
+
+def test_prose_with_commas_is_no_bag() -> None:
+    names = pl.Series("author", [f"Smith{number}, John{number}" for number in range(N)])
+    assert guess(names, context=True).kind == "categorical"
+
+
+cells = st.one_of(
+    st.none(), st.text(max_size=8), st.sampled_from(["1", "2.5", "a|b", "nan", "inf", "2024-05-01", "-3"])
+)
+
+
+@given(values=st.lists(cells, min_size=1, max_size=40), name=st.text(max_size=10), context=st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_any_column_is_something_and_keeps_its_length(values: list[str | None], name: str, context: bool) -> None:
+    found = guess(pl.Series(name, values, dtype=pl.String), context=context)
+    assert found.values.len() == len(values)
+    kinds = {"categorical": pl.String, "text": pl.String, "numeric": pl.Float64, "bag": pl.List(pl.String)}
+    if found.kind != "none":
+        assert found.values.dtype == kinds[found.kind]

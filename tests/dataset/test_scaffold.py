@@ -1,0 +1,307 @@
+"""`msd data init` on logs of many shapes: what is written loads, and what cannot be told is asked for."""
+
+import json
+import math
+import tomllib
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from msd.dataset.command import app
+from msd.dataset.load import Dataset, load_dataset
+from msd.dataset.roles import InitError, RoleName
+from msd.dataset.scaffold import Sources, init_dataset
+
+START = 1_714_550_400
+
+
+def log(users: int = 12, each: int = 20) -> pl.DataFrame:
+    """A log as it comes: odd names, milliseconds, words for clicks, an item's columns beside every event."""
+    rows = []
+    for number in range(users * each):
+        user, item = number % users, (number * 7) % 16
+        rows.append(
+            {
+                "Visitor ID": f"v{user}",
+                "adId": item,
+                "Time": (START + number * 60) * 1000,
+                "Clicked?": "yes" if (number * 11) % 7 == 0 else "no",
+                "Headline": f"Offer number {item} of the day" if item else None,
+                "Price": round(3.5 + item * 1.25, 2),
+                "tags": "|".join(["new", "sale", "last"][: item % 3 + 1]),
+                "device": ["ios", "android", "tv"][(number // users * 2 + user) % 3],
+                "pos": (number // users + user) % 4 + 1,
+                "home town": ["Leeds", "York", "Bath"][user % 3],
+                "revenue": number * 0.5,
+            }
+        )
+    return pl.DataFrame(rows)
+
+
+def write(frame: pl.DataFrame, path: Path) -> Path:
+    if path.suffix == ".csv":
+        frame.write_csv(path)
+    elif path.suffix == ".jsonl":
+        frame.write_ndjson(path)
+    else:
+        frame.write_parquet(path)
+    return path
+
+
+def make(folder: Path, frame: pl.DataFrame, ending: str = ".csv", **options: str) -> Dataset:
+    """A dataset of one log, made, checked and loaded."""
+    chosen: dict[RoleName, str] = {role: options[role] for role in options}  # type: ignore[misc]
+    _, report = init_dataset(Sources(write(frame, folder / f"log{ending}")), folder / "out", chosen)
+    assert report.problems == ()
+    return load_dataset(folder / "out")
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".jsonl"])
+def test_a_log_becomes_a_dataset_whatever_its_format(tmp_path: Path, ending: str) -> None:
+    dataset = make(tmp_path, log(), ending)
+    assert dataset.events.height == 240
+    assert dataset.events.row(0, named=True) == {
+        "user_id": "v0",
+        "item_id": "0",
+        "at": START,
+        "label": 1,
+        "device": "ios",
+        "pos": "1",
+    }
+    features = {one.name: (one.side, one.kind) for one in dataset.config.features}
+    assert features == {
+        "price": ("item", "numeric"),
+        "tags": ("item", "bag"),
+        "home_town": ("user", "categorical"),
+        "device": ("context", "categorical"),
+        "pos": ("context", "categorical"),
+    }
+    assert dataset.config.items.text == "{headline}. Tags: {tags}."
+    first = dataset.items.filter(pl.col("item_id") == "1").row(0, named=True)
+    assert first["text"] == "Offer number 1 of the day. Tags: new, sale."
+    assert (first["title"], first["price"], first["tags"]) == ("Offer number 1 of the day", 4.75, ["new", "sale"])
+    assert dataset.users.filter(pl.col("user_id") == "v1")["text"].to_list() == ["Home town: York."]
+
+
+def test_the_reasons_stand_in_the_file(tmp_path: Path) -> None:
+    make(tmp_path, log())
+    text = (tmp_path / "out" / "dataset.toml").read_text(encoding="utf-8")
+    assert 'user_id = "user_id"  # column Visitor ID: its name says user' in text
+    assert "#   revenue: its name speaks of what happens after the impression" in text
+    assert "serving_value = 1" in text
+    assert "so 1 stands for it online" in text
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "dataset.toml",
+        "events.parquet",
+        "items.parquet",
+        "users.parquet",
+    ]
+
+
+def test_tables_of_items_and_users_are_used_and_joined_with_what_the_log_tells(tmp_path: Path) -> None:
+    events = write(log().drop("Headline", "home town"), tmp_path / "log.parquet")
+    items = pl.DataFrame(
+        {"id": range(17), "Name": [f"Thing {n}" for n in range(17)], "Price": [n / 4 for n in range(17)]}
+    )
+    users = pl.DataFrame({"who": [f"v{n}" for n in range(12)], "age": range(20, 32), "title": ["Dr", "Ms", "Mr"] * 4})
+    sources = Sources(events, write(items, tmp_path / "i.jsonl"), write(users, tmp_path / "u.csv"))
+    draft, report = init_dataset(sources, tmp_path / "out", {})
+    assert report.problems == ()
+    assert ("Price", "of the events: the table of items has it") in draft.left_out
+    dataset = load_dataset(tmp_path / "out")
+    assert dataset.items.height == 17
+    assert dataset.items["price"].to_list()[:2] == [0.0, 0.25]
+    assert dataset.items["tags"].null_count() == 1
+    assert dataset.users["text"][0] == "Dr. Age: 20."
+
+
+def test_a_log_without_users_table_texts_or_times(tmp_path: Path) -> None:
+    frame = log().select("Visitor ID", "adId", "Clicked?", "Price", "pos")
+    draft, report = init_dataset(Sources(write(frame, tmp_path / "log.csv")), tmp_path / "out", {})
+    assert report.problems == ()
+    assert "time" not in draft.roles
+    dataset = load_dataset(tmp_path / "out")
+    assert dataset.events["at"].to_list() == list(range(240))
+    assert dataset.config.users is None
+    assert dataset.config.items.text is None
+    assert dataset.config.counts.age_cap_days == 1e-6
+    text = (tmp_path / "out" / "dataset.toml").read_text(encoding="utf-8")
+    assert "NO TIME was found" in text
+    assert "NO TEXT: no column says anything of an item" in text
+    assert any("`msd distill` will refuse" in note for note in report.notes)
+
+
+def test_aggregated_rows_are_known_by_their_counts(tmp_path: Path) -> None:
+    frame = log().with_columns(impressions=pl.col("pos") + 200, clicks=pl.col("pos") - 1).drop("Clicked?", "pos")
+    dataset = make(tmp_path, frame)
+    assert (dataset.config.events.impressions, dataset.config.events.clicks) == ("impressions", "clicks")
+    assert dataset.events.height == 240 * 202.5
+    assert dataset.events["label"].sum() == 240 * 1.5
+    assert dataset.config.counts.prior_strength == 135.0
+
+
+def test_a_labelled_row_counts_as_often_as_one_says(tmp_path: Path) -> None:
+    frame = log().with_columns(weight=pl.col("pos"))
+    dataset = make(tmp_path, frame, impressions="weight")
+    assert dataset.events.height == 240 * 2.5
+
+
+def test_named_columns_win(tmp_path: Path) -> None:
+    frame = log().rename({"Clicked?": "q", "Visitor ID": "a", "adId": "b", "Time": "c"})
+    frame = frame.with_columns(other=(pl.col("pos") > 2).cast(pl.Int8))
+    dataset = make(tmp_path, frame, label="q", user="a", item="b", time="c")
+    assert dataset.events["label"].sum() == (frame["q"] == "yes").sum()
+
+
+@pytest.mark.parametrize(
+    ("time", "second"),
+    [
+        (pl.col("Time") // 1000, 60),
+        (pl.col("Time") * 1000, 60),
+        (pl.col("Time").cast(pl.Datetime("ms")), 60),
+        (pl.col("Time").cast(pl.Datetime("ms")).dt.strftime("%Y-%m-%d %H:%M:%S"), 60),
+    ],
+)
+def test_times_of_all_kinds(tmp_path: Path, time: pl.Expr, second: int) -> None:
+    dataset = make(tmp_path, log().with_columns(time.alias("Time")))
+    assert dataset.events["at"].to_list()[:2] == [START, START + second]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"drop": "Visitor ID"}, "no column tells by its name who saw it (the user); name it with --user COLUMN"),
+        ({"drop": "adId"}, "no column tells by its name what was shown (the item); name it with --item COLUMN"),
+        ({"drop": "Clicked?"}, "no column says whether it was clicked, 0 or 1. Name it with --label COLUMN"),
+        ({"Time": "01/02/2024"}, "log.csv, Time: '01/02/2024' is neither unix seconds since 1990 nor an ISO 8601 time"),
+        ({"Clicked?": "3"}, "no column says whether it was clicked"),
+        ({"seen": "0", "Clicked?": "x"}, "no column says whether it was clicked"),
+        ({"Visitor ID": None}, "log.csv, row 1, Visitor ID: the value is missing"),
+    ],
+)
+def test_what_cannot_be_told_is_asked_for(tmp_path: Path, change: dict[str, str | None], message: str) -> None:
+    frame = log()
+    for name, value in change.items():
+        frame = (
+            frame.drop(value) if name == "drop" and value else frame.with_columns(pl.lit(value, pl.String).alias(name))
+        )
+    with pytest.raises(InitError) as error:
+        make(tmp_path, frame)
+    assert message in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_that_fit_are_both_named(tmp_path: Path) -> None:
+    frame = log().rename({"Clicked?": "a", "Time": "t"}).with_columns(b=pl.col("a"), s=pl.col("t"))
+    with pytest.raises(InitError, match="t, s all hold times; name the one of the impression with --time"):
+        make(tmp_path, frame)
+    with pytest.raises(InitError, match="a, b all hold but zeros and ones; name the one"):
+        make(tmp_path, frame, time="t")
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "value", "message"),
+    [
+        (3, "Visitor ID", None, "log.csv, row 4, Visitor ID: the value is missing"),
+        (3, "adId", "x" * 300, "longer than the 256 bytes that an id may have"),
+        (3, "Clicked?", "maybe", "log.csv, row 4, Clicked?: 'maybe' should be 0 (no click) or 1 (click), or no or yes"),
+        (3, "Clicked?", None, "log.csv, row 4, Clicked?: the value is missing"),
+        (3, "Time", "yesterday", "log.csv, row 4, Time: 'yesterday' is neither unix seconds nor an ISO 8601 time"),
+    ],
+)
+def test_a_wrong_cell_is_told_with_its_place_in_the_log(
+    tmp_path: Path, row: int, column: str, value: str | None, message: str
+) -> None:
+    frame = log().with_columns(pl.all().cast(pl.String))
+    values = frame[column].to_list()
+    values[row] = value
+    with pytest.raises(InitError) as error:
+        make(tmp_path, frame.with_columns(pl.Series(column, values)), label="Clicked?", time="Time")
+    assert message in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_counts_are_told(tmp_path: Path) -> None:
+    frame = log().with_columns(impressions=pl.lit("2.5"), clicks=pl.lit("1")).drop("Clicked?")
+    with pytest.raises(
+        InitError, match=r"row 1, impressions: '2\.5' should be a whole number.*\n(.*\n)*… and 220 more"
+    ):
+        make(tmp_path, frame)
+
+
+def run(*arguments: str | Path) -> tuple[int, str, str]:
+    result = CliRunner().invoke(app, ["init", *map(str, arguments)], env={"COLUMNS": "200"})
+    return result.exit_code, result.output, str(result.exception)
+
+
+def test_the_command_shows_its_guesses_and_takes_names(tmp_path: Path) -> None:
+    path = write(log().rename({"Clicked?": "[red]q"}).with_columns(z=pl.lit(0)), tmp_path / "log.csv")
+    code, output, _ = run(path, "--out", tmp_path / "a", "--label", "[red]q", "--no-time")
+    assert code == 0, output
+    assert "given by --label" in output
+    assert "[red]q" in output
+    assert "no time was found" in output
+    assert "it has one value everywhere" in output
+    assert "read the reasons in dataset.toml" in output
+    code, output, _ = run(path, "--out", tmp_path / "b", "--no-time", "--time", "Time")
+    assert code == 2
+    assert not (tmp_path / "b").exists()
+
+
+def test_the_command_fails_where_the_dataset_has_problems(tmp_path: Path) -> None:
+    code, output, _ = run(write(log(users=3, each=1), tmp_path / "log.csv"), "--out", tmp_path / "out")
+    assert code == 1
+    assert "no event falls into the parts" in output
+
+
+def test_files_and_folders_that_will_not_do(tmp_path: Path) -> None:
+    path = write(log(), tmp_path / "log.csv")
+    empty, sheet = tmp_path / "empty.csv", tmp_path / "log.xlsx"
+    empty.write_text("a,b\n", encoding="utf-8")
+    sheet.write_bytes(b"PK")
+    for source, message in (
+        (tmp_path / "gone.csv", "gone.csv: there is no such file"),
+        (empty, "empty.csv: is empty: it has no row of data"),
+        (sheet, r"log.xlsx: should end in one of \.parquet, \.csv, \.jsonl; convert it"),
+    ):
+        with pytest.raises(InitError, match=message):
+            init_dataset(Sources(source), tmp_path / "out", {})
+    with pytest.raises(InitError, match="--user nobody: log.csv has no such column; it has Visitor ID, adId"):
+        init_dataset(Sources(path), tmp_path / "out", {"user": "nobody"})
+    with pytest.raises(InitError, match="is there already; name an empty or a new folder"):
+        init_dataset(Sources(path), tmp_path, {})
+    items = write(pl.DataFrame({"sku": ["x", "y"], "colour": ["red", "blue"]}), tmp_path / "items.csv")
+    with pytest.raises(InitError, match="items.csv: no column holds the item ids of the events, such as 0, 7, 14"):
+        init_dataset(Sources(path, items=items), tmp_path / "out", {"item": "adId"})
+    twice = write(pl.DataFrame({"adId": [1, 1], "colour": ["red", "blue"]}), tmp_path / "twice.csv")
+    with pytest.raises(InitError, match="twice.csv, row 2, adId: '1' is the id of an earlier row too"):
+        init_dataset(Sources(path, items=twice), tmp_path / "out", {})
+
+
+def test_names_that_would_break_a_file_are_made_safe(tmp_path: Path) -> None:
+    odd = {"device": 'de"v\nice = 1', "pos": "user id", "Price": "ünï {x!r}", "tags": "label", "home town": "🙂"}
+    dataset = make(tmp_path, log().rename(odd), label="Clicked?", user="Visitor ID", item="adId", time="Time")
+    names = [one.name for one in dataset.config.features]
+    assert len(names) == len(set(names)) == 5
+    assert all(name.isascii() for name in names)
+    text = (tmp_path / "out" / "dataset.toml").read_text(encoding="utf-8")
+    assert tomllib.loads(text)["format"] == 1
+    assert "item_label" in names
+
+
+def test_json_lines_with_lists_and_gaps(tmp_path: Path) -> None:
+    lines = []
+    for number in range(200):
+        when = datetime(2024, 5, 1) + timedelta(minutes=number)
+        event = {"uid": number % 10, "item": f"i{number % 7}", "ts": when.isoformat(), "click": number % 3 == 0}
+        event |= {"topics": ["a", "b"][: number % 7 % 2 + 1]}
+        lines.append(json.dumps(event if number % 9 else event | {"extra": math.pi}))
+    (tmp_path / "log.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    _, report = init_dataset(Sources(tmp_path / "log.jsonl"), tmp_path / "out", {})
+    assert report.problems == ()
+    dataset = load_dataset(tmp_path / "out")
+    assert [(one.name, one.side, one.kind) for one in dataset.config.features][0] == ("topics", "item", "bag")
+    assert dataset.items["topics"].to_list()[:2] == [["a"], ["a", "b"]]
