@@ -62,7 +62,12 @@ def fit_isotonic(logits: Floats, labels: Floats) -> Isotonic:
 
 
 def compare_calibrations(logits: Floats, labels: Floats, seed: int = 0) -> dict[str, dict[str, float]]:
-    """ECE and logloss of each way, and of none, on [n] rows, each predicted by what the other four fifths taught."""
+    """ECE and logloss of each way, and of none, on [n] rows, each predicted by what the other four fifths taught.
+
+    Nothing for fewer rows than fifths.
+    """
+    if len(logits) < _FOLDS:
+        return {}
     folds = np.random.default_rng(seed).permutation(len(logits)) % _FOLDS
     calibrated = {"none": logits, "platt": np.empty(len(logits)), "isotonic": np.empty(len(logits))}
     for fold in range(_FOLDS):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd.dataset.load import Dataset
-from msd.dataset.split import Part
+from msd.dataset.split import Part, split_events
 from msd.ranker.baseline import counts_baseline
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.bootstrap import Resampled, compare, compare_by_seed, interval, resample_metrics
@@ -102,13 +102,14 @@ def _check(data: Dataset, vectors: StudentVectors, models: Mapping[str, Sequence
             if other := of_seed.get(seed := record.training["seed"]):
                 raise ModelError(f"{other} and {folder}, both called {name!r}, were trained with the same seed, {seed}")
             of_seed[seed] = folder
+    clicked = data.events["label"].filter(split_events(data.events, data.config) == Part.TEST)
+    if clicked.n_unique() < 2:
+        raise ModelError(f"{data.folder}: all {len(clicked)} test rows have label {clicked[0]}; nothing to rank")
 
 
 def _measure_model(trained: TrainedRanker, record: RankerRecord, features: Features, seed: int) -> Measured:
     test, valid = features.of_part(Part.TEST), features.of_part(Part.VALID)
     labels = _labels(features, test)
-    if labels.min() == labels.max():
-        raise ModelError(f"all {len(test)} test rows have label {labels[0]:.0f}; nothing to rank")
     whole = predict(trained, features, test)
     rungs = {name: predict(trained, less, test) for name, less in degraded(features)}
     figures = {

@@ -81,6 +81,11 @@ def test_what_bends_is_told_from_what_does_not_by_rows_not_seen() -> None:
     assert straight["platt"]["logloss"] <= straight["isotonic"]["logloss"]
 
 
+def test_too_few_rows_compare_nothing() -> None:
+    assert compare_calibrations(np.zeros(4), np.array([0.0, 1.0, 0.0, 1.0])) == {}
+    assert len(compare_calibrations(np.zeros(5), np.array([0.0, 1.0, 0.0, 1.0, 1.0]))) == 3
+
+
 def test_a_fold_of_one_label_is_left_uncalibrated() -> None:
     labels = np.zeros(50)
     labels[7] = 1.0

@@ -1,14 +1,16 @@
 """What evaluation finds of models by name and seed, against the metrics of each on its own."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from msd.dataset.load import Dataset
-from msd.dataset.split import Part
+from msd.dataset.split import Part, split_events
 from msd.ranker.evaluate import evaluate_models
 from msd.ranker.folder import ModelError, RankerRecord, save_ranker
 from msd.ranker.metrics import measure
@@ -129,6 +131,22 @@ def test_slices_have_metrics_or_say_why_not(results: dict[str, Any]) -> None:
 
 def test_figures_are_json(results: dict[str, Any]) -> None:
     assert json.loads(json.dumps(results, allow_nan=False))["rows"] == results["rows"]
+
+
+def test_test_rows_of_one_label_are_refused_before_any_is_measured(
+    tiny: Dataset, world: World, folders: dict[str, Path]
+) -> None:
+    parts = split_events(tiny.events, tiny.config)
+    never = tiny.events.with_columns(label=tiny.events["label"] * pl.Series(parts != Part.TEST))
+    with pytest.raises(ModelError, match="all 300 test rows have label 0; nothing to rank"):
+        evaluate_models(
+            replace(tiny, events=never),
+            world.vectors,
+            {"a": [folders["plain-0"]]},
+            0,
+            RESAMPLES,
+            lambda doing, done: None,
+        )
 
 
 def test_two_models_of_one_name_and_seed_are_refused_before_any_is_measured(
