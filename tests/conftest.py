@@ -1,6 +1,12 @@
-"""Property tests have no time limit for each example: machines under load are slow, not wrong."""
+"""For all tests: machines under load are slow, not wrong."""
+
+import os
 
 from hypothesis import settings
 
+# Property tests have no time limit for each example.
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
+
+# As the front door does, and before anything loads torch.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
