@@ -29,17 +29,28 @@ def with_labels(events: pl.DataFrame, table: Table, where: EventsConfig) -> pl.D
         clicked = read_labels(table, where.label).cast(pl.Int64) * shown
     else:
         clicked = read_whole_numbers(table, where.clicks)
-        table.flag(where.clicks, clicked > shown, "is more than the impressions of its row")
-    usable = (clicked <= shown).fill_null(False)
-    total = int(shown.sum())
-    if total > MAX_IMPRESSIONS:
-        message = f"holds {total:,} impressions in all; each becomes a row, and {MAX_IMPRESSIONS:,} are the most. "
-        table.flag_column(where.impressions, message + "Leave out whole users or days, so that the click rate stays")
-        usable = usable & False
+    usable = counts_fit(table, where.impressions, where.clicks, shown, clicked)
     counted = events.with_columns(shown=shown, clicked=clicked).filter(usable)
     clicks, rest = counted["clicked"], counted["shown"] - counted["clicked"]
     events = counted.drop("shown", "clicked")
     return pl.concat([_repeated(events, rest, 0), _repeated(events, clicks, 1)])
+
+
+def counts_fit(
+    table: Table, impressions: str, clicks: str | None, shown: pl.Series, clicked: pl.Series | None
+) -> pl.Series:
+    """[n] whether a row's counts can be used. Notes clicks beyond the impressions, and impressions beyond the bound."""
+    usable = shown.is_not_null()
+    if clicked is not None:
+        usable &= (clicked <= shown).fill_null(False)
+        if clicks is not None:
+            table.flag(clicks, clicked > shown, "is more than the impressions of its row")
+    total = int(shown.sum())
+    if total > MAX_IMPRESSIONS:
+        message = f"holds {total:,} impressions in all; each becomes a row, and {MAX_IMPRESSIONS:,} are the most. "
+        table.flag_column(impressions, message + "Leave out whole users or days, so that the click rate stays")
+        usable &= False
+    return usable
 
 
 def _repeated(events: pl.DataFrame, times: pl.Series, label: int) -> pl.DataFrame:

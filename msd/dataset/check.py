@@ -56,8 +56,18 @@ def check_dataset(folder: Path) -> Report:
     except DatasetError as error:
         problems += error.problems
         return Report(dataset.config.name, tuple(problems), counts)
+    problems += _one_sided(dataset)
     counts |= _part_counts(dataset, dataset.events.with_columns(parts))
     return Report(dataset.config.name, tuple(problems), counts, tuple(outlook(dataset, parts)))
+
+
+def _one_sided(dataset: Dataset) -> list[Problem]:
+    labels, where = dataset.events["label"], dataset.config.events
+    if labels.n_unique() > 1:
+        return []
+    what = "nothing but clicks" if labels[0] else "no click"
+    message = f"there is {what} in {labels.len()} events, so that nothing can be learned from them"
+    return [Problem(where.file, message, column=where.clicks or where.label)]
 
 
 def _counts(dataset: Dataset) -> dict[str, Count]:

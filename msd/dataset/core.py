@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import polars as pl
 
+from msd.dataset.aggregate import counts_fit
 from msd.dataset.column import read_ids, read_labels, read_unique_ids, read_whole_numbers
 from msd.dataset.moment import read_moments
 from msd.dataset.roles import WORDS, InitError, Role, RoleName
@@ -28,6 +29,9 @@ def read_core(events: Table, roles: Mapping[RoleName, Role]) -> pl.DataFrame:
     for role in ("impressions", "clicks"):
         if role in roles:
             columns[role] = read_whole_numbers(events, roles[role].column)
+    if "impressions" in columns:
+        clicks = roles["clicks"].column if "clicks" in roles else None
+        counts_fit(events, roles["impressions"].column, clicks, columns["impressions"], columns.get("clicks"))
     refuse(events)
     return pl.DataFrame(columns)
 

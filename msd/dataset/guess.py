@@ -17,6 +17,7 @@ _LARGEST_TABLE = 2**18
 _LONG_TAIL = 10.0
 # What may separate values, and how many different ones among all: prose has commas too, but seldom bars.
 _SEPARATORS = {"|": 0.8, ";": 0.8, ",": 0.5}
+_UNIQUE = "every row has another value, so there is nothing to learn from it"
 _CODES = re.compile(r"(^|_)(id|code|zip|zipcode|postcode|type|category|class|segment|cluster)$")
 _AFTERWARDS = re.compile(
     r"(^|_)(conversions?|converted|purchas\w*|revenue|dwell\w*|watch_time|time_spent|play_time|clicked_at|click_time|ctr|"
@@ -41,6 +42,8 @@ def guess(raw: pl.Series, *, context: bool = False) -> Guess:
     if context and _AFTERWARDS.search(name):
         return Guess("none", "its name speaks of what happens after the impression, which no request can know", raw)
     present = raw.drop_nulls()
+    if not raw.name.strip():
+        return Guess("none", "it has no name", raw)
     if present.is_empty():
         return Guess("none", "it is empty", raw)
     if isinstance(raw.dtype, pl.List | pl.Array):
@@ -60,12 +63,20 @@ def _scalar(name: str, raw: pl.Series, context: bool) -> Guess:
     text = raw.cast(pl.String).str.strip_chars()
     numbers = text.cast(pl.Float64, strict=False)
     if numbers.null_count() == raw.null_count() and bool(numbers.drop_nulls().is_finite().all()):
+        if context and _counts_rows(numbers):
+            return Guess("none", _UNIQUE, raw)
         guessed = _number(name, text, numbers)
     else:
         guessed = _text(name, text, context)
     if context and guessed.kind in ("categorical", "numeric") and _POSITIONS.search(name):
         return _position(guessed)
     return guessed
+
+
+def _counts_rows(numbers: pl.Series) -> bool:
+    """Whether each row has a whole number of its own, as ids and indices of rows do."""
+    present = numbers.drop_nulls()
+    return present.len() > _FEW_NUMBERS and present.n_unique() == present.len() and bool((present % 1 == 0).all())
 
 
 def _position(guessed: Guess) -> Guess:
@@ -120,8 +131,8 @@ def _text(name: str, values: pl.Series, context: bool) -> Guess:
         return Guess("text", f"text of {words:.1f} words on average", values)
     if words >= 5 and distinct > present.len() / 2:
         return Guess("none", "free text of the moment: the student reads texts of items and users only", values)
-    if not context and distinct == present.len() > _FEW_NUMBERS:
-        return Guess("none", "every row has another value, so there is nothing to learn from it", values)
+    if distinct == present.len() > _FEW_NUMBERS:
+        return Guess("none", _UNIQUE, values)
     if bool((present.str.len_chars() > MAX_VALUE_CHARS).any()):
         return Guess("none", f"some values are longer than the {MAX_VALUE_CHARS} characters of a category", values)
     return _category(values, "words")

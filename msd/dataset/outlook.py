@@ -18,11 +18,11 @@ def _of_texts(dataset: Dataset) -> list[str]:
     texts = dataset.items["text"].drop_nulls()
     count = int((texts.str.strip_chars() != "").sum())
     if count < _FEWEST_TEXTS:
-        template = "has a text that is" if dataset.config.items.text else "has no key text, so none is"
+        file = dataset.config.items.file
         return [
             f"{count} items have a text, and the student needs {_FEWEST_TEXTS}: `msd distill` will refuse, and "
-            f"`msd train` needs its student. [items] {template} to be made of columns that say anything of an "
-            'item, such as its category or brand: text = "{brand}, {category}"'
+            f"`msd train` needs its student. Add columns to {file} that say something of an item, such as its category "
+            'or brand, and name them in the template of [items]: text = "{brand}, {category}"'
         ]
     if count < dataset.items.height / 2:
         return [f"{dataset.items.height - count} of {dataset.items.height} items have no text, hence no vector"]
@@ -54,8 +54,9 @@ def _of_clicks(dataset: Dataset, parts: pl.Series) -> list[str]:
                 "bring more events, or move the cuts in [split]"
             )
         elif clicks < _FEW_CLICKS:
+            amount = "1 click" if clicks == 1 else f"{clicks} clicks"
             found.append(
-                f"the {name} part has only {clicks} clicks to {uses[name]}: figures will differ by chance from seed "
-                "to seed, so compare several"
+                f"the {name} part has only {amount} to {uses[name]}: figures will differ by chance from seed to seed, "
+                "so compare several"
             )
     return found

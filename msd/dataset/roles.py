@@ -33,6 +33,7 @@ NAMES: dict[RoleName, tuple[str, ...]] = {
     "clicks": tuple("clicks n_clicks click_count num_clicks clks".split()),
 }
 WORDS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "no": 0, "yes": 1, "f": 0, "t": 1, "n": 0, "y": 1}
+_NO_LABEL = re.compile(rf"(is|has|was)_|({'|'.join(NAMES['impressions'])})$")
 
 
 class InitError(MsdError):
@@ -65,6 +66,8 @@ def find_roles(
     roles: dict[RoleName, Role] = {}
     for role, column in chosen.items():
         _require(events, role, column)
+        if other := next((name for name, one in roles.items() if one.column == column), None):
+            raise InitError(f"--{role} {column}: is given by --{other} too; a column can be but one thing")
         roles[role] = Role(column, f"given by --{role}")
     for role in ("user", "item"):
         if role not in roles:
@@ -140,7 +143,8 @@ def _outcome(events: Table, roles: dict[RoleName, Role]) -> None:
 def _label(events: Table, free: Sequence[str]) -> Role:
     if found := _by_name(events, "label", free, lambda values: is_binary(values, 1)):
         return found
-    fitting = [column for column in free if is_binary(events.frame.get_column(column), 2)]
+    possible = [column for column in free if not _NO_LABEL.match(clean_name(column))]
+    fitting = [column for column in possible if is_binary(events.frame.get_column(column), 2)]
     if len(fitting) == 1:
         return Role(fitting[0], "the only column of zeros and ones")
     if len(fitting) > 1:

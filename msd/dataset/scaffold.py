@@ -93,6 +93,8 @@ def _read(path: Path | None) -> Table | None:
     table = read_table(path.parent, path.name, problems)
     if table is None:
         raise InitError(f"{path.parent / str(problems[0])}" if path.is_file() else f"{path}: there is no such file")
+    if path.suffix == ".csv" and table.frame.width == 1 and re.search("[;\t]", table.frame.columns[0]):
+        raise InitError(f"{path}: {table.frame.columns[0]!r} is one column: write the file with commas between cells")
     blank = table.frame.with_columns(pl.col(pl.String).replace("", None))
     return replace(table, frame=blank)
 

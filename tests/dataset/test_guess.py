@@ -80,8 +80,15 @@ def test_codes_keep_their_zeros_and_floats_of_whole_numbers_lose_their_point() -
     assert guess(column("floor_id", [1.0, 2.0, None])).values[:3].to_list() == ["1", "2", None]
 
 
+def test_what_merely_numbers_the_rows_is_left_out() -> None:
+    assert guess(pl.Series("row", range(N)), context=True).kind == "none"
+    assert guess(pl.Series("event", [f"e{number}" for number in range(N)]), context=True).kind == "none"
+    assert guess(pl.Series("bid", [number + 0.5 for number in range(N)]), context=True).kind == "numeric"
+    assert guess(column(" ", [1, 2])).reason == "it has no name"
+
+
 def test_prose_with_commas_is_no_bag() -> None:
-    names = pl.Series("author", [f"Smith{number}, John{number}" for number in range(N)])
+    names = pl.Series("author", [f"Smith{number}, John{number}" for number in range(N)] * 2)
     assert guess(names, context=True).kind == "categorical"
 
 

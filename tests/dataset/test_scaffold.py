@@ -232,6 +232,21 @@ def test_wrong_counts_are_told(tmp_path: Path) -> None:
         make(tmp_path, frame)
 
 
+def test_counts_beyond_reason_are_told_before_anything_is_written(tmp_path: Path) -> None:
+    frame = log().with_columns(impressions=pl.lit(9_000), clicks=pl.lit(1)).drop("Clicked?")
+    with pytest.raises(InitError, match="impressions: holds 2,160,000 impressions in all; each becomes a row"):
+        make(tmp_path, frame)
+    with pytest.raises(InitError, match=r"log\.csv, row 2, clicks: '5' is more than the impressions of its row"):
+        make(tmp_path, frame.with_columns(impressions=pl.lit(2), clicks=pl.int_range(pl.len()) % 2 * 5))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_flag_of_zeros_and_ones_is_no_label(tmp_path: Path) -> None:
+    frame = log().drop("Clicked?").with_columns(is_mobile=pl.col("pos") % 2, impressions=pl.col("pos") % 2)
+    with pytest.raises(InitError, match="no column says whether it was clicked"):
+        make(tmp_path, frame)
+
+
 def run(*arguments: str | Path) -> tuple[int, str, str]:
     result = CliRunner().invoke(app, ["init", *map(str, arguments)], env={"COLUMNS": "200"})
     return result.exit_code, result.output, str(result.exception)
@@ -271,6 +286,12 @@ def test_files_and_folders_that_will_not_do(tmp_path: Path) -> None:
             init_dataset(Sources(source), tmp_path / "out", {})
     with pytest.raises(InitError, match="--user nobody: log.csv has no such column; it has Visitor ID, adId"):
         init_dataset(Sources(path), tmp_path / "out", {"user": "nobody"})
+    with pytest.raises(InitError, match="--item adId: is given by --user too; a column can be but one thing"):
+        init_dataset(Sources(path), tmp_path / "out", {"user": "adId", "item": "adId"})
+    cells = tmp_path / "cells.csv"
+    cells.write_text(path.read_text(encoding="utf-8").replace(",", ";"), encoding="utf-8")
+    with pytest.raises(InitError, match="cells.csv: 'Visitor ID;adId.* is one column: write the file with commas"):
+        init_dataset(Sources(cells), tmp_path / "out", {})
     with pytest.raises(InitError, match="is there already; name an empty or a new folder"):
         init_dataset(Sources(path), tmp_path, {})
     items = write(pl.DataFrame({"sku": ["x", "y"], "colour": ["red", "blue"]}), tmp_path / "items.csv")
