@@ -11,7 +11,7 @@ from msd.step import STEP_FILE, fingerprint_of, mark_done
 from msd.teachers.journal import ANSWERS_FILE, Journal, Refusal, key_of
 from msd.teachers.knowledge import KNOWLEDGE_FILES, RECORD_FILE, Knowledge, TeacherError, TeachRecord
 from msd.teachers.prompts import Example
-from msd.teachers.seeds import SEEDS_FILE, Seeding, choose, load_seeds, save_seeds
+from msd.teachers.seeds import Seeding, choose, load_seeds, refuse_seeds, save_seeds
 from msd.teachers.teacher import LEVELS, Answered, Failed, Question, Reply, Teacher, Usage, questions_of
 
 # So many questions in a row without any answer are not the questions' fault.
@@ -47,6 +47,15 @@ def collect_knowledge(
     With `seeding`, its teacher answers a sample first, and `seeding.steer` makes the one who answers the rest.
     Raises TeacherError if the teacher fails, if nothing can be used, or if the folder is not one of answers.
     """
+    try:
+        return _collect(dataset, teacher, folder, progress, seeding)
+    except OSError as error:
+        raise TeacherError(f"{folder} cannot be written: {error}") from None
+
+
+def _collect(
+    dataset: Dataset, teacher: Teacher, folder: Path, progress: Progress, seeding: Seeding | None
+) -> Collected:
     start = time.perf_counter()
     levels = questions_of(dataset)
     _claim(folder)
@@ -55,11 +64,8 @@ def collect_knowledge(
         if seeding:
             teacher = seeding.steer(_seeds(seeding, journal, folder, levels, progress))
             seeds_by = seeding.teacher
-        elif (folder / SEEDS_FILE).is_file():
-            raise TeacherError(
-                f"the answers in {folder} are steered by {SEEDS_FILE}: give --seeds and --seed-teacher as before, or "
-                "remove that file to ask everything without seeds"
-            )
+        else:
+            refuse_seeds(folder)
         finder = Finder(journal, teacher, seeds_by)
         for name, questions in zip(KNOWLEDGE_FILES, levels, strict=True):
             due = [question for question in questions if finder.seed(question) is None]

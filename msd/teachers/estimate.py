@@ -9,7 +9,7 @@ from msd.teachers.collect import group_by_key
 from msd.teachers.journal import Journal, key_of
 from msd.teachers.knowledge import Knowledge
 from msd.teachers.prompts import Example
-from msd.teachers.seeds import Seeding, choose, load_seeds
+from msd.teachers.seeds import Seeding, choose, load_seeds, refuse_seeds
 from msd.teachers.teacher import Question, Teacher, Usage, questions_of
 from msd.teachers.tokens import ANSWER_TOKENS, BYTES_A_TOKEN
 
@@ -41,6 +41,7 @@ def estimate(
     journal = Journal(folder)
     levels = questions_of(dataset)
     if seeding is None:
+        refuse_seeds(folder)
         return Estimate(0, Usage()), _due(journal, teacher, [one for questions in levels for one in questions])
     examples = load_seeds(folder, seeding.teacher)
     chosen: list[Question] = []

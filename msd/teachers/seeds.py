@@ -71,6 +71,15 @@ def load_seeds(folder: Path, teacher: Teacher) -> tuple[Example, ...] | None:
     return tuple(found)
 
 
+def refuse_seeds(folder: Path) -> None:
+    """Raises TeacherError if the folder has seeds: without them all questions would be others, and be paid again."""
+    if (folder / SEEDS_FILE).is_file():
+        raise TeacherError(
+            f"the answers in {folder} are steered by {SEEDS_FILE}: give --seeds and --seed-teacher as before, or "
+            "remove that file to ask everything without seeds"
+        )
+
+
 def save_seeds(folder: Path, teacher: Teacher, examples: Sequence[Example]) -> None:
     """Writes the file that `load_seeds` reads."""
     lines = [

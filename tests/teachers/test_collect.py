@@ -213,6 +213,15 @@ def test_a_folder_of_unknown_origin_is_left_alone(small: Dataset, tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["step.json"]
 
 
+def test_a_folder_that_cannot_be_written_is_told(small: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(TeacherError, match="out cannot be written: .*Not a directory"):
+        collect_knowledge(small, Parrot(), tmp_path / "file" / "out", ignore)
+    (tmp_path / "answers.jsonl").mkdir()
+    with pytest.raises(TeacherError, match=r"answers\.jsonl cannot be read: Is a directory"):
+        collect_knowledge(small, Parrot(), tmp_path, ignore)
+
+
 def test_a_folder_of_before_answers_were_kept_is_written_anew(small: Dataset, tmp_path: Path) -> None:
     collect_knowledge(small, Parrot(), tmp_path, ignore)
     (tmp_path / "answers.jsonl").unlink()
@@ -356,6 +365,8 @@ def test_a_folder_with_seeds_is_not_gone_on_without_them(small: Dataset, tmp_pat
     collect_knowledge(small, Parrot(0), tmp_path, ignore, School().seeding())
     with pytest.raises(TeacherError, match=r"are steered by seeds\.jsonl: give --seeds"):
         collect_knowledge(small, Parrot(), tmp_path, ignore)
+    with pytest.raises(TeacherError, match=r"are steered by seeds\.jsonl: give --seeds"):
+        estimate(small, Parrot(), tmp_path)
     other = School()
     other.strong.name = "cockatoo"
     with pytest.raises(TeacherError, match="holds seeds by macaw .* not by cockatoo"):
