@@ -5,7 +5,7 @@ What meets a fault of the server is asked again after a pause; what is answered 
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -61,10 +61,19 @@ class _Said:
 
 
 class OpenAICompatibleTeacher:
-    """Asks a server. Raises TeacherError if the address is wrong, or as soon as the server refuses the key or model."""
+    """Asks a server. Raises TeacherError if the address is wrong, or as soon as the server refuses the key or model.
 
-    def __init__(self, server: Server, environment: Mapping[str, str], prompt: Prompt | None = None) -> None:
-        self._server, self._environment = server, environment
+    sleep: how pauses, in seconds, are made.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        environment: Mapping[str, str],
+        prompt: Prompt | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._server, self._environment, self._sleep = server, environment, sleep
         self._prompt = prompt or Prompt()
         self._key = environment.get(server.key_variable, "").strip()
         if not (self._key.isascii() and self._key.isprintable()):
@@ -97,7 +106,7 @@ class OpenAICompatibleTeacher:
 
     def steered(self, examples: tuple[Example, ...]) -> Self:
         """The same teacher, shown examples."""
-        return type(self)(self._server, self._environment, Prompt(examples))
+        return type(self)(self._server, self._environment, Prompt(examples), self._sleep)
 
     def input_of(self, question: Question) -> str:
         """The text: the id is not shown."""
@@ -167,7 +176,7 @@ class OpenAICompatibleTeacher:
                     ) from None
                 if attempt == self._server.attempts:
                     raise _PassingFault(f"{fault.reason} ({attempt} attempts)") from None
-                await asyncio.sleep(pause(attempt, self._server.pause, fault.wait))
+                await self._sleep(pause(attempt, self._server.pause, fault.wait))
         raise AssertionError("no attempt is allowed")
 
     async def _attempt(self, client: httpx.AsyncClient, chat: Sequence[Message]) -> _Said:

@@ -86,6 +86,27 @@ def test_a_passing_fault_is_asked_again(fault: Behaviour) -> None:
     assert calls[0].body == calls[2].body
 
 
+@pytest.mark.parametrize(
+    ("fault", "shortest", "longest"),
+    [
+        (status(500), [0.5, 1.0, 2.0, 4.0], [1.0, 2.0, 4.0, 8.0]),
+        (status(503, Retry_After="soon"), [0.5, 1.0, 2.0, 4.0], [1.0, 2.0, 4.0, 8.0]),
+        (status(429, Retry_After="70"), [70.0] * 4, [71.0, 71.0, 72.0, 74.0]),
+    ],
+)
+def test_pauses_double_and_heed_the_server(fault: Behaviour, shortest: list[float], longest: list[float]) -> None:
+    pauses: list[float] = []
+
+    async def note(seconds: float) -> None:
+        pauses.append(seconds)
+
+    with ChatServer(in_turn(fault, fault, fault, fault, Call.answer)) as server:
+        teacher = OpenAICompatibleTeacher(server.settings(pause=1.0, attempts=5), KEY, sleep=note)
+        (reply,) = teacher.answer([TENT])
+    assert isinstance(reply, Answered)
+    assert all(low <= one <= high for low, one, high in zip(shortest, pauses, longest, strict=True))
+
+
 @pytest.mark.parametrize("slow", [silent, drip])
 def test_a_reply_that_is_too_slow_is_asked_again(slow: Behaviour) -> None:
     (reply,), calls = ask(in_turn(slow, Call.answer), timeout=0.5, attempts=20)
