@@ -63,23 +63,32 @@ def init_dataset(
     for side in sides:
         left_out += _guess_all(side)
     features, tables = _named(sides)
-    has_users = users is not None or any(feature.side == "user" for feature in features) or "text" in _kinds(user_side)
-    files = [path.name for path in (sources.events, sources.items, sources.users) if path]
+    has_users = users is not None or any(one.kind != "none" for one in user_side.guesses.values())
     draft = Draft(
         name=re.sub(r"[^a-z0-9._-]+", "-", out.resolve().name.lower()).strip("._-")[:60] or "my-data",
-        origin=", ".join(files),
+        origin=", ".join(path.name for path in (sources.events, sources.items, sources.users) if path),
         roles=roles,
         click_rate=_click_rate(core),
-        items=template_of("item", tables[0], features),
-        users=template_of("user", tables[1], features) if has_users else None,
+        items=template_of("item", tables["item"], features),
+        users=template_of("user", tables["user"], features) if has_users else None,
         features=features,
         left_out=left_out,
     )
-    names = ["items", "users", "events"] if has_users else ["items", "events"]
-    for name, table in zip(names, tables if has_users else (tables[0], tables[2]), strict=True):
-        write_bytes_atomic(out / f"{name}.parquet", _parquet(table))
-    write_text_atomic(out / CONFIG_FILE, draft_text(draft))
+    _write(out, draft, tables)
     return draft, check_dataset(out)
+
+
+def _write(out: Path, draft: Draft, tables: Mapping[Side, pl.DataFrame]) -> None:
+    """Writes the tables, and last dataset.toml, for a folder is a dataset once it holds this file."""
+    files: dict[str, Side] = {"events": "context", "items": "item"}
+    if draft.users:
+        files["users"] = "user"
+    try:
+        for name, side in files.items():
+            write_bytes_atomic(out / f"{name}.parquet", _parquet(tables[side]))
+        write_text_atomic(out / CONFIG_FILE, draft_text(draft))
+    except OSError as error:
+        raise InitError(f"{out} cannot be written: {error.strerror}; name another folder with --out") from None
 
 
 def _read(path: Path | None) -> Table | None:
@@ -180,14 +189,11 @@ def _guess_all(side: _Columns) -> list[tuple[str, str]]:
     return [(name, one.reason) for name, one in side.guesses.items() if one.kind == "none"]
 
 
-def _kinds(side: _Columns) -> set[str]:
-    return {one.kind for one in side.guesses.values()}
-
-
-def _named(sides: Sequence[_Columns]) -> tuple[list[Feature], list[pl.DataFrame]]:
+def _named(sides: Sequence[_Columns]) -> tuple[list[Feature], dict[Side, pl.DataFrame]]:
     """Features with names of their own, and the tables with their columns called so."""
     features: list[Feature] = []
-    tables, used = [], set(RESERVED_NAMES)
+    tables: dict[Side, pl.DataFrame] = {}
+    used = set(RESERVED_NAMES)
     for side in sides:
         columns: list[pl.Series] = []
         for source, one in side.guesses.items():
@@ -199,7 +205,7 @@ def _named(sides: Sequence[_Columns]) -> tuple[list[Feature], list[pl.DataFrame]
             if one.kind != "text":
                 used.add(name)
                 features.append(Feature(name, side.side, one.kind, one.options, source, one.reason))
-        tables.append(side.ids.with_columns(_compact(column) for column in columns))
+        tables[side.side] = side.ids.with_columns(_compact(column) for column in columns)
     return features, tables
 
 

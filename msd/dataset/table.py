@@ -133,6 +133,8 @@ def _read_jsonl(path: Path) -> pl.DataFrame:
                     records.append(_json_object(line, len(records) + 1))
     except UnicodeDecodeError as error:
         raise UnreadableError(f"is not text in UTF-8: {error}", len(records) + 1) from None
+    except OSError as error:
+        raise UnreadableError(f"cannot be read: {error.strerror}") from None
     names = dict.fromkeys(name for record in records for name in record)
     return pl.DataFrame([_json_column(name, [record.get(name) for record in records]) for name in names])
 

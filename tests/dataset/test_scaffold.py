@@ -286,6 +286,8 @@ def test_files_and_folders_that_will_not_do(tmp_path: Path) -> None:
             init_dataset(Sources(source), tmp_path / "out", {})
     with pytest.raises(InitError, match="--user nobody: log.csv has no such column; it has Visitor ID, adId"):
         init_dataset(Sources(path), tmp_path / "out", {"user": "nobody"})
+    with pytest.raises(InitError, match="cannot be written: .*; name another folder with --out"):
+        init_dataset(Sources(path), path / "out", {})
     with pytest.raises(InitError, match="--item adId: is given by --user too; a column can be but one thing"):
         init_dataset(Sources(path), tmp_path / "out", {"user": "adId", "item": "adId"})
     cells = tmp_path / "cells.csv"
