@@ -145,7 +145,7 @@ def _manifest(inputs: Inputs, folder: Path) -> Manifest:
         files={},
         # Proved here on a CPU; where the service runs on CUDA, it proves itself by the goldens before it is ready.
         tolerances={tolerance_key("onnxruntime", provider, "fp32"): TOLERANCE for provider in ("cpu", "cuda")},
-        calibration={"method": "platt", "slope": float(inputs.trained.slope), "offset": float(inputs.trained.offset)},
+        calibration=_curve(inputs.trained),
         metrics=inputs.evaluation,
         provenance={
             "dataset": {"name": inputs.dataset.config.name, "fingerprint": inputs.dataset.fingerprint},
@@ -164,6 +164,11 @@ def _versions() -> dict[str, str]:
         own = "0"
     # By module, because onnxruntime comes from distributions of several names.
     return {"msd-ctr": own, **{module.__name__: module.__version__ for module in (torch, onnxruntime, np)}}
+
+
+def _curve(trained: TrainedRanker) -> dict[str, Any]:
+    curve = trained.calibrator.curve()
+    return {"knots": curve.knots.tolist(), "values": curve.values.tolist(), "outer_slope": curve.outer_slope}
 
 
 def _final(draft: Manifest, folder: Path, parity: Parity) -> Manifest:

@@ -27,7 +27,7 @@ class ServingRanker(nn.Module):
 
     def forward(self, *tensors: Tensor) -> Tensor:
         logits = self.trained.ranker(dict(zip(self.names, tensors, strict=True)))
-        return torch.sigmoid(self.trained.slope * logits + self.trained.offset)
+        return torch.sigmoid(self.trained.calibrator(logits))
 
 
 def export_ranker(trained: TrainedRanker, path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from msd.contract.rows import RowSide
 from msd.contract.schema import FeatureSchema
+from msd.ranker.calibrator import Calibrator
 from msd.ranker.features import Features, SideFeatures
 from msd.ranker.model import Ranker, RankerConfig
 
@@ -31,10 +32,7 @@ class Adaptor(nn.Module):
 
 
 class TrainedRanker(nn.Module):
-    """The ranker, its adaptors by side, and the calibration of its logits: sigmoid(slope · logit + offset)."""
-
-    slope: Tensor
-    offset: Tensor
+    """The ranker, its adaptors by side, and the calibration of its logits, all of whose scores are sigmoids."""
 
     def __init__(self, schema: FeatureSchema, config: RankerConfig, vector_dim: int) -> None:
         super().__init__()
@@ -45,8 +43,7 @@ class TrainedRanker(nn.Module):
         for side in ("user", "item"):
             if semantic := schema.semantic(side):
                 self.adaptors[side] = Adaptor(vector_dim, semantic.dim)
-        self.register_buffer("slope", torch.ones(()))
-        self.register_buffer("offset", torch.zeros(()))
+        self.calibrator = Calibrator()
 
     def adapt(self, side: RowSide, vectors: Tensor, present: Tensor) -> Tensor:
         """[n, V] vectors and whether each is there [n] → [n, D], zeros where it is not."""
@@ -56,11 +53,12 @@ class TrainedRanker(nn.Module):
 
 @dataclass(frozen=True)
 class Corruption:
-    """What training hides so that serving with less is trained for: the share of rows with aged counts, and of rows
-    whose user or item is wholly unknown."""
+    """What training hides so that serving with less is trained for: the share of rows with aged counts, of rows whose
+    user or item is wholly unknown, and of users and items without their vector."""
 
     aged: float = 0.5
     unknown: float = 0.03
+    without_vector: float = 0.03
 
 
 def batch_logits(
@@ -86,11 +84,15 @@ def batch_logits(
     held, places = _distinct(torch.cat([item_rows.unsqueeze(1), history], 1), features.item.entities.unknown + 1)
     semantic = None
     if "item" in model.adaptors:
-        semantic = model.adapt("item", features.item.vectors[held], features.item.present[held])
+        present = features.item.present[held] & _kept(len(held), corruption, rng)
+        semantic = model.adapt("item", features.item.vectors[held], present)
         by_place = nn.functional.embedding(places, semantic)
         tensors["item_semantic"], tensors["history_semantic"] = by_place[:, 0], by_place[:, 1:]
-        known = features.user.present[user_rows] & features.knows_user[chosen]
+        known = features.user.present[user_rows] & features.knows_user[chosen] & _kept(len(chosen), corruption, rng)
         tensors["user_semantic"] = model.adapt("user", features.user.vectors[user_rows], known)
+        # The last dense column says whether there is a vector.
+        tensors["item_dense"][:, -1] *= present[places[:, 0]]
+        tensors["user_dense"][:, -1] *= known
     represented = nn.functional.embedding(
         places, model.ranker.represent_items(features.item.categorical[held], semantic)
     )
@@ -109,6 +111,13 @@ def _rows_and_dense(
     unknown = draw[1] < corruption.unknown
     rows = torch.where(unknown, side.entities.unknown, rows)
     return rows, torch.where(unknown.unsqueeze(-1), side.unknown_dense, dense)
+
+
+def _kept(count: int, corruption: Corruption | None, rng: np.random.Generator | None) -> Tensor:
+    """[count] which vectors are not hidden."""
+    if corruption is None or rng is None:
+        return torch.ones(count, dtype=torch.bool)
+    return torch.from_numpy(rng.random(count) >= corruption.without_vector)
 
 
 def _distinct(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:

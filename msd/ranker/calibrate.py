@@ -24,30 +24,32 @@ def fit_platt(logits: Floats, labels: Floats) -> tuple[float, float]:
     return (slope, offset) if slope > 0 else (1.0, 0.0)
 
 
-class Isotonic(NamedTuple):
+class Curve(NamedTuple):
     """A strictly increasing, piecewise linear map from logits to calibrated logits, through `knots` at `values`.
 
-    Beyond the outermost knots it goes on with slope 1, so that it never makes two different scores equal.
+    Beyond the outermost knots it goes on with `outer_slope`, so that it never makes two different scores equal. With
+    one knot it is a line, such as Platt's.
     """
 
     knots: Floats
     values: Floats
+    outer_slope: float = 1.0
 
     def __call__(self, logits: Floats) -> Floats:
         """Calibrated logits [n] of logits [n]."""
         inside = np.clip(logits, self.knots[0], self.knots[-1])
-        calibrated: Floats = np.interp(inside, self.knots, self.values) + (logits - inside)
+        calibrated: Floats = np.interp(inside, self.knots, self.values) + self.outer_slope * (logits - inside)
         return calibrated
 
 
-def fit_isotonic(logits: Floats, labels: Floats) -> Isotonic:
+def fit_isotonic(logits: Floats, labels: Floats) -> Curve:
     """At most 32 knots from [n] logits and labels; the identity if there is but one label to learn from.
 
     Isotonic regression (Zadrozny and Elkan 2002), averaged over 32 equal shares of the rows; shares of one step become
     one knot at their middle, so that steps turn into slopes and the ranking stays.
     """
     if labels.min() == labels.max():
-        return Isotonic(np.zeros(1), np.zeros(1))
+        return Curve(np.zeros(1), np.zeros(1))
     order = np.argsort(logits, kind="stable")
     rates = IsotonicRegression().fit_transform(logits[order], labels[order])
     shares = [share for share in np.array_split(np.arange(len(order)), KNOTS) if len(share)]
@@ -58,7 +60,16 @@ def fit_isotonic(logits: Floats, labels: Floats) -> Isotonic:
     middle = np.array([logits[order[share]].mean() for share in shares])
     steps = np.split(np.arange(len(shares)), np.flatnonzero(np.diff(rate) > 1e-9) + 1)
     knots, values = (np.array([np.average(of[step], weights=sizes[step]) for step in steps]) for of in (middle, rate))
-    return Isotonic(knots, np.log(values / (1 - values)))
+    return Curve(knots, np.log(values / (1 - values)))
+
+
+def choose_calibration(logits: Floats, labels: Floats) -> Curve:
+    """Platt's line or the isotonic curve, fitted on [n] rows: whichever had the lower logloss on rows not seen."""
+    measured = compare_calibrations(logits, labels)
+    if measured and measured["isotonic"]["logloss"] < measured["platt"]["logloss"]:
+        return fit_isotonic(logits, labels)
+    slope, offset = fit_platt(logits, labels)
+    return Curve(np.zeros(1), np.array([offset]), slope)
 
 
 def compare_calibrations(logits: Floats, labels: Floats, seed: int = 0) -> dict[str, dict[str, float]]:

@@ -15,7 +15,7 @@ from msd.ranker.batch import TrainedRanker
 from msd.ranker.model import RankerConfig
 from msd.ranker.train import EpochReport
 
-FORMAT = 1
+FORMAT = 2
 WEIGHTS_FILE, RECORD_FILE = "weights.safetensors", "ranker.json"
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from msd.checkpoint import load_checkpoint, save_checkpoint
 from msd.dataset.split import Part
 from msd.ranker.batch import Corruption, TrainedRanker, batch_logits
-from msd.ranker.calibrate import fit_platt
+from msd.ranker.calibrate import choose_calibration
 from msd.ranker.features import Features
 from msd.ranker.model import RankerConfig
 
@@ -89,9 +89,7 @@ def train_ranker(
         curve.append(EpochReport(epoch, loss, auc))
         groups = {name: module.state_dict() for name, module in modules.items()}
         save_checkpoint(checkpoint, run, json.dumps(curve), groups, optimiser)
-    slope, offset = fit_platt(predict_logits(best, features, valid), labels[valid])
-    best.slope.fill_(slope)
-    best.offset.fill_(offset)
+    best.calibrator.set(choose_calibration(predict_logits(best, features, valid), labels[valid]))
     return best.eval(), curve
 
 
@@ -149,6 +147,6 @@ def predict_logits(model: TrainedRanker, features: Features, events: NDArray[np.
 
 def predict(model: TrainedRanker, features: Features, events: NDArray[np.int64]) -> NDArray[np.float64]:
     """Calibrated click probabilities [len(events)]."""
-    logits = predict_logits(model, features, events) * float(model.slope) + float(model.offset)
+    logits = model.calibrator.curve()(predict_logits(model, features, events))
     probabilities: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-logits))
     return probabilities

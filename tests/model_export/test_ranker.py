@@ -18,6 +18,7 @@ from msd.contract.assemble import Tensors
 from msd.contract.bundle import GOLDENS, RANKER
 from msd.contract.golden import golden_tensors, read_goldens
 from msd.ranker.batch import TrainedRanker
+from msd.ranker.calibrate import Curve
 from tests.model_export.conftest import Exported, quiet
 
 BOTH = pytest.mark.parametrize("name", ["exported", "plain"])
@@ -114,18 +115,14 @@ def test_the_calibration_is_inside_the_graph(exported: Exported, tmp_path: Path)
     trained, tensors = copy.deepcopy(exported.inputs.trained), _example(exported)
     with torch.no_grad():
         logits = trained.ranker({name: torch.from_numpy(np.array(one)) for name, one in tensors.items()}).numpy()
-    for slope, offset in ((1.0, 0.0), (0.25, -1.5)):
-        trained.slope.fill_(slope)
-        trained.offset.fill_(offset)
+    middle = float(np.median(logits))
+    bent = Curve(np.array([middle - 0.1, middle, middle + 0.05]), np.array([-2.0, 0.5, 0.75]), 0.5)
+    for curve in (Curve(np.zeros(1), np.zeros(1)), Curve(np.zeros(1), np.array([-1.5]), 0.25), bent):
+        trained.calibrator.set(curve)
         export_ranker(trained, tmp_path / RANKER)
-        np.testing.assert_allclose(
-            _pctr(tmp_path / RANKER, tensors), 1 / (1 + np.exp(-(slope * logits + offset))), atol=1e-6
-        )
+        np.testing.assert_allclose(_pctr(tmp_path / RANKER, tensors), 1 / (1 + np.exp(-curve(logits))), atol=1e-6)
     said = exported.bundle.manifest.calibration
-    assert (said["slope"], said["offset"]) == (
-        float(exported.inputs.trained.slope),
-        float(exported.inputs.trained.offset),
-    )
+    assert Curve(**said).knots == exported.inputs.trained.calibrator.curve().knots.tolist()
 
 
 def test_other_weights_are_found_out(exported: Exported) -> None:

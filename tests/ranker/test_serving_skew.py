@@ -116,7 +116,7 @@ def test_an_event_scores_the_same_alone_and_in_any_batch(world: World) -> None:
 def test_predictions_are_calibrated_probabilities(world: World) -> None:
     events = world.features.of_part(Part.TEST)[:10]
     logits = predict_logits(world.model, world.features, events)
-    expected = torch.sigmoid(world.model.slope * torch.from_numpy(logits) + world.model.offset)
+    expected = torch.sigmoid(world.model.calibrator(torch.from_numpy(logits)))
     np.testing.assert_allclose(predict(world.model, world.features, events), expected.numpy(), atol=1e-6)
 
 
