@@ -11,52 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from msd.dataset.command import app
-from msd.dataset.load import Dataset, load_dataset
-from msd.dataset.roles import InitError, RoleName
+from msd.dataset.load import load_dataset
 from msd.dataset.scaffold import Sources, init_dataset
-
-START = 1_714_550_400
-
-
-def log(users: int = 12, each: int = 20) -> pl.DataFrame:
-    """A log as it comes: odd names, milliseconds, words for clicks, an item's columns beside every event."""
-    rows = []
-    for number in range(users * each):
-        user, item = number % users, (number * 7) % 16
-        rows.append(
-            {
-                "Visitor ID": f"v{user}",
-                "adId": item,
-                "Time": (START + number * 60) * 1000,
-                "Clicked?": "yes" if (number * 11) % 7 == 0 else "no",
-                "Headline": f"Offer number {item} of the day" if item else None,
-                "Price": round(3.5 + item * 1.25, 2),
-                "tags": "|".join(["new", "sale", "last"][: item % 3 + 1]),
-                "device": ["ios", "android", "tv"][(number // users * 2 + user) % 3],
-                "pos": (number // users + user) % 4 + 1,
-                "home town": ["Leeds", "York", "Bath"][user % 3],
-                "revenue": number * 0.5,
-            }
-        )
-    return pl.DataFrame(rows)
-
-
-def write(frame: pl.DataFrame, path: Path) -> Path:
-    if path.suffix == ".csv":
-        frame.write_csv(path)
-    elif path.suffix == ".jsonl":
-        frame.write_ndjson(path)
-    else:
-        frame.write_parquet(path)
-    return path
-
-
-def make(folder: Path, frame: pl.DataFrame, ending: str = ".csv", **options: str) -> Dataset:
-    """A dataset of one log, made, checked and loaded."""
-    chosen: dict[RoleName, str] = {role: options[role] for role in options}  # type: ignore[misc]
-    _, report = init_dataset(Sources(write(frame, folder / f"log{ending}")), folder / "out", chosen)
-    assert report.problems == ()
-    return load_dataset(folder / "out")
+from tests.dataset.logs import START, log, make, write
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet", ".jsonl"])
@@ -170,83 +127,6 @@ def test_times_of_all_kinds(tmp_path: Path, time: pl.Expr, second: int) -> None:
     assert dataset.events["at"].to_list()[:2] == [START, START + second]
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"drop": "Visitor ID"}, "no column tells by its name who saw it (the user); name it with --user COLUMN"),
-        ({"drop": "adId"}, "no column tells by its name what was shown (the item); name it with --item COLUMN"),
-        ({"drop": "Clicked?"}, "no column says whether it was clicked, 0 or 1. Name it with --label COLUMN"),
-        ({"Time": "01/02/2024"}, "log.csv, Time: '01/02/2024' is neither unix seconds since 1990 nor an ISO 8601 time"),
-        ({"Clicked?": "3"}, "no column says whether it was clicked"),
-        ({"seen": "0", "Clicked?": "x"}, "no column says whether it was clicked"),
-        ({"Visitor ID": None}, "log.csv, row 1, Visitor ID: the value is missing"),
-    ],
-)
-def test_what_cannot_be_told_is_asked_for(tmp_path: Path, change: dict[str, str | None], message: str) -> None:
-    frame = log()
-    for name, value in change.items():
-        frame = (
-            frame.drop(value) if name == "drop" and value else frame.with_columns(pl.lit(value, pl.String).alias(name))
-        )
-    with pytest.raises(InitError) as error:
-        make(tmp_path, frame)
-    assert message in str(error.value)
-    assert not (tmp_path / "out").exists()
-
-
-def test_two_that_fit_are_both_named(tmp_path: Path) -> None:
-    frame = log().rename({"Clicked?": "a", "Time": "t"}).with_columns(b=pl.col("a"), s=pl.col("t"))
-    with pytest.raises(InitError, match="t, s all hold times; name the one of the impression with --time"):
-        make(tmp_path, frame)
-    with pytest.raises(InitError, match="a, b all hold but zeros and ones; name the one"):
-        make(tmp_path, frame, time="t")
-
-
-@pytest.mark.parametrize(
-    ("row", "column", "value", "message"),
-    [
-        (3, "Visitor ID", None, "log.csv, row 4, Visitor ID: the value is missing"),
-        (3, "adId", "x" * 300, "longer than the 256 bytes that an id may have"),
-        (3, "Clicked?", "maybe", "log.csv, row 4, Clicked?: 'maybe' should be 0 (no click) or 1 (click), or no or yes"),
-        (3, "Clicked?", None, "log.csv, row 4, Clicked?: the value is missing"),
-        (3, "Time", "yesterday", "log.csv, row 4, Time: 'yesterday' is neither unix seconds nor an ISO 8601 time"),
-    ],
-)
-def test_a_wrong_cell_is_told_with_its_place_in_the_log(
-    tmp_path: Path, row: int, column: str, value: str | None, message: str
-) -> None:
-    frame = log().with_columns(pl.all().cast(pl.String))
-    values = frame[column].to_list()
-    values[row] = value
-    with pytest.raises(InitError) as error:
-        make(tmp_path, frame.with_columns(pl.Series(column, values)), label="Clicked?", time="Time")
-    assert message in str(error.value)
-    assert not (tmp_path / "out").exists()
-
-
-def test_wrong_counts_are_told(tmp_path: Path) -> None:
-    frame = log().with_columns(impressions=pl.lit("2.5"), clicks=pl.lit("1")).drop("Clicked?")
-    with pytest.raises(
-        InitError, match=r"row 1, impressions: '2\.5' should be a whole number.*\n(.*\n)*… and 220 more"
-    ):
-        make(tmp_path, frame)
-
-
-def test_counts_beyond_reason_are_told_before_anything_is_written(tmp_path: Path) -> None:
-    frame = log().with_columns(impressions=pl.lit(9_000), clicks=pl.lit(1)).drop("Clicked?")
-    with pytest.raises(InitError, match="impressions: holds 2,160,000 impressions in all; each becomes a row"):
-        make(tmp_path, frame)
-    with pytest.raises(InitError, match=r"log\.csv, row 2, clicks: '5' is more than the impressions of its row"):
-        make(tmp_path, frame.with_columns(impressions=pl.lit(2), clicks=pl.int_range(pl.len()) % 2 * 5))
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_flag_of_zeros_and_ones_is_no_label(tmp_path: Path) -> None:
-    frame = log().drop("Clicked?").with_columns(is_mobile=pl.col("pos") % 2, impressions=pl.col("pos") % 2)
-    with pytest.raises(InitError, match="no column says whether it was clicked"):
-        make(tmp_path, frame)
-
-
 def run(*arguments: str | Path) -> tuple[int, str, str]:
     result = CliRunner().invoke(app, ["init", *map(str, arguments)], env={"COLUMNS": "200"})
     return result.exit_code, result.output, str(result.exception)
@@ -270,38 +150,6 @@ def test_the_command_fails_where_the_dataset_has_problems(tmp_path: Path) -> Non
     code, output, _ = run(write(log(users=3, each=1), tmp_path / "log.csv"), "--out", tmp_path / "out")
     assert code == 1
     assert "no event falls into the parts" in output
-
-
-def test_files_and_folders_that_will_not_do(tmp_path: Path) -> None:
-    path = write(log(), tmp_path / "log.csv")
-    empty, sheet = tmp_path / "empty.csv", tmp_path / "log.xlsx"
-    empty.write_text("a,b\n", encoding="utf-8")
-    sheet.write_bytes(b"PK")
-    for source, message in (
-        (tmp_path / "gone.csv", "gone.csv: there is no such file"),
-        (empty, "empty.csv: is empty: it has no row of data"),
-        (sheet, r"log.xlsx: should end in one of \.parquet, \.csv, \.jsonl; convert it"),
-    ):
-        with pytest.raises(InitError, match=message):
-            init_dataset(Sources(source), tmp_path / "out", {})
-    with pytest.raises(InitError, match="--user nobody: log.csv has no such column; it has Visitor ID, adId"):
-        init_dataset(Sources(path), tmp_path / "out", {"user": "nobody"})
-    with pytest.raises(InitError, match="cannot be written: .*; name another folder with --out"):
-        init_dataset(Sources(path), path / "out", {})
-    with pytest.raises(InitError, match="--item adId: is given by --user too; a column can be but one thing"):
-        init_dataset(Sources(path), tmp_path / "out", {"user": "adId", "item": "adId"})
-    cells = tmp_path / "cells.csv"
-    cells.write_text(path.read_text(encoding="utf-8").replace(",", ";"), encoding="utf-8")
-    with pytest.raises(InitError, match="cells.csv: 'Visitor ID;adId.* is one column: write the file with commas"):
-        init_dataset(Sources(cells), tmp_path / "out", {})
-    with pytest.raises(InitError, match="is there already; name an empty or a new folder"):
-        init_dataset(Sources(path), tmp_path, {})
-    items = write(pl.DataFrame({"sku": ["x", "y"], "colour": ["red", "blue"]}), tmp_path / "items.csv")
-    with pytest.raises(InitError, match="items.csv: no column holds the item ids of the events, such as 0, 7, 14"):
-        init_dataset(Sources(path, items=items), tmp_path / "out", {"item": "adId"})
-    twice = write(pl.DataFrame({"adId": [1, 1], "colour": ["red", "blue"]}), tmp_path / "twice.csv")
-    with pytest.raises(InitError, match="twice.csv, row 2, adId: '1' is the id of an earlier row too"):
-        init_dataset(Sources(path, items=twice), tmp_path / "out", {})
 
 
 def test_names_that_would_break_a_file_are_made_safe(tmp_path: Path) -> None:
