@@ -1,15 +1,14 @@
 """runs/demo/report.html: the demo's figures and curves on one page that needs no network."""
 
-import io
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import matplotlib
 from matplotlib.figure import Figure
 
 from msd.contract.files import write_text_atomic
 from msd.demo.showcase import Showcase
+from msd.drawing import to_svg
 
 _NAMES = {"with-semantics": "with semantics", "without-semantics": "without semantics", "counts": "trees on counts"}
 _COLOURS = {"with-semantics": "#0b6e4f", "without-semantics": "#c46a1b", "counts": "#6b7280"}
@@ -40,7 +39,7 @@ def _aucs(models: dict[str, Any]) -> str:
     axes.bar_label(bars, fmt="%.4f", padding=3)
     axes.set_xlim(min(values) - 0.03, max(values) + 0.02)
     axes.set_xlabel("AUC on the test rows (the axis does not start at 0)")
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def _calibration(models: dict[str, Any]) -> str:
@@ -52,7 +51,7 @@ def _calibration(models: dict[str, Any]) -> str:
         axes.plot(predicted, observed, "o-", markersize=4, label=_NAMES.get(name, name), color=_COLOURS.get(name))
     axes.set(xlabel="predicted click rate", ylabel="observed click rate", xlim=(0, 1), ylim=(0, 1))
     axes.legend(frameon=False)
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def _training(models: dict[str, Any]) -> str:
@@ -67,13 +66,4 @@ def _training(models: dict[str, Any]) -> str:
     loss.set(xlabel="epoch", ylabel="training logloss")
     auc.set(xlabel="epoch", ylabel="AUC on the valid rows")
     auc.legend(frameon=False)
-    return _svg(figure)
-
-
-def _svg(figure: Figure) -> str:
-    text = io.StringIO()
-    # A fixed salt and no date make equal figures equal bytes.
-    with matplotlib.rc_context({"svg.hashsalt": "msd", "font.size": 9.0}):
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
+    return to_svg(figure)

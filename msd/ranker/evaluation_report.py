@@ -3,16 +3,15 @@
 Names and values that people chose are written by the template alone, which escapes them; drawings have colours only.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jinja2
-import matplotlib
 from matplotlib.figure import Figure
 
 from msd.contract.files import write_text_atomic
+from msd.drawing import to_svg
 
 _COLOURS = ("#0b6e4f", "#c46a1b", "#3b5bdb", "#9c36b5", "#c92a2a", "#0c8599", "#5c940d")
 _BASELINE_COLOUR = "#6b7280"
@@ -96,7 +95,7 @@ def _calibration(models: Figures, colours: Mapping[str, str]) -> str:
         predicted, observed = ([one[key] for one in figures["calibration"]] for key in ("predicted", "observed"))
         axes.plot(predicted, observed, "o-", markersize=4, color=colours[name])
     axes.set(xlabel="predicted click rate", ylabel="observed click rate", xlim=(0, 1), ylim=(0, 1))
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def _training(models: Figures, colours: Mapping[str, str]) -> str:
@@ -109,7 +108,7 @@ def _training(models: Figures, colours: Mapping[str, str]) -> str:
             auc.plot(epochs, [point["valid_auc"] for point in curve], "o-", markersize=3, color=colours[name])
     loss.set(xlabel="epoch", ylabel="training logloss")
     auc.set(xlabel="epoch", ylabel="AUC on the valid rows")
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def _degradation(models: Figures, colours: Mapping[str, str]) -> str:
@@ -126,13 +125,4 @@ def _degradation(models: Figures, colours: Mapping[str, str]) -> str:
             axes.set_ylabel(_TITLES.get(metric, metric))
     for axes in panels[-1]:
         axes.set_xlabel("rows so scored, %")
-    return _svg(figure)
-
-
-def _svg(figure: Figure) -> str:
-    text = io.StringIO()
-    # A fixed salt and no date make equal figures equal bytes.
-    with matplotlib.rc_context({"svg.hashsalt": "msd", "font.size": 9.0}):
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
+    return to_svg(figure)
