@@ -9,4 +9,4 @@ settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
 # As the front door does, and before anything loads torch.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
