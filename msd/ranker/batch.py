@@ -3,6 +3,7 @@
 Every item of a batch is represented once, however many histories hold it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ from msd.contract.schema import FeatureSchema
 from msd.ranker.calibrator import Calibrator
 from msd.ranker.features import Features, SideFeatures
 from msd.ranker.model import Ranker, RankerConfig
+
+Vectors = Callable[[RowSide, Tensor], Tensor]
 
 
 class Adaptor(nn.Module):
@@ -67,8 +70,13 @@ def batch_logits(
     events: NDArray[np.int64],
     corruption: Corruption | None = None,
     rng: np.random.Generator | None = None,
+    vectors: Vectors | None = None,
 ) -> Tensor:
-    """Uncalibrated logits [B] of B events, each with its own user."""
+    """Uncalibrated logits [B] of B events, each with its own user.
+
+    `vectors` maps the rows [n] of a side's entities to the student's vectors [n, V]; without, they are the features'.
+    """
+    vectors = vectors or (lambda side, rows: (features.user if side == "user" else features.item).vectors[rows])
     chosen = torch.from_numpy(events)
     tensors = {
         "context_categorical": features.context_categorical[chosen],
@@ -85,11 +93,11 @@ def batch_logits(
     semantic = None
     if "item" in model.adaptors:
         present = features.item.present[held] & _kept(len(held), corruption, rng)
-        semantic = model.adapt("item", features.item.vectors[held], present)
+        semantic = model.adapt("item", vectors("item", held), present)
         by_place = nn.functional.embedding(places, semantic)
         tensors["item_semantic"], tensors["history_semantic"] = by_place[:, 0], by_place[:, 1:]
         known = features.user.present[user_rows] & features.knows_user[chosen] & _kept(len(chosen), corruption, rng)
-        tensors["user_semantic"] = model.adapt("user", features.user.vectors[user_rows], known)
+        tensors["user_semantic"] = model.adapt("user", vectors("user", user_rows), known)
         # The last dense column says whether there is a vector.
         tensors["item_dense"][:, -1] *= present[places[:, 0]]
         tensors["user_dense"][:, -1] *= known
