@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from msd.contract.schema import MAX_VALUE_CHARS
+from msd.dataset.config import PART_NAMES
 from msd.dataset.table import Table
 
 if TYPE_CHECKING:
@@ -94,6 +95,17 @@ def read_categorical(table: Table, column: str) -> pl.Series:
     long = values.str.len_chars() > MAX_VALUE_CHARS
     table.flag(column, long, f"is longer than the {MAX_VALUE_CHARS} characters that a category may have")
     return _without(values, long)
+
+
+def read_parts(table: Table, column: str) -> pl.Series:
+    """Parts of the split by their names, none missing."""
+    parts = _as_text(table, column)
+    if parts is None:
+        return _nothing(table, pl.String)
+    table.flag_missing(column)
+    other = parts.is_not_null() & parts.is_in(PART_NAMES).not_()
+    table.flag(column, other, f"should be one of {', '.join(PART_NAMES)}")
+    return _without(parts, other)
 
 
 def read_bag(table: Table, column: str, separator: str) -> pl.Series:

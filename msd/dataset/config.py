@@ -11,7 +11,8 @@ from msd.dataset.problem import DatasetError, Problem
 
 CONFIG_FILE = "dataset.toml"
 FILE_ENDINGS = (".parquet", ".csv", ".jsonl")
-RESERVED_NAMES = ("user_id", "item_id", "at", "label", "title", "text")
+RESERVED_NAMES = ("user_id", "item_id", "at", "label", "part", "title", "text")
+PART_NAMES = ("window", "train", "valid", "test")
 _OPTIONS = {
     "categorical": {"buckets", "min_count", "serving_value"},
     "bag": {"buckets", "min_count", "max_values", "separator"},
@@ -95,11 +96,21 @@ class UsersConfig(_Section):
 
 
 class SplitConfig(_Section):
-    """Cuts of each user's events in time, as shares of their number; what is after `valid` is the test part."""
+    """Cuts of each user's events in time, as shares of their number; what is after `valid` is the test part.
+
+    With `column`, a column of the events that says window, train, valid or test in each row, nothing is cut.
+    """
 
     profile_window: Share = 0.5
     train: Share = 0.8
     valid: Share = 0.9
+    column: ColumnName | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.column is not None and (cuts := sorted(self.model_fields_set - {"column"})):
+            raise ValueError(f"column says which part each event is in, and so does {', '.join(cuts)}; keep one way")
+        return self
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:

@@ -17,6 +17,7 @@ from msd.dataset.column import (
     read_categorical,
     read_ids,
     read_numeric,
+    read_parts,
     read_times,
     read_unique_ids,
 )
@@ -29,8 +30,9 @@ from msd.dataset.table import Table, read_table
 class Dataset:
     """Events, items and users in canonical form.
 
-    events: user_id str, item_id str, at i64 (unix s), label i8 (0 or 1), and one column a context feature; sorted by
-    (at, user_id, item_id), ids of digits by their number and before others. An event's user or item may lack a row.
+    events: user_id str, item_id str, at i64 (unix s), label i8 (0 or 1), part str if [split] names its column, and one
+    column a context feature; sorted by (at, user_id, item_id), ids of digits by their number and before others. An
+    event's user or item may lack a row.
     items, users: their id (one row an id), text str or null, and one column a feature; items also title str or null.
     Feature columns: categorical str, bag list[str], numeric f64 (finite); null is missing.
     fingerprint: SHA-256 over dataset.toml and the files that it names.
@@ -99,7 +101,8 @@ def _fingerprint(folder: Path, config: DatasetConfig) -> str:
 
 def _find_missing_columns(config: DatasetConfig, events: Table, items: Table, users: Table | None) -> None:
     where = config.events
-    _require(events, [where.user_id, where.item_id, where.at, *outcome_columns(where)], config.side("context"))
+    part = [config.split.column] if config.split.column else []
+    _require(events, [where.user_id, where.item_id, where.at, *outcome_columns(where), *part], config.side("context"))
     title = [config.items.title] if config.items.title else []
     _require(items, [config.items.item_id, *title], config.side("item"))
     if config.items.text:
@@ -143,8 +146,13 @@ def _events(config: DatasetConfig, table: Table) -> pl.DataFrame:
             "item_id": read_ids(table, where.item_id),
             "at": read_times(table, where.at),
         }
-    ).with_columns(_features(config.side("context"), table))
-    events = with_labels(events, table, where).drop_nulls(["user_id", "item_id", "at"])
+    )
+    needed = ["user_id", "item_id", "at"]
+    if config.split.column:
+        events = events.with_columns(part=read_parts(table, config.split.column))
+        needed.append("part")
+    events = events.with_columns(_features(config.side("context"), table))
+    events = with_labels(events, table, where).drop_nulls(needed)
     return sort_events(
         events.select("user_id", "item_id", "at", "label", pl.exclude("user_id", "item_id", "at", "label"))
     )

@@ -1,4 +1,7 @@
-"""What follows from a dataset that is in order but has gaps: no texts, hardly a click. None of it is a problem."""
+"""What follows from a dataset that is in order but has gaps: no texts, hardly a click, a split against time.
+
+None of it is a problem.
+"""
 
 import polars as pl
 
@@ -11,7 +14,7 @@ _FEW_CLICKS = 50
 
 def outlook(dataset: Dataset, parts: pl.Series) -> list[str]:
     """Sentences that say what later steps will make of it; `parts` is the Part of each event."""
-    return [*_of_texts(dataset), *_of_users(dataset, parts), *_of_clicks(dataset, parts)]
+    return [*_of_texts(dataset), *_of_users(dataset, parts), *_of_clicks(dataset, parts), *_of_order(dataset, parts)]
 
 
 def _of_texts(dataset: Dataset) -> list[str]:
@@ -60,3 +63,21 @@ def _of_clicks(dataset: Dataset, parts: pl.Series) -> list[str]:
                 "so compare several"
             )
     return found
+
+
+def _of_order(dataset: Dataset, parts: pl.Series) -> list[str]:
+    """Only a split that is given can put an event before those that the model learned from."""
+    if dataset.config.split.column is None:
+        return []
+    events = dataset.events.select("user_id", "at", part=parts)
+    learned = events.filter(pl.col("part") <= Part.TRAIN).group_by("user_id").agg(until=pl.col("at").max())
+    early = (
+        events.filter(pl.col("part") == Part.TEST).join(learned, on="user_id").filter(pl.col("at") < pl.col("until"))
+    )
+    if early.is_empty():
+        return []
+    return [
+        f"{early.height} test events lie before a window or train event of the same user: the model learns from "
+        f"what came later. If the test stands for what is still to come, change {dataset.config.split.column} in "
+        f"{dataset.config.events.file}"
+    ]

@@ -1,5 +1,6 @@
-"""Each user's events in time, cut into profile window, train, valid and test. Not by labels."""
+"""Each event's part: profile window, train, valid or test, by cuts of each user's time or as given. Not by labels."""
 
+from collections.abc import Iterable
 from enum import IntEnum
 from fractions import Fraction
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from msd.dataset.config import CONFIG_FILE, DatasetConfig
+from msd.dataset.config import CONFIG_FILE, PART_NAMES, DatasetConfig
 from msd.dataset.load import id_order
 from msd.dataset.problem import DatasetError, Problem
 
@@ -27,19 +28,35 @@ def split_events(events: pl.DataFrame, config: DatasetConfig) -> NDArray[np.int8
 
     A user's m events, ordered by time and then by item id, are cut at floor(profile_window · m), floor(train · m) and
     floor(valid · m). Events that tie in both, such as the impressions of one aggregated row, go where the middle
-    one of them falls, so that no label moves an event.
-    Raises DatasetError naming every part that gets no event of the whole dataset.
+    one of them falls, so that no label moves an event. Where [split] names a column, the events' own word counts.
+    Raises DatasetError naming every part that gets no event of the whole dataset; a given window may be empty.
     """
+    if config.split.column is not None:
+        return _given(events, config)
     user, count, place = _places(events)
     cuts = (config.split.profile_window, config.split.train, config.split.valid)
     parts = sum((place >= _share(cut, count)).astype(np.int8) for cut in cuts)
     parts = np.asarray(parts, np.int8)
-    empty = [part.name.lower() for part in Part if not (parts == part).any()]
-    if empty:
-        message = f"no event falls into the part{'s' if len(empty) > 1 else ''} {', '.join(empty)}: "
-        message += f"{events.height} events of {len(np.unique(user))} users are too few for these cuts"
+    if empty := _empty(parts, Part):
+        message = f"{empty}: {events.height} events of {len(np.unique(user))} users are too few for these cuts"
         raise DatasetError(Path(config.name), [Problem(CONFIG_FILE, message, column="split")])
     return parts
+
+
+def _given(events: pl.DataFrame, config: DatasetConfig) -> NDArray[np.int8]:
+    """The parts that the loader has read from the events' own column."""
+    numbers = {name: Part[name.upper()].value for name in PART_NAMES}
+    parts: NDArray[np.int8] = events["part"].replace_strict(numbers, return_dtype=pl.Int8).to_numpy(writable=True)
+    if empty := _empty(parts, (Part.TRAIN, Part.VALID, Part.TEST)):
+        message = f"{empty}; only the window may go without"
+        raise DatasetError(Path(config.name), [Problem(config.events.file, message, column=config.split.column)])
+    return parts
+
+
+def _empty(parts: NDArray[np.int8], needed: Iterable[Part]) -> str:
+    """Which of the parts have no event, in words; empty text if all have."""
+    names = [part.name.lower() for part in needed if not (parts == part).any()]
+    return f"no event falls into the part{'s' if len(names) > 1 else ''} {', '.join(names)}" if names else ""
 
 
 def _places(events: pl.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:

@@ -44,6 +44,7 @@ class RecordedTeacher:
                 "training; widen the window"
             )
         self._dataset = config.name
+        self._split_is_given = config.split.column is not None
         self._folder = folder
 
     @property
@@ -70,7 +71,17 @@ class RecordedTeacher:
         return Usage()
 
     def answer(self, questions: Sequence[Question]) -> Iterator[Answered]:
-        """Answers in the questions' order. Raises TeacherError, before the first, naming ids without an answer."""
+        """Answers in the questions' order. Raises TeacherError, before the first, naming ids without an answer.
+
+        About users nothing is answered where the split is given: what the answers saw may be in any part of it.
+        """
+        if self._split_is_given and any(question.level == "user" for question in questions):
+            raise TeacherError(
+                f"the recorded answers about users of {self._dataset!r} saw the first "
+                f"{self._about.profile_window:g} of each user's events, which a split given by a column may have put "
+                "into any part, so that they could leak into training; cut by profile_window instead, or leave out "
+                "[users] and the window"
+            )
         answers = {level: self._read(level) for level in {question.level for question in questions}}
         missing = [question for question in questions if question.id not in answers[question.level]]
         if missing:

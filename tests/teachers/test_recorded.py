@@ -91,3 +91,11 @@ def test_a_damaged_copy_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     teacher = RecordedTeacher(config_of("ml-100k"))
     with pytest.raises(TeacherError, match=r"items\.jsonl\.gz for 'ml-100k' are damaged"):
         teacher.answer(ask("item", "1"))
+
+
+def test_about_users_nothing_is_told_where_the_split_is_given() -> None:
+    given = config_of("ml-100k").model_copy(update={"split": SplitConfig(column="fold")})
+    teacher = RecordedTeacher(given)
+    assert [answer.id for answer in answers(teacher, *ask("item", "1"))] == ["1"]
+    with pytest.raises(TeacherError, match="a split given by a column may have put into any part"):
+        teacher.answer(ask("user", "1"))
