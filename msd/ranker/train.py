@@ -19,6 +19,7 @@ from msd.ranker.batch import Corruption, TrainedRanker, batch_logits
 from msd.ranker.calibrate import choose_calibration
 from msd.ranker.features import Features
 from msd.ranker.model import RankerConfig
+from msd.ranker.parallel import ALONE, Team, TeamError
 
 _PREDICT_ROWS = 2_048
 
@@ -60,11 +61,13 @@ def train_ranker(
     checkpoint: Path,
     run: str,
     progress: Progress,
+    team: Team = ALONE,
 ) -> tuple[TrainedRanker, list[EpochReport]]:
     """The calibrated ranker of the epoch that ranked valid best, and the training curve.
 
     Its weights are the running average of the trained ones. Stopped and called again with the same `checkpoint` and
     `run`, it goes on after the last whole epoch and ends at the same result. `progress(epoch, step, loss)`.
+    All of a `team` end with the same ranker; the first writes the checkpoint, which all must be able to read.
     """
     torch.manual_seed(config.seed)
     model = TrainedRanker(features.schema, model_config, features.item.vectors.shape[1])
@@ -78,17 +81,23 @@ def train_ranker(
         curve = [EpochReport(*point) for point in json.loads(found.record)]
         for name, module in modules.items():
             module.load_state_dict(found.groups[name])
+    if team.mean(len(curve)) != len(curve):
+        raise TeamError(
+            f"not all processes see the same {checkpoint}; give them a folder that they share, or remove it"
+        )
+    team.align(model.parameters())
     valid = features.of_part(Part.VALID)
     labels = features.labels.numpy().astype(np.float64)
     while not _finished(curve, config):
         epoch = len(curve) + 1
-        loss = _train_epoch(model, average, optimiser, features, config, epoch, progress)
-        auc = float(roc_auc_score(labels[valid], predict_logits(average, features, valid)))
+        loss = _train_epoch(model, average, optimiser, features, config, epoch, progress, team)
+        auc = team.mean(float(roc_auc_score(labels[valid], predict_logits(average, features, valid))))
         if not curve or auc > max(point.valid_auc for point in curve):
             best.load_state_dict(average.state_dict())
         curve.append(EpochReport(epoch, loss, auc))
         groups = {name: module.state_dict() for name, module in modules.items()}
-        save_checkpoint(checkpoint, run, json.dumps(curve), groups, optimiser)
+        if team.leads:
+            save_checkpoint(checkpoint, run, json.dumps(curve), groups, optimiser)
     best.calibrator.set(choose_calibration(predict_logits(best, features, valid), labels[valid]))
     return best.eval(), curve
 
@@ -108,13 +117,15 @@ def _train_epoch(
     config: TrainConfig,
     epoch: int,
     progress: Progress,
+    team: Team,
 ) -> float:
     # Seeded by epoch, so that a run that was stopped draws the same rows and dropout as one that was not.
-    torch.manual_seed(config.seed * 1_000 + epoch)
+    torch.manual_seed(config.seed * 1_000 + epoch + 1_000_000 * team.rank)
     rng = np.random.default_rng([config.seed, epoch])
     order = rng.permutation(features.of_part(Part.WINDOW, Part.TRAIN))
+    batch = max(1, config.batch(len(order)) // team.size)
+    order, rng = team.share(order), rng.spawn(team.size)[team.rank] if team.size > 1 else rng
     model.train()
-    batch = config.batch(len(order))
     before = (epoch - 1) * -(-len(order) // batch)
     losses = []
     for step, start in enumerate(range(0, len(order), batch), start=1):
@@ -123,6 +134,7 @@ def _train_epoch(
         loss: Tensor = nn.functional.binary_cross_entropy_with_logits(logits, features.labels[torch.from_numpy(events)])
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        team.average_gradients(model.parameters())
         optimiser.step()
         with torch.no_grad():
             # An average that starts slowly would long be the random weights that it began with.
