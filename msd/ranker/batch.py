@@ -15,7 +15,8 @@ from msd.contract.rows import RowSide
 from msd.contract.schema import FeatureSchema
 from msd.ranker.calibrator import Calibrator
 from msd.ranker.features import Features, SideFeatures
-from msd.ranker.model import Ranker, RankerConfig
+from msd.ranker.model import RankerConfig
+from msd.ranker.network import new_network
 
 Vectors = Callable[[RowSide, Tensor], Tensor]
 
@@ -41,7 +42,7 @@ class TrainedRanker(nn.Module):
         super().__init__()
         self.schema = schema
         self.config = config
-        self.ranker = Ranker(schema, config)
+        self.ranker = new_network(schema, config)
         self.adaptors = nn.ModuleDict()
         for side in ("user", "item"):
             if semantic := schema.semantic(side):

@@ -5,6 +5,7 @@ schema's tensors, not where they come from.
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -16,10 +17,11 @@ Tensors = Mapping[str, Tensor]
 
 
 class RankerConfig(BaseModel):
-    """Widths and dropout rates."""
+    """Which network, its widths and its dropout rates."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    network: Literal["msd", "lr", "deepfm", "din", "dcnv2"] = "msd"
     embedding: int = 16
     interest: int = 32
     cross_layers: int = 2

@@ -1,0 +1,210 @@
+"""The networks that MSD is measured against: logistic regression, DeepFM, DIN and DCN-V2.
+
+They take the same tensors, embedding width and dropout rates; where a schema has vectors, they are dense inputs here.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from msd.contract.schema import SIDES, FeatureSchema, Side
+from msd.ranker.model import RankerConfig, SideEmbedding, Tensors
+
+_ASKING: tuple[Side, Side] = ("user", "context")
+_ATTENTION = 36
+
+
+class Baseline(nn.Module, ABC):
+    """The schema's tensors → [N] logits of a click; the user's side has batch 1 or N, the candidates' N.
+
+    Of a history it sees what it sees of targets, `represent_items`, so that a batch represents each item once.
+    """
+
+    head: nn.Linear
+
+    def forward(self, tensors: Tensors) -> Tensor:
+        """Logits [N], before calibration."""
+        target = self.represent_items(tensors["item_categorical"], tensors.get("item_semantic"))
+        history = self.represent_items(tensors["history_categorical"], tensors.get("history_semantic"))
+        return self.score(tensors, target, history)
+
+    @abstractmethod
+    def represent_items(self, categorical: Tensor, semantic: Tensor | None) -> Tensor:
+        """[..., C] and [..., S] → [..., D]: what counts of an item but its numbers and counts."""
+
+    @abstractmethod
+    def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
+        """Logits [N], given what is seen of targets and history."""
+
+
+class LogisticRegression(Baseline):
+    """A weight for every value of every field, for every item of the history (their mean), and for every number."""
+
+    def __init__(self, schema: FeatureSchema, config: RankerConfig) -> None:
+        super().__init__()
+        single = config.model_copy(update={"embedding": 1})
+        self.weights = _embeddings(schema, single)
+        self.liked = SideEmbedding(schema, "item", single)
+        semantic = schema.semantic_width("item")
+        self.semantic = nn.Linear(semantic, 2, bias=False) if semantic else None
+        self.dense = _dense_widths(schema)
+        self.head = nn.Linear(sum(self.dense.values()), 1)
+
+    def represent_items(self, categorical: Tensor, semantic: Tensor | None) -> Tensor:
+        """[..., C] and [..., S] → [..., 2]: an item's part of the logit as a target, and in a history."""
+        both = torch.stack([self.weights["item"](categorical).sum(-1), self.liked(categorical).sum(-1)], -1)
+        return both if self.semantic is None or semantic is None else both + self.semantic(semantic)
+
+    def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
+        """Logits [N]: the sum of all parts."""
+        total = target_ND[:, 0] + _mean(history_BLD, tensors["history_mask"])[:, 1]
+        for side in _ASKING:
+            if side in self.weights:
+                total = total + self.weights[side](tensors[f"{side}_categorical"]).sum(-1)
+        numbers: Tensor = self.head(_joined([tensors[name] for name in self.dense], target_ND.shape[0]))
+        return total + numbers.squeeze(-1)
+
+
+class _Deep(Baseline):
+    """What those with an MLP share: embeddings by side, and an item as its embeddings with its vector."""
+
+    def __init__(self, schema: FeatureSchema, config: RankerConfig) -> None:
+        super().__init__()
+        self.embed = _embeddings(schema, config)
+        self.dense = _dense_widths(schema)
+        self.embedded_width = config.embedding * len(schema.indexed("item"))
+        self.item_width = self.embedded_width + schema.semantic_width("item")
+        asking = config.embedding * sum(len(schema.indexed(side)) for side in _ASKING)
+        self.width = asking + sum(self.dense.values()) + 2 * self.item_width
+
+    def represent_items(self, categorical: Tensor, semantic: Tensor | None) -> Tensor:
+        """[..., C] and [..., S] → [..., embeddings ⊕ S]."""
+        embedded: Tensor = self.embed["item"](categorical)
+        return embedded if semantic is None else torch.cat([embedded, semantic], -1)
+
+    def _asking(self, tensors: Tensors) -> list[Tensor]:
+        """The embeddings of user and context."""
+        return [self.embed[side](tensors[f"{side}_categorical"]) for side in _ASKING if side in self.embed]
+
+    def _joined(self, tensors: Tensors, target_ND: Tensor, history_D: Tensor) -> Tensor:
+        """[N, W] of all inputs, the history being summed up already."""
+        numbers = [tensors[name] for name in self.dense]
+        return _joined([*self._asking(tensors), *numbers, target_ND, history_D], target_ND.shape[0])
+
+
+class DeepFm(_Deep):
+    """DeepFM (arXiv 1703.04247): first order, products of all pairs of fields, and an MLP, summed.
+
+    A field more than in the paper is each dense tensor and vector, projected to the width of the embeddings; the fields
+    of the history's items are averaged over them.
+    """
+
+    def __init__(self, schema: FeatureSchema, config: RankerConfig) -> None:
+        super().__init__(schema, config)
+        self.field_width = config.embedding
+        self.linear = LogisticRegression(schema, config)
+        semantic = schema.semantic_width("item")
+        widths = {**self.dense, "target": semantic, "history": semantic}
+        self.projections = nn.ModuleDict(
+            {name: nn.Linear(width, config.embedding) for name, width in widths.items() if width}
+        )
+        fields = sum(len(schema.indexed(side)) for side in (*SIDES, "item")) + len(self.projections)
+        width = fields * config.embedding
+        self.norm = nn.LayerNorm(width)
+        self.deep = _mlp(width, config)
+        self.head = nn.Linear(config.hidden[-1], 1)
+
+    def represent_items(self, categorical: Tensor, semantic: Tensor | None) -> Tensor:
+        """[..., C] and [..., S] → [..., 2 ⊕ embeddings ⊕ S]; the first two are for the first order."""
+        first = self.linear.represent_items(categorical, semantic)
+        return torch.cat([first, super().represent_items(categorical, semantic)], -1)
+
+    def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
+        """Logits [N] of the three parts together."""
+        first: Tensor = self.linear.score(tensors, target_ND[..., :2], history_BLD[..., :2])
+        parts = [*self._asking(tensors), *(self.projections[name](tensors[name]) for name in self.dense)]
+        mean = _mean(history_BLD, tensors["history_mask"])
+        for name, item in (("target", target_ND[:, 2:]), ("history", mean[:, 2:])):
+            parts.append(item[:, : self.embedded_width])
+            if name in self.projections:
+                parts.append(self.projections[name](item[:, self.embedded_width :]))
+        joined = _joined(parts, target_ND.shape[0])
+        fields_NFE = joined.reshape(joined.shape[0], -1, self.field_width)
+        pairs: Tensor = 0.5 * (fields_NFE.sum(1).square() - fields_NFE.square().sum(1)).sum(-1)
+        deep: Tensor = self.head(self.deep(self.norm(joined)))
+        return first + pairs + deep.squeeze(-1)
+
+
+class Din(_Deep):
+    """DIN (arXiv 1706.06978, section 4.3): an MLP over all inputs and the history weighted by its fit to the target."""
+
+    def __init__(self, schema: FeatureSchema, config: RankerConfig) -> None:
+        super().__init__(schema, config)
+        pair = 4 * self.item_width
+        self.weigh = nn.Sequential(nn.Linear(pair, _ATTENTION), nn.PReLU(), nn.Linear(_ATTENTION, 1))
+        self.norm = nn.LayerNorm(self.width)
+        self.deep = _mlp(self.width, config)
+        self.head = nn.Linear(config.hidden[-1], 1)
+
+    def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
+        """Logits [N]. As in the paper, no softmax ties the weights of a history together; unlike there, the weighted
+        items are averaged, for sums over long histories drown the other inputs."""
+        n, length = target_ND.shape[0], history_BLD.shape[1]
+        history_NLD = history_BLD.expand(n, -1, -1)
+        target_NLD = target_ND.unsqueeze(1).expand(-1, length, -1)
+        pair = torch.cat([history_NLD, target_NLD, history_NLD - target_NLD, history_NLD * target_NLD], -1)
+        interest_ND = _mean(self.weigh(pair) * history_NLD, tensors["history_mask"])
+        x = self.norm(self._joined(tensors, target_ND, interest_ND))
+        logits: Tensor = self.head(self.deep(x)).squeeze(-1)
+        return logits
+
+
+class DcnV2(_Deep):
+    """DCN-V2 (arXiv 2008.13535, figure 1b): full cross layers beside an MLP; the history is the mean of its items."""
+
+    def __init__(self, schema: FeatureSchema, config: RankerConfig) -> None:
+        super().__init__(schema, config)
+        self.norm = nn.LayerNorm(self.width)
+        self.cross = nn.ModuleList(nn.Linear(self.width, self.width) for _ in range(config.cross_layers))
+        self.deep = _mlp(self.width, config)
+        self.head = nn.Linear(self.width + config.hidden[-1], 1)
+
+    def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
+        """Logits [N]; x0 ⊙ (W x + b) + x in each cross layer (eq. 1)."""
+        mean = _mean(history_BLD, tensors["history_mask"])
+        x0 = self.norm(self._joined(tensors, target_ND, mean))
+        x = x0
+        for layer in self.cross:
+            x = x0 * layer(x) + x
+        logits: Tensor = self.head(torch.cat([x, self.deep(x0)], -1)).squeeze(-1)
+        return logits
+
+
+def _embeddings(schema: FeatureSchema, config: RankerConfig) -> nn.ModuleDict:
+    return nn.ModuleDict({side: SideEmbedding(schema, side, config) for side in SIDES if schema.indexed(side)})
+
+
+def _dense_widths(schema: FeatureSchema) -> dict[str, int]:
+    """The tensors of numbers and their widths; a target's vector comes by way of its representation."""
+    widths = {f"{side}_dense": schema.dense_width(side) for side in SIDES}
+    widths["user_semantic"] = schema.semantic_width("user")
+    return {name: width for name, width in widths.items() if width}
+
+
+def _mlp(width: int, config: RankerConfig) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for before, after in zip((width, *config.hidden[:-1]), config.hidden, strict=True):
+        layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.dropout)]
+    return nn.Sequential(*layers)
+
+
+def _joined(parts: list[Tensor], n: int) -> Tensor:
+    """Parts [1 or n, ·] side by side: [n, Σ]."""
+    return torch.cat([part.expand(n, -1) for part in parts], -1)
+
+
+def _mean(history_BLD: Tensor, mask_BL: Tensor) -> Tensor:
+    """[B, D] of the items that there are; 0 of none."""
+    held_BLD = history_BLD * mask_BL.unsqueeze(-1)
+    return held_BLD.sum(1) / mask_BL.sum(1, keepdim=True).clamp(min=1.0)

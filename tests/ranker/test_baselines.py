@@ -1,0 +1,256 @@
+"""Every baseline obeys what the service rests on, computes what its paper says, and learns in the one trainer."""
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from model_export.ranker import export_ranker, torch_scores
+from msd.contract.schema import Bag, Categorical, FeatureSchema, Numeric, Semantic, Sequence, State
+from msd.dataset.split import Part
+from msd.ranker.baselines import Baseline, DcnV2, DeepFm, Din, LogisticRegression
+from msd.ranker.batch import TrainedRanker, batch_logits
+from msd.ranker.network import new_network
+from msd.ranker.train import TrainConfig, predict, train_ranker
+from tests.ranker.made import SMALL, World, quiet
+
+NAMES = ("lr", "deepfm", "din", "dcnv2")
+LENGTH, DIM = 5, 8
+
+
+def _counts(name: str) -> State:
+    side = "user" if name.startswith("user") else "item"
+    return State(name=name, side=side, prior=0.1, strength=5.0, half_life_s=1e6, age_cap_s=1e6)  # type: ignore[arg-type]
+
+
+PLAIN = FeatureSchema(
+    fields=(
+        Categorical(name="user_id", side="user", is_id=True, buckets=20),
+        _counts("user_counts"),
+        Sequence(name="history", length=LENGTH),
+        Categorical(name="item_id", side="item", is_id=True, buckets=30),
+        Bag(name="genres", side="item", vocabulary=("x", "y", "z"), max_values=3),
+        Numeric(name="price", side="item"),
+        _counts("item_counts"),
+        Categorical(name="hour", side="context", vocabulary=("0", "1")),
+    )
+)
+VECTORS = (Semantic(name="user_semantic", side="user", dim=DIM), Semantic(name="item_semantic", side="item", dim=DIM))
+SCHEMAS = {"semantic": FeatureSchema(fields=(*PLAIN.fields, *VECTORS)), "plain": PLAIN}
+NETWORKS = {(name, kind): (name, SCHEMAS[kind]) for name, kind in itertools.product(NAMES, SCHEMAS)}
+EVERY = pytest.mark.parametrize("made", NETWORKS.values(), ids=["-".join(key) for key in NETWORKS])
+Made = tuple[str, FeatureSchema]
+
+
+def _network(made: Made) -> Baseline:
+    """Weights that are far from their beginnings."""
+    torch.manual_seed(11)
+    name, schema = made
+    model = new_network(schema, SMALL.model_copy(update={"network": name}))
+    assert isinstance(model, Baseline)
+    _stir(model)
+    return model.eval()
+
+
+def _stir(model: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+
+
+def _tensors(schema: FeatureSchema, candidates: int, held: int = 3) -> dict[str, Tensor]:
+    """One user with `held` items in the history, and candidates."""
+    rng = np.random.default_rng(candidates)
+    tensors: dict[str, Tensor] = {}
+    for spec in schema.tensors:
+        shape = (candidates if spec.side == "item" else 1, *spec.shape)
+        values = rng.integers(0, 3, shape) if spec.dtype == "int32" else rng.standard_normal(shape)
+        tensors[spec.name] = torch.from_numpy(values.astype(spec.dtype))
+    tensors["history_mask"] = (torch.arange(LENGTH) < held).float()[None]
+    for name in tensors.keys() & {"history_categorical", "history_semantic"}:
+        tensors[name][:, held:] = 0
+    return tensors
+
+
+def _chosen(tensors: dict[str, Tensor], places: list[int]) -> dict[str, Tensor]:
+    return {name: tensor[places] if name.startswith("item_") else tensor for name, tensor in tensors.items()}
+
+
+@EVERY
+@settings(max_examples=10, deadline=None)
+@given(places=st.lists(st.integers(0, 6), min_size=1, max_size=12))
+def test_scores_do_not_depend_on_order_neighbours_or_duplicates(made: Made, places: list[int]) -> None:
+    model, tensors = _network(made), _tensors(made[1], 7)
+    with torch.no_grad():
+        whole, part = model(tensors), model(_chosen(tensors, places))
+    assert part.shape == (len(places),)
+    np.testing.assert_allclose(part, whole[places], atol=1e-5)
+
+
+@EVERY
+def test_a_user_repeated_for_each_candidate_gives_what_one_user_gives(made: Made) -> None:
+    model, tensors = _network(made), _tensors(made[1], 6)
+    repeated = {
+        name: tensor if name.startswith("item_") else tensor.expand(6, *tensor.shape[1:])
+        for name, tensor in tensors.items()
+    }
+    with torch.no_grad():
+        np.testing.assert_allclose(model(repeated), model(tensors), atol=1e-5)
+
+
+@EVERY
+@pytest.mark.parametrize("held", [0, 1, 3])
+def test_what_stands_in_the_padding_does_not_matter_nor_its_length(made: Made, held: int) -> None:
+    model, tensors = _network(made), _tensors(made[1], 4, held)
+    spoiled, padded = ({name: tensor.clone() for name, tensor in tensors.items()} for _ in range(2))
+    for name in tensors.keys() & {"history_categorical", "history_semantic", "history_mask"}:
+        if name != "history_mask":
+            spoiled[name][:, held:] = 2
+        more = torch.zeros(1, 9, *tensors[name].shape[2:], dtype=tensors[name].dtype)
+        padded[name] = torch.cat([tensors[name], more], 1)
+    with torch.no_grad():
+        assert torch.equal(model(spoiled), model(tensors))
+        np.testing.assert_allclose(model(padded), model(tensors), atol=1e-6)
+
+
+@EVERY
+def test_every_input_matters(made: Made) -> None:
+    model, tensors = _network(made), _tensors(made[1], 4)
+    with torch.no_grad():
+        before = model(tensors)
+        for spec in made[1].tensors:
+            changed = dict(tensors)
+            if spec.name == "history_mask":
+                changed[spec.name] = torch.zeros_like(tensors[spec.name])
+            elif spec.dtype == "int32":
+                changed[spec.name] = (tensors[spec.name] + 1) % 3
+            else:
+                changed[spec.name] = tensors[spec.name] + 1 + torch.arange(spec.shape[-1])
+            assert not torch.allclose(model(changed), before, atol=1e-4), spec.name
+
+
+@EVERY
+def test_it_exports_and_onnxruntime_scores_as_torch_does(made: Made, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    trained = TrainedRanker(made[1], SMALL.model_copy(update={"network": made[0]}), 16)
+    _stir(trained.ranker)
+    export_ranker(trained, tmp_path / "ranker.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "ranker.onnx", providers=["CPUExecutionProvider"])
+    for candidates in (1, 3, 40):
+        tensors = {name: tensor.numpy() for name, tensor in _tensors(made[1], candidates).items()}
+        (found,) = session.run(["pctr"], tensors)
+        expected = torch_scores(trained, tensors)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert candidates == 1 or expected.std() > 1e-3
+
+
+@EVERY
+def test_ids_are_dropped_in_training_alone(made: Made) -> None:
+    name, schema = made
+    torch.manual_seed(3)
+    model = new_network(schema, SMALL.model_copy(update={"network": name, "id_dropout": 1.0, "dropout": 0.0}))
+    _stir(model)
+    tensors = _tensors(schema, 4)
+    other = {**tensors, "item_categorical": tensors["item_categorical"].clone()}
+    other["item_categorical"][:, 0] += 5
+    with torch.no_grad():
+        assert torch.equal(model.train()(tensors), model(other))
+        assert not torch.allclose(model.eval()(tensors), model(other), atol=1e-4)
+
+
+def test_logistic_regression_adds_up_its_weights() -> None:
+    model, tensors = _network(("lr", PLAIN)), _tensors(PLAIN, 3, held=2)
+    assert isinstance(model, LogisticRegression)
+    weight = {name: value.detach().numpy() for name, value in model.named_parameters()}
+    numbers = [tensors["user_dense"].expand(3, -1), tensors["item_dense"]]
+
+    def item(kind: str, values: Tensor) -> float:
+        own = weight[f"{kind}.tables.item_id.weight"][values[0]].item()
+        genres = [weight[f"{kind}.tables.genres.weight"][one].item() for one in values[1:] if one]
+        return float(own + (np.mean(genres) if genres else 0.0))
+
+    history = np.mean([item("liked", one) for one in tensors["history_categorical"][0, :2]])
+    asking = (
+        weight["weights.user.tables.user_id.weight"][tensors["user_categorical"][0, 0]].item()
+        + weight["weights.context.tables.hour.weight"][tensors["context_categorical"][0, 0]].item()
+    )
+    items = [item("weights.item", one) for one in tensors["item_categorical"]]
+    dense = torch.cat(numbers, -1).numpy() @ weight["head.weight"][0] + weight["head.bias"]
+    with torch.no_grad():
+        np.testing.assert_allclose(model(tensors), np.array(items) + history + asking + dense, atol=1e-5)
+
+
+def test_deepfm_multiplies_every_pair_of_fields() -> None:
+    model, tensors = _network(("deepfm", SCHEMAS["semantic"])), _tensors(SCHEMAS["semantic"], 3)
+    assert isinstance(model, DeepFm)
+    seen: list[Tensor] = []
+    model.norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        torch.nn.init.zeros_(model.head.weight)
+        torch.nn.init.zeros_(model.head.bias)
+        found = model(tensors) - model.linear(tensors)
+        fields = seen[0].reshape(3, -1, SMALL.embedding)
+    # user_id, hour; item_id and genres of target and history; three dense tensors and three vectors projected.
+    assert fields.shape[1] == 2 + 4 + 2 + 3
+    pairs = sum((fields[:, one] * fields[:, other]).sum(-1) for one, other in itertools.combinations(range(11), 2))
+    np.testing.assert_allclose(found, pairs, atol=1e-4)
+
+
+def test_din_weighs_each_item_of_the_history_by_the_target_alone() -> None:
+    model = _network(("din", PLAIN))
+    assert isinstance(model, Din)
+    first, second = _tensors(PLAIN, 2, held=1), _tensors(PLAIN, 2, held=1)
+    second["history_categorical"] = (first["history_categorical"] + 1) % 3
+    both = {**first, "history_mask": torch.ones(1, 2)}
+    both["history_categorical"] = torch.cat([one["history_categorical"][:, :1] for one in (first, second)], 1)
+    seen: list[Tensor] = []
+    model.norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][:, -model.item_width :]))
+    with torch.no_grad():
+        for tensors in (first, second, both):
+            model(tensors)
+    assert not torch.allclose(seen[0][0], seen[0][1], atol=1e-4)
+    assert not torch.allclose(seen[0], seen[1], atol=1e-4)
+    np.testing.assert_allclose(seen[2], (seen[0] + seen[1]) / 2, atol=1e-5)
+
+
+def test_dcn_crosses_its_inputs_with_themselves() -> None:
+    model, tensors = _network(("dcnv2", PLAIN)), _tensors(PLAIN, 3)
+    assert isinstance(model, DcnV2)
+    seen: list[Tensor] = []
+    model.head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0][:, : model.width]))
+    model.norm.register_forward_hook(lambda _, __, output: seen.append(output))
+    with torch.no_grad():
+        model(tensors)
+        x0, crossed = seen
+        x = x0
+        for layer in model.cross:
+            x = x0 * layer(x) + x
+    np.testing.assert_allclose(crossed, x, atol=1e-6)
+    assert not torch.allclose(crossed, x0, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_one_trainer_trains_it(name: str, world: World, tmp_path: Path) -> None:
+    config = SMALL.model_copy(update={"network": name})
+    training = TrainConfig(epochs=12, patience=12, averaging=0.9)
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    model, curve = train_ranker(world.features, config, training, checkpoint, "made", quiet)
+    assert curve[-1].train_loss < curve[0].train_loss
+    test = world.features.of_part(Part.TEST)
+    labels = world.features.labels[test].numpy()
+    together = predict(model, world.features, test)
+    assert roc_auc_score(labels, together) > 0.6
+    with torch.no_grad():
+        alone = torch.cat([batch_logits(model, world.features, test[place : place + 1]) for place in range(20)])
+        whole = batch_logits(model, world.features, test)
+    np.testing.assert_allclose(alone, whole[:20], atol=1e-4)
+    hidden = replace(world.features, history=torch.full_like(world.features.history, -1))
+    assert not np.allclose(predict(model, hidden, test), together, atol=1e-4)
