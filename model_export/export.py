@@ -38,7 +38,7 @@ from msd.contract.golden import write_goldens
 from msd.dataset.load import Dataset, load_dataset
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.features import build_features
-from msd.ranker.folder import WEIGHTS_FILE, ModelError, RankerRecord, load_ranker
+from msd.ranker.folder import WEIGHTS_FILE, ModelError, RankerRecord, load_ranker, student_of, vectors_of
 from msd.step import fingerprint_of, is_done, mark_done
 from msd.student.encoder import Student, load_student
 from msd.student.vectors import StudentVectors, load_vectors
@@ -82,8 +82,8 @@ def load_inputs(dataset: Path, knowledge: Path, student: Path, model: Path, eval
         dataset=data,
         knowledge=load_knowledge(knowledge),
         teacher=teacher.model_dump(mode="json"),
-        student=load_student(student),
-        vectors=vectors,
+        student=load_student(student_of(model, record, student)),
+        vectors=vectors_of(model, record, vectors),
         trained=trained,
         record=record,
         evaluation=figures,
@@ -91,6 +91,7 @@ def load_inputs(dataset: Path, knowledge: Path, student: Path, model: Path, eval
             _FORMAT,
             data.fingerprint,
             vectors.student,
+            record.own_student,
             sha256_file(model / WEIGHTS_FILE),
             teacher.model_dump(mode="json"),
             [sha256_file(knowledge / name) for name in KNOWLEDGE_FILES],

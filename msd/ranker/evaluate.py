@@ -17,7 +17,7 @@ from msd.ranker.bootstrap import Resampled, compare, compare_by_seed, interval, 
 from msd.ranker.calibrate import compare_calibrations
 from msd.ranker.degradation import degradation_curves, degraded
 from msd.ranker.features import Features, build_features
-from msd.ranker.folder import ModelError, RankerRecord, load_ranker
+from msd.ranker.folder import ModelError, RankerRecord, load_ranker, vectors_of
 from msd.ranker.metrics import Labels, Probabilities, calibration, measure, measure_pooled
 from msd.ranker.slices import Slice, slice_rows, unmeasurable
 from msd.ranker.train import predict, predict_logits
@@ -55,16 +55,17 @@ def evaluate_models(
     """
     _check(data, vectors, models)
     measured: list[Measured] = []
-    known: dict[str, Features] = {}
+    known: dict[tuple[str, str], Features] = {}
     done = 0
     for name, folders in models.items():
         parts = []
         for folder in folders:
             progress(f"Measuring {name}", done)
             trained, record = load_ranker(folder)
-            if (schema := trained.schema).schema_hash not in known:
-                known[schema.schema_hash] = build_features(data, schema, vectors)
-            parts.append(_measure_model(trained, record, known[schema.schema_hash], seed))
+            key = trained.schema.schema_hash, record.own_student or record.student
+            if key not in known:
+                known[key] = build_features(data, trained.schema, vectors_of(folder, record, vectors))
+            parts.append(_measure_model(trained, record, known[key], seed))
             done += 1
         measured.append(_family(name, parts))
     features = next(iter(known.values()))

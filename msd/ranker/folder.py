@@ -1,4 +1,4 @@
-"""A trained ranker on disk: its weights, and a record of its schema, its training and what it was trained on."""
+"""A trained ranker on disk: its weights, a record of its schema and its training, and its student if it has its own."""
 
 import json
 from pathlib import Path
@@ -14,17 +14,34 @@ from msd.contract.schema import FeatureSchema
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.model import RankerConfig
 from msd.ranker.train import EpochReport
+from msd.student.vectors import StudentVectors, load_vectors
 
-FORMAT = 2
+FORMAT = 3
 WEIGHTS_FILE, RECORD_FILE = "weights.safetensors", "ranker.json"
+STUDENT_FOLDER = "student"
 
 
 class ModelError(MsdError):
     """A model's folder is missing, damaged, or was trained on something else."""
 
 
+class TuningRecord(BaseModel):
+    """How the student was tuned with the ranker. `student` is the tuned one's fingerprint, None if no epoch of tuning
+    ranked valid better than none: then the model reads the distilled student's vectors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    student: str | None
+    valid_auc_before: float
+    valid_auc: float
+    epoch: int
+    curve: tuple[EpochReport, ...]
+    config: dict[str, Any]
+    seconds: float
+
+
 class RankerRecord(BaseModel):
-    """How a ranker came to be. `student` is the fingerprint of the student whose vectors it was trained with."""
+    """How a ranker came to be. `student` is the fingerprint of the distilled student that it was trained with."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,6 +53,12 @@ class RankerRecord(BaseModel):
     vector_dim: int
     dataset: str
     student: str
+    tuning: TuningRecord | None = None
+
+    @property
+    def own_student(self) -> str | None:
+        """The fingerprint of the student in the model's folder, if it has one of its own."""
+        return self.tuning.student if self.tuning else None
 
 
 def save_ranker(folder: Path, model: TrainedRanker, record: RankerRecord) -> None:
@@ -56,6 +79,21 @@ def load_ranker(folder: Path) -> tuple[TrainedRanker, RankerRecord]:
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ModelError(f"{folder / WEIGHTS_FILE}: not the weights of {RECORD_FILE}; train again ({error})") from None
     return model.eval(), record
+
+
+def student_of(model: Path, record: RankerRecord, given: Path) -> Path:
+    """The folder of the student that made a model's vectors: its own if it was tuned, else the distilled one."""
+    return model / STUDENT_FOLDER if record.own_student else given
+
+
+def vectors_of(model: Path, record: RankerRecord, given: StudentVectors) -> StudentVectors:
+    """The vectors that a model reads: of its own student if it was tuned, else those given. Raises ModelError."""
+    if not record.own_student:
+        return given
+    own = load_vectors(model / STUDENT_FOLDER)
+    if own.student != record.own_student:
+        raise ModelError(f"{model / STUDENT_FOLDER}: another student than the one of {RECORD_FILE}; train again")
+    return own
 
 
 def _load_record(folder: Path) -> RankerRecord:

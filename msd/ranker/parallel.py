@@ -51,7 +51,7 @@ class Team:
         gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in held]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         distributed.all_reduce(flat)
-        means = torch.split(flat / self.size, [weight.numel() for weight in held])  # type: ignore[no-untyped-call]
+        means = torch.split(flat / self.size, [weight.numel() for weight in held])
         for weight, mean in zip(held, means, strict=True):
             weight.grad = mean.view_as(weight)
 

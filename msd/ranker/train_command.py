@@ -1,8 +1,12 @@
-"""`msd train`: dataset and student in, a trained and calibrated ranker out."""
+"""`msd train`: dataset and student in, a trained, tuned and calibrated ranker out."""
 
+import os
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,18 +14,43 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from msd.dataset.load import load_dataset
+from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.split import Part
-from msd.ranker.features import build_features
-from msd.ranker.folder import FORMAT, ModelError, RankerRecord, load_ranker, save_ranker
+from msd.dataset.texts import student_texts
+from msd.ranker.batch import TrainedRanker
+from msd.ranker.features import Features, build_features
+from msd.ranker.finetune import TuneConfig, finetune_ranker, save_own_student
+from msd.ranker.folder import (
+    FORMAT,
+    STUDENT_FOLDER,
+    ModelError,
+    RankerRecord,
+    TuningRecord,
+    load_ranker,
+    save_ranker,
+)
 from msd.ranker.model import RankerConfig
+from msd.ranker.parallel import Team, join_team
 from msd.ranker.schema_fit import fit_schema
+from msd.ranker.train import Progress as Hear
 from msd.ranker.train import TrainConfig, train_ranker
 from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
-from msd.student.vectors import load_vectors
+from msd.student.encoder import load_student
+from msd.student.record import StudentError
+from msd.student.vectors import StudentVectors, load_vectors
 
 app = typer.Typer(add_completion=False)
 _WORK = ".work"
+
+
+class NetworkName(StrEnum):
+    """What `--network` may be."""
+
+    MSD = "msd"
+    LR = "lr"
+    DEEPFM = "deepfm"
+    DIN = "din"
+    DCNV2 = "dcnv2"
 
 
 @app.command("train")
@@ -34,46 +63,122 @@ def train(
     semantics: Annotated[
         bool, typer.Option(help="Use the student's vectors; without, the model never sees one.")
     ] = True,
+    lora: Annotated[
+        bool, typer.Option(help="Then tune the student's top layer with the model, if valid ranks better for it.")
+    ] = True,
+    network: Annotated[NetworkName, typer.Option(help="MSD's network, or a baseline.")] = NetworkName.MSD,
 ) -> None:
-    """Trains the CTR model. Started again, it goes on after the last whole epoch."""
-    start, console = time.perf_counter(), Console()
-    data, vectors = load_dataset(dataset), load_vectors(student)
-    model_config, config = RankerConfig(), TrainConfig(seed=seed, epochs=epochs)
-    # The student counts without semantics too: the record names it, and later steps insist on one student for all.
-    run = fingerprint_of(
-        FORMAT, data.fingerprint, vectors.student, semantics, model_config.model_dump(), asdict(config)
-    )
-    if _is_whole(out, run):
-        console.print(f"{out}: done before, nothing to do", highlight=False)
-        return
-    (out / STEP_FILE).unlink(missing_ok=True)
-    features = build_features(data, fit_schema(data, semantics=semantics), vectors)
-    rows = len(features.of_part(Part.WINDOW, Part.TRAIN))
-    columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("loss {task.fields[loss]:.4f}"), console=console) as bars:
-        bar = bars.add_task("train", total=-(-rows // config.batch(rows)), epoch=1, loss=0.0)
-        model, curve = train_ranker(
-            features,
-            model_config,
-            config,
-            out / _WORK / "checkpoint.safetensors",
-            run,
-            lambda epoch, step, loss: bars.update(bar, completed=step, epoch=epoch, loss=loss),
+    """Trains the CTR model. Started again, it goes on after the last whole epoch.
+
+    `torchrun --nproc-per-node 2 -m msd train …` has several processes share the work.
+    """
+    start = time.perf_counter()
+    with join_team(os.environ) as team:
+        console = Console(quiet=not team.leads)
+        data, vectors = load_dataset(dataset), load_vectors(student)
+        model_config, config = RankerConfig(network=network.value), TrainConfig(seed=seed, epochs=epochs)
+        tuning = TuneConfig(seed=seed) if lora else None
+        if tuning and (reason := _why_untuned(network, semantics, vectors)):
+            console.print(f"the student stays as it is: {reason}", highlight=False)
+            tuning = None
+        # The student counts without semantics too: the record names it, and later steps insist on one student for all.
+        options = (semantics, model_config.model_dump(), asdict(config), asdict(tuning) if tuning else None)
+        run = fingerprint_of(FORMAT, data.fingerprint, vectors.student, *options)
+        if team.mean(_is_whole(out, run)) == 1.0:
+            console.print(f"{out}: done before, nothing to do", highlight=False)
+            return
+        _clear(out, team)
+        features = build_features(data, fit_schema(data, semantics=semantics), vectors)
+        rows = len(features.of_part(Part.WINDOW, Part.TRAIN))
+        with _bar(console, "train", -(-rows // config.batch(rows))) as hear:
+            checkpoint = out / _WORK / "checkpoint.safetensors"
+            model, curve = train_ranker(features, model_config, config, checkpoint, run, hear, team)
+        record = RankerRecord(
+            feature_schema=features.schema,
+            config=model_config,
+            training={**asdict(config), "processes": team.size, "seconds": round(time.perf_counter() - start, 1)},
+            curve=tuple(curve),
+            vector_dim=features.item.vectors.shape[1],
+            dataset=data.fingerprint,
+            student=vectors.student,
         )
-    record = RankerRecord(
-        feature_schema=features.schema,
-        config=model_config,
-        training={**asdict(config), "seconds": round(time.perf_counter() - start, 1)},
-        curve=tuple(curve),
-        vector_dim=features.item.vectors.shape[1],
-        dataset=data.fingerprint,
-        student=vectors.student,
+        if tuning:
+            with _bar(console, "tune", None) as hear:
+                model, tuned = _tune(model, features, data, student, out, tuning, run, hear, team)
+            record = record.model_copy(update={"tuning": tuned})
+        if team.leads:
+            save_ranker(out, model, record)
+            shutil.rmtree(out / _WORK)
+            mark_done(out, run, time.perf_counter() - start)
+        console.print(f"{out}: {_told(record)}", highlight=False)
+
+
+def _why_untuned(network: NetworkName, semantics: bool, vectors: StudentVectors) -> str | None:
+    """Why the student is not tuned though one asked for it; None if it is."""
+    if network != NetworkName.MSD:
+        return f"baselines such as {network.value} are trained without LoRA"
+    if not semantics:
+        return "a model without semantics does not read its vectors"
+    if not vectors.items.ids:
+        return "no item has a text"
+    return None
+
+
+def _clear(out: Path, team: Team) -> None:
+    """Takes back that the folder is complete, and a student that an earlier model had."""
+    if team.leads:
+        (out / STEP_FILE).unlink(missing_ok=True)
+        if (out / STUDENT_FOLDER).is_dir():
+            shutil.rmtree(out / STUDENT_FOLDER)
+
+
+def _tune(
+    model: TrainedRanker,
+    features: Features,
+    data: Dataset,
+    student: Path,
+    out: Path,
+    config: TuneConfig,
+    run: str,
+    hear: Hear,
+    team: Team,
+) -> tuple[TrainedRanker, TuningRecord]:
+    """The tuned model with its record; its student is in the model's folder, if tuning made it better."""
+    start = time.perf_counter()
+    encoder, vectors, texts = load_student(student), load_vectors(student), student_texts(data)
+    checkpoint = out / _WORK / "tuning.safetensors"
+    tuned = finetune_ranker(model, features, encoder, vectors, texts, config, checkpoint, run, hear, team)
+    own = None
+    if tuned.epoch and team.leads:
+        own = save_own_student(out / STUDENT_FOLDER, encoder, tuned, config)
+    return tuned.ranker, TuningRecord(
+        student=own,
+        valid_auc_before=tuned.valid_auc_before,
+        valid_auc=tuned.valid_auc,
+        epoch=tuned.epoch,
+        curve=tuple(tuned.curve),
+        config=asdict(config),
+        seconds=round(time.perf_counter() - start, 1),
     )
-    save_ranker(out, model, record)
-    shutil.rmtree(out / _WORK)
-    mark_done(out, run, time.perf_counter() - start)
-    best = max(curve, key=lambda point: point.valid_auc)
-    console.print(f"{out}: valid AUC {best.valid_auc:.4f} after epoch {best.epoch} of {len(curve)}", highlight=False)
+
+
+@contextmanager
+def _bar(console: Console, name: str, steps: int | None) -> Iterator[Hear]:
+    """A bar that shows epoch, step and loss; `steps`: of an epoch, where it is known."""
+    columns = (TextColumn("{task.description}, epoch {task.fields[epoch]}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("step {task.completed}, loss {task.fields[loss]:.4f}"), console=console) as bars:
+        bar = bars.add_task(name, total=steps, epoch=1, loss=0.0)
+        yield lambda epoch, step, loss: bars.update(bar, completed=step, epoch=epoch, loss=loss)
+
+
+def _told(record: RankerRecord) -> str:
+    best = max(record.curve, key=lambda point: point.valid_auc)
+    told = f"valid AUC {best.valid_auc:.4f} after epoch {best.epoch} of {len(record.curve)}"
+    if not (tuning := record.tuning):
+        return told
+    if not tuning.student:
+        return f"{told}; tuning the student gave {tuning.curve[-1].valid_auc:.4f}, so it stays as it was distilled"
+    return f"{told}, {tuning.valid_auc:.4f} with the student tuned"
 
 
 def _is_whole(out: Path, run: str) -> bool:
@@ -83,7 +188,10 @@ def _is_whole(out: Path, run: str) -> bool:
     if not is_done(out, run):
         return False
     try:
-        load_ranker(out)
-    except ModelError:
+        _, record = load_ranker(out)
+        if record.own_student:
+            own = out / STUDENT_FOLDER
+            return {load_student(own).record.fingerprint, load_vectors(own).student} == {record.own_student}
+    except (ModelError, StudentError):
         return False
     return True

@@ -13,7 +13,7 @@ from msd.ranker.folder import WEIGHTS_FILE, load_ranker
 from msd.step import STEP_FILE
 from tests.dataset.tiny import write_tiny_dataset
 from tests.e2e.pipeline import ENVIRONMENT, command, msd
-from tests.ranker.made import word_vectors, write_student
+from tests.ranker.tuned import write_small_student
 from tests.service.live import ROOT
 
 _PATIENCE_S = 120.0
@@ -21,7 +21,8 @@ _PATIENCE_S = 120.0
 
 def test_a_killed_training_goes_on(tmp_path: Path) -> None:
     dataset = write_tiny_dataset(tmp_path / "dataset", users=200)
-    student = write_student(tmp_path / "student", word_vectors(load_dataset(dataset)))
+    student = tmp_path / "student"
+    write_small_student(student, load_dataset(dataset))
     out = tmp_path / "cut"
     line = ("train", dataset, student, out, "--epochs", "3")
     checkpoint = out / ".work" / "checkpoint.safetensors"

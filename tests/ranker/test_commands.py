@@ -40,7 +40,7 @@ def student(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def models(tiny_folder: Path, student: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("models")
-    for name, options in (("semantic", ()), ("plain", ("--no-semantics",))):
+    for name, options in (("semantic", ("--no-lora",)), ("plain", ("--no-semantics",))):
         with pytest.raises(SystemExit, match="0"):
             main(["train", str(tiny_folder), str(student), str(folder / name), "--epochs", "1", *options])
     return [folder / "semantic", folder / "plain"]
@@ -59,7 +59,7 @@ def test_a_finished_training_is_skipped_until_an_option_changes(
 ) -> None:
     out = tmp_path / "semantic"
     shutil.copytree(models[0], out)
-    command = ("train", tiny_folder, student, out, "--epochs", "1")
+    command = ("train", tiny_folder, student, out, "--epochs", "1", "--no-lora")
     assert run(*command) == (0, f"{out}: done before, nothing to do")
     code, said = run(*command, "--seed", "1")
     assert (code, "done before" in said) == (0, False)
@@ -72,7 +72,7 @@ def test_a_damaged_model_is_trained_again(
     out = tmp_path / "semantic"
     shutil.copytree(models[0], out)
     (out / WEIGHTS_FILE).write_bytes(b"\x00" * 100)
-    code, said = run("train", tiny_folder, student, out, "--epochs", "1")
+    code, said = run("train", tiny_folder, student, out, "--epochs", "1", "--no-lora")
     assert (code, "done before" in said) == (0, False)
     assert (out / WEIGHTS_FILE).read_bytes() == (models[0] / WEIGHTS_FILE).read_bytes()
 

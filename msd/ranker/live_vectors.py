@@ -1,0 +1,78 @@
+"""Vectors of a few texts made with gradients, the others' from a cache; and rows brought together by item for that."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from msd.ranker.features import SideFeatures
+from msd.student.encoder import Student
+from msd.student.record import StudentError, Vectors
+from msd.student.states import States
+from msd.student.vectors import LevelVectors
+
+Rows = NDArray[np.int64]
+
+
+class CachedTexts:
+    """A side's texts as the student's trained layers find them, and which of the side's rows they belong to.
+
+    Raises StudentError if there is a vector without a text.
+    """
+
+    def __init__(
+        self, side: SideFeatures, level: LevelVectors, texts: Mapping[str, str], student: Student, frozen: int
+    ) -> None:
+        if missing := [one for one in level.ids if one not in texts]:
+            raise StudentError(
+                f"the student has vectors of {len(missing)} {side.entities.side}s without a text in the dataset, "
+                f"such as {missing[0]!r}; distil again"
+            )
+        self.ids = level.ids
+        self.states = States(student, [texts[one] for one in level.ids], frozen)
+        self.text_of = np.array([level.rows.get(one, -1) for one in side.entities.ids] + [-1], np.int64)
+
+    def draw(self, rows: Rows, count: int, rng: np.random.Generator) -> Rows:
+        """Up to `count` distinct ones of a side's rows that have a text."""
+        distinct = np.unique(rows)
+        return rng.permutation(distinct[self.text_of[distinct] >= 0])[:count]
+
+    def refreshed(self, side: SideFeatures, vectors: Vectors) -> SideFeatures:
+        """The side's features with these vectors of all texts."""
+        held = np.flatnonzero(self.text_of >= 0)
+        fresh = side.vectors.clone()
+        fresh[torch.from_numpy(held)] = torch.from_numpy(vectors[self.text_of[held]]).to(fresh.device)
+        return replace(side, vectors=fresh)
+
+
+class LiveVectors:
+    """A side's vectors, some rows' freshly made of their texts: gradients reach the student through these alone."""
+
+    def __init__(self, side: SideFeatures, texts: CachedTexts, student: Student, rows: Rows) -> None:
+        self._cache, self._rows = side.vectors, torch.from_numpy(rows)
+        self._place = torch.full((len(self._cache),), -1, device=self._cache.device)
+        self._place[self._rows] = torch.arange(len(rows), device=self._cache.device)
+        self._fresh = texts.states.vectors(student, texts.text_of[rows]) if len(rows) else self._cache[:0]
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Vectors [n, V] of rows [n]."""
+        place = self._place[rows.long()]
+        at = torch.nonzero(place >= 0).squeeze(1)
+        return self._cache[rows].index_put((at,), self._fresh[place[at]])
+
+    def keep(self) -> None:
+        """Leaves the fresh vectors in the cache."""
+        self._cache[self._rows] = self._fresh.detach()
+
+
+def item_runs(items: NDArray[np.int32], longest: int, rng: np.random.Generator) -> list[Rows]:
+    """Places of all rows, whose items are given, in random runs of up to `longest` rows of one item each."""
+    order = np.lexsort((rng.random(len(items)), items))
+    held = items[order]
+    starts = np.flatnonzero(np.append(True, held[1:] != held[:-1]))
+    within = np.arange(len(held)) - np.repeat(starts, np.diff(np.append(starts, len(held))))
+    runs = np.split(order, np.flatnonzero(within % longest == 0)[1:])
+    return [runs[at] for at in rng.permutation(len(runs))]

@@ -1,0 +1,80 @@
+"""A small student, its vectors of the tiny dataset, and a ranker trained on them: what tests of tuning begin with."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from msd.dataset.load import Dataset
+from msd.dataset.texts import student_texts
+from msd.ranker.batch import TrainedRanker
+from msd.ranker.features import Features, build_features
+from msd.ranker.finetune import TuneConfig, Tuned, finetune_ranker
+from msd.ranker.parallel import ALONE, Team
+from msd.ranker.schema_fit import fit_schema
+from msd.ranker.train import Progress
+from msd.student.encoder import Student, encode_texts, save_student
+from msd.student.vectors import LevelVectors, StudentVectors, save_vectors
+from tests.ranker.made import QUICK, quiet, train_quickly
+from tests.student.small import small_student
+
+TUNE = TuneConfig(epochs=2, learning_rate=2e-3, ranker_learning_rate=1e-3)
+
+
+@dataclass(frozen=True)
+class Untuned:
+    """A ranker before tuning. `student()` makes its student anew, because tuning changes it."""
+
+    dataset: Dataset
+    folder: Path
+    vectors: StudentVectors
+    features: Features
+    ranker: TrainedRanker
+
+    def student(self) -> Student:
+        return new_small_student(self.dataset)
+
+    def tune(
+        self,
+        checkpoint: Path,
+        config: TuneConfig = TUNE,
+        student: Student | None = None,
+        progress: Progress = quiet,
+        team: Team = ALONE,
+    ) -> Tuned:
+        """The ranker tuned with a fresh student or the one given."""
+        texts = student_texts(self.dataset)
+        return finetune_ranker(
+            self.ranker,
+            self.features,
+            student or self.student(),
+            self.vectors,
+            texts,
+            config,
+            checkpoint,
+            "made",
+            progress,
+            team,
+        )
+
+
+def new_small_student(dataset: Dataset) -> Student:
+    """The same small student every time."""
+    return small_student(text for texts in student_texts(dataset) for text in texts.values())
+
+
+def write_small_student(folder: Path, dataset: Dataset) -> StudentVectors:
+    """Writes what `msd distill` would: a student and its vectors, which are returned."""
+    student = new_small_student(dataset)
+    items, users = (
+        LevelVectors(list(texts), encode_texts(student, list(texts.values()))) for texts in student_texts(dataset)
+    )
+    vectors = StudentVectors(save_student(student, folder), items, users)
+    save_vectors(vectors, folder)
+    return vectors
+
+
+def untuned_of(dataset: Dataset, folder: Path) -> Untuned:
+    """A ranker trained for three epochs, so that tuning has something left to learn."""
+    vectors = write_small_student(folder / "student", dataset)
+    features = build_features(dataset, fit_schema(dataset), vectors)
+    ranker, _ = train_quickly(features, folder / "work", replace(QUICK, epochs=3))
+    return Untuned(dataset, folder / "student", vectors, features, ranker)
