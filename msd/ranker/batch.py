@@ -78,7 +78,7 @@ def batch_logits(
     `vectors` maps the rows [n] of a side's entities to the student's vectors [n, V]; without, they are the features'.
     """
     vectors = vectors or (lambda side, rows: (features.user if side == "user" else features.item).vectors[rows])
-    chosen = torch.from_numpy(events)
+    chosen = torch.from_numpy(events).to(features.labels.device)
     tensors = {
         "context_categorical": features.context_categorical[chosen],
         "context_dense": features.context_dense[chosen],
@@ -93,11 +93,11 @@ def batch_logits(
     held, places = _distinct(torch.cat([item_rows.unsqueeze(1), history], 1), features.item.entities.unknown + 1)
     semantic = None
     if "item" in model.adaptors:
-        present = features.item.present[held] & _kept(len(held), corruption, rng)
+        present = features.item.present[held] & _kept(held, corruption, rng)
         semantic = model.adapt("item", vectors("item", held), present)
         by_place = nn.functional.embedding(places, semantic)
         tensors["item_semantic"], tensors["history_semantic"] = by_place[:, 0], by_place[:, 1:]
-        known = features.user.present[user_rows] & features.knows_user[chosen] & _kept(len(chosen), corruption, rng)
+        known = features.user.present[user_rows] & features.knows_user[chosen] & _kept(chosen, corruption, rng)
         tensors["user_semantic"] = model.adapt("user", vectors("user", user_rows), known)
         # The last dense column says whether there is a vector.
         tensors["item_dense"][:, -1] *= present[places[:, 0]]
@@ -115,23 +115,28 @@ def _rows_and_dense(
     rows, dense = side.rows[chosen], side.dense[chosen]
     if corruption is None or rng is None:
         return rows, dense
-    draw = torch.from_numpy(rng.random((2, len(chosen))))
+    draw = torch.from_numpy(rng.random((2, len(chosen)))).to(chosen.device)
     dense = torch.where((draw[0] < corruption.aged).unsqueeze(-1), side.aged_dense[chosen], dense)
     unknown = draw[1] < corruption.unknown
     rows = torch.where(unknown, side.entities.unknown, rows)
     return rows, torch.where(unknown.unsqueeze(-1), side.unknown_dense, dense)
 
 
-def _kept(count: int, corruption: Corruption | None, rng: np.random.Generator | None) -> Tensor:
-    """[count] which vectors are not hidden."""
+def _kept(rows: Tensor, corruption: Corruption | None, rng: np.random.Generator | None) -> Tensor:
+    """[n] which of n rows' vectors are not hidden."""
     if corruption is None or rng is None:
-        return torch.ones(count, dtype=torch.bool)
-    return torch.from_numpy(rng.random(count) >= corruption.without_vector)
+        return torch.ones_like(rows, dtype=torch.bool)
+    return torch.from_numpy(rng.random(len(rows)) >= corruption.without_vector).to(rows.device)
 
 
 def _distinct(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The distinct values of `rows`, all below `count`, and each row's place among them; without sorting."""
-    held = torch.zeros(count, dtype=torch.bool).index_fill_(0, rows.flatten().long(), True).nonzero().squeeze(1)
-    place = torch.zeros(count, dtype=torch.int64)
-    place[held] = torch.arange(len(held))
+    held = (
+        torch.zeros(count, dtype=torch.bool, device=rows.device)
+        .index_fill_(0, rows.flatten().long(), True)
+        .nonzero()
+        .squeeze(1)
+    )
+    place = torch.zeros(count, dtype=torch.int64, device=rows.device)
+    place[held] = torch.arange(len(held), device=rows.device)
     return held, place[rows.long()]

@@ -29,8 +29,8 @@ class Calibrator(nn.Module):
 
     def curve(self) -> Curve:
         """The curve that is held, without the repeated knots."""
-        knots, first = np.unique(self.knots.double().numpy(), return_index=True)
-        return Curve(knots, self.values.double().numpy()[first], float(self.outer_slope))
+        knots, first = np.unique(self.knots.double().cpu().numpy(), return_index=True)
+        return Curve(knots, self.values.double().cpu().numpy()[first], float(self.outer_slope))
 
     def forward(self, logits_N: Tensor) -> Tensor:
         """[N] logits → [N] calibrated logits: each segment adds its slope times the part of it that lies below."""

@@ -3,7 +3,8 @@
 Row features come from the contract's `encode` and `dense`; the student's vectors stay as they are until the adaptors.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +36,10 @@ class SideFeatures:
     vectors: Tensor
     present: Tensor
 
+    def to(self, device: torch.device) -> "SideFeatures":
+        """The same, its tensors on a device."""
+        return replace(self, **_moved(self, device))
+
 
 @dataclass(frozen=True)
 class Features:
@@ -54,6 +59,14 @@ class Features:
     def of_part(self, *parts: Part) -> NDArray[np.int64]:
         """The events of the given parts, in time order."""
         return np.flatnonzero(np.isin(self.parts, parts))
+
+    def to(self, device: torch.device) -> "Features":
+        """The same, its tensors on a device: models trained on it go there too."""
+        return replace(self, user=self.user.to(device), item=self.item.to(device), **_moved(self, device))
+
+
+def _moved(held: object, device: torch.device) -> dict[str, Any]:
+    return {name: value.to(device) for name, value in vars(held).items() if isinstance(value, Tensor)}
 
 
 def build_features(dataset: Dataset, schema: FeatureSchema, vectors: StudentVectors) -> Features:

@@ -90,6 +90,7 @@ def finetune_ranker(
     Raises StudentError if a vector's text is missing.
     """
     torch.manual_seed(config.seed)
+    student.to(features.labels.device)
     tuner = _Tuner(copy.deepcopy(trained), features, student, vectors, texts, config, team)
     tuner.resume(checkpoint, run)
     while len(tuner.curve) < config.epochs:

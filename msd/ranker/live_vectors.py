@@ -52,7 +52,7 @@ class LiveVectors:
     """A side's vectors, some rows' freshly made of their texts: gradients reach the student through these alone."""
 
     def __init__(self, side: SideFeatures, texts: CachedTexts, student: Student, rows: Rows) -> None:
-        self._cache, self._rows = side.vectors, torch.from_numpy(rows)
+        self._cache, self._rows = side.vectors, torch.from_numpy(rows).to(side.vectors.device)
         self._place = torch.full((len(self._cache),), -1, device=self._cache.device)
         self._place[self._rows] = torch.arange(len(rows), device=self._cache.device)
         self._fresh = texts.states.vectors(student, texts.text_of[rows]) if len(rows) else self._cache[:0]

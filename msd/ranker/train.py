@@ -70,7 +70,7 @@ def train_ranker(
     All of a `team` end with the same ranker; the first writes the checkpoint, which all must be able to read.
     """
     torch.manual_seed(config.seed)
-    model = TrainedRanker(features.schema, model_config, features.item.vectors.shape[1])
+    model = TrainedRanker(features.schema, model_config, features.item.vectors.shape[1]).to(features.labels.device)
     average, best = copy.deepcopy(model), copy.deepcopy(model)
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -87,7 +87,7 @@ def train_ranker(
         )
     team.align(model.parameters())
     valid = features.of_part(Part.VALID)
-    labels = features.labels.numpy().astype(np.float64)
+    labels = features.labels.cpu().numpy().astype(np.float64)
     while not _finished(curve, config):
         epoch = len(curve) + 1
         loss = _train_epoch(model, average, optimiser, features, config, epoch, progress, team)
@@ -153,7 +153,7 @@ def predict_logits(model: TrainedRanker, features: Features, events: NDArray[np.
         batch_logits(model, features, events[start : start + _PREDICT_ROWS])
         for start in range(0, len(events), _PREDICT_ROWS)
     ]
-    logits: NDArray[np.float64] = torch.cat(parts).numpy().astype(np.float64)
+    logits: NDArray[np.float64] = torch.cat(parts).cpu().numpy().astype(np.float64)
     return logits
 
 

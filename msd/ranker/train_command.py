@@ -88,7 +88,7 @@ def train(
             console.print(f"{out}: done before, nothing to do", highlight=False)
             return
         _clear(out, team)
-        features = build_features(data, fit_schema(data, semantics=semantics), vectors)
+        features = build_features(data, fit_schema(data, semantics=semantics), vectors).to(team.device)
         rows = len(features.of_part(Part.WINDOW, Part.TRAIN))
         with _bar(console, "train", -(-rows // config.batch(rows))) as hear:
             checkpoint = out / _WORK / "checkpoint.safetensors"
@@ -107,7 +107,7 @@ def train(
                 model, tuned = _tune(model, features, data, student, out, tuning, run, hear, team)
             record = record.model_copy(update={"tuning": tuned})
         if team.leads:
-            save_ranker(out, model, record)
+            save_ranker(out, model.cpu(), record)
             shutil.rmtree(out / _WORK)
             mark_done(out, run, time.perf_counter() - start)
         console.print(f"{out}: {_told(record)}", highlight=False)

@@ -93,6 +93,11 @@ class Student(nn.Module):
         self.implicit = Head(HEAD_DIM)
         self.eval()
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.explicit.linear.weight.device
+
     def heads(self, pooled_BD: Tensor) -> Tensor:
         """Both heads side by side, [B, 768], each half of unit length."""
         return torch.cat([self.explicit(pooled_BD), self.implicit(pooled_BD)], dim=-1)

@@ -1,4 +1,4 @@
-"""Hidden states below the layers that are trained: computed once per text, kept in memory, batched on demand."""
+"""Hidden states below the layers that are trained: computed once per text, kept in main memory, batched on demand."""
 
 from collections.abc import Callable, Sequence
 
@@ -27,10 +27,10 @@ class States:
         with torch.no_grad():
             for start in range(0, len(order), _BATCH):
                 batch = order[start : start + _BATCH]
-                ids, mask = pad([tokens[at] for at in batch])
+                ids, mask = (one.to(student.device) for one in pad([tokens[at] for at in batch]))
                 states = student.encoder.layers(student.encoder.embed(ids), mask, 0, frozen)
                 for at, state in zip(batch, states, strict=True):
-                    self._states[at] = state[: self.lengths[at]].clone()
+                    self._states[at] = state[: self.lengths[at]].clone().cpu()
                 if on_batch is not None:
                     on_batch(len(batch))
 
@@ -42,6 +42,7 @@ class States:
         for at, row in enumerate(rows):
             states[at, : self.lengths[row]] = self._states[row]
             mask[at, : self.lengths[row]] = 1
+        states, mask = states.to(student.device), mask.to(student.device)
         return student.heads(
             student.encoder.pool(student.encoder.layers(states, mask, self.frozen, student.encoder.depth), mask)
         )
@@ -53,5 +54,5 @@ class States:
         with torch.no_grad():
             for start in range(0, len(order), _BATCH):
                 batch = order[start : start + _BATCH]
-                result[batch] = self.vectors(student, batch).numpy()
+                result[batch] = self.vectors(student, batch).cpu().numpy()
         return result

@@ -1,0 +1,158 @@
+"""Two processes end with the same weights, about as good as one's; what is wrong with an environment is said."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from msd.dataset.load import Dataset
+from msd.ranker.features import build_features
+from msd.ranker.folder import RECORD_FILE, load_ranker, vectors_of
+from msd.ranker.parallel import ALONE, TeamError, join_team
+from msd.ranker.schema_fit import fit_schema
+from msd.ranker.train import train_ranker
+from msd.student.vectors import load_vectors
+from tests.ranker.made import SMALL, quiet
+from tests.ranker.team_member import TRAINING, TUNING, train, untuned_from
+from tests.ranker.tuned import write_small_student
+from tests.service.live import ROOT
+
+_TEAM = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def _torchrun(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Two processes of a module, to their end."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MSD_") and name not in _TEAM}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    return subprocess.run(
+        [*command, *map(str, arguments)],
+        env={**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "300"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def student(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("student") / "student"
+    write_small_student(folder, tiny)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def team(tiny_folder: Path, student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes wrote."""
+    out = tmp_path_factory.mktemp("team")
+    done = _torchrun("tests.ranker.team_member", tiny_folder, student, out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_folder: Path, student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process alone wrote."""
+    out = tmp_path_factory.mktemp("alone")
+    train(untuned_from(tiny_folder, student), ALONE, out)
+    return out
+
+
+def _figures(folder: Path, rank: int) -> dict[str, Any]:
+    figures: dict[str, Any] = json.loads((folder / f"{rank}.json").read_text())
+    return figures
+
+
+def test_both_processes_end_with_the_same_weights(team: Path) -> None:
+    first, second = (load_file(team / f"{rank}.safetensors") for rank in (0, 1))
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+    assert (
+        _figures(team, 0)["curve"] == _figures(team, 1)["curve"] or len(_figures(team, 0)["curve"]) == TRAINING.epochs
+    )
+
+
+def test_both_processes_decide_by_the_same_figures(team: Path) -> None:
+    for name in ("curve", "tuning"):
+        first, second = ([point[2] for point in _figures(team, rank)[name]] for rank in (0, 1))
+        assert first == second
+    assert len(_figures(team, 0)["tuning"]) == TUNING.epochs
+
+
+def test_two_rank_valid_about_as_well_as_one(team: Path, alone: Path) -> None:
+    for name in ("curve", "tuning"):
+        together, single = (max(point[2] for point in _figures(out, 0)[name]) for out in (team, alone))
+        assert abs(together - single) < 0.03, name
+
+
+def test_gradients_and_figures_are_means_and_shares_are_parts(team: Path, alone: Path) -> None:
+    for rank in (0, 1):
+        assert _figures(team, rank)["means"] == [1.5, *[1.5] * 4, 5.0]
+    assert [_figures(team, rank)["share"] for rank in (0, 1)] == [[0, 2, 4], [1, 3, 5]]
+    assert _figures(alone, 0)["means"] == [1.0, *[3.0] * 4, 0.0]
+    assert _figures(alone, 0)["share"] == list(range(7))
+
+
+def test_the_command_leaves_one_model_and_speaks_once(tiny_folder: Path, student: Path, tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    done = _torchrun("msd", "train", tiny_folder, student, out, "--epochs", "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("valid AUC") == 1
+    _, record = load_ranker(out)
+    assert record.training["processes"] == 2
+    assert record.tuning is not None
+    assert vectors_of(out, record, load_vectors(student)).student == (record.own_student or record.student)
+    assert not (out / ".work").exists()
+
+    before = (out / RECORD_FILE).stat().st_mtime_ns
+    done = _torchrun("msd", "train", tiny_folder, student, out, "--epochs", "2")
+    assert (done.returncode, done.stdout.count("done before, nothing to do")) == (0, 1)
+    assert (out / RECORD_FILE).stat().st_mtime_ns == before
+
+
+def test_without_torchrun_there_is_a_team_of_one() -> None:
+    with join_team({}) as team:
+        assert (team.rank, team.size, team.leads) == (0, 1, True)
+    assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is set, RANK is not; start the processes with `torchrun`"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "LOCAL_RANK is not"),
+        ({"WORLD_SIZE": "two", "RANK": "0", "LOCAL_RANK": "0"}, "WORLD_SIZE='two' is not a number"),
+        ({"WORLD_SIZE": "2", "RANK": "2", "LOCAL_RANK": "0"}, "RANK=2 is not one of WORLD_SIZE=2 processes"),
+    ],
+)
+def test_a_wrong_environment_is_named(environment: dict[str, str], message: str) -> None:
+    with pytest.raises(TeamError, match=message), join_team(environment):
+        pass
+
+
+def test_processes_that_cannot_find_each_other_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in _TEAM:
+        monkeypatch.delenv(name, raising=False)
+    environment = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}
+    with pytest.raises(TeamError, match="the 2 processes cannot find each other"), join_team(environment):
+        pass
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_ranker_learns_as_on_a_cpu(tiny: Dataset, student: Path, tmp_path: Path) -> None:
+    features = build_features(tiny, fit_schema(tiny), load_vectors(student))
+    curves = []
+    for device in ("cpu", "cuda"):
+        checkpoint = tmp_path / device / "checkpoint.safetensors"
+        model, curve = train_ranker(features.to(torch.device(device)), SMALL, TRAINING, checkpoint, device, quiet)
+        assert model.calibrator.knots.device.type == device
+        curves.append(max(point.valid_auc for point in curve))
+    assert abs(curves[0] - curves[1]) < 0.03
