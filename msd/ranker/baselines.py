@@ -107,8 +107,11 @@ class DeepFm(_Deep):
         semantic = schema.semantic_width("item")
         widths = {**self.dense, "target": semantic, "history": semantic}
         self.projections = nn.ModuleDict(
-            {name: nn.Linear(width, config.embedding) for name, width in widths.items() if width}
+            {name: nn.Linear(width, config.embedding, bias=False) for name, width in widths.items() if width}
         )
+        for weight in self.projections.parameters():
+            # As small as embeddings are at first, or products with numbers would drown all others.
+            nn.init.normal_(weight, std=0.02)
         fields = sum(len(schema.indexed(side)) for side in (*SIDES, "item")) + len(self.projections)
         width = fields * config.embedding
         self.norm = nn.LayerNorm(width)
