@@ -8,7 +8,10 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
+from msd.contract.schema import FeatureSchema
 from msd.ranker.features import Features, SideFeatures
 from msd.ranker.metrics import Labels, Probabilities, measure_pooled
 
@@ -18,14 +21,17 @@ SHARES = (0.0, 0.1, 0.5, 1.0)
 def degraded(features: Features) -> Iterator[tuple[str, Features]]:
     """What the rows look like on each rung, by its name; a model without vectors has none to lose.
 
-    "user unknown" keeps the history, as where a request brings it; without history nothing is known of the user.
+    "item unknown, features given" is a cold ad of which the request tells the features. "user unknown" keeps the
+    history, as where a request brings it; without history nothing is known of the user.
     """
     yield "item unknown", replace(features, item=_unknown(features.item))
+    yield "item unknown, features given", replace(features, item=_described(features.item, features.schema))
     if features.schema.semantic("item"):
         yield "item without vector", replace(features, item=_without_vectors(features.item))
     stranger = replace(features, user=_unknown(features.user))
     yield "user unknown", stranger
     yield "user unknown, no history", replace(stranger, history=torch.full_like(features.history, -1))
+    yield "aged counts", replace(features, user=_aged(features.user), item=_aged(features.item))
 
 
 def degradation_curves(
@@ -54,18 +60,41 @@ def _unknown(side: SideFeatures) -> SideFeatures:
     )
 
 
+def _aged(side: SideFeatures) -> SideFeatures:
+    """Every event sees counts as they stood at a random earlier event of its user or item."""
+    return replace(side, dense=side.aged_dense)
+
+
+def _described(side: SideFeatures, schema: FeatureSchema) -> SideFeatures:
+    """Every event's item is unknown but for the features that a request may give: no id, no counts, no vector."""
+    categorical = side.entities.categorical.copy()
+    for field in schema.indexed("item"):
+        if field.name not in schema.settable["item"]:
+            categorical[:, schema.columns[field.name]] = categorical[-1, schema.columns[field.name]]
+    dense = side.unknown_dense.repeat(len(side.dense), 1)
+    numbers = schema.numeric_width("item")
+    dense[:, :numbers] = side.dense[:, :numbers]
+    return _twins(side, categorical, dense)
+
+
 def _without_vectors(side: SideFeatures) -> SideFeatures:
-    """Every event's item is a twin of its own that has no vector; histories keep the items that have one."""
+    """Every event's item is as it was, without its vector."""
+    dense = side.dense.clone()
+    dense[:, -1] = 0.0  # the last column says whether there is a vector
+    return _twins(side, side.entities.categorical, dense)
+
+
+def _twins(side: SideFeatures, categorical: NDArray[np.int32], dense: Tensor) -> SideFeatures:
+    """Every event's item is a twin of its own, of `categorical` [n + 1, C] by item, `dense` [E, D] by event and without
+    a vector; histories keep the items themselves."""
     held = side.entities
     count = held.unknown
     twins = replace(
         held,
         ids=held.ids * 2,
-        categorical=np.concatenate([held.categorical[:count], held.categorical]),
+        categorical=np.concatenate([held.categorical[:count], categorical]),
         numeric=np.concatenate([held.numeric[:count], held.numeric]),
     )
-    dense = side.dense.clone()
-    dense[:, -1] = 0.0  # the last column says whether there is a vector
     return replace(
         side,
         entities=twins,

@@ -1,12 +1,14 @@
 """Each rung takes away what it says and nothing else, and scores as the service would score it."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from msd.contract.assemble import Counts, dense
+from msd.contract.assemble import Counts, assemble, dense
+from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec, has_semantic
 from msd.dataset.split import Part
 from msd.ranker.degradation import SHARES, degradation_curves, degraded
@@ -25,7 +27,14 @@ def _test(world: World) -> np.ndarray:
 
 
 def test_a_model_without_vectors_has_none_to_lose(world: World, plain_world: World) -> None:
-    every = ["item unknown", "item without vector", "user unknown", "user unknown, no history"]
+    every = [
+        "item unknown",
+        "item unknown, features given",
+        "item without vector",
+        "user unknown",
+        "user unknown, no history",
+        "aged counts",
+    ]
     assert list(_rungs(world)) == every
     assert list(_rungs(plain_world)) == [name for name in every if "vector" not in name]
 
@@ -49,6 +58,55 @@ def test_an_unknown_item_is_the_service_s_unknown_item(world: World) -> None:
     )
     expected = predict(world.model, replace(world.features, item=by_hand), _test(world))
     assert np.array_equal(predict(world.model, _rungs(world)["item unknown"], _test(world)), expected)
+
+
+@pytest.mark.parametrize("name", ["world", "plain_world"])
+def test_a_cold_ad_with_features_is_what_the_service_makes_of_it(name: str, request: pytest.FixtureRequest) -> None:
+    world: World = request.getfixturevalue(name)
+    less, schema = _rungs(world)["item unknown, features given"], world.schema
+    test = _test(world)[:40]
+    user, item = RowCodec(schema, "user", "0" * 32), RowCodec(schema, "item", "0" * 32)
+    known = dict(zip(world.dataset.items["item_id"], world.dataset.items.iter_rows(named=True), strict=True))
+    for event in test:
+        row = world.dataset.events.row(int(event), named=True)
+        features = {field: known.get(row["item_id"], {}).get(field) for field in schema.settable["item"]}
+        body = {
+            "user_id": "stranger",
+            "at": row["at"],
+            "candidates": {"id": ["new"]},
+            "items": {"new": {"features": features}},
+        }
+        checked = parse_request(json.dumps(body).encode(), schema)
+        assembled = assemble(schema, checked, float(row["at"]), user.unpack([None]), item.unpack([None]))
+        given = less.item.rows[event].long()
+        tensors = assembled.tensors
+        np.testing.assert_array_equal(less.item.categorical[given], tensors["item_categorical"][0])
+        np.testing.assert_allclose(less.item.dense[event], tensors["item_dense"][0], atol=1e-6)
+        assert not less.item.present[given]
+        assert assembled.degraded_candidates == {
+            "new": "prior" if all(value is None for value in features.values()) else "category_prior"
+        }
+    assert predict(world.model, less, test).std() > 0.01
+
+
+def test_a_cold_ad_with_features_leaves_histories_alone(world: World) -> None:
+    less, item = _rungs(world)["item unknown, features given"].item, world.features.item
+    history = world.features.history[world.features.history >= 0].long()
+    assert torch.equal(less.categorical[history], item.categorical[history])
+    assert torch.equal(less.vectors[history], item.vectors[history])
+    assert torch.equal(less.categorical[less.entities.unknown], item.categorical[item.entities.unknown])
+
+
+def test_aged_counts_are_the_only_thing_that_ages(world: World) -> None:
+    less, whole = _rungs(world)["aged counts"], world.features
+    for old, fresh in ((less.user, whole.user), (less.item, whole.item)):
+        numbers = world.schema.numeric_width(fresh.entities.side)
+        assert torch.equal(old.dense[:, :numbers], fresh.dense[:, :numbers])
+        assert torch.equal(old.dense[:, -1], fresh.dense[:, -1])
+        ages = slice(numbers + 2, numbers + 3)
+        assert (old.dense[:, ages] >= fresh.dense[:, ages] - 1e-6).all()
+        assert (old.dense[:, ages] > fresh.dense[:, ages] + 0.1).float().mean() > 0.5
+        assert torch.equal(old.rows, fresh.rows)
 
 
 def test_without_a_vector_the_item_keeps_its_row_and_histories_their_vectors(world: World) -> None:
