@@ -249,6 +249,7 @@ class _Tuner:
         items, users = (
             LevelVectors(texts.ids, texts.states.all_vectors(self.student)) for texts in (self.items, self.users)
         )
+        self.student.cpu()
         return Tuned(self.model.eval(), items, users, self.best_epoch, self.best_auc, self.before, self.curve)
 
 

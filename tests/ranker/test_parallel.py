@@ -75,9 +75,6 @@ def test_both_processes_end_with_the_same_weights(team: Path) -> None:
     assert first.keys() == second.keys()
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
-    assert (
-        _figures(team, 0)["curve"] == _figures(team, 1)["curve"] or len(_figures(team, 0)["curve"]) == TRAINING.epochs
-    )
 
 
 def test_both_processes_decide_by_the_same_figures(team: Path) -> None:
@@ -147,6 +144,7 @@ def test_processes_that_cannot_find_each_other_say_so(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_on_a_gpu_the_ranker_learns_as_on_a_cpu(tiny: Dataset, student: Path, tmp_path: Path) -> None:
     features = build_features(tiny, fit_schema(tiny), load_vectors(student))
     curves = []
