@@ -6,6 +6,7 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
 
 from msd.student.encoder import Student
 from msd.student.record import HEAD_DIM, StudentRecord
@@ -14,8 +15,12 @@ from msd.student.record import HEAD_DIM, StudentRecord
 def small_student(texts: Iterable[str], seed: int = 0) -> Student:
     """A student with random weights that knows the words of these texts."""
     words = sorted({word for text in texts for word, _ in Whitespace().pre_tokenize_str(text)})
-    tokenizer = Tokenizer(WordLevel({word: at for at, word in enumerate(["[UNK]", *words])}, unk_token="[UNK]"))
+    tokenizer = Tokenizer(
+        WordLevel({word: at for at, word in enumerate(["[UNK]", "[CLS]", *words])}, unk_token="[UNK]")
+    )
     tokenizer.pre_tokenizer = Whitespace()
+    # So that even a text of no words has a token.
+    tokenizer.post_processor = TemplateProcessing("[CLS] $A", special_tokens=[("[CLS]", 1)])
     bert = {
         "vocab_size": tokenizer.get_vocab_size(),
         "hidden_size": HEAD_DIM,
