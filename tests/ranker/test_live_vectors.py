@@ -1,4 +1,4 @@
-"""Rows come together by item, each once; fresh vectors stand in for cached ones, and gradients go through them alone."""
+"""Rows come together by item, each once; fresh vectors stand in for cached ones, and they alone pass gradients on."""
 
 import numpy as np
 import pytest
