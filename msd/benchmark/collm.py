@@ -1,0 +1,156 @@
+"""The time split of MovieLens-1M by the authors of CoLLM (arXiv 2310.19488), with an LLM's text on each film.
+
+Reads the four Parquet files that the reader of docs/benchmarks.md has put into a folder; ships none of them.
+"""
+
+import io
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import polars as pl
+
+from msd.benchmark.protocol import Advance, BenchmarkError, Folders, Protocol, write_knowledge
+from msd.benchmark.variant import standard_variants
+from msd.contract.files import sha256_file, write_bytes_atomic, write_text_atomic
+from msd.dataset.config import CONFIG_FILE
+from msd.dataset.ml_100k import natural_title
+from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
+from msd.teachers.knowledge import Knowledge, KnowledgeBase, TeachRecord
+
+PARTS = ("train", "valid", "test")
+_FORMAT = 1
+_EVENTS = {"user_id": pl.Int64(), "item_id": pl.Int64(), "timestamp": pl.Int64(), "label": pl.Int64()}
+_ITEMS = {
+    "item_id": pl.Int64(),
+    "title": pl.String(),
+    "year": pl.Int64(),
+    "genres": pl.List(pl.String()),
+    "knowledge": pl.String(),
+}
+_TOML = """\
+format = 1
+name = "collm-ml-1m"
+description = "MovieLens-1M in the time split of CoLLM: a rating of 4 or 5 stands for a click"
+
+[events]
+file = "events.parquet"
+at = "timestamp"
+
+[items]
+file = "items.parquet"
+title = "title"
+text = "{title}. Genres: {genres}."
+
+[split]
+column = "part"
+
+[[features]]
+name = "genres"
+side = "item"
+kind = "bag"
+
+[[features]]
+name = "year"
+side = "item"
+kind = "numeric"
+
+[[features]]
+name = "decade"
+side = "item"
+kind = "categorical"
+"""
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+
+
+def prepare(data: Path, work: Path, advance: Advance) -> Folders:
+    """A dataset and a knowledge folder in `work`, made anew if the files in `data` have changed.
+
+    Raises BenchmarkError for a file that is missing, is no Parquet, or lacks a column or a value.
+    """
+    start = time.perf_counter()
+    folders = Folders(work / "dataset", work / "knowledge")
+    paths = [data / f"{name}.parquet" for name in (*PARTS, "items")]
+    for path in paths:
+        if not path.is_file():
+            raise BenchmarkError(f"{path}: no such file; --data is the folder with {', '.join(p.name for p in paths)}")
+    run = fingerprint_of(_FORMAT, _TOML, [sha256_file(path) for path in paths])
+    if is_done(folders.dataset, run):
+        return folders
+    advance("reading the data", 0, 1)
+    (folders.dataset / STEP_FILE).unlink(missing_ok=True)
+    items = _read(paths[-1], _ITEMS)
+    events = pl.concat(
+        _read(path, _EVENTS).with_columns(part=pl.lit(part)) for path, part in zip(paths, PARTS, strict=False)
+    )
+    _write_dataset(folders.dataset, events, items)
+    _write_knowledge(folders.knowledge, items)
+    mark_done(folders.dataset, run, time.perf_counter() - start)
+    advance("reading the data", 1, 1)
+    return folders
+
+
+def _read(path: Path, columns: Mapping[str, pl.DataType]) -> pl.DataFrame:
+    """The named columns as the types they have here, without a missing value."""
+    try:
+        table = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise BenchmarkError(f"{path}: cannot be read as Parquet: {error}") from None
+    if missing := [name for name in columns if name not in table.columns]:
+        raise BenchmarkError(
+            f"{path}: the column {missing[0]} is missing; {', '.join(columns)} are due, and there are "
+            f"{', '.join(table.columns)}"
+        )
+    try:
+        table = table.select(pl.col(name).cast(kind) for name, kind in columns.items())
+    except pl.exceptions.PolarsError as error:
+        raise BenchmarkError(f"{path}: a column has another type than {dict(columns)}: {error}") from None
+    for name, kind in columns.items():
+        blank = table[name].str.strip_chars() == "" if kind == pl.String else False
+        if rows := (table[name].is_null() | blank).arg_true().to_list():
+            raise BenchmarkError(f"{path}, row {rows[0] + 1}: {name} is missing")
+    return table
+
+
+def _write_dataset(folder: Path, events: pl.DataFrame, items: pl.DataFrame) -> None:
+    items = items.drop("knowledge").with_columns(
+        pl.col("title").map_elements(natural_title, return_dtype=pl.String),
+        decade=(pl.col("year") // 10 * 10).cast(pl.String) + "s",
+    )
+    for name, table in (("events", events), ("items", items)):
+        buffer = io.BytesIO()
+        table.write_parquet(buffer)
+        write_bytes_atomic(folder / f"{name}.parquet", buffer.getvalue())
+    write_text_atomic(folder / CONFIG_FILE, _TOML)
+
+
+def _write_knowledge(folder: Path, items: pl.DataFrame) -> None:
+    known = {}
+    for id_, text in items.select(pl.col("item_id").cast(pl.String), "knowledge").iter_rows():
+        first, second = halves(text)
+        known[id_] = Knowledge(id=id_, explicit=first, implicit=second)
+    record = TeachRecord(teacher="deepseek-chat", prompt_version="given", dataset="collm-ml-1m", items=0, users=0)
+    write_knowledge(folder, KnowledgeBase(known, {}), record)
+
+
+def halves(text: str) -> tuple[str, str]:
+    """A text cut at the end of a sentence that is nearest its middle; twice the whole of a single sentence.
+
+    The texts are of one kind, and longer than what the encoder reads at once: two halves are read in full.
+    """
+    text = text.strip()
+    ends = [(match.start(), match.end()) for match in _SENTENCE_END.finditer(text)]
+    if not ends:
+        return text, text
+    stop, start = min(ends, key=lambda end: abs(end[0] - len(text) / 2))
+    return text[:stop], text[start:]
+
+
+COLLM = Protocol(
+    name="collm-ml-1m",
+    split="as published, by time: June 2001 to March 2002 trains, April to August 2002 is valid, September 2002 to "
+    "January 2003 is test; counts end with train, histories hold every like before the row's second",
+    prepare=prepare,
+    variants=standard_variants(),
+)

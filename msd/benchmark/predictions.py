@@ -1,0 +1,76 @@
+"""What one model with one seed said of the rows, kept in a file with a fingerprint of all that it came from."""
+
+import io
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from msd.contract.files import write_bytes_atomic
+from msd.dataset.load import Dataset
+from msd.dataset.split import Part, split_events
+
+Floats = NDArray[np.float64]
+
+
+class Predictions(NamedTuple):
+    """Click probabilities of valid and test rows; `live`: of the test rows with counts kept up to date until then.
+
+    valid_auc: how well it ranked valid. seconds: what making them took, first stages included; own: without what an
+    earlier model's making had done.
+    """
+
+    valid: Floats
+    test: Floats
+    live: Floats
+    valid_auc: float
+    seconds: float
+    own: float
+
+
+class Rows(NamedTuple):
+    """The test rows, in the dataset's order: labels [n], a number for each one's user [n], and whether its user and
+    item both have training rows [n]."""
+
+    labels: Floats
+    users: NDArray[np.int64]
+    warm: NDArray[np.bool_]
+
+
+def rows_of(dataset: Dataset) -> Rows:
+    """The rows that test is measured on."""
+    parts = split_events(dataset.events, dataset.config)
+    events = dataset.events.filter(parts == Part.TEST)
+    training = dataset.events.filter(parts <= Part.TRAIN)
+    warm = [events[name].is_in(training[name].unique().implode()).to_numpy() for name in ("user_id", "item_id")]
+    users = events["user_id"].rank("dense").cast(pl.Int64).to_numpy()
+    return Rows(events["label"].to_numpy().astype(np.float64), users, warm[0] & warm[1])
+
+
+def valid_auc(dataset: Dataset, probabilities: Floats) -> float:
+    """AUC over the valid rows, whose probabilities [n] are in the dataset's order."""
+    parts = split_events(dataset.events, dataset.config)
+    return float(roc_auc_score(dataset.events["label"].to_numpy()[parts == Part.VALID], probabilities))
+
+
+def keep(path: Path, fingerprint: str, found: Predictions) -> None:
+    """Writes the file in one step."""
+    buffer = io.BytesIO()
+    np.savez(buffer, fingerprint=np.array(fingerprint), **found._asdict())
+    write_bytes_atomic(path, buffer.getvalue())
+
+
+def kept(path: Path, fingerprint: str) -> Predictions | None:
+    """What a file of this fingerprint holds; None if it is missing, damaged, or of another."""
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as held:
+            if str(held["fingerprint"]) != fingerprint:
+                return None
+            said = held["valid"], held["test"], held["live"]
+            return Predictions(*said, *(float(held[name]) for name in ("valid_auc", "seconds", "own")))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None

@@ -1,0 +1,72 @@
+"""What a benchmark is: how its data is prepared, what is compared, with which settings. Knows no single benchmark."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from msd.benchmark.variant import Variant
+from msd.contract.errors import MsdError
+from msd.contract.files import write_bytes_atomic, write_text_atomic
+from msd.dataset.load import Dataset
+from msd.ranker.finetune import TuneConfig
+from msd.ranker.model import RankerConfig
+from msd.ranker.train import TrainConfig
+from msd.student.distill import DistillConfig
+from msd.teachers.knowledge import KNOWLEDGE_FILES, RECORD_FILE, KnowledgeBase, TeachRecord
+
+Advance = Callable[[str, int, int], None]  # what is being done, how many of how many
+
+
+class BenchmarkError(MsdError):
+    """A benchmark cannot run: its data is missing or malformed, or an option does not fit."""
+
+
+class Folders(NamedTuple):
+    """A dataset, and what a teacher wrote of it."""
+
+    dataset: Path
+    knowledge: Path
+
+
+def same_for_all_seeds(dataset: Dataset, seed: int) -> Dataset:
+    """Where a seed draws weights and the order of rows, but not the rows."""
+    return dataset
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One benchmark. prepare: the given data and a folder of its own → the folders that the models are made from.
+
+    split: in words, for the record. seeds: how many unless told otherwise. ablation_seeds: at most so many.
+    of_seed: the dataset that a seed's models are trained and tested on. rows_vary: whether it differs by seed; then
+    seeds are what is paired, else users and seeds, and test is measured with live counts as well. user_vectors: whether
+    users have vectors at all.
+    """
+
+    name: str
+    split: str
+    prepare: Callable[[Path, Path, Advance], Folders]
+    variants: tuple[Variant, ...]
+    seeds: int = 5
+    ablation_seeds: int = 3
+    of_seed: Callable[[Dataset, int], Dataset] = same_for_all_seeds
+    rows_vary: bool = False
+    user_vectors: bool = True
+    ranker: RankerConfig = RankerConfig()
+    training: TrainConfig = TrainConfig()
+    tuning: TuneConfig = TuneConfig()
+    distilling: DistillConfig = DistillConfig()
+
+
+def write_knowledge(folder: Path, base: KnowledgeBase, record: TeachRecord) -> Path:
+    """Writes a knowledge folder as `msd teach` would leave it, the record last; leaves alone what is right already."""
+    files = {
+        name: "".join(f"{one.model_dump_json()}\n" for one in level.values()).encode()
+        for name, level in zip(KNOWLEDGE_FILES, (base.items, base.users), strict=True)
+    }
+    for name, content in files.items():
+        write_bytes_atomic(folder / name, content)
+    counted = record.model_copy(update={"items": len(base.items), "users": len(base.users)})
+    write_text_atomic(folder / RECORD_FILE, counted.model_dump_json(indent=2) + "\n")
+    return folder

@@ -1,0 +1,126 @@
+"""Where a network's vectors come from: the student, its halves, the plain encoder, the teacher's words themselves.
+
+All have the student's width, so that nothing but their content differs.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+from torch import Tensor
+
+from msd.benchmark.protocol import Advance
+from msd.benchmark.variant import Source
+from msd.dataset.load import Dataset
+from msd.dataset.texts import student_texts
+from msd.ranker.features import Features, SideFeatures
+from msd.step import fingerprint_of
+from msd.student.encoder import encode_plain, encode_texts, new_student
+from msd.student.lessons import target_texts
+from msd.student.measure import HEADS
+from msd.student.record import VECTOR_DIM, Vectors
+from msd.student.vectors import Level, LevelVectors, StudentVectors, load_vectors
+from msd.teachers.knowledge import Knowledge, KnowledgeBase
+
+WORDS_DIM = 128
+_SEED = 0
+NOBODY = LevelVectors([], np.zeros((0, VECTOR_DIM), np.float32))
+
+
+class Sources:
+    """The vectors of one dataset by their source, each made when first asked for; of items alone unless `users`."""
+
+    def __init__(
+        self, dataset: Dataset, base: KnowledgeBase, student: Path, advance: Advance, *, users: bool = True
+    ) -> None:
+        self._dataset, self._base, self._advance, self._users = dataset, base, advance, users
+        self.student = load_vectors(student)
+        self.knowledge = fingerprint_of(
+            *(one.model_dump() for level in (base.items, base.users) for one in level.values())
+        )
+        self.made_of = self.student.student, self.knowledge, users
+        self.of: Callable[[Source], StudentVectors] = cache(self._make)
+
+    def _make(self, source: Source) -> StudentVectors:
+        """Vectors that name what they come from as their student."""
+        if source == "student" and self._users:
+            return self.student
+        with_users = self._users and source != "student_items"
+        items = self._level(source, "items")
+        users = self._level(source, "users") if with_users else NOBODY
+        return StudentVectors(fingerprint_of(source, self.student.student), items, users)
+
+    def _level(self, source: Source, level: Level) -> LevelVectors:
+        own = self.student.items if level == "items" else self.student.users
+        known = self._base.items if level == "items" else self._base.users
+        if source in ("explicit", "implicit"):
+            return only_half(own, source)
+        if source == "plain":
+            return self._encode(student_texts(self._dataset)[level == "users"])
+        if source == "bag_of_words":
+            return bag_of_words(known)
+        return self._encode_teacher(known) if source == "teacher_text" else own
+
+    def _encode(self, texts: Mapping[str, str]) -> LevelVectors:
+        count = _Count(self._advance, "encoding raw texts", len(texts))
+        return LevelVectors(list(texts), encode_texts(new_student(), list(texts.values()), on_batch=count))
+
+    def _encode_teacher(self, known: Mapping[str, Knowledge]) -> LevelVectors:
+        """Plain sentence embeddings of explicit ‖ implicit: what the student is taught to say."""
+        halves = target_texts(list(known.values()))
+        count = _Count(self._advance, "encoding the teacher's texts", len(known) * len(halves))
+        encoder = new_student()
+        return LevelVectors(list(known), np.hstack([encode_plain(encoder, half, on_batch=count) for half in halves]))
+
+
+class _Count:
+    """Adds up the texts of batches for a progress bar."""
+
+    def __init__(self, advance: Advance, doing: str, total: int) -> None:
+        self._advance, self._doing, self._total, self._done = advance, doing, total, 0
+
+    def __call__(self, batch: int) -> None:
+        self._done += batch
+        self._advance(self._doing, self._done, self._total)
+
+
+def only_half(level: LevelVectors, head: str) -> LevelVectors:
+    """The same vectors with zeros where the other head speaks."""
+    kept = np.zeros_like(level.vectors)
+    kept[:, HEADS[head]] = level.vectors[:, HEADS[head]]
+    return LevelVectors(level.ids, kept)
+
+
+def bag_of_words(known: Mapping[str, Knowledge]) -> LevelVectors:
+    """TF-IDF of all that the teacher wrote, reduced to 128 dimensions of length 1 (latent semantic analysis)."""
+    if not known:
+        return NOBODY
+    texts = [" ".join(pair) for pair in zip(*target_texts(list(known.values())), strict=True)]
+    counts = TfidfVectorizer(sublinear_tf=True, min_df=min(2, len(texts)), stop_words="english").fit_transform(texts)
+    width = max(1, min(WORDS_DIM, min(counts.shape) - 1))
+    vectors = np.zeros((len(texts), VECTOR_DIM), np.float32)
+    vectors[:, :width] = TruncatedSVD(width, random_state=_SEED).fit_transform(counts)
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+    return LevelVectors(list(known), vectors)
+
+
+def with_vectors(features: Features, vectors: StudentVectors) -> Features:
+    """Features as if they had been built with these vectors, without walking through the events again."""
+    user = _side(features.user, *vectors.gather("users", features.user.entities.ids), features.knows_user)
+    item = _side(features.item, *vectors.gather("items", features.item.entities.ids), torch.ones(1, dtype=torch.bool))
+    return replace(features, user=user, item=item)
+
+
+def _side(side: SideFeatures, vectors: Vectors, present: NDArray[np.bool_], counts: Tensor) -> SideFeatures:
+    held = torch.from_numpy(np.append(present, False))
+    known = (held[side.rows] & counts).float()
+    fresh, aged = side.dense.clone(), side.aged_dense.clone()
+    fresh[:, -1], aged[:, -1] = known, known  # the last dense column says whether there is a vector
+    padded = np.concatenate([vectors, np.zeros((1, vectors.shape[1]), np.float32)])
+    return replace(side, dense=fresh, aged_dense=aged, vectors=torch.from_numpy(padded), present=held)

@@ -1,0 +1,34 @@
+"""The tiny dataset, and a student distilled on it once."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from msd.dataset.load import Dataset, load_dataset
+from msd.student.step import distill
+from tests.benchmark.made import QUICK_DISTILLING, prepare_tiny
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A work folder with the tiny dataset, its knowledge and its student."""
+    work = tmp_path_factory.mktemp("prepared")
+    folders = prepare_tiny(work, work, lambda doing, done, total: None)
+    distill(*folders, work / "student", QUICK_DISTILLING, lambda doing, done, total, note: None)
+    return work
+
+
+@pytest.fixture(scope="session")
+def tiny(prepared: Path) -> Dataset:
+    """The tiny dataset."""
+    return load_dataset(prepared / "dataset")
