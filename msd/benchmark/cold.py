@@ -1,0 +1,47 @@
+"""Items that nobody has seen yet: a dataset whose test rows are all those of items drawn by the seed.
+
+The network then trains on the rows of the other items, as on any dataset whose events say which part they are in.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+
+from msd.dataset.config import SplitConfig
+from msd.dataset.load import Dataset, id_order
+from msd.step import fingerprint_of
+
+HIDDEN, HELD = 0.2, 0.1  # shares of all items, and of those that are not hidden
+
+
+def hide_items(dataset: Dataset, seed: int) -> Dataset:
+    """The same events with their part: test for a fifth of the items, valid for a tenth of the rest, else train.
+
+    Which items are hidden is the head of a permutation of the items table by `default_rng(seed)`; valid is the head of
+    a second one of the rest. A user's rows of valid items are put one second after the last that he trains with, and
+    those of hidden items another second later, so that they see all of his history and counts but none of each other.
+    """
+    rng = np.random.default_rng(seed)
+    ids = dataset.items["item_id"].to_numpy()
+    shuffled = ids[rng.permutation(len(ids))]
+    hidden, seen = np.split(shuffled, [round(HIDDEN * len(ids))])
+    valid = rng.permutation(seen)[: round(HELD * len(seen))]
+    part = (
+        pl.when(pl.col("item_id").is_in(pl.Series(hidden).implode()))
+        .then(pl.lit("test"))
+        .when(pl.col("item_id").is_in(pl.Series(valid).implode()))
+        .then(pl.lit("valid"))
+        .otherwise(pl.lit("train"))
+    )
+    later = pl.col("part").replace_strict({"train": 0, "valid": 1, "test": 2}, return_dtype=pl.Int64)
+    last = pl.col("at").filter(pl.col("part") == "train").max().over("user_id")
+    # A user without a row to train with keeps the order of the parts.
+    last = last.fill_null(pl.col("at").max().over("user_id"))
+    events = (
+        dataset.events.with_columns(part=part)
+        .with_columns(at=pl.when(later > 0).then(last + later).otherwise(pl.col("at")))
+        .sort("at", *id_order("user_id"), *id_order("item_id"), maintain_order=True)
+    )
+    config = dataset.config.model_copy(update={"split": SplitConfig(column="part")})
+    return replace(dataset, config=config, events=events, fingerprint=fingerprint_of(dataset.fingerprint, "cold", seed))
