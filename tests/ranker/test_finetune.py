@@ -137,6 +137,17 @@ def test_without_user_texts_in_a_step_items_alone_are_tuned(untuned: Untuned, tm
     assert abs(tuned.curve[0].valid_auc - tuned.valid_auc_before) > 0
 
 
+def test_users_without_texts_are_no_hindrance(untuned: Untuned, tmp_path: Path) -> None:
+    nothing = LevelVectors([], untuned.vectors.users.vectors[:0])
+    vectors = StudentVectors(untuned.vectors.student, untuned.vectors.items, nothing)
+    features = build_features(untuned.dataset, untuned.features.schema, vectors)
+    tuned = replace(untuned, vectors=vectors, features=features).tune(
+        tmp_path / "checkpoint.safetensors", replace(TUNE, epochs=1)
+    )
+    assert tuned.users.vectors.shape == (0, 768)
+    assert abs(tuned.curve[0].valid_auc - tuned.valid_auc_before) > 0
+
+
 def test_a_vector_without_its_text_is_an_error(untuned: Untuned, tmp_path: Path) -> None:
     items = untuned.vectors.items
     stranger = LevelVectors([*items.ids[1:], "elsewhere"], items.vectors)
