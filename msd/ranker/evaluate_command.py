@@ -26,20 +26,60 @@ _FORMAT = 2
 
 @app.command("evaluate")
 def evaluate(
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="The dataset's folder.")],
-    student: Annotated[Path, typer.Argument(metavar="STUDENT", help="The folder that `msd distill` wrote.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder for the figures.")],
+    dataset: Annotated[Path | None, typer.Argument(metavar="DATASET", help="The dataset's folder.")] = None,
+    student: Annotated[
+        Path | None, typer.Argument(metavar="STUDENT", help="The folder that `msd distill` wrote.")
+    ] = None,
+    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The folder for the figures.")] = None,
     model: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             metavar="[NAME=]FOLDER",
             help="A trained model; may be given several times. Folders of one NAME are the seeds of one model.",
         ),
-    ],
-    seed: Annotated[int, typer.Option(min=0, help="Of the baseline's trees and of what is drawn at random.")] = 0,
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the baseline's trees and of what is drawn; a benchmark's first.")
+    ] = 0,
     resamples: Annotated[int, typer.Option(min=100, help="How many the intervals rest on.")] = 1_000,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Train and measure all models of collm-ml-1m, ml-100k or ml-100k-cold instead."
+        ),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="The benchmark's data.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds the benchmark trains with.")] = None,
+    json_: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="The file for the benchmark's figures.")
+    ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Keeps what the benchmark has done so far; else beside the figures."),
+    ] = None,
 ) -> None:
-    """Measures each model, and trees on counts, on the test rows; writes evaluation.json and report.html."""
+    """Measures each model, and trees on counts, on the test rows; writes evaluation.json and report.html.
+
+    Or, with --benchmark NAME --data FOLDER --json FILE, trains and measures all models of a benchmark.
+    """
+    if benchmark is not None:
+        # Loads the student's libraries, which measuring trained models does without.
+        from msd.benchmark.command import run_command
+
+        if dataset or model:
+            raise ModelError("--benchmark trains its own models: leave out DATASET, STUDENT, OUT and --model")
+        if data is None or json_ is None:
+            raise ModelError("--benchmark needs --data, the folder of its data, and --json, the file for its figures")
+        run_command(benchmark, data, json_, work, range(seed, seed + seeds) if seeds else None, resamples)
+        return
+    if data or seeds or json_ or work:
+        raise ModelError("--data, --seeds, --json and --work go with --benchmark")
+    if not (dataset and student and out and model):
+        raise ModelError("DATASET, STUDENT, OUT and at least one --model are needed; or --benchmark NAME")
+    _evaluate(dataset, student, out, model, seed, resamples)
+
+
+def _evaluate(dataset: Path, student: Path, out: Path, model: list[str], seed: int, resamples: int) -> None:
     start, console = time.perf_counter(), Console()
     data, vectors = load_dataset(dataset), load_vectors(student)
     models = _models(model)

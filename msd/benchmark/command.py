@@ -1,0 +1,119 @@
+"""`msd evaluate --benchmark`: runs a benchmark to its end, shows how far it is, and writes what it found as JSON."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from msd.benchmark.collm import COLLM
+from msd.benchmark.machine import machine
+from msd.benchmark.ml_100k import ML_100K, ML_100K_COLD
+from msd.benchmark.protocol import BenchmarkError, Protocol
+from msd.benchmark.run import Results, run_benchmark
+from msd.benchmark.summary import summarise
+from msd.benchmark.summary_by_seed import summarise_by_seed
+from msd.benchmark.variant import OURS
+from msd.contract.files import write_text_atomic
+
+BENCHMARKS: dict[str, Protocol] = {protocol.name: protocol for protocol in (COLLM, ML_100K, ML_100K_COLD)}
+
+
+class Bars:
+    """Two bars: how many models are made, and how far the present one is."""
+
+    def __init__(self, console: Console) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self.progress = Progress(*columns, console=console)
+        self._all = self.progress.add_task("", total=1)
+        self._one = self.progress.add_task("", total=1)
+
+    def part(self, name: str, done: int, total: int) -> None:
+        """Moves the bar of all models."""
+        self.progress.update(self._all, description=escape(name), completed=done, total=total)
+
+    def advance(self, doing: str, done: int, total: int) -> None:
+        """Moves the bar of the present one."""
+        self.progress.update(self._one, description=escape(doing), completed=done, total=total)
+
+
+def run_command(
+    name: str, data: Path, out: Path, work: Path | None, seeds: Sequence[int] | None, resamples: int
+) -> None:
+    """Writes `out`; keeps what it rests on in `work`, or in a folder beside `out`, for a rerun to go on from."""
+    protocol = _protocol(name)
+    if not data.is_dir():
+        raise BenchmarkError(f"{data}: no such folder; --data is where the files of {name} are")
+    if out.is_dir():
+        raise BenchmarkError(f"{out} is a folder; --json names the file for the figures")
+    work = work or out.with_name(f"{out.stem}.work")
+    if work.exists() and not work.is_dir():
+        raise BenchmarkError(f"{work} is a file; name a folder with --work")
+    console = Console()
+    bars = Bars(console)
+    with bars.progress:
+        results = run_benchmark(protocol, data, work / name, seeds or range(protocol.seeds), bars)
+        bars.advance("resampling", 0, 1)
+        figures = figures_of(protocol, results, resamples)
+        bars.advance("resampling", 1, 1)
+    write_text_atomic(out, json.dumps(figures, indent=2, allow_nan=False) + "\n")
+    _print(console, figures)
+    console.print(f"{out} has all figures", highlight=False, markup=False)
+
+
+def _protocol(name: str) -> Protocol:
+    if name not in BENCHMARKS:
+        raise BenchmarkError(f"there is no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
+    return BENCHMARKS[name]
+
+
+def figures_of(protocol: Protocol, results: Results, resamples: int) -> dict[str, Any]:
+    """All of the JSON."""
+    return {
+        "benchmark": protocol.name,
+        **(summarise_by_seed(protocol, results) if protocol.rows_vary else summarise(protocol, results, resamples)),
+        "seconds": _seconds(results),
+        "machine": machine(),
+        "protocol": {
+            "split": protocol.split,
+            "test_rows": {str(seed): len(rows.labels) for seed, rows in results.rows.items()},
+            "seeds": {name: sorted(by_seed) for name, by_seed in results.found.items()},
+            "ranker": protocol.ranker.model_dump(),
+        },
+    }
+
+
+def _seconds(results: Results) -> dict[str, Any]:
+    """What each variant took, a first stage included that it shares with another; and all, shared stages once."""
+    every = [one for by_seed in results.found.values() for one in by_seed.values()]
+    return {
+        "all": round(results.distilling + sum(one.own for one in every), 1),
+        "distilling": round(results.distilling, 1),
+        "a_seed": {
+            name: round(fmean(one.seconds for one in by_seed.values()), 1) for name, by_seed in results.found.items()
+        },
+    }
+
+
+def _print(console: Console, figures: dict[str, Any]) -> None:
+    seeds = len(figures["protocol"]["seeds"][OURS])
+    ours = {"auc": figures["auc_mean"], "auc_std": figures["auc_std"], "uauc": figures.get("uauc_mean"), "seeds": seeds}
+    table = Table(title=f"{figures['benchmark']}: test", title_justify="left", box=None)
+    for column in ("model", "AUC", "UAUC", "ours gains (95 %)", "seeds"):
+        table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
+    for name, entry in {OURS: ours, **figures["baselines"], **figures["ablations"]}.items():
+        auc = _shown(entry["auc"]) if entry["auc_std"] is None else f"{entry['auc']:.4f} ±{entry['auc_std']:.4f}"
+        gain = _shown(entry.get("gain"), "+")
+        if entry.get("gain_ci95"):
+            gain += " ({:+.4f}, {:+.4f})".format(*entry["gain_ci95"])
+        table.add_row(escape(name), auc, _shown(entry.get("uauc")), gain, str(entry["seeds"]))
+    console.print(table)
+
+
+def _shown(figure: float | None, sign: str = "") -> str:
+    return "–" if figure is None else f"{figure:{sign}.4f}"

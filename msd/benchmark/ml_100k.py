@@ -1,0 +1,67 @@
+"""MovieLens-100K as `msd data ml-100k` writes it, with the recorded knowledge: in time, and by items never seen."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from msd.benchmark.cold import hide_items
+from msd.benchmark.linear import attributes_linear, bayesian_linear, ridge_linear
+from msd.benchmark.protocol import Advance, BenchmarkError, Folders, Protocol, write_knowledge
+from msd.benchmark.variant import Variant, cold_variants, knowledge_ablations, standard_variants
+from msd.dataset.load import load_dataset
+from msd.teachers.collect import Stage, collect_knowledge
+from msd.teachers.knowledge import load_knowledge, load_record
+from msd.teachers.recorded import RecordedTeacher
+
+
+def prepare(data: Path, work: Path, advance: Advance) -> Folders:
+    """The given dataset as it is, and its recorded knowledge in `work`.
+
+    Raises BenchmarkError if `data` is another dataset, DatasetError if it is none.
+    """
+    return _prepare(data, work / "knowledge", advance)
+
+
+def prepare_items(data: Path, work: Path, advance: Advance) -> Folders:
+    """The same with knowledge of items alone: that of users rests on events of items which a seed hides."""
+    whole = _prepare(data, work / "recorded", advance).knowledge
+    base = replace(load_knowledge(whole), users={})
+    return Folders(data, write_knowledge(work / "knowledge", base, load_record(whole)))
+
+
+def _prepare(data: Path, knowledge: Path, advance: Advance) -> Folders:
+    dataset = load_dataset(data)
+    if dataset.config.name != "ml-100k":
+        raise BenchmarkError(
+            f"{data}: holds the dataset {dataset.config.name!r}; --data is the folder that `msd data ml-100k` wrote"
+        )
+
+    def show(stage: Stage) -> None:
+        advance(f"looking up what is known of {stage.name}", stage.done, stage.total)
+
+    collect_knowledge(dataset, RecordedTeacher(dataset.config), knowledge, show)
+    return Folders(data, knowledge)
+
+
+ML_100K = Protocol(
+    name="ml-100k",
+    split="each user's ratings in time: the first 80 % train, the next 10 % are valid, the last 10 % test; "
+    "what is known of a user rests on the first half and is used for the rest",
+    prepare=prepare,
+    variants=(*standard_variants(), *knowledge_ablations()),
+)
+
+ML_100K_COLD = Protocol(
+    name="ml-100k-cold",
+    split="each seed hides another fifth of the items, whose rows are test; a tenth of the other items is valid",
+    prepare=prepare_items,
+    variants=(
+        *cold_variants(),
+        Variant("genres_year", "baseline", fitted=attributes_linear),
+        Variant("ridge", "baseline", fitted=ridge_linear),
+        Variant("bayesian_multi_task", "baseline", fitted=bayesian_linear),
+    ),
+    seeds=10,
+    of_seed=hide_items,
+    rows_vary=True,
+    user_vectors=False,
+)

@@ -1,0 +1,183 @@
+"""Has every variant of a benchmark say what it thinks of the test rows, seed by seed, and keeps that on disk.
+
+A run that was stopped goes on where it was; what rests on other data or settings than before is made again.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Protocol as Interface
+
+from msd.benchmark.live import with_live_counts
+from msd.benchmark.network import Inputs, Network, train_network, tune_network
+from msd.benchmark.predictions import Predictions, Rows, keep, kept, rows_of, valid_auc
+from msd.benchmark.protocol import Protocol
+from msd.benchmark.variant import Given, Variant, seeds_of
+from msd.benchmark.vectors import Sources, with_vectors
+from msd.dataset.load import Dataset, load_dataset
+from msd.dataset.split import Part
+from msd.dataset.texts import student_texts
+from msd.ranker.features import Features, build_features
+from msd.ranker.folder import FORMAT as RANKER_FORMAT
+from msd.ranker.schema_fit import fit_schema
+from msd.ranker.train import predict
+from msd.step import STEP_FILE, fingerprint_of
+from msd.student.step import distill
+from msd.student.vectors import StudentVectors
+from msd.teachers.knowledge import load_knowledge
+
+# To be raised with any change of code after which a model would say something else of the same data.
+FORMAT = 1
+_STUDENT = "student"
+
+
+class Show(Interface):
+    """Hears how far a benchmark is."""
+
+    def part(self, name: str, done: int, total: int) -> None:
+        """Which model is being made, and how many of all there are."""
+        ...
+
+    def advance(self, doing: str, done: int, total: int) -> None:
+        """How far that one is."""
+        ...
+
+
+@dataclass(frozen=True)
+class Results:
+    """rows: the test rows by seed. found: by variant, the predictions of each of its seeds. distilling: the seconds
+    that the student took, whenever that was."""
+
+    rows: Mapping[int, Rows]
+    found: Mapping[str, Mapping[int, Predictions]]
+    distilling: float
+
+
+def run_benchmark(protocol: Protocol, data: Path, work: Path, seeds: Sequence[int], show: Show) -> Results:
+    """Prepares the data, distils the student, and has all variants trained that `work` does not hold already."""
+    show.part("preparing", 0, 1)
+    runner = Runner(protocol, data, work, show)
+    due = [
+        (variant, seed)
+        for seed in seeds
+        for variant in protocol.variants
+        if seed in seeds_of(variant, seeds, protocol.ablation_seeds)
+    ]
+    found: dict[str, dict[int, Predictions]] = {variant.name: {} for variant in protocol.variants}
+    for done, (variant, seed) in enumerate(due):
+        show.part(f"{variant.name}, seed {seed}", done, len(due))
+        found[variant.name][seed] = runner.predictions(variant, seed)
+    show.part("all models are made", len(due), len(due))
+    taken = json.loads((work / _STUDENT / STEP_FILE).read_text("utf-8"))["seconds"]
+    return Results({seed: rows_of(runner.of_seed(seed)) for seed in seeds}, found, taken)
+
+
+class Runner:
+    """One benchmark's data and student, and what each variant and seed makes of them."""
+
+    def __init__(self, protocol: Protocol, data: Path, work: Path, show: Show) -> None:
+        self._protocol, self._work, self._show = protocol, work, show
+        folders = protocol.prepare(data, work, show.advance)
+        self._dataset, self._knowledge = load_dataset(folders.dataset), load_knowledge(folders.knowledge)
+        student = work / _STUDENT
+        distill(
+            *folders,
+            student,
+            protocol.distilling,
+            lambda doing, done, total, note: show.advance(f"distilling: {doing}", done, total),
+        )
+        self._sources = Sources(self._dataset, self._knowledge, student, show.advance, users=protocol.user_vectors)
+        self._latest: tuple[int, Dataset] | None = None
+        # Of the latest seed's dataset: by whether there is a place for vectors, and whether counts are live.
+        self._features: dict[tuple[bool, bool], Features] = {}
+
+    def of_seed(self, seed: int) -> Dataset:
+        """The dataset of a seed; the latest is held."""
+        if self._latest is None or self._latest[0] != seed:
+            dataset = self._protocol.of_seed(self._dataset, seed)
+            if self._latest is None or dataset is not self._latest[1]:
+                self._features.clear()
+            self._latest = seed, dataset
+        return self._latest[1]
+
+    def predictions(self, variant: Variant, seed: int) -> Predictions:
+        """What the variant says: as kept, or else made now and kept."""
+        path = self._work / "predictions" / f"{variant.name}-{seed}.npz"
+        run = self._fingerprint(variant, seed)
+        found = kept(path, run)
+        if found is None:
+            found = self._fitted(variant, seed) if variant.fitted else self._trained(variant, seed)
+            keep(path, run, found)
+        return found
+
+    def _fingerprint(self, variant: Variant, seed: int) -> str:
+        """Of all that the variant's predictions come from."""
+        dataset = self.of_seed(seed).fingerprint
+        if variant.fitted:
+            return fingerprint_of(FORMAT, dataset, self._sources.knowledge, variant.name, seed)
+        protocol = self._protocol
+        settings = variant.config(protocol.ranker).model_dump(), asdict(replace(protocol.training, seed=seed))
+        made_of = [variant.source, *self._sources.made_of] if variant.source else None
+        tuning = asdict(protocol.tuning) if variant.tuned else None
+        return fingerprint_of(FORMAT, RANKER_FORMAT, dataset, *settings, made_of, tuning)
+
+    def _fitted(self, variant: Variant, seed: int) -> Predictions:
+        assert variant.fitted
+        dataset, given = self.of_seed(seed), [self._built(seed, live, semantics=False) for live in self._lives()]
+        start = time.perf_counter()
+        features = given[0]
+        events = features.of_part(Part.VALID, Part.TEST)
+        said = [variant.fitted(Given(dataset, self._knowledge, one, seed), events) for one in given]
+        seconds = time.perf_counter() - start
+        is_test = features.parts[events] == Part.TEST
+        valid, test, live = said[0][~is_test], said[0][is_test], said[-1][is_test]
+        return Predictions(valid, test, live, valid_auc(dataset, valid), seconds, seconds)
+
+    def _trained(self, variant: Variant, seed: int) -> Predictions:
+        vectors = self._sources.of(variant.source) if variant.source else None
+        given = [self._with(vectors, seed, live) for live in self._lives()]
+        network = self._network(variant, seed, given[0])
+        start = time.perf_counter()
+        if network.vectors:
+            given = [with_vectors(features, network.vectors) for features in given]
+        model = network.model
+        valid = predict(model, given[0], given[0].of_part(Part.VALID))
+        test, live = (predict(model, one, one.of_part(Part.TEST)) for one in (given[0], given[-1]))
+        own = time.perf_counter() - start
+        auc = valid_auc(self.of_seed(seed), valid)
+        return Predictions(valid, test, live, auc, network.seconds + own, network.own + own)
+
+    def _network(self, variant: Variant, seed: int, features: Features) -> Network:
+        """A trained network; what a tuned one starts from is that of the variant without tuning."""
+        protocol, advance = self._protocol, self._show.advance
+        config, training = variant.config(protocol.ranker), replace(protocol.training, seed=seed)
+        inputs = Inputs(self.of_seed(seed).fingerprint, self._sources.student.student, features)
+        folder, run = self._work / "models" / f"{variant.name}-{seed}", self._fingerprint(variant, seed)
+        if not (variant.tuned and variant.source):
+            return train_network(folder, run, inputs, config, training, advance)
+        first = self._network(variant.first_stage(), seed, features)
+        student = self._work / _STUDENT, self._sources.of(variant.source)
+        tuning = replace(protocol.tuning, seed=seed)
+        return tune_network(folder, run, first, inputs, student, student_texts(self._dataset), tuning, advance)
+
+    def _lives(self) -> tuple[bool, ...]:
+        """Which counts the test rows are seen with: those of the end of train, and live ones."""
+        return (False,) if self._protocol.rows_vary else (False, True)
+
+    def _with(self, vectors: StudentVectors | None, seed: int, live: bool) -> Features:
+        features = self._built(seed, live, semantics=vectors is not None)
+        return features if vectors is None else with_vectors(features, vectors)
+
+    def _built(self, seed: int, live: bool, *, semantics: bool) -> Features:
+        """The features of a seed's rows, with the student's vectors or with none."""
+        dataset = self.of_seed(seed)
+        if (semantics, live) not in self._features:
+            self._show.advance("reading the events", 0, 1)
+            if live:
+                features = with_live_counts(self._built(seed, False, semantics=semantics), dataset)
+            else:
+                features = build_features(dataset, fit_schema(dataset, semantics=semantics), self._sources.student)
+            self._features[semantics, live] = features
+        return self._features[semantics, live]

@@ -1,0 +1,128 @@
+"""A benchmark's figures where all seeds share the test rows: means over seeds, differences over users and seeds."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from msd.benchmark.predictions import Floats, Rows
+from msd.benchmark.protocol import Protocol
+from msd.benchmark.run import Results
+from msd.benchmark.variant import OURS, PLAIN, UNTUNED
+from msd.ranker.bootstrap import compare_by_seed, resample_metrics
+from msd.ranker.metrics import measure
+
+_METRICS = ("auc", "uauc", "logloss", "ece", "predicted_over_observed")
+Figures = dict[str, Any]
+
+
+class Measured:
+    """All variants on the same test rows: each one's metrics, and how sure the difference of any two is."""
+
+    def __init__(self, results: Results, resamples: int) -> None:
+        self.rows: Rows = next(iter(results.rows.values()))
+        self.found = {name: [by_seed[seed] for seed in sorted(by_seed)] for name, by_seed in results.found.items()}
+        self._where = {"all": np.ones(len(self.rows.warm), bool), "warm": self.rows.warm, "cold": ~self.rows.warm}
+        self._resamples = resamples
+        self._resampled: dict[tuple[str, str], Floats] = {}
+
+    def mean(self, name: str) -> Figures:
+        """Each metric's mean over seeds of a variant, on all test rows."""
+        by_seed = [measure(self.rows.labels, one.test, self.rows.users) for one in self.found[name]]
+        return {metric: _mean([one[metric] for one in by_seed]) for metric in _METRICS}
+
+    def auc(self, name: str, where: str = "all") -> list[float] | None:
+        """AUC by seed on some of the rows; None where they do not hold both labels."""
+        rows = self._where[where]
+        labels = self.rows.labels[rows]
+        if not 0 < labels.sum() < len(labels):
+            return None
+        return [float(roc_auc_score(labels, one.test[rows])) for one in self.found[name]]
+
+    def live_auc(self, name: str) -> float:
+        """Mean AUC with counts kept up to date."""
+        return float(np.mean([roc_auc_score(self.rows.labels, one.live) for one in self.found[name]]))
+
+    def gain(self, name: str, other: str, where: str = "all") -> Figures:
+        """AUC of one variant less that of another over the seeds that both have, with its 95 % interval and two-sided
+        p of users and seeds resampled together; None where the rows do not hold both labels."""
+        seeds = min(len(self.found[name]), len(self.found[other]))
+        ours, theirs = self.auc(name, where), self.auc(other, where)
+        if ours is None or theirs is None:
+            return {"gain": None, "ci95": None, "p": None}
+        sure = compare_by_seed(self._resample(name, where)[:seeds], self._resample(other, where)[:seeds])
+        return {"gain": float(np.mean(ours[:seeds]) - np.mean(theirs[:seeds])), **sure}
+
+    def _resample(self, name: str, where: str) -> Floats:
+        """AUC [K, R] of a variant's seeds over resamples of users, the same ones for every variant."""
+        if (name, where) not in self._resampled:
+            rows = self._where[where]
+            every = np.stack([one.test[rows] for one in self.found[name]])
+            drawn = resample_metrics(self.rows.labels[rows], every, self.rows.users[rows], self._resamples)
+            self._resampled[name, where] = drawn.auc
+        return self._resampled[name, where]
+
+    def ensemble(self, name: str) -> Figures:
+        """AUC and UAUC of the seeds' mean probabilities."""
+        together = np.mean([one.test for one in self.found[name]], axis=0)
+        found = measure(self.rows.labels, together, self.rows.users)
+        return {"auc": found["auc"], "uauc": found["uauc"], "seeds": len(self.found[name])}
+
+
+def summarise(protocol: Protocol, results: Results, resamples: int) -> Figures:
+    """Everything in the JSON that comes from the predictions; docs/benchmarks.md says what each figure means."""
+    measured = Measured(results, resamples)
+    ours, auc, live = measured.mean(OURS), measured.auc(OURS), measured.live_auc(OURS)
+    figures: Figures = {
+        "auc_mean": ours["auc"],
+        "auc_std": deviation(auc or []),
+        **{f"{metric}_mean": ours[metric] for metric in ("uauc", "logloss")},
+        **{metric: ours[metric] for metric in ("ece", "predicted_over_observed")},
+        "valid_auc_mean": _mean([one.valid_auc for one in measured.found[OURS]]),
+    }
+    for where, ending in (("all", ""), ("warm", "_warm"), ("cold", "_cold")):
+        gain = measured.gain(OURS, PLAIN, where)
+        figures |= {f"gain_auc{ending}": gain["gain"], f"gain_auc{ending}_ci95": gain["ci95"]}
+        if where == "all":
+            figures["gain_p"] = gain["p"]
+        else:
+            figures[f"auc{ending}"] = _mean(measured.auc(OURS, where) or [None])
+    figures |= {"auc_live_counts": live, "auc_live_counts_gain": live - ours["auc"]}
+    for role in ("baseline", "ablation"):
+        names = [one.name for one in protocol.variants if one.role == role]
+        figures[f"{role}s"] = {name: _entry(measured, name) for name in names}
+    return {**figures, "ensemble": measured.ensemble(OURS)}
+
+
+def _entry(measured: Measured, name: str) -> Figures:
+    """One line of a table. gain: of ours over it; untuned_gain: of ours before tuning, with which an ablation shares
+    all but what it is named after."""
+    figures = measured.mean(name)
+    gains = {"gain": OURS, **({"untuned_gain": UNTUNED} if UNTUNED in measured.found and name != UNTUNED else {})}
+    for key, better in gains.items():
+        for where, ending in (("all", ""), ("cold", "_cold")):
+            gain = measured.gain(better, name, where)
+            figures |= {
+                f"{key}{ending}": gain["gain"],
+                f"{key}{ending}_ci95": gain["ci95"],
+                f"{key}{ending}_p": gain["p"],
+            }
+    return {
+        "auc": figures.pop("auc"),
+        "auc_std": deviation(measured.auc(name) or []),
+        **{f"auc_{where}": _mean(measured.auc(name, where) or [None]) for where in ("warm", "cold")},
+        "auc_live_counts": measured.live_auc(name),
+        "valid_auc": _mean([one.valid_auc for one in measured.found[name]]),
+        **figures,
+        "seeds": len(measured.found[name]),
+    }
+
+
+def deviation(values: Sequence[float]) -> float | None:
+    """The standard deviation of a sample; None of a single value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    return None if None in values else float(np.mean(np.array(values, np.float64)))

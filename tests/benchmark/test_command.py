@@ -1,0 +1,103 @@
+"""`msd evaluate --benchmark`: from the files to the JSON and the table; wrong options are one message."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from msd.__main__ import main
+from msd.benchmark import command
+from msd.benchmark.collm import COLLM
+from msd.benchmark.ml_100k import ML_100K
+from tests.benchmark.made import USERS, quick, write_collm
+from tests.dataset.tiny import write_tiny_dataset
+
+VARIANTS = ("ours", "ours_without_semantics", "counts_gbdt", "lr", "without_lora", "bag_of_words")
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small CoLLM split; its protocol is made quick."""
+    monkeypatch.setitem(command.BENCHMARKS, "collm-ml-1m", quick(COLLM, *VARIANTS))
+    return write_collm(tmp_path / "data")
+
+
+def _said(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    said = capsys.readouterr()
+    code = ended.value.code
+    assert isinstance(code, int)
+    assert "Traceback" not in said.out + said.err
+    return code, " ".join((said.out + said.err).split())
+
+
+def test_a_benchmark_ends_in_json_and_a_table(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.json"
+    options = ("--benchmark", "collm-ml-1m", "--data", data, "--seeds", "2", "--json", out, "--resamples", "100")
+    code, said = _said(capsys, "evaluate", *options)
+    assert code == 0, said
+    assert "collm-ml-1m: test" in said
+    assert all(name in said for name in ("ours", "counts_gbdt", "bag_of_words", "ours gains"))
+    figures = json.loads(out.read_text())
+    assert figures["benchmark"] == "collm-ml-1m"
+    assert 0.5 < figures["baselines"]["counts_gbdt"]["auc"] < 1
+    assert set(figures["baselines"]) == {"ours_without_semantics", "counts_gbdt", "lr"}
+    assert set(figures["ablations"]) == {"without_lora", "bag_of_words"}
+    assert set(figures["seconds"]["a_seed"]) == set(VARIANTS)
+    assert figures["seconds"]["all"] > figures["seconds"]["distilling"] > 0
+    assert figures["machine"]["versions"]["torch"]
+    assert figures["protocol"]["seeds"] == {
+        name: [0] if name in ("without_lora", "bag_of_words") else [0, 1] for name in VARIANTS
+    }
+    assert figures["protocol"]["test_rows"] == {"0": USERS * 8, "1": USERS * 8}
+    work = tmp_path / "out.work" / "collm-ml-1m"
+    assert (work / "predictions" / "ours-1.npz").is_file()
+
+    made = {path: path.stat().st_mtime_ns for path in work.rglob("*.npz")}
+    out.unlink()
+    assert _said(capsys, "evaluate", *options)[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in work.rglob("*.npz")} == made
+    assert json.loads(out.read_text()) == figures
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--benchmark", "movies", "--data", "{data}", "--json", "{out}"),
+            "no benchmark 'movies'; there are collm-ml-1m",
+        ),
+        (("--benchmark", "collm-ml-1m", "--data", "{data}"), "--benchmark needs --data, the folder of its data, and"),
+        (("--benchmark", "collm-ml-1m", "--json", "{out}"), "--benchmark needs --data, the folder of its data, and"),
+        (("--benchmark", "collm-ml-1m", "--data", "nowhere", "--json", "{out}"), "nowhere: no such folder; --data is"),
+        (("--benchmark", "collm-ml-1m", "--data", "{data}", "--json", "{data}"), "is a folder; --json names the file"),
+        (
+            ("--benchmark", "collm-ml-1m", "--data", "{data}", "--json", "{out}", "--work", "{data}/items.parquet"),
+            "items.parquet is a file; name a folder with --work",
+        ),
+        (("--benchmark", "collm-ml-1m", "{data}"), "--benchmark trains its own models: leave out DATASET"),
+        (("--seeds", "2"), "--data, --seeds, --json and --work go with --benchmark"),
+        (("{data}", "{data}"), "DATASET, STUDENT, OUT and at least one --model are needed; or --benchmark NAME"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_message(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], message: str
+) -> None:
+    given = [option.format(data=data, out=tmp_path / "out.json") for option in options]
+    code, said = _said(capsys, "evaluate", *given)
+    assert code == 2
+    assert message in said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+
+
+def test_the_help_names_every_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
+    said = _said(capsys, "evaluate", "--help")[1]
+    assert [name for name in command.BENCHMARKS if name not in said] == []
+
+
+def test_another_dataset_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = write_tiny_dataset(tmp_path / "tiny"), tmp_path / "out.json"
+    code, said = _said(capsys, "evaluate", "--benchmark", ML_100K.name, "--data", data, "--json", out)
+    assert code == 2
+    assert "holds the dataset 'tiny'; --data is the folder that `msd data ml-100k` wrote" in said

@@ -1,0 +1,65 @@
+"""MovieLens-100K as a benchmark: recorded knowledge is found; where items are hidden, nothing is known of users."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from msd.benchmark import command
+from msd.benchmark.command import run_command
+from msd.benchmark.ml_100k import ML_100K_COLD, prepare, prepare_items
+from msd.benchmark.protocol import BenchmarkError
+from msd.teachers.knowledge import load_knowledge, load_record
+from tests.benchmark.made import Heard, quick, write_ml_100k_like
+from tests.dataset.tiny import write_tiny_dataset
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_ml_100k_like(tmp_path_factory.mktemp("ml-100k"))
+
+
+def test_the_data_stays_where_it_is_and_knowledge_is_looked_up(data: Path, tmp_path: Path) -> None:
+    heard = Heard()
+    folders = prepare(data, tmp_path, heard.advance)
+    base = load_knowledge(folders.knowledge)
+    assert folders.dataset == data
+    assert (len(base.items), len(base.users)) == (40, 16)
+    assert ("looking up what is known of items", 40, 40) in heard.steps
+    assert prepare(data, tmp_path, heard.advance) == folders
+
+
+def test_of_hidden_items_benchmarks_know_nothing_of_users(data: Path, tmp_path: Path) -> None:
+    heard = Heard()
+    whole = load_knowledge(prepare(data, tmp_path / "whole", heard.advance).knowledge)
+    folders = prepare_items(data, tmp_path / "items", heard.advance)
+    assert load_knowledge(folders.knowledge).items == whole.items
+    assert load_knowledge(folders.knowledge).users == {}
+    assert load_record(folders.knowledge).users == 0
+    before = (folders.knowledge / "items.jsonl").read_bytes()
+    assert prepare_items(data, tmp_path / "items", heard.advance) == folders
+    assert (folders.knowledge / "items.jsonl").read_bytes() == before
+
+
+def test_another_dataset_is_refused(tmp_path: Path) -> None:
+    tiny = write_tiny_dataset(tmp_path / "tiny")
+    with pytest.raises(BenchmarkError, match="holds the dataset 'tiny'; --data is the folder that `msd data ml-100k`"):
+        prepare(tiny, tmp_path / "work", Heard().advance)
+
+
+def test_cold_items_are_measured_seed_by_seed(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(command.BENCHMARKS, "ml-100k-cold", quick(ML_100K_COLD))
+    out = tmp_path / "cold.json"
+    run_command("ml-100k-cold", data, out, None, range(2), 100)
+    figures = json.loads(out.read_text())
+    keys = {"auc_mean", "auc_std", "auc_without_semantics", "gain_auc", "gain_auc_ci95", "gain_p", "gain_test"}
+    assert keys <= set(figures)
+    linear = {"genres_year", "ridge", "bayesian_multi_task"}
+    assert set(figures["baselines"]) == {"ours_without_semantics", *linear}
+    assert {"without_lora", "without_distillation", "bag_of_words", "teacher_text"} == set(figures["ablations"])
+    rows = figures["protocol"]["test_rows"]
+    assert set(rows) == {"0", "1"}
+    assert all(0.1 < count / 480 < 0.3 for count in rows.values())
+    assert "ml-100k-cold: test" in capsys.readouterr().out
