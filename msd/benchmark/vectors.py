@@ -21,8 +21,8 @@ from msd.dataset.load import Dataset
 from msd.dataset.texts import student_texts
 from msd.ranker.features import Features, SideFeatures
 from msd.step import fingerprint_of
-from msd.student.encoder import encode_plain, encode_texts, new_student
-from msd.student.lessons import target_texts
+from msd.student.encoder import encode_texts, new_student
+from msd.student.lessons import encode_targets, make_lessons, target_texts
 from msd.student.measure import HEADS
 from msd.student.record import VECTOR_DIM, Vectors
 from msd.student.vectors import Level, LevelVectors, StudentVectors, load_vectors
@@ -65,18 +65,17 @@ class Sources:
             return self._encode(student_texts(self._dataset)[level == "users"])
         if source == "bag_of_words":
             return bag_of_words(known)
-        return self._encode_teacher(known) if source == "teacher_text" else own
+        return self._encode_teacher(level, known) if source == "teacher_text" else own
 
     def _encode(self, texts: Mapping[str, str]) -> LevelVectors:
         count = _Count(self._advance, "encoding raw texts", len(texts))
         return LevelVectors(list(texts), encode_texts(new_student(), list(texts.values()), on_batch=count))
 
-    def _encode_teacher(self, known: Mapping[str, Knowledge]) -> LevelVectors:
-        """Plain sentence embeddings of explicit ‖ implicit: what the student is taught to say."""
-        halves = target_texts(list(known.values()))
-        count = _Count(self._advance, "encoding the teacher's texts", len(known) * len(halves))
-        encoder = new_student()
-        return LevelVectors(list(known), np.hstack([encode_plain(encoder, half, on_batch=count) for half in halves]))
+    def _encode_teacher(self, level: Level, known: Mapping[str, Knowledge]) -> LevelVectors:
+        """What the student is taught to say, of all who have a text."""
+        lessons = make_lessons(level, student_texts(self._dataset)[level == "users"], known, 0.0, 0)
+        targets = encode_targets(new_student(), lessons, lambda name, done, all_, note: self._advance(name, done, all_))
+        return LevelVectors([lessons.ids[row] for row in lessons.rows], targets)
 
 
 class _Count:
@@ -121,6 +120,6 @@ def _side(side: SideFeatures, vectors: Vectors, present: NDArray[np.bool_], coun
     held = torch.from_numpy(np.append(present, False))
     known = (held[side.rows] & counts).float()
     fresh, aged = side.dense.clone(), side.aged_dense.clone()
-    fresh[:, -1], aged[:, -1] = known, known  # the last dense column says whether there is a vector
+    fresh[..., -1], aged[..., -1] = known, known  # the last dense column says whether there is a vector
     padded = np.concatenate([vectors, np.zeros((1, vectors.shape[1]), np.float32)])
     return replace(side, dense=fresh, aged_dense=aged, vectors=torch.from_numpy(padded), present=held)
