@@ -23,8 +23,7 @@ from msd.ranker.features import Features, SideFeatures
 from msd.step import fingerprint_of
 from msd.student.encoder import encode_texts, new_student
 from msd.student.lessons import encode_targets, make_lessons, target_texts
-from msd.student.measure import HEADS
-from msd.student.record import VECTOR_DIM, Vectors
+from msd.student.record import HEADS, VECTOR_DIM, Vectors
 from msd.student.vectors import Level, LevelVectors, StudentVectors, load_vectors
 from msd.teachers.knowledge import Knowledge, KnowledgeBase
 

@@ -1,10 +1,11 @@
 """Trains the student to say from raw text what the teacher wrote. Knows texts and knowledge, not datasets or clicks.
 
 Two stages: a search on 90 % of the lessons, stopped early by the rest and measured on it; then, from the best weights,
-passes over all lessons, so that every vector of the catalogue holds what was written of it.
+passes over all lessons, so that every vector of the catalogue holds what was written of it. At the end of each, the
+head of words learns its lessons by heart, on top of an encoder that it leaves as it is.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,9 +16,9 @@ from torch import Tensor, nn
 from msd.checkpoint import load_checkpoint, save_checkpoint
 from msd.student.encoder import Student
 from msd.student.lessons import Advance, Lessons, Rows
-from msd.student.measure import HEADS, Figures, measure
+from msd.student.measure import Figures, measure
 from msd.student.progress import Epoch, Progress
-from msd.student.record import Vectors
+from msd.student.record import HEADS, Vectors
 from msd.student.states import States
 
 _WINDOW = 4  # batches
@@ -38,20 +39,22 @@ class DistillConfig:
     weight_decay: float = 0.01
     temperature: float = 0.05
     cosine_weight: float = 10.0
+    words_passes: int = 30
+    words_learning_rate: float = 2e-3
     items_every: int = 1
     users_every: int = 3
 
 
 @dataclass(frozen=True)
 class Course:
-    """A level's lessons with their targets [k, 768] and the cached states of its texts."""
+    """A level's lessons with their targets [k, 896] and the cached states of its texts."""
 
     lessons: Lessons
     targets: Vectors
     states: States
 
     def vectors(self, student: Student, which: Rows) -> Tensor:
-        """The student's vectors [B, 768] of some lessons, with gradients."""
+        """The student's vectors [B, 896] of some lessons, with gradients."""
         return self.states.vectors(student, self.lessons.rows[which])
 
 
@@ -61,7 +64,8 @@ class Distiller:
     def __init__(self, student: Student, courses: list[Course], config: DistillConfig, folder: Path, name: str) -> None:
         self.student, self.courses, self.config = student, courses, config
         self.path, self.name = folder / CHECKPOINT_FILE, name
-        self.weights = _trainable(student, config.frozen_layers)
+        taught = [head for head, part in HEADS.items() if any(course.targets[:, part].any() for course in courses)]
+        self.weights = _trainable(student, config.frozen_layers, taught)
         self.optimiser = self._new_optimiser()
         found = self._resume()
         if found is None:
@@ -79,7 +83,7 @@ class Distiller:
             loss, steps = self._epoch(epoch, lessons)
             held_out = self._held_out_loss() if self.progress.stage == "search" else None
             done = Epoch(stage=self.progress.stage, epoch=epoch, loss=loss, held_out_loss=held_out)
-            self._advance_progress(done, steps)
+            self._advance_progress(done, steps, advance)
             groups = {"weights": self.weights, "best": self.best}
             save_checkpoint(self.path, self.name, self.progress.model_dump_json(), groups, self.optimiser)
             note = f"loss {loss:.3f}" + ("" if held_out is None else f", held out {held_out:.3f}")
@@ -87,6 +91,30 @@ class Distiller:
             over = self.progress.stage != done.stage
             advance(stage, epoch, epoch if over else self.config.epochs, note)
         return self.progress
+
+    def _learn_words(self, stage: str, advance: Advance) -> None:
+        """Trains the head of words alone, on the pooled states as they are now: seconds, so never saved half way."""
+        part, passes, head = HEADS["words"], self.config.words_passes, self.student.words
+        lessons = [
+            (course.states.all_pooled(self.student)[course.lessons.rows], torch.from_numpy(course.targets[:, part]))
+            for course in self.courses
+        ]
+        said = [
+            np.flatnonzero(course.targets[:, part].any(axis=1) & (~course.lessons.held | (stage == "catalogue")))
+            for course in self.courses
+        ]
+        optimiser = torch.optim.AdamW(head.parameters(), weight_decay=self.config.weight_decay)
+        for done in range(passes):
+            rng = np.random.default_rng([self.config.seed, done])
+            for group in optimiser.param_groups:
+                group["lr"] = self.config.words_learning_rate * _schedule((done + 0.5) / passes)
+            for (pooled, targets), rows in zip(lessons, said, strict=True):
+                for which in self._split(rng.permutation(rows)) if len(rows) else ():
+                    loss = head_loss(head(pooled[which]), targets[which], self.config)
+                    optimiser.zero_grad()
+                    torch.autograd.backward(loss)
+                    optimiser.step()
+            advance(f"learning the words by heart ({stage})", done + 1, passes, "")
 
     def _resume(self) -> tuple[Progress, dict[str, Tensor]] | None:
         found = load_checkpoint(self.path, self.name, self.optimiser)
@@ -101,7 +129,7 @@ class Distiller:
             for name, value in self.weights.items():
                 value.copy_(weights[name])
 
-    def _advance_progress(self, done: Epoch, steps: int) -> None:
+    def _advance_progress(self, done: Epoch, steps: int, advance: Advance) -> None:
         progress, changes = self.progress, {"epoch": done.epoch, "steps": self.progress.steps + steps}
         progress = progress.model_copy(update={**changes, "history": (*progress.history, done)})
         if done.held_out_loss is not None and done.held_out_loss < progress.best_loss:
@@ -109,13 +137,15 @@ class Distiller:
             progress = progress.model_copy(update={"best_epoch": done.epoch, "best_loss": done.held_out_loss})
         last = done.epoch == self.config.epochs
         if done.stage == "search" and (last or done.epoch - progress.best_epoch >= self.config.patience):
-            progress = self._begin_catalogue(progress)
+            progress = self._begin_catalogue(progress, advance)
         elif done.stage == "catalogue" and last:
+            self._learn_words("catalogue", advance)
             progress = progress.model_copy(update={"stage": "done", "figures": self._figures(progress, "catalogue")})
         self.progress = progress
 
-    def _begin_catalogue(self, progress: Progress) -> Progress:
+    def _begin_catalogue(self, progress: Progress, advance: Advance) -> Progress:
         self._set_weights(self.best)
+        self._learn_words("search", advance)
         self.optimiser = self._new_optimiser()
         figures = self._figures(progress, "search")
         return progress.model_copy(update={"stage": "catalogue", "epoch": 0, "steps": 0, "figures": figures})
@@ -173,11 +203,17 @@ class Distiller:
 
     def _loss(self, course: Course, which: Rows) -> Tensor:
         vectors, targets = course.vectors(self.student, which), torch.from_numpy(course.targets[which])
-        losses = [head_loss(vectors[:, half], targets[:, half], self.config) for half in HEADS.values()]
+        losses = []
+        for part in (HEADS[head] for head in ("explicit", "implicit")):
+            said = targets[:, part].any(dim=1)
+            if said.any():
+                losses.append(head_loss(vectors[said, part], targets[said, part], self.config))
         return torch.stack(losses).sum()
 
     def _new_optimiser(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.weights.values(), weight_decay=self.config.weight_decay)
+        # All but the head of words, which is trained apart: what it would ask of the encoder costs the others more.
+        weights = [value for name, value in self.weights.items() if not name.startswith("words.")]
+        return torch.optim.AdamW(weights, weight_decay=self.config.weight_decay)
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.weights.items()}
@@ -193,7 +229,15 @@ def head_loss(vectors_BD: Tensor, targets_BD: Tensor, config: DistillConfig) -> 
 
 def objective(config: DistillConfig) -> dict[str, object]:
     """What student.json says of how the student was trained."""
-    return {"loss": "cosine regression + in-batch InfoNCE, per head, against plain MiniLM", **asdict(config)}
+    return {
+        "loss": "cosine regression + in-batch InfoNCE, per head",
+        "targets": {
+            "explicit": "plain MiniLM of the teacher's facts and tags",
+            "implicit": "plain MiniLM of the teacher's reasons",
+            "words": "TF-IDF of all his words, reduced to 128 by SVD, fitted on the items",
+        },
+        **asdict(config),
+    }
 
 
 def _alike(rows: Rows, course: Course, window: int) -> Rows:
@@ -203,12 +247,12 @@ def _alike(rows: Rows, course: Course, window: int) -> Rows:
     return np.concatenate([one[np.argsort(lengths[one], kind="stable")] for one in windows]) if windows else rows
 
 
-def _trainable(student: Student, frozen_layers: int) -> dict[str, Tensor]:
-    """The weights above the frozen layers; all others are fixed from here on."""
+def _trainable(student: Student, frozen_layers: int, heads: Sequence[str]) -> dict[str, Tensor]:
+    """The weights above the frozen layers and of some heads; all others are fixed from here on."""
     # Dropout stays off, in eval mode: it would only add noise to so short a training.
     student.eval().requires_grad_(False)
     above = (f"encoder.bert.encoder.layer.{n}." for n in range(frozen_layers, student.encoder.depth))
-    prefixes = (*above, "explicit.", "implicit.")
+    prefixes = (*above, *(f"{head}." for head in heads))
     trainable: dict[str, Tensor] = {
         name: value for name, value in student.named_parameters() if name.startswith(prefixes)
     }

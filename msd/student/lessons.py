@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from msd.student.encoder import Student, encode_plain
-from msd.student.record import StudentError, Vectors
+from msd.student.record import HEADS, VECTOR_DIM, StudentError, Vectors
 from msd.student.vectors import Level
 from msd.teachers.knowledge import Knowledge, KnowledgeBase
 
@@ -35,11 +35,13 @@ def make_lessons(
 ) -> Lessons:
     """Pairs texts with knowledge; a share `holdout` of the pairs is held out, drawn by the seed.
 
-    Texts without knowledge stay, to be encoded. Blank texts, and knowledge without a text, are left out.
+    Texts without knowledge stay, to be encoded. Blank texts are left out, and
+    knowledge that has no text or says nothing.
     """
     kept = {name: text for name, text in texts.items() if text.strip()}
     ids = list(kept)
-    rows = np.asarray([row for row, name in enumerate(ids) if name in knowledge], np.int64)
+    known = {name for name, entry in knowledge.items() if teachers_words([entry])[0].strip()}
+    rows = np.asarray([row for row, name in enumerate(ids) if name in known], np.int64)
     held = np.zeros(len(rows), bool)
     order = np.random.default_rng([seed, LEVELS.index(level)]).permutation(len(rows))
     held[order[: round(holdout * len(rows))]] = True
@@ -68,15 +70,25 @@ def target_texts(knowledge: Sequence[Knowledge]) -> tuple[list[str], list[str]]:
     return explicit, [entry.implicit for entry in knowledge]
 
 
+def teachers_words(knowledge: Sequence[Knowledge]) -> list[str]:
+    """All that the teacher wrote of each."""
+    return [" ".join(parts) for parts in zip(*target_texts(knowledge), strict=True)]
+
+
 def encode_targets(student: Student, lessons: Lessons, advance: Advance) -> Vectors:
-    """Targets [k, 768]: the untrained student's sentence embeddings of the teacher's explicit ‖ implicit texts."""
-    halves, done = [], 0
-    for texts in target_texts(lessons.knowledge):
+    """Targets [k, 896]: the untrained student's sentence embeddings of the teacher's explicit ‖ implicit texts.
 
-        def count(batch: int) -> None:
-            nonlocal done
-            done += batch
-            advance(f"reading what the teacher wrote of {lessons.level}", done, 2 * len(lessons.rows), "")
+    There are zeros where he wrote nothing, and in place of the words, which are a bag's to say.
+    """
+    texts = target_texts(lessons.knowledge)
+    written = [[row for row, text in enumerate(part) if text.strip()] for part in texts]
+    result, done = np.zeros((len(lessons.rows), VECTOR_DIM), np.float32), 0
 
-        halves.append(encode_plain(student, texts, on_batch=count))
-    return np.concatenate(halves, axis=1)
+    def count(batch: int) -> None:
+        nonlocal done
+        done += batch
+        advance(f"reading what the teacher wrote of {lessons.level}", done, sum(map(len, written)), "")
+
+    for name, part, rows in zip(("explicit", "implicit"), texts, written, strict=True):
+        result[rows, HEADS[name]] = encode_plain(student, [part[row] for row in rows], on_batch=count)
+    return result

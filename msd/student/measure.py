@@ -3,9 +3,7 @@
 import numpy as np
 
 from msd.student.lessons import Rows
-from msd.student.record import HEAD_DIM, Vectors
-
-HEADS = {"explicit": slice(0, HEAD_DIM), "implicit": slice(HEAD_DIM, 2 * HEAD_DIM)}
+from msd.student.record import HEADS, Vectors
 
 _CHUNK = 1024
 
@@ -13,15 +11,19 @@ Figures = dict[str, dict[str, float]]
 
 
 def measure(vectors: Vectors, targets: Vectors, rows: Rows) -> Figures:
-    """Per head, over the lessons `rows` of vectors [k, 768] and targets [k, 768].
+    """Per head, over the lessons `rows` of vectors [k, 896] and targets [k, 896]; lessons of zeros do not count.
 
-    recall_1, recall_10: the share whose own target is the nearest, or among the ten nearest, of all k targets
-    (ties count against). cosine: the mean with the own target. candidates: k.
+    recall_1, recall_10: the share whose own target is the nearest, or among the ten nearest, of all targets
+    (ties count against). cosine: the mean with the own target. candidates: how many targets are not zeros.
     """
-    return {name: _measure_head(vectors[rows, half], targets[:, half], rows) for name, half in HEADS.items()}
+    return {name: _measure_head(vectors[:, part], targets[:, part], rows) for name, part in HEADS.items()}
 
 
 def _measure_head(vectors: Vectors, targets: Vectors, rows: Rows) -> dict[str, float]:
+    said = np.asarray(targets.any(axis=1))
+    # The lessons that say something, renumbered.
+    rows = (np.cumsum(said) - 1)[rows[said[rows]]]
+    vectors, targets = vectors[said][rows], targets[said]
     if not len(rows):
         return {}
     starts = range(0, len(rows), _CHUNK)

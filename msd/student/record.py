@@ -10,9 +10,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from msd.contract.errors import MsdError
 
-FORMAT = 1
+FORMAT = 2
 HEAD_DIM = 384
-VECTOR_DIM = 2 * HEAD_DIM  # explicit ‖ implicit
+WORDS_DIM = 128
+VECTOR_DIM = 2 * HEAD_DIM + WORDS_DIM
+# Where each head's numbers stand in a vector; each part is of unit length.
+HEADS = {
+    "explicit": slice(0, HEAD_DIM),
+    "implicit": slice(HEAD_DIM, 2 * HEAD_DIM),
+    "words": slice(2 * HEAD_DIM, VECTOR_DIM),
+}
 WEIGHTS_FILE, TOKENIZER_FILE, RECORD_FILE = "student.safetensors", "tokenizer.json", "student.json"
 
 Vectors = npt.NDArray[np.float32]
@@ -30,7 +37,7 @@ class StudentRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     start: str
     max_tokens: int = Field(128, ge=2, le=512)
     bert: dict[str, Any]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from msd.student.encoder import Student, pad, tokenise
 from msd.student.lessons import Rows
-from msd.student.record import VECTOR_DIM, Vectors
+from msd.student.record import HEAD_DIM, VECTOR_DIM, Vectors
 
 _BATCH = 64
 
@@ -35,7 +35,11 @@ class States:
                     on_batch(len(batch))
 
     def vectors(self, student: Student, rows: Rows) -> Tensor:
-        """The student's vectors [B, 768] of some texts, in their order; gradients reach the layers above."""
+        """The student's vectors [B, 896] of some texts, in their order; gradients reach the layers above."""
+        return student.heads(self.pooled(student, rows))
+
+    def pooled(self, student: Student, rows: Rows) -> Tensor:
+        """What enters the heads, [B, 384]."""
         longest = int(self.lengths[rows].max())
         states = torch.zeros(len(rows), longest, self._states[rows[0]].shape[1])
         mask = torch.zeros(len(rows), longest, dtype=torch.int64)
@@ -43,16 +47,21 @@ class States:
             states[at, : self.lengths[row]] = self._states[row]
             mask[at, : self.lengths[row]] = 1
         states, mask = states.to(student.device), mask.to(student.device)
-        return student.heads(
-            student.encoder.pool(student.encoder.layers(states, mask, self.frozen, student.encoder.depth), mask)
-        )
+        return student.encoder.pool(student.encoder.layers(states, mask, self.frozen, student.encoder.depth), mask)
 
     def all_vectors(self, student: Student) -> Vectors:
-        """The student's vectors [n, 768] of all texts, without gradients."""
-        result = np.zeros((len(self._states), VECTOR_DIM), np.float32)
+        """The student's vectors [n, 896] of all texts, without gradients."""
+        return self._all(lambda rows: self.vectors(student, rows), VECTOR_DIM).numpy()
+
+    def all_pooled(self, student: Student) -> Tensor:
+        """What enters the heads for all texts, [n, 384] in main memory, without gradients."""
+        return self._all(lambda rows: self.pooled(student, rows), HEAD_DIM)
+
+    def _all(self, make: Callable[[Rows], Tensor], width: int) -> Tensor:
+        result = torch.zeros(len(self._states), width)
         order = np.argsort(self.lengths, kind="stable")
         with torch.no_grad():
             for start in range(0, len(order), _BATCH):
                 batch = order[start : start + _BATCH]
-                result[batch] = self.vectors(student, batch).cpu().numpy()
+                result[batch] = make(batch).cpu()
         return result

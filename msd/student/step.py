@@ -12,10 +12,11 @@ from msd.contract.files import sha256_file, write_bytes_atomic
 from msd.dataset.load import load_dataset
 from msd.dataset.texts import student_texts
 from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
+from msd.student.bag import Bag
 from msd.student.distill import Course, DistillConfig, Distiller, objective
 from msd.student.encoder import Student, load_student, new_student, save_student
-from msd.student.lessons import Advance, Lessons, all_lessons, encode_targets
-from msd.student.record import FORMAT, StudentError, Vectors
+from msd.student.lessons import Advance, Lessons, all_lessons, encode_targets, teachers_words
+from msd.student.record import FORMAT, HEADS, StudentError, Vectors
 from msd.student.states import States
 from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, save_vectors
 from msd.teachers.knowledge import KNOWLEDGE_FILES, load_knowledge
@@ -40,7 +41,11 @@ def distill(dataset_folder: Path, knowledge_folder: Path, out: Path, config: Dis
     work.mkdir(parents=True, exist_ok=True)
     student = new_student()
     lessons = all_lessons(student_texts(dataset), base, config.holdout, config.seed)
-    courses = [_course(student, level, config, work / f"{level.level}.safetensors", run, advance) for level in lessons]
+    # The items' words alone set the directions, whatever the users are like.
+    bag = Bag(teachers_words(lessons[0].knowledge))
+    courses = [
+        _course(student, bag, level, config, work / f"{level.level}.safetensors", run, advance) for level in lessons
+    ]
     progress = Distiller(student, courses, config, work, run).run(advance)
     metrics = {
         "best_epoch": progress.best_epoch,
@@ -72,11 +77,12 @@ def _is_whole(out: Path) -> bool:
 
 
 def _course(
-    student: Student, lessons: Lessons, config: DistillConfig, kept: Path, run: str, advance: Advance
+    student: Student, bag: Bag, lessons: Lessons, config: DistillConfig, kept: Path, run: str, advance: Advance
 ) -> Course:
     targets = _kept_targets(kept, run)
     if targets is None:
         targets = encode_targets(student, lessons, advance)
+        targets[:, HEADS["words"]] = bag.coordinates(teachers_words(lessons.knowledge))
         write_bytes_atomic(kept, save({run: targets}))
     done = 0
 

@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from msd.contract.files import write_bytes_atomic, write_text_atomic
 from msd.student.record import VECTOR_DIM, StudentError, Vectors, load_record
 
-FORMAT = 1
+FORMAT = 2
 VECTORS_FILE, IDS_FILE = "vectors.safetensors", "ids.json"
 
 Level = Literal["items", "users"]
@@ -23,7 +23,7 @@ Level = Literal["items", "users"]
 
 @dataclass(frozen=True)
 class LevelVectors:
-    """Vectors [n, 768] float32 of n distinct ids, row by row."""
+    """Vectors [n, 896] float32 of n distinct ids, row by row."""
 
     ids: list[str]
     vectors: Vectors
@@ -43,7 +43,7 @@ class StudentVectors:
     users: LevelVectors
 
     def gather(self, level: Level, ids: Sequence[str]) -> tuple[Vectors, npt.NDArray[np.bool_]]:
-        """Vectors [k, 768] of k ids, zeros where there is none, and which are present [k]."""
+        """Vectors [k, 896] of k ids, zeros where there is none, and which are present [k]."""
         held = self.items if level == "items" else self.users
         rows = np.fromiter((held.rows.get(name, -1) for name in ids), np.int64, len(ids))
         present = rows >= 0

@@ -15,6 +15,7 @@ from msd.ranker.features import Features, build_features
 from msd.ranker.folder import RankerRecord, save_ranker
 from msd.ranker.schema_fit import fit_schema
 from msd.student.encoder import encode_texts, new_student, save_student
+from msd.student.record import VECTOR_DIM
 from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, save_vectors
 from tests.dataset.tiny import write_tiny_dataset, write_tiny_knowledge
 from tests.ranker.made import SMALL, train_quickly
@@ -65,7 +66,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
             config=SMALL,
             training={"seed": 0},
             curve=tuple(curve),
-            vector_dim=768,
+            vector_dim=VECTOR_DIM,
             dataset=dataset.fingerprint,
             student=vectors.student,
         )

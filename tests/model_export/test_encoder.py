@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from model_export.encoder import ENCODER_FILE, TOKENIZER_FILE, export_encoder
 from model_export.errors import ExportError
 from msd.student.encoder import Student, encode_texts, new_student, pad
-from msd.student.record import Vectors
+from msd.student.record import VECTOR_DIM, Vectors
 
 TEXTS = ("Toy Story (1995). Genres: Animation.", "x", "GoldenEye, a spy film. " * 60, "", "Ωmega ☕ — “quotes”")
 
@@ -21,7 +21,7 @@ TEXTS = ("Toy Story (1995). Genres: Animation.", "x", "GoldenEye, a spy film. " 
 @pytest.fixture(scope="module")
 def adaptor() -> nn.Module:
     torch.manual_seed(3)
-    return nn.Sequential(nn.LayerNorm(768), nn.Linear(768, 64), nn.Dropout(0.5))
+    return nn.Sequential(nn.LayerNorm(VECTOR_DIM), nn.Linear(VECTOR_DIM, 64), nn.Dropout(0.5))
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_the_tokenizer_file_truncates_like_the_student(exported: tuple[Path, flo
 
 
 def test_training_mode_is_left_as_it_was(student: Student, tmp_path: Path) -> None:
-    adaptor = nn.Sequential(nn.Linear(768, 64), nn.Dropout(0.5)).train()
+    adaptor = nn.Sequential(nn.Linear(VECTOR_DIM, 64), nn.Dropout(0.5)).train()
     export_encoder(student, adaptor, tmp_path)
     assert adaptor.training
     assert adaptor[1].training

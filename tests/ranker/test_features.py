@@ -12,6 +12,7 @@ from msd.contract.encode import UNKNOWN_INDEX
 from msd.contract.rows import RowCodec, RowSide, has_semantic
 from msd.dataset.split import Part
 from msd.ranker.features import SideFeatures, build_features
+from msd.student.record import VECTOR_DIM
 from tests.ranker.made import World
 
 SIDES: tuple[RowSide, ...] = ("user", "item")
@@ -46,7 +47,7 @@ def test_vectors_stand_beside_their_ids_and_the_unknown_row_has_none(world: Worl
         expected = [one in level.rows for one in features.entities.ids]
         assert features.present.tolist() == [*expected, False]
         for row, one in enumerate(features.entities.ids):
-            vector = level.vectors[level.rows[one]] if one in level.rows else np.zeros(768)
+            vector = level.vectors[level.rows[one]] if one in level.rows else np.zeros(VECTOR_DIM)
             assert np.array_equal(features.vectors[row].numpy(), vector)
         assert not features.vectors[-1].any()
 

@@ -15,7 +15,7 @@ from msd.ranker.features import build_features
 from msd.ranker.finetune import Tuned, save_own_student
 from msd.ranker.train import predict, predict_logits
 from msd.student.encoder import Student, encode_texts, load_student
-from msd.student.record import StudentError
+from msd.student.record import VECTOR_DIM, StudentError
 from msd.student.vectors import LevelVectors, StudentVectors, load_vectors
 from tests.ranker.tuned import TUNE, Untuned, untuned_of
 
@@ -144,7 +144,7 @@ def test_users_without_texts_are_no_hindrance(untuned: Untuned, tmp_path: Path) 
     tuned = replace(untuned, vectors=vectors, features=features).tune(
         tmp_path / "checkpoint.safetensors", replace(TUNE, epochs=1)
     )
-    assert tuned.users.vectors.shape == (0, 768)
+    assert tuned.users.vectors.shape == (0, VECTOR_DIM)
     assert abs(tuned.curve[0].valid_auc - tuned.valid_auc_before) > 0
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from msd.dataset.split import Part
 from msd.ranker.folder import RECORD_FILE, WEIGHTS_FILE, ModelError, RankerRecord, load_ranker, save_ranker
 from msd.ranker.train import predict
+from msd.student.record import VECTOR_DIM
 from tests.ranker.made import SMALL, World
 
 
@@ -20,7 +21,7 @@ def folder(world: World, tmp_path: Path) -> Path:
         config=SMALL,
         training={"seed": 0},
         curve=tuple(world.curve),
-        vector_dim=768,
+        vector_dim=VECTOR_DIM,
         dataset=world.dataset.fingerprint,
         student=world.vectors.student,
     )

@@ -12,7 +12,7 @@ from msd.ranker.features import Features, build_features
 from msd.ranker.live_vectors import CachedTexts, LiveVectors, item_runs
 from msd.ranker.schema_fit import fit_schema
 from msd.student.encoder import Student, encode_texts
-from msd.student.record import StudentError
+from msd.student.record import VECTOR_DIM, StudentError
 from msd.student.vectors import LevelVectors, StudentVectors
 from tests.ranker.tuned import new_small_student
 
@@ -96,7 +96,7 @@ def test_without_rows_all_vectors_are_the_caches(features: Features, texts: Cach
 
 
 def test_refreshed_features_have_the_new_vectors_where_there_are_texts(features: Features, texts: CachedTexts) -> None:
-    made = np.arange(len(texts.ids) * 768, dtype=np.float32).reshape(-1, 768)
+    made = np.arange(len(texts.ids) * VECTOR_DIM, dtype=np.float32).reshape(-1, VECTOR_DIM)
     fresh = texts.refreshed(features.item, made)
     place = features.item.entities.place
     for text, name in enumerate(texts.ids):

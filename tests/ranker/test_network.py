@@ -11,6 +11,7 @@ from msd.ranker.batch import TrainedRanker
 from msd.ranker.folder import RankerRecord, load_ranker, save_ranker
 from msd.ranker.model import Ranker, RankerConfig
 from msd.ranker.network import new_network
+from msd.student.record import VECTOR_DIM
 from tests.ranker.made import SMALL, World
 
 CLASSES = {"msd": Ranker, "lr": LogisticRegression, "deepfm": DeepFm, "din": Din, "dcnv2": DcnV2}
@@ -29,13 +30,13 @@ def test_the_network_is_msd_unless_said() -> None:
 
 def test_a_folder_gives_back_the_network_that_it_was_given(tmp_path: Path, world: World) -> None:
     config = SMALL.model_copy(update={"network": "din"})
-    model = TrainedRanker(world.schema, config, 768)
+    model = TrainedRanker(world.schema, config, VECTOR_DIM)
     record = RankerRecord(
         feature_schema=world.schema,
         config=config,
         training={"seed": 0},
         curve=(),
-        vector_dim=768,
+        vector_dim=VECTOR_DIM,
         dataset="d" * 64,
         student="5" * 64,
     )

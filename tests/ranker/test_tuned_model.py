@@ -24,6 +24,7 @@ from msd.ranker.folder import (
 )
 from msd.ranker.train import predict
 from msd.student.encoder import encode_texts, load_student
+from msd.student.record import VECTOR_DIM
 from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, save_vectors
 from tests.ranker.tuned import write_small_student
 
@@ -160,7 +161,7 @@ def test_items_without_texts_leave_the_student_as_it_is(
     bare = tmp_path / "student"
     shutil.copytree(student, bare)
     vectors = load_vectors(student)
-    nothing = LevelVectors([], np.zeros((0, 768), np.float32))
+    nothing = LevelVectors([], np.zeros((0, VECTOR_DIM), np.float32))
     save_vectors(StudentVectors(vectors.student, nothing, vectors.users), bare)
     code, said = run("train", tiny_folder, bare, tmp_path / "out", "--epochs", "1")
     assert code == 0, said

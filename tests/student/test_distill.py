@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from msd.student.distill import DistillConfig, head_loss
 from msd.student.encoder import encode_plain, encode_texts, new_student
-from msd.student.lessons import all_lessons, encode_targets, make_lessons, target_texts
+from msd.student.lessons import all_lessons, encode_targets, make_lessons, target_texts, teachers_words
 from msd.student.measure import measure
-from msd.student.record import StudentError
+from msd.student.record import HEADS, VECTOR_DIM, StudentError, Vectors
 from msd.student.states import States
 from msd.teachers.knowledge import Knowledge, KnowledgeBase
 
@@ -20,6 +20,14 @@ TEXTS = ["Toy Story", "A spy film with gadgets", "beach hotel " * 40, "x"]
 def _unit(rows: int, dim: int, seed: int) -> torch.Tensor:
     torch.manual_seed(seed)
     return torch.nn.functional.normalize(torch.randn(rows, dim), dim=1)
+
+
+def _in_each_head(rows: int) -> Vectors:
+    """Vectors of as many lessons, each of its own direction in every head."""
+    vectors = np.zeros((rows, VECTOR_DIM), np.float32)
+    for part in HEADS.values():
+        vectors[np.arange(rows), part.start + np.arange(rows)] = 1
+    return vectors
 
 
 def _known(name: str, tags: tuple[str, ...] = ()) -> Knowledge:
@@ -47,8 +55,10 @@ def test_contrast_pulls_apart_what_cosine_alone_does_not() -> None:
 
 
 def test_recall_counts_the_own_target_among_all() -> None:
-    targets = np.tile(np.eye(384, dtype=np.float32)[:20], 2)
+    targets = _in_each_head(20)
     perfect = measure(targets, targets, np.arange(20))
+    assert list(perfect) == ["explicit", "implicit", "words"]
+    assert perfect["words"] == perfect["explicit"]
     assert perfect["explicit"] == {"recall_1": 1.0, "recall_10": 1.0, "cosine": 1.0, "candidates": 20}
     swapped = targets.copy()
     swapped[[0, 1]] = targets[[1, 0]]
@@ -58,12 +68,23 @@ def test_recall_counts_the_own_target_among_all() -> None:
 
 
 def test_ties_count_against() -> None:
-    same = np.tile(np.eye(384, dtype=np.float32)[:1], (30, 2))
+    same = np.repeat(_in_each_head(1), 30, axis=0)
     assert measure(same, same, np.arange(30))["explicit"]["recall_10"] == 0.0
 
 
 def test_nothing_measured_gives_no_figures() -> None:
-    assert measure(np.zeros((0, 768), np.float32), np.zeros((0, 768), np.float32), np.arange(0))["explicit"] == {}
+    nothing = np.zeros((0, VECTOR_DIM), np.float32)
+    assert measure(nothing, nothing, np.arange(0)) == {"explicit": {}, "implicit": {}, "words": {}}
+
+
+def test_what_the_teacher_left_out_is_neither_measured_nor_a_candidate() -> None:
+    targets = _in_each_head(20)
+    targets[5:, HEADS["implicit"]] = 0
+    targets[:, HEADS["words"]] = 0
+    found = measure(_in_each_head(20), targets, np.arange(3, 9))
+    assert found["explicit"]["candidates"] == 20
+    assert found["implicit"] == {"recall_1": 1.0, "recall_10": 1.0, "cosine": 1.0, "candidates": 5}
+    assert found["words"] == {}
 
 
 @given(count=st.integers(0, 40), known=st.sets(st.integers(0, 60), max_size=40), seed=st.integers(0, 5))
@@ -101,7 +122,31 @@ def test_targets_are_the_plain_encodings_of_both_texts() -> None:
     assert seen == [(2, 4), (4, 4)]
     expected = encode_plain(student, ["Facts of 1. funny, short", "For friends of 2."])
     np.testing.assert_allclose(targets[0, :384], expected[0], atol=1e-6)
-    np.testing.assert_allclose(targets[1, 384:], expected[1], atol=1e-6)
+    np.testing.assert_allclose(targets[1, 384:768], expected[1], atol=1e-6)
+    assert not targets[:, HEADS["words"]].any()
+
+
+def test_the_words_are_all_that_the_teacher_wrote() -> None:
+    known = [_known("1", ("funny", "short")), _known("2")]
+    assert teachers_words(known) == ["Facts of 1. funny, short For friends of 1.", "Facts of 2. For friends of 2."]
+
+
+def test_what_the_teacher_left_out_has_targets_of_zeros() -> None:
+    knowledge = {"1": Knowledge(id="1", explicit="A beach.", implicit=" "), "2": _known("2")}
+    lessons = make_lessons("items", dict.fromkeys(knowledge, "text"), knowledge, 0.0, 0)
+    seen: list[tuple[int, int]] = []
+    advance = lambda name, done, total, note: seen.append((done, total))  # noqa: E731
+    targets = encode_targets(new_student(), lessons, advance)
+    assert seen == [(2, 3), (3, 3)]
+    said = [targets[:, HEADS[head]].any(axis=1).tolist() for head in ("explicit", "implicit")]
+    assert said == [[True, True], [False, True]]
+
+
+def test_knowledge_that_says_nothing_is_no_lesson() -> None:
+    knowledge = {"1": Knowledge(id="1", explicit=" ", implicit=" "), "2": _known("2")}
+    lessons = make_lessons("items", dict.fromkeys(knowledge, "text"), knowledge, 0.0, 0)
+    assert [entry.id for entry in lessons.knowledge] == ["2"]
+    assert lessons.ids == ["1", "2"]
 
 
 @pytest.mark.parametrize("frozen", [0, 4, 5, 6])

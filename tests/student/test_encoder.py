@@ -20,7 +20,15 @@ from msd.student.encoder import (
     save_student,
     tokenise,
 )
-from msd.student.record import RECORD_FILE, TOKENIZER_FILE, VECTOR_DIM, WEIGHTS_FILE, StudentError, load_record
+from msd.student.record import (
+    HEADS,
+    RECORD_FILE,
+    TOKENIZER_FILE,
+    VECTOR_DIM,
+    WEIGHTS_FILE,
+    StudentError,
+    load_record,
+)
 
 TEXTS = ["Toy Story", "A spy film with gadgets and stunts", "beach hotel " * 100, "", "Café ☕ 東京"]
 
@@ -30,8 +38,9 @@ def student() -> Student:
     student = new_student()
     torch.manual_seed(1)
     with torch.no_grad():
-        for head in (student.explicit, student.implicit):
-            head.linear.weight.add_(0.05 * torch.randn_like(head.linear.weight))
+        for head in (student.explicit, student.implicit, student.words):
+            for weight in head.parameters():
+                weight.add_(0.05 * torch.randn_like(weight))
     return student
 
 
@@ -53,7 +62,17 @@ def saved(original: Path, tmp_path: Path) -> Path:
 def test_untrained_heads_pass_the_plain_embedding_through() -> None:
     student = new_student()
     plain = encode_plain(student, TEXTS)
-    np.testing.assert_allclose(encode_texts(student, TEXTS), np.hstack([plain, plain]), atol=1e-6)
+    vectors = encode_texts(student, TEXTS)
+    for head in ("explicit", "implicit"):
+        np.testing.assert_allclose(vectors[:, HEADS[head]], plain, atol=1e-6)
+
+
+def test_the_untrained_head_of_words_is_the_same_in_every_student_whatever_was_drawn_before() -> None:
+    vectors = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        vectors.append(encode_texts(new_student(), TEXTS)[:, HEADS["words"]])
+    assert np.array_equal(vectors[0], vectors[1])
 
 
 def test_plain_embeddings_know_what_is_alike() -> None:
@@ -61,12 +80,14 @@ def test_plain_embeddings_know_what_is_alike() -> None:
     assert one @ same > 0.5 > one @ other
 
 
-def test_each_half_has_unit_length(student: Student) -> None:
+def test_each_head_has_unit_length(student: Student) -> None:
     vectors = encode_texts(student, TEXTS)
     assert vectors.dtype == np.float32
     assert vectors.shape == (len(TEXTS), VECTOR_DIM)
-    np.testing.assert_allclose(np.linalg.norm(vectors.reshape(-1, 2, 384), axis=2), 1.0, atol=1e-5)
-    assert abs(vectors[0, :384] - vectors[0, 384:]).max() > 1e-3
+    for part in HEADS.values():
+        np.testing.assert_allclose(np.linalg.norm(vectors[:, part], axis=1), 1.0, atol=1e-5)
+    explicit, implicit = (vectors[0, HEADS[head]] for head in ("explicit", "implicit"))
+    assert abs(explicit - implicit).max() > 1e-3
 
 
 @settings(max_examples=8, deadline=None)
@@ -142,7 +163,7 @@ def test_an_altered_or_shortened_file_is_refused(saved: Path, name: str) -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, r"student\.json: format 2, format 1 is read here"),
+        ({"format": 1}, r"student\.json: format 1, format 2 is read here"),
         ({"format": None}, "format None"),
         ({"max_tokens": "many"}, r"student\.json: max_tokens: "),
         ({"max_tokens": 1}, r"student\.json: max_tokens: "),

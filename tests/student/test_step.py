@@ -7,18 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from msd.__main__ import main
 from msd.dataset.load import load_dataset
 from msd.dataset.texts import student_texts
 from msd.step import STEP_FILE
+from msd.student.bag import Bag
 from msd.student.distill import CHECKPOINT_FILE, DistillConfig
-from msd.student.encoder import encode_texts, load_student
-from msd.student.record import RECORD_FILE, WEIGHTS_FILE, StudentError
+from msd.student.encoder import encode_texts, load_student, new_student
+from msd.student.lessons import teachers_words
+from msd.student.record import HEADS, RECORD_FILE, WEIGHTS_FILE, StudentError
 from msd.student.step import WORK_FOLDER, distill
 from msd.student.vectors import VECTORS_FILE, load_vectors
-from msd.teachers.knowledge import TeacherError
+from msd.teachers.knowledge import TeacherError, load_knowledge
 from tests.dataset.tiny import write_tiny_dataset, write_tiny_knowledge
 
 CONFIG = DistillConfig(epochs=2, seed=7)
@@ -87,12 +90,39 @@ def test_the_student_learns_what_the_teacher_wrote(done: Path) -> None:
     ]
     assert history[-1]["loss"] < history[0]["loss"]
     knowledge = record.metrics["knowledge"]
-    cosine = {name: figures["implicit"]["cosine"] for name, figures in knowledge.items()}
-    for level in ("items", "users"):
-        assert cosine[f"{level}/held_out/search"] > cosine[f"{level}/held_out/plain"]
-        assert cosine[f"{level}/training/catalogue"] > cosine[f"{level}/training/plain"]
+    for head in ("implicit", "words"):
+        cosine = {name: figures[head]["cosine"] for name, figures in knowledge.items()}
+        for level in ("items", "users"):
+            assert cosine[f"{level}/held_out/search"] > cosine[f"{level}/held_out/plain"]
+            assert cosine[f"{level}/training/catalogue"] > cosine[f"{level}/training/plain"]
     assert knowledge["items/held_out/plain"]["explicit"]["candidates"] == 58
     assert record.objective["epochs"] == 2
+
+
+def test_the_catalogues_vectors_hold_the_teachers_words(done: Path, inputs: tuple[Path, Path]) -> None:
+    base, vectors = load_knowledge(inputs[1]), load_vectors(done)
+    known = {name: entry for name, entry in base.items.items() if name in vectors.items.rows}
+    bag = Bag(teachers_words(list(known.values())))
+    for level, entries in ((vectors.items, known), (vectors.users, base.users)):
+        found = level.vectors[[level.rows[name] for name in entries], HEADS["words"]]
+        cosine = (found * bag.coordinates(teachers_words(list(entries.values())))).sum(axis=1)
+        assert cosine.mean() > 0.8
+
+
+def test_a_head_that_nothing_was_written_for_stays_as_it_was(inputs: tuple[Path, Path], tmp_path: Path) -> None:
+    knowledge, out = tmp_path / "knowledge", tmp_path / "student"
+    shutil.copytree(inputs[1], knowledge)
+    for name in ("items.jsonl", "users.jsonl"):
+        entries = [json.loads(line) for line in (knowledge / name).read_text(encoding="utf-8").splitlines()]
+        lines = [json.dumps({**entry, "implicit": " "}) + "\n" for entry in entries]
+        (knowledge / name).write_text("".join(lines), encoding="utf-8")
+    assert distill(inputs[0], knowledge, out, replace(CONFIG, epochs=1), quiet)
+    student = load_student(out)
+    for name, value in new_student().implicit.state_dict().items():
+        assert torch.equal(student.implicit.state_dict()[name], value)
+    figures = student.record.metrics["knowledge"]["items/training/catalogue"]
+    assert figures["implicit"] == {}
+    assert figures["words"]["recall_10"] > 0.5
 
 
 @pytest.mark.parametrize("cut_at", [("searching", 1), ("learning the catalogue", 1)])

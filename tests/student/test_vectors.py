@@ -86,10 +86,10 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     [
         ("{", "not JSON"),
         ("[]", "format"),
-        ('{"format": 9}', "format 9, this version reads format 1"),
-        ('{"format": 1, "student": "x"}', "has no items and no users"),
-        ('{"format": 1, "student": "x", "items": 3, "users": []}', "items: a list of distinct ids expected"),
-        ('{"format": 1, "student": "x", "items": ["a", "a"], "users": []}', "items: a list of distinct ids expected"),
+        ('{"format": 9}', "format 9, this version reads format 2"),
+        ('{"format": 2, "student": "x"}', "has no items and no users"),
+        ('{"format": 2, "student": "x", "items": 3, "users": []}', "items: a list of distinct ids expected"),
+        ('{"format": 2, "student": "x", "items": ["a", "a"], "users": []}', "items: a list of distinct ids expected"),
     ],
 )
 def test_faulty_ids_are_refused(folder: Path, text: str, message: str) -> None:
@@ -101,7 +101,7 @@ def test_faulty_ids_are_refused(folder: Path, text: str, message: str) -> None:
 def test_arrays_that_do_not_fit_the_ids_are_refused(folder: Path) -> None:
     ids = json.loads((folder / IDS_FILE).read_text())
     (folder / IDS_FILE).write_text(json.dumps({**ids, "items": ids["items"][:2]}))
-    with pytest.raises(StudentError, match=r"items: float32 \[3, 768\], but ids\.json has 2 ids"):
+    with pytest.raises(StudentError, match=r"items: float32 \[3, 896\], but ids\.json has 2 ids"):
         load_vectors(folder)
 
 
