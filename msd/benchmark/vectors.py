@@ -68,7 +68,9 @@ class Sources:
 
     def _encode(self, texts: Mapping[str, str]) -> LevelVectors:
         count = _Count(self._advance, "encoding raw texts", len(texts))
-        return LevelVectors(list(texts), encode_texts(new_student(), list(texts.values()), on_batch=count))
+        vectors = encode_texts(new_student(), list(texts.values()), on_batch=count)
+        vectors[:, HEADS["words"]] = 0.0  # an untrained head for words says anything
+        return LevelVectors(list(texts), vectors)
 
     def _encode_teacher(self, level: Level, known: Mapping[str, Knowledge]) -> LevelVectors:
         """What the student is taught to say, of all who have a text."""
