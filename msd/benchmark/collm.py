@@ -43,6 +43,10 @@ file = "items.parquet"
 title = "title"
 text = "{title}. Genres: {genres}."
 
+[counts]
+half_life_days = 3650.0
+age_cap_days = 365.0
+
 [split]
 column = "part"
 

@@ -12,27 +12,48 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from msd.contract.rows import RowSide
-from msd.contract.schema import FeatureSchema
+from msd.contract.schema import STATE_FEATURES, FeatureSchema
 from msd.ranker.calibrator import Calibrator
 from msd.ranker.features import Features, SideFeatures
-from msd.ranker.model import RankerConfig
+from msd.ranker.model import BLOCKS, RankerConfig, is_id
 from msd.ranker.network import new_network
+from msd.student.record import HEADS
 
 Vectors = Callable[[RowSide, Tensor], Tensor]
 
 
 class Adaptor(nn.Module):
-    """A student's vector → the schema's dimension, each component of the order of 1 (the paper's Feature Adaptor)."""
+    """A student's vector → the schema's dimension, each component of the order of 1 (the paper's Feature Adaptor).
+
+    One block comes of what the texts mean (explicit ‖ implicit), the other of the words that the teacher used; each
+    has the length √D that `history.cosine` counts on.
+    """
 
     def __init__(self, vector_dim: int, dim: int) -> None:
         super().__init__()
-        self.project = nn.Linear(vector_dim, dim)
-        self.norm = nn.LayerNorm(dim)
+        meaning = HEADS["words"].start
+        self.widths = [meaning, vector_dim - meaning]
+        dims = [len(block) for block in torch.zeros(dim).chunk(BLOCKS)]
+        self.project = nn.ModuleList(nn.Linear(*shape) for shape in zip(self.widths, dims, strict=False))
+        self.norm = nn.ModuleList(nn.LayerNorm(block, elementwise_affine=False) for block in dims)
+
+    def start_at(self, vectors: Tensor) -> None:
+        """Begins as the principal components of [n, V] vectors, so that likeness means something from the start."""
+        for project, part in zip(self.project, torch.split(vectors, self.widths, 1), strict=False):
+            assert isinstance(project, nn.Linear)
+            mean = part.mean(0)
+            _, size, directions = torch.linalg.svd(part - mean, full_matrices=False)
+            count = min(project.out_features, len(directions))
+            scale = (len(part) * count / (size[:count] ** 2).sum().clamp(min=1e-6)).sqrt()
+            with torch.no_grad():
+                project.weight.zero_()
+                project.weight[:count] = scale * directions[:count]
+                project.bias.copy_(-project.weight @ mean)
 
     def forward(self, vectors: Tensor) -> Tensor:
         """[n, V] → [n, D]."""
-        adapted: Tensor = self.norm(self.project(vectors))
-        return adapted
+        parts = zip(self.project, self.norm, torch.split(vectors, self.widths, 1), strict=False)
+        return torch.cat([norm(project(part)) for project, norm, part in parts], -1)
 
 
 class TrainedRanker(nn.Module):
@@ -57,12 +78,17 @@ class TrainedRanker(nn.Module):
 
 @dataclass(frozen=True)
 class Corruption:
-    """What training hides so that serving with less is trained for: the share of rows with aged counts, of rows whose
-    user or item is wholly unknown, and of users and items without their vector."""
+    """What training hides so that serving with less is trained for, as shares of rows.
 
-    aged: float = 0.5
+    Counts of the user and of the item are aged, the user or item is wholly unknown, a vector is missing, or the item
+    is new: without id and counts.
+    """
+
+    aged_user: float = 0.5
+    aged_item: float = 0.3
     unknown: float = 0.03
     without_vector: float = 0.03
+    new_item: float = 0.03
 
 
 def batch_logits(
@@ -87,9 +113,12 @@ def batch_logits(
     item_rows, tensors["item_dense"] = _rows_and_dense(features.item, chosen, corruption, rng)
     tensors["user_categorical"] = features.user.categorical[user_rows]
     tensors["item_categorical"] = features.item.categorical[item_rows]
+    if corruption is not None and rng is not None:
+        _make_new(features, tensors, torch.from_numpy(rng.random(len(events)) < corruption.new_item).to(chosen.device))
     history = features.history[chosen]
     tensors["history_mask"] = (history >= 0).float()
     history = torch.where(history >= 0, history, features.item.entities.unknown)
+    tensors["history_categorical"] = features.item.categorical[history]
     held, places = _distinct(torch.cat([item_rows.unsqueeze(1), history], 1), features.item.entities.unknown + 1)
     semantic = None
     if "item" in model.adaptors:
@@ -116,10 +145,23 @@ def _rows_and_dense(
     if corruption is None or rng is None:
         return rows, dense
     draw = torch.from_numpy(rng.random((2, len(chosen)))).to(chosen.device)
-    dense = torch.where((draw[0] < corruption.aged).unsqueeze(-1), side.aged_dense[chosen], dense)
+    share = corruption.aged_user if side.entities.side == "user" else corruption.aged_item
+    replica = torch.from_numpy(rng.integers(len(side.aged_dense), size=len(chosen))).to(chosen.device)
+    dense = torch.where((draw[0] < share).unsqueeze(-1), side.aged_dense[replica, chosen], dense)
     unknown = draw[1] < corruption.unknown
     rows = torch.where(unknown, side.entities.unknown, rows)
     return rows, torch.where(unknown.unsqueeze(-1), side.unknown_dense, dense)
+
+
+def _make_new(features: Features, tensors: dict[str, Tensor], new: Tensor) -> None:
+    """Takes from the items where `new` [B] what nobody knows of a new one: what its id stands for, and counts."""
+    schema = features.schema
+    start = schema.numeric_width("item")
+    counts = slice(start, start + len(STATE_FEATURES) * bool(schema.state("item")))
+    tensors["item_dense"][new, counts] = features.item.unknown_dense[counts]
+    for field in schema.indexed("item"):
+        if is_id(field):
+            tensors["item_categorical"][new, schema.columns[field.name]] = 0
 
 
 def _kept(rows: Tensor, corruption: Corruption | None, rng: np.random.Generator | None) -> Tensor:

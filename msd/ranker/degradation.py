@@ -61,8 +61,8 @@ def _unknown(side: SideFeatures) -> SideFeatures:
 
 
 def _aged(side: SideFeatures) -> SideFeatures:
-    """Every event sees counts as they stood at a random earlier event of its user or item."""
-    return replace(side, dense=side.aged_dense)
+    """Every event sees counts as they stood at a random earlier time."""
+    return replace(side, dense=side.aged_dense[0])
 
 
 def _described(side: SideFeatures, schema: FeatureSchema) -> SideFeatures:

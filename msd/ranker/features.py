@@ -24,8 +24,11 @@ from msd.student.vectors import StudentVectors
 
 @dataclass(frozen=True)
 class SideFeatures:
-    """One side of all rows. categorical [n + 1, C] by entity; dense, aged_dense [E, D] by event; unknown_dense [D];
-    vectors [n + 1, V] of the student and present [n + 1], row n being the unknown id's."""
+    """One side of all rows.
+
+    categorical [n + 1, C] by entity; dense [E, D] by event, and aged_dense [R, E, D] with counts as they stood earlier,
+    drawn R times; unknown_dense [D]; vectors [n + 1, V] of the student and present [n + 1]. Row n is the unknown id's.
+    """
 
     entities: Entities
     rows: Tensor
@@ -124,7 +127,7 @@ def _side(
         rows=torch.from_numpy(rows),
         categorical=torch.from_numpy(entities.categorical),
         dense=torch.from_numpy(dense(schema, side, numeric, fresh, known, at)),
-        aged_dense=torch.from_numpy(dense(schema, side, numeric, aged, known, at)),
+        aged_dense=torch.from_numpy(np.stack([dense(schema, side, numeric, draw, known, at) for draw in aged])),
         unknown_dense=torch.from_numpy(unknown[0]),
         vectors=torch.from_numpy(np.concatenate([vectors, np.zeros((1, width), np.float32)])),
         present=torch.from_numpy(np.append(present, False)),

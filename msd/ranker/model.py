@@ -1,4 +1,4 @@
-"""The CTR model: embeddings ⊕ dense ⊕ semantics, target attention over the history, cross layers and an MLP.
+"""MSD's CTR model: embeddings ⊕ dense ⊕ semantics ⊕ what the history says of the target, cross layers and an MLP.
 
 Written once, plainly; the user's side has batch 1 (serving) or N (training), the candidates' always N. It knows the
 schema's tensors, not where they come from.
@@ -11,13 +11,19 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from msd.contract.schema import SIDES, Categorical, FeatureSchema, Side
+from msd.contract.schema import SIDES, Bag, Categorical, FeatureSchema, Side
+from msd.ranker.history import SUMMARY, Fusion, TargetAttention, cosine, overlap, select, summarise
 
+BLOCKS = 2  # of a vector: what texts mean, and the words they use
 Tensors = Mapping[str, Tensor]
 
 
 class RankerConfig(BaseModel):
-    """Which network, its widths and its dropout rates."""
+    """Which network, its widths and its dropout rates.
+
+    `id_hidden`: the share of ids that training hides whole. `selected`: how many items of the history the Selector
+    takes. `fusion`, `selector`: whether there is one. `affinity`: the numbers a user has of his own, 0 for none.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,10 +35,15 @@ class RankerConfig(BaseModel):
     hidden: tuple[int, ...] = (128, 64)
     dropout: float = 0.2
     id_dropout: float = 0.5
+    id_hidden: float = 0.1
+    selected: int = 5
+    selector: bool = True
+    fusion: bool = True
+    affinity: int = 16
 
 
 class SideEmbedding(nn.Module):
-    """One table a field; a bag is the mean of its values; index 0, missing, is learned for single values."""
+    """One table a field; a bag is the mean of its values. A missing value has an embedding, an unknown id has none."""
 
     def __init__(self, schema: FeatureSchema, side: Side, config: RankerConfig) -> None:
         super().__init__()
@@ -41,7 +52,7 @@ class SideEmbedding(nn.Module):
         self.tables = nn.ModuleDict({field.name: nn.Embedding(field.size, config.embedding) for field in self.fields})
         for weight in self.tables.parameters():
             nn.init.normal_(weight, std=0.02)
-        self.id_dropout = nn.Dropout(config.id_dropout)
+        self.id_dropout, self.id_hidden = nn.Dropout(config.id_dropout), config.id_hidden
         self.width = config.embedding * len(self.fields)
 
     def forward(self, categorical: Tensor) -> Tensor:
@@ -52,28 +63,29 @@ class SideEmbedding(nn.Module):
             embedded = self.tables[field.name](index)
             if isinstance(field, Categorical):
                 one = embedded.squeeze(-2)
-                parts.append(self.id_dropout(one) if field.is_id else one)
+                parts.append(self._id(field, index, one) if field.is_id else one)
             else:
                 held = (index != 0).unsqueeze(-1).to(embedded.dtype)
                 parts.append((embedded * held).sum(-2) / held.sum(-2).clamp(min=1.0))
         return torch.cat(parts, -1)
 
+    def _id(self, field: Categorical, index: Tensor, embedded: Tensor) -> Tensor:
+        """An unknown id is zeros, and so are most in training, as the model must do without them too."""
+        known = (index >= first_known(field)).to(embedded.dtype)
+        if self.training:
+            known = known * (torch.rand_like(known) >= self.id_hidden).to(known.dtype)
+        dropped: Tensor = self.id_dropout(embedded * known)
+        return dropped
 
-class TargetAttention(nn.Module):
-    """The history as the target sees it (DIN, arXiv 1706.06978); sigmoid weights keep how much of it is alike."""
 
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.weigh = nn.Sequential(nn.Linear(3 * dim, 32), nn.ReLU(), nn.Linear(32, 1))
+def is_id(field: Categorical | Bag) -> bool:
+    """Whether the field is the user's or item's own id."""
+    return isinstance(field, Categorical) and field.is_id
 
-    def forward(self, history_BLD: Tensor, mask_BL: Tensor, target_ND: Tensor) -> Tensor:
-        """History of batch 1 or N and N targets → [N, D]."""
-        n, length = target_ND.shape[0], history_BLD.shape[1]
-        history_NLD = history_BLD.expand(n, -1, -1)
-        target_NLD = target_ND.unsqueeze(1).expand(-1, length, -1)
-        pair = torch.cat([history_NLD, target_NLD, history_NLD * target_NLD], -1)
-        weight_NL = torch.sigmoid(self.weigh(pair).squeeze(-1)) * mask_BL
-        return (weight_NL.unsqueeze(-1) * history_NLD).sum(1) / mask_BL.sum(1, keepdim=True).clamp(min=1.0)
+
+def first_known(field: Categorical) -> int:
+    """The first row of an embedding table that stands for a known value."""
+    return 1 if field.buckets else 2
 
 
 class LowRankCross(nn.Module):
@@ -90,20 +102,54 @@ class LowRankCross(nn.Module):
         return crossed
 
 
+class Affinity(nn.Module):
+    """What a user makes of what is known of an item: a bilinear term of his own few numbers, which decay strongly.
+
+    With vectors it is a linear model a user, all learned together, so that it also ranks items that nobody saw yet.
+    """
+
+    def __init__(self, users: Categorical, described: int, dim: int) -> None:
+        super().__init__()
+        self.users = nn.Embedding(users.size, dim)
+        nn.init.normal_(self.users.weight, std=0.02)
+        self.first = first_known(users)
+        self.describe = nn.Linear(described, dim)
+
+    def forward(self, index: Tensor, described_ND: Tensor) -> Tensor:
+        """User indices of batch 1 or N and N items → [N]."""
+        user = self.users(index) * (index >= self.first).unsqueeze(-1).to(described_ND.dtype)
+        affinity: Tensor = (user * self.describe(described_ND)).sum(-1)
+        return affinity
+
+
 class Ranker(nn.Module):
     """The schema's tensors → [N] logits of a click."""
 
     def __init__(self, schema: FeatureSchema, config: RankerConfig) -> None:
         super().__init__()
+        self.config = config
         widths = {side: self._width(schema, side, config) for side in SIDES}
         self.sides: list[Side] = [side for side in SIDES if widths[side]]
         self.embed = nn.ModuleDict(
             {side: SideEmbedding(schema, side, config) for side in SIDES if schema.indexed(side)}
         )
         semantic = schema.semantic_width("item")
-        self.represent = nn.Linear(config.embedding * len(schema.indexed("item")) + semantic, config.interest)
+        items = config.embedding * len(schema.indexed("item"))
+        self.shared = [schema.columns[field.name] for field in schema.indexed("item") if not is_id(field)]
+        width = sum(widths.values()) + SUMMARY * len(self.shared) + config.interest + 1
+        self.blocks = len(torch.zeros(semantic).chunk(BLOCKS)) if semantic else 0
+        width += SUMMARY * self.blocks
+        self.represent = nn.Linear(items + semantic, config.interest)
         self.attend = TargetAttention(config.interest)
-        width = sum(widths.values()) + 2 * config.interest + (2 if semantic else 0)
+        if semantic and config.fusion:
+            self.selected = config.selected if config.selector else None
+            self.fuse = Fusion(schema.dense_width("item"))
+            width += config.interest
+        self.affinity = None
+        for field in schema.indexed("user"):
+            if isinstance(field, Categorical) and field.is_id and config.affinity:
+                self.user_id = schema.columns[field.name].start
+                self.affinity = Affinity(field, widths["item"], config.affinity)
         self.norm = nn.LayerNorm(width)
         self.cross = nn.ModuleList(LowRankCross(width, config.cross_rank) for _ in range(config.cross_layers))
         layers: list[nn.Module] = []
@@ -133,29 +179,29 @@ class Ranker(nn.Module):
     def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
         """Logits [N], given what attention sees of targets and history."""
         n, mask = target_ND.shape[0], tensors["history_mask"]
-        parts = [self._side(tensors, side).expand(n, -1) for side in self.sides]
-        parts += [target_ND, self.attend(history_BLD, mask, target_ND)]
-        if "item_semantic" in tensors:
-            parts.append(likeness(tensors["history_semantic"], mask, tensors["item_semantic"]))
+        sides = {side: self._side(tensors, side).expand(n, -1) for side in self.sides}
+        parts = [*sides.values(), torch.log1p(mask.sum(1, keepdim=True)).expand(n, -1) / 2]
+        for place in self.shared:
+            alike = overlap(tensors["history_categorical"][..., place], tensors["item_categorical"][..., place])
+            parts.append(summarise(alike, mask))
+        if self.blocks:
+            pairs = zip(*(tensors[f"{of}_semantic"].chunk(BLOCKS, -1) for of in ("history", "item")), strict=True)
+            cosines = [cosine(history, target) for history, target in pairs]
+            parts += [summarise(alike, mask) for alike in cosines]
+            if self.config.fusion:
+                neighbours = select(torch.stack(cosines).mean(0), mask, history_BLD, self.selected)
+                parts.append(self.fuse(target_ND, neighbours, tensors["item_dense"]))
+        parts.append(self.attend(history_BLD, mask, target_ND))
         x0 = self.norm(torch.cat(parts, -1))
         x = x0
         for layer in self.cross:
             x = layer(x0, x)
         logits: Tensor = self.head(torch.cat([x, self.deep(x0)], -1)).squeeze(-1)
+        if self.affinity is not None:
+            logits = logits + self.affinity(tensors["user_categorical"][:, self.user_id], self._side(tensors, "item"))
         return logits
 
     def _side(self, tensors: Tensors, side: Side) -> Tensor:
         parts = [self.embed[side](tensors[f"{side}_categorical"])] if side in self.embed else []
         parts += [tensors[name] for name in (f"{side}_dense", f"{side}_semantic") if name in tensors]
         return torch.cat(parts, -1)
-
-
-def likeness(history_BLD: Tensor, mask_BL: Tensor, target_ND: Tensor) -> Tensor:
-    """Mean and greatest cosine of each target's vector to those of the history → [N, 2]; 0 where there is none."""
-    history_BLD = nn.functional.normalize(history_BLD, dim=-1, eps=1e-6)
-    target_ND = nn.functional.normalize(target_ND, dim=-1, eps=1e-6)
-    cosine_NL = torch.matmul(history_BLD, target_ND.unsqueeze(-1)).squeeze(-1) * mask_BL
-    mean_N = cosine_NL.sum(1) / mask_BL.sum(1).clamp(min=1.0)
-    # Padding must not stand in for an item of cosine 0: a whole history may be less alike than that.
-    greatest_N = cosine_NL.masked_fill(mask_BL == 0, -1.0).amax(1) * mask_BL.amax(1)
-    return torch.stack([mean_N, greatest_N], -1)

@@ -4,6 +4,7 @@ Uses the contract's fold and nothing else, so that training sees what a service 
 window and train rows alone; a history holds every earlier click.
 """
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,21 +20,23 @@ from msd.dataset.split import Part
 from msd.ranker.entities import Entities
 
 _AGING_SEED = 20_240_612
+_SIDES = ("user", "item")
+_AGED = 4  # draws of earlier counts a row
 
 
 @dataclass(frozen=True)
 class Timeline:
     """By event: history [E, L] as item rows (−1 pads, oldest first), and counts of user and item as [E] columns.
 
-    `aged_*` are the same counts as they stood at a random earlier event of the user or item, so that a model trained
-    on both serves well with counts of any age. `final_*` hold the states after all window and train rows, by row.
+    `aged_*` are the same counts as they stood earlier, drawn several times, so that a model trained on all serves well
+    with counts of any age. `final_*` hold the states after all window and train rows, by row.
     """
 
     history: NDArray[np.int32]
     user_counts: Counts
     item_counts: Counts
-    aged_user_counts: Counts
-    aged_item_counts: Counts
+    aged_user_counts: list[Counts]
+    aged_item_counts: list[Counts]
     final_users: dict[int, EntityState]
     final_items: dict[int, EntityState]
     ends_at: float
@@ -57,12 +60,12 @@ def walk_events(
     rule = state_rule(schema)
     rng = np.random.default_rng(_AGING_SEED)
     history = np.full((len(at), rule.history_length), -1, np.int32)
-    noted = {name: np.zeros((len(at), 3)) for name in ("user", "item", "aged_user", "aged_item")}
+    fresh = {side: np.zeros((len(at), 3)) for side in _SIDES}
+    aged = {side: np.zeros((_AGED, len(at), 3)) for side in _SIDES}
     seen: dict[int, EntityState] = defaultdict(EntityState)
-    snapshots: dict[str, dict[int, list[EntityState]]] = {
-        side: defaultdict(lambda: [EntityState()]) for side in ("user", "item")
-    }
+    snapshots: dict[str, dict[int, list[EntityState]]] = {side: defaultdict(lambda: [EntityState()]) for side in _SIDES}
     counted = parts <= Part.TRAIN
+    longest_s = _longest_age_s(schema)
     for group in _simultaneous(at):
         for row in group:
             liked = seen[user_rows[row]].history
@@ -71,8 +74,9 @@ def walk_events(
                 past = snapshots[side][entity]
                 # A user's rows after train are not counted, so the counts are as old as the last row that was.
                 complete = counted[row] or side == "item"
-                noted[side][row] = _counts(advance(rule, past[-1], at[row]) if complete else past[-1])
-                noted[f"aged_{side}"][row] = _counts(past[rng.integers(len(past))])
+                fresh[side][row] = _counts(advance(rule, past[-1], at[row]) if complete else past[-1])
+                for draw in range(_AGED):
+                    aged[side][draw, row] = _counts(_earlier(rule, past, at[row], draw, longest_s, rng))
         for row in group:
             event = Event(at[row], bool(clicked[row]), items.ids[item_rows[row]])
             seen[user_rows[row]] = fold(rule, seen[user_rows[row]], event)
@@ -82,14 +86,34 @@ def walk_events(
                     past.append(fold(rule, past[-1], event if side == "user" else event._replace(item_id=None)))
     return Timeline(
         history,
-        user_counts=Counts(*noted["user"].T),
-        item_counts=Counts(*noted["item"].T),
-        aged_user_counts=Counts(*noted["aged_user"].T),
-        aged_item_counts=Counts(*noted["aged_item"].T),
+        user_counts=Counts(*fresh["user"].T),
+        item_counts=Counts(*fresh["item"].T),
+        aged_user_counts=[Counts(*draw.T) for draw in aged["user"]],
+        aged_item_counts=[Counts(*draw.T) for draw in aged["item"]],
         final_users=_last(snapshots["user"]),
         final_items=_last(snapshots["item"]),
         ends_at=float(at[counted].max()),
     )
+
+
+def _longest_age_s(schema: FeatureSchema) -> float:
+    state = schema.state("user")
+    assert state is not None, "every fitted schema has the user's counts"
+    return state.age_cap_s / 2
+
+
+def _earlier(
+    rule: StateRule, past: list[EntityState], at: float, draw: int, longest_s: float, rng: np.random.Generator
+) -> EntityState:
+    """One of the `past` states: for even draws as of a random earlier time, for odd ones after a random earlier event.
+
+    The one is as stale as an old export, which knows little of those who come in bursts; the other keeps some of each.
+    """
+    if draw % 2:
+        return past[rng.integers(len(past))]
+    then = at - rng.uniform(0.0, longest_s)
+    place = bisect_left(past, then, key=lambda state: state.as_of)
+    return advance(rule, past[max(0, place - 1)], max(then, 0.0))
 
 
 def _simultaneous(at: NDArray[np.float64]) -> Iterator[range]:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,19 +22,26 @@ from msd.ranker.model import RankerConfig
 from msd.ranker.parallel import ALONE, Team, TeamError
 
 _PREDICT_ROWS = 2_048
+USER_AFFINITIES = "ranker.affinity.users.weight"
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train. `patience`: epochs without a better valid AUC before stopping. `averaging`: the greatest decay of
-    the running average of the weights. The batch shrinks on small data, so that an epoch has steps to learn from."""
+    """How to train.
+
+    `patience`: epochs without a better valid AUC before stopping. `averaging`: the greatest decay of the running
+    average of the weights. `affinity_decay`: the weight decay of users' affinities. `adaptor_rate`: the adaptors' share
+    of the learning rate. The batch shrinks on small data, so that an epoch has steps to learn from.
+    """
 
     seed: int = 0
     epochs: int = 20
     patience: int = 3
     largest_batch: int = 512
     learning_rate: float = 2e-3
-    weight_decay: float = 1e-2
+    weight_decay: float = 0.1
+    affinity_decay: float = 5.0
+    adaptor_rate: float = 0.3
     averaging: float = 0.99
     corruption: Corruption = Corruption()
 
@@ -69,12 +76,9 @@ def train_ranker(
     `run`, it goes on after the last whole epoch and ends at the same result. `progress(epoch, step, loss)`.
     All of a `team` end with the same ranker; the first writes the checkpoint, which all must be able to read.
     """
-    torch.manual_seed(config.seed)
-    model = TrainedRanker(features.schema, model_config, features.item.vectors.shape[1]).to(features.labels.device)
+    model = _new_model(features, model_config, config.seed)
     average, best = copy.deepcopy(model), copy.deepcopy(model)
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
+    optimiser = torch.optim.AdamW(_parameter_groups(model, config), lr=config.learning_rate, fused=True)
     modules: dict[str, nn.Module] = {"model": model, "average": average, "best": best}
     curve: list[EpochReport] = []
     if found := load_checkpoint(checkpoint, run, optimiser):
@@ -100,6 +104,30 @@ def train_ranker(
             save_checkpoint(checkpoint, run, json.dumps(curve), groups, optimiser)
     best.calibrator.set(choose_calibration(predict_logits(best, features, valid), labels[valid]))
     return best.eval(), curve
+
+
+def _new_model(features: Features, model_config: RankerConfig, seed: int) -> TrainedRanker:
+    torch.manual_seed(seed)
+    model = TrainedRanker(features.schema, model_config, features.item.vectors.shape[1])
+    for side, held in (("user", features.user), ("item", features.item)):
+        if side in model.adaptors and held.present.any():
+            model.adaptors[side].start_at(held.vectors[held.present].cpu())  # type: ignore[operator]
+    return model.to(features.labels.device)
+
+
+def _parameter_groups(model: TrainedRanker, config: TrainConfig) -> list[dict[str, Any]]:
+    """Users' affinities decay most, as there is least to learn each from; adaptors, which start well, move slowly."""
+    groups: dict[str, list[nn.Parameter]] = {"users": [], "adaptors": [], "rest": []}
+    for name, parameter in model.named_parameters():
+        kind = "users" if name == USER_AFFINITIES else "adaptors" if name.startswith("adaptors.") else "rest"
+        groups[kind].append(parameter)
+    slow = config.learning_rate * config.adaptor_rate
+    options = {
+        "users": {"weight_decay": config.affinity_decay},
+        "adaptors": {"weight_decay": 0.0, "lr": slow},
+        "rest": {"weight_decay": config.weight_decay},
+    }
+    return [{"params": groups[kind], **options[kind]} for kind in options if groups[kind]]
 
 
 def _finished(curve: list[EpochReport], config: TrainConfig) -> bool:

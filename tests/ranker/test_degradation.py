@@ -104,7 +104,6 @@ def test_aged_counts_are_the_only_thing_that_ages(world: World) -> None:
         assert torch.equal(old.dense[:, :numbers], fresh.dense[:, :numbers])
         assert torch.equal(old.dense[:, -1], fresh.dense[:, -1])
         ages = slice(numbers + 2, numbers + 3)
-        assert (old.dense[:, ages] >= fresh.dense[:, ages] - 1e-6).all()
         assert (old.dense[:, ages] > fresh.dense[:, ages] + 0.1).float().mean() > 0.5
         assert torch.equal(old.rows, fresh.rows)
 

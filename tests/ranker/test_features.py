@@ -64,7 +64,7 @@ def test_dense_equals_the_contracts_dense_of_one_row(world: World, side: RowSide
         known = features.present[[entity]].numpy() & np.array(
             [side == "item" or bool(world.features.knows_user[event])]
         )
-        for found, of in ((features.dense, counts), (features.aged_dense, aged)):
+        for found, of in ((features.dense, counts), *zip(features.aged_dense, aged, strict=True)):
             one = Counts(*(column[[event]] for column in of))
             expected = dense(world.schema, side, numeric, one, known, float(at[event]))
             assert np.array_equal(found[event].numpy(), expected[0])

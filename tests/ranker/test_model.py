@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from msd.contract.schema import Bag, Categorical, FeatureSchema, Numeric, Semantic, Sequence, State
-from msd.ranker.model import Ranker, RankerConfig, SideEmbedding, likeness
+from msd.ranker.model import Affinity, Ranker, RankerConfig, SideEmbedding
 
 LENGTH = 5
 DIM = 8
@@ -38,7 +38,7 @@ SCHEMA = FeatureSchema(
 @pytest.fixture(scope="module")
 def ranker() -> Ranker:
     torch.manual_seed(11)
-    model = Ranker(SCHEMA, RankerConfig(hidden=(16, 8))).eval()
+    model = Ranker(SCHEMA, RankerConfig(hidden=(16, 8), selected=2)).eval()
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.05 * torch.randn_like(weight))
@@ -51,7 +51,7 @@ def _tensors(candidates: int, seed: int = 0, held: int = 3) -> dict[str, Tensor]
     tensors: dict[str, Tensor] = {}
     for spec in SCHEMA.tensors:
         shape = (candidates if spec.side == "item" else 1, *spec.shape)
-        values = rng.integers(0, 3, shape) if spec.dtype == "int32" else rng.standard_normal(shape)
+        values = rng.integers(1, 3, shape) if spec.dtype == "int32" else rng.standard_normal(shape)
         tensors[spec.name] = torch.from_numpy(values.astype(spec.dtype))
     tensors["history_mask"] = (torch.arange(LENGTH) < held).float()[None]
     for name in ("history_categorical", "history_semantic"):
@@ -136,17 +136,54 @@ def test_ids_are_dropped_in_training_alone() -> None:
     assert torch.equal(trained[:, 4:], served[:, 4:])
 
 
-def test_likeness_is_the_mean_and_greatest_cosine_to_the_history() -> None:
-    target = torch.tensor([[2.0, 0.0], [0.0, 0.0]])
-    history = torch.tensor([[[3.0, 0.0], [0.0, 1.0], [9.0, 9.0]]])
-    found = likeness(history, torch.tensor([[1.0, 1.0, 0.0]]), target)
-    np.testing.assert_allclose(found, [[0.5, 1.0], [0.0, 0.0]], atol=1e-6)
-    assert not likeness(history, torch.zeros(1, 3), target).any()
+def test_an_unknown_id_says_nothing() -> None:
+    """As a hidden one does in training, so that new users and items are scored as the model learned to."""
+    schema = FeatureSchema(
+        fields=(
+            Categorical(name="user_id", side="user", is_id=True, vocabulary=("a", "b")),
+            Sequence(name="history", length=LENGTH),
+            Categorical(name="item_id", side="item", is_id=True, buckets=3),
+        )
+    )
+    user, item = (SideEmbedding(schema, side, RankerConfig(embedding=4)).eval() for side in ("user", "item"))
+    assert not user(torch.tensor([[0], [1]])).any()
+    assert user(torch.tensor([[2], [3]])).all()
+    assert not item(torch.tensor([[0]])).any()
+    assert item(torch.tensor([[1]])).all()
 
 
-def test_a_history_of_unlike_items_shows() -> None:
-    # Padding stands at a cosine of 0, which is no maximum of a history that is all unlike the target.
-    target, history = torch.tensor([[1.0, 0.0]]), torch.tensor([[[-1.0, 0.0], [0.0, 0.0]]])
-    full = likeness(history[:, :1], torch.ones(1, 1), target)
-    padded = likeness(history, torch.tensor([[1.0, 0.0]]), target)
-    np.testing.assert_allclose(padded, full, atol=1e-6)
+def test_the_share_of_hidden_ids_is_hidden_whole() -> None:
+    torch.manual_seed(3)
+    config = RankerConfig(embedding=4, id_dropout=0.0, id_hidden=0.75)
+    embed = SideEmbedding(SCHEMA, "item", config).train()
+    found = embed(torch.tensor([[5, 2, 0, 0]], dtype=torch.int32).expand(4_000, -1))[:, :4]
+    shown = (found != 0).sum(1)
+    assert set(shown.tolist()) == {0, 4}
+    assert (shown == 4).float().mean().item() == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.parametrize("change", [{"fusion": False}, {"selected": 1}, {"selector": False}, {"affinity": 0}])
+def test_a_part_that_is_left_out_changes_scores(ranker: Ranker, change: dict[str, object]) -> None:
+    less = Ranker(SCHEMA, ranker.config.model_copy(update=change)).eval()
+    own = less.state_dict()
+    less.load_state_dict(
+        {
+            name: value if value.shape == own[name].shape else own[name]
+            for name, value in ranker.state_dict().items()
+            if name in own
+        }
+    )
+    tensors = _tensors(4, held=LENGTH)
+    with torch.no_grad():
+        assert not torch.allclose(less(tensors), ranker(tensors), atol=1e-6)
+
+
+def test_affinity_is_a_linear_model_of_the_item_for_each_user() -> None:
+    users = Categorical(name="user_id", side="user", is_id=True, vocabulary=("a", "b"))
+    affinity = Affinity(users, described=3, dim=2)
+    items = torch.tensor([[1.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
+    with torch.no_grad():
+        found = affinity(torch.tensor([2, 3]), items)
+        expected = (affinity.users.weight[2:] * affinity.describe(items)).sum(1)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+        assert not affinity(torch.tensor([1]), items).any(), "an unknown user has no taste"

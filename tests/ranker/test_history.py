@@ -1,0 +1,96 @@
+"""What a history says of a target, worked out by hand; padding and missing values say nothing."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from msd.ranker.history import Fusion, TargetAttention, cosine, overlap, select, summarise
+
+MASK = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
+
+
+def test_cosines_of_vectors_of_a_layer_norm() -> None:
+    torch.manual_seed(1)
+    history, target = (torch.nn.functional.layer_norm(torch.randn(*shape, 8), (8,)) for shape in ((1, 4), (3,)))
+    target[2] = 0.0  # a missing vector
+    found = cosine(history, target)
+    expected = torch.nn.functional.cosine_similarity(history, target.unsqueeze(1), dim=-1)
+    np.testing.assert_allclose(found[:2], expected[:2], atol=1e-4)
+    assert not found[2].any()
+
+
+def test_overlap_is_the_cosine_of_the_sets_of_values() -> None:
+    history = torch.tensor([[[2, 3, 0], [4, 0, 0], [0, 0, 0]]])
+    target = torch.tensor([[3, 2, 0], [3, 4, 5], [0, 0, 0]])
+    expected = [[1.0, 0.0, 0.0], [1 / np.sqrt(6), 1 / np.sqrt(3), 0.0], [0.0, 0.0, 0.0]]
+    np.testing.assert_allclose(overlap(history, target), expected, atol=1e-6)
+
+
+def test_overlap_of_single_values_is_whether_they_are_the_same() -> None:
+    assert overlap(torch.tensor([[[7], [8], [0]]]), torch.tensor([[8], [0]])).tolist() == [[0, 1, 0], [0, 0, 0]]
+
+
+def test_a_summary_is_mean_greatest_top_and_latest() -> None:
+    alike = torch.tensor([[0.1, 0.9, -0.4, 0.3, 0.5, 0.7, 55.0]])
+    mask = torch.tensor([[1.0, 1, 1, 1, 1, 1, 0]])
+    expected = [[2.1 / 6, 0.9, (0.9 + 0.7 + 0.5) / 3, (0.9 - 0.4 + 0.3 + 0.5 + 0.7) / 5]]
+    np.testing.assert_allclose(summarise(alike, mask), expected, atol=1e-6)
+
+
+@given(
+    alike=st.lists(st.floats(-1, 1, width=32), min_size=0, max_size=9),
+    padding=st.lists(st.floats(-9, 9, width=32), min_size=3, max_size=6),
+)
+def test_padding_says_nothing(alike: list[float], padding: list[float]) -> None:
+    # Padding stands at a likeness of 0 or more, which is no maximum of a history that is all unlike the target.
+    mask = torch.tensor([[1.0] * len(alike) + [0.0] * len(padding)])
+    padded = summarise(torch.tensor([alike + padding]), mask)
+    zeros = summarise(torch.tensor([alike + [0.0] * len(padding)]), mask)
+    assert torch.equal(padded, zeros)
+    if not alike:
+        assert not padded.any()
+    else:
+        assert padded[0, 1].item() == pytest.approx(max(alike))
+
+
+def test_the_selector_merges_the_nearest_by_how_much_they_stand_out() -> None:
+    alike = torch.tensor([[0.2, 0.8, 0.6, 5.0]])
+    history = torch.tensor([[[1.0], [10.0], [100.0], [1e6]]])
+    np.testing.assert_allclose(select(alike, MASK, history, 2), [[(0.6 * 10 + 0.4 * 100) / (1.0 + 0.1)]], rtol=1e-5)
+    everything = (1.2 * 1 + 1.8 * 10 + 1.6 * 100) / (4.6 + 0.1)
+    for count in (None, 3, 9):
+        np.testing.assert_allclose(select(alike, MASK, history, count), [[everything]], rtol=1e-5)
+
+
+def test_without_history_the_selector_finds_zeros() -> None:
+    assert not select(torch.rand(3, 4), torch.zeros(1, 4), torch.rand(1, 4, 5), 2).any()
+
+
+@given(places=st.permutations(range(6)), nudge=st.floats(-1e-6, 1e-6))
+def test_a_tie_at_the_selectors_edge_moves_nothing(places: list[int], nudge: float) -> None:
+    alike = torch.tensor([[0.9, 0.5, 0.5, 0.5, 0.1, 0.0]])
+    history, mask = torch.arange(12.0).reshape(1, 6, 2), torch.ones(1, 6)
+    whole = select(alike, mask, history, 2)
+    np.testing.assert_allclose(select(alike[:, places], mask, history[:, places], 2), whole, rtol=1e-5)
+    alike[0, 2] += nudge
+    np.testing.assert_allclose(select(alike, mask, history, 2), whole, atol=1e-4)
+
+
+def test_a_frequent_target_leans_on_itself_and_a_rare_one_on_its_neighbours() -> None:
+    fusion = Fusion(dense=1)
+    with torch.no_grad():
+        fusion.gate.weight.fill_(10.0)
+        fusion.gate.bias.fill_(0.0)
+        fused = fusion(torch.ones(2, 3), torch.zeros(2, 3), torch.tensor([[5.0], [-5.0]]))
+    np.testing.assert_allclose(fused, [[1.0] * 3, [0.0] * 3], atol=1e-6)
+
+
+def test_attention_ignores_padding() -> None:
+    torch.manual_seed(2)
+    attend, history, target = TargetAttention(3).eval(), torch.randn(1, 4, 3), torch.randn(5, 3)
+    spoiled = history.clone()
+    spoiled[:, 3] = 99.0
+    with torch.no_grad():
+        assert torch.equal(attend(history, MASK, target), attend(spoiled, MASK, target))
