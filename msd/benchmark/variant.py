@@ -53,8 +53,6 @@ class Variant:
 
 
 OURS, PLAIN, UNTUNED = "ours", "ours_without_semantics", "without_lora"
-
-
 UNTUNED_OURS = Variant(UNTUNED, "ablation", "student")
 
 
@@ -68,6 +66,8 @@ def standard_variants() -> tuple[Variant, ...]:
         Variant("counts_gbdt", "baseline", fitted=_trees),
         *(Variant(network, "baseline", changes={"network": network}) for network in ("lr", "deepfm", "din", "dcnv2")),
         UNTUNED_OURS,
+        replace(UNTUNED_OURS, name="without_item_fusion", changes={"fusion": False}),
+        replace(UNTUNED_OURS, name="without_selector", changes={"selector": False}),
         *_other_texts(),
     )
 

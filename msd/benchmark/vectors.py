@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 
 from msd.benchmark.protocol import Advance
@@ -21,14 +19,14 @@ from msd.dataset.load import Dataset
 from msd.dataset.texts import student_texts
 from msd.ranker.features import Features, SideFeatures
 from msd.step import fingerprint_of
+from msd.student.bag import Bag
 from msd.student.encoder import encode_texts, new_student
 from msd.student.lessons import encode_targets, make_lessons, target_texts
-from msd.student.record import HEADS, VECTOR_DIM, Vectors
+from msd.student.record import HEADS, VECTOR_DIM, WORDS_DIM, Vectors
 from msd.student.vectors import Level, LevelVectors, StudentVectors, load_vectors
 from msd.teachers.knowledge import Knowledge, KnowledgeBase
 
-WORDS_DIM = 128
-_SEED = 0
+_LEADING = 32
 NOBODY = LevelVectors([], np.zeros((0, VECTOR_DIM), np.float32))
 
 
@@ -98,15 +96,14 @@ def only_half(level: LevelVectors, head: str) -> LevelVectors:
 
 
 def bag_of_words(known: Mapping[str, Knowledge]) -> LevelVectors:
-    """TF-IDF of all that the teacher wrote, reduced to 128 dimensions of length 1 (latent semantic analysis)."""
+    """The student's own lesson in words [n, 128], in both blocks: the leading directions as words, the rest beside."""
     if not known:
         return NOBODY
     texts = [" ".join(pair) for pair in zip(*target_texts(list(known.values())), strict=True)]
-    counts = TfidfVectorizer(sublinear_tf=True, min_df=min(2, len(texts)), stop_words="english").fit_transform(texts)
-    width = max(1, min(WORDS_DIM, min(counts.shape) - 1))
+    coordinates = Bag(texts).coordinates(texts)
     vectors = np.zeros((len(texts), VECTOR_DIM), np.float32)
-    vectors[:, :width] = TruncatedSVD(width, random_state=_SEED).fit_transform(counts)
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
+    vectors[:, HEADS["words"]][:, :_LEADING] = coordinates[:, :_LEADING]
+    vectors[:, : WORDS_DIM - _LEADING] = coordinates[:, _LEADING:]
     return LevelVectors(list(known), vectors)
 
 

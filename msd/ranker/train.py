@@ -39,7 +39,7 @@ class TrainConfig:
     patience: int = 3
     largest_batch: int = 512
     learning_rate: float = 2e-3
-    weight_decay: float = 0.1
+    weight_decay: float = 0.01
     affinity_decay: float = 5.0
     adaptor_rate: float = 0.3
     averaging: float = 0.99
