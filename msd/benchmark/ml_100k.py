@@ -8,6 +8,9 @@ from msd.benchmark.linear import attributes_linear, bayesian_linear, ridge_linea
 from msd.benchmark.protocol import Advance, BenchmarkError, Folders, Protocol, write_knowledge
 from msd.benchmark.variant import Variant, cold_variants, knowledge_ablations, standard_variants
 from msd.dataset.load import load_dataset
+from msd.ranker.batch import Corruption
+from msd.ranker.model import RankerConfig
+from msd.ranker.train import TrainConfig
 from msd.teachers.collect import Stage, collect_knowledge
 from msd.teachers.knowledge import load_knowledge, load_record
 from msd.teachers.recorded import RecordedTeacher
@@ -64,4 +67,15 @@ ML_100K_COLD = Protocol(
     of_seed=hide_items,
     rows_vary=True,
     user_vectors=False,
+    # Layers that cross or bend a vector learn which item it is of, and fail on items that nobody has seen: a linear
+    # model of each user's own is left, and items are trained with as if they were new.
+    ranker=RankerConfig(affinity=32, hidden=(), cross_layers=0),
+    training=TrainConfig(
+        epochs=10,
+        patience=2,
+        learning_rate=3e-3,
+        weight_decay=0.3,
+        affinity_decay=2.0,
+        corruption=Corruption(aged_user=0.2, aged_item=0.0, new_item=0.9),
+    ),
 )

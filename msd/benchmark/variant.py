@@ -62,7 +62,8 @@ def standard_variants() -> tuple[Variant, ...]:
     Only ours is tuned: an ablation is to be read beside the first of them, `without_lora`.
     """
     return (
-        *_ours(),
+        Variant(OURS, "ours", "student", tuned=True),
+        Variant(PLAIN, "baseline"),
         Variant("counts_gbdt", "baseline", fitted=_trees),
         *(Variant(network, "baseline", changes={"network": network}) for network in ("lr", "deepfm", "din", "dcnv2")),
         UNTUNED_OURS,
@@ -73,12 +74,8 @@ def standard_variants() -> tuple[Variant, ...]:
 
 
 def cold_variants() -> tuple[Variant, ...]:
-    """Ours, and what it is compared with where test is items that nobody has seen."""
-    return (*_ours(), UNTUNED_OURS, *_other_texts())
-
-
-def _ours() -> tuple[Variant, Variant]:
-    return Variant(OURS, "ours", "student", tuned=True), Variant(PLAIN, "baseline")
+    """Ours, and what it is compared with where test is items that nobody has seen; none is tuned."""
+    return (Variant(OURS, "ours", "student"), Variant(PLAIN, "baseline"), *_other_texts())
 
 
 def _other_texts() -> tuple[Variant, ...]:

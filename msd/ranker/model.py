@@ -5,6 +5,7 @@ schema's tensors, not where they come from.
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -21,8 +22,9 @@ Tensors = Mapping[str, Tensor]
 class RankerConfig(BaseModel):
     """Which network, its widths and its dropout rates.
 
-    `id_hidden`: the share of ids that training hides whole. `selected`: how many items of the history the Selector
-    takes. `fusion`, `selector`: whether there is one. `affinity`: the numbers a user has of his own, 0 for none.
+    `hidden` may be empty, for no MLP. `id_hidden`: the share of ids that training hides whole. `selected`: how many
+    items of the history the Selector takes. `fusion`, `selector`: whether there is one. `affinity`: the numbers a user
+    has of his own, 0 for none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -153,10 +155,10 @@ class Ranker(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.cross = nn.ModuleList(LowRankCross(width, config.cross_rank) for _ in range(config.cross_layers))
         layers: list[nn.Module] = []
-        for before, after in zip((width, *config.hidden[:-1]), config.hidden, strict=True):
+        for before, after in pairwise((width, *config.hidden)):
             layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.dropout)]
-        self.deep = nn.Sequential(*layers)
-        self.head = nn.Linear(width + config.hidden[-1], 1)
+        self.deep = nn.Sequential(*layers) if layers else None
+        self.head = nn.Linear(width + sum(config.hidden[-1:]), 1)
 
     @staticmethod
     def _width(schema: FeatureSchema, side: Side, config: RankerConfig) -> int:
@@ -196,7 +198,8 @@ class Ranker(nn.Module):
         x = x0
         for layer in self.cross:
             x = layer(x0, x)
-        logits: Tensor = self.head(torch.cat([x, self.deep(x0)], -1)).squeeze(-1)
+        wide_and_deep = x if self.deep is None else torch.cat([x, self.deep(x0)], -1)
+        logits: Tensor = self.head(wide_and_deep).squeeze(-1)
         if self.affinity is not None:
             logits = logits + self.affinity(tensors["user_categorical"][:, self.user_id], self._side(tensors, "item"))
         return logits
