@@ -15,6 +15,7 @@ from msd.benchmark.collm import COLLM
 from msd.benchmark.machine import machine
 from msd.benchmark.ml_100k import ML_100K, ML_100K_COLD
 from msd.benchmark.protocol import BenchmarkError, Protocol
+from msd.benchmark.report import write_report
 from msd.benchmark.run import Results, run_benchmark
 from msd.benchmark.summary import summarise
 from msd.benchmark.summary_by_seed import summarise_by_seed
@@ -51,6 +52,8 @@ def run_command(
         raise BenchmarkError(f"{data}: no such folder; --data is where the files of {name} are")
     if out.is_dir():
         raise BenchmarkError(f"{out} is a folder; --json names the file for the figures")
+    if out.suffix == ".html":
+        raise BenchmarkError(f"{out}: the page is written there; let --json end in .json")
     work = work or out.with_name(f"{out.stem}.work")
     if work.exists() and not work.is_dir():
         raise BenchmarkError(f"{work} is a file; name a folder with --work")
@@ -62,8 +65,9 @@ def run_command(
         figures = figures_of(protocol, results, resamples)
         bars.advance("resampling", 1, 1)
     write_text_atomic(out, json.dumps(figures, indent=2, allow_nan=False) + "\n")
+    write_report(page := out.with_suffix(".html"), figures)
     _print(console, figures)
-    console.print(f"{out} has all figures", highlight=False, markup=False)
+    console.print(f"{out} has all figures, {page} draws them", highlight=False, markup=False)
 
 
 def _protocol(name: str) -> Protocol:

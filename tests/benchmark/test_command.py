@@ -51,6 +51,9 @@ def test_a_benchmark_ends_in_json_and_a_table(data: Path, tmp_path: Path, capsys
         name: [0] if name in ("without_lora", "bag_of_words") else [0, 1] for name in VARIANTS
     }
     assert figures["protocol"]["test_rows"] == {"0": USERS * 8, "1": USERS * 8}
+    page = (tmp_path / "out.html").read_text()
+    assert page.count("<svg") == 1
+    assert f"AUC {figures['auc_mean']:.4f} over 2 seeds" in page
     work = tmp_path / "out.work" / "collm-ml-1m"
     assert (work / "predictions" / "ours-1.npz").is_file()
 
@@ -72,6 +75,7 @@ def test_a_benchmark_ends_in_json_and_a_table(data: Path, tmp_path: Path, capsys
         (("--benchmark", "collm-ml-1m", "--json", "{out}"), "--benchmark needs --data, the folder of its data, and"),
         (("--benchmark", "collm-ml-1m", "--data", "nowhere", "--json", "{out}"), "nowhere: no such folder; --data is"),
         (("--benchmark", "collm-ml-1m", "--data", "{data}", "--json", "{data}"), "is a folder; --json names the file"),
+        (("--benchmark", "collm-ml-1m", "--data", "{data}", "--json", "out.html"), "let --json end in .json"),
         (
             ("--benchmark", "collm-ml-1m", "--data", "{data}", "--json", "{out}", "--work", "{data}/items.parquet"),
             "items.parquet is a file; name a folder with --work",
