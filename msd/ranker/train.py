@@ -14,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from msd.checkpoint import load_checkpoint, save_checkpoint
+from msd.contract.errors import MsdError
 from msd.dataset.split import Part
 from msd.ranker.batch import Corruption, TrainedRanker, batch_logits
 from msd.ranker.calibrate import choose_calibration
@@ -23,6 +24,10 @@ from msd.ranker.parallel import ALONE, Team, TeamError
 
 _PREDICT_ROWS = 2_048
 USER_AFFINITIES = "ranker.affinity.users.weight"
+
+
+class TrainError(MsdError):
+    """Training cannot tell a better epoch from a worse one."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,15 @@ def train_ranker(
     Its weights are the running average of the trained ones. Stopped and called again with the same `checkpoint` and
     `run`, it goes on after the last whole epoch and ends at the same result. `progress(epoch, step, loss)`.
     All of a `team` end with the same ranker; the first writes the checkpoint, which all must be able to read.
+    Raises TrainError if the valid rows hold one label only.
     """
+    valid = features.of_part(Part.VALID)
+    labels = features.labels.cpu().numpy().astype(np.float64)
+    if len(np.unique(labels[valid])) < 2:
+        raise TrainError(
+            f"all {len(valid)} valid rows have label {labels[valid[0]]:g}, so that no epoch can be chosen by them; "
+            "bring more events, or move the cuts in [split]"
+        )
     model = _new_model(features, model_config, config.seed)
     average, best = copy.deepcopy(model), copy.deepcopy(model)
     optimiser = torch.optim.AdamW(_parameter_groups(model, config), lr=config.learning_rate, fused=True)
@@ -90,8 +103,6 @@ def train_ranker(
             f"not all processes see the same {checkpoint}; give them a folder that they share, or remove it"
         )
     team.align(model.parameters())
-    valid = features.of_part(Part.VALID)
-    labels = features.labels.cpu().numpy().astype(np.float64)
     while not _finished(curve, config):
         epoch = len(curve) + 1
         loss = _train_epoch(model, average, optimiser, features, config, epoch, progress, team)

@@ -22,6 +22,7 @@ from msd.ranker.features import Features, build_features
 from msd.ranker.finetune import TuneConfig, finetune_ranker, save_own_student
 from msd.ranker.folder import (
     FORMAT,
+    RECORD_FILE,
     STUDENT_FOLDER,
     ModelError,
     RankerRecord,
@@ -73,6 +74,7 @@ def train(
     `torchrun --nproc-per-node 2 -m msd train …` has several processes share the work.
     """
     start = time.perf_counter()
+    _check_out(out, student)
     with join_team(os.environ) as team:
         console = Console(quiet=not team.leads)
         data, vectors = load_dataset(dataset), load_vectors(student)
@@ -122,6 +124,16 @@ def _why_untuned(network: NetworkName, semantics: bool, vectors: StudentVectors)
     if not vectors.items.ids:
         return "no item has a text"
     return None
+
+
+def _check_out(out: Path, student: Path) -> None:
+    """Training clears its folder, so it is not to be one of other things."""
+    if out.is_file():
+        raise ModelError(f"{out} is a file; name a folder for the model")
+    if (out / STUDENT_FOLDER).resolve() == student.resolve():
+        raise ModelError(f"{student} is where {out} keeps a student of its own; name another folder for the model")
+    if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in (RECORD_FILE, _WORK)):
+        raise ModelError(f"{out} holds other things than a model; name an empty or a new folder")
 
 
 def _clear(out: Path, team: Team) -> None:
@@ -183,8 +195,6 @@ def _told(record: RankerRecord) -> str:
 
 def _is_whole(out: Path, run: str) -> bool:
     """Whether the folder holds the model of this very run, undamaged."""
-    if out.is_file():
-        raise ModelError(f"{out} is a file; name a folder for the model")
     if not is_done(out, run):
         return False
     try:

@@ -157,6 +157,25 @@ def test_after_another_student_models_without_semantics_are_trained_again(
     assert run("evaluate", tiny_folder, student, tmp_path / "figures", "--model", out)[0] == 0
 
 
+def test_training_into_a_folder_of_other_things_is_refused(
+    tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
+) -> None:
+    """It clears its folder: what lies in `student` there must not be the student that it was given."""
+    own = tmp_path / "student"
+    shutil.copytree(student, own)
+    shutil.copytree(models[0], model := tmp_path / "model")
+    shutil.copytree(student, model / "student")
+    for given, out, message in (
+        (student, tmp_path, f"{tmp_path} holds other things than a model; name an empty or a new folder"),
+        (own, own, f"{own} holds other things than a model"),
+        (own, tmp_path, f"{own} is where {tmp_path} keeps a student of its own; name another folder"),
+        (model / "student", model, f"is where {model} keeps a student of its own; name another folder for the model"),
+    ):
+        code, said = run("train", tiny_folder, given, out, "--epochs", "1")
+        assert (code, message in said) == (2, True), said
+    assert all(sorted((folder / "student").iterdir()) for folder in (tmp_path, model))
+
+
 @pytest.mark.parametrize("names", [("a/model", "b/model"), ("counts",)])
 def test_models_of_one_name_are_refused(
     names: tuple[str, ...], tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run

@@ -12,7 +12,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from msd.dataset.split import Part
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.calibrate import fit_platt
-from msd.ranker.train import TrainConfig, predict, predict_logits, train_ranker
+from msd.ranker.train import TrainConfig, TrainError, predict, predict_logits, train_ranker
 from tests.ranker.made import QUICK, SMALL, World, quiet, train_quickly
 
 SHORT = replace(QUICK, epochs=2)
@@ -100,7 +100,8 @@ def test_calibration_makes_the_clicks_of_valid_likelier(world: World) -> None:
     raw = predict_logits(world.model, world.features, rows)
     before, after = 1 / (1 + np.exp(-raw)), predict(world.model, world.features, rows)
     assert log_loss(labels, after) <= log_loss(labels, before) + 1e-9
-    assert after.mean() == pytest.approx(labels.mean(), abs=1e-3)
+    # Platt's line meets the click rate, an isotonic curve of few knots nearly does.
+    assert after.mean() == pytest.approx(labels.mean(), abs=5e-3)
     assert np.array_equal(np.argsort(after, kind="stable"), np.argsort(raw, kind="stable"))
 
 
@@ -116,3 +117,13 @@ def test_the_calibration_that_made_the_labels_is_found() -> None:
 def test_what_cannot_be_calibrated_is_left_as_it_is(labels: list[float]) -> None:
     # The last would turn the ranking round.
     assert fit_platt(np.array([-2.0, -1.0, 1.0, 2.0]), np.array(labels)) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_valid_rows_of_one_label_are_refused(label: float, world: World, tmp_path: Path) -> None:
+    rows, _ = _valid(world)
+    labels = world.features.labels.clone()
+    labels[torch.from_numpy(rows)] = label
+    with pytest.raises(TrainError, match=rf"all {len(rows)} valid rows have label {label:g}, so that no epoch can be"):
+        train_quickly(replace(world.features, labels=labels), tmp_path / "work", SHORT)
+    assert not (tmp_path / "work").exists()
