@@ -10,6 +10,7 @@ LAST = 5
 TOP = 3
 SUMMARY = 4
 STANDS_OUT = 0.1
+MOST_INDICATORS = 256
 
 
 def cosine(history_BLD: Tensor, target_ND: Tensor) -> Tensor:
@@ -17,18 +18,44 @@ def cosine(history_BLD: Tensor, target_ND: Tensor) -> Tensor:
 
     Vectors come from a LayerNorm, so that all have the length √D and none need be normalised here.
     """
-    return torch.matmul(history_BLD, target_ND.unsqueeze(-1)).squeeze(-1) / target_ND.shape[-1]
+    return _products(target_ND, history_BLD.transpose(1, 2)) / target_ND.shape[-1]
 
 
-def overlap(history_BLM: Tensor, target_NM: Tensor) -> Tensor:
-    """How many values of a field a target shares with each item of the history [N, L], as the cosine of the two sets.
+class Overlap(nn.Module):
+    """How many values of a field a target shares with each item of the history, as the cosine of the two sets.
 
     For a field of one value that is 1 or 0. Index 0, a missing value, is shared with nobody.
     """
-    held_BLM, held_NM = (indices != 0 for indices in (history_BLM, target_NM))
-    same_NLMM = (history_BLM.unsqueeze(-1) == target_NM[:, None, None, :]) & held_BLM.unsqueeze(-1)
-    sizes_NL = held_BLM.float().sum(-1) * held_NM.float().sum(-1, keepdim=True)
-    return same_NLMM.float().sum((-1, -2)) / torch.sqrt(sizes_NL.clamp(min=1.0))
+
+    indicators: Tensor | None
+
+    def __init__(self, size: int, width: int) -> None:
+        super().__init__()
+        # Sets over few values are vectors of indicators, whose products are cheap; large ones are compared in pairs.
+        few = width > 1 and size <= MOST_INDICATORS
+        indicators = torch.eye(size) if few else None
+        if indicators is not None:
+            indicators[0] = 0.0
+        self.register_buffer("indicators", indicators, persistent=False)
+
+    def forward(self, history_BLM: Tensor, target_NM: Tensor) -> Tensor:
+        """Indices of the history's items and of N targets → [N, L]."""
+        sizes_BL, sizes_N1 = ((indices != 0).float().sum(-1) for indices in (history_BLM, target_NM.unsqueeze(1)))
+        return self._shared(history_BLM, target_NM) / torch.sqrt((sizes_BL * sizes_N1).clamp(min=1.0))
+
+    def _shared(self, history_BLM: Tensor, target_NM: Tensor) -> Tensor:
+        if self.indicators is not None:
+            history_BLV, target_NV = (self.indicators[indices.long()].sum(-2) for indices in (history_BLM, target_NM))
+            return _products(target_NV, history_BLV.transpose(1, 2))
+        same_NLMM = history_BLM.unsqueeze(-1) == target_NM[:, None, None, :]
+        return (same_NLMM & (history_BLM != 0).unsqueeze(-1)).float().sum((-1, -2))
+
+
+def _products(rows_NK: Tensor, matrix_BKM: Tensor) -> Tensor:
+    """Each of N rows times its own matrix, or all times the one there is [N, M]."""
+    if matrix_BKM.shape[0] == 1:
+        return torch.matmul(rows_NK, matrix_BKM[0])
+    return torch.matmul(rows_NK.unsqueeze(1), matrix_BKM).squeeze(1)
 
 
 def summarise(alike_NL: Tensor, mask_BL: Tensor) -> Tensor:
@@ -79,8 +106,7 @@ def select(alike_NL: Tensor, mask_BL: Tensor, history_BLD: Tensor, count: int | 
     if count is not None and count < length:
         edge_N1 = alike_NL.topk(count + 1, dim=1).values[:, -1:]
     weight_NL = torch.relu(alike_NL - edge_N1) * mask_BL
-    merged_ND = torch.matmul(weight_NL.unsqueeze(1), history_BLD).squeeze(1)
-    return merged_ND / (weight_NL.sum(1, keepdim=True) + STANDS_OUT)
+    return _products(weight_NL, history_BLD) / (weight_NL.sum(1, keepdim=True) + STANDS_OUT)
 
 
 class Fusion(nn.Module):

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from msd.contract.schema import SIDES, Bag, Categorical, FeatureSchema, Side
-from msd.ranker.history import SUMMARY, Fusion, TargetAttention, cosine, overlap, select, summarise
+from msd.ranker.history import SUMMARY, Fusion, Overlap, TargetAttention, cosine, select, summarise
 
 BLOCKS = 2  # of a vector: what texts mean, and the words they use
 Tensors = Mapping[str, Tensor]
@@ -137,7 +137,9 @@ class Ranker(nn.Module):
         )
         semantic = schema.semantic_width("item")
         items = config.embedding * len(schema.indexed("item"))
-        self.shared = [schema.columns[field.name] for field in schema.indexed("item") if not is_id(field)]
+        shared = [field for field in schema.indexed("item") if not is_id(field)]
+        self.shared = [schema.columns[field.name] for field in shared]
+        self.overlaps = nn.ModuleList(Overlap(field.size, field.width) for field in shared)
         width = sum(widths.values()) + SUMMARY * len(self.shared) + config.interest + 1
         self.blocks = len(torch.zeros(semantic).chunk(BLOCKS)) if semantic else 0
         width += SUMMARY * self.blocks
@@ -183,7 +185,7 @@ class Ranker(nn.Module):
         n, mask = target_ND.shape[0], tensors["history_mask"]
         sides = {side: self._side(tensors, side).expand(n, -1) for side in self.sides}
         parts = [*sides.values(), torch.log1p(mask.sum(1, keepdim=True)).expand(n, -1) / 2]
-        for place in self.shared:
+        for place, overlap in zip(self.shared, self.overlaps, strict=True):
             alike = overlap(tensors["history_categorical"][..., place], tensors["item_categorical"][..., place])
             parts.append(summarise(alike, mask))
         if self.blocks:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd.ranker.history import Fusion, TargetAttention, cosine, overlap, select, summarise
+from msd.ranker.history import Fusion, Overlap, TargetAttention, cosine, select, summarise
 
 MASK = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
 
@@ -21,15 +21,34 @@ def test_cosines_of_vectors_of_a_layer_norm() -> None:
     assert not found[2].any()
 
 
-def test_overlap_is_the_cosine_of_the_sets_of_values() -> None:
+@pytest.mark.parametrize("size", [6, 1_000])
+def test_overlap_is_the_cosine_of_the_sets_of_values(size: int) -> None:
     history = torch.tensor([[[2, 3, 0], [4, 0, 0], [0, 0, 0]]])
     target = torch.tensor([[3, 2, 0], [3, 4, 5], [0, 0, 0]])
     expected = [[1.0, 0.0, 0.0], [1 / np.sqrt(6), 1 / np.sqrt(3), 0.0], [0.0, 0.0, 0.0]]
-    np.testing.assert_allclose(overlap(history, target), expected, atol=1e-6)
+    np.testing.assert_allclose(Overlap(size, 3)(history, target), expected, atol=1e-6)
 
 
 def test_overlap_of_single_values_is_whether_they_are_the_same() -> None:
-    assert overlap(torch.tensor([[[7], [8], [0]]]), torch.tensor([[8], [0]])).tolist() == [[0, 1, 0], [0, 0, 0]]
+    assert Overlap(9, 1)(torch.tensor([[[7], [8], [0]]]), torch.tensor([[8], [0]])).tolist() == [[0, 1, 0], [0, 0, 0]]
+
+
+@given(st.integers(0, 10_000))
+def test_sets_are_compared_alike_in_either_way_and_for_one_history_or_many(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    history, target = (
+        torch.from_numpy(np.array([_set(rng) for _ in range(count)], np.int32)).reshape(shape)
+        for count, shape in ((4, (1, 4, 3)), (5, (5, 3)))
+    )
+    few, many = Overlap(6, 3), Overlap(1_000, 3)
+    expected = many(history, target)
+    for found in (few(history, target), *(overlap(history.expand(5, -1, -1), target) for overlap in (few, many))):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def _set(rng: np.random.Generator) -> list[int]:
+    values = rng.permutation(np.arange(1, 6))[: rng.integers(0, 4)]
+    return [*values.tolist(), *[0] * (3 - len(values))]
 
 
 def test_a_summary_is_mean_greatest_top_and_latest() -> None:
