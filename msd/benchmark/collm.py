@@ -21,7 +21,7 @@ from msd.teachers.knowledge import Knowledge, KnowledgeBase, TeachRecord
 
 PARTS = ("train", "valid", "test")
 _FORMAT = 1
-_EVENTS = {"user_id": pl.Int64(), "item_id": pl.Int64(), "timestamp": pl.Int64(), "label": pl.Int64()}
+_EVENTS = {"user_id": pl.Int64(), "item_id": pl.Int64(), "timestamp": pl.Int64(), "label": pl.Float64()}
 _ITEMS = {
     "item_id": pl.Int64(),
     "title": pl.String(),
@@ -71,7 +71,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 def prepare(data: Path, work: Path, advance: Advance) -> Folders:
     """A dataset and a knowledge folder in `work`, made anew if the files in `data` have changed.
 
-    Raises BenchmarkError for a file that is missing, is no Parquet, or lacks a column or a value.
+    Raises BenchmarkError for a file that is missing, is no Parquet, or lacks a column, a value or one of both labels.
     """
     start = time.perf_counter()
     folders = Folders(work / "dataset", work / "knowledge")
@@ -86,13 +86,20 @@ def prepare(data: Path, work: Path, advance: Advance) -> Folders:
     (folders.dataset / STEP_FILE).unlink(missing_ok=True)
     items = _read(paths[-1], _ITEMS)
     events = pl.concat(
-        _read(path, _EVENTS).with_columns(part=pl.lit(part)) for path, part in zip(paths, PARTS, strict=False)
+        _read_events(path).with_columns(part=pl.lit(part)) for path, part in zip(paths, PARTS, strict=False)
     )
     _write_dataset(folders.dataset, events, items)
     _write_knowledge(folders.knowledge, items)
     mark_done(folders.dataset, run, time.perf_counter() - start)
     advance("reading the data", 1, 1)
     return folders
+
+
+def _read_events(path: Path) -> pl.DataFrame:
+    events = _read(path, _EVENTS)
+    if (labels := events["label"].unique().sort().to_list()) != [0, 1]:
+        raise BenchmarkError(f"{path}: label is to be 0 in some rows and 1 in others, and is {labels[:5]}")
+    return events.with_columns(pl.col("label").cast(pl.Int64))
 
 
 def _read(path: Path, columns: Mapping[str, pl.DataType]) -> pl.DataFrame:

@@ -1,7 +1,6 @@
 """`msd evaluate --benchmark`: runs a benchmark to its end, shows how far it is, and writes what it found as JSON."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -44,9 +43,12 @@ class Bars:
 
 
 def run_command(
-    name: str, data: Path, out: Path, work: Path | None, seeds: Sequence[int] | None, resamples: int
+    name: str, data: Path, out: Path, work: Path | None, first: int, seeds: int | None, resamples: int
 ) -> None:
-    """Writes `out`; keeps what it rests on in `work`, or in a folder beside `out`, for a rerun to go on from."""
+    """Writes `out`; keeps what it rests on in `work`, or in a folder beside `out`, for a rerun to go on from.
+
+    `seeds`: how many from `first` on; as many as the benchmark says if None.
+    """
     protocol = _protocol(name)
     if not data.is_dir():
         raise BenchmarkError(f"{data}: no such folder; --data is where the files of {name} are")
@@ -60,7 +62,8 @@ def run_command(
     console = Console()
     bars = Bars(console)
     with bars.progress:
-        results = run_benchmark(protocol, data, work / name, seeds or range(protocol.seeds), bars)
+        due = range(first, first + (seeds or protocol.seeds))
+        results = run_benchmark(protocol, data, work / name, due, bars)
         bars.advance("resampling", 0, 1)
         figures = figures_of(protocol, results, resamples)
         bars.advance("resampling", 1, 1)

@@ -13,7 +13,8 @@ from msd.ranker.timeline import walk_events
 
 def with_live_counts(features: Features, dataset: Dataset) -> Features:
     """The features of the dataset's events as they were known at each one's moment: every earlier event is counted,
-    whatever its part. Those of window and train rows are what they were."""
+    whatever its part. So window and train rows see valid and test rows of other users, where those came before.
+    """
     every = np.zeros_like(features.parts)
     timeline = walk_events(dataset, features.schema, every, features.user.entities, features.item.entities)
     return replace(

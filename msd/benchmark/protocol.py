@@ -60,7 +60,7 @@ class Protocol:
 
 
 def write_knowledge(folder: Path, base: KnowledgeBase, record: TeachRecord) -> Path:
-    """Writes a knowledge folder as `msd teach` would leave it, the record last; leaves alone what is right already."""
+    """Writes a knowledge folder as `msd teach` would leave it, the record last, and returns it."""
     files = {
         name: "".join(f"{one.model_dump_json()}\n" for one in level.values()).encode()
         for name, level in zip(KNOWLEDGE_FILES, (base.items, base.users), strict=True)

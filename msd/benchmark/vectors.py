@@ -21,7 +21,7 @@ from msd.ranker.features import Features, SideFeatures
 from msd.step import fingerprint_of
 from msd.student.bag import Bag
 from msd.student.encoder import encode_texts, new_student
-from msd.student.lessons import encode_targets, make_lessons, target_texts
+from msd.student.lessons import encode_targets, make_lessons, teachers_words
 from msd.student.record import HEADS, VECTOR_DIM, WORDS_DIM, Vectors
 from msd.student.vectors import Level, LevelVectors, StudentVectors, load_vectors
 from msd.teachers.knowledge import Knowledge, KnowledgeBase
@@ -96,10 +96,11 @@ def only_half(level: LevelVectors, head: str) -> LevelVectors:
 
 
 def bag_of_words(known: Mapping[str, Knowledge]) -> LevelVectors:
-    """The student's own lesson in words [n, 128], in both blocks: the leading directions as words, the rest beside."""
+    """Coordinates [n, 128] as the student's lessons have them, of the words of one level, in both blocks: the leading
+    directions as words, the rest beside."""
     if not known:
         return NOBODY
-    texts = [" ".join(pair) for pair in zip(*target_texts(list(known.values())), strict=True)]
+    texts = teachers_words(list(known.values()))
     coordinates = Bag(texts).coordinates(texts)
     vectors = np.zeros((len(texts), VECTOR_DIM), np.float32)
     vectors[:, HEADS["words"]][:, :_LEADING] = coordinates[:, :_LEADING]

@@ -70,7 +70,7 @@ def evaluate(
             raise ModelError("--benchmark trains its own models: leave out DATASET, STUDENT, OUT and --model")
         if data is None or json_ is None:
             raise ModelError("--benchmark needs --data, the folder of its data, and --json, the file for its figures")
-        run_command(benchmark, data, json_, work, range(seed, seed + seeds) if seeds else None, resamples)
+        run_command(benchmark, data, json_, work, seed, seeds, resamples)
         return
     if data or seeds or json_ or work:
         raise ModelError("--data, --seeds, --json and --work go with --benchmark")

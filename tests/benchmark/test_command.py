@@ -1,6 +1,7 @@
 """`msd evaluate --benchmark`: from the files to the JSON and the table; wrong options are one message."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,8 @@ import pytest
 from msd.__main__ import main
 from msd.benchmark import command
 from msd.benchmark.collm import COLLM
-from msd.benchmark.ml_100k import ML_100K
-from tests.benchmark.made import USERS, quick, write_collm
+from msd.benchmark.ml_100k import ML_100K, ML_100K_COLD
+from tests.benchmark.made import USERS, quick, write_collm, write_ml_100k_like
 from tests.dataset.tiny import write_tiny_dataset
 
 VARIANTS = ("ours", "ours_without_semantics", "counts_gbdt", "lr", "without_lora", "bag_of_words")
@@ -62,6 +63,17 @@ def test_a_benchmark_ends_in_json_and_a_table(data: Path, tmp_path: Path, capsys
     assert _said(capsys, "evaluate", *options)[0] == 0
     assert {path: path.stat().st_mtime_ns for path in work.rglob("*.npz")} == made
     assert json.loads(out.read_text()) == figures
+
+
+def test_the_first_seed_counts_where_their_number_is_the_benchmarks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    protocol = replace(quick(ML_100K_COLD, "ours", "ours_without_semantics"), seeds=1)
+    monkeypatch.setitem(command.BENCHMARKS, protocol.name, protocol)
+    data, out = write_ml_100k_like(tmp_path / "data"), tmp_path / "out.json"
+    code, said = _said(capsys, "evaluate", "--benchmark", protocol.name, "--data", data, "--json", out, "--seed", "3")
+    assert code == 0, said
+    assert json.loads(out.read_text())["protocol"]["seeds"] == {"ours": [3], "ours_without_semantics": [3]}
 
 
 @pytest.mark.parametrize(

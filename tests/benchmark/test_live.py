@@ -1,4 +1,4 @@
-"""Live counts: as if all events were training rows, and unchanged where they are."""
+"""Live counts: as if all events were training rows; unchanged where no other part came before."""
 
 from dataclasses import replace
 

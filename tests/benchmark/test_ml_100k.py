@@ -52,13 +52,13 @@ def test_cold_items_are_measured_seed_by_seed(
 ) -> None:
     monkeypatch.setitem(command.BENCHMARKS, "ml-100k-cold", quick(ML_100K_COLD))
     out = tmp_path / "cold.json"
-    run_command("ml-100k-cold", data, out, None, range(2), 100)
+    run_command("ml-100k-cold", data, out, None, 0, 2, 100)
     figures = json.loads(out.read_text())
     keys = {"auc_mean", "auc_std", "auc_without_semantics", "gain_auc", "gain_auc_ci95", "gain_p", "gain_test"}
     assert keys <= set(figures)
     linear = {"genres_year", "ridge", "bayesian_multi_task"}
     assert set(figures["baselines"]) == {"ours_without_semantics", *linear}
-    assert {"without_lora", "without_distillation", "bag_of_words", "teacher_text"} == set(figures["ablations"])
+    assert {"without_distillation", "bag_of_words", "teacher_text"} == set(figures["ablations"])
     rows = figures["protocol"]["test_rows"]
     assert set(rows) == {"0", "1"}
     assert all(0.1 < count / 480 < 0.3 for count in rows.values())
