@@ -184,7 +184,8 @@ class DatasetConfig(_Section):
     format: Annotated[Literal[1], BeforeValidator(_not_boolean)]
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
     description: str = ""
-    semantic_dim: Annotated[int, Field(ge=1, le=4096)] = 64
+    # Half of it is for meaning, half for words, each normalised: of a few numbers nothing would be left.
+    semantic_dim: Annotated[int, Field(ge=8, le=4096)] = 64
     events: EventsConfig
     items: ItemsConfig
     users: UsersConfig | None = None

@@ -40,6 +40,7 @@ FEATURE = '\n[[features]]\nname = "position"\nside = "context"\nkind = "categori
         ("format = 1", "format = true", "format: should not be true or false"),
         ("format = 1\n", "", "format: is missing"),
         ('name = "small"', 'name = "../small"', "name: String should match pattern"),
+        ("format = 1", "format = 1\nsemantic_dim = 2", "semantic_dim: Input should be greater than or equal to 8"),
         (
             'name = "small"',
             'name = "small"\nsplits = 3',
