@@ -31,7 +31,8 @@ class Overlap(nn.Module):
 
     def __init__(self, size: int, width: int) -> None:
         super().__init__()
-        # Sets over few values are vectors of indicators, whose products are cheap; large ones are compared in pairs.
+        # With the one history of a request, products of sets' indicators are cheap where there are few values; in
+        # training, where each row has a history of its own, pairs take less time and memory. Both count exactly.
         few = width > 1 and size <= MOST_INDICATORS
         indicators = torch.eye(size) if few else None
         if indicators is not None:
@@ -44,7 +45,7 @@ class Overlap(nn.Module):
         return self._shared(history_BLM, target_NM) / torch.sqrt((sizes_BL * sizes_N1).clamp(min=1.0))
 
     def _shared(self, history_BLM: Tensor, target_NM: Tensor) -> Tensor:
-        if self.indicators is not None:
+        if self.indicators is not None and history_BLM.shape[0] == 1:
             history_BLV, target_NV = (self.indicators[indices.long()].sum(-2) for indices in (history_BLM, target_NM))
             return _products(target_NV, history_BLV.transpose(1, 2))
         same_NLMM = history_BLM.unsqueeze(-1) == target_NM[:, None, None, :]
