@@ -22,7 +22,9 @@ def _vectors(count: int) -> torch.Tensor:
 
 
 def test_adapted_blocks_have_the_length_that_cosines_count_on() -> None:
-    adapted = Adaptor(VECTOR_DIM, 12)(_vectors(5))
+    adaptor, vectors = Adaptor(VECTOR_DIM, 12), _vectors(50)
+    adaptor.start_at(vectors)
+    adapted = adaptor(vectors)
     for block in adapted.chunk(BLOCKS, -1):
         np.testing.assert_allclose(block.norm(dim=-1).detach(), np.sqrt(6), rtol=1e-3)
 
