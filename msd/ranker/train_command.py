@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 from rich.console import Console
@@ -19,7 +19,7 @@ from msd.dataset.split import Part
 from msd.dataset.texts import student_texts
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.features import Features, build_features
-from msd.ranker.finetune import TuneConfig, finetune_ranker, save_own_student
+from msd.ranker.finetune import Texts, TuneConfig, finetune_ranker, save_own_student
 from msd.ranker.folder import (
     FORMAT,
     RECORD_FILE,
@@ -30,13 +30,14 @@ from msd.ranker.folder import (
     load_ranker,
     save_ranker,
 )
+from msd.ranker.live_vectors import require_texts
 from msd.ranker.model import RankerConfig
 from msd.ranker.parallel import Team, join_team
 from msd.ranker.schema_fit import fit_schema
 from msd.ranker.train import Progress as Hear
 from msd.ranker.train import TrainConfig, train_ranker
 from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
-from msd.student.encoder import load_student
+from msd.student.encoder import Student, load_student
 from msd.student.record import StudentError
 from msd.student.vectors import StudentVectors, load_vectors
 
@@ -89,6 +90,7 @@ def train(
         if team.mean(_is_whole(out, run)) == 1.0:
             console.print(f"{out}: done before, nothing to do", highlight=False)
             return
+        pupil = _pupil(student, vectors, data) if tuning else None
         _clear(out, team)
         features = build_features(data, fit_schema(data, semantics=semantics), vectors).to(team.device)
         rows = len(features.of_part(Part.WINDOW, Part.TRAIN))
@@ -104,9 +106,9 @@ def train(
             dataset=data.fingerprint,
             student=vectors.student,
         )
-        if tuning:
+        if tuning and pupil:
             with _bar(console, "tune", None) as hear:
-                model, tuned = _tune(model, features, data, student, out, tuning, run, hear, team)
+                model, tuned = _tune(model, features, pupil, out, tuning, run, hear, team)
             record = record.model_copy(update={"tuning": tuned})
         if team.leads:
             save_ranker(out, model.cpu(), record)
@@ -124,6 +126,22 @@ def _why_untuned(network: NetworkName, semantics: bool, vectors: StudentVectors)
     if not vectors.items.ids:
         return "no item has a text"
     return None
+
+
+class _Pupil(NamedTuple):
+    """The student that is to be tuned, its vectors, and the texts of items and of users."""
+
+    encoder: Student
+    vectors: StudentVectors
+    texts: tuple[Texts, Texts]
+
+
+def _pupil(student: Path, vectors: StudentVectors, data: Dataset) -> _Pupil:
+    """Loaded before training, so that what is missing is told at once. Raises StudentError."""
+    texts = student_texts(data)
+    require_texts("item", vectors.items, texts[0])
+    require_texts("user", vectors.users, texts[1])
+    return _Pupil(load_student(student), vectors, texts)
 
 
 def _check_out(out: Path, student: Path) -> None:
@@ -147,8 +165,7 @@ def _clear(out: Path, team: Team) -> None:
 def _tune(
     model: TrainedRanker,
     features: Features,
-    data: Dataset,
-    student: Path,
+    pupil: _Pupil,
     out: Path,
     config: TuneConfig,
     run: str,
@@ -157,7 +174,7 @@ def _tune(
 ) -> tuple[TrainedRanker, TuningRecord]:
     """The tuned model with its record; its student is in the model's folder, if tuning made it better."""
     start = time.perf_counter()
-    encoder, vectors, texts = load_student(student), load_vectors(student), student_texts(data)
+    encoder, vectors, texts = pupil
     checkpoint = out / _WORK / "tuning.safetensors"
     tuned = finetune_ranker(model, features, encoder, vectors, texts, config, checkpoint, run, hear, team)
     own = None
@@ -180,7 +197,13 @@ def _bar(console: Console, name: str, steps: int | None) -> Iterator[Hear]:
     columns = (TextColumn("{task.description}, epoch {task.fields[epoch]}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("step {task.completed}, loss {task.fields[loss]:.4f}"), console=console) as bars:
         bar = bars.add_task(name, total=steps, epoch=1, loss=0.0)
-        yield lambda epoch, step, loss: bars.update(bar, completed=step, epoch=epoch, loss=loss)
+
+        def hear(epoch: int, step: int, loss: float) -> None:
+            bars.update(bar, completed=step, epoch=epoch, loss=loss)
+            # A full bar's clock stands still, and an epoch that fills it need not be the last.
+            bars.tasks[0].finished_time = None
+
+        yield hear
 
 
 def _told(record: RankerRecord) -> str:
