@@ -17,6 +17,15 @@ from msd.student.vectors import LevelVectors
 Rows = NDArray[np.int64]
 
 
+def require_texts(name: str, level: LevelVectors, texts: Mapping[str, str]) -> None:
+    """Raises StudentError if there is a vector without a text; `name` says of what, user or item."""
+    if missing := [one for one in level.ids if one not in texts]:
+        raise StudentError(
+            f"the student has vectors of {len(missing)} {name}s without a text in the dataset, "
+            f"such as {missing[0]!r}; distil again"
+        )
+
+
 class CachedTexts:
     """A side's texts as the student's trained layers find them, and which of the side's rows they belong to.
 
@@ -26,11 +35,7 @@ class CachedTexts:
     def __init__(
         self, side: SideFeatures, level: LevelVectors, texts: Mapping[str, str], student: Student, frozen: int
     ) -> None:
-        if missing := [one for one in level.ids if one not in texts]:
-            raise StudentError(
-                f"the student has vectors of {len(missing)} {side.entities.side}s without a text in the dataset, "
-                f"such as {missing[0]!r}; distil again"
-            )
+        require_texts(side.entities.side, level, texts)
         self.ids = level.ids
         self.states = States(student, [texts[one] for one in level.ids], frozen)
         self.text_of = np.array([level.rows.get(one, -1) for one in side.entities.ids] + [-1], np.int64)

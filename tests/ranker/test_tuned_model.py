@@ -25,7 +25,9 @@ from msd.ranker.folder import (
 from msd.ranker.train import predict
 from msd.student.encoder import encode_texts, load_student
 from msd.student.record import VECTOR_DIM
+from msd.student.record import WEIGHTS_FILE as STUDENT_WEIGHTS_FILE
 from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, save_vectors
+from tests.dataset.tiny import write_tiny_dataset
 from tests.ranker.tuned import write_small_student
 
 Run = Callable[..., tuple[int, str]]
@@ -153,6 +155,21 @@ def test_why_a_student_is_not_tuned_is_said(
     _, record = load_ranker(tmp_path / "out")
     assert record.tuning is None
     assert record.config.network == ("lr" if "lr" in options else "msd")
+
+
+def test_what_tuning_lacks_is_told_before_training(
+    tiny: Dataset, tiny_folder: Path, student: Path, tmp_path: Path, run: Run
+) -> None:
+    other = write_tiny_dataset(tmp_path / "other", users=20)
+    shutil.copytree(student, cut := tmp_path / "cut")
+    (cut / STUDENT_WEIGHTS_FILE).unlink()
+    for data, teacher, message in (
+        (other, student, "vectors of 40 users without a text in the dataset, such as 'u21'; distil again"),
+        (tiny_folder, cut, "no such file, the student is incomplete; distil again"),
+    ):
+        code, said = run("train", data, teacher, tmp_path / "out", "--epochs", "1")
+        assert (code, message in said) == (2, True), said
+        assert not (tmp_path / "out").exists()
 
 
 def test_items_without_texts_leave_the_student_as_it_is(
