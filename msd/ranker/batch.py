@@ -81,7 +81,7 @@ class Corruption:
     """What training hides so that serving with less is trained for, as shares of rows.
 
     Counts of the user and of the item are aged, the user or item is wholly unknown, a vector is missing, or the item
-    is new: without id and counts.
+    is new: without id and counts. (What attention and Fusion see of the target, `represent_items`, keeps its id then.)
     """
 
     aged_user: float = 0.5

@@ -24,7 +24,8 @@ def cosine(history_BLD: Tensor, target_ND: Tensor) -> Tensor:
 class Overlap(nn.Module):
     """How many values of a field a target shares with each item of the history, as the cosine of the two sets.
 
-    For a field of one value that is 1 or 0. Index 0, a missing value, is shared with nobody.
+    For a field of one value that is 1 or 0. Index 0, a missing value, is shared with nobody; index 1 stands for all
+    values outside a vocabulary, which count as one.
     """
 
     indicators: Tensor | None
