@@ -21,7 +21,7 @@ from msd.contract.files import sha256_file, write_text_atomic
 from msd.contract.rows import ROW_FORMAT, row_dtype
 from msd.contract.schema import FeatureSchema
 
-FORMAT_VERSION: Literal[1] = 1
+FORMAT_VERSION: Literal[2] = 2
 MANIFEST = "manifest.json"
 MARKER = "verified.json"
 RANKER = "ranker.onnx"
@@ -49,7 +49,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[2] = FORMAT_VERSION
     bundle_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     model_version: str
     created_at: float

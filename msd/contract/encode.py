@@ -19,6 +19,7 @@ Value = str | float | tuple[str, ...] | None
 MISSING_INDEX = 0
 UNKNOWN_INDEX = 1
 _STANDARD_LIMIT = 10.0
+_RAREST = 1e-6
 _SECONDS_PER_DAY = 86_400.0
 
 
@@ -123,13 +124,16 @@ def encode_state(
 ) -> NDArray[np.float32]:
     """Counts complete up to `as_of` (unix s), seen at `at` → [n, 3]: see `schema.STATE_FEATURES`.
 
-    The click rate is smoothed towards the prior as if `strength` impressions had shown it; the age is
+    The click rate is smoothed towards the prior as if `strength` impressions had shown it, and given as log-odds above
+    the prior's, which vary as much where clicks are rare as where they are frequent. The age is
     clip(at − as_of, 0, age_cap), so that the service's clock never leads the model out of what it was trained on.
     """
     shown = np.asarray(impressions, np.float64)
     rate = (np.asarray(clicks, np.float64) + field.strength * field.prior) / (shown + field.strength)
+    rate = np.clip(rate, _RAREST, 1.0 - _RAREST)
+    log_odds = np.log(rate / (1.0 - rate)) - np.log(field.prior / (1.0 - field.prior))
     age = np.clip(np.asarray(at, np.float64) - np.asarray(as_of, np.float64), 0.0, field.age_cap_s)
-    return np.stack([rate, np.log1p(shown), np.log1p(age / _SECONDS_PER_DAY)], axis=-1).astype(np.float32)
+    return np.stack([log_odds, np.log1p(shown), np.log1p(age / _SECONDS_PER_DAY)], axis=-1).astype(np.float32)
 
 
 def render_text(template: str, values: Mapping[str, object]) -> str | None:

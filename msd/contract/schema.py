@@ -13,7 +13,7 @@ Side = Literal["user", "item", "context"]
 SIDES: tuple[Side, ...] = ("user", "item", "context")
 MAX_ID_CHARS = 256
 MAX_VALUE_CHARS = 256
-STATE_FEATURES = ("smoothed_ctr", "log_impressions", "log_age_days")
+STATE_FEATURES = ("smoothed_log_odds", "log_impressions", "log_age_days")
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
 
@@ -110,7 +110,7 @@ class Semantic(_Frozen):
 
 
 class State(_Frozen):
-    """Decayed counts of impressions and clicks: a smoothed click rate, their amount and their age."""
+    """Decayed counts of impressions and clicks: log-odds of the smoothed click rate, their amount and age."""
 
     kind: Literal["state"] = "state"
     name: Name
