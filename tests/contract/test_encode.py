@@ -185,7 +185,7 @@ def test_counts_become_rate_amount_and_age() -> None:
     smoothed = (40 + STATE.strength * STATE.prior) / (80 + STATE.strength)
     above = math.log(smoothed / (1 - smoothed)) - math.log(STATE.prior / (1 - STATE.prior))
 
-    expected = [[0, 0, 0], [0, math.log(81), math.log(2)], [above, math.log(81), 0]]
+    expected = [[0.0, 0.0, 0.0], [0.0, math.log(81), math.log(2)], [above, math.log(81), 0.0]]
     np.testing.assert_allclose(encoded, expected, rtol=1e-6, atol=1e-7)
 
 
