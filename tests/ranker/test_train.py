@@ -100,7 +100,7 @@ def test_calibration_makes_the_clicks_of_valid_likelier(world: World) -> None:
     raw = predict_logits(world.model, world.features, rows)
     before, after = 1 / (1 + np.exp(-raw)), predict(world.model, world.features, rows)
     assert log_loss(labels, after) <= log_loss(labels, before) + 1e-9
-    # Platt's line meets the click rate. A curve nearly does: shares of its few rows with one label alone are moved inwards.
+    # Platt's line meets the click rate. A curve nearly does: shares of few rows with one label alone are moved inwards.
     assert after.mean() == pytest.approx(labels.mean(), abs=0.02)
     assert np.array_equal(np.argsort(after, kind="stable"), np.argsort(raw, kind="stable"))
 
