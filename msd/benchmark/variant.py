@@ -68,7 +68,7 @@ def standard_variants() -> tuple[Variant, ...]:
         *(Variant(network, "baseline", changes={"network": network}) for network in ("lr", "deepfm", "din", "dcnv2")),
         UNTUNED_OURS,
         replace(UNTUNED_OURS, name="without_item_fusion", changes={"fusion": False}),
-        replace(UNTUNED_OURS, name="without_selector", changes={"selector": False}),
+        replace(UNTUNED_OURS, name="without_selector", changes={"selected": None}),
         *_other_texts(),
     )
 

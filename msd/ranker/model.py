@@ -23,8 +23,8 @@ class RankerConfig(BaseModel):
     """Which network, its widths and its dropout rates.
 
     `hidden` may be empty, for no MLP. `id_hidden`: the share of ids that training hides whole. `selected`: how many
-    items of the history the Selector takes. `fusion`, `selector`: whether there is one. `affinity`: the numbers a user
-    has of his own, 0 for none.
+    items of the history the Selector takes, None for all. `fusion`: whether they are fused with the target at all.
+    `affinity`: the numbers a user has of his own, 0 for none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,8 +38,7 @@ class RankerConfig(BaseModel):
     dropout: float = 0.2
     id_dropout: float = 0.5
     id_hidden: float = 0.1
-    selected: int = 5
-    selector: bool = True
+    selected: int | None = 5
     fusion: bool = True
     affinity: int = 16
 
@@ -146,7 +145,6 @@ class Ranker(nn.Module):
         self.represent = nn.Linear(items + semantic, config.interest)
         self.attend = TargetAttention(config.interest)
         if semantic and config.fusion:
-            self.selected = config.selected if config.selector else None
             self.fuse = Fusion(schema.dense_width("item"))
             width += config.interest
         self.affinity = None
@@ -193,7 +191,7 @@ class Ranker(nn.Module):
             cosines = [cosine(history, target) for history, target in pairs]
             parts += [summarise(alike, mask) for alike in cosines]
             if self.config.fusion:
-                neighbours = select(torch.stack(cosines).mean(0), mask, history_BLD, self.selected)
+                neighbours = select(torch.stack(cosines).mean(0), mask, history_BLD, self.config.selected)
                 parts.append(self.fuse(target_ND, neighbours, tensors["item_dense"]))
         parts.append(self.attend(history_BLD, mask, target_ND))
         x0 = self.norm(torch.cat(parts, -1))

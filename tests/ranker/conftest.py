@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from msd.__main__ import main
 from msd.dataset.load import Dataset, load_dataset
 from msd.ranker.features import build_features
 from msd.ranker.schema_fit import fit_schema
 from tests.dataset.tiny import write_tiny_dataset
-from tests.ranker.made import World, train_quickly, word_vectors
+from tests.ranker.made import Run, World, train_quickly, word_vectors
+from tests.ranker.tuned import write_small_student
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -50,3 +52,26 @@ def _world(dataset: Dataset, folder: Path, *, semantics: bool) -> World:
     features = build_features(dataset, schema, vectors)
     model, curve = train_quickly(features, folder)
     return World(dataset, vectors, schema, features, model, curve)
+
+
+@pytest.fixture(scope="session")
+def student(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small student of the tiny dataset; nobody changes it."""
+    folder = tmp_path_factory.mktemp("student") / "student"
+    write_small_student(folder, tiny)
+    return folder
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command of the front door; its exit code and all it said, in one line."""
+
+    def run(*arguments: str | Path) -> tuple[int, str]:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        code = ended.value.code
+        assert isinstance(code, int)
+        return code, " ".join((said.out + said.err).split())
+
+    return run

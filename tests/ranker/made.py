@@ -1,6 +1,6 @@
 """Datasets made in memory, vectors made of words, and a quickly trained ranker: what the ranker's tests share."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ SMALL = RankerConfig(hidden=(32, 16), embedding=8, interest=16, cross_rank=8)
 
 Row = tuple[str, str, int, int]
 Columns = Mapping[str, Sequence[Any]]
+Run = Callable[..., tuple[int, str]]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,24 +11,7 @@ from msd.dataset.load import Dataset
 from msd.ranker.folder import RECORD_FILE, WEIGHTS_FILE, load_ranker
 from msd.student.vectors import StudentVectors
 from tests.dataset.tiny import write_tiny_dataset
-from tests.ranker.made import word_vectors, write_student
-
-Run = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command of the front door; its exit code and all it said, in one line."""
-
-    def run(*arguments: str | Path) -> tuple[int, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        code = ended.value.code
-        assert isinstance(code, int)
-        return code, " ".join((said.out + said.err).split())
-
-    return run
+from tests.ranker.made import Run, word_vectors, write_student
 
 
 @pytest.fixture(scope="module")

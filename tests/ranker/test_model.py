@@ -162,7 +162,7 @@ def test_the_share_of_hidden_ids_is_hidden_whole() -> None:
     assert (shown == 4).float().mean().item() == pytest.approx(0.25, abs=0.03)
 
 
-@pytest.mark.parametrize("change", [{"fusion": False}, {"selected": 1}, {"selector": False}, {"affinity": 0}])
+@pytest.mark.parametrize("change", [{"fusion": False}, {"selected": 1}, {"selected": None}, {"affinity": 0}])
 def test_a_part_that_is_left_out_changes_scores(ranker: Ranker, change: dict[str, object]) -> None:
     less = Ranker(SCHEMA, ranker.config.model_copy(update=change)).eval()
     own = less.state_dict()

@@ -20,7 +20,6 @@ from msd.ranker.train import train_ranker
 from msd.student.vectors import load_vectors
 from tests.ranker.made import SMALL, quiet
 from tests.ranker.team_member import TRAINING, TUNING, train, untuned_from
-from tests.ranker.tuned import write_small_student
 from tests.service.live import ROOT
 
 _TEAM = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -39,13 +38,6 @@ def _torchrun(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         timeout=600,
         check=False,
     )
-
-
-@pytest.fixture(scope="module")
-def student(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("student") / "student"
-    write_small_student(folder, tiny)
-    return folder
 
 
 @pytest.fixture(scope="module")

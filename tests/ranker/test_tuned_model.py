@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,31 +27,7 @@ from msd.student.record import VECTOR_DIM
 from msd.student.record import WEIGHTS_FILE as STUDENT_WEIGHTS_FILE
 from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, save_vectors
 from tests.dataset.tiny import write_tiny_dataset
-from tests.ranker.tuned import write_small_student
-
-Run = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command of the front door; its exit code and all it said, in one line."""
-
-    def run(*arguments: str | Path) -> tuple[int, str]:
-        with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
-        said = capsys.readouterr()
-        code = ended.value.code
-        assert isinstance(code, int)
-        return code, " ".join((said.out + said.err).split())
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def student(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("student") / "student"
-    write_small_student(folder, tiny)
-    return folder
+from tests.ranker.made import Run
 
 
 @pytest.fixture(scope="module")
