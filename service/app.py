@@ -16,7 +16,7 @@ from service.errors import ErrorResponse
 from service.health import health_routes
 from service.metrics import Metrics
 from service.readiness import Readiness, Starter
-from service.runtime import OnnxRuntime
+from service.runtimes.onnxruntime import OnnxRuntime
 from service.score_route import PATH, ScoreRoute
 from service.scorer import Scorer
 from service.settings import Settings
@@ -34,6 +34,7 @@ def create_app(settings: Settings) -> FastAPI:
     store = _open_store(settings, bundle)
     metrics = Metrics()
     metrics.bundle(bundle.bundle_id, bundle.manifest.model_version, store.name)
+    metrics.runtime(runtime.engine)
     readiness = Readiness(metrics)
     scorer = Scorer(
         bundle,

@@ -9,7 +9,7 @@ from msd.contract.bundle import Bundle
 from msd.contract.schema import SIDES
 from service.metrics import Metrics
 from service.readiness import Readiness
-from service.runtime import Runtime
+from service.runtimes.runtime import Engine, Runtime
 from service.stores.store import RowStore
 
 METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
@@ -45,7 +45,7 @@ class ServedModel(BaseModel):
     heads: list[str]
     features: dict[Literal["user", "item", "context"], list[ServedFeature]]
     history_length: int
-    runtime: dict[str, Any]
+    runtime: Engine = Field(description="What runs the model, as it was read back after loading.")
     store: str
     max_candidates: int
     metrics: dict[str, Any]
@@ -99,7 +99,7 @@ def _served_model(bundle: Bundle, runtime: Runtime, store: RowStore, max_candida
             for side in SIDES
         },
         history_length=bundle.schema.history.length,
-        runtime=runtime.describe(),
+        runtime=runtime.engine,
         store=store.name,
         max_candidates=max_candidates,
         metrics=manifest.metrics,

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 
 from msd.contract.assemble import Rung
 from msd.contract.rows import RowSide
+from service.runtimes.runtime import Engine
 
 Stage = Literal["parse", "rows", "queue", "run", "reply"]
 STAGES: tuple[Stage, ...] = ("parse", "rows", "queue", "run", "reply")
@@ -58,6 +59,12 @@ class Metrics:
             ["bundle_id", "model_version", "store"],
             registry=registry,
         )
+        self._runtime = Gauge(
+            "msd_runtime_info",
+            "1 for what runs the model, as it was read back after loading.",
+            ["runtime", "version", "provider", "threads", "precision", "instructions"],
+            registry=registry,
+        )
         self.ready = Gauge("msd_ready", "1 when requests are answered.", registry=registry)
         self.queued_rows = Gauge("msd_queued_rows", "Candidates taken on and not yet scored.", registry=registry)
 
@@ -94,6 +101,12 @@ class Metrics:
     def bundle(self, bundle_id: str, model_version: str, store: str) -> None:
         """Says which bundle is served."""
         self._bundle.labels(bundle_id, model_version, store).set(1)
+
+    def runtime(self, engine: Engine) -> None:
+        """Says what runs the model."""
+        instructions = " ".join(engine.instructions)
+        given = (engine.name, engine.version, engine.provider, str(engine.threads), engine.precision, instructions)
+        self._runtime.labels(*given).set(1)
 
     def exposition(self) -> bytes:
         """All families in Prometheus's text format."""

@@ -16,7 +16,7 @@ from msd.contract.golden import Golden, golden_tensors, read_goldens
 from msd.contract.rows import RowCodec
 from service.errors import ServiceError
 from service.metrics import Metrics
-from service.runtime import Runtime, Scores
+from service.runtimes.runtime import Runtime, Scores
 from service.scorer import Scorer
 from service.stores.store import RowStore, StoreError
 
@@ -90,10 +90,10 @@ class Starter:
 
     async def _reproduce_goldens(self, max_candidates: int) -> None:
         bundle = self._bundle
-        tolerance = bundle.manifest.tolerances.get(self._runtime.key)
+        tolerance = bundle.manifest.tolerances.get(self._runtime.engine.key)
         if tolerance is None:
             known = ", ".join(bundle.manifest.tolerances) or "none"
-            raise BundleError(f"the manifest has no tolerance for {self._runtime.key!r}; it has: {known}")
+            raise BundleError(f"the manifest has no tolerance for {self._runtime.engine.key!r}; it has: {known}")
         users = RowCodec(bundle.schema, "user", bundle.bundle_id)
         items = RowCodec(bundle.schema, "item", bundle.bundle_id)
         number = 0
@@ -105,20 +105,21 @@ class Starter:
             if not difference <= tolerance:
                 raise BundleError(
                     f"golden {number} differs by {difference:.3g} from what the bundle expects"
-                    f" (at most {tolerance:.3g} for {self._runtime.key})"
+                    f" (at most {tolerance:.3g} for {self._runtime.engine.key})"
                 )
         if number == 0:
             raise BundleError(f"{bundle.path(GOLDENS)}: holds no goldens to prove the model by")
 
     async def _grow(self, tensors: Tensors, max_candidates: int) -> None:
-        """Runs once with as many candidates as a request may have, so that no request pays for the memory."""
+        """Runs with the numbers of candidates that the runtime names, so that no request pays for the first time."""
         sides = {spec.name: spec.side for spec in self._bundle.schema.tensors}
-        await self._run(
-            {
-                name: np.resize(tensor, (max_candidates, *tensor.shape[1:])) if sides[name] == "item" else tensor
-                for name, tensor in tensors.items()
-            }
-        )
+        for size in self._runtime.warm_up_sizes(max_candidates):
+            await self._run(
+                {
+                    name: np.resize(tensor, (size, *tensor.shape[1:])) if sides[name] == "item" else tensor
+                    for name, tensor in tensors.items()
+                }
+            )
 
     async def _run(self, tensors: Tensors) -> Scores:
         return await self._scorer.run(tensors, time.perf_counter() + _WARM_UP_S)

@@ -19,7 +19,7 @@ from msd.contract.request import CheckedRequest
 from msd.contract.rows import RowCodec, Rows
 from service.errors import DeadlineExceeded, ModelError, Overloaded
 from service.metrics import Metrics
-from service.runtime import Runtime, Scores
+from service.runtimes.runtime import Runtime, Scores
 from service.stores.store import RowStore, StoreError
 
 

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import onnxruntime
+
 from msd.contract.bundle import Bundle
 from service.metrics import RUNGS, STAGES
+from service.runtimes.instructions import cpu_instructions
 from tests.service.bundle_factory import golden_requests
 from tests.service.live import LiveService, live_service
 
@@ -17,7 +20,14 @@ def test_the_model_route_tells_what_is_served(service: LiveService, bundle: Bund
     assert {one["name"] for one in model["features"]["user"]} == {"gender", "interests", "age"}
     assert {one["name"] for one in model["features"]["item"]} == {"category", "genres", "price"}
     assert {one["name"] for one in model["features"]["context"]} == {"hour", "device", "temperature"}
-    assert model["runtime"]["provider"] == "cpu"
+    assert model["runtime"] == {
+        "name": "onnxruntime",
+        "version": onnxruntime.__version__,
+        "provider": "cpu",
+        "threads": 1,
+        "precision": "fp32",
+        "instructions": list(cpu_instructions()),
+    }
     assert (model["store"], model["metrics"]) == ("file", {"auc": 0.75})
 
 
@@ -35,6 +45,9 @@ def test_all_series_exist_from_the_start(service: LiveService, bundle: Bundle) -
     for sample in ("msd_store_errors_total 0.0", "msd_ready 1.0", "process_resident_memory_bytes"):
         assert sample in answer.text
     assert f'bundle_id="{bundle.bundle_id}"' in answer.text
+    (runtime,) = (line for line in answer.text.splitlines() if line.startswith("msd_runtime_info{"))
+    assert 'precision="fp32",provider="cpu",runtime="onnxruntime",threads="1"' in runtime
+    assert runtime.endswith(" 1.0")
 
 
 def test_requests_are_counted_and_logged_as_they_were(bundle: Bundle, tmp_path: Path) -> None:

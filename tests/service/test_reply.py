@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msd.contract.assemble import Rung
 from msd.contract.request import CheckedRequest
 from service.reply import ScoreReply, build_reply
-from service.runtime import Scores
+from service.runtimes.runtime import Scores
 from service.scorer import Scored
 
 PCTR = st.floats(0, 1, width=32)

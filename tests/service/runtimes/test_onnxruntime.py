@@ -11,7 +11,9 @@ from msd.contract.bundle import GOLDENS, RANKER, Bundle
 from msd.contract.errors import BundleError
 from msd.contract.golden import golden_tensors, read_goldens
 from msd.contract.rows import RowCodec
-from service.runtime import OnnxRuntime, ProviderError
+from service.runtimes.instructions import cpu_instructions
+from service.runtimes.onnxruntime import OnnxRuntime
+from service.runtimes.runtime import RuntimeRefused
 from tests.service.bundle_factory import example_schema
 from tests.service.ranker_graph import Recipe, build_ranker
 
@@ -24,12 +26,15 @@ def test_it_reproduces_the_goldens_and_describes_itself(bundle: Bundle) -> None:
         assert list(scores) == ["pctr", "pcvr"]
         np.testing.assert_allclose(scores["pctr"], golden.expected["pctr"], atol=1e-6)
 
-    described = runtime.describe()
-    assert (described["name"], described["provider"], described["threads"]) == ("onnxruntime", "cpu", 1)
+    engine = runtime.engine
+    assert (engine.name, engine.provider, engine.threads, engine.precision) == ("onnxruntime", "cpu", 1, "fp32")
+    assert engine.key == "onnxruntime-cpu-fp32"
+    assert engine.instructions == cpu_instructions()
+    assert runtime.warm_up_sizes(500) == (500,)
 
 
 def test_a_provider_that_is_not_there_is_refused(bundle: Bundle) -> None:
-    with pytest.raises(ProviderError, match=r"msd-ctr\[gpu\]"):
+    with pytest.raises(RuntimeRefused, match=r"msd-ctr\[gpu\]"):
         OnnxRuntime(bundle, "cuda", threads=1)
 
 
@@ -64,7 +69,7 @@ def _fix_candidates(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (_retype, "is a tensor"),
+        (_retype, "is a tensor\\(int64\\), the schema gives int32"),
         (_rename, "has the inputs"),
         (_widen, "has rows of"),
         (_fix_candidates, "50 candidates only"),

@@ -1,0 +1,22 @@
+"""The CPU's instruction sets that decide how fast a matrix product can be, as the kernel tells them."""
+
+from pathlib import Path
+
+_CPUINFO = Path("/proc/cpuinfo")
+# From the oldest to the newest: x86, then Arm.
+KNOWN = (
+    *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
+    *("asimd", "asimddp", "i8mm", "bf16", "sve"),
+)
+
+
+def cpu_instructions(cpuinfo: Path = _CPUINFO) -> tuple[str, ...]:
+    """Those of `KNOWN` that the first CPU has; empty where no such file tells."""
+    try:
+        lines = cpuinfo.read_text("utf-8", errors="replace").splitlines()
+    except OSError:
+        return ()
+    flags = next(
+        (line.partition(":")[2].split() for line in lines if line.lower().startswith(("flags", "features"))), []
+    )
+    return tuple(one for one in KNOWN if one in flags)

@@ -1,0 +1,99 @@
+"""ONNX Runtime behind the Protocol: on the provider asked for, and on no other."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from msd.contract.assemble import Tensors
+from msd.contract.bundle import RANKER, Bundle
+from msd.contract.errors import BundleError
+from service.runtimes.checks import GraphInput, check_graph, checked_heads
+from service.runtimes.instructions import cpu_instructions
+from service.runtimes.runtime import Engine, RuntimeRefused, Scores
+
+NAME = "onnxruntime"
+Provider = Literal["cpu", "cuda"]
+_PROVIDERS: Mapping[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# TF32 keeps ten bits of a float's fraction, which no fp32 tolerance forgives.
+_OPTIONS: Mapping[Provider, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
+_DTYPES = {"tensor(int32)": "int32", "tensor(float)": "float32"}
+
+
+class OnnxRuntime:
+    """A session of ONNX Runtime."""
+
+    def __init__(self, bundle: Bundle, provider: Provider, threads: int) -> None:
+        """Raises RuntimeRefused when the provider is not to be had, BundleError when graph and manifest disagree."""
+        path = bundle.path(RANKER)
+        self._heads = checked_heads(bundle.manifest.heads)
+        self._session = _open_session(path, provider, threads)
+        outputs = [output.name for output in self._session.get_outputs()]
+        check_graph(path, bundle.schema.tensors, self._heads, _inputs(self._session), outputs)
+        self.engine = _engine(self._session, provider)
+
+    def run(self, tensors: Tensors) -> Scores:
+        """The schema's tensors → scores [N] by head."""
+        return dict(zip(self._heads, self._session.run(self._heads, tensors), strict=True))
+
+    def warm_up_sizes(self, max_candidates: int) -> Sequence[int]:
+        """The largest alone: its memory is kept, and other shapes cost nothing of their own."""
+        return (max_candidates,)
+
+
+def _open_session(path: Path, provider: Provider, threads: int) -> Any:  # noqa: ANN401 - onnxruntime has no types
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise RuntimeRefused(
+            "no onnxruntime is installed: pip install 'msd-ctr[cpu]', or 'msd-ctr[gpu]' on a machine with CUDA"
+        ) from error
+    wanted = _PROVIDERS[provider]
+    available = onnxruntime.get_available_providers()
+    if wanted not in available:
+        raise RuntimeRefused(
+            f"provider {provider!r} was asked for, but this onnxruntime has only {', '.join(available)}: "
+            + _remedy(provider)
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=[(wanted, _OPTIONS[provider])])
+    except Exception as error:  # onnxruntime raises a type of its own for each status, with no common base
+        raise BundleError(f"{path}: onnxruntime cannot load it: {error}") from error
+    got = session.get_providers()[0]
+    if got != wanted:
+        raise RuntimeRefused(f"provider {provider!r} was asked for, onnxruntime chose {got}: {_remedy(provider)}")
+    return session
+
+
+def _remedy(provider: Provider) -> str:
+    if provider == "cuda":
+        return "uninstall onnxruntime, pip install 'msd-ctr[gpu]' and check the CUDA driver, or set MSD_PROVIDER=cpu"
+    return "pip install 'msd-ctr[cpu]'"
+
+
+def _inputs(session: Any) -> list[GraphInput]:  # noqa: ANN401
+    return [
+        GraphInput(
+            one.name,
+            _DTYPES.get(one.type, one.type),
+            tuple(axis if isinstance(axis, int) else None for axis in one.shape),
+        )
+        for one in session.get_inputs()
+    ]
+
+
+def _engine(session: Any, provider: Provider) -> Engine:  # noqa: ANN401
+    import onnxruntime
+
+    return Engine(
+        name=NAME,
+        version=onnxruntime.__version__,
+        provider=provider,
+        threads=session.get_session_options().intra_op_num_threads,
+        precision="fp32",
+        instructions=cpu_instructions() if provider == "cpu" else (),
+    )
