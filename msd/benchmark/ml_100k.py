@@ -73,6 +73,7 @@ ML_100K_COLD = Protocol(
     training=TrainConfig(
         epochs=10,
         patience=2,
+        rows_per_user=1,
         learning_rate=3e-3,
         weight_decay=0.3,
         affinity_decay=2.0,

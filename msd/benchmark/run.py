@@ -29,7 +29,7 @@ from msd.student.vectors import StudentVectors
 from msd.teachers.knowledge import load_knowledge
 
 # To be raised with any change of code after which a model would say something else of the same data.
-FORMAT = 1
+FORMAT = 2
 _STUDENT = "student"
 
 

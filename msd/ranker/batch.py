@@ -81,7 +81,7 @@ class Corruption:
     """What training hides so that serving with less is trained for, as shares of rows.
 
     Counts of the user and of the item are aged, the user or item is wholly unknown, a vector is missing, or the item
-    is new: without id and counts. (What attention and Fusion see of the target, `represent_items`, keeps its id then.)
+    is new: without id and counts.
     """
 
     aged_user: float = 0.5
@@ -113,8 +113,10 @@ def batch_logits(
     item_rows, tensors["item_dense"] = _rows_and_dense(features.item, chosen, corruption, rng)
     tensors["user_categorical"] = features.user.categorical[user_rows]
     tensors["item_categorical"] = features.item.categorical[item_rows]
+    new = None
     if corruption is not None and rng is not None:
-        _make_new(features, tensors, torch.from_numpy(rng.random(len(events)) < corruption.new_item).to(chosen.device))
+        new = torch.from_numpy(rng.random(len(events)) < corruption.new_item).to(chosen.device)
+        _make_new(features, tensors, new)
     history = features.history[chosen]
     tensors["history_mask"] = (history >= 0).float()
     history = torch.where(history >= 0, history, features.item.entities.unknown)
@@ -135,7 +137,12 @@ def batch_logits(
         places, model.ranker.represent_items(features.item.categorical[held], semantic)
     )
     tensors = {name: tensor for name, tensor in tensors.items() if tensor.shape[-1]}
-    return model.ranker.score(tensors, represented[:, 0], represented[:, 1:])
+    target = represented[:, 0]
+    if new is not None:
+        # An item is new to the row that asks for it alone; in the histories of others it has its id.
+        nameless = model.ranker.represent_items(tensors["item_categorical"], tensors.get("item_semantic"))
+        target = torch.where(new.unsqueeze(-1), nameless, target)
+    return model.ranker.score(tensors, target, represented[:, 1:])
 
 
 def _rows_and_dense(

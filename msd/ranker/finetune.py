@@ -22,8 +22,9 @@ from msd.dataset.split import Part
 from msd.ranker.batch import Corruption, TrainedRanker, batch_logits
 from msd.ranker.calibrate import choose_calibration
 from msd.ranker.features import Features
-from msd.ranker.live_vectors import CachedTexts, LiveVectors, item_runs
+from msd.ranker.live_vectors import CachedTexts, LiveVectors
 from msd.ranker.parallel import ALONE, Team, TeamError
+from msd.ranker.runs import random_runs
 from msd.ranker.train import EpochReport, Progress, predict_logits
 from msd.student.encoder import Student, save_student
 from msd.student.lora import Lora
@@ -187,7 +188,7 @@ class _Tuner:
         torch.manual_seed(config.seed * 1_000 + epoch + 1_000_000 * team.rank)
         rng = np.random.default_rng([config.seed, epoch])
         rows = self.features.of_part(Part.WINDOW, Part.TRAIN)
-        runs = item_runs(self.features.item.rows.cpu().numpy()[rows], config.rows_per_item, rng)
+        runs = random_runs(self.features.item.rows.cpu().numpy()[rows], config.rows_per_item, rng)
         size = max(1, config.runs(len(runs)) // team.size)
         own = team.share(np.arange(len(runs)))
         rng = rng.spawn(team.size)[team.rank]

@@ -16,7 +16,7 @@ from msd.ranker.model import RankerConfig
 from msd.ranker.train import EpochReport
 from msd.student.vectors import StudentVectors, load_vectors
 
-FORMAT = 4
+FORMAT = 5
 WEIGHTS_FILE, RECORD_FILE = "weights.safetensors", "ranker.json"
 STUDENT_FOLDER = "student"
 

@@ -24,20 +24,21 @@ def cosine(history_BLD: Tensor, target_ND: Tensor) -> Tensor:
 class Overlap(nn.Module):
     """How many values of a field a target shares with each item of the history, as the cosine of the two sets.
 
-    For a field of one value that is 1 or 0. Index 0, a missing value, is shared with nobody; index 1 stands for all
-    values outside a vocabulary, which count as one.
+    For a field of one value that is 1 or 0. Indices below `first` stand for no one value and are shared with nobody:
+    0, a missing value, and 1 where that is all values outside a vocabulary, which do count in the sets' sizes.
     """
 
     indicators: Tensor | None
 
-    def __init__(self, size: int, width: int) -> None:
+    def __init__(self, size: int, width: int, first: int) -> None:
         super().__init__()
+        self.first = first
         # With the one history of a request, products of sets' indicators are cheap where there are few values; in
         # training, where each row has a history of its own, pairs take less time and memory. Both count exactly.
         few = width > 1 and size <= MOST_INDICATORS
         indicators = torch.eye(size) if few else None
         if indicators is not None:
-            indicators[0] = 0.0
+            indicators[:first] = 0.0
         self.register_buffer("indicators", indicators, persistent=False)
 
     def forward(self, history_BLM: Tensor, target_NM: Tensor) -> Tensor:
@@ -50,7 +51,7 @@ class Overlap(nn.Module):
             history_BLV, target_NV = (self.indicators[indices.long()].sum(-2) for indices in (history_BLM, target_NM))
             return _products(target_NV, history_BLV.transpose(1, 2))
         same_NLMM = history_BLM.unsqueeze(-1) == target_NM[:, None, None, :]
-        return (same_NLMM & (history_BLM != 0).unsqueeze(-1)).float().sum((-1, -2))
+        return (same_NLMM & (history_BLM >= self.first).unsqueeze(-1)).float().sum((-1, -2))
 
 
 def _products(rows_NK: Tensor, matrix_BKM: Tensor) -> Tensor:

@@ -71,13 +71,3 @@ class LiveVectors:
     def keep(self) -> None:
         """Leaves the fresh vectors in the cache."""
         self._cache[self._rows] = self._fresh.detach()
-
-
-def item_runs(items: NDArray[np.int32], longest: int, rng: np.random.Generator) -> list[Rows]:
-    """Places of all rows, whose items are given, in random runs of up to `longest` rows of one item each."""
-    order = np.lexsort((rng.random(len(items)), items))
-    held = items[order]
-    starts = np.flatnonzero(np.append(True, held[1:] != held[:-1]))
-    within = np.arange(len(held)) - np.repeat(starts, np.diff(np.append(starts, len(held))))
-    runs = np.split(order, np.flatnonzero(within % longest == 0)[1:])
-    return [runs[at] for at in rng.permutation(len(runs))]

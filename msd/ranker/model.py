@@ -6,10 +6,10 @@ schema's tensors, not where they come from.
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
 from msd.contract.schema import SIDES, Bag, Categorical, FeatureSchema, Side
@@ -22,9 +22,9 @@ Tensors = Mapping[str, Tensor]
 class RankerConfig(BaseModel):
     """Which network, its widths and its dropout rates.
 
-    `hidden` may be empty, for no MLP. `id_hidden`: the share of ids that training hides whole. `selected`: how many
-    items of the history the Selector takes, None for all. `fusion`: whether they are fused with the target at all.
-    `affinity`: the numbers a user has of his own, 0 for none.
+    `hidden` may be empty, for no MLP, in MSD's own network. `id_hidden`: the share of ids that training hides whole.
+    `selected`: how many items of the history the Selector takes, None for all. `fusion`: whether they are fused with
+    the target at all. `affinity`: the numbers a user has of his own, 0 for none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +41,12 @@ class RankerConfig(BaseModel):
     selected: int | None = 5
     fusion: bool = True
     affinity: int = 16
+
+    @model_validator(mode="after")
+    def _baselines_are_deep(self) -> Self:
+        if not self.hidden and self.network not in ("msd", "lr"):
+            raise ValueError(f"hidden is empty, and the network {self.network!r} is not without an MLP")
+        return self
 
 
 class SideEmbedding(nn.Module):
@@ -84,8 +90,8 @@ def is_id(field: Categorical | Bag) -> bool:
     return isinstance(field, Categorical) and field.is_id
 
 
-def first_known(field: Categorical) -> int:
-    """The first row of an embedding table that stands for a known value."""
+def first_known(field: Categorical | Bag) -> int:
+    """The first index of a known value; below are a missing one, and one outside the vocabulary if there is one."""
     return 1 if field.buckets else 2
 
 
@@ -138,7 +144,7 @@ class Ranker(nn.Module):
         items = config.embedding * len(schema.indexed("item"))
         shared = [field for field in schema.indexed("item") if not is_id(field)]
         self.shared = [schema.columns[field.name] for field in shared]
-        self.overlaps = nn.ModuleList(Overlap(field.size, field.width) for field in shared)
+        self.overlaps = nn.ModuleList(Overlap(field.size, field.width, first_known(field)) for field in shared)
         width = sum(widths.values()) + SUMMARY * len(self.shared) + config.interest + 1
         self.blocks = len(torch.zeros(semantic).chunk(BLOCKS)) if semantic else 0
         width += SUMMARY * self.blocks

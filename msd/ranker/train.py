@@ -21,6 +21,7 @@ from msd.ranker.calibrate import choose_calibration
 from msd.ranker.features import Features
 from msd.ranker.model import RankerConfig
 from msd.ranker.parallel import ALONE, Team, TeamError
+from msd.ranker.runs import random_runs
 
 _PREDICT_ROWS = 2_048
 USER_AFFINITIES = "ranker.affinity.users.weight"
@@ -36,13 +37,16 @@ class TrainConfig:
 
     `patience`: epochs without a better valid AUC before stopping. `averaging`: the greatest decay of the running
     average of the weights. `affinity_decay`: the weight decay of users' affinities. `adaptor_rate`: the adaptors' share
-    of the learning rate. The batch shrinks on small data, so that an epoch has steps to learn from.
+    of the learning rate. `rows_per_user`: how many of a user's rows stand together where he has as many; few users a
+    step teach it what differs between their rows, not between them. The batch shrinks on small data, so that an epoch
+    has steps to learn from.
     """
 
     seed: int = 0
     epochs: int = 20
     patience: int = 3
     largest_batch: int = 512
+    rows_per_user: int = 8
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     affinity_decay: float = 5.0
@@ -161,7 +165,9 @@ def _train_epoch(
     # Seeded by epoch, so that a run that was stopped draws the same rows and dropout as one that was not.
     torch.manual_seed(config.seed * 1_000 + epoch + 1_000_000 * team.rank)
     rng = np.random.default_rng([config.seed, epoch])
-    order = rng.permutation(features.of_part(Part.WINDOW, Part.TRAIN))
+    events = features.of_part(Part.WINDOW, Part.TRAIN)
+    users = features.user.rows.cpu().numpy()[events]
+    order = events[np.concatenate(random_runs(users, config.rows_per_user, rng))]
     batch = max(1, config.batch(len(order)) // team.size)
     order, rng = team.share(order), rng.spawn(team.size)[team.rank] if team.size > 1 else rng
     model.train()

@@ -67,9 +67,9 @@ def seen(world: World, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tenso
     noted: dict[str, torch.Tensor] = {}
     score = world.model.ranker.score
 
-    def note(tensors: dict[str, torch.Tensor], *rest: torch.Tensor) -> torch.Tensor:
-        noted.update(tensors)
-        return score(tensors, *rest)
+    def note(tensors: dict[str, torch.Tensor], target: torch.Tensor, history: torch.Tensor) -> torch.Tensor:
+        noted.update(tensors, target=target)
+        return score(tensors, target, history)
 
     monkeypatch.setattr(world.model.ranker, "score", note)
     return noted
@@ -96,6 +96,10 @@ def test_a_new_item_keeps_its_features_and_vector_but_no_id_and_no_counts(
     assert torch.equal(seen["item_dense"][:, :numbers], whole["item_dense"][:, :numbers])
     assert torch.equal(seen["item_dense"][:, counts], world.features.item.unknown_dense[counts].expand(200, -1))
     assert torch.equal(seen["user_dense"], whole["user_dense"])
+    # Nor does attention, or Fusion, see which item it is.
+    nameless = world.model.ranker.represent_items(seen["item_categorical"], seen["item_semantic"])
+    assert torch.equal(seen["target"], nameless)
+    assert not torch.allclose(nameless, whole["target"])
 
 
 def test_sides_age_apart(world: World, seen: dict[str, torch.Tensor]) -> None:

@@ -26,21 +26,32 @@ def test_overlap_is_the_cosine_of_the_sets_of_values(size: int) -> None:
     history = torch.tensor([[[2, 3, 0], [4, 0, 0], [0, 0, 0]]])
     target = torch.tensor([[3, 2, 0], [3, 4, 5], [0, 0, 0]])
     expected = [[1.0, 0.0, 0.0], [1 / np.sqrt(6), 1 / np.sqrt(3), 0.0], [0.0, 0.0, 0.0]]
-    np.testing.assert_allclose(Overlap(size, 3)(history, target), expected, atol=1e-6)
+    np.testing.assert_allclose(Overlap(size, 3, 1)(history, target), expected, atol=1e-6)
 
 
 def test_overlap_of_single_values_is_whether_they_are_the_same() -> None:
-    assert Overlap(9, 1)(torch.tensor([[[7], [8], [0]]]), torch.tensor([[8], [0]])).tolist() == [[0, 1, 0], [0, 0, 0]]
+    assert Overlap(9, 1, 1)(torch.tensor([[[7], [8], [0]]]), torch.tensor([[8], [0]])).tolist() == [
+        [0, 1, 0],
+        [0, 0, 0],
+    ]
 
 
-@given(st.integers(0, 10_000))
-def test_sets_are_compared_alike_in_either_way_and_for_one_history_or_many(seed: int) -> None:
+def test_values_outside_a_vocabulary_are_shared_with_nobody() -> None:
+    history, target = torch.tensor([[[1], [2], [0]]]), torch.tensor([[1], [2]])
+    assert Overlap(9, 1, 2)(history, target).tolist() == [[0, 0, 0], [0, 1, 0]]
+    history, target = torch.tensor([[[1, 2, 0], [1, 0, 0]]]), torch.tensor([[1, 2, 0]])
+    for size in (6, 1_000):
+        np.testing.assert_allclose(Overlap(size, 3, 2)(history, target), [[0.5, 0.0]], atol=1e-6)
+
+
+@given(st.integers(0, 10_000), st.sampled_from([1, 2]))
+def test_sets_are_compared_alike_in_either_way_and_for_one_history_or_many(seed: int, first: int) -> None:
     rng = np.random.default_rng(seed)
     history, target = (
         torch.from_numpy(np.array([_set(rng) for _ in range(count)], np.int32)).reshape(shape)
         for count, shape in ((4, (1, 4, 3)), (5, (5, 3)))
     )
-    few, many = Overlap(6, 3), Overlap(1_000, 3)
+    few, many = Overlap(6, 3, first), Overlap(1_000, 3, first)
     expected = many(history, target)
     for found in (few(history, target), *(overlap(history.expand(5, -1, -1), target) for overlap in (few, many))):
         np.testing.assert_allclose(found, expected, atol=1e-6)

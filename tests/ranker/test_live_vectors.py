@@ -1,15 +1,13 @@
-"""Rows come together by item, each once; fresh vectors stand in for cached ones, and they alone pass gradients on."""
+"""Texts with an encoding are drawn; fresh vectors stand in for cached ones, and they alone pass gradients on."""
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from msd.dataset.load import Dataset
 from msd.dataset.texts import student_texts
 from msd.ranker.features import Features, build_features
-from msd.ranker.live_vectors import CachedTexts, LiveVectors, item_runs
+from msd.ranker.live_vectors import CachedTexts, LiveVectors
 from msd.ranker.schema_fit import fit_schema
 from msd.student.encoder import Student, encode_texts
 from msd.student.record import VECTOR_DIM, StudentError
@@ -40,17 +38,6 @@ def features(tiny: Dataset, vectors: StudentVectors) -> Features:
 @pytest.fixture
 def texts(tiny: Dataset, features: Features, vectors: StudentVectors, student: Student) -> CachedTexts:
     return CachedTexts(features.item, vectors.items, student_texts(tiny)[0], student, frozen=1)
-
-
-@settings(max_examples=30)
-@given(items=st.lists(st.integers(0, 5), min_size=1, max_size=60), longest=st.integers(1, 9), seed=st.integers(0, 99))
-def test_runs_hold_every_row_once_and_one_item_each(items: list[int], longest: int, seed: int) -> None:
-    rows = np.array(items, np.int32)
-    runs = item_runs(rows, longest, np.random.default_rng(seed))
-    assert sorted(np.concatenate(runs).tolist()) == list(range(len(rows)))
-    assert all(len(set(rows[run])) == 1 and 1 <= len(run) <= longest for run in runs)
-    # No item is cut more often than it must be.
-    assert len(runs) == sum(-(-count // longest) for count in np.unique(rows, return_counts=True)[1])
 
 
 def test_only_rows_with_a_text_are_drawn_and_each_once(features: Features, texts: CachedTexts) -> None:

@@ -45,3 +45,9 @@ def test_a_folder_gives_back_the_network_that_it_was_given(tmp_path: Path, world
     assert again == record
     assert isinstance(found.ranker, Din)
     assert all(torch.equal(found.state_dict()[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["deepfm", "din", "dcnv2"])
+def test_a_baseline_without_an_mlp_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match=f"hidden is empty, and the network '{name}' is not without an MLP"):
+        RankerConfig.model_validate({"network": name, "hidden": ()})
