@@ -16,7 +16,7 @@ from service.errors import ErrorResponse
 from service.health import health_routes
 from service.metrics import Metrics
 from service.readiness import Readiness, Starter
-from service.runtimes.onnxruntime import OnnxRuntime
+from service.runtimes.choice import open_runtime
 from service.score_route import PATH, ScoreRoute
 from service.scorer import Scorer
 from service.settings import Settings
@@ -25,12 +25,12 @@ from service.stores.store import RowStore
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The service over one bundle. Raises MsdError when bundle, provider or rows file are not as they should be.
+    """The service over one bundle. Raises MsdError when bundle, runtime or rows file are not as they should be.
 
     Its `state.readiness` is the Readiness, for the server that drains it.
     """
     bundle = open_bundle(settings.bundle, rows=settings.store == "file")
-    runtime = OnnxRuntime(bundle, settings.provider, settings.threads)
+    runtime = open_runtime(bundle, settings)
     store = _open_store(settings, bundle)
     metrics = Metrics()
     metrics.bundle(bundle.bundle_id, bundle.manifest.model_version, store.name)

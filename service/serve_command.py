@@ -20,7 +20,10 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
-    provider: Annotated[str | None, typer.Option(help="What runs the model: cpu or cuda.")] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="What runs the model: auto (as the bundle says), onnxruntime or openvino.")
+    ] = None,
+    provider: Annotated[str | None, typer.Option(help="Where onnxruntime runs it: cpu or cuda.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads inside one run of the model.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
 ) -> None:
@@ -34,6 +37,7 @@ def serve(
         "redis_url": redis,
         "host": host,
         "port": port,
+        "runtime": runtime,
         "provider": provider,
         "threads": threads,
         "log_level": log_level,

@@ -31,6 +31,7 @@ class Settings(BaseModel):
     bundle: Path
     store: Literal["file", "redis"] = "file"
     redis_url: SecretStr | None = None
+    runtime: Literal["auto", "onnxruntime", "openvino"] = "auto"
     provider: Literal["cpu", "cuda"] = "cpu"
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     host: str = "127.0.0.1"
@@ -57,6 +58,8 @@ class Settings(BaseModel):
     def _fit_together(self) -> Self:
         if self.store == "redis" and self.redis_url is None:
             raise ValueError("MSD_STORE=redis needs MSD_REDIS_URL, e.g. redis://localhost:6379/0")
+        if self.runtime == "openvino" and self.provider != "cpu":
+            raise ValueError(f"MSD_RUNTIME=openvino has no MSD_PROVIDER={self.provider}; it runs on the CPU")
         if self.max_queued_rows < self.max_candidates:
             raise ValueError(
                 f"MSD_MAX_QUEUED_ROWS={self.max_queued_rows} is less than one full request"

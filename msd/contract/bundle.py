@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from msd.contract.errors import BundleError
 from msd.contract.files import sha256_file, write_text_atomic
+from msd.contract.precision import PrecisionRecord
 from msd.contract.rows import ROW_FORMAT, row_dtype
 from msd.contract.schema import FeatureSchema
 
@@ -60,7 +61,16 @@ class Manifest(BaseModel):
     calibration: dict[str, Any]
     metrics: dict[str, Any]
     provenance: dict[str, Any]
+    precision: PrecisionRecord | None = None
     sha256: str = Field(default="", description="Of this manifest's JSON with this field empty.")
+
+    @model_serializer(mode="wrap")
+    def _without_what_older_manifests_lack(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """So that the hash of a manifest without a precision is what it was when it was written."""
+        document: dict[str, Any] = handler(self)
+        if self.precision is None:
+            del document["precision"]
+        return document
 
     def digest(self) -> str:
         """The hash that `sha256` should be."""
@@ -83,6 +93,11 @@ class Bundle:
     def bundle_id(self) -> str:
         """The identity of weights, schema and row layout."""
         return self.manifest.bundle_id
+
+    @property
+    def precision(self) -> PrecisionRecord:
+        """In which precision its ranker runs; fp32 where the manifest does not say."""
+        return self.manifest.precision or PrecisionRecord()
 
     def path(self, name: str) -> Path:
         """The path of a file, which may be absent if it is optional."""

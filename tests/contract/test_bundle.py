@@ -1,5 +1,6 @@
 """A bundle opens only if it is, to the byte, what was exported."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic_core import to_json
 
 from msd.contract.bundle import (
     GOLDENS,
@@ -26,6 +28,7 @@ from msd.contract.bundle import (
 )
 from msd.contract.errors import BundleError
 from msd.contract.files import sha256_file
+from msd.contract.precision import Figures, PrecisionRecord, Tried
 from tests.contract.examples import SCHEMA, flip, make_folder
 from tests.service.bundle_factory import reseal
 
@@ -50,6 +53,30 @@ def test_a_bundle_opens_as_it_was_written(folder: Path, whole_bundle: Bundle) ->
     assert opened.bundle_id == bundle_id_of(SCHEMA, {RANKER: sha256_file(folder / RANKER)})
     assert opened.path(RANKER) == folder / RANKER
     assert set(opened.manifest.files) == set(REQUIRED)
+
+
+def test_a_manifest_from_before_precisions_keeps_its_hash(folder: Path) -> None:
+    """Its text has no precision, nor has what is hashed: bundles of earlier releases open, in fp32."""
+    document = json.loads((folder / MANIFEST).read_text("utf-8"))
+    assert "precision" not in document
+    assert hashlib.sha256(to_json({**document, "sha256": ""})).hexdigest() == document["sha256"]
+    precision = open_bundle(folder).precision
+    assert (precision.asked, precision.chosen, precision.runtime) == ("fp32", "fp32", "onnxruntime")
+
+
+def test_a_precision_is_kept_with_its_figures(folder: Path) -> None:
+    figures = Figures(auc=0.7, logloss=0.5, ece=0.01, predicted_over_observed=1.0, microseconds=900.0)
+    tried = {"bf16": Tried(figures=figures, auc_worst=0.0001, logloss_worst=0.0), "int8": Tried(refused="too slow")}
+    record = PrecisionRecord.model_validate({"asked": "auto", "chosen": "bf16", "candidates": 200, "tried": tried})
+    reseal(folder, precision=record)
+
+    assert open_bundle(folder).precision == record
+    assert record.runtime == "openvino"
+    reseal(folder, precision=None)
+    assert "precision" not in json.loads((folder / MANIFEST).read_text("utf-8"))
+    edit_manifest(folder, precision={"chosen": "fp8"})
+    with pytest.raises(BundleError, match="precision.chosen: Input should be 'fp32', 'int8' or 'bf16'"):
+        open_bundle(folder)
 
 
 @pytest.mark.parametrize("name", REQUIRED)

@@ -15,11 +15,13 @@ POISON_HOUR = "23"
 
 @dataclass(frozen=True)
 class Recipe:
-    """What kind of bundle to build. `seed` changes the weights, and with them the bundle_id."""
+    """What kind of bundle to build. `seed` changes the weights, and with them the bundle_id; `dense` adds a layer of
+    matrix products, which is all that other precisions than fp32 change."""
 
     seed: int = 0
     poison: bool = False
     slow: bool = False
+    dense: bool = False
     heads: tuple[str, ...] = ("pctr", "pcvr")
 
 
@@ -55,7 +57,7 @@ def build_ranker(schema: FeatureSchema, recipe: Recipe) -> onnx.ModelProto:
         helper.make_node("Mul", ["logit.raw", "scale0.3"], ["logit0"]),
     ]
     logit = "logit0"
-    for wanted, add in ((recipe.poison, _poison), (recipe.slow, _slow)):
+    for wanted, add in ((recipe.poison, _poison), (recipe.slow, _slow), (recipe.dense, _dense)):
         if wanted:
             logit = add(schema, nodes, weights, logit)
     nodes += [
@@ -107,3 +109,22 @@ def _slow(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: st
         helper.make_node("Add", [logit, "slow.nothing"], ["logit.slow"]),
     ]
     return "logit.slow"
+
+
+def _dense(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str) -> str:
+    """Adds a network of one hidden layer over the candidates' vectors."""
+    rng = np.random.default_rng(5)
+    (width,) = next(spec.shape for spec in schema.tensors if spec.name == "item_semantic")
+    weights += [
+        numpy_helper.from_array(rng.normal(0, 0.4, (width, 64)).astype(np.float32), "dense.first"),
+        numpy_helper.from_array(rng.normal(0, 0.4, (64, 32)).astype(np.float32), "dense.second"),
+        numpy_helper.from_array(np.array([1], np.int64), "dense.axis"),
+    ]
+    nodes += [
+        helper.make_node("MatMul", ["item_semantic.f", "dense.first"], ["dense.raw"]),
+        helper.make_node("Relu", ["dense.raw"], ["dense.hidden"]),
+        helper.make_node("MatMul", ["dense.hidden", "dense.second"], ["dense.out"]),
+        helper.make_node("ReduceMean", ["dense.out"], ["dense.mean"], axes=[1], keepdims=0),
+        helper.make_node("Add", [logit, "dense.mean"], ["logit.dense"]),
+    ]
+    return "logit.dense"

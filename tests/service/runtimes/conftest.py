@@ -1,0 +1,53 @@
+"""Bundles that OpenVINO may run, and the tensors of their goldens."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from msd.contract.assemble import Tensors
+from msd.contract.bundle import GOLDENS, Bundle, open_bundle
+from msd.contract.golden import golden_tensors, read_goldens
+from msd.contract.precision import Precision, PrecisionRecord
+from msd.contract.rows import RowCodec
+from tests.service.bundle_factory import build_bundle, reseal
+from tests.service.ranker_graph import Recipe
+
+# Or OpenVINO, imported by tests too, would report it to its maker.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+TOLERANCES = {
+    "onnxruntime-cpu-fp32": 1e-5,
+    "onnxruntime-cpu-int8": 0.05,
+    "openvino-cpu-fp32": 1e-5,
+    "openvino-cpu-bf16": 0.05,
+}
+Make = Callable[[Precision], Bundle]
+
+
+@pytest.fixture(scope="session")
+def made_for(tmp_path_factory: pytest.TempPathFactory) -> Make:
+    """Bundles of one graph whose manifests choose a precision; nobody changes them."""
+    made: dict[Precision, Bundle] = {}
+
+    def make(precision: Precision) -> Bundle:
+        if precision not in made:
+            folder: Path = tmp_path_factory.mktemp("bundles") / precision
+            build_bundle(folder, Recipe(dense=True))
+            reseal(folder, tolerances=TOLERANCES, precision=PrecisionRecord(asked=precision, chosen=precision))
+            made[precision] = open_bundle(folder)
+        return made[precision]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def asked(made_for: Make) -> list[tuple[Tensors, list[float]]]:
+    """The tensors of each golden and its expected pCTR."""
+    bundle = made_for("fp32")
+    users, items = (RowCodec(bundle.schema, side, bundle.bundle_id) for side in ("user", "item"))
+    return [
+        (golden_tensors(bundle.schema, users, items, golden).tensors, golden.expected["pctr"])
+        for golden in read_goldens(bundle.path(GOLDENS))
+    ]

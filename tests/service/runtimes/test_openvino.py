@@ -1,0 +1,170 @@
+"""OpenVINO: the same file, the same scores, in the precision that was asked for or not at all."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from msd.contract.assemble import Tensors
+from msd.contract.bundle import RANKER, Bundle
+from msd.contract.errors import BundleError
+from service.runtimes.instructions import cpu_instructions
+from service.runtimes.openvino import OpenVinoRuntime, check_bf16, padded_size
+from service.runtimes.runtime import RuntimeRefused
+from tests.service.bundle_factory import golden_requests
+from tests.service.live import live_service, run_msd
+from tests.service.ranker_graph import Recipe, build_ranker
+from tests.service.runtimes.conftest import Make
+from tests.service.test_isolation import GUARD, HEAVY
+
+HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+Asked = list[tuple[Tensors, list[float]]]
+
+
+def _resized(tensors: Tensors, count: int) -> Tensors:
+    return {
+        name: np.resize(one, (count, *one.shape[1:])) if name.startswith("item") else one
+        for name, one in tensors.items()
+    }
+
+
+def test_it_reproduces_the_goldens_and_tells_what_it_got(made_for: Make, asked: Asked) -> None:
+    runtime = OpenVinoRuntime(made_for("fp32"), "fp32", threads=1)
+    for tensors, expected in asked:
+        scores = runtime.run(tensors)
+        assert list(scores) == ["pctr", "pcvr"]
+        np.testing.assert_allclose(scores["pctr"], expected, atol=1e-5)
+
+    engine = runtime.engine
+    assert (engine.provider, engine.threads, engine.precision, engine.key) == ("cpu", 1, "fp32", "openvino-cpu-fp32")
+    assert (engine.version, engine.instructions) == (openvino.__version__, cpu_instructions())
+
+
+def test_bf16_is_got_or_refused(made_for: Make, asked: Asked) -> None:
+    if not HAS_BF16:
+        with pytest.raises(RuntimeRefused, match="bf16, which OpenVINO does not offer"):
+            OpenVinoRuntime(made_for("bf16"), "bf16", threads=1)
+        return
+    runtime = OpenVinoRuntime(made_for("bf16"), "bf16", threads=2)
+    found = [np.abs(runtime.run(tensors)["pctr"] - expected).max() for tensors, expected in asked]
+    assert (runtime.engine.precision, runtime.engine.threads) == ("bf16", 2)
+    # No fp32 kernel is as far off as that, nor any bf16 one further.
+    assert 1e-4 < max(found) < 0.05
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 9, 57, 300])
+def test_scores_do_not_depend_on_the_padding(made_for: Make, asked: Asked, count: int) -> None:
+    runtime = OpenVinoRuntime(made_for("fp32"), "fp32", threads=1)
+    tensors, _ = max(asked, key=lambda one: len(one[1]))
+    alone = [runtime.run(_resized(tensors, 1))["pctr"][0]]
+    found = runtime.run(_resized(tensors, count))["pctr"]
+
+    assert found.shape == (count,)
+    np.testing.assert_allclose(found[:1], alone, atol=1e-6)
+    found[:] = 0.0  # what was given out is the caller's: no later run sees it or changes it
+    assert runtime.run(_resized(tensors, 1))["pctr"] == alone
+    assert not found.any()
+
+
+@given(st.integers(1, 100_000))
+def test_a_size_wastes_a_fifth_at_most(count: int) -> None:
+    size = padded_size(count)
+
+    assert count <= size
+    assert (size - count) * 5 <= size
+    assert padded_size(size) == size
+
+
+@pytest.mark.parametrize("most", [1, 5, 200, 2_000])
+def test_it_warms_up_every_size_that_a_request_is_padded_to(made_for: Make, most: int) -> None:
+    sizes = OpenVinoRuntime(made_for("fp32"), "fp32", threads=1).warm_up_sizes(most)
+
+    assert list(sizes) == sorted({padded_size(count) for count in range(1, most + 1)})
+    assert len(sizes) <= 40
+
+
+def test_an_int8_graph_is_refused(made_for: Make) -> None:
+    with pytest.raises(RuntimeRefused, match="is quantised for onnxruntime; .* set MSD_RUNTIME=onnxruntime, or auto"):
+        OpenVinoRuntime(made_for("int8"), "int8", threads=1)
+
+
+def test_without_openvino_the_extra_is_named(made_for: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(RuntimeRefused, match=r"pip install 'msd-ctr\[openvino\]'"):
+        OpenVinoRuntime(made_for("bf16"), "bf16", threads=1)
+
+
+def _retype(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+
+
+def _fix_candidates(model: onnx.ModelProto) -> None:
+    for one in model.graph.input:
+        if one.name.startswith("item"):
+            one.type.tensor_type.shape.dim[0].dim_value = 50
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_retype, "is a i64, the schema gives int32"),
+        (_fix_candidates, "50 candidates only"),
+        (lambda model: model.graph.ClearField("node"), "openvino cannot load it"),
+        (lambda model: model.graph.output.pop(), "has no output 'pcvr'"),
+    ],
+)
+def test_a_graph_that_does_not_fit_is_refused(made_for: Make, tmp_path: Path, change: object, said: str) -> None:
+    fitting = made_for("fp32")
+    model = build_ranker(fitting.schema, Recipe(dense=True))
+    assert callable(change)
+    change(model)
+    (tmp_path / RANKER).write_bytes(model.SerializeToString())
+
+    with pytest.raises(BundleError, match=said):
+        OpenVinoRuntime(Bundle(tmp_path, fitting.manifest), "fp32", threads=1)
+
+
+def test_it_serves_with_the_network_closed(made_for: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a word to OpenVINO's maker, whom it tells of every import where nobody stops it."""
+    report = tmp_path / "report"
+    report.touch()
+    monkeypatch.setenv("GUARD_REPORT", str(report))
+    folder = made_for("fp32").folder
+    with live_service(folder, tmp_path, python_path=GUARD, runtime="openvino", max_candidates=64) as running:
+        assert running.score(golden_requests()[0]).status_code == 200
+        with running.client() as client:
+            assert client.get("/v1/model").json()["runtime"]["name"] == "openvino"
+        assert running.terminate() == 0
+
+    lines = report.read_text().splitlines()
+    assert not [line for line in lines if line.startswith(("refused", "connect"))]
+    assert "openvino" in lines[-1].split()
+    assert not {"onnxruntime", *HEAVY} & set(lines[-1].split())
+
+
+def test_a_cpu_without_bf16_is_refused() -> None:
+    check_bf16(Path("ranker.onnx"), ["FP32", "BF16"])
+    with pytest.raises(RuntimeRefused, match=r"ranker.onnx: .*offers FP16, FP32\); set MSD_RUNTIME=onnxruntime"):
+        check_bf16(Path("ranker.onnx"), ["FP32", "FP16"])
+
+
+def test_a_graph_without_products_cannot_run_in_bf16(bundle: Bundle) -> None:
+    """OpenVINO would say that it does, and run it all in fp32."""
+    with pytest.raises(RuntimeRefused, match="bf16 was asked for, but OpenVINO runs its matrix products in nothing"):
+        OpenVinoRuntime(bundle, "bf16", threads=1)
+
+
+def test_a_bundle_in_bf16_is_served_as_its_manifest_says(made_for: Make, tmp_path: Path) -> None:
+    folder = made_for("bf16").folder
+    for runtime, key in (("auto", ["openvino", "bf16"]), ("onnxruntime", ["onnxruntime", "fp32"])):
+        if runtime == "auto" and not HAS_BF16:
+            assert "set MSD_RUNTIME=onnxruntime" in run_msd("serve", str(folder), "--port", "0").stderr
+            continue
+        with live_service(folder, tmp_path, runtime=runtime, max_candidates=64) as running, running.client() as client:
+            told = client.get("/v1/model").json()["runtime"]
+        assert [told["name"], told["precision"]] == key
