@@ -1,0 +1,172 @@
+"""Which of the schema's columns each input of a graph takes, by its name, and which output each head is.
+
+An input is called as a tensor of the schema, as a feature, or `history_` and a feature of items. It knows no weights.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
+
+from model_export.errors import ExportError
+from msd.contract.assemble import Tensors
+from msd.contract.schema import STATE_FEATURES, FeatureSchema, Side, TensorSpec
+
+_INTEGERS = (TensorProto.INT32, TensorProto.INT64)
+_NUMBERS = (TensorProto.FLOAT, TensorProto.DOUBLE)
+
+
+class Columns(NamedTuple):
+    """Some of the last axis of one of the schema's tensors, of which the last `optional` may be left out."""
+
+    tensor: TensorSpec
+    chosen: slice
+    optional: int = 0
+
+    @property
+    def width(self) -> int:
+        """How many columns there are."""
+        return int(self.chosen.stop - self.chosen.start)
+
+
+class Binding(NamedTuple):
+    """What fills the input `name`: columns [..., w], without that axis if `flat`, once for each item if `repeated`."""
+
+    name: str
+    columns: Columns
+    flat: bool
+    repeated: bool
+    type: int
+
+    def value(self, tensors: Tensors, candidates: int) -> NDArray[Any]:
+        """The input's value for a request of so many candidates."""
+        array = tensors[self.columns.tensor.name][..., self.columns.chosen]
+        array = array[..., 0] if self.flat else array
+        if self.repeated:
+            array = np.repeat(array, candidates, 0)
+        value: NDArray[Any] = np.ascontiguousarray(array, helper.tensor_dtype_to_np_dtype(self.type))
+        return value
+
+
+def bind_inputs(model: ModelProto, schema: FeatureSchema) -> list[Binding]:
+    """Where every input of the graph gets its values.
+
+    Raises ExportError, naming the input, for a name that the schema lacks, another type or width, items of a fixed
+    number or of two axes, and a graph that sees no item.
+    """
+    known = _columns(schema)
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [one for one in model.graph.input if one.name not in weights]
+    for one in inputs:
+        if one.name not in known:
+            raise ExportError(
+                f"the graph's input {one.name!r} is nothing that the schema has; it has {', '.join(sorted(known))}"
+            )
+    axis = _item_axis([one for one in inputs if known[one.name].tensor.side == "item"])
+    return [_bind(one, known[one.name], axis) for one in inputs]
+
+
+def head_outputs(model: ModelProto, named: Mapping[str, str]) -> dict[str, str]:
+    """Head → output, the first of them pctr: as `named`, else by the outputs' own names, else the only one there is.
+
+    Raises ExportError for an output that is not there or has more than one number an item, and if none is pctr.
+    """
+    outputs = {one.name: one for one in model.graph.output}
+    heads = dict(named) or {name: name for name in outputs}
+    if not named and len(outputs) == 1:
+        heads = {"pctr": next(iter(outputs))}
+    if "pctr" not in heads:
+        raise ExportError(
+            f"none of the outputs {', '.join(outputs)} is called pctr; say which is it, e.g. "
+            f"--head pctr={next(iter(outputs))}"
+        )
+    for head, name in heads.items():
+        if name not in outputs:
+            raise ExportError(f"the head {head!r} is to be the output {name!r}; there are {', '.join(outputs)}")
+        shape = _shape(outputs[name])
+        if len(shape) > 2 or not shape or (len(shape) == 2 and shape[1] not in (1, None)):
+            raise ExportError(f"the output {name!r} is {shape}; a head is one number an item: [N] or [N, 1]")
+        if isinstance(shape[0], int):
+            raise ExportError(f"the output {name!r} is {shape}, for {shape[0]} items only, not for any number")
+    return {"pctr": heads["pctr"], **heads}
+
+
+def _columns(schema: FeatureSchema) -> dict[str, Columns]:
+    """All that an input may be called; where a feature is called as a tensor is, the tensor is meant."""
+    specs = {spec.name: spec for spec in schema.tensors}
+    known: dict[str, Columns] = {}
+    sides: tuple[Side, ...] = ("user", "context", "item")
+    for side in sides:
+        for indexed in schema.indexed(side):
+            place = schema.columns[indexed.name]
+            known[indexed.name] = Columns(specs[f"{side}_categorical"], place)
+            if side == "item":
+                known.setdefault(f"history_{indexed.name}", Columns(specs["history_categorical"], place))
+        for numeric in schema.numerics(side):
+            known[numeric.name] = Columns(specs[f"{side}_dense"], schema.columns[numeric.name], optional=1)
+        if state := schema.state(side):
+            start = schema.numeric_width(side)
+            known[state.name] = Columns(specs[f"{side}_dense"], slice(start, start + len(STATE_FEATURES)))
+    return known | {name: Columns(spec, slice(0, spec.shape[-1])) for name, spec in specs.items()}
+
+
+def _item_axis(items: Sequence[ValueInfoProto]) -> str | None:
+    """The name of the items' axis, None if it has none."""
+    if not items:
+        raise ExportError("the graph has no input of items, so that all candidates would get one score")
+    names: dict[str | None, str] = {}
+    for one in items:
+        shape = _shape(one)
+        if not shape or isinstance(shape[0], int):
+            raise ExportError(
+                f"the graph's input {one.name!r} is of items, and {shape}: it must take any number of them; export it "
+                "with a dynamic first axis"
+            )
+        names.setdefault(shape[0], one.name)
+    if len(named := {axis: name for axis, name in names.items() if axis is not None}) > 1:
+        told = " and ".join(f"{axis!r} of {name!r}" for axis, name in list(named.items())[:2])
+        raise ExportError(f"the graph's inputs have two axes of items, {told}; give them one dynamic axis")
+    return next(iter(named), None)
+
+
+def _bind(one: ValueInfoProto, columns: Columns, item_axis: str | None) -> Binding:
+    spec, shape, type_ = columns.tensor, _shape(one), one.type.tensor_type.elem_type
+    if type_ not in (_INTEGERS if spec.dtype == "int32" else _NUMBERS):
+        raise ExportError(
+            f"the graph's input {one.name!r} is {helper.tensor_dtype_to_string(type_)}; the schema gives {spec.dtype}"
+        )
+    repeated = False
+    if spec.side != "item":
+        first = shape[0] if shape else None
+        if isinstance(first, int) and first != 1:
+            raise ExportError(
+                f"the graph's input {one.name!r} is of the {spec.side}, of whom a request has one, and is {shape}; "
+                "export it with a first axis of 1, or with that of the items"
+            )
+        repeated = first is not None and first == item_axis
+    for width in range(columns.width, columns.width - columns.optional - 1, -1):
+        for flat in (False, True)[: 1 + (width == 1)]:
+            if _fits(shape, [*spec.shape[:-1], *([] if flat else [width])]):
+                start = columns.chosen.start
+                return Binding(one.name, columns._replace(chosen=slice(start, start + width)), flat, repeated, type_)
+    raise ExportError(
+        f"the graph's input {one.name!r} is {shape}; what the schema has of that name is "
+        f"{[shape[0] if shape else 1, *spec.shape[:-1], columns.width]}"
+    )
+
+
+def _fits(shape: Sequence[int | str | None], rest: Sequence[int]) -> bool:
+    """Whether axes are, from the second on, of the given lengths, or free."""
+    return len(shape) == len(rest) + 1 and all(
+        length == due or not isinstance(length, int) for length, due in zip(shape[1:], rest, strict=True)
+    )
+
+
+def _shape(value: ValueInfoProto) -> list[int | str | None]:
+    """Its axes: a length, the name of one that varies, or None for one that has none."""
+    return [
+        dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None
+        for dim in value.type.tensor_type.shape.dim
+    ]

@@ -1,0 +1,124 @@
+"""An ONNX file that somebody else made → a graph that is whole, safe to run and finite, or why it is not.
+
+Knows nothing of a schema, nor of what the graph's inputs mean.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
+from onnx.inliner import inline_local_functions
+
+from model_export.errors import ExportError
+
+# Domains whose operators onnxruntime has itself; any other needs a library of the author's.
+_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
+_OLDEST_OPSET = 9
+_FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
+
+
+def read_model(path: Path) -> ModelProto:
+    """The model with all weights in it, functions inlined.
+
+    Raises ExportError for what is no ONNX file or cut short, of an opset or operator that cannot be run, with weights
+    outside its folder, or with a weight that is NaN.
+    """
+    if not path.is_file():
+        raise ExportError(f"{path}: no such file")
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except DecodeError:
+        raise ExportError(f"{path}: is no ONNX file, or was cut short") from None
+    if not model.graph.node:
+        raise ExportError(f"{path}: has a graph without nodes; it is no ONNX file, or was cut short")
+    _check_opset(path, model)
+    _load_external(path, model)
+    model = inline_local_functions(model)
+    _check_operators(path, model)
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"{path}: is not valid ONNX: {str(error).strip().splitlines()[0]}") from None
+    _check_weights(path, model)
+    return model
+
+
+def _check_opset(path: Path, model: ModelProto) -> None:
+    newest = onnx.defs.onnx_opset_version()
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx") and not _OLDEST_OPSET <= opset.version <= newest:
+            raise ExportError(
+                f"{path}: uses opset {opset.version}; {_OLDEST_OPSET} to {newest} can be run. Export it again with one "
+                "of these"
+            )
+
+
+def _load_external(path: Path, model: ModelProto) -> None:
+    """Weights in files of their own, which may lie nowhere but beside the graph or below."""
+    folder = path.parent.resolve()
+    for tensor in _tensors(model.graph):
+        if not uses_external_data(tensor):
+            continue
+        location = ExternalDataInfo(tensor).location
+        found = (folder / location).resolve()
+        if Path(location).is_absolute() or not found.is_relative_to(folder):
+            raise ExportError(
+                f"{path}: the weight {tensor.name!r} is said to be in {location!r}, outside the graph's folder; put "
+                "all in one folder and export again"
+            )
+        if not found.is_file():
+            raise ExportError(f"{path}: the weight {tensor.name!r} is in {location!r}, which is missing beside it")
+    try:
+        load_external_data_for_model(model, str(folder))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ExportError(f"{path}: its weights cannot be read: {error}") from None
+
+
+def _check_operators(path: Path, model: ModelProto) -> None:
+    for node in _nodes(model.graph):
+        if node.domain not in _DOMAINS:
+            raise ExportError(
+                f"{path}: the node {_name(node)} is of {node.domain}.{node.op_type}, which onnxruntime does not have"
+            )
+
+
+def _check_weights(path: Path, model: ModelProto) -> None:
+    for tensor in _tensors(model.graph):
+        if tensor.data_type in _FLOATS and np.isnan(numpy_helper.to_array(tensor)).any():
+            raise ExportError(f"{path}: the weight {tensor.name!r} holds NaN; training went wrong before the export")
+
+
+def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    """All nodes, those of the bodies of If, Loop and Scan too."""
+    for node in graph.node:
+        yield node
+        for body in _bodies(node):
+            yield from _nodes(body)
+
+
+def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    """All weights: initialisers and constants."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.TENSOR:
+                if not attribute.t.name:
+                    attribute.t.name = _name(node)
+                yield attribute.t
+        for body in _bodies(node):
+            yield from _tensors(body)
+
+
+def _bodies(node: NodeProto) -> Iterator[GraphProto]:
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _name(node: NodeProto) -> str:
+    return node.name or node.output[0]

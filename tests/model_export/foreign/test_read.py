@@ -1,0 +1,148 @@
+"""A graph from elsewhere is read whole and finite, or refused with what is wrong with it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx.external_data_helper import set_external_data
+
+from model_export.errors import ExportError
+from model_export.foreign.read import read_model
+from tests.model_export.foreign.made import write_by_feature
+
+Damage = Callable[[ModelProto], None]
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_by_feature(tmp_path_factory.mktemp("graph") / "theirs.onnx")
+
+
+def _damaged(graph: Path, folder: Path, damage: Damage) -> Path:
+    model = onnx.load(graph)
+    damage(model)
+    path = folder / "damaged.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_a_graph_is_read_as_it_is(graph: Path) -> None:
+    model = read_model(graph)
+    assert [node.op_type for node in model.graph.node] == [node.op_type for node in onnx.load(graph).graph.node]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 0.99])
+def test_a_file_that_is_cut_short_is_refused(graph: Path, tmp_path: Path, share: float) -> None:
+    path = tmp_path / "short.onnx"
+    content = graph.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ExportError, match=r"short.onnx: .*cut short"):
+        read_model(path)
+
+
+@pytest.mark.parametrize("content", [b"\x00" * 99, b"{}", b"PK\x03\x04 not a graph at all"])
+def test_another_kind_of_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "other.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ExportError, match=r"other.onnx: .*no ONNX file"):
+        read_model(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"none.onnx: no such file"):
+        read_model(tmp_path / "none.onnx")
+
+
+def _opset(version: int) -> Damage:
+    def damage(model: ModelProto) -> None:
+        model.opset_import[0].version = version
+
+    return damage
+
+
+def _custom(model: ModelProto) -> None:
+    model.graph.node[0].domain = "org.example"
+    model.graph.node[0].name = "the gather"
+    model.opset_import.append(helper.make_opsetid("org.example", 1))
+
+
+def _unknown(model: ModelProto) -> None:
+    model.graph.node[0].op_type = "Guess"
+
+
+def _nan(model: ModelProto) -> None:
+    weight = next(one for one in model.graph.initializer if one.name == "user.weight")
+    array = numpy_helper.to_array(weight).copy()
+    array[3, 1] = np.nan
+    weight.CopyFrom(numpy_helper.from_array(array, weight.name))
+
+
+def _nan_constant(model: ModelProto) -> None:
+    value = numpy_helper.from_array(np.array([np.nan], np.float32))
+    model.graph.node.append(helper.make_node("Constant", [], ["none"], name="a constant", value=value))
+
+
+def _outside(location: str) -> Damage:
+    def damage(model: ModelProto) -> None:
+        weight = next(one for one in model.graph.initializer if one.name == "user.weight")
+        set_external_data(weight, location)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_opset(4), "uses opset 4; 9 to"),
+        (_opset(9_999), "uses opset 9999; 9 to .* Export it again"),
+        (_custom, "the node the gather is of org.example.Gather, which onnxruntime does not have"),
+        (_unknown, "is not valid ONNX: .*Guess"),
+        (_nan, "the weight 'user.weight' holds NaN"),
+        (_nan_constant, "the weight 'a constant' holds NaN"),
+        (_outside("../secrets.bin"), r"'user.weight' is said to be in '../secrets.bin', outside the graph's folder"),
+        (_outside("/etc/passwd"), "'user.weight' is said to be in '/etc/passwd', outside the graph's folder"),
+        (_outside("weights.bin"), "'user.weight' is in 'weights.bin', which is missing beside it"),
+    ],
+)
+def test_what_cannot_be_run_or_trusted_is_refused(graph: Path, tmp_path: Path, damage: Damage, message: str) -> None:
+    with pytest.raises(ExportError, match=message):
+        read_model(_damaged(graph, tmp_path, damage))
+
+
+def test_a_link_out_of_the_folder_is_followed_by_nobody(graph: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    (tmp_path / "secret").write_bytes(b"x" * 4096)
+    (folder / "weights.bin").symlink_to(tmp_path / "secret")
+    with pytest.raises(ExportError, match="outside the graph's folder"):
+        read_model(_damaged(graph, folder, _outside("weights.bin")))
+
+
+def test_weights_in_a_file_beside_the_graph_are_read(graph: Path, tmp_path: Path) -> None:
+    path = tmp_path / "split.onnx"
+    onnx.save(onnx.load(graph), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    whole, split = (
+        {one.name: numpy_helper.to_array(one) for one in read_model(of).graph.initializer} for of in (graph, path)
+    )
+    assert whole.keys() == split.keys()
+    assert all(np.array_equal(whole[name], split[name]) for name in whole)
+
+
+def test_functions_are_taken_apart(tmp_path: Path) -> None:
+    double = helper.make_function(
+        "mine", "Double", ["x"], ["y"], [helper.make_node("Add", ["x", "x"], ["y"])], [helper.make_opsetid("", 18)]
+    )
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Double", ["x"], ["y"], domain="mine")], "g", ends[:1], ends[1:])
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("mine", 1)]
+    path = tmp_path / "function.onnx"
+    path.write_bytes(
+        helper.make_model(graph, functions=[double], opset_imports=opsets, ir_version=10).SerializeToString()
+    )
+    model = read_model(path)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert session.run(None, {"x": np.array([1.5], np.float32)})[0].tolist() == [3.0]
