@@ -1,0 +1,44 @@
+"""The same graph in double precision."""
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
+
+_NARROW = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_TYPES = {"Cast": "to", "LayerNormalization": "stash_type", "EyeLike": "dtype", "RandomNormal": "dtype"}
+
+
+def as_double(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`model` with every tensor of floats turned to doubles; itself it stays as it is."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    _convert(made.graph)
+    return made
+
+
+def _convert(graph: onnx.GraphProto) -> None:
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if value.type.tensor_type.elem_type in _NARROW:
+            value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    for tensor in graph.initializer:
+        _convert_tensor(tensor)
+    for node in graph.node:
+        for attribute in node.attribute:
+            _convert_attribute(node, attribute)
+
+
+def _convert_tensor(tensor: onnx.TensorProto) -> None:
+    if tensor.data_type in _NARROW:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float64), tensor.name))
+
+
+def _convert_attribute(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> None:
+    if attribute.type == AttributeProto.GRAPH:
+        _convert(attribute.g)
+    elif attribute.type == AttributeProto.TENSOR:
+        _convert_tensor(attribute.t)
+    elif node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
+        value = np.array(helper.get_attribute_value(attribute), np.float64)
+        attribute.CopyFrom(helper.make_attribute("value", numpy_helper.from_array(value)))
+    elif _TYPES.get(node.op_type) == attribute.name and attribute.i in _NARROW:
+        attribute.i = TensorProto.DOUBLE

@@ -1,0 +1,177 @@
+"""Operators that broadcast: over parts side by side one by one; sums and products with the user's side wait."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from model_export.factorise.emit import Tensor
+from model_export.factorise.low_rank import narrowed
+from model_export.factorise.node import Handler, Node
+from model_export.factorise.rule import Rule
+from model_export.factorise.scope import Scope
+from model_export.factorise.shapes import Shape, Unsplit, broadcast
+from model_export.factorise.values import Affine, Concat, Laid, Term, with_terms
+
+_ONE = "Relu Sigmoid Tanh Exp Log Sqrt Abs Erf Cast Not Neg LeakyRelu Elu Selu Celu Softplus Softsign HardSigmoid Gelu "
+_ONE += "Reciprocal Clip Floor Ceil Round Sign IsNaN IsInf Mish HardSwish Swish Sin Cos Identity ThresholdedRelu"
+_MORE = "Add Sub Mul Div Pow Less Greater LessOrEqual GreaterOrEqual Equal And Or Xor Where Max Min PRelu"
+_MOST_TERMS = 8
+
+
+def elementwise(scope: Scope, node: Node) -> Laid:
+    """Any of these operators."""
+    if node.kind == "Identity":
+        return node.input(0)
+    values, shape = node.given, node.shape
+    if not any(value.varies for value in values):
+        return scope.wrap(_real(scope, node, values), shape)
+    if scope.on(Rule.CONCAT):
+        values = tuple(scope.coalesced(value) if isinstance(value, Concat) else value for value in values)
+        split = _by_parts(scope, replace(node, inputs=values))
+        if split is not None:
+            return split
+    if node.dtype.kind == "f" and len(values) == 2 and node.kind in _ARITHMETIC and scope.on(Rule.AFFINE):
+        affine = _arithmetic(scope, node.kind, values, shape)
+        if affine is not None:
+            return affine
+    return scope.wrap(_real(scope, node, values), shape)
+
+
+def apply(scope: Scope, kind: str, values: Sequence[Laid], shape: Shape) -> Laid:
+    """Arithmetic that other rules need: Add, Sub, Mul or Div of floats."""
+    return elementwise(scope, Node(kind, tuple(values), {}, (shape,), (_dtype(values[0]),)))
+
+
+def _dtype(value: Laid) -> "np.dtype[np.generic]":
+    while isinstance(value, Concat):
+        value = value.parts[0]
+    tensor = value.terms[0].leaf if value.terms else value.base
+    if tensor is None:
+        raise Unsplit("an empty sum")
+    return tensor.dtype
+
+
+def _real(scope: Scope, node: Node, values: Sequence[Laid]) -> Tensor:
+    tensors = [scope.real(value) for value in values]
+    if node.kind == "PRelu":  # broadcasts the slope alone
+        tensors[0] = scope.emit.expand(tensors[0], broadcast(*(tensor.shape for tensor in tensors)))
+    return scope.emit.elementwise(node.kind, *tensors, dtype=node.dtype, **node.attributes)
+
+
+def _by_parts(scope: Scope, node: Node) -> Laid | None:
+    values = list(node.given)
+    if node.kind == "Mul" and len(values) == 2:
+        values = list(narrowed(scope, values[0], values[1]) or values)
+    guide = next((value for value in values if isinstance(value, Concat)), None)
+    if guide is None:
+        return None
+    axis = guide.axis - len(guide.shape)
+    at = len(node.shape) + axis
+    if guide.shape[axis] != node.shape[at]:
+        return None
+    if not all(_follows(value, axis, guide) for value in values):
+        return None
+    parts, start = [], 0
+    for place, length in enumerate(guide.cuts):
+        end = start + int(length)
+        shape = (*node.shape[:at], length, *node.shape[at + 1 :])
+        chosen = tuple(_part(scope, value, axis, place, (start, end)) for value in values)
+        parts.append(elementwise(scope, Node(node.kind, chosen, node.attributes, (shape,), node.dtypes)))
+        start = end
+    scope.credit(Rule.CONCAT)
+    return Concat(node.shape, at, tuple(parts))
+
+
+def _follows(value: Laid, axis: int, guide: Concat) -> bool:
+    """Whether a value has a part for each of the guide's, or is the same beside all of them."""
+    if len(value.shape) < -axis or value.shape[axis] == 1 or not value.varies:
+        return all(isinstance(length, int) for length in guide.cuts)
+    return isinstance(value, Concat) and value.axis - len(value.shape) == axis and value.cuts == guide.cuts
+
+
+def _part(scope: Scope, value: Laid, axis: int, place: int, bounds: tuple[int, int]) -> Laid:
+    if len(value.shape) < -axis or value.shape[axis] == 1:
+        return value
+    at = len(value.shape) + axis
+    if isinstance(value, Concat) and value.axis == at and value.varies:
+        return value.parts[place]
+    tensor = scope.emit.aligned(scope.real(value), len(value.shape))
+    shape = (*value.shape[:at], bounds[1] - bounds[0], *value.shape[at + 1 :])
+    return scope.wrap(scope.emit.cut(tensor, at, *bounds), shape)
+
+
+def _arithmetic(scope: Scope, kind: str, values: Sequence[Laid], shape: Shape) -> Affine | None:
+    if not all(isinstance(value, Affine) for value in values):
+        return None
+    rank = len(shape)
+    aligned = [v.map(lambda t: scope.emit.aligned(t, rank), shape) for v in values if isinstance(v, Affine)]
+    return _ARITHMETIC[kind](scope, *aligned)
+
+
+def _add(scope: Scope, one: Affine, other: Affine) -> Affine | None:
+    terms = list(one.terms)
+    for term in other.terms:
+        _merge(scope, terms, term)
+    if len(terms) > _MOST_TERMS:
+        return None
+    scope.credit(Rule.AFFINE)
+    return with_terms(one, terms, scope.emit.add(one.base, other.base))
+
+
+def _merge(scope: Scope, terms: list[Term], term: Term) -> None:
+    """Adds a term: to the one of its leaf, or for real where neither is scaled by a user's tensor."""
+    for place, held in enumerate(terms):
+        if held.leaf is term.leaf:
+            factors = [_factor(scope, one) for one in (held, term)]
+            terms[place] = Term(held.leaf, scope.emit.elementwise("Add", *factors))
+            return
+        if held.by is None and term.by is None and held.leaf.shape == term.leaf.shape:
+            terms[place] = Term(scope.emit.elementwise("Add", held.leaf, term.leaf))
+            return
+    terms.append(term)
+
+
+def _factor(scope: Scope, term: Term) -> Tensor:
+    return term.by or scope.emit.scalar(1.0, term.leaf, len(term.leaf.shape))
+
+
+def _sub(scope: Scope, one: Affine, other: Affine) -> Affine | None:
+    first, second = one.plain, other.plain
+    if first is not None and second is not None and first.varies and second.varies:
+        return None  # both would be made real for nothing
+    tensor = other.base if not other.terms else other.terms[0].leaf
+    if tensor is None:
+        return None
+    return _add(scope, one, scaled(scope, other, scope.emit.scalar(-1.0, tensor, len(other.shape))))
+
+
+def _mul(scope: Scope, one: Affine, other: Affine) -> Affine | None:
+    if one.varies and other.varies:
+        return None
+    varying, by = (one, other.base) if one.varies else (other, one.base)
+    return None if by is None else scaled(scope, varying, by)
+
+
+def _div(scope: Scope, one: Affine, other: Affine) -> Affine | None:
+    if other.varies or other.base is None:
+        return None
+    one_over = scope.emit.elementwise("Div", scope.emit.scalar(1.0, other.base, len(other.shape)), other.base)
+    return scaled(scope, one, one_over)
+
+
+def scaled(scope: Scope, value: Affine, by: Tensor) -> Affine:
+    """Each term and the base times a tensor that is the same for all candidates."""
+    multiply = scope.emit.elementwise
+    terms = [Term(term.leaf, by if term.by is None else multiply("Mul", term.by, by)) for term in value.terms]
+    scope.credit(Rule.AFFINE)
+    return with_terms(value, terms, value.base and multiply("Mul", value.base, by))
+
+
+_ARITHMETIC: Mapping[str, Callable[[Scope, Affine, Affine], Affine | None]] = {
+    "Add": _add,
+    "Sub": _sub,
+    "Mul": _mul,
+    "Div": _div,
+}
+HANDLERS: Mapping[str, Handler] = dict.fromkeys((*_ONE.split(), *_MORE.split()), elementwise)

@@ -1,0 +1,266 @@
+"""The new graph as it is written: tensors, nodes without repetition, constants folded, layout.
+
+Knows names, shapes and numpy. Does not know what waits to be made real (that is `values`), nor any rule.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import DTypeLike, NDArray
+from onnx import helper
+
+from model_export.factorise.shapes import (
+    ITEMS,
+    Dim,
+    Shape,
+    Unsplit,
+    broadcast,
+    has_items,
+    merged,
+    number,
+    with_dim,
+)
+
+Array = NDArray[Any]
+_SHARED_ELEMENTS = 64
+_FOLDED: Mapping[str, Callable[..., Array]] = {
+    "Add": np.add,
+    "Sub": np.subtract,
+    "Mul": np.multiply,
+    "Neg": np.negative,
+    "MatMul": np.matmul,
+    "Concat": lambda *parts, axis: np.concatenate(parts, axis),
+    "Transpose": lambda array, perm: np.transpose(array, perm),
+    "Expand": lambda array, shape: np.broadcast_to(array, np.broadcast_shapes(array.shape, tuple(shape))),
+    "ReduceSum": lambda array, axes, keepdims: array.sum(tuple(axes), keepdims=bool(keepdims)),
+}
+
+
+@dataclass(eq=False)
+class Tensor:
+    """A tensor of the new graph. Its axes may be 1 where the plain graph's tensor is longer."""
+
+    name: str
+    shape: Shape
+    dtype: np.dtype[Any]
+    value: Array | None = None
+    """Of a constant."""
+    product: "tuple[Tensor, Tensor] | None" = None
+    """(X, W) where this is X @ W, reshaped maybe, X having two axes and W being the same for all candidates."""
+    reshaped: "Tensor | None" = None
+    """What this is a mere reshape of."""
+    lookup: "Lookup | None" = None
+
+    @property
+    def varies(self) -> bool:
+        """Whether it has the item axis."""
+        return has_items(self.shape)
+
+    @property
+    def is_float(self) -> bool:
+        """Whether arithmetic on it is that of real numbers."""
+        return self.dtype.kind == "f"
+
+
+@dataclass(frozen=True, eq=False)
+class Lookup:
+    """Where a tensor comes from: one column of indices, and the table that they were looked up in, if they were."""
+
+    indices: Tensor
+    column: int
+    table: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """A node with the tensors that it reads and makes."""
+
+    proto: onnx.NodeProto
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+class Emitter:
+    """Writes nodes. `counted` is an input with the item axis first, of which the number of candidates is read."""
+
+    def __init__(self, prefix: str, counted: Tensor) -> None:
+        """All names that it makes up begin with `prefix`."""
+        self.nodes: list[Emitted] = []
+        self.copied_table_bytes = 0
+        self._prefix, self._counted, self._made = prefix, counted, 0
+        self._seen: dict[Any, Tensor] = {}
+
+    def name(self, of: str) -> str:
+        """A new name."""
+        self._made += 1
+        return f"{self._prefix}{of}_{self._made}"
+
+    def constant(self, value: Array, name: str | None = None) -> Tensor:
+        """A tensor of the initialisers; small ones of equal value are one."""
+        value = np.asarray(value)
+        key = None
+        if name is None and value.size <= _SHARED_ELEMENTS:
+            key = (value.dtype.str, value.shape, value.tobytes())
+            if key in self._seen:
+                return self._seen[key]
+        made = Tensor(name or self.name("constant"), value.shape, value.dtype, value)
+        if key is not None:
+            self._seen[key] = made
+        return made
+
+    def scalar(self, value: float, like: Tensor, rank: int = 0) -> Tensor:
+        """One number of the dtype of `like`, with `rank` axes."""
+        return self.constant(np.full((1,) * rank, value, like.dtype))
+
+    def integers(self, *values: int) -> Tensor:
+        """A list of axes or lengths."""
+        return self.constant(np.array(values, np.int64))
+
+    def op(
+        self,
+        kind: str,
+        inputs: Sequence[Tensor],
+        shape: Shape,
+        dtype: "DTypeLike | None" = None,
+        **attributes: Any,  # noqa: ANN401 - what onnx takes
+    ) -> Tensor:
+        """The result of an operator on real tensors. `shape` is what it makes of them."""
+        key = (kind, tuple(tensor.name for tensor in inputs), repr(sorted(attributes.items())))
+        if key in self._seen:
+            return self._seen[key]
+        folded = self._fold(kind, inputs, attributes)
+        if folded is None:
+            made = Tensor(self.name(kind), shape, np.dtype(dtype or inputs[0].dtype))
+            proto = helper.make_node(kind, [tensor.name for tensor in inputs], [made.name], made.name, **attributes)
+            self.nodes.append(Emitted(proto, tuple(inputs), (made,)))
+        else:
+            made = folded
+        self._seen[key] = made
+        return made
+
+    def _fold(self, kind: str, inputs: Sequence[Tensor], attributes: Mapping[str, object]) -> Tensor | None:
+        values = [tensor.value for tensor in inputs if tensor.value is not None]
+        if kind not in _FOLDED or len(values) < len(inputs):
+            return None
+        result = _FOLDED[kind](*values, **attributes)
+        return self.constant(np.asarray(result, inputs[0].dtype))
+
+    def elementwise(
+        self,
+        kind: str,
+        *inputs: Tensor,
+        dtype: "DTypeLike | None" = None,
+        **attributes: Any,  # noqa: ANN401 - what onnx takes
+    ) -> Tensor:
+        """An operator that broadcasts. Of a reshaped tensor it comes first, and so stays by its product."""
+        first = inputs[0]
+        if len(inputs) == 1 and first.reshaped is not None:
+            return self.reshape(self.elementwise(kind, first.reshaped, dtype=dtype, **attributes), first.shape)
+        return self.op(kind, inputs, broadcast(*(tensor.shape for tensor in inputs)), dtype, **attributes)
+
+    def add(self, *tensors: Tensor | None) -> Tensor | None:
+        """The sum of those that there are."""
+        total: Tensor | None = None
+        for tensor in tensors:
+            if tensor is not None:
+                total = tensor if total is None else self.elementwise("Add", total, tensor)
+        return total
+
+    def reshape(self, tensor: Tensor, shape: Shape) -> Tensor:
+        """The same elements in another shape, of which one axis may vary. Raises Unsplit."""
+        if shape == tensor.shape:
+            return tensor
+        if tensor.value is not None:
+            return self.constant(tensor.value.reshape([number(dim) for dim in shape]))
+        source = tensor.reshaped or tensor
+        if shape == source.shape:
+            return source
+        if sum(isinstance(dim, str) for dim in shape) > 1:
+            raise Unsplit(f"a reshape to {shape}")
+        to = self.integers(*(-1 if isinstance(dim, str) else dim for dim in shape))
+        made = self.op("Reshape", [source, to], shape)
+        made.reshaped, made.product = source, tensor.product
+        return made
+
+    def aligned(self, tensor: Tensor, rank: int) -> Tensor:
+        """With axes of 1 in front, up to `rank` axes."""
+        missing = rank - len(tensor.shape)
+        return self.reshape(tensor, (1,) * missing + tensor.shape) if missing > 0 else tensor
+
+    def lengths(self, dims: Sequence[Dim]) -> Tensor:
+        """A list of lengths, the number of candidates among them."""
+        parts = []
+        for dim in dims:
+            if isinstance(dim, int):
+                parts.append(self.integers(dim))
+            elif dim.startswith(f"{ITEMS}*") or dim == ITEMS:
+                count = self.op("Shape", [self._counted], (1,), np.int64, start=0, end=1)
+                factor = int(dim.partition("*")[2] or 1)
+                parts.append(count if factor == 1 else self.elementwise("Mul", count, self.integers(factor)))
+            else:
+                raise Unsplit(f"an axis of varying length ({dim})")
+        return parts[0] if len(parts) == 1 else self.op("Concat", parts, (len(parts),), axis=0)
+
+    def expand(self, tensor: Tensor, shape: Shape) -> Tensor:
+        """Tiled to `shape`. Raises Unsplit where it does not broadcast to that."""
+        tensor = self.aligned(tensor, len(shape))
+        if tensor.shape == shape:
+            return tensor
+        if broadcast(tensor.shape, shape) != shape:
+            raise Unsplit(f"{tensor.shape} does not broadcast to {shape}")
+        # What the tensor has already need not be said, so that only what is missing must be known.
+        dims = [1 if have == dim else dim for have, dim in zip(tensor.shape, shape, strict=True)]
+        return self.op("Expand", [tensor, self.lengths(dims)], shape)
+
+    def filled(self, tensor: Tensor, axis: int, dim: Dim) -> Tensor:
+        """With that length of one axis, which may have been 1."""
+        return tensor if tensor.shape[axis] == dim else self.expand(tensor, with_dim(tensor.shape, axis, dim))
+
+    def cut(self, tensor: Tensor, axis: int, start: int, end: int) -> Tensor:
+        """From `start` up to `end` of an axis; an axis of 1 stands for any length."""
+        if tensor.shape[axis] == 1 or (start, end) == (0, tensor.shape[axis]):
+            return tensor
+        if tensor.value is not None:
+            return self.constant(tensor.value[(slice(None),) * axis + (slice(start, end),)])
+        bounds = [self.integers(one) for one in (start, end, axis)]
+        return self.op("Slice", [tensor, *bounds], with_dim(tensor.shape, axis, end - start))
+
+    def concat(self, tensors: Sequence[Tensor], axis: int) -> Tensor:
+        """Side by side; the other axes are tiled where they must be."""
+        if len(tensors) == 1:
+            return tensors[0]
+        others = broadcast(*(with_dim(tensor.shape, axis, 1) for tensor in tensors))
+        total = sum(number(tensor.shape[axis]) for tensor in tensors)
+        parts = [self.expand(tensor, with_dim(others, axis, tensor.shape[axis])) for tensor in tensors]
+        return self.op("Concat", parts, with_dim(others, axis, total), axis=axis)
+
+    def transpose(self, tensor: Tensor, order: Sequence[int]) -> Tensor:
+        """Axes in another order, by a reshape where only axes of 1 move."""
+        shape = tuple(tensor.shape[axis] for axis in order)
+        moved = [axis for axis in order if tensor.shape[axis] != 1]
+        if moved == sorted(moved) and sum(isinstance(dim, str) for dim in shape) <= 1:
+            return self.reshape(tensor, shape)
+        return self.op("Transpose", [tensor], shape, perm=list(order))
+
+    def reduce(self, kind: str, tensor: Tensor, axis: int) -> Tensor:
+        """One axis reduced to 1."""
+        return self.op(kind, [tensor, self.integers(axis)], with_dim(tensor.shape, axis, 1), keepdims=1)
+
+    def matmul(self, left: Tensor, right: Tensor) -> Tensor:
+        """The matrix product by the last two axes, others broadcast."""
+        batch = broadcast(left.shape[:-2], right.shape[:-2]) if len(left.shape) + len(right.shape) > 4 else ()
+        return self.op("MatMul", [left, right], (*batch, left.shape[-2], right.shape[-1]))
+
+    def product(self, rows: Tensor, matrix: Tensor, shape: Shape) -> Tensor:
+        """[…, K] @ [K, M] in the shape given, remembered as a product for what may be done to it yet."""
+        width = rows.shape[-1]
+        flat = rows
+        if len(rows.shape) > 2:
+            flat = self.reshape(rows, (merged(rows.shape[:-1]), width))
+        made = self.op("MatMul", [flat, matrix], (flat.shape[0], matrix.shape[1]))
+        if made.value is None:
+            made.product = (flat, matrix)
+        return self.reshape(made, shape)

@@ -1,0 +1,144 @@
+"""What is known of each tensor of a plain graph: found by running it with a few numbers of candidates.
+
+Shapes that exporters compute inside a graph (Shape, Gather, Where, Expand …) come out as plainly as declared ones, and
+tensors that depend on no input's contents as constants. No inference by operator is needed, so none can be missing.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import AttributeProto, helper
+
+from model_export.factorise.evaluate import Evaluator
+from model_export.factorise.shapes import ITEMS, Dim, Shape, dim_of
+
+_CANDIDATES = (5, 7, 11, 7)
+_OTHER_AXES = ((17, 19, 23, 29, 31), (37, 41, 43, 47, 53))
+_MOST_LENGTHS = 16
+# The length of these operators' results depends on the contents of the inputs at these places; None: of any.
+_SHAPED_BY: Mapping[str, tuple[int, ...] | None] = {
+    **dict.fromkeys(("NonZero", "Unique", "Compress", "NonMaxSuppression", "If", "Loop", "Scan", "StringSplit")),
+    **dict.fromkeys(("Resize", "Upsample", "Range", "Col2Im", "MaxUnpool", "CenterCropPad", "TfIdfVectorizer")),
+    **dict.fromkeys(("Reshape", "Expand", "Tile", "TopK", "OneHot", "Unsqueeze", "Squeeze", "Split"), (1,)),
+    **dict.fromkeys(("Slice", "Pad"), (1, 2, 3, 4)),
+    "ConstantOfShape": (0,),
+}
+_RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One tensor: its shape, or None where that depends on contents; its value where no input's contents count."""
+
+    shape: Shape | None
+    dtype: np.dtype[Any]
+    value: NDArray[Any] | None = None
+    """Of length 1 along the item axis, over which it is the same."""
+    lengths: tuple[Dim, ...] | None = None
+    """The elements of a tensor that only says how long axes are."""
+
+
+def find_facts(model: onnx.ModelProto, axis: str) -> dict[str, Fact]:
+    """Facts by the names of the graph's inputs and of all its nodes' outputs. `axis` is the name of the item axis."""
+    names = [name for node in model.graph.node for name in node.output if name]
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    del probe.graph.output[:]
+    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    settings = list(_settings(model, axis))
+    evaluator = Evaluator(probe, "the graph")
+    candidates = _CANDIDATES[: len(settings)]
+    runs = [dict(zip(names, evaluator.run(names, feeds), strict=True)) | feeds for feeds in settings]
+    depends = _content(model.graph)
+    return {name: _fact([run[name] for run in runs], candidates, *depends.get(name, (True, False))) for name in runs[0]}
+
+
+def _settings(model: onnx.ModelProto, axis: str) -> Iterator[dict[str, NDArray[Any]]]:
+    others: dict[str, int] = {}
+    for place, count in enumerate(_CANDIDATES):
+        lengths = _OTHER_AXES[place // 3]
+        feeds = {}
+        for value in real_inputs(model.graph):
+            tensor = value.type.tensor_type
+            shape = []
+            for dim in tensor.shape.dim:
+                if dim.HasField("dim_value"):
+                    shape.append(dim.dim_value)
+                elif dim.dim_param == axis:
+                    shape.append(count)
+                else:
+                    shape.append(lengths[others.setdefault(dim.dim_param, len(others)) % len(lengths)])
+            feeds[value.name] = np.zeros(shape, helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+        if place == 3 and not others:
+            return
+        yield feeds
+
+
+def real_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
+    """The inputs that are to be given, which initializers are not."""
+    held = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in held]
+
+
+def _content(graph: onnx.GraphProto) -> dict[str, tuple[bool, bool]]:
+    """By name, whether a tensor's contents, and whether its shape, depend on inputs' contents."""
+    known = {value.name: (True, False) for value in real_inputs(graph)}
+    for node in graph.node:
+        given = [known.get(name, (False, False)) for name in (*node.input, *captured(node))]
+        wild = any(shaped for _, shaped in given)
+        content = wild or any(contents for contents, _ in given) or node.op_type in _RANDOM
+        if node.domain not in ("", "ai.onnx"):
+            wild = wild or content
+        elif node.op_type in _SHAPED_BY or node.op_type.startswith(("Sequence", "Optional")):
+            places = _SHAPED_BY.get(node.op_type)
+            wild = wild or any(c for place, (c, _) in enumerate(given) if places is None or place in places)
+        if node.op_type in ("Shape", "Size") and not wild:
+            content = False
+        known |= dict.fromkeys(node.output, (content, wild))
+    return known
+
+
+def captured(node: onnx.NodeProto) -> list[str]:
+    """The names that a node's subgraphs take from around it, and maybe some of their own."""
+    graphs = [attribute.g for attribute in node.attribute if attribute.type == AttributeProto.GRAPH]
+    graphs += [graph for attribute in node.attribute for graph in attribute.graphs]
+    found = [value.name for graph in graphs for value in graph.output]
+    for inner in (inner for graph in graphs for inner in graph.node):
+        found += [name for name in inner.input if name] + captured(inner)
+    return found
+
+
+def _fact(found: Sequence[Any], candidates: tuple[int, ...], content: bool, wild: bool) -> Fact:
+    if wild or not all(isinstance(one, np.ndarray) for one in found):
+        return Fact(None, found[0].dtype if isinstance(found[0], np.ndarray) else np.dtype(object))
+    if len({one.ndim for one in found}) > 1:
+        return Fact(None, found[0].dtype)
+    lengths = zip(*(one.shape for one in found), strict=True)
+    shape = tuple(dim_of(observed, candidates) for observed in lengths)
+    if content:
+        return Fact(shape, found[0].dtype)
+    return Fact(shape, found[0].dtype, _same(found, shape), _lengths(found, candidates))
+
+
+def _same(found: Sequence[NDArray[Any]], shape: Shape) -> NDArray[Any] | None:
+    """The value, if it is one and the same for all candidates and in all runs."""
+    if any(isinstance(dim, str) and dim != ITEMS for dim in shape):
+        return None
+    first = found[0][tuple(slice(0, 1) if dim == ITEMS else slice(None) for dim in shape)]
+    # Not-a-numbers of a constant are equal here; texts have none.
+    same = all(np.array_equal(np.broadcast_to(first, one.shape), one, first.dtype.kind == "f") for one in found)
+    return first if same else None
+
+
+def _lengths(found: Sequence[NDArray[Any]], candidates: tuple[int, ...]) -> tuple[Dim, ...] | None:
+    first = found[0]
+    if first.dtype.kind != "i" or first.ndim > 1 or first.size > _MOST_LENGTHS:
+        return None
+    if len({one.shape for one in found}) > 1:
+        return None
+    columns = zip(*(one.reshape(-1).tolist() for one in found), strict=True)
+    return tuple(dim_of(observed, candidates) for observed in columns)

@@ -1,0 +1,139 @@
+"""value @ W, W being the same for all candidates: each part by its rows of W, each term by what it is scaled with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from model_export.factorise import user_matrix
+from model_export.factorise.elementwise import apply
+from model_export.factorise.emit import Tensor
+from model_export.factorise.low_rank import composed
+from model_export.factorise.rule import Rule
+from model_export.factorise.scope import Scope
+from model_export.factorise.shapes import Shape, number, size, with_dim
+from model_export.factorise.values import Affine, Concat, Laid, Term, laid_parts
+
+Pair = tuple[Tensor, Tensor]  # a tensor […, D] and its rows of the matrix [D, K]
+
+
+@dataclass
+class _Sorted:
+    """The summands of a product, by how they are multiplied."""
+
+    shared: list[Pair] = field(default_factory=list)
+    plain: list[Pair] = field(default_factory=list)
+    scaled: dict[Tensor, list[Pair]] = field(default_factory=dict)
+    outer: list[Term] = field(default_factory=list)
+    composed: list[Pair] = field(default_factory=list)
+
+
+def linear(scope: Scope, value: Laid, matrix: Tensor) -> Laid:
+    """[…, D] @ [D, K]."""
+    shape = (*value.shape[:-1], matrix.shape[1])
+    last = len(shape) - 1
+    if not scope.on(Rule.LINEAR):
+        return scope.wrap(scope.emit.product(scope.filled(value, last), matrix, _of(scope, value, shape)), shape)
+    if isinstance(value, Concat):
+        value = scope.coalesced(value)
+    if isinstance(value, Concat) and value.axis != last:
+        return value.map(lambda part: linear(scope, part, matrix), shape, value.axis)
+    found, start = _Sorted(), 0
+    parts = laid_parts(value, last)
+    for part in parts:
+        end = start + number(part.shape[-1])
+        affine = part if isinstance(part, Affine) else scope.wrap(scope.real(part), part.shape)
+        _sort(scope, affine, scope.emit.cut(matrix, 0, start, end), found)
+        start = end
+    if len(parts) > 1 or found.shared:
+        scope.credit(Rule.LINEAR)
+    return _sum(scope, found, shape, number(matrix.shape[1]))
+
+
+def _of(scope: Scope, value: Laid, shape: Shape) -> Shape:
+    return with_dim(scope.real(value).shape, len(shape) - 1, shape[-1])
+
+
+def _sort(scope: Scope, value: Affine, rows: Tensor, found: _Sorted) -> None:
+    last, width = len(value.shape) - 1, number(value.shape[-1])
+    if value.base is not None:
+        found.shared.append((scope.emit.filled(value.base, last, width), rows))
+    for term in value.terms:
+        _sort_term(scope, term, rows, width, found)
+
+
+def _sort_term(scope: Scope, term: Term, rows: Tensor, width: int, found: _Sorted) -> None:
+    leaf, by, emit = term.leaf, term.by, scope.emit
+    last = len(leaf.shape) - 1
+    if leaf.shape[-1] == 1 and width > 1:
+        # One number a candidate, times a row that is shared: the row is multiplied once.
+        row = by or emit.scalar(1.0, leaf, len(leaf.shape))
+        found.outer.append(Term(leaf, emit.matmul(emit.filled(row, last, width), rows)))
+        return
+    if by is not None and by.value is not None and size(by.shape[:-1]) == 1:
+        # A constant row scales the matrix, for good.
+        column = emit.expand(emit.reshape(by, (number(by.shape[-1]), 1)), (width, 1))
+        rows, by = emit.elementwise("Mul", rows, column), None
+    if by is None:
+        found.plain.append((leaf, rows))
+        return
+    narrow = composed(scope, term, rows)
+    if narrow is not None:
+        found.composed.append(narrow)
+    elif scope.on(Rule.USER_MATRIX) and user_matrix.fits(leaf, by):
+        found.scaled.setdefault(leaf, []).append((emit.filled(by, last, width), rows))
+    else:
+        found.plain.append((emit.elementwise("Mul", leaf, by), rows))
+
+
+def _sum(scope: Scope, found: _Sorted, shape: Shape, columns: int) -> Affine:
+    leaves = [_user_matrix(scope, found)] if found.scaled else []
+    leaves += [_product(scope, pairs) for pairs in _grouped(found.plain)]
+    if found.composed:
+        leaves.append(_product(scope, found.composed))
+    base: Tensor | None = None
+    for pairs in _grouped(found.shared):
+        base = scope.emit.add(base, _product(scope, pairs))
+    result = Affine(shape, tuple(found.outer), base)
+    for leaf in leaves:
+        tensor = with_dim(shape, len(shape) - 1, columns)
+        summed = apply(scope, "Add", [Affine(tensor, (Term(leaf),)), result], tensor)
+        result = summed if isinstance(summed, Affine) else scope.wrap(scope.real(summed), tensor)
+    return result
+
+
+def _user_matrix(scope: Scope, found: _Sorted) -> Tensor:
+    """One product for all scaled leaves; where such a leaf is there unscaled too, that costs nothing beside."""
+    own: dict[Tensor, list[Tensor]] = {leaf: [] for leaf in found.scaled}
+    for leaf, rows in found.plain:
+        if leaf in own:
+            own[leaf].append(rows)
+    found.plain = [pair for pair in found.plain if pair[0] not in own]
+    return user_matrix.multiply(scope, [(leaf, own[leaf], pairs) for leaf, pairs in found.scaled.items()])
+
+
+def _grouped(pairs: Sequence[Pair]) -> list[list[Pair]]:
+    """Those whose tensors can stand side by side."""
+    groups: dict[tuple[Shape, bool], dict[Tensor, list[Tensor]]] = {}
+    for tensor, rows in pairs:
+        key = (tensor.shape[:-1], tensor.value is None)
+        groups.setdefault(key, {}).setdefault(tensor, []).append(rows)
+    return [[(t, rows) for t, several in group.items() for rows in several] for group in groups.values()]
+
+
+def _product(scope: Scope, pairs: Sequence[Pair]) -> Tensor:
+    """The sum of the products, as one."""
+    emit = scope.emit
+    by_tensor: dict[Tensor, Tensor] = {}
+    for tensor, rows in pairs:
+        by_tensor[tensor] = rows if tensor not in by_tensor else emit.elementwise("Add", by_tensor[tensor], rows)
+    last = len(pairs[0][0].shape) - 1
+    joined = scope.concat(list(by_tensor), last)
+    matrix = emit.concat(list(by_tensor.values()), 0)
+    if joined.varies:
+        if _sums(matrix):
+            return emit.reduce("ReduceSum", joined, last)
+        return emit.product(joined, matrix, with_dim(joined.shape, last, matrix.shape[1]))
+    return emit.matmul(joined, matrix)
+
+
+def _sums(matrix: Tensor) -> bool:
+    return matrix.value is not None and matrix.shape[1] == 1 and bool((matrix.value == 1).all())

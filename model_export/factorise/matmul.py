@@ -1,0 +1,197 @@
+"""MatMul, Gemm and Einsum: along their parts, or as the linear map, the outer product or the sum that they are."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from model_export.factorise.elementwise import apply
+from model_export.factorise.emit import Tensor
+from model_export.factorise.layout import reshaped, transposed
+from model_export.factorise.linear import linear
+from model_export.factorise.node import Handler, Node
+from model_export.factorise.reduce import summed
+from model_export.factorise.rule import Rule
+from model_export.factorise.scope import Scope
+from model_export.factorise.shapes import ITEMS, Shape, Unsplit, broadcast, number, size_or_none, with_dim
+from model_export.factorise.values import Affine, Concat, Laid, Term
+
+
+def gemm(scope: Scope, node: Node) -> Laid:
+    """alpha · A @ B + beta · C, for the alpha and beta of 1 that a linear layer has."""
+    attributes = node.attributes
+    if attributes.get("transA") or attributes.get("alpha", 1.0) != 1 or attributes.get("beta", 1.0) != 1:
+        raise Unsplit("a Gemm with transA, alpha or beta")
+    rows, matrix = node.input(0), node.input(1)
+    if matrix.varies:
+        raise Unsplit("a Gemm whose matrix is not shared")
+    weights = scope.real(matrix)
+    if attributes.get("transB"):
+        weights = scope.emit.transpose(weights, (1, 0))
+    made = linear(scope, rows, weights)
+    added = node.inputs[2] if len(node.inputs) > 2 else None
+    return made if added is None else apply(scope, "Add", [made, added], node.shape)
+
+
+def matmul(scope: Scope, node: Node) -> Laid:
+    """The matrix product of two values."""
+    return multiplied(scope, node.input(0), node.input(1), node.shape)
+
+
+def multiplied(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid:
+    """one @ other, by numpy's rules for more than two axes."""
+    if min(len(one.shape), len(other.shape)) < 2:
+        raise Unsplit("a product with a tensor of one axis")
+    for rule in (_shared_matrix, _shared_rows, _by_parts, _simpler):
+        found = rule(scope, one, other, shape)
+        if found is not None:
+            return found
+    return _real(scope, one, other, shape)
+
+
+def _shared_matrix(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid | None:
+    """[N, …, D] @ [D, K]."""
+    if other.varies or not one.varies or len(one.shape) < len(other.shape):
+        return None
+    matrix = scope.real(other)
+    if size_or_none(matrix.shape[:-2]) != 1 or size_or_none(other.shape[-2:]) is None:
+        return None
+    whole = scope.emit.expand(matrix, (*matrix.shape[:-2], *other.shape[-2:]))
+    return linear(scope, one, scope.emit.reshape(whole, other.shape[-2:]))
+
+
+def _shared_rows(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid | None:
+    """[1, T, D] @ [N, D, 1], as [N, 1, D] @ [D, T]."""
+    if one.varies or not other.varies or len(one.shape) != len(other.shape) or other.shape[-1] != 1:
+        return None
+    rank = len(shape)
+    matrix = scope.real(one)
+    if size_or_none(matrix.shape[:-2]) != 1 or size_or_none(one.shape[-2:]) is None:
+        return None
+    turned = (*range(rank - 2), rank - 1, rank - 2)
+    made = multiplied(
+        scope, transposed(scope, other, turned), transposed(scope, one, turned), (*shape[:-2], 1, shape[-2])
+    )
+    return transposed(scope, made, turned)
+
+
+def _by_parts(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid | None:
+    if not scope.on(Rule.CONCAT):
+        return None
+    rank = len(shape)
+    if isinstance(one, Concat) and one.axis == len(one.shape) - 2:
+        joined = scope.coalesced(one)
+        if isinstance(joined, Concat):
+            rows = [(p, with_dim(shape, rank - 2, p.shape[-2])) for p in joined.parts]
+            return Concat(shape, rank - 2, tuple(multiplied(scope, p, other, s) for p, s in rows))
+    if isinstance(other, Concat) and other.axis == len(other.shape) - 1:
+        joined = scope.coalesced(other)
+        if isinstance(joined, Concat):
+            columns = [(p, with_dim(shape, rank - 1, p.shape[-1])) for p in joined.parts]
+            return Concat(shape, rank - 1, tuple(multiplied(scope, one, p, s) for p, s in columns))
+    return _inner(scope, one, other, shape)
+
+
+def _inner(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid | None:
+    """Parts along the axis that is summed over: the products' sum, where the right parts are rows of few."""
+    if not isinstance(other, Concat) or other.axis != len(other.shape) - 2 or len(one.shape) != len(other.shape):
+        return None
+    last = len(one.shape) - 1
+    if isinstance(one, Concat) and one.axis == last and one.cuts == other.cuts:
+        pairs = list(zip(one.parts, other.parts, strict=True))
+    elif one.shape[-2] == 1:
+        tensor, pairs, start = scope.filled(one, last), [], 0
+        for part in other.parts:
+            end = start + number(part.shape[-2])
+            cut = scope.emit.cut(tensor, last, start, end)
+            pairs.append((scope.wrap(cut, with_dim(one.shape, last, end - start)), part))
+            start = end
+    else:
+        return None
+    total: Laid | None = None
+    for left, right in pairs:
+        product = multiplied(scope, left, right, shape)
+        total = product if total is None else apply(scope, "Add", [total, product], shape)
+    scope.credit(Rule.CONCAT)
+    return total
+
+
+def _simpler(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid | None:
+    if len(one.shape) != len(other.shape):
+        return None
+    if one.shape[-1] == 1 and one.varies and other.varies:
+        return apply(scope, "Mul", [one, other], shape)
+    return _weighted(scope, one, other, shape)
+
+
+def _weighted(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid | None:
+    """(leaf · rows) @ shared = leaf · (rows @ shared), where the leaf is one number for each row."""
+    if not isinstance(one, Affine) or other.varies or len(one.terms) != 1 or one.base is not None:
+        return None
+    term, rank = one.terms[0], len(shape)
+    if term.by is None or term.leaf.shape[-1] != 1 or not scope.on(Rule.AFFINE):
+        return None
+    rows = scope.emit.filled(term.by, rank - 1, one.shape[-1])
+    made = scope.emit.matmul(rows, scope.filled(other, rank - 2))
+    scope.credit(Rule.AFFINE)
+    return Affine(shape, (Term(term.leaf, made),))
+
+
+def _real(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid:
+    left, right = scope.filled(one, len(one.shape) - 1), scope.filled(other, len(other.shape) - 2)
+    if scope.on(Rule.HEADS) and len(left.shape) == len(right.shape) == 4:
+        made = _heads(scope, left, right)
+        if made is not None:
+            return scope.wrap(made, shape)
+    return scope.wrap(scope.emit.matmul(left, right), shape)
+
+
+def _heads(scope: Scope, left: Tensor, right: Tensor) -> Tensor | None:
+    """[N, H, 1, B] @ [1, H, B, C], or turned [1, H, C, B] @ [N, H, B, 1]: candidates as rows of H products."""
+    emit = scope.emit
+    if left.shape[0] == ITEMS and left.shape[2] == 1 and right.shape[0] == 1 and left.shape[1] == right.shape[1]:
+        rows, shared, turned = left, right, False
+    elif right.shape[0] == ITEMS and right.shape[3] == 1 and left.shape[0] == 1 and left.shape[1] == right.shape[1]:
+        rows, shared, turned = right, emit.transpose(left, (0, 1, 3, 2)), True
+    else:
+        return None
+    heads, width, columns = (number(dim) for dim in shared.shape[1:])
+    by_head = emit.transpose(emit.reshape(rows, (ITEMS, heads, width)), (1, 0, 2))
+    made = emit.matmul(by_head, emit.reshape(shared, (heads, width, columns)))
+    scope.credit(Rule.HEADS)
+    back = emit.transpose(made, (1, 0, 2))
+    return emit.reshape(back, (ITEMS, heads, columns, 1) if turned else (ITEMS, heads, 1, columns))
+
+
+def einsum(scope: Scope, node: Node) -> Laid:
+    """Two operands whose letters come in one order, and one letter summed over: a product and a sum."""
+    equation = _text(node.attributes["equation"]).replace(" ", "")
+    left, arrow, result = equation.partition("->")
+    operands = left.split(",")
+    if not arrow or len(operands) != 2 or "." in equation or any(len(set(o)) < len(o) for o in operands):
+        raise Unsplit("an Einsum of another form")
+    letters = max(operands, key=len)
+    gone = [letter for letter in letters if letter not in result]
+    in_order = [letter for letter in letters if letter in result] == list(result)
+    if len(gone) != 1 or set("".join(operands)) != set(letters) or not in_order:
+        raise Unsplit("an Einsum of another form")
+    dims = dict(zip(letters, broadcast_letters(operands, node, letters), strict=True))
+    values = []
+    for letter_list, value in zip(operands, node.given, strict=True):
+        if [letter for letter in letters if letter in letter_list] != list(letter_list):
+            raise Unsplit("an Einsum of another form")
+        to = tuple(dims[letter] if letter in letter_list else 1 for letter in letters)
+        values.append(reshaped(scope, value, to))
+    product = apply(scope, "Mul", values, tuple(dims[letter] for letter in letters))
+    return reshaped(scope, summed(scope, product, letters.index(gone[0])), node.shape)
+
+
+def broadcast_letters(operands: list[str], node: Node, letters: str) -> Shape:
+    """The length of each letter's axis."""
+    shapes = [dict(zip(o, v.shape, strict=True)) for o, v in zip(operands, node.given, strict=True)]
+    return tuple(broadcast(*((found[letter],) for found in shapes if letter in found))[0] for letter in letters)
+
+
+def _text(value: Any) -> str:  # noqa: ANN401 - an attribute
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+HANDLERS: Mapping[str, Handler] = {"MatMul": matmul, "Gemm": gemm, "Einsum": einsum}

@@ -1,0 +1,68 @@
+"""One node of the plain graph, as rules see it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from model_export.factorise.emit import Array
+from model_export.factorise.scope import Scope
+from model_export.factorise.shapes import Shape, Unsplit
+from model_export.factorise.values import Affine, Concat, Laid, Value
+
+
+@dataclass(frozen=True)
+class Node:
+    """An operator with its inputs as values, and the shapes and dtypes of what it makes."""
+
+    kind: str
+    inputs: tuple[Laid | None, ...]
+    attributes: Mapping[str, Any]
+    shapes: tuple[Shape, ...]
+    dtypes: tuple[np.dtype[Any], ...]
+
+    @property
+    def shape(self) -> Shape:
+        """Of the first output."""
+        return self.shapes[0]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the first output."""
+        return self.dtypes[0]
+
+    @property
+    def given(self) -> tuple[Laid, ...]:
+        """The inputs that are not left out."""
+        return tuple(value for value in self.inputs if value is not None)
+
+    def input(self, place: int) -> Laid:
+        """Raises Unsplit where it is left out."""
+        value = self.inputs[place] if place < len(self.inputs) else None
+        if value is None:
+            raise Unsplit(f"it has no input {place}")
+        return value
+
+    def constant(self, place: int) -> Array | None:
+        """The value of an input that is known now; None if left out. Raises Unsplit if it comes with a request."""
+        if place >= len(self.inputs) or self.inputs[place] is None:
+            return None
+        value = self.inputs[place]
+        if isinstance(value, Affine) and not value.varies and value.base is not None and value.base.value is not None:
+            return value.base.value
+        raise Unsplit(f"its input {place} is not a constant")
+
+    def axis(self, default: int, rank: int) -> int:
+        """The attribute `axis`, counted from the front."""
+        return int(self.attributes.get("axis", default)) % rank
+
+
+Handler = Callable[[Scope, Node], Value | list[Value]]
+
+
+def laid(value: Value) -> Laid:
+    """The value, if rules can see its axes. Raises Unsplit."""
+    if isinstance(value, Affine | Concat):
+        return value
+    raise Unsplit("its input's axes are merged" if value.varies else "its input's shape is not known")

@@ -1,0 +1,204 @@
+"""The factorising pass: a plain graph and the sides of its inputs → the same function with shared work done once.
+
+A partial evaluation: nodes are taken in their order, their outputs held as values that wait, and made real where an
+operator asks for it. An operator without a rule gets real inputs and is copied. Each rule is in the file of its family.
+The idea of splitting products over concatenated sides is MaRI's (arXiv 2602.23105).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import onnx
+from onnx import helper, numpy_helper
+
+from model_export.factorise import elementwise, layout, matmul, norm, reduce, softmax
+from model_export.factorise.emit import Emitted, Emitter, Tensor
+from model_export.factorise.facts import Fact, captured, find_facts, real_inputs
+from model_export.factorise.flatten import flattened, on_flattened
+from model_export.factorise.node import Handler, Node, laid
+from model_export.factorise.report import Entry, Report
+from model_export.factorise.rule import ALL_RULES, Rule
+from model_export.factorise.scope import Scope
+from model_export.factorise.shapes import Shape, Unsplit
+from model_export.factorise.sides import checked_axis, checked_outputs
+from model_export.factorise.values import Affine, Flattened, Opaque, Value
+from model_export.factorise.write import write_model
+from msd.contract.schema import Side
+
+_FAMILIES = (elementwise, layout, matmul, norm, reduce, softmax)
+
+
+@dataclass(frozen=True)
+class Factorised:
+    """The graph and what was done to it."""
+
+    model: onnx.ModelProto
+    report: Report
+
+
+def factorise(model: onnx.ModelProto, sides: Mapping[str, Side], rules: frozenset[Rule] = ALL_RULES) -> Factorised:
+    """The same function of the same inputs, shared work done once; `sides` says of each input whose it is.
+
+    Raises ExportError, naming the input or output, where the graph's axes are not those of the sides.
+    """
+    axis = checked_axis(model, sides)
+    facts = find_facts(model, axis)
+    checked_outputs(model, facts)
+    return _Pass(model, sides, rules, facts).run()
+
+
+class _Pass:
+    """One run over one graph."""
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        sides: Mapping[str, Side],
+        rules: frozenset[Rule],
+        facts: Mapping[str, Fact],
+    ) -> None:
+        self._model, self._facts = model, facts
+        self._handlers = {kind: handler for family in _FAMILIES for kind, handler in family.HANDLERS.items()}
+        inputs = {value.name: _given(value.name, facts[value.name]) for value in real_inputs(model.graph)}
+        counted = next(inputs[name] for name in inputs if sides[name] == "item")
+        self._scope = Scope(Emitter(_unused_prefix(model), counted), rules)
+        self._values: dict[str, Value] = {name: self._scope.wrap(tensor) for name, tensor in inputs.items()}
+        self._initializers = {tensor.name: tensor for tensor in model.graph.initializer}
+        for name, tensor in self._initializers.items():
+            self._values[name] = self._scope.wrap(self._scope.emit.constant(numpy_helper.to_array(tensor), name))
+        self._entries: list[Entry] = []
+
+    def run(self) -> Factorised:
+        """Node by node, then what is alive."""
+        for proto in self._model.graph.node:
+            if not self._known(proto):
+                self._rewrite(proto)
+        outputs = {value.name: self._scope.whole(self._values[value.name]) for value in self._model.graph.output}
+        made = write_model(self._model, self._scope.emit.nodes, outputs, self._initializers)
+        before, after = len(self._model.graph.node), len(made.graph.node)
+        copied = sum(tensor.ByteSize() for tensor in made.graph.initializer)
+        copied -= sum(tensor.ByteSize() for tensor in self._model.graph.initializer)
+        return Factorised(made, Report(tuple(self._entries), before, after, max(0, copied)))
+
+    def _known(self, proto: onnx.NodeProto) -> bool:
+        """Takes over what depends on no input's contents: constants and shapes."""
+        for name in proto.output:
+            fact = self._facts.get(name)
+            if name and (fact is None or fact.shape is None or (fact.value is None and fact.lengths is None)):
+                return False
+        values: dict[str, Value] = {}
+        for name in filter(None, proto.output):
+            fact = self._facts[name]
+            try:
+                values[name] = self._constant(fact)
+            except Unsplit:
+                return False
+        self._values |= values
+        return True
+
+    def _constant(self, fact: Fact) -> Affine:
+        emit = self._scope.emit
+        if fact.value is not None:
+            return self._scope.wrap(emit.constant(fact.value), fact.shape)
+        lengths = emit.lengths(fact.lengths or ())
+        made = lengths if lengths.dtype == fact.dtype else emit.op("Cast", [lengths], lengths.shape, fact.dtype)
+        return self._scope.wrap(emit.reshape(made, fact.shape or ()), fact.shape)
+
+    def _rewrite(self, proto: onnx.NodeProto) -> None:
+        self._scope.credited.clear()
+        try:
+            made = self._split(proto)
+        except Unsplit as reason:
+            self._copy(proto, str(reason))
+            return
+        self._values |= made
+        if self._scope.credited:
+            self._entries.append(Entry(_name(proto), proto.op_type, tuple(self._scope.credited)))
+
+    def _split(self, proto: onnx.NodeProto) -> dict[str, Value]:
+        handler = self._handlers.get(proto.op_type)
+        facts = [self._facts.get(name) for name in proto.output]
+        if handler is None or proto.domain not in ("", "ai.onnx"):
+            raise Unsplit(f"no rule for {proto.op_type}")
+        inputs = tuple(self._values[name] if name else None for name in proto.input)
+        shapes = [fact.shape for fact in facts if fact is not None]
+        if len(shapes) < len(facts) or any(shape is None for shape in shapes):
+            raise Unsplit("the shape of its output depends on its inputs' contents")
+        node = Node(
+            proto.op_type,
+            (),
+            {attribute.name: helper.get_attribute_value(attribute) for attribute in proto.attribute},
+            tuple(shape for shape in shapes if shape is not None),
+            tuple(fact.dtype for fact in facts if fact is not None),
+        )
+        made = self._handled(node, inputs, handler)
+        if len(made) != len(proto.output) or [_shape(value) for value in made] != list(node.shapes):
+            raise Unsplit("a rule made another shape")
+        return dict(zip(proto.output, made, strict=True))
+
+    def _handled(self, node: Node, inputs: tuple[Value | None, ...], handler: Handler) -> list[Value]:
+        made: Value | list[Value] | None
+        if any(isinstance(value, Flattened) for value in inputs):
+            made = on_flattened(self._scope, node, inputs, handler, handler is elementwise.elementwise)
+        else:
+            node = replace(node, inputs=tuple(None if value is None else laid(value) for value in inputs))
+            made = flattened(self._scope, node) or handler(self._scope, node)
+        return made if isinstance(made, list) else [made]
+
+    def _copy(self, proto: onnx.NodeProto, reason: str) -> None:
+        """The node as it was, with real inputs; what its subgraphs take from around them keeps its name."""
+        scope = self._scope
+        inputs = [scope.whole(self._values[name]) if name else None for name in proto.input]
+        around = [self._named(name) for name in dict.fromkeys(captured(proto)) if name in self._values]
+        outputs = [self._output(name) for name in proto.output]
+        copied = onnx.NodeProto()
+        copied.CopyFrom(proto)
+        del copied.input[:], copied.output[:]
+        copied.input.extend(tensor.name if tensor else "" for tensor in inputs)
+        copied.output.extend(tensor.name if tensor else "" for tensor in outputs)
+        real = [tensor for tensor in (*inputs, *around) if tensor]
+        made = {name: tensor for name, tensor in zip(proto.output, outputs, strict=True) if tensor}
+        scope.emit.nodes.append(Emitted(copied, tuple(real), tuple(made.values())))
+        for name, tensor in made.items():
+            opaque = self._facts[name].shape is None
+            self._values[name] = Opaque(tensor) if opaque else scope.wrap(tensor)
+        if any(value.varies for name in made for value in (self._values[name],)):
+            self._entries.append(Entry(_name(proto), proto.op_type, left=reason))
+
+    def _output(self, name: str) -> Tensor | None:
+        if not name:
+            return None
+        fact = self._facts[name]
+        return Tensor(self._scope.emit.name("copied"), fact.shape or (), fact.dtype)
+
+    def _named(self, name: str) -> Tensor:
+        """A value made real under the name that it had."""
+        tensor = self._scope.whole(self._values[name])
+        if tensor.name == name:
+            return tensor
+        made = Tensor(name, tensor.shape, tensor.dtype)
+        proto = helper.make_node("Identity", [tensor.name], [name], name)
+        self._scope.emit.nodes.append(Emitted(proto, (tensor,), (made,)))
+        return made
+
+
+def _shape(value: Value) -> Shape | None:
+    return None if isinstance(value, Opaque) else value.shape
+
+
+def _given(name: str, fact: Fact) -> Tensor:
+    return Tensor(name, fact.shape or (), fact.dtype)
+
+
+def _name(proto: onnx.NodeProto) -> str:
+    return proto.name or next(iter(proto.output), "")
+
+
+def _unused_prefix(model: onnx.ModelProto) -> str:
+    """Begins no name of the graph."""
+    taken = {value.name for value in (*model.graph.input, *model.graph.initializer)}
+    taken |= {name for node in model.graph.node for name in (*node.output, *captured(node))}
+    prefix = "f/"
+    while any(name.startswith(prefix) for name in taken):
+        prefix = f"f{prefix}"
+    return prefix

@@ -1,0 +1,48 @@
+"""What the pass did to each node, and why it left the others."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from model_export.factorise.rule import Rule
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One node of the plain graph: the rules that split it, or the reason why it was copied."""
+
+    node: str
+    operator: str
+    rules: tuple[Rule, ...] = ()
+    left: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """A JSON object with `rules` or `left`."""
+        said: dict[str, Any] = {"node": self.node, "operator": self.operator}
+        return said | ({"left": self.left} if self.left else {"rules": [rule.value for rule in self.rules]})
+
+
+@dataclass(frozen=True)
+class Report:
+    """Nodes that were split or left, in the order of the plain graph; the others needed neither."""
+
+    entries: tuple[Entry, ...]
+    nodes_before: int
+    nodes_after: int
+    copied_table_bytes: int
+    """How much larger joined tables make the graph."""
+
+    @property
+    def used(self) -> dict[Rule, int]:
+        """How many nodes each rule split."""
+        split = [rule for entry in self.entries for rule in entry.rules]
+        return {rule: split.count(rule) for rule in Rule if rule in split}
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, for `--explain`."""
+        return {
+            "nodes": {"before": self.nodes_before, "after": self.nodes_after},
+            "copied_table_bytes": self.copied_table_bytes,
+            "rules": {rule.value: count for rule, count in self.used.items()},
+            "split": [entry.as_json() for entry in self.entries if not entry.left],
+            "left": [entry.as_json() for entry in self.entries if entry.left],
+        }

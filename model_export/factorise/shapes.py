@@ -1,0 +1,77 @@
+"""Shapes whose axes are numbers, the candidates or something else that varies; arithmetic on them.
+
+A tensor without the item axis is the same for all candidates: that is all the pass knows of sides.
+"""
+
+ITEMS = "N"
+Dim = int | str
+Shape = tuple[Dim, ...]
+
+
+class Unsplit(Exception):
+    """Why a rule does not apply."""
+
+
+def dim_of(observed: tuple[int, ...], candidates: tuple[int, ...]) -> Dim:
+    """The axis that had these lengths with these numbers of candidates.
+
+    `N` for the candidates, `N*k` for multiples, `N?…` for what depends on them otherwise; any other string is a length
+    that varies without them (the last observation has other lengths of all other axes).
+    """
+    if len(set(observed)) == 1:
+        return observed[0]
+    times = observed[0] // candidates[0]
+    if all(length == times * count for length, count in zip(observed, candidates, strict=True)):
+        return ITEMS if times == 1 else f"{ITEMS}*{times}"
+    said = ",".join(map(str, observed))
+    return f"free {said}" if len(set(observed[:3])) == 1 else f"{ITEMS}?{said}"
+
+
+def has_items(shape: Shape) -> bool:
+    """Whether any axis depends on the number of candidates."""
+    return any(isinstance(dim, str) and dim.startswith(ITEMS) for dim in shape)
+
+
+def broadcast(*shapes: Shape) -> Shape:
+    """The shape of an elementwise operator's result. Raises Unsplit where axes do not fit."""
+    rank, result = max(map(len, shapes)), []
+    for place in range(1, rank + 1):
+        dims = {shape[-place] for shape in shapes if len(shape) >= place} - {1}
+        if len(dims) > 1:
+            raise Unsplit(f"the shapes {' and '.join(map(str, shapes))} do not broadcast")
+        result.append(dims.pop() if dims else 1)
+    return tuple(reversed(result))
+
+
+def with_dim(shape: Shape, axis: int, dim: Dim) -> Shape:
+    """`shape` with another length of one axis, counted from the front."""
+    return (*shape[:axis], dim, *shape[axis + 1 :])
+
+
+def number(dim: Dim) -> int:
+    """The length of an axis that has one. Raises Unsplit."""
+    if isinstance(dim, str):
+        raise Unsplit(f"an axis of varying length ({dim})")
+    return dim
+
+
+def size(shape: Shape) -> int:
+    """The number of elements. Raises Unsplit where an axis varies."""
+    total = 1
+    for dim in shape:
+        total *= number(dim)
+    return total
+
+
+def size_or_none(shape: Shape) -> int | None:
+    """The number of elements, if that does not vary."""
+    return size(shape) if all(isinstance(dim, int) for dim in shape) else None
+
+
+def merged(shape: Shape) -> Dim:
+    """The length of the axis that all these axes make together. Raises Unsplit."""
+    factor = size(tuple(dim for dim in shape if dim != ITEMS))
+    count = shape.count(ITEMS)
+    if count > 1:
+        raise Unsplit("the item axis occurs twice")
+    return factor if not count else ITEMS if factor == 1 else f"{ITEMS}*{factor}"

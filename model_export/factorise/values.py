@@ -1,0 +1,116 @@
+"""What waits to be made real: sums and products, parts side by side, merged axes.
+
+A value has the shape that the plain graph's tensor has. It becomes a tensor only where an operator asks for one.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from model_export.factorise.emit import Tensor
+from model_export.factorise.shapes import Shape, with_dim
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """`leaf` · `by`: the leaf has the item axis, what it is scaled by has not; None is 1."""
+
+    leaf: Tensor
+    by: Tensor | None = None
+
+
+@dataclass(eq=False)
+class Affine:
+    """Σ terms + base, the base being the same for all candidates. All have as many axes as `shape`, some of them 1."""
+
+    shape: Shape
+    terms: tuple[Term, ...] = ()
+    base: Tensor | None = None
+    real: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def varies(self) -> bool:
+        """Whether it has the item axis."""
+        return bool(self.terms)
+
+    @property
+    def plain(self) -> Tensor | None:
+        """The one tensor that it is, if it is no more than that."""
+        if not self.terms:
+            return self.base
+        first = self.terms[0]
+        return first.leaf if len(self.terms) == 1 and self.base is None and first.by is None else None
+
+    def map(self, change: Callable[[Tensor], Tensor], shape: Shape) -> "Affine":
+        """With each tensor changed in the same way, by layout."""
+        terms = tuple(Term(change(term.leaf), term.by and change(term.by)) for term in self.terms)
+        return Affine(shape, terms, self.base and change(self.base))
+
+
+@dataclass(eq=False)
+class Concat:
+    """Parts side by side along an axis, counted from the front; the other axes of the parts' shapes are the whole's."""
+
+    shape: Shape
+    axis: int
+    parts: "tuple[Affine | Concat, ...]"
+    real: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def varies(self) -> bool:
+        """Whether it has the item axis."""
+        return any(part.varies for part in self.parts)
+
+    @property
+    def cuts(self) -> Shape:
+        """The parts' lengths."""
+        return tuple(part.shape[self.axis] for part in self.parts)
+
+    def map(self, change: "Callable[[Affine | Concat], Affine | Concat]", shape: Shape, axis: int) -> "Concat":
+        """With each part changed in the same way; the parts' axis is now `axis` of `shape`."""
+        return Concat(shape, axis, tuple(change(part) for part in self.parts))
+
+    def part_shape(self, shape: Shape, axis: int, part: "Affine | Concat") -> Shape:
+        """`shape`, of the whole, as that of one part."""
+        return with_dim(shape, axis, part.shape[self.axis])
+
+
+Laid = Affine | Concat
+
+
+@dataclass(eq=False)
+class Flattened:
+    """Of shape [N·T, …], held as [N, T, …]: the first `merged` axes of `inner` are one axis."""
+
+    shape: Shape
+    inner: Laid
+    merged: int
+
+    @property
+    def varies(self) -> bool:
+        """Whether it has the item axis."""
+        return self.inner.varies
+
+
+@dataclass(frozen=True, eq=False)
+class Opaque:
+    """A tensor of a shape that nobody can say before its inputs are there."""
+
+    tensor: Tensor
+
+    @property
+    def varies(self) -> bool:
+        """It is taken to have the item axis."""
+        return True
+
+
+Value = Laid | Flattened | Opaque
+
+
+def laid_parts(value: Laid, axis: int) -> Sequence[Laid]:
+    """The parts along that axis; the value itself if it has none there."""
+    return value.parts if isinstance(value, Concat) and value.axis == axis else (value,)
+
+
+def with_terms(value: Affine, terms: Sequence[Term], base: Tensor | None) -> Affine:
+    """Another sum of the same shape."""
+    return replace(value, terms=tuple(terms), base=base, real=None)

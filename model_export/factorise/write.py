@@ -1,0 +1,41 @@
+"""The new graph as a file's contents: nodes that are needed, in their order, under the plain graph's names outside."""
+
+from collections.abc import Mapping, Sequence
+
+import onnx
+from onnx import helper, numpy_helper
+
+from model_export.factorise.emit import Emitted, Tensor
+from model_export.factorise.facts import real_inputs
+
+
+def write_model(
+    plain: onnx.ModelProto,
+    nodes: Sequence[Emitted],
+    outputs: Mapping[str, Tensor],
+    initializers: Mapping[str, onnx.TensorProto],
+) -> onnx.ModelProto:
+    """A model with the inputs, outputs and versions of `plain`, whose initializers are taken over where needed."""
+    needed = {tensor.name for tensor in outputs.values()}
+    constants = {tensor.name: tensor for tensor in outputs.values() if tensor.value is not None}
+    kept: list[onnx.NodeProto] = []
+    for node in reversed(nodes):
+        if any(tensor.name in needed for tensor in node.outputs):
+            kept.append(node.proto)
+            needed |= {tensor.name for tensor in node.inputs}
+            constants |= {tensor.name: tensor for tensor in node.inputs if tensor.value is not None}
+    named = [helper.make_node("Identity", [tensor.name], [name], name) for name, tensor in outputs.items()]
+    held = [initializers.get(name) or _initializer(tensor) for name, tensor in constants.items()]
+    graph = helper.make_graph(
+        [*reversed(kept), *named], plain.graph.name, real_inputs(plain.graph), list(plain.graph.output), held
+    )
+    model = helper.make_model(graph, opset_imports=plain.opset_import, ir_version=plain.ir_version)
+    model.functions.extend(plain.functions)
+    return model
+
+
+def _initializer(tensor: Tensor) -> onnx.TensorProto:
+    if tensor.value is None:
+        raise TypeError(f"{tensor.name} is no constant")
+    # Not ascontiguousarray, which gives a scalar an axis.
+    return numpy_helper.from_array(tensor.value.copy(order="C"), tensor.name)
