@@ -121,7 +121,7 @@ def export_bundle(
         progress("Packing rows", 0)
         features = build_features(inputs.dataset, trained.schema, inputs.vectors)
         draft = _manifest(inputs, folder)
-        write_rows(folder, trained, features, draft.bundle_id, draft.created_at)
+        write_rows(folder, trained.adaptors, features, draft.bundle_id, draft.created_at)
         _write_words(folder / ITEM_WORDS, inputs)
         asked = serving_requests(inputs.dataset, features, requests)
         parity = check_parity(

@@ -9,18 +9,18 @@ from msd.contract.bundle import ROWS
 from msd.contract.row_file import write_row_file
 from msd.contract.rows import RowCodec, RowContents, RowSide
 from msd.contract.state import EntityState, advance
-from msd.ranker.batch import TrainedRanker
+from msd.ranker.adaptor import Adaptors
 from msd.ranker.features import Features
 from msd.ranker.timeline import state_rule
 
 
-def write_rows(folder: Path, trained: TrainedRanker, features: Features, bundle_id: str, written_at: float) -> None:
+def write_rows(folder: Path, adaptors: Adaptors, features: Features, bundle_id: str, written_at: float) -> None:
     """Writes users.rows and items.rows. Counts and histories hold what window and train rows tell."""
     for side in ("user", "item"):
         codec = RowCodec(features.schema, side, bundle_id)
         entities = (features.user if side == "user" else features.item).entities
         states = _states(features, side)
-        records = codec.pack(_contents(trained, features, side, states), written_at)
+        records = codec.pack(_contents(adaptors, features, side, states), written_at)
         histories = [state.history for state in states] if side == "user" else []
         write_row_file(folder / ROWS[side], codec, bundle_id, entities.ids, records, histories)
 
@@ -35,13 +35,13 @@ def _states(features: Features, side: RowSide) -> list[EntityState]:
     return [advance(rule, state, timeline.ends_at) for state in final]
 
 
-def _contents(trained: TrainedRanker, features: Features, side: RowSide, states: list[EntityState]) -> RowContents:
+def _contents(adaptors: Adaptors, features: Features, side: RowSide, states: list[EntityState]) -> RowContents:
     one = features.user if side == "user" else features.item
     semantic = None
     present = np.zeros(len(states), bool)
     if features.schema.semantic(side):
         present = one.present[:-1].numpy()
         with torch.no_grad():
-            semantic = trained.eval().adapt(side, one.vectors[:-1], one.present[:-1]).numpy()
+            semantic = adaptors.eval().adapt(side, one.vectors[:-1], one.present[:-1]).numpy()
     counts = np.array([(state.impressions, state.clicks, state.as_of) for state in states], np.float64).reshape(-1, 3)
     return RowContents(one.entities.categorical[:-1], one.entities.numeric[:-1], semantic, present, *counts.T)

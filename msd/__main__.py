@@ -26,6 +26,7 @@ COMMANDS = {
     "teach": _Command("msd.teachers.command", "train", "Ask a large language model what it knows of items and users."),
     "distill": _Command("msd.student.command", "train", "Train the student on what the teacher wrote."),
     "train": _Command("msd.ranker.train_command", "train", "Train the CTR model with the student's vectors."),
+    "tensors": _Command("msd.ranker.tensors_command", "train", "Write a dataset's tensors for a model of your own."),
     "evaluate": _Command("msd.ranker.evaluate_command", "train", "Measure models and baselines on the test rows."),
     "export": _Command("model_export.command", "train,cpu", "Make a bundle of a trained model."),
     "publish": _Command("service.publish_command", "cpu", "Copy a bundle's rows into Redis and point to them."),

@@ -13,47 +13,13 @@ from torch import Tensor, nn
 
 from msd.contract.rows import RowSide
 from msd.contract.schema import STATE_FEATURES, FeatureSchema
+from msd.ranker.adaptor import Adaptors
 from msd.ranker.calibrator import Calibrator
 from msd.ranker.features import Features, SideFeatures
-from msd.ranker.model import BLOCKS, RankerConfig, is_id
+from msd.ranker.model import RankerConfig, is_id
 from msd.ranker.network import new_network
-from msd.student.record import HEADS
 
 Vectors = Callable[[RowSide, Tensor], Tensor]
-
-
-class Adaptor(nn.Module):
-    """A student's vector → the schema's dimension, each component of the order of 1 (the paper's Feature Adaptor).
-
-    One block comes of what the texts mean (explicit ‖ implicit), the other of the words that the teacher used; each
-    has the length √D that `history.cosine` counts on.
-    """
-
-    def __init__(self, vector_dim: int, dim: int) -> None:
-        super().__init__()
-        meaning = HEADS["words"].start
-        self.widths = [meaning, vector_dim - meaning]
-        dims = [len(block) for block in torch.zeros(dim).chunk(BLOCKS)]
-        self.project = nn.ModuleList(nn.Linear(*shape) for shape in zip(self.widths, dims, strict=False))
-        self.norm = nn.ModuleList(nn.LayerNorm(block, elementwise_affine=False) for block in dims)
-
-    def start_at(self, vectors: Tensor) -> None:
-        """Begins as the principal components of [n, V] vectors, so that likeness means something from the start."""
-        for project, part in zip(self.project, torch.split(vectors, self.widths, 1), strict=False):
-            assert isinstance(project, nn.Linear)
-            mean = part.mean(0)
-            _, size, directions = torch.linalg.svd(part - mean, full_matrices=False)
-            count = min(project.out_features, len(directions))
-            scale = (len(part) * count / (size[:count] ** 2).sum().clamp(min=1e-6)).sqrt()
-            with torch.no_grad():
-                project.weight.zero_()
-                project.weight[:count] = scale * directions[:count]
-                project.bias.copy_(-project.weight @ mean)
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        """[n, V] → [n, D]."""
-        parts = zip(self.project, self.norm, torch.split(vectors, self.widths, 1), strict=False)
-        return torch.cat([norm(project(part)) for project, norm, part in parts], -1)
 
 
 class TrainedRanker(nn.Module):
@@ -64,16 +30,8 @@ class TrainedRanker(nn.Module):
         self.schema = schema
         self.config = config
         self.ranker = new_network(schema, config)
-        self.adaptors = nn.ModuleDict()
-        for side in ("user", "item"):
-            if semantic := schema.semantic(side):
-                self.adaptors[side] = Adaptor(vector_dim, semantic.dim)
+        self.adaptors = Adaptors(schema, vector_dim)
         self.calibrator = Calibrator()
-
-    def adapt(self, side: RowSide, vectors: Tensor, present: Tensor) -> Tensor:
-        """[n, V] vectors and whether each is there [n] → [n, D], zeros where it is not."""
-        adapted: Tensor = self.adaptors[side](vectors)
-        return adapted * present.unsqueeze(-1)
 
 
 @dataclass(frozen=True)
@@ -125,11 +83,11 @@ def batch_logits(
     semantic = None
     if "item" in model.adaptors:
         present = features.item.present[held] & _kept(held, corruption, rng)
-        semantic = model.adapt("item", vectors("item", held), present)
+        semantic = model.adaptors.adapt("item", vectors("item", held), present)
         by_place = nn.functional.embedding(places, semantic)
         tensors["item_semantic"], tensors["history_semantic"] = by_place[:, 0], by_place[:, 1:]
         known = features.user.present[user_rows] & features.knows_user[chosen] & _kept(chosen, corruption, rng)
-        tensors["user_semantic"] = model.adapt("user", vectors("user", user_rows), known)
+        tensors["user_semantic"] = model.adaptors.adapt("user", vectors("user", user_rows), known)
         # The last dense column says whether there is a vector.
         tensors["item_dense"][:, -1] *= present[places[:, 0]]
         tensors["user_dense"][:, -1] *= known

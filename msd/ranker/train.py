@@ -124,9 +124,7 @@ def train_ranker(
 def _new_model(features: Features, model_config: RankerConfig, seed: int) -> TrainedRanker:
     torch.manual_seed(seed)
     model = TrainedRanker(features.schema, model_config, features.item.vectors.shape[1])
-    for side, held in (("user", features.user), ("item", features.item)):
-        if side in model.adaptors and held.present.any():
-            model.adaptors[side].start_at(held.vectors[held.present].cpu())  # type: ignore[operator]
+    model.adaptors.start_at(features)
     return model.to(features.labels.device)
 
 

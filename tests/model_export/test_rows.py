@@ -41,7 +41,7 @@ def test_rows_hold_the_adapted_vectors_in_half_precision(exported: Exported, sid
     _, rows = _read(exported, side)
     present = features.present[:-1]
     with torch.no_grad():
-        vectors = exported.inputs.trained.adapt(side, features.vectors[:-1], present).numpy()
+        vectors = exported.inputs.trained.adaptors.adapt(side, features.vectors[:-1], present).numpy()
     assert np.array_equal(has_semantic(rows.records), present.numpy())
     assert np.array_equal(rows.records["semantic"], vectors.astype(np.float16))
     assert not rows.records["semantic"][~present.numpy()].any()

@@ -1,4 +1,4 @@
-"""Adaptors, and what training hides: ids and counts of new items, how counts stood before they were known so well."""
+"""What training hides: ids and counts of new items, how counts stood before they were known so well."""
 
 from dataclasses import replace
 
@@ -7,58 +7,10 @@ import pytest
 import torch
 
 from msd.contract.schema import STATE_FEATURES
-from msd.ranker.batch import Adaptor, Corruption, batch_logits
-from msd.ranker.model import BLOCKS
-from msd.student.record import HEADS, VECTOR_DIM
+from msd.ranker.batch import Corruption, batch_logits
 from tests.ranker.made import World
 
 NOTHING_HIDDEN = Corruption(aged_user=0.0, aged_item=0.0, unknown=0.0, without_vector=0.0, new_item=0.0)
-
-
-def _vectors(count: int) -> torch.Tensor:
-    torch.manual_seed(7)
-    spread = torch.linspace(2.0, 0.1, VECTOR_DIM)
-    return torch.randn(count, VECTOR_DIM) * spread
-
-
-def test_adapted_blocks_have_the_length_that_cosines_count_on() -> None:
-    adaptor, vectors = Adaptor(VECTOR_DIM, 12), _vectors(50)
-    adaptor.start_at(vectors)
-    adapted = adaptor(vectors)
-    for block in adapted.chunk(BLOCKS, -1):
-        np.testing.assert_allclose(block.norm(dim=-1).detach(), np.sqrt(6), rtol=1e-3)
-
-
-def test_one_block_is_of_meaning_and_one_of_words() -> None:
-    adaptor, vectors = Adaptor(VECTOR_DIM, 8), _vectors(6)
-    other = vectors.clone()
-    other[:, HEADS["words"]] += 1.0
-    with torch.no_grad():
-        before, after = adaptor(vectors), adaptor(other)
-    assert torch.equal(before[:, :4], after[:, :4])
-    assert not torch.allclose(before[:, 4:], after[:, 4:])
-
-
-def test_an_adaptor_starts_at_the_principal_components() -> None:
-    adaptor, vectors = Adaptor(VECTOR_DIM, 8), _vectors(300)
-    adaptor.start_at(vectors)
-    meaning = vectors[:, : HEADS["words"].start]
-    centred = (meaning - meaning.mean(0)).numpy()
-    _, _, directions = np.linalg.svd(centred, full_matrices=False)
-    with torch.no_grad():
-        found = adaptor.project[0](meaning).numpy()
-    np.testing.assert_allclose(found.mean(0), 0.0, atol=1e-3)
-    assert found.std() == pytest.approx(1.0, abs=0.01)
-    components = centred @ directions[:4].T
-    for column, expected in zip(found.T, components.T, strict=True):
-        assert abs(np.corrcoef(column, expected)[0, 1]) > 0.9999
-
-
-def test_few_vectors_are_a_start_too() -> None:
-    adaptor = Adaptor(VECTOR_DIM, 8)
-    adaptor.start_at(_vectors(2))
-    with torch.no_grad():
-        assert torch.isfinite(adaptor(_vectors(2))).all()
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def _rows(
     semantic = None
     if features.schema.semantic(side):
         with torch.no_grad():
-            semantic = model.adapt(side, one.vectors[entities], one.present[entities]).numpy()
+            semantic = model.adaptors.adapt(side, one.vectors[entities], one.present[entities]).numpy()
     contents = RowContents(
         one.entities.categorical[entities],
         one.entities.numeric[entities],

@@ -1,0 +1,70 @@
+"""From the student's vectors to what a schema has of them: an adaptor a side, trained with the ranker or as it began.
+
+Knows vectors of texts, not whose they are.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from msd.contract.rows import RowSide
+from msd.contract.schema import FeatureSchema
+from msd.ranker.features import Features
+from msd.ranker.model import BLOCKS
+from msd.student.record import HEADS
+
+_SIDES: tuple[RowSide, ...] = ("user", "item")
+
+
+class Adaptor(nn.Module):
+    """A student's vector → the schema's dimension, each component of the order of 1 (the paper's Feature Adaptor).
+
+    One block comes of what the texts mean (explicit ‖ implicit), the other of the words that the teacher used; each
+    has the length √D that `history.cosine` counts on.
+    """
+
+    def __init__(self, vector_dim: int, dim: int) -> None:
+        super().__init__()
+        meaning = HEADS["words"].start
+        self.widths = [meaning, vector_dim - meaning]
+        dims = [len(block) for block in torch.zeros(dim).chunk(BLOCKS)]
+        self.project = nn.ModuleList(nn.Linear(*shape) for shape in zip(self.widths, dims, strict=False))
+        self.norm = nn.ModuleList(nn.LayerNorm(block, elementwise_affine=False) for block in dims)
+
+    def start_at(self, vectors: Tensor) -> None:
+        """Begins as the principal components of [n, V] vectors, so that likeness means something from the start."""
+        for project, part in zip(self.project, torch.split(vectors, self.widths, 1), strict=False):
+            assert isinstance(project, nn.Linear)
+            mean = part.mean(0)
+            _, size, directions = torch.linalg.svd(part - mean, full_matrices=False)
+            count = min(project.out_features, len(directions))
+            scale = (len(part) * count / (size[:count] ** 2).sum().clamp(min=1e-6)).sqrt()
+            with torch.no_grad():
+                project.weight.zero_()
+                project.weight[:count] = scale * directions[:count]
+                project.bias.copy_(-project.weight @ mean)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """[n, V] → [n, D]."""
+        parts = zip(self.project, self.norm, torch.split(vectors, self.widths, 1), strict=False)
+        return torch.cat([norm(project(part)) for project, norm, part in parts], -1)
+
+
+class Adaptors(nn.ModuleDict):
+    """The adaptors of the sides that have semantics."""
+
+    def __init__(self, schema: FeatureSchema, vector_dim: int) -> None:
+        semantics = {side: schema.semantic(side) for side in _SIDES}
+        super().__init__({side: Adaptor(vector_dim, one.dim) for side, one in semantics.items() if one})
+
+    def start_at(self, features: Features) -> None:
+        """All begin as the principal components of the vectors that the features have."""
+        for side, adaptor in self.items():
+            held = features.user if side == "user" else features.item
+            if held.present.any():
+                assert isinstance(adaptor, Adaptor)
+                adaptor.start_at(held.vectors[held.present].cpu())
+
+    def adapt(self, side: RowSide, vectors: Tensor, present: Tensor) -> Tensor:
+        """[n, V] vectors and whether each is there [n] → [n, D], zeros where it is not."""
+        adapted: Tensor = self[side](vectors)
+        return adapted * present.unsqueeze(-1)

@@ -1,0 +1,56 @@
+"""Events as plain tensors, one row an event: what a model of somebody else's can be trained on, and is served with.
+
+Every event carries its own user and history, which a batch of `batch_logits` shares.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from msd.contract.rows import RowSide
+from msd.ranker.adaptor import Adaptors
+from msd.ranker.features import Features
+
+Adapted = Mapping[RowSide, Tensor]
+
+
+def adapt_all(adaptors: Adaptors, features: Features) -> dict[RowSide, Tensor]:
+    """[n + 1, D] by side: every entity's vector as the schema has it, zeros where there is none."""
+    sides: tuple[RowSide, ...] = ("user", "item")
+    held = {"user": features.user, "item": features.item}
+    with torch.no_grad():
+        return {
+            side: adaptors.eval().adapt(side, held[side].vectors, held[side].present)
+            for side in sides
+            if side in adaptors
+        }
+
+
+def event_tensors(features: Features, adapted: Adapted, events: NDArray[np.int64]) -> dict[str, Tensor]:
+    """The schema's tensors [B, …] of B events; `adapted` is what `adapt_all` gave."""
+    chosen = torch.from_numpy(events)
+    user, item = features.user, features.item
+    users, items = user.rows[chosen], item.rows[chosen]
+    known = features.knows_user[chosen]
+    history = features.history[chosen]
+    mask = (history >= 0).float()
+    liked = torch.where(history >= 0, history, item.entities.unknown)
+    tensors = {
+        "user_categorical": user.categorical[users],
+        "user_dense": user.dense[chosen],
+        "context_categorical": features.context_categorical[chosen],
+        "context_dense": features.context_dense[chosen],
+        "item_categorical": item.categorical[items],
+        "item_dense": item.dense[chosen],
+        "history_categorical": item.categorical[liked] * mask.unsqueeze(-1).to(item.categorical.dtype),
+        "history_mask": mask,
+    }
+    if "user" in adapted:
+        tensors["user_semantic"] = adapted["user"][users] * known.unsqueeze(-1)
+    if "item" in adapted:
+        tensors["item_semantic"] = adapted["item"][items]
+        tensors["history_semantic"] = adapted["item"][liked] * mask.unsqueeze(-1)
+    return {spec.name: tensors[spec.name] for spec in features.schema.tensors}

@@ -1,0 +1,151 @@
+"""A folder of a dataset's tensors, for whoever trains a model elsewhere: schema, adaptors, all rows in files by part.
+
+What was fitted to write it (schema, adaptors) is kept, so that a bundle of that model serves the very same values.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from msd.contract.errors import MsdError
+from msd.contract.files import write_bytes_atomic, write_text_atomic
+from msd.contract.schema import FeatureSchema
+from msd.dataset.load import Dataset
+from msd.dataset.split import Part
+from msd.ranker.adaptor import Adaptors
+from msd.ranker.event_tensors import adapt_all, event_tensors
+from msd.ranker.features import build_features
+from msd.ranker.schema_fit import fit_schema
+from msd.student.vectors import StudentVectors
+
+FORMAT = 1
+RECORD_FILE, ADAPTORS_FILE = "tensors.json", "adaptors.safetensors"
+ROWS = 65_536
+_PARTS = {"train": (Part.WINDOW, Part.TRAIN), "valid": (Part.VALID,), "test": (Part.TEST,)}
+
+Progress = Callable[[str, int, int], None]
+
+
+class TensorFolderError(MsdError):
+    """The folder is not what `msd tensors` writes."""
+
+
+class TensorRecord(BaseModel):
+    """What the tensors are of. `student` is the fingerprint of the student whose vectors are among them, if any are."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = FORMAT
+    feature_schema: FeatureSchema
+    dataset: str
+    student: str | None
+    vector_dim: int
+    rows: dict[str, int]
+
+
+def write_tensors(
+    dataset: Dataset, vectors: StudentVectors, semantics: bool, folder: Path, progress: Progress
+) -> TensorRecord:
+    """Writes all rows as `PART-NNNNN.safetensors` of up to 65,536 rows: the schema's tensors, `label`, and `user`, which
+    numbers the users (int64).
+
+    Vectors are the student's, through adaptors that are their principal components. The record comes last.
+    """
+    torch.manual_seed(0)
+    schema = fit_schema(dataset, semantics=semantics)
+    features = build_features(dataset, schema, vectors)
+    adaptors = Adaptors(schema, vectors.items.vectors.shape[1])
+    adaptors.start_at(features)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECORD_FILE).unlink(missing_ok=True)
+    for old in folder.glob("*.safetensors"):
+        old.unlink()
+    if len(adaptors):
+        write_bytes_atomic(folder / ADAPTORS_FILE, save(dict(adaptors.state_dict())))
+    adapted = adapt_all(adaptors, features)
+    rows = {name: features.of_part(*parts) for name, parts in _PARTS.items()}
+    total, done = sum(map(len, rows.values())), 0
+    for name, number, events in _shares(rows):
+        tensors = event_tensors(features, adapted, events)
+        more = {"label": features.labels[events], "user": features.user.rows[events].long()}
+        held = {key: value.contiguous() for key, value in (tensors | more).items()}
+        write_bytes_atomic(folder / f"{name}-{number:05}.safetensors", save(held))
+        done += len(events)
+        progress(name, done, total)
+    record = TensorRecord(
+        feature_schema=schema,
+        dataset=dataset.fingerprint,
+        student=vectors.student if semantics else None,
+        vector_dim=vectors.items.vectors.shape[1],
+        rows={name: len(events) for name, events in rows.items()},
+    )
+    write_text_atomic(folder / RECORD_FILE, record.model_dump_json(indent=2) + "\n")
+    return record
+
+
+def _shares(rows: dict[str, NDArray[np.int64]]) -> Iterator[tuple[str, int, NDArray[np.int64]]]:
+    for name, events in rows.items():
+        for number, start in enumerate(range(0, len(events), ROWS)):
+            yield name, number, events[start : start + ROWS]
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether the record can be read and all files are there that it speaks of."""
+    try:
+        record = load_record(folder)
+        load_adaptors(folder, record)
+    except TensorFolderError:
+        return False
+    due = {
+        f"{name}-{number:05}.safetensors" for name, rows in record.rows.items() for number in range(-(-rows // ROWS))
+    }
+    return {path.name for path in folder.glob("*-*.safetensors")} == due
+
+
+def read_part(folder: Path, part: str) -> dict[str, Tensor]:
+    """All rows of `train`, `valid` or `test`, by the tensors' names."""
+    shares = [load_file(path) for path in sorted(folder.glob(f"{part}-*.safetensors"))]
+    if not shares:
+        raise TensorFolderError(f"{folder}: has no {part}-*.safetensors; run `msd tensors` again")
+    return {name: torch.cat([share[name] for share in shares]) for name in shares[0]}
+
+
+def load_record(folder: Path) -> TensorRecord:
+    """The record of a folder. Raises TensorFolderError that says what is wrong with it."""
+    path = folder / RECORD_FILE
+    try:
+        document = json.loads(path.read_bytes())
+        found = document.get("format") if isinstance(document, dict) else None
+        if found != FORMAT:
+            raise TensorFolderError(f"{path}: format {found!r}, this release reads {FORMAT}; run `msd tensors` again")
+        return TensorRecord.model_validate_json(json.dumps(document))
+    except OSError:
+        raise TensorFolderError(f"{folder}: no tensors here ({RECORD_FILE} is missing); run `msd tensors`") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise TensorFolderError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except ValueError as error:
+        raise TensorFolderError(f"{path}: not JSON ({error}); run `msd tensors` again") from None
+
+
+def load_adaptors(folder: Path, record: TensorRecord) -> Adaptors:
+    """The adaptors that the tensors' vectors went through, none without semantics. Raises TensorFolderError."""
+    adaptors = Adaptors(record.feature_schema, record.vector_dim)
+    if not len(adaptors):
+        return adaptors
+    path = folder / ADAPTORS_FILE
+    try:
+        adaptors.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise TensorFolderError(
+            f"{path}: not the adaptors of {RECORD_FILE}; run `msd tensors` again ({error})"
+        ) from None
+    return adaptors.eval()

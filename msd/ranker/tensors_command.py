@@ -1,0 +1,60 @@
+"""`msd tensors`: a dataset as the ranker's tensors, to train a model of your own on."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from msd.dataset.load import load_dataset
+from msd.ranker.tensor_folder import FORMAT, RECORD_FILE, TensorFolderError, is_whole, write_tensors
+from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
+from msd.student.record import VECTOR_DIM
+from msd.student.vectors import LevelVectors, StudentVectors, load_vectors
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command("tensors")
+def tensors(
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="The dataset's folder.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder for the tensors: new, or of an earlier run.")],
+    student: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="What `msd distill` wrote, for its vectors among them.")
+    ] = None,
+) -> None:
+    """Writes all rows as safetensors by part, with the schema that says what their columns are.
+
+    A model trained on them elsewhere, as an ONNX graph, becomes a bundle by `msd export --onnx`.
+    """
+    start, console = time.perf_counter(), Console()
+    data = load_dataset(dataset)
+    vectors = load_vectors(student) if student else _no_vectors()
+    run = fingerprint_of(FORMAT, data.fingerprint, vectors.student if student else None)
+    if is_done(out, run) and is_whole(out):
+        console.print(f"{out}: done before, nothing to do", highlight=False)
+        return
+    if out.exists() and any(out.iterdir()) and not (out / RECORD_FILE).exists():
+        raise TensorFolderError(f"{out}: holds other things than tensors; give a new folder, or empty this one")
+    (out / STEP_FILE).unlink(missing_ok=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bars:
+        bar = bars.add_task("encoding", total=None)
+        record = write_tensors(
+            data,
+            vectors,
+            student is not None,
+            out,
+            lambda part, done, total: bars.update(bar, description=part, completed=done, total=total),
+        )
+    mark_done(out, run, time.perf_counter() - start)
+    told = ", ".join(f"{count} {part}" for part, count in record.rows.items())
+    console.print(f"{out}: {told} rows ({time.perf_counter() - start:.1f} s)", highlight=False)
+
+
+def _no_vectors() -> StudentVectors:
+    nothing = LevelVectors([], np.zeros((0, VECTOR_DIM), np.float32))
+    return StudentVectors("", nothing, nothing)
