@@ -54,8 +54,8 @@ class TensorRecord(BaseModel):
 def write_tensors(
     dataset: Dataset, vectors: StudentVectors, semantics: bool, folder: Path, progress: Progress
 ) -> TensorRecord:
-    """Writes all rows as `PART-NNNNN.safetensors` of up to 65,536 rows: the schema's tensors, `label`, and `user`, which
-    numbers the users (int64).
+    """Writes all rows as `PART-NNNNN.safetensors` of up to 65,536 rows: the schema's tensors, `label` and `user`, by
+    which the users are numbered (int64).
 
     Vectors are the student's, through adaptors that are their principal components. The record comes last.
     """
