@@ -12,23 +12,11 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from model_export.errors import ExportError
 from msd.contract.assemble import Tensors
-from msd.contract.schema import STATE_FEATURES, FeatureSchema, Side, TensorSpec
+from msd.contract.columns import Columns, named_columns
+from msd.contract.schema import FeatureSchema
 
 _INTEGERS = (TensorProto.INT32, TensorProto.INT64)
 _NUMBERS = (TensorProto.FLOAT, TensorProto.DOUBLE)
-
-
-class Columns(NamedTuple):
-    """Some of the last axis of one of the schema's tensors, of which the last `optional` may be left out."""
-
-    tensor: TensorSpec
-    chosen: slice
-    optional: int = 0
-
-    @property
-    def width(self) -> int:
-        """How many columns there are."""
-        return int(self.chosen.stop - self.chosen.start)
 
 
 class Binding(NamedTuple):
@@ -42,7 +30,7 @@ class Binding(NamedTuple):
 
     def value(self, tensors: Tensors, candidates: int) -> NDArray[Any]:
         """The input's value for a request of so many candidates."""
-        array = tensors[self.columns.tensor.name][..., self.columns.chosen]
+        array = self.columns.of(tensors)
         array = array[..., 0] if self.flat else array
         if self.repeated:
             array = np.repeat(array, candidates, 0)
@@ -56,7 +44,7 @@ def bind_inputs(model: ModelProto, schema: FeatureSchema) -> list[Binding]:
     Raises ExportError, naming the input, for a name that the schema lacks, another type or width, items of a fixed
     number or of two axes, and a graph that sees no item.
     """
-    known = _columns(schema)
+    known = named_columns(schema)
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [one for one in model.graph.input if one.name not in weights]
     for one in inputs:
@@ -91,25 +79,6 @@ def head_outputs(model: ModelProto, named: Mapping[str, str]) -> dict[str, str]:
         if isinstance(shape[0], int):
             raise ExportError(f"the output {name!r} is {shape}, for {shape[0]} items only, not for any number")
     return {"pctr": heads["pctr"], **heads}
-
-
-def _columns(schema: FeatureSchema) -> dict[str, Columns]:
-    """All that an input may be called; where a feature is called as a tensor is, the tensor is meant."""
-    specs = {spec.name: spec for spec in schema.tensors}
-    known: dict[str, Columns] = {}
-    sides: tuple[Side, ...] = ("user", "context", "item")
-    for side in sides:
-        for indexed in schema.indexed(side):
-            place = schema.columns[indexed.name]
-            known[indexed.name] = Columns(specs[f"{side}_categorical"], place)
-            if side == "item":
-                known.setdefault(f"history_{indexed.name}", Columns(specs["history_categorical"], place))
-        for numeric in schema.numerics(side):
-            known[numeric.name] = Columns(specs[f"{side}_dense"], schema.columns[numeric.name], optional=1)
-        if state := schema.state(side):
-            start = schema.numeric_width(side)
-            known[state.name] = Columns(specs[f"{side}_dense"], slice(start, start + len(STATE_FEATURES)))
-    return known | {name: Columns(spec, slice(0, spec.shape[-1])) for name, spec in specs.items()}
 
 
 def _item_axis(items: Sequence[ValueInfoProto]) -> str | None:
