@@ -74,7 +74,8 @@ def head_outputs(model: ModelProto, named: Mapping[str, str]) -> dict[str, str]:
         if name not in outputs:
             raise ExportError(f"the head {head!r} is to be the output {name!r}; there are {', '.join(outputs)}")
         shape = _shape(outputs[name])
-        if len(shape) > 2 or not shape or (len(shape) == 2 and shape[1] not in (1, None)):
+        # A second axis without a length is left to the proof, which counts the scores.
+        if len(shape) not in (1, 2) or (isinstance(shape[-1], int) and len(shape) == 2 and shape[-1] != 1):
             raise ExportError(f"the output {name!r} is {shape}; a head is one number an item: [N] or [N, 1]")
         if isinstance(shape[0], int):
             raise ExportError(f"the output {name!r} is {shape}, for {shape[0]} items only, not for any number")

@@ -128,7 +128,7 @@ def test_an_input_that_the_schema_cannot_fill_is_named(inputs: list[Input], mess
         ((("score", ["n", 1]),), {}, {"pctr": "score"}),
         ((("pctr", ["n"]), ("pcvr", ["n"])), {}, {"pctr": "pctr", "pcvr": "pcvr"}),
         ((("pcvr", ["n"]), ("pctr", ["n"])), {}, {"pctr": "pctr", "pcvr": "pcvr"}),
-        ((("a", ["n"]), ("b", [None, 1])), {"sold": "a", "pctr": "b"}, {"pctr": "b", "sold": "a"}),
+        ((("a", ["n", "of one"]), ("b", [None, 1])), {"sold": "a", "pctr": "b"}, {"pctr": "b", "sold": "a"}),
     ],
 )
 def test_heads_are_named_and_pctr_is_the_first(outputs: Any, named: dict[str, str], heads: dict[str, str]) -> None:  # noqa: ANN401
