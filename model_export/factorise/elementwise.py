@@ -110,6 +110,7 @@ def _arithmetic(scope: Scope, kind: str, values: Sequence[Laid], shape: Shape) -
 
 
 def _add(scope: Scope, one: Affine, other: Affine) -> Affine | None:
+    one, other = _settled(scope, one, other), _settled(scope, other, one)
     terms = list(one.terms)
     for term in other.terms:
         _merge(scope, terms, term)
@@ -119,6 +120,17 @@ def _add(scope: Scope, one: Affine, other: Affine) -> Affine | None:
     return with_terms(one, terms, scope.emit.add(one.base, other.base))
 
 
+def _settled(scope: Scope, value: Affine, beside: Affine) -> Affine:
+    """A product with its bias as one node, if it is to be added for real to another tensor, which would part them."""
+    term = value.terms[0] if len(value.terms) == 1 else None
+    if term is None or term.by is not None or value.base is None or not scope.on(Rule.BIAS):
+        return value
+    if not any(one.by is None and one.leaf.shape == term.leaf.shape for one in beside.terms):
+        return value
+    joined = scope.with_bias(term.leaf, value.base)
+    return value if joined is None else with_terms(value, [Term(joined)], None)
+
+
 def _merge(scope: Scope, terms: list[Term], term: Term) -> None:
     """Adds a term: to the one of its leaf, or for real where neither is scaled by a user's tensor."""
     for place, held in enumerate(terms):
@@ -126,10 +138,15 @@ def _merge(scope: Scope, terms: list[Term], term: Term) -> None:
             factors = [_factor(scope, one) for one in (held, term)]
             terms[place] = Term(held.leaf, scope.emit.elementwise("Add", *factors))
             return
-        if held.by is None and term.by is None and held.leaf.shape == term.leaf.shape:
-            terms[place] = Term(scope.emit.elementwise("Add", held.leaf, term.leaf))
+        if held.by is None and held.leaf.shape == term.leaf.shape and (term.by is None or _is_minus_one(term.by)):
+            kind = "Add" if term.by is None else "Sub"
+            terms[place] = Term(scope.emit.elementwise(kind, held.leaf, term.leaf))
             return
     terms.append(term)
+
+
+def _is_minus_one(by: Tensor) -> bool:
+    return by.value is not None and bool((by.value == -1).all())
 
 
 def _factor(scope: Scope, term: Term) -> Tensor:

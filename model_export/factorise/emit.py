@@ -53,6 +53,8 @@ class Tensor:
     reshaped: "Tensor | None" = None
     """What this is a mere reshape of."""
     lookup: "Lookup | None" = None
+    outer: "tuple[Tensor, Tensor] | None" = None
+    """The two smaller tensors that it is the product of, by broadcasting."""
 
     @property
     def varies(self) -> bool:
@@ -243,6 +245,11 @@ class Emitter:
         moved = [axis for axis in order if tensor.shape[axis] != 1]
         if moved == sorted(moved) and sum(isinstance(dim, str) for dim in shape) <= 1:
             return self.reshape(tensor, shape)
+        if tensor.outer is not None:
+            turned = [self.transpose(self.aligned(factor, len(order)), order) for factor in tensor.outer]
+            made = self.elementwise("Mul", *turned)
+            made.outer = (turned[0], turned[1])
+            return made
         return self.op("Transpose", [tensor], shape, perm=list(order))
 
     def reduce(self, kind: str, tensor: Tensor, axis: int) -> Tensor:

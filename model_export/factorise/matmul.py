@@ -118,21 +118,32 @@ def _simpler(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid | None:
     if len(one.shape) != len(other.shape):
         return None
     if one.shape[-1] == 1 and one.varies and other.varies:
-        return apply(scope, "Mul", [one, other], shape)
+        return _outer(scope, one, other, shape)
     return _weighted(scope, one, other, shape)
 
 
+def _outer(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid:
+    left, right = scope.real(one), scope.real(other)
+    made = scope.emit.elementwise("Mul", left, right)
+    made.outer = (left, right)
+    return scope.wrap(made, shape)
+
+
 def _weighted(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid | None:
-    """(leaf · rows) @ shared = leaf · (rows @ shared), where the leaf is one number for each row."""
-    if not isinstance(one, Affine) or other.varies or len(one.terms) != 1 or one.base is not None:
+    """(Σ leaf · rows + base) @ shared = Σ leaf · (rows @ shared) + base @ shared, of leaves with one number a row."""
+    if not isinstance(one, Affine) or other.varies or not one.varies or not scope.on(Rule.AFFINE):
         return None
-    term, rank = one.terms[0], len(shape)
-    if term.by is None or term.leaf.shape[-1] != 1 or not scope.on(Rule.AFFINE):
+    if any(term.by is None or term.leaf.shape[-1] != 1 for term in one.terms):
         return None
-    rows = scope.emit.filled(term.by, rank - 1, one.shape[-1])
-    made = scope.emit.matmul(rows, scope.filled(other, rank - 2))
+    last = len(shape) - 1
+    matrix = scope.filled(other, last - 1)
+
+    def times_shared(rows: Tensor) -> Tensor:
+        return scope.emit.matmul(scope.emit.filled(rows, last, one.shape[-1]), matrix)
+
+    terms = tuple(Term(term.leaf, times_shared(term.by)) for term in one.terms if term.by is not None)
     scope.credit(Rule.AFFINE)
-    return Affine(shape, (Term(term.leaf, made),))
+    return Affine(shape, terms, one.base and times_shared(one.base))
 
 
 def _real(scope: Scope, one: Laid, other: Laid, shape: Shape) -> Laid:

@@ -30,7 +30,7 @@ def prove(
     """The greatest absolute difference of any output over all `feeds`, both graphs being in double precision.
 
     Feeds should be of several numbers of candidates, 1 and a few hundred among them: one alone proves nothing about
-    what is broadcast. Raises ExportError with the output and the difference where that is above `tolerance`.
+    what is broadcast; inputs that the graph lacks are ignored. Raises ExportError with the output and the difference where that is above `tolerance`.
     """
     double = as_double(plain)
     passed = factorise(double, sides, rules).model
@@ -38,11 +38,15 @@ def prove(
     names = [value.name for value in plain.graph.output]
     worst = 0.0
     for feed in feeds:
-        wide = {name: array.astype(np.float64) if array.dtype.kind == "f" else array for name, array in feed.items()}
+        wide = {name: _wide(feed[name]) for name in sides}
         before, after = (graph.run(names, wide) for graph in graphs)
         for name, expected, found in zip(names, before, after, strict=True):
             worst = max(worst, _difference(name, expected, found, tolerance))
     return worst
+
+
+def _wide(array: NDArray[Any]) -> NDArray[Any]:
+    return array.astype(np.float64) if array.dtype.kind == "f" else array
 
 
 def _difference(name: str, expected: NDArray[Any], found: NDArray[Any], tolerance: float) -> float:

@@ -54,11 +54,15 @@ def summed(scope: Scope, value: Laid, axis: int) -> Laid:
         for part in whole.parts[1:]:
             total = apply(scope, "Add", [total, summed(scope, part, axis)], shape)
         return total
-    if axis == last and scope.on(Rule.WEIGHTED_SUM) and any(term.by is not None for term in value.terms):
+    if axis == last and scope.on(Rule.WEIGHTED_SUM) and any(_differs(term.by, axis) for term in value.terms):
         scope.credit(Rule.WEIGHTED_SUM)
         return linear(scope, value, scope.ones(number(value.shape[-1]), value.terms[0].leaf))
     terms = tuple(_term(scope, term, value, axis) for term in value.terms)
     return Affine(shape, terms, value.base and _sum(scope, value.base, value, axis))
+
+
+def _differs(by: Tensor | None, axis: int) -> bool:
+    return by is not None and by.shape[axis] != 1
 
 
 def _sum(scope: Scope, tensor: Tensor, value: Affine, axis: int) -> Tensor:
@@ -82,6 +86,10 @@ def _term(scope: Scope, term: Term, value: Affine, axis: int) -> Term:
         rows = emit.reshape(leaf, leaf.shape[:-1])
         matrix = emit.reshape(by, by.shape[-2:])
         return Term(emit.product(rows, matrix, (*leaf.shape[:-2], 1, matrix.shape[1])))
+    if scope.on(Rule.WEIGHTED_SUM) and _masks(leaf, by, axis):
+        # Σ_t weight_t leaf_ntd: [1, T] @ [N, T, D].
+        scope.credit(Rule.WEIGHTED_SUM)
+        return Term(emit.matmul(emit.transpose(by, (*range(axis), axis + 1, axis)), leaf))
     return Term(emit.reduce("ReduceSum", emit.elementwise("Mul", leaf, by), axis))
 
 
@@ -90,6 +98,11 @@ def _weights(leaf: Tensor, by: Tensor, axis: int) -> bool:
     if axis != len(leaf.shape) - 2 or leaf.shape[-1] != 1 or leaf.shape[0] != ITEMS:
         return False
     return size_or_none(by.shape[:-2]) == 1 and size_or_none(leaf.shape[1:]) is not None
+
+
+def _masks(leaf: Tensor, by: Tensor, axis: int) -> bool:
+    """Whether shared weights [1, …, T, 1] are those of the leaf's own rows [N, …, T, D], and T is summed over."""
+    return axis == len(leaf.shape) - 2 and by.shape[-1] == 1 and leaf.shape[-1] != 1
 
 
 HANDLERS: Mapping[str, Handler] = {"ReduceSum": reduced, "ReduceMean": reduced}

@@ -12,6 +12,9 @@ from model_export.factorise.shapes import ITEMS, Shape, Unsplit, broadcast, size
 from model_export.factorise.values import Affine, Concat, Flattened, Laid, Opaque, Term, Value
 
 
+_MOST_COPIED = 1024  # elements for each candidate
+
+
 @dataclass
 class Scope:
     """One run of the pass."""
@@ -72,10 +75,10 @@ class Scope:
 
     def _summed(self, value: Affine) -> Tensor:
         base, total = value.base, None
-        for term in value.terms:
+        for term in self._with_outer(value.terms):
             leaf = term.leaf
             if term.by is None and base is not None and self.on(Rule.BIAS):
-                joined = self._gemm(leaf, base)
+                joined = self.with_bias(leaf, base)
                 if joined is not None:
                     leaf, base = joined, None
             total = self.emit.add(total, leaf if term.by is None else self.emit.elementwise("Mul", leaf, term.by))
@@ -84,8 +87,21 @@ class Scope:
             raise Unsplit("an empty sum")
         return result
 
-    def _gemm(self, leaf: Tensor, base: Tensor) -> Tensor | None:
-        """X @ W + base as one node, where the base is the same for all rows of X."""
+    def _with_outer(self, terms: Sequence[Term]) -> list[Term]:
+        """w · u + w ⊗ v as w · (u + v): what is scaled alike is added first."""
+        kept = list(terms)
+        for term in terms:
+            outer = term.leaf.outer
+            twin = next((one for one in kept if outer and one.by is not None and one.leaf is outer[0]), None)
+            if outer is None or twin is None or twin.by is None or term.by is not None:
+                continue
+            added = self.emit.elementwise("Add", outer[1], twin.by)
+            kept = [one for one in kept if one is not term and one is not twin]
+            kept.append(Term(self.emit.elementwise("Mul", outer[0], added)))
+        return kept
+
+    def with_bias(self, leaf: Tensor, base: Tensor) -> Tensor | None:
+        """X @ W + base as one node, where the base is the same for all rows of X; None where it is not."""
         if leaf.product is None or leaf.shape[0] != ITEMS or base.shape[0] != 1 or not leaf.is_float:
             return None
         rows, matrix = leaf.product
@@ -110,18 +126,27 @@ class Scope:
         groups: list[list[Affine]] = []
         parts: list[Laid | list[Affine]] = []
         for part in _flat(value):
-            tensor = part.plain if isinstance(part, Affine) else None
-            if tensor is None or not isinstance(part, Affine):
+            part = self._ready(part)
+            if not isinstance(part, Affine) or part.plain is None:
                 parts.append(part)
                 continue
             last = parts[-1] if parts else None
-            if isinstance(last, list) and _alike(last[0], part, value.axis):
+            if isinstance(last, list) and _alike(last[0], part, value.axis) and _join_pays([*last, part], value):
                 last.append(part)
             else:
                 groups.append([part])
                 parts.append(groups[-1])
         joined = tuple(self._group(part, value) if isinstance(part, list) else part for part in parts)
         return joined[0] if len(joined) == 1 else Concat(value.shape, value.axis, joined)
+
+    def _ready(self, part: Laid) -> Laid:
+        """A product with a constant bias as the one tensor that it is, the same wherever it is asked for."""
+        if not isinstance(part, Affine) or part.base is None or part.base.value is None or len(part.terms) != 1:
+            return part
+        term = part.terms[0]
+        if term.by is not None or term.leaf.product is None or not self.on(Rule.BIAS):
+            return part
+        return self.wrap(self.real(part), part.shape)
 
     def _group(self, parts: Sequence[Affine], whole: Concat) -> Affine:
         if len(parts) == 1:
@@ -142,6 +167,15 @@ def _flat(value: Concat) -> Iterator[Laid]:
             yield from _flat(part)
         else:
             yield part
+
+
+def _join_pays(parts: Sequence[Affine], whole: Concat) -> bool:
+    """Not where a copy of all costs more than further operators, and no product needs the parts side by side."""
+    if not parts[0].varies or whole.axis == len(whole.shape) - 1:
+        return True
+    looked_up = all(part.plain is not None and part.plain.lookup is not None for part in parts)
+    sizes = [size_or_none(part.shape[1:]) for part in parts]
+    return looked_up or all(sizes) and sum(one or 0 for one in sizes) <= _MOST_COPIED
 
 
 def _alike(one: Affine, other: Affine, axis: int) -> bool:

@@ -51,16 +51,16 @@ def _along(scope: Scope, node: Node, value: Laid, axis: int) -> Laid:
 
 
 def _by_shares(scope: Scope, value: Concat) -> Concat | None:
-    """softmax(u ‖ m) = (1 − w) softmax(u) ‖ w softmax(m), w = sigmoid(logsumexp(m) − logsumexp(u))."""
+    """softmax(u ‖ m) = softmax(u) − w softmax(u) ‖ w softmax(m), w = sigmoid(logsumexp(m) − logsumexp(u))."""
     if len(value.parts) != 2 or value.parts[0].varies == value.parts[1].varies:
         return None
     shared, own = sorted(value.parts, key=lambda part: part.varies)
     emit, axis = scope.emit, value.axis
-    user, mixed = (_finite(scope, scope.filled(part, axis)) for part in (shared, own))
+    user, mixed = (_finite(scope, scope.filled(part, axis), axis) for part in (shared, own))
     share = emit.elementwise("Sub", _log_sum(scope, mixed, axis), _log_sum(scope, user, axis))
-    weight, rest = emit.elementwise("Sigmoid", share), emit.elementwise("Sigmoid", emit.elementwise("Neg", share))
+    weight, user_weights = emit.elementwise("Sigmoid", share), _softmax(scope, user, axis)
     scope.credit(Rule.SOFTMAX)
-    user_part = Affine(shared.shape, (Term(rest, _softmax(scope, user, axis)),))
+    user_part = Affine(shared.shape, (Term(weight, emit.elementwise("Neg", user_weights)),), user_weights)
     one = mixed.shape[axis] == 1
     scaled = weight if one else emit.elementwise("Mul", weight, _softmax(scope, mixed, axis))
     own_part = scope.wrap(scaled, own.shape)
@@ -72,10 +72,12 @@ def _softmax(scope: Scope, tensor: Tensor, axis: int) -> Tensor:
     return scope.emit.op("Softmax", [tensor], tensor.shape, axis=axis)
 
 
-def _finite(scope: Scope, tensor: Tensor) -> Tensor:
+def _finite(scope: Scope, tensor: Tensor, axis: int) -> Tensor:
     """Masks of −∞ as a number: a part of nothing else would have neither a softmax nor a share."""
+    if tensor.varies and tensor.shape[axis] == 1:
+        return tensor  # its share is 0 then
     lowest = float(np.finfo(tensor.dtype).min) / 4
-    return scope.emit.elementwise("Max", tensor, scope.emit.scalar(lowest, tensor))
+    return scope.emit.op("Clip", [tensor, scope.emit.scalar(lowest, tensor)], tensor.shape)
 
 
 def _log_sum(scope: Scope, tensor: Tensor, axis: int) -> Tensor:
