@@ -1,20 +1,37 @@
-"""`msd bench`: the latency of a running service."""
+"""`msd bench`: the latency of a running service; `msd bench --graph`: the speed of the graph alone."""
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from loadtest.latency import measure_latency
 from loadtest.traffic import Traffic
+from msd.contract.errors import MsdError
+from msd.contract.files import write_text_atomic
 
-app = typer.Typer(add_completion=False)
+_GRAPH = "--graph"
 
 
-@app.command("bench")
+class _Bench(typer.Typer):
+    """Two commands by one name, told apart by --graph: they share no option but --json, which means two things."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as Typer has it
+        arguments, name = list(kwargs.pop("args")), kwargs.pop("prog_name")
+        if _GRAPH not in arguments:
+            return super().__call__(*args, args=arguments, prog_name=name, **kwargs)
+        arguments.remove(_GRAPH)
+        return graph_app(*args, args=arguments, prog_name=f"{name} {_GRAPH}", **kwargs)
+
+
+app = _Bench(add_completion=False)
+graph_app = typer.Typer(add_completion=False)
+
+
+@app.command("bench", epilog="`msd bench --graph` measures the scoring graph alone, without a service: see its --help.")
 def bench(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle that the service serves.")],
     url: Annotated[str, typer.Option(help="The service.")] = "http://127.0.0.1:8080",
@@ -35,3 +52,41 @@ def bench(
             f"{latency.requests} requests of {candidates} candidates: "
             f"p50 {latency.p50_ms:.2f} ms, p95 {latency.p95_ms:.2f} ms, p99 {latency.p99_ms:.2f} ms"
         )
+
+
+@graph_app.command("graph")
+def graph(
+    figures: Annotated[
+        Path | None, typer.Option("--json", help="A file for the figures; a picture goes beside it.")
+    ] = None,
+    bundle: Annotated[Path | None, typer.Option(help="A bundle whose ranker is timed too.")] = None,
+    work: Annotated[Path, typer.Option(help="A folder that keeps the trained reference model.")] = Path("runs/graph"),
+    seconds: Annotated[float, typer.Option(min=0.0, help="For each race; longer steadies the medians.")] = 5.0,
+) -> None:
+    """Times the scoring graph on one thread: tiled, plain, factorised, in lower precision, its products alone."""
+    if figures is not None and figures.suffix != ".json":
+        raise typer.BadParameter(f"{figures}: has to end in .json; a picture of the same name is written as .svg")
+    try:
+        from loadtest.graph.bench import Plan, bench_graph
+        from loadtest.graph.picture import picture
+        from loadtest.graph.tables import tables
+    except ModuleNotFoundError as error:
+        raise MsdError(
+            f"`msd bench --graph` needs the module {error.name!r}; in the checkout: pip install -e '.[train,cpu]'"
+        ) from error
+    console = Console()
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        bar = bars.add_task("Starting", total=None)
+        found = bench_graph(
+            Plan(seconds=seconds),
+            work,
+            bundle,
+            lambda doing, done, total: bars.update(bar, description=doing, completed=done, total=total),
+        )
+    for table in tables(found):
+        console.print(table)
+    if figures is not None:
+        write_text_atomic(figures, json.dumps(found, indent=2) + "\n")
+        write_text_atomic(figures.with_suffix(".svg"), picture(found))
+        console.print(f"{figures} and {figures.with_suffix('.svg').name}: written", highlight=False)

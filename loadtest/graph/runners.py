@@ -10,6 +10,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from loadtest.graph.inputs import Feeds
+from model_export.errors import ExportError
 
 Output = NDArray[np.floating]
 Runner = Callable[[Feeds], Sequence[Output]]
@@ -29,17 +30,17 @@ def in_onnxruntime(model: onnx.ModelProto) -> Runner:
     return run
 
 
-def in_openvino_bf16(model: onnx.ModelProto) -> Runner | None:
-    """Runs a graph in OpenVINO in bf16; None where it is not installed, or this CPU has no such instructions."""
+def in_openvino_bf16(model: onnx.ModelProto) -> Runner:
+    """Runs a graph in OpenVINO in bf16. Raises ExportError where it, or bf16, is not to be had."""
     # Otherwise it reports each import to its maker.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
     except ImportError:
-        return None
+        raise ExportError("OpenVINO is not installed: pip install 'msd-ctr[openvino]'") from None
     core: Any = openvino.Core()
     if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        return None
+        raise ExportError("OpenVINO does not offer bf16 on this CPU")
     options = {
         "INFERENCE_PRECISION_HINT": "bf16",
         "INFERENCE_NUM_THREADS": 1,

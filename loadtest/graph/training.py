@@ -42,16 +42,19 @@ class Training:
 
 @dataclass(frozen=True)
 class Trained:
-    """The trained reference model, and the requests that it has not seen."""
+    """The reference model, and requests of users that it has not seen: some to fit scales by, others to judge by."""
 
     network: Network
+    known: Clicks
     held: Clicks
 
 
 def trained_reference(folder: Path, sizes: Sizes, training: Training, progress: Callable[[int, int], None]) -> Trained:
     """The model in `folder`, trained first if it is not there. `progress` hears steps done and steps in all."""
     catalogue = new_catalogue(sizes, training.seed)
-    held = new_clicks(catalogue, sizes, training.held, training.held_candidates, training.seed + 1)
+    held, known = (
+        new_clicks(catalogue, sizes, training.held, training.held_candidates, training.seed + one) for one in (1, 2)
+    )
     network = made("reference", sizes, training.seed)
     run = fingerprint_of(_FORMAT, asdict(sizes), asdict(training), torch.__version__)
     if is_done(folder, run):
@@ -62,7 +65,7 @@ def trained_reference(folder: Path, sizes: Sizes, training: Training, progress: 
         _train(network, clicks, training, progress)
         write_bytes_atomic(folder / WEIGHTS, save(network.state_dict()))
         mark_done(folder, run, time.perf_counter() - start)
-    return Trained(network, held)
+    return Trained(network, known, held)
 
 
 def quality(clicks: Clicks, scores: NDArray[np.float32]) -> dict[str, float]:

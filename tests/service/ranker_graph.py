@@ -67,7 +67,7 @@ def build_ranker(schema: FeatureSchema, recipe: Recipe) -> onnx.ModelProto:
     ]
     outputs = [helper.make_tensor_value_info(head, TensorProto.FLOAT, ["N"]) for head in recipe.heads]
     graph = helper.make_graph(nodes, "ranker", inputs, outputs, weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.checker.check_model(model)
     return model
 

@@ -1,0 +1,54 @@
+"""The ranker of a bundle, as it is and after the factorising pass, with requests from its goldens."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from loadtest.graph.inputs import Feeds
+from model_export.errors import ExportError
+from model_export.factorise.pass_ import factorise
+from msd.contract.bundle import GOLDENS, RANKER, Bundle, open_bundle
+from msd.contract.errors import BundleError
+from msd.contract.golden import golden_tensors, read_goldens
+from msd.contract.rows import RowCodec
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """Both graphs, and one real request."""
+
+    bundle: Bundle
+    plain: onnx.ModelProto
+    passed: onnx.ModelProto
+    golden: Feeds
+
+    def request(self, candidates: int) -> Feeds:
+        """The request with its candidates again and again, until there are so many."""
+        of_item = {spec.name for spec in self.bundle.schema.tensors if spec.side == "item"}
+        return {
+            name: value[np.arange(candidates) % len(value)] if name in of_item else value
+            for name, value in self.golden.items()
+        }
+
+
+def ranker_of(folder: Path) -> Ranker:
+    """Raises BundleError that says what is wrong with the bundle."""
+    bundle = open_bundle(folder)
+    golden = next(read_goldens(bundle.path(GOLDENS)), None)
+    if golden is None:
+        raise BundleError(f"{bundle.path(GOLDENS)}: has no golden, so there is no request to time; export again")
+    path = bundle.path(RANKER)
+    plain = onnx.load(path)
+    try:
+        passed = factorise(plain, {spec.name: spec.side for spec in bundle.schema.tensors}).model
+    except ExportError as error:
+        raise BundleError(f"{path}: cannot be factorised: {error}") from None
+    users, items = (RowCodec(bundle.schema, side, bundle.bundle_id) for side in ("user", "item"))
+    return Ranker(
+        bundle=bundle,
+        plain=plain,
+        passed=passed,
+        golden=dict(golden_tensors(bundle.schema, users, items, golden).tensors),
+    )

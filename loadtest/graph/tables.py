@@ -1,0 +1,59 @@
+"""The figures of the benchmark as tables for a screen. Measures nothing."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.table import Table
+
+from loadtest.graph.figures import PLAIN, REFERENCE, graph_in
+
+Figures = Mapping[str, Any]
+
+
+def tables(figures: Figures) -> Iterator[Table]:
+    """Times of the reference model, then ratios of all models, of rules, and of a bundle if there was one."""
+    yield _times(figures)
+    yield _models(figures)
+    yield _rules(figures)
+
+
+def _times(figures: Figures) -> Table:
+    times: Mapping[str, Mapping[str, float]] = figures["microseconds"][REFERENCE]
+    counts = list(times[PLAIN])
+    table = _table("Reference model, µs a run", "graph", counts)
+    for name, taken in times.items():
+        table.add_row(
+            name,
+            *(f"{taken[count]:,.0f}" for count in counts),
+            style="bold" if name == graph_in(figures["precision"]) else None,
+        )
+    return table
+
+
+def _models(figures: Figures) -> Table:
+    ratios: dict[str, Mapping[str, float]] = dict(figures["pass_ratios"])
+    if figures["bundle_ratios"]:
+        ratios["the bundle's ranker"] = figures["bundle_ratios"]
+    counts = list(next(iter(ratios.values())))
+    table = _table("Plain ÷ factorised", "model", [*counts, "factorised ÷ twin"])
+    for name, by_count in ratios.items():
+        twin = figures["twin_ratios"].get(name)
+        table.add_row(name, *(f"{by_count[count]:.2f}" for count in counts), "" if twin is None else f"{twin:.2f}")
+    return table
+
+
+def _rules(figures: Figures) -> Table:
+    ratios: Mapping[str, Mapping[str, float]] = figures["rule_ratios"]
+    counts = list(next(iter(ratios.values())))
+    table = _table("Without a rule ÷ with all", "rule", counts)
+    for name, by_count in ratios.items():
+        table.add_row(name, *(f"{by_count[count]:.2f}" for count in counts))
+    return table
+
+
+def _table(title: str, first: str, others: list[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, header_style="bold")
+    table.add_column(first)
+    for name in others:
+        table.add_column(f"N = {name}" if name.isdigit() else name, justify="right")
+    return table

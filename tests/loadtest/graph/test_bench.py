@@ -1,0 +1,208 @@
+"""`msd bench --graph` on small models: every figure is there and follows from the medians beside it."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from loadtest.graph import bench
+from loadtest.graph.bench import Plan, bench_graph
+from loadtest.graph.bundle import ranker_of
+from loadtest.graph.inputs import Sizes
+from loadtest.graph.precisions import judged, lowered
+from loadtest.graph.runners import in_onnxruntime
+from loadtest.graph.subject import Subject, untrained
+from loadtest.graph.training import trained_reference
+from model_export.factorise.rule import Rule
+from msd.__main__ import main
+from msd.contract.bundle import GOLDENS, RANKER, Bundle, file_entries, write_manifest
+from msd.contract.errors import BundleError
+from tests.loadtest.graph.small import BRIEF, SMALL, network
+from tests.service.bundle_factory import build_bundle
+
+KEYS = {
+    *(f"graph_ratio_{kind}_n{count}" for kind in ("fp32", "best") for count in (200, 1000)),
+    *("gemm_floor_ratio_best", "slope_us_fp32", "slope_us_best", "pass_ratios", "twin_ratios", "fp64_max_diff"),
+    *("precision", "machine"),
+}
+MODELS = {"reference", "deepfm", "dcn_low_rank", "transformer", "two_tasks"}
+# Just so large that its layers are worth rounding to int8.
+ROUNDED = Sizes(
+    vector=16,
+    fields=4,
+    vocabulary=20,
+    embedding=8,
+    history=6,
+    attention=16,
+    hidden=(32, 32, 16),
+    rank=8,
+    feed_forward=16,
+)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return build_bundle(tmp_path_factory.mktemp("graph") / "bundle")
+
+
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> dict[str, Any]:
+    heard: list[tuple[str, int, int]] = []
+    plan = Plan(sizes=ROUNDED, training=BRIEF, seconds=0)
+    found = bench_graph(plan, tmp_path_factory.mktemp("work"), bundle.folder, lambda *said: heard.append(said))
+    assert all(0 <= done <= total for _, done, total in heard)
+    assert any(doing == "Timing the bundle's ranker" for doing, _, _ in heard)
+    return found
+
+
+def test_every_figure_is_there(figures: dict[str, Any]) -> None:
+    assert figures.keys() >= KEYS
+    assert figures["pass_ratios"].keys() == figures["twin_ratios"].keys() == MODELS
+    assert all(ratios.keys() == {"20", "50", "200", "1000"} for ratios in figures["pass_ratios"].values())
+    assert 0 <= figures["fp64_max_diff"] <= 1e-12
+    assert figures["precision"] in {"fp32", "int8", "bf16"}
+    assert figures["machine"]["versions"]["onnxruntime"]
+    assert figures["machine"]["cores"] >= 1
+    assert figures["bundle_ratios"].keys() == {"20", "50", "200", "1000"}
+    json.dumps(figures, allow_nan=False)
+
+
+def test_figures_follow_from_the_medians(figures: dict[str, Any]) -> None:
+    times, precision = figures["microseconds"]["reference"], figures["precision"]
+    best = "passed" if precision == "fp32" else precision
+    for name, slow, fast, count in (
+        ("graph_ratio_fp32_n200", "tiled", "passed", "200"),
+        ("graph_ratio_fp32_n1000", "tiled", "passed", "1000"),
+        ("graph_ratio_best_n200", "tiled", best, "200"),
+        ("graph_ratio_best_n1000", "tiled", best, "1000"),
+        ("gemm_floor_ratio_best", best, f"floor_{precision}", "200"),
+    ):
+        assert figures[name] == pytest.approx(times[slow][count] / times[fast][count], rel=0.05)
+
+
+def test_every_precision_was_tried_or_says_why_not(figures: dict[str, Any]) -> None:
+    tried = figures["reference"]["precisions"]
+
+    assert tried.keys() | figures["left_out"].keys() == {"int8", "bf16"}
+    assert "int8" in tried
+    assert figures["microseconds"]["reference"].keys() >= {"floor_fp32", "floor_int8", "int8"}
+    if figures["precision"] != "fp32":
+        assert tried[figures["precision"]]["refused"] is None
+    assert 0.5 < figures["reference"]["fp32"]["auc"] < figures["reference"]["truth"]["auc"]
+
+
+def test_rules_that_are_used_are_switched_off_one_by_one(figures: dict[str, Any]) -> None:
+    used = Subject("reference", network("reference"), SMALL).passed.report.used
+
+    assert figures["rule_ratios"].keys() == {rule.value for rule in used}
+    assert Rule.USER_MATRIX in used
+
+
+@pytest.mark.parametrize("subject", [*untrained(SMALL), Subject("reference", network("reference"), SMALL)])
+def test_the_passed_graph_and_the_twin_score_as_the_plain_one(subject: Subject) -> None:
+    feeds = subject.request(30, seed=4)
+    expected = in_onnxruntime(subject.plain)(feeds)
+    for graph in (subject.passed.model, subject.twin, subject.without(Rule.LINEAR)):
+        found = in_onnxruntime(graph)(feeds)
+        assert all(np.allclose(one, other, atol=1e-5) for one, other in zip(found, expected, strict=True))
+    assert subject.proved() <= 1e-12
+
+
+def test_a_precision_that_cannot_be_had_says_why(tmp_path: Path) -> None:
+    trained = trained_reference(tmp_path, SMALL, BRIEF, lambda *_: None)
+    found = lowered(Subject("reference", trained.network, SMALL).passed.model, trained.known, trained.held)
+
+    assert "no layer of" in found.left_out["int8"]
+    assert "int8" not in found.tried
+
+
+def test_scores_that_are_worse_are_refused(tmp_path: Path) -> None:
+    held = trained_reference(tmp_path, SMALL, BRIEF, lambda *_: None).held
+
+    assert judged(held, held.chances, held.chances).refused is None
+    assert judged(held, held.chances, held.chances[:, ::-1]).refused is not None
+
+
+def test_a_bundles_request_is_as_long_as_asked(bundle: Bundle) -> None:
+    ranker = ranker_of(bundle.folder)
+    sides = {spec.name: spec.side for spec in bundle.schema.tensors}
+    feeds = ranker.request(333)
+
+    assert {len(value) for name, value in feeds.items() if sides[name] == "item"} == {333}
+    assert {len(value) for name, value in feeds.items() if sides[name] != "item"} == {1}
+    plain, passed = (in_onnxruntime(graph)(feeds)[0] for graph in (ranker.plain, ranker.passed))
+    assert np.allclose(plain, passed, atol=1e-5)
+
+
+def test_a_bundle_without_goldens_is_named(tmp_path: Path) -> None:
+    folder = build_bundle(tmp_path / "bundle").folder
+    (folder / GOLDENS).write_bytes(b"")
+
+    with pytest.raises(BundleError, match=GOLDENS):
+        ranker_of(folder)
+
+
+def test_a_ranker_that_the_pass_does_not_read_is_named(tmp_path: Path) -> None:
+    made = build_bundle(tmp_path / "bundle")
+    graph = onnx.load(made.path(RANKER))
+    graph.opset_import[0].version = 9
+    onnx.save(graph, made.path(RANKER))
+    write_manifest(made.folder, made.manifest.model_copy(update={"files": file_entries(made.folder)}))
+
+    with pytest.raises(BundleError, match=f"{RANKER}: cannot be factorised: .*opset 9"):
+        ranker_of(made.folder)
+
+
+def test_the_command_writes_figures_and_a_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "Plan", partial(Plan, sizes=SMALL, training=BRIEF))
+    written, work = tmp_path / "graph.json", tmp_path / "work"
+
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "--graph", "--json", str(written), "--work", str(work), "--seconds", "0"])
+
+    assert not ended.value.code
+    assert json.loads(written.read_text()).keys() >= KEYS
+    assert (tmp_path / "graph.svg").read_text().startswith("<svg")
+    said = capsys.readouterr().out
+    assert all(name in said for name in (*MODELS, "tiled", "user_matrix", "graph.json"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--bundle", "nowhere"], "no bundle here"),
+        (["--json", "graph.svg"], "has to end in .json"),
+        (["--seconds", "-1"], "--seconds"),
+        (["some bundle"], "unexpected extra argument"),
+    ],
+)
+def test_wrong_arguments_are_told_before_anything_is_trained(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "--graph", *arguments])
+
+    assert ended.value.code == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_is_of_the_graph_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["bench", "--graph", "--help"])
+
+    said = capsys.readouterr().out
+    assert "msd bench --graph [OPTIONS]" in said
+    assert "--url" not in said
