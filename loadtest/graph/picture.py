@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, ScalarFormatter
+from matplotlib.ticker import NullLocator, StrMethodFormatter
 
 from loadtest.graph.figures import PASSED, REFERENCE, TILED, floor_of, graph_in
 from msd.drawing import to_svg
@@ -28,7 +28,7 @@ def picture(figures: Mapping[str, Any]) -> str:
     axes.set_yscale("log")
     axes.set_xticks([int(count) for count in times[TILED]])
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(ScalarFormatter())
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("candidates")
     axes.set_ylabel("milliseconds, one thread")

@@ -19,8 +19,9 @@ from loadtest.graph.subject import Subject, untrained
 from loadtest.graph.training import trained_reference
 from model_export.factorise.rule import Rule
 from msd.__main__ import main
-from msd.contract.bundle import GOLDENS, RANKER, Bundle, file_entries, write_manifest
+from msd.contract.bundle import GOLDENS, RANKER, Bundle, bundle_id_of, file_entries, write_manifest
 from msd.contract.errors import BundleError
+from msd.contract.files import sha256_file
 from tests.loadtest.graph.small import BRIEF, SMALL, network
 from tests.service.bundle_factory import build_bundle
 
@@ -151,7 +152,9 @@ def test_a_ranker_that_the_pass_does_not_read_is_named(tmp_path: Path) -> None:
     graph = onnx.load(made.path(RANKER))
     graph.opset_import[0].version = 9
     onnx.save(graph, made.path(RANKER))
-    write_manifest(made.folder, made.manifest.model_copy(update={"files": file_entries(made.folder)}))
+    bundle_id = bundle_id_of(made.schema, {RANKER: sha256_file(made.path(RANKER))})
+    files = file_entries(made.folder)
+    write_manifest(made.folder, made.manifest.model_copy(update={"bundle_id": bundle_id, "files": files}))
 
     with pytest.raises(BundleError, match=f"{RANKER}: cannot be factorised: .*opset 9"):
         ranker_of(made.folder)
