@@ -14,8 +14,11 @@ import onnxruntime
 import torch
 
 from model_export.encoder import export_encoder
-from model_export.parity import Parity, check_parity
-from model_export.ranker import HEADS, export_ranker
+from model_export.errors import ExportError
+from model_export.parity import BundleRows, Parity, check_parity
+from model_export.precision.choice import Asked, choose
+from model_export.precision.evidence import Evidence
+from model_export.ranker import HEADS, ranker_graph
 from model_export.rows import write_rows
 from model_export.serving_view import serving_requests
 from msd.contract.bundle import (
@@ -33,11 +36,12 @@ from msd.contract.bundle import (
     write_manifest,
 )
 from msd.contract.errors import MsdError
-from msd.contract.files import atomic_file, sha256_file, write_text_atomic
+from msd.contract.files import atomic_file, sha256_file, write_bytes_atomic, write_text_atomic
 from msd.contract.golden import write_goldens
+from msd.contract.precision import RUNTIMES, Precision, PrecisionRecord
 from msd.dataset.load import Dataset, load_dataset
 from msd.ranker.batch import TrainedRanker
-from msd.ranker.features import build_features
+from msd.ranker.features import Features, build_features
 from msd.ranker.folder import WEIGHTS_FILE, ModelError, RankerRecord, load_ranker, student_of, vectors_of
 from msd.step import fingerprint_of, is_done, mark_done
 from msd.student.encoder import Student, load_student
@@ -47,6 +51,8 @@ from msd.teachers.knowledge import KNOWLEDGE_FILES, KnowledgeBase, load_knowledg
 TOLERANCE = 1e-5
 _FORMAT = 1
 _GOLDENS = 32
+# Another CPU rounds in another order, and goldens are some of the rows that the difference was measured on.
+_MARGIN = 2.0
 _SERVED_BY = (("onnxruntime", "cpu"), ("onnxruntime", "cuda"), ("openvino", "cpu"))
 
 
@@ -102,37 +108,62 @@ def load_inputs(dataset: Path, knowledge: Path, student: Path, model: Path, eval
 
 
 def export_bundle(
-    inputs: Inputs, out: Path, replay: Path | None, requests: int, progress: Callable[[str, int], None]
+    inputs: Inputs,
+    out: Path,
+    replay: Path | None,
+    requests: int,
+    progress: Callable[[str, int], None],
+    precision: Asked = "fp32",
+    candidates: int = 200,
 ) -> bool:
     """Writes the bundle `out`, and the proved requests to `replay`; False if both were there already.
 
-    `progress` hears what is being done, and how many requests are proved so far.
+    `progress` hears what is being done, and how many rows are done so far. `candidates`: as many are expected in a
+    request, when precisions are compared.
     """
     start = time.perf_counter()
-    run = fingerprint_of(inputs.fingerprint, requests)
+    compared = () if precision == "fp32" else (precision, candidates)
+    run = fingerprint_of(inputs.fingerprint, requests, *compared)
     if is_done(out, run) and (replay is None or _is_replay_of(replay, open_bundle(out, rows=False))):
         return False
     trained = inputs.trained
     with new_bundle(out) as folder:
         progress("Tracing the graphs", 0)
-        export_ranker(trained, folder / RANKER)
+        graph = ranker_graph(trained)
         if "item" in trained.adaptors:
             export_encoder(inputs.student, trained.adaptors["item"], folder)
         progress("Packing rows", 0)
         features = build_features(inputs.dataset, trained.schema, inputs.vectors)
-        draft = _manifest(inputs, folder)
-        write_rows(folder, trained.adaptors, features, draft.bundle_id, draft.created_at)
+        draft = _pack(inputs, folder, graph, features)
+        packed = BundleRows(Bundle(folder, draft))
+        chosen = choose(graph, precision, candidates, lambda: Evidence(inputs.dataset, features, packed), progress)
+        if chosen.graph != graph:
+            draft = _pack(inputs, folder, chosen.graph, features)
         _write_words(folder / ITEM_WORDS, inputs)
         asked = serving_requests(inputs.dataset, features, requests)
         parity = check_parity(
-            Bundle(folder, draft), trained, asked, TOLERANCE, lambda done: progress("Proving the scores", done)
+            Bundle(folder, draft),
+            trained,
+            asked,
+            TOLERANCE,
+            lambda done: progress("Proving the scores", done),
+            graph,
+            None if chosen.record.chosen == "fp32" else chosen.run,
         )
         write_goldens(folder / GOLDENS, parity.goldens[:: max(1, len(parity.goldens) // _GOLDENS)][:_GOLDENS])
-        write_manifest(folder, _final(draft, folder, parity))
+        write_manifest(folder, _final(draft, folder, parity, chosen.record))
         if replay:
             write_text_atomic(replay, _replay_lines(parity))
         mark_done(folder, run, time.perf_counter() - start)
     return True
+
+
+def _pack(inputs: Inputs, folder: Path, graph: bytes, features: Features) -> Manifest:
+    """Writes the graph and the rows, which carry the identity that it gives them."""
+    write_bytes_atomic(folder / RANKER, graph)
+    draft = _manifest(inputs, folder)
+    write_rows(folder, inputs.trained.adaptors, features, draft.bundle_id, draft.created_at)
+    return draft
 
 
 def _manifest(inputs: Inputs, folder: Path) -> Manifest:
@@ -145,8 +176,7 @@ def _manifest(inputs: Inputs, folder: Path) -> Manifest:
         feature_schema=inputs.trained.schema,
         heads=HEADS,
         files={},
-        # Proved here by onnxruntime on a CPU; a service that runs it otherwise proves itself by the goldens.
-        tolerances={tolerance_key(*one, "fp32"): TOLERANCE for one in _SERVED_BY},
+        tolerances={},
         calibration=_curve(inputs.trained),
         metrics=inputs.evaluation,
         provenance={
@@ -173,11 +203,30 @@ def _curve(trained: TrainedRanker) -> dict[str, Any]:
     return {"knots": curve.knots.tolist(), "values": curve.values.tolist(), "outer_slope": curve.outer_slope}
 
 
-def _final(draft: Manifest, folder: Path, parity: Parity) -> Manifest:
+def _final(draft: Manifest, folder: Path, parity: Parity, precision: PrecisionRecord) -> Manifest:
     lines = hashlib.sha256(_replay_lines(parity).encode()).hexdigest()
     proved = {"requests": len(parity.goldens), "max_abs_diff": parity.max_abs_diff, "replay_sha256": lines}
     provenance = {**draft.provenance, "parity": proved}
-    return draft.model_copy(update={"files": file_entries(folder), "provenance": provenance})
+    return draft.model_copy(
+        update={
+            "files": file_entries(folder),
+            "tolerances": _tolerances(precision.chosen, parity),
+            "precision": precision,
+            "provenance": provenance,
+        }
+    )
+
+
+def _tolerances(precision: Precision, parity: Parity) -> dict[str, float]:
+    # Proved here by onnxruntime on a CPU; a service that runs it otherwise proves itself by the goldens.
+    plain = {tolerance_key(*one, "fp32"): TOLERANCE for one in _SERVED_BY}
+    if precision == "fp32":
+        return plain
+    if not np.isfinite(parity.served_abs_diff):
+        raise ExportError(f"{precision}: a score is not a finite number; export with --precision fp32")
+    own = {tolerance_key(RUNTIMES[precision], "cpu", precision): max(TOLERANCE, _MARGIN * parity.served_abs_diff)}
+    # In bf16 the graph is the one in fp32, and may be run as such.
+    return own if precision == "int8" else {**plain, **own}
 
 
 def _write_words(path: Path, inputs: Inputs) -> None:

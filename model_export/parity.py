@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
-import onnxruntime
 
 from model_export.errors import ExportError
 from model_export.ranker import HEADS, torch_scores
+from model_export.run import Run, open_run
 from model_export.serving_view import Request
-from msd.contract.assemble import wanted_items
+from msd.contract.assemble import Tensors, wanted_items
 from msd.contract.bundle import RANKER, ROWS, Bundle
 from msd.contract.golden import Golden, encode_row, golden_tensors
 from msd.contract.request import parse_request
@@ -20,10 +20,12 @@ from msd.ranker.batch import TrainedRanker
 
 
 class Parity(NamedTuple):
-    """Requests with torch's scores as goldens, and the greatest difference that onnxruntime showed."""
+    """Requests with torch's scores as goldens, and the greatest differences from them: of the graph in fp32, and of
+    what is served instead, if anything is."""
 
     goldens: list[Golden]
     max_abs_diff: float
+    served_abs_diff: float
 
 
 def check_parity(
@@ -32,22 +34,23 @@ def check_parity(
     requests: Iterable[Request],
     tolerance: float,
     progress: Callable[[int], None],
+    graph: bytes | None = None,
+    served: Run | None = None,
 ) -> Parity:
     """Scores every request by torch and by onnxruntime from the bundle's own rows.
 
-    Raises ExportError, with both scores, at the first that differs by more than `tolerance`.
+    `graph` is the ranker in fp32, where the bundle's own is not; `served` what runs the bundle's own, whose difference
+    is measured, not judged. Raises ExportError, with both scores, at the first that differs by more than `tolerance`.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(bundle.path(RANKER), options, providers=["CPUExecutionProvider"])
+    run = open_run(graph or bundle.path(RANKER).read_bytes(), "fp32")
     rows = BundleRows(bundle)
     goldens: list[Golden] = []
-    worst = 0.0
+    worst = worst_served = 0.0
     for request in requests:
         golden = rows.golden(request)
-        tensors = golden_tensors(bundle.schema, rows.codecs["user"], rows.codecs["item"], golden).tensors
+        tensors = rows.tensors(golden)
         expected = torch_scores(trained, tensors)
-        (found,) = session.run(list(HEADS), tensors)
+        found = run(tensors)
         difference = float(np.abs(found - expected).max())
         if not difference <= tolerance:
             place = int(np.abs(found - expected).argmax())
@@ -56,9 +59,12 @@ def check_parity(
                 f"request {len(goldens)}); the tolerance is {tolerance:.0e}; the bundle was not written"
             )
         worst = max(worst, difference)
+        if served:
+            # Not max(): a NaN must count as a difference.
+            worst_served = float(np.maximum(worst_served, np.abs(served(tensors) - expected).max()))
         progress(len(goldens) + 1)
         goldens.append(golden.model_copy(update={"expected": {HEADS[0]: [float(score) for score in expected]}}))
-    return Parity(goldens, worst)
+    return Parity(goldens, worst, worst_served)
 
 
 class BundleRows:
@@ -84,3 +90,7 @@ class BundleRows:
             items={item_id: encode_row(row) for item_id, row in found if row is not None},
             expected={},
         )
+
+    def tensors(self, golden: Golden) -> Tensors:
+        """What the request and its rows give the graph."""
+        return golden_tensors(self._schema, self.codecs["user"], self.codecs["item"], golden).tensors

@@ -30,12 +30,17 @@ class ServingRanker(nn.Module):
         return torch.sigmoid(self.trained.calibrator(logits))
 
 
-def export_ranker(trained: TrainedRanker, path: Path) -> None:
-    """Writes the graph; inputs are named by the schema's tensors, the one output is `pctr`."""
+def ranker_graph(trained: TrainedRanker) -> bytes:
+    """The graph; inputs are named by the schema's tensors, the one output is `pctr`."""
     specs = trained.schema.tensors
     axes = {spec.name: {0: "candidates"} for spec in specs if spec.side == "item"} | {HEADS[0]: {0: "candidates"}}
     module = ServingRanker(trained.eval()).eval()
-    write_bytes_atomic(path, to_onnx(module, _examples(trained.schema), module.names, HEADS, axes))
+    return to_onnx(module, _examples(trained.schema), module.names, HEADS, axes)
+
+
+def export_ranker(trained: TrainedRanker, path: Path) -> None:
+    """Writes the graph."""
+    write_bytes_atomic(path, ranker_graph(trained))
 
 
 def torch_scores(trained: TrainedRanker, tensors: Tensors) -> NDArray[np.float32]:

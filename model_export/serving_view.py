@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from msd.contract.schema import FeatureSchema
 from msd.dataset.load import Dataset
@@ -24,23 +25,34 @@ def serving_requests(dataset: Dataset, features: Features, limit: int, seed: int
     the stored history, a history with unknown ids.
     """
     rng = np.random.default_rng(seed)
-    test = features.of_part(Part.TEST)
-    chosen = test[np.linspace(0, len(test) - 1, min(limit, len(test))).astype(np.int64)]
     items = features.item.entities.ids
-    settable = features.schema.settable
-    for number, row in enumerate(chosen.tolist()):
-        event = dataset.events.row(row, named=True)
+    for number, row in enumerate(spread(features.of_part(Part.TEST), limit)):
         others = [items[place] for place in rng.choice(len(items), min(_OTHERS, len(items)), replace=False)]
-        request: Request = {
-            "user_id": event["user_id"],
-            "at": float(event["at"]),
-            "context": {name: event[name] for name in settable["context"]},
-            "candidates": {"id": [event["item_id"], *others]},
-            "user": {"history": [items[item] for item in features.history[row].tolist() if item >= 0]},
-        }
+        request = plain_request(dataset, features, row)
+        request["candidates"]["id"] += others
         if number % _VARIED == 0:
             _vary(request, features.schema, number // _VARIED)
         yield request
+
+
+def plain_request(dataset: Dataset, features: Features, row: int) -> Request:
+    """One row as a request for its own item alone."""
+    event = dataset.events.row(row, named=True)
+    items = features.item.entities.ids
+    return {
+        "user_id": event["user_id"],
+        "at": float(event["at"]),
+        "context": {name: event[name] for name in features.schema.settable["context"]},
+        "candidates": {"id": [event["item_id"]]},
+        "user": {"history": [items[item] for item in features.history[row].tolist() if item >= 0]},
+    }
+
+
+def spread(rows: NDArray[np.int64], limit: int) -> list[int]:
+    """Up to `limit` of the rows, evenly spread over them."""
+    places = np.linspace(0, len(rows) - 1, min(limit, len(rows))).astype(np.int64)
+    chosen: list[int] = rows[places].tolist()
+    return chosen
 
 
 def _vary(request: Request, schema: FeatureSchema, kind: int) -> None:

@@ -12,7 +12,8 @@ RUNTIMES: Mapping[Precision, RuntimeName] = {"fp32": "onnxruntime", "int8": "onn
 
 
 class Figures(BaseModel):
-    """Of one precision, on the same rows as every other; `microseconds` is the median of a run on one thread."""
+    """Of one precision, on the same rows as every other; `ece` in fp32's bins of rows, `microseconds` the median of a
+    run on one thread."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -46,6 +47,7 @@ class PrecisionRecord(BaseModel):
     chosen: Precision = "fp32"
     candidates: Annotated[int, Field(ge=0, description="As many were scored in each timed run.")] = 0
     valid_rows: Annotated[int, Field(ge=0)] = 0
+    instructions: Annotated[tuple[str, ...], Field(description="Of the CPU that it was measured on.")] = ()
     tried: dict[Precision, Tried] = {}
 
     @property

@@ -7,8 +7,9 @@ from typing import Any, Literal
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import RANKER, Bundle
 from msd.contract.errors import BundleError
+from msd.contract.instructions import adds_int8_exactly, cpu_instructions
+from msd.contract.precision import Precision
 from service.runtimes.checks import GraphInput, check_graph, checked_heads
-from service.runtimes.instructions import cpu_instructions
 from service.runtimes.runtime import Engine, RuntimeRefused, Scores
 
 NAME = "onnxruntime"
@@ -16,6 +17,8 @@ Provider = Literal["cpu", "cuda"]
 _PROVIDERS: Mapping[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # TF32 keeps ten bits of a float's fraction, which no fp32 tolerance forgives.
 _OPTIONS: Mapping[Provider, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
+# The operator that `msd export --precision int8` makes of a layer.
+_IN_INT8 = b"MatMulIntegerToFloat"
 _DTYPES = {"tensor(int32)": "int32", "tensor(float)": "float32"}
 
 
@@ -29,7 +32,7 @@ class OnnxRuntime:
         self._session = _open_session(path, provider, threads)
         outputs = [output.name for output in self._session.get_outputs()]
         check_graph(path, bundle.schema.tensors, self._heads, _inputs(self._session), outputs)
-        self.engine = _engine(self._session, provider)
+        self.engine = _engine(bundle, self._session, provider)
 
     def run(self, tensors: Tensors) -> Scores:
         """The schema's tensors → scores [N] by head."""
@@ -86,14 +89,23 @@ def _inputs(session: Any) -> list[GraphInput]:  # noqa: ANN401
     ]
 
 
-def _engine(session: Any, provider: Provider) -> Engine:  # noqa: ANN401
+def _engine(bundle: Bundle, session: Any, provider: Provider) -> Engine:  # noqa: ANN401
     import onnxruntime
 
+    path, instructions = bundle.path(RANKER), cpu_instructions() if provider == "cpu" else ()
+    precision: Precision = "int8" if _IN_INT8 in path.read_bytes() else "fp32"
+    if (precision == "int8") != (bundle.precision.chosen == "int8"):
+        raise BundleError(f"{path}: is a graph in {precision}, the manifest says {bundle.precision.chosen}")
+    if precision == "int8" and (provider != "cpu" or not adds_int8_exactly(instructions)):
+        raise RuntimeRefused(
+            f"{path}: is quantised for CPUs with VNNI, this is {provider} ({' '.join(instructions) or 'unknown'}):"
+            " its scores would not be those that it was judged by; export with --precision fp32"
+        )
     return Engine(
         name=NAME,
         version=onnxruntime.__version__,
         provider=provider,
         threads=session.get_session_options().intra_op_num_threads,
-        precision="fp32",
-        instructions=cpu_instructions() if provider == "cpu" else (),
+        precision=precision,
+        instructions=instructions,
     )

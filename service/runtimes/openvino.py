@@ -9,21 +9,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import RANKER, Bundle
 from msd.contract.errors import BundleError
+from msd.contract.instructions import cpu_instructions
+from msd.contract.padding import pad_candidates, padded_size
 from msd.contract.precision import Precision
 from service.runtimes.checks import GraphInput, check_graph, checked_heads
-from service.runtimes.instructions import cpu_instructions
 from service.runtimes.runtime import Engine, RuntimeRefused, Scores
 
 NAME = "openvino"
 _DTYPES = {"i32": "int32", "f32": "float32"}
 _HINTS: Mapping[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
 _PRODUCTS = ("FullyConnected", "MatMul")
-_SIZES_AN_OCTAVE = 4
 
 
 class OpenVinoRuntime:
@@ -43,10 +41,8 @@ class OpenVinoRuntime:
     def run(self, tensors: Tensors) -> Scores:
         """The schema's tensors → scores [N] by head."""
         count = len(tensors[self._candidate_inputs[0]])
-        # Shared with OpenVINO, not copied again: it takes whole arrays without gaps only.
-        given = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-        for name in self._candidate_inputs:
-            given[name] = _padded(given[name], padded_size(count))
+        given = pad_candidates(tensors, self._candidate_inputs)
+        # Shared with OpenVINO, not copied: the request is over before anyone could change them.
         found = self._request.infer(given, share_inputs=True)
         return {head: found[head][:count] for head in self._heads}
 
@@ -55,25 +51,11 @@ class OpenVinoRuntime:
         return list(_sizes(max_candidates))
 
 
-def padded_size(count: int) -> int:
-    """`count`, at least 1, rounded up to one of four sizes between each power of two and the next."""
-    step = 1 << max(0, (count - 1).bit_length() - _SIZES_AN_OCTAVE.bit_length())
-    return -(-count // step) * step
-
-
 def _sizes(most: int) -> Iterator[int]:
     size = 0
     while size < most:
         size = padded_size(size + 1)
         yield size
-
-
-def _padded(tensor: Any, size: int) -> Any:  # noqa: ANN401 - arrays of either type
-    if len(tensor) == size:
-        return tensor
-    padded = np.zeros((size, *tensor.shape[1:]), tensor.dtype)
-    padded[: len(tensor)] = tensor
-    return padded
 
 
 def _compile(path: Path, precision: Precision, threads: int) -> Any:  # noqa: ANN401 - openvino says little of types

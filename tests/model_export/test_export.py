@@ -6,17 +6,22 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from model_export.errors import ExportError
-from model_export.export import Inputs, export_bundle, load_inputs
+from model_export.export import TOLERANCE, Inputs, export_bundle, load_inputs
+from model_export.parity import BundleRows
 from msd.__main__ import main
-from msd.contract.bundle import ENCODER, ITEM_WORDS, MARKER, RANKER, TOKENIZER, file_entries, open_bundle
+from msd.contract.bundle import ENCODER, GOLDENS, ITEM_WORDS, MARKER, RANKER, TOKENIZER, file_entries, open_bundle
 from msd.contract.errors import MsdError
+from msd.contract.golden import golden_tensors, read_goldens
+from msd.contract.precision import PrecisionRecord
 from msd.ranker.folder import ModelError
 from msd.step import STEP_FILE
 from msd.student.vectors import StudentVectors, load_vectors, save_vectors
+from service.runtimes.onnxruntime import OnnxRuntime
 from tests.dataset.tiny import write_tiny_dataset
 from tests.model_export.conftest import Exported, Run, quiet
 
@@ -55,6 +60,56 @@ def test_the_replay_has_every_request_that_was_proved(exported: Exported) -> Non
     for line in lines:
         assert line.keys() == {"request", "expected"}
         assert len(line["expected"]["pctr"]) == len(line["request"]["candidates"]["id"])
+
+
+def test_fp32_is_what_is_exported_unless_asked(exported: Exported) -> None:
+    assert exported.bundle.manifest.precision == PrecisionRecord()
+
+
+def test_a_bundle_in_another_precision_is_proved_in_both(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows and goldens carry the identity of the graph that is served; fp32 is proved first."""
+    monkeypatch.setattr("model_export.precision.gate.AUC_BOUND", 1.0)  # 300 rows are too few to tell
+    out = tmp_path / "bundle"
+    export_bundle(exported.inputs, out, None, 60, quiet, "int8", 20)
+    bundle = open_bundle(out)
+    assert bundle.precision.chosen == "int8"
+    assert bundle.bundle_id != exported.bundle.bundle_id
+    assert set(bundle.manifest.tolerances) == {"onnxruntime-cpu-int8"}
+    assert 1e-5 < bundle.manifest.tolerances["onnxruntime-cpu-int8"] < 0.1
+    assert bundle.manifest.provenance["parity"]["max_abs_diff"] <= TOLERANCE
+    runtime, codecs = OnnxRuntime(bundle, "cpu", 1), BundleRows(bundle).codecs
+    for golden in read_goldens(bundle.path(GOLDENS)):
+        tensors = golden_tensors(bundle.schema, codecs["user"], codecs["item"], golden).tensors
+        difference = np.abs(runtime.run(tensors)["pctr"] - golden.expected["pctr"]).max()
+        assert difference <= bundle.manifest.tolerances[runtime.engine.key] / 1.99
+    assert not export_bundle(exported.inputs, out, None, 60, quiet, "int8", 20)
+    assert export_bundle(exported.inputs, out, None, 60, quiet)
+    assert open_bundle(out).bundle_id == exported.bundle.bundle_id
+
+
+def test_a_precision_that_loses_too_much_leaves_the_bundle_before_it(
+    plain: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model_export.precision.gate.AUC_BOUND", -1.0)
+    out = tmp_path / "bundle"
+    shutil.copytree(plain.bundle.folder, out)
+    with pytest.raises(ExportError, match="int8 does not score as fp32 does on valid rows: AUC may be lower by"):
+        export_bundle(plain.inputs, out, None, 10, quiet, "int8", 20)
+    assert [one.name for one in tmp_path.iterdir()] == ["bundle"]
+    assert open_bundle(out).bundle_id == plain.bundle.bundle_id
+
+
+def test_the_command_shows_what_was_tried(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["export", *map(str, (run.dataset, run.knowledge, run.student, run.plain, tmp_path / "bundle"))]
+    with pytest.raises(SystemExit, match="0"):
+        main([*command, "--requests", "5", "--precision", "auto", "--candidates", "30"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "chosen; 300 valid rows, 30 candidates" in said
+    assert all(f" {precision} " in said for precision in ("fp32", "int8", "bf16"))
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, "--precision", "fp8"])
 
 
 def test_words_for_people_are_of_every_item(exported: Exported) -> None:

@@ -11,7 +11,8 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from msd.contract.assemble import assemble, wanted_items
+from model_export.precision.int8 import quantise
+from msd.contract.assemble import Tensors, assemble, wanted_items
 from msd.contract.bundle import (
     GOLDENS,
     RANKER,
@@ -86,7 +87,8 @@ def build_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
     schema = example_schema()
     with new_bundle(folder) as temporary:
         model = build_ranker(schema, recipe)
-        onnx.save(model, str(temporary / RANKER))
+        graph = model.SerializeToString()
+        (temporary / RANKER).write_bytes(quantise(graph, _some_tensors(schema)) if recipe.int8 else graph)
         bundle_id = bundle_id_of(schema, {RANKER: file_entries(temporary)[RANKER].sha256})
         for side in _SIDES:
             _write_rows(temporary, schema, side, USERS if side == "user" else ITEMS, bundle_id)
@@ -105,6 +107,20 @@ def build_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
         )
         write_manifest(temporary, manifest)
     return open_bundle(folder)
+
+
+def _some_tensors(schema: FeatureSchema) -> list[Tensors]:
+    """Of a few requests, to take scales from."""
+    rng = np.random.default_rng(9)
+    return [
+        {
+            spec.name: np.zeros((50 if spec.side == "item" else 1, *spec.shape), np.int32)
+            if spec.dtype == "int32"
+            else rng.standard_normal((50 if spec.side == "item" else 1, *spec.shape)).astype(np.float32)
+            for spec in schema.tensors
+        }
+        for _ in range(4)
+    ]
 
 
 def _write_rows(folder: Path, schema: FeatureSchema, side: RowSide, count: int, bundle_id: str) -> None:

@@ -15,13 +15,14 @@ POISON_HOUR = "23"
 
 @dataclass(frozen=True)
 class Recipe:
-    """What kind of bundle to build. `seed` changes the weights, and with them the bundle_id; `dense` adds a layer of
-    matrix products, which is all that other precisions than fp32 change."""
+    """What kind of bundle to build. `seed` changes the weights, and with them the bundle_id; `dense` adds layers of
+    matrix products, which is all that other precisions than fp32 change; `int8` has them quantised."""
 
     seed: int = 0
     poison: bool = False
     slow: bool = False
     dense: bool = False
+    int8: bool = False
     heads: tuple[str, ...] = ("pctr", "pcvr")
 
 
@@ -124,7 +125,7 @@ def _dense(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: s
         helper.make_node("MatMul", ["item_semantic.f", "dense.first"], ["dense.raw"]),
         helper.make_node("Relu", ["dense.raw"], ["dense.hidden"]),
         helper.make_node("MatMul", ["dense.hidden", "dense.second"], ["dense.out"]),
-        helper.make_node("ReduceMean", ["dense.out"], ["dense.mean"], axes=[1], keepdims=0),
+        helper.make_node("ReduceMean", ["dense.out", "dense.axis"], ["dense.mean"], keepdims=0),
         helper.make_node("Add", [logit, "dense.mean"], ["logit.dense"]),
     ]
     return "logit.dense"

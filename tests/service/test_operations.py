@@ -5,8 +5,8 @@ from pathlib import Path
 import onnxruntime
 
 from msd.contract.bundle import Bundle
+from msd.contract.instructions import cpu_instructions
 from service.metrics import RUNGS, STAGES
-from service.runtimes.instructions import cpu_instructions
 from tests.service.bundle_factory import golden_requests
 from tests.service.live import LiveService, live_service
 

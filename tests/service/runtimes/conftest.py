@@ -1,6 +1,5 @@
-"""Bundles that OpenVINO may run, and the tensors of their goldens."""
+"""Bundles for each precision, and the tensors of their goldens."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +13,6 @@ from msd.contract.rows import RowCodec
 from tests.service.bundle_factory import build_bundle, reseal
 from tests.service.ranker_graph import Recipe
 
-# Or OpenVINO, imported by tests too, would report it to its maker.
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-
 TOLERANCES = {
     "onnxruntime-cpu-fp32": 1e-5,
     "onnxruntime-cpu-int8": 0.05,
@@ -24,17 +20,18 @@ TOLERANCES = {
     "openvino-cpu-bf16": 0.05,
 }
 Make = Callable[[Precision], Bundle]
+Asked = list[tuple[Tensors, list[float]]]
 
 
 @pytest.fixture(scope="session")
 def made_for(tmp_path_factory: pytest.TempPathFactory) -> Make:
-    """Bundles of one graph whose manifests choose a precision; nobody changes them."""
+    """Bundles of one network whose manifests choose a precision; nobody changes them."""
     made: dict[Precision, Bundle] = {}
 
     def make(precision: Precision) -> Bundle:
         if precision not in made:
             folder: Path = tmp_path_factory.mktemp("bundles") / precision
-            build_bundle(folder, Recipe(dense=True))
+            build_bundle(folder, Recipe(dense=True, int8=precision == "int8"))
             reseal(folder, tolerances=TOLERANCES, precision=PrecisionRecord(asked=precision, chosen=precision))
             made[precision] = open_bundle(folder)
         return made[precision]
@@ -43,7 +40,7 @@ def made_for(tmp_path_factory: pytest.TempPathFactory) -> Make:
 
 
 @pytest.fixture(scope="session")
-def asked(made_for: Make) -> list[tuple[Tensors, list[float]]]:
+def asked(made_for: Make) -> Asked:
     """The tensors of each golden and its expected pCTR."""
     bundle = made_for("fp32")
     users, items = (RowCodec(bundle.schema, side, bundle.bundle_id) for side in ("user", "item"))

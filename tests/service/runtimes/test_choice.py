@@ -5,15 +5,15 @@ import pytest
 from service.runtimes.choice import open_runtime
 from service.runtimes.runtime import RuntimeRefused
 from service.settings import Settings, SettingsError
+from tests.service.runtimes.bf16 import has_bf16
 from tests.service.runtimes.conftest import Make
-from tests.service.runtimes.test_openvino import HAS_BF16
 
 
 def test_the_manifest_is_followed(made_for: Make) -> None:
     bundle = made_for("fp32")
     assert open_runtime(bundle, Settings(bundle=bundle.folder)).engine.key == "onnxruntime-cpu-fp32"
     bundle = made_for("bf16")
-    if HAS_BF16:
+    if has_bf16():
         assert open_runtime(bundle, Settings(bundle=bundle.folder)).engine.key == "openvino-cpu-bf16"
 
 

@@ -10,12 +10,15 @@ from onnx import TensorProto, helper
 from msd.contract.bundle import GOLDENS, RANKER, Bundle
 from msd.contract.errors import BundleError
 from msd.contract.golden import golden_tensors, read_goldens
+from msd.contract.instructions import cpu_instructions
+from msd.contract.precision import Precision
 from msd.contract.rows import RowCodec
-from service.runtimes.instructions import cpu_instructions
 from service.runtimes.onnxruntime import OnnxRuntime
 from service.runtimes.runtime import RuntimeRefused
-from tests.service.bundle_factory import example_schema
+from tests.service.bundle_factory import example_schema, golden_requests
+from tests.service.live import live_service
 from tests.service.ranker_graph import Recipe, build_ranker
+from tests.service.runtimes.conftest import Asked, Make
 
 
 def test_it_reproduces_the_goldens_and_describes_itself(bundle: Bundle) -> None:
@@ -36,6 +39,45 @@ def test_it_reproduces_the_goldens_and_describes_itself(bundle: Bundle) -> None:
 def test_a_provider_that_is_not_there_is_refused(bundle: Bundle) -> None:
     with pytest.raises(RuntimeRefused, match=r"msd-ctr\[gpu\]"):
         OnnxRuntime(bundle, "cuda", threads=1)
+
+
+def test_int8_is_what_its_graph_is(made_for: Make, asked: Asked) -> None:
+    runtime = OnnxRuntime(made_for("int8"), "cpu", threads=1)
+    assert (runtime.engine.precision, runtime.engine.key) == ("int8", "onnxruntime-cpu-int8")
+    found = [np.abs(runtime.run(tensors)["pctr"] - expected).max() for tensors, expected in asked]
+    assert 1e-5 < max(found) < 0.05
+
+
+def test_a_graph_for_bf16_runs_in_fp32(made_for: Make, asked: Asked) -> None:
+    runtime = OnnxRuntime(made_for("bf16"), "cpu", threads=1)
+    assert runtime.engine.precision == "fp32"
+    for tensors, expected in asked:
+        np.testing.assert_allclose(runtime.run(tensors)["pctr"], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("graph", "manifest"), [("int8", "fp32"), ("fp32", "int8")])
+def test_a_graph_in_another_precision_than_the_manifest_says_is_refused(
+    made_for: Make, graph: Precision, manifest: Precision
+) -> None:
+    mixed = Bundle(made_for(graph).folder, made_for(manifest).manifest)
+    with pytest.raises(BundleError, match=f"ranker.onnx: is a graph in {graph}, the manifest says {manifest}"):
+        OnnxRuntime(mixed, "cpu", threads=1)
+
+
+def test_int8_without_vnni_is_refused(made_for: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where sums of products are cut, scores are not those that were judged."""
+    monkeypatch.setattr("service.runtimes.onnxruntime.cpu_instructions", lambda: ("avx2",))
+    with pytest.raises(
+        RuntimeRefused, match=r"for CPUs with VNNI, this is cpu \(avx2\).*--precision fp32"
+    ):
+        OnnxRuntime(made_for("int8"), "cpu", threads=1)
+    assert OnnxRuntime(made_for("fp32"), "cpu", threads=1).engine.instructions == ("avx2",)
+
+
+def test_int8_is_served(made_for: Make, tmp_path: Path) -> None:
+    with live_service(made_for("int8").folder, tmp_path) as running, running.client() as client:
+        assert client.get("/v1/model").json()["runtime"]["precision"] == "int8"
+        assert running.score(golden_requests()[0]).status_code == 200
 
 
 def test_every_input_matters() -> None:

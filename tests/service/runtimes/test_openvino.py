@@ -7,23 +7,20 @@ import numpy as np
 import onnx
 import openvino
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import RANKER, Bundle
 from msd.contract.errors import BundleError
-from service.runtimes.instructions import cpu_instructions
-from service.runtimes.openvino import OpenVinoRuntime, check_bf16, padded_size
+from msd.contract.instructions import cpu_instructions
+from msd.contract.padding import padded_size
+from service.runtimes.openvino import OpenVinoRuntime, check_bf16
 from service.runtimes.runtime import RuntimeRefused
 from tests.service.bundle_factory import golden_requests
 from tests.service.live import live_service, run_msd
 from tests.service.ranker_graph import Recipe, build_ranker
-from tests.service.runtimes.conftest import Make
+from tests.service.runtimes.bf16 import has_bf16
+from tests.service.runtimes.conftest import Asked, Make
 from tests.service.test_isolation import GUARD, HEAVY
-
-HAS_BF16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-Asked = list[tuple[Tensors, list[float]]]
 
 
 def _resized(tensors: Tensors, count: int) -> Tensors:
@@ -46,7 +43,7 @@ def test_it_reproduces_the_goldens_and_tells_what_it_got(made_for: Make, asked: 
 
 
 def test_bf16_is_got_or_refused(made_for: Make, asked: Asked) -> None:
-    if not HAS_BF16:
+    if not has_bf16():
         with pytest.raises(RuntimeRefused, match="bf16, which OpenVINO does not offer"):
             OpenVinoRuntime(made_for("bf16"), "bf16", threads=1)
         return
@@ -69,15 +66,6 @@ def test_scores_do_not_depend_on_the_padding(made_for: Make, asked: Asked, count
     found[:] = 0.0  # what was given out is the caller's: no later run sees it or changes it
     assert runtime.run(_resized(tensors, 1))["pctr"] == alone
     assert not found.any()
-
-
-@given(st.integers(1, 100_000))
-def test_a_size_wastes_a_fifth_at_most(count: int) -> None:
-    size = padded_size(count)
-
-    assert count <= size
-    assert (size - count) * 5 <= size
-    assert padded_size(size) == size
 
 
 @pytest.mark.parametrize("most", [1, 5, 200, 2_000])
@@ -162,7 +150,7 @@ def test_a_graph_without_products_cannot_run_in_bf16(bundle: Bundle) -> None:
 def test_a_bundle_in_bf16_is_served_as_its_manifest_says(made_for: Make, tmp_path: Path) -> None:
     folder = made_for("bf16").folder
     for runtime, key in (("auto", ["openvino", "bf16"]), ("onnxruntime", ["onnxruntime", "fp32"])):
-        if runtime == "auto" and not HAS_BF16:
+        if runtime == "auto" and not has_bf16():
             assert "set MSD_RUNTIME=onnxruntime" in run_msd("serve", str(folder), "--port", "0").stderr
             continue
         with live_service(folder, tmp_path, runtime=runtime, max_candidates=64) as running, running.client() as client:

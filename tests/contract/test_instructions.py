@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from service.runtimes.instructions import KNOWN, cpu_instructions
+from msd.contract.instructions import KNOWN, adds_int8_exactly, cpu_instructions
 
 X86 = "processor\t: 0\nmodel name\t: A CPU\nflags\t\t: fpu sse4_2 avx2 amx_bf16 avx512_vnni avx512f\nflags : avx2\n"
 ARM = "processor\t: 0\nBogoMIPS\t: 50.00\nFeatures\t: fp asimd crc32 asimddp\n"
@@ -27,6 +27,19 @@ def test_it_names_those_that_decide(text: str, found: tuple[str, ...], tmp_path:
 
 def test_where_nothing_tells_there_are_none(tmp_path: Path) -> None:
     assert cpu_instructions(tmp_path / "cpuinfo") == ()
+
+
+@pytest.mark.parametrize(
+    ("instructions", "exact"),
+    [
+        (("avx2", "avx512f"), False),
+        (("avx2", "avx_vnni"), True),
+        (("avx2", "avx512f", "avx512_vnni"), True),
+        (("asimd",), True),
+    ],
+)
+def test_x86_needs_vnni_to_add_exactly(instructions: tuple[str, ...], exact: bool) -> None:
+    assert adds_int8_exactly(instructions) == exact
 
 
 def test_of_this_machine_it_names_known_ones_alone() -> None:

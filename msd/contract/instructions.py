@@ -20,3 +20,8 @@ def cpu_instructions(cpuinfo: Path = _CPUINFO) -> tuple[str, ...]:
         (line.partition(":")[2].split() for line in lines if line.lower().startswith(("flags", "features"))), []
     )
     return tuple(one for one in KNOWN if one in flags)
+
+
+def adds_int8_exactly(instructions: tuple[str, ...]) -> bool:
+    """Whether products of int8 are summed without a bound: x86 without VNNI cuts sums of two at 16 bits."""
+    return "avx2" not in instructions or bool({"avx_vnni", "avx512_vnni"} & set(instructions))

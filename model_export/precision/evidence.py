@@ -1,0 +1,63 @@
+"""Real rows as the service would see them: train rows to take scales from, valid rows to judge by.
+
+Their tensors come of the bundle's own rows. Knows nothing of graphs.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_export.errors import ExportError
+from model_export.parity import BundleRows
+from model_export.serving_view import plain_request, spread
+from msd.contract.assemble import Tensors
+from msd.dataset.load import Dataset
+from msd.dataset.split import Part
+from msd.ranker.features import Features
+from msd.ranker.metrics import Labels
+
+_TRAIN_ROWS = 1_000
+_VALID_ROWS = 10_000
+_TIMED_ROWS = 50
+
+
+class Evidence:
+    """Rows of a dataset, evenly spread: up to 1,000 to train on, up to 10,000 to validate on."""
+
+    def __init__(self, dataset: Dataset, features: Features, rows: BundleRows) -> None:
+        """Raises ExportError when the valid rows have one label only."""
+        self._dataset = dataset
+        self._features = features
+        self._rows = rows
+        self._train = spread(features.of_part(Part.TRAIN), _TRAIN_ROWS)
+        self._valid = spread(features.of_part(Part.VALID), _VALID_ROWS)
+        self.labels: Labels = features.labels.numpy()[self._valid].astype(np.float64)
+        self.users: NDArray[np.int64] = features.user.rows.numpy()[self._valid].astype(np.int64)
+        if len(np.unique(self.labels)) < 2:
+            raise ExportError(
+                "the valid rows have one label only: nothing to judge a precision by; use --precision fp32"
+            )
+
+    def train(self) -> Iterator[Tensors]:
+        """The tensors of each train row, one candidate each."""
+        return map(self._tensors, self._train)
+
+    def valid(self) -> Iterator[Tensors]:
+        """The tensors of each valid row, one candidate each, in the order of `labels` and `users`."""
+        return map(self._tensors, self._valid)
+
+    def request(self, candidates: int) -> Tensors:
+        """The tensors of one user with so many candidates, those of the first valid rows, over and over."""
+        some = [self._tensors(row) for row in self._valid[:_TIMED_ROWS]]
+        sides = {spec.name: spec.side for spec in self._features.schema.tensors}
+        return {
+            name: np.resize(np.concatenate([one[name] for one in some]), (candidates, *tensor.shape[1:]))
+            if sides[name] == "item"
+            else tensor
+            for name, tensor in some[-1].items()
+        }
+
+    def _tensors(self, row: int) -> Tensors:
+        request = plain_request(self._dataset, self._features, row)
+        return {name: np.ascontiguousarray(one) for name, one in self._rows.tensors(self._rows.golden(request)).items()}

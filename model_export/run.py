@@ -1,0 +1,66 @@
+"""A graph in one of the precisions, run on one thread as the service would run it."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from model_export.errors import ExportError
+from model_export.ranker import HEADS
+from msd.contract.assemble import Tensors
+from msd.contract.padding import pad_candidates
+from msd.contract.precision import Precision
+
+Run = Callable[[Tensors], NDArray[np.float32]]
+"""The schema's tensors → the first head's scores [N]."""
+
+
+def open_run(graph: bytes, precision: Precision) -> Run:
+    """Raises ExportError where this machine cannot run the graph in the precision."""
+    return _open_openvino(graph) if precision == "bf16" else _open_onnxruntime(graph)
+
+
+def _open_onnxruntime(graph: bytes) -> Run:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+    def run(tensors: Tensors) -> NDArray[np.float32]:
+        return np.asarray(session.run(list(HEADS[:1]), tensors)[0])
+
+    return run
+
+
+def _open_openvino(graph: bytes) -> Run:
+    # OpenVINO reports every import to its maker, unless the package that it does so with is not there.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ImportError:
+        raise ExportError("bf16 runs on OpenVINO, which is not installed: pip install 'msd-ctr[openvino]'") from None
+    core = openvino.Core()
+    offered = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if "BF16" not in offered:
+        raise ExportError(f"OpenVINO does not offer bf16 on this CPU; it offers {', '.join(sorted(offered))}")
+    options = {
+        "INFERENCE_PRECISION_HINT": "bf16",
+        "INFERENCE_NUM_THREADS": 1,
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,
+    }
+    model = core.read_model(graph)
+    candidates = _candidate_inputs(model)
+    request = core.compile_model(model, "CPU", options).create_infer_request()
+
+    def run(tensors: Tensors) -> NDArray[np.float32]:
+        count = len(tensors[candidates[0]])
+        return np.asarray(request.infer(pad_candidates(tensors, candidates), share_inputs=True)[HEADS[0]][:count])
+
+    return run
+
+
+def _candidate_inputs(model: Any) -> list[str]:  # noqa: ANN401 - openvino says little of types
+    return [one.any_name for one in model.inputs if one.partial_shape[0].is_dynamic]

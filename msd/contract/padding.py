@@ -1,0 +1,27 @@
+"""Candidates padded to one of a few sizes, for a runtime that makes kernels for each number that it has not seen."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from msd.contract.assemble import Tensors
+
+_SIZES_AN_OCTAVE = 4
+
+
+def padded_size(count: int) -> int:
+    """`count`, at least 1, rounded up to one of four sizes between each power of two and the next."""
+    step = 1 << max(0, (count - 1).bit_length() - _SIZES_AN_OCTAVE.bit_length())
+    return -(-count // step) * step
+
+
+def pad_candidates(tensors: Tensors, candidate_inputs: Iterable[str]) -> Tensors:
+    """The tensors, whole and without gaps, those of the candidates with rows of zeros up to the padded size."""
+    padded = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    for name in candidate_inputs:
+        tensor = padded[name]
+        size = padded_size(len(tensor))
+        if size != len(tensor):
+            padded[name] = np.zeros((size, *tensor.shape[1:]), tensor.dtype)
+            padded[name][: len(tensor)] = tensor
+    return padded
