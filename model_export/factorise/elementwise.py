@@ -10,7 +10,7 @@ from model_export.factorise.low_rank import narrowed
 from model_export.factorise.node import Handler, Node
 from model_export.factorise.rule import Rule
 from model_export.factorise.scope import Scope
-from model_export.factorise.shapes import Shape, Unsplit, broadcast
+from model_export.factorise.shapes import Shape, Unsplit, broadcast, number, with_dim
 from model_export.factorise.values import Affine, Concat, Laid, Term, with_terms
 
 _ONE = "Relu Sigmoid Tanh Exp Log Sqrt Abs Erf Cast Not Neg LeakyRelu Elu Selu Celu Softplus Softsign HardSigmoid Gelu "
@@ -72,33 +72,37 @@ def _by_parts(scope: Scope, node: Node) -> Laid | None:
         return None
     if not all(_follows(value, axis, guide) for value in values):
         return None
-    parts, start = [], 0
+    parts = []
     for place, length in enumerate(guide.cuts):
-        end = start + int(length)
-        shape = (*node.shape[:at], length, *node.shape[at + 1 :])
-        chosen = tuple(_part(scope, value, axis, place, (start, end)) for value in values)
+        shape = with_dim(node.shape, at, length)
+        chosen = tuple(_part(scope, value, guide, place) for value in values)
         parts.append(elementwise(scope, Node(node.kind, chosen, node.attributes, (shape,), node.dtypes)))
-        start = end
     scope.credit(Rule.CONCAT)
     return Concat(node.shape, at, tuple(parts))
 
 
-def _follows(value: Laid, axis: int, guide: Concat) -> bool:
-    """Whether a value has a part for each of the guide's, or is the same beside all of them."""
-    if len(value.shape) < -axis or value.shape[axis] == 1 or not value.varies:
-        return all(isinstance(length, int) for length in guide.cuts)
+def _is_cut_as(value: Laid, guide: Concat) -> bool:
+    axis = guide.axis - len(guide.shape)
     return isinstance(value, Concat) and value.axis - len(value.shape) == axis and value.cuts == guide.cuts
 
 
-def _part(scope: Scope, value: Laid, axis: int, place: int, bounds: tuple[int, int]) -> Laid:
+def _follows(value: Laid, axis: int, guide: Concat) -> bool:
+    """Whether a value has a part for each of the guide's, is the same beside all of them, or can be cut at no cost."""
+    if len(value.shape) < -axis or value.shape[axis] == 1 or _is_cut_as(value, guide):
+        return True
+    return not value.varies and all(isinstance(length, int) for length in guide.cuts)
+
+
+def _part(scope: Scope, value: Laid, guide: Concat, place: int) -> Laid:
+    axis = guide.axis - len(guide.shape)
     if len(value.shape) < -axis or value.shape[axis] == 1:
         return value
-    at = len(value.shape) + axis
-    if isinstance(value, Concat) and value.axis == at and value.varies:
+    if isinstance(value, Concat) and _is_cut_as(value, guide):
         return value.parts[place]
+    at, start = len(value.shape) + axis, sum(number(length) for length in guide.cuts[:place])
+    length = number(guide.cuts[place])
     tensor = scope.emit.aligned(scope.real(value), len(value.shape))
-    shape = (*value.shape[:at], bounds[1] - bounds[0], *value.shape[at + 1 :])
-    return scope.wrap(scope.emit.cut(tensor, at, *bounds), shape)
+    return scope.wrap(scope.emit.cut(tensor, at, start, start + length), with_dim(value.shape, at, length))
 
 
 def _arithmetic(scope: Scope, kind: str, values: Sequence[Laid], shape: Shape) -> Affine | None:

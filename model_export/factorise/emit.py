@@ -3,7 +3,7 @@
 Knows names, shapes and numpy. Does not know what waits to be made real (that is `values`), nor any rule.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,6 @@ from numpy.typing import DTypeLike, NDArray
 from onnx import helper
 
 from model_export.factorise.shapes import (
-    ITEMS,
     Dim,
     Shape,
     Unsplit,
@@ -86,13 +85,15 @@ class Emitted:
 
 
 class Emitter:
-    """Writes nodes. `counted` is an input with the item axis first, of which the number of candidates is read."""
+    """Writes nodes of a graph with these inputs, of which lengths that vary are read."""
 
-    def __init__(self, prefix: str, counted: Tensor) -> None:
+    def __init__(self, prefix: str, inputs: Iterable[Tensor]) -> None:
         """All names that it makes up begin with `prefix`."""
+        self._axes = {dim: (tensor, axis) for tensor in inputs for axis, dim in enumerate(tensor.shape)}
         self.nodes: list[Emitted] = []
-        self.copied_table_bytes = 0
-        self._prefix, self._counted, self._made = prefix, counted, 0
+        self.joined_tables: dict[str, tuple[Tensor, ...]] = {}
+        """By the name of a joined table, the tables that it was made of."""
+        self._prefix, self._made = prefix, 0
         self._seen: dict[Any, Tensor] = {}
 
     def name(self, of: str) -> str:
@@ -194,17 +195,22 @@ class Emitter:
 
     def lengths(self, dims: Sequence[Dim]) -> Tensor:
         """A list of lengths, the number of candidates among them."""
-        parts = []
-        for dim in dims:
-            if isinstance(dim, int):
-                parts.append(self.integers(dim))
-            elif dim.startswith(f"{ITEMS}*") or dim == ITEMS:
-                count = self.op("Shape", [self._counted], (1,), np.int64, start=0, end=1)
-                factor = int(dim.partition("*")[2] or 1)
-                parts.append(count if factor == 1 else self.elementwise("Mul", count, self.integers(factor)))
-            else:
-                raise Unsplit(f"an axis of varying length ({dim})")
+        parts = [self._length(dim) for dim in dims]
         return parts[0] if len(parts) == 1 else self.op("Concat", parts, (len(parts),), axis=0)
+
+    def can_tell(self, dim: Dim) -> bool:
+        """Whether an axis has a length that can be told inside the graph: a number, or an input's."""
+        return isinstance(dim, int) or dim.partition("*")[0] in self._axes
+
+    def _length(self, dim: Dim) -> Tensor:
+        if isinstance(dim, int):
+            return self.integers(dim)
+        if not self.can_tell(dim):
+            raise Unsplit(f"an axis of varying length ({dim})")
+        named, _, factor = dim.partition("*")
+        tensor, axis = self._axes[named]
+        count = self.op("Shape", [tensor], (1,), np.int64, start=axis, end=axis + 1)
+        return self.elementwise("Mul", count, self.integers(int(factor))) if factor else count
 
     def expand(self, tensor: Tensor, shape: Shape) -> Tensor:
         """Tiled to `shape`. Raises Unsplit where it does not broadcast to that."""

@@ -1,6 +1,6 @@
 """Look-ups of columns of one index tensor in tables of one width: one look-up in a joined table."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 
@@ -65,4 +65,15 @@ def _offset(emit: Emitter, looked: Sequence[Lookup], lengths: Sequence[int]) -> 
 
 def joined_table(emit: Emitter, tables: Sequence[Tensor]) -> Tensor:
     """[Σ rows, width], made once however often it is asked for."""
-    return emit.op("Concat", tables, (sum(number(table.shape[0]) for table in tables), tables[0].shape[1]), axis=0)
+    shape = (sum(number(table.shape[0]) for table in tables), tables[0].shape[1])
+    joined = emit.op("Concat", tables, shape, axis=0)
+    emit.joined_tables[joined.name] = tuple(tables)
+    return joined
+
+
+def copied_bytes(emit: Emitter, held: Container[str]) -> int:
+    """How much larger joined tables make a graph that holds the initialisers of these names."""
+    live = {name: tables for name, tables in emit.joined_tables.items() if name in held}
+    grown = sum(table.value.nbytes for tables in live.values() for table in tables if table.value is not None)
+    gone = {table.name: table for tables in live.values() for table in tables if table.name not in held}
+    return max(0, grown - sum(table.value.nbytes for table in gone.values() if table.value is not None))

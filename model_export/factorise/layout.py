@@ -113,6 +113,8 @@ def _expanded(scope: Scope, value: Laid, shape: Shape, lazily: bool) -> Laid:
         return whole.map(
             lambda p: _expanded(scope, p, with_dim(shape, whole.axis, p.shape[whole.axis]), lazily), shape, whole.axis
         )
+    if not all(map(scope.emit.can_tell, shape)):
+        raise Unsplit("a repetition whose length is told nowhere")
     if has_items(shape) and not value.varies:
         scope.credit(Rule.BROADCAST)
     return Affine(shape, value.terms, value.base)

@@ -94,6 +94,9 @@ def _sum(scope: Scope, found: _Sorted, shape: Shape, columns: int) -> Affine:
         base = scope.emit.add(base, _product(scope, pairs))
     result = Affine(shape, tuple(found.outer), base)
     for leaf in leaves:
+        if not result.terms and result.base is None:
+            result = Affine(shape, (Term(leaf),))
+            continue
         tensor = with_dim(shape, len(shape) - 1, columns)
         summed = apply(scope, "Add", [Affine(tensor, (Term(leaf),)), result], tensor)
         result = summed if isinstance(summed, Affine) else scope.wrap(scope.real(summed), tensor)

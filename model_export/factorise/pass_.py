@@ -15,6 +15,7 @@ from model_export.factorise import elementwise, layout, matmul, norm, reduce, so
 from model_export.factorise.emit import Emitted, Emitter, Tensor
 from model_export.factorise.facts import Fact, captured, find_facts, real_inputs
 from model_export.factorise.flatten import flattened, on_flattened
+from model_export.factorise.gathers import copied_bytes
 from model_export.factorise.node import Handler, Node, laid
 from model_export.factorise.report import Entry, Report
 from model_export.factorise.rule import ALL_RULES, Rule
@@ -25,6 +26,8 @@ from model_export.factorise.values import Affine, Flattened, Opaque, Value
 from model_export.factorise.write import write_model
 from msd.contract.schema import Side
 
+# Of what a rule did not foresee the node is copied, and the report says so.
+_MISSED = (Unsplit, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 _FAMILIES = (elementwise, layout, matmul, norm, reduce, softmax)
 
 
@@ -44,7 +47,12 @@ def factorise(model: onnx.ModelProto, sides: Mapping[str, Side], rules: frozense
     axis = checked_axis(model, sides)
     facts = find_facts(model, axis)
     checked_outputs(model, facts)
-    return _Pass(model, sides, rules, facts).run()
+    try:
+        return _Pass(model, rules, facts).run()
+    except Unsplit as reason:
+        whole = Entry(model.graph.name, "graph", left=f"not a single node could be split: {reason}")
+        count = len(model.graph.node)
+        return Factorised(model, Report((whole,), count, count, 0))
 
 
 class _Pass:
@@ -53,15 +61,13 @@ class _Pass:
     def __init__(
         self,
         model: onnx.ModelProto,
-        sides: Mapping[str, Side],
         rules: frozenset[Rule],
         facts: Mapping[str, Fact],
     ) -> None:
         self._model, self._facts = model, facts
         self._handlers = {kind: handler for family in _FAMILIES for kind, handler in family.HANDLERS.items()}
         inputs = {value.name: _given(value.name, facts[value.name]) for value in real_inputs(model.graph)}
-        counted = next(inputs[name] for name in inputs if sides[name] == "item")
-        self._scope = Scope(Emitter(_unused_prefix(model), counted), rules)
+        self._scope = Scope(Emitter(_unused_prefix(model), inputs.values()), rules)
         self._values: dict[str, Value] = {name: self._scope.wrap(tensor) for name, tensor in inputs.items()}
         self._initializers = {tensor.name: tensor for tensor in model.graph.initializer}
         for name, tensor in self._initializers.items():
@@ -73,12 +79,21 @@ class _Pass:
         for proto in self._model.graph.node:
             if not self._known(proto):
                 self._rewrite(proto)
-        outputs = {value.name: self._scope.whole(self._values[value.name]) for value in self._model.graph.output}
+        outputs = {value.name: self._output_of(value.name) for value in self._model.graph.output}
         made = write_model(self._model, self._scope.emit.nodes, outputs, self._initializers)
         before, after = len(self._model.graph.node), len(made.graph.node)
-        copied = sum(tensor.ByteSize() for tensor in made.graph.initializer)
-        copied -= sum(tensor.ByteSize() for tensor in self._model.graph.initializer)
-        return Factorised(made, Report(tuple(self._entries), before, after, max(0, copied)))
+        copied = copied_bytes(self._scope.emit, {tensor.name for tensor in made.graph.initializer})
+        return Factorised(made, Report(tuple(self._entries), before, after, copied))
+
+    def _output_of(self, name: str) -> Tensor:
+        self._scope.credited.clear()
+        tensor = self._scope.whole(self._values[name])
+        self._note(name, "output")
+        return tensor
+
+    def _note(self, node: str, operator: str, left: str = "") -> None:
+        if left or self._scope.credited:
+            self._entries.append(Entry(node, operator, tuple(self._scope.credited), left))
 
     def _known(self, proto: onnx.NodeProto) -> bool:
         """Takes over what depends on no input's contents: constants and shapes."""
@@ -108,12 +123,12 @@ class _Pass:
         self._scope.credited.clear()
         try:
             made = self._split(proto)
-        except Unsplit as reason:
-            self._copy(proto, str(reason))
+        except _MISSED as reason:
+            self._scope.credited.clear()
+            self._copy(proto, str(reason) if isinstance(reason, Unsplit) else f"its rule failed: {reason!r}")
             return
         self._values |= made
-        if self._scope.credited:
-            self._entries.append(Entry(_name(proto), proto.op_type, tuple(self._scope.credited)))
+        self._note(_name(proto), proto.op_type)
 
     def _split(self, proto: onnx.NodeProto) -> dict[str, Value]:
         handler = self._handlers.get(proto.op_type)
@@ -162,8 +177,8 @@ class _Pass:
         for name, tensor in made.items():
             opaque = self._facts[name].shape is None
             self._values[name] = Opaque(tensor) if opaque else scope.wrap(tensor)
-        if any(value.varies for name in made for value in (self._values[name],)):
-            self._entries.append(Entry(_name(proto), proto.op_type, left=reason))
+        varies = any(self._values[name].varies for name in made)
+        self._note(_name(proto), proto.op_type, reason if varies else "")
 
     def _output(self, name: str) -> Tensor | None:
         if not name:

@@ -30,7 +30,9 @@ def prove(
     """The greatest absolute difference of any output over all `feeds`, both graphs being in double precision.
 
     Feeds should be of several numbers of candidates, 1 and a few hundred among them: one alone proves nothing about
-    what is broadcast; inputs that the graph lacks are ignored. Raises ExportError with the output and the difference where that is above `tolerance`.
+    what is broadcast; inputs that the graph lacks are ignored.
+
+    Raises ExportError with the output and the difference where that is above `tolerance`.
     """
     double = as_double(plain)
     passed = factorise(double, sides, rules).model

@@ -8,7 +8,7 @@ from model_export.factorise.rule import Rule
 
 @dataclass(frozen=True)
 class Entry:
-    """One node of the plain graph: the rules that split it, or the reason why it was copied."""
+    """One node or output of the plain graph: the rules that worked for it, and the reason if it was copied."""
 
     node: str
     operator: str
@@ -16,9 +16,10 @@ class Entry:
     left: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """A JSON object with `rules` or `left`."""
+        """A JSON object with `rules`, `left` or both."""
         said: dict[str, Any] = {"node": self.node, "operator": self.operator}
-        return said | ({"left": self.left} if self.left else {"rules": [rule.value for rule in self.rules]})
+        said |= {"rules": [rule.value for rule in self.rules]} if self.rules else {}
+        return said | ({"left": self.left} if self.left else {})
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,6 @@ class Report:
             "nodes": {"before": self.nodes_before, "after": self.nodes_after},
             "copied_table_bytes": self.copied_table_bytes,
             "rules": {rule.value: count for rule, count in self.used.items()},
-            "split": [entry.as_json() for entry in self.entries if not entry.left],
+            "split": [entry.as_json() for entry in self.entries if entry.rules],
             "left": [entry.as_json() for entry in self.entries if entry.left],
         }

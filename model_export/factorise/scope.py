@@ -11,7 +11,6 @@ from model_export.factorise.rule import Rule
 from model_export.factorise.shapes import ITEMS, Shape, Unsplit, broadcast, size, size_or_none, with_dim
 from model_export.factorise.values import Affine, Concat, Flattened, Laid, Opaque, Term, Value
 
-
 _MOST_COPIED = 1024  # elements for each candidate
 
 

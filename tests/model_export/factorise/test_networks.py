@@ -1,0 +1,85 @@
+"""Whole networks: our own, its baselines, and the load test's five, which tutorials write likewise."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from loadtest.graph.graphs import plain_graph
+from loadtest.graph.inputs import SIDES, random_feeds
+from loadtest.graph.network import NETWORKS
+from model_export.factorise.pass_ import factorise
+from model_export.factorise.proof import prove
+from model_export.factorise.report import Report
+from model_export.factorise.rule import ALL_RULES, Rule
+from msd.contract.schema import Side
+from tests.loadtest.graph.small import SMALL, network
+from tests.model_export.factorise.graphs import COUNTS, Feeds, feeds_of
+from tests.model_export.factorise.models import RANKERS, ranker
+
+USED = {
+    "reference": {Rule.USER_MATRIX, Rule.LINEAR, Rule.WEIGHTED_SUM, Rule.GATHER, Rule.BIAS},
+    "deepfm": {Rule.CONCAT, Rule.LINEAR, Rule.GATHER, Rule.BIAS},
+    "dcn_low_rank": {Rule.LOW_RANK, Rule.LINEAR, Rule.GATHER, Rule.BIAS},
+    "transformer": {Rule.SOFTMAX, Rule.HEADS, Rule.LINEAR, Rule.GATHER, Rule.BIAS},
+    "two_tasks": {Rule.LINEAR, Rule.GATHER, Rule.BIAS},
+    "our msd": {Rule.USER_MATRIX, Rule.WEIGHTED_SUM, Rule.AFFINE, Rule.BIAS},
+    "our din": {Rule.USER_MATRIX, Rule.WEIGHTED_SUM, Rule.BIAS},
+}
+
+
+def _made(name: str) -> tuple[onnx.ModelProto, dict[str, Side], list[Feeds]]:
+    if name.startswith("our "):
+        model, sides = ranker(name.removeprefix("our "))
+        return model, sides, [feeds_of(model, count, seed=count) for count in COUNTS]
+    plain = network(name)
+    sides = {name: SIDES[name] for name in plain.inputs}
+    return plain_graph(plain, plain, SMALL), sides, [random_feeds(SMALL, count, count) for count in COUNTS]
+
+
+def _scores(model: onnx.ModelProto, feeds: Feeds) -> "list[np.ndarray[tuple[int], np.dtype[np.float32]]]":
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    return list(session.run(None, {name: feeds[name] for name in names}))
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, *(f"our {name}" for name in RANKERS)])
+def test_the_factorised_graph_is_the_plain_one(name: str) -> None:
+    model, sides, feeds = _made(name)
+    assert prove(model, sides, feeds) <= 1e-12
+    passed = factorise(model, sides)
+    for feed in feeds:
+        for before, after in zip(_scores(model, feed), _scores(passed.model, feed), strict=True):
+            np.testing.assert_allclose(after, before, atol=5e-6)
+            assert len(before) < 3 or before.std() > 1e-4
+    _explained(passed.report, name)
+
+
+def _explained(report: Report, name: str) -> None:
+    assert report.used.keys() >= USED.get(name, set())
+    left = {entry.operator for entry in report.entries if entry.left}
+    assert left == ({"TopK"} if name == "our msd" else set())
+    assert report.nodes_after < report.nodes_before
+
+
+@pytest.mark.parametrize("rule", sorted(ALL_RULES))
+@pytest.mark.parametrize("name", ["our msd", "reference", "transformer", "dcn_low_rank"])
+def test_every_rule_can_be_switched_off(name: str, rule: Rule) -> None:
+    model, sides, feeds = _made(name)
+    assert prove(model, sides, feeds[:2], ALL_RULES - {rule}) <= 1e-12
+    assert rule not in factorise(model, sides, ALL_RULES - {rule}).report.used
+
+
+@pytest.mark.parametrize("name", ["our msd", "transformer"])
+def test_the_same_graph_gives_the_same_graph(name: str) -> None:
+    model, sides, _ = _made(name)
+    before = model.SerializeToString()
+    first, second = (factorise(model, sides).model.SerializeToString() for _ in range(2))
+    assert first == second
+    assert model.SerializeToString() == before
+
+
+def test_a_factorised_graph_can_be_factorised() -> None:
+    model, sides, feeds = _made("reference")
+    once = factorise(model, sides).model
+    assert prove(once, sides, feeds) <= 1e-12

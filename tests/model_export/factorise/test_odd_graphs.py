@@ -1,0 +1,137 @@
+"""Graphs that cannot be split, in part or at all, stay exact, and the report says what was left and why."""
+
+import numpy as np
+import onnx
+import pytest
+from torch import nn
+
+from model_export.errors import ExportError
+from model_export.factorise.pass_ import factorise
+from model_export.factorise.proof import prove
+from model_export.factorise.rule import Rule
+from tests.model_export.factorise.graphs import graph_of, requests, sides_of, some
+from tests.model_export.factorise.models import ODD, Dotted, ItemsToItems, Listwise, Masked, Recurrent, Sorted, odd
+
+
+def _left(model: onnx.ModelProto) -> dict[str, str]:
+    """By operator, the reason for which the first one was left."""
+    entries = factorise(model, sides_of(model)).report.entries
+    assert not any("failed" in entry.left for entry in entries)
+    return {entry.operator: entry.left for entry in reversed(entries) if entry.left}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_it_is_exact(kind: type[nn.Module]) -> None:
+    model = odd(kind)
+    _left(model)
+    assert prove(model, sides_of(model), requests(model)) <= 1e-12
+
+
+@pytest.mark.parametrize("kind", [Dotted, Masked, Recurrent, Sorted, ItemsToItems])
+def test_it_is_exact_with_histories_of_any_length(kind: type[nn.Module]) -> None:
+    model = odd(kind, any_length=True)
+    _left(model)
+    for length in (1, 4, 9):
+        assert prove(model, sides_of(model), requests(model, L=length)) <= 1e-12
+
+
+def test_what_is_left_is_named() -> None:
+    assert _left(odd(Listwise)) == {"Softmax": "a Softmax over the candidates"}
+    assert _left(odd(Recurrent)) == {"GRU": "no rule for GRU"}
+    assert set(_left(odd(Sorted))) == {"TopK"}
+    assert _left(odd(Dotted)) == {}
+
+
+def test_a_masked_history_gives_numbers() -> None:
+    model = odd(Masked)
+    assert Rule.SOFTMAX in factorise(model, sides_of(model)).report.used
+    feeds = requests(model)
+    for feed in feeds:
+        feed["history"][..., 0] = np.minimum(feed["history"][..., 0], 0)  # every place masked
+    assert prove(model, sides_of(model), feeds) <= 1e-12
+    for feed in feeds:
+        feed["history"][..., 0] = 4  # none
+    assert prove(model, sides_of(model), feeds) <= 1e-12
+
+
+def test_subgraphs_are_copied_with_what_they_take_from_around_them() -> None:
+    model = graph_of(
+        """g (float[1,4] user, float[N,4] item) => (float[N,4] y) {
+            both = Add (user, item) total = ReduceSum <keepdims = 0> (user, one) large = Greater (total, nought)
+            flag = Squeeze (large)
+            some = If (flag) <then_branch = a () => (float[N,4] p) { p = Mul (both, user) },
+                             else_branch = b () => (float[N,4] q) { q = Sub (both, item) }>
+            y = Add (some, user) }""",
+        one=[1],
+        nought=0.0,
+    )
+    assert "If" in _left(model)
+    assert prove(model, sides_of(model), requests(model)) <= 1e-12
+
+
+def test_custom_operators_are_copied() -> None:
+    model = graph_of(
+        """g (float[1,4] user, float[N,4] item) => (float[N,2] y) {
+            both = Add (user, item) odd = com.microsoft.QuickGelu (both) y = MatMul (odd, w) }""",
+        w=some(4, 2),
+    )
+    model.opset_import.add(domain="com.microsoft", version=1)
+    assert (
+        _left(model)
+        == {
+            "QuickGelu": "no rule for QuickGelu",
+            "MatMul": "its input's shape is not known",
+        }
+        or _left(model)["QuickGelu"] == "no rule for QuickGelu"
+    )
+    found = factorise(model, sides_of(model)).model
+    assert [node.op_type for node in found.graph.node][:3] == ["Add", "QuickGelu", "MatMul"]
+
+
+def test_an_operator_that_nobody_knows_is_an_error_that_names_it() -> None:
+    model = graph_of("g (float[1,4] user, float[N,4] item) => (float[N,4] y) { x = Add (user, item) y = Magic (x) }")
+    with pytest.raises(ExportError, match="the graph cannot be loaded: .*Magic"):
+        factorise(model, sides_of(model))
+
+
+def test_shapes_that_depend_on_contents_are_left() -> None:
+    model = graph_of(
+        """g (float[1,4] user, float[N,4] item) => (float[N,4] y) {
+            places = NonZero (user) row = Transpose (places) picked = GatherND (user, row)
+            total = ReduceSum <keepdims = 0> (picked) y = Mul (item, total) }"""
+    )
+    assert prove(model, sides_of(model), requests(model)) <= 1e-12
+
+
+def test_large_tables_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = graph_of(
+        """g (float[1,3] user, int64[N,2] item) => (float[N,K] y) {
+            first = Gather <axis = 1> (item, zero) second = Gather <axis = 1> (item, one)
+            left = Gather (table, first) right = Gather (other, second) y = Concat <axis = 1> (left, right) }""",
+        zero=0,
+        one=1,
+        table=some(500, 3),
+        other=some(600, 3),
+    )
+    report = factorise(model, sides_of(model)).report
+    assert report.used == {Rule.GATHER: 1}
+    monkeypatch.setattr("model_export.factorise.gathers.MOST_TABLE_BYTES", 1100 * 3 * 4 - 1)
+    report = factorise(model, sides_of(model)).report
+    assert report.used == {}
+    assert report.copied_table_bytes == 0
+
+
+def test_tables_used_otherwise_too_are_counted_as_copied() -> None:
+    model = graph_of(
+        """g (float[1,3] user, int64[N,2] item) => (float[N,K] y) {
+            first = Gather <axis = 1> (item, zero) second = Gather <axis = 1> (item, one)
+            left = Gather (table, first) right = Gather (other, second) both = Concat <axis = 1> (left, right)
+            again = Gather (table, second) hidden = Relu (again) y = Concat <axis = 1> (both, hidden) }""",
+        zero=0,
+        one=1,
+        table=some(500, 3),
+        other=some(600, 3),
+    )
+    report = factorise(model, sides_of(model)).report
+    assert 500 * 3 * 4 <= report.copied_table_bytes < 500 * 3 * 4 + 200
+    assert report.as_json()["copied_table_bytes"] == report.copied_table_bytes
