@@ -25,7 +25,7 @@ from loadtest.graph.figures import (
 )
 from loadtest.graph.gemms import products_graph, products_of
 from loadtest.graph.inputs import Feeds, Sizes, tiled
-from loadtest.graph.precisions import Lowered, Open, lowered
+from loadtest.graph.precisions import Lowered, OpenProducts, lowered
 from loadtest.graph.race import Run, race
 from loadtest.graph.runners import Runner, in_onnxruntime
 from loadtest.graph.subject import Subject, untrained
@@ -114,17 +114,19 @@ def _graphs(subject: Subject) -> dict[str, Contestant]:
 
 def _with_precisions(subject: Subject, precisions: Mapping[Precision, Lowered]) -> dict[str, Contestant]:
     contestants = {TILED: _on(in_onnxruntime(subject.tiled), lambda count: tiled(subject.request(count)))}
-    contestants |= _graphs(subject) | {floor_of("fp32"): _products(subject, lambda graph, _: in_onnxruntime(graph))}
+    contestants |= _graphs(subject) | {
+        floor_of("fp32"): _products(subject, lambda graph, feeds: partial(in_onnxruntime(graph), feeds))
+    }
     for precision, one in precisions.items():
         contestants[graph_in(precision)] = _on(one.runner, subject.request)
-        contestants[floor_of(precision)] = _products(subject, one.open)
+        contestants[floor_of(precision)] = _products(subject, one.open_products)
     return contestants
 
 
-def _products(subject: Subject, open_graph: Open) -> Contestant:
+def _products(subject: Subject, open_products: OpenProducts) -> Contestant:
     def make(count: int) -> Run:
         graph, feeds = products_graph(products_of(subject.passed.model, subject.request(count)), seed=count)
-        return partial(open_graph(graph, [feeds]), feeds)
+        return open_products(graph, feeds)
 
     return make
 

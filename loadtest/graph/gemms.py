@@ -1,5 +1,6 @@
 """The matrix products of a graph and nothing else: what any runtime has to spend on it. Knows no networks."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from loadtest.graph.inputs import Feeds
 from loadtest.graph.runners import in_onnxruntime
 
 _PRODUCTS = ("MatMul", "Gemm")
+_PLACES = {"place": 0, "flat": (1, -1)}
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,16 @@ def products_of(model: onnx.ModelProto, feeds: Feeds) -> list[Product]:
 
 
 def products_graph(products: list[Product], seed: int) -> tuple[onnx.ModelProto, Feeds]:
-    """A graph of these products in fp32, each of its own random input, and its inputs. It gives the first row of each
-    result, so that no runtime can leave one out, nor spend time on handing large results over.
+    """A graph of these products in fp32, each of its own random input, and its inputs.
+
+    Its output [1, 1] is the sum of the first row of each result: so no runtime can leave one out, nor spends time on
+    handing large results over. The sum is a product too, because OpenVINO makes all after the last one fp32.
     """
     rng = np.random.default_rng(seed)
-    nodes, inputs, outputs, weights, feeds = [], [], [], [numpy_helper.from_array(np.array(0), "first")], Feeds()
+    nodes, rows, inputs, feeds = [], [], [], Feeds()
+    weights = [numpy_helper.from_array(np.array(one, np.int64), name) for name, one in _PLACES.items()]
     for number, product in enumerate(products):
-        left, right, result, row = (f"{name}_{number}" for name in ("left", "right", "result", "row"))
+        left, right, result, first, row = (f"{name}_{number}" for name in ("left", "right", "result", "first", "row"))
         for name, shape in ((left, product.left), (right, product.right)):
             values = rng.standard_normal(shape, np.float32)
             if name == right and product.constant:
@@ -54,9 +59,15 @@ def products_graph(products: list[Product], seed: int) -> tuple[onnx.ModelProto,
                 feeds[name] = values
                 inputs.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
         nodes.append(helper.make_node("MatMul", [left, right], [result]))
-        nodes.append(helper.make_node("Gather", [result, "first"], [row], axis=0))
-        outputs.append(helper.make_tensor_value_info(row, onnx.TensorProto.FLOAT, None))
-    graph = helper.make_graph(nodes, "products", inputs, outputs, weights)
+        nodes.append(helper.make_node("Gather", [result, "place"], [first], axis=0))
+        nodes.append(helper.make_node("Reshape", [first, "flat"], [row]))
+        rows.append(row)
+    width = sum(math.prod(one.left[1:-1]) * one.right[-1] for one in products)
+    weights.append(numpy_helper.from_array(np.ones((width, 1), np.float32), "ones"))
+    nodes.append(helper.make_node("Concat", rows, ["rows"], axis=1))
+    nodes.append(helper.make_node("MatMul", ["rows", "ones"], ["sum"]))
+    output = helper.make_tensor_value_info("sum", onnx.TensorProto.FLOAT, [1, 1])
+    graph = helper.make_graph(nodes, "products", inputs, [output], weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), feeds
 
 

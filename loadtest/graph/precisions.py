@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 
 from loadtest.graph.clicks import Clicks
 from loadtest.graph.inputs import Feeds
-from loadtest.graph.runners import Runner, in_onnxruntime, in_openvino_bf16
+from loadtest.graph.race import Run
+from loadtest.graph.runners import Runner, in_onnxruntime, in_openvino_bf16, in_openvino_of_bf16
 from model_export.errors import ExportError
 from model_export.precision.gate import Verdict, judge
 from model_export.precision.int8 import quantise
@@ -19,15 +21,17 @@ from msd.contract.precision import Precision
 _ROWS_FOR_RANGES = 64  # requests, of users that are not judged by
 
 Open = Callable[[onnx.ModelProto, list[Feeds]], Runner]
+OpenProducts = Callable[[onnx.ModelProto, Feeds], Run]
+"""Opens a graph of matrix products, to be run on one request."""
 
 
 @dataclass(frozen=True)
 class Lowered:
-    """A precision that this machine has: the passed graph in it, how well that scores, how others are opened in it."""
+    """A precision that this machine has: the passed graph in it, how well that scores, how its products are opened."""
 
     runner: Runner
     verdict: Verdict
-    open: Open
+    open_products: OpenProducts
 
 
 @dataclass(frozen=True)
@@ -44,13 +48,13 @@ def lowered(passed: onnx.ModelProto, known: Clicks, held: Clicks) -> Precisions:
     plain = scores(in_onnxruntime(passed), held)
     tried: dict[Precision, Lowered] = {}
     left_out: dict[Precision, str] = {}
-    for precision, opener in _OPENERS.items():
+    for precision, (open_graph, open_products) in _OPENERS.items():
         try:
-            runner = opener(passed, rows)
+            runner = open_graph(passed, rows)
         except ExportError as error:
             left_out[precision] = str(error)
         else:
-            tried[precision] = Lowered(runner, judged(held, plain, scores(runner, held)), opener)
+            tried[precision] = Lowered(runner, judged(held, plain, scores(runner, held)), open_products)
     return Precisions(tried, left_out)
 
 
@@ -74,4 +78,11 @@ def _bf16(model: onnx.ModelProto, rows: list[Feeds]) -> Runner:
     return in_openvino_bf16(model)
 
 
-_OPENERS: Mapping[Precision, Open] = {"int8": _int8, "bf16": _bf16}
+def _int8_products(model: onnx.ModelProto, feeds: Feeds) -> Run:
+    return partial(_int8(model, [feeds]), feeds)
+
+
+_OPENERS: Mapping[Precision, tuple[Open, OpenProducts]] = {
+    "int8": (_int8, _int8_products),
+    "bf16": (_bf16, in_openvino_of_bf16),
+}

@@ -31,23 +31,9 @@ def in_onnxruntime(model: onnx.ModelProto) -> Runner:
 
 
 def in_openvino_bf16(model: onnx.ModelProto) -> Runner:
-    """Runs a graph in OpenVINO in bf16. Raises ExportError where it, or bf16, is not to be had."""
-    # Otherwise it reports each import to its maker.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    try:
-        import openvino
-    except ImportError:
-        raise ExportError("OpenVINO is not installed: pip install 'msd-ctr[openvino]'") from None
-    core: Any = openvino.Core()
-    if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        raise ExportError("OpenVINO does not offer bf16 on this CPU")
-    options = {
-        "INFERENCE_PRECISION_HINT": "bf16",
-        "INFERENCE_NUM_THREADS": 1,
-        "NUM_STREAMS": 1,
-        "ENABLE_CPU_PINNING": False,
-    }
-    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", options)
+    """Runs a graph in OpenVINO in bf16. Raises ExportError where OpenVINO, or bf16, is not to be had."""
+    openvino = _openvino()
+    compiled = _compiled_bf16(openvino.Core().read_model(model.SerializeToString()))
     request = compiled.create_infer_request()
     names = [one.any_name for one in compiled.inputs]
     outputs = list(compiled.outputs)
@@ -57,3 +43,43 @@ def in_openvino_bf16(model: onnx.ModelProto) -> Runner:
         return [found[output] for output in outputs]
 
     return run
+
+
+def in_openvino_of_bf16(model: onnx.ModelProto, feeds: Feeds) -> Callable[[], object]:
+    """The same for one request, whose inputs are bf16 before it starts, as those of a layer within a graph are."""
+    openvino = _openvino()
+    prepared = openvino.preprocess.PrePostProcessor(openvino.Core().read_model(model.SerializeToString()))
+    for name in feeds:
+        prepared.input(name).tensor().set_element_type(openvino.Type.bf16)
+    compiled = _compiled_bf16(prepared.build())
+    request = compiled.create_infer_request()
+    for one in compiled.inputs:
+        values = np.ascontiguousarray(feeds[one.any_name], np.float32)
+        tensor = openvino.Tensor(openvino.Type.bf16, values.shape)
+        # numpy has no bf16: it is the upper half of a float.
+        tensor.data.view(np.uint16)[...] = values.view(np.uint32) >> 16
+        request.set_tensor(one, tensor)
+    return cast(Callable[[], object], request.infer)
+
+
+def _openvino() -> Any:  # noqa: ANN401 - openvino says little of types
+    # Otherwise it reports each import to its maker.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+        import openvino.preprocess
+    except ImportError:
+        raise ExportError("OpenVINO is not installed: pip install 'msd-ctr[openvino]'") from None
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise ExportError("OpenVINO does not offer bf16 on this CPU")
+    return openvino
+
+
+def _compiled_bf16(model: Any) -> Any:  # noqa: ANN401 - as above
+    options = {
+        "INFERENCE_PRECISION_HINT": "bf16",
+        "INFERENCE_NUM_THREADS": 1,
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,
+    }
+    return _openvino().Core().compile_model(model, "CPU", options)
