@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from msd.contract import row_file
+from msd.contract import id_index, row_file
 from msd.contract.errors import BundleError
 from msd.contract.row_file import RowFile, write_row_file
 from msd.contract.rows import RowCodec
@@ -84,22 +84,47 @@ def test_an_empty_file(path: Path) -> None:
     assert file.scan(0, 10) == []
 
 
-def test_ids_whose_hashes_collide_are_told_apart(path: Path) -> None:
-    """NUL characters do not count in the hash, which makes collisions at will."""
-    ids = ["before", "ab", "a\0b", "a\0\0b", "a\0\0\0b", "after"]
+def test_ids_that_differ_in_nul_characters_alone_are_told_apart(path: Path) -> None:
+    ids = ["before", "ab", "ab\0", "a\0b", "a\0\0b", "\0", "\0\0", "after"]
     rows = write_items(path, ids)
     file = open_items(path)
 
     assert file.raw(ids) == rows
-    assert file.raw(["a\0b\0\0", "\0ab"]) == [None, None]
+    assert file.raw(["a\0b\0\0", "\0ab", "\0\0\0", ""]) == [None] * 4
 
 
-def test_if_all_hashes_collide_a_row_is_still_found(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_file, "hash_strings", lambda ids: np.full(len(ids), 2**64 - 1, np.uint64))
+@pytest.mark.parametrize("hash_", [0, 1, 2**64 - 1])
+def test_if_all_hashes_collide_a_row_is_still_found(path: Path, monkeypatch: pytest.MonkeyPatch, hash_: int) -> None:
+    monkeypatch.setattr(id_index, "hash_ids", lambda ids, seed: np.full(len(ids.lengths), hash_, np.uint64))
     ids = [f"i{number}" for number in range(20)]
     rows = write_items(path, ids)
 
     assert open_items(path).raw([*ids, "x"]) == [*rows, None]
+
+
+@given(st.lists(IDS, unique=True, min_size=1, max_size=40), st.integers(1, 6), st.integers(0, 2))
+def test_if_many_hashes_collide_every_row_is_found_and_no_other(
+    tmp_path_factory: pytest.TempPathFactory, ids: list[str], kinds: int, upper: int
+) -> None:
+    """Hashes alike in what decides the slot, in what is kept in it, or in both."""
+    hash_ids = id_index.hash_ids
+
+    def alike(encoded: id_index.EncodedIds, seed: int) -> id_index.Words:
+        few = hash_ids(encoded, seed) % np.uint64(kinds)
+        return (few << np.uint64(32), few, few << np.uint64(32) | few)[upper]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(id_index, "hash_ids", alike)
+        path = tmp_path_factory.mktemp("rows") / "items.rows"
+        rows = write_items(path, ids[::2] or ids)
+        known = dict(zip(ids[::2] or ids, rows, strict=True))
+        assert open_items(path).raw(ids) == [known.get(one) for one in ids]
+
+
+def test_ids_of_ten_thousand_bytes(path: Path) -> None:
+    ids = ["x" * 10_000, "x" * 9_999, "ü" * 5_000, "x"]
+    rows = write_items(path, ids)
+    assert open_items(path).raw([*ids, "x" * 10_001]) == [*rows, None]
 
 
 def test_the_same_rows_make_the_same_bytes(tmp_path: Path) -> None:
@@ -153,18 +178,27 @@ def test_a_file_that_ends_early_or_late_is_refused(tmp_path: Path, data: st.Data
 def sections(path: Path) -> dict[str, tuple[int, int]]:
     """Where the file's sections are: name → start, size."""
     header, base = row_file._read_header(path)
-    names = ("hashes", "id_ends", "row_ends", "ids", "rows", "checksums")
+    names = ("slots", "id_starts", "row_starts", "ids", "rows", "checksums")
     return {name: (base + getattr(header, name).start, getattr(header, name).size) for name in names}
 
 
-@pytest.mark.parametrize("place", ["hashes", "id_ends", "row_ends", "checksums"])
-def test_damage_to_the_index_or_its_checksum_shows_on_opening(path: Path, place: str) -> None:
-    write_items(path, [f"i{number}" for number in range(500)])
+@pytest.mark.parametrize("place", ["slots", "id_starts", "checksums"])
+def test_damage_to_the_index_or_its_checksum_shows_when_ids_are_looked_up(path: Path, place: str) -> None:
+    ids = [f"i{number}" for number in range(500)]
+    write_items(path, ids)
     start, _ = sections(path)[place]
     flip(path, start + 1)
 
     with pytest.raises(BundleError, match="block 0 is damaged; copy the bundle again"):
-        open_items(path)
+        open_items(path).raw(ids)
+
+
+def test_damage_to_where_users_rows_begin_shows_when_they_are_read(tmp_path: Path) -> None:
+    path, ids = tmp_path / "users.rows", [f"u{number}" for number in range(900)]
+    write_row_file(path, USERS, BUNDLE_ID, ids, make_records(USERS, 900), [["i1"]] * 900)
+    flip(path, sections(path)["row_starts"][0] + 9)
+    with pytest.raises(BundleError, match=r"block \d+ is damaged; copy the bundle again"):
+        RowFile(path, USERS, BUNDLE_ID).get(ids)
 
 
 @pytest.mark.parametrize("place", ["ids", "rows"])
@@ -237,7 +271,7 @@ def test_another_header(path: Path, name: str) -> None:
 def test_a_header_that_moves_the_border_of_ids_and_rows(path: Path) -> None:
     write_items(path, ["i1", "i2"])
     places = sections(path)
-    base = places["hashes"][0]
+    base = places["slots"][0]
     (ids_start, ids_size), (rows_start, rows_size) = places["ids"], places["rows"]
     old = f'"ids":[{ids_start - base},{ids_size}],"rows":[{rows_start - base},{rows_size}]'
     new = f'"ids":[{ids_start - base},{ids_size + 1}],"rows":[{rows_start - base + 1},{rows_size - 1}]'
@@ -247,7 +281,7 @@ def test_a_header_that_moves_the_border_of_ids_and_rows(path: Path) -> None:
         open_items(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"MSD", b"MSDROWS2" + b"\0" * 100, b"MSDROWS1" + b"\xff" * 100, b"\0" * 4096])
+@pytest.mark.parametrize("content", [b"", b"MSD", b"MSDROWS1" + b"\0" * 100, b"MSDROWS2" + b"\xff" * 100, b"\0" * 4096])
 def test_no_rows_file(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
