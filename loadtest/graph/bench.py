@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -10,32 +10,26 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from loadtest.graph.bundle import ranker_of
+from loadtest.graph.contestants import Contestant, graphs_of, in_all_precisions, on, without_rules
 from loadtest.graph.figures import (
     PASSED,
     PLAIN,
     REFERENCE,
     SHOWN,
-    TILED,
-    TWIN,
     Measured,
     Times,
-    floor_of,
     graph_in,
     summarised,
 )
-from loadtest.graph.gemms import products_graph, products_of
-from loadtest.graph.inputs import Feeds, Sizes, tiled
-from loadtest.graph.precisions import Lowered, OpenProducts, lowered
-from loadtest.graph.race import Run, race
-from loadtest.graph.runners import Runner, in_onnxruntime
+from loadtest.graph.inputs import Sizes
+from loadtest.graph.precisions import Lowered, lowered
+from loadtest.graph.race import race
+from loadtest.graph.runners import in_onnxruntime
 from loadtest.graph.subject import Subject, untrained
 from loadtest.graph.training import Trained, Training, quality, torch_scores, trained_reference
-from model_export.factorise.rule import Rule
 from msd.benchmark.machine import machine
+from msd.contract.instructions import cpu_instructions
 from msd.contract.precision import Precision
-
-Contestant = Callable[[int], Run]
-"""What it runs for a request of so many candidates."""
 
 
 @dataclass(frozen=True)
@@ -65,33 +59,18 @@ def bench_graph(plan: Plan, work: Path, bundle: Path | None, heard: Heard) -> di
     difference = max(subject.proved() for subject in subjects)
     heard("Judging precisions", 0, 1)
     precisions = lowered(reference.passed.model, trained.known, trained.held)
-    rules = [rule for rule in Rule if rule in reference.passed.report.used]
-    races = len(plan.counts) * (len(subjects) + (ranker is not None)) + len(SHOWN)
-    raced = 0
-
-    def timed(doing: str, contestants: Mapping[str, Contestant], counts: tuple[int, ...], seconds: float) -> Times:
-        nonlocal raced
-        times: dict[str, dict[int, float]] = {name: {} for name in contestants}
-        for count in counts:
-            heard(f"Timing {doing}", raced, races)
-            for name, median in race({name: make(count) for name, make in contestants.items()}, seconds).items():
-                times[name][count] = median
-            raced += 1
-        return times
-
-    models = {
-        REFERENCE: timed(
-            "the reference model", _with_precisions(reference, precisions.tried), plan.counts, 2 * plan.seconds
-        )
-    }
+    course = _Course(heard, races=len(plan.counts) * (len(subjects) + (ranker is not None)) + len(SHOWN))
+    raced = in_all_precisions(reference, precisions.tried)
+    models = {REFERENCE: course.timed("the reference model", raced, plan.counts, 2 * plan.seconds)}
     for subject in subjects[1:]:
-        models[subject.name] = timed(subject.name, _graphs(subject), plan.counts, plan.seconds)
-    without_rule = timed("the pass without each rule", _without_rules(reference, rules), SHOWN, plan.seconds)
+        models[subject.name] = course.timed(subject.name, graphs_of(subject), plan.counts, plan.seconds)
+    rules = list(reference.passed.report.used)
+    without_rule = course.timed("the pass without each rule", without_rules(reference, rules), SHOWN, plan.seconds)
     of_bundle = None
     if ranker is not None:
         graphs = {PLAIN: ranker.plain, PASSED: ranker.passed}
-        opened = {name: _on(in_onnxruntime(graph), ranker.request) for name, graph in graphs.items()}
-        of_bundle = timed("the bundle's ranker", opened, plan.counts, plan.seconds)
+        raced = {name: on(in_onnxruntime(graph), ranker.request) for name, graph in graphs.items()}
+        of_bundle = course.timed("the bundle's ranker", raced, plan.counts, plan.seconds)
     heard("Done", 1, 1)
     best = _fastest(models[REFERENCE], precisions.tried)
     figures = summarised(Measured(models, without_rule, of_bundle, difference, best))
@@ -103,37 +82,23 @@ def bench_graph(plan: Plan, work: Path, bundle: Path | None, heard: Heard) -> di
     }
 
 
-def _on(runner: Runner, request: Callable[[int], Feeds]) -> Contestant:
-    return lambda count: partial(runner, request(count))
+class _Course:
+    """Holds races, and tells how many are over."""
 
+    def __init__(self, heard: Heard, races: int) -> None:
+        self._heard, self._races, self._over = heard, races, 0
 
-def _graphs(subject: Subject) -> dict[str, Contestant]:
-    graphs = {PLAIN: subject.plain, PASSED: subject.passed.model, TWIN: subject.twin}
-    return {name: _on(in_onnxruntime(graph), subject.request) for name, graph in graphs.items()}
-
-
-def _with_precisions(subject: Subject, precisions: Mapping[Precision, Lowered]) -> dict[str, Contestant]:
-    contestants = {TILED: _on(in_onnxruntime(subject.tiled), lambda count: tiled(subject.request(count)))}
-    contestants |= _graphs(subject) | {
-        floor_of("fp32"): _products(subject, lambda graph, feeds: partial(in_onnxruntime(graph), feeds))
-    }
-    for precision, one in precisions.items():
-        contestants[graph_in(precision)] = _on(one.runner, subject.request)
-        contestants[floor_of(precision)] = _products(subject, one.open_products)
-    return contestants
-
-
-def _products(subject: Subject, open_products: OpenProducts) -> Contestant:
-    def make(count: int) -> Run:
-        graph, feeds = products_graph(products_of(subject.passed.model, subject.request(count)), seed=count)
-        return open_products(graph, feeds)
-
-    return make
-
-
-def _without_rules(subject: Subject, rules: list[Rule]) -> dict[str, Contestant]:
-    graphs = {PASSED: subject.passed.model} | {rule.value: subject.without(rule) for rule in rules}
-    return {name: _on(in_onnxruntime(graph), subject.request) for name, graph in graphs.items()}
+    def timed(
+        self, doing: str, contestants: Mapping[str, Contestant], counts: Sequence[int], seconds: float
+    ) -> dict[str, dict[int, float]]:
+        """The median microseconds of each contestant, by number of candidates."""
+        times: dict[str, dict[int, float]] = {name: {} for name in contestants}
+        for count in counts:
+            self._heard(f"Timing {doing}", self._over, self._races)
+            for name, median in race({name: make(count) for name, make in contestants.items()}, seconds).items():
+                times[name][count] = median
+            self._over += 1
+        return times
 
 
 def _fastest(reference: Times, precisions: Mapping[Precision, Lowered]) -> Precision:
@@ -159,4 +124,9 @@ def _machine() -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = None
-    return found | {"threads": 1, "load": round(os.getloadavg()[0], 2), "versions": versions}
+    return found | {
+        "instructions": cpu_instructions(),
+        "threads": 1,
+        "load": round(os.getloadavg()[0], 2),
+        "versions": versions,
+    }

@@ -1,0 +1,54 @@
+"""What is raced: graphs opened in their runtimes, each ready to be given a request of any length. Times nothing."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from loadtest.graph.figures import PASSED, PLAIN, TILED, TWIN, floor_of, graph_in
+from loadtest.graph.gemms import products_graph, products_of
+from loadtest.graph.inputs import Feeds, tiled
+from loadtest.graph.precisions import Lowered, OpenProducts
+from loadtest.graph.race import Run
+from loadtest.graph.runners import Runner, in_onnxruntime
+from loadtest.graph.subject import Subject
+from model_export.factorise.rule import Rule
+from msd.contract.precision import Precision
+
+Contestant = Callable[[int], Run]
+"""What it runs for a request of so many candidates."""
+
+
+def on(runner: Runner, request: Callable[[int], Feeds]) -> Contestant:
+    """A graph on requests of `request`."""
+    return lambda count: partial(runner, request(count))
+
+
+def graphs_of(subject: Subject) -> dict[str, Contestant]:
+    """A network plain, passed and by hand."""
+    graphs = {PLAIN: subject.plain, PASSED: subject.passed.model, TWIN: subject.twin}
+    return {name: on(in_onnxruntime(graph), subject.request) for name, graph in graphs.items()}
+
+
+def in_all_precisions(subject: Subject, precisions: Mapping[Precision, Lowered]) -> dict[str, Contestant]:
+    """The same tiled, and the passed graph in each precision, with its matrix products alone."""
+    contestants = {TILED: on(in_onnxruntime(subject.tiled), lambda count: tiled(subject.request(count)))}
+    contestants |= graphs_of(subject) | {
+        floor_of("fp32"): _products(subject, lambda graph, feeds: partial(in_onnxruntime(graph), feeds))
+    }
+    for precision, one in precisions.items():
+        contestants[graph_in(precision)] = on(one.runner, subject.request)
+        contestants[floor_of(precision)] = _products(subject, one.open_products)
+    return contestants
+
+
+def _products(subject: Subject, open_products: OpenProducts) -> Contestant:
+    def make(count: int) -> Run:
+        graph, feeds = products_graph(products_of(subject.passed.model, subject.request(count)), seed=count)
+        return open_products(graph, feeds)
+
+    return make
+
+
+def without_rules(subject: Subject, rules: list[Rule]) -> dict[str, Contestant]:
+    """The graph passed with all rules, and without each of some."""
+    graphs = {PASSED: subject.passed.model} | {rule.value: subject.without(rule) for rule in rules}
+    return {name: on(in_onnxruntime(graph), subject.request) for name, graph in graphs.items()}
