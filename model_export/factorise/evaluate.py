@@ -22,32 +22,29 @@ class Evaluator:
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
+        self._failure: ExportError | None = None
         try:
             content = model.SerializeToString()
             self._run: Any = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"]).run
         except Exception as error:  # onnxruntime raises a type of its own for each status, with no common base
-            self._run = self._reference(f"{what} cannot be loaded: {error}", error)
-        self._is_reference = isinstance(getattr(self._run, "__self__", None), ReferenceEvaluator)
+            self._fall_back(ExportError(f"{what} cannot be loaded: {error}"))
 
-    def _reference(self, failure: str, error: Exception) -> Any:  # noqa: ANN401 - as it types itself
+    def _fall_back(self, failure: ExportError) -> None:
+        """To onnx's reference. Raises `failure` where that cannot load the graph either."""
         try:
-            return ReferenceEvaluator(self._model).run
-        except Exception:  # it has no common base either
-            raise ExportError(failure) from error
+            self._run = ReferenceEvaluator(self._model).run
+        except Exception as error:  # it has no common base either
+            raise failure from error
+        self._failure = failure
 
     def run(self, outputs: Sequence[str] | None, feeds: Feeds) -> list[Any]:
         """The named outputs, or all of the graph. Raises ExportError with the reason."""
+        if self._failure is None:
+            try:
+                return list(self._run(outputs, dict(feeds)))
+            except Exception as error:  # as above; some kernels say only now that they do not know doubles
+                self._fall_back(ExportError(f"{self._what} cannot be run: {error}"))
         try:
             return list(self._run(outputs, dict(feeds)))
         except Exception as error:  # as above
-            failure = f"{self._what} cannot be run: {error}"
-            if self._is_reference:
-                raise ExportError(failure) from error
-            # Some kernels say only now that they do not know doubles.
-            run = self._reference(failure, error)
-        try:
-            found = list(run(outputs, dict(feeds)))
-        except Exception as second:  # as above
-            raise ExportError(failure) from second
-        self._run, self._is_reference = run, True
-        return found
+            raise self._failure or ExportError(f"{self._what} cannot be run: {error}") from error

@@ -64,11 +64,11 @@ def _settings(model: onnx.ModelProto, axis: str) -> Iterator[dict[str, NDArray[A
         feeds = {}
         for value in real_inputs(model.graph):
             tensor = value.type.tensor_type
-            shape = []
+            shape: list[int] = []
             for dim in tensor.shape.dim:
                 if dim.HasField("dim_value"):
                     shape.append(dim.dim_value)
-                elif dim.dim_param == axis:
+                elif dim.dim_param == axis and (axis or not shape):  # without a name it is the first one
                     shape.append(count)
                 else:
                     shape.append(lengths[others.setdefault(dim.dim_param, len(others)) % len(lengths)])

@@ -6,7 +6,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from model_export.factorise.emit import Emitted, Tensor
-from model_export.factorise.facts import real_inputs
+from model_export.factorise.facts import captured, real_inputs
 
 
 def write_model(
@@ -24,7 +24,7 @@ def write_model(
             kept.append(node.proto)
             needed |= {tensor.name for tensor in node.inputs}
             constants |= {tensor.name: tensor for tensor in node.inputs if tensor.value is not None}
-    named = [helper.make_node("Identity", [tensor.name], [name], name) for name, tensor in outputs.items()]
+    named = _named(kept, outputs)
     held = [initializers.get(name) or _initializer(tensor) for name, tensor in constants.items()]
     graph = helper.make_graph(
         [*reversed(kept), *named], plain.graph.name, real_inputs(plain.graph), list(plain.graph.output), held
@@ -32,6 +32,25 @@ def write_model(
     model = helper.make_model(graph, opset_imports=plain.opset_import, ir_version=plain.ir_version)
     model.functions.extend(plain.functions)
     return model
+
+
+def _named(nodes: Sequence[onnx.NodeProto], outputs: Mapping[str, Tensor]) -> list[onnx.NodeProto]:
+    """Gives the outputs their names where a node makes them; the nodes that copy the others: inputs and constants."""
+    # What subgraphs take from around them is theirs to name.
+    plain = not any(captured(node) for node in nodes)
+    made = {name for node in nodes for name in node.output if plain}
+    renamed: dict[str, str] = {}
+    copies = []
+    for name, tensor in outputs.items():
+        if tensor.name in made and tensor.name not in renamed:
+            renamed[tensor.name] = name
+        else:
+            source = renamed.get(tensor.name, tensor.name)
+            copies.append(helper.make_node("Identity", [source], [name], name))
+    for node in nodes:
+        for places in (node.input, node.output):
+            places[:] = [renamed.get(name, name) for name in places]
+    return copies
 
 
 def _initializer(tensor: Tensor) -> onnx.TensorProto:

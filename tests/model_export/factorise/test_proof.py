@@ -1,0 +1,109 @@
+"""The proof finds what single precision hides, and says where."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from model_export.errors import ExportError
+from model_export.factorise import proof
+from model_export.factorise.doubles import as_double
+from model_export.factorise.evaluate import Evaluator
+from model_export.factorise.pass_ import Factorised, factorise
+from model_export.factorise.proof import prove
+from msd.contract.schema import Side
+from tests.model_export.factorise.graphs import feeds_of, graph_of, requests, sides_of, some
+
+MODEL = graph_of(
+    "g (float[1,4] user, float[N,4] item) => (float[N,2] y, float[N,4] z) "
+    "{ x = Add (user, item) y = MatMul (x, w) z = Exp (x) }",
+    w=some(4, 2),
+)
+
+
+def _replaced(monkeypatch: pytest.MonkeyPatch, text: str, **weights: object) -> None:
+    """Lets the pass give another graph."""
+    other = as_double(graph_of(text, **weights))
+
+    def passed(model: onnx.ModelProto, sides: dict[str, Side], rules: object) -> Factorised:
+        return Factorised(other, factorise(model, sides).report)
+
+    monkeypatch.setattr(proof, "factorise", passed)
+
+
+def test_the_greatest_difference_is_returned() -> None:
+    assert 0 <= prove(MODEL, sides_of(MODEL), requests(MODEL)) < 1e-14
+
+
+def test_a_small_error_is_found_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    _replaced(
+        monkeypatch,
+        "g (float[1,4] user, float[N,4] item) => (float[N,2] y, float[N,4] z) "
+        "{ x = Add (user, item) y = MatMul (x, w) e = Exp (x) z = Add (e, tiny) }",
+        w=some(4, 2),
+        tiny=1e-9,
+    )
+    said = (
+        r"output 'z' differs by 1.0e-09 between the plain and the factorised graph in double precision \(1 candidates"
+    )
+    with pytest.raises(ExportError, match=said):
+        prove(MODEL, sides_of(MODEL), requests(MODEL))
+    assert prove(MODEL, sides_of(MODEL), requests(MODEL), tolerance=1e-8) == pytest.approx(1e-9, rel=1e-3)
+
+
+def test_another_shape_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    _replaced(
+        monkeypatch,
+        "g (float[1,4] user, float[N,4] item) => (float[N,2] y, float[A,B] z) "
+        "{ x = Add (user, item) y = MatMul (x, w) z = Exp (user) }",
+        w=some(4, 2),
+    )
+    assert prove(MODEL, sides_of(MODEL), [feeds_of(MODEL, 1)], tolerance=100.0) > 0
+    with pytest.raises(ExportError, match=r"output 'z' has the shape \(3, 4\), factorised \(1, 4\)"):
+        prove(MODEL, sides_of(MODEL), [feeds_of(MODEL, 3)], tolerance=100.0)
+
+
+def test_no_number_equals_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    _replaced(
+        monkeypatch,
+        "g (float[1,4] user, float[N,4] item) => (float[N,2] y, float[N,4] z) "
+        "{ x = Add (user, item) y = MatMul (x, w) e = Exp (x) z = Div (e, nought) }",
+        w=some(4, 2),
+        nought=0.0,
+    )
+    with pytest.raises(ExportError, match="output 'z' differs by inf"):
+        prove(MODEL, sides_of(MODEL), requests(MODEL))
+
+
+def test_equal_infinities_and_not_a_numbers_do_not_differ() -> None:
+    model = graph_of("g (float[1,4] user, float[N,4] item) => (float[N,4] y) { x = Add (user, item) y = Log (x) }")
+    feeds = {"user": np.zeros((1, 4), np.float32), "item": np.array([[-1, 0, 1, 2]], np.float32)}
+    assert prove(model, sides_of(model), [feeds]) == 0
+
+
+def test_every_float_becomes_a_double() -> None:
+    model = graph_of(
+        """g (float[1,4] user, float[N,4] item) => (float[N,4] y) {
+            half = Constant <value_float = 0.5> () rows = Constant <value = float[1,4] {1, 2, 3, 4}> ()
+            flags = Greater (item, user) ones = Cast <to = 1> (flags)
+            shape = Shape (item) filled = ConstantOfShape <value = float[1] {2.0}> (shape)
+            a = Mul (ones, half) b = Add (filled, rows) c = Add (a, b)
+            y = LayerNormalization <axis = -1, stash_type = 1> (c, scale) }""",
+        scale=some(4),
+    )
+    before = model.SerializeToString()
+    double = as_double(model)
+    assert model.SerializeToString() == before
+    assert {value.type.tensor_type.elem_type for value in double.graph.input} == {TensorProto.DOUBLE}
+    feeds = {name: value.astype(np.float64) for name, value in feeds_of(model, 3).items()}
+    (found,) = Evaluator(double, "the graph").run(["y"], feeds)
+    assert found.dtype == np.float64
+    assert prove(model, sides_of(model), requests(model)) <= 1e-12
+
+
+def test_a_graph_that_cannot_run_is_an_error_with_the_reason() -> None:
+    model = graph_of(
+        "g (float[1,4] user, float[N,4] item) => (float[N,5] y) { x = Add (user, item) y = Add (x, w) }", w=some(5)
+    )
+    with pytest.raises(ExportError, match="the graph cannot be loaded: .*Incompatible dimensions"):
+        factorise(model, sides_of(model))
