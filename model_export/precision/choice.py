@@ -3,7 +3,6 @@
 Measures speed on one thread, in turns, at the number of candidates that is expected.
 """
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -14,8 +13,7 @@ from model_export.errors import ExportError
 from model_export.precision.evidence import Evidence
 from model_export.precision.gate import Verdict, judge
 from model_export.precision.int8 import quantise
-from model_export.run import Run, open_run
-from msd.contract.assemble import Tensors
+from model_export.run import Run, median_microseconds, open_run
 from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.precision import Figures, Precision, PrecisionRecord, Tried
 from msd.ranker.metrics import Probabilities
@@ -23,7 +21,6 @@ from msd.ranker.metrics import Probabilities
 Asked = Literal["fp32", "int8", "bf16", "auto"]
 # Less is within what a measurement repeats to, and not worth scores that differ from torch's.
 LEAST_GAIN = 1.05
-_ROUNDS = 40
 
 
 @dataclass(frozen=True)
@@ -35,16 +32,13 @@ class Chosen:
     record: PrecisionRecord
 
 
-def choose(
-    graph: bytes, asked: Asked, candidates: int, evidence: Callable[[], Evidence], progress: Callable[[str, int], None]
-) -> Chosen:
-    """The precision for a graph in fp32. Evidence is called for only if more than fp32 is asked for.
+def choose(graph: bytes, asked: Asked, candidates: int, rows: Evidence, progress: Callable[[str, int], None]) -> Chosen:
+    """The precision for a graph in fp32.
 
     Raises ExportError when the precision asked for cannot be run here or does not pass the gate.
     """
     if asked == "fp32":
         return Chosen(graph, open_run(graph, "fp32"), PrecisionRecord())
-    rows = evidence()
     wanted: tuple[Precision, ...] = ("int8", "bf16") if asked == "auto" else (asked,)
     graphs: dict[Precision, bytes] = {"fp32": graph}
     runs: dict[Precision, Run] = {"fp32": open_run(graph, "fp32")}
@@ -88,19 +82,6 @@ def pick(asked: Asked, tried: Mapping[Precision, Tried]) -> Precision:
     times = {precision: one.figures.microseconds for precision, one in tried.items() if one.figures and not one.refused}
     best = min(times, key=lambda precision: times[precision])
     return best if times["fp32"] >= LEAST_GAIN * times[best] else "fp32"
-
-
-def median_microseconds(runs: Mapping[Precision, Run], tensors: Tensors) -> dict[Precision, float]:
-    """The median time of a run of each, in turns, so that what else the machine does slows all alike."""
-    taken: dict[Precision, list[float]] = {precision: [] for precision in runs}
-    for run in runs.values():
-        run(tensors)
-    for _ in range(_ROUNDS):
-        for precision, run in runs.items():
-            start = time.perf_counter()
-            run(tensors)
-            taken[precision].append(time.perf_counter() - start)
-    return {precision: float(np.median(times)) * 1e6 for precision, times in taken.items()}
 
 
 def _in_int8(graph: bytes, rows: Evidence) -> bytes:

@@ -23,12 +23,14 @@ Floats = NDArray[np.float32]
 
 
 class _Layer(NamedTuple):
-    """A product with constant weights [K, M]; `bias` names what is added, or is empty."""
+    """A product with constant weights [K, M]. What is added to it is named by `bias` where it is a constant [M], by
+    `added` where it is anything else; both are empty where nothing is."""
 
     activation: str
     output: str
     weights: Floats
     bias: str
+    added: str
 
 
 class _Range(NamedTuple):
@@ -70,7 +72,7 @@ def quantise(graph: bytes, rows: Iterable[Tensors]) -> bytes:
         if layer.activation not in rounded:
             rounded.add(layer.activation)
             nodes.append(_rounding(model.graph, layer.activation, ranges[layer.activation]))
-        nodes.append(_product(model.graph, layer))
+        nodes += _product(model.graph, layer)
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del model.graph.node[:]
     model.graph.node.extend(copies)
@@ -118,10 +120,9 @@ def _layer(node: onnx.NodeProto, known: Mapping[str, Floats]) -> _Layer | None:
         return None
     if given.get("transB", 0):
         weights = weights.T
-    bias = node.input[2] if len(node.input) > 2 else ""
-    if bias and (bias not in known or known[bias].shape != weights.shape[1:]):
-        return None
-    return _Layer(node.input[0], node.output[0], weights, bias)
+    term = node.input[2] if len(node.input) > 2 else ""
+    fits = term in known and known[term].shape == weights.shape[1:]
+    return _Layer(node.input[0], node.output[0], weights, term if fits else "", "" if fits else term)
 
 
 def _ranges(model: onnx.ModelProto, names: Sequence[str], rows: Iterable[Tensors]) -> dict[str, _Range]:
@@ -151,8 +152,8 @@ def _rounding(graph: onnx.GraphProto, name: str, of: _Range) -> onnx.NodeProto:
     return helper.make_node("QuantizeLinear", [name, f"{name}.scale", f"{name}.zero"], [f"{name}.int8"])
 
 
-def _product(graph: onnx.GraphProto, layer: _Layer) -> onnx.NodeProto:
-    """The product of rounded activations and rounded weights, in fp32 again."""
+def _product(graph: onnx.GraphProto, layer: _Layer) -> list[onnx.NodeProto]:
+    """The product of rounded activations and rounded weights, in fp32 again, and what is added to it."""
     scales = (np.maximum(np.abs(layer.weights).max(0), 1e-8) / 127).astype(np.float32)
     made = {
         "weights": np.round(layer.weights / scales).astype(np.int8),
@@ -165,7 +166,13 @@ def _product(graph: onnx.GraphProto, layer: _Layer) -> onnx.NodeProto:
     inputs = [activation[0], names["weights"], activation[1], names["scales"], activation[2], names["zeros"]]
     if layer.bias:
         inputs.append(layer.bias)
-    return helper.make_node("MatMulIntegerToFloat", inputs, [layer.output], domain=_DOMAIN)
+    if not layer.added:
+        return [helper.make_node("MatMulIntegerToFloat", inputs, [layer.output], domain=_DOMAIN)]
+    product = f"{layer.output}.product"
+    return [
+        helper.make_node("MatMulIntegerToFloat", inputs, [product], domain=_DOMAIN),
+        helper.make_node("Add", [product, layer.added], [layer.output]),
+    ]
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:

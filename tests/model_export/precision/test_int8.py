@@ -41,6 +41,11 @@ LAYERS: dict[str, Layer] = {
         ],
         {},
     ),
+    "a bias for all outputs": ([_gemm()], {"w": WEIGHTS, "b": BIAS[:1]}),
+    "a bias that comes with the request": (
+        [helper.make_node("ReduceSum", ["x", "axis"], ["s"]), helper.make_node("Gemm", ["x", "w", "s"], ["y"])],
+        {"w": WEIGHTS},
+    ),
     "read twice": (
         [
             helper.make_node("MatMul", ["x", "w"], ["one"]),
@@ -57,7 +62,6 @@ LEFT: dict[str, Layer] = {
     ),
     "few outputs": ([helper.make_node("MatMul", ["x", "w"], ["y"])], {"w": WEIGHTS[:, :1].copy()}),
     "scaled": ([_gemm(alpha=0.5)], {"w": WEIGHTS, "b": BIAS}),
-    "a bias of another shape": ([_gemm()], {"w": WEIGHTS, "b": BIAS[:1]}),
     "no constant": (
         [helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0]), helper.make_node("MatMul", ["x", "t"], ["y"])],
         {},

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
@@ -67,9 +68,7 @@ def test_a_graph_in_another_precision_than_the_manifest_says_is_refused(
 def test_int8_without_vnni_is_refused(made_for: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where sums of products are cut, scores are not those that were judged."""
     monkeypatch.setattr("service.runtimes.onnxruntime.cpu_instructions", lambda: ("avx2",))
-    with pytest.raises(
-        RuntimeRefused, match=r"for CPUs with VNNI, this is cpu \(avx2\).*--precision fp32"
-    ):
+    with pytest.raises(RuntimeRefused, match=r"for CPUs with VNNI, this is cpu \(avx2\).*--precision fp32"):
         OnnxRuntime(made_for("int8"), "cpu", threads=1)
     assert OnnxRuntime(made_for("fp32"), "cpu", threads=1).engine.instructions == ("avx2",)
 
@@ -78,6 +77,17 @@ def test_int8_is_served(made_for: Make, tmp_path: Path) -> None:
     with live_service(made_for("int8").folder, tmp_path) as running, running.client() as client:
         assert client.get("/v1/model").json()["runtime"]["precision"] == "int8"
         assert running.score(golden_requests()[0]).status_code == 200
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif("CUDAExecutionProvider" not in onnxruntime.get_available_providers(), reason="needs an NVIDIA GPU")
+def test_cuda_is_what_was_asked_for(made_for: Make, asked: Asked) -> None:
+    runtime = OnnxRuntime(made_for("fp32"), "cuda", threads=1)
+    assert (runtime.engine.key, runtime.engine.instructions) == ("onnxruntime-cuda-fp32", ())
+    for tensors, expected in asked:
+        np.testing.assert_allclose(runtime.run(tensors)["pctr"], expected, atol=1e-5)
+    with pytest.raises(RuntimeRefused, match="is quantised for CPUs with VNNI, this is cuda"):
+        OnnxRuntime(made_for("int8"), "cuda", threads=1)
 
 
 def test_every_input_matters() -> None:
