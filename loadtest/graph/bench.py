@@ -77,6 +77,7 @@ def bench_graph(plan: Plan, work: Path, bundle: Path | None, heard: Heard) -> di
     return figures | {
         "reference": _quality(trained, precisions.tried),
         "left_out": precisions.left_out,
+        "bundle": None if ranker is None else ranker.as_json(),
         "machine": _machine(),
         "seconds": round(time.perf_counter() - start, 1),
     }

@@ -1,7 +1,11 @@
-"""The ranker of a bundle, as it is and after the factorising pass, with requests from its goldens."""
+"""The ranker of a bundle, as it is and after the factorising pass, with requests from its goldens.
+
+Where the export has factorised it already, the pass finds nothing more to do; the manifest has the plain graph's time.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,6 +27,15 @@ class Ranker:
     plain: onnx.ModelProto
     passed: onnx.ModelProto
     golden: Feeds
+
+    def as_json(self) -> dict[str, Any]:
+        """Which bundle it is, in which precision, and what its export found of its plain graph, if it tells."""
+        manifest = self.bundle.manifest
+        return {
+            "bundle_id": manifest.bundle_id,
+            "precision": self.bundle.precision.chosen,
+            "at_export": manifest.provenance.get("graph"),
+        }
 
     def request(self, candidates: int) -> Feeds:
         """The request with its candidates again and again, until there are so many."""

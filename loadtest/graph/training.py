@@ -4,7 +4,8 @@ It is measured on requests of users that it was not trained on.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -62,7 +63,8 @@ def trained_reference(folder: Path, sizes: Sizes, training: Training, progress: 
     else:
         start = time.perf_counter()
         clicks = new_clicks(catalogue, sizes, training.requests, training.candidates, training.seed)
-        _train(network, clicks, training, progress)
+        with _one_thread():
+            _train(network, clicks, training, progress)
         write_bytes_atomic(folder / WEIGHTS, save(network.state_dict()))
         mark_done(folder, run, time.perf_counter() - start)
     return Trained(network, known, held)
@@ -87,9 +89,7 @@ def _scores(network: Network, clicks: Clicks, number: int) -> NDArray[np.float32
 
 
 def _train(network: Network, clicks: Clicks, training: Training, progress: Callable[[int, int], None]) -> None:
-    """One pass over the rows in random order, on one thread, so that it ends the same on any machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """One pass over the rows in random order."""
     rows = np.random.default_rng(training.seed).permutation(clicks.candidates.size)
     steps = np.array_split(rows, max(1, len(rows) // training.batch))
     optimiser = torch.optim.Adam(network.parameters(), lr=training.learning_rate)
@@ -108,7 +108,17 @@ def _train(network: Network, clicks: Clicks, training: Training, progress: Calla
         progress(step + 1, len(steps))
     network.tiled = False
     network.eval()
-    torch.set_num_threads(threads)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """So that training ends the same on any number of cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _load(network: Network, path: Path) -> None:

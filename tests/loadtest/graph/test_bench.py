@@ -61,7 +61,7 @@ def figures(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> dict[st
     return found
 
 
-def test_every_figure_is_there(figures: dict[str, Any]) -> None:
+def test_every_figure_is_there(figures: dict[str, Any], bundle: Bundle) -> None:
     assert figures.keys() >= KEYS
     assert figures["pass_ratios"].keys() == figures["twin_ratios"].keys() == MODELS
     assert all(ratios.keys() == {"20", "50", "200", "1000"} for ratios in figures["pass_ratios"].values())
@@ -70,6 +70,7 @@ def test_every_figure_is_there(figures: dict[str, Any]) -> None:
     assert figures["machine"]["versions"]["onnxruntime"]
     assert figures["machine"]["cores"] >= 1
     assert figures["bundle_ratios"].keys() == {"20", "50", "200", "1000"}
+    assert figures["bundle"] == {"bundle_id": bundle.bundle_id, "precision": "fp32", "at_export": None}
     json.dumps(figures, allow_nan=False)
 
 
