@@ -26,7 +26,6 @@ class Evidence:
     """Rows of a dataset, evenly spread: up to 1,000 to train on, up to 10,000 to validate on."""
 
     def __init__(self, dataset: Dataset, features: Features, rows: BundleRows) -> None:
-        """Raises ExportError when the valid rows have one label only."""
         self._dataset = dataset
         self._features = features
         self._rows = rows
@@ -34,17 +33,20 @@ class Evidence:
         self._valid = spread(features.of_part(Part.VALID), _VALID_ROWS)
         self.labels: Labels = features.labels.numpy()[self._valid].astype(np.float64)
         self.users: NDArray[np.int64] = features.user.rows.numpy()[self._valid].astype(np.int64)
-        if len(np.unique(self.labels)) < 2:
-            raise ExportError(
-                "the valid rows have one label only: nothing to judge a precision by; use --precision fp32"
-            )
 
     def train(self) -> Iterator[Tensors]:
         """The tensors of each train row, one candidate each."""
         return map(self._tensors, self._train)
 
     def valid(self) -> Iterator[Tensors]:
-        """The tensors of each valid row, one candidate each, in the order of `labels` and `users`."""
+        """The tensors of each valid row, one candidate each, in the order of `labels` and `users`.
+
+        Raises ExportError when all have one label: nothing could be judged by them.
+        """
+        if len(np.unique(self.labels)) < 2:
+            raise ExportError(
+                "the valid rows have one label only: nothing to judge a precision by; use --precision fp32"
+            )
         return map(self._tensors, self._valid)
 
     def request(self, candidates: int) -> Tensors:
