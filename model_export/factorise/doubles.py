@@ -23,6 +23,8 @@ def _convert(graph: onnx.GraphProto) -> None:
     for tensor in graph.initializer:
         _convert_tensor(tensor)
     for node in graph.node:
+        if node.op_type == "LayerNormalization" and all(one.name != "stash_type" for one in node.attribute):
+            node.attribute.append(helper.make_attribute("stash_type", TensorProto.FLOAT))  # as it is unless said
         for attribute in node.attribute:
             _convert_attribute(node, attribute)
 

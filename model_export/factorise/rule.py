@@ -20,8 +20,6 @@ class Rule(StrEnum):
     """Σ weight · user's row, the weights being by candidate: a matrix product."""
     SOFTMAX = "softmax"
     """softmax(user ‖ candidate) is two softmaxes, weighted by their shares."""
-    NORM = "norm"
-    """LayerNorm over parts: means and squares of the user's part once; it is affine in the candidate's scale."""
     LOW_RANK = "low_rank"
     """A low-rank cross layer keeps the user's columns as a map of the narrow tensor."""
     HEADS = "heads"
