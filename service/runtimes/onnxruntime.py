@@ -1,5 +1,6 @@
 """ONNX Runtime behind the Protocol: on the provider asked for, and on no other."""
 
+import mmap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -89,11 +90,18 @@ def _inputs(session: Any) -> list[GraphInput]:  # noqa: ANN401
     ]
 
 
+def _precision(path: Path) -> Precision:
+    """Of a graph that was loaded, so of a file that is not empty."""
+    # Mapped, because a graph's tables may be as large as what memory is left.
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as graph:
+        return "fp32" if graph.find(_IN_INT8) < 0 else "int8"
+
+
 def _engine(bundle: Bundle, session: Any, provider: Provider) -> Engine:  # noqa: ANN401
     import onnxruntime
 
     path, instructions = bundle.path(RANKER), cpu_instructions() if provider == "cpu" else ()
-    precision: Precision = "int8" if _IN_INT8 in path.read_bytes() else "fp32"
+    precision = _precision(path)
     if (precision == "int8") != (bundle.precision.chosen == "int8"):
         raise BundleError(f"{path}: is a graph in {precision}, the manifest says {bundle.precision.chosen}")
     if precision == "int8" and (provider != "cpu" or not adds_int8_exactly(instructions)):
