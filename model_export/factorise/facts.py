@@ -4,7 +4,7 @@ Shapes that exporters compute inside a graph (Shape, Gather, Where, Expand …) 
 tensors that depend on no input's contents as constants. No inference by operator is needed, so none can be missing.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, helper
 
-from model_export.factorise.evaluate import Evaluator
+from model_export.errors import ExportError
+from model_export.factorise.evaluate import Evaluator, Feeds
 from model_export.factorise.shapes import ITEMS, Dim, Shape, dim_of
 
 _CANDIDATES = (5, 7, 11, 7)
@@ -25,6 +26,7 @@ _SHAPED_BY: Mapping[str, tuple[int, ...] | None] = {
     **dict.fromkeys(("Resize", "Upsample", "Range", "Col2Im", "MaxUnpool", "CenterCropPad", "TfIdfVectorizer")),
     **dict.fromkeys(("Reshape", "Expand", "Tile", "TopK", "OneHot", "Unsqueeze", "Squeeze", "Split"), (1,)),
     **dict.fromkeys(("Slice", "Pad"), (1, 2, 3, 4)),
+    **dict.fromkeys(("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2"), (1,)),
     "ConstantOfShape": (0,),
 }
 _RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
@@ -49,15 +51,21 @@ def find_facts(model: onnx.ModelProto, axis: str) -> dict[str, Fact]:
     probe.CopyFrom(model)
     del probe.graph.output[:]
     probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    settings = list(_settings(model, axis))
     evaluator = Evaluator(probe, "the graph")
-    candidates = _CANDIDATES[: len(settings)]
-    runs = [dict(zip(names, evaluator.run(names, feeds), strict=True)) | feeds for feeds in settings]
-    depends = _content(model.graph)
+    try:
+        runs = _runs(evaluator, names, _settings(model, axis, 1))
+    except ExportError:  # a table of one row has no place 1
+        runs = _runs(evaluator, names, _settings(model, axis, 0))
+    depends, candidates = _content(model.graph), _CANDIDATES[: len(runs)]
     return {name: _fact([run[name] for run in runs], candidates, *depends.get(name, (True, False))) for name in runs[0]}
 
 
-def _settings(model: onnx.ModelProto, axis: str) -> Iterator[dict[str, NDArray[Any]]]:
+def _runs(evaluator: Evaluator, names: Sequence[str], settings: Iterable[Feeds]) -> list[dict[str, Any]]:
+    return [dict(zip(names, evaluator.run(names, feeds), strict=True)) | dict(feeds) for feeds in settings]
+
+
+def _settings(model: onnx.ModelProto, axis: str, fill: int) -> Iterator[Feeds]:
+    """Inputs full of one number; not of 0 if that need not be, for integers cannot be divided by it."""
     others: dict[str, int] = {}
     for place, count in enumerate(_CANDIDATES):
         lengths = _OTHER_AXES[place // 3]
@@ -72,7 +80,7 @@ def _settings(model: onnx.ModelProto, axis: str) -> Iterator[dict[str, NDArray[A
                     shape.append(count)
                 else:
                     shape.append(lengths[others.setdefault(dim.dim_param, len(others)) % len(lengths)])
-            feeds[value.name] = np.zeros(shape, helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+            feeds[value.name] = np.full(shape, fill, helper.tensor_dtype_to_np_dtype(tensor.elem_type))
         if place == 3 and not others:
             return
         yield feeds

@@ -8,6 +8,7 @@ from model_export.factorise.emit import Emitter, Lookup, Tensor
 from model_export.factorise.shapes import Shape, number
 
 MOST_TABLE_BYTES = 64 * 2**20
+_FEWEST = 3  # look-ups, for one costs three operators more
 
 
 def join_lookups(emit: Emitter, tensors: Sequence[Tensor], axis: int) -> list[Tensor]:
@@ -36,7 +37,7 @@ def _fits(first: Tensor, other: Tensor) -> bool:
 def _one(emit: Emitter, run: Sequence[Tensor], axis: int) -> list[Tensor]:
     looked = [tensor.lookup for tensor in run if tensor.lookup is not None]
     tables = [lookup.table for lookup in looked if lookup.table is not None]
-    if len(tables) < 2 or not _side_by_side(run[0].shape, axis):
+    if len(tables) < _FEWEST or not _side_by_side(run[0].shape, axis):
         return list(run)
     values = [table.value for table in tables if table.value is not None]
     if len(values) < len(tables) or sum(value.nbytes for value in values) > MOST_TABLE_BYTES:

@@ -29,7 +29,10 @@ class Rule(StrEnum):
     BIAS = "bias"
     """A product and what is added to all its rows become one Gemm."""
     GATHER = "gather"
-    """Look-ups of neighbouring columns in tables of one width become one look-up in a joined table."""
+    """Look-ups of three columns or more in tables of one width become one look-up in a joined table.
+
+    Indices are taken to be from 0 to below the length of their own table, as those of an embedding are.
+    """
 
 
 ALL_RULES = frozenset(Rule)

@@ -104,3 +104,13 @@ def test_arithmetic_of_shapes() -> None:
     for wrong in (lambda: broadcast(("N", 2), (3,)), lambda: number("N"), lambda: merged(("N", "N"))):
         with pytest.raises(Unsplit):
             wrong()
+
+
+def test_whole_numbers_are_not_divided_by_nought() -> None:
+    facts = _facts("y = Div (seven, item)", "float[1,4] user, int64[N,4] item", seven=[7])
+    assert facts["y"].shape == ("N", 4)
+
+
+def test_a_table_of_one_row_has_no_place_but_nought() -> None:
+    facts = _facts("y = Gather (table, item)", "float[1,4] user, int64[N] item", table=some(1, 3))
+    assert facts["y"].shape == ("N", 3)
