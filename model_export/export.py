@@ -15,6 +15,7 @@ import torch
 
 from model_export.encoder import export_encoder
 from model_export.errors import ExportError
+from model_export.fast_graph import FastGraph, fastest_graph
 from model_export.parity import BundleRows, Parity, check_parity
 from model_export.precision.choice import Asked, choose
 from model_export.precision.evidence import Evidence
@@ -49,7 +50,7 @@ from msd.student.vectors import StudentVectors, load_vectors
 from msd.teachers.knowledge import KNOWLEDGE_FILES, KnowledgeBase, load_knowledge, load_record
 
 TOLERANCE = 1e-5
-_FORMAT = 1
+_FORMAT = 2
 _GOLDENS = 32
 # Another CPU rounds in another order, and goldens are some of the rows that the difference was measured on.
 _MARGIN = 2.0
@@ -115,16 +116,18 @@ def export_bundle(
     progress: Callable[[str, int], None],
     precision: Asked = "fp32",
     candidates: int = 200,
+    explain: Path | None = None,
 ) -> bool:
-    """Writes the bundle `out`, and the proved requests to `replay`; False if both were there already.
+    """Writes the bundle `out`, the proved requests to `replay`, and to `explain` what the pass did to each node of the
+    graph; False if all were there already.
 
     `progress` hears what is being done, and how many rows are done so far. `candidates`: as many are expected in a
-    request, when precisions are compared.
+    request, when graphs and precisions are timed.
     """
     start = time.perf_counter()
-    compared = () if precision == "fp32" else (precision, candidates)
-    run = fingerprint_of(inputs.fingerprint, requests, *compared)
-    if is_done(out, run) and (replay is None or _is_replay_of(replay, open_bundle(out, rows=False))):
+    run = fingerprint_of(inputs.fingerprint, requests, precision, candidates)
+    written = explain is None or explain.is_file()
+    if written and is_done(out, run) and (replay is None or _is_replay_of(replay, open_bundle(out, rows=False))):
         return False
     trained = inputs.trained
     with new_bundle(out) as folder:
@@ -135,8 +138,10 @@ def export_bundle(
         progress("Packing rows", 0)
         features = build_features(inputs.dataset, trained.schema, inputs.vectors)
         draft = _pack(inputs, folder, graph, features)
-        packed = BundleRows(Bundle(folder, draft))
-        chosen = choose(graph, precision, candidates, lambda: Evidence(inputs.dataset, features, packed), progress)
+        evidence = Evidence(inputs.dataset, features, BundleRows(Bundle(folder, draft)))
+        progress("Factorising the graph", 0)
+        fast = fastest_graph(graph, trained.schema, candidates, evidence.request)
+        chosen = choose(fast.graph, precision, candidates, evidence, progress)
         if chosen.graph != graph:
             draft = _pack(inputs, folder, chosen.graph, features)
         _write_words(folder / ITEM_WORDS, inputs)
@@ -147,13 +152,15 @@ def export_bundle(
             asked,
             TOLERANCE,
             lambda done: progress("Proving the scores", done),
-            graph,
+            fast.graph,
             None if chosen.record.chosen == "fp32" else chosen.run,
         )
         write_goldens(folder / GOLDENS, parity.goldens[:: max(1, len(parity.goldens) // _GOLDENS)][:_GOLDENS])
-        write_manifest(folder, _final(draft, folder, parity, chosen.record))
+        write_manifest(folder, _final(draft, folder, parity, fast, chosen.record))
         if replay:
             write_text_atomic(replay, _replay_lines(parity))
+        if explain:
+            write_text_atomic(explain, json.dumps(fast.report.as_json(), indent=2) + "\n")
         mark_done(folder, run, time.perf_counter() - start)
     return True
 
@@ -203,10 +210,10 @@ def _curve(trained: TrainedRanker) -> dict[str, Any]:
     return {"knots": curve.knots.tolist(), "values": curve.values.tolist(), "outer_slope": curve.outer_slope}
 
 
-def _final(draft: Manifest, folder: Path, parity: Parity, precision: PrecisionRecord) -> Manifest:
+def _final(draft: Manifest, folder: Path, parity: Parity, fast: FastGraph, precision: PrecisionRecord) -> Manifest:
     lines = hashlib.sha256(_replay_lines(parity).encode()).hexdigest()
     proved = {"requests": len(parity.goldens), "max_abs_diff": parity.max_abs_diff, "replay_sha256": lines}
-    provenance = {**draft.provenance, "parity": proved}
+    provenance = {**draft.provenance, "parity": proved, "graph": fast.as_json()}
     return draft.model_copy(
         update={
             "files": file_entries(folder),

@@ -1,8 +1,9 @@
 """A graph in one of the precisions, run on one thread as the service would run it."""
 
 import sys
-from collections.abc import Callable
-from typing import Any
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import onnxruntime
@@ -16,6 +17,8 @@ from msd.contract.precision import Precision
 
 Run = Callable[[Tensors], NDArray[np.float32]]
 """The schema's tensors → the first head's scores [N]."""
+Name = TypeVar("Name", bound=str)
+_ROUNDS = 40
 
 
 def open_run(graph: bytes, precision: Precision) -> Run:
@@ -64,3 +67,16 @@ def _open_openvino(graph: bytes) -> Run:
 
 def _candidate_inputs(model: Any) -> list[str]:  # noqa: ANN401 - openvino says little of types
     return [one.any_name for one in model.inputs if one.partial_shape[0].is_dynamic]
+
+
+def median_microseconds(runs: Mapping[Name, Run], tensors: Tensors) -> dict[Name, float]:
+    """The median time of a run of each, in turns, so that what else the machine does slows all alike."""
+    taken: dict[Name, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run(tensors)
+    for _ in range(_ROUNDS):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run(tensors)
+            taken[name].append(time.perf_counter() - start)
+    return {name: float(np.median(times)) * 1e6 for name, times in taken.items()}

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -233,6 +234,19 @@ def test_the_command_says_what_it_proved(run: Run, tmp_path: Path, capsys: pytes
         said = " ".join(capsys.readouterr().out.split())
         assert f", {word}; onnxruntime and torch differ by" in said
         assert "over 5 requests" in said
+        assert re.search(r"the graph runs 200 candidates in \d+ µs .* the (passed|plain) one is served", said)
+
+
+def test_what_was_split_and_what_was_not_is_told_if_asked(plain: Exported, tmp_path: Path) -> None:
+    out, told = tmp_path / "bundle", tmp_path / "told.json"
+    assert export_bundle(plain.inputs, out, None, 5, quiet, explain=told)
+    report = json.loads(told.read_text("utf-8"))
+    assert {one["operator"] for one in report["split"]} & {"MatMul", "Gemm"}
+    assert all(one["left"] for one in report["left"])
+    assert not export_bundle(plain.inputs, out, None, 5, quiet, explain=told)
+    told.unlink()
+    assert export_bundle(plain.inputs, out, None, 5, quiet, explain=told)
+    assert json.loads(told.read_text("utf-8")) == report
 
 
 def test_a_folder_of_other_things_is_left_alone(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

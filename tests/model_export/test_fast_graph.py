@@ -1,0 +1,85 @@
+"""The graph that is served is proved, and the faster one; what the manifest says of it is what was measured."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from model_export.errors import ExportError
+from model_export.factorise import linear
+from model_export.factorise.values import Affine
+from model_export.fast_graph import PROVED_AT, FastGraph, fastest_graph
+from model_export.parity import BundleRows
+from model_export.precision.evidence import Evidence
+from model_export.ranker import ranker_graph
+from model_export.run import median_microseconds, open_run
+from msd.contract.bundle import RANKER
+from tests.model_export.conftest import Exported
+
+
+@pytest.fixture(scope="module")
+def evidence(exported: Exported) -> Evidence:
+    return Evidence(exported.inputs.dataset, exported.features, BundleRows(exported.bundle))
+
+
+@pytest.fixture(scope="module")
+def graph(exported: Exported) -> bytes:
+    return ranker_graph(exported.inputs.trained)
+
+
+@pytest.fixture(scope="module")
+def fast(graph: bytes, exported: Exported, evidence: Evidence) -> FastGraph:
+    return fastest_graph(graph, exported.bundle.schema, 200, evidence.request)
+
+
+def test_both_graphs_score_alike(graph: bytes, fast: FastGraph, exported: Exported, evidence: Evidence) -> None:
+    assert 0.0 <= fast.fp64_max_diff <= 1e-12
+    served = exported.bundle.path(RANKER).read_bytes()
+    for candidates in PROVED_AT:
+        tensors = evidence.request(candidates)
+        expected = open_run(graph, "fp32")(tensors)
+        assert expected.shape == (candidates,)
+        for one in (fast.graph, served):
+            np.testing.assert_allclose(open_run(one, "fp32")(tensors), expected, atol=2e-6)
+
+
+def test_the_slower_one_is_not_served(fast: FastGraph, graph: bytes) -> None:
+    # Which is faster is for the machine to say; which is served follows from that.
+    slower = replace(fast, microseconds={"plain": 100.0, "passed": 111.0})
+    assert not slower.is_passed
+    assert slower.as_json()["served"] == "plain"
+    assert replace(fast, microseconds={"plain": 100.0, "passed": 99.0}).is_passed
+    assert (fast.graph != graph) == fast.is_passed
+
+
+def test_the_manifest_says_what_was_measured(exported: Exported) -> None:
+    said = exported.bundle.manifest.provenance["graph"]
+    nodes = len(onnx.load(exported.bundle.path(RANKER)).graph.node)
+    assert nodes == said["nodes"][said["served"]]
+    assert said["nodes"]["passed"] < said["nodes"]["plain"]
+    assert said["candidates"] == 200
+    assert set(said["microseconds"]) == {"plain", "passed"}
+    assert min(said["microseconds"].values()) > 0
+    assert said["rules"]["linear"] > 0
+
+
+def test_a_pass_that_computes_something_else_refuses_the_export(
+    graph: bytes, exported: Exported, evidence: Evidence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = linear._sum
+
+    def forgetful(*parts: Any) -> Affine:  # noqa: ANN401 - whatever the rule takes
+        made = right(*parts)
+        return Affine(made.shape, made.terms, None) if made.terms else made
+
+    monkeypatch.setattr(linear, "_sum", forgetful)
+    with pytest.raises(ExportError, match="differs by .* between the plain and the factorised graph"):
+        fastest_graph(graph, exported.bundle.schema, 200, evidence.request)
+
+
+def test_times_are_of_each(graph: bytes, evidence: Evidence) -> None:
+    times = median_microseconds({"one": open_run(graph, "fp32"), "two": open_run(graph, "fp32")}, evidence.request(10))
+    assert set(times) == {"one", "two"}
+    assert all(time > 0 for time in times.values())
