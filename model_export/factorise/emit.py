@@ -173,7 +173,7 @@ class Emitter:
         return total
 
     def reshape(self, tensor: Tensor, shape: Shape) -> Tensor:
-        """The same elements in another shape, of which one axis may vary. Raises Unsplit."""
+        """The same elements in another shape. Raises Unsplit where two of its lengths are told nowhere."""
         if shape == tensor.shape:
             return tensor
         if tensor.value is not None:
@@ -181,9 +181,8 @@ class Emitter:
         source = tensor.reshaped or tensor
         if shape == source.shape:
             return source
-        if sum(isinstance(dim, str) for dim in shape) > 1:
-            raise Unsplit(f"a reshape to {shape}")
-        to = self.integers(*(-1 if isinstance(dim, str) else dim for dim in shape))
+        varying = sum(isinstance(dim, str) for dim in shape)
+        to = self.lengths(shape) if varying > 1 else self.integers(*(-1 if isinstance(d, str) else d for d in shape))
         made = self.op("Reshape", [source, to], shape)
         made.reshaped, made.product = source, tensor.product
         return made

@@ -1,11 +1,15 @@
 """Whole networks: our own, its baselines, and the load test's five, which tutorials write likewise."""
 
+import warnings
+from functools import cache
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 
-from loadtest.graph.graphs import plain_graph
+from loadtest.graph.graphs import examples, plain_graph
 from loadtest.graph.inputs import SIDES, random_feeds
 from loadtest.graph.network import NETWORKS
 from model_export.factorise.pass_ import factorise
@@ -28,6 +32,7 @@ USED = {
 }
 
 
+@cache
 def _made(name: str) -> tuple[onnx.ModelProto, dict[str, Side], list[Feeds]]:
     if name.startswith("our "):
         model, sides = ranker(name.removeprefix("our "))
@@ -83,3 +88,24 @@ def test_a_factorised_graph_can_be_factorised() -> None:
     model, sides, feeds = _made("reference")
     once = factorise(model, sides).model
     assert prove(once, sides, feeds) <= 1e-12
+
+
+@pytest.mark.parametrize("name", ["reference", "transformer"])
+def test_the_other_exporters_graph_is_split_too(name: str) -> None:
+    plain = network(name)
+    inputs = examples(plain, SMALL)
+    many = torch.export.Dim("candidates", min=1, max=100_000)
+    dims = tuple({0: many} if SIDES[one] == "item" else None for one in plain.inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            plain, inputs, dynamo=True, dynamic_shapes=dims, input_names=plain.inputs, verbose=False
+        )
+    assert program is not None
+    model = program.model_proto
+    sides = {one: SIDES[one] for one in plain.inputs}
+    feeds = [random_feeds(SMALL, count, count) for count in COUNTS]
+    assert prove(model, sides, feeds) <= 1e-12
+    report = factorise(model, sides).report
+    assert report.used.keys() >= USED[name]
+    assert not any(entry.left for entry in report.entries)
