@@ -14,15 +14,13 @@ from model_export.factorise.shapes import Shape, Unsplit, broadcast, number, wit
 from model_export.factorise.values import Affine, Concat, Laid, Term, with_terms
 
 _ONE = "Relu Sigmoid Tanh Exp Log Sqrt Abs Erf Cast Not Neg LeakyRelu Elu Selu Celu Softplus Softsign HardSigmoid Gelu "
-_ONE += "Reciprocal Clip Floor Ceil Round Sign IsNaN IsInf Mish HardSwish Swish Sin Cos Identity ThresholdedRelu"
+_ONE += "Reciprocal Clip Floor Ceil Round Sign IsNaN IsInf Mish HardSwish Swish Sin Cos ThresholdedRelu"
 _MORE = "Add Sub Mul Div Pow Less Greater LessOrEqual GreaterOrEqual Equal And Or Xor Where Max Min PRelu"
 _MOST_TERMS = 8
 
 
 def elementwise(scope: Scope, node: Node) -> Laid:
     """Any of these operators."""
-    if node.kind == "Identity":
-        return node.input(0)
     values, shape = node.given, node.shape
     if not any(value.varies for value in values):
         return scope.wrap(_real(scope, node, values), shape)

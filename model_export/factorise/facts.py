@@ -45,8 +45,10 @@ class Fact:
 
 
 def find_facts(model: onnx.ModelProto, axis: str) -> dict[str, Fact]:
-    """Facts by the names of the graph's inputs and of all its nodes' outputs. `axis` is the name of the item axis."""
-    names = [name for node in model.graph.node for name in node.output if name]
+    """Facts by the names of the graph's inputs and nodes' outputs; `axis` is the name of the item axis."""
+    # A copy of an initialiser may be a large table, and nothing is to be found out of it.
+    copies = _copies(model.graph)
+    names = [name for node in model.graph.node for name in node.output if name and name not in copies]
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     del probe.graph.output[:]
@@ -58,6 +60,16 @@ def find_facts(model: onnx.ModelProto, axis: str) -> dict[str, Fact]:
         runs = _runs(evaluator, names, _settings(model, axis, 0))
     depends, candidates = _content(model.graph), _CANDIDATES[: len(runs)]
     return {name: _fact([run[name] for run in runs], candidates, *depends.get(name, (True, False))) for name in runs[0]}
+
+
+def _copies(graph: onnx.GraphProto) -> set[str]:
+    """Names of what Identity makes of initialisers."""
+    held = {tensor.name for tensor in graph.initializer}
+    found: set[str] = set()
+    for node in graph.node:
+        if node.op_type == "Identity" and (node.input[0] in held or node.input[0] in found):
+            found.update(node.output)
+    return found
 
 
 def _runs(evaluator: Evaluator, names: Sequence[str], settings: Iterable[Feeds]) -> list[dict[str, Any]]:

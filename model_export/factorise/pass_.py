@@ -77,7 +77,9 @@ class _Pass:
     def run(self) -> Factorised:
         """Node by node, then what is alive."""
         for proto in self._model.graph.node:
-            if not self._known(proto):
+            if proto.op_type == "Identity":
+                self._values[proto.output[0]] = self._values[proto.input[0]]
+            elif not self._known(proto):
                 self._rewrite(proto)
         outputs = {value.name: self._output_of(value.name) for value in self._model.graph.output}
         made = write_model(self._model, self._scope.emit.nodes, outputs, self._initializers)

@@ -135,3 +135,16 @@ def test_tables_used_otherwise_too_are_counted_as_copied() -> None:
     report = factorise(model, sides_of(model)).report
     assert report.copied_table_bytes == 2 * 500 * 3 * 4
     assert report.as_json()["copied_table_bytes"] == report.copied_table_bytes
+
+
+def test_a_table_that_is_used_under_two_names_stays_one() -> None:
+    model = graph_of(
+        """g (int64[1,3] user, int64[N] item) => (float[N,3] y) {
+            again = Identity (table) rows = Gather (again, user) mean = ReduceMean <keepdims = 0> (rows, one)
+            own = Gather (table, item) y = Mul (own, mean) }""",
+        table=some(50, 3),
+        one=[1],
+    )
+    made = factorise(model, sides_of(model)).model
+    assert [tensor.name for tensor in made.graph.initializer if len(tensor.dims) == 2] == ["table"]
+    assert prove(model, sides_of(model), requests(model)) <= 1e-12
