@@ -145,7 +145,8 @@ def sliced(scope: Scope, value: Laid, axis: int, start: int, end: int) -> Laid:
         rank = len(shape)
         made = value.map(lambda tensor: scope.emit.cut(scope.emit.aligned(tensor, rank), axis, start, end), shape)
         tensor, source = made.plain, value.plain
-        if tensor is not None and source is not None and rank == 2 and axis == 1 and end - start == 1:
+        one_column = rank == 2 and axis == 1 and end - start == 1
+        if tensor is not None and source is not None and one_column and source.shape == value.shape:
             tensor.lookup = Lookup(source, start)
         return made
     if value.axis != axis:

@@ -27,6 +27,8 @@ def narrowed(scope: Scope, one: Laid, other: Laid) -> tuple[Laid, Laid] | None:
     if term.by is not None or term.leaf.product is None or len(term.leaf.shape) != 2:
         return None
     rows, matrix = term.leaf.product
+    if matrix.shape[1] != term.leaf.shape[1]:
+        return None  # its rows were merged, or its columns split
     shared = sum(number(part.shape[1]) for part in one.parts if not part.varies)
     if _WORTH * number(rows.shape[1]) > shared:
         return None

@@ -50,7 +50,7 @@ def factorise(model: onnx.ModelProto, sides: Mapping[str, Side], rules: frozense
     try:
         return _Pass(model, rules, facts).run()
     except Unsplit as reason:
-        whole = Entry(model.graph.name, "graph", left=f"not a single node could be split: {reason}")
+        whole = Entry(model.graph.name, "graph", left=f"left as it was: {reason}")
         count = len(model.graph.node)
         return Factorised(model, Report((whole,), count, count, 0))
 
@@ -58,12 +58,7 @@ def factorise(model: onnx.ModelProto, sides: Mapping[str, Side], rules: frozense
 class _Pass:
     """One run over one graph."""
 
-    def __init__(
-        self,
-        model: onnx.ModelProto,
-        rules: frozenset[Rule],
-        facts: Mapping[str, Fact],
-    ) -> None:
+    def __init__(self, model: onnx.ModelProto, rules: frozenset[Rule], facts: Mapping[str, Fact]) -> None:
         self._model, self._facts = model, facts
         self._handlers = {kind: handler for family in _FAMILIES for kind, handler in family.HANDLERS.items()}
         inputs = {value.name: _given(value.name, facts[value.name]) for value in real_inputs(model.graph)}

@@ -111,7 +111,7 @@ class Scope:
             return None  # the leaf is broadcast to the base
         if rest == width:
             bias = self.emit.expand(base, (1, *leaf.shape[1:]))
-        elif inner in (1, width) and base.shape[-1] in (1, width):
+        elif inner == 1 or inner == width == base.shape[-1]:
             bias = base
         else:
             return None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from model_export.factorise.emit import Tensor
-from model_export.factorise.shapes import Shape, with_dim
+from model_export.factorise.shapes import Shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +68,6 @@ class Concat:
     def map(self, change: "Callable[[Affine | Concat], Affine | Concat]", shape: Shape, axis: int) -> "Concat":
         """With each part changed in the same way; the parts' axis is now `axis` of `shape`."""
         return Concat(shape, axis, tuple(change(part) for part in self.parts))
-
-    def part_shape(self, shape: Shape, axis: int, part: "Affine | Concat") -> Shape:
-        """`shape`, of the whole, as that of one part."""
-        return with_dim(shape, axis, part.shape[self.axis])
 
 
 Laid = Affine | Concat

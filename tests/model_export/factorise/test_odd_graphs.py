@@ -148,3 +148,45 @@ def test_a_table_that_is_used_under_two_names_stays_one() -> None:
     made = factorise(model, sides_of(model)).model
     assert [tensor.name for tensor in made.graph.initializer if len(tensor.dims) == 2] == ["table"]
     assert prove(model, sides_of(model), requests(model)) <= 1e-12
+
+
+def test_what_is_added_to_rows_is_no_bias_of_columns() -> None:
+    model = graph_of(
+        """g (float[1,3,1] places, float[N,3,2] rows) => (float[N,3,3] y) {
+            wide = MatMul (rows, w) y = Add (wide, places) }""",
+        w=some(2, 3),
+    )
+    assert prove(model, sides_of(model), requests(model)) <= 1e-12
+
+
+def test_scores_of_places_are_no_narrow_product() -> None:
+    model = graph_of(
+        """g (float[1,6] user, float[N,8,1] rows) => (float[N,2] y) {
+            count = Shape <start = 0, end = 1> (rows) shape = Concat <axis = 0> (count, six)
+            tiled = Expand (user, shape) scores = MatMul (rows, w) flat = Squeeze (scores, last)
+            own = Slice (flat, six, eight, one) both = Concat <axis = 1> (tiled, own)
+            crossed = Mul (both, flat) y = MatMul (crossed, v) }""",
+        six=[6],
+        eight=[8],
+        one=[1],
+        last=[2],
+        w=some(1, 1),
+        v=some(8, 2),
+    )
+    assert prove(model, sides_of(model), requests(model)) <= 1e-12
+
+
+def test_tiled_indices_are_looked_up_where_they_are() -> None:
+    model = graph_of(
+        """g (float[1,2] user, int64[N,1] item) => (float[N,6] y) {
+            tiled = Expand (item, three) a = Gather <axis = 1> (tiled, nought) b = Gather <axis = 1> (tiled, one)
+            c = Gather <axis = 1> (tiled, two) d = Gather (first, a) e = Gather (second, b) f = Gather (first, c)
+            y = Concat <axis = 1> (d, e, f) }""",
+        three=[1, 3],
+        nought=0,
+        one=1,
+        two=2,
+        first=some(5, 2),
+        second=some(6, 2),
+    )
+    assert prove(model, sides_of(model), requests(model)) <= 1e-12
