@@ -10,7 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from model_export.export import export_bundle, load_inputs
+from model_export.export import export_bundle
+from model_export.foreign.source import load_foreign
+from model_export.inputs import load_inputs
+from model_export.recipe import Source
 from msd.contract.bundle import open_bundle
 from msd.contract.precision import PrecisionRecord
 
@@ -28,12 +31,28 @@ class AskedName(StrEnum):
 
 @app.command("export")
 def export(
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="The dataset's folder.")],
-    knowledge: Annotated[Path, typer.Argument(metavar="KNOWLEDGE", help="The folder that `msd teach` wrote.")],
-    student: Annotated[Path, typer.Argument(metavar="STUDENT", help="The folder that `msd distill` wrote.")],
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The folder that `msd train` wrote.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The bundle's folder.")],
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="DATASET KNOWLEDGE STUDENT MODEL OUT",
+            help="The folders of `msd data`, `teach`, `distill` and `train`, and that of the bundle.",
+        ),
+    ] = None,
     evaluation: Annotated[Path | None, typer.Option(help="What `msd evaluate` wrote, for the manifest.")] = None,
+    onnx: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A ranker of your own, in place of the folders.")
+    ] = None,
+    dataset: Annotated[Path | None, typer.Option(metavar="DIR", help="With --onnx: the dataset's folder.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="With --onnx: the bundle's folder.")] = None,
+    tensors: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="With --onnx: what `msd tensors` wrote, if it has vectors.")
+    ] = None,
+    student: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="With --tensors: the student whose vectors they are.")
+    ] = None,
+    head: Annotated[
+        list[str] | None, typer.Option(metavar="HEAD=OUTPUT", help="With --onnx: which output a head is, pctr first.")
+    ] = None,
     replay: Annotated[Path | None, typer.Option(help="Also write the proved requests, for `msd replay`.")] = None,
     precision: Annotated[
         AskedName, typer.Option(help="int8 and bf16 have to score as fp32 does; auto is the fastest that does.")
@@ -46,9 +65,21 @@ def export(
     ] = None,
     requests: Annotated[int, typer.Option(min=1, help="How many test rows to prove the graph on.")] = 2_400,
 ) -> None:
-    """Exports the graphs and rows, proves them equal to torch on test rows, and writes the bundle."""
+    """Exports the graphs and rows, proves them equal to the model on test rows, and writes the bundle.
+
+    Of MSD's own ranker by five folders, or of any two-sided ONNX graph by --onnx, --dataset and --out.
+    """
     start, console = time.perf_counter(), Console()
-    inputs = load_inputs(dataset, knowledge, student, model, evaluation)
+    source: Source
+    if onnx is None:
+        own, folder = _own_folders(folders), (folders or [Path()])[-1]
+        if dataset or out or tensors or student or head:
+            raise typer.BadParameter("--dataset, --out, --tensors, --student and --head are for --onnx")
+        source = load_inputs(*own, evaluation)
+    else:
+        if folders or evaluation or dataset is None or out is None:
+            raise typer.BadParameter("--onnx takes --dataset and --out, and neither the five folders nor --evaluation")
+        source, folder = load_foreign(onnx, dataset, tensors, student, _heads(head or [])), out
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bars:
         bar = bars.add_task("Exporting", total=requests)
@@ -56,19 +87,35 @@ def export(
         def advance(doing: str, done: int) -> None:
             bars.update(bar, description=doing, completed=done, total=max(requests, done))
 
-        fresh = export_bundle(inputs, out, replay, requests, advance, precision.value, candidates, explain)
+        fresh = export_bundle(source, folder, replay, requests, advance, precision.value, candidates, explain)
         bars.update(bar, total=bars.tasks[bar].completed)
-    bundle = open_bundle(out)
-    tolerance = bundle.manifest.provenance["parity"]
+    bundle = open_bundle(folder)
+    parity = bundle.manifest.provenance["parity"]
     console.print(
-        f"{out}: bundle {bundle.bundle_id}, {'written' if fresh else 'done before'}; onnxruntime and torch differ by "
-        f"{tolerance['max_abs_diff']:.1e} at most over {tolerance['requests']} requests "
+        f"{folder}: bundle {bundle.bundle_id}, {'written' if fresh else 'done before'}; onnxruntime and "
+        f"{parity['against']} differ by {parity['max_abs_diff']:.1e} at most over {parity['requests']} requests "
         f"({time.perf_counter() - start:.1f} s)",
         highlight=False,
     )
     console.print(_told(bundle.manifest.provenance["graph"]), highlight=False)
     if bundle.precision.tried:
         console.print(_table(bundle.precision))
+
+
+def _own_folders(folders: list[Path] | None) -> tuple[Path, Path, Path, Path]:
+    if not folders or len(folders) != 5:
+        raise typer.BadParameter(
+            f"five folders are due, DATASET KNOWLEDGE STUDENT MODEL OUT, and {len(folders or [])} are given"
+        )
+    dataset, knowledge, student, model, _ = folders
+    return dataset, knowledge, student, model
+
+
+def _heads(given: list[str]) -> dict[str, str]:
+    heads = dict(one.partition("=")[::2] for one in given)
+    if wrong := [one for one in given if not all(one.partition("=")[::2])]:
+        raise typer.BadParameter(f"--head {wrong[0]}: give HEAD=OUTPUT, such as pctr=score")
+    return heads
 
 
 def _told(graph: dict[str, Any]) -> str:

@@ -1,13 +1,13 @@
-"""The proof that the exported graph scores as torch does: the same requests, the same rows, the same merge."""
+"""The proof that the exported graph scores as the model did: the same requests, the same rows, the same merge."""
 
 import json
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model_export.errors import ExportError
-from model_export.ranker import HEADS, torch_scores
 from model_export.run import Run, open_run
 from model_export.serving_view import Request
 from msd.contract.assemble import Tensors, wanted_items
@@ -16,11 +16,10 @@ from msd.contract.golden import Golden, encode_row, golden_tensors
 from msd.contract.request import parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, RowSide
-from msd.ranker.batch import TrainedRanker
 
 
 class Parity(NamedTuple):
-    """Requests with torch's scores as goldens, and the greatest differences from them: of the graph in fp32, and of
+    """Requests with the model's scores as goldens, and the greatest differences from them: of the graph in fp32, and of
     what is served instead, if anything is."""
 
     goldens: list[Golden]
@@ -28,42 +27,51 @@ class Parity(NamedTuple):
     served_abs_diff: float
 
 
+class Expected(NamedTuple):
+    """What each head should say of a request's tensors [H, N], and by whom."""
+
+    scores: Callable[[Tensors], NDArray[np.float32]]
+    by: str
+
+
 def check_parity(
     bundle: Bundle,
-    trained: TrainedRanker,
+    expected: Expected,
     requests: Iterable[Request],
     tolerance: float,
     progress: Callable[[int], None],
     graph: bytes | None = None,
     served: Run | None = None,
 ) -> Parity:
-    """Scores every request by torch and by onnxruntime from the bundle's own rows.
+    """Scores every request by the model and by onnxruntime from the bundle's own rows.
 
     `graph` is the ranker in fp32, where the bundle's own is not; `served` what runs the bundle's own, whose difference
     is measured, not judged. Raises ExportError, with both scores, at the first that differs by more than `tolerance`.
     """
-    run = open_run(graph or bundle.path(RANKER).read_bytes(), "fp32")
+    heads = bundle.manifest.heads
+    run = open_run(graph or bundle.path(RANKER).read_bytes(), "fp32", heads)
     rows = BundleRows(bundle)
     goldens: list[Golden] = []
     worst = worst_served = 0.0
     for request in requests:
         golden = rows.golden(request)
         tensors = rows.tensors(golden)
-        expected = torch_scores(trained, tensors)
-        found = run(tensors)
-        difference = float(np.abs(found - expected).max())
+        due, found = expected.scores(tensors), run(tensors)
+        difference = float(np.abs(found - due).max())
         if not difference <= tolerance:
-            place = int(np.abs(found - expected).argmax())
+            head, place = np.unravel_index(int(np.abs(found - due).argmax()), due.shape)
             raise ExportError(
-                f"onnxruntime scores {found[place]:.7f} where torch scores {expected[place]:.7f} (candidate {place} of "
-                f"request {len(goldens)}); the tolerance is {tolerance:.0e}; the bundle was not written"
+                f"onnxruntime scores {found[head, place]:.7f} where {expected.by} scores {due[head, place]:.7f} "
+                f"({heads[head]} of candidate {place} of request {len(goldens)}); the tolerance is {tolerance:.0e}; "
+                "the bundle was not written"
             )
         worst = max(worst, difference)
         if served:
             # Not max(): a NaN must count as a difference.
-            worst_served = float(np.maximum(worst_served, np.abs(served(tensors) - expected).max()))
+            worst_served = float(np.maximum(worst_served, np.abs(served(tensors) - due).max()))
         progress(len(goldens) + 1)
-        goldens.append(golden.model_copy(update={"expected": {HEADS[0]: [float(score) for score in expected]}}))
+        scores = {head: [float(score) for score in row] for head, row in zip(heads, due, strict=True)}
+        goldens.append(golden.model_copy(update={"expected": scores}))
     return Parity(goldens, worst, worst_served)
 
 

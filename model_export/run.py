@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,34 +10,33 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from model_export.errors import ExportError
-from model_export.ranker import HEADS
 from msd.contract.assemble import Tensors
 from msd.contract.padding import pad_candidates
 from msd.contract.precision import Precision
 
 Run = Callable[[Tensors], NDArray[np.float32]]
-"""The schema's tensors → the first head's scores [N]."""
+"""The schema's tensors → the heads' scores [H, N]."""
 Name = TypeVar("Name", bound=str)
 _ROUNDS = 40
 
 
-def open_run(graph: bytes, precision: Precision) -> Run:
+def open_run(graph: bytes, precision: Precision, heads: Sequence[str]) -> Run:
     """Raises ExportError where this machine cannot run the graph in the precision."""
-    return _open_openvino(graph) if precision == "bf16" else _open_onnxruntime(graph)
+    return _open_openvino(graph, heads) if precision == "bf16" else _open_onnxruntime(graph, heads)
 
 
-def _open_onnxruntime(graph: bytes) -> Run:
+def _open_onnxruntime(graph: bytes, heads: Sequence[str]) -> Run:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def run(tensors: Tensors) -> NDArray[np.float32]:
-        return np.asarray(session.run(list(HEADS[:1]), tensors)[0])
+        return np.stack(session.run(list(heads), tensors))
 
     return run
 
 
-def _open_openvino(graph: bytes) -> Run:
+def _open_openvino(graph: bytes, heads: Sequence[str]) -> Run:
     # OpenVINO reports every import to its maker, unless the package that it does so with is not there.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
@@ -60,7 +59,8 @@ def _open_openvino(graph: bytes) -> Run:
 
     def run(tensors: Tensors) -> NDArray[np.float32]:
         count = len(tensors[candidates[0]])
-        return np.asarray(request.infer(pad_candidates(tensors, candidates), share_inputs=True)[HEADS[0]][:count])
+        found = request.infer(pad_candidates(tensors, candidates), share_inputs=True)
+        return np.stack([found[head][:count] for head in heads])
 
     return run
 

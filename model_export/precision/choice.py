@@ -3,7 +3,7 @@
 Measures speed on one thread, in turns, at the number of candidates that is expected.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,21 +32,28 @@ class Chosen:
     record: PrecisionRecord
 
 
-def choose(graph: bytes, asked: Asked, candidates: int, rows: Evidence, progress: Callable[[str, int], None]) -> Chosen:
-    """The precision for a graph in fp32.
+def choose(
+    graph: bytes,
+    heads: Sequence[str],
+    asked: Asked,
+    candidates: int,
+    rows: Evidence,
+    progress: Callable[[str, int], None],
+) -> Chosen:
+    """The precision for a graph in fp32, judged by its first head: clicks.
 
     Raises ExportError when the precision asked for cannot be run here or does not pass the gate.
     """
     if asked == "fp32":
-        return Chosen(graph, open_run(graph, "fp32"), PrecisionRecord())
+        return Chosen(graph, open_run(graph, "fp32", heads), PrecisionRecord())
     wanted: tuple[Precision, ...] = ("int8", "bf16") if asked == "auto" else (asked,)
     graphs: dict[Precision, bytes] = {"fp32": graph}
-    runs: dict[Precision, Run] = {"fp32": open_run(graph, "fp32")}
+    runs: dict[Precision, Run] = {"fp32": open_run(graph, "fp32", heads)}
     tried: dict[Precision, Tried] = {}
     for precision in wanted:
         try:
             graphs[precision] = _in_int8(graph, rows) if precision == "int8" else graph
-            runs[precision] = open_run(graphs[precision], precision)
+            runs[precision] = open_run(graphs[precision], precision, heads)
         except ExportError as error:
             if asked != "auto":
                 raise
@@ -96,7 +103,7 @@ def _scores(
     scores = {precision: np.zeros(len(rows.labels)) for precision in runs}
     for number, tensors in enumerate(rows.valid()):
         for precision, run in runs.items():
-            scores[precision][number] = run(tensors)[0]
+            scores[precision][number] = run(tensors)[0, 0]
         progress("Judging precisions", number + 1)
     return scores
 

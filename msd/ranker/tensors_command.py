@@ -4,7 +4,6 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -12,8 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from msd.dataset.load import load_dataset
 from msd.ranker.tensor_folder import FORMAT, RECORD_FILE, TensorFolderError, is_whole, write_tensors
 from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
-from msd.student.record import VECTOR_DIM
-from msd.student.vectors import LevelVectors, StudentVectors, load_vectors
+from msd.student.vectors import load_vectors, no_vectors
 
 app = typer.Typer(add_completion=False)
 
@@ -32,7 +30,7 @@ def tensors(
     """
     start, console = time.perf_counter(), Console()
     data = load_dataset(dataset)
-    vectors = load_vectors(student) if student else _no_vectors()
+    vectors = load_vectors(student) if student else no_vectors()
     run = fingerprint_of(FORMAT, data.fingerprint, vectors.student if student else None)
     if is_done(out, run) and is_whole(out):
         console.print(f"{out}: done before, nothing to do", highlight=False)
@@ -53,8 +51,3 @@ def tensors(
     mark_done(out, run, time.perf_counter() - start)
     told = ", ".join(f"{count} {part}" for part, count in record.rows.items())
     console.print(f"{out}: {told} rows ({time.perf_counter() - start:.1f} s)", highlight=False)
-
-
-def _no_vectors() -> StudentVectors:
-    nothing = LevelVectors([], np.zeros((0, VECTOR_DIM), np.float32))
-    return StudentVectors("", nothing, nothing)

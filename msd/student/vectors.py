@@ -52,6 +52,12 @@ class StudentVectors:
         return result, present
 
 
+def no_vectors() -> StudentVectors:
+    """Of nobody, by no student."""
+    nothing = LevelVectors([], np.zeros((0, VECTOR_DIM), np.float32))
+    return StudentVectors("", nothing, nothing)
+
+
 def save_vectors(vectors: StudentVectors, folder: Path) -> None:
     """Writes `vectors.safetensors` and then `ids.json`; both name the student."""
     levels = {"items": vectors.items, "users": vectors.users}

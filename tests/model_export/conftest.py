@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from model_export.export import Inputs, export_bundle, load_inputs
+from model_export.export import export_bundle
+from model_export.inputs import Inputs, load_inputs
 from msd.contract.bundle import Bundle, open_bundle
 from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.texts import student_texts

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from model_export.errors import ExportError
-from model_export.export import TOLERANCE, Inputs, export_bundle, load_inputs
+from model_export.export import TOLERANCE, export_bundle
+from model_export.inputs import Inputs, load_inputs
 from model_export.parity import BundleRows
 from msd.__main__ import main
 from msd.contract.bundle import ENCODER, GOLDENS, ITEM_WORDS, MARKER, RANKER, TOKENIZER, file_entries, open_bundle

@@ -13,7 +13,7 @@ from model_export.factorise.values import Affine
 from model_export.fast_graph import PROVED_AT, FastGraph, fastest_graph
 from model_export.parity import BundleRows
 from model_export.precision.evidence import Evidence
-from model_export.ranker import ranker_graph
+from model_export.ranker import HEADS, ranker_graph
 from model_export.run import median_microseconds, open_run
 from msd.contract.bundle import RANKER
 from tests.model_export.conftest import Exported
@@ -39,10 +39,10 @@ def test_both_graphs_score_alike(graph: bytes, fast: FastGraph, exported: Export
     served = exported.bundle.path(RANKER).read_bytes()
     for candidates in PROVED_AT:
         tensors = evidence.request(candidates)
-        expected = open_run(graph, "fp32")(tensors)
-        assert expected.shape == (candidates,)
+        expected = open_run(graph, "fp32", HEADS)(tensors)
+        assert expected.shape == (1, candidates)
         for one in (fast.graph, served):
-            np.testing.assert_allclose(open_run(one, "fp32")(tensors), expected, atol=2e-6)
+            np.testing.assert_allclose(open_run(one, "fp32", HEADS)(tensors), expected, atol=2e-6)
 
 
 def test_the_slower_one_is_not_served(fast: FastGraph, graph: bytes) -> None:
@@ -80,6 +80,8 @@ def test_a_pass_that_computes_something_else_refuses_the_export(
 
 
 def test_times_are_of_each(graph: bytes, evidence: Evidence) -> None:
-    times = median_microseconds({"one": open_run(graph, "fp32"), "two": open_run(graph, "fp32")}, evidence.request(10))
+    times = median_microseconds(
+        {"one": open_run(graph, "fp32", HEADS), "two": open_run(graph, "fp32", HEADS)}, evidence.request(10)
+    )
     assert set(times) == {"one", "two"}
     assert all(time > 0 for time in times.values())

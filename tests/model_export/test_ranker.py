@@ -11,7 +11,7 @@ import torch
 
 from model_export.errors import ExportError
 from model_export.export import TOLERANCE
-from model_export.parity import BundleRows, check_parity
+from model_export.parity import BundleRows, Expected, check_parity
 from model_export.ranker import HEADS, export_ranker, torch_scores
 from model_export.serving_view import serving_requests
 from msd.contract.assemble import Tensors
@@ -50,7 +50,7 @@ def test_it_equals_torch_on_every_test_row(name: str, request: pytest.FixtureReq
     exported: Exported = request.getfixturevalue(name)
     asked = list(serving_requests(exported.inputs.dataset, exported.features, 2_400))
     assert len(asked) == 300
-    parity = check_parity(exported.bundle, exported.inputs.trained, asked, TOLERANCE, quiet)
+    parity = check_parity(exported.bundle, _by_torch(exported.inputs.trained), asked, TOLERANCE, quiet)
     assert parity.max_abs_diff <= 1e-5
     scores = np.concatenate([golden.expected["pctr"] for golden in parity.goldens])
     assert scores.std() > 0.02
@@ -127,14 +127,22 @@ def test_the_calibration_is_inside_the_graph(exported: Exported, tmp_path: Path)
 
 def test_other_weights_are_found_out(exported: Exported) -> None:
     asked = list(serving_requests(exported.inputs.dataset, exported.features, 20))
-    with pytest.raises(ExportError, match=r"onnxruntime scores 0\.\d+ where torch scores 0\.\d+ \(candidate \d of"):
-        check_parity(exported.bundle, _perturbed(exported.inputs.trained, 1e-3), asked, TOLERANCE, quiet)
+    with pytest.raises(
+        ExportError, match=r"onnxruntime scores 0\.\d+ where torch scores 0\.\d+ \(pctr of candidate \d of"
+    ):
+        check_parity(exported.bundle, _by_torch(_perturbed(exported.inputs.trained, 1e-3)), asked, TOLERANCE, quiet)
 
 
 def test_scores_that_are_not_numbers_are_found_out(exported: Exported) -> None:
     asked = list(serving_requests(exported.inputs.dataset, exported.features, 5))
     with pytest.raises(ExportError, match="where torch scores nan"):
-        check_parity(exported.bundle, _perturbed(exported.inputs.trained, float("nan")), asked, TOLERANCE, quiet)
+        check_parity(
+            exported.bundle, _by_torch(_perturbed(exported.inputs.trained, float("nan"))), asked, TOLERANCE, quiet
+        )
+
+
+def _by_torch(trained: TrainedRanker) -> Expected:
+    return Expected(lambda tensors: torch_scores(trained, tensors)[np.newaxis], "torch")
 
 
 def _perturbed(trained: TrainedRanker, by: float) -> TrainedRanker:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from model_export.export import Inputs, export_bundle, load_inputs
+from model_export.export import export_bundle
+from model_export.inputs import Inputs, load_inputs
 from msd.contract.bundle import ENCODER, TOKENIZER, open_bundle
 from msd.dataset.load import load_dataset
 from msd.dataset.texts import student_texts

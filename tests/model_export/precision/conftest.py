@@ -5,6 +5,7 @@ import pytest
 from model_export.parity import BundleRows
 from model_export.precision.evidence import Evidence
 from model_export.precision.int8 import quantise
+from model_export.ranker import HEADS
 from model_export.run import Run, open_run
 from msd.contract.bundle import RANKER
 from msd.contract.precision import Precision
@@ -33,7 +34,7 @@ def in_int8(graph: bytes, evidence: Evidence) -> bytes:
 @pytest.fixture(scope="session")
 def runs(graph: bytes, in_int8: bytes) -> dict[Precision, Run]:
     """Whatever of the graph runs here; bf16 may not."""
-    found: dict[Precision, Run] = {"fp32": open_run(graph, "fp32"), "int8": open_run(in_int8, "int8")}
+    found: dict[Precision, Run] = {"fp32": open_run(graph, "fp32", HEADS), "int8": open_run(in_int8, "int8", HEADS)}
     if has_bf16():
-        found["bf16"] = open_run(graph, "bf16")
+        found["bf16"] = open_run(graph, "bf16", HEADS)
     return found

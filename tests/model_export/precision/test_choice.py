@@ -6,6 +6,7 @@ import pytest
 from model_export.errors import ExportError
 from model_export.precision.choice import LEAST_GAIN, choose, pick
 from model_export.precision.evidence import Evidence
+from model_export.ranker import HEADS
 from model_export.run import Run
 from msd.contract.precision import Figures, Precision, Tried
 from tests.model_export.conftest import quiet
@@ -38,15 +39,15 @@ def test_what_is_asked_for_is_taken_slow_or_not_but_never_unproved() -> None:
 
 
 def test_fp32_is_judged_by_nothing(graph: bytes, evidence: Evidence) -> None:
-    chosen = choose(graph, "fp32", 200, evidence, quiet)
+    chosen = choose(graph, HEADS, "fp32", 200, evidence, quiet)
     assert chosen.graph is graph
     assert (chosen.record.chosen, chosen.record.tried) == ("fp32", {})
-    assert chosen.run(evidence.request(4)).shape == (4,)
+    assert chosen.run(evidence.request(4)).shape == (1, 4)
 
 
 def test_auto_tries_all_and_keeps_their_figures(graph: bytes, evidence: Evidence, runs: dict[Precision, Run]) -> None:
     heard: list[tuple[str, int]] = []
-    chosen = choose(graph, "auto", 50, evidence, lambda doing, done: heard.append((doing, done)))
+    chosen = choose(graph, HEADS, "auto", 50, evidence, lambda doing, done: heard.append((doing, done)))
 
     record = chosen.record
     assert (record.asked, record.candidates, record.valid_rows) == ("auto", 50, len(evidence.labels))

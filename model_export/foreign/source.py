@@ -1,0 +1,151 @@
+"""A ranker that somebody else trained and exported to ONNX, on the data that it was trained with: a bundle's makings.
+
+Its scores are those of its own graph, asked with its own inputs; the bundle's graph is held against them.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from model_export.errors import ExportError
+from model_export.foreign.bind import Binding, bind_inputs, head_outputs
+from model_export.foreign.read import read_model
+from model_export.foreign.splice import spliced_graph
+from model_export.recipe import Recipe
+from msd.contract.assemble import Tensors
+from msd.contract.schema import FeatureSchema
+from msd.dataset.load import Dataset, load_dataset
+from msd.ranker.adaptor import Adaptors
+from msd.ranker.schema_fit import fit_schema
+from msd.ranker.tensor_folder import TensorFolderError, TensorRecord, load_adaptors, load_record
+from msd.step import fingerprint_of
+from msd.student.encoder import Student, load_student
+from msd.student.record import VECTOR_DIM
+from msd.student.vectors import StudentVectors, load_vectors, no_vectors
+from msd.teachers.knowledge import KnowledgeBase
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A graph, the schema that its inputs are called by, and what its rows are made of."""
+
+    model: ModelProto
+    bindings: list[Binding]
+    heads: Mapping[str, str]
+    dataset: Dataset
+    schema: FeatureSchema
+    vectors: StudentVectors
+    adaptors: Adaptors
+    student: Student | None
+
+    def recipe(self) -> Recipe:
+        """A bundle of it."""
+        content = hashlib.sha256(self.model.SerializeToString()).hexdigest()
+        student = self.vectors.student or None
+        return Recipe(
+            dataset=self.dataset,
+            schema=self.schema,
+            heads=tuple(self.heads),
+            graph=lambda: spliced_graph(self.model, self.bindings, self.schema, self.heads).SerializeToString(),
+            scores=_Scores(self.model, self.bindings, self.heads),
+            scored_by="the graph given",
+            vectors=self.vectors,
+            adaptors=self.adaptors,
+            student=self.student,
+            knowledge=KnowledgeBase({}, {}),
+            calibration={},
+            metrics={},
+            provenance={"onnx": content, "student": student},
+            fingerprint=fingerprint_of(
+                content, self.dataset.fingerprint, self.schema.schema_hash, student, dict(self.heads)
+            ),
+        )
+
+
+def load_foreign(
+    onnx_file: Path, dataset: Path, tensors: Path | None, student: Path | None, heads: Mapping[str, str]
+) -> Foreign:
+    """A graph whose inputs are called by the schema of `dataset`, or by that of the folder that `msd tensors` wrote.
+
+    Without that folder there are no vectors. Raises MsdError for what does not belong together, and ExportError for a
+    graph that cannot be served.
+    """
+    data = load_dataset(dataset)
+    if tensors is None:
+        schema = fit_schema(data, semantics=False)
+        vectors, adaptors, encoder = no_vectors(), Adaptors(schema, VECTOR_DIM), None
+    else:
+        record = load_record(tensors)
+        if record.dataset != data.fingerprint:
+            raise TensorFolderError(
+                f"{tensors}: is of another state of the dataset than {dataset} is in; run `msd tensors`, train and "
+                "export again"
+            )
+        schema, adaptors = record.feature_schema, load_adaptors(tensors, record)
+        vectors, encoder = _student(record, tensors, student)
+    model = read_model(onnx_file)
+    try:
+        bindings, outputs = bind_inputs(model, schema), head_outputs(model, heads)
+    except ExportError as error:
+        raise ExportError(f"{onnx_file}: {error}") from None
+    return Foreign(model, bindings, outputs, data, schema, vectors, adaptors, encoder)
+
+
+def _student(record: TensorRecord, tensors: Path, student: Path | None) -> tuple[StudentVectors, Student | None]:
+    if record.student is None:
+        return no_vectors(), None
+    if student is None:
+        raise TensorFolderError(f"{tensors}: has vectors of a student; say where the student is with --student")
+    vectors = load_vectors(student)
+    if vectors.student != record.student:
+        raise TensorFolderError(
+            f"{tensors}: has the vectors of another student than {student}; run `msd tensors` again"
+        )
+    return vectors, load_student(student)
+
+
+class _Scores:
+    """The graph itself, asked with what its own inputs are called."""
+
+    def __init__(self, model: ModelProto, bindings: list[Binding], heads: Mapping[str, str]) -> None:
+        self._bindings, self._heads = bindings, heads
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = 1, 3
+        try:
+            self._session: Any = onnxruntime.InferenceSession(
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime raises a type of its own for each status, with no common base
+            raise ExportError(f"onnxruntime cannot load the graph: {error}") from None
+
+    def __call__(self, tensors: Tensors) -> NDArray[np.float32]:
+        """[H, N]; raises ExportError for what is no probability of each candidate."""
+        count = max(len(tensors[one.columns.tensor.name]) for one in self._bindings)
+        feed = {binding.name: binding.value(tensors, count) for binding in self._bindings}
+        try:
+            found = self._session.run(list(self._heads.values()), feed)
+        except Exception as error:
+            raise ExportError(f"the graph cannot score a request of {count} candidates: {error}") from None
+        return np.stack([_checked(head, one, count) for head, one in zip(self._heads, found, strict=True)])
+
+
+def _checked(head: str, scores: NDArray[Any], count: int) -> NDArray[np.float32]:
+    if scores.size != count:
+        raise ExportError(
+            f"the head {head!r} has the shape {list(scores.shape)} for {count} candidates; it must be one number each"
+        )
+    flat = scores.reshape(-1).astype(np.float32)
+    if not (np.isfinite(flat) & (flat >= 0) & (flat <= 1)).all():
+        worst = flat[np.argmax(np.where(np.isfinite(flat), np.abs(flat - 0.5), np.inf))]
+        raise ExportError(
+            f"the head {head!r} scores {worst:g} on a real row, which is no probability; if it is a logit, end the "
+            "graph with a sigmoid"
+        )
+    return flat

@@ -1,0 +1,105 @@
+"""The folders of the earlier steps → what a bundle of MSD's own ranker is made of, if they belong together."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model_export.ranker import HEADS, ranker_graph, torch_scores
+from model_export.recipe import Recipe
+from msd.contract.errors import MsdError
+from msd.contract.files import sha256_file
+from msd.dataset.load import Dataset, load_dataset
+from msd.ranker.batch import TrainedRanker
+from msd.ranker.folder import WEIGHTS_FILE, ModelError, RankerRecord, load_ranker, student_of, vectors_of
+from msd.step import fingerprint_of
+from msd.student.encoder import Student, load_student
+from msd.student.vectors import StudentVectors, load_vectors
+from msd.teachers.knowledge import KNOWLEDGE_FILES, KnowledgeBase, load_knowledge, load_record
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A trained ranker, what it was trained with, and what was measured of it."""
+
+    dataset: Dataset
+    knowledge: KnowledgeBase
+    teacher: dict[str, Any]
+    student: Student
+    vectors: StudentVectors
+    trained: TrainedRanker
+    record: RankerRecord
+    evaluation: dict[str, Any]
+    fingerprint: str
+
+    def recipe(self) -> Recipe:
+        """A bundle of it; its scores are torch's."""
+        trained = self.trained
+        return Recipe(
+            dataset=self.dataset,
+            schema=trained.schema,
+            heads=HEADS,
+            graph=lambda: ranker_graph(trained),
+            scores=lambda tensors: torch_scores(trained, tensors)[np.newaxis],
+            scored_by="torch",
+            vectors=self.vectors,
+            adaptors=trained.adaptors,
+            student=self.student,
+            knowledge=self.knowledge,
+            calibration=_curve(trained),
+            metrics=self.evaluation,
+            provenance={"teacher": self.teacher, "student": self.vectors.student, "training": self.record.training},
+            fingerprint=self.fingerprint,
+        )
+
+
+def load_inputs(dataset: Path, knowledge: Path, student: Path, model: Path, evaluation: Path | None) -> Inputs:
+    """Loads the folders of the earlier steps. Raises MsdError if they are not of one and the same run."""
+    data, vectors = load_dataset(dataset), load_vectors(student)
+    trained, record = load_ranker(model)
+    if record.dataset != data.fingerprint:
+        raise ModelError(f"{model}: was trained on another state of the dataset than {dataset} is in; train again")
+    if record.student != vectors.student:
+        raise ModelError(f"{model}: was trained with the vectors of another student than {student}; train again")
+    teacher = load_record(knowledge)
+    if teacher.dataset != data.config.name:
+        raise MsdError(
+            f"{knowledge}: is about the dataset {teacher.dataset!r}, not {data.config.name!r}; run `msd teach` again"
+        )
+    figures = _read_evaluation(evaluation)
+    return Inputs(
+        dataset=data,
+        knowledge=load_knowledge(knowledge),
+        teacher=teacher.model_dump(mode="json"),
+        student=load_student(student_of(model, record, student)),
+        vectors=vectors_of(model, record, vectors),
+        trained=trained,
+        record=record,
+        evaluation=figures,
+        fingerprint=fingerprint_of(
+            data.fingerprint,
+            vectors.student,
+            record.own_student,
+            sha256_file(model / WEIGHTS_FILE),
+            teacher.model_dump(mode="json"),
+            [sha256_file(knowledge / name) for name in KNOWLEDGE_FILES],
+            figures,
+        ),
+    )
+
+
+def _curve(trained: TrainedRanker) -> dict[str, Any]:
+    curve = trained.calibrator.curve()
+    return {"knots": curve.knots.tolist(), "values": curve.values.tolist(), "outer_slope": curve.outer_slope}
+
+
+def _read_evaluation(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        models = json.loads(path.read_text("utf-8"))["models"]
+        return {name: figures["metrics"] for name, figures in models.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise MsdError(f"{path}: not what `msd evaluate` writes ({error})") from None

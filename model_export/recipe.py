@@ -1,0 +1,49 @@
+"""What a bundle is made of, whoever trained the ranker: its graph, what its scores should be, data, and where from."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msd.contract.assemble import Tensors
+from msd.contract.schema import FeatureSchema
+from msd.dataset.load import Dataset
+from msd.ranker.adaptor import Adaptors
+from msd.student.encoder import Student
+from msd.student.vectors import StudentVectors
+from msd.teachers.knowledge import KnowledgeBase
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that goes into a bundle.
+
+    graph: makes the ranker in fp32 on the schema's tensors, one output [N] a head. scores: what each head should say
+    of a request's tensors [H, N], as `scored_by` does. adaptors: what vectors pass through, on their way into rows.
+    student: makes the semantics of cold ads, if there are any. provenance: what the manifest says of where it is from.
+    """
+
+    dataset: Dataset
+    schema: FeatureSchema
+    heads: Sequence[str]
+    graph: Callable[[], bytes]
+    scores: Callable[[Tensors], NDArray[np.float32]]
+    scored_by: str
+    vectors: StudentVectors
+    adaptors: Adaptors
+    student: Student | None
+    knowledge: KnowledgeBase
+    calibration: dict[str, Any]
+    metrics: dict[str, Any]
+    provenance: dict[str, Any]
+    fingerprint: str
+
+
+class Source(Protocol):
+    """Something that a bundle can be made of."""
+
+    def recipe(self) -> Recipe:
+        """How."""
+        ...

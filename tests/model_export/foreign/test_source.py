@@ -1,0 +1,207 @@
+"""A ranker of somebody else's becomes a bundle that scores as its graph does, or is refused by name."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from model_export.errors import ExportError
+from model_export.export import export_bundle
+from model_export.foreign.source import load_foreign
+from model_export.parity import BundleRows
+from msd.__main__ import main
+from msd.contract.bundle import GOLDENS, Bundle, open_bundle
+from msd.contract.golden import golden_tensors, read_goldens
+from msd.dataset.load import load_dataset
+from msd.ranker.schema_fit import fit_schema
+from msd.ranker.tensor_folder import TensorFolderError, write_tensors
+from msd.student.vectors import load_vectors
+from service.runtimes.onnxruntime import OnnxRuntime
+from tests.model_export.conftest import Run, quiet
+from tests.model_export.foreign.made import write_onnx
+
+NAMES = ("user_id", "item_id", "topics", "price", "item_counts", "history_topics", "history_mask")
+Names = Sequence[str]
+Write = Callable[..., Path]
+
+
+class Theirs(nn.Module):
+    """A small ranker with heads, whose inputs all have a row for each item, as most libraries have it."""
+
+    def __init__(self, run: Run, heads: int = 2, semantic: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        schema = fit_schema(load_dataset(run.dataset), semantics=bool(semantic))
+        sizes = {field.name: field.size for side in ("user", "item") for field in schema.indexed(side)}
+        self.users, self.items = nn.Embedding(sizes["user_id"], 16), nn.Embedding(sizes["item_id"], 16)
+        self.topics, self.length = nn.Embedding(sizes["topics"], 16), schema.history.length
+        self.deep = nn.Sequential(nn.Linear(64 + 2 + 3 + semantic, 32), nn.ReLU(), nn.Linear(32, heads))
+        self.semantic = semantic
+
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        """The inputs of NAMES, and an item's vector if there is one → a head [N] each."""
+        user, item, topics, price, counts, liked, mask, *vector = given
+        history = (self.topics(liked).mean(-2) * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+        parts = [self.users(user), self.items(item), self.topics(topics).mean(1), history, price, counts, *vector]
+        return self.last(self.deep(torch.cat(parts, -1))).unbind(-1)
+
+    def last(self, logits: Tensor) -> Tensor:
+        """Logits → heads [N, H]."""
+        return torch.sigmoid(logits)
+
+    def examples(self) -> tuple[Tensor, ...]:
+        """Of two rows."""
+        ids = [torch.ones(2, dtype=torch.int64), torch.ones(2, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64)]
+        numbers = [torch.zeros(2, 2), torch.zeros(2, 3)]
+        history = [torch.ones(2, self.length, 3, dtype=torch.int64), torch.zeros(2, self.length)]
+        return (*ids, *numbers, *history, *([torch.zeros(2, self.semantic)] if self.semantic else []))
+
+
+class Logits(Theirs):
+    """Somebody forgot the sigmoid."""
+
+    def last(self, logits: Tensor) -> Tensor:
+        """Logits as they are."""
+        return 9.0 * logits
+
+
+class Wide(Theirs):
+    """A head of two numbers an item, which its graph does not say."""
+
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        """The two heads as one."""
+        return (torch.stack(super().forward(*given), -1).reshape(given[1].shape[0], -1),)
+
+
+@pytest.fixture
+def write(run: Run, tmp_path: Path) -> Write:
+    def go(module: nn.Module, names: Names = NAMES, outputs: Names = ("pctr", "pcvr")) -> Path:
+        axes = {name: {0: "rows"} for name in (*names, *outputs)}
+        return write_onnx(tmp_path / "theirs.onnx", module, names, outputs, axes)
+
+    return go
+
+
+def _serves(bundle: Bundle) -> dict[str, float]:
+    """The greatest difference of the service's runtime from the goldens, by head."""
+    runtime, codecs = OnnxRuntime(bundle, "cpu", 1), BundleRows(bundle).codecs
+    worst = dict.fromkeys(bundle.manifest.heads, 0.0)
+    for golden in read_goldens(bundle.path(GOLDENS)):
+        assert set(golden.expected) == set(worst)
+        found = runtime.run(golden_tensors(bundle.schema, codecs["user"], codecs["item"], golden).tensors)
+        for head, scores in golden.expected.items():
+            worst[head] = max(worst[head], float(np.abs(found[head] - scores).max()))
+    return worst
+
+
+def test_by_the_command_line_it_becomes_a_bundle_with_all_its_heads(
+    run: Run, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out, told = write(Theirs(run)), tmp_path / "bundle", tmp_path / "told.json"
+    command = ["export", "--onnx", path, "--dataset", run.dataset, "--out", out, "--explain", told, "--requests", "60"]
+    with pytest.raises(SystemExit, match="0"):
+        main([str(one) for one in command])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "written; onnxruntime and the graph given differ by" in said
+    bundle = open_bundle(out)
+    assert bundle.manifest.heads == ("pctr", "pcvr")
+    assert all(worst <= 1e-6 for worst in _serves(bundle).values())
+    assert {"linear", "gather"} & json.loads(told.read_text("utf-8"))["rules"].keys()
+    with pytest.raises(SystemExit, match="0"):
+        main([str(one) for one in command])
+    assert "done before" in capsys.readouterr().out
+
+
+def test_heads_may_be_named(run: Run, write: Write, tmp_path: Path) -> None:
+    path = write(Theirs(run), outputs=("a", "b"))
+    foreign = load_foreign(path, run.dataset, None, None, {"pctr": "b", "sold": "a"})
+    assert export_bundle(foreign, tmp_path / "bundle", None, 12, quiet)
+    bundle = open_bundle(tmp_path / "bundle")
+    assert bundle.manifest.heads == ("pctr", "sold")
+    session = onnx.load(path)
+    assert [one.name for one in session.graph.output] == ["a", "b"]
+    assert all(worst <= 1e-6 for worst in _serves(bundle).values())
+
+
+def test_int8_is_proved_for_every_head(run: Run, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model_export.precision.gate.AUC_BOUND", 1.0)
+    monkeypatch.setattr("model_export.precision.gate.ECE_BOUND", 1.0)
+    monkeypatch.setattr("model_export.precision.gate.LOGLOSS_BOUND", 1.0)
+    foreign = load_foreign(write(Theirs(run)), run.dataset, None, None, {})
+    assert export_bundle(foreign, tmp_path / "bundle", None, 60, quiet, "int8", 20)
+    bundle = open_bundle(tmp_path / "bundle")
+    (tolerance,) = bundle.manifest.tolerances.values()
+    assert all(worst <= tolerance for worst in _serves(bundle).values())
+
+
+def test_with_vectors_rows_and_encoder_are_those_it_was_trained_with(run: Run, write: Write, tmp_path: Path) -> None:
+    tensors = tmp_path / "tensors"
+    write_tensors(load_dataset(run.dataset), load_vectors(run.student), True, tensors, quiet)
+    path = write(Theirs(run, heads=1, semantic=64), (*NAMES, "item_semantic"), ("score",))
+    foreign = load_foreign(path, run.dataset, tensors, run.student, {})
+    assert export_bundle(foreign, tmp_path / "bundle", None, 60, quiet)
+    bundle = open_bundle(tmp_path / "bundle")
+    assert bundle.path("encoder.onnx").is_file()
+    assert bundle.manifest.provenance["student"] == load_vectors(run.student).student
+    assert _serves(bundle)["pctr"] <= 1e-6
+
+
+def test_what_does_not_belong_together_is_refused(run: Run, write: Write, tmp_path: Path) -> None:
+    tensors, path = tmp_path / "tensors", write(Theirs(run))
+    write_tensors(load_dataset(run.dataset), load_vectors(run.student), True, tensors, quiet)
+    with pytest.raises(TensorFolderError, match="has vectors of a student; say where the student is with --student"):
+        load_foreign(path, run.dataset, tensors, None, {})
+    record = json.loads((tensors / "tensors.json").read_text("utf-8"))
+    for key, message in (("student", "has the vectors of another student"), ("dataset", "is of another state of the")):
+        (tensors / "tensors.json").write_text(json.dumps({**record, key: "f" * 64}), "utf-8")
+        with pytest.raises(TensorFolderError, match=message):
+            load_foreign(path, run.dataset, tensors, run.student, {})
+
+
+@pytest.mark.parametrize(
+    ("kind", "outputs", "message"),
+    [
+        (Logits, ("pctr", "pcvr"), r"the head 'pctr' scores -?\d.* on a real row, which is no probability"),
+        (Wide, ("pctr",), r"the head 'pctr' has the shape \[5, 2\] for 5 candidates"),
+    ],
+)
+def test_scores_that_are_none_are_refused_and_nothing_is_written(
+    run: Run, write: Write, tmp_path: Path, kind: type[Theirs], outputs: Names, message: str
+) -> None:
+    path = write(kind(run), outputs=outputs)
+    with pytest.raises(ExportError, match=message):
+        export_bundle(load_foreign(path, run.dataset, None, None, {}), tmp_path / "bundle", None, 12, quiet)
+    assert [one.name for one in tmp_path.iterdir()] == ["theirs.onnx"]
+
+
+def test_a_name_that_the_dataset_lacks_is_told_with_the_file(run: Run, write: Write) -> None:
+    path = write(Theirs(run), ("nobody", *NAMES[1:]))
+    with pytest.raises(ExportError, match=r"theirs.onnx: the graph's input 'nobody' is nothing that the schema has"):
+        load_foreign(path, run.dataset, None, None, {})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("a", "b"), "five folders are due, DATASET KNOWLEDGE STUDENT MODEL OUT, and 2 are given"),
+        ((), "and 0 are given"),
+        (("a", "b", "c", "d", "e", "--out", "f"), "--student and --head are for --onnx"),
+        (("--onnx", "x.onnx"), "--onnx takes --dataset and --out"),
+        (
+            ("--onnx", "x.onnx", "--dataset", "d", "--out", "o", "--head", "pctr"),
+            "give HEAD=OUTPUT, such as pctr=score",
+        ),
+    ],
+)
+def test_arguments_that_do_not_go_together(
+    arguments: Names, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit, match="2"):
+        main(["export", *arguments])
+    assert message in " ".join(capsys.readouterr().err.split())
