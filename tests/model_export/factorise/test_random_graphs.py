@@ -21,6 +21,7 @@ def _inputs(places: int) -> dict[str, Shape]:
         "user": (1, 4),
         "history": (1, places, 4),
         "mask": (1, places),
+        "column": (1, places, 1),
         "item": ("N", 4),
         "other": ("N", 2),
         "rows": ("N", places, 2),
@@ -102,7 +103,12 @@ def _linear(built: Building, draw: st.DrawFn, name: str) -> None:
         bias = built.constant(np.linspace(-1, 1, columns))
         built.add("Gemm", [name, built.constant(weights.T), bias], (shape[0], columns), transB=1)
     else:
-        built.add("MatMul", [name, built.constant(weights)], (*shape[:-1], columns))
+        wide = built.add("MatMul", [name, built.constant(weights)], (*shape[:-1], columns))
+        biases = [
+            o for o, s in built.values.items() if s[0] == 1 and _broadcast(built.values[wide], s) == built.values[wide]
+        ]
+        if draw(st.booleans()) and biases:
+            built.add("Add", [wide, draw(st.sampled_from(biases))], built.values[wide])
 
 
 def _product(built: Building, draw: st.DrawFn, name: str) -> None:
@@ -173,7 +179,8 @@ def _along(built: Building, draw: st.DrawFn, name: str) -> None:
 def _layout(built: Building, draw: st.DrawFn, name: str) -> None:
     shape = built.values[name]
     if len(shape) == 2:
-        built.add("Unsqueeze", [name, built.ints(1)], (shape[0], 1, shape[1]))
+        axis = draw(st.sampled_from([1, 2]))
+        built.add("Unsqueeze", [name, built.ints(axis)], (shape[0], 1, shape[1]) if axis == 1 else (*shape, 1))
         return
     places, width = int(shape[1]), int(shape[2])
     kind = draw(st.sampled_from(["transpose", "flat", "merged", "slice", "pick"]))
