@@ -53,6 +53,7 @@ def test_the_factorised_graph_is_the_plain_one(name: str) -> None:
     model, sides, feeds = _made(name)
     assert prove(model, sides, feeds) <= 1e-12
     passed = factorise(model, sides)
+    onnx.checker.check_model(passed.model, full_check=True)
     for feed in feeds:
         for before, after in zip(_scores(model, feed), _scores(passed.model, feed), strict=True):
             np.testing.assert_allclose(after, before, atol=5e-6)

@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from model_export.errors import ExportError
 from model_export.factorise.pass_ import factorise
 from model_export.factorise.proof import prove
 from model_export.factorise.rule import Rule
@@ -326,3 +327,19 @@ def test_the_factorised_graph_is_the_plain_one(
     assert not any("failed" in entry.left for entry in report.entries)
     feeds = [feeds_of(model, candidates, seed=1) for candidates in (1, 2, 5)]
     assert prove(model, sides_of(model), feeds, chosen, tolerance=1e-10) <= 1e-10
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(model=models())
+def test_it_is_with_histories_of_any_length(model: onnx.ModelProto) -> None:
+    for value in model.graph.input:
+        if value.name in ("history", "mask", "column"):
+            value.type.tensor_type.shape.dim[1].dim_param = "L"
+    try:
+        report = factorise(model, sides_of(model)).report
+    except ExportError as error:  # the graph itself is of one length only
+        assume("the graph cannot be" not in str(error))
+        raise
+    assert not any("failed" in entry.left for entry in report.entries)
+    feeds = [feeds_of(model, 2, seed=1, L=length) for length in (37, 41)]
+    assert prove(model, sides_of(model), feeds, tolerance=1e-10) <= 1e-10
