@@ -119,11 +119,12 @@ def _heads(given: list[str]) -> dict[str, str]:
 
 
 def _told(graph: dict[str, Any]) -> str:
-    plain, passed = (graph["microseconds"][name] for name in ("plain", "passed"))
-    return (
-        f"the graph runs {graph['candidates']} candidates in {passed:.0f} µs with shared work done once, in "
-        f"{plain:.0f} µs without ({plain / passed:.2f} ×); the {graph['served']} one is served"
-    )
+    times = graph["microseconds"]
+    plain, served = times["plain"], times[graph["served"]]
+    told = f"the graph runs {graph['candidates']} candidates in {served:.0f} µs"
+    if graph["served"] == "plain":
+        return f"{told} as it was traced; with shared work done once, in {times['passed']:.0f} µs"
+    return f"{told}, with shared work done once; as it was traced, in {plain:.0f} µs ({plain / served:.2f} ×)"
 
 
 def _table(precision: PrecisionRecord) -> Table:

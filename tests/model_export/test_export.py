@@ -235,7 +235,7 @@ def test_the_command_says_what_it_proved(run: Run, tmp_path: Path, capsys: pytes
         said = " ".join(capsys.readouterr().out.split())
         assert f", {word}; onnxruntime and torch differ by" in said
         assert "over 5 requests" in said
-        assert re.search(r"the graph runs 200 candidates in \d+ µs .* the (passed|plain) one is served", said)
+        assert re.search(r"the graph runs 200 candidates in \d+ µs.* as it was traced", said)
 
 
 def test_what_was_split_and_what_was_not_is_told_if_asked(plain: Exported, tmp_path: Path) -> None:
