@@ -20,7 +20,7 @@ demo: $(INSTALLED)  ## From nothing to scored ads on MovieLens-100K; finished st
 	$(BIN)/msd demo
 
 test: $(INSTALLED)  ## The whole test suite, with a real Redis-compatible server.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(INSTALLED)  ## Formatting, linting and types.
 	$(BIN)/ruff format --check .

@@ -73,8 +73,8 @@ def write_small_student(folder: Path, dataset: Dataset) -> StudentVectors:
 
 
 def untuned_of(dataset: Dataset, folder: Path) -> Untuned:
-    """A ranker trained for three epochs, so that tuning has something left to learn."""
+    """A ranker trained for one epoch, so that tuning has something left to learn."""
     vectors = write_small_student(folder / "student", dataset)
     features = build_features(dataset, fit_schema(dataset), vectors)
-    ranker, _ = train_quickly(features, folder / "work", replace(QUICK, epochs=3))
+    ranker, _ = train_quickly(features, folder / "work", replace(QUICK, epochs=1))
     return Untuned(dataset, folder / "student", vectors, features, ranker)
