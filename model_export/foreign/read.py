@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper, version_converter
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
 from onnx.inliner import inline_local_functions
 
@@ -18,11 +18,12 @@ from model_export.errors import ExportError
 # Domains whose operators onnxruntime has itself; any other needs a library of the author's.
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 _OLDEST_OPSET = 9
+OPSET = 18
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
 
 
 def read_model(path: Path) -> ModelProto:
-    """The model with all weights in it, functions inlined.
+    """The model with all weights in it, functions inlined, in opset 18 or later.
 
     Raises ExportError for what is no ONNX file or cut short, of an opset or operator that cannot be run, with weights
     outside its folder, or with a weight that is NaN.
@@ -44,7 +45,7 @@ def read_model(path: Path) -> ModelProto:
     except onnx.checker.ValidationError as error:
         raise ExportError(f"{path}: is not valid ONNX: {str(error).strip().splitlines()[0]}") from None
     _check_weights(path, model)
-    return model
+    return _in_opset(path, model)
 
 
 def _check_opset(path: Path, model: ModelProto) -> None:
@@ -55,6 +56,21 @@ def _check_opset(path: Path, model: ModelProto) -> None:
                 f"{path}: uses opset {opset.version}; {_OLDEST_OPSET} to {newest} can be run. Export it again with one "
                 "of these"
             )
+
+
+def _in_opset(path: Path, model: ModelProto) -> ModelProto:
+    """The same graph in the opset that the pass reads, if it is older."""
+    own = next((opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")), OPSET)
+    if own >= OPSET:
+        return model
+    try:
+        return version_converter.convert_version(model, OPSET)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ExportError(
+            f"{path}: uses opset {own}, and onnx cannot bring it to {OPSET} ({reason}); export it with opset {OPSET} "
+            "or later"
+        ) from None
 
 
 def _load_external(path: Path, model: ModelProto) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper, version_converter
 from onnx.external_data_helper import set_external_data
 
 from model_export.errors import ExportError
@@ -146,3 +146,37 @@ def test_functions_are_taken_apart(tmp_path: Path) -> None:
     model = read_model(path)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     assert session.run(None, {"x": np.array([1.5], np.float32)})[0].tolist() == [3.0]
+
+
+def test_an_older_graph_is_brought_to_an_opset_that_the_pass_reads(graph: Path, tmp_path: Path) -> None:
+    path = tmp_path / "older.onnx"
+    onnx.save(version_converter.convert_version(onnx.load(graph), 15), path)
+    model = read_model(path)
+    assert {opset.domain: opset.version for opset in model.opset_import} == {"": 18}
+    feed = {one.name: _ones(one) for one in model.graph.input}
+    found, expected = (
+        onnxruntime.InferenceSession(one, providers=["CPUExecutionProvider"]).run(None, feed)[0]
+        for one in (model.SerializeToString(), graph.read_bytes())
+    )
+    np.testing.assert_array_equal(found, expected)
+
+
+def _ones(value: onnx.ValueInfoProto) -> np.ndarray:
+    kind = value.type.tensor_type
+    shape = [dim.dim_value or 2 for dim in kind.shape.dim]
+    return np.ones(shape, helper.tensor_dtype_to_np_dtype(kind.elem_type))
+
+
+def test_one_that_cannot_be_brought_there_is_refused(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(model: ModelProto, opset: int) -> ModelProto:
+        raise RuntimeError(f"No Adapter to Version {opset} for Shape\nmore")
+
+    path = tmp_path / "older.onnx"
+    onnx.save(version_converter.convert_version(onnx.load(graph), 15), path)
+    monkeypatch.setattr(version_converter, "convert_version", refuse)
+    with pytest.raises(
+        ExportError, match=r"uses opset 15, and onnx .* to 18 \(No Adapter .*Shape\); export it with opset 18"
+    ):
+        read_model(path)
