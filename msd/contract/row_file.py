@@ -239,7 +239,7 @@ def _read_header(path: Path) -> tuple[_Header, int]:
                 raise BundleError(f"{path}: not a rows file; it ends after {len(prefix)} bytes")
             magic, length = _PREFIX.unpack(prefix)
             if magic != _MAGIC or length > _MAX_HEADER:
-                raise BundleError(f"{path}: not a rows file of this format ({_MAGIC.decode()}); export the bundle again")
+                raise BundleError(f"{path}: not a rows file of this format ({_MAGIC.decode()}); export again")
             return _Header.model_validate(json.loads(file.read(length))), _PREFIX.size + length
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror or error}") from error
