@@ -1,11 +1,12 @@
 """All rows of one side in one memory-mapped file: an index of ids, the ids to prove what it says, the rows, and a
 checksum for every block, which is looked at when the block is first touched.
 
-Layout: magic, header length, JSON header padded to 64 bytes, then the sections in the order of `_Header`.
+Layout: magic, header length and checksum, JSON header padded to 64 bytes, then the sections in the order of `_Header`.
 """
 
 import json
 import struct
+import zlib
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -22,7 +23,7 @@ from msd.contract.id_index import WINDOW, WORD, EncodedIds, IdIndex, build_index
 from msd.contract.rows import Records, RowCodec, Rows, pack_history
 
 _MAGIC = b"MSDROWS2"
-_PREFIX = struct.Struct("<8sI")
+_PREFIX = struct.Struct("<8sII")
 _ALIGNMENT = 64
 _MAX_HEADER = 65_536
 
@@ -99,7 +100,7 @@ def write_row_file(
     # Looking slots up where they are not aligned would copy them each time.
     header += b" " * (-(_PREFIX.size + len(header)) % _ALIGNMENT)
     with atomic_file(path) as file:
-        file.write(_PREFIX.pack(_MAGIC, len(header)))
+        file.write(_PREFIX.pack(_MAGIC, len(header), zlib.crc32(header)))
         file.write(header)
         file.write(body)
         file.write(sections["checksums"])
@@ -237,10 +238,13 @@ def _read_header(path: Path) -> tuple[_Header, int]:
             prefix = file.read(_PREFIX.size)
             if len(prefix) < _PREFIX.size:
                 raise BundleError(f"{path}: not a rows file; it ends after {len(prefix)} bytes")
-            magic, length = _PREFIX.unpack(prefix)
+            magic, length, checksum = _PREFIX.unpack(prefix)
             if magic != _MAGIC or length > _MAX_HEADER:
                 raise BundleError(f"{path}: not a rows file of this format ({_MAGIC.decode()}); export again")
-            return _Header.model_validate(json.loads(file.read(length))), _PREFIX.size + length
+            header = file.read(length)
+        if zlib.crc32(header) != checksum:
+            raise BundleError(f"{path}: the header is damaged; copy the bundle again")
+        return _Header.model_validate(json.loads(header)), _PREFIX.size + length
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror or error}") from error
     except (ValidationError, ValueError, RecursionError) as error:

@@ -1,8 +1,8 @@
 """A rows file finds every row and no other; a wrong byte is found out at the latest when it is read."""
 
 import struct
+import zlib
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -153,12 +153,8 @@ def test_any_byte_that_is_wrong_is_found_out(tmp_path: Path, data: st.DataObject
     value = data.draw(st.integers(0, 255).filter(lambda value: value != whole[place]))
     path.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
 
-    rows: list[bytes | None] = []
-    with suppress(BundleError):
-        rows = open_items(path).raw(ids)
-    if rows:  # nothing but white space that pads the header
-        assert whole[place : place + 1] == b" "
-        assert rows == [record.tobytes() for record in make_records(ITEMS, 4)]
+    with pytest.raises(BundleError):
+        open_items(path).raw(ids)
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -228,7 +224,7 @@ def with_header(path: Path, header: bytes) -> None:
     whole = path.read_bytes()
     (length,) = struct.unpack_from("<I", whole, 8)
     header = header.ljust(length)
-    path.write_bytes(whole[:8] + struct.pack("<I", len(header)) + header + whole[12 + length :])
+    path.write_bytes(whole[:8] + struct.pack("<II", len(header), zlib.crc32(header)) + header + whole[16 + length :])
 
 
 def edited(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
@@ -262,7 +258,7 @@ def test_another_header(path: Path, name: str) -> None:
     edit, said = HEADERS[name]
     write_items(path, ["i1", "i2"])
     whole = path.read_bytes()
-    with_header(path, edit(whole[12 : 12 + struct.unpack_from("<I", whole, 8)[0]]))
+    with_header(path, edit(whole[16 : 16 + struct.unpack_from("<I", whole, 8)[0]]))
 
     with pytest.raises(BundleError, match=said):
         open_items(path)
@@ -275,7 +271,7 @@ def test_a_header_that_moves_the_border_of_ids_and_rows(path: Path) -> None:
     (ids_start, ids_size), (rows_start, rows_size) = places["ids"], places["rows"]
     old = f'"ids":[{ids_start - base},{ids_size}],"rows":[{rows_start - base},{rows_size}]'
     new = f'"ids":[{ids_start - base},{ids_size + 1}],"rows":[{rows_start - base + 1},{rows_size - 1}]'
-    with_header(path, edited(old.encode(), new.encode())(path.read_bytes()[12:base]))
+    with_header(path, edited(old.encode(), new.encode())(path.read_bytes()[16:base]))
 
     with pytest.raises(BundleError, match="header is damaged"):
         open_items(path)
