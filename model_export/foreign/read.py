@@ -79,7 +79,10 @@ def _load_external(path: Path, model: ModelProto) -> None:
     for tensor in _tensors(model.graph):
         if not uses_external_data(tensor):
             continue
-        location = ExternalDataInfo(tensor).location
+        try:
+            location = ExternalDataInfo(tensor).location
+        except ValueError as error:
+            raise ExportError(f"{path}: where the weight {tensor.name!r} lies cannot be read: {error}") from None
         found = (folder / location).resolve()
         if Path(location).is_absolute() or not found.is_relative_to(folder):
             raise ExportError(
@@ -137,4 +140,4 @@ def _bodies(node: NodeProto) -> Iterator[GraphProto]:
 
 
 def _name(node: NodeProto) -> str:
-    return node.name or node.output[0]
+    return node.name or next(iter(node.output), node.op_type)

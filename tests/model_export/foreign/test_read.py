@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import ModelProto, TensorProto, helper, numpy_helper, version_converter
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper, version_converter
 from onnx.external_data_helper import set_external_data
 
 from model_export.errors import ExportError
@@ -94,9 +94,27 @@ def _outside(location: str) -> Damage:
     return damage
 
 
+def _nameless(model: ModelProto) -> None:
+    model.graph.node.append(NodeProto(op_type="Steal", domain="org.example"))
+
+
+def _nowhere(model: ModelProto) -> None:
+    weight = next(one for one in model.graph.initializer if one.name == "user.weight")
+    set_external_data(weight, "weights.bin")
+    weight.external_data.add(key="offset", value="x")
+
+
+def _short(model: ModelProto) -> None:
+    weight = next(one for one in model.graph.initializer if one.name == "user.weight")
+    weight.raw_data = weight.raw_data[:10]
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (_nameless, "the node Steal is of org.example.Steal, which onnxruntime does not have"),
+        (_nowhere, "where the weight 'user.weight' lies cannot be read: invalid literal"),
+        (_short, "is not valid ONNX: .*user.weight.* is too small"),
         (_opset(4), "uses opset 4; 9 to"),
         (_opset(9_999), "uses opset 9999; 9 to .* Export it again"),
         (_custom, "the node the gather is of org.example.Gather, which onnxruntime does not have"),
