@@ -1,10 +1,9 @@
 """A trained ranker on disk: its weights, a record of its schema and its training, and its student if it has its own."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
@@ -14,6 +13,7 @@ from msd.contract.schema import FeatureSchema
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.model import RankerConfig
 from msd.ranker.train import EpochReport
+from msd.record import read_record
 from msd.student.vectors import StudentVectors, load_vectors
 
 FORMAT = 5
@@ -97,18 +97,11 @@ def vectors_of(model: Path, record: RankerRecord, given: StudentVectors) -> Stud
 
 
 def _load_record(folder: Path) -> RankerRecord:
-    path = folder / RECORD_FILE
-    try:
-        document = json.loads(path.read_bytes())
-        # Read before the rest, which another format may have other names for.
-        found = document.get("format") if isinstance(document, dict) else None
-        if found != FORMAT:
-            raise ModelError(f"{path}: format {found!r}, this release reads {FORMAT}; train again")
-        return RankerRecord.model_validate_json(json.dumps(document))
-    except OSError:
-        raise ModelError(f"{folder}: no trained model here ({RECORD_FILE} is missing); run `msd train`") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ModelError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}; train again") from None
-    except ValueError as error:
-        raise ModelError(f"{path}: not JSON ({error}); train again") from None
+    return read_record(
+        folder / RECORD_FILE,
+        RankerRecord,
+        FORMAT,
+        f"no trained model here ({RECORD_FILE} is missing); run `msd train`",
+        "train again",
+        ModelError,
+    )

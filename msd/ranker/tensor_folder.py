@@ -3,14 +3,13 @@
 What was fitted to write it (schema, adaptors) is kept, so that a bundle of that model serves the very same values.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -24,6 +23,7 @@ from msd.ranker.adaptor import Adaptors
 from msd.ranker.event_tensors import adapt_all, event_tensors
 from msd.ranker.features import build_features
 from msd.ranker.schema_fit import fit_schema
+from msd.record import read_record
 from msd.student.vectors import StudentVectors
 
 FORMAT = 1
@@ -120,20 +120,14 @@ def read_part(folder: Path, part: str) -> dict[str, Tensor]:
 
 def load_record(folder: Path) -> TensorRecord:
     """The record of a folder. Raises TensorFolderError that says what is wrong with it."""
-    path = folder / RECORD_FILE
-    try:
-        document = json.loads(path.read_bytes())
-        found = document.get("format") if isinstance(document, dict) else None
-        if found != FORMAT:
-            raise TensorFolderError(f"{path}: format {found!r}, this release reads {FORMAT}; run `msd tensors` again")
-        return TensorRecord.model_validate_json(json.dumps(document))
-    except OSError:
-        raise TensorFolderError(f"{folder}: no tensors here ({RECORD_FILE} is missing); run `msd tensors`") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise TensorFolderError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    except ValueError as error:
-        raise TensorFolderError(f"{path}: not JSON ({error}); run `msd tensors` again") from None
+    return read_record(
+        folder / RECORD_FILE,
+        TensorRecord,
+        FORMAT,
+        f"no tensors here ({RECORD_FILE} is missing); run `msd tensors`",
+        "run `msd tensors` again",
+        TensorFolderError,
+    )
 
 
 def load_adaptors(folder: Path, record: TensorRecord) -> Adaptors:

@@ -1,0 +1,34 @@
+"""A step's record in its folder, read with an error for all that can be wrong with it. Knows no record's fields."""
+
+import json
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from msd.contract.errors import MsdError
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+def read_record(
+    path: Path, kind: type[Record], format_: int, absent: str, remedy: str, error: type[MsdError]
+) -> Record:
+    """The record in a JSON file whose `format` has to be the one given.
+
+    Raises `error`: `absent` of the folder if there is no such file, else what is wrong with it, and the `remedy`.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+        # Read before the rest, which another format may have other names for.
+        found = document.get("format") if isinstance(document, dict) else None
+        if found != format_:
+            raise error(f"{path}: format {found!r}, this release reads {format_}; {remedy}")
+        return kind.model_validate_json(json.dumps(document))
+    except OSError:
+        raise error(f"{path.parent}: {absent}") from None
+    except ValidationError as wrong:
+        first = wrong.errors()[0]
+        raise error(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}; {remedy}") from None
+    except (ValueError, RecursionError) as wrong:
+        raise error(f"{path}: not JSON ({wrong}); {remedy}") from None
