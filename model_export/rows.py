@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from msd.contract.bundle import ROWS
-from msd.contract.row_file import write_row_file
+from msd.contract.row_writer import write_row_file
 from msd.contract.rows import RowCodec, RowContents, RowSide
 from msd.contract.state import EntityState, advance
 from msd.ranker.adaptor import Adaptors

@@ -1,8 +1,11 @@
-"""A memory-mapped file of sections, each block of which is proved by its checksum when it is first touched.
+"""Sections of a file, each block of which is read, and proved by its checksum, when it is first touched.
 
-Does not know what the sections hold.
+The file is never mapped: whatever becomes of it later, what was proved stays, and what was not is an error. Does not
+know what the sections hold.
 """
 
+import os
+import weakref
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from msd.contract.block_memory import open_memory
 from msd.contract.errors import BundleError
 
 BLOCK = 16_384
@@ -22,21 +26,45 @@ class Place(NamedTuple):
     size: int
 
 
-def checksums_of(body: bytes) -> bytes:
-    """A CRC-32 for every block, in little endian."""
-    sums = [zlib.crc32(body[start : start + BLOCK]) for start in range(0, len(body), BLOCK)]
-    return np.array(sums, "<u4").tobytes()
+class OpenFile:
+    """A file that is open for as long as somebody has this object. Raises BundleError, naming the path."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            weakref.finalize(self, os.close, self._descriptor)
+            self.size = os.fstat(self._descriptor).st_size
+        except OSError as error:
+            raise BundleError(f"{path}: {error.strerror or error}") from error
+
+    def read(self, start: int, size: int) -> bytes:
+        """At most `size` bytes from byte `start` on; fewer where the file ends."""
+        parts, left = [], size
+        try:
+            while left and (part := os.pread(self._descriptor, left, start + size - left)):
+                parts.append(part)
+                left -= len(part)
+        except OSError as error:
+            raise BundleError(f"{self.path}: {error.strerror or error}") from error
+        return b"".join(parts)
 
 
 class CheckedFile:
-    """The sections from byte `base` on, `size` bytes of them, and their checksums at the end of the file."""
+    """The sections from byte `base` on, `size` bytes of them, and behind them their checksums, one a block.
 
-    def __init__(self, path: Path, base: int, size: int) -> None:
-        whole = np.asarray(np.memmap(path, np.uint8, "r"))  # a plain array: indexing a memmap costs twice as much
-        self._path = path
-        self._body = whole[base : base + size]
-        self._checksums = whole[base + size :].view("<u4")
-        self._proved = np.zeros(len(self._checksums), bool)
+    `memory` is a descriptor that `new_memory` gave for the same `tag`: blocks that one process has read are then there
+    for all. Without it, or where it is of other contents, the memory is this process's own.
+    """
+
+    def __init__(self, file: OpenFile, base: int, size: int, tag: bytes, memory: int | None = None) -> None:
+        self._file, self._base = file, base
+        sums = file.read(base + size, 4 * -(-size // BLOCK))
+        self._checksums = np.frombuffer(sums, "<u4")
+        self._proved = np.zeros(-(-size // BLOCK), bool)
+        if len(self._checksums) != len(self._proved):
+            raise BundleError(f"{file.path}: the file is truncated; copy the bundle again")
+        self._body, self.is_shared = open_memory(size, tag, memory)
 
     def section(self, place: Place) -> "Section":
         """A part of the file to read from."""
@@ -55,10 +83,16 @@ class CheckedFile:
                 self._prove_block(block)
 
     def _prove_block(self, block: int) -> None:
-        if not self._proved[block]:
-            if zlib.crc32(self._body[block * BLOCK : (block + 1) * BLOCK].tobytes()) != self._checksums[block]:
-                raise BundleError(f"{self._path}: block {block} is damaged; copy the bundle again")
-            self._proved[block] = True
+        if self._proved[block]:
+            return
+        place = self._body[block * BLOCK : (block + 1) * BLOCK]
+        # Only bytes that fit the checksum ever come into memory, so that two processes may well put them there at once.
+        if not (self.is_shared and zlib.crc32(place.data) == self._checksums[block]):
+            content = self._file.read(self._base + block * BLOCK, len(place))
+            if len(content) != len(place) or zlib.crc32(content) != self._checksums[block]:
+                raise BundleError(f"{self._file.path}: block {block} is damaged; copy the bundle again")
+            place[:] = np.frombuffer(content, np.uint8)
+        self._proved[block] = True
 
 
 class Section:

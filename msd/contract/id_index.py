@@ -11,11 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.checked_file import Section
+from msd.contract.errors import BundleError
+from msd.contract.schema import MAX_ID_CHARS
 
 Words = NDArray[np.uint64]
 Places = NDArray[np.int64]
 
 _LOAD = 0.7
+_CHUNK = 65_536
 WINDOW = 8
 WORD = 8
 _PLACE = np.uint64(0xFFFFFFFF)
@@ -91,10 +94,22 @@ def hash_ids(ids: EncodedIds, seed: int) -> Words:
     return finished
 
 
-def build_index(ids: EncodedIds, seed: int) -> BuiltIndex:
-    """The index of unique ids, of fewer than 2³² rows."""
-    rows = len(ids.lengths)
-    hashes, homes = hash_ids(ids, seed), max(1, int(rows / _LOAD))
+def hash_all(ids: Sequence[str], seed: int) -> tuple[Words, NDArray[np.int64]]:
+    """[n] hashes of many ids, and [n] their lengths in bytes. Raises BundleError for an id that is too long."""
+    hashes, lengths = np.zeros(len(ids), np.uint64), np.zeros(len(ids), np.int64)
+    for start in range(0, len(ids), _CHUNK):
+        some = ids[start : start + _CHUNK]
+        if len(longest := max(some, key=len)) > MAX_ID_CHARS:
+            raise BundleError(f"the id {longest[:40]!r}… has {len(longest)} characters; {MAX_ID_CHARS} are allowed")
+        encoded = encode_ids(some)
+        hashes[start : start + _CHUNK], lengths[start : start + _CHUNK] = hash_ids(encoded, seed), encoded.lengths
+    return hashes, lengths
+
+
+def build_index(hashes: Words, seed: int) -> BuiltIndex:
+    """The index of unique ids, of fewer than 2³² rows, by their hashes of this seed [n]."""
+    rows = len(hashes)
+    homes = max(1, int(rows / _LOAD))
     home = (hashes % np.uint64(homes)).astype(np.int64)
     order = np.lexsort((hashes, home))
     places = np.arange(rows)

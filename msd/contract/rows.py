@@ -4,6 +4,7 @@ One numpy dtype derived from the schema. Does not know where rows are kept (`row
 """
 
 import struct
+import zlib
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -12,11 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.errors import BundleError
-from msd.contract.schema import FeatureSchema
+from msd.contract.schema import MAX_ID_CHARS, FeatureSchema
 
-ROW_FORMAT = 1
+ROW_FORMAT = 2
 _HAS_SEMANTIC = 1
 _LENGTH = struct.Struct("<H")
+_SUM = struct.Struct("<I")
+# The CRC-32 of any bytes with their own CRC-32 behind them.
+_RESIDUE = 0x2144DF1C
+_MAX_ID_BYTES = 4 * MAX_ID_CHARS
 
 RowSide = Literal["user", "item"]
 Records = NDArray[np.void]
@@ -65,6 +70,7 @@ class RowCodec:
         record["format"] = ROW_FORMAT
         record["bundle"] = self._tag
         record["numeric"][:, 1::2] = 1.0  # every second column says that the number before it is missing
+        _seal(record)
         return record
 
     def pack(self, contents: RowContents, written_at: float) -> Records:
@@ -84,26 +90,24 @@ class RowCodec:
                 f"a row of the {self.side} side holds a value that is not finite (fp16 ends at 65,504), or an index "
                 "outside its table"
             )
+        _seal(records)
         return records
 
     def unpack(self, buffers: Sequence[bytes | None]) -> Rows:
         """Rows of raw bytes, None where the store has none. Short, foreign or unreadable rows count as damaged."""
         size = self.dtype.itemsize
-        whole = [buffer is not None and len(buffer) >= size for buffer in buffers]
+        heads = buffers if self.side == "item" else [buffer and buffer[:size] for buffer in buffers]
         filler = self.missing.tobytes()
-        joined = b"".join(
-            buffer[:size] if ok and buffer is not None else filler for buffer, ok in zip(buffers, whole, strict=True)
-        )
-        present = np.array(whole, bool)
+        present = [head is not None and len(head) == size and zlib.crc32(head) == _RESIDUE for head in heads]
+        joined = b"".join(head if ok and head else filler for head, ok in zip(heads, present, strict=True))
         records = np.frombuffer(bytearray(joined), self.dtype)
-        usable = self.is_usable(records)
+        found = np.array(present, bool) & self.is_usable(records)
         histories: list[tuple[str, ...]] = []
         if self.side == "user":
             for position, buffer in enumerate(buffers):
-                history = unpack_history(buffer[size:]) if buffer is not None and usable[position] else ()
-                usable[position] &= history is not None
+                history = unpack_history(buffer[size:]) if buffer is not None and found[position] else ()
+                found[position] &= history is not None
                 histories.append(history or ())
-        found = present & usable
         records[~found] = self.missing
         absent = sum(buffer is None for buffer in buffers)
         return Rows(records, found, tuple(histories), len(buffers) - absent - int(found.sum()))
@@ -133,6 +137,7 @@ def row_dtype(schema: FeatureSchema, side: RowSide) -> np.dtype[Any]:
             ("categorical", "<i4", (schema.categorical_width(side),)),
             ("numeric", "<f4", (schema.numeric_width(side),)),
             ("semantic", "<f2", (schema.semantic_width(side),)),
+            ("checksum", "<u4"),  # the CRC-32 of all before it
         ]
     )
 
@@ -143,26 +148,38 @@ def has_semantic(records: Records) -> NDArray[np.bool_]:
     return result
 
 
+def _seal(records: Records) -> None:
+    """Puts the checksum of each of n contiguous records into it."""
+    size = records.dtype.itemsize
+    content = records.view(np.uint8).reshape(-1).data
+    starts = range(0, len(content), size)
+    records["checksum"] = [zlib.crc32(content[start : start + size - _SUM.size]) for start in starts]
+
+
 def pack_history(item_ids: Sequence[str]) -> bytes:
-    """The tail of a user's row: each id as UTF-8 after its length in two bytes."""
+    """The tail of a user's row: each id as UTF-8 after its length in two bytes, then their CRC-32."""
     encoded = [item_id.encode() for item_id in item_ids]
-    return b"".join(_LENGTH.pack(len(one)) + one for one in encoded)
+    if longest := max(encoded, key=len, default=b"")[_MAX_ID_BYTES:]:
+        raise BundleError(f"an id in a history has {_MAX_ID_BYTES + len(longest)} bytes; {_MAX_ID_BYTES} are allowed")
+    tail = b"".join(_LENGTH.pack(len(one)) + one for one in encoded)
+    return tail + _SUM.pack(zlib.crc32(tail))
 
 
 def unpack_history(tail: bytes) -> tuple[str, ...] | None:
     """The ids that `pack_history` packed, or None when the bytes are not of its making."""
+    if len(tail) < _SUM.size or zlib.crc32(tail) != _RESIDUE:
+        return None
     item_ids = []
-    place = 0
-    while place < len(tail):
-        if place + _LENGTH.size > len(tail):
+    place, end = 0, len(tail) - _SUM.size
+    while place < end:
+        if place + _LENGTH.size > end:
             return None
         (length,) = _LENGTH.unpack_from(tail, place)
         place += _LENGTH.size
-        one = tail[place : place + length]
-        if len(one) != length:
+        if place + length > end:
             return None
         try:
-            item_ids.append(one.decode())
+            item_ids.append(tail[place : place + length].decode())
         except UnicodeDecodeError:
             return None
         place += length

@@ -11,7 +11,7 @@ import pytest
 from msd.contract.bundle import GOLDENS, RANKER, Bundle
 from msd.contract.errors import BundleError
 from msd.contract.golden import Golden, encode_row, golden_tensors, read_goldens, write_goldens
-from msd.contract.rows import RowCodec, RowSide
+from msd.contract.rows import RowCodec, RowSide, pack_history
 from tests.contract.examples import ITEMS, OTHER_ID, SCHEMA, USERS, make_records
 from tests.service.bundle_factory import golden_requests
 
@@ -46,7 +46,7 @@ def test_the_graph_gives_a_bundle_s_goldens_from_nothing_but_themselves(whole_bu
 
 def test_rows_that_a_golden_has_not_are_missing() -> None:
     with_rows = {
-        "user": encode_row(make_records(USERS, 1)[0].tobytes()),
+        "user": encode_row(make_records(USERS, 1)[0].tobytes() + pack_history([])),
         "items": {"i": encode_row(make_records(ITEMS, 1)[0].tobytes())},
     }
     merged, bare = (golden_tensors(SCHEMA, USERS, ITEMS, one) for one in (golden(**with_rows), golden()))

@@ -1,5 +1,6 @@
 """A rows file finds every row and no other; a wrong byte is found out at the latest when it is read."""
 
+import os
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -9,11 +10,15 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from msd.contract import id_index, row_file
+from msd.contract import id_index
+from msd.contract.checked_file import BLOCK, OpenFile
 from msd.contract.errors import BundleError
-from msd.contract.row_file import RowFile, write_row_file
-from msd.contract.rows import RowCodec
+from msd.contract.row_file import RowFile, rows_memory
+from msd.contract.row_header import read_header
+from msd.contract.row_writer import write_row_file
+from msd.contract.rows import Records, RowCodec
 from msd.contract.schema import FeatureSchema
 from tests.contract.examples import BUNDLE_ID, ITEMS, OTHER_ID, SCHEMA, USERS, make_records
 
@@ -121,10 +126,16 @@ def test_if_many_hashes_collide_every_row_is_found_and_no_other(
         assert open_items(path).raw(ids) == [known.get(one) for one in ids]
 
 
-def test_ids_of_ten_thousand_bytes(path: Path) -> None:
-    ids = ["x" * 10_000, "x" * 9_999, "ü" * 5_000, "x"]
+def test_ids_as_long_as_may_be(path: Path) -> None:
+    ids = ["x" * 256, "x" * 255, "ü" * 256, "😀" * 256, "x"]
     rows = write_items(path, ids)
-    assert open_items(path).raw([*ids, "x" * 10_001]) == [*rows, None]
+    assert open_items(path).raw([*ids, "x" * 257, "x" * 10_000]) == [*rows, None, None]
+
+
+def test_an_id_that_no_request_can_have_is_refused_and_nothing_is_written(path: Path) -> None:
+    with pytest.raises(BundleError, match=r"the id 'x{40}'… has 10000 characters; 256 are allowed"):
+        write_items(path, ["i1", "x" * 10_000])
+    assert not path.exists()
 
 
 def test_the_same_rows_make_the_same_bytes(tmp_path: Path) -> None:
@@ -135,8 +146,8 @@ def test_the_same_rows_make_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_an_id_that_occurs_twice_is_refused_and_nothing_is_written(path: Path) -> None:
-    with pytest.raises(BundleError, match="an id occurs twice"):
-        write_items(path, ["i1", "i1"])
+    with pytest.raises(BundleError, match="an id occurs twice: 'i1'"):
+        write_items(path, ["i1", "i2", "i1", "i3"])
     assert not path.exists()
 
 
@@ -173,7 +184,8 @@ def test_a_file_that_ends_early_or_late_is_refused(tmp_path: Path, data: st.Data
 
 def sections(path: Path) -> dict[str, tuple[int, int]]:
     """Where the file's sections are: name → start, size."""
-    header, base = row_file._read_header(path)
+    header, raw = read_header(OpenFile(path))
+    base = len(raw)
     names = ("slots", "id_starts", "row_starts", "ids", "rows", "checksums")
     return {name: (base + getattr(header, name).start, getattr(header, name).size) for name in names}
 
@@ -302,3 +314,132 @@ def test_a_file_of_another_bundle_or_schema(path: Path) -> None:
     with pytest.raises(BundleError, match="record_dtype is"):
         RowFile(path, RowCodec(without_price, "item", BUNDLE_ID), BUNDLE_ID)
     assert RowFile(path, RowCodec(smaller, "item", BUNDLE_ID), BUNDLE_ID).count == 1
+
+
+def truncate(path: Path) -> None:
+    """Nothing is left of the file."""
+    os.truncate(path, 0)
+
+
+def overwrite(path: Path) -> None:
+    """Other bytes stand where the file's were."""
+    path.write_bytes(b"\xff" * path.stat().st_size)
+
+
+def replace(path: Path) -> None:
+    """Another file takes the name."""
+    path.unlink()
+    write_items(path, ["x"])
+
+
+@pytest.mark.parametrize("change", [truncate, overwrite, os.unlink, replace])
+def test_what_was_read_stays_whatever_becomes_of_the_file(path: Path, change: Callable[[Path], None]) -> None:
+    ids = [f"i{number}" for number in range(3_000)]
+    rows = write_items(path, ids)
+    file = open_items(path)
+    assert file.raw(ids) == rows
+    change(path)
+
+    assert file.raw(ids) == rows
+    assert file.get(ids).found.all()
+
+
+@pytest.mark.parametrize("change", [truncate, overwrite])
+def test_what_was_not_read_before_the_file_was_spoilt_is_an_error_until_it_is_back(
+    path: Path, change: Callable[[Path], None]
+) -> None:
+    ids = [f"i{number}" for number in range(3_000)]
+    known = dict(zip(ids, write_items(path, ids), strict=True))
+    whole = path.read_bytes()
+    file = open_items(path)
+    first, row = file.scan(0, 1)[0]
+    assert file.raw([first]) == [row]
+    change(path)
+
+    with pytest.raises(BundleError, match=r"items\.rows: block \d+ is damaged"):
+        file.raw(ids)
+    assert file.raw([first]) == [row]
+    with path.open("r+b") as restored:
+        restored.write(whole)
+    assert file.raw(ids) == list(known.values())
+
+
+def test_shared_memory_serves_what_another_has_read(path: Path) -> None:
+    ids = [f"i{number}" for number in range(3_000)]
+    rows = write_items(path, ids)
+    memory = rows_memory(path)
+    try:
+        one, two = (RowFile(path, ITEMS, BUNDLE_ID, memory) for _ in range(2))
+        assert one.is_shared
+        assert two.is_shared
+        assert not open_items(path).is_shared
+        assert one.raw(ids) == rows
+        truncate(path)
+        assert two.raw(ids) == rows
+    finally:
+        os.close(memory)
+
+
+def test_shared_memory_of_other_contents_is_left_alone(path: Path) -> None:
+    """A worker that starts after the file was replaced must not put its rows under the eyes of older ones."""
+    ids = [f"i{number}" for number in range(3_000)]
+    rows = write_items(path, ids)
+    memory = rows_memory(path)
+    old = RowFile(path, ITEMS, BUNDLE_ID, memory)
+    other = make_records(ITEMS, len(ids), seed=1)
+    write_row_file(path, ITEMS, BUNDLE_ID, ids, other, [])
+    new = RowFile(path, ITEMS, BUNDLE_ID, memory)
+    os.close(memory)
+
+    assert not new.is_shared
+    assert new.raw(ids) == [record.tobytes() for record in other]
+    assert old.raw(ids) == rows
+
+
+@pytest.mark.parametrize("kind", ["closed", "a plain file", "not sealed", "too short"])
+def test_what_is_no_shared_memory_of_this_file_is_not_used(path: Path, kind: str) -> None:
+    rows = write_items(path, ["i1", "i2"])
+    memory = rows_memory(path)
+    content = os.pread(memory, os.fstat(memory).st_size, 0)
+    os.close(memory)
+    descriptor = os.open(path.parent / "plain", os.O_RDWR | os.O_CREAT) if kind == "a plain file" else memory
+    if kind in ("not sealed", "too short"):
+        descriptor = os.memfd_create("other", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    if kind != "closed":
+        os.pwrite(descriptor, content[: -1 if kind == "too short" else None], 0)
+    file = RowFile(path, ITEMS, BUNDLE_ID, descriptor)
+    if kind != "closed":
+        os.close(descriptor)
+
+    assert not file.is_shared
+    assert file.raw(["i2", "i1", "x"]) == [rows[1], rows[0], None]
+
+
+def test_memory_is_taken_by_what_is_touched(path: Path) -> None:
+    """The map is as large as the file; what it takes is the blocks of a few ids, not the megabytes between them."""
+    ids = [f"i{number}" for number in range(60_000)]
+    write_items(path, ids)
+    memory = rows_memory(path)
+    file = RowFile(path, ITEMS, BUNDLE_ID, memory)
+    file.get(ids[:3])
+    taken = 512 * os.fstat(memory).st_blocks
+    os.close(memory)
+
+    assert path.stat().st_size > 4_000_000
+    assert 0 < taken <= 16 * BLOCK
+
+
+def test_many_rows_are_written_from_records_that_are_made_on_the_way(path: Path) -> None:
+    ids, records = [f"i{number}" for number in range(40_000)], make_records(ITEMS, 40_000)
+    asked: list[int] = []
+
+    def some(rows: NDArray[np.int64]) -> Records:
+        asked.append(len(rows))
+        return records[rows]
+
+    write_row_file(path, ITEMS, BUNDLE_ID, ids, some, [])
+    streamed = path.read_bytes()
+    write_row_file(path, ITEMS, BUNDLE_ID, ids, records, [])
+
+    assert path.read_bytes() == streamed
+    assert (sum(asked), max(asked)) == (40_000, 16_384)

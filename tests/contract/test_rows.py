@@ -1,6 +1,7 @@
 """A row comes back as it went in, or as missing and counted: never as another row, never as an error."""
 
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -20,15 +21,16 @@ def test_the_layout_is_the_one_of_every_bundle_so_far() -> None:
     assert row_dtype(SCHEMA, "item").descr == [
         ("format", "|u1"), ("flags", "|u1"), ("bundle", "<u8"), ("written_at", "<f8"), ("impressions", "<f4"),
         ("clicks", "<f4"), ("as_of", "<f8"), ("categorical", "<i4", (4,)), ("numeric", "<f4", (2,)),
-        ("semantic", "<f2", (8,)),
+        ("semantic", "<f2", (8,)), ("checksum", "<u4"),
     ]  # fmt: skip
-    assert make_records(ITEMS, 1).tobytes()[:1] == b"\x01"
+    assert make_records(ITEMS, 1).tobytes()[:1] == b"\x02"
 
 
 @pytest.mark.parametrize("codec", [USERS, ITEMS])
 def test_what_is_packed_comes_back(codec: RowCodec) -> None:
     contents = make_contents(codec.side, 10)
-    rows = codec.unpack([record.tobytes() for record in codec.pack(contents, AT)])
+    tail = pack_history([]) if codec is USERS else b""
+    rows = codec.unpack([record.tobytes() + tail for record in codec.pack(contents, AT)])
 
     assert rows.found.all()
     assert rows.damaged == 0
@@ -52,18 +54,33 @@ def test_histories_come_back(item_ids: list[str]) -> None:
 
 
 @given(st.lists(IDS, min_size=1), st.data())
-def test_a_history_cut_short_is_another_one_or_none(item_ids: list[str], data: st.DataObject) -> None:
+def test_a_history_cut_short_is_none(item_ids: list[str], data: st.DataObject) -> None:
     packed = pack_history(item_ids)
-    cut = unpack_history(packed[: data.draw(st.integers(0, len(packed) - 1))])
 
-    assert cut is None or cut == tuple(item_ids[: len(cut)])
+    assert unpack_history(packed[: data.draw(st.integers(0, len(packed) - 1))]) is None
 
 
 @given(st.binary(max_size=40))
-def test_any_bytes_are_a_history_or_none(tail: bytes) -> None:
-    item_ids = unpack_history(tail)
+def test_any_bytes_are_a_history_or_none(content: bytes) -> None:
+    for tail in (content, content + zlib.crc32(content).to_bytes(4, "little")):
+        item_ids = unpack_history(tail)
+        assert item_ids is None or pack_history(item_ids) == tail
 
-    assert item_ids is None or pack_history(item_ids) == tail
+
+def test_an_id_that_no_request_can_have_is_not_packed_into_a_history() -> None:
+    with pytest.raises(BundleError, match="an id in a history has 70000 bytes; 1024 are allowed"):
+        pack_history(["i1", "x" * 70_000])
+
+
+@given(st.data())
+def test_any_byte_of_a_row_that_is_wrong_is_found_out(data: st.DataObject) -> None:
+    codec = data.draw(st.sampled_from([USERS, ITEMS]))
+    row = make_records(codec, 1)[0].tobytes() + (pack_history(["i1", "ß"]) if codec is USERS else b"")
+    place = data.draw(st.integers(0, len(row) - 1))
+    value = data.draw(st.integers(0, 255).filter(lambda value: value != row[place]))
+    rows = codec.unpack([row, row[:place] + bytes([value]) + row[place + 1 :], row])
+
+    assert (rows.found.tolist(), rows.damaged) == ([True, False, True], 1)
 
 
 @given(st.lists(st.none() | st.binary(max_size=2 * SIZE) | st.integers(0, 9), max_size=6))
@@ -79,17 +96,24 @@ def test_any_bytes_are_rows_or_missing(given_rows: list[bytes | int | None]) -> 
         assert record.tobytes() == (buffer if is_known else ITEMS.missing.tobytes())
 
 
+def with_sum(content: bytes) -> bytes:
+    """The content and its checksum."""
+    return content + zlib.crc32(content).to_bytes(4, "little")
+
+
 ROW: bytes = make_records(USERS, 1)[0].tobytes()
 TAIL = pack_history(["i1", "i2"])
 SPOILT = {
     "empty": b"",
     "short": ROW[:-1],
-    "another format": b"\x02" + ROW[1:] + TAIL,
+    "another format": with_sum(b"\x03" + ROW[1:-4]) + TAIL,
     "of another bundle": make_records(RowCodec(SCHEMA, "user", OTHER_ID), 1)[0].tobytes() + TAIL,
     "history cut in an id": ROW + TAIL[:-1],
     "history cut in a length": ROW + TAIL + b"\x01",
-    "history not UTF-8": ROW + struct.pack("<H", 2) + b"\xff\xff",
-    "history longer than it is": ROW + struct.pack("<H", 9) + b"i1",
+    "no history": ROW,
+    "history not UTF-8": ROW + with_sum(struct.pack("<H", 2) + b"\xff\xff"),
+    "history longer than it is": ROW + with_sum(struct.pack("<H", 9) + b"i1"),
+    "history that ends in a length": ROW + with_sum(struct.pack("<H", 2) + b"i1\x01"),
 }
 
 
@@ -183,7 +207,7 @@ def test_a_schema_without_vectors_and_categories() -> None:
 def test_what_no_model_can_take_is_damaged(name: str, value: float) -> None:
     record = make_records(ITEMS, 1)
     record[name].flat[0] = value
-    rows = ITEMS.unpack([record.tobytes(), make_records(ITEMS, 1).tobytes()])
+    rows = ITEMS.unpack([with_sum(record.tobytes()[:-4]), make_records(ITEMS, 1).tobytes()])
 
     assert rows.found.tolist() == [False, True]
     assert rows.damaged == 1

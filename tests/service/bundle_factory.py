@@ -29,7 +29,8 @@ from msd.contract.bundle import (
 from msd.contract.encode import Value, canonical, encode_side
 from msd.contract.golden import Golden, encode_row, write_goldens
 from msd.contract.request import parse_request
-from msd.contract.row_file import RowFile, write_row_file
+from msd.contract.row_file import RowFile
+from msd.contract.row_writer import write_row_file
 from msd.contract.rows import RowCodec, RowContents, RowSide
 from msd.contract.schema import (
     Bag,

@@ -1,0 +1,85 @@
+"""The header of a rows file: whose rows it holds, and where its sections are.
+
+Layout: magic, header length and checksum, JSON header padded to 64 bytes, the sections in the order of `RowHeader`.
+"""
+
+import json
+import struct
+import zlib
+from itertools import accumulate
+from typing import Annotated, Any, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from msd.contract.checked_file import BLOCK, OpenFile, Place
+from msd.contract.errors import BundleError
+from msd.contract.id_index import WINDOW, WORD
+
+_MAGIC = b"MSDROWS2"
+_PREFIX = struct.Struct("<8sII")
+_ALIGNMENT = 64
+_MAX_HEADER = 65_536
+
+
+class RowHeader(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    bundle_id: str
+    side: str
+    count: Annotated[int, Field(ge=0, lt=2**32 - 1)]
+    record_dtype: str
+    homes: Annotated[int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0, lt=2**64)]
+    slots: Place
+    id_starts: Place
+    row_starts: Place
+    ids: Place
+    rows: Place
+    checksums: Place
+
+    @model_validator(mode="after")
+    def _sections_follow_each_other(self) -> Self:
+        sections = (self.slots, self.id_starts, self.row_starts, self.ids, self.rows, self.checksums)
+        starts = list(accumulate((section.size for section in sections), initial=0))
+        if [section.start for section in sections] != starts[:-1] or min(section.size for section in sections) < 0:
+            raise ValueError("sections overlap")
+        if self.slots.size % 8 or self.slots.size // 8 < self.homes + WINDOW:
+            raise ValueError("the index has fewer slots than homes")
+        if self.id_starts.size != start_type(self.ids.size - WORD).itemsize * (self.count + 1):
+            raise ValueError("the ids do not fit the count")
+        # Rows that are all of one length need no starts.
+        if self.row_starts.size not in (0, start_type(self.rows.size).itemsize * (self.count + 1)):
+            raise ValueError("the rows do not fit the count")
+        if self.checksums.size != 4 * -(-self.checksums.start // BLOCK):
+            raise ValueError("there is not one checksum a block")
+        return self
+
+    def pack(self) -> bytes:
+        """All that goes before the sections."""
+        header = self.model_dump_json().encode()
+        # Looking slots up where they are not aligned would copy them each time.
+        header += b" " * (-(_PREFIX.size + len(header)) % _ALIGNMENT)
+        return _PREFIX.pack(_MAGIC, len(header), zlib.crc32(header)) + header
+
+
+def start_type(size: int) -> np.dtype[Any]:
+    """Of starts in a section of so many bytes: ids of ten million items need no eight bytes each."""
+    return np.dtype("<u4" if size < 2**32 else "<u8")
+
+
+def read_header(file: OpenFile) -> tuple[RowHeader, bytes]:
+    """The header of a file, and all bytes before its sections. Raises BundleError when it is not a rows file."""
+    prefix = file.read(0, _PREFIX.size)
+    if len(prefix) < _PREFIX.size:
+        raise BundleError(f"{file.path}: not a rows file; it ends after {len(prefix)} bytes")
+    magic, length, checksum = _PREFIX.unpack(prefix)
+    if magic != _MAGIC or length > _MAX_HEADER:
+        raise BundleError(f"{file.path}: not a rows file of this format ({_MAGIC.decode()}); export again")
+    header = file.read(_PREFIX.size, length)
+    if zlib.crc32(header) != checksum:
+        raise BundleError(f"{file.path}: the header is damaged; copy the bundle again")
+    try:
+        return RowHeader.model_validate(json.loads(header)), prefix + header
+    except (ValidationError, ValueError, RecursionError) as error:
+        raise BundleError(f"{file.path}: the header is damaged") from error

@@ -1,0 +1,117 @@
+"""Writes the rows of one side with their index, a part at a time: ten million rows need not be in memory at once."""
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msd.contract.checked_file import BLOCK, Place
+from msd.contract.errors import BundleError
+from msd.contract.files import atomic_file
+from msd.contract.id_index import WORD, Words, build_index, hash_all
+from msd.contract.row_header import RowHeader, start_type
+from msd.contract.rows import Records, RowCodec, pack_history
+
+_CHUNK = 16_384
+
+RecordsOf = Callable[[NDArray[np.int64]], Records]
+"""The records of some rows."""
+
+
+def write_row_file(
+    path: Path,
+    codec: RowCodec,
+    bundle_id: str,
+    ids: Sequence[str],
+    records: Records | RecordsOf,
+    histories: Sequence[Sequence[str]],
+) -> None:
+    """Writes rows and their index. `ids` are unique, `records` [n] packed by `codec`, `histories` empty for items."""
+    seed = int(bundle_id[-16:], 16)
+    hashes, lengths = hash_all(ids, seed)
+    index = build_index(hashes, seed)
+    _refuse_twins(path, ids, hashes[index.order], index.order)
+    tails = [pack_history(one) for one in histories] if codec.side == "user" else []
+    id_starts = _starts(lengths[index.order])
+    sizes = codec.dtype.itemsize + np.fromiter(map(len, tails), np.int64, len(tails))
+    row_starts = _starts(sizes[index.order]) if codec.side == "user" else np.zeros(0, np.uint8)
+    sections: dict[str, tuple[int, Iterator[bytes | memoryview]]] = {
+        "slots": _array(index.slots.astype("<u8", copy=False)),
+        "id_starts": _array(id_starts),
+        "row_starts": _array(row_starts),
+        "ids": (int(id_starts[-1]) + WORD, chain(_ids(ids, index.order), (b"\0" * WORD,))),
+        "rows": (
+            int(row_starts[-1]) if len(row_starts) else len(ids) * codec.dtype.itemsize,
+            _rows(records, tails, index.order),
+        ),
+    }
+    places, start = {}, 0
+    for name, (size, _) in sections.items():
+        places[name] = Place(start, size)
+        start += size
+    places["checksums"] = Place(start, 4 * -(-start // BLOCK))
+    about = {"bundle_id": bundle_id, "side": codec.side, "count": len(ids), "record_dtype": str(codec.dtype.descr)}
+    header = RowHeader.model_validate({**about, "homes": index.homes, "seed": seed, **places})
+    with atomic_file(path) as file:
+        file.write(header.pack())
+        _write_blocks(file, chain.from_iterable(parts for _, parts in sections.values()))
+
+
+def _refuse_twins(path: Path, ids: Sequence[str], hashes: Words, order: NDArray[np.int64]) -> None:
+    """Raises BundleError if an id occurs twice: then its hash does, too. `hashes` [n] are in the order of places."""
+    if len(order) < 2:
+        return
+    same = hashes[1:] == hashes[:-1]
+    seen: set[str] = set()
+    for row in order[np.append(same, False) | np.insert(same, 0, False)].tolist():
+        if ids[row] in seen:
+            raise BundleError(f"{path.name}: an id occurs twice: {ids[row]!r}")
+        seen.add(ids[row])
+
+
+def _starts(sizes: NDArray[np.int64]) -> NDArray[np.uint32 | np.uint64]:
+    """Where each part begins, and where the last one ends [n + 1]."""
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)])
+    return starts.astype(start_type(int(starts[-1])))
+
+
+def _array(values: NDArray[np.unsignedinteger]) -> tuple[int, Iterator[bytes | memoryview]]:
+    return values.nbytes, iter((values.view(np.uint8).data,))
+
+
+def _ids(ids: Sequence[str], order: NDArray[np.int64]) -> Iterator[bytes]:
+    for rows in _chunks(order):
+        yield "".join([ids[row] for row in rows.tolist()]).encode()
+
+
+def _rows(records: Records | RecordsOf, tails: list[bytes], order: NDArray[np.int64]) -> Iterator[bytes]:
+    for rows in _chunks(order):
+        some = records(rows) if callable(records) else records[rows]
+        if tails:
+            yield b"".join(part.tobytes() + tails[row] for part, row in zip(some, rows.tolist(), strict=True))
+        else:
+            yield some.tobytes()
+
+
+def _chunks(order: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, len(order), _CHUNK):
+        yield order[start : start + _CHUNK]
+
+
+def _write_blocks(file: BinaryIO, parts: Iterator[bytes | memoryview]) -> None:
+    """The parts one after the other, then a CRC-32 for every block of them, in little endian."""
+    sums, current, filled = [], 0, 0
+    for part in parts:
+        file.write(part)
+        rest = memoryview(part)
+        while len(rest):
+            piece = rest[: BLOCK - filled]
+            current, filled, rest = zlib.crc32(piece, current), filled + len(piece), rest[len(piece) :]
+            if filled == BLOCK:
+                sums.append(current)
+                current = filled = 0
+    file.write(np.array([*sums, current] if filled else sums, "<u4").tobytes())
