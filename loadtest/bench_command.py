@@ -60,14 +60,19 @@ def graph(
         Path | None, typer.Option("--json", help="A file for the figures; a picture goes beside it.")
     ] = None,
     bundle: Annotated[Path | None, typer.Option(help="A bundle whose ranker is timed too.")] = None,
-    work: Annotated[Path, typer.Option(help="A folder that keeps the trained reference model.")] = Path("runs/graph"),
+    work: Annotated[Path, typer.Option(help="A folder that keeps what was trained.")] = Path("runs/graph"),
     seconds: Annotated[float, typer.Option(min=0.0, help="For each race; longer steadies the medians.")] = 5.0,
+    lean_seeds: Annotated[
+        int,
+        typer.Option(min=1, help="Trainings of the leaner model; from 2 on, each of its changes is tried alone too."),
+    ] = 1,
 ) -> None:
     """Times the scoring graph on one thread: tiled, plain, factorised, in lower precision, its products alone."""
     if figures is not None and figures.suffix != ".json":
         raise typer.BadParameter(f"{figures}: has to end in .json; a picture of the same name is written as .svg")
     try:
         from loadtest.graph.bench import Plan, bench_graph
+        from loadtest.graph.leaner import Study
         from loadtest.graph.picture import picture
         from loadtest.graph.tables import tables
     except ModuleNotFoundError as error:
@@ -79,7 +84,7 @@ def graph(
     with Progress(*columns, console=Console(stderr=True)) as bars:
         bar = bars.add_task("Starting", total=None)
         found = bench_graph(
-            Plan(seconds=seconds),
+            Plan(seconds=seconds, study=Study(seeds=lean_seeds)),
             work,
             bundle,
             lambda doing, done, total: bars.update(bar, description=doing, completed=done, total=total),

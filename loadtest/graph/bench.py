@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from loadtest.graph.bundle import ranker_of
-from loadtest.graph.contestants import Contestant, graphs_of, in_all_precisions, on, without_rules
+from loadtest.graph.contestants import Contestant, beside, graphs_of, in_all_precisions, on, without_rules
 from loadtest.graph.figures import (
     PASSED,
     PLAIN,
@@ -19,9 +19,12 @@ from loadtest.graph.figures import (
     Measured,
     Times,
     graph_in,
+    leaner_in,
     summarised,
+    summarised_leaner,
 )
 from loadtest.graph.inputs import Sizes
+from loadtest.graph.leaner import AUC_MARGIN, LOGLOSS_MARGIN, Leaner, Study, leaner_models
 from loadtest.graph.precisions import Lowered, lowered
 from loadtest.graph.race import race
 from loadtest.graph.runners import in_onnxruntime
@@ -38,6 +41,7 @@ class Plan:
 
     sizes: Sizes = field(default_factory=Sizes)
     training: Training = field(default_factory=Training)
+    study: Study = field(default_factory=Study)
     counts: tuple[int, ...] = (20, 50, 200, 1_000)
     seconds: float = 5.0
 
@@ -55,15 +59,20 @@ def bench_graph(plan: Plan, work: Path, bundle: Path | None, heard: Heard) -> di
     trained = trained_reference(work, plan.sizes, plan.training, partial(heard, "Training the reference model"))
     reference = Subject(REFERENCE, trained.network, plan.sizes)
     subjects = [reference, *untrained(plan.sizes)]
+    leaner = leaner_models(
+        work, plan.sizes, plan.training, plan.study, trained, partial(heard, "Training leaner models")
+    )
     heard("Proving the pass", 0, 1)
-    difference = max(subject.proved() for subject in subjects)
+    difference = max(subject.proved() for subject in [*subjects, *(one.subject for one in leaner.values())])
     heard("Judging precisions", 0, 1)
     precisions = lowered(reference.passed.model, trained.known, trained.held)
-    course = _Course(heard, races=len(plan.counts) * (len(subjects) + (ranker is not None)) + len(SHOWN))
+    course = _Course(heard, races=len(plan.counts) * (len(subjects) + 1 + (ranker is not None)) + len(SHOWN))
     raced = in_all_precisions(reference, precisions.tried)
     models = {REFERENCE: course.timed("the reference model", raced, plan.counts, 2 * plan.seconds)}
     for subject in subjects[1:]:
         models[subject.name] = course.timed(subject.name, graphs_of(subject), plan.counts, plan.seconds)
+    raced = beside(reference, leaner)
+    of_leaner = course.timed("leaner models", raced, plan.counts, 2 * plan.seconds)
     rules = list(reference.passed.report.used)
     without_rule = course.timed("the pass without each rule", without_rules(reference, rules), SHOWN, plan.seconds)
     of_bundle = None
@@ -76,6 +85,7 @@ def bench_graph(plan: Plan, work: Path, bundle: Path | None, heard: Heard) -> di
     figures = summarised(Measured(models, without_rule, of_bundle, difference, best))
     return figures | {
         "reference": _quality(trained, precisions.tried),
+        "lean": _leaner(plan.study, leaner, of_leaner),
         "left_out": precisions.left_out,
         "bundle": None if ranker is None else ranker.as_json(),
         "machine": _machine(),
@@ -104,8 +114,33 @@ class _Course:
 
 def _fastest(reference: Times, precisions: Mapping[Precision, Lowered]) -> Precision:
     """At 200 candidates, of those that the gate accepts."""
-    accepted: list[Precision] = ["fp32", *(name for name, one in precisions.items() if one.verdict.refused is None)]
-    return min(accepted, key=lambda precision: reference[graph_in(precision)][SHOWN[0]])
+    return min(_accepted(precisions), key=lambda precision: reference[graph_in(precision)][SHOWN[0]])
+
+
+def _accepted(precisions: Mapping[Precision, Lowered]) -> list[Precision]:
+    return ["fp32", *(name for name, one in precisions.items() if one.verdict.refused is None)]
+
+
+def _leaner(study: Study, leaner: Mapping[str, Leaner], times: Times) -> dict[str, Any]:
+    told = {"seeds": study.seeds, "rows": study.requests * study.candidates}
+    margins = {"auc": AUC_MARGIN, "logloss": LOGLOSS_MARGIN}
+    return told | {"margins": margins, "models": {name: _of(name, one, times) for name, one in leaner.items()}}
+
+
+def _of(name: str, one: Leaner, times: Times) -> dict[str, Any]:
+    tried = one.precisions.tried
+    found = one.comparison
+    return {
+        "auc": found.auc._asdict(),
+        "logloss": found.logloss._asdict(),
+        "as_good": found.as_good,
+        **summarised_leaner(times, name, _accepted(tried)),
+        "precisions": {precision: lowered.verdict._asdict() for precision, lowered in tried.items()},
+        "microseconds": {
+            precision: {str(count): round(taken, 1) for count, taken in times[leaner_in(name, precision)].items()}
+            for precision in ("fp32", *tried)
+        },
+    }
 
 
 def _quality(trained: Trained, precisions: Mapping[Precision, Lowered]) -> dict[str, Any]:

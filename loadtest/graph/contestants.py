@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from loadtest.graph.figures import PASSED, PLAIN, TILED, TWIN, floor_of, graph_in
+from loadtest.graph.figures import PASSED, PLAIN, TILED, TWIN, floor_of, graph_in, leaner_in
 from loadtest.graph.gemms import products_graph, products_of
 from loadtest.graph.inputs import Feeds, tiled
+from loadtest.graph.leaner import Leaner
 from loadtest.graph.precisions import Lowered, OpenProducts
 from loadtest.graph.race import Run
 from loadtest.graph.runners import Runner, in_onnxruntime
@@ -30,14 +31,26 @@ def graphs_of(subject: Subject) -> dict[str, Contestant]:
 
 def in_all_precisions(subject: Subject, precisions: Mapping[Precision, Lowered]) -> dict[str, Contestant]:
     """The same tiled, and the passed graph in each precision, with its matrix products alone."""
-    contestants = {TILED: on(in_onnxruntime(subject.tiled), lambda count: tiled(subject.request(count)))}
-    contestants |= graphs_of(subject) | {
-        floor_of("fp32"): _products(subject, lambda graph, feeds: partial(in_onnxruntime(graph), feeds))
-    }
+    contestants = {TILED: _tiled(subject)} | graphs_of(subject)
+    contestants |= {floor_of("fp32"): _products(subject, lambda graph, feeds: partial(in_onnxruntime(graph), feeds))}
     for precision, one in precisions.items():
         contestants[graph_in(precision)] = on(one.runner, subject.request)
         contestants[floor_of(precision)] = _products(subject, one.open_products)
     return contestants
+
+
+def beside(reference: Subject, leaner: Mapping[str, Leaner]) -> dict[str, Contestant]:
+    """The reference tiled and passed, and each leaner model passed in each precision."""
+    contestants = {TILED: _tiled(reference), PASSED: on(in_onnxruntime(reference.passed.model), reference.request)}
+    for name, one in leaner.items():
+        contestants[leaner_in(name, "fp32")] = on(in_onnxruntime(one.subject.passed.model), one.subject.request)
+        for precision, lowered in one.precisions.tried.items():
+            contestants[leaner_in(name, precision)] = on(lowered.runner, one.subject.request)
+    return contestants
+
+
+def _tiled(subject: Subject) -> Contestant:
+    return on(in_onnxruntime(subject.tiled), lambda count: tiled(subject.request(count)))
 
 
 def _products(subject: Subject, open_products: OpenProducts) -> Contestant:

@@ -26,6 +26,11 @@ def graph_in(precision: Precision) -> str:
     return PASSED if precision == "fp32" else precision
 
 
+def leaner_in(name: str, precision: Precision) -> str:
+    """The contestant that is a leaner model's passed graph in a precision."""
+    return f"{name} {precision}"
+
+
 @dataclass(frozen=True)
 class Measured:
     """Median times of each model's contestants; of the reference model, with one rule off; of a bundle's ranker."""
@@ -62,6 +67,21 @@ def summarised(measured: Measured) -> dict[str, Any]:
         "microseconds": {name: _by_text(times) for name, times in measured.models.items()}
         | {"without_rule": _by_text(measured.without_rule)}
         | ({} if measured.bundle is None else {"bundle": _by_text(measured.bundle)}),
+    }
+
+
+def summarised_leaner(times: Times, name: str, accepted: Sequence[Precision]) -> dict[str, Any]:
+    """Figures of a leaner model, in the precisions that the gate accepts, against the reference of the same race."""
+    graphs = {precision: leaner_in(name, precision) for precision in accepted}
+    best = min(graphs.values(), key=lambda graph: times[graph][SHOWN[0]])
+    told: dict[str, Any] = {}
+    for kind, graph in (("fp32", graphs["fp32"]), ("best", best)):
+        told |= {f"graph_ratio_{kind}_n{count}": ratio(times, TILED, graph)[str(count)] for count in SHOWN}
+        told[f"slope_us_{kind}"] = slope(times[graph])
+    return told | {
+        "precision": next(precision for precision, graph in graphs.items() if graph == best),
+        "ratios": {precision: ratio(times, TILED, graph) for precision, graph in graphs.items()},
+        "ratios_to_passed": {precision: ratio(times, PASSED, graph) for precision, graph in graphs.items()},
     }
 
 

@@ -4,6 +4,8 @@ They know nothing of how they are served. Each reads some of `inputs.SIDES`, by 
 """
 
 from collections.abc import Callable, Mapping
+from enum import StrEnum
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +84,39 @@ class Reference(Network):
     def _attended(self, h_NTD: Tensor, mask_NT: Tensor, item_ND: Tensor) -> Tensor:
         c_NTD = item_ND.unsqueeze(1).expand_as(h_NTD)
         scores_NT = self.attention(torch.cat([h_NTD, c_NTD, h_NTD - c_NTD, h_NTD * c_NTD], -1)).squeeze(-1)
+        weights_NT = torch.softmax(scores_NT.masked_fill(mask_NT < 0.5, EMPTY), -1)
+        return (weights_NT.unsqueeze(-1) * h_NTD).sum(1)
+
+
+class Change(StrEnum):
+    """A part of the reference model made smaller."""
+
+    CROSS = "low_rank_cross"
+    ATTENTION = "dot_attention"
+    MLP = "narrow_mlp"
+
+
+class Lean(Reference):
+    """The reference with cross layers of low rank, attention by dot products ("general" in arXiv 1508.04025), an MLP
+    without its widest layer; or with some of these changes alone.
+    """
+
+    def __init__(self, sizes: Sizes, changes: frozenset[Change] = frozenset(Change)) -> None:
+        super().__init__(sizes)
+        self.changes = changes
+        width = 2 * sizes.side + sizes.vector
+        if Change.CROSS in changes:
+            layers = ((nn.Linear(width, sizes.rank, bias=False), nn.Linear(sizes.rank, width)) for _ in self.cross)
+            self.cross = nn.ModuleList(nn.Sequential(*both) for both in layers)
+        if Change.ATTENTION in changes:
+            self.attention = nn.Sequential(nn.Linear(sizes.vector, sizes.vector, bias=False))
+        if Change.MLP in changes:
+            self.mlp = mlp(width, *sizes.hidden[1:], 1)
+
+    def _attended(self, h_NTD: Tensor, mask_NT: Tensor, item_ND: Tensor) -> Tensor:
+        if Change.ATTENTION not in self.changes:
+            return super()._attended(h_NTD, mask_NT, item_ND)
+        scores_NT = (self.attention(item_ND).unsqueeze(1) * h_NTD).sum(-1)
         weights_NT = torch.softmax(scores_NT.masked_fill(mask_NT < 0.5, EMPTY), -1)
         return (weights_NT.unsqueeze(-1) * h_NTD).sum(1)
 
@@ -210,6 +245,11 @@ NETWORKS: Mapping[str, Callable[[Sizes], Network]] = {
     "dcn_low_rank": LowRankDCN,
     "transformer": Transformer,
     "two_tasks": TwoTasks,
+    "lean": Lean,
+}
+LEANER: Mapping[str, Callable[[Sizes], Network]] = {
+    **{change.value: partial(Lean, changes=frozenset({change})) for change in Change},
+    "lean": Lean,
 }
 
 
@@ -217,7 +257,7 @@ def made(name: str, sizes: Sizes, seed: int) -> Network:
     """An untrained network by name, its weights by the seed, at rest."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = NETWORKS[name](sizes).eval()
+        network = {**NETWORKS, **LEANER}[name](sizes).eval()
     for module in network.modules():
         # Smaller than torch's start of N(0, 1), with which no sum over twenty fields trains.
         if isinstance(module, nn.Embedding):

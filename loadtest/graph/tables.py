@@ -11,8 +11,9 @@ Figures = Mapping[str, Any]
 
 
 def tables(figures: Figures) -> Iterator[Table]:
-    """Times of the reference model, then ratios of all models, of rules, and of a bundle if there was one."""
+    """Times of the reference model; leaner ones; ratios of all models, of rules, and of a bundle if there was one."""
     yield _times(figures)
+    yield _leaner(figures["lean"])
     yield _models(figures)
     yield _rules(figures)
 
@@ -27,6 +28,24 @@ def _times(figures: Figures) -> Table:
             *(f"{taken[count]:,.0f}" for count in counts),
             style="bold" if name == graph_in(figures["precision"]) else None,
         )
+    return table
+
+
+def _leaner(lean: Mapping[str, Any]) -> Table:
+    seeds = lean["seeds"]
+    title = f"Leaner models: AUC − the reference's ({seeds} seed{'s' if seeds > 1 else ''}); its tiled time ÷ theirs"
+    models: Mapping[str, Mapping[str, Any]] = lean["models"]
+    counts = list(next(iter(models.values()))["ratios"]["fp32"])
+    table = _table(title, "model", ["AUC", "95 %", "as good", "precision", *counts])
+    for name, one in models.items():
+        auc, interval = one["auc"]["difference"], one["auc"]["ci95"]
+        between = "" if interval is None else f"{interval[0]:+.4f} to {interval[1]:+.4f}"
+        as_good = {None: "too few seeds", True: "yes", False: "no"}[one["as_good"]]
+        for precision, ratios in one["ratios"].items():
+            told = (f"{auc:+.4f}", between, as_good) if precision == "fp32" else ("", "", "")
+            best = "bold" if precision == one["precision"] else None
+            shown = (f"{ratios[count]:.2f}" for count in counts)
+            table.add_row(name if precision == "fp32" else "", *told, precision, *shown, style=best)
     return table
 
 

@@ -1,6 +1,6 @@
-"""Trains the reference model on generated clicks, in half a minute, and keeps it in a folder until that changes.
+"""Trains networks on generated clicks, each in half a minute, and keeps them in folders until something changes.
 
-It is measured on requests of users that it was not trained on.
+They are measured on requests of users that they were not trained on.
 """
 
 import time
@@ -24,8 +24,11 @@ from msd.contract.files import write_bytes_atomic
 from msd.ranker.metrics import measure_pooled
 from msd.step import fingerprint_of, is_done, mark_done
 
-WEIGHTS = "reference.safetensors"
-_FORMAT = 1
+_FORMAT = 2
+
+
+Progress = Callable[[int, int], None]
+"""Hears steps done and steps in all."""
 
 
 @dataclass(frozen=True)
@@ -50,24 +53,41 @@ class Trained:
     held: Clicks
 
 
-def trained_reference(folder: Path, sizes: Sizes, training: Training, progress: Callable[[int, int], None]) -> Trained:
-    """The model in `folder`, trained first if it is not there. `progress` hears steps done and steps in all."""
+def trained_reference(work: Path, sizes: Sizes, training: Training, progress: Progress) -> Trained:
+    """The model of the training's own seed, and clicks to judge it by."""
+    known, held = (new_held(sizes, training, training.held, training.held_candidates, one) for one in (2, 1))
+    return Trained(trained("reference", training.seed, work, sizes, training, progress), known, held)
+
+
+def new_held(sizes: Sizes, training: Training, requests: int, candidates: int, number: int) -> Clicks:
+    """Clicks of users that no network was trained on; each `number` from 1 gives others."""
+    return new_clicks(new_catalogue(sizes, training.seed), sizes, requests, candidates, training.seed + number)
+
+
+def trained(name: str, seed: int, work: Path, sizes: Sizes, training: Training, progress: Progress) -> Network:
+    """A network in a folder of its own under `work`, trained first if it is not there.
+
+    Its first weights and the order of its rows are by `seed`; the clicks are those of `training`, whatever the seed.
+    """
+    network = made(name, sizes, seed)
+    weights = weights_of(work, name, seed)
+    run = fingerprint_of(_FORMAT, name, seed, asdict(sizes), asdict(training), torch.__version__)
+    if is_done(weights.parent, run):
+        _load(network, weights)
+        return network
+    start = time.perf_counter()
     catalogue = new_catalogue(sizes, training.seed)
-    held, known = (
-        new_clicks(catalogue, sizes, training.held, training.held_candidates, training.seed + one) for one in (1, 2)
-    )
-    network = made("reference", sizes, training.seed)
-    run = fingerprint_of(_FORMAT, asdict(sizes), asdict(training), torch.__version__)
-    if is_done(folder, run):
-        _load(network, folder / WEIGHTS)
-    else:
-        start = time.perf_counter()
-        clicks = new_clicks(catalogue, sizes, training.requests, training.candidates, training.seed)
-        with _one_thread():
-            _train(network, clicks, training, progress)
-        write_bytes_atomic(folder / WEIGHTS, save(network.state_dict()))
-        mark_done(folder, run, time.perf_counter() - start)
-    return Trained(network, known, held)
+    clicks = new_clicks(catalogue, sizes, training.requests, training.candidates, training.seed)
+    with _one_thread():
+        _train(network, clicks, training, seed, progress)
+    write_bytes_atomic(weights, save(network.state_dict()))
+    mark_done(weights.parent, run, time.perf_counter() - start)
+    return network
+
+
+def weights_of(work: Path, name: str, seed: int) -> Path:
+    """Where the weights of a network lie, in a folder of their own."""
+    return work / f"{name}-{seed}" / "weights.safetensors"
 
 
 def quality(clicks: Clicks, scores: NDArray[np.float32]) -> dict[str, float]:
@@ -88,9 +108,9 @@ def _scores(network: Network, clicks: Clicks, number: int) -> NDArray[np.float32
     return scores
 
 
-def _train(network: Network, clicks: Clicks, training: Training, progress: Callable[[int, int], None]) -> None:
+def _train(network: Network, clicks: Clicks, training: Training, seed: int, progress: Progress) -> None:
     """One pass over the rows in random order."""
-    rows = np.random.default_rng(training.seed).permutation(clicks.candidates.size)
+    rows = np.random.default_rng(seed).permutation(clicks.candidates.size)
     steps = np.array_split(rows, max(1, len(rows) // training.batch))
     optimiser = torch.optim.Adam(network.parameters(), lr=training.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, training.learning_rate, total_steps=len(steps) + 1)

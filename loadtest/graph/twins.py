@@ -10,51 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from loadtest.graph.network import EMPTY, DeepFM, LowRankDCN, Network, Reference, Transformer, TwoTasks
-
-
-class Twin(nn.Module):
-    """One table for all fields of a side, instead of one each."""
-
-    offsets: Tensor
-    user_table: Tensor
-    item_table: Tensor
-
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.inputs, self.heads = network.inputs, network.heads
-        self.width = network.sizes.side
-        self.register_buffer("offsets", network.sizes.vocabulary * torch.arange(network.sizes.fields).to(torch.int32))
-        for side in ("user", "item"):
-            self.register_buffer(f"{side}_table", _fused(getattr(network, f"{side}_tables")))
-
-    def user(self, fields: Tensor, vector: Tensor) -> Tensor:
-        """The user's part of the concatenation [1, S]."""
-        return torch.cat([functional.embedding(fields + self.offsets, self.user_table).flatten(1), vector], -1)
-
-    def item(self, fields: Tensor, *vectors: Tensor) -> Tensor:
-        """The items' part of the concatenation [N, S, and more for further vectors]."""
-        return torch.cat([functional.embedding(fields + self.offsets, self.item_table).flatten(1), *vectors], -1)
-
-
-def _fused(tables: nn.ModuleList) -> Tensor:
-    return torch.cat([table.weight.detach() for table in tables if isinstance(table, nn.Embedding)])
-
-
-class Split(nn.Module):
-    """A linear layer over user ‖ items, its user's part once: [1, U] and [N, W − U] → [N, out]."""
-
-    def __init__(self, layer: nn.Module, user_width: int) -> None:
-        super().__init__()
-        assert isinstance(layer, nn.Linear)
-        weight = layer.weight.detach().T
-        self.register_buffer("of_user", weight[:user_width].contiguous())
-        self.register_buffer("of_item", weight[user_width:].contiguous())
-        self.register_buffer("bias", layer.bias.detach())
-
-    def forward(self, user: Tensor, item: Tensor) -> Tensor:
-        of_user, of_item, bias = self.get_buffer("of_user"), self.get_buffer("of_item"), self.get_buffer("bias")
-        return torch.addmm(torch.addmm(bias, user, of_user), item, of_item)
+from loadtest.graph.network import (
+    EMPTY,
+    Change,
+    DeepFM,
+    Lean,
+    LowRankDCN,
+    Network,
+    Reference,
+    Transformer,
+    TwoTasks,
+)
+from loadtest.graph.twin import CrossTwin, Split, Twin, fused
 
 
 class ReferenceTwin(Twin):
@@ -106,7 +73,7 @@ class DeepFMTwin(Twin):
         self.embedding = network.sizes.embedding
         self.user_projection, self.item_projection = network.user_projection, network.item_projection
         for side in ("user", "item"):
-            self.register_buffer(f"{side}_weights", _fused(getattr(network, f"{side}_weights")))
+            self.register_buffer(f"{side}_weights", fused(getattr(network, f"{side}_weights")))
         self.first = Split(network.mlp[0], (network.sizes.fields + 1) * self.embedding)
         self.rest = network.mlp[1:]
 
@@ -125,57 +92,53 @@ class DeepFMTwin(Twin):
         return total, flat.square().sum(-1, keepdim=True), weights.sum(1)
 
 
-class LowRankDCNTwin(Twin):
-    """The user's half of a cross layer's output is never made: it is linear in the ranks a_1, a_2, … [N, r] before it.
-
-    x_k = x_0 (1 + Σ b_j) with b_j = U_j a_j + c_j, and the user's V x_k is V u (1 + Σ c_j) + Σ V diag(u) U_j a_j.
-    """
+class LowRankDCNTwin(CrossTwin):
+    """The head is linear in what the last cross layer gives, so the user's half of that is never made either."""
 
     def __init__(self, network: LowRankDCN) -> None:
-        super().__init__(network)
-        half = self.width
-        for number, (down, up) in enumerate(zip(network.down, network.up, strict=True)):
-            assert isinstance(down, nn.Linear)
-            assert isinstance(up, nn.Linear)
-            of_user, of_item = down.weight.detach().T.chunk(2)
-            self.register_buffer(f"down_user_{number}", of_user.contiguous())
-            self.register_buffer(f"down_item_{number}", of_item.contiguous())
-            up_user, up_item = up.weight.detach().T.chunk(2, 1)
-            self.register_buffer(f"up_user_{number}", up_user.contiguous())
-            self.register_buffer(f"up_item_{number}", up_item.contiguous())
-            self.register_buffer(f"bias_user_{number}", up.bias.detach()[:half])
-            self.register_buffer(f"bias_item_{number}", up.bias.detach()[half:])
-        self.layers = len(network.down)
-        self.first, self.rest = Split(network.deep[0], half), network.deep[1:]
+        super().__init__(network, [(down, up) for down, up in zip(network.down, network.up, strict=True)])
+        self.first, self.rest = Split(network.deep[0], self.width), network.deep[1:]
         head = network.head.weight.detach().T
-        self.register_buffer("head_user", head[:half])
-        self.register_buffer("head_item", head[half : 2 * half])
-        self.register_buffer("head_deep", head[2 * half :])
+        self.register_buffer("head_crossed", head[: 2 * self.width])
+        self.register_buffer("head_deep", head[2 * self.width :])
         self.register_buffer("head_bias", network.head.bias.detach())
 
     def forward(self, user_fields: Tensor, user_vector: Tensor, item_fields: Tensor, item_vector: Tensor) -> Tensor:
         user, item = self.user(user_fields, user_vector), self.item(item_fields, item_vector)
-        x, scale, ranks, ups = item, torch.ones_like(user), torch.zeros_like(user[:, :0]), None
-        for number in range(self.layers):
-            down_user = self.get_buffer(f"down_user_{number}")
-            base = (user * scale) @ down_user
-            if ups is not None:
-                base = torch.addmm(base, ranks, (ups * user) @ down_user)
-            rank = torch.addmm(base, x, self.get_buffer(f"down_item_{number}"))
-            x = (
-                item * torch.addmm(self.get_buffer(f"bias_item_{number}"), rank, self.get_buffer(f"up_item_{number}"))
-                + x
-            )
-            scale = scale + self.get_buffer(f"bias_user_{number}")
-            up_user = self.get_buffer(f"up_user_{number}")
-            ups = up_user if ups is None else torch.cat([ups, up_user])
-            ranks = rank if number == 0 else torch.cat([ranks, rank], -1)
-        assert ups is not None
         deep = torch.relu(self.rest(self.first(user, item)))
-        head_user = self.get_buffer("head_user")
-        logit = torch.addmm(self.get_buffer("head_bias") + (user * scale) @ head_user, ranks, (ups * user) @ head_user)
-        logit = torch.addmm(torch.addmm(logit, x, self.get_buffer("head_item")), deep, self.get_buffer("head_deep"))
-        return torch.sigmoid(logit).squeeze(-1)
+        crossed = self.crossed(user, item, self.get_buffer("head_crossed"), self.get_buffer("head_bias"))
+        return torch.sigmoid(torch.addmm(crossed, deep, self.get_buffer("head_deep"))).squeeze(-1)
+
+
+class LeanTwin(CrossTwin):
+    """Attention's scores are one product with a matrix [D, T] of the history; the MLP begins as DCN's head does."""
+
+    def __init__(self, network: Lean) -> None:
+        assert network.changes == frozenset(Change)
+        super().__init__(network, [(pair[0], pair[1]) for pair in network.cross if isinstance(pair, nn.Sequential)])
+        (query,), (first, *_) = network.attention, network.mlp
+        assert isinstance(query, nn.Linear)
+        assert isinstance(first, nn.Linear)
+        self.register_buffer("query", query.weight.detach().T.contiguous())
+        self.register_buffer("first_weight", first.weight.detach().T)
+        self.register_buffer("first_bias", first.bias.detach())
+        self.rest = network.mlp[1:]
+
+    def forward(
+        self,
+        user_fields: Tensor,
+        user_vector: Tensor,
+        history: Tensor,
+        history_mask: Tensor,
+        item_fields: Tensor,
+        item_vector: Tensor,
+    ) -> Tensor:
+        h_TD = history[0]
+        scores_NT = item_vector @ (self.get_buffer("query") @ h_TD.T)
+        attended_ND = torch.softmax(scores_NT.masked_fill(history_mask < 0.5, EMPTY), -1) @ h_TD
+        user, item = self.user(user_fields, user_vector), self.item(item_fields, item_vector, attended_ND)
+        first = self.crossed(user, item, self.get_buffer("first_weight"), self.get_buffer("first_bias"))
+        return torch.sigmoid(self.rest(first)).squeeze(-1)
 
 
 class TransformerTwin(Twin):
@@ -265,6 +228,7 @@ _TWINS: Mapping[type[Network], Callable[..., Twin]] = {
     LowRankDCN: LowRankDCNTwin,
     Transformer: TransformerTwin,
     TwoTasks: TwoTasksTwin,
+    Lean: LeanTwin,
 }
 
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from loadtest.graph.graphs import examples
 from loadtest.graph.inputs import Sizes
+from loadtest.graph.leaner import Study
 from loadtest.graph.network import Network, lively, made
 from loadtest.graph.runners import Output
 from loadtest.graph.training import Training
@@ -14,6 +15,7 @@ SMALL = Sizes(
     vector=8, fields=3, vocabulary=20, embedding=4, history=6, attention=5, hidden=(12, 10, 7), rank=3, feed_forward=9
 )
 BRIEF = Training(requests=600, candidates=8, batch=64, learning_rate=1e-2, held=60, held_candidates=20)
+FEW = Study(seeds=2, requests=40, candidates=10)
 
 
 def network(name: str) -> Network:

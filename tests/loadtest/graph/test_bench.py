@@ -10,10 +10,11 @@ import numpy as np
 import onnx
 import pytest
 
-from loadtest.graph import bench
+from loadtest.graph import bench, leaner
 from loadtest.graph.bench import Plan, bench_graph
 from loadtest.graph.bundle import ranker_of
 from loadtest.graph.inputs import Sizes
+from loadtest.graph.leaner import Study
 from loadtest.graph.precisions import judged, lowered
 from loadtest.graph.runners import in_onnxruntime
 from loadtest.graph.subject import Subject, untrained
@@ -23,15 +24,15 @@ from msd.__main__ import main
 from msd.contract.bundle import GOLDENS, RANKER, Bundle, bundle_id_of, file_entries, write_manifest
 from msd.contract.errors import BundleError
 from msd.contract.files import sha256_file
-from tests.loadtest.graph.small import BRIEF, SMALL, network
+from tests.loadtest.graph.small import BRIEF, FEW, SMALL, network
 from tests.service.bundle_factory import build_bundle
 
 KEYS = {
     *(f"graph_ratio_{kind}_n{count}" for kind in ("fp32", "best") for count in (200, 1000)),
     *("gemm_floor_ratio_best", "slope_us_fp32", "slope_us_best", "pass_ratios", "twin_ratios", "fp64_max_diff"),
-    *("precision", "machine"),
+    *("precision", "machine", "lean"),
 }
-MODELS = {"reference", "deepfm", "dcn_low_rank", "transformer", "two_tasks"}
+MODELS = {"reference", "deepfm", "dcn_low_rank", "transformer", "two_tasks", "lean"}
 # Just so large that its layers are worth rounding to int8.
 ROUNDED = Sizes(
     vector=16,
@@ -54,7 +55,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> dict[str, Any]:
     heard: list[tuple[str, int, int]] = []
-    plan = Plan(sizes=ROUNDED, training=BRIEF, seconds=0)
+    plan = Plan(sizes=ROUNDED, training=BRIEF, study=FEW, seconds=0)
     found = bench_graph(plan, tmp_path_factory.mktemp("work"), bundle.folder, lambda *said: heard.append(said))
     assert all(0 <= done <= total for _, done, total in heard)
     assert any(doing == "Timing the bundle's ranker" for doing, _, _ in heard)
@@ -96,6 +97,22 @@ def test_every_precision_was_tried_or_says_why_not(figures: dict[str, Any]) -> N
     if figures["precision"] != "fp32":
         assert tried[figures["precision"]]["refused"] is None
     assert 0.5 < figures["reference"]["fp32"]["auc"] < figures["reference"]["truth"]["auc"]
+
+
+def test_leaner_models_are_told_beside_the_reference(figures: dict[str, Any]) -> None:
+    lean = figures["lean"]
+
+    assert (lean["seeds"], lean["rows"], lean["margins"]) == (2, 400, {"auc": 0.001, "logloss": 0.001})
+    assert lean["models"].keys() == {"low_rank_cross", "dot_attention", "narrow_mlp", "lean"}
+    for one in lean["models"].values():
+        assert len(one["auc"]["by_seed"]) == 2
+        assert one["auc"]["ci95"][0] <= one["auc"]["ci95"][1]
+        assert one["as_good"] is None
+        assert one["ratios"].keys() <= one["microseconds"].keys() == {"fp32", *one["precisions"]}
+        best = one["ratios"][one["precision"]]
+        assert (
+            one["graph_ratio_best_n200"] == best["200"] >= one["graph_ratio_fp32_n200"] == one["ratios"]["fp32"]["200"]
+        )
 
 
 def test_rules_that_are_used_are_switched_off_one_by_one(figures: dict[str, Any]) -> None:
@@ -167,6 +184,7 @@ def test_the_command_writes_figures_and_a_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(bench, "Plan", partial(Plan, sizes=SMALL, training=BRIEF))
+    monkeypatch.setattr(leaner, "Study", partial(Study, requests=40, candidates=10))
     written, work = tmp_path / "graph.json", tmp_path / "work"
 
     with pytest.raises(SystemExit) as ended:
@@ -175,7 +193,9 @@ def test_the_command_writes_figures_and_a_picture(
     assert not ended.value.code
     assert json.loads(written.read_text()).keys() >= KEYS
     assert (tmp_path / "graph.svg").read_text().startswith("<svg")
+    assert json.loads(written.read_text())["lean"]["models"].keys() == {"lean"}
     said = capsys.readouterr().out
+    assert "too few" in said
     assert all(name in said for name in (*MODELS, "tiled", "user_matrix", "graph.json"))
 
 
@@ -185,6 +205,7 @@ def test_the_command_writes_figures_and_a_picture(
         (["--bundle", "nowhere"], "no bundle here"),
         (["--json", "graph.svg"], "has to end in .json"),
         (["--seconds", "-1"], "--seconds"),
+        (["--lean-seeds", "0"], "--lean-seeds"),
         (["some bundle"], "unexpected extra argument"),
     ],
 )

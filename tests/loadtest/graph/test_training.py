@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from loadtest.graph.clicks import Clicks, new_catalogue, new_clicks
-from loadtest.graph.training import WEIGHTS, quality, torch_scores, trained_reference
+from loadtest.graph.training import quality, torch_scores, trained_reference, weights_of
 from msd.contract.errors import MsdError
 from tests.loadtest.graph.small import BRIEF, SMALL
 
@@ -73,7 +73,7 @@ def test_training_beats_a_constant_and_is_done_once(tmp_path: Path) -> None:
 
 def test_damaged_weights_are_named(tmp_path: Path) -> None:
     trained_reference(tmp_path, SMALL, BRIEF, lambda *_: None)
-    (tmp_path / WEIGHTS).write_bytes(b"no weights")
+    weights_of(tmp_path, "reference", 0).write_bytes(b"no weights")
 
-    with pytest.raises(MsdError, match=f"{WEIGHTS}: not the weights that were trained .*delete the folder"):
+    with pytest.raises(MsdError, match=r"weights\.safetensors: not the weights that were trained .*delete the folder"):
         trained_reference(tmp_path, SMALL, BRIEF, lambda *_: None)
