@@ -61,7 +61,7 @@ def test_empty_places_of_the_history_get_no_attention() -> None:
     history[feeds["history_mask"] == 0] = 100
 
     assert np.array_equal(run({**feeds, "history": history})[0], before)
-    history[feeds["history_mask"] > 0] = 1
+    history[feeds["history_mask"] != 0] = 1
     assert not np.array_equal(run({**feeds, "history": history})[0], before)
 
 
