@@ -55,11 +55,14 @@ def _open_openvino(graph: bytes, heads: Sequence[str]) -> Run:
     }
     model = core.read_model(graph)
     candidates = _candidate_inputs(model)
+    # Read from bytes, a model has lost the inputs that it does nothing with.
+    names = {name for one in model.inputs for name in one.names}
     request = core.compile_model(model, "CPU", options).create_infer_request()
 
     def run(tensors: Tensors) -> NDArray[np.float32]:
-        count = len(tensors[candidates[0]])
-        found = request.infer(pad_candidates(tensors, candidates), share_inputs=True)
+        used = {name: tensor for name, tensor in tensors.items() if name in names}
+        count = len(used[candidates[0]])
+        found = request.infer(pad_candidates(used, candidates), share_inputs=True)
         return np.stack([found[head][:count] for head in heads])
 
     return run

@@ -5,7 +5,7 @@ milliseconds. So candidates are padded to a few sizes, all of which are run befo
 """
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from msd.contract.assemble import Tensors
 from msd.contract.bundle import RANKER, Bundle
 from msd.contract.errors import BundleError
 from msd.contract.instructions import cpu_instructions
-from msd.contract.padding import pad_candidates, padded_size
+from msd.contract.padding import pad_candidates, padded_sizes
 from msd.contract.precision import Precision
 from service.runtimes.checks import GraphInput, check_graph, checked_heads
 from service.runtimes.runtime import Engine, RuntimeRefused, Scores
@@ -34,7 +34,8 @@ class OpenVinoRuntime:
         self._candidate_inputs = [spec.name for spec in bundle.schema.tensors if spec.side == "item"]
         compiled = _compile(path, precision, threads)
         outputs = [output.any_name for output in compiled.outputs]
-        check_graph(path, bundle.schema.tensors, self._heads, _inputs(compiled), outputs)
+        wanted = {spec.name for spec in bundle.schema.tensors}
+        check_graph(path, bundle.schema.tensors, self._heads, _inputs(compiled, wanted), outputs)
         self.engine = _engine(path, compiled, precision)
         self._request = compiled.create_infer_request()
 
@@ -48,14 +49,7 @@ class OpenVinoRuntime:
 
     def warm_up_sizes(self, max_candidates: int) -> Sequence[int]:
         """Every size that candidates may be padded to."""
-        return list(_sizes(max_candidates))
-
-
-def _sizes(most: int) -> Iterator[int]:
-    size = 0
-    while size < most:
-        size = padded_size(size + 1)
-        yield size
+        return list(padded_sizes(max_candidates))
 
 
 def _compile(path: Path, precision: Precision, threads: int) -> Any:  # noqa: ANN401 - openvino says little of types
@@ -101,10 +95,11 @@ def check_bf16(path: Path, offered: Sequence[str]) -> None:
         )
 
 
-def _inputs(compiled: Any) -> list[GraphInput]:  # noqa: ANN401
+def _inputs(compiled: Any, wanted: Set[str]) -> list[GraphInput]:  # noqa: ANN401
+    """The inputs by the names that are wanted: one that a node only hands on also has the name of what that gives."""
     return [
         GraphInput(
-            one.any_name,
+            next(iter(wanted & one.names), one.any_name),
             _DTYPES.get(one.element_type.get_type_name(), one.element_type.get_type_name()),
             tuple(None if axis.is_dynamic else axis.get_length() for axis in one.partial_shape),
         )

@@ -117,6 +117,23 @@ def test_a_graph_that_does_not_fit_is_refused(made_for: Make, tmp_path: Path, ch
         OpenVinoRuntime(Bundle(tmp_path, fitting.manifest), "fp32", threads=1)
 
 
+def test_an_input_that_is_handed_on_as_it_is_keeps_its_name(made_for: Make, asked: Asked, tmp_path: Path) -> None:
+    """As in the graphs of others, whose inputs are cast to the type that they may have already."""
+    fitting = made_for("fp32")
+    model = build_ranker(fitting.schema, Recipe(dense=True))
+    for number, one in enumerate(model.graph.input):
+        for node in model.graph.node:
+            node.input[:] = [f"a{number}" if name == one.name else name for name in node.input]
+        cast = onnx.helper.make_node("Cast", [one.name], [f"a{number}"], to=one.type.tensor_type.elem_type)
+        model.graph.node.insert(0, cast)
+    (tmp_path / RANKER).write_bytes(model.SerializeToString())
+
+    runtime = OpenVinoRuntime(Bundle(tmp_path, fitting.manifest), "fp32", threads=1)
+
+    for tensors, expected in asked:
+        np.testing.assert_allclose(runtime.run(tensors)["pctr"], expected, atol=1e-5)
+
+
 def test_it_serves_with_the_network_closed(made_for: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a word to OpenVINO's maker, whom it tells of every import where nobody stops it."""
     report = tmp_path / "report"
