@@ -1,4 +1,4 @@
-"""A small bundle, a real service over it, and requests with the scores that it gives."""
+"""A small bundle, a real service over it, requests and the scores that it gives; a small reference model's bundles."""
 
 import json
 from collections.abc import Iterator
@@ -6,11 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.bench.bundles import Bundles, Makings, made_bundles
+from loadtest.bench.catalogue import Population
 from msd.contract.bundle import GOLDENS, Bundle
 from msd.contract.golden import read_goldens
+from tests.loadtest.graph.small import BRIEF, SMALL
 from tests.service.bundle_factory import build_bundle
 from tests.service.live import LiveService, live_service
 from tests.service.ranker_graph import Recipe
+
+MAKINGS = Makings(SMALL, BRIEF, Population(users=120, items=0), requests=24, candidates=20)
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +48,15 @@ def recorded(bundle: Bundle, tmp_path: Path) -> Path:
     path = tmp_path / "replay.jsonl"
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+@pytest.fixture(scope="session")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the bundles of the reference model are kept."""
+    return tmp_path_factory.mktemp("bench") / "bundles"
+
+
+@pytest.fixture(scope="session")
+def bundles(work: Path) -> Bundles:
+    """A small reference model in fp32 and in the best precision."""
+    return made_bundles(work, MAKINGS, lambda doing, done, total: None)

@@ -1,0 +1,57 @@
+"""What came of a run of requests. Knows no connections."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from loadtest.histogram import Histogram
+
+
+@dataclass
+class Outcome:
+    """Counts of replies by status, and how long those with 200 took from the moment that they were meant to be sent.
+
+    `in_time` are those with 200 that came before the `seconds` of the run were over; `lost` had their connection
+    closed; `unanswered` had no reply when the run was given up. `late` says how late the generator itself was;
+    `cpu_seconds` what it took of a core.
+    """
+
+    seconds: float
+    offered: int = 0
+    in_time: int = 0
+    lost: int = 0
+    unanswered: int = 0
+    cpu_seconds: float = 0.0
+    statuses: Counter[int] = field(default_factory=Counter)
+    latency: Histogram = field(default_factory=Histogram)
+    late: Histogram = field(default_factory=Histogram)
+
+    @property
+    def goodput(self) -> float:
+        """Requests a second that were scored within the run."""
+        return self.in_time / self.seconds
+
+    def add(self, other: "Outcome") -> None:
+        """Another run of the same kind."""
+        self.seconds += other.seconds
+        self.offered += other.offered
+        self.in_time += other.in_time
+        self.lost += other.lost
+        self.unanswered += other.unanswered
+        self.cpu_seconds += other.cpu_seconds
+        self.statuses += other.statuses
+        self.latency.add(other.latency)
+        self.late.add(other.late)
+
+    def as_json(self) -> dict[str, object]:
+        """Its figures, percentiles in milliseconds."""
+        percentiles = {f"p{percent:g}_ms": self.latency.percentile_ms(percent) for percent in (50, 90, 99, 99.9)}
+        counts = {str(status): count for status, count in sorted(self.statuses.items())}
+        return {
+            "seconds": round(self.seconds, 2),
+            "offered": self.offered,
+            "goodput": round(self.goodput, 2),
+            "statuses": counts | {"lost": self.lost, "unanswered": self.unanswered},
+            **{name: round(value, 3) if self.latency.count else None for name, value in percentiles.items()},
+            "client_late_p99_ms": round(self.late.percentile_ms(99), 3) if self.late.count else None,
+            "client_cpu_us": round(1e6 * self.cpu_seconds / max(1, sum(self.statuses.values())), 1),
+        }
