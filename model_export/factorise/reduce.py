@@ -62,7 +62,9 @@ def summed(scope: Scope, value: Laid, axis: int) -> Laid:
 
 
 def _differs(by: Tensor | None, axis: int) -> bool:
-    return by is not None and by.shape[axis] != 1
+    """Whether what a request makes scales the places along the axis; of constants, as in a calibration curve, no work
+    is shared, and as a product they would be rounded to half precision."""
+    return by is not None and by.value is None and by.shape[axis] != 1
 
 
 def _sum(scope: Scope, tensor: Tensor, value: Affine, axis: int) -> Tensor:

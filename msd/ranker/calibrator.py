@@ -37,7 +37,7 @@ class Calibrator(nn.Module):
         starts_S, ends_S = self.knots[:-1], self.knots[1:]
         widths_S = ends_S - starts_S
         slopes_S = torch.where(widths_S > 0, (self.values[1:] - self.values[:-1]) / widths_S.clamp(min=1e-12), 0.0)
-        logits_N1 = logits_N.unsqueeze(-1)
-        below_NS = torch.minimum(torch.maximum(logits_N1, starts_S), ends_S) - starts_S
+        # Never less than 0, rather than clamped first: offsets that cancel out do not in half precision.
+        below_NS = torch.relu(torch.minimum(logits_N.unsqueeze(-1), ends_S) - starts_S)
         inside_N = torch.minimum(torch.maximum(logits_N, self.knots[0]), self.knots[-1])
         return self.values[0] + (below_NS * slopes_S).sum(-1) + self.outer_slope * (logits_N - inside_N)

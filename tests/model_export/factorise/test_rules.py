@@ -160,3 +160,15 @@ def test_an_error_in_it_is_caught(rule: Rule, monkeypatch: pytest.MonkeyPatch) -
 def _shifted(emit: Emitter, made: Tensor) -> Tensor:
     """Places of a table, one row too far back."""
     return emit.elementwise("Sub", made, emit.constant(made.dtype.type(1)))
+
+
+def test_a_sum_weighted_by_constants_is_not_made_a_product() -> None:
+    curve = graph_of(
+        "g (float[1,3] user, float[N,4] item) => (float[N,1] y)"
+        "{ below = Relu (item) each = Mul (below, slopes) y = ReduceSum <keepdims = 1> (each, one) }",
+        slopes=some(4),
+        one=[1],
+    )
+    passed = factorise(curve, sides_of(curve)).model
+    assert [node.op_type for node in passed.graph.node] == ["Relu", "Mul", "ReduceSum"]
+    assert prove(curve, sides_of(curve), requests(curve)) <= 1e-12
