@@ -13,8 +13,7 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from msd.contract.request import RequestError
-from service.body import ClientGone
-from service.errors import ErrorResponse, ServiceError
+from service.errors import ClientGone, ErrorResponse, ServiceError
 from service.metrics import Metrics
 
 CLIENT_GONE = 499
@@ -29,6 +28,8 @@ class Access:
     """One request as the log and the metrics will tell it."""
 
     request_id: str
+    started: float
+    """Of `time.perf_counter`."""
     status: int = 0
     is_scoring: bool = False
     candidates: int | None = None
@@ -61,8 +62,7 @@ class AccessMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = time.perf_counter()
-        access = scope[_KEY] = Access(_request_id(scope))
+        access = scope[_KEY] = Access(_request_id(scope), time.perf_counter())
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -84,7 +84,7 @@ class AccessMiddleware:
             await send_with_id({"type": "http.response.start", "status": response.status, "headers": response.headers})
             await send_with_id({"type": "http.response.body", "body": response.body})
         finally:
-            self._finish(scope, access, time.perf_counter() - started)
+            self._finish(scope, access, time.perf_counter() - access.started)
 
     def _finish(self, scope: Scope, access: Access, seconds: float) -> None:
         if access.is_scoring:

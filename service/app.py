@@ -16,6 +16,7 @@ from service.errors import ErrorResponse
 from service.health import health_routes
 from service.metrics import Metrics
 from service.readiness import Readiness, Starter
+from service.run_queue import RunQueue
 from service.runtimes.choice import open_runtime
 from service.score_route import PATH, ScoreRoute
 from service.scorer import Scorer
@@ -24,27 +25,23 @@ from service.stores.bundle_file import BundleFileStore
 from service.stores.store import RowStore
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings, metrics: Metrics | None = None) -> FastAPI:
     """The service over one bundle. Raises MsdError when bundle, runtime or rows file are not as they should be.
 
-    Its `state.readiness` is the Readiness, for the server that drains it.
+    `metrics` are a worker's; without, the app has its own. `state.readiness` is the Readiness, for the server that
+    drains it.
     """
     bundle = open_bundle(settings.bundle, rows=settings.store == "file")
     runtime = open_runtime(bundle, settings)
     store = _open_store(settings, bundle)
-    metrics = Metrics()
+    metrics = metrics or Metrics()
     metrics.bundle(bundle.bundle_id, bundle.manifest.model_version, store.name)
     metrics.runtime(runtime.engine)
     readiness = Readiness(metrics)
-    scorer = Scorer(
-        bundle,
-        runtime,
-        store,
-        metrics,
-        max_queued_rows=settings.max_queued_rows,
-        deadline_s=settings.deadline_ms / 1000,
-    )
-    starter = Starter(bundle, runtime, scorer, store, readiness)
+    deadline_s = settings.deadline_ms / 1000
+    queue = RunQueue(runtime, metrics, settings.max_queued_rows, deadline_s)
+    scorer = Scorer(bundle, store, queue, metrics, deadline_s)
+    starter = Starter(bundle, runtime, queue, store, readiness)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -54,7 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
         finally:
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
-            scorer.close()
+            queue.close()
             await store.close()
 
     app = FastAPI(

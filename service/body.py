@@ -7,15 +7,11 @@ import asyncio
 
 from starlette.types import Receive, Scope
 
-from service.errors import BodyEndless, BodyTimeout, BodyTooLarge, UnsupportedMediaType
+from service.errors import BodyEndless, BodyTimeout, BodyTooLarge, ClientGone, UnsupportedMediaType
 
 # A body that is too large is read on and thrown away up to so many times the limit, because a client that is
 # still writing when the connection closes never sees the reply that says why.
 _DISCARDED_LIMITS = 8
-
-
-class ClientGone(Exception):
-    """The client left before its request was complete."""
 
 
 async def read_json_body(scope: Scope, receive: Receive, limit: int, timeout_s: float) -> bytes:

@@ -15,6 +15,10 @@ from msd.contract.request import RequestError, TooManyCandidates
 _REQUEST_STATUS = {"malformed": 400, "invalid": 422, TooManyCandidates.code: 413}
 
 
+class ClientGone(Exception):
+    """The client left, so there is nobody to answer."""
+
+
 class ServiceError(Exception):
     """A request that gets an error for an answer. `field` is the dotted path of the part at fault."""
 
@@ -71,6 +75,8 @@ class NotReady(ServiceError):
     status = 503
     code = "not_ready"
     retry_after_s = 1
+    # The next connection may come to a worker that is ready.
+    closes = True
 
 
 class DeadlineExceeded(ServiceError):

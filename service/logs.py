@@ -10,13 +10,20 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 
-def configure_logs(level: str) -> None:
-    """Sets up the whole process's logging; `level` is the lowest that is written."""
+def configure_logs(level: str, worker: int | None = None) -> None:
+    """Sets up the whole process's logging; `level` is the lowest that is written, `worker` stands in each line."""
+
+    def add_worker(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        if worker is not None:
+            event["worker"] = worker
+        return event
+
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: Sequence[Processor] = (
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
+        add_worker,
     )
     structlog.configure(
         processors=[*shared, structlog.processors.JSONRenderer(_dump_bytes)],

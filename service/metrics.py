@@ -1,22 +1,26 @@
 """Every metric family of the service, its buckets and its labels, which come from closed sets.
 
-One registry an app, none global. Does not know when things happen.
+Does not know when things happen, nor how several workers' numbers come together (`families`).
 """
 
-import time
 from collections import Counter as Tally
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily
 
 from msd.contract.assemble import Rung
 from msd.contract.rows import RowSide
+from service.families import Families
+from service.processes import Processes
 from service.runtimes.runtime import Engine
+from service.shared import SharedNumbers
 
 Stage = Literal["parse", "rows", "queue", "run", "reply"]
+Shed = Literal["rows", "wait", "deadline", "client_gone"]
 STAGES: tuple[Stage, ...] = ("parse", "rows", "queue", "run", "reply")
+SHEDS: tuple[Shed, ...] = ("rows", "wait", "deadline", "client_gone")
 RUNGS: tuple[str, ...] = ("user_unknown", "category_prior", "prior")
 CODES = (200, 400, 408, 413, 415, 422, 429, 499, 500, 503, 504)
 _SECONDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 7.5e-3, 1e-2, 1.5e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1, 5)
@@ -25,66 +29,67 @@ _CANDIDATES = (1, 10, 25, 50, 100, 200, 350, 500, 1000, 2000)
 
 
 class Metrics:
-    """The families of one app. All label values exist from the start, so that rates can be taken of them."""
+    """The families of one process of a service; `row` is 0 for its supervisor, else its worker's slot.
 
-    def __init__(self) -> None:
-        self._registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        requests = Counter(
-            "msd_requests", "Scoring requests by status; 499 is a client that left.", ["code"], registry=registry
+    All label values exist from the start, so that rates can be taken of them.
+    """
+
+    def __init__(self, numbers: SharedNumbers | None = None, row: int = 1) -> None:
+        numbers = numbers or SharedNumbers.create(1)
+        self.families = families = Families(numbers, row)
+        self.row = row
+        self.processes = Processes(families, row)
+        self._registry = CollectorRegistry()
+        self._registry.register(families)
+        requests = families.counters(
+            "msd_requests", "Scoring requests by status; 499 is a client that left.", "code", map(str, CODES)
         )
-        self._requests = {code: requests.labels(str(code)) for code in CODES}
-        self._request_seconds = Histogram(
-            "msd_request_seconds", "From the first byte read to the reply.", buckets=_SECONDS, registry=registry
+        self._requests = {int(code): counter for code, counter in requests.items()}
+        self._request_seconds = families.histogram(
+            "msd_request_seconds", "From the first byte read to the reply.", _SECONDS
         )
-        stages = Histogram(
-            "msd_stage_seconds", "Parts of a scoring request.", ["stage"], buckets=_STAGE_SECONDS, registry=registry
+        self.stages = families.histograms(
+            "msd_stage_seconds", "Parts of a scoring request.", "stage", STAGES, _STAGE_SECONDS
         )
-        self._stages = {stage: stages.labels(stage) for stage in STAGES}
-        self.candidates = Histogram(
-            "msd_request_candidates", "Candidates a scored request.", buckets=_CANDIDATES, registry=registry
+        """By stage, in seconds."""
+        self.candidates = families.histogram("msd_request_candidates", "Candidates a scored request.", _CANDIDATES)
+        self._degraded = families.counters(
+            "msd_degraded", "Candidates, and users, scored from less than their row.", "rung", RUNGS
         )
-        degraded = Counter(
-            "msd_degraded", "Candidates, and users, scored from less than their row.", ["rung"], registry=registry
+        self.sheds = families.counters(
+            "msd_shed", "Requests that were not scored, by what there was too much of, or too little.", "reason", SHEDS
         )
-        self._degraded = {rung: degraded.labels(rung) for rung in RUNGS}
-        self.store_errors = Counter("msd_store_errors", "Reads that the row store failed.", registry=registry)
-        damaged = Counter(
-            "msd_damaged_rows", "Rows read that were short or another bundle's.", ["side"], registry=registry
+        """By reason."""
+        self.store_errors = families.counter("msd_store_errors", "Reads that the row store failed.")
+        self._damaged = families.counters(
+            "msd_damaged_rows", "Rows read that were short or another bundle's.", "side", ("user", "item")
         )
-        self._damaged = {side: damaged.labels(side) for side in ("user", "item")}
-        self._bundle = Gauge(
-            "msd_bundle_info",
-            "1 for the bundle that is served.",
-            ["bundle_id", "model_version", "store"],
-            registry=registry,
-        )
-        self._runtime = Gauge(
-            "msd_runtime_info",
-            "1 for what runs the model, as it was read back after loading.",
-            ["runtime", "version", "provider", "threads", "precision", "instructions"],
-            registry=registry,
-        )
-        self.ready = Gauge("msd_ready", "1 when requests are answered.", registry=registry)
-        self.queued_rows = Gauge("msd_queued_rows", "Candidates taken on and not yet scored.", registry=registry)
+        self.queued_rows = families.gauge("msd_queued_rows", "Candidates taken on and not yet scored.")
+        self.ready = families.gauge("msd_ready", "1 when requests are answered.", "max")
+        self.workers_ready = families.gauge("msd_workers_ready", "Workers that answer requests.")
+        self.workers = families.gauge("msd_workers", "Workers that there should be.")
+        self.restarts = families.counter("msd_worker_restarts", "Workers that ended unasked and were replaced.")
+        self.connections_ended = families.cell()
+        """A place in each row: how many of the connections that the supervisor handed to the worker have ended."""
+
+    @property
+    def ready_place(self) -> int:
+        """Where each row says whether its worker answers requests."""
+        return self.workers_ready.place
 
     def request(self, code: int, seconds: float) -> None:
         """Counts a scoring request that ended with `code`."""
         self._requests[code].inc()
         self._request_seconds.observe(seconds)
 
-    @contextmanager
-    def stage(self, stage: Stage) -> Iterator[None]:
-        """Observes how long the block takes, however it ends."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._stages[stage].observe(time.perf_counter() - started)
+    def connection_ended(self) -> None:
+        """Counts a connection that this worker has no more."""
+        self.families.numbers.rows[self.row][self.connections_ended] += 1.0
 
-    def observe_stage(self, stage: Stage, seconds: float) -> None:
-        """Observes a stage that was timed elsewhere."""
-        self._stages[stage].observe(seconds)
+    def is_ready(self, ready: bool) -> None:
+        """Says whether this worker answers requests."""
+        self.ready.set(ready)
+        self.workers_ready.set(ready)
 
     def degraded(self, candidates: Iterable[Rung], user_unknown: bool) -> None:
         """Counts what a reply declares as degraded."""
@@ -100,14 +105,35 @@ class Metrics:
 
     def bundle(self, bundle_id: str, model_version: str, store: str) -> None:
         """Says which bundle is served."""
-        self._bundle.labels(bundle_id, model_version, store).set(1)
+        self._info(
+            "msd_bundle_info",
+            "1 for the bundle that is served.",
+            {"bundle_id": bundle_id, "model_version": model_version, "store": store},
+        )
 
     def runtime(self, engine: Engine) -> None:
         """Says what runs the model."""
-        instructions = " ".join(engine.instructions)
-        given = (engine.name, engine.version, engine.provider, str(engine.threads), engine.precision, instructions)
-        self._runtime.labels(*given).set(1)
+        self._info(
+            "msd_runtime_info",
+            "1 for what runs the model, as it was read back after loading.",
+            {
+                "runtime": engine.name,
+                "version": engine.version,
+                "provider": engine.provider,
+                "threads": str(engine.threads),
+                "precision": engine.precision,
+                "instructions": " ".join(engine.instructions),
+            },
+        )
 
     def exposition(self) -> bytes:
-        """All families in Prometheus's text format."""
+        """All families in Prometheus's text format, whichever worker is asked."""
         return generate_latest(self._registry)
+
+    def _info(self, name: str, text: str, labels: dict[str, str]) -> None:
+        def tell() -> GaugeMetricFamily:
+            family = GaugeMetricFamily(name, text, labels=list(labels))
+            family.add_metric(list(labels.values()), 1.0)
+            return family
+
+        self.families.tell(tell)

@@ -2,9 +2,15 @@
 
 from asyncio import Transport
 from asyncio.events import TimerHandle
+from collections.abc import Callable
 from typing import ClassVar
 
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from service.metrics import Metrics
+
+_TRANSPORT = "msd.transport"
 
 
 class HeadTooLarge(Exception):
@@ -18,6 +24,7 @@ class BoundedProtocol(HttpToolsProtocol):
     head_timeout_s: ClassVar[float]
     _head_bytes = 0
     _unparsed_bytes = 0
+    metrics: ClassVar[Metrics]
     _head_timer: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
@@ -28,6 +35,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is due any more."""
         self._head_came()
+        self.metrics.connection_ended()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -44,6 +52,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._head_timer is None:
             self._await_head()
         super().on_message_begin()
+        self.scope[_TRANSPORT] = self.transport  # type: ignore[literal-required]
 
     def on_url(self, url: bytes) -> None:
         """A piece of the target."""
@@ -74,8 +83,20 @@ class BoundedProtocol(HttpToolsProtocol):
             self._head_timer = None
 
 
-def bounded_protocol(max_header_bytes: int, head_timeout_s: float) -> type[HttpToolsProtocol]:
+def left_check(scope: Scope) -> Callable[[], bool]:
+    """Tells at any time, at no cost until then, whether the request's client has left."""
+    transport: Transport | None = scope.get(_TRANSPORT)
+    return _stays if transport is None else transport.is_closing
+
+
+def _stays() -> bool:
+    return False
+
+
+def bounded_protocol(max_header_bytes: int, head_timeout_s: float, metrics: Metrics) -> type[HttpToolsProtocol]:
     """The protocol with its limits; uvicorn takes a class and makes the instances itself."""
     return type(
-        "BoundedProtocol", (BoundedProtocol,), {"max_header_bytes": max_header_bytes, "head_timeout_s": head_timeout_s}
+        "BoundedProtocol",
+        (BoundedProtocol,),
+        {"max_header_bytes": max_header_bytes, "head_timeout_s": head_timeout_s, "metrics": metrics},
     )

@@ -16,8 +16,8 @@ from msd.contract.golden import Golden, golden_tensors, read_goldens
 from msd.contract.rows import RowCodec
 from service.errors import ServiceError
 from service.metrics import Metrics
+from service.run_queue import RunQueue
 from service.runtimes.runtime import Runtime, Scores
-from service.scorer import Scorer
 from service.stores.store import RowStore, StoreError
 
 _FIRST_RETRY_S = 0.1
@@ -50,21 +50,23 @@ class Readiness:
     def arrived(self, part: str) -> None:
         """The part is there."""
         self.missing.pop(part, None)
-        self._metrics.ready.set(self.is_ready)
+        self._metrics.is_ready(self.is_ready)
 
     def drain(self) -> None:
         """The service stops soon: it answers, but wants no new requests."""
         self.draining = True
-        self._metrics.ready.set(False)
+        self._metrics.is_ready(False)
 
 
 class Starter:
     """Makes the service ready: warms the model and reproduces the goldens, and waits for the store."""
 
-    def __init__(self, bundle: Bundle, runtime: Runtime, scorer: Scorer, store: RowStore, readiness: Readiness) -> None:
+    def __init__(
+        self, bundle: Bundle, runtime: Runtime, queue: RunQueue, store: RowStore, readiness: Readiness
+    ) -> None:
         self._bundle = bundle
         self._runtime = runtime
-        self._scorer = scorer
+        self._queue = queue
         self._store = store
         self._readiness = readiness
         self._log = structlog.get_logger("msd.readiness")
@@ -122,7 +124,9 @@ class Starter:
             )
 
     async def _run(self, tensors: Tensors) -> Scores:
-        return await self._scorer.run(tensors, time.perf_counter() + _WARM_UP_S)
+        count = next(len(tensors[spec.name]) for spec in self._bundle.schema.tensors if spec.side == "item")
+        ran = await self._queue.run(tensors, count, time.perf_counter() + _WARM_UP_S, lambda: False)
+        return ran.scores
 
     async def _await_store(self) -> None:
         wait = _FIRST_RETRY_S

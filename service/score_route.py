@@ -3,6 +3,8 @@
 Errors are raised; `access` answers them.
 """
 
+import time
+
 from starlette.types import Receive, Scope, Send
 
 from msd.contract.bundle import Bundle
@@ -11,12 +13,14 @@ from service.access import access_of
 from service.body import read_json_body
 from service.errors import NotReady
 from service.metrics import Metrics
+from service.protocol import left_check
 from service.readiness import Readiness
 from service.reply import build_reply
 from service.scorer import Scorer
 from service.settings import Settings
 
 PATH = "/v1/score"
+_TIMING = b"parse;dur=%.3f, rows;dur=%.3f, queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f"
 
 
 class ScoreRoute:
@@ -36,18 +40,29 @@ class ScoreRoute:
         """Answers one request."""
         access = access_of(scope)
         access.is_scoring = True
-        settings = self._settings
+        settings, stages = self._settings, self._metrics.stages
         body = await read_json_body(scope, receive, settings.max_body_bytes, settings.body_timeout_ms / 1000)
         if not self._readiness.can_score:
             raise NotReady(f"not ready: {self._readiness.summary()}")
-        with self._metrics.stage("parse"):
+        arrived = time.perf_counter()
+        try:
             request = parse_request(body, self._schema, settings.max_candidates)
+        finally:
+            parse_s = time.perf_counter() - arrived
+            stages["parse"].observe(parse_s)
         access.candidates = len(request.ids)
-        scored = await self._scorer.score(request)
+        scored = await self._scorer.score(request, arrived, left_check(scope))
+        started = time.perf_counter()
         self._metrics.candidates.observe(len(request.ids))
-        access.note_degraded(scored.degraded_candidates.values(), scored.user_unknown)
-        with self._metrics.stage("reply"):
-            reply = build_reply(access.request_id, self._model_version, request, scored)
-            headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(reply))]
-            await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send({"type": "http.response.body", "body": reply})
+        if scored.degraded_candidates or scored.user_unknown:
+            access.note_degraded(scored.degraded_candidates.values(), scored.user_unknown)
+        reply = build_reply(access.request_id, self._model_version, request, scored)
+        taken = (parse_s, scored.rows_s, scored.queue_s, scored.run_s, time.perf_counter() - access.started)
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(reply)),
+            (b"server-timing", _TIMING % tuple(1000 * seconds for seconds in taken)),
+        ]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": reply})
+        stages["reply"].observe(time.perf_counter() - started)

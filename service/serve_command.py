@@ -25,11 +25,12 @@ def serve(
     ] = None,
     provider: Annotated[str | None, typer.Option(help="Where onnxruntime runs it: cpu or cuda.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads inside one run of the model.")] = None,
+    workers: Annotated[str | None, typer.Option(help="Worker processes: a number, or auto (one a core).")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
 ) -> None:
     """Answers scoring requests over HTTP until SIGTERM."""
     # Loaded only now, so that --help answers at once and without onnxruntime.
-    from service.server import run_server
+    from service.supervisor import run_service
 
     flags = {
         "bundle": bundle,
@@ -40,7 +41,8 @@ def serve(
         "runtime": runtime,
         "provider": provider,
         "threads": threads,
+        "workers": workers,
         "log_level": log_level,
     }
     given = {f"{PREFIX}{name.upper()}": str(value) for name, value in flags.items() if value is not None}
-    run_server(Settings.from_environ({**os.environ, **given}))
+    run_service(Settings.from_environ({**os.environ, **given}))

@@ -1,7 +1,6 @@
-"""The HTTP server process: uvicorn, which on SIGTERM drains before it stops, so that no accepted request is lost."""
+"""The HTTP server of one worker: uvicorn, whose connections come over the channel, and which loses none at its end."""
 
 import asyncio
-import ctypes
 import signal
 import socket
 import time
@@ -11,28 +10,24 @@ from types import FrameType
 
 import structlog
 import uvicorn
+from starlette.types import ASGIApp
 
-from msd.contract.errors import MsdError
-from service.app import create_app
-from service.logs import configure_logs
+from service.channel import WorkerEnd
+from service.metrics import Metrics
 from service.protocol import bounded_protocol
+from service.readiness import Readiness
 from service.settings import Settings
 
 _KEEP_ALIVE_S = 75
-_BACKLOG = 2_048
 _TICK_S = 0.05
 _LINGER_S = 1.0
-_SO_ATTACH_FILTER = 26
 
 
-def run_server(settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT. Raises MsdError when the service cannot start."""
-    configure_logs(settings.log_level)
-    app = create_app(settings)
-    listener = _listen(settings.host, settings.port)
-    config = uvicorn.Config(
+def server_config(app: ASGIApp, settings: Settings, metrics: Metrics) -> uvicorn.Config:
+    """uvicorn without what is not used."""
+    return uvicorn.Config(
         app,
-        http=bounded_protocol(settings.max_header_bytes, settings.head_timeout_ms / 1000),
+        http=bounded_protocol(settings.max_header_bytes, settings.head_timeout_ms / 1000, metrics),
         loop="uvloop",
         ws="none",
         lifespan="on",
@@ -42,99 +37,95 @@ def run_server(settings: Settings) -> None:
         proxy_headers=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
     )
-    host, port = listener.getsockname()[:2]
-    structlog.get_logger("msd.server").info("listening", host=host, port=port)
-    DrainingServer(config, app.state.readiness.drain, settings.drain_seconds).run([listener])
 
 
-class DrainingServer(uvicorn.Server):
-    """First signal: says that it wants no more, answers whoever still comes for `drain_seconds`, then closes the door,
-    answers all who are in, and stops. A second SIGINT stops at once."""
+class WorkerServer(uvicorn.Server):
+    """Asked to drain: every reply tells its client to connect anew. At the channel's end, or by SIGTERM: takes in what
+    it was given, answers all who are in, and ends."""
 
-    def __init__(self, config: uvicorn.Config, on_drain: Callable[[], None], drain_seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, channel: WorkerEnd, readiness: Readiness) -> None:
         super().__init__(config)
-        self._on_drain = on_drain
-        self._drain_seconds = drain_seconds
+        self._channel = channel
+        self._readiness = readiness
+        self._arriving: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger("msd.server")
 
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """To the end. It listens to no socket of its own."""
+        super().run(sockets=[])
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Starts the app, and says so."""
+        await super().startup(sockets)
+        self._channel.serving()
+        asyncio.get_running_loop().add_reader(self._channel.socket, self._obey)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Remembers the signal; unlike uvicorn's own it does not raise it again at the end: draining is success."""
-        if self.should_exit and sig == signal.SIGINT:
-            self.force_exit = True
-        self.should_exit = True
+        """Remembers SIGTERM; unlike uvicorn's own it does not raise it again at the end: draining is success."""
+        if sig != signal.SIGINT:
+            self.should_exit = True
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second."""
+        is_over = await super().on_tick(counter)
+        if self._readiness.draining:
+            self._send_away()
+        return is_over
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Drains, then stops as uvicorn does."""
-        self._on_drain()
-        self._log.info("draining", seconds=self._drain_seconds)
-        await self._answer_for(self._drain_seconds, lambda: True)
-        await self._close_doors(sockets or [])
+        """Answers whoever was handed over or is connected, then stops as uvicorn does."""
+        self._channel.take_no_more()
+        self._drain()
+        self._obey()
+        asyncio.get_running_loop().remove_reader(self._channel.socket)
+        await asyncio.gather(*self._arriving)
         # Whoever is still connected may have a request on the way: the first, or the next on a kept connection.
-        await self._answer_for(_LINGER_S, lambda: bool(self.server_state.connections))
+        await self._answer_while(lambda: bool(self.server_state.connections), _LINGER_S)
         await super().shutdown(sockets)
 
-    async def _answer_for(self, seconds: float, is_needed: Callable[[], bool]) -> None:
-        """Lets the loop answer, each reply telling its client to reconnect elsewhere."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and is_needed() and not self.force_exit:
-            date = formatdate(usegmt=True).encode()
-            self.server_state.default_headers = [(b"date", date), (b"connection", b"close")]
-            await asyncio.sleep(_TICK_S)
+    def _obey(self) -> None:
+        """Takes all that came over the channel."""
+        while (command := self._channel.next()) is not None:
+            if command == "end":
+                asyncio.get_running_loop().remove_reader(self._channel.socket)
+                self.should_exit = True
+                return
+            if command == "drain":
+                self._drain()
+            else:
+                assert isinstance(command, socket.socket)
+                task = asyncio.get_running_loop().create_task(self._take_in(command))
+                self._arriving.add(task)
+                task.add_done_callback(self._arriving.discard)
 
-    async def _close_doors(self, sockets: list[socket.socket]) -> None:
-        """Stops listening, after taking in every connection that the kernel has accepted in our name."""
-        loop = asyncio.get_running_loop()
-        for listener in sockets:
-            _refuse_new(listener)
-            for connection in _accepted(listener):
-                await loop.connect_accepted_socket(self._protocol, connection)
-        for server in self.servers:
-            server.close()
+    async def _take_in(self, connection: socket.socket) -> None:
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+        except OSError as error:  # the client has left
+            self._log.debug("connection_lost", error=str(error))
+            connection.close()
+
+    def _drain(self) -> None:
+        if not self._readiness.draining:
+            self._readiness.drain()
+            self._log.info("draining")
+        self._send_away()
+
+    def _send_away(self) -> None:
+        """Lets each reply tell its client to connect anew."""
+        self.server_state.default_headers = [
+            (b"date", formatdate(usegmt=True).encode()),
+            (b"connection", b"close"),
+        ]
+
+    async def _answer_while(self, is_needed: Callable[[], bool], seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end and is_needed():
+            self._send_away()
+            await asyncio.sleep(_TICK_S)
 
     def _protocol(self) -> asyncio.Protocol:
         factory = self.config.http_protocol_class
         return factory(  # type: ignore[call-arg]
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        listener = socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        raise MsdError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
-    listener.setblocking(False)
-    return listener
-
-
-class _Instruction(ctypes.Structure):
-    _fields_ = (("code", ctypes.c_uint16), ("jt", ctypes.c_uint8), ("jf", ctypes.c_uint8), ("k", ctypes.c_uint32))
-
-
-class _Program(ctypes.Structure):
-    _fields_ = (("length", ctypes.c_uint16), ("instructions", ctypes.POINTER(_Instruction)))
-
-
-def _refuse_new(listener: socket.socket) -> None:
-    """Has the kernel drop new connections, between the last one taken in and the closing of the door.
-
-    A one-line packet filter, `return 0`; where there are none, the gap stays open for some microseconds.
-    """
-    instruction = _Instruction(0x06, 0, 0, 0)
-    program = _Program(1, ctypes.pointer(instruction))
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, bytes(program))
-    except OSError:
-        return
-
-
-def _accepted(listener: socket.socket) -> list[socket.socket]:
-    connections: list[socket.socket] = []
-    while True:
-        try:
-            connection, _ = listener.accept()
-        except (BlockingIOError, InterruptedError):
-            return connections
-        connection.setblocking(False)
-        connections.append(connection)

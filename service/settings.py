@@ -16,6 +16,7 @@ from msd.contract.errors import MsdError
 from msd.contract.request import MAX_CANDIDATES
 
 PREFIX = "MSD_"
+MAX_WORKERS = 512
 _KUBERNETES = re.compile(r"SERVICE_(HOST|PORT)|PORT_\d+_")
 
 
@@ -34,6 +35,8 @@ class Settings(BaseModel):
     runtime: Literal["auto", "onnxruntime", "openvino"] = "auto"
     provider: Literal["cpu", "cuda"] = "cpu"
     threads: Annotated[int, Field(ge=1, le=256)] = 1
+    workers: int | None = None
+    """None, `auto` in an environment, is as many as there are cores for."""
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -46,6 +49,19 @@ class Settings(BaseModel):
     store_timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 100
     deadline_ms: Annotated[int, Field(ge=1, le=600_000)] = 1_000
     drain_seconds: Annotated[float, Field(ge=0, le=3_600)] = 5.0
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _is_a_count(cls, workers: object) -> int | None:
+        if workers is None or str(workers).lower() == "auto":
+            return None
+        try:
+            count = int(str(workers))
+        except ValueError:
+            count = 0
+        if not 1 <= count <= MAX_WORKERS:
+            raise ValueError(f"{str(workers)[:40]!r} is neither 'auto' nor a whole number from 1 to {MAX_WORKERS}")
+        return count
 
     @field_validator("redis_url")
     @classmethod
@@ -78,6 +94,15 @@ class Settings(BaseModel):
             return cls.model_validate({known[name]: value for name, value in given.items()})
         except ValidationError as error:
             raise SettingsError(_explain(error)) from None
+
+    def environ(self) -> dict[str, str]:
+        """The variables that give these settings again, passwords among them."""
+        plain = {name: getattr(self, name) for name in self.model_fields_set}
+        return {
+            f"{PREFIX}{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            for name, value in plain.items()
+            if value is not None
+        }
 
 
 def redis_address(url: str) -> str:

@@ -68,7 +68,7 @@ def live_service(
 
     Logs go into `folder`; the port is read from them, so the log level has to be info or debug.
     """
-    given = {"bundle": bundle, "port": 0, "drain_seconds": 0, **settings}
+    given = {"bundle": bundle, "port": 0, "drain_seconds": 0, "workers": 1, **settings}
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("MSD_")},
         **{f"MSD_{name.upper()}": str(value) for name, value in given.items()},

@@ -1,0 +1,179 @@
+"""The runs of the model: one at a time, in the order of arrival, each begun when the one before has ended.
+
+What nobody waits for any more never runs. Knows tensors and time. Knows neither requests nor rows nor HTTP.
+"""
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from msd.contract.assemble import Tensors
+from service.errors import ClientGone, DeadlineExceeded, Overloaded
+from service.metrics import Metrics
+from service.runtimes.runtime import Runtime, Scores
+
+# So long a run may keep the loop from answering health checks; a longer one goes to a thread, which costs a hand-over
+# there and one back.
+_SHORT_S = 0.005
+_NEWEST_SHARE = 0.25
+_PACE_SHARE = 0.05
+
+
+class Ran(NamedTuple):
+    """Scores [N] by head, and how long the run waited and took."""
+
+    scores: Scores
+    queue_s: float
+    run_s: float
+
+
+@dataclass(slots=True, eq=False)
+class _Work:
+    tensors: Tensors
+    rows: int
+    deadline: float
+    is_gone: Callable[[], bool]
+    queued_at: float
+    done: asyncio.Future[Ran]
+
+
+class RunQueue:
+    """Runs of one runtime for one event loop. Times are those of `time.perf_counter`."""
+
+    def __init__(self, runtime: Runtime, metrics: Metrics, max_rows: int, deadline_s: float) -> None:
+        self._runtime = runtime
+        self._metrics = metrics
+        self._max_rows = max_rows
+        self._deadline_s = deadline_s
+        self._rows = 0
+        self._waiting: deque[_Work] = deque()
+        self._is_busy = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        # By the length of the number of candidates in bits.
+        self._seconds: dict[int, float] = {}
+        self._pace = _Pace()
+        self._ended_at = 0.0
+
+    def admit(self, rows: int) -> None:
+        """Takes on `rows` candidates until `leave`. Raises Overloaded when that would be too many, or too many to be
+        scored in time at the pace of late."""
+        ahead = self._rows
+        if ahead + rows > self._max_rows:
+            self._metrics.sheds["rows"].inc()
+            raise Overloaded(f"{ahead} candidates are waiting; with these {rows} there would be too many")
+        if ahead and (expected := self._pace.seconds(ahead + rows)) > self._deadline_s:
+            self._metrics.sheds["wait"].inc()
+            raise Overloaded(
+                f"{ahead} candidates are waiting; with these {rows} it would take {expected * 1000:.0f} ms,"
+                f" longer than the {self._deadline_s * 1000:g} ms that a request may take"
+            )
+        self._rows += rows
+        self._metrics.queued_rows.set(self._rows)
+
+    def leave(self, rows: int) -> None:
+        """They were scored, or need not be any more."""
+        self._rows -= rows
+        self._metrics.queued_rows.set(self._rows)
+
+    def check(self, deadline: float, is_gone: Callable[[], bool]) -> None:
+        """Raises ClientGone or DeadlineExceeded when no work is to be done for a request any more."""
+        if is_gone():
+            self._metrics.sheds["client_gone"].inc()
+            raise ClientGone
+        if time.perf_counter() > deadline:
+            self._metrics.sheds["deadline"].inc()
+            raise DeadlineExceeded(f"the request waited {self._deadline_s * 1000:g} ms for its turn")
+
+    async def run(self, tensors: Tensors, rows: int, deadline: float, is_gone: Callable[[], bool]) -> Ran:
+        """One run, when its turn has come, unless `check` then says that it is not wanted any more."""
+        loop = asyncio.get_running_loop()
+        work = _Work(tensors, rows, deadline, is_gone, time.perf_counter(), loop.create_future())
+        self._waiting.append(work)
+        if not self._is_busy:
+            self._is_busy = True
+            # Not at once: the loop may have other requests at hand, which are to be admitted or refused first.
+            loop.call_soon(self._begin)
+        return await work.done
+
+    def close(self) -> None:
+        """Lets the run at hand end, and begins no other."""
+        for work in self._waiting:
+            work.done.cancel()
+        self._waiting.clear()
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _begin(self) -> None:
+        """Begins the next run that is wanted."""
+        while self._waiting:
+            work = self._waiting.popleft()
+            if work.done.done():
+                continue
+            try:
+                self.check(work.deadline, work.is_gone)
+            except (ClientGone, DeadlineExceeded) as error:
+                work.done.set_exception(error)
+                continue
+            self._run(work)
+            return
+        self._is_busy = False
+
+    def _run(self, work: _Work) -> None:
+        started = time.perf_counter()
+        self._metrics.stages["queue"].observe(started - work.queued_at)
+        if self._seconds.get(work.rows.bit_length(), math.inf) > _SHORT_S:
+            loop = asyncio.get_running_loop()
+            running = loop.run_in_executor(self._thread, self._runtime.run, work.tensors)
+            running.add_done_callback(lambda ended: self._end(work, started, _result_of(ended)))
+            return
+        try:
+            result: Scores | BaseException = self._runtime.run(work.tensors)
+        except Exception as error:
+            result = error
+        self._end(work, started, result)
+
+    def _end(self, work: _Work, started: float, result: Scores | BaseException) -> None:
+        ended = time.perf_counter()
+        seconds = ended - started
+        self._metrics.stages["run"].observe(seconds)
+        size = work.rows.bit_length()
+        before = self._seconds.get(size, seconds)
+        self._seconds[size] = before + (seconds - before) * _NEWEST_SHARE
+        self._pace.learn(work.rows, ended - max(self._ended_at, work.queued_at))
+        self._ended_at = ended
+        if not work.done.done():
+            if isinstance(result, BaseException):
+                work.done.set_exception(result)
+            else:
+                work.done.set_result(Ran(result, started - work.queued_at, seconds))
+        loop = asyncio.get_running_loop()
+        # In the round after next of the loop: in the next one this request's reply is written, and sent at its end.
+        loop.call_soon(loop.call_soon, self._begin)
+
+
+class _Pace:
+    """How long candidates take of late, with all that is done for them and all that other processes take."""
+
+    __slots__ = ("_rows", "_seconds")
+
+    def __init__(self) -> None:
+        self._rows, self._seconds = 1.0, 0.0
+
+    def learn(self, rows: int, seconds: float) -> None:
+        """So long after the last ones were scored these were."""
+        self._rows += (rows - self._rows) * _PACE_SHARE
+        self._seconds += (seconds - self._seconds) * _PACE_SHARE
+
+    def seconds(self, rows: int) -> float:
+        """How long so many will take."""
+        return self._seconds / self._rows * rows
+
+
+def _result_of(ended: "asyncio.Future[Scores]") -> Scores | BaseException:
+    if ended.cancelled():
+        return asyncio.CancelledError()
+    return ended.exception() or ended.result()

@@ -1,0 +1,198 @@
+"""The process that `msd serve` starts: it makes the worker processes, gives each new connection to one of them, and
+sees to their ends. It loads no model and reads no request.
+"""
+
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import structlog
+
+from msd.contract.bundle import open_bundle
+from msd.contract.errors import MsdError
+from service.cores import usable_cores, worker_count
+from service.listener import accepted, bind, listen, refuse_new
+from service.logs import configure_logs
+from service.metrics import Metrics
+from service.settings import Settings
+from service.shared import SUPERVISOR, SharedNumbers
+from service.worker_process import WorkerProcess
+
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 10.0
+_LONG_LIFE_S = 60.0
+
+
+def run_service(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT. Raises MsdError when the service cannot start."""
+    configure_logs(settings.log_level)
+    cores = usable_cores()
+    count = worker_count(settings, cores)
+    # Verified here, once: the workers find the mark of it.
+    open_bundle(settings.bundle, rows=settings.store == "file")
+    log = structlog.get_logger("msd.supervisor")
+    if count * settings.threads > max(1.0, cores):
+        log.warning("more_threads_than_cores", workers=count, threads=settings.threads, cores=round(cores, 2))
+    with bind(settings.host, settings.port) as listener:
+        Supervisor(settings, listener, count).run()
+
+
+class Supervisor:
+    """One service's workers, by slot. First signal: drains; a second SIGINT ends all at once."""
+
+    def __init__(self, settings: Settings, listener: socket.socket, count: int) -> None:
+        self._settings = settings
+        self._listener = listener
+        self._numbers = SharedNumbers.create(count)
+        self._metrics = Metrics(self._numbers, SUPERVISOR)
+        self._metrics.workers.set(count)
+        self._slots = range(1, count + 1)
+        self._workers: dict[int, WorkerProcess] = {}
+        self._pauses = dict.fromkeys(self._slots, _FIRST_PAUSE_S)
+        self._due: list[tuple[float, Callable[[], None]]] = []
+        self._selector = selectors.DefaultSelector()
+        self._is_open = self._is_watching = self._is_stopping = False
+        self._log = structlog.get_logger("msd.supervisor")
+
+    def run(self) -> None:
+        """To the end of the last worker."""
+        woken, waker = socket.socketpair()
+        with woken, waker, self._selector:
+            woken.setblocking(False)
+            waker.setblocking(False)
+            self._selector.register(woken, selectors.EVENT_READ, lambda: woken.recv(64))
+            signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._on_signal)
+            try:
+                self._start(self._slots[0])
+                while self._workers or (self._due and not self._is_stopping):
+                    self._turn()
+            finally:
+                signal.set_wakeup_fd(-1)
+                for worker in self._workers.values():
+                    worker.kill()
+
+    def _turn(self) -> None:
+        """Waits for what comes next, and sees to it."""
+        now = time.monotonic()
+        wait = min((at - now for at, _ in self._due), default=None)
+        for key, _ in self._selector.select(wait if wait is None else max(0.0, wait)):
+            key.data()
+        now = time.monotonic()
+        ripe = [call for at, call in self._due if at <= now]
+        self._due = [(at, call) for at, call in self._due if at > now]
+        for call in ripe:
+            call()
+
+    def _after(self, seconds: float, call: Callable[[], None]) -> None:
+        self._due.append((time.monotonic() + seconds, call))
+
+    # Workers
+
+    def _start(self, slot: int) -> None:
+        if self._is_stopping:
+            return
+        worker = WorkerProcess(self._settings, self._numbers, slot)
+        self._workers[slot] = worker
+        self._selector.register(worker.channel.socket, selectors.EVENT_READ, lambda: self._hear(worker))
+        self._log.info("worker_started", worker=slot, pid=worker.pid)
+
+    def _hear(self, worker: WorkerProcess) -> None:
+        try:
+            said = worker.channel.answer()
+        except EOFError:
+            self._bury(worker)
+            return
+        if said == "":
+            worker.is_serving = True
+            self._open()
+            self._watch_door()
+        elif said is not None:
+            worker.reason = said
+
+    def _open(self) -> None:
+        """The first worker serves: so can the others, and there is somebody to answer the door."""
+        if self._is_open:
+            return
+        host, port = listen(self._listener)
+        self._is_open = True
+        self._log.info("listening", host=host, port=port, workers=len(self._slots))
+        for slot in self._slots[1:]:
+            self._start(slot)
+
+    def _bury(self, worker: WorkerProcess) -> None:
+        self._selector.unregister(worker.channel.socket)
+        del self._workers[worker.slot]
+        cause, cpu_seconds = worker.wait()
+        self._metrics.processes.ended(worker.slot, cpu_seconds)
+        self._metrics.families.forget_gauges(worker.slot)
+        self._numbers.rows[worker.slot][self._metrics.connections_ended] = 0.0
+        self._watch_door()
+        if self._is_stopping:
+            return
+        if not self._is_open:
+            raise MsdError(worker.reason or f"the service could not start: its worker ended with {cause}")
+        if time.monotonic() - worker.started_at > _LONG_LIFE_S:
+            self._pauses[worker.slot] = _FIRST_PAUSE_S
+        pause = self._pauses[worker.slot]
+        self._pauses[worker.slot] = min(2 * pause, _LONGEST_PAUSE_S)
+        self._metrics.restarts.inc()
+        self._log.error(
+            "worker_ended", worker=worker.slot, pid=worker.pid, cause=worker.reason or cause, again_in=pause
+        )
+        self._after(pause, lambda: self._start(worker.slot))
+
+    # Connections
+
+    def _watch_door(self) -> None:
+        """Takes connections while there is a worker to give them to; else they wait at the door."""
+        wanted = self._is_open and any(worker.is_serving for worker in self._workers.values())
+        if wanted and not self._is_watching:
+            self._selector.register(self._listener, selectors.EVENT_READ, self._take_in)
+        elif self._is_watching and not wanted:
+            self._selector.unregister(self._listener)
+        self._is_watching = wanted
+
+    def _take_in(self) -> None:
+        for connection in accepted(self._listener):
+            with connection:
+                self._hand_over(connection)
+
+    def _hand_over(self, connection: socket.socket) -> None:
+        """To the ready worker with the fewest connections; to one that is not ready only where none is."""
+        ready, ended = self._metrics.ready_place, self._metrics.connections_ended
+        for worker in sorted(
+            (worker for worker in self._workers.values() if worker.is_serving),
+            key=lambda one: (not one.number(ready), one.handed - one.number(ended), one.last_at),
+        ):
+            if worker.take(connection):
+                return
+
+    # The end
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        if self._is_stopping and number == signal.SIGINT:
+            for worker in self._workers.values():
+                worker.kill()
+        elif not self._is_stopping:
+            self._is_stopping = True
+            self._log.info("draining", seconds=self._settings.drain_seconds)
+            self._due.clear()
+            for worker in self._workers.values():
+                worker.drain()
+            self._after(self._settings.drain_seconds if self._is_open else 0.0, self._close)
+
+    def _close(self) -> None:
+        """Takes in whoever the kernel has accepted in our name, closes the door, and lets the workers finish."""
+        if self._is_open:
+            refuse_new(self._listener)
+            self._take_in()
+            self._is_open = False
+            self._watch_door()
+        self._listener.close()
+        for worker in self._workers.values():
+            worker.channel.finish()

@@ -1,0 +1,38 @@
+"""A worker process: the service over one bundle, for the connections that the supervisor hands to it.
+
+Run as `python -m service.worker CHANNEL NUMBERS SLOTS SLOT` by `worker_process` alone.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from msd.contract.errors import MsdError
+from service.app import create_app
+from service.channel import WorkerEnd
+from service.logs import configure_logs
+from service.metrics import Metrics
+from service.server import WorkerServer, server_config
+from service.settings import Settings
+from service.shared import SharedNumbers
+
+_REFUSED = 2
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Serves until the channel ends."""
+    channel_fd, numbers_fd, slots, slot = map(int, arguments)
+    channel = WorkerEnd(channel_fd)
+    try:
+        settings = Settings.from_environ(os.environ)
+        configure_logs(settings.log_level, worker=slot)
+        metrics = Metrics(SharedNumbers(numbers_fd, slots), slot)
+        app = create_app(settings, metrics)
+    except MsdError as error:
+        channel.failed(str(error))
+        sys.exit(_REFUSED)
+    WorkerServer(server_config(app, settings, metrics), channel, app.state.readiness).run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

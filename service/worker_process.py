@@ -1,0 +1,85 @@
+"""One worker as its supervisor sees it: a fresh process, the channel to it, and how it ended."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+from service.channel import SupervisorEnd
+from service.settings import PREFIX, Settings
+from service.shared import SharedNumbers
+
+# numpy's and other libraries' own pools of threads, which are made when they are loaded.
+_POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+class WorkerProcess:
+    """A worker in one slot. It inherits nothing but the channel, the shared numbers and its settings."""
+
+    def __init__(self, settings: Settings, numbers: SharedNumbers, slot: int) -> None:
+        ours, theirs = socket.socketpair()
+        self.slot = slot
+        self.channel = SupervisorEnd(ours)
+        self.is_serving = False
+        self.reason = ""
+        self.handed = 0
+        self.last_at = 0.0
+        self.started_at = time.monotonic()
+        self._row = numbers.rows[slot]
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "service.worker", *map(str, _arguments(theirs, numbers, slot))],
+                env=_environment(settings),
+                pass_fds=(theirs.fileno(), numbers.file_descriptor),
+                # A terminal's ^C is for the supervisor alone, which then drains.
+                process_group=0,
+            )
+        self.pid = self._process.pid
+
+    def number(self, place: int) -> float:
+        """A number that the worker shares."""
+        return self._row[place]
+
+    def take(self, connection: socket.socket) -> bool:
+        """Gives it a connection; False when it takes no more."""
+        if not self.channel.hand_over(connection):
+            return False
+        self.handed += 1
+        self.last_at = time.monotonic()
+        return True
+
+    def drain(self) -> None:
+        """Asks it to say that it wants no more; one that does not serve yet has nothing to end."""
+        if self.is_serving:
+            self.channel.drain()
+        else:
+            self._process.terminate()
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        self._process.kill()
+
+    def wait(self) -> tuple[str, float]:
+        """How it ended, in words, and the seconds of processor time that it took."""
+        _, status, usage = os.wait4(self.pid, 0)
+        code = self._process.returncode = os.waitstatus_to_exitcode(status)
+        self.channel.socket.close()
+        return (_signal(-code) if code < 0 else f"status {code}"), usage.ru_utime + usage.ru_stime
+
+
+def _arguments(theirs: socket.socket, numbers: SharedNumbers, slot: int) -> tuple[int, ...]:
+    return theirs.fileno(), numbers.file_descriptor, numbers.slots, slot
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    return {**kept, **dict.fromkeys(_POOLS, str(settings.threads)), **settings.environ()}
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,258 @@
+"""Several worker processes: scores, balance, metrics of all, deaths and ends, two services side by side."""
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from msd.contract.bundle import GOLDENS, Bundle
+from msd.contract.golden import Golden, read_goldens
+from tests.service.bundle_factory import golden_requests
+from tests.service.live import LiveService, live_service, run_msd, wait_until
+from tests.service.test_load import Load
+
+
+@pytest.fixture(scope="module")
+def pair(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    """Two workers, both ready; tests leave them as they are."""
+    with live_service(bundle.folder, tmp_path_factory.mktemp("pair"), workers=2) as running:
+        wait_until(lambda: running.metric("msd_workers_ready") == 2)
+        yield running
+
+
+def pids(service: LiveService) -> dict[int, int]:
+    """The last worker process started in each slot."""
+    return {line["worker"]: line["pid"] for line in service.log() if line["event"] == "worker_started"}
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this number runs."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def check_golden(client: httpx.Client, golden: Golden) -> int:
+    """Asks for a golden's scores, which have to be those expected."""
+    answer = client.post("/v1/score", json={**golden.request, "top_k": None})
+    assert answer.status_code == 200, answer.text
+    for head, expected in golden.expected.items():
+        assert answer.json()["candidates"][head] == pytest.approx(expected, abs=1e-5)
+    return len(expected)
+
+
+def test_every_worker_gives_the_goldens_scores_at_rest_and_under_load(bundle: Bundle, pair: LiveService) -> None:
+    goldens = list(read_goldens(bundle.path(GOLDENS)))
+
+    def ask(_: int) -> int:
+        with pair.client() as client:
+            return sum(check_golden(client, golden) for golden in goldens for _ in range(10))
+
+    assert ask(0) == ask(1)
+    before = scored_by_worker(pair)
+    with ThreadPoolExecutor(6) as pool:
+        assert len(set(pool.map(ask, range(6)))) == 1
+    after = scored_by_worker(pair)
+    assert all(after[worker] > before[worker] for worker in (1, 2))
+
+
+def scored_by_worker(service: LiveService) -> Counter[int]:
+    """Replies by worker, as far as the log tells."""
+    return Counter(line["worker"] for line in service.log() if line["event"] == "request" and line["status"] == 200)
+
+
+@pytest.mark.parametrize("connections", [2, 4, 6])
+def test_few_kept_connections_are_shared_equally(pair: LiveService, connections: int) -> None:
+    clients = [pair.client() for _ in range(connections)]
+    before = scored_by_worker(pair)
+    for client in clients:
+        assert client.post("/v1/score", json=golden_requests()[1]).status_code == 200
+    for client in clients:
+        client.close()
+    wait_until(lambda: (scored_by_worker(pair) - before).total() == connections)
+    assert (scored_by_worker(pair) - before) == {1: connections // 2, 2: connections // 2}
+
+
+def test_any_worker_tells_the_metrics_of_all(pair: LiveService) -> None:
+    def scored() -> float:
+        return pair.metric('msd_requests_total{code="200"}')
+
+    before, stages = scored(), pair.metric('msd_stage_seconds_count{stage="run"}')
+    for _ in range(8):
+        pair.score(golden_requests()[1])
+    # Each on a connection of its own, so asked of both workers.
+    assert [scored() - before for _ in range(4)] == [8] * 4
+    assert pair.metric('msd_stage_seconds_count{stage="run"}') - stages == 8
+    assert pair.metric("msd_workers") == 2
+    assert pair.metric("msd_ready") == 1
+    resident = sum(
+        int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        for pid in [pair.process.pid, *pids(pair).values()]
+    )
+    assert pair.metric("process_resident_memory_bytes") == pytest.approx(resident, rel=0.2)
+    assert pair.metric("process_cpu_seconds_total") > 0
+    assert pair.metric("process_start_time_seconds") == pytest.approx(time.time(), abs=3_600)
+
+
+def test_workers_keep_to_the_threads_that_were_asked_for(pair: LiveService) -> None:
+    for pid in pids(pair).values():
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        assert {b"OMP_NUM_THREADS=1", b"OPENBLAS_NUM_THREADS=1", b"MKL_NUM_THREADS=1"} <= set(variables)
+
+
+def test_a_killed_worker_is_replaced_and_costs_only_its_own_requests(bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(bundle.folder, tmp_path, workers=2) as running:
+        wait_until(lambda: running.metric("msd_workers_ready") == 2)
+        load = Load(running, 4)
+        wait_until(lambda: load.statuses[200] >= 40)
+        counted = running.metric('msd_requests_total{code="200"}')
+        old = pids(running)
+        os.kill(old[1], signal.SIGKILL)
+        wait_until(lambda: pids(running)[1] != old[1])
+        wait_until(lambda: running.metric("msd_workers_ready") == 2)
+        scored = load.statuses[200]
+        wait_until(lambda: load.statuses[200] >= scored + 20)
+        load.stop()
+        # Half of the four clients were on the killed worker.
+        assert len(load.lost) <= 2
+        assert load.refused == 0
+        assert set(load.statuses) == {200}
+        assert pids(running)[2] == old[2]
+        assert running.metric("msd_worker_restarts_total") == 1
+        assert running.metric('msd_requests_total{code="200"}') > counted
+        assert running.metric("msd_queued_rows") == 0
+        (ended,) = [line for line in running.log() if line["event"] == "worker_ended"]
+        assert (ended["worker"], ended["cause"], ended["level"]) == (1, "SIGKILL", "error")
+        assert running.terminate() == 0
+
+
+def test_while_the_only_worker_is_replaced_clients_wait_at_the_door(bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(bundle.folder, tmp_path) as running:
+        os.kill(pids(running)[1], signal.SIGKILL)
+        with running.client() as client:
+            wait_until(lambda: client.get("/health/live").status_code == 200)
+            wait_until(lambda: client.get("/health/ready").status_code == 200)
+        assert running.score(golden_requests()[0]).status_code == 200
+
+
+def test_a_worker_that_is_told_to_end_loses_nothing(bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(bundle.folder, tmp_path, workers=2) as running:
+        wait_until(lambda: running.metric("msd_workers_ready") == 2)
+        load = Load(running, 4)
+        wait_until(lambda: load.statuses[200] >= 40)
+        old = pids(running)
+        os.kill(old[2], signal.SIGTERM)
+        wait_until(lambda: pids(running)[2] != old[2])
+        scored = load.statuses[200]
+        wait_until(lambda: load.statuses[200] >= scored + 20)
+        load.stop()
+
+    assert load.lost == []
+    assert set(load.statuses) == {200}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_end_of_several_workers_loses_no_accepted_request(
+    bundle: Bundle, tmp_path: Path, number: signal.Signals
+) -> None:
+    with live_service(bundle.folder, tmp_path, workers=3, drain_seconds=0.3) as running:
+        wait_until(lambda: running.metric("msd_workers_ready") == 3)
+        load = Load(running, 6)
+        wait_until(lambda: load.statuses[200] >= 60)
+        running.process.send_signal(number)
+        assert running.process.wait(30) == 0
+        load.stop()
+
+    assert load.lost == []
+    assert set(load.statuses) == {200}
+    assert load.refused == 6
+
+
+def test_a_second_interrupt_ends_at_once(slow_bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(slow_bundle.folder, tmp_path, workers=2, drain_seconds=600) as running:
+        running.process.send_signal(signal.SIGINT)
+        wait_until(lambda: running.ready()["draining"])
+        running.process.send_signal(signal.SIGINT)
+        assert running.process.wait(30) == 0
+        assert not any(map(is_alive, pids(running).values()))
+
+
+def test_workers_do_not_outlive_their_supervisor(bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(bundle.folder, tmp_path, workers=2, drain_seconds=600) as running:
+        wait_until(lambda: running.metric("msd_workers_ready") == 2)
+        workers = pids(running)
+        with running.client() as client:
+            assert client.post("/v1/score", json=golden_requests()[0]).status_code == 200
+            running.process.kill()
+            running.process.wait(30)
+            wait_until(lambda: not any(map(is_alive, workers.values())))
+
+
+def test_two_services_side_by_side(bundle: Bundle, other_bundle: Bundle, pair: LiveService, tmp_path: Path) -> None:
+    with live_service(other_bundle.folder, tmp_path, workers=2) as other:
+        assert pair.score(golden_requests()[0]).json()["model_version"] == "test-0"
+        assert other.score(golden_requests()[0]).json()["model_version"] == "test-1"
+        assert other.metric('msd_requests_total{code="200"}') == 1
+        said = run_msd("serve", str(bundle.folder), "--port", str(pair.port), "--workers", "2")
+        assert (said.returncode, said.stderr.count("error: ")) == (2, 1)
+        assert f"cannot listen on 127.0.0.1 port {pair.port}" in said.stderr
+
+
+def test_more_workers_than_cores_are_warned_of(bundle: Bundle, tmp_path: Path) -> None:
+    cores = len(os.sched_getaffinity(0))
+    with live_service(bundle.folder, tmp_path, workers=cores + 1) as running:
+        (warning,) = [line for line in running.log() if line["event"] == "more_threads_than_cores"]
+        assert (warning["level"], warning["workers"], warning["threads"]) == ("warning", cores + 1, 1)
+
+
+@pytest.mark.parametrize("workers", ["0", "-1", "many", "1.5", "513", ""])
+def test_a_number_of_workers_that_cannot_be_is_refused_once(bundle: Bundle, workers: str) -> None:
+    said = run_msd("serve", str(bundle.folder), "--port", "0", MSD_WORKERS=workers)
+
+    assert said.returncode == 2
+    assert said.stderr.startswith("error: MSD_WORKERS: ")
+    assert "neither 'auto' nor a whole number from 1 to 512" in said.stderr.replace("\n", " ")
+
+
+def test_what_no_worker_can_start_on_is_said_once(bundle: Bundle) -> None:
+    said = run_msd("serve", str(bundle.folder), "--port", "0", "--workers", "3", "--provider", "cuda")
+
+    assert (said.returncode, said.stderr.count("CPUExecutionProvider")) == (2, 1)
+    assert "Traceback" not in said.stderr + said.stdout
+
+
+def test_connections_made_while_it_starts_are_answered(bundle: Bundle, tmp_path: Path) -> None:
+    """Asked before any worker is ready, it says so, and that the client should connect anew."""
+    with live_service(bundle.folder, tmp_path, workers=2, wait_ready=False) as running:
+        statuses: list[int] = []
+
+        def ask() -> None:
+            with running.client() as client:
+                answer = client.post("/v1/score", json=golden_requests()[0])
+                statuses.append(answer.status_code)
+                assert answer.status_code == 200 or answer.headers["connection"] == "close"
+
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert len(statuses) == 8
+        assert set(statuses) <= {200, 503}
+        wait_until(lambda: running.ready()["ready"])
+
+
+def test_clients_that_leave_at_once_are_not_counted_as_connected(pair: LiveService) -> None:
+    for _ in range(50):
+        with socket.create_connection(("127.0.0.1", pair.port)):
+            pass
+    test_few_kept_connections_are_shared_equally(pair, 4)
