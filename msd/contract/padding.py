@@ -1,6 +1,6 @@
 """Candidates padded to one of a few sizes, for a runtime that makes kernels for each number that it has not seen."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -13,6 +13,14 @@ def padded_size(count: int) -> int:
     """`count`, at least 1, rounded up to one of four sizes between each power of two and the next."""
     step = 1 << max(0, (count - 1).bit_length() - _SIZES_AN_OCTAVE.bit_length())
     return -(-count // step) * step
+
+
+def padded_sizes(most: int) -> Iterator[int]:
+    """The sizes that numbers from 1 to `most` are rounded up to, the smallest first."""
+    size = 0
+    while size < most:
+        size = padded_size(size + 1)
+        yield size
 
 
 def pad_candidates(tensors: Tensors, candidate_inputs: Iterable[str]) -> Tensors:

@@ -1,6 +1,7 @@
 """Which runtime runs a bundle: the one that its manifest names, unless a setting names another."""
 
 from msd.contract.bundle import Bundle
+from service.runtimes.cuda import open_cuda
 from service.runtimes.onnxruntime import OnnxRuntime
 from service.runtimes.openvino import OpenVinoRuntime
 from service.runtimes.runtime import Runtime, RuntimeRefused
@@ -13,6 +14,8 @@ def open_runtime(bundle: Bundle, settings: Settings) -> Runtime:
     runtime = wanted.runtime if settings.runtime == "auto" else settings.runtime
     if runtime == "onnxruntime":
         # A graph for bf16 is a graph in fp32, which ONNX Runtime runs as what it is.
+        if settings.provider == "cuda":
+            return open_cuda(bundle, settings.threads)
         return OnnxRuntime(bundle, settings.provider, settings.threads)
     if settings.provider != "cpu":
         raise RuntimeRefused(

@@ -1,9 +1,12 @@
-"""ONNX Runtime behind the Protocol: on the provider asked for, and on no other."""
+"""ONNX Runtime behind the Protocol, on the provider asked for and on no other; and what else needs its module."""
 
 import mmap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
+
+import numpy as np
 
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import RANKER, Bundle
@@ -30,10 +33,10 @@ class OnnxRuntime:
         """Raises RuntimeRefused when the provider is not to be had, BundleError when graph and manifest disagree."""
         path = bundle.path(RANKER)
         self._heads = checked_heads(bundle.manifest.heads)
-        self._session = _open_session(path, provider, threads)
+        self._session = open_session(path, provider, threads)
         outputs = [output.name for output in self._session.get_outputs()]
-        check_graph(path, bundle.schema.tensors, self._heads, _inputs(self._session), outputs)
-        self.engine = _engine(bundle, self._session, provider)
+        check_graph(path, bundle.schema.tensors, self._heads, inputs_of(self._session), outputs)
+        self.engine = engine_of(bundle, self._session, provider)
 
     def run(self, tensors: Tensors) -> Scores:
         """The schema's tensors → scores [N] by head."""
@@ -44,7 +47,10 @@ class OnnxRuntime:
         return (max_candidates,)
 
 
-def _open_session(path: Path, provider: Provider, threads: int) -> Any:  # noqa: ANN401 - onnxruntime has no types
+def open_session(
+    path: Path, provider: Provider, threads: int, options: Mapping[str, str] = MappingProxyType({})
+) -> Any:  # noqa: ANN401 - onnxruntime has no types
+    """A session, with some options of its provider. Raises RuntimeRefused or BundleError."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -58,13 +64,14 @@ def _open_session(path: Path, provider: Provider, threads: int) -> Any:  # noqa:
             f"provider {provider!r} was asked for, but this onnxruntime has only {', '.join(available)}: "
             + _remedy(provider)
         )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3
+    of_session = onnxruntime.SessionOptions()
+    of_session.intra_op_num_threads = threads
+    of_session.inter_op_num_threads = 1
+    of_session.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    of_session.log_severity_level = 3
+    providers = [(wanted, {**_OPTIONS[provider], **options})]
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=[(wanted, _OPTIONS[provider])])
+        session = onnxruntime.InferenceSession(str(path), of_session, providers=providers)
     except Exception as error:  # onnxruntime raises a type of its own for each status, with no common base
         raise BundleError(f"{path}: onnxruntime cannot load it: {error}") from error
     got = session.get_providers()[0]
@@ -79,7 +86,25 @@ def _remedy(provider: Provider) -> str:
     return "pip install 'msd-ctr[cpu]'"
 
 
-def _inputs(session: Any) -> list[GraphInput]:  # noqa: ANN401
+def new_buffer(shape: Sequence[int], dtype: str, device: Provider) -> Any:  # noqa: ANN401
+    """An OrtValue of its own memory on a device."""
+    import onnxruntime
+
+    return onnxruntime.OrtValue.ortvalue_from_shape_and_type(list(shape), np.dtype(dtype).type, device, 0)
+
+
+def run_options(entries: Mapping[str, str]) -> Any:  # noqa: ANN401
+    """The options of a run, by name."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    for name, value in entries.items():
+        options.add_run_config_entry(name, value)
+    return options
+
+
+def inputs_of(session: Any) -> list[GraphInput]:  # noqa: ANN401
+    """What a session takes."""
     return [
         GraphInput(
             one.name,
@@ -97,7 +122,11 @@ def _precision(path: Path) -> Precision:
         return "fp32" if graph.find(_IN_INT8) < 0 else "int8"
 
 
-def _engine(bundle: Bundle, session: Any, provider: Provider) -> Engine:  # noqa: ANN401
+def engine_of(bundle: Bundle, session: Any, provider: Provider) -> Engine:  # noqa: ANN401
+    """What a session got.
+
+    Raises RuntimeRefused for int8 off a CPU with VNNI, BundleError for a precision that is not the manifest's.
+    """
     import onnxruntime
 
     path, instructions = bundle.path(RANKER), cpu_instructions() if provider == "cpu" else ()

@@ -32,6 +32,10 @@ class Engine:
     precision: str
     instructions: tuple[str, ...]
     """Of the CPU, those that its matrix products may use; empty on another provider."""
+    device: str = ""
+    """The name of the card; empty on a CPU."""
+    graphs: bool = False
+    """Whether runs are captured as CUDA graphs."""
 
     @property
     def key(self) -> str:

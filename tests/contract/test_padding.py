@@ -1,10 +1,11 @@
 """Padding adds rows of zeros to the candidates, few enough, and changes nothing else."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd.contract.padding import pad_candidates, padded_size
+from msd.contract.padding import pad_candidates, padded_size, padded_sizes
 
 
 @given(st.integers(1, 100_000))
@@ -16,8 +17,12 @@ def test_a_size_wastes_a_fifth_at_most(count: int) -> None:
     assert padded_size(size) == size
 
 
-def test_there_are_few_sizes() -> None:
-    assert len({padded_size(count) for count in range(1, 2_001)}) <= 40
+@pytest.mark.parametrize("most", [1, 2, 9, 200, 2_000])
+def test_the_sizes_are_those_that_numbers_are_rounded_to_and_few(most: int) -> None:
+    sizes = list(padded_sizes(most))
+
+    assert sizes == sorted({padded_size(count) for count in range(1, most + 1)})
+    assert len(sizes) <= 40
 
 
 @given(st.integers(1, 70))

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
@@ -77,17 +76,6 @@ def test_int8_is_served(made_for: Make, tmp_path: Path) -> None:
     with live_service(made_for("int8").folder, tmp_path) as running, running.client() as client:
         assert client.get("/v1/model").json()["runtime"]["precision"] == "int8"
         assert running.score(golden_requests()[0]).status_code == 200
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif("CUDAExecutionProvider" not in onnxruntime.get_available_providers(), reason="needs an NVIDIA GPU")
-def test_cuda_is_what_was_asked_for(made_for: Make, asked: Asked) -> None:
-    runtime = OnnxRuntime(made_for("fp32"), "cuda", threads=1)
-    assert (runtime.engine.key, runtime.engine.instructions) == ("onnxruntime-cuda-fp32", ())
-    for tensors, expected in asked:
-        np.testing.assert_allclose(runtime.run(tensors)["pctr"], expected, atol=1e-5)
-    with pytest.raises(RuntimeRefused, match="is quantised for CPUs with VNNI, this is cuda"):
-        OnnxRuntime(made_for("int8"), "cuda", threads=1)
 
 
 def test_every_input_matters() -> None:
