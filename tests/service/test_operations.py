@@ -27,6 +27,8 @@ def test_the_model_route_tells_what_is_served(service: LiveService, bundle: Bund
         "threads": 1,
         "precision": "fp32",
         "instructions": list(cpu_instructions()),
+        "device": "",
+        "graphs": False,
     }
     assert (model["store"], model["metrics"]) == ("file", {"auc": 0.75})
 
