@@ -4,6 +4,7 @@ Goldens, replays, the service and load tests read the same form. Does not know H
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ MAX_CANDIDATES = 2_000
 MAX_HISTORY = 1_000
 MAX_TEXT_CHARS = 10_000
 _SHOWN_CHARS = 60
+_KEY_END = re.compile(rb'"\s*:')
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_CHARS, pattern=r"^[^\x00]*$")]
 Bid = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
@@ -67,7 +69,7 @@ class TooManyCandidates(RequestError):
 
 
 class _Wire(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, cache_strings="keys")
 
 
 class UserOverride(_Wire):
@@ -133,6 +135,38 @@ class CheckedRequest:
 
 def parse_request(body: bytes, schema: FeatureSchema, max_candidates: int = MAX_CANDIDATES) -> CheckedRequest:
     """The request in a JSON body. Raises the RequestError that says what is wrong with it, and where."""
+    try:
+        # In one pass, at half the cost. What it refuses or cannot vouch for is looked at thoroughly.
+        wire = ScoreRequest.model_validate_json(body)
+        if _has_no_key_twice(body, wire):
+            return _check(wire, schema, max_candidates)
+    except (ValidationError, RequestError):
+        pass
+    return _parse_thoroughly(body, schema, max_candidates)
+
+
+def _has_no_key_twice(body: bytes, wire: ScoreRequest) -> bool:
+    """True only if there are as many keys in the result as there can be in the text, so that none was lost."""
+    parts: list[BaseModel] = [wire, wire.candidates]
+    if wire.user is not None:
+        parts.append(wire.user)
+    features = [wire.context, wire.user.features if wire.user else None]
+    keys = 0
+    if wire.items:
+        keys = len(wire.items)
+        for override in wire.items.values():
+            if override is not None:
+                parts.append(override)
+                features.append(override.features)
+    for part in parts:
+        keys += len(part.model_fields_set)
+    for values in features:
+        keys += len(values) if values else 0
+    # A key ends in a quote and a colon; where more are found than there are keys, strings have them too.
+    return body.count(b":") == keys or len(_KEY_END.findall(body)) == keys
+
+
+def _parse_thoroughly(body: bytes, schema: FeatureSchema, max_candidates: int) -> CheckedRequest:
     document = _load_json(body)
     try:
         wire = ScoreRequest.model_validate(document)
@@ -140,30 +174,30 @@ def parse_request(body: bytes, schema: FeatureSchema, max_candidates: int = MAX_
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         path = ".".join(_shorten(str(part)) for part in first["loc"]).removesuffix(".[key]")
         raise InvalidRequest(_shorten(first["msg"], 300), path or None) from None
-    if len(wire.candidates.id) > max_candidates:
-        raise TooManyCandidates(
-            f"{len(wire.candidates.id)} candidates; one request may have {max_candidates}: split it", "candidates.id"
-        )
-    return _check(wire, schema)
+    return _check(wire, schema, max_candidates)
 
 
-def _check(wire: ScoreRequest, schema: FeatureSchema) -> CheckedRequest:
+def _check(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int) -> CheckedRequest:
     ids = wire.candidates.id
+    if len(ids) > max_candidates:
+        raise TooManyCandidates(
+            f"{len(ids)} candidates; one request may have {max_candidates}: split it", "candidates.id"
+        )
     overrides = {item_id: override for item_id, override in (wire.items or {}).items() if override is not None}
     if overrides:
         candidates = set(ids)
         for item_id in overrides:
             if item_id not in candidates:
                 raise InvalidRequest("describes an item that is not a candidate", f"items.{_shorten(item_id)}")
-    user = wire.user or UserOverride()
+    user = wire.user
     return CheckedRequest(
         user_id=wire.user_id,
         ids=ids,
         at=wire.at,
         bids=wire.candidates.bid,
         context=_features(schema, "context", wire.context, "context"),
-        user_features=_features(schema, "user", user.features, "user.features"),
-        history=user.history,
+        user_features=_features(schema, "user", user.features, "user.features") if user else {},
+        history=user.history if user else None,
         item_features={
             item_id: _features(schema, "item", override.features, f"items.{_shorten(item_id)}.features")
             for item_id, override in overrides.items()
