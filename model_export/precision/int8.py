@@ -23,14 +23,14 @@ Floats = NDArray[np.float32]
 
 
 class _Layer(NamedTuple):
-    """A product with constant weights [K, M]. What is added to it is named by `bias` where it is a constant [M], by
-    `added` where it is anything else; both are empty where nothing is."""
+    """A product with constant weights [K, M], and the name of what is added to it, empty where nothing is. `shared`:
+    that is [M] or [1, M], so the same for all rows."""
 
     activation: str
     output: str
     weights: Floats
-    bias: str
     added: str
+    shared: bool
 
 
 class _Range(NamedTuple):
@@ -56,7 +56,7 @@ def quantise(graph: bytes, rows: Iterable[Tensors]) -> bytes:
     Raises ExportError when it has none, or when an activation is not a finite number.
     """
     model = onnx.load_from_string(graph)
-    layers = _layers(model.graph)
+    layers = _layers(model)
     if not layers:
         raise ExportError(
             f"int8: the graph has no layer of {_LEAST_INPUTS} inputs and {_LEAST_OUTPUTS} outputs or more"
@@ -83,12 +83,12 @@ def quantise(graph: bytes, rows: Iterable[Tensors]) -> bytes:
     return quantised
 
 
-def _layers(graph: onnx.GraphProto) -> dict[int, _Layer]:
+def _layers(model: onnx.ModelProto) -> dict[int, _Layer]:
     """The layers to quantise, by the place of their node."""
-    constants = _constants(graph)
+    constants, shapes = _constants(model.graph), _shapes(model)
     found = {}
-    for place, node in enumerate(graph.node):
-        layer = _layer(node, constants)
+    for place, node in enumerate(model.graph.node):
+        layer = _layer(node, constants, shapes)
         if layer and layer.weights.shape[0] >= _LEAST_INPUTS and layer.weights.shape[1] >= _LEAST_OUTPUTS:
             found[place] = layer
     return found
@@ -111,7 +111,18 @@ def _constants(graph: onnx.GraphProto) -> dict[str, Floats]:
     return known
 
 
-def _layer(node: onnx.NodeProto, known: Mapping[str, Floats]) -> _Layer | None:
+def _shapes(model: onnx.ModelProto) -> dict[str, list[int]]:
+    """Of what the graph holds or makes, where it can be told before it runs; an axis that varies is 0."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    shapes = {one.name: list(one.dims) for one in graph.initializer}
+    for value in graph.value_info:
+        tensor = value.type.tensor_type
+        if tensor.HasField("shape"):
+            shapes[value.name] = [dim.dim_value for dim in tensor.shape.dim]
+    return shapes
+
+
+def _layer(node: onnx.NodeProto, known: Mapping[str, Floats], shapes: Mapping[str, list[int]]) -> _Layer | None:
     if node.op_type not in ("MatMul", "Gemm") or node.input[1] not in known or known[node.input[1]].ndim != 2:
         return None
     weights = known[node.input[1]]
@@ -120,9 +131,9 @@ def _layer(node: onnx.NodeProto, known: Mapping[str, Floats]) -> _Layer | None:
         return None
     if given.get("transB", 0):
         weights = weights.T
-    term = node.input[2] if len(node.input) > 2 else ""
-    fits = term in known and known[term].shape == weights.shape[1:]
-    return _Layer(node.input[0], node.output[0], weights, term if fits else "", "" if fits else term)
+    added = node.input[2] if len(node.input) > 2 else ""
+    width = weights.shape[1]
+    return _Layer(node.input[0], node.output[0], weights, added, shapes.get(added) in ([width], [1, width]))
 
 
 def _ranges(model: onnx.ModelProto, names: Sequence[str], rows: Iterable[Tensors]) -> dict[str, _Range]:
@@ -164,10 +175,15 @@ def _product(graph: onnx.GraphProto, layer: _Layer) -> list[onnx.NodeProto]:
     graph.initializer.extend(numpy_helper.from_array(made[kind], names[kind]) for kind in made)
     activation = (f"{layer.activation}.int8", f"{layer.activation}.scale", f"{layer.activation}.zero")
     inputs = [activation[0], names["weights"], activation[1], names["scales"], activation[2], names["zeros"]]
-    if layer.bias:
-        inputs.append(layer.bias)
-    if not layer.added:
-        return [helper.make_node("MatMulIntegerToFloat", inputs, [layer.output], domain=_DOMAIN)]
+    nodes = []
+    if layer.shared:
+        # Which the operator adds itself, sparing a pass over its output, where it has one axis.
+        flat = np.array([-1], np.int64)
+        graph.initializer.append(numpy_helper.from_array(flat, f"{layer.output}.flat"))
+        nodes.append(helper.make_node("Reshape", [layer.added, f"{layer.output}.flat"], [f"{layer.output}.added"]))
+        inputs.append(f"{layer.output}.added")
+    if layer.shared or not layer.added:
+        return [*nodes, helper.make_node("MatMulIntegerToFloat", inputs, [layer.output], domain=_DOMAIN)]
     product = f"{layer.output}.product"
     return [
         helper.make_node("MatMulIntegerToFloat", inputs, [product], domain=_DOMAIN),

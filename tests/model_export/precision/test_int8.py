@@ -46,6 +46,14 @@ LAYERS: dict[str, Layer] = {
         [helper.make_node("ReduceSum", ["x", "axis"], ["s"]), helper.make_node("Gemm", ["x", "w", "s"], ["y"])],
         {"w": WEIGHTS},
     ),
+    "a bias that candidates share": (
+        [
+            helper.make_node("ReduceMean", ["x", "from"], ["m"]),
+            helper.make_node("Slice", ["m", "from", "end", "axis"], ["s"]),
+            helper.make_node("Gemm", ["x", "w", "s"], ["y"]),
+        ],
+        {"w": WEIGHTS},
+    ),
     "read twice": (
         [
             helper.make_node("MatMul", ["x", "w"], ["one"]),
@@ -71,7 +79,7 @@ LEFT: dict[str, Layer] = {
 
 def _graph(layer: Layer) -> bytes:
     nodes, weights = layer
-    places = {"from": [0], "to": [8], "axis": [1]}
+    places = {"from": [0], "to": [8], "end": [24], "axis": [1]}
     known = [numpy_helper.from_array(one, name) for name, one in weights.items()]
     known += [numpy_helper.from_array(np.array(one, np.int64), name) for name, one in places.items()]
     graph = helper.make_graph(
@@ -123,6 +131,11 @@ def test_a_layer_of_any_form_is_quantised_and_stays_close(name: str) -> None:
 def test_what_is_small_or_unlike_a_layer_stays(name: str) -> None:
     with pytest.raises(ExportError, match="int8: the graph has no layer of 32 inputs and 16 outputs or more"):
         quantise(_graph(LEFT[name]), [{"x": _rows(10)}])
+
+
+@pytest.mark.parametrize(("name", "sums"), [("a bias that candidates share", 0), ("a bias for all outputs", 1)])
+def test_what_rows_share_is_added_by_the_product_itself(name: str, sums: int) -> None:
+    assert _kinds(quantise(_graph(LAYERS[name]), [{"x": _rows(10)}])).count("Add") == sums
 
 
 def test_weights_have_a_scale_for_each_output() -> None:
