@@ -6,14 +6,25 @@ Encoding values one by one equals encoding them together. Missing is index 0, or
 import math
 import string
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import repeat
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from msd.contract.errors import SchemaError
-from msd.contract.hashing import hash_strings
-from msd.contract.schema import MAX_VALUE_CHARS, Bag, Categorical, FeatureSchema, Numeric, Side, State, ValueField
+from msd.contract.hashing import hash_string, hash_strings
+from msd.contract.schema import (
+    MAX_VALUE_CHARS,
+    STATE_FEATURES,
+    Bag,
+    Categorical,
+    FeatureSchema,
+    Numeric,
+    Side,
+    State,
+    ValueField,
+)
 
 Value = str | float | tuple[str, ...] | None
 MISSING_INDEX = 0
@@ -92,6 +103,42 @@ def encode_numeric(field: Numeric, values: Sequence[float | None]) -> NDArray[np
     return np.stack([np.where(missing, 0.0, standard), missing], axis=1).astype(np.float32)
 
 
+def encode_one(field: ValueField, value: Value) -> Sequence[float]:
+    """One canonical value → the field's `width` columns, as `encode_field` gives them for a list of one."""
+    if isinstance(field, Numeric):
+        return _encode_number(field, value)  # type: ignore[arg-type]
+    if isinstance(field, Bag):
+        kept: Sequence[str] = value[: field.max_values] if value else ()  # type: ignore[index]
+        return [*(_index_of(field, one) for one in kept), *[MISSING_INDEX] * (field.max_values - len(kept))]
+    return (_index_of(field, value),)  # type: ignore[arg-type]
+
+
+def _index_of(field: Categorical | Bag, value: str | None) -> int:
+    if field.buckets is None:
+        return field.index.get(value, UNKNOWN_INDEX)
+    return MISSING_INDEX if value is None else hash_string(value) % field.buckets + 1
+
+
+def _encode_number(field: Numeric, value: float | None) -> tuple[float, float]:
+    if value is None:
+        return 0.0, 1.0
+    # numpy's logarithm, because that of the standard library may differ in its last bit.
+    number = math.copysign(float(np.log1p(abs(float(value)))), value) if field.log else float(value)
+    standard = (number - field.mean) / field.scale
+    return min(max(standard, -_STANDARD_LIMIT), _STANDARD_LIMIT), 0.0
+
+
+def encode_record(
+    schema: FeatureSchema, side: Side, values: Mapping[str, Value]
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Canonical values by field name → categorical [1, C] and numeric [1, 2 × numerics]: `encode_side` of one."""
+    encoded = [
+        [number for field in fields for number in encode_one(field, values.get(field.name))]
+        for fields in (schema.indexed(side), schema.numerics(side))
+    ]
+    return np.array([encoded[0]], np.int32), np.array([encoded[1]], np.float32)
+
+
 def encode_field(field: ValueField, values: Sequence[Value]) -> NDArray[np.int32] | NDArray[np.float32]:
     """[n] canonical values → [n, field.width] columns of the field's tensor."""
     if isinstance(field, Numeric):
@@ -128,12 +175,22 @@ def encode_state(
     the prior's, which vary as much where clicks are rare as where they are frequent. The age is
     clip(at − as_of, 0, age_cap), so that the service's clock never leads the model out of what it was trained on.
     """
+    # np.clip and np.stack would give the same, and take a third of a small request's time here.
     shown = np.asarray(impressions, np.float64)
     rate = (np.asarray(clicks, np.float64) + field.strength * field.prior) / (shown + field.strength)
-    rate = np.clip(rate, _RAREST, 1.0 - _RAREST)
-    log_odds = np.log(rate / (1.0 - rate)) - np.log(field.prior / (1.0 - field.prior))
-    age = np.clip(np.asarray(at, np.float64) - np.asarray(as_of, np.float64), 0.0, field.age_cap_s)
-    return np.stack([log_odds, np.log1p(shown), np.log1p(age / _SECONDS_PER_DAY)], axis=-1).astype(np.float32)
+    rate = np.minimum(np.maximum(rate, _RAREST), 1.0 - _RAREST)
+    age = np.asarray(at, np.float64) - np.asarray(as_of, np.float64)
+    age = np.minimum(np.maximum(age, 0.0), field.age_cap_s)
+    encoded = np.empty((*np.broadcast_shapes(rate.shape, age.shape), len(STATE_FEATURES)), np.float32)
+    encoded[..., 0] = np.log(rate / (1.0 - rate)) - _prior_log_odds(field.prior)
+    encoded[..., 1] = np.log1p(shown)
+    encoded[..., 2] = np.log1p(age / _SECONDS_PER_DAY)
+    return encoded
+
+
+@lru_cache(64)
+def _prior_log_odds(prior: float) -> float:
+    return float(np.log(prior / (1.0 - prior)))
 
 
 def render_text(template: str, values: Mapping[str, object]) -> str | None:

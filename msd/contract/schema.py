@@ -5,7 +5,7 @@ Knows names, widths and dtypes. Does not know where values come from, nor how th
 
 import hashlib
 from functools import cached_property
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -125,6 +125,26 @@ SchemaField = Annotated[Categorical | Bag | Numeric | Sequence | Semantic | Stat
 ValueField = Categorical | Bag | Numeric
 
 
+class FieldsOfSide(NamedTuple):
+    """One side's fields by kind, each in the schema's order."""
+
+    indexed: tuple[Categorical | Bag, ...]
+    numerics: tuple[Numeric, ...]
+    state: State | None
+    semantic: Semantic | None
+
+    @classmethod
+    def among(cls, fields: tuple[SchemaField, ...], side: Side) -> Self:
+        """Those of all fields that are on this side."""
+        own = [field for field in fields if field.side == side]
+        return cls(
+            tuple(field for field in own if isinstance(field, _Indexed)),
+            tuple(field for field in own if isinstance(field, Numeric)),
+            next((field for field in own if isinstance(field, State)), None),
+            next((field for field in own if isinstance(field, Semantic)), None),
+        )
+
+
 class TensorSpec(_Frozen):
     """One input of the ranker. `shape` counts from the second axis on; the first is 1 (user, context) or N (item)."""
 
@@ -164,21 +184,26 @@ class FeatureSchema(_Frozen):
         """SHA-256 of the canonical JSON form, in hexadecimal."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
+    @cached_property
+    def by_side(self) -> "dict[Side, FieldsOfSide]":
+        """The fields by side and kind, found once: requests ask for them all the time."""
+        return {side: FieldsOfSide.among(self.fields, side) for side in SIDES}
+
     def indexed(self, side: Side) -> tuple[Categorical | Bag, ...]:
         """The fields of the side's categorical tensor, in the order of its columns."""
-        return tuple(field for field in self.fields if isinstance(field, _Indexed) and field.side == side)
+        return self.by_side[side].indexed
 
     def numerics(self, side: Side) -> tuple[Numeric, ...]:
         """The fields that open the side's dense tensor, in the order of its columns."""
-        return tuple(field for field in self.fields if isinstance(field, Numeric) and field.side == side)
+        return self.by_side[side].numerics
 
     def state(self, side: Side) -> State | None:
         """The side's counts, if it has any."""
-        return next((field for field in self.fields if isinstance(field, State) and field.side == side), None)
+        return self.by_side[side].state
 
     def semantic(self, side: Side) -> Semantic | None:
         """The side's vector, if it has one."""
-        return next((field for field in self.fields if isinstance(field, Semantic) and field.side == side), None)
+        return self.by_side[side].semantic
 
     @cached_property
     def history(self) -> Sequence:

@@ -17,6 +17,8 @@ from msd.contract.encode import (
     encode_categorical,
     encode_field,
     encode_numeric,
+    encode_one,
+    encode_record,
     encode_side,
     encode_state,
     render_text,
@@ -50,6 +52,18 @@ def test_one_by_one_equals_together(kind: str, data: st.DataObject) -> None:
     assert together.dtype == (np.float32 if field.kind == "numeric" else np.int32)
     for row, value in zip(together, column, strict=True):
         np.testing.assert_array_equal(encode_field(field, [value])[0], row)
+        # The way of a single value, to the last bit, the sign of zero included.
+        assert np.array(encode_one(field, value), together.dtype).tobytes() == row.tobytes()
+
+
+def test_a_record_is_a_side_of_one() -> None:
+    values: dict[str, Value] = {"hour": "13", "device": "ios", "temperature": 21.5, "position": "1"}
+    for given_values in (values, {"hour": None, "device": None}, {}):
+        columns = {name: [value] for name, value in given_values.items()}
+        for one, side in zip(
+            encode_record(SCHEMA, "context", given_values), encode_side(SCHEMA, "context", columns, 1), strict=True
+        ):
+            assert (one.dtype, one.shape, one.tobytes()) == (side.dtype, side.shape, side.tobytes())
 
 
 @pytest.mark.parametrize("kind", KINDS)

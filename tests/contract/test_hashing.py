@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd.contract.hashing import hash_strings
+from msd.contract.hashing import hash_string, hash_strings
 
 ROOT = Path(__file__).parents[2]
 PINNED = {
@@ -37,6 +37,7 @@ def by_hand(text: str) -> int:
 @pytest.mark.parametrize("text", PINNED)
 def test_hashes_are_those_of_every_bundle_so_far(text: str) -> None:
     assert hash_strings([text]).tolist() == [PINNED[text]]
+    assert hash_string(text) == PINNED[text]
 
 
 @given(st.lists(WORDS))
@@ -52,6 +53,7 @@ def test_a_longer_neighbour_changes_nothing(text: str, neighbour: str) -> None:
 @given(WORDS, st.integers(0, 40))
 def test_nul_characters_do_not_count(text: str, place: int) -> None:
     assert hash_strings([text[:place] + "\0" + text[place:]]) == hash_strings([text])
+    assert hash_string(text[:place] + "\0" + text[place:]) == hash_strings([text])[0]
 
 
 @pytest.mark.parametrize("seed", ["0", "1"])
