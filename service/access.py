@@ -3,8 +3,9 @@
 Pure ASGI. Does not know what the routes do; they leave what should be logged in the request's `Access`.
 """
 
+import itertools
+import secrets
 import time
-import uuid
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,9 +19,14 @@ from service.metrics import Metrics
 
 CLIENT_GONE = 499
 _KEY = "msd.access"
+# Ids are to differ, not to be guarded: a number in a process costs less than a random one each time.
+_PROCESS = secrets.token_hex(8)
+_NUMBERS = itertools.count()
 _HEADER = b"x-request-id"
 _MAX_ID_BYTES = 128
 _SHOWN_PATH = 200
+# The service says in its log itself, once and not for each request, that it is not ready or has too much to do.
+_NO_NEWS = (429, 499, 503, 504)
 
 
 @dataclass(slots=True)
@@ -36,11 +42,11 @@ class Access:
     degraded: dict[str, int] = field(default_factory=dict)
     error: str | None = None
 
-    def note_degraded(self, candidates: Iterable[str], user_unknown: bool) -> None:
+    def note_degraded(self, candidates: Iterable[str], user: str | None) -> None:
         """Counts what the reply declares, by rung."""
         self.degraded = dict(Counter(candidates))
-        if user_unknown:
-            self.degraded["user_unknown"] = 1
+        if user:
+            self.degraded[f"user_{user}"] = 1
 
 
 def access_of(scope: Scope) -> Access:
@@ -52,9 +58,11 @@ def access_of(scope: Scope) -> Access:
 class AccessMiddleware:
     """Wraps the app's routes."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, is_verbose: bool = False) -> None:
+        """`is_verbose`: the log is to have a line for each request, whatever became of it."""
         self._app = app
         self._metrics = metrics
+        self._is_verbose = is_verbose
         self._log = structlog.get_logger("msd.access")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,8 +97,9 @@ class AccessMiddleware:
     def _finish(self, scope: Scope, access: Access, seconds: float) -> None:
         if access.is_scoring:
             self._metrics.request(access.status or 500, seconds)
-        # An unready service says so in its log itself, not once for every probe.
-        is_news = access.is_scoring or (access.status >= 400 and access.status != 503)
+        is_news = access.status >= 400 and access.status not in _NO_NEWS
+        if not is_news and not self._is_verbose:
+            return
         told = self._log.info if is_news else self._log.debug
         told(
             "request",
@@ -111,4 +120,4 @@ def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == _HEADER and 0 < len(value) <= _MAX_ID_BYTES and all(0x20 <= byte <= 0x7E for byte in value):
             return str(value, "ascii")
-    return uuid.uuid4().hex
+    return f"{_PROCESS}{next(_NUMBERS):016x}"

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from msd.contract.bundle import Bundle, open_bundle
 from service.access import AccessMiddleware
@@ -33,8 +34,8 @@ def create_app(settings: Settings, metrics: Metrics | None = None) -> FastAPI:
     """
     bundle = open_bundle(settings.bundle, rows=settings.store == "file")
     runtime = open_runtime(bundle, settings)
-    store = _open_store(settings, bundle)
     metrics = metrics or Metrics()
+    store = _open_store(settings, bundle, metrics)
     metrics.bundle(bundle.bundle_id, bundle.manifest.model_version, store.name)
     metrics.runtime(runtime.engine)
     readiness = Readiness(metrics)
@@ -54,7 +55,7 @@ def create_app(settings: Settings, metrics: Metrics | None = None) -> FastAPI:
             queue.close()
             await store.close()
 
-    app = FastAPI(
+    app = _App(
         title="msd-ctr",
         version=_version(),
         description="Calibrated click probabilities for candidate ads.",
@@ -64,22 +65,38 @@ def create_app(settings: Settings, metrics: Metrics | None = None) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.readiness = readiness
-    app.add_middleware(AccessMiddleware, metrics=metrics)
+    is_verbose = settings.log_level == "debug"
+    app.add_middleware(AccessMiddleware, metrics=metrics, is_verbose=is_verbose)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     score = ScoreRoute(settings, bundle, scorer, readiness, metrics)
+    app.scoring = AccessMiddleware(score, metrics, is_verbose)
     app.router.routes.append(Route(PATH, score, methods=["POST"], name="score"))
     app.include_router(health_routes(bundle, runtime, store, readiness, metrics, settings.max_candidates))
     add_docs(app, bundle)
     return app
 
 
-def _open_store(settings: Settings, bundle: Bundle) -> RowStore:
+class _App(FastAPI):
+    """Scoring requests go straight to their route: FastAPI's layers would cost much and do nothing for them."""
+
+    scoring: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        if scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "POST":
+            await self.scoring(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+def _open_store(settings: Settings, bundle: Bundle, metrics: Metrics) -> RowStore:
     if settings.store == "file":
-        return BundleFileStore(bundle)
+        return BundleFileStore(bundle, metrics)
     from service.stores.redis import RedisStore
 
     assert settings.redis_url is not None, "settings with a Redis store have its address"
-    return RedisStore(bundle, settings.redis_url.get_secret_value(), settings.store_timeout_ms / 1000)
+    url, timeout_s = settings.redis_url.get_secret_value(), settings.store_timeout_ms / 1000
+    return RedisStore(bundle, url, timeout_s, settings.cache_mb * 2**20, metrics)
 
 
 async def _answer_http_exception(_: Request, error: Exception) -> Response:

@@ -10,7 +10,7 @@ from typing import Literal
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily
 
-from msd.contract.assemble import Rung
+from msd.contract.assemble import Rung, UserRung
 from msd.contract.rows import RowSide
 from service.families import Families
 from service.processes import Processes
@@ -21,10 +21,13 @@ Stage = Literal["parse", "rows", "queue", "run", "reply"]
 Shed = Literal["rows", "wait", "deadline", "client_gone"]
 STAGES: tuple[Stage, ...] = ("parse", "rows", "queue", "run", "reply")
 SHEDS: tuple[Shed, ...] = ("rows", "wait", "deadline", "client_gone")
-RUNGS: tuple[str, ...] = ("user_unknown", "category_prior", "prior")
+RUNGS: tuple[str, ...] = ("user_unknown", "user_cached", "cached", "category_prior", "prior")
+Tier = Literal["file", "arena", "stale", "redis", "missing"]
+TIERS: tuple[Tier, ...] = ("file", "arena", "stale", "redis", "missing")
 CODES = (200, 400, 408, 413, 415, 422, 429, 499, 500, 503, 504)
 _SECONDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 7.5e-3, 1e-2, 1.5e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1, 5)
 _STAGE_SECONDS = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1, 5)
+_AGES = (1, 10, 60, 300, 900, 3_600, 7_200, 21_600, 86_400, 172_800, 604_800)
 _CANDIDATES = (1, 10, 25, 50, 100, 200, 350, 500, 1000, 2000)
 
 
@@ -64,6 +67,15 @@ class Metrics:
         self._damaged = families.counters(
             "msd_damaged_rows", "Rows read that were short or another bundle's.", "side", ("user", "item")
         )
+        self.rows = families.counters("msd_rows", "Rows asked for, by where they were found.", "tier", TIERS)
+        """By tier."""
+        self.row_ages = families.histograms(
+            "msd_row_age_seconds", "Since a row was written, of one row a read.", "side", ("user", "item"), _AGES
+        )
+        """By side."""
+        self.stale_ages = families.histogram(
+            "msd_stale_seconds", "Since rows were last sure to be Redis's own, of reads of stale rows.", _AGES
+        )
         self.queued_rows = families.gauge("msd_queued_rows", "Candidates taken on and not yet scored.")
         self.ready = families.gauge("msd_ready", "1 when requests are answered.", "max")
         self.workers_ready = families.gauge("msd_workers_ready", "Workers that answer requests.")
@@ -91,10 +103,10 @@ class Metrics:
         self.ready.set(ready)
         self.workers_ready.set(ready)
 
-    def degraded(self, candidates: Iterable[Rung], user_unknown: bool) -> None:
+    def degraded(self, candidates: Iterable[Rung], user: UserRung | None) -> None:
         """Counts what a reply declares as degraded."""
-        if user_unknown:
-            self._degraded["user_unknown"].inc()
+        if user:
+            self._degraded[f"user_{user}"].inc()
         for rung, count in Tally(candidates).items():
             self._degraded[rung].inc(count)
 

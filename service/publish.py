@@ -15,10 +15,10 @@ from redis.exceptions import RedisError
 
 from msd.contract.bundle import ROWS, Bundle, open_bundle
 from msd.contract.errors import MsdError
+from msd.contract.redis_keys import POINTER, PREVIOUS, key_prefix
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, RowSide
 from service.settings import redis_address
-from service.stores.redis import POINTER, PREVIOUS, key_prefix
 
 _CHUNK = 500
 _CHUNKS_IN_FLIGHT = 8

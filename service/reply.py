@@ -3,13 +3,14 @@
 Does not know where scores come from.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from msd.contract.assemble import Rung, UserRung
 from msd.contract.request import CheckedRequest
 from service.scorer import Scored
 
@@ -29,9 +30,14 @@ class ScoredCandidates(BaseModel):
 class Degraded(BaseModel):
     """What was scored from less than its own row; absent when nothing was."""
 
-    user: Literal["unknown"] | None = None
-    candidates: dict[str, Literal["category_prior", "prior"]] | None = Field(
-        default=None, description="By candidate: `category_prior` knows what the request says of it, `prior` nothing."
+    user: UserRung | None = Field(
+        default=None,
+        description="`unknown` has no row; `cached` is scored by what was last known of the user or of the history.",
+    )
+    candidates: dict[str, Rung] | None = Field(
+        default=None,
+        description="By candidate: `cached` is scored by its row as it was last known; `category_prior` has no row, and"
+        " knows what the request says of it; `prior` knows nothing.",
     )
 
 
@@ -57,8 +63,8 @@ def build_reply(request_id: str, model_version: str, request: CheckedRequest, sc
         columns = {"id": [request.ids[place] for place in order.tolist()], **columns, "ecpm": _nullable(ecpm[order])}
     document: dict[str, Any] = {"request_id": request_id, "model_version": model_version, "candidates": columns}
     degraded: dict[str, Any] = {}
-    if scored.user_unknown:
-        degraded["user"] = "unknown"
+    if scored.degraded_user:
+        degraded["user"] = scored.degraded_user
     if scored.degraded_candidates:
         degraded["candidates"] = scored.degraded_candidates
     if degraded:

@@ -54,8 +54,8 @@ class ScoreRoute:
         scored = await self._scorer.score(request, arrived, left_check(scope))
         started = time.perf_counter()
         self._metrics.candidates.observe(len(request.ids))
-        if scored.degraded_candidates or scored.user_unknown:
-            access.note_degraded(scored.degraded_candidates.values(), scored.user_unknown)
+        if scored.degraded_candidates or scored.degraded_user:
+            access.note_degraded(scored.degraded_candidates.values(), scored.degraded_user)
         reply = build_reply(access.request_id, self._model_version, request, scored)
         taken = (parse_s, scored.rows_s, scored.queue_s, scored.run_s, time.perf_counter() - access.started)
         headers = [

@@ -4,16 +4,16 @@ Knows neither HTTP nor the form of a reply, nor when the model runs.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import structlog
 
-from msd.contract.assemble import Assembled, Rung, assemble, wanted_items
+from msd.contract.assemble import Assembled, Rung, UserRung, assemble, wanted_items
 from msd.contract.bundle import Bundle
 from msd.contract.request import CheckedRequest
-from msd.contract.rows import RowCodec, Rows
+from msd.contract.rows import RowCodec, Rows, RowSide
 from service.errors import ModelError
 from service.metrics import Metrics
 from service.run_queue import RunQueue
@@ -27,7 +27,7 @@ class Scored:
 
     scores: Scores
     degraded_candidates: dict[str, Rung]
-    user_unknown: bool
+    degraded_user: UserRung | None
     rows_s: float = 0.0
     queue_s: float = 0.0
     run_s: float = 0.0
@@ -38,8 +38,9 @@ class Scorer:
 
     def __init__(self, bundle: Bundle, store: RowStore, queue: RunQueue, metrics: Metrics, deadline_s: float) -> None:
         self._schema = bundle.schema
-        self._users = RowCodec(bundle.schema, "user", bundle.bundle_id)
-        self._items = RowCodec(bundle.schema, "item", bundle.bundle_id)
+        self._codecs: dict[RowSide, RowCodec] = {
+            side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in ("user", "item")
+        }
         self._store = store
         self._queue = queue
         self._metrics = metrics
@@ -65,24 +66,28 @@ class Scorer:
             self._queue.leave(rows)
         if not all(np.isfinite(column).all() for column in ran.scores.values()):
             raise ModelError("the model gave a score that is not a finite number for this request")
-        degraded, user_unknown = assembled.degraded_candidates, assembled.user_unknown
-        if degraded or user_unknown:
-            self._metrics.degraded(degraded.values(), user_unknown)
-        return Scored(ran.scores, degraded, user_unknown, rows_s, ran.queue_s, ran.run_s)
+        degraded, user = assembled.degraded_candidates, assembled.degraded_user
+        if degraded or user:
+            self._metrics.degraded(degraded.values(), user)
+        return Scored(ran.scores, degraded, user, rows_s, ran.queue_s, ran.run_s)
 
     async def _assemble(self, request: CheckedRequest) -> Assembled:
         user, items = await self._fetch(request)
         return assemble(self._schema, request, time.time() if request.at is None else request.at, user, items)
 
     async def _fetch(self, request: CheckedRequest) -> tuple[Rows, Rows]:
+        user = await self._rows("user", [request.user_id])
+        return user, await self._rows("item", wanted_items(request, user))
+
+    async def _rows(self, side: RowSide, ids: Sequence[str]) -> Rows:
+        """What the store has, or what it has all the same when it fails."""
         try:
-            user = await self._store.get("user", [request.user_id])
-            items = await self._store.get("item", wanted_items(request, user))
+            rows = await self._store.get(side, ids)
         except StoreError as error:
             self._metrics.store_errors.inc()
             self._log.warning("store_error", error=str(error))
-            user = self._users.unpack([None])
-            return user, self._items.unpack([None] * len(wanted_items(request, user)))
-        self._metrics.damaged("user", user.damaged)
-        self._metrics.damaged("item", items.damaged)
-        return user, items
+            if error.rows is not None:
+                return error.rows
+            return self._codecs[side].unpack([None] * len(ids))._replace(stale=np.zeros(len(ids), bool))
+        self._metrics.damaged(side, rows.damaged)
+        return rows

@@ -46,6 +46,7 @@ class Settings(BaseModel):
     max_queued_rows: Annotated[int, Field(ge=1)] = 10 * MAX_CANDIDATES
     head_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 10_000
     body_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 5_000
+    cache_mb: Annotated[int, Field(ge=0, le=2**20)] = 256
     store_timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 100
     deadline_ms: Annotated[int, Field(ge=1, le=600_000)] = 1_000
     drain_seconds: Annotated[float, Field(ge=0, le=3_600)] = 5.0

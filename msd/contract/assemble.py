@@ -16,7 +16,8 @@ from msd.contract.rows import Records, Rows, has_semantic
 from msd.contract.schema import FeatureSchema, Side
 
 Tensors = dict[str, NDArray[Any]]
-Rung = Literal["category_prior", "prior"]
+Rung = Literal["cached", "category_prior", "prior"]
+UserRung = Literal["cached", "unknown"]
 
 
 class Counts(NamedTuple):
@@ -38,7 +39,7 @@ class Assembled:
 
     tensors: Tensors
     degraded_candidates: dict[str, Rung] = field(default_factory=dict)
-    user_unknown: bool = False
+    degraded_user: UserRung | None = None
 
 
 def wanted_items(request: CheckedRequest, user: Rows) -> list[str]:
@@ -70,11 +71,24 @@ def assemble(schema: FeatureSchema, request: CheckedRequest, at: float, user: Ro
         for place in unknown
     }
     return Assembled(
-        {spec.name: tensors[spec.name] for spec in schema.tensors}, degraded, user_unknown=not bool(user.found[0])
+    if items.stale is not None:
+        degraded |= {request.ids[place]: "cached" for place in np.flatnonzero(items.stale[:count]).tolist()}
+        {spec.name: tensors[spec.name] for spec in schema.tensors}, degraded, _user_rung(user, items, count)
     )
 
 
 def _context(schema: FeatureSchema, values: Mapping[str, Value]) -> Tensors:
+def _user_rung(user: Rows, items: Rows, count: int) -> UserRung | None:
+    """`cached` also where a row of the history, behind the `count` candidates, is stale or could not be read."""
+    if not user.found[0]:
+        return "unknown"
+    if user.stale is not None and user.stale[0]:
+        return "cached"
+    if items.stale is not None and (items.stale | ~items.found)[count:].any():
+        return "cached"
+    return None
+
+
     columns = {name: [value] for name, value in {**schema.serving_constants, **values}.items()}
     categorical, numeric = encode_side(schema, "context", columns, 1)
     return {"context_categorical": categorical, "context_dense": numeric}

@@ -43,13 +43,16 @@ class RowContents(NamedTuple):
 class Rows(NamedTuple):
     """Records in the order asked for; where nothing usable was found, the record of missing values stands.
 
-    Shapes: records [n], found [n]. `histories` holds users' item ids, oldest first, and is empty for items.
+    Shapes: records [n], found [n], stale [n]. `histories` holds users' item ids, oldest first, and is empty for items.
+    `stale` is None where the source answered; else it marks those that are as they were last known, and any other that
+    was not found may well be there.
     """
 
     records: Records
     found: NDArray[np.bool_]
     histories: tuple[tuple[str, ...], ...]
     damaged: int
+    stale: NDArray[np.bool_] | None = None
 
 
 class RowCodec:

@@ -1,35 +1,64 @@
-"""Rows from the bundle's own files, memory-mapped: the default store, which needs nothing beside the bundle."""
+"""Rows from the bundle's own files: the default store, which needs nothing beside the bundle."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from msd.contract.bundle import ROWS, Bundle
 from msd.contract.errors import BundleError
-from msd.contract.row_file import RowFile
+from msd.contract.row_file import RowFile, rows_memory
 from msd.contract.rows import RowCodec, Rows, RowSide
-from service.stores.store import StoreError
+from service.metrics import Metrics
+from service.stores.store import StoreError, tell_rows
+
+_SIDES: tuple[RowSide, ...] = ("user", "item")
 
 
 class BundleFileStore:
-    """Reads rows where the bundle keeps them. Raises BundleError when a file cannot be opened."""
+    """Reads rows where the bundle keeps them. Raises BundleError when a file cannot be opened.
+
+    `memory`: what `shared_rows` gave a parent of this process; without, the rows are kept by this process alone.
+    """
 
     name = "file"
 
-    def __init__(self, bundle: Bundle) -> None:
-        self._files: dict[RowSide, RowFile] = {side: _open(bundle, side) for side in ("user", "item")}
+    def __init__(self, bundle: Bundle, metrics: Metrics, memory: Mapping[RowSide, int] | None = None) -> None:
+        self._metrics = metrics
+        self._codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in _SIDES}
+        self._files = {
+            side: RowFile(bundle.path(ROWS[side]), codec, bundle.bundle_id, (memory or {}).get(side))
+            for side, codec in self._codecs.items()
+        }
 
     async def get(self, side: RowSide, ids: Sequence[str]) -> Rows:
-        """The rows of `ids`. Raises StoreError when a block that they touch is damaged."""
+        """The rows of `ids`. Raises StoreError when a block that they touch is damaged, with those that are not."""
         try:
-            return self._files[side].get(ids)
+            rows = self._files[side].get(ids)
         except BundleError as error:
-            raise StoreError(str(error)) from error
+            rows = self._codecs[side].unpack(self._readable(side, ids))
+            rows = rows._replace(stale=np.zeros(len(ids), bool))
+            tell_rows(self._metrics, side, rows, {"file": int(rows.found.sum())})
+            raise StoreError(str(error), rows) from error
+        tell_rows(self._metrics, side, rows, {"file": int(rows.found.sum())})
+        return rows
 
     async def check(self) -> None:
         """Opening has checked what can be checked without reading all rows."""
 
     async def close(self) -> None:
-        """The maps go with the process."""
+        """Files and memory go with the process."""
+
+    def _readable(self, side: RowSide, ids: Sequence[str]) -> list[bytes | None]:
+        """The rows that can be read, by asking for ever fewer of them."""
+        try:
+            return self._files[side].raw(ids)
+        except BundleError:
+            if len(ids) == 1:
+                return [None]
+            half = len(ids) // 2
+            return self._readable(side, ids[:half]) + self._readable(side, ids[half:])
 
 
-def _open(bundle: Bundle, side: RowSide) -> RowFile:
-    return RowFile(bundle.path(ROWS[side]), RowCodec(bundle.schema, side, bundle.bundle_id), bundle.bundle_id)
+def shared_rows(bundle: Bundle) -> dict[RowSide, int]:
+    """Descriptors of memory for the rows of a bundle, for worker processes that inherit them to share; Linux only."""
+    return {side: rows_memory(bundle.path(ROWS[side])) for side in _SIDES}

@@ -187,13 +187,13 @@ def test_degradation_is_named() -> None:
     assert merged.degraded_candidates == {
         "plain": "prior", "described": "category_prior", "nulls": "prior", "text": "prior"
     }  # fmt: skip
-    assert merged.user_unknown
+    assert merged.degraded_user == "unknown"
     assert not merge().degraded_candidates
-    assert not merge().user_unknown
+    assert merge().degraded_user is None
 
 
 def test_a_user_who_is_described_is_unknown_all_the_same() -> None:
-    assert merge(user_id="nobody", user={"features": {"age": 3}, "history": ["i1"]}).user_unknown
+    assert merge(user_id="nobody", user={"features": {"age": 3}, "history": ["i1"]}).degraded_user == "unknown"
 
 
 def test_counts_and_vectors_stay_the_stored_ones() -> None:

@@ -51,8 +51,8 @@ def test_rows_that_a_golden_has_not_are_missing() -> None:
     }
     merged, bare = (golden_tensors(SCHEMA, USERS, ITEMS, one) for one in (golden(**with_rows), golden()))
 
-    assert (merged.degraded_candidates, merged.user_unknown) == ({}, False)
-    assert (bare.degraded_candidates, bare.user_unknown) == ({"i": "prior"}, True)
+    assert (merged.degraded_candidates, merged.degraded_user) == ({}, None)
+    assert (bare.degraded_candidates, bare.degraded_user) == ({"i": "prior"}, "unknown")
 
 
 def test_rows_of_another_bundle_are_missing_in_a_golden() -> None:

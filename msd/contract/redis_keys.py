@@ -1,0 +1,17 @@
+"""Which keys of Redis hold what: a bundle's rows are below its own prefix, and one key points to the bundle in use.
+
+Any writer of rows has to keep to these; what a row is made of says `rows`.
+"""
+
+from collections.abc import Mapping
+
+from msd.contract.rows import RowSide
+
+POINTER = "msd:bundle"
+PREVIOUS = "msd:bundle:previous"
+_LETTERS: Mapping[RowSide, str] = {"user": "u", "item": "i"}
+
+
+def key_prefix(bundle_id: str, side: RowSide) -> str:
+    """What the keys of one side of one bundle begin with; the id follows."""
+    return f"msd:{bundle_id}:{_LETTERS[side]}:"

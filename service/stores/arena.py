@@ -1,0 +1,121 @@
+"""Rows of one side that were fetched before, in one buffer of bounded size; those least asked for make room.
+
+Does not know where rows come from, nor whether they still are what they were: it holds what it is given until it is
+told to drop it.
+"""
+
+from collections.abc import Sequence
+from itertools import repeat
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msd.contract.rows import Records, RowCodec, Rows, pack_history, unpack_history
+
+# What Python takes for an id and its places beside the row itself, about.
+_OVERHEAD = 260
+
+
+class Held(NamedTuple):
+    """What the arena has of n ids: places [n], −1 where nothing, and the epoch in which each was put there [n]."""
+
+    places: NDArray[np.int64]
+    epochs: NDArray[np.int64]
+
+
+class Arena:
+    """Ids, rows, and for users histories. An id of which it is known that it has no row is held like any other.
+
+    Eviction is CLOCK: a hand goes round, passes over once what was asked for since it last came by, and takes what was
+    not; so what is asked for once only is the first to go.
+    """
+
+    def __init__(self, codec: RowCodec, max_bytes: int) -> None:
+        self._codec = codec
+        self._max_bytes = max_bytes
+        self._row_bytes = codec.dtype.itemsize + _OVERHEAD
+        capacity = max_bytes // self._row_bytes
+        self._records = np.zeros(capacity, f"V{codec.dtype.itemsize}")
+        self._found = np.zeros(capacity, bool)
+        self._epochs = np.zeros(capacity, np.int64)
+        self._touched = np.zeros(capacity, bool)
+        self._ids: list[str | None] = []
+        self._tails: list[bytes] = []
+        self._places: dict[str, int] = {}
+        self._free: list[int] = []
+        self._hand = 0
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def look_up(self, ids: Sequence[str]) -> Held:
+        """What is held of the ids [n]; they count as asked for."""
+        places = np.fromiter(map(self._places.get, ids, repeat(-1)), np.int64, len(ids))
+        if not len(self._ids):
+            return Held(places, places)
+        self._touched[places[places >= 0]] = True
+        return Held(places, self._epochs.take(places, mode="wrap"))
+
+    def rows(self, places: NDArray[np.int64]) -> Rows:
+        """Copies of the rows in some places [n], all of them held."""
+        records: Records = self._records.take(places).view(self._codec.dtype)
+        histories: tuple[tuple[str, ...], ...] = ()
+        if self._codec.side == "user":
+            histories = tuple(unpack_history(self._tails[place]) or () for place in places.tolist())
+        return Rows(records, self._found.take(places), histories, 0)
+
+    def put(self, ids: Sequence[str], rows: Rows, epoch: int) -> None:
+        """Holds the rows of some ids, no id twice, or that there are none."""
+        if not len(self._records):
+            return
+        tails = [pack_history(one) for one in rows.histories] or [b""] * len(ids)
+        kept, places = [], []
+        for row, (one, tail) in enumerate(zip(ids, tails, strict=True)):
+            self.drop(one)
+            if (place := self._room_for(self._row_bytes + len(tail))) is None:
+                continue
+            self._ids[place], self._tails[place], self._places[one] = one, tail, place
+            kept.append(row)
+            places.append(place)
+        at = np.array(places, np.int64)
+        # Of rows that made room for one another within this very call, the last one counts.
+        self._records[at] = rows.records.view(self._records.dtype)[kept]
+        self._found[at] = rows.found[kept]
+        self._epochs[at] = epoch
+        self._touched[at] = False
+
+    def drop(self, one: str) -> None:
+        """Forgets an id."""
+        if (place := self._places.pop(one, None)) is not None:
+            self._bytes -= self._row_bytes + len(self._tails[place])
+            self._ids[place], self._tails[place] = None, b""
+            self._free.append(place)
+
+    def clear(self) -> None:
+        """Forgets all."""
+        for one in list(self._places):
+            self.drop(one)
+
+    def _room_for(self, size: int) -> int | None:
+        """A free place, with `size` bytes accounted for; None where the arena is smaller than that."""
+        if size > self._max_bytes:
+            return None
+        while self._bytes + size > self._max_bytes:
+            self._evict()
+        self._bytes += size
+        if self._free:
+            return self._free.pop()
+        self._ids.append(None)
+        self._tails.append(b"")
+        return len(self._ids) - 1
+
+    def _evict(self) -> None:
+        while True:
+            place = self._hand = (self._hand + 1) % len(self._ids)
+            one = self._ids[place]
+            if one is not None and not self._touched[place]:
+                self.drop(one)
+                return
+            self._touched[place] = False

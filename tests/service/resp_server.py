@@ -1,0 +1,106 @@
+"""What stands between a store and Redis in tests: a proxy that can hold back what the server says, and a server that
+answers as a test tells it to.
+"""
+
+import asyncio
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+
+import hiredis
+
+Answer = Callable[[Sequence[bytes]], bytes]
+
+
+class Proxy:
+    """Hands bytes on between clients and a server's port. While it is held, what the server says waits."""
+
+    def __init__(self, port: int) -> None:
+        self._server_port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._flows = threading.Event()
+        self._flows.set()
+        self._sockets: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def hold(self) -> None:
+        """From now on the server's words wait."""
+        self._flows.clear()
+
+    def let_go(self) -> None:
+        """All that waited goes on."""
+        self._flows.set()
+
+    def close(self) -> None:
+        """Ends all connections."""
+        self.let_go()
+        for one in (self._listener, *self._sockets):
+            one.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._server_port))
+            except OSError:
+                return
+            self._sockets += [client, server]
+            for source, target, waits in ((client, server, False), (server, client, True)):
+                threading.Thread(target=self._carry, args=(source, target, waits), daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket, waits: bool) -> None:
+        try:
+            while data := source.recv(65_536):
+                if waits:
+                    self._flows.wait()
+                target.sendall(data)
+            target.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return
+
+
+@contextmanager
+def proxy_to(port: int) -> Iterator[Proxy]:
+    """A proxy that ends with the block."""
+    proxy = Proxy(port)
+    try:
+        yield proxy
+    finally:
+        proxy.close()
+
+
+@asynccontextmanager
+async def server_that(answer: Answer) -> AsyncIterator[str]:
+    """The URL of a server that greets as Redis does, and sends what `answer` makes of every other command."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        commands = hiredis.Reader()
+        while data := await reader.read(65_536):
+            commands.feed(data)
+            while command := commands.gets():
+                greeting = {b"HELLO": b"%1\r\n+proto\r\n:3\r\n", b"CLIENT": b"+OK\r\n", b"PING": b"+PONG\r\n"}
+                writer.write(greeting.get(command[0]) or answer(command))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+    finally:
+        server.close()
+
+
+def bulk(value: bytes | None) -> bytes:
+    """A value, or that there is none, as Redis sends it."""
+    return b"$-1\r\n" if value is None else b"$%d\r\n%b\r\n" % (len(value), value)
+
+
+def values(*given: bytes | None) -> bytes:
+    """A list of values."""
+    return b"*%d\r\n" % len(given) + b"".join(map(bulk, given))
+
+
+def changed(*keys: bytes) -> bytes:
+    """The word that keys have changed."""
+    return b">2\r\n" + bulk(b"invalidate") + values(*keys)
