@@ -132,6 +132,8 @@ class Metrics:
                 "runtime": engine.name,
                 "version": engine.version,
                 "provider": engine.provider,
+                "device": engine.device,
+                "graphs": str(engine.graphs).lower(),
                 "threads": str(engine.threads),
                 "precision": engine.precision,
                 "instructions": " ".join(engine.instructions),

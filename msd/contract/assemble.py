@@ -10,10 +10,10 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from msd.contract.encode import Value, encode_field, encode_side, encode_state
+from msd.contract.encode import Value, encode_one, encode_record, encode_state
 from msd.contract.request import CheckedRequest
 from msd.contract.rows import Records, Rows, has_semantic
-from msd.contract.schema import FeatureSchema, Side
+from msd.contract.schema import STATE_FEATURES, FeatureSchema, Side
 
 Tensors = dict[str, NDArray[Any]]
 Rung = Literal["cached", "category_prior", "prior"]
@@ -35,7 +35,7 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """Tensors by name, and the degradation to declare: candidates by id, and whether the user has no stored row."""
+    """Tensors by name, and the degradation to declare: of candidates by id, and of the user."""
 
     tensors: Tensors
     degraded_candidates: dict[str, Rung] = field(default_factory=dict)
@@ -64,20 +64,20 @@ def assemble(schema: FeatureSchema, request: CheckedRequest, at: float, user: Ro
             if item_id in request.item_features
         }
     tensors |= _entities(schema, "item", items.records[:count], at, overrides)
-    tensors |= _history(schema, items.records[count:][items.found[count:]])
-    unknown = np.flatnonzero(~items.found[:count]).tolist()
+    history, found = items.records[count:], items.found[count:]
+    tensors |= _history(schema, history if found.all() else history[found])
+    unknown = () if items.found.all() else np.flatnonzero(~items.found[:count]).tolist()
     degraded: dict[str, Rung] = {
         request.ids[place]: "prior" if set(overrides.get(place, {}).values()) <= {None} else "category_prior"
         for place in unknown
     }
-    return Assembled(
     if items.stale is not None:
         degraded |= {request.ids[place]: "cached" for place in np.flatnonzero(items.stale[:count]).tolist()}
+    return Assembled(
         {spec.name: tensors[spec.name] for spec in schema.tensors}, degraded, _user_rung(user, items, count)
     )
 
 
-def _context(schema: FeatureSchema, values: Mapping[str, Value]) -> Tensors:
 def _user_rung(user: Rows, items: Rows, count: int) -> UserRung | None:
     """`cached` also where a row of the history, behind the `count` candidates, is stale or could not be read."""
     if not user.found[0]:
@@ -89,8 +89,8 @@ def _user_rung(user: Rows, items: Rows, count: int) -> UserRung | None:
     return None
 
 
-    columns = {name: [value] for name, value in {**schema.serving_constants, **values}.items()}
-    categorical, numeric = encode_side(schema, "context", columns, 1)
+def _context(schema: FeatureSchema, values: Mapping[str, Value]) -> Tensors:
+    categorical, numeric = encode_record(schema, "context", {**schema.serving_constants, **values})
     return {"context_categorical": categorical, "context_dense": numeric}
 
 
@@ -104,7 +104,7 @@ def _entities(
             for name, value in values.items():
                 known = schema.settable[side][name]
                 target = numeric if known.kind == "numeric" else categorical
-                target[place, schema.columns[name]] = encode_field(known, [value])[0]
+                target[place, schema.columns[name]] = encode_one(known, value)
     return {
         f"{side}_categorical": np.array(categorical, order="C"),
         f"{side}_dense": dense(schema, side, numeric, Counts.of(records), has_semantic(records), at),
@@ -121,12 +121,14 @@ def dense(
     at: ArrayLike,
 ) -> NDArray[np.float32]:
     """The side's dense tensor [n, dense_width]: numbers [n, 2K], counts seen at `at`, presence of a vector [n]."""
-    parts: list[NDArray[np.float32]] = [numeric]
+    filled = numeric.shape[1]
+    whole = np.empty((len(numeric), schema.dense_width(side)), np.float32)
+    whole[:, :filled] = numeric
     if state := schema.state(side):
-        parts.append(encode_state(state, *counts, at))
+        whole[:, filled : filled + len(STATE_FEATURES)] = encode_state(state, *counts, at)
     if schema.semantic(side):
-        parts.append(present[:, None].astype(np.float32))
-    return np.concatenate(parts, axis=1)
+        whole[:, -1] = present
+    return whole
 
 
 def _history(schema: FeatureSchema, found: Records) -> Tensors:
