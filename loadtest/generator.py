@@ -78,7 +78,7 @@ class _Load:
     """One run. Listens to its connections."""
 
     def __init__(self, target: Target, limits: Limits, seconds: float) -> None:
-        self._target, self._limits = target, limits
+        self._target, self._limits, self._place = target, limits, target.place
         self._requests: Iterator[bytes] = cycle(target.requests)
         self._outcome = Outcome(seconds)
         self._all: set[Connection] = set()
@@ -141,7 +141,7 @@ class _Load:
 
     async def _connected(self) -> None:
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(lambda: Connection(self), *self._target.place)
+        _, connection = await loop.create_connection(lambda: Connection(self), *self._place)
         self._all.add(connection)
         self._free(connection)
 
@@ -188,41 +188,58 @@ class _Load:
         for _ in range(connections):
             self._connect()
         await asyncio.wait(self._connecting)
-        self._check_connecting()
+        try:
+            self._check_connecting()
+        except ClientError:
+            self._close()
+            raise
         self._outcome.cpu_seconds = -time.process_time()
 
     async def _watch(self, is_over: Callable[[], bool]) -> None:
-        """Until it is over. Raises ClientError when nothing is to be had any more."""
-        while not is_over():
-            await asyncio.sleep(_WATCH_S if time.monotonic() < self._ends_at else _WATCH_S / 10)
-            self._check_connecting()
-            now = time.monotonic()
-            if self._is_waited_for and now - max(self._heard_at, self._ends_at - self._outcome.seconds) > (
-                self._limits.patience_s
-            ):
-                raise ClientError(
-                    f"{self._target.url}: hangs: {self._sent + len(self._due)} requests are waiting, and nothing came "
-                    f"for {self._limits.patience_s:g} s"
-                )
-            if now > self._ends_at + self._limits.patience_s:
-                self._outcome.unanswered = self._sent + len(self._due)
-                return
+        """Until it is over, or what is waited for is given up. Raises ClientError when nothing is to be had."""
+        patience = self._limits.patience_s
+        try:
+            while not is_over():
+                await asyncio.sleep(_WATCH_S if time.monotonic() < self._ends_at else _WATCH_S / 10)
+                self._check_connecting()
+                now = time.monotonic()
+                if now > self._ends_at + patience and self._outcome.statuses:
+                    self._outcome.unanswered = self._sent + len(self._due)
+                    break
+                if (
+                    self._is_waited_for
+                    and now - self._heard_at > patience
+                    and (now < self._ends_at or not self._outcome.statuses)
+                ):
+                    raise ClientError(
+                        f"{self._target.url}: hangs: {self._sent + len(self._due)} requests are waiting, and nothing "
+                        f"came for {patience:g} s"
+                    )
+        finally:
+            self._close()
 
     def _check_connecting(self) -> None:
-        for task in [task for task in self._connecting if task.done()]:
-            self._connecting.discard(task)
-            if error := task.exception():
-                raise ClientError(f"{self._target.url}: no connection: {error}") from error
+        done = {task for task in self._connecting if task.done()}
+        self._connecting -= done
+        # All are asked, because an error that nobody hears of is told at some later time.
+        errors = [error for task in done if (error := task.exception())]
+        if errors:
+            raise ClientError(f"{self._target.url}: no connection: {errors[0]}") from errors[0]
 
     def _end(self) -> Outcome:
         self._outcome.cpu_seconds += time.process_time()
-        # What comes from now on is not counted, nor is a connection opened in place of another.
+        return self._outcome
+
+    def _close(self) -> None:
+        """What comes from now on is not counted, nor is a connection opened in place of another."""
         self._is_closed_loop = False
         self._due.clear()
+        for task in self._connecting:
+            if not task.cancel():
+                task.exception()
         for connection in list(self._all):
             connection.intended = None
             connection.close()
-        return self._outcome
 
 
 def _run(make: Callable[[], Coroutine[None, None, Outcome]]) -> Outcome:

@@ -1,7 +1,7 @@
 """Requests as an ad server sends them: Zipf users and items of a bundle, its context's values, N candidates, bids."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.bundle import ROWS, Bundle, open_bundle
+from msd.contract.errors import MsdError
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, RowSide
 from msd.contract.schema import Categorical, FeatureSchema
@@ -16,16 +17,23 @@ from msd.contract.schema import Categorical, FeatureSchema
 _ZIPF_EXPONENT = 1.1
 
 
+Mix = Mapping[int, float]
+"""How often a request has so many candidates; the shares need not sum to 1."""
+
+
 class Traffic:
     """An endless seeded stream of request bodies for the users and items of one bundle."""
 
-    def __init__(self, bundle: Path, candidates: int, seed: int = 0) -> None:
+    def __init__(self, bundle: Path, candidates: int | Mix, seed: int = 0) -> None:
         opened = open_bundle(bundle)
         self._schema = opened.schema
         self._rng = np.random.default_rng(seed)
         self._users = self._rng.permutation(_ids(opened, "user"))
         self._items = self._rng.permutation(_ids(opened, "item"))
-        self._candidates = candidates
+        self._chances = {len(ids): _zipf(len(ids)) for ids in (self._users, self._items)}
+        mix = {candidates: 1.0} if isinstance(candidates, int) else candidates
+        self._counts, shares = list(mix), np.array(list(mix.values()))
+        self._shares = shares / shares.sum()
         self._at = int(opened.manifest.created_at)
 
     def bodies(self) -> Iterator[bytes]:
@@ -34,17 +42,39 @@ class Traffic:
             yield json.dumps(self._request()).encode()
 
     def _request(self) -> dict[str, Any]:
+        count = self._counts[0]
+        if len(self._counts) > 1:
+            count = int(self._rng.choice(self._counts, p=self._shares))
         # Candidates differ from each other, as long as the bundle has so many items.
-        items = _zipf(self._rng, len(self._items), self._candidates, replace=self._candidates > len(self._items))
+        items = self._draw(self._items, count, replace=count > len(self._items))
         return {
-            "user_id": str(self._users[_zipf(self._rng, len(self._users), 1, replace=True)[0]]),
+            "user_id": str(self._draw(self._users, 1, replace=True)[0]),
             "at": self._at,
             "context": _context(self._schema, self._rng),
             "candidates": {
-                "id": self._items[items].tolist(),
-                "bid": np.round(self._rng.lognormal(-0.5, 0.6, len(items)), 3).tolist(),
+                "id": items.tolist(),
+                "bid": np.round(self._rng.lognormal(-0.5, 0.6, count), 3).tolist(),
             },
         }
+
+    def _draw(self, ids: NDArray[np.str_], count: int, *, replace: bool) -> NDArray[np.str_]:
+        chosen: NDArray[np.str_] = ids[self._rng.choice(len(ids), count, replace=replace, p=self._chances[len(ids)])]
+        return chosen
+
+
+def mix_of(text: str) -> dict[int, float]:
+    """`200`, or shares of several numbers: `50:3,200:1`. Raises MsdError for anything else."""
+    mix: dict[int, float] = {}
+    for part in text.split(","):
+        count, _, share = part.partition(":")
+        try:
+            mix[int(count)] = float(share or 1)
+        except ValueError:
+            mix = {}
+            break
+    if not mix or not all(count > 0 and 0 < share < float("inf") for count, share in mix.items()):
+        raise MsdError(f"{text!r} says nothing of how many candidates requests have; write 200, or shares: 50:3,200:1")
+    return mix
 
 
 def _ids(bundle: Bundle, side: RowSide) -> list[str]:
@@ -53,10 +83,11 @@ def _ids(bundle: Bundle, side: RowSide) -> list[str]:
     return [row_id for row_id, _ in file.scan(0, file.count)]
 
 
-def _zipf(rng: np.random.Generator, count: int, draws: int, *, replace: bool) -> NDArray[np.int64]:
-    """`draws` places below `count`, the k-th as likely as 1 / k^1.1."""
+def _zipf(count: int) -> NDArray[np.float64]:
+    """How likely each place below `count` is: the k-th as 1 / k^1.1."""
     weights = np.arange(1, count + 1) ** -_ZIPF_EXPONENT
-    return rng.choice(count, draws, replace=replace, p=weights / weights.sum())
+    chances: NDArray[np.float64] = weights / weights.sum()
+    return chances
 
 
 def _context(schema: FeatureSchema, rng: np.random.Generator) -> dict[str, str]:

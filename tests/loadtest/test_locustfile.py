@@ -21,7 +21,7 @@ def _locust(service: LiveService, folder: Path, **environment: str) -> "subproce
             *("--json", "--exit-code-on-error", "1"),
         ],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "LOADTEST_CANDIDATES": "20", **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "LOADTEST_CANDIDATES": "20:3,30:1", **environment},
         capture_output=True,
         text=True,
         timeout=60,
@@ -51,6 +51,6 @@ def test_without_its_settings_it_says_what_to_set(
 ) -> None:
     done = _locust(service, tmp_path, **settings)
     assert done.returncode == 1
-    assert "set LOADTEST_BUNDLE to a bundle's folder and LOADTEST_CANDIDATES to a number: " in done.stderr
+    assert "set LOADTEST_BUNDLE to a bundle's folder and LOADTEST_CANDIDATES to numbers of candidates: " in done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -9,10 +9,10 @@ import pytest
 
 from loadtest.http_client import ClientError
 from loadtest.latency import measure_latency
-from loadtest.traffic import Traffic
+from loadtest.traffic import Traffic, mix_of
 from msd.__main__ import main
 from msd.contract.bundle import Bundle
-from msd.contract.errors import BundleError
+from msd.contract.errors import BundleError, MsdError
 from msd.contract.request import parse_request
 from tests.service.bundle_factory import ITEMS, USERS
 from tests.service.live import LiveService
@@ -53,6 +53,21 @@ def test_some_users_and_items_come_far_more_often(bundle: Bundle) -> None:
 def test_more_candidates_than_items_repeat_some(bundle: Bundle) -> None:
     (body,) = _bodies(bundle, 1, candidates=ITEMS + 1)
     assert len(parse_request(body, bundle.schema).ids) == ITEMS + 1
+
+
+def test_requests_are_as_long_as_the_mix_says(bundle: Bundle) -> None:
+    bodies = islice(Traffic(bundle.folder, mix_of("5:3,20:1")).bodies(), 400)
+    found = Counter(len(json.loads(body)["candidates"]["id"]) for body in bodies)
+
+    assert found.keys() == {5, 20}
+    assert found[5] == pytest.approx(300, abs=60)
+    assert mix_of("200") == {200: 1.0}
+
+
+@pytest.mark.parametrize("text", ["", "many", "0", "-1", "50:x", "50:0", "50:nan", "50:inf", "50,", "1.5"])
+def test_what_is_no_mix_is_told(text: str) -> None:
+    with pytest.raises(MsdError, match=r"write 200, or shares: 50:3,200:1"):
+        mix_of(text)
 
 
 def test_a_folder_without_a_bundle_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,70 @@
+"""A little HTTP server in a thread whose replies follow a script: what a service may do to its clients."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+REPLY, CLOSE, HANG, NOISE = "reply", "close", "hang", "noise"
+
+
+@dataclass
+class Script:
+    """What is done with the n-th request: a status to reply with and the seconds before, or what else; by default 200
+    at once. `bodies` keeps what came."""
+
+    answer: Callable[[int], tuple[str, int, float]] = lambda number: (REPLY, 200, 0.0)
+    bodies: list[bytes] = field(default_factory=list)
+    connections: int = 0
+
+
+@contextmanager
+def small_server(script: Script) -> Iterator[str]:
+    """Its address."""
+    loop = asyncio.new_event_loop()
+    started: asyncio.Future[int] = loop.create_future()
+    over = asyncio.Event()
+
+    async def serve() -> None:
+        server = await asyncio.start_server(lambda reader, writer: _talk(script, reader, writer), "127.0.0.1", 0)
+        started.set_result(server.sockets[0].getsockname()[1])
+        ready.set()
+        await over.wait()
+        server.close()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+    ready = threading.Event()
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    thread.start()
+    ready.wait()
+    try:
+        yield f"http://127.0.0.1:{started.result()}"
+    finally:
+        loop.call_soon_threadsafe(over.set)
+        thread.join()
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        loop.close()
+
+
+async def _talk(script: Script, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    script.connections += 1
+    try:
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            length = int(head.lower().split(b"content-length:")[1].split()[0])
+            script.bodies.append(await reader.readexactly(length))
+            what, status, seconds = script.answer(len(script.bodies) - 1)
+            if what == HANG:
+                await asyncio.sleep(3_600)
+            await asyncio.sleep(seconds)
+            if what == CLOSE:
+                return
+            if what == NOISE:
+                writer.write(b"this is not HTTP\r\n\r\n")
+                continue
+            writer.write(b"HTTP/1.1 %d x\r\ncontent-length: 2\r\n\r\n{}" % status)
+    except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+        pass
+    finally:
+        writer.close()

@@ -1,0 +1,164 @@
+"""Requests are sent when they are due, each is counted once, and their times count from when they were due."""
+
+import json
+
+import numpy as np
+import pytest
+
+from loadtest.arrivals import bursts, constant, poisson
+from loadtest.generator import Limits, Target, closed_loop, open_loop
+from loadtest.http_client import ClientError
+from loadtest.requests import http_request, in_columns, in_objects
+from tests.loadtest.small_server import CLOSE, HANG, NOISE, REPLY, Script, small_server
+
+REQUESTS = [http_request("/v1/score", f'{{"number": {number}}}'.encode()) for number in range(7)]
+BRIEF = Limits(connections=4, patience_s=0.6)
+
+
+def test_every_request_is_sent_once_in_turn_and_answered() -> None:
+    script = Script()
+    with small_server(script) as url:
+        found = open_loop(Target(url, REQUESTS), constant(200, 0.2), 0.2)
+
+    assert [json.loads(body)["number"] for body in script.bodies] == [number % 7 for number in range(40)]
+    assert (found.offered, found.statuses, found.lost, found.unanswered) == (40, {200: 40}, 0, 0)
+    assert found.latency.count == found.late.count == 40
+    assert found.in_time <= 40
+    assert found.goodput == found.in_time / 0.2
+
+
+def test_a_stall_counts_for_all_that_were_due_meanwhile() -> None:
+    """A closed loop would send nothing during the stall, and see one slow reply."""
+    script = Script(lambda number: (REPLY, 200, 0.4 if number == 0 else 0.0))
+    with small_server(script) as url:
+        found = open_loop(Target(url, REQUESTS), constant(100, 0.3), 0.3, Limits(connections=1, most=1))
+
+    assert found.statuses == {200: 30}
+    # The last of 30 was due at .29 s, and could not be answered before .4 s.
+    assert found.latency.percentile_ms(1) > 100
+    assert found.latency.percentile_ms(50) > 240
+    assert found.latency.greatest >= 0.4
+
+
+def test_outcomes_are_told_apart() -> None:
+    statuses = [200, 429, 504, 200, 500]
+    script = Script(lambda number: (CLOSE, 0, 0.0) if number % 6 == 5 else (REPLY, statuses[number % 6], 0.0))
+    with small_server(script) as url:
+        found = open_loop(Target(url, REQUESTS), constant(300, 0.2), 0.2, BRIEF)
+
+    assert found.offered == 60
+    assert found.statuses == {200: 20, 429: 10, 504: 10, 500: 10}
+    assert (found.lost, found.unanswered) == (10, 0)
+    assert found.latency.count == 20
+    told = found.as_json()
+    assert told["statuses"] == {"200": 20, "429": 10, "500": 10, "504": 10, "lost": 10, "unanswered": 0}
+
+
+def test_more_connections_are_opened_when_all_are_busy_but_not_without_end() -> None:
+    script = Script(lambda number: (REPLY, 200, 0.3))
+    with small_server(script) as url:
+        found = open_loop(Target(url, REQUESTS), np.zeros(20), 0.1, Limits(connections=2, most=9))
+
+    assert script.connections == 9
+    assert found.statuses == {200: 20}
+
+
+def test_a_few_clients_each_send_when_they_have_their_reply() -> None:
+    script = Script(lambda number: (REPLY, 429 if number == 3 else 200, 0.01))
+    with small_server(script) as url:
+        found = closed_loop(Target(url, REQUESTS), 3, 0.3, BRIEF)
+
+    assert script.connections == 3
+    assert found.statuses[429] == 1
+    assert found.offered == len(script.bodies) == sum(found.statuses.values())
+    assert found.statuses[200] >= found.in_time > 0
+
+
+def test_a_client_that_lost_its_connection_takes_another() -> None:
+    script = Script(lambda number: (CLOSE, 0, 0.0) if number in (2, 4) else (REPLY, 200, 0.005))
+    with small_server(script) as url:
+        found = closed_loop(Target(url, REQUESTS), 2, 0.3, BRIEF)
+
+    assert script.connections == 4
+    assert found.lost == 2
+    assert found.statuses[200] > 2
+
+
+@pytest.mark.parametrize("loop", ["open", "closed"])
+def test_nobody_there_is_an_error(loop: str) -> None:
+    with small_server(Script()) as url:
+        pass
+    with pytest.raises(ClientError, match=rf"{url}: no connection: "):
+        _run(loop, url)
+
+
+@pytest.mark.parametrize("loop", ["open", "closed"])
+def test_a_service_that_hangs_is_an_error(loop: str) -> None:
+    script = Script(lambda number: (HANG, 0, 0.0))
+    with (
+        small_server(script) as url,
+        pytest.raises(ClientError, match=r"hangs: \d+ requests are waiting, and nothing came for 0.6 s"),
+    ):
+        _run(loop, url)
+
+
+def test_what_has_no_reply_in_the_end_is_counted() -> None:
+    script = Script(lambda number: (HANG, 0, 0.0) if number == 2 else (REPLY, 200, 0.0))
+    with small_server(script) as url:
+        found = open_loop(Target(url, REQUESTS), constant(50, 0.2), 0.2, Limits(connections=4, patience_s=0.5))
+
+    assert (found.statuses, found.unanswered) == ({200: 9}, 1)
+
+
+def test_what_is_no_reply_loses_the_connection() -> None:
+    script = Script(lambda number: (NOISE, 0, 0.0) if number == 1 else (REPLY, 200, 0.0))
+    with small_server(script) as url:
+        found = open_loop(Target(url, REQUESTS), constant(50, 0.2), 0.2, BRIEF)
+
+    assert (found.statuses, found.lost) == ({200: 9}, 1)
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1:1", "127.0.0.1:8080", "http://"])
+def test_what_is_no_address_is_told(url: str) -> None:
+    with pytest.raises(ClientError, match="is not a service's address"):
+        _run("open", url)
+
+
+def _run(loop: str, url: str) -> None:
+    target = Target(url, REQUESTS)
+    if loop == "open":
+        open_loop(target, constant(50, 2), 2, BRIEF)
+    else:
+        closed_loop(target, 2, 2, BRIEF)
+
+
+def test_arrivals_have_their_rate() -> None:
+    assert constant(50, 2).tolist() == [number / 50 for number in range(100)]
+    times = poisson(500, 40, seed=3)
+    gaps = np.diff(times)
+    assert len(times) == pytest.approx(20_000, abs=5 * 20_000**0.5)
+    assert gaps.min() >= 0
+    assert times[-1] < 40
+    # Exponential: as wide as its mean, and memoryless.
+    assert gaps.std() == pytest.approx(gaps.mean(), rel=0.05)
+    assert (gaps > 2 / 500).mean() == pytest.approx(np.exp(-2), abs=0.01)
+    assert not np.array_equal(times, poisson(500, 40, seed=4))
+    assert np.array_equal(times, poisson(500, 40, seed=3))
+
+
+def test_bursts_come_together() -> None:
+    times = bursts(400, 20, seed=1, size=8)
+
+    assert len(times) == pytest.approx(8_000, abs=5 * 8 * 1_000**0.5)
+    assert all(np.ptp(group) == 0 for group in times.reshape(-1, 8))
+    assert len(np.unique(times)) == len(times) // 8
+
+
+def test_both_forms_ask_the_same() -> None:
+    body = b'{"user_id": "u1", "candidates": {"id": ["a", "b"], "bid": [0.5, 1.0]}}'
+    (columns,), (objects,) = in_columns([body]), in_objects([body])
+
+    assert columns.endswith(b"\r\n\r\n" + body)
+    assert columns.startswith(b"POST /v1/score HTTP/1.1\r\n")
+    document = json.loads(objects.partition(b"\r\n\r\n")[2])
+    assert document == {"user_id": "u1", "candidates": [{"id": "a", "bid": 0.5}, {"id": "b", "bid": 1.0}]}
