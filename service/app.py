@@ -1,7 +1,7 @@
 """Where the service's objects meet: `create_app` makes them, its lifespan starts and stops them."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 
@@ -11,6 +11,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from msd.contract.bundle import Bundle, open_bundle
+from msd.contract.rows import RowSide
 from service.access import AccessMiddleware
 from service.docs import add_docs
 from service.errors import ErrorResponse
@@ -26,16 +27,18 @@ from service.stores.bundle_file import BundleFileStore
 from service.stores.store import RowStore
 
 
-def create_app(settings: Settings, metrics: Metrics | None = None) -> FastAPI:
+def create_app(
+    settings: Settings, metrics: Metrics | None = None, memory: Mapping[RowSide, int] | None = None
+) -> FastAPI:
     """The service over one bundle. Raises MsdError when bundle, runtime or rows file are not as they should be.
 
-    `metrics` are a worker's; without, the app has its own. `state.readiness` is the Readiness, for the server that
-    drains it.
+    `metrics` are a worker's, `memory` that of the rows; without, the app has its own. `state.readiness` is the
+    Readiness, for the server that drains it.
     """
     bundle = open_bundle(settings.bundle, rows=settings.store == "file")
     runtime = open_runtime(bundle, settings)
     metrics = metrics or Metrics()
-    store = _open_store(settings, bundle, metrics)
+    store = _open_store(settings, bundle, metrics, memory)
     metrics.bundle(bundle.bundle_id, bundle.manifest.model_version, store.name)
     metrics.runtime(runtime.engine)
     readiness = Readiness(metrics)
@@ -89,9 +92,9 @@ class _App(FastAPI):
             await super().__call__(scope, receive, send)
 
 
-def _open_store(settings: Settings, bundle: Bundle, metrics: Metrics) -> RowStore:
+def _open_store(settings: Settings, bundle: Bundle, metrics: Metrics, memory: Mapping[RowSide, int] | None) -> RowStore:
     if settings.store == "file":
-        return BundleFileStore(bundle, metrics)
+        return BundleFileStore(bundle, metrics, memory)
     from service.stores.redis import RedisStore
 
     assert settings.redis_url is not None, "settings with a Redis store have its address"

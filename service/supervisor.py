@@ -6,19 +6,21 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 
 import structlog
 
 from msd.contract.bundle import open_bundle
 from msd.contract.errors import MsdError
+from msd.contract.rows import RowSide
 from service.cores import usable_cores, worker_count
 from service.listener import accepted, bind, listen, refuse_new
 from service.logs import configure_logs
 from service.metrics import Metrics
 from service.settings import Settings
 from service.shared import SUPERVISOR, SharedNumbers
+from service.stores.bundle_file import shared_rows
 from service.worker_process import WorkerProcess
 
 _FIRST_PAUSE_S = 0.1
@@ -32,19 +34,21 @@ def run_service(settings: Settings) -> None:
     cores = usable_cores()
     count = worker_count(settings, cores)
     # Verified here, once: the workers find the mark of it.
-    open_bundle(settings.bundle, rows=settings.store == "file")
+    bundle = open_bundle(settings.bundle, rows=settings.store == "file")
+    memory = shared_rows(bundle) if settings.store == "file" else {}
     log = structlog.get_logger("msd.supervisor")
     if count * settings.threads > max(1.0, cores):
         log.warning("more_threads_than_cores", workers=count, threads=settings.threads, cores=round(cores, 2))
     with bind(settings.host, settings.port) as listener:
-        Supervisor(settings, listener, count).run()
+        Supervisor(settings, listener, count, memory).run()
 
 
 class Supervisor:
     """One service's workers, by slot. First signal: drains; a second SIGINT ends all at once."""
 
-    def __init__(self, settings: Settings, listener: socket.socket, count: int) -> None:
+    def __init__(self, settings: Settings, listener: socket.socket, count: int, memory: Mapping[RowSide, int]) -> None:
         self._settings = settings
+        self._memory = memory
         self._listener = listener
         self._numbers = SharedNumbers.create(count)
         self._metrics = Metrics(self._numbers, SUPERVISOR)
@@ -96,7 +100,7 @@ class Supervisor:
     def _start(self, slot: int) -> None:
         if self._is_stopping:
             return
-        worker = WorkerProcess(self._settings, self._numbers, slot)
+        worker = WorkerProcess(self._settings, self._numbers, slot, self._memory)
         self._workers[slot] = worker
         self._selector.register(worker.channel.socket, selectors.EVENT_READ, lambda: self._hear(worker))
         self._log.info("worker_started", worker=slot, pid=worker.pid)

@@ -1,6 +1,6 @@
 """A worker process: the service over one bundle, for the connections that the supervisor hands to it.
 
-Run as `python -m service.worker CHANNEL NUMBERS SLOTS SLOT` by `worker_process` alone.
+Run as `python -m service.worker CHANNEL NUMBERS SLOTS SLOT [USERS ITEMS]` by `worker_process` alone.
 """
 
 import os
@@ -15,19 +15,20 @@ from service.metrics import Metrics
 from service.server import WorkerServer, server_config
 from service.settings import Settings
 from service.shared import SharedNumbers
+from service.stores.bundle_file import SIDES
 
 _REFUSED = 2
 
 
 def main(arguments: Sequence[str]) -> None:
     """Serves until the channel ends."""
-    channel_fd, numbers_fd, slots, slot = map(int, arguments)
+    channel_fd, numbers_fd, slots, slot, *memory = map(int, arguments)
     channel = WorkerEnd(channel_fd)
     try:
         settings = Settings.from_environ(os.environ)
         configure_logs(settings.log_level, worker=slot)
         metrics = Metrics(SharedNumbers(numbers_fd, slots), slot)
-        app = create_app(settings, metrics)
+        app = create_app(settings, metrics, dict(zip(SIDES, memory, strict=False)))
     except MsdError as error:
         channel.failed(str(error))
         sys.exit(_REFUSED)

@@ -6,7 +6,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 
+from msd.contract.rows import RowSide
 from service.channel import SupervisorEnd
 from service.settings import PREFIX, Settings
 from service.shared import SharedNumbers
@@ -16,9 +18,9 @@ _POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NU
 
 
 class WorkerProcess:
-    """A worker in one slot. It inherits nothing but the channel, the shared numbers and its settings."""
+    """A worker in one slot. It inherits the channel, the shared numbers, the rows' memory and its settings."""
 
-    def __init__(self, settings: Settings, numbers: SharedNumbers, slot: int) -> None:
+    def __init__(self, settings: Settings, numbers: SharedNumbers, slot: int, memory: Mapping[RowSide, int]) -> None:
         ours, theirs = socket.socketpair()
         self.slot = slot
         self.channel = SupervisorEnd(ours)
@@ -30,9 +32,14 @@ class WorkerProcess:
         self._row = numbers.rows[slot]
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "service.worker", *map(str, _arguments(theirs, numbers, slot))],
+                [
+                    sys.executable,
+                    "-m",
+                    "service.worker",
+                    *map(str, (*_arguments(theirs, numbers, slot), *memory.values())),
+                ],
                 env=_environment(settings),
-                pass_fds=(theirs.fileno(), numbers.file_descriptor),
+                pass_fds=(theirs.fileno(), numbers.file_descriptor, *memory.values()),
                 # A terminal's ^C is for the supervisor alone, which then drains.
                 process_group=0,
             )

@@ -1,5 +1,6 @@
 """Rows from the bundle's own files: the default store, which needs nothing beside the bundle."""
 
+import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from msd.contract.rows import RowCodec, Rows, RowSide
 from service.metrics import Metrics
 from service.stores.store import StoreError, tell_rows
 
-_SIDES: tuple[RowSide, ...] = ("user", "item")
+SIDES: tuple[RowSide, ...] = ("user", "item")
 
 
 class BundleFileStore:
@@ -24,7 +25,7 @@ class BundleFileStore:
 
     def __init__(self, bundle: Bundle, metrics: Metrics, memory: Mapping[RowSide, int] | None = None) -> None:
         self._metrics = metrics
-        self._codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in _SIDES}
+        self._codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in SIDES}
         self._files = {
             side: RowFile(bundle.path(ROWS[side]), codec, bundle.bundle_id, (memory or {}).get(side))
             for side, codec in self._codecs.items()
@@ -60,5 +61,7 @@ class BundleFileStore:
 
 
 def shared_rows(bundle: Bundle) -> dict[RowSide, int]:
-    """Descriptors of memory for the rows of a bundle, for worker processes that inherit them to share; Linux only."""
-    return {side: rows_memory(bundle.path(ROWS[side])) for side in _SIDES}
+    """Descriptors of memory for a bundle's rows, for worker processes that inherit them to share; none but on Linux."""
+    if not hasattr(os, "memfd_create"):
+        return {}
+    return {side: rows_memory(bundle.path(ROWS[side])) for side in SIDES}
