@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from service.metrics import Metrics
 
-_TRANSPORT = "msd.transport"
+_CYCLE = "msd.cycle"
 
 
 class HeadTooLarge(Exception):
@@ -23,6 +23,7 @@ class BoundedProtocol(HttpToolsProtocol):
     max_header_bytes: ClassVar[int]
     head_timeout_s: ClassVar[float]
     _head_bytes = 0
+    _is_head_due = False
     _unparsed_bytes = 0
     metrics: ClassVar[Metrics]
     _head_timer: TimerHandle | None = None
@@ -30,6 +31,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """A client connected: its first head is due."""
         super().connection_made(transport)
+        self._is_head_due = True
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -40,19 +42,23 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came. The parser shows a header only when it is whole, so one that never is has to be counted here."""
-        was_due = self._head_timer is not None
+        was_due = self._is_head_due
         super().data_received(data)
-        self._unparsed_bytes = self._unparsed_bytes + len(data) if was_due and self._head_timer is not None else 0
+        if not self._is_head_due:
+            self._unparsed_bytes = 0
+            return
+        # Of a head that comes whole, which is all but always, no timer is made.
+        if self._head_timer is None:
+            self._await_head()
+        self._unparsed_bytes = self._unparsed_bytes + len(data) if was_due else 0
         if self._unparsed_bytes > self.max_header_bytes and not self.transport.is_closing():
             self.send_400_response("Invalid HTTP request received.")
 
     def on_message_begin(self) -> None:
         """A head begins."""
         self._head_bytes = 0
-        if self._head_timer is None:
-            self._await_head()
+        self._is_head_due = True
         super().on_message_begin()
-        self.scope[_TRANSPORT] = self.transport  # type: ignore[literal-required]
 
     def on_url(self, url: bytes) -> None:
         """A piece of the target."""
@@ -68,6 +74,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """The head came."""
         self._head_came()
         super().on_headers_complete()
+        self.scope[_CYCLE] = self.cycle  # type: ignore[literal-required]
 
     def _count(self, size: int) -> None:
         self._head_bytes += size
@@ -78,15 +85,22 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_timer = self.loop.call_later(self.head_timeout_s, self.transport.close)
 
     def _head_came(self) -> None:
+        self._is_head_due = False
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
 
 
+def is_whole(scope: Scope) -> bool:
+    """Whether all of a request's body has come, so that it need not be waited for."""
+    cycle: RequestResponseCycle | None = scope.get(_CYCLE)
+    return cycle is not None and not cycle.more_body
+
+
 def left_check(scope: Scope) -> Callable[[], bool]:
     """Tells at any time, at no cost until then, whether the request's client has left."""
-    transport: Transport | None = scope.get(_TRANSPORT)
-    return _stays if transport is None else transport.is_closing
+    cycle: RequestResponseCycle | None = scope.get(_CYCLE)
+    return _stays if cycle is None else cycle.transport.is_closing
 
 
 def _stays() -> bool:

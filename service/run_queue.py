@@ -6,15 +6,18 @@ What nobody waits for any more never runs. Knows tensors and time. Knows neither
 import asyncio
 import math
 import time
+from collections import Counter as Tally
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import structlog
+
 from msd.contract.assemble import Tensors
 from service.errors import ClientGone, DeadlineExceeded, Overloaded
-from service.metrics import Metrics
+from service.metrics import Metrics, Shed
 from service.runtimes.runtime import Runtime, Scores
 
 # So long a run may keep the loop from answering health checks; a longer one goes to a thread, which costs a hand-over
@@ -22,6 +25,7 @@ from service.runtimes.runtime import Runtime, Scores
 _SHORT_S = 0.005
 _NEWEST_SHARE = 0.25
 _PACE_SHARE = 0.05
+_SAY_AGAIN_S = 10.0
 
 
 class Ran(NamedTuple):
@@ -58,16 +62,19 @@ class RunQueue:
         self._seconds: dict[int, float] = {}
         self._pace = _Pace()
         self._ended_at = 0.0
+        self._unsaid: Tally[Shed] = Tally()
+        self._say_again_at = 0.0
+        self._log = structlog.get_logger("msd.queue")
 
     def admit(self, rows: int) -> None:
         """Takes on `rows` candidates until `leave`. Raises Overloaded when that would be too many, or too many to be
         scored in time at the pace of late."""
         ahead = self._rows
         if ahead + rows > self._max_rows:
-            self._metrics.sheds["rows"].inc()
+            self._shed("rows")
             raise Overloaded(f"{ahead} candidates are waiting; with these {rows} there would be too many")
         if ahead and (expected := self._pace.seconds(ahead + rows)) > self._deadline_s:
-            self._metrics.sheds["wait"].inc()
+            self._shed("wait")
             raise Overloaded(
                 f"{ahead} candidates are waiting; with these {rows} it would take {expected * 1000:.0f} ms,"
                 f" longer than the {self._deadline_s * 1000:g} ms that a request may take"
@@ -83,10 +90,10 @@ class RunQueue:
     def check(self, deadline: float, is_gone: Callable[[], bool]) -> None:
         """Raises ClientGone or DeadlineExceeded when no work is to be done for a request any more."""
         if is_gone():
-            self._metrics.sheds["client_gone"].inc()
+            self._shed("client_gone")
             raise ClientGone
         if time.perf_counter() > deadline:
-            self._metrics.sheds["deadline"].inc()
+            self._shed("deadline")
             raise DeadlineExceeded(f"the request waited {self._deadline_s * 1000:g} ms for its turn")
 
     async def run(self, tensors: Tensors, rows: int, deadline: float, is_gone: Callable[[], bool]) -> Ran:
@@ -106,6 +113,16 @@ class RunQueue:
             work.done.cancel()
         self._waiting.clear()
         self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _shed(self, reason: Shed) -> None:
+        """Counts a request that is not scored. The log has a line for many: when there are any, there are many."""
+        self._metrics.sheds[reason].inc()
+        self._unsaid[reason] += 1
+        now = time.perf_counter()
+        if now >= self._say_again_at:
+            self._log.warning("shedding", queued_rows=self._rows, requests=dict(self._unsaid))
+            self._unsaid.clear()
+            self._say_again_at = now + _SAY_AGAIN_S
 
     def _begin(self) -> None:
         """Begins the next run that is wanted."""

@@ -1,5 +1,7 @@
 """More work than the service takes on, and its end: 429, 504, health during runs, SIGTERM without loss."""
 
+import json
+import socket
 import threading
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -54,6 +56,29 @@ def test_work_that_waited_too_long_never_starts(slow_bundle: Bundle, tmp_path: P
         assert codes.keys() <= {200, 429, 504}
         assert codes[200] is None
         assert set(codes.values()) & {"overloaded", "deadline_exceeded"}
+        assert running.score(REQUEST).status_code == 200
+
+
+def test_requests_whose_clients_left_while_they_waited_never_run(slow_bundle: Bundle, tmp_path: Path) -> None:
+    body = json.dumps(REQUEST).encode()
+    request = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+    with live_service(slow_bundle.folder, tmp_path) as running, ThreadPoolExecutor(1) as pool:
+        runs = running.metric('msd_stage_seconds_count{stage="run"}')
+        scoring = pool.submit(running.score, REQUEST)
+        wait_until(lambda: running.metric("msd_queued_rows") == 100)
+        left = [socket.create_connection(("127.0.0.1", running.port)) for _ in range(3)]
+        for connection in left:
+            connection.sendall(request % (len(body), body))
+        wait_until(lambda: running.metric("msd_queued_rows") > 100)
+        for connection in left:
+            connection.close()
+        assert scoring.result().status_code == 200
+        wait_until(lambda: running.metric("msd_queued_rows") == 0)
+        gone = running.metric('msd_requests_total{code="499"}')
+        # All three, but for one whose turn may have come before it had left.
+        assert gone >= 2
+        assert running.metric('msd_shed_total{reason="client_gone"}') == gone
+        assert running.metric('msd_stage_seconds_count{stage="run"}') == runs + 4 - gone
         assert running.score(REQUEST).status_code == 200
 
 

@@ -53,7 +53,7 @@ def test_all_series_exist_from_the_start(service: LiveService, bundle: Bundle) -
 
 
 def test_requests_are_counted_and_logged_as_they_were(bundle: Bundle, tmp_path: Path) -> None:
-    with live_service(bundle.folder, tmp_path) as running:
+    with live_service(bundle.folder, tmp_path, log_level="debug") as running:
         with running.client() as client:
             client.post("/v1/score", json=golden_requests()[3], headers={"X-Request-Id": "first"})
             client.post("/v1/score", json={"user_id": 1}, headers={"X-Request-Id": "second"})
@@ -65,14 +65,25 @@ def test_requests_are_counted_and_logged_as_they_were(bundle: Bundle, tmp_path: 
         assert running.metric('msd_degraded_total{rung="user_unknown"}') == 1
         assert running.metric('msd_degraded_total{rung="category_prior"}') == 1
         assert running.terminate() == 0
-        lines = {line["request_id"]: line for line in running.log() if line["event"] == "request"}
+        lines = {line["request_id"]: line for line in running.log() if line.get("path") == "/v1/score"}
 
     assert set(lines) == {"first", "second"}
     first, second = lines["first"], lines["second"]
     assert (first["status"], first["candidates"]) == (200, 2)
     assert first["degraded"] == {"user_unknown": 1, "category_prior": 1}
     assert first["ms"] > 0
+    assert (first["level"], second["level"]) == ("debug", "info")
     assert (second["status"], second["error"]) == (422, "invalid")
+
+
+def test_requests_that_go_well_are_not_logged_one_by_one(bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(bundle.folder, tmp_path) as running:
+        with running.client() as client:
+            assert client.post("/v1/score", json=golden_requests()[0]).status_code == 200
+            assert client.get("/health/ready").status_code == 200
+            assert client.post("/v1/score", json={}).status_code == 422
+        assert running.terminate() == 0
+        assert [line["status"] for line in running.log() if line["event"] == "request"] == [422]
 
 
 def test_a_quiet_log_level_is_quiet(bundle: Bundle, tmp_path: Path) -> None:

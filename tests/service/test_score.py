@@ -123,6 +123,16 @@ def test_scores_depend_on_nothing_but_the_candidate(
     assert scores(client, [ids[0]])[ids[0]] == pytest.approx(alone[ids[0]], abs=CLOSE)
 
 
+def test_the_reply_says_where_its_time_went(client: httpx.Client) -> None:
+    answer = client.post("/v1/score", json=golden_requests()[4])
+    stages = dict(part.strip().split(";dur=") for part in answer.headers["server-timing"].split(","))
+    taken = {name: float(milliseconds) for name, milliseconds in stages.items()}
+
+    assert list(taken) == ["parse", "rows", "queue", "run", "total"]
+    assert all(milliseconds >= 0 for milliseconds in taken.values())
+    assert sum(taken.values()) - taken["total"] <= taken["total"] + 0.01
+
+
 @pytest.mark.parametrize("given_id", ["abc-1", "with space", "~" * 128])
 def test_a_request_id_is_honoured(client: httpx.Client, given_id: str) -> None:
     answer = client.post("/v1/score", json=golden_requests()[1], headers={"X-Request-Id": given_id})
@@ -155,7 +165,8 @@ def test_a_block_of_rows_that_is_damaged_while_it_is_served_degrades(copied_bund
             file.write(bytes(byte ^ 1 for byte in old))
         answer = running.score({"user_id": "u1", "candidates": {"id": [f"i{place}" for place in range(ITEMS)]}})
         assert answer.status_code == 200
-        assert answer.json()["degraded"]["user"] == "unknown"
+        # The user's own row is whole; those of his history, and of the candidates, cannot be read.
+        assert answer.json()["degraded"]["user"] == "cached"
         assert set(answer.json()["degraded"]["candidates"].values()) == {"prior"}
         assert running.metric("msd_store_errors_total") == 1
         assert [line for line in running.log() if line["event"] == "store_error" and "is damaged" in line["error"]]

@@ -23,7 +23,7 @@ from tests.service.test_load import Load
 @pytest.fixture(scope="module")
 def pair(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     """Two workers, both ready; tests leave them as they are."""
-    with live_service(bundle.folder, tmp_path_factory.mktemp("pair"), workers=2) as running:
+    with live_service(bundle.folder, tmp_path_factory.mktemp("pair"), workers=2, log_level="debug") as running:
         wait_until(lambda: running.metric("msd_workers_ready") == 2)
         yield running
 

@@ -1,0 +1,212 @@
+"""The queue of runs, with a runtime that counts: order, what never runs, failures, cancellation, admission."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from msd.contract.assemble import Tensors
+from service.errors import ClientGone, DeadlineExceeded, Overloaded
+from service.metrics import Metrics
+from service.run_queue import RunQueue
+from service.runtimes.runtime import Engine, Scores
+
+
+class CountingRuntime:
+    """Notes what it runs and in which thread. Answers with what it was given, after as long as it is told."""
+
+    engine = Engine("counting", "1", "none", 1, "fp32", ())
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self.runs: list[int] = []
+        self.threads: list[bool] = []
+        self.at_once = self.most_at_once = 0
+
+    def run(self, tensors: Tensors) -> Scores:
+        """Fails on −1."""
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        value = int(tensors["x"][0])
+        self.runs.append(value)
+        self.threads.append(threading.current_thread() is not threading.main_thread())
+        time.sleep(self.seconds)
+        self.at_once -= 1
+        if value == -1:
+            raise RuntimeError("no such value")
+        return {"pctr": np.array([value], np.float32)}
+
+    def warm_up_sizes(self, max_candidates: int) -> Sequence[int]:
+        """None."""
+        return ()
+
+
+class Bench:
+    """A queue and its runtime."""
+
+    def __init__(self, seconds: float = 0.0, max_rows: int = 1_000, deadline_s: float = 60.0) -> None:
+        self.runtime = CountingRuntime(seconds)
+        self.metrics = Metrics()
+        self.queue = RunQueue(self.runtime, self.metrics, max_rows, deadline_s)
+
+    async def run(
+        self, value: int, rows: int = 1, deadline: float | None = None, is_gone: Callable[[], bool] = lambda: False
+    ) -> int:
+        """One run, of which the result has to be its own."""
+        until = time.perf_counter() + 60 if deadline is None else deadline
+        ran = await self.queue.run({"x": np.array([value])}, rows, until, is_gone)
+        assert ran.queue_s >= 0
+        assert ran.run_s >= 0
+        return int(ran.scores["pctr"][0])
+
+    def sheds(self) -> dict[str, float]:
+        """Those counted, by reason."""
+        (family,) = [one for one in self.metrics.families.collect() if one.name == "msd_shed"]
+        return {one.labels["reason"]: one.value for one in family.samples if one.value}
+
+
+def together(bench: Bench, *coroutines: Coroutine[Any, Any, int]) -> list[Any]:
+    """Results and errors of what runs at the same time."""
+
+    async def gather() -> list[Any]:
+        found = await asyncio.gather(*coroutines, return_exceptions=True)
+        bench.queue.close()
+        return found
+
+    return asyncio.run(gather())
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(-1, 50), min_size=1, max_size=20))
+def test_each_gets_its_own_result_and_a_failing_run_fails_alone(values: list[int]) -> None:
+    bench = Bench()
+    found = together(bench, *(bench.run(value) for value in values))
+
+    assert bench.runtime.runs == values
+    assert bench.runtime.most_at_once == 1
+    for value, result in zip(values, found, strict=True):
+        assert result == value if value >= 0 else isinstance(result, RuntimeError)
+
+
+def test_short_runs_stay_in_the_loop_and_long_ones_go_to_the_thread() -> None:
+    bench = Bench()
+
+    async def runs() -> None:
+        for value in range(3):
+            await bench.run(value)
+        bench.runtime.seconds = 0.02
+        for value in range(3):
+            await bench.run(value)
+        await bench.run(9, rows=500)
+
+    asyncio.run(runs())
+    bench.queue.close()
+    # How long a run takes is not known before the first of its size.
+    assert bench.runtime.threads[:3] == [True, False, False]
+    assert bench.runtime.threads[4:] == [True, True, True]
+
+
+def test_the_loop_goes_on_while_a_long_run_runs() -> None:
+    bench = Bench(seconds=0.2)
+
+    async def count() -> int:
+        turns, running = 0, asyncio.ensure_future(bench.run(1))
+        while not running.done():
+            await asyncio.sleep(0.005)
+            turns += 1
+        return turns
+
+    assert asyncio.run(count()) >= 5
+    bench.queue.close()
+
+
+def test_what_nobody_waits_for_never_runs() -> None:
+    bench = Bench(seconds=0.01)
+    past = time.perf_counter() - 1
+    found = together(bench, bench.run(1), bench.run(2, is_gone=lambda: True), bench.run(3, deadline=past), bench.run(4))
+
+    assert bench.runtime.runs == [1, 4]
+    assert (found[0], found[3]) == (1, 4)
+    assert isinstance(found[1], ClientGone)
+    assert isinstance(found[2], DeadlineExceeded)
+    assert bench.sheds() == {"client_gone": 1, "deadline": 1}
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.05])
+def test_cancelled_requests_give_their_turn_back(seconds: float) -> None:
+    """Of those that wait, none runs; the run at hand ends, and the next begins."""
+    bench = Bench(seconds)
+
+    async def cancel() -> int:
+        tasks = [asyncio.ensure_future(bench.run(value)) for value in range(4)]
+        await asyncio.sleep(0.01)
+        for task in tasks[1:3] if seconds else tasks[:0]:
+            task.cancel()
+        tasks[0].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return await bench.run(7)
+
+    assert asyncio.run(cancel()) == 7
+    bench.queue.close()
+    assert bench.runtime.runs == ([0, 3, 7] if seconds else [0, 1, 2, 3, 7])
+
+
+def test_closing_ends_what_waits() -> None:
+    bench = Bench(seconds=0.05)
+
+    async def close() -> list[Any]:
+        tasks = [asyncio.ensure_future(bench.run(value)) for value in range(3)]
+        await asyncio.sleep(0.01)
+        bench.queue.close()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    found = asyncio.run(close())
+    assert bench.runtime.runs == [0]
+    assert [type(one) for one in found[1:]] == [asyncio.CancelledError] * 2
+
+
+def test_admission_is_bounded_in_rows() -> None:
+    bench = Bench(max_rows=10)
+    bench.queue.admit(6)
+    with pytest.raises(Overloaded, match=r"6 candidates are waiting; with these 5 there would be too many"):
+        bench.queue.admit(5)
+    bench.queue.admit(4)
+    bench.queue.leave(6)
+    bench.queue.admit(6)
+    assert bench.sheds() == {"rows": 1}
+
+
+def test_what_could_not_be_scored_in_time_is_not_taken_on() -> None:
+    bench = Bench(seconds=0.02, deadline_s=0.1)
+
+    async def learn() -> None:
+        for value in range(60):
+            await bench.run(value)
+
+    bench.runtime.seconds = 0.01
+    asyncio.run(learn())
+    bench.queue.close()
+    for _ in range(3):
+        bench.queue.admit(1)
+    with pytest.raises(Overloaded, match="longer than the 100 ms"):
+        bench.queue.admit(100)
+    assert bench.sheds() == {"wait": 1}
+    bench.queue.leave(3)
+    # Where nobody waits, everything is tried: the pace may be that of another time.
+    bench.queue.admit(1_000)
+
+
+def test_the_log_does_not_repeat_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    bench = Bench(max_rows=1)
+    bench.queue.admit(1)
+    for _ in range(50):
+        with pytest.raises(Overloaded):
+            bench.queue.admit(1)
+    assert capsys.readouterr().out.count("shedding") == 1
+    assert bench.sheds() == {"rows": 50}
