@@ -79,8 +79,12 @@ class CheckedFile:
         if (last - first).max() <= 1 and (self._proved[first] & self._proved[last]).all():
             return
         for one, end in set(zip(first.tolist(), last.tolist(), strict=True)):
-            for block in range(one, end + 1):
-                self._prove_block(block)
+            self.prove_blocks(one, end)
+
+    def prove_blocks(self, first: int, last: int) -> None:
+        """Raises BundleError if one of these blocks is damaged."""
+        for block in range(first, last + 1):
+            self._prove_block(block)
 
     def _prove_block(self, block: int) -> None:
         if self._proved[block]:
@@ -108,5 +112,5 @@ class Section:
 
     def cut(self, start: int, stop: int) -> bytes:
         """Some of its bytes, proved."""
-        self.prove(np.array([start]), np.array([stop]))
+        self._file.prove_blocks((self._start + start) // BLOCK, (self._start + stop - 1) // BLOCK)
         return self.bytes[start:stop].tobytes()

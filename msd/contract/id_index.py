@@ -30,6 +30,7 @@ _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xFF51AFD7ED558CCD)
 _MIX_2 = np.uint64(0xC4CEB9FE1A85EC53)
 _SHIFT = np.uint64(33)
+_ALL_BITS = 2**64 - 1
 
 
 class EncodedIds(NamedTuple):
@@ -94,6 +95,17 @@ def hash_ids(ids: EncodedIds, seed: int) -> Words:
     return finished
 
 
+def hash_one(one: bytes, seed: int) -> int:
+    """`hash_ids` of one id."""
+    hashed = ((seed ^ len(one)) * int(_MULTIPLIER)) & _ALL_BITS
+    for start in range(0, len(one), WORD):
+        mixed = ((hashed ^ int.from_bytes(one[start : start + WORD], "little")) * int(_MULTIPLIER)) & _ALL_BITS
+        hashed = mixed ^ (mixed >> 32)
+    hashed = ((hashed ^ (hashed >> 33)) * int(_MIX_1)) & _ALL_BITS
+    hashed = ((hashed ^ (hashed >> 33)) * int(_MIX_2)) & _ALL_BITS
+    return hashed ^ (hashed >> 33)
+
+
 def hash_all(ids: Sequence[str], seed: int) -> tuple[Words, NDArray[np.int64]]:
     """[n] hashes of many ids, and [n] their lengths in bytes. Raises BundleError for an id that is too long."""
     hashes, lengths = np.zeros(len(ids), np.uint64), np.zeros(len(ids), np.int64)
@@ -147,11 +159,12 @@ class IdIndex:
             rows, at, kept = rows[on], at[on] + WINDOW, kept[on]
         return places
 
-    def all_of(self, one: EncodedIds) -> Iterator[int]:
-        """The places of all slots that may be one id's, for where the first is of another whose hash is alike."""
-        hashes = hash_ids(one, self._seed)
-        kept = int(_kept(hashes)[0]) >> 32
-        for slot in count(int(self._homes_of(hashes)[0])):
+    def all_of(self, one: bytes) -> Iterator[int]:
+        """The places of all slots that may be one id's, for where the first is of another whose hash is alike, and for
+        an id that is looked up alone, for which arrays would cost ten times as much."""
+        hashed = hash_one(one, self._seed)
+        kept = hashed >> 32 | 1
+        for slot in count(hashed % int(self._homes)):
             held = int.from_bytes(self._section.cut(WORD * slot, WORD * (slot + 1)), "little")
             if not held:
                 return

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd.contract.id_index import WORD, build_index, encode_ids, hash_ids
+from msd.contract.id_index import WORD, build_index, encode_ids, hash_ids, hash_one
 
 TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=20), min_size=1, max_size=30)
 
@@ -23,6 +23,7 @@ def test_ids_are_encoded_as_utf_8(texts: list[str]) -> None:
 def test_a_hash_depends_on_nothing_but_the_id_and_the_seed(texts: list[str], seed: int) -> None:
     together = hash_ids(encode_ids(texts), seed)
     assert together.tolist() == [int(hash_ids(encode_ids([text]), seed)[0]) for text in texts]
+    assert together.tolist() == [hash_one(text.encode(), seed) for text in texts]
     assert len(set(together.tolist())) == len(set(texts))
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from msd.contract import id_index
 from msd.contract.checked_file import BLOCK, OpenFile
 from msd.contract.errors import BundleError
+from msd.contract.id_index import encode_ids
 from msd.contract.row_file import RowFile, rows_memory
 from msd.contract.row_header import read_header
 from msd.contract.row_writer import write_row_file
@@ -37,6 +38,15 @@ def open_items(path: Path) -> RowFile:
     return RowFile(path, ITEMS, BUNDLE_ID)
 
 
+def check_lone(file: RowFile, ids: Sequence[str]) -> None:
+    """An id that is asked for alone has the row that it has among others."""
+    for one in ids:
+        lone, among = file.get([one]), file.get([one, one])
+        assert lone.found.tolist() == among.found[:1].tolist()
+        assert lone.records.tobytes() == among.records[:1].tobytes()
+        assert (lone.histories, lone.damaged) == (among.histories[:1], 0)
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "items.rows"
@@ -55,6 +65,7 @@ def test_every_id_is_found_and_no_other(
     assert file.raw(asked) == [rows.get(item_id) for item_id in asked]
     assert file.get(asked).found.tolist() == [item_id in rows for item_id in asked]
     assert dict(file.scan(0, file.count)) == rows
+    check_lone(file, asked)
 
 
 def test_many_rows_over_many_blocks(path: Path) -> None:
@@ -74,6 +85,7 @@ def test_users_have_their_histories(tmp_path: Path) -> None:
     write_row_file(path, USERS, BUNDLE_ID, ids, make_records(USERS, 3), HISTORIES)
     rows = RowFile(path, USERS, BUNDLE_ID).get(["ü3", "u9", "u1", "u2", "u1"])
 
+    check_lone(RowFile(path, USERS, BUNDLE_ID), ["ü3", "u9", "u1", "u2"])
     assert rows.found.tolist() == [True, False, True, True, True]
     assert rows.histories == (("😀", "😀", "😀"), (), ("i1", "ß"), (), ("i1", "ß"))
     assert rows.damaged == 0
@@ -101,10 +113,12 @@ def test_ids_that_differ_in_nul_characters_alone_are_told_apart(path: Path) -> N
 @pytest.mark.parametrize("hash_", [0, 1, 2**64 - 1])
 def test_if_all_hashes_collide_a_row_is_still_found(path: Path, monkeypatch: pytest.MonkeyPatch, hash_: int) -> None:
     monkeypatch.setattr(id_index, "hash_ids", lambda ids, seed: np.full(len(ids.lengths), hash_, np.uint64))
+    monkeypatch.setattr(id_index, "hash_one", lambda one, seed: hash_)
     ids = [f"i{number}" for number in range(20)]
     rows = write_items(path, ids)
 
     assert open_items(path).raw([*ids, "x"]) == [*rows, None]
+    check_lone(open_items(path), [*ids, "x"])
 
 
 @given(st.lists(IDS, unique=True, min_size=1, max_size=40), st.integers(1, 6), st.integers(0, 2))
@@ -120,10 +134,12 @@ def test_if_many_hashes_collide_every_row_is_found_and_no_other(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(id_index, "hash_ids", alike)
+        patch.setattr(id_index, "hash_one", lambda one, seed: int(alike(encode_ids([one.decode()]), seed)[0]))
         path = tmp_path_factory.mktemp("rows") / "items.rows"
         rows = write_items(path, ids[::2] or ids)
         known = dict(zip(ids[::2] or ids, rows, strict=True))
         assert open_items(path).raw(ids) == [known.get(one) for one in ids]
+        check_lone(open_items(path), ids)
 
 
 def test_ids_as_long_as_may_be(path: Path) -> None:
