@@ -29,6 +29,7 @@ COMMANDS = {
     "tensors": _Command("msd.ranker.tensors_command", "train", "Write a dataset's tensors for a model of your own."),
     "evaluate": _Command("msd.ranker.evaluate_command", "train", "Measure models and baselines on the test rows."),
     "export": _Command("model_export.command", "train,cpu", "Make a bundle of a trained model."),
+    "delta": _Command("service.delta_command", "cpu", "Write what of a bundle's rows has changed."),
     "publish": _Command("service.publish_command", "cpu", "Copy a bundle's rows into Redis and point to them."),
     "serve": _Command("service.serve_command", "cpu", "Answer scoring requests over HTTP."),
     "replay": _Command("loadtest.replay_command", "load", "Send recorded requests and compare the scores."),

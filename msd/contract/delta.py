@@ -1,0 +1,169 @@
+"""A delta: a folder of the rows in which one export of a bundle differs from an earlier one, and of the ids that went.
+
+Both have the same bundle_id, so that any service of it can take the new rows. Knows files, not where rows go.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from msd.contract.bundle import ROWS, Bundle, FileEntry
+from msd.contract.errors import BundleError
+from msd.contract.files import sha256_file, write_bytes_atomic
+from msd.contract.row_file import RowFile
+from msd.contract.row_writer import write_row_file
+from msd.contract.rows import RowCodec, RowSide, unpack_history
+from msd.contract.schema import FeatureSchema
+
+DELTA = "delta.json"
+REMOVED = "removed.json"
+_SIDES: tuple[RowSide, ...] = ("user", "item")
+_FILES = (*ROWS.values(), REMOVED)
+_CHUNK = 10_000
+_MAX_MANIFEST_BYTES = 64 * 2**20
+_REMOVED = TypeAdapter(dict[RowSide, list[str]])
+_DIGEST = r"^[0-9a-f]{64}$"
+
+
+class DeltaManifest(BaseModel):
+    """What a delta says of itself. It leads from the rows whose digest is `base` to those whose digest is `result`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    format_version: Literal[1] = 1
+    bundle_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    base: Annotated[str, Field(pattern=_DIGEST)]
+    result: Annotated[str, Field(pattern=_DIGEST)]
+    feature_schema: FeatureSchema
+    files: dict[str, FileEntry]
+    sha256: str = Field(default="", description="Of this manifest's JSON with this field empty.")
+
+    def digest(self) -> str:
+        """The hash that `sha256` should be."""
+        return hashlib.sha256(self.model_copy(update={"sha256": ""}).model_dump_json().encode()).hexdigest()
+
+
+class Delta(NamedTuple):
+    """A verified delta: changed and new rows by side, and ids that have no row any more."""
+
+    manifest: DeltaManifest
+    rows: Mapping[RowSide, RowFile]
+    removed: Mapping[RowSide, Sequence[str]]
+
+
+def rows_digest(bundle: Bundle) -> str:
+    """What tells the rows of two exports of a bundle apart."""
+    return hashlib.sha256("".join(bundle.manifest.files[ROWS[side]].sha256 for side in _SIDES).encode()).hexdigest()
+
+
+def write_delta(old: Bundle, new: Bundle, folder: Path) -> Delta:
+    """Writes what leads from the rows of `old` to those of `new`; when a row was written makes no difference.
+
+    Raises BundleError where they are of different bundles, or where `folder` exists.
+    """
+    if old.bundle_id != new.bundle_id:
+        raise BundleError(
+            f"{new.folder} is bundle {new.bundle_id}, {old.folder} is {old.bundle_id}: rows of one are of no use to the"
+            " other; publish the new one whole"
+        )
+    if folder.exists():
+        raise BundleError(f"{folder}: exists; give a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        removed = {side: _write_side(old, new, side, temporary / ROWS[side]) for side in _SIDES}
+        write_bytes_atomic(temporary / REMOVED, _REMOVED.dump_json(removed))
+        manifest = DeltaManifest(
+            bundle_id=new.bundle_id,
+            base=rows_digest(old),
+            result=rows_digest(new),
+            feature_schema=new.schema,
+            files={
+                name: FileEntry(sha256=sha256_file(temporary / name), size=(temporary / name).stat().st_size)
+                for name in _FILES
+            },
+        )
+        sealed = manifest.model_copy(update={"sha256": manifest.digest()})
+        write_bytes_atomic(temporary / DELTA, sealed.model_dump_json(indent=2).encode())
+        temporary.chmod(0o755)
+        os.rename(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return open_delta(folder)
+
+
+def open_delta(folder: Path) -> Delta:
+    """The delta in `folder`, its files hashed in full. Raises BundleError when anything is missing or changed."""
+    manifest = _read_manifest(folder / DELTA)
+    if sorted(manifest.files) != sorted(_FILES):
+        raise BundleError(f"{folder / DELTA}: has to list {', '.join(_FILES)}")
+    for name, entry in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            raise BundleError(f"{path}: missing; copy the delta again")
+        if path.stat().st_size != entry.size or sha256_file(path) != entry.sha256:
+            raise BundleError(f"{path}: is not what {DELTA} says; it was changed or damaged: copy the delta again")
+    rows = {side: _open_rows(folder, side, manifest.feature_schema, manifest.bundle_id) for side in _SIDES}
+    return Delta(manifest, rows, _REMOVED.validate_json((folder / REMOVED).read_bytes()))
+
+
+def _write_side(old: Bundle, new: Bundle, side: RowSide, path: Path) -> list[str]:
+    """Writes the rows that changed, and gives the ids that went."""
+    codec = RowCodec(new.schema, side, new.bundle_id)
+    before, after = (_open_rows(one.folder, side, one.schema, one.bundle_id) for one in (old, new))
+    size = codec.dtype.itemsize
+    changed = [(one, row) for one, row, was in _beside(after, before) if was is None or not _alike(codec, row, was)]
+    write_row_file(
+        path,
+        codec,
+        new.bundle_id,
+        [one for one, _ in changed],
+        np.frombuffer(b"".join(row[:size] for _, row in changed), codec.dtype),
+        [unpack_history(row[size:]) or () for _, row in changed] if side == "user" else [],
+    )
+    return [one for one, _, now in _beside(before, after) if now is None]
+
+
+def _beside(file: RowFile, other: RowFile) -> Iterator[tuple[str, bytes, bytes | None]]:
+    """Each id and row of a file, and the other's row of that id."""
+    for start in range(0, file.count, _CHUNK):
+        scanned = file.scan(start, start + _CHUNK)
+        others = other.raw([one for one, _ in scanned])
+        yield from ((one, row, theirs) for (one, row), theirs in zip(scanned, others, strict=True))
+
+
+def _alike(codec: RowCodec, one: bytes, other: bytes) -> bool:
+    """Whether two rows say the same, but for when they were written, and for their checksums, which tell that too."""
+    if one == other:
+        return True
+    fields, size = codec.dtype.fields, codec.dtype.itemsize
+    assert fields is not None, "records have fields"
+    at, end = fields["written_at"][1], fields["checksum"][1]
+    return (one[:at], one[at + 8 : end], one[size:]) == (other[:at], other[at + 8 : end], other[size:])
+
+
+def _open_rows(folder: Path, side: RowSide, schema: FeatureSchema, bundle_id: str) -> RowFile:
+    return RowFile(folder / ROWS[side], RowCodec(schema, side, bundle_id), bundle_id)
+
+
+def _read_manifest(path: Path) -> DeltaManifest:
+    try:
+        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise BundleError(f"{path}: too large to be a delta's")
+        manifest = DeltaManifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror or error}; this is no folder that `msd delta` wrote") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise BundleError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    if manifest.sha256 != manifest.digest():
+        raise BundleError(f"{path}: its contents do not match its own hash; it was changed or damaged")
+    return manifest

@@ -1,0 +1,151 @@
+"""Writing rows into Redis: one publication at a time, rows in bulk, and proof that they arrived.
+
+Does not know whether the rows are all of a bundle's, or those that changed.
+"""
+
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import cast
+
+from redis import Redis
+from redis.exceptions import RedisError, WatchError
+
+from msd.contract.errors import MsdError
+from msd.contract.redis_keys import LOCK, key_prefix
+from msd.contract.row_file import RowFile
+from msd.contract.rows import RowSide
+from service.settings import redis_address
+
+CHUNK = 500
+_CHUNKS_IN_FLIGHT = 8
+_SAMPLE = 256
+_TIMEOUT_S = 10.0
+_LOCK_MS = 60_000
+
+Files = Mapping[RowSide, RowFile]
+Progress = Callable[[int, int], None]
+"""Called with rows copied so far, and rows in all."""
+
+
+class PublishError(MsdError):
+    """The rows did not get into Redis; the pointer is where it was."""
+
+
+class Publication:
+    """One publication under way, which holds the lock."""
+
+    def __init__(self, redis: Redis, address: str, token: bytes) -> None:
+        self.redis = redis
+        self.address = address
+        self._token = token
+
+    def copy(self, bundle_id: str, files: Files, progress: Progress) -> int:
+        """Sets all rows; how many bytes they have. Whoever reads meanwhile reads whole rows, old or new."""
+        total = sum(file.count for file in files.values())
+        copied = size = 0
+        progress(0, total)
+        with self.redis.pipeline(transaction=False) as pipeline:
+            for chunk in _chunks(bundle_id, files):
+                pipeline.mset(chunk)
+                copied += len(chunk)
+                size += sum(map(len, chunk.values()))
+                if len(pipeline) >= _CHUNKS_IN_FLIGHT:
+                    pipeline.execute()
+                    self._renew()
+                    progress(copied, total)
+            pipeline.execute()
+        progress(copied, total)
+        return size
+
+    def remove(self, keys: Iterator[bytes]) -> int:
+        """Deletes keys; how many there were."""
+        removed = 0
+        doomed: list[bytes] = []
+        for key in keys:
+            doomed.append(key)
+            if len(doomed) >= CHUNK:
+                removed += self.redis.unlink(*doomed)
+                self._renew()
+                doomed.clear()
+        return removed + (self.redis.unlink(*doomed) if doomed else 0)
+
+    def verify(self, bundle_id: str, files: Files) -> None:
+        """Reads rows from all over the files back, and compares them byte by byte. Raises PublishError."""
+        for side, file in files.items():
+            step = max(1, file.count // _SAMPLE)
+            sample = [file.scan(place, place + 1)[0] for place in range(0, file.count, step)]
+            if not sample:
+                continue
+            keys = [key_prefix(bundle_id, side) + one for one, _ in sample]
+            found = cast("list[bytes | None]", self.redis.mget(keys))
+            wrong = [one for (one, row), value in zip(sample, found, strict=True) if row != value]
+            if wrong:
+                raise PublishError(
+                    f"Redis at {self.address}: {len(wrong)} of {len(sample)} rows read back are not what was written,"
+                    f" e.g. of {side} {wrong[0]!r}; has it enough memory, and does nobody else write? The pointer was"
+                    " not moved"
+                )
+
+    def _renew(self) -> None:
+        if self.redis.get(LOCK) != self._token:
+            raise PublishError(
+                f"Redis at {self.address}: the lock {LOCK} was lost to another publication; run this one again after it"
+            )
+        self.redis.pexpire(LOCK, _LOCK_MS)
+
+
+@contextmanager
+def publication(url: str) -> Iterator[Publication]:
+    """Connects and takes the lock, which goes with the block. Every failure is a PublishError."""
+    address, client = _client(url)
+    token = secrets.token_hex(16).encode()
+    try:
+        with client as redis:
+            if not redis.set(LOCK, token, nx=True, px=_LOCK_MS):
+                left = max(0, cast(int, redis.pttl(LOCK))) / 1000
+                raise PublishError(
+                    f"Redis at {address}: another publication is under way; try again after it. Should it have died,"
+                    f" its lock {LOCK} ends by itself in {left:.0f} s"
+                )
+            try:
+                yield Publication(redis, address, token)
+            finally:
+                _release(redis, token)
+    except RedisError as error:
+        raise PublishError(
+            f"Redis at {address}: {type(error).__name__}: {error}; the rows are not published, run it again"
+        ) from error
+
+
+def _client(url: str) -> tuple[str, Redis]:
+    """Where the URL leads, and a client that has not yet connected."""
+    try:
+        client = Redis.from_url(url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S)
+        client.connection_pool.make_connection()  # looks at the URL's options
+        return redis_address(url), client
+    except (TypeError, ValueError) as error:
+        raise PublishError(f"--redis: {error}") from None
+
+
+def _release(redis: Redis, token: bytes) -> None:
+    """Gives the lock back, unless it is another's by now."""
+    with suppress(RedisError, WatchError), redis.pipeline() as pipeline:
+        pipeline.watch(LOCK)  # type: ignore[no-untyped-call]
+        if cast("bytes | None", pipeline.get(LOCK)) == token:
+            pipeline.multi()
+            pipeline.delete(LOCK)
+            pipeline.execute()
+
+
+def _chunks(bundle_id: str, files: Files) -> Iterator[dict[bytes, bytes]]:
+    for side, file in files.items():
+        prefix = key_prefix(bundle_id, side).encode()
+        for start in range(0, file.count, CHUNK):
+            yield {prefix + one.encode(): row for one, row in file.scan(start, start + CHUNK)}
+
+
+def keys_of(bundle_id: str, side: RowSide, ids: Sequence[str]) -> Iterator[bytes]:
+    """The keys of some ids."""
+    prefix = key_prefix(bundle_id, side).encode()
+    return (prefix + one.encode() for one in ids)

