@@ -17,6 +17,7 @@ from msd.contract.block_memory import open_memory
 from msd.contract.errors import BundleError
 
 BLOCK = 16_384
+_BLOCK_BITS = 14
 
 
 class Place(NamedTuple):
@@ -62,6 +63,7 @@ class CheckedFile:
         sums = file.read(base + size, 4 * -(-size // BLOCK))
         self._checksums = np.frombuffer(sums, "<u4")
         self._proved = np.zeros(-(-size // BLOCK), bool)
+        self._unproved = len(self._proved)
         if len(self._checksums) != len(self._proved):
             raise BundleError(f"{file.path}: the file is truncated; copy the bundle again")
         self._body, self.is_shared = open_memory(size, tag, memory)
@@ -75,7 +77,9 @@ class CheckedFile:
 
         An empty span counts as the byte before it, if there is one.
         """
-        first, last = starts // BLOCK, (stops - 1) // BLOCK
+        if not self._unproved:
+            return
+        first, last = starts >> _BLOCK_BITS, (stops - 1) >> _BLOCK_BITS
         if (last - first).max() <= 1 and (self._proved[first] & self._proved[last]).all():
             return
         for one, end in set(zip(first.tolist(), last.tolist(), strict=True)):
@@ -97,6 +101,7 @@ class CheckedFile:
                 raise BundleError(f"{self._file.path}: block {block} is damaged; copy the bundle again")
             place[:] = np.frombuffer(content, np.uint8)
         self._proved[block] = True
+        self._unproved -= 1
 
 
 class Section:
