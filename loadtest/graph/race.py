@@ -1,8 +1,8 @@
 """Times contestants against each other in one process: one run of each in turn, again and again, so that what else the
 machine does slows all alike. Knows nothing of graphs.
 
-What is counted is the CPU's time, which for one thread that nobody interrupts is the clock's: on a shared machine the clock
-would make long runs longer yet, because more of them are interrupted.
+What is counted is the CPU's time, which for one thread that nobody interrupts is the clock's. On a shared machine the
+clock would make long runs longer yet, because more of them are interrupted.
 """
 
 import time
