@@ -1,4 +1,6 @@
-"""`msd bench`: the latency of a running service; `msd bench --graph`: the speed of the graph alone."""
+"""`msd bench`: our service against a naive one; `msd bench BUNDLE`: the latency of a running service; `msd bench
+--graph`: the speed of the graph alone.
+"""
 
 import json
 from pathlib import Path
@@ -9,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from loadtest.latency import measure_latency
+from loadtest.services_command import is_meant, services_app
 from loadtest.traffic import Traffic
 from msd.contract.errors import MsdError
 from msd.contract.files import write_text_atomic
@@ -17,12 +20,13 @@ _GRAPH = "--graph"
 
 
 class _Bench(typer.Typer):
-    """Two commands by one name, told apart by --graph: they share no option but --json, which means two things."""
+    """Three commands by one name, told apart by --graph and BUNDLE: what they share, --json, means several things."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as Typer has it
         arguments, name = list(kwargs.pop("args")), kwargs.pop("prog_name")
         if _GRAPH not in arguments:
-            return super().__call__(*args, args=arguments, prog_name=name, **kwargs)
+            call = services_app if is_meant(arguments) else super().__call__
+            return call(*args, args=arguments, prog_name=name, **kwargs)
         arguments.remove(_GRAPH)
         return graph_app(*args, args=arguments, prog_name=f"{name} {_GRAPH}", **kwargs)
 
@@ -31,7 +35,7 @@ app = _Bench(add_completion=False)
 graph_app = typer.Typer(add_completion=False)
 
 
-@app.command("bench", epilog="`msd bench --graph` measures the scoring graph alone, without a service: see its --help.")
+@app.command("bench", epilog="`msd bench` without BUNDLE compares services, `msd bench --graph` times the graph.")
 def bench(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle that the service serves.")],
     url: Annotated[str, typer.Option(help="The service.")] = "http://127.0.0.1:8080",

@@ -251,7 +251,6 @@ def _run(make: Callable[[], Coroutine[None, None, Outcome]]) -> Outcome:
 def _without_collection() -> Iterator[None]:
     """A collection of garbage would be measured as the service's pause."""
     was_enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield

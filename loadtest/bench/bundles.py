@@ -3,7 +3,6 @@
 Kept in a folder until what they depend on changes; a run that was cut short goes on where it was.
 """
 
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -102,13 +101,6 @@ def made_bundles(work: Path, makings: Makings, heard: Heard) -> Bundles:
         export_bundle(source, folder, None, makings.requests, _told(heard, folder, makings), precision)
     mark_done(work, run, time.perf_counter() - start)
     return bundles
-
-
-def without_rows(bundle: Path, folder: Path) -> Path:
-    """A copy of the bundle for a service that reads its rows from Redis: without them."""
-    if not folder.is_dir():
-        shutil.copytree(bundle, folder, ignore=shutil.ignore_patterns("*.rows"))
-    return folder
 
 
 def _told(heard: Heard, folder: Path, makings: Makings) -> Callable[[str, int], None]:

@@ -59,26 +59,79 @@ def naive(name: str, bundle: Path, graph: Path, workers: int, redis: str | None)
     )
 
 
+class Running:
+    """A service that was started; what it says goes into a file in `logs`."""
+
+    def __init__(self, service: Service, logs: Path) -> None:
+        """Raises ServiceError when its command cannot be run."""
+        port = _free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self._service = service
+        self._log = logs / f"{service.name}.log"
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        command = [part.replace("{port}", str(port)) for part in service.command]
+        environment = _environment(service.environment)
+        with self._log.open("wb") as output:
+            try:
+                self._process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+            except OSError as error:
+                raise ServiceError(f"{service.name}: {command[0]} cannot be started: {error.strerror}") from error
+
+    def wait(self) -> None:
+        """Until it is ready. Raises ServiceError, which quotes it, when it ends or takes too long."""
+        name = self._service.name
+        deadline = time.monotonic() + _READY_WITHIN_S
+        reason = "it did not answer"
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                raise ServiceError(f"{name}: ended with exit code {self._process.returncode}; it said: {self._tail()}")
+            try:
+                with Client(self.url, timeout=2.0) as client:
+                    reply = client.get(self._service.health)
+                if reply.status == 200:
+                    return
+                reason = reply.body[-300:].decode(errors="replace")
+            except ClientError:
+                pass
+            time.sleep(_POLL_S)
+        raise ServiceError(f"{name}: not ready within {_READY_WITHIN_S:.0f} s: {reason}; it said: {self._tail()}")
+
+    def terminate(self) -> None:
+        """Asks it to end."""
+        self._process.terminate()
+
+    def join(self) -> None:
+        """Waits for its end, and sees to it."""
+        try:
+            self._process.wait(_STOP_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _tail(self) -> str:
+        return self._log.read_text(errors="replace")[-1_000:].strip() or "nothing"
+
+
 @contextmanager
-def running(service: Service, logs: Path) -> Iterator[str]:
-    """The address of a ready service; what it says goes into a file in `logs`. Raises ServiceError, which quotes it."""
-    port = _free_port()
-    log = logs / f"{service.name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    command = [part.replace("{port}", str(port)) for part in service.command]
-    with log.open("wb") as output:
-        try:
-            process = subprocess.Popen(
-                command, stdout=output, stderr=subprocess.STDOUT, env=_environment(service.environment)
-            )
-        except OSError as error:
-            raise ServiceError(f"{service.name}: {command[0]} cannot be started: {error.strerror}") from error
-        try:
-            url = f"http://127.0.0.1:{port}"
-            _wait_until_ready(service, url, process, log)
-            yield url
-        finally:
-            _stop(process)
+def running(services: Sequence[Service], logs: Path) -> Iterator[list[str]]:
+    """The addresses of services that start, and end, side by side. Raises ServiceError as `Running` does."""
+    started: list[Running] = []
+    try:
+        for service in services:
+            started.append(Running(service, logs))
+        for one in started:
+            one.wait()
+        yield [one.url for one in started]
+    finally:
+        end(started)
+
+
+def end(services: Sequence[Running]) -> None:
+    """Ends them side by side."""
+    for one in services:
+        one.terminate()
+    for one in services:
+        one.join()
 
 
 @contextmanager
@@ -113,37 +166,6 @@ def _environment(given: Mapping[str, str]) -> dict[str, str]:
     root = Path(__file__).parents[2]
     path = os.pathsep.join(filter(None, (str(root), kept.get("PYTHONPATH"))))
     return {**kept, "PYTHONPATH": path, **given}
-
-
-def _wait_until_ready(service: Service, url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + _READY_WITHIN_S
-    reason = "it did not answer"
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise ServiceError(f"{service.name}: ended with exit code {process.returncode}; it said: {_tail(log)}")
-        try:
-            with Client(url, timeout=2.0) as client:
-                reply = client.get(service.health)
-            if reply.status == 200:
-                return
-            reason = reply.body[-300:].decode(errors="replace")
-        except ClientError:
-            pass
-        time.sleep(_POLL_S)
-    raise ServiceError(f"{service.name}: not ready within {_READY_WITHIN_S:.0f} s: {reason}; it said: {_tail(log)}")
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    process.terminate()
-    try:
-        process.wait(_STOP_WITHIN_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def _tail(log: Path) -> str:
-    return log.read_text(errors="replace")[-1_000:].strip() or "nothing"
 
 
 def _free_port() -> int:

@@ -3,17 +3,18 @@
 The bytes are those that `msd publish` puts into Redis and that a bundle's files hold.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 from redis.asyncio import Redis
 
 from msd.contract.bundle import ROWS, Bundle
+from msd.contract.redis_keys import key_prefix
 from msd.contract.row_file import RowFile
 from msd.contract.rows import Records, RowCodec, RowSide, unpack_history
 
-_LETTERS: Mapping[RowSide, str] = {"user": "u", "item": "i"}
+_SIDES: tuple[RowSide, ...] = ("user", "item")
 
 
 class Found(NamedTuple):
@@ -36,7 +37,7 @@ class RedisValues:
     """Reads them with one MGET."""
 
     def __init__(self, bundle_id: str, url: str) -> None:
-        self._prefixes = {side: f"msd:{bundle_id}:{letter}:" for side, letter in _LETTERS.items()}
+        self._prefixes = {side: key_prefix(bundle_id, side) for side in _SIDES}
         self._redis = Redis.from_url(url)
 
     async def get(self, side: RowSide, ids: Sequence[str]) -> Sequence[bytes | None]:
@@ -50,7 +51,7 @@ class MemoryValues:
 
     def __init__(self, bundle: Bundle) -> None:
         self._held: dict[RowSide, dict[str, bytes]] = {}
-        for side in _LETTERS:
+        for side in _SIDES:
             file = RowFile(bundle.path(ROWS[side]), RowCodec(bundle.schema, side, bundle.bundle_id), bundle.bundle_id)
             self._held[side] = dict(file.scan(0, file.count))
 
@@ -64,7 +65,7 @@ class NaiveRows:
     """Rows as numpy records."""
 
     def __init__(self, bundle: Bundle, values: Values) -> None:
-        self._codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in _LETTERS}
+        self._codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in _SIDES}
         self._length = bundle.schema.history.length
         self._values = values
 

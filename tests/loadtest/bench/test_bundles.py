@@ -7,7 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from loadtest.bench.bundles import Bundles, made_bundles, without_rows
+from loadtest.bench.bundles import Bundles, made_bundles
 from loadtest.bench.catalogue import Market, Population, new_market, schema_of
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import GOLDENS, RANKER, ROWS, Bundle, open_bundle
@@ -100,11 +100,3 @@ def test_what_is_made_is_kept(bundles: Bundles, work: Path) -> None:
         raise AssertionError(doing)
 
     assert made_bundles(work, MAKINGS, heard) == bundles
-
-
-def test_a_copy_for_redis_has_no_rows(bundles: Bundles, tmp_path: Path) -> None:
-    copy = without_rows(bundles.fp32, tmp_path / "copy")
-
-    assert open_bundle(copy, rows=False).bundle_id == open_bundle(bundles.fp32).bundle_id
-    assert not list(copy.glob("*.rows"))
-    assert without_rows(bundles.fp32, tmp_path / "copy") == copy

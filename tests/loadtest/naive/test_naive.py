@@ -32,8 +32,8 @@ def urls(bundles: Bundles, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             ours("ours_file", bundles.fp32, 1, None),
             ours("ours_redis", bundles.fp32, 2, redis),
         ]
-        logs = tmp_path_factory.mktemp("logs")
-        yield {one.name: stack.enter_context(running(one, logs)) for one in services}
+        urls = stack.enter_context(running(services, tmp_path_factory.mktemp("logs")))
+        yield {service.name: url for service, url in zip(services, urls, strict=True)}
 
 
 def _post(url: str, request: bytes) -> httpx.Response:
@@ -88,6 +88,6 @@ def test_an_input_that_it_cannot_give_is_named() -> None:
 def test_a_bundle_without_a_service_is_told(bundles: Bundles, tmp_path: Path) -> None:
     with (
         pytest.raises(ServiceError, match=r"(?s)broken: ended with exit code \d+; it said: .*no bundle here"),
-        running(ours("broken", tmp_path, 1, None), tmp_path),
+        running([ours("broken", tmp_path, 1, None)], tmp_path),
     ):
         pass

@@ -1,0 +1,105 @@
+"""The benchmark of the service, top to bottom: bundles, services, worker counts, throughput, latency, open loops, rows.
+
+All that is compared was run in turns on one machine, which the client shares.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loadtest.bench.bundles import Heard, made_bundles
+from loadtest.bench.course import Course, Outcomes
+from loadtest.bench.field import KINDS, Entry, Field, Kind
+from loadtest.bench.figures import Found, Held, Store, summarised
+from loadtest.bench.machine import machine_now
+from loadtest.bench.plan import Plan
+from loadtest.bench.stages import Spent, spent
+from loadtest.outcome import Outcome
+
+OWN: tuple[Kind, ...] = ("fp32", "best")
+_HELD_LOAD, _OVERLOAD = 0.7, 2.0
+Urls = Mapping[Kind, str]
+
+
+@dataclass(frozen=True)
+class _Rested:
+    """One client at a time: what it saw, and what our services said of their time."""
+
+    outcomes: Outcomes
+    spent: Mapping[str, Spent]
+
+
+def bench_services(plan: Plan, work: Path, heard: Heard) -> dict[str, Any]:
+    """All figures, ready for JSON. `work` keeps bundles and logs. Raises MsdError where a service fails."""
+    start = time.perf_counter()
+    bundles = made_bundles(work / "bundles", plan.makings, heard)
+    course = Course(heard, plan.total_seconds)
+    with Field(bundles, plan, work / "logs") as field:
+        heard("Starting Redis and the services", 0, math.ceil(plan.total_seconds))
+        field.publish()
+        chosen, tried, urls = _chosen(course, field, plan)
+        redis = _store(course, field, plan, urls, plan.rounds)
+        capacity = {name: outcome.goodput for name, outcome in redis.throughput.items()}
+        held = {kind: _held(course, field, plan, kind, urls[kind], capacity[kind]) for kind in OWN}
+        load = {kind: _curve(course, field, plan, kind, urls[kind], capacity[kind]) for kind in ("naive", "best")}
+        counts = _counts(course, field, plan, urls)
+        field.stop(Entry(kind, chosen[kind], in_redis=True) for kind in KINDS)
+        started = field.start(Entry(kind, chosen[kind], in_redis=False) for kind in KINDS)
+        files = {entry.kind: url for entry, url in started.items()}
+        file = _store(course, field, plan, files, math.ceil(plan.rounds / 2))
+    found = Found(plan.candidates, bundles.precision, chosen, tried, redis, file, held, load, counts)
+    heard("Done", 1, 1)
+    return summarised(found) | {"machine": machine_now(), "seconds": round(time.perf_counter() - start, 1)}
+
+
+def _chosen(course: Course, field: Field, plan: Plan) -> tuple[dict[Kind, int], dict[Kind, dict[int, float]], Urls]:
+    """For each the number of workers that scores most; the services with another number are stopped."""
+    urls = field.start(Entry(kind, count, in_redis=True) for count in plan.workers for kind in KINDS)
+    targets = {f"{one.kind} {one.workers}": field.target(one.kind, url, plan.candidates) for one, url in urls.items()}
+    found = course.closed("Choosing worker counts", targets, plan.clients, plan.seconds, 1)
+    tried = {kind: {count: found[f"{kind} {count}"].goodput for count in plan.workers} for kind in KINDS}
+    chosen = {kind: max(by_count, key=lambda count: by_count[count]) for kind, by_count in tried.items()}
+    field.stop(one for one in urls if one.workers != chosen[one.kind])
+    return chosen, tried, {kind: urls[Entry(kind, chosen[kind], in_redis=True)] for kind in KINDS}
+
+
+def _store(course: Course, field: Field, plan: Plan, urls: Urls, rounds: int) -> Store:
+    targets = field.targets(urls, plan.candidates)
+    throughput = course.closed("Measuring throughput", targets, plan.clients, plan.seconds, rounds)
+    rested = _rested(course, field, plan, urls, rounds)
+    return Store(throughput, rested.outcomes, rested.spent)
+
+
+def _rested(course: Course, field: Field, plan: Plan, urls: Urls, rounds: int) -> _Rested:
+    before = {kind: spent(urls[kind]) for kind in OWN}
+    outcomes = course.closed("Measuring latency", field.targets(urls, plan.candidates), 1, plan.short, rounds)
+    return _Rested(outcomes, {kind: spent(urls[kind]).since(before[kind]) for kind in OWN})
+
+
+def _held(course: Course, field: Field, plan: Plan, kind: Kind, url: str, capacity: float) -> Held:
+    """Under arrivals at 70 % of what it can do, and at twice that."""
+    target = field.target(kind, url, plan.candidates)
+    at70 = course.open("Holding 70 % of capacity", target, _HELD_LOAD * capacity, plan.open_seconds, seed=1)
+    overload = course.open("Offering 200 %", target, _OVERLOAD * capacity, plan.overload_seconds, seed=2)
+    return Held(at70, overload)
+
+
+def _curve(
+    course: Course, field: Field, plan: Plan, kind: Kind, url: str, capacity: float
+) -> list[tuple[float, Outcome]]:
+    """Rates and what came of them."""
+    target = field.target(kind, url, plan.candidates)
+    return [
+        (load * capacity, course.open("Measuring latency against load", target, load * capacity, plan.seconds, seed=3))
+        for load in plan.loads
+    ]
+
+
+def _counts(course: Course, field: Field, plan: Plan, urls: Urls) -> dict[int, Outcomes]:
+    return {
+        count: course.closed("Measuring by candidates", field.targets(urls, count), 1, plan.short, 1)
+        for count in plan.counts
+    }

@@ -1,0 +1,95 @@
+"""The services that run against each other, and what each is asked. Measures nothing."""
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, NamedTuple, Self
+
+from loadtest.bench.bundles import Bundles
+from loadtest.bench.plan import Plan
+from loadtest.bench.processes import Running, Service, end, naive, ours, publish, redis_server
+from loadtest.generator import Target
+from loadtest.requests import Form, in_columns, in_objects, some_bodies
+from loadtest.traffic import Traffic
+
+Kind = Literal["naive", "fp32", "best"]
+KINDS: tuple[Kind, ...] = ("naive", "fp32", "best")
+FORMS: Mapping[Kind, Form] = {"naive": in_objects, "fp32": in_columns, "best": in_columns}
+
+
+class Entry(NamedTuple):
+    """A kind of service, how many workers it has, and whether its rows come from Redis."""
+
+    kind: Kind
+    workers: int
+    in_redis: bool
+
+
+class Field:
+    """Starts services, stops them, and holds the requests; with the block's end all end."""
+
+    def __init__(self, bundles: Bundles, plan: Plan, logs: Path) -> None:
+        self._bundles, self._plan, self._logs = bundles, plan, logs
+        self._stack = ExitStack()
+        self._redis: dict[Kind, str] = {}
+        self._running: dict[Entry, Running] = {}
+        self._bodies: dict[int, list[bytes]] = {}
+        self._requests: dict[tuple[Kind, int], list[bytes]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop(list(self._running))
+        self._stack.close()
+
+    def publish(self) -> None:
+        """Brings both bundles into Redis: a server each, because a server points to one bundle."""
+        bundles: dict[Kind, Path] = {"fp32": self._bundles.fp32, "best": self._bundles.best}
+        self._redis = {kind: self._stack.enter_context(redis_server()) for kind in bundles}
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(publish, bundles.values(), self._redis.values()))
+        self._redis["naive"] = self._redis["fp32"]
+
+    def start(self, entries: Iterable[Entry]) -> dict[Entry, str]:
+        """The addresses of such services."""
+        new = list(entries)
+        for entry in new:
+            self._running[entry] = Running(self._service(entry), self._logs)
+        for entry in new:
+            self._running[entry].wait()
+        return {entry: self._running[entry].url for entry in new}
+
+    def stop(self, entries: Iterable[Entry]) -> None:
+        """Ends those that were started."""
+        end([self._running.pop(entry) for entry in entries])
+
+    def targets(self, urls: Mapping[Kind, str], candidates: int, kinds: Iterable[Kind] = KINDS) -> dict[str, Target]:
+        """Services and what they are asked, the same of all."""
+        return {kind: self.target(kind, urls[kind], candidates) for kind in kinds}
+
+    def target(self, kind: Kind, url: str, candidates: int) -> Target:
+        """One service, asked for so many candidates at a time."""
+        if candidates not in self._bodies:
+            traffic = Traffic(self._bundles.fp32, candidates, seed=candidates)
+            self._bodies[candidates] = some_bodies(traffic, self._plan.bodies if self._is_usual(candidates) else 50)
+        key = (kind, candidates)
+        if key not in self._requests:
+            self._requests[key] = FORMS[kind](self._bodies[candidates])
+        return Target(url, self._requests[key])
+
+    def _is_usual(self, candidates: int) -> bool:
+        return candidates == self._plan.candidates
+
+    def _service(self, entry: Entry) -> Service:
+        kind, workers, in_redis = entry
+        name = f"{kind}_{'redis' if in_redis else 'file'}_{workers}"
+        redis = self._redis[kind] if in_redis else None
+        if kind == "naive":
+            return naive(name, self._bundles.fp32, self._bundles.tiled, workers, redis)
+        bundle = self._bundles.fp32 if kind == "fp32" else self._bundles.best
+        return ours(name, bundle, workers, redis, deadline_ms=self._plan.deadline_ms)

@@ -1,0 +1,49 @@
+"""What `msd bench` measures and for how long. Measures nothing."""
+
+from dataclasses import dataclass, field
+
+from loadtest.bench.bundles import Makings
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The length of each part.
+
+    A round is `seconds` of one service; the throughput has `rounds` of each, in turns. `loads` are shares of a
+    service's own capacity, of which 70 % are held for `open_seconds`. Our services have `deadline_ms`.
+    """
+
+    makings: Makings = field(default_factory=Makings)
+    seconds: float = 3.0
+    rounds: int = 4
+    open_seconds: float = 20.0
+    workers: tuple[int, ...] = (1, 2)
+    clients: int = 8
+    counts: tuple[int, ...] = (20, 50, 200, 500, 1_000)
+    loads: tuple[float, ...] = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0)
+    bodies: int = 1_000
+    deadline_ms: int = 50
+
+    @property
+    def candidates(self) -> int:
+        """Of a request, where nothing else is said."""
+        return self.makings.candidates
+
+    @property
+    def total_seconds(self) -> float:
+        """How long all of it takes, starting and making not counted."""
+        throughput, latency = 3 * self.rounds * self.seconds, 3 * self.rounds * self.short
+        files = (throughput + latency) / 2
+        chosen, curves = 3 * len(self.workers) * self.seconds, 2 * len(self.loads) * self.seconds
+        counts = 3 * len(self.counts) * self.short
+        return chosen + throughput + latency + files + 2 * (self.open_seconds + self.overload_seconds) + curves + counts
+
+    @property
+    def short(self) -> float:
+        """A round with one client."""
+        return self.seconds / 2
+
+    @property
+    def overload_seconds(self) -> float:
+        """How long twice the capacity is offered."""
+        return 2 * self.seconds

@@ -1,0 +1,83 @@
+"""The figures of the benchmark as tables for a screen. Measures nothing."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.table import Table
+
+Figures = Mapping[str, Any]
+_STORES = (("redis", "rows from Redis"), ("file", "rows in memory or the bundle's file"))
+
+
+def tables(figures: Figures) -> Iterator[Table]:
+    """All services by store, ratios, then ours under arrivals, and where a request's time goes."""
+    names = {"naive": "naive, fp32", "fp32": "ours, fp32", "best": f"ours, {figures['precision']}"}
+    for store, title in _STORES:
+        yield _services(figures, store, title, names)
+    yield _arrivals(figures, names)
+    yield _stages(figures, names)
+    if "lookup_ratio" in figures:
+        yield _rows(figures)
+
+
+def _services(figures: Figures, store: str, title: str, names: Mapping[str, str]) -> Table:
+    found = figures["absolute"][store]
+    ratios = figures if store == "redis" else figures["file"]
+    table = _table(
+        f"{title}, N = {figures['candidates']}",
+        ("service", "workers", "requests/s", "×", "p50 ms, one client", "×", "p99 ms", "outside the model"),
+    )
+    for kind, name in names.items():
+        loaded, rested = found[kind]["at_capacity"], found[kind]["one_client"]
+        own = kind != "naive"
+        table.add_row(
+            name,
+            str(figures["workers"][kind]),
+            f"{loaded['goodput']:,.0f}",
+            f"{ratios[f'throughput_ratio_{kind}']:.1f}" if own else "",
+            f"{rested['p50_ms']:.2f}",
+            f"{ratios[f'p50_ratio_{kind}']:.1f}" if own else "",
+            f"{rested['p99_ms']:.2f}",
+            f"{ratios[f'overhead_share_{kind}']:.0%}" if own else "",
+        )
+    return table
+
+
+def _arrivals(figures: Figures, names: Mapping[str, str]) -> Table:
+    table = _table(
+        "Poisson arrivals, rows from Redis",
+        ("service", "load", "offered/s", "scored/s", "p50 ms", "p99 ms", "p99.9 ms", "p99 ÷ p50 at rest"),
+    )
+    for kind, name in list(names.items())[1:]:
+        rest = figures["absolute"]["redis"][kind]["one_client"]["p50_ms"]
+        for load, one in (("70 %", "at_70_percent"), ("200 %", "at_200_percent")):
+            found = figures["open_loop"][kind][one]
+            offered = found["offered"] / found["seconds"]
+            times = (found["p50_ms"], found["p99_ms"], found["p99.9_ms"])
+            told = (f"{offered:,.0f}", f"{found['goodput']:,.0f}", *(f"{time:.2f}" for time in times))
+            table.add_row(name, load, *told, f"{found['p99_ms'] / rest:.1f}")
+    return table
+
+
+def _stages(figures: Figures, names: Mapping[str, str]) -> Table:
+    stages = list(figures["stages_ms"]["fp32"])
+    table = _table("A request at rest, ms", ("service", *stages))
+    for kind, name in list(names.items())[1:]:
+        found = figures["stages_ms"][kind]
+        table.add_row(name, *(f"{found[stage]:.3f}" for stage in stages))
+    return table
+
+
+def _rows(figures: Figures) -> Table:
+    table = _table("Rows", ("figure", "value"))
+    for name in ("lookup_ratio", "start_s_10m", "lookup_ratio_10m", "delta_visible_ms"):
+        if figures.get(name) is not None:
+            table.add_row(name, f"{figures[name]:,.2f}")
+    return table
+
+
+def _table(title: str, columns: tuple[str, ...]) -> Table:
+    table = Table(title=title, title_justify="left", box=None, header_style="bold")
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="left" if number == 0 else "right")
+    return table

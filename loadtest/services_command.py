@@ -1,0 +1,98 @@
+"""`msd bench` without a bundle: our service against a naive one, both of which it starts itself."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from msd.contract.errors import MsdError
+from msd.contract.files import write_text_atomic
+
+_VALUED = ("--json", "--work", "--seconds")
+_PLAIN = ("--peers", "--help")
+_NEEDED = "pip install -e '.[train,cpu,openvino,demo]'"
+
+services_app = typer.Typer(add_completion=False)
+
+
+def is_meant(arguments: Sequence[str]) -> bool:
+    """Whether no bundle is named among the arguments, nor an option that this command has not."""
+    is_value = False
+    for argument in arguments:
+        if not is_value and argument.partition("=")[0] not in (*_VALUED, *_PLAIN):
+            return False
+        is_value = not is_value and argument in _VALUED
+    return True
+
+
+class _Heard(Protocol):
+    def __call__(self, doing: str, done: int, total: int) -> None: ...
+
+
+@services_app.command(
+    "bench",
+    epilog="`msd bench BUNDLE --url URL` measures a running service (see `msd bench BUNDLE --help`), "
+    "`msd bench --graph` the scoring graph alone.",
+)
+def services(
+    figures: Annotated[
+        Path | None, typer.Option("--json", help="A file for the figures; pictures go beside it.")
+    ] = None,
+    work: Annotated[Path, typer.Option(help="A folder that keeps bundles, rows and logs.")] = Path("runs/bench"),
+    seconds: Annotated[float, typer.Option(min=0.1, help="For each round; longer steadies the figures.")] = 3.0,
+) -> None:
+    """Our service against a naive one, in turns, over bundles of a reference model that is trained first."""
+    check_writable(figures)
+    try:
+        from loadtest.bench.bench import bench_services
+        from loadtest.bench.pictures import PICTURES
+        from loadtest.bench.plan import Plan
+        from loadtest.bench.tables import tables
+    except ModuleNotFoundError as error:
+        raise MsdError(f"`msd bench` needs the module {error.name!r}; in the checkout: {_NEEDED}") from error
+    console = Console()
+    with _bars() as heard:
+        found = bench_services(Plan(seconds=seconds), work, heard)
+    for table in tables(found):
+        console.print(table)
+    if figures is not None:
+        pictures = {figures.with_name(f"{figures.stem}-{name}.svg"): draw for name, draw in PICTURES.items()}
+        _write(figures, found)
+        for path, draw in pictures.items():
+            write_text_atomic(path, draw(found))
+        names = ", ".join(path.name for path in pictures)
+        console.print(f"{figures}, {names}: written", highlight=False)
+
+
+def check_writable(figures: Path | None) -> None:
+    """Raises MsdError, before anything is measured, where figures could not be written afterwards."""
+    if figures is None:
+        return
+    if figures.suffix != ".json":
+        raise MsdError(f"--json {figures}: has to end in .json; pictures of the same name are written beside it")
+    folder = next(one for one in figures.absolute().parents if one.exists())
+    if figures.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise MsdError(f"--json {figures}: cannot be written; {folder} is no folder that may be written to")
+
+
+def _write(path: Path, found: dict[str, Any]) -> None:
+    write_text_atomic(path, json.dumps(found, indent=2) + "\n")
+
+
+@contextmanager
+def _bars() -> Iterator[_Heard]:
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    # Drawn when there is news: a bar that moves by itself would take its time from the services.
+    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as bars:
+        bar = bars.add_task("Starting", total=None)
+
+        def heard(doing: str, done: int, total: int) -> None:
+            bars.update(bar, description=doing, completed=done, total=total, refresh=True)
+
+        yield heard
