@@ -88,7 +88,7 @@ def rows_benchmark(
                 redis.unlink(*keys[start : start + _CHUNK])
     opened = OpenFile(large)
     header, _ = read_header(opened)
-    index = header.slots.size + header.id_starts.size + header.checksums.size
+    index = header.slots.size + header.checksums.size
     return RowsFigures(
         **found, index_bytes_per_item=round(index / items, 2), file_mb=round(opened.size / 2**20, 1), items=items
     )
@@ -226,7 +226,7 @@ def _ratio(ones: Sequence[float], others: Sequence[float]) -> float:
 
 
 def _zipf(count: int) -> list[list[str]]:
-    """Requests for ids, the k-th as likely as 1 / k^1.1. Places in a file are by hash, so that these lie all over it."""
+    """Requests for ids, the k-th as likely as 1 / k^1.1. Their places, which are by hash, lie all over the file."""
     rng = np.random.default_rng(count)
     heights = np.cumsum(np.arange(1, count + 1) ** -_ZIPF_EXPONENT)
     ranks = np.searchsorted(heights, rng.random((_REQUESTS, IDS)) * heights[-1])

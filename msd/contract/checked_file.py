@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from msd.contract.block_memory import open_memory
 from msd.contract.errors import BundleError
 
-BLOCK = 16_384
-_BLOCK_BITS = 14
+_BLOCK_BITS = 12
+BLOCK = 1 << _BLOCK_BITS
 
 
 class Place(NamedTuple):

@@ -6,7 +6,6 @@ Knows where a row is, not what it says. How the file is laid out is in `row_head
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from msd.contract.block_memory import new_memory
 from msd.contract.checked_file import CheckedFile, OpenFile, Section
 from msd.contract.errors import BundleError
-from msd.contract.id_index import WORD, EncodedIds, IdIndex, encode_ids
+from msd.contract.id_index import IdIndex, Words, encode_ids, encode_one
 from msd.contract.row_header import RowHeader, read_header, start_type
 from msd.contract.rows import RowCodec, Rows, unpack_history
 
@@ -51,35 +50,32 @@ class RowFile:
         file = CheckedFile(opened, base, header.checksums.start, tag, memory)
         self.is_shared = file.is_shared
         self.count = header.count
+        self._width = header.width
         self._index = IdIndex(file.section(header.slots), header.homes, header.seed)
-        self._ids = _Parts(file.section(header.id_starts), file.section(header.ids), start_type(header.ids.size - WORD))
-        self._rows = _Parts(file.section(header.row_starts), file.section(header.rows), start_type(header.rows.size))
-        self._fixed = not header.row_starts.size
-        whole = [self._ids.ends_at() == header.ids.size - WORD]
-        if self._fixed:
-            whole.append(header.rows.size == self.count * codec.dtype.itemsize)
+        self._ids, self._rows = file.section(header.ids), file.section(header.rows)
+        # As plain bytes, which are taken much faster than fields.
+        self._ids_N = self._ids.bytes.view(f"V{header.width}")
+        self._seen_N = np.zeros(header.count, bool)
+        self._starts = _Starts(file.section(header.row_starts), header.rows.size) if header.row_starts.size else None
+        if self._starts is None:
+            whole = header.rows.size == self.count * codec.dtype.itemsize
+            self._rows_N = self._rows.bytes.view(f"V{codec.dtype.itemsize}") if whole else self._ids_N
         else:
-            whole.append(self._rows.ends_at() == header.rows.size)
-        if not all(whole):
+            whole = self._starts.end() == header.rows.size
+        if not whole:
             raise BundleError(f"{path}: the header is damaged; copy the bundle again")
 
     def get(self, ids: Sequence[str]) -> Rows:
         """The rows of `ids`, in their order. Raises BundleError when a block that they touch is damaged."""
-        if len(ids) == 1 and self.count:
-            return self._lone(ids[0].encode())
-        if not self._fixed:
+        if len(ids) == 1:
+            return self._lone(ids[0])
+        if self._starts is not None or not self.count:
             return self._codec.unpack(self.raw(ids))
         places = self._places(ids)
-        found = places >= 0
-        starts, stops = self._row_ends(places[found])
-        self._rows.content.prove(starts, stops)
         # What was packed, and a checksum covers, holds nothing that a model cannot take: no need to look again.
-        if not self.count:
-            return Rows(np.repeat(self._codec.missing, len(ids)), found, (), 0)
-        # As plain bytes, which are taken much faster than fields.
-        rows = self._rows.content.bytes.view(f"V{self._codec.dtype.itemsize}")
-        records = rows.take(places, mode="clip").view(self._codec.dtype)
-        if not found.all():
+        records = self._rows_N.take(places, mode="clip").view(self._codec.dtype)
+        found = places >= 0
+        if not _all(found):
             records[~found] = self._codec.missing
         return Rows(records, found, (), 0)
 
@@ -92,83 +88,98 @@ class RowFile:
     def scan(self, start: int, stop: int) -> list[tuple[str, bytes]]:
         """Ids and raw rows by their place in the file, for copying them elsewhere."""
         places = np.arange(start, max(start, min(stop, self.count)))
-        ids = self._ids.cut(places)
-        return [(one.decode(), row) for one, row in zip(ids, self._cut(places), strict=True)]
+        if not len(places):
+            return []
+        self._ids.prove(self._width * places, self._width * (places + 1))
+        ids = [one.tobytes().rstrip(b"\0").decode() for one in self._ids_N[places]]
+        return list(zip(ids, self._cut(places), strict=True))
 
     def _cut(self, places: NDArray[np.int64]) -> list[bytes]:
         starts, stops = self._row_ends(places)
-        self._rows.content.prove(starts, stops)
-        rows = self._rows.content.bytes
+        self._rows.prove(starts, stops)
+        rows = self._rows.bytes
         return [rows[start:stop].tobytes() for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
 
     def _row_ends(self, places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         size = self._codec.dtype.itemsize
-        return (places * size, (places + 1) * size) if self._fixed else self._rows.ends(places)
+        return (places * size, (places + 1) * size) if self._starts is None else self._starts.of(places)
 
     def _places(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """The place of each id in the file [n], −1 where the file has none: by hash, then proved by the id itself."""
+        """The place of each id in the file [n], −1 where the file has none; where rows are of one length, theirs may be
+        read."""
         if not len(ids) or not self.count:
             return np.full(len(ids), -1, np.int64)
-        encoded = encode_ids(ids)
-        places = self._index.first(encoded)
+        words = encode_ids(ids, self._width)
+        places = self._index.guess(words)
+        # A place that was seen has been proved, and so has the id in it: if that is the id asked for, this is its
+        # place, whatever made us look there. Nothing else may be concluded.
+        alike = self._ids_N.take(places, mode="clip").view("<u8").reshape(words.shape) == words
+        seen = self._seen_N.take(places, mode="clip")
+        if not (_all(alike) and _all(seen)):
+            others = np.flatnonzero(~(alike.all(1) & seen))
+            places[others] = self._find(words[others])
+        return places
+
+    def _find(self, words: Words) -> NDArray[np.int64]:
+        """`_places` of ids in words [n], with all that is looked at proved."""
+        places = self._index.first(words)
         likely = np.flatnonzero(places >= 0)
-        others = likely[~self._are(places[likely], encoded.at(likely))]
-        for row in others.tolist():
-            own = ids[row].encode()
-            places[row] = self._place(own)
+        at = places[likely]
+        self._ids.prove(self._width * at, self._width * (at + 1))
+        alike = self._ids_N.take(at).view("<u8").reshape(words[likely].shape) == words[likely]
+        for row in likely[~alike.all(1)].tolist():
+            places[row] = self._place(words[row].tobytes())
+        found = places[places >= 0]
+        if self._starts is None:
+            self._rows.prove(*self._row_ends(found))
+        self._seen_N[found] = True
         return places
 
     def _place(self, own: bytes) -> int:
-        """The place of one id, −1 where the file does not have it."""
-        return next((place for place in self._index.all_of(own) if self._ids.cut_one(place) == own), -1)
+        """The place of one padded id, −1 where the file does not have it."""
+        width = self._width
+        for place in self._index.all_of(own):
+            if self._ids.cut(width * place, width * (place + 1)) == own:
+                return place
+        return -1
 
-    def _lone(self, own: bytes) -> Rows:
+    def _lone(self, own: str) -> Rows:
         """The row of one id, all but always the request's user: arrays would cost ten times as much."""
-        place = self._place(own)
+        place = self._place(encode_one(own, self._width)) if self.count else -1
         if place < 0:
             return self._codec.unpack([None])
         size = self._codec.dtype.itemsize
-        row = self._rows.content.cut(place * size, (place + 1) * size) if self._fixed else self._rows.cut_one(place)
+        start, stop = (size * place, size * (place + 1)) if self._starts is None else self._starts.of_one(place)
+        row = self._rows.cut(start, stop)
         history = unpack_history(row[size:]) if self._codec.side == "user" else None
         histories = () if history is None else (history,)
         # As above: what a checksum covers need not be looked at again.
         return Rows(np.frombuffer(bytearray(row[:size]), self._codec.dtype), np.ones(1, bool), histories, 0)
 
-    def _are(self, places: NDArray[np.int64], ids: EncodedIds) -> NDArray[np.bool_]:
-        """[n] whether the ids at the places are these."""
-        starts, stops = self._ids.ends(places)
-        # Looked at by the length asked for: of an id that is longer, no more need be read.
-        self._ids.content.prove(starts, np.minimum(stops, starts + ids.lengths))
-        proved: NDArray[np.bool_] = (stops - starts == ids.lengths) & ids.stand(self._ids.content.bytes, starts)
-        return proved
 
+class _Starts:
+    """Where rows of several lengths begin, and where the last one ends [n + 1]."""
 
-class _Parts:
-    """Bytes one after the other, and where each begins [n + 1]."""
+    def __init__(self, section: Section, size: int) -> None:
+        self._section = section
+        self._at = section.bytes.view(start_type(size))
+        self._width = self._at.itemsize
 
-    def __init__(self, starts: Section, content: Section, start_type: np.dtype[Any]) -> None:
-        self._starts, self.content = starts, content
-        self._width, self._at = start_type.itemsize, starts.bytes.view(start_type)
-
-    def ends(self, places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where the parts begin and end [n]."""
-        self._starts.prove(self._width * places, self._width * (places + 2))
+    def of(self, places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where rows begin and end [n]."""
+        self._section.prove(self._width * places, self._width * (places + 2))
         return self._at[places].astype(np.int64), self._at[places + 1].astype(np.int64)
 
-    def ends_at(self) -> int:
-        """Where the last part ends."""
-        self._starts.prove(np.array([self._width * (len(self._at) - 1)]), np.array([self._width * len(self._at)]))
-        return int(self._at[-1])
+    def of_one(self, place: int) -> tuple[int, int]:
+        """Where one row begins and ends."""
+        ends = self._section.cut(self._width * place, self._width * (place + 2))
+        return int.from_bytes(ends[: self._width], "little"), int.from_bytes(ends[self._width :], "little")
 
-    def cut_one(self, place: int) -> bytes:
-        """One part's bytes."""
-        ends = self._starts.cut(self._width * place, self._width * (place + 2))
-        start, stop = (int.from_bytes(end, "little") for end in (ends[: self._width], ends[self._width :]))
-        return self.content.cut(start, stop)
+    def end(self) -> int:
+        """Where the last row ends."""
+        return int.from_bytes(self._section.cut(self._at.nbytes - self._width, self._at.nbytes), "little")
 
-    def cut(self, places: NDArray[np.int64]) -> list[bytes]:
-        """The parts' bytes."""
-        starts, stops = self.ends(places)
-        self.content.prove(starts, stops)
-        content = self.content.bytes
-        return [content[start:stop].tobytes() for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
+
+def _all(flags: NDArray[np.bool_]) -> bool:
+    """`flags.all()`, for few of them several times as fast."""
+    return b"\0" not in flags.tobytes()

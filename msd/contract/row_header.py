@@ -16,7 +16,7 @@ from msd.contract.checked_file import BLOCK, OpenFile, Place
 from msd.contract.errors import BundleError
 from msd.contract.id_index import WINDOW, WORD
 
-_MAGIC = b"MSDROWS2"
+_MAGIC = b"MSDROWS3"
 _PREFIX = struct.Struct("<8sII")
 _ALIGNMENT = 64
 _MAX_HEADER = 65_536
@@ -31,22 +31,22 @@ class RowHeader(BaseModel):
     record_dtype: str
     homes: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0, lt=2**64)]
+    width: Annotated[int, Field(ge=WORD, multiple_of=WORD)]
     slots: Place
-    id_starts: Place
-    row_starts: Place
     ids: Place
+    row_starts: Place
     rows: Place
     checksums: Place
 
     @model_validator(mode="after")
     def _sections_follow_each_other(self) -> Self:
-        sections = (self.slots, self.id_starts, self.row_starts, self.ids, self.rows, self.checksums)
+        sections = (self.slots, self.ids, self.row_starts, self.rows, self.checksums)
         starts = list(accumulate((section.size for section in sections), initial=0))
         if [section.start for section in sections] != starts[:-1] or min(section.size for section in sections) < 0:
             raise ValueError("sections overlap")
-        if self.slots.size % 8 or self.slots.size // 8 < self.homes + WINDOW:
+        if self.slots.size % WORD or self.slots.size // WORD < self.homes + WINDOW:
             raise ValueError("the index has fewer slots than homes")
-        if self.id_starts.size != start_type(self.ids.size - WORD).itemsize * (self.count + 1):
+        if self.ids.size != self.width * self.count:
             raise ValueError("the ids do not fit the count")
         # Rows that are all of one length need no starts.
         if self.row_starts.size not in (0, start_type(self.rows.size).itemsize * (self.count + 1)):

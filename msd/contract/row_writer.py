@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from msd.contract.checked_file import BLOCK, Place
 from msd.contract.errors import BundleError
 from msd.contract.files import atomic_file
-from msd.contract.id_index import WORD, Words, build_index, hash_all
+from msd.contract.id_index import Words, build_index, encode_ids, hash_all, id_width
 from msd.contract.row_header import RowHeader, start_type
 from msd.contract.rows import Records, RowCodec, pack_history
 
@@ -32,18 +32,17 @@ def write_row_file(
 ) -> None:
     """Writes rows and their index. `ids` are unique, `records` [n] packed by `codec`, `histories` empty for items."""
     seed = int(bundle_id[-16:], 16)
-    hashes, lengths = hash_all(ids, seed)
+    width = id_width(ids)
+    hashes = hash_all(ids, width, seed)
     index = build_index(hashes, seed)
     _refuse_twins(path, ids, hashes[index.order], index.order)
     tails = [pack_history(one) for one in histories] if codec.side == "user" else []
-    id_starts = _starts(lengths[index.order])
     sizes = codec.dtype.itemsize + np.fromiter(map(len, tails), np.int64, len(tails))
     row_starts = _starts(sizes[index.order]) if codec.side == "user" else np.zeros(0, np.uint8)
     sections: dict[str, tuple[int, Iterator[bytes | memoryview]]] = {
         "slots": _array(index.slots.astype("<u8", copy=False)),
-        "id_starts": _array(id_starts),
+        "ids": (width * len(ids), _ids(ids, width, index.order)),
         "row_starts": _array(row_starts),
-        "ids": (int(id_starts[-1]) + WORD, chain(_ids(ids, index.order), (b"\0" * WORD,))),
         "rows": (
             int(row_starts[-1]) if len(row_starts) else len(ids) * codec.dtype.itemsize,
             _rows(records, tails, index.order),
@@ -55,7 +54,7 @@ def write_row_file(
         start += size
     places["checksums"] = Place(start, 4 * -(-start // BLOCK))
     about = {"bundle_id": bundle_id, "side": codec.side, "count": len(ids), "record_dtype": str(codec.dtype.descr)}
-    header = RowHeader.model_validate({**about, "homes": index.homes, "seed": seed, **places})
+    header = RowHeader.model_validate({**about, "homes": index.homes, "seed": seed, "width": width, **places})
     with atomic_file(path) as file:
         file.write(header.pack())
         _write_blocks(file, chain.from_iterable(parts for _, parts in sections.values()))
@@ -83,9 +82,9 @@ def _array(values: NDArray[np.unsignedinteger]) -> tuple[int, Iterator[bytes | m
     return values.nbytes, iter((values.view(np.uint8).data,))
 
 
-def _ids(ids: Sequence[str], order: NDArray[np.int64]) -> Iterator[bytes]:
+def _ids(ids: Sequence[str], width: int, order: NDArray[np.int64]) -> Iterator[bytes]:
     for rows in _chunks(order):
-        yield "".join([ids[row] for row in rows.tolist()]).encode()
+        yield encode_ids([ids[row] for row in rows.tolist()], width).tobytes()
 
 
 def _rows(records: Records | RecordsOf, tails: list[bytes], order: NDArray[np.int64]) -> Iterator[bytes]:

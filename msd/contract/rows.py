@@ -162,6 +162,8 @@ def _seal(records: Records) -> None:
 def pack_history(item_ids: Sequence[str]) -> bytes:
     """The tail of a user's row: each id as UTF-8 after its length in two bytes, then their CRC-32."""
     encoded = [item_id.encode() for item_id in item_ids]
+    if any(b"\0" in one for one in encoded):
+        raise BundleError("an id in a history holds a NUL character")
     if longest := max(encoded, key=len, default=b"")[_MAX_ID_BYTES:]:
         raise BundleError(f"an id in a history has {_MAX_ID_BYTES + len(longest)} bytes; {_MAX_ID_BYTES} are allowed")
     tail = b"".join(_LENGTH.pack(len(one)) + one for one in encoded)

@@ -13,7 +13,7 @@ from msd.contract.rows import RowCodec, has_semantic, pack_history, row_dtype, u
 from msd.contract.schema import FeatureSchema, Numeric, Sequence
 from tests.contract.examples import AT, BUNDLE_ID, ITEMS, OTHER_ID, SCHEMA, USERS, make_contents, make_records
 
-IDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+IDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
 SIZE = ITEMS.dtype.itemsize
 
 
@@ -70,6 +70,8 @@ def test_any_bytes_are_a_history_or_none(content: bytes) -> None:
 def test_an_id_that_no_request_can_have_is_not_packed_into_a_history() -> None:
     with pytest.raises(BundleError, match="an id in a history has 70000 bytes; 1024 are allowed"):
         pack_history(["i1", "x" * 70_000])
+    with pytest.raises(BundleError, match="an id in a history holds a NUL character"):
+        pack_history(["i1", "i\0"])
 
 
 @given(st.data())

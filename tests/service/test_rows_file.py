@@ -33,7 +33,7 @@ def damage(path: Path, how: str) -> None:
             file.write(os.urandom(size))
     elif how == "replaced":
         path.rename(path.with_suffix(".old"))
-        path.write_bytes(b"MSDROWS2" + bytes(size))
+        path.write_bytes(b"MSDROWS3" + bytes(size))
     else:
         path.unlink()
 
