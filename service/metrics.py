@@ -77,6 +77,7 @@ class Metrics:
             "msd_stale_seconds", "Since rows were last sure to be Redis's own, of reads of stale rows.", _AGES
         )
         self.queued_rows = families.gauge("msd_queued_rows", "Candidates taken on and not yet scored.")
+        self.connections = families.gauge("msd_connections", "Connections of clients.")
         self.ready = families.gauge("msd_ready", "1 when requests are answered.", "max")
         self.workers_ready = families.gauge("msd_workers_ready", "Workers that answer requests.")
         self.workers = families.gauge("msd_workers", "Workers that there should be.")

@@ -8,6 +8,7 @@ from typing import ClassVar
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from service.balance import Balance
 from service.metrics import Metrics
 
 _CYCLE = "msd.cycle"
@@ -26,6 +27,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _is_head_due = False
     _unparsed_bytes = 0
     metrics: ClassVar[Metrics]
+    balance: ClassVar[Balance]
     _head_timer: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
@@ -75,6 +77,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_came()
         super().on_headers_complete()
         self.scope[_CYCLE] = self.cycle  # type: ignore[literal-required]
+        if self.balance.sends_away():
+            self.cycle.keep_alive = False
 
     def _count(self, size: int) -> None:
         self._head_bytes += size
@@ -107,10 +111,17 @@ def _stays() -> bool:
     return False
 
 
-def bounded_protocol(max_header_bytes: int, head_timeout_s: float, metrics: Metrics) -> type[HttpToolsProtocol]:
+def bounded_protocol(
+    max_header_bytes: int, head_timeout_s: float, metrics: Metrics, balance: Balance
+) -> type[HttpToolsProtocol]:
     """The protocol with its limits; uvicorn takes a class and makes the instances itself."""
     return type(
         "BoundedProtocol",
         (BoundedProtocol,),
-        {"max_header_bytes": max_header_bytes, "head_timeout_s": head_timeout_s, "metrics": metrics},
+        {
+            "max_header_bytes": max_header_bytes,
+            "head_timeout_s": head_timeout_s,
+            "metrics": metrics,
+            "balance": balance,
+        },
     )

@@ -12,6 +12,7 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
+from service.balance import Balance
 from service.channel import WorkerEnd
 from service.metrics import Metrics
 from service.protocol import bounded_protocol
@@ -21,13 +22,14 @@ from service.settings import Settings
 _KEEP_ALIVE_S = 75
 _TICK_S = 0.05
 _LINGER_S = 1.0
+_WEIGHING_TICKS = 10
 
 
-def server_config(app: ASGIApp, settings: Settings, metrics: Metrics) -> uvicorn.Config:
+def server_config(app: ASGIApp, settings: Settings, metrics: Metrics, balance: Balance) -> uvicorn.Config:
     """uvicorn without what is not used."""
     return uvicorn.Config(
         app,
-        http=bounded_protocol(settings.max_header_bytes, settings.head_timeout_ms / 1000, metrics),
+        http=bounded_protocol(settings.max_header_bytes, settings.head_timeout_ms / 1000, metrics, balance),
         loop="uvloop",
         ws="none",
         lifespan="on",
@@ -43,10 +45,11 @@ class WorkerServer(uvicorn.Server):
     """Asked to drain: every reply tells its client to connect anew. At the channel's end, or by SIGTERM: takes in what
     it was given, answers all who are in, and ends."""
 
-    def __init__(self, config: uvicorn.Config, channel: WorkerEnd, readiness: Readiness) -> None:
+    def __init__(self, config: uvicorn.Config, channel: WorkerEnd, readiness: Readiness, balance: Balance) -> None:
         super().__init__(config)
         self._channel = channel
         self._readiness = readiness
+        self._balance = balance
         self._arriving: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger("msd.server")
 
@@ -68,6 +71,8 @@ class WorkerServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""
         is_over = await super().on_tick(counter)
+        if counter % _WEIGHING_TICKS == 0:
+            self._balance.weigh(len(self.server_state.connections))
         if self._readiness.draining:
             self._send_away()
         return is_over

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from msd.contract.errors import MsdError
 from service.app import create_app
+from service.balance import Balance
 from service.channel import WorkerEnd
 from service.logs import configure_logs
 from service.metrics import Metrics
@@ -32,7 +33,9 @@ def main(arguments: Sequence[str]) -> None:
     except MsdError as error:
         channel.failed(str(error))
         sys.exit(_REFUSED)
-    WorkerServer(server_config(app, settings, metrics), channel, app.state.readiness).run()
+    balance = Balance(metrics)
+    config = server_config(app, settings, metrics, balance)
+    WorkerServer(config, channel, app.state.readiness, balance).run()
 
 
 if __name__ == "__main__":
