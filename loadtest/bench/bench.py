@@ -1,4 +1,4 @@
-"""The benchmark of the service, top to bottom: bundles, services, worker counts, throughput, latency, open loops, rows.
+"""The benchmark of the service, top to bottom: bundles, services, worker counts, throughput, latency, arrivals, rows.
 
 All that is compared was run in turns on one machine, which the client shares.
 """
@@ -16,8 +16,10 @@ from loadtest.bench.field import KINDS, Entry, Field, Kind
 from loadtest.bench.figures import Found, Held, Store, summarised
 from loadtest.bench.machine import machine_now
 from loadtest.bench.plan import Plan
+from loadtest.bench.processes import redis_server
 from loadtest.bench.stages import Spent, spent
 from loadtest.outcome import Outcome
+from loadtest.rows_benchmark import rows_benchmark
 
 OWN: tuple[Kind, ...] = ("fp32", "best")
 _HELD_LOAD, _OVERLOAD = 0.7, 2.0
@@ -46,11 +48,17 @@ def bench_services(plan: Plan, work: Path, heard: Heard) -> dict[str, Any]:
         held = {kind: _held(course, field, plan, kind, urls[kind], capacity[kind]) for kind in OWN}
         load = {kind: _curve(course, field, plan, kind, urls[kind], capacity[kind]) for kind in ("naive", "best")}
         counts = _counts(course, field, plan, urls)
+        heard("Waiting for a changed row", *course.so_far)
+        delta = field.delta_visible_ms("best", urls["best"], work)
         field.stop(Entry(kind, chosen[kind], in_redis=True) for kind in KINDS)
         started = field.start(Entry(kind, chosen[kind], in_redis=False) for kind in KINDS)
         files = {entry.kind: url for entry, url in started.items()}
         file = _store(course, field, plan, files, math.ceil(plan.rounds / 2))
-    found = Found(plan.candidates, bundles.precision, chosen, tried, redis, file, held, load, counts)
+    with redis_server() as server:
+        rows = rows_benchmark(
+            work / "rows", server, lambda doing: heard(f"Rows: {doing}", *course.so_far), plan.many_rows, plan.few_rows
+        )
+    found = Found(plan.candidates, bundles.precision, chosen, tried, redis, file, held, load, counts, delta, rows)
     heard("Done", 1, 1)
     return summarised(found) | {"machine": machine_now(), "seconds": round(time.perf_counter() - start, 1)}
 

@@ -39,8 +39,13 @@ class Course:
         _add(outcomes, target.url, open_loop(target, arrivals(rate, seconds, seed), seconds, Limits()))
         return outcomes[target.url]
 
+    @property
+    def so_far(self) -> tuple[int, int]:
+        """Seconds over, of all."""
+        return round(self._over), round(self._total)
+
     def _tell(self, doing: str, seconds: float) -> None:
-        self._heard(doing, round(self._over), round(self._total))
+        self._heard(doing, *self.so_far)
         self._over += seconds
 
 

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
 from loadtest.bench.bundles import Bundles
+from loadtest.bench.delta import delta_visible_ms
 from loadtest.bench.plan import Plan
 from loadtest.bench.processes import Running, Service, end, naive, ours, publish, redis_server
 from loadtest.generator import Target
@@ -54,6 +55,11 @@ class Field:
         with ThreadPoolExecutor() as threads:
             list(threads.map(publish, bundles.values(), self._redis.values()))
         self._redis["naive"] = self._redis["fp32"]
+
+    def delta_visible_ms(self, kind: Kind, url: str, work: Path) -> float:
+        """How long a changed row takes to be scored with; Redis has it from then on."""
+        bundle = self._bundles.fp32 if kind == "fp32" else self._bundles.best
+        return delta_visible_ms(bundle, self._redis[kind], url, self._bodies[self._plan.candidates][0], work)
 
     def start(self, entries: Iterable[Entry]) -> dict[Entry, str]:
         """The addresses of such services."""

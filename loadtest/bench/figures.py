@@ -6,6 +6,7 @@ from typing import Any
 
 from loadtest.bench.stages import Spent
 from loadtest.outcome import Outcome
+from loadtest.rows_benchmark import RowsFigures
 from msd.contract.precision import Precision
 
 Outcomes = Mapping[str, Outcome]
@@ -43,6 +44,8 @@ class Found:
     held: Mapping[Any, Held]
     curve: Mapping[Any, Sequence[tuple[float, Outcome]]]
     counts: Mapping[int, Outcomes]
+    delta_visible_ms: float
+    rows: RowsFigures
 
 
 def summarised(found: Found) -> dict[str, Any]:
@@ -52,6 +55,8 @@ def summarised(found: Found) -> dict[str, Any]:
         **_of_store(found.redis),
         **best,
         **{f"{name}_fp32": value for name, value in _held(found, "fp32").items()},
+        **{name: getattr(found.rows, name) for name in ("lookup_ratio", "start_s_10m", "lookup_ratio_10m")},
+        "delta_visible_ms": found.delta_visible_ms,
         "precision": found.precision,
         "candidates": found.candidates,
         "workers": dict(found.workers),
@@ -60,6 +65,7 @@ def summarised(found: Found) -> dict[str, Any]:
             for kind, by_count in found.tried.items()
         },
         "file": _of_store(found.file),
+        "rows": found.rows._asdict(),
         "absolute": {"redis": _absolute(found.redis), "file": _absolute(found.file)},
         "open_loop": {kind: _absolute_held(found.held[kind]) for kind in _OWN},
         "stages_ms": {kind: _stages(found.redis, kind) for kind in _OWN},

@@ -10,7 +10,8 @@ class Plan:
     """The length of each part.
 
     A round is `seconds` of one service; the throughput has `rounds` of each, in turns. `loads` are shares of a
-    service's own capacity, of which 70 % are held for `open_seconds`. Our services have `deadline_ms`.
+    service's own capacity, of which 70 % are held for `open_seconds`. Our services have `deadline_ms`. Look-ups among
+    `many_rows` are held against those among `few_rows`.
     """
 
     makings: Makings = field(default_factory=Makings)
@@ -23,6 +24,8 @@ class Plan:
     loads: tuple[float, ...] = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0)
     bodies: int = 1_000
     deadline_ms: int = 50
+    many_rows: int = 10_000_000
+    few_rows: int = 100_000
 
     @property
     def candidates(self) -> int:

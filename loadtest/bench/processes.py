@@ -152,12 +152,22 @@ def redis_server() -> Iterator[str]:
         server.terminate()
 
 
+@contextmanager
+def msd(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """One command of the front door; it has ended when the block has."""
+    command = [sys.executable, "-m", "msd", *arguments]
+    with subprocess.Popen(
+        command, env=_environment({}), text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        yield process
+
+
 def publish(bundle: Path, redis: str) -> None:
     """`msd publish`. Raises ServiceError with what it says."""
-    command = [sys.executable, "-m", "msd", "publish", str(bundle), "--redis", redis]
-    ended = subprocess.run(command, env=_environment({}), capture_output=True, text=True, check=False)
-    if ended.returncode:
-        raise ServiceError(f"`msd publish {bundle}` failed: {ended.stderr.strip()}")
+    with msd("publish", str(bundle), "--redis", redis) as process:
+        _, said = process.communicate()
+    if process.returncode:
+        raise ServiceError(f"`msd publish {bundle}` failed: {said.strip()}")
 
 
 def _environment(given: Mapping[str, str]) -> dict[str, str]:

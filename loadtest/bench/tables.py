@@ -16,8 +16,7 @@ def tables(figures: Figures) -> Iterator[Table]:
         yield _services(figures, store, title, names)
     yield _arrivals(figures, names)
     yield _stages(figures, names)
-    if "lookup_ratio" in figures:
-        yield _rows(figures)
+    yield _rows(figures)
 
 
 def _services(figures: Figures, store: str, title: str, names: Mapping[str, str]) -> Table:
@@ -71,8 +70,7 @@ def _stages(figures: Figures, names: Mapping[str, str]) -> Table:
 def _rows(figures: Figures) -> Table:
     table = _table("Rows", ("figure", "value"))
     for name in ("lookup_ratio", "start_s_10m", "lookup_ratio_10m", "delta_visible_ms"):
-        if figures.get(name) is not None:
-            table.add_row(name, f"{figures[name]:,.2f}")
+        table.add_row(name, f"{figures[name]:,.2f}")
     return table
 
 

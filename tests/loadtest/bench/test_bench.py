@@ -22,7 +22,8 @@ from tests.loadtest.conftest import MAKINGS
 KEYS = {
     *(f"{name}_ratio_{kind}" for name in ("throughput", "p50") for kind in ("fp32", "best")),
     *("overhead_share_fp32", "overhead_share_best", "openloop70_p99_over_p50", "openloop70_p999_over_p50"),
-    *("overload_goodput", "overload_p99_ms", "precision", "machine"),
+    *("overload_goodput", "overload_p99_ms", "lookup_ratio", "start_s_10m", "lookup_ratio_10m", "delta_visible_ms"),
+    *("precision", "machine"),
 }
 TINY = partial(
     Plan,
@@ -34,6 +35,8 @@ TINY = partial(
     counts=(5,),
     loads=(0.5,),
     bodies=30,
+    many_rows=3_000,
+    few_rows=1_000,
 )
 
 

@@ -1,0 +1,114 @@
+"""How soon a changed row is scored with: an item gets another's row, and is asked for until every worker knows."""
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from redis import Redis
+
+from loadtest.bench.processes import ServiceError, msd
+from loadtest.http_client import Client
+from msd.contract.bundle import ROWS, Bundle, file_entries, open_bundle, write_manifest
+from msd.contract.redis_keys import key_prefix
+from msd.contract.row_file import RowFile
+from msd.contract.row_writer import write_row_file
+from msd.contract.rows import RowCodec
+
+# Connections are shared out among the workers.
+_CONNECTIONS = 16
+_PATIENCE_S = 30.0
+_MOVED = 0.5
+
+
+@dataclass(frozen=True)
+class _Change:
+    """The item that is changed, and the score of the one whose row it gets."""
+
+    item: str
+    like: str
+    before: float
+    after: float
+
+
+def delta_visible_ms(bundle: Path, redis: str, url: str, body: bytes, work: Path) -> float:
+    """Milliseconds from the row's change in Redis until none of the connections sees the old score any more.
+
+    `body` is a request for candidates that score differently. Raises ServiceError when the change does not come.
+    """
+    opened = open_bundle(bundle)
+    request = json.loads(body)
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(url)) for _ in range(_CONNECTIONS)]
+        change = _change(request, _scores(clients[0], request))
+        delta = _delta(opened, change, work)
+        asked = {**request, "candidates": {"id": [change.item]}}
+        for client in clients:
+            _scores(client, asked)
+        key = key_prefix(opened.bundle_id, "item") + change.item
+        with Redis.from_url(redis) as rows, msd("publish", str(delta), "--delta", "--redis", redis) as publishing:
+            return _waited(rows, key, clients, asked, change, publishing)
+
+
+def _waited(
+    rows: "Redis",
+    key: str,
+    clients: Sequence[Client],
+    asked: dict[str, Any],
+    change: _Change,
+    publishing: "subprocess.Popen[str]",
+) -> float:
+    old, end = rows.get(key), time.monotonic() + _PATIENCE_S
+    while rows.get(key) == old:
+        if publishing.poll() or time.monotonic() > end:
+            raise ServiceError(f"`msd publish --delta` changed nothing: {publishing.communicate()[1].strip()}")
+    changed = time.monotonic()
+    turns, aware = cycle(clients), 0
+    while aware < len(clients):
+        if time.monotonic() > end:
+            raise ServiceError(f"a changed row was not scored with within {_PATIENCE_S:g} s")
+        found = _scores(next(turns), asked)[0]
+        aware = aware + 1 if abs(found - change.before) > _MOVED * abs(change.after - change.before) else 0
+    return round(1e3 * (time.monotonic() - changed), 1)
+
+
+def _scores(client: Client, request: dict[str, Any]) -> list[float]:
+    reply = client.score(json.dumps(request).encode())
+    if reply.status != 200:
+        raise ServiceError(f"answered {reply.status}: {reply.body[:300].decode(errors='replace')}")
+    scores: list[float] = json.loads(reply.body)["candidates"]["pctr"]
+    return scores
+
+
+def _change(request: dict[str, Any], scores: list[float]) -> _Change:
+    """The least likely of the candidates gets the row of the likeliest."""
+    ids = request["candidates"]["id"]
+    least, most = int(np.argmin(scores)), int(np.argmax(scores))
+    return _Change(ids[least], ids[most], scores[least], scores[most])
+
+
+def _delta(bundle: Bundle, change: _Change, work: Path) -> Path:
+    """A folder for `msd publish --delta`, made of the bundle and a copy with the one row changed."""
+    copy, out = work / "changed", work / "delta"
+    for folder in (copy, out):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(bundle.folder, copy)
+    codec = RowCodec(bundle.schema, "item", bundle.bundle_id)
+    file = RowFile(bundle.path(ROWS["item"]), codec, bundle.bundle_id)
+    ids, rows = zip(*file.scan(0, file.count), strict=True)
+    records = np.frombuffer(bytearray(b"".join(rows)), codec.dtype)
+    records[ids.index(change.item)] = records[ids.index(change.like)]
+    write_row_file(copy / ROWS["item"], codec, bundle.bundle_id, list(ids), records, [])
+    write_manifest(copy, bundle.manifest.model_copy(update={"files": file_entries(copy)}))
+    with msd("delta", str(bundle.folder), str(copy), str(out)) as process:
+        _, said = process.communicate()
+    if process.returncode:
+        raise ServiceError(f"`msd delta` failed: {said.strip()}")
+    return out
