@@ -69,9 +69,10 @@ def encode_one(one: str, width: int) -> bytes:
 
 def hash_ids(ids: Words, seed: int) -> Words:
     """[n] a hash of each id's words [n, W]."""
-    hashes = np.full(len(ids), seed, np.uint64)
+    hashes: Words = np.full(len(ids), seed, np.uint64)
     for column in ids.T:
-        hashes = (hashes ^ column) * _MULTIPLIER
+        hashes ^= column
+        hashes *= _MULTIPLIER
         hashes ^= hashes >> _HALF
     hashes *= _MIX
     hashes ^= hashes >> _HALF
@@ -127,9 +128,11 @@ class IdIndex:
         from −1 on. What it costs counts: it is all that most requests need."""
         hashes = hash_ids(ids, self._seed)
         window_NW = self._window(self._homes_of(hashes))
-        column_N = ((window_NW ^ hashes[:, None]) <= _PLACE).argmax(1)
-        held = window_NW.ravel().take(np.arange(0, window_NW.size, WINDOW) + column_N)
-        places: Places = (held & _PLACE).astype(np.int64) - 1
+        alike_NW = (window_NW ^ hashes[:, None]) <= _PLACE
+        at_N = np.flatnonzero(alike_NW)
+        if len(at_N) != len(ids):  # else it is one of each, or the ids will not be those asked for
+            at_N = np.arange(0, alike_NW.size, WINDOW) + alike_NW.argmax(1)
+        places: Places = (window_NW.ravel().take(at_N) & _PLACE).view(np.int64) - 1
         return places
 
     def first(self, ids: Words) -> Places:
@@ -166,5 +169,5 @@ class IdIndex:
         return self._windows[at].view("<u8").reshape(len(at), WINDOW)
 
     def _homes_of(self, hashes: Words) -> Places:
-        homes: Places = (hashes % self._homes).astype(np.int64)
+        homes: Places = (hashes % self._homes).view(np.int64)
         return homes

@@ -1,0 +1,125 @@
+"""The arena holds what it was given, or nothing: never another id's row, never more bytes than it may."""
+
+from collections.abc import Sequence
+from zlib import crc32
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from msd.contract.rows import Rows, RowSide, pack_history
+from service.stores.arena import Arena
+from tests.contract.examples import ITEMS, USERS, make_records
+
+CODECS = {"user": USERS, "item": ITEMS}
+IDS = [f"i{number}" for number in range(12)]
+_ENTRY = ITEMS.dtype.itemsize + 260
+
+
+def rows_of(side: RowSide, numbers: Sequence[int | None]) -> Rows:
+    """Rows that carry a number each, a user's as often in his history; none for None."""
+    records = make_records(CODECS[side], len(numbers))
+    given: list[bytes | None] = []
+    for place, number in enumerate(numbers):
+        if number is None:
+            given.append(None)
+            continue
+        records["impressions"][place] = number
+        tail = pack_history([f"h{number}"] * number) if side == "user" else b""
+        given.append(sealed(records[place : place + 1].tobytes()) + tail)
+    return CODECS[side].unpack(given)
+
+
+def sealed(row: bytes) -> bytes:
+    """The row with its checksum made right again."""
+    return row[:-4] + crc32(row[:-4]).to_bytes(4, "little")
+
+
+def numbers_in(arena: Arena, ids: Sequence[str]) -> dict[str, int | None]:
+    """What the arena holds of the ids; None where it knows that there is nothing."""
+    places = arena.look_up(ids).places
+    held = [one for one, place in zip(ids, places, strict=True) if place >= 0]
+    rows = arena.rows(places[places >= 0])
+    numbers = [
+        int(number) if found else None for number, found in zip(rows.records["impressions"], rows.found, strict=True)
+    ]
+    for number, history in zip(numbers, rows.histories, strict=False):
+        assert history == (f"h{number}",) * (number or 0)
+    return dict(zip(held, numbers, strict=True))
+
+
+@settings(max_examples=150)
+@given(st.data(), st.sampled_from(["user", "item"]), st.integers(0, 8))
+def test_it_is_a_dictionary_that_may_forget(data: st.DataObject, side: RowSide, rows: int) -> None:
+    arena = Arena(CODECS[side], rows * _ENTRY)
+    model: dict[str, int | None] = {}
+    for epoch in range(data.draw(st.integers(1, 12))):
+        ids = data.draw(st.lists(st.sampled_from(IDS), unique=True, min_size=1))
+        match data.draw(st.sampled_from(["put", "look up", "drop", "clear"])):
+            case "put":
+                numbers = data.draw(st.lists(st.none() | st.integers(0, 40), min_size=len(ids), max_size=len(ids)))
+                arena.put(ids, rows_of(side, numbers), epoch)
+                model |= dict(zip(ids, numbers, strict=True))
+            case "drop":
+                for one in ids:
+                    arena.drop(one)
+                    model.pop(one, None)
+            case "clear":
+                arena.clear()
+                model.clear()
+            case _:
+                arena.look_up(ids)
+        held = numbers_in(arena, IDS)
+        assert held.items() <= model.items()
+        assert len(held) == len(arena) <= rows
+        assert arena._bytes <= rows * _ENTRY
+
+
+def test_what_is_asked_for_stays_and_what_was_asked_for_once_goes() -> None:
+    arena = Arena(ITEMS, 6 * _ENTRY)
+    for one in IDS[:3]:
+        arena.put([one], rows_of("item", [1]), 1)
+    for one in IDS[3:]:
+        assert set(numbers_in(arena, IDS[:3])) == set(IDS[:3])
+        arena.put([one], rows_of("item", [2]), 1)
+
+    assert set(numbers_in(arena, IDS[:3])) == set(IDS[:3])
+
+
+def test_it_knows_in_which_epoch_a_row_came() -> None:
+    arena = Arena(ITEMS, 9 * _ENTRY)
+    arena.put(["a", "b"], rows_of("item", [1, None]), 3)
+    arena.put(["b", "c"], rows_of("item", [2, 4]), 5)
+    held = arena.look_up(["c", "a", "x", "b", "c"])
+
+    assert (held.places >= 0).tolist() == [True, True, False, True, True]
+    assert held.epochs[held.places >= 0].tolist() == [5, 3, 5, 5]
+
+
+def test_a_row_is_copied_so_that_what_takes_its_place_does_not_change_it() -> None:
+    arena = Arena(ITEMS, _ENTRY)
+    arena.put(["a"], rows_of("item", [1]), 0)
+    rows = arena.rows(arena.look_up(["a"]).places)
+    arena.put(["b"], rows_of("item", [2]), 0)
+
+    assert rows.records["impressions"].tolist() == [1]
+    assert numbers_in(arena, ["a", "b"]) == {"b": 2}
+
+
+@pytest.mark.parametrize("size", [0, 1, _ENTRY - 1])
+def test_without_room_it_holds_nothing(size: int) -> None:
+    arena = Arena(ITEMS, size)
+    arena.put(["a"], rows_of("item", [1]), 0)
+
+    assert len(arena) == 0
+    assert arena.look_up(["a"]).places.tolist() == [-1]
+    assert len(arena.rows(np.zeros(0, np.int64)).found) == 0
+
+
+def test_a_history_larger_than_the_arena_is_not_held_and_moves_nobody_out() -> None:
+    arena = Arena(USERS, 4 * (USERS.dtype.itemsize + 260))
+    arena.put(["a"], rows_of("user", [1]), 0)
+    arena.put(["b"], rows_of("user", [2_000]), 0)
+
+    assert numbers_in(arena, ["a", "b"]) == {"a": 1}
