@@ -38,7 +38,7 @@ _DESCRIPTIONS = {
     413: "Too many candidates, or too many bytes.",
     415: "The body is not declared as JSON.",
     422: "JSON, but not a request; `field` says where.",
-    429: "Too many candidates are waiting; try again after `Retry-After` seconds.",
+    429: "Too many candidates are waiting, or too many to be scored in time; try again after `Retry-After` seconds.",
     500: "The service failed.",
     503: "Starting or stopping; try again after `Retry-After` seconds.",
     504: "The request waited too long for its turn.",
@@ -83,7 +83,13 @@ def _operation(example: dict[str, Any] | None) -> dict[str, Any]:
     request: dict[str, Any] = {"schema": {"$ref": _REF.format(model="ScoreRequest")}}
     if example is not None:
         request["examples"] = {"golden": {"summary": "A request of the bundle's goldens", "value": example}}
-    header = {"X-Request-Id": {"schema": {"type": "string"}, "description": "The request's id, given or made."}}
+    header = {
+        "X-Request-Id": {"schema": {"type": "string"}, "description": "The request's id, given or made."},
+        "Server-Timing": {
+            "schema": {"type": "string"},
+            "description": "parse, rows, queue, run and total, in milliseconds.",
+        },
+    }
     reply = {"schema": {"$ref": _REF.format(model="ScoreReply")}}
     return {
         "summary": "Score candidates for one user in one context",
