@@ -263,6 +263,8 @@ def test_a_server_that_does_not_tell_of_changes_is_named_and_can_be_used_without
     run(bundle, url, refused)
     metrics = run(bundle, url, plain, cache_bytes=0)
     assert 'msd_rows_total{tier="redis"} 3.0' in metrics.exposition().decode()
+    client.acl_setuser("reader", enabled=True, passwords=["+pw"], keys=["msd:*"], commands=["+client|tracking"])
+    run(bundle, url, plain)
 
 
 @pytest.mark.parametrize(("option", "said"), [("colour=red", "colour"), ("socket_timeout=soon", "socket_timeout")])
