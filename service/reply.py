@@ -56,11 +56,11 @@ def build_reply(request_id: str, model_version: str, request: CheckedRequest, sc
     ecpm = _ecpm(request.bids, pctr)
     columns: dict[str, Any] = {"id": request.ids, **scored.scores}
     if request.top_k is None:
-        columns["ecpm"] = _nullable(ecpm)
+        columns["ecpm"] = ecpm
     else:
         order = _ranking(pctr, ecpm)[: request.top_k]
         columns = {name: column[order] for name, column in columns.items() if name != "id"}
-        columns = {"id": [request.ids[place] for place in order.tolist()], **columns, "ecpm": _nullable(ecpm[order])}
+        columns = {"id": [request.ids[place] for place in order.tolist()], **columns, "ecpm": ecpm[order]}
     document: dict[str, Any] = {"request_id": request_id, "model_version": model_version, "candidates": columns}
     degraded: dict[str, Any] = {}
     if scored.degraded_user:
@@ -69,6 +69,7 @@ def build_reply(request_id: str, model_version: str, request: CheckedRequest, sc
         degraded["candidates"] = scored.degraded_candidates
     if degraded:
         document["degraded"] = degraded
+    # Without a bid there is no eCPM: NaN, which becomes null.
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
@@ -83,7 +84,3 @@ def _ranking(pctr: NDArray[np.float32], ecpm: NDArray[np.float64]) -> NDArray[np
     """[N] places, best first: those with a bid by eCPM, then those without by pCTR; equals keep their order."""
     unpriced = np.isnan(ecpm)
     return np.lexsort((-np.where(unpriced, pctr, ecpm), unpriced))
-
-
-def _nullable(values: NDArray[np.float64]) -> list[float | None]:
-    return [None if value != value else value for value in values.tolist()]

@@ -1,6 +1,7 @@
 """The HTTP server of one worker: uvicorn, whose connections come over the channel, and which loses none at its end."""
 
 import asyncio
+import gc
 import signal
 import socket
 import time
@@ -50,6 +51,7 @@ class WorkerServer(uvicorn.Server):
         self._channel = channel
         self._readiness = readiness
         self._balance = balance
+        self._is_settled = False
         self._arriving: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger("msd.server")
 
@@ -75,7 +77,15 @@ class WorkerServer(uvicorn.Server):
             self._balance.weigh(len(self.server_state.connections))
         if self._readiness.draining:
             self._send_away()
+        elif self._readiness.is_ready and not self._is_settled:
+            self._settle()
         return is_over
+
+    def _settle(self) -> None:
+        """What lives by now stays: to go through it all again would stop a later collection for tens of ms."""
+        self._is_settled = True
+        gc.collect()
+        gc.freeze()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answers whoever was handed over or is connected, then stops as uvicorn does."""

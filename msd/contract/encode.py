@@ -181,7 +181,7 @@ def encode_state(
     rate = np.minimum(np.maximum(rate, _RAREST), 1.0 - _RAREST)
     age = np.asarray(at, np.float64) - np.asarray(as_of, np.float64)
     age = np.minimum(np.maximum(age, 0.0), field.age_cap_s)
-    encoded = np.empty((*np.broadcast_shapes(rate.shape, age.shape), len(STATE_FEATURES)), np.float32)
+    encoded = np.empty((*np.broadcast(rate, age).shape, len(STATE_FEATURES)), np.float32)
     encoded[..., 0] = np.log(rate / (1.0 - rate)) - _prior_log_odds(field.prior)
     encoded[..., 1] = np.log1p(shown)
     encoded[..., 2] = np.log1p(age / _SECONDS_PER_DAY)
