@@ -196,6 +196,44 @@ def test_a_user_who_is_described_is_unknown_all_the_same() -> None:
     assert merge(user_id="nobody", user={"features": {"age": 3}, "history": ["i1"]}).degraded_user == "unknown"
 
 
+@pytest.mark.parametrize(
+    ("user_stale", "items_stale", "missing", "declared", "candidates"),
+    [
+        # u0's history is i3, gone, i5; all of i1, i2, i3, gone, i5 are asked for.
+        (None, None, (), None, {}),
+        (True, None, (), "cached", {}),
+        (False, None, (), None, {}),
+        (None, [True, False, False, False, False], (), "cached", {"i1": "cached"}),
+        (None, [False, True, True, False, True], ("gone",), "cached", {"i2": "cached"}),
+        (None, [False, False, False, False, False], ("i1",), "cached", {"i1": "prior"}),
+    ],
+)
+def test_what_is_only_known_from_before_is_declared(
+    user_stale: bool | None,
+    items_stale: list[bool] | None,
+    missing: tuple[str, ...],
+    declared: str | None,
+    candidates: dict[str, str],
+) -> None:
+    """A history some of which could not be read counts as the user's, for he is scored by less than there is."""
+    request = parse_request(json.dumps({"user_id": "u0", "candidates": {"id": ["i1", "i2"]}}).encode(), SCHEMA)
+    user = USERS.unpack([USER_ROWS["u0"]])._replace(stale=None if user_stale is None else np.array([user_stale]))
+    wanted = wanted_items(request, user)
+    items = ITEMS.unpack([None if one in missing else ITEM_ROWS.get(one) for one in wanted])
+    items = items._replace(stale=None if items_stale is None else np.array(items_stale))
+    merged = assemble(SCHEMA, request, AT, user, items)
+
+    assert (merged.degraded_user, merged.degraded_candidates) == (declared, candidates)
+
+
+def test_an_unknown_user_stays_unknown_however_old_the_rest() -> None:
+    request = parse_request(json.dumps({"user_id": "nobody", "candidates": {"id": ["i1"]}}).encode(), SCHEMA)
+    user = USERS.unpack([None])._replace(stale=np.array([False]))
+    items = ITEMS.unpack([ITEM_ROWS["i1"]])._replace(stale=np.array([True]))
+
+    assert assemble(SCHEMA, request, AT, user, items).degraded_user == "unknown"
+
+
 def test_counts_and_vectors_stay_the_stored_ones() -> None:
     stored = merge(candidates={"id": ["i1"]})
     given_too = merge(
