@@ -81,7 +81,7 @@ class RedisLink:
                 return await self._send(command, accept)
         except TimeoutError:
             raise self._late() from None
-        except hiredis.ReplyError as error:
+        except (hiredis.ReplyError, _Ended) as error:
             raise StoreError(f"Redis at {self.address}: {error}") from error
 
     async def close(self) -> None:
@@ -115,6 +115,8 @@ class RedisLink:
                 self._reason = str(error)
             except TimeoutError:
                 self._reason = f"did not answer within {self._timeout_s * 1000:g} ms"
+            except _Ended as error:
+                self._reason = str(error)
             except (OSError, hiredis.HiredisError) as error:
                 # Of the operating system, of TLS or of the protocol; none knows of credentials.
                 self._reason = f"{type(error).__name__}: {error}"
@@ -140,7 +142,7 @@ class RedisLink:
         line, self._line = self._line, None
         if line is not None:
             self._ended_at = line.proved_at
-            line.end(StoreError(f"Redis at {self.address}: {self._reason}"))
+            line.end(self._reason)
 
     async def _connect(self) -> "_Line":
         loop, target = asyncio.get_running_loop(), self._target
@@ -178,6 +180,10 @@ class RedisLink:
         return line.ended.result()
 
 
+class _Ended(ConnectionError):
+    """The connection ended before a reply came; the message says why."""
+
+
 class _Line(asyncio.Protocol):
     """One connection from its beginning to its end."""
 
@@ -209,19 +215,16 @@ class _Line(asyncio.Protocol):
                 else:
                     self._answer(reply)
         except hiredis.ProtocolError as error:
-            self._finish(f"does not speak Redis's protocol: {error}")
+            self.end(f"does not speak Redis's protocol: {error}")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._finish(f"{type(exc).__name__}: {exc}" if exc else "the connection was closed")
+        self.end(f"{type(exc).__name__}: {exc}" if exc else "the connection was closed")
 
-    def end(self, error: StoreError) -> None:
-        """Ends the connection; whoever waits for a reply gets the error."""
+    def end(self, reason: str) -> None:
+        """Ends the connection, if it has not ended; whoever waits for a reply hears why."""
         self._transport.abort()
         while self.asked:
-            _fail(self.asked.popleft().reply, error)
-
-    def _finish(self, reason: str) -> None:
-        self._transport.abort()
+            _fail(self.asked.popleft().reply, _Ended(reason))
         if not self.ended.done():
             self.ended.set_result(reason)
 

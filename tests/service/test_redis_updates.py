@@ -267,6 +267,23 @@ def test_a_server_that_does_not_tell_of_changes_is_named_and_can_be_used_without
     run(bundle, url, plain)
 
 
+def test_a_server_that_hangs_up_is_named_at_once(bundle: Bundle) -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(9)
+        writer.close()
+
+    async def go() -> None:
+        server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        store = RedisStore(bundle, f"redis://127.0.0.1:{port}/0", 60.0, 10**6, Metrics())
+        with pytest.raises(StoreError, match=f"Redis at 127.0.0.1:{port}: (the connection was closed|Connection)"):
+            await store.check()
+        await store.close()
+        server.close()
+
+    asyncio.run(go())
+
+
 @pytest.mark.parametrize(("option", "said"), [("colour=red", "colour"), ("socket_timeout=soon", "socket_timeout")])
 def test_an_option_that_cannot_be_is_named(bundle: Bundle, option: str, said: str) -> None:
     with pytest.raises(StoreError, match=said):
