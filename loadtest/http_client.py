@@ -2,13 +2,14 @@
 
 import http.client
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
 from msd.contract.errors import MsdError
 
-_HEADERS = {"Content-Type": "application/json"}
+_HEADERS: Mapping[str, str] = {"Content-Type": "application/json"}
 
 
 class ClientError(MsdError):
@@ -53,10 +54,14 @@ class Client:
         """The reply to a GET."""
         return self._send("GET", path, None)
 
-    def _send(self, method: str, path: str, body: bytes | None) -> Reply:
+    def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+        """The reply to a POST of anything."""
+        return self._send("POST", path, body, headers)
+
+    def _send(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] = _HEADERS) -> Reply:
         start = time.perf_counter()
         try:
-            self._connection.request(method, path, body, _HEADERS)
+            self._connection.request(method, path, body, dict(headers))
             response = self._connection.getresponse()
             content = response.read()
         except (OSError, http.client.HTTPException) as error:

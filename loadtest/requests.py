@@ -26,10 +26,18 @@ def in_objects(bodies: Sequence[bytes]) -> list[bytes]:
     return [http_request("/score", json.dumps(_in_objects(json.loads(body))).encode()) for body in bodies]
 
 
-def http_request(path: str, body: bytes, media_type: str = "application/json") -> bytes:
-    """A POST, ready to be written to a connection."""
-    head = f"POST {path} HTTP/1.1\r\nHost: service\r\nContent-Type: {media_type}\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+def http_request(path: str, body: bytes, **headers: str) -> bytes:
+    """A POST, ready to be written to a connection; of JSON, unless its Content-Type says otherwise."""
+    named = {"Host": "service", "Content-Type": "application/json", "Content-Length": str(len(body))}
+    named |= {name.replace("_", "-"): value for name, value in headers.items()}
+    head = "".join(f"{name}: {value}\r\n" for name, value in named.items())
+    return f"POST {path} HTTP/1.1\r\n{head}\r\n".encode() + body
+
+
+def headers_of(request: bytes) -> dict[str, str]:
+    """The headers of such bytes."""
+    lines = request.partition(b"\r\n\r\n")[0].decode().split("\r\n")[1:]
+    return dict(line.split(": ", 1) for line in lines)
 
 
 def _in_objects(document: dict[str, Any]) -> dict[str, Any]:

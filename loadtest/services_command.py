@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Protocol
 
 import typer
 from rich.console import Console
@@ -46,11 +46,16 @@ def services(
     ] = None,
     work: Annotated[Path, typer.Option(help="A folder that keeps bundles, rows and logs.")] = Path("runs/bench"),
     seconds: Annotated[float, typer.Option(min=0.1, help="For each round; longer steadies the figures.")] = 3.0,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Against general model servers instead, which are installed first.")
+    ] = False,
 ) -> None:
     """Our service against a naive one, in turns, over bundles of a reference model that is trained first."""
     check_writable(figures)
     try:
         from loadtest.bench.bench import bench_services
+        from loadtest.bench.peers.contest import bench_peers
+        from loadtest.bench.peers.tables import peer_tables
         from loadtest.bench.pictures import PICTURES
         from loadtest.bench.plan import Plan
         from loadtest.bench.tables import tables
@@ -58,16 +63,16 @@ def services(
         raise MsdError(f"`msd bench` needs the module {error.name!r}; in the checkout: {_NEEDED}") from error
     console = Console()
     with _bars() as heard:
-        found = bench_services(Plan(seconds=seconds), work, heard)
-    for table in tables(found):
+        found = (bench_peers if peers else bench_services)(Plan(seconds=seconds), work, heard)
+    for table in (peer_tables if peers else tables)(found):
         console.print(table)
     if figures is not None:
-        pictures = {figures.with_name(f"{figures.stem}-{name}.svg"): draw for name, draw in PICTURES.items()}
-        _write(figures, found)
-        for path, draw in pictures.items():
-            write_text_atomic(path, draw(found))
-        names = ", ".join(path.name for path in pictures)
-        console.print(f"{figures}, {names}: written", highlight=False)
+        written = {figures: json.dumps(found, indent=2) + "\n"}
+        if not peers:
+            written |= {figures.with_name(f"{figures.stem}-{name}.svg"): draw(found) for name, draw in PICTURES.items()}
+        for path, text in written.items():
+            write_text_atomic(path, text)
+        console.print(f"written: {', '.join(map(str, written))}", highlight=False, soft_wrap=True)
 
 
 def check_writable(figures: Path | None) -> None:
@@ -79,10 +84,6 @@ def check_writable(figures: Path | None) -> None:
     folder = next(one for one in figures.absolute().parents if one.exists())
     if figures.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise MsdError(f"--json {figures}: cannot be written; {folder} is no folder that may be written to")
-
-
-def _write(path: Path, found: dict[str, Any]) -> None:
-    write_text_atomic(path, json.dumps(found, indent=2) + "\n")
 
 
 @contextmanager

@@ -45,7 +45,10 @@ def bench_services(plan: Plan, work: Path, heard: Heard) -> dict[str, Any]:
         chosen, tried, urls = _chosen(course, field, plan)
         redis = _store(course, field, plan, urls, plan.rounds)
         capacity = {name: outcome.goodput for name, outcome in redis.throughput.items()}
-        held = {kind: _held(course, field, plan, kind, urls[kind], capacity[kind]) for kind in OWN}
+        strict = {Entry(kind, chosen[kind], True, plan.deadline_ms) for kind in OWN}
+        strict_urls = {entry.kind: url for entry, url in field.start(strict).items()}
+        held = {kind: _held(course, field, plan, kind, (urls, strict_urls), capacity[kind]) for kind in OWN}
+        field.stop(strict)
         load = {kind: _curve(course, field, plan, kind, urls[kind], capacity[kind]) for kind in ("naive", "best")}
         counts = _counts(course, field, plan, urls)
         heard("Waiting for a changed row", *course.so_far)
@@ -87,11 +90,11 @@ def _rested(course: Course, field: Field, plan: Plan, urls: Urls, rounds: int) -
     return _Rested(outcomes, {kind: spent(urls[kind]).since(before[kind]) for kind in OWN})
 
 
-def _held(course: Course, field: Field, plan: Plan, kind: Kind, url: str, capacity: float) -> Held:
-    """Under arrivals at 70 % of what it can do, and at twice that."""
-    target = field.target(kind, url, plan.candidates)
-    at70 = course.open("Holding 70 % of capacity", target, _HELD_LOAD * capacity, plan.open_seconds, seed=1)
-    overload = course.open("Offering 200 %", target, _OVERLOAD * capacity, plan.overload_seconds, seed=2)
+def _held(course: Course, field: Field, plan: Plan, kind: Kind, urls: tuple[Urls, Urls], capacity: float) -> Held:
+    """Under arrivals at 70 % of what it can do; and at twice that, where it has a strict deadline."""
+    usual, strict = (field.target(kind, one[kind], plan.candidates) for one in urls)
+    at70 = course.open("Holding 70 % of capacity", usual, _HELD_LOAD * capacity, plan.open_seconds, seed=1)
+    overload = course.open("Offering 200 %", strict, _OVERLOAD * capacity, plan.overload_seconds, seed=2)
     return Held(at70, overload)
 
 

@@ -3,6 +3,7 @@
 Kept in a folder until what they depend on changes; a run that was cut short goes on where it was.
 """
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,13 +22,17 @@ from model_export.export import export_bundle
 from model_export.foreign.bind import bind_inputs
 from model_export.foreign.source import Foreign
 from model_export.precision.choice import Asked
-from msd.contract.bundle import open_bundle
+from msd.contract.bundle import ROWS, open_bundle
+from msd.contract.errors import BundleError
 from msd.contract.files import write_bytes_atomic
 from msd.contract.precision import Precision
+from msd.contract.row_file import RowFile
+from msd.contract.rows import RowCodec, RowSide
 from msd.step import fingerprint_of, is_done, mark_done
 
 _FORMAT = 1
 _HEADS = {"pctr": "pctr"}
+_SIDES: tuple[RowSide, ...] = ("user", "item")
 # What the network calls its inputs → the schema's tensors.
 _TENSORS = {
     "user_fields": "user_categorical",
@@ -76,7 +81,7 @@ def made_bundles(work: Path, makings: Makings, heard: Heard) -> Bundles:
     """The bundles in `work`, made first if they are not there. Raises MsdError where one cannot be made."""
     bundles = Bundles(work / "fp32", work / "best", work / "graphs" / "tiled.onnx", work / "graphs" / "plain.onnx")
     run = fingerprint_of(_FORMAT, asdict(makings), torch.__version__)
-    if is_done(work, run):
+    if is_done(work, run) and _is_readable(bundles.fp32) and _is_readable(bundles.best):
         return bundles
     start = time.perf_counter()
     hears = partial(heard, "Training the reference model")
@@ -98,9 +103,22 @@ def made_bundles(work: Path, makings: Makings, heard: Heard) -> Bundles:
     )
     wanted: Mapping[Path, Asked] = {bundles.fp32: "fp32", bundles.best: "auto"}
     for folder, precision in wanted.items():
+        if not _is_readable(folder):  # as what another version wrote may be
+            shutil.rmtree(folder, ignore_errors=True)
         export_bundle(source, folder, None, makings.requests, _told(heard, folder, makings), precision)
     mark_done(work, run, time.perf_counter() - start)
     return bundles
+
+
+def _is_readable(folder: Path) -> bool:
+    """Whether there is a bundle, with rows files of this version's format."""
+    try:
+        bundle = open_bundle(folder)
+        for side in _SIDES:
+            RowFile(bundle.path(ROWS[side]), RowCodec(bundle.schema, side, bundle.bundle_id), bundle.bundle_id)
+    except BundleError:
+        return False
+    return True
 
 
 def _told(heard: Heard, folder: Path, makings: Makings) -> Callable[[str, int], None]:

@@ -21,11 +21,13 @@ FORMS: Mapping[Kind, Form] = {"naive": in_objects, "fp32": in_columns, "best": i
 
 
 class Entry(NamedTuple):
-    """A kind of service, how many workers it has, and whether its rows come from Redis."""
+    """A kind of service, how many workers it has, whether its rows come from Redis, and its deadline if it is not the
+    usual one."""
 
     kind: Kind
     workers: int
     in_redis: bool
+    deadline_ms: int | None = None
 
 
 class Field:
@@ -92,10 +94,11 @@ class Field:
         return candidates == self._plan.candidates
 
     def _service(self, entry: Entry) -> Service:
-        kind, workers, in_redis = entry
-        name = f"{kind}_{'redis' if in_redis else 'file'}_{workers}"
+        kind, workers, in_redis, deadline_ms = entry
+        name = f"{kind}_{'redis' if in_redis else 'file'}_{workers}{'_deadline' if deadline_ms else ''}"
         redis = self._redis[kind] if in_redis else None
         if kind == "naive":
             return naive(name, self._bundles.fp32, self._bundles.tiled, workers, redis)
         bundle = self._bundles.fp32 if kind == "fp32" else self._bundles.best
-        return ours(name, bundle, workers, redis, deadline_ms=self._plan.deadline_ms)
+        settings = {"deadline_ms": deadline_ms} if deadline_ms else {}
+        return ours(name, bundle, workers, redis, **settings)

@@ -10,8 +10,8 @@ class Plan:
     """The length of each part.
 
     A round is `seconds` of one service; the throughput has `rounds` of each, in turns. `loads` are shares of a
-    service's own capacity, of which 70 % are held for `open_seconds`. Our services have `deadline_ms`. Look-ups among
-    `many_rows` are held against those among `few_rows`.
+    service's own capacity, of which 70 % are held for `open_seconds`; offered twice as much, it has `deadline_ms`.
+    Look-ups among `many_rows` are held against those among `few_rows`.
     """
 
     makings: Makings = field(default_factory=Makings)

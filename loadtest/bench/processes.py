@@ -4,12 +4,13 @@ Knows how each is started. Measures nothing.
 """
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,10 @@ class ServiceError(MsdError):
 
 @dataclass(frozen=True)
 class Service:
-    """How a service is started. `{port}` in the command stands for its port; ready when `health` answers 200."""
+    """How a service is started. Ready when `health` answers 200.
+
+    `{port}` in its command or environment stands for its port; `{port 2}` and `{port 3}` for others that are free.
+    """
 
     name: str
     command: Sequence[str]
@@ -64,16 +68,20 @@ class Running:
 
     def __init__(self, service: Service, logs: Path) -> None:
         """Raises ServiceError when its command cannot be run."""
-        port = _free_port()
+        port, *others = (str(_free_port()) for _ in range(3))
+        ports = {"{port}": port} | {f"{{port {place}}}": one for place, one in enumerate(others, 2)}
         self.url = f"http://127.0.0.1:{port}"
         self._service = service
         self._log = logs / f"{service.name}.log"
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        command = [part.replace("{port}", str(port)) for part in service.command]
-        environment = _environment(service.environment)
+        command = [ports.get(part, part) for part in service.command]
+        environment = _environment({name: ports.get(value, value) for name, value in service.environment.items()})
         with self._log.open("wb") as output:
             try:
-                self._process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+                # In a group of its own, so that what it leaves behind is found.
+                self._process = subprocess.Popen(
+                    command, stdout=output, stderr=subprocess.STDOUT, env=environment, process_group=0
+                )
             except OSError as error:
                 raise ServiceError(f"{service.name}: {command[0]} cannot be started: {error.strerror}") from error
 
@@ -101,12 +109,12 @@ class Running:
         self._process.terminate()
 
     def join(self) -> None:
-        """Waits for its end, and sees to it."""
-        try:
+        """Waits for its end, and ends what it leaves behind: not every server ends its own workers."""
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(_STOP_WITHIN_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def _tail(self) -> str:
         return self._log.read_text(errors="replace")[-1_000:].strip() or "nothing"

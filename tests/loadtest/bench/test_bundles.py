@@ -1,5 +1,6 @@
 """The reference model's bundles are bundles like any other, and their rows are what the clicks were generated from."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -100,3 +101,16 @@ def test_what_is_made_is_kept(bundles: Bundles, work: Path) -> None:
         raise AssertionError(doing)
 
     assert made_bundles(work, MAKINGS, heard) == bundles
+
+
+def test_what_is_no_bundle_any_more_is_made_again(bundles: Bundles, work: Path, tmp_path: Path) -> None:
+    shutil.copytree(work, tmp_path / "work")
+    (tmp_path / "work" / "fp32" / ROWS["item"]).write_bytes(b"rows of another version")
+    said: list[str] = []
+
+    made = made_bundles(tmp_path / "work", MAKINGS, lambda doing, done, total: said.append(doing))
+
+    assert open_bundle(made.fp32).bundle_id == open_bundle(bundles.fp32).bundle_id
+    assert "Packing rows (fp32)" in said
+    # The model was kept.
+    assert "Training the reference model" not in said

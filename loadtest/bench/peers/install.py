@@ -1,0 +1,40 @@
+"""An environment of its own for each peer, made once: what one needs may not suit another, nor us."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from loadtest.bench.peers.peers import Peer
+from loadtest.bench.processes import ServiceError
+from msd.step import fingerprint_of, is_done, mark_done
+
+_FORMAT = 1
+_WITHIN_S = 900
+
+
+def installed(peer: Peer, folder: Path) -> Path:
+    """The folder of its programs. Raises ServiceError with pip's last words."""
+    start, run = time.perf_counter(), fingerprint_of(_FORMAT, peer.packages, sys.version)
+    if not is_done(folder, run):
+        _run(peer, [sys.executable, "-m", "venv", "--clear", str(folder)])
+        _run(peer, [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", *peer.packages])
+        mark_done(folder, run, time.perf_counter() - start)
+    return folder.absolute() / "bin"
+
+
+def version_of(peer: Peer, programs: Path) -> str:
+    """The version of the server that is installed."""
+    package = peer.packages[0].partition(">")[0].partition("[")[0]
+    code = f"import importlib.metadata; print(importlib.metadata.version({package!r}))"
+    return _run(peer, [str(programs / "python"), "-c", code]).strip()
+
+
+def _run(peer: Peer, command: list[str]) -> str:
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_WITHIN_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ServiceError(f"{peer.name}: could not be installed: {error}") from error
+    if ended.returncode:
+        raise ServiceError(f"{peer.name}: could not be installed: {ended.stderr.strip()[-500:]}")
+    return ended.stdout
