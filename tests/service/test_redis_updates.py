@@ -123,7 +123,8 @@ def test_what_changes_while_the_connection_is_lost_is_seen_after(
 ) -> None:
     async def use(store: RedisStore) -> None:
         one, two, three = await impressions(store)
-        client.client_kill_filter(_type="normal", skipme=True)
+        (tracking,) = [one for one in client.client_list() if "t" in one["flags"]]
+        client.client_kill_filter(_id=tracking["id"])
         change(client, bundle, "i1", "i3")
         assert await impressions(store) in ([one, two, three], [three, two, three])
 
