@@ -65,7 +65,7 @@ def graph(
     ] = None,
     bundle: Annotated[Path | None, typer.Option(help="A bundle whose ranker is timed too.")] = None,
     work: Annotated[Path, typer.Option(help="A folder that keeps what was trained.")] = Path("runs/graph"),
-    seconds: Annotated[float, typer.Option(min=0.0, help="For each race; longer steadies the medians.")] = 5.0,
+    seconds: Annotated[float, typer.Option(min=0.0, help="For each race; longer steadies the medians.")] = 4.0,
     lean_seeds: Annotated[
         int,
         typer.Option(min=1, help="Trainings of the leaner model; from 2 on, each of its changes is tried alone too."),

@@ -43,7 +43,7 @@ class Plan:
     training: Training = field(default_factory=Training)
     study: Study = field(default_factory=Study)
     counts: tuple[int, ...] = (20, 50, 200, 1_000)
-    seconds: float = 5.0
+    seconds: float = 4.0
 
 
 class Heard(Protocol):
@@ -72,7 +72,7 @@ def bench_graph(plan: Plan, work: Path, bundle: Path | None, heard: Heard) -> di
     for subject in subjects[1:]:
         models[subject.name] = course.timed(subject.name, graphs_of(subject), plan.counts, plan.seconds)
     raced = beside(reference, leaner)
-    of_leaner = course.timed("leaner models", raced, plan.counts, 2 * plan.seconds)
+    of_leaner = course.timed("leaner models", raced, plan.counts, plan.seconds)
     rules = list(reference.passed.report.used)
     without_rule = course.timed("the pass without each rule", without_rules(reference, rules), SHOWN, plan.seconds)
     of_bundle = None

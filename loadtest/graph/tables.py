@@ -13,7 +13,8 @@ Figures = Mapping[str, Any]
 def tables(figures: Figures) -> Iterator[Table]:
     """Times of the reference model; leaner ones; ratios of all models, of rules, and of a bundle if there was one."""
     yield _times(figures)
-    yield _leaner(figures["lean"])
+    yield _quality(figures["lean"])
+    yield _leaner(figures["lean"]["models"])
     yield _models(figures)
     yield _rules(figures)
 
@@ -31,21 +32,29 @@ def _times(figures: Figures) -> Table:
     return table
 
 
-def _leaner(lean: Mapping[str, Any]) -> Table:
-    seeds = lean["seeds"]
-    title = f"Leaner models: AUC − the reference's ({seeds} seed{'s' if seeds > 1 else ''}); its tiled time ÷ theirs"
-    models: Mapping[str, Mapping[str, Any]] = lean["models"]
+def _quality(lean: Mapping[str, Any]) -> Table:
+    seeds = "1 seed" if lean["seeds"] == 1 else f"{lean['seeds']} seeds"
+    table = _table(
+        f"Leaner models − the reference, in ten-thousandths ({seeds})", "model", ["AUC", "logloss", "as good"]
+    )
+    for name, one in lean["models"].items():
+        as_good = {None: "too few seeds", True: "yes", False: "not sure"}[one["as_good"]]
+        table.add_row(name, _difference(one["auc"]), _difference(one["logloss"]), as_good)
+    return table
+
+
+def _difference(metric: Mapping[str, Any]) -> str:
+    low, high = metric["ci95"] or (float("nan"), float("nan"))
+    return f"{1e4 * metric['difference']:+.1f} ({1e4 * low:+.1f} to {1e4 * high:+.1f})"
+
+
+def _leaner(models: Mapping[str, Mapping[str, Any]]) -> Table:
     counts = list(next(iter(models.values()))["ratios"]["fp32"])
-    table = _table(title, "model", ["AUC", "95 %", "as good", "precision", *counts])
+    table = _table("The reference's tiled time ÷ leaner models'", "model", counts)
     for name, one in models.items():
-        auc, interval = one["auc"]["difference"], one["auc"]["ci95"]
-        between = "" if interval is None else f"{interval[0]:+.4f} to {interval[1]:+.4f}"
-        as_good = {None: "too few seeds", True: "yes", False: "no"}[one["as_good"]]
         for precision, ratios in one["ratios"].items():
-            told = (f"{auc:+.4f}", between, as_good) if precision == "fp32" else ("", "", "")
             best = "bold" if precision == one["precision"] else None
-            shown = (f"{ratios[count]:.2f}" for count in counts)
-            table.add_row(name if precision == "fp32" else "", *told, precision, *shown, style=best)
+            table.add_row(f"{name}, {precision}", *(f"{ratios[count]:.2f}" for count in counts), style=best)
     return table
 
 
