@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-REPLY, CLOSE, HANG, NOISE = "reply", "close", "hang", "noise"
+REPLY, CLOSE, HANG, NOISE, DIE = "reply", "close", "hang", "noise", "die"
 
 
 @dataclass
@@ -17,6 +17,15 @@ class Script:
     answer: Callable[[int], tuple[str, int, float]] = lambda number: (REPLY, 200, 0.0)
     bodies: list[bytes] = field(default_factory=list)
     connections: int = 0
+    server: asyncio.Server | None = None
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
+
+    def die(self) -> None:
+        """All connections end, and nobody listens any more."""
+        assert self.server is not None
+        self.server.close()
+        for writer in self.writers:
+            writer.close()
 
 
 @contextmanager
@@ -28,12 +37,17 @@ def small_server(script: Script) -> Iterator[str]:
 
     async def serve() -> None:
         server = await asyncio.start_server(lambda reader, writer: _talk(script, reader, writer), "127.0.0.1", 0)
+        script.server = server
         started.set_result(server.sockets[0].getsockname()[1])
         ready.set()
         await over.wait()
-        server.close()
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        script.die()
+        talks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in talks:
             task.cancel()
+        await asyncio.gather(*talks, return_exceptions=True)
+        # Those that were accepted last begin to talk only now.
+        await asyncio.sleep(0.05)
 
     ready = threading.Event()
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
@@ -50,6 +64,7 @@ def small_server(script: Script) -> Iterator[str]:
 
 async def _talk(script: Script, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     script.connections += 1
+    script.writers.append(writer)
     try:
         while head := await reader.readuntil(b"\r\n\r\n"):
             length = int(head.lower().split(b"content-length:")[1].split()[0])
@@ -58,7 +73,9 @@ async def _talk(script: Script, reader: asyncio.StreamReader, writer: asyncio.St
             if what == HANG:
                 await asyncio.sleep(3_600)
             await asyncio.sleep(seconds)
-            if what == CLOSE:
+            if what == DIE:
+                script.die()
+            if what in (CLOSE, DIE):
                 return
             if what == NOISE:
                 writer.write(b"this is not HTTP\r\n\r\n")

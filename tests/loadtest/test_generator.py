@@ -9,7 +9,7 @@ from loadtest.arrivals import bursts, constant, poisson
 from loadtest.generator import Limits, Target, closed_loop, open_loop
 from loadtest.http_client import ClientError
 from loadtest.requests import http_request, in_columns, in_objects
-from tests.loadtest.small_server import CLOSE, HANG, NOISE, REPLY, Script, small_server
+from tests.loadtest.small_server import CLOSE, DIE, HANG, NOISE, REPLY, Script, small_server
 
 REQUESTS = [http_request("/v1/score", f'{{"number": {number}}}'.encode()) for number in range(7)]
 BRIEF = Limits(connections=4, patience_s=0.6)
@@ -100,6 +100,14 @@ def test_a_service_that_hangs_is_an_error(loop: str) -> None:
         pytest.raises(ClientError, match=r"hangs: \d+ requests are waiting, and nothing came for 0.6 s"),
     ):
         _run(loop, url)
+
+
+@pytest.mark.parametrize("loop", ["open", "closed"])
+def test_a_service_that_dies_on_the_way_is_an_error(loop: str) -> None:
+    script = Script(lambda number: (DIE if number == 9 else REPLY, 200, 0.0))
+    with small_server(script) as url, pytest.raises(ClientError, match=rf"{url}: no connection: "):
+        _run(loop, url)
+    assert len(script.bodies) >= 10
 
 
 def test_what_has_no_reply_in_the_end_is_counted() -> None:
