@@ -35,7 +35,8 @@ class Access:
 
     request_id: str
     started: float
-    """Of `time.perf_counter`."""
+    """Of `time.perf_counter`, as is `ended`, when the reply was ready to be sent."""
+    ended: float = 0.0
     status: int = 0
     is_scoring: bool = False
     candidates: int | None = None
@@ -74,6 +75,7 @@ class AccessMiddleware:
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
+                access.ended = time.perf_counter()
                 access.status = message["status"]
                 message["headers"] = [*message.get("headers", ()), (_HEADER, access.request_id.encode())]
             await send(message)
@@ -92,7 +94,7 @@ class AccessMiddleware:
             await send_with_id({"type": "http.response.start", "status": response.status, "headers": response.headers})
             await send_with_id({"type": "http.response.body", "body": response.body})
         finally:
-            self._finish(scope, access, time.perf_counter() - access.started)
+            self._finish(scope, access, (access.ended or time.perf_counter()) - access.started)
 
     def _finish(self, scope: Scope, access: Access, seconds: float) -> None:
         if access.is_scoring:

@@ -23,6 +23,10 @@ class Balance:
         total = int(sum(number for number, one in zip(everywhere, is_ready, strict=True) if one))
         self._surplus = connections - -(-total // ready) if ready > 1 and is_ready[metrics.row] else 0
 
+    def lost(self) -> None:
+        """A connection of this worker ended before it was one of the server's."""
+        self._metrics.connection_ended()
+
     def sends_away(self) -> bool:
         """Whether the next reply is to be its connection's last."""
         if self._surplus <= 0:

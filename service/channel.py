@@ -11,7 +11,8 @@ _CONNECTION, _DRAIN = b"c", b"d"
 _SERVING, _FAILED = b"+", b"-"
 _MAX_ANSWER = 65_536
 
-Command = socket.socket | Literal["drain", "end"]
+Command = socket.socket | Literal["drain", "end", "lost"]
+"""A connection that is `lost` came when the process had as many open files as it may have: the kernel has closed it."""
 
 
 class SupervisorEnd:
@@ -96,6 +97,8 @@ class WorkerEnd:
             return "end"
         if data == _DRAIN:
             return "drain"
+        if not descriptors:
+            return "lost"
         connection = socket.socket(fileno=descriptors[0])
         connection.setblocking(False)
         return connection

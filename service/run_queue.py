@@ -23,8 +23,6 @@ from service.runtimes.runtime import Runtime, Scores
 # So long a run may keep the loop from answering health checks; a longer one goes to a thread, which costs a hand-over
 # there and one back.
 _SHORT_S = 0.005
-_NEWEST_SHARE = 0.25
-_PACE_SHARE = 0.05
 _SAY_AGAIN_S = 10.0
 # What is expected is exceeded by every other: of those taken on, all but few are to be scored in time.
 _SURE = 0.7
@@ -60,33 +58,43 @@ class RunQueue:
         self._waiting: deque[_Work] = deque()
         self._is_busy = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        # By the length of the number of candidates in bits.
-        self._seconds: dict[int, float] = {}
-        self._pace = _Pace()
+        # How long one run takes, and how long until the next can begin: with what else is done for a request, and with
+        # what other processes take.
+        self._run_s, self._turn_s = _Learned(share=0.25), _Learned(share=0.1, most=4.0)
+        self._ahead_s = 0.0
         self._ended_at = 0.0
         self._unsaid: Tally[Shed] = Tally()
         self._say_again_at = 0.0
         self._log = structlog.get_logger("msd.queue")
 
-    def admit(self, rows: int) -> None:
-        """Takes on `rows` candidates until `leave`. Raises Overloaded when that would be too many, or too many to be
-        scored in time at the pace of late."""
+    def admit(self, rows: int) -> float:
+        """Takes on `rows` candidates until `leave`, and gives the seconds that they are expected to take.
+
+        Raises Overloaded when there would be too many of them, or too many to be scored in time.
+        """
         ahead = self._rows
+        own_s = self._turn_s.of(rows, 0.0)
         if ahead + rows > self._max_rows:
             self._shed("rows")
             raise Overloaded(f"{ahead} candidates are waiting; with these {rows} there would be too many")
-        if ahead and (expected := self._pace.seconds(ahead + rows)) > _SURE * self._deadline_s:
+        expected = self._ahead_s + own_s
+        # Where nobody waits everything is tried: what was learned may be of another time.
+        if ahead and expected > _SURE * self._deadline_s:
             self._shed("wait")
             raise Overloaded(
                 f"{ahead} candidates are waiting; with these {rows} it would take {expected * 1000:.0f} ms,"
                 f" longer than the {self._deadline_s * 1000:g} ms that a request may take"
             )
         self._rows += rows
+        self._ahead_s += own_s
         self._metrics.queued_rows.set(self._rows)
+        return own_s
 
-    def leave(self, rows: int) -> None:
+    def leave(self, rows: int, expected_s: float) -> None:
         """They were scored, or need not be any more."""
         self._rows -= rows
+        # Sums of many small numbers drift; where there are none, there is nothing.
+        self._ahead_s = self._ahead_s - expected_s if self._rows else 0.0
         self._metrics.queued_rows.set(self._rows)
 
     def check(self, deadline: float, is_gone: Callable[[], bool]) -> None:
@@ -144,7 +152,7 @@ class RunQueue:
     def _run(self, work: _Work) -> None:
         started = time.perf_counter()
         self._metrics.stages["queue"].observe(started - work.queued_at)
-        if self._seconds.get(work.rows.bit_length(), math.inf) > _SHORT_S:
+        if self._run_s.of(work.rows, math.inf) > _SHORT_S:
             loop = asyncio.get_running_loop()
             running = loop.run_in_executor(self._thread, self._runtime.run, work.tensors)
             running.add_done_callback(lambda ended: self._end(work, started, _result_of(ended)))
@@ -159,10 +167,8 @@ class RunQueue:
         ended = time.perf_counter()
         seconds = ended - started
         self._metrics.stages["run"].observe(seconds)
-        size = work.rows.bit_length()
-        before = self._seconds.get(size, seconds)
-        self._seconds[size] = before + (seconds - before) * _NEWEST_SHARE
-        self._pace.learn(work.rows, ended - max(self._ended_at, work.queued_at))
+        self._run_s.learn(work.rows, seconds)
+        self._turn_s.learn(work.rows, ended - max(self._ended_at, work.queued_at))
         self._ended_at = ended
         if not work.done.done():
             if isinstance(result, BaseException):
@@ -174,22 +180,27 @@ class RunQueue:
         loop.call_soon(loop.call_soon, self._begin)
 
 
-class _Pace:
-    """How long candidates take of late, with all that is done for them and all that other processes take."""
+class _Learned:
+    """How long something takes of late, by the length of the number of candidates in bits.
 
-    __slots__ = ("_rows", "_seconds")
+    The newest has this share; it counts as at most so many times what was known: the machine may have stood still.
+    """
 
-    def __init__(self) -> None:
-        self._rows, self._seconds = 1.0, 0.0
+    __slots__ = ("_most", "_seconds", "_share")
+
+    def __init__(self, share: float, most: float = math.inf) -> None:
+        self._share, self._most = share, most
+        self._seconds: dict[int, float] = {}
+
+    def of(self, rows: int, unknown: float) -> float:
+        """Seconds for so many candidates."""
+        return self._seconds.get(rows.bit_length(), unknown)
 
     def learn(self, rows: int, seconds: float) -> None:
-        """So long after the last ones were scored these were."""
-        self._rows += (rows - self._rows) * _PACE_SHARE
-        self._seconds += (seconds - self._seconds) * _PACE_SHARE
-
-    def seconds(self, rows: int) -> float:
-        """How long so many will take."""
-        return self._seconds / self._rows * rows
+        """So long it took."""
+        size = rows.bit_length()
+        known = self._seconds.get(size, seconds)
+        self._seconds[size] = known + (min(seconds, self._most * known) - known) * self._share
 
 
 def _result_of(ended: "asyncio.Future[Scores]") -> Scores | BaseException:

@@ -55,7 +55,7 @@ class Scorer:
         """
         rows = len(request.ids)
         deadline = arrived + self._deadline_s
-        self._queue.admit(rows)
+        expected_s = self._queue.admit(rows)
         try:
             self._queue.check(deadline, is_gone)
             started = time.perf_counter()
@@ -64,7 +64,7 @@ class Scorer:
             self._metrics.stages["rows"].observe(rows_s)
             ran = await self._queue.run(assembled.tensors, rows, deadline, is_gone)
         finally:
-            self._queue.leave(rows)
+            self._queue.leave(rows, expected_s)
         # One that is not finite makes the sum so: sums cost half of looking at each.
         if not all(math.isfinite(column.sum()) for column in ran.scores.values()):
             raise ModelError("the model gave a score that is not a finite number for this request")

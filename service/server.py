@@ -107,8 +107,10 @@ class WorkerServer(uvicorn.Server):
                 return
             if command == "drain":
                 self._drain()
+            elif command == "lost":
+                self._log.error("connection_lost", reason="too many open files; raise their limit (ulimit -n)")
+                self._balance.lost()
             else:
-                assert isinstance(command, socket.socket)
                 task = asyncio.get_running_loop().create_task(self._take_in(command))
                 self._arriving.add(task)
                 task.add_done_callback(self._arriving.discard)
@@ -117,7 +119,8 @@ class WorkerServer(uvicorn.Server):
         try:
             await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
         except OSError as error:  # the client has left
-            self._log.debug("connection_lost", error=str(error))
+            self._log.debug("connection_lost", reason=str(error))
+            self._balance.lost()
             connection.close()
 
     def _drain(self) -> None:

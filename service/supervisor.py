@@ -26,6 +26,7 @@ from service.worker_process import WorkerProcess
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
 _LONG_LIFE_S = 60.0
+_PAUSE_S = 0.5
 
 
 def run_service(settings: Settings) -> None:
@@ -162,9 +163,16 @@ class Supervisor:
         self._is_watching = wanted
 
     def _take_in(self) -> None:
-        for connection in accepted(self._listener):
-            with connection:
-                self._hand_over(connection)
+        try:
+            for connection in accepted(self._listener):
+                with connection:
+                    self._hand_over(connection)
+        except OSError as error:
+            # Too many open files, or no memory: they wait at the door for a while.
+            self._log.error("cannot_accept", reason=error.strerror, again_in=_PAUSE_S)
+            self._selector.unregister(self._listener)
+            self._is_watching = False
+            self._after(_PAUSE_S, self._watch_door)
 
     def _hand_over(self, connection: socket.socket) -> None:
         """To the ready worker with the fewest connections; to one that is not ready only where none is."""

@@ -103,7 +103,7 @@ class Load:
         """Ends all clients."""
         self._stop.set()
         for thread in self._threads:
-            thread.join(30)
+            thread.join(120)
 
     def _run(self) -> None:
         with self._service.client() as client:
@@ -142,7 +142,7 @@ def test_while_it_drains_it_answers_but_is_not_ready(bundle: Bundle, tmp_path: P
         assert answer.status_code == 200
         assert answer.headers["connection"] == "close"
         assert client.get("/health/ready").status_code == 503
-        assert running.process.wait(30) == 0
+        assert running.process.wait(120) == 0
         assert "draining" in [line["event"] for line in running.log()]
 
 

@@ -173,33 +173,69 @@ def test_closing_ends_what_waits() -> None:
 
 def test_admission_is_bounded_in_rows() -> None:
     bench = Bench(max_rows=10)
-    bench.queue.admit(6)
+    expected_s = bench.queue.admit(6)
     with pytest.raises(Overloaded, match=r"6 candidates are waiting; with these 5 there would be too many"):
         bench.queue.admit(5)
     bench.queue.admit(4)
-    bench.queue.leave(6)
+    bench.queue.leave(6, expected_s)
     bench.queue.admit(6)
     assert bench.sheds() == {"rows": 1}
 
 
 def test_what_could_not_be_scored_in_time_is_not_taken_on() -> None:
-    bench = Bench(seconds=0.02, deadline_s=0.1)
+    bench = Bench(seconds=0.01, max_rows=100_000, deadline_s=0.1)
 
     async def learn() -> None:
-        for value in range(60):
-            await bench.run(value)
+        for value in range(5):
+            await bench.run(value, rows=200)
+            await bench.run(value, rows=1)
 
-    bench.runtime.seconds = 0.01
     asyncio.run(learn())
     bench.queue.close()
-    for _ in range(3):
-        bench.queue.admit(1)
+    taken: list[float] = []
+
+    def take_all_on() -> None:
+        for _ in range(20):
+            taken.append(bench.queue.admit(200))
+
     with pytest.raises(Overloaded, match="longer than the 100 ms"):
-        bench.queue.admit(100)
+        take_all_on()
+    assert 1 < len(taken) < 20
     assert bench.sheds() == {"wait": 1}
-    bench.queue.leave(3)
-    # Where nobody waits, everything is tried: the pace may be that of another time.
-    bench.queue.admit(1_000)
+    for expected_s in taken:
+        bench.queue.leave(200, expected_s)
+    # Where nobody waits everything is tried, and what is not known is.
+    bench.queue.leave(1_000, bench.queue.admit(1_000))
+    bench.queue.admit(300)
+
+
+def test_small_requests_say_nothing_of_large_ones() -> None:
+    """A run has a cost of its own: two hundred candidates do not take two hundred times as long as one."""
+    bench = Bench(seconds=0.01, deadline_s=0.1)
+
+    async def learn() -> None:
+        for value in range(20):
+            await bench.run(value, rows=1)
+
+    asyncio.run(learn())
+    bench.queue.close()
+    bench.queue.admit(1)
+    bench.queue.admit(200)
+
+
+def test_one_long_stall_is_no_reason_to_refuse() -> None:
+    bench = Bench(seconds=0.001, deadline_s=0.5)
+
+    async def stall() -> None:
+        for value in range(10):
+            await bench.run(value)
+        bench.runtime.seconds = 0.5
+        await bench.run(1)
+
+    asyncio.run(stall())
+    bench.queue.close()
+    for _ in range(10):
+        bench.queue.admit(1)
 
 
 def test_the_log_does_not_repeat_itself(capsys: pytest.CaptureFixture[str]) -> None:

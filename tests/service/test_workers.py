@@ -1,6 +1,7 @@
 """Several worker processes: scores, balance, metrics of all, deaths and ends, two services side by side."""
 
 import os
+import resource
 import signal
 import socket
 import threading
@@ -23,7 +24,9 @@ from tests.service.test_load import Load
 @pytest.fixture(scope="module")
 def pair(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     """Two workers, both ready; tests leave them as they are."""
-    with live_service(bundle.folder, tmp_path_factory.mktemp("pair"), workers=2, log_level="debug") as running:
+    with live_service(
+        bundle.folder, tmp_path_factory.mktemp("pair"), workers=2, log_level="debug", deadline_ms=60_000
+    ) as running:
         wait_until(lambda: running.metric("msd_workers_ready") == 2)
         yield running
 
@@ -110,7 +113,7 @@ def test_workers_keep_to_the_threads_that_were_asked_for(pair: LiveService) -> N
 
 
 def test_a_killed_worker_is_replaced_and_costs_only_its_own_requests(bundle: Bundle, tmp_path: Path) -> None:
-    with live_service(bundle.folder, tmp_path, workers=2, log_level="debug") as running:
+    with live_service(bundle.folder, tmp_path, workers=2, log_level="debug", deadline_ms=60_000) as running:
         wait_until(lambda: running.metric("msd_workers_ready") == 2)
         load = Load(running, 4)
         wait_until(lambda: load.statuses[200] >= 40)
@@ -170,7 +173,7 @@ def test_the_end_of_several_workers_loses_no_accepted_request(
         load = Load(running, 6)
         wait_until(lambda: load.statuses[200] >= 60)
         running.process.send_signal(number)
-        assert running.process.wait(30) == 0
+        assert running.process.wait(120) == 0
         load.stop()
 
     assert load.lost == []
@@ -183,7 +186,7 @@ def test_a_second_interrupt_ends_at_once(slow_bundle: Bundle, tmp_path: Path) ->
         running.process.send_signal(signal.SIGINT)
         wait_until(lambda: running.ready()["draining"])
         running.process.send_signal(signal.SIGINT)
-        assert running.process.wait(30) == 0
+        assert running.process.wait(120) == 0
         assert not any(map(is_alive, pids(running).values()))
 
 
@@ -194,8 +197,25 @@ def test_workers_do_not_outlive_their_supervisor(bundle: Bundle, tmp_path: Path)
         with running.client() as client:
             assert client.post("/v1/score", json=golden_requests()[0]).status_code == 200
             running.process.kill()
-            running.process.wait(30)
+            running.process.wait(120)
             wait_until(lambda: not any(map(is_alive, workers.values())))
+
+
+@pytest.mark.parametrize("of_worker", [True, False])
+def test_too_many_open_files_cost_connections_and_no_more(bundle: Bundle, tmp_path: Path, of_worker: bool) -> None:
+    with live_service(bundle.folder, tmp_path) as running:
+        pid = pids(running)[1] if of_worker else running.process.pid
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")), before[1]))
+        kept = [socket.create_connection(("127.0.0.1", running.port)) for _ in range(4)]
+        said = "connection_lost" if of_worker else "cannot_accept"
+        wait_until(lambda: any(line["event"] == said for line in running.log()))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        for connection in kept:
+            connection.close()
+        wait_until(lambda: running.score(golden_requests()[0]).status_code == 200)
+        assert running.metric("msd_worker_restarts_total") == 0
+        assert running.terminate() == 0
 
 
 def test_two_services_side_by_side(bundle: Bundle, other_bundle: Bundle, pair: LiveService, tmp_path: Path) -> None:
@@ -246,7 +266,7 @@ def test_connections_made_while_it_starts_are_answered(bundle: Bundle, tmp_path:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(30)
+            thread.join(120)
         assert len(statuses) == 8
         assert set(statuses) <= {200, 503}
         wait_until(lambda: running.ready()["ready"])
