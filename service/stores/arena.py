@@ -4,6 +4,7 @@ Does not know where rows come from, nor whether they still are what they were: i
 told to drop it.
 """
 
+import sys
 from collections.abc import Sequence
 from itertools import repeat
 from typing import NamedTuple
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 
 from msd.contract.rows import Records, RowCodec, Rows, pack_history, unpack_history
 
-# What Python takes for an id and its places beside the row itself, about.
-_OVERHEAD = 260
+# What Python takes for an id's places, beside the id and the row themselves, about.
+_OVERHEAD = 200
 
 
 class Held(NamedTuple):
@@ -74,7 +75,7 @@ class Arena:
         kept, places = [], []
         for row, (one, tail) in enumerate(zip(ids, tails, strict=True)):
             self.drop(one)
-            if (place := self._room_for(self._row_bytes + len(tail))) is None:
+            if (place := self._room_for(self._size_of(one, tail))) is None:
                 continue
             self._ids[place], self._tails[place], self._places[one] = one, tail, place
             kept.append(row)
@@ -89,7 +90,7 @@ class Arena:
     def drop(self, one: str) -> None:
         """Forgets an id."""
         if (place := self._places.pop(one, None)) is not None:
-            self._bytes -= self._row_bytes + len(self._tails[place])
+            self._bytes -= self._size_of(one, self._tails[place])
             self._ids[place], self._tails[place] = None, b""
             self._free.append(place)
 
@@ -97,6 +98,9 @@ class Arena:
         """Forgets all."""
         for one in list(self._places):
             self.drop(one)
+
+    def _size_of(self, one: str, tail: bytes) -> int:
+        return self._row_bytes + sys.getsizeof(one) + len(tail)
 
     def _room_for(self, size: int) -> int | None:
         """A free place, with `size` bytes accounted for; None where the arena is smaller than that."""

@@ -1,5 +1,6 @@
 """The arena holds what it was given, or nothing: never another id's row, never more bytes than it may."""
 
+import sys
 from collections.abc import Sequence
 from zlib import crc32
 
@@ -14,7 +15,8 @@ from tests.contract.examples import ITEMS, USERS, make_records
 
 CODECS = {"user": USERS, "item": ITEMS}
 IDS = [f"i{number}" for number in range(12)]
-_ENTRY = ITEMS.dtype.itemsize + 260
+# Of the longest of these ids.
+_ENTRY = ITEMS.dtype.itemsize + 200 + sys.getsizeof("i10")
 
 
 def rows_of(side: RowSide, numbers: Sequence[int | None]) -> Rows:
@@ -107,7 +109,7 @@ def test_a_row_is_copied_so_that_what_takes_its_place_does_not_change_it() -> No
     assert numbers_in(arena, ["a", "b"]) == {"b": 2}
 
 
-@pytest.mark.parametrize("size", [0, 1, _ENTRY - 1])
+@pytest.mark.parametrize("size", [0, 1, _ENTRY - 3])
 def test_without_room_it_holds_nothing(size: int) -> None:
     arena = Arena(ITEMS, size)
     arena.put(["a"], rows_of("item", [1]), 0)
@@ -115,6 +117,14 @@ def test_without_room_it_holds_nothing(size: int) -> None:
     assert len(arena) == 0
     assert arena.look_up(["a"]).places.tolist() == [-1]
     assert len(arena.rows(np.zeros(0, np.int64)).found) == 0
+
+
+def test_long_ids_count_for_what_they_take() -> None:
+    arena = Arena(ITEMS, 10 * _ENTRY)
+    for number in range(50):
+        arena.put([f"{number:02d}" + "😀" * 250], rows_of("item", [1]), 0)
+
+    assert len(arena) == 10 * _ENTRY // (_ENTRY + sys.getsizeof("00" + "😀" * 250) - sys.getsizeof("i10"))
 
 
 def test_a_history_larger_than_the_arena_is_not_held_and_moves_nobody_out() -> None:
