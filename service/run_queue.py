@@ -26,6 +26,8 @@ _SHORT_S = 0.005
 _SAY_AGAIN_S = 10.0
 # What is expected is exceeded by every other: of those taken on, all but few are to be scored in time.
 _SURE = 0.7
+# Once one was refused, others are refused unread, which costs half, until there is this much room again.
+_REOPENS = 0.8
 
 
 class Ran(NamedTuple):
@@ -61,11 +63,23 @@ class RunQueue:
         # How long one run takes, and how long until the next can begin: with what else is done for a request, and with
         # what other processes take.
         self._run_s, self._turn_s = _Learned(share=0.25), _Learned(share=0.1, most=4.0)
+        self._limit_s = _SURE * deadline_s
+        self._is_closed = False
         self._ahead_s = 0.0
         self._ended_at = 0.0
         self._unsaid: Tally[Shed] = Tally()
         self._say_again_at = 0.0
         self._log = structlog.get_logger("msd.queue")
+
+    def check_door(self) -> None:
+        """Raises Overloaded for a request of any size, while work taken on has to be done before more can be."""
+        if not self._is_closed:
+            return
+        if self._ahead_s <= _REOPENS * self._limit_s:
+            self._is_closed = False
+            return
+        self._shed("wait")
+        raise Overloaded(f"{self._rows} candidates are waiting, as many as can be scored in time")
 
     def admit(self, rows: int) -> float:
         """Takes on `rows` candidates until `leave`, and gives the seconds that they are expected to take.
@@ -79,7 +93,8 @@ class RunQueue:
             raise Overloaded(f"{ahead} candidates are waiting; with these {rows} there would be too many")
         expected = self._ahead_s + own_s
         # Where nobody waits everything is tried: what was learned may be of another time.
-        if ahead and expected > _SURE * self._deadline_s:
+        if ahead and expected > self._limit_s:
+            self._is_closed = True
             self._shed("wait")
             raise Overloaded(
                 f"{ahead} candidates are waiting; with these {rows} it would take {expected * 1000:.0f} ms,"

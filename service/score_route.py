@@ -44,6 +44,7 @@ class ScoreRoute:
         body = await read_json_body(scope, receive, settings.max_body_bytes, settings.body_timeout_ms / 1000)
         if not self._readiness.can_score:
             raise NotReady(f"not ready: {self._readiness.summary()}")
+        self._scorer.check_door()
         arrived = time.perf_counter()
         try:
             request = parse_request(body, self._schema, settings.max_candidates)

@@ -48,6 +48,10 @@ class Scorer:
         self._deadline_s = deadline_s
         self._log = structlog.get_logger("msd.scorer")
 
+    def check_door(self) -> None:
+        """Raises Overloaded when nothing can be taken on, whatever it is."""
+        self._queue.check_door()
+
     async def score(self, request: CheckedRequest, arrived: float, is_gone: Callable[[], bool]) -> Scored:
         """Raises Overloaded, DeadlineExceeded, ModelError, or ClientGone where `is_gone` says so.
 

@@ -202,8 +202,13 @@ def test_what_could_not_be_scored_in_time_is_not_taken_on() -> None:
         take_all_on()
     assert 1 < len(taken) < 20
     assert bench.sheds() == {"wait": 1}
+    # The others need not be read, until there is room for several.
+    with pytest.raises(Overloaded, match="as many as can be scored in time"):
+        bench.queue.check_door()
+    assert bench.sheds() == {"wait": 2}
     for expected_s in taken:
         bench.queue.leave(200, expected_s)
+    bench.queue.check_door()
     # Where nobody waits everything is tried, and what is not known is.
     bench.queue.leave(1_000, bench.queue.admit(1_000))
     bench.queue.admit(300)
