@@ -34,6 +34,7 @@ class WorkerProcess:
             self._process = subprocess.Popen(
                 [
                     sys.executable,
+                    "-P",
                     "-m",
                     "service.worker",
                     *map(str, (*_arguments(theirs, numbers, slot), *memory.values())),
@@ -82,7 +83,9 @@ def _arguments(theirs: socket.socket, numbers: SharedNumbers, slot: int) -> tupl
 
 def _environment(settings: Settings) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    return {**kept, **dict.fromkeys(_POOLS, str(settings.threads)), **settings.environ()}
+    # The same modules as here, and none that happens to lie in the folder that the service was started from.
+    path = os.pathsep.join(filter(None, sys.path))
+    return {**kept, "PYTHONPATH": path, **dict.fromkeys(_POOLS, str(settings.threads)), **settings.environ()}
 
 
 def _signal(number: int) -> str:

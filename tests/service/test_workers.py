@@ -4,6 +4,8 @@ import os
 import resource
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -17,7 +19,7 @@ import pytest
 from msd.contract.bundle import GOLDENS, Bundle
 from msd.contract.golden import Golden, read_goldens
 from tests.service.bundle_factory import golden_requests
-from tests.service.live import LiveService, live_service, run_msd, wait_until
+from tests.service.live import ROOT, LiveService, live_service, run_msd, wait_until
 from tests.service.test_load import Load
 
 
@@ -249,6 +251,23 @@ def test_what_no_worker_can_start_on_is_said_once(bundle: Bundle) -> None:
 
     assert (said.returncode, said.stderr.count("CPUExecutionProvider")) == (2, 1)
     assert "Traceback" not in said.stderr + said.stdout
+
+
+def test_a_folder_with_other_modules_of_the_same_names_is_no_hindrance(bundle: Bundle, tmp_path: Path) -> None:
+    for name in ("service", "msd", "numpy"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('a stranger')")
+    ended = subprocess.run(
+        [sys.executable, "-P", "-m", "msd", "serve", str(bundle.folder), "--port", "0", "--provider", "cuda"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    # Said by a worker, so one was started.
+    assert "CPUExecutionProvider" in ended.stderr
+    assert "stranger" not in ended.stderr
 
 
 def test_connections_made_while_it_starts_are_answered(bundle: Bundle, tmp_path: Path) -> None:

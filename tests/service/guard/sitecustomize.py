@@ -34,7 +34,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         _check(arguments[0], "name")
     elif event in ("subprocess.Popen", "os.system", "os.exec"):
         # A service's workers are the one kind of process that it may start.
-        is_worker = event == "subprocess.Popen" and arguments[1][1:3] == ["-m", "service.worker"]
+        is_worker = event == "subprocess.Popen" and "service.worker" in arguments[1]
         _note(f"{'worker' if is_worker else 'refused'} process {arguments[0]}")
 
 
