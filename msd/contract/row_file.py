@@ -68,7 +68,7 @@ class RowFile:
     def get(self, ids: Sequence[str]) -> Rows:
         """The rows of `ids`, in their order. Raises BundleError when a block that they touch is damaged."""
         if len(ids) == 1:
-            return self._lone(ids[0])
+            return self._unpacked(self._lone(ids[0]))
         if self._starts is not None or not self.count:
             return self._codec.unpack(self.raw(ids))
         places = self._places(ids)
@@ -80,7 +80,9 @@ class RowFile:
         return Rows(records, found, (), 0)
 
     def raw(self, ids: Sequence[str]) -> list[bytes | None]:
-        """The bytes of the rows of `ids`, in their order, None where the file has none."""
+        """The bytes of the rows of `ids`, in their order, None where the file has none. Raises as `get` does."""
+        if len(ids) == 1:
+            return [self._lone(ids[0])]
         places = self._places(ids)
         rows = iter(self._cut(places[places >= 0]))
         return [next(rows) if place >= 0 else None for place in places.tolist()]
@@ -143,17 +145,21 @@ class RowFile:
                 return place
         return -1
 
-    def _lone(self, own: str) -> Rows:
-        """The row of one id, all but always the request's user: arrays would cost ten times as much."""
+    def _lone(self, own: str) -> bytes | None:
+        """The row of one id, as most often the request's user: arrays would cost ten times as much."""
         place = self._place(encode_one(own, self._width)) if self.count else -1
         if place < 0:
-            return self._codec.unpack([None])
+            return None
         size = self._codec.dtype.itemsize
         start, stop = (size * place, size * (place + 1)) if self._starts is None else self._starts.of_one(place)
-        row = self._rows.cut(start, stop)
-        history = unpack_history(row[size:]) if self._codec.side == "user" else None
-        histories = () if history is None else (history,)
-        # As above: what a checksum covers need not be looked at again.
+        return self._rows.cut(start, stop)
+
+    def _unpacked(self, row: bytes | None) -> Rows:
+        """One row; as above, what a checksum covers need not be looked at again."""
+        if row is None:
+            return self._codec.unpack([None])
+        size = self._codec.dtype.itemsize
+        histories = (unpack_history(row[size:]) or (),) if self._codec.side == "user" else ()
         return Rows(np.frombuffer(bytearray(row[:size]), self._codec.dtype), np.ones(1, bool), histories, 0)
 
 

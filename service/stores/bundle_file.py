@@ -50,14 +50,14 @@ class BundleFileStore:
         """Files and memory go with the process."""
 
     def _readable(self, side: RowSide, ids: Sequence[str]) -> list[bytes | None]:
-        """The rows that can be read, by asking for ever fewer of them."""
-        try:
-            return self._files[side].raw(ids)
-        except BundleError:
-            if len(ids) == 1:
-                return [None]
-            half = len(ids) // 2
-            return self._readable(side, ids[:half]) + self._readable(side, ids[half:])
+        """The rows that can be read, by asking for one after the other."""
+        rows: list[bytes | None] = []
+        for one in ids:
+            try:
+                rows += self._files[side].raw([one])
+            except BundleError:
+                rows.append(None)
+        return rows
 
 
 def shared_rows(bundle: Bundle) -> dict[RowSide, int]:
