@@ -18,9 +18,9 @@ from msd.contract.schema import MAX_ID_CHARS
 Words = NDArray[np.uint64]
 Places = NDArray[np.int64]
 
-_LOAD = 0.7
+_LOAD = 0.55
 _CHUNK = 65_536
-WINDOW = 12
+WINDOW = 8
 WORD = 8
 _PLACE = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)

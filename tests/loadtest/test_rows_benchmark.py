@@ -26,8 +26,8 @@ def test_figures_of_small_files(tmp_path: Path) -> None:
     assert {path.stat().st_mtime_ns for path in tmp_path.iterdir()} == set(written.values())
     assert heard.count("looking up") == 2
     assert found.items == again.items == 3_000
-    # Two slots of eight bytes for every 1.4 rows, and four bytes for every block of 4,096.
-    assert 11 < found.index_bytes_per_item < 12
+    # A slot of eight bytes for every .55 rows, and four bytes for every block of 4,096.
+    assert 14.5 < found.index_bytes_per_item < 15
     assert min(found.lookup_ratio, found.lookup_ratio_10m, found.start_s_10m, found.lookup_us, found.mget_us) > 0
     assert 0 < found.touched_ids <= 3_000
 
