@@ -1,7 +1,9 @@
 """What came of a run of requests. Knows no connections."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from statistics import median
 
 from loadtest.histogram import Histogram
 
@@ -55,3 +57,36 @@ class Outcome:
             "client_late_p99_ms": round(self.late.percentile_ms(99), 3) if self.late.count else None,
             "client_cpu_us": round(1e6 * self.cpu_seconds / max(1, sum(self.statuses.values())), 1),
         }
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Runs of one kind, in the order that they took place in."""
+
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def merged(self) -> Outcome:
+        """All of them as one."""
+        whole = Outcome(0.0)
+        for outcome in self.outcomes:
+            whole.add(outcome)
+        return whole
+
+    def median(self, of: Callable[[Outcome], float]) -> float:
+        """A figure's median over the runs, of which a few may have been disturbed."""
+        return median(map(of, self.outcomes))
+
+    def ratio(self, other: "Rounds", of: Callable[[Outcome], float]) -> float:
+        """The median of a figure's ratios to that of another's run in the same round."""
+        return median(of(one) / of(its) for one, its in zip(self.outcomes, other.outcomes, strict=True))
+
+
+def goodput(outcome: Outcome) -> float:
+    """Requests a second that were scored within a run."""
+    return outcome.goodput
+
+
+def p50_ms(outcome: Outcome) -> float:
+    """The median latency."""
+    return outcome.latency.percentile_ms(50)

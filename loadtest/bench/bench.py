@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.bench.bundles import Heard, made_bundles
-from loadtest.bench.course import Course, Outcomes
+from loadtest.bench.course import Course
 from loadtest.bench.field import KINDS, Entry, Field, Kind
-from loadtest.bench.figures import Found, Held, Store, summarised
+from loadtest.bench.figures import Best, Found, Held, Store, summarised
 from loadtest.bench.machine import machine_now
 from loadtest.bench.plan import Plan
 from loadtest.bench.processes import redis_server
 from loadtest.bench.stages import Spent, spent
-from loadtest.outcome import Outcome
+from loadtest.outcome import Outcome, Rounds, goodput
 from loadtest.rows_benchmark import rows_benchmark
 
 OWN: tuple[Kind, ...] = ("fp32", "best")
@@ -30,7 +30,7 @@ Urls = Mapping[Kind, str]
 class _Rested:
     """One client at a time: what it saw, and what our services said of their time."""
 
-    outcomes: Outcomes
+    outcomes: Mapping[str, Rounds]
     spent: Mapping[str, Spent]
 
 
@@ -42,10 +42,10 @@ def bench_services(plan: Plan, work: Path, heard: Heard) -> dict[str, Any]:
     with Field(bundles, plan, work / "logs") as field:
         heard("Starting Redis and the services", 0, math.ceil(plan.total_seconds))
         field.publish()
-        chosen, tried, urls = _chosen(course, field, plan)
-        redis = _store(course, field, plan, urls, plan.rounds)
-        capacity = {name: outcome.goodput for name, outcome in redis.throughput.items()}
-        strict = {Entry(kind, chosen[kind], True, plan.deadline_ms) for kind in OWN}
+        best, urls = _chosen(course, field, plan)
+        redis = _store(course, field, plan, best, urls, plan.rounds)
+        capacity = {name: rounds.median(goodput) for name, rounds in redis.throughput.items()}
+        strict = {Entry(kind, best.workers[kind], True, plan.deadline_ms) for kind in OWN}
         strict_urls = {entry.kind: url for entry, url in field.start(strict).items()}
         held = {kind: _held(course, field, plan, kind, (urls, strict_urls), capacity[kind]) for kind in OWN}
         field.stop(strict)
@@ -53,33 +53,41 @@ def bench_services(plan: Plan, work: Path, heard: Heard) -> dict[str, Any]:
         counts = _counts(course, field, plan, urls)
         heard("Waiting for a changed row", *course.so_far)
         delta = field.delta_visible_ms("best", urls["best"], work)
-        field.stop(Entry(kind, chosen[kind], in_redis=True) for kind in KINDS)
-        started = field.start(Entry(kind, chosen[kind], in_redis=False) for kind in KINDS)
+        field.stop(Entry(kind, best.workers[kind], in_redis=True) for kind in KINDS)
+        started = field.start(Entry(kind, best.workers[kind], in_redis=False) for kind in KINDS)
         files = {entry.kind: url for entry, url in started.items()}
-        file = _store(course, field, plan, files, math.ceil(plan.rounds / 2))
+        file = _store(course, field, plan, best, files, math.ceil(plan.rounds / 2))
     with redis_server() as server:
         rows = rows_benchmark(
             work / "rows", server, lambda doing: heard(f"Rows: {doing}", *course.so_far), plan.many_rows, plan.few_rows
         )
-    found = Found(plan.candidates, bundles.precision, chosen, tried, redis, file, held, load, counts, delta, rows)
+    found = Found(plan.candidates, bundles.precision, best, redis, file, held, load, counts, delta, rows)
     heard("Done", 1, 1)
     return summarised(found) | {"machine": machine_now(), "seconds": round(time.perf_counter() - start, 1)}
 
 
-def _chosen(course: Course, field: Field, plan: Plan) -> tuple[dict[Kind, int], dict[Kind, dict[int, float]], Urls]:
-    """For each the number of workers that scores most; the services with another number are stopped."""
+def _chosen(course: Course, field: Field, plan: Plan) -> tuple[Best, Urls]:
+    """For each the numbers of workers and of clients at which it scores most; the services with others are stopped."""
     urls = field.start(Entry(kind, count, in_redis=True) for count in plan.workers for kind in KINDS)
-    targets = {f"{one.kind} {one.workers}": field.target(one.kind, url, plan.candidates) for one, url in urls.items()}
-    found = course.closed("Choosing worker counts", targets, plan.clients, plan.seconds, 1)
-    tried = {kind: {count: found[f"{kind} {count}"].goodput for count in plan.workers} for kind in KINDS}
-    chosen = {kind: max(by_count, key=lambda count: by_count[count]) for kind, by_count in tried.items()}
-    field.stop(one for one in urls if one.workers != chosen[one.kind])
-    return chosen, tried, {kind: urls[Entry(kind, chosen[kind], in_redis=True)] for kind in KINDS}
+    tried: dict[Kind, dict[tuple[int, int], float]] = {kind: {} for kind in KINDS}
+    for clients in plan.clients:
+        targets = {str(one): field.target(one.kind, url, plan.candidates) for one, url in urls.items()}
+        found = course.closed("Choosing numbers of workers and clients", targets, clients, plan.short, 2)
+        for one in urls:
+            tried[one.kind][one.workers, clients] = found[str(one)].median(goodput)
+    chosen = {kind: max(rates, key=lambda numbers: rates[numbers]) for kind, rates in tried.items()}
+    best = Best(
+        workers={kind: workers for kind, (workers, _) in chosen.items()},
+        clients={kind: clients for kind, (_, clients) in chosen.items()},
+        tried=tried,
+    )
+    field.stop(one for one in urls if one.workers != best.workers[one.kind])
+    return best, {one.kind: url for one, url in urls.items() if one.workers == best.workers[one.kind]}
 
 
-def _store(course: Course, field: Field, plan: Plan, urls: Urls, rounds: int) -> Store:
+def _store(course: Course, field: Field, plan: Plan, best: Best, urls: Urls, rounds: int) -> Store:
     targets = field.targets(urls, plan.candidates)
-    throughput = course.closed("Measuring throughput", targets, plan.clients, plan.seconds, rounds)
+    throughput = course.closed("Measuring throughput", targets, best.clients, plan.seconds, rounds)
     rested = _rested(course, field, plan, urls, rounds)
     return Store(throughput, rested.outcomes, rested.spent)
 
@@ -109,7 +117,7 @@ def _curve(
     ]
 
 
-def _counts(course: Course, field: Field, plan: Plan, urls: Urls) -> dict[int, Outcomes]:
+def _counts(course: Course, field: Field, plan: Plan, urls: Urls) -> dict[int, dict[str, Rounds]]:
     return {
         count: course.closed("Measuring by candidates", field.targets(urls, count), 1, plan.short, 1)
         for count in plan.counts

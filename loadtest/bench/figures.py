@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.bench.stages import Spent
-from loadtest.outcome import Outcome
+from loadtest.outcome import Outcome, Rounds, goodput, p50_ms
 from loadtest.rows_benchmark import RowsFigures
 from msd.contract.precision import Precision
 
-Outcomes = Mapping[str, Outcome]
 _OWN = ("fp32", "best")
 
 
@@ -17,8 +16,8 @@ _OWN = ("fp32", "best")
 class Store:
     """All three services over one kind of store: at capacity, with one client, and our services' own time meanwhile."""
 
-    throughput: Outcomes
-    latency: Outcomes
+    throughput: Mapping[str, Rounds]
+    latency: Mapping[str, Rounds]
     spent: Mapping[str, Spent]
 
 
@@ -31,19 +30,26 @@ class Held:
 
 
 @dataclass(frozen=True)
+class Best:
+    """At which numbers of workers and clients a service scores most; tried: requests a second by kind and numbers."""
+
+    workers: Mapping[Any, int]
+    clients: Mapping[Any, int]
+    tried: Mapping[Any, Mapping[tuple[int, int], float]]
+
+
+@dataclass(frozen=True)
 class Found:
-    """All that was measured. workers: the number chosen by kind; tried: requests a second by kind and number; curve: by
-    kind, rates and what came of them; counts: by candidates."""
+    """All that was measured. curve: by kind, rates and what came of them; counts: by candidates."""
 
     candidates: int
     precision: Precision
-    workers: Mapping[Any, int]
-    tried: Mapping[Any, Mapping[int, float]]
+    best: Best
     redis: Store
     file: Store
     held: Mapping[Any, Held]
     curve: Mapping[Any, Sequence[tuple[float, Outcome]]]
-    counts: Mapping[int, Outcomes]
+    counts: Mapping[int, Mapping[str, Rounds]]
     delta_visible_ms: float
     rows: RowsFigures
 
@@ -59,10 +65,11 @@ def summarised(found: Found) -> dict[str, Any]:
         "delta_visible_ms": found.delta_visible_ms,
         "precision": found.precision,
         "candidates": found.candidates,
-        "workers": dict(found.workers),
-        "requests_per_second_by_workers": {
-            kind: {str(count): round(rate, 1) for count, rate in by_count.items()}
-            for kind, by_count in found.tried.items()
+        "workers": dict(found.best.workers),
+        "clients": dict(found.best.clients),
+        "requests_per_second_by_workers_and_clients": {
+            kind: {f"{workers}, {clients}": round(rate, 1) for (workers, clients), rate in rates.items()}
+            for kind, rates in found.best.tried.items()
         },
         "file": _of_store(found.file),
         "rows": found.rows._asdict(),
@@ -74,45 +81,49 @@ def summarised(found: Found) -> dict[str, Any]:
             for kind, points in found.curve.items()
         },
         "p50_ms_by_candidates": {
-            kind: {str(count): _round(one[kind].latency.percentile_ms(50)) for count, one in found.counts.items()}
+            kind: {str(count): _round(one[kind].median(p50_ms)) for count, one in found.counts.items()}
             for kind in next(iter(found.counts.values()))
         },
     }
 
 
 def _of_store(store: Store) -> dict[str, float]:
-    rates = {kind: outcome.goodput for kind, outcome in store.throughput.items()}
-    p50 = {kind: outcome.latency.percentile_ms(50) for kind, outcome in store.latency.items()}
     told: dict[str, float] = {}
     for kind in _OWN:
-        told[f"throughput_ratio_{kind}"] = rates[kind] / rates["naive"]
-        told[f"p50_ratio_{kind}"] = p50["naive"] / p50[kind]
+        told[f"throughput_ratio_{kind}"] = store.throughput[kind].ratio(store.throughput["naive"], goodput)
+        told[f"p50_ratio_{kind}"] = store.latency["naive"].ratio(store.latency[kind], p50_ms)
         told[f"overhead_share_{kind}"] = store.spent[kind].overhead_share
-        told[f"overhead_share_client_{kind}"] = (
-            1 - store.spent[kind].mean_ms("run") / store.latency[kind].latency.mean_ms
-        )
+        mean_ms = store.latency[kind].merged.latency.mean_ms
+        told[f"overhead_share_client_{kind}"] = 1 - store.spent[kind].mean_ms("run") / mean_ms
     return {name: _round(value) for name, value in told.items()}
 
 
 def _held(found: Found, kind: str) -> dict[str, float]:
-    held, rest = found.held[kind], found.redis.latency[kind].latency.percentile_ms(50)
+    held, rest = found.held[kind], found.redis.latency[kind].median(p50_ms)
     told = {
         "openloop70_p99_over_p50": held.at70.latency.percentile_ms(99) / rest,
         "openloop70_p999_over_p50": held.at70.latency.percentile_ms(99.9) / rest,
-        "overload_goodput": held.overload.goodput / found.redis.throughput[kind].goodput,
+        "overload_goodput": held.overload.goodput / found.redis.throughput[kind].median(goodput),
         "overload_p99_ms": held.overload.latency.percentile_ms(99),
     }
     return {name: _round(value) for name, value in told.items()}
 
 
 def _stages(store: Store, kind: str) -> dict[str, float]:
-    return store.spent[kind].as_json(store.latency[kind].latency.mean_ms)
+    return store.spent[kind].as_json(store.latency[kind].merged.latency.mean_ms)
 
 
 def _absolute(store: Store) -> dict[str, Any]:
+    """Of all rounds together, with the medians of rounds that ratios are made of."""
     return {
-        kind: {"at_capacity": store.throughput[kind].as_json(), "one_client": store.latency[kind].as_json()}
-        for kind in store.throughput
+        kind: {
+            "at_capacity": {**rounds.merged.as_json(), "median_goodput": _round(rounds.median(goodput))},
+            "one_client": {
+                **store.latency[kind].merged.as_json(),
+                "median_p50_ms": _round(store.latency[kind].median(p50_ms)),
+            },
+        }
+        for kind, rounds in store.throughput.items()
     }
 
 

@@ -9,17 +9,18 @@ from loadtest.bench.bundles import Makings
 class Plan:
     """The length of each part.
 
-    A round is `seconds` of one service; the throughput has `rounds` of each, in turns. `loads` are shares of a
-    service's own capacity, of which 70 % are held for `open_seconds`; offered twice as much, it has `deadline_ms`.
-    Look-ups among `many_rows` are held against those among `few_rows`.
+    A round is `seconds` of one service; the throughput has `rounds` of each, in turns, at those numbers of `workers`
+    and `clients` at which it scores most. `loads` are shares of its own capacity, of which 70 % are held for
+    `open_seconds`; offered twice as much, it has `deadline_ms`. Look-ups among `many_rows` are held against those
+    among `few_rows`.
     """
 
     makings: Makings = field(default_factory=Makings)
     seconds: float = 3.0
-    rounds: int = 4
+    rounds: int = 5
     open_seconds: float = 20.0
     workers: tuple[int, ...] = (1, 2)
-    clients: int = 8
+    clients: tuple[int, ...] = (2, 4, 8)
     counts: tuple[int, ...] = (20, 50, 200, 500, 1_000)
     loads: tuple[float, ...] = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0)
     bodies: int = 1_000
@@ -37,7 +38,8 @@ class Plan:
         """How long all of it takes, starting and making not counted."""
         throughput, latency = 3 * self.rounds * self.seconds, 3 * self.rounds * self.short
         files = (throughput + latency) / 2
-        chosen, curves = 3 * len(self.workers) * self.seconds, 2 * len(self.loads) * self.seconds
+        chosen = 3 * len(self.workers) * len(self.clients) * 2 * self.short
+        curves = 2 * len(self.loads) * self.seconds
         counts = 3 * len(self.counts) * self.short
         return chosen + throughput + latency + files + 2 * (self.open_seconds + self.overload_seconds) + curves + counts
 

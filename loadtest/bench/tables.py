@@ -32,9 +32,9 @@ def _services(figures: Figures, store: str, title: str, names: Mapping[str, str]
         table.add_row(
             name,
             str(figures["workers"][kind]),
-            f"{loaded['goodput']:,.0f}",
+            f"{loaded['median_goodput']:,.0f}",
             f"{ratios[f'throughput_ratio_{kind}']:.1f}" if own else "",
-            f"{rested['p50_ms']:.2f}",
+            f"{rested['median_p50_ms']:.2f}",
             f"{ratios[f'p50_ratio_{kind}']:.1f}" if own else "",
             f"{rested['p99_ms']:.2f}",
             f"{ratios[f'overhead_share_{kind}']:.0%}" if own else "",
@@ -48,7 +48,7 @@ def _arrivals(figures: Figures, names: Mapping[str, str]) -> Table:
         ("service", "load", "offered/s", "scored/s", "p50 ms", "p99 ms", "p99.9 ms", "p99 ÷ p50 at rest"),
     )
     for kind, name in list(names.items())[1:]:
-        rest = figures["absolute"]["redis"][kind]["one_client"]["p50_ms"]
+        rest = figures["absolute"]["redis"][kind]["one_client"]["median_p50_ms"]
         for load, one in (("70 %", "at_70_percent"), ("200 %", "at_200_percent")):
             found = figures["open_loop"][kind][one]
             offered = found["offered"] / found["seconds"]

@@ -25,7 +25,7 @@ from loadtest.bench.plan import Plan
 from loadtest.bench.processes import ServiceError, running
 from loadtest.generator import Target
 from loadtest.http_client import Client
-from loadtest.outcome import Outcome
+from loadtest.outcome import Rounds, goodput
 from loadtest.requests import headers_of, some_bodies
 from loadtest.traffic import Traffic
 from model_export.parity import BundleRows
@@ -59,7 +59,7 @@ def bench_peers(plan: Plan, work: Path, heard: Heard, peers: Sequence[Peer] = PE
     ways, workers = _ways(bundles), max(plan.workers)
     course = Course(heard, len(peers) * len(ways) * 2 * plan.rounds * plan.seconds)
     asked = _requests(bundles.fp32, plan.candidates)
-    found: dict[str, dict[str, dict[str, Outcome]]] = {}
+    found: dict[str, dict[str, dict[str, Rounds]]] = {}
     versions: dict[str, str] = {}
     left_out: dict[str, str] = {}
     with Field(bundles, plan, work / "logs") as field:
@@ -113,7 +113,7 @@ def _against(
     ours: Target,
     asked: Sequence[Tensors],
     logs: Path,
-) -> dict[str, Outcome]:
+) -> dict[str, Rounds]:
     """Ours and the peer at capacity, in turns. Raises ServiceError where it does not start, or scores otherwise."""
     session = onnxruntime.InferenceSession(str(way.graph), providers=["CPUExecutionProvider"])
     names = [one.name for one in session.get_inputs()]
@@ -125,7 +125,7 @@ def _against(
     with running([service], logs) as (url,):
         _check(peer, url, requests[0], session.run(["pctr"], tensors[0])[0])
         targets = {"ours": ours, "peer": Target(url, requests)}
-        return course.closed(f"Against {peer.name}, {way.name}", targets, plan.clients, plan.seconds, plan.rounds)
+        return course.closed(f"Against {peer.name}, {way.name}", targets, max(plan.clients), plan.seconds, plan.rounds)
 
 
 def _check(peer: Peer, url: str, request: bytes, expected: NDArray[np.float32]) -> None:
@@ -144,15 +144,15 @@ def _check(peer: Peer, url: str, request: bytes, expected: NDArray[np.float32]) 
         raise ServiceError(f"{peer.name}: its scores differ by {worst:.1e} from the graph's own")
 
 
-def _summarised(found: Mapping[str, Mapping[str, Mapping[str, Outcome]]]) -> dict[str, Any]:
+def _summarised(found: Mapping[str, Mapping[str, Mapping[str, Rounds]]]) -> dict[str, Any]:
     ratios = {
         f"peer_ratio_{way.value}": {
-            peer: round(one[way]["ours"].goodput / one[way]["peer"].goodput, 4) for peer, one in found.items()
+            peer: round(one[way]["ours"].ratio(one[way]["peer"], goodput), 4) for peer, one in found.items()
         }
         for way in Ways
     }
     absolute = {
-        peer: {way: {name: one.as_json() for name, one in both.items()} for way, both in ways.items()}
+        peer: {way: {name: one.merged.as_json() for name, one in both.items()} for way, both in ways.items()}
         for peer, ways in found.items()
     }
     return {**ratios, "absolute": absolute}

@@ -32,7 +32,7 @@ PLAIN = Peer(
     request=lambda tensors: http_request("/score", pack(tensors), Content_Type="application/octet-stream"),
     scores=lambda body: json.loads(body)["pctr"],
 )
-PLAN = Plan(makings=MAKINGS, seconds=0.1, rounds=1, workers=(1,), clients=2, bodies=30)
+PLAN = Plan(makings=MAKINGS, seconds=0.1, rounds=1, workers=(1,), clients=(1, 2), bodies=30)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 4)), min_size=1, max_size=4))
