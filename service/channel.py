@@ -24,9 +24,14 @@ class SupervisorEnd:
         self._answer = b""
 
     def hand_over(self, connection: socket.socket) -> bool:
-        """Gives the worker a client's connection; False when it takes no more."""
+        """Gives the worker a client's connection; False when there is no room for more on the way to it.
+
+        Raises ConnectionError when it takes no more, or has ended.
+        """
         try:
             socket.send_fds(self.socket, [_CONNECTION], [connection.fileno()])
+        except ConnectionError:
+            raise
         except OSError:
             return False
         return True

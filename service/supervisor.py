@@ -6,6 +6,7 @@ import selectors
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from types import FrameType
 
@@ -27,6 +28,7 @@ _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
 _LONG_LIFE_S = 60.0
 _PAUSE_S = 0.5
+_SHORT_PAUSE_S = 0.01
 
 
 def run_service(settings: Settings) -> None:
@@ -58,8 +60,10 @@ class Supervisor:
         self._workers: dict[int, WorkerProcess] = {}
         self._pauses = dict.fromkeys(self._slots, _FIRST_PAUSE_S)
         self._due: list[tuple[float, Callable[[], None]]] = []
+        self._signals: deque[int] = deque()
+        self._waiting: deque[socket.socket] = deque()
         self._selector = selectors.DefaultSelector()
-        self._is_open = self._is_watching = self._is_stopping = False
+        self._is_open = self._is_watching = self._is_resting = self._is_stopping = False
         self._log = structlog.get_logger("msd.supervisor")
 
     def run(self) -> None:
@@ -87,6 +91,8 @@ class Supervisor:
         wait = min((at - now for at, _ in self._due), default=None)
         for key, _ in self._selector.select(wait if wait is None else max(0.0, wait)):
             key.data()
+        while self._signals:
+            self._stop(self._signals.popleft())
         now = time.monotonic()
         ripe = [call for at, call in self._due if at <= now]
         self._due = [(at, call) for at, call in self._due if at > now]
@@ -101,7 +107,13 @@ class Supervisor:
     def _start(self, slot: int) -> None:
         if self._is_stopping:
             return
-        worker = WorkerProcess(self._settings, self._numbers, slot, self._memory)
+        try:
+            worker = WorkerProcess(self._settings, self._numbers, slot, self._memory)
+        except OSError as error:
+            if not self._is_open:
+                raise MsdError(f"the service could not start a worker process: {error.strerror}") from error
+            self._start_again(slot, error.strerror or str(error))
+            return
         self._workers[slot] = worker
         self._selector.register(worker.channel.socket, selectors.EVENT_READ, lambda: self._hear(worker))
         self._log.info("worker_started", worker=slot, pid=worker.pid)
@@ -115,7 +127,7 @@ class Supervisor:
         if said == "":
             worker.is_serving = True
             self._open()
-            self._watch_door()
+            self._place_waiting()
         elif said is not None:
             worker.reason = said
 
@@ -143,19 +155,21 @@ class Supervisor:
             raise MsdError(worker.reason or f"the service could not start: its worker ended with {cause}")
         if time.monotonic() - worker.started_at > _LONG_LIFE_S:
             self._pauses[worker.slot] = _FIRST_PAUSE_S
-        pause = self._pauses[worker.slot]
-        self._pauses[worker.slot] = min(2 * pause, _LONGEST_PAUSE_S)
         self._metrics.restarts.inc()
-        self._log.error(
-            "worker_ended", worker=worker.slot, pid=worker.pid, cause=worker.reason or cause, again_in=pause
-        )
-        self._after(pause, lambda: self._start(worker.slot))
+        self._start_again(worker.slot, worker.reason or cause)
+
+    def _start_again(self, slot: int, cause: str) -> None:
+        pause = self._pauses[slot]
+        self._pauses[slot] = min(2 * pause, _LONGEST_PAUSE_S)
+        self._log.error("worker_ended", worker=slot, cause=cause, again_in=pause)
+        self._after(pause, lambda: self._start(slot))
 
     # Connections
 
     def _watch_door(self) -> None:
         """Takes connections while there is a worker to give them to; else they wait at the door."""
-        wanted = self._is_open and any(worker.is_serving for worker in self._workers.values())
+        has_worker = any(worker.is_serving for worker in self._workers.values())
+        wanted = self._is_open and has_worker and not self._waiting and not self._is_resting
         if wanted and not self._is_watching:
             self._selector.register(self._listener, selectors.EVENT_READ, self._take_in)
         elif self._is_watching and not wanted:
@@ -164,29 +178,42 @@ class Supervisor:
 
     def _take_in(self) -> None:
         try:
-            for connection in accepted(self._listener):
-                with connection:
-                    self._hand_over(connection)
+            self._waiting.extend(accepted(self._listener))
         except OSError as error:
             # Too many open files, or no memory: they wait at the door for a while.
             self._log.error("cannot_accept", reason=error.strerror, again_in=_PAUSE_S)
-            self._selector.unregister(self._listener)
-            self._is_watching = False
-            self._after(_PAUSE_S, self._watch_door)
+            self._is_resting = True
+            self._after(_PAUSE_S, self._rested)
+        self._place_waiting()
 
-    def _hand_over(self, connection: socket.socket) -> None:
-        """To the ready worker with the fewest connections; to one that is not ready only where none is."""
+    def _rested(self) -> None:
+        self._is_resting = False
+        self._watch_door()
+
+    def _place_waiting(self) -> None:
+        """Gives connections to workers, and keeps those that none can take now."""
+        while self._waiting and self._place(self._waiting[0]):
+            self._waiting.popleft().close()
+        if self._waiting and any(worker.is_serving for worker in self._workers.values()):
+            self._after(_SHORT_PAUSE_S, self._place_waiting)
+        self._watch_door()
+
+    def _place(self, connection: socket.socket) -> bool:
+        """Gives one to the ready worker with the fewest; to one that is not ready only where none is."""
         ready, ended = self._metrics.ready_place, self._metrics.connections_ended
-        for worker in sorted(
+        ranked = sorted(
             (worker for worker in self._workers.values() if worker.is_serving),
             key=lambda one: (not one.number(ready), one.handed - one.number(ended), one.last_at),
-        ):
-            if worker.take(connection):
-                return
+        )
+        return any(worker.take(connection) for worker in ranked)
 
     # The end
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
+        """Notes it alone: what is at hand may not be changed between any two of its steps."""
+        self._signals.append(number)
+
+    def _stop(self, number: int) -> None:
         if self._is_stopping and number == signal.SIGINT:
             for worker in self._workers.values():
                 worker.kill()
@@ -203,6 +230,9 @@ class Supervisor:
         if self._is_open:
             refuse_new(self._listener)
             self._take_in()
+            if self._waiting and any(worker.is_serving for worker in self._workers.values()):
+                self._after(_SHORT_PAUSE_S, self._close)
+                return
             self._is_open = False
             self._watch_door()
         self._listener.close()

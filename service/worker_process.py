@@ -51,8 +51,12 @@ class WorkerProcess:
         return self._row[place]
 
     def take(self, connection: socket.socket) -> bool:
-        """Gives it a connection; False when it takes no more."""
-        if not self.channel.hand_over(connection):
+        """Gives it a connection; False when it cannot take one now, or at all."""
+        try:
+            if not self.channel.hand_over(connection):
+                return False
+        except ConnectionError:
+            self.is_serving = False
             return False
         self.handed += 1
         self.last_at = time.monotonic()

@@ -166,6 +166,40 @@ def test_a_worker_that_is_told_to_end_loses_nothing(bundle: Bundle, tmp_path: Pa
     assert set(load.statuses) == {200}
 
 
+def test_while_the_only_worker_ends_and_is_replaced_nobody_is_lost(bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(bundle.folder, tmp_path) as running:
+        load = Load(running, 4)
+        wait_until(lambda: load.statuses[200] >= 20)
+        old = pids(running)
+        os.kill(old[1], signal.SIGTERM)
+        wait_until(lambda: pids(running)[1] != old[1])
+        scored = load.statuses[200]
+        wait_until(lambda: load.statuses[200] >= scored + 20)
+        load.stop()
+
+    assert load.lost == []
+    # 503 until the new one is ready.
+    assert set(load.statuses) <= {200, 503}
+
+
+def test_more_connections_at_once_than_a_channel_holds(pair: LiveService) -> None:
+    """The worker is stopped meanwhile, so that they pile up on the way to it."""
+    workers = pids(pair).values()
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        kept = [socket.create_connection(("127.0.0.1", pair.port), timeout=60) for _ in range(700)]
+    finally:
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+    for connection in kept:
+        connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert all(connection.recv(15) == b"HTTP/1.1 200 OK" for connection in kept)
+    for connection in kept:
+        connection.close()
+    assert pair.score(golden_requests()[0]).status_code == 200
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_end_of_several_workers_loses_no_accepted_request(
     bundle: Bundle, tmp_path: Path, number: signal.Signals
