@@ -38,6 +38,25 @@ def test_a_mistake_is_named(environ: dict[str, str], said: str) -> None:
     assert said in str(raised.value)
 
 
+@pytest.mark.parametrize(("text", "workers"), [("auto", None), ("AUTO", None), ("1", 1), ("512", 512)])
+def test_workers_are_a_number_or_auto(text: str, workers: int | None) -> None:
+    assert Settings.from_environ({"MSD_BUNDLE": "b", "MSD_WORKERS": text}).workers == workers
+
+
+@pytest.mark.parametrize("text", ["0", "-2", "two", "1.5", "513", "", "9" * 5_000])
+def test_any_other_number_of_workers_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"MSD_WORKERS: .* is neither 'auto' nor a whole number from 1 to 512$"):
+        Settings.from_environ({"MSD_BUNDLE": "b", "MSD_WORKERS": text})
+
+
+def test_settings_give_the_environment_that_gives_them() -> None:
+    environ = {"MSD_BUNDLE": "b", "MSD_REDIS_URL": f"redis://:{SECRET}@h:1/0", "MSD_STORE": "redis", "MSD_PORT": "1"}
+    settings = Settings.from_environ({**environ, "MSD_WORKERS": "3", "MSD_DRAIN_SECONDS": "0.5"})
+
+    assert Settings.from_environ(settings.environ()) == settings
+    assert settings.environ().keys() == {*environ, "MSD_WORKERS", "MSD_DRAIN_SECONDS"}
+
+
 @pytest.mark.parametrize("url", [f"http://user:{SECRET}@h/0", f"redis://:{SECRET}@h:port/0", f"redis://:{SECRET}@"])
 def test_a_bad_address_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(SettingsError) as raised:

@@ -101,7 +101,7 @@ def test_a_port_in_use_is_refused(bundle: Bundle) -> None:
     assert f"cannot listen on 127.0.0.1 port {port}" in said.stderr
 
 
-def _break_goldens(folder: Path) -> None:
+def break_goldens(folder: Path) -> None:
     goldens = list(read_goldens(folder / GOLDENS))
     wrong = {**goldens[1].expected, "pctr": [value + 1e-3 for value in goldens[1].expected["pctr"]]}
     write_goldens(folder / GOLDENS, [goldens[0], goldens[1].model_copy(update={"expected": wrong})])
@@ -122,7 +122,7 @@ def _empty_goldens(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (_break_goldens, "golden 2 differs by 0.001"),
+        (break_goldens, "golden 2 differs by 0.001"),
         (_drop_a_head, "golden 1 differs by inf"),
         (_empty_goldens, "holds no goldens"),
         (lambda folder: reseal(folder, tolerances={"torch-cpu-fp32": 1.0}), "no tolerance for 'onnxruntime-cpu-fp32'"),

@@ -21,6 +21,7 @@ from msd.contract.golden import Golden, read_goldens
 from tests.service.bundle_factory import golden_requests
 from tests.service.live import ROOT, LiveService, live_service, run_msd, wait_until
 from tests.service.test_load import Load
+from tests.service.test_start import break_goldens
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +236,23 @@ def test_workers_do_not_outlive_their_supervisor(bundle: Bundle, tmp_path: Path)
             running.process.kill()
             running.process.wait(120)
             wait_until(lambda: not any(map(is_alive, workers.values())))
+
+
+def test_a_worker_that_cannot_become_ready_gets_no_requests_while_another_can(
+    copied_bundle: Path, tmp_path: Path
+) -> None:
+    with live_service(copied_bundle, tmp_path, workers=2) as running:
+        wait_until(lambda: running.metric("msd_workers_ready") == 2)
+        break_goldens(copied_bundle)
+        os.kill(pids(running)[1], signal.SIGKILL)
+        wait_until(lambda: any(line["event"] == "not_ready" and line["worker"] == 1 for line in running.log()))
+        for _ in range(6):
+            assert running.score(golden_requests()[0]).status_code == 200
+            ready = running.ready()
+            assert (ready["ready"], ready["workers"], ready["workers_ready"]) == (True, 2, 1)
+        (reason,) = [line["reason"] for line in running.log() if line["event"] == "not_ready"]
+        assert "golden 2 differs" in reason
+        assert running.metric("msd_workers_ready") == 1
 
 
 @pytest.mark.parametrize("of_worker", [True, False])
