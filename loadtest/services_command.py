@@ -45,7 +45,7 @@ def services(
         Path | None, typer.Option("--json", help="A file for the figures; pictures go beside it.")
     ] = None,
     work: Annotated[Path, typer.Option(help="A folder that keeps bundles, rows and logs.")] = Path("runs/bench"),
-    seconds: Annotated[float, typer.Option(min=0.1, help="For each round; longer steadies the figures.")] = 3.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="For each round; longer steadies the figures.")] = 2.0,
     peers: Annotated[
         bool, typer.Option("--peers", help="Against general model servers instead, which are installed first.")
     ] = False,

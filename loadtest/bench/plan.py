@@ -16,11 +16,11 @@ class Plan:
     """
 
     makings: Makings = field(default_factory=Makings)
-    seconds: float = 3.0
+    seconds: float = 2.0
     rounds: int = 5
-    open_seconds: float = 20.0
+    open_seconds: float = 15.0
     workers: tuple[int, ...] = (1, 2)
-    clients: tuple[int, ...] = (2, 4, 8)
+    clients: tuple[int, ...] = (2, 8)
     counts: tuple[int, ...] = (20, 50, 200, 500, 1_000)
     loads: tuple[float, ...] = (0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0)
     bodies: int = 1_000
