@@ -47,7 +47,7 @@ def bench_services(plan: Plan, work: Path, heard: Heard) -> dict[str, Any]:
         capacity = {name: rounds.median(goodput) for name, rounds in redis.throughput.items()}
         strict = {Entry(kind, best.workers[kind], True, plan.deadline_ms) for kind in OWN}
         strict_urls = {entry.kind: url for entry, url in field.start(strict).items()}
-        held = {kind: _held(course, field, plan, kind, (urls, strict_urls), capacity[kind]) for kind in OWN}
+        held = {kind: _held(course, field, plan, kind, (urls, strict_urls), best.clients[kind]) for kind in OWN}
         field.stop(strict)
         load = {kind: _curve(course, field, plan, kind, urls[kind], capacity[kind]) for kind in ("naive", "best")}
         counts = _counts(course, field, plan, urls)
@@ -98,12 +98,13 @@ def _rested(course: Course, field: Field, plan: Plan, urls: Urls, rounds: int) -
     return _Rested(outcomes, {kind: spent(urls[kind]).since(before[kind]) for kind in OWN})
 
 
-def _held(course: Course, field: Field, plan: Plan, kind: Kind, urls: tuple[Urls, Urls], capacity: float) -> Held:
-    """Under arrivals at 70 % of what it can do; and at twice that, where it has a strict deadline."""
+def _held(course: Course, field: Field, plan: Plan, kind: Kind, urls: tuple[Urls, Urls], clients: int) -> Held:
+    """Under arrivals at 70 % of what it can do just then; and at twice that, where it has a strict deadline."""
     usual, strict = (field.target(kind, one[kind], plan.candidates) for one in urls)
+    capacity = course.closed("Finding capacity", {kind: usual}, clients, plan.seconds, 1)[kind].merged.goodput
     at70 = course.open("Holding 70 % of capacity", usual, _HELD_LOAD * capacity, plan.open_seconds, seed=1)
     overload = course.open("Offering 200 %", strict, _OVERLOAD * capacity, plan.overload_seconds, seed=2)
-    return Held(at70, overload)
+    return Held(capacity, at70, overload)
 
 
 def _curve(

@@ -23,8 +23,9 @@ class Store:
 
 @dataclass(frozen=True)
 class Held:
-    """A service under arrivals at 70 % of its capacity, and at 200 %."""
+    """A service under arrivals at 70 % of its capacity, and at 200 %; that is requests a second, found just before."""
 
+    capacity: float
     at70: Outcome
     overload: Outcome
 
@@ -103,7 +104,7 @@ def _held(found: Found, kind: str) -> dict[str, float]:
     told = {
         "openloop70_p99_over_p50": held.at70.latency.percentile_ms(99) / rest,
         "openloop70_p999_over_p50": held.at70.latency.percentile_ms(99.9) / rest,
-        "overload_goodput": held.overload.goodput / found.redis.throughput[kind].median(goodput),
+        "overload_goodput": held.overload.goodput / held.capacity,
         "overload_p99_ms": held.overload.latency.percentile_ms(99),
     }
     return {name: _round(value) for name, value in told.items()}
@@ -128,7 +129,11 @@ def _absolute(store: Store) -> dict[str, Any]:
 
 
 def _absolute_held(held: Held) -> dict[str, Any]:
-    return {"at_70_percent": held.at70.as_json(), "at_200_percent": held.overload.as_json()}
+    return {
+        "capacity": _round(held.capacity),
+        "at_70_percent": held.at70.as_json(),
+        "at_200_percent": held.overload.as_json(),
+    }
 
 
 def _round(value: float) -> float:

@@ -21,7 +21,7 @@ def load_picture(figures: Figures) -> str:
         for percentile, style in (("p50_ms", "-"), ("p99_ms", "--")):
             label = f"{_name(figures, kind)}, {percentile[:3]}"
             axes.plot(rates, [point[percentile] for point in points], style, c=colour, marker="o", ms=3, label=label)
-    axes.set_xscale("log")
+    axes.set_xlim(left=0)
     axes.set_yscale("log")
     axes.set_xlabel("requests offered a second, Poisson arrivals")
     axes.set_ylabel("milliseconds, from when it was due")
@@ -74,6 +74,7 @@ def _axes(height: float = 4.4) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(6.4, height), layout="constrained")
     axes = figure.subplots()
     axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
     return figure, axes
 
 

@@ -41,7 +41,8 @@ class Plan:
         chosen = 3 * len(self.workers) * len(self.clients) * 2 * self.short
         curves = 2 * len(self.loads) * self.seconds
         counts = 3 * len(self.counts) * self.short
-        return chosen + throughput + latency + files + 2 * (self.open_seconds + self.overload_seconds) + curves + counts
+        held = 2 * (self.seconds + self.open_seconds + self.overload_seconds)
+        return chosen + throughput + latency + files + held + curves + counts
 
     @property
     def short(self) -> float:
