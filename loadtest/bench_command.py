@@ -10,9 +10,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from loadtest.latency import measure_latency
+from loadtest.running_command import running_app
 from loadtest.services_command import is_meant, services_app
-from loadtest.traffic import Traffic
 from msd.contract.errors import MsdError
 from msd.contract.files import write_text_atomic
 
@@ -25,7 +24,7 @@ class _Bench(typer.Typer):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as Typer has it
         arguments, name = list(kwargs.pop("args")), kwargs.pop("prog_name")
         if _GRAPH not in arguments:
-            call = services_app if is_meant(arguments) else super().__call__
+            call = services_app if is_meant(arguments) else running_app
             return call(*args, args=arguments, prog_name=name, **kwargs)
         arguments.remove(_GRAPH)
         return graph_app(*args, args=arguments, prog_name=f"{name} {_GRAPH}", **kwargs)
@@ -33,29 +32,6 @@ class _Bench(typer.Typer):
 
 app = _Bench(add_completion=False)
 graph_app = typer.Typer(add_completion=False)
-
-
-@app.command("bench", epilog="`msd bench` without BUNDLE compares services, `msd bench --graph` times the graph.")
-def bench(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle that the service serves.")],
-    url: Annotated[str, typer.Option(help="The service.")] = "http://127.0.0.1:8080",
-    candidates: Annotated[int, typer.Option(min=1, max=2000, help="Candidates a request.")] = 200,
-    requests: Annotated[int, typer.Option(min=1, help="Requests that count.")] = 1_000,
-    warmup: Annotated[int, typer.Option(min=0, help="Requests before, that do not.")] = 50,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
-) -> None:
-    """Measures latency with one client in a closed loop: p50, p95, p99."""
-    traffic = Traffic(bundle, candidates)
-    with Progress(console=Console(stderr=True)) as bars:
-        bar = bars.add_task("Sending requests", total=warmup + requests)
-        latency = measure_latency(url, traffic, candidates, requests, warmup, lambda: bars.advance(bar))
-    if as_json:
-        typer.echo(json.dumps(latency._asdict()))
-    else:
-        typer.echo(
-            f"{latency.requests} requests of {candidates} candidates: "
-            f"p50 {latency.p50_ms:.2f} ms, p95 {latency.p95_ms:.2f} ms, p99 {latency.p99_ms:.2f} ms"
-        )
 
 
 @graph_app.command("graph")

@@ -14,10 +14,10 @@ from loadtest.traffic import Traffic
 
 
 class Latency(NamedTuple):
-    """Percentiles in milliseconds over `requests` requests of `candidates` candidates each."""
+    """Percentiles in milliseconds over `requests` requests of `candidates` candidates each, or of a mix of them."""
 
     requests: int
-    candidates: int
+    candidates: int | str
     p50_ms: float
     p95_ms: float
     p99_ms: float
@@ -25,7 +25,7 @@ class Latency(NamedTuple):
 
 
 def measure_latency(
-    url: str, traffic: Traffic, candidates: int, requests: int, warmup: int, progress: Callable[[], None]
+    url: str, traffic: Traffic, candidates: int | str, requests: int, warmup: int, progress: Callable[[], None]
 ) -> Latency:
     """Latency of `requests` requests after `warmup` that do not count. Raises ClientError at any reply but 200."""
     seconds = []

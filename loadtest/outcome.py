@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
 from loadtest.histogram import Histogram
 
@@ -44,7 +45,7 @@ class Outcome:
         self.latency.add(other.latency)
         self.late.add(other.late)
 
-    def as_json(self) -> dict[str, object]:
+    def as_json(self) -> dict[str, Any]:
         """Its figures, percentiles in milliseconds."""
         percentiles = {f"p{percent:g}_ms": self.latency.percentile_ms(percent) for percent in (50, 90, 99, 99.9)}
         counts = {str(status): count for status, count in sorted(self.statuses.items())}

@@ -98,3 +98,32 @@ def test_the_bench_command(bundle: Bundle, service: LiveService, capsys: pytest.
     with pytest.raises(SystemExit, match="0"):
         main(command)
     assert capsys.readouterr().out.startswith("20 requests of 200 candidates: p50 ")
+
+
+@pytest.mark.parametrize("arrivals", ["poisson", "constant", "bursts"])
+def test_the_bench_command_under_arrivals(
+    bundle: Bundle, service: LiveService, capsys: pytest.CaptureFixture[str], arrivals: str
+) -> None:
+    command = ["bench", str(bundle.folder), "--url", service.url, "--candidates", "5:3,20:1", "--seconds", "0.5"]
+    command += ["--rate", "80", "--arrivals", arrivals]
+    with pytest.raises(SystemExit, match="0"):
+        main([*command, "--json"])
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["rate"] == 80
+    assert figures["statuses"]["200"] == figures["offered"] > 0
+    assert figures["p50_ms"] <= figures["p99_ms"] <= figures["p99.9_ms"]
+    with pytest.raises(SystemExit, match="0"):
+        main(command)
+    assert "from when it was due" in capsys.readouterr().out
+
+
+def test_the_bench_command_of_a_mix_with_one_client(
+    bundle: Bundle, service: LiveService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["bench", str(bundle.folder), "--url", service.url, "--requests", "5", "--warmup", "0"]
+    with pytest.raises(SystemExit, match="0"):
+        main([*command, "--candidates", "5:3,20:1"])
+    assert capsys.readouterr().out.startswith("5 requests of 5:3,20:1 candidates: p50 ")
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, "--candidates", "some"])
+    assert "write 200, or shares" in capsys.readouterr().err

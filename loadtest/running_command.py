@@ -1,0 +1,89 @@
+"""`msd bench BUNDLE`: the latency of a running service, with one client or under arrivals at a rate."""
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from loadtest.arrivals import Arrivals, bursts, constant, poisson
+from loadtest.generator import Target, open_loop
+from loadtest.latency import measure_latency
+from loadtest.outcome import Outcome
+from loadtest.requests import in_columns, some_bodies
+from loadtest.traffic import Mix, Traffic, mix_of
+
+_BODIES = 1_000
+
+running_app = typer.Typer(add_completion=False)
+
+
+class Kind(StrEnum):
+    """How requests arrive."""
+
+    POISSON = "poisson"
+    CONSTANT = "constant"
+    BURSTS = "bursts"
+
+
+_ARRIVALS: dict[Kind, Arrivals] = {Kind.POISSON: poisson, Kind.CONSTANT: constant, Kind.BURSTS: bursts}
+
+
+@running_app.command(
+    "bench", epilog="`msd bench` without BUNDLE compares services, `msd bench --graph` times the graph."
+)
+def running(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle that the service serves.")],
+    url: Annotated[str, typer.Option(help="The service.")] = "http://127.0.0.1:8080",
+    candidates: Annotated[str, typer.Option(help="Candidates a request, or shares of several: 50:3,200:1.")] = "200",
+    requests: Annotated[int, typer.Option(min=1, help="Requests that count, with one client.")] = 1_000,
+    warmup: Annotated[int, typer.Option(min=0, help="Requests before, that do not.")] = 50,
+    rate: Annotated[
+        float | None, typer.Option(min=0.1, help="Requests a second, whether the service keeps up or not.")
+    ] = None,
+    arrivals: Annotated[Kind, typer.Option(help="With --rate: how they come; bursts are of eight.")] = Kind.POISSON,
+    seconds: Annotated[float, typer.Option(min=0.1, help="With --rate: how long.")] = 10.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Measures latency with one client in a closed loop, or, with --rate, from when each request was due."""
+    mix = mix_of(candidates)
+    if rate is not None:
+        _tell(_under_arrivals(bundle, url, mix, _ARRIVALS[arrivals], rate, seconds), rate, as_json)
+        return
+    traffic = Traffic(bundle, mix)
+    with Progress(console=Console(stderr=True)) as bars:
+        bar = bars.add_task("Sending requests", total=warmup + requests)
+        latency = measure_latency(url, traffic, _told(mix), requests, warmup, lambda: bars.advance(bar))
+    if as_json:
+        typer.echo(json.dumps(latency._asdict()))
+    else:
+        typer.echo(
+            f"{latency.requests} requests of {latency.candidates} candidates: "
+            f"p50 {latency.p50_ms:.2f} ms, p95 {latency.p95_ms:.2f} ms, p99 {latency.p99_ms:.2f} ms"
+        )
+
+
+def _under_arrivals(bundle: Path, url: str, mix: Mix, arrivals: Arrivals, rate: float, seconds: float) -> Outcome:
+    times = arrivals(rate, seconds, 0)
+    bodies = some_bodies(Traffic(bundle, mix), min(_BODIES, len(times) + 1))
+    return open_loop(Target(url, in_columns(bodies)), times, seconds)
+
+
+def _tell(outcome: Outcome, rate: float, as_json: bool) -> None:
+    found = outcome.as_json()
+    if as_json:
+        typer.echo(json.dumps({"rate": rate, **found}))
+        return
+    others = {status: count for status, count in found["statuses"].items() if status != "200" and count}
+    told = "".join(f", {count} {status}" for status, count in others.items())
+    typer.echo(f"{outcome.offered} requests at {rate:g} a second, {outcome.goodput:.1f} a second scored{told}")
+    if outcome.latency.count:
+        names = {"p50_ms": "p50", "p99_ms": "p99", "p99.9_ms": "p99.9"}
+        typer.echo(", ".join(f"{name} {found[key]:.2f} ms" for key, name in names.items()) + ", from when it was due")
+
+
+def _told(mix: Mix) -> int | str:
+    return next(iter(mix)) if len(mix) == 1 else ",".join(f"{count}:{share:g}" for count, share in mix.items())
