@@ -42,7 +42,7 @@ from msd.ranker.features import Features, build_features
 from msd.step import fingerprint_of, is_done, mark_done
 
 TOLERANCE = 1e-5
-_FORMAT = 3
+_FORMAT = 4
 _GOLDENS = 32
 # Another CPU rounds in another order, and goldens are some of the rows that the difference was measured on.
 _MARGIN = 2.0

@@ -33,7 +33,9 @@ COMMANDS = {
     "publish": _Command("service.publish_command", "cpu", "Copy a bundle's rows into Redis and point to them."),
     "serve": _Command("service.serve_command", "cpu", "Answer scoring requests over HTTP."),
     "replay": _Command("loadtest.replay_command", "load", "Send recorded requests and compare the scores."),
-    "bench": _Command("loadtest.bench_command", "load", "Compare the service with others; or measure a running one, or the graph."),
+    "bench": _Command(
+        "loadtest.bench_command", "load", "Compare the service with others; or measure a running one, or the graph."
+    ),
     "demo": _Command("msd.demo.command", "demo,train,cpu,load", "Run the whole path on MovieLens-100K."),
 }
 

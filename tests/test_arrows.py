@@ -32,7 +32,9 @@ ARROWS = [
     Arrow("model_export", ("model_export", "msd")),
     # The pass knows graphs alone: it is to work on anybody's.
     Arrow("model_export.factorise", ("model_export.factorise", "model_export.errors", "msd.contract")),
-    Arrow("loadtest", ("loadtest", "msd.contract"), forbidden=frozenset(HEAVY), but=("loadtest.graph", "loadtest.bench")),
+    Arrow(
+        "loadtest", ("loadtest", "msd.contract"), forbidden=frozenset(HEAVY), but=("loadtest.graph", "loadtest.bench")
+    ),
     Arrow("loadtest.graph", ("loadtest", "model_export", "msd")),
     # Its bundles are exported as any other.
     Arrow("loadtest.bench", ("loadtest", "model_export", "msd")),

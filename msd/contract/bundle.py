@@ -22,7 +22,7 @@ from msd.contract.precision import PrecisionRecord
 from msd.contract.rows import ROW_FORMAT, row_dtype
 from msd.contract.schema import FeatureSchema
 
-FORMAT_VERSION: Literal[2] = 2
+FORMAT_VERSION: Literal[3] = 3
 MANIFEST = "manifest.json"
 MARKER = "verified.json"
 RANKER = "ranker.onnx"
@@ -50,7 +50,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    format_version: Literal[2] = FORMAT_VERSION
+    format_version: Literal[3] = FORMAT_VERSION
     bundle_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
     model_version: str
     created_at: float

@@ -107,14 +107,14 @@ MANIFESTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a list": (lambda folder: (folder / MANIFEST).write_bytes(b"[]"), "bundle format None"),
     "no version": (lambda folder: (folder / MANIFEST).write_bytes(b"{}"), "bundle format None"),
     "nothing but a version": (
-        lambda folder: (folder / MANIFEST).write_bytes(b'{"format_version": 2}'),
+        lambda folder: (folder / MANIFEST).write_bytes(b'{"format_version": 3}'),
         "bundle_id: Field required",
     ),
     "a later version": (
-        lambda folder: edit_manifest(folder, format_version=3),
-        "bundle format 3, this release reads 2",
+        lambda folder: edit_manifest(folder, format_version=4),
+        "bundle format 4, this release reads 3",
     ),
-    "version in words": (lambda folder: edit_manifest(folder, format_version="2"), "bundle format '2'"),
+    "version in words": (lambda folder: edit_manifest(folder, format_version="3"), "bundle format '3'"),
     "an unknown entry": (lambda folder: edit_manifest(folder, owner="me"), "owner: Extra inputs"),
     "a changed entry": (lambda folder: edit_manifest(folder, model_version="x"), "do not match its own hash"),
     "a changed schema": (lambda folder: edit_manifest(folder, feature_schema={"fields": []}), "exactly one sequence"),

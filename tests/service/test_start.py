@@ -44,7 +44,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no manifest": (lambda folder: (folder / MANIFEST).unlink(), "no bundle here"),
     "manifest not json": (lambda folder: (folder / MANIFEST).write_text("{"), "not readable as JSON"),
     "manifest changed": (lambda folder: _change_manifest(folder / MANIFEST, model_version="x"), "its own hash"),
-    "another format": (lambda folder: _change_manifest(folder / MANIFEST, format_version=3), "bundle format 3"),
+    "another format": (
+        lambda folder: _change_manifest(folder / MANIFEST, format_version=2),
+        "bundle format 2, this release reads 3; export it again",
+    ),
     "ranker tampered": (lambda folder: _flip_byte(folder / "ranker.onnx"), "ranker.onnx: its SHA-256"),
     "rows tampered": (lambda folder: _flip_byte(folder / "items.rows"), "items.rows: its SHA-256"),
     "rows truncated": (lambda folder: _cut(folder / "users.rows"), "users.rows: has "),
