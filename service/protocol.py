@@ -1,5 +1,6 @@
 """uvicorn's httptools protocol with what it leaves unbounded bounded: the bytes and the time of a request's head."""
 
+import re
 from asyncio import Transport
 from asyncio.events import TimerHandle
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from service.balance import Balance
 from service.metrics import Metrics
 
 _CYCLE = "msd.cycle"
+# By its two usual spellings.
+_UPGRADE = re.compile(rb"\r\n[Uu]pgrade:")
 
 
 class HeadTooLarge(Exception):
@@ -45,6 +48,10 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Bytes came. The parser shows a header only when it is whole, so one that never is has to be counted here."""
         was_due = self._is_head_due
+        # The parser takes what follows such a head for another protocol's, and a body with it; Java's client offers
+        # HTTP/2 in this way. There is none here, so the offer is passed over. JSON has no line that begins so.
+        if b"pgrade:" in data:
+            data = _UPGRADE.sub(b"\r\nx-upgrade:", data)
         super().data_received(data)
         if not self._is_head_due:
             self._unparsed_bytes = 0

@@ -242,6 +242,18 @@ def test_a_body_that_never_ends(service: LiveService, name: str) -> None:
     assert b'"code":"body_timeout"' in answer
 
 
+@pytest.mark.parametrize("name", [b"Upgrade", b"upgrade"])
+def test_an_offer_of_another_protocol_costs_no_body(service: LiveService, name: bytes) -> None:
+    body = but()
+    head = HEAD + b"Connection: Upgrade, HTTP2-Settings\r\n" + name + b": h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+    head += b"Content-Length: %d\r\n" % len(body)
+    last = HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+    answer = talk(service, head + b"\r\n", body, head + b"\r\n" + body, last + body)
+
+    assert answer.count(b"HTTP/1.1 200 ") == 3
+    assert answer.count(b"HTTP/1.1 ") == 3
+
+
 def test_a_body_without_end_and_too_large(service: LiveService) -> None:
     def pieces() -> Iterator[bytes]:
         while True:
