@@ -34,12 +34,15 @@ def publish_delta(folder: Path, url: str, progress: Progress) -> DeltaPublished:
     users = items = size = removed = 0
     with publication(url) as running:
         held = _held(running, bundle_id)
-        if held not in (base, result):
+        # What rows hold between two states fits no other delta until this one has ended.
+        underway = f"{base}>{result}"
+        if held not in (base, underway, result):
             raise PublishError(
-                f"Redis at {running.address} holds rows {held[:12]}… of bundle {bundle_id}, this delta leads from"
+                f"Redis at {running.address} holds rows {_named(held)} of bundle {bundle_id}, this delta leads from"
                 f" {base[:12]}… to {result[:12]}…: publish the deltas in their order, or the newest bundle whole"
             )
         if held != result:
+            running.redis.set(rows_key(bundle_id), underway)
             size = running.copy(bundle_id, delta.rows, progress)
             for side, ids in delta.removed.items():
                 removed += running.remove(keys_of(bundle_id, side, ids))
@@ -59,3 +62,9 @@ def _held(running: Publication, bundle_id: str) -> str:
             " `msd publish BUNDLE` with the whole bundle first"
         )
     return value.decode("ascii", "replace")
+
+
+def _named(held: str) -> str:
+    """A state of the rows, short; or the two between which an interrupted delta has left them."""
+    start, between, end = held.partition(">")
+    return f"between {start[:12]}… and {end[:12]}…" if between else f"{held[:12]}…"

@@ -19,5 +19,6 @@ def key_prefix(bundle_id: str, side: RowSide) -> str:
 
 
 def rows_key(bundle_id: str) -> str:
-    """The key of the digest of the rows that Redis holds of a bundle (`delta`); absent while they are being copied."""
+    """The key of the digest of the rows that Redis holds of a bundle (`delta`); absent while they are being copied, and
+    `base>result` while a delta is."""
     return f"msd:{bundle_id}:rows"

@@ -190,6 +190,26 @@ def test_interrupted_it_can_be_repeated(
     assert held(redis_server, bundle)["item"]["new"] == rows_of(newer)["item"]["new"]
 
 
+def test_interrupted_no_other_fits_before_it_has_ended(
+    redis_server: ValkeyServer, bundle: Bundle, delta: Path, tmp_path: Path
+) -> None:
+    url = redis_server.connection_url
+    other = exported_again(tmp_path / "other", {"u3": 9})
+    write_delta(bundle, other, tmp_path / "another")
+    publish(bundle.folder, url, quiet)
+
+    def interrupt(copied: int, total: int) -> None:
+        if copied:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        publish_delta(delta, url, interrupt)
+    with pytest.raises(PublishError, match="holds rows between .* in their order, or the newest bundle whole"):
+        publish_delta(tmp_path / "another", url, quiet)
+    publish(other.folder, url, quiet)
+    assert held(redis_server, bundle)["user"] == rows_of(other)["user"]
+
+
 def test_of_another_bundle_none_is_made(bundle: Bundle, other_bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="rows of one are of no use to the other; publish the new one whole"):
         write_delta(bundle, other_bundle, tmp_path / "delta")
