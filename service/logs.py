@@ -1,6 +1,7 @@
 """Logs as one JSON object a line on stdout, the service's own and those of the libraries under it."""
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +9,18 @@ from typing import Any
 import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+_STDERR = 2
+
+
+def keep_standard_streams() -> None:
+    """Opens those of the descriptors 0 to 2 that are closed, here and for workers: rows or numbers that came to lie
+    there would be overwritten by whatever a library has to say."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
 
 
 def configure_logs(level: str, worker: int | None = None) -> None:

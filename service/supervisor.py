@@ -17,7 +17,7 @@ from msd.contract.errors import MsdError
 from msd.contract.rows import RowSide
 from service.cores import usable_cores, worker_count
 from service.listener import accepted, bind, listen, refuse_new
-from service.logs import configure_logs
+from service.logs import configure_logs, keep_standard_streams
 from service.metrics import Metrics
 from service.settings import Settings
 from service.shared import SUPERVISOR, SharedNumbers
@@ -33,6 +33,7 @@ _SHORT_PAUSE_S = 0.01
 
 def run_service(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT. Raises MsdError when the service cannot start."""
+    keep_standard_streams()
     configure_logs(settings.log_level)
     cores = usable_cores()
     count = worker_count(settings, cores)

@@ -272,6 +272,24 @@ def test_too_many_open_files_cost_connections_and_no_more(bundle: Bundle, tmp_pa
         assert running.terminate() == 0
 
 
+def test_where_streams_are_closed_neither_rows_nor_connections_take_their_place(bundle: Bundle) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    serve = [sys.executable, "-m", "msd", "serve", str(bundle.folder), "--port", str(port), "--workers", "1"]
+    process = subprocess.Popen(["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *serve], cwd=ROOT)
+    service = LiveService(f"http://127.0.0.1:{port}", port, process, Path(os.devnull))
+    try:
+        wait_until(lambda: service.ready()["ready"])
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for pid in (process.pid, *children):
+            assert {os.readlink(f"/proc/{pid}/fd/{descriptor}") for descriptor in range(3)} == {os.devnull}
+        assert service.score(golden_requests()[0]).status_code == 200
+        assert service.terminate() == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_two_services_side_by_side(bundle: Bundle, other_bundle: Bundle, pair: LiveService, tmp_path: Path) -> None:
     with live_service(other_bundle.folder, tmp_path, workers=2) as other:
         assert pair.score(golden_requests()[0]).json()["model_version"] == "test-0"
