@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from msd.contract.errors import MsdError
 from msd.contract.rows import Records, RowCodec, Rows, pack_history, unpack_history
 
 # What Python takes for an id's places, beside the id and the row themselves, about.
@@ -37,10 +38,15 @@ class Arena:
         self._max_bytes = max_bytes
         self._row_bytes = codec.dtype.itemsize + _OVERHEAD
         capacity = max_bytes // self._row_bytes
-        self._records = np.zeros(capacity, f"V{codec.dtype.itemsize}")
-        self._found = np.zeros(capacity, bool)
-        self._epochs = np.zeros(capacity, np.int64)
-        self._touched = np.zeros(capacity, bool)
+        try:
+            self._records = np.zeros(capacity, f"V{codec.dtype.itemsize}")
+            self._found = np.zeros(capacity, bool)
+            self._epochs = np.zeros(capacity, np.int64)
+            self._touched = np.zeros(capacity, bool)
+        except MemoryError:
+            raise MsdError(
+                f"no memory for {max_bytes} bytes of {codec.side} rows, half of MSD_CACHE_MB: set it lower"
+            ) from None
         self._ids: list[str | None] = []
         self._tails: list[bytes] = []
         self._places: dict[str, int] = {}

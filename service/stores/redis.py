@@ -85,7 +85,12 @@ class RedisStore:
                 raise StoreError(
                     f"Redis at {self._link.address}: what it answers to MGET is not a list of {len(ids)} values"
                 )
-            rows = side.codec.unpack(values)
+            try:
+                rows = side.codec.unpack(values)
+            except TypeError:
+                raise StoreError(
+                    f"Redis at {self._link.address}: what it answers to MGET holds something else than values"
+                ) from None
             side.arena.put(ids, rows, self._link.epoch)
             return rows
 

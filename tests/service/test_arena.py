@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from msd.contract.errors import MsdError
 from msd.contract.rows import Rows, RowSide, pack_history
 from service.stores.arena import Arena
 from tests.contract.examples import ITEMS, USERS, make_records
@@ -133,3 +134,8 @@ def test_a_history_larger_than_the_arena_is_not_held_and_moves_nobody_out() -> N
     arena.put(["b"], rows_of("user", [2_000]), 0)
 
     assert numbers_in(arena, ["a", "b"]) == {"a": 1}
+
+
+def test_more_memory_than_there_is_is_refused_in_words() -> None:
+    with pytest.raises(MsdError, match=r"of item rows, half of MSD_CACHE_MB: set it lower"):
+        Arena(ITEMS, 2**59)

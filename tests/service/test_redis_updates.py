@@ -225,6 +225,8 @@ def test_words_that_come_twice_or_of_keys_that_are_nobodys_do_no_harm(client: Re
         (b"+OK\r\n", "is not a list of 1 values"),
         (b"_\r\n", "is not a list of 1 values"),
         (b"-NOPERM no\r\n", "NOPERM no"),
+        (b"*1\r\n-NOPERM no\r\n", "holds something else than values"),
+        (b"*1\r\n:5\r\n", "holds something else than values"),
         (b"\x00\x01\x02\r\n", "ProtocolError|protocol"),
         (b"*1\r\n_\r\n*1\r\n_\r\n*1\r\n_\r\n", ""),
     ],
