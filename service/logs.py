@@ -4,7 +4,8 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, BinaryIO
 
 import orjson
 import structlog
@@ -38,13 +39,15 @@ def configure_logs(level: str, worker: int | None = None) -> None:
         structlog.processors.format_exc_info,
         add_worker,
     )
+    # Unbuffered: of what could not be written nothing is to be kept.
+    output = _Output(getattr(sys.stdout.buffer, "raw", sys.stdout.buffer))
     structlog.configure(
         processors=[*shared, structlog.processors.JSONRenderer(_dump_bytes)],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.BytesLoggerFactory(sys.stdout.buffer),
+        logger_factory=structlog.BytesLoggerFactory(output),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _Handler(output)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
@@ -54,6 +57,35 @@ def configure_logs(level: str, worker: int | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(number, logging.INFO))
+
+
+class _Output:
+    """Where lines go. Those that cannot be written, as when a disk is full or nobody reads any more, are lost: requests
+    and workers are not to be."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def write(self, data: bytes) -> None:
+        with suppress(OSError):
+            self._file.write(data)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+class _Handler(logging.Handler):
+    """Libraries' lines, to the same place."""
+
+    def __init__(self, output: _Output) -> None:
+        super().__init__()
+        self._output = output
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._output.write(self.format(record).encode("utf-8", "backslashreplace") + b"\n")
+        except Exception:
+            self.handleError(record)
 
 
 def _drop_colours(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:

@@ -290,6 +290,30 @@ def test_where_streams_are_closed_neither_rows_nor_connections_take_their_place(
         process.wait()
 
 
+def test_when_nobody_reads_the_log_any_more_service_goes_on(bundle: Bundle) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    serve = [sys.executable, "-m", "msd", "serve", str(bundle.folder), "--port", str(port), "--workers", "1"]
+    process = subprocess.Popen(serve, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    service = LiveService(f"http://127.0.0.1:{port}", port, process, Path(os.devnull))
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        wait_until(lambda: service.ready()["ready"])
+        process.stdout.close()
+        assert service.score({"user_id": 5}).status_code == 422
+        (worker,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(worker), signal.SIGKILL)
+        wait_until(lambda: service.ready()["ready"] and service.metric("msd_worker_restarts_total") == 1)
+        assert service.score(golden_requests()[0]).status_code == 200
+        assert service.terminate() == 0
+        assert process.stderr.read() == b""
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
 def test_two_services_side_by_side(bundle: Bundle, other_bundle: Bundle, pair: LiveService, tmp_path: Path) -> None:
     with live_service(other_bundle.folder, tmp_path, workers=2) as other:
         assert pair.score(golden_requests()[0]).json()["model_version"] == "test-0"
