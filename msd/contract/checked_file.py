@@ -35,9 +35,12 @@ class OpenFile:
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             weakref.finalize(self, os.close, self._descriptor)
-            self.size = os.fstat(self._descriptor).st_size
+            about = os.fstat(self._descriptor)
         except OSError as error:
             raise BundleError(f"{path}: {error.strerror or error}") from error
+        self.size = about.st_size
+        self.identity = f"{about.st_dev}:{about.st_ino}:{about.st_mtime_ns}:{about.st_ctime_ns}".encode()
+        """Of this file as it is; that of another, or of this one when it is written to again, is another."""
 
     def read(self, start: int, size: int) -> bytes:
         """At most `size` bytes from byte `start` on; fewer where the file ends."""

@@ -25,12 +25,15 @@ def rows_memory(path: Path) -> int:
 
 
 def _identify(file: OpenFile) -> tuple[RowHeader, int, bytes]:
-    """The header, where the sections begin, and a tag that only files of the same bytes have in common."""
+    """The header, where the sections begin, and a tag of this file as it is."""
     header, raw = read_header(file)
     base, checksums = len(raw), header.checksums
     if file.size != base + checksums.start + checksums.size:
         raise BundleError(f"{file.path}: the file is truncated or longer than its header says; copy the bundle again")
-    return header, base, hashlib.sha256(raw + file.read(base + checksums.start, checksums.size)).digest()
+    # The checksums do not tell two exports apart: a row ends in its own CRC-32, after which that of its block is the
+    # same whatever the row says.
+    content = raw + file.read(base + checksums.start, checksums.size)
+    return header, base, hashlib.sha256(file.identity + content).digest()
 
 
 class RowFile:
