@@ -48,8 +48,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Bytes came. The parser shows a header only when it is whole, so one that never is has to be counted here."""
         was_due = self._is_head_due
-        # The parser takes what follows such a head for another protocol's, and a body with it; Java's client offers
-        # HTTP/2 in this way. There is none here, so the offer is passed over. JSON has no line that begins so.
+        # The parser takes what follows such a head for another protocol's, and a body with it, as of a client that
+        # offers HTTP/2. There is none here, so the offer is passed over. JSON has no line that begins so.
         if b"pgrade:" in data:
             data = _UPGRADE.sub(b"\r\nx-upgrade:", data)
         super().data_received(data)
