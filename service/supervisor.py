@@ -224,6 +224,9 @@ class Supervisor:
             self._due.clear()
             for worker in self._workers.values():
                 worker.drain()
+            # What was due for connections goes on.
+            self._is_resting = False
+            self._place_waiting()
             self._after(self._settings.drain_seconds if self._is_open else 0.0, self._close)
 
     def _close(self) -> None:

@@ -218,6 +218,22 @@ def test_the_end_of_several_workers_loses_no_accepted_request(
     assert load.refused == 6
 
 
+def test_who_waits_for_room_when_the_end_begins_does_not_wait_for_the_end(bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(bundle.folder, tmp_path, drain_seconds=3_600) as running:
+        (worker,) = Path(f"/proc/{running.process.pid}/task/{running.process.pid}/children").read_text().split()
+        os.kill(int(worker), signal.SIGSTOP)
+        clients = [socket.create_connection(("127.0.0.1", running.port), timeout=30) for _ in range(600)]
+        for client in clients:
+            client.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        running.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: any(line["event"] == "draining" for line in running.log()))
+        os.kill(int(worker), signal.SIGCONT)
+        for client in clients:
+            assert client.recv(65_536).startswith(b"HTTP/1.1 200 ")
+            client.close()
+        running.process.send_signal(signal.SIGINT)
+
+
 def test_a_second_interrupt_ends_at_once(slow_bundle: Bundle, tmp_path: Path) -> None:
     with live_service(slow_bundle.folder, tmp_path, workers=2, drain_seconds=600) as running:
         running.process.send_signal(signal.SIGINT)
