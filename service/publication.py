@@ -4,7 +4,7 @@ Does not know whether the rows are all of a bundle's, or those that changed.
 """
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import cast
 
@@ -19,6 +19,8 @@ from service.settings import redis_address
 
 CHUNK = 500
 _CHUNKS_IN_FLIGHT = 8
+# Keys, of which Redis shows some ten thousand a second at the very least.
+_LOOKED_AT = 50_000
 _SAMPLE = 256
 _TIMEOUT_S = 10.0
 _LOCK_MS = 60_000
@@ -58,12 +60,15 @@ class Publication:
         progress(copied, total)
         return size
 
-    def remove(self, keys: Iterator[bytes]) -> int:
-        """Deletes keys; how many there were."""
+    def remove(self, keys: Iterable[bytes], is_doomed: Callable[[bytes], bool] = lambda key: True) -> int:
+        """Deletes those of the keys that are doomed; how many there were."""
         removed = 0
         doomed: list[bytes] = []
-        for key in keys:
-            doomed.append(key)
+        for looked_at, key in enumerate(keys, start=1):
+            if is_doomed(key):
+                doomed.append(key)
+            if looked_at % _LOOKED_AT == 0:
+                self._renew()
             if len(doomed) >= CHUNK:
                 removed += self.redis.unlink(*doomed)
                 self._renew()

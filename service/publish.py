@@ -5,7 +5,6 @@ Every step can be repeated: rows go into the namespace of their bundle, which no
 
 import re
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -46,7 +45,10 @@ def publish(folder: Path, url: str, progress: Progress) -> Published:
         size = running.copy(bundle.bundle_id, files, progress)
         running.verify(bundle.bundle_id, files)
         previous = _point(running.redis, bundle.bundle_id, rows_digest(bundle))
-        removed = running.remove(_keys_of_others(running.redis, {bundle.bundle_id, previous}))
+        kept = {bundle.bundle_id, previous}
+        removed = running.remove(
+            running.redis.scan_iter(match="msd:*", count=1_000), lambda key: _is_of_another(key, kept)
+        )
     return Published(
         bundle.bundle_id,
         files["user"].count,
@@ -78,9 +80,7 @@ def _point(redis: Redis, bundle_id: str, digest: str) -> str | None:
     return previous if current == bundle_id else current
 
 
-def _keys_of_others(redis: Redis, kept: set[str | None]) -> Iterator[bytes]:
-    """All that is of bundles that are neither current nor previous."""
-    for key in redis.scan_iter(match="msd:*", count=1_000):
-        found = _NAMESPACE.match(key)
-        if found and found[1].decode() not in kept:
-            yield key
+def _is_of_another(key: bytes, kept: set[str | None]) -> bool:
+    """Whether a key is of a bundle that is neither current nor previous."""
+    found = _NAMESPACE.match(key)
+    return found is not None and found[1].decode() not in kept

@@ -165,6 +165,17 @@ def test_a_publication_that_lost_its_lock_stops(
     assert POINTER.encode() not in contents(redis_server)
 
 
+def test_it_stops_too_where_it_finds_nothing_to_delete(
+    redis_server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publication, "_LOOKED_AT", 10)
+    with publication.publication(redis_server.connection_url) as running:
+        assert running.remove([b"one"] * 25, lambda _: False) == 0
+        running.redis.set(LOCK, "another's")
+        with pytest.raises(PublishError, match="was lost to another publication"):
+            running.remove([b"one"] * 25, lambda _: False)
+
+
 def test_the_command(redis_server: ValkeyServer, bundle: Bundle) -> None:
     done = run_msd("publish", str(bundle.folder), "--redis", redis_server.connection_url, "--json")
 
