@@ -86,10 +86,13 @@ def test_what_comes_of_arrivals_follows_too(figures: dict[str, Any]) -> None:
     for kind, ending in (("best", ""), ("fp32", "_fp32")):
         held, rest = figures["open_loop"][kind], figures["absolute"]["redis"][kind]
         over = held["at_70_percent"]["p99_ms"] / rest["one_client"]["median_p50_ms"]
-        assert figures[f"openloop70_p99_over_p50{ending}"] == pytest.approx(over, rel=0.01)
+        assert figures[f"openloop70_p99_over_p50{ending}"] == pytest.approx(over, rel=0.01, abs=1e-4)
+        # Figures are told to four decimals, and a slow machine may score next to nothing at twice a small rate.
         goodput = held["at_200_percent"]["goodput"] / held["capacity"]
-        assert figures[f"overload_goodput{ending}"] == pytest.approx(goodput, rel=0.01)
-        assert figures[f"overload_p99_ms{ending}"] == pytest.approx(held["at_200_percent"]["p99_ms"], rel=0.01)
+        assert figures[f"overload_goodput{ending}"] == pytest.approx(goodput, rel=0.01, abs=1e-4)
+        assert figures[f"overload_p99_ms{ending}"] == pytest.approx(
+            held["at_200_percent"]["p99_ms"], rel=0.01, abs=1e-4
+        )
 
 
 def test_the_stages_of_a_request_are_told(figures: dict[str, Any]) -> None:
