@@ -99,8 +99,8 @@ class Running:
                 if reply.status == 200:
                     return
                 reason = reply.body[-300:].decode(errors="replace")
-            except ClientError:
-                pass
+            except ClientError as error:
+                reason = str(error)
             time.sleep(_POLL_S)
         raise ServiceError(f"{name}: not ready within {_READY_WITHIN_S:.0f} s: {reason}; it said: {self._tail()}")
 

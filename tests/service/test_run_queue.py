@@ -226,6 +226,7 @@ def test_small_requests_say_nothing_of_large_ones() -> None:
     bench.queue.close()
     bench.queue.admit(1)
     bench.queue.admit(200)
+    assert bench.sheds() == {}
 
 
 def test_one_long_stall_is_no_reason_to_refuse() -> None:
@@ -241,6 +242,7 @@ def test_one_long_stall_is_no_reason_to_refuse() -> None:
     bench.queue.close()
     for _ in range(10):
         bench.queue.admit(1)
+    assert bench.sheds() == {}
 
 
 def test_the_log_does_not_repeat_itself(capsys: pytest.CaptureFixture[str]) -> None:
