@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -28,12 +29,15 @@ from service.stores.store import RowStore
 
 
 def create_app(
-    settings: Settings, metrics: Metrics | None = None, memory: Mapping[RowSide, int] | None = None
+    settings: Settings,
+    metrics: Metrics | None = None,
+    memory: Mapping[RowSide, int] | None = None,
+    side_folder: Path | None = None,
 ) -> FastAPI:
     """The service over one bundle. Raises MsdError when bundle, runtime or rows file are not as they should be.
 
-    `metrics` are a worker's, `memory` that of the rows; without, the app has its own. `state.readiness` is the
-    Readiness, for the server that drains it.
+    `metrics` are a worker's, `memory` that of the rows; without, the app has its own. `side_folder` has the sockets of
+    the side processes; without, there are none. `state.readiness` is the Readiness, for the server that drains it.
     """
     bundle = open_bundle(settings.bundle, rows=settings.store == "file")
     runtime = open_runtime(bundle, settings)

@@ -24,12 +24,11 @@ def keep_standard_streams() -> None:
         sys.stdout = os.fdopen(1, "w", closefd=False)
 
 
-def configure_logs(level: str, worker: int | None = None) -> None:
-    """Sets up the whole process's logging; `level` is the lowest that is written, `worker` stands in each line."""
+def configure_logs(level: str, **origin: int | str) -> None:
+    """Sets up the whole process's logging; `level` is the lowest that is written, `origin` stands in each line."""
 
-    def add_worker(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-        if worker is not None:
-            event["worker"] = worker
+    def add_origin(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        event.update(origin)
         return event
 
     number = logging.getLevelNamesMapping()[level.upper()]
@@ -37,7 +36,7 @@ def configure_logs(level: str, worker: int | None = None) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
-        add_worker,
+        add_origin,
     )
     # Unbuffered: of what could not be written nothing is to be kept.
     output = _Output(getattr(sys.stdout.buffer, "raw", sys.stdout.buffer))

@@ -24,6 +24,8 @@ SHEDS: tuple[Shed, ...] = ("rows", "wait", "deadline", "client_gone")
 RUNGS: tuple[str, ...] = ("user_unknown", "user_cached", "cached", "category_prior", "prior")
 Tier = Literal["file", "arena", "stale", "redis", "missing"]
 TIERS: tuple[Tier, ...] = ("file", "arena", "stale", "redis", "missing")
+SideName = Literal["recorder", "log", "encoder"]
+SIDE_NAMES: tuple[SideName, ...] = ("recorder", "log", "encoder")
 CODES = (200, 400, 408, 413, 415, 422, 429, 499, 500, 503, 504)
 _SECONDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 7.5e-3, 1e-2, 1.5e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1, 5)
 _STAGE_SECONDS = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1, 5)
@@ -82,6 +84,10 @@ class Metrics:
         self.workers_ready = families.gauge("msd_workers_ready", "Workers that answer requests.")
         self.workers = families.gauge("msd_workers", "Workers that there should be.")
         self.restarts = families.counter("msd_worker_restarts", "Workers that ended unasked and were replaced.")
+        self.side_restarts = families.counters(
+            "msd_side_restarts", "Side processes that ended unasked and were replaced.", "process", SIDE_NAMES
+        )
+        """By process."""
         self.connections_ended = families.cell()
         """A place in each row: how many of the connections that the supervisor handed to the worker have ended."""
 

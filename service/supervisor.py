@@ -21,6 +21,7 @@ from service.logs import configure_logs, keep_standard_streams
 from service.metrics import Metrics
 from service.settings import Settings
 from service.shared import SUPERVISOR, SharedNumbers
+from service.side_process import SideProcesses, SideSpec
 from service.stores.bundle_file import shared_rows
 from service.worker_process import WorkerProcess
 
@@ -47,6 +48,11 @@ def run_service(settings: Settings) -> None:
         Supervisor(settings, listener, count, memory).run()
 
 
+def side_specs(settings: Settings) -> list[SideSpec]:
+    """The side processes that the settings ask for."""
+    return []
+
+
 class Supervisor:
     """One service's workers, by slot. First signal: drains; a second SIGINT ends all at once."""
 
@@ -54,7 +60,8 @@ class Supervisor:
         self._settings = settings
         self._memory = memory
         self._listener = listener
-        self._numbers = SharedNumbers.create(count)
+        sides = side_specs(settings)
+        self._numbers = SharedNumbers.create(count + len(sides))
         self._metrics = Metrics(self._numbers, SUPERVISOR)
         self._metrics.workers.set(count)
         self._slots = range(1, count + 1)
@@ -64,6 +71,7 @@ class Supervisor:
         self._signals: deque[int] = deque()
         self._waiting: deque[socket.socket] = deque()
         self._selector = selectors.DefaultSelector()
+        self._sides = SideProcesses(sides, settings, self._numbers, self._metrics, self._selector, self._after)
         self._is_open = self._is_watching = self._is_resting = self._is_stopping = False
         self._log = structlog.get_logger("msd.supervisor")
 
@@ -78,6 +86,7 @@ class Supervisor:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._on_signal)
             try:
+                self._sides.start()
                 self._start(self._slots[0])
                 while self._workers or (self._due and not self._is_stopping):
                     self._turn()
@@ -85,6 +94,7 @@ class Supervisor:
                 signal.set_wakeup_fd(-1)
                 for worker in self._workers.values():
                     worker.kill()
+                self._sides.finish()
 
     def _turn(self) -> None:
         """Waits for what comes next, and sees to it."""
@@ -109,7 +119,7 @@ class Supervisor:
         if self._is_stopping:
             return
         try:
-            worker = WorkerProcess(self._settings, self._numbers, slot, self._memory)
+            worker = WorkerProcess(self._settings, self._numbers, slot, self._memory, self._sides.folder)
         except OSError as error:
             if not self._is_open:
                 raise MsdError(f"the service could not start a worker process: {error.strerror}") from error

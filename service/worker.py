@@ -1,11 +1,13 @@
 """A worker process: the service over one bundle, for the connections that the supervisor hands to it.
 
-Run as `python -m service.worker CHANNEL NUMBERS SLOTS SLOT [USERS ITEMS]` by `worker_process` alone.
+Run as `python -m service.worker SIDES CHANNEL NUMBERS SLOTS SLOT [USERS ITEMS]` by `worker_process` alone; SIDES is the
+folder of the side processes' sockets, empty where there are none.
 """
 
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from msd.contract.errors import MsdError
 from service.app import create_app
@@ -23,13 +25,14 @@ _REFUSED = 2
 
 def main(arguments: Sequence[str]) -> None:
     """Serves until the channel ends."""
-    channel_fd, numbers_fd, slots, slot, *memory = map(int, arguments)
+    side_folder = Path(arguments[0]) if arguments[0] else None
+    channel_fd, numbers_fd, slots, slot, *memory = map(int, arguments[1:])
     channel = WorkerEnd(channel_fd)
     try:
         settings = Settings.from_environ(os.environ)
         configure_logs(settings.log_level, worker=slot)
         metrics = Metrics(SharedNumbers(numbers_fd, slots), slot)
-        app = create_app(settings, metrics, dict(zip(SIDES, memory, strict=False)))
+        app = create_app(settings, metrics, dict(zip(SIDES, memory, strict=False)), side_folder)
     except MsdError as error:
         channel.failed(str(error))
         sys.exit(_REFUSED)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from msd.contract.rows import RowSide
 from service.channel import SupervisorEnd
@@ -20,7 +21,14 @@ _POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NU
 class WorkerProcess:
     """A worker in one slot. It inherits the channel, the shared numbers, the rows' memory and its settings."""
 
-    def __init__(self, settings: Settings, numbers: SharedNumbers, slot: int, memory: Mapping[RowSide, int]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        numbers: SharedNumbers,
+        slot: int,
+        memory: Mapping[RowSide, int],
+        side_folder: Path | None,
+    ) -> None:
         ours, theirs = socket.socketpair()
         self.slot = slot
         self.channel = SupervisorEnd(ours)
@@ -37,9 +45,10 @@ class WorkerProcess:
                     "-P",
                     "-m",
                     "service.worker",
+                    str(side_folder or ""),
                     *map(str, (*_arguments(theirs, numbers, slot), *memory.values())),
                 ],
-                env=_environment(settings),
+                env=child_environment(settings),
                 pass_fds=(theirs.fileno(), numbers.file_descriptor, *memory.values()),
                 # A terminal's ^C is for the supervisor alone, which then drains.
                 process_group=0,
@@ -75,17 +84,23 @@ class WorkerProcess:
 
     def wait(self) -> tuple[str, float]:
         """How it ended, in words, and the seconds of processor time that it took."""
-        _, status, usage = os.wait4(self.pid, 0)
-        code = self._process.returncode = os.waitstatus_to_exitcode(status)
         self.channel.socket.close()
-        return (_signal(-code) if code < 0 else f"status {code}"), usage.ru_utime + usage.ru_stime
+        return ended_by(self._process)
 
 
 def _arguments(theirs: socket.socket, numbers: SharedNumbers, slot: int) -> tuple[int, ...]:
     return theirs.fileno(), numbers.file_descriptor, numbers.slots, slot
 
 
-def _environment(settings: Settings) -> dict[str, str]:
+def ended_by(process: "subprocess.Popen[bytes]") -> tuple[str, float]:
+    """Waits for a process. How it ended, in words, and the seconds of processor time that it took."""
+    _, status, usage = os.wait4(process.pid, 0)
+    code = process.returncode = os.waitstatus_to_exitcode(status)
+    return (_signal(-code) if code < 0 else f"status {code}"), usage.ru_utime + usage.ru_stime
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """What a process of this service gets as its environment: its own settings and no others of that prefix."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     # The same modules as here, and none that happens to lie in the folder that the service was started from.
     path = os.pathsep.join(filter(None, sys.path))
