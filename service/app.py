@@ -11,21 +11,20 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from msd.contract.bundle import Bundle, open_bundle
+from msd.contract.bundle import open_bundle
 from msd.contract.rows import RowSide
 from service.access import AccessMiddleware
 from service.docs import add_docs
 from service.errors import ErrorResponse
 from service.health import health_routes
+from service.lineup.lineup import Arm, Lineup, Serving
+from service.lineup.model import load_model
 from service.metrics import Metrics
 from service.readiness import Readiness, Starter
 from service.run_queue import RunQueue
-from service.runtimes.choice import open_runtime
 from service.score_route import PATH, ScoreRoute
 from service.scorer import Scorer
 from service.settings import Settings
-from service.stores.bundle_file import BundleFileStore
-from service.stores.store import RowStore
 
 
 def create_app(
@@ -40,27 +39,27 @@ def create_app(
     the side processes; without, there are none. `state.readiness` is the Readiness, for the server that drains it.
     """
     bundle = open_bundle(settings.bundle, rows=settings.store == "file")
-    runtime = open_runtime(bundle, settings)
     metrics = metrics or Metrics()
-    store = _open_store(settings, bundle, metrics, memory)
-    metrics.bundle(bundle.bundle_id, bundle.manifest.model_version, store.name)
-    metrics.runtime(runtime.engine)
+    model = load_model(bundle, settings, metrics, memory or {})
+    serving = Serving(Lineup(1, (Arm("champion", model),)))
+    metrics.bundle(bundle.bundle_id, model.version, model.store.name)
+    metrics.runtime(model.engine)
     readiness = Readiness(metrics)
     deadline_s = settings.deadline_ms / 1000
-    queue = RunQueue(runtime, metrics, settings.max_queued_rows, deadline_s)
-    scorer = Scorer(bundle, store, queue, metrics, deadline_s)
-    starter = Starter(bundle, runtime, queue, store, readiness)
+    queue = RunQueue(metrics, settings.max_queued_rows, deadline_s)
+    scorer = Scorer(queue, metrics, deadline_s)
+    starter = Starter(serving, queue, readiness, settings.max_candidates)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        starting = asyncio.create_task(starter.start(settings.max_candidates))
+        starting = asyncio.create_task(starter.start())
         try:
             yield
         finally:
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
             queue.close()
-            await store.close()
+            await serving.close()
 
     app = _App(
         title="msd-ctr",
@@ -75,10 +74,10 @@ def create_app(
     is_verbose = settings.log_level == "debug"
     app.add_middleware(AccessMiddleware, metrics=metrics, is_verbose=is_verbose)
     app.add_exception_handler(HTTPException, _answer_http_exception)
-    score = ScoreRoute(settings, bundle, scorer, readiness, metrics)
+    score = ScoreRoute(settings, serving, scorer, readiness, metrics)
     app.scoring = AccessMiddleware(score, metrics, is_verbose)
     app.router.routes.append(Route(PATH, score, methods=["POST"], name="score"))
-    app.include_router(health_routes(bundle, runtime, store, readiness, metrics, settings.max_candidates))
+    app.include_router(health_routes(serving, readiness, metrics, settings.max_candidates))
     add_docs(app, bundle)
     return app
 
@@ -94,16 +93,6 @@ class _App(FastAPI):
             await self.scoring(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
-
-
-def _open_store(settings: Settings, bundle: Bundle, metrics: Metrics, memory: Mapping[RowSide, int] | None) -> RowStore:
-    if settings.store == "file":
-        return BundleFileStore(bundle, metrics, memory)
-    from service.stores.redis import RedisStore
-
-    assert settings.redis_url is not None, "settings with a Redis store have its address"
-    url, timeout_s = settings.redis_url.get_secret_value(), settings.store_timeout_ms / 1000
-    return RedisStore(bundle, url, timeout_s, settings.cache_mb * 2**20, metrics)
 
 
 async def _answer_http_exception(_: Request, error: Exception) -> Response:

@@ -5,12 +5,12 @@ from typing import Any, Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
-from msd.contract.bundle import Bundle
 from msd.contract.schema import SIDES
+from service.lineup.lineup import Serving
+from service.lineup.model import Model
 from service.metrics import Metrics
 from service.readiness import Readiness
-from service.runtimes.runtime import Engine, Runtime
-from service.stores.store import RowStore
+from service.runtimes.runtime import Engine
 
 METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 
@@ -53,12 +53,9 @@ class ServedModel(BaseModel):
     metrics: dict[str, Any]
 
 
-def health_routes(
-    bundle: Bundle, runtime: Runtime, store: RowStore, readiness: Readiness, metrics: Metrics, max_candidates: int
-) -> APIRouter:
+def health_routes(serving: Serving, readiness: Readiness, metrics: Metrics, max_candidates: int) -> APIRouter:
     """The routes, over the parts that they tell of."""
     router = APIRouter(tags=["operations"])
-    model = _served_model(bundle, runtime, store, max_candidates)
 
     @router.get("/health/live", summary="Is the process alive?")
     async def live() -> Live:
@@ -87,7 +84,7 @@ def health_routes(
 
     @router.get("/v1/model", summary="What is served?")
     async def served_model() -> ServedModel:
-        return model
+        return _served_model(serving.current.champion, max_candidates)
 
     @router.get(
         "/metrics",
@@ -101,20 +98,20 @@ def health_routes(
     return router
 
 
-def _served_model(bundle: Bundle, runtime: Runtime, store: RowStore, max_candidates: int) -> ServedModel:
-    manifest = bundle.manifest
+def _served_model(model: Model, max_candidates: int) -> ServedModel:
+    manifest = model.bundle.manifest
     return ServedModel(
-        bundle_id=bundle.bundle_id,
+        bundle_id=manifest.bundle_id,
         model_version=manifest.model_version,
         created_at=manifest.created_at,
         heads=list(manifest.heads),
         features={
-            side: [ServedFeature(name=name, kind=field.kind) for name, field in bundle.schema.settable[side].items()]
+            side: [ServedFeature(name=name, kind=field.kind) for name, field in model.schema.settable[side].items()]
             for side in SIDES
         },
-        history_length=bundle.schema.history.length,
-        runtime=runtime.engine,
-        store=store.name,
+        history_length=model.schema.history.length,
+        runtime=model.engine,
+        store=model.store.name,
         max_candidates=max_candidates,
         metrics=manifest.metrics,
     )

@@ -1,4 +1,4 @@
-"""The runs of the model: one at a time, in the order of arrival, each begun when the one before has ended.
+"""The runs of all models: one at a time, in the order of arrival, each begun when the one before has ended.
 
 What nobody waits for any more never runs. Knows tensors and time. Knows neither requests nor rows nor HTTP.
 """
@@ -18,7 +18,8 @@ import structlog
 from msd.contract.assemble import Tensors
 from service.errors import ClientGone, DeadlineExceeded, Overloaded
 from service.metrics import Metrics, Shed
-from service.runtimes.runtime import Runtime, Scores
+from service.runner import Runner
+from service.runtimes.runtime import Scores
 
 # So long a run may keep the loop from answering health checks; a longer one goes to a thread, which costs a hand-over
 # there and one back.
@@ -40,6 +41,7 @@ class Ran(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class _Work:
+    runner: Runner
     tensors: Tensors
     rows: int
     deadline: float
@@ -49,10 +51,9 @@ class _Work:
 
 
 class RunQueue:
-    """Runs of one runtime for one event loop. Times are those of `time.perf_counter`."""
+    """Runs for one event loop. Times are those of `time.perf_counter`."""
 
-    def __init__(self, runtime: Runtime, metrics: Metrics, max_rows: int, deadline_s: float) -> None:
-        self._runtime = runtime
+    def __init__(self, metrics: Metrics, max_rows: int, deadline_s: float) -> None:
         self._metrics = metrics
         self._max_rows = max_rows
         self._deadline_s = deadline_s
@@ -60,9 +61,6 @@ class RunQueue:
         self._waiting: deque[_Work] = deque()
         self._is_busy = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        # How long one run takes, and how long until the next can begin: with what else is done for a request, and with
-        # what other processes take.
-        self._run_s, self._turn_s = _Learned(share=0.25), _Learned(share=0.1, most=4.0)
         self._limit_s = _SURE * deadline_s
         self._is_closed = False
         self._ahead_s = 0.0
@@ -81,13 +79,13 @@ class RunQueue:
         self._shed("wait")
         raise Overloaded(f"{self._rows} candidates are waiting, as many as can be scored in time")
 
-    def admit(self, rows: int) -> float:
+    def admit(self, runner: Runner, rows: int) -> float:
         """Takes on `rows` candidates until `leave`, and gives the seconds that they are expected to take.
 
         Raises Overloaded when there would be too many of them, or too many to be scored in time.
         """
         ahead = self._rows
-        own_s = self._turn_s.of(rows, 0.0)
+        own_s = runner.turn_s.of(rows, 0.0)
         if ahead + rows > self._max_rows:
             self._shed("rows")
             raise Overloaded(f"{ahead} candidates are waiting; with these {rows} there would be too many")
@@ -121,10 +119,12 @@ class RunQueue:
             self._shed("deadline")
             raise DeadlineExceeded(f"the request waited {self._deadline_s * 1000:g} ms for its turn")
 
-    async def run(self, tensors: Tensors, rows: int, deadline: float, is_gone: Callable[[], bool]) -> Ran:
+    async def run(
+        self, runner: Runner, tensors: Tensors, rows: int, deadline: float, is_gone: Callable[[], bool]
+    ) -> Ran:
         """One run, when its turn has come, unless `check` then says that it is not wanted any more."""
         loop = asyncio.get_running_loop()
-        work = _Work(tensors, rows, deadline, is_gone, time.perf_counter(), loop.create_future())
+        work = _Work(runner, tensors, rows, deadline, is_gone, time.perf_counter(), loop.create_future())
         self._waiting.append(work)
         if not self._is_busy:
             self._is_busy = True
@@ -167,13 +167,13 @@ class RunQueue:
     def _run(self, work: _Work) -> None:
         started = time.perf_counter()
         self._metrics.stages["queue"].observe(started - work.queued_at)
-        if self._run_s.of(work.rows, math.inf) > _SHORT_S:
+        if work.runner.run_s.of(work.rows, math.inf) > _SHORT_S:
             loop = asyncio.get_running_loop()
-            running = loop.run_in_executor(self._thread, self._runtime.run, work.tensors)
+            running = loop.run_in_executor(self._thread, work.runner.runtime.run, work.tensors)
             running.add_done_callback(lambda ended: self._end(work, started, _result_of(ended)))
             return
         try:
-            result: Scores | BaseException = self._runtime.run(work.tensors)
+            result: Scores | BaseException = work.runner.runtime.run(work.tensors)
         except Exception as error:
             result = error
         self._end(work, started, result)
@@ -182,8 +182,8 @@ class RunQueue:
         ended = time.perf_counter()
         seconds = ended - started
         self._metrics.stages["run"].observe(seconds)
-        self._run_s.learn(work.rows, seconds)
-        self._turn_s.learn(work.rows, ended - max(self._ended_at, work.queued_at))
+        work.runner.run_s.learn(work.rows, seconds)
+        work.runner.turn_s.learn(work.rows, ended - max(self._ended_at, work.queued_at))
         self._ended_at = ended
         if not work.done.done():
             if isinstance(result, BaseException):
@@ -193,29 +193,6 @@ class RunQueue:
         loop = asyncio.get_running_loop()
         # In the round after next of the loop: in the next one this request's reply is written, and sent at its end.
         loop.call_soon(loop.call_soon, self._begin)
-
-
-class _Learned:
-    """How long something takes of late, by the length of the number of candidates in bits.
-
-    The newest has this share; it counts as at most so many times what was known: the machine may have stood still.
-    """
-
-    __slots__ = ("_most", "_seconds", "_share")
-
-    def __init__(self, share: float, most: float = math.inf) -> None:
-        self._share, self._most = share, most
-        self._seconds: dict[int, float] = {}
-
-    def of(self, rows: int, unknown: float) -> float:
-        """Seconds for so many candidates."""
-        return self._seconds.get(rows.bit_length(), unknown)
-
-    def learn(self, rows: int, seconds: float) -> None:
-        """So long it took."""
-        size = rows.bit_length()
-        known = self._seconds.get(size, seconds)
-        self._seconds[size] = known + (min(seconds, self._most * known) - known) * self._share
 
 
 def _result_of(ended: "asyncio.Future[Scores]") -> Scores | BaseException:

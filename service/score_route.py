@@ -7,11 +7,11 @@ import time
 
 from starlette.types import Receive, Scope, Send
 
-from msd.contract.bundle import Bundle
-from msd.contract.request import parse_request
+from msd.contract.request import parse_request_by
 from service.access import access_of
 from service.body import read_json_body
 from service.errors import NotReady
+from service.lineup.lineup import Serving
 from service.metrics import Metrics
 from service.protocol import left_check
 from service.readiness import Readiness
@@ -27,11 +27,10 @@ class ScoreRoute:
     """The endpoint. Its work is bounded in bytes, time, candidates and waiting rows."""
 
     def __init__(
-        self, settings: Settings, bundle: Bundle, scorer: Scorer, readiness: Readiness, metrics: Metrics
+        self, settings: Settings, serving: Serving, scorer: Scorer, readiness: Readiness, metrics: Metrics
     ) -> None:
         self._settings = settings
-        self._schema = bundle.schema
-        self._model_version = bundle.manifest.model_version
+        self._serving = serving
         self._scorer = scorer
         self._readiness = readiness
         self._metrics = metrics
@@ -46,18 +45,20 @@ class ScoreRoute:
             raise NotReady(f"not ready: {self._readiness.summary()}")
         self._scorer.check_door()
         arrived = time.perf_counter()
+        lineup = self._serving.current
         try:
-            request = parse_request(body, self._schema, settings.max_candidates)
+            request = parse_request_by(body, lineup.schema_of, settings.max_candidates)
         finally:
             parse_s = time.perf_counter() - arrived
             stages["parse"].observe(parse_s)
         access.candidates = len(request.ids)
-        scored = await self._scorer.score(request, arrived, left_check(scope))
+        model = lineup.arm_of(request.user_id).model
+        scored = await self._scorer.score(model, request, arrived, left_check(scope))
         started = time.perf_counter()
         self._metrics.candidates.observe(len(request.ids))
         if scored.degraded_candidates or scored.degraded_user:
             access.note_degraded(scored.degraded_candidates.values(), scored.degraded_user)
-        reply = build_reply(access.request_id, self._model_version, request, scored)
+        reply = build_reply(access.request_id, model.version, request, scored)
         ended = time.perf_counter()
         # Without the sending: it wakes the client, which on the same machine may go first.
         stages["reply"].observe(ended - started)

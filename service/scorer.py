@@ -12,14 +12,14 @@ import numpy as np
 import structlog
 
 from msd.contract.assemble import Assembled, Rung, UserRung, assemble, wanted_items
-from msd.contract.bundle import Bundle
 from msd.contract.request import CheckedRequest
-from msd.contract.rows import RowCodec, Rows, RowSide
+from msd.contract.rows import Rows, RowSide
 from service.errors import ModelError
+from service.lineup.model import Model
 from service.metrics import Metrics
 from service.run_queue import RunQueue
 from service.runtimes.runtime import Scores
-from service.stores.store import RowStore, StoreError
+from service.stores.store import StoreError
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +35,9 @@ class Scored:
 
 
 class Scorer:
-    """Scores requests with one bundle's model and rows. `deadline_s` counts from a request's arrival."""
+    """Scores requests, each with the model that it is to be scored by. `deadline_s` counts from its arrival."""
 
-    def __init__(self, bundle: Bundle, store: RowStore, queue: RunQueue, metrics: Metrics, deadline_s: float) -> None:
-        self._schema = bundle.schema
-        self._codecs: dict[RowSide, RowCodec] = {
-            side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in ("user", "item")
-        }
-        self._store = store
+    def __init__(self, queue: RunQueue, metrics: Metrics, deadline_s: float) -> None:
         self._queue = queue
         self._metrics = metrics
         self._deadline_s = deadline_s
@@ -52,21 +47,21 @@ class Scorer:
         """Raises Overloaded when nothing can be taken on, whatever it is."""
         self._queue.check_door()
 
-    async def score(self, request: CheckedRequest, arrived: float, is_gone: Callable[[], bool]) -> Scored:
+    async def score(self, model: Model, request: CheckedRequest, arrived: float, is_gone: Callable[[], bool]) -> Scored:
         """Raises Overloaded, DeadlineExceeded, ModelError, or ClientGone where `is_gone` says so.
 
         A store that fails does not: it degrades the scores. `arrived` is of `time.perf_counter`.
         """
         rows = len(request.ids)
         deadline = arrived + self._deadline_s
-        expected_s = self._queue.admit(rows)
+        expected_s = self._queue.admit(model.runner, rows)
         try:
             self._queue.check(deadline, is_gone)
             started = time.perf_counter()
-            assembled = await self._assemble(request)
+            assembled = await self._assemble(model, request)
             rows_s = time.perf_counter() - started
             self._metrics.stages["rows"].observe(rows_s)
-            ran = await self._queue.run(assembled.tensors, rows, deadline, is_gone)
+            ran = await self._queue.run(model.runner, assembled.tensors, rows, deadline, is_gone)
         finally:
             self._queue.leave(rows, expected_s)
         # One that is not finite makes the sum so: sums cost half of looking at each.
@@ -77,23 +72,23 @@ class Scorer:
             self._metrics.degraded(degraded.values(), user)
         return Scored(ran.scores, degraded, user, rows_s, ran.queue_s, ran.run_s)
 
-    async def _assemble(self, request: CheckedRequest) -> Assembled:
-        user, items = await self._fetch(request)
-        return assemble(self._schema, request, time.time() if request.at is None else request.at, user, items)
+    async def _assemble(self, model: Model, request: CheckedRequest) -> Assembled:
+        user, items = await self._fetch(model, request)
+        return assemble(model.schema, request, time.time() if request.at is None else request.at, user, items)
 
-    async def _fetch(self, request: CheckedRequest) -> tuple[Rows, Rows]:
-        user = await self._rows("user", [request.user_id])
-        return user, await self._rows("item", wanted_items(request, user))
+    async def _fetch(self, model: Model, request: CheckedRequest) -> tuple[Rows, Rows]:
+        user = await self._rows(model, "user", [request.user_id])
+        return user, await self._rows(model, "item", wanted_items(request, user))
 
-    async def _rows(self, side: RowSide, ids: Sequence[str]) -> Rows:
+    async def _rows(self, model: Model, side: RowSide, ids: Sequence[str]) -> Rows:
         """What the store has, or what it has all the same when it fails."""
         try:
-            rows = await self._store.get(side, ids)
+            rows = await model.store.get(side, ids)
         except StoreError as error:
             self._metrics.store_errors.inc()
             self._log.warning("store_error", error=str(error))
             if error.rows is not None:
                 return error.rows
-            return self._codecs[side].unpack([None] * len(ids))._replace(stale=np.zeros(len(ids), bool))
+            return model.codecs[side].unpack([None] * len(ids))._replace(stale=np.zeros(len(ids), bool))
         self._metrics.damaged(side, rows.damaged)
         return rows

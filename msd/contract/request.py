@@ -6,7 +6,7 @@ Goldens, replays, the service and load tests read the same form. Does not know H
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Self
 
@@ -24,6 +24,8 @@ _KEY_END = re.compile(rb'"\s*:')
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_CHARS, pattern=r"^[^\x00]*$")]
 Bid = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+SchemaOf = Callable[[str], FeatureSchema]
+"""By the id of the user."""
 _CATEGORY = {"type": ["string", "integer"], "maxLength": 256}
 Features = Annotated[
     dict[str, Any],
@@ -135,14 +137,19 @@ class CheckedRequest:
 
 def parse_request(body: bytes, schema: FeatureSchema, max_candidates: int = MAX_CANDIDATES) -> CheckedRequest:
     """The request in a JSON body. Raises the RequestError that says what is wrong with it, and where."""
+    return parse_request_by(body, lambda _: schema, max_candidates)
+
+
+def parse_request_by(body: bytes, schema_of: SchemaOf, max_candidates: int = MAX_CANDIDATES) -> CheckedRequest:
+    """As `parse_request`, where the schema depends on the user."""
     try:
         # In one pass, at half the cost. What it refuses or cannot vouch for is looked at thoroughly.
         wire = ScoreRequest.model_validate_json(body)
         if _has_no_key_twice(body, wire):
-            return _check(wire, schema, max_candidates)
+            return _check(wire, schema_of(wire.user_id), max_candidates)
     except (ValidationError, RequestError):
         pass
-    return _parse_thoroughly(body, schema, max_candidates)
+    return _parse_thoroughly(body, schema_of, max_candidates)
 
 
 def _has_no_key_twice(body: bytes, wire: ScoreRequest) -> bool:
@@ -166,7 +173,7 @@ def _has_no_key_twice(body: bytes, wire: ScoreRequest) -> bool:
     return body.count(b":") == keys or len(_KEY_END.findall(body)) == keys
 
 
-def _parse_thoroughly(body: bytes, schema: FeatureSchema, max_candidates: int) -> CheckedRequest:
+def _parse_thoroughly(body: bytes, schema_of: SchemaOf, max_candidates: int) -> CheckedRequest:
     document = _load_json(body)
     try:
         wire = ScoreRequest.model_validate(document)
@@ -174,7 +181,7 @@ def _parse_thoroughly(body: bytes, schema: FeatureSchema, max_candidates: int) -
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         path = ".".join(_shorten(str(part)) for part in first["loc"]).removesuffix(".[key]")
         raise InvalidRequest(_shorten(first["msg"], 300), path or None) from None
-    return _check(wire, schema, max_candidates)
+    return _check(wire, schema_of(wire.user_id), max_candidates)
 
 
 def _check(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int) -> CheckedRequest:

@@ -15,6 +15,7 @@ from msd.contract.assemble import Tensors
 from service.errors import ClientGone, DeadlineExceeded, Overloaded
 from service.metrics import Metrics
 from service.run_queue import RunQueue
+from service.runner import Runner
 from service.runtimes.runtime import Engine, Scores
 
 
@@ -53,14 +54,15 @@ class Bench:
     def __init__(self, seconds: float = 0.0, max_rows: int = 1_000, deadline_s: float = 60.0) -> None:
         self.runtime = CountingRuntime(seconds)
         self.metrics = Metrics()
-        self.queue = RunQueue(self.runtime, self.metrics, max_rows, deadline_s)
+        self.runner = Runner(self.runtime)
+        self.queue = RunQueue(self.metrics, max_rows, deadline_s)
 
     async def run(
         self, value: int, rows: int = 1, deadline: float | None = None, is_gone: Callable[[], bool] = lambda: False
     ) -> int:
         """One run, of which the result has to be its own."""
         until = time.perf_counter() + 60 if deadline is None else deadline
-        ran = await self.queue.run({"x": np.array([value])}, rows, until, is_gone)
+        ran = await self.queue.run(self.runner, {"x": np.array([value])}, rows, until, is_gone)
         assert ran.queue_s >= 0
         assert ran.run_s >= 0
         return int(ran.scores["pctr"][0])
@@ -173,12 +175,12 @@ def test_closing_ends_what_waits() -> None:
 
 def test_admission_is_bounded_in_rows() -> None:
     bench = Bench(max_rows=10)
-    expected_s = bench.queue.admit(6)
+    expected_s = bench.queue.admit(bench.runner, 6)
     with pytest.raises(Overloaded, match=r"6 candidates are waiting; with these 5 there would be too many"):
-        bench.queue.admit(5)
-    bench.queue.admit(4)
+        bench.queue.admit(bench.runner, 5)
+    bench.queue.admit(bench.runner, 4)
     bench.queue.leave(6, expected_s)
-    bench.queue.admit(6)
+    bench.queue.admit(bench.runner, 6)
     assert bench.sheds() == {"rows": 1}
 
 
@@ -196,7 +198,7 @@ def test_what_could_not_be_scored_in_time_is_not_taken_on() -> None:
 
     def take_all_on() -> None:
         for _ in range(20):
-            taken.append(bench.queue.admit(200))
+            taken.append(bench.queue.admit(bench.runner, 200))
 
     with pytest.raises(Overloaded, match="longer than the 100 ms"):
         take_all_on()
@@ -210,8 +212,8 @@ def test_what_could_not_be_scored_in_time_is_not_taken_on() -> None:
         bench.queue.leave(200, expected_s)
     bench.queue.check_door()
     # Where nobody waits everything is tried, and what is not known is.
-    bench.queue.leave(1_000, bench.queue.admit(1_000))
-    bench.queue.admit(300)
+    bench.queue.leave(1_000, bench.queue.admit(bench.runner, 1_000))
+    bench.queue.admit(bench.runner, 300)
 
 
 def test_small_requests_say_nothing_of_large_ones() -> None:
@@ -224,8 +226,8 @@ def test_small_requests_say_nothing_of_large_ones() -> None:
 
     asyncio.run(learn())
     bench.queue.close()
-    bench.queue.admit(1)
-    bench.queue.admit(200)
+    bench.queue.admit(bench.runner, 1)
+    bench.queue.admit(bench.runner, 200)
     assert bench.sheds() == {}
 
 
@@ -241,15 +243,15 @@ def test_one_long_stall_is_no_reason_to_refuse() -> None:
     asyncio.run(stall())
     bench.queue.close()
     for _ in range(10):
-        bench.queue.admit(1)
+        bench.queue.admit(bench.runner, 1)
     assert bench.sheds() == {}
 
 
 def test_the_log_does_not_repeat_itself(capsys: pytest.CaptureFixture[str]) -> None:
     bench = Bench(max_rows=1)
-    bench.queue.admit(1)
+    bench.queue.admit(bench.runner, 1)
     for _ in range(50):
         with pytest.raises(Overloaded):
-            bench.queue.admit(1)
+            bench.queue.admit(bench.runner, 1)
     assert capsys.readouterr().out.count("shedding") == 1
     assert bench.sheds() == {"rows": 50}

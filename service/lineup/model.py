@@ -1,0 +1,61 @@
+"""One bundle loaded in a worker: its runtime, its store of rows, and all else that belongs to it and to no other.
+
+Rows and runtime are always of one bundle. Does not know which users it scores, nor whether it is any good.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from msd.contract.bundle import Bundle
+from msd.contract.rows import RowCodec, RowSide
+from msd.contract.schema import FeatureSchema
+from service.metrics import Metrics
+from service.runner import Runner
+from service.runtimes.choice import open_runtime
+from service.runtimes.runtime import Engine
+from service.settings import Settings
+from service.stores.bundle_file import SIDES, BundleFileStore
+from service.stores.store import RowStore
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model:
+    """A loaded bundle. `schema` is what its requests are checked by, `version` what its replies say."""
+
+    bundle: Bundle
+    schema: FeatureSchema
+    version: str
+    runner: Runner
+    store: RowStore
+    codecs: Mapping[RowSide, RowCodec]
+
+    @property
+    def identity(self) -> str:
+        """The manifest's hash: rows may change under one bundle_id."""
+        return self.bundle.manifest.sha256
+
+    @property
+    def engine(self) -> Engine:
+        """What runs it."""
+        return self.runner.runtime.engine
+
+
+def load_model(bundle: Bundle, settings: Settings, metrics: Metrics, memory: Mapping[RowSide, int]) -> Model:
+    """Loads a verified bundle. Raises MsdError when runtime or rows file are not as they should be.
+
+    `memory`: what `shared_rows` gave for its rows, if anything.
+    """
+    runner = Runner(open_runtime(bundle, settings))
+    codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in SIDES}
+    store = _open_store(bundle, settings, metrics, memory)
+    return Model(bundle, bundle.schema, bundle.manifest.model_version, runner, store, codecs)
+
+
+def _open_store(bundle: Bundle, settings: Settings, metrics: Metrics, memory: Mapping[RowSide, int]) -> RowStore:
+    if settings.store == "file":
+        return BundleFileStore(bundle, metrics, memory)
+    from service.stores.redis import RedisStore
+
+    assert settings.redis_url is not None, "settings with a Redis store have its address"
+    url, timeout_s = settings.redis_url.get_secret_value(), settings.store_timeout_ms / 1000
+    return RedisStore(bundle, url, timeout_s, settings.cache_mb * 2**20, metrics)
