@@ -63,6 +63,9 @@ def export(
     explain: Annotated[
         Path | None, typer.Option(help="Also write what was split of the graph, what was not and why, as JSON.")
     ] = None,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="Also write the graph that scores several requests in one run, for GPUs.")
+    ] = False,
     requests: Annotated[int, typer.Option(min=1, help="How many test rows to prove the graph on.")] = 2_400,
 ) -> None:
     """Exports the graphs and rows, proves them equal to the model on test rows, and writes the bundle.
@@ -87,7 +90,7 @@ def export(
         def advance(doing: str, done: int) -> None:
             bars.update(bar, description=doing, completed=done, total=max(requests, done))
 
-        fresh = export_bundle(source, folder, replay, requests, advance, precision.value, candidates, explain)
+        fresh = export_bundle(source, folder, replay, requests, advance, precision.value, candidates, explain, merged)
         bars.update(bar, total=bars.tasks[bar].completed)
     bundle = open_bundle(folder)
     parity = bundle.manifest.provenance["parity"]

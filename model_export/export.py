@@ -15,6 +15,7 @@ import torch
 from model_export.encoder import export_encoder
 from model_export.errors import ExportError
 from model_export.fast_graph import FastGraph, fastest_graph
+from model_export.merged import asked_merged, prove_merged
 from model_export.parity import BundleRows, Expected, Parity, check_parity
 from model_export.precision.choice import Asked, choose
 from model_export.precision.evidence import Evidence
@@ -25,6 +26,7 @@ from msd.contract.bundle import (
     ENCODER,
     GOLDENS,
     ITEM_WORDS,
+    MERGED_RANKER,
     RANKER,
     Bundle,
     Manifest,
@@ -58,16 +60,17 @@ def export_bundle(
     precision: Asked = "fp32",
     candidates: int = 200,
     explain: Path | None = None,
+    merged: bool = False,
 ) -> bool:
     """Writes the bundle `out`, the proved requests to `replay`, and to `explain` what the pass did to each node of the
     graph; False if all were there already.
 
     `progress` hears what is being done, and how many rows are done so far. `candidates`: as many are expected in a
-    request, when graphs and precisions are timed.
+    request, when graphs and precisions are timed. `merged`: with a graph that scores several requests in one run.
     """
     start = time.perf_counter()
     made = source.recipe()
-    run = fingerprint_of(_FORMAT, made.fingerprint, requests, precision, candidates)
+    run = fingerprint_of(_FORMAT, made.fingerprint, requests, precision, candidates, *(["merged"] if merged else []))
     written = explain is None or explain.is_file()
     if written and is_done(out, run) and (replay is None or _is_replay_of(replay, open_bundle(out, rows=False))):
         return False
@@ -83,6 +86,7 @@ def export_bundle(
         progress("Factorising the graph", 0)
         fast = fastest_graph(graph, made.schema, candidates, evidence.request)
         chosen = choose(fast.graph, made.heads, precision, candidates, evidence, progress)
+        together = asked_merged(made, chosen.record.chosen) if merged else None
         if chosen.graph != graph:
             draft = _pack(made, folder, chosen.graph, features)
         _write_words(folder / ITEM_WORDS, made)
@@ -95,6 +99,11 @@ def export_bundle(
             fast.graph,
             None if chosen.record.chosen == "fp32" else chosen.run,
         )
+        if together:
+            progress("Proving requests together", 0)
+            rows = BundleRows(Bundle(folder, draft))
+            prove_merged(together, made.heads, rows, parity.goldens, TOLERANCE)
+            write_bytes_atomic(folder / MERGED_RANKER, together)
         write_goldens(folder / GOLDENS, parity.goldens[:: max(1, len(parity.goldens) // _GOLDENS)][:_GOLDENS])
         write_manifest(folder, _final(draft, folder, made, parity, fast, chosen.record))
         if replay:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from model_export.merged import merged_graph
 from model_export.ranker import HEADS, ranker_graph, torch_scores
 from model_export.recipe import Recipe
 from msd.contract.errors import MsdError
@@ -42,6 +43,7 @@ class Inputs:
             schema=trained.schema,
             heads=HEADS,
             graph=lambda: ranker_graph(trained),
+            merged=lambda: merged_graph(trained),
             scores=lambda tensors: torch_scores(trained, tensors)[np.newaxis],
             scored_by="torch",
             vectors=self.vectors,

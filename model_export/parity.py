@@ -79,7 +79,7 @@ class BundleRows:
     """The rows that requests ask for, as a golden keeps them."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self._schema = bundle.schema
+        self.schema = bundle.schema
         sides: tuple[RowSide, ...] = ("user", "item")
         self.codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in sides}
         self._files = {
@@ -88,7 +88,7 @@ class BundleRows:
 
     def golden(self, request: Request) -> Golden:
         """The request with its rows and no scores yet."""
-        checked = parse_request(json.dumps(request).encode(), self._schema)
+        checked = parse_request(json.dumps(request).encode(), self.schema)
         user = self._files["user"].raw([checked.user_id])[0]
         wanted = wanted_items(checked, self.codecs["user"].unpack([user]))
         found = zip(wanted, self._files["item"].raw(wanted), strict=True)
@@ -101,4 +101,4 @@ class BundleRows:
 
     def tensors(self, golden: Golden) -> Tensors:
         """What the request and its rows give the graph."""
-        return golden_tensors(self._schema, self.codecs["user"], self.codecs["item"], golden).tensors
+        return golden_tensors(self.schema, self.codecs["user"], self.codecs["item"], golden).tensors

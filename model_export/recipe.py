@@ -20,8 +20,9 @@ from msd.teachers.knowledge import KnowledgeBase
 class Recipe:
     """All that goes into a bundle.
 
-    graph: makes the ranker in fp32 on the schema's tensors, one output [N] a head. scores: what each head should say
-    of a request's tensors [H, N], as `scored_by` does. adaptors: what vectors pass through, on their way into rows.
+    graph: makes the ranker in fp32 on the schema's tensors, one output [N] a head. merged: the same, but for several
+    requests in one run (`msd.contract.merge`), if it can be. scores: what each head should say of a request's tensors
+    [H, N], as `scored_by` does. adaptors: what vectors pass through, on their way into rows.
     student: makes the semantics of cold ads, if there are any. provenance: what the manifest says of where it is from.
     """
 
@@ -29,6 +30,7 @@ class Recipe:
     schema: FeatureSchema
     heads: Sequence[str]
     graph: Callable[[], bytes]
+    merged: Callable[[], bytes] | None
     scores: Callable[[Tensors], NDArray[np.float32]]
     scored_by: str
     vectors: StudentVectors

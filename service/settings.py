@@ -35,6 +35,7 @@ class Settings(BaseModel):
     runtime: Literal["auto", "onnxruntime", "openvino"] = "auto"
     provider: Literal["cpu", "cuda"] = "cpu"
     threads: Annotated[int, Field(ge=1, le=256)] = 1
+    merge: Literal["auto", "on", "off"] = "auto"
     workers: int | None = None
     """None, `auto` in an environment, is as many as there are cores for."""
     host: str = "127.0.0.1"

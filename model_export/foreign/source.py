@@ -54,6 +54,8 @@ class Foreign:
             schema=self.schema,
             heads=tuple(self.heads),
             graph=lambda: spliced_graph(self.model, self.bindings, self.schema, self.heads).SerializeToString(),
+            # Nobody says what it makes of several users at once.
+            merged=None,
             scores=_Scores(self.model, self.bindings, self.heads),
             scored_by="the graph given",
             vectors=self.vectors,

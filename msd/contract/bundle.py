@@ -26,13 +26,14 @@ FORMAT_VERSION: Literal[3] = 3
 MANIFEST = "manifest.json"
 MARKER = "verified.json"
 RANKER = "ranker.onnx"
+MERGED_RANKER = "ranker.merged.onnx"
 ENCODER = "encoder.onnx"
 TOKENIZER = "tokenizer.json"
 ROWS = {"user": "users.rows", "item": "items.rows"}
 GOLDENS = "golden.jsonl"
 ITEM_WORDS = "items.meta.jsonl"
 REQUIRED = (RANKER, *ROWS.values(), GOLDENS)
-_ALLOWED = (*REQUIRED, ENCODER, TOKENIZER, ITEM_WORDS)
+_ALLOWED = (*REQUIRED, MERGED_RANKER, ENCODER, TOKENIZER, ITEM_WORDS)
 _MAX_MANIFEST_BYTES = 64 * 2**20
 
 

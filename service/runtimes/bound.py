@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from msd.contract.assemble import Tensors
-from msd.contract.bundle import RANKER, Bundle
+from msd.contract.bundle import Bundle
 from msd.contract.padding import pad_candidates, padded_size, padded_sizes
-from service.runtimes.checks import check_graph, checked_heads
+from service.runtimes.checks import ALONE, GraphForm, check_graph
 from service.runtimes.onnxruntime import Provider, inputs_of, new_buffer, run_options
 from service.runtimes.runtime import Engine, Scores
 
@@ -31,19 +31,27 @@ class _Size:
 class BoundRuntime:
     """Runs of one session, one at a time, whoever asks."""
 
-    def __init__(self, bundle: Bundle, session: Any, device: Provider, engine: Engine) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        bundle: Bundle,
+        session: Any,  # noqa: ANN401
+        device: Provider,
+        engine: Engine,
+        form: GraphForm = ALONE,
+    ) -> None:
         """Raises BundleError when graph and manifest disagree."""
         self.engine = engine
         self._session, self._device = session, device
-        self._heads = checked_heads(bundle.manifest.heads)
-        tensors = bundle.schema.tensors
         outputs = [output.name for output in session.get_outputs()]
-        check_graph(bundle.path(RANKER), tensors, self._heads, inputs_of(session), outputs)
+        self._heads = check_graph(bundle, form, inputs_of(session), outputs)
+        tensors = form.inputs(bundle.schema)
         self._of_candidates = [spec for spec in tensors if spec.side == "item"]
         self._candidate_inputs = [spec.name for spec in self._of_candidates]
-        # The user's are of one shape, so all sizes share them.
+        # The users' are of one shape, so all sizes share them.
         self._shared = {
-            spec.name: new_buffer((1, *spec.shape), spec.dtype, device) for spec in tensors if spec.side != "item"
+            spec.name: new_buffer((form.requests, *spec.shape), spec.dtype, device)
+            for spec in tensors
+            if spec.side != "item"
         }
         self._sizes: dict[int, _Size] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="bound")

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import structlog
 
-from msd.contract.bundle import RANKER, Bundle
+from msd.contract.bundle import Bundle
 from msd.contract.errors import BundleError
 from service.runtimes.bound import BoundRuntime
+from service.runtimes.checks import ALONE, GraphForm
 from service.runtimes.onnxruntime import engine_of, open_session
 from service.runtimes.runtime import Runtime
 
@@ -23,9 +24,9 @@ _PROVIDER = "CUDAExecutionProvider"
 _NAME_BYTES = 256
 
 
-def open_cuda(bundle: Bundle, threads: int) -> Runtime:
+def open_cuda(bundle: Bundle, threads: int, form: GraphForm = ALONE) -> Runtime:
     """Raises RuntimeRefused when CUDA is not to be had, BundleError when graph and manifest disagree."""
-    return captured_or_not(lambda capture: _open(bundle, threads, capture))
+    return captured_or_not(lambda capture: _open(bundle, threads, capture, form))
 
 
 def captured_or_not(open_: Callable[[bool], Runtime]) -> Runtime:
@@ -41,13 +42,14 @@ def captured_or_not(open_: Callable[[bool], Runtime]) -> Runtime:
         return runtime
 
 
-def try_capture(runtime: Runtime, bundle: Bundle) -> None:
+def try_capture(runtime: Runtime, bundle: Bundle, form: GraphForm = ALONE) -> None:
     """Runs once, of zeros. Raises BundleError where that fails: capture may still do so after the graph was taken."""
-    zeros = {spec.name: np.zeros((1, *spec.shape), spec.dtype) for spec in bundle.schema.tensors}
+    users = {"item": 1, "user": form.requests, "context": form.requests}
+    zeros = {spec.name: np.zeros((users[spec.side], *spec.shape), spec.dtype) for spec in form.inputs(bundle.schema)}
     try:
         runtime.run(zeros)
     except Exception as error:  # onnxruntime raises a type of its own for each status, with no common base
-        raise BundleError(f"{bundle.path(RANKER)}: a run of it cannot be captured: {error}") from error
+        raise BundleError(f"{bundle.path(form.file)}: a run of it cannot be captured: {error}") from error
 
 
 def card_name() -> str:
@@ -62,12 +64,12 @@ def card_name() -> str:
     return "" if found or driver.cuDeviceGetName(name, _NAME_BYTES, card) else name.value.decode()
 
 
-def _open(bundle: Bundle, threads: int, capture: bool) -> Runtime:
-    session = open_session(bundle.path(RANKER), "cuda", threads, {_CAPTURE: str(int(capture))})
+def _open(bundle: Bundle, threads: int, capture: bool, form: GraphForm) -> Runtime:
+    session = open_session(bundle.path(form.file), "cuda", threads, {_CAPTURE: str(int(capture))})
     engine = replace(engine_of(bundle, session, "cuda"), device=card_name(), graphs=_captures(session))
-    runtime = BoundRuntime(bundle, session, "cuda", engine)
+    runtime = BoundRuntime(bundle, session, "cuda", engine, form)
     if capture:
-        try_capture(runtime, bundle)
+        try_capture(runtime, bundle, form)
     return runtime
 
 

@@ -13,7 +13,7 @@ from msd.contract.bundle import RANKER, Bundle
 from msd.contract.errors import BundleError
 from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.precision import Precision
-from service.runtimes.checks import GraphInput, check_graph, checked_heads
+from service.runtimes.checks import ALONE, GraphForm, GraphInput, check_graph
 from service.runtimes.runtime import Engine, RuntimeRefused, Scores
 
 NAME = "onnxruntime"
@@ -29,13 +29,11 @@ _DTYPES = {"tensor(int32)": "int32", "tensor(float)": "float32"}
 class OnnxRuntime:
     """A session of ONNX Runtime."""
 
-    def __init__(self, bundle: Bundle, provider: Provider, threads: int) -> None:
+    def __init__(self, bundle: Bundle, provider: Provider, threads: int, form: GraphForm = ALONE) -> None:
         """Raises RuntimeRefused when the provider is not to be had, BundleError when graph and manifest disagree."""
-        path = bundle.path(RANKER)
-        self._heads = checked_heads(bundle.manifest.heads)
-        self._session = open_session(path, provider, threads)
+        self._session = open_session(bundle.path(form.file), provider, threads)
         outputs = [output.name for output in self._session.get_outputs()]
-        check_graph(path, bundle.schema.tensors, self._heads, inputs_of(self._session), outputs)
+        self._heads = check_graph(bundle, form, inputs_of(self._session), outputs)
         self.engine = engine_of(bundle, self._session, provider)
 
     def run(self, tensors: Tensors) -> Scores:

@@ -15,7 +15,7 @@ from msd.contract.errors import BundleError
 from msd.contract.instructions import cpu_instructions
 from msd.contract.padding import pad_candidates, padded_sizes
 from msd.contract.precision import Precision
-from service.runtimes.checks import GraphInput, check_graph, checked_heads
+from service.runtimes.checks import ALONE, GraphInput, check_graph
 from service.runtimes.runtime import Engine, RuntimeRefused, Scores
 
 NAME = "openvino"
@@ -30,12 +30,11 @@ class OpenVinoRuntime:
     def __init__(self, bundle: Bundle, precision: Precision, threads: int) -> None:
         """Raises RuntimeRefused when the precision is not to be had, BundleError when graph and manifest disagree."""
         path = bundle.path(RANKER)
-        self._heads = checked_heads(bundle.manifest.heads)
         self._candidate_inputs = [spec.name for spec in bundle.schema.tensors if spec.side == "item"]
         compiled = _compile(path, precision, threads)
         outputs = [output.any_name for output in compiled.outputs]
         wanted = {spec.name for spec in bundle.schema.tensors}
-        check_graph(path, bundle.schema.tensors, self._heads, _inputs(compiled, wanted), outputs)
+        self._heads = check_graph(bundle, ALONE, _inputs(compiled, wanted), outputs)
         self.engine = _engine(path, compiled, precision)
         self._request = compiled.create_infer_request()
 

@@ -15,6 +15,7 @@ from model_export.precision.int8 import quantise
 from msd.contract.assemble import Tensors, assemble, wanted_items
 from msd.contract.bundle import (
     GOLDENS,
+    MERGED_RANKER,
     RANKER,
     ROWS,
     Bundle,
@@ -90,6 +91,8 @@ def build_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
         model = build_ranker(schema, recipe)
         graph = model.SerializeToString()
         (temporary / RANKER).write_bytes(quantise(graph, _some_tensors(schema)) if recipe.int8 else graph)
+        if recipe.merged:
+            (temporary / MERGED_RANKER).write_bytes(build_ranker(schema, recipe, merged=True).SerializeToString())
         bundle_id = bundle_id_of(schema, {RANKER: file_entries(temporary)[RANKER].sha256})
         for side in _SIDES:
             _write_rows(temporary, schema, side, USERS if side == "user" else ITEMS, bundle_id)

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from msd.contract.merge import REQUEST_OF
 from msd.contract.schema import FeatureSchema
 
 POISON_HOUR = "23"
@@ -16,25 +17,30 @@ POISON_HOUR = "23"
 @dataclass(frozen=True)
 class Recipe:
     """What kind of bundle to build. `seed` changes the weights, and with them the bundle_id; `dense` adds layers of
-    matrix products, which is all that other precisions than fp32 change; `int8` has them quantised."""
+    matrix products, which is all that other precisions than fp32 change; `int8` has them quantised. `merged` adds the
+    graph that scores several requests in one run."""
 
     seed: int = 0
     poison: bool = False
     slow: bool = False
     dense: bool = False
     int8: bool = False
+    merged: bool = False
     heads: tuple[str, ...] = ("pctr", "pcvr")
 
 
-def build_ranker(schema: FeatureSchema, recipe: Recipe) -> onnx.ModelProto:
-    """heads = sigmoid(user + context + item + user × item), each a sum over all columns of sin(weight × column)."""
+def build_ranker(schema: FeatureSchema, recipe: Recipe, *, merged: bool = False) -> onnx.ModelProto:
+    """heads = sigmoid(user + context + item + user × item), each a sum over all columns of sin(weight × column).
+
+    `merged`: of several requests, as `msd.contract.merge` gives them.
+    """
     rng = np.random.default_rng(recipe.seed)
     nodes: list[onnx.NodeProto] = []
     weights: list[onnx.TensorProto] = []
     sums: dict[str, list[str]] = {"user": [], "context": [], "item": []}
     inputs = []
     for spec in schema.tensors:
-        rows = "N" if spec.side == "item" else 1
+        rows = "N" if spec.side == "item" else "R" if merged else 1
         kind = TensorProto.INT32 if spec.dtype == "int32" else TensorProto.FLOAT
         inputs.append(helper.make_tensor_value_info(spec.name, kind, [rows, *spec.shape]))
         weight = (rng.choice([-1, 1], spec.shape) * rng.uniform(0.2, 0.9, spec.shape)).astype(np.float32)
@@ -49,7 +55,13 @@ def build_ranker(schema: FeatureSchema, recipe: Recipe) -> onnx.ModelProto:
             helper.make_node("ReduceSum", [f"{spec.name}.n", f"{spec.name}.axes"], [f"{spec.name}.s"], keepdims=0),
         ]
         sums[spec.side].append(f"{spec.name}.s")
-    nodes += [helper.make_node("Sum", names, [side]) for side, names in sums.items()]
+    for side, names in sums.items():
+        own = merged and side != "item"
+        nodes.append(helper.make_node("Sum", names, [f"{side}.of" if own else side]))
+        if own:
+            nodes.append(helper.make_node("Gather", [f"{side}.of", REQUEST_OF.name], [side]))
+    if merged:
+        inputs.append(helper.make_tensor_value_info(REQUEST_OF.name, TensorProto.INT32, ["N"]))
     weights += [numpy_helper.from_array(np.array([scale], np.float32), f"scale{scale}") for scale in (0.3, 0.5)]
     nodes += [
         helper.make_node("Mul", ["user", "item"], ["cross.raw"]),

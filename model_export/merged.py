@@ -1,0 +1,101 @@
+"""The trained ranker for several requests in one run → ranker.merged.onnx; and the proof that it scores each as alone.
+
+Every candidate is given its own request's user, context and history, and the network sees a batch as in training. So
+what depends on the user alone is done anew for each candidate: it is for a GPU, where to launch a run costs more than
+that, and not for a CPU.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model_export.errors import ExportError
+from model_export.graph import to_onnx
+from model_export.parity import BundleRows
+from model_export.ranker import HEADS, ServingRanker
+from model_export.recipe import Recipe
+from model_export.run import open_run
+from msd.contract.bundle import MERGED_RANKER
+from msd.contract.golden import Golden
+from msd.contract.merge import REQUEST_OF, candidates_of, merge, split
+from msd.contract.precision import Precision
+from msd.contract.schema import FeatureSchema
+from msd.ranker.batch import TrainedRanker
+
+# Of several requests, none of which may see another's user: neighbours differ in everything.
+_TOGETHER = 5
+_EXAMPLE_REQUESTS, _EXAMPLE_CANDIDATES = 2, 3
+
+
+class MergedRanker(nn.Module):
+    """Users and contexts [R, …], candidates [N, …], and whose each candidate is [N] → click probabilities [N]."""
+
+    def __init__(self, trained: TrainedRanker) -> None:
+        super().__init__()
+        self.alone = ServingRanker(trained)
+        self.of_requests = [spec.side != "item" for spec in trained.schema.tensors]
+        self.names = [*self.alone.names, REQUEST_OF.name]
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        *given, request_of = tensors
+        pairs = zip(given, self.of_requests, strict=True)
+        scores: Tensor = self.alone(*(one.index_select(0, request_of) if many else one for one, many in pairs))
+        return scores
+
+
+def merged_graph(trained: TrainedRanker) -> bytes:
+    """The graph in fp32; its inputs are the schema's tensors and `request_of_candidate`, its one output is `pctr`."""
+    schema = trained.schema
+    axes = {spec.name: {0: "candidates" if spec.side == "item" else "requests"} for spec in schema.tensors}
+    axes |= {REQUEST_OF.name: {0: "candidates"}, HEADS[0]: {0: "candidates"}}
+    module = MergedRanker(trained.eval()).eval()
+    return to_onnx(module, _examples(schema), module.names, HEADS, axes)
+
+
+def asked_merged(made: Recipe, precision: Precision) -> bytes:
+    """The graph for a bundle in a precision. Raises ExportError where there can be none that scores as its own does."""
+    if made.merged is None:
+        raise ExportError(
+            "--merged is for MSD's own ranker; what a graph of your own makes of several users is unknown"
+        )
+    if precision == "int8":
+        raise ExportError("--merged is for GPUs, which run in fp32, and this bundle is in int8: leave one of them out")
+    return made.merged()
+
+
+def prove_merged(graph: bytes, heads: Sequence[str], rows: BundleRows, goldens: Sequence[Golden], most: float) -> float:
+    """The greatest difference of the goldens' scores, several in a run, from what is expected of each.
+
+    Raises ExportError where it is more than `most`.
+    """
+    run, worst = open_run(graph, "fp32", heads), 0.0
+    for start in range(0, len(goldens), _TOGETHER):
+        group = goldens[start : start + _TOGETHER]
+        requests = [rows.tensors(golden) for golden in group]
+        scores = dict(zip(heads, run(merge(rows.schema, requests)), strict=True))
+        for golden, found in zip(group, split(scores, candidates_of(rows.schema, requests)), strict=True):
+            # Not max(): a NaN must count as a difference.
+            worst = float(np.maximum(worst, max(_difference(golden, found[head], head) for head in heads)))
+    if not worst <= most:
+        raise ExportError(
+            f"{MERGED_RANKER}: scores of requests that are run together differ by {worst:.2e} from those alone, more"
+            f" than {most:.0e}; the bundle was not written"
+        )
+    return worst
+
+
+def _difference(golden: Golden, found: np.ndarray[tuple[int], np.dtype[np.float32]], head: str) -> float:
+    return float(np.abs(found - np.array(golden.expected[head])).max())
+
+
+def _examples(schema: FeatureSchema) -> tuple[Tensor, ...]:
+    examples = [
+        torch.zeros(
+            (_EXAMPLE_CANDIDATES if spec.side == "item" else _EXAMPLE_REQUESTS, *spec.shape),
+            dtype=torch.int32 if spec.dtype == "int32" else torch.float32,
+        )
+        for spec in schema.tensors
+    ]
+    return (*examples, torch.arange(_EXAMPLE_CANDIDATES, dtype=torch.int32) % _EXAMPLE_REQUESTS)

@@ -1,0 +1,117 @@
+"""Several requests in one run: each gets the scores that it has alone, on a plain session and on bound buffers."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from msd.contract.assemble import Tensors
+from msd.contract.bundle import MERGED_RANKER, RANKER, Bundle
+from msd.contract.errors import BundleError
+from service.runtimes.bound import BoundRuntime
+from service.runtimes.checks import TOGETHER
+from service.runtimes.choice import open_runtime
+from service.runtimes.cuda import card_name, try_capture
+from service.runtimes.onnxruntime import OnnxRuntime, engine_of, open_session
+from service.runtimes.runtime import Runtime, RuntimeRefused
+from service.runtimes.together import Together, open_together
+from service.settings import Settings
+from tests.service.bundle_factory import build_bundle
+from tests.service.ranker_graph import Recipe, build_ranker
+from tests.service.runtimes.conftest import Asked, Make
+
+needs_card = pytest.mark.skipif(
+    "CUDAExecutionProvider" not in onnxruntime.get_available_providers() or not card_name(),
+    reason="needs an NVIDIA GPU",
+)
+
+
+@pytest.fixture(scope="module")
+def merging(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return build_bundle(tmp_path_factory.mktemp("merging") / "bundle", Recipe(merged=True))
+
+
+def _bound(bundle: Bundle) -> BoundRuntime:
+    session = open_session(bundle.path(MERGED_RANKER), "cpu", 1)
+    alone = open_session(bundle.path(RANKER), "cpu", 1)
+    return BoundRuntime(bundle, session, "cpu", engine_of(bundle, alone, "cpu"), TOGETHER)
+
+
+@pytest.fixture(scope="module", params=["plain", "bound"])
+def together(merging: Bundle, request: pytest.FixtureRequest) -> Together:
+    runtime: Runtime = OnnxRuntime(merging, "cpu", 1, TOGETHER) if request.param == "plain" else _bound(merging)
+    return Together(merging.schema, runtime)
+
+
+def _requests(asked: Asked, sizes: list[int]) -> list[Tensors]:
+    """A golden's request for each size, with so many of its candidates, again and again."""
+    return [
+        {
+            name: tensor[np.arange(size) % len(tensor)] if name.startswith("item") else tensor
+            for name, tensor in asked[number % len(asked)][0].items()
+        }
+        for number, size in enumerate(sizes)
+    ]
+
+
+@pytest.mark.parametrize("sizes", [[1], [3, 200, 1, 50], [7] * 16, [2, 600, 33]])
+def test_each_gets_the_scores_that_it_has_alone(
+    together: Together, merging: Bundle, asked: Asked, sizes: list[int]
+) -> None:
+    alone = OnnxRuntime(merging, "cpu", threads=1)
+    requests = _requests(asked, sizes)
+    found = together.run(requests)
+
+    assert [len(scores["pctr"]) for scores in found] == sizes
+    for scores, request in zip(found, requests, strict=True):
+        for head, expected in alone.run(request).items():
+            np.testing.assert_allclose(scores[head], expected, atol=1e-6)
+    # Scores that every user has in common would prove nothing.
+    firsts = [scores["pctr"][0] for scores in found]
+    assert len({round(float(one), 5) for one in firsts}) >= min(3, len(sizes))
+
+
+def test_a_run_of_it_can_be_tried_before_it_is_relied_on(merging: Bundle) -> None:
+    try_capture(_bound(merging), merging, TOGETHER)
+
+
+def test_on_a_cpu_requests_run_alone_unless_asked(merging: Bundle) -> None:
+    settings = Settings(bundle=merging.folder)
+    engine = open_runtime(merging, settings).engine
+    assert open_together(merging, engine, settings) is None
+    assert open_together(merging, engine, settings.model_copy(update={"merge": "off"})) is None
+    assert open_together(merging, engine, settings.model_copy(update={"merge": "on"})) is not None
+
+
+def test_what_cannot_be_merged_is_refused(bundle: Bundle, made_for: Make, tmp_path: Path) -> None:
+    settings = Settings(bundle=bundle.folder, merge="on")
+    engine = open_runtime(bundle, settings).engine
+    with pytest.raises(RuntimeRefused, match=r"has no ranker\.merged\.onnx: export it with --merged"):
+        open_together(bundle, engine, settings)
+
+    both = build_bundle(tmp_path / "bundle", Recipe(dense=True, merged=True))
+    engine = open_runtime(made_for("int8"), settings).engine
+    with pytest.raises(RuntimeRefused, match=r"runs in int8 on onnxruntime, and requests together in fp32"):
+        open_together(both, engine, settings)
+
+
+def test_a_graph_for_one_user_is_refused(merging: Bundle, tmp_path: Path) -> None:
+    model = build_ranker(merging.schema, Recipe(), merged=True)
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, tmp_path / MERGED_RANKER)
+    with pytest.raises(BundleError, match=r"ranker\.merged\.onnx: input user_categorical takes 1 requests only"):
+        OnnxRuntime(Bundle(tmp_path, merging.manifest), "cpu", 1, TOGETHER)
+
+
+@pytest.mark.gpu
+@needs_card
+def test_on_a_card_requests_run_together(merging: Bundle, asked: Asked) -> None:
+    settings = Settings(bundle=merging.folder, provider="cuda")
+    runtime = open_runtime(merging, settings)
+    together = open_together(merging, runtime.engine, settings)
+    assert together is not None
+    requests = _requests(asked, [3, 200, 1, 50])
+    for scores, request in zip(together.run(requests), requests, strict=True):
+        np.testing.assert_allclose(scores["pctr"], runtime.run(request)["pctr"], atol=1e-5)
