@@ -16,7 +16,7 @@ from msd.contract.rows import Records, Rows, has_semantic
 from msd.contract.schema import STATE_FEATURES, FeatureSchema, Side
 
 Tensors = dict[str, NDArray[Any]]
-Rung = Literal["cached", "category_prior", "prior"]
+Rung = Literal["cached", "encoded", "category_prior", "prior"]
 UserRung = Literal["cached", "unknown"]
 
 
@@ -51,7 +51,8 @@ def assemble(schema: FeatureSchema, request: CheckedRequest, at: float, user: Ro
     """The ranker's inputs for one request at time `at` (unix s).
 
     `user` has one row; `items` has the rows of `wanted_items`. Ids of the history that have no row are skipped, then
-    its last L count. A candidate without a row is scored from what the request says of it, else as missing.
+    its last L count. A candidate without a row is scored from what the request says of it, its vector among that where
+    one stands in the row's place, else as missing.
     """
     count = len(request.ids)
     tensors = _context(schema, request.context)
@@ -66,16 +67,21 @@ def assemble(schema: FeatureSchema, request: CheckedRequest, at: float, user: Ro
     tensors |= _entities(schema, "item", items.records[:count], at, overrides)
     history, found = items.records[count:], items.found[count:]
     tensors |= _history(schema, history if found.all() else history[found])
-    unknown = () if items.found.all() else np.flatnonzero(~items.found[:count]).tolist()
-    degraded: dict[str, Rung] = {
-        request.ids[place]: "prior" if set(overrides.get(place, {}).values()) <= {None} else "category_prior"
-        for place in unknown
-    }
+    degraded: dict[str, Rung] = {}
+    if not items.found.all():
+        unknown = np.flatnonzero(~items.found[:count])
+        for place, is_encoded in zip(unknown.tolist(), has_semantic(items.records[unknown]).tolist(), strict=True):
+            degraded[request.ids[place]] = "encoded" if is_encoded else _rung_of(overrides.get(place, {}))
     if items.stale is not None:
         degraded |= {request.ids[place]: "cached" for place in np.flatnonzero(items.stale[:count]).tolist()}
     return Assembled(
         {spec.name: tensors[spec.name] for spec in schema.tensors}, degraded, _user_rung(user, items, count)
     )
+
+
+def _rung_of(given: Mapping[str, Value]) -> Rung:
+    """Of a candidate that has neither a row nor a vector."""
+    return "prior" if set(given.values()) <= {None} else "category_prior"
 
 
 def _user_rung(user: Rows, items: Rows, count: int) -> UserRung | None:

@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
+from msd.contract.encoded import encoder_identity
+from msd.contract.encoder_record import EncoderRecord
 from msd.contract.errors import BundleError
 from msd.contract.files import sha256_file, write_text_atomic
 from msd.contract.precision import PrecisionRecord
@@ -63,14 +65,16 @@ class Manifest(BaseModel):
     metrics: dict[str, Any]
     provenance: dict[str, Any]
     precision: PrecisionRecord | None = None
+    encoder: EncoderRecord | None = None
     sha256: str = Field(default="", description="Of this manifest's JSON with this field empty.")
 
     @model_serializer(mode="wrap")
     def _without_what_older_manifests_lack(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """So that the hash of a manifest without a precision is what it was when it was written."""
+        """So that the hash of a manifest without these parts is what it was when it was written."""
         document: dict[str, Any] = handler(self)
-        if self.precision is None:
-            del document["precision"]
+        for name in ("precision", "encoder"):
+            if document[name] is None:
+                del document[name]
         return document
 
     def digest(self) -> str:
@@ -99,6 +103,14 @@ class Bundle:
     def precision(self) -> PrecisionRecord:
         """In which precision its ranker runs; fp32 where the manifest does not say."""
         return self.manifest.precision or PrecisionRecord()
+
+    @property
+    def encoder_identity(self) -> str | None:
+        """What its vectors of texts depend on besides the texts; None where it cannot make any."""
+        files = self.manifest.files
+        if self.manifest.encoder is None or not {ENCODER, TOKENIZER} <= files.keys():
+            return None
+        return encoder_identity(files[ENCODER].sha256, files[TOKENIZER].sha256)
 
     def path(self, name: str) -> Path:
         """The path of a file, which may be absent if it is optional."""

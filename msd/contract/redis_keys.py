@@ -22,3 +22,8 @@ def rows_key(bundle_id: str) -> str:
     """The key of the digest of the rows that Redis holds of a bundle (`delta`); absent while they are being copied, and
     `base>result` while a delta is."""
     return f"msd:{bundle_id}:rows"
+
+
+def encoded_key(bundle_id: str, key: bytes) -> str:
+    """Where the vector of a text is that a request brought; `key` is the text's own (`encoded.text_key`)."""
+    return f"msd:{bundle_id}:e:{key.hex()}"

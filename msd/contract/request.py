@@ -86,7 +86,11 @@ class UserOverride(_Wire):
 class ItemOverride(_Wire):
     """What the request says of a candidate; it goes before what is stored."""
 
-    text: Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)] | None = None
+    text: Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)] | None = Field(
+        default=None,
+        description="Of an ad that has no row: its text as the model reads it, which is what the bundle's template"
+        " (`item_text` of GET /v1/model) makes of title and copy. Where the ad has a row, the row is what counts.",
+    )
     features: Features | None = None
 
 
@@ -210,7 +214,11 @@ def _check(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int) -> Ch
             for item_id, override in overrides.items()
             if override.features
         },
-        item_texts={item_id: override.text for item_id, override in overrides.items() if override.text},
+        item_texts={
+            item_id: override.text
+            for item_id, override in overrides.items()
+            if override.text and not override.text.isspace()
+        },
         top_k=wire.top_k,
     )
 

@@ -16,7 +16,7 @@ from msd.contract.errors import BundleError
 from msd.contract.schema import MAX_ID_CHARS, FeatureSchema
 
 ROW_FORMAT = 2
-_HAS_SEMANTIC = 1
+_HAS_SEMANTIC, _ENCODED = 1, 2
 _LENGTH = struct.Struct("<H")
 _SUM = struct.Struct("<I")
 # The CRC-32 of any bytes with their own CRC-32 behind them.
@@ -44,6 +44,7 @@ class Rows(NamedTuple):
     """Records in the order asked for; where nothing usable was found, the record of missing values stands.
 
     Shapes: records [n], found [n], stale [n]. `histories` holds users' item ids, oldest first, and is empty for items.
+    A record of a text alone (`RowCodec.encoded`) stands in its place, and does not count as found.
     `stale` is None where the source answered; else it marks those that are as they were last known, and any other that
     was not found may well be there.
     """
@@ -96,6 +97,17 @@ class RowCodec:
         _seal(records)
         return records
 
+    def encoded(self, vectors: NDArray[np.float16]) -> Records:
+        """[n] records of ids that have no row, of which only the vectors [n, D] of their texts are known.
+
+        They pack as rows do, for those who keep what a request was scored from.
+        """
+        records = np.repeat(self.missing, len(vectors))
+        records["flags"] = _HAS_SEMANTIC | _ENCODED
+        records["semantic"] = vectors
+        _seal(records)
+        return records
+
     def unpack(self, buffers: Sequence[bytes | None]) -> Rows:
         """Rows of raw bytes, None where the store has none. Short, foreign or unreadable rows count as damaged."""
         size = self.dtype.itemsize
@@ -104,16 +116,17 @@ class RowCodec:
         present = [head is not None and len(head) == size and zlib.crc32(head) == _RESIDUE for head in heads]
         joined = b"".join(head if ok and head else filler for head, ok in zip(heads, present, strict=True))
         records = np.frombuffer(bytearray(joined), self.dtype)
-        found = np.array(present, bool) & self.is_usable(records)
+        usable = np.array(present, bool) & self.is_usable(records)
         histories: list[tuple[str, ...]] = []
         if self.side == "user":
             for position, buffer in enumerate(buffers):
-                history = unpack_history(buffer[size:]) if buffer is not None and found[position] else ()
-                found[position] &= history is not None
+                history = unpack_history(buffer[size:]) if buffer is not None and usable[position] else ()
+                usable[position] &= history is not None
                 histories.append(history or ())
-        records[~found] = self.missing
+        records[~usable] = self.missing
         absent = sum(buffer is None for buffer in buffers)
-        return Rows(records, found, tuple(histories), len(buffers) - absent - int(found.sum()))
+        found = usable & ((records["flags"] & _ENCODED) == 0)
+        return Rows(records, found, tuple(histories), len(buffers) - absent - int(usable.sum()))
 
     def is_usable(self, records: Records) -> NDArray[np.bool_]:
         """[n] whether each record is of this format and bundle, and holds nothing that a model cannot take."""

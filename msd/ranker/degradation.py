@@ -21,12 +21,14 @@ SHARES = (0.0, 0.1, 0.5, 1.0)
 def degraded(features: Features) -> Iterator[tuple[str, Features]]:
     """What the rows look like on each rung, by its name; a model without vectors has none to lose.
 
-    "item unknown, features given" is a cold ad of which the request tells the features. "user unknown" keeps the
-    history, as where a request brings it; without history nothing is known of the user.
+    "item unknown, features given" is a cold ad of which the request tells the features; with its text given too, it
+    has the vector that the student makes of that. "user unknown" keeps the history, as where a request brings it;
+    without history nothing is known of the user.
     """
     yield "item unknown", replace(features, item=_unknown(features.item))
     yield "item unknown, features given", replace(features, item=_described(features.item, features.schema))
     if features.schema.semantic("item"):
+        yield "item unknown, features and text given", replace(features, item=_encoded(features.item, features.schema))
         yield "item without vector", replace(features, item=_without_vectors(features.item))
     stranger = replace(features, user=_unknown(features.user))
     yield "user unknown", stranger
@@ -67,6 +69,18 @@ def _aged(side: SideFeatures) -> SideFeatures:
 
 def _described(side: SideFeatures, schema: FeatureSchema) -> SideFeatures:
     """Every event's item is unknown but for the features that a request may give: no id, no counts, no vector."""
+    return _twins(side, *_given(side, schema))
+
+
+def _encoded(side: SideFeatures, schema: FeatureSchema) -> SideFeatures:
+    """The same, but with the vector of its text, if it has one."""
+    categorical, dense = _given(side, schema)
+    dense[:, -1] = side.dense[:, -1]  # the last column says whether there is a vector
+    return _twins(side, categorical, dense, with_vectors=True)
+
+
+def _given(side: SideFeatures, schema: FeatureSchema) -> tuple[NDArray[np.int32], Tensor]:
+    """Of each item, and for each event, what a request may say of an item that has no row."""
     categorical = side.entities.categorical.copy()
     for field in schema.indexed("item"):
         if field.name not in schema.settable["item"]:
@@ -74,7 +88,7 @@ def _described(side: SideFeatures, schema: FeatureSchema) -> SideFeatures:
     dense = side.unknown_dense.repeat(len(side.dense), 1)
     numbers = schema.numeric_width("item")
     dense[:, :numbers] = side.dense[:, :numbers]
-    return _twins(side, categorical, dense)
+    return categorical, dense
 
 
 def _without_vectors(side: SideFeatures) -> SideFeatures:
@@ -84,9 +98,11 @@ def _without_vectors(side: SideFeatures) -> SideFeatures:
     return _twins(side, side.entities.categorical, dense)
 
 
-def _twins(side: SideFeatures, categorical: NDArray[np.int32], dense: Tensor) -> SideFeatures:
+def _twins(
+    side: SideFeatures, categorical: NDArray[np.int32], dense: Tensor, with_vectors: bool = False
+) -> SideFeatures:
     """Every event's item is a twin of its own, of `categorical` [n + 1, C] by item, `dense` [E, D] by event and without
-    a vector; histories keep the items themselves."""
+    a vector unless it is to keep it; histories keep the items themselves."""
     held = side.entities
     count = held.unknown
     twins = replace(
@@ -95,12 +111,14 @@ def _twins(side: SideFeatures, categorical: NDArray[np.int32], dense: Tensor) ->
         categorical=np.concatenate([held.categorical[:count], categorical]),
         numeric=np.concatenate([held.numeric[:count], held.numeric]),
     )
+    kept = (side.vectors, side.present)
+    vectors, present = kept if with_vectors else map(torch.zeros_like, kept)
     return replace(
         side,
         entities=twins,
         rows=side.rows + count,
         categorical=torch.from_numpy(twins.categorical),
         dense=dense,
-        vectors=torch.cat([side.vectors[:count], torch.zeros_like(side.vectors)]),
-        present=torch.cat([side.present[:count], torch.zeros_like(side.present)]),
+        vectors=torch.cat([side.vectors[:count], vectors]),
+        present=torch.cat([side.present[:count], present]),
     )

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from msd.contract.assemble import Assembled, assemble, dense, wanted_items
 from msd.contract.encode import encode_state
 from msd.contract.request import parse_request
-from msd.contract.rows import RowCodec, pack_history
+from msd.contract.rows import RowCodec, has_semantic, pack_history
 from msd.contract.schema import Categorical, FeatureSchema, Numeric, Sequence
 from tests.contract.examples import AT, BUNDLE_ID, ITEMS, SCHEMA, USERS, make_records
 
@@ -232,6 +232,30 @@ def test_an_unknown_user_stays_unknown_however_old_the_rest() -> None:
     items = ITEMS.unpack([ITEM_ROWS["i1"]])._replace(stale=np.array([True]))
 
     assert assemble(SCHEMA, request, AT, user, items).degraded_user == "unknown"
+
+
+def test_an_encoded_text_stands_beside_what_the_request_says_and_what_is_missing() -> None:
+    """Vector and features count; counts are those of an item that nobody knows; a history never has it."""
+    vector = np.arange(8, dtype=np.float16)[None]
+    document: dict[str, Any] = {
+        "user_id": "u0",
+        "candidates": {"id": ["new", "i1", "new", "other"]},
+        "user": {"history": ["i3", "new"]},
+        "items": {"new": {"text": "a tent", "features": {"category": "games"}}},
+    }
+    plain = merge(**document)
+    request = parse_request(json.dumps(document).encode(), SCHEMA)
+    user = USERS.unpack([USER_ROWS["u0"]])
+    rows = {**ITEM_ROWS, "new": ITEMS.encoded(vector)[0].tobytes()}
+    merged = assemble(SCHEMA, request, AT, user, ITEMS.unpack([rows.get(one) for one in wanted_items(request, user)]))
+
+    assert plain.degraded_candidates == {"new": "category_prior", "other": "prior"}
+    assert merged.degraded_candidates == {"new": "encoded", "other": "prior"}
+    assert differing(merged, plain) == {"item_semantic", "item_dense"}
+    assert np.array_equal(merged.tensors["item_semantic"][[0, 2]], vector.repeat(2, axis=0))
+    dense_of = [one.tensors["item_dense"] for one in (merged, plain)]
+    assert np.array_equal(dense_of[0][:, :-1], dense_of[1][:, :-1])
+    assert dense_of[0][:, -1].tolist() == [1, float(has_semantic(ITEMS.unpack([ITEM_ROWS["i1"]]).records)[0]), 1, 0]
 
 
 def test_counts_and_vectors_stay_the_stored_ones() -> None:

@@ -77,6 +77,7 @@ def test_null_equals_absence(part: str) -> None:
         {"items": {"i1": None, "no candidate": None}},
         {"items": {"i1": {"text": None, "features": None}}},
         {"items": {"i1": {"text": "", "features": {}}}},
+        {"items": {"i1": {"text": " \n\t"}}},
     ],
 )
 def test_null_or_empty_parts_of_parts_equal_absence(changes: dict[str, object]) -> None:
@@ -226,6 +227,11 @@ INVALID: dict[str, tuple[bytes, str | None, str]] = {
     "item no candidate": (but(items={"i9": {}}), "items.i9", "describes an item that is not a candidate"),
     "unknown part of item": (but(items={"i1": {"title": "a"}}), "items.i1.title", "Extra inputs are not permitted"),
     "text a number": (but(items={"i1": {"text": 1}}), "items.i1.text", STRING),
+    "text half a surrogate pair": (
+        but(items={"i1": {"text": "a \ud83d"}}),
+        "items.i1.text",
+        "Input should be a valid string, unable to parse raw data as a unicode string",
+    ),
     "text long": (but(items={"i1": {"text": "x" * 10_001}}), "items.i1.text", "String should have at most 10000"),
     "unknown feature": (
         but(items={"i1": {"features": {"size": 1}}}),

@@ -222,3 +222,21 @@ def test_an_index_outside_its_table_is_not_packed(index: int) -> None:
     contents.categorical[1, 0] = index
     with pytest.raises(BundleError, match="index outside its table"):
         ITEMS.pack(contents, AT)
+
+
+def test_a_record_of_a_text_alone_stands_in_its_place_and_is_no_row() -> None:
+    """It packs and unpacks as it is, so that what a request was scored from can be kept."""
+    vectors = np.arange(2 * SCHEMA.semantic_width("item"), dtype=np.float16).reshape(2, -1)
+    encoded = ITEMS.encoded(vectors)
+    stored = make_records(ITEMS, 1)[0].tobytes()
+    rows = ITEMS.unpack([stored, encoded[0].tobytes(), None, encoded[1].tobytes()])
+
+    assert (rows.found.tolist(), rows.damaged) == ([True, False, False, False], 0)
+    assert [record.tobytes() for record in rows.records[[1, 3]]] == [record.tobytes() for record in encoded]
+    assert has_semantic(rows.records).tolist() == [True, True, False, True]
+    assert np.array_equal(encoded["semantic"], vectors)
+    for name in ("categorical", "numeric", "impressions", "clicks", "as_of"):
+        assert np.array_equal(encoded[name], np.repeat(ITEMS.missing, 2)[name])
+    spoilt = bytearray(encoded[0].tobytes())
+    spoilt[9] ^= 1
+    assert ITEMS.unpack([bytes(spoilt)]).damaged == 1

@@ -30,13 +30,14 @@ def test_a_model_without_vectors_has_none_to_lose(world: World, plain_world: Wor
     every = [
         "item unknown",
         "item unknown, features given",
+        "item unknown, features and text given",
         "item without vector",
         "user unknown",
         "user unknown, no history",
         "aged counts",
     ]
     assert list(_rungs(world)) == every
-    assert list(_rungs(plain_world)) == [name for name in every if "vector" not in name]
+    assert list(_rungs(plain_world)) == [name for name in every if "vector" not in name and "text" not in name]
 
 
 def test_every_rung_changes_scores_and_leaves_the_features_alone(world: World) -> None:
@@ -60,10 +61,17 @@ def test_an_unknown_item_is_the_service_s_unknown_item(world: World) -> None:
     assert np.array_equal(predict(world.model, _rungs(world)["item unknown"], _test(world)), expected)
 
 
-@pytest.mark.parametrize("name", ["world", "plain_world"])
-def test_a_cold_ad_with_features_is_what_the_service_makes_of_it(name: str, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize(
+    ("name", "rung"),
+    [
+        ("world", "item unknown, features given"),
+        ("plain_world", "item unknown, features given"),
+        ("world", "item unknown, features and text given"),
+    ],
+)
+def test_a_cold_ad_is_what_the_service_makes_of_it(name: str, rung: str, request: pytest.FixtureRequest) -> None:
     world: World = request.getfixturevalue(name)
-    less, schema = _rungs(world)["item unknown, features given"], world.schema
+    less, schema = _rungs(world)[rung], world.schema
     test = _test(world)[:40]
     user, item = RowCodec(schema, "user", "0" * 32), RowCodec(schema, "item", "0" * 32)
     known = dict(zip(world.dataset.items["item_id"], world.dataset.items.iter_rows(named=True), strict=True))
@@ -77,15 +85,19 @@ def test_a_cold_ad_with_features_is_what_the_service_makes_of_it(name: str, requ
             "items": {"new": {"features": features}},
         }
         checked = parse_request(json.dumps(body).encode(), schema)
-        assembled = assemble(schema, checked, float(row["at"]), user.unpack([None]), item.unpack([None]))
         given = less.item.rows[event].long()
+        has_text = "text" in rung and bool(world.features.item.present[world.features.item.rows[event].long()])
+        vector = np.ones((1, schema.semantic_width("item")), np.float16)
+        cold = item.unpack([item.encoded(vector).tobytes() if has_text else None])
+        assembled = assemble(schema, checked, float(row["at"]), user.unpack([None]), cold)
         tensors = assembled.tensors
         np.testing.assert_array_equal(less.item.categorical[given], tensors["item_categorical"][0])
         np.testing.assert_allclose(less.item.dense[event], tensors["item_dense"][0], atol=1e-6)
-        assert not less.item.present[given]
-        assert assembled.degraded_candidates == {
-            "new": "prior" if all(value is None for value in features.values()) else "category_prior"
-        }
+        assert bool(less.item.present[given]) == has_text
+        original = world.features.item.rows[event].long()
+        assert not has_text or torch.equal(less.item.vectors[given], world.features.item.vectors[original])
+        described = "prior" if all(value is None for value in features.values()) else "category_prior"
+        assert assembled.degraded_candidates == {"new": "encoded" if has_text else described}
     assert predict(world.model, less, test).std() > 0.01
 
 
