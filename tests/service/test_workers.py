@@ -34,6 +34,11 @@ def pair(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[L
         yield running
 
 
+def at_once() -> dict[str, str]:
+    """The environment of a service whose end does not wait for anybody."""
+    return {**os.environ, "MSD_DRAIN_SECONDS": "0"}
+
+
 def pids(service: LiveService) -> dict[int, int]:
     """The last worker process started in each slot."""
     return {line["worker"]: line["pid"] for line in service.log() if line["event"] == "worker_started"}
@@ -292,7 +297,7 @@ def test_where_streams_are_closed_neither_rows_nor_connections_take_their_place(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     serve = [sys.executable, "-m", "msd", "serve", str(bundle.folder), "--port", str(port), "--workers", "1"]
-    process = subprocess.Popen(["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *serve], cwd=ROOT)
+    process = subprocess.Popen(["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *serve], cwd=ROOT, env=at_once())
     service = LiveService(f"http://127.0.0.1:{port}", port, process, Path(os.devnull))
     try:
         wait_until(lambda: service.ready()["ready"])
@@ -310,7 +315,7 @@ def test_when_nobody_reads_the_log_any_more_service_goes_on(bundle: Bundle) -> N
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     serve = [sys.executable, "-m", "msd", "serve", str(bundle.folder), "--port", str(port), "--workers", "1"]
-    process = subprocess.Popen(serve, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(serve, cwd=ROOT, env=at_once(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     service = LiveService(f"http://127.0.0.1:{port}", port, process, Path(os.devnull))
     assert process.stdout is not None
     assert process.stderr is not None
