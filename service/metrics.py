@@ -58,6 +58,9 @@ class Metrics:
         )
         """By stage, in seconds."""
         self.candidates = families.histogram("msd_request_candidates", "Candidates a scored request.", _CANDIDATES)
+        self.run_rows = families.histogram(
+            "msd_run_rows", "Candidates a run of the model, of several requests where they go together.", _CANDIDATES
+        )
         self._degraded = families.counters(
             "msd_degraded", "Candidates, and users, scored from less than their row.", "rung", RUNGS
         )

@@ -1,6 +1,7 @@
 """The runs of all models: one at a time, in the order of arrival, each begun when the one before has ended.
 
-What nobody waits for any more never runs. Knows tensors and time. Knows neither requests nor rows nor HTTP.
+Where a model can score several requests in one run, those that wait when it begins go together; none waits for others
+to come. What nobody waits for any more never runs. Knows tensors and time. Knows neither requests nor rows nor HTTP.
 """
 
 import asyncio
@@ -48,6 +49,8 @@ class _Work:
     is_gone: Callable[[], bool]
     queued_at: float
     done: asyncio.Future[Ran]
+    is_alone: bool = False
+    """Whether it may not go with others, for a run of several failed."""
 
 
 class RunQueue:
@@ -151,51 +154,93 @@ class RunQueue:
 
     def _begin(self) -> None:
         """Begins the next run that is wanted."""
-        while self._waiting:
+        works: list[_Work] = []
+        while self._waiting and (not works or _goes_with(works, self._waiting[0])):
             work = self._waiting.popleft()
-            if work.done.done():
-                continue
-            try:
-                self.check(work.deadline, work.is_gone)
-            except (ClientGone, DeadlineExceeded) as error:
-                work.done.set_exception(error)
-                continue
-            self._run(work)
-            return
-        self._is_busy = False
+            if self._is_wanted(work):
+                works.append(work)
+        if works:
+            self._run(works)
+        else:
+            self._is_busy = False
 
-    def _run(self, work: _Work) -> None:
+    def _is_wanted(self, work: _Work) -> bool:
+        if work.done.done():
+            return False
+        try:
+            self.check(work.deadline, work.is_gone)
+        except (ClientGone, DeadlineExceeded) as error:
+            work.done.set_exception(error)
+            return False
+        return True
+
+    def _run(self, works: list[_Work]) -> None:
         started = time.perf_counter()
-        self._metrics.stages["queue"].observe(started - work.queued_at)
-        if work.runner.run_s.of(work.rows, math.inf) > _SHORT_S:
+        for work in works:
+            self._metrics.stages["queue"].observe(started - work.queued_at)
+        rows = sum(work.rows for work in works)
+        if works[0].runner.run_s.of(rows, math.inf) > _SHORT_S:
             loop = asyncio.get_running_loop()
-            running = loop.run_in_executor(self._thread, work.runner.runtime.run, work.tensors)
-            running.add_done_callback(lambda ended: self._end(work, started, _result_of(ended)))
+            running = loop.run_in_executor(self._thread, _scores, works)
+            running.add_done_callback(lambda ended: self._end(works, rows, started, _result_of(ended)))
             return
         try:
-            result: Scores | BaseException = work.runner.runtime.run(work.tensors)
+            result: list[Scores] | BaseException = _scores(works)
         except Exception as error:
             result = error
-        self._end(work, started, result)
+        self._end(works, rows, started, result)
 
-    def _end(self, work: _Work, started: float, result: Scores | BaseException) -> None:
+    def _end(self, works: list[_Work], rows: int, started: float, result: list[Scores] | BaseException) -> None:
         ended = time.perf_counter()
         seconds = ended - started
+        runner, share_s = works[0].runner, (ended - max(self._ended_at, works[0].queued_at)) / len(works)
         self._metrics.stages["run"].observe(seconds)
-        work.runner.run_s.learn(work.rows, seconds)
-        work.runner.turn_s.learn(work.rows, ended - max(self._ended_at, work.queued_at))
+        self._metrics.run_rows.observe(rows)
+        runner.run_s.learn(rows, seconds)
+        for work in works:
+            runner.turn_s.learn(work.rows, share_s)
         self._ended_at = ended
-        if not work.done.done():
-            if isinstance(result, BaseException):
-                work.done.set_exception(result)
-            else:
-                work.done.set_result(Ran(result, started - work.queued_at, seconds))
+        if isinstance(result, Exception) and len(works) > 1:
+            # One of them is at fault, or what all need together: alone, each finds out.
+            for work in reversed(works):
+                work.is_alone = True
+                self._waiting.appendleft(work)
+        else:
+            _tell(works, started, seconds, result)
         loop = asyncio.get_running_loop()
         # In the round after next of the loop: in the next one this request's reply is written, and sent at its end.
         loop.call_soon(loop.call_soon, self._begin)
 
 
-def _result_of(ended: "asyncio.Future[Scores]") -> Scores | BaseException:
+def _goes_with(works: list[_Work], work: _Work) -> bool:
+    """Whether a request can be scored in one run with others."""
+    runner, together = works[0].runner, works[0].runner.together
+    if together is None or work.runner is not runner or work.is_alone or works[0].is_alone:
+        return False
+    return len(works) < together.most and work.rows + sum(one.rows for one in works) <= together.most_rows
+
+
+def _scores(works: list[_Work]) -> list[Scores]:
+    """The scores of each."""
+    runner = works[0].runner
+    if len(works) == 1:
+        return [runner.runtime.run(works[0].tensors)]
+    assert runner.together is not None, "several go together where they can"
+    return runner.together.run([work.tensors for work in works])
+
+
+def _tell(works: list[_Work], started: float, seconds: float, result: list[Scores] | BaseException) -> None:
+    """Gives each its scores, or all what they failed with."""
+    for place, work in enumerate(works):
+        if work.done.done():
+            continue
+        if isinstance(result, BaseException):
+            work.done.set_exception(result)
+        else:
+            work.done.set_result(Ran(result[place], started - work.queued_at, seconds))
+
+
+def _result_of(ended: "asyncio.Future[list[Scores]]") -> list[Scores] | BaseException:
     if ended.cancelled():
         return asyncio.CancelledError()
     return ended.exception() or ended.result()

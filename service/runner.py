@@ -3,15 +3,18 @@
 import math
 
 from service.runtimes.runtime import Runtime
+from service.runtimes.together import Together
 
 
 class Runner:
     """What the queue runs: one model's runtime, and what it learned of its times, which are no other model's."""
 
-    __slots__ = ("run_s", "runtime", "turn_s")
+    __slots__ = ("run_s", "runtime", "together", "turn_s")
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, together: Together | None = None) -> None:
         self.runtime = runtime
+        self.together = together
+        """What runs several requests at once, where that pays."""
         self.run_s = Learned(share=0.25)
         """How long one run takes."""
         self.turn_s = Learned(share=0.1, most=4.0)

@@ -13,6 +13,7 @@ from service.metrics import Metrics
 from service.runner import Runner
 from service.runtimes.choice import open_runtime
 from service.runtimes.runtime import Engine
+from service.runtimes.together import open_together
 from service.settings import Settings
 from service.stores.bundle_file import SIDES, BundleFileStore
 from service.stores.store import RowStore
@@ -45,7 +46,8 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics, memory: Map
 
     `memory`: what `shared_rows` gave for its rows, if anything.
     """
-    runner = Runner(open_runtime(bundle, settings))
+    runtime = open_runtime(bundle, settings)
+    runner = Runner(runtime, open_together(bundle, runtime.engine, settings))
     codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in SIDES}
     store = _open_store(bundle, settings, metrics, memory)
     return Model(bundle, bundle.schema, bundle.manifest.model_version, runner, store, codecs)

@@ -3,6 +3,7 @@
 Its runs wait their turn in the queue, between those of requests.
 """
 
+import asyncio
 import time
 
 import numpy as np
@@ -14,6 +15,7 @@ from msd.contract.golden import Golden, golden_tensors, read_goldens
 from service.lineup.model import Model
 from service.run_queue import RunQueue
 from service.runtimes.runtime import Scores
+from service.runtimes.together import Together
 
 _PATIENCE_S = 600.0
 
@@ -34,37 +36,52 @@ class Proof:
         if tolerance is None:
             known = ", ".join(tolerances) or "none"
             raise BundleError(f"the manifest has no tolerance for {engine.key!r}; it has: {known}")
-        number = 0
         path = model.bundle.path(GOLDENS)
-        for number, golden in enumerate(read_goldens(path), start=1):
-            tensors = golden_tensors(model.schema, model.codecs["user"], model.codecs["item"], golden).tensors
-            if number == 1:
-                await self._grow(tensors)
-            difference = _greatest_difference(golden, await self._scores(tensors))
-            if not difference <= tolerance:
-                raise BundleError(
-                    f"golden {number} differs by {difference:.3g} from what the bundle expects"
-                    f" (at most {tolerance:.3g} for {engine.key})"
-                )
-        if number == 0:
+        goldens = list(read_goldens(path))
+        if not goldens:
             raise BundleError(f"{path}: holds no goldens to prove the model by")
+        users, items = model.codecs["user"], model.codecs["item"]
+        asked = [golden_tensors(model.schema, users, items, golden).tensors for golden in goldens]
+        for size in model.runner.runtime.warm_up_sizes(self._max_candidates):
+            await self._scores(self._resized(asked[0], size))
+        alone = [await self._scores(tensors) for tensors in asked]
+        _check(goldens, alone, tolerance, engine.key)
+        if model.runner.together:
+            _check(goldens, await self._scores_together(model.runner.together, asked), tolerance, "requests together")
 
-    async def _grow(self, tensors: Tensors) -> None:
-        """Runs with the numbers of candidates that the runtime names, so that no request pays for the first time."""
+    def _resized(self, tensors: Tensors, count: int) -> Tensors:
+        """The same request with so many of its candidates, again and again."""
         sides = {spec.name: spec.side for spec in self._model.schema.tensors}
-        for size in self._model.runner.runtime.warm_up_sizes(self._max_candidates):
-            await self._scores(
-                {
-                    name: np.resize(tensor, (size, *tensor.shape[1:])) if sides[name] == "item" else tensor
-                    for name, tensor in tensors.items()
-                }
-            )
+        return {
+            name: np.resize(tensor, (count, *tensor.shape[1:])) if sides[name] == "item" else tensor
+            for name, tensor in tensors.items()
+        }
+
+    async def _scores_together(self, together: Together, asked: list[Tensors]) -> list[Scores]:
+        """The same, several in a run. Not by the queue, which would not wait for them to be several."""
+        for size in together.warm_up_sizes():
+            await asyncio.to_thread(together.run, [self._resized(asked[0], size)])
+        found: list[Scores] = []
+        for start in range(0, len(asked), together.most):
+            found += await asyncio.to_thread(together.run, asked[start : start + together.most])
+        return found
 
     async def _scores(self, tensors: Tensors) -> Scores:
         count = next(len(tensors[spec.name]) for spec in self._model.schema.tensors if spec.side == "item")
         until = time.perf_counter() + _PATIENCE_S
         ran = await self._queue.run(self._model.runner, tensors, count, until, lambda: False)
         return ran.scores
+
+
+def _check(goldens: list[Golden], found: list[Scores], tolerance: float, how: str) -> None:
+    """Raises BundleError where one differs by more than the tolerance."""
+    for number, (golden, scores) in enumerate(zip(goldens, found, strict=True), start=1):
+        difference = _greatest_difference(golden, scores)
+        if not difference <= tolerance:
+            raise BundleError(
+                f"golden {number} differs by {difference:.3g} from what the bundle expects"
+                f" (at most {tolerance:.3g} for {how})"
+            )
 
 
 def _greatest_difference(golden: Golden, scores: Scores) -> float:

@@ -18,11 +18,12 @@ from service.settings import Settings
 
 
 class Together:
-    """Runs of up to `most` requests. `runtime` runs the merged graph."""
+    """Runs of up to `most` requests, of `most_rows` candidates in all. `runtime` runs the merged graph."""
 
     most = TOGETHER.requests
 
-    def __init__(self, schema: FeatureSchema, runtime: Runtime) -> None:
+    def __init__(self, schema: FeatureSchema, runtime: Runtime, most_rows: int) -> None:
+        self.most_rows = most_rows
         self._schema = schema
         self._runtime = runtime
 
@@ -31,6 +32,10 @@ class Together:
         # As many users each time: for buffers that are bound, the number may not change.
         merged = merge(self._schema, requests, rows=self.most)
         return list(split(self._runtime.run(merged), candidates_of(self._schema, requests)))
+
+    def warm_up_sizes(self) -> Sequence[int]:
+        """The numbers of candidates to run once each, so that no request pays for it."""
+        return self._runtime.warm_up_sizes(self.most_rows)
 
 
 def open_together(bundle: Bundle, engine: Engine, settings: Settings) -> Together | None:
@@ -47,9 +52,12 @@ def open_together(bundle: Bundle, engine: Engine, settings: Settings) -> Togethe
             f"{bundle.folder}: runs in {engine.precision} on {engine.name}, and requests together in fp32 on {NAME}:"
             " their scores would depend on who else asks; set MSD_MERGE=off"
         )
+    runtime: Runtime
     if settings.provider == "cuda":
-        return Together(bundle.schema, open_cuda(bundle, settings.threads, TOGETHER))
-    return Together(bundle.schema, OnnxRuntime(bundle, settings.provider, settings.threads, TOGETHER))
+        runtime = open_cuda(bundle, settings.threads, TOGETHER)
+    else:
+        runtime = OnnxRuntime(bundle, settings.provider, settings.threads, TOGETHER)
+    return Together(bundle.schema, runtime, settings.max_candidates)
 
 
 def _pays(bundle: Bundle, engine: Engine) -> bool:

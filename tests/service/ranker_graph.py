@@ -72,7 +72,7 @@ def build_ranker(schema: FeatureSchema, recipe: Recipe, *, merged: bool = False)
     logit = "logit0"
     for wanted, add in ((recipe.poison, _poison), (recipe.slow, _slow), (recipe.dense, _dense)):
         if wanted:
-            logit = add(schema, nodes, weights, logit)
+            logit = add(schema, nodes, weights, logit, merged)
     nodes += [
         helper.make_node("Sigmoid", [logit], ["pctr"]),
         helper.make_node("Mul", [logit, "scale0.5"], ["pcvr.logit"]),
@@ -85,8 +85,8 @@ def build_ranker(schema: FeatureSchema, recipe: Recipe, *, merged: bool = False)
     return model
 
 
-def _poison(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str) -> str:
-    """Adds 0 / (hour − POISON_HOUR), which is 0 but at that hour, where it is NaN."""
+def _poison(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str, merged: bool) -> str:
+    """Adds 0 / (hour − POISON_HOUR), which is 0 but at that hour, where it is NaN; [R] where there are R contexts."""
     index = schema.indexed("context")[0].index[POISON_HOUR]
     weights += [
         numpy_helper.from_array(np.array([float(index)], np.float32), "poison.hour"),
@@ -98,13 +98,16 @@ def _poison(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: 
         helper.make_node("Reshape", ["poison.raw", "poison.shape"], ["poison.value"]),
         helper.make_node("Sub", ["poison.value", "poison.hour"], ["poison.distance"]),
         helper.make_node("Div", ["poison.zero", "poison.distance"], ["poison"]),
-        helper.make_node("Add", [logit, "poison"], ["logit.poison"]),
+        helper.make_node("Gather", ["poison", REQUEST_OF.name], ["poison.own"])
+        if merged
+        else helper.make_node("Identity", ["poison"], ["poison.own"]),
+        helper.make_node("Add", [logit, "poison.own"], ["logit.poison"]),
     ]
-    weights.append(numpy_helper.from_array(np.array([1], np.int64), "poison.shape"))
+    weights.append(numpy_helper.from_array(np.array([-1], np.int64), "poison.shape"))
     return "logit.poison"
 
 
-def _slow(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str) -> str:
+def _slow(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str, merged: bool) -> str:
     """Adds 0 × a chain of large matrix products, some tenths of a second a run whatever N is."""
     size = 700
     weights += [
@@ -112,7 +115,10 @@ def _slow(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: st
         numpy_helper.from_array(np.zeros(1, np.float32), "slow.zero"),
         numpy_helper.from_array(np.array([1], np.int64), "slow.shape"),
     ]
-    nodes.append(helper.make_node("Add", ["slow.matrix", "context"], ["slow.0"]))
+    nodes += [
+        helper.make_node("ReduceSum", ["context"], ["slow.context"], keepdims=1),
+        helper.make_node("Add", ["slow.matrix", "slow.context"], ["slow.0"]),
+    ]
     for step in range(24):
         nodes.append(helper.make_node("MatMul", [f"slow.{step}", "slow.matrix"], [f"slow.{step + 1}"]))
     nodes += [
@@ -124,7 +130,7 @@ def _slow(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: st
     return "logit.slow"
 
 
-def _dense(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str) -> str:
+def _dense(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str, merged: bool) -> str:
     """Adds a network of one hidden layer over the candidates' vectors."""
     rng = np.random.default_rng(5)
     (width,) = next(spec.shape for spec in schema.tensors if spec.name == "item_semantic")

@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from service.metrics import Metrics
 from service.run_queue import RunQueue
 from service.runner import Runner
 from service.runtimes.runtime import Engine, Scores
+from service.runtimes.together import Together
 
 
 class CountingRuntime:
@@ -48,13 +49,36 @@ class CountingRuntime:
         return ()
 
 
+class CountingTogether:
+    """Notes which requests it runs at once, at most four, of ten candidates; of which one fails all."""
+
+    most, most_rows = 4, 10
+
+    def __init__(self) -> None:
+        self.runs: list[list[int]] = []
+
+    def run(self, requests: Sequence[Tensors]) -> list[Scores]:
+        """Fails on −1."""
+        values = [int(one["x"][0]) for one in requests]
+        self.runs.append(values)
+        if -1 in values:
+            raise RuntimeError("no such value among them")
+        return [{"pctr": np.array([value], np.float32)} for value in values]
+
+
 class Bench:
     """A queue and its runtime."""
 
-    def __init__(self, seconds: float = 0.0, max_rows: int = 1_000, deadline_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        seconds: float = 0.0,
+        max_rows: int = 1_000,
+        deadline_s: float = 60.0,
+        merged: CountingTogether | None = None,
+    ) -> None:
         self.runtime = CountingRuntime(seconds)
         self.metrics = Metrics()
-        self.runner = Runner(self.runtime)
+        self.runner = Runner(self.runtime, cast(Together, merged))
         self.queue = RunQueue(self.metrics, max_rows, deadline_s)
 
     async def run(
@@ -94,6 +118,29 @@ def test_each_gets_its_own_result_and_a_failing_run_fails_alone(values: list[int
     assert bench.runtime.most_at_once == 1
     for value, result in zip(values, found, strict=True):
         assert result == value if value >= 0 else isinstance(result, RuntimeError)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(-1, 50), st.integers(1, 6)), min_size=1, max_size=20))
+def test_those_that_wait_go_together_and_each_gets_its_own(asked: list[tuple[int, int]]) -> None:
+    merged = CountingTogether()
+    bench = Bench(merged=merged)
+    found = together(bench, *(bench.run(value, rows) for value, rows in asked))
+
+    for (value, _), result in zip(asked, found, strict=True):
+        assert result == value if value >= 0 else isinstance(result, RuntimeError)
+    # Whoever did not go with others, or went with one that fails, ran alone, once.
+    well = [value for run in merged.runs if -1 not in run for value in run]
+    assert sorted(well + bench.runtime.runs) == sorted(value for value, _ in asked)
+    assert all(2 <= len(run) <= merged.most for run in merged.runs)
+
+
+def test_no_more_go_together_than_fit() -> None:
+    merged = CountingTogether()
+    bench = Bench(merged=merged)
+    together(bench, *(bench.run(value, rows) for value, rows in ((1, 6), (2, 5), (3, 5), (4, 1), (5, 9))))
+    assert merged.runs == [[2, 3], [4, 5]]
+    assert bench.runtime.runs == [1]
 
 
 def test_short_runs_stay_in_the_loop_and_long_ones_go_to_the_thread() -> None:

@@ -1,5 +1,6 @@
 """Several requests in one run: each gets the scores that it has alone, on a plain session and on bound buffers."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from service.runtimes.onnxruntime import OnnxRuntime, engine_of, open_session
 from service.runtimes.runtime import Runtime, RuntimeRefused
 from service.runtimes.together import Together, open_together
 from service.settings import Settings
-from tests.service.bundle_factory import build_bundle
-from tests.service.ranker_graph import Recipe, build_ranker
+from tests.service.bundle_factory import build_bundle, golden_requests
+from tests.service.live import live_service
+from tests.service.ranker_graph import POISON_HOUR, Recipe, build_ranker
 from tests.service.runtimes.conftest import Asked, Make
 
 needs_card = pytest.mark.skipif(
@@ -42,7 +44,7 @@ def _bound(bundle: Bundle) -> BoundRuntime:
 @pytest.fixture(scope="module", params=["plain", "bound"])
 def together(merging: Bundle, request: pytest.FixtureRequest) -> Together:
     runtime: Runtime = OnnxRuntime(merging, "cpu", 1, TOGETHER) if request.param == "plain" else _bound(merging)
-    return Together(merging.schema, runtime)
+    return Together(merging.schema, runtime, 2_000)
 
 
 def _requests(asked: Asked, sizes: list[int]) -> list[Tensors]:
@@ -103,6 +105,27 @@ def test_a_graph_for_one_user_is_refused(merging: Bundle, tmp_path: Path) -> Non
     onnx.save(model, tmp_path / MERGED_RANKER)
     with pytest.raises(BundleError, match=r"ranker\.merged\.onnx: input user_categorical takes 1 requests only"):
         OnnxRuntime(Bundle(tmp_path, merging.manifest), "cpu", 1, TOGETHER)
+
+
+def test_a_service_that_merges_fails_only_whom_it_must(tmp_path: Path) -> None:
+    """Of requests that come at once, one is of an hour at which the model gives no number."""
+    build_bundle(tmp_path / "bundle", Recipe(poison=True, merged=True, slow=True))
+    goldens = golden_requests()
+
+    def ask(number: int) -> int:
+        request = goldens[number % len(goldens)]
+        if number % 8 == 3:
+            request = {**request, "context": {"hour": POISON_HOUR}}
+        return running.score(request).status_code
+
+    with live_service(tmp_path / "bundle", tmp_path, merge="on", deadline_ms=60_000) as running:
+        before = running.metric("msd_run_rows_count")
+        with ThreadPoolExecutor(24) as clients:
+            codes = list(clients.map(ask, range(48)))
+        runs = running.metric("msd_run_rows_count") - before
+
+    assert codes == [500 if number % 8 == 3 else 200 for number in range(48)]
+    assert 3 <= runs < 48
 
 
 @pytest.mark.gpu
