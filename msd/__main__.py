@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -32,6 +33,7 @@ COMMANDS = {
     "delta": _Command("service.delta_command", "cpu", "Write what of a bundle's rows has changed."),
     "publish": _Command("service.publish_command", "cpu", "Copy a bundle's rows into Redis and point to them."),
     "serve": _Command("service.serve_command", "cpu", "Answer scoring requests over HTTP."),
+    "key": _Command("service.key_command", "cpu", "Make an API key, and the entry that lets it in."),
     "replay": _Command("loadtest.replay_command", "load", "Send recorded requests and compare the scores."),
     "bench": _Command(
         "loadtest.bench_command", "load", "Compare the service with others; or measure a running one, or the graph."
@@ -51,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     try:
         _load(arguments[0])(args=list(arguments[1:]), prog_name=f"msd {arguments[0]}")
+    except KeyboardInterrupt:  # while a command's package was being loaded; later the command sees to it
+        sys.exit(128 + signal.SIGINT)
     except MsdError as error:
         Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), str(error)))
         sys.exit(2)

@@ -25,8 +25,9 @@ _NUMBERS = itertools.count()
 _HEADER = b"x-request-id"
 _MAX_ID_BYTES = 128
 _SHOWN_PATH = 200
-# The service says in its log itself, once and not for each request, that it is not ready or has too much to do.
-_NO_NEWS = (429, 499, 503, 504)
+# The service says in its log itself, once and not for each request, that it is not ready, refuses keys or has too much
+# to do.
+_NO_NEWS = (401, 403, 429, 499, 503, 504)
 
 
 @dataclass(slots=True)
@@ -42,6 +43,8 @@ class Access:
     candidates: int | None = None
     degraded: dict[str, int] = field(default_factory=dict)
     error: str | None = None
+    key: str | None = None
+    """The name of the key that was given, where keys are asked for."""
 
     def note_degraded(self, candidates: Iterable[str], user: str | None) -> None:
         """Counts what the reply declares, by rung."""
@@ -112,7 +115,7 @@ class AccessMiddleware:
             ms=round(seconds * 1000, 3),
             **{
                 name: value
-                for name in ("candidates", "degraded", "error")
+                for name in ("key", "candidates", "degraded", "error")
                 if (value := getattr(access, name)) not in (None, {})
             },
         )

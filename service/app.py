@@ -16,6 +16,7 @@ from msd.contract.rows import RowSide
 from service.access import AccessMiddleware
 from service.docs import add_docs
 from service.errors import ErrorResponse
+from service.guard import GuardMiddleware, open_guard
 from service.health import health_routes
 from service.lineup.lineup import Arm, Lineup, Serving
 from service.lineup.model import load_model
@@ -45,6 +46,7 @@ def create_app(
     metrics.bundle(bundle.bundle_id, model.version, model.store.name)
     metrics.runtime(model.engine)
     readiness = Readiness(metrics)
+    guard = open_guard(settings, metrics)
     deadline_s = settings.deadline_ms / 1000
     queue = RunQueue(metrics, settings.max_queued_rows, deadline_s)
     scorer = Scorer(queue, metrics, deadline_s)
@@ -52,12 +54,15 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        starting = asyncio.create_task(starter.start())
+        tasks = [asyncio.create_task(starter.start())]
+        if guard is not None:
+            tasks.append(asyncio.create_task(guard.watch()))
         try:
             yield
         finally:
-            starting.cancel()
-            await asyncio.gather(starting, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             queue.close()
             await serving.close()
 
@@ -72,13 +77,15 @@ def create_app(
     )
     app.state.readiness = readiness
     is_verbose = settings.log_level == "debug"
+    if guard is not None:
+        app.add_middleware(GuardMiddleware, guard=guard)
     app.add_middleware(AccessMiddleware, metrics=metrics, is_verbose=is_verbose)
     app.add_exception_handler(HTTPException, _answer_http_exception)
-    score = ScoreRoute(settings, serving, scorer, readiness, metrics)
+    score = ScoreRoute(settings, serving, scorer, readiness, metrics, guard)
     app.scoring = AccessMiddleware(score, metrics, is_verbose)
     app.router.routes.append(Route(PATH, score, methods=["POST"], name="score"))
     app.include_router(health_routes(serving, readiness, metrics, settings.max_candidates))
-    add_docs(app, bundle)
+    add_docs(app, bundle, needs_keys=guard is not None)
     return app
 
 

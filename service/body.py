@@ -45,6 +45,25 @@ async def read_json_body(scope: Scope, receive: Receive, limit: int, timeout_s: 
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
+async def discard_body(scope: Scope, receive: Receive, limit: int, timeout_s: float) -> bool:
+    """Throws a body away; whether its end came, within a multiple of `limit` and the time. Raises ClientGone."""
+    if is_whole(scope):
+        return True
+    size = 0
+    try:
+        async with asyncio.timeout(timeout_s):
+            while size <= _DISCARDED_LIMITS * limit:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                if not message.get("more_body", False):
+                    return True
+                size += len(message.get("body", b""))
+    except TimeoutError:
+        return False
+    return False
+
+
 def _check_headers(scope: Scope) -> None:
     media_type = b""
     for name, value in scope["headers"]:

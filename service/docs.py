@@ -21,8 +21,14 @@ from service.score_route import PATH
 
 _ASSETS = "/docs/assets"
 _REF = "#/components/schemas/{model}"
+_SECURITY = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+}
 _ERRORS = {
     400: ("malformed", "the body is not JSON: Expecting value: line 1 column 1 (char 0)", None),
+    401: ("unauthorized", "send a key: `Authorization: Bearer KEY`, or `X-Api-Key: KEY`", None),
+    403: ("forbidden", "the key 'reports' has not the scope 'score'", None),
     408: ("body_timeout", "the body did not end within 5 s; 0 bytes came", None),
     413: ("too_many_candidates", "10000 candidates; one request may have 2000: split it", "candidates.id"),
     415: ("unsupported_media_type", "the content type is 'text/plain'; it has to be 'application/json'", None),
@@ -34,6 +40,8 @@ _ERRORS = {
 }
 _DESCRIPTIONS = {
     400: "Not JSON, or not unambiguous JSON.",
+    401: "Where the service asks for keys: there is none, or none that is known and still good.",
+    403: "The key is good, for other things.",
     408: "The body did not end in time.",
     413: "Too many candidates, or too many bytes.",
     415: "The body is not declared as JSON.",
@@ -45,10 +53,10 @@ _DESCRIPTIONS = {
 }
 
 
-def add_docs(app: FastAPI, bundle: Bundle) -> None:
-    """Adds the page and its assets, and makes `app.openapi()` tell of the scoring route too."""
+def add_docs(app: FastAPI, bundle: Bundle, *, needs_keys: bool) -> None:
+    """Adds the page and its assets, and makes `app.openapi()` tell of the scoring route too, and of keys."""
     static = Path(fastapi_offline.__file__).parent / "static"
-    app.openapi = _openapi_of(app, bundle)  # type: ignore[method-assign]
+    app.openapi = _openapi_of(app, bundle, needs_keys)  # type: ignore[method-assign]
 
     @app.get("/docs", include_in_schema=False)
     async def page() -> HTMLResponse:
@@ -63,7 +71,7 @@ def add_docs(app: FastAPI, bundle: Bundle) -> None:
     app.mount(_ASSETS, StaticFiles(directory=static), name="docs-assets")
 
 
-def _openapi_of(app: FastAPI, bundle: Bundle) -> Callable[[], dict[str, Any]]:
+def _openapi_of(app: FastAPI, bundle: Bundle, needs_keys: bool) -> Callable[[], dict[str, Any]]:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
@@ -73,6 +81,9 @@ def _openapi_of(app: FastAPI, bundle: Bundle) -> Callable[[], dict[str, Any]]:
             )
             document.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
             document["paths"][PATH] = {"post": _operation(_example(bundle))}
+            if needs_keys:
+                document["components"]["securitySchemes"] = _SECURITY
+                document["security"] = [{name: []} for name in _SECURITY]
             app.openapi_schema = document
         return app.openapi_schema
 

@@ -25,12 +25,28 @@ class ServiceError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
     retry_after_s: ClassVar[int | None] = None
-    closes: ClassVar[bool] = False
+    headers: ClassVar[tuple[tuple[bytes, bytes], ...]] = ()
+    closes: bool = False
 
     def __init__(self, message: str, field: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.field = field
+
+
+class Unauthorized(ServiceError):
+    """There is no key, or none that is known and still good."""
+
+    status = 401
+    code = "unauthorized"
+    headers = ((b"www-authenticate", b"Bearer"),)
+
+
+class Forbidden(ServiceError):
+    """The key is good, for other things."""
+
+    status = 403
+    code = "forbidden"
 
 
 class BodyTooLarge(ServiceError):
@@ -116,6 +132,7 @@ class ErrorResponse:
         field: str | None = None
         if isinstance(error, ServiceError):
             self.status, self.code, message, field = error.status, error.code, error.message, error.field
+            self.headers += error.headers
             if error.retry_after_s is not None:
                 self.headers.append((b"retry-after", b"%d" % error.retry_after_s))
             if error.closes:

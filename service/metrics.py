@@ -26,7 +26,9 @@ Tier = Literal["file", "arena", "stale", "redis", "missing"]
 TIERS: tuple[Tier, ...] = ("file", "arena", "stale", "redis", "missing")
 SideName = Literal["recorder", "log", "encoder"]
 SIDE_NAMES: tuple[SideName, ...] = ("recorder", "log", "encoder")
-CODES = (200, 400, 408, 413, 415, 422, 429, 499, 500, 503, 504)
+KeyRefusal = Literal["missing", "unknown", "expired", "scope"]
+KEY_REFUSALS: tuple[KeyRefusal, ...] = ("missing", "unknown", "expired", "scope")
+CODES = (200, 400, 401, 403, 408, 413, 415, 422, 429, 499, 500, 503, 504)
 _SECONDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 7.5e-3, 1e-2, 1.5e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1, 5)
 _STAGE_SECONDS = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1, 5)
 _AGES = (1, 10, 60, 300, 900, 3_600, 7_200, 21_600, 86_400, 172_800, 604_800)
@@ -68,6 +70,16 @@ class Metrics:
             "msd_shed", "Requests that were not scored, by what there was too much of, or too little.", "reason", SHEDS
         )
         """By reason."""
+        self.keys_refused = families.counters(
+            "msd_keys_refused",
+            "Requests that were refused for their key, or for the lack of one.",
+            "reason",
+            KEY_REFUSALS,
+        )
+        """By reason."""
+        self.keys_stale = families.gauge(
+            "msd_keys_stale", "1 while the file of keys cannot be used, and those read before are.", "max"
+        )
         self.store_errors = families.counter("msd_store_errors", "Reads that the row store failed.")
         self._damaged = families.counters(
             "msd_damaged_rows", "Rows read that were short or another bundle's.", "side", ("user", "item")

@@ -11,6 +11,7 @@ from msd.contract.request import parse_request_by
 from service.access import access_of
 from service.body import read_json_body
 from service.errors import NotReady
+from service.guard import Guard
 from service.lineup.lineup import Serving
 from service.metrics import Metrics
 from service.protocol import left_check
@@ -27,9 +28,16 @@ class ScoreRoute:
     """The endpoint. Its work is bounded in bytes, time, candidates and waiting rows."""
 
     def __init__(
-        self, settings: Settings, serving: Serving, scorer: Scorer, readiness: Readiness, metrics: Metrics
+        self,
+        settings: Settings,
+        serving: Serving,
+        scorer: Scorer,
+        readiness: Readiness,
+        metrics: Metrics,
+        guard: Guard | None,
     ) -> None:
         self._settings = settings
+        self._guard = guard
         self._serving = serving
         self._scorer = scorer
         self._readiness = readiness
@@ -39,6 +47,8 @@ class ScoreRoute:
         """Answers one request."""
         access = access_of(scope)
         access.is_scoring = True
+        if self._guard is not None and (refusal := self._guard.refusal(scope, "score")):
+            await self._guard.send_away(scope, receive, refusal)
         settings, stages = self._settings, self._metrics.stages
         body = await read_json_body(scope, receive, settings.max_body_bytes, settings.body_timeout_ms / 1000)
         if not self._readiness.can_score:

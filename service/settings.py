@@ -40,6 +40,9 @@ class Settings(BaseModel):
     """None, `auto` in an environment, is as many as there are cores for."""
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
+    keys_file: Path | None = None
+    """None: whoever reaches the port may ask for scores, and there are no admin routes."""
+    guard_metrics: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     max_body_bytes: Annotated[int, Field(ge=1_024, le=2**28)] = 2**20
     max_header_bytes: Annotated[int, Field(ge=1_024, le=2**20)] = 2**15
@@ -76,6 +79,8 @@ class Settings(BaseModel):
     def _fit_together(self) -> Self:
         if self.store == "redis" and self.redis_url is None:
             raise ValueError("MSD_STORE=redis needs MSD_REDIS_URL, e.g. redis://localhost:6379/0")
+        if self.guard_metrics and self.keys_file is None:
+            raise ValueError("MSD_GUARD_METRICS needs MSD_KEYS_FILE, the file of the keys to ask for")
         if self.runtime == "openvino" and self.provider != "cpu":
             raise ValueError(f"MSD_RUNTIME=openvino has no MSD_PROVIDER={self.provider}; it runs on the CPU")
         if self.max_queued_rows < self.max_candidates:

@@ -16,6 +16,7 @@ from msd.contract.bundle import open_bundle
 from msd.contract.errors import MsdError
 from msd.contract.rows import RowSide
 from service.cores import usable_cores, worker_count
+from service.guard import check_keys
 from service.listener import accepted, bind, listen, refuse_new
 from service.logs import configure_logs, keep_standard_streams
 from service.metrics import Metrics
@@ -36,6 +37,7 @@ def run_service(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT. Raises MsdError when the service cannot start."""
     keep_standard_streams()
     configure_logs(settings.log_level)
+    check_keys(settings)
     cores = usable_cores()
     count = worker_count(settings, cores)
     # Verified here, once: the workers find the mark of it.

@@ -1,0 +1,223 @@
+"""Who gets in: a running service that asks for keys, whose file changes under it."""
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from msd.contract.bundle import Bundle
+from service.keys import KeyEntry, KeyScope, new_key
+from tests.service.bundle_factory import golden_requests
+from tests.service.live import LiveService, live_service, run_msd, wait_until
+from tests.service.test_bad_input import HEAD, error_of, talk
+
+GOOD = golden_requests()[0]
+_PAST, _FUTURE = (datetime.now(UTC) + timedelta(days=days) for days in (-1, 1))
+_WANTED: dict[str, tuple[tuple[KeyScope, ...], datetime | None]] = {
+    "ads": (("score", "events"), None),
+    "ads-next": (("score",), _FUTURE),
+    "ads-old": (("score",), _PAST),
+    "prometheus": (("metrics",), None),
+    "ops": (("admin",), None),
+}
+_MADE: dict[str, tuple[str, KeyEntry]] = {name: new_key(name, *given) for name, given in _WANTED.items()}
+KEYS = {name: key for name, (key, _) in _MADE.items()}
+
+
+def write_keys(path: Path, *names: str) -> None:
+    """The file of some of the keys, in one step."""
+    temporary = path.with_suffix(".new")
+    temporary.write_text(json.dumps({"keys": [_MADE[name][1].model_dump(mode="json") for name in names]}))
+    os.replace(temporary, path)
+
+
+@pytest.fixture(scope="module")
+def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All keys but `ads-next`."""
+    path = tmp_path_factory.mktemp("keys") / "keys.json"
+    write_keys(path, "ads", "ads-old", "prometheus", "ops")
+    return path
+
+
+@pytest.fixture(scope="module")
+def guarded(bundle: Bundle, keys_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    """A service that asks for keys, for its metrics too."""
+    with live_service(
+        bundle.folder,
+        tmp_path_factory.mktemp("guarded"),
+        keys_file=keys_file,
+        guard_metrics=True,
+        log_level="debug",
+        body_timeout_ms=700,
+    ) as running:
+        yield running
+
+
+def ask(service: LiveService, key: str | None, path: str = "/v1/score") -> httpx.Response:
+    """One request with a key, to score if nothing else is said."""
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    with service.client(headers=headers) as client:
+        return client.post(path, json=GOOD) if path == "/v1/score" else client.get(path)
+
+
+def metric(service: LiveService, sample: str) -> float:
+    """A sample, asked for with the key for it."""
+    lines = ask(service, KEYS["prometheus"], "/metrics").text.splitlines()
+    return next(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{sample} "))
+
+
+def test_a_good_key_scores_by_either_header(guarded: LiveService) -> None:
+    assert ask(guarded, KEYS["ads"]).status_code == 200
+    with guarded.client() as client:
+        for header in ({"X-Api-Key": KEYS["ads"]}, {"Authorization": f"bearer  {KEYS['ads']}"}):
+            assert client.post("/v1/score", json=GOOD, headers=header).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "code", "said"),
+    [
+        (None, 401, "unauthorized", "send a key"),
+        ("no such key", 401, "unauthorized", "none that this service knows"),
+        ("ads-next", 401, "unauthorized", "none that this service knows"),
+        ("ads-old", 401, "unauthorized", "the key 'ads-old' has ended"),
+        ("ops", 403, "forbidden", "the key 'ops' has not the scope 'score'"),
+        ("prometheus", 403, "forbidden", "the key 'prometheus' has not the scope 'score'"),
+    ],
+)
+def test_any_other_key_does_not_score(
+    guarded: LiveService, name: str | None, status: int, code: str, said: str
+) -> None:
+    sample = f'msd_requests_total{{code="{status}"}}'
+    before = metric(guarded, sample)
+    answer = ask(guarded, name and KEYS.get(name, "msd_hunter2"))
+
+    error = error_of(answer, status)
+    assert error["code"] == code
+    assert said in error["message"]
+    assert answer.headers.get("www-authenticate") == ("Bearer" if status == 401 else None)
+    assert answer.headers.get("connection") is None
+    assert metric(guarded, sample) == before + 1
+
+
+NEEDS: dict[str, KeyScope | None] = {
+    "/health/live": None,
+    "/health/ready": None,
+    "/metrics": "metrics",
+    "/v1/admin/anything": "admin",
+    "/v1/%61dmin/anything": "admin",
+    "/v1/events": "events",
+}
+
+
+@pytest.mark.parametrize("path", NEEDS)
+def test_each_path_needs_its_own_scope(guarded: LiveService, path: str) -> None:
+    """Whether a route is there is only told to those who may use it."""
+    need = NEEDS[path]
+    for name in ("ads", "prometheus", "ops"):
+        status = ask(guarded, KEYS[name], path).status_code
+        assert (status == 403) == (need not in (None, *_MADE[name][1].scopes)), name
+    assert (ask(guarded, None, path).status_code == 401) == (need is not None)
+
+
+@pytest.mark.parametrize("path", ["/v1/model", "/docs", "/openapi.json", "/docs/assets/favicon.png", "/nothing"])
+def test_what_tells_of_the_service_needs_a_key_of_any_scope(guarded: LiveService, path: str) -> None:
+    assert error_of(ask(guarded, None, path), 401)["code"] == "unauthorized"
+    assert {ask(guarded, KEYS[name], path).status_code for name in ("ads", "ops")} <= {200, 404}
+
+
+def test_the_document_says_that_keys_are_asked_for(guarded: LiveService) -> None:
+    document = ask(guarded, KEYS["ads"], "/openapi.json").json()
+
+    assert set(document["components"]["securitySchemes"]) == {"bearer", "header"}
+    assert document["security"] == [{"bearer": []}, {"header": []}]
+
+
+def test_the_answer_does_not_wait_for_the_body(guarded: LiveService) -> None:
+    """Who has no key and sends a body without end is refused for the key, and sent away."""
+    whole = talk(guarded, HEAD + b"Connection: close\r\nContent-Length: 2\r\n\r\n", b"{}")
+    endless = talk(guarded, HEAD + b"Content-Length: 900000\r\n\r\n", b"{")
+    too_much = talk(guarded, HEAD + b"Content-Length: 90000000\r\n\r\n", b" " * 3_000_000)
+
+    for answer in (whole, endless, too_much):
+        assert answer.startswith(b"HTTP/1.1 401 ")
+    assert b"connection: close" in endless
+    assert b"connection: close" in too_much
+
+
+def test_a_refused_client_that_leaves_is_no_error(guarded: LiveService) -> None:
+    with socket.create_connection(("127.0.0.1", guarded.port)) as connection:
+        connection.sendall(HEAD + b"Content-Length: 900000\r\n\r\n{")
+    wait_until(lambda: metric(guarded, 'msd_requests_total{code="499"}') >= 1)
+
+
+def test_keys_come_and_go_without_a_restart(guarded: LiveService, keys_file: Path) -> None:
+    try:
+        write_keys(keys_file, "ads-next", "prometheus", "ops")
+        wait_until(lambda: ask(guarded, KEYS["ads-next"]).status_code == 200)
+        assert ask(guarded, KEYS["ads"]).status_code == 401
+
+        keys_file.write_text('{"keys": [{"na')
+        wait_until(lambda: metric(guarded, "msd_keys_stale") == 1)
+        assert ask(guarded, KEYS["ads-next"]).status_code == 200
+        assert ask(guarded, KEYS["ads"]).status_code == 401
+    finally:
+        write_keys(keys_file, "ads", "ads-old", "prometheus", "ops")
+    wait_until(lambda: metric(guarded, "msd_keys_stale") == 0)
+    assert ask(guarded, KEYS["ads"]).status_code == 200
+    said = [line for line in guarded.log() if line["event"] == "not_reloaded"]
+    assert said
+    assert "stays in use" in said[0]["reason"]
+
+
+def test_no_key_is_written_down(guarded: LiveService) -> None:
+    """After all that was asked above, a half-written header among it."""
+    talk(guarded, b"GET / HTTP/1.1\r\nAuthorization: Bearer " + KEYS["ads"].encode() + b"\r\nbad header\r\n\r\n")
+    for name, key in KEYS.items():
+        ask(guarded, key, f"/nothing/{name}")
+    written = guarded.log_path.read_text() + guarded.log_path.with_name("service.err").read_text()
+    told = ask(guarded, KEYS["prometheus"], "/metrics").text
+    listed = b"".join(path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if os.access(path, os.R_OK))
+
+    assert '"key":"ads"' in written
+    for key in (*KEYS.values(), "hunter2"):
+        assert key not in written
+        assert key not in told
+        assert key.encode() not in listed
+    assert not [line for line in guarded.log() if line["event"] == "internal_error"]
+
+
+def test_refusals_are_told_together(guarded: LiveService) -> None:
+    for _ in range(20):
+        ask(guarded, None)
+    lines = [line for line in guarded.log() if line["event"] == "keys_refused"]
+
+    assert 1 <= len(lines) < 10
+    assert lines[0]["last_client"] == "127.0.0.1"
+    assert metric(guarded, 'msd_keys_refused_total{reason="missing"}') >= 20
+
+
+def test_without_a_file_scoring_is_open_and_the_log_says_so(service: LiveService) -> None:
+    with service.client() as client:
+        assert client.post("/v1/score", json=GOOD, headers={"Authorization": "Bearer x"}).status_code == 200
+        assert client.get("/v1/admin/anything").status_code == 404
+    assert "no admin routes" in next(line for line in service.log() if line["event"] == "open_to_all")["reason"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [({"MSD_KEYS_FILE": "/no/such/file"}, "/no/such/file"), ({"MSD_GUARD_METRICS": "1"}, "needs MSD_KEYS_FILE")],
+)
+def test_a_start_without_the_keys_that_are_asked_for_is_refused(
+    bundle: Bundle, given: dict[str, Any], said: str
+) -> None:
+    ended = run_msd("serve", str(bundle.folder), "--port", "0", **given)
+
+    assert ended.returncode == 2
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
