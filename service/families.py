@@ -44,6 +44,30 @@ class Gauge:
         """Replaces."""
         self._cells[self.place] = value
 
+    def add(self, amount: float) -> None:
+        """Changes it by so much."""
+        self._cells[self.place] += amount
+
+
+class Standing:
+    """Which one of some states something is in, told by gauges that count what is in each."""
+
+    __slots__ = ("_gauges", "_state")
+
+    def __init__(self, gauges: Mapping[str, Gauge], state: str) -> None:
+        self._gauges = gauges
+        self._state: str | None = state
+        gauges[state].add(1.0)
+
+    def set(self, state: str | None) -> None:
+        """Moves to a state; None when there is nothing any more that could be in one."""
+        if state != self._state:
+            if self._state is not None:
+                self._gauges[self._state].add(-1.0)
+            if state is not None:
+                self._gauges[state].add(1.0)
+            self._state = state
+
 
 class Histogram:
     """How often a value lay below each of some bounds, and the sum of all values."""
@@ -97,6 +121,20 @@ class Families(Collector):
         self._gauges.append(place)
         self.tell(lambda: GaugeMetricFamily(name, text, _MERGES[merge](self.over_rows(place))))
         return Gauge(self._own, place)
+
+    def gauges(self, name: str, text: str, label: str, values: Iterable[str]) -> dict[str, Gauge]:
+        """A gauge for each value of a label; that of the service is the workers' sum."""
+        places = {value: self._take(1) for value in values}
+        self._gauges.extend(places.values())
+
+        def tell() -> Metric:
+            family = GaugeMetricFamily(name, text, labels=[label])
+            for value, place in places.items():
+                family.add_metric([value], sum(self.over_rows(place)))
+            return family
+
+        self.tell(tell)
+        return {value: Gauge(self._own, place) for value, place in places.items()}
 
     def histograms(
         self, name: str, text: str, label: str, values: Iterable[str], bounds: Sequence[float]

@@ -24,6 +24,8 @@ SHEDS: tuple[Shed, ...] = ("rows", "wait", "deadline", "client_gone")
 RUNGS: tuple[str, ...] = ("user_unknown", "user_cached", "cached", "category_prior", "prior")
 Tier = Literal["file", "arena", "stale", "redis", "missing"]
 TIERS: tuple[Tier, ...] = ("file", "arena", "stale", "redis", "missing")
+STORE_STATES = ("up", "slow", "refusing", "down")
+FILLS = ("off", "waiting", "filling", "full", "done")
 SideName = Literal["recorder", "log", "encoder"]
 SIDE_NAMES: tuple[SideName, ...] = ("recorder", "log", "encoder")
 KeyRefusal = Literal["missing", "unknown", "expired", "scope"]
@@ -93,6 +95,16 @@ class Metrics:
         self.stale_ages = families.histogram(
             "msd_stale_seconds", "Since rows were last sure to be Redis's own, of reads of stale rows.", _AGES
         )
+        self.store_states = families.gauges(
+            "msd_store_state", "Workers by how the Redis fares that they read from.", "state", STORE_STATES
+        )
+        """By state."""
+        self.fills = families.gauges(
+            "msd_fill_state", "Workers by how far they are with bringing rows near.", "state", FILLS
+        )
+        """By state."""
+        self.arena_rows = families.gauges("msd_arena_rows", "Rows that workers hold.", "side", ("user", "item"))
+        """By side."""
         self.queued_rows = families.gauge("msd_queued_rows", "Candidates taken on and not yet scored.")
         self.connections = families.gauge("msd_connections", "Connections of clients.")
         self.ready = families.gauge("msd_ready", "1 when requests are answered.", "max")

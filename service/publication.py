@@ -15,7 +15,7 @@ from msd.contract.errors import MsdError
 from msd.contract.redis_keys import LOCK, key_prefix
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowSide
-from service.settings import redis_address
+from service.redis_url import parse_redis_url
 
 CHUNK = 500
 _CHUNKS_IN_FLIGHT = 8
@@ -28,6 +28,8 @@ _LOCK_MS = 60_000
 Files = Mapping[RowSide, RowFile]
 Progress = Callable[[int, int], None]
 """Called with rows copied so far, and rows in all."""
+Seen = Callable[[RowSide, Sequence[tuple[str, bytes]]], None]
+"""Called with the ids and rows that were copied."""
 
 
 class PublishError(MsdError):
@@ -42,16 +44,18 @@ class Publication:
         self.address = address
         self._token = token
 
-    def copy(self, bundle_id: str, files: Files, progress: Progress) -> int:
+    def copy(self, bundle_id: str, files: Files, progress: Progress, seen: Seen = lambda side, rows: None) -> int:
         """Sets all rows; how many bytes they have. Whoever reads meanwhile reads whole rows, old or new."""
         total = sum(file.count for file in files.values())
         copied = size = 0
         progress(0, total)
         with self.redis.pipeline(transaction=False) as pipeline:
-            for chunk in _chunks(bundle_id, files):
-                pipeline.mset(chunk)
+            for side, chunk in _chunks(files):
+                prefix = key_prefix(bundle_id, side).encode()
+                pipeline.mset({prefix + one.encode(): row for one, row in chunk})
+                seen(side, chunk)
                 copied += len(chunk)
-                size += sum(map(len, chunk.values()))
+                size += sum(len(row) for _, row in chunk)
                 if len(pipeline) >= _CHUNKS_IN_FLIGHT:
                     pipeline.execute()
                     self._renew()
@@ -128,7 +132,7 @@ def _client(url: str) -> tuple[str, Redis]:
     try:
         client = Redis.from_url(url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S)
         client.connection_pool.make_connection()  # looks at the URL's options
-        return redis_address(url), client
+        return parse_redis_url(url).address, client
     except (TypeError, ValueError) as error:
         raise PublishError(f"--redis: {error}") from None
 
@@ -143,11 +147,10 @@ def _release(redis: Redis, token: bytes) -> None:
             pipeline.execute()
 
 
-def _chunks(bundle_id: str, files: Files) -> Iterator[dict[bytes, bytes]]:
+def _chunks(files: Files) -> Iterator[tuple[RowSide, list[tuple[str, bytes]]]]:
     for side, file in files.items():
-        prefix = key_prefix(bundle_id, side).encode()
         for start in range(0, file.count, CHUNK):
-            yield {prefix + one.encode(): row for one, row in file.scan(start, start + CHUNK)}
+            yield side, file.scan(start, start + CHUNK)
 
 
 def keys_of(bundle_id: str, side: RowSide, ids: Sequence[str]) -> Iterator[bytes]:

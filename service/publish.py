@@ -11,14 +11,18 @@ from typing import cast
 
 from redis import Redis
 
-from msd.contract.bundle import ROWS, Bundle, open_bundle
+from msd.contract.bundle import ROWS, open_bundle
 from msd.contract.delta import rows_digest
 from msd.contract.redis_keys import POINTER, PREVIOUS, rows_key
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, RowSide
+from service.most_shown import MostShown
 from service.publication import Files, Progress, publication
 
-_NAMESPACE = re.compile(rb"^msd:([0-9a-f]{32}):(?:[ui]:|rows$)")
+_NAMESPACE = re.compile(rb"^msd:([0-9a-f]{32}):")
+
+
+SIDES: tuple[RowSide, ...] = ("user", "item")
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,15 @@ def publish(folder: Path, url: str, progress: Progress) -> Published:
     """Publishes the bundle in `folder`. Raises BundleError, or PublishError when Redis fails or lost a row."""
     started = time.monotonic()
     bundle = open_bundle(folder)
-    files: Files = {side: _open(bundle, side) for side in ("user", "item")}
+    codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in SIDES}
+    files: Files = {side: RowFile(bundle.path(ROWS[side]), codec, bundle.bundle_id) for side, codec in codecs.items()}
+    shown = MostShown(codecs)
     with publication(url) as running:
         # From now on until the end it is not known which rows are there, so that no delta fits them.
         running.redis.delete(rows_key(bundle.bundle_id))
-        size = running.copy(bundle.bundle_id, files, progress)
+        size = running.copy(bundle.bundle_id, files, progress, shown.see)
         running.verify(bundle.bundle_id, files)
+        shown.write(running.redis, bundle.bundle_id)
         previous = _point(running.redis, bundle.bundle_id, rows_digest(bundle))
         kept = {bundle.bundle_id, previous}
         removed = running.remove(
@@ -58,10 +65,6 @@ def publish(folder: Path, url: str, progress: Progress) -> Published:
         removed,
         round(time.monotonic() - started, 3),
     )
-
-
-def _open(bundle: Bundle, side: RowSide) -> RowFile:
-    return RowFile(bundle.path(ROWS[side]), RowCodec(bundle.schema, side, bundle.bundle_id), bundle.bundle_id)
 
 
 def _point(redis: Redis, bundle_id: str, digest: str) -> str | None:

@@ -8,12 +8,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 
 from msd.contract.errors import MsdError
 from msd.contract.request import MAX_CANDIDATES
+from service.redis_url import parse_redis_url
 
 PREFIX = "MSD_"
 MAX_WORKERS = 512
@@ -51,6 +51,7 @@ class Settings(BaseModel):
     head_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 10_000
     body_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 5_000
     cache_mb: Annotated[int, Field(ge=0, le=2**20)] = 256
+    fill_rows_per_s: Annotated[int, Field(ge=0, le=1_000_000)] = 5_000
     store_timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 100
     deadline_ms: Annotated[int, Field(ge=1, le=600_000)] = 1_000
     drain_seconds: Annotated[float, Field(ge=0, le=3_600)] = 5.0
@@ -72,7 +73,7 @@ class Settings(BaseModel):
     @classmethod
     def _is_a_redis_address(cls, url: SecretStr | None) -> SecretStr | None:
         if url is not None:
-            redis_address(url.get_secret_value())
+            parse_redis_url(url.get_secret_value())
         return url
 
     @model_validator(mode="after")
@@ -110,20 +111,6 @@ class Settings(BaseModel):
             for name, value in plain.items()
             if value is not None
         }
-
-
-def redis_address(url: str) -> str:
-    """Where a Redis URL leads, without its credentials. Raises ValueError when it is not a Redis URL."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port or 6379
-    except ValueError:
-        raise ValueError("not a URL; it looks like redis://[user:password@]host:port/0") from None
-    if parts.scheme == "unix" and parts.path:
-        return f"unix:{parts.path}"
-    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
-        raise ValueError("not a Redis URL; it looks like redis://[user:password@]host:port/0")
-    return f"[{parts.hostname}]:{port}" if ":" in parts.hostname else f"{parts.hostname}:{port}"
 
 
 def _unknown(name: str, known: list[str]) -> str:

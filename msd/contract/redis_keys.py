@@ -27,3 +27,14 @@ def rows_key(bundle_id: str) -> str:
 def encoded_key(bundle_id: str, key: bytes) -> str:
     """Where the vector of a text is that a request brought; `key` is the text's own (`encoded.text_key`)."""
     return f"msd:{bundle_id}:e:{key.hex()}"
+
+
+def shown_prefix(bundle_id: str) -> str:
+    """What the keys begin with that say which ids were shown most."""
+    return f"msd:{bundle_id}:shown:"
+
+
+def shown_key(bundle_id: str, side: RowSide, number: int) -> str:
+    """The keys, numbered from 0 until there is none, of the ids of one side, those shown most first: each holds some of
+    them, packed like a history (`rows`). For caches, which can do without; they may be older than the rows."""
+    return f"{shown_prefix(bundle_id)}{_LETTERS[side]}:{number}"

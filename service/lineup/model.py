@@ -60,4 +60,4 @@ def _open_store(bundle: Bundle, settings: Settings, metrics: Metrics, memory: Ma
 
     assert settings.redis_url is not None, "settings with a Redis store have its address"
     url, timeout_s = settings.redis_url.get_secret_value(), settings.store_timeout_ms / 1000
-    return RedisStore(bundle, url, timeout_s, settings.cache_mb * 2**20, metrics)
+    return RedisStore(bundle, url, timeout_s, settings.cache_mb * 2**20, metrics, settings.fill_rows_per_s)

@@ -17,6 +17,7 @@ from msd.contract.rows import Records, RowCodec, Rows, pack_history, unpack_hist
 
 # What Python takes for an id's places, beside the id and the row themselves, about.
 _OVERHEAD = 200
+_ID_BYTES = 70
 
 
 class Held(NamedTuple):
@@ -81,17 +82,53 @@ class Arena:
         kept, places = [], []
         for row, (one, tail) in enumerate(zip(ids, tails, strict=True)):
             self.drop(one)
-            if (place := self._room_for(self._size_of(one, tail))) is None:
+            size = self._size_of(one, tail)
+            if self._make_room(size):
+                kept.append(row)
+                places.append(self._take_place(one, tail, size))
+                self._touched[places[-1]] = False
+        self._write(kept, places, rows, epoch)
+
+    def fill(self, ids: Sequence[str], rows: Rows, epoch: int) -> bool:
+        """Holds rows like `put`, but moves nobody out for them and leaves alone what was read in this epoch; whether
+        there was room for all."""
+        tails = [pack_history(one) for one in rows.histories] or [b""] * len(ids)
+        kept, places, was_room = [], [], True
+        for row, (one, tail) in enumerate(zip(ids, tails, strict=True)):
+            if (old := self._places.get(one, -1)) >= 0 and self._epochs[old] == epoch:
                 continue
-            self._ids[place], self._tails[place], self._places[one] = one, tail, place
+            was_asked_for = old >= 0 and self._touched[old]
+            self.drop(one)
+            if self._bytes + (size := self._size_of(one, tail)) > self._max_bytes:
+                was_room = False
+                continue
             kept.append(row)
-            places.append(place)
-        at = np.array(places, np.int64)
-        # Of rows that made room for one another within this very call, the last one counts.
-        self._records[at] = rows.records.view(self._records.dtype)[kept]
-        self._found[at] = rows.found[kept]
-        self._epochs[at] = epoch
-        self._touched[at] = False
+            places.append(self._take_place(one, tail, size))
+            self._touched[places[-1]] = was_asked_for
+        self._write(kept, places, rows, epoch)
+        return was_room
+
+    def lacks(self, ids: Sequence[str], epochs: Sequence[int]) -> list[str]:
+        """Those of the ids that are not held from one of these epochs; they do not count as asked for."""
+        return [one for one in ids if (place := self._places.get(one, -1)) < 0 or self._epochs[place] not in epochs]
+
+    def of_other_epochs(self, epochs: Sequence[int], start: int, count: int) -> tuple[list[str], int]:
+        """At most `count` ids that are held from epochs other than these, of places from `start` on; and the place
+        after them, which is `end` where there are no more."""
+        is_old = np.isin(self._epochs[start : self.end], epochs, invert=True)
+        places = np.flatnonzero(is_old)[:count] + start
+        found = [one for place in places.tolist() if (one := self._ids[place]) is not None]
+        return found, int(places[-1]) + 1 if len(places) == count else self.end
+
+    @property
+    def end(self) -> int:
+        """The place after the last one that was ever taken."""
+        return len(self._ids)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more row of an id like most would move nobody out."""
+        return self._bytes + self._row_bytes + _ID_BYTES <= self._max_bytes
 
     def drop(self, one: str) -> None:
         """Forgets an id."""
@@ -108,18 +145,33 @@ class Arena:
     def _size_of(self, one: str, tail: bytes) -> int:
         return self._row_bytes + sys.getsizeof(one) + len(tail)
 
-    def _room_for(self, size: int) -> int | None:
-        """A free place, with `size` bytes accounted for; None where the arena is smaller than that."""
+    def _make_room(self, size: int) -> bool:
+        """Moves others out until there is room for `size` bytes; whether the arena is large enough for them at all."""
         if size > self._max_bytes:
-            return None
+            return False
         while self._bytes + size > self._max_bytes:
             self._evict()
+        return True
+
+    def _take_place(self, one: str, tail: bytes, size: int) -> int:
+        """A place for an id, for whose `size` bytes there is room."""
         self._bytes += size
         if self._free:
-            return self._free.pop()
-        self._ids.append(None)
-        self._tails.append(b"")
-        return len(self._ids) - 1
+            place = self._free.pop()
+            self._ids[place], self._tails[place] = one, tail
+        else:
+            place = len(self._ids)
+            self._ids.append(one)
+            self._tails.append(tail)
+        self._places[one] = place
+        return place
+
+    def _write(self, kept: list[int], places: list[int], rows: Rows, epoch: int) -> None:
+        at = np.array(places, np.int64)
+        # Of rows that made room for one another within one call, the last one counts.
+        self._records[at] = rows.records.view(self._records.dtype)[kept]
+        self._found[at] = rows.found[kept]
+        self._epochs[at] = epoch
 
     def _evict(self) -> None:
         while True:

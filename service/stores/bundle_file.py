@@ -31,7 +31,7 @@ class BundleFileStore:
             for side, codec in self._codecs.items()
         }
 
-    async def get(self, side: RowSide, ids: Sequence[str]) -> Rows:
+    async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> Rows:
         """The rows of `ids`. Raises StoreError when a block that they touch is damaged, with those that are not."""
         try:
             rows = self._files[side].get(ids)

@@ -38,8 +38,9 @@ class RowStore(Protocol):
 
     name: str
 
-    async def get(self, side: RowSide, ids: Sequence[str]) -> Rows:
-        """The rows of `ids` in their order, in one round trip at most; where there is none, that of missing values."""
+    async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> Rows:
+        """The rows of `ids` in their order, in one round trip at most; where there is none, that of missing values.
+        It is given up at the deadline, of `time.perf_counter`."""
         ...
 
     async def check(self) -> None:

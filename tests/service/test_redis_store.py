@@ -35,9 +35,12 @@ def published(redis_server: ValkeyServer, bundle: Bundle) -> ValkeyServer:
 
 @pytest.fixture
 def with_redis(published: ValkeyServer, bundle: Bundle, tmp_path: Path) -> Iterator[LiveService]:
-    """The plain bundle served from that server. The time limit is wide, for the machine may be busy."""
+    """The plain bundle served from that server, of which no row is brought near before it is asked for. The time limit
+    is wide, for the machine may be busy."""
     url = published.connection_url
-    with live_service(bundle.folder, tmp_path, store="redis", redis_url=url, store_timeout_ms=500) as running:
+    with live_service(
+        bundle.folder, tmp_path, store="redis", redis_url=url, store_timeout_ms=500, fill_rows_per_s=0
+    ) as running:
         yield running
 
 
@@ -81,7 +84,7 @@ def test_two_round_trips_a_request_at_most_and_none_for_what_was_read_before(
     other = {"user_id": "u1", "candidates": {"id": ["i1", "i200", "nothing"]}}
     url = published.connection_url
     with live_service(
-        bundle.folder, tmp_path, store="redis", redis_url=url, store_timeout_ms=2_000, workers=1
+        bundle.folder, tmp_path, store="redis", redis_url=url, store_timeout_ms=2_000, workers=1, fill_rows_per_s=0
     ) as running:
         assert [round_trips(running, published, one) for one in (KNOWN, KNOWN, other, other)] == [2, 0, 1, 0]
         assert running.metric('msd_rows_total{tier="missing"}') == 2

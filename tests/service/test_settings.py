@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.settings import Settings, SettingsError, redis_address
+from service.settings import Settings, SettingsError
 
 SECRET = "hunter2"
 
@@ -70,19 +70,6 @@ def test_settings_do_not_show_the_password() -> None:
     settings = Settings.from_environ({"MSD_BUNDLE": "b", "MSD_REDIS_URL": f"redis://user:{SECRET}@h:1/0"})
 
     assert SECRET not in repr(settings) + str(settings) + settings.model_dump_json()
-
-
-@pytest.mark.parametrize(
-    ("url", "address"),
-    [
-        ("redis://localhost", "localhost:6379"),
-        (f"rediss://user:{SECRET}@redis.example:6380/2", "redis.example:6380"),
-        (f"redis://:{SECRET}@[::1]:6379/0", "[::1]:6379"),
-        ("unix:///run/redis.sock", "unix:/run/redis.sock"),
-    ],
-)
-def test_an_address_has_no_credentials(url: str, address: str) -> None:
-    assert redis_address(url) == address
 
 
 @given(st.text("ABCDEFGHIJKLMNOPQRSTUVWXYZ_", min_size=1, max_size=30), st.text(max_size=20))

@@ -1,0 +1,107 @@
+"""The forms of a Redis URL: one server, a master that Sentinels name, a cluster; and where each leads.
+
+Knows how they are written. Does not connect, and what an option means is left to redis-py.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+Form = Literal["server", "sentinel", "cluster"]
+_FORMS: dict[str, Form] = {"": "server", "sentinel": "sentinel", "cluster": "cluster"}
+_EXAMPLES: dict[Form, str] = {
+    "server": "redis://[user:password@]host:port/0",
+    "sentinel": "redis+sentinel://[user:password@]host:26379,host:26379/master_name[/0]",
+    "cluster": "redis+cluster://[user:password@]host:6379,host:6379",
+}
+_PORTS: dict[Form, int] = {"server": 6379, "sentinel": 26379, "cluster": 6379}
+# Of Sentinels alone, which have users of their own.
+_SENTINEL_OPTIONS = {"sentinel_username": "username", "sentinel_password": "password"}
+
+Address = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class RedisUrl:
+    """A URL taken apart; its text never shows credentials."""
+
+    form: Form
+    hosts: tuple[Address, ...]
+    """The server, the Sentinels, or some nodes of the cluster; none behind a Unix socket."""
+    master: str
+    """What Sentinels call the master; else empty."""
+    address: str
+    """Where it leads, for people."""
+    plain: str = field(repr=False)
+    """Of one server: the URL as it was given."""
+    _scheme: str = field(repr=False)
+    _login: str = field(repr=False)
+    _tail: str = field(repr=False)
+    _options: tuple[tuple[str, str], ...] = field(repr=False)
+
+    def of_server(self, address: Address) -> str:
+        """The URL of one server among them, as redis-py reads it."""
+        if self.form == "server":
+            return self.plain
+        return f"{self._scheme}://{self._login}{host_port(address)}{self._tail}{self._query(False)}"
+
+    def of_sentinel(self, address: Address) -> str:
+        """The URL of a Sentinel, which has its own credentials or none."""
+        return f"{self._scheme}://{host_port(address)}/0{self._query(True)}"
+
+    def _query(self, for_sentinel: bool) -> str:
+        own = [(_SENTINEL_OPTIONS[name], value) for name, value in self._options if name in _SENTINEL_OPTIONS]
+        others = [(name, value) for name, value in self._options if name not in _SENTINEL_OPTIONS]
+        options = urlencode(others + own if for_sentinel else others)
+        return f"?{options}" if options else ""
+
+
+def parse_redis_url(url: str) -> RedisUrl:
+    """Takes a URL apart. Raises ValueError when it is of none of the forms, without quoting it."""
+    try:
+        parts = urlsplit(url)
+        scheme, _, kind = parts.scheme.partition("+")
+        form = _FORMS.get(kind)
+        login, at, netloc = parts.netloc.rpartition("@")
+        if scheme == "unix" and form == "server" and parts.path:
+            return RedisUrl("server", (), "", f"unix:{parts.path}", url, scheme, "", "", ())
+        if form is None or scheme not in ("redis", "rediss") or not netloc:
+            raise ValueError
+        hosts = tuple(_host(one, _PORTS[form]) for one in netloc.split(","))
+        master, tail = _place(form, parts.path)
+    except ValueError:
+        raise ValueError(
+            f"not a Redis URL; it looks like {', '.join(_EXAMPLES.values())}, or rediss… for TLS"
+        ) from None
+    if form == "server" and len(hosts) > 1:
+        raise ValueError(f"several hosts: say of what kind they are, {_EXAMPLES['sentinel']} or {_EXAMPLES['cluster']}")
+    address = ",".join(map(host_port, hosts)) + (f" ({master})" if master else "")
+    options = tuple(parse_qsl(parts.query, keep_blank_values=True))
+    return RedisUrl(form, hosts, master, address, url, scheme, login + at, tail, options)
+
+
+def host_port(address: Address) -> str:
+    """A host and its port as a URL has them."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _host(text: str, default_port: int) -> Address:
+    parts = urlsplit(f"//{text}")
+    if not parts.hostname:
+        raise ValueError
+    return parts.hostname, parts.port or default_port
+
+
+def _place(form: Form, path: str) -> tuple[str, str]:
+    """The master's name, and the path that names the database."""
+    if form == "server":
+        return "", path
+    if form == "cluster":
+        if path not in ("", "/", "/0"):
+            raise ValueError
+        return "", "/0"
+    _, master, *database = path.split("/")
+    if not master or len(database) > 1 or not all(one.isdigit() or not one for one in database):
+        raise ValueError
+    return master, f"/{database[0] or 0}" if database else "/0"
