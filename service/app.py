@@ -22,6 +22,7 @@ from service.lineup.lineup import Arm, Lineup, Serving
 from service.lineup.model import load_model
 from service.metrics import Metrics
 from service.readiness import Readiness, Starter
+from service.request_log.sender import RequestLog
 from service.run_queue import RunQueue
 from service.score_route import PATH, ScoreRoute
 from service.scorer import Scorer
@@ -50,6 +51,7 @@ def create_app(
     deadline_s = settings.deadline_ms / 1000
     queue = RunQueue(metrics, settings.max_queued_rows, deadline_s)
     scorer = Scorer(queue, metrics, deadline_s)
+    request_log = _request_log(settings, metrics, side_folder)
     starter = Starter(serving, queue, readiness, settings.max_candidates)
 
     @asynccontextmanager
@@ -64,6 +66,8 @@ def create_app(
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             queue.close()
+            if request_log is not None:
+                await request_log.close()
             await serving.close()
 
     app = _App(
@@ -81,7 +85,7 @@ def create_app(
         app.add_middleware(GuardMiddleware, guard=guard)
     app.add_middleware(AccessMiddleware, metrics=metrics, is_verbose=is_verbose)
     app.add_exception_handler(HTTPException, _answer_http_exception)
-    score = ScoreRoute(settings, serving, scorer, readiness, metrics, guard)
+    score = ScoreRoute(settings, serving, scorer, readiness, metrics, guard, request_log)
     app.scoring = AccessMiddleware(score, metrics, is_verbose)
     app.router.routes.append(Route(PATH, score, methods=["POST"], name="score"))
     app.include_router(health_routes(serving, readiness, metrics, settings.max_candidates))
@@ -100,6 +104,12 @@ class _App(FastAPI):
             await self.scoring(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
+
+
+def _request_log(settings: Settings, metrics: Metrics, side_folder: Path | None) -> RequestLog | None:
+    if settings.log_dir is None or side_folder is None:
+        return None
+    return RequestLog(side_folder, settings.log_sample, metrics)
 
 
 async def _answer_http_exception(_: Request, error: Exception) -> Response:

@@ -31,6 +31,8 @@ SIDE_NAMES: tuple[SideName, ...] = ("recorder", "log", "encoder")
 KeyRefusal = Literal["missing", "unknown", "expired", "scope"]
 KEY_REFUSALS: tuple[KeyRefusal, ...] = ("missing", "unknown", "expired", "scope")
 CODES = (200, 400, 401, 403, 408, 413, 415, 422, 429, 499, 500, 503, 504)
+Logged = Literal["handed", "dropped", "written", "lost"]
+LOGGED: tuple[Logged, ...] = ("handed", "dropped", "written", "lost")
 _SECONDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 7.5e-3, 1e-2, 1.5e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1, 5)
 _STAGE_SECONDS = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1, 5)
 _AGES = (1, 10, 60, 300, 900, 3_600, 7_200, 21_600, 86_400, 172_800, 604_800)
@@ -115,6 +117,15 @@ class Metrics:
             "msd_side_restarts", "Side processes that ended unasked and were replaced.", "process", SIDE_NAMES
         )
         """By process."""
+        self.log_records = families.counters(
+            "msd_log_records", "Sampled requests, by what became of them on the way to the log.", "result", LOGGED
+        )
+        """By result."""
+        self.log_events = families.counters(
+            "msd_log_events", "Events, by what became of them on the way to the log.", "result", (*LOGGED, "unsampled")
+        )
+        """By result."""
+        self.log_bytes = families.gauge("msd_log_bytes", "What the request log's files take.")
         self.connections_ended = families.cell()
         """A place in each row: how many of the connections that the supervisor handed to the worker have ended."""
 

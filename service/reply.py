@@ -58,7 +58,7 @@ def build_reply(request_id: str, model_version: str, request: CheckedRequest, sc
     if request.top_k is None:
         columns["ecpm"] = ecpm
     else:
-        order = _ranking(pctr, ecpm)[: request.top_k]
+        order = served_places(request.bids, pctr, request.top_k)
         columns = {name: column[order] for name, column in columns.items() if name != "id"}
         columns = {"id": [request.ids[place] for place in order.tolist()], **columns, "ecpm": ecpm[order]}
     document: dict[str, Any] = {"request_id": request_id, "model_version": model_version, "candidates": columns}
@@ -78,6 +78,11 @@ def _ecpm(bids: list[float | None] | None, pctr: NDArray[np.float32]) -> NDArray
     if bids is None:
         return np.full(len(pctr), np.nan)
     return 1000.0 * np.array(bids, np.float64) * pctr
+
+
+def served_places(bids: list[float | None] | None, pctr: NDArray[np.float32], top_k: int) -> NDArray[np.intp]:
+    """The places of those that are returned under `top_k`, best first."""
+    return _ranking(pctr, _ecpm(bids, pctr))[:top_k]
 
 
 def _ranking(pctr: NDArray[np.float32], ecpm: NDArray[np.float64]) -> NDArray[np.intp]:

@@ -33,11 +33,12 @@ _REOPENS = 0.8
 
 
 class Ran(NamedTuple):
-    """Scores [N] by head, and how long the run waited and took."""
+    """Scores [N] by head, how long the run waited and took, and how many requests it was of."""
 
     scores: Scores
     queue_s: float
     run_s: float
+    together: int = 1
 
 
 @dataclass(slots=True, eq=False)
@@ -237,7 +238,7 @@ def _tell(works: list[_Work], started: float, seconds: float, result: list[Score
         if isinstance(result, BaseException):
             work.done.set_exception(result)
         else:
-            work.done.set_result(Ran(result[place], started - work.queued_at, seconds))
+            work.done.set_result(Ran(result[place], started - work.queued_at, seconds, len(works)))
 
 
 def _result_of(ended: "asyncio.Future[list[Scores]]") -> list[Scores] | BaseException:

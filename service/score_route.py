@@ -17,6 +17,8 @@ from service.metrics import Metrics
 from service.protocol import left_check
 from service.readiness import Readiness
 from service.reply import build_reply
+from service.request_log.message import Served
+from service.request_log.sender import RequestLog
 from service.scorer import Scorer
 from service.settings import Settings
 
@@ -35,6 +37,7 @@ class ScoreRoute:
         readiness: Readiness,
         metrics: Metrics,
         guard: Guard | None,
+        request_log: RequestLog | None = None,
     ) -> None:
         self._settings = settings
         self._guard = guard
@@ -42,6 +45,7 @@ class ScoreRoute:
         self._scorer = scorer
         self._readiness = readiness
         self._metrics = metrics
+        self._request_log = request_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -62,7 +66,8 @@ class ScoreRoute:
             parse_s = time.perf_counter() - arrived
             stages["parse"].observe(parse_s)
         access.candidates = len(request.ids)
-        model = lineup.arm_of(request.user_id).model
+        arm = lineup.arm_of(request.user_id)
+        model = arm.model
         scored = await self._scorer.score(model, request, arrived, left_check(scope))
         started = time.perf_counter()
         self._metrics.candidates.observe(len(request.ids))
@@ -80,3 +85,6 @@ class ScoreRoute:
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": reply})
+        if self._request_log is not None and self._request_log.wants(access.request_id):
+            now = time.time()
+            self._request_log.request(Served(access.request_id, now, arm.name, model, body, request, scored, taken))

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import structlog
 
-from msd.contract.assemble import Assembled, Rung, UserRung, assemble, wanted_items
+from msd.contract.assemble import Rung, UserRung, assemble, wanted_items
+from msd.contract.log import Basis
 from msd.contract.request import CheckedRequest
 from msd.contract.rows import Rows, RowSide
 from service.errors import ModelError
@@ -24,11 +25,13 @@ from service.stores.store import StoreError
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Scores [N] by head, in the request's order, the degradation to declare, and how long the stages took."""
+    """Scores [N] by head, in the request's order, the degradation to declare, what they were made from, and how long
+    the stages took."""
 
     scores: Scores
     degraded_candidates: dict[str, Rung]
     degraded_user: UserRung | None
+    basis: Basis
     rows_s: float = 0.0
     queue_s: float = 0.0
     run_s: float = 0.0
@@ -58,7 +61,9 @@ class Scorer:
         try:
             self._queue.check(deadline, is_gone)
             started = time.perf_counter()
-            assembled = await self._assemble(model, request)
+            at = time.time() if request.at is None else request.at
+            user, items = await self._fetch(model, request)
+            assembled = assemble(model.schema, request, at, user, items)
             rows_s = time.perf_counter() - started
             self._metrics.stages["rows"].observe(rows_s)
             ran = await self._queue.run(model.runner, assembled.tensors, rows, deadline, is_gone)
@@ -67,14 +72,11 @@ class Scorer:
         # One that is not finite makes the sum so: sums cost half of looking at each.
         if not all(math.isfinite(column.sum()) for column in ran.scores.values()):
             raise ModelError("the model gave a score that is not a finite number for this request")
-        degraded, user = assembled.degraded_candidates, assembled.degraded_user
-        if degraded or user:
-            self._metrics.degraded(degraded.values(), user)
-        return Scored(ran.scores, degraded, user, rows_s, ran.queue_s, ran.run_s)
-
-    async def _assemble(self, model: Model, request: CheckedRequest) -> Assembled:
-        user, items = await self._fetch(model, request)
-        return assemble(model.schema, request, time.time() if request.at is None else request.at, user, items)
+        degraded, degraded_user = assembled.degraded_candidates, assembled.degraded_user
+        if degraded or degraded_user:
+            self._metrics.degraded(degraded.values(), degraded_user)
+        basis = Basis(at, user, items, rows, together=ran.together)
+        return Scored(ran.scores, degraded, degraded_user, basis, rows_s, ran.queue_s, ran.run_s)
 
     async def _fetch(self, model: Model, request: CheckedRequest) -> tuple[Rows, Rows]:
         user = await self._rows(model, "user", [request.user_id])

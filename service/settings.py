@@ -55,6 +55,11 @@ class Settings(BaseModel):
     store_timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 100
     deadline_ms: Annotated[int, Field(ge=1, le=600_000)] = 1_000
     drain_seconds: Annotated[float, Field(ge=0, le=3_600)] = 5.0
+    log_dir: Path | None = None
+    log_sample: Annotated[float, Field(ge=0, le=1)] = 0.01
+    log_max_mb: Annotated[int, Field(ge=1, le=2**24)] = 1_024
+    log_max_days: Annotated[float, Field(gt=0, le=36_500)] = 30.0
+    log_flush_seconds: Annotated[float, Field(ge=0.05, le=3_600)] = 60.0
 
     @field_validator("workers", mode="before")
     @classmethod

@@ -20,6 +20,7 @@ from service.guard import check_keys
 from service.listener import accepted, bind, listen, refuse_new
 from service.logs import configure_logs, keep_standard_streams
 from service.metrics import Metrics
+from service.request_log.side import log_side
 from service.settings import Settings
 from service.shared import SUPERVISOR, SharedNumbers
 from service.side_process import SideProcesses, SideSpec
@@ -52,7 +53,10 @@ def run_service(settings: Settings) -> None:
 
 def side_specs(settings: Settings) -> list[SideSpec]:
     """The side processes that the settings ask for."""
-    return []
+    specs = []
+    if settings.log_dir is not None:
+        specs.append(log_side())
+    return specs
 
 
 class Supervisor:

@@ -9,13 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msd.contract.assemble import Rung, UserRung
+from msd.contract.log import Basis
 from msd.contract.request import CheckedRequest
+from msd.contract.rows import Rows
 from service.reply import ScoreReply, build_reply
 from service.runtimes.runtime import Scores
 from service.scorer import Scored
 
 PCTR = st.floats(0, 1, width=32)
 BID = st.none() | st.floats(0, 1e9, width=32)
+NO_ROWS = Rows(np.zeros(0, np.void), np.zeros(0, np.bool_), (), 0)
 
 
 def reply(
@@ -28,9 +31,8 @@ def reply(
     """The parsed reply to a request for as many candidates as there are scores."""
     request = CheckedRequest("u", [f"i{place}" for place in range(len(pctr))], bids=bids, top_k=top_k)
     scores: Scores = {"pctr": np.array(pctr, np.float32), "pcvr": np.array(pctr, np.float32)}
-    document: dict[str, Any] = orjson.loads(
-        build_reply("r", "m", request, Scored(scores, degraded or {}, degraded_user))
-    )
+    scored = Scored(scores, degraded or {}, degraded_user, Basis(0.0, NO_ROWS, NO_ROWS, len(pctr)))
+    document: dict[str, Any] = orjson.loads(build_reply("r", "m", request, scored))
     ScoreReply.model_validate(document)
     return document
 

@@ -1,0 +1,129 @@
+"""The request log: what it keeps of a scored request, enough to score it again to the same bits, and of an event.
+
+A record's fields are the columns of the log's files, in their order. Does not know how files are written.
+"""
+
+import zlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msd.contract.errors import ContractError
+from msd.contract.rows import RowCodec, Rows
+
+REQUESTS, EVENTS = "requests", "events"
+"""What the names of the two kinds of files begin with; a dash, the time and `.parquet` follow."""
+_HASHES = 2**32
+
+
+class LogError(ContractError):
+    """A record that is not what it should be, or not of the bundle that it is to be read by."""
+
+
+class Basis(NamedTuple):
+    """What a request was scored from: the time, the user's row, those of `wanted_items`; how many candidates of it the
+    run had, which are other than the request's where its time did not suffice (`is_partial`), and how many requests."""
+
+    at: float
+    user: Rows
+    items: Rows
+    ran: int
+    is_partial: bool = False
+    together: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRecord:
+    """One scored request. Rows are the packed records as they were served, with whatever live state was laid over them,
+    so that their checksums need not fit; `items_found` and `items_stale` have a byte for each of them.
+
+    `request` is the body as it came, `at` the time that was scored for, `history` the ids that stood for the user's.
+    `engine` names runtime, provider and precision; `scores` are [H][N] by `heads`, in the request's order, `served` the
+    places of those that were returned, best first, where `top_k` asked for a ranking. `rungs` are [N], None of what was
+    scored from its own fresh row; None where all were. Times in unix seconds, stages in milliseconds.
+    """
+
+    request_id: str
+    received_at: float
+    at: float
+    arm: str
+    model_version: str
+    bundle_id: str
+    manifest_sha256: str
+    engine: str
+    runtime_version: str
+    instructions: str
+    threads: int
+    ran: int
+    is_partial: bool
+    together: int
+    user_id: str
+    request: bytes
+    history: list[str]
+    item_ids: list[str]
+    bids: list[float | None] | None
+    user_row: bytes
+    user_found: bool
+    user_stale: bool | None
+    item_rows: bytes
+    items_found: bytes
+    items_stale: bytes | None
+    heads: list[str]
+    scores: list[NDArray[np.float32]]
+    degraded_user: str | None
+    rungs: list[str | None] | None
+    served: list[int] | None
+    parse_ms: float
+    rows_ms: float
+    queue_ms: float
+    run_ms: float
+    total_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """One event as it came; one that came twice is there twice. Times in unix seconds."""
+
+    event_id: str
+    type: str
+    user_id: str
+    item_id: str
+    at: float
+    request_id: str | None
+    received_at: float
+
+
+def is_sampled(request_id: str, share: float) -> bool:
+    """Whether a request is among the share that is logged: the same answer wherever it is asked."""
+    return zlib.crc32(request_id.encode()) < share * _HASHES
+
+
+def basis_of(record: RequestRecord, users: RowCodec, items: RowCodec) -> Basis:
+    """What the request was scored from, by the codecs of its own bundle. Raises LogError when the rows are not its."""
+    user = Rows(
+        _records(record.user_row, users, 1),
+        np.array([record.user_found]),
+        (tuple(record.history),),
+        0,
+        None if record.user_stale is None else np.array([record.user_stale]),
+    )
+    found = np.frombuffer(record.items_found, np.bool_)
+    stale = None if record.items_stale is None else np.frombuffer(record.items_stale, np.bool_)
+    count = len(record.item_ids) + len(record.history)
+    if len(found) != count or (stale is not None and len(stale) != count):
+        raise LogError(f"request {record.request_id}: {len(found)} rows are marked where {count} were asked for")
+    rows = Rows(_records(record.item_rows, items, count), found, (), 0, stale)
+    return Basis(record.at, user, rows, record.ran, record.is_partial, record.together)
+
+
+def _records(data: bytes, codec: RowCodec, count: int) -> NDArray[np.void]:
+    if len(data) != count * codec.dtype.itemsize:
+        raise LogError(
+            f"{len(data)} bytes of {codec.side} rows where {count} of {codec.dtype.itemsize} are due: another bundle's"
+        )
+    records = np.frombuffer(bytearray(data), codec.dtype)
+    if not codec.is_usable(records).all():
+        raise LogError(f"a row of the {codec.side} side is not this bundle's, or holds what no model can take")
+    return records

@@ -1,0 +1,147 @@
+"""Records become files and come back as they were; what is no file of the log is told."""
+
+import random
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from msd.contract.log import EventRecord, RequestRecord, is_sampled
+from service.request_log.message import MessageError, events_message, read_message
+from service.request_log.parquet import (
+    LogFileError,
+    encode_events,
+    encode_requests,
+    log_files,
+    read_events,
+    read_requests,
+)
+
+RECORD = RequestRecord(
+    request_id="r",
+    received_at=1.5,
+    at=1.0,
+    arm="champion",
+    model_version="m",
+    bundle_id="b",
+    manifest_sha256="s",
+    engine="onnxruntime-cpu-fp32",
+    runtime_version="1",
+    instructions="avx2",
+    threads=1,
+    ran=2,
+    is_partial=False,
+    together=1,
+    user_id="ü",
+    request=b"{}",
+    history=["i1"],
+    item_ids=["i1", "i2"],
+    bids=[None, 0.1],
+    user_row=b"\0\1",
+    user_found=True,
+    user_stale=None,
+    item_rows=b"\2",
+    items_found=b"\1\0",
+    items_stale=b"\0\0",
+    heads=["pctr", "pcvr"],
+    scores=[np.array([0.1, 1e-40], np.float32), np.array([1 / 3, 1.0], np.float32)],
+    degraded_user="cached",
+    rungs=[None, "prior"],
+    served=[1, 0],
+    parse_ms=0.5,
+    rows_ms=0.0,
+    queue_ms=0.0,
+    run_ms=1.0,
+    total_ms=2.0,
+)
+BARE = replace(RECORD, bids=None, items_stale=None, user_stale=False, degraded_user=None, rungs=None, served=None)
+EVENT = EventRecord("e", "click", "u", "i", 1.25, None, 2.0)
+
+
+def same(found: RequestRecord, due: RequestRecord) -> None:
+    for field in fields(RequestRecord):
+        left, right = getattr(found, field.name), getattr(due, field.name)
+        if field.name == "scores":
+            assert [one.tobytes() for one in left] == [one.tobytes() for one in right]
+        else:
+            assert left == right, field.name
+
+
+def test_records_come_back_to_the_bit(tmp_path: Path) -> None:
+    path = tmp_path / "requests-1.parquet"
+    path.write_bytes(encode_requests([RECORD, BARE]))
+    first, second = read_requests(path)
+
+    same(first, RECORD)
+    same(second, BARE)
+    assert pq.ParquetFile(path).schema_arrow.names == [field.name for field in fields(RequestRecord)]
+    assert pq.ParquetFile(path).metadata.row_group(0).column(0).compression == "ZSTD"
+
+
+def test_events_come_back(tmp_path: Path) -> None:
+    path = tmp_path / "events-1.parquet"
+    path.write_bytes(encode_events([EVENT, replace(EVENT, request_id="r")]))
+
+    assert list(read_events(path)) == [EVENT, replace(EVENT, request_id="r")]
+    assert pq.ParquetFile(path).schema_arrow.names == [field.name for field in fields(EventRecord)]
+
+
+def test_another_file_is_told(tmp_path: Path) -> None:
+    foreign, broken = tmp_path / "requests-1.parquet", tmp_path / "requests-2.parquet"
+    pq.write_table(pa.table({"x": [1]}), foreign)
+    whole = encode_requests([RECORD])
+    broken.write_bytes(whole[: len(whole) // 2])
+
+    with pytest.raises(LogFileError, match="its columns differ"):
+        list(read_requests(foreign))
+    with pytest.raises(LogFileError, match="not readable as Parquet"):
+        list(read_requests(broken))
+    with pytest.raises(LogFileError, match="holds no file of events"):
+        log_files(tmp_path, "events")
+    with pytest.raises(LogFileError, match="no such folder"):
+        log_files(tmp_path / "none")
+    assert log_files(tmp_path) == [foreign, broken]
+
+
+def test_a_flipped_byte_is_never_read_as_something_else(tmp_path: Path) -> None:
+    path = tmp_path / "requests-1.parquet"
+    whole = encode_requests([replace(RECORD, request=bytes(range(256)) * 20)])
+    for place in random.Random(1).sample(range(4, len(whole)), 60):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        try:
+            found = list(read_requests(path))
+        except LogFileError:
+            continue
+        # What is not data, such as statistics, may change unnoticed.
+        assert found[0].request == bytes(range(256)) * 20
+
+
+def test_events_are_told_as_their_request_has_them() -> None:
+    body = (
+        b'{"events":[{"event_id":"e","type":"click","user_id":"u","item_id":"i","at":1.25},'
+        b'{"event_id":"f","type":"impression","user_id":"u","item_id":"i","at":1,"request_id":"r"}]}'
+    )
+    assert read_message(events_message(body, 2.0)) == [EVENT, EventRecord("f", "impression", "u", "i", 1, "r", 2.0)]
+
+
+@given(st.binary(max_size=60))
+def test_any_other_message_is_refused(message: bytes) -> None:
+    for start in (b"", b"r", b"e"):
+        with pytest.raises(MessageError):
+            read_message(start + message)
+
+
+@pytest.mark.parametrize("form", ["{}", "3f2a9c0011223344{:016x}", "{:08d}-a"])
+def test_a_share_of_ids_is_sampled_whatever_they_look_like(form: str) -> None:
+    for share in (0.01, 0.3):
+        sampled = sum(is_sampled(form.format(number), share) for number in range(20_000))
+        assert abs(sampled / 20_000 - share) < 0.02
+    assert all(is_sampled(form.format(number), 1.0) for number in range(100))
+    assert not any(is_sampled(form.format(number), 0.0) for number in range(100))

@@ -1,0 +1,164 @@
+"""A real service that logs into real files: what is in them, what is lost when parts fail, and that nothing waits."""
+
+import json
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from msd.contract.assemble import assemble
+from msd.contract.bundle import Bundle
+from msd.contract.log import basis_of
+from msd.contract.request import parse_request
+from msd.contract.rows import RowCodec
+from service.request_log.parquet import log_files
+from tests.service.bundle_factory import golden_requests
+from tests.service.live import LiveService, live_service, wait_until
+from tests.service.request_log.conftest import Logging
+from tests.service.request_log.log import ASKS, logged, records
+
+
+def asked(service: LiveService, documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The replies by request id, when all have been logged or lost."""
+    before = logged(service, "written")
+    with service.client() as client:
+        replies = [client.post("/v1/score", json=document).json() for document in documents]
+    wait_until(lambda: logged(service, "written") >= before + len(documents))
+    return {reply["request_id"]: reply for reply in replies}
+
+
+def test_a_record_holds_what_was_asked_and_answered(logging: Logging, bundle: Bundle) -> None:
+    documents = golden_requests()
+    replies = asked(logging.service, documents)
+    found = {record.request_id: record for record in records(logging.folder)}
+
+    for document, (request_id, reply) in zip(documents, replies.items(), strict=True):
+        record = found[request_id]
+        assert json.loads(record.request) == document
+        assert (record.arm, record.bundle_id) == ("champion", bundle.bundle_id)
+        assert record.manifest_sha256 == bundle.manifest.sha256
+        assert (record.engine, record.model_version) == ("onnxruntime-cpu-fp32", reply["model_version"])
+        assert (record.user_id, record.item_ids) == (document["user_id"], document["candidates"]["id"])
+        assert (record.ran, record.is_partial, record.together) == (len(record.item_ids), False, 1)
+        assert record.heads == ["pctr", "pcvr"]
+        order = record.served if "top_k" in document else range(len(record.item_ids))
+        assert order is not None
+        for head, column in zip(record.heads, record.scores, strict=True):
+            assert [np.float32(one) for one in reply["candidates"][head]] == [column[place] for place in order]
+        degraded = reply.get("degraded", {})
+        assert record.degraded_user == degraded.get("user")
+        rungs = {one: rung for one, rung in zip(record.item_ids, record.rungs or [], strict=False) if rung}
+        assert rungs == degraded.get("candidates", {})
+        assert 0 < record.run_ms < record.total_ms
+
+
+def test_a_record_gives_the_very_tensors_again(logging: Logging, bundle: Bundle) -> None:
+    replies = asked(logging.service, golden_requests())
+    codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in ("user", "item")}
+    for record in records(logging.folder):
+        if record.request_id in replies:
+            basis = basis_of(record, codecs["user"], codecs["item"])
+            request = parse_request(record.request, bundle.schema)
+            tensors = assemble(bundle.schema, request, basis.at, basis.user, basis.items).tensors
+            assert len(tensors["item_dense"]) == len(record.item_ids)
+
+
+def test_all_requests_of_many_clients_are_logged_once(logging: Logging) -> None:
+    def ask(client: int) -> list[str]:
+        with logging.service.client() as connection:
+            return [
+                connection.post("/v1/score", json=ASKS, headers={"X-Request-Id": f"{client}-{number}"}).json()[
+                    "request_id"
+                ]
+                for number in range(50)
+            ]
+
+    before = logged(logging.service, "written")
+    dropped = logged(logging.service, "dropped")
+    with ThreadPoolExecutor(8) as pool:
+        ids = {one for given in pool.map(ask, range(8)) for one in given}
+    wait_until(
+        lambda: logged(logging.service, "written") + logged(logging.service, "dropped") >= before + dropped + 400
+    )
+
+    found = [record.request_id for record in records(logging.folder) if record.request_id in ids]
+    assert len(found) == len(set(found))
+    assert len(found) == 400 - (logged(logging.service, "dropped") - dropped)
+
+
+def test_a_refused_request_is_not_logged(logging: Logging) -> None:
+    with logging.service.client() as client:
+        assert client.post("/v1/score", json={}, headers={"X-Request-Id": "refused"}).status_code == 422
+    asked(logging.service, [ASKS])
+
+    assert "refused" not in {record.request_id for record in records(logging.folder)}
+
+
+def test_a_folder_that_is_gone_loses_records_and_no_request(logging: Logging) -> None:
+    service, folder = logging.service, logging.folder
+    pid, lost = _writer_pid(service), logged(service, "lost")
+    away = folder.rename(folder.with_name("away"))
+    folder.write_bytes(b"")
+
+    def is_lost() -> bool:
+        assert service.score(ASKS).status_code == 200
+        return logged(service, "lost") > lost
+
+    wait_until(is_lost)
+    folder.unlink()
+    away.rename(folder)
+    asked(service, [ASKS])
+    assert _writer_pid(service) == pid
+    assert any(line["event"] == "request_log_failed" for line in service.log())
+
+
+def test_the_writer_killed_costs_no_request_and_leaves_no_bad_file(logging: Logging) -> None:
+    service, folder = logging.service, logging.folder
+    half = folder / ".requests-20200101T000000.000000Z.parquet.abc"
+    half.write_bytes(b"PAR1")
+    before, dropped = logged(service, "written"), logged(service, "dropped")
+    os.kill(_writer_pid(service), signal.SIGKILL)
+    with service.client() as client:
+        assert all(client.post("/v1/score", json=ASKS).status_code == 200 for _ in range(50))
+
+    def is_writing() -> bool:
+        return service.score(ASKS).status_code == 200 and logged(service, "written") > before
+
+    wait_until(is_writing)
+    assert not half.exists()
+    assert logged(service, "dropped") > dropped
+    assert service.metric('msd_side_restarts_total{process="log"}') == 1
+    for path in log_files(folder):
+        pq.ParquetFile(path).read()
+
+
+def test_a_share_is_logged_and_what_waits_is_written_at_the_end(bundle: Bundle, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"log_dir": tmp_path / "log", "log_sample": 0.25, "log_flush_seconds": 3600}
+    with live_service(bundle.folder, tmp_path, **settings) as service:
+
+        def is_handed() -> bool:
+            service.score(ASKS)
+            return logged(service, "handed") > 0
+
+        wait_until(is_handed)
+        before = logged(service, "handed") + logged(service, "dropped")
+        with service.client() as client:
+            for _ in range(200):
+                client.post("/v1/score", json=ASKS)
+        handed = logged(service, "handed")
+        sampled = handed + logged(service, "dropped") - before
+        assert not list((tmp_path / "log").glob("*.parquet"))
+        assert service.terminate() == 0
+
+    assert 25 < sampled < 80
+    assert len(records(tmp_path / "log")) == handed
+
+
+def _writer_pid(service: LiveService) -> int:
+    started = [line for line in service.log() if line["event"] == "side_process_started" and line["process"] == "log"]
+    pid: int = started[-1]["pid"]
+    return pid
