@@ -1,9 +1,15 @@
-"""For all tests: machines under load are slow, not wrong; and nobody is told of them."""
+"""For all tests: machines under load are slow, not wrong; nobody is told of them; what is dear is made once."""
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
 
 # Property tests have no time limit for each example.
 settings.register_profile("patient", deadline=None)
@@ -21,3 +27,36 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 # As the front door does, and before anything loads torch.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+# Tests that share what is dear to make (a trained model, a bundle of it) are run by one process, by that thing's name.
+# Those begin first, then the files that take long, then all others, which fill what is left of either's time.
+SHARED = {
+    "tests/ranker/": "rankers",
+    "tests/model_export/": "exports",
+    "tests/loadtest/bench/": "reference model",
+    "tests/loadtest/naive/": "reference model",
+    "tests/benchmark/": "benchmark",
+}
+LONG = ("tests/e2e/", "tests/service/", "tests/loadtest/graph/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In the order that they begin in."""
+    order = (*SHARED, *LONG)
+    items.sort(
+        key=lambda item: next((place for place, start in enumerate(order) if item.nodeid.startswith(start)), len(order))
+    )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> "LoadScopeScheduling":
+    """File by file, and what shares something like one file."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Together(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            shared = (name for start, name in SHARED.items() if nodeid.startswith(start))
+            return next(shared, nodeid.split("::", 1)[0])
+
+    config.option.loadscopereorder = False
+    return Together(config, log)

@@ -62,7 +62,7 @@ def test_a_damaged_model_is_trained_again(
 def test_evaluation_measures_every_model_and_the_baseline(
     tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
 ) -> None:
-    options = [part for model in models for part in ("--model", model)]
+    options = [*(part for model in models for part in ("--model", model)), "--resamples", "100"]
     out = tmp_path / "figures"
     code, said = run("evaluate", tiny_folder, student, out, *options)
     assert code == 0

@@ -12,7 +12,7 @@ from tests.model_export.factorise.graphs import feeds_of, sides_of
 from tests.model_export.factorise.random_graphs import models
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(model=models(), rules=st.frozensets(st.sampled_from(sorted(Rule))), all_of_them=st.booleans())
 def test_the_factorised_graph_is_the_plain_one(
     model: onnx.ModelProto, rules: frozenset[Rule], all_of_them: bool
@@ -24,7 +24,7 @@ def test_the_factorised_graph_is_the_plain_one(
     assert prove(model, sides_of(model), feeds, chosen, tolerance=1e-10) <= 1e-10
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(model=models())
 def test_it_is_with_histories_of_any_length(model: onnx.ModelProto) -> None:
     for value in model.graph.input:
