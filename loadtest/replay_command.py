@@ -21,7 +21,10 @@ def main(
     tolerance: Annotated[float, typer.Option(min=0, help="The greatest difference that passes.")] = 1e-5,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Sends recorded requests and compares the scores. Exit status 1 if any differs by more than the tolerance."""
+    """Sends recorded requests and compares the scores. Exit status 1 if any differs by more than the tolerance.
+
+    The log of a service is scored again without one: msd replay LOG --bundle DIR (msd replay LOG --help).
+    """
     with Progress(console=Console(stderr=True)) as bars:
         bar = bars.add_task("Replaying", total=count_requests(requests))
         found = replay(requests, url, twin, lambda: bars.advance(bar))

@@ -34,12 +34,13 @@ COMMANDS = {
     "publish": _Command("service.publish_command", "cpu", "Copy a bundle's rows into Redis and point to them."),
     "serve": _Command("service.serve_command", "cpu", "Answer scoring requests over HTTP."),
     "key": _Command("service.key_command", "cpu", "Make an API key, and the entry that lets it in."),
-    "replay": _Command("loadtest.replay_command", "load", "Send recorded requests and compare the scores."),
+    "replay": _Command("loadtest.replay_command", "load", "Score recorded or logged requests again and compare."),
     "bench": _Command(
         "loadtest.bench_command", "load", "Compare the service with others; or measure a running one, or the graph."
     ),
     "demo": _Command("msd.demo.command", "demo,train,cpu,load", "Run the whole path on MovieLens-100K."),
 }
+_LOG_REPLAY = _Command("service.request_log.replay_command", "cpu,log", "")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _print_commands(Console())
         return
     try:
-        _load(arguments[0])(args=list(arguments[1:]), prog_name=f"msd {arguments[0]}")
+        _load(*arguments)(args=list(arguments[1:]), prog_name=f"msd {arguments[0]}")
     except KeyboardInterrupt:  # while a command's package was being loaded; later the command sees to it
         sys.exit(128 + signal.SIGINT)
     except MsdError as error:
@@ -60,8 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
 
 
-def _load(name: str) -> typer.Typer:
+def _load(name: str, *arguments: str) -> typer.Typer:
     command = COMMANDS.get(name)
+    # A log is a folder or a Parquet file, and is scored here; what a running service is asked is lines of JSON.
+    if name == "replay" and any(os.path.isdir(one) or one.endswith(".parquet") for one in arguments):
+        command = _LOG_REPLAY
     if command is None:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         raise MsdError(

@@ -1,0 +1,199 @@
+"""Logs of real services are scored again to the same bits, whatever the precision; what differs is found and told."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from msd.contract.bundle import Bundle, tolerance_key
+from msd.contract.instructions import adds_int8_exactly, cpu_instructions
+from msd.contract.log import LogError, RequestRecord
+from msd.contract.rows import RowCodec
+from service.request_log.parquet import encode_requests
+from service.request_log.replay import LogReplay, replay_log
+from tests.service.bundle_factory import build_bundle, golden_requests, reseal
+from tests.service.live import live_service, run_msd, wait_until
+from tests.service.ranker_graph import Recipe
+from tests.service.request_log.conftest import Logging
+from tests.service.request_log.log import logged, records
+from tests.service.runtimes.bf16 import has_bf16
+
+
+def log_of(bundle: Bundle, folder: Path, documents: list[dict[str, Any]], **more: object) -> Path:
+    """The log of a service that was asked for these."""
+    settings: dict[str, Any] = {"log_dir": folder / "log", "log_sample": 1, "log_flush_seconds": 3600, **more}
+    with live_service(bundle.folder, folder, **settings) as service:
+        for document in documents:
+            before = logged(service, "handed")
+
+            def is_handed(document: dict[str, Any] = document, before: float = before) -> bool:
+                assert service.score(document).status_code == 200
+                return logged(service, "handed") > before
+
+            wait_until(is_handed)
+        assert service.terminate() == 0
+    return folder / "log"
+
+
+def many_requests() -> list[dict[str, Any]]:
+    """Of many numbers of candidates, whose products round otherwise; with and without a time of their own."""
+    sized = [
+        {"user_id": f"u{size % 20}", "candidates": {"id": [f"i{place}" for place in range(size)]}}
+        for size in (1, 2, 3, 17, 64, 100, 255)
+    ]
+    return [*golden_requests(), *sized]
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory, logging: Logging) -> list[RequestRecord]:
+    """Records of the shared service, of all kinds of requests."""
+    with logging.service.client() as client:
+        before = logged(logging.service, "written")
+        for document in many_requests():
+            assert client.post("/v1/score", json=document).status_code == 200
+        wait_until(lambda: logged(logging.service, "written") >= before + len(many_requests()))
+    return records(logging.folder)
+
+
+def test_a_log_is_scored_again_to_the_bit(logs: list[RequestRecord], bundle: Bundle) -> None:
+    found = LogReplay([bundle.folder]).replay(logs, lambda: None)
+
+    assert found.requests == found.exact == len(logs) >= 12
+    assert (found.mismatches, found.near, found.max_abs_diff) == (0, 0, 0.0)
+    assert max(len(record.item_ids) for record in logs) == 255
+
+
+def test_a_changed_bit_is_found(logs: list[RequestRecord], bundle: Bundle) -> None:
+    scores = [column.copy() for column in logs[0].scores]
+    scores[1][0] = np.nextafter(scores[1][0], np.float32(1))
+    found = LogReplay([bundle.folder]).replay([replace(logs[0], scores=scores), *logs[1:]], lambda: None)
+
+    assert found.mismatches == 1
+    assert found.differences[0].request_id == logs[0].request_id
+    assert 0 < found.max_abs_diff < 1e-6
+
+
+def test_another_time_or_row_is_found(logs: list[RequestRecord], bundle: Bundle) -> None:
+    record = next(one for one in logs if one.user_found and len(one.item_ids) > 2)
+    codec = RowCodec(bundle.schema, "user", bundle.bundle_id)
+    user = np.frombuffer(bytearray(record.user_row), codec.dtype)
+    user["clicks"] += 1
+    changed = [
+        replace(record, at=record.at - 40 * 86_400),
+        replace(record, user_row=user.tobytes()),
+        replace(record, items_found=b"\0" + record.items_found[1:]),
+        replace(record, items_stale=b"\1" * len(record.items_found)),
+    ]
+    found = LogReplay([bundle.folder]).replay([record, *changed], lambda: None)
+
+    assert found.mismatches == 4
+    assert [one.what[:6] for one in found.differences] == ["scores", "scores", "other ", "other "]
+
+
+def test_stale_rows_and_a_store_that_failed_are_scored_again(logs: list[RequestRecord], bundle: Bundle) -> None:
+    record = next(one for one in logs if not one.rungs and len(one.item_ids) > 2)
+    count = len(record.item_ids)
+    stale = replace(record, items_stale=b"\1" * len(record.items_found), rungs=["cached"] * count)
+    found = LogReplay([bundle.folder]).replay([stale], lambda: None)
+
+    assert (found.exact, found.mismatches) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"runtime_version": "0.1"}, "another runtime's version: 0.1 then"),
+        ({"instructions": "of old"}, "another processor: of old then"),
+        ({"together": 3}, "scored together with other requests"),
+    ],
+)
+def test_what_ran_otherwise_is_compared_by_the_tolerance(
+    logs: list[RequestRecord], bundle: Bundle, change: dict[str, Any], reason: str
+) -> None:
+    record = replace(logs[0], **change)
+    near = replace(record, scores=[column + np.float32(1.5e-5) for column in record.scores])
+    far = replace(record, scores=[column + np.float32(3e-5) for column in record.scores])
+    found = LogReplay([bundle.folder]).replay([record, near, far], lambda: None)
+
+    assert (found.exact, found.near, found.mismatches) == (0, 3, 1)
+    assert [one for one in found.unlike if one.startswith(reason)]
+
+
+def test_a_request_of_another_bundle_is_left_out_and_told(
+    logs: list[RequestRecord], bundle: Bundle, other_bundle: Bundle
+) -> None:
+    foreign = replace(logs[0], bundle_id="f" * 32)
+    found = LogReplay([bundle.folder, other_bundle.folder]).replay([foreign, logs[1]], lambda: None)
+    assert (found.requests, found.skipped) == (1, {"f" * 32: 1})
+
+    mixed = replace(logs[0], bundle_id=other_bundle.bundle_id)
+    with pytest.raises(LogError, match="not this bundle's"):
+        LogReplay([other_bundle.folder]).replay([mixed], lambda: None)
+
+
+def test_a_record_that_does_not_fit_itself_is_told(logs: list[RequestRecord], bundle: Bundle) -> None:
+    changes: list[dict[str, Any]] = [
+        {"item_rows": logs[0].item_rows[:-1]},
+        {"items_found": logs[0].items_found[:-1]},
+        {"request": b"{}"},
+        {"request": b"\xff"},
+    ]
+    for change in changes:
+        with pytest.raises(LogError, match=f"request {logs[0].request_id}"):
+            LogReplay([bundle.folder]).replay([replace(logs[0], **change)], lambda: None)
+
+
+def test_an_int8_log_is_scored_again_to_the_bit(tmp_path: Path) -> None:
+    if not adds_int8_exactly(cpu_instructions()):
+        pytest.skip("this CPU has no VNNI")
+    quantised = build_bundle(tmp_path / "int8", Recipe(dense=True, int8=True))
+    reseal(
+        quantised.folder,
+        tolerances={tolerance_key("onnxruntime", "cpu", "int8"): 0.1},
+        precision={"asked": "int8", "chosen": "int8"},
+    )
+    log = log_of(quantised, tmp_path, many_requests())
+    found = replay_log(log, [quantised.folder], "as logged", None, lambda: None)
+
+    assert found.exact == found.requests >= 12
+    assert (found.mismatches, found.max_abs_diff) == (0, 0.0)
+
+
+def test_a_bf16_log_is_scored_again_to_the_bit(tmp_path: Path) -> None:
+    if not has_bf16():
+        pytest.skip("OpenVINO offers no bf16 on this CPU")
+    half = build_bundle(tmp_path / "bf16", Recipe(dense=True))
+    reseal(
+        half.folder,
+        tolerances={tolerance_key("openvino", "cpu", "bf16"): 0.1},
+        precision={"asked": "bf16", "chosen": "bf16"},
+    )
+    log = log_of(half, tmp_path, many_requests(), max_candidates=255)
+    found = replay_log(log, [half.folder], "as logged", None, lambda: None)
+
+    assert found.exact == found.requests >= 12
+    assert (found.mismatches, found.max_abs_diff) == (0, 0.0)
+
+
+def test_the_command_tells_and_its_status_says(logs: list[RequestRecord], bundle: Bundle, tmp_path: Path) -> None:
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    wrong = replace(logs[0], scores=[column * np.float32(0.9) for column in logs[0].scores])
+    for folder, kept in ((good, logs[:3]), (bad, [wrong, *logs[1:3]])):
+        folder.mkdir()
+        (folder / "requests-1.parquet").write_bytes(encode_requests(kept))
+    ended = run_msd("replay", str(good), "--bundle", str(bundle.folder))
+    assert ended.returncode == 0, ended.stderr
+    assert "3 compared to the bit" in ended.stdout
+
+    ended = run_msd("replay", str(bad / "requests-1.parquet"), "--bundle", str(bundle.folder), "--json")
+    assert ended.returncode == 1
+    told = json.loads(ended.stdout)
+    assert (told["requests"], told["mismatches"]) == (3, 1)
+    assert told["differences"][0][0] == logs[0].request_id
+
+    ended = run_msd("replay", str(tmp_path), "--bundle", str(bundle.folder))
+    assert ended.returncode == 2
+    assert "holds no file of requests" in ended.stderr
