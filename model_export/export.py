@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from numpy.typing import NDArray
 
 from model_export.encoder import export_encoder
+from model_export.encoder_precision import settle_encoder
 from model_export.errors import ExportError
 from model_export.fast_graph import FastGraph, fastest_graph
 from model_export.merged import asked_merged, prove_merged
@@ -21,6 +23,7 @@ from model_export.precision.choice import Asked, choose
 from model_export.precision.evidence import Evidence
 from model_export.recipe import Recipe, Source
 from model_export.rows import write_rows
+from model_export.run import Run
 from model_export.serving_view import serving_requests
 from msd.contract.bundle import (
     ENCODER,
@@ -37,14 +40,16 @@ from msd.contract.bundle import (
     tolerance_key,
     write_manifest,
 )
+from msd.contract.encoder_record import EncoderRecord
 from msd.contract.files import atomic_file, sha256_file, write_bytes_atomic, write_text_atomic
 from msd.contract.golden import write_goldens
 from msd.contract.precision import RUNTIMES, Precision, PrecisionRecord
+from msd.dataset.texts import student_texts
 from msd.ranker.features import Features, build_features
 from msd.step import fingerprint_of, is_done, mark_done
 
 TOLERANCE = 1e-5
-_FORMAT = 4
+_FORMAT = 5
 _GOLDENS = 32
 # Another CPU rounds in another order, and goldens are some of the rows that the difference was measured on.
 _MARGIN = 2.0
@@ -87,7 +92,9 @@ def export_bundle(
         fast = fastest_graph(graph, made.schema, candidates, evidence.request)
         chosen = choose(fast.graph, made.heads, precision, candidates, evidence, progress)
         together = asked_merged(made, chosen.record.chosen) if merged else None
-        if chosen.graph != graph:
+        progress("Judging the encoder", 0)
+        encoder = _settle_encoder(made, folder, precision, evidence, chosen.run)
+        if chosen.graph != graph or (encoder and encoder.precision != "fp32"):
             draft = _pack(made, folder, chosen.graph, features)
         _write_words(folder / ITEM_WORDS, made)
         parity = check_parity(
@@ -105,13 +112,26 @@ def export_bundle(
             prove_merged(together, made.heads, rows, parity.goldens, TOLERANCE)
             write_bytes_atomic(folder / MERGED_RANKER, together)
         write_goldens(folder / GOLDENS, parity.goldens[:: max(1, len(parity.goldens) // _GOLDENS)][:_GOLDENS])
-        write_manifest(folder, _final(draft, folder, made, parity, fast, chosen.record))
+        final = _final(draft, folder, made, parity, fast, chosen.record)
+        write_manifest(folder, final.model_copy(update={"encoder": encoder}))
         if replay:
             write_text_atomic(replay, _replay_lines(parity))
         if explain:
             write_text_atomic(explain, json.dumps(fast.report.as_json(), indent=2) + "\n")
         mark_done(folder, run, time.perf_counter() - start)
     return True
+
+
+def _settle_encoder(made: Recipe, folder: Path, asked: Asked, evidence: Evidence, run: Run) -> EncoderRecord | None:
+    """None where the bundle has no encoder."""
+    if not (folder / ENCODER).exists():
+        return None
+    texts, _ = student_texts(made.dataset)
+
+    def scores(vectors: Mapping[str, NDArray[np.float16]]) -> NDArray[np.float64]:
+        return np.array([run(tensors)[0, 0] for tensors in evidence.cold(vectors)], np.float64)
+
+    return settle_encoder(folder, asked, texts, scores)
 
 
 def _pack(made: Recipe, folder: Path, graph: bytes, features: Features) -> Manifest:

@@ -3,7 +3,7 @@
 Their tensors come of the bundle's own rows. Knows nothing of graphs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from model_export.errors import ExportError
 from model_export.parity import BundleRows
 from model_export.serving_view import plain_request, spread
 from msd.contract.assemble import Tensors
+from msd.contract.golden import encode_row
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.ranker.features import Features
@@ -20,6 +21,7 @@ from msd.ranker.metrics import Labels
 _TRAIN_ROWS = 1_000
 _VALID_ROWS = 10_000
 _TIMED_ROWS = 50
+_COLD_ROWS = 1_000
 
 
 class Evidence:
@@ -59,6 +61,18 @@ class Evidence:
             else tensor
             for name, tensor in some[-1].items()
         }
+
+    def cold(self, vectors: Mapping[str, NDArray[np.float16]]) -> Iterator[Tensors]:
+        """The tensors of up to 1,000 valid rows whose items have one of the vectors [D], by item id, and nothing else,
+        as an ad of which the request tells the text alone."""
+        codec = self._rows.codecs["item"]
+        items = self._dataset.events["item_id"]
+        held = np.array([row for row in self._valid if items[row] in vectors], np.int64)
+        for row in spread(held, _COLD_ROWS):
+            golden = self._rows.golden(plain_request(self._dataset, self._features, row))
+            record = encode_row(codec.encoded(vectors[items[row]][None])[0].tobytes())
+            tensors = self._rows.tensors(golden.model_copy(update={"items": {**golden.items, items[row]: record}}))
+            yield {name: np.ascontiguousarray(one) for name, one in tensors.items()}
 
     def _tensors(self, row: int) -> Tensors:
         request = plain_request(self._dataset, self._features, row)

@@ -17,6 +17,7 @@ from model_export.inputs import Inputs, load_inputs
 from model_export.parity import BundleRows
 from msd.__main__ import main
 from msd.contract.bundle import ENCODER, GOLDENS, ITEM_WORDS, MARKER, RANKER, TOKENIZER, file_entries, open_bundle
+from msd.contract.encoder_record import EncoderRecord
 from msd.contract.errors import MsdError
 from msd.contract.golden import golden_tensors, read_goldens
 from msd.contract.precision import PrecisionRecord
@@ -71,13 +72,17 @@ def test_fp32_is_what_is_exported_unless_asked(exported: Exported) -> None:
 def test_a_bundle_in_another_precision_is_proved_in_both(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows and goldens carry the identity of the graph that is served; fp32 is proved first."""
+    """Rows and goldens carry the identity of the graphs that are served; fp32 is proved first."""
     monkeypatch.setattr("model_export.precision.gate.AUC_BOUND", 1.0)  # 300 rows are too few to tell
+    monkeypatch.setattr("model_export.encoder_precision.COSINE_BOUND", 0.5)
+    monkeypatch.setattr("model_export.encoder_precision.SHIFT_BOUND", 0.5)
     out = tmp_path / "bundle"
     export_bundle(exported.inputs, out, None, 60, quiet, "int8", 20)
     bundle = open_bundle(out)
     assert bundle.precision.chosen == "int8"
     assert bundle.bundle_id != exported.bundle.bundle_id
+    _is_in_int8(bundle.manifest.encoder)
+    assert bundle.path(ENCODER).stat().st_size < 0.8 * exported.bundle.path(ENCODER).stat().st_size
     assert set(bundle.manifest.tolerances) == {"onnxruntime-cpu-int8"}
     assert 1e-5 < bundle.manifest.tolerances["onnxruntime-cpu-int8"] < 0.1
     assert bundle.manifest.provenance["parity"]["max_abs_diff"] <= TOLERANCE
@@ -89,6 +94,15 @@ def test_a_bundle_in_another_precision_is_proved_in_both(
     assert not export_bundle(exported.inputs, out, None, 60, quiet, "int8", 20)
     assert export_bundle(exported.inputs, out, None, 60, quiet)
     assert open_bundle(out).bundle_id == exported.bundle.bundle_id
+
+
+def _is_in_int8(record: EncoderRecord | None) -> None:
+    assert record is not None
+    assert (record.precision, record.refused) == ("int8", None)
+    assert record.figures is not None
+    assert 0.5 < record.figures.cosine_p1 < 1.0
+    assert 0 < record.figures.pctr_shift < 0.5
+    assert record.figures.rows > 100
 
 
 def test_a_precision_that_loses_too_much_leaves_the_bundle_before_it(

@@ -51,7 +51,6 @@ def test_what_a_service_has_to_cope_with_is_among_them(exported: Exported, reque
         "unknown user": any(one.user_id not in users for one in checked),
         "unknown item": any(one.ids[-1] not in items and not one.item_features for one in checked),
         "described item": any(one.item_features.get(one.ids[-1], {}).get("price") for one in checked),
-        "text": any(one.item_texts for one in checked),
         "no context": any(not one.context for one in checked),
         "missing user features": any(one.user_features == {"age": None, "city": None} for one in checked),
         "missing item features": any(None in one.item_features.get(one.ids[0], {}).values() for one in checked),

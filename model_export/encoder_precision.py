@@ -1,0 +1,133 @@
+"""Whether the text encoder is served in int8, and what the manifest says of it; judged by vectors, and by what becomes
+of scores of cold ads.
+
+Knows texts and vectors. What scores make of them it is told.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from model_export.encoder import ENCODER_FILE, TOKENIZER_FILE
+from model_export.errors import ExportError
+from model_export.precision.choice import Asked
+from model_export.precision.int8 import quantise
+from msd.contract.assemble import Tensors
+from msd.contract.encoder_record import EncoderFigures, EncoderPrecision, EncoderRecord, Probe
+from msd.contract.files import write_bytes_atomic
+from msd.contract.instructions import adds_int8_exactly, cpu_instructions
+from msd.student.encoder import pad, tokenise
+from msd.student.record import Vectors
+
+Scores = NDArray[np.float64]
+ScoresOf = Callable[[Mapping[str, NDArray[np.float16]]], Scores]
+"""pCTR [n] of valid rows whose items are scored as cold ads with these vectors, by item id."""
+
+COSINE_BOUND = 0.995
+# As of the ranker's own precisions (`precision.gate`): bids are multiplied by pCTR.
+SHIFT_BOUND = 0.005
+_SCALES_OF, _JUDGED = 200, 400
+_PROBES = (
+    "Toy Story",
+    "Running shoes for wet autumn trails, size 42, with a wide toe box.",
+    "Ein Café in São Paulo, 東京 ☕",
+    "A two-bedroom flat near the harbour, bright and quiet, with a view of the old lighthouse. " * 12,
+)
+_PROBED_ITEMS = 4
+# Processors add in other orders. In fp32 that stays below a step of fp16; in int8 it moves some activations by a step.
+_TOLERANCES: Mapping[EncoderPrecision, float] = {"fp32": 1e-3, "int8": 5e-2}
+
+
+def settle_encoder(folder: Path, asked: Asked, texts: Mapping[str, str], scores: ScoresOf) -> EncoderRecord:
+    """Replaces encoder.onnx in `folder` by one in int8 where that is asked for (or left open) and passes the gate.
+
+    `texts` are the items', by id. That it does not pass is no error: the record says why fp32 stays.
+    """
+    graph, tokenizer = (folder / ENCODER_FILE).read_bytes(), Tokenizer.from_file(str(folder / TOKENIZER_FILE))
+    figures = refused = None
+    precision: EncoderPrecision = "fp32"
+    if asked in ("int8", "auto"):
+        try:
+            lower = _in_int8(graph, tokenizer, list(texts.values()))
+        except ExportError as error:
+            refused = str(error)
+        else:
+            figures = compare(graph, lower, tokenizer, texts, scores)
+            refused = refusal_of(figures)
+            if refused is None:
+                precision, graph = "int8", lower
+                write_bytes_atomic(folder / ENCODER_FILE, lower)
+    probes = [*_PROBES, *_some(list(texts.values()), _PROBED_ITEMS)]
+    vectors = encode(graph, tokenizer, probes)
+    return EncoderRecord(
+        precision=precision,
+        tolerance=_TOLERANCES[precision],
+        probes=tuple(
+            Probe(text=text, vector=tuple(map(float, row))) for text, row in zip(probes, vectors, strict=True)
+        ),
+        figures=figures,
+        refused=refused,
+    )
+
+
+def compare(
+    plain: bytes, lower: bytes, tokenizer: Tokenizer, texts: Mapping[str, str], scores: ScoresOf
+) -> EncoderFigures:
+    """The vectors of both graphs of up to 400 texts, and the scores that follow from them."""
+    ids = _some(list(texts), _JUDGED)
+    before, after = (encode(graph, tokenizer, [texts[one] for one in ids]) for graph in (plain, lower))
+    lengths = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
+    cosines = (before * after).sum(1) / np.maximum(lengths, 1e-12)
+    due, found = (scores(dict(zip(ids, rows.astype(np.float16), strict=True))) for rows in (before, after))
+    return EncoderFigures(
+        texts=len(ids),
+        cosine_p1=float(np.percentile(cosines, 1)),
+        greatest_difference=float(np.abs(before - after).max()),
+        rows=len(due),
+        pctr_shift=float(np.abs(found - due).mean() / due.mean()) if len(due) else 0.0,
+    )
+
+
+def refusal_of(figures: EncoderFigures) -> str | None:
+    """Why these figures are not good enough; None where they are."""
+    failed = []
+    # Not `<`: what is not a number must not pass.
+    if not figures.cosine_p1 >= COSINE_BOUND:
+        failed.append(f"one vector in a hundred has a cosine below {figures.cosine_p1:.4f}, {COSINE_BOUND} is due")
+    if not figures.rows:
+        failed.append("no valid row's item has a text to judge scores by")
+    if not figures.pctr_shift <= SHIFT_BOUND:
+        failed.append(f"pCTR of cold ads moves by {figures.pctr_shift:.4f} of itself, more than {SHIFT_BOUND}")
+    return "; ".join(failed) or None
+
+
+def encode(graph: bytes, tokenizer: Tokenizer, texts: Sequence[str]) -> Vectors:
+    """[n, D] vectors of n texts, one by one, on one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return np.concatenate([session.run(["semantic"], tensors)[0] for tensors in _tensors(tokenizer, texts)])
+
+
+def _in_int8(graph: bytes, tokenizer: Tokenizer, texts: Sequence[str]) -> bytes:
+    if not adds_int8_exactly(instructions := cpu_instructions()):
+        raise ExportError(f"int8: this CPU ({' '.join(instructions)}) has no VNNI, without which sums are cut")
+    if not texts:
+        raise ExportError("int8: no item has a text to take scales from")
+    return quantise(graph, _tensors(tokenizer, _some(texts, _SCALES_OF)))
+
+
+def _tensors(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[Tensors]:
+    for row in tokenise(tokenizer, texts):
+        ids, mask = pad([row])
+        yield {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
+
+
+def _some(values: Sequence[str], limit: int) -> list[str]:
+    """Up to `limit` of the values, evenly spread over them."""
+    places = np.linspace(0, len(values) - 1, min(limit, len(values))).astype(np.int64)
+    return [values[place] for place in places.tolist()]
