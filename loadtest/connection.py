@@ -1,9 +1,10 @@
 """One keep-alive HTTP/1.1 connection of the load generator: a request's bytes go out, its status comes back.
 
-As lean as may be, because it takes its time from the same cores as the service. Reads no bodies.
+As lean as may be, because it takes its time from the same cores as the service. Reads bodies only where asked to.
 """
 
 import asyncio
+import time
 from typing import Protocol, cast
 
 import httptools
@@ -61,3 +62,27 @@ class Connection(asyncio.Protocol):
         """Ends it."""
         if self._transport is not None:
             self._transport.abort()
+
+
+class ReadingConnection(Connection):
+    """One that keeps its last request, when it was sent (of `time.monotonic`), and the body of the reply to it."""
+
+    def __init__(self, listener: Listener) -> None:
+        super().__init__(listener)
+        self.request = b""
+        self.sent = 0.0
+        self._parts: list[bytes] = []
+
+    @property
+    def body(self) -> bytes:
+        """What came since the last request was sent."""
+        return b"".join(self._parts)
+
+    def on_body(self, data: bytes) -> None:
+        """Called by the parser."""
+        self._parts.append(data)
+
+    def send(self, request: bytes, intended: float) -> None:
+        """Sends one; the one before has been answered."""
+        self.request, self.sent, self._parts = request, time.monotonic(), []
+        super().send(request, intended)

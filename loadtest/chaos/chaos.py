@@ -1,0 +1,106 @@
+"""Runs scenarios one after another and keeps what each has found in its folder, so that one alone can be run again."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from loadtest.bench.machine import machine_now
+from loadtest.chaos.ground import Ground
+from loadtest.chaos.scenario import Found, Scenario
+from loadtest.chaos.scenarios import SCENARIOS
+from msd.contract.errors import MsdError
+from msd.contract.files import write_text_atomic
+
+KEYS = (
+    *("redis_kill_5xx", "redis_kill_p99_ms", "redis_recover_s", "swap_failed", "swap_p99_ratio"),
+    *("bad_bundles_refused", "bad_bundles_offered", "overload_goodput", "overload_p99_ms", "shed_p99_ms"),
+    *("sigterm_lost", "rss_growth", "bad_requests", "bad_requests_5xx", "replay_mismatches"),
+    *("cold_hot_p99_ratio", "live_auc", "frozen_auc", "events_lost"),
+)
+"""Of the summary, in this order."""
+_FOUND = "found.json"
+
+
+def run_chaos(ground: Ground, chosen: Sequence[Scenario]) -> dict[str, Any]:
+    """Runs the chosen ones; the summary of these and of those whose findings are still there from before."""
+    start = time.perf_counter()
+    for place, scenario in enumerate(chosen):
+        ground.heard(scenario.title, place, len(chosen))
+        folder = ground.work / scenario.name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _FOUND).unlink(missing_ok=True)
+        write_text_atomic(folder / _FOUND, json.dumps(_run(ground, scenario)) + "\n")
+    ground.heard("Done", len(chosen), len(chosen))
+    return summarised(ground, round(time.perf_counter() - start, 1))
+
+
+def summarised(ground: Ground, seconds: float) -> dict[str, Any]:
+    """The figures that are told, each a null with its reason where it could not be found; then all scenarios."""
+    scenarios = {scenario.name: _kept(ground, scenario) for scenario in SCENARIOS}
+    figures: dict[str, Any] = dict.fromkeys(KEYS)
+    reasons = dict.fromkeys(KEYS, "no scenario finds it")
+    for scenario in SCENARIOS:
+        one = scenarios[scenario.name]
+        for key in scenario.told:
+            figures[key] = one["figures"].get(key)
+            reasons[key] = one["reason"] or "the scenario came to no figure"
+    return {
+        **figures,
+        "reasons": {key: reasons[key] for key in KEYS if figures[key] is None},
+        "broken": [
+            f"{name}: {check['what']}"
+            for name, one in scenarios.items()
+            for check in one["checks"]
+            if _is_broken(check)
+        ],
+        "scenarios": scenarios,
+        "plan": vars(ground.plan),
+        "bundle": str(ground.bundle),
+        "machine": machine_now(),
+        "seconds": seconds,
+    }
+
+
+def timeline_of(ground: Ground, name: str) -> Mapping[str, Any] | None:
+    """What happened when, if the scenario has been run."""
+    path = ground.work / name / _FOUND
+    if not path.exists():
+        return None
+    timeline: Mapping[str, Any] | None = json.loads(path.read_text())["timeline"]
+    return timeline
+
+
+def _run(ground: Ground, scenario: Scenario) -> dict[str, Any]:
+    start = time.perf_counter()
+    found, reason = Found({}, (), None), ""
+    try:
+        found = scenario.run(ground)
+    except MsdError as error:
+        reason = str(error)
+    except Exception as error:  # one that fails, whatever it is by, does not take the others with it
+        reason = f"{type(error).__name__}: {error}"
+    return {
+        "title": scenario.title,
+        "figures": dict(found.figures),
+        "reason": reason,
+        "checks": [check._asdict() for check in found.checks],
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.perf_counter() - start, 1),
+        "timeline": found.timeline.as_json() if found.timeline else None,
+    }
+
+
+def _kept(ground: Ground, scenario: Scenario) -> dict[str, Any]:
+    path = ground.work / scenario.name / _FOUND
+    if not path.exists():
+        nothing: dict[str, Any] = {"figures": {}, "checks": [], "at": None, "seconds": None}
+        return {"title": scenario.title, "reason": "it was not run", **nothing}
+    kept: dict[str, Any] = json.loads(path.read_text())
+    del kept["timeline"]
+    return kept
+
+
+def _is_broken(check: Mapping[str, Any]) -> bool:
+    return not check["holds"] and not check["is_timed"]

@@ -1,0 +1,82 @@
+"""What a scenario stands on: a bundle, processes of the service and of Redis that are started for it, and requests."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loadtest.bench.bundles import Heard
+from loadtest.bench.processes import Running, end, ours
+from loadtest.chaos.plan import Plan
+from loadtest.chaos.redis import RedisProcess
+from loadtest.generator import Target
+from loadtest.http_client import Client, ClientError
+from loadtest.requests import in_columns, some_bodies
+from loadtest.traffic import Mix, Traffic
+
+_POLL_S = 0.02
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The place of one run. `bundle` is served; `work` has a folder for each scenario; `data` is a benchmark's."""
+
+    bundle: Path
+    work: Path
+    plan: Plan
+    heard: Heard
+    data: Path | None = None
+    _targets: dict[str, list[bytes]] = field(default_factory=dict)
+
+    @contextmanager
+    def redis(self, name: str) -> Iterator[RedisProcess]:
+        """A Redis-compatible server that keeps what it is told, with the bundle published to it."""
+        with RedisProcess(self.work / name / "redis") as redis:
+            redis.publish(self.bundle)
+            yield redis
+
+    @contextmanager
+    def service(
+        self, name: str, redis: str | None = None, *, bundle: Path | None = None, **settings: object
+    ) -> Iterator[Running]:
+        """A service that is ready; settings by their names. Its log is the scenario's."""
+        given = {"deadline_ms": self.plan.deadline_ms, "log_level": "info", **settings}
+        service = ours(name, bundle or self.bundle, self.plan.workers, redis, **given)
+        running = Running(service, self.work / name)
+        try:
+            running.wait()
+            wait_for(running.url, "msd_workers_ready", self.plan.workers)
+            yield running
+        finally:
+            end([running])
+
+    def target(self, url: str, candidates: int | Mix | None = None, bundle: Path | None = None) -> Target:
+        """A service and what it is asked: the same requests in every scenario."""
+        mix, folder = candidates or self.plan.candidates, bundle or self.bundle
+        key = f"{folder} {mix}"
+        if key not in self._targets:
+            self._targets[key] = in_columns(some_bodies(Traffic(folder, mix, seed=1), self.plan.bodies))
+        return Target(url, self._targets[key])
+
+
+def wait_for(url: str, sample: str, least: float, patience_s: float = 60.0) -> None:
+    """Until a sample has risen to that. Raises ClientError when it does not; no answer counts as not yet."""
+    until = time.monotonic() + patience_s
+    while time.monotonic() < until:
+        try:
+            with Client(url) as client:
+                if metric(client, sample) >= least:
+                    return
+        except ClientError:
+            pass
+        time.sleep(_POLL_S)
+    raise ClientError(f"{url}: {sample} did not come to {least:g} within {patience_s:g} s")
+
+
+def metric(client: Client, sample: str) -> float:
+    """The value of a sample, given with its labels as the exposition writes them; 0 of one that is not there."""
+    for line in client.get("/metrics").body.decode("utf-8", "replace").splitlines():
+        if line.startswith(f"{sample} "):
+            return float(line.rsplit(" ", 1)[1])
+    return 0.0

@@ -1,0 +1,87 @@
+"""Requests in the background while something is done to the service: an open loop in a thread, whose replies are kept.
+
+Knows no services' processes.
+"""
+
+import threading
+import time
+from types import TracebackType
+from typing import Self
+
+from loadtest.arrivals import Arrivals, poisson
+from loadtest.chaos.timeline import Mark, Sample, Timeline, kind_of
+from loadtest.generator import Limits, Seen, Target, closed_loop, open_loop
+from loadtest.http_client import ClientError
+from loadtest.outcome import Outcome
+
+_WARM_UP_S = 0.5
+_CLIENTS = 8
+
+
+def capacity(target: Target, seconds: float) -> float:
+    """Requests a second that a few clients, who wait for their replies, have scored. Raises ClientError if none are."""
+    closed_loop(target, _CLIENTS, min(_WARM_UP_S, seconds))
+    found = closed_loop(target, _CLIENTS, seconds).goodput
+    if not found:
+        raise ClientError(f"{target.url}: no request was scored")
+    return found
+
+
+class Load:
+    """`rate` requests a second for so long, from the block's beginning; the block's end waits for theirs.
+
+    After it, `timeline` has what came of them, and `seen` all their replies. Raises ClientError at the end if the load
+    could not be brought on.
+    """
+
+    def __init__(self, target: Target, rate: float, seconds: float, *, arrivals: Arrivals = poisson) -> None:
+        self.seen: list[Seen] = []
+        self.timeline = Timeline()
+        self.outcome = Outcome(seconds)
+        self._target, self._seconds = target, seconds
+        self._times = arrivals(rate, seconds, 0)
+        self._error: ClientError | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._start = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.join()
+        # Read only now: meanwhile it would have taken its time from the service.
+        self.timeline.samples = [self._sample(seen) for seen in self.seen]
+        if self._error and error is None:
+            raise self._error
+
+    @property
+    def now_s(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self._start
+
+    def until(self, at_s: float) -> None:
+        """Waits for that second."""
+        time.sleep(max(0.0, at_s - self.now_s))
+
+    def mark(self, what: str) -> float:
+        """Notes what has just been done; the second."""
+        now = self.now_s
+        self.timeline.marks.append(Mark(now, what))
+        return now
+
+    def seen_of(self, *statuses: int) -> list[Seen]:
+        """The replies with one of these."""
+        return [seen for seen in self.seen if seen.status in statuses]
+
+    def _run(self) -> None:
+        try:
+            limits = Limits(goes_on=True)
+            self.outcome = open_loop(self._target, self._times, self._seconds, limits, self.seen.append)
+        except ClientError as error:
+            self._error = error
+
+    def _sample(self, seen: Seen) -> Sample:
+        return Sample(seen.due - self._start, 1e3 * (seen.over - seen.due), kind_of(seen))

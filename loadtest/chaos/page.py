@@ -1,0 +1,25 @@
+"""chaos.html: each scenario with what had to hold, its figures, and its drawing, on one page that needs no network."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from loadtest.chaos.chaos import KEYS, timeline_of
+from loadtest.chaos.ground import Ground
+from loadtest.chaos.pictures import picture
+from msd.contract.files import write_text_atomic
+
+
+def write_page(path: Path, summary: Mapping[str, Any], ground: Ground) -> None:
+    """Draws and writes the page of what `run_chaos` returned."""
+    timelines = {name: timeline_of(ground, name) for name in summary["scenarios"]}
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("loadtest.chaos", "."), autoescape=True)
+    page = environment.get_template("page.html.j2").render(
+        summary=summary,
+        keys=KEYS,
+        pictures={name: picture(one) for name, one in timelines.items() if one and (one["bins"] or one["levels"])},
+        marks={name: one["marks"] for name, one in timelines.items() if one},
+    )
+    write_text_atomic(path, page)

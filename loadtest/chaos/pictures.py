@@ -1,0 +1,96 @@
+"""What happened in a scenario as one drawing: latency, what requests got, and other numbers, over the same seconds."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from msd.drawing import to_svg
+
+_COLOURS = {
+    "full": "#0b6e4f",
+    "encoded": "#5c940d",
+    "cached": "#8fbf9f",
+    "category_prior": "#e8b04a",
+    "prior": "#c46a1b",
+    "busy": "#9ca3af",
+    "late": "#c92a2a",
+    "not_ready": "#9c36b5",
+    "error": "#7f1d1d",
+    "invalid": "#3b5bdb",
+    "lost": "#111827",
+    "unanswered": "#4b5563",
+    "refused": "#d1d5db",
+}
+NAMES = {
+    "full": "scored in full",
+    "encoded": "scored, cold ad encoded",
+    "cached": "scored by rows as last known",
+    "category_prior": "scored by category",
+    "prior": "scored by the prior",
+    "busy": "429",
+    "late": "504",
+    "not_ready": "503",
+    "error": "other 5xx",
+    "invalid": "4xx",
+    "lost": "connection lost",
+    "unanswered": "no reply",
+    "refused": "no connection",
+}
+Timeline = Mapping[str, Any]
+
+
+def picture(timeline: Timeline) -> str:
+    """An SVG of what `Timeline.as_json` gave."""
+    bins, levels = timeline["bins"], timeline["levels"]
+    panels = (2 if bins else 0) + len(levels)
+    figure = Figure(figsize=(8.6, 0.6 + 1.7 * max(1, panels)), layout="constrained")
+    rows: list[Axes] = list(figure.subplots(max(1, panels), 1, sharex=True, squeeze=False)[:, 0])
+    if bins:
+        _latency(rows[0], bins)
+        _kinds(rows[1], bins)
+    for axes, (name, points) in zip(rows[2 if bins else 0 :], levels.items(), strict=True):
+        axes.plot([at for at, _ in points], [value for _, value in points], color="#3b5bdb", linewidth=1)
+        axes.set_ylabel(name)
+    for axes in rows:
+        axes.grid(alpha=0.25)
+        for at_s, _ in timeline["marks"]:
+            axes.axvline(at_s, color="#c92a2a", linewidth=0.8, linestyle="--")
+    _name_marks(rows[0], timeline["marks"])
+    rows[-1].set_xlabel("seconds")
+    return to_svg(figure)
+
+
+def _latency(axes: Axes, bins: Sequence[Mapping[str, Any]]) -> None:
+    for percentile, colour in (("p50_ms", "#0c8599"), ("p99_ms", "#c46a1b")):
+        known = [(one["at_s"], one[percentile]) for one in bins if one[percentile] is not None]
+        axes.plot(
+            [at for at, _ in known], [value for _, value in known], color=colour, linewidth=1, label=percentile[:3]
+        )
+    axes.set_yscale("log")
+    axes.set_ylabel("ms, of those scored")
+    axes.legend(loc="upper right", ncols=2, fontsize=7, frameon=False)
+
+
+def _kinds(axes: Axes, bins: Sequence[Mapping[str, Any]]) -> None:
+    """Requests a second, by what they got, one upon the other."""
+    seconds = [one["at_s"] for one in bins]
+    floor = [0.0] * len(bins)
+    for kind, colour in _COLOURS.items():
+        rates = [one["kinds"].get(kind, 0) / one["width_s"] for one in bins]
+        if any(rates):
+            widths = [one["width_s"] for one in bins]
+            axes.bar(seconds, rates, widths, floor, align="edge", color=colour, label=NAMES[kind])
+            floor = [one + more for one, more in zip(floor, rates, strict=True)]
+    axes.set_ylabel("requests a second")
+    axes.legend(loc="lower right", ncols=3, fontsize=7, framealpha=0.8)
+
+
+def _name_marks(axes: Axes, marks: Sequence[tuple[float, str]]) -> None:
+    """Above the drawing; where there are many, by their numbers."""
+    for number, (at_s, what) in enumerate(marks, start=1):
+        told = what if len(marks) <= 3 else str(number)
+        axes.annotate(
+            told, (at_s, 1.02), xycoords=("data", "axes fraction"), fontsize=7, rotation=0, color="#c92a2a", ha="left"
+        )

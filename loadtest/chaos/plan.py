@@ -1,0 +1,35 @@
+"""How much is done in each scenario, and for how long. Measures nothing."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Each scenario is steady for a while, broken for a while, and mended for a while, at a `share` of what it can do
+    just then. With the defaults all of it takes about ten minutes on two cores."""
+
+    workers: int = 2
+    candidates: int = 200
+    bodies: int = 1_000
+    share: float = 0.5
+    capacity_s: float = 2.0
+    steady_s: float = 4.0
+    broken_s: float = 5.0
+    mended_s: float = 6.0
+    deadline_ms: int = 200
+    strict_deadline_ms: int = 50
+    overload: float = 3.0
+    swaps: int = 20
+    swap_every_s: float = 2.0
+    slow_clients: int = 200
+    memory_requests: int = 200_000
+    memory_from: int = 20_000
+    memory_candidates: int = 64
+    bad_requests: int = 20_000
+    generated: int = 1_500
+    """How many of the bad requests are made from the service's own description, which takes longer."""
+
+    @property
+    def seconds(self) -> float:
+        """Of one load that is steady, broken and mended."""
+        return self.steady_s + self.broken_s + self.mended_s

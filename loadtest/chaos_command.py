@@ -1,0 +1,98 @@
+"""`msd chaos`: breaks a service that it starts itself, in many ways, and tells what came of it."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from msd.contract.errors import MsdError
+from msd.contract.files import write_text_atomic
+
+if TYPE_CHECKING:
+    from loadtest.bench.bundles import Heard
+    from loadtest.chaos.scenario import Scenario
+
+_NEEDED = "pip install -e '.[train,cpu,openvino,demo,dev]'"
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command("chaos")
+def main(
+    out: Annotated[Path, typer.Option(help="A folder for chaos.json, chaos.html and logs.")] = Path("runs/chaos"),
+    only: Annotated[str, typer.Option(help="Scenarios by name, with commas; the others' findings are kept.")] = "",
+    bundle: Annotated[
+        Path | None, typer.Option(help="The bundle to serve; else a reference model's, trained if need be.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="A benchmark's data, for the scenario of live counts.")] = None,
+    work: Annotated[Path, typer.Option(help="A folder that keeps the reference model.")] = Path("runs/bench"),
+) -> None:
+    """Breaks things for real. Exit status 1 if anything does not hold that has nothing to do with durations."""
+    try:
+        from loadtest.chaos.chaos import run_chaos
+        from loadtest.chaos.ground import Ground
+        from loadtest.chaos.page import write_page
+        from loadtest.chaos.plan import Plan
+    except ModuleNotFoundError as error:
+        raise MsdError(f"`msd chaos` needs the module {error.name!r}; in the checkout: {_NEEDED}") from error
+    chosen = _chosen(only)
+    with _bars() as heard:
+        ground = Ground((bundle or _reference(work, heard)).absolute(), out.absolute(), Plan(), heard, data)
+        summary = run_chaos(ground, chosen)
+    write_text_atomic(out / "chaos.json", json.dumps(summary, indent=2) + "\n")
+    write_page(out / "chaos.html", summary, ground)
+    _tell(summary, out)
+    if summary["broken"]:
+        raise typer.Exit(1)
+
+
+def _chosen(only: str) -> "Sequence[Scenario]":
+    from loadtest.chaos.scenarios import SCENARIOS
+
+    known = {scenario.name: scenario for scenario in SCENARIOS}
+    names = [name.strip() for name in only.split(",") if name.strip()] or list(known)
+    for name in names:
+        if name not in known:
+            raise MsdError(f"--only {name}: no such scenario; there are: {', '.join(known)}")
+    return [known[name] for name in names]
+
+
+def _reference(work: Path, heard: "Heard") -> Path:
+    from loadtest.bench.bundles import Makings, made_bundles
+
+    return made_bundles(work / "bundles", Makings(), heard).best
+
+
+@contextmanager
+def _bars() -> "Iterator[Heard]":
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    # Drawn when there is news: a bar that moves by itself would take its time from the services.
+    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as bars:
+        bar = bars.add_task("Starting", total=None)
+
+        def heard(doing: str, done: int, total: int) -> None:
+            bars.update(bar, description=doing, completed=done, total=total, refresh=True)
+
+        yield heard
+
+
+def _tell(summary: dict[str, Any], out: Path) -> None:
+    console = Console()
+    table = Table(box=None, header_style="bold")
+    for name in ("scenario", "", "what had to hold"):
+        table.add_column(name)
+    for name, one in summary["scenarios"].items():
+        if one["reason"]:
+            table.add_row(name, "–", Text(one["reason"]))
+        for check in one["checks"]:
+            held = "yes" if check["holds"] else "no, in time" if check["is_timed"] else "NO"
+            table.add_row(name, held, Text(check["what"]))
+    console.print(table)
+    console.print(f"written: {out / 'chaos.json'}, {out / 'chaos.html'}", highlight=False, soft_wrap=True)
