@@ -35,6 +35,7 @@ COMMANDS = {
     "serve": _Command("service.serve_command", "cpu", "Answer scoring requests over HTTP."),
     "key": _Command("service.key_command", "cpu", "Make an API key, and the entry that lets it in."),
     "replay": _Command("loadtest.replay_command", "load", "Score recorded or logged requests again and compare."),
+    "join": _Command("msd.feedback.join_command", "train", "Make training data of a service's log, or compare arms."),
     "bench": _Command(
         "loadtest.bench_command", "load", "Compare the service with others; or measure a running one, or the graph."
     ),

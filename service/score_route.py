@@ -87,4 +87,6 @@ class ScoreRoute:
         await send({"type": "http.response.body", "body": reply})
         if self._request_log is not None and self._request_log.wants(access.request_id):
             now = time.time()
-            self._request_log.request(Served(access.request_id, now, arm.name, model, body, request, scored, taken))
+            self._request_log.request(
+                Served(access.request_id, now, arm.name, 1.0, model, body, request, scored, taken)
+            )

@@ -40,15 +40,17 @@ class RequestRecord:
     so that their checksums need not fit; `items_found` and `items_stale` have a byte for each of them.
 
     `request` is the body as it came, `at` the time that was scored for, `history` the ids that stood for the user's.
-    `engine` names runtime, provider and precision; `scores` are [H][N] by `heads`, in the request's order, `served` the
-    places of those that were returned, best first, where `top_k` asked for a ranking. `rungs` are [N], None of what was
-    scored from its own fresh row; None where all were. Times in unix seconds, stages in milliseconds.
+    `arm_share` is the share of the users that the arm had then. `engine` names runtime, provider and precision;
+    `scores` are [H][N] by `heads`, in the request's order, `served` the places of those that were returned, best first,
+    where `top_k` asked for a ranking. `rungs` are [N], None of what was scored from its own fresh row; None where all
+    were. Times in unix seconds, stages in milliseconds.
     """
 
     request_id: str
     received_at: float
     at: float
     arm: str
+    arm_share: float
     model_version: str
     bundle_id: str
     manifest_sha256: str

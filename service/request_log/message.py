@@ -32,6 +32,7 @@ class Served(NamedTuple):
     request_id: str
     received_at: float
     arm: str
+    arm_share: float
     model: Model
     body: bytes
     request: CheckedRequest
@@ -49,6 +50,7 @@ def request_message(served: Served) -> bytes:
         "received_at": served.received_at,
         "at": basis.at,
         "arm": served.arm,
+        "arm_share": served.arm_share,
         "model_version": model.version,
         "bundle_id": model.bundle.bundle_id,
         "manifest_sha256": model.identity,
@@ -127,7 +129,7 @@ def _events(received_at: float, body: bytes) -> Iterator[EventRecord]:
             type=event["type"],
             user_id=event["user_id"],
             item_id=event["item_id"],
-            at=event["at"],
+            at=received_at if event.get("at") is None else event["at"],
             request_id=event.get("request_id"),
             received_at=received_at,
         )

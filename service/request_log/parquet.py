@@ -21,6 +21,7 @@ _REQUEST_COLUMNS = pa.schema(
         "received_at": pa.float64(),
         "at": pa.float64(),
         "arm": pa.string(),
+        "arm_share": pa.float64(),
         "model_version": pa.string(),
         "bundle_id": pa.string(),
         "manifest_sha256": pa.string(),
@@ -66,6 +67,7 @@ _EVENT_COLUMNS = pa.schema(
     }.items()
 )
 _BATCH = 16
+_ROWS = b"msd.rows"
 
 
 class LogFileError(MsdError):
@@ -106,7 +108,7 @@ def read_events(path: Path) -> Iterator[EventRecord]:
 def _encoded(schema: Any, records: Sequence[RequestRecord] | Sequence[EventRecord]) -> bytes:  # noqa: ANN401
     columns = [pa.array([getattr(one, field.name) for one in records], field.type) for field in schema]
     sink = pa.BufferOutputStream()
-    table = pa.Table.from_arrays(columns, schema=schema)
+    table = pa.Table.from_arrays(columns, schema=schema.with_metadata({_ROWS: str(len(records)).encode()}))
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     data: bytes = sink.getvalue().to_pybytes()
     return data
@@ -117,7 +119,12 @@ def _rows(path: Path, schema: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             if not schema.equals(file.schema_arrow):
                 raise LogFileError(f"{path}: is not a file of the log, or of another release: its columns differ")
+            left = int((file.schema_arrow.metadata or {}).get(_ROWS, 0))
             for batch in file.iter_batches(_BATCH):
+                left -= len(batch)
                 yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise LogFileError(f"{path}: not readable as Parquet: {error}") from error
+    # What pages hold has checksums; how many there are has not.
+    if left:
+        raise LogFileError(f"{path}: damaged: it holds other than the records that it says")

@@ -27,6 +27,7 @@ RECORD = RequestRecord(
     received_at=1.5,
     at=1.0,
     arm="champion",
+    arm_share=0.5,
     model_version="m",
     bundle_id="b",
     manifest_sha256="s",

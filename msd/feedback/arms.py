@@ -1,0 +1,191 @@
+"""Arms of an experiment compared: click rate and revenue a thousand impressions, with intervals by user, and whether
+users were shared among the arms as they should have been.
+
+Users, not impressions, were drawn: one user's impressions are alike. So a rate is a ratio of sums over users, and its
+error is that of the sums (the delta method; Deng, Knoblich and Lu, KDD 2018). Pure.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy.stats import chi2  # type: ignore[import-untyped]
+
+from msd.feedback.errors import FeedbackError
+
+Floats = NDArray[np.float64]
+_Z95 = 1.959963984540054
+METRICS = ("ctr", "rpm")
+_PER = {"ctr": 1.0, "rpm": 1_000.0}
+
+
+class Estimate(NamedTuple):
+    """A figure and its 95 % interval."""
+
+    value: float
+    ci95: tuple[float, float]
+
+
+class Difference(NamedTuple):
+    """Of an arm from the champion: absolute, relative (None where the champion's figure is 0), and how sure (None where
+    there is nothing to tell it by)."""
+
+    absolute: Estimate
+    relative: Estimate | None
+    p: float | None
+
+
+@dataclass(frozen=True)
+class ArmFigures:
+    """What came of one arm. `predicted_over_observed` is None without clicks; `unpriced_clicks` had no bid."""
+
+    users: int
+    impressions: int
+    clicks: int
+    revenue: float
+    unpriced_clicks: int
+    predicted_over_observed: float | None
+    figures: dict[str, Estimate]
+    differences: dict[str, Difference] | None
+
+
+@dataclass(frozen=True)
+class RatioMismatch:
+    """Pearson's test of whether the arms have as many users as their shares say. `p` None where they are not known."""
+
+    expected: dict[str, float] | None
+    observed: dict[str, int]
+    p: float | None
+    told: str
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Impressions, clicks, revenue and predictions by user and arm, [U, A] each; users in no order."""
+
+    arms: tuple[str, ...]
+    impressions: Floats
+    totals: Mapping[str, Floats]
+    """By metric: what is divided by the impressions."""
+
+
+def by_user(impressions: pl.DataFrame, champion: str) -> Sums:
+    """The sums of a joined table; the champion comes first. Raises FeedbackError where it has no impression."""
+    arms = impressions["arm"].unique().sort().to_list()
+    if champion not in arms:
+        raise FeedbackError(f"no impression is of the arm {champion!r}; there are: {', '.join(arms)}")
+    arms = [champion, *(arm for arm in arms if arm != champion)]
+    sums = impressions.group_by("user_id", "arm").agg(
+        pl.len().cast(pl.Float64).alias("impressions"),
+        pl.col("label").cast(pl.Float64).sum().alias("ctr"),
+        (pl.col("label") * pl.col("bid").fill_null(0.0)).sum().alias("rpm"),
+    )
+    users = {user: place for place, user in enumerate(sums["user_id"].unique().to_list())}
+    rows = np.array([users[user] for user in sums["user_id"].to_list()], np.int64)
+    columns = np.array([arms.index(arm) for arm in sums["arm"].to_list()], np.int64)
+    tables = {}
+    for name in ("impressions", *METRICS):
+        tables[name] = np.zeros((len(users), len(arms)))
+        tables[name][rows, columns] = sums[name].to_numpy()
+    return Sums(tuple(arms), tables.pop("impressions"), tables)
+
+
+def compare(impressions: pl.DataFrame, champion: str) -> dict[str, ArmFigures]:
+    """All arms' figures, the champion first, and their differences from it."""
+    sums = by_user(impressions, champion)
+    measured = {name: Ratios.of(sums.totals[name], sums.impressions, _PER[name]) for name in METRICS}
+    found = {}
+    for place, arm in enumerate(sums.arms):
+        own = impressions.filter(pl.col("arm") == arm)
+        clicked = own.filter(pl.col("label") == 1)
+        found[arm] = ArmFigures(
+            users=int((sums.impressions[:, place] > 0).sum()),
+            impressions=own.height,
+            clicks=clicked.height,
+            revenue=float(clicked["bid"].sum()),
+            unpriced_clicks=clicked["bid"].null_count(),
+            predicted_over_observed=float(own["pctr"].sum()) / clicked.height if clicked.height else None,
+            figures={name: ratios.estimate(place) for name, ratios in measured.items()},
+            differences={name: ratios.difference(place) for name, ratios in measured.items()} if place else None,
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Ratios:
+    """Ratios [A] of sums over users, and each user's part in their errors [U, A]."""
+
+    values: Floats
+    parts: Floats
+
+    @classmethod
+    def of(cls, totals: Floats, impressions: Floats, per: float = 1.0) -> "Ratios":
+        """Of totals and impressions [U, A]; U users of whom each was in one arm, or, rarely, in several."""
+        below = impressions.sum(0)
+        values = per * totals.sum(0) / below
+        users = (impressions > 0).sum(0)
+        # Of n users the residuals have n − 1 degrees of freedom.
+        scale = np.sqrt(users / np.maximum(users - 1, 1))
+        return cls(values, scale * (per * totals - values * impressions) / below)
+
+    def estimate(self, arm: int) -> Estimate:
+        """The figure of an arm."""
+        return _estimate(self.values[arm], self.parts[:, arm])
+
+    def difference(self, arm: int) -> Difference:
+        """Of an arm from the first. A user who was in both counts in both."""
+        ours, theirs = self.values[arm], self.values[0]
+        absolute = _estimate(ours - theirs, self.parts[:, arm] - self.parts[:, 0])
+        relative = None
+        if theirs > 0:
+            relative = _estimate(ours / theirs - 1, self.parts[:, arm] / theirs - ours * self.parts[:, 0] / theirs**2)
+        error = _error(self.parts[:, arm] - self.parts[:, 0])
+        p = math.erfc(abs(absolute.value) / error / math.sqrt(2)) if error > 0 else None
+        return Difference(absolute, relative, p)
+
+
+def _error(parts: Floats) -> float:
+    return float(np.sqrt((parts**2).sum()))
+
+
+def _estimate(value: float, parts: Floats) -> Estimate:
+    error = _error(parts)
+    return Estimate(float(value), (float(value - _Z95 * error), float(value + _Z95 * error)))
+
+
+def ratio_mismatch(impressions: pl.DataFrame, shares: Mapping[str, float] | None) -> RatioMismatch:
+    """Compares users by arm with `shares`, or with those in the log, where they did not change."""
+    counts = impressions.group_by("arm").agg(pl.col("user_id").n_unique().alias("users")).sort("arm")
+    observed: dict[str, int] = dict(counts.iter_rows())
+    if shares is None:
+        shares = _logged_shares(impressions)
+        if shares is None:
+            return RatioMismatch(None, observed, None, "the arms' shares changed meanwhile; give them by --shares")
+    if unknown := sorted(set(observed) - set(shares)):
+        raise FeedbackError(f"--shares says nothing of {', '.join(unknown)}")
+    total = sum(shares.values())
+    if total <= 0 or any(share < 0 or not math.isfinite(share) for share in shares.values()):
+        raise FeedbackError("--shares are numbers from 0 up, of which one at least is above")
+    expected = {arm: share / total for arm, share in shares.items()}
+    p = pearson_p([observed.get(arm, 0) for arm in expected], list(expected.values()))
+    return RatioMismatch(expected, observed, p, "")
+
+
+def _logged_shares(impressions: pl.DataFrame) -> dict[str, float] | None:
+    pairs = impressions.select("arm", "arm_share").unique()
+    return dict(pairs.iter_rows()) if pairs.height == pairs["arm"].n_unique() else None
+
+
+def pearson_p(observed: Sequence[int], expected: Sequence[float]) -> float | None:
+    """The p of Pearson's chi-square test of counts against shares that sum to 1; None for fewer than two shares."""
+    total = sum(observed)
+    used = [(count, total * share) for count, share in zip(observed, expected, strict=True) if share > 0]
+    if any(count for count, share in zip(observed, expected, strict=True) if share <= 0):
+        return 0.0
+    if len(used) < 2:
+        return None
+    return float(chi2.sf(sum((count - due) ** 2 / due for count, due in used), len(used) - 1))

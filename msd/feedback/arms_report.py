@@ -1,0 +1,112 @@
+"""What `msd join --by arm` found, for people: lines for a terminal, and a page that needs no network.
+
+Names that people chose are written by the template alone, which escapes them; the drawing has figures only.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from msd.contract.files import write_text_atomic
+from msd.drawing import to_svg
+from msd.feedback.arms import METRICS, ArmFigures, Difference, Estimate, RatioMismatch
+
+SURE_MISMATCH = 0.001
+"""Below this p the arms' users were not drawn as they should have been, and no difference is to be believed."""
+_TITLES = {"ctr": "click rate", "rpm": "revenue a thousand impressions"}
+_GAIN, _LOSS, _UNSURE = "#0b6e4f", "#c92a2a", "#6b7280"
+
+
+def mismatch_told(mismatch: RatioMismatch) -> str:
+    """One sentence on how the users were shared among the arms."""
+    if mismatch.p is None:
+        return f"Sample ratio: not tested ({mismatch.told or 'there is one arm'})."
+    verdict = (
+        "the arms do NOT have the users that their shares say: find out why before you believe any difference"
+        if mismatch.p < SURE_MISMATCH
+        else "as the shares say"
+    )
+    return f"Sample ratio: p {mismatch.p:.3g}, {verdict}."
+
+
+def table(arms: Mapping[str, ArmFigures]) -> Table:
+    """One row an arm."""
+    made = Table(title="By arm; intervals are 95 %, by user")
+    for name in ("arm", "users", "impressions", "clicks", *_TITLES.values(), "predicted ÷ observed"):
+        made.add_column(name, justify="left" if name == "arm" else "right")
+    for arm, one in arms.items():
+        ratio = one.predicted_over_observed
+        made.add_row(
+            arm,
+            f"{one.users}",
+            f"{one.impressions}",
+            f"{one.clicks}",
+            *(_estimate(one.figures[metric]) for metric in METRICS),
+            "-" if ratio is None else f"{ratio:.3f}",
+        )
+    return made
+
+
+def differences(arms: Mapping[str, ArmFigures]) -> Table:
+    """One row a metric of each arm but the champion."""
+    made = Table(title=f"Differences from {next(iter(arms))}")
+    for name in ("arm", "of", "difference", "relative", "p"):
+        made.add_column(name, justify="left" if name in ("arm", "of") else "right")
+    for arm, metric, one in _differences(arms):
+        relative = "-" if one.relative is None else _percent(one.relative)
+        made.add_row(arm, _TITLES[metric], _estimate(one.absolute), relative, "-" if one.p is None else f"{one.p:.3g}")
+    return made
+
+
+def write_page(path: Path, arms: Mapping[str, ArmFigures], mismatch: RatioMismatch, told: Mapping[str, int]) -> None:
+    """Draws and writes the page."""
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("msd.feedback", "."), autoescape=True)
+    page = environment.get_template("arms_report.html.j2").render(
+        arms=arms,
+        champion=next(iter(arms)),
+        titles=_TITLES,
+        rows=list(_differences(arms)),
+        mismatch=mismatch,
+        mismatch_told=mismatch_told(mismatch),
+        told=told,
+        estimate=_estimate,
+        percent=_percent,
+        picture=_picture(arms),
+    )
+    write_text_atomic(path, page)
+
+
+def _differences(arms: Mapping[str, ArmFigures]) -> list[tuple[str, str, Difference]]:
+    return [
+        (arm, metric, one.differences[metric]) for arm, one in arms.items() if one.differences for metric in METRICS
+    ]
+
+
+def _estimate(one: Estimate) -> str:
+    return f"{one.value:.4g} ({one.ci95[0]:.4g} to {one.ci95[1]:.4g})"
+
+
+def _percent(one: Estimate) -> str:
+    return f"{100 * one.value:+.2f} % ({100 * one.ci95[0]:+.2f} to {100 * one.ci95[1]:+.2f})"
+
+
+def _picture(arms: Mapping[str, ArmFigures]) -> str:
+    """Relative differences with their intervals, in the order of the table; empty where there is none."""
+    shown: list[Any] = [one.relative for _, _, one in _differences(arms) if one.relative is not None]
+    if not shown:
+        return ""
+    figure = Figure(figsize=(8.6, 0.9 + 0.34 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    axes.axvline(0, color="#d1d5db", linewidth=1)
+    for place, one in enumerate(shown):
+        low, high = (100 * end for end in one.ci95)
+        colour = _GAIN if low > 0 else _LOSS if high < 0 else _UNSURE
+        axes.plot([low, high], [place, place], color=colour, linewidth=2)
+        axes.plot([100 * one.value], [place], "o", color=colour, markersize=5)
+    axes.set(xlabel="relative difference from the champion, %", ylim=(len(shown) - 0.5, -0.5))
+    axes.set_yticks(range(len(shown)), [str(place + 1) for place in range(len(shown))])
+    return to_svg(figure)

@@ -1,0 +1,157 @@
+"""A dataset folder of joined impressions: the old dataset, gone on with by what was really shown and clicked."""
+
+import io
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import polars as pl
+
+from msd.contract.files import write_bytes_atomic, write_text_atomic
+from msd.dataset.config import (
+    CONFIG_FILE,
+    DatasetConfig,
+    EventsConfig,
+    FeatureConfig,
+    ItemsConfig,
+    SplitConfig,
+    UsersConfig,
+)
+from msd.dataset.load import Dataset, load_dataset
+from msd.feedback.described import Described, described, feature_type
+from msd.feedback.errors import FeedbackError
+
+_CORE = ("user_id", "item_id", "at", "label")
+
+
+@dataclass(frozen=True)
+class Previous:
+    """The dataset that the served model was trained on."""
+
+    dataset: Dataset
+
+    @classmethod
+    def of(cls, folder: Path) -> Self:
+        """Loads it. Raises DatasetError."""
+        return cls(load_dataset(folder))
+
+
+def write_dataset(
+    impressions: pl.DataFrame, requests: Iterable[pl.DataFrame], previous: Previous, out: Path, *, log_only: bool
+) -> int:
+    """Writes the dataset `out`, and proves that it loads; the number of its events.
+
+    `requests` have the column `request`. Users and items are the old dataset's; what requests said of them goes before,
+    and those that only requests described are added. Raises FeedbackError, or DatasetError.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FeedbackError(f"{out} is there already; name an empty or a new folder with --out")
+    old = previous.dataset
+    said = described(requests, impressions["request_id"], old.config)
+    config = _config(old, said)
+    events = _events(config, impressions, said)
+    if not log_only:
+        events = pl.concat([_old_events(config, old, events), events]).sort("at", maintain_order=True)
+    tables = {
+        "events": events,
+        "items": _described_table(old.items, "item_id", config.side("item"), said.items, said.texts),
+        "users": _described_table(old.users, "user_id", config.side("user"), said.users, {}),
+    }
+    if config.users is None:
+        del tables["users"]
+    try:
+        for name, table in tables.items():
+            write_bytes_atomic(out / f"{name}.parquet", _parquet(table))
+        # Last: a folder is a dataset once it holds this file.
+        write_text_atomic(out / CONFIG_FILE, _toml(config))
+    except OSError as error:
+        raise FeedbackError(f"{out} cannot be written: {error.strerror}; name another folder with --out") from None
+    return load_dataset(out).events.height
+
+
+def _config(old: Dataset, said: Described) -> DatasetConfig:
+    """The old one, of files whose columns are called as the features are."""
+    was = old.config
+    has_title = bool(old.items["title"].is_not_null().any())
+    has_text = bool(said.texts) or bool(old.items["text"].is_not_null().any())
+    user_text = bool(old.users["text"].is_not_null().any())
+    # Parts that the old events named themselves the new ones cannot have.
+    split = was.split if was.split.column is None else SplitConfig()
+    return was.model_copy(
+        update={
+            "events": EventsConfig(file="events.parquet"),
+            "items": ItemsConfig(
+                file="items.parquet", title="title" if has_title else None, text="{text}" if has_text else None
+            ),
+            "users": UsersConfig(file="users.parquet", text="{text}" if user_text else None) if was.users else None,
+            "split": split,
+            "features": [one.model_copy(update={"column": None}) for one in was.features],
+        }
+    )
+
+
+def _events(config: DatasetConfig, impressions: pl.DataFrame, said: Described) -> pl.DataFrame:
+    """Impressions with their contexts. What online is one constant, such as the position, is that constant."""
+    rows = [said.contexts[request_id] for request_id in impressions["request_id"].to_list()]
+    columns = [
+        pl.Series(one.name, [row.get(one.name, _constant(one)) for row in rows], feature_type(one))
+        for one in config.side("context")
+    ]
+    return impressions.select("user_id", "item_id", pl.col("at").floor().cast(pl.Int64), "label").with_columns(columns)
+
+
+def _constant(feature: FeatureConfig) -> Any:  # noqa: ANN401
+    value = feature.serving_value
+    return value if value is None or feature.kind == "numeric" else str(value)
+
+
+def _old_events(config: DatasetConfig, old: Dataset, new: pl.DataFrame) -> pl.DataFrame:
+    """The old dataset's, but for those that the log has too."""
+    columns = [pl.col(one.name).cast(feature_type(one)) for one in config.side("context")]
+    kept = old.events.select(*_CORE, *columns)
+    return kept.join(new.select("user_id", "item_id", "at").unique(), on=["user_id", "item_id", "at"], how="anti")
+
+
+def _described_table(
+    old: pl.DataFrame,
+    key: str,
+    features: list[FeatureConfig],
+    values: Mapping[str, Mapping[str, Any]],
+    texts: Mapping[str, str],
+) -> pl.DataFrame:
+    """The old table, with what requests said in its place, and rows for those that it lacked."""
+    rows = {row[key]: row for row in old.iter_rows(named=True)}
+    for one in (*values, *texts):
+        row = rows.setdefault(one, dict.fromkeys(old.columns) | {key: one})
+        row |= values.get(one, {})
+        # An item's own words go before what a request says; the service does the same.
+        row["text"] = row["text"] or texts.get(one)
+    types = {**old.schema, **{one.name: feature_type(one) for one in features}}
+    return pl.DataFrame(list(rows.values()), schema=types)
+
+
+def _toml(config: DatasetConfig) -> str:
+    """dataset.toml with all that is not by default."""
+    document = config.model_dump(exclude_none=True, exclude_defaults=True, exclude={"format"})
+    tables = {name: value for name, value in document.items() if isinstance(value, dict)}
+    plain = {name: value for name, value in document.items() if name not in tables and name != "features"}
+    lines = ["# Made by `msd join` of a service's log.", "format = 1", *_entries(plain)]
+    for name, table in tables.items():
+        lines += ["", f"[{name}]", *_entries(table)]
+    for feature in document.get("features", []):
+        lines += ["", "[[features]]", *_entries(feature)]
+    return "\n".join(lines) + "\n"
+
+
+def _entries(values: Mapping[str, Any]) -> list[str]:
+    # Strings, numbers and truth values are written in TOML as they are in JSON, but for DEL.
+    written = {name: json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") for name, value in values.items()}
+    return [f"{name} = {value}" for name, value in written.items()]
+
+
+def _parquet(table: pl.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    table.write_parquet(buffer)
+    return buffer.getvalue()

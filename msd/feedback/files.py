@@ -1,0 +1,83 @@
+"""The files of a service's log as tables: logged requests, and events from there or from anywhere else.
+
+Knows columns and their types. Does not know what came of what.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from msd.contract.log import EVENTS, REQUESTS
+from msd.feedback.errors import FeedbackError
+
+REQUEST_COLUMNS = ("request_id", "received_at", "at", "arm", "arm_share", "user_id", "item_ids", "bids", "scores")
+_EVENT_TYPES = {
+    "event_id": pl.String,
+    "type": pl.String,
+    "user_id": pl.String,
+    "item_id": pl.String,
+    "at": pl.Float64,
+    "request_id": pl.String,
+}
+_OPTIONAL = ("request_id",)
+_KINDS = ("impression", "click")
+
+
+def request_files(path: Path) -> list[Path]:
+    """The log's files of requests, oldest first. Raises FeedbackError if there are none."""
+    return _files(path, REQUESTS)
+
+
+def read_requests(file: Path, more: Sequence[str] = ()) -> pl.DataFrame:
+    """One file's requests, with REQUEST_COLUMNS and `more`. Raises FeedbackError."""
+    try:
+        return pl.read_parquet(file, columns=[*REQUEST_COLUMNS, *more])
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise FeedbackError(f"{file}: is not a file of a request log: {error}") from None
+
+
+def read_events(path: Path) -> pl.DataFrame:
+    """All events of a log's folder, or of one Parquet or JSONL file: event_id, type, user_id, item_id, at (unix s) and
+    request_id, null where there is none. Raises FeedbackError."""
+    frames = [_read_events(file) for file in _files(path, EVENTS)]
+    return pl.concat(frames)
+
+
+def _files(path: Path, kind: str) -> list[Path]:
+    if path.is_file():
+        return [path]
+    files = sorted(path.glob(f"{kind}-*.parquet"))
+    if not files:
+        what = f"holds no file of {kind} (`{kind}-….parquet`)" if path.is_dir() else "no such file or folder"
+        raise FeedbackError(f"{path}: {what}")
+    return files
+
+
+def _read_events(file: Path) -> pl.DataFrame:
+    try:
+        frame = pl.read_ndjson(file) if file.suffix == ".jsonl" else pl.read_parquet(file)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise FeedbackError(f"{file}: cannot be read as events: {error}") from None
+    for name in _EVENT_TYPES:
+        if name not in frame.columns:
+            if name not in _OPTIONAL:
+                raise FeedbackError(f"{file}: has no column {name!r}; its columns are {', '.join(frame.columns)}")
+            frame = frame.with_columns(pl.lit(None, pl.String).alias(name))
+    try:
+        frame = frame.select(pl.col(name).cast(kind) for name, kind in _EVENT_TYPES.items())
+    except pl.exceptions.PolarsError as error:
+        raise FeedbackError(f"{file}: a column is of another type than events have: {error}") from None
+    _check_events(file, frame)
+    return frame
+
+
+def _check_events(file: Path, frame: pl.DataFrame) -> None:
+    for name in _EVENT_TYPES:
+        if name not in _OPTIONAL and frame[name].null_count():
+            raise FeedbackError(f"{file}: {frame[name].null_count()} events have no {name}")
+    if not frame["at"].is_finite().all():
+        raise FeedbackError(f"{file}: a time is not a finite number")
+    others = frame.filter(pl.col("type").is_in(_KINDS).not_())
+    if others.height:
+        raise FeedbackError(f"{file}: an event is of type {others['type'][0]!r}; there are: {', '.join(_KINDS)}")

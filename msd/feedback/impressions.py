@@ -1,0 +1,122 @@
+"""Impressions that were really shown, with what their request was scored with, and whether a click came in time.
+
+Pure: tables in, a table and counts out. Nothing is left out that is not counted.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import polars as pl
+
+from msd.feedback.errors import FeedbackError
+
+_KEY = ["request_id", "item_id"]
+_PAIR = ["user_id", "item_id"]
+
+
+@dataclass(frozen=True)
+class Joined:
+    """One row an impression: request_id, user_id, item_id, at (unix s), arm, arm_share, pctr, bid (null without one),
+    label (0 or 1), sorted by time; and how many events and requests there were, by what became of them."""
+
+    frame: pl.DataFrame
+    told: Mapping[str, int]
+
+
+def join(requests: Iterable[pl.DataFrame], events: pl.DataFrame, window_s: float) -> Joined:
+    """`requests` are a log's tables, one after the other; a click counts up to `window_s` after its impression.
+
+    An event id that comes twice counts once. Clicks that name no request belong to the latest impression of the same
+    user and item before them. Raises FeedbackError when not one impression can be told from the log.
+    """
+    told: dict[str, int] = {"events": events.height}
+    distinct = events.unique(["type", "event_id"], keep="first", maintain_order=True)
+    told["repeated_events"] = events.height - distinct.height
+    shown = distinct.filter(pl.col("type") == "impression")
+    clicks = distinct.filter(pl.col("type") == "click")
+    told |= {"impressions": shown.height, "clicks": clicks.height}
+    impressions = _impressions(shown, requests, told)
+    if impressions.is_empty():
+        raise FeedbackError(
+            f"not one of {shown.height} impressions is of a logged request: events have to name the request_id of the"
+            " reply that they came of, and its request has to be in the log"
+        )
+    labelled = _label(impressions, clicks, window_s, told)
+    told |= {"joined_impressions": labelled.height, "joined_clicks": int(labelled["label"].sum())}
+    return Joined(labelled.sort("at", "request_id", "item_id"), told)
+
+
+def _impressions(shown: pl.DataFrame, requests: Iterable[pl.DataFrame], told: dict[str, int]) -> pl.DataFrame:
+    """One row for each shown candidate of a logged request."""
+    named = shown.filter(pl.col("request_id").is_not_null())
+    once = named.sort("at").unique(_KEY, keep="first", maintain_order=True)
+    told["impressions_without_request"] = shown.height - named.height
+    told["repeated_impressions"] = named.height - once.height
+    candidates, logged = _candidates(requests, once, told)
+    found = once.select(*_KEY, "at").join(candidates, on=_KEY, how="inner")
+    unlogged = once.join(logged, on="request_id", how="anti").height
+    told["impressions_not_logged"] = unlogged
+    told["impressions_of_no_candidate"] = once.height - unlogged - found.height
+    return found
+
+
+def _candidates(
+    requests: Iterable[pl.DataFrame], shown: pl.DataFrame, told: dict[str, int]
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The candidates of requests of which something was shown, once each; and those requests' ids."""
+    frames, seen, total, repeated = [], pl.DataFrame(schema={"request_id": pl.String}), 0, 0
+    wanted = shown.select("request_id").unique()
+    for frame in requests:
+        total += frame.height
+        first = frame.unique("request_id", keep="first", maintain_order=True).join(seen, on="request_id", how="anti")
+        repeated += frame.height - first.height
+        seen = pl.concat([seen, first.select("request_id")])
+        frames.append(_exploded(first.join(wanted, on="request_id", how="semi")))
+    told["requests"], told["repeated_requests"] = total, repeated
+    if not frames:
+        raise FeedbackError("the log holds no requests")
+    candidates = pl.concat(frames).unique(_KEY, keep="first", maintain_order=True)
+    return candidates, seen
+
+
+def _exploded(requests: pl.DataFrame) -> pl.DataFrame:
+    no_bids = pl.lit(None, pl.Float64).repeat_by(pl.col("item_ids").list.len())
+    return requests.select(
+        "request_id",
+        "user_id",
+        "arm",
+        "arm_share",
+        pl.col("item_ids").alias("item_id"),
+        pl.col("scores").list.first().cast(pl.List(pl.Float64)).alias("pctr"),
+        pl.coalesce(pl.col("bids").cast(pl.List(pl.Float64)), no_bids).alias("bid"),
+    ).explode("item_id", "pctr", "bid")
+
+
+def _label(impressions: pl.DataFrame, clicks: pl.DataFrame, window_s: float, told: dict[str, int]) -> pl.DataFrame:
+    """The impressions with their labels. Of several clicks on one the first counts."""
+    named = clicks.filter(pl.col("request_id").is_not_null()).select(*_KEY, pl.col("at").alias("clicked_at"))
+    nameless = clicks.filter(pl.col("request_id").is_null())
+    by_request = named.join(impressions.select(*_KEY, "at"), on=_KEY, how="inner")
+    by_pair = (
+        nameless.select(*_PAIR, pl.col("at").alias("clicked_at"))
+        .sort("clicked_at")
+        .join_asof(
+            impressions.select(*_PAIR, "request_id", "at").sort("at"),
+            left_on="clicked_at",
+            right_on="at",
+            by=_PAIR,
+            strategy="backward",
+            coalesce=False,
+            check_sortedness=False,
+        )
+        .filter(pl.col("request_id").is_not_null())
+    )
+    matched = pl.concat([one.select(*_KEY, "clicked_at", "at") for one in (by_request, by_pair)])
+    timely = matched.filter(pl.col("clicked_at") <= pl.col("at") + window_s)
+    clicked = timely.select(_KEY).unique()
+    told["clicks_without_impression"] = clicks.height - matched.height
+    told["late_clicks"] = matched.height - timely.height
+    told["repeated_clicks"] = timely.height - clicked.height
+    return impressions.join(clicked.with_columns(label=pl.lit(1, pl.Int8)), on=_KEY, how="left").with_columns(
+        pl.col("label").fill_null(0)
+    )

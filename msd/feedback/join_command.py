@@ -1,0 +1,130 @@
+"""`msd join`: what came of logged requests, as training data, or by the arms of an experiment."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import polars as pl
+import typer
+from rich.console import Console
+
+from msd.contract.files import write_text_atomic
+from msd.feedback.arms import compare, ratio_mismatch
+from msd.feedback.arms_report import differences, mismatch_told, table, write_page
+from msd.feedback.dataset import Previous, write_dataset
+from msd.feedback.errors import FeedbackError
+from msd.feedback.files import read_events, read_requests, request_files
+from msd.feedback.impressions import Joined, join
+
+app = typer.Typer(add_completion=False)
+
+
+class By(StrEnum):
+    """What impressions can be told apart by."""
+
+    ARM = "arm"
+
+
+@app.command("join")
+def main(
+    log: Annotated[Path, typer.Argument(metavar="LOG", help="A service's MSD_LOG_DIR, or one of its files.")],
+    events: Annotated[
+        Path | None,
+        typer.Argument(metavar="EVENTS", help="A folder with files of events, a Parquet or a JSONL file; else LOG."),
+    ] = None,
+    by: Annotated[By | None, typer.Option(help="Compare the arms of an experiment.")] = None,
+    dataset: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The dataset that the model was trained on, to go on from.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The dataset to write: a new or empty folder.")
+    ] = None,
+    log_only: Annotated[bool, typer.Option("--log-only", help="Leave the old dataset's events out.")] = False,
+    window_hours: Annotated[float, typer.Option(min=0, help="A click counts so long after its impression.")] = 24.0,
+    champion: Annotated[str, typer.Option(help="With --by arm: what the others are compared with.")] = "champion",
+    shares: Annotated[
+        str | None, typer.Option(metavar="ARM=SHARE,…", help="With --by arm: the users that arms were to have.")
+    ] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="With --by arm: write the figures there.")] = None,
+    page: Annotated[Path | None, typer.Option(help="With --by arm: write a page with a picture there.")] = None,
+) -> None:
+    """Joins impressions and clicks to the requests that led to them: to a dataset for `msd train`, or by arm."""
+    if (by is None) == (out is None) or (out is not None and dataset is None):
+        raise typer.BadParameter("give --dataset and --out for training data, or --by arm")
+    console = Console()
+    more = ("request",) if out else ()
+    joined = join(_requests(log, more), read_events(events or log), 3_600 * window_hours)
+    _tell(console, joined.told)
+    if out is not None and dataset is not None:
+        rows = write_dataset(joined.frame, _requests(log, more), Previous.of(dataset), out, log_only=log_only)
+        console.print(
+            f"{out}: {rows} events, {joined.told['joined_impressions']} of them from the log; then: msd train"
+        )
+        return
+    _by_arm(console, joined, champion, _shares(shares), json_path, page)
+
+
+def _by_arm(
+    console: Console,
+    joined: Joined,
+    champion: str,
+    shares: Mapping[str, float] | None,
+    json_path: Path | None,
+    page: Path | None,
+) -> None:
+    arms, mismatch = compare(joined.frame, champion), ratio_mismatch(joined.frame, shares)
+    console.print(table(arms))
+    if len(arms) > 1:
+        console.print(differences(arms))
+    console.print(mismatch_told(mismatch), highlight=False)
+    if json_path:
+        document = {
+            "told": joined.told,
+            "arms": {arm: _plain(asdict(one)) for arm, one in arms.items()},
+            "sample_ratio": asdict(mismatch),
+        }
+        write_text_atomic(json_path, json.dumps(document, indent=2) + "\n")
+    if page:
+        write_page(page, arms, mismatch, joined.told)
+
+
+def _plain(document: object) -> object:
+    """Named tuples as objects."""
+    if isinstance(document, dict):
+        return {name: _plain(value) for name, value in document.items()}
+    if isinstance(document, tuple) and hasattr(document, "_asdict"):
+        return _plain(document._asdict())
+    return document
+
+
+def _requests(log: Path, more: Sequence[str]) -> Iterator[pl.DataFrame]:
+    return (read_requests(file, more) for file in request_files(log))
+
+
+def _tell(console: Console, told: Mapping[str, int]) -> None:
+    """What was joined, and every other fate that an event had."""
+    joined = ("joined_impressions", "joined_clicks")
+    console.print(
+        f"{told['joined_impressions']} of {told['impressions']} impressions and {told['joined_clicks']} of"
+        f" {told['clicks']} clicks joined to {told['requests']} logged requests",
+        highlight=False,
+    )
+    rest = {
+        name: count
+        for name, count in told.items()
+        if count and name not in (*joined, "events", "impressions", "clicks", "requests")
+    }
+    for name, count in rest.items():
+        console.print(f"  {count} {name.replace('_', ' ')}", highlight=False)
+
+
+def _shares(given: str | None) -> dict[str, float] | None:
+    if given is None:
+        return None
+    try:
+        return {arm: float(share) for arm, share in (one.split("=", 1) for one in given.split(","))}
+    except ValueError:
+        raise FeedbackError(f"--shares {given}: give ARM=SHARE,ARM=SHARE, such as champion=0.9,new=0.1") from None

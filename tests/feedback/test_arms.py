@@ -1,0 +1,143 @@
+"""The comparison of arms finds an effect that is there, seldom one that is not, and says how sure it is, by user."""
+
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import chisquare  # type: ignore[import-untyped]
+
+from msd.feedback.arms import Ratios, compare, pearson_p, ratio_mismatch
+from msd.feedback.errors import FeedbackError
+from msd.feedback.impressions import join
+from tests.feedback.made import traffic
+
+Floats = NDArray[np.float64]
+USERS = 1_500
+
+
+def experiments(seed: int, count: int, lift: float) -> list[tuple[Floats, Floats]]:
+    """Clicks and impressions [U, 2] of experiments whose users are alike within and unlike among themselves."""
+    rng = np.random.default_rng(seed)
+    chance = rng.beta(0.5, 9.5, (count, USERS))
+    shown = 1.0 + rng.poisson(4 + 100 * chance)
+    arm = rng.integers(0, 2, (count, USERS))
+    clicks = rng.binomial(shown.astype(int), np.minimum(1.0, chance * (1 + lift * arm))).astype(float)
+    of_arm = np.stack([1 - arm, arm], axis=-1).astype(float)
+    return list(zip(clicks[..., None] * of_arm, shown[..., None] * of_arm, strict=True))
+
+
+def test_without_an_effect_one_in_twenty_is_found() -> None:
+    ps, naive = [], []
+    for clicks, shown in experiments(1, 2_000, 0.0):
+        ratios = Ratios.of(clicks, shown)
+        p = ratios.difference(1).p
+        assert p is not None
+        ps.append(p)
+        pooled = clicks.sum() / shown.sum()
+        error = math.sqrt(pooled * (1 - pooled) * (1 / shown.sum(0)).sum())
+        naive.append(abs(ratios.values[1] - ratios.values[0]) / error > 1.96)
+
+    # Of 2,000 the share has a standard error of .005.
+    assert 0.033 < np.mean(np.array(ps) < 0.05) < 0.067
+    assert 0.004 < np.mean(np.array(ps) < 0.01) < 0.018
+    assert np.mean(naive) > 0.1, "as if impressions had been drawn"
+
+
+def test_an_effect_is_found_and_its_interval_holds_it() -> None:
+    found, covered, covered_relative = [], [], []
+    for clicks, shown in experiments(2, 500, 0.5):
+        one = Ratios.of(clicks, shown).difference(1)
+        assert one.p is not None
+        assert one.relative is not None
+        found.append(one.p < 0.05)
+        low, high = one.relative.ci95
+        covered_relative.append(low <= 0.5 <= high)
+        covered.append((one.p < 0.05) == (one.absolute.ci95[0] > 0 or one.absolute.ci95[1] < 0))
+
+    assert np.mean(found) > 0.95
+    assert 0.92 < np.mean(covered_relative) < 0.98
+    assert all(covered)
+
+
+def test_simulated_traffic_with_a_known_effect() -> None:
+    requests, events = traffic(seed=3, users=6_000, lift=0.3, share=0.3)
+    arms = compare(join([requests], events, 3_600.0).frame, "champion")
+    new = arms["new"]
+
+    assert list(arms) == ["champion", "new"]
+    assert new.users + arms["champion"].users == 6_000
+    assert new.figures["ctr"].value == pytest.approx(new.clicks / new.impressions)
+    assert new.figures["rpm"].value == pytest.approx(1_000 * new.revenue / new.impressions)
+    assert new.figures["rpm"].value == pytest.approx(1_000 * new.figures["ctr"].value, rel=0.1), "bids are 1 on average"
+    assert new.differences is not None
+    for metric in ("ctr", "rpm"):
+        one = new.differences[metric]
+        assert one.p is not None
+        assert one.p < 0.01
+        assert one.relative is not None
+        assert one.relative.ci95[0] < 0.3 < one.relative.ci95[1]
+    assert arms["champion"].differences is None
+
+
+def test_users_who_were_in_both_arms_count_in_both() -> None:
+    shown = np.full((400, 2), 10.0)
+    clicks = np.repeat(np.random.default_rng(0).binomial(10, 0.3, (400, 1)).astype(float), 2, axis=1)
+    one = Ratios.of(clicks, shown).difference(1)
+
+    assert one.absolute.value == 0
+    assert one.absolute.ci95 == (0, 0)
+    assert one.p is None
+
+
+def test_no_clicks_and_single_users_are_no_accident() -> None:
+    frame = pl.DataFrame(
+        {
+            "user_id": ["u", "v"],
+            "arm": ["champion", "new"],
+            "arm_share": [0.5, 0.5],
+            "label": pl.Series([0, 1], dtype=pl.Int8),
+            "bid": [None, None],
+            "pctr": [0.1, 0.2],
+        },
+        schema_overrides={"bid": pl.Float64},
+    )
+    arms = compare(frame, "champion")
+
+    assert arms["champion"].predicted_over_observed is None
+    assert (arms["new"].unpriced_clicks, arms["new"].revenue) == (1, 0.0)
+    assert arms["new"].differences is not None
+    assert arms["new"].differences["ctr"].relative is None
+    with pytest.raises(FeedbackError, match="no impression is of the arm 'old'; there are: champion, new"):
+        compare(frame, "old")
+
+
+@pytest.mark.parametrize(("share", "is_right"), [(0.5, True), (0.45, False)])
+def test_a_wrong_share_of_users_is_found(share: float, is_right: bool) -> None:
+    requests, events = traffic(seed=5, users=6_000, lift=0.0, share=0.5)
+    frame = join([requests], events, 3_600.0).frame
+    mismatch = ratio_mismatch(frame, {"champion": 1 - share, "new": share})
+
+    assert mismatch.p is not None
+    assert (mismatch.p > 0.001) == is_right
+    assert (ratio_mismatch(frame, None).p or 0) > 0.001, "as it was logged"
+
+
+def test_shares_that_changed_are_told() -> None:
+    requests, events = traffic(seed=5, users=100, lift=0.0)
+    changed = requests.with_columns(arm_share=pl.when(pl.col("at") < 40_000).then(0.1).otherwise(0.5))
+    mismatch = ratio_mismatch(join([changed], events, 3_600.0).frame, None)
+
+    assert mismatch.p is None
+    assert "changed meanwhile" in mismatch.told
+    with pytest.raises(FeedbackError, match="says nothing of new"):
+        ratio_mismatch(join([changed], events, 3_600.0).frame, {"champion": 1.0})
+
+
+def test_pearsons_test_is_that_of_scipy() -> None:
+    assert pearson_p([480, 520, 90], [0.45, 0.45, 0.1]) == pytest.approx(
+        chisquare([480, 520, 90], np.array([0.45, 0.45, 0.1]) * 1_090).pvalue
+    )
+    assert pearson_p([5, 1], [1.0, 0.0]) == 0.0
+    assert pearson_p([5], [1.0]) is None

@@ -1,0 +1,148 @@
+"""A log becomes a dataset that trains: contexts, features and texts as requests gave them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from msd.dataset.check import check_dataset
+from msd.dataset.load import Dataset, load_dataset
+from msd.dataset.split import split_events
+from msd.feedback.dataset import Previous, write_dataset
+from msd.feedback.errors import FeedbackError
+from msd.feedback.impressions import join
+from tests.dataset.small import write_small
+from tests.dataset.tiny import write_tiny_dataset
+from tests.feedback.made import events, requests
+
+LATER = 1_800_000_000
+
+
+def logged(*documents: dict[str, Any]) -> pl.DataFrame:
+    """The log of some requests, each by its place as its id."""
+    return requests(
+        *(
+            {
+                "request_id": f"r{place}",
+                "user_id": document["user_id"],
+                "item_ids": document["candidates"]["id"],
+                "bids": None,
+                "scores": [[0.5] * len(document["candidates"]["id"])],
+                "request": json.dumps(document).encode(),
+            }
+            for place, document in enumerate(documents)
+        )
+    )
+
+
+def made(
+    old: Path, out: Path, documents: list[dict[str, Any]], clicked: tuple[int, ...] = (), *, log_only: bool = False
+) -> Dataset:
+    """The dataset of a log whose every request had its first candidate shown, and some clicked."""
+    log = logged(*documents)
+    rows = [
+        ("impression", document["candidates"]["id"][0], LATER + place, f"r{place}")
+        for place, document in enumerate(documents)
+    ]
+    rows += [("click", documents[place]["candidates"]["id"][0], LATER + place + 5, f"r{place}") for place in clicked]
+    joined = join([log], events(*rows), 3_600.0)
+    write_dataset(joined.frame, [log], Previous.of(old), out, log_only=log_only)
+    return load_dataset(out)
+
+
+def asks(user_id: str, /, *items: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401
+    return {"user_id": user_id, "candidates": {"id": list(items)}, **more}
+
+
+def test_it_goes_on_with_the_old_dataset(tmp_path: Path) -> None:
+    old = write_small(tmp_path / "old")
+    documents = [
+        asks("u1", "1", "2", context={"device": "android"}),
+        asks("u2", "2"),
+        asks("new user", "1", context={"device": None}),
+    ]
+    dataset = made(old, tmp_path / "new", documents, clicked=(0,))
+    was = load_dataset(old)
+
+    assert dataset.events.height == was.events.height + 3
+    fresh = dataset.events.filter(pl.col("at") >= LATER)
+    assert fresh.select("user_id", "item_id", "label", "device").rows() == [
+        ("u1", "1", 1, "android"),
+        ("u2", "2", 0, None),
+        ("new user", "1", 0, None),
+    ]
+    assert dataset.events.filter(pl.col("at") < LATER).select(was.events.columns).equals(was.events)
+    assert dataset.items.select(was.items.columns).equals(was.items)
+    assert dataset.users.select(was.users.columns).equals(was.users)
+    assert not check_dataset(tmp_path / "new").problems
+    assert len(split_events(dataset.events, dataset.config)) == dataset.events.height
+
+
+def test_what_requests_say_of_users_and_items_goes_before(tmp_path: Path) -> None:
+    old = write_small(tmp_path / "old")
+    documents = [
+        asks("u1", "ad", items={"ad": {"text": "A brand new ad", "features": {"tags": ["fresh"], "price": 3}}}),
+        asks("u1", "1", user={"features": {"city": "Bath"}}, items={"1": {"features": {"price": None}, "text": "x"}}),
+        asks("u9", "2", user={"features": {"city": 7}}),
+        asks("u9", "2", user=None, items=None, context=None),
+    ]
+    dataset = made(old, tmp_path / "new", documents)
+    items = {row["item_id"]: row for row in dataset.items.iter_rows(named=True)}
+    users = {row["user_id"]: row["city"] for row in dataset.users.iter_rows(named=True)}
+
+    assert items["ad"] == {"item_id": "ad", "title": None, "text": "A brand new ad", "tags": ["fresh"], "price": 3.0}
+    assert (items["1"]["text"], items["1"]["price"]) == ("Tent, camping, outdoor", None)
+    assert (users["u1"], users["u2"], users["u9"]) == ("Bath", "York", "7")
+
+
+def test_the_log_alone_and_a_log_that_was_joined_before(tmp_path: Path) -> None:
+    old = write_small(tmp_path / "old")
+    documents = [asks(f"u{place % 5 + 1}", str(place % 2 + 1)) for place in range(30)]
+    first = made(old, tmp_path / "first", documents, clicked=tuple(range(0, 30, 4)))
+    alone = made(old, tmp_path / "alone", documents, log_only=True)
+    again = made(tmp_path / "first", tmp_path / "again", documents, clicked=(1,))
+
+    assert alone.events.height == 30
+    assert again.events.height == first.events.height
+    assert again.events.filter(pl.col("at") >= LATER)["label"].sum() == 1
+
+
+def test_every_kind_of_column_file_and_setting_is_carried_over(tmp_path: Path) -> None:
+    old = write_tiny_dataset(tmp_path / "old")
+    document = asks("u1", "1", context={"device": 'quo"te\n\x7f✓', "hour": 7})
+    dataset = made(old, tmp_path / "new", [document, asks("u2", "2")])
+    was = load_dataset(old).config
+
+    assert dataset.config.model_copy(update={"features": [], "events": None, "items": None, "users": None}) == (
+        was.model_copy(update={"features": [], "events": None, "items": None, "users": None})
+    )
+    assert [(one.name, one.kind, one.buckets, one.min_count, one.log) for one in dataset.config.features] == [
+        (one.name, one.kind, one.buckets, one.min_count, one.log) for one in was.features
+    ]
+    first, second = dataset.events.filter(pl.col("at") >= LATER).iter_rows(named=True)
+    assert (first["device"], first["hour"], first["position"]) == ('quo"te\n\x7f✓', 7.0, "1")
+    assert (second["device"], second["hour"], second["position"]) == (None, None, "1")
+
+
+def test_a_name_that_toml_must_escape_is_carried_over(tmp_path: Path) -> None:
+    old = write_small(tmp_path / "old")
+    path = old / "dataset.toml"
+    words = 'quo\\"te \\u007f \\n \\U0001F600'
+    path.write_text(path.read_text("utf-8").replace('name = "small"', f'name = "small"\ndescription = "{words}"'))
+    dataset = made(old, tmp_path / "new", [asks("u1", "1")])
+
+    assert dataset.config.description == 'quo"te \x7f \n \U0001f600'
+
+
+def test_a_folder_in_use_and_a_log_that_is_none_are_told(tmp_path: Path) -> None:
+    old = write_small(tmp_path / "old")
+    with pytest.raises(FeedbackError, match="is there already"):
+        made(old, old, [asks("u1", "1")])
+
+    log = logged(asks("u1", "1")).with_columns(request=pl.lit(b"[]"))
+    joined = join([log], events(("impression", "1", LATER, "r0")), 3_600.0)
+    with pytest.raises(FeedbackError, match="request r0 is no request"):
+        write_dataset(joined.frame, [log], Previous.of(old), tmp_path / "new", log_only=False)
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,146 @@
+"""Which click belongs to which impression, and that every event is counted, whatever became of it."""
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from msd.feedback.errors import FeedbackError
+from msd.feedback.impressions import Joined, join
+from tests.feedback.made import events, requests
+
+HOUR = 3_600.0
+
+
+def labels(joined: Joined) -> dict[str, int]:
+    return {f"{row['request_id']}/{row['item_id']}": row["label"] for row in joined.frame.iter_rows(named=True)}
+
+
+def test_an_impression_has_what_its_request_was_scored_with() -> None:
+    joined = join(
+        [requests({"arm": "new", "arm_share": 0.1})],
+        events(("impression", "a", 1_001, "r"), ("click", "a", 1_050, "r"), ("impression", "b", 1_002, "r")),
+        HOUR,
+    )
+    first, second = joined.frame.iter_rows(named=True)
+
+    assert (first["item_id"], first["label"], first["bid"], first["arm"]) == ("a", 1, 2.0, "new")
+    assert (second["item_id"], second["label"], second["bid"], second["arm_share"]) == ("b", 0, None, 0.1)
+    assert [first["pctr"], second["pctr"]] == pytest.approx([0.1, 0.2])
+
+
+def test_a_request_without_bids_has_none() -> None:
+    joined = join([requests({"bids": None})], events(("impression", "a", 1_001, "r")), HOUR)
+
+    assert joined.frame["bid"].to_list() == [None]
+
+
+def test_late_repeated_and_foreign_events_are_counted_and_do_no_harm() -> None:
+    joined = join(
+        [requests({"scores": [[0.1, 0.2]]}), requests({"request_id": "s"}, {"request_id": "r", "arm": "other"})],
+        events(
+            ("impression", "a", 1_001, "r"),
+            ("impression", "a", 1_001, "r", "e0"),
+            ("impression", "a", 1_009, "r"),
+            ("click", "a", 1_002, "r"),
+            ("click", "a", 1_003, "r"),
+            ("impression", "b", 1_001, "s"),
+            ("click", "b", 1_001 + HOUR + 1, "s"),
+            ("impression", "a", 1_001, "never logged"),
+            ("impression", "c", 1_001, "s"),
+            ("impression", "a", 1_001, None),
+            ("click", "a", 1_002, "never logged"),
+            ("click", "c", 1_002, "s"),
+        ),
+        HOUR,
+    )
+
+    assert labels(joined) == {"r/a": 1, "s/b": 0}
+    assert joined.frame["arm"].to_list() == ["champion", "champion"]
+    assert joined.told == {
+        "events": 12,
+        "repeated_events": 1,
+        "impressions": 6,
+        "clicks": 5,
+        "impressions_without_request": 1,
+        "repeated_impressions": 1,
+        "requests": 3,
+        "repeated_requests": 1,
+        "impressions_not_logged": 1,
+        "impressions_of_no_candidate": 1,
+        "clicks_without_impression": 2,
+        "late_clicks": 1,
+        "repeated_clicks": 1,
+        "joined_impressions": 2,
+        "joined_clicks": 1,
+    }
+
+
+def test_a_click_at_the_windows_end_counts_and_one_before_its_impression_too() -> None:
+    shown = (("impression", "a", 1_001, "r"), ("impression", "b", 1_001, "r"))
+    joined = join([requests({})], events(*shown, ("click", "a", 1_001 + HOUR, "r"), ("click", "b", 999, "r")), HOUR)
+
+    assert labels(joined) == {"r/a": 1, "r/b": 1}
+
+
+def test_a_click_that_names_no_request_is_of_the_latest_impression_before_it() -> None:
+    log = requests({}, {"request_id": "s"}, {"request_id": "t"}, {"request_id": "v", "user_id": "other"})
+    joined = join(
+        [log],
+        events(
+            ("impression", "a", 1_000, "r"),
+            ("impression", "a", 2_000, "s"),
+            ("impression", "a", 9_000, "t"),
+            ("impression", "a", 2_050, "v"),
+            ("click", "a", 2_100, None),
+            ("click", "b", 2_100, None),
+            ("click", "a", 500, None),
+        ),
+        HOUR,
+    )
+
+    assert labels(joined) == {"r/a": 0, "s/a": 1, "t/a": 0, "v/a": 0}
+    assert joined.told["clicks_without_impression"] == 2
+
+
+def test_where_nothing_fits_it_is_told() -> None:
+    with pytest.raises(FeedbackError, match="not one of 1 impressions is of a logged request"):
+        join([requests({})], events(("impression", "a", 1, "other")), HOUR)
+    with pytest.raises(FeedbackError, match="the log holds no requests"):
+        join([], events(("impression", "a", 1, "r")), HOUR)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["impression", "click"]),
+            st.sampled_from("abc"),
+            st.integers(990, 1_100),
+            st.sampled_from(["r", "s", "x", None]),
+            st.sampled_from([f"e{place}" for place in range(8)]),
+        ),
+        max_size=25,
+    ),
+    st.randoms(use_true_random=False),
+)
+def test_every_event_is_counted_once_in_any_order(rows: list[tuple[object, ...]], random: object) -> None:
+    rows = [("impression", "a", 1_000, "r", "sure"), *rows]
+    log = [requests({}, {"request_id": "s"})]
+    joined = join(log, events(*rows), 60.0)
+    told = joined.told
+
+    assert told["events"] - told["repeated_events"] == told["impressions"] + told["clicks"]
+    assert told["impressions"] == sum(
+        told[name]
+        for name in (
+            "impressions_without_request",
+            "repeated_impressions",
+            "impressions_not_logged",
+            "impressions_of_no_candidate",
+            "joined_impressions",
+        )
+    )
+    assert told["clicks"] == sum(
+        told[name] for name in ("clicks_without_impression", "late_clicks", "repeated_clicks", "joined_clicks")
+    )
+    assert joined.frame.select(pl.struct("request_id", "item_id").is_unique().all()).item()

@@ -1,0 +1,118 @@
+"""`msd join` over real files: what it prints, writes and refuses."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from msd.__main__ import main
+from msd.dataset.load import load_dataset
+from tests.dataset.small import write_small
+from tests.feedback.made import events, requests, traffic
+from tests.feedback.test_dataset import LATER, asks, logged
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The log of an experiment in two files, with its events in one."""
+    folder = tmp_path_factory.mktemp("experiment")
+    made, told = traffic(seed=3, users=6_000, lift=0.3)
+    half = made.height // 2
+    made[:half].write_parquet(folder / "requests-1.parquet")
+    made[half:].write_parquet(folder / "requests-2.parquet")
+    told.write_parquet(folder / "events-1.parquet")
+    return folder
+
+
+def run(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["join", *map(str, arguments)])
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+def test_arms_are_told_written_and_drawn(experiment: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    json_path, page = tmp_path / "arms.json", tmp_path / "arms.html"
+    assert run(experiment, "--by", "arm", "--json", json_path, "--page", page) == 0
+    found = json.loads(json_path.read_text("utf-8"))
+    told = capsys.readouterr().out
+
+    assert "Sample ratio: p" in told
+    assert "as the shares say" in told
+    assert list(found["arms"]) == ["champion", "new"]
+    ctr = found["arms"]["new"]["differences"]["ctr"]
+    assert ctr["p"] < 0.05
+    assert ctr["relative"]["ci95"][0] < 0.3 < ctr["relative"]["ci95"][1]
+    assert found["told"]["joined_impressions"] == found["told"]["impressions"]
+    html = page.read_text("utf-8")
+    assert html.count("<svg") == 1
+    assert "click rate" in html
+
+
+def test_an_arms_name_is_no_markup(experiment: Path, tmp_path: Path) -> None:
+    for number in (1, 2):
+        frame = pl.read_parquet(experiment / f"requests-{number}.parquet")
+        frame.with_columns(pl.col("arm").replace("new", "<b>new</b>")).write_parquet(
+            tmp_path / f"requests-{number}.parquet"
+        )
+    page = tmp_path / "arms.html"
+    assert run(tmp_path, experiment, "--by", "arm", "--page", page) == 0
+    assert "<b>new" not in page.read_text("utf-8")
+    assert "&lt;b&gt;new" in page.read_text("utf-8")
+
+
+def test_wrong_shares_are_cried_out(experiment: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(experiment, "--by", "arm", "--shares", "champion=0.6,new=0.4") == 0
+    assert "do NOT have the users that their shares say" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_dataset_is_written_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log, old = tmp_path / "log", write_small(tmp_path / "old")
+    log.mkdir()
+    logged(asks("u1", "1"), asks("u2", "2")).write_parquet(log / "requests-1.parquet")
+    shown = events(
+        ("impression", "1", LATER, "r0"), ("click", "1", LATER + 3_601, "r0"), ("impression", "2", LATER, "x")
+    )
+    shown.write_ndjson(tmp_path / "events.jsonl")
+    arguments = (log, tmp_path / "events.jsonl", "--dataset", old, "--out", tmp_path / "new")
+
+    assert run(*arguments, "--window-hours", 1) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "1 of 2 impressions and 0 of 1 clicks joined to 2 logged requests" in told
+    assert "1 late clicks" in told
+    assert "1 impressions not logged" in told
+    assert load_dataset(tmp_path / "new").events.height == load_dataset(old).events.height + 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere", "--by", "arm"], "nowhere: no such file or folder"),
+        (["."], "give --dataset and --out for training data, or --by arm"),
+        ([".", "--out", "x"], "give --dataset and --out for training data, or --by arm"),
+        ([".", "--by", "arm"], ".: holds no file of events"),
+        ([".", "events.jsonl", "--by", "arm"], "an event is of type 'view'; there are: impression, click"),
+        ([".", "torn.jsonl", "--by", "arm"], "torn.jsonl: cannot be read as events"),
+        ([".", "other.jsonl", "--by", "arm"], "has no column 'event_id'"),
+        ([".", "text.parquet", "--by", "arm"], "text.parquet: cannot be read as events"),
+    ],
+)
+def test_what_cannot_be_joined_is_one_message(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    whole = {"event_id": "e", "type": "view", "user_id": "u", "item_id": "i", "at": 1}
+    requests({}).write_parquet("requests-1.parquet")
+    Path("events.jsonl").write_text(json.dumps(whole) + "\n")
+    Path("torn.jsonl").write_text('{"event_id": \n')
+    Path("other.jsonl").write_text('{"x": 1}\n')
+    Path("text.parquet").write_text("text")
+
+    assert run(*arguments) == 2
+    captured = capsys.readouterr()
+    assert message in " ".join((captured.err + captured.out).replace("│", " ").split())
