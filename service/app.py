@@ -16,10 +16,14 @@ from msd.contract.rows import RowSide
 from service.access import AccessMiddleware
 from service.docs import add_docs
 from service.errors import ErrorResponse
+from service.events_route import PATH as EVENTS_PATH
+from service.events_route import EventsRoute
 from service.guard import GuardMiddleware, open_guard
 from service.health import health_routes
 from service.lineup.lineup import Arm, Lineup, Serving
 from service.lineup.model import load_model
+from service.live.choice import open_live_store
+from service.live.live_rows import LiveRows
 from service.metrics import Metrics
 from service.readiness import Readiness, Starter
 from service.request_log.sender import RequestLog
@@ -50,7 +54,9 @@ def create_app(
     guard = open_guard(settings, metrics)
     deadline_s = settings.deadline_ms / 1000
     queue = RunQueue(metrics, settings.max_queued_rows, deadline_s)
-    scorer = Scorer(queue, metrics, deadline_s)
+    live = open_live_store(settings, side_folder) if settings.live else None
+    live_rows = LiveRows(live, metrics, settings.live_lag_seconds) if live else None
+    scorer = Scorer(queue, metrics, deadline_s, live_rows)
     request_log = _request_log(settings, metrics, side_folder)
     starter = Starter(serving, queue, readiness, settings.max_candidates)
 
@@ -69,6 +75,8 @@ def create_app(
             if request_log is not None:
                 await request_log.close()
             await serving.close()
+            if live:
+                await live.close()
 
     app = _App(
         title="msd-ctr",
@@ -88,8 +96,11 @@ def create_app(
     score = ScoreRoute(settings, serving, scorer, readiness, metrics, guard, request_log)
     app.scoring = AccessMiddleware(score, metrics, is_verbose)
     app.router.routes.append(Route(PATH, score, methods=["POST"], name="score"))
+    if live:
+        events = EventsRoute(settings, serving, live, readiness, metrics, request_log)
+        app.router.routes.append(Route(EVENTS_PATH, events, methods=["POST"], name="events"))
     app.include_router(health_routes(serving, readiness, metrics, settings.max_candidates))
-    add_docs(app, bundle, needs_keys=guard is not None)
+    add_docs(app, bundle, needs_keys=guard is not None, has_events=live is not None)
     return app
 
 

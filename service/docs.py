@@ -13,9 +13,12 @@ from fastapi.staticfiles import StaticFiles
 from pydantic.json_schema import models_json_schema
 
 from msd.contract.bundle import GOLDENS, Bundle
+from msd.contract.events import EventBatch
 from msd.contract.golden import read_goldens
 from msd.contract.request import ScoreRequest
 from service.errors import ErrorReply
+from service.events_route import PATH as EVENTS_PATH
+from service.events_route import EventsReply
 from service.reply import ScoreReply
 from service.score_route import PATH
 
@@ -38,25 +41,30 @@ _ERRORS = {
     503: ("not_ready", "not ready: model: warming up", None),
     504: ("deadline_exceeded", "the request waited 1000 ms for its turn", None),
 }
+_EVENT_ERRORS = {
+    413: ("too_many_events", "2000 events; one batch may have 1000: split it", "events"),
+    422: ("invalid", "Input should be 'impression' or 'click'", "events.3.type"),
+    503: ("events_unavailable", "the recorder is not there", None),
+}
 _DESCRIPTIONS = {
     400: "Not JSON, or not unambiguous JSON.",
     401: "Where the service asks for keys: there is none, or none that is known and still good.",
     403: "The key is good, for other things.",
     408: "The body did not end in time.",
-    413: "Too many candidates, or too many bytes.",
+    413: "Too many of them, or too many bytes.",
     415: "The body is not declared as JSON.",
-    422: "JSON, but not a request; `field` says where.",
+    422: "JSON, but not of this form; `field` says where.",
     429: "Too many candidates are waiting, or too many to be scored in time; try again after `Retry-After` seconds.",
     500: "The service failed.",
-    503: "Starting or stopping; try again after `Retry-After` seconds.",
+    503: "Starting or stopping, or not able to; try again after `Retry-After` seconds.",
     504: "The request waited too long for its turn.",
 }
 
 
-def add_docs(app: FastAPI, bundle: Bundle, *, needs_keys: bool) -> None:
-    """Adds the page and its assets, and makes `app.openapi()` tell of the scoring route too, and of keys."""
+def add_docs(app: FastAPI, bundle: Bundle, *, needs_keys: bool, has_events: bool) -> None:
+    """Adds the page and its assets, and makes `app.openapi()` tell of the raw routes too, and of keys."""
     static = Path(fastapi_offline.__file__).parent / "static"
-    app.openapi = _openapi_of(app, bundle, needs_keys)  # type: ignore[method-assign]
+    app.openapi = _openapi_of(app, bundle, needs_keys, has_events)  # type: ignore[method-assign]
 
     @app.get("/docs", include_in_schema=False)
     async def page() -> HTMLResponse:
@@ -71,16 +79,24 @@ def add_docs(app: FastAPI, bundle: Bundle, *, needs_keys: bool) -> None:
     app.mount(_ASSETS, StaticFiles(directory=static), name="docs-assets")
 
 
-def _openapi_of(app: FastAPI, bundle: Bundle, needs_keys: bool) -> Callable[[], dict[str, Any]]:
+def _openapi_of(app: FastAPI, bundle: Bundle, needs_keys: bool, has_events: bool) -> Callable[[], dict[str, Any]]:
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             _, definitions = models_json_schema(
-                [(ScoreRequest, "validation"), (ScoreReply, "serialization"), (ErrorReply, "serialization")],
+                [
+                    (ScoreRequest, "validation"),
+                    (ScoreReply, "serialization"),
+                    (EventBatch, "validation"),
+                    (EventsReply, "serialization"),
+                    (ErrorReply, "serialization"),
+                ],
                 ref_template=_REF,
             )
             document.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
             document["paths"][PATH] = {"post": _operation(_example(bundle))}
+            if has_events:
+                document["paths"][EVENTS_PATH] = {"post": _events_operation()}
             if needs_keys:
                 document["components"]["securitySchemes"] = _SECURITY
                 document["security"] = [{name: []} for name in _SECURITY]
@@ -124,8 +140,29 @@ def _operation(example: dict[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def _error(status: int) -> dict[str, Any]:
-    code, message, field = _ERRORS[status]
+def _events_operation() -> dict[str, Any]:
+    click = {"event_id": "e1", "type": "click", "user_id": "u7", "item_id": "a1", "at": 1_764_066_000}
+    request = {
+        "schema": {"$ref": _REF.format(model="EventBatch")},
+        "examples": {"click": {"summary": "A click, a minute after its impression", "value": {"events": [click]}}},
+    }
+    reply = {"schema": {"$ref": _REF.format(model="EventsReply")}}
+    return {
+        "summary": "Tell of impressions and clicks, at most 1,000 at once",
+        "description": "Taken whole or refused whole; answered once it lasts. What got no answer can be sent again.",
+        "operationId": "events",
+        "tags": ["events"],
+        "requestBody": {"required": True, "content": {"application/json": request}},
+        "responses": {
+            "202": {"description": "The events last.", "content": {"application/json": reply}},
+            **{str(status): _error(status) for status in (400, 401, 403, 408, 415, 500)},
+            **{str(status): _error(status, error) for status, error in _EVENT_ERRORS.items()},
+        },
+    }
+
+
+def _error(status: int, example: "tuple[str, str, str | None] | None" = None) -> dict[str, Any]:
+    code, message, field = example or _ERRORS[status]
     content: dict[str, Any] = {
         "schema": {"$ref": _REF.format(model="ErrorReply")},
         "example": {"error": {"code": code, "message": message, "field": field}},

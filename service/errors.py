@@ -10,9 +10,10 @@ import orjson
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from msd.contract.events import TooManyEvents
 from msd.contract.request import RequestError, TooManyCandidates
 
-_REQUEST_STATUS = {"malformed": 400, "invalid": 422, TooManyCandidates.code: 413}
+_REQUEST_STATUS = {"malformed": 400, "invalid": 422, TooManyCandidates.code: 413, TooManyEvents.code: 413}
 
 
 class ClientGone(Exception):
@@ -93,6 +94,15 @@ class NotReady(ServiceError):
     retry_after_s = 1
     # The next connection may come to a worker that is ready.
     closes = True
+
+
+class EventsUnavailable(ServiceError):
+    """Events cannot be made to last, or the rows that states begin from not be read. None of the batch was counted, or
+    it was and the answer got lost: it can be sent again."""
+
+    status = 503
+    code = "events_unavailable"
+    retry_after_s = 1
 
 
 class DeadlineExceeded(ServiceError):

@@ -28,6 +28,10 @@ STORE_STATES = ("up", "slow", "refusing", "down")
 FILLS = ("off", "waiting", "filling", "full", "done")
 SideName = Literal["recorder", "log", "encoder"]
 SIDE_NAMES: tuple[SideName, ...] = ("recorder", "log", "encoder")
+EventOutcome = Literal["accepted", "duplicate"]
+EVENT_OUTCOMES: tuple[EventOutcome, ...] = ("accepted", "duplicate")
+EventNote = Literal["late", "in_row", "ahead", "unknown_user", "unknown_item"]
+EVENT_NOTES: tuple[EventNote, ...] = ("late", "in_row", "ahead", "unknown_user", "unknown_item")
 KeyRefusal = Literal["missing", "unknown", "expired", "scope"]
 KEY_REFUSALS: tuple[KeyRefusal, ...] = ("missing", "unknown", "expired", "scope")
 CODES = (200, 400, 401, 403, 408, 413, 415, 422, 429, 499, 500, 503, 504)
@@ -126,6 +130,22 @@ class Metrics:
         )
         """By result."""
         self.log_bytes = families.gauge("msd_log_bytes", "What the request log's files take.")
+        self.events = families.counters("msd_events", "Events told, by what became of them.", "outcome", EVENT_OUTCOMES)
+        """By outcome."""
+        self.events_noted = families.counters(
+            "msd_events_noted",
+            "Events told that came after a later one, that rows knew of, whose time was far ahead, or without a row.",
+            "what",
+            EVENT_NOTES,
+        )
+        """By what there is to note."""
+        self.newest_event = families.gauge(
+            "msd_newest_event_seconds", "When the newest event was, in unix seconds.", "max"
+        )
+        self.live_errors = families.counter("msd_live_errors", "Reads of live states that failed.")
+        self.live_ages = families.histogram(
+            "msd_live_age_seconds", "Age of the user's counts as the model was told, with live state.", _AGES
+        )
         self.connections_ended = families.cell()
         """A place in each row: how many of the connections that the supervisor handed to the worker have ended."""
 

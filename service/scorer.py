@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import structlog
@@ -17,6 +18,7 @@ from msd.contract.request import CheckedRequest
 from msd.contract.rows import Rows, RowSide
 from service.errors import ModelError
 from service.lineup.model import Model
+from service.live.live_rows import LiveRows
 from service.metrics import Metrics
 from service.run_queue import RunQueue
 from service.runtimes.runtime import Scores
@@ -40,10 +42,11 @@ class Scored:
 class Scorer:
     """Scores requests, each with the model that it is to be scored by. `deadline_s` counts from its arrival."""
 
-    def __init__(self, queue: RunQueue, metrics: Metrics, deadline_s: float) -> None:
+    def __init__(self, queue: RunQueue, metrics: Metrics, deadline_s: float, live: LiveRows | None = None) -> None:
         self._queue = queue
         self._metrics = metrics
         self._deadline_s = deadline_s
+        self._live = live
         self._log = structlog.get_logger("msd.scorer")
 
     def check_door(self) -> None:
@@ -62,7 +65,7 @@ class Scorer:
             self._queue.check(deadline, is_gone)
             started = time.perf_counter()
             at = time.time() if request.at is None else request.at
-            user, items = await self._fetch(model, request)
+            user, items = await self._fetch(model, request, at)
             assembled = assemble(model.schema, request, at, user, items)
             rows_s = time.perf_counter() - started
             self._metrics.stages["rows"].observe(rows_s)
@@ -78,7 +81,9 @@ class Scorer:
         basis = Basis(at, user, items, rows, together=ran.together)
         return Scored(ran.scores, degraded, degraded_user, basis, rows_s, ran.queue_s, ran.run_s)
 
-    async def _fetch(self, model: Model, request: CheckedRequest) -> tuple[Rows, Rows]:
+    async def _fetch(self, model: Model, request: CheckedRequest, at: float) -> tuple[Rows, Rows]:
+        if self._live is not None:
+            return await self._live.fetch(model.schema, request, at, partial(self._rows, model))
         user = await self._rows(model, "user", [request.user_id])
         return user, await self._rows(model, "item", wanted_items(request, user))
 

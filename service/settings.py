@@ -9,7 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from msd.contract.errors import MsdError
 from msd.contract.request import MAX_CANDIDATES
@@ -22,6 +31,11 @@ _KUBERNETES = re.compile(r"SERVICE_(HOST|PORT)|PORT_\d+_")
 
 class SettingsError(MsdError):
     """A setting is unknown or has a value that it cannot have."""
+
+
+def _is_on(value: object) -> object:
+    """A switch as an environment has it."""
+    return {"on": True, "off": False}.get(str(value).lower(), value) if isinstance(value, str) else value
 
 
 class Settings(BaseModel):
@@ -54,6 +68,11 @@ class Settings(BaseModel):
     fill_rows_per_s: Annotated[int, Field(ge=0, le=1_000_000)] = 5_000
     store_timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 100
     deadline_ms: Annotated[int, Field(ge=1, le=600_000)] = 1_000
+    live: Annotated[bool, BeforeValidator(_is_on)] = False
+    """`on` or `off` in an environment."""
+    state_dir: Path | None = None
+    state_mb: Annotated[int, Field(ge=1, le=2**24)] = 4_096
+    live_lag_seconds: Annotated[float, Field(gt=0, le=1e9)] = 900.0
     drain_seconds: Annotated[float, Field(ge=0, le=3_600)] = 5.0
     log_dir: Path | None = None
     log_sample: Annotated[float, Field(ge=0, le=1)] = 0.01
@@ -89,6 +108,8 @@ class Settings(BaseModel):
             raise ValueError("MSD_GUARD_METRICS needs MSD_KEYS_FILE, the file of the keys to ask for")
         if self.runtime == "openvino" and self.provider != "cpu":
             raise ValueError(f"MSD_RUNTIME=openvino has no MSD_PROVIDER={self.provider}; it runs on the CPU")
+        if self.live and self.store == "file" and self.state_dir is None:
+            raise ValueError("MSD_LIVE=on needs MSD_STATE_DIR, a folder that lasts, where live states are kept")
         if self.max_queued_rows < self.max_candidates:
             raise ValueError(
                 f"MSD_MAX_QUEUED_ROWS={self.max_queued_rows} is less than one full request"

@@ -18,6 +18,7 @@ from msd.contract.rows import RowSide
 from service.cores import usable_cores, worker_count
 from service.guard import check_keys
 from service.listener import accepted, bind, listen, refuse_new
+from service.live.choice import open_state_file
 from service.logs import configure_logs, keep_standard_streams
 from service.metrics import Metrics
 from service.request_log.side import log_side
@@ -44,6 +45,9 @@ def run_service(settings: Settings) -> None:
     # Verified here, once: the workers find the mark of it.
     bundle = open_bundle(settings.bundle, rows=settings.store == "file")
     memory = shared_rows(bundle) if settings.store == "file" else {}
+    if settings.live and settings.store == "file":
+        # Made, or found unusable, here: the workers only read it.
+        open_state_file(settings, is_writer=True).close()
     log = structlog.get_logger("msd.supervisor")
     if count * settings.threads > max(1.0, cores):
         log.warning("more_threads_than_cores", workers=count, threads=settings.threads, cores=round(cores, 2))
@@ -54,6 +58,8 @@ def run_service(settings: Settings) -> None:
 def side_specs(settings: Settings) -> list[SideSpec]:
     """The side processes that the settings ask for."""
     specs = []
+    if settings.live and settings.store == "file":
+        specs.append(SideSpec("recorder", "service.live.recorder"))
     if settings.log_dir is not None:
         specs.append(log_side())
     return specs

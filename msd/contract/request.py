@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, WithJsonSchema, model_validator
 
@@ -23,6 +23,7 @@ _SHOWN_CHARS = 60
 _KEY_END = re.compile(rb'"\s*:')
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_CHARS, pattern=r"^[^\x00]*$")]
+At = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
 Bid = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 SchemaOf = Callable[[str], FeatureSchema]
 """By the id of the user."""
@@ -70,11 +71,16 @@ class TooManyCandidates(RequestError):
     code = "too_many_candidates"
 
 
-class _Wire(BaseModel):
+class Wire(BaseModel):
+    """A part of a body: nothing unknown in it, and no type taken for another."""
+
     model_config = ConfigDict(extra="forbid", strict=True, cache_strings="keys")
 
 
-class UserOverride(_Wire):
+W = TypeVar("W", bound=Wire)
+
+
+class UserOverride(Wire):
     """What the request says of the user; it goes before what is stored."""
 
     features: Features | None = None
@@ -83,7 +89,7 @@ class UserOverride(_Wire):
     )
 
 
-class ItemOverride(_Wire):
+class ItemOverride(Wire):
     """What the request says of a candidate; it goes before what is stored."""
 
     text: Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)] | None = Field(
@@ -94,7 +100,7 @@ class ItemOverride(_Wire):
     features: Features | None = None
 
 
-class Candidates(_Wire):
+class Candidates(Wire):
     """The ads to score, as columns."""
 
     id: Annotated[list[Id], Field(min_length=1)]
@@ -109,11 +115,11 @@ class Candidates(_Wire):
         return self
 
 
-class ScoreRequest(_Wire):
+class ScoreRequest(Wire):
     """One user, one context, N candidates."""
 
     user_id: Id
-    at: Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)] | None = Field(
+    at: At | None = Field(
         default=None, description="When the ad is shown, in unix seconds; the service's clock if absent."
     )
     context: Features | None = None
@@ -149,15 +155,26 @@ def parse_request_by(body: bytes, schema_of: SchemaOf, max_candidates: int = MAX
     try:
         # In one pass, at half the cost. What it refuses or cannot vouch for is looked at thoroughly.
         wire = ScoreRequest.model_validate_json(body)
-        if _has_no_key_twice(body, wire):
+        if has_no_key_twice(body, _keys(wire)):
             return _check(wire, schema_of(wire.user_id), max_candidates)
     except (ValidationError, RequestError):
         pass
     return _parse_thoroughly(body, schema_of, max_candidates)
 
 
-def _has_no_key_twice(body: bytes, wire: ScoreRequest) -> bool:
+def _parse_thoroughly(body: bytes, schema_of: SchemaOf, max_candidates: int) -> CheckedRequest:
+    wire = parse_thoroughly(body, ScoreRequest)
+    return _check(wire, schema_of(wire.user_id), max_candidates)
+
+
+def has_no_key_twice(body: bytes, keys: int) -> bool:
     """True only if there are as many keys in the result as there can be in the text, so that none was lost."""
+    # A key ends in a quote and a colon; where more are found than there are keys, strings have them too.
+    return body.count(b":") == keys or len(_KEY_END.findall(body)) == keys
+
+
+def _keys(wire: ScoreRequest) -> int:
+    """How many keys a request has."""
     parts: list[BaseModel] = [wire, wire.candidates]
     if wire.user is not None:
         parts.append(wire.user)
@@ -173,19 +190,18 @@ def _has_no_key_twice(body: bytes, wire: ScoreRequest) -> bool:
         keys += len(part.model_fields_set)
     for values in features:
         keys += len(values) if values else 0
-    # A key ends in a quote and a colon; where more are found than there are keys, strings have them too.
-    return body.count(b":") == keys or len(_KEY_END.findall(body)) == keys
+    return keys
 
 
-def _parse_thoroughly(body: bytes, schema_of: SchemaOf, max_candidates: int) -> CheckedRequest:
+def parse_thoroughly(body: bytes, form: type[W]) -> W:
+    """The body in its form, looked at for what a faster way may overlook. Raises MalformedRequest, InvalidRequest."""
     document = _load_json(body)
     try:
-        wire = ScoreRequest.model_validate(document)
+        return form.model_validate(document)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         path = ".".join(_shorten(str(part)) for part in first["loc"]).removesuffix(".[key]")
         raise InvalidRequest(_shorten(first["msg"], 300), path or None) from None
-    return _check(wire, schema_of(wire.user_id), max_candidates)
 
 
 def _check(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int) -> CheckedRequest:

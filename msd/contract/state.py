@@ -9,11 +9,16 @@ from typing import NamedTuple
 
 
 class Event(NamedTuple):
-    """One impression: when (unix s), whether it was clicked, and the item to remember if so (users only)."""
+    """One impression: when (unix s), whether it was clicked, and the item to remember if so (users only).
+
+    A click that is told apart from its impression, as live events are, is one that is not `shown`: an impression and
+    such a click of the same moment fold, in either order, to what the one event of both folds to.
+    """
 
     at: float
     clicked: bool
     item_id: str | None = None
+    shown: bool = True
 
 
 class StateRule(NamedTuple):
@@ -56,5 +61,8 @@ def fold(rule: StateRule, state: EntityState, event: Event) -> EntityState:
         place = bisect_right(likes, like)
         likes = (*likes[:place], like, *likes[place:])[-rule.history_length :]
     return EntityState(
-        state.impressions + weight, state.clicks + (weight if event.clicked else 0.0), state.as_of, likes
+        state.impressions + (weight if event.shown else 0.0),
+        state.clicks + (weight if event.clicked else 0.0),
+        state.as_of,
+        likes,
     )

@@ -11,7 +11,8 @@ from tests.contract.examples import fold_all
 
 RULE = StateRule(half_life_s=100.0, history_length=3)
 TIMES = st.integers(0, 2_000).map(float)
-EVENTS = st.lists(st.builds(Event, TIMES, st.booleans(), st.sampled_from(["a", "b", "c", "d", None])), max_size=12)
+LIKED = st.sampled_from(["a", "b", "c", "d", None])
+EVENTS = st.lists(st.builds(Event, TIMES, st.booleans(), LIKED, shown=st.just(True)), max_size=12)
 
 
 def closed_form(events: list[Event], as_of: float) -> float:

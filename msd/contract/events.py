@@ -1,0 +1,61 @@
+"""The events that a service is told: their form on the wire, and what a state makes of each.
+
+Logs and joins read the same form. Does not know HTTP, nor where states are kept.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+
+from msd.contract.request import At, Id, RequestError, Wire, has_no_key_twice, parse_thoroughly
+from msd.contract.state import Event
+
+MAX_EVENTS = 1_000
+
+
+class TooManyEvents(RequestError):
+    """More events than one batch may have."""
+
+    code = "too_many_events"
+
+
+class WireEvent(Wire):
+    """One impression of an item to a user, or one click. A click does not stand for its impression, nor need one."""
+
+    event_id: Id = Field(description="Makes a repetition harmless: of one type and id the first is counted.")
+    type: Literal["impression", "click"]
+    user_id: Id
+    item_id: Id
+    at: At | None = Field(default=None, description="When it was, in unix seconds; the service's clock if absent.")
+    request_id: Id | None = Field(default=None, description="That of the scoring request which led to it.")
+
+    def for_user(self, at: float) -> Event:
+        """What the user's state folds."""
+        return Event(at, self.type == "click", self.item_id, self.type == "impression")
+
+    def for_item(self, at: float) -> Event:
+        """What the item's state folds."""
+        return Event(at, self.type == "click", None, self.type == "impression")
+
+
+class EventBatch(Wire):
+    """Events, in whatever order; taken whole or refused whole."""
+
+    events: Annotated[list[WireEvent], Field(min_length=1)]
+
+
+def parse_events(body: bytes, max_events: int = MAX_EVENTS) -> list[WireEvent]:
+    """The events in a JSON body. Raises the RequestError that says what is wrong with it, and where."""
+    try:
+        batch = EventBatch.model_validate_json(body)
+        if has_no_key_twice(body, 1 + sum(len(event.model_fields_set) for event in batch.events)):
+            return _bounded(batch, max_events)
+    except ValidationError:
+        pass
+    return _bounded(parse_thoroughly(body, EventBatch), max_events)
+
+
+def _bounded(batch: EventBatch, max_events: int) -> list[WireEvent]:
+    if len(batch.events) > max_events:
+        raise TooManyEvents(f"{len(batch.events)} events; one batch may have {max_events}: split it", "events")
+    return batch.events

@@ -1,0 +1,116 @@
+"""What is remembered of a user or an item while a service runs: the state that its row held, and the events since.
+
+The state belongs to the id and outlives any bundle's rows. Does not know where states are kept, nor where events come
+from; how one event changes a state is `state.fold`'s to say.
+"""
+
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msd.contract.state import EntityState, Event, StateRule, fold
+
+STATE_FORMAT = 1
+_HEAD = struct.Struct("<Bdddd")
+_LIKE = struct.Struct("<dH")
+_HEADS = np.dtype([("format", "u1"), ("impressions", "<f8"), ("clicks", "<f8"), ("as_of", "<f8"), ("watermark", "<f8")])
+_NOTHING_YET = -1.0
+
+
+class LiveState(NamedTuple):
+    """A state, and its watermark (unix s): events up to then are in the row that the state began as."""
+
+    state: EntityState
+    watermark: float
+
+
+def begin(impressions: float, clicks: float, as_of: float, history: Sequence[str] = ()) -> LiveState:
+    """The state that a row holds. Its likes' times are not known; they were before all that is to come."""
+    return LiveState(EntityState(impressions, clicks, as_of, tuple((as_of, one) for one in history)), as_of)
+
+
+NOTHING = LiveState(EntityState(), _NOTHING_YET)
+"""The state of an id that has no row: every event is new to it."""
+
+
+def current(live: LiveState | None, row: LiveState) -> LiveState:
+    """What events go on from: the state, or the row where that knows of a later moment, and so of all in the state."""
+    return row if live is None or row.state.as_of >= live.state.as_of else live
+
+
+def take(rule: StateRule, live: LiveState, event: Event) -> LiveState:
+    """The state after one more event; one that the row knew of already changes nothing."""
+    if event.at <= live.watermark:
+        return live
+    return LiveState(fold(rule, live.state, event), live.watermark)
+
+
+def pack_state(live: LiveState) -> bytes:
+    """Format, counts, as_of, watermark; then the likes, each as its time, the length of its id, its id as UTF-8."""
+    state = live.state
+    head = _HEAD.pack(STATE_FORMAT, state.impressions, state.clicks, state.as_of, live.watermark)
+    if not state.likes:
+        return head
+    parts = [head]
+    for at, item_id in state.likes:
+        encoded = item_id.encode()
+        parts += (_LIKE.pack(at, len(encoded)), encoded)
+    return b"".join(parts)
+
+
+def unpack_state(packed: bytes | None) -> LiveState | None:
+    """What `pack_state` packed; None of None, and of what is not of its making."""
+    if packed is None or not is_usable(packed):
+        return None
+    _, impressions, clicks, as_of, watermark = _HEAD.unpack_from(packed)
+    try:
+        likes = tuple(_likes(packed))
+    except (struct.error, UnicodeDecodeError):
+        return None
+    return LiveState(EntityState(impressions, clicks, as_of, likes), watermark)
+
+
+def _likes(packed: bytes) -> Iterator[tuple[float, str]]:
+    place = _HEAD.size
+    while place < len(packed):
+        at, length = _LIKE.unpack_from(packed, place)
+        place += _LIKE.size + length
+        if place > len(packed):
+            raise struct.error("a like ends behind the state's end")
+        yield at, packed[place - length : place].decode()
+
+
+def is_usable(packed: bytes) -> bool:
+    """Whether the head of a packed state is one: of this format, with counts and times that can be."""
+    if len(packed) < _HEAD.size or packed[0] != STATE_FORMAT:
+        return False
+    numbers = _HEAD.unpack_from(packed)[1:]
+    # An infinite or missing number makes the sum so.
+    return math.isfinite(sum(numbers)) and bool(min(numbers[:2]) >= 0.0)
+
+
+class LiveCounts(NamedTuple):
+    """Counts of n ids, complete up to `as_of`: [n] each, 0 where `found` [n] says that there is no state."""
+
+    impressions: NDArray[np.float64]
+    clicks: NDArray[np.float64]
+    as_of: NDArray[np.float64]
+    found: NDArray[np.bool_]
+
+
+def unpack_counts(packed: Sequence[bytes | None]) -> LiveCounts:
+    """The counts of packed states, None where there is none; what is not usable counts as none. Likes are left out."""
+    nothing = bytes(_HEAD.size)
+    heads = np.frombuffer(
+        b"".join([one[: _HEAD.size] if one and len(one) >= _HEAD.size else nothing for one in packed]), _HEADS
+    )
+    counts = [heads[name].astype(np.float64) for name in ("impressions", "clicks", "as_of")]
+    with np.errstate(invalid="ignore"):
+        found = (heads["format"] == STATE_FORMAT) & (counts[0] >= 0) & (counts[1] >= 0)
+        found &= np.isfinite(counts[0] + counts[1] + counts[2] + heads["watermark"])
+    impressions, clicks, as_of = (np.where(found, one, 0.0) for one in counts)
+    return LiveCounts(impressions, clicks, as_of, found)

@@ -1,0 +1,221 @@
+"""Live state beside the rows in files, over HTTP: seen by the next request of any worker, lasting, counted once."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, seed, settings
+from schemathesis import GenerationMode
+from schemathesis.core.result import Ok
+
+from msd.contract.bundle import Bundle
+from msd.contract.live_state import unpack_state
+from service.live.state_file import StateFile
+from tests.service.bundle_factory import AT
+from tests.service.live import LiveService, live_service, run_msd, wait_until
+from tests.service.test_openapi import CHECKS
+
+
+@contextmanager
+def live_state(bundle: Bundle, folder: Path, state: Path, **settings: object) -> Iterator[LiveService]:
+    """A service with live state, whose events may be far apart."""
+    with live_service(bundle.folder, folder, live="on", live_lag_seconds=1e9, state_dir=state, **settings) as running:  # type: ignore[arg-type]
+        yield running
+
+
+@pytest.fixture(scope="module")
+def live(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    """Two workers with live state; each test has users and items of its own."""
+    folder = tmp_path_factory.mktemp("live")
+    with live_state(bundle, folder, folder / "state", workers=2) as running:
+        wait_until(lambda: running.metric("msd_workers_ready") == 2)
+        yield running
+
+
+def event(number: object, user: str, item: str, kind: str = "click", **more: object) -> dict[str, Any]:
+    """One event."""
+    return {"event_id": f"e{number}", "type": kind, "user_id": user, "item_id": item, "at": AT + 10, **more}
+
+
+def tell(service: LiveService, *events: dict[str, Any]) -> httpx.Response:
+    """Posts events on a connection of its own, so to any worker."""
+    with service.client() as client:
+        return client.post("/v1/events", json={"events": events})
+
+
+def scores(
+    service: LiveService, user: str, *items: str, at: float = AT + 20, override: dict[str, Any] | None = None
+) -> list[float]:
+    """pCTRs, from any worker."""
+    answer = service.score({"user_id": user, "at": at, "candidates": {"id": items}, "user": override})
+    assert answer.status_code == 200, answer.text
+    found: list[float] = answer.json()["candidates"]["pctr"]
+    return found
+
+
+def test_a_click_is_in_the_next_request_of_every_worker(live: LiveService) -> None:
+    before = scores(live, "u1", "i1", "i2")
+    answer = tell(live, event("a0", "u1", "i200"))
+
+    assert (answer.status_code, answer.json()) == (202, {"accepted": 1, "duplicates": 0})
+    after = {tuple(scores(live, "u1", "i1", "i2")) for _ in range(12)}
+    assert len(after) == 1
+    assert after != {tuple(before)}
+
+
+def test_a_repeated_event_is_counted_once_and_a_click_beside_its_impression(live: LiveService) -> None:
+    pair = [event("b1", "u2", "i3", "impression"), event("b1", "u2", "i3")]
+    first, second = tell(live, *pair), tell(live, pair[1], pair[0], pair[1])
+
+    assert first.json() == {"accepted": 2, "duplicates": 0}
+    assert second.json() == {"accepted": 0, "duplicates": 3}
+
+
+def test_late_events_and_other_orders_come_to_the_same(live: LiveService) -> None:
+    """u3 and u8 are told the same in opposite orders; both are given the same history and features."""
+    told = [("impression", 11), ("click", 12), ("impression", 400), ("click", 500), ("impression", 300)]
+    for user, order in (("n3", told), ("n8", told[::-1])):
+        for number, (kind, seconds) in enumerate(order):
+            tell(live, event(f"{user}-{number}", user, "i9", kind, at=AT + seconds))
+
+    assert scores(live, "n3", "i4", at=AT + 600) == pytest.approx(scores(live, "n8", "i4", at=AT + 600), abs=1e-7)
+    assert scores(live, "n3", "i4", at=AT + 600) != scores(live, "n9", "i4", at=AT + 600)
+    assert live.metric('msd_events_noted_total{what="late"}') >= 3
+
+
+def test_a_given_history_goes_before_the_live_one(live: LiveService) -> None:
+    """Of two users who have no rows and differ in what they clicked alone."""
+    for user, item in (("x1", "i6"), ("x2", "i7")):
+        tell(live, event(user, user, item))
+
+    assert scores(live, "x1", "i1") != scores(live, "x2", "i1")
+    given = [scores(live, user, "i1", override={"history": ["i5"]}) for user in ("x1", "x2")]
+    assert given[0] == given[1]
+    assert given[0] not in (scores(live, "x1", "i1"), scores(live, "x2", "i1"))
+
+
+def test_unknown_ids_are_kept_and_counted(live: LiveService) -> None:
+    before = [live.metric(f'msd_events_noted_total{{what="unknown_{side}"}}') for side in ("user", "item")]
+    assert tell(live, event("e0", "newcomer", "new-item")).json()["accepted"] == 1
+
+    after = [live.metric(f'msd_events_noted_total{{what="unknown_{side}"}}') for side in ("user", "item")]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [1.0, 1.0]
+    answer = live.score({"user_id": "newcomer", "at": AT + 20, "candidates": {"id": ["i1"]}}).json()
+    assert answer["degraded"] == {"user": "unknown"}
+
+
+def test_the_far_future_is_near(live: LiveService) -> None:
+    ahead = live.metric('msd_events_noted_total{what="ahead"}')
+    assert tell(live, event("f0", "n1", "i1", at=time.time() + 1e6)).status_code == 202
+    assert live.metric('msd_events_noted_total{what="ahead"}') == ahead + 1
+    assert live.metric("msd_newest_event_seconds") < time.time() + 100
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"{", 400, "malformed"),
+        (b'{"events": []}', 422, "invalid"),
+        (b'{"events": [' + b",".join([b"{}"] * 1_001) + b"]}", 422, "invalid"),
+    ],
+)
+def test_bad_batches_are_refused_like_bad_requests(live: LiveService, body: bytes, status: int, code: str) -> None:
+    with live.client() as client:
+        answer = client.post("/v1/events", content=body, headers={"content-type": "application/json"})
+        plain = client.post("/v1/events", content=body)
+
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+    assert plain.status_code == 415
+
+
+def test_a_batch_is_taken_whole_or_refused_whole(live: LiveService) -> None:
+    good = event("g0", "u5", "i1")
+    assert tell(live, good, {**good, "type": "view"}).status_code == 422
+    assert tell(live, *[good] * 1_001).status_code == 413
+    assert tell(live, good).json() == {"accepted": 1, "duplicates": 0}
+
+
+def test_kills_lose_and_repeat_nothing(bundle: Bundle, tmp_path: Path) -> None:
+    """While events are told and told again until they are answered, recorder and workers are killed."""
+    state = tmp_path / "state"
+    count, item = 120, "an-ad-without-row"
+    with live_state(bundle, tmp_path, state, workers=2) as running:
+        wait_until(lambda: running.metric("msd_workers_ready") == 2)
+
+        def tell_until_told(number: int) -> int:
+            while True:
+                try:
+                    answer = tell(running, event(f"k{number}", f"k{number % 7}", item, "impression"))
+                except httpx.TransportError:
+                    continue
+                if answer.status_code == 202:
+                    return int(answer.json()["accepted"])
+                assert answer.status_code == 503, answer.text
+                time.sleep(0.02)
+
+        with ThreadPoolExecutor(4) as pool:
+            told = [pool.submit(tell_until_told, number) for number in range(count)]
+            for victim in ("side_process_started", "worker_started", "side_process_started"):
+                wait_until(lambda: sum(one.done() for one in told) > 10)
+                pid = [line["pid"] for line in running.log() if line["event"] == victim][-1]
+                os.kill(pid, signal.SIGKILL)
+                wait_until(lambda: tell(running, event("probe", "probe", "i77", "impression")).status_code == 202)
+            for one in told:
+                one.result()
+        kept = scores(running, "k3", item)
+        again = tell(running, *(event(f"k{number}", f"k{number % 7}", item, "impression") for number in range(count)))
+        assert again.json() == {"accepted": 0, "duplicates": count}
+    with live_state(bundle, tmp_path, state) as running:
+        assert scores(running, "k3", item) == kept
+        assert tell(running, event("k0", "k0", item, "impression")).json()["duplicates"] == 1
+    file = StateFile(state, 2**32, is_writer=False)
+    kept_state = unpack_state(file.read("item", [item]).packed[0])
+    file.close()
+    assert kept_state is not None
+    assert kept_state.state.impressions == count
+
+
+def test_states_that_outgrow_their_place_refuse_events_and_go_on_scoring(bundle: Bundle, tmp_path: Path) -> None:
+    with live_state(bundle, tmp_path, tmp_path / "state", state_mb=1) as running:
+        for number in range(100):
+            answer = tell(running, *[event(f"{number}-{one}", f"m{number}-{one}", "i1") for one in range(500)])
+            if answer.status_code != 202:
+                break
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "events_unavailable")
+        assert "MSD_STATE_MB" in answer.json()["error"]["message"]
+        assert answer.headers["retry-after"] == "1"
+        assert scores(running, "m0-0", "i1") != scores(running, "m-nobody", "i1")
+
+
+def test_a_folder_that_cannot_hold_states_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        ended = run_msd("serve", str(bundle.folder), MSD_LIVE="on", MSD_STATE_DIR=str(folder))
+        assert (ended.returncode, "MSD_STATE_DIR" in ended.stderr) == (2, True), ended.stderr
+    assert "needs MSD_STATE_DIR" in run_msd("serve", str(bundle.folder), MSD_LIVE="on").stderr
+
+
+def test_without_live_state_there_is_no_such_route(service: LiveService) -> None:
+    assert tell(service, event("z", "u1", "i1")).status_code == 404
+
+
+def test_every_answer_about_events_is_a_documented_one(live: LiveService) -> None:
+    schema = schemathesis.openapi.from_url(f"{live.url}/openapi.json").include(path_regex="^/v1/events$")
+    (operation,) = (result.ok() for result in schema.get_all_operations() if isinstance(result, Ok))
+    for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+
+        @seed(0)
+        @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def validate(case: Any) -> None:  # noqa: ANN401
+            case.call_and_validate(checks=CHECKS)
+
+        validate()
