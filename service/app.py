@@ -1,7 +1,7 @@
 """Where the service's objects meet: `create_app` makes them, its lifespan starts and stops them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,7 +12,6 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from msd.contract.bundle import open_bundle
-from msd.contract.rows import RowSide
 from service.access import AccessMiddleware
 from service.docs import add_docs
 from service.errors import ErrorResponse
@@ -20,8 +19,10 @@ from service.events_route import PATH as EVENTS_PATH
 from service.events_route import EventsRoute
 from service.guard import GuardMiddleware, open_guard
 from service.health import health_routes
-from service.lineup.lineup import Arm, Lineup, Serving
-from service.lineup.model import load_model
+from service.lineup.lineup import Lineup, Serving
+from service.lineup.loader import Loader, lineup_of, load_planned
+from service.lineup.plan import Plan, PlannedArm, PlannedModel
+from service.lineup.source import CHAMPION
 from service.live.choice import open_live_store
 from service.live.live_rows import LiveRows
 from service.metrics import Metrics
@@ -36,21 +37,35 @@ from service.settings import Settings
 def create_app(
     settings: Settings,
     metrics: Metrics | None = None,
-    memory: Mapping[RowSide, int] | None = None,
+    plan: Plan | None = None,
     side_folder: Path | None = None,
 ) -> FastAPI:
-    """The service over one bundle. Raises MsdError when bundle, runtime or rows file are not as they should be.
+    """The service over a line-up. Raises MsdError when a bundle, runtime or rows file is not as it should be.
 
-    `metrics` are a worker's, `memory` that of the rows; without, the app has its own. `side_folder` has the sockets of
-    the side processes; without, there are none. `state.readiness` is the Readiness, for the server that drains it.
+    `metrics` are a worker's, `plan` is what its supervisor has it serve; without, the app has its own, over the bundle
+    of the settings. `side_folder` has the sockets of the side processes; without, there are none. `state.readiness`,
+    `.serving` and `.loader` are for the server that drains it and hears of other line-ups.
     """
-    bundle = open_bundle(settings.bundle, rows=settings.store == "file")
+    plan = plan or _own_plan(settings)
     metrics = metrics or Metrics()
-    model = load_model(bundle, settings, metrics, memory or {})
-    serving = Serving(Lineup(1, (Arm("champion", model),)))
-    metrics.bundle(bundle.bundle_id, model.version, model.store.name)
-    metrics.runtime(model.engine)
     readiness = Readiness(metrics)
+    starter = Starter(readiness, settings.max_candidates)
+
+    def tell(lineup: Lineup) -> None:
+        metrics.serves(
+            [(model.bundle.bundle_id, model.version, model.store.name) for model in lineup.models],
+            [model.engine for model in lineup.models],
+        )
+
+    def turn(lineup: Lineup) -> None:
+        tell(lineup)
+        starter.end()
+        readiness.proved()
+
+    first = lineup_of(plan, {one.identity: load_planned(one, settings, metrics) for one in plan.models})
+    tell(first)
+    serving = Serving(first, metrics, turn)
+    loader = Loader(serving, settings, metrics)
     guard = open_guard(settings, metrics)
     deadline_s = settings.deadline_ms / 1000
     queue = RunQueue(metrics, settings.max_queued_rows, deadline_s)
@@ -58,16 +73,18 @@ def create_app(
     live_rows = LiveRows(live, metrics, settings.live_lag_seconds) if live else None
     scorer = Scorer(queue, metrics, deadline_s, live_rows)
     request_log = _request_log(settings, metrics, side_folder)
-    starter = Starter(serving, queue, readiness, settings.max_candidates)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(starter.start())]
+        loader.watch(serving.current)
+        starter.begin(serving.current.models)
+        tasks = []
         if guard is not None:
             tasks.append(asyncio.create_task(guard.watch()))
         try:
             yield
         finally:
+            starter.end()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -87,7 +104,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.readiness = readiness
+    app.state.readiness, app.state.serving, app.state.loader = readiness, serving, loader
     is_verbose = settings.log_level == "debug"
     if guard is not None:
         app.add_middleware(GuardMiddleware, guard=guard)
@@ -100,8 +117,14 @@ def create_app(
         events = EventsRoute(settings, serving, live, readiness, metrics, request_log)
         app.router.routes.append(Route(EVENTS_PATH, events, methods=["POST"], name="events"))
     app.include_router(health_routes(serving, readiness, metrics, settings.max_candidates))
-    add_docs(app, bundle, needs_keys=guard is not None, has_events=live is not None)
+    add_docs(app, serving, needs_keys=guard is not None, has_events=live is not None)
     return app
+
+
+def _own_plan(settings: Settings) -> Plan:
+    bundle = open_bundle(settings.bundle, rows=settings.store == "file")
+    model = PlannedModel(identity=bundle.manifest.sha256, folder=bundle.folder, origin=bundle.folder)
+    return Plan(generation=0, arms=(PlannedArm(name=CHAMPION, model=model),))
 
 
 class _App(FastAPI):

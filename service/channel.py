@@ -1,18 +1,40 @@
-"""What supervisor and worker say to each other, over a pair of sockets: connections and commands down, one answer up.
+"""What supervisor and worker say to each other, over a pair of sockets: connections and commands down, words up.
 
 When either process ends, however it does, the other finds the channel at its end.
 """
 
 import os
 import socket
+from dataclasses import dataclass
 from typing import Literal
 
-_CONNECTION, _DRAIN = b"c", b"d"
-_SERVING, _FAILED = b"+", b"-"
-_MAX_ANSWER = 65_536
+from pydantic import BaseModel, ConfigDict
 
-Command = socket.socket | Literal["drain", "end", "lost"]
+_CONNECTION, _DRAIN, _LOAD = b"c", b"d", b"l"
+_MAX_WORDS = 65_536
+
+
+@dataclass(frozen=True)
+class Load:
+    """The plan of a line-up is to be loaded; its file is for the worker to close."""
+
+    descriptor: int
+
+
+Command = socket.socket | Load | Literal["drain", "end", "lost"]
 """A connection that is `lost` came when the process had as many open files as it may have: the kernel has closed it."""
+
+
+class Said(BaseModel):
+    """A worker's word: that it serves; that it cannot, and why; that it has loaded the line-up of a generation; or that
+    it has not, why, and whether it is worth trying again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    what: Literal["serving", "failed", "loaded", "refused"]
+    generation: int = 0
+    reason: str = ""
+    again: bool = False
 
 
 class SupervisorEnd:
@@ -21,20 +43,14 @@ class SupervisorEnd:
     def __init__(self, end: socket.socket) -> None:
         end.setblocking(False)
         self.socket = end
-        self._answer = b""
+        self._unended = b""
 
     def hand_over(self, connection: socket.socket) -> bool:
         """Gives the worker a client's connection; False when there is no room for more on the way to it.
 
         Raises ConnectionError when it takes no more, or has ended.
         """
-        try:
-            socket.send_fds(self.socket, [_CONNECTION], [connection.fileno()])
-        except ConnectionError:
-            raise
-        except OSError:
-            return False
-        return True
+        return self._send_with(_CONNECTION, connection.fileno())
 
     def drain(self) -> None:
         """Asks the worker to say that it wants no more; it still gets what comes."""
@@ -47,24 +63,34 @@ class SupervisorEnd:
         except OSError:
             return
 
-    def answer(self) -> str | None:
-        """What the worker said since it was last asked: nothing yet (None), that it serves (""), or why it cannot.
+    def load(self, descriptor: int) -> bool:
+        """Has the worker load the plan in an open file; False when there is no room for more on the way to it.
 
-        Raises EOFError when the worker has ended.
+        Raises ConnectionError as `hand_over` does.
         """
+        return self._send_with(_LOAD, descriptor)
+
+    def words(self) -> list[Said]:
+        """What the worker said since it was last asked. Raises EOFError when it has ended."""
         try:
-            data = self.socket.recv(_MAX_ANSWER)
+            data = self.socket.recv(_MAX_WORDS)
         except BlockingIOError:
-            return None
+            return []
         except OSError:
             data = b""
         if not data:
             raise EOFError
-        self._answer += data
-        if not self._answer.endswith(b"\n"):
-            return None
-        said, self._answer = self._answer[:-1], b""
-        return "" if said == _SERVING else said[1:].decode("utf-8", "replace")
+        *lines, self._unended = (self._unended + data).split(b"\n")
+        return [Said.model_validate_json(line) for line in lines]
+
+    def _send_with(self, what: bytes, descriptor: int) -> bool:
+        try:
+            socket.send_fds(self.socket, [what], [descriptor])
+        except ConnectionError:
+            raise
+        except OSError:
+            return False
+        return True
 
     def _tell(self, command: bytes) -> None:
         try:
@@ -82,12 +108,12 @@ class WorkerEnd:
 
     def serving(self) -> None:
         """From now on commands are read."""
-        self._say(_SERVING)
+        self.say(Said(what="serving"))
         self.socket.setblocking(False)
 
     def failed(self, reason: str) -> None:
         """The worker cannot serve, and ends."""
-        self._say(_FAILED + reason.encode("utf-8", "replace"))
+        self.say(Said(what="failed", reason=reason))
 
     def next(self) -> Command | None:
         """The next command, None when there is none yet."""
@@ -104,6 +130,9 @@ class WorkerEnd:
             return "drain"
         if not descriptors:
             return "lost"
+        if data == _LOAD:
+            os.set_inheritable(descriptors[0], False)
+            return Load(descriptors[0])
         connection = socket.socket(fileno=descriptors[0])
         connection.setblocking(False)
         return connection
@@ -115,8 +144,9 @@ class WorkerEnd:
         except OSError:
             return
 
-    def _say(self, what: bytes) -> None:
+    def say(self, word: Said) -> None:
+        """Says it, if there is somebody to hear it."""
         try:
-            self.socket.sendall(what + b"\n")
-        except OSError:  # no supervisor any more, as the first command will tell
+            self.socket.sendall(word.model_dump_json().encode("utf-8", "replace") + b"\n")
+        except OSError:  # no supervisor any more, as the next command will tell
             return

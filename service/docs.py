@@ -12,13 +12,15 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic.json_schema import models_json_schema
 
-from msd.contract.bundle import GOLDENS, Bundle
+from msd.contract.bundle import GOLDENS
 from msd.contract.events import EventBatch
 from msd.contract.golden import read_goldens
 from msd.contract.request import ScoreRequest
 from service.errors import ErrorReply
 from service.events_route import PATH as EVENTS_PATH
 from service.events_route import EventsReply
+from service.lineup.lineup import Serving
+from service.lineup.model import Model
 from service.reply import ScoreReply
 from service.score_route import PATH
 
@@ -61,10 +63,10 @@ _DESCRIPTIONS = {
 }
 
 
-def add_docs(app: FastAPI, bundle: Bundle, *, needs_keys: bool, has_events: bool) -> None:
+def add_docs(app: FastAPI, serving: Serving, *, needs_keys: bool, has_events: bool) -> None:
     """Adds the page and its assets, and makes `app.openapi()` tell of the raw routes too, and of keys."""
     static = Path(fastapi_offline.__file__).parent / "static"
-    app.openapi = _openapi_of(app, bundle, needs_keys, has_events)  # type: ignore[method-assign]
+    app.openapi = _openapi_of(app, serving, needs_keys, has_events)  # type: ignore[method-assign]
 
     @app.get("/docs", include_in_schema=False)
     async def page() -> HTMLResponse:
@@ -79,9 +81,14 @@ def add_docs(app: FastAPI, bundle: Bundle, *, needs_keys: bool, has_events: bool
     app.mount(_ASSETS, StaticFiles(directory=static), name="docs-assets")
 
 
-def _openapi_of(app: FastAPI, bundle: Bundle, needs_keys: bool, has_events: bool) -> Callable[[], dict[str, Any]]:
+def _openapi_of(app: FastAPI, serving: Serving, needs_keys: bool, has_events: bool) -> Callable[[], dict[str, Any]]:
+    generation = -1
+
     def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
+        nonlocal generation
+        lineup = serving.current
+        if app.openapi_schema is None or generation != lineup.generation:
+            generation = lineup.generation
             document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             _, definitions = models_json_schema(
                 [
@@ -94,7 +101,7 @@ def _openapi_of(app: FastAPI, bundle: Bundle, needs_keys: bool, has_events: bool
                 ref_template=_REF,
             )
             document.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
-            document["paths"][PATH] = {"post": _operation(_example(bundle))}
+            document["paths"][PATH] = {"post": _operation(_example(lineup.champion))}
             if has_events:
                 document["paths"][EVENTS_PATH] = {"post": _events_operation()}
             if needs_keys:
@@ -170,6 +177,6 @@ def _error(status: int, example: "tuple[str, str, str | None] | None" = None) ->
     return {"description": _DESCRIPTIONS[status], "content": {"application/json": content}}
 
 
-def _example(bundle: Bundle) -> dict[str, Any] | None:
-    golden = next(iter(read_goldens(bundle.path(GOLDENS))), None)
+def _example(model: Model) -> dict[str, Any] | None:
+    golden = next(iter(read_goldens(model.bundle.path(GOLDENS))), None)
     return golden.request if golden else None

@@ -4,7 +4,7 @@ Does not know when things happen, nor how several workers' numbers come together
 """
 
 from collections import Counter as Tally
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -15,7 +15,7 @@ from msd.contract.rows import RowSide
 from service.families import Families
 from service.processes import Processes
 from service.runtimes.runtime import Engine
-from service.shared import SharedNumbers
+from service.shared import SUPERVISOR, SharedNumbers
 
 Stage = Literal["parse", "rows", "queue", "run", "reply"]
 Shed = Literal["rows", "wait", "deadline", "client_gone"]
@@ -32,11 +32,15 @@ EventOutcome = Literal["accepted", "duplicate"]
 EVENT_OUTCOMES: tuple[EventOutcome, ...] = ("accepted", "duplicate")
 EventNote = Literal["late", "in_row", "ahead", "unknown_user", "unknown_item"]
 EVENT_NOTES: tuple[EventNote, ...] = ("late", "in_row", "ahead", "unknown_user", "unknown_item")
+Swap = Literal["done", "refused", "postponed"]
+SWAPS: tuple[Swap, ...] = ("done", "refused", "postponed")
 KeyRefusal = Literal["missing", "unknown", "expired", "scope"]
 KEY_REFUSALS: tuple[KeyRefusal, ...] = ("missing", "unknown", "expired", "scope")
 CODES = (200, 400, 401, 403, 408, 413, 415, 422, 429, 499, 500, 503, 504)
 Logged = Literal["handed", "dropped", "written", "lost"]
 LOGGED: tuple[Logged, ...] = ("handed", "dropped", "written", "lost")
+_BUNDLE_LABELS = ("bundle_id", "model_version", "store")
+_RUNTIME_LABELS = ("runtime", "version", "provider", "device", "graphs", "threads", "precision", "instructions")
 _SECONDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 7.5e-3, 1e-2, 1.5e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1, 5)
 _STAGE_SECONDS = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1, 5)
 _AGES = (1, 10, 60, 300, 900, 3_600, 7_200, 21_600, 86_400, 172_800, 604_800)
@@ -146,6 +150,19 @@ class Metrics:
         self.live_ages = families.histogram(
             "msd_live_age_seconds", "Age of the user's counts as the model was told, with live state.", _AGES
         )
+        self.generation = families.gauge("msd_lineup_generation", "Of what is served: it rises with each swap.", "max")
+        """Set by the supervisor alone: the moment that it is, all workers serve it."""
+        self.rolling = families.cell()
+        """A place in the supervisor's row: the generation that workers are loading, or 0."""
+        self.swaps = families.counters(
+            "msd_swaps", "Bundles and weights that were to be served, by what became of that.", "result", SWAPS
+        )
+        """By result."""
+        self.refused = families.gauge("msd_bundle_refused", "1 while what is wanted is not what is served.", "max")
+        self._bundles = self._info("msd_bundle_info", "1 for each bundle that is served.", _BUNDLE_LABELS)
+        self._runtimes = self._info(
+            "msd_runtime_info", "1 for what runs the model, as it was read back after loading.", _RUNTIME_LABELS
+        )
         self.connections_ended = families.cell()
         """A place in each row: how many of the connections that the supervisor handed to the worker have ended."""
 
@@ -153,6 +170,15 @@ class Metrics:
     def ready_place(self) -> int:
         """Where each row says whether its worker answers requests."""
         return self.workers_ready.place
+
+    @property
+    def of_supervisor(self) -> "memoryview[float]":
+        """The row of numbers that the supervisor alone writes."""
+        return self.families.numbers.rows[SUPERVISOR]
+
+    def set_rolling(self, generation: int) -> None:
+        """Says which generation is being loaded; 0 for none. The supervisor's to say."""
+        self.of_supervisor[self.rolling] = generation
 
     def request(self, code: int, seconds: float) -> None:
         """Counts a scoring request that ended with `code`."""
@@ -180,39 +206,38 @@ class Metrics:
         if count:
             self._damaged[side].inc(count)
 
-    def bundle(self, bundle_id: str, model_version: str, store: str) -> None:
-        """Says which bundle is served."""
-        self._info(
-            "msd_bundle_info",
-            "1 for the bundle that is served.",
-            {"bundle_id": bundle_id, "model_version": model_version, "store": store},
-        )
-
-    def runtime(self, engine: Engine) -> None:
-        """Says what runs the model."""
-        self._info(
-            "msd_runtime_info",
-            "1 for what runs the model, as it was read back after loading.",
-            {
-                "runtime": engine.name,
-                "version": engine.version,
-                "provider": engine.provider,
-                "device": engine.device,
-                "graphs": str(engine.graphs).lower(),
-                "threads": str(engine.threads),
-                "precision": engine.precision,
-                "instructions": " ".join(engine.instructions),
-            },
-        )
+    def serves(self, bundles: Iterable[Sequence[str]], engines: Iterable[Engine]) -> None:
+        """Says which bundles are served - id, model version and kind of store of each - and what runs them."""
+        self._bundles[:] = bundles
+        self._runtimes[:] = [_told(engine) for engine in engines]
 
     def exposition(self) -> bytes:
         """All families in Prometheus's text format, whichever worker is asked."""
         return generate_latest(self._registry)
 
-    def _info(self, name: str, text: str, labels: dict[str, str]) -> None:
+    def _info(self, name: str, text: str, labels: Sequence[str]) -> list[Sequence[str]]:
+        """The list of the values of its labels, each of which is told once."""
+        values: list[Sequence[str]] = []
+
         def tell() -> GaugeMetricFamily:
-            family = GaugeMetricFamily(name, text, labels=list(labels))
-            family.add_metric(list(labels.values()), 1.0)
+            family = GaugeMetricFamily(name, text, labels=labels)
+            for one in dict.fromkeys(map(tuple, values)):
+                family.add_metric(one, 1.0)
             return family
 
         self.families.tell(tell)
+        return values
+
+
+def _told(engine: Engine) -> Sequence[str]:
+    """By the labels of `msd_runtime_info`."""
+    return (
+        engine.name,
+        engine.version,
+        engine.provider,
+        engine.device,
+        str(engine.graphs).lower(),
+        str(engine.threads),
+        engine.precision,
+        " ".join(engine.instructions),
+    )

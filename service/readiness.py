@@ -4,15 +4,15 @@ Once ready, a lost store does not make it unready: a degraded score is worth mor
 """
 
 import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
 from msd.contract.errors import MsdError
-from service.errors import ServiceError
-from service.lineup.lineup import Serving
+from service.lineup.model import Model
 from service.lineup.proof import Proof
 from service.metrics import Metrics
-from service.run_queue import RunQueue
 from service.stores.store import StoreError
 
 _FIRST_RETRY_S = 0.1
@@ -46,6 +46,11 @@ class Readiness:
         self.missing.pop(part, None)
         self._metrics.is_ready(self.is_ready)
 
+    def proved(self) -> None:
+        """Another line-up serves, which was proved before, and whose store was reached."""
+        self.missing.clear()
+        self._metrics.is_ready(self.is_ready)
+
     def drain(self) -> None:
         """The service stops soon: it answers, but wants no new requests."""
         self.draining = True
@@ -55,24 +60,32 @@ class Readiness:
 class Starter:
     """Makes the service ready for what it serves first: proves the models, and waits for their store."""
 
-    def __init__(self, serving: Serving, queue: RunQueue, readiness: Readiness, max_candidates: int) -> None:
-        self._models = serving.current.models
-        self._queue = queue
+    def __init__(self, readiness: Readiness, max_candidates: int) -> None:
         self._readiness = readiness
         self._max_candidates = max_candidates
+        self._starting: asyncio.Task[None] | None = None
         self._log = structlog.get_logger("msd.readiness")
 
-    async def start(self) -> None:
-        """Ends when the service is ready, or never can be. What is missing is in the readiness meanwhile."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._warm_up())
-            group.create_task(self._await_store())
+    def begin(self, models: Sequence[Model]) -> None:
+        """Until the service is ready, or never can be. What is missing is in the readiness meanwhile."""
+        self._starting = asyncio.create_task(self._start(models))
 
-    async def _warm_up(self) -> None:
+    def end(self) -> None:
+        """It is not to be made ready for that any more."""
+        if self._starting is not None:
+            self._starting.cancel()
+
+    async def _start(self, models: Sequence[Model]) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._warm_up(models))
+            group.create_task(self._await_store(models))
+
+    async def _warm_up(self, models: Sequence[Model]) -> None:
         try:
-            for model in self._models:
-                await Proof(model, self._queue, self._max_candidates).run()
-        except (MsdError, ServiceError) as error:
+            with ThreadPoolExecutor(1, thread_name_prefix="proof") as thread:
+                for model in models:
+                    await Proof(model, thread, self._max_candidates).run()
+        except MsdError as error:
             self._readiness.missing["model"] = str(error)
             self._log.error("not_ready", part="model", reason=str(error))
         except Exception as error:
@@ -82,11 +95,11 @@ class Starter:
             self._readiness.arrived("model")
             self._log.info("model_ready")
 
-    async def _await_store(self) -> None:
+    async def _await_store(self, models: Sequence[Model]) -> None:
         wait = _FIRST_RETRY_S
         while True:
             try:
-                for model in self._models:
+                for model in models:
                     await model.store.check()
             except StoreError as error:
                 if self._readiness.missing["store"] != str(error):
@@ -97,7 +110,7 @@ class Starter:
                 self._log.exception("not_ready", part="store", reason=str(error))
             else:
                 self._readiness.arrived("store")
-                self._log.info("store_ready", store=self._models[0].store.name)
+                self._log.info("store_ready", store=models[0].store.name)
                 return
             await asyncio.sleep(wait)
             wait = min(2 * wait, _LAST_RETRY_S)

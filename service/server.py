@@ -5,20 +5,26 @@ import gc
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from email.utils import formatdate
 from types import FrameType
 
 import structlog
 import uvicorn
+from starlette.datastructures import State
 from starlette.types import ASGIApp
 
+from msd.contract.errors import MsdError
 from service.balance import Balance
-from service.channel import WorkerEnd
+from service.channel import Load, Said, WorkerEnd
+from service.lineup.lineup import Serving
+from service.lineup.loader import Loader
+from service.lineup.plan import Plan
 from service.metrics import Metrics
 from service.protocol import bounded_protocol
 from service.readiness import Readiness
 from service.settings import Settings
+from service.stores.store import StoreError
 
 _KEEP_ALIVE_S = 75
 _TICK_S = 0.05
@@ -46,13 +52,17 @@ class WorkerServer(uvicorn.Server):
     """Asked to drain: every reply tells its client to connect anew. At the channel's end, or by SIGTERM: takes in what
     it was given, answers all who are in, and ends."""
 
-    def __init__(self, config: uvicorn.Config, channel: WorkerEnd, readiness: Readiness, balance: Balance) -> None:
+    def __init__(self, config: uvicorn.Config, channel: WorkerEnd, parts: State, balance: Balance) -> None:
+        """`parts`: those of the app that it works with (`create_app`)."""
         super().__init__(config)
         self._channel = channel
-        self._readiness = readiness
+        self._readiness: Readiness = parts.readiness
+        self._serving: Serving = parts.serving
+        self._loader: Loader = parts.loader
         self._balance = balance
         self._is_settled = False
         self._arriving: set[asyncio.Task[None]] = set()
+        self._loading: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger("msd.server")
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
@@ -75,6 +85,8 @@ class WorkerServer(uvicorn.Server):
         is_over = await super().on_tick(counter)
         if counter % _WEIGHING_TICKS == 0:
             self._balance.weigh(len(self.server_state.connections))
+        if self._serving.tidy():
+            self._is_settled = False
         if self._readiness.draining:
             self._send_away()
         elif self._readiness.is_ready and not self._is_settled:
@@ -110,10 +122,31 @@ class WorkerServer(uvicorn.Server):
             elif command == "lost":
                 self._log.error("connection_lost", reason="too many open files; raise their limit (ulimit -n)")
                 self._balance.lost()
+            elif isinstance(command, Load):
+                self._run(self._load(command), self._loading)
             else:
-                task = asyncio.get_running_loop().create_task(self._take_in(command))
-                self._arriving.add(task)
-                task.add_done_callback(self._arriving.discard)
+                self._run(self._take_in(command), self._arriving)
+
+    def _run(self, work: Coroutine[None, None, None], tasks: set[asyncio.Task[None]]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    async def _load(self, command: Load) -> None:
+        """Loads another line-up, and says what came of it."""
+        plan = Plan.read(command.descriptor)
+        try:
+            await self._loader.load(plan)
+        except StoreError as error:
+            self._channel.say(Said(what="refused", generation=plan.generation, reason=str(error), again=True))
+        except MsdError as error:
+            self._channel.say(Said(what="refused", generation=plan.generation, reason=str(error)))
+        except Exception as error:
+            self._log.exception("cannot_load", reason=str(error))
+            reason = f"the model failed ({type(error).__name__}); the log has the reason"
+            self._channel.say(Said(what="refused", generation=plan.generation, reason=reason))
+        else:
+            self._channel.say(Said(what="loaded", generation=plan.generation))
 
     async def _take_in(self, connection: socket.socket) -> None:
         try:

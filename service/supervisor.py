@@ -7,16 +7,19 @@ import signal
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 import structlog
 
-from msd.contract.bundle import open_bundle
 from msd.contract.errors import MsdError
-from msd.contract.rows import RowSide
 from service.cores import usable_cores, worker_count
 from service.guard import check_keys
+from service.lineup.follower import Follower
+from service.lineup.held import private_folder
+from service.lineup.rollout import Rollout
+from service.lineup.source import Source
 from service.listener import accepted, bind, listen, refuse_new
 from service.live.choice import open_state_file
 from service.logs import configure_logs, keep_standard_streams
@@ -25,7 +28,6 @@ from service.request_log.side import log_side
 from service.settings import Settings
 from service.shared import SUPERVISOR, SharedNumbers
 from service.side_process import SideProcesses, SideSpec
-from service.stores.bundle_file import shared_rows
 from service.worker_process import WorkerProcess
 
 _FIRST_PAUSE_S = 0.1
@@ -42,17 +44,17 @@ def run_service(settings: Settings) -> None:
     check_keys(settings)
     cores = usable_cores()
     count = worker_count(settings, cores)
-    # Verified here, once: the workers find the mark of it.
-    bundle = open_bundle(settings.bundle, rows=settings.store == "file")
-    memory = shared_rows(bundle) if settings.store == "file" else {}
     if settings.live and settings.store == "file":
         # Made, or found unusable, here: the workers only read it.
         open_state_file(settings, is_writer=True).close()
     log = structlog.get_logger("msd.supervisor")
     if count * settings.threads > max(1.0, cores):
         log.warning("more_threads_than_cores", workers=count, threads=settings.threads, cores=round(cores, 2))
-    with bind(settings.host, settings.port) as listener:
-        Supervisor(settings, listener, count, memory).run()
+    with private_folder() as folder:
+        # What workers load is verified here, once.
+        follower = Follower(Source(settings), folder, settings.store == "file")
+        with bind(settings.host, settings.port) as listener:
+            Supervisor(settings, listener, count, follower).run()
 
 
 def side_specs(settings: Settings) -> list[SideSpec]:
@@ -65,12 +67,16 @@ def side_specs(settings: Settings) -> list[SideSpec]:
     return specs
 
 
+def _wake(waker: socket.socket) -> None:
+    with suppress(OSError):  # it is on its way already, or nobody is there any more
+        waker.send(b"\0")
+
+
 class Supervisor:
     """One service's workers, by slot. First signal: drains; a second SIGINT ends all at once."""
 
-    def __init__(self, settings: Settings, listener: socket.socket, count: int, memory: Mapping[RowSide, int]) -> None:
+    def __init__(self, settings: Settings, listener: socket.socket, count: int, follower: Follower) -> None:
         self._settings = settings
-        self._memory = memory
         self._listener = listener
         sides = side_specs(settings)
         self._numbers = SharedNumbers.create(count + len(sides))
@@ -78,6 +84,8 @@ class Supervisor:
         self._metrics.workers.set(count)
         self._slots = range(1, count + 1)
         self._workers: dict[int, WorkerProcess] = {}
+        self._follower = follower
+        self._rollout = Rollout(follower.first(), self._metrics, self._workers, self._after)
         self._pauses = dict.fromkeys(self._slots, _FIRST_PAUSE_S)
         self._due: list[tuple[float, Callable[[], None]]] = []
         self._signals: deque[int] = deque()
@@ -93,16 +101,18 @@ class Supervisor:
         with woken, waker, self._selector:
             woken.setblocking(False)
             waker.setblocking(False)
-            self._selector.register(woken, selectors.EVENT_READ, lambda: woken.recv(64))
+            self._selector.register(woken, selectors.EVENT_READ, lambda: self._wake(woken))
             signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._on_signal)
             try:
                 self._sides.start()
+                self._follower.start(lambda: _wake(waker))
                 self._start(self._slots[0])
                 while self._workers or (self._due and not self._is_stopping):
                     self._turn()
             finally:
+                self._follower.stop()
                 signal.set_wakeup_fd(-1)
                 for worker in self._workers.values():
                     worker.kill()
@@ -122,6 +132,12 @@ class Supervisor:
         for call in ripe:
             call()
 
+    def _wake(self, woken: socket.socket) -> None:
+        """By a signal, or by the follower."""
+        woken.recv(64)
+        if (found := self._follower.take()) is not None and not self._is_stopping:
+            self._rollout.hear_of(found)
+
     def _after(self, seconds: float, call: Callable[[], None]) -> None:
         self._due.append((time.monotonic() + seconds, call))
 
@@ -131,7 +147,7 @@ class Supervisor:
         if self._is_stopping:
             return
         try:
-            worker = WorkerProcess(self._settings, self._numbers, slot, self._memory, self._sides.folder)
+            worker = WorkerProcess(self._settings, self._numbers, slot, self._rollout.plan, self._sides.folder)
         except OSError as error:
             if not self._is_open:
                 raise MsdError(f"the service could not start a worker process: {error.strerror}") from error
@@ -143,16 +159,22 @@ class Supervisor:
 
     def _hear(self, worker: WorkerProcess) -> None:
         try:
-            said = worker.channel.answer()
+            words = worker.channel.words()
         except EOFError:
             self._bury(worker)
             return
-        if said == "":
-            worker.is_serving = True
-            self._open()
-            self._place_waiting()
-        elif said is not None:
-            worker.reason = said
+        for said in words:
+            if said.what == "failed":
+                worker.reason = said.reason
+            elif self._rollout.joined(worker) if said.what == "serving" else self._rollout.hear(worker, said):
+                self._admit(worker)
+
+    def _admit(self, worker: WorkerProcess) -> None:
+        """It serves what it should: it may have connections."""
+        worker.is_serving = True
+        self._open()
+        self._place_waiting()
+        self._rollout.admitted(worker)
 
     def _open(self) -> None:
         """The first worker serves: so can the others, and there is somebody to answer the door."""
@@ -167,6 +189,7 @@ class Supervisor:
     def _bury(self, worker: WorkerProcess) -> None:
         self._selector.unregister(worker.channel.socket)
         del self._workers[worker.slot]
+        self._rollout.left(worker)
         cause, cpu_seconds = worker.wait()
         self._metrics.processes.ended(worker.slot, cpu_seconds)
         self._metrics.families.forget_gauges(worker.slot)

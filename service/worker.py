@@ -1,7 +1,7 @@
-"""A worker process: the service over one bundle, for the connections that the supervisor hands to it.
+"""A worker process: the service over one line-up after the other, for connections that the supervisor hands to it.
 
-Run as `python -m service.worker SIDES CHANNEL NUMBERS SLOTS SLOT [USERS ITEMS]` by `worker_process` alone; SIDES is the
-folder of the side processes' sockets, empty where there are none.
+Run as `python -m service.worker SIDES CHANNEL NUMBERS PLAN SLOTS SLOT` by `worker_process` alone; SIDES is the folder
+of the side processes' sockets, empty where there are none.
 """
 
 import os
@@ -13,12 +13,12 @@ from msd.contract.errors import MsdError
 from service.app import create_app
 from service.balance import Balance
 from service.channel import WorkerEnd
+from service.lineup.plan import Plan
 from service.logs import configure_logs
 from service.metrics import Metrics
 from service.server import WorkerServer, server_config
 from service.settings import Settings
 from service.shared import SharedNumbers
-from service.stores.bundle_file import SIDES
 
 _REFUSED = 2
 
@@ -26,19 +26,19 @@ _REFUSED = 2
 def main(arguments: Sequence[str]) -> None:
     """Serves until the channel ends."""
     side_folder = Path(arguments[0]) if arguments[0] else None
-    channel_fd, numbers_fd, slots, slot, *memory = map(int, arguments[1:])
+    channel_fd, numbers_fd, plan_fd, slots, slot = map(int, arguments[1:])
     channel = WorkerEnd(channel_fd)
     try:
         settings = Settings.from_environ(os.environ)
         configure_logs(settings.log_level, worker=slot)
         metrics = Metrics(SharedNumbers(numbers_fd, slots), slot)
-        app = create_app(settings, metrics, dict(zip(SIDES, memory, strict=False)), side_folder)
+        app = create_app(settings, metrics, Plan.read(plan_fd), side_folder)
     except MsdError as error:
         channel.failed(str(error))
         sys.exit(_REFUSED)
     balance = Balance(metrics)
     config = server_config(app, settings, metrics, balance)
-    WorkerServer(config, channel, app.state.readiness, balance).run()
+    WorkerServer(config, channel, app.state, balance).run()
 
 
 if __name__ == "__main__":

@@ -6,11 +6,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
-from msd.contract.rows import RowSide
 from service.channel import SupervisorEnd
+from service.lineup.plan import Plan
 from service.settings import PREFIX, Settings
 from service.shared import SharedNumbers
 
@@ -19,14 +18,14 @@ _POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NU
 
 
 class WorkerProcess:
-    """A worker in one slot. It inherits the channel, the shared numbers, the rows' memory and its settings."""
+    """A worker in one slot. It inherits the channel, the shared numbers, its plan and its settings."""
 
     def __init__(
         self,
         settings: Settings,
         numbers: SharedNumbers,
         slot: int,
-        memory: Mapping[RowSide, int],
+        plan: Plan,
         side_folder: Path | None,
     ) -> None:
         ours, theirs = socket.socketpair()
@@ -37,22 +36,23 @@ class WorkerProcess:
         self.handed = 0
         self.last_at = 0.0
         self.started_at = time.monotonic()
+        self.generation = plan.generation
+        """The newest that it has loaded, or begins with."""
         self._row = numbers.rows[slot]
-        with theirs:
-            self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "service.worker",
-                    str(side_folder or ""),
-                    *map(str, (*_arguments(theirs, numbers, slot), *memory.values())),
-                ],
-                env=child_environment(settings),
-                pass_fds=(theirs.fileno(), numbers.file_descriptor, *memory.values()),
-                # A terminal's ^C is for the supervisor alone, which then drains.
-                process_group=0,
-            )
+        planned = plan.descriptor()
+        inherited = (theirs.fileno(), numbers.file_descriptor, planned)
+        arguments = (side_folder or "", *inherited, numbers.slots, slot)
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "service.worker", *map(str, arguments)],
+                    env=child_environment(settings),
+                    pass_fds=inherited,
+                    # A terminal's ^C is for the supervisor alone, which then drains.
+                    process_group=0,
+                )
+        finally:
+            os.close(planned)
         self.pid = self._process.pid
 
     def number(self, place: int) -> float:
@@ -86,10 +86,6 @@ class WorkerProcess:
         """How it ended, in words, and the seconds of processor time that it took."""
         self.channel.socket.close()
         return ended_by(self._process)
-
-
-def _arguments(theirs: socket.socket, numbers: SharedNumbers, slot: int) -> tuple[int, ...]:
-    return theirs.fileno(), numbers.file_descriptor, numbers.slots, slot
 
 
 def ended_by(process: "subprocess.Popen[bytes]") -> tuple[str, float]:

@@ -36,6 +36,8 @@ GOLDENS = "golden.jsonl"
 ITEM_WORDS = "items.meta.jsonl"
 REQUIRED = (RANKER, *ROWS.values(), GOLDENS)
 _ALLOWED = (*REQUIRED, MERGED_RANKER, ENCODER, TOKENIZER, ITEM_WORDS)
+FILES = (MANIFEST, *_ALLOWED)
+"""Names of all files that a bundle may have, without the mark that verification leaves."""
 _MAX_MANIFEST_BYTES = 64 * 2**20
 
 
@@ -196,6 +198,14 @@ def open_bundle(folder: Path, *, rows: bool = True) -> Bundle:
                 raise BundleError(f"{folder / name}: its SHA-256 is not the manifest's; it was changed or damaged")
         with suppress(OSError):  # a folder that cannot be written to is hashed at each start
             write_text_atomic(folder / MARKER, json.dumps(mark))
+    return Bundle(folder, manifest)
+
+
+def open_verified(folder: Path, sha256: str) -> Bundle:
+    """The bundle in `folder` that another process has verified, by its manifest's hash. Raises BundleError."""
+    manifest = _read_manifest(folder / MANIFEST)
+    if manifest.sha256 != sha256:
+        raise BundleError(f"{folder}: is not the bundle that was verified, but {manifest.sha256[:12]}…")
     return Bundle(folder, manifest)
 
 

@@ -1,9 +1,12 @@
 """Which model scores whom: an immutable generation of arms, and the worker's place for the current one."""
 
+import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from msd.contract.schema import FeatureSchema
 from service.lineup.model import Model
+from service.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -17,7 +20,7 @@ class Arm:
 class Lineup:
     """The arms that share the users among them. It never changes: another takes its place."""
 
-    __slots__ = ("_only", "arms", "generation")
+    __slots__ = ("__weakref__", "_only", "arms", "generation")
 
     def __init__(self, generation: int, arms: tuple[Arm, ...]) -> None:
         self.generation = generation
@@ -44,14 +47,56 @@ class Lineup:
 
 
 class Serving:
-    """What a worker serves now. A request reads `current` once, and keeps to what it read."""
+    """What a worker serves. Which generation that is stands in memory that all workers share, so that all of them turn
+    to another at once; each has loaded it before."""
 
-    __slots__ = ("current",)
+    __slots__ = ("_cells", "_current", "_kept", "_metrics", "_place", "_turned")
 
-    def __init__(self, current: Lineup) -> None:
-        self.current = current
+    def __init__(self, current: Lineup, metrics: Metrics, turned: Callable[[Lineup], None]) -> None:
+        """`turned` is called with each line-up that is turned to."""
+        self._current = current
+        self._metrics = metrics
+        self._cells = metrics.of_supervisor
+        self._place = metrics.generation.place
+        self._turned = turned
+        self._kept: dict[int, Lineup] = {}
+
+    @property
+    def current(self) -> Lineup:
+        """The line-up that serves now. A request looks once, and keeps to what it saw."""
+        current = self._current
+        if self._cells[self._place] != current.generation:
+            return self._turn()
+        return current
+
+    @property
+    def loaded(self) -> list[Lineup]:
+        """The current one, and those that may become so."""
+        return [self._current, *self._kept.values()]
 
     async def close(self) -> None:
-        """Lets go of what the models hold."""
-        for model in self.current.models:
-            await model.store.close()
+        """At the worker's end: lets go of what the models hold."""
+        for lineup in self.loaded:
+            for model in lineup.models:
+                await model.store.close()
+
+    def keep(self, lineup: Lineup) -> None:
+        """It is loaded and proved, and may be turned to."""
+        self._kept[lineup.generation] = lineup
+
+    def tidy(self) -> bool:
+        """Lets go of what will not be turned to; whether there was anything. To be called now and then."""
+        before = weakref.ref(self._current)
+        current = self.current
+        rolling = self._cells[self._metrics.rolling]
+        doomed = [generation for generation in self._kept if generation != rolling]
+        for generation in doomed:
+            del self._kept[generation]
+        return bool(doomed) or before() is not current
+
+    def _turn(self) -> Lineup:
+        wanted = self._kept.pop(int(self._cells[self._place]), None)
+        if wanted is not None:
+            self._current = wanted
+            self._turned(wanted)
+        return self._current

@@ -19,7 +19,7 @@ from service.stores.bundle_file import SIDES, BundleFileStore
 from service.stores.store import RowStore
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Model:
     """A loaded bundle. `schema` is what its requests are checked by, `version` what its replies say."""
 

@@ -1,10 +1,12 @@
 """Proves a loaded model before anybody is scored by it: warms it, and has it reproduce its bundle's goldens.
 
-Its runs wait their turn in the queue, between those of requests.
+Its runs are made in a thread that the caller gives, beside those of requests.
 """
 
 import asyncio
-import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,19 +15,19 @@ from msd.contract.bundle import GOLDENS
 from msd.contract.errors import BundleError
 from msd.contract.golden import Golden, golden_tensors, read_goldens
 from service.lineup.model import Model
-from service.run_queue import RunQueue
 from service.runtimes.runtime import Scores
 from service.runtimes.together import Together
 
-_PATIENCE_S = 600.0
+_Given = TypeVar("_Given")
+_Result = TypeVar("_Result")
 
 
 class Proof:
     """The proof of one model."""
 
-    def __init__(self, model: Model, queue: RunQueue, max_candidates: int) -> None:
+    def __init__(self, model: Model, thread: ThreadPoolExecutor, max_candidates: int) -> None:
         self._model = model
-        self._queue = queue
+        self._thread = thread
         self._max_candidates = max_candidates
 
     async def run(self) -> None:
@@ -41,7 +43,10 @@ class Proof:
         if not goldens:
             raise BundleError(f"{path}: holds no goldens to prove the model by")
         users, items = model.codecs["user"], model.codecs["item"]
-        asked = [golden_tensors(model.schema, users, items, golden).tensors for golden in goldens]
+        asked = []
+        for golden in goldens:
+            asked.append(golden_tensors(model.schema, users, items, golden).tensors)
+            await asyncio.sleep(0)  # requests go on
         for size in model.runner.runtime.warm_up_sizes(self._max_candidates):
             await self._scores(self._resized(asked[0], size))
         alone = [await self._scores(tensors) for tensors in asked]
@@ -58,19 +63,19 @@ class Proof:
         }
 
     async def _scores_together(self, together: Together, asked: list[Tensors]) -> list[Scores]:
-        """The same, several in a run. Not by the queue, which would not wait for them to be several."""
+        """The same, several in a run."""
         for size in together.warm_up_sizes():
-            await asyncio.to_thread(together.run, [self._resized(asked[0], size)])
+            await self._in_thread(together.run, [self._resized(asked[0], size)])
         found: list[Scores] = []
         for start in range(0, len(asked), together.most):
-            found += await asyncio.to_thread(together.run, asked[start : start + together.most])
+            found += await self._in_thread(together.run, asked[start : start + together.most])
         return found
 
     async def _scores(self, tensors: Tensors) -> Scores:
-        count = next(len(tensors[spec.name]) for spec in self._model.schema.tensors if spec.side == "item")
-        until = time.perf_counter() + _PATIENCE_S
-        ran = await self._queue.run(self._model.runner, tensors, count, until, lambda: False)
-        return ran.scores
+        return await self._in_thread(self._model.runner.runtime.run, tensors)
+
+    async def _in_thread(self, run: Callable[[_Given], _Result], given: _Given) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, run, given)
 
 
 def _check(goldens: list[Golden], found: list[Scores], tolerance: float, how: str) -> None:

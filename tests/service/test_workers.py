@@ -264,7 +264,11 @@ def test_a_worker_that_cannot_become_ready_gets_no_requests_while_another_can(
 ) -> None:
     with live_service(copied_bundle, tmp_path, workers=2) as running:
         wait_until(lambda: running.metric("msd_workers_ready") == 2)
-        break_goldens(copied_bundle)
+        with (copied_bundle / GOLDENS).open("r+b") as held:
+            break_goldens(copied_bundle)
+            # In the very file that the service holds, too: any other in its place would be as good as none.
+            held.truncate(0)
+            held.write((copied_bundle / GOLDENS).read_bytes())
         os.kill(pids(running)[1], signal.SIGKILL)
         wait_until(lambda: any(line["event"] == "not_ready" and line["worker"] == 1 for line in running.log()))
         for _ in range(6):
@@ -272,6 +276,7 @@ def test_a_worker_that_cannot_become_ready_gets_no_requests_while_another_can(
             ready = running.ready()
             assert (ready["ready"], ready["workers"], ready["workers_ready"]) == (True, 2, 1)
         (reason,) = [line["reason"] for line in running.log() if line["event"] == "not_ready"]
+        wait_until(lambda: running.metric("msd_bundle_refused") == 1)
         assert "golden 2 differs" in reason
         assert running.metric("msd_workers_ready") == 1
 

@@ -1,0 +1,142 @@
+"""Follows the source of bundles in a thread of the supervisor's: what is new there is verified, and then proposed.
+
+It takes its time, at low priority, while the supervisor goes on. Does not know what becomes of a proposal.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from msd.contract.errors import MsdError
+from service.lineup.held import Held, Marks, marks_of
+from service.lineup.plan import Plan, PlannedArm, PlannedShadow
+from service.lineup.priority import give_way
+from service.lineup.source import Source, SourceError, Wanted
+
+_EVERY_S = 0.4
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """What is wanted, verified, by folder."""
+
+    wanted: Wanted
+    models: Mapping[Path, Held]
+
+    def plan(self, generation: int) -> Plan:
+        """As workers are told of it."""
+        planned = {folder: held.planned for folder, held in self.models.items()}
+        return Plan(
+            generation=generation,
+            salt=self.wanted.salt,
+            arms=tuple(
+                PlannedArm(name=arm.name, weight=arm.weight, model=planned[arm.folder]) for arm in self.wanted.arms
+            ),
+            shadows=tuple(PlannedShadow(name=arm.name, model=planned[arm.folder]) for arm in self.wanted.shadows),
+        )
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why what is wanted cannot be served."""
+
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class _Sight:
+    """What was seen, in a form that tells whether it changed."""
+
+    wanted: Wanted | None
+    marks: Mapping[Path, Marks]
+    reason: str = ""
+
+    def is_like(self, other: "_Sight | None") -> bool:
+        return other is not None and (self.wanted, self.marks, self.reason) == (other.wanted, other.marks, other.reason)
+
+
+class Follower:
+    """Looks twice and more a second. `parent` is a folder for the names of the files that it holds; without `rows`,
+    bundles are held without theirs."""
+
+    def __init__(self, source: Source, parent: Path | None, rows: bool) -> None:
+        self._source = source
+        self._parent = parent
+        self._rows = rows
+        self._seen: _Sight | None = None
+        self._handled: _Sight | None = None
+        self._known: dict[tuple[Path, Marks], Held] = {}
+        self._found: Proposal | Trouble | None = None
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._log = structlog.get_logger("msd.follower")
+
+    def first(self) -> Proposal:
+        """What is wanted now. Raises MsdError."""
+        sight = self._look()
+        if sight.wanted is None:
+            raise SourceError(sight.reason)
+        self._handled = self._seen = sight
+        return self._verified(sight.wanted, sight.marks)
+
+    def start(self, wake: Callable[[], None]) -> None:
+        """From now on changes are seen; `wake` is called, in another thread, when there is something to `take`."""
+        threading.Thread(target=self._follow, args=(wake,), name="follower", daemon=True).start()
+
+    def stop(self) -> None:
+        """Does not wait for a verification that is under way."""
+        self._stopped.set()
+
+    def take(self) -> Proposal | Trouble | None:
+        """The newest finding, once."""
+        with self._lock:
+            found, self._found = self._found, None
+        return found
+
+    def _follow(self, wake: Callable[[], None]) -> None:
+        give_way()
+        while not self._stopped.wait(_EVERY_S):
+            try:
+                if self._turn():
+                    wake()
+            except Exception as error:
+                self._log.exception("cannot_follow", reason=str(error))
+
+    def _turn(self) -> bool:
+        """Only what looks the same twice is looked into: a copy under way does not. Whether there is something new."""
+        sight, before = self._look(), self._seen
+        self._seen = sight
+        if sight.is_like(self._handled) or not sight.is_like(before):
+            return False
+        found: Proposal | Trouble
+        try:
+            if sight.wanted is None:
+                raise SourceError(sight.reason)
+            found = self._verified(sight.wanted, sight.marks)
+        except MsdError as error:
+            found = Trouble(str(error))
+        self._handled = sight
+        with self._lock:
+            self._found = found
+        return True
+
+    def _look(self) -> _Sight:
+        try:
+            wanted = self._source.wanted()
+            return _Sight(wanted, {folder: marks_of(folder, self._rows) for folder in wanted.folders})
+        except MsdError as error:
+            return _Sight(None, {}, str(error))
+        except OSError as error:
+            return _Sight(None, {}, f"{error.filename}: {error.strerror}")
+
+    def _verified(self, wanted: Wanted, marks: Mapping[Path, Marks]) -> Proposal:
+        """Holds its bundles, those that were held before as they are."""
+        models = {
+            folder: self._known.get((folder, marks[folder])) or Held(folder, self._parent, self._rows)
+            for folder in wanted.folders
+        }
+        self._known = {(folder, marks[folder]): held for folder, held in models.items()}
+        return Proposal(wanted, models)

@@ -1,0 +1,134 @@
+"""A verified bundle, kept as it was verified: whatever becomes of its folder, workers load these very files.
+
+Its files stay open, and their names stand in a folder of the service's own, for as long as somebody has the object.
+"""
+
+import itertools
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import structlog
+
+from msd.contract.bundle import FILES, ROWS, Bundle, open_bundle
+from msd.contract.errors import BundleError
+from msd.contract.rows import RowSide
+from service.lineup.plan import PlannedModel
+from service.stores.bundle_file import shared_rows
+
+Mark = tuple[int, ...]
+Marks = tuple[tuple[str, Mark], ...]
+_NUMBERS = itertools.count(1)
+_OPEN_FILES = Path("/proc/self/fd")
+
+
+@contextmanager
+def private_folder() -> Iterator[Path | None]:
+    """A folder that is nobody else's to look into, for the names of what is held; None where none can be made."""
+    try:
+        made = Path(tempfile.mkdtemp(prefix="msd-"))
+    except OSError as error:
+        log = structlog.get_logger("msd.supervisor")
+        log.warning(
+            "no_folder", reason=f"{error.strerror}: a worker that is replaced reads its bundle's folder as it is"
+        )
+        yield None
+        return
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+class Held:
+    """The bundle in `origin`. Its files' names go into a new folder below `parent`; None, or a system without /proc,
+    leaves them where they are.
+
+    Raises BundleError when it is not as it should be, or is changed meanwhile.
+    """
+
+    def __init__(self, origin: Path, parent: Path | None, rows: bool) -> None:
+        with ExitStack() as stack:
+            files = _open_files(origin, rows, stack)
+            before = {name: _mark(os.fstat(descriptor)) for name, descriptor in files.items()}
+            self.bundle: Bundle = open_bundle(origin, rows=rows)
+            if before != dict(marks_of(origin, rows)):
+                raise BundleError(f"{origin}: was changed while it was being verified")
+            memory = shared_rows(self.bundle) if rows else {}
+            for descriptor in memory.values():
+                stack.callback(os.close, descriptor)
+            is_kept = parent is not None and _OPEN_FILES.is_dir()
+            folder = _name(files, parent / f"{next(_NUMBERS)}-{origin.name}", stack) if parent and is_kept else origin
+            self.planned = PlannedModel(
+                identity=self.bundle.manifest.sha256,
+                folder=folder,
+                origin=origin,
+                memory={side: _path_of(descriptor) for side, descriptor in memory.items()},
+            )
+            weakref.finalize(self, stack.pop_all().close)
+
+
+def marks_of(folder: Path, rows: bool) -> Marks:
+    """What changes when a file of the bundle in `folder` does. Costs a look at each. Raises OSError."""
+    found = []
+    for name in _names(rows):
+        try:
+            found.append((name, _mark((folder / name).stat())))
+        except FileNotFoundError:
+            continue
+    return tuple(found)
+
+
+def _names(rows: bool) -> list[str]:
+    return [name for name in FILES if rows or name not in ROWS.values()]
+
+
+def _mark(about: os.stat_result) -> Mark:
+    # The time of the inode's last change too, which nobody can set.
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
+
+
+def _open_files(folder: Path, rows: bool, stack: ExitStack) -> dict[str, int]:
+    files = {}
+    for name in _names(rows):
+        try:
+            files[name] = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise BundleError(f"{folder / name}: {error.strerror}") from error
+        stack.callback(os.close, files[name])
+    return files
+
+
+def _name(files: Mapping[str, int], folder: Path, stack: ExitStack) -> Path:
+    """A new folder in which the open files have their names."""
+    try:
+        folder.mkdir()
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        for name, descriptor in files.items():
+            (folder / name).symlink_to(_path_of(descriptor))
+    except OSError as error:
+        raise BundleError(f"{folder}: {error.strerror}") from error
+    return folder
+
+
+def _path_of(descriptor: int) -> Path:
+    """By which a worker opens a file that is open here."""
+    return Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+
+
+def memory_of(model: PlannedModel, stack: ExitStack) -> dict[RowSide, int]:
+    """In a worker: descriptors of the memory for the model's rows, until the stack is closed."""
+    found: dict[RowSide, int] = {}
+    for side, path in model.memory.items():
+        try:
+            found[side] = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:  # its own memory will do
+            continue
+        stack.callback(os.close, found[side])
+    return found

@@ -1,0 +1,110 @@
+"""Loads another line-up beside the one that serves, in a worker: at low priority, off its loop, and proved at the end.
+
+Does not know when it is turned to, nor what the other workers do.
+"""
+
+import asyncio
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+
+import structlog
+
+from msd.contract.bundle import open_verified
+from msd.contract.errors import BundleError, MsdError
+from service.lineup.held import memory_of
+from service.lineup.lineup import Arm, Lineup, Serving
+from service.lineup.model import Model, load_model
+from service.lineup.plan import Plan, PlannedModel
+from service.lineup.priority import give_way
+from service.lineup.proof import Proof
+from service.metrics import Metrics
+from service.settings import Settings
+from service.stores.store import RowStore
+
+# Python that loads gives way to Python that serves after so long, not after the usual 5 ms.
+_SWITCH_S = 0.0005
+
+
+class Loader:
+    """One worker's. One line-up is loaded at a time."""
+
+    def __init__(self, serving: Serving, settings: Settings, metrics: Metrics) -> None:
+        self._serving = serving
+        self._settings = settings
+        self._metrics = metrics
+        self._lock = asyncio.Lock()
+        self._closing: set[asyncio.Task[None]] = set()
+        self._log = structlog.get_logger("msd.loader")
+
+    async def load(self, plan: Plan) -> None:
+        """Loads what is not loaded yet, and keeps the line-up for its time.
+
+        Raises MsdError when a model is refused, StoreError when its rows cannot be had, or whatever a model fails with.
+        """
+        async with self._lock:
+            with _thread() as thread:
+                loaded = {model.identity: model for lineup in self._serving.loaded for model in lineup.models}
+                for planned in plan.models:
+                    if planned.identity not in loaded:
+                        loaded[planned.identity] = await self._prepared(planned, thread)
+            self._serving.keep(lineup_of(plan, loaded))
+
+    def watch(self, lineup: Lineup) -> None:
+        """Has the stores of its models closed as those of models that were loaded later."""
+        for model in lineup.models:
+            self._watch(model)
+
+    def _watch(self, model: Model) -> None:
+        """Has its store closed when nobody has the model any more, so after its last request."""
+        loop = asyncio.get_running_loop()
+        weakref.finalize(model, _call_in, loop, self._close, model.store).atexit = False
+
+    def _close(self, store: RowStore) -> None:
+        closing = asyncio.get_running_loop().create_task(store.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    async def _prepared(self, planned: PlannedModel, thread: ThreadPoolExecutor) -> Model:
+        model = await asyncio.get_running_loop().run_in_executor(
+            thread, load_planned, planned, self._settings, self._metrics
+        )
+        self._watch(model)
+        await Proof(model, thread, self._settings.max_candidates).run()
+        await model.store.check()
+        return model
+
+
+def load_planned(planned: PlannedModel, settings: Settings, metrics: Metrics) -> Model:
+    """Loads one model of a plan. Raises MsdError."""
+    try:
+        with ExitStack() as stack:
+            bundle = open_verified(planned.folder, planned.identity)
+            return load_model(bundle, settings, metrics, memory_of(planned, stack))
+    except MsdError as error:
+        # By the folder that people know.
+        raise BundleError(str(error).replace(str(planned.folder), str(planned.origin))) from error
+
+
+def lineup_of(plan: Plan, models: dict[str, Model]) -> Lineup:
+    """The line-up of a plan whose models are loaded, by identity."""
+    return Lineup(plan.generation, tuple(Arm(arm.name, models[arm.model.identity]) for arm in plan.arms))
+
+
+def _call_in(loop: asyncio.AbstractEventLoop, call: Callable[[RowStore], None], store: RowStore) -> None:
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(call, store)
+
+
+@contextmanager
+def _thread() -> Iterator[ThreadPoolExecutor]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_S)
+    thread = ThreadPoolExecutor(1, thread_name_prefix="loader", initializer=give_way)
+    try:
+        yield thread
+    finally:
+        thread.shutdown(wait=False, cancel_futures=True)
+        sys.setswitchinterval(before)

@@ -1,0 +1,242 @@
+"""One bundle after the other, good ones and bad ones, under load: nobody is lost, and every reply is of one model."""
+
+import os
+import shutil
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from msd.contract.bundle import (
+    GOLDENS,
+    MANIFEST,
+    RANKER,
+    ROWS,
+    Bundle,
+    bundle_id_of,
+    file_entries,
+    open_bundle,
+)
+from msd.contract.golden import Golden, read_goldens
+from service.lineup.source import CURRENT
+from tests.service.bundle_factory import build_bundle, golden_requests, reseal
+from tests.service.live import LiveService, live_service, run_msd, wait_until
+from tests.service.ranker_graph import Recipe
+from tests.service.test_start import break_goldens
+from tests.service.test_workers import is_alive, pids
+
+
+def point(folder: Path, name: str, pointer: str = CURRENT) -> None:
+    """Replaces a pointer in a folder of bundles in one step."""
+    fresh = folder / f".{pointer}"
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(name)
+    fresh.replace(folder / pointer)
+
+
+class Clients:
+    """Ask without a pause for a golden's scores, each time those of one of some models, as the reply says which."""
+
+    def __init__(self, service: LiveService, goldens: dict[str, Golden], count: int = 2) -> None:
+        self._service = service
+        self._goldens = goldens
+        self._stopped = threading.Event()
+        self.wrong: list[str] = []
+        self.versions: Counter[str] = Counter()
+        self._threads = [threading.Thread(target=self._ask) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """When the requests at hand are answered."""
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def _ask(self) -> None:
+        request = {**golden_requests()[0], "top_k": None}
+        with self._service.client() as client:
+            while not self._stopped.is_set():
+                try:
+                    answer = client.post("/v1/score", json=request)
+                except httpx.HTTPError as error:
+                    self.wrong.append(repr(error))
+                    continue
+                if answer.status_code != 200:
+                    self.wrong.append(answer.text)
+                    continue
+                reply = answer.json()
+                self.versions[reply["model_version"]] += 1
+                expected = self._goldens[reply["model_version"]].expected["pctr"]
+                if reply["candidates"]["pctr"] != pytest.approx(expected, abs=1e-5) or "degraded" in reply:
+                    self.wrong.append(answer.text)
+
+
+def first_golden(bundle: Bundle) -> Golden:
+    """The one that clients ask for."""
+    return next(read_goldens(bundle.path(GOLDENS)))
+
+
+def overwrite(path: Path, change: Callable[[bytes], bytes]) -> None:
+    """Changes what is in a file."""
+    path.write_bytes(change(path.read_bytes()))
+
+
+BAD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "tampered": (lambda folder: overwrite(folder / RANKER, lambda data: data[:-1] + b"x"), f"{RANKER}: its SHA-256"),
+    "truncated": (lambda folder: overwrite(folder / ROWS["item"], lambda data: data[:-9]), "has "),
+    "foreign": (lambda folder: (folder / MANIFEST).write_text('{"format_version": 99}'), "bundle format 99"),
+    "wrong": (break_goldens, "golden 2 differs"),
+    "intolerant": (lambda folder: reseal(folder, tolerances={}), "no tolerance for 'onnxruntime-cpu-fp32'"),
+    "senseless": (lambda folder: make_senseless(folder), "cannot load it"),
+}
+
+
+def make_senseless(folder: Path) -> None:
+    """Makes it a bundle in good order whose ranker is no graph."""
+    schema = open_bundle(folder).schema
+    (folder / RANKER).write_bytes(b"no graph")
+    reseal(folder, bundle_id=bundle_id_of(schema, {RANKER: file_entries(folder)[RANKER].sha256}))
+
+
+@pytest.fixture(scope="module")
+def bundles(bundle: Bundle, other_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of bundles: `a`, `b`, and those that are to be refused."""
+    folder = tmp_path_factory.mktemp("source")
+    shutil.copytree(bundle.folder, folder / "a")
+    shutil.copytree(other_bundle.folder, folder / "b")
+    for name, (damage, _) in BAD.items():
+        shutil.copytree(bundle.folder, folder / name)
+        damage(folder / name)
+    point(folder, "a")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def goldens(bundle: Bundle, other_bundle: Bundle) -> dict[str, Golden]:
+    """By model version."""
+    return {one.manifest.model_version: first_golden(one) for one in (bundle, other_bundle)}
+
+
+@pytest.fixture(scope="module")
+def following(bundles: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    """Two workers that follow the folder of bundles."""
+    with live_service(bundles, tmp_path_factory.mktemp("following"), workers=2, deadline_ms=60_000) as running:
+        wait_until(lambda: running.metric("msd_workers_ready") == 2)
+        yield running
+
+
+def version(service: LiveService) -> str:
+    """Of the model that one worker serves."""
+    with service.client() as client:
+        return str(client.get("/v1/model").json()["model_version"])
+
+
+def swap(service: LiveService, bundles: Path, name: str, wanted: str) -> None:
+    """Points to a good bundle, and waits until it is served."""
+    point(bundles, name)
+    wait_until(lambda: version(service) == wanted and service.metric("msd_bundle_refused") == 0)
+
+
+def open_files(service: LiveService) -> dict[int, int]:
+    """How many each process has."""
+    return {pid: len(os.listdir(f"/proc/{pid}/fd")) for pid in (service.process.pid, *pids(service).values())}
+
+
+def test_good_and_bad_bundles_under_load(following: LiveService, bundles: Path, goldens: dict[str, Golden]) -> None:
+    clients = Clients(following, goldens)
+    refused = following.metric('msd_swaps_total{result="refused"}')
+    try:
+        for turn, (name, (_, said)) in enumerate(BAD.items(), start=1):
+            good = "ab"[turn % 2]
+            swap(following, bundles, good, f"test-{turn % 2}")
+            point(bundles, name)
+            wait_until(lambda: following.metric('msd_swaps_total{result="refused"}') == refused + turn)  # noqa: B023
+            assert following.metric("msd_bundle_refused") == 1
+            assert following.ready()["ready"]
+            assert version(following) == f"test-{turn % 2}"
+            reasons = [line["reason"] for line in following.log() if line["event"] == "bundle_refused"]
+            assert said in reasons[-1]
+            assert str(bundles / name) in reasons[-1] or "golden" in said or "tolerance" in said
+        swap(following, bundles, "a", "test-0")
+    finally:
+        clients.stop()
+    assert clients.wrong == []
+    assert min(clients.versions[one] for one in ("test-0", "test-1")) > 20
+    assert following.metric("msd_worker_restarts_total") == 0
+
+
+def test_swaps_leave_no_files_open_and_no_memory_behind(following: LiveService, bundles: Path) -> None:
+    def around() -> None:
+        swap(following, bundles, "b", "test-1")
+        following.score(golden_requests()[0])
+        swap(following, bundles, "a", "test-0")
+        following.score(golden_requests()[0])
+
+    around()
+    files = open_files(following)
+    for _ in range(3):
+        around()
+    wait_until(lambda: all(count <= files[pid] for pid, count in open_files(following).items()))
+    assert sum("msd-rows" in line for line in Path(f"/proc/{pids(following)[1]}/maps").read_text().splitlines()) == 2
+
+
+def test_a_worker_that_is_replaced_serves_what_the_others_do(
+    following: LiveService, bundles: Path, goldens: dict[str, Golden]
+) -> None:
+    swap(following, bundles, "b", "test-1")
+    refused = following.metric('msd_swaps_total{result="refused"}')
+    point(bundles, "tampered")
+    wait_until(lambda: following.metric('msd_swaps_total{result="refused"}') == refused + 1)
+    old = pids(following)
+    os.kill(old[1], signal.SIGKILL)
+    wait_until(lambda: not is_alive(old[1]) and following.metric("msd_workers_ready") == 2)
+    clients = Clients(following, goldens, 4)
+    wait_until(lambda: clients.versions.total() > 40)
+    clients.stop()
+    assert clients.wrong == []
+    assert set(clients.versions) == {"test-1"}
+    swap(following, bundles, "a", "test-0")
+
+
+def test_a_worker_that_is_killed_while_it_loads_does_not_end_a_swap(
+    bundle: Bundle, slow_bundle: Bundle, tmp_path: Path
+) -> None:
+    """Nor does its successor, which starts with the old one, serve that when the others do not any more."""
+    shutil.copytree(bundle.folder, tmp_path / "a")
+    shutil.copytree(slow_bundle.folder, tmp_path / "slow")
+    point(tmp_path, "a")
+    with live_service(tmp_path, tmp_path, workers=2) as running:
+        wait_until(lambda: running.metric("msd_workers_ready") == 2)
+        point(tmp_path, "slow")
+        wait_until(lambda: any(line["event"] == "swap_begins" for line in running.log()))
+        os.kill(pids(running)[1], signal.SIGKILL)
+        wait_until(lambda: any(line["event"] == "swapped" for line in running.log()))
+        wait_until(lambda: running.metric("msd_workers_ready") == 2)
+        assert {version(running) for _ in range(4)} == {"test-2"}
+        assert running.metric('msd_swaps_total{result="done"}') == 1
+
+
+def test_a_folder_that_is_replaced_in_place_is_followed(tmp_path: Path) -> None:
+    folder = build_bundle(tmp_path / "bundle").folder
+    with live_service(folder, tmp_path) as running:
+        build_bundle(folder, Recipe(seed=1))
+        wait_until(lambda: version(running) == "test-1")
+        shutil.rmtree(folder)
+        wait_until(lambda: running.metric("msd_bundle_refused") == 1)
+        # What it serves is all there for a worker that is replaced.
+        os.kill(pids(running)[1], signal.SIGKILL)
+        wait_until(lambda: running.metric("msd_worker_restarts_total") == 1 and running.ready()["ready"])
+        assert running.score(golden_requests()[0]).json()["model_version"] == "test-1"
+
+
+def test_a_folder_of_bundles_without_a_pointer_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    point(tmp_path, "nowhere")
+    said: Any = run_msd("serve", str(tmp_path), "--port", "0")
+    assert said.returncode == 2
+    assert "current: leads nowhere; point it to the folder of a bundle" in said.stderr.replace("\n", " ")
