@@ -187,6 +187,15 @@ def msd(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
         yield process
 
 
+def told(*arguments: str) -> str:
+    """What a command of the front door prints. Raises ServiceError with what it says where it comes to nothing."""
+    command = [sys.executable, "-m", "msd", *arguments]
+    done = subprocess.run(command, env=_environment({}), text=True, capture_output=True, check=False)
+    if not done.stdout:
+        raise ServiceError(f"`msd {' '.join(arguments)}` failed: {done.stderr.strip()[-1_000:]}")
+    return done.stdout
+
+
 def publish(bundle: Path, redis: str) -> None:
     """`msd publish`. Raises ServiceError with what it says."""
     with msd("publish", str(bundle), "--redis", redis) as process:

@@ -1,5 +1,6 @@
 """Redis is killed, frozen or emptied while the service scores at half of what it can, and mended again."""
 
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,10 +9,15 @@ from loadtest.chaos.load import Load, capacity
 from loadtest.chaos.redis import RedisProcess
 from loadtest.chaos.scenario import Check, Found, Scenario
 from loadtest.chaos.timeline import FIVES, SCORED, Timeline, count, percentile_ms
+from loadtest.generator import Target
+from loadtest.http_client import Client
 
 # Until then a row that a worker holds may rightly count as fresh.
 _FRESH_S = 1.2
-RECOVERED_S = 3.0
+_RECOVERED_S = 3.0
+_PATIENCE_S = 30.0
+_PAUSE_S = 0.1
+_LOOKED_AT = 20
 
 
 class _Way(NamedTuple):
@@ -35,40 +41,67 @@ def _run(way: _Way, ground: Ground) -> Found:
             way.break_(redis, ground)
             broken = load.mark(way.broken)
             load.until(broken + plan.broken_s)
+            mending = load.now_s
             way.mend(redis, ground)
             mended = load.mark(way.mended)
-    return found(way.name, load.timeline, broken, mended, plan.deadline_ms)
+        recovered = recovered_s(load, target)
+    return found(way.name, load.timeline, Broken(broken, mending, mended, recovered), plan.deadline_ms)
 
 
-def found(
-    name: str, timeline: Timeline, broken_s: float, mended_s: float, deadline_ms: int, *, is_always_broken: bool = True
-) -> Found:
-    """The verdict on a store that was broken from one second to another, without a pause if `is_always_broken`."""
+class Broken(NamedTuple):
+    """From when to when a store was broken, the seconds at which it began and ended to be mended, and the one at which
+    scores were whole again, None if they never were."""
+
+    from_s: float
+    mending_s: float
+    mended_s: float
+    recovered_s: float | None
+
+
+def recovered_s(load: Load, target: Target) -> float | None:
+    """When the first request was due after which all are scored in full, if need be after the load's own end."""
+    last = load.timeline.last_s(kind for kind in SCORED if kind != "full")
+    whole = [sample.due_s for sample in load.timeline.samples if sample.kind == "full" and sample.due_s > last]
+    if whole:
+        return last if last > 0 else min(whole)
+    with Client(target.url) as client:
+        while load.now_s < load.seconds + _PATIENCE_S:
+            for request in target.requests[:_LOOKED_AT]:
+                reply = client.score(request.partition(b"\r\n\r\n")[2])
+                if reply.status != 200 or b'"degraded"' in reply.body:
+                    break
+            else:
+                return load.now_s
+            time.sleep(_PAUSE_S)
+    return None
+
+
+def found(name: str, timeline: Timeline, broken: Broken, deadline_ms: int, *, is_always_broken: bool = True) -> Found:
+    """The verdict on a store that was broken, all the time if `is_always_broken`."""
     name = name.replace("-", "_")
     degraded = [kind for kind in SCORED if kind != "full"]
-    last = timeline.last_s(degraded)
-    recovered = any(sample.kind == "full" and sample.due_s > max(last, mended_s) for sample in timeline.samples)
     fives = count(timeline.samples, *FIVES)
     gone = count(timeline.samples, "lost", "unanswered", "refused", "invalid", "busy")
-    p99 = percentile_ms(timeline.between(broken_s, max(mended_s, last + 1e-6)), 99)
-    recover_s = round(max(0.0, last - mended_s), 3) if recovered else None
-    unmarked = count(timeline.between(broken_s + _FRESH_S, mended_s - 0.1), "full") if is_always_broken else 0
+    p99 = percentile_ms(timeline.between(broken.from_s, max(broken.mended_s, broken.recovered_s or 0.0) + 1e-6), 99)
+    recover_s = None if broken.recovered_s is None else round(max(0.0, broken.recovered_s - broken.mended_s), 3)
+    unsaid = timeline.between(broken.from_s + _FRESH_S, broken.mending_s) if is_always_broken else []
+    unmarked = count(unsaid, "full")
     return Found(
         {
             f"{name}_5xx": fives,
             f"{name}_p99_ms": p99,
-            f"{name}_recover_s": recover_s,
+            ("redis_recover_s" if name == "redis_kill" else f"{name}_recover_s"): recover_s,
             f"{name}_not_answered": gone,
             f"{name}_unmarked": unmarked,
             f"{name}_degraded": count(timeline.samples, *degraded),
-            f"{name}_steady_p99_ms": percentile_ms(timeline.between(0.0, broken_s), 99),
+            f"{name}_steady_p99_ms": percentile_ms(timeline.between(0.0, broken.from_s), 99),
         },
         (
             Check("no reply is a 5xx", fives == 0),
             Check("every request is answered", gone == 0),
             Check("what is not fresh is said to be degraded", unmarked == 0),
-            Check("full quality comes back", recovered),
-            Check(f"it is back within {RECOVERED_S:g} s", recover_s is not None and recover_s <= RECOVERED_S, True),
+            Check("full quality comes back", recover_s is not None),
+            Check(f"it is back within {_RECOVERED_S:g} s", recover_s is not None and recover_s <= _RECOVERED_S, True),
             Check(f"p99 within the deadline of {deadline_ms} ms", p99 is not None and p99 <= deadline_ms, True),
         ),
         timeline,

@@ -1,6 +1,7 @@
 """Runs scenarios one after another and keeps what each has found in its folder, so that one alone can be run again."""
 
 import json
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -29,8 +30,8 @@ def run_chaos(ground: Ground, chosen: Sequence[Scenario]) -> dict[str, Any]:
     for place, scenario in enumerate(chosen):
         ground.heard(scenario.title, place, len(chosen))
         folder = ground.work / scenario.name
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / _FOUND).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         write_text_atomic(folder / _FOUND, json.dumps(_run(ground, scenario)) + "\n")
     ground.heard("Done", len(chosen), len(chosen))
     return summarised(ground, round(time.perf_counter() - start, 1))

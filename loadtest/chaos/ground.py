@@ -1,9 +1,10 @@
 """What a scenario stands on: a bundle, processes of the service and of Redis that are started for it, and requests."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from loadtest.bench.bundles import Heard
@@ -15,6 +16,7 @@ from loadtest.http_client import Client, ClientError
 from loadtest.requests import in_columns, some_bodies
 from loadtest.traffic import Mix, Traffic
 
+_ROOT = Path(__file__).parents[2]
 _POLL_S = 0.02
 
 
@@ -38,11 +40,21 @@ class Ground:
 
     @contextmanager
     def service(
-        self, name: str, redis: str | None = None, *, bundle: Path | None = None, **settings: object
+        self,
+        name: str,
+        redis: str | None = None,
+        *,
+        bundle: Path | None = None,
+        python_path: Path | None = None,
+        **settings: object,
     ) -> Iterator[Running]:
-        """A service that is ready; settings by their names. Its log is the scenario's."""
+        """A service that is ready; settings by their names. Its log is the scenario's; modules in `python_path` go
+        before all others."""
         given = {"deadline_ms": self.plan.deadline_ms, "log_level": "info", **settings}
         service = ours(name, bundle or self.bundle, self.plan.workers, redis, **given)
+        if python_path is not None:
+            path = os.pathsep.join((str(python_path), str(_ROOT)))
+            service = replace(service, environment={**service.environment, "PYTHONPATH": path})
         running = Running(service, self.work / name)
         try:
             running.wait()

@@ -38,7 +38,7 @@ class Load:
         self.seen: list[Seen] = []
         self.timeline = Timeline()
         self.outcome = Outcome(seconds)
-        self._target, self._seconds = target, seconds
+        self._target, self.seconds = target, seconds
         self._times = arrivals(rate, seconds, 0)
         self._error: ClientError | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -79,7 +79,7 @@ class Load:
     def _run(self) -> None:
         try:
             limits = Limits(goes_on=True)
-            self.outcome = open_loop(self._target, self._times, self._seconds, limits, self.seen.append)
+            self.outcome = open_loop(self._target, self._times, self.seconds, limits, self.seen.append)
         except ClientError as error:
             self._error = error
 

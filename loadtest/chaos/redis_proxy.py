@@ -1,6 +1,6 @@
 """What lies between the service and Redis delays, cuts short, resets, and lets nothing through, one after another."""
 
-from loadtest.chaos.broken_redis import found
+from loadtest.chaos.broken_redis import Broken, found, recovered_s
 from loadtest.chaos.ground import Ground
 from loadtest.chaos.load import Load, capacity
 from loadtest.chaos.proxy import Mode, Proxy
@@ -27,8 +27,10 @@ def _run(ground: Ground) -> Found:
                     load.until(broken + each * (place + 1))
                 proxy.mode = "pass"
                 mended = load.mark("all passes")
+            recovered = recovered_s(load, target)
     # Between two ways of breaking it Redis may be heard for a moment, and rows are fresh then.
-    return found(_NAME, load.timeline, broken, mended, plan.deadline_ms, is_always_broken=False)
+    span = Broken(broken, mended, mended, recovered)
+    return found(_NAME, load.timeline, span, plan.deadline_ms, is_always_broken=False)
 
 
 REDIS_PROXY = Scenario(_NAME, "What lies between service and Redis delays, truncates, resets, and is silent", (), _run)

@@ -1,7 +1,11 @@
 """All scenarios, in the order in which they are run."""
 
+from loadtest.chaos.bad_requests import BAD_REQUESTS
 from loadtest.chaos.broken_redis import REDIS_FLUSH, REDIS_FREEZE, REDIS_KILL
 from loadtest.chaos.clients import CLIENTS
+from loadtest.chaos.clock_jump import CLOCK_JUMP
+from loadtest.chaos.disk_full import DISK_FULL
+from loadtest.chaos.log_replay import LOG_REPLAY
 from loadtest.chaos.memory import MEMORY
 from loadtest.chaos.overload import OVERLOAD
 from loadtest.chaos.redis_proxy import REDIS_PROXY
@@ -18,5 +22,9 @@ SCENARIOS: tuple[Scenario, ...] = (
     SIGTERM,
     OVERLOAD,
     CLIENTS,
+    DISK_FULL,
+    CLOCK_JUMP,
+    LOG_REPLAY,
+    BAD_REQUESTS,
     MEMORY,
 )

@@ -1,0 +1,74 @@
+"""The disk under the request log is full for a while: records are lost and counted, requests are not."""
+
+import resource
+from pathlib import Path
+
+from loadtest.chaos.ground import Ground, metric, wait_for
+from loadtest.chaos.load import Load, capacity
+from loadtest.chaos.processes import named
+from loadtest.chaos.scenario import Check, Found, Scenario
+from loadtest.chaos.timeline import FIVES, count, percentile_ms
+from loadtest.http_client import Client
+
+_NAME = "disk-full"
+_PROCESS = "service.request_log.process"
+_LOST = 'msd_log_records_total{result="lost"}'
+_WRITTEN = 'msd_log_records_total{result="written"}'
+_ROOM = 1_024
+_SHARE = 0.2
+_FLUSH_S = 0.25
+
+
+def _run(ground: Ground) -> Found:
+    plan = ground.plan
+    folder = ground.work / _NAME / "log"
+    with ground.service(_NAME, log_dir=folder, log_sample=_SHARE, log_flush_seconds=_FLUSH_S) as service:
+        target = ground.target(service.url)
+        rate = plan.share * capacity(target, plan.capacity_s)
+        writer = named(service, _PROCESS)
+        usual = resource.prlimit(writer, resource.RLIMIT_FSIZE)
+        with Load(target, rate, plan.seconds) as load:
+            load.until(plan.steady_s)
+            # For the writer alone, no file may grow beyond this: as on a full disk, its writes end half way.
+            resource.prlimit(writer, resource.RLIMIT_FSIZE, (_ROOM, usual[1]))
+            full = load.mark("no room for the log")
+            wait_for(service.url, _LOST, 1)
+            load.until(full + plan.broken_s)
+            resource.prlimit(writer, resource.RLIMIT_FSIZE, usual)
+            roomy = load.mark("room again")
+            with Client(service.url) as client:
+                written = metric(client, _WRITTEN)
+        wait_for(service.url, _WRITTEN, written + 1)
+        with Client(service.url) as client:
+            lost, again = metric(client, _LOST), metric(client, _WRITTEN) - written
+    timeline = load.timeline
+    fives, gone = count(timeline.samples, *FIVES), count(timeline.samples, "lost", "unanswered", "refused")
+    return Found(
+        {
+            "disk_full_5xx": fives,
+            "disk_full_p99_ms": percentile_ms(timeline.between(full, roomy), 99),
+            "disk_full_steady_p99_ms": percentile_ms(timeline.between(0.0, full), 99),
+            "disk_full_records_lost": lost,
+            "disk_full_records_written_after": again,
+        },
+        (
+            Check("no reply is a 5xx, no request is lost", fives + gone == 0),
+            Check("records that were lost are counted", lost > 0),
+            Check("with room again, records are written again", again > 0),
+            Check("no file is left half written", not _halves(folder)),
+        ),
+        timeline,
+    )
+
+
+def _halves(folder: Path) -> list[Path]:
+    """Files that a reader of the log would stumble over."""
+    magic = b"PAR1"
+    return [one for one in folder.glob("*.parquet") if not one.name.startswith(".") and not _ends(one, magic)]
+
+
+def _ends(path: Path, magic: bytes) -> bool:
+    return path.read_bytes()[-len(magic) :] == magic
+
+
+DISK_FULL = Scenario(_NAME, "The disk under the request log is full", (), _run)

@@ -1,0 +1,153 @@
+"""Every scenario of `make chaos` in short, on a small bundle: what has to hold holds, whatever the machine's pace."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loadtest.chaos import chaos
+from loadtest.chaos import plan as plans
+from loadtest.chaos.ground import Ground
+from loadtest.chaos.plan import Plan
+from loadtest.chaos.scenario import Check, Found, Scenario, Unable
+from loadtest.chaos.scenarios import SCENARIOS
+from loadtest.chaos.timeline import Timeline
+from msd.__main__ import main
+from msd.contract.bundle import Bundle
+
+# Nothing is late, however slow the machine; what is to be too much is far too much.
+BRIEF = Plan(
+    candidates=20,
+    bodies=60,
+    share=0.05,
+    capacity_s=0.2,
+    steady_s=0.4,
+    broken_s=1.8,
+    mended_s=0.8,
+    deadline_ms=60_000,
+    strict_deadline_ms=50,
+    overload=8.0,
+    swaps=6,
+    swap_every_s=0.3,
+    slow_clients=20,
+    memory_requests=1_500,
+    memory_from=500,
+    bad_requests=500,
+    generated=60,
+)
+_AT_ONCE = 3
+
+
+@pytest.fixture(scope="module")
+def findings(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Future[Found]"]]:
+    """What each scenario finds; a few run side by side, because most of their time they wait."""
+    ground = Ground(bundle.folder, tmp_path_factory.mktemp("chaos"), BRIEF, lambda doing, done, total: None)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        yield {scenario.name: pool.submit(scenario.run, ground) for scenario in SCENARIOS}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_what_has_to_hold_holds(scenario: Scenario, findings: dict[str, "Future[Found]"]) -> None:
+    found = findings[scenario.name].result()
+    assert [check.what for check in found.checks if not check.holds and not check.is_timed] == []
+    assert all(found.figures[key] is not None for key in scenario.told)
+    assert any(not check.is_timed for check in found.checks)
+    assert found.timeline is not None
+    json.dumps(found.timeline.as_json(), allow_nan=False)
+
+
+def test_every_figure_that_is_told_has_one_scenario() -> None:
+    told = [key for scenario in SCENARIOS for key in scenario.told]
+    assert len(told) == len(set(told))
+    assert set(told) <= set(chaos.KEYS)
+
+
+def _found(ground: Ground) -> Found:
+    timeline = Timeline(levels={"memory": [(0.0, 1.0), (1.0, 2.0)]})
+    return Found({"rss_growth": 0.5}, (Check("it <holds>", True), Check("in time", False, is_timed=True)), timeline)
+
+
+def _unable(ground: Ground) -> Found:
+    raise Unable("no clock can be shifted here")
+
+
+def _failing(ground: Ground) -> Found:
+    raise ZeroDivisionError("a mistake of its own")
+
+
+MADE = (
+    Scenario("made", "Made up", ("rss_growth",), _found),
+    Scenario("unable", "Not to be had", ("sigterm_lost",), _unable),
+    Scenario("failing", "Fails by itself", ("events_lost",), _failing),
+)
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three scenarios in place of all."""
+    monkeypatch.setattr("loadtest.chaos.scenarios.SCENARIOS", MADE)
+    monkeypatch.setattr(chaos, "SCENARIOS", MADE)
+    monkeypatch.setattr(plans, "Plan", lambda: replace(BRIEF))
+
+
+def _chaos(folder: Path, bundle: Bundle, *options: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["chaos", "--out", str(folder), "--bundle", str(bundle.folder), *options])
+    code = ended.value.code
+    assert isinstance(code, int)
+    return code
+
+
+@pytest.mark.usefixtures("made")
+def test_what_cannot_be_found_is_null_with_its_reason(bundle: Bundle, tmp_path: Path) -> None:
+    assert _chaos(tmp_path, bundle) == 0
+    summary: dict[str, Any] = json.loads((tmp_path / "chaos.json").read_text())
+    assert list(summary)[: len(chaos.KEYS)] == list(chaos.KEYS)
+    assert summary["rss_growth"] == 0.5
+    assert [summary[key] for key in ("sigterm_lost", "events_lost", "bad_requests")] == [None] * 3
+    reasons = summary["reasons"]
+    assert "rss_growth" not in reasons
+    assert reasons["sigterm_lost"] == "no clock can be shifted here"
+    assert reasons["events_lost"] == "ZeroDivisionError: a mistake of its own"
+    assert reasons["bad_requests"] == "no scenario finds it"
+    assert summary["broken"] == []
+    assert summary["machine"]["cores"] >= 1
+    page = (tmp_path / "chaos.html").read_text()
+    assert page.count("<svg") == 1
+    assert "it &lt;holds&gt;" in page
+    assert "no clock can be shifted here" in page
+
+
+@pytest.mark.usefixtures("made")
+def test_one_that_is_run_again_leaves_the_others_findings(bundle: Bundle, tmp_path: Path) -> None:
+    assert _chaos(tmp_path, bundle, "--only", "made") == 0
+    first = json.loads((tmp_path / "chaos.json").read_text())
+    assert first["scenarios"]["unable"]["reason"] == "it was not run"
+    assert _chaos(tmp_path, bundle, "--only", "unable, failing") == 0
+    summary = json.loads((tmp_path / "chaos.json").read_text())
+    assert summary["scenarios"]["made"] == first["scenarios"]["made"]
+    assert summary["rss_growth"] == 0.5
+
+
+@pytest.mark.usefixtures("made")
+def test_what_does_not_hold_is_the_commands_status(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = Scenario("made", "Made up", (), lambda ground: Found({}, (Check("all is well", False),), Timeline()))
+    monkeypatch.setattr("loadtest.chaos.scenarios.SCENARIOS", (bad,))
+    monkeypatch.setattr(chaos, "SCENARIOS", (bad,))
+    assert _chaos(tmp_path, bundle) == 1
+    assert json.loads((tmp_path / "chaos.json").read_text())["broken"] == ["made: all is well"]
+
+
+@pytest.mark.usefixtures("made")
+def test_a_scenario_that_there_is_not_is_told(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _chaos(tmp_path / "out", bundle, "--only", "earthquake") == 2
+    assert "earthquake: no such scenario; there are: made, unable, failing" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
