@@ -44,12 +44,13 @@ from msd.contract.encoder_record import EncoderRecord
 from msd.contract.files import atomic_file, sha256_file, write_bytes_atomic, write_text_atomic
 from msd.contract.golden import write_goldens
 from msd.contract.precision import RUNTIMES, Precision, PrecisionRecord
+from msd.contract.reference import Reference, reference_of
 from msd.dataset.texts import student_texts
 from msd.ranker.features import Features, build_features
 from msd.step import fingerprint_of, is_done, mark_done
 
 TOLERANCE = 1e-5
-_FORMAT = 5
+_FORMAT = 6
 _GOLDENS = 32
 # Another CPU rounds in another order, and goldens are some of the rows that the difference was measured on.
 _MARGIN = 2.0
@@ -94,6 +95,8 @@ def export_bundle(
         together = asked_merged(made, chosen.record.chosen) if merged else None
         progress("Judging the encoder", 0)
         encoder = _settle_encoder(made, folder, precision, evidence, chosen.run)
+        progress("Measuring inputs and scores", 0)
+        reference = _reference(made, evidence, chosen.run)
         if chosen.graph != graph or (encoder and encoder.precision != "fp32"):
             draft = _pack(made, folder, chosen.graph, features)
         _write_words(folder / ITEM_WORDS, made)
@@ -113,7 +116,7 @@ def export_bundle(
             write_bytes_atomic(folder / MERGED_RANKER, together)
         write_goldens(folder / GOLDENS, parity.goldens[:: max(1, len(parity.goldens) // _GOLDENS)][:_GOLDENS])
         final = _final(draft, folder, made, parity, fast, chosen.record)
-        write_manifest(folder, final.model_copy(update={"encoder": encoder}))
+        write_manifest(folder, final.model_copy(update={"encoder": encoder, "reference": reference}))
         if replay:
             write_text_atomic(replay, _replay_lines(parity))
         if explain:
@@ -132,6 +135,13 @@ def _settle_encoder(made: Recipe, folder: Path, asked: Asked, evidence: Evidence
         return np.array([run(tensors)[0, 0] for tensors in evidence.cold(vectors)], np.float64)
 
     return settle_encoder(folder, asked, texts, scores)
+
+
+def _reference(made: Recipe, evidence: Evidence, run: Run) -> Reference:
+    """What inputs and scores to expect, by valid rows."""
+    rows = list(evidence.some())
+    scores = np.concatenate([run(tensors) for tensors in rows], axis=1)
+    return reference_of(made.schema, rows, dict(zip(made.heads, scores, strict=True)))
 
 
 def _pack(made: Recipe, folder: Path, graph: bytes, features: Features) -> Manifest:

@@ -17,7 +17,7 @@ from service.docs import add_docs
 from service.errors import ErrorResponse
 from service.events_route import PATH as EVENTS_PATH
 from service.events_route import EventsRoute
-from service.guard import GuardMiddleware, open_guard
+from service.guard import Guard, GuardMiddleware, open_guard
 from service.health import health_routes
 from service.lineup.lineup import Lineup, Serving
 from service.lineup.loader import Loader, lineup_of, load_planned
@@ -56,6 +56,7 @@ def create_app(
             [(model.bundle.bundle_id, model.version, model.store.name) for model in lineup.models],
             [model.engine for model in lineup.models],
         )
+        metrics.reference(lineup.champion.bundle.manifest)
 
     def turn(lineup: Lineup) -> None:
         tell(lineup)
@@ -78,9 +79,7 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         loader.watch(serving.current)
         starter.begin(serving.current.models)
-        tasks = []
-        if guard is not None:
-            tasks.append(asyncio.create_task(guard.watch()))
+        tasks = _begun(guard, request_log)
         try:
             yield
         finally:
@@ -138,6 +137,16 @@ class _App(FastAPI):
             await self.scoring(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
+
+
+def _begun(guard: Guard | None, request_log: RequestLog | None) -> list[asyncio.Task[None]]:
+    """What goes on beside requests."""
+    tasks = []
+    if guard is not None:
+        tasks.append(asyncio.create_task(guard.watch()))
+    if request_log is not None:
+        tasks.append(asyncio.create_task(request_log.connect()))
+    return tasks
 
 
 def _request_log(settings: Settings, metrics: Metrics, side_folder: Path | None) -> RequestLog | None:

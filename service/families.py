@@ -3,6 +3,7 @@
 A change costs an addition: no lock, no file. Knows Prometheus's families, not which ones there are (`metrics`).
 """
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
@@ -85,6 +86,41 @@ class Histogram:
         cells[self._sum] += value
 
 
+class LateGauges:
+    """Gauges by the names of a list that is known only later, and may change. A row says by a mark, which is not 0, for
+    which list its numbers are; those of another list are not told."""
+
+    __slots__ = ("_families", "_label", "_mark", "_most", "_name", "_names", "_own", "_place", "_text")
+
+    def __init__(self, families: "Families", own: Cells, place: int, most: int, told: tuple[str, str, str]) -> None:
+        self._families, self._own, self._place, self._most = families, own, place, most
+        self._name, self._text, self._label = told
+        self._mark = 0
+        self._names: tuple[str, ...] = ()
+
+    def know(self, mark: int, names: Iterable[str]) -> None:
+        """From now on numbers under this mark are told, by these names; those beyond the most are left out."""
+        self._mark, self._names = mark, tuple(names)[: self._most]
+
+    def set(self, mark: int, numbers: Sequence[float]) -> None:
+        """Replaces, in the list's order; what is NaN is not known."""
+        kept = numbers[: self._most]
+        self._own[self._place] = 0.0
+        for step, number in enumerate(kept, start=1):
+            self._own[self._place + step] = number
+        self._own[self._place] = mark
+
+    def tell(self) -> Metric:
+        """The family, as far as it is known."""
+        family = GaugeMetricFamily(self._name, self._text, labels=[self._label])
+        for row in self._families.numbers.rows if self._mark else ():
+            if row[self._place] == self._mark:
+                for step, name in enumerate(self._names, start=1):
+                    if not math.isnan(row[self._place + step]):
+                        family.add_metric([name], row[self._place + step])
+        return family
+
+
 class Families(Collector):
     """The families of one process, in its `row` of the numbers; what it collects is of all rows.
 
@@ -135,6 +171,14 @@ class Families(Collector):
 
         self.tell(tell)
         return {value: Gauge(self._own, place) for value, place in places.items()}
+
+    def late_gauges(self, name: str, text: str, label: str, most: int) -> LateGauges:
+        """Up to so many gauges whose label's values are known only later. One row alone is to set them."""
+        place = self._take(1 + most)
+        self._gauges.append(place)
+        made = LateGauges(self, self._own, place, most, (name, text, label))
+        self.tell(made.tell)
+        return made
 
     def histograms(
         self, name: str, text: str, label: str, values: Iterable[str], bounds: Sequence[float]

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily
 
 from msd.contract.assemble import Rung, UserRung
+from msd.contract.bundle import Manifest
 from msd.contract.rows import RowSide
 from service.families import Families
 from service.processes import Processes
@@ -45,6 +46,8 @@ _SECONDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 7.5e-3, 1e-2, 1.
 _STAGE_SECONDS = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1, 5)
 _AGES = (1, 10, 60, 300, 900, 3_600, 7_200, 21_600, 86_400, 172_800, 604_800)
 _CANDIDATES = (1, 10, 25, 50, 100, 200, 350, 500, 1000, 2000)
+
+_MOST_INPUTS, _MOST_HEADS = 128, 8
 
 
 class Metrics:
@@ -133,6 +136,19 @@ class Metrics:
             "msd_log_events", "Events, by what became of them on the way to the log.", "result", (*LOGGED, "unsampled")
         )
         """By result."""
+        self._input_psi = families.late_gauges(
+            "msd_input_psi", "How far an input of late is from the bundle's reference.", "feature", _MOST_INPUTS
+        )
+        self._score_psi = families.late_gauges(
+            "msd_score_psi", "How far scores of late are from the bundle's reference.", "head", _MOST_HEADS
+        )
+        self.predicted_over_observed = families.gauge(
+            "msd_predicted_over_observed", "Predicted ÷ observed clicks of the latest joined impressions; 0: unknown."
+        )
+        self.joined_impressions = families.gauge(
+            "msd_joined_impressions", "The latest impressions that were joined to logged scores."
+        )
+        self.joined_clicks = families.gauge("msd_joined_clicks", "How many of them were clicked.")
         self.log_bytes = families.gauge("msd_log_bytes", "What the request log's files take.")
         self.events = families.counters("msd_events", "Events told, by what became of them.", "outcome", EVENT_OUTCOMES)
         """By outcome."""
@@ -211,6 +227,18 @@ class Metrics:
         self._bundles[:] = bundles
         self._runtimes[:] = [_told(engine) for engine in engines]
 
+    def reference(self, manifest: Manifest) -> None:
+        """Says whose drift is told: that of the champion's bundle, by what its reference has."""
+        mark, reference = _mark_of(manifest.sha256), manifest.reference
+        self._input_psi.know(mark, reference.inputs if reference else ())
+        self._score_psi.know(mark, reference.scores if reference else ())
+
+    def drift(self, manifest_sha256: str, inputs: Sequence[float], heads: Sequence[float]) -> None:
+        """Says how far inputs and scores are from a bundle's reference, in its order."""
+        mark = _mark_of(manifest_sha256)
+        self._input_psi.set(mark, inputs)
+        self._score_psi.set(mark, heads)
+
     def exposition(self) -> bytes:
         """All families in Prometheus's text format, whichever worker is asked."""
         return generate_latest(self._registry)
@@ -241,3 +269,8 @@ def _told(engine: Engine) -> Sequence[str]:
         engine.precision,
         " ".join(engine.instructions),
     )
+
+
+def _mark_of(manifest_sha256: str) -> int:
+    """A number that stands for a bundle, and that a double holds."""
+    return int(manifest_sha256[:12], 16) + 1

@@ -86,7 +86,7 @@ class ScoreRoute:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": reply})
         if self._request_log is not None and self._request_log.wants(access.request_id):
-            now = time.time()
+            now, is_champion = time.time(), arm is lineup.arms[0]
             self._request_log.request(
-                Served(access.request_id, now, arm.name, 1.0, model, body, request, scored, taken)
+                Served(access.request_id, now, arm.name, 1.0, is_champion, model, body, request, scored, taken)
             )

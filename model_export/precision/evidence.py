@@ -22,6 +22,7 @@ _TRAIN_ROWS = 1_000
 _VALID_ROWS = 10_000
 _TIMED_ROWS = 50
 _COLD_ROWS = 1_000
+_REFERENCE_ROWS = 2_000
 
 
 class Evidence:
@@ -50,6 +51,10 @@ class Evidence:
                 "the valid rows have one label only: nothing to judge a precision by; use --precision fp32"
             )
         return map(self._tensors, self._valid)
+
+    def some(self) -> Iterator[Tensors]:
+        """The tensors of up to 2,000 valid rows, one candidate each, whatever their labels."""
+        return map(self._tensors, self._valid[:: max(1, len(self._valid) // _REFERENCE_ROWS)][:_REFERENCE_ROWS])
 
     def request(self, candidates: int) -> Tensors:
         """The tensors of one user with so many candidates, those of the first valid rows, over and over."""

@@ -21,6 +21,7 @@ from msd.contract.encoder_record import EncoderRecord
 from msd.contract.errors import BundleError
 from msd.contract.files import sha256_file, write_text_atomic
 from msd.contract.precision import PrecisionRecord
+from msd.contract.reference import Reference
 from msd.contract.rows import ROW_FORMAT, row_dtype
 from msd.contract.schema import FeatureSchema
 
@@ -68,13 +69,14 @@ class Manifest(BaseModel):
     provenance: dict[str, Any]
     precision: PrecisionRecord | None = None
     encoder: EncoderRecord | None = None
+    reference: Reference | None = None
     sha256: str = Field(default="", description="Of this manifest's JSON with this field empty.")
 
     @model_serializer(mode="wrap")
     def _without_what_older_manifests_lack(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """So that the hash of a manifest without these parts is what it was when it was written."""
         document: dict[str, Any] = handler(self)
-        for name in ("precision", "encoder"):
+        for name in ("precision", "encoder", "reference"):
             if document[name] is None:
                 del document[name]
         return document
@@ -180,7 +182,7 @@ def open_bundle(folder: Path, *, rows: bool = True) -> Bundle:
 
     Raises BundleError when anything is missing, changed, or of another format.
     """
-    manifest = _read_manifest(folder / MANIFEST)
+    manifest = read_manifest(folder / MANIFEST)
     needed = {name: entry for name, entry in manifest.files.items() if rows or name not in ROWS.values()}
     for name in REQUIRED:
         if name not in manifest.files:
@@ -203,13 +205,14 @@ def open_bundle(folder: Path, *, rows: bool = True) -> Bundle:
 
 def open_verified(folder: Path, sha256: str) -> Bundle:
     """The bundle in `folder` that another process has verified, by its manifest's hash. Raises BundleError."""
-    manifest = _read_manifest(folder / MANIFEST)
+    manifest = read_manifest(folder / MANIFEST)
     if manifest.sha256 != sha256:
         raise BundleError(f"{folder}: is not the bundle that was verified, but {manifest.sha256[:12]}…")
     return Bundle(folder, manifest)
 
 
-def _read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
+    """A bundle's manifest, without its files. Raises BundleError when it is not whole, or of another format."""
     try:
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
             raise BundleError(f"{path}: larger than {_MAX_MANIFEST_BYTES} bytes")

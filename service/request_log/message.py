@@ -5,7 +5,8 @@ Made while other requests wait, so that it copies and no more; what can be worke
 
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
@@ -33,11 +34,19 @@ class Served(NamedTuple):
     received_at: float
     arm: str
     arm_share: float
+    is_champion: bool
     model: Model
     body: bytes
     request: CheckedRequest
     scored: Scored
     seconds: tuple[float, float, float, float, float]
+
+
+class RequestTold(NamedTuple):
+    """A record, and where the bundle is, if it is the champion's."""
+
+    record: RequestRecord
+    champion_folder: Path | None
 
 
 def request_message(served: Served) -> bytes:
@@ -68,6 +77,7 @@ def request_message(served: Served) -> bytes:
         "heads": list(scored.scores),
         "degraded_user": scored.degraded_user,
         "degraded": scored.degraded_candidates,
+        "champion_folder": str(model.bundle.folder.resolve()) if served.is_champion else None,
         **{name: 1000 * seconds for name, seconds in zip(_STAGES, served.seconds, strict=True)},
     }
     parts = [
@@ -86,7 +96,7 @@ def events_message(body: bytes, received_at: float) -> bytes:
     return _joined(_EVENTS, [orjson.dumps(received_at), body])
 
 
-def read_message(message: bytes) -> RequestRecord | list[EventRecord]:
+def read_message(message: bytes) -> RequestTold | list[EventRecord]:
     """The record of a request, or those of events. Raises MessageError."""
     try:
         head, *parts = _parts(message)
@@ -99,16 +109,15 @@ def read_message(message: bytes) -> RequestRecord | list[EventRecord]:
     raise MessageError(f"a message to the log begins with {message[:1]!r}")
 
 
-def _request(head: dict[str, object], parts: list[bytes]) -> RequestRecord:
+def _request(head: dict[str, Any], parts: list[bytes]) -> RequestTold:
     body, user_row, item_rows, found, stale, *scores = parts
     request = orjson.loads(body)
     ids, bids = request["candidates"]["id"], request["candidates"].get("bid")
-    degraded = head.pop("degraded")
-    assert isinstance(degraded, dict), "as it was sent"
+    degraded, folder = head.pop("degraded"), head.pop("champion_folder")
     columns = [np.frombuffer(column, np.float32) for column in scores]
     top_k = request.get("top_k")
-    return RequestRecord(
-        **head,  # type: ignore[arg-type]
+    record = RequestRecord(
+        **head,
         request=body,
         item_ids=ids,
         bids=bids,
@@ -120,6 +129,7 @@ def _request(head: dict[str, object], parts: list[bytes]) -> RequestRecord:
         rungs=[degraded.get(one) for one in ids] if degraded else None,
         served=None if top_k is None else served_places(bids, columns[0], top_k).tolist(),
     )
+    return RequestTold(record, None if folder is None else Path(folder))
 
 
 def _events(received_at: float, body: bytes) -> Iterator[EventRecord]:

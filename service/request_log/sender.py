@@ -11,10 +11,11 @@ from msd.contract.log import is_sampled
 from service.frames import MAX_FRAME_BYTES
 from service.metrics import Metrics
 from service.request_log.message import Served, events_message, request_message
-from service.side_client import SideClient
+from service.side_client import SideClient, SideError
 from service.side_process import side_socket
 
 _MAX_WAITING_BYTES = 16 * 2**20
+_PATIENCE_S, _PAUSE_S = 1.0, 0.1
 
 
 class RequestLog:
@@ -37,6 +38,16 @@ class RequestLog:
         """Logs the `count` events of an accepted body of POST /v1/events."""
         is_told = self._tell(events_message(body, time.time()))
         self._metrics.log_events["handed" if is_told else "dropped"].inc(count)
+
+    async def connect(self) -> None:
+        """Reaches the writer as soon as it is there, so that the first requests are logged too."""
+        while True:
+            try:
+                await self._client.ask(b"", _PATIENCE_S)
+            except SideError:
+                await asyncio.sleep(_PAUSE_S)
+            else:
+                return
 
     async def close(self) -> None:
         """Ends the connection."""

@@ -12,8 +12,10 @@ import structlog
 from msd.contract.errors import MsdError
 from msd.contract.log import EVENTS, REQUESTS, EventRecord, RequestRecord, is_sampled
 from service.metrics import Metrics
+from service.request_log.drift import Drift
 from service.request_log.folder import LogFolder
-from service.request_log.message import MessageError, read_message
+from service.request_log.message import MessageError, RequestTold, read_message
+from service.request_log.observed import Observed
 from service.request_log.parquet import encode_events, encode_requests
 
 _FULL_BYTES = 16 * 2**20
@@ -31,6 +33,7 @@ class LogWriter:
         self._share = share
         self._requests = _Waiting(REQUESTS, encode_requests, flush_s)
         self._events = _Waiting(EVENTS, encode_events, flush_s)
+        self._drift, self._observed = Drift(metrics), Observed(metrics)
         self._say_again_at = 0.0
         self._log = structlog.get_logger("msd.request_log")
         self._metrics.log_bytes.set(folder.size())
@@ -43,13 +46,17 @@ class LogWriter:
             self._metrics.log_records["lost"].inc()
             self._say(error)
             return
-        if isinstance(told, RequestRecord):
-            self._requests.add(told, len(message))
+        if isinstance(told, RequestTold):
+            self._requests.add(told.record, len(message))
+            self._observed.record(told.record)
+            if told.champion_folder is not None:
+                self._drift.add(told.record, told.champion_folder)
         else:
             wanted = [one for one in told if one.request_id is None or is_sampled(one.request_id, self._share)]
             self._metrics.log_events["unsampled"].inc(len(told) - len(wanted))
             for event in wanted:
                 self._events.add(event, len(message) // len(told))
+                self._observed.event(event)
         self.flush(is_due=True)
 
     def flush(self, *, is_due: bool = False) -> None:
@@ -62,6 +69,7 @@ class LogWriter:
     def tick(self) -> None:
         """To be called now and then: writes what has waited long, and lets old files go."""
         self.flush(is_due=True)
+        self._observed.tell()
         try:
             self._folder.prune()
             self._metrics.log_bytes.set(self._folder.size())

@@ -21,6 +21,8 @@ from msd.contract.encoder_record import EncoderRecord
 from msd.contract.errors import MsdError
 from msd.contract.golden import golden_tensors, read_goldens
 from msd.contract.precision import PrecisionRecord
+from msd.contract.reference import dense_inputs
+from msd.dataset.split import Part, split_events
 from msd.ranker.folder import ModelError
 from msd.step import STEP_FILE
 from msd.student.vectors import StudentVectors, load_vectors, save_vectors
@@ -55,6 +57,21 @@ def test_the_manifest_says_where_it_comes_from(exported: Exported) -> None:
     assert provenance["student"] == exported.inputs.vectors.student
     assert provenance["parity"]["requests"] == 300
     assert set(provenance["versions"]) == {"msd-ctr", "torch", "onnxruntime", "numpy"}
+
+
+def test_the_manifest_says_what_inputs_and_scores_to_expect(exported: Exported) -> None:
+    manifest, dataset = exported.bundle.manifest, exported.inputs.dataset
+    assert manifest.reference is not None
+    assert manifest.reference.inputs.keys() == dense_inputs(manifest.feature_schema).keys()
+    assert list(manifest.reference.scores) == list(manifest.heads)
+    valid = int((split_events(dataset.events, dataset.config) == Part.VALID).sum())
+    assert {one.rows for one in manifest.reference.inputs.values()} == {valid}
+    price = manifest.reference.inputs["price"]
+    assert 0 < price.shares[0] < 0.5
+    assert len(price.edges) > 5
+    shares = np.array(manifest.reference.scores["pctr"].shares)
+    assert shares[0] == 0
+    assert np.all(np.abs(shares[1:] - 0.1) < 0.03)
 
 
 def test_the_replay_has_every_request_that_was_proved(exported: Exported) -> None:

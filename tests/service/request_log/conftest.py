@@ -20,9 +20,9 @@ class Logging(NamedTuple):
 
 @pytest.fixture(scope="module")
 def logging(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logging]:
-    """The plain bundle served by two workers, with everything logged at once."""
+    """The plain bundle served with everything logged at once."""
     folder = tmp_path_factory.mktemp("logging")
     settings: dict[str, Any] = {"log_dir": folder / "log", "log_sample": 1, "log_flush_seconds": 0.2}
-    with live_service(bundle.folder, folder, workers=2, **settings) as service:
+    with live_service(bundle.folder, folder, **settings) as service:
         connected(service)
         yield Logging(service, folder / "log")

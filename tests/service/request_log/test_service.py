@@ -138,6 +138,7 @@ def test_the_writer_killed_costs_no_request_and_leaves_no_bad_file(logging: Logg
 
 def test_a_share_is_logged_and_what_waits_is_written_at_the_end(bundle: Bundle, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"log_dir": tmp_path / "log", "log_sample": 0.25, "log_flush_seconds": 3600}
+    settings |= {"workers": 2}
     with live_service(bundle.folder, tmp_path, **settings) as service:
 
         def is_handed() -> bool:

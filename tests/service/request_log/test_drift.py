@@ -1,0 +1,196 @@
+"""Drift and observed clicks: silent where nothing changed, loud where something did, and told as metrics."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from msd.contract.assemble import assemble
+from msd.contract.bundle import Bundle, open_bundle
+from msd.contract.log import EVENTS, EventRecord, RequestRecord, basis_of
+from msd.contract.reference import reference_of
+from msd.contract.request import parse_request
+from msd.contract.rows import RowCodec
+from service.metrics import Metrics
+from service.request_log.drift import Drift
+from service.request_log.observed import SETTLE_S, Observed
+from service.request_log.parquet import log_files, read_events
+from tests.service.bundle_factory import reseal
+from tests.service.live import LiveService, live_service, wait_until
+from tests.service.request_log.conftest import Logging
+from tests.service.request_log.log import connected, logged, records
+from tests.service.request_log.test_parquet import RECORD
+
+
+def asks(rng: np.random.Generator, temperature: float = 15.0) -> dict[str, Any]:
+    """A request of a random user for random items, at a temperature with some spread."""
+    return {
+        "user_id": f"u{rng.integers(20)}",
+        "at": 1_764_066_000.0,
+        "context": {"temperature": float(rng.normal(temperature, 5))},
+        "candidates": {"id": [f"i{place}" for place in rng.integers(0, 300, 4)]},
+    }
+
+
+@pytest.fixture(scope="module")
+def seen(logging: Logging) -> list[RequestRecord]:
+    """Records of 400 requests that are alike, then of 300 that were asked when it was warmer."""
+    rng = np.random.default_rng(0)
+    before = logged(logging.service, "written")
+    with logging.service.client() as client:
+        for temperature in [15.0] * 400 + [30.0] * 300:
+            assert client.post("/v1/score", json=asks(rng, temperature)).status_code == 200
+    wait_until(lambda: logged(logging.service, "written") + logged(logging.service, "dropped") >= before + 700)
+    found = sorted(records(logging.folder), key=lambda record: record.received_at)
+    assert len(found) >= 700
+    return found[-700:]
+
+
+@pytest.fixture(scope="module")
+def referenced(seen: list[RequestRecord], copied: Path) -> Bundle:
+    """The plain bundle with the distributions of the first half of them."""
+    bundle = open_bundle(copied)
+    codecs = [RowCodec(bundle.schema, side, bundle.bundle_id) for side in ("user", "item")]
+    rows = []
+    for record in seen[:200]:
+        basis, request = basis_of(record, *codecs), parse_request(record.request, bundle.schema)
+        rows.append(assemble(bundle.schema, request, basis.at, basis.user, basis.items))
+    scores = {head: np.concatenate([record.scores[place] for record in seen[:200]]) for place, head in ((0, "pctr"),)}
+    reseal(copied, reference=reference_of(bundle.schema, [one.tensors for one in rows], scores).model_dump())
+    return open_bundle(copied)
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.service.bundle_factory import build_bundle
+
+    return build_bundle(tmp_path_factory.mktemp("referenced") / "bundle").folder
+
+
+def psi(metrics: Metrics) -> dict[str, float]:
+    """The drift by input and head, as it is told."""
+    lines = [line for line in metrics.exposition().decode().splitlines() if "_psi{" in line]
+    return {line.split('"')[1]: float(line.rsplit(" ", 1)[1]) for line in lines}
+
+
+def test_drift_is_small_until_something_changes(seen: list[RequestRecord], referenced: Bundle) -> None:
+    metrics = Metrics()
+    metrics.reference(referenced.manifest)
+    drift = Drift(metrics)
+    as_served = [replace(record, manifest_sha256=referenced.manifest.sha256) for record in seen]
+    for record in as_served[:150]:
+        drift.add(record, referenced.folder)
+    assert psi(metrics) == {}, "of so few nothing can be said"
+
+    for record in as_served[150:400]:
+        drift.add(record, referenced.folder)
+    calm = psi(metrics)
+    assert {"age", "price", "temperature", "user_counts.log_impressions", "item_text.present", "pctr"} <= calm.keys()
+    assert max(calm.values()) < 0.15
+
+    for record in as_served[400:]:
+        drift.add(record, referenced.folder)
+    warmer = psi(metrics)
+    assert warmer["temperature"] > 0.5
+    assert max(value for name, value in warmer.items() if name not in ("temperature", "pctr", "pcvr")) < 0.15
+
+
+def test_another_bundles_drift_is_not_told(seen: list[RequestRecord], referenced: Bundle, bundle: Bundle) -> None:
+    metrics = Metrics()
+    metrics.reference(bundle.manifest)
+    drift = Drift(metrics)
+    for record in seen[:250]:
+        drift.add(replace(record, manifest_sha256=referenced.manifest.sha256), referenced.folder)
+    assert psi(metrics) == {}
+
+    metrics.reference(referenced.manifest)
+    assert "age" in psi(metrics)
+
+
+def test_a_bundle_that_is_gone_or_tells_nothing_or_a_foreign_record_is_no_accident(
+    seen: list[RequestRecord], referenced: Bundle, bundle: Bundle, tmp_path: Path
+) -> None:
+    metrics = Metrics()
+    metrics.reference(referenced.manifest)
+    drift = Drift(metrics)
+    for folder in (tmp_path / "gone", bundle.folder, referenced.folder):
+        for number, record in enumerate(seen[:3]):
+            drift.add(replace(record, manifest_sha256=f"{number:064x}"), folder)
+    right = replace(seen[0], manifest_sha256=referenced.manifest.sha256)
+    drift.add(replace(right, item_rows=b""), referenced.folder)
+    drift.add(right, referenced.folder)
+
+    assert psi(metrics) == {}
+
+
+def test_the_service_tells_drift_and_observed_clicks(referenced: Bundle, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    settings: dict[str, Any] = {"log_dir": tmp_path / "log", "log_sample": 1, "log_flush_seconds": 0.2}
+    settings |= {"live": "on", "state_dir": tmp_path / "state"}
+    with live_service(referenced.folder, tmp_path, **settings) as service:
+        connected(service)
+        with service.client() as client:
+            replies = [client.post("/v1/score", json=asks(rng)).json() for _ in range(260)]
+            events = list(_events(replies))
+            assert client.post("/v1/events", json={"events": events}).status_code == 202
+            wait_until(lambda: service.metric("msd_joined_impressions") == 260)
+            assert service.metric("msd_joined_clicks") == 52
+            predicted = sum(reply["candidates"]["pctr"][0] for reply in replies)
+            assert service.metric("msd_predicted_over_observed") == pytest.approx(predicted / 52)
+        wait_until(lambda: service.metric('msd_log_events_total{result="written"}') == len(events))
+        assert [one.event_id for one in read_events(log_files(tmp_path / "log", EVENTS)[0])][0] == "e0"
+        wait_until(lambda: _has(service, 'msd_input_psi{feature="age"}'))
+        assert _has(service, 'msd_score_psi{head="pctr"}')
+
+
+def _events(replies: list[dict[str, Any]]) -> Any:  # noqa: ANN401
+    """An impression of each reply's first candidate, a click on every fifth, and one impression long after."""
+    at = 1_764_066_000.0
+    for place, reply in enumerate(replies):
+        shown = {"user_id": "u1", "item_id": reply["candidates"]["id"][0], "request_id": reply["request_id"], "at": at}
+        yield {"event_id": f"e{place}", "type": "impression", **shown}
+        if place % 5 == 0:
+            yield {"event_id": f"e{place}", "type": "click", **shown, "at": at + 9}
+    yield {"event_id": "late", "type": "impression", "user_id": "u1", "item_id": "i1", "at": at + SETTLE_S + 10}
+
+
+def _has(service: LiveService, sample: str) -> bool:
+    with service.client() as client:
+        return f"\n{sample} " in client.get("/metrics").text
+
+
+def event(kind: str, item: str, at: float, request: str | None = "r") -> EventRecord:
+    return EventRecord(f"{kind}{item}{at}", kind, "u", item, at, request, at)
+
+
+def told(metrics: Metrics) -> tuple[float, float, float]:
+    names = ("msd_joined_impressions", "msd_joined_clicks", "msd_predicted_over_observed")
+    lines = dict(line.rsplit(" ", 1) for line in metrics.exposition().decode().splitlines() if line.startswith(names))
+    impressions, clicks, ratio = (float(lines[name]) for name in names)
+    return impressions, clicks, ratio
+
+
+def test_impressions_are_judged_once_they_have_settled() -> None:
+    metrics = Metrics()
+    observed = Observed(metrics)
+    for _ in range(2):
+        observed.record(replace(RECORD, item_ids=["a", "b"], scores=[np.array([0.25, 0.5], np.float32)]))
+    observed.event(event("click", "a", 100))
+    observed.event(event("impression", "a", 99))
+    observed.event(event("impression", "a", 101))
+    observed.event(event("impression", "b", 150))
+    observed.event(event("impression", "b", 150, "of another"))
+    observed.event(event("click", "b", 150, None))
+    observed.tell()
+    assert told(metrics) == (0, 0, 0)
+
+    observed.event(event("impression", "x", 99 + SETTLE_S, None))
+    observed.tell()
+    assert told(metrics) == (1, 1, 0.25)
+
+    observed.event(event("click", "b", 160))
+    observed.event(event("impression", "x", 150 + SETTLE_S, None))
+    observed.tell()
+    assert told(metrics) == (2, 2, 0.375)
