@@ -68,11 +68,10 @@ def create_app(
     serving = Serving(first, metrics, turn)
     loader = Loader(serving, settings, metrics)
     guard = open_guard(settings, metrics)
-    deadline_s = settings.deadline_ms / 1000
-    queue = RunQueue(metrics, settings.max_queued_rows, deadline_s)
+    queue = RunQueue(metrics, settings.max_queued_rows)
     live = open_live_store(settings, side_folder) if settings.live else None
     live_rows = LiveRows(live, metrics, settings.live_lag_seconds) if live else None
-    scorer = Scorer(queue, metrics, deadline_s, live_rows)
+    scorer = Scorer(queue, metrics, live_rows)
     request_log = _request_log(settings, metrics, side_folder)
 
     @asynccontextmanager
@@ -116,7 +115,7 @@ def create_app(
         events = EventsRoute(settings, serving, live, readiness, metrics, request_log)
         app.router.routes.append(Route(EVENTS_PATH, events, methods=["POST"], name="events"))
     app.include_router(health_routes(serving, readiness, metrics, settings.max_candidates))
-    add_docs(app, serving, needs_keys=guard is not None, has_events=live is not None)
+    add_docs(app, serving, settings.max_deadline_ms, needs_keys=guard is not None, has_events=live is not None)
     return app
 
 

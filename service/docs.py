@@ -16,6 +16,7 @@ from msd.contract.bundle import GOLDENS
 from msd.contract.events import EventBatch
 from msd.contract.golden import read_goldens
 from msd.contract.request import ScoreRequest
+from service.deadline import FIELD
 from service.errors import ErrorReply
 from service.events_route import PATH as EVENTS_PATH
 from service.events_route import EventsReply
@@ -41,7 +42,7 @@ _ERRORS = {
     429: ("overloaded", "20000 candidates are waiting; with these 200 there would be too many", None),
     500: ("model_error", "the model gave a score that is not a finite number for this request", None),
     503: ("not_ready", "not ready: model: warming up", None),
-    504: ("deadline_exceeded", "the request waited 1000 ms for its turn", None),
+    504: ("deadline_exceeded", "the time that the request may take was over before its turn came", None),
 }
 _EVENT_ERRORS = {
     413: ("too_many_events", "2000 events; one batch may have 1000: split it", "events"),
@@ -49,7 +50,7 @@ _EVENT_ERRORS = {
     503: ("events_unavailable", "the recorder is not there", None),
 }
 _DESCRIPTIONS = {
-    400: "Not JSON, or not unambiguous JSON.",
+    400: "Not JSON, or not unambiguous JSON; or a header that is not as it has to be.",
     401: "Where the service asks for keys: there is none, or none that is known and still good.",
     403: "The key is good, for other things.",
     408: "The body did not end in time.",
@@ -59,14 +60,17 @@ _DESCRIPTIONS = {
     429: "Too many candidates are waiting, or too many to be scored in time; try again after `Retry-After` seconds.",
     500: "The service failed.",
     503: "Starting or stopping, or not able to; try again after `Retry-After` seconds.",
-    504: "The request waited too long for its turn.",
+    504: "The time that the request may take was over, or too little for a run, when its turn came.",
 }
 
 
-def add_docs(app: FastAPI, serving: Serving, *, needs_keys: bool, has_events: bool) -> None:
-    """Adds the page and its assets, and makes `app.openapi()` tell of the raw routes too, and of keys."""
+def add_docs(app: FastAPI, serving: Serving, most_ms: int, *, needs_keys: bool, has_events: bool) -> None:
+    """Adds the page and its assets, and makes `app.openapi()` tell of the raw routes too, and of keys.
+
+    `most_ms`: how long a caller may let a scoring request take.
+    """
     static = Path(fastapi_offline.__file__).parent / "static"
-    app.openapi = _openapi_of(app, serving, needs_keys, has_events)  # type: ignore[method-assign]
+    app.openapi = _openapi_of(app, serving, most_ms, needs_keys, has_events)  # type: ignore[method-assign]
 
     @app.get("/docs", include_in_schema=False)
     async def page() -> HTMLResponse:
@@ -81,7 +85,9 @@ def add_docs(app: FastAPI, serving: Serving, *, needs_keys: bool, has_events: bo
     app.mount(_ASSETS, StaticFiles(directory=static), name="docs-assets")
 
 
-def _openapi_of(app: FastAPI, serving: Serving, needs_keys: bool, has_events: bool) -> Callable[[], dict[str, Any]]:
+def _openapi_of(
+    app: FastAPI, serving: Serving, most_ms: int, needs_keys: bool, has_events: bool
+) -> Callable[[], dict[str, Any]]:
     generation = -1
 
     def openapi() -> dict[str, Any]:
@@ -101,7 +107,7 @@ def _openapi_of(app: FastAPI, serving: Serving, needs_keys: bool, has_events: bo
                 ref_template=_REF,
             )
             document.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
-            document["paths"][PATH] = {"post": _operation(_example(lineup.champion))}
+            document["paths"][PATH] = {"post": _operation(_example(lineup.champion), most_ms)}
             if has_events:
                 document["paths"][EVENTS_PATH] = {"post": _events_operation()}
             if needs_keys:
@@ -113,7 +119,7 @@ def _openapi_of(app: FastAPI, serving: Serving, needs_keys: bool, has_events: bo
     return openapi
 
 
-def _operation(example: dict[str, Any] | None) -> dict[str, Any]:
+def _operation(example: dict[str, Any] | None, most_ms: int) -> dict[str, Any]:
     request: dict[str, Any] = {"schema": {"$ref": _REF.format(model="ScoreRequest")}}
     if example is not None:
         request["examples"] = {"golden": {"summary": "A request of the bundle's goldens", "value": example}}
@@ -137,7 +143,16 @@ def _operation(example: dict[str, Any] | None) -> dict[str, Any]:
                 "schema": {"type": "string"},
                 "description": "Up to 128 printable ASCII characters, which come back in the reply and stand in the"
                 " log; anything else is replaced.",
-            }
+            },
+            {
+                "name": FIELD,
+                "in": "header",
+                "required": False,
+                "schema": {"type": "integer", "minimum": 1, "maximum": most_ms},
+                "description": "Milliseconds that the request may take from its first byte on; the service has a"
+                " default. Near the end the first candidates are scored and the others get the prior's score, which"
+                " `degraded` says.",
+            },
         ],
         "requestBody": {"required": True, "content": {"application/json": request}},
         "responses": {

@@ -63,6 +63,13 @@ class BodyEndless(BodyTooLarge):
     closes = True
 
 
+class MalformedHeader(ServiceError):
+    """A header does not say what it could say."""
+
+    status = 400
+    code = "malformed"
+
+
 class UnsupportedMediaType(ServiceError):
     """The body is not declared as JSON."""
 
@@ -106,7 +113,7 @@ class EventsUnavailable(ServiceError):
 
 
 class DeadlineExceeded(ServiceError):
-    """The request waited so long that its answer would have come too late."""
+    """What the request may take is over, or does not suffice for a run any more."""
 
     status = 504
     code = "deadline_exceeded"

@@ -95,6 +95,9 @@ class Metrics:
         self.keys_stale = families.gauge(
             "msd_keys_stale", "1 while the file of keys cannot be used, and those read before are.", "max"
         )
+        self.partial = families.counter(
+            "msd_partial", "Runs of the first candidates alone, because there was not the time for all."
+        )
         self.store_errors = families.counter("msd_store_errors", "Reads that the row store failed.")
         self._damaged = families.counters(
             "msd_damaged_rows", "Rows read that were short or another bundle's.", "side", ("user", "item")

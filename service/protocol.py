@@ -1,6 +1,7 @@
 """uvicorn's httptools protocol with what it leaves unbounded bounded: the bytes and the time of a request's head."""
 
 import re
+import time
 from asyncio import Transport
 from asyncio.events import TimerHandle
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from service.balance import Balance
 from service.metrics import Metrics
 
 _CYCLE = "msd.cycle"
+_BEGAN = "msd.began"
 # By its two usual spellings.
 _UPGRADE = re.compile(rb"\r\n[Uu]pgrade:")
 
@@ -29,6 +31,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _head_bytes = 0
     _is_head_due = False
     _unparsed_bytes = 0
+    _began_at = 0.0
     metrics: ClassVar[Metrics]
     balance: ClassVar[Balance]
     _head_timer: TimerHandle | None = None
@@ -67,6 +70,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """A head begins."""
         self._head_bytes = 0
         self._is_head_due = True
+        self._began_at = time.perf_counter()
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -84,6 +88,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_came()
         super().on_headers_complete()
         self.scope[_CYCLE] = self.cycle  # type: ignore[literal-required]
+        self.scope[_BEGAN] = self._began_at  # type: ignore[literal-required]
         if self.balance.sends_away():
             self.cycle.keep_alive = False
 
@@ -100,6 +105,12 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+
+def began_at(scope: Scope) -> float:
+    """When a request's first byte was read, by `time.perf_counter`."""
+    began: float | None = scope.get(_BEGAN)
+    return time.perf_counter() if began is None else began
 
 
 def is_whole(scope: Scope) -> bool:

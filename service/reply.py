@@ -37,7 +37,7 @@ class Degraded(BaseModel):
     candidates: dict[str, Rung] | None = Field(
         default=None,
         description="By candidate: `cached` is scored by its row as it was last known; `category_prior` has no row, and"
-        " knows what the request says of it; `prior` knows nothing.",
+        " knows what the request says of it; `prior` knows nothing, or there was not the time to score it.",
     )
 
 

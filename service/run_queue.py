@@ -32,13 +32,21 @@ _SURE = 0.7
 _REOPENS = 0.8
 
 
+Cut = Callable[[int], Tensors]
+"""The tensors of the first so many candidates and, behind them, of one of which nothing is known."""
+
+
 class Ran(NamedTuple):
-    """Scores [N] by head, how long the run waited and took, and how many requests it was of."""
+    """Scores [N] by head, how long the run waited and took, and how many requests it was of.
+
+    Where the time did not suffice for all candidates the scores are [k + 1], of the first k and of an unknown one.
+    """
 
     scores: Scores
     queue_s: float
     run_s: float
     together: int = 1
+    is_partial: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -48,8 +56,10 @@ class _Work:
     rows: int
     deadline: float
     is_gone: Callable[[], bool]
+    cut: Cut | None
     queued_at: float
     done: asyncio.Future[Ran]
+    is_partial: bool = False
     is_alone: bool = False
     """Whether it may not go with others, for a run of several failed."""
 
@@ -57,15 +67,13 @@ class _Work:
 class RunQueue:
     """Runs for one event loop. Times are those of `time.perf_counter`."""
 
-    def __init__(self, metrics: Metrics, max_rows: int, deadline_s: float) -> None:
+    def __init__(self, metrics: Metrics, max_rows: int) -> None:
         self._metrics = metrics
         self._max_rows = max_rows
-        self._deadline_s = deadline_s
         self._rows = 0
         self._waiting: deque[_Work] = deque()
         self._is_busy = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._limit_s = _SURE * deadline_s
         self._is_closed = False
         self._ahead_s = 0.0
         self._ended_at = 0.0
@@ -73,20 +81,20 @@ class RunQueue:
         self._say_again_at = 0.0
         self._log = structlog.get_logger("msd.queue")
 
-    def check_door(self) -> None:
+    def check_door(self, deadline: float) -> None:
         """Raises Overloaded for a request of any size, while work taken on has to be done before more can be."""
         if not self._is_closed:
             return
-        if self._ahead_s <= _REOPENS * self._limit_s:
+        if self._ahead_s <= _REOPENS * _SURE * (deadline - time.perf_counter()):
             self._is_closed = False
             return
         self._shed("wait")
         raise Overloaded(f"{self._rows} candidates are waiting, as many as can be scored in time")
 
-    def admit(self, runner: Runner, rows: int) -> float:
+    def admit(self, runner: Runner, rows: int, deadline: float) -> float:
         """Takes on `rows` candidates until `leave`, and gives the seconds that they are expected to take.
 
-        Raises Overloaded when there would be too many of them, or too many to be scored in time.
+        Raises Overloaded when there would be too many of them, or too many to be scored before the deadline.
         """
         ahead = self._rows
         own_s = runner.turn_s.of(rows, 0.0)
@@ -95,12 +103,12 @@ class RunQueue:
             raise Overloaded(f"{ahead} candidates are waiting; with these {rows} there would be too many")
         expected = self._ahead_s + own_s
         # Where nobody waits everything is tried: what was learned may be of another time.
-        if ahead and expected > self._limit_s:
+        if ahead and expected > _SURE * (left := deadline - time.perf_counter()):
             self._is_closed = True
             self._shed("wait")
             raise Overloaded(
                 f"{ahead} candidates are waiting; with these {rows} it would take {expected * 1000:.0f} ms,"
-                f" longer than the {self._deadline_s * 1000:g} ms that a request may take"
+                f" longer than the {left * 1000:.0f} ms that there are for it"
             )
         self._rows += rows
         self._ahead_s += own_s
@@ -121,14 +129,24 @@ class RunQueue:
             raise ClientGone
         if time.perf_counter() > deadline:
             self._shed("deadline")
-            raise DeadlineExceeded(f"the request waited {self._deadline_s * 1000:g} ms for its turn")
+            raise DeadlineExceeded("the time that the request may take was over before its turn came")
 
     async def run(
-        self, runner: Runner, tensors: Tensors, rows: int, deadline: float, is_gone: Callable[[], bool]
+        self,
+        runner: Runner,
+        tensors: Tensors,
+        rows: int,
+        deadline: float,
+        is_gone: Callable[[], bool],
+        cut: Cut | None = None,
     ) -> Ran:
-        """One run, when its turn has come, unless `check` then says that it is not wanted any more."""
+        """One run, when its turn has come, unless `check` then says that it is not wanted any more.
+
+        With `cut` it is one of fewer candidates when all would take too long. Raises DeadlineExceeded when even a few
+        would.
+        """
         loop = asyncio.get_running_loop()
-        work = _Work(runner, tensors, rows, deadline, is_gone, time.perf_counter(), loop.create_future())
+        work = _Work(runner, tensors, rows, deadline, is_gone, cut, time.perf_counter(), loop.create_future())
         self._waiting.append(work)
         if not self._is_busy:
             self._is_busy = True
@@ -170,10 +188,24 @@ class RunQueue:
             return False
         try:
             self.check(work.deadline, work.is_gone)
+            self._fit(work)
         except (ClientGone, DeadlineExceeded) as error:
             work.done.set_exception(error)
             return False
         return True
+
+    def _fit(self, work: _Work) -> None:
+        """Leaves candidates out where there is not the time for all."""
+        if work.cut is None:
+            return
+        rows = work.runner.run_s.fitting(work.rows, _SURE * (work.deadline - time.perf_counter()))
+        if rows == work.rows:
+            return
+        if not rows:
+            self._shed("deadline")
+            raise DeadlineExceeded("what was left of the time that the request may take did not suffice for a run")
+        self._metrics.partial.inc()
+        work.tensors, work.rows, work.is_partial = work.cut(rows - 1), rows, True
 
     def _run(self, works: list[_Work]) -> None:
         started = time.perf_counter()
@@ -238,7 +270,7 @@ def _tell(works: list[_Work], started: float, seconds: float, result: list[Score
         if isinstance(result, BaseException):
             work.done.set_exception(result)
         else:
-            work.done.set_result(Ran(result[place], started - work.queued_at, seconds, len(works)))
+            work.done.set_result(Ran(result[place], started - work.queued_at, seconds, len(works), work.is_partial))
 
 
 def _result_of(ended: "asyncio.Future[list[Scores]]") -> list[Scores] | BaseException:

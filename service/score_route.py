@@ -10,11 +10,12 @@ from starlette.types import Receive, Scope, Send
 from msd.contract.request import parse_request_by
 from service.access import access_of
 from service.body import read_json_body
+from service.deadline import Deadlines
 from service.errors import NotReady
 from service.guard import Guard
 from service.lineup.lineup import Serving
 from service.metrics import Metrics
-from service.protocol import left_check
+from service.protocol import began_at, left_check
 from service.readiness import Readiness
 from service.reply import build_reply
 from service.request_log.message import Served
@@ -41,6 +42,7 @@ class ScoreRoute:
     ) -> None:
         self._settings = settings
         self._guard = guard
+        self._deadlines = Deadlines(settings)
         self._serving = serving
         self._scorer = scorer
         self._readiness = readiness
@@ -57,18 +59,20 @@ class ScoreRoute:
         body = await read_json_body(scope, receive, settings.max_body_bytes, settings.body_timeout_ms / 1000)
         if not self._readiness.can_score:
             raise NotReady(f"not ready: {self._readiness.summary()}")
-        self._scorer.check_door()
-        arrived = time.perf_counter()
+        is_gone = left_check(scope)
+        deadline = self._deadlines.of(scope, began_at(scope))
+        self._scorer.check_door(deadline, is_gone)
+        started = time.perf_counter()
         lineup = self._serving.current
         try:
             request = parse_request_by(body, lineup.schema_of, settings.max_candidates)
         finally:
-            parse_s = time.perf_counter() - arrived
+            parse_s = time.perf_counter() - started
             stages["parse"].observe(parse_s)
         access.candidates = len(request.ids)
         arm = lineup.arm_of(request.user_id)
         model = arm.model
-        scored = await self._scorer.score(model, request, arrived, left_check(scope))
+        scored = await self._scorer.score(model, request, deadline, is_gone)
         started = time.perf_counter()
         self._metrics.candidates.observe(len(request.ids))
         if scored.degraded_candidates or scored.degraded_user:

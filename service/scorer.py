@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import structlog
 
-from msd.contract.assemble import Rung, UserRung, assemble, wanted_items
+from msd.contract.assemble import Rung, Tensors, UserRung, assemble, cut, wanted_items
 from msd.contract.log import Basis
 from msd.contract.request import CheckedRequest
 from msd.contract.rows import Rows, RowSide
@@ -20,6 +20,7 @@ from service.errors import ModelError
 from service.lineup.model import Model
 from service.live.live_rows import LiveRows
 from service.metrics import Metrics
+from service.partial import declared, spread
 from service.run_queue import RunQueue
 from service.runtimes.runtime import Scores
 from service.stores.store import StoreError
@@ -40,57 +41,65 @@ class Scored:
 
 
 class Scorer:
-    """Scores requests, each with the model that it is to be scored by. `deadline_s` counts from its arrival."""
+    """Scores requests, each with the model that it is to be scored by. Deadlines are of `time.perf_counter`."""
 
-    def __init__(self, queue: RunQueue, metrics: Metrics, deadline_s: float, live: LiveRows | None = None) -> None:
+    def __init__(self, queue: RunQueue, metrics: Metrics, live: LiveRows | None = None) -> None:
         self._queue = queue
         self._metrics = metrics
-        self._deadline_s = deadline_s
         self._live = live
         self._log = structlog.get_logger("msd.scorer")
 
-    def check_door(self) -> None:
-        """Raises Overloaded when nothing can be taken on, whatever it is."""
-        self._queue.check_door()
+    def check_door(self, deadline: float, is_gone: Callable[[], bool]) -> None:
+        """Raises Overloaded, DeadlineExceeded or ClientGone when nothing is to be taken on, whatever it is."""
+        self._queue.check_door(deadline)
+        self._queue.check(deadline, is_gone)
 
-    async def score(self, model: Model, request: CheckedRequest, arrived: float, is_gone: Callable[[], bool]) -> Scored:
+    async def score(
+        self, model: Model, request: CheckedRequest, deadline: float, is_gone: Callable[[], bool]
+    ) -> Scored:
         """Raises Overloaded, DeadlineExceeded, ModelError, or ClientGone where `is_gone` says so.
 
-        A store that fails does not: it degrades the scores. `arrived` is of `time.perf_counter`.
+        A store that fails does not: it degrades the scores. Nor does a deadline that is near: of what cannot be scored
+        before it, the prior is given.
         """
         rows = len(request.ids)
-        deadline = arrived + self._deadline_s
-        expected_s = self._queue.admit(model.runner, rows)
+        expected_s = self._queue.admit(model.runner, rows, deadline)
         try:
-            self._queue.check(deadline, is_gone)
             started = time.perf_counter()
             at = time.time() if request.at is None else request.at
-            user, items = await self._fetch(model, request, at)
+            user, items = await self._fetch(model, request, at, deadline)
             assembled = assemble(model.schema, request, at, user, items)
             rows_s = time.perf_counter() - started
             self._metrics.stages["rows"].observe(rows_s)
-            ran = await self._queue.run(model.runner, assembled.tensors, rows, deadline, is_gone)
+
+            def first(count: int) -> Tensors:
+                return cut(model.schema, assembled.tensors, count, model.codecs["item"].unpack([None]).records, at)
+
+            ran = await self._queue.run(model.runner, assembled.tensors, rows, deadline, is_gone, first)
         finally:
             self._queue.leave(rows, expected_s)
         # One that is not finite makes the sum so: sums cost half of looking at each.
         if not all(math.isfinite(column.sum()) for column in ran.scores.values()):
             raise ModelError("the model gave a score that is not a finite number for this request")
-        degraded, degraded_user = assembled.degraded_candidates, assembled.degraded_user
+        scores, degraded, degraded_user = ran.scores, assembled.degraded_candidates, assembled.degraded_user
+        if ran.is_partial:
+            rows = len(scores[model.bundle.manifest.heads[0]]) - 1
+            scores, degraded = spread(scores, request.ids), declared(scores, request.ids, degraded)
         if degraded or degraded_user:
             self._metrics.degraded(degraded.values(), degraded_user)
-        basis = Basis(at, user, items, rows, together=ran.together)
-        return Scored(ran.scores, degraded, degraded_user, basis, rows_s, ran.queue_s, ran.run_s)
+        basis = Basis(at, user, items, rows, ran.is_partial, ran.together)
+        return Scored(scores, degraded, degraded_user, basis, rows_s, ran.queue_s, ran.run_s)
 
-    async def _fetch(self, model: Model, request: CheckedRequest, at: float) -> tuple[Rows, Rows]:
+    async def _fetch(self, model: Model, request: CheckedRequest, at: float, deadline: float) -> tuple[Rows, Rows]:
         if self._live is not None:
-            return await self._live.fetch(model.schema, request, at, partial(self._rows, model))
-        user = await self._rows(model, "user", [request.user_id])
-        return user, await self._rows(model, "item", wanted_items(request, user))
+            return await self._live.fetch(model.schema, request, at, partial(self._rows, model, deadline))
+        user = await self._rows(model, deadline, "user", [request.user_id])
+        return user, await self._rows(model, deadline, "item", wanted_items(request, user))
 
-    async def _rows(self, model: Model, side: RowSide, ids: Sequence[str]) -> Rows:
+    async def _rows(self, model: Model, deadline: float, side: RowSide, ids: Sequence[str]) -> Rows:
         """What the store has, or what it has all the same when it fails."""
         try:
-            rows = await model.store.get(side, ids)
+            rows = await model.store.get(side, ids, deadline)
         except StoreError as error:
             self._metrics.store_errors.inc()
             self._log.warning("store_error", error=str(error))

@@ -73,6 +73,7 @@ class Settings(BaseModel):
     state_dir: Path | None = None
     state_mb: Annotated[int, Field(ge=1, le=2**24)] = 4_096
     live_lag_seconds: Annotated[float, Field(gt=0, le=1e9)] = 900.0
+    max_deadline_ms: Annotated[int, Field(ge=1, le=600_000)] = 60_000
     drain_seconds: Annotated[float, Field(ge=0, le=3_600)] = 5.0
     log_dir: Path | None = None
     log_sample: Annotated[float, Field(ge=0, le=1)] = 0.01
@@ -110,6 +111,11 @@ class Settings(BaseModel):
             raise ValueError(f"MSD_RUNTIME=openvino has no MSD_PROVIDER={self.provider}; it runs on the CPU")
         if self.live and self.store == "file" and self.state_dir is None:
             raise ValueError("MSD_LIVE=on needs MSD_STATE_DIR, a folder that lasts, where live states are kept")
+        if self.max_deadline_ms < self.deadline_ms:
+            raise ValueError(
+                f"MSD_DEADLINE_MS={self.deadline_ms} is more than a caller may ask for"
+                f" (MSD_MAX_DEADLINE_MS={self.max_deadline_ms})"
+            )
         if self.max_queued_rows < self.max_candidates:
             raise ValueError(
                 f"MSD_MAX_QUEUED_ROWS={self.max_queued_rows} is less than one full request"

@@ -84,6 +84,20 @@ def _rung_of(given: Mapping[str, Value]) -> Rung:
     return "prior" if set(given.values()) <= {None} else "category_prior"
 
 
+def cut(schema: FeatureSchema, tensors: Tensors, count: int, nothing: Records, at: float) -> Tensors:
+    """The tensors of the first `count` candidates and, behind them, of one of which nothing is known.
+
+    `nothing` is the row of missing values [1], `at` the time that the tensors were made for.
+    """
+    unknown = _entities(schema, "item", nothing, at, {})
+    return {
+        spec.name: np.concatenate([tensors[spec.name][:count], unknown[spec.name]])
+        if spec.side == "item"
+        else tensors[spec.name]
+        for spec in schema.tensors
+    }
+
+
 def _user_rung(user: Rows, items: Rows, count: int) -> UserRung | None:
     """`cached` also where a row of the history, behind the `count` candidates, is stale or could not be read."""
     if not user.found[0]:

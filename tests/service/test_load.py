@@ -56,7 +56,8 @@ def test_work_that_waited_too_long_never_starts(slow_bundle: Bundle, tmp_path: P
         assert codes.keys() <= {200, 429, 504}
         assert codes[200] is None
         assert set(codes.values()) & {"overloaded", "deadline_exceeded"}
-        assert running.score(REQUEST).status_code == 200
+        # Where a run takes longer than a request may, it is tried every now and then.
+        wait_until(lambda: running.score(REQUEST).status_code == 200)
 
 
 def test_requests_whose_clients_left_while_they_waited_never_run(slow_bundle: Bundle, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ def test_reads_variables_and_keeps_defaults() -> None:
         ({"MSD_BUNDLE": "b", "MSD_THREADS": "0"}, "MSD_THREADS: "),
         ({"MSD_BUNDLE": "b", "MSD_DRAIN_SECONDS": "nan"}, "MSD_DRAIN_SECONDS: "),
         ({"MSD_BUNDLE": "b", "MSD_MAX_QUEUED_ROWS": "10"}, "less than one full request"),
+        ({"MSD_BUNDLE": "b", "MSD_MAX_DEADLINE_MS": "999"}, "MSD_DEADLINE_MS=1000 is more than a caller may ask for"),
     ],
 )
 def test_a_mistake_is_named(environ: dict[str, str], said: str) -> None:

@@ -1,0 +1,40 @@
+"""How long a request may take: what its caller grants it, or else what the service does, from its first byte on.
+
+Does not know what draws on it.
+"""
+
+from starlette.types import Scope
+
+from service.errors import MalformedHeader
+from service.settings import Settings
+
+FIELD = "X-Deadline-Ms"
+_HEADER = FIELD.lower().encode()
+_MAX_DIGITS = 9
+
+
+class Deadlines:
+    """The deadlines of requests, as times of `time.perf_counter`."""
+
+    __slots__ = ("_default_s", "_most_ms")
+
+    def __init__(self, settings: Settings) -> None:
+        self._default_s = settings.deadline_ms / 1000
+        self._most_ms = settings.max_deadline_ms
+
+    def of(self, scope: Scope, began: float) -> float:
+        """When a request that began then has to be answered. Raises MalformedHeader."""
+        granted: bytes | None = None
+        for name, value in scope["headers"]:
+            if name == _HEADER:
+                if granted is not None:
+                    raise MalformedHeader("is given twice", FIELD)
+                granted = value
+        return began + (self._default_s if granted is None else self._seconds(granted))
+
+    def _seconds(self, granted: bytes) -> float:
+        digits = granted.strip()
+        if digits.isdigit() and len(digits) <= _MAX_DIGITS and 1 <= int(digits) <= self._most_ms:
+            return int(digits) / 1000
+        shown = granted[:40].decode("latin-1")
+        raise MalformedHeader(f"{shown!r} is not a whole number of milliseconds from 1 to {self._most_ms}", FIELD)

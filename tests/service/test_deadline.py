@@ -1,0 +1,120 @@
+"""The header that says how long a request may take: what it may say, and that all of the work keeps to it."""
+
+import json
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from msd.contract.bundle import Bundle
+from service.deadline import Deadlines
+from service.errors import MalformedHeader
+from service.settings import Settings
+from tests.service.bundle_factory import AT, golden_requests
+from tests.service.live import LiveService, live_service, wait_until
+
+DEADLINES = Deadlines(Settings(bundle=Path("b"), deadline_ms=50, max_deadline_ms=2_000))
+REQUEST: dict[str, Any] = {"user_id": "u1", "at": AT, "candidates": {"id": [f"i{n}" for n in range(40)]}}
+
+
+def of(*values: bytes) -> float:
+    """The deadline of a request that began at 100 and has such headers."""
+    return DEADLINES.of({"headers": [(b"accept", b"*/*"), *((b"x-deadline-ms", value) for value in values)]}, 100.0)
+
+
+def test_a_caller_grants_what_it_likes_up_to_a_limit() -> None:
+    assert of() == 100.05
+    assert of(b"1") == 100.001
+    assert of(b"2000") == 102.0
+    assert of(b" 7 ") == 100.007
+
+
+@given(st.one_of(st.binary(max_size=30), st.integers().map(lambda number: str(number).encode())))
+def test_anything_else_is_malformed(value: bytes) -> None:
+    if value.strip().isdigit() and 1 <= int(value) <= 2_000:
+        assert of(value) == pytest.approx(100 + int(value) / 1000)
+        return
+    with pytest.raises(MalformedHeader) as raised:
+        of(value)
+    assert raised.value.field == "X-Deadline-Ms"
+
+
+def test_two_are_malformed() -> None:
+    with pytest.raises(MalformedHeader, match="is given twice"):
+        of(b"5", b"5")
+
+
+@pytest.mark.parametrize("value", ["0", "60001", "soon", "1.5", "-3", ""])
+def test_a_malformed_deadline_is_a_400_that_names_it(service: LiveService, value: str) -> None:
+    with service.client() as client:
+        answer = client.post("/v1/score", json=golden_requests()[0], headers={"X-Deadline-Ms": value})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] == "malformed"
+        assert answer.json()["error"]["field"] == "X-Deadline-Ms"
+        assert client.post("/v1/score", json=golden_requests()[0]).status_code == 200
+
+
+def test_a_generous_deadline_changes_nothing(service: LiveService) -> None:
+    with service.client() as client:
+        for request in golden_requests():
+            one, other = (
+                client.post("/v1/score", json=request, headers={"X-Request-Id": "same", **headers})
+                for headers in ({}, {"X-Deadline-Ms": "60000"})
+            )
+            assert one.content == other.content
+
+
+def test_a_request_whose_time_is_over_when_it_has_come_is_not_scored(service: LiveService) -> None:
+    body = json.dumps(golden_requests()[0]).encode()
+    head = (
+        b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nX-Deadline-Ms: 20\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(body)
+    )
+    runs = service.metric('msd_stage_seconds_count{stage="run"}')
+    with socket.create_connection(("127.0.0.1", service.port), timeout=60) as connection:
+        connection.sendall(head)
+        time.sleep(0.05)
+        connection.sendall(body)
+        assert connection.recv(12) == b"HTTP/1.1 504"
+    assert service.metric('msd_stage_seconds_count{stage="run"}') == runs
+
+
+def test_near_the_end_the_first_are_scored_and_the_others_get_the_prior(slow_bundle: Bundle, tmp_path: Path) -> None:
+    """Runs take some tenths of a second: how long is learned, and then asked for a part of it."""
+    with live_service(slow_bundle.folder, tmp_path, deadline_ms=60_000) as running, running.client() as client:
+
+        def scored(**headers: str) -> httpx.Response:
+            return client.post("/v1/score", json={**REQUEST, "at": AT}, headers=headers)
+
+        whole = [scored() for _ in range(3)][-1]
+        whole_ms = next(
+            float(part.rpartition("=")[2])
+            for part in whole.headers["server-timing"].split(", ")
+            if part.startswith("run;")
+        )
+        answers: list[httpx.Response] = []
+
+        def is_partial() -> bool:
+            # Less than a run takes is too little for all, and enough for some.
+            answers.append(scored(**{"X-Deadline-Ms": str(int(whole_ms * 0.8))}))
+            return "degraded" in answers[-1].json()
+
+        wait_until(is_partial)
+        document = answers[-1].json()
+        marked = document["degraded"]["candidates"]
+        count = len(REQUEST["candidates"]["id"]) - len(marked)
+        assert 2 <= count < 40
+        assert set(marked.values()) == {"prior"}
+        assert list(marked) == REQUEST["candidates"]["id"][count:]
+        pctr, expected = document["candidates"]["pctr"], whole.json()["candidates"]["pctr"]
+        assert pctr[:count] == pytest.approx(expected[:count], abs=1e-5)
+        # What an item gets of which nothing is known, by the same user in the same context.
+        unknown = client.post("/v1/score", json={**REQUEST, "candidates": {"id": ["of no row"]}})
+        assert pctr[count:] == pytest.approx([unknown.json()["candidates"]["pctr"][0]] * (40 - count), abs=1e-5)
+        assert running.metric("msd_partial_total") >= 1
+        assert running.metric('msd_degraded_total{rung="prior"}') >= 40 - count
