@@ -25,7 +25,7 @@ def send_at_once(service: LiveService, count: int) -> list[httpx.Response]:
 
 
 def test_health_answers_while_the_model_runs(slow_bundle: Bundle, tmp_path: Path) -> None:
-    with live_service(slow_bundle.folder, tmp_path) as running, ThreadPoolExecutor(1) as pool:
+    with live_service(slow_bundle.folder, tmp_path, deadline_ms=60_000) as running, ThreadPoolExecutor(1) as pool:
         scoring: Future[httpx.Response] = pool.submit(running.score, REQUEST)
         with running.client() as client:
             wait_until(lambda: running.metric("msd_queued_rows") == 100)
@@ -36,7 +36,9 @@ def test_health_answers_while_the_model_runs(slow_bundle: Bundle, tmp_path: Path
 
 
 def test_too_many_waiting_candidates_are_shed(slow_bundle: Bundle, tmp_path: Path) -> None:
-    with live_service(slow_bundle.folder, tmp_path, max_candidates=100, max_queued_rows=150) as running:
+    with live_service(
+        slow_bundle.folder, tmp_path, max_candidates=100, max_queued_rows=150, deadline_ms=60_000
+    ) as running:
         answers = send_at_once(running, 5)
         codes = Counter(answer.status_code for answer in answers)
         assert set(codes) == {200, 429}
@@ -63,7 +65,7 @@ def test_work_that_waited_too_long_never_starts(slow_bundle: Bundle, tmp_path: P
 def test_requests_whose_clients_left_while_they_waited_never_run(slow_bundle: Bundle, tmp_path: Path) -> None:
     body = json.dumps(REQUEST).encode()
     request = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
-    with live_service(slow_bundle.folder, tmp_path) as running, ThreadPoolExecutor(1) as pool:
+    with live_service(slow_bundle.folder, tmp_path, deadline_ms=60_000) as running, ThreadPoolExecutor(1) as pool:
         runs = running.metric('msd_stage_seconds_count{stage="run"}')
         scoring = pool.submit(running.score, REQUEST)
         wait_until(lambda: running.metric("msd_queued_rows") == 100)
@@ -148,7 +150,7 @@ def test_while_it_drains_it_answers_but_is_not_ready(bundle: Bundle, tmp_path: P
 
 
 def test_sigterm_lets_a_run_at_hand_end(slow_bundle: Bundle, tmp_path: Path) -> None:
-    with live_service(slow_bundle.folder, tmp_path) as running, ThreadPoolExecutor(1) as pool:
+    with live_service(slow_bundle.folder, tmp_path, deadline_ms=60_000) as running, ThreadPoolExecutor(1) as pool:
         scoring: Future[httpx.Response] = pool.submit(running.score, REQUEST)
         wait_until(lambda: running.metric("msd_queued_rows") == 100)
         assert running.terminate() == 0
