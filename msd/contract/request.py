@@ -6,7 +6,7 @@ Goldens, replays, the service and load tests read the same form. Does not know H
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
@@ -20,6 +20,10 @@ MAX_CANDIDATES = 2_000
 MAX_HISTORY = 1_000
 MAX_TEXT_CHARS = 10_000
 _SHOWN_CHARS = 60
+# Of an object whose keys are not features or ids: more than any has.
+_MAX_FIXED_KEYS = 32
+# In a body of so many bytes and keys, refusing takes longer than looking for what there is too much of.
+_LARGE, _MANY_KEYS = 2**17, 20_000
 _KEY_END = re.compile(rb'"\s*:')
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_CHARS, pattern=r"^[^\x00]*$")]
@@ -84,7 +88,7 @@ class UserOverride(Wire):
     """What the request says of the user; it goes before what is stored."""
 
     features: Features | None = None
-    history: Annotated[list[Id], Field(max_length=MAX_HISTORY)] | None = Field(
+    history: Annotated[list[Id], Field(max_length=MAX_HISTORY, fail_fast=True)] | None = Field(
         default=None, description="Ids of the items that the user clicked, oldest first; replaces the stored history."
     )
 
@@ -103,8 +107,9 @@ class ItemOverride(Wire):
 class Candidates(Wire):
     """The ads to score, as columns."""
 
-    id: Annotated[list[Id], Field(min_length=1)]
-    bid: list[Bid | None] | None = Field(
+    # Of half a million wrong ids, to list what is wrong with each takes seconds.
+    id: Annotated[list[Id], Field(min_length=1, fail_fast=True)]
+    bid: Annotated[list[Bid | None], Field(fail_fast=True)] | None = Field(
         default=None, description="Price for a click, one a candidate; gives the eCPM."
     )
 
@@ -152,18 +157,19 @@ def parse_request(body: bytes, schema: FeatureSchema, max_candidates: int = MAX_
 
 def parse_request_by(body: bytes, schema_of: SchemaOf, max_candidates: int = MAX_CANDIDATES) -> CheckedRequest:
     """As `parse_request`, where the schema depends on the user."""
-    try:
-        # In one pass, at half the cost. What it refuses or cannot vouch for is looked at thoroughly.
-        wire = ScoreRequest.model_validate_json(body)
-        if has_no_key_twice(body, _keys(wire)):
-            return _check(wire, schema_of(wire.user_id), max_candidates)
-    except (ValidationError, RequestError):
-        pass
+    if len(body) < _LARGE or body.count(b":") < _MANY_KEYS:
+        try:
+            # In one pass, at half the cost. What it refuses or cannot vouch for is looked at thoroughly.
+            wire = ScoreRequest.model_validate_json(body)
+            if has_no_key_twice(body, _keys(wire)):
+                return _check(wire, schema_of(wire.user_id), max_candidates)
+        except (ValidationError, RequestError):
+            pass
     return _parse_thoroughly(body, schema_of, max_candidates)
 
 
 def _parse_thoroughly(body: bytes, schema_of: SchemaOf, max_candidates: int) -> CheckedRequest:
-    wire = parse_thoroughly(body, ScoreRequest)
+    wire = parse_thoroughly(body, ScoreRequest, lambda document: _check_width(document, max_candidates))
     return _check(wire, schema_of(wire.user_id), max_candidates)
 
 
@@ -193,9 +199,13 @@ def _keys(wire: ScoreRequest) -> int:
     return keys
 
 
-def parse_thoroughly(body: bytes, form: type[W]) -> W:
-    """The body in its form, looked at for what a faster way may overlook. Raises MalformedRequest, InvalidRequest."""
+def parse_thoroughly(body: bytes, form: type[W], look: Callable[[object], None] = lambda _: None) -> W:
+    """The body in its form, looked at for what a faster way may overlook. Raises MalformedRequest, InvalidRequest.
+
+    `look` may refuse the document before all that is wrong with it is found.
+    """
     document = _load_json(body)
+    look(document)
     try:
         return form.model_validate(document)
     except ValidationError as error:
@@ -204,12 +214,27 @@ def parse_thoroughly(body: bytes, form: type[W]) -> W:
         raise InvalidRequest(_shorten(first["msg"], 300), path or None) from None
 
 
+def _check_width(document: object, max_candidates: int) -> None:
+    """Refuses objects of more keys than they can have: to say of each what is wrong with it would take seconds."""
+    if not isinstance(document, dict):
+        return
+    items, candidates = document.get("items"), document.get("candidates")
+    ids = candidates.get("id") if isinstance(candidates, dict) else None
+    if isinstance(ids, list):
+        _check_count(ids, max_candidates)
+    described = {}
+    if isinstance(items, dict):
+        described = {f"items.{name}": item for name, item in items.items() if item is not None}
+    if len(described) > (len(ids) if isinstance(ids, list) else 0):
+        raise InvalidRequest("describes more items than there are candidates", "items")
+    for place, value in {"": document, "candidates": candidates, "user": document.get("user"), **described}.items():
+        if isinstance(value, dict) and len(value) > _MAX_FIXED_KEYS:
+            raise InvalidRequest(f"has {len(value)} keys, of which most are unknown", _shorten(place) or None)
+
+
 def _check(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int) -> CheckedRequest:
     ids = wire.candidates.id
-    if len(ids) > max_candidates:
-        raise TooManyCandidates(
-            f"{len(ids)} candidates; one request may have {max_candidates}: split it", "candidates.id"
-        )
+    _check_count(ids, max_candidates)
     overrides = {item_id: override for item_id, override in (wire.items or {}).items() if override is not None}
     if overrides:
         candidates = set(ids)
@@ -237,6 +262,13 @@ def _check(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int) -> Ch
         },
         top_k=wire.top_k,
     )
+
+
+def _check_count(ids: Sequence[object], max_candidates: int) -> None:
+    if len(ids) > max_candidates:
+        raise TooManyCandidates(
+            f"{len(ids)} candidates; one request may have {max_candidates}: split it", "candidates.id"
+        )
 
 
 def _features(schema: FeatureSchema, side: Side, values: Mapping[str, object] | None, path: str) -> dict[str, Value]:

@@ -1,8 +1,10 @@
 """Whatever bytes arrive, the answer is a request or a RequestError, never another error."""
 
 import json
+import tracemalloc
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -66,3 +68,33 @@ def places_of(value: object, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...
     """The paths to all parts of a JSON value."""
     parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [place, *(inner for key, part in parts for inner in places_of(part, (*place, key)))]
+
+
+def keys(count: int) -> dict[str, object]:
+    """An object of so many keys."""
+    return {f"k{place}": 1 for place in range(count)}
+
+
+WIDE: dict[str, dict[str, object]] = {
+    "keys": keys(90_000),
+    "columns": {"user_id": "u1", "candidates": keys(90_000)},
+    "ids that are numbers": {"user_id": "u1", "candidates": {"id": [1] * 300_000}},
+    "bids below 0": {"user_id": "u1", "candidates": {"id": ["i1"], "bid": [-1] * 300_000}},
+    "items that are numbers": {"user_id": "u1", "candidates": {"id": ["i1"]}, "items": keys(80_000)},
+    "a history of numbers": {"user_id": "u1", "candidates": {"id": ["i1"]}, "user": {"history": [1] * 300_000}},
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_much_that_is_wrong_costs_no_more_than_to_read_it(name: str) -> None:
+    """What pydantic has to say of each of so many errors would fill some hundred MB and take seconds."""
+    body = json.dumps(WIDE[name]).encode()
+    tracemalloc.start()
+    try:
+        json.loads(body)
+        read = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        assert outcome(body) is None
+        assert tracemalloc.get_traced_memory()[1] < 2.5 * read
+    finally:
+        tracemalloc.stop()
