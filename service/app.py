@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from msd.contract.bundle import open_bundle
 from service.access import AccessMiddleware
+from service.body import BodyMiddleware
 from service.docs import add_docs
 from service.errors import ErrorResponse
 from service.events_route import PATH as EVENTS_PATH
@@ -104,6 +105,7 @@ def create_app(
     )
     app.state.readiness, app.state.serving, app.state.loader = readiness, serving, loader
     is_verbose = settings.log_level == "debug"
+    app.add_middleware(BodyMiddleware, limit=settings.max_body_bytes, timeout_s=settings.body_timeout_ms / 1000)
     if guard is not None:
         app.add_middleware(GuardMiddleware, guard=guard)
     app.add_middleware(AccessMiddleware, metrics=metrics, is_verbose=is_verbose)

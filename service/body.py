@@ -1,12 +1,12 @@
-"""Reads one request's JSON body from the ASGI channel: its declared type, its size and its time are bounded.
+"""Reads one request's body from the ASGI channel: its declared type, its size and its time are bounded.
 
-Does not know what the JSON says.
+Does not know what the body says.
 """
 
 import asyncio
 from contextlib import nullcontext
 
-from starlette.types import Receive, Scope
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import BodyEndless, BodyTimeout, BodyTooLarge, ClientGone, UnsupportedMediaType
 from service.protocol import is_whole
@@ -16,8 +16,36 @@ from service.protocol import is_whole
 _DISCARDED_LIMITS = 8
 
 
+class BodyMiddleware:
+    """Has the app's routes begin when the body has come, within its bounds, whether they read it or not."""
+
+    def __init__(self, app: ASGIApp, limit: int, timeout_s: float) -> None:
+        self._app, self._limit, self._timeout_s = app, limit, timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on, or raises what is wrong with its body."""
+        if scope["type"] != "http" or is_whole(scope):
+            await self._app(scope, receive, send)
+            return
+        unread = [await read_body(scope, receive, self._limit, self._timeout_s)]
+
+        async def receive_read() -> Message:
+            if unread:
+                return {"type": "http.request", "body": unread.pop(), "more_body": False}
+            return await receive()
+
+        await self._app(scope, receive_read, send)
+
+
 async def read_json_body(scope: Scope, receive: Receive, limit: int, timeout_s: float) -> bytes:
-    """The whole body, of at most `limit` bytes. Raises BodyTooLarge, BodyTimeout, UnsupportedMediaType, ClientGone."""
+    """As `read_body`. Raises UnsupportedMediaType too."""
+    body = await read_body(scope, receive, limit, timeout_s)
+    _check_headers(scope)
+    return body
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int, timeout_s: float) -> bytes:
+    """The whole body, of at most `limit` bytes. Raises BodyTooLarge, BodyTimeout, ClientGone."""
     chunks: list[bytes] = []
     size = 0
     try:
@@ -41,7 +69,6 @@ async def read_json_body(scope: Scope, receive: Receive, limit: int, timeout_s: 
         raise BodyTimeout(f"the body did not end within {timeout_s:g} s; {size} bytes came") from None
     if size > limit:
         raise BodyTooLarge(f"the body has {size} bytes; {limit} are the limit")
-    _check_headers(scope)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 

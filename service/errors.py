@@ -50,6 +50,28 @@ class Forbidden(ServiceError):
     code = "forbidden"
 
 
+class BadHttp(ServiceError):
+    """What came is no HTTP."""
+
+    status = 400
+    code = "bad_http"
+    closes = True
+
+
+class HeadTooLarge(BadHttp):
+    """The head has more bytes, or more headers, than the service reads."""
+
+    status = 431
+    code = "head_too_large"
+
+
+class TargetTooLong(BadHttp):
+    """The address that is asked for is longer than any here."""
+
+    status = 414
+    code = "target_too_long"
+
+
 class BodyTooLarge(ServiceError):
     """The body has more bytes than the service reads."""
 

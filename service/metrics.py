@@ -35,6 +35,8 @@ EventNote = Literal["late", "in_row", "ahead", "unknown_user", "unknown_item"]
 EVENT_NOTES: tuple[EventNote, ...] = ("late", "in_row", "ahead", "unknown_user", "unknown_item")
 Swap = Literal["done", "refused", "postponed"]
 SWAPS: tuple[Swap, ...] = ("done", "refused", "postponed")
+Close = Literal["handshake", "slow_head", "slow_reader", "bad_http", "made_room", "full"]
+CLOSES: tuple[Close, ...] = ("handshake", "slow_head", "slow_reader", "bad_http", "made_room", "full")
 KeyRefusal = Literal["missing", "unknown", "expired", "scope"]
 KEY_REFUSALS: tuple[KeyRefusal, ...] = ("missing", "unknown", "expired", "scope")
 CODES = (200, 400, 401, 403, 408, 413, 415, 422, 429, 499, 500, 503, 504)
@@ -98,6 +100,16 @@ class Metrics:
         self.partial = families.counter(
             "msd_partial", "Runs of the first candidates alone, because there was not the time for all."
         )
+        self.tls_stale = families.gauge(
+            "msd_tls_stale", "1 while certificate and key cannot be used, and those read before are.", "max"
+        )
+        self.closed = families.counters(
+            "msd_connections_closed",
+            "Connections that the service ended for what they did, or did not.",
+            "reason",
+            CLOSES,
+        )
+        """By reason."""
         self.store_errors = families.counter("msd_store_errors", "Reads that the row store failed.")
         self._damaged = families.counters(
             "msd_damaged_rows", "Rows read that were short or another bundle's.", "side", ("user", "item")

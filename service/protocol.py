@@ -1,44 +1,53 @@
-"""uvicorn's httptools protocol with what it leaves unbounded bounded: the bytes and the time of a request's head."""
+"""uvicorn's httptools protocol with what it leaves unbounded bounded: the bytes and the time of a request's head, the
+requests that wait on a connection, the time to take a reply. What is no HTTP gets an error of the usual form."""
 
-import re
 import time
 from asyncio import Transport
 from asyncio.events import TimerHandle
 from collections.abc import Callable
 from typing import ClassVar
 
-from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+import httptools
+from starlette.types import ASGIApp, Scope
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.balance import Balance
+from service.errors import BadHttp, ErrorResponse, HeadTooLarge, ServiceError, TargetTooLong
 from service.metrics import Metrics
+from service.upgrade import Offers
 
 _CYCLE = "msd.cycle"
 _BEGAN = "msd.began"
-# By its two usual spellings.
-_UPGRADE = re.compile(rb"\r\n[Uu]pgrade:")
-
-
-class HeadTooLarge(Exception):
-    """The parser turns it into a 400 and closes."""
+_MAX_HEADERS = 100
+_MAX_TARGET_BYTES = 8_192
+_MAX_WAITING = 100
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """A protocol whose heads have at most `max_header_bytes` and take at most `head_timeout_s`."""
+    """A protocol whose heads have at most `max_header_bytes` and take at most `head_timeout_s`, and whose replies are
+    to be taken within `reply_timeout_s`."""
 
     max_header_bytes: ClassVar[int]
     head_timeout_s: ClassVar[float]
-    _head_bytes = 0
-    _is_head_due = False
-    _unparsed_bytes = 0
-    _began_at = 0.0
+    reply_timeout_s: ClassVar[float]
     metrics: ClassVar[Metrics]
     balance: ClassVar[Balance]
+    _head_bytes = 0
+    _headers = 0
+    _is_head_due = False
+    _is_body_due = False
+    _is_ending = False
+    _unparsed_bytes = 0
+    _began_at = 0.0
     _head_timer: TimerHandle | None = None
+    _unread_since = 0.0
+    _answered: RequestResponseCycle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """A client connected: its first head is due."""
         super().connection_made(transport)
+        self._offers = Offers()
+        self._fault: ServiceError | None = None
         self._is_head_due = True
         self._await_head()
 
@@ -46,16 +55,26 @@ class BoundedProtocol(HttpToolsProtocol):
         """Nothing is due any more."""
         self._head_came()
         self.metrics.connection_ended()
+        # uvicorn tells the latest request alone; the one that is being answered may be an earlier one.
+        if self._answered is not None:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Bytes came. The parser shows a header only when it is whole, so one that never is has to be counted here."""
+        if self._is_ending:
+            return
         was_due = self._is_head_due
-        # The parser takes what follows such a head for another protocol's, and a body with it, as of a client that
-        # offers HTTP/2. There is none here, so the offer is passed over. JSON has no line that begins so.
-        if b"pgrade:" in data:
-            data = _UPGRADE.sub(b"\r\nx-upgrade:", data)
-        super().data_received(data)
+        data = self._offers.pass_over(data, self._is_body_due)
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:  # CONNECT: what follows its head is nothing that is understood here
+            self._end_after_replies()
+        except httptools.HttpParserError:
+            self._refuse(self._fault or BadHttp("the request is not HTTP/1.1 as the standard has it"))
+            return
         if not self._is_head_due:
             self._unparsed_bytes = 0
             return
@@ -63,42 +82,112 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._head_timer is None:
             self._await_head()
         self._unparsed_bytes = self._unparsed_bytes + len(data) if was_due else 0
-        if self._unparsed_bytes > self.max_header_bytes and not self.transport.is_closing():
-            self.send_400_response("Invalid HTTP request received.")
+        if self._unparsed_bytes > self.max_header_bytes:
+            self._refuse(self._too_large())
 
     def on_message_begin(self) -> None:
         """A head begins."""
-        self._head_bytes = 0
+        self._head_bytes = self._headers = 0
         self._is_head_due = True
         self._began_at = time.perf_counter()
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
         """A piece of the target."""
-        self._count(len(url))
         super().on_url(url)
+        if len(self.url) > _MAX_TARGET_BYTES:
+            self._fault = TargetTooLong(f"the target has more than {_MAX_TARGET_BYTES} bytes")
+            raise self._fault
+        self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header."""
+        """One header, or one that trails a body."""
+        self._headers += 1
         self._count(len(name) + len(value))
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The head came."""
         self._head_came()
+        self._is_body_due = True
+        if len(self.pipeline) >= _MAX_WAITING:
+            self._fault = BadHttp(f"{_MAX_WAITING} requests wait on this connection; wait for replies")
+            raise self._fault
         super().on_headers_complete()
         self.scope[_CYCLE] = self.cycle  # type: ignore[literal-required]
         self.scope[_BEGAN] = self._began_at  # type: ignore[literal-required]
         if self.balance.sends_away():
             self.cycle.keep_alive = False
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
+
+    def on_message_complete(self) -> None:
+        """The body came."""
+        self._is_body_due = False
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """A reply is written. What of its request's body has not come by then is not waited for."""
+        super().on_response_complete()
+        if self._is_ending or (self.cycle.response_complete and self.cycle.more_body):
+            self.transport.close()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for nothing but its client's next request."""
+        return self.timeout_keep_alive_task is not None
+
+    def judge_reader(self, now: float) -> None:
+        """Ends the connection of a client that does not take what it asked for. Called about once a second."""
+        if not self.transport.get_write_buffer_size():
+            self._unread_since = 0.0
+        elif not self._unread_since:
+            self._unread_since = now
+        elif now - self._unread_since > self.reply_timeout_s:
+            self.metrics.closed["slow_reader"].inc()
+            self.transport.abort()
+
     def _count(self, size: int) -> None:
         self._head_bytes += size
-        if self._head_bytes > self.max_header_bytes:
-            raise HeadTooLarge
+        if self._head_bytes > self.max_header_bytes or self._headers > _MAX_HEADERS:
+            self._fault = self._too_large()
+            raise self._fault
+
+    def _too_large(self) -> ServiceError:
+        return HeadTooLarge(f"the head has more than {self.max_header_bytes} bytes or {_MAX_HEADERS} headers")
+
+    def _refuse(self, fault: ServiceError) -> None:
+        """Says what is wrong, and ends. A client that waits for earlier replies would take this for one of them."""
+        self.metrics.closed["bad_http"].inc()
+        self._head_came()
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            if self.pipeline or not cycle.more_body or cycle.response_started:
+                self._end_after_replies()
+                return
+            # It is this one's own body that is wrong, so that nobody is to answer it any more.
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self._is_ending = True
+        response = ErrorResponse(fault)
+        lines = (b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *response.headers))
+        self.transport.write(b"".join((STATUS_LINE[response.status], *lines, b"\r\n", response.body)))
+        self.transport.close()
+
+    def _end_after_replies(self) -> None:
+        """Answers the request that is being answered, and no other."""
+        self._is_ending = True
+        self.pipeline.clear()
+        self.flow.pause_reading()
 
     def _await_head(self) -> None:
-        self._head_timer = self.loop.call_later(self.head_timeout_s, self.transport.close)
+        self._head_timer = self.loop.call_later(self.head_timeout_s, self._give_up)
+
+    def _give_up(self) -> None:
+        self.metrics.closed["slow_head"].inc()
+        self.transport.close()
 
     def _head_came(self) -> None:
         self._is_head_due = False
@@ -130,7 +219,7 @@ def _stays() -> bool:
 
 
 def bounded_protocol(
-    max_header_bytes: int, head_timeout_s: float, metrics: Metrics, balance: Balance
+    max_header_bytes: int, head_timeout_s: float, reply_timeout_s: float, metrics: Metrics, balance: Balance
 ) -> type[HttpToolsProtocol]:
     """The protocol with its limits; uvicorn takes a class and makes the instances itself."""
     return type(
@@ -139,6 +228,7 @@ def bounded_protocol(
         {
             "max_header_bytes": max_header_bytes,
             "head_timeout_s": head_timeout_s,
+            "reply_timeout_s": reply_timeout_s,
             "metrics": metrics,
             "balance": balance,
         },

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 from msd.contract.errors import MsdError
 from service.balance import Balance
 from service.channel import Load, Said, WorkerEnd
+from service.entry import Entry
 from service.lineup.lineup import Serving
 from service.lineup.loader import Loader
 from service.lineup.plan import Plan
@@ -36,7 +37,13 @@ def server_config(app: ASGIApp, settings: Settings, metrics: Metrics, balance: B
     """uvicorn without what is not used."""
     return uvicorn.Config(
         app,
-        http=bounded_protocol(settings.max_header_bytes, settings.head_timeout_ms / 1000, metrics, balance),
+        http=bounded_protocol(
+            settings.max_header_bytes,
+            settings.head_timeout_ms / 1000,
+            settings.reply_timeout_ms / 1000,
+            metrics,
+            balance,
+        ),
         loop="uvloop",
         ws="none",
         lifespan="on",
@@ -52,10 +59,13 @@ class WorkerServer(uvicorn.Server):
     """Asked to drain: every reply tells its client to connect anew. At the channel's end, or by SIGTERM: takes in what
     it was given, answers all who are in, and ends."""
 
-    def __init__(self, config: uvicorn.Config, channel: WorkerEnd, parts: State, balance: Balance) -> None:
+    def __init__(
+        self, config: uvicorn.Config, channel: WorkerEnd, parts: State, balance: Balance, entry: Entry
+    ) -> None:
         """`parts`: those of the app that it works with (`create_app`)."""
         super().__init__(config)
         self._channel = channel
+        self._entry = entry
         self._readiness: Readiness = parts.readiness
         self._serving: Serving = parts.serving
         self._loader: Loader = parts.loader
@@ -74,6 +84,7 @@ class WorkerServer(uvicorn.Server):
         await super().startup(sockets)
         self._channel.serving()
         asyncio.get_running_loop().add_reader(self._channel.socket, self._obey)
+        self._entry.open()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Remembers SIGTERM; unlike uvicorn's own it does not raise it again at the end: draining is success."""
@@ -85,6 +96,7 @@ class WorkerServer(uvicorn.Server):
         is_over = await super().on_tick(counter)
         if counter % _WEIGHING_TICKS == 0:
             self._balance.weigh(len(self.server_state.connections))
+            self._entry.judge_readers(self.server_state.connections)
         if self._serving.tidy():
             self._is_settled = False
         if self._readiness.draining:
@@ -106,6 +118,7 @@ class WorkerServer(uvicorn.Server):
         self._obey()
         asyncio.get_running_loop().remove_reader(self._channel.socket)
         await asyncio.gather(*self._arriving)
+        self._entry.close()
         # Whoever is still connected may have a request on the way: the first, or the next on a kept connection.
         await self._answer_while(lambda: bool(self.server_state.connections), _LINGER_S)
         await super().shutdown(sockets)
@@ -149,10 +162,7 @@ class WorkerServer(uvicorn.Server):
             self._channel.say(Said(what="loaded", generation=plan.generation))
 
     async def _take_in(self, connection: socket.socket) -> None:
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
-        except OSError as error:  # the client has left
-            self._log.debug("connection_lost", reason=str(error))
+        if not await self._entry.admit(connection, self._protocol, self.server_state.connections):
             self._balance.lost()
             connection.close()
 

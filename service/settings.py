@@ -57,12 +57,18 @@ class Settings(BaseModel):
     keys_file: Path | None = None
     """None: whoever reaches the port may ask for scores, and there are no admin routes."""
     guard_metrics: bool = False
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    """None: any client may connect."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     max_body_bytes: Annotated[int, Field(ge=1_024, le=2**28)] = 2**20
     max_header_bytes: Annotated[int, Field(ge=1_024, le=2**20)] = 2**15
     max_candidates: Annotated[int, Field(ge=1, le=100_000)] = MAX_CANDIDATES
     max_queued_rows: Annotated[int, Field(ge=1)] = 10 * MAX_CANDIDATES
     head_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 10_000
+    reply_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 30_000
+    max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 4_096
     body_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 5_000
     cache_mb: Annotated[int, Field(ge=0, le=2**20)] = 256
     fill_rows_per_s: Annotated[int, Field(ge=0, le=1_000_000)] = 5_000
@@ -105,6 +111,10 @@ class Settings(BaseModel):
     def _fit_together(self) -> Self:
         if self.store == "redis" and self.redis_url is None:
             raise ValueError("MSD_STORE=redis needs MSD_REDIS_URL, e.g. redis://localhost:6379/0")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("MSD_TLS_CERT and MSD_TLS_KEY go together: one of them is not set")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("MSD_TLS_CLIENT_CA needs MSD_TLS_CERT and MSD_TLS_KEY")
         if self.guard_metrics and self.keys_file is None:
             raise ValueError("MSD_GUARD_METRICS needs MSD_KEYS_FILE, the file of the keys to ask for")
         if self.runtime == "openvino" and self.provider != "cpu":

@@ -28,6 +28,7 @@ from service.request_log.side import log_side
 from service.settings import Settings
 from service.shared import SUPERVISOR, SharedNumbers
 from service.side_process import SideProcesses, SideSpec
+from service.tls import check_tls
 from service.worker_process import WorkerProcess
 
 _FIRST_PAUSE_S = 0.1
@@ -42,6 +43,7 @@ def run_service(settings: Settings) -> None:
     keep_standard_streams()
     configure_logs(settings.log_level)
     check_keys(settings)
+    check_tls(settings)
     cores = usable_cores()
     count = worker_count(settings, cores)
     if settings.live and settings.store == "file":
@@ -103,8 +105,10 @@ class Supervisor:
             waker.setblocking(False)
             self._selector.register(woken, selectors.EVENT_READ, lambda: self._wake(woken))
             signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, self._on_signal)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                # Under nohup the end of the terminal is nothing to it.
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    signal.signal(number, self._on_signal)
             try:
                 self._sides.start()
                 self._follower.start(lambda: _wake(waker))

@@ -13,6 +13,7 @@ from msd.contract.errors import MsdError
 from service.app import create_app
 from service.balance import Balance
 from service.channel import WorkerEnd
+from service.entry import Entry
 from service.lineup.plan import Plan
 from service.logs import configure_logs
 from service.metrics import Metrics
@@ -33,12 +34,13 @@ def main(arguments: Sequence[str]) -> None:
         configure_logs(settings.log_level, worker=slot)
         metrics = Metrics(SharedNumbers(numbers_fd, slots), slot)
         app = create_app(settings, metrics, Plan.read(plan_fd), side_folder)
+        entry = Entry(settings, metrics)
     except MsdError as error:
         channel.failed(str(error))
         sys.exit(_REFUSED)
     balance = Balance(metrics)
     config = server_config(app, settings, metrics, balance)
-    WorkerServer(config, channel, app.state, balance).run()
+    WorkerServer(config, channel, app.state, balance, entry).run()
 
 
 if __name__ == "__main__":

@@ -116,6 +116,16 @@ def test_an_unknown_option_is_one_message(capsys: pytest.CaptureFixture[str], na
     assert "No such option: --nonsense" in said(capsys, name, "--nonsense")
 
 
+def test_an_interrupt_while_a_command_is_loaded_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "slow_to_load.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nprint('on')")
+    ended = run_python(
+        f"import sys; sys.path.append({str(tmp_path)!r}); from msd import __main__ as door\n"
+        "door.COMMANDS['serve'] = door.COMMANDS['serve']._replace(module='slow_to_load'); door.main(['serve'])"
+    )
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
 def test_a_command_that_lacks_a_module_says_which_extra_has_it() -> None:
     missing = {
         "data": "polars",

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from msd.contract.request import At, Id, RequestError, Wire, has_no_key_twice, parse_thoroughly
+from msd.contract.request import At, Id, RequestError, Wire, check_keys, has_no_key_twice, parse_thoroughly
 from msd.contract.state import Event
 
 MAX_EVENTS = 1_000
@@ -41,7 +41,7 @@ class WireEvent(Wire):
 class EventBatch(Wire):
     """Events, in whatever order; taken whole or refused whole."""
 
-    events: Annotated[list[WireEvent], Field(min_length=1)]
+    events: Annotated[list[WireEvent], Field(min_length=1, fail_fast=True)]
 
 
 def parse_events(body: bytes, max_events: int = MAX_EVENTS) -> list[WireEvent]:
@@ -52,7 +52,14 @@ def parse_events(body: bytes, max_events: int = MAX_EVENTS) -> list[WireEvent]:
             return _bounded(batch, max_events)
     except ValidationError:
         pass
-    return _bounded(parse_thoroughly(body, EventBatch), max_events)
+    return _bounded(parse_thoroughly(body, EventBatch, _check_width), max_events)
+
+
+def _check_width(document: object) -> None:
+    if isinstance(document, dict):
+        events = document.get("events")
+        within = events if isinstance(events, list) else []
+        check_keys({"": document, **{f"events.{place}": event for place, event in enumerate(within)}})
 
 
 def _bounded(batch: EventBatch, max_events: int) -> list[WireEvent]:

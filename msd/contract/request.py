@@ -227,7 +227,12 @@ def _check_width(document: object, max_candidates: int) -> None:
         described = {f"items.{name}": item for name, item in items.items() if item is not None}
     if len(described) > (len(ids) if isinstance(ids, list) else 0):
         raise InvalidRequest("describes more items than there are candidates", "items")
-    for place, value in {"": document, "candidates": candidates, "user": document.get("user"), **described}.items():
+    check_keys({"": document, "candidates": candidates, "user": document.get("user"), **described})
+
+
+def check_keys(parts: Mapping[str, object]) -> None:
+    """Refuses objects, by their paths, of more keys than any has whose keys are neither features nor ids."""
+    for place, value in parts.items():
         if isinstance(value, dict) and len(value) > _MAX_FIXED_KEYS:
             raise InvalidRequest(f"has {len(value)} keys, of which most are unknown", _shorten(place) or None)
 

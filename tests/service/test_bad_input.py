@@ -242,7 +242,7 @@ def test_a_body_that_never_ends(service: LiveService, name: str) -> None:
     assert b'"code":"body_timeout"' in answer
 
 
-@pytest.mark.parametrize("name", [b"Upgrade", b"upgrade"])
+@pytest.mark.parametrize("name", [b"Upgrade", b"upgrade", b"UPGRADE", b"uPgRaDe"])
 def test_an_offer_of_another_protocol_costs_no_body(service: LiveService, name: bytes) -> None:
     body = but()
     head = HEAD + b"Connection: Upgrade, HTTP2-Settings\r\n" + name + b": h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
@@ -272,23 +272,42 @@ def test_a_client_that_leaves_is_counted_and_nothing_is_done(service: LiveServic
     wait_until(lambda: service.metric('msd_requests_total{code="499"}') == before + 1)
 
 
-@pytest.mark.parametrize(
-    "head",
-    [
-        b"GET / HTTP/1.1\r\nHost: x\r\n" + b"".join(b"H%d: %s\r\n" % (place, b"x" * 100) for place in range(400)),
-        b"GET / HTTP/1.1\r\nHost: x\r\nH: " + b"x" * 100_000,
-        b"GET /" + b"x" * 100_000,
-        b"not http\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: many\r\n\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-    ],
-)
-def test_heads_that_are_too_large_or_no_heads(service: LiveService, head: bytes) -> None:
+GET = b"GET /health/live HTTP/1.1\r\nHost: x\r\n"
+HEADS = {
+    "many long headers": (GET + b"".join(b"H%d: %s\r\n" % (place, b"x" * 100) for place in range(400)), 431),
+    "many short headers": (GET + b"a:\r\n" * 200 + b"\r\n", 431),
+    "a header without end": (GET + b"H: " + b"x" * 100_000, 431),
+    "a target without end": (b"GET /" + b"x" * 100_000, 414),
+    "a long target": (b"GET /?" + b"x" * 9_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+    "no http": (b"not http\r\n\r\n", 400),
+    "a length that is none": (GET + b"Content-Length: many\r\n\r\n", 400),
+    "two lengths": (GET + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab", 400),
+    "a length and chunks": (GET + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    "a space before the colon": (GET + b"Content-Length : 1\r\n\r\na", 400),
+    "a folded header": (GET + b"A: b\r\n Content-Length: 1\r\n\r\n", 400),
+    "a lone line feed": (GET + b"A: b\nContent-Length: 1\n\n", 400),
+    "NUL": (GET + b"A: \x00\r\n\r\n", 400),
+    "tls": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+    "http/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    "a chunk that is none": (HEAD + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n", 400),
+    "a trailer without end": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"a:\r\n" * 200, 431),
+}
+_CODES = {400: "bad_http", 414: "target_too_long", 431: "head_too_large"}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_that_are_too_large_or_no_heads(service: LiveService, name: str) -> None:
+    head, status = HEADS[name]
     try:
         answer = talk(service, head)
     except ConnectionError:  # closed while the head was still being written
-        answer = b"HTTP/1.1 400 "
-    assert answer.startswith(b"HTTP/1.1 400 ")
+        assert len(head) > 50_000
+        answer = b""
+    if answer:
+        told, _, body = answer.partition(b"\r\n\r\n")
+        assert told.startswith(b"HTTP/1.1 %d " % status)
+        assert b"\r\nconnection: close" in told
+        assert json.loads(body)["error"]["code"] == _CODES[status]
     assert service.score(GOOD).status_code == 200
 
 

@@ -1,0 +1,208 @@
+"""TLS of the service: who gets in, what a failed handshake costs, and certificates that change under it."""
+
+import os
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import trustme
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from msd.contract.bundle import Bundle
+from service.tls import TlsError, server_context
+from tests.service.bundle_factory import golden_requests
+from tests.service.live import LiveService, live_service, run_msd, wait_until
+
+GOOD = golden_requests()[0]
+
+
+class Files:
+    """A server's files, signed by an authority, and what its clients need."""
+
+    def __init__(self, folder: Path) -> None:
+        self.authority = trustme.CA()
+        self.clients = trustme.CA()
+        self.cert, self.key, self.client_ca = folder / "cert.pem", folder / "key.pem", folder / "clients.pem"
+        self.clients.cert_pem.write_to_path(str(self.client_ca))
+        self.renew()
+
+    def renew(self) -> None:
+        """A new certificate with a new key, each in one step, one after the other."""
+        issued = self.authority.issue_cert("127.0.0.1")
+        for path, blobs in ((self.cert, issued.cert_chain_pems), (self.key, [issued.private_key_pem])):
+            temporary = path.with_suffix(".new")
+            temporary.write_bytes(b"".join(blob.bytes() for blob in blobs))
+            os.replace(temporary, path)
+
+    def context(self, client: trustme.CA | None = None) -> ssl.SSLContext:
+        """A client's, with a certificate of its own from an authority, if one is given."""
+        context = ssl.create_default_context()
+        self.authority.configure_trust(context)
+        if client is not None:
+            client.issue_cert("ads@example.org").configure_cert(context)
+        return context
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    """Those of the service below."""
+    return Files(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def mutual(bundle: Bundle, files: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    """A service that speaks TLS with clients of one authority."""
+    folder = tmp_path_factory.mktemp("mutual")
+    with live_service(
+        bundle.folder,
+        folder,
+        wait_ready=False,
+        tls_cert=files.cert,
+        tls_key=files.key,
+        tls_client_ca=files.client_ca,
+        head_timeout_ms=400,
+    ) as running:
+        with known(running, files) as client:
+            wait_until(lambda: client.get("/health/ready").status_code == 200)
+        yield running
+
+
+def known(service: LiveService, files: Files) -> httpx.Client:
+    """A client that is let in."""
+    context = files.context(files.clients)
+    return httpx.Client(base_url=f"https://127.0.0.1:{service.port}", verify=context, trust_env=False, timeout=30)
+
+
+def served_certificate(service: LiveService, files: Files) -> bytes:
+    """The certificate that a new connection is shown."""
+    with (
+        socket.create_connection(("127.0.0.1", service.port), timeout=20) as plain,
+        files.context(files.clients).wrap_socket(plain, server_hostname="127.0.0.1") as connection,
+    ):
+        shown = connection.getpeercert(binary_form=True)
+    assert shown is not None
+    return shown
+
+
+def closed(service: LiveService, files: Files, reason: str) -> float:
+    """How many connections were ended for it."""
+    with known(service, files) as client:
+        for line in client.get("/metrics").text.splitlines():
+            if line.startswith(f'msd_connections_closed_total{{reason="{reason}"}} '):
+                return float(line.rsplit(" ", 1)[1])
+    raise AssertionError(reason)
+
+
+def test_a_client_of_the_authority_is_answered(mutual: LiveService, files: Files) -> None:
+    with known(mutual, files) as client:
+        for _ in range(3):
+            assert client.post("/v1/score", json=GOOD).status_code == 200
+
+
+@pytest.mark.parametrize("which", ["none", "of another authority"])
+def test_any_other_client_is_not(mutual: LiveService, files: Files, which: str) -> None:
+    context = files.context(None if which == "none" else trustme.CA())
+    before = closed(mutual, files, "handshake")
+    with (
+        httpx.Client(base_url=f"https://127.0.0.1:{mutual.port}", verify=context, trust_env=False) as client,
+        pytest.raises(httpx.TransportError),
+    ):
+        client.post("/v1/score", json=GOOD)
+    wait_until(lambda: closed(mutual, files, "handshake") > before)
+
+
+@pytest.mark.parametrize("said", [b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n", b"\x16\x03\x01\x00\x05hello", b""])
+def test_what_is_no_tls_is_closed(mutual: LiveService, files: Files, said: bytes) -> None:
+    before = closed(mutual, files, "handshake")
+    with socket.create_connection(("127.0.0.1", mutual.port), timeout=20) as connection:
+        connection.sendall(said)
+        try:
+            answer = b"".join(iter(lambda: connection.recv(65_536), b""))
+        except ConnectionResetError:
+            answer = b""
+    assert b"HTTP/1.1" not in answer
+    wait_until(lambda: closed(mutual, files, "handshake") > before)
+
+
+def test_no_old_version_is_spoken_and_nothing_is_negotiated_twice(files: Files) -> None:
+    context = server_context(files.cert, files.key, files.client_ca)
+
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+    assert context.options & ssl.OP_NO_RENEGOTIATION
+    assert context.verify_mode == ssl.CERT_REQUIRED
+
+
+def test_a_head_over_tls_that_never_ends_is_closed(mutual: LiveService, files: Files) -> None:
+    with (
+        socket.create_connection(("127.0.0.1", mutual.port), timeout=20) as plain,
+        files.context(files.clients).wrap_socket(plain, server_hostname="127.0.0.1") as connection,
+    ):
+        connection.sendall(b"GET /health/live HTT")
+        assert connection.recv(100) == b""
+
+
+def test_a_certificate_changes_without_a_restart(mutual: LiveService, files: Files) -> None:
+    first = served_certificate(mutual, files)
+    with known(mutual, files) as kept:
+        assert kept.get("/health/live").status_code == 200
+        files.key.write_bytes(files.key.read_bytes()[:100])
+        wait_until(lambda: "msd_tls_stale 1.0" in kept.get("/metrics").text)
+        assert served_certificate(mutual, files) == first
+
+        files.renew()
+        wait_until(lambda: served_certificate(mutual, files) != first)
+        assert "msd_tls_stale 0.0" in kept.get("/metrics").text
+        assert kept.post("/v1/score", json=GOOD).status_code == 200
+
+
+def test_none_of_it_is_an_error_of_ours(mutual: LiveService) -> None:
+    """The last test of the service."""
+    written = mutual.log_path.with_name("service.err").read_text() + mutual.log_path.read_text()
+
+    assert "Traceback" not in written
+    assert "PRIVATE KEY" not in written
+    assert {line["event"] for line in mutual.log() if line["level"] == "error"} <= {"not_reloaded"}
+    assert mutual.terminate() == 0
+
+
+def test_files_that_make_no_tls_are_refused(tmp_path: Path) -> None:
+    files, other = Files(tmp_path), Ed25519PrivateKey.generate()
+    secret = tmp_path / "encrypted.pem"
+    secret.write_bytes(
+        other.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"hunter2"),
+        )
+    )
+    (tmp_path / "empty.pem").write_bytes(b"")
+    for cert, key, authority, said in [
+        (tmp_path / "none.pem", files.key, None, "none.pem: No such file"),
+        (files.key, files.key, None, "a PEM chain and its PEM key are wanted"),
+        (files.cert, files.client_ca, None, "a PEM chain and its PEM key are wanted"),
+        (files.cert, secret, None, "the key is encrypted"),
+        (files.cert, files.key, tmp_path / "empty.pem", "PEM certificates are wanted"),
+    ]:
+        with pytest.raises(TlsError) as raised:
+            server_context(cert, key, authority)
+        assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"MSD_TLS_CERT": "/no/cert.pem"}, "MSD_TLS_CERT and MSD_TLS_KEY go together"),
+        ({"MSD_TLS_CLIENT_CA": "/no/ca.pem"}, "MSD_TLS_CLIENT_CA needs MSD_TLS_CERT"),
+        ({"MSD_TLS_CERT": "/no/cert.pem", "MSD_TLS_KEY": "/no/key.pem"}, "/no/cert.pem: No such file"),
+    ],
+)
+def test_a_start_without_the_tls_that_is_asked_for_is_refused(bundle: Bundle, given: dict[str, str], said: str) -> None:
+    ended = run_msd("serve", str(bundle.folder), "--port", "0", **given)
+
+    assert ended.returncode == 2
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
