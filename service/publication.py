@@ -9,13 +9,13 @@ from contextlib import contextmanager, suppress
 from typing import cast
 
 from redis import Redis
-from redis.exceptions import RedisError, WatchError
 
 from msd.contract.errors import MsdError
 from msd.contract.redis_keys import LOCK, key_prefix
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowSide
-from service.redis_url import parse_redis_url
+from service.redis_client import CLIENT_ERRORS, connect, get_all, set_all
+from service.redis_url import RedisUrl, parse_redis_url
 
 CHUNK = 500
 _CHUNKS_IN_FLIGHT = 8
@@ -24,6 +24,7 @@ _LOOKED_AT = 50_000
 _SAMPLE = 256
 _TIMEOUT_S = 10.0
 _LOCK_MS = 60_000
+_RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end"
 
 Files = Mapping[RowSide, RowFile]
 Progress = Callable[[int, int], None]
@@ -52,7 +53,7 @@ class Publication:
         with self.redis.pipeline(transaction=False) as pipeline:
             for side, chunk in _chunks(files):
                 prefix = key_prefix(bundle_id, side).encode()
-                pipeline.mset({prefix + one.encode(): row for one, row in chunk})
+                set_all(self.redis, pipeline, {prefix + one.encode(): row for one, row in chunk})
                 seen(side, chunk)
                 copied += len(chunk)
                 size += sum(len(row) for _, row in chunk)
@@ -87,7 +88,7 @@ class Publication:
             if not sample:
                 continue
             keys = [key_prefix(bundle_id, side) + one for one, _ in sample]
-            found = cast("list[bytes | None]", self.redis.mget(keys))
+            found = get_all(self.redis, keys)
             wrong = [one for (one, row), value in zip(sample, found, strict=True) if row != value]
             if wrong:
                 raise PublishError(
@@ -107,10 +108,10 @@ class Publication:
 @contextmanager
 def publication(url: str) -> Iterator[Publication]:
     """Connects and takes the lock, which goes with the block. Every failure is a PublishError."""
-    address, client = _client(url)
-    token = secrets.token_hex(16).encode()
+    parsed, token = _read(url), secrets.token_hex(16).encode()
+    address = parsed.address
     try:
-        with client as redis:
+        with _connect(parsed) as redis:
             if not redis.set(LOCK, token, nx=True, px=_LOCK_MS):
                 left = max(0, cast(int, redis.pttl(LOCK))) / 1000
                 raise PublishError(
@@ -121,30 +122,30 @@ def publication(url: str) -> Iterator[Publication]:
                 yield Publication(redis, address, token)
             finally:
                 _release(redis, token)
-    except RedisError as error:
+    except CLIENT_ERRORS as error:
         raise PublishError(
             f"Redis at {address}: {type(error).__name__}: {error}; the rows are not published, run it again"
         ) from error
 
 
-def _client(url: str) -> tuple[str, Redis]:
-    """Where the URL leads, and a client that has not yet connected."""
+def _read(url: str) -> RedisUrl:
     try:
-        client = Redis.from_url(url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S)
-        client.connection_pool.make_connection()  # looks at the URL's options
-        return parse_redis_url(url).address, client
+        return parse_redis_url(url)
+    except ValueError as error:
+        raise PublishError(f"--redis: {error}") from None
+
+
+def _connect(url: RedisUrl) -> Redis:
+    try:
+        return connect(url, _TIMEOUT_S)
     except (TypeError, ValueError) as error:
         raise PublishError(f"--redis: {error}") from None
 
 
 def _release(redis: Redis, token: bytes) -> None:
     """Gives the lock back, unless it is another's by now."""
-    with suppress(RedisError, WatchError), redis.pipeline() as pipeline:
-        pipeline.watch(LOCK)  # type: ignore[no-untyped-call]
-        if cast("bytes | None", pipeline.get(LOCK)) == token:
-            pipeline.multi()
-            pipeline.delete(LOCK)
-            pipeline.execute()
+    with suppress(*CLIENT_ERRORS):
+        redis.eval(_RELEASE, 1, LOCK, token)
 
 
 def _chunks(files: Files) -> Iterator[tuple[RowSide, list[tuple[str, bytes]]]]:

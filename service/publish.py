@@ -7,7 +7,6 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from redis import Redis
 
@@ -18,6 +17,7 @@ from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, RowSide
 from service.most_shown import MostShown
 from service.publication import Files, Progress, publication
+from service.redis_client import get_all
 
 _NAMESPACE = re.compile(rb"^msd:([0-9a-f]{32}):")
 
@@ -69,17 +69,13 @@ def publish(folder: Path, url: str, progress: Progress) -> Published:
 
 def _point(redis: Redis, bundle_id: str, digest: str) -> str | None:
     """Points to the bundle; the one that was pointed to before stays beside it as the previous one."""
-    current, previous = (
-        value.decode() if value is not None else None
-        for value in cast("list[bytes | None]", redis.mget([POINTER, PREVIOUS]))
-    )
-    with redis.pipeline(transaction=True) as pipeline:
-        pipeline.set(rows_key(bundle_id), digest)
-        if current != bundle_id:
-            if current is not None:
-                pipeline.set(PREVIOUS, current)
-            pipeline.set(POINTER, bundle_id)
-        pipeline.execute()
+    current, previous = (None if value is None else value.decode() for value in get_all(redis, [POINTER, PREVIOUS]))
+    # One after the other, for in a cluster they are on different nodes; the pointer last.
+    redis.set(rows_key(bundle_id), digest)
+    if current != bundle_id:
+        if current is not None:
+            redis.set(PREVIOUS, current)
+        redis.set(POINTER, bundle_id)
     return previous if current == bundle_id else current
 
 

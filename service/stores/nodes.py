@@ -22,7 +22,7 @@ Accept = Callable[[Sequence[int], Sequence[Any], int], T]
 commands, their replies (a `hiredis.ReplyError` is one, too), and the epoch of the node's connection."""
 
 # A row that is held counts as Redis's own for so long after it was last sure that no word of a change is on its way.
-_SURE_S = 0.8
+SURE_S = 0.8
 
 
 class Command(NamedTuple):
@@ -103,7 +103,7 @@ class OneServer:
 
     def are_sure(self, epochs: NDArray[np.int64]) -> NDArray[np.bool_]:
         """[n] whether each is the current epoch, and the server has answered lately."""
-        is_sure = time.perf_counter() - self._link.proved_at < _SURE_S
+        is_sure = time.perf_counter() - self._link.proved_at < SURE_S
         are_sure: NDArray[np.bool_] = (epochs == self._link.epoch) & is_sure
         return are_sure
 

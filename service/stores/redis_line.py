@@ -7,6 +7,7 @@ and the connection answers. Knows the protocol (RESP3, client tracking). Does no
 
 import asyncio
 import socket
+import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from typing import Any, cast
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection, ConnectionPool, SSLConnection, UnixDomainSocketConnection
+from redis.exceptions import RedisError
 
 from service.stores.store import StoreError
 
@@ -169,6 +171,7 @@ class Target:
     async def connect(self, limit_s: float, invalid: Invalid) -> Line:
         """A connection that has been greeted. Raises StoreError where it is refused, else what the network raises."""
         loop, read = asyncio.get_running_loop(), self._read
+        context = _tls(read)
         made: tuple[asyncio.Transport, Line]
         if isinstance(read, UnixDomainSocketConnection):
             made = await loop.create_unix_connection(lambda: Line(invalid, limit_s), read.path)
@@ -177,7 +180,7 @@ class Target:
                 lambda: Line(invalid, limit_s),
                 read.host,
                 read.port,  # type: ignore[attr-defined]
-                ssl=read.ssl_context.get() if isinstance(read, SSLConnection) else None,
+                ssl=context,
             )
         transport, line = made
         try:
@@ -191,6 +194,20 @@ class Target:
             transport.abort()
             raise
         return line
+
+
+def _tls(read: AbstractConnection) -> ssl.SSLContext | None:
+    """What the URL's options say of TLS, from files as they are now."""
+    if not isinstance(read, SSLConnection):
+        return None
+    try:
+        return read.ssl_context.get()
+    except (OSError, RedisError) as error:
+        files = [read.ssl_context.ca_certs, read.ssl_context.certfile, read.ssl_context.keyfile]
+        named = ", ".join(str(one) for one in files if one)
+        raise StoreError(
+            f"TLS cannot be set up ({error}): look at {named or 'the ssl_… options of the URL'}"
+        ) from error
 
 
 def _greeting(target: AbstractConnection, prefixes: Sequence[bytes]) -> list[tuple[bytes, ...]]:

@@ -16,7 +16,7 @@ from service.stores.store import StoreError
 
 State = Literal["up", "slow", "refusing", "down"]
 Seek = Callable[[], Awaitable[Target]]
-"""Where the server is now. Raises StoreError where that cannot be known."""
+"""Where the server is now, in a time of its own. Raises StoreError where that cannot be known."""
 
 _BEAT_S = 0.2
 _SILENT_S = 2.0
@@ -24,7 +24,7 @@ _FIRST_PAUSE_S = 0.05
 _LAST_PAUSE_S = 1.0
 _LONG_LIFE_S = 1.0
 # A server that answers with these is well; it does not hold the key, or not as what was asked for.
-_OF_THE_KEY = ("MOVED ", "ASK ", "WRONGTYPE ")
+_OF_THE_KEY = ("MOVED ", "ASK ", "TRYAGAIN ", "WRONGTYPE ")
 
 
 class Ears(NamedTuple):
@@ -33,6 +33,11 @@ class Ears(NamedTuple):
     invalid: Invalid
     renewed: Callable[[], None]
     fares: Callable[[], None]
+
+    @classmethod
+    def deaf(cls) -> "Ears":
+        """Nobody hears."""
+        return cls(lambda keys: None, lambda: None, lambda: None)
 
 
 class RedisLink:
@@ -192,8 +197,8 @@ class RedisLink:
         return was_late
 
     async def _connect(self) -> Line:
+        target = await self._seek()
         async with asyncio.timeout(max(self._timeout_s, _BEAT_S)):
-            target = await self._seek()
             line = await target.connect(self._timeout_s, self._ears.invalid)
         if self._needs_master and not line.is_master:
             line.end("is a replica")

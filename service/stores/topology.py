@@ -3,20 +3,33 @@
 import itertools
 from collections.abc import Sequence
 
-from service.redis_url import parse_redis_url
+from service.redis_url import RedisUrl, parse_redis_url
+from service.stores.cluster import Cluster
 from service.stores.nodes import Nodes, OneServer
 from service.stores.redis_line import Target
 from service.stores.redis_link import Ears, RedisLink
+from service.stores.sentinel import SentinelMaster, Sentinels
 
 
-def open_nodes(url: str, timeout_s: float, prefixes: Sequence[bytes], ears: Ears) -> Nodes:
+def open_nodes(url: str, timeout_s: float, prefixes: Sequence[bytes] = (), ears: Ears | None = None) -> Nodes:
     """The nodes behind a URL, not yet connected. `timeout_s`: of one question and its answer. `prefixes`: of the keys
     to hear of when they change; empty for none, which servers without tracking can do, too. Raises StoreError where
     the URL has an option that cannot be."""
+    ears = ears or Ears.deaf()
     parsed = parse_redis_url(url)
-    target = Target(parsed.of_server(("", 0)), prefixes)
+    # Looked at before anything connects.
+    Target(parsed.of_server(("", 0)), prefixes)
+    if parsed.form == "cluster":
+        return Cluster(parsed, timeout_s, prefixes, ears)
+    if parsed.form == "sentinel":
+        sentinels = Sentinels(parsed, prefixes)
+        link = RedisLink(parsed.address, sentinels.seek, timeout_s, itertools.count(), ears, needs_master=True)
+        return SentinelMaster(link, sentinels)
+    return OneServer(_link(parsed, timeout_s, prefixes, ears))
 
+
+def _link(url: RedisUrl, timeout_s: float, prefixes: Sequence[bytes], ears: Ears) -> RedisLink:
     async def seek() -> Target:
-        return target
+        return Target(url.plain, prefixes)
 
-    return OneServer(RedisLink(parsed.address, seek, timeout_s, itertools.count(), ears))
+    return RedisLink(url.address, seek, timeout_s, itertools.count(), ears)

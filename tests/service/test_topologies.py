@@ -1,0 +1,316 @@
+"""Sentinels, a cluster and TLS, with real processes: rows arrive, are read, stay right, and failovers are followed."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+from redis import Redis
+from redis.cluster import RedisCluster
+from redis.crc import key_slot
+
+from msd.contract.bundle import Bundle
+from msd.contract.errors import BundleError
+from msd.contract.redis_keys import POINTER, key_prefix
+from msd.contract.rows import Rows
+from service.metrics import Metrics
+from service.publication import PublishError
+from service.publish import publish
+from service.redis_client import connect
+from service.redis_url import parse_redis_url
+from service.stores.redis import RedisStore
+from service.stores.store import StoreError
+from tests.service.bundle_factory import ITEMS, USERS
+from tests.service.redis_fleet import ClusterFleet, cluster_fleet, move_slot, sentinel_fleet, tls_server
+
+ALL = [f"i{number}" for number in range(ITEMS)]
+_PATIENCE_S = 60.0
+
+
+def quiet(copied: int, total: int) -> None:
+    """No progress bar."""
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterFleet]:
+    """One cluster for all tests, of which the last one breaks it."""
+    folder = tmp_path_factory.mktemp("cluster")
+    with cluster_fleet(folder) as running:
+        yield running
+
+
+@pytest.fixture
+def cluster(fleet: ClusterFleet, bundle: Bundle) -> ClusterFleet:
+    """That cluster with the plain bundle's rows."""
+    publish(bundle.folder, fleet.url, quiet)
+    return fleet
+
+
+def run(
+    bundle: Bundle, url: str, use: Callable[[RedisStore], Awaitable[None]], fill: float = 0.0, timeout_s: float = 5.0
+) -> None:
+    """Uses a store."""
+
+    async def go() -> None:
+        store = RedisStore(bundle, url, timeout_s, 10**6, Metrics(), fill)
+        try:
+            await use(store)
+        finally:
+            await store.close()
+
+    asyncio.run(go())
+
+
+async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
+    """Waits for something that has to come."""
+    end = time.monotonic() + _PATIENCE_S
+    while not await is_so():
+        assert time.monotonic() < end, "what was waited for did not come"
+        await asyncio.sleep(0.02)
+
+
+async def items(store: RedisStore) -> Rows:
+    """All items, fresh or not."""
+    try:
+        return await store.get("item", ALL)
+    except StoreError as error:
+        return cast(Rows, error.rows)
+
+
+async def is_whole(store: RedisStore) -> bool:
+    """Whether all rows are there and none is stale."""
+    rows = await items(store)
+    return bool(rows.found.all() and (rows.stale is None or not rows.stale.any()))
+
+
+async def numbers(store: RedisStore, *ids: str) -> list[float]:
+    """What tells rows apart."""
+    rows = await store.get("item", ids)
+    return [float(one) for one in np.where(rows.found, rows.records["impressions"], -1)]
+
+
+def copy_row(client: Redis, bundle: Bundle, item: str, source: str) -> None:
+    """Gives an item another's row."""
+    prefix = key_prefix(bundle.bundle_id, "item")
+    row = client.get(prefix + source)
+    assert isinstance(row, bytes)
+    client.set(prefix + item, row)
+
+
+def test_rows_from_a_cluster_are_those_of_the_bundle_and_changes_of_every_node_are_seen(
+    cluster: ClusterFleet, bundle: Bundle
+) -> None:
+    client = connect(parse_redis_url(cluster.url), 5.0)
+    assert min(one.client().dbsize() for one in cluster.masters) > 50
+
+    async def use(store: RedisStore) -> None:
+        await store.check()
+        before = [one.client().info("stats")["total_reads_processed"] for one in cluster.masters]
+        rows = await store.get("item", ALL)
+        assert rows.found.all()
+        assert (await store.get("item", ALL)).records.tobytes() == rows.records.tobytes()
+        # One round trip, in which each node was sent all of its commands; the rest is signs of life.
+        after = [one.client().info("stats")["total_reads_processed"] for one in cluster.masters]
+        assert max(np.subtract(after, before)) < 40
+        for item in ALL[1:13]:
+            copy_row(client, bundle, item, "i0")
+
+        async def is_seen() -> bool:
+            return len(set(await numbers(store, *ALL[:13]))) == 1
+
+        await until(is_seen)
+        client.flushall()  # of all masters
+        await until(lambda: is_gone(store))
+
+    async def is_gone(store: RedisStore) -> bool:
+        return not (await store.get("item", ALL)).found.any()
+
+    run(bundle, cluster.url, use)
+
+
+def test_a_cluster_fills_an_arena(cluster: ClusterFleet, bundle: Bundle) -> None:
+    async def use(store: RedisStore) -> None:
+        await store.check()
+
+        async def is_filled() -> bool:
+            return len(store._sides["item"].arena) == ITEMS and len(store._sides["user"].arena) == USERS
+
+        await until(is_filled)
+
+    run(bundle, cluster.url, use, fill=1e6)
+
+
+def test_keys_are_followed_while_their_slot_moves_and_after(cluster: ClusterFleet, bundle: Bundle) -> None:
+    client = connect(parse_redis_url(cluster.url), 5.0)
+    key = (key_prefix(bundle.bundle_id, "item") + "i7").encode()
+    slot = key_slot(key)
+    owner = next(one for one in cluster.masters if one.ask("CLUSTER", "COUNTKEYSINSLOT", slot))
+    other = next(one for one in cluster.masters if one is not owner)
+
+    async def use(store: RedisStore) -> None:
+        (expected,) = await numbers(store, "i7")
+        await asyncio.to_thread(move_slot, slot, owner, other, [key])
+        await until(lambda: equals(store, expected))  # by an ASK, for the slot is still its first owner's
+        await asyncio.to_thread(move_slot, slot, owner, other)
+        await until(lambda: equals(store, expected))
+        copy_row(client, bundle, "i7", "i8")
+        (new,) = await numbers(store, "i8")
+        await until(lambda: equals(store, new))
+        await asyncio.to_thread(move_slot, slot, other, owner)
+        await until(lambda: equals(store, new))
+
+    async def equals(store: RedisStore, expected: float) -> bool:
+        try:
+            return await numbers(store, "i7") == [expected]
+        except StoreError:
+            return False
+
+    run(bundle, cluster.url, use)
+
+
+def test_a_command_for_people_reads_and_writes_a_cluster(
+    cluster: ClusterFleet, bundle: Bundle, other_bundle: Bundle, tmp_path: Path
+) -> None:
+    client = connect(parse_redis_url(cluster.url), 5.0)
+    assert isinstance(client, RedisCluster)
+    publish(other_bundle.folder, cluster.url, quiet)
+    assert publish(bundle.folder, cluster.url, quiet).previous == other_bundle.bundle_id
+    assert client.get(POINTER) == bundle.bundle_id.encode()
+    client.set("msd:publishing", "another's", px=5_000)
+    with pytest.raises(PublishError, match="another publication is under way"):
+        publish(bundle.folder, cluster.url, quiet)
+    client.delete("msd:publishing")
+    with pytest.raises((PublishError, BundleError)):
+        publish(tmp_path, cluster.url, quiet)
+
+
+def test_a_cluster_that_is_none_or_is_not_there_is_a_reason(redis_server: object, bundle: Bundle) -> None:
+    port = redis_server.port  # type: ignore[attr-defined]
+
+    async def use(store: RedisStore) -> None:
+        with pytest.raises(
+            StoreError, match=r"no node tells of the cluster: 127.0.0.1:\d+: .*cluster support disabled"
+        ):
+            await store.check()
+
+    run(bundle, f"redis+cluster://127.0.0.1:{port}", use)
+    with pytest.raises(PublishError, match="cluster|Cluster"):
+        publish(bundle.folder, f"redis+cluster://127.0.0.1:{port}", quiet)
+
+
+def test_when_a_master_dies_its_rows_are_stale_and_its_replica_takes_over(
+    cluster: ClusterFleet, bundle: Bundle
+) -> None:
+    async def use(store: RedisStore) -> None:
+        assert await is_whole(store)
+        known = await items(store)
+        cluster.masters[0].kill()
+
+        async def is_partly_stale() -> bool:
+            rows = await items(store)
+            assert rows.records.tobytes() == known.records.tobytes()
+            return rows.stale is not None and 0 < rows.stale.sum() < ITEMS / 2
+
+        await until(is_partly_stale)
+        assert store._nodes.state == "down"
+        await until(lambda: is_whole(store))
+        copy_row(cluster.replicas[0].client(), bundle, *on_one_node(cluster, bundle))
+
+        async def is_seen() -> bool:
+            one, other = await numbers(store, *on_one_node(cluster, bundle))
+            return one == other
+
+        await until(is_seen)
+
+        async def is_up() -> bool:
+            return store._nodes.state == "up"
+
+        await until(is_up)
+
+    run(bundle, cluster.url, use)
+
+
+def on_one_node(cluster: ClusterFleet, bundle: Bundle) -> tuple[str, str]:
+    """Two items that the first master held."""
+    prefix = key_prefix(bundle.bundle_id, "item")
+    one, other, *_ = [item for item in ALL if key_slot((prefix + item).encode()) < 16_384 // 3]
+    return one, other
+
+
+def test_sentinels_name_the_master_and_a_failover_is_followed(bundle: Bundle, tmp_path: Path) -> None:
+    with sentinel_fleet(tmp_path, "hunter2") as fleet:
+        publish(bundle.folder, fleet.url, quiet)
+        publish(bundle.folder, fleet.url, quiet)
+
+        async def use(store: RedisStore) -> None:
+            await store.check()
+            known = await items(store)
+            assert known.found.all()
+            await asyncio.to_thread(wait_for_replica, fleet.replica.port)
+            fleet.master.kill()
+            fleet.sentinels[0].kill()
+
+            async def is_stale() -> bool:
+                rows = await items(store)
+                assert rows.records.tobytes() == known.records.tobytes()
+                return rows.stale is not None and bool(rows.stale.all())
+
+            await until(is_stale)
+            await until(lambda: is_whole(store))
+            with Redis(port=fleet.replica.port, password="hunter2") as client:
+                copy_row(client, bundle, "i1", "i2")
+
+                async def is_seen() -> bool:
+                    one, two = await numbers(store, "i1", "i2")
+                    return one == two
+
+                await until(is_seen)
+
+        run(bundle, fleet.url, use)
+        run(bundle, fleet.url.replace("/ads/", "/nobody/"), unknown)
+
+
+def wait_for_replica(port: int) -> None:
+    """Until it has all that was published."""
+    with Redis(port=port, password="hunter2") as client:
+        end = time.monotonic() + _PATIENCE_S
+        while client.dbsize() < ITEMS + USERS + 2:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+
+async def unknown(store: RedisStore) -> None:
+    """A master that Sentinels have not heard of."""
+    with pytest.raises(StoreError, match="no Sentinel names the master 'nobody'.*knows no master of that name"):
+        await store.check()
+
+
+def test_mutual_tls_and_users_of_few_rights(bundle: Bundle, tmp_path: Path) -> None:
+    with tls_server(tmp_path / "tls") as (server, folder):
+        files = f"ssl_ca_certs={folder}/ca.pem&ssl_certfile={folder}/client.pem&ssl_keyfile={folder}/client.key"
+        publish(bundle.folder, f"rediss://publisher:hunter2@127.0.0.1:{server.port}/0?{files}", quiet)
+
+        async def use(store: RedisStore) -> None:
+            await store.check()
+            assert await is_whole(store)
+
+        async def refused(store: RedisStore) -> None:
+            with pytest.raises(StoreError, match=f"Redis at 127.0.0.1:{server.port}: ") as caught:
+                await store.check()
+            assert "hunter" not in str(caught.value)
+            said.append(str(caught.value))
+
+        said: list[str] = []
+        address = f"127.0.0.1:{server.port}/0"
+        run(bundle, f"rediss://reader:hunter3@{address}?{files}", use)
+        run(bundle, f"rediss://reader:hunter4@{address}?{files}", refused)
+        run(bundle, f"rediss://reader:hunter3@{address}?ssl_ca_certs={folder}/ca.pem", refused)
+        run(bundle, f"rediss://reader:hunter3@{address}", refused)
+        run(bundle, f"rediss://reader:hunter3@{address}?ssl_ca_certs={folder}/none.pem", refused)
+        run(bundle, f"redis://reader:hunter3@{address}", refused)
+        assert "WRONGPASS" in said[0]
+        assert "certificate verify failed" in said[2]
+        assert "none.pem" in said[3]
