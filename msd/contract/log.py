@@ -23,8 +23,8 @@ class LogError(ContractError):
 
 
 class Basis(NamedTuple):
-    """What a request was scored from: the time, the user's row, those of `wanted_items`; how many candidates of it the
-    run had, which are other than the request's where its time did not suffice (`is_partial`), and how many requests."""
+    """What a request was scored from: the time, the user's row, those of `wanted_items`; how many of its candidates the
+    run had, which are the first alone where the time did not suffice (`is_partial`), and how many requests it had."""
 
     at: float
     user: Rows

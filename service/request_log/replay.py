@@ -3,19 +3,20 @@
 Knows records, bundles and runtimes. Does not know how it is asked, nor how it tells.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from msd.contract.assemble import assemble
+from msd.contract.assemble import assemble, cut
 from msd.contract.bundle import Bundle, open_bundle
 from msd.contract.errors import MsdError
 from msd.contract.log import LogError, RequestRecord, basis_of
 from msd.contract.request import RequestError, parse_request
 from msd.contract.rows import RowCodec
+from service.partial import declared, spread
 from service.request_log.parquet import log_files, read_requests
 from service.runtimes.choice import open_runtime
 from service.runtimes.runtime import Runtime, Scores
@@ -111,11 +112,18 @@ class LogReplay:
 
     def _score(self, bundle: Bundle, runtime: Runtime, record: RequestRecord) -> tuple[Scores, list[str | None]]:
         """Scores [N] by head, and what each candidate was scored from where that is not its fresh row."""
-        basis = basis_of(record, *self._codecs[bundle.bundle_id])
+        users, items = self._codecs[bundle.bundle_id]
+        basis = basis_of(record, users, items)
         request = parse_request(record.request, bundle.schema, max(1, len(record.item_ids)))
         assembled = assemble(bundle.schema, request, basis.at, basis.user, basis.items)
-        degraded: Mapping[str, str] = assembled.degraded_candidates
-        return runtime.run(assembled.tensors), [degraded.get(one) for one in request.ids]
+        tensors, degraded = assembled.tensors, assembled.degraded_candidates
+        if basis.is_partial:
+            nothing = items.unpack([None]).records
+            ran = runtime.run(cut(bundle.schema, tensors, basis.ran, nothing, basis.at))
+            scores, degraded = spread(ran, request.ids), declared(ran, request.ids, degraded)
+        else:
+            scores = runtime.run(tensors)
+        return scores, [degraded.get(one) for one in request.ids]
 
     def _opened(self, bundle: Bundle, record: RequestRecord) -> Runtime:
         """The runtime that the record names, or the one asked for. Raises RuntimeRefused where it is not to be had."""

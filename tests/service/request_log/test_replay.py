@@ -178,6 +178,29 @@ def test_a_bf16_log_is_scored_again_to_the_bit(tmp_path: Path) -> None:
     assert (found.mismatches, found.max_abs_diff) == (0, 0.0)
 
 
+def test_a_partial_answer_is_scored_again_to_the_bit(slow_bundle: Bundle, tmp_path: Path) -> None:
+    """Runs take some tenths of a second: how long is learned, and then asked for a part of it."""
+    settings: dict[str, Any] = {"log_dir": tmp_path / "log", "log_sample": 1, "log_flush_seconds": 3600}
+    request = {"user_id": "u1", "candidates": {"id": [f"i{place % 30}" for place in range(40)]}}
+    with live_service(slow_bundle.folder, tmp_path, deadline_ms=60_000, **settings) as service:
+        with service.client() as client:
+            whole = [client.post("/v1/score", json=request) for _ in range(3)][-1]
+            run_ms = float(whole.headers["server-timing"].partition("run;dur=")[2].partition(",")[0])
+            late = {"X-Deadline-Ms": str(int(run_ms * 0.8))}
+            wait_until(lambda: "degraded" in client.post("/v1/score", json=request, headers=late).json())
+        assert service.terminate() == 0
+    found = records(tmp_path / "log")
+    (partial,) = (record for record in found if record.is_partial)
+    assert 0 < partial.ran < 40
+    assert partial.rungs is not None
+    assert "prior" in partial.rungs
+
+    replayed = LogReplay([slow_bundle.folder]).replay([partial, found[0]], lambda: None)
+    assert (replayed.exact, replayed.mismatches) == (2, 0)
+    whole_of_it = replace(partial, is_partial=False, ran=40)
+    assert LogReplay([slow_bundle.folder]).replay([whole_of_it], lambda: None).mismatches == 1
+
+
 def test_the_command_tells_and_its_status_says(logs: list[RequestRecord], bundle: Bundle, tmp_path: Path) -> None:
     good, bad = tmp_path / "good", tmp_path / "bad"
     wrong = replace(logs[0], scores=[column * np.float32(0.9) for column in logs[0].scores])
