@@ -92,7 +92,7 @@ class Scorer:
 
     async def _fetch(self, model: Model, request: CheckedRequest, at: float, deadline: float) -> tuple[Rows, Rows]:
         if self._live is not None:
-            return await self._live.fetch(model.schema, request, at, partial(self._rows, model, deadline))
+            return await self._live.fetch(model.schema, request, at, partial(self._rows, model, deadline), deadline)
         user = await self._rows(model, deadline, "user", [request.user_id])
         return user, await self._rows(model, deadline, "item", wanted_items(request, user))
 

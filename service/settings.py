@@ -78,6 +78,7 @@ class Settings(BaseModel):
     """`on` or `off` in an environment."""
     state_dir: Path | None = None
     state_mb: Annotated[int, Field(ge=1, le=2**24)] = 4_096
+    event_horizon_hours: Annotated[float, Field(gt=0, le=720)] = 24.0
     live_lag_seconds: Annotated[float, Field(gt=0, le=1e9)] = 900.0
     max_deadline_ms: Annotated[int, Field(ge=1, le=600_000)] = 60_000
     drain_seconds: Annotated[float, Field(ge=0, le=3_600)] = 5.0

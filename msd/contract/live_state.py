@@ -33,7 +33,7 @@ def begin(impressions: float, clicks: float, as_of: float, history: Sequence[str
     return LiveState(EntityState(impressions, clicks, as_of, tuple((as_of, one) for one in history)), as_of)
 
 
-NOTHING = LiveState(EntityState(), _NOTHING_YET)
+NOTHING = LiveState(EntityState(as_of=_NOTHING_YET), _NOTHING_YET)
 """The state of an id that has no row: every event is new to it."""
 
 

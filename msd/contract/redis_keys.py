@@ -38,3 +38,22 @@ def shown_key(bundle_id: str, side: RowSide, number: int) -> str:
     """The keys, numbered from 0 until there is none, of the ids of one side, those shown most first: each holds some of
     them, packed like a history (`rows`). For caches, which can do without; they may be older than the rows."""
     return f"{shown_prefix(bundle_id)}{_LETTERS[side]}:{number}"
+
+
+LIVE_STREAM = "msd:live:stream"
+"""How far the stream of events reaches. Live keys belong to no bundle: publishing leaves them alone."""
+
+
+def live_key(side: RowSide, one: str) -> str:
+    """Where the live state of an id is. What stands in braces has all keys of one id in one slot of a cluster."""
+    return f"{live_prefix(side)}{one}}}"
+
+
+def live_prefix(side: RowSide) -> str:
+    """What the keys of one side's live states begin with."""
+    return f"msd:live:{{{_LETTERS[side]}:"
+
+
+def seen_key(side: RowSide, one: str, period: int) -> str:
+    """Which events of an id were seen in a numbered period."""
+    return f"msd:live:seen:{period}:{{{_LETTERS[side]}:{one}}}"

@@ -11,6 +11,7 @@ import orjson
 from msd.contract.live_state import LiveState, begin
 from msd.contract.rows import Rows, RowSide
 from msd.contract.state import Event, StateRule
+from service.live.stream import Stream, stretches
 
 SIDES: tuple[RowSide, ...] = ("user", "item")
 
@@ -43,6 +44,11 @@ class Batch(NamedTuple):
     rows: Mapping[RowSide, Mapping[str, LiveState]]
     rules: Mapping[RowSide, StateRule]
     lag_s: float
+
+    @property
+    def stretches(self) -> list[Stream]:
+        """What the events add to the stream."""
+        return stretches([event.at for event in self.events], self.lag_s)
 
     def pack(self) -> bytes:
         """As JSON, for another process."""

@@ -21,11 +21,16 @@ def open_state_file(settings: Settings, is_writer: bool) -> "StateFile":
             "MSD_LIVE=on keeps live states in LMDB, which is not installed: pip install 'msd-ctr[live]'"
         ) from None
     assert settings.state_dir is not None, "settings with an embedded live state have its folder"
-    return StateFile(settings.state_dir, settings.state_mb * 2**20, is_writer)
+    horizon_s = settings.event_horizon_hours * 3_600
+    return StateFile(settings.state_dir, settings.state_mb * 2**20, is_writer, horizon_s)
 
 
 def open_live_store(settings: Settings, side_folder: Path | None) -> LiveStore:
     """Raises LiveError when states cannot be had."""
+    if settings.store == "redis":
+        from service.live.redis import RedisStates
+
+        return RedisStates(settings)
     from service.live.embedded import EmbeddedStates
 
     if side_folder is None:

@@ -23,7 +23,7 @@ class EmbeddedStates:
         self._file = file
         self._recorder = SideClient("recorder", recorder)
 
-    async def get(self, side: RowSide, ids: Sequence[str]) -> States:
+    async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> States:
         """Read from memory that the machine's processes share, so without waiting."""
         return self._file.read(side, ids)
 

@@ -36,11 +36,12 @@ class Fold:
     def add(self, batch: Batch) -> Outcome:
         """Folds one batch."""
         duplicates = late = in_row = 0
+        for stretch in batch.stretches:
+            self.stream = after(self.stream, stretch, batch.lag_s)
         for event in batch.events:
             if not self._states.is_new(event.key):
                 duplicates += 1
                 continue
-            self.stream = after(self.stream, event.at, batch.lag_s)
             is_late, is_in_row = self._fold(batch, event)
             late += is_late
             in_row += is_in_row

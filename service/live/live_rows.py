@@ -31,14 +31,22 @@ class LiveRows:
         self._log = structlog.get_logger("msd.live")
 
     async def fetch(
-        self, schema: FeatureSchema, request: CheckedRequest, at: float, fetch: FetchRows
+        self,
+        schema: FeatureSchema,
+        request: CheckedRequest,
+        at: float,
+        fetch: FetchRows,
+        deadline: float | None = None,
     ) -> tuple[Rows, Rows]:
-        """The user's row [1], and those of `wanted_items` by the live history, as known at `at` (unix s)."""
+        """The user's row [1], and those of `wanted_items` by the live history, as known at `at` (unix s).
+
+        `deadline`: of `time.perf_counter`, for states; `fetch` knows its own.
+        """
         overlay = Overlay(schema, self._lag_s)
-        user, of_user = await self._both("user", [request.user_id], 1, fetch)
+        user, of_user = await self._both("user", [request.user_id], 1, fetch, deadline)
         user = overlay.history(user, of_user)
         count = len(request.ids)
-        items, of_items = await self._both("item", wanted_items(request, user), count, fetch)
+        items, of_items = await self._both("item", wanted_items(request, user), count, fetch, deadline)
         stream = of_items.stream
         if stream is None:
             return user, items
@@ -49,16 +57,18 @@ class LiveRows:
         self._tell(user, at, stream)
         return user, items
 
-    async def _both(self, side: RowSide, ids: Sequence[str], count: int, fetch: FetchRows) -> tuple[Rows, States]:
+    async def _both(
+        self, side: RowSide, ids: Sequence[str], count: int, fetch: FetchRows, deadline: float | None
+    ) -> tuple[Rows, States]:
         """Rows of ids and states of the first `count` of them, asked for at once where there is a wait."""
         if self._store.is_local:
-            return await fetch(side, ids), await self._states(side, ids[:count])
-        rows, states = await asyncio.gather(fetch(side, ids), self._states(side, ids[:count]))
+            return await fetch(side, ids), await self._states(side, ids[:count], deadline)
+        rows, states = await asyncio.gather(fetch(side, ids), self._states(side, ids[:count], deadline))
         return rows, states
 
-    async def _states(self, side: RowSide, ids: Sequence[str]) -> States:
+    async def _states(self, side: RowSide, ids: Sequence[str], deadline: float | None) -> States:
         try:
-            return await self._store.get(side, ids)
+            return await self._store.get(side, ids, deadline)
         except LiveError as error:
             self._metrics.live_errors.inc()
             self._log.warning("live_error", error=str(error))

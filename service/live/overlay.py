@@ -45,7 +45,7 @@ class Overlay:
         """Rows [n] with live counts in the first of them, of which there are as many as states.
 
         Counts fade to, and are complete up to, the asked time as long as the stream flows; else up to its last event.
-        A row without a live state is taken further only if the stream has followed it without a gap.
+        A row is taken further only if it is known to have no live state, and the stream has followed it without a gap.
         """
         live = unpack_counts(states.packed)
         records = rows.records.copy()
@@ -53,7 +53,10 @@ class Overlay:
         is_newer = live.found & (live.as_of > own["as_of"])
         as_of = np.where(is_newer, live.as_of, own["as_of"])
         reached = moment.stream.complete_at(moment.at, self.lag_s)
-        is_followed = is_newer | moment.stream.covers(moment.horizon, self.lag_s)
+        is_followed = np.full(len(own), moment.stream.covers(moment.horizon, self.lag_s))
+        if states.known is not None:
+            is_followed &= states.known
+        is_followed |= is_newer
         complete = np.where(is_followed, np.maximum(as_of, reached), as_of)
         fade = np.exp2((as_of - complete) / half_life_s)
         for name, column in (("impressions", live.impressions), ("clicks", live.clicks)):

@@ -20,8 +20,6 @@ from service.live.fold import Fold
 from service.live.store import States
 from service.live.stream import Stream
 
-HORIZON_S = 86_400.0
-"""A repeated event is known as one for so long at least, and for twice as long at most."""
 _FORMAT = b"1"
 _MAX_KEY_BYTES = 500  # LMDB's limit is 511
 _MAX_READERS = 1_024
@@ -32,10 +30,12 @@ T = TypeVar("T")
 
 
 class StateFile:
-    """Raises LiveError when the folder cannot hold states, or holds something else."""
+    """Raises LiveError when the folder cannot hold states, or holds something else. A repeated event is known as one
+    for `horizon_s` at least, and for twice as long at most."""
 
-    def __init__(self, folder: Path, max_bytes: int, is_writer: bool) -> None:
+    def __init__(self, folder: Path, max_bytes: int, is_writer: bool, horizon_s: float = 86_400.0) -> None:
         self._folder = folder
+        self._horizon_s = horizon_s
         try:
             if is_writer:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ class StateFile:
         started, which = _STARTED.unpack(transaction.get(_GENERATION, db=self._about) or _STARTED.pack(0.0, 0))
         now = time.time()
         # A clock that was set back begins no generation, nor does it keep one for ever.
-        if not 0.0 <= now - started <= HORIZON_S:
+        if not 0.0 <= now - started <= self._horizon_s:
             if now > started:
                 which = 1 - which
                 transaction.drop(self._seen[which], delete=False)

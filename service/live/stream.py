@@ -4,6 +4,7 @@ Knows times (unix s) alone, neither events nor ids.
 """
 
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 _TIMES = struct.Struct("<dd")
@@ -34,8 +35,19 @@ class Stream(NamedTuple):
         return as_of >= self.since - lag_s
 
 
-def after(stream: Stream | None, at: float, lag_s: float) -> Stream:
-    """The stream with one more event in it. What comes after a long silence begins it anew."""
-    if stream is None or at > stream.until + lag_s:
-        return Stream(at, at)
-    return stream if at <= stream.until else stream._replace(until=at)
+def stretches(times: Sequence[float], lag_s: float) -> list[Stream]:
+    """The streams that events of some times are by themselves: one, unless they are far apart."""
+    found: list[Stream] = []
+    for at in sorted(times):
+        if found and at <= found[-1].until + lag_s:
+            found[-1] = Stream(found[-1].since, at)
+        else:
+            found.append(Stream(at, at))
+    return found
+
+
+def after(stream: Stream | None, stretch: Stream, lag_s: float) -> Stream:
+    """The stream with one more stretch in it. What comes after a long silence begins it anew."""
+    if stream is None or stretch.since > stream.until + lag_s:
+        return stretch
+    return Stream(stream.since, max(stream.until, stretch.until))

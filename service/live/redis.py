@@ -1,0 +1,201 @@
+"""Live states in Redis, beside the rows: folded where they are, kept near until Redis says that they changed.
+
+Events go by a connection of their own, so that no request waits behind them. Knows keys, and which states may be taken
+for what Redis holds. What folding does to a state is for `redis_script` to know.
+"""
+
+import hashlib
+import struct
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import hiredis
+import numpy as np
+
+from msd.contract.live_state import NOTHING, pack_state
+from msd.contract.redis_keys import LIVE_STREAM, live_key, live_prefix, seen_key
+from msd.contract.rows import RowSide
+from service.live.batch import SIDES, Batch, LiveEvent, Outcome
+from service.live.errors import LiveError
+from service.live.near import Near
+from service.live.redis_script import DUPLICATE, FOLD, IN_ROW, LATE, STREAM, Script
+from service.live.store import States
+from service.live.stream import Stream
+from service.settings import Settings
+from service.stores.nodes import Answers, Command, Nodes
+from service.stores.redis_line import pack
+from service.stores.redis_link import Ears
+from service.stores.store import StoreError
+from service.stores.topology import open_nodes
+
+_WRITE_TIMEOUT_S = 5.0
+# The stream is asked for again so often: it moves with every batch, and what it says is not for the instant.
+_STREAM_S = 1.0
+_STREAM_KEY = LIVE_STREAM.encode()
+_EVENT = struct.Struct("<Bd")
+_DIGEST_BYTES = 12
+
+
+class RedisStates:
+    """Reads what is not near by one command a node; writes by one script an id, in which each event counts once.
+
+    A batch whose connection is lost may be there in part: given again, it comes to the same.
+    """
+
+    is_local = False
+
+    def __init__(self, settings: Settings) -> None:
+        assert settings.redis_url is not None, "settings with a Redis store have its address"
+        url, cache_bytes = settings.redis_url.get_secret_value(), settings.cache_mb * 2**20 // 4
+        self._horizon_s = settings.event_horizon_hours * 3_600
+        self._near = Near(cache_bytes)
+        self._stream: Stream | None = None
+        self._stream_until = 0.0
+        prefixes = [live_prefix(side).encode() for side in SIDES] if cache_bytes else []
+        timeout_s = settings.store_timeout_ms / 1000
+        self._nodes = open_nodes(url, timeout_s, prefixes, Ears(self._near.forget, _ignore, _ignore))
+        self._writers = open_nodes(url, _WRITE_TIMEOUT_S, [], Ears(lambda _: None, _ignore, _ignore))
+
+    async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> States:
+        """What is near and sure; the rest in one round trip. Of what cannot be asked for, what was last known."""
+        keys = [live_key(side, one).encode() for one in ids]
+        found, epochs = self._near.look_up(keys)
+        known = (epochs >= 0) & self._nodes.are_sure(epochs)
+        lacks = np.flatnonzero(~known).tolist()
+        wanted = dict.fromkeys(keys[place] for place in lacks)
+        if self._stream is None or time.monotonic() > self._stream_until:
+            wanted[_STREAM_KEY] = None
+        if wanted:
+            values = await self._read(list(wanted), deadline)
+            for place in lacks:
+                if keys[place] in values:
+                    found[place], known[place] = values[keys[place]], True
+        return States(found, self._stream, known | (epochs >= 0))
+
+    async def add(self, batch: Batch) -> Outcome:
+        """Counts events id by id, and then has the stream reach as far."""
+        told: dict[tuple[RowSide, str], list[int]] = defaultdict(list)
+        for place, event in enumerate(batch.events):
+            told["user", event.user_id].append(place)
+            told["item", event.item_id].append(place)
+        events = [_packed(event) for event in batch.events]
+        calls = [
+            self._call(batch, side, one, [events[place] for place in places]) for (side, one), places in told.items()
+        ]
+        outcomes = {side: bytearray(len(events)) for side in SIDES}
+        for ((side, _), places), reply in zip(told.items(), await self._run(FOLD, calls), strict=True):
+            if not isinstance(reply, bytes) or len(reply) != len(places):
+                raise LiveError(f"Redis at {self._writers.address}: what the script returned is not its own")
+            for place, outcome in zip(places, reply, strict=True):
+                outcomes[side][place] = outcome
+        stretches = [stretch.pack() for stretch in batch.stretches]
+        (packed,) = await self._run(STREAM, [([_STREAM_KEY], [_number(batch.lag_s), *stretches])])
+        stream = Stream.unpack(packed)
+        pairs = list(zip(*outcomes.values(), strict=True))
+        duplicates = outcomes["user"].count(DUPLICATE)
+        return Outcome(
+            accepted=len(events) - duplicates,
+            duplicates=duplicates,
+            late=sum(LATE in pair for pair in pairs),
+            in_row=sum(IN_ROW in pair for pair in pairs),
+            newest_at=stream.until if stream else 0.0,
+        )
+
+    async def close(self) -> None:
+        """Ends the connections."""
+        await self._nodes.close()
+        await self._writers.close()
+
+    async def _read(self, keys: list[bytes], deadline: float | None) -> dict[bytes, bytes | None]:
+        """The values that could be read. Raises LiveError where none could, and none of them is near."""
+        groups = self._nodes.groups(keys)
+        commands = [Command(keys[group[0]], pack(b"MGET", *[keys[place] for place in group])) for group in groups]
+
+        def accept(at: Sequence[int], replies: Sequence[Any], epoch: int) -> dict[bytes, bytes | None]:
+            values: dict[bytes, bytes | None] = {}
+            for number, reply in zip(at, replies, strict=True):
+                if not isinstance(reply, list) or len(reply) != len(groups[number]):
+                    raise StoreError(f"Redis at {self._nodes.address}: {reply!r:.200} is no answer to MGET")
+                values |= zip([keys[place] for place in groups[number]], reply, strict=True)
+            self._hold(values, epoch)
+            return values
+
+        answers: Answers[Mapping[bytes, bytes | None]] = await self._nodes.ask(commands, accept, deadline)
+        if answers.error is not None and not answers.outcomes and not len(self._near):
+            raise LiveError(str(answers.error)) from answers.error
+        return {key: value for values in answers.outcomes for key, value in values.items()}
+
+    def _hold(self, values: dict[bytes, bytes | None], epoch: int) -> None:
+        """The moment that they come: a word of change that follows is of something later."""
+        states = {key: value for key, value in values.items() if key != _STREAM_KEY}
+        if len(states) < len(values):
+            self._stream, self._stream_until = Stream.unpack(values[_STREAM_KEY]), time.monotonic() + _STREAM_S
+        self._near.put(states, epoch)
+
+    def _call(
+        self, batch: Batch, side: RowSide, one: str, events: Sequence[tuple[bytes, bytes, bytes]]
+    ) -> tuple[list[bytes], list[bytes]]:
+        """Keys and arguments of the script for one id."""
+        period = int(time.time() // self._horizon_s)
+        seen = [seen_key(side, one, number).encode() for number in (period, period - 1, period + 1)]
+        rule = batch.rules[side]
+        settled = [
+            _number(rule.half_life_s),
+            b"%d" % rule.history_length,
+            b"%d" % max(1, 2 * self._horizon_s),
+            pack_state(batch.rows[side].get(one, NOTHING)),
+        ]
+        own = [(digest, what, item if side == "user" else b"") for digest, what, item in events]
+        return [live_key(side, one).encode(), *seen], [*settled, *(part for event in own for part in event)]
+
+    async def _run(self, script: Script, calls: Sequence[tuple[list[bytes], list[bytes]]]) -> list[Any]:
+        """The replies to calls of a script. A server that has not seen it yet is told it. Raises LiveError."""
+        replies = await _ask(self._writers, [_command(b"EVALSHA", script.sha, *call) for call in calls])
+        unknown = [place for place, reply in enumerate(replies) if _is_error(reply, "NOSCRIPT")]
+        if unknown:
+            again = await _ask(self._writers, [_command(b"EVAL", script.text, *calls[place]) for place in unknown])
+            for place, reply in zip(unknown, again, strict=True):
+                replies[place] = reply
+        for reply in replies:
+            if isinstance(reply, hiredis.ReplyError):
+                raise LiveError(f"Redis at {self._writers.address}: {reply}")
+        return replies
+
+
+async def _ask(nodes: Nodes, commands: Sequence[Command]) -> list[Any]:
+    """The replies, errors among them, in the order of the commands. Raises LiveError where there is one missing."""
+    replies: list[Any] = [None] * len(commands)
+
+    def accept(at: Sequence[int], found: Sequence[Any], epoch: int) -> None:
+        for place, reply in zip(at, found, strict=True):
+            replies[place] = reply
+
+    answers = await nodes.ask(commands, accept)
+    if answers.error is not None:
+        raise LiveError(str(answers.error)) from answers.error
+    return replies
+
+
+def _command(name: bytes, script: bytes, keys: Sequence[bytes], arguments: Sequence[bytes]) -> Command:
+    return Command(keys[0], pack(name, script, b"%d" % len(keys), *keys, *arguments))
+
+
+def _packed(event: LiveEvent) -> tuple[bytes, bytes, bytes]:
+    """A digest of an event's key, its kind and time, its item."""
+    digest = hashlib.blake2b(event.key, digest_size=_DIGEST_BYTES).digest()
+    return digest, _EVENT.pack(event.is_click, event.at), event.item_id.encode()
+
+
+def _number(value: float) -> bytes:
+    """With all its digits."""
+    return repr(value).encode()
+
+
+def _is_error(reply: object, code: str) -> bool:
+    return isinstance(reply, hiredis.ReplyError) and str(reply).startswith(code)
+
+
+def _ignore() -> None:
+    """Nobody is told."""

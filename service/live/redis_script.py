@@ -1,0 +1,119 @@
+"""The fold as Redis makes it, where states are: one script for one id, which counts each of its events once.
+
+It does what `fold` and `msd.contract.live_state` do, to the same bytes but for rounding; tests hold it to that.
+"""
+
+import hashlib
+from typing import NamedTuple, Self
+
+_FOLD = rb"""
+-- KEYS: the state; the events seen in this horizon, in the one before, in the one after (another's clock may be ahead).
+-- ARGV: half-life (s), likes to keep, how long events seen are kept (s), the row's packed state,
+-- then of each event: a digest of its key, its packed time and kind, its item where it is to be remembered.
+-- Returns a letter an event: duplicate, in the row, late, or new.
+local half_life, length, seconds = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+
+local function parse(packed)
+  if not packed or #packed < 33 or string.byte(packed) ~= 1 then return nil end
+  local _, i, c, a, w, place = struct.unpack('<Bdddd', packed)
+  local sum = i + c + a + w
+  if not (i >= 0 and c >= 0 and sum > -math.huge and sum < math.huge) then return nil end
+  local likes = {}
+  while place <= #packed do
+    if place + 9 > #packed then return nil end
+    local at, size, start = struct.unpack('<dH', packed, place)
+    place = start + size
+    if place - 1 > #packed then return nil end
+    likes[#likes + 1] = {at, string.sub(packed, start, place - 1)}
+  end
+  return {i, c, a, w, likes}
+end
+
+-- Byte by byte, for the server's locale may have it otherwise.
+local function is_less(one, other)
+  for place = 1, math.min(#one, #other) do
+    local x, y = string.byte(one, place), string.byte(other, place)
+    if x ~= y then return x < y end
+  end
+  return #one < #other
+end
+
+local function like(likes, at, item)
+  local place = #likes
+  while place > 0 and (likes[place][1] > at or (likes[place][1] == at and is_less(item, likes[place][2]))) do
+    place = place - 1
+  end
+  table.insert(likes, place + 1, {at, item})
+  while #likes > length do table.remove(likes, 1) end
+end
+
+local row, state = parse(ARGV[4]), parse(redis.call('GET', KEYS[1]))
+if not state or row[3] >= state[3] then state = row end
+local outcomes, is_changed = {}, false
+for place = 5, #ARGV, 3 do
+  local digest, item = ARGV[place], ARGV[place + 2]
+  local is_click, at = struct.unpack('<Bd', ARGV[place + 1])
+  local outcome
+  if redis.call('SISMEMBER', KEYS[3], digest) == 1 or redis.call('SISMEMBER', KEYS[4], digest) == 1
+    or redis.call('SADD', KEYS[2], digest) == 0 then
+    outcome = 'd'
+  elseif at <= state[4] then
+    outcome = 'r'
+  else
+    outcome = at < state[3] and 'l' or 'n'
+    if at > state[3] then
+      local fade = 2 ^ ((state[3] - at) / half_life)
+      state[1], state[2], state[3] = state[1] * fade, state[2] * fade, at
+    end
+    local weight = 2 ^ ((at - state[3]) / half_life)
+    state[1 + is_click] = state[1 + is_click] + weight
+    if is_click == 1 and item ~= '' then like(state[5], at, item) end
+    is_changed = true
+  end
+  outcomes[#outcomes + 1] = outcome
+end
+redis.call('EXPIRE', KEYS[2], seconds)
+if is_changed then
+  local parts = {struct.pack('<Bdddd', 1, state[1], state[2], state[3], state[4])}
+  for _, one in ipairs(state[5]) do
+    parts[#parts + 1] = struct.pack('<dH', one[1], #one[2]) .. one[2]
+  end
+  redis.call('SET', KEYS[1], table.concat(parts))
+end
+return table.concat(outcomes)
+"""
+
+_STREAM = rb"""
+-- KEYS: the stream. ARGV: the silence that is tolerated (s), then packed stretches. Returns the packed stream.
+local lag, packed = tonumber(ARGV[1]), redis.call('GET', KEYS[1])
+local since, until_
+if packed and #packed == 16 then since, until_ = struct.unpack('<dd', packed) end
+for place = 2, #ARGV do
+  local from, to = struct.unpack('<dd', ARGV[place])
+  if not until_ or from > until_ + lag then
+    since, until_ = from, to
+  else
+    until_ = math.max(until_, to)
+  end
+end
+packed = struct.pack('<dd', since, until_)
+redis.call('SET', KEYS[1], packed)
+return packed
+"""
+
+
+class Script(NamedTuple):
+    """A script, and the name by which a server knows it that has seen it."""
+
+    text: bytes
+    sha: bytes
+
+    @classmethod
+    def of(cls, text: bytes) -> Self:
+        """The script of that text."""
+        return cls(text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
+
+
+FOLD, STREAM = Script.of(_FOLD), Script.of(_STREAM)
+DUPLICATE, IN_ROW, LATE = b"drl"
+"""What FOLD returns of an event that is not simply new."""

