@@ -31,6 +31,9 @@ def main(
     bundle: Annotated[
         Path | None, typer.Option(help="The bundle to serve; else a reference model's, trained if need be.")
     ] = None,
+    other: Annotated[
+        Path | None, typer.Option(help="With --bundle: one of other weights and the same users and items.")
+    ] = None,
     data: Annotated[Path | None, typer.Option(help="A benchmark's data, for the scenario of live counts.")] = None,
     work: Annotated[Path, typer.Option(help="A folder that keeps the reference model.")] = Path("runs/bench"),
 ) -> None:
@@ -44,7 +47,15 @@ def main(
         raise MsdError(f"`msd chaos` needs the module {error.name!r}; in the checkout: {_NEEDED}") from error
     chosen = _chosen(only)
     with _bars() as heard:
-        ground = Ground((bundle or _reference(work, heard)).absolute(), out.absolute(), Plan(), heard, data)
+        served, second = _reference(work, heard) if bundle is None else (bundle, other)
+        ground = Ground(
+            bundle=served.absolute(),
+            work=out.absolute(),
+            plan=Plan(),
+            heard=heard,
+            other=second and second.absolute(),
+            data=data,
+        )
         summary = run_chaos(ground, chosen)
     write_text_atomic(out / "chaos.json", json.dumps(summary, indent=2) + "\n")
     write_page(out / "chaos.html", summary, ground)
@@ -64,10 +75,12 @@ def _chosen(only: str) -> "Sequence[Scenario]":
     return [known[name] for name in names]
 
 
-def _reference(work: Path, heard: "Heard") -> Path:
+def _reference(work: Path, heard: "Heard") -> tuple[Path, Path]:
+    """The same model in the best precision and in fp32, whose scores differ a little."""
     from loadtest.bench.bundles import Makings, made_bundles
 
-    return made_bundles(work / "bundles", Makings(), heard).best
+    bundles = made_bundles(work / "bundles", Makings(), heard)
+    return bundles.best, bundles.fp32
 
 
 @contextmanager

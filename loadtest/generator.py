@@ -8,6 +8,7 @@ it was due: what a stall delays is not left out.
 import asyncio
 import gc
 import selectors
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -76,13 +77,19 @@ Witness = Callable[[Seen], None]
 
 
 def open_loop(
-    target: Target, times: Times, seconds: float, limits: Limits | None = None, witness: Witness | None = None
+    target: Target,
+    times: Times,
+    seconds: float,
+    limits: Limits | None = None,
+    witness: Witness | None = None,
+    stopped: threading.Event | None = None,
 ) -> Outcome:
     """Sends a request at each of the times. Raises ClientError when the service is not there, dies or hangs.
 
-    A `witness` sees each request's reply, whose body is then read.
+    A `witness` sees each request's reply, whose body is then read. Once it is `stopped`, by another thread, no more are
+    sent.
     """
-    return _run(lambda: _Load(target, limits or Limits(), seconds, witness).at(times))
+    return _run(lambda: _Load(target, limits or Limits(), seconds, witness).at(times, stopped))
 
 
 def closed_loop(target: Target, clients: int, seconds: float, limits: Limits | None = None) -> Outcome:
@@ -119,7 +126,7 @@ class _Load:
         self._is_closed_loop = False
         self._ends_at = self._heard_at = 0.0
 
-    async def at(self, times: Times) -> Outcome:
+    async def at(self, times: Times, stopped: threading.Event | None = None) -> Outcome:
         """The open loop."""
         await self._begin(self._limits.connections)
         start = time.monotonic() + _START_S
@@ -136,8 +143,14 @@ class _Load:
             if coming:
                 loop.call_at(coming[0], send_due)
 
+        def is_over() -> bool:
+            if stopped is not None and stopped.is_set():
+                coming.clear()
+                self._ends_at = min(self._ends_at, time.monotonic())
+            return not coming and not self._is_waited_for
+
         loop.call_at(start, send_due)
-        await self._watch(lambda: not coming and not self._is_waited_for)
+        await self._watch(is_over)
         return self._end()
 
     async def by(self, clients: int) -> Outcome:
@@ -179,6 +192,7 @@ class _Load:
             self._refuse()
             return
         self._all.add(connection)
+        self._outcome.connections = max(self._outcome.connections, len(self._all))
         self._free(connection)
 
     def _free(self, connection: Connection) -> None:

@@ -15,7 +15,7 @@ class Outcome:
 
     `in_time` are those with 200 that came before the `seconds` of the run were over; `lost` had their connection
     closed; `unanswered` had no reply when the run was given up. `late` says how late the generator itself was;
-    `cpu_seconds` what it took of a core.
+    `cpu_seconds` what it took of a core; `connections` are the most that were open at one time.
     """
 
     seconds: float
@@ -24,6 +24,7 @@ class Outcome:
     lost: int = 0
     unanswered: int = 0
     cpu_seconds: float = 0.0
+    connections: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
     latency: Histogram = field(default_factory=Histogram)
     late: Histogram = field(default_factory=Histogram)
@@ -41,6 +42,7 @@ class Outcome:
         self.lost += other.lost
         self.unanswered += other.unanswered
         self.cpu_seconds += other.cpu_seconds
+        self.connections = max(self.connections, other.connections)
         self.statuses += other.statuses
         self.latency.add(other.latency)
         self.late.add(other.late)

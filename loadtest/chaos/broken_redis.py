@@ -84,8 +84,9 @@ def found(name: str, timeline: Timeline, broken: Broken, deadline_ms: int, *, is
     gone = count(timeline.samples, "lost", "unanswered", "refused", "invalid", "busy")
     p99 = percentile_ms(timeline.between(broken.from_s, max(broken.mended_s, broken.recovered_s or 0.0) + 1e-6), 99)
     recover_s = None if broken.recovered_s is None else round(max(0.0, broken.recovered_s - broken.mended_s), 3)
-    unsaid = timeline.between(broken.from_s + _FRESH_S, broken.mending_s) if is_always_broken else []
-    unmarked = count(unsaid, "full")
+    meanwhile = timeline.between(broken.from_s + _FRESH_S, broken.mending_s) if is_always_broken else []
+    # What was answered later may have been scored when Redis was back.
+    unmarked = count((sample for sample in meanwhile if sample.over_s < broken.mending_s), "full")
     return Found(
         {
             f"{name}_5xx": fives,

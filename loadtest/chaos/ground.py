@@ -22,12 +22,14 @@ _POLL_S = 0.02
 
 @dataclass(frozen=True)
 class Ground:
-    """The place of one run. `bundle` is served; `work` has a folder for each scenario; `data` is a benchmark's."""
+    """The place of one run. `bundle` is served, `other` has other weights and the same users and items; `work` has a
+    folder for each scenario; `data` is a benchmark's."""
 
     bundle: Path
     work: Path
     plan: Plan
     heard: Heard
+    other: Path | None = None
     data: Path | None = None
     _targets: dict[str, list[bytes]] = field(default_factory=dict)
 

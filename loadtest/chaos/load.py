@@ -41,6 +41,7 @@ class Load:
         self._target, self.seconds = target, seconds
         self._times = arrivals(rate, seconds, 0)
         self._error: ClientError | None = None
+        self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Self:
@@ -72,6 +73,10 @@ class Load:
         self.timeline.marks.append(Mark(now, what))
         return now
 
+    def stop(self) -> None:
+        """No request is sent any more, however long it was to go on."""
+        self._stopped.set()
+
     def seen_of(self, *statuses: int) -> list[Seen]:
         """The replies with one of these."""
         return [seen for seen in self.seen if seen.status in statuses]
@@ -79,7 +84,7 @@ class Load:
     def _run(self) -> None:
         try:
             limits = Limits(goes_on=True)
-            self.outcome = open_loop(self._target, self._times, self.seconds, limits, self.seen.append)
+            self.outcome = open_loop(self._target, self._times, self.seconds, limits, self.seen.append, self._stopped)
         except ClientError as error:
             self._error = error
 

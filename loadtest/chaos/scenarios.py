@@ -11,9 +11,11 @@ from loadtest.chaos.overload import OVERLOAD
 from loadtest.chaos.redis_proxy import REDIS_PROXY
 from loadtest.chaos.scenario import Scenario
 from loadtest.chaos.sigterm import SIGTERM
+from loadtest.chaos.swap import SWAP
 from loadtest.chaos.worker_kill import WORKER_KILL
 
 SCENARIOS: tuple[Scenario, ...] = (
+    SWAP,
     REDIS_KILL,
     REDIS_FREEZE,
     REDIS_PROXY,

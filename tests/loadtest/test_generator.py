@@ -1,12 +1,14 @@
 """Requests are sent when they are due, each is counted once, and their times count from when they were due."""
 
 import json
+import threading
+from collections import Counter
 
 import numpy as np
 import pytest
 
 from loadtest.arrivals import bursts, constant, poisson
-from loadtest.generator import Limits, Target, closed_loop, open_loop
+from loadtest.generator import LOST, REFUSED, Limits, Seen, Target, closed_loop, open_loop
 from loadtest.http_client import ClientError
 from loadtest.requests import http_request, in_columns, in_objects
 from tests.loadtest.small_server import CLOSE, DIE, HANG, NOISE, REPLY, Script, small_server
@@ -33,7 +35,7 @@ def test_a_stall_counts_for_all_that_were_due_meanwhile() -> None:
     with small_server(script) as url:
         found = open_loop(Target(url, REQUESTS), constant(100, 0.3), 0.3, Limits(connections=1, most=1))
 
-    assert found.statuses == {200: 30}
+    assert (found.statuses, found.connections) == ({200: 30}, 1)
     # The last of 30 was due at .29 s, and could not be answered before .4 s.
     assert found.latency.percentile_ms(1) > 100
     assert found.latency.percentile_ms(50) > 240
@@ -170,3 +172,45 @@ def test_both_forms_ask_the_same() -> None:
     assert columns.startswith(b"POST /v1/score HTTP/1.1\r\n")
     document = json.loads(objects.partition(b"\r\n\r\n")[2])
     assert document == {"user_id": "u1", "candidates": [{"id": "a", "bid": 0.5}, {"id": "b", "bid": 1.0}]}
+
+
+def test_a_witness_sees_every_reply_with_its_body() -> None:
+    script = Script(lambda number: (REPLY, 200, 0.0) if number % 2 else (CLOSE, 0, 0.0))
+    seen: list[Seen] = []
+    with small_server(script) as url:
+        target = Target(url, [http_request("/v1/score", b"%d" % number) for number in range(3)])
+        outcome = open_loop(target, constant(50, 0.4), 0.4, Limits(connections=1, goes_on=True), seen.append)
+
+    assert len(seen) == outcome.offered == 20
+    assert Counter(one.status for one in seen) == {200: 10, LOST: 10}
+    assert {one.body for one in seen if one.status == 200} == {b"{}"}
+    assert all(one.due <= one.sent <= one.over for one in seen)
+    assert Counter(one.request for one in seen).keys() == set(target.requests)
+
+
+def test_a_service_that_dies_refuses_what_comes_later_where_the_load_goes_on() -> None:
+    seen: list[Seen] = []
+    with small_server(Script(lambda number: (DIE if number == 5 else REPLY, 200, 0.0))) as url:
+        target = Target(url, [http_request("/v1/score", b"{}")])
+        outcome = open_loop(target, constant(50, 0.4), 0.4, Limits(connections=1, goes_on=True), seen.append)
+
+    came = Counter(one.status for one in seen)
+    assert (came[200], came[LOST]) == (5, 1)
+    assert came[REFUSED] == 14
+    assert outcome.lost == 15
+
+
+def test_a_load_that_is_stopped_sends_no_more() -> None:
+    stopped = threading.Event()
+    seen: list[Seen] = []
+
+    def witness(one: Seen) -> None:
+        seen.append(one)
+        if len(seen) == 5:
+            stopped.set()
+
+    with small_server(Script()) as url:
+        target = Target(url, [http_request("/v1/score", b"{}")])
+        outcome = open_loop(target, constant(50, 60.0), 60.0, None, witness, stopped)
+
+    assert 5 <= len(seen) == outcome.statuses[200] < 1_000

@@ -18,6 +18,8 @@ from loadtest.chaos.scenarios import SCENARIOS
 from loadtest.chaos.timeline import Timeline
 from msd.__main__ import main
 from msd.contract.bundle import Bundle
+from tests.service.bundle_factory import build_bundle
+from tests.service.ranker_graph import Recipe
 
 # Nothing is late, however slow the machine; what is to be too much is far too much.
 BRIEF = Plan(
@@ -31,8 +33,8 @@ BRIEF = Plan(
     deadline_ms=60_000,
     strict_deadline_ms=50,
     overload=8.0,
-    swaps=6,
-    swap_every_s=0.3,
+    swaps=4,
+    swap_every_s=0.0,
     slow_clients=20,
     memory_requests=1_500,
     memory_from=500,
@@ -45,7 +47,9 @@ _AT_ONCE = 3
 @pytest.fixture(scope="module")
 def findings(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Future[Found]"]]:
     """What each scenario finds; a few run side by side, because most of their time they wait."""
-    ground = Ground(bundle.folder, tmp_path_factory.mktemp("chaos"), BRIEF, lambda doing, done, total: None)
+    folder = tmp_path_factory.mktemp("chaos")
+    other = build_bundle(folder / "other", Recipe(seed=1))
+    ground = Ground(bundle.folder, folder, BRIEF, lambda doing, done, total: None, other=other.folder)
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         yield {scenario.name: pool.submit(scenario.run, ground) for scenario in SCENARIOS}
 

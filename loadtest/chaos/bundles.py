@@ -1,0 +1,134 @@
+"""Bundles for a service to follow: good ones, told apart by their versions, and bad ones of every kind.
+
+All are copies; what they are made of stays as it is.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from msd.contract.bundle import GOLDENS, MANIFEST, MARKER, RANKER, ROWS, Manifest, file_entries, write_manifest
+
+CURRENT = "current"
+
+
+def good_bundle(source: Path, folder: Path, version: str) -> Path:
+    """The bundle under another version, which its replies carry."""
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns(MARKER))
+    _seal(folder, model_version=version)
+    return folder
+
+
+def bad_bundles(good: Path, other: Path, folder: Path) -> list[Path]:
+    """A bundle of each kind that has to be refused, by what is wrong with it. `other` has another graph."""
+    return [_bad(good, folder / name.replace(" ", "-"), spoil, other) for name, spoil in _SPOILERS.items()]
+
+
+def point_to(folder: Path, name: str) -> None:
+    """Moves the pointer of a folder of bundles, in one step."""
+    fresh = folder / f".{CURRENT}"
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(name)
+    fresh.replace(folder / CURRENT)
+
+
+def _bad(good: Path, folder: Path, spoil: Callable[[Path, Path], None], other: Path) -> Path:
+    good_bundle(good, folder, folder.name)
+    spoil(folder, other)
+    return folder
+
+
+def _seal(folder: Path, **changes: object) -> None:
+    """Writes a manifest that is right about the files as they are."""
+    document = json.loads((folder / MANIFEST).read_text("utf-8"))
+    write_manifest(folder, Manifest.model_validate({**document, "files": file_entries(folder), **changes}))
+
+
+def _flip(path: Path) -> None:
+    """One bit, in the middle."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def _graph_tampered(folder: Path, other: Path) -> None:
+    _flip(folder / RANKER)
+
+
+def _rows_tampered(folder: Path, other: Path) -> None:
+    _flip(folder / ROWS["item"])
+
+
+def _rows_truncated(folder: Path, other: Path) -> None:
+    path = folder / ROWS["user"]
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def _half_copied(folder: Path, other: Path) -> None:
+    (folder / RANKER).unlink()
+
+
+def _manifest_truncated(folder: Path, other: Path) -> None:
+    path = folder / MANIFEST
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def _manifest_tampered(folder: Path, other: Path) -> None:
+    path = folder / MANIFEST
+    document = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps(document | {"tolerances": dict.fromkeys(document["tolerances"], 1.0)}))
+
+
+def _format_unknown(folder: Path, other: Path) -> None:
+    path = folder / MANIFEST
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"format_version": 99}))
+
+
+def _graph_foreign(folder: Path, other: Path) -> None:
+    shutil.copyfile(other / RANKER, folder / RANKER)
+
+
+def _rows_foreign(folder: Path, other: Path) -> None:
+    """Sealed anew, so that its hashes are right: the rows themselves say whose they are."""
+    shutil.copyfile(other / ROWS["item"], folder / ROWS["item"])
+    _seal(folder)
+
+
+def _goldens_not_reproduced(folder: Path, other: Path) -> None:
+    """Sealed anew: only running the model tells."""
+    path = folder / GOLDENS
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    for line in lines:
+        line["expected"]["pctr"] = [0.5 + score / 2 for score in line["expected"]["pctr"]]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    _seal(folder)
+
+
+def _path_outside(folder: Path, other: Path) -> None:
+    path = folder / MANIFEST
+    document = json.loads(path.read_text("utf-8"))
+    document["files"]["../../../etc/passwd"] = document["files"][RANKER]
+    path.write_text(json.dumps(document))
+
+
+def _nothing(folder: Path, other: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+_SPOILERS: Mapping[str, Callable[[Path, Path], None]] = {
+    "graph tampered with": _graph_tampered,
+    "rows tampered with": _rows_tampered,
+    "rows truncated": _rows_truncated,
+    "half copied": _half_copied,
+    "manifest truncated": _manifest_truncated,
+    "manifest tampered with": _manifest_tampered,
+    "format unknown": _format_unknown,
+    "graph of another bundle": _graph_foreign,
+    "rows of another bundle": _rows_foreign,
+    "goldens not reproduced": _goldens_not_reproduced,
+    "path outside": _path_outside,
+    "nothing": _nothing,
+}

@@ -1,0 +1,146 @@
+"""One bundle follows another every few seconds under load, bad ones among them: nobody notices, but for the scores."""
+
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from loadtest.chaos.bundles import bad_bundles, good_bundle, point_to
+from loadtest.chaos.ground import Ground, metric
+from loadtest.chaos.load import Load, capacity
+from loadtest.chaos.scenario import Check, Found, Scenario, Unable
+from loadtest.chaos.timeline import FIVES, SCORED, count, percentile_ms
+from loadtest.generator import Seen, Target
+from loadtest.http_client import Client, ClientError
+
+_NAME = "swap"
+_RATIO = 2.0
+_PATIENCE_S = 60.0
+_PAUSE_S = 0.1
+_LONGEST_S = 600.0
+Known = Mapping[bytes, list[float]]
+"""The scores of a bundle by request."""
+
+
+class _Bundles(NamedTuple):
+    """Good ones in turn, of two graphs, and bad ones; `versions` says which graph a version's is."""
+
+    folder: Path
+    good: Sequence[Path]
+    bad: Sequence[Path]
+    versions: Mapping[str, Path]
+
+
+def _run(ground: Ground) -> Found:
+    plan = ground.plan
+    if ground.other is None:
+        raise Unable("it takes two bundles of the same users and items: name another one by --other")
+    ground.heard(f"{_NAME}: making bundles", 0, 1)
+    bundles = _made(ground, ground.other)
+    known = {source: _scores(ground, source) for source in {*bundles.versions.values()}}
+    swaps: list[tuple[float, float]] = []
+    refused = 0
+    with ground.service(_NAME, bundle=bundles.folder) as service, Client(service.url) as client:
+        target = ground.target(service.url, bundle=ground.bundle)
+        rate = plan.share * capacity(target, plan.capacity_s)
+        with Load(target, rate, _LONGEST_S) as load:
+            load.until(plan.steady_s)
+            begun = load.now_s
+            for place, good in enumerate(bundles.good[1:]):
+                ground.heard(f"{_NAME}: bundles", place, len(bundles.good) - 1)
+                started = load.now_s
+                if _turned(client, bundles.folder, good.name, "done"):
+                    swaps.append((started, load.mark(good.name)))
+                if place < len(bundles.bad):
+                    bad = bundles.bad[place]
+                    refused += _turned(client, bundles.folder, bad.name, "refused")
+                    load.mark(f"refused: {bad.name}")
+                load.until(started + plan.swap_every_s)
+            load.stop()
+    shutil.rmtree(bundles.folder)
+    samples = load.timeline.samples
+    swapping = [sample for start, end in swaps for sample in load.timeline.between(start, end)]
+    steady, during = percentile_ms(load.timeline.between(0.0, begun), 99), percentile_ms(swapping, 99)
+    failed = len(samples) - count(samples, *SCORED)
+    mixed = sum(not _is_of_one(seen, known, bundles.versions) for seen in load.seen if seen.status == 200)
+    ratio = round(during / steady, 3) if during and steady else None
+    wanted, offered = len(bundles.good) - 1, min(len(bundles.bad), len(bundles.good) - 1)
+    return Found(
+        {
+            "swap_failed": failed,
+            "swap_p99_ratio": ratio,
+            "bad_bundles_refused": refused,
+            "bad_bundles_offered": offered,
+            "swaps": len(swaps),
+            "swap_seconds": round(max((end - start for start, end in swaps), default=0.0), 3),
+            "swap_p99_ms": during,
+            "swap_steady_p99_ms": steady,
+            "swap_replies_of_two_models": mixed,
+            "swap_versions": len({_version(seen) for seen in load.seen if seen.status == 200}),
+        },
+        (
+            Check("no request fails", failed == 0 and count(samples, *FIVES) == 0),
+            Check("every good bundle is served in its turn", len(swaps) == wanted),
+            Check("every bad bundle is refused", refused == offered),
+            Check("every reply has the scores of the version that it names", mixed == 0),
+            Check("no reply is degraded", count(samples, "full") == count(samples, *SCORED)),
+            Check(f"p99 during swaps is at most {_RATIO:g} × what it is else", bool(ratio and ratio <= _RATIO), True),
+        ),
+        load.timeline,
+    )
+
+
+def _made(ground: Ground, other: Path) -> _Bundles:
+    folder = ground.work / _NAME / "bundles"
+    sources = [(ground.bundle, other)[number % 2] for number in range(ground.plan.swaps + 1)]
+    good = [good_bundle(source, folder / f"b{number}", f"b{number}") for number, source in enumerate(sources)]
+    bad = bad_bundles(ground.bundle, other, folder)[: ground.plan.swaps]
+    point_to(folder, good[0].name)
+    return _Bundles(folder, good, bad, {one.name: source for one, source in zip(good, sources, strict=True)})
+
+
+def _scores(ground: Ground, bundle: Path) -> Known:
+    """What a service of this bundle alone gives."""
+    with ground.service(_NAME, bundle=bundle) as service, Client(service.url) as client:
+        target: Target = ground.target(service.url, bundle=ground.bundle)
+        return {one: _pctr(client.score(one.partition(b"\r\n\r\n")[2]).body) for one in target.requests}
+
+
+def _turned(client: Client, folder: Path, name: str, result: str) -> bool:
+    """Whether the service has done, or refused, what the pointer is moved to."""
+    sample = f'msd_swaps_total{{result="{result}"}}'
+    before = metric(client, sample)
+    point_to(folder, name)
+    until = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < until:
+        try:
+            if metric(client, sample) > before:
+                return True
+        except ClientError:  # its connection was closed: the next is another
+            pass
+        time.sleep(_PAUSE_S)
+    return False
+
+
+def _is_of_one(seen: Seen, known: Mapping[Path, Known], versions: Mapping[str, Path]) -> bool:
+    source = versions.get(_version(seen))
+    return source is not None and _pctr(seen.body) == known[source][seen.request]
+
+
+def _version(seen: Seen) -> str:
+    return str(json.loads(seen.body)["model_version"])
+
+
+def _pctr(body: bytes) -> list[float]:
+    scores: list[float] = json.loads(body)["candidates"]["pctr"]
+    return scores
+
+
+SWAP = Scenario(
+    _NAME,
+    "Bundles follow one another, bad ones among them",
+    ("swap_failed", "swap_p99_ratio", "bad_bundles_refused", "bad_bundles_offered"),
+    _run,
+)
