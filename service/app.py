@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from msd.contract.bundle import open_bundle
 from service.access import AccessMiddleware
 from service.body import BodyMiddleware
+from service.cold.cold_ads import open_cold_ads
 from service.docs import add_docs
 from service.errors import ErrorResponse
 from service.events_route import PATH as EVENTS_PATH
@@ -72,7 +73,8 @@ def create_app(
     queue = RunQueue(metrics, settings.max_queued_rows)
     live = open_live_store(settings, side_folder) if settings.live else None
     live_rows = LiveRows(live, metrics, settings.live_lag_seconds) if live else None
-    scorer = Scorer(queue, metrics, live_rows)
+    cold_ads = open_cold_ads(settings, side_folder, metrics)
+    scorer = Scorer(queue, metrics, live_rows, cold_ads)
     request_log = _request_log(settings, metrics, side_folder)
 
     @asynccontextmanager
@@ -88,11 +90,9 @@ def create_app(
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             queue.close()
-            if request_log is not None:
-                await request_log.close()
-            await serving.close()
-            if live:
-                await live.close()
+            for one in (request_log, cold_ads, serving, live):
+                if one is not None:
+                    await one.close()
 
     app = _App(
         title="msd-ctr",

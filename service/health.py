@@ -47,6 +47,10 @@ class ServedModel(BaseModel):
     heads: list[str]
     features: dict[Literal["user", "item", "context"], list[ServedFeature]]
     history_length: int
+    item_text: str | None = Field(
+        description="How the text of an item was made of its columns; that of a cold ad is to be made alike."
+    )
+    encodes_texts: bool = Field(description="Whether the bundle has an encoder for the texts of cold ads.")
     runtime: Engine = Field(description="What runs the model, as it was read back after loading.")
     store: str
     max_candidates: int
@@ -109,6 +113,8 @@ def _served_model(model: Model, max_candidates: int) -> ServedModel:
             side: [ServedFeature(name=name, kind=field.kind) for name, field in model.schema.settable[side].items()]
             for side in SIDES
         },
+        item_text=model.schema.item_text,
+        encodes_texts=model.bundle.encoder_identity is not None,
         history_length=model.schema.history.length,
         runtime=model.engine,
         store=model.store.name,

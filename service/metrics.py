@@ -22,7 +22,9 @@ Stage = Literal["parse", "rows", "queue", "run", "reply"]
 Shed = Literal["rows", "wait", "deadline", "client_gone"]
 STAGES: tuple[Stage, ...] = ("parse", "rows", "queue", "run", "reply")
 SHEDS: tuple[Shed, ...] = ("rows", "wait", "deadline", "client_gone")
-RUNGS: tuple[str, ...] = ("user_unknown", "user_cached", "cached", "category_prior", "prior")
+RUNGS: tuple[str, ...] = ("user_unknown", "user_cached", "cached", "encoded", "category_prior", "prior")
+ColdText = Literal["held", "encoded", "shared", "redis", "late", "dropped", "failed"]
+COLD_TEXTS: tuple[ColdText, ...] = ("held", "encoded", "shared", "redis", "late", "dropped", "failed")
 Tier = Literal["file", "arena", "stale", "redis", "missing"]
 TIERS: tuple[Tier, ...] = ("file", "arena", "stale", "redis", "missing")
 STORE_STATES = ("up", "slow", "refusing", "down")
@@ -139,6 +141,17 @@ class Metrics:
         self.workers_ready = families.gauge("msd_workers_ready", "Workers that answer requests.")
         self.workers = families.gauge("msd_workers", "Workers that there should be.")
         self.restarts = families.counter("msd_worker_restarts", "Workers that ended unasked and were replaced.")
+        self.cold_texts = families.counters(
+            "msd_encoded", "Texts of ads without a row, by what came of them for their request.", "result", COLD_TEXTS
+        )
+        """By result."""
+        self.encoder_waiting = families.gauge("msd_encoder_waiting", "Texts that wait to be encoded.")
+        self.encoder_seconds = families.histogram(
+            "msd_encoder_seconds", "Runs of the text encoder, of several texts each.", _STAGE_SECONDS
+        )
+        self.shelf_damaged = families.counter(
+            "msd_encoded_damaged", "Vectors of texts in Redis that were short, changed, or another text's."
+        )
         self.side_restarts = families.counters(
             "msd_side_restarts", "Side processes that ended unasked and were replaced.", "process", SIDE_NAMES
         )

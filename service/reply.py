@@ -36,8 +36,10 @@ class Degraded(BaseModel):
     )
     candidates: dict[str, Rung] | None = Field(
         default=None,
-        description="By candidate: `cached` is scored by its row as it was last known; `category_prior` has no row, and"
-        " knows what the request says of it; `prior` knows nothing, or there was not the time to score it.",
+        description="By candidate: `cached` is scored by its row as it was last known; `encoded` has no row, but the"
+        " vector of its text in the request; `category_prior` has no row, and knows what else the request says of it;"
+        " `prior` knows nothing, or there was not the time to score it. An ad whose text is yet to be encoded is scored"
+        " without, and may be `encoded` later.",
     )
 
 

@@ -16,6 +16,7 @@ from msd.contract.assemble import Rung, Tensors, UserRung, assemble, cut, wanted
 from msd.contract.log import Basis
 from msd.contract.request import CheckedRequest
 from msd.contract.rows import Rows, RowSide
+from service.cold.cold_ads import ColdAds
 from service.errors import ModelError
 from service.lineup.model import Model
 from service.live.live_rows import LiveRows
@@ -43,10 +44,13 @@ class Scored:
 class Scorer:
     """Scores requests, each with the model that it is to be scored by. Deadlines are of `time.perf_counter`."""
 
-    def __init__(self, queue: RunQueue, metrics: Metrics, live: LiveRows | None = None) -> None:
+    def __init__(
+        self, queue: RunQueue, metrics: Metrics, live: LiveRows | None = None, cold_ads: ColdAds | None = None
+    ) -> None:
         self._queue = queue
         self._metrics = metrics
         self._live = live
+        self._cold_ads = cold_ads
         self._log = structlog.get_logger("msd.scorer")
 
     def check_door(self, deadline: float, is_gone: Callable[[], bool]) -> None:
@@ -68,6 +72,8 @@ class Scorer:
             started = time.perf_counter()
             at = time.time() if request.at is None else request.at
             user, items = await self._fetch(model, request, at, deadline)
+            if request.item_texts and self._cold_ads is not None:
+                items = await self._cold_ads.fill(model, request, items, deadline)
             assembled = assemble(model.schema, request, at, user, items)
             rows_s = time.perf_counter() - started
             self._metrics.stages["rows"].observe(rows_s)

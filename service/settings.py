@@ -81,6 +81,11 @@ class Settings(BaseModel):
     event_horizon_hours: Annotated[float, Field(gt=0, le=720)] = 24.0
     live_lag_seconds: Annotated[float, Field(gt=0, le=1e9)] = 900.0
     max_deadline_ms: Annotated[int, Field(ge=1, le=600_000)] = 60_000
+    encoder: Literal["auto", "on", "off"] = "auto"
+    encoder_wait_ms: Annotated[int, Field(ge=0, le=60_000)] = 50
+    encoder_per_s: Annotated[float, Field(gt=0, le=100_000)] = 20.0
+    encoder_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
+    encoded_ttl_s: Annotated[int, Field(ge=0, le=31_536_000)] = 0
     drain_seconds: Annotated[float, Field(ge=0, le=3_600)] = 5.0
     log_dir: Path | None = None
     log_sample: Annotated[float, Field(ge=0, le=1)] = 0.01
@@ -116,6 +121,8 @@ class Settings(BaseModel):
             raise ValueError("MSD_TLS_CERT and MSD_TLS_KEY go together: one of them is not set")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("MSD_TLS_CLIENT_CA needs MSD_TLS_CERT and MSD_TLS_KEY")
+        if self.encoded_ttl_s and self.store != "redis":
+            raise ValueError("MSD_ENCODED_TTL_S needs MSD_STORE=redis: vectors of texts are shared there")
         if self.guard_metrics and self.keys_file is None:
             raise ValueError("MSD_GUARD_METRICS needs MSD_KEYS_FILE, the file of the keys to ask for")
         if self.runtime == "openvino" and self.provider != "cpu":

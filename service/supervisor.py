@@ -14,6 +14,7 @@ from types import FrameType
 import structlog
 
 from msd.contract.errors import MsdError
+from service.cold.side import encoder_side
 from service.cores import usable_cores, worker_count
 from service.guard import check_keys
 from service.lineup.follower import Follower
@@ -66,6 +67,8 @@ def side_specs(settings: Settings) -> list[SideSpec]:
         specs.append(SideSpec("recorder", "service.live.recorder"))
     if settings.log_dir is not None:
         specs.append(log_side())
+    if (encoder := encoder_side(settings)) is not None:
+        specs.append(encoder)
     return specs
 
 

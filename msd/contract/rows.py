@@ -97,12 +97,13 @@ class RowCodec:
         _seal(records)
         return records
 
-    def encoded(self, vectors: NDArray[np.float16]) -> Records:
-        """[n] records of ids that have no row, of which only the vectors [n, D] of their texts are known.
+    def encoded(self, vectors: NDArray[np.float16], known: Records | None = None) -> Records:
+        """[n] records of ids that have no row, with the vectors [n, D] of their texts.
 
-        They pack as rows do, for those who keep what a request was scored from.
+        What else is `known` of them [n], such as live counts, stays. They pack as rows do, for those who keep what a
+        request was scored from.
         """
-        records = np.repeat(self.missing, len(vectors))
+        records = np.repeat(self.missing, len(vectors)) if known is None else known.copy()
         records["flags"] = _HAS_SEMANTIC | _ENCODED
         records["semantic"] = vectors
         _seal(records)

@@ -237,6 +237,12 @@ def test_a_record_of_a_text_alone_stands_in_its_place_and_is_no_row() -> None:
     assert np.array_equal(encoded["semantic"], vectors)
     for name in ("categorical", "numeric", "impressions", "clicks", "as_of"):
         assert np.array_equal(encoded[name], np.repeat(ITEMS.missing, 2)[name])
+    known = np.repeat(ITEMS.missing, 2)
+    known["impressions"] = [7.0, 9.0]
+    counted = ITEMS.encoded(vectors, known)
+    assert counted["impressions"].tolist() == [7.0, 9.0]
+    assert ITEMS.unpack([counted[1].tobytes()]).records[0] == counted[1]
+    assert not has_semantic(known).any()
     spoilt = bytearray(encoded[0].tobytes())
     spoilt[9] ^= 1
     assert ITEMS.unpack([bytes(spoilt)]).damaged == 1

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from model_export.precision.int8 import quantise
 from msd.contract.assemble import Tensors, assemble, wanted_items
 from msd.contract.bundle import (
+    ENCODER,
     GOLDENS,
     MERGED_RANKER,
     RANKER,
     ROWS,
+    TOKENIZER,
     Bundle,
     Manifest,
     bundle_id_of,
@@ -28,6 +30,7 @@ from msd.contract.bundle import (
     write_manifest,
 )
 from msd.contract.encode import Value, canonical, encode_side
+from msd.contract.encoder_record import EncoderRecord, Probe
 from msd.contract.golden import Golden, encode_row, write_goldens
 from msd.contract.request import parse_request
 from msd.contract.row_file import RowFile
@@ -44,6 +47,7 @@ from msd.contract.schema import (
 from msd.contract.schema import (
     Sequence as HistoryField,
 )
+from tests.service.encoder_graph import build_encoder, build_tokenizer, encode_alone
 from tests.service.ranker_graph import Recipe, build_ranker
 
 AT = 1_764_066_000.0
@@ -93,7 +97,9 @@ def build_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
         (temporary / RANKER).write_bytes(quantise(graph, _some_tensors(schema)) if recipe.int8 else graph)
         if recipe.merged:
             (temporary / MERGED_RANKER).write_bytes(build_ranker(schema, recipe, merged=True).SerializeToString())
-        bundle_id = bundle_id_of(schema, {RANKER: file_entries(temporary)[RANKER].sha256})
+        encoder = _write_encoder(temporary, recipe.seed) if recipe.encoder else None
+        entries = file_entries(temporary)
+        bundle_id = bundle_id_of(schema, {name: entries[name].sha256 for name in (RANKER, ENCODER) if name in entries})
         for side in _SIDES:
             _write_rows(temporary, schema, side, USERS if side == "user" else ITEMS, bundle_id)
         write_goldens(temporary / GOLDENS, _goldens(temporary, schema, bundle_id, model))
@@ -108,9 +114,21 @@ def build_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
             calibration={},
             metrics={"auc": 0.75},
             provenance={"made_by": "tests"},
+            encoder=encoder,
         )
         write_manifest(temporary, manifest)
     return open_bundle(folder)
+
+
+def _write_encoder(folder: Path, seed: int) -> EncoderRecord:
+    graph, tokenizer = build_encoder(_DIM, seed), build_tokenizer()
+    (folder / ENCODER).write_bytes(graph)
+    tokenizer.save(str(folder / TOKENIZER))
+    probes = [
+        Probe(text=text, vector=tuple(map(float, encode_alone(graph, tokenizer, text))))
+        for text in ("a tent", "Ein Café in São Paulo, 東京 ☕", "far too long " * 20)
+    ]
+    return EncoderRecord(tolerance=1e-3, probes=tuple(probes))
 
 
 def _some_tensors(schema: FeatureSchema) -> list[Tensors]:

@@ -19,6 +19,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="session")
+def cold_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle with a text encoder; nobody changes it."""
+    return build_bundle(tmp_path_factory.mktemp("bundles") / "cold", Recipe(encoder=True))
+
+
+@pytest.fixture(scope="session")
 def other_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle of the same schema with other weights, so of another bundle_id."""
     return build_bundle(tmp_path_factory.mktemp("bundles") / "other", Recipe(seed=1))

@@ -18,7 +18,7 @@ POISON_HOUR = "23"
 class Recipe:
     """What kind of bundle to build. `seed` changes the weights, and with them the bundle_id; `dense` adds layers of
     matrix products, which is all that other precisions than fp32 change; `int8` has them quantised. `merged` adds the
-    graph that scores several requests in one run."""
+    graph that scores several requests in one run, `encoder` a text encoder."""
 
     seed: int = 0
     poison: bool = False
@@ -26,6 +26,7 @@ class Recipe:
     dense: bool = False
     int8: bool = False
     merged: bool = False
+    encoder: bool = False
     heads: tuple[str, ...] = ("pctr", "pcvr")
 
 

@@ -1,0 +1,74 @@
+"""Vectors of texts in Redis, where other services find them: below the bundle's own prefix, for a limited time.
+
+What comes back is used only if it proves to be the vector of that very text by that very encoder.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import hiredis
+import structlog
+
+from msd.contract.encoded import Vector, pack_vector, unpack_vector
+from msd.contract.redis_keys import encoded_key
+from service.cold.messages import Question
+from service.metrics import Metrics
+from service.stores.nodes import Command
+from service.stores.redis_line import pack
+from service.stores.redis_link import Ears
+from service.stores.topology import open_nodes
+
+
+class RedisShelf:
+    """Never fails: a Redis that cannot be asked holds nothing, and what cannot be put there is left out."""
+
+    def __init__(self, url: str, timeout_s: float, ttl_s: int, metrics: Metrics) -> None:
+        self._nodes = open_nodes(url, timeout_s, [], Ears(_ignore, _nothing, _nothing))
+        self._ttl = b"%d" % ttl_s
+        self._metrics = metrics
+        self._log = structlog.get_logger("msd.encoder")
+
+    async def read(self, question: Question, keys: Sequence[bytes]) -> dict[bytes, Vector]:
+        """Those of the keys that are there and whole, by key."""
+        names = [encoded_key(question.bundle_id, key).encode() for key in keys]
+        found: dict[bytes, Vector] = {}
+
+        def accept(places: Sequence[int], replies: Sequence[Any], epoch: int) -> None:
+            for place, reply in zip(places, replies, strict=True):
+                if reply is None:
+                    continue
+                vector = unpack_vector(keys[place], question.width, reply) if isinstance(reply, bytes) else None
+                if vector is None:
+                    self._metrics.shelf_damaged.inc()
+                else:
+                    found[keys[place]] = vector
+
+        await self._nodes.ask([Command(name, pack(b"GET", name)) for name in names], accept)
+        return found
+
+    async def write(self, bundle_id: str, vectors: Mapping[bytes, Vector]) -> None:
+        """Puts vectors there, each whole or not at all."""
+        commands = []
+        for key, vector in vectors.items():
+            name = encoded_key(bundle_id, key).encode()
+            commands.append(Command(name, pack(b"SET", name, pack_vector(key, vector), b"EX", self._ttl)))
+        refused: list[object] = []
+
+        def accept(places: Sequence[int], replies: Sequence[Any], epoch: int) -> None:
+            refused.extend(reply for reply in replies if isinstance(reply, hiredis.ReplyError))
+
+        answers = await self._nodes.ask(commands, accept)
+        if refused or answers.error is not None:
+            self._log.warning("not_written_back", reason=str(answers.error or refused[0]))
+
+    async def close(self) -> None:
+        """Ends the connections."""
+        await self._nodes.close()
+
+
+def _ignore(keys: object) -> None:
+    """Nothing is kept that could change: a key's vector is always the same."""
+
+
+def _nothing() -> None:
+    return

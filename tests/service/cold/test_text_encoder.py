@@ -1,0 +1,116 @@
+"""The encoder makes the vectors of the export, proves that it does, and says what is wrong where it cannot."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from msd.contract.bundle import ENCODER, RANKER, TOKENIZER, Bundle, bundle_id_of, file_entries, open_bundle
+from msd.contract.errors import BundleError, MsdError
+from service.cold.text_encoder import TextEncoder
+from service.runtimes.runtime import RuntimeRefused
+from tests.service.bundle_factory import build_bundle, example_schema, reseal
+from tests.service.encoder_graph import POISON, build_encoder, encode_alone
+from tests.service.ranker_graph import Recipe
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=90)
+
+
+@pytest.fixture(scope="module")
+def encoder(cold_bundle: Bundle) -> TextEncoder:
+    return TextEncoder(cold_bundle)
+
+
+@given(texts=st.lists(TEXTS, min_size=1, max_size=6))
+def test_together_or_alone_within_a_step_of_fp16(texts: list[str], encoder: TextEncoder, cold_bundle: Bundle) -> None:
+    graph, tokenizer = (cold_bundle.path(name) for name in (ENCODER, TOKENIZER))
+    texts = [text for text in texts if b"\xa0" not in text.encode()] or ["a tent"]
+    found = encoder.encode(encoder.tokenise(texts))
+    for text, vector in zip(texts, found, strict=True):
+        due = encode_alone(graph.read_bytes(), Tokenizer.from_file(str(tokenizer)), text).astype(np.float16)
+        assert (np.abs(vector - due) <= np.spacing(np.maximum(np.abs(vector), np.abs(due)))).all()
+
+
+def test_what_is_not_a_number_is_an_error(encoder: TextEncoder) -> None:
+    with pytest.raises(BundleError, match="gives numbers that are not finite"):
+        encoder.encode(encoder.tokenise(["a tent", POISON]))
+
+
+def _of_another_width(folder: Path) -> None:
+    (folder / ENCODER).write_bytes(build_encoder(7, 0))
+
+
+def _of_other_weights(folder: Path) -> None:
+    (folder / ENCODER).write_bytes(build_encoder(8, 1))
+
+
+def _no_encoder(folder: Path) -> None:
+    (folder / ENCODER).write_bytes((folder / RANKER).read_bytes())
+
+
+def _no_graph(folder: Path) -> None:
+    (folder / ENCODER).write_bytes(b"no graph at all")
+
+
+def _no_tokenizer(folder: Path) -> None:
+    (folder / TOKENIZER).write_text('{"version": "1.0", "model": 3}')
+
+
+def _another_truncation(folder: Path) -> None:
+    document = json.loads((folder / TOKENIZER).read_text())
+    document["truncation"]["max_length"] = 8
+    (folder / TOKENIZER).write_text(json.dumps(document))
+
+
+def _unvouched(folder: Path) -> None:
+    reseal(folder, encoder=None)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (_of_another_width, r"gives vectors \(7,\), the schema takes 8 numbers"),
+        (_of_other_weights, "a vector differs by .* from what the manifest expects"),
+        (_another_truncation, "a vector differs by .* from what the manifest expects"),
+        (_no_encoder, "is no encoder of texts: it needs"),
+        (_no_graph, "onnxruntime cannot load it"),
+        (_no_tokenizer, "tokenizer.json: is no tokenizer"),
+        (_unvouched, "has no encoder that its manifest vouches for; export it again"),
+    ],
+)
+def test_an_encoder_that_is_not_what_it_should_be_is_refused(
+    spoil: Callable[[Path], None], said: str, tmp_path: Path
+) -> None:
+    """Though all hashes fit: it was made wrong, not damaged."""
+    folder = build_bundle(tmp_path / "bundle", Recipe(encoder=True)).folder
+    spoil(folder)
+    entries = file_entries(folder)
+    weights = {name: entries[name].sha256 for name in (RANKER, ENCODER)}
+    reseal(folder, bundle_id=bundle_id_of(example_schema(), weights))
+    with pytest.raises(BundleError, match=said):
+        TextEncoder(open_bundle(folder))
+
+
+def test_int8_needs_a_cpu_that_adds_it_exactly(cold_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = cold_bundle.manifest.encoder
+    assert record is not None
+    lower = record.model_copy(update={"precision": "int8"})
+    bundle = Bundle(cold_bundle.folder, cold_bundle.manifest.model_copy(update={"encoder": lower}))
+    monkeypatch.setattr("service.cold.text_encoder.cpu_instructions", lambda: ("avx2",))
+    with pytest.raises(RuntimeRefused, match="is quantised for CPUs with VNNI, which this one has not"):
+        TextEncoder(bundle)
+
+
+@pytest.mark.parametrize("name", [ENCODER, TOKENIZER])
+def test_a_damaged_encoder_is_refused_at_verification(name: str, tmp_path: Path) -> None:
+    folder = build_bundle(tmp_path / "bundle", Recipe(encoder=True)).folder
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(MsdError, match=f"{name}: its SHA-256 is not the manifest's"):
+        open_bundle(folder, rows=False)
