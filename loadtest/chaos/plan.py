@@ -26,6 +26,8 @@ class Plan:
     memory_from: int = 20_000
     memory_candidates: int = 64
     bad_requests: int = 20_000
+    events: int = 200_000
+    events_a_batch: int = 1_000
     generated: int = 1_500
     """How many of the bad requests are made from the service's own description, which takes longer."""
 

@@ -5,6 +5,7 @@ from loadtest.chaos.broken_redis import REDIS_FLUSH, REDIS_FREEZE, REDIS_KILL
 from loadtest.chaos.clients import CLIENTS
 from loadtest.chaos.clock_jump import CLOCK_JUMP
 from loadtest.chaos.disk_full import DISK_FULL
+from loadtest.chaos.events import EVENTS
 from loadtest.chaos.log_replay import LOG_REPLAY
 from loadtest.chaos.memory import MEMORY
 from loadtest.chaos.overload import OVERLOAD
@@ -27,6 +28,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     DISK_FULL,
     CLOCK_JUMP,
     LOG_REPLAY,
+    EVENTS,
     BAD_REQUESTS,
     MEMORY,
 )

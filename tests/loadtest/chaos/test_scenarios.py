@@ -40,6 +40,8 @@ BRIEF = Plan(
     memory_from=500,
     bad_requests=500,
     generated=60,
+    events=2_000,
+    events_a_batch=25,
 )
 _AT_ONCE = 3
 
