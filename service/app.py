@@ -57,6 +57,7 @@ def create_app(
         metrics.serves(
             [(model.bundle.bundle_id, model.version, model.store.name) for model in lineup.models],
             [model.engine for model in lineup.models],
+            [((str(arm.slot), arm.name, arm.model.bundle.bundle_id), arm.share) for arm in lineup.arms],
         )
         metrics.reference(lineup.champion.bundle.manifest)
 

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from msd.contract.schema import SIDES
-from service.lineup.lineup import Serving
+from service.lineup.lineup import Lineup, Serving
 from service.lineup.model import Model
 from service.metrics import Metrics
 from service.readiness import Readiness
@@ -38,8 +38,25 @@ class ServedFeature(BaseModel):
     kind: Literal["categorical", "bag", "numeric"]
 
 
+class ServedArm(BaseModel):
+    """A bundle under a name."""
+
+    name: str
+    bundle_id: str
+    model_version: str
+    share: float = Field(description="Of the users; 0 for a shadow, which scores nobody.")
+
+
+class ServedLineup(BaseModel):
+    """All bundles that are served side by side."""
+
+    generation: int = Field(description="Rises with each swap.")
+    arms: list[ServedArm]
+    shadow: list[ServedArm]
+
+
 class ServedModel(BaseModel):
-    """The bundle that is served, and what serves it."""
+    """The bundle that is served, the first arm's where there are several, and what serves it."""
 
     bundle_id: str
     model_version: str
@@ -55,6 +72,7 @@ class ServedModel(BaseModel):
     store: str
     max_candidates: int
     metrics: dict[str, Any]
+    lineup: ServedLineup
 
 
 def health_routes(serving: Serving, readiness: Readiness, metrics: Metrics, max_candidates: int) -> APIRouter:
@@ -88,7 +106,7 @@ def health_routes(serving: Serving, readiness: Readiness, metrics: Metrics, max_
 
     @router.get("/v1/model", summary="What is served?")
     async def served_model() -> ServedModel:
-        return _served_model(serving.current.champion, max_candidates)
+        return _served_model(serving.current, max_candidates)
 
     @router.get(
         "/metrics",
@@ -102,7 +120,8 @@ def health_routes(serving: Serving, readiness: Readiness, metrics: Metrics, max_
     return router
 
 
-def _served_model(model: Model, max_candidates: int) -> ServedModel:
+def _served_model(lineup: Lineup, max_candidates: int) -> ServedModel:
+    model = lineup.champion
     manifest = model.bundle.manifest
     return ServedModel(
         bundle_id=manifest.bundle_id,
@@ -120,4 +139,13 @@ def _served_model(model: Model, max_candidates: int) -> ServedModel:
         store=model.store.name,
         max_candidates=max_candidates,
         metrics=manifest.metrics,
+        lineup=ServedLineup(
+            generation=lineup.generation,
+            arms=[_served_arm(arm.name, arm.model, arm.share) for arm in lineup.arms],
+            shadow=[_served_arm(shadow.name, shadow.model, 0.0) for shadow in lineup.shadows],
+        ),
     )
+
+
+def _served_arm(name: str, model: Model, share: float) -> ServedArm:
+    return ServedArm(name=name, bundle_id=model.bundle.bundle_id, model_version=model.version, share=share)

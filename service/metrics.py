@@ -44,6 +44,9 @@ KEY_REFUSALS: tuple[KeyRefusal, ...] = ("missing", "unknown", "expired", "scope"
 CODES = (200, 400, 401, 403, 408, 413, 415, 422, 429, 499, 500, 503, 504)
 Logged = Literal["handed", "dropped", "written", "lost"]
 LOGGED: tuple[Logged, ...] = ("handed", "dropped", "written", "lost")
+Labels = tuple[str, ...]
+MAX_ARMS, MAX_SHADOWS = 8, 2
+_ARM_LABELS = ("slot", "arm", "bundle_id")
 _BUNDLE_LABELS = ("bundle_id", "model_version", "store")
 _RUNTIME_LABELS = ("runtime", "version", "provider", "device", "graphs", "threads", "precision", "instructions")
 _SECONDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 7.5e-3, 1e-2, 1.5e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1, 5)
@@ -203,6 +206,15 @@ class Metrics:
         )
         """By result."""
         self.refused = families.gauge("msd_bundle_refused", "1 while what is wanted is not what is served.", "max")
+        arms = families.counters(
+            "msd_arm_requests",
+            "Requests scored by each arm, where there are several.",
+            "slot",
+            map(str, range(1, MAX_ARMS + 1)),
+        )
+        self.arms = {int(slot): counter for slot, counter in arms.items()}
+        """By slot."""
+        self._shares = self._info("msd_arm_share", "Share of the users that an arm scores.", _ARM_LABELS)
         self._bundles = self._info("msd_bundle_info", "1 for each bundle that is served.", _BUNDLE_LABELS)
         self._runtimes = self._info(
             "msd_runtime_info", "1 for what runs the model, as it was read back after loading.", _RUNTIME_LABELS
@@ -250,10 +262,14 @@ class Metrics:
         if count:
             self._damaged[side].inc(count)
 
-    def serves(self, bundles: Iterable[Sequence[str]], engines: Iterable[Engine]) -> None:
-        """Says which bundles are served - id, model version and kind of store of each - and what runs them."""
-        self._bundles[:] = bundles
-        self._runtimes[:] = [_told(engine) for engine in engines]
+    def serves(
+        self, bundles: Iterable[Labels], engines: Iterable[Engine], shares: Iterable[tuple[Labels, float]]
+    ) -> None:
+        """Says which bundles are served - id, model version and kind of store of each -, what runs them, and which
+        share of the users each arm has: slot, name and bundle id."""
+        self._bundles[:] = [(labels, 1.0) for labels in bundles]
+        self._runtimes[:] = [(_told(engine), 1.0) for engine in engines]
+        self._shares[:] = shares
 
     def reference(self, manifest: Manifest) -> None:
         """Says whose drift is told: that of the champion's bundle, by what its reference has."""
@@ -271,21 +287,21 @@ class Metrics:
         """All families in Prometheus's text format, whichever worker is asked."""
         return generate_latest(self._registry)
 
-    def _info(self, name: str, text: str, labels: Sequence[str]) -> list[Sequence[str]]:
-        """The list of the values of its labels, each of which is told once."""
-        values: list[Sequence[str]] = []
+    def _info(self, name: str, text: str, labels: Labels) -> list[tuple[Labels, float]]:
+        """The list of the values of its labels, each of which is told once, with a number."""
+        values: list[tuple[Labels, float]] = []
 
         def tell() -> GaugeMetricFamily:
             family = GaugeMetricFamily(name, text, labels=labels)
-            for one in dict.fromkeys(map(tuple, values)):
-                family.add_metric(one, 1.0)
+            for one, value in dict(values).items():
+                family.add_metric(one, value)
             return family
 
         self.families.tell(tell)
         return values
 
 
-def _told(engine: Engine) -> Sequence[str]:
+def _told(engine: Engine) -> Labels:
     """By the labels of `msd_runtime_info`."""
     return (
         engine.name,

@@ -48,12 +48,15 @@ class ScoreReply(BaseModel):
 
     request_id: str
     model_version: str
+    arm: str | None = Field(default=None, description="Of the experiment, where there is one; else absent.")
     candidates: ScoredCandidates
     degraded: Degraded | None = None
 
 
-def build_reply(request_id: str, model_version: str, request: CheckedRequest, scored: Scored) -> bytes:
-    """The JSON of the reply."""
+def build_reply(
+    request_id: str, model_version: str, request: CheckedRequest, scored: Scored, arm: str | None = None
+) -> bytes:
+    """The JSON of the reply; `arm` is named where there are several."""
     pctr = scored.scores["pctr"]
     ecpm = _ecpm(request.bids, pctr)
     columns: dict[str, Any] = {"id": request.ids, **scored.scores}
@@ -63,7 +66,10 @@ def build_reply(request_id: str, model_version: str, request: CheckedRequest, sc
         order = served_places(request.bids, pctr, request.top_k)
         columns = {name: column[order] for name, column in columns.items() if name != "id"}
         columns = {"id": [request.ids[place] for place in order.tolist()], **columns, "ecpm": ecpm[order]}
-    document: dict[str, Any] = {"request_id": request_id, "model_version": model_version, "candidates": columns}
+    document: dict[str, Any] = {"request_id": request_id, "model_version": model_version}
+    if arm is not None:
+        document["arm"] = arm
+    document["candidates"] = columns
     degraded: dict[str, Any] = {}
     if scored.degraded_user:
         degraded["user"] = scored.degraded_user

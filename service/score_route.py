@@ -75,9 +75,12 @@ class ScoreRoute:
         scored = await self._scorer.score(model, request, deadline, is_gone)
         started = time.perf_counter()
         self._metrics.candidates.observe(len(request.ids))
+        if lineup.is_split:
+            self._metrics.arms[arm.slot].inc()
         if scored.degraded_candidates or scored.degraded_user:
             access.note_degraded(scored.degraded_candidates.values(), scored.degraded_user)
-        reply = build_reply(access.request_id, model.version, request, scored)
+        named = arm.name if lineup.is_split else None
+        reply = build_reply(access.request_id, model.version, request, scored, named)
         ended = time.perf_counter()
         # Without the sending: it wakes the client, which on the same machine may go first.
         stages["reply"].observe(ended - started)
@@ -92,5 +95,5 @@ class ScoreRoute:
         if self._request_log is not None and self._request_log.wants(access.request_id):
             now, is_champion = time.time(), arm is lineup.arms[0]
             self._request_log.request(
-                Served(access.request_id, now, arm.name, 1.0, is_champion, model, body, request, scored, taken)
+                Served(access.request_id, now, arm.name, arm.share, is_champion, model, body, request, scored, taken)
             )

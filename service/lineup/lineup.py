@@ -5,31 +5,52 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from msd.contract.schema import FeatureSchema
+from service.lineup.assignment import Assignment
 from service.lineup.model import Model
 from service.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Arm:
-    """A model under a name."""
+    """A model under a name, and the share of the users that it scores. `slot` counts arms from 1."""
 
     name: str
     model: Model
+    slot: int = 1
+    share: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shadow:
+    """A model under a name that scores nobody. `slot` counts shadows from 1."""
+
+    name: str
+    model: Model
+    slot: int
 
 
 class Lineup:
     """The arms that share the users among them. It never changes: another takes its place."""
 
-    __slots__ = ("__weakref__", "_only", "arms", "generation")
+    __slots__ = ("__weakref__", "_assignment", "_only", "arms", "generation", "shadows")
 
-    def __init__(self, generation: int, arms: tuple[Arm, ...]) -> None:
+    def __init__(
+        self, generation: int, arms: tuple[Arm, ...], assignment: Assignment, shadows: tuple[Shadow, ...] = ()
+    ) -> None:
         self.generation = generation
         self.arms = arms
-        (self._only,) = arms
+        self.shadows = shadows
+        self._assignment = assignment
+        self._only = arms[0] if len(arms) == 1 else None
+
+    @property
+    def is_split(self) -> bool:
+        """Whether there is more than one arm."""
+        return self._only is None
 
     def arm_of(self, user_id: str) -> Arm:
         """The arm that scores this user."""
-        return self._only
+        return self._only or self.arms[self._assignment.place_of(user_id)]
 
     def schema_of(self, user_id: str) -> FeatureSchema:
         """What this user's requests are checked by."""
@@ -37,8 +58,9 @@ class Lineup:
 
     @property
     def models(self) -> tuple[Model, ...]:
-        """All that are loaded for it."""
-        return tuple(arm.model for arm in self.arms)
+        """All that are loaded for it, those of its arms first; each once."""
+        found = [arm.model for arm in self.arms] + [shadow.model for shadow in self.shadows]
+        return tuple(dict.fromkeys(found))
 
     @property
     def champion(self) -> Model:

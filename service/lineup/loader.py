@@ -14,8 +14,9 @@ import structlog
 
 from msd.contract.bundle import open_verified
 from msd.contract.errors import BundleError, MsdError
+from service.lineup.assignment import Assignment
 from service.lineup.held import memory_of
-from service.lineup.lineup import Arm, Lineup, Serving
+from service.lineup.lineup import Arm, Lineup, Serving, Shadow
 from service.lineup.model import Model, load_model
 from service.lineup.plan import Plan, PlannedModel
 from service.lineup.priority import give_way
@@ -74,6 +75,7 @@ class Loader:
         self._watch(model)
         await Proof(model, thread, self._settings.max_candidates).run()
         await model.store.check()
+        self._log.info("model_loaded", bundle=str(planned.origin), model_version=model.version)
         return model
 
 
@@ -90,7 +92,14 @@ def load_planned(planned: PlannedModel, settings: Settings, metrics: Metrics) ->
 
 def lineup_of(plan: Plan, models: dict[str, Model]) -> Lineup:
     """The line-up of a plan whose models are loaded, by identity."""
-    return Lineup(plan.generation, tuple(Arm(arm.name, models[arm.model.identity]) for arm in plan.arms))
+    assignment = Assignment(plan.salt, [arm.name for arm in plan.arms], [arm.weight for arm in plan.arms])
+    shares = zip(plan.arms, assignment.shares, strict=True)
+    return Lineup(
+        plan.generation,
+        tuple(Arm(arm.name, models[arm.model.identity], slot, share) for slot, (arm, share) in enumerate(shares, 1)),
+        assignment,
+        tuple(Shadow(shadow.name, models[shadow.model.identity], slot) for slot, shadow in enumerate(plan.shadows, 1)),
+    )
 
 
 def _call_in(loop: asyncio.AbstractEventLoop, call: Callable[[RowStore], None], store: RowStore) -> None:

@@ -11,9 +11,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from msd.contract.rows import RowSide
+from service.metrics import MAX_ARMS, MAX_SHADOWS
 
-MAX_ARMS = 8
-MAX_SHADOWS = 2
 # Linux alone.
 _MEMFD = getattr(os, "memfd_create", None)
 

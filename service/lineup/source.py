@@ -1,25 +1,20 @@
-"""Where the service learns what it is to serve: a bundle's folder, or a folder of bundles with a pointer to one.
+"""Where the service learns what it is to serve: a bundle's folder; or a folder of bundles, with a pointer to one of
+them there or in Redis, or an experiment with several.
 
 Looks, and reads pointers; opens no bundle. Does not know what is served now.
 """
 
 import os
-import re
 from pathlib import Path
 from typing import NamedTuple
 
-from msd.contract.bundle import MANIFEST
-from msd.contract.errors import MsdError
+import structlog
+
+from service.lineup.experiment import Experiment, read_experiment
+from service.lineup.pointers import CURRENT, SourceError, is_bundle, named_bundle, read_pointer
 from service.settings import Settings
 
-CURRENT, PREVIOUS = "current", "previous"
 CHAMPION = "champion"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_MAX_POINTER_BYTES = 4_096
-
-
-class SourceError(MsdError):
-    """It cannot be told what is to be served; the message says where to look."""
 
 
 class WantedArm(NamedTuple):
@@ -48,48 +43,65 @@ class Source:
 
     def __init__(self, settings: Settings) -> None:
         self._place = settings.bundle
+        self._published = Published(settings) if settings.store == "redis" else None
 
     def wanted(self) -> Wanted:
-        """Raises SourceError when a pointer is missing or leads nowhere."""
+        """Raises SourceError when a pointer is missing or leads nowhere, or an experiment is none."""
         place = self._place
         if place.is_file():
             return _alone(read_pointer(place))
-        if is_folder_of_bundles(place):
-            return _alone(read_pointer(place / CURRENT))
-        return _alone(place)
+        if is_bundle(place) or not (self._published or os.path.lexists(place / CURRENT)):
+            return _alone(place)
+        experiment = read_experiment(place)
+        return _alone(self._bundle(CURRENT)) if experiment is None else self._side_by_side(experiment)
+
+    def _side_by_side(self, experiment: Experiment) -> Wanted:
+        return Wanted(
+            tuple(WantedArm(arm.name, self._bundle(arm.bundle), arm.weight) for arm in experiment.arms),
+            experiment.salt,
+            tuple(WantedArm(shadow.name, self._bundle(shadow.bundle)) for shadow in experiment.shadow),
+        )
+
+    def _bundle(self, name: str) -> Path:
+        if name != CURRENT:
+            return named_bundle(self._place, name)
+        return self._published.bundle(self._place) if self._published else read_pointer(self._place / CURRENT)
+
+
+class Published:
+    """The bundle whose rows are published in Redis, in a folder of bundles."""
+
+    def __init__(self, settings: Settings) -> None:
+        from service.lineup.redis_pointer import Numbered, RedisPointer
+
+        assert settings.redis_url is not None, "settings with a Redis store have its address"
+        self._pointer = RedisPointer(settings.redis_url.get_secret_value())
+        self._numbered = Numbered()
+        self._last: str | None = None
+        self._has_said = False
+        self._log = structlog.get_logger("msd.follower")
+
+    def bundle(self, folder: Path) -> Path:
+        """Its folder; while Redis cannot be asked, the last one's, or where the folder's own pointer leads.
+
+        Raises SourceError when the folder does not have it.
+        """
+        try:
+            number = self._last = self._pointer.read()
+        except SourceError as error:
+            if self._last is None:
+                return self._instead(folder, error)
+            number = self._last
+        return self._numbered.find(folder, number)
+
+    def _instead(self, folder: Path, error: SourceError) -> Path:
+        if not os.path.lexists(folder / CURRENT):
+            raise SourceError(f"{error}; nor has {folder} a pointer `{CURRENT}`") from error
+        if not self._has_said:
+            self._has_said = True
+            self._log.warning("pointer_unknown", reason=str(error), instead=str(folder / CURRENT))
+        return read_pointer(folder / CURRENT)
 
 
 def _alone(folder: Path) -> Wanted:
     return Wanted((WantedArm(CHAMPION, folder.resolve()),))
-
-
-def is_folder_of_bundles(folder: Path) -> bool:
-    """Whether it is not a bundle itself, and has a pointer to one."""
-    return not (folder / MANIFEST).exists() and os.path.lexists(folder / CURRENT)
-
-
-def read_pointer(path: Path) -> Path:
-    """The folder that a pointer leads to: a symbolic link, or a file with the name of a folder beside it.
-
-    Raises SourceError when it leads nowhere.
-    """
-    try:
-        if path.is_symlink() and path.is_dir():
-            return path.resolve()
-        with path.open("rb") as file:
-            name = file.read(_MAX_POINTER_BYTES).decode("utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        raise SourceError(f"{path}: leads nowhere; point it to the folder of a bundle") from None
-    return named_bundle(path.parent, name)
-
-
-def named_bundle(folder: Path, name: str) -> Path:
-    """The bundle's folder of that name in a folder of bundles, and nowhere else. Raises SourceError."""
-    if not _NAME.fullmatch(name):
-        raise SourceError(f"{folder}: {name[:60]!r} is not the name of a bundle's folder in it")
-    found = (folder / name).resolve()
-    if found.parent != folder.resolve():
-        raise SourceError(f"{folder / name}: leads out of the folder of bundles")
-    if not found.is_dir():
-        raise SourceError(f"{folder}: has no bundle {name!r}")
-    return found

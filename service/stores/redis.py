@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.bundle import Bundle
-from msd.contract.redis_keys import POINTER, key_prefix, shown_key, shown_prefix
+from msd.contract.redis_keys import POINTER, key_prefix, rows_key, shown_key, shown_prefix
 from msd.contract.rows import RowCodec, Rows, RowSide, unpack_history
 from service.families import Standing
 from service.metrics import Metrics
@@ -99,7 +99,11 @@ class RedisStore:
         return self._told(side, _merge(parts, order), is_fresh)
 
     async def check(self) -> None:
-        """Raises StoreError when Redis does not answer, or when `msd publish` last pointed it to another bundle."""
+        """Raises StoreError when Redis does not answer, or holds not all rows of this bundle."""
+        # The digest is missing while they are copied anew; until then the bundle that is pointed to was whole.
+        digest = rows_key(self._bundle_id).encode()
+        if isinstance(await ask_one(self._nodes, digest, b"GET", digest), bytes):
+            return
         value = await ask_one(self._nodes, POINTER.encode(), b"GET", POINTER.encode())
         found = value.decode("utf-8", "replace") if isinstance(value, bytes) else None
         if found != self._bundle_id:

