@@ -136,6 +136,25 @@ def test_the_writer_killed_costs_no_request_and_leaves_no_bad_file(logging: Logg
         pq.ParquetFile(path).read()
 
 
+def test_a_writer_that_hangs_holds_nobody_up_and_goes_on_where_it_was(logging: Logging) -> None:
+    service = logging.service
+    pid, dropped = _writer_pid(service), logged(service, "dropped")
+    large = {"user_id": "u1", "candidates": {"id": [f"i{place % 300}" for place in range(2_000)]}}
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with service.client() as client:
+
+            def is_full() -> bool:
+                assert client.post("/v1/score", json=large).status_code == 200
+                return logged(service, "dropped") > dropped
+
+            wait_until(is_full)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    asked(service, [ASKS])
+    assert _writer_pid(service) == pid
+
+
 def test_a_share_is_logged_and_what_waits_is_written_at_the_end(bundle: Bundle, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"log_dir": tmp_path / "log", "log_sample": 0.25, "log_flush_seconds": 3600}
     settings |= {"workers": 2}
