@@ -1,15 +1,18 @@
 """From a real service to a dataset that loads: what it logged of requests and events is what `msd join` reads."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pytest
 
 from msd.contract.bundle import Bundle
 from msd.dataset.load import load_dataset
 from tests.service.live import live_service, run_msd, wait_until
-from tests.service.request_log.log import connected
+from tests.service.request_log.log import connected, records
 
 CONFIG = """format = 1
 name = "served"
@@ -44,11 +47,24 @@ def write_dataset(folder: Path) -> Path:
     return folder
 
 
-def test_served_logged_joined(bundle: Bundle, tmp_path: Path) -> None:
+def write_experiment(folder: Path, bundles: dict[str, Bundle], weights: dict[str, float]) -> Path:
+    """A folder of bundles, each of them an arm."""
+    folder.mkdir()
+    for name, bundle in bundles.items():
+        shutil.copytree(bundle.folder, folder / name)
+    (folder / "current").symlink_to(next(iter(bundles)))
+    arms = [{"name": name, "bundle": name, "weight": weight} for name, weight in weights.items()]
+    (folder / "experiment.json").write_text(json.dumps({"salt": "s", "arms": arms}), "utf-8")
+    return folder
+
+
+def test_served_logged_replayed_joined(bundle: Bundle, other_bundle: Bundle, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"log_dir": tmp_path / "log", "log_sample": 1, "log_flush_seconds": 0.2, "workers": 2}
     settings |= {"live": "on", "state_dir": tmp_path / "state"}
     rng = np.random.default_rng(0)
-    with live_service(bundle.folder, tmp_path, **settings) as service:
+    arms = {"champion": bundle, "new": other_bundle}
+    bundles = write_experiment(tmp_path / "bundles", arms, {"champion": 3.0, "new": 1.0})
+    with live_service(bundles, tmp_path, **settings) as service:
         connected(service)
         before = service.metric('msd_log_records_total{result="dropped"}')
         with service.client() as client:
@@ -88,6 +104,20 @@ def test_served_logged_joined(bundle: Bundle, tmp_path: Path) -> None:
     cold = dataset.items.filter(pl.col("item_id") == "cold")
     assert cold.select("text", "category").row(0) == ("A new ad", "books")
 
-    ended = run_msd("join", str(tmp_path / "log"), "--by", "arm")
+    ended = run_msd("join", str(tmp_path / "log"), "--by", "arm", "--json", str(tmp_path / "arms.json"))
     assert ended.returncode == 0, ended.stderr
-    assert "champion" in ended.stdout
+    found = json.loads((tmp_path / "arms.json").read_text("utf-8"))
+    assert found["sample_ratio"]["expected"] == {"champion": 0.75, "new": 0.25}
+    assert found["sample_ratio"]["p"] > 0.001
+    assert sum(found["sample_ratio"]["observed"].values()) == 20
+    assert found["arms"]["champion"]["revenue"] + found["arms"]["new"]["revenue"] == pytest.approx(15)
+
+    given = [option for one in arms.values() for option in ("--bundle", str(one.folder))]
+    ended = run_msd("replay", str(tmp_path / "log"), *given, "--json")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    replayed = json.loads(ended.stdout)
+    assert (replayed["skipped"], replayed["mismatches"], replayed["near"]) == ({}, 0, 0)
+    live = [record for record in records(tmp_path / "log") if record.at >= AT]
+    assert {record.arm for record in live} == {"champion", "new"}
+    rows = {record.user_row for record in live if record.user_id == "u0"}
+    assert len(rows) == 2, "live counts are in the rows, and change with events"

@@ -102,6 +102,22 @@ def test_stale_rows_and_a_store_that_failed_are_scored_again(logs: list[RequestR
     assert (found.exact, found.mismatches) == (1, 0)
 
 
+def test_a_cold_ads_vector_is_part_of_what_was_scored(logs: list[RequestRecord], bundle: Bundle) -> None:
+    record = next(one for one in logs if "nothing" in one.item_ids)
+    codec = RowCodec(bundle.schema, "item", bundle.bundle_id)
+    items = np.frombuffer(bytearray(record.item_rows), codec.dtype)
+    place = record.item_ids.index("nothing")
+    (width,) = items["semantic"].shape[1:]
+    items[place] = codec.encoded(np.full((1, width), 0.5, np.float16))[0]
+    rungs: list[str | None] = ["encoded" if one == "nothing" else None for one in record.item_ids]
+    cold = replace(record, item_rows=items.tobytes(), rungs=rungs)
+    found = LogReplay([bundle.folder]).replay([cold], lambda: None)
+
+    # The degradation is right, the scores are those without the vector.
+    assert [one.what[:6] for one in found.differences] == ["scores"]
+    assert found.max_abs_diff > 1e-3
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
