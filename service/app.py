@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from msd.contract.bundle import open_bundle
 from service.access import AccessMiddleware
+from service.admin import admin_routes
 from service.body import BodyMiddleware
 from service.cold.cold_ads import open_cold_ads
 from service.docs import add_docs
@@ -118,6 +119,8 @@ def create_app(
         events = EventsRoute(settings, serving, live, readiness, metrics, request_log)
         app.router.routes.append(Route(EVENTS_PATH, events, methods=["POST"], name="events"))
     app.include_router(health_routes(serving, readiness, metrics, settings.max_candidates))
+    if guard is not None:
+        app.include_router(admin_routes(settings, serving))
     add_docs(app, serving, settings.max_deadline_ms, needs_keys=guard is not None, has_events=live is not None)
     return app
 

@@ -50,6 +50,13 @@ class Forbidden(ServiceError):
     code = "forbidden"
 
 
+class Conflict(ServiceError):
+    """What is wanted cannot be, as things are."""
+
+    status = 409
+    code = "conflict"
+
+
 class BadHttp(ServiceError):
     """What came is no HTTP."""
 

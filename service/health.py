@@ -51,6 +51,7 @@ class ServedLineup(BaseModel):
     """All bundles that are served side by side."""
 
     generation: int = Field(description="Rises with each swap.")
+    refused: bool = Field(description="Whether something else is wanted, which was refused; the log has the reason.")
     arms: list[ServedArm]
     shadow: list[ServedArm]
 
@@ -106,7 +107,7 @@ def health_routes(serving: Serving, readiness: Readiness, metrics: Metrics, max_
 
     @router.get("/v1/model", summary="What is served?")
     async def served_model() -> ServedModel:
-        return _served_model(serving.current, max_candidates)
+        return _served_model(serving.current, max_candidates, metrics.is_refused)
 
     @router.get(
         "/metrics",
@@ -120,7 +121,7 @@ def health_routes(serving: Serving, readiness: Readiness, metrics: Metrics, max_
     return router
 
 
-def _served_model(lineup: Lineup, max_candidates: int) -> ServedModel:
+def _served_model(lineup: Lineup, max_candidates: int, is_refused: bool) -> ServedModel:
     model = lineup.champion
     manifest = model.bundle.manifest
     return ServedModel(
@@ -141,6 +142,7 @@ def _served_model(lineup: Lineup, max_candidates: int) -> ServedModel:
         metrics=manifest.metrics,
         lineup=ServedLineup(
             generation=lineup.generation,
+            refused=is_refused,
             arms=[_served_arm(arm.name, arm.model, arm.share) for arm in lineup.arms],
             shadow=[_served_arm(shadow.name, shadow.model, 0.0) for shadow in lineup.shadows],
         ),

@@ -232,6 +232,11 @@ class Metrics:
         """The row of numbers that the supervisor alone writes."""
         return self.families.numbers.rows[SUPERVISOR]
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether the supervisor says that what is wanted is not what is served."""
+        return bool(self.of_supervisor[self.refused.place])
+
     def set_rolling(self, generation: int) -> None:
         """Says which generation is being loaded; 0 for none. The supervisor's to say."""
         self.of_supervisor[self.rolling] = generation

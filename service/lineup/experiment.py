@@ -45,6 +45,11 @@ class Experiment(_Part):
     arms: Annotated[list[ExperimentArm], Field(min_length=1, max_length=MAX_ARMS)]
     shadow: Annotated[list[ExperimentShadow], Field(max_length=MAX_SHADOWS)] = []
 
+    @property
+    def bundles(self) -> frozenset[str]:
+        """The names of all that it takes."""
+        return frozenset([*(arm.bundle for arm in self.arms), *(shadow.bundle for shadow in self.shadow)])
+
     @model_validator(mode="after")
     def _is_possible(self) -> Self:
         names = [arm.name for arm in self.arms] + [shadow.name for shadow in self.shadow]
