@@ -5,8 +5,8 @@ import json
 from loadtest.bench.processes import told
 from loadtest.chaos.ground import Ground
 from loadtest.chaos.load import Load, capacity
-from loadtest.chaos.scenario import Check, Found, Scenario
-from loadtest.chaos.timeline import FIVES, SCORED, count
+from loadtest.chaos.scenario import Check, Found, Scenario, usual_checks
+from loadtest.chaos.timeline import SCORED, count
 
 _NAME = "log-replay"
 # Logging all rows of all requests costs more than scoring them does; the rest is for the log's writer.
@@ -36,7 +36,6 @@ def _run(ground: Ground) -> Found:
     ground.heard(f"{_NAME}: scoring the log again", 0, 1)
     replayed = json.loads(told("replay", str(folder), "--bundle", str(ground.bundle), "--limit", str(_MOST), "--json"))
     samples = load.timeline.samples
-    fives = count(samples, *FIVES)
     return Found(
         {
             "replay_mismatches": replayed["mismatches"],
@@ -48,7 +47,7 @@ def _run(ground: Ground) -> Found:
             "replay_degraded": count(samples, *(kind for kind in SCORED if kind != "full")),
         },
         (
-            Check("no reply is a 5xx", fives == 0),
+            *usual_checks(samples),
             Check("every logged score comes again, to the bit", replayed["mismatches"] == 0),
             Check("all were compared to the bit", replayed["exact"] == replayed["requests"] > 0),
         ),

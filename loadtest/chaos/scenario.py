@@ -1,11 +1,11 @@
 """What a scenario is, what it finds, and how one that cannot be run says so. Knows none of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from loadtest.chaos.ground import Ground
-from loadtest.chaos.timeline import Timeline
+from loadtest.chaos.timeline import FIVES, Sample, Timeline, count
 from msd.contract.errors import MsdError
 
 Figure = float | int | None
@@ -21,6 +21,16 @@ class Check(NamedTuple):
     what: str
     holds: bool
     is_timed: bool = False
+
+
+def usual_checks(samples: Sequence[Sample]) -> tuple[Check, ...]:
+    """What has to hold of every load. That some were late is a matter of time."""
+    fives, late = count(samples, *FIVES), count(samples, "late")
+    return (
+        Check("no reply is a 5xx", fives == 0, is_timed=fives == late),
+        Check("no request is lost", count(samples, "lost", "unanswered", "refused", "invalid") == 0),
+        Check("none is refused for overload", count(samples, "busy") == 0, is_timed=True),
+    )
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from loadtest.chaos.clients import CLIENTS
 from loadtest.chaos.clock_jump import CLOCK_JUMP
 from loadtest.chaos.disk_full import DISK_FULL
 from loadtest.chaos.events import EVENTS
+from loadtest.chaos.failover import CLUSTER, SENTINEL
 from loadtest.chaos.log_replay import LOG_REPLAY
 from loadtest.chaos.memory import MEMORY
 from loadtest.chaos.overload import OVERLOAD
@@ -21,6 +22,8 @@ SCENARIOS: tuple[Scenario, ...] = (
     REDIS_FREEZE,
     REDIS_PROXY,
     REDIS_FLUSH,
+    SENTINEL,
+    CLUSTER,
     WORKER_KILL,
     SIGTERM,
     OVERLOAD,

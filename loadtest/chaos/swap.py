@@ -10,8 +10,8 @@ from typing import NamedTuple
 from loadtest.chaos.bundles import bad_bundles, good_bundle, point_to
 from loadtest.chaos.ground import Ground, metric
 from loadtest.chaos.load import Load, capacity
-from loadtest.chaos.scenario import Check, Found, Scenario, Unable
-from loadtest.chaos.timeline import FIVES, SCORED, count, percentile_ms
+from loadtest.chaos.scenario import Check, Found, Scenario, Unable, usual_checks
+from loadtest.chaos.timeline import SCORED, count, percentile_ms
 from loadtest.generator import Seen, Target
 from loadtest.http_client import Client, ClientError
 
@@ -81,7 +81,7 @@ def _run(ground: Ground) -> Found:
             "swap_versions": len({_version(seen) for seen in load.seen if seen.status == 200}),
         },
         (
-            Check("no request fails", failed == 0 and count(samples, *FIVES) == 0),
+            *usual_checks(samples),
             Check("every good bundle is served in its turn", len(swaps) == wanted),
             Check("every bad bundle is refused", refused == offered),
             Check("every reply has the scores of the version that it names", mixed == 0),
