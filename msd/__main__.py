@@ -33,6 +33,7 @@ COMMANDS = {
     "delta": _Command("service.delta_command", "cpu", "Write what of a bundle's rows has changed."),
     "publish": _Command("service.publish_command", "cpu", "Copy a bundle's rows into Redis and point to them."),
     "rollback": _Command("service.rollback_command", "cpu", "Back to the bundle before, in a folder or in Redis."),
+    "sign": _Command("service.sign_command", "cpu,sign", "Sign a bundle for services that take signed ones alone."),
     "serve": _Command("service.serve_command", "cpu", "Answer scoring requests over HTTP."),
     "key": _Command("service.key_command", "cpu", "Make an API key, and the entry that lets it in."),
     "replay": _Command("loadtest.replay_command", "load", "Score recorded or logged requests again and compare."),

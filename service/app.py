@@ -11,7 +11,6 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from msd.contract.bundle import open_bundle
 from service.access import AccessMiddleware
 from service.admin import admin_routes
 from service.body import BodyMiddleware
@@ -35,6 +34,7 @@ from service.run_queue import RunQueue
 from service.score_route import PATH, ScoreRoute
 from service.scorer import Scorer
 from service.settings import Settings
+from service.trust import Trust
 
 
 def create_app(
@@ -126,7 +126,7 @@ def create_app(
 
 
 def _own_plan(settings: Settings) -> Plan:
-    bundle = open_bundle(settings.bundle, rows=settings.store == "file")
+    bundle = Trust(settings.trusted_keys).open(settings.bundle, rows=settings.store == "file")
     model = PlannedModel(identity=bundle.manifest.sha256, folder=bundle.folder, origin=bundle.folder)
     return Plan(generation=0, arms=(PlannedArm(name=CHAMPION, model=model),))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from redis import Redis
 
-from msd.contract.bundle import ROWS, open_bundle
+from msd.contract.bundle import ROWS
 from msd.contract.delta import rows_digest
 from msd.contract.redis_keys import POINTER, PREVIOUS, rows_key
 from msd.contract.row_file import RowFile
@@ -18,6 +18,7 @@ from msd.contract.rows import RowCodec, RowSide
 from service.most_shown import MostShown
 from service.publication import Files, Progress, publication
 from service.redis_client import get_all
+from service.trust import Trust
 
 _NAMESPACE = re.compile(rb"^msd:([0-9a-f]{32}):")
 
@@ -38,10 +39,10 @@ class Published:
     seconds: float
 
 
-def publish(folder: Path, url: str, progress: Progress) -> Published:
+def publish(folder: Path, url: str, progress: Progress, trust: Trust | None = None) -> Published:
     """Publishes the bundle in `folder`. Raises BundleError, or PublishError when Redis fails or lost a row."""
     started = time.monotonic()
-    bundle = open_bundle(folder)
+    bundle = (trust or Trust(None)).open(folder)
     codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in SIDES}
     files: Files = {side: RowFile(bundle.path(ROWS[side]), codec, bundle.bundle_id) for side, codec in codecs.items()}
     shown = MostShown(codecs)

@@ -14,6 +14,7 @@ from rich.progress import Progress as Bars
 from service.publication import Progress, PublishError
 from service.publish import publish
 from service.publish_delta import publish_delta
+from service.trust import Trust
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -29,25 +30,26 @@ def publish_command(
     url = redis or os.environ.get("MSD_REDIS_URL")
     if not url:
         raise PublishError("no Redis to publish to: give --redis redis://host:port/0, or set MSD_REDIS_URL")
+    trust = Trust(Path(place) if (place := os.environ.get("MSD_TRUSTED_KEYS")) else None)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bars(*columns, console=Console(stderr=True)) as bars:
         task = bars.add_task("rows", total=None)
         summary, told = (_delta if delta else _whole)(
-            bundle, url, lambda copied, total: bars.update(task, completed=copied, total=total)
+            bundle, url, lambda copied, total: bars.update(task, completed=copied, total=total), trust
         )
     typer.echo(json.dumps(summary) if as_json else told)
 
 
-def _whole(folder: Path, url: str, progress: Progress) -> tuple[dict[str, Any], str]:
-    done = publish(folder, url, progress)
+def _whole(folder: Path, url: str, progress: Progress, trust: Trust) -> tuple[dict[str, Any], str]:
+    done = publish(folder, url, progress, trust)
     return asdict(done), (
         f"published bundle {done.bundle_id}: {done.users} users, {done.items} items, {done.bytes} bytes"
         f" in {done.seconds} s; previous: {done.previous or 'none'}; removed {done.removed_keys} old keys"
     )
 
 
-def _delta(folder: Path, url: str, progress: Progress) -> tuple[dict[str, Any], str]:
-    done = publish_delta(folder, url, progress)
+def _delta(folder: Path, url: str, progress: Progress, trust: Trust) -> tuple[dict[str, Any], str]:
+    done = publish_delta(folder, url, progress, trust)
     if done.repeated:
         return asdict(done), f"bundle {done.bundle_id} has had these rows before; nothing to do"
     return asdict(done), (

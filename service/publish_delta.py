@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from msd.contract.delta import open_delta
 from msd.contract.redis_keys import rows_key
 from service.publication import Progress, Publication, PublishError, keys_of, publication
+from service.trust import Trust
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class DeltaPublished:
     seconds: float
 
 
-def publish_delta(folder: Path, url: str, progress: Progress) -> DeltaPublished:
+def publish_delta(folder: Path, url: str, progress: Progress, trust: Trust | None = None) -> DeltaPublished:
     """Publishes the delta in `folder`. Raises BundleError, or PublishError where Redis fails or it does not fit."""
     started = time.monotonic()
-    delta = open_delta(folder)
+    delta = (trust or Trust(None)).open_delta(folder)
     bundle_id, base, result = delta.manifest.bundle_id, delta.manifest.base, delta.manifest.result
     users = items = size = removed = 0
     with publication(url) as running:

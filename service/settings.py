@@ -59,6 +59,8 @@ class Settings(BaseModel):
     guard_metrics: bool = False
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    trusted_keys: Path | None = None
+    """None: bundles need no signature."""
     tls_client_ca: Path | None = None
     """None: any client may connect."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -30,6 +30,7 @@ from service.settings import Settings
 from service.shared import SUPERVISOR, SharedNumbers
 from service.side_process import SideProcesses, SideSpec
 from service.tls import check_tls
+from service.trust import Trust
 from service.worker_process import WorkerProcess
 
 _FIRST_PAUSE_S = 0.1
@@ -55,7 +56,7 @@ def run_service(settings: Settings) -> None:
         log.warning("more_threads_than_cores", workers=count, threads=settings.threads, cores=round(cores, 2))
     with private_folder() as folder:
         # What workers load is verified here, once.
-        follower = Follower(Source(settings), folder, settings.store == "file")
+        follower = Follower(Source(settings), folder, settings.store == "file", Trust(settings.trusted_keys))
         with bind(settings.host, settings.port) as listener:
             Supervisor(settings, listener, count, follower).run()
 

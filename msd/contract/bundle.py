@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from msd.contract.encoded import encoder_identity
 from msd.contract.encoder_record import EncoderRecord
 from msd.contract.errors import BundleError
 from msd.contract.files import sha256_file, write_text_atomic
+from msd.contract.graph_file import check_graph_file
 from msd.contract.precision import PrecisionRecord
 from msd.contract.reference import Reference
 from msd.contract.rows import ROW_FORMAT, row_dtype
@@ -28,6 +29,7 @@ from msd.contract.schema import FeatureSchema
 FORMAT_VERSION: Literal[3] = 3
 MANIFEST = "manifest.json"
 MARKER = "verified.json"
+SIGNATURE = "manifest.sig"
 RANKER = "ranker.onnx"
 MERGED_RANKER = "ranker.merged.onnx"
 ENCODER = "encoder.onnx"
@@ -37,9 +39,14 @@ GOLDENS = "golden.jsonl"
 ITEM_WORDS = "items.meta.jsonl"
 REQUIRED = (RANKER, *ROWS.values(), GOLDENS)
 _ALLOWED = (*REQUIRED, MERGED_RANKER, ENCODER, TOKENIZER, ITEM_WORDS)
-FILES = (MANIFEST, *_ALLOWED)
+FILES = (MANIFEST, SIGNATURE, *_ALLOWED)
 """Names of all files that a bundle may have, without the mark that verification leaves."""
 _MAX_MANIFEST_BYTES = 64 * 2**20
+# Of what is read whole, or line by line; rows are read block by block, whatever their size.
+_MAX_BYTES = {RANKER: 2**31, ENCODER: 2**31, GOLDENS: 2**28, TOKENIZER: 2**26}
+
+Proof = Callable[[Path, bytes], None]
+"""Called with a manifest's path and bytes before anything is made of them; raises BundleError."""
 
 
 class FileEntry(BaseModel):
@@ -176,31 +183,46 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_text_atomic(folder / MANIFEST, sealed.model_dump_json(indent=2) + "\n")
 
 
-def open_bundle(folder: Path, *, rows: bool = True) -> Bundle:
+def open_bundle(folder: Path, *, rows: bool = True, proof: Proof | None = None) -> Bundle:
     """The bundle in `folder`. Its files are hashed in full unless an earlier verification left its mark and nothing
-    has been touched since. With `rows=False` the rows files may be absent (a store elsewhere holds them).
+    has been touched since; with a proof, always, because who can write to the folder can write a mark. With
+    `rows=False` the rows files may be absent (a store elsewhere holds them).
 
     Raises BundleError when anything is missing, changed, or of another format.
     """
-    manifest = read_manifest(folder / MANIFEST)
+    manifest = read_manifest(folder / MANIFEST, proof)
     needed = {name: entry for name, entry in manifest.files.items() if rows or name not in ROWS.values()}
     for name in REQUIRED:
         if name not in manifest.files:
             raise BundleError(f"{folder / MANIFEST}: lists no {name}")
-    for name, entry in needed.items():
-        path = folder / name
-        if not path.is_file():
-            raise BundleError(f"{path}: missing; copy the bundle again")
-        if path.stat().st_size != entry.size:
-            raise BundleError(f"{path}: has {path.stat().st_size} bytes, the manifest says {entry.size}; copy it again")
+    _check_places(folder, needed)
     mark = _mark(folder, manifest, needed)
-    if not _covers(_read_mark(folder), mark):
-        for name, entry in needed.items():
-            if sha256_file(folder / name) != entry.sha256:
-                raise BundleError(f"{folder / name}: its SHA-256 is not the manifest's; it was changed or damaged")
+    if proof is not None or not _covers(_read_mark(folder), mark):
+        _check_contents(folder, needed)
         with suppress(OSError):  # a folder that cannot be written to is hashed at each start
             write_text_atomic(folder / MARKER, json.dumps(mark))
     return Bundle(folder, manifest)
+
+
+def _check_places(folder: Path, files: Mapping[str, FileEntry]) -> None:
+    home = folder.resolve()
+    for name, entry in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise BundleError(f"{path}: missing; copy the bundle again")
+        # Links within it are how Kubernetes lays out a volume.
+        if not path.resolve().is_relative_to(home):
+            raise BundleError(f"{path}: is a link that leads out of the bundle; copy the file itself")
+        if path.stat().st_size != entry.size:
+            raise BundleError(f"{path}: has {path.stat().st_size} bytes, the manifest says {entry.size}; copy it again")
+
+
+def _check_contents(folder: Path, files: Mapping[str, FileEntry]) -> None:
+    for name, entry in files.items():
+        if sha256_file(folder / name) != entry.sha256:
+            raise BundleError(f"{folder / name}: its SHA-256 is not the manifest's; it was changed or damaged")
+        if name.endswith(".onnx"):
+            check_graph_file(folder / name)
 
 
 def open_verified(folder: Path, sha256: str) -> Bundle:
@@ -211,15 +233,26 @@ def open_verified(folder: Path, sha256: str) -> Bundle:
     return Bundle(folder, manifest)
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Path, proof: Proof | None = None) -> Manifest:
     """A bundle's manifest, without its files. Raises BundleError when it is not whole, or of another format."""
     try:
-        if path.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise BundleError(f"{path}: larger than {_MAX_MANIFEST_BYTES} bytes")
-        document = json.loads(path.read_text("utf-8"))
+        with path.open("rb") as file:
+            content = file.read(_MAX_MANIFEST_BYTES + 1)
     except FileNotFoundError:
         raise BundleError(f"{path.parent}: no bundle here ({path.name} is missing)") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror or error}") from None
+    if len(content) > _MAX_MANIFEST_BYTES:
+        raise BundleError(f"{path}: larger than {_MAX_MANIFEST_BYTES} bytes")
+    if proof is not None:
+        proof(path, content)
+    return _parsed(path, content)
+
+
+def _parsed(path: Path, content: bytes) -> Manifest:
+    try:
+        document = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: not readable as JSON: {error}") from None
     version = document.get("format_version") if isinstance(document, dict) else None
     if version != FORMAT_VERSION:
@@ -239,6 +272,9 @@ def read_manifest(path: Path) -> Manifest:
     unexpected = sorted(set(manifest.files) - set(_ALLOWED))
     if unexpected:
         raise BundleError(f"{path}: lists a file that no bundle has: {unexpected[0]!r}")
+    for name, most in _MAX_BYTES.items():
+        if name in manifest.files and manifest.files[name].size > most:
+            raise BundleError(f"{path}: {name} is to have {manifest.files[name].size} bytes; {most} are the limit")
     weights = {name: manifest.files[name].sha256 for name in (RANKER, ENCODER) if name in manifest.files}
     if manifest.bundle_id != bundle_id_of(manifest.feature_schema, weights):
         raise BundleError(f"{path}: bundle_id does not fit its graphs and schema")

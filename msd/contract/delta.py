@@ -14,7 +14,7 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from msd.contract.bundle import ROWS, Bundle, FileEntry
+from msd.contract.bundle import ROWS, Bundle, FileEntry, Proof
 from msd.contract.errors import BundleError
 from msd.contract.files import sha256_file, write_bytes_atomic
 from msd.contract.row_file import RowFile
@@ -100,9 +100,9 @@ def write_delta(old: Bundle, new: Bundle, folder: Path) -> Delta:
     return open_delta(folder)
 
 
-def open_delta(folder: Path) -> Delta:
+def open_delta(folder: Path, *, proof: Proof | None = None) -> Delta:
     """The delta in `folder`, its files hashed in full. Raises BundleError when anything is missing or changed."""
-    manifest = _read_manifest(folder / DELTA)
+    manifest = _read_manifest(folder / DELTA, proof)
     if sorted(manifest.files) != sorted(_FILES):
         raise BundleError(f"{folder / DELTA}: has to list {', '.join(_FILES)}")
     for name, entry in manifest.files.items():
@@ -154,11 +154,14 @@ def _open_rows(folder: Path, side: RowSide, schema: FeatureSchema, bundle_id: st
     return RowFile(folder / ROWS[side], RowCodec(schema, side, bundle_id), bundle_id)
 
 
-def _read_manifest(path: Path) -> DeltaManifest:
+def _read_manifest(path: Path, proof: Proof | None) -> DeltaManifest:
     try:
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
             raise BundleError(f"{path}: too large to be a delta's")
-        manifest = DeltaManifest.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
+        if proof is not None:
+            proof(path, content)
+        manifest = DeltaManifest.model_validate_json(content)
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror or error}; this is no folder that `msd delta` wrote") from error
     except ValidationError as error:

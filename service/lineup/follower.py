@@ -16,6 +16,7 @@ from service.lineup.plan import Plan, PlannedArm, PlannedShadow
 from service.lineup.pointers import SourceError
 from service.lineup.priority import give_way
 from service.lineup.source import Source, Wanted
+from service.trust import Trust
 
 _EVERY_S = 0.4
 
@@ -63,8 +64,9 @@ class Follower:
     """Looks twice and more a second. `parent` is a folder for the names of the files that it holds; without `rows`,
     bundles are held without theirs."""
 
-    def __init__(self, source: Source, parent: Path | None, rows: bool) -> None:
+    def __init__(self, source: Source, parent: Path | None, rows: bool, trust: Trust) -> None:
         self._source = source
+        self._trust = trust
         self._parent = parent
         self._rows = rows
         self._seen: _Sight | None = None
@@ -136,7 +138,7 @@ class Follower:
     def _verified(self, wanted: Wanted, marks: Mapping[Path, Marks]) -> Proposal:
         """Holds its bundles, those that were held before as they are."""
         models = {
-            folder: self._known.get((folder, marks[folder])) or Held(folder, self._parent, self._rows)
+            folder: self._known.get((folder, marks[folder])) or Held(folder, self._parent, self._rows, self._trust)
             for folder in wanted.folders
         }
         self._known = {(folder, marks[folder]): held for folder, held in models.items()}

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import structlog
 
-from msd.contract.bundle import FILES, ROWS, Bundle, open_bundle
+from msd.contract.bundle import FILES, ROWS, Bundle
 from msd.contract.errors import BundleError
 from msd.contract.rows import RowSide
 from service.lineup.plan import PlannedModel
 from service.stores.bundle_file import shared_rows
+from service.trust import Trust
 
 Mark = tuple[int, ...]
 Marks = tuple[tuple[str, Mark], ...]
@@ -51,11 +52,11 @@ class Held:
     Raises BundleError when it is not as it should be, or is changed meanwhile.
     """
 
-    def __init__(self, origin: Path, parent: Path | None, rows: bool) -> None:
+    def __init__(self, origin: Path, parent: Path | None, rows: bool, trust: Trust) -> None:
         with ExitStack() as stack:
             files = _open_files(origin, rows, stack)
             before = {name: _mark(os.fstat(descriptor)) for name, descriptor in files.items()}
-            self.bundle: Bundle = open_bundle(origin, rows=rows)
+            self.bundle: Bundle = trust.open(origin, rows=rows)
             if before != dict(marks_of(origin, rows)):
                 raise BundleError(f"{origin}: was changed while it was being verified")
             memory = shared_rows(self.bundle) if rows else {}

@@ -98,9 +98,9 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 def make_senseless(folder: Path) -> None:
-    """Makes it a bundle in good order whose ranker is no graph."""
+    """Makes it a bundle in good order whose ranker is a model without a graph."""
     schema = open_bundle(folder).schema
-    (folder / RANKER).write_bytes(b"no graph")
+    (folder / RANKER).write_bytes(b"\x08\x09")
     reseal(folder, bundle_id=bundle_id_of(schema, {RANKER: file_entries(folder)[RANKER].sha256}))
 
 

