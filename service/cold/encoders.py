@@ -13,9 +13,9 @@ from typing import TypeVar
 
 import structlog
 
-from msd.contract.bundle import open_bundle
 from msd.contract.errors import BundleError, MsdError
 from service.cold.text_encoder import TextEncoder
+from service.trust import Trust
 
 _MOST = 3
 _REFUSED_S = 10.0
@@ -29,7 +29,8 @@ class EncoderAway(MsdError):
 class Encoders:
     """Loads encoders when they are asked for; those asked for least make room."""
 
-    def __init__(self) -> None:
+    def __init__(self, trust: Trust) -> None:
+        self._trust = trust
         self._loaded: OrderedDict[str, TextEncoder] = OrderedDict()
         self._refused: dict[str, float] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
@@ -44,7 +45,7 @@ class Encoders:
         if time.monotonic() < self._refused.get(identity, 0.0):
             raise EncoderAway(f"{folder}: its encoder was refused")
         try:
-            encoder = await self.in_thread(_load, folder, identity)
+            encoder = await self.in_thread(_load, self._trust, folder, identity)
         except Exception as error:
             self._refused = {identity: time.monotonic() + _REFUSED_S}
             self._log.error("encoder_refused", bundle=str(folder), reason=str(error), again_in=_REFUSED_S)
@@ -64,8 +65,8 @@ class Encoders:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
 
-def _load(folder: Path, identity: str) -> TextEncoder:
-    bundle = open_bundle(folder, rows=False)
+def _load(trust: Trust, folder: Path, identity: str) -> TextEncoder:
+    bundle = trust.open(folder, rows=False)
     if bundle.encoder_identity != identity:
         raise BundleError(f"{folder}: holds another bundle than the one that asks")
     return TextEncoder(bundle)

@@ -9,7 +9,6 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from msd.contract.bundle import open_bundle
 from msd.contract.errors import MsdError
 from service.cold.encoders import Encoders
 from service.cold.encoding import Encoding
@@ -18,6 +17,7 @@ from service.lineup.source import Source
 from service.metrics import Metrics
 from service.settings import Settings
 from service.side_server import Handler, run_side_process
+from service.trust import Trust
 
 _NICE = 19
 
@@ -25,7 +25,8 @@ _NICE = 19
 @asynccontextmanager
 async def encoder(settings: Settings, metrics: Metrics) -> AsyncIterator[Handler]:
     """Answers questions of workers; those of the bundles that the service starts with are loaded at once."""
-    encoders = Encoders()
+    trust = Trust(settings.trusted_keys)
+    encoders = Encoders(trust)
     shelf = None
     if settings.encoded_ttl_s and settings.redis_url is not None:
         from service.cold.shelf import RedisShelf
@@ -37,7 +38,7 @@ async def encoder(settings: Settings, metrics: Metrics) -> AsyncIterator[Handler
     async def answer(payload: bytes) -> bytes:
         return pack_answer(await encoding.ask(Question.unpack(payload)))
 
-    tasks = [asyncio.create_task(encoding.run()), asyncio.create_task(_load_first(encoders, settings))]
+    tasks = [asyncio.create_task(encoding.run()), asyncio.create_task(_load_first(encoders, settings, trust))]
     try:
         yield answer
     finally:
@@ -49,11 +50,11 @@ async def encoder(settings: Settings, metrics: Metrics) -> AsyncIterator[Handler
             await shelf.close()
 
 
-async def _load_first(encoders: Encoders, settings: Settings) -> None:
+async def _load_first(encoders: Encoders, settings: Settings, trust: Trust) -> None:
     # What is wrong is in the log; whoever asks hears of it.
     with suppress(MsdError):
         for folder in Source(settings).wanted().folders:
-            bundle = open_bundle(folder, rows=False)
+            bundle = trust.open(folder, rows=False)
             if bundle.encoder_identity is not None:
                 await encoders.get(bundle.folder, bundle.encoder_identity)
 

@@ -1,11 +1,11 @@
 """Whether a service has an encoder's process beside it."""
 
-from msd.contract.bundle import open_bundle
 from msd.contract.errors import MsdError
 from service.cold.text_encoder import can_tokenise
 from service.lineup.source import Source
 from service.settings import Settings
 from service.side_process import SideSpec
+from service.trust import Trust
 
 _SIDE = SideSpec("encoder", "service.cold.process")
 
@@ -21,7 +21,8 @@ def encoder_side(settings: Settings) -> SideSpec | None:
             raise MsdError("MSD_ENCODER=on needs tokenizers, which is not installed: pip install 'msd-ctr[encode]'")
         return None
     folders = Source(settings).wanted().folders
-    if any(open_bundle(folder, rows=False).encoder_identity is not None for folder in folders):
+    trust = Trust(settings.trusted_keys)
+    if any(trust.open(folder, rows=False).encoder_identity is not None for folder in folders):
         return _SIDE
     if not is_asked:
         return None

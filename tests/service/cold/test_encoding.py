@@ -15,6 +15,7 @@ from service.cold.messages import OUTCOMES, Question, Told, pack_answer, unpack_
 from service.cold.text_encoder import TextEncoder
 from service.cold.vector_cache import VectorCache
 from service.metrics import Metrics
+from service.trust import Trust
 from tests.service.encoder_graph import POISON
 
 PATIENCE_S = 60.0
@@ -34,7 +35,7 @@ def encode(
     metrics = Metrics()
 
     async def both() -> None:
-        encoders = Encoders()
+        encoders = Encoders(Trust(None))
         encoding = Encoding(encoders, metrics, per_s, most, shelf)
         running = asyncio.create_task(encoding.run())
         await talk(encoding)
