@@ -24,6 +24,7 @@ from service.health import health_routes
 from service.lineup.lineup import Lineup, Serving
 from service.lineup.loader import Loader, lineup_of, load_planned
 from service.lineup.plan import Plan, PlannedArm, PlannedModel
+from service.lineup.shadowing import Shadowing
 from service.lineup.source import CHAMPION
 from service.live.choice import open_live_store
 from service.live.live_rows import LiveRows
@@ -56,8 +57,8 @@ def create_app(
 
     def tell(lineup: Lineup) -> None:
         metrics.serves(
-            [(model.bundle.bundle_id, model.version, model.store.name) for model in lineup.models],
-            [model.engine for model in lineup.models],
+            [(model.bundle.bundle_id, model.version, model.store.name) for model in lineup.models.values()],
+            [model.engine for model in lineup.models.values()],
             [((str(arm.slot), arm.name, arm.model.bundle.bundle_id), arm.share) for arm in lineup.arms],
         )
         metrics.reference(lineup.champion.bundle.manifest)
@@ -67,7 +68,7 @@ def create_app(
         starter.end()
         readiness.proved()
 
-    first = lineup_of(plan, {one.identity: load_planned(one, settings, metrics) for one in plan.models})
+    first = lineup_of(plan, {key: load_planned(one, settings, metrics) for key, one in plan.models.items()})
     tell(first)
     serving = Serving(first, metrics, turn)
     loader = Loader(serving, settings, metrics)
@@ -77,12 +78,13 @@ def create_app(
     live_rows = LiveRows(live, metrics, settings.live_lag_seconds) if live else None
     cold_ads = open_cold_ads(settings, side_folder, metrics)
     scorer = Scorer(queue, metrics, live_rows, cold_ads)
+    shadowing = Shadowing(scorer, queue, metrics, settings.max_candidates)
     request_log = _request_log(settings, metrics, side_folder)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         loader.watch(serving.current)
-        starter.begin(serving.current.models)
+        starter.begin(list(serving.current.models.values()))
         tasks = _begun(guard, request_log)
         try:
             yield
@@ -92,7 +94,7 @@ def create_app(
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             queue.close()
-            for one in (request_log, cold_ads, serving, live):
+            for one in (shadowing, request_log, cold_ads, serving, live):
                 if one is not None:
                     await one.close()
 
@@ -112,7 +114,7 @@ def create_app(
         app.add_middleware(GuardMiddleware, guard=guard)
     app.add_middleware(AccessMiddleware, metrics=metrics, is_verbose=is_verbose)
     app.add_exception_handler(HTTPException, _answer_http_exception)
-    score = ScoreRoute(settings, serving, scorer, readiness, metrics, guard, request_log)
+    score = ScoreRoute(settings, serving, scorer, readiness, metrics, guard, shadowing, request_log)
     app.scoring = AccessMiddleware(score, metrics, is_verbose)
     app.router.routes.append(Route(PATH, score, methods=["POST"], name="score"))
     if live:

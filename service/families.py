@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Literal, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
@@ -84,6 +86,14 @@ class Histogram:
         cells = self._cells
         cells[self._place + bisect_left(self._bounds, value)] += 1.0
         cells[self._sum] += value
+
+    def observe_all(self, values: NDArray[np.float64]) -> None:
+        """Counts many, [n]."""
+        cells = self._cells
+        counts = np.bincount(np.searchsorted(self._bounds, values), minlength=len(self._bounds) + 1)
+        for place, count in enumerate(counts.tolist(), self._place):
+            cells[place] += count
+        cells[self._sum] += float(values.sum())
 
 
 class LateGauges:

@@ -46,6 +46,9 @@ Logged = Literal["handed", "dropped", "written", "lost"]
 LOGGED: tuple[Logged, ...] = ("handed", "dropped", "written", "lost")
 Labels = tuple[str, ...]
 MAX_ARMS, MAX_SHADOWS = 8, 2
+Shadowed = Literal["scored", "busy", "failed"]
+SHADOWED: tuple[Shadowed, ...] = ("scored", "busy", "failed")
+_SHIFTS = (1e-4, 1e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0)
 _ARM_LABELS = ("slot", "arm", "bundle_id")
 _BUNDLE_LABELS = ("bundle_id", "model_version", "store")
 _RUNTIME_LABELS = ("runtime", "version", "provider", "device", "graphs", "threads", "precision", "instructions")
@@ -213,6 +216,19 @@ class Metrics:
             map(str, range(1, MAX_ARMS + 1)),
         )
         self.arms = {int(slot): counter for slot, counter in arms.items()}
+        """By slot."""
+        self.shadows = families.counters(
+            "msd_shadow_requests", "Requests for shadows, by what became of them.", "result", SHADOWED
+        )
+        """By result."""
+        shifts = families.histograms(
+            "msd_shadow_shift",
+            "How far a shadow's pctr of a candidate is from the one served, in log-odds.",
+            "slot",
+            map(str, range(1, MAX_SHADOWS + 1)),
+            _SHIFTS,
+        )
+        self.shadow_shifts = {int(slot): histogram for slot, histogram in shifts.items()}
         """By slot."""
         self._shares = self._info("msd_arm_share", "Share of the users that an arm scores.", _ARM_LABELS)
         self._bundles = self._info("msd_bundle_info", "1 for each bundle that is served.", _BUNDLE_LABELS)

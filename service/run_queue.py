@@ -91,6 +91,11 @@ class RunQueue:
         self._shed("wait")
         raise Overloaded(f"{self._rows} candidates are waiting, as many as can be scored in time")
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is taken on that has not been scored."""
+        return not self._rows
+
     def admit(self, runner: Runner, rows: int, deadline: float) -> float:
         """Takes on `rows` candidates until `leave`, and gives the seconds that they are expected to take.
 

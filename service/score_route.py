@@ -14,6 +14,7 @@ from service.deadline import Deadlines
 from service.errors import NotReady
 from service.guard import Guard
 from service.lineup.lineup import Serving
+from service.lineup.shadowing import Shadowing
 from service.metrics import Metrics
 from service.protocol import began_at, left_check
 from service.readiness import Readiness
@@ -38,6 +39,7 @@ class ScoreRoute:
         readiness: Readiness,
         metrics: Metrics,
         guard: Guard | None,
+        shadowing: Shadowing,
         request_log: RequestLog | None = None,
     ) -> None:
         self._settings = settings
@@ -47,6 +49,7 @@ class ScoreRoute:
         self._scorer = scorer
         self._readiness = readiness
         self._metrics = metrics
+        self._shadowing = shadowing
         self._request_log = request_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -92,6 +95,8 @@ class ScoreRoute:
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": reply})
+        if lineup.shadows:
+            self._shadowing.offer(lineup, model, body, request, scored)
         if self._request_log is not None and self._request_log.wants(access.request_id):
             now, is_champion = time.time(), arm is lineup.arms[0]
             self._request_log.request(

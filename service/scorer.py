@@ -72,8 +72,6 @@ class Scorer:
             started = time.perf_counter()
             at = time.time() if request.at is None else request.at
             user, items = await self._fetch(model, request, at, deadline)
-            if request.item_texts and self._cold_ads is not None:
-                items = await self._cold_ads.fill(model, request, items, deadline)
             assembled = assemble(model.schema, request, at, user, items)
             rows_s = time.perf_counter() - started
             self._metrics.stages["rows"].observe(rows_s)
@@ -96,11 +94,20 @@ class Scorer:
         basis = Basis(at, user, items, rows, ran.is_partial, ran.together)
         return Scored(scores, degraded, degraded_user, basis, rows_s, ran.queue_s, ran.run_s)
 
+    async def tensors(self, model: Model, request: CheckedRequest, at: float, deadline: float) -> Tensors:
+        """What another model than the one that scores the request would have scored it from."""
+        return assemble(model.schema, request, at, *await self._fetch(model, request, at, deadline)).tensors
+
     async def _fetch(self, model: Model, request: CheckedRequest, at: float, deadline: float) -> tuple[Rows, Rows]:
         if self._live is not None:
-            return await self._live.fetch(model.schema, request, at, partial(self._rows, model, deadline), deadline)
-        user = await self._rows(model, deadline, "user", [request.user_id])
-        return user, await self._rows(model, deadline, "item", wanted_items(request, user))
+            rows_of = partial(self._rows, model, deadline)
+            user, items = await self._live.fetch(model.schema, request, at, rows_of, deadline)
+        else:
+            user = await self._rows(model, deadline, "user", [request.user_id])
+            items = await self._rows(model, deadline, "item", wanted_items(request, user))
+        if request.item_texts and self._cold_ads is not None:
+            items = await self._cold_ads.fill(model, request, items, deadline)
+        return user, items
 
     async def _rows(self, model: Model, deadline: float, side: RowSide, ids: Sequence[str]) -> Rows:
         """What the store has, or what it has all the same when it fails."""

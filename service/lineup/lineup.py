@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from msd.contract.schema import FeatureSchema
 from service.lineup.assignment import Assignment
 from service.lineup.model import Model
+from service.lineup.plan import ModelKey
 from service.metrics import Metrics
 
 
@@ -57,10 +58,10 @@ class Lineup:
         return self.arm_of(user_id).model.schema
 
     @property
-    def models(self) -> tuple[Model, ...]:
-        """All that are loaded for it, those of its arms first; each once."""
-        found = [arm.model for arm in self.arms] + [shadow.model for shadow in self.shadows]
-        return tuple(dict.fromkeys(found))
+    def models(self) -> dict[ModelKey, Model]:
+        """All that are loaded for it, those of its arms first."""
+        arms = {(arm.model.identity, False): arm.model for arm in self.arms}
+        return arms | {(shadow.model.identity, True): shadow.model for shadow in self.shadows}
 
     @property
     def champion(self) -> Model:
@@ -99,7 +100,7 @@ class Serving:
     async def close(self) -> None:
         """At the worker's end: lets go of what the models hold."""
         for lineup in self.loaded:
-            for model in lineup.models:
+            for model in lineup.models.values():
                 await model.store.close()
 
     def keep(self, lineup: Lineup) -> None:

@@ -6,7 +6,7 @@ Does not know when it is turned to, nor what the other workers do.
 import asyncio
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
@@ -18,7 +18,7 @@ from service.lineup.assignment import Assignment
 from service.lineup.held import memory_of
 from service.lineup.lineup import Arm, Lineup, Serving, Shadow
 from service.lineup.model import Model, load_model
-from service.lineup.plan import Plan, PlannedModel
+from service.lineup.plan import ModelKey, Plan, PlannedModel
 from service.lineup.priority import give_way
 from service.lineup.proof import Proof
 from service.metrics import Metrics
@@ -47,15 +47,15 @@ class Loader:
         """
         async with self._lock:
             with _thread() as thread:
-                loaded = {model.identity: model for lineup in self._serving.loaded for model in lineup.models}
-                for planned in plan.models:
-                    if planned.identity not in loaded:
-                        loaded[planned.identity] = await self._prepared(planned, thread)
+                loaded = {key: model for lineup in self._serving.loaded for key, model in lineup.models.items()}
+                for key, planned in plan.models.items():
+                    if key not in loaded:
+                        loaded[key] = await self._prepared(planned, thread)
             self._serving.keep(lineup_of(plan, loaded))
 
     def watch(self, lineup: Lineup) -> None:
         """Has the stores of its models closed as those of models that were loaded later."""
-        for model in lineup.models:
+        for model in lineup.models.values():
             self._watch(model)
 
     def _watch(self, model: Model) -> None:
@@ -90,15 +90,20 @@ def load_planned(planned: PlannedModel, settings: Settings, metrics: Metrics) ->
         raise BundleError(str(error).replace(str(planned.folder), str(planned.origin))) from error
 
 
-def lineup_of(plan: Plan, models: dict[str, Model]) -> Lineup:
+def lineup_of(plan: Plan, models: Mapping[ModelKey, Model]) -> Lineup:
     """The line-up of a plan whose models are loaded, by identity."""
     assignment = Assignment(plan.salt, [arm.name for arm in plan.arms], [arm.weight for arm in plan.arms])
     shares = zip(plan.arms, assignment.shares, strict=True)
     return Lineup(
         plan.generation,
-        tuple(Arm(arm.name, models[arm.model.identity], slot, share) for slot, (arm, share) in enumerate(shares, 1)),
+        tuple(
+            Arm(arm.name, models[arm.model.identity, False], slot, share) for slot, (arm, share) in enumerate(shares, 1)
+        ),
         assignment,
-        tuple(Shadow(shadow.name, models[shadow.model.identity], slot) for slot, shadow in enumerate(plan.shadows, 1)),
+        tuple(
+            Shadow(shadow.name, models[shadow.model.identity, True], slot)
+            for slot, shadow in enumerate(plan.shadows, 1)
+        ),
     )
 
 

@@ -25,6 +25,7 @@ class Model:
 
     bundle: Bundle
     schema: FeatureSchema
+    schema_hash: str
     version: str
     runner: Runner
     store: RowStore
@@ -50,7 +51,7 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics, memory: Map
     runner = Runner(runtime, open_together(bundle, runtime.engine, settings))
     codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in SIDES}
     store = _open_store(bundle, settings, metrics, memory)
-    return Model(bundle, bundle.schema, bundle.manifest.model_version, runner, store, codecs)
+    return Model(bundle, bundle.schema, bundle.schema.schema_hash, bundle.manifest.model_version, runner, store, codecs)
 
 
 def _open_store(bundle: Bundle, settings: Settings, metrics: Metrics, memory: Mapping[RowSide, int]) -> RowStore:

@@ -17,6 +17,10 @@ from service.metrics import MAX_ARMS, MAX_SHADOWS
 _MEMFD = getattr(os, "memfd_create", None)
 
 
+ModelKey = tuple[str, bool]
+"""A bundle's identity, and whether it is loaded for a shadow."""
+
+
 class _Planned(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,9 +59,10 @@ class Plan(_Planned):
     shadows: Annotated[tuple[PlannedShadow, ...], Field(max_length=MAX_SHADOWS)] = ()
 
     @property
-    def models(self) -> tuple[PlannedModel, ...]:
-        """Of all arms and shadows."""
-        return (*(arm.model for arm in self.arms), *(shadow.model for shadow in self.shadows))
+    def models(self) -> dict[ModelKey, PlannedModel]:
+        """Those to be loaded: of arms, and once more of shadows, whose runs are at the same time as those of arms."""
+        arms = {(arm.model.identity, False): arm.model for arm in self.arms}
+        return arms | {(shadow.model.identity, True): shadow.model for shadow in self.shadows}
 
     def is_like(self, other: "Plan") -> bool:
         """Whether it would serve the same, whatever its generation, and wherever the files are."""

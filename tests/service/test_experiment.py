@@ -3,17 +3,20 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from shutil import copytree
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from msd.contract.bundle import Bundle
 from service.lineup.experiment import EXPERIMENT
 from tests.service.bundle_factory import AT
 from tests.service.live import LiveService, live_service, wait_until
-from tests.service.test_swap import point
+from tests.service.test_swap import first_golden, point
 
 USERS = [f"u{number}" for number in range(60)]
 
@@ -113,3 +116,58 @@ def test_what_is_served_is_told(running: LiveService, bundles: Path) -> None:
     ]
     assert 'msd_arm_share{arm="next",bundle_id="' in exposed
     assert exposed.count("msd_bundle_info{") == 2
+
+
+def test_a_shadow_scores_what_is_left_over_and_nobody_sees_it(
+    running: LiveService, bundles: Path, bundle: Bundle, other_bundle: Bundle
+) -> None:
+    let_shadow(running, bundles)
+    golden, other = first_golden(bundle), first_golden(other_bundle)
+    count, before = len(golden.expected["pctr"]), shadowed(running)
+    shifts = [running.metric(f'msd_shadow_shift_{one}{{slot="1"}}') for one in ("count", "sum")]
+    for _ in range(10):
+        answer = running.score({**golden.request, "top_k": None}).json()
+        assert answer["candidates"]["pctr"] == pytest.approx(golden.expected["pctr"], abs=1e-5)
+        assert "arm" not in answer
+    wait_until(lambda: (shadowed(running) - before).total() == 10)
+    scored = (shadowed(running) - before)["scored"]
+    assert (shadowed(running) - before)["failed"] == 0
+    assert scored > 0
+    assert running.metric('msd_shadow_shift_count{slot="1"}') - shifts[0] == scored * count
+    apart = np.abs(logit(golden.expected["pctr"]) - logit(other.expected["pctr"])).sum()
+    assert running.metric('msd_shadow_shift_sum{slot="1"}') - shifts[1] == pytest.approx(scored * apart, rel=1e-3)
+    assert running.metric('msd_shadow_shift_count{slot="2"}') == 0
+
+
+def test_a_shadow_makes_nobody_wait_and_what_it_misses_is_counted(running: LiveService, bundles: Path) -> None:
+    let_shadow(running, bundles)
+    before, counted = shadowed(running), running.metric('msd_requests_total{code="200"}')
+    request = {"user_id": "u1", "at": AT, "candidates": {"id": [f"i{number}" for number in range(200)]}}
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(running.score, [request] * 80))
+    assert {answer.status_code for answer in answers} == {200}
+    assert running.metric('msd_requests_total{code="200"}') == counted + 80
+    wait_until(lambda: (shadowed(running) - before).total() == 80)
+    assert (shadowed(running) - before)["busy"] > 0
+    assert running.metric("msd_queued_rows") == 0
+
+
+def let_shadow(service: LiveService, bundles: Path) -> None:
+    """Has `b` score nobody, beside `a`, which scores all."""
+    alone = [{"name": "champion", "bundle": "current", "weight": 1}]
+    experiment(bundles, (0, 0), arms=alone, shadow=[{"name": "dark", "bundle": "b"}])
+    with service.client() as client:
+        wait_until(lambda: client.get("/v1/model").json()["lineup"]["shadow"])
+
+
+def shadowed(service: LiveService) -> Counter[str]:
+    """Requests for shadows, by what became of them."""
+    results = ("scored", "busy", "failed")
+    return Counter({one: int(service.metric(f'msd_shadow_requests_total{{result="{one}"}}')) for one in results})
+
+
+def logit(probabilities: list[float]) -> NDArray[np.float64]:
+    """Log-odds."""
+    given = np.array(probabilities)
+    found: NDArray[np.float64] = np.log(given / (1 - given))
+    return found

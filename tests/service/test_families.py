@@ -5,11 +5,13 @@ import sys
 from bisect import bisect_left
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.families import Histogram
 from service.metrics import Metrics
 from service.shared import SUPERVISOR, SharedNumbers
 
@@ -124,3 +126,14 @@ def test_the_supervisor_has_a_row_of_its_own() -> None:
     supervisor.workers.set(1)
 
     assert (supervisor.row, samples(first)["msd_workers"]) == (SUPERVISOR, 1)
+
+
+@given(st.lists(st.sampled_from([0.0, 1e-4, 1e-3, 0.02, 1.0, 4.0, 9.0]) | st.floats(0, 20), min_size=1, max_size=30))
+def test_many_are_counted_as_one_by_one(values: list[float]) -> None:
+    at_once, one_by_one = (memoryview(bytearray(8 * 7)).cast("d") for _ in range(2))
+    bounds = (1e-4, 1e-3, 0.02, 1.0, 4.0)
+    Histogram(at_once, 0, bounds).observe_all(np.array(values))
+    for value in values:
+        Histogram(one_by_one, 0, bounds).observe(value)
+
+    assert list(at_once) == pytest.approx(list(one_by_one))
