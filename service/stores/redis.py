@@ -99,7 +99,12 @@ class RedisStore:
         return self._told(side, _merge(parts, order), is_fresh)
 
     async def check(self) -> None:
-        """Raises StoreError when Redis does not answer, or holds not all rows of this bundle."""
+        """Raises StoreError when Redis does not answer, or holds not all rows of this bundle; else the fill begins."""
+        await self._check_rows()
+        if self._can_fill:
+            self._fill.start()
+
+    async def _check_rows(self) -> None:
         # The digest is missing while they are copied anew; until then the bundle that is pointed to was whole.
         digest = rows_key(self._bundle_id).encode()
         if isinstance(await ask_one(self._nodes, digest, b"GET", digest), bytes):
@@ -112,8 +117,6 @@ class RedisStore:
                 f"Redis at {self._nodes.address} holds {holds}, this service needs {self._bundle_id}:"
                 " run `msd publish BUNDLE --redis URL` with this bundle"
             )
-        if self._can_fill:
-            self._fill.start()
 
     async def close(self) -> None:
         """Ends the fill and the connections."""

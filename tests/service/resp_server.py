@@ -5,6 +5,7 @@ answers as a test tells it to.
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
@@ -14,7 +15,14 @@ Answer = Callable[[Sequence[bytes]], bytes]
 
 
 class Proxy:
-    """Hands bytes on between clients and a server's port. While it is held, what the server says waits."""
+    """Hands bytes on between clients and a server's port. While it is held, what the server says waits.
+
+    `delay_s`: each piece of what the server says comes so much later. `cut_at`: a piece that is longer is cut off
+    there, and its connection ends.
+    """
+
+    delay_s = 0.0
+    cut_at: int | None = None
 
     def __init__(self, port: int) -> None:
         self._server_port = port
@@ -55,6 +63,10 @@ class Proxy:
             while data := source.recv(65_536):
                 if waits:
                     self._flows.wait()
+                    time.sleep(self.delay_s)
+                    if self.cut_at is not None and len(data) > self.cut_at:
+                        target.sendall(data[: self.cut_at])
+                        break
                 target.sendall(data)
             target.shutdown(socket.SHUT_RDWR)
         except OSError:

@@ -143,9 +143,10 @@ def test_a_namespace_that_goes_is_gone_and_the_pointer_alone_moves_nothing(
         before = await impressions(store)
         client.set(POINTER, "0" * 32)
         assert await impressions(store) == before
+        await store.check()
+        client.unlink(*client.scan_iter(match=f"msd:{bundle.bundle_id}:*"))
         with pytest.raises(StoreError, match=f"holds bundle {'0' * 32}, this service needs"):
             await store.check()
-        client.unlink(*client.scan_iter(match=f"msd:{bundle.bundle_id}:*"))
 
         async def is_gone() -> bool:
             return await impressions(store) == [-1, -1, -1]
