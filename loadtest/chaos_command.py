@@ -54,7 +54,8 @@ def main(
             plan=Plan(),
             heard=heard,
             other=second and second.absolute(),
-            data=data,
+            data=data and data.absolute(),
+            kept=work.absolute(),
         )
         summary = run_chaos(ground, chosen)
     write_text_atomic(out / "chaos.json", json.dumps(summary, indent=2) + "\n")

@@ -23,7 +23,7 @@ _POLL_S = 0.02
 @dataclass(frozen=True)
 class Ground:
     """The place of one run. `bundle` is served, `other` has other weights and the same users and items; `work` has a
-    folder for each scenario; `data` is a benchmark's."""
+    folder for each scenario; `data` is a benchmark's, and what is made of it is `kept`."""
 
     bundle: Path
     work: Path
@@ -31,6 +31,7 @@ class Ground:
     heard: Heard
     other: Path | None = None
     data: Path | None = None
+    kept: Path = Path("runs/bench")
     _targets: dict[str, list[bytes]] = field(default_factory=dict)
 
     @contextmanager

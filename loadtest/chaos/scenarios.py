@@ -7,6 +7,7 @@ from loadtest.chaos.clock_jump import CLOCK_JUMP
 from loadtest.chaos.disk_full import DISK_FULL
 from loadtest.chaos.events import EVENTS
 from loadtest.chaos.failover import CLUSTER, SENTINEL
+from loadtest.chaos.live_counts import LIVE_COUNTS
 from loadtest.chaos.log_replay import LOG_REPLAY
 from loadtest.chaos.memory import MEMORY
 from loadtest.chaos.overload import OVERLOAD
@@ -32,6 +33,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     CLOCK_JUMP,
     LOG_REPLAY,
     EVENTS,
+    LIVE_COUNTS,
     BAD_REQUESTS,
     MEMORY,
 )

@@ -18,7 +18,7 @@ from loadtest.chaos.scenarios import SCENARIOS
 from loadtest.chaos.timeline import Timeline
 from msd.__main__ import main
 from msd.contract.bundle import Bundle
-from tests.service.bundle_factory import build_bundle
+from tests.service.bundle_factory import AT, build_bundle
 from tests.service.ranker_graph import Recipe
 
 # Nothing is late, however slow the machine; what is to be too much is far too much.
@@ -41,6 +41,8 @@ BRIEF = Plan(
     bad_requests=500,
     generated=60,
     events=2_000,
+    live_rows=120,
+    resamples=100,
     events_a_batch=25,
 )
 _AT_ONCE = 3
@@ -51,9 +53,27 @@ def findings(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """What each scenario finds; a few run side by side, because most of their time they wait."""
     folder = tmp_path_factory.mktemp("chaos")
     other = build_bundle(folder / "other", Recipe(seed=1))
-    ground = Ground(bundle.folder, folder, BRIEF, lambda doing, done, total: None, other=other.folder)
+    (folder / "data").mkdir()
+    (folder / "data" / "bundle").symlink_to(bundle.folder)
+    _write_dataset(folder / "data" / "dataset")
+    ground = Ground(
+        bundle.folder, folder, BRIEF, lambda doing, done, total: None, other=other.folder, data=folder / "data"
+    )
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         yield {scenario.name: pool.submit(scenario.run, ground) for scenario in SCENARIOS}
+
+
+def _write_dataset(folder: Path) -> None:
+    """Events of the bundle's users and items, without any rule."""
+    folder.mkdir()
+    files = "".join(f'[{name}]\nfile = "{name}.csv"\n' for name in ("events", "items", "users"))
+    device = '[[features]]\nname = "device"\nside = "context"\nkind = "categorical"\n'
+    (folder / "dataset.toml").write_text(f'format = 1\nname = "made"\n{files}{device}')
+    events = [f"u{number % 20},i{number * 7 % 300},{AT + number // 3:.0f},{number % 2},ios" for number in range(1_200)]
+    (folder / "events.csv").write_text("\n".join(["user_id,item_id,at,label,device", *events]))
+    for name, count in (("item", 300), ("user", 20)):
+        lines = [f"{name}_id", *(f"{name[0]}{number}" for number in range(count))]
+        (folder / f"{name}s.csv").write_text("\n".join(lines))
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)

@@ -1,0 +1,51 @@
+"""A dataset and a bundle that was trained on it: as `msd demo` leaves them, or made here of a benchmark's raw files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from loadtest.bench.processes import told
+from loadtest.chaos.ground import Ground
+from loadtest.chaos.scenario import Unable
+from msd.benchmark.collm import prepare
+from msd.contract.bundle import MANIFEST
+from msd.dataset.config import CONFIG_FILE
+
+DEMO = Path("runs/demo")
+
+
+class Trained(NamedTuple):
+    """Two folders."""
+
+    dataset: Path
+    bundle: Path
+
+
+def trained(ground: Ground) -> Trained:
+    """Of the data that was named, else of the demo. Raises Unable where there is neither."""
+    folder = ground.data or DEMO
+    if (folder / "train.parquet").is_file():
+        return _made(ground, folder)
+    found = Trained(folder / "dataset", folder / "bundle")
+    if not ((found.dataset / CONFIG_FILE).is_file() and (found.bundle / MANIFEST).is_file()):
+        raise Unable(
+            f"{folder} has no dataset with a bundle that was trained on it: run `make demo` first, or name the CoLLM"
+            " benchmark's files by DATA (--data)"
+        )
+    return found
+
+
+def _made(ground: Ground, data: Path) -> Trained:
+    """Without semantics, so that it is a matter of minutes; kept beside the reference model."""
+    work = ground.kept / "collm-ml-1m"
+    folders = prepare(data, work, ground.heard)
+    student, model, bundle = work / "student", work / "model", work / "bundle"
+    steps: Sequence[tuple[str | Path, ...]] = (
+        ("distill", folders.dataset, folders.knowledge, student, "--epochs", "1"),
+        ("train", folders.dataset, student, model, "--no-semantics"),
+        ("export", folders.dataset, folders.knowledge, student, model, bundle),
+    )
+    for place, step in enumerate(steps):
+        ground.heard(f"live-counts: msd {step[0]}", place, len(steps))
+        told(*map(str, step))
+    return Trained(folders.dataset, bundle)
