@@ -64,15 +64,14 @@ def reads(client: Redis) -> int:
 
 def stands(store: RedisStore) -> dict[str, float]:
     """What the gauges tell, by their label."""
-    lines = [line for line in store._metrics.exposition().decode().splitlines() if line.startswith("msd_")]
-    told = {line.split('"')[1]: float(line.rsplit(" ", 1)[1]) for line in lines if '"' in line}
-    states = ("off", "waiting", "filling", "full", "done", "up", "slow", "refusing", "down")
-    rows = {side: _value(lines, f'msd_arena_rows{{side="{side}"}}') for side in ("user", "item")}
-    return {**{one: told[one] for one in states if told[one]}, **rows}
-
-
-def _value(lines: list[str], sample: str) -> float:
-    return next(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(sample))
+    samples = [sample for family in store._metrics.families.collect() for sample in family.samples]
+    told = {
+        (sample.name, label): sample.value
+        for sample in samples
+        for label in sample.labels.values()
+        if sample.name in ("msd_fill_state", "msd_store_state", "msd_arena_rows")
+    }
+    return {label: value for (name, label), value in told.items() if value or name == "msd_arena_rows"}
 
 
 async def filled(store: RedisStore, state: str = "done") -> None:
