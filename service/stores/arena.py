@@ -142,6 +142,21 @@ class Arena:
         for one in list(self._places):
             self.drop(one)
 
+    def let_go(self, most: int) -> bool:
+        """For good: at most so many ids at once, lest others wait, with the last its memory; whether there are more.
+
+        What Python does not collect, because it was there before, is not to keep it.
+        """
+        for _ in range(min(most, len(self._places))):
+            self._places.popitem()
+        for column in (self._ids, self._tails, self._free):
+            del column[-most:]
+        if self._places or self._ids:
+            return True
+        self._records, self._found = self._records[:0].copy(), self._found[:0].copy()
+        self._epochs, self._touched = self._epochs[:0].copy(), self._touched[:0].copy()
+        return False
+
     def _size_of(self, one: str, tail: bytes) -> int:
         return self._row_bytes + sys.getsizeof(one) + len(tail)
 

@@ -4,6 +4,7 @@ Knows keys, and which rows may be taken for what Redis holds. Does not know what
 request whose rows are not to be had.
 """
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -24,6 +25,9 @@ from service.stores.redis_line import pack
 from service.stores.redis_link import Ears
 from service.stores.store import StoreError, tell_rows
 from service.stores.topology import open_nodes
+
+# Ids at once, which take less than a millisecond.
+_LET_GO = 1_000
 
 
 class _Fetched(NamedTuple):
@@ -124,7 +128,8 @@ class RedisStore:
         await self._nodes.close()
         self._standing.set(None)
         for side in self._sides.values():
-            side.arena.clear()
+            while side.arena.let_go(_LET_GO):
+                await asyncio.sleep(0)
             side.tell()
 
     async def _fetch(

@@ -145,3 +145,17 @@ def test_a_history_larger_than_the_arena_is_not_held_and_moves_nobody_out() -> N
 def test_more_memory_than_there_is_is_refused_in_words() -> None:
     with pytest.raises(MsdError, match=r"of item rows, half of MSD_CACHE_MB: set it lower"):
         Arena(ITEMS, 2**59)
+
+
+@given(st.integers(0, 30), st.integers(1, 12))
+def test_letting_go_takes_turns_and_leaves_nothing(count: int, most: int) -> None:
+    arena = Arena(USERS, 10**6)
+    if count:
+        arena.put([f"u{number}" for number in range(count)], rows_of("user", [2] * count), 0)
+    turns = 1
+    while arena.let_go(most):
+        turns += 1
+
+    assert turns <= count // most + 1
+    assert (len(arena), arena._records.nbytes, arena._tails) == (0, 0, [])
+    assert arena.look_up(["u0"]).places.tolist() == [-1]
