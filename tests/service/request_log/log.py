@@ -1,5 +1,6 @@
 """What the log's tests share: waiting until a service logs, and reading what it has logged."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from msd.contract.log import RequestRecord
@@ -22,6 +23,22 @@ def connected(service: LiveService) -> None:
 def logged(service: LiveService, result: str) -> float:
     """How many requests of a result there are."""
     return service.metric(f'msd_log_records_total{{result="{result}"}}')
+
+
+def awaited(folder: Path, request_ids: Collection[str]) -> dict[str, RequestRecord]:
+    """The records of some requests, once all are there."""
+    found: dict[str, RequestRecord] = {}
+    read: set[Path] = set()
+
+    def are_there() -> bool:
+        for path in log_files(folder):
+            if path not in read:
+                found.update({record.request_id: record for record in read_requests(path)})
+                read.add(path)
+        return found.keys() >= set(request_ids)
+
+    wait_until(are_there)
+    return {one: found[one] for one in request_ids}
 
 
 def records(folder: Path) -> list[RequestRecord]:

@@ -18,7 +18,7 @@ from tests.service.bundle_factory import build_bundle, golden_requests, reseal
 from tests.service.live import live_service, run_msd, wait_until
 from tests.service.ranker_graph import Recipe
 from tests.service.request_log.conftest import Logging
-from tests.service.request_log.log import logged, records
+from tests.service.request_log.log import awaited, logged, records
 from tests.service.runtimes.bf16 import has_bf16
 
 
@@ -51,11 +51,8 @@ def many_requests() -> list[dict[str, Any]]:
 def logs(tmp_path_factory: pytest.TempPathFactory, logging: Logging) -> list[RequestRecord]:
     """Records of the shared service, of all kinds of requests."""
     with logging.service.client() as client:
-        before = logged(logging.service, "written")
-        for document in many_requests():
-            assert client.post("/v1/score", json=document).status_code == 200
-        wait_until(lambda: logged(logging.service, "written") >= before + len(many_requests()))
-    return records(logging.folder)
+        replies = [client.post("/v1/score", json=document).json() for document in many_requests()]
+    return list(awaited(logging.folder, [reply["request_id"] for reply in replies]).values())
 
 
 def test_a_log_is_scored_again_to_the_bit(logs: list[RequestRecord], bundle: Bundle) -> None:

@@ -11,33 +11,29 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from msd.contract.assemble import assemble
-from msd.contract.bundle import Bundle
-from msd.contract.log import basis_of
+from msd.contract.bundle import GOLDENS, Bundle
+from msd.contract.golden import golden_tensors, read_goldens
+from msd.contract.log import RequestRecord, basis_of, is_sampled
 from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec
 from service.request_log.parquet import log_files
 from tests.service.bundle_factory import golden_requests
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.request_log.conftest import Logging
-from tests.service.request_log.log import ASKS, logged, records
+from tests.service.request_log.log import ASKS, awaited, logged, records
 
 
-def asked(service: LiveService, documents: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The replies by request id, when all have been logged or lost."""
-    before = logged(service, "written")
-    with service.client() as client:
+def asked(logging: Logging, documents: list[dict[str, Any]]) -> list[tuple[dict[str, Any], RequestRecord]]:
+    """Each reply, with what was logged of it."""
+    with logging.service.client() as client:
         replies = [client.post("/v1/score", json=document).json() for document in documents]
-    wait_until(lambda: logged(service, "written") >= before + len(documents))
-    return {reply["request_id"]: reply for reply in replies}
+    found = awaited(logging.folder, [reply["request_id"] for reply in replies])
+    return [(reply, found[reply["request_id"]]) for reply in replies]
 
 
 def test_a_record_holds_what_was_asked_and_answered(logging: Logging, bundle: Bundle) -> None:
     documents = golden_requests()
-    replies = asked(logging.service, documents)
-    found = {record.request_id: record for record in records(logging.folder)}
-
-    for document, (request_id, reply) in zip(documents, replies.items(), strict=True):
-        record = found[request_id]
+    for document, (reply, record) in zip(documents, asked(logging, documents), strict=True):
         assert json.loads(record.request) == document
         assert (record.arm, record.bundle_id) == ("champion", bundle.bundle_id)
         assert record.manifest_sha256 == bundle.manifest.sha256
@@ -57,14 +53,14 @@ def test_a_record_holds_what_was_asked_and_answered(logging: Logging, bundle: Bu
 
 
 def test_a_record_gives_the_very_tensors_again(logging: Logging, bundle: Bundle) -> None:
-    replies = asked(logging.service, golden_requests())
     codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in ("user", "item")}
-    for record in records(logging.folder):
-        if record.request_id in replies:
-            basis = basis_of(record, codecs["user"], codecs["item"])
-            request = parse_request(record.request, bundle.schema)
-            tensors = assemble(bundle.schema, request, basis.at, basis.user, basis.items).tensors
-            assert len(tensors["item_dense"]) == len(record.item_ids)
+    for golden, (_, record) in zip(read_goldens(bundle.path(GOLDENS)), asked(logging, golden_requests()), strict=True):
+        basis = basis_of(record, codecs["user"], codecs["item"])
+        request = parse_request(record.request, bundle.schema)
+        tensors = assemble(bundle.schema, request, basis.at, basis.user, basis.items).tensors
+        due = golden_tensors(bundle.schema, codecs["user"], codecs["item"], golden).tensors
+        for name, tensor in due.items():
+            np.testing.assert_array_equal(tensors[name], tensor)
 
 
 def test_all_requests_of_many_clients_are_logged_once(logging: Logging) -> None:
@@ -77,23 +73,17 @@ def test_all_requests_of_many_clients_are_logged_once(logging: Logging) -> None:
                 for number in range(50)
             ]
 
-    before = logged(logging.service, "written")
-    dropped = logged(logging.service, "dropped")
     with ThreadPoolExecutor(8) as pool:
         ids = {one for given in pool.map(ask, range(8)) for one in given}
-    wait_until(
-        lambda: logged(logging.service, "written") + logged(logging.service, "dropped") >= before + dropped + 400
-    )
-
+    awaited(logging.folder, ids)
     found = [record.request_id for record in records(logging.folder) if record.request_id in ids]
-    assert len(found) == len(set(found))
-    assert len(found) == 400 - (logged(logging.service, "dropped") - dropped)
+    assert len(found) == len(ids) == 400
 
 
 def test_a_refused_request_is_not_logged(logging: Logging) -> None:
     with logging.service.client() as client:
         assert client.post("/v1/score", json={}, headers={"X-Request-Id": "refused"}).status_code == 422
-    asked(logging.service, [ASKS])
+    asked(logging, [ASKS])
 
     assert "refused" not in {record.request_id for record in records(logging.folder)}
 
@@ -111,7 +101,7 @@ def test_a_folder_that_is_gone_loses_records_and_no_request(logging: Logging) ->
     wait_until(is_lost)
     folder.unlink()
     away.rename(folder)
-    asked(service, [ASKS])
+    asked(logging, [ASKS])
     assert _writer_pid(service) == pid
     assert any(line["event"] == "request_log_failed" for line in service.log())
 
@@ -138,7 +128,7 @@ def test_the_writer_killed_costs_no_request_and_leaves_no_bad_file(logging: Logg
 
 def test_a_writer_that_hangs_holds_nobody_up_and_goes_on_where_it_was(logging: Logging) -> None:
     service = logging.service
-    pid, dropped = _writer_pid(service), logged(service, "dropped")
+    pid, dropped, written = _writer_pid(service), logged(service, "dropped"), logged(service, "written")
     large = {"user_id": "u1", "candidates": {"id": [f"i{place % 300}" for place in range(2_000)]}}
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -151,31 +141,59 @@ def test_a_writer_that_hangs_holds_nobody_up_and_goes_on_where_it_was(logging: L
             wait_until(is_full)
     finally:
         os.kill(pid, signal.SIGCONT)
-    asked(service, [ASKS])
+    wait_until(lambda: logged(service, "written") > written)
+    asked(logging, [ASKS])
     assert _writer_pid(service) == pid
+
+
+def test_the_disk_is_bounded_and_the_newest_are_kept(bundle: Bundle, tmp_path: Path) -> None:
+    folder = tmp_path / "log"
+    settings: dict[str, Any] = {"log_dir": folder, "log_sample": 1, "log_flush_seconds": 3600, "log_max_mb": 1}
+    rng = np.random.default_rng(0)
+    with live_service(bundle.folder, tmp_path, **settings) as service:
+        with service.client() as client:
+            names: list[str] = []
+            seen: set[Path] = set()
+
+            def is_full() -> bool:
+                large = {"user_id": "u1", "candidates": {"id": [f"i{place}" for place in rng.integers(0, 300, 2_000)]}}
+                names.append(client.post("/v1/score", json=large).json()["request_id"])
+                files = set(folder.glob("*.parquet"))
+                seen.update(files)
+                return len(seen - files) > 2
+
+            wait_until(is_full)
+        assert logged(service, "lost") == 0
+        assert 0 < service.metric("msd_log_bytes") <= 2**20
+        assert service.terminate() == 0
+    assert sum(file.stat().st_size for file in folder.glob("*.parquet")) <= 2**20
+    kept = [record.request_id for record in records(folder)]
+    assert kept == names[-len(kept) :]
 
 
 def test_a_share_is_logged_and_what_waits_is_written_at_the_end(bundle: Bundle, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"log_dir": tmp_path / "log", "log_sample": 0.25, "log_flush_seconds": 3600}
     settings |= {"workers": 2}
     with live_service(bundle.folder, tmp_path, **settings) as service:
+        ids: list[str] = []
 
         def is_handed() -> bool:
-            service.score(ASKS)
+            ids.append(service.score(ASKS).json()["request_id"])
             return logged(service, "handed") > 0
 
         wait_until(is_handed)
-        before = logged(service, "handed") + logged(service, "dropped")
         with service.client() as client:
-            for _ in range(200):
-                client.post("/v1/score", json=ASKS)
+            ids += [client.post("/v1/score", json=ASKS).json()["request_id"] for _ in range(200)]
+        sampled = [one for one in ids if is_sampled(one, 0.25)]
+        wait_until(lambda: logged(service, "handed") + logged(service, "dropped") == len(sampled))
         handed = logged(service, "handed")
-        sampled = handed + logged(service, "dropped") - before
         assert not list((tmp_path / "log").glob("*.parquet"))
         assert service.terminate() == 0
 
-    assert 25 < sampled < 80
-    assert len(records(tmp_path / "log")) == handed
+    assert 0.1 < len(sampled) / len(ids) < 0.5
+    kept = [record.request_id for record in records(tmp_path / "log")]
+    assert len(kept) == handed > 0
+    assert set(kept) <= set(sampled)
 
 
 def _writer_pid(service: LiveService) -> int:
