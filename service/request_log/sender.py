@@ -5,6 +5,7 @@ Nothing waits for it: what the writer cannot take now is dropped, and counted.
 
 import asyncio
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from msd.contract.log import is_sampled
@@ -15,7 +16,7 @@ from service.side_client import SideClient, SideError
 from service.side_process import side_socket
 
 _MAX_WAITING_BYTES = 16 * 2**20
-_PATIENCE_S, _PAUSE_S = 1.0, 0.1
+_PATIENCE_S, _PAUSE_S = 3.0, 0.1
 
 
 class RequestLog:
@@ -50,7 +51,9 @@ class RequestLog:
                 return
 
     async def close(self) -> None:
-        """Ends the connection."""
+        """Ends the connection, when the writer has heard all, or does not in time."""
+        with suppress(SideError):
+            await self._client.ask(b"", _PATIENCE_S)
         await self._client.close()
 
     def _tell_request(self, served: Served) -> None:
