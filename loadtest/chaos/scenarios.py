@@ -4,6 +4,7 @@ from loadtest.chaos.bad_requests import BAD_REQUESTS
 from loadtest.chaos.broken_redis import REDIS_FLUSH, REDIS_FREEZE, REDIS_KILL
 from loadtest.chaos.clients import CLIENTS
 from loadtest.chaos.clock_jump import CLOCK_JUMP
+from loadtest.chaos.cold import COLD
 from loadtest.chaos.disk_full import DISK_FULL
 from loadtest.chaos.events import EVENTS
 from loadtest.chaos.failover import CLUSTER, SENTINEL
@@ -34,6 +35,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     LOG_REPLAY,
     EVENTS,
     LIVE_COUNTS,
+    COLD,
     BAD_REQUESTS,
     MEMORY,
 )

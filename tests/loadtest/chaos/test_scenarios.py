@@ -53,8 +53,7 @@ def findings(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """What each scenario finds; a few run side by side, because most of their time they wait."""
     folder = tmp_path_factory.mktemp("chaos")
     other = build_bundle(folder / "other", Recipe(seed=1))
-    (folder / "data").mkdir()
-    (folder / "data" / "bundle").symlink_to(bundle.folder)
+    build_bundle(folder / "data" / "bundle", Recipe(encoder=True))
     _write_dataset(folder / "data" / "dataset")
     ground = Ground(
         bundle.folder, folder, BRIEF, lambda doing, done, total: None, other=other.folder, data=folder / "data"
