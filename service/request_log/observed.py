@@ -3,8 +3,12 @@
 Knows records and events. A click that comes later than the settling time after its impression is not waited for.
 """
 
+import math
 from collections import OrderedDict, deque
 from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from msd.contract.log import EventRecord, RequestRecord
 from service.metrics import Metrics
@@ -13,6 +17,8 @@ SETTLE_S = 600.0
 """An impression is judged when events have come that are so much later: most clicks have come by then."""
 _WINDOW = 10_000
 _MAX_REMEMBERED = 500_000
+# As much memory as a request takes, in candidates.
+_REQUEST_COSTS = 8
 
 
 class _Shown(NamedTuple):
@@ -21,12 +27,32 @@ class _Shown(NamedTuple):
     pctr: float
 
 
+class _Predicted(NamedTuple):
+    """The candidates of one request and their scores, NaN of those that were shown."""
+
+    item_ids: list[str]
+    scores: NDArray[np.float32]
+
+    def is_due(self, item_id: str) -> bool:
+        """Whether it is a candidate that was not shown yet."""
+        return item_id in self.item_ids and not math.isnan(self.scores[self.item_ids.index(item_id)])
+
+    def take(self, item_id: str) -> float | None:
+        """The score of a candidate that is shown, the first time."""
+        if not self.is_due(item_id):
+            return None
+        place = self.item_ids.index(item_id)
+        score = float(self.scores[place])
+        self.scores[place] = np.nan
+        return score
+
+
 class Observed:
     """What came of the latest impressions; bounded in memory."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._scores: OrderedDict[str, dict[str, float]] = OrderedDict()
+        self._predictions: OrderedDict[str, _Predicted] = OrderedDict()
         self._remembered = 0
         self._waiting: deque[_Shown] = deque()
         self._shown: set[tuple[str, str]] = set()
@@ -38,15 +64,14 @@ class Observed:
 
     def record(self, record: RequestRecord) -> None:
         """Remembers what was predicted."""
-        if record.request_id in self._scores:
+        if record.request_id in self._predictions:
             return
-        scores = dict(zip(record.item_ids, record.scores[0].tolist(), strict=True))
-        self._scores[record.request_id] = scores
-        self._remembered += len(scores)
+        self._predictions[record.request_id] = _Predicted(record.item_ids, record.scores[0].copy())
+        self._remembered += _REQUEST_COSTS + len(record.item_ids)
         while self._remembered > _MAX_REMEMBERED:
-            request_id, oldest = self._scores.popitem(last=False)
-            self._remembered -= len(oldest)
-            self._clicked.difference_update((request_id, item_id) for item_id in oldest)
+            request_id, oldest = self._predictions.popitem(last=False)
+            self._remembered -= _REQUEST_COSTS + len(oldest.item_ids)
+            self._clicked.difference_update((request_id, item_id) for item_id in oldest.item_ids)
 
     def event(self, event: EventRecord) -> None:
         """Takes an impression or a click; one of a request that is not remembered is left out, as is a repetition."""
@@ -54,14 +79,13 @@ class Observed:
         at = min(event.at, event.received_at)
         self._newest_at = max(self._newest_at, at)
         key = (event.request_id or "", event.item_id)
-        scores = self._scores.get(key[0], {})
+        predicted = self._predictions.get(key[0])
         if event.type == "click":
-            if key in self._shown or event.item_id in scores:
+            if key in self._shown or (predicted is not None and predicted.is_due(event.item_id)):
                 self._clicked.add(key)
             return
-        pctr = scores.pop(event.item_id, None)
+        pctr = None if predicted is None else predicted.take(event.item_id)
         if pctr is not None:
-            self._remembered -= 1
             self._shown.add(key)
             self._waiting.append(_Shown(key, at, pctr))
 

@@ -191,3 +191,18 @@ def test_impressions_are_judged_once_they_have_settled() -> None:
     observed.event(event("impression", "x", 150 + SETTLE_S, None))
     observed.tell()
     assert told(metrics) == (2, 2, 0.375)
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    metrics = Metrics()
+    observed = Observed(metrics)
+    ids = [f"i{place}" for place in range(2_000)]
+    scores = [np.full(2_000, 0.5, np.float32)]
+    for number in range(300):
+        observed.record(replace(RECORD, request_id=f"r{number}", item_ids=ids, scores=scores))
+    for number in (0, 299):
+        observed.event(event("impression", "i7", 100, f"r{number}"))
+    observed.event(event("impression", "x", 100 + SETTLE_S, None))
+    observed.tell()
+
+    assert told(metrics)[0] == 1, "the oldest is forgotten"
