@@ -155,6 +155,7 @@ class Metrics:
         self.encoder_seconds = families.histogram(
             "msd_encoder_seconds", "Runs of the text encoder, of several texts each.", _STAGE_SECONDS
         )
+        self.encoder_texts = families.counter("msd_encoder_texts", "Texts that the text encoder has encoded.")
         self.shelf_damaged = families.counter(
             "msd_encoded_damaged", "Vectors of texts in Redis that were short, changed, or another text's."
         )

@@ -137,6 +137,7 @@ class Encoding:
                 await self._encode(encoder, _Alike([key], [row]), chosen)
             return
         self._metrics.encoder_seconds.observe(time.perf_counter() - started)
+        self._metrics.encoder_texts.inc(len(vectors))
         made = dict(zip(some.keys, vectors, strict=True))
         for key, vector in made.items():
             self._held.put(key, vector)
