@@ -100,7 +100,8 @@ class ColdAds:
         now = time.perf_counter()
         wait_s = min(self._wait_s, _SHARE * (deadline - now))
         bundle, width = model.bundle, model.schema.semantic_width("item")
-        question = Question(str(bundle.folder), bundle.bundle_id, identity, width, 0.0, [texts[key] for key in keys])
+        wanted = [texts[key] for key in keys]
+        question = Question(str(bundle.folder), model.identity, bundle.bundle_id, identity, width, 0.0, wanted)
         if wait_s <= 0 or now < self._silent_until:
             # For the next time; nobody waits for what has just been silent.
             return [Told("late" if self._ask_later(keys, question) else "dropped")] * len(keys)

@@ -13,9 +13,10 @@ from typing import TypeVar
 
 import structlog
 
+from msd.contract.bundle import ENCODER, TOKENIZER, open_verified
 from msd.contract.errors import BundleError, MsdError
+from msd.contract.files import sha256_file
 from service.cold.text_encoder import TextEncoder
-from service.trust import Trust
 
 _MOST = 3
 _REFUSED_S = 10.0
@@ -29,25 +30,26 @@ class EncoderAway(MsdError):
 class Encoders:
     """Loads encoders when they are asked for; those asked for least make room."""
 
-    def __init__(self, trust: Trust) -> None:
-        self._trust = trust
+    def __init__(self) -> None:
         self._loaded: OrderedDict[str, TextEncoder] = OrderedDict()
-        self._refused: dict[str, float] = {}
+        self._refused: dict[tuple[Path, str], float] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
         self._log = structlog.get_logger("msd.encoder")
 
-    async def get(self, folder: Path, identity: str) -> TextEncoder:
-        """The encoder of that identity, which is in the bundle in `folder`. Raises EncoderAway; then it is not tried
-        again for a while."""
+    async def get(self, folder: Path, manifest_sha256: str, identity: str) -> TextEncoder:
+        """The encoder of that identity, which is in the bundle in `folder`, verified under its manifest's hash.
+
+        Raises EncoderAway; then it is not tried again for a while.
+        """
         if identity in self._loaded:
             self._loaded.move_to_end(identity)
             return self._loaded[identity]
-        if time.monotonic() < self._refused.get(identity, 0.0):
+        if time.monotonic() < self._refused.get((folder, manifest_sha256), 0.0):
             raise EncoderAway(f"{folder}: its encoder was refused")
         try:
-            encoder = await self.in_thread(_load, self._trust, folder, identity)
+            encoder = await self.in_thread(_load, folder, manifest_sha256, identity)
         except Exception as error:
-            self._refused = {identity: time.monotonic() + _REFUSED_S}
+            self._refused[folder, manifest_sha256] = time.monotonic() + _REFUSED_S
             self._log.error("encoder_refused", bundle=str(folder), reason=str(error), again_in=_REFUSED_S)
             raise EncoderAway(f"{folder}: {error}") from error
         self._loaded[identity] = encoder
@@ -65,8 +67,12 @@ class Encoders:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
 
-def _load(trust: Trust, folder: Path, identity: str) -> TextEncoder:
-    bundle = trust.open(folder, rows=False)
+def _load(folder: Path, manifest_sha256: str, identity: str) -> TextEncoder:
+    bundle = open_verified(folder, manifest_sha256)
     if bundle.encoder_identity != identity:
-        raise BundleError(f"{folder}: holds another bundle than the one that asks")
+        raise BundleError(f"{folder}: has another encoder than the one that is asked for")
+    for name in (ENCODER, TOKENIZER):
+        # Where files are not held open for it, they may have changed since they were verified.
+        if sha256_file(bundle.path(name)) != bundle.manifest.files[name].sha256:
+            raise BundleError(f"{bundle.path(name)}: its SHA-256 is not the manifest's; it was changed")
     return TextEncoder(bundle)

@@ -111,7 +111,7 @@ class Encoding:
         question = next(iter(chosen.values())).question
         texts = [one.text for one in chosen.values()]
         try:
-            encoder = await self._encoders.get(Path(question.folder), question.identity)
+            encoder = await self._encoders.get(Path(question.folder), question.manifest_sha256, question.identity)
             for some in await self._encoders.in_thread(_alike, encoder, list(chosen), texts):
                 await self._encode(encoder, some, chosen)
         except EncoderAway as error:

@@ -18,12 +18,14 @@ _WITH_VECTOR = 3
 
 
 class Question(NamedTuple):
-    """Texts to be encoded by the encoder in a bundle's folder, whose identity is known; vectors have `width` numbers.
+    """Texts to be encoded by the encoder of a bundle, which has been verified under its manifest's hash; vectors have
+    `width` numbers.
 
     What is not there after `wait_s` is answered as late, and goes on being made.
     """
 
     folder: str
+    manifest_sha256: str
     bundle_id: str
     identity: str
     width: int

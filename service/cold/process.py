@@ -25,8 +25,7 @@ _NICE = 19
 @asynccontextmanager
 async def encoder(settings: Settings, metrics: Metrics) -> AsyncIterator[Handler]:
     """Answers questions of workers; those of the bundles that the service starts with are loaded at once."""
-    trust = Trust(settings.trusted_keys)
-    encoders = Encoders(trust)
+    encoders = Encoders()
     shelf = None
     if settings.encoded_ttl_s and settings.redis_url is not None:
         from service.cold.shelf import RedisShelf
@@ -38,7 +37,7 @@ async def encoder(settings: Settings, metrics: Metrics) -> AsyncIterator[Handler
     async def answer(payload: bytes) -> bytes:
         return pack_answer(await encoding.ask(Question.unpack(payload)))
 
-    tasks = [asyncio.create_task(encoding.run()), asyncio.create_task(_load_first(encoders, settings, trust))]
+    tasks = [asyncio.create_task(encoding.run()), asyncio.create_task(_load_first(encoders, settings))]
     try:
         yield answer
     finally:
@@ -50,13 +49,14 @@ async def encoder(settings: Settings, metrics: Metrics) -> AsyncIterator[Handler
             await shelf.close()
 
 
-async def _load_first(encoders: Encoders, settings: Settings, trust: Trust) -> None:
+async def _load_first(encoders: Encoders, settings: Settings) -> None:
     # What is wrong is in the log; whoever asks hears of it.
     with suppress(MsdError):
+        trust = Trust(settings.trusted_keys)
         for folder in Source(settings).wanted().folders:
             bundle = trust.open(folder, rows=False)
             if bundle.encoder_identity is not None:
-                await encoders.get(bundle.folder, bundle.encoder_identity)
+                await encoders.get(bundle.folder, bundle.manifest.sha256, bundle.encoder_identity)
 
 
 def step_back() -> None:

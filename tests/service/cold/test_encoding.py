@@ -1,13 +1,14 @@
 """Texts wait bounded in number, are encoded at a bounded rate, each once, and fail alone."""
 
 import asyncio
+import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from msd.contract.bundle import Bundle
+from msd.contract.bundle import TOKENIZER, Bundle
 from msd.contract.encoded import Vector
 from service.cold.encoders import Encoders
 from service.cold.encoding import Encoding, Shelf
@@ -15,7 +16,6 @@ from service.cold.messages import OUTCOMES, Question, Told, pack_answer, unpack_
 from service.cold.text_encoder import TextEncoder
 from service.cold.vector_cache import VectorCache
 from service.metrics import Metrics
-from service.trust import Trust
 from tests.service.encoder_graph import POISON
 
 PATIENCE_S = 60.0
@@ -25,7 +25,9 @@ FAST = 100_000.0
 def question(bundle: Bundle, *texts: str, wait_s: float = PATIENCE_S) -> Question:
     """A question about some texts."""
     assert bundle.encoder_identity is not None
-    return Question(str(bundle.folder), bundle.bundle_id, bundle.encoder_identity, 8, wait_s, texts)
+    return Question(
+        str(bundle.folder), bundle.manifest.sha256, bundle.bundle_id, bundle.encoder_identity, 8, wait_s, texts
+    )
 
 
 def encode(
@@ -35,7 +37,7 @@ def encode(
     metrics = Metrics()
 
     async def both() -> None:
-        encoders = Encoders(Trust(None))
+        encoders = Encoders()
         encoding = Encoding(encoders, metrics, per_s, most, shelf)
         running = asyncio.create_task(encoding.run())
         await talk(encoding)
@@ -109,15 +111,19 @@ def test_a_text_that_fails_fails_alone(cold_bundle: Bundle) -> None:
 
 
 def test_a_bundle_whose_encoder_cannot_be_had_fails_alone(cold_bundle: Bundle, bundle: Bundle, tmp_path: Path) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(cold_bundle.folder, changed)
+    (changed / TOKENIZER).write_bytes(cold_bundle.path(TOKENIZER).read_bytes() + b"\n")
     strangers = [
         question(cold_bundle, "a")._replace(folder=str(tmp_path)),
         question(cold_bundle, "a")._replace(folder=str(bundle.folder)),
-        question(cold_bundle, "a")._replace(identity="0" * 64),
+        question(cold_bundle, "a")._replace(manifest_sha256="0" * 64),
+        question(cold_bundle, "a")._replace(folder=str(changed)),
     ]
 
     async def talk(encoding: Encoding) -> None:
         for one in strangers:
-            assert outcomes(await encoding.ask(one._replace(identity=f"{one.folder} {one.identity}"))) == ["failed"]
+            assert outcomes(await encoding.ask(one)) == ["failed"]
         assert outcomes(await encoding.ask(question(cold_bundle, "a"))) == ["encoded"]
 
     encode(talk)

@@ -78,7 +78,7 @@ def _unvouched(folder: Path) -> None:
         (_of_other_weights, "a vector differs by .* from what the manifest expects"),
         (_another_truncation, "a vector differs by .* from what the manifest expects"),
         (_no_encoder, "is no encoder of texts: it needs"),
-        (_no_graph, "onnxruntime cannot load it"),
+        (_no_graph, "encoder.onnx: "),
         (_no_tokenizer, "tokenizer.json: is no tokenizer"),
         (_unvouched, "has no encoder that its manifest vouches for; export it again"),
     ],
