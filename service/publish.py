@@ -5,14 +5,16 @@ Every step can be repeated: rows go into the namespace of their bundle, which no
 
 import re
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from redis import Redis
 
 from msd.contract.bundle import ROWS
 from msd.contract.delta import rows_digest
-from msd.contract.redis_keys import POINTER, PREVIOUS, rows_key
+from msd.contract.redis_keys import BESIDE, POINTER, PREVIOUS, rows_key
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, RowSide
 from service.most_shown import MostShown
@@ -39,8 +41,13 @@ class Published:
     seconds: float
 
 
-def publish(folder: Path, url: str, progress: Progress, trust: Trust | None = None) -> Published:
-    """Publishes the bundle in `folder`. Raises BundleError, or PublishError when Redis fails or lost a row."""
+def publish(
+    folder: Path, url: str, progress: Progress, trust: Trust | None = None, *, beside: bool = False
+) -> Published:
+    """Publishes the bundle in `folder`. Raises BundleError, or PublishError when Redis fails or lost a row.
+
+    `beside` what is published, for experiments: the pointer stays, and the rows do until the bundle is published alone.
+    """
     started = time.monotonic()
     bundle = (trust or Trust(None)).open(folder)
     codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in SIDES}
@@ -52,11 +59,19 @@ def publish(folder: Path, url: str, progress: Progress, trust: Trust | None = No
         size = running.copy(bundle.bundle_id, files, progress, shown.see)
         running.verify(bundle.bundle_id, files)
         shown.write(running.redis, bundle.bundle_id)
-        previous = _point(running.redis, bundle.bundle_id, rows_digest(bundle))
-        kept = {bundle.bundle_id, previous}
-        removed = running.remove(
-            running.redis.scan_iter(match="msd:*", count=1_000), lambda key: _is_of_another(key, kept)
-        )
+        if beside:
+            running.redis.sadd(BESIDE, bundle.bundle_id)
+            running.redis.set(rows_key(bundle.bundle_id), rows_digest(bundle))
+            before = get_all(running.redis, [PREVIOUS])[0]
+            previous, removed = None if before is None else before.decode(), 0
+        else:
+            previous = _point(running.redis, bundle.bundle_id, rows_digest(bundle))
+            running.redis.srem(BESIDE, bundle.bundle_id)
+            others = cast("Collection[bytes]", running.redis.smembers(BESIDE))
+            kept = {bundle.bundle_id, previous, *(one.decode() for one in others)}
+            removed = running.remove(
+                running.redis.scan_iter(match="msd:*", count=1_000), lambda key: _is_of_another(key, kept)
+            )
     return Published(
         bundle.bundle_id,
         files["user"].count,
@@ -81,6 +96,6 @@ def _point(redis: Redis, bundle_id: str, digest: str) -> str | None:
 
 
 def _is_of_another(key: bytes, kept: set[str | None]) -> bool:
-    """Whether a key is of a bundle that is neither current nor previous."""
+    """Whether a key is of a bundle that is not kept: neither current nor previous, nor beside them."""
     found = _NAMESPACE.match(key)
     return found is not None and found[1].decode() not in kept

@@ -24,26 +24,34 @@ def publish_command(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder; with --delta, what `msd delta` wrote.")],
     redis: Annotated[str | None, typer.Option(help="redis://[user:password@]host:port/0, else MSD_REDIS_URL.")] = None,
     delta: Annotated[bool, typer.Option("--delta", help="The folder is a delta: only what changed is copied.")] = False,
+    beside: Annotated[
+        bool, typer.Option("--beside", help="For an experiment: beside what is published, which stays the current one.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Copies the bundle's rows into Redis and points to them; a run that was interrupted can be repeated."""
     url = redis or os.environ.get("MSD_REDIS_URL")
     if not url:
         raise PublishError("no Redis to publish to: give --redis redis://host:port/0, or set MSD_REDIS_URL")
+    if delta and beside:
+        raise PublishError("--beside takes a whole bundle; a delta goes to whichever bundle it was made for")
     trust = Trust(Path(place) if (place := os.environ.get("MSD_TRUSTED_KEYS")) else None)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bars(*columns, console=Console(stderr=True)) as bars:
         task = bars.add_task("rows", total=None)
-        summary, told = (_delta if delta else _whole)(
-            bundle, url, lambda copied, total: bars.update(task, completed=copied, total=total), trust
-        )
+
+        def progress(copied: int, total: int) -> None:
+            bars.update(task, completed=copied, total=total)
+
+        summary, told = _delta(bundle, url, progress, trust) if delta else _whole(bundle, url, progress, trust, beside)
     typer.echo(json.dumps(summary) if as_json else told)
 
 
-def _whole(folder: Path, url: str, progress: Progress, trust: Trust) -> tuple[dict[str, Any], str]:
-    done = publish(folder, url, progress, trust)
+def _whole(folder: Path, url: str, progress: Progress, trust: Trust, beside: bool) -> tuple[dict[str, Any], str]:
+    done = publish(folder, url, progress, trust, beside=beside)
+    how = "published beside the current one:" if beside else "published"
     return asdict(done), (
-        f"published bundle {done.bundle_id}: {done.users} users, {done.items} items, {done.bytes} bytes"
+        f"{how} bundle {done.bundle_id}: {done.users} users, {done.items} items, {done.bytes} bytes"
         f" in {done.seconds} s; previous: {done.previous or 'none'}; removed {done.removed_keys} old keys"
     )
 

@@ -9,6 +9,8 @@ from msd.contract.rows import RowSide
 
 POINTER = "msd:bundle"
 PREVIOUS = "msd:bundle:previous"
+BESIDE = "msd:bundle:beside"
+"""The set of those that were published to be served beside the current one."""
 LOCK = "msd:publishing"
 _LETTERS: Mapping[RowSide, str] = {"user": "u", "item": "i"}
 

