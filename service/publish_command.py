@@ -22,7 +22,12 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command("publish")
 def publish_command(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder; with --delta, what `msd delta` wrote.")],
-    redis: Annotated[str | None, typer.Option(help="redis://[user:password@]host:port/0, else MSD_REDIS_URL.")] = None,
+    redis: Annotated[
+        str | None,
+        typer.Option(
+            help="redis://[user:password@]host:port/0, redis+sentinel://…, redis+cluster://…; else MSD_REDIS_URL."
+        ),
+    ] = None,
     delta: Annotated[bool, typer.Option("--delta", help="The folder is a delta: only what changed is copied.")] = False,
     beside: Annotated[
         bool, typer.Option("--beside", help="For an experiment: beside what is published, which stays the current one.")

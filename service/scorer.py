@@ -26,6 +26,9 @@ from service.run_queue import RunQueue
 from service.runtimes.runtime import Scores
 from service.stores.store import StoreError
 
+# Between two lines of the log on reads that fail.
+_SAY_AGAIN_S = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Scored:
@@ -52,6 +55,8 @@ class Scorer:
         self._live = live
         self._cold_ads = cold_ads
         self._log = structlog.get_logger("msd.scorer")
+        self._unsaid = 0
+        self._say_again_at = 0.0
 
     def check_door(self, deadline: float, is_gone: Callable[[], bool]) -> None:
         """Raises Overloaded, DeadlineExceeded or ClientGone when nothing is to be taken on, whatever it is."""
@@ -114,10 +119,18 @@ class Scorer:
         try:
             rows = await model.store.get(side, ids, deadline)
         except StoreError as error:
-            self._metrics.store_errors.inc()
-            self._log.warning("store_error", error=str(error))
+            self._note(error)
             if error.rows is not None:
                 return error.rows
             return model.codecs[side].unpack([None] * len(ids))._replace(stale=np.zeros(len(ids), bool))
         self._metrics.damaged(side, rows.damaged)
         return rows
+
+    def _note(self, error: StoreError) -> None:
+        """Counts a read that failed. The log has a line for many: when there are any, there are many."""
+        self._metrics.store_errors.inc()
+        self._unsaid += 1
+        now = time.perf_counter()
+        if now >= self._say_again_at:
+            self._log.warning("store_error", error=str(error), reads=self._unsaid)
+            self._unsaid, self._say_again_at = 0, now + _SAY_AGAIN_S
