@@ -35,6 +35,7 @@ COMMANDS = {
     "rollback": _Command("service.rollback_command", "cpu", "Back to the bundle before, in a folder or in Redis."),
     "sign": _Command("service.sign_command", "cpu,sign", "Sign a bundle for services that take signed ones alone."),
     "serve": _Command("service.serve_command", "cpu", "Answer scoring requests over HTTP."),
+    "check": _Command("service.check_command", "cpu", "Say what is wrong with a deployment, and how to mend it."),
     "key": _Command("service.key_command", "cpu", "Make an API key, and the entry that lets it in."),
     "replay": _Command("loadtest.replay_command", "load", "Score recorded or logged requests again and compare."),
     "join": _Command("msd.feedback.join_command", "train", "Make training data of a service's log, or compare arms."),

@@ -20,7 +20,7 @@ from service.watched import Watched
 
 _BEARER = b"bearer "
 _SAY_AGAIN_S = 10.0
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 Need = KeyScope | Literal["any"] | None
 """A scope; any key at all; or none."""
 
@@ -106,7 +106,7 @@ def check_keys(settings: Settings) -> None:
         read_keys(settings.keys_file)
         return
     log = structlog.get_logger("msd.guard")
-    tell = log.info if settings.host in _LOOPBACK else log.warning
+    tell = log.info if settings.host in LOOPBACK else log.warning
     tell("open_to_all", reason="MSD_KEYS_FILE is not set: whoever reaches the port may ask; there are no admin routes")
 
 

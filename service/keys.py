@@ -70,8 +70,8 @@ class KeyRing:
     """Keys by the beginnings of their hashes."""
 
     def __init__(self, file: KeyFile) -> None:
-        keys = [_key(entry) for entry in file.keys]
-        self._by_prefix: Mapping[bytes, Key] = {key.digest[:_PREFIX_BYTES]: key for key in keys}
+        self.keys = tuple(map(_key, file.keys))
+        self._by_prefix: Mapping[bytes, Key] = {key.digest[:_PREFIX_BYTES]: key for key in self.keys}
 
     def find(self, key: bytes) -> Key | None:
         """The key that these bytes are. Keys are long and random: a fast hash guards them as well as a slow one."""

@@ -7,7 +7,6 @@ so the header gets another name, of the same length: were a byte more or less, a
 import re
 
 _HEAD_END = b"\r\n\r\n"
-_NEXT_HEAD = b" HTTP/1."
 _LINE = b"\r\nupgrade:"
 # JSON has no line that begins so.
 _OFFER = re.compile(rb"\r\nupgrade:", re.IGNORECASE)
@@ -30,7 +29,9 @@ class Offers:
         end = 0 if is_body else data.find(_HEAD_END)
         if end < 0:
             return self._hold(_OFFER.sub(_PASSED_OVER, data))
-        if (not is_body and _OFFER.search(data, 0, end)) or data.find(_NEXT_HEAD, end) >= 0:
+        # Without a further line's end there is no further head; and to look for one byte costs all but nothing.
+        rest = 0 if is_body else end + len(_HEAD_END)
+        if data.find(b"\r", rest) >= 0 or (not is_body and _OFFER.search(data, 0, end)):
             return _OFFER.sub(_PASSED_OVER, data)
         return data
 

@@ -1,0 +1,177 @@
+"""What `msd check` finds without a running service: in settings, machine, files, bundles."""
+
+import json
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from msd.contract.bundle import MANIFEST, Bundle
+from service.check.bundle import look_at_bundles
+from service.check.entry import look_at_entry
+from service.check.finding import Finding, Level
+from service.check.machine import look_at_machine
+from service.cores import usable_cores
+from service.keys import new_key
+from service.settings import Settings
+from tests.service.bundle_factory import reseal
+from tests.service.live import run_msd
+
+
+def settings_of(bundle: Path, **given: object) -> Settings:
+    """Settings over a bundle, as an environment gives them."""
+    return Settings.from_environ(
+        {"MSD_BUNDLE": str(bundle), **{f"MSD_{name.upper()}": str(value) for name, value in given.items()}}
+    )
+
+
+def said(findings: Sequence[Finding], level: Level, what: str) -> Finding:
+    """The finding of a level that says something; what is not in order has a reason and a mending."""
+    found = [finding for finding in findings if finding.level == level and what in finding.what]
+    assert found, [f"{finding.level}: {finding.what}" for finding in findings]
+    assert level == "ok" or (found[0].why and found[0].mend)
+    return found[0]
+
+
+def levels(findings: Sequence[Finding]) -> set[str]:
+    """All that there are."""
+    return {finding.level for finding in findings}
+
+
+def test_threads_have_to_fit_the_cores(bundle: Bundle) -> None:
+    cores = int(usable_cores()) or 1
+    said(look_at_machine(settings_of(bundle.folder, workers=cores)), "ok", f"{cores} workers of 1 threads")
+    said(look_at_machine(settings_of(bundle.folder, workers=cores + 1)), "warning", f"{cores + 1} workers of 1 threads")
+    said(look_at_machine(settings_of(bundle.folder, threads=cores + 1)), "warning", f"1 workers of {cores + 1} threads")
+    if cores > 1:
+        said(look_at_machine(settings_of(bundle.folder, workers=1)), "note", "1 workers of 1 threads")
+
+
+def test_open_files_have_to_do_for_the_connections(bundle: Bundle) -> None:
+    said(look_at_machine(settings_of(bundle.folder, max_connections=10)), "ok", "10 connections a worker")
+    found = look_at_machine(settings_of(bundle.folder, max_connections=1_000_000))
+    assert "ulimit -n 1000064" in said(found, "warning", "a worker 1000000 connections").mend
+
+
+def test_a_door_that_stands_open_is_said(bundle: Bundle) -> None:
+    said(look_at_entry(settings_of(bundle.folder)), "note", "no keys are asked for on 127.0.0.1")
+    found = look_at_entry(settings_of(bundle.folder, host="0.0.0.0"))
+    said(found, "warning", "no keys are asked for on 0.0.0.0")
+    said(found, "note", "plain HTTP")
+
+
+def _write_keys(path: Path, **ends: timedelta | None) -> None:
+    now = datetime.now(UTC)
+    entries = [
+        new_key(name, ("score",), None if end is None else now + end)[1].model_dump(mode="json")
+        for name, end in ends.items()
+    ]
+    path.write_text(json.dumps({"keys": entries}))
+
+
+def test_keys_are_looked_at(bundle: Bundle, tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    settings = settings_of(bundle.folder, keys_file=path)
+    said(look_at_entry(settings), "error", "No such file")
+    _write_keys(path, good=None)
+    assert levels(look_at_entry(settings)) == {"ok"}
+    _write_keys(path, good=None, gone=timedelta(days=-1), going=timedelta(days=2))
+    said(look_at_entry(settings), "note", "ended: gone")
+    said(look_at_entry(settings), "warning", "end soon: going")
+    _write_keys(path, gone=timedelta(days=-1))
+    said(look_at_entry(settings), "error", "all keys have ended")
+    path.chmod(0o666)
+    said(look_at_entry(settings), "error", "everybody on the machine may write it")
+
+
+@pytest.mark.parametrize(("days", "level"), [(300, "ok"), (3, "warning"), (-1, "error")])
+def test_certificates_are_looked_at(bundle: Bundle, tmp_path: Path, days: int, level: Level) -> None:
+    issued = trustme.CA().issue_cert("127.0.0.1", not_after=datetime.now(UTC) + timedelta(days=days))
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    issued.cert_chain_pems[0].write_to_path(str(cert))
+    issued.private_key_pem.write_to_path(str(key))
+    key.chmod(0o600)
+    settings = settings_of(bundle.folder, tls_cert=cert, tls_key=key)
+
+    said(look_at_entry(settings), level, "cert.pem: end" if level != "ok" else "with a certificate until")
+    key.chmod(0o644)
+    said(look_at_entry(settings), "warning", "everybody on the machine may read the key")
+    key.write_text("")
+    said(look_at_entry(settings), "error", "a PEM chain and its PEM key are wanted")
+
+
+def test_redis_without_password_and_tls_is_said(bundle: Bundle) -> None:
+    found = look_at_entry(settings_of(bundle.folder, store="redis", redis_url="redis://redis.example:6379/0"))
+    said(found, "warning", "without a password")
+    said(found, "note", "without TLS")
+    url = "rediss://user:hunter2@redis.example:6379/0"
+    found = look_at_entry(settings_of(bundle.folder, store="redis", redis_url=url))
+    assert not [finding for finding in found if "Redis" in finding.what]
+
+
+def test_bundles_are_verified_loaded_and_dated(copied_bundle: Path) -> None:
+    found, bundles = look_at_bundles(settings_of(copied_bundle))
+    said(found, "ok", "test-0, run by onnxruntime in fp32 on cpu")
+    assert [one.folder for one in bundles] == [copied_bundle]
+
+    reseal(copied_bundle, created_at=datetime.now(UTC).timestamp() - 30 * 86_400)
+    said(look_at_bundles(settings_of(copied_bundle))[0], "warning", "made 30 days ago")
+    reseal(copied_bundle, created_at=datetime.now(UTC).timestamp() + 86_400)
+    said(look_at_bundles(settings_of(copied_bundle))[0], "warning", "made in the future")
+    reseal(copied_bundle, tolerances={"torch-cpu-fp32": 1.0})
+    said(look_at_bundles(settings_of(copied_bundle))[0], "error", "for which it has no tolerance")
+    said(look_at_bundles(settings_of(copied_bundle, provider="cuda"))[0], "error", "CPUExecutionProvider")
+    (copied_bundle / "items.rows").write_bytes(b"")
+    said(look_at_bundles(settings_of(copied_bundle))[0], "error", "items.rows: has 0 bytes")
+    assert not look_at_bundles(settings_of(copied_bundle))[1]
+
+
+def check(*arguments: str, **environment: str) -> tuple[int, dict[str, Any]]:
+    """The command's exit code and its findings."""
+    ended = run_msd("check", "--json", *arguments, **environment)
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout, ended.stderr
+    document: dict[str, Any] = json.loads(ended.stdout)
+    return ended.returncode, document
+
+
+def test_the_command_ends_with_1_where_there_is_an_error(bundle: Bundle, tmp_path: Path) -> None:
+    code, document = check(str(bundle.folder))
+    assert (code, document["counts"]["error"]) == (0, 0)
+    assert {finding["about"] for finding in document["findings"]} == {"settings", "machine", "entry", "bundle"}
+
+    code, document = check(str(tmp_path))
+    assert (code, document["counts"]["error"]) == (1, 1)
+    assert MANIFEST in document["findings"][-1]["what"]
+    code, document = check(MSD_BUNDEL="b")
+    assert code == 1
+    assert "did you mean MSD_BUNDLE?" in document["findings"][0]["what"]
+
+
+def test_people_get_a_table(bundle: Bundle) -> None:
+    ended = run_msd("check", str(bundle.folder), COLUMNS="160", **dict.fromkeys(("MSD_MAX_CONNECTIONS",), "1000000"))
+
+    assert ended.returncode == 0
+    assert "→ raise it (ulimit -n 1000064" in ended.stdout
+    assert ended.stdout.index("warning") < ended.stdout.index("ok ")
+    assert ended.stdout.splitlines()[-1].startswith("0 error, ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--url", "127.0.0.1:8080"], "error: --url: not a URL"),
+        (["--url", "http://127.0.0.1:1", "--key-file", "/no/key"], "error: --key-file /no/key: No such file"),
+        (["--url", "https://127.0.0.1:1", "--ca", "/no/ca.pem"], "error: --ca, --cert, --cert-key: No such file"),
+    ],
+)
+def test_flags_that_cannot_be_are_one_message(arguments: list[str], message: str) -> None:
+    ended = run_msd("check", *arguments)
+
+    assert ended.returncode == 2
+    assert message in ended.stderr
+    assert os.linesep not in ended.stderr.strip()
