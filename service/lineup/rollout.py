@@ -31,8 +31,10 @@ class _UnderWay:
     proposal: Proposal
     loading: WorkerProcess | None = None
     deaths: int = 0
-    awaits: int | None = None
-    """The slot that is to try again, before any other does."""
+    victim: int | None = None
+    """The slot of the worker that died: its successor is to try again, before any other does."""
+    is_halted: bool = False
+    """Until that has started."""
 
 
 class Rollout:
@@ -46,6 +48,7 @@ class Rollout:
         self._workers = workers
         self._after = after
         self._newest = 1
+        self._wanted: Proposal | Trouble = first
         self._next: Proposal | None = None
         self._under_way: _UnderWay | None = None
         self._pause_s = _FIRST_PAUSE_S
@@ -54,6 +57,7 @@ class Rollout:
 
     def hear_of(self, found: Proposal | Trouble) -> None:
         """What the follower found."""
+        self._wanted = found
         if isinstance(found, Trouble):
             self._next = None
             self._tell_refused(found.reason)
@@ -73,8 +77,8 @@ class Rollout:
         under_way = self._under_way
         if under_way is None:
             self._begin()
-        elif under_way.awaits in (None, worker.slot):
-            under_way.awaits = None
+        else:
+            under_way.is_halted &= under_way.victim != worker.slot
             self._advance()
 
     def left(self, worker: WorkerProcess) -> None:
@@ -86,7 +90,7 @@ class Rollout:
             # It may have been the last that was waited for.
             self._after(0.0, self._advance)
             return
-        under_way.loading, under_way.awaits = None, worker.slot
+        under_way.loading, under_way.victim, under_way.is_halted = None, worker.slot, True
         under_way.deaths += 1
         if under_way.deaths >= _MOST_DEATHS:
             self._refuse(f"{under_way.deaths} workers ended while they loaded it", is_final=True)
@@ -104,12 +108,15 @@ class Rollout:
             else:
                 self._refuse(said.reason, is_final=not said.again)
             return False
-        if said.generation != self.plan.generation or worker.is_serving:
+        if worker.is_serving:
             return False
-        if said.what == "loaded":
+        if said.generation != self.plan.generation:
+            self._send(worker, self.plan)
+        elif said.what == "loaded":
             return True
-        worker.reason = said.reason
-        worker.kill()
+        else:
+            worker.reason = said.reason
+            worker.kill()
         return False
 
     def _begin(self) -> None:
@@ -131,9 +138,10 @@ class Rollout:
     def _advance(self) -> None:
         """Has the next worker load what is under way; after the last, all turn to it."""
         under_way = self._under_way
-        if under_way is None or under_way.loading is not None or under_way.awaits is not None:
+        if under_way is None or under_way.loading is not None or under_way.is_halted:
             return
         serving = [worker for worker in self._workers.values() if worker.is_serving]
+        serving.sort(key=lambda worker: worker.slot != under_way.victim)
         if not serving:
             return
         behind = next((worker for worker in serving if worker.generation < under_way.plan.generation), None)
@@ -151,7 +159,7 @@ class Rollout:
         self._metrics.generation.set(self.plan.generation)
         self._metrics.set_rolling(0)
         self._metrics.swaps["done"].inc()
-        self._metrics.refused.set(0)
+        self._metrics.refused.set(isinstance(self._wanted, Trouble))
         self._log.info("swapped", **_told(self.plan))
         self._begin()
 
@@ -175,7 +183,7 @@ class Rollout:
         self._log.error("bundle_refused", reason=reason)
 
     def _try_again(self, proposal: Proposal) -> None:
-        if self._next is None and self._under_way is None:
+        if self._wanted is proposal and self._under_way is None:
             self._next = proposal
             self._begin()
 
