@@ -6,8 +6,6 @@ Pure ASGI. Does not know what the routes do; they leave what should be logged in
 import itertools
 import secrets
 import time
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import structlog
@@ -45,12 +43,6 @@ class Access:
     error: str | None = None
     key: str | None = None
     """The name of the key that was given, where keys are asked for."""
-
-    def note_degraded(self, candidates: Iterable[str], user: str | None) -> None:
-        """Counts what the reply declares, by rung."""
-        self.degraded = dict(Counter(candidates))
-        if user:
-            self.degraded[f"user_{user}"] = 1
 
 
 def access_of(scope: Scope) -> Access:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Protocol
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -13,12 +14,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access import AccessMiddleware
 from service.admin import admin_routes
+from service.admission import Admission
 from service.body import BodyMiddleware
 from service.cold.cold_ads import open_cold_ads
 from service.docs import add_docs
 from service.errors import ErrorResponse
 from service.events_route import PATH as EVENTS_PATH
 from service.events_route import EventsRoute
+from service.exchange import Exchange
 from service.guard import Guard, GuardMiddleware, open_guard
 from service.health import health_routes
 from service.lineup.lineup import Lineup, Serving
@@ -34,7 +37,9 @@ from service.request_log.sender import RequestLog
 from service.run_queue import RunQueue
 from service.score_route import PATH, ScoreRoute
 from service.scorer import Scorer
+from service.scoring import Scoring
 from service.settings import Settings
+from service.siblings import Siblings
 from service.trust import Trust
 
 
@@ -43,12 +48,14 @@ def create_app(
     metrics: Metrics | None = None,
     plan: Plan | None = None,
     side_folder: Path | None = None,
+    exchange: Exchange | None = None,
 ) -> FastAPI:
     """The service over a line-up. Raises MsdError when a bundle, runtime or rows file is not as it should be.
 
     `metrics` are a worker's, `plan` is what its supervisor has it serve; without, the app has its own, over the bundle
-    of the settings. `side_folder` has the sockets of the side processes; without, there are none. `state.readiness`,
-    `.serving` and `.loader` are for the server that drains it and hears of other line-ups.
+    of the settings. `side_folder` has the sockets of the side processes; without, there are none. `exchange` is for
+    workers that share their requests. `state.readiness`, `.serving` and `.loader` are for the server that drains it and
+    hears of other line-ups.
     """
     plan = plan or _own_plan(settings)
     metrics = metrics or Metrics()
@@ -73,19 +80,24 @@ def create_app(
     serving = Serving(first, metrics, turn)
     loader = Loader(serving, settings, metrics)
     guard = open_guard(settings, metrics)
-    queue = RunQueue(metrics, settings.max_queued_rows)
+    admission = Admission(metrics, settings.max_queued_rows)
+    queue = RunQueue(metrics, admission)
     live = open_live_store(settings, side_folder) if settings.live else None
     live_rows = LiveRows(live, metrics, settings.live_lag_seconds) if live else None
     cold_ads = open_cold_ads(settings, side_folder, metrics)
-    scorer = Scorer(queue, metrics, live_rows, cold_ads)
+    scorer = Scorer(queue, admission, metrics, live_rows, cold_ads)
     shadowing = Shadowing(scorer, queue, metrics, settings.max_candidates)
     request_log = _request_log(settings, metrics, side_folder)
+    scoring = Scoring(serving, scorer, admission, metrics, settings.max_candidates, shadowing, request_log)
+    # Where rows are waited for, the next request's may come while the model runs.
+    ahead = int(settings.store == "redis")
+    siblings = Siblings(exchange, metrics, serving, queue, scoring, ahead) if exchange else None
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         loader.watch(serving.current)
         starter.begin(list(serving.current.models.values()))
-        tasks = _begun(guard, request_log)
+        tasks = _begun(guard, request_log, siblings)
         try:
             yield
         finally:
@@ -93,10 +105,9 @@ def create_app(
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await _close(siblings)
             queue.close()
-            for one in (shadowing, request_log, cold_ads, serving, live):
-                if one is not None:
-                    await one.close()
+            await _close(shadowing, request_log, cold_ads, serving, live)
 
     app = _App(
         title="msd-ctr",
@@ -114,7 +125,7 @@ def create_app(
         app.add_middleware(GuardMiddleware, guard=guard)
     app.add_middleware(AccessMiddleware, metrics=metrics, is_verbose=is_verbose)
     app.add_exception_handler(HTTPException, _answer_http_exception)
-    score = ScoreRoute(settings, serving, scorer, readiness, metrics, guard, shadowing, request_log)
+    score = ScoreRoute(settings, scoring, admission, queue, readiness, guard, siblings)
     app.scoring = AccessMiddleware(score, metrics, is_verbose)
     app.router.routes.append(Route(PATH, score, methods=["POST"], name="score"))
     if live:
@@ -146,9 +157,11 @@ class _App(FastAPI):
             await super().__call__(scope, receive, send)
 
 
-def _begun(guard: Guard | None, request_log: RequestLog | None) -> list[asyncio.Task[None]]:
+def _begun(guard: Guard | None, request_log: RequestLog | None, siblings: Siblings | None) -> list[asyncio.Task[None]]:
     """What goes on beside requests."""
     tasks = []
+    if siblings is not None:
+        siblings.open()
     if guard is not None:
         tasks.append(asyncio.create_task(guard.watch()))
     if request_log is not None:
@@ -160,6 +173,17 @@ def _request_log(settings: Settings, metrics: Metrics, side_folder: Path | None)
     if settings.log_dir is None or side_folder is None:
         return None
     return RequestLog(side_folder, settings.log_sample, metrics)
+
+
+class _Closes(Protocol):
+    async def close(self) -> None: ...
+
+
+async def _close(*parts: _Closes | None) -> None:
+    """One after the other, as far as there are such parts."""
+    for part in parts:
+        if part is not None:
+            await part.close()
 
 
 async def _answer_http_exception(_: Request, error: Exception) -> Response:

@@ -41,6 +41,8 @@ Close = Literal["handshake", "slow_head", "slow_reader", "bad_http", "made_room"
 CLOSES: tuple[Close, ...] = ("handshake", "slow_head", "slow_reader", "bad_http", "made_room", "full")
 KeyRefusal = Literal["missing", "unknown", "expired", "scope"]
 KEY_REFUSALS: tuple[KeyRefusal, ...] = ("missing", "unknown", "expired", "scope")
+Shared = Literal["sibling", "own", "taken_back"]
+SHARED: tuple[Shared, ...] = ("sibling", "own", "taken_back")
 CODES = (200, 400, 401, 403, 408, 413, 415, 422, 429, 499, 500, 503, 504)
 Logged = Literal["handed", "dropped", "written", "lost"]
 LOGGED: tuple[Logged, ...] = ("handed", "dropped", "written", "lost")
@@ -142,6 +144,17 @@ class Metrics:
         self.arena_rows = families.gauges("msd_arena_rows", "Rows that workers hold.", "side", ("user", "item"))
         """By side."""
         self.queued_rows = families.gauge("msd_queued_rows", "Candidates taken on and not yet scored.")
+        self.queued_seconds = families.gauge(
+            "msd_queued_seconds", "How long a worker alone would be expected to take for them."
+        )
+        self.at_work = families.gauge("msd_requests_at_work", "Requests being scored, or next to be.")
+        self.shared = families.counters(
+            "msd_shared_requests",
+            "Requests that came while their worker was busy and were there for all, by who scored them in the end.",
+            "by",
+            SHARED,
+        )
+        """By who scored them."""
         self.connections = families.gauge("msd_connections", "Connections of clients.")
         self.ready = families.gauge("msd_ready", "1 when requests are answered.", "max")
         self.workers_ready = families.gauge("msd_workers_ready", "Workers that answer requests.")

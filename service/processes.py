@@ -28,7 +28,7 @@ class Processes:
             lambda: _gauge("resident_memory_bytes", "Resident memory size in bytes.", self._sum(_RESIDENT) * _page())
         )
         families.tell(lambda: _gauge("virtual_memory_bytes", "Virtual memory size in bytes.", self._sum(_VIRTUAL)))
-        families.tell(lambda: _gauge("open_fds", "Number of open file descriptors.", sum(map(_open, self._alive()))))
+        families.tell(lambda: _gauge("open_fds", "Number of open file descriptors.", sum(map(_open, self.alive()))))
         families.tell(lambda: _gauge("start_time_seconds", "Start time since unix epoch in seconds.", self._started()))
 
     def ended(self, row: int, cpu_seconds: float) -> None:
@@ -36,11 +36,12 @@ class Processes:
         self._families.numbers.rows[self._row][self._ended] += cpu_seconds
         self._families.numbers.rows[row][self._pid] = 0.0
 
-    def _alive(self) -> list[int]:
+    def alive(self) -> list[int]:
+        """The ids of the processes that live."""
         return [int(pid) for pid in self._families.over_rows(self._pid) if pid]
 
     def _sum(self, field: int) -> int:
-        return sum(_stat(pid, field) for pid in self._alive())
+        return sum(_stat(pid, field) for pid in self.alive())
 
     def _cpu(self) -> Metric:
         ticks = self._sum(_USER_TICKS) + self._sum(_SYSTEM_TICKS)
@@ -49,7 +50,7 @@ class Processes:
 
     def _started(self) -> float:
         """Of the oldest, so of the service."""
-        ticks = min((_stat(pid, _STARTED) for pid in self._alive()), default=0)
+        ticks = min((_stat(pid, _STARTED) for pid in self.alive()), default=0)
         return _boot_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 

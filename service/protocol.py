@@ -202,15 +202,21 @@ def began_at(scope: Scope) -> float:
     return time.perf_counter() if began is None else began
 
 
+def cycle_of(scope: Scope) -> RequestResponseCycle | None:
+    """The server's own side of a request; None where it came otherwise."""
+    cycle: RequestResponseCycle | None = scope.get(_CYCLE)
+    return cycle
+
+
 def is_whole(scope: Scope) -> bool:
     """Whether all of a request's body has come, so that it need not be waited for."""
-    cycle: RequestResponseCycle | None = scope.get(_CYCLE)
+    cycle = cycle_of(scope)
     return cycle is not None and not cycle.more_body
 
 
 def left_check(scope: Scope) -> Callable[[], bool]:
     """Tells at any time, at no cost until then, whether the request's client has left."""
-    cycle: RequestResponseCycle | None = scope.get(_CYCLE)
+    cycle = cycle_of(scope)
     return _stays if cycle is None else cycle.transport.is_closing
 
 

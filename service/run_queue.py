@@ -7,30 +7,22 @@ to come. What nobody waits for any more never runs. Knows tensors and time. Know
 import asyncio
 import math
 import time
-from collections import Counter as Tally
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import structlog
-
 from msd.contract.assemble import Tensors
-from service.errors import ClientGone, DeadlineExceeded, Overloaded
-from service.metrics import Metrics, Shed
+from service.admission import SURE, Admission
+from service.errors import ClientGone, DeadlineExceeded
+from service.metrics import Metrics
 from service.runner import Runner
 from service.runtimes.runtime import Scores
 
 # So long a run may keep the loop from answering health checks; a longer one goes to a thread, which costs a hand-over
 # there and one back.
 _SHORT_S = 0.005
-_SAY_AGAIN_S = 10.0
-# What is expected is exceeded by every other: of those taken on, all but few are to be scored in time.
-_SURE = 0.7
-# Once one was refused, others are refused unread, which costs half, until there is this much room again.
-_REOPENS = 0.8
-
 
 Cut = Callable[[int], Tensors]
 """The tensors of the first so many candidates and, behind them, of one of which nothing is known."""
@@ -58,6 +50,7 @@ class _Work:
     is_gone: Callable[[], bool]
     cut: Cut | None
     queued_at: float
+    waited_s: float
     done: asyncio.Future[Ran]
     is_partial: bool = False
     is_alone: bool = False
@@ -67,73 +60,33 @@ class _Work:
 class RunQueue:
     """Runs for one event loop. Times are those of `time.perf_counter`."""
 
-    def __init__(self, metrics: Metrics, max_rows: int) -> None:
+    def __init__(self, metrics: Metrics, admission: Admission) -> None:
         self._metrics = metrics
-        self._max_rows = max_rows
-        self._rows = 0
+        self._admission = admission
         self._waiting: deque[_Work] = deque()
         self._is_busy = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._is_closed = False
-        self._ahead_s = 0.0
         self._ended_at = 0.0
-        self._unsaid: Tally[Shed] = Tally()
-        self._say_again_at = 0.0
-        self._log = structlog.get_logger("msd.queue")
+        self.on_idle: Callable[[], None] = _nothing
+        """Called when no run is under way any more, and none waits."""
 
-    def check_door(self, deadline: float) -> None:
-        """Raises Overloaded for a request of any size, while work taken on has to be done before more can be."""
-        if not self._is_closed:
-            return
-        if self._ahead_s <= _REOPENS * _SURE * (deadline - time.perf_counter()):
-            self._is_closed = False
-            return
-        self._shed("wait")
-        raise Overloaded(f"{self._rows} candidates are waiting, as many as can be scored in time")
+    @property
+    def is_busy(self) -> bool:
+        """Whether a run is under way or about to begin, so that another would have to wait."""
+        return self._is_busy
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is taken on that has not been scored."""
-        return not self._rows
-
-    def admit(self, runner: Runner, rows: int, deadline: float) -> float:
-        """Takes on `rows` candidates until `leave`, and gives the seconds that they are expected to take.
-
-        Raises Overloaded when there would be too many of them, or too many to be scored before the deadline.
-        """
-        ahead = self._rows
-        own_s = runner.turn_s.of(rows, 0.0)
-        if ahead + rows > self._max_rows:
-            self._shed("rows")
-            raise Overloaded(f"{ahead} candidates are waiting; with these {rows} there would be too many")
-        expected = self._ahead_s + own_s
-        # Where nobody waits everything is tried: what was learned may be of another time.
-        if ahead and expected > _SURE * (left := deadline - time.perf_counter()):
-            self._is_closed = True
-            self._shed("wait")
-            raise Overloaded(
-                f"{ahead} candidates are waiting; with these {rows} it would take {expected * 1000:.0f} ms,"
-                f" longer than the {left * 1000:.0f} ms that there are for it"
-            )
-        self._rows += rows
-        self._ahead_s += own_s
-        self._metrics.queued_rows.set(self._rows)
-        return own_s
-
-    def leave(self, rows: int, expected_s: float) -> None:
-        """They were scored, or need not be any more."""
-        self._rows -= rows
-        # Sums of many small numbers drift; where there are none, there is nothing.
-        self._ahead_s = self._ahead_s - expected_s if self._rows else 0.0
-        self._metrics.queued_rows.set(self._rows)
+        return not self._is_busy and self._admission.is_empty
 
     def check(self, deadline: float, is_gone: Callable[[], bool]) -> None:
         """Raises ClientGone or DeadlineExceeded when no work is to be done for a request any more."""
         if is_gone():
-            self._shed("client_gone")
+            self._admission.shed("client_gone")
             raise ClientGone
         if time.perf_counter() > deadline:
-            self._shed("deadline")
+            self._admission.shed("deadline")
             raise DeadlineExceeded("the time that the request may take was over before its turn came")
 
     async def run(
@@ -144,14 +97,15 @@ class RunQueue:
         deadline: float,
         is_gone: Callable[[], bool],
         cut: Cut | None = None,
+        waited_s: float = 0.0,
     ) -> Ran:
         """One run, when its turn has come, unless `check` then says that it is not wanted any more.
 
         With `cut` it is one of fewer candidates when all would take too long. Raises DeadlineExceeded when even a few
-        would.
+        would. `waited_s`: how long the request had waited before.
         """
         loop = asyncio.get_running_loop()
-        work = _Work(runner, tensors, rows, deadline, is_gone, cut, time.perf_counter(), loop.create_future())
+        work = _Work(runner, tensors, rows, deadline, is_gone, cut, time.perf_counter(), waited_s, loop.create_future())
         self._waiting.append(work)
         if not self._is_busy:
             self._is_busy = True
@@ -166,16 +120,6 @@ class RunQueue:
         self._waiting.clear()
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def _shed(self, reason: Shed) -> None:
-        """Counts a request that is not scored. The log has a line for many: when there are any, there are many."""
-        self._metrics.sheds[reason].inc()
-        self._unsaid[reason] += 1
-        now = time.perf_counter()
-        if now >= self._say_again_at:
-            self._log.warning("shedding", queued_rows=self._rows, requests=dict(self._unsaid))
-            self._unsaid.clear()
-            self._say_again_at = now + _SAY_AGAIN_S
-
     def _begin(self) -> None:
         """Begins the next run that is wanted."""
         works: list[_Work] = []
@@ -187,6 +131,7 @@ class RunQueue:
             self._run(works)
         else:
             self._is_busy = False
+            self.on_idle()
 
     def _is_wanted(self, work: _Work) -> bool:
         if work.done.done():
@@ -203,11 +148,11 @@ class RunQueue:
         """Leaves candidates out where there is not the time for all."""
         if work.cut is None:
             return
-        rows = work.runner.run_s.fitting(work.rows, _SURE * (work.deadline - time.perf_counter()))
+        rows = work.runner.run_s.fitting(work.rows, SURE * (work.deadline - time.perf_counter()))
         if rows == work.rows:
             return
         if not rows:
-            self._shed("deadline")
+            self._admission.shed("deadline")
             raise DeadlineExceeded("what was left of the time that the request may take did not suffice for a run")
         self._metrics.partial.inc()
         work.tensors, work.rows, work.is_partial = work.cut(rows - 1), rows, True
@@ -215,7 +160,7 @@ class RunQueue:
     def _run(self, works: list[_Work]) -> None:
         started = time.perf_counter()
         for work in works:
-            self._metrics.stages["queue"].observe(started - work.queued_at)
+            self._metrics.stages["queue"].observe(work.waited_s + started - work.queued_at)
         rows = sum(work.rows for work in works)
         if works[0].runner.run_s.of(rows, math.inf) > _SHORT_S:
             loop = asyncio.get_running_loop()
@@ -275,7 +220,13 @@ def _tell(works: list[_Work], started: float, seconds: float, result: list[Score
         if isinstance(result, BaseException):
             work.done.set_exception(result)
         else:
-            work.done.set_result(Ran(result[place], started - work.queued_at, seconds, len(works), work.is_partial))
+            work.done.set_result(
+                Ran(result[place], work.waited_s + started - work.queued_at, seconds, len(works), work.is_partial)
+            )
+
+
+def _nothing() -> None:
+    return None
 
 
 def _result_of(ended: "asyncio.Future[list[Scores]]") -> list[Scores] | BaseException:

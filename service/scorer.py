@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import structlog
@@ -16,6 +17,7 @@ from msd.contract.assemble import Rung, Tensors, UserRung, assemble, cut, wanted
 from msd.contract.log import Basis
 from msd.contract.request import CheckedRequest
 from msd.contract.rows import Rows, RowSide
+from service.admission import Admission, Load
 from service.cold.cold_ads import ColdAds
 from service.errors import ModelError
 from service.lineup.model import Model
@@ -28,6 +30,16 @@ from service.stores.store import StoreError
 
 # Between two lines of the log on reads that fail.
 _SAY_AGAIN_S = 1.0
+
+
+class Terms(NamedTuple):
+    """Until when a request is to be scored, and whether it still is; how long it has waited; whether it was taken on
+    already, so that it is not refused."""
+
+    deadline: float
+    is_gone: Callable[[], bool]
+    waited_s: float = 0.0
+    is_taken_on: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +60,15 @@ class Scorer:
     """Scores requests, each with the model that it is to be scored by. Deadlines are of `time.perf_counter`."""
 
     def __init__(
-        self, queue: RunQueue, metrics: Metrics, live: LiveRows | None = None, cold_ads: ColdAds | None = None
+        self,
+        queue: RunQueue,
+        admission: Admission,
+        metrics: Metrics,
+        live: LiveRows | None = None,
+        cold_ads: ColdAds | None = None,
     ) -> None:
         self._queue = queue
+        self._admission = admission
         self._metrics = metrics
         self._live = live
         self._cold_ads = cold_ads
@@ -58,21 +76,16 @@ class Scorer:
         self._unsaid = 0
         self._say_again_at = 0.0
 
-    def check_door(self, deadline: float, is_gone: Callable[[], bool]) -> None:
-        """Raises Overloaded, DeadlineExceeded or ClientGone when nothing is to be taken on, whatever it is."""
-        self._queue.check_door(deadline)
-        self._queue.check(deadline, is_gone)
-
-    async def score(
-        self, model: Model, request: CheckedRequest, deadline: float, is_gone: Callable[[], bool]
-    ) -> Scored:
-        """Raises Overloaded, DeadlineExceeded, ModelError, or ClientGone where `is_gone` says so.
+    async def score(self, model: Model, request: CheckedRequest, terms: Terms) -> Scored:
+        """Raises Overloaded, DeadlineExceeded, ModelError, or ClientGone where `terms` say so.
 
         A store that fails does not: it degrades the scores. Nor does a deadline that is near: of what cannot be scored
         before it, the prior is given.
         """
-        rows = len(request.ids)
-        expected_s = self._queue.admit(model.runner, rows, deadline)
+        rows, deadline = len(request.ids), terms.deadline
+        load = None if terms.is_taken_on else Load(rows, model.runner.turn_s.of(rows, 0.0))
+        if load is not None:
+            self._admission.enter(load, deadline)
         try:
             started = time.perf_counter()
             at = time.time() if request.at is None else request.at
@@ -84,9 +97,12 @@ class Scorer:
             def first(count: int) -> Tensors:
                 return cut(model.schema, assembled.tensors, count, model.codecs["item"].unpack([None]).records, at)
 
-            ran = await self._queue.run(model.runner, assembled.tensors, rows, deadline, is_gone, first)
+            ran = await self._queue.run(
+                model.runner, assembled.tensors, rows, deadline, terms.is_gone, first, terms.waited_s
+            )
         finally:
-            self._queue.leave(rows, expected_s)
+            if load is not None:
+                self._admission.leave(load)
         # One that is not finite makes the sum so: sums cost half of looking at each.
         if not all(math.isfinite(column.sum()) for column in ran.scores.values()):
             raise ModelError("the model gave a score that is not a finite number for this request")

@@ -16,6 +16,7 @@ import structlog
 from msd.contract.errors import MsdError
 from service.cold.side import encoder_side
 from service.cores import usable_cores, worker_count
+from service.exchange import Exchange
 from service.guard import check_keys
 from service.lineup.follower import Follower
 from service.lineup.held import private_folder
@@ -87,6 +88,7 @@ class Supervisor:
         sides = side_specs(settings)
         self._numbers = SharedNumbers.create(count + len(sides))
         self._metrics = Metrics(self._numbers, SUPERVISOR)
+        self._exchange = Exchange.create(self._numbers.slots) if count > 1 else None
         self._metrics.workers.set(count)
         self._slots = range(1, count + 1)
         self._workers: dict[int, WorkerProcess] = {}
@@ -122,6 +124,8 @@ class Supervisor:
             finally:
                 self._follower.stop()
                 signal.set_wakeup_fd(-1)
+                if self._exchange is not None:
+                    self._exchange.close()
                 for worker in self._workers.values():
                     worker.kill()
                 self._sides.finish()
@@ -155,7 +159,9 @@ class Supervisor:
         if self._is_stopping:
             return
         try:
-            worker = WorkerProcess(self._settings, self._numbers, slot, self._rollout.plan, self._sides.folder)
+            worker = WorkerProcess(
+                self._settings, self._numbers, slot, self._rollout.plan, self._sides.folder, self._exchange
+            )
         except OSError as error:
             if not self._is_open:
                 raise MsdError(f"the service could not start a worker process: {error.strerror}") from error

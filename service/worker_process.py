@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from service.channel import SupervisorEnd
+from service.exchange import Exchange
 from service.lineup.plan import Plan
 from service.settings import PREFIX, Settings
 from service.shared import SharedNumbers
@@ -18,7 +19,7 @@ _POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NU
 
 
 class WorkerProcess:
-    """A worker in one slot. It inherits the channel, the shared numbers, its plan and its settings."""
+    """A worker in one slot. It inherits the channel, the shared numbers, its plan, its settings, and the exchange."""
 
     def __init__(
         self,
@@ -27,6 +28,7 @@ class WorkerProcess:
         slot: int,
         plan: Plan,
         side_folder: Path | None,
+        exchange: Exchange | None,
     ) -> None:
         ours, theirs = socket.socketpair()
         self.slot = slot
@@ -41,13 +43,14 @@ class WorkerProcess:
         self._row = numbers.rows[slot]
         planned = plan.descriptor()
         inherited = (theirs.fileno(), numbers.file_descriptor, planned)
-        arguments = (side_folder or "", *inherited, numbers.slots, slot)
+        shared = exchange.descriptors if exchange else ()
+        arguments = (side_folder or "", *inherited, numbers.slots, slot, *shared)
         try:
             with theirs:
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", "-m", "service.worker", *map(str, arguments)],
                     env=child_environment(settings),
-                    pass_fds=inherited,
+                    pass_fds=(*inherited, *shared),
                     # A terminal's ^C is for the supervisor alone, which then drains.
                     process_group=0,
                 )

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msd.contract.assemble import Rung, Tensors
+from service.admission import Admission
 from service.errors import DeadlineExceeded
 from service.metrics import Metrics
 from service.partial import declared, spread
@@ -90,7 +91,7 @@ class Proportional:
 def run_with(left_s: float) -> Ran:
     """A run of 200 whose time is known to be 20 ms, with so long to go."""
     metrics = Metrics()
-    queue, runner = RunQueue(metrics, 1_000), Runner(Proportional())
+    queue, runner = RunQueue(metrics, Admission(metrics, 1_000)), Runner(Proportional())
 
     def first(count: int) -> Tensors:
         return {"x": np.array([*range(count), -1])}

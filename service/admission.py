@@ -1,0 +1,126 @@
+"""Who is taken on: no more than can be scored in time, by all workers of the service together.
+
+What each worker has taken on stands in the numbers that they share. Knows numbers alone.
+"""
+
+import time
+from collections import Counter as Tally
+from typing import NamedTuple
+
+import structlog
+
+from service.errors import Overloaded
+from service.metrics import Metrics, Shed
+
+# What is expected is exceeded by every other: of those taken on, all but few are to be scored in time.
+SURE = 0.7
+# Once one was refused, others are refused unread, which costs less, until there is this much room again.
+_REOPENS = 0.8
+_SAY_AGAIN_S = 10.0
+_LEARNS = 0.05
+
+
+class Load(NamedTuple):
+    """So many candidates, and how long they are expected to take."""
+
+    rows: int
+    seconds: float
+
+
+class Admission:
+    """One worker's part in it. Times are those of `time.perf_counter`."""
+
+    def __init__(self, metrics: Metrics, max_rows: int) -> None:
+        """`max_rows`: of candidates that wait, for each worker that answers."""
+        self._metrics = metrics
+        self._max_rows = max_rows
+        self._rows = 0
+        self._seconds = 0.0
+        self._bytes_per_row = 0.0
+        self._is_closed = False
+        self._unsaid: Tally[Shed] = Tally()
+        self._say_again_at = 0.0
+        self._log = structlog.get_logger("msd.queue")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether this worker has taken nothing on."""
+        return not self._rows
+
+    def check_door(self, deadline: float) -> None:
+        """Raises Overloaded for a request of any size, while work taken on has to be done before more can be."""
+        if self.is_closed(deadline):
+            self.shed("wait")
+            raise Overloaded(f"{self._ahead.rows} candidates are waiting, as many as can be scored in time")
+
+    def is_closed(self, deadline: float) -> bool:
+        """Whether a request that has until then would be refused, whatever it asks for."""
+        if not self._is_closed:
+            return False
+        if self._wait_s <= _REOPENS * SURE * (deadline - time.perf_counter()):
+            self._is_closed = False
+        return self._is_closed
+
+    def enter(self, load: Load, deadline: float) -> None:
+        """Takes it on until `leave`. Raises Overloaded when there would be too much to be done before the deadline."""
+        ahead = self._ahead
+        if ahead.rows + load.rows > self._max_rows * self._workers:
+            self.shed("rows")
+            raise Overloaded(f"{ahead.rows} candidates are waiting; with these {load.rows} there would be too many")
+        expected = self._wait_s + load.seconds
+        # Where nobody waits everything is tried: what was learned may be of another time.
+        if ahead.rows and expected > SURE * (left := deadline - time.perf_counter()):
+            self._is_closed = True
+            self.shed("wait")
+            raise Overloaded(
+                f"{ahead.rows} candidates are waiting; with these {load.rows} it would take {expected * 1000:.0f} ms,"
+                f" longer than the {left * 1000:.0f} ms that there are for it"
+            )
+        self._rows += load.rows
+        self._seconds += load.seconds
+        self._tell()
+
+    def leave(self, load: Load) -> None:
+        """It was scored, or need not be any more."""
+        self._rows -= load.rows
+        # Sums of many small numbers drift; where there are none, there is nothing.
+        self._seconds = self._seconds - load.seconds if self._rows else 0.0
+        self._tell()
+
+    def read(self, size: int, rows: int) -> None:
+        """A body of so many bytes had so many candidates."""
+        self._bytes_per_row += (size / rows - self._bytes_per_row) * (_LEARNS if self._bytes_per_row else 1.0)
+
+    def rows_in(self, size: int) -> int:
+        """How many candidates a body of so many bytes is expected to have."""
+        return max(1, round(size / self._bytes_per_row)) if self._bytes_per_row else 1
+
+    def shed(self, reason: Shed) -> None:
+        """Counts a request that is not scored. The log has a line for many: when there are any, there are many."""
+        self._metrics.sheds[reason].inc()
+        self._unsaid[reason] += 1
+        now = time.perf_counter()
+        if now >= self._say_again_at:
+            self._log.warning("shedding", queued_rows=self._ahead.rows, requests=dict(self._unsaid))
+            self._unsaid.clear()
+            self._say_again_at = now + _SAY_AGAIN_S
+
+    @property
+    def _ahead(self) -> Load:
+        """What all workers have taken on."""
+        over_rows = self._metrics.families.over_rows
+        return Load(
+            int(sum(over_rows(self._metrics.queued_rows.place))), sum(over_rows(self._metrics.queued_seconds.place))
+        )
+
+    @property
+    def _workers(self) -> int:
+        return max(1, int(sum(self._metrics.families.over_rows(self._metrics.ready_place))))
+
+    @property
+    def _wait_s(self) -> float:
+        return self._ahead.seconds / self._workers
+
+    def _tell(self) -> None:
+        self._metrics.queued_rows.set(self._rows)
+        self._metrics.queued_seconds.set(self._seconds)

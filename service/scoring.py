@@ -1,0 +1,116 @@
+"""From a request's body to the body of its reply, whoever has the connection that it came over.
+
+Errors are raised. Knows neither how requests come nor how replies go.
+"""
+
+import time
+from collections import Counter
+from typing import NamedTuple
+
+from msd.contract.request import parse_request_by
+from service.admission import Admission, Load
+from service.lineup.lineup import Lineup, Serving
+from service.lineup.shadowing import Shadowing
+from service.metrics import Metrics
+from service.reply import build_reply
+from service.request_log.message import Served
+from service.request_log.sender import RequestLog
+from service.scorer import Scorer, Terms
+
+_TIMING = b"parse;dur=%.3f, rows;dur=%.3f, queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f"
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Asked(NamedTuple):
+    """A request to score. `began`: when its answering began, by `time.perf_counter`."""
+
+    request_id: str
+    body: bytes
+    began: float
+    terms: Terms
+
+
+class Answer(NamedTuple):
+    """A reply's headers and body, and what log and metrics tell of it."""
+
+    headers: Headers
+    body: bytes
+    candidates: int
+    degraded: dict[str, int]
+    lineup: Lineup
+    served: Served
+
+
+class Scoring:
+    """Parses, scores, and makes the reply. `max_candidates`: of one request."""
+
+    def __init__(
+        self,
+        serving: Serving,
+        scorer: Scorer,
+        admission: Admission,
+        metrics: Metrics,
+        max_candidates: int,
+        shadowing: Shadowing,
+        request_log: RequestLog | None,
+    ) -> None:
+        self._serving = serving
+        self._scorer = scorer
+        self._admission = admission
+        self._metrics = metrics
+        self._max_candidates = max_candidates
+        self._shadowing = shadowing
+        self._request_log = request_log
+
+    async def answer(self, asked: Asked) -> Answer:
+        """Raises RequestError and what the scorer raises."""
+        stages, lineup = self._metrics.stages, self._serving.current
+        started = time.perf_counter()
+        try:
+            request = parse_request_by(asked.body, lineup.schema_of, self._max_candidates)
+        finally:
+            parse_s = time.perf_counter() - started
+            stages["parse"].observe(parse_s)
+        count = len(request.ids)
+        self._admission.read(len(asked.body), count)
+        arm = lineup.arm_of(request.user_id)
+        model = arm.model
+        scored = await self._scorer.score(model, request, asked.terms)
+        started = time.perf_counter()
+        self._metrics.candidates.observe(count)
+        if lineup.is_split:
+            self._metrics.arms[arm.slot].inc()
+        named = arm.name if lineup.is_split else None
+        reply = build_reply(asked.request_id, model.version, request, scored, named)
+        ended = time.perf_counter()
+        # Without the sending: it wakes the client, which on the same machine may go first.
+        stages["reply"].observe(ended - started)
+        taken = (parse_s, scored.rows_s, scored.queue_s, scored.run_s, ended - asked.began)
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(reply)),
+            (b"server-timing", _TIMING % tuple(1000 * seconds for seconds in taken)),
+        ]
+        degraded: dict[str, int] = dict(Counter(scored.degraded_candidates.values()))
+        if scored.degraded_user:
+            degraded[f"user_{scored.degraded_user}"] = 1
+        is_champion = arm is lineup.arms[0]
+        served = Served(
+            asked.request_id, time.time(), arm.name, arm.share, is_champion, model, asked.body, request, scored, taken
+        )
+        return Answer(headers, reply, count, degraded, lineup, served)
+
+    def expected(self, size: int) -> Load:
+        """What a body of so many bytes is expected to ask for."""
+        rows = self._admission.rows_in(size)
+        return Load(rows, self._serving.current.champion.runner.turn_s.of(rows, 0.0))
+
+    def follow(self, answer: Answer) -> None:
+        """What follows a reply once it is on its way: shadows score the request too, and if it is of the sample, it is
+        logged."""
+        served = answer.served
+        if answer.lineup.shadows:
+            self._shadowing.offer(answer.lineup, served.model, served.body, served.request, served.scored)
+        if self._request_log is not None and self._request_log.wants(served.request_id):
+            self._request_log.request(served)
