@@ -66,7 +66,7 @@ class AccessMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        access = scope[_KEY] = Access(_request_id(scope), time.perf_counter())
+        access = scope[_KEY] = Access(request_id_of(scope), time.perf_counter())
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -113,7 +113,8 @@ class AccessMiddleware:
         )
 
 
-def _request_id(scope: Scope) -> str:
+def request_id_of(scope: Scope) -> str:
+    """The id that a request brings along, or a new one."""
     for name, value in scope["headers"]:
         if name == _HEADER and 0 < len(value) <= _MAX_ID_BYTES and all(0x20 <= byte <= 0x7E for byte in value):
             return str(value, "ascii")

@@ -43,6 +43,11 @@ class Admission:
         self._log = structlog.get_logger("msd.queue")
 
     @property
+    def is_shut(self) -> bool:
+        """Whether the latest that could be refused was."""
+        return self._is_closed
+
+    @property
     def is_empty(self) -> bool:
         """Whether this worker has taken nothing on."""
         return not self._rows

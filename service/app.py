@@ -17,7 +17,9 @@ from service.admin import admin_routes
 from service.admission import Admission
 from service.body import BodyMiddleware
 from service.cold.cold_ads import open_cold_ads
+from service.deadline import Deadlines
 from service.docs import add_docs
+from service.door import Door
 from service.errors import ErrorResponse
 from service.events_route import PATH as EVENTS_PATH
 from service.events_route import EventsRoute
@@ -120,6 +122,9 @@ def create_app(
     )
     app.state.readiness, app.state.serving, app.state.loader = readiness, serving, loader
     is_verbose = settings.log_level == "debug"
+    # Where keys are asked for, or each request has its line in the log, all go the usual way.
+    is_usual = guard is not None or is_verbose
+    app.state.door = None if is_usual else Door(admission, Deadlines(settings), readiness, metrics, PATH)
     app.add_middleware(BodyMiddleware, limit=settings.max_body_bytes, timeout_s=settings.body_timeout_ms / 1000)
     if guard is not None:
         app.add_middleware(GuardMiddleware, guard=guard)

@@ -5,7 +5,7 @@ import time
 from asyncio import Transport
 from asyncio.events import TimerHandle
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, NamedTuple, Protocol
 
 import httptools
 from starlette.types import ASGIApp, Scope
@@ -23,6 +23,27 @@ _MAX_TARGET_BYTES = 8_192
 _MAX_WAITING = 100
 
 
+class Refusal(NamedTuple):
+    """A reply to a request that is not looked at."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+
+
+class Refuses(Protocol):
+    """Says which requests need not be looked at."""
+
+    @property
+    def is_shut(self) -> bool:
+        """Whether there may be any."""
+        ...
+
+    def refusal(self, scope: Scope, began: float) -> Refusal | None:
+        """The reply to a request that came whole, and began then; None where it is to be looked at."""
+        ...
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """A protocol whose heads have at most `max_header_bytes` and take at most `head_timeout_s`, and whose replies are
     to be taken within `reply_timeout_s`."""
@@ -32,6 +53,9 @@ class BoundedProtocol(HttpToolsProtocol):
     reply_timeout_s: ClassVar[float]
     metrics: ClassVar[Metrics]
     balance: ClassVar[Balance]
+    door: ClassVar[Refuses | None] = None
+    _is_holding = False
+    _held: tuple[RequestResponseCycle, ASGIApp] | None = None
     _head_bytes = 0
     _headers = 0
     _is_head_due = False
@@ -75,6 +99,9 @@ class BoundedProtocol(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._refuse(self._fault or BadHttp("the request is not HTTP/1.1 as the standard has it"))
             return
+        if self._held is not None:
+            # Its body is still to come, and to be bounded.
+            self._let_in()
         if not self._is_head_due:
             self._unparsed_bytes = 0
             return
@@ -113,7 +140,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= _MAX_WAITING:
             self._fault = BadHttp(f"{_MAX_WAITING} requests wait on this connection; wait for replies")
             raise self._fault
+        self._is_holding = self.door is not None and self.door.is_shut
         super().on_headers_complete()
+        self._is_holding = False
         self.scope[_CYCLE] = self.cycle  # type: ignore[literal-required]
         self.scope[_BEGAN] = self._began_at  # type: ignore[literal-required]
         if self.balance.sends_away():
@@ -121,12 +150,40 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
         self._answered = cycle
-        super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
+        if self._is_holding:
+            self._held = cycle, app
+        else:
+            super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
 
     def on_message_complete(self) -> None:
         """The body came."""
         self._is_body_due = False
         super().on_message_complete()
+        if self._held is not None and self.door is not None:
+            cycle = self._held[0]
+            refusal = self.door.refusal(self.scope, self._began_at)  # type: ignore[arg-type]
+            if refusal is None:
+                self._let_in()
+            else:
+                self._held = None
+                self._turn_away(cycle, refusal)
+
+    def _let_in(self) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            self._start_asgi_task(*held)
+
+    def _turn_away(self, cycle: RequestResponseCycle, refusal: Refusal) -> None:
+        """Answers a request that came whole, and that nothing was made of."""
+        headers = [*cycle.default_headers, *refusal.headers]
+        if not cycle.keep_alive:
+            headers.append((b"connection", b"close"))
+        lines = (b"%b: %b\r\n" % header for header in headers)
+        self.transport.write(b"".join((STATUS_LINE[refusal.status], *lines, b"\r\n", refusal.body)))
+        cycle.response_started = cycle.response_complete = True
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
 
     def on_response_complete(self) -> None:
         """A reply is written. What of its request's body has not come by then is not waited for."""
@@ -225,7 +282,12 @@ def _stays() -> bool:
 
 
 def bounded_protocol(
-    max_header_bytes: int, head_timeout_s: float, reply_timeout_s: float, metrics: Metrics, balance: Balance
+    max_header_bytes: int,
+    head_timeout_s: float,
+    reply_timeout_s: float,
+    metrics: Metrics,
+    balance: Balance,
+    door: Refuses | None,
 ) -> type[HttpToolsProtocol]:
     """The protocol with its limits; uvicorn takes a class and makes the instances itself."""
     return type(
@@ -237,5 +299,6 @@ def bounded_protocol(
             "reply_timeout_s": reply_timeout_s,
             "metrics": metrics,
             "balance": balance,
+            "door": door,
         },
     )

@@ -22,7 +22,7 @@ from service.lineup.lineup import Serving
 from service.lineup.loader import Loader
 from service.lineup.plan import Plan
 from service.metrics import Metrics
-from service.protocol import bounded_protocol
+from service.protocol import Refuses, bounded_protocol
 from service.readiness import Readiness
 from service.settings import Settings
 from service.stores.store import StoreError
@@ -33,7 +33,9 @@ _LINGER_S = 1.0
 _WEIGHING_TICKS = 10
 
 
-def server_config(app: ASGIApp, settings: Settings, metrics: Metrics, balance: Balance) -> uvicorn.Config:
+def server_config(
+    app: ASGIApp, settings: Settings, metrics: Metrics, balance: Balance, door: Refuses | None
+) -> uvicorn.Config:
     """uvicorn without what is not used."""
     return uvicorn.Config(
         app,
@@ -43,6 +45,7 @@ def server_config(app: ASGIApp, settings: Settings, metrics: Metrics, balance: B
             settings.reply_timeout_ms / 1000,
             metrics,
             balance,
+            door,
         ),
         loop="uvloop",
         ws="none",

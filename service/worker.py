@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
         channel.failed(str(error))
         sys.exit(_REFUSED)
     balance = Balance(metrics)
-    config = server_config(app, settings, metrics, balance)
+    config = server_config(app, settings, metrics, balance, app.state.door)
     WorkerServer(config, channel, app.state, balance, entry).run()
 
 

@@ -155,3 +155,39 @@ def test_sigterm_lets_a_run_at_hand_end(slow_bundle: Bundle, tmp_path: Path) -> 
         wait_until(lambda: running.metric("msd_queued_rows") == 100)
         assert running.terminate() == 0
         assert scoring.result().status_code == 200
+
+
+def test_refusals_at_the_door_are_whole_replies_and_keep_their_connections(slow_bundle: Bundle, tmp_path: Path) -> None:
+    """While there is too much to do, requests that came whole are refused before anything is made of them."""
+    with (
+        live_service(slow_bundle.folder, tmp_path, deadline_ms=60_000) as running,
+        ThreadPoolExecutor(2) as pool,
+        running.client() as client,
+    ):
+        # How long a run takes is learned, and then that a moment is too little to wait for another.
+        assert client.post("/v1/score", json=REQUEST).status_code == 200
+        scoring = [pool.submit(running.score, REQUEST) for _ in range(2)]
+        wait_until(lambda: running.metric("msd_queued_rows") == 200)
+        refused = running.metric('msd_requests_total{code="429"}')
+        hurried = {"content-type": "application/json", "x-deadline-ms": "50", "x-request-id": "mine"}
+        body = json.dumps(REQUEST).encode()
+        for answer in [client.post("/v1/score", content=body, headers=hurried) for _ in range(3)]:
+            assert answer.status_code == 429
+            assert answer.json()["error"]["code"] == "overloaded"
+            assert answer.headers["retry-after"] == "1"
+            assert answer.headers["x-request-id"] == "mine"
+            assert "connection" not in answer.headers
+        assert running.metric('msd_requests_total{code="429"}') == refused + 3
+        # What is no scoring request, and what has the time, goes the usual way.
+        assert client.get("/health/live").status_code == 200
+        assert client.post("/v1/score", content=b"{", headers={"content-type": "application/json"}).status_code == 400
+        # So does one whose body is still to come, when it has come.
+        with socket.create_connection(("127.0.0.1", running.port), timeout=60) as slow:
+            head = "".join(f"{name}: {value}\r\n" for name, value in hurried.items())
+            slow.sendall(f"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{head}\r\n".encode())
+            slow.sendall(body[:10])
+            wait_until(lambda: running.metric("msd_connections") >= 2)
+            slow.sendall(body[10:])
+            assert slow.recv(12) in (b"HTTP/1.1 429", b"HTTP/1.1 504")
+        for one in scoring:
+            assert one.result().status_code == 200
