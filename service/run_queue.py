@@ -78,7 +78,7 @@ class RunQueue:
     @property
     def is_idle(self) -> bool:
         """Whether nothing is taken on that has not been scored."""
-        return not self._is_busy and self._admission.is_empty
+        return self._admission.is_empty
 
     def check(self, deadline: float, is_gone: Callable[[], bool]) -> None:
         """Raises ClientGone or DeadlineExceeded when no work is to be done for a request any more."""
