@@ -37,7 +37,7 @@ SHARED = {
     "tests/loadtest/naive/": "reference model",
     "tests/benchmark/": "benchmark",
 }
-LONG = ("tests/e2e/", "tests/service/", "tests/loadtest/graph/")
+LONG = ("tests/e2e/", "tests/loadtest/chaos/", "tests/service/", "tests/loadtest/graph/")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -17,7 +17,7 @@ _NAME = "clients"
 _TIMEOUT_MS = 1_000
 _DROP_S = 0.2
 _RESET = struct.pack("ii", 1, 0)
-_PATIENCE_S = 10.0
+_PATIENCE_S = 30.0
 
 
 def _run(ground: Ground) -> Found:

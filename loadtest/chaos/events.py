@@ -15,6 +15,7 @@ from typing import NamedTuple, cast
 from redis import Redis
 
 from loadtest.chaos.ground import Ground, wait_for
+from loadtest.chaos.processes import named
 from loadtest.chaos.scenario import Check, Found, Scenario
 from loadtest.chaos.timeline import Mark, Timeline
 from loadtest.http_client import Client, ClientError
@@ -53,7 +54,7 @@ def _run(ground: Ground) -> Found:
         start = time.monotonic()
         told = [pool.submit(_tell, service.url, batch) for batch in batches]
         _wait_for_share(told, 0.3)
-        os.kill(service.workers[-1], signal.SIGKILL)
+        os.kill(named(service, "service.worker"), signal.SIGKILL)
         timeline.marks.append(Mark(time.monotonic() - start, "a worker killed (−9)"))
         _wait_for_share(told, 0.6)
         redis.kill()

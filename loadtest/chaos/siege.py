@@ -10,7 +10,7 @@ from typing import Literal
 from loadtest.chaos.hostile import Hostile
 
 _CONNECTIONS = 8
-_PATIENCE_S = 10.0
+_PATIENCE_S = 30.0
 _HUNG: Literal["hung"] = "hung"
 _CLOSED: Literal["closed"] = "closed"
 Came = int | Literal["hung", "closed"]

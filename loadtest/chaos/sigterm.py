@@ -22,7 +22,7 @@ def _run(ground: Ground) -> Found:
             ended = load.mark("the service has ended")
     timeline = load.timeline
     lost = count(timeline.samples, "lost", "unanswered")
-    refused = [sample.due_s for sample in timeline.samples if sample.kind == "refused"]
+    refused = [sample.over_s for sample in timeline.samples if sample.kind == "refused"]
     return Found(
         {
             "sigterm_lost": lost,

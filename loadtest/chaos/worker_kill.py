@@ -5,6 +5,7 @@ import signal
 
 from loadtest.chaos.ground import Ground, metric, wait_for
 from loadtest.chaos.load import Load, capacity
+from loadtest.chaos.processes import named
 from loadtest.chaos.scenario import Check, Found, Scenario
 from loadtest.chaos.timeline import FIVES, count, percentile_ms
 from loadtest.http_client import Client
@@ -14,15 +15,17 @@ _NAME = "worker-kill"
 
 def _run(ground: Ground) -> Found:
     plan = ground.plan
-    with ground.service(_NAME) as service:
+    # The others go on meanwhile.
+    workers = max(2, plan.workers)
+    with ground.service(_NAME, workers=workers) as service:
         target = ground.target(service.url)
         rate = plan.share * capacity(target, plan.capacity_s)
         with Load(target, rate, plan.seconds) as load:
             load.until(plan.steady_s)
-            os.kill(service.workers[-1], signal.SIGKILL)
+            os.kill(named(service, "service.worker"), signal.SIGKILL)
             killed = load.mark("a worker killed (−9)")
             wait_for(service.url, "msd_worker_restarts_total", 1)
-            wait_for(service.url, "msd_workers_ready", plan.workers)
+            wait_for(service.url, "msd_workers_ready", workers)
             again = load.mark("all workers ready")
         with Client(service.url) as client:
             restarts = metric(client, "msd_worker_restarts_total")

@@ -23,6 +23,7 @@ from tests.service.ranker_graph import Recipe
 
 # Nothing is late, however slow the machine; what is to be too much is far too much.
 BRIEF = Plan(
+    workers=1,
     candidates=20,
     bodies=60,
     share=0.05,
@@ -33,7 +34,7 @@ BRIEF = Plan(
     deadline_ms=60_000,
     strict_deadline_ms=50,
     overload=8.0,
-    swaps=4,
+    swaps=3,
     swap_every_s=0.0,
     slow_clients=20,
     memory_requests=1_500,
@@ -45,7 +46,7 @@ BRIEF = Plan(
     resamples=100,
     events_a_batch=25,
 )
-_AT_ONCE = 3
+_AT_ONCE = 4
 
 
 @pytest.fixture(scope="module")
