@@ -15,7 +15,9 @@ from msd.contract.files import write_text_atomic
 def write_page(path: Path, summary: Mapping[str, Any], ground: Ground) -> None:
     """Draws and writes the page of what `run_chaos` returned."""
     timelines = {name: timeline_of(ground, name) for name in summary["scenarios"]}
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("loadtest.chaos", "."), autoescape=True)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("loadtest.chaos", "."), autoescape=True, undefined=jinja2.StrictUndefined
+    )
     page = environment.get_template("page.html.j2").render(
         summary=summary,
         keys=KEYS,
