@@ -252,7 +252,7 @@ class Cluster:
                     line.end("asked and answered")
         except TimeoutError:
             raise StoreError("did not answer") from None
-        except (Ended, OSError, hiredis.HiredisError) as error:
+        except (Ended, OSError, ValueError, hiredis.HiredisError) as error:
             raise StoreError(f"{type(error).__name__}: {error}") from error
         if isinstance(info, hiredis.ReplyError) or read_view(info) < 0:
             raise StoreError(

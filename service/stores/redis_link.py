@@ -163,8 +163,8 @@ class RedisLink:
                 self._reason = f"did not answer within {self._timeout_s * 1000:g} ms"
             except Ended as error:
                 self._reason = str(error)
-            except (OSError, hiredis.HiredisError) as error:
-                # Of the operating system, of TLS or of the protocol; none knows of credentials.
+            except (OSError, ValueError, hiredis.HiredisError) as error:
+                # Of the system, of TLS, of a host that cannot be, or of the protocol; none knows of credentials.
                 self._reason = f"{type(error).__name__}: {error}"
             finally:
                 was_late = self._lose()

@@ -44,7 +44,7 @@ class Sentinels:
                     found = await self._ask(host)
             except TimeoutError:
                 reasons.append(f"{host_port(host)} did not answer")
-            except (StoreError, Ended, OSError, hiredis.HiredisError) as error:
+            except (StoreError, Ended, OSError, ValueError, hiredis.HiredisError) as error:
                 reasons.append(f"{host_port(host)}: {error}")
             else:
                 self._hosts.remove(host)
@@ -61,9 +61,10 @@ class Sentinels:
             line.end("asked and answered")
         if isinstance(reply, hiredis.ReplyError):
             raise StoreError(str(reply))
-        if not isinstance(reply, list) or len(reply) != 2:
-            raise StoreError("knows no master of that name")
-        return reply[0].decode(), int(reply[1])
+        match reply:
+            case [bytes(host_name), bytes(port)]:
+                return host_name.decode(), int(port)
+        raise StoreError("knows no master of that name")
 
 
 class SentinelMaster(OneServer):

@@ -40,9 +40,8 @@ def read_redirect(error: hiredis.ReplyError, asked: Address) -> Redirect | None:
 def read_view(info: Any) -> int:  # noqa: ANN401 - any reply
     """Of what time a node's view of the cluster is; −1 of one that is cut off from it, or is no part of one."""
     lines = dict(line.split(":", 1) for line in _text(info).split("\r\n") if ":" in line)
-    if lines.get("cluster_state") != "ok":
-        return -1
-    return int(lines.get("cluster_current_epoch", "0"))
+    epoch = lines.get("cluster_current_epoch", "")
+    return int(epoch) if lines.get("cluster_state") == "ok" and epoch.isdecimal() else -1
 
 
 def read_ranges(reply: Any, asked: Address) -> dict[Address, list[tuple[int, int]]]:  # noqa: ANN401 - any reply

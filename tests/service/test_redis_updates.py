@@ -288,6 +288,16 @@ def test_a_server_that_hangs_up_is_named_at_once(bundle: Bundle) -> None:
     asyncio.run(go())
 
 
+@pytest.mark.parametrize("form", ["redis://a..b:1", "redis+sentinel://a..b:1/ads", "redis+cluster://a..b:1"])
+def test_a_host_that_cannot_be_is_a_reason(bundle: Bundle, form: str) -> None:
+    async def use(store: RedisStore) -> None:
+        for _ in range(2):
+            with pytest.raises(StoreError, match=r"a\.\.b:1.*(UnicodeError|label|encod)"):
+                await store.check()
+
+    run(bundle, form, use)
+
+
 @pytest.mark.parametrize(("option", "said"), [("colour=red", "colour"), ("socket_timeout=soon", "socket_timeout")])
 def test_an_option_that_cannot_be_is_named(bundle: Bundle, option: str, said: str) -> None:
     with pytest.raises(StoreError, match=said):

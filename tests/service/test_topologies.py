@@ -23,7 +23,8 @@ from service.redis_client import connect
 from service.redis_url import parse_redis_url
 from service.stores.redis import RedisStore
 from service.stores.store import StoreError
-from tests.service.bundle_factory import ITEMS, USERS
+from tests.service.bundle_factory import ITEMS, USERS, golden_requests
+from tests.service.live import LiveService, live_service
 from tests.service.redis_fleet import ClusterFleet, cluster_fleet, move_slot, sentinel_fleet, tls_server
 
 ALL = [f"i{number}" for number in range(ITEMS)]
@@ -185,6 +186,20 @@ def test_a_command_for_people_reads_and_writes_a_cluster(
     client.delete("msd:publishing")
     with pytest.raises((PublishError, BundleError)):
         publish(tmp_path, cluster.url, quiet)
+
+
+def test_a_service_scores_from_a_cluster_as_from_its_files(
+    cluster: ClusterFleet, bundle: Bundle, service: LiveService, tmp_path: Path
+) -> None:
+    with live_service(
+        bundle.folder, tmp_path, store="redis", redis_url=cluster.url, store_timeout_ms=2_000, workers=1
+    ) as running:
+        for request in golden_requests():
+            ours, theirs = running.score(request).json(), service.score(request).json()
+            assert ours["candidates"] == theirs["candidates"]
+            assert ours.get("degraded") == theirs.get("degraded")
+        assert running.metric('msd_store_state{state="up"}') == 1
+        assert running.metric("msd_store_errors_total") == 0
 
 
 def test_a_cluster_that_is_none_or_is_not_there_is_a_reason(redis_server: object, bundle: Bundle) -> None:
