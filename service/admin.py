@@ -34,6 +34,13 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     409: {"model": ErrorReply, "description": "It cannot be, as things are; the message says why. Nothing changed."},
     422: {"model": ErrorReply, "description": "JSON, but not what is asked for; `field` says where."},
 }
+_BODY_ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorReply, "description": "Not JSON."},
+    408: {"model": ErrorReply, "description": "The body did not end in time."},
+    413: {"model": ErrorReply, "description": "Too many bytes."},
+    415: {"model": ErrorReply, "description": "The body is not declared as JSON."},
+    **_ERRORS,
+}
 
 
 class SwapOrder(BaseModel):
@@ -64,7 +71,11 @@ def admin_routes(settings: Settings, serving: Serving) -> APIRouter:
     orders = _Orders(settings)
 
     @router.post(
-        "/swap", status_code=202, responses=_ERRORS, summary="Serve another bundle", openapi_extra=_takes(SwapOrder)
+        "/swap",
+        status_code=202,
+        responses=_BODY_ERRORS,
+        summary="Serve another bundle",
+        openapi_extra=_takes(SwapOrder),
     )
     async def swap(request: Request) -> Accepted:
         order = await _parsed(request, SwapOrder, settings)
@@ -84,7 +95,7 @@ def admin_routes(settings: Settings, serving: Serving) -> APIRouter:
     @router.put(
         "/experiment",
         status_code=202,
-        responses=_ERRORS,
+        responses=_BODY_ERRORS,
         summary="Begin an experiment, or change the one there is",
         openapi_extra=_takes(Experiment),
     )

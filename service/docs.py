@@ -31,6 +31,7 @@ _SECURITY = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
 }
+_OPEN = ("/health/live", "/health/ready", "/metrics")
 _ERRORS = {
     400: ("malformed", "the body is not JSON: Expecting value: line 1 column 1 (char 0)", None),
     401: ("unauthorized", "send a key: `Authorization: Bearer KEY`, or `X-Api-Key: KEY`", None),
@@ -111,12 +112,23 @@ def _openapi_of(
             if has_events:
                 document["paths"][EVENTS_PATH] = {"post": _events_operation()}
             if needs_keys:
-                document["components"]["securitySchemes"] = _SECURITY
-                document["security"] = [{name: []} for name in _SECURITY]
+                _tell_of_keys(document)
             app.openapi_schema = document
         return app.openapi_schema
 
     return openapi
+
+
+def _tell_of_keys(document: dict[str, Any]) -> None:
+    """Of every route but those that are open, or may be."""
+    document["components"]["securitySchemes"] = _SECURITY
+    document["security"] = [{name: []} for name in _SECURITY]
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            if path in _OPEN:
+                operation["security"] = []
+                continue
+            operation["responses"] |= {"401": _error(401), "403": _error(403)}
 
 
 def _operation(example: dict[str, Any] | None, most_ms: int) -> dict[str, Any]:

@@ -1,0 +1,86 @@
+"""What the service says of itself where it asks for keys and has all its routes: events and admin routes too."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import copytree
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, seed, settings
+from schemathesis import GenerationMode
+from schemathesis.core.result import Ok
+
+from msd.contract.bundle import Bundle
+from tests.service.live import LiveService, live_service
+from tests.service.test_guard import KEYS, write_keys
+from tests.service.test_openapi import CHECKS
+from tests.service.test_swap import point
+
+
+@pytest.fixture(scope="module")
+def whole(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    """A service with every route, over a folder of bundles."""
+    folder = tmp_path_factory.mktemp("whole")
+    copytree(bundle.folder, folder / "bundles" / "a")
+    point(folder / "bundles", "a")
+    write_keys(folder / "keys.json", "ads", "ops")
+    states: Path = folder / "states"
+    with live_service(
+        folder / "bundles", folder, keys_file=folder / "keys.json", live="on", state_dir=states
+    ) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("paths", "key", "mode", "examples"),
+    [
+        ("^/v1/events$", "ads", GenerationMode.POSITIVE, 16),
+        ("^/v1/events$", "ads", GenerationMode.NEGATIVE, 24),
+        ("^/v1/admin/", "ops", GenerationMode.POSITIVE, 25),
+        ("^/v1/admin/", "ops", GenerationMode.NEGATIVE, 50),
+        ("^/v1/", "", GenerationMode.POSITIVE, 14),
+    ],
+)
+def test_every_answer_is_a_documented_one(
+    whole: LiveService, paths: str, key: str, mode: GenerationMode, examples: int
+) -> None:
+    """Without a key, too, where 401 is documented for each route."""
+    headers = {"X-Api-Key": KEYS[key]} if key else {}
+    schema = schemathesis.openapi.from_url(f"{whole.url}/openapi.json", headers={"X-Api-Key": KEYS["ads"]}).include(
+        path_regex=paths
+    )
+    operations = [result.ok() for result in schema.get_all_operations() if isinstance(result, Ok)]
+    assert operations
+    for operation in operations:
+
+        @seed(0)
+        @settings(max_examples=examples // len(operations), deadline=None, suppress_health_check=list(HealthCheck))
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def validate(case: Any) -> None:  # noqa: ANN401
+            # Keys of the generator's own making would be tried in place of ours.
+            for name in [name for name in case.headers or {} if name.lower() in ("authorization", "x-api-key")]:
+                del case.headers[name]
+            answer = case.call(headers=headers)
+            case.validate_response(answer, checks=CHECKS if key else CHECKS[:-1])
+            assert key or answer.status_code == 401
+
+        validate()
+
+
+def test_the_document_has_every_route(whole: LiveService) -> None:
+    with whole.client(headers={"X-Api-Key": KEYS["ads"]}) as client:
+        document = client.get("/openapi.json").json()
+
+    assert {path for path in document["paths"] if path.startswith("/v1/")} == {
+        "/v1/score",
+        "/v1/events",
+        "/v1/model",
+        "/v1/admin/swap",
+        "/v1/admin/rollback",
+        "/v1/admin/experiment",
+    }
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            open_to_all = path in ("/health/live", "/health/ready", "/metrics")
+            assert ("401" in operation["responses"]) == (not open_to_all), path
