@@ -28,7 +28,7 @@ class Plan:
     bad_requests: int = 20_000
     events: int = 200_000
     events_a_batch: int = 1_000
-    live_rows: int = 8_000
+    live_rows: int = 20_000
     resamples: int = 500
     generated: int = 1_500
     """How many of the bad requests are made from the service's own description, which takes longer."""

@@ -15,9 +15,11 @@ DEMO = Path("runs/demo")
 
 
 class Trained(NamedTuple):
-    """Two folders."""
+    """Folders. Those of student and model, which only a comparison with them needs, may not be there."""
 
     dataset: Path
+    student: Path
+    model: Path
     bundle: Path
 
 
@@ -26,7 +28,7 @@ def trained(ground: Ground) -> Trained:
     folder = ground.data or DEMO
     if (folder / "train.parquet").is_file():
         return _made(ground, folder)
-    found = Trained(folder / "dataset", folder / "bundle")
+    found = Trained(folder / "dataset", folder / "student", folder / "models" / "with-semantics", folder / "bundle")
     if not ((found.dataset / CONFIG_FILE).is_file() and (found.bundle / MANIFEST).is_file()):
         raise Unable(
             f"{folder} has no dataset with a bundle that was trained on it: run `make demo` first, or name the CoLLM"
@@ -48,4 +50,4 @@ def _made(ground: Ground, data: Path) -> Trained:
     for place, step in enumerate(steps):
         ground.heard(f"live-counts: msd {step[0]}", place, len(steps))
         told(*map(str, step))
-    return Trained(folders.dataset, bundle)
+    return Trained(folders.dataset, student, model, bundle)

@@ -1,0 +1,43 @@
+"""A bundle whose rows know of nothing that happened: for a service that is to hear of everything from the beginning."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from msd.contract.bundle import ROWS, file_entries, new_bundle, open_bundle, write_manifest
+from msd.contract.row_file import RowFile
+from msd.contract.row_writer import write_row_file
+from msd.contract.rows import RowCodec, RowContents, RowSide, has_semantic
+
+_SIDES: tuple[RowSide, ...] = ("user", "item")
+
+
+def bare_bundle(folder: Path, out: Path) -> Path:
+    """Writes the bundle in `folder` to `out`, without counts and histories in its rows."""
+    bundle = open_bundle(folder)
+    with new_bundle(out) as temporary:
+        for path in bundle.folder.iterdir():
+            if path.is_file() and path.name in bundle.manifest.files:
+                shutil.copy(path, temporary / path.name)
+        for side in _SIDES:
+            codec = RowCodec(bundle.schema, side, bundle.bundle_id)
+            file = RowFile(bundle.path(ROWS[side]), codec, bundle.bundle_id)
+            ids, packed = zip(*file.scan(0, file.count), strict=True)
+            records = codec.unpack(packed).records
+            nothing = np.zeros(len(ids))
+            contents = RowContents(
+                records["categorical"],
+                records["numeric"],
+                records["semantic"].astype(np.float32),
+                has_semantic(records),
+                nothing,
+                nothing,
+                nothing,
+            )
+            histories: list[list[str]] = [[]] * len(ids) if side == "user" else []
+            (temporary / ROWS[side]).unlink()
+            bare = codec.pack(contents, float(records["written_at"].max()))
+            write_row_file(temporary / ROWS[side], codec, bundle.bundle_id, list(ids), bare, histories)
+        write_manifest(temporary, bundle.manifest.model_copy(update={"files": file_entries(temporary)}))
+    return out

@@ -1,0 +1,97 @@
+"""A dataset's events as a service would have met them: requests for its test rows, impressions and clicks, by moments.
+
+And what the model says of the same rows offline, where there is one.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loadtest.live_replay import Asked, Moment
+from msd.benchmark.live import with_live_counts
+from msd.contract.bundle import open_bundle
+from msd.dataset.load import load_dataset
+from msd.dataset.split import Part, split_events
+from msd.ranker.features import build_features
+from msd.ranker.folder import load_ranker, vectors_of
+from msd.ranker.train import predict
+from msd.student.vectors import load_vectors
+
+Floats = NDArray[np.float64]
+
+
+class Period(NamedTuple):
+    """The test rows' labels [n] and users [n], in the order of the scores, and the moments.
+
+    `is_after`: whether all moments come after the rows that training counted, so after what the export's rows know.
+    """
+
+    labels: Floats
+    users: NDArray[np.int64]
+    moments: list[Moment]
+    is_after: bool
+
+
+def period_of(dataset: Path, bundle: Path, most: int, from_nothing: bool = False) -> Period:
+    """Valid and test, where they come after all of train; else everything, for a service that begins from nothing.
+
+    To the last of the first `most` test rows. `from_nothing`: everything all the same.
+    """
+    data, schema = load_dataset(dataset), open_bundle(bundle).schema
+    parts = split_events(data.events, data.config)
+    at = data.events["at"].to_numpy().astype(np.float64)
+    later = parts >= Part.VALID
+    is_after = not from_nothing and bool(at[later].min() > at[~later].max())
+    tested = np.flatnonzero(parts == Part.TEST)[:most]
+    told = np.flatnonzero((later if is_after else np.ones(len(at), bool)) & (at <= at[tested[-1]]))
+    context = [name for name in schema.settable["context"] if name in data.events.columns]
+    columns = {name: data.events[name].to_list() for name in ("user_id", "item_id", "label", *context)}
+    users = np.unique(data.events["user_id"].to_numpy()[tested], return_inverse=True)[1].astype(np.int64)
+    places = {int(row): place for place, row in enumerate(tested)}
+    return Period(
+        data.events["label"].to_numpy()[tested].astype(np.float64),
+        users,
+        _moments(at, columns, context, told, places),
+        is_after,
+    )
+
+
+def offline_scores(dataset: Path, student: Path, model: Path, most: int) -> Floats:
+    """What the model says of the first `most` test rows [n], with counts kept up to date."""
+    data = load_dataset(dataset)
+    trained, record = load_ranker(model)
+    features = build_features(data, trained.schema, vectors_of(model, record, load_vectors(student)))
+    return predict(trained, with_live_counts(features, data), features.of_part(Part.TEST)[:most])
+
+
+def _moments(
+    at: Floats,
+    columns: dict[str, list[Any]],
+    context: Sequence[str],
+    rows: NDArray[np.int64],
+    places: dict[int, int],
+) -> list[Moment]:
+    """`rows` in time order; `places` are those of test rows among the scores."""
+    by_time: dict[float, list[int]] = defaultdict(list)
+    for row in rows.tolist():
+        by_time[float(at[row])].append(row)
+    moments = []
+    for moment_at in sorted(by_time):
+        asked: dict[str, Asked] = {}
+        events: list[dict[str, Any]] = []
+        for row in by_time[moment_at]:
+            one = {name: column[row] for name, column in columns.items()}
+            if row in places:
+                about = {"user_id": one["user_id"], "at": moment_at, "context": {name: one[name] for name in context}}
+                request = asked.setdefault(json.dumps(about), Asked({**about, "candidates": {"id": []}}, []))
+                request.request["candidates"]["id"].append(one["item_id"])
+                request.places.append(places[row])
+            event = {"event_id": str(row), "user_id": one["user_id"], "item_id": one["item_id"], "at": moment_at}
+            events += [{**event, "type": kind} for kind in ("impression", "click")[: 1 + int(one["label"])]]
+        moments.append(Moment(list(asked.values()), events, len(by_time[moment_at])))
+    return moments

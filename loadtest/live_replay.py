@@ -1,0 +1,98 @@
+"""A test period over HTTP, moment by moment: what is asked for is scored before anything of that moment is told.
+
+Knows the wire, not where moments come from, nor what scores should be.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loadtest.http_client import Client, ClientError
+from msd.contract.events import MAX_EVENTS
+
+_HEADERS = {"Content-Type": "application/json"}
+
+
+class Asked(NamedTuple):
+    """One request, and the places of its candidates among all scores."""
+
+    request: dict[str, Any]
+    places: list[int]
+
+
+class Moment(NamedTuple):
+    """What was asked, and then happened, at one time. `rows`: how many rows of a dataset that is."""
+
+    asked: list[Asked]
+    events: list[dict[str, Any]]
+    rows: int
+
+
+class Replayed(NamedTuple):
+    """Scores [n]; how many events were counted and how many had been before; how many replies were degraded."""
+
+    scores: NDArray[np.float64]
+    accepted: int
+    duplicates: int
+    degraded: int
+
+
+def replay_moments(
+    url: str, moments: Iterable[Moment], count: int, tells: bool, progress: Callable[[int], None]
+) -> Replayed:
+    """Scores `count` rows in the moments' order; where it `tells`, the service hears of each event in time.
+
+    Raises ClientError at the first answer that is not one.
+    """
+    scores = np.full(count, np.nan)
+    degraded = 0
+    with Client(url, timeout=60.0) as client:
+        teller = _Teller(client)
+        for moment in moments:
+            if moment.asked:
+                teller.flush()
+            for one in moment.asked:
+                reply = json.loads(_answer(client.score(json.dumps(one.request).encode()), 200))
+                scores[one.places] = reply["candidates"]["pctr"]
+                degraded += "degraded" in reply
+            if tells:
+                teller.tell(moment.events)
+            progress(moment.rows)
+        teller.flush()
+    return Replayed(scores, teller.accepted, teller.duplicates, degraded)
+
+
+class _Teller:
+    """Tells of events, as late as they are needed and as many at once as can be."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._waiting: list[dict[str, Any]] = []
+        self.accepted = self.duplicates = 0
+
+    def tell(self, events: Sequence[dict[str, Any]]) -> None:
+        self._waiting += events
+        while len(self._waiting) >= MAX_EVENTS:
+            self._send(MAX_EVENTS)
+
+    def flush(self) -> None:
+        """Nothing is left untold."""
+        if self._waiting:
+            self._send(len(self._waiting))
+
+    def _send(self, count: int) -> None:
+        batch, self._waiting = self._waiting[:count], self._waiting[count:]
+        body = json.dumps({"events": batch}).encode()
+        reply = json.loads(_answer(self._client.post("/v1/events", body, _HEADERS), 202))
+        self.accepted += reply["accepted"]
+        self.duplicates += reply["duplicates"]
+
+
+def _answer(reply: Any, status: int) -> bytes:  # noqa: ANN401
+    if reply.status != status:
+        raise ClientError(f"answered {reply.status}: {reply.body[:300].decode(errors='replace')}")
+    body: bytes = reply.body
+    return body
