@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import random
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +26,7 @@ from service.live.stream import Stream
 from service.settings import Settings
 from tests.contract.test_state import assert_close
 from tests.service.live import free_port
+from tests.service.redis_fleet import SLOTS, ClusterFleet, cluster_fleet, move_slot
 
 RULES: dict[RowSide, StateRule] = {"user": StateRule(100.0, 3), "item": StateRule(50.0, 3)}
 LAG_S = 200.0
@@ -120,6 +122,12 @@ def test_the_file_keeps_what_the_fold_says(tmp_path_factory: pytest.TempPathFact
     file.close()
 
     compare(reference, found)
+
+
+def settings_of(url: str, cache_mb: int = 4) -> Settings:
+    """A worker's; the time limit is wide, for the machine may be busy."""
+    given = {"bundle": "b", "store": "redis", "redis_url": url, "store_timeout_ms": 9_000, "cache_mb": cache_mb}
+    return Settings.model_validate(given)
 
 
 class Running:
@@ -279,3 +287,32 @@ def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
         transaction.put(b"format", b"9", db=environment.open_db(b"about", transaction))
     with pytest.raises(LiveError, match="states of format 9, this release keeps format 1"):
         StateFile(tmp_path, 2**24, is_writer=True)
+
+
+def test_a_cluster_keeps_what_the_fold_says(tmp_path: Path) -> None:
+    """Whose nodes hold a part each, also after one of its slots went elsewhere."""
+    reference = Reference()
+    rng = random.Random(5)
+    told = [
+        LiveEvent(str(rng.randrange(90)), rng.random() < 0.5, rng.choice(USERS), rng.choice(ITEMS), rng.random() * 900)
+        for _ in range(120)
+    ]
+    row = begin(3.0, 1.0, 100.0)
+    seeds: dict[RowSide, dict[str, LiveState]] = {"user": {"u1": row}, "item": {"i1": row}}
+    halves = same_events([Batch(half, seeds, RULES, LAG_S) for half in (told[:60], told[60:])])
+
+    async def tell(fleet: ClusterFleet) -> None:
+        states = RedisStates(settings_of(fleet.url))
+        assert await states.add(halves[0]) == reference.add(halves[0])
+        compare(reference, {side: await states.get(side, ids) for side, ids in IDS.items()})
+        slot = fleet.masters[0].ask("CLUSTER", "KEYSLOT", live_key("user", "u1"))
+        source = fleet.masters[[slot < SLOTS * number // 3 for number in (1, 2, 3)].index(True)]
+        move_slot(slot, source, fleet.masters[(fleet.masters.index(source) + 1) % 3])
+        assert await states.add(halves[1]) == reference.add(halves[1])
+        other = RedisStates(settings_of(fleet.url))
+        compare(reference, {side: await other.get(side, ids) for side, ids in IDS.items()})
+        await states.close()
+        await other.close()
+
+    with cluster_fleet(tmp_path) as fleet:
+        asyncio.run(tell(fleet))
