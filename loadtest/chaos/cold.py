@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from loadtest.chaos.ground import Ground
+from loadtest.chaos.ground import Ground, metric
 from loadtest.chaos.load import Load, capacity
 from loadtest.chaos.scenario import Check, Found, Scenario, Unable, usual_checks
 from loadtest.chaos.timeline import count, percentile_ms
@@ -21,11 +21,11 @@ _RATIO = 1.3
 _PATIENCE_S = 60.0
 _PAUSE_S = 0.1
 # Beyond what the encoder takes a second, so that it is at its bound all the time.
-_PER_S, _ASKED_PER_S = 20.0, 30.0
+_PER_S, _ASKED_PER_S, _ADS = 20.0, 30.0, 4
 
 
 class _ColdClient:
-    """Sends one request after another, each with an ad of its own, until the block's end; `rungs` are what they got."""
+    """Sends one request after another, each with ads of its own, until the block's end; `rungs` are what they got."""
 
     def __init__(self, target: Target) -> None:
         self.rungs: Counter[str] = Counter()
@@ -45,17 +45,23 @@ class _ColdClient:
         self._thread.join()
 
     def ask(self, client: Client, number: int) -> str:
-        """The rung of an ad with a text that no other has; `failed` where there is no reply of 200."""
-        name = f"cold-{number}"
+        """`encoded` if one of a few ads is, whose texts no others have; `failed` where there is no reply of 200."""
+        names = [f"cold-{number}-{place}" for place in range(_ADS)]
         document = self._document | {
-            "candidates": {"id": [name]},
-            "items": {name: {"text": f"{number}th offer of the day: a tent of {number} kinds, with {number} pegs"}},
+            "candidates": {"id": names},
+            "items": {one: {"text": f"{one}: an offer of the day, a tent of {number} kinds"} for one in names},
         }
         reply = client.score(json.dumps(document).encode())
         if reply.status != 200:
             self.wrong.append(f"{reply.status}: {reply.body[:200]!r}")
             return "failed"
-        return str(json.loads(reply.body).get("degraded", {}).get("candidates", {}).get(name, "full"))
+        rungs = json.loads(reply.body).get("degraded", {}).get("candidates", {})
+        return "encoded" if "encoded" in rungs.values() else "not encoded"
+
+    def encoded(self) -> float:
+        """Texts that the service has encoded so far."""
+        with Client(self._url) as client:
+            return metric(client, "msd_encoder_texts_total")
 
     def wait(self) -> None:
         """Until one is encoded at once. Raises Unable where none is."""
@@ -90,9 +96,11 @@ def _run(ground: Ground) -> Found:
         with Load(target, rate, seconds) as load:
             load.until(plan.steady_s)
             start = load.mark("cold ads at the bound")
+            before = cold.encoded()
             with cold:
                 load.until(start + plan.broken_s)
             end = load.mark("none any more")
+        encoded = cold.encoded() - before
     timeline = load.timeline
     # Hot requests after it are as much at rest as those before.
     rest = timeline.between(0.0, start) + timeline.between(end + 1.0, load.seconds)
@@ -105,13 +113,14 @@ def _run(ground: Ground) -> Found:
             "cold_hot_p99_ms": during,
             "cold_rest_p99_ms": steady,
             "cold_asked": asked,
-            "cold_encoded": cold.rungs["encoded"],
+            "cold_encoded_at_once": cold.rungs["encoded"],
+            "cold_encoded": encoded,
         },
         (
             *usual_checks(timeline.samples),
             Check("known ads are scored in full", count(timeline.samples, "full") == len(timeline.samples), True),
             Check("every cold ad gets an answer", not cold.wrong and asked > 0),
-            Check("some are scored by their texts", cold.rungs["encoded"] > 0),
+            Check("texts are encoded", encoded > 0),
             Check(
                 f"p99 of known ads is at most {_RATIO:g} × what it is at rest", bool(ratio and ratio <= _RATIO), True
             ),
