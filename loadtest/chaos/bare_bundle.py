@@ -13,8 +13,8 @@ from msd.contract.rows import RowCodec, RowContents, RowSide, has_semantic
 _SIDES: tuple[RowSide, ...] = ("user", "item")
 
 
-def bare_bundle(folder: Path, out: Path) -> Path:
-    """Writes the bundle in `folder` to `out`, without counts and histories in its rows."""
+def bare_bundle(folder: Path, out: Path, as_of: float) -> Path:
+    """Writes the bundle in `folder` to `out`; by its rows, nothing had happened up to `as_of` (unix s)."""
     bundle = open_bundle(folder)
     with new_bundle(out) as temporary:
         for path in bundle.folder.iterdir():
@@ -33,7 +33,7 @@ def bare_bundle(folder: Path, out: Path) -> Path:
                 has_semantic(records),
                 nothing,
                 nothing,
-                nothing,
+                nothing + as_of,
             )
             histories: list[list[str]] = [[]] * len(ids) if side == "user" else []
             (temporary / ROWS[side]).unlink()

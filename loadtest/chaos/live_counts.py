@@ -32,7 +32,7 @@ def _run(ground: Ground) -> Found:
     if not period.is_after:
         # The rows of this export know of some of what is to come.
         shutil.rmtree(ground.work / _NAME / "bare", ignore_errors=True)
-        bundle = bare_bundle(bundle, ground.work / _NAME / "bare")
+        bundle = bare_bundle(bundle, ground.work / _NAME / "bare", period.before)
     states = ground.work / _NAME / "states"
     shutil.rmtree(states, ignore_errors=True)
     frozen = _replayed(ground, period, "frozen", bundle=made.bundle)

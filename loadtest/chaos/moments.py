@@ -6,15 +6,18 @@ And what the model says of the same rows offline, where there is one.
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from loadtest.live_replay import Asked, Moment
 from msd.benchmark.live import with_live_counts
 from msd.contract.bundle import open_bundle
+from msd.contract.encode import encode_side
 from msd.dataset.load import load_dataset
 from msd.dataset.split import Part, split_events
 from msd.ranker.features import build_features
@@ -35,6 +38,11 @@ class Period(NamedTuple):
     users: NDArray[np.int64]
     moments: list[Moment]
     is_after: bool
+
+    @property
+    def before(self) -> float:
+        """A time (unix s) before all moments."""
+        return float(self.moments[0].events[0]["at"]) - 1.0
 
 
 def period_of(dataset: Path, bundle: Path, most: int, from_nothing: bool = False) -> Period:
@@ -62,11 +70,21 @@ def period_of(dataset: Path, bundle: Path, most: int, from_nothing: bool = False
 
 
 def offline_scores(dataset: Path, student: Path, model: Path, most: int) -> Floats:
-    """What the model says of the first `most` test rows [n], with counts kept up to date."""
+    """What the model says of the first `most` test rows [n], with counts kept up to date, and with what is a constant
+    when serving as that constant."""
     data = load_dataset(dataset)
     trained, record = load_ranker(model)
     features = build_features(data, trained.schema, vectors_of(model, record, load_vectors(student)))
-    return predict(trained, with_live_counts(features, data), features.of_part(Part.TEST)[:most])
+    count = len(data.events)
+    context = {name: data.events[name].to_list() for name in trained.schema.settable["context"]}
+    constant = {name: [value] * count for name, value in trained.schema.serving_constants.items()}
+    categorical, numeric = encode_side(trained.schema, "context", {**context, **constant}, count)
+    served = replace(
+        with_live_counts(features, data),
+        context_categorical=torch.from_numpy(categorical),
+        context_dense=torch.from_numpy(numeric),
+    )
+    return predict(trained, served, features.of_part(Part.TEST)[:most])
 
 
 def _moments(

@@ -41,9 +41,9 @@ def test_live_scores_over_http_are_those_offline(made: Path, tmp_path: Path) -> 
     """Valid and test come after all that the exported rows know of."""
     period = period_of(made / "dataset", made / "bundle", EVERY)
     assert period.is_after
-    found = LIVE_COUNTS.run(Ground(made / "bundle", tmp_path / "chaos", Plan(workers=1), unheard, made))
+    found = LIVE_COUNTS.run(Ground(made / "bundle", tmp_path / "chaos", Plan(workers=1), unheard, data=made))
 
-    assert [check.what for check in found.checks if not check.holds and not check.is_timed] == []
+    assert [check.what for check in found.checks if not check.holds and not check.is_timed] == [], found.figures
     figures = found.figures
     assert figures["live_events"] == sum(len(moment.events) for moment in period.moments)
     # Vectors are rounded to fp16 in rows.
@@ -55,7 +55,7 @@ def test_so_they_are_where_all_is_told_from_the_beginning(run: Run, exported: Ex
     """And what is not told is not known: rows without counts and histories are scored as such."""
     period = period_of(run.dataset, exported.bundle.folder, EVERY, from_nothing=True)
     offline = offline_scores(run.dataset, run.student, run.semantic, EVERY)
-    bare = bare_bundle(exported.bundle.folder, tmp_path / "bare")
+    bare = bare_bundle(exported.bundle.folder, tmp_path / "bare", period.before)
     scores = []
     for live in ("on", "off"):
         folder = tmp_path / live
