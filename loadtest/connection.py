@@ -9,6 +9,8 @@ from typing import Protocol, cast
 
 import httptools
 
+_DEGRADED = b'"degraded":'
+
 
 class Listener(Protocol):
     """Hears of a connection's replies and of its end."""
@@ -28,11 +30,17 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._transport: asyncio.WriteTransport | None = None
         self.intended: float | None = None
+        self.is_degraded = False
+        """Whether the reply says that not all of it was scored from all that there is."""
+        self._end = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.WriteTransport, transport)
 
     def data_received(self, data: bytes) -> None:
+        # Searched for, not parsed: inside of a string the quotation marks would be escaped.
+        self.is_degraded = self.is_degraded or _DEGRADED in self._end + data
+        self._end = data[-len(_DEGRADED) :]
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
@@ -55,7 +63,7 @@ class Connection(asyncio.Protocol):
     def send(self, request: bytes, intended: float) -> None:
         """Sends one; the one before has been answered."""
         assert self._transport is not None, "a connection is used once it is made"
-        self.intended = intended
+        self.intended, self.is_degraded, self._end = intended, False, b""
         self._transport.write(request)
 
     def close(self) -> None:

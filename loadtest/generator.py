@@ -232,7 +232,8 @@ class _Load:
         self._see(connection, intended, status)
         if status == 200:
             self._outcome.latency.record(now - intended)
-            self._outcome.in_time += now <= self._ends_at
+            self._outcome.degraded += connection.is_degraded
+            self._outcome.in_time += now <= self._ends_at and not connection.is_degraded
         if self._is_closed_loop and now < self._ends_at:
             self._due.append(now)
         if connection.is_open:

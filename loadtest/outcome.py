@@ -13,14 +13,16 @@ from loadtest.histogram import Histogram
 class Outcome:
     """Counts of replies by status, and how long those with 200 took from the moment that they were meant to be sent.
 
-    `in_time` are those with 200 that came before the `seconds` of the run were over; `lost` had their connection
-    closed; `unanswered` had no reply when the run was given up. `late` says how late the generator itself was;
-    `cpu_seconds` what it took of a core; `connections` are the most that were open at one time.
+    `in_time` are those with 200 that came before the `seconds` of the run were over, without those that said that they
+    were `degraded`, as replies in part are; `lost` had their connection closed; `unanswered` had no reply when the run
+    was given up. `late` says how late the generator itself was; `cpu_seconds` what it took of a core; `connections` are
+    the most that were open at one time.
     """
 
     seconds: float
     offered: int = 0
     in_time: int = 0
+    degraded: int = 0
     lost: int = 0
     unanswered: int = 0
     cpu_seconds: float = 0.0
@@ -31,7 +33,7 @@ class Outcome:
 
     @property
     def goodput(self) -> float:
-        """Requests a second that were scored within the run."""
+        """Requests a second that were scored within the run, wholly."""
         return self.in_time / self.seconds
 
     def add(self, other: "Outcome") -> None:
@@ -39,6 +41,7 @@ class Outcome:
         self.seconds += other.seconds
         self.offered += other.offered
         self.in_time += other.in_time
+        self.degraded += other.degraded
         self.lost += other.lost
         self.unanswered += other.unanswered
         self.cpu_seconds += other.cpu_seconds
@@ -55,6 +58,7 @@ class Outcome:
             "seconds": round(self.seconds, 2),
             "offered": self.offered,
             "goodput": round(self.goodput, 2),
+            "degraded": self.degraded,
             "statuses": counts | {"lost": self.lost, "unanswered": self.unanswered},
             **{name: round(value, 3) if self.latency.count else None for name, value in percentiles.items()},
             "client_late_p99_ms": round(self.late.percentile_ms(99), 3) if self.late.count else None,

@@ -12,9 +12,10 @@ REPLY, CLOSE, HANG, NOISE, DIE = "reply", "close", "hang", "noise", "die"
 @dataclass
 class Script:
     """What is done with the n-th request: a status to reply with and the seconds before, or what else; by default 200
-    at once. `bodies` keeps what came."""
+    at once. `bodies` keeps what came, `reply` is the body of its reply."""
 
     answer: Callable[[int], tuple[str, int, float]] = lambda number: (REPLY, 200, 0.0)
+    reply: Callable[[int], bytes] = lambda number: b"{}"
     bodies: list[bytes] = field(default_factory=list)
     connections: int = 0
     server: asyncio.Server | None = None
@@ -69,7 +70,8 @@ async def _talk(script: Script, reader: asyncio.StreamReader, writer: asyncio.St
         while head := await reader.readuntil(b"\r\n\r\n"):
             length = int(head.lower().split(b"content-length:")[1].split()[0])
             script.bodies.append(await reader.readexactly(length))
-            what, status, seconds = script.answer(len(script.bodies) - 1)
+            number = len(script.bodies) - 1
+            what, status, seconds = script.answer(number)
             if what == HANG:
                 await asyncio.sleep(3_600)
             await asyncio.sleep(seconds)
@@ -80,7 +82,13 @@ async def _talk(script: Script, reader: asyncio.StreamReader, writer: asyncio.St
             if what == NOISE:
                 writer.write(b"this is not HTTP\r\n\r\n")
                 continue
-            writer.write(b"HTTP/1.1 %d x\r\ncontent-length: 2\r\n\r\n{}" % status)
+            body = script.reply(number)
+            # In two parts, as large replies come.
+            half = len(body) // 2
+            writer.write(b"HTTP/1.1 %d x\r\ncontent-length: %d\r\n\r\n" % (status, len(body)) + body[:half])
+            await writer.drain()
+            await asyncio.sleep(0)
+            writer.write(body[half:])
     except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
         pass
     finally:

@@ -56,6 +56,22 @@ def test_outcomes_are_told_apart() -> None:
     assert told["statuses"] == {"200": 20, "429": 10, "500": 10, "504": 10, "lost": 10, "unanswered": 0}
 
 
+def test_replies_in_part_are_no_goodput() -> None:
+    def reply(number: int) -> bytes:
+        return (
+            b'{"candidates":{},"degraded":{"a":1}}' if number % 4 == 1 else b'{"candidates":{"id":["\\"degraded\\":"]}}'
+        )
+
+    script = Script(lambda number: (REPLY, 200 if number % 4 < 3 else 429, 0.0), reply)
+    with small_server(script) as url:
+        # A second in which to answer what is asked at once, so that all comes in time.
+        found = open_loop(Target(url, REQUESTS), np.zeros(40), 1.0, BRIEF)
+
+    assert found.statuses == {200: 30, 429: 10}
+    assert (found.degraded, found.in_time, found.latency.count) == (10, 20, 30)
+    assert found.as_json()["degraded"] == 10
+
+
 def test_more_connections_are_opened_when_all_are_busy_but_not_without_end() -> None:
     script = Script(lambda number: (REPLY, 200, 0.3))
     with small_server(script) as url:
