@@ -20,7 +20,6 @@ from service.watched import Watched
 
 _BEARER = b"bearer "
 _SAY_AGAIN_S = 10.0
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 Need = KeyScope | Literal["any"] | None
 """A scope; any key at all; or none."""
 
@@ -98,16 +97,6 @@ def open_guard(settings: Settings, metrics: Metrics) -> Guard | None:
     if path is None:
         return None
     return Guard(Watched("keys", [path], lambda: read_keys(path), metrics.keys_stale), settings, metrics)
-
-
-def check_keys(settings: Settings) -> None:
-    """Has a file that is none stop the start, rather than one worker after the other; says so where there is none."""
-    if settings.keys_file is not None:
-        read_keys(settings.keys_file)
-        return
-    log = structlog.get_logger("msd.guard")
-    tell = log.info if settings.host in LOOPBACK else log.warning
-    tell("open_to_all", reason="MSD_KEYS_FILE is not set: whoever reaches the port may ask; there are no admin routes")
 
 
 class GuardMiddleware:

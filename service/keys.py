@@ -11,9 +11,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, Self
 
+import structlog
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from msd.contract.errors import MsdError
+from service.listener import LOOPBACK
+from service.settings import Settings
 
 KeyScope = Literal["score", "events", "metrics", "admin"]
 KEY_SCOPES: tuple[KeyScope, ...] = ("score", "events", "metrics", "admin")
@@ -113,3 +116,13 @@ def new_key(name: str, scopes: tuple[KeyScope, ...], not_after: datetime | None)
 def _key(entry: KeyEntry) -> Key:
     until = entry.not_after.timestamp() if entry.not_after else None
     return Key(entry.name, frozenset(entry.scopes), bytes.fromhex(entry.sha256), until)
+
+
+def check_keys(settings: Settings) -> None:
+    """Has a file that is none stop the start, rather than one worker after the other; says so where there is none."""
+    if settings.keys_file is not None:
+        read_keys(settings.keys_file)
+        return
+    log = structlog.get_logger("msd.guard")
+    tell = log.info if settings.host in LOOPBACK else log.warning
+    tell("open_to_all", reason="MSD_KEYS_FILE is not set: whoever reaches the port may ask; there are no admin routes")

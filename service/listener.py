@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from msd.contract.errors import MsdError
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+"""Addresses that only this machine reaches."""
 _BACKLOG = 2_048
 _SO_ATTACH_FILTER = 26
 

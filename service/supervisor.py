@@ -17,7 +17,7 @@ from msd.contract.errors import MsdError
 from service.cold.side import encoder_side
 from service.cores import usable_cores, worker_count
 from service.exchange import Exchange
-from service.guard import check_keys
+from service.keys import check_keys
 from service.lineup.follower import Follower
 from service.lineup.held import private_folder
 from service.lineup.rollout import Rollout

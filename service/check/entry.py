@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from msd.contract.errors import MsdError
 from service.check.finding import Finding, Group
-from service.guard import LOOPBACK
 from service.keys import read_keys
+from service.listener import LOOPBACK
 from service.settings import Settings
 from service.tls import check_tls
 

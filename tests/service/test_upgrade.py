@@ -1,6 +1,6 @@
 """Offers of another protocol are passed over, wherever the network cuts them, and no byte is won or lost by it."""
 
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from service.upgrade import Offers
@@ -30,8 +30,9 @@ def passed(pieces: list[bytes]) -> bytes:
 @given(HEADS, st.lists(st.integers(0, 60)))
 @example(b"GET / HTTP/1.1\r\nUPGRADE: h2c", [15, 16, 20])
 def test_a_cut_changes_nothing(head: bytes, cuts: list[int]) -> None:
-    # Without an end before its own.
-    whole = head.replace(b"\r\n\r\n", b"") + b"\r\nlast: 1\r\n\r\n"
+    whole = head + b"\r\nlast: 1\r\n\r\n"
+    # Behind a head's end is a body, which is another matter.
+    assume(whole.index(b"\r\n\r\n") == len(whole) - 4)
     places = [0, *sorted(place for place in cuts if place < len(whole)), len(whole)]
     seen = passed([whole[start:end] for start, end in zip(places, places[1:], strict=False)])
 
