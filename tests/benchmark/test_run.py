@@ -76,8 +76,10 @@ def test_all_rows_have_a_probability_and_live_counts_change_it(results: Results)
 
 
 def test_seeds_and_variants_differ(results: Results) -> None:
-    said = [one.test for by_seed in results.found.values() for one in by_seed.values()]
-    assert len({one.tobytes() for one in said}) == len(said)
+    # Tuning may leave a model as it was, where valid does not rank better for it.
+    for either in (OURS, UNTUNED):
+        said = [one.test for name, seeds in results.found.items() if name != either for one in seeds.values()]
+        assert len({one.tobytes() for one in said}) == len(said)
 
 
 def test_a_tuned_model_starts_from_the_one_without_tuning(results: Results, work: Path) -> None:
