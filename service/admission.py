@@ -120,7 +120,9 @@ class Admission:
 
     @property
     def _workers(self) -> int:
-        return max(1, int(sum(self._metrics.families.over_rows(self._metrics.ready_place))))
+        """Those that answer; while all drain, none wants more, and all answer who is in."""
+        over_rows, metrics = self._metrics.families.over_rows, self._metrics
+        return int(sum(over_rows(metrics.ready_place)) or sum(over_rows(metrics.workers.place)) or 1)
 
     @property
     def _wait_s(self) -> float:

@@ -157,7 +157,7 @@ def test_while_the_only_worker_is_replaced_clients_wait_at_the_door(bundle: Bund
 
 
 def test_a_worker_that_is_told_to_end_loses_nothing(bundle: Bundle, tmp_path: Path) -> None:
-    with live_service(bundle.folder, tmp_path, workers=2) as running:
+    with live_service(bundle.folder, tmp_path, workers=2, deadline_ms=60_000) as running:
         wait_until(lambda: running.metric("msd_workers_ready") == 2)
         load = Load(running, 4)
         wait_until(lambda: load.statuses[200] >= 40)
@@ -210,7 +210,8 @@ def test_more_connections_at_once_than_a_channel_holds(pair: LiveService) -> Non
 def test_the_end_of_several_workers_loses_no_accepted_request(
     bundle: Bundle, tmp_path: Path, number: signal.Signals
 ) -> None:
-    with live_service(bundle.folder, tmp_path, workers=3, drain_seconds=0.3) as running:
+    # Time enough for three workers on a busy machine.
+    with live_service(bundle.folder, tmp_path, workers=3, drain_seconds=0.3, deadline_ms=60_000) as running:
         wait_until(lambda: running.metric("msd_workers_ready") == 3)
         load = Load(running, 6)
         wait_until(lambda: load.statuses[200] >= 60)
@@ -352,7 +353,7 @@ def test_two_services_side_by_side(bundle: Bundle, other_bundle: Bundle, pair: L
 
 def test_more_workers_than_cores_are_warned_of(bundle: Bundle, tmp_path: Path) -> None:
     cores = len(os.sched_getaffinity(0))
-    with live_service(bundle.folder, tmp_path, workers=cores + 1) as running:
+    with live_service(bundle.folder, tmp_path, workers=cores + 1, deadline_ms=60_000) as running:
         (warning,) = [line for line in running.log() if line["event"] == "more_threads_than_cores"]
         assert (warning["level"], warning["workers"], warning["threads"]) == ("warning", cores + 1, 1)
 
