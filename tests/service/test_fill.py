@@ -29,19 +29,6 @@ ALL = [f"i{number}" for number in range(ITEMS)]
 FAST = 1e6
 
 
-@pytest.fixture
-def published(redis_server: ValkeyServer, bundle: Bundle) -> ValkeyServer:
-    """A server with the plain bundle's rows."""
-    publish(bundle.folder, redis_server.connection_url, lambda copied, total: None)
-    return redis_server
-
-
-@pytest.fixture
-def client(published: ValkeyServer) -> Redis:
-    """Another writer."""
-    return Redis.from_url(published.connection_url)
-
-
 def run(bundle: Bundle, url: str, use: Callable[[RedisStore], Awaitable[None]], cache_bytes: int = 10**6) -> Metrics:
     """Uses a store that fills itself."""
 

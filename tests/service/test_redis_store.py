@@ -27,13 +27,6 @@ def quiet(copied: int, total: int) -> None:
 
 
 @pytest.fixture
-def published(redis_server: ValkeyServer, bundle: Bundle) -> ValkeyServer:
-    """A server with the plain bundle's rows."""
-    publish(bundle.folder, redis_server.connection_url, quiet)
-    return redis_server
-
-
-@pytest.fixture
 def with_redis(published: ValkeyServer, bundle: Bundle, tmp_path: Path) -> Iterator[LiveService]:
     """The plain bundle served from that server, of which no row is brought near before it is asked for. The time limit
     is wide, for the machine may be busy."""
