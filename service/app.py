@@ -24,6 +24,7 @@ from service.errors import ErrorResponse
 from service.events_route import PATH as EVENTS_PATH
 from service.events_route import EventsRoute
 from service.exchange import Exchange
+from service.explain.explainer import Explainer
 from service.guard import Guard, GuardMiddleware, open_guard
 from service.health import health_routes
 from service.lineup.lineup import Lineup, Serving
@@ -90,7 +91,8 @@ def create_app(
     scorer = Scorer(queue, admission, metrics, live_rows, cold_ads)
     shadowing = Shadowing(scorer, queue, metrics, settings.max_candidates)
     request_log = _request_log(settings, metrics, side_folder)
-    scoring = Scoring(serving, scorer, admission, metrics, settings.max_candidates, shadowing, request_log)
+    explainer = Explainer(queue, admission)
+    scoring = Scoring(serving, scorer, admission, metrics, settings.max_candidates, shadowing, request_log, explainer)
     # Where rows are waited for, the next request's may come while the model runs.
     ahead = int(settings.store == "redis")
     siblings = Siblings(exchange, metrics, serving, queue, scoring, ahead) if exchange else None

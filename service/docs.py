@@ -139,7 +139,7 @@ def _operation(example: dict[str, Any] | None, most_ms: int) -> dict[str, Any]:
         "X-Request-Id": {"schema": {"type": "string"}, "description": "The request's id, given or made."},
         "Server-Timing": {
             "schema": {"type": "string"},
-            "description": "parse, rows, queue, run and total, in milliseconds.",
+            "description": "parse, rows, queue, run and total, in milliseconds; and explain, where it was asked for.",
         },
     }
     reply = {"schema": {"$ref": _REF.format(model="ScoreReply")}}

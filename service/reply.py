@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from msd.contract.assemble import Rung, UserRung
 from msd.contract.request import CheckedRequest
+from service.explain.explainer import Explanation
 from service.scorer import Scored
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -43,6 +44,32 @@ class Degraded(BaseModel):
     )
 
 
+class Shares(BaseModel):
+    """Log-odds by candidate, which sum to those of its pCTR less those of `base` (Shapley values of the groups)."""
+
+    semantic: list[float] = Field(description="The vectors of what the teacher knows of user, item and history.")
+    id: list[float] = Field(description="What was learned by heart of user and item by their ids.")
+    dense: list[float] = Field(description="Categories, numbers, counts and the context.")
+    history: list[float] = Field(description="The items that the user clicked.")
+
+
+class ExplainedHistory(BaseModel):
+    """The items of the history that the model saw, oldest first, the latest 50 at most."""
+
+    id: list[str]
+    effect: list[list[float]] = Field(
+        description="By candidate, one an item: how much lower its log-odds would be if the item were not there."
+    )
+
+
+class ExplanationReply(BaseModel):
+    """What the scores came of, in the order of `candidates`."""
+
+    base: Probability = Field(description="The pCTR where nothing at all is known of the request.")
+    shares: Shares
+    history: ExplainedHistory
+
+
 class ScoreReply(BaseModel):
     """The answer to a scoring request."""
 
@@ -51,15 +78,22 @@ class ScoreReply(BaseModel):
     arm: str | None = Field(default=None, description="Of the experiment, where there is one; else absent.")
     candidates: ScoredCandidates
     degraded: Degraded | None = None
+    explanation: ExplanationReply | None = Field(default=None, description="Where the request says `explain`.")
 
 
 def build_reply(
-    request_id: str, model_version: str, request: CheckedRequest, scored: Scored, arm: str | None = None
+    request_id: str,
+    model_version: str,
+    request: CheckedRequest,
+    scored: Scored,
+    arm: str | None = None,
+    explanation: Explanation | None = None,
 ) -> bytes:
     """The JSON of the reply; `arm` is named where there are several."""
     pctr = scored.scores["pctr"]
     ecpm = _ecpm(request.bids, pctr)
     columns: dict[str, Any] = {"id": request.ids, **scored.scores}
+    order: slice | NDArray[np.intp] = slice(None)
     if request.top_k is None:
         columns["ecpm"] = ecpm
     else:
@@ -77,8 +111,18 @@ def build_reply(
         degraded["candidates"] = scored.degraded_candidates
     if degraded:
         document["degraded"] = degraded
+    if explanation is not None:
+        document["explanation"] = _explained(explanation, order)
     # Without a bid there is no eCPM: NaN, which becomes null.
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _explained(explanation: Explanation, order: slice | NDArray[np.intp]) -> dict[str, Any]:
+    return {
+        "base": explanation.base,
+        "shares": {group: share[order] for group, share in explanation.shares.items()},
+        "history": {"id": explanation.history, "effect": explanation.effects[order].tolist()},
+    }
 
 
 def _ecpm(bids: list[float | None] | None, pctr: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from msd.contract.request import parse_request_by
 from service.admission import Admission, Load
+from service.explain.explainer import Explainer
 from service.lineup.lineup import Lineup, Serving
 from service.lineup.shadowing import Shadowing
 from service.metrics import Metrics
@@ -18,6 +19,7 @@ from service.request_log.sender import RequestLog
 from service.scorer import Scorer, Terms
 
 _TIMING = b"parse;dur=%.3f, rows;dur=%.3f, queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f"
+_EXPLAINED = b", explain;dur=%.3f"
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -54,6 +56,7 @@ class Scoring:
         max_candidates: int,
         shadowing: Shadowing,
         request_log: RequestLog | None,
+        explainer: Explainer,
     ) -> None:
         self._serving = serving
         self._scorer = scorer
@@ -62,6 +65,7 @@ class Scoring:
         self._max_candidates = max_candidates
         self._shadowing = shadowing
         self._request_log = request_log
+        self._explainer = explainer
 
     async def answer(self, asked: Asked) -> Answer:
         """Raises RequestError and what the scorer raises."""
@@ -77,20 +81,24 @@ class Scoring:
         arm = lineup.arm_of(request.user_id)
         model = arm.model
         scored = await self._scorer.score(model, request, asked.terms)
+        explanation = await self._explainer.explain(model, request, scored, asked.terms) if request.explain else None
         started = time.perf_counter()
         self._metrics.candidates.observe(count)
         if lineup.is_split:
             self._metrics.arms[arm.slot].inc()
         named = arm.name if lineup.is_split else None
-        reply = build_reply(asked.request_id, model.version, request, scored, named)
+        reply = build_reply(asked.request_id, model.version, request, scored, named, explanation)
         ended = time.perf_counter()
         # Without the sending: it wakes the client, which on the same machine may go first.
         stages["reply"].observe(ended - started)
         taken = (parse_s, scored.rows_s, scored.queue_s, scored.run_s, ended - asked.began)
+        timing = _TIMING % tuple(1000 * seconds for seconds in taken)
+        if explanation is not None:
+            timing += _EXPLAINED % (1000 * explanation.seconds)
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(reply)),
-            (b"server-timing", _TIMING % tuple(1000 * seconds for seconds in taken)),
+            (b"server-timing", timing),
         ]
         degraded: dict[str, int] = dict(Counter(scored.degraded_candidates.values()))
         if scored.degraded_user:

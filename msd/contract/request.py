@@ -17,6 +17,7 @@ from msd.contract.errors import ContractError, SchemaError
 from msd.contract.schema import MAX_ID_CHARS, FeatureSchema, Side
 
 MAX_CANDIDATES = 2_000
+MAX_EXPLAINED = 200
 MAX_HISTORY = 1_000
 MAX_TEXT_CHARS = 10_000
 _SHOWN_CHARS = 60
@@ -132,6 +133,10 @@ class ScoreRequest(Wire):
     user: UserOverride | None = None
     items: dict[Id, ItemOverride | None] | None = None
     top_k: Annotated[int, Field(ge=1)] | None = Field(default=None, description="Rank and return at most so many.")
+    explain: bool | None = Field(
+        default=None,
+        description=f"Whether the reply is to say what each score came of; then at most {MAX_EXPLAINED} candidates.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +153,7 @@ class CheckedRequest:
     item_features: dict[str, dict[str, Value]] = field(default_factory=dict)
     item_texts: dict[str, str] = field(default_factory=dict)
     top_k: int | None = None
+    explain: bool = False
 
 
 def parse_request(body: bytes, schema: FeatureSchema, max_candidates: int = MAX_CANDIDATES) -> CheckedRequest:
@@ -240,6 +246,8 @@ def check_keys(parts: Mapping[str, object]) -> None:
 def _check(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int) -> CheckedRequest:
     ids = wire.candidates.id
     _check_count(ids, max_candidates)
+    if wire.explain:
+        _check_explained(ids)
     overrides = {item_id: override for item_id, override in (wire.items or {}).items() if override is not None}
     if overrides:
         candidates = set(ids)
@@ -266,6 +274,7 @@ def _check(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int) -> Ch
             if override.text and not override.text.isspace()
         },
         top_k=wire.top_k,
+        explain=wire.explain is True,
     )
 
 
@@ -273,6 +282,13 @@ def _check_count(ids: Sequence[object], max_candidates: int) -> None:
     if len(ids) > max_candidates:
         raise TooManyCandidates(
             f"{len(ids)} candidates; one request may have {max_candidates}: split it", "candidates.id"
+        )
+
+
+def _check_explained(ids: Sequence[str]) -> None:
+    if len(ids) > MAX_EXPLAINED:
+        raise TooManyCandidates(
+            f"{len(ids)} candidates; with `explain` one request may have {MAX_EXPLAINED}: split it", "candidates.id"
         )
 
 

@@ -1,0 +1,160 @@
+"""`explain: true` over HTTP: the same scores to the bit, shares that sum to them, effects that can be had otherwise."""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from msd.contract.bundle import Bundle
+from msd.contract.request import parse_request
+from service.admission import Admission
+from service.errors import DeadlineExceeded
+from service.explain.explainer import Explainer, log_odds
+from service.lineup.model import load_model
+from service.metrics import Metrics
+from service.run_queue import RunQueue
+from service.scorer import Scorer, Terms
+from service.settings import Settings
+from tests.service.bundle_factory import AT, golden_requests
+from tests.service.live import LiveService
+
+ASKED: dict[str, Any] = {
+    "user_id": "u1",
+    "at": AT,
+    "context": {"hour": 13, "device": "ios", "temperature": 21.5},
+    "candidates": {"id": ["i1", "i2", "i3", "i250"], "bid": [0.4, 1.2, None, 0.7]},
+    "user": {"history": ["i7", "?", "i8", "i10"]},
+}
+
+
+@pytest.fixture(scope="module")
+def client(service: LiveService) -> Iterator[httpx.Client]:
+    """One kept connection to the shared service."""
+    with service.client() as kept:
+        yield kept
+
+
+def reply(client: httpx.Client, document: dict[str, Any], **more: Any) -> dict[str, Any]:  # noqa: ANN401
+    """The reply, which is a success."""
+    answer = client.post("/v1/score", json={**document, **more})
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def odds(found: dict[str, Any]) -> NDArray[np.float64]:
+    """Log-odds of a reply's scores."""
+    return log_odds(np.array(found["candidates"]["pctr"], np.float32))
+
+
+@pytest.mark.parametrize("document", [*golden_requests(), ASKED])
+def test_scores_are_the_same_to_the_bit_and_shares_sum_to_them(client: httpx.Client, document: dict[str, Any]) -> None:
+    plain, explained = reply(client, document), reply(client, document, explain=True)
+    assert "explanation" not in plain
+    explanation = explained.pop("explanation")
+    assert {**explained, "request_id": ""} == {**plain, "request_id": ""}
+    shares = explanation["shares"]
+    assert list(shares) == ["semantic", "id", "dense", "history"]
+    base = log_odds(np.array([explanation["base"]], np.float32))
+    np.testing.assert_allclose(sum(map(np.array, shares.values())), odds(plain) - base, atol=1e-5)
+
+
+def test_the_base_is_the_score_where_nothing_is_known(client: httpx.Client) -> None:
+    nothing = reply(client, {"user_id": "nobody", "at": AT, "candidates": {"id": ["nothing"]}}, explain=True)
+    assert nothing["explanation"] == {
+        "base": pytest.approx(nothing["candidates"]["pctr"][0], abs=1e-6),
+        "shares": {"semantic": [0.0], "id": [0.0], "dense": [0.0], "history": [0.0]},
+        "history": {"id": [], "effect": [[]]},
+    }
+    base = reply(client, ASKED, explain=True)["explanation"]["base"]
+    assert base == pytest.approx(nothing["candidates"]["pctr"][0], abs=1e-6)
+
+
+def test_what_the_request_has_nothing_of_has_no_share(client: httpx.Client) -> None:
+    bare = {"user_id": "nobody", "at": AT, "candidates": {"id": ["new"]}, "items": {"new": {"features": {"price": 3}}}}
+    shares = reply(client, bare, explain=True)["explanation"]["shares"]
+    assert shares["dense"][0] != 0.0
+    assert (shares["semantic"], shares["id"], shares["history"]) == ([0.0], [0.0], [0.0])
+
+
+def test_an_effect_is_what_the_score_loses_without_the_item(client: httpx.Client) -> None:
+    whole = reply(client, ASKED, explain=True)
+    history = whole["explanation"]["history"]
+    assert history["id"] == ["i7", "i8", "i10"]
+    for place, item_id in enumerate(history["id"]):
+        kept = [one for one in history["id"] if one != item_id]
+        without = reply(client, ASKED, user={"history": kept})
+        effects = [row[place] for row in history["effect"]]
+        np.testing.assert_allclose(effects, odds(whole) - odds(without), atol=1e-5)
+        assert max(map(abs, effects)) > 1e-4
+
+
+def test_under_top_k_the_explanation_has_the_order_of_the_candidates(client: httpx.Client) -> None:
+    whole, ranked = reply(client, ASKED, explain=True), reply(client, ASKED, explain=True, top_k=3)
+    places = [whole["candidates"]["id"].index(one) for one in ranked["candidates"]["id"]]
+    assert places != [0, 1, 2]
+    for group, share in ranked["explanation"]["shares"].items():
+        assert share == [whole["explanation"]["shares"][group][place] for place in places]
+    effects = whole["explanation"]["history"]["effect"]
+    assert ranked["explanation"]["history"]["effect"] == [effects[place] for place in places]
+
+
+def test_server_timing_says_what_it_took(client: httpx.Client) -> None:
+    timing = client.post("/v1/score", json={**ASKED, "explain": True}).headers["server-timing"]
+    stages = {name: float(ms) for name, ms in (part.strip().split(";dur=") for part in timing.split(","))}
+    assert list(stages) == ["parse", "rows", "queue", "run", "total", "explain"]
+    assert 0 < stages["explain"] < stages["total"]
+
+
+@pytest.mark.parametrize("value", ["true", 1, 0, {}, []])
+def test_anything_but_a_boolean_is_refused(client: httpx.Client, value: object) -> None:
+    answer = client.post("/v1/score", json={**ASKED, "explain": value})
+    assert (answer.status_code, answer.json()["error"]["field"]) == (422, "explain")
+
+
+@pytest.mark.parametrize("value", [False, None])
+def test_no_equals_its_absence(client: httpx.Client, value: bool | None) -> None:
+    assert "explanation" not in reply(client, ASKED, explain=value)
+
+
+def test_more_candidates_than_can_be_explained_are_refused(client: httpx.Client) -> None:
+    many = {"user_id": "u1", "candidates": {"id": [f"i{place}" for place in range(201)]}}
+    answer = client.post("/v1/score", json={**many, "explain": True})
+    assert (answer.status_code, answer.json()["error"]) == (
+        413,
+        {
+            "code": "too_many_candidates",
+            "message": "201 candidates; with `explain` one request may have 200: split it",
+            "field": "candidates.id",
+        },
+    )
+    assert len(reply(client, many)["candidates"]["id"]) == 201
+
+
+def test_what_cannot_be_explained_in_time_is_an_error_and_no_half_answer(bundle: Bundle) -> None:
+    metrics = Metrics()
+    model = load_model(bundle, Settings(bundle=bundle.folder), metrics, {})
+    admission = Admission(metrics, 20_000)
+    queue = RunQueue(metrics, admission)
+    request = parse_request(json.dumps(ASKED).encode(), bundle.schema)
+
+    async def explain(in_s: float, is_partial: bool = False) -> None:
+        far = time.perf_counter() + 60
+        scored = await Scorer(queue, admission, metrics).score(model, request, Terms(far, lambda: False))
+        scored = replace(scored, basis=scored.basis._replace(is_partial=is_partial))
+        terms = Terms(time.perf_counter() + in_s, lambda: False)
+        await Explainer(queue, admission).explain(model, request, scored, terms)
+
+    asyncio.run(explain(60))
+    for in_s, is_partial in ((0.0, False), (60.0, True)):
+        with pytest.raises(DeadlineExceeded):
+            asyncio.run(explain(in_s, is_partial))
+    assert admission.is_empty
+    queue.close()
