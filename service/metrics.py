@@ -80,7 +80,7 @@ class Metrics:
         )
         self._requests = {int(code): counter for code, counter in requests.items()}
         self._request_seconds = families.histogram(
-            "msd_request_seconds", "From the first byte read to the reply.", _SECONDS
+            "msd_request_seconds", "From the first byte read to the reply, of requests that were scored.", _SECONDS
         )
         self.stages = families.histograms(
             "msd_stage_seconds", "Parts of a scoring request.", "stage", STAGES, _STAGE_SECONDS
@@ -274,7 +274,10 @@ class Metrics:
     def request(self, code: int, seconds: float) -> None:
         """Counts a scoring request that ended with `code`."""
         self._requests[code].inc()
-        self._request_seconds.observe(seconds)
+        if (
+            code == 200
+        ):  # refusals are quick: among the others they would make a service look the faster, the worse it is
+            self._request_seconds.observe(seconds)
 
     def connection_ended(self) -> None:
         """Counts a connection that this worker has no more."""

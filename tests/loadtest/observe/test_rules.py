@@ -1,0 +1,80 @@
+"""Recording rules and alerts: every query can be read, of families that there are; every alert is tested and explained.
+
+Whether Prometheus takes them, and what fires of what, `promtool` says (`make rules`, `rules_test.yaml`).
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import promql_parser
+import pytest
+import yaml
+
+from service.metrics import Metrics
+
+ROOT = Path(__file__).parents[3]
+FILES = ROOT / "helm/msd-ctr/files"
+RULES: list[dict[str, Any]] = [
+    rule for group in yaml.safe_load((FILES / "rules.yaml").read_text("utf-8"))["groups"] for rule in group["rules"]
+]
+RECORDED = {rule["record"] for rule in RULES if "record" in rule}
+ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
+
+
+def samples_named() -> set[str]:
+    """The names of all samples that the service can tell."""
+    endings = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
+    return {f"{one.name}{ending}" for one in Metrics().families.collect() for ending in endings[one.type]}
+
+
+def selectors_of(node: Any) -> set[str]:  # noqa: ANN401 - nodes of the parser have no common type
+    """The names of the series that an expression asks for."""
+    return {found.group() for found in re.finditer(r"\b(?:job|job_\w+)?:?(?:msd|process)[\w:]*", str(node))}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=[rule.get("record") or rule["alert"] for rule in RULES])
+def test_a_rule_asks_for_what_there_is(rule: dict[str, Any]) -> None:
+    asked = selectors_of(promql_parser.parse(rule["expr"]))
+
+    assert asked
+    assert asked <= samples_named() | RECORDED
+
+
+def test_what_is_not_there_is_seen() -> None:
+    assert selectors_of(promql_parser.parse("rate(msd_requests[5m]) > job:msd_slow:ratio_rate5m")) == {
+        "msd_requests",
+        "job:msd_slow:ratio_rate5m",
+    }
+    assert "msd_requests" not in samples_named()
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_an_alert_says_what_is_the_matter_and_what_to_do(name: str) -> None:
+    alert = ALERTS[name]
+    notes = alert["annotations"]
+    page, _, anchor = notes["runbook"].partition("#")
+    headings = re.findall(r"^## (.+)$", (ROOT / page).read_text("utf-8"), re.MULTILINE)
+
+    assert alert["labels"]["severity"] in ("critical", "warning")
+    assert notes["summary"]
+    assert notes["description"].endswith(".")
+    assert (anchor, page) == (name.lower(), "docs/runbook.md")
+    assert name in headings
+
+
+def test_the_runbook_knows_no_other_alerts() -> None:
+    assert re.findall(r"^## (.+)$", (ROOT / "docs/runbook.md").read_text("utf-8"), re.MULTILINE) == list(ALERTS)
+
+
+def test_every_alert_fires_in_the_tests_of_the_rules() -> None:
+    tests = yaml.safe_load((FILES / "rules_test.yaml").read_text("utf-8"))["tests"]
+    fired = {
+        name
+        for test in tests
+        for asked in test["promql_expr_test"]
+        for sample in asked["exp_samples"]
+        for name in re.findall(r'alertname="(\w+)"', sample["labels"])
+    }
+
+    assert fired == set(ALERTS)
