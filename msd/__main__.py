@@ -34,6 +34,8 @@ COMMANDS = {
     "publish": _Command("service.publish_command", "cpu", "Copy a bundle's rows into Redis and point to them."),
     "rollback": _Command("service.rollback_command", "cpu", "Back to the bundle before, in a folder or in Redis."),
     "sign": _Command("service.sign_command", "cpu,sign", "Sign a bundle for services that take signed ones alone."),
+    "pack": _Command("service.fetch.pack_command", "cpu", "Make one file with a digest of a bundle."),
+    "fetch": _Command("service.fetch.fetch_command", "cpu", "Fetch such a file by its digest, and unpack it."),
     "serve": _Command("service.serve_command", "cpu", "Answer scoring requests over HTTP."),
     "check": _Command("service.check_command", "cpu", "Say what is wrong with a deployment, and how to mend it."),
     "key": _Command("service.key_command", "cpu", "Make an API key, and the entry that lets it in."),

@@ -29,6 +29,8 @@ ARROWS = [
     Arrow("msd.contract", ("msd.contract",), only=frozenset({"numpy", "pydantic"})),
     Arrow("msd", ("msd",)),
     Arrow("service", ("service", "msd.contract"), forbidden=frozenset(HEAVY)),
+    # An init container runs it and nothing else.
+    Arrow("service.fetch", ("service.fetch", "service.trust", "msd.contract"), only=frozenset({"typer"})),
     Arrow("model_export", ("model_export", "msd")),
     # The pass knows graphs alone: it is to work on anybody's.
     Arrow("model_export.factorise", ("model_export.factorise", "model_export.errors", "msd.contract")),

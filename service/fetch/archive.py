@@ -1,0 +1,114 @@
+"""A bundle as one file: a tar of its files, gzipped or not, whose bytes depend on theirs alone; and back, warily.
+
+What is unpacked are regular files of the names that a bundle has, and nothing else.
+"""
+
+import gzip
+import io
+import shutil
+import tarfile
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+from msd.contract.bundle import FILES, open_bundle
+from msd.contract.files import atomic_file, sha256_file
+from service.fetch.errors import ArchiveError
+
+SUFFIXES = (".tar", ".tar.gz", ".tgz")
+_GZIP = b"\x1f\x8b"
+# Headers of tar's dialects that carry a name or a time; GNU tar, bsdtar and Python write them.
+_NOTES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME)
+_PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
+_MAX_NOTE_BYTES = 2**16
+_MAX_MEMBERS = 100
+
+
+def pack(folder: Path, path: Path) -> str:
+    """Writes the verified bundle in `folder` to `path`, and gives its SHA-256. Raises BundleError, ArchiveError."""
+    if not path.name.endswith(SUFFIXES):
+        raise ArchiveError(f"{path}: its name has to end with {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+    open_bundle(folder, rows=True)
+    try:
+        with atomic_file(path) as file:
+            if path.suffix == ".tar":
+                _write(folder, file)
+            else:
+                with gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0) as packed:
+                    _write(folder, packed)
+    except OSError as error:
+        raise ArchiveError(f"{path}: {error.strerror or error}") from None
+    return sha256_file(path)
+
+
+def _write(folder: Path, file: BinaryIO | gzip.GzipFile) -> None:
+    with tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT) as tar:
+        for name in sorted(FILES):
+            if (folder / name).is_file():
+                member = tarfile.TarInfo(name)
+                member.size, member.mode = (folder / name).stat().st_size, 0o644
+                with (folder / name).open("rb") as source:
+                    tar.addfile(member, source)
+
+
+def unpack(archive: Path, folder: Path, max_bytes: int) -> None:
+    """Puts the files of a bundle into an empty `folder`, reading at most `max_bytes`. Raises ArchiveError."""
+    with archive.open("rb") as file:
+        is_packed = file.read(2) == _GZIP
+        file.seek(0)
+        stream = _Bounded(gzip.GzipFile(fileobj=file) if is_packed else file, max_bytes)
+        try:
+            # As a stream: nothing is read twice, however the archive is made.
+            with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar:
+                for number, member in enumerate(tar):
+                    if number == _MAX_MEMBERS:
+                        raise ArchiveError(f"the archive holds more than {_MAX_MEMBERS} files and folders")
+                    _unpack_member(tar, member, folder)
+        except (tarfile.TarError, EOFError, RecursionError, zlib.error, gzip.BadGzipFile) as error:
+            raise ArchiveError(f"the archive is not a tar, or broken: {error}") from None
+        except OSError as error:
+            raise ArchiveError(f"{folder}: {error.strerror or error}") from None
+
+
+def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    parts = [part for part in member.name.split("/") if part not in ("", ".")]
+    if member.isdir() and len(parts) < 2 and ".." not in parts:
+        return
+    # tar writes what it was told to, `-C runs bundle` too.
+    name = parts[-1] if len(parts) in (1, 2) and not member.name.startswith("/") and parts[0] != ".." else ""
+    if not member.isreg() or member.issparse() or name not in FILES:
+        raise ArchiveError(f"the archive holds {member.name[:200]!r}, which is no file of a bundle; use `msd pack`")
+    source = tar.extractfile(member)
+    assert source is not None  # a regular file has contents
+    try:
+        with (folder / name).open("xb") as target:
+            shutil.copyfileobj(source, target, 2**18)
+    except FileExistsError:
+        raise ArchiveError(f"the archive holds {name!r} twice") from None
+
+
+class _Header(tarfile.TarInfo):
+    """The header of a member, refused before anything is read of it that is no file: links, devices, endless notes."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
+        header = super().frombuf(buf, encoding, errors)
+        if header.type not in (*_PLAIN, *_NOTES):
+            raise ArchiveError(f"the archive holds {header.name[:200]!r}, which is a link, a device or the like")
+        if header.type in _NOTES and header.size > _MAX_NOTE_BYTES:
+            raise ArchiveError(f"the archive has a header of {header.size} bytes; {_MAX_NOTE_BYTES} are the limit")
+        return header
+
+
+class _Bounded(io.RawIOBase):
+    """A stream that ends in an error when more is read than there should be: a bomb is not waited for."""
+
+    def __init__(self, source: BinaryIO | gzip.GzipFile, max_bytes: int) -> None:
+        self._source, self._left, self._max = source, max_bytes, max_bytes
+
+    def read(self, size: int = -1, /) -> bytes:
+        data = self._source.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise ArchiveError(f"the archive unpacks to more than {self._max} bytes, the limit (--max-mb)")
+        return data

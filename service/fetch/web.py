@@ -1,0 +1,113 @@
+"""Asks for things over HTTP, with the standard library alone, and sorts failures by whether to try again.
+
+Certificates are checked against the system's authorities, or those of SSL_CERT_FILE. A header that is a secret goes
+to the host that it was meant for and is not sent on to where that redirects.
+"""
+
+import http.client
+import ssl
+import urllib.request
+from collections.abc import Mapping
+from email.message import Message
+from typing import IO
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit, urlunsplit
+
+from service.fetch.errors import FetchError, Unavailable
+
+TIMEOUT_S = 30.0
+_PASSING = (408, 425, 429)
+_ADVICE = {
+    401: "it wants credentials, and those given, if any, are not good",
+    403: "the credentials, if any, do not allow it, or the signature of the address has ended",
+    404: "there is nothing at this address",
+}
+
+
+class _Request(urllib.request.Request):
+    """One that has statuses of errors which are an answer to it."""
+
+    expected: tuple[int, ...] = ()
+
+
+class _Statuses(urllib.request.HTTPErrorProcessor):
+    """Errors are raised, but for those that are expected."""
+
+    def http_response(
+        self, request: urllib.request.Request, response: http.client.HTTPResponse
+    ) -> http.client.HTTPResponse:
+        if response.status in getattr(request, "expected", ()):
+            return response
+        answer: http.client.HTTPResponse = super().http_response(request, response)
+        return answer
+
+    https_response = http_response
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows as usual, but from TLS nowhere without."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
+    ) -> urllib.request.Request | None:
+        if req.type == "https" and not newurl.startswith("https://"):
+            raise FetchError(f"{shown(req.full_url)}: redirects to {shown(newurl)}, which is not encrypted")
+        following = super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
+        if following is not None:
+            following.expected = getattr(req, "expected", ())  # type: ignore[attr-defined]
+        return following
+
+
+class Web:
+    """Opens addresses of http and https, and no others, wherever a redirect points."""
+
+    def __init__(self) -> None:
+        self._opener = urllib.request.OpenerDirector()
+        for handler in (
+            urllib.request.ProxyHandler(),
+            urllib.request.HTTPHandler(),
+            urllib.request.HTTPSHandler(context=ssl.create_default_context()),
+            urllib.request.UnknownHandler(),
+            urllib.request.HTTPDefaultErrorHandler(),
+            _Statuses(),
+            _Redirects(),
+        ):
+            self._opener.add_handler(handler)
+
+    def open(
+        self, url: str, headers: Mapping[str, str], secrets: Mapping[str, str], *, expected: tuple[int, ...] = ()
+    ) -> http.client.HTTPResponse:
+        """The reply, its body unread. A status of an error is raised, unless `expected`, as all that goes wrong."""
+        try:
+            request = _Request(url, headers=dict(headers))
+            request.expected = expected
+            for name, value in secrets.items():
+                request.add_unredirected_header(name, value)
+            reply: http.client.HTTPResponse = self._opener.open(request, timeout=TIMEOUT_S)
+            return reply
+        except HTTPError as error:
+            error.close()
+            kind = Unavailable if error.code >= 500 or error.code in _PASSING else FetchError
+            advice = _ADVICE.get(error.code)
+            raise kind(f"{shown(url)}: answers {error.code}" + (f": {advice}" if advice else "")) from None
+        except URLError as error:
+            if isinstance(error.reason, ssl.SSLCertVerificationError):
+                raise FetchError(
+                    f"{shown(url)}: its certificate is not trusted ({error.reason.verify_message}); name the"
+                    " authority's file in SSL_CERT_FILE"
+                ) from None
+            raise Unavailable(f"{shown(url)}: {_reason(error.reason)}") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise Unavailable(f"{shown(url)}: {_reason(error)}") from None
+        except ValueError as error:  # what is no URL
+            raise FetchError(f"{shown(url)}: {error}") from None
+
+
+def shown(url: str) -> str:
+    """The URL for people: without its query, which may be a signature, and without credentials."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def _reason(error: object) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -1,0 +1,134 @@
+"""Archives: the same bytes each time, and of a hostile one nothing but an error that says what it tried."""
+
+import gzip
+import io
+import os
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from msd.contract.bundle import FILES, MANIFEST, RANKER, Bundle
+from msd.contract.errors import BundleError
+from service.fetch.archive import pack, unpack
+from service.fetch.errors import ArchiveError
+from tests.service.fetch.conftest import Archive
+
+ROOM = 2**20
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name in FILES}
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.tgz"])
+def test_what_is_packed_is_unpacked(bundle: Bundle, tmp_path: Path, name: str) -> None:
+    pack(bundle.folder, tmp_path / name)
+    (tmp_path / "out").mkdir()
+    unpack(tmp_path / name, tmp_path / "out", ROOM)
+
+    assert _contents(tmp_path / "out") == _contents(bundle.folder)
+
+
+def test_the_same_bundle_makes_the_same_bytes(bundle: Bundle, archive: Archive, tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(bundle.folder, copy)
+    for path in copy.iterdir():
+        os.utime(path, (1, 1))
+        path.chmod(0o600)
+    (copy / "notes.txt").write_text("not a bundle's file")
+
+    assert f"sha256:{pack(copy, tmp_path / 'again.tar.gz')}" == archive.digest
+
+
+def test_only_a_whole_bundle_is_packed(copied_bundle: Path, tmp_path: Path) -> None:
+    (copied_bundle / RANKER).write_bytes(b"")
+
+    with pytest.raises(BundleError, match=RANKER):
+        pack(copied_bundle, tmp_path / "a.tar")
+    with pytest.raises(ArchiveError, match="has to end with"):
+        pack(copied_bundle, tmp_path / "a.zip")
+    assert not (tmp_path / "a.tar").exists()
+
+
+def _tar(*members: tuple[tarfile.TarInfo, bytes], form: int = tarfile.PAX_FORMAT) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w", format=form) as tar:
+        for member, content in members:
+            member.size = len(content) if member.isreg() else member.size
+            tar.addfile(member, io.BytesIO(content))
+    return made.getvalue()
+
+
+def _member(
+    name: str, kind: bytes = tarfile.REGTYPE, link: str = "", notes: dict[str, str] | None = None
+) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname, member.pax_headers = kind, link, notes or {}
+    return member
+
+
+def _endless_note() -> bytes:
+    return _tar((_member(MANIFEST, notes={"comment": "x" * 2**17}), b""))
+
+
+def _sparse() -> bytes:
+    return _tar((_member(MANIFEST, notes={"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}), b"1\n0\n1073741824\n"))
+
+
+HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
+    "absolute": (lambda: _tar((_member(f"/{MANIFEST}"), b"x")), "no file of a bundle"),
+    "upwards": (lambda: _tar((_member(f"../{MANIFEST}"), b"x")), "no file of a bundle"),
+    "upwards later": (lambda: _tar((_member(f"a/../../{MANIFEST}"), b"x")), "no file of a bundle"),
+    "deep": (lambda: _tar((_member(f"a/b/{MANIFEST}"), b"x")), "no file of a bundle"),
+    "a folder upwards": (lambda: _tar((_member("..", tarfile.DIRTYPE), b"")), "no file of a bundle"),
+    "another name": (lambda: _tar((_member("run.sh"), b"x")), "'run.sh', which is no file of a bundle"),
+    "no name": (lambda: _tar((_member(""), b"x")), "no file of a bundle"),
+    "a symbolic link": (lambda: _tar((_member(MANIFEST, tarfile.SYMTYPE, "/etc/passwd"), b"")), "a link"),
+    "a hard link": (lambda: _tar((_member(MANIFEST, tarfile.LNKTYPE, "/etc/passwd"), b"")), "a link"),
+    "a device": (lambda: _tar((_member(MANIFEST, tarfile.CHRTYPE), b"")), "a device"),
+    "a pipe": (lambda: _tar((_member(MANIFEST, tarfile.FIFOTYPE), b"")), "a device"),
+    "twice": (lambda: _tar((_member(MANIFEST), b"x"), (_member(f"a/{MANIFEST}"), b"y")), "twice"),
+    "a sparse file": (_sparse, "no file of a bundle"),
+    "a sparse file of old": (lambda: _tar((_member(MANIFEST, tarfile.GNUTYPE_SPARSE), b"")), "a link"),
+    "an endless note": (_endless_note, "a header of"),
+    "a bomb": (lambda: gzip.compress(_tar((_member(RANKER), bytes(2**21)))), "more than 1048576 bytes"),
+    "a bomb of folders": (
+        lambda: _tar(*((_member("a", tarfile.DIRTYPE), b"") for _ in range(101))),
+        "more than 100 files and folders",
+    ),
+    "endless notes": (lambda: _tar((_member("x" * 200), b""), form=tarfile.GNU_FORMAT)[:1024] * 999, "or broken"),
+    "cut off": (lambda: _tar((_member(RANKER), bytes(9_000)))[:5_000], "not a tar, or broken"),
+    "cut off when packed": (lambda: gzip.compress(_tar((_member(RANKER), os.urandom(9_000))))[:5_000], "or broken"),
+    "damaged when packed": (lambda: gzip.compress(os.urandom(9_000))[:40] + b"x" * 99, "not a tar, or broken"),
+    "no tar": (lambda: b"<html>please log in</html>" * 99, "not a tar, or broken"),
+    "nothing": (lambda: b"", "not a tar, or broken"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_archive_gets_nowhere(tmp_path: Path, name: str) -> None:
+    make, said = HOSTILE[name]
+    (tmp_path / "a").write_bytes(make())
+    target = tmp_path / "deep" / "target"
+    target.mkdir(parents=True)
+
+    with pytest.raises(ArchiveError, match=said):
+        unpack(tmp_path / "a", target, ROOM)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "deep"]
+    assert [path.name for path in target.parent.iterdir()] == ["target"]
+    assert all(path.is_file() and not path.is_symlink() for path in target.iterdir())
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("prefix", ["", "./", "bundle/", "./bundle/"])
+def test_what_tar_itself_packs_is_taken(tmp_path: Path, form: int, prefix: str) -> None:
+    members = [(_member(prefix + "./" if prefix else "./", tarfile.DIRTYPE), b""), (_member(prefix + RANKER), b"graph")]
+    members[1][0].mtime = 1.5  # which the newest of the forms writes as a note
+    (tmp_path / "a").write_bytes(_tar(*members, form=form))
+    (tmp_path / "out").mkdir()
+    unpack(tmp_path / "a", tmp_path / "out", ROOM)
+
+    assert (tmp_path / "out" / RANKER).read_bytes() == b"graph"

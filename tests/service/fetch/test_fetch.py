@@ -1,0 +1,262 @@
+"""Fetching from real servers: resumed, bounded, and never anything but what the digest says."""
+
+import base64
+import hashlib
+import json
+import re
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import trustme
+
+from msd.contract.bundle import RANKER, open_bundle
+from msd.contract.errors import BundleError, MsdError
+from service.fetch.archive import pack
+from service.fetch.download import download
+from service.fetch.errors import FetchError, Unavailable
+from service.fetch.fetch import ORIGIN, Fetched, fetch
+from service.fetch.place import place_of
+from service.fetch.web import Web
+from service.trust import Trust
+from tests.service.fetch.conftest import Archive
+from tests.service.fetch.keeper import TOKEN, Keeper, keeper
+from tests.service.live import run_msd
+
+ROOM = 2**24
+NOBODY = Trust(None)
+
+
+def _fetch(url: str, digest: str, folder: Path, environ: Mapping[str, str] | None = None) -> Fetched:
+    return fetch(url, digest, folder, ROOM, NOBODY, environ or {})
+
+
+def _download(kept: Keeper, archive: Archive, part: Path, *, room: int = ROOM) -> list[float]:
+    """Brings the archive, waiting for nothing, and gives for how long it would have waited."""
+    waited: list[float] = []
+    web, digest = Web(), archive.digest.removeprefix("sha256:")
+    place = place_of(f"{kept.url}/bundle.tar.gz", digest, {}, web)
+    download(web, place, digest, part, room, waited.append)
+    return waited
+
+
+def test_a_bundle_is_fetched_once(kept: Keeper, archive: Archive, tmp_path: Path) -> None:
+    folder = tmp_path / "volume" / "served"
+    first = _fetch(f"{kept.url}/bundle.tar.gz", archive.digest, folder)
+    asked = len(kept.asked)
+    second = _fetch(f"{kept.url}/bundle.tar.gz", archive.digest, folder)
+
+    assert (first.was_there, second.was_there) == (False, True)
+    assert first.bundle.bundle_id == archive.bundle_id
+    assert len(kept.asked) == asked == 1
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["served"]
+
+
+def test_another_bundle_takes_its_place(kept: Keeper, archive: Archive, copied_bundle: Path, tmp_path: Path) -> None:
+    _fetch(f"{kept.url}/bundle.tar.gz", archive.digest, copied_bundle)
+
+    assert (copied_bundle / ORIGIN).read_text().strip() == archive.digest.removeprefix("sha256:")
+
+
+def test_a_digest_that_does_not_match_leaves_nothing(kept: Keeper, archive: Archive, tmp_path: Path) -> None:
+    wrong = "sha256:" + "0" * 64
+    with pytest.raises(FetchError) as raised:
+        _fetch(f"{kept.url}/bundle.tar.gz", wrong, tmp_path / "volume" / "served")
+
+    assert archive.digest in str(raised.value)
+    assert wrong in str(raised.value)
+    assert "nothing was unpacked" in str(raised.value)
+    assert not list((tmp_path / "volume").iterdir())
+
+
+def test_an_archive_of_something_else_leaves_nothing(kept: Keeper, copied_bundle: Path, tmp_path: Path) -> None:
+    pack(copied_bundle, tmp_path / "a.tar")
+    content = bytearray((tmp_path / "a.tar").read_bytes())
+    content[content.index((copied_bundle / RANKER).read_bytes()) + 100] ^= 1
+    kept.files["/damaged.tar"] = bytes(content)
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+    with pytest.raises(
+        BundleError, match=r"the archive that was asked for, but no good bundle: .*ranker\.onnx: its SHA"
+    ):
+        _fetch(f"{kept.url}/damaged.tar", digest, tmp_path / "volume" / "served")
+    assert not list((tmp_path / "volume").iterdir())
+
+
+def test_it_goes_on_where_it_broke_off(kept: Keeper, archive: Archive, tmp_path: Path) -> None:
+    kept.breaks = 3
+    waited = _download(kept, archive, tmp_path / "part")
+    ranges = [headers.get("range") for _, headers in kept.asked]
+
+    assert (tmp_path / "part").read_bytes() == archive.content
+    assert ranges[0] is None
+    assert all(re.fullmatch(r"bytes=[1-9]\d*-", asked or "") for asked in ranges[1:])
+    assert len(ranges) == 4
+    assert len(waited) == 3
+
+
+@pytest.mark.parametrize("says_length", [True, False])
+def test_a_server_without_ranges_is_asked_from_the_start(
+    kept: Keeper, archive: Archive, tmp_path: Path, says_length: bool
+) -> None:
+    kept.has_ranges, kept.says_length = False, says_length
+    (tmp_path / "part").write_bytes(archive.content[:999])
+    _download(kept, archive, tmp_path / "part")
+
+    assert (tmp_path / "part").read_bytes() == archive.content
+
+
+@pytest.mark.parametrize("left", [b"of another archive", b"x" * 10_000_000])
+def test_what_was_left_by_another_try_is_not_believed(
+    kept: Keeper, archive: Archive, tmp_path: Path, left: bytes
+) -> None:
+    (tmp_path / "part").write_bytes(left)
+    _download(kept, archive, tmp_path / "part")
+
+    assert (tmp_path / "part").read_bytes() == archive.content
+
+
+def test_a_server_that_recovers_is_waited_for(kept: Keeper, archive: Archive, tmp_path: Path) -> None:
+    kept.fails = 5
+
+    assert _download(kept, archive, tmp_path / "part") == [1.0, 2.0, 4.0, 8.0, 16.0]
+
+
+def test_one_that_does_not_is_given_up(kept: Keeper, archive: Archive, tmp_path: Path) -> None:
+    kept.fails = 99
+
+    with pytest.raises(Unavailable, match=r"answers 503 \(tried 6 times\)"):
+        _download(kept, archive, tmp_path / "part")
+
+
+@pytest.mark.parametrize("says_length", [True, False])
+def test_an_archive_over_the_limit_is_not_taken(
+    kept: Keeper, archive: Archive, tmp_path: Path, says_length: bool
+) -> None:
+    kept.says_length = says_length
+
+    with pytest.raises(FetchError, match=r"limit \(--max-mb\)"):
+        _download(kept, archive, tmp_path / "part", room=1_000)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_token_goes_to_its_host_alone(kept: Keeper, archive: Archive, tmp_path: Path) -> None:
+    kept.token = TOKEN
+    with keeper() as other:
+        other.files["/elsewhere"] = archive.content
+        kept.redirects["/bundle.tar.gz"] = f"{other.url}/elsewhere"
+        _fetch(f"{kept.url}/bundle.tar.gz", archive.digest, tmp_path / "b", {"BUNDLE_TOKEN": TOKEN})
+
+        assert kept.asked[0][1]["authorization"] == f"Bearer {TOKEN}"
+        assert "authorization" not in other.asked[0][1]
+
+
+def test_tls_is_checked_and_not_left(
+    kept: Keeper, archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority, tls = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    with keeper(tls) as safe:
+        safe.files["/b.tar.gz"] = archive.content
+        safe.redirects["/away"] = f"{kept.url}/bundle.tar.gz"
+        with pytest.raises(FetchError, match="its certificate is not trusted .*SSL_CERT_FILE"):
+            _fetch(f"{safe.url}/b.tar.gz", archive.digest, tmp_path / "b")
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        with pytest.raises(FetchError, match="/away: redirects to http://.*, which is not encrypted"):
+            _fetch(f"{safe.url}/away", archive.digest, tmp_path / "b")
+
+        assert _fetch(f"{safe.url}/b.tar.gz", archive.digest, tmp_path / "b").bundle.bundle_id == archive.bundle_id
+    assert not kept.asked
+
+
+@pytest.mark.parametrize("tag", ["", ":v3"])
+@pytest.mark.parametrize("entry", ["auth", "username"])
+def test_a_registry_gives_the_blob(kept: Keeper, archive: Archive, tmp_path: Path, tag: str, entry: str) -> None:
+    kept.token = TOKEN
+    assert kept.push("models/ctr", "v3", archive.content) == archive.digest
+    login = base64.b64encode(b"reader:pass").decode()
+    auth = {"auth": login} if entry == "auth" else {"username": "reader", "password": "pass"}
+    host = kept.url.removeprefix("http://")
+    (tmp_path / "config.json").write_text(json.dumps({"auths": {host: auth}}))
+    _fetch(f"oci+http://{host}/models/ctr{tag}", archive.digest, tmp_path / "b", {"DOCKER_CONFIG": str(tmp_path)})
+    token = next((path, headers) for path, headers in kept.asked if path.startswith("/token"))
+
+    assert "scope=repository%3Amodels%2Fctr%3Apull" in token[0]
+    assert token[1]["authorization"] == f"Basic {login}"
+    assert open_bundle(tmp_path / "b").bundle_id == archive.bundle_id
+
+
+def test_a_tag_of_something_else_is_named(kept: Keeper, archive: Archive, tmp_path: Path) -> None:
+    other = kept.push("ctr", "v4", b"other")
+    with pytest.raises(FetchError, match=f"holds {other}, not {archive.digest}"):
+        _fetch(f"oci+http://{kept.url.removeprefix('http://')}/ctr:v4", archive.digest, tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("url", "environ", "said"),
+    [
+        ("bundle.tar.gz", {}, "'bundle.tar.gz': is not a URL; it looks like https://"),
+        ("ftp://h/b.tar", {}, "no way to fetch by 'ftp'"),
+        ("file:///etc/passwd", {}, "is not a URL"),
+        ("https://user:hunter2@h/b.tar", {}, "credentials do not belong into a URL"),
+        ("s3://bucket/", {}, "names no object"),
+        ("KEPT/none.tar?X-Amz-Signature=hunter2", {}, "/none.tar: answers 404: there is nothing at this address"),
+        ("OCI/Ctr", {}, "names no repository"),
+        ("OCI/ctr:v9", {}, "/manifests/v9: answers 404"),
+        ("OCI/ctr", {"DOCKER_CONFIG": "/nowhere"}, "answers 404"),
+    ],
+)
+def test_a_mistake_is_named_and_no_secret(
+    kept: Keeper, archive: Archive, tmp_path: Path, url: str, environ: dict[str, str], said: str
+) -> None:
+    url = url.replace("KEPT", kept.url).replace("OCI", kept.url.replace("http", "oci+http"))
+    with pytest.raises(FetchError) as raised:
+        _fetch(url, archive.digest, tmp_path / "b", environ)
+
+    assert said in str(raised.value)
+    assert "hunter2" not in str(raised.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"auths": {"HOST": {"auth": "?"}}}', '{"auths": {"HOST": {"user": "me"}}}']
+)
+def test_a_docker_configuration_that_is_none_is_named(
+    kept: Keeper, archive: Archive, tmp_path: Path, content: str
+) -> None:
+    kept.token, host = TOKEN, kept.url.removeprefix("http://")
+    (tmp_path / "config.json").write_text(content.replace("HOST", host))
+    with pytest.raises(FetchError, match=r"config\.json: is no Docker configuration"):
+        _fetch(f"oci+http://{host}/ctr", archive.digest, tmp_path / "b", {"DOCKER_CONFIG": str(tmp_path)})
+
+
+@pytest.mark.parametrize("digest", ["", "0" * 64, "sha256:xyz", "sha512:" + "0" * 64, "sha256:" + "A" * 64])
+def test_a_digest_that_is_none_is_named(tmp_path: Path, digest: str) -> None:
+    with pytest.raises(FetchError, match=r"is none; it looks like sha256: and 64 hexadecimal digits"):
+        _fetch("https://h/b.tar", digest, tmp_path / "b")
+
+
+def test_a_folder_of_something_else_is_kept(kept: Keeper, archive: Archive, tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "thesis.txt").write_text("mine")
+
+    with pytest.raises(MsdError, match="is not a bundle"):
+        _fetch(f"{kept.url}/bundle.tar.gz", archive.digest, tmp_path / "b")
+    assert (tmp_path / "b" / "thesis.txt").read_text() == "mine"
+    assert not kept.asked
+
+
+def test_the_commands(kept: Keeper, copied_bundle: Path, tmp_path: Path) -> None:
+    packed = run_msd("pack", str(copied_bundle), str(tmp_path / "b.tar"), "--json")
+    digest = json.loads(packed.stdout)["digest"]
+    kept.files["/b.tar"] = (tmp_path / "b.tar").read_bytes()
+    good = run_msd("fetch", f"{kept.url}/b.tar", str(tmp_path / "b"), "--digest", digest)
+    bad = run_msd("fetch", f"{kept.url}/bundle.tar.gz", str(tmp_path / "c"), "--digest", digest)
+
+    assert (packed.returncode, good.returncode, bad.returncode) == (0, 0, 2)
+    assert "fetched and verified" in good.stdout
+    assert bad.stderr.startswith("error: http://127.0.0.1:")
+    assert f"not {digest} as was asked for" in bad.stderr
+    assert not (tmp_path / "c").exists()
