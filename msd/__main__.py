@@ -45,6 +45,7 @@ COMMANDS = {
         "loadtest.bench_command", "load", "Compare the service with others; or measure a running one, or the graph."
     ),
     "chaos": _Command("loadtest.chaos_command", "load", "Break a service for real, and tell what came of it."),
+    "dashboards": _Command("loadtest.dashboards_command", "observe", "Write the dashboards for Grafana."),
     "demo": _Command("msd.demo.command", "demo,train,cpu,load", "Run the whole path on MovieLens-100K."),
 }
 _LOG_REPLAY = _Command("service.request_log.replay_command", "cpu,log", "")

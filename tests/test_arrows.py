@@ -38,12 +38,13 @@ ARROWS = [
         "loadtest",
         ("loadtest", "msd.contract"),
         forbidden=frozenset(HEAVY),
-        but=("loadtest.graph", "loadtest.bench", "loadtest.chaos"),
+        but=("loadtest.graph", "loadtest.bench", "loadtest.chaos", "loadtest.observe"),
     ),
     Arrow("loadtest.graph", ("loadtest", "model_export", "msd")),
     # Its bundles are exported as any other.
     Arrow("loadtest.bench", ("loadtest", "model_export", "msd")),
     Arrow("loadtest.chaos", ("loadtest", "msd")),
+    Arrow("loadtest.observe", ("loadtest", "msd")),
 ]
 EXEMPT = {"msd.__main__"}
 

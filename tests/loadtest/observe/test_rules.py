@@ -11,38 +11,22 @@ import promql_parser
 import pytest
 import yaml
 
-from service.metrics import Metrics
+from tests.loadtest.observe.series import FILES, RECORDED, RULES, asked_for, samples_named
 
 ROOT = Path(__file__).parents[3]
-FILES = ROOT / "helm/msd-ctr/files"
-RULES: list[dict[str, Any]] = [
-    rule for group in yaml.safe_load((FILES / "rules.yaml").read_text("utf-8"))["groups"] for rule in group["rules"]
-]
-RECORDED = {rule["record"] for rule in RULES if "record" in rule}
 ALERTS = {rule["alert"]: rule for rule in RULES if "alert" in rule}
-
-
-def samples_named() -> set[str]:
-    """The names of all samples that the service can tell."""
-    endings = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
-    return {f"{one.name}{ending}" for one in Metrics().families.collect() for ending in endings[one.type]}
-
-
-def selectors_of(node: Any) -> set[str]:  # noqa: ANN401 - nodes of the parser have no common type
-    """The names of the series that an expression asks for."""
-    return {found.group() for found in re.finditer(r"\b(?:job|job_\w+)?:?(?:msd|process)[\w:]*", str(node))}
 
 
 @pytest.mark.parametrize("rule", RULES, ids=[rule.get("record") or rule["alert"] for rule in RULES])
 def test_a_rule_asks_for_what_there_is(rule: dict[str, Any]) -> None:
-    asked = selectors_of(promql_parser.parse(rule["expr"]))
+    asked = asked_for(promql_parser.parse(rule["expr"]))
 
     assert asked
     assert asked <= samples_named() | RECORDED
 
 
 def test_what_is_not_there_is_seen() -> None:
-    assert selectors_of(promql_parser.parse("rate(msd_requests[5m]) > job:msd_slow:ratio_rate5m")) == {
+    assert asked_for(promql_parser.parse("rate(msd_requests[5m]) > job:msd_slow:ratio_rate5m")) == {
         "msd_requests",
         "job:msd_slow:ratio_rate5m",
     }

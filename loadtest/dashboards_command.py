@@ -1,0 +1,22 @@
+"""`msd dashboards`: writes Grafana's dashboards, which are made from code, into a folder."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from loadtest.observe.boards import BOARDS
+from loadtest.observe.grafana import to_grafana
+from msd.contract.files import write_text_atomic
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command("dashboards")
+def main(folder: Annotated[Path, typer.Argument(help="Where to; Grafana's own provisioning can read it.")]) -> None:
+    """Writes one JSON file a dashboard."""
+    for board in BOARDS:
+        path = folder / f"{board.name}.json"
+        write_text_atomic(path, to_grafana(board))
+        Console().print(f"written: {path}", highlight=False, soft_wrap=True)
