@@ -1,0 +1,70 @@
+"""docs/metrics.md has a row for each family that the code declares: its name, type, labels, and the values of these."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from prometheus_client.metrics_core import Metric
+
+from service.metrics import Metrics
+
+PAGE = Path(__file__).parents[2] / "docs/metrics.md"
+
+
+class Family(NamedTuple):
+    """A family as it is declared, or documented. Labels without values are open."""
+
+    name: str
+    kind: str
+    labels: dict[str, list[str]]
+
+
+def declared() -> Iterator[Family]:
+    """All that a process of the service tells of."""
+    for one in Metrics().families.collect():
+        yield Family(one.name + "_total" * (one.type == "counter"), one.type, labels_of(one))
+
+
+def labels_of(family: Metric) -> dict[str, list[str]]:
+    """The values of each label that exist from the start."""
+    found: dict[str, list[str]] = {name: [] for name in getattr(family, "_labelnames", ())}
+    for sample in family.samples:
+        for name, values in found.items():
+            if sample.labels[name] not in values:
+                values.append(sample.labels[name])
+    return found
+
+
+def documented(text: str) -> Iterator[Family]:
+    """The rows of the page's tables."""
+    for line in text.splitlines():
+        if line.startswith("| `"):
+            name, kind, labels, says, use = (cell.strip() for cell in line.strip("|").split("|"))
+            assert says, name
+            assert use, name
+            yield Family(name.strip("`"), kind, dict(map(label_of, labels.split(";") if labels != "–" else ())))
+
+
+def label_of(cell: str) -> tuple[str, list[str]]:
+    """A label and its values, if they are a closed set."""
+    name, _, values = cell.strip().partition("`:")
+    return name.strip("`"), [one.strip() for one in values.split(",")] if values else []
+
+
+def test_every_family_has_its_row_and_no_other_has() -> None:
+    by_name = {one.name: one for one in documented(PAGE.read_text("utf-8"))}
+
+    assert by_name == {one.name: one for one in declared()}
+
+
+def test_every_name_occurs_once() -> None:
+    names = re.findall(r"^\| `(\w+)`", PAGE.read_text("utf-8"), re.MULTILINE)
+
+    assert len(names) == len(set(names)) > 50
+
+
+def test_a_missing_label_value_is_seen() -> None:
+    (row,) = documented("| `msd_x_total` | counter | `by`: a, b; `feature` | something | look |")
+
+    assert row == Family("msd_x_total", "counter", {"by": ["a", "b"], "feature": []})
