@@ -12,8 +12,9 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from msd.contract.request import RequestError
-from service.errors import ClientGone, ErrorResponse, ServiceError
+from service.errors import ClientGone, ServiceError
 from service.metrics import Metrics
+from service.oip.errors import error_response
 
 CLIENT_GONE = 499
 _KEY = "msd.access"
@@ -84,7 +85,7 @@ class AccessMiddleware:
                 self._log.exception("internal_error", request_id=access.request_id)
             if access.status:
                 raise
-            response = ErrorResponse(error)
+            response = error_response(error, scope["path"])
             access.error = response.code
             await send_with_id({"type": "http.response.start", "status": response.status, "headers": response.headers})
             await send_with_id({"type": "http.response.body", "body": response.body})

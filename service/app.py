@@ -20,7 +20,6 @@ from service.cold.cold_ads import open_cold_ads
 from service.deadline import Deadlines
 from service.docs import add_docs
 from service.door import Door
-from service.errors import ErrorResponse
 from service.events_route import PATH as EVENTS_PATH
 from service.events_route import EventsRoute
 from service.exchange import Exchange
@@ -35,6 +34,10 @@ from service.lineup.source import CHAMPION
 from service.live.choice import open_live_store
 from service.live.live_rows import LiveRows
 from service.metrics import Metrics
+from service.oip.docs import INFER_PATHS
+from service.oip.errors import error_response
+from service.oip.infer_route import InferRoute
+from service.oip.model_routes import oip_routes
 from service.readiness import Readiness, Starter
 from service.request_log.sender import RequestLog
 from service.run_queue import RunQueue
@@ -135,6 +138,9 @@ def create_app(
     score = ScoreRoute(settings, scoring, admission, queue, readiness, guard, siblings)
     app.scoring = AccessMiddleware(score, metrics, is_verbose)
     app.router.routes.append(Route(PATH, score, methods=["POST"], name="score"))
+    infer = InferRoute(settings, serving, scoring, admission, queue, readiness, siblings)
+    app.router.routes += [Route(path, infer, methods=["POST"], name="infer") for path in INFER_PATHS]
+    app.include_router(oip_routes(serving, readiness, _version()))
     if live:
         events = EventsRoute(settings, serving, live, readiness, metrics, request_log)
         app.router.routes.append(Route(EVENTS_PATH, events, methods=["POST"], name="events"))
@@ -193,8 +199,8 @@ async def _close(*parts: _Closes | None) -> None:
             await part.close()
 
 
-async def _answer_http_exception(_: Request, error: Exception) -> Response:
-    answer = ErrorResponse(error)
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
+    answer = error_response(error, request.scope["path"])
     response = Response(answer.body, answer.status)
     response.raw_headers = answer.headers
     return response

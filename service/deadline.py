@@ -22,15 +22,20 @@ class Deadlines:
         self._default_s = settings.deadline_ms / 1000
         self._most_ms = settings.max_deadline_ms
 
-    def of(self, scope: Scope, began: float) -> float:
-        """When a request that began then has to be answered. Raises MalformedHeader."""
+    def of(self, scope: Scope, began: float, otherwise_s: float | None = None) -> float:
+        """When a request that began then has to be answered. Raises MalformedHeader.
+
+        `otherwise_s`: what its caller grants where the header does not say.
+        """
         granted: bytes | None = None
         for name, value in scope["headers"]:
             if name == _HEADER:
                 if granted is not None:
                     raise MalformedHeader("is given twice", FIELD)
                 granted = value
-        return began + (self._default_s if granted is None else self._seconds(granted))
+        if granted is not None:
+            return began + self._seconds(granted)
+        return began + (self._default_s if otherwise_s is None else otherwise_s)
 
     def _seconds(self, granted: bytes) -> float:
         digits = granted.strip()

@@ -22,6 +22,8 @@ from service.events_route import PATH as EVENTS_PATH
 from service.events_route import EventsReply
 from service.lineup.lineup import Serving
 from service.lineup.model import Model
+from service.oip.docs import OPEN_PATHS, add_inference, oip_error
+from service.oip.errors import PREFIX
 from service.reply import ScoreReply
 from service.score_route import PATH
 
@@ -31,7 +33,7 @@ _SECURITY = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
 }
-_OPEN = ("/health/live", "/health/ready", "/metrics")
+_OPEN = ("/health/live", "/health/ready", "/metrics", *OPEN_PATHS)
 _ERRORS = {
     400: ("malformed", "the body is not JSON: Expecting value: line 1 column 1 (char 0)", None),
     401: ("unauthorized", "send a key: `Authorization: Bearer KEY`, or `X-Api-Key: KEY`", None),
@@ -109,6 +111,7 @@ def _openapi_of(
             )
             document.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
             document["paths"][PATH] = {"post": _operation(_example(lineup.champion), most_ms)}
+            add_inference(document, lineup, _deadline(most_ms), {status: _DESCRIPTIONS[status] for status in _ERRORS})
             if has_events:
                 document["paths"][EVENTS_PATH] = {"post": _events_operation()}
             if needs_keys:
@@ -128,7 +131,10 @@ def _tell_of_keys(document: dict[str, Any]) -> None:
             if path in _OPEN:
                 operation["security"] = []
                 continue
-            operation["responses"] |= {"401": _error(401), "403": _error(403)}
+            of = oip_error if path.startswith(PREFIX) else None
+            operation["responses"] |= {
+                str(status): of(_DESCRIPTIONS[status]) if of else _error(status) for status in (401, 403)
+            }
 
 
 def _operation(example: dict[str, Any] | None, most_ms: int) -> dict[str, Any]:
@@ -156,21 +162,24 @@ def _operation(example: dict[str, Any] | None, most_ms: int) -> dict[str, Any]:
                 "description": "Up to 128 printable ASCII characters, which come back in the reply and stand in the"
                 " log; anything else is replaced.",
             },
-            {
-                "name": FIELD,
-                "in": "header",
-                "required": False,
-                "schema": {"type": "integer", "minimum": 1, "maximum": most_ms},
-                "description": "Milliseconds that the request may take from its first byte on; the service has a"
-                " default. Near the end the first candidates are scored and the others get the prior's score, which"
-                " `degraded` says.",
-            },
+            _deadline(most_ms),
         ],
         "requestBody": {"required": True, "content": {"application/json": request}},
         "responses": {
             "200": {"description": "Scores.", "headers": header, "content": {"application/json": reply}},
             **{str(status): _error(status) for status in _ERRORS},
         },
+    }
+
+
+def _deadline(most_ms: int) -> dict[str, Any]:
+    return {
+        "name": FIELD,
+        "in": "header",
+        "required": False,
+        "schema": {"type": "integer", "minimum": 1, "maximum": most_ms},
+        "description": "Milliseconds that the request may take from its first byte on; the service has a default. Near"
+        " the end the first candidates are scored and the others get the prior's score, which `degraded` says.",
     }
 
 

@@ -193,10 +193,11 @@ class ErrorResponse:
         else:
             self.status, self.code = 500, ServiceError.code
             message = "the service failed; its log has the reason under this reply's x-request-id"
-        self.body = orjson.dumps(
-            {"error": {"code": self.code, "message": _printable(message), "field": field and _printable(field)}}
-        )
+        self.body = self._form(_printable(message), field and _printable(field))
         self.headers.append((b"content-length", b"%d" % len(self.body)))
+
+    def _form(self, message: str, field: str | None) -> bytes:
+        return orjson.dumps({"error": {"code": self.code, "message": message, "field": field}})
 
 
 def _printable(text: str) -> str:

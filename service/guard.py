@@ -15,6 +15,7 @@ from service.body import discard_body
 from service.errors import Forbidden, ServiceError, Unauthorized
 from service.keys import KeyRing, KeyScope, read_keys
 from service.metrics import KeyRefusal, Metrics
+from service.oip.errors import PREFIX
 from service.settings import Settings
 from service.watched import Watched
 
@@ -39,11 +40,11 @@ class Guard:
 
     def need(self, path: str) -> Need:
         """What a path needs: every path but those of probes, and of metrics unless told so, needs a key."""
-        if path in ("/health/live", "/health/ready"):
+        if path.removeprefix(PREFIX) in ("/health/live", "/health/ready"):
             return None
         if path == "/metrics":
             return "metrics" if self._guards_metrics else None
-        if path == "/v1/score":
+        if path == "/v1/score" or (path.startswith(f"{PREFIX}/") and path.endswith("/infer")):
             return "score"
         if path == "/v1/events":
             return "events"

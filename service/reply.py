@@ -16,6 +16,7 @@ from service.explain.explainer import Explanation
 from service.scorer import Scored
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+Order = slice | NDArray[np.intp]
 
 
 class ScoredCandidates(BaseModel):
@@ -90,16 +91,7 @@ def build_reply(
     explanation: Explanation | None = None,
 ) -> bytes:
     """The JSON of the reply; `arm` is named where there are several."""
-    pctr = scored.scores["pctr"]
-    ecpm = _ecpm(request.bids, pctr)
-    columns: dict[str, Any] = {"id": request.ids, **scored.scores}
-    order: slice | NDArray[np.intp] = slice(None)
-    if request.top_k is None:
-        columns["ecpm"] = ecpm
-    else:
-        order = served_places(request.bids, pctr, request.top_k)
-        columns = {name: column[order] for name, column in columns.items() if name != "id"}
-        columns = {"id": [request.ids[place] for place in order.tolist()], **columns, "ecpm": ecpm[order]}
+    columns, order = served_columns(request, scored)
     document: dict[str, Any] = {"request_id": request_id, "model_version": model_version}
     if arm is not None:
         document["arm"] = arm
@@ -117,12 +109,25 @@ def build_reply(
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _explained(explanation: Explanation, order: slice | NDArray[np.intp]) -> dict[str, Any]:
+def _explained(explanation: Explanation, order: Order) -> dict[str, Any]:
     return {
         "base": explanation.base,
         "shares": {group: share[order] for group, share in explanation.shares.items()},
         "history": {"id": explanation.history, "effect": explanation.effects[order].tolist()},
     }
+
+
+def served_columns(request: CheckedRequest, scored: Scored) -> tuple[dict[str, Any], Order]:
+    """The columns of the reply: ids, heads and eCPM, NaN without a bid; and the places that they are of, best first
+    where `top_k` says so."""
+    pctr = scored.scores["pctr"]
+    ecpm = _ecpm(request.bids, pctr)
+    if request.top_k is None:
+        return {"id": request.ids, **scored.scores, "ecpm": ecpm}, slice(None)
+    order = served_places(request.bids, pctr, request.top_k)
+    ids = [request.ids[place] for place in order.tolist()]
+    heads = {name: column[order] for name, column in scored.scores.items()}
+    return {"id": ids, **heads, "ecpm": ecpm[order]}, order
 
 
 def _ecpm(bids: list[float | None] | None, pctr: NDArray[np.float32]) -> NDArray[np.float64]:

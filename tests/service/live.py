@@ -61,7 +61,8 @@ class LiveService:
 
     def log(self) -> list[dict[str, Any]]:
         """The log's lines; each has to be JSON."""
-        return [json.loads(line) for line in self.log_path.read_text("utf-8").splitlines()]
+        # What a stranger asked for may hold other ends of lines than this one.
+        return [json.loads(line) for line in self.log_path.read_text("utf-8").split("\n") if line]
 
     def terminate(self) -> int:
         """SIGTERM, and the exit status."""

@@ -1,0 +1,144 @@
+"""The JSON of the Open Inference Protocol, version 2: requests as they come, and what is told of server and model.
+
+Does not know which tensors there are.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, StringConstraints
+
+from msd.contract.request import Wire, check_keys, parse_thoroughly
+
+_MAX_TENSORS = 1_000
+_MAX_AXES = 8
+Text = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Size = Annotated[int, Field(ge=0, le=2**31)]
+RequestId = Annotated[str, StringConstraints(max_length=128, pattern=r"^[ -~]*$")]
+
+
+class InputParameters(Wire):
+    """How an input's values come."""
+
+    binary_data_size: Size | None = Field(
+        default=None, description="Bytes of the values behind the JSON, in place of `data`."
+    )
+
+
+class InferInput(Wire):
+    """One tensor of a request."""
+
+    name: Text
+    shape: Annotated[list[Size], Field(min_length=1, max_length=_MAX_AXES)]
+    datatype: Text
+    parameters: InputParameters | None = None
+    data: list[Any] | None = None
+
+
+class OutputParameters(Wire):
+    """How an output's values are to go."""
+
+    binary_data: bool | None = Field(default=None, description="Behind the JSON of the reply, in place of `data`.")
+
+
+class WantedOutput(Wire):
+    """One tensor that is asked for."""
+
+    name: Text
+    parameters: OutputParameters | None = None
+
+
+class InferParameters(Wire):
+    """Of a request as a whole."""
+
+    binary_data_output: bool | None = Field(default=None, description="`binary_data` of all outputs that do not say.")
+    timeout: Annotated[int, Field(ge=1, le=10**12)] | None = Field(
+        default=None, description="Microseconds that the request may take, where no X-Deadline-Ms says so."
+    )
+
+
+class InferRequest(Wire):
+    """Tensors to score, and those that are wanted; all, where none are named."""
+
+    id: RequestId | None = Field(default=None, description="Comes back; the log knows the request by it.")
+    parameters: InferParameters | None = None
+    inputs: Annotated[list[InferInput], Field(min_length=1, max_length=_MAX_TENSORS, fail_fast=True)]
+    outputs: Annotated[list[WantedOutput], Field(max_length=_MAX_TENSORS, fail_fast=True)] | None = None
+
+
+class InferOutput(BaseModel):
+    """One tensor of a reply."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: dict[str, int] | None = Field(default=None, description="`binary_data_size`, in place of `data`.")
+    data: list[Any] | None = None
+
+
+class InferReply(BaseModel):
+    """The answer to an inference request."""
+
+    model_name: str
+    model_version: str
+    id: str
+    parameters: dict[str, str] | None = Field(
+        default=None,
+        description="`degraded_user`, `degraded_candidates` (JSON) and `arm`, as /v1/score has them; absent where not.",
+    )
+    outputs: list[InferOutput]
+
+
+class TensorParameters(BaseModel):
+    """Of a tensor that is told of."""
+
+    optional: bool
+
+
+class TensorTold(BaseModel):
+    """A tensor of the model; −1 is any size."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+    parameters: TensorParameters | None = None
+
+
+class ModelTold(BaseModel):
+    """The model's metadata."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorTold]
+    outputs: list[TensorTold]
+
+
+class ServerTold(BaseModel):
+    """The server's metadata."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class OipError(BaseModel):
+    """The body of every reply under /v2 that is not a success."""
+
+    error: str = Field(description="What is wrong, behind the name of the input that is at fault.")
+
+
+def parse_infer_request(body: bytes) -> InferRequest:
+    """The request in JSON. Raises MalformedRequest, InvalidRequest."""
+    return parse_thoroughly(body, InferRequest, _check_width)
+
+
+def _check_width(document: object) -> None:
+    if not isinstance(document, dict):
+        return
+    within = {
+        f"{part}.{place}": one
+        for part in ("inputs", "outputs")
+        if isinstance(listed := document.get(part), list)
+        for place, one in enumerate(listed[:_MAX_TENSORS])
+    }
+    check_keys({"": document, "parameters": document.get("parameters"), **within})

@@ -1,0 +1,184 @@
+"""NVIDIA's own client against a running service: what it is told, and scores equal to those of /v1/score."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.http as triton
+from tritonclient.utils import InferenceServerException
+
+from tests.service.bundle_factory import AT, golden_requests
+from tests.service.live import LiveService
+
+IDS = [f"i{number}" for number in range(200)]
+BIDS = np.linspace(0.1, 3.0, len(IDS))
+
+
+@pytest.fixture
+def client(service: LiveService) -> Iterator[triton.InferenceServerClient]:
+    """A connection to the shared service."""
+    with triton.InferenceServerClient(f"127.0.0.1:{service.port}") as kept:
+        yield kept
+
+
+def texts(*values: str) -> "np.ndarray[Any, Any]":
+    """BYTES [n]."""
+    return np.array([value.encode() for value in values], np.object_)
+
+
+def tensors(values: "Mapping[str, np.ndarray[Any, Any]]", *, binary: bool) -> list[triton.InferInput]:
+    """The client's inputs, by their names."""
+    names = {"O": "BYTES", "f": "FP32", "d": "FP64", "l": "INT64"}
+    made = []
+    for name, value in values.items():
+        made.append(triton.InferInput(name, list(value.shape), names[value.dtype.char]))
+        made[-1].set_data_from_numpy(value, binary_data=binary)
+    return made
+
+
+def everything() -> "dict[str, np.ndarray[Any, Any]]":
+    """A request of every kind of input."""
+    return {
+        "user_id": texts("u1"),
+        "at": np.array([AT]),
+        "candidates.id": texts(*IDS[:-1], "néw ad"),
+        "candidates.bid": BIDS,
+        "context.hour": np.array([13]),
+        "context.device": texts("ios"),
+        "context.temperature": np.array([21.5], np.float32),
+        "user.features.age": np.array([44]),
+        "user.features.interests": texts("cars", "food"),
+        "user.history": texts("i8", "i9"),
+        "items": texts('{"néw ad": {"features": {"category": "games", "price": 9.5}}}'),
+    }
+
+
+def as_json() -> dict[str, Any]:
+    """The same, as /v1/score has it."""
+    return {
+        "user_id": "u1",
+        "at": AT,
+        "context": {"hour": 13, "device": "ios", "temperature": 21.5},
+        "candidates": {"id": [*IDS[:-1], "néw ad"], "bid": BIDS.tolist()},
+        "user": {"features": {"age": 44, "interests": ["cars", "food"]}, "history": ["i8", "i9"]},
+        "items": {"néw ad": {"features": {"category": "games", "price": 9.5}}},
+    }
+
+
+def is_equal(result: triton.InferResult, reply: Mapping[str, Any]) -> bool:
+    """To the bit, with what /v1/score said in JSON, which gives each number's shortest form."""
+    columns = reply["candidates"]
+    given: list[tuple[bytes, bytes]] = [
+        (result.as_numpy("pctr").tobytes(), np.array(columns["pctr"], np.float32).tobytes()),
+        (result.as_numpy("ecpm").tobytes(), np.array(columns["ecpm"], np.float64).tobytes()),
+    ]
+    ids = [one.decode() if isinstance(one, bytes) else one for one in result.as_numpy("id").tolist()]
+    return ids == columns["id"] and all(ours == theirs for ours, theirs in given)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("top_k", [None, 3])
+def test_scores_are_those_of_v1_to_the_bit(
+    client: triton.InferenceServerClient, service: LiveService, binary: bool, top_k: int | None
+) -> None:
+    values, document = everything(), as_json()
+    if top_k is not None:
+        values["top_k"], document["top_k"] = np.array([top_k]), top_k
+    outputs = None if binary else [triton.InferRequestedOutput(name, False) for name in ("id", "pctr", "ecpm")]
+
+    result = client.infer("msd", tensors(values, binary=binary), outputs=outputs, request_id="r-1")
+
+    reply = service.score(document).json()
+    assert is_equal(result, reply)
+    answer = result.get_response()
+    assert answer["id"] == "r-1"
+    assert (answer["model_name"], answer["model_version"]) == ("msd", "test-0")
+    assert answer["parameters"] == {"degraded_candidates": '{"néw ad":"category_prior"}'}
+    assert reply["degraded"] == {"candidates": {"néw ad": "category_prior"}}
+
+
+def test_a_request_may_come_as_json_in_one_tensor(client: triton.InferenceServerClient, service: LiveService) -> None:
+    for document in golden_requests():
+        result = client.infer("msd", tensors({"request": texts(json.dumps(document))}, binary=True), "test-0")
+        reply = service.score(document).json()
+        columns, answer = reply["candidates"], result.get_response()
+        assert result.as_numpy("pctr").tobytes() == np.array(columns["pctr"], np.float32).tobytes()
+        assert (result.as_numpy("ecpm") is None) == (None in columns["ecpm"])
+        assert answer.get("parameters", {}).get("degraded_user") == reply.get("degraded", {}).get("user")
+
+
+def test_the_client_is_told_of_server_and_model(client: triton.InferenceServerClient) -> None:
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("msd")
+    assert client.is_model_ready("msd", "test-0")
+    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+    told = client.get_model_metadata("msd")
+    assert told["versions"] == ["test-0"]
+    assert told == client.get_model_metadata("msd", "test-0")
+    inputs = {one.pop("name"): one for one in told["inputs"]}
+    assert inputs["candidates.id"] == {"datatype": "BYTES", "shape": [-1], "parameters": {"optional": False}}
+    assert inputs["context.temperature"] == {"datatype": "FP32", "shape": [1], "parameters": {"optional": True}}
+    assert inputs["user.features.interests"]["shape"] == [-1]
+    assert set(everything()) < set(inputs)
+    assert [(one["name"], one["datatype"]) for one in told["outputs"]] == [
+        ("id", "BYTES"),
+        ("pctr", "FP32"),
+        ("pcvr", "FP32"),
+        ("ecpm", "FP64"),
+    ]
+
+
+def test_outputs_are_those_that_are_asked_for(client: triton.InferenceServerClient) -> None:
+    plain = {name: everything()[name] for name in ("user_id", "candidates.id")}
+
+    some = client.infer("msd", tensors(plain, binary=True), outputs=[triton.InferRequestedOutput("pctr")])
+    without_bids = client.infer("msd", tensors(plain, binary=True))
+
+    assert [one["name"] for one in some.get_response()["outputs"]] == ["pctr"]
+    assert [one["name"] for one in without_bids.get_response()["outputs"]] == ["id", "pctr", "pcvr"]
+    assert some.as_numpy("pctr").shape == (len(IDS),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "status", "message"),
+    [
+        ({"user_id": None}, {}, "400", "user_id: this input is missing"),
+        ({"user": texts("u1")}, {}, "400", "user: no input has this name; there are: user_id, candidates.id"),
+        ({"context.weather": texts("hail")}, {}, "400", "context.weather: no input has this name"),
+        ({"user_id": np.array([7])}, {}, "400", "user_id: the datatype is 'INT64'; it has to be BYTES"),
+        ({"context.temperature": texts("warm")}, {}, "400", "context.temperature: the datatype is 'BYTES'"),
+        ({"user_id": texts("u1", "u2")}, {}, "400", "user_id: the shape is [2]; it has to be [1]"),
+        ({"candidates.id": texts(*"ab").reshape(1, 2)}, {}, "400", "candidates.id: the shape is [1, 2]"),
+        ({"candidates.bid": np.ones(3)}, {}, "400", "candidates: Value error, bid has 3 entries and id has 200"),
+        ({"candidates.bid": np.full(200, np.nan)}, {}, "400", "candidates.bid: value 0 is nan"),
+        ({"candidates.bid": np.full(200, -1.0)}, {}, "400", "candidates.bid.0: Input should be greater than"),
+        ({"candidates.id": texts(*["i1"] * 2001)}, {}, "413", "candidates.id: 2001 candidates; one request may have"),
+        ({"user.history": texts(*["i1"] * 1001)}, {}, "400", "user.history: has 1001 values"),
+        ({"items": texts("{")}, {}, "400", "items: is not JSON"),
+        ({"items": texts('{}, "top_k": 1')}, {}, "400", "items: is not JSON"),
+        ({"items": texts('{"other": {}}')}, {}, "400", "items.other: describes an item that is not a candidate"),
+        ({"request": texts("{}")}, {}, "400", "request: stands for all inputs, and 'user_id' is given too"),
+        ({}, {"outputs": [triton.InferRequestedOutput("ctr")]}, "400", "ctr: no output has this name; there are: id"),
+        ({"candidates.bid": None}, {"outputs": [triton.InferRequestedOutput("ecpm")]}, "400", "ecpm: is 1000"),
+        ({}, {"sequence_id": 4}, "400", "parameters.sequence_id: Extra inputs are not permitted"),
+        ({}, {"timeout": 10**9}, "400", "parameters.timeout: 1000000000 µs is more than"),
+        ({}, {"timeout": 1}, "504", "the time that the request may take was over"),
+        ({}, {"headers": {"X-Deadline-Ms": "soon"}}, "400", "X-Deadline-Ms: 'soon' is not a whole number"),
+        ({}, {"request_compression_algorithm": "gzip"}, "415", "compressed bodies are not read"),
+        ({}, {"model_name": "other"}, "404", "there is no model 'other'; the one here is 'msd'"),
+        ({}, {"model_version": "9"}, "404", "version '9' is not served; there are: test-0"),
+    ],
+)
+def test_what_is_wrong_is_said(
+    client: triton.InferenceServerClient, changes: dict[str, Any], options: dict[str, Any], status: str, message: str
+) -> None:
+    values = {name: value for name, value in {**everything(), **changes}.items() if value is not None}
+
+    with pytest.raises(InferenceServerException) as refused:
+        client.infer(**{"model_name": "msd", "inputs": tensors(values, binary=True), **options})
+
+    assert refused.value.status() == status
+    assert str(refused.value.message()).startswith(message)
