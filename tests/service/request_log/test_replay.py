@@ -8,12 +8,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from msd.contract.bundle import Bundle, tolerance_key
+from msd.contract.bundle import Bundle, open_bundle, tolerance_key
 from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.log import LogError, RequestRecord
+from msd.contract.precision import Precision
 from msd.contract.rows import RowCodec
 from service.request_log.parquet import encode_requests
 from service.request_log.replay import LogReplay, replay_log
+from service.runtimes.choice import open_runtime
+from service.runtimes.runtime import RuntimeRefused
+from service.settings import Settings
 from tests.service.bundle_factory import build_bundle, golden_requests, reseal
 from tests.service.live import live_service, run_msd, wait_until
 from tests.service.ranker_graph import Recipe
@@ -159,33 +163,28 @@ def test_a_record_that_does_not_fit_itself_is_told(logs: list[RequestRecord], bu
             LogReplay([bundle.folder]).replay([replace(logs[0], **change)], lambda: None)
 
 
-def test_an_int8_log_is_scored_again_to_the_bit(tmp_path: Path) -> None:
-    if not adds_int8_exactly(cpu_instructions()):
-        pytest.skip("this CPU has no VNNI")
-    quantised = build_bundle(tmp_path / "int8", Recipe(dense=True, int8=True))
+LOW_PRECISIONS: dict[Precision, tuple[str, str, bool]] = {
+    "int8": ("onnxruntime", "is quantised for CPUs with VNNI", adds_int8_exactly(cpu_instructions())),
+    "bf16": ("openvino", "is to run in bf16, which OpenVINO does not offer on this CPU", has_bf16()),
+}
+
+
+@pytest.mark.parametrize("precision", LOW_PRECISIONS)
+def test_a_log_in_less_than_fp32_is_scored_again_to_the_bit(precision: Precision, tmp_path: Path) -> None:
+    """Where the CPU can run it; elsewhere there is no such log, for it is not served."""
+    runtime, refusal, is_offered = LOW_PRECISIONS[precision]
+    made = build_bundle(tmp_path / precision, Recipe(dense=True, int8=precision == "int8"))
     reseal(
-        quantised.folder,
-        tolerances={tolerance_key("onnxruntime", "cpu", "int8"): 0.1},
-        precision={"asked": "int8", "chosen": "int8"},
+        made.folder,
+        tolerances={tolerance_key(runtime, "cpu", precision): 0.1},
+        precision={"asked": precision, "chosen": precision},
     )
-    log = log_of(quantised, tmp_path, many_requests())
-    found = replay_log(log, [quantised.folder], "as logged", None, lambda: None)
-
-    assert found.exact == found.requests >= 12
-    assert (found.mismatches, found.max_abs_diff) == (0, 0.0)
-
-
-def test_a_bf16_log_is_scored_again_to_the_bit(tmp_path: Path) -> None:
-    if not has_bf16():
-        pytest.skip("OpenVINO offers no bf16 on this CPU")
-    half = build_bundle(tmp_path / "bf16", Recipe(dense=True))
-    reseal(
-        half.folder,
-        tolerances={tolerance_key("openvino", "cpu", "bf16"): 0.1},
-        precision={"asked": "bf16", "chosen": "bf16"},
-    )
-    log = log_of(half, tmp_path, many_requests(), max_candidates=255)
-    found = replay_log(log, [half.folder], "as logged", None, lambda: None)
+    if not is_offered:
+        with pytest.raises(RuntimeRefused, match=refusal):
+            open_runtime(open_bundle(made.folder), Settings(bundle=made.folder))
+        return
+    log = log_of(made, tmp_path, many_requests(), max_candidates=255)
+    found = replay_log(log, [made.folder], "as logged", None, lambda: None)
 
     assert found.exact == found.requests >= 12
     assert (found.mismatches, found.max_abs_diff) == (0, 0.0)

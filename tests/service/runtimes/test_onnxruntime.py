@@ -10,13 +10,13 @@ from onnx import TensorProto, helper
 from msd.contract.bundle import GOLDENS, RANKER, Bundle
 from msd.contract.errors import BundleError
 from msd.contract.golden import golden_tensors, read_goldens
-from msd.contract.instructions import cpu_instructions
+from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.precision import Precision
 from msd.contract.rows import RowCodec
 from service.runtimes.onnxruntime import OnnxRuntime
 from service.runtimes.runtime import RuntimeRefused
 from tests.service.bundle_factory import example_schema, golden_requests
-from tests.service.live import live_service
+from tests.service.live import live_service, run_msd
 from tests.service.ranker_graph import Recipe, build_ranker
 from tests.service.runtimes.conftest import Asked, Make
 
@@ -41,7 +41,11 @@ def test_a_provider_that_is_not_there_is_refused(bundle: Bundle) -> None:
         OnnxRuntime(bundle, "cuda", threads=1)
 
 
-def test_int8_is_what_its_graph_is(made_for: Make, asked: Asked) -> None:
+def test_int8_is_got_or_refused(made_for: Make, asked: Asked) -> None:
+    if not adds_int8_exactly(cpu_instructions()):
+        with pytest.raises(RuntimeRefused, match="is quantised for CPUs with VNNI"):
+            OnnxRuntime(made_for("int8"), "cpu", threads=1)
+        return
     runtime = OnnxRuntime(made_for("int8"), "cpu", threads=1)
     assert (runtime.engine.precision, runtime.engine.key) == ("int8", "onnxruntime-cpu-int8")
     found = [np.abs(runtime.run(tensors)["pctr"] - expected).max() for tensors, expected in asked]
@@ -72,8 +76,12 @@ def test_int8_without_vnni_is_refused(made_for: Make, monkeypatch: pytest.Monkey
     assert OnnxRuntime(made_for("fp32"), "cpu", threads=1).engine.instructions == ("avx2",)
 
 
-def test_int8_is_served(made_for: Make, tmp_path: Path) -> None:
-    with live_service(made_for("int8").folder, tmp_path) as running, running.client() as client:
+def test_int8_is_served_or_refused(made_for: Make, tmp_path: Path) -> None:
+    folder = made_for("int8").folder
+    if not adds_int8_exactly(cpu_instructions()):
+        assert "export with --precision fp32" in run_msd("serve", str(folder), "--port", "0").stderr
+        return
+    with live_service(folder, tmp_path) as running, running.client() as client:
         assert client.get("/v1/model").json()["runtime"]["precision"] == "int8"
         assert running.score(golden_requests()[0]).status_code == 200
 

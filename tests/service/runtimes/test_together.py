@@ -1,6 +1,7 @@
 """Several requests in one run: each gets the scores that it has alone, on a plain session and on bound buffers."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ def test_what_cannot_be_merged_is_refused(bundle: Bundle, made_for: Make, tmp_pa
         open_together(bundle, engine, settings)
 
     both = build_bundle(tmp_path / "bundle", Recipe(dense=True, merged=True))
-    engine = open_runtime(made_for("int8"), settings).engine
+    engine = replace(open_runtime(made_for("fp32"), settings).engine, precision="int8")
     with pytest.raises(RuntimeRefused, match=r"runs in int8 on onnxruntime, and requests together in fp32"):
         open_together(both, engine, settings)
 
