@@ -46,6 +46,9 @@ COMMANDS = {
     ),
     "chaos": _Command("loadtest.chaos_command", "load", "Break a service for real, and tell what came of it."),
     "dashboards": _Command("loadtest.dashboards_command", "observe", "Write the dashboards for Grafana."),
+    "savings": _Command(
+        "loadtest.savings_command", "load", "Compare with a language model asked at request time, in time and money."
+    ),
     "demo": _Command("msd.demo.command", "demo,train,cpu,load", "Run the whole path on MovieLens-100K."),
 }
 _LOG_REPLAY = _Command("service.request_log.replay_command", "cpu,log", "")

@@ -1,0 +1,62 @@
+"""`msd savings`: this service against a language model at request time, and against the ranker without semantics."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from loadtest.services_command import check_writable
+from msd.contract.errors import MsdError
+from msd.contract.files import write_text_atomic
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command("savings")
+def savings(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="The dataset's folder.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle trained on it.")],
+    without: Annotated[Path, typer.Option(help="The bundle of the same ranker without semantics.")],
+    llm: Annotated[Path, typer.Option(help="A language model: a transformers folder or a GGUF file.")],
+    users: Annotated[int, typer.Option(min=2, help="Whose test events are scored by each.")] = 40,
+    candidates: Annotated[int, typer.Option(min=2, max=2_000, help="Of a request that is timed.")] = 200,
+    requests_per_s: Annotated[float, typer.Option(min=1.0, help="To compute a fleet for.")] = 1_000_000,
+    busy: Annotated[float, typer.Option(min=0.01, max=1.0, help="How busy its cores may be.")] = 0.5,
+    cores_a_machine: Annotated[int, typer.Option(min=1, help="Of its machines.")] = 64,
+    core_hour: Annotated[float, typer.Option(min=0.0, help="What a core costs for an hour, in $.")] = 0.04,
+    figures: Annotated[Path | None, typer.Option("--json", help="A file for the figures.")] = None,
+    work: Annotated[Path, typer.Option(help="A folder for logs.")] = Path("runs/savings"),
+) -> None:
+    """Times and scores the same requests by the service, by it without semantics, and by a language model."""
+    check_writable(figures)
+    try:
+        from loadtest.savings.capacity import Assumed
+        from loadtest.savings.savings import Plan
+        from loadtest.savings.savings import savings as measured
+        from loadtest.savings.tables import tables
+    except ModuleNotFoundError as error:
+        raise MsdError(
+            f"`msd savings` needs the module {error.name!r}; in the checkout: pip install -e '.[train,teach,cpu]'"
+        ) from error
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as bars:
+        bar = bars.add_task("Starting", total=None)
+        found = measured(
+            data,
+            bundle,
+            without,
+            llm,
+            work,
+            Plan(users=users, candidates=candidates),
+            Assumed(requests_per_s, busy, cores_a_machine, core_hour),
+            lambda doing, done, total: bars.update(bar, description=doing, completed=done, total=total, refresh=True),
+        )
+    console = Console()
+    for table in tables(found):
+        console.print(table)
+    if figures is not None:
+        write_text_atomic(figures, json.dumps(found, indent=2) + "\n")
+        console.print(f"{figures}: written", highlight=False)
