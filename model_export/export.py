@@ -3,8 +3,9 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from msd.contract.bundle import (
     ITEM_WORDS,
     MERGED_RANKER,
     RANKER,
+    USER_WORDS,
     Bundle,
     Manifest,
     bundle_id_of,
@@ -48,10 +50,13 @@ from msd.contract.reference import Reference, reference_of
 from msd.dataset.texts import student_texts
 from msd.ranker.features import Features, build_features
 from msd.step import fingerprint_of, is_done, mark_done
+from msd.teachers.knowledge import Knowledge
 
 TOLERANCE = 1e-5
-_FORMAT = 6
+_FORMAT = 7
 _GOLDENS = 32
+# For people to look at, which nobody does with millions.
+_USERS_WITH_WORDS = 10_000
 # Another CPU rounds in another order, and goldens are some of the rows that the difference was measured on.
 _MARGIN = 2.0
 _SERVED_BY = (("onnxruntime", "cpu"), ("onnxruntime", "cuda"), ("openvino", "cpu"))
@@ -99,7 +104,7 @@ def export_bundle(
         reference = _reference(made, evidence, chosen.run)
         if chosen.graph != graph or (encoder and encoder.precision != "fp32"):
             draft = _pack(made, folder, chosen.graph, features)
-        _write_words(folder / ITEM_WORDS, made)
+        _write_words(folder, made)
         parity = check_parity(
             Bundle(folder, draft),
             Expected(made.scores, made.scored_by),
@@ -212,14 +217,27 @@ def _tolerances(precision: Precision, parity: Parity) -> dict[str, float]:
     return own if precision == "int8" else {**plain, **own}
 
 
-def _write_words(path: Path, made: Recipe) -> None:
+def _write_words(folder: Path, made: Recipe) -> None:
     titles = dict(made.dataset.items.select("item_id", "title").iter_rows())
+    known = made.knowledge.items
+    items = ({"id": one, "title": title, **_words(known.get(one))} for one, title in titles.items())
+    _write_lines(folder / ITEM_WORDS, items)
+    if made.knowledge.users:
+        users = islice(made.knowledge.users.items(), _USERS_WITH_WORDS)
+        _write_lines(folder / USER_WORDS, ({"id": one, **_words(knowledge)} for one, knowledge in users))
+
+
+def _words(known: Knowledge | None) -> dict[str, Any]:
+    """What the teacher wrote, if it wrote anything."""
+    if known is None:
+        return {}
+    return {"explicit": known.explicit, "implicit": known.implicit, "tags": list(known.tags)}
+
+
+def _write_lines(path: Path, documents: Iterable[dict[str, Any]]) -> None:
     with atomic_file(path) as file:
-        for item_id, title in titles.items():
-            words: dict[str, Any] = {"id": item_id, "title": title}
-            if known := made.knowledge.items.get(item_id):
-                words |= {"explicit": known.explicit, "implicit": known.implicit, "tags": list(known.tags)}
-            file.write(json.dumps(words, ensure_ascii=False).encode() + b"\n")
+        for document in documents:
+            file.write(json.dumps(document, ensure_ascii=False).encode() + b"\n")
 
 
 def _replay_lines(parity: Parity) -> str:

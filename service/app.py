@@ -38,6 +38,8 @@ from service.oip.docs import INFER_PATHS
 from service.oip.errors import error_response
 from service.oip.infer_route import InferRoute
 from service.oip.model_routes import oip_routes
+from service.playground.playground import Playground
+from service.playground.without import Alone
 from service.readiness import Readiness, Starter
 from service.request_log.sender import RequestLog
 from service.run_queue import RunQueue
@@ -100,11 +102,17 @@ def create_app(
     ahead = int(settings.store == "redis")
     siblings = Siblings(exchange, metrics, serving, queue, scoring, ahead) if exchange else None
 
+    def compared_by(alone: Alone) -> ASGIApp:
+        own = Scoring(alone, scorer, admission, metrics, settings.max_candidates, shadowing, None, explainer)
+        return ScoreRoute(settings, own, admission, queue, readiness, guard, None)
+
+    playground = Playground(settings, serving, metrics, compared_by) if settings.playground else None
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         loader.watch(serving.current)
         starter.begin(list(serving.current.models.values()))
-        tasks = _begun(guard, request_log, siblings)
+        tasks = _begun(guard, request_log, siblings, playground)
         try:
             yield
         finally:
@@ -144,6 +152,8 @@ def create_app(
     if live:
         events = EventsRoute(settings, serving, live, readiness, metrics, request_log)
         app.router.routes.append(Route(EVENTS_PATH, events, methods=["POST"], name="events"))
+    if playground:
+        app.router.routes.extend(playground.routes())
     app.include_router(health_routes(serving, readiness, metrics, settings.max_candidates))
     if guard is not None:
         app.include_router(admin_routes(settings, serving))
@@ -170,7 +180,9 @@ class _App(FastAPI):
             await super().__call__(scope, receive, send)
 
 
-def _begun(guard: Guard | None, request_log: RequestLog | None, siblings: Siblings | None) -> list[asyncio.Task[None]]:
+def _begun(
+    guard: Guard | None, request_log: RequestLog | None, siblings: Siblings | None, playground: Playground | None
+) -> list[asyncio.Task[None]]:
     """What goes on beside requests."""
     tasks = []
     if siblings is not None:
@@ -179,6 +191,8 @@ def _begun(guard: Guard | None, request_log: RequestLog | None, siblings: Siblin
         tasks.append(asyncio.create_task(guard.watch()))
     if request_log is not None:
         tasks.append(asyncio.create_task(request_log.connect()))
+    if playground is not None:
+        tasks.append(asyncio.create_task(playground.open()))
     return tasks
 
 

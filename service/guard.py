@@ -16,6 +16,7 @@ from service.errors import Forbidden, ServiceError, Unauthorized
 from service.keys import KeyRing, KeyScope, read_keys
 from service.metrics import KeyRefusal, Metrics
 from service.oip.errors import PREFIX
+from service.playground.paths import ASSETS, PAGE, PLAYGROUND
 from service.settings import Settings
 from service.watched import Watched
 
@@ -39,12 +40,16 @@ class Guard:
         self._log = structlog.get_logger("msd.guard")
 
     def need(self, path: str) -> Need:
-        """What a path needs: every path but those of probes, and of metrics unless told so, needs a key."""
+        """What a path needs: every path but those of probes, of the playground's bare page, and of metrics unless told
+        so, needs a key."""
         if path.removeprefix(PREFIX) in ("/health/live", "/health/ready"):
             return None
         if path == "/metrics":
             return "metrics" if self._guards_metrics else None
-        if path == "/v1/score" or (path.startswith(f"{PREFIX}/") and path.endswith("/infer")):
+        if path == PAGE or path.startswith(ASSETS):
+            return None
+        # What the playground shows of users is what their scores are made from.
+        if path == "/v1/score" or path.startswith(PLAYGROUND) or _is_inference(path):
             return "score"
         if path == "/v1/events":
             return "events"
@@ -111,6 +116,10 @@ class GuardMiddleware:
         if scope["type"] == "http" and (refusal := self._guard.refusal(scope, self._guard.need(scope["path"]))):
             await self._guard.send_away(scope, receive, refusal)
         await self._app(scope, receive, send)
+
+
+def _is_inference(path: str) -> bool:
+    return path.startswith(f"{PREFIX}/") and path.endswith("/infer")
 
 
 def _given_key(scope: Scope) -> bytes | None:

@@ -5,12 +5,12 @@ Errors are raised. Knows neither how requests come nor how replies go.
 
 import time
 from collections import Counter
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from msd.contract.request import parse_request_by
 from service.admission import Admission, Load
 from service.explain.explainer import Explainer
-from service.lineup.lineup import Lineup, Serving
+from service.lineup.lineup import Lineup
 from service.lineup.shadowing import Shadowing
 from service.metrics import Metrics
 from service.reply import build_reply
@@ -22,6 +22,15 @@ _TIMING = b"parse;dur=%.3f, rows;dur=%.3f, queue;dur=%.3f, run;dur=%.3f, total;d
 _EXPLAINED = b", explain;dur=%.3f"
 
 Headers = list[tuple[bytes, bytes]]
+
+
+class Serves(Protocol):
+    """Whatever knows which line-up serves."""
+
+    @property
+    def current(self) -> Lineup:
+        """The line-up that serves now."""
+        ...
 
 
 class Asked(NamedTuple):
@@ -49,7 +58,7 @@ class Scoring:
 
     def __init__(
         self,
-        serving: Serving,
+        serving: Serves,
         scorer: Scorer,
         admission: Admission,
         metrics: Metrics,

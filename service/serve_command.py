@@ -26,6 +26,10 @@ def serve(
     provider: Annotated[str | None, typer.Option(help="Where onnxruntime runs it: cpu or cuda.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads inside one run of the model.")] = None,
     workers: Annotated[str | None, typer.Option(help="Worker processes: a number, or auto (one a core).")] = None,
+    playground: Annotated[bool | None, typer.Option(help="Serve a page to try the model out at /playground.")] = None,
+    playground_without: Annotated[
+        Path | None, typer.Option(help="A bundle that the page compares with, trained without the LLM's knowledge.")
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
 ) -> None:
     """Answers scoring requests over HTTP until SIGTERM."""
@@ -42,6 +46,8 @@ def serve(
         "provider": provider,
         "threads": threads,
         "workers": workers,
+        "playground": playground,
+        "playground_without": playground_without,
         "log_level": log_level,
     }
     given = {f"{PREFIX}{name.upper()}": str(value) for name, value in flags.items() if value is not None}

@@ -94,6 +94,9 @@ class Settings(BaseModel):
     log_max_mb: Annotated[int, Field(ge=1, le=2**24)] = 1_024
     log_max_days: Annotated[float, Field(gt=0, le=36_500)] = 30.0
     log_flush_seconds: Annotated[float, Field(ge=0.05, le=3_600)] = 60.0
+    playground: bool = False
+    playground_without: Path | None = None
+    """None: the playground compares with nothing."""
 
     @field_validator("workers", mode="before")
     @classmethod
@@ -114,6 +117,12 @@ class Settings(BaseModel):
         if url is not None:
             parse_redis_url(url.get_secret_value())
         return url
+
+    @model_validator(mode="after")
+    def _has_a_page_to_compare_on(self) -> Self:
+        if self.playground_without is not None and not self.playground:
+            raise ValueError("MSD_PLAYGROUND_WITHOUT needs MSD_PLAYGROUND=true")
+        return self
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:

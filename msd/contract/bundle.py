@@ -37,8 +37,9 @@ TOKENIZER = "tokenizer.json"
 ROWS = {"user": "users.rows", "item": "items.rows"}
 GOLDENS = "golden.jsonl"
 ITEM_WORDS = "items.meta.jsonl"
+USER_WORDS = "users.meta.jsonl"
 REQUIRED = (RANKER, *ROWS.values(), GOLDENS)
-_ALLOWED = (*REQUIRED, MERGED_RANKER, ENCODER, TOKENIZER, ITEM_WORDS)
+_ALLOWED = (*REQUIRED, MERGED_RANKER, ENCODER, TOKENIZER, ITEM_WORDS, USER_WORDS)
 FILES = (MANIFEST, SIGNATURE, *_ALLOWED)
 """Names of all files that a bundle may have, without the mark that verification leaves."""
 _MAX_MANIFEST_BYTES = 64 * 2**20

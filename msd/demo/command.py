@@ -116,7 +116,7 @@ AUC {summary["auc"]:.4f} (without semantics {summary["auc_without_semantics"]:.4
 {out / "report.html"} shows it all; {out / "demo.json"} has the figures. It took {summary["seconds"]:.0f} s.
 
 Go on:
-  make serve                           serves this bundle on http://127.0.0.1:8080 (docs at /docs)
+  make serve                           serves it on http://127.0.0.1:8080 (/playground, /docs)
   curl                                 the README has a request to paste
   msd data check FOLDER                checks a dataset of your own; {out / "dataset/dataset.toml"} explains the format
 """,

@@ -16,7 +16,17 @@ from model_export.export import TOLERANCE, export_bundle
 from model_export.inputs import Inputs, load_inputs
 from model_export.parity import BundleRows
 from msd.__main__ import main
-from msd.contract.bundle import ENCODER, GOLDENS, ITEM_WORDS, MARKER, RANKER, TOKENIZER, file_entries, open_bundle
+from msd.contract.bundle import (
+    ENCODER,
+    GOLDENS,
+    ITEM_WORDS,
+    MARKER,
+    RANKER,
+    TOKENIZER,
+    USER_WORDS,
+    file_entries,
+    open_bundle,
+)
 from msd.contract.encoder_record import EncoderRecord
 from msd.contract.errors import MsdError
 from msd.contract.golden import golden_tensors, read_goldens
@@ -150,6 +160,9 @@ def test_words_for_people_are_of_every_item(exported: Exported) -> None:
     assert list(words) == exported.inputs.dataset.items["item_id"].to_list()
     assert words["80"] == {"id": "80", "title": None}
     assert set(words["1"]) == {"id", "title", "explicit", "implicit", "tags"}
+    users = [json.loads(line) for line in exported.bundle.path(USER_WORDS).read_text().splitlines()]
+    assert [one["id"] for one in users] == list(exported.inputs.knowledge.users)
+    assert all(set(one) == {"id", "explicit", "implicit", "tags"} for one in users)
 
 
 def test_without_semantics_there_is_no_encoder(plain: Exported) -> None:

@@ -1,0 +1,43 @@
+// Makes elements. Text becomes text and never markup, whoever wrote it.
+
+/** An element with attributes (`onclick` and the like are listeners, `false` and null leave one out) and children. */
+export function el(name, attributes = {}, ...children) {
+  return fill(document.createElement(name), attributes, ...children);
+}
+
+/** The same of a drawing. */
+export function svg(name, attributes = {}, ...children) {
+  return fill(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, ...children);
+}
+
+function fill(element, attributes, ...children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === false || value === null || value === undefined) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else element.setAttribute(name, value === true ? "" : String(value));
+  }
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+/** A bar from `start` over `length`, in percent of what it lies in. */
+export function bar(kind, start, length) {
+  const made = el("span", { class: `bar ${kind}`, "aria-hidden": "true" });
+  made.style.left = `${start}%`;
+  made.style.width = `${Math.max(length, 0)}%`;
+  return made;
+}
+
+/** Calls once nothing has been asked for so many milliseconds. */
+export function calm(call, pause) {
+  let timer = 0;
+  return () => {
+    clearTimeout(timer);
+    timer = setTimeout(call, pause);
+  };
+}
+
+/** A feature's name as people would write it. */
+export const plain = (name) => name.replaceAll("_", " ");
+export const percent = (share) => `${(100 * share).toFixed(1)} %`;
+export const signed = (number) => `${number < 0 ? "−" : "+"}${Math.abs(number).toFixed(2)}`;

@@ -1,0 +1,188 @@
+// The page: what is chosen, the requests that follow from it, and what is shown of their replies.
+
+import { know, score, Trouble, useKey } from "./api.js";
+import { calm, el } from "./dom.js";
+import { described, editor, newAd } from "./own.js";
+import { legend } from "./parts.js";
+import { picker } from "./picker.js";
+import { Ranking } from "./ranking.js";
+import { waterfall } from "./time.js";
+import { Who } from "./who.js";
+import { why } from "./why.js";
+
+const BID = 0.5;
+const TRIES = 4;
+const byId = (id) => document.getElementById(id);
+const titles = new Map();
+const ads = new Map();
+const state = { about: null, who: null, ranking: null, selected: null, number: 0, made: 0, edited: null, shown: null };
+
+/** Does something that may fail, and says so where it does. */
+async function attempt(call) {
+  try {
+    await call();
+    byId("trouble").hidden = true;
+  } catch (error) {
+    if (!(error instanceof Trouble)) throw error;
+    const needsKey = error.status === 401;
+    byId("key").hidden = !needsKey;
+    byId("trouble").hidden = needsKey;
+    byId("trouble").firstElementChild.textContent = error.message;
+    if (needsKey) byId("key-text").focus();
+  }
+}
+
+async function start() {
+  const about = await know("about");
+  byId("key").hidden = true;
+  state.about = about;
+  byId("model").textContent = `A small model ranks them, with what a large one knows: ${about.model_version}, ${about.items.toLocaleString("en")} ads.`;
+  byId("switch").hidden = about.without === null;
+  byId("legend").replaceChildren(...legend());
+  state.ranking = new Ranking(byId("lists"), { select, bid, remove });
+  byId("add").replaceChildren(
+    picker({
+      label: "Add an ad", hint: "find a title",
+      search: async (text) => (await know("items", [["text", text]])).items.filter((one) => !ads.has(one.id)),
+      choose: (id) => attempt(() => add([id])),
+    }),
+    el("button", { type: "button", class: "first", onclick: write }, "Write an ad of your own"),
+  );
+  if (about.example.ads.length) await learn(about.example.ads);
+  state.who = new Who({ place: byId("who"), about, titles, attempt, changed: () => refresh() });
+  byId("main").hidden = false;
+  await state.who.turnTo(about.example.user_id);
+}
+
+/** Takes ads that the service knows among the candidates. */
+async function learn(ids) {
+  const found = (await know("ads", ids.map((id) => ["id", id]))).ads;
+  for (const id of ids) {
+    ads.set(id, { id, bid: BID, ...found[id] });
+    titles.set(id, found[id].title);
+  }
+}
+
+async function add(ids) {
+  await learn(ids);
+  state.selected = ids[0];
+  refresh();
+}
+
+function write() {
+  const id = `your-ad-${++state.made}`;
+  ads.set(id, newAd(id, BID));
+  select(id);
+  refresh();
+  byId("own").querySelector("textarea, input")?.focus();
+}
+
+function select(id) {
+  state.selected = id;
+  if (state.shown) draw();
+}
+
+const soon = calm(() => refresh(), 150);
+
+function bid(id, text) {
+  ads.get(id).bid = text === "" ? null : Number(text);
+  soon();
+}
+
+function remove(id) {
+  ads.delete(id);
+  if (state.selected === id) state.selected = null;
+  refresh();
+  byId("ranking").focus();
+}
+
+function request() {
+  const chosen = [...ads.values()];
+  const own = chosen.filter((ad) => ad.own).map((ad) => [ad.id, described(ad, state.about)]);
+  return {
+    ...state.who.asked,
+    candidates: { id: chosen.map((ad) => ad.id), bid: chosen.map((ad) => ad.bid) },
+    ...(own.length ? { items: Object.fromEntries(own) } : {}),
+    top_k: chosen.length,
+  };
+}
+
+/** Asks for scores; then for those of the other model and for explanations. What is no longer wanted is not shown. */
+function refresh() {
+  const number = ++state.number;
+  const isOld = () => number !== state.number;
+  return attempt(async () => {
+    if (!ads.size) return empty();
+    const asked = request();
+    const lead = await scored(asked, isOld);
+    if (isOld()) return;
+    const isCompared = byId("compare").checked;
+    // What explained the scores before stays, dimmed, until its successor is there.
+    byId("main").classList.add("stale");
+    state.shown = { ...state.shown, lead: lead.body, timing: lead, other: null, without: null };
+    if (isCompared) state.shown.other = (await score(asked, true)).body;
+    if (isOld()) return;
+    draw();
+    if (ads.size > state.about.most_explained) return unexplained();
+    const explained = await score({ ...asked, explain: true });
+    const compared = isCompared ? await score({ ...asked, explain: true }, true) : null;
+    if (isOld()) return;
+    state.shown.explanation = explanationOf(explained.body);
+    state.shown.without = compared && explanationOf(compared.body);
+    state.shown.explained = explained.stages.explain;
+    byId("main").classList.remove("stale");
+    draw();
+  });
+}
+
+/** More ads than the service explains at once. */
+function unexplained() {
+  Object.assign(state.shown, { explanation: null, without: null, explained: null });
+  draw();
+}
+
+/** A reply; where a text is yet to be encoded, a little later again. */
+async function scored(asked, isOld) {
+  for (let tries = 1; ; tries += 1) {
+    const reply = await score(asked);
+    const rungs = reply.body.degraded?.candidates ?? {};
+    const isDone = Object.entries(asked.items ?? {}).every(([id, item]) => !item.text || rungs[id] === "encoded");
+    if (isDone || !state.about.encodes_texts || tries === TRIES || isOld()) return reply;
+    await new Promise((resolve) => setTimeout(resolve, 250));
+  }
+}
+
+const explanationOf = (body) => ({ ...body.explanation, ids: body.candidates.id, pctr: body.candidates.pctr });
+
+function draw() {
+  const { lead, other, explanation, without, timing, explained } = state.shown;
+  if (!ads.has(state.selected)) state.selected = lead.candidates.id.find((id) => ads.has(id));
+  state.ranking.show({ ads, lead, other, explanation, selected: state.selected });
+  const ad = ads.get(state.selected);
+  if (state.edited !== ad) {
+    state.edited = ad;
+    byId("own").replaceChildren(...(ad.own ? editor(ad, state.about, soon) : []));
+  }
+  const isScored = lead.candidates.id.includes(ad.id);
+  byId("why").replaceChildren(...(isScored ? why({ ad, lead, explanation, without, titles }) : []));
+  byId("told").textContent = `${lead.candidates.id.length} ads by ${ranksBy(lead)}`;
+  byId("time").replaceChildren(...waterfall({ ...timing, explained, ads: lead.candidates.id.length }));
+}
+
+const ranksBy = (lead) => (lead.candidates.ecpm.some((one) => one !== null) ? "eCPM = 1000 × bid × pCTR" : "pCTR");
+
+function empty() {
+  state.shown = state.selected = state.edited = null;
+  for (const id of ["own", "why", "time"]) byId(id).replaceChildren();
+  byId("told").textContent = "There are no ads; add one.";
+  state.ranking.show({ ads, lead: { candidates: { id: [], pctr: [], ecpm: [] } }, other: null, explanation: null, selected: null });
+}
+
+byId("compare").addEventListener("change", () => refresh());
+byId("trouble").querySelector("button").addEventListener("click", () => attempt(() => (state.who ? refresh() : start())));
+byId("key").addEventListener("submit", (event) => {
+  event.preventDefault();
+  useKey(byId("key-text").value);
+  attempt(() => (state.who ? refresh() : start()));
+});
+attempt(start);

@@ -1,0 +1,127 @@
+// The user, the moment and the history: picked, or written by hand.
+
+import { calm, el, plain } from "./dom.js";
+import { fieldsOf } from "./fields.js";
+import { know } from "./api.js";
+import { picker } from "./picker.js";
+import { shown, words } from "./why.js";
+
+const NOBODY = "somebody new";
+
+/** The panel. `asked` is what a request says of the user; `changed()` is called when it says something else, and
+ * `attempt` does what may fail. */
+export class Who {
+  constructor({ place, about, titles, attempt, changed }) {
+    Object.assign(this, { place, about, titles, attempt, changed });
+    this.later = calm(changed, 150);
+    this.context = { ...about.example.context };
+    this.at = about.example.at;
+    this.moment = this.momentFields();
+  }
+
+  /** What of a request is about the user and the moment. */
+  get asked() {
+    const user = {};
+    if (this.history) user.history = this.history;
+    if (Object.keys(this.features).length) user.features = this.features;
+    return {
+      user_id: this.user.id,
+      context: this.context,
+      ...(this.at === null ? {} : { at: this.at }),
+      ...(Object.keys(user).length ? { user } : {}),
+    };
+  }
+
+  /** Turns to another user. */
+  async turnTo(id) {
+    const user = await know("user", [["id", id]]);
+    for (const one of user.history) this.titles.set(one.id, one.title);
+    this.user = user;
+    this.features = {};
+    this.history = user.known ? null : [];
+    this.draw();
+    this.changed();
+  }
+
+  draw() {
+    const { user, about } = this;
+    const find = picker({
+      label: "Pick a user",
+      hint: about.users ? "find by id" : "an id, and Enter",
+      isFree: true,
+      search: async (text) => (await know("users", [["text", text]])).users.map(({ id }) => ({ id, title: `user ${id}` })),
+      choose: (id) => this.attempt(() => this.turnTo(id)),
+    });
+    const anew = el("button", { type: "button", class: "second", onclick: () => this.attempt(() => this.turnTo(NOBODY)) }, "or write a history of your own");
+    this.place.replaceChildren(
+      find,
+      anew,
+      el("h3", {}, user.known ? `User ${user.id}` : "Somebody the service has not met"),
+      ...this.facts(),
+      ...(user.words ? [el("h4", {}, "What the LLM wrote of this user"), ...words(user.words)] : []),
+      ...this.clicks(),
+      el("h4", {}, "The moment"),
+      this.moment,
+    );
+  }
+
+  facts() {
+    const fields = this.about.fields.user;
+    if (!fields.length) return [];
+    const told = Object.entries(this.user.features).filter(([, value]) => value !== null);
+    const brief = told.map(([name, value]) => `${plain(name)} ${shown(value)}`).join(" · ");
+    const form = fieldsOf(fields, this.user.features, (features) => {
+      this.features = features;
+      this.later();
+    });
+    return [
+      ...(brief ? [el("p", { class: "quiet" }, brief)] : []),
+      el("details", { open: !this.user.known }, el("summary", {}, "change the facts"), form),
+    ];
+  }
+
+  clicks() {
+    const ids = this.history ?? this.user.history.map((one) => one.id);
+    const change = (history) => {
+      this.history = history;
+      this.draw();
+      this.changed();
+    };
+    const rows = ids.map((id, place) => {
+      const title = this.titles.get(id) ?? id;
+      const drop = () => change(ids.filter((_, at) => at !== place));
+      return el("li", {}, el("span", {}, title), el("button", { type: "button", class: "remove", "aria-label": `Remove ${title} from the history`, onclick: drop }, "×"));
+    });
+    const add = picker({
+      label: "Add a click",
+      hint: "find a title",
+      search: async (text) => (await know("items", [["text", text]])).items,
+      choose: (id, title) => {
+        this.titles.set(id, title);
+        change([...ids, id]);
+      },
+    });
+    const undo = this.history && this.user.known;
+    return [
+      el("h4", {}, `Clicked so far: ${ids.length}`),
+      add,
+      el("ol", { class: "clicks", reversed: true }, ...rows.reverse()),
+      ...(undo ? [el("button", { type: "button", class: "second", onclick: () => change(null) }, "as it is stored")] : []),
+    ];
+  }
+
+  momentFields() {
+    const at = el("input", { id: "at", type: "datetime-local", step: "1" });
+    at.value = new Date(1000 * this.at).toISOString().slice(0, 19);
+    at.addEventListener("input", () => {
+      const typed = Date.parse(`${at.value}Z`);
+      this.at = Number.isFinite(typed) && typed >= 0 ? typed / 1000 : null;
+      this.later();
+    });
+    const fields = fieldsOf(this.about.fields.context, this.context, (context) => {
+      this.context = { ...this.context, ...context };
+      this.later();
+    });
+    return el("div", {}, el("div", { class: "field" }, el("label", { for: "at" }, "time (UTC); empty is now"), at), fields);
+  }
+}
