@@ -20,7 +20,7 @@ _PATIENCE_S = 120.0
 
 
 def test_a_killed_training_goes_on(tmp_path: Path) -> None:
-    dataset = write_tiny_dataset(tmp_path / "dataset", users=80)
+    dataset = write_tiny_dataset(tmp_path / "dataset", users=40)
     student = tmp_path / "student"
     write_small_student(student, load_dataset(dataset))
     out = tmp_path / "cut"

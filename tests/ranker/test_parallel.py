@@ -11,15 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from msd.dataset.load import Dataset
+from msd.dataset.load import Dataset, load_dataset
 from msd.ranker.features import build_features
 from msd.ranker.folder import RECORD_FILE, load_ranker, vectors_of
 from msd.ranker.parallel import ALONE, TeamError, join_team
 from msd.ranker.schema_fit import fit_schema
 from msd.ranker.train import train_ranker
 from msd.student.vectors import load_vectors
+from tests.dataset.tiny import write_tiny_dataset
 from tests.ranker.made import SMALL, quiet
 from tests.ranker.team_member import TRAINING, TUNING, train, untuned_from
+from tests.ranker.tuned import write_small_student
 from tests.service.live import ROOT
 
 _TEAM = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -90,9 +92,11 @@ def test_gradients_and_figures_are_means_and_shares_are_parts(team: Path, alone:
     assert _figures(alone, 0)["share"] == list(range(7))
 
 
-def test_the_command_leaves_one_model_and_speaks_once(tiny_folder: Path, student: Path, tmp_path: Path) -> None:
-    out = tmp_path / "model"
-    done = _torchrun("msd", "train", tiny_folder, student, out, "--epochs", "2")
+def test_the_command_leaves_one_model_and_speaks_once(tmp_path: Path) -> None:
+    out, student = tmp_path / "model", tmp_path / "student"
+    dataset = write_tiny_dataset(tmp_path / "dataset", users=24)
+    write_small_student(student, load_dataset(dataset))
+    done = _torchrun("msd", "train", dataset, student, out, "--epochs", "1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("valid AUC") == 1
     _, record = load_ranker(out)
@@ -102,7 +106,7 @@ def test_the_command_leaves_one_model_and_speaks_once(tiny_folder: Path, student
     assert not (out / ".work").exists()
 
     before = (out / RECORD_FILE).stat().st_mtime_ns
-    done = _torchrun("msd", "train", tiny_folder, student, out, "--epochs", "2")
+    done = _torchrun("msd", "train", dataset, student, out, "--epochs", "1")
     assert (done.returncode, done.stdout.count("done before, nothing to do")) == (0, 1)
     assert (out / RECORD_FILE).stat().st_mtime_ns == before
 

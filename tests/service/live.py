@@ -7,16 +7,20 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from msd.__main__ import main
+
 ROOT = Path(__file__).parents[2]
 _PATIENCE_S = 120.0
+_OWN_PROCESS = ("serve", "check")
 
 
 def free_port() -> int:
@@ -105,8 +109,10 @@ def live_service(
 
 
 def run_msd(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """One command of the front door, to its end."""
+    """One command of the front door, to its end: here, but for those that set up the log of their whole process."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MSD_")}
+    if arguments[0] not in _OWN_PROCESS:
+        return _run_here(arguments, {**kept, **environment})
     return subprocess.run(
         [sys.executable, "-m", "msd", *arguments],
         cwd=ROOT,
@@ -116,6 +122,25 @@ def run_msd(*arguments: str, **environment: str) -> "subprocess.CompletedProcess
         timeout=60,
         check=False,
     )
+
+
+def _run_here(arguments: Sequence[str], environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
+    """What it would be in a process of its own, without that one's second of imports."""
+    before, code = dict(os.environ), 0
+    with redirect_stdout(StringIO()) as said, redirect_stderr(StringIO()) as told:
+        try:
+            _set_environment(environment)
+            main(arguments)
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        finally:
+            _set_environment(before)
+    return subprocess.CompletedProcess(arguments, code, said.getvalue(), told.getvalue())
+
+
+def _set_environment(environment: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 def wait_until(is_done: Any, patience_s: float = _PATIENCE_S) -> None:  # noqa: ANN401 - any callable with a truth value
