@@ -240,8 +240,8 @@ def test_who_waits_for_room_when_the_end_begins_does_not_wait_for_the_end(bundle
         running.process.send_signal(signal.SIGINT)
 
 
-def test_a_second_interrupt_ends_at_once(slow_bundle: Bundle, tmp_path: Path) -> None:
-    with live_service(slow_bundle.folder, tmp_path, workers=2, drain_seconds=600) as running:
+def test_a_second_interrupt_ends_at_once(bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(bundle.folder, tmp_path, workers=2, drain_seconds=600) as running:
         running.process.send_signal(signal.SIGINT)
         wait_until(lambda: running.ready()["draining"])
         running.process.send_signal(signal.SIGINT)
