@@ -60,7 +60,7 @@ def test_answers_are_those_to_whole_questions(folder: Path) -> None:
     liked = ["Alien", "Brazil"]
     scores = model.scores(liked, _TITLES)
 
-    whole = LlamaForCausalLM.from_pretrained(folder).eval()
+    whole = LlamaForCausalLM.from_pretrained(folder).eval()  # type: ignore[no-untyped-call]
     for title, score in zip(_TITLES, scores, strict=True):
         text = "A viewer liked these: Alien; Brazil.\nWould the same viewer like this one: "
         text += f"{title}? Answer Yes or No.\nAnswer:"
