@@ -1,0 +1,330 @@
+"""The playground in a real Chromium: what people do on it, with and without a mouse; what becomes of their words."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from msd.contract.bundle import Bundle
+from service.keys import KeyFile, new_key
+from tests.browser.playground_page import PlaygroundPage, ids_of
+from tests.service.bundle_factory import AT
+from tests.service.live import LiveService, live_service
+from tests.service.playground.worded import HOSTILE
+
+pytestmark = pytest.mark.browser
+
+CONTEXT = {"hour": "13", "device": "ios", "temperature": 21.5}
+NO_STORAGE = """
+for (const name of ["localStorage", "sessionStorage", "indexedDB", "caches"])
+  Object.defineProperty(window, name, { get() { throw new DOMException("denied", "SecurityError"); } });
+Object.defineProperty(Document.prototype, "cookie", { get() { throw new DOMException("denied", "SecurityError"); } });
+"""
+
+
+def asked(ids: list[str], **more: Any) -> dict[str, Any]:  # noqa: ANN401
+    """What the page asks at first, of these ads."""
+    bids = [0.5] * len(ids)
+    return {"user_id": "u1", "at": AT, "context": CONTEXT, "candidates": {"id": ids, "bid": bids}, **more}
+
+
+def test_a_ranking_appears_with_the_services_own_figures(page: PlaygroundPage, playground: LiveService) -> None:
+    ids = page.order()
+    reply = playground.score(asked(ids, top_k=12)).json()["candidates"]
+    assert len(ids) == 12
+    assert reply["id"] == ids
+    for one, pctr, ecpm in zip(ids, reply["pctr"], reply["ecpm"], strict=True):
+        assert page.figures(one).split("\n") == [f"{100 * pctr:.1f} %", f"eCPM {ecpm:.0f}"]
+
+
+def test_a_bid_moves_its_ad_while_it_is_typed(page: PlaygroundPage) -> None:
+    last = page.order()[-1]
+    field = page.row(last).locator("input")
+    field.select_text()
+    page.tab.keyboard.type("25.5", delay=170)
+    expect(page.rows.first).to_have_attribute("data-id", last)
+    expect(field).to_be_focused()
+    expect(field).to_have_value("25.5")
+    page.bid(last, "")
+    expect(page.rows.last).to_have_attribute("data-id", last)
+    expect(page.row(last).locator(".ecpm")).to_have_text("no bid")
+    page.settle()
+
+
+def test_a_bid_that_is_none_is_told_and_mended(page: PlaygroundPage) -> None:
+    page.bid("i1", "-1")
+    trouble = page.tab.get_by_role("alert")
+    expect(trouble).to_contain_text("The service says: Input should be greater than or equal to 0 (candidates.bid.")
+    page.bid("i1", "1")
+    expect(trouble).to_be_hidden()
+    page.settle()
+    assert all("422" in one for one in page.said)
+    page.said.clear()
+
+
+def test_an_ad_of_ones_own_is_scored_by_its_words(page: PlaygroundPage, playground: LiveService) -> None:
+    page.tab.get_by_role("button", name="Write an ad of your own").click()
+    words = page.tab.get_by_label("title", exact=True)
+    expect(words).to_be_focused()
+    mine = page.row("your-ad-1")
+    expect(mine.locator(".marks")).to_have_text("your adnothing is known of it")
+    page.settle()
+    before = page.figures("your-ad-1")
+    words.fill("A tent for two, light and dry")
+    expect(mine.locator(".marks")).to_have_text("your adread from its words")
+    expect(mine.locator(".title")).to_have_text("A tent for two, light and dry")
+    page.settle()
+    assert page.figures("your-ad-1") != before
+    page.tab.locator("#own").get_by_label("category").select_option("games")
+    page.tab.locator("#own").get_by_label("price").fill("9.5")
+    page.tab.locator("#own").get_by_label("genres").fill("g1, g2")
+    item = {
+        "text": "A tent for two, light and dry",
+        "features": {"category": "games", "price": 9.5, "genres": ["g1", "g2"]},
+    }
+    reply = playground.score(asked(["your-ad-1"], items={"your-ad-1": item})).json()
+    expect(mine.locator(".pctr")).to_have_text(f"{100 * reply['candidates']['pctr'][0]:.1f} %")
+    page.settle()
+
+
+def test_the_switch_puts_the_other_models_ranking_beside(page: PlaygroundPage, playground: LiveService) -> None:
+    expect(page.other_rows.first).to_be_hidden()
+    page.tab.get_by_role("switch").check()
+    expect(page.other_rows).to_have_count(12)
+    with playground.client() as client:
+        reply = client.post("/playground/score-without", json=asked(page.order(), top_k=12)).json()
+    ranked, other = page.order(), ids_of(page.other_rows)
+    assert other == reply["candidates"]["id"]
+    for place, one in enumerate(ranked):
+        moved = other.index(one) - place
+        shown = "=" if moved == 0 else f"{'▲' if moved > 0 else '▼'} {abs(moved)}"
+        expect(page.row(one).locator(".move")).to_have_text(shown)
+    expect(page.tab.get_by_text("The model without the LLM's knowledge")).to_be_visible()
+    assert page.tab.locator(".links path").count() == 12
+    page.tab.get_by_role("switch").uncheck()
+    expect(page.other_rows.first).to_be_hidden()
+    page.settle()
+
+
+def test_the_explanation_is_the_services_own(page: PlaygroundPage, playground: LiveService) -> None:
+    page.row("i3").get_by_role("button").first.click()
+    expect(page.row("i3").locator(".title")).to_have_attribute("aria-pressed", "true")
+    explained = playground.score(asked(page.order(), explain=True)).json()
+    place = explained["candidates"]["id"].index("i3")
+    came = page.tab.locator("#why .came")
+    expect(came.locator(".ends").first).to_contain_text(f"{100 * explained['explanation']['base']:.1f} %")
+    for group, bar in zip(("semantic", "history", "dense", "id"), came.locator("li").all(), strict=True):
+        share = explained["explanation"]["shares"][group][place]
+        shown = bar.locator(".value").get_attribute("title")
+        assert shown == f"log-odds {'−' if share < 0 else '+'}{abs(share):.2f}"
+        assert abs(share) < 0.05 or bar.locator(f".bar.{group}").bounding_box()["width"] > 1  # type: ignore[index]
+    history = explained["explanation"]["history"]
+    strongest = max(zip(history["effect"][place], history["id"], strict=True), key=lambda one: abs(one[0]))
+    expect(page.tab.locator("#why .bars.clicks .name").first).to_have_text(f"Tent number {strongest[1][1:]}")
+    assert page.tab.locator(".strip").count() == 12
+
+
+def test_what_the_teacher_wrote_is_shown(page: PlaygroundPage) -> None:
+    page.row("i1").get_by_role("button").first.click()
+    why = page.tab.locator("#why")
+    for text in ("Städte am Meer", "Two cities.", "For walkers.", "sea", "books"):
+        expect(why).to_contain_text(text)
+    expect(page.tab.locator("#who")).to_contain_text("Clicks on tents.")
+    page.row("i3").get_by_role("button").first.click()
+    expect(why.get_by_text("Nothing.")).to_be_visible()
+
+
+def test_a_history_can_be_written(page: PlaygroundPage) -> None:
+    page.tab.get_by_role("button", name="or write a history of your own").click()
+    expect(page.tab.get_by_text("Somebody the service has not met")).to_be_visible()
+    page.settle()
+    before = [page.figures(one) for one in sorted(page.order())]
+    page.find("Add a click").fill("tent number 77")
+    page.offers.get_by_text("Tent number 77").click()
+    expect(page.tab.get_by_text("Clicked so far: 1")).to_be_visible()
+    expect(page.tab.locator("#why .bars.clicks .name")).to_have_text(["Tent number 77"])
+    page.settle()
+    assert [page.figures(one) for one in sorted(page.order())] != before
+    page.tab.get_by_role("button", name="Remove Tent number 77 from the history").click()
+    expect(page.tab.get_by_text("There are none.")).to_be_visible()
+    page.settle()
+    assert [page.figures(one) for one in sorted(page.order())] == before
+
+
+def test_the_milliseconds_are_those_of_the_reply(page: PlaygroundPage) -> None:
+    names = page.tab.locator(".waterfall .name").all_inner_texts()
+    assert names == ["on the way", "parse", "rows", "queue", "run", "reply"]
+    told = page.tab.locator("#time strong").inner_text()
+    service, whole = (float(one) for one in re.findall(r"([\d.]+) ms", told))
+    shown = [float(one.removesuffix(" ms")) for one in page.tab.locator(".waterfall .value").all_inner_texts()]
+    assert sum(shown[1:]) == pytest.approx(service, abs=0.1)
+    assert sum(shown) == pytest.approx(whole, abs=0.1)
+
+
+def test_all_can_be_done_with_the_keyboard(page: PlaygroundPage) -> None:
+    keyboard = page.tab.keyboard
+    keyboard.press("Tab")
+    expect(page.tab.get_by_role("link", name="To the ranking")).to_be_focused()
+    keyboard.press("Tab")
+    expect(page.tab.get_by_role("switch")).to_be_focused()
+    keyboard.press("Space")
+    expect(page.other_rows).to_have_count(12)
+    page.tab.get_by_role("link", name="To the ranking").focus()
+    keyboard.press("Enter")
+    keyboard.press("Tab")
+    add = page.find("Add an ad")
+    expect(add).to_be_focused()
+    keyboard.type("tent number 14")
+    expect(page.offers.first).to_have_text("Tent number 14")
+    keyboard.press("ArrowDown")
+    keyboard.press("ArrowDown")
+    keyboard.press("ArrowUp")
+    expect(page.tab.locator("[role=option][aria-selected=true]")).to_have_text("Tent number 14")
+    keyboard.press("Enter")
+    expect(page.rows).to_have_count(13)
+    expect(page.row("i14")).to_have_class("selected")
+    expect(add).to_be_focused()
+    keyboard.press("ArrowDown")
+    expect(add).to_have_attribute("aria-expanded", "true")
+    keyboard.press("Escape")
+    expect(add).to_have_attribute("aria-expanded", "false")
+    keyboard.press("Tab")
+    expect(page.tab.get_by_role("button", name="Write an ad of your own")).to_be_focused()
+    keyboard.press("Tab")
+    first = page.rows.first
+    expect(first.locator(".title")).to_be_focused()
+    keyboard.press("Enter")
+    expect(first).to_have_class("selected")
+    keyboard.press("Tab")
+    expect(first.locator("input")).to_be_focused()
+    keyboard.press("Tab")
+    removed = first.get_attribute("data-id")
+    keyboard.press("Enter")
+    expect(page.rows).to_have_count(12)
+    assert removed not in page.order()
+    page.settle()
+
+
+def test_everything_that_takes_input_has_a_name(page: PlaygroundPage) -> None:
+    page.tab.get_by_role("button", name="Write an ad of your own").click()
+    page.tab.get_by_text("change the facts").click()
+    nameless = page.tab.locator("button, input, select, textarea").evaluate_all(
+        "all => all.filter((one) => one.checkVisibility() && !(one.ariaLabel || one.labels?.[0]?.textContent.trim()"
+        " || one.textContent.trim())).map((one) => one.outerHTML)"
+    )
+    assert nameless == []
+    page.settle()
+
+
+@pytest.mark.parametrize("width", [360, 800])
+def test_it_fits_small_screens(page: PlaygroundPage, width: int) -> None:
+    page.tab.set_viewport_size({"width": width, "height": 740})
+    page.tab.get_by_role("switch").check()
+    expect(page.other_rows).to_have_count(12)
+    page.tab.get_by_role("button", name="Write an ad of your own").click()
+    page.tab.get_by_label("title", exact=True).fill("Averylongwordwithoutanyspaceinit" * 20)
+    page.settle()
+    assert page.tab.evaluate("document.documentElement.scrollWidth") == width
+    for part in ("#who", "#lists", "#why", "#time"):
+        box = page.tab.locator(part).bounding_box()
+        assert box is not None
+        assert 0 <= box["x"] <= box["x"] + box["width"] <= width
+    expect(page.row("your-ad-1").locator("input")).to_be_visible()
+
+
+def test_it_works_where_nothing_may_be_stored(tab: Page, playground: LiveService) -> None:
+    tab.add_init_script(NO_STORAGE)
+    page = PlaygroundPage(tab, playground.url)
+    page.open()
+    tab.get_by_role("switch").check()
+    expect(page.other_rows).to_have_count(12)
+    page.bid(page.order()[-1], "99")
+    page.settle()
+    page.check_silence()
+
+
+def test_it_stores_nothing(page: PlaygroundPage) -> None:
+    page.tab.get_by_role("switch").check()
+    expect(page.other_rows).to_have_count(12)
+    stored = page.tab.evaluate(
+        "async () => [localStorage.length, sessionStorage.length, document.cookie,"
+        " (await indexedDB.databases()).length]"
+    )
+    assert stored == [0, 0, "", 0]
+
+
+def test_hostile_words_are_words(page: PlaygroundPage) -> None:
+    page.row("i2").get_by_role("button").first.click()
+    expect(page.row("i2").locator(".title")).to_have_text(HOSTILE)
+    expect(page.tab.locator("#why .tags li")).to_have_text([HOSTILE])
+    expect(page.tab.locator("#who .wrote").last).to_contain_text(HOSTILE)
+    page.find("Add an ad").fill("onerror")
+    page.find("Add an ad").press("Escape")
+    page.tab.get_by_role("button", name="Write an ad of your own").click()
+    page.tab.get_by_label("title", exact=True).fill(HOSTILE)
+    expect(page.row("your-ad-1").locator(".title")).to_have_text(HOSTILE)
+    page.find("Pick a user").fill(HOSTILE)
+    page.find("Pick a user").press("Enter")
+    expect(page.tab.get_by_text("Somebody the service has not met")).to_be_visible()
+    page.settle()
+    assert page.tab.title() == "Playground · msd-ctr"
+    assert page.tab.locator("img, script:not([type=module]), iframe, object").count() == 0
+    assert page.tab.locator("script").count() == 1
+
+
+def test_markup_and_inline_scripts_are_refused_by_the_browser_itself(page: PlaygroundPage) -> None:
+    for harm in (
+        "document.body.innerHTML = '<b>harm</b>'",
+        "document.head.append(Object.assign(document.createElement('script'), { textContent: 'document.title = 1' }))",
+        "document.body.setAttribute('onclick', 'document.title = 1'); document.body.click()",
+        "fetch('https://example.org/').then(() => { document.title = 1; })",
+    ):
+        page.tab.evaluate(f"() => {{ try {{ {harm}; }} catch {{ }} }}")
+    page.tab.wait_for_timeout(100)
+    assert page.tab.title() == "Playground · msd-ctr"
+    assert page.rows.count() == 12
+    page.said.clear()
+    page.asked.clear()
+
+
+def test_it_asks_for_a_key_keeps_it_in_memory_and_says_when_the_service_is_gone(
+    tab: Page, bundles: tuple[Bundle, Bundle], tmp_path: Path
+) -> None:
+    key, entry = new_key("page", ("score",), None)
+    file = tmp_path / "keys.json"
+    file.write_text(KeyFile(keys=(entry,)).model_dump_json())
+    with live_service(bundles[0].folder, tmp_path, playground=True, keys_file=file) as running:
+        page = PlaygroundPage(tab, running.url)
+        tab.goto(f"{running.url}/playground")
+        asks = tab.get_by_label("This service asks for a key")
+        expect(asks).to_be_focused()
+        asks.fill("wrong")
+        asks.press("Enter")
+        expect(asks).to_be_visible()
+        asks.fill(key)
+        asks.press("Enter")
+        page.settle()
+        expect(asks).to_be_hidden()
+        expect(tab.get_by_role("switch")).to_be_hidden()
+        tab.reload()
+        expect(asks).to_be_visible()
+        asks.fill(key)
+        asks.press("Enter")
+        page.settle()
+        running.terminate()
+        page.bid(page.order()[0], "3")
+        expect(tab.get_by_role("alert")).to_contain_text("The service does not answer.")
+        expect(tab.get_by_role("button", name="Try again")).to_be_visible()
+        page.find("Add an ad").fill("tent")
+        expect(tab.get_by_role("listbox")).to_have_text(
+            "The service does not answer. Is it running, and can this machine reach it?"
+        )
+    assert all("Failed to load resource" in one for one in page.said)
+
+
+def test_addresses_are_relative_so_that_a_proxy_may_put_it_anywhere() -> None:
+    folder = Path(__file__).parents[2] / "service/playground/static"
+    assert not re.findall(r"(?:src|href)=\"/", (folder / "index.html").read_text("utf-8"))
+    assert not re.findall(r"[\"'`]/(?:v1|playground)", "".join(one.read_text("utf-8") for one in folder.glob("*.js")))
