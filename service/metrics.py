@@ -75,6 +75,18 @@ class Metrics:
         self.processes = Processes(families, row)
         self._registry = CollectorRegistry()
         self._registry.register(families)
+        self._declare_requests(families)
+        self._declare_entry(families)
+        self._declare_store(families)
+        self._declare_queue(families)
+        self._declare_cold_ads(families)
+        self._declare_log(families)
+        self._declare_events(families)
+        self._declare_lineup(families)
+        self._declare_shadows(families)
+
+    def _declare_requests(self, families: Families) -> None:
+        """Scoring requests, and their parts."""
         requests = families.counters(
             "msd_requests", "Scoring requests by status; 499 is a client that left.", "code", map(str, CODES)
         )
@@ -97,6 +109,9 @@ class Metrics:
             "msd_shed", "Requests that were not scored, by what there was too much of, or too little.", "reason", SHEDS
         )
         """By reason."""
+
+    def _declare_entry(self, families: Families) -> None:
+        """Who is let in, and what is ended."""
         self.keys_refused = families.counters(
             "msd_keys_refused",
             "Requests that were refused for their key, or for the lack of one.",
@@ -120,6 +135,9 @@ class Metrics:
             CLOSES,
         )
         """By reason."""
+
+    def _declare_store(self, families: Families) -> None:
+        """Rows, where they came from, and how their store fares."""
         self.store_errors = families.counter("msd_store_errors", "Reads that the row store failed.")
         self._damaged = families.counters(
             "msd_damaged_rows", "Rows read that were short or another bundle's.", "side", ("user", "item")
@@ -143,6 +161,9 @@ class Metrics:
         """By state."""
         self.arena_rows = families.gauges("msd_arena_rows", "Rows that workers hold.", "side", ("user", "item"))
         """By side."""
+
+    def _declare_queue(self, families: Families) -> None:
+        """Work, connections, and who does the work."""
         self.queued_rows = families.gauge("msd_queued_rows", "Candidates taken on and not yet scored.")
         self.queued_seconds = families.gauge(
             "msd_queued_seconds", "How long a worker alone would be expected to take for them."
@@ -160,6 +181,9 @@ class Metrics:
         self.workers_ready = families.gauge("msd_workers_ready", "Workers that answer requests.")
         self.workers = families.gauge("msd_workers", "Workers that there should be.")
         self.restarts = families.counter("msd_worker_restarts", "Workers that ended unasked and were replaced.")
+
+    def _declare_cold_ads(self, families: Families) -> None:
+        """Texts of ads without a row."""
         self.cold_texts = families.counters(
             "msd_encoded", "Texts of ads without a row, by what came of them for their request.", "result", COLD_TEXTS
         )
@@ -172,6 +196,9 @@ class Metrics:
         self.shelf_damaged = families.counter(
             "msd_encoded_damaged", "Vectors of texts in Redis that were short, changed, or another text's."
         )
+
+    def _declare_log(self, families: Families) -> None:
+        """Side processes, and what the request log tells."""
         self.side_restarts = families.counters(
             "msd_side_restarts", "Side processes that ended unasked and were replaced.", "process", SIDE_NAMES
         )
@@ -198,6 +225,9 @@ class Metrics:
         )
         self.joined_clicks = families.gauge("msd_joined_clicks", "How many of them were clicked.")
         self.log_bytes = families.gauge("msd_log_bytes", "What the request log's files take.")
+
+    def _declare_events(self, families: Families) -> None:
+        """Events told, and live states."""
         self.events = families.counters("msd_events", "Events told, by what became of them.", "outcome", EVENT_OUTCOMES)
         """By outcome."""
         self.events_noted = families.counters(
@@ -214,6 +244,9 @@ class Metrics:
         self.live_ages = families.histogram(
             "msd_live_age_seconds", "Age of the user's counts as the model was told, with live state.", _AGES
         )
+
+    def _declare_lineup(self, families: Families) -> None:
+        """What is served, and turning to it."""
         self.generation = families.gauge("msd_lineup_generation", "Of what is served: it rises with each swap.", "max")
         """Set by the supervisor alone: the moment that it is, all workers serve it."""
         self.rolling = families.cell()
@@ -231,6 +264,9 @@ class Metrics:
         )
         self.arms = {int(slot): counter for slot, counter in arms.items()}
         """By slot."""
+
+    def _declare_shadows(self, families: Families) -> None:
+        """Bundles that score what others serve, and what is served, by name."""
         self.shadows = families.counters(
             "msd_shadow_requests", "Requests for shadows, by what became of them.", "result", SHADOWED
         )
