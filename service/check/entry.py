@@ -22,6 +22,7 @@ def look_at_entry(settings: Settings) -> list[Finding]:
     _keys(group, settings)
     _tls(group, settings)
     _trust(group, settings)
+    _playground(group, settings)
     if settings.redis_url is not None:
         _redis(group, settings.redis_url.get_secret_value())
     return group.findings
@@ -104,6 +105,15 @@ def _trust(group: Group, settings: Settings) -> None:
     for place in places:
         if place.exists():
             _who_may_write(group, place, "whoever may write it decides whose bundles are served")
+
+
+def _playground(group: Group, settings: Settings) -> None:
+    if settings.playground and settings.keys_file is None and settings.host not in LOOPBACK:
+        group.warning(
+            f"the playground is open to everybody on {settings.host}",
+            "it shows users' histories, and what the teacher wrote of them",
+            "ask for keys (MSD_KEYS_FILE), or leave MSD_PLAYGROUND out",
+        )
 
 
 def _who_may_write(group: Group, path: Path, why: str) -> None:

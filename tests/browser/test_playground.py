@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from msd.contract.bundle import Bundle
 from service.keys import KeyFile, new_key
@@ -322,6 +322,28 @@ def test_it_asks_for_a_key_keeps_it_in_memory_and_says_when_the_service_is_gone(
             "The service does not answer. Is it running, and can this machine reach it?"
         )
     assert all("Failed to load resource" in one for one in page.said)
+
+
+def test_scores_stay_where_there_is_no_time_to_explain_them(page: PlaygroundPage, playground: LiveService) -> None:
+    """The service is real; the page's requests for explanations are given a time that cannot do."""
+
+    def hurry(route: Route) -> None:
+        is_asking = '"explain":true' in (route.request.post_data or "")
+        route.continue_(headers={**route.request.headers, **({"x-deadline-ms": "1"} if is_asking else {})})
+
+    page.tab.route("**/v1/score", hurry)
+    page.bid("i1", "7")
+    expect(page.tab.locator("#why .unexplained")).to_contain_text("The scores are not explained. The service says: ")
+    ids = page.order()
+    bids = [7.0 if one == "i1" else 0.5 for one in ids]
+    ranked = asked(ids, candidates={"id": ids, "bid": bids}, top_k=12)
+    assert playground.score(ranked).json()["candidates"]["id"] == ids
+    expect(page.tab.get_by_role("alert")).to_be_hidden()
+    page.tab.unroute("**/v1/score")
+    page.bid("i1", "0.5")
+    page.settle()
+    expect(page.tab.locator("#why .unexplained")).to_have_count(0)
+    page.said = [one for one in page.said if "504" not in one and "429" not in one]
 
 
 def test_addresses_are_relative_so_that_a_proxy_may_put_it_anywhere() -> None:

@@ -9,6 +9,11 @@ export class Trouble extends Error {
     super(message);
     this.status = status;
   }
+
+  /** Whether the service had too much to do, so that the same may go well another time. */
+  get isForWantOfTime() {
+    return this.status === 429 || this.status === 504;
+  }
 }
 
 /** From now on the service is asked with this key. */

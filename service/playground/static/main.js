@@ -123,22 +123,28 @@ function refresh() {
     if (isCompared) state.shown.other = (await score(asked, true)).body;
     if (isOld()) return;
     draw();
-    if (ads.size > state.about.most_explained) return unexplained();
-    const explained = await score({ ...asked, explain: true });
-    const compared = isCompared ? await score({ ...asked, explain: true }, true) : null;
+    const explained = await explainedBy(asked, isCompared);
     if (isOld()) return;
-    state.shown.explanation = explanationOf(explained.body);
-    state.shown.without = compared && explanationOf(compared.body);
-    state.shown.explained = explained.stages.explain;
+    Object.assign(state.shown, explained);
     byId("main").classList.remove("stale");
     draw();
   });
 }
 
-/** More ads than the service explains at once. */
-function unexplained() {
-  Object.assign(state.shown, { explanation: null, without: null, explained: null });
-  draw();
+/** What the scores came of; or why there is nothing to be said of that, which does not take the ranking away. */
+async function explainedBy(asked, isCompared) {
+  const nothing = { explanation: null, without: null, explained: null };
+  const most = state.about.most_explained;
+  if (asked.top_k > most) return { ...nothing, unexplained: `More than ${most} ads at once are not explained.` };
+  try {
+    const { body, stages } = await score({ ...asked, explain: true });
+    const other = isCompared ? await score({ ...asked, explain: true }, true) : null;
+    const without = other && explanationOf(other.body);
+    return { explanation: explanationOf(body), without, explained: stages.explain, unexplained: null };
+  } catch (error) {
+    if (!(error instanceof Trouble) || !error.isForWantOfTime) throw error;
+    return { ...nothing, unexplained: `The scores are not explained. ${error.message}` };
+  }
 }
 
 /** A reply; where a text is yet to be encoded, a little later again. */
@@ -155,7 +161,7 @@ async function scored(asked, isOld) {
 const explanationOf = (body) => ({ ...body.explanation, ids: body.candidates.id, pctr: body.candidates.pctr });
 
 function draw() {
-  const { lead, other, explanation, without, timing, explained } = state.shown;
+  const { lead, other, explanation, without, timing, explained, unexplained } = state.shown;
   if (!ads.has(state.selected)) state.selected = lead.candidates.id.find((id) => ads.has(id));
   state.ranking.show({ ads, lead, other, explanation, selected: state.selected });
   const ad = ads.get(state.selected);
@@ -164,7 +170,7 @@ function draw() {
     byId("own").replaceChildren(...(ad.own ? editor(ad, state.about, soon) : []));
   }
   const isScored = lead.candidates.id.includes(ad.id);
-  byId("why").replaceChildren(...(isScored ? why({ ad, lead, explanation, without, titles }) : []));
+  byId("why").replaceChildren(...(isScored ? why({ ad, lead, explanation, without, unexplained, titles }) : []));
   byId("told").textContent = `${lead.candidates.id.length} ads by ${ranksBy(lead)}`;
   byId("time").replaceChildren(...waterfall({ ...timing, explained, ads: lead.candidates.id.length }));
 }

@@ -6,14 +6,16 @@ import { titleOf } from "./ranking.js";
 
 const SHOWN_CLICKS = 6;
 
-/** `lead` is a reply, `explanation` and `without` are those of both models, or null. `titles` knows past clicks by id. */
-export function why({ ad, lead, explanation, without, titles }) {
+/** `lead` is a reply, `explanation` and `without` are those of both models, or null and `unexplained` says why.
+ * `titles` knows past clicks by id. */
+export function why({ ad, lead, explanation, without, unexplained, titles }) {
   const place = lead.candidates.id.indexOf(ad.id);
   const pctr = lead.candidates.pctr[place];
   const children = [
     el("h3", {}, titleOf(ad)),
     el("p", { class: "quiet" }, `place ${place + 1} of ${lead.candidates.id.length}, pCTR ${percent(pctr)}`),
   ];
+  if (unexplained) children.push(el("p", { class: "unexplained" }, unexplained));
   const at = explanation ? explanation.ids.indexOf(ad.id) : -1;
   if (at >= 0) {
     children.push(shares("What the score came of", explanation, at, pctr));

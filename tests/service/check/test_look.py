@@ -62,6 +62,8 @@ def test_a_door_that_stands_open_is_said(bundle: Bundle) -> None:
     found = look_at_entry(settings_of(bundle.folder, host="0.0.0.0"))
     said(found, "warning", "no keys are asked for on 0.0.0.0")
     said(found, "note", "plain HTTP")
+    found = look_at_entry(settings_of(bundle.folder, host="0.0.0.0", playground=True))
+    said(found, "warning", "the playground is open to everybody on 0.0.0.0")
 
 
 def _write_keys(path: Path, **ends: timedelta | None) -> None:
