@@ -310,9 +310,8 @@ class Metrics:
     def request(self, code: int, seconds: float) -> None:
         """Counts a scoring request that ended with `code`."""
         self._requests[code].inc()
-        if (
-            code == 200
-        ):  # refusals are quick: among the others they would make a service look the faster, the worse it is
+        # Refusals are quick: among the others they would make a service look the faster, the worse it is.
+        if code == 200:
             self._request_seconds.observe(seconds)
 
     def connection_ended(self) -> None:

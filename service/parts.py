@@ -1,0 +1,151 @@
+"""Where the service's objects meet: `Parts` makes them, and starts and stops what goes on beside requests.
+
+Does not know HTTP's routes.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Protocol
+
+from starlette.types import ASGIApp
+
+from service.admission import Admission
+from service.cold.cold_ads import open_cold_ads
+from service.exchange import Exchange
+from service.explain.explainer import Explainer
+from service.guard import open_guard
+from service.lineup.lineup import Lineup, Serving
+from service.lineup.loader import Loader, lineup_of, load_planned
+from service.lineup.plan import Plan, PlannedArm, PlannedModel
+from service.lineup.shadowing import Shadowing
+from service.lineup.source import CHAMPION
+from service.live.choice import open_live_store
+from service.live.live_rows import LiveRows
+from service.metrics import Metrics
+from service.playground.playground import Playground
+from service.playground.without import Alone
+from service.readiness import Readiness, Starter
+from service.request_log.sender import RequestLog
+from service.run_queue import RunQueue
+from service.score_route import ScoreRoute
+from service.scorer import Scorer
+from service.scoring import Scoring
+from service.settings import Settings
+from service.siblings import Siblings
+from service.trust import Trust
+
+
+class Parts:
+    """What one app is made of. Raises MsdError when a bundle, runtime or rows file is not as it should be."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        plan: Plan | None,
+        side_folder: Path | None,
+        exchange: Exchange | None,
+    ) -> None:
+        plan = plan or _own_plan(settings)
+        self.settings, self.metrics = settings, metrics
+        self.readiness = Readiness(metrics)
+        self._starter = Starter(self.readiness, settings.max_candidates)
+        first = lineup_of(plan, {key: load_planned(one, settings, metrics) for key, one in plan.models.items()})
+        self._tell(first)
+        self.serving = Serving(first, metrics, self._turn)
+        self.loader = Loader(self.serving, settings, metrics)
+        self.guard = open_guard(settings, metrics)
+        self.admission = Admission(metrics, settings.max_queued_rows)
+        self.queue = RunQueue(metrics, self.admission)
+        self.live = open_live_store(settings, side_folder) if settings.live else None
+        live_rows = LiveRows(self.live, metrics, settings.live_lag_seconds) if self.live else None
+        self._cold_ads = open_cold_ads(settings, side_folder, metrics)
+        self._scorer = Scorer(self.queue, self.admission, metrics, live_rows, self._cold_ads)
+        self._shadowing = Shadowing(self._scorer, self.queue, metrics, settings.max_candidates)
+        self._explainer = Explainer(self.queue, self.admission)
+        self.request_log = _request_log(settings, metrics, side_folder)
+        self.scoring = self._scoring_by(self.serving, self.request_log)
+        # Where rows are waited for, the next request's may come while the model runs.
+        ahead = int(settings.store == "redis")
+        self.siblings = Siblings(exchange, metrics, self.serving, self.queue, self.scoring, ahead) if exchange else None
+        self.playground = (
+            Playground(settings, self.serving, metrics, self._compared_by) if settings.playground else None
+        )
+
+    @asynccontextmanager
+    async def alive(self, _: object) -> AsyncIterator[None]:
+        """What goes on beside requests, from the app's beginning to its end."""
+        self.loader.watch(self.serving.current)
+        self._starter.begin(list(self.serving.current.models.values()))
+        tasks = self._begun()
+        try:
+            yield
+        finally:
+            self._starter.end()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await _close(self.siblings)
+            self.queue.close()
+            await _close(self._shadowing, self.request_log, self._cold_ads, self.serving, self.live)
+
+    def _begun(self) -> list[asyncio.Task[None]]:
+        tasks = []
+        if self.siblings is not None:
+            self.siblings.open()
+        if self.guard is not None:
+            tasks.append(asyncio.create_task(self.guard.watch()))
+        if self.request_log is not None:
+            tasks.append(asyncio.create_task(self.request_log.connect()))
+        if self.playground is not None:
+            tasks.append(asyncio.create_task(self.playground.open()))
+        return tasks
+
+    def _turn(self, lineup: Lineup) -> None:
+        self._tell(lineup)
+        self._starter.end()
+        self.readiness.proved()
+
+    def _tell(self, lineup: Lineup) -> None:
+        self.metrics.serves(
+            [(model.bundle.bundle_id, model.version, model.store.name) for model in lineup.models.values()],
+            [model.engine for model in lineup.models.values()],
+            [((str(arm.slot), arm.name, arm.model.bundle.bundle_id), arm.share) for arm in lineup.arms],
+        )
+        self.metrics.reference(lineup.champion.bundle.manifest)
+
+    def _scoring_by(self, serving: Serving | Alone, request_log: RequestLog | None) -> Scoring:
+        most = self.settings.max_candidates
+        return Scoring(
+            serving, self._scorer, self.admission, self.metrics, most, self._shadowing, request_log, self._explainer
+        )
+
+    def _compared_by(self, alone: Alone) -> ASGIApp:
+        """The way to score by a model that is served to nobody else, and logged nowhere."""
+        scoring = self._scoring_by(alone, None)
+        return ScoreRoute(self.settings, scoring, self.admission, self.queue, self.readiness, self.guard, None)
+
+
+def _own_plan(settings: Settings) -> Plan:
+    bundle = Trust(settings.trusted_keys).open(settings.bundle, rows=settings.store == "file")
+    model = PlannedModel(identity=bundle.manifest.sha256, folder=bundle.folder, origin=bundle.folder)
+    return Plan(generation=0, arms=(PlannedArm(name=CHAMPION, model=model),))
+
+
+def _request_log(settings: Settings, metrics: Metrics, side_folder: Path | None) -> RequestLog | None:
+    if settings.log_dir is None or side_folder is None:
+        return None
+    return RequestLog(side_folder, settings.log_sample, metrics)
+
+
+class _Closes(Protocol):
+    async def close(self) -> None: ...
+
+
+async def _close(*parts: _Closes | None) -> None:
+    """One after the other, as far as there are such parts."""
+    for part in parts:
+        if part is not None:
+            await part.close()
