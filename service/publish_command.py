@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from service.lineup.priority import give_way
 from service.publication import Progress, PublishError
 from service.publish import publish
 from service.publish_delta import publish_delta
@@ -40,6 +41,8 @@ def publish_command(
         raise PublishError("no Redis to publish to: give --redis redis://host:port/0, or set MSD_REDIS_URL")
     if delta and beside:
         raise PublishError("--beside takes a whole bundle; a delta goes to whichever bundle it was made for")
+    # Where a service runs on the same machine, its requests go before.
+    give_way()
     trust = Trust(Path(place) if (place := os.environ.get("MSD_TRUSTED_KEYS")) else None)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bars(*columns, console=Console(stderr=True)) as bars:

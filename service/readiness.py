@@ -5,11 +5,11 @@ Once ready, a lost store does not make it unready: a degraded score is worth mor
 
 import asyncio
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
 from msd.contract.errors import MsdError
+from service.lineup.aside import Aside
 from service.lineup.model import Model
 from service.lineup.proof import Proof
 from service.metrics import Metrics
@@ -82,9 +82,9 @@ class Starter:
 
     async def _warm_up(self, models: Sequence[Model]) -> None:
         try:
-            with ThreadPoolExecutor(1, thread_name_prefix="proof") as thread:
+            with Aside("proof", rest=0.0) as aside:
                 for model in models:
-                    await Proof(model, thread, self._max_candidates).run()
+                    await Proof(model, aside, self._max_candidates).run()
         except MsdError as error:
             self._readiness.missing["model"] = str(error)
             self._log.error("not_ready", part="model", reason=str(error))

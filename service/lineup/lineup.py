@@ -1,6 +1,6 @@
 """Which model scores whom: an immutable generation of arms, and the worker's place for the current one."""
 
-import weakref
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -73,7 +73,7 @@ class Serving:
     """What a worker serves. Which generation that is stands in memory that all workers share, so that all of them turn
     to another at once; each has loaded it before."""
 
-    __slots__ = ("_cells", "_current", "_kept", "_metrics", "_place", "_turned")
+    __slots__ = ("_cells", "_current", "_kept", "_leaving", "_left", "_metrics", "_place", "_turned")
 
     def __init__(self, current: Lineup, metrics: Metrics, turned: Callable[[Lineup], None]) -> None:
         """`turned` is called with each line-up that is turned to."""
@@ -83,6 +83,8 @@ class Serving:
         self._place = metrics.generation.place
         self._turned = turned
         self._kept: dict[int, Lineup] = {}
+        self._left: list[Lineup] = []
+        self._leaving: list[Lineup] = []
 
     @property
     def current(self) -> Lineup:
@@ -99,7 +101,7 @@ class Serving:
 
     async def close(self) -> None:
         """At the worker's end: lets go of what the models hold."""
-        for lineup in self.loaded:
+        for lineup in (*self.loaded, *self._left, *self._leaving):
             for model in lineup.models.values():
                 await model.store.close()
 
@@ -108,18 +110,21 @@ class Serving:
         self._kept[lineup.generation] = lineup
 
     def tidy(self) -> bool:
-        """Lets go of what will not be turned to; whether there was anything. To be called now and then."""
-        before = weakref.ref(self._current)
-        current = self.current
+        """Lets go of what was left, or will not be turned to; whether there was anything. To be called now and then."""
+        _ = self.current
         rolling = self._cells[self._metrics.rolling]
-        doomed = [generation for generation in self._kept if generation != rolling]
-        for generation in doomed:
-            del self._kept[generation]
-        return bool(doomed) or before() is not current
+        self._left += [self._kept.pop(generation) for generation in list(self._kept) if generation != rolling]
+        # A turn later, when those whom it scored have their replies.
+        doomed, self._leaving, self._left = self._leaving, self._left, []
+        if doomed:
+            # A runtime may take tens of milliseconds to free what it has, without Python's lock.
+            threading.Thread(target=doomed.clear, name="leaving", daemon=True).start()
+        return bool(self._leaving)
 
     def _turn(self) -> Lineup:
         wanted = self._kept.pop(int(self._cells[self._place]), None)
         if wanted is not None:
+            self._left.append(self._current)
             self._current = wanted
             self._turned(wanted)
         return self._current

@@ -1,4 +1,4 @@
-"""Loads another line-up beside the one that serves, in a worker: at low priority, off its loop, and proved at the end.
+"""Loads another line-up beside the one that serves, in a worker: step by step, off its loop, and proved at the end.
 
 Does not know when it is turned to, nor what the other workers do.
 """
@@ -7,24 +7,25 @@ import asyncio
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
 import structlog
 
 from msd.contract.bundle import open_verified
 from msd.contract.errors import BundleError, MsdError
+from service.lineup.aside import Aside
 from service.lineup.assignment import Assignment
 from service.lineup.held import memory_of
 from service.lineup.lineup import Arm, Lineup, Serving, Shadow
 from service.lineup.model import Model, load_model
 from service.lineup.plan import ModelKey, Plan, PlannedModel
-from service.lineup.priority import give_way
 from service.lineup.proof import Proof
 from service.metrics import Metrics
 from service.settings import Settings
 from service.stores.store import RowStore
 
+# Of the time that a step of it takes: so much is left to requests before the next.
+_REST = 2.0
 # Python that loads gives way to Python that serves after so long, not after the usual 5 ms.
 _SWITCH_S = 0.0005
 
@@ -46,11 +47,11 @@ class Loader:
         Raises MsdError when a model is refused, StoreError when its rows cannot be had, or whatever a model fails with.
         """
         async with self._lock:
-            with _thread() as thread:
+            with Aside("loader", _REST) as aside, _short_turns():
                 loaded = {key: model for lineup in self._serving.loaded for key, model in lineup.models.items()}
                 for key, planned in plan.models.items():
                     if key not in loaded:
-                        loaded[key] = await self._prepared(planned, thread)
+                        loaded[key] = await self._prepared(planned, aside)
             self._serving.keep(lineup_of(plan, loaded))
 
     def watch(self, lineup: Lineup) -> None:
@@ -68,12 +69,10 @@ class Loader:
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
 
-    async def _prepared(self, planned: PlannedModel, thread: ThreadPoolExecutor) -> Model:
-        model = await asyncio.get_running_loop().run_in_executor(
-            thread, load_planned, planned, self._settings, self._metrics
-        )
+    async def _prepared(self, planned: PlannedModel, aside: Aside) -> Model:
+        model = await aside.do(load_planned, planned, self._settings, self._metrics)
         self._watch(model)
-        await Proof(model, thread, self._settings.max_candidates).run()
+        await Proof(model, aside, self._settings.max_candidates).run()
         await model.store.check()
         self._log.info("model_loaded", bundle=str(planned.origin), model_version=model.version)
         return model
@@ -113,12 +112,10 @@ def _call_in(loop: asyncio.AbstractEventLoop, call: Callable[[RowStore], None], 
 
 
 @contextmanager
-def _thread() -> Iterator[ThreadPoolExecutor]:
+def _short_turns() -> Iterator[None]:
     before = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_S)
-    thread = ThreadPoolExecutor(1, thread_name_prefix="loader", initializer=give_way)
     try:
-        yield thread
+        yield
     finally:
-        thread.shutdown(wait=False, cancel_futures=True)
         sys.setswitchinterval(before)

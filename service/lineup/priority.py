@@ -1,4 +1,5 @@
-"""What a thread does that others are not to wait for."""
+"""What a thread does that others are not to wait for. It should hold Python's lock for moments only: while it holds the
+lock and has no core, all other threads of its process wait."""
 
 import os
 import sys
@@ -12,4 +13,5 @@ def give_way() -> None:
     """Lets the calling thread alone, for the rest of its life, have what other threads leave; on Linux."""
     if sys.platform == "linux":
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+            here = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, here, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, here)))

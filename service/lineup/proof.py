@@ -1,12 +1,9 @@
 """Proves a loaded model before anybody is scored by it: warms it, and has it reproduce its bundle's goldens.
 
-Its runs are made in a thread that the caller gives, beside those of requests.
+All of it is done aside, in short steps, as the caller has it, beside the runs of requests.
 """
 
-import asyncio
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -14,20 +11,18 @@ from msd.contract.assemble import Tensors
 from msd.contract.bundle import GOLDENS
 from msd.contract.errors import BundleError
 from msd.contract.golden import Golden, golden_tensors, read_goldens
+from service.lineup.aside import Aside
 from service.lineup.model import Model
 from service.runtimes.runtime import Scores
 from service.runtimes.together import Together
-
-_Given = TypeVar("_Given")
-_Result = TypeVar("_Result")
 
 
 class Proof:
     """The proof of one model."""
 
-    def __init__(self, model: Model, thread: ThreadPoolExecutor, max_candidates: int) -> None:
+    def __init__(self, model: Model, aside: Aside, max_candidates: int) -> None:
         self._model = model
-        self._thread = thread
+        self._aside = aside
         self._max_candidates = max_candidates
 
     async def run(self) -> None:
@@ -38,21 +33,31 @@ class Proof:
         if tolerance is None:
             known = ", ".join(tolerances) or "none"
             raise BundleError(f"the manifest has no tolerance for {engine.key!r}; it has: {known}")
-        path = model.bundle.path(GOLDENS)
-        goldens = list(read_goldens(path))
-        if not goldens:
-            raise BundleError(f"{path}: holds no goldens to prove the model by")
-        users, items = model.codecs["user"], model.codecs["item"]
-        asked = []
-        for golden in goldens:
-            asked.append(golden_tensors(model.schema, users, items, golden).tensors)
-            await asyncio.sleep(0)  # requests go on
+        goldens, asked = await self._goldens()
         for size in model.runner.runtime.warm_up_sizes(self._max_candidates):
             await self._scores(self._resized(asked[0], size))
         alone = [await self._scores(tensors) for tensors in asked]
         _check(goldens, alone, tolerance, engine.key)
         if model.runner.together:
             _check(goldens, await self._scores_together(model.runner.together, asked), tolerance, "requests together")
+
+    async def _goldens(self) -> tuple[list[Golden], list[Tensors]]:
+        """All of them, and what the model is asked for each."""
+        path = self._model.bundle.path(GOLDENS)
+        lines, goldens, asked = read_goldens(path), [], []
+        while (read := await self._aside.do(self._next, lines)) is not None:
+            goldens.append(read[0])
+            asked.append(read[1])
+        if not goldens:
+            raise BundleError(f"{path}: holds no goldens to prove the model by")
+        return goldens, asked
+
+    def _next(self, lines: Iterator[Golden]) -> tuple[Golden, Tensors] | None:
+        golden = next(lines, None)
+        if golden is None:
+            return None
+        users, items = self._model.codecs["user"], self._model.codecs["item"]
+        return golden, golden_tensors(self._model.schema, users, items, golden).tensors
 
     def _resized(self, tensors: Tensors, count: int) -> Tensors:
         """The same request with so many of its candidates, again and again."""
@@ -65,17 +70,14 @@ class Proof:
     async def _scores_together(self, together: Together, asked: list[Tensors]) -> list[Scores]:
         """The same, several in a run."""
         for size in together.warm_up_sizes():
-            await self._in_thread(together.run, [self._resized(asked[0], size)])
+            await self._aside.do(together.run, [self._resized(asked[0], size)])
         found: list[Scores] = []
         for start in range(0, len(asked), together.most):
-            found += await self._in_thread(together.run, asked[start : start + together.most])
+            found += await self._aside.do(together.run, asked[start : start + together.most])
         return found
 
     async def _scores(self, tensors: Tensors) -> Scores:
-        return await self._in_thread(self._model.runner.runtime.run, tensors)
-
-    async def _in_thread(self, run: Callable[[_Given], _Result], given: _Given) -> _Result:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, run, given)
+        return await self._aside.do(self._model.runner.runtime.run, tensors)
 
 
 def _check(goldens: list[Golden], found: list[Scores], tolerance: float, how: str) -> None:

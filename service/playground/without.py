@@ -4,13 +4,13 @@ Scored by the same ways as all requests: it waits in the same queue, and may be 
 """
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from msd.contract.errors import MsdError
 from service.errors import NotReady
+from service.lineup.aside import Aside
 from service.lineup.assignment import Assignment
 from service.lineup.lineup import Arm, Lineup
 from service.lineup.model import Model, load_model
@@ -45,9 +45,9 @@ class ProvedRoute:
 
     async def prove(self) -> None:
         """Proves the model; what is wrong with it is said to whoever asks, and in the log."""
-        with ThreadPoolExecutor(1, thread_name_prefix="proof") as thread:
+        with Aside("proof", rest=0.0) as aside:
             try:
-                await Proof(self._model, thread, self._max_candidates).run()
+                await Proof(self._model, aside, self._max_candidates).run()
             except asyncio.CancelledError:
                 raise
             except Exception as error:

@@ -1,6 +1,9 @@
 """`msd publish`: every row arrives, runs can be repeated, the pointer moves last, old namespaces go."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -225,3 +228,18 @@ def test_a_damaged_bundle_is_not_published(redis_server: ValkeyServer, copied_bu
     assert ended.returncode == 2
     assert "items.rows: has 0 bytes" in ended.stderr
     assert contents(redis_server) == {}
+
+
+def test_it_gives_way_to_what_serves_on_the_same_machine() -> None:
+    code = """
+import os
+from pathlib import Path
+from msd.contract.errors import BundleError
+from service.publish_command import publish_command
+try:
+    publish_command(Path("nowhere"), "redis://127.0.0.1:1", False, False, False)
+except BundleError:
+    print(os.getpriority(os.PRIO_PROCESS, 0))
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert int(found.stdout) == max(10, os.getpriority(os.PRIO_PROCESS, 0))

@@ -186,7 +186,8 @@ def test_swaps_leave_no_files_open_and_no_memory_behind(following: LiveService, 
     for _ in range(2):
         around()
     wait_until(lambda: all(count <= files[pid] for pid, count in open_files(following).items()))
-    assert sum("msd-rows" in line for line in Path(f"/proc/{pids(following)[1]}/maps").read_text().splitlines()) == 2
+    maps = Path(f"/proc/{pids(following)[1]}/maps")
+    wait_until(lambda: sum("msd-rows" in line for line in maps.read_text().splitlines()) == 2)
 
 
 def test_a_worker_that_is_replaced_serves_what_the_others_do(
