@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -12,10 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 from service.lineup.priority import give_way
-from service.publication import Progress, PublishError
-from service.publish import publish
-from service.publish_delta import publish_delta
-from service.trust import Trust
+
+if TYPE_CHECKING:
+    from service.publication import Progress
+    from service.trust import Trust
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -36,13 +36,17 @@ def publish_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Copies the bundle's rows into Redis and points to them; a run that was interrupted can be repeated."""
+    # Where a service runs on the same machine its requests go before; before the loading of modules, too, which takes
+    # a third of a second.
+    give_way()
+    from service.publication import PublishError
+    from service.trust import Trust
+
     url = redis or os.environ.get("MSD_REDIS_URL")
     if not url:
         raise PublishError("no Redis to publish to: give --redis redis://host:port/0, or set MSD_REDIS_URL")
     if delta and beside:
         raise PublishError("--beside takes a whole bundle; a delta goes to whichever bundle it was made for")
-    # Where a service runs on the same machine, its requests go before.
-    give_way()
     trust = Trust(Path(place) if (place := os.environ.get("MSD_TRUSTED_KEYS")) else None)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bars(*columns, console=Console(stderr=True)) as bars:
@@ -55,7 +59,9 @@ def publish_command(
     typer.echo(json.dumps(summary) if as_json else told)
 
 
-def _whole(folder: Path, url: str, progress: Progress, trust: Trust, beside: bool) -> tuple[dict[str, Any], str]:
+def _whole(folder: Path, url: str, progress: "Progress", trust: "Trust", beside: bool) -> tuple[dict[str, Any], str]:
+    from service.publish import publish
+
     done = publish(folder, url, progress, trust, beside=beside)
     how = "published beside the current one:" if beside else "published"
     return asdict(done), (
@@ -64,7 +70,9 @@ def _whole(folder: Path, url: str, progress: Progress, trust: Trust, beside: boo
     )
 
 
-def _delta(folder: Path, url: str, progress: Progress, trust: Trust) -> tuple[dict[str, Any], str]:
+def _delta(folder: Path, url: str, progress: "Progress", trust: "Trust") -> tuple[dict[str, Any], str]:
+    from service.publish_delta import publish_delta
+
     done = publish_delta(folder, url, progress, trust)
     if done.repeated:
         return asdict(done), f"bundle {done.bundle_id} has had these rows before; nothing to do"
