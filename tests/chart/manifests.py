@@ -11,8 +11,9 @@ import kubernetes_validate
 
 from tests.chart.helm import ChartError
 
-KUBERNETES = ("1.33", "1.37")
-"""The oldest with image volumes that are on, and the newest of which the schemas are known."""
+KUBERNETES = ("1.30", "1.37")
+"""The oldest that the chart is for, and the newest of which the schemas are known."""
+_IMAGE_VOLUMES = ("1.33", "1.37")
 _LABELS = {"type": "object", "additionalProperties": {"type": "string"}}
 _KEY = {
     "type": "object",
@@ -96,13 +97,18 @@ def validate(manifest: dict[str, Any]) -> None:
         if kind in OURS:
             jsonschema.validate(manifest["spec"], OURS[kind])
         else:
-            for version in KUBERNETES:
+            for version in _IMAGE_VOLUMES if _has_image_volume(manifest) else KUBERNETES:
                 kubernetes_validate.validate(manifest, version, strict=True)
     except (jsonschema.ValidationError, kubernetes_validate.ValidationError) as error:
         place = ".".join(map(str, error.path))
         raise ChartError(f"{name_of(manifest)}: {place}: {error.message[:300]}") from None
     except kubernetes_validate.SchemaNotFoundError as error:
         raise ChartError(f"{name_of(manifest)}: {error.message}") from None
+
+
+def _has_image_volume(manifest: dict[str, Any]) -> bool:
+    volumes = manifest.get("spec", {}).get("template", {}).get("spec", {}).get("volumes", [])
+    return any("image" in volume for volume in volumes)
 
 
 def check_together(manifests: list[dict[str, Any]]) -> None:

@@ -22,6 +22,7 @@
 - name: registry
   secret:
     secretName: {{ $b.fetch.registrySecret }}
+    defaultMode: 0440
     items: [{key: .dockerconfigjson, path: config.json}]
 {{- end }}
 {{- if $b.fetch.caConfigMap }}
@@ -37,11 +38,11 @@
 {{- end }}
 {{- if $b.trustedKeysSecret }}
 - name: trusted-keys
-  secret: {secretName: {{ $b.trustedKeysSecret }}}
+  secret: {secretName: {{ $b.trustedKeysSecret }}, defaultMode: 0440}
 {{- end }}
 {{- if and .Values.redis.enabled .Values.redis.tls.enabled .Values.redis.tls.secret }}
 - name: redis-tls
-  secret: {secretName: {{ .Values.redis.tls.secret }}}
+  secret: {secretName: {{ .Values.redis.tls.secret }}, defaultMode: 0440}
 {{- end }}
 {{- end -}}
 

@@ -85,7 +85,8 @@ httpGet: {path: {{ .path }}, port: http{{ if .values.tls.secret }}, scheme: HTTP
 {{- range $name, $secret := dict "keys" .Values.keys.secret "tls" .Values.tls.secret "client-ca" .Values.tls.clientCaSecret "probe" (ternary .Values.tls.probeSecret "" (not (empty .Values.tls.clientCaSecret))) }}
 {{- if $secret }}
 - name: {{ $name }}
-  secret: {secretName: {{ $secret }}}
+  # For the pods' group, which fsGroup makes the files' own.
+  secret: {secretName: {{ $secret }}, defaultMode: 0440}
 {{- end }}
 {{- end }}
 {{- if .Values.state.claim }}

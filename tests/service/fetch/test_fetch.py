@@ -117,6 +117,14 @@ def test_what_was_left_by_another_try_is_not_believed(
     assert (tmp_path / "part").read_bytes() == archive.content
 
 
+def test_what_a_killed_process_left_is_gone_on_with(kept: Keeper, archive: Archive, tmp_path: Path) -> None:
+    (tmp_path / "part").write_bytes(archive.content[:999])
+    _download(kept, archive, tmp_path / "part")
+
+    assert (tmp_path / "part").read_bytes() == archive.content
+    assert [headers.get("range") for _, headers in kept.asked] == ["bytes=999-"]
+
+
 def test_a_server_that_recovers_is_waited_for(kept: Keeper, archive: Archive, tmp_path: Path) -> None:
     kept.fails = 5
 
