@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = ("msd", "service", "model_export", "loadtest", "tests")
+OURS = ("msd", "msd_client", "service", "model_export", "loadtest", "tests")
 HEAVY = {"torch", "polars", "sklearn", "transformers", "onnx", "scipy", "pandas"}
 
 
@@ -31,6 +31,8 @@ ARROWS = [
     Arrow("service", ("service", "msd.contract"), forbidden=frozenset(HEAVY)),
     # An init container runs it and nothing else.
     Arrow("service.fetch", ("service.fetch", "service.trust", "msd.contract"), only=frozenset({"typer"})),
+    # Ad servers install it alone.
+    Arrow("msd_client", ("msd_client",), only=frozenset({"httpx", "httpcore"})),
     Arrow("model_export", ("model_export", "msd")),
     # The pass knows graphs alone: it is to work on anybody's.
     Arrow("model_export.factorise", ("model_export.factorise", "model_export.errors", "msd.contract")),
@@ -121,6 +123,8 @@ def test_every_import_follows_the_arrows(arrow: Arrow) -> None:
         ("service", "from msd.contract_of_old import rows"),
         ("service", "from model_export import rows"),
         ("service", "import torch.nn"),
+        ("msd_client", "from msd.contract.request import ScoreRequest"),
+        ("msd_client", "import pydantic"),
         ("model_export", "import service"),
         ("loadtest", "from msd.dataset.load import load_dataset"),
         ("loadtest", "import service.settings"),

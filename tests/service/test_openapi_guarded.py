@@ -1,8 +1,6 @@
 """What the service says of itself where it asks for keys and has all its routes: events and admin routes too."""
 
 from collections.abc import Iterator
-from pathlib import Path
-from shutil import copytree
 from typing import Any
 
 import pytest
@@ -11,24 +9,16 @@ from hypothesis import HealthCheck, given, seed, settings
 from schemathesis import GenerationMode
 from schemathesis.core.result import Ok
 
-from msd.contract.bundle import Bundle
-from tests.service.live import LiveService, live_service
-from tests.service.test_guard import KEYS, write_keys
+from tests.service.live import LiveService
+from tests.service.openapi_file import PUBLISHED, published, whole_service
+from tests.service.test_guard import KEYS
 from tests.service.test_openapi import CHECKS
-from tests.service.test_swap import point
 
 
 @pytest.fixture(scope="module")
-def whole(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     """A service with every route, over a folder of bundles."""
-    folder = tmp_path_factory.mktemp("whole")
-    copytree(bundle.folder, folder / "bundles" / "a")
-    point(folder / "bundles", "a")
-    write_keys(folder / "keys.json", "ads", "ops")
-    states: Path = folder / "states"
-    with live_service(
-        folder / "bundles", folder, keys_file=folder / "keys.json", live="on", state_dir=states
-    ) as running:
+    with whole_service(tmp_path_factory.mktemp("whole")) as running:
         yield running
 
 
@@ -85,3 +75,7 @@ def test_the_document_has_every_route(whole: LiveService) -> None:
         for operation in operations.values():
             open_to_all = path.removeprefix("/v2") in ("/health/live", "/health/ready", "/metrics")
             assert ("401" in operation["responses"]) == (not open_to_all), path
+
+
+def test_the_published_document_is_that_of_the_service(whole: LiveService) -> None:
+    assert PUBLISHED.read_text("utf-8") == published(whole), "run `make openapi`"

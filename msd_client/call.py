@@ -1,0 +1,151 @@
+"""One call from its request to its reply, without waiting itself: a generator of what is to be done next, which a
+blocking and an asynchronous client do each in its own way.
+
+It is sent what came of each step, or has the error thrown at it that came instead.
+"""
+
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import NamedTuple, TypeVar
+
+from msd_client.errors import BadReply, DeadlineExceeded, InvalidRequest, MsdClientError, error_class
+from msd_client.replies import (
+    EventsReply,
+    Model,
+    Ready,
+    ScoreReply,
+    loaded,
+    read_events,
+    read_model,
+    read_ready,
+    read_score,
+)
+from msd_client.requests import Event, ScoreRequest, events_body
+from msd_client.retry import Retry
+
+_LEAST_S = 0.001
+_SHOWN = 120
+_MAX_HEADER_CHARS = 512
+T = TypeVar("T")
+
+
+class Send(NamedTuple):
+    """A request to send, and until when its reply has to be there, by `time.monotonic`."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    content: bytes
+    until: float
+
+
+class Pause(NamedTuple):
+    """Seconds to wait."""
+
+    seconds: float
+
+
+class Received(NamedTuple):
+    """A reply, whatever its status."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+Steps = Generator[Send | Pause, Received | None, T]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked for, and which statuses are a reply to it."""
+
+    method: str
+    path: str
+    content: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    good: tuple[int, ...] = (200,)
+
+
+def score(request: ScoreRequest, about: Mapping[str, str | None], until: float, retry: Retry) -> Steps[ScoreReply]:
+    """`about`: headers for this request, as far as there are any."""
+    headers = {"content-type": "application/json", **_checked(about)}
+    return _call(Asked("POST", "/v1/score", request.body(), headers), read_score, until, retry)
+
+
+def events(told: list[Event], about: Mapping[str, str | None], until: float, retry: Retry) -> Steps[EventsReply]:
+    """All are taken or none."""
+    headers = {"content-type": "application/json", **_checked(about)}
+    return _call(Asked("POST", "/v1/events", events_body(told), headers, (202,)), read_events, until, retry)
+
+
+def ready(until: float, retry: Retry) -> Steps[Ready]:
+    """That it is not ready is an answer, too."""
+    return _call(Asked("GET", "/health/ready", good=(200, 503)), read_ready, until, retry)
+
+
+def model(until: float, retry: Retry) -> Steps[Model]:
+    """What is served."""
+    return _call(Asked("GET", "/v1/model"), read_model, until, retry)
+
+
+def _call(asked: Asked, read: Callable[[bytes], T], until: float, retry: Retry) -> Steps[T]:
+    attempt, failed = 0, None
+    while True:
+        left_s = until - time.monotonic()
+        if left_s < _LEAST_S:
+            raise DeadlineExceeded("the time for the call was over before it was sent") from failed
+        headers = {**asked.headers, "x-deadline-ms": str(int(left_s * 1000))}
+        attempt += 1
+        try:
+            received = yield Send(asked.method, asked.path, headers, asked.content, until)
+            assert received is not None, "what is sent has a reply"
+            if received.status in asked.good:
+                return read(received.body)
+            error = error_of(received)
+        except MsdClientError as raised:
+            error = raised
+        wait_s = retry.wait_s(error, attempt)
+        if wait_s is None or time.monotonic() + wait_s > until - _LEAST_S:
+            raise error
+        failed = error
+        yield Pause(wait_s)
+
+
+def error_of(received: Received) -> MsdClientError:
+    """What a refusal says."""
+    status, headers = received.status, received.headers
+    about = {"status": status, "request_id": headers.get("x-request-id"), "retry_after_s": _retry_after_s(headers)}
+    try:
+        detail = loaded(received.body).get("error")
+    except BadReply:
+        detail = None
+    if not isinstance(detail, dict):
+        # Something between answers in its own words.
+        return error_class(status)(f"HTTP {status}: {received.body[:_SHOWN]!r}", **about)  # type: ignore[arg-type]
+    message, code, place = detail.get("message"), detail.get("code"), detail.get("field")
+    return error_class(status)(str(message), code=code, field=place, **about)  # type: ignore[arg-type]
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds, which may have come as a date."""
+    text = headers.get("retry-after", "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        at = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return max(0.0, ((at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds())
+
+
+def _checked(headers: Mapping[str, str | None]) -> dict[str, str]:
+    """Those that are given. Raises InvalidRequest for what no header can say."""
+    given = {name: value for name, value in headers.items() if value is not None}
+    for name, value in given.items():
+        if not (value.isascii() and value.isprintable() and 0 < len(value) <= _MAX_HEADER_CHARS):
+            raise InvalidRequest(f"has to be 1 to {_MAX_HEADER_CHARS} printable ASCII characters", field=name)
+    return given

@@ -1,0 +1,80 @@
+"""What a client is made with: an address, a key, certificates, how long and how often. Checked once, here."""
+
+import math
+import ssl
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from msd_client.errors import InvalidSettings
+from msd_client.retry import Retry
+
+IDLE_S = 4.0
+"""How long an unused connection is kept: a little less than the service does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """`deadline_s` is of a call that does not say. `ca_file` has the authorities that are trusted, in place of the
+    system's; `cert_file` and `key_file` are shown where the service asks for a certificate."""
+
+    url: str
+    api_key: str | None = field(default=None, repr=False)
+    deadline_s: float = 1.0
+    retry: Retry = field(default_factory=Retry)
+    max_connections: int = 100
+    ca_file: Path | str | None = None
+    cert_file: Path | str | None = None
+    key_file: Path | str | None = None
+
+    def base_url(self) -> httpx.URL:
+        """The address. Raises InvalidSettings."""
+        try:
+            url = httpx.URL(self.url)
+        except (httpx.InvalidURL, TypeError) as error:
+            raise InvalidSettings(f"{self.url!r} is not an address: {error}") from None
+        if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
+            raise InvalidSettings(f"{self.url!r} is not a service's address, such as https://ctr.example:8080")
+        if self.max_connections < 1:
+            raise InvalidSettings("max_connections has to be at least 1")
+        self.until(None)
+        return url
+
+    def headers(self) -> dict[str, str]:
+        """Those of every request."""
+        headers = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "msd-client"}
+        if self.api_key is None:
+            return headers
+        if not self.api_key or not self.api_key.isascii() or not self.api_key.isprintable():
+            raise InvalidSettings("api_key has to be printable ASCII characters")
+        return headers | {"authorization": f"Bearer {self.api_key}"}
+
+    def tls(self) -> ssl.SSLContext:
+        """Raises InvalidSettings for files that are not what they have to be."""
+        if self.key_file is not None and self.cert_file is None:
+            raise InvalidSettings("key_file is of use with cert_file alone")
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+            if self.cert_file is not None:
+                context.load_cert_chain(self.cert_file, self.key_file)
+        except OSError as error:  # as which ssl's own errors come, too
+            files = ", ".join(str(file) for file in (self.ca_file, self.cert_file, self.key_file) if file)
+            raise InvalidSettings(f"{files}: {error}") from None
+        return context
+
+    def limits(self) -> httpx.Limits:
+        """Of connections."""
+        return httpx.Limits(
+            max_connections=self.max_connections,
+            max_keepalive_connections=self.max_connections,
+            keepalive_expiry=IDLE_S,
+        )
+
+    def until(self, deadline_s: float | None) -> float:
+        """When a call that begins now has to have ended, by `time.monotonic`."""
+        seconds = self.deadline_s if deadline_s is None else deadline_s
+        if not (math.isfinite(seconds) and seconds > 0):
+            raise InvalidSettings(f"a deadline of {seconds} s is none; it has to be above 0")
+        return time.monotonic() + seconds

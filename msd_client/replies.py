@@ -1,0 +1,155 @@
+"""What the service answers, as it is read from JSON. A reply that is not as it should be raises BadReply. Knows no
+HTTP."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import repeat
+from typing import Any, NamedTuple
+
+from msd_client.errors import BadReply
+
+_SHOWN = 120
+
+
+class ScoredCandidate(NamedTuple):
+    """`rung` says what it was scored from: None for its own row, else `cached`, `encoded`, `category_prior` or
+    `prior`."""
+
+    id: str
+    pctr: float
+    ecpm: float | None
+    rung: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreReply:
+    """Columns of equal length, in the request's order, or ranked where `top_k` asked for it.
+
+    `heads` has every output of the model by name, `pctr` among them. `degraded` has the rung of each candidate that was
+    not scored from its own row, `degraded_user` that of the user. `explanation` is as it came.
+    """
+
+    request_id: str
+    model_version: str
+    ids: list[str]
+    pctr: list[float]
+    ecpm: list[float | None]
+    heads: Mapping[str, list[float]]
+    degraded: Mapping[str, str]
+    degraded_user: str | None = None
+    arm: str | None = None
+    explanation: Mapping[str, Any] | None = None
+
+    def __iter__(self) -> Iterator[ScoredCandidate]:
+        rungs = map(self.degraded.get, self.ids) if self.degraded else repeat(None)
+        return map(ScoredCandidate, self.ids, self.pctr, self.ecpm, rungs)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def is_degraded(self) -> bool:
+        """Whether anything was scored from less than its own row."""
+        return bool(self.degraded or self.degraded_user)
+
+
+@dataclass(frozen=True, slots=True)
+class EventsReply:
+    """Events that were counted, and those that had been before."""
+
+    accepted: int
+    duplicates: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Whether requests should be sent, and if not, what is missing."""
+
+    ready: bool
+    draining: bool
+    missing: Mapping[str, str]
+    workers: int
+    workers_ready: int
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What is served; `document` is all that the service says of it."""
+
+    bundle_id: str
+    model_version: str
+    heads: list[str]
+    max_candidates: int
+    document: Mapping[str, Any]
+
+
+def read_score(body: bytes) -> ScoreReply:
+    """The reply of /v1/score."""
+    document = loaded(body)
+    columns, degraded = _part(document, "candidates", dict), _part({"degraded": {}, **document}, "degraded", dict)
+    heads = {name: column for name, column in columns.items() if name not in ("id", "ecpm")}
+    ids, ecpm = _part(columns, "id", list), _part(columns, "ecpm", list)
+    pctr = _part(heads, "pctr", list)
+    if any(not isinstance(column, list) or len(column) != len(ids) for column in (*heads.values(), ecpm)):
+        raise BadReply("the columns of candidates differ in length")
+    return ScoreReply(
+        request_id=_part(document, "request_id", str),
+        model_version=_part(document, "model_version", str),
+        ids=ids,
+        pctr=pctr,
+        ecpm=ecpm,
+        heads=heads,
+        degraded=_part({"candidates": {}, **degraded}, "candidates", dict),
+        degraded_user=degraded.get("user"),
+        arm=document.get("arm"),
+        explanation=document.get("explanation"),
+    )
+
+
+def read_events(body: bytes) -> EventsReply:
+    """The reply of /v1/events."""
+    document = loaded(body)
+    return EventsReply(_part(document, "accepted", int), _part(document, "duplicates", int))
+
+
+def read_ready(body: bytes) -> Ready:
+    """The reply of /health/ready."""
+    document = loaded(body)
+    return Ready(
+        ready=_part(document, "ready", bool),
+        draining=_part(document, "draining", bool),
+        missing=_part(document, "missing", dict),
+        workers=_part(document, "workers", int),
+        workers_ready=_part(document, "workers_ready", int),
+    )
+
+
+def read_model(body: bytes) -> Model:
+    """The reply of /v1/model."""
+    document = loaded(body)
+    return Model(
+        bundle_id=_part(document, "bundle_id", str),
+        model_version=_part(document, "model_version", str),
+        heads=_part(document, "heads", list),
+        max_candidates=_part(document, "max_candidates", int),
+        document=document,
+    )
+
+
+def loaded(body: bytes) -> dict[str, Any]:
+    """A JSON object."""
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        raise BadReply(f"the reply is not JSON: {body[:_SHOWN]!r}") from None
+    if not isinstance(document, dict):
+        raise BadReply(f"the reply is not a JSON object: {body[:_SHOWN]!r}")
+    return document
+
+
+def _part(document: Mapping[str, Any], name: str, kind: type) -> Any:  # noqa: ANN401 - of the kind that is asked for
+    value = document.get(name)
+    if not isinstance(value, kind):
+        raise BadReply(f"the reply's {name!r} is not of type {kind.__name__}: {str(value)[:_SHOWN]}")
+    return value

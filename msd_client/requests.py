@@ -1,0 +1,102 @@
+"""What can be asked: a user, a context and candidates to score; or events that happened. Knows no HTTP."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from msd_client.errors import InvalidRequest
+
+Value = str | int | float | Sequence[str] | Sequence[int] | None
+"""Of a feature; None means missing, which is not the same as not given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """What is said of a candidate that the service may not know: its text, as the bundle's template makes it, and its
+    features."""
+
+    text: str | None = None
+    features: Mapping[str, Value] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRequest:
+    """One user, one context, N candidates. What is None is not said, so that what is stored counts.
+
+    `bids` has one for each of `ids`; `at` is in unix seconds; `history` are ids, oldest first. With `top_k` the reply
+    has the best so many, ranked. With `explain` it says what each score came of.
+    """
+
+    user_id: str
+    ids: Sequence[str]
+    bids: Sequence[float | None] | None = None
+    at: float | None = None
+    context: Mapping[str, Value] | None = None
+    user_features: Mapping[str, Value] | None = None
+    history: Sequence[str] | None = None
+    items: Mapping[str, Item] | None = None
+    top_k: int | None = None
+    explain: bool = False
+
+    def body(self) -> bytes:
+        """The JSON of /v1/score. Raises InvalidRequest for what JSON cannot say."""
+        user = _given(features=_plain(self.user_features), history=_listed(self.history))
+        items = {
+            id_: _given(text=item.text, features=_plain(item.features)) for id_, item in (self.items or {}).items()
+        }
+        return dumped(
+            {
+                "user_id": self.user_id,
+                "candidates": _given(id=list(self.ids), bid=_listed(self.bids)),
+                **_given(
+                    at=self.at,
+                    context=_plain(self.context),
+                    user=user or None,
+                    items=items or None,
+                    top_k=self.top_k,
+                    explain=self.explain or None,
+                ),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """An ad was shown, or clicked. Of one `event_id` and type the first is counted, so that telling again does no harm.
+
+    `request_id` is that of the reply which led to it.
+    """
+
+    event_id: str
+    type: Literal["impression", "click"]
+    user_id: str
+    item_id: str
+    at: float | None = None
+    request_id: str | None = None
+
+
+def events_body(events: Sequence[Event]) -> bytes:
+    """The JSON of /v1/events."""
+    return dumped({"events": [_given(**{name: getattr(event, name) for name in Event.__slots__}) for event in events]})
+
+
+def dumped(document: Mapping[str, Any]) -> bytes:
+    """Raises InvalidRequest for what JSON cannot say: numbers that are not finite, objects of other kinds."""
+    try:
+        return json.dumps(document, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest(f"cannot be written as JSON: {error}") from error
+
+
+def _given(**parts: object) -> dict[str, Any]:
+    return {name: value for name, value in parts.items() if value is not None}
+
+
+def _plain(features: Mapping[str, Value] | None) -> dict[str, Any] | None:
+    return None if features is None else {name: _listed(value) for name, value in features.items()}
+
+
+def _listed(value: object) -> object:
+    """A sequence of any kind as a list, which is what JSON has."""
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else value

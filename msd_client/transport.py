@@ -1,0 +1,109 @@
+"""The way over the network for the blocking client. Every read and write is given what is left of the call's time, so
+that a server which sends a byte now and then cannot stretch it; httpx alone bounds each of them on its own."""
+
+import ssl
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import httpcore
+import httpx
+
+_WRITE_BYTES = 65_536
+
+
+class Clock(threading.local):
+    """Until when the call of this thread has to have ended."""
+
+    until = 0.0
+
+    def left_s(self) -> float:
+        """Raises httpcore.ReadTimeout when nothing is left."""
+        left_s = self.until - time.monotonic()
+        if left_s <= 0:
+            raise httpcore.ReadTimeout("the call's time is over")
+        return left_s
+
+
+class _Stream(httpcore.NetworkStream):
+    def __init__(self, inner: httpcore.NetworkStream, clock: Clock) -> None:
+        self._inner, self._clock = inner, clock
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._inner.read(max_bytes, self._clock.left_s())
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        for start in range(0, len(buffer), _WRITE_BYTES):
+            self._inner.write(buffer[start : start + _WRITE_BYTES], self._clock.left_s())
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        return _Stream(self._inner.start_tls(ssl_context, server_hostname, self._clock.left_s()), self._clock)
+
+    def get_extra_info(self, info: str) -> Any:  # noqa: ANN401 - httpcore's own form
+        return self._inner.get_extra_info(info)
+
+
+class _Backend(httpcore.NetworkBackend):
+    def __init__(self, clock: Clock) -> None:
+        self._inner, self._clock = httpcore.SyncBackend(), clock
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        inner = self._inner.connect_tcp(host, port, self._clock.left_s(), local_address, socket_options)
+        return _Stream(inner, self._clock)
+
+
+class DeadlineTransport(httpx.BaseTransport):
+    """A pool of kept connections."""
+
+    def __init__(self, clock: Clock, context: ssl.SSLContext, limits: httpx.Limits) -> None:
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=context,
+            max_connections=limits.max_connections,
+            max_keepalive_connections=limits.max_keepalive_connections,
+            keepalive_expiry=limits.keepalive_expiry,
+            network_backend=_Backend(clock),
+        )
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """The whole reply. Raises httpx's errors."""
+        url = request.url
+        try:
+            reply = self._pool.handle_request(
+                httpcore.Request(
+                    method=request.method,
+                    url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+                    headers=request.headers.raw,
+                    content=request.content,
+                    extensions=request.extensions,
+                )
+            )
+            try:
+                return httpx.Response(reply.status, headers=reply.headers, content=reply.read())
+            finally:
+                reply.close()
+        except httpcore.TimeoutException as error:
+            raise httpx.ReadTimeout(str(error), request=request) from error
+        except httpcore.ConnectError as error:
+            raise httpx.ConnectError(str(error), request=request) from error
+        except (httpcore.NetworkError, httpcore.ProtocolError) as error:
+            raise httpx.ReadError(str(error), request=request) from error
+
+    def close(self) -> None:
+        """Ends all connections."""
+        self._pool.close()

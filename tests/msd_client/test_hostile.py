@@ -1,0 +1,209 @@
+"""The clients against a server that is slow, resets, answers by halves, lies, or sends them away: a clear error or,
+where it is safe, another attempt, and never later than the deadline."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from msd_client import (
+    BadReply,
+    ConnectionFailed,
+    DeadlineExceeded,
+    InvalidRequest,
+    InvalidSettings,
+    MsdClientError,
+    Overloaded,
+    Retry,
+    ScoreRequest,
+    ServiceFailed,
+    Unavailable,
+)
+from msd_client.options import Options
+from tests.msd_client.either import EITHER, Ask
+from tests.msd_client.hostile_server import Act, Reset, Say, hostile
+
+REQUEST = ScoreRequest(user_id="u1", ids=["a"])
+GOOD = {
+    "request_id": "r",
+    "model_version": "v",
+    "candidates": {"id": ["a"], "pctr": [0.5], "ecpm": [None]},
+}
+FINE = Say(body=json.dumps(GOOD).encode())
+BUSY = json.dumps({"error": {"code": "overloaded", "message": "too much to do", "field": None}}).encode()
+FOR_EVER = 60.0
+
+
+@pytest.fixture(params=EITHER, ids=["blocking", "async"])
+def ask(request: pytest.FixtureRequest) -> Ask:
+    """Either client."""
+    asked: Ask = request.param
+    return asked
+
+
+def but(**changes: object) -> Say:
+    """A reply that is not as it should be."""
+    return Say(body=json.dumps({**GOOD, **changes}).encode())
+
+
+@pytest.mark.parametrize(
+    ("acts", "attempts"),
+    [
+        ([Reset(), FINE], 2),
+        ([Reset(), Reset(), FINE], 3),
+        ([Say(503, BUSY, ("Retry-After: 0",)), FINE], 2),
+        ([Say(429, BUSY, ("Retry-After: Wed, 21 Oct 2015 07:28:00 GMT",)), FINE], 2),
+        ([Say(body=FINE.body[:20], length=len(FINE.body)), FINE], 2),
+    ],
+)
+def test_what_passes_is_tried_again(ask: Ask, acts: list[Act], attempts: int) -> None:
+    with hostile(*acts) as server:
+        reply = ask(server.url, "score", REQUEST, deadline_s=FOR_EVER)
+
+    assert reply.pctr == [0.5]
+    assert len(server.requests) == attempts
+
+
+@pytest.mark.parametrize(
+    ("act", "kind", "message", "attempts"),
+    [
+        (Reset(), ConnectionFailed, "http://127.0.0.1", 3),
+        (Say(500, b"<html>", ("Retry-After: 0",)), ServiceFailed, "HTTP 500: b'<html>'", 1),
+        (Say(502, b""), ServiceFailed, "HTTP 502", 1),
+        (Say(503, BUSY), Unavailable, "too much to do", 1),
+        (Say(503, BUSY, ("Retry-After: soon",)), Unavailable, "too much to do", 1),
+        (Say(429, BUSY, ("Retry-After: 0",)), Overloaded, "too much to do", 3),
+        (Say(422, BUSY), InvalidRequest, "too much to do", 1),
+        (Say(307, b"", ("Location: /v1/other",)), BadReply, "HTTP 307", 1),
+        (Say(body=b"{"), BadReply, "the reply is not JSON: b'{'", 1),
+        (Say(body=b"[" * 100_000), BadReply, "the reply is not JSON", 1),
+        (Say(body=b"[1]"), BadReply, "the reply is not a JSON object", 1),
+        (Say(body=b"\xff"), BadReply, "the reply is not JSON", 1),
+        (but(candidates=None), BadReply, "the reply's 'candidates' is not of type dict", 1),
+        (but(candidates={"id": ["a"], "pctr": [0.5, 0.6], "ecpm": [None]}), BadReply, "the columns of candidates", 1),
+        (but(candidates={"id": ["a"], "pctr": "x", "ecpm": [None]}), BadReply, "the reply's 'pctr' is not of", 1),
+        (but(degraded=["a"]), BadReply, "the reply's 'degraded' is not of type dict", 1),
+        (but(degraded={"candidates": 3}), BadReply, "the reply's 'candidates' is not of type dict", 1),
+    ],
+)
+def test_what_is_wrong_is_an_error_of_the_tree(
+    ask: Ask, act: Act, kind: type[MsdClientError], message: str, attempts: int
+) -> None:
+    with hostile(act) as server, pytest.raises(kind) as failed:
+        ask(server.url, "score", REQUEST, deadline_s=FOR_EVER)
+
+    assert failed.value.message.startswith(message)
+    assert len(server.requests) == attempts
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        Say(wait_s=FOR_EVER),
+        Say(drip_s=0.02),
+        Say(drip_s=0.02, headers=("X-Filler: " + "x" * 5000,)),
+        Say(503, BUSY, ("Retry-After: 99999999999",)),
+    ],
+)
+def test_no_call_outlasts_its_deadline(ask: Ask, act: Act) -> None:
+    """A drip comes well within any one read's time, and would take two minutes in all."""
+    began = time.monotonic()
+    with hostile(act) as server, pytest.raises((DeadlineExceeded, Unavailable)):
+        ask(server.url, "score", REQUEST, deadline_s=0.3)
+
+    assert time.monotonic() - began < FOR_EVER / 2
+    assert len(server.requests) == 1
+
+
+def test_nobody_there_is_tried_and_said(ask: Ask) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(ConnectionFailed, match=url):
+            ask(url, "score", REQUEST, options={"retry": Retry(attempts=2, first_s=0.001)})
+
+
+def test_the_time_that_is_left_goes_along(ask: Ask) -> None:
+    with hostile(Say(503, BUSY, ("Retry-After: 0",)), FINE) as server:
+        ask(
+            server.url,
+            "score",
+            REQUEST,
+            deadline_s=30,
+            request_id="r-7",
+            traceparent="00-ab-cd-01",
+            options={"api_key": "k"},
+        )
+
+    first, second = (dict(_headers(request)) for request in server.requests)
+    assert 0 < int(second["x-deadline-ms"]) <= int(first["x-deadline-ms"]) <= 30_000
+    assert first["authorization"] == "Bearer k"
+    assert (first["x-request-id"], first["traceparent"]) == ("r-7", "00-ab-cd-01")
+
+
+def _headers(request: str) -> Iterator[tuple[str, str]]:
+    for line in request.partition("\r\n\r\n")[0].split("\r\n")[1:]:
+        name, _, value = line.partition(": ")
+        yield name.lower(), value
+
+
+def test_connections_are_kept_and_one_that_ended_meanwhile_is_replaced(ask: Ask) -> None:
+    with hostile(FINE) as server:
+        ask(server.url, "score", REQUEST, times=5)
+    assert (len(server.requests), server.connections) == (5, 1)
+
+    with hostile(Say(body=FINE.body, ends=True)) as server:
+        ask(server.url, "score", REQUEST, times=3)
+    assert (len(server.requests), server.connections) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("request_", "more", "message"),
+    [
+        (ScoreRequest(user_id="u", ids=["a"], bids=[float("nan")]), {}, "cannot be written as JSON"),
+        (ScoreRequest(user_id="\ud800", ids=["a"]), {}, "cannot be written as JSON"),
+        (ScoreRequest(user_id="u", ids=["a"], context={"x": object()}), {}, "cannot be written as JSON"),  # type: ignore[dict-item]
+        (REQUEST, {"traceparent": "a\r\nX-Api-Key: b"}, "traceparent: has to be 1 to 512 printable ASCII"),
+        (REQUEST, {"request_id": ""}, "x-request-id: has to be 1 to 512 printable ASCII"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_here(
+    ask: Ask, request_: ScoreRequest, more: dict[str, str], message: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        ask("http://127.0.0.1:9", "score", request_, **more)
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "message"),
+    [
+        ("127.0.0.1:8080", {}, "is not a"),
+        ("ftp://x", {}, "'ftp://x' is not a service's address"),
+        ("http://", {}, "is not a service's address"),
+        ("http://x:y", {}, "is not an address"),
+        ("http://x", {"deadline_s": 0}, "a deadline of 0 s is none"),
+        ("http://x", {"deadline_s": float("nan")}, "a deadline of nan s"),
+        ("http://x", {"api_key": "ключ"}, "api_key has to be printable ASCII"),
+        ("http://x", {"max_connections": 0}, "max_connections"),
+        ("http://x", {"ca_file": "missing.pem"}, "missing.pem: .*No such file"),
+        ("http://x", {"key_file": "key.pem"}, "key_file is of use with cert_file"),
+        ("http://x", {"ca_file": __file__}, "test_hostile.py"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(ask: Ask, url: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidSettings, match=message):
+        ask(url, "ready", options=options)
+
+
+def test_a_retry_that_cannot_be_is_refused() -> None:
+    with pytest.raises(InvalidSettings):
+        Retry(attempts=0)
+    with pytest.raises(InvalidSettings):
+        Retry(first_s=2, most_s=1)
+
+
+def test_a_key_is_not_shown() -> None:
+    assert "secret" not in repr(Options(url="http://x", api_key="secret"))
