@@ -5,7 +5,7 @@ import { calm, el } from "./dom.js";
 import { described, editor, newAd } from "./own.js";
 import { legend } from "./parts.js";
 import { picker } from "./picker.js";
-import { Ranking } from "./ranking.js";
+import { Ranking, titleOf } from "./ranking.js";
 import { waterfall } from "./time.js";
 import { Who } from "./who.js";
 import { why } from "./why.js";
@@ -171,7 +171,9 @@ function draw() {
   }
   const isScored = lead.candidates.id.includes(ad.id);
   byId("why").replaceChildren(...(isScored ? why({ ad, lead, explanation, without, unexplained, titles }) : []));
-  byId("told").textContent = `${lead.candidates.id.length} ads by ${ranksBy(lead)}`;
+  const first = `, the first is ${titleOf(ads.get(lead.candidates.id[0]))}`;
+  const told = el("span", { class: "unseen" }, first);
+  byId("told").replaceChildren(`${lead.candidates.id.length} ads by ${ranksBy(lead)}`, told);
   byId("time").replaceChildren(...waterfall({ ...timing, explained, ads: lead.candidates.id.length }));
 }
 

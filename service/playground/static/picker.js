@@ -1,4 +1,5 @@
-// A field that finds things by what is typed (the combobox of WAI-ARIA 1.2): arrows choose, Enter takes, Escape closes.
+// A field that finds things by what is typed (the combobox of WAI-ARIA 1.2): arrows choose, Enter takes (the first,
+// where none is chosen), Escape closes.
 
 import { el } from "./dom.js";
 
@@ -12,7 +13,7 @@ export function picker({ label, hint, search, choose, isFree = false }) {
     id, type: "text", role: "combobox", autocomplete: "off", spellcheck: "false", placeholder: hint,
     "aria-controls": `${id}-list`, "aria-autocomplete": "list", "aria-expanded": "false",
   });
-  let found = [], at = -1, asked = 0;
+  let found = [], foundBy = null, at = -1, asked = 0;
 
   function close() {
     asked += 1;
@@ -48,6 +49,7 @@ export function picker({ label, hint, search, choose, isFree = false }) {
     }
     if (mine !== asked) return;
     found = things;
+    foundBy = text;
     const options = found.map((one, place) =>
       el("li", { id: `${id}-${place}`, role: "option", "aria-selected": "false", onclick: () => take(one) }, one.title),
     );
@@ -62,14 +64,17 @@ export function picker({ label, hint, search, choose, isFree = false }) {
     ArrowDown: () => (list.hidden ? open() : point(at + 1)),
     ArrowUp: () => point(at < 0 ? found.length - 1 : at - 1),
     Escape: close,
-    Enter: () => {
+    Enter: async () => {
+      const typed = input.value.trim();
       if (at >= 0) take(found[at]);
-      else if (isFree && input.value.trim()) take({ id: input.value.trim(), title: input.value.trim() });
-      else if (!list.hidden && found.length === 1) take(found[0]);
+      else if (isFree && typed) take({ id: typed, title: typed });
+      else if (typed) {
+        if (list.hidden || foundBy !== input.value) await open();
+        if (found.length && foundBy === input.value) take(found[0]);
+      }
     },
   };
   input.addEventListener("input", open);
-  input.addEventListener("focus", open);
   input.addEventListener("click", () => list.hidden && open());
   input.addEventListener("blur", close);
   input.addEventListener("keydown", (event) => {

@@ -44,7 +44,9 @@ export class Who {
   }
 
   draw() {
-    const { user, about } = this;
+    const { user, about, place } = this;
+    const left = [...place.querySelectorAll(".picker input")].indexOf(document.activeElement);
+    const isLeft = place.contains(document.activeElement);
     const find = picker({
       label: "Pick a user",
       hint: about.users ? "find by id" : "an id, and Enter",
@@ -53,7 +55,7 @@ export class Who {
       choose: (id) => this.attempt(() => this.turnTo(id)),
     });
     const anew = el("button", { type: "button", class: "second", onclick: () => this.attempt(() => this.turnTo(NOBODY)) }, "or write a history of your own");
-    this.place.replaceChildren(
+    place.replaceChildren(
       find,
       anew,
       el("h3", {}, user.known ? `User ${user.id}` : "Somebody the service has not met"),
@@ -63,6 +65,8 @@ export class Who {
       el("h4", {}, "The moment"),
       this.moment,
     );
+    // All but the moment is new: who was here with the keyboard goes on where things are added.
+    if (isLeft && !place.contains(document.activeElement)) [...place.querySelectorAll(".picker input")].at(left).focus();
   }
 
   facts() {
