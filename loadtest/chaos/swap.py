@@ -20,8 +20,13 @@ _RATIO = 2.0
 _PATIENCE_S = 60.0
 _PAUSE_S = 0.1
 _LONGEST_S = 600.0
-Known = Mapping[bytes, list[float]]
-"""The scores of a bundle by request."""
+
+
+class _Known(NamedTuple):
+    """A bundle alone: its scores by request, and how many requests a second a service of it scores."""
+
+    scores: Mapping[bytes, list[float]]
+    capacity: float
 
 
 class _Bundles(NamedTuple):
@@ -39,20 +44,22 @@ def _run(ground: Ground) -> Found:
         raise Unable("it takes two bundles of the same users and items: name another one by --other")
     ground.heard(f"{_NAME}: making bundles", 0, 1)
     bundles = _made(ground, ground.other)
-    known = {source: _scores(ground, source) for source in {*bundles.versions.values()}}
+    known = {source: _known(ground, source) for source in {*bundles.versions.values()}}
     swaps: list[tuple[float, float]] = []
     refused = 0
     with ground.service(_NAME, bundle=bundles.folder) as service, Client(service.url) as client:
         target = ground.target(service.url, bundle=ground.bundle)
-        rate = plan.share * capacity(target, plan.capacity_s)
+        # One graph may be twice as fast as the other: half of what that one can do would be all that the other can.
+        rate = plan.share * min(one.capacity for one in known.values())
         with Load(target, rate, _LONGEST_S) as load:
-            load.until(plan.steady_s)
-            begun = load.now_s
+            rests = [_rest(load, plan.steady_s)]
             for place, good in enumerate(bundles.good[1:]):
                 ground.heard(f"{_NAME}: bundles", place, len(bundles.good) - 1)
                 started = load.now_s
                 if _turned(client, bundles.folder, good.name, "done"):
                     swaps.append((started, load.mark(good.name)))
+                if not place:  # the other graph, too
+                    rests.append(_rest(load, plan.steady_s))
                 if place < len(bundles.bad):
                     bad = bundles.bad[place]
                     refused += _turned(client, bundles.folder, bad.name, "refused")
@@ -62,7 +69,8 @@ def _run(ground: Ground) -> Found:
     shutil.rmtree(bundles.folder)
     samples = load.timeline.samples
     swapping = [sample for start, end in swaps for sample in load.timeline.between(start, end)]
-    steady, during = percentile_ms(load.timeline.between(0.0, begun), 99), percentile_ms(swapping, 99)
+    resting = [sample for start, end in rests for sample in load.timeline.between(start, end)]
+    steady, during = percentile_ms(resting, 99), percentile_ms(swapping, 99)
     failed = len(samples) - count(samples, *SCORED)
     # What is declared to be scored from less has other scores, of whichever version.
     whole = [seen for seen in load.seen if kind_of(seen) == "full"]
@@ -104,11 +112,19 @@ def _made(ground: Ground, other: Path) -> _Bundles:
     return _Bundles(folder, good, bad, {one.name: source for one, source in zip(good, sources, strict=True)})
 
 
-def _scores(ground: Ground, bundle: Path) -> Known:
+def _known(ground: Ground, bundle: Path) -> _Known:
     """What a service of this bundle alone gives."""
     with ground.service(_NAME, bundle=bundle) as service, Client(service.url) as client:
         target: Target = ground.target(service.url, bundle=ground.bundle)
-        return {one: _pctr(client.score(one.partition(b"\r\n\r\n")[2]).body) for one in target.requests}
+        scores = {one: _pctr(client.score(one.partition(b"\r\n\r\n")[2]).body) for one in target.requests}
+        return _Known(scores, capacity(target, ground.plan.capacity_s))
+
+
+def _rest(load: Load, seconds: float) -> tuple[float, float]:
+    """When nothing was done for so long."""
+    start = load.now_s
+    load.until(start + seconds)
+    return start, load.now_s
 
 
 def _turned(client: Client, folder: Path, name: str, result: str) -> bool:
@@ -127,9 +143,9 @@ def _turned(client: Client, folder: Path, name: str, result: str) -> bool:
     return False
 
 
-def _is_of_one(seen: Seen, known: Mapping[Path, Known], versions: Mapping[str, Path]) -> bool:
+def _is_of_one(seen: Seen, known: Mapping[Path, _Known], versions: Mapping[str, Path]) -> bool:
     source = versions.get(_version(seen))
-    return source is not None and _pctr(seen.body) == known[source][seen.request]
+    return source is not None and _pctr(seen.body) == known[source].scores[seen.request]
 
 
 def _version(seen: Seen) -> str:
