@@ -18,8 +18,8 @@ _LONGEST_S = 0.5
 
 
 class Aside:
-    """Steps until the block's end, which waits for none. A rest is `rest` times as long as the step was, and no longer
-    than half a second; `sleep` is how it is spent."""
+    """Steps until the block's end, which waits for none. A rest is `rest` times as long as the step had a core, and no
+    longer than half a second; `sleep` is how it is spent."""
 
     def __init__(self, name: str, rest: float, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
@@ -45,6 +45,6 @@ class Aside:
 
 
 def _timed(step: Callable[[], _Result]) -> tuple[_Result, float]:
-    started = time.perf_counter()
+    started = time.thread_time()
     result = step()
-    return result, time.perf_counter() - started
+    return result, time.thread_time() - started

@@ -12,6 +12,13 @@ from service.lineup.aside import Aside
 _STEP_S = 0.02
 
 
+def keep_a_core(seconds: float) -> None:
+    """Computes for so long."""
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
 def rests_after(rest: float, *seconds: float) -> list[float]:
     """How long is rested after steps that take so long."""
     rests: list[float] = []
@@ -22,7 +29,7 @@ def rests_after(rest: float, *seconds: float) -> list[float]:
     async def run() -> None:
         with Aside("test", rest, note) as aside:
             for one in seconds:
-                await aside.do(time.sleep, one)
+                await aside.do(keep_a_core, one)
 
     asyncio.run(run())
     return rests
@@ -34,6 +41,20 @@ def test_a_rest_is_in_proportion_to_its_step_and_bounded() -> None:
     assert short < long
     assert rests_after(1e9, _STEP_S) == [0.5]
     assert rests_after(0.0, _STEP_S) == []
+
+
+def test_what_only_waits_takes_nothing_from_others_and_is_not_rested_after() -> None:
+    rests: list[float] = []
+
+    async def note(one: float) -> None:
+        rests.append(one)
+
+    async def run() -> None:
+        with Aside("test", 1.0, note) as aside:
+            await aside.do(time.sleep, _STEP_S)
+
+    asyncio.run(run())
+    assert rests[0] < _STEP_S
 
 
 def test_steps_are_taken_in_one_other_thread_of_the_same_priority() -> None:
