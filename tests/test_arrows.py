@@ -40,13 +40,22 @@ ARROWS = [
         "loadtest",
         ("loadtest", "msd.contract"),
         forbidden=frozenset(HEAVY),
-        but=("loadtest.graph", "loadtest.bench", "loadtest.chaos", "loadtest.observe", "loadtest.savings"),
+        but=(
+            "loadtest.graph",
+            "loadtest.bench",
+            "loadtest.chaos",
+            "loadtest.lab",
+            "loadtest.observe",
+            "loadtest.savings",
+        ),
     ),
     Arrow("loadtest.graph", ("loadtest", "model_export", "msd")),
     # Its bundles are exported as any other.
     Arrow("loadtest.bench", ("loadtest", "model_export", "msd")),
     Arrow("loadtest.chaos", ("loadtest", "msd")),
     Arrow("loadtest.observe", ("loadtest", "msd")),
+    # It draws.
+    Arrow("loadtest.lab", ("loadtest", "msd.contract", "msd.drawing"), forbidden=frozenset(HEAVY)),
     Arrow("loadtest.savings", ("loadtest", "msd")),
 ]
 EXEMPT = {"msd.__main__"}

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from loadtest.http_client import Client, ClientError
 from msd.contract.errors import MsdError
@@ -39,7 +40,7 @@ class Service:
     health: str
 
 
-def ours(name: str, bundle: Path, workers: int, redis: str | None, **settings: object) -> Service:
+def ours(name: str, bundle: Path, workers: int | Literal["auto"], redis: str | None, **settings: object) -> Service:
     """`msd serve`, its rows from Redis or from the bundle's files; settings by their names."""
     store = {"store": "file"} if redis is None else {"store": "redis", "redis_url": redis}
     given = {"workers": workers, "log_level": "warning", "drain_seconds": 0, **store, **settings}

@@ -44,6 +44,8 @@ def test_two_users_ask_for_two_seconds(bundle: Bundle, service: LiveService, tmp
         ({}, "no bundle here"),
         ({"LOADTEST_BUNDLE": "/nowhere"}, "/nowhere: no bundle here"),
         ({"LOADTEST_CANDIDATES": "many"}, "'many'"),
+        ({"LOADTEST_COLD": "2"}, "LOADTEST_COLD=2: has to be a number from 0 to 1"),
+        ({"LOADTEST_SHAPE": "waves"}, "LOADTEST_SHAPE=waves: has to be bursts or steps"),
     ],
 )
 def test_without_its_settings_it_says_what_to_set(
@@ -54,3 +56,22 @@ def test_without_its_settings_it_says_what_to_set(
     assert "set LOADTEST_BUNDLE to a bundle's folder and LOADTEST_CANDIDATES to numbers of candidates: " in done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_shapes_have_few_users_and_bursts_of_many_or_ever_more() -> None:
+    # Locust patches what it is imported into, so that belongs into a process of its own.
+    times = "for shape in ('bursts', 'steps') for time in (0, 15, 16, 19.9, 20, 41)"
+    code = f"from loadtest.locustfile import users_at; print([users_at(shape, time) {times}])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert done.stdout.strip() == "[5, 5, 40, 40, 5, 5, 5, 5, 5, 5, 10, 15]", done.stderr
+
+
+def test_new_ads_in_bursts_with_a_deadline(bundle: Bundle, service: LiveService, tmp_path: Path) -> None:
+    asked = {"LOADTEST_COLD": "0.3", "LOADTEST_DEADLINE_MS": "5000", "LOADTEST_SHAPE": "bursts"}
+    done = _locust(service, tmp_path, LOADTEST_BUNDLE=str(bundle.folder), **asked)
+    (entry,) = json.loads(done.stdout)
+
+    assert done.returncode == 0, done.stderr
+    assert entry["num_requests"] > 5
+    assert entry["num_failures"] == 0

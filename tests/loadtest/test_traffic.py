@@ -127,3 +127,17 @@ def test_the_bench_command_of_a_mix_with_one_client(
     with pytest.raises(SystemExit, match="2"):
         main([*command, "--candidates", "some"])
     assert "write 200, or shares" in capsys.readouterr().err
+
+
+def test_new_ads_have_texts_and_names_of_their_own(bundle: Bundle) -> None:
+    bodies = [json.loads(body) for body in islice(Traffic(bundle.folder, 20, seed=3, cold=0.3).bodies(), 200)]
+    new = [[name for name in body["candidates"]["id"] if name.startswith("new-3-")] for body in bodies]
+
+    assert 0.25 < sum(map(len, new)) / (200 * 20) < 0.35
+    names = [name for of_one in new for name in of_one]
+    assert len(set(names)) == len(names)
+    for body, of_one in zip(bodies, new, strict=True):
+        assert set(body.get("items", {})) == set(of_one)
+        assert set(parse_request(json.dumps(body).encode(), bundle.schema).ids) == set(body["candidates"]["id"])
+    texts = [item["text"] for body in bodies for item in body.get("items", {}).values()]
+    assert len(set(texts)) == len(texts)

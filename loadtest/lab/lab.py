@@ -1,0 +1,135 @@
+"""One session of load on a service, top to bottom: at rest, capacity, latency against load, bursts, Locust's users."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from loadtest.arrivals import Times, bursts, poisson
+from loadtest.bench.stages import spent
+from loadtest.generator import Limits, Target, closed_loop, open_loop
+from loadtest.histogram import Histogram
+from loadtest.http_client import Client, ClientError
+from loadtest.lab.plan import Plan
+from loadtest.requests import http_request, some_bodies
+from loadtest.traffic import Traffic
+
+Heard = Callable[[str, int, int], None]
+# Overload is part of the picture: what it leaves unanswered is counted.
+_LIMITS = Limits(goes_on=True)
+_LOCUST_WITHIN_S = 60.0
+_FORMAT = 1
+
+
+def load_session(url: str, bundle: Path, plan: Plan, heard: Heard) -> dict[str, Any]:
+    """All figures, ready for JSON. Raises MsdError where the service is not there or does not score."""
+    start, steps = time.perf_counter(), 5 + len(plan.loads)
+    bodies = some_bodies(Traffic(bundle, plan.mix, 0, plan.cold), plan.bodies)
+    said = {} if plan.deadline_ms is None else {"X_Deadline_Ms": str(plan.deadline_ms)}
+    target = Target(url, [http_request("/v1/score", body, **said) for body in bodies])
+    heard("At rest", 1, steps)
+    rest = _at_rest(url, bodies, plan)
+    heard("Capacity", 2, steps)
+    found = closed_loop(target, plan.clients, plan.seconds, _LIMITS)
+    # Replies with ads of which only a text is known are degraded, and count all the same.
+    capacity = found.statuses[200] / found.seconds
+    if not capacity:
+        raise ClientError(f"{url}: scored nothing of what {plan.clients} clients asked")
+    curve = []
+    for place, share in enumerate(plan.loads):
+        heard(f"Poisson arrivals at {share:.0%} of capacity", 3 + place, steps)
+        times = poisson(share * capacity, plan.seconds, place)
+        curve.append({"load": share, "rate": round(share * capacity, 1)} | _open(target, times, plan.seconds))
+    heard(f"Bursts at {plan.burst_load:.0%}", steps - 2, steps)
+    burst = _open(target, bursts(plan.burst_load * capacity, plan.seconds), plan.seconds)
+    heard("Locust's users", steps - 1, steps)
+    users = _locust(url, bundle, plan)
+    heard("Done", steps, steps)
+    return {
+        "format": _FORMAT,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "url": url,
+        "model": _model(url),
+        "traffic": {"candidates": plan.told_mix, "cold": plan.cold, "deadline_ms": plan.deadline_ms},
+        "rest": rest,
+        "capacity": round(capacity, 1),
+        "curve": curve,
+        "bursts": {"rate": round(plan.burst_load * capacity, 1)} | burst,
+        "locust": users,
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def _at_rest(url: str, bodies: list[bytes], plan: Plan) -> dict[str, Any]:
+    """One client, which sends when it has its reply; and where the service says that the time went."""
+    latency, warmup = Histogram(), plan.at_rest // 10
+    with Client(url) as client:
+        for number, body in enumerate(islice((bodies * 2), warmup + plan.at_rest)):
+            if number == warmup:
+                before = spent(url)
+            reply = client.score(body)
+            if reply.status != 200:
+                raise ClientError(f"{url}: answered {reply.status}: {reply.body[:300].decode(errors='replace')}")
+            if number >= warmup:
+                latency.record(reply.seconds)
+    stages = spent(url).since(before).as_json(latency.mean_ms)
+    return {"p50_ms": round(latency.percentile_ms(50), 3), "p99_ms": round(latency.percentile_ms(99), 3)} | {
+        "stages_ms": stages
+    }
+
+
+def _open(target: Target, times: Times, seconds: float) -> dict[str, Any]:
+    return open_loop(target, times, seconds, _LIMITS).as_json()
+
+
+def _model(url: str) -> dict[str, Any]:
+    with Client(url) as client:
+        found: dict[str, Any] = json.loads(client.get("/v1/model").body)
+    return {name: found.get(name) for name in ("model_version", "precision", "runtime", "store")}
+
+
+def _locust(url: str, bundle: Path, plan: Plan) -> dict[str, Any] | None:
+    """What Locust reports of its users; None where it is not installed."""
+    command = [sys.executable, "-m", "locust", "-f", str(Path(__file__).parents[1] / "locustfile.py"), "--headless"]
+    times = ["--run-time", f"{max(1, round(plan.seconds))}s", "--stop-timeout", "5", "--spawn-rate", str(plan.users)]
+    asked = {
+        "LOADTEST_BUNDLE": str(bundle.absolute()),
+        "LOADTEST_CANDIDATES": plan.told_mix,
+        "LOADTEST_COLD": str(plan.cold),
+        "LOADTEST_DEADLINE_MS": str(plan.deadline_ms or 0),
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+    }
+    done = subprocess.run(
+        [*command, "--host", url, "--users", str(plan.users), *times, "--json"],
+        env=os.environ | asked,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=plan.seconds + _LOCUST_WITHIN_S,
+    )
+    if "No module named locust" in done.stderr:
+        return None
+    try:
+        (entry,) = json.loads(done.stdout)
+    except ValueError:
+        raise ClientError(f"Locust came to nothing: {done.stderr.strip()[-500:]}") from None
+    latency = Histogram()
+    for milliseconds, count in entry["response_times"].items():
+        for _ in range(count):
+            latency.record(float(milliseconds) / 1e3)
+    return {
+        "users": plan.users,
+        "requests": entry["num_requests"],
+        "failures": entry["num_failures"],
+        "requests_per_s": round(
+            entry["num_requests"] / max(1.0, entry["last_request_timestamp"] - entry["start_time"]), 1
+        ),
+        "p50_ms": round(latency.percentile_ms(50), 1),
+        "p99_ms": round(latency.percentile_ms(99), 1),
+    }

@@ -1,0 +1,65 @@
+"""A session of load as SVG: latency against load, where a request's time goes; each beside the session before."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
+
+from msd.drawing import to_svg
+
+Session = Mapping[str, Any]
+_SHOWN = 0.02
+
+
+def load_picture(now: Session, before: Session | None) -> str:
+    """p50 and p99 by the rate that is offered; capacity as a line."""
+    figure = Figure(figsize=(6.6, 4.0), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(alpha=0.3)
+    for session, colour, name in _sessions(now, before):
+        points = [point for point in session["curve"] if point["p50_ms"] is not None]
+        for percentile, style in (("p50_ms", "-"), ("p99_ms", "--")):
+            values = [point[percentile] for point in points]
+            label = f"{name}{percentile[:3]}"
+            axes.plot([point["rate"] for point in points], values, style, c=colour, marker="o", ms=3, label=label)
+        axes.axvline(session["capacity"], color=colour, lw=0.8, ls=":")
+    axes.set_xlim(left=0)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.set_xlabel("requests offered a second, Poisson arrivals (dotted: capacity)")
+    axes.set_ylabel("milliseconds, from when it was due")
+    axes.legend(frameon=False)
+    return to_svg(figure)
+
+
+def waterfall(now: Session, before: Session | None) -> str:
+    """The stages of a request at rest, each beginning where the one before it ends."""
+    sessions = _sessions(now, before)
+    figure = Figure(figsize=(6.6, 0.42 * len(sessions) * len(now["rest"]["stages_ms"]) + 0.8), layout="constrained")
+    for axes, (session, colour, name) in zip(
+        figure.subplots(len(sessions), squeeze=False)[:, 0], sessions, strict=True
+    ):
+        _fall(axes, session["rest"]["stages_ms"], colour)
+        axes.set_title(f"{name or 'one request at rest, '}means, milliseconds", loc="left", fontsize=9)
+    return to_svg(figure)
+
+
+def _fall(axes: Axes, stages: Mapping[str, float], colour: str) -> None:
+    start, whole = 0.0, sum(max(0.0, taken) for taken in stages.values())
+    for row, taken in enumerate(stages.values()):
+        axes.barh(row, max(0.0, taken), left=start, color=colour, height=0.7)
+        start += max(0.0, taken)
+        axes.text(start + _SHOWN / 2 * whole, row, f"{taken:.2f}", va="center", fontsize=7)
+    axes.set_yticks(range(len(stages)), list(stages), fontsize=8)
+    axes.set_xlim(0, 1.1 * whole)
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+
+
+def _sessions(now: Session, before: Session | None) -> list[tuple[Session, str, str]]:
+    """Each with its colour and what its lines' names begin with."""
+    if before is None:
+        return [(now, "C0", "")]
+    return [(now, "C0", "now, "), (before, "#9ca3af", "before, ")]

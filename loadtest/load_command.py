@@ -1,0 +1,75 @@
+"""`msd load`: a session of load on a service, and a page of what came of it beside the session before."""
+
+import json
+import webbrowser
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from loadtest.traffic import mix_of
+from msd.contract.errors import MsdError
+from msd.contract.files import write_text_atomic
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command("load")
+def load(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle that is served.")],
+    url: Annotated[str | None, typer.Option(help="A running service; without, one is started on the bundle.")] = None,
+    candidates: Annotated[str, typer.Option(help="Candidates a request, or shares of several.")] = "50:1,200:3,500:1",
+    cold: Annotated[float, typer.Option(min=0.0, max=1.0, help="The share that no store knows.")] = 0.0,
+    deadline_ms: Annotated[int | None, typer.Option(min=1, help="What requests say of their time.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.5, help="For each part of the session.")] = 5.0,
+    users: Annotated[int, typer.Option(min=1, help="Locust's, of ten requests a second each.")] = 10,
+    out: Annotated[Path, typer.Option(help="Where load.json and load.html go.")] = Path("runs/load"),
+    shows: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
+) -> None:
+    """At rest, at capacity, under Poisson arrivals and bursts, and with Locust's users."""
+    mix = mix_of(candidates)
+    try:
+        from loadtest.bench.processes import ours, running
+        from loadtest.lab.lab import load_session
+        from loadtest.lab.page import write_page
+        from loadtest.lab.plan import Plan
+    except ModuleNotFoundError as error:
+        raise MsdError(
+            f"`msd load` needs the module {error.name!r}; in the checkout: pip install -e '.[load]'"
+        ) from error
+    plan = Plan(mix, cold, deadline_ms, seconds, users=users)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with ExitStack() as stack:
+        if url is None:
+            (url,) = stack.enter_context(running([ours("load", bundle, "auto", None)], out))
+        bars = stack.enter_context(Progress(*columns, console=Console(stderr=True), auto_refresh=False))
+        bar = bars.add_task("Starting", total=None)
+        now = load_session(
+            url,
+            bundle,
+            plan,
+            lambda doing, done, total: bars.update(bar, description=doing, completed=done, total=total, refresh=True),
+        )
+    before = last_session(out / "load.json", now)
+    write_page(out / "load.html", now, before)
+    write_text_atomic(out / "load.json", json.dumps(now, indent=2) + "\n")
+    Console().print(
+        f"{now['capacity']} requests a second at capacity, p50 {now['rest']['p50_ms']} ms at rest; "
+        f"{out / 'load.html'}: written",
+        highlight=False,
+    )
+    if shows:
+        webbrowser.open((out / "load.html").absolute().as_uri())
+
+
+def last_session(path: Path, now: dict[str, Any]) -> dict[str, Any] | None:
+    """The session before, if there was one on the same traffic."""
+    try:
+        before: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    is_alike = isinstance(before, dict) and all(before.get(name) == now[name] for name in ("format", "traffic"))
+    return before if is_alike else None
