@@ -103,5 +103,6 @@ if os.environ.get(_SHAPE) in ("bursts", "steps"):
         def tick(self) -> tuple[int, float] | None:
             """Users now, and how many a second may come or go."""
             options = self.runner.environment.parsed_options if self.runner else None
-            is_over = options and options.run_time and self.get_run_time() >= options.run_time
-            return None if is_over else (users_at(_shape(), self.get_run_time()), float(_MANY))
+            now: float = self.get_run_time()  # type: ignore[no-untyped-call]
+            is_over = options and options.run_time and now >= options.run_time
+            return None if is_over else (users_at(_shape(), now), float(_MANY))
