@@ -11,7 +11,8 @@ import { Who } from "./who.js";
 import { why } from "./why.js";
 
 const BID = 0.5;
-const TRIES = 4;
+const TRIES = 20;
+const PAUSE = 300;
 const byId = (id) => document.getElementById(id);
 const titles = new Map();
 const ads = new Map();
@@ -107,19 +108,22 @@ function request() {
   };
 }
 
-/** Asks for scores; then for those of the other model and for explanations. What is no longer wanted is not shown. */
-function refresh() {
+/** Asks for scores; then for those of the other model and for explanations. What is no longer wanted is not shown.
+ * Where a text is yet to be encoded, all that again a little later. */
+function refresh(tries = TRIES) {
   const number = ++state.number;
   const isOld = () => number !== state.number;
   return attempt(async () => {
     if (!ads.size) return empty();
     const asked = request();
-    const lead = await scored(asked, isOld);
+    const lead = await score(asked);
     if (isOld()) return;
     const isCompared = byId("compare").checked;
     // What explained the scores before stays, dimmed, until its successor is there.
     byId("main").classList.add("stale");
-    state.shown = { ...state.shown, lead: lead.body, timing: lead, other: null, without: null };
+    const unread = tries ? unreadOf(asked, lead.body) : new Set();
+    state.shown = { ...state.shown, lead: lead.body, timing: lead, unread, other: null, without: null };
+    if (unread.size) setTimeout(() => isOld() || refresh(tries - 1), PAUSE);
     if (isCompared) state.shown.other = (await score(asked, true)).body;
     if (isOld()) return;
     draw();
@@ -147,23 +151,18 @@ async function explainedBy(asked, isCompared) {
   }
 }
 
-/** A reply; where a text is yet to be encoded, a little later again. */
-async function scored(asked, isOld) {
-  for (let tries = 1; ; tries += 1) {
-    const reply = await score(asked);
-    const rungs = reply.body.degraded?.candidates ?? {};
-    const isDone = Object.entries(asked.items ?? {}).every(([id, item]) => !item.text || rungs[id] === "encoded");
-    if (isDone || !state.about.encodes_texts || tries === TRIES || isOld()) return reply;
-    await new Promise((resolve) => setTimeout(resolve, 250));
-  }
+/** The ads whose texts the service has, but has not read yet. */
+function unreadOf(asked, reply) {
+  const texts = state.about.encodes_texts ? Object.entries(asked.items ?? {}).filter(([, item]) => item.text) : [];
+  return new Set(texts.map(([id]) => id).filter((id) => reply.degraded?.candidates?.[id] !== "encoded"));
 }
 
 const explanationOf = (body) => ({ ...body.explanation, ids: body.candidates.id, pctr: body.candidates.pctr });
 
 function draw() {
-  const { lead, other, explanation, without, timing, explained, unexplained } = state.shown;
+  const { lead, other, explanation, without, timing, explained, unexplained, unread } = state.shown;
   if (!ads.has(state.selected)) state.selected = lead.candidates.id.find((id) => ads.has(id));
-  state.ranking.show({ ads, lead, other, explanation, selected: state.selected });
+  state.ranking.show({ ads, lead, other, explanation, unread, selected: state.selected });
   const ad = ads.get(state.selected);
   if (state.edited !== ad) {
     state.edited = ad;
@@ -183,7 +182,7 @@ function empty() {
   state.shown = state.selected = state.edited = null;
   for (const id of ["own", "why", "time"]) byId(id).replaceChildren();
   byId("told").textContent = "There are no ads; add one.";
-  state.ranking.show({ ads, lead: { candidates: { id: [], pctr: [], ecpm: [] } }, other: null, explanation: null, selected: null });
+  state.ranking.show({ ads, lead: { candidates: { id: [], pctr: [], ecpm: [] } }, other: null, explanation: null, unread: new Set(), selected: null });
 }
 
 byId("compare").addEventListener("change", () => refresh());

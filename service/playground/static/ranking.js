@@ -30,8 +30,9 @@ export class Ranking {
     place.replaceChildren(this.pair);
   }
 
-  /** `ads` by id; `lead` and `other` are replies (`other` may be null), `selected` is an id. */
-  show({ ads, lead, other, explanation, selected }) {
+  /** `ads` by id; `lead` and `other` are replies (`other` may be null), `selected` is an id, `unread` those of ads whose
+   * texts are being read. */
+  show({ ads, lead, other, explanation, unread, selected }) {
     const ranked = lead.candidates.id;
     const places = new Map((other?.candidates.id ?? []).map((id, place) => [id, place]));
     const most = explanation ? reach(explanation) : 1;
@@ -45,7 +46,7 @@ export class Ranking {
     }
     ranked.forEach((id, place) => {
       const row = this.row(ads.get(id));
-      row.update(place, lead, places.has(id) ? places.get(id) - place : null, selected === id);
+      row.update(place, lead, places.has(id) ? places.get(id) - place : null, selected === id, unread.has(id));
       const at = explanation ? explanation.ids.indexOf(id) : -1;
       row.parts.replaceChildren(...(at < 0 ? [] : [strip(sharesAt(explanation, at), most)]));
     });
@@ -88,7 +89,7 @@ function adRow(ad, acts) {
   );
   element.dataset.id = ad.id;
 
-  function update(place, reply, moved, isSelected) {
+  function update(place, reply, moved, isSelected, isUnread) {
     const name = titleOf(ad);
     rank.textContent = place + 1;
     title.textContent = name;
@@ -97,7 +98,7 @@ function adRow(ad, acts) {
     element.classList.toggle("selected", isSelected);
     bid.setAttribute("aria-label", `Bid for ${name}`);
     remove.setAttribute("aria-label", `Remove ${name}`);
-    const rung = RUNGS[reply.degraded?.candidates?.[ad.id]];
+    const rung = isUnread ? "its words are being read" : RUNGS[reply.degraded?.candidates?.[ad.id]];
     marks.replaceChildren(
       ...(ad.own ? [el("span", { class: "mark own" }, "your ad")] : []),
       ...(rung ? [el("span", { class: "mark" }, rung)] : []),
