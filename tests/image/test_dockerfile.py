@@ -1,0 +1,101 @@
+"""What the Dockerfile promises, and what is let into its context."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]["targets"][
+    "wheel"
+]["packages"]
+
+
+def instructions() -> list[str]:
+    """The Dockerfile's instructions, each on one line."""
+    text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text("utf-8"), flags=re.MULTILINE)
+    return [" ".join(line.split()) for line in re.sub(r"\\\n", " ", text).splitlines() if line.strip()]
+
+
+def stages() -> dict[str, tuple[str, list[str]]]:
+    """What each stage is made from, and its own instructions."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    for line in instructions():
+        if line.startswith("FROM "):
+            _, base, _, name = line.split()
+            found[name] = (base, [])
+        elif found:
+            found[next(reversed(found))][1].append(line)
+    return found
+
+
+def test_the_last_stage_is_the_cpus() -> None:
+    assert list(stages())[-1] == "cpu"
+
+
+@pytest.mark.parametrize("target", ["cpu", "gpu"])
+def test_a_target_installs_nothing_and_is_nobody(target: str) -> None:
+    base, own = stages()[target]
+
+    assert base == "runtime"
+    assert own[-1] == "USER 10001:10001"
+    assert [line for line in own if line.startswith("COPY")] == [
+        f"COPY --from={target}-packages /opt/msd /opt/msd",
+        "COPY --from=product /opt/msd /opt/msd",
+    ]
+    assert not [line for line in own if line.startswith(("RUN", "ADD"))]
+
+
+def test_both_have_a_command_a_health_check_and_labels() -> None:
+    base, own = stages()["runtime"]
+    labels = next(line for line in own if line.startswith("LABEL"))
+
+    assert base == "${PYTHON}"
+    assert {'ENTRYPOINT ["msd"]', 'CMD ["serve"]', "EXPOSE 8080", "STOPSIGNAL SIGTERM"} <= set(own)
+    assert any(line.startswith("HEALTHCHECK") and "service.probe" in line for line in own)
+    for name in ("title", "description", "licenses", "version", "revision", "created"):
+        assert f"org.opencontainers.image.{name}=" in labels
+    # All that is run in it names the user.
+    assert [line.split()[1] for line in own if line.startswith("RUN")] == ["groupadd"]
+
+
+def test_packages_are_installed_by_their_hashes_and_never_compiled() -> None:
+    installs = [line for line in instructions() if " install " in line and "/opt/tools/bin/pip" in line]
+    hashed = [line for line in installs if "--require-hashes" in line]
+
+    assert len(hashed) == 3
+    assert all("--only-binary :all:" in line and "--no-deps" in line for line in hashed)
+    # The others know no index: they install what was built here.
+    assert all("--no-index" in line for line in instructions() if "/wheels" in line)
+
+
+def ignore_rules() -> list[str]:
+    """The lines of .dockerignore."""
+    lines = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def test_the_context_is_what_is_copied_and_no_more() -> None:
+    first, *others = ignore_rules()
+    let_in = {line.strip("!/") for line in others if line.startswith("!")}
+    copied = {
+        source.strip("/")
+        for line in instructions()
+        if line.startswith("COPY ") and "--from=" not in line
+        for source in line.split()[1:-1]
+    }
+
+    assert first == "*"
+    assert {source.split("/")[0] if source.startswith("requirements/") else source for source in copied} == let_in
+    assert not {"runs", ".venv", ".git", "tests"} & let_in
+
+
+def test_no_file_of_the_packages_is_kept_out() -> None:
+    listed = subprocess.run(["git", "ls-files", *PACKAGES], cwd=ROOT, capture_output=True, text=True, check=True)
+    kept_out = [line for line in ignore_rules()[1:] if not line.startswith("!")]
+
+    assert kept_out == ["**/__pycache__/", "**/*.py[cod]"]
+    assert not [name for name in listed.stdout.splitlines() if "__pycache__" in name or re.search(r"\.py[cod]$", name)]
+    assert {name.split("/")[0] for name in listed.stdout.splitlines()} == set(PACKAGES)
