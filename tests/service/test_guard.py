@@ -112,6 +112,10 @@ NEEDS: dict[str, KeyScope | None] = {
     "/v1/admin/anything": "admin",
     "/v1/%61dmin/anything": "admin",
     "/v1/events": "events",
+    "/v2/health/live": None,
+    "/v2/health/ready": None,
+    "/v2/models/msd/infer": "score",
+    "/v2/models/msd/versions/1/infer": "score",
 }
 
 

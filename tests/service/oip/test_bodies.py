@@ -143,7 +143,13 @@ def test_numbers_of_another_length_are_refused(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", PATH, 405), ("GET", "/v2/models", 404), ("GET", "/v2/models/other", 404), ("POST", "/v2/repository", 404)],
+    [
+        ("GET", PATH, 405),
+        ("GET", "/v2/models", 404),
+        ("GET", "/v2/models/other", 404),
+        ("POST", "/v2/repository", 404),
+        ("POST", "/v2/models/x/infer", 404),
+    ],
 )
 def test_other_routes_are_refused_in_the_same_form(client: httpx.Client, method: str, path: str, status: int) -> None:
     answer = client.request(method, path)
@@ -184,3 +190,8 @@ def test_any_tensors_get_scores_or_a_refusal(
 @given(body=st.binary(max_size=40), length=st.none() | st.integers(0, 40))
 def test_any_bytes_get_a_refusal(client: httpx.Client, body: bytes, length: int | None) -> None:
     assert send(client, body, length).status_code == 400
+
+
+def test_nothing_of_this_failed_inside(client: httpx.Client, service: LiveService) -> None:
+    assert send(client, of(USER, ADS)).status_code == 200
+    assert not [line for line in service.log() if line["level"] == "error"]
