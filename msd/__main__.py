@@ -45,6 +45,11 @@ COMMANDS = {
         "loadtest.bench_command", "load", "Compare the service with others; or measure a running one, or the graph."
     ),
     "chaos": _Command("loadtest.chaos_command", "load", "Break a service for real, and tell what came of it."),
+    "observe": _Command(
+        "loadtest.observe_command",
+        "observe,cpu,encode,live,log,train,demo",
+        "Show that dashboards and rules show something.",
+    ),
     "dashboards": _Command("loadtest.dashboards_command", "observe", "Write the dashboards for Grafana."),
     "load": _Command("loadtest.load_command", "load", "Load a service, and show latency against load on a page."),
     "savings": _Command(

@@ -1,9 +1,12 @@
-"""A matplotlib figure as SVG for a page. Knows nothing of what is drawn."""
+"""A matplotlib figure as SVG for a page, or as a small PNG. Knows nothing of what is drawn."""
 
 import io
 
 import matplotlib
 from matplotlib.figure import Figure
+from PIL import Image
+
+_COLOURS = 48
 
 
 def to_svg(figure: Figure) -> str:
@@ -14,3 +17,11 @@ def to_svg(figure: Figure) -> str:
         figure.savefig(text, format="svg", metadata={"Date": None})
     svg = text.getvalue()
     return svg[svg.index("<svg") :]
+
+
+def to_png(figure: Figure, dots_per_inch: float = 80.0) -> bytes:
+    """The figure as a PNG of few colours: where there are many lines, a tenth of the SVG."""
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=dots_per_inch)
+    Image.open(drawn).convert("RGB").quantize(_COLOURS).save(small, "png", optimize=True)
+    return small.getvalue()

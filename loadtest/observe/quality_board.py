@@ -168,13 +168,13 @@ _LIVE = Row(
 _LOG = Row(
     "Request log",
     (
-        stack(
+        lines(
             "Sampled requests",
             "handed to the writer or dropped; then written, or lost where the disk is full.",
             "reqps",
             (rate("msd_log_records_total", "result"), "{{result}}"),
         ),
-        stack(
+        lines(
             "Events on the way to the log",
             "unsampled ones belong to requests that were not logged.",
             "cps",

@@ -40,7 +40,7 @@ _OBJECTIVES = Row(
             limit=_PAGED,
         ),
         replace(
-            lines(
+            stack(
                 "Alerts",
                 "Alerts that are pending or firing; the runbook has a section for each.",
                 "short",
@@ -88,10 +88,10 @@ _REQUESTS = Row(
             (quantile(0.99, "msd_request_candidates"), "p99"),
         ),
         lines(
-            "Candidates scored",
-            "A second, of all services.",
-            "cps",
-            (rate("msd_request_candidates_sum"), "candidates"),
+            "Traces",
+            "Of traced requests: taken by the collector, dropped because too many waited, not taken.",
+            "reqps",
+            (rate("msd_traces_total", "result"), "{{result}}"),
         ),
     ),
 )

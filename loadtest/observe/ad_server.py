@@ -1,0 +1,93 @@
+"""An ad server of many moods: it asks for scores, now and then with mistakes in them, for ads and users that nobody
+knows, and tells what was shown and clicked.
+
+Users click as predicted, by chance, so that predictions are right.
+"""
+
+import itertools
+import json
+import random
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+from loadtest.http_client import Client, ClientError
+
+_PAUSE_S = 0.03
+_JSON = {"Content-Type": "application/json"}
+_SHOWN = 3
+# So long ago that the service may judge by them at once what was predicted.
+_AGO_S, _CLICK_AFTER_S = 700.0, 5.0
+_INVALID_EACH, _COLD_EACH, _UNKNOWN_EACH, _AGAIN_EACH = 11, 4, 7, 5
+
+
+class AdServer:
+    """Asks and tells, in a thread of its own, until the block's end. `statuses` are what it got."""
+
+    def __init__(self, url: str, bodies: list[bytes]) -> None:
+        self.statuses: Counter[int] = Counter()
+        self._url = url
+        self._documents = itertools.cycle([json.loads(body) for body in bodies])
+        self._numbers = itertools.count(1)
+        self._random = random.Random(0)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> "AdServer":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with Client(self._url) as client:
+            while not self._stopped.wait(_PAUSE_S):
+                try:
+                    self._turn(client, next(self._numbers))
+                except ClientError:  # counted as nothing: the service may be busy with dying workers
+                    self.statuses[0] += 1
+
+    def _turn(self, client: Client, number: int) -> None:
+        asked = self._document(number)
+        reply = client.score(json.dumps(asked).encode())
+        self.statuses[reply.status] += 1
+        if reply.status != 200:
+            return
+        events = self._events(number, asked["user_id"], json.loads(reply.body))
+        body = json.dumps({"events": events}).encode()
+        for _ in range(2 if number % _AGAIN_EACH == 0 else 1):
+            self.statuses[client.post("/v1/events", body, _JSON).status] += 1
+
+    def _document(self, number: int) -> dict[str, Any]:
+        document = dict(next(self._documents))
+        ids, bids = list(document["candidates"]["id"]), list(document["candidates"]["bid"])
+        if number % _INVALID_EACH == 0:
+            bids[0] = -1.0
+        if number % _UNKNOWN_EACH == 0:
+            document["user_id"] = f"nobody-{number}"
+        if number % _COLD_EACH == 0:
+            # Twice: what is encoded too late for the first is there for the second.
+            ids[-1] = f"new-{number // (2 * _COLD_EACH)}"
+            document["items"] = {ids[-1]: {"text": f"{ids[-1]}: a film of a storm, and of {number % 97} who come home"}}
+        return {**document, "candidates": {"id": ids, "bid": bids}}
+
+    def _events(self, number: int, user_id: str, answer: dict[str, Any]) -> list[dict[str, Any]]:
+        """What of the first candidates was shown and clicked, long ago; and something that is shown just now."""
+        now = time.time()
+        found = answer["candidates"]
+        events = [_event(f"{number}-now", "impression", user_id, found["id"][-1], now)]
+        for item_id, pctr in list(zip(found["id"], found["pctr"], strict=True))[:_SHOWN]:
+            told = {"request_id": answer["request_id"]}
+            name = f"{number}-{item_id}"
+            events.append(_event(name, "impression", user_id, item_id, now - _AGO_S) | told)
+            if self._random.random() < pctr:
+                click = _event(f"{name}-click", "click", user_id, item_id, now - _AGO_S + _CLICK_AFTER_S)
+                events.append(click | told)
+        return events
+
+
+def _event(event_id: str, kind: str, user_id: str, item_id: str, at: float) -> dict[str, Any]:
+    return {"event_id": event_id, "type": kind, "user_id": user_id, "item_id": item_id, "at": at}

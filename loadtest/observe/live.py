@@ -1,0 +1,139 @@
+"""A service with everything that it can have, under load and with things that happen to it, watched by Prometheus."""
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from loadtest.arrivals import poisson
+from loadtest.bench.processes import Running, end, ours, publish, told
+from loadtest.chaos.bundles import point_to
+from loadtest.chaos.redis import RedisProcess
+from loadtest.generator import Limits, Target, closed_loop, open_loop
+from loadtest.observe.ad_server import AdServer
+from loadtest.observe.prometheus import Prometheus, prometheus
+from loadtest.requests import http_request, in_columns, some_bodies
+from loadtest.traffic import Traffic
+from msd.contract.bundle import MANIFEST
+from msd.contract.errors import MsdError
+
+_MIX = {50: 3.0, 200: 1.0}
+_BODIES = 400
+_BURST_CLIENTS, _BURST_S, _BURST_DEADLINE_MS = 48, 5.0, 25
+_EXPERIMENT = {
+    "salt": "observed",
+    "arms": [
+        {"name": "champion", "bundle": "current", "weight": 9},
+        {"name": "plain", "bundle": "other", "weight": 1},
+    ],
+    "shadow": [{"name": "dark", "bundle": "other"}],
+}
+
+
+class Happening(NamedTuple):
+    """What is done, and at which part of the run."""
+
+    share: float
+    what: str
+    do: Callable[[], object]
+
+
+class Watched(NamedTuple):
+    """A run that is over but for its service: from when to when, and what happened meanwhile."""
+
+    prometheus: Prometheus
+    start: float
+    end: float
+    marks: tuple[tuple[float, str], ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long, how many requests a second beside those of the ad server, and how many workers."""
+
+    seconds: float = 60.0
+    rate: float = 40.0
+    workers: int = 2
+
+
+@contextmanager
+def watched(bundle: Path, other: Path, rules: Path, work: Path, plan: Plan) -> Iterator[Watched]:
+    """Runs it all; the service is there until the block's end. `other` is a bundle for the same users and items."""
+    shutil.rmtree(work, ignore_errors=True)
+    bundles = _folder(bundle, other, work / "bundles")
+    with RedisProcess(work / "redis") as redis:
+        publish(bundle, redis.url)
+        told("publish", str(other), "--redis", redis.url, "--beside")
+        with _service(bundles, redis.url, work, plan) as service:
+            with prometheus(work / "prometheus", service.url, rules) as server:
+                start = time.time()
+                marks = _run(service.url, bundle, _happenings(bundles, other, redis), plan)
+                yield Watched(server, start, time.time(), tuple(marks))
+
+
+def _folder(bundle: Path, other: Path, folder: Path) -> Path:
+    for name, source in (("first", bundle), ("other", other)):
+        if not (source / MANIFEST).exists():
+            raise MsdError(f"{source} is no bundle: it has no {MANIFEST}; `make demo` makes two")
+        shutil.copytree(source, folder / name)
+    point_to(folder, "first")
+    (folder / "experiment.json").write_text(json.dumps(_EXPERIMENT))
+    return folder
+
+
+@contextmanager
+def _service(bundles: Path, redis: str, work: Path, plan: Plan) -> Iterator[Running]:
+    """With rows from Redis, live state, cold ads, a log of all requests, arms and a shadow."""
+    settings = {
+        "live": "on",
+        "encoder": "on",
+        "log_dir": work / "log",
+        "log_sample": 1.0,
+        "log_flush_seconds": 2,
+        "deadline_ms": 500,
+    }
+    running = Running(ours("observed", bundles, plan.workers, redis, **settings), work)
+    try:
+        running.wait()
+        yield running
+    finally:
+        end([running])
+
+
+def _happenings(bundles: Path, other: Path, redis: RedisProcess) -> list[Happening]:
+    return [
+        Happening(0.20, "another bundle", lambda: publish(other, redis.url)),
+        Happening(0.35, "back to the first", lambda: told("rollback", "--redis", redis.url)),
+        Happening(0.52, "Redis hangs", redis.freeze),
+        Happening(0.58, "Redis answers again", redis.thaw),
+        Happening(0.70, "more than can be scored", lambda: None),
+        Happening(0.85, "no experiment", lambda: (bundles / "experiment.json").write_text("{}")),
+    ]
+
+
+def _run(url: str, bundle: Path, happenings: list[Happening], plan: Plan) -> list[tuple[float, str]]:
+    """Load, and meanwhile what happens; when each did, in unix seconds."""
+    bodies = some_bodies(Traffic(bundle, _MIX, seed=1), _BODIES)
+    times = poisson(plan.rate, plan.seconds, 1)
+    limits = Limits(goes_on=True)
+    steady = threading.Thread(
+        target=open_loop, args=(Target(url, in_columns(bodies)), times, plan.seconds, limits), daemon=True
+    )
+    hurried = [http_request("/v1/score", body, X_Deadline_Ms=str(_BURST_DEADLINE_MS)) for body in bodies]
+    marks: list[tuple[float, str]] = []
+    start = time.monotonic()
+    with AdServer(url, bodies):
+        steady.start()
+        for one in happenings:
+            time.sleep(max(0.0, start + one.share * plan.seconds - time.monotonic()))
+            marks.append((time.time(), one.what))
+            one.do()
+            if one.what == "more than can be scored":
+                closed_loop(Target(url, hurried), _BURST_CLIENTS, _BURST_S, limits)
+        steady.join()
+    return marks

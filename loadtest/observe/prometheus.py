@@ -1,0 +1,128 @@
+"""A Prometheus server for as long as a block lasts, and what it answers over its HTTP API.
+
+Knows nothing of what it scrapes.
+"""
+
+import json
+import math
+import shutil
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from loadtest.bench.processes import free_port
+from msd.contract.errors import MsdError
+
+_READY_WITHIN_S = 30.0
+_POLL_S = 0.1
+_QUOTED = 500
+_SCRAPE_S, _EVALUATE_S = 1, 2
+# To localhost, whatever proxy the environment names.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class PrometheusError(MsdError):
+    """Prometheus is not there, does not start, or refuses a query."""
+
+
+class Series(NamedTuple):
+    """A series: its labels, and its points, unix seconds and value. What is not a number is left out."""
+
+    labels: Mapping[str, str]
+    points: tuple[tuple[float, float], ...]
+
+
+class Prometheus:
+    """A server that runs at `url`."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def series(self, expr: str, start: float, end: float, step_s: float = 1.0) -> list[Series]:
+        """What an expression comes to between two moments. Raises PrometheusError where it cannot be read."""
+        asked = {"query": expr, "start": f"{start:.3f}", "end": f"{end:.3f}", "step": f"{step_s:g}"}
+        found = self._ask("query_range", asked)["result"]
+        return [
+            Series(
+                one["metric"], tuple((at, number) for at, text in one["values"] if math.isfinite(number := float(text)))
+            )
+            for one in found
+        ]
+
+    def rules(self) -> list[dict[str, Any]]:
+        """Recording rules and alerts, and how they fare."""
+        return [rule for group in self._ask("rules", {})["groups"] for rule in group["rules"]]
+
+    def up(self) -> bool:
+        """Whether all that it scrapes answers."""
+        targets = self._ask("targets", {"state": "active"})["activeTargets"]
+        return bool(targets) and all(one["health"] == "up" for one in targets)
+
+    def _ask(self, what: str, parameters: Mapping[str, str]) -> Any:  # noqa: ANN401 - as the API has it
+        address = f"{self.url}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
+        try:
+            with _OPENER.open(address, timeout=30) as reply:
+                return json.load(reply)["data"]
+        except urllib.error.HTTPError as error:
+            said = error.read()[:_QUOTED].decode(errors="replace").strip()
+            raise PrometheusError(f"Prometheus refuses {parameters.get('query', what)!r}: {said}") from error
+        except (OSError, ValueError) as error:
+            raise PrometheusError(f"{self.url}: Prometheus does not answer: {error}") from error
+
+
+@contextmanager
+def prometheus(folder: Path, scraped: str, rules: Path) -> Iterator[Prometheus]:
+    """A server that scrapes a service and evaluates rules; what it keeps and says is in `folder`.
+
+    Raises PrometheusError where it cannot be had.
+    """
+    program = shutil.which("prometheus")
+    if program is None:
+        raise PrometheusError(
+            "the program prometheus is needed, and not there: apt install prometheus, or https://prometheus.io/download"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "global": {"scrape_interval": f"{_SCRAPE_S}s", "evaluation_interval": f"{_EVALUATE_S}s"},
+        "rule_files": [str(rules.absolute())],
+        "scrape_configs": [{"job_name": "msd-ctr", "static_configs": [{"targets": [urlsplit(scraped).netloc]}]}],
+    }
+    (folder / "prometheus.yml").write_text(json.dumps(config))  # which is YAML, too
+    port = free_port()
+    command = [
+        program,
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--log.level=warn",
+    ]
+    with (folder / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        server = Prometheus(f"http://127.0.0.1:{port}")
+        _wait(server, process, folder / "prometheus.log")
+        yield server
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _wait(server: Prometheus, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    until = time.monotonic() + _READY_WITHIN_S
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            raise PrometheusError(f"Prometheus ended; it said: {log.read_text(errors='replace').strip()[-1_000:]}")
+        try:
+            if server.up():
+                return
+        except PrometheusError:
+            pass
+        time.sleep(_POLL_S)
+    raise PrometheusError(f"Prometheus has scraped nothing within {_READY_WITHIN_S:g} s; see {log}")
