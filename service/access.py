@@ -15,6 +15,7 @@ from msd.contract.request import RequestError
 from service.errors import ClientGone, ServiceError
 from service.metrics import Metrics
 from service.oip.errors import error_response
+from service.tracing.tracing import Tracing
 
 CLIENT_GONE = 499
 _KEY = "msd.access"
@@ -42,6 +43,9 @@ class Access:
     candidates: int | None = None
     degraded: dict[str, int] = field(default_factory=dict)
     error: str | None = None
+    stages: tuple[float, ...] = ()
+    """How long each stage of a request took that was scored, in seconds."""
+    trace_id: str | None = None
     key: str | None = None
     """The name of the key that was given, where keys are asked for."""
 
@@ -55,11 +59,14 @@ def access_of(scope: Scope) -> Access:
 class AccessMiddleware:
     """Wraps the app's routes."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, is_verbose: bool = False) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, is_verbose: bool = False, tracing: Tracing | None = None
+    ) -> None:
         """`is_verbose`: the log is to have a line for each request, whatever became of it."""
         self._app = app
         self._metrics = metrics
         self._is_verbose = is_verbose
+        self._tracing = tracing
         self._log = structlog.get_logger("msd.access")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,6 +102,8 @@ class AccessMiddleware:
     def _finish(self, scope: Scope, access: Access, seconds: float) -> None:
         if access.is_scoring:
             self._metrics.request(access.status or 500, seconds)
+            if self._tracing is not None:
+                access.trace_id = self._tracing.note(scope, access)
         is_news = access.status >= 400 and access.status not in _NO_NEWS
         if not is_news and not self._is_verbose:
             return
@@ -108,7 +117,7 @@ class AccessMiddleware:
             ms=round(seconds * 1000, 3),
             **{
                 name: value
-                for name in ("key", "candidates", "degraded", "error")
+                for name in ("trace_id", "key", "candidates", "degraded", "error")
                 if (value := getattr(access, name)) not in (None, {})
             },
         )

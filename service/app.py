@@ -86,14 +86,14 @@ def _add_layers(app: _App, parts: Parts) -> None:
     app.add_middleware(BodyMiddleware, limit=settings.max_body_bytes, timeout_s=settings.body_timeout_ms / 1000)
     if guard is not None:
         app.add_middleware(GuardMiddleware, guard=guard)
-    app.add_middleware(AccessMiddleware, metrics=metrics, is_verbose=is_verbose)
+    app.add_middleware(AccessMiddleware, metrics=metrics, is_verbose=is_verbose, tracing=parts.tracing)
     app.add_exception_handler(HTTPException, _answer_http_exception)
 
 
 def _add_routes(app: _App, parts: Parts) -> None:
     settings, serving, scoring, readiness = parts.settings, parts.serving, parts.scoring, parts.readiness
     score = ScoreRoute(settings, scoring, parts.admission, parts.queue, readiness, parts.guard, parts.siblings)
-    app.scoring = AccessMiddleware(score, parts.metrics, settings.log_level == "debug")
+    app.scoring = AccessMiddleware(score, parts.metrics, settings.log_level == "debug", parts.tracing)
     app.router.routes.append(Route(PATH, score, methods=["POST"], name="score"))
     infer = InferRoute(settings, serving, scoring, parts.admission, parts.queue, readiness, parts.siblings)
     app.router.routes += [Route(path, infer, methods=["POST"], name="infer") for path in INFER_PATHS]

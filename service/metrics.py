@@ -46,6 +46,7 @@ SHARED: tuple[Shared, ...] = ("sibling", "own", "taken_back")
 CODES = (200, 400, 401, 403, 404, 408, 413, 415, 422, 429, 499, 500, 503, 504)
 Logged = Literal["handed", "dropped", "written", "lost"]
 LOGGED: tuple[Logged, ...] = ("handed", "dropped", "written", "lost")
+TRACES = ("sent", "dropped", "failed")
 Labels = tuple[str, ...]
 MAX_ARMS, MAX_SHADOWS = 8, 2
 Shadowed = Literal["scored", "busy", "failed"]
@@ -225,6 +226,10 @@ class Metrics:
         )
         self.joined_clicks = families.gauge("msd_joined_clicks", "How many of them were clicked.")
         self.log_bytes = families.gauge("msd_log_bytes", "What the request log's files take.")
+        self.traces = families.counters(
+            "msd_traces", "Traces of requests, by what became of them on the way to the collector.", "result", TRACES
+        )
+        """By result."""
 
     def _declare_events(self, families: Families) -> None:
         """Events told, and live states."""

@@ -34,6 +34,7 @@ from service.scorer import Scorer
 from service.scoring import Scoring
 from service.settings import Settings
 from service.siblings import Siblings
+from service.tracing.tracing import open_tracing
 from service.trust import Trust
 
 
@@ -66,6 +67,7 @@ class Parts:
         self._shadowing = Shadowing(self._scorer, self.queue, metrics, settings.max_candidates)
         self._explainer = Explainer(self.queue, self.admission)
         self.request_log = _request_log(settings, metrics, side_folder)
+        self.tracing = open_tracing(settings, metrics)
         self.scoring = self._scoring_by(self.serving, self.request_log)
         # Where rows are waited for, the next request's may come while the model runs.
         ahead = int(settings.store == "redis")
@@ -89,7 +91,7 @@ class Parts:
             await asyncio.gather(*tasks, return_exceptions=True)
             await _close(self.siblings)
             self.queue.close()
-            await _close(self._shadowing, self.request_log, self._cold_ads, self.serving, self.live)
+            await _close(self._shadowing, self.request_log, self.tracing, self._cold_ads, self.serving, self.live)
 
     def _begun(self) -> list[asyncio.Task[None]]:
         tasks = []

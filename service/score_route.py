@@ -95,7 +95,7 @@ class ScoreRoute:
 
     async def _answer(self, asked: Asked, access: Access, send: Send) -> None:
         answer = await self._scoring.answer(asked)
-        access.candidates, access.degraded = answer.candidates, answer.degraded
+        access.candidates, access.degraded, access.stages = answer.candidates, answer.degraded, answer.stages
         await send({"type": "http.response.start", "status": 200, "headers": answer.headers})
         await send({"type": "http.response.body", "body": answer.body})
         self._scoring.follow(answer)
@@ -103,6 +103,6 @@ class ScoreRoute:
 
 def _note(access: Access, reply: Reply) -> None:
     access.status, access.ended, access.error = reply.status, reply.ended, reply.error
-    access.degraded = reply.degraded
+    access.degraded, access.stages = reply.degraded, reply.stages
     if reply.candidates:
         access.candidates = reply.candidates

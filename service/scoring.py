@@ -43,12 +43,13 @@ class Asked(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A reply's headers and body, and what log and metrics tell of it."""
+    """A reply's headers and body, and what log, metrics and traces tell of it. `stages`: seconds, as `STAGES` are."""
 
     headers: Headers
     body: bytes
     candidates: int
     degraded: dict[str, int]
+    stages: tuple[float, ...]
     lineup: Lineup
     served: Served
 
@@ -116,7 +117,8 @@ class Scoring:
         served = Served(
             asked.request_id, time.time(), arm.name, arm.share, is_champion, model, asked.body, request, scored, taken
         )
-        return Answer(headers, reply, count, degraded, lineup, served)
+        stages_s = (*taken[:-1], ended - started)
+        return Answer(headers, reply, count, degraded, stages_s, lineup, served)
 
     def expected(self, size: int) -> Load:
         """What a body of so many bytes is expected to ask for."""

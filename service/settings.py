@@ -89,6 +89,9 @@ class Settings(BaseModel):
     encoder_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
     encoded_ttl_s: Annotated[int, Field(ge=0, le=31_536_000)] = 0
     drain_seconds: Annotated[float, Field(ge=0, le=3_600)] = 5.0
+    trace: Annotated[bool, BeforeValidator(_is_on)] = False
+    """`on` or `off` in an environment; where to, the usual variables of OpenTelemetry say."""
+    trace_sample: Annotated[float, Field(ge=0, le=1)] = 0.01
     log_dir: Path | None = None
     log_sample: Annotated[float, Field(ge=0, le=1)] = 0.01
     log_max_mb: Annotated[int, Field(ge=1, le=2**24)] = 1_024

@@ -40,6 +40,7 @@ class Reply(NamedTuple):
     candidates: int
     degraded: dict[str, int]
     error: str | None
+    stages: tuple[float, ...]
     rest: bytes
 
 
@@ -330,10 +331,10 @@ class Siblings:
         rest = write_at_once(ticket.client, reply) if ticket.is_direct else reply
         if answer is not None:
             self._scoring.follow(answer)
-        notes = orjson.dumps([error, answer.degraded if answer else {}])
+        notes = orjson.dumps([error, *((answer.degraded, answer.stages) if answer else ({}, ()))])
         return Outcome(ticket.number, status, ended, answer.candidates if answer else 0, notes, rest)
 
 
 def _reply(outcome: Outcome) -> Reply:
-    error, degraded = orjson.loads(outcome.notes)
-    return Reply(outcome.status, outcome.ended, outcome.candidates, degraded, error, outcome.rest)
+    error, degraded, stages = orjson.loads(outcome.notes)
+    return Reply(outcome.status, outcome.ended, outcome.candidates, degraded, error, tuple(stages), outcome.rest)
