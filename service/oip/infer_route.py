@@ -99,7 +99,7 @@ class InferRoute:
                 self._siblings.end()
 
     async def _send(self, answer: Answer, reply: Encoded, access: Access, send: Send) -> None:
-        access.candidates, access.degraded = answer.candidates, answer.degraded
+        access.candidates, access.degraded, access.stages = answer.candidates, answer.degraded, answer.stages
         headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
         headers += [header for header in answer.headers if header[0] == _TIMING]
         await send({"type": "http.response.start", "status": 200, "headers": headers})

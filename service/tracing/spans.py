@@ -13,7 +13,6 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 
 from service.metrics import STAGES
 
-_NAME = "POST /v1/score"
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _SCOPE = InstrumentationScope("msd-ctr")
 _UNSET, _FAILED = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
@@ -27,6 +26,7 @@ class Traced(NamedTuple):
     stage; `parent_id` is 0 of a trace that began here.
     """
 
+    route: str
     trace_id: int
     parent_id: int
     span_ids: tuple[int, ...]
@@ -40,9 +40,9 @@ class Traced(NamedTuple):
     error: str | None
 
 
-def resource(version: str) -> Resource:
+def resource() -> Resource:
     """Who sends spans: this service, unless the usual variables (`OTEL_SERVICE_NAME`) say otherwise."""
-    return Resource({"service.name": "msd-ctr", "service.version": version}).merge(OTELResourceDetector().detect())
+    return Resource({"service.name": "msd-ctr"}).merge(OTELResourceDetector().detect())
 
 
 def spans_of(traced: Traced, sender: Resource) -> list[ReadableSpan]:
@@ -51,7 +51,7 @@ def spans_of(traced: Traced, sender: Resource) -> list[ReadableSpan]:
     began_ns = traced.ended_ns - round(1e9 * traced.seconds)
     spans = [
         ReadableSpan(
-            _NAME,
+            f"POST {traced.route}",
             context,
             _context(traced, traced.parent_id, is_remote=True) if traced.parent_id else None,
             sender,
@@ -88,7 +88,7 @@ def _context(traced: Traced, span_id: int, is_remote: bool = False) -> SpanConte
 def _attributes(traced: Traced) -> dict[str, str | int]:
     told: dict[str, str | int] = {
         "http.request.method": "POST",
-        "http.route": "/v1/score",
+        "http.route": traced.route,
         "http.response.status_code": traced.status,
         "msd.request_id": traced.request_id,
         "msd.degraded": traced.degraded,

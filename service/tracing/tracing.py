@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from service.access import Access
     from service.tracing.sender import Sender
 
+# As they are documented, so that no span is named by what a caller writes.
+_SCORE, _INFER = "/v1/score", "/v2/models/{name}/infer"
+
 
 class Tracing:
     """Of one worker. `share`: of the requests whose caller says nothing of a trace."""
@@ -37,6 +40,7 @@ class Tracing:
         ended = access.ended or now
         self._sender.tell(
             Traced(
+                route=_SCORE if scope["path"] == _SCORE else _INFER,
                 trace_id=trace_id,
                 parent_id=parent.span_id if parent else 0,
                 span_ids=tuple(random.getrandbits(64) or 1 for _ in range(1 + len(access.stages))),
@@ -57,7 +61,7 @@ class Tracing:
         await asyncio.to_thread(self._sender.close)
 
 
-def open_tracing(settings: Settings, metrics: Metrics, version: str) -> Tracing | None:
+def open_tracing(settings: Settings, metrics: Metrics) -> Tracing | None:
     """What traces requests, where that is asked for. Raises MsdError where it cannot be."""
     if not settings.trace:
         return None
@@ -67,4 +71,4 @@ def open_tracing(settings: Settings, metrics: Metrics, version: str) -> Tracing 
         raise MsdError(
             f"MSD_TRACE=on needs the module {error.name!r}, which is not installed: pip install 'msd-ctr[trace]'"
         ) from error
-    return Tracing(settings.trace_sample, Sender(metrics, version))
+    return Tracing(settings.trace_sample, Sender(metrics))
