@@ -53,6 +53,12 @@ chaos: $(INSTALLED)  ## Breaks a service for real: runs/chaos/chaos.json and .ht
 docs: $(INSTALLED)  ## The documentation as a site, in runs/site/index.html; every link is checked.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
+dashboards: $(INSTALLED)  ## Grafana's dashboards anew from code.
+	$(BIN)/msd dashboards helm/msd-ctr/files/dashboards
+
+observe: rules $(BUNDLE)/manifest.json  ## Service, Prometheus and rules under load: what each panel shows; pictures in docs.
+	$(BIN)/msd observe $(BUNDLE) $(BUNDLE)-without-semantics --pictures docs/pictures
+
 rules:  ## Recording rules and alerts: are they well-formed, and does what happens fire what it should?
 	@command -v $(PROMTOOL) >/dev/null || { echo "$(PROMTOOL) is not there; it comes with Prometheus (Debian: apt install prometheus)"; exit 1; }
 	$(PROMTOOL) check rules helm/msd-ctr/files/rules.yaml
@@ -78,9 +84,3 @@ locks: $(INSTALLED)  ## The newest packages that pyproject.toml allows, by their
 	echo 'hatchling>=1.24,<2' | $(COMPILE) - --output-file requirements/build.txt
 	$(COMPILE) pyproject.toml --excludes requirements/excluded.txt $(addprefix --extra ,$(LOCKED_CPU)) --output-file requirements/cpu.txt
 	$(COMPILE) pyproject.toml --excludes requirements/excluded.txt $(addprefix --extra ,$(LOCKED_GPU)) --output-file requirements/gpu.txt
-
-dashboards: $(INSTALLED)  ## Grafana's dashboards anew from code.
-	$(BIN)/msd dashboards helm/msd-ctr/files/dashboards
-
-observe: rules $(BUNDLE)/manifest.json  ## Service, Prometheus and rules under load: what each panel shows; pictures in docs.
-	$(BIN)/msd observe $(BUNDLE) $(BUNDLE)-without-semantics --pictures docs/pictures
