@@ -91,7 +91,13 @@ def _open(target: Target, times: Times, seconds: float) -> dict[str, Any]:
 def _model(url: str) -> dict[str, Any]:
     with Client(url) as client:
         found: dict[str, Any] = json.loads(client.get("/v1/model").body)
-    return {name: found.get(name) for name in ("model_version", "precision", "runtime", "store")}
+    runtime = found["runtime"]
+    return {
+        "model_version": found["model_version"],
+        "precision": runtime["precision"],
+        "runtime": runtime["name"],
+        "store": found["store"],
+    }
 
 
 def _locust(url: str, bundle: Path, plan: Plan) -> dict[str, Any] | None:

@@ -30,6 +30,12 @@ def test_a_session_and_its_page(service: LiveService, bundle: Bundle, tmp_path: 
     assert set(session["rest"]["stages_ms"]) == {"parse", "rows", "queue", "run", "reply", "http", "wire"}
     assert session["locust"]["requests"] > 0
     assert session["locust"]["failures"] == 0
+    assert session["model"] == {
+        "model_version": bundle.manifest.model_version,
+        "precision": "fp32",
+        "runtime": "onnxruntime",
+        "store": "file",
+    }
     assert page.count("<svg") == 2
     assert "now ÷ then" not in page
     assert not re.search(r'(src|href)="https?:', page)
