@@ -21,8 +21,9 @@ $(INSTALLED): pyproject.toml
 demo: $(INSTALLED)  ## From nothing to scored ads on MovieLens-100K; finished steps are reused.
 	$(BIN)/msd demo
 
+# Three processes on two cores: tests of running services wait for much of their time.
 test: $(INSTALLED)  ## The whole test suite, with a real Redis-compatible server.
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 browser: $(INSTALLED)  ## The playground in a real Chromium (Debian: apt install chromium; elsewhere CHROMIUM=its path).
 	$(BIN)/python -m pytest tests/browser -m browser

@@ -1,6 +1,8 @@
 """`msd export`: a trained ranker, its student and its dataset in, a proved bundle out."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -73,16 +75,32 @@ def export(
     Of MSD's own ranker by five folders, or of any two-sided ONNX graph by --onnx, --dataset and --out.
     """
     start, console = time.perf_counter(), Console()
-    source: Source
     if onnx is None:
-        own, folder = _own_folders(folders), (folders or [Path()])[-1]
         if dataset or out or tensors or student or head:
             raise typer.BadParameter("--dataset, --out, --tensors, --student and --head are for --onnx")
-        source = load_inputs(*own, evaluation)
+        source, folder = _own(folders, evaluation)
     else:
         if folders or evaluation or dataset is None or out is None:
             raise typer.BadParameter("--onnx takes --dataset and --out, and neither the five folders nor --evaluation")
         source, folder = load_foreign(onnx, dataset, tensors, student, _heads(head or [])), out
+    with _bar(console, requests) as advance:
+        fresh = export_bundle(source, folder, replay, requests, advance, precision.value, candidates, explain, merged)
+    _tell(console, folder, "written" if fresh else "done before", time.perf_counter() - start)
+
+
+def _own(folders: list[Path] | None, evaluation: Path | None) -> tuple[Source, Path]:
+    """What five folders hold, and the bundle's own."""
+    if not folders or len(folders) != 5:
+        raise typer.BadParameter(
+            f"five folders are due, DATASET KNOWLEDGE STUDENT MODEL OUT, and {len(folders or [])} are given"
+        )
+    dataset, knowledge, student, model, out = folders
+    return load_inputs(dataset, knowledge, student, model, evaluation), out
+
+
+@contextmanager
+def _bar(console: Console, requests: int) -> Iterator[Callable[[str, int], None]]:
+    """A progress bar that ends full."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bars:
         bar = bars.add_task("Exporting", total=requests)
@@ -90,28 +108,21 @@ def export(
         def advance(doing: str, done: int) -> None:
             bars.update(bar, description=doing, completed=done, total=max(requests, done))
 
-        fresh = export_bundle(source, folder, replay, requests, advance, precision.value, candidates, explain, merged)
+        yield advance
         bars.update(bar, total=bars.tasks[bar].completed)
+
+
+def _tell(console: Console, folder: Path, done: str, seconds: float) -> None:
     bundle = open_bundle(folder)
     parity = bundle.manifest.provenance["parity"]
     console.print(
-        f"{folder}: bundle {bundle.bundle_id}, {'written' if fresh else 'done before'}; onnxruntime and "
-        f"{parity['against']} differ by {parity['max_abs_diff']:.1e} at most over {parity['requests']} requests "
-        f"({time.perf_counter() - start:.1f} s)",
+        f"{folder}: bundle {bundle.bundle_id}, {done}; onnxruntime and {parity['against']} differ by "
+        f"{parity['max_abs_diff']:.1e} at most over {parity['requests']} requests ({seconds:.1f} s)",
         highlight=False,
     )
     console.print(_told(bundle.manifest.provenance["graph"]), highlight=False)
     if bundle.precision.tried:
         console.print(_table(bundle.precision))
-
-
-def _own_folders(folders: list[Path] | None) -> tuple[Path, Path, Path, Path]:
-    if not folders or len(folders) != 5:
-        raise typer.BadParameter(
-            f"five folders are due, DATASET KNOWLEDGE STUDENT MODEL OUT, and {len(folders or [])} are given"
-        )
-    dataset, knowledge, student, model, _ = folders
-    return dataset, knowledge, student, model
 
 
 def _heads(given: list[str]) -> dict[str, str]:

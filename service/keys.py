@@ -17,6 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 from msd.contract.errors import MsdError
 from service.listener import LOOPBACK
 from service.settings import Settings
+from service.small_file import read_small
 
 KeyScope = Literal["score", "events", "metrics", "admin"]
 KEY_SCOPES: tuple[KeyScope, ...] = ("score", "events", "metrics", "admin")
@@ -87,13 +88,7 @@ class KeyRing:
 
 def read_keys(path: Path) -> KeyRing:
     """The keys of a file. Raises KeysError, which says what is wrong with it, and where, and shows no value of it."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise KeysError(f"{path}: {error.strerror or error}; `msd key new` makes keys for it") from None
-    if len(content) > _MAX_FILE_BYTES:
-        raise KeysError(f"{path}: larger than {_MAX_FILE_BYTES} bytes")
+    content = read_small(path, _MAX_FILE_BYTES, KeysError, "; `msd key new` makes keys for it")
     try:
         return KeyRing(KeyFile.model_validate_json(content))
     except ValidationError as error:

@@ -12,6 +12,7 @@ from msd.contract.bundle import MANIFEST, SIGNATURE, Bundle, open_bundle
 from msd.contract.delta import DELTA, Delta, open_delta
 from msd.contract.errors import BundleError, MsdError
 from msd.contract.files import write_bytes_atomic
+from service.small_file import read_small
 
 _SIGNATURE_BYTES = 64
 _MAX_KEY_BYTES = 2**16
@@ -103,7 +104,7 @@ def _public_keys(place: Path) -> Sequence[Any]:
 
 
 def _blocks(path: Path) -> list[bytes]:
-    parts = _read(path).split(_END)
+    parts = read_small(path, _MAX_KEY_BYTES, TrustError).split(_END)
     if parts.pop().strip():
         raise TrustError(f"{path}: is no file of public keys (PEM)")
     return [part + _END + b"\n" for part in parts]
@@ -122,7 +123,7 @@ def _public_key(path: Path, block: bytes) -> Any:  # noqa: ANN401
 
 def _private_key(path: Path) -> Any:  # noqa: ANN401
     ed25519, serialization = _modules()
-    content = _read(path)
+    content = read_small(path, _MAX_KEY_BYTES, TrustError)
     try:
         key = serialization.load_pem_private_key(content, password=None)
     except TypeError:
@@ -132,17 +133,6 @@ def _private_key(path: Path) -> Any:  # noqa: ANN401
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise TrustError(f"{path}: holds a key of another kind; make one by: openssl genpkey -algorithm ed25519")
     return key
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_KEY_BYTES + 1)
-    except OSError as error:
-        raise TrustError(f"{path}: {error.strerror or error}") from None
-    if len(content) > _MAX_KEY_BYTES:
-        raise TrustError(f"{path}: larger than any file of keys")
-    return content
 
 
 def _modules() -> tuple[Any, Any]:
