@@ -7,10 +7,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, StringConstraints
 
-from msd.contract.request import Wire, check_keys, parse_thoroughly
+from msd.contract.request import InvalidRequest, Wire, check_keys, parse_thoroughly
 
 _MAX_TENSORS = 1_000
 _MAX_AXES = 8
+# More than any request has, ads' features as JSON included; to read a body full of them takes a second.
+_MAX_OBJECTS = 10_000
 Text = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Size = Annotated[int, Field(ge=0, le=2**31)]
 RequestId = Annotated[str, StringConstraints(max_length=128, pattern=r"^[ -~]*$")]
@@ -28,7 +30,7 @@ class InferInput(Wire):
     """One tensor of a request."""
 
     name: Text
-    shape: Annotated[list[Size], Field(min_length=1, max_length=_MAX_AXES)]
+    shape: Annotated[list[Size], Field(min_length=1, max_length=_MAX_AXES, fail_fast=True)]
     datatype: Text
     parameters: InputParameters | None = None
     data: list[Any] | None = None
@@ -129,6 +131,8 @@ class OipError(BaseModel):
 
 def parse_infer_request(body: bytes) -> InferRequest:
     """The request in JSON. Raises MalformedRequest, InvalidRequest."""
+    if body.count(b"{") > _MAX_OBJECTS:
+        raise InvalidRequest(f"the request has more than {_MAX_OBJECTS} objects")
     return parse_thoroughly(body, InferRequest, _check_width)
 
 
@@ -141,4 +145,5 @@ def _check_width(document: object) -> None:
         if isinstance(listed := document.get(part), list)
         for place, one in enumerate(listed[:_MAX_TENSORS])
     }
-    check_keys({"": document, "parameters": document.get("parameters"), **within})
+    inner = {f"{place}.parameters": one.get("parameters") for place, one in within.items() if isinstance(one, dict)}
+    check_keys({"": document, "parameters": document.get("parameters"), **within, **inner})
