@@ -67,7 +67,7 @@ def _check(helm: Helm, checkov: str | None, folder: Path, console: Console) -> N
     else:
         console.print("checkov was not asked (make chart CHECKOV=its program)")
     rehearsal = Rehearsal(helm, folder)
-    for rehearse in (rehearsal.fetched, rehearsal.redis, rehearsal.mutual_tls):
+    for rehearse in (rehearsal.fetched, rehearsal.rolled, rehearsal.redis, rehearsal.mutual_tls):
         console.print(f"rehearsed: {rehearse.__name__}: {rehearse()}", markup=False)
 
 

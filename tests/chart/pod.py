@@ -83,6 +83,12 @@ class Pod:
             process.kill()
             process.wait()
 
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        port: int = self.spec["containers"][0]["ports"][0]["containerPort"]
+        return port
+
     def probe(self, name: str) -> bool:
         """Whether a probe succeeds now."""
         container = self.spec["containers"][0]

@@ -14,9 +14,11 @@ from service.fetch.archive import pack
 from service.keys import KeyFile, new_key
 from tests.chart.helm import ChartError, Helm
 from tests.chart.pod import Pod, Secrets
+from tests.chart.rollout import roll
 from tests.service.bundle_factory import build_bundle
 from tests.service.fetch.keeper import TOKEN, keeper
 from tests.service.live import free_port
+from tests.service.ranker_graph import Recipe
 
 _ASKED = {"user_id": "u1", "at": 1_764_066_000, "context": {"hour": 13}, "candidates": {"id": ["i1", "i2", "new"]}}
 
@@ -72,6 +74,26 @@ class Rehearsal:
         finally:
             server.terminate()
 
+    def rolled(self) -> str:
+        """Another bundle is rolled out under load: nobody is refused, and afterwards all are scored by it."""
+        other = self._folder / "other.tar"
+        build_bundle(self._folder / "other", Recipe(seed=1))
+        digests = {"bundle.tar.gz": self._digest, "other.tar": f"sha256:{pack(self._folder / 'other', other)}"}
+        with keeper() as kept:
+            kept.files = {f"/{name}": (self._folder / name).read_bytes() for name in digests}
+            old, new = (
+                self._pod(
+                    f"roll-{name}",
+                    {"bundle": {"source": "fetch", "fetch": {"url": f"{kept.url}/{name}", "digest": digest}}},
+                    {},
+                )
+                for name, digest in digests.items()
+            )
+            old.initialise()
+            new.initialise()
+        answers = roll(old, new)
+        return ", ".join(f"{count} requests by {version}" for version, count in answers.items()) + "; none failed"
+
     def mutual_tls(self) -> str:
         """Keys and client certificates: the probes have one, and so has who asks."""
         key, entry = new_key("tests", ("score",), None)
@@ -102,8 +124,7 @@ class Rehearsal:
         with pod.running():
             if not (pod.probe("livenessProbe") and pod.probe("readinessProbe")):
                 raise ChartError(f"{name}: started, and neither alive nor ready")
-            port = pod.spec["containers"][0]["ports"][0]["containerPort"]
-            url = f"http{'s' if tls else ''}://127.0.0.1:{port}/v1/score"
+            url = f"http{'s' if tls else ''}://127.0.0.1:{pod.port}/v1/score"
             with httpx.Client(
                 verify=tls or True, trust_env=False, headers={"Authorization": login} if login else {}
             ) as asks:
@@ -114,7 +135,7 @@ class Rehearsal:
     def _pod(self, name: str, values: dict[str, Any], secrets: Secrets, kind: str = "Deployment") -> Pod:
         folder = self._folder / name
         folder.mkdir()
-        small = {"settings": {"workers": 1, "drainSeconds": 0}, "shutdown": {"preStopSeconds": 1}}
+        small = {"settings": {"workers": 1, "drainSeconds": 0, "deadlineMs": 20_000}, "shutdown": {"preStopSeconds": 1}}
         listen = {"listen": {"host": "127.0.0.1", "port": free_port()}}
         (folder / "values.yaml").write_text(yaml.safe_dump(values | small | listen))
         manifests = self._helm.template(folder / "values.yaml")
