@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from image import parts
 from image.command import ImageError, tail_of
 from image.engine import Container, Engine
 from loadtest.http_client import Client, ClientError
@@ -105,6 +106,7 @@ def _difference(client: Client, golden: Golden) -> float:
 def _look(container: Container, health: list[str]) -> dict[str, Any]:
     inside: dict[str, Any] = json.loads(container.ask(["python", "-c", _LOOK]))
     container.ask(health)
+    inside["parts"] = json.loads(container.ask(["python", "-c", Path(parts.__file__).read_text("utf-8")]))
     files = set(inside.pop("files"))
     inside["missing"] = [path for path in _product_files() if path not in files]
     for name in ("missing", "writable", "compilers", "torch"):

@@ -57,7 +57,11 @@ ARROWS = [
     # It draws.
     Arrow("loadtest.lab", ("loadtest", "msd.contract", "msd.drawing"), forbidden=frozenset(HEAVY)),
     Arrow("loadtest.savings", ("loadtest", "msd")),
-    Arrow("image", ("image", "loadtest.http_client", "msd.contract"), forbidden=frozenset(HEAVY)),
+    Arrow(
+        "image",
+        ("image", "loadtest.http_client", "msd.contract", "service.request_log.parquet"),
+        forbidden=frozenset(HEAVY),
+    ),
 ]
 EXEMPT = {"msd.__main__"}
 
