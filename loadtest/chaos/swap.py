@@ -84,6 +84,7 @@ def _run(ground: Ground) -> Found:
             "bad_bundles_refused": refused,
             "bad_bundles_offered": offered,
             "swaps": len(swaps),
+            "swap_requests_per_s": round(rate, 1),
             "swap_seconds": round(max((end - start for start, end in swaps), default=0.0), 3),
             "swap_p99_ms": during,
             "swap_steady_p99_ms": steady,
