@@ -11,7 +11,7 @@ from pathlib import Path
 # Read by compilers, type checkers and tests alone.
 EVERYWHERE = ("**/*.pyi", "**/*.pyx", "**/*.pxd", "**/*.pxi", "**/*.h", "**/*.hpp", "*/**/tests")
 BY_PACKAGE = {
-    "numpy": ("f2py", "_core/lib", "_core/_simd.*", "_core/_*_tests.*", "_pyinstaller"),
+    "numpy": ("f2py", "_core/lib", "random/lib", "_core/_simd.*", "_core/_*_tests.*", "_pyinstaller"),
     # What Python calls is linked into its own module; this is the library for C++.
     "onnxruntime": ("capi/libonnxruntime.so.*", "datasets", "quantization", "tools", "transformers"),
     # Bundles are ONNX, and run on CPUs; OpenVINO finds its plugins and frontends by their files.
@@ -28,7 +28,7 @@ BY_PACKAGE = {
         "torch",
     ),
     # The console colours tables, not programs.
-    "pygments": ("lexers/[a-z]*.py",),
+    "pygments": ("lexers/[a-z]*.py", "lexers/_[a-z]*_*.py"),
     # The request log writes Parquet into memory: no servers, no clouds, no other formats.
     "pyarrow": (
         "src",
@@ -47,7 +47,14 @@ BY_PACKAGE = {
     ),
 }
 # What debuggers read takes a quarter of these; of others' libraries it is gone already.
-DEBUGGABLE = ("pyarrow/*.so*", "uvloop/*.so", "tokenizers/*.so", "cryptography/hazmat/bindings/*.so")
+DEBUGGABLE = (
+    "pyarrow/*.so*",
+    "uvloop/*.so",
+    "tokenizers/*.so",
+    "cryptography/hazmat/bindings/*.so",
+    "httptools/**/*.so",
+    "lmdb/*.so",
+)
 
 
 def unneeded(site_packages: Path) -> Iterator[Path]:
