@@ -28,6 +28,8 @@ def test_reads_variables_and_keeps_defaults() -> None:
         ({"MSD_BUNDLE": "b", "MSD_PROVIDER": "tpu"}, "MSD_PROVIDER: "),
         ({"MSD_BUNDLE": "b", "MSD_THREADS": "0"}, "MSD_THREADS: "),
         ({"MSD_BUNDLE": "b", "MSD_DRAIN_SECONDS": "nan"}, "MSD_DRAIN_SECONDS: "),
+        ({"MSD_BUNDLE": "b", "MSD_PLAYGROUND": "maybe"}, "MSD_PLAYGROUND: "),
+        ({"MSD_BUNDLE": "b", "MSD_PLAYGROUND_WITHOUT": "c"}, "MSD_PLAYGROUND_WITHOUT needs MSD_PLAYGROUND=true"),
         ({"MSD_BUNDLE": "b", "MSD_MAX_QUEUED_ROWS": "10"}, "less than one full request"),
         ({"MSD_BUNDLE": "b", "MSD_MAX_DEADLINE_MS": "999"}, "MSD_DEADLINE_MS=1000 is more than a caller may ask for"),
     ],
