@@ -39,7 +39,7 @@ def waterfall(now: Session, before: Session | None) -> str:
     sessions = _sessions(now, before)
     figure = Figure(figsize=(6.6, 0.42 * len(sessions) * len(now["rest"]["stages_ms"]) + 0.8), layout="constrained")
     for axes, (session, colour, name) in zip(
-        figure.subplots(len(sessions), squeeze=False)[:, 0], sessions, strict=True
+        figure.subplots(len(sessions), squeeze=False, sharex=True)[:, 0], sessions, strict=True
     ):
         _fall(axes, session["rest"]["stages_ms"], colour)
         axes.set_title(f"{name or 'one request at rest, '}means, milliseconds", loc="left", fontsize=9)
@@ -53,7 +53,8 @@ def _fall(axes: Axes, stages: Mapping[str, float], colour: str) -> None:
         start += max(0.0, taken)
         axes.text(start + _SHOWN / 2 * whole, row, f"{taken:.2f}", va="center", fontsize=7)
     axes.set_yticks(range(len(stages)), list(stages), fontsize=8)
-    axes.set_xlim(0, 1.1 * whole)
+    axes.margins(x=0.1)
+    axes.set_xlim(left=0)
     axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
 
