@@ -5,27 +5,32 @@ In the open loop a request that waits for the service, for a connection or for t
 it was due: what a stall delays is not left out.
 """
 
-import asyncio
 import gc
 import selectors
+import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle
 from select import select
-from typing import NamedTuple
+from types import TracebackType
+from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
 from loadtest.arrivals import Times
-from loadtest.connection import Connection, ReadingConnection
+from loadtest.connection import Address, Connection, ReadingConnection
 from loadtest.http_client import ClientError
 from loadtest.outcome import Outcome
+from loadtest.promptness import prompt
 
 _WATCH_S = 0.1
 _START_S = 0.02
+# To wake up costs this process several times as much as a request or a reply does, and takes it from the service where
+# both are on the same cores. So in the open loop it does not wake up more often; what it adds to the times is in them.
+_REST_S = 0.0005
 
 
 @dataclass(frozen=True)
@@ -89,24 +94,14 @@ def open_loop(
     A `witness` sees each request's reply, whose body is then read. Once it is `stopped`, by another thread, no more are
     sent.
     """
-    return _run(lambda: _Load(target, limits or Limits(), seconds, witness).at(times, stopped))
+    with prompt(), _without_collection(), _Load(target, limits or Limits(), seconds, witness) as load:
+        return load.at(times, stopped)
 
 
 def closed_loop(target: Target, clients: int, seconds: float, limits: Limits | None = None) -> Outcome:
     """So many clients, each sending when it has its reply. Raises ClientError as `open_loop` does."""
-    return _run(lambda: _Load(target, limits or Limits(), seconds).by(clients))
-
-
-if hasattr(selectors, "EpollSelector"):
-
-    class _PreciseSelector(selectors.EpollSelector):
-        """epoll waits for whole milliseconds, which replies take too; select, of the epoll itself, does not."""
-
-        def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-            if timeout is not None and timeout > 0:
-                select([self.fileno()], [], [], timeout)
-                timeout = 0
-            return super().select(timeout)
+    with prompt(), _without_collection(), _Load(target, limits or Limits(), seconds) as load:
+        return load.by(clients)
 
 
 class _Load:
@@ -118,50 +113,62 @@ class _Load:
         self._connection = Connection if witness is None else ReadingConnection
         self._requests: Iterator[bytes] = cycle(target.requests)
         self._outcome = Outcome(seconds)
+        self._watch = selectors.DefaultSelector()
         self._all: set[Connection] = set()
         self._idle: deque[Connection] = deque()
-        self._connecting: set[asyncio.Task[None]] = set()
+        self._connecting: set[Connection] = set()
+        self._error: OSError | None = None
         self._due: deque[float] = deque()
         self._sent = 0
+        self._turned_at = 0.0
         self._is_closed_loop = False
         self._ends_at = self._heard_at = 0.0
 
-    async def at(self, times: Times, stopped: threading.Event | None = None) -> Outcome:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def at(self, times: Times, stopped: threading.Event | None = None) -> Outcome:
         """The open loop."""
-        await self._begin(self._limits.connections)
+        self._begin(self._limits.connections)
         start = time.monotonic() + _START_S
         self._ends_at, self._heard_at = start + self._outcome.seconds, start
         coming = deque((times + start).tolist())
         self._outcome.offered = len(coming)
-        loop = asyncio.get_running_loop()
-
-        def send_due() -> None:
+        looks_at = start
+        while True:
             now = time.monotonic()
             while coming and coming[0] <= now:
                 self._outcome.late.record(now - coming[0])
                 self._send(coming.popleft())
-            if coming:
-                loop.call_at(coming[0], send_due)
+            if now >= looks_at:
+                if stopped is not None and stopped.is_set():
+                    coming.clear()
+                    self._ends_at = min(self._ends_at, now)
+                if (not coming and not self._is_waited_for) or self._is_given_up(now):
+                    return self._end()
+                looks_at = self._next_look(now)
+            self._turn(min(looks_at, coming[0]) if coming else looks_at)
 
-        def is_over() -> bool:
-            if stopped is not None and stopped.is_set():
-                coming.clear()
-                self._ends_at = min(self._ends_at, time.monotonic())
-            return not coming and not self._is_waited_for
-
-        loop.call_at(start, send_due)
-        await self._watch(is_over)
-        return self._end()
-
-    async def by(self, clients: int) -> Outcome:
+    def by(self, clients: int) -> Outcome:
         """The closed loop."""
         self._is_closed_loop = True
-        await self._begin(clients)
-        now = time.monotonic()
+        self._begin(clients)
+        now = looks_at = time.monotonic()
         self._ends_at, self._heard_at = now + self._outcome.seconds, now
         for _ in range(clients):
             self._send(time.monotonic())
-        await self._watch(lambda: time.monotonic() >= self._ends_at and not self._is_waited_for)
+        while True:
+            now = time.monotonic()
+            if now >= looks_at:
+                if (now >= self._ends_at and not self._is_waited_for) or self._is_given_up(now):
+                    break
+                looks_at = self._next_look(now)
+            self._turn(looks_at)
         self._outcome.offered = sum(self._outcome.statuses.values()) + self._outcome.lost + self._outcome.unanswered
         return self._end()
 
@@ -178,22 +185,36 @@ class _Load:
         if len(self._all) + len(self._connecting) < self._limits.most:
             self._connect()
 
-    def _connect(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._connected())
-        self._connecting.add(task)
+    def _turn(self, until: float) -> None:
+        """What there is to be read or written by then."""
+        if not self._is_closed_loop and (rest := self._turned_at + _REST_S - time.monotonic()) > 0:
+            time.sleep(rest)
+        # To wait in epoll itself would be for whole milliseconds, which replies take too; select, of the epoll, is not.
+        left = until - time.monotonic()
+        if left <= 0 or select([self._watch], [], [], left)[0]:
+            for key, events in self._watch.select(0):
+                key.data(events)
+        self._turned_at = time.monotonic()
 
-    async def _connected(self) -> None:
-        loop = asyncio.get_running_loop()
+    def _connect(self) -> None:
         try:
-            _, connection = await loop.create_connection(lambda: self._connection(self), *self._place)
-        except OSError:
-            if not (self._limits.goes_on and self._outcome.statuses):
-                raise
-            self._refuse()
-            return
+            self._connecting.add(self._connection(self._address, self._watch, self))
+        except OSError as error:
+            self._cannot(error)
+
+    def opened(self, connection: Connection) -> None:
+        """It may be used."""
+        self._connecting.discard(connection)
         self._all.add(connection)
         self._outcome.connections = max(self._outcome.connections, len(self._all))
         self._free(connection)
+
+    def _cannot(self, error: OSError) -> None:
+        """There is no connection to be had."""
+        if self._limits.goes_on and self._outcome.statuses:
+            self._refuse()
+        else:
+            self._error = error
 
     def _free(self, connection: Connection) -> None:
         """Takes what is due, else waits; last in the row, so that all connections, and all workers, have their turn."""
@@ -239,8 +260,12 @@ class _Load:
         if connection.is_open:
             self._free(connection)
 
-    def ended(self, connection: Connection) -> None:
+    def ended(self, connection: Connection, error: OSError | None) -> None:
         """Counts a request that was on its way as lost; another connection takes this one's place if it is needed."""
+        self._connecting.discard(connection)
+        if error is not None:
+            self._cannot(error)
+            return
         self._all.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
@@ -254,48 +279,48 @@ class _Load:
         if self._due:
             self._connect()
 
-    async def _begin(self, connections: int) -> None:
+    def _begin(self, connections: int) -> None:
+        self._address = self._found()
         for _ in range(connections):
             self._connect()
-        await asyncio.wait(self._connecting)
-        try:
-            self._check_connecting()
-        except ClientError:
-            self._close()
-            raise
+        while self._connecting and self._error is None:
+            self._turn(time.monotonic() + _WATCH_S)
+        self._check_connecting()
         self._outcome.cpu_seconds = -time.process_time()
 
-    async def _watch(self, is_over: Callable[[], bool]) -> None:
-        """Until it is over, or what is waited for is given up. Raises ClientError when nothing is to be had."""
-        patience = self._limits.patience_s
+    def _found(self) -> Address:
+        """Where the service answers; of several addresses that its name may have, the first that does."""
         try:
-            while not is_over():
-                await asyncio.sleep(_WATCH_S if time.monotonic() < self._ends_at else _WATCH_S / 10)
-                self._check_connecting()
-                now = time.monotonic()
-                if now > self._ends_at + patience and self._outcome.statuses:
-                    self._outcome.unanswered = self._sent + len(self._due)
-                    break
-                if (
-                    not self._limits.goes_on
-                    and self._is_waited_for
-                    and now - self._heard_at > patience
-                    and (now < self._ends_at or not self._outcome.statuses)
-                ):
-                    raise ClientError(
-                        f"{self._target.url}: hangs: {self._sent + len(self._due)} requests are waiting, and nothing "
-                        f"came for {patience:g} s"
-                    )
-        finally:
-            self._close()
+            known = socket.getaddrinfo(*self._place, type=socket.SOCK_STREAM)
+            if len(known) == 1:
+                return Address(known[0][0], known[0][4])
+            with socket.create_connection(self._place) as probe:
+                return Address(probe.family, probe.getpeername())
+        except OSError as error:
+            raise ClientError(f"{self._target.url}: no connection: {error}") from error
+
+    def _is_given_up(self, now: float) -> bool:
+        """Whether what has no reply is not waited for any longer. Raises ClientError when nothing is to be had."""
+        self._check_connecting()
+        patience = self._limits.patience_s
+        if now > self._ends_at + patience and self._outcome.statuses:
+            self._outcome.unanswered = self._sent + len(self._due)
+            return True
+        is_early = now < self._ends_at or not self._outcome.statuses
+        if self._is_waited_for and now - self._heard_at > patience and is_early and not self._limits.goes_on:
+            raise ClientError(
+                f"{self._target.url}: hangs: {self._sent + len(self._due)} requests are waiting, and nothing "
+                f"came for {patience:g} s"
+            )
+        return False
+
+    def _next_look(self, now: float) -> float:
+        """When to see again whether it is over."""
+        return now + (_WATCH_S if now < self._ends_at else _WATCH_S / 10)
 
     def _check_connecting(self) -> None:
-        done = {task for task in self._connecting if task.done()}
-        self._connecting -= done
-        # All are asked, because an error that nobody hears of is told at some later time.
-        errors = [error for task in done if (error := task.exception())]
-        if errors:
-            raise ClientError(f"{self._target.url}: no connection: {errors[0]}") from errors[0]
+        if self._error is not None:
+            raise ClientError(f"{self._target.url}: no connection: {self._error}") from self._error
 
     def _end(self) -> Outcome:
         self._outcome.cpu_seconds += time.process_time()
@@ -306,19 +331,14 @@ class _Load:
         self._is_closed_loop = False
         while self._due:
             self._tell(next(self._requests), self._due.popleft(), UNANSWERED)
-        for task in self._connecting:
-            if not task.cancel():
-                task.exception()
+        for connection in self._connecting:
+            connection.close()
         for connection in list(self._all):
             if connection.intended is not None:
                 self._see(connection, connection.intended, UNANSWERED)
             connection.intended = None
             connection.close()
-
-
-def _run(make: Callable[[], Coroutine[None, None, Outcome]]) -> Outcome:
-    with _without_collection(), asyncio.Runner(loop_factory=_new_loop) as runner:
-        return runner.run(make())
+        self._watch.close()
 
 
 @contextmanager
@@ -331,7 +351,3 @@ def _without_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    return asyncio.SelectorEventLoop(_PreciseSelector() if hasattr(selectors, "EpollSelector") else None)

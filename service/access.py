@@ -6,6 +6,7 @@ Pure ASGI. Does not know what the routes do; they leave what should be logged in
 import itertools
 import secrets
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import structlog
@@ -74,7 +75,7 @@ class AccessMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        access = scope[_KEY] = Access(request_id_of(scope), time.perf_counter())
+        access = scope[_KEY] = Access(request_id_of(scope["headers"]), time.perf_counter())
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -123,9 +124,9 @@ class AccessMiddleware:
         )
 
 
-def request_id_of(scope: Scope) -> str:
+def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """The id that a request brings along, or a new one."""
-    for name, value in scope["headers"]:
+    for name, value in headers:
         if name == _HEADER and 0 < len(value) <= _MAX_ID_BYTES and all(0x20 <= byte <= 0x7E for byte in value):
             return str(value, "ascii")
     return f"{_PROCESS}{next(_NUMBERS):016x}"

@@ -14,8 +14,9 @@ from service.metrics import Metrics, Shed
 
 # What is expected is exceeded by every other: of those taken on, all but few are to be scored in time.
 SURE = 0.7
-# Once one was refused, others are refused unread, which costs less, until there is this much room again.
-_REOPENS = 0.8
+# A burst may take nearly all of the time there is. When one was refused, more came than can be scored; then to let as
+# many wait would only make all replies late, so that fewer wait until there is nobody but those being scored.
+_STANDING = 0.3
 _SAY_AGAIN_S = 10.0
 _LEARNS = 0.05
 
@@ -37,53 +38,52 @@ class Admission:
         self._rows = 0
         self._seconds = 0.0
         self._bytes_per_row = 0.0
-        self._is_closed = False
+        self._is_shedding = False
         self._unsaid: Tally[Shed] = Tally()
         self._say_again_at = 0.0
         self._log = structlog.get_logger("msd.queue")
 
     @property
-    def is_shut(self) -> bool:
-        """Whether the latest that could be refused was."""
-        return self._is_closed
+    def is_shedding(self) -> bool:
+        """Whether one was refused of late for want of time, and others may be."""
+        return self._is_shedding
 
     @property
     def is_empty(self) -> bool:
         """Whether this worker has taken nothing on."""
         return not self._rows
 
-    def check_door(self, deadline: float) -> None:
-        """Raises Overloaded for a request of any size, while work taken on has to be done before more can be."""
-        if self.is_closed(deadline):
-            self.shed("wait")
-            raise Overloaded(f"{self._ahead.rows} candidates are waiting, as many as can be scored in time")
-
-    def is_closed(self, deadline: float) -> bool:
-        """Whether a request that has until then would be refused, whatever it asks for."""
-        if not self._is_closed:
-            return False
-        if self._wait_s <= _REOPENS * SURE * (deadline - time.perf_counter()):
-            self._is_closed = False
-        return self._is_closed
+    def check(self, load: Load, deadline: float) -> None:
+        """Raises Overloaded when there would be too much to be done before the deadline."""
+        self._check(self._ahead, load, deadline)
 
     def enter(self, load: Load, deadline: float) -> None:
-        """Takes it on until `leave`. Raises Overloaded when there would be too much to be done before the deadline."""
+        """Takes it on until `leave`. Raises Overloaded as `check` does, and when too many candidates would wait."""
         ahead = self._ahead
         if ahead.rows + load.rows > self._max_rows * self._workers:
             self.shed("rows")
             raise Overloaded(f"{ahead.rows} candidates are waiting; with these {load.rows} there would be too many")
-        expected = self._wait_s + load.seconds
-        # Where nobody waits everything is tried: what was learned may be of another time.
-        if ahead.rows and expected > SURE * (left := deadline - time.perf_counter()):
-            self._is_closed = True
-            self.shed("wait")
-            raise Overloaded(
-                f"{ahead.rows} candidates are waiting; with these {load.rows} it would take {expected * 1000:.0f} ms,"
-                f" longer than the {left * 1000:.0f} ms that there are for it"
-            )
+        self._check(ahead, load, deadline)
         self._rows += load.rows
         self._seconds += load.seconds
         self._tell()
+
+    def _check(self, ahead: Load, load: Load, deadline: float) -> None:
+        # Where nobody waits everything is tried: what was learned may be of another time.
+        if not ahead.rows:
+            self._is_shedding = False
+            return
+        workers = self._workers
+        if ahead.seconds <= workers * load.seconds:
+            self._is_shedding = False
+        expected, left = ahead.seconds / workers + load.seconds, deadline - time.perf_counter()
+        if expected > (_STANDING if self._is_shedding else SURE) * left:
+            self._is_shedding = True
+            self.shed("wait")
+            raise Overloaded(
+                f"{ahead.rows} candidates are waiting; with these {load.rows} it would take {expected * 1000:.0f} ms,"
+                f" too long for the {left * 1000:.0f} ms that there are for it"
+            )
 
     def leave(self, load: Load) -> None:
         """It was scored, or need not be any more."""
@@ -123,10 +123,6 @@ class Admission:
         """Those that answer; while all drain, none wants more, and all answer who is in."""
         over_rows, metrics = self._metrics.families.over_rows, self._metrics
         return int(sum(over_rows(metrics.ready_place)) or sum(over_rows(metrics.workers.place)) or 1)
-
-    @property
-    def _wait_s(self) -> float:
-        return self._ahead.seconds / self._workers
 
     def _tell(self) -> None:
         self._metrics.queued_rows.set(self._rows)

@@ -82,7 +82,8 @@ def _add_layers(app: _App, parts: Parts) -> None:
     # Where keys are asked for, or each request has its line in the log, all go the usual way.
     is_usual = guard is not None or is_verbose
     deadlines = Deadlines(settings)
-    app.state.door = None if is_usual else Door(parts.admission, deadlines, parts.readiness, metrics, PATH)
+    expected = parts.scoring.expected
+    app.state.door = None if is_usual else Door(parts.admission, expected, deadlines, parts.readiness, metrics, PATH)
     app.add_middleware(BodyMiddleware, limit=settings.max_body_bytes, timeout_s=settings.body_timeout_ms / 1000)
     if guard is not None:
         app.add_middleware(GuardMiddleware, guard=guard)

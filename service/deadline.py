@@ -3,7 +3,7 @@
 Does not know what draws on it.
 """
 
-from starlette.types import Scope
+from collections.abc import Iterable
 
 from service.errors import MalformedHeader
 from service.settings import Settings
@@ -22,13 +22,13 @@ class Deadlines:
         self._default_s = settings.deadline_ms / 1000
         self._most_ms = settings.max_deadline_ms
 
-    def of(self, scope: Scope, began: float, otherwise_s: float | None = None) -> float:
-        """When a request that began then has to be answered. Raises MalformedHeader.
+    def of(self, headers: Iterable[tuple[bytes, bytes]], began: float, otherwise_s: float | None = None) -> float:
+        """When a request with these, that began then, has to be answered. Raises MalformedHeader.
 
         `otherwise_s`: what its caller grants where the header does not say.
         """
         granted: bytes | None = None
-        for name, value in scope["headers"]:
+        for name, value in headers:
             if name == _HEADER:
                 if granted is not None:
                     raise MalformedHeader("is given twice", FIELD)

@@ -5,14 +5,14 @@ import time
 from asyncio import Transport
 from asyncio.events import TimerHandle
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, Protocol
 
 import httptools
 from starlette.types import ASGIApp, Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.balance import Balance
-from service.errors import BadHttp, ErrorResponse, HeadTooLarge, ServiceError, TargetTooLong
+from service.errors import BadHttp, ErrorResponse, HeadTooLarge, Overloaded, ServiceError, TargetTooLong
 from service.metrics import Metrics
 from service.upgrade import Offers
 
@@ -23,24 +23,17 @@ _MAX_TARGET_BYTES = 8_192
 _MAX_WAITING = 100
 
 
-class Refusal(NamedTuple):
-    """A reply to a request that is not looked at."""
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-    body: bytes
-
-
 class Refuses(Protocol):
     """Says which requests need not be looked at."""
 
     @property
-    def is_shut(self) -> bool:
+    def is_watched(self) -> bool:
         """Whether there may be any."""
         ...
 
-    def refusal(self, scope: Scope, began: float) -> Refusal | None:
-        """The reply to a request that came whole, and began then; None where it is to be looked at."""
+    def refusal(self, data: bytes) -> bytes | None:
+        """What follows the status line and the default headers in the reply of 429 to a request of just these bytes;
+        None where it is to be looked at."""
         ...
 
 
@@ -54,12 +47,12 @@ class BoundedProtocol(HttpToolsProtocol):
     metrics: ClassVar[Metrics]
     balance: ClassVar[Balance]
     door: ClassVar[Refuses | None] = None
-    _is_holding = False
-    _held: tuple[RequestResponseCycle, ASGIApp] | None = None
     _head_bytes = 0
     _headers = 0
     _is_head_due = False
     _is_body_due = False
+    _is_within = False
+    _refused_at = 0.0
     _is_ending = False
     _unparsed_bytes = 0
     _began_at = 0.0
@@ -87,7 +80,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came. The parser shows a header only when it is whole, so one that never is has to be counted here."""
-        if self._is_ending:
+        if self._is_ending or (self.door is not None and self.door.is_watched and self._is_refused(self.door, data)):
             return
         was_due = self._is_head_due
         data = self._offers.pass_over(data, self._is_body_due)
@@ -99,9 +92,6 @@ class BoundedProtocol(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._refuse(self._fault or BadHttp("the request is not HTTP/1.1 as the standard has it"))
             return
-        if self._held is not None:
-            # Its body is still to come, and to be bounded.
-            self._let_in()
         if not self._is_head_due:
             self._unparsed_bytes = 0
             return
@@ -115,7 +105,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A head begins."""
         self._head_bytes = self._headers = 0
-        self._is_head_due = True
+        self._is_head_due = self._is_within = True
         self._began_at = time.perf_counter()
         super().on_message_begin()
 
@@ -140,9 +130,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.pipeline) >= _MAX_WAITING:
             self._fault = BadHttp(f"{_MAX_WAITING} requests wait on this connection; wait for replies")
             raise self._fault
-        self._is_holding = self.door is not None and self.door.is_shut
         super().on_headers_complete()
-        self._is_holding = False
         self.scope[_CYCLE] = self.cycle  # type: ignore[literal-required]
         self.scope[_BEGAN] = self._began_at  # type: ignore[literal-required]
         if self.balance.sends_away():
@@ -150,40 +138,44 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
         self._answered = cycle
-        if self._is_holding:
-            self._held = cycle, app
-        else:
-            super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
+        super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
 
     def on_message_complete(self) -> None:
         """The body came."""
-        self._is_body_due = False
+        self._is_body_due = self._is_within = False
         super().on_message_complete()
-        if self._held is not None and self.door is not None:
-            cycle = self._held[0]
-            refusal = self.door.refusal(self.scope, self._began_at)  # type: ignore[arg-type]
-            if refusal is None:
-                self._let_in()
-            else:
-                self._held = None
-                self._turn_away(cycle, refusal)
 
-    def _let_in(self) -> None:
-        held, self._held = self._held, None
-        if held is not None:
-            self._start_asgi_task(*held)
+    def timeout_keep_alive_handler(self) -> None:
+        """The client has sent nothing for long; to what was refused meanwhile no timer was set, for each costs."""
+        left = self._refused_at + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
 
-    def _turn_away(self, cycle: RequestResponseCycle, refusal: Refusal) -> None:
-        """Answers a request that came whole, and that nothing was made of."""
-        headers = [*cycle.default_headers, *refusal.headers]
-        if not cycle.keep_alive:
-            headers.append((b"connection", b"close"))
-        lines = (b"%b: %b\r\n" % header for header in headers)
-        self.transport.write(b"".join((STATUS_LINE[refusal.status], *lines, b"\r\n", refusal.body)))
-        cycle.response_started = cycle.response_complete = True
-        if not cycle.keep_alive:
+    def _is_refused(self, door: Refuses, data: bytes) -> bool:
+        """Answers a request of which nothing is made, not even by the parser, where the door says so."""
+        is_between = not self._is_within and not self._offers.is_holding
+        if not is_between or self.flow.write_paused or not (self.cycle is None or self.cycle.response_complete):
+            return False
+        rest = door.refusal(data)
+        if rest is None:
+            return False
+        lines = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
+        is_last = self.balance.sends_away()
+        if is_last:
+            lines.append(b"connection: close\r\n")
+        self.transport.write(b"".join((STATUS_LINE[Overloaded.status], *lines, rest)))
+        self._head_came()
+        self.server_state.total_requests += 1
+        self._refused_at = self.loop.time()
+        if is_last:
             self.transport.close()
-        cycle.on_response()
+        elif self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        return True
 
     def on_response_complete(self) -> None:
         """A reply is written. What of its request's body has not come by then is not waited for."""

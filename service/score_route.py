@@ -58,8 +58,9 @@ class ScoreRoute:
         if not self._readiness.can_score:
             raise NotReady(f"not ready: {self._readiness.summary()}")
         is_gone = left_check(scope)
-        deadline = self._deadlines.of(scope, began_at(scope))
-        self._admission.check_door(deadline)
+        deadline = self._deadlines.of(scope["headers"], began_at(scope))
+        if self._admission.is_shedding:
+            self._admission.check(self._scoring.expected(len(body)), deadline)
         self._queue.check(deadline, is_gone)
         asked = Asked(access.request_id, body, access.started, Terms(deadline, is_gone))
         if self._siblings is None:

@@ -21,6 +21,11 @@ class Offers:
     def __init__(self) -> None:
         self._held = b""
 
+    @property
+    def is_holding(self) -> bool:
+        """Whether part of what came is still held back."""
+        return bool(self._held)
+
     def pass_over(self, data: bytes, is_body: bool) -> bytes:
         """The piece without offers. `is_body`: it begins within a body. What may be half of an offer comes with the
         next piece."""

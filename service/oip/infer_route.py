@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from msd.contract.request import InvalidRequest, RequestError
 from service.access import Access, access_of
-from service.admission import Admission
+from service.admission import Admission, Load
 from service.body import read_body
 from service.deadline import Deadlines
 from service.errors import NotReady, UnsupportedMediaType
@@ -32,6 +32,8 @@ from service.siblings import Siblings
 
 _HEADER = HEADER.lower().encode()
 _TIMING = b"server-timing"
+# Its bytes say less of its candidates than those of the other form.
+_ANY = Load(1, 0.0)
 
 
 class InferRoute:
@@ -67,14 +69,16 @@ class InferRoute:
         if not self._readiness.can_score:
             raise NotReady(f"not ready: {self._readiness.summary()}")
         is_gone, began = left_check(scope), began_at(scope)
-        self._admission.check_door(self._deadlines.of(scope, began))
+        deadline = self._deadlines.of(scope["headers"], began)
+        if self._admission.is_shedding:
+            self._admission.check(_ANY, deadline)
         parts = read_parts(body, json_length)
         if parts.request.id:
             access.request_id = parts.request.id
         asked_for = scoring_body(parts, lineup.schema_of, settings.max_candidates)
         if "version" in path:
             _check_version(lineup, path["version"], user_of(parts, asked_for))
-        deadline = self._deadlines.of(scope, began, _timeout_s(parts.request, settings))
+        deadline = self._deadlines.of(scope["headers"], began, _timeout_s(parts.request, settings))
         self._queue.check(deadline, is_gone)
         asked = Asked(access.request_id, asked_for, access.started, Terms(deadline, is_gone))
         answer = await self._answer(asked, parts)

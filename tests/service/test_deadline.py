@@ -24,7 +24,7 @@ REQUEST: dict[str, Any] = {"user_id": "u1", "at": AT, "candidates": {"id": [f"i{
 
 def of(*values: bytes) -> float:
     """The deadline of a request that began at 100 and has such headers."""
-    return DEADLINES.of({"headers": [(b"accept", b"*/*"), *((b"x-deadline-ms", value) for value in values)]}, 100.0)
+    return DEADLINES.of([(b"accept", b"*/*"), *((b"x-deadline-ms", value) for value in values)], 100.0)
 
 
 def test_a_caller_grants_what_it_likes_up_to_a_limit() -> None:

@@ -90,9 +90,9 @@ class Bench:
         self.admission.enter(load, time.perf_counter() + self.deadline_s)
         return load
 
-    def check_door(self) -> None:
-        """Whether a request that has just come need be read."""
-        self.admission.check_door(time.perf_counter() + self.deadline_s)
+    def check(self, rows: int) -> None:
+        """Whether so many candidates of a request that has just come could be taken on."""
+        self.admission.check(Load(rows, self.runner.turn_s.of(rows, 0.0)), time.perf_counter() + self.deadline_s)
 
     async def run(
         self, value: int, rows: int = 1, deadline: float | None = None, is_gone: Callable[[], bool] = lambda: False
@@ -260,20 +260,42 @@ def test_what_could_not_be_scored_in_time_is_not_taken_on() -> None:
         for _ in range(100):
             taken.append(bench.admit(200))
 
-    with pytest.raises(Overloaded, match=r"longer than the (49\d|500) ms"):
+    with pytest.raises(Overloaded, match=r"too long for the (49\d|500) ms"):
         take_all_on()
     assert 1 < len(taken) < 100
     assert bench.sheds() == {"wait": 1}
-    # The others need not be read, until there is room for several.
-    with pytest.raises(Overloaded, match="as many as can be scored in time"):
-        bench.check_door()
-    assert bench.sheds() == {"wait": 2}
     for load in taken:
         bench.admission.leave(load)
-    bench.check_door()
+    bench.check(200)
     # Where nobody waits everything is tried, and what is not known is.
     bench.admission.leave(bench.admit(1_000))
     bench.admit(300)
+
+
+def test_once_one_was_refused_fewer_wait_until_nobody_does() -> None:
+    bench = Bench(max_rows=100_000, deadline_s=10.0)
+    one = Load(200, 0.5)
+
+    def as_many_as_may() -> list[Load]:
+        taken: list[Load] = []
+        try:
+            while True:
+                bench.admission.enter(one, time.perf_counter() + bench.deadline_s)
+                taken.append(one)
+        except Overloaded:
+            return taken
+
+    burst = as_many_as_may()
+    assert bench.admission.is_shedding
+    for _ in range(len(burst) // 2):
+        bench.admission.leave(burst.pop())
+    # As many are scored as come: a while ago so many more could have waited.
+    standing = burst + as_many_as_may()
+    assert bench.admission.is_shedding
+    for load in standing:
+        bench.admission.leave(load)
+    assert as_many_as_may() == [one] * 13
+    assert len(standing) == 7
 
 
 def test_small_requests_say_nothing_of_large_ones() -> None:
