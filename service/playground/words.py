@@ -28,13 +28,13 @@ class Words:
         if not path.is_file():
             return
         with path.open("rb") as file:
-            while len(self._entries) < MOST:
+            for _ in range(MOST):
                 offset = file.tell()
                 if not (line := file.readline()):
                     break
-                document = json.loads(line)
-                title = str(document.get("title") or document["id"])
-                self._entries[document["id"]] = _Entry(title, title.casefold(), offset)
+                if (document := _document(line)) is not None:
+                    title = str(document.get("title") or document["id"])
+                    self._entries[document["id"]] = _Entry(title, title.casefold(), offset)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -63,5 +63,14 @@ class Words:
             with self._path.open("rb") as file:
                 for one, offset in places.items():
                     file.seek(offset)
-                    found[one] = json.loads(file.readline())
+                    found[one] = _document(file.readline()) or {}
         return found
+
+
+def _document(line: bytes) -> dict[str, Any] | None:
+    """None of what is no object with an id: such a line says nothing of anybody."""
+    try:
+        document = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) and isinstance(document.get("id"), str) else None

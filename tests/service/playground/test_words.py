@@ -53,5 +53,11 @@ def test_no_more_than_so_many_are_looked_at(words: Words, tmp_path: Path, monkey
     assert len(Words(tmp_path / "items.meta.jsonl")) == 2
 
 
+def test_lines_that_say_nothing_of_anybody_are_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "items.meta.jsonl"
+    path.write_bytes(b'[]\n{"id": 1}\n\n{"title": "x"}\n\xff\n' + b"[" * 100_000 + b'\n{"id": "1", "title": 7}\n')
+    assert (Words(path).find("", 9), Words(path).title("1")) == (["1"], "7")
+
+
 def test_without_a_file_there_are_no_words(tmp_path: Path) -> None:
     assert (Words(tmp_path / "none").find("", 9), Words(tmp_path / "none").of(["1"])) == ([], {})
