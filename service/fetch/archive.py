@@ -17,10 +17,8 @@ from service.fetch.errors import ArchiveError
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _GZIP = b"\x1f\x8b"
-# Headers of tar's dialects that carry a name or a time; GNU tar, bsdtar and Python write them.
-_NOTES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME)
-_PLAIN = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
-_MAX_NOTE_BYTES = 2**16
+# Of one member: GNU tar, bsdtar and Python write names and times into headers of their own.
+_MAX_HEADER_BYTES = 2**17
 _MAX_MEMBERS = 100
 
 
@@ -59,15 +57,23 @@ def unpack(archive: Path, folder: Path, max_bytes: int) -> None:
         stream = _Bounded(gzip.GzipFile(fileobj=file) if is_packed else file, max_bytes)
         try:
             # As a stream: nothing is read twice, however the archive is made.
-            with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as tar:
-                for number, member in enumerate(tar):
-                    if number == _MAX_MEMBERS:
-                        raise ArchiveError(f"the archive holds more than {_MAX_MEMBERS} files and folders")
-                    _unpack_member(tar, member, folder)
+            with tarfile.open(fileobj=stream, mode="r|") as tar:
+                _unpack_members(tar, stream, folder)
         except (tarfile.TarError, EOFError, RecursionError, zlib.error, gzip.BadGzipFile) as error:
             raise ArchiveError(f"the archive is not a tar, or broken: {error}") from None
         except OSError as error:
             raise ArchiveError(f"{folder}: {error.strerror or error}") from None
+
+
+def _unpack_members(tar: tarfile.TarFile, stream: "_Bounded", folder: Path) -> None:
+    for _ in range(_MAX_MEMBERS):
+        stream.allow(_MAX_HEADER_BYTES)
+        member = tar.next()
+        if member is None:
+            return
+        stream.allow(member.size + _MAX_HEADER_BYTES)
+        _unpack_member(tar, member, folder)
+    raise ArchiveError(f"the archive holds more than {_MAX_MEMBERS} files and folders")
 
 
 def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
@@ -87,28 +93,27 @@ def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) 
         raise ArchiveError(f"the archive holds {name!r} twice") from None
 
 
-class _Header(tarfile.TarInfo):
-    """The header of a member, refused before anything is read of it that is no file: links, devices, endless notes."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
-        header = super().frombuf(buf, encoding, errors)
-        if header.type not in (*_PLAIN, *_NOTES):
-            raise ArchiveError(f"the archive holds {header.name[:200]!r}, which is a link, a device or the like")
-        if header.type in _NOTES and header.size > _MAX_NOTE_BYTES:
-            raise ArchiveError(f"the archive has a header of {header.size} bytes; {_MAX_NOTE_BYTES} are the limit")
-        return header
-
-
 class _Bounded(io.RawIOBase):
-    """A stream that ends in an error when more is read than there should be: a bomb is not waited for."""
+    """A stream that ends in an error when more is read than there should be.
+
+    A bomb is not waited for, and an endless header, which tarfile would take into memory, is not read.
+    """
 
     def __init__(self, source: BinaryIO | gzip.GzipFile, max_bytes: int) -> None:
         self._source, self._left, self._max = source, max_bytes, max_bytes
+        # Opening a tar reads its first header.
+        self._allowed = _MAX_HEADER_BYTES
+
+    def allow(self, size: int) -> None:
+        """How much may be read until this is said again."""
+        self._allowed = size
 
     def read(self, size: int = -1, /) -> bytes:
         data = self._source.read(size)
         self._left -= len(data)
+        self._allowed -= len(data)
         if self._left < 0:
             raise ArchiveError(f"the archive unpacks to more than {self._max} bytes, the limit (--max-mb)")
+        if self._allowed < 0:
+            raise ArchiveError(f"the archive has a header of more than {_MAX_HEADER_BYTES} bytes")
         return data
