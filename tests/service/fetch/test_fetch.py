@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from msd.contract.bundle import RANKER, open_bundle
+from msd.contract.bundle import MANIFEST, RANKER, open_bundle
 from msd.contract.errors import BundleError, MsdError
 from service.fetch.archive import pack
 from service.fetch.download import download
@@ -19,10 +19,11 @@ from service.fetch.errors import FetchError, Unavailable
 from service.fetch.fetch import ORIGIN, Fetched, fetch
 from service.fetch.place import place_of
 from service.fetch.web import Web
-from service.trust import Trust
+from service.trust import Trust, sign
 from tests.service.fetch.conftest import Archive
 from tests.service.fetch.keeper import TOKEN, Keeper, keeper
 from tests.service.live import run_msd
+from tests.service.test_trust import Keys
 
 ROOM = 2**24
 NOBODY = Trust(None)
@@ -82,6 +83,21 @@ def test_an_archive_of_something_else_leaves_nothing(kept: Keeper, copied_bundle
     ):
         _fetch(f"{kept.url}/damaged.tar", digest, tmp_path / "volume" / "served")
     assert not list((tmp_path / "volume").iterdir())
+
+
+def test_only_signed_bundles_where_keys_are_trusted(
+    kept: Keeper, archive: Archive, copied_bundle: Path, tmp_path: Path
+) -> None:
+    keys = Keys(tmp_path)
+    sign(copied_bundle, MANIFEST, keys.private)
+    signed = f"sha256:{pack(copied_bundle, tmp_path / 'signed.tar')}"
+    kept.files["/signed.tar"] = (tmp_path / "signed.tar").read_bytes()
+    trust = Trust(keys.public)
+
+    with pytest.raises(BundleError, match="is not signed"):
+        fetch(f"{kept.url}/bundle.tar.gz", archive.digest, tmp_path / "volume" / "served", ROOM, trust, {})
+    assert not list((tmp_path / "volume").iterdir())
+    assert fetch(f"{kept.url}/signed.tar", signed, tmp_path / "volume" / "served", ROOM, trust, {}).bundle.bundle_id
 
 
 def test_it_goes_on_where_it_broke_off(kept: Keeper, archive: Archive, tmp_path: Path) -> None:
