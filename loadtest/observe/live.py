@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from msd.contract.errors import MsdError
 
 _MIX = {50: 3.0, 200: 1.0}
 _BODIES = 400
+_LIMITS = Limits(goes_on=True)
 _BURST_CLIENTS, _BURST_S, _BURST_DEADLINE_MS = 48, 5.0, 25
 _EXPERIMENT = {
     "salt": "observed",
@@ -72,7 +74,8 @@ def watched(bundle: Path, other: Path, rules: Path, work: Path, plan: Plan) -> I
         with _service(bundles, redis.url, work, plan) as service:
             with prometheus(work / "prometheus", service.url, rules) as server:
                 start = time.time()
-                marks = _run(service.url, bundle, _happenings(bundles, other, redis), plan)
+                bodies = some_bodies(Traffic(bundle, _MIX, seed=1), _BODIES)
+                marks = _run(service.url, bodies, _happenings(service.url, bodies, bundles, other, redis), plan)
                 yield Watched(server, start, time.time(), tuple(marks))
 
 
@@ -105,26 +108,25 @@ def _service(bundles: Path, redis: str, work: Path, plan: Plan) -> Iterator[Runn
         end([running])
 
 
-def _happenings(bundles: Path, other: Path, redis: RedisProcess) -> list[Happening]:
+def _happenings(url: str, bodies: list[bytes], bundles: Path, other: Path, redis: RedisProcess) -> list[Happening]:
+    hurried = [http_request("/v1/score", body, X_Deadline_Ms=str(_BURST_DEADLINE_MS)) for body in bodies]
+    burst = partial(closed_loop, Target(url, hurried), _BURST_CLIENTS, _BURST_S, _LIMITS)
     return [
         Happening(0.20, "another bundle", lambda: publish(other, redis.url)),
         Happening(0.35, "back to the first", lambda: told("rollback", "--redis", redis.url)),
         Happening(0.52, "Redis hangs", redis.freeze),
         Happening(0.58, "Redis answers again", redis.thaw),
-        Happening(0.70, "more than can be scored", lambda: None),
+        Happening(0.70, "more than can be scored", burst),
         Happening(0.85, "no experiment", lambda: (bundles / "experiment.json").write_text("{}")),
     ]
 
 
-def _run(url: str, bundle: Path, happenings: list[Happening], plan: Plan) -> list[tuple[float, str]]:
+def _run(url: str, bodies: list[bytes], happenings: list[Happening], plan: Plan) -> list[tuple[float, str]]:
     """Load, and meanwhile what happens; when each did, in unix seconds."""
-    bodies = some_bodies(Traffic(bundle, _MIX, seed=1), _BODIES)
     times = poisson(plan.rate, plan.seconds, 1)
-    limits = Limits(goes_on=True)
     steady = threading.Thread(
-        target=open_loop, args=(Target(url, in_columns(bodies)), times, plan.seconds, limits), daemon=True
+        target=open_loop, args=(Target(url, in_columns(bodies)), times, plan.seconds, _LIMITS), daemon=True
     )
-    hurried = [http_request("/v1/score", body, X_Deadline_Ms=str(_BURST_DEADLINE_MS)) for body in bodies]
     marks: list[tuple[float, str]] = []
     start = time.monotonic()
     with AdServer(url, bodies):
@@ -133,7 +135,5 @@ def _run(url: str, bundle: Path, happenings: list[Happening], plan: Plan) -> lis
             time.sleep(max(0.0, start + one.share * plan.seconds - time.monotonic()))
             marks.append((time.time(), one.what))
             one.do()
-            if one.what == "more than can be scored":
-                closed_loop(Target(url, hurried), _BURST_CLIENTS, _BURST_S, limits)
         steady.join()
     return marks
