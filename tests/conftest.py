@@ -1,6 +1,7 @@
 """For all tests: machines under load are slow, not wrong; nobody is told of them; what is dear is made once."""
 
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,9 @@ sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 # What a command prints in one line stays one, however long the paths of a test's folders are.
 os.environ["COLUMNS"] = "300"
+
+# Services are told of their terminal's end, even where whoever runs the tests is not (nohup).
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # Tests that run side by side have the cores between them.
 if "PYTEST_XDIST_WORKER" in os.environ:

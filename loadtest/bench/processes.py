@@ -4,6 +4,7 @@ Knows how each is started. Measures nothing.
 """
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from msd.contract.errors import MsdError
 _READY_WITHIN_S = 60.0
 _STOP_WITHIN_S = 20.0
 _POLL_S = 0.05
+_PORTS = (15_000, 32_000)
 
 
 class ServiceError(MsdError):
@@ -214,8 +216,12 @@ def _environment(given: Mapping[str, str]) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A port that nobody listens on, of the kernel's choice."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens on, below those that the kernel gives to connections.
+
+    These come and go by the thousand, and would take one of theirs before a server does.
+    """
+    while True:
+        with socket.socket() as probe, suppress(OSError):
+            port = random.randrange(*_PORTS)
+            probe.bind(("127.0.0.1", port))
+            return port

@@ -18,7 +18,8 @@ GOOD = EncoderFigures(texts=400, cosine_p1=0.999, greatest_difference=0.05, rows
 
 
 def test_the_vectors_of_rows_are_what_the_bundle_s_own_encoder_makes_of_the_texts(exported: Exported) -> None:
-    """Within one step of fp16, so that an ad may be encoded online today and have a row tomorrow."""
+    """Within one step of fp16, and what runs of other batches differ by, so that an ad may be encoded online today and
+    have a row tomorrow. Near zero a step is smaller than that difference."""
     bundle = exported.bundle
     texts, _ = student_texts(exported.inputs.dataset)
     ids = list(texts)[:24]
@@ -29,7 +30,8 @@ def test_the_vectors_of_rows_are_what_the_bundle_s_own_encoder_makes_of_the_text
     stored = rows.records["semantic"]
 
     assert rows.found.all()
-    assert (np.abs(online - stored) <= np.spacing(np.maximum(np.abs(online), np.abs(stored)))).all()
+    step = np.spacing(np.maximum(np.abs(online), np.abs(stored))).astype(np.float64)
+    assert (np.abs(online.astype(np.float64) - stored) <= step + 1e-5).all()
 
 
 def test_the_manifest_has_texts_to_prove_the_encoder_by(exported: Exported) -> None:
