@@ -1,58 +1,23 @@
 """The question to a language model: what is kept of it changes no answer, and a model that is none is told."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM
 
 from loadtest.savings.language_model import LanguageModel
 from msd.contract.errors import MsdError
+from tests.loadtest.savings.small_model import WORDS, write_small_model
 
-_WORDS = [
-    "[UNK]",
-    "Yes",
-    "No",
-    "A",
-    "viewer",
-    "liked",
-    "these",
-    "Would",
-    "Fargo",
-    "Alien",
-    "Brazil",
-    "Answer",
-    ":",
-    "?",
-]
 _TITLES = ["Fargo", "Alien Brazil", "Brazil", *["Alien"] * 30, "Fargo Fargo Fargo"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of random weights."""
-    made = tmp_path_factory.mktemp("model")
-    core = Tokenizer(WordLevel({word: place for place, word in enumerate(_WORDS)}, unk_token="[UNK]"))
-    core.pre_tokenizer = Whitespace()
-    wrap: Callable[..., Any] = PreTrainedTokenizerFast
-    wrap(tokenizer_object=core, unk_token="[UNK]").save_pretrained(made)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(_WORDS),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        initializer_range=1.0,
-    )
-    LlamaForCausalLM(config).save_pretrained(made)
-    return made
+    return write_small_model(tmp_path_factory.mktemp("model"))
 
 
 def test_answers_are_those_to_whole_questions(folder: Path) -> None:
@@ -67,7 +32,7 @@ def test_answers_are_those_to_whole_questions(folder: Path) -> None:
         tokens = model._tokenizer(text, add_special_tokens=False).input_ids
         with torch.inference_mode():
             logits = whole(torch.tensor([tokens])).logits[0, -1]
-        expected = torch.sigmoid(logits[_WORDS.index("Yes")] - logits[_WORDS.index("No")])
+        expected = torch.sigmoid(logits[WORDS.index("Yes")] - logits[WORDS.index("No")])
         assert score == pytest.approx(float(expected), abs=1e-5)
     assert len(np.unique(scores.round(4))) == 5
 
