@@ -80,7 +80,12 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     ) as running:
         with known(running, files) as client:
             wait_until(lambda: client.get("/health/ready").status_code == 200)
-        options = {"api_key": KEYS["ads"], "ca_file": folder / "ca.pem", "cert_file": folder / "client.pem"}
+        options = {
+            "deadline_s": 30,
+            "api_key": KEYS["ads"],
+            "ca_file": folder / "ca.pem",
+            "cert_file": folder / "client.pem",
+        }
         yield Guarded(running, files, f"https://127.0.0.1:{running.port}", options)
 
 
@@ -183,11 +188,11 @@ def test_a_key_or_a_certificate_that_is_missing_is_said(ask: Ask, guarded: Guard
 
 
 def test_many_share_one_client(guarded: Guarded) -> None:
-    with Client(guarded.url, deadline_s=30, **guarded.options) as client, ThreadPoolExecutor(8) as pool:
+    with Client(guarded.url, **guarded.options) as client, ThreadPoolExecutor(8) as pool:
         by_threads = list(pool.map(lambda _: client.score(REQUEST).pctr, range(40)))
 
     async def by_tasks() -> list[list[float]]:
-        async with AsyncClient(guarded.url, deadline_s=30, **guarded.options) as shared:
+        async with AsyncClient(guarded.url, **guarded.options) as shared:
             return [reply.pctr for reply in await asyncio.gather(*(shared.score(REQUEST) for _ in range(40)))]
 
     assert all(one == pytest.approx(by_threads[0], abs=1e-6) for one in (*by_threads, *asyncio.run(by_tasks())))

@@ -1,9 +1,10 @@
 """Two workers with one queue: whoever is free takes what waits, and each request is answered once, whoever dies."""
 
+import functools
 import json
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,6 +21,25 @@ REQUEST: dict[str, Any] = {"user_id": "u1", "at": AT, "candidates": {"id": [f"i{
 JSON = {"content-type": "application/json"}
 
 
+class Missed(Exception):
+    """Requests had ended before they were seen at work together: the machine stood still for longer than they take."""
+
+
+def again_if_missed(test: Callable[..., None]) -> Callable[..., None]:
+    """A test that is begun again when it came too late to see what it is about."""
+
+    @functools.wraps(test)
+    def tried(*arguments: object, **more: object) -> None:
+        for _ in range(9):
+            try:
+                return test(*arguments, **more)
+            except Missed:
+                continue
+        return test(*arguments, **more)
+
+    return tried
+
+
 class Pair:
     """A service of two workers, and clients whose kept connections are all the first one's."""
 
@@ -27,13 +47,16 @@ class Pair:
         self.service = service
         self.clients = clients
         self._pool = ThreadPoolExecutor(len(clients))
+        self._sent: list[Future[httpx.Response]] = []
 
     def send(self, client: int, padding: int = 0, headers: Mapping[str, str] | None = None) -> "Future[httpx.Response]":
         """A request over a client's connection. Spaces make its body larger."""
         body = json.dumps(REQUEST).encode() + b" " * padding
-        return self._pool.submit(
+        sent = self._pool.submit(
             self.clients[client].post, "/v1/score", content=body, headers={**JSON, **(headers or {})}
         )
+        self._sent = [*(one for one in self._sent if not one.done()), sent]
+        return sent
 
     def metric(self, name: str) -> float:
         """As the service tells it."""
@@ -44,8 +67,17 @@ class Pair:
         return self.metric(f'msd_shared_requests_total{{by="{by}"}}')
 
     def wait_for_work(self, workers: int) -> None:
-        """Until so many requests are being scored."""
-        wait_until(lambda: self.metric("msd_requests_at_work") == workers)
+        """Until so many requests are being scored. Raises Missed when one of those that were sent has ended."""
+
+        def is_seen() -> bool:
+            ended = any(one.done() for one in self._sent)
+            if self.metric("msd_requests_at_work") == workers:
+                return True
+            if ended:
+                raise Missed
+            return False
+
+        wait_until(is_seen)
 
     def pid(self, worker: int) -> int:
         """The process of a worker."""
@@ -87,6 +119,7 @@ def scores(answer: httpx.Response) -> Any:  # noqa: ANN401
     return answer.json()["candidates"]
 
 
+@again_if_missed
 def test_an_idle_worker_takes_what_waits_for_a_busy_one(pair: Pair) -> None:
     before = {name: pair.metric(name) for name in ('msd_requests_total{code="200"}', "msd_request_candidates_count")}
     runs = pair.metric('msd_stage_seconds_count{stage="run"}')
@@ -124,6 +157,7 @@ def test_what_waits_comes_back_to_its_own_worker_too(pair: Pair) -> None:
     assert pair.metric("msd_requests_at_work") == 0
 
 
+@again_if_missed
 def test_a_refused_request_is_refused_by_whoever_takes_it(pair: Pair) -> None:
     first = pair.send(0)
     pair.wait_for_work(1)
@@ -133,6 +167,7 @@ def test_a_refused_request_is_refused_by_whoever_takes_it(pair: Pair) -> None:
     assert scores(first.result())
 
 
+@again_if_missed
 def test_of_a_client_that_left_nothing_is_run(pair: Pair) -> None:
     runs, gone = (
         pair.metric(name) for name in ('msd_stage_seconds_count{stage="run"}', 'msd_requests_total{code="499"}')
@@ -149,6 +184,7 @@ def test_of_a_client_that_left_nothing_is_run(pair: Pair) -> None:
     assert pair.metric('msd_stage_seconds_count{stage="run"}') == runs + 2
 
 
+@again_if_missed
 def test_a_sibling_that_hangs_is_not_waited_for_and_writes_no_second_reply(pair: Pair) -> None:
     taken_back = pair.shared("taken_back")
     first = pair.send(0)
@@ -167,6 +203,7 @@ def test_a_sibling_that_hangs_is_not_waited_for_and_writes_no_second_reply(pair:
     assert scores(other)["id"] == ["i200"]
 
 
+@again_if_missed
 def test_what_a_sibling_had_when_it_was_killed_is_scored_all_the_same(slow_bundle: Bundle, tmp_path: Path) -> None:
     with pair_of(slow_bundle, tmp_path) as pair:
         first = pair.send(0)
@@ -180,6 +217,7 @@ def test_what_a_sibling_had_when_it_was_killed_is_scored_all_the_same(slow_bundl
         assert pair.metric('msd_requests_total{code="200"}') == 3
 
 
+@again_if_missed
 def test_what_waits_outlives_its_own_worker_where_a_sibling_has_it(slow_bundle: Bundle, tmp_path: Path) -> None:
     with pair_of(slow_bundle, tmp_path) as pair:
         first = pair.send(0)
@@ -188,5 +226,7 @@ def test_what_waits_outlives_its_own_worker_where_a_sibling_has_it(slow_bundle: 
         pair.wait_for_work(2)
         os.kill(pair.pid(1), signal.SIGKILL)
         assert scores(second.result())
+        if first.exception() is None:
+            raise Missed
         with pytest.raises(httpx.TransportError):
             first.result()
