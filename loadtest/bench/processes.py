@@ -4,7 +4,7 @@ Knows how each is started. Measures nothing.
 """
 
 import os
-import random
+import secrets
 import signal
 import socket
 import subprocess
@@ -22,7 +22,7 @@ from msd.contract.errors import MsdError
 _READY_WITHIN_S = 60.0
 _STOP_WITHIN_S = 20.0
 _POLL_S = 0.05
-_PORTS = (15_000, 32_000)
+_PORTS = range(15_000, 32_000)
 
 
 class ServiceError(MsdError):
@@ -218,10 +218,11 @@ def _environment(given: Mapping[str, str]) -> dict[str, str]:
 def free_port() -> int:
     """A port that nobody listens on, below those that the kernel gives to connections.
 
-    These come and go by the thousand, and would take one of theirs before a server does.
+    These come and go by the thousand, and would take one of theirs before a server does. Drawn by the system: whoever
+    seeds the module `random`, as Hypothesis does, would have several processes draw the same ones.
     """
     while True:
         with socket.socket() as probe, suppress(OSError):
-            port = random.randrange(*_PORTS)
+            port = secrets.choice(_PORTS)
             probe.bind(("127.0.0.1", port))
             return port

