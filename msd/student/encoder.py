@@ -37,15 +37,15 @@ from msd.student.record import (
 
 
 class Undrawn(TorchFunctionMode):
-    """Within it, weights are not drawn: millions of random numbers, made for nothing where others are loaded over them."""
+    """Within it weights are not drawn, which takes long and is for nothing where others are loaded over them."""
 
-    def __torch_function__(  # noqa: ANN401 - whatever torch's functions return
+    def __torch_function__(
         self,
         func: Callable[..., Any],
         types: object,
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    ) -> Any:  # noqa: ANN401 - whatever torch's functions return
         named = kwargs or {}
         if getattr(func, "__name__", "") in ("normal_", "uniform_", "kaiming_uniform_"):
             return args[0] if args else named["tensor"]
