@@ -14,7 +14,9 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command("dashboards")
-def main(folder: Annotated[Path, typer.Argument(help="Where to; Grafana's own provisioning can read it.")]) -> None:
+def main(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to; Grafana's own provisioning can read it.")],
+) -> None:
     """Writes one JSON file a dashboard."""
     for board in BOARDS:
         path = folder / f"{board.name}.json"

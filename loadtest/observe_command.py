@@ -22,8 +22,8 @@ app = typer.Typer(add_completion=False)
 
 @app.command("observe")
 def main(
-    bundle: Annotated[Path, typer.Argument(help="What is served.")],
-    other: Annotated[Path, typer.Argument(help="Another bundle for the same users and items.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What is served.")],
+    other: Annotated[Path, typer.Argument(metavar="OTHER", help="Another bundle for the same users and items.")],
     rules: Annotated[Path, typer.Option(help="Rules for Prometheus.")] = _RULES,
     out: Annotated[Path, typer.Option(help="A folder for logs and what Prometheus keeps.")] = Path("runs/observe"),
     pictures: Annotated[Path | None, typer.Option(help="Another folder for the drawings than the one above.")] = None,

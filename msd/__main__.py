@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import typer
 from rich.console import Console
@@ -76,8 +76,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:  # while a command's package was being loaded; later the command sees to it
         sys.exit(128 + signal.SIGINT)
     except MsdError as error:
-        Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), str(error)))
-        sys.exit(2)
+        _refuse(str(error))
+    except OSError as error:
+        if error.filename is None:  # of a socket, say: no file that somebody named
+            raise
+        _refuse(f"{error.filename}: {error.strerror}")
+
+
+def _refuse(reason: str) -> NoReturn:
+    Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), reason))
+    sys.exit(2)
 
 
 def _load(name: str, *arguments: str) -> typer.Typer:

@@ -28,7 +28,8 @@ from msd_client.retry import Retry
 
 _LEAST_S = 0.001
 _SHOWN = 120
-_MAX_HEADER_CHARS = 512
+# The service gives a request of a longer id another one.
+_MAX_HEADER_CHARS = 128
 T = TypeVar("T")
 
 

@@ -1,6 +1,5 @@
 """What a client is made with: an address, a key, certificates, how long and how often. Checked once, here."""
 
-import math
 import ssl
 import time
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from msd_client.retry import Retry
 
 IDLE_S = 4.0
 """How long an unused connection is kept: a little less than the service does."""
+_LONGEST_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +75,6 @@ class Options:
     def until(self, deadline_s: float | None) -> float:
         """When a call that begins now has to have ended, by `time.monotonic`."""
         seconds = self.deadline_s if deadline_s is None else deadline_s
-        if not (math.isfinite(seconds) and seconds > 0):
-            raise InvalidSettings(f"a deadline of {seconds} s is none; it has to be above 0")
+        if not 0 < seconds <= _LONGEST_S:
+            raise InvalidSettings(f"a deadline of {seconds} s is none; it has to be above 0, and a day at most")
         return time.monotonic() + seconds

@@ -1,7 +1,7 @@
 """What can be asked: a user, a context and candidates to score; or events that happened. Knows no HTTP."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -42,13 +42,11 @@ class ScoreRequest:
     def body(self) -> bytes:
         """The JSON of /v1/score. Raises InvalidRequest for what JSON cannot say."""
         user = _given(features=_plain(self.user_features), history=_listed(self.history))
-        items = {
-            id_: _given(text=item.text, features=_plain(item.features)) for id_, item in (self.items or {}).items()
-        }
+        items = {id_: _described(id_, item) for id_, item in (self.items or {}).items()}
         return dumped(
             {
                 "user_id": self.user_id,
-                "candidates": _given(id=list(self.ids), bid=_listed(self.bids)),
+                "candidates": _given(id=_listed(self.ids), bid=_listed(self.bids)),
                 **_given(
                     at=self.at,
                     context=_plain(self.context),
@@ -85,7 +83,7 @@ def dumped(document: Mapping[str, Any]) -> bytes:
     """Raises InvalidRequest for what JSON cannot say: numbers that are not finite, objects of other kinds."""
     try:
         return json.dumps(document, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"cannot be written as JSON: {error}") from error
 
 
@@ -93,10 +91,16 @@ def _given(**parts: object) -> dict[str, Any]:
     return {name: value for name, value in parts.items() if value is not None}
 
 
+def _described(id_: str, item: Item) -> dict[str, Any]:
+    if not isinstance(item, Item):
+        raise InvalidRequest(f"has to be an Item, and is of type {type(item).__name__}", field=f"items.{id_}")
+    return _given(text=item.text, features=_plain(item.features))
+
+
 def _plain(features: Mapping[str, Value] | None) -> dict[str, Any] | None:
     return None if features is None else {name: _listed(value) for name, value in features.items()}
 
 
 def _listed(value: object) -> object:
-    """A sequence of any kind as a list, which is what JSON has."""
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else value
+    """Values of any kind of collection as a list, which is what JSON has. A string is none: it would fall apart."""
+    return list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping) else value

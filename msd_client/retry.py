@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from msd_client.errors import ConnectionFailed, InvalidSettings, MsdClientError, Overloaded, Unavailable
 
+# More would be more than a float can say.
+_MOST_DOUBLINGS = 1_000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
@@ -28,12 +31,9 @@ class Retry:
         if attempt >= self.attempts:
             return None
         # Anything up to the bound, so that those who failed together do not come back together.
-        jitter: float = random.uniform(0, min(self.most_s, self.first_s * 2.0 ** (attempt - 1)))
+        jitter: float = random.uniform(0, min(self.most_s, self.first_s * 2.0 ** min(attempt - 1, _MOST_DOUBLINGS)))
         if isinstance(error, ConnectionFailed):
             return jitter
         if isinstance(error, Overloaded | Unavailable) and error.retry_after_s is not None:
             return error.retry_after_s + jitter
         return None
-
-
-NEVER = Retry(attempts=1)

@@ -18,7 +18,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def check(
-    bundle: Annotated[Path | None, typer.Argument(help="The bundle's folder, else MSD_BUNDLE.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Argument(metavar="BUNDLE", help="The bundle's folder, else MSD_BUNDLE.")
+    ] = None,
     url: Annotated[str | None, typer.Option(help="A running service to ask, e.g. http://127.0.0.1:8080.")] = None,
     key_file: Annotated[Path | None, typer.Option(help="A file with a key for it, and nothing else.")] = None,
     ca: Annotated[Path | None, typer.Option(help="Authorities (PEM) to trust its certificate by.")] = None,

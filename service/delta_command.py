@@ -13,9 +13,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command("delta")
 def delta_command(
-    old: Annotated[Path, typer.Argument(help="The bundle as it was published.")],
-    new: Annotated[Path, typer.Argument(help="The same bundle, exported again with fresh data.")],
-    out: Annotated[Path, typer.Argument(help="The folder for the delta; it must not exist.")],
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="The bundle as it was published.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="The same bundle, exported again with fresh data.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder for the delta; it must not exist.")],
 ) -> None:
     """Writes the rows that are new or changed, and the ids that are gone."""
     made = write_delta(open_bundle(old), open_bundle(new), out)

@@ -22,7 +22,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command("publish")
 def publish_command(
-    bundle: Annotated[Path, typer.Argument(help="The bundle's folder; with --delta, what `msd delta` wrote.")],
+    bundle: Annotated[
+        Path, typer.Argument(metavar="BUNDLE", help="The bundle's folder; with --delta, what `msd delta` wrote.")
+    ],
     redis: Annotated[
         str | None,
         typer.Option(

@@ -14,7 +14,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command("rollback")
 def rollback_command(
-    bundles: Annotated[Path | None, typer.Argument(help="The folder of bundles, with its pointer `current`.")] = None,
+    bundles: Annotated[
+        Path | None, typer.Argument(metavar="BUNDLES", help="The folder of bundles, with its pointer `current`.")
+    ] = None,
     redis: Annotated[str | None, typer.Option(help="Exchange the pointers in this Redis, else MSD_REDIS_URL.")] = None,
     to: Annotated[str | None, typer.Option(help="Another bundle in the folder than the previous one.")] = None,
 ) -> None:

@@ -13,7 +13,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def serve(
-    bundle: Annotated[Path | None, typer.Argument(help="The bundle's folder, else MSD_BUNDLE.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Argument(metavar="BUNDLE", help="The bundle's folder, else MSD_BUNDLE.")
+    ] = None,
     store: Annotated[str | None, typer.Option(help="Where rows are: file (the bundle's own) or redis.")] = None,
     redis: Annotated[
         str | None, typer.Option(help="redis://[user:password@]host:port/0; implies --store redis.")

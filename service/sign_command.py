@@ -12,7 +12,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command("sign")
 def sign_command(
-    folder: Annotated[Path, typer.Argument(help="The folder of a bundle, or of what `msd delta` wrote.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="The folder of a bundle, or of what `msd delta` wrote.")
+    ],
     key: Annotated[Path, typer.Option(help="The private key, a PEM file: openssl genpkey -algorithm ed25519 -out KEY")],
 ) -> None:
     """Verifies the folder in full, and puts a signature of its manifest into it."""

@@ -65,6 +65,7 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str], name: str) -
     text = said(capsys, name, "--help", status=0)
 
     assert f"Usage: msd {name}" in text
+    assert "completion" not in text
 
 
 @pytest.mark.parametrize("name", ["ml-100k", "check"])
@@ -111,6 +112,10 @@ def test_input_that_is_not_there_is_one_message(
     assert NOWHERE in text
     assert message in text
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_be_written_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, "dashboards", f"{__file__}/x").startswith(f"error: {__file__}")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

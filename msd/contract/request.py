@@ -25,6 +25,8 @@ _SHOWN_CHARS = 60
 _MAX_FIXED_KEYS = 32
 # In a body of so many bytes and keys, refusing takes longer than looking for what there is too much of.
 _LARGE, _MANY_KEYS = 2**17, 20_000
+# As JSON has it, whatever it is here.
+_OBJECT_ERRORS, _NOT_AN_OBJECT = ("model_type", "dict_type"), "Input should be an object"
 _KEY_END = re.compile(rb'"\s*:')
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_CHARS, pattern=r"^[^\x00]*$")]
@@ -217,7 +219,8 @@ def parse_thoroughly(body: bytes, form: type[W], look: Callable[[object], None] 
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         path = ".".join(_shorten(str(part)) for part in first["loc"]).removesuffix(".[key]")
-        raise InvalidRequest(_shorten(first["msg"], 300), path or None) from None
+        message = _NOT_AN_OBJECT if first["type"] in _OBJECT_ERRORS else first["msg"].removeprefix("Value error, ")
+        raise InvalidRequest(_shorten(message, 300), path or None) from None
 
 
 def _check_width(document: object, max_candidates: int) -> None:

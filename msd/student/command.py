@@ -13,7 +13,7 @@ from msd.student.measure import Figures
 from msd.student.record import load_record
 from msd.student.step import distill
 
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command("distill")

@@ -15,9 +15,14 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command("fetch")
 def fetch_command(
     url: Annotated[
-        str, typer.Argument(help="https://HOST/PATH, s3://BUCKET/KEY or oci://REGISTRY/REPOSITORY[:TAG] of an archive.")
+        str,
+        typer.Argument(
+            metavar="URL", help="https://HOST/PATH, s3://BUCKET/KEY or oci://REGISTRY/REPOSITORY[:TAG] of an archive."
+        ),
     ],
-    folder: Annotated[Path, typer.Argument(help="What becomes the bundle's folder; a bundle there is replaced.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="What becomes the bundle's folder; a bundle there is replaced.")
+    ],
     digest: Annotated[str, typer.Option(help="sha256:… of the archive, as `msd pack` prints it.")],
     max_mb: Annotated[int, typer.Option(min=1, help="Larger archives are refused, and what unpacks to more.")] = 16_384,
 ) -> None:

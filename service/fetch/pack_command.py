@@ -13,8 +13,8 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command("pack")
 def pack_command(
-    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
-    archive: Annotated[Path, typer.Argument(help="The file to write: ….tar, or ….tar.gz.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle's folder.")],
+    archive: Annotated[Path, typer.Argument(metavar="ARCHIVE", help="The file to write: ….tar, or ….tar.gz.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the digest as a JSON object.")] = False,
 ) -> None:
     """Verifies the bundle in full and writes it as one file, whose bytes are the same each time."""

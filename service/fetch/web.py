@@ -97,6 +97,8 @@ class Web:
                     " authority's file in SSL_CERT_FILE"
                 ) from None
             raise Unavailable(f"{shown(url)}: {_reason(error.reason)}") from None
+        except http.client.InvalidURL as error:
+            raise FetchError(f"{shown(url)}: {error}") from None
         except (OSError, http.client.HTTPException) as error:
             raise Unavailable(f"{shown(url)}: {_reason(error)}") from None
         except ValueError as error:  # what is no URL

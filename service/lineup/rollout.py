@@ -43,6 +43,7 @@ class Rollout:
     def __init__(self, first: Proposal, metrics: Metrics, workers: Mapping[int, WorkerProcess], after: After) -> None:
         self.plan = first.plan(1)
         """Of what is served, for a worker that starts."""
+        # Not asked for anything: while it is kept, its files stay open for a worker that is replaced.
         self._served = first
         self._metrics = metrics
         self._workers = workers

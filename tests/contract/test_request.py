@@ -153,8 +153,8 @@ STRING = "Input should be a valid string"
 CATEGORY = "should be a string or a whole number"
 LONG_ID = "String should have at most 256 characters"
 INVALID: dict[str, tuple[bytes, str | None, str]] = {
-    "null": (b"null", None, "Input should be a valid dictionary or instance of ScoreRequest"),
-    "list": (b"[]", None, "Input should be a valid dictionary or instance of ScoreRequest"),
+    "null": (b"null", None, "Input should be an object"),
+    "list": (b"[]", None, "Input should be an object"),
     "no user": (json.dumps({"candidates": {"id": ["i1"]}}).encode(), "user_id", "Field required"),
     "no candidates": (b'{"user_id": "u1"}', "candidates", "Field required"),
     "unknown key": (but(users=1), "users", "Extra inputs are not permitted"),
@@ -165,8 +165,8 @@ INVALID: dict[str, tuple[bytes, str | None, str]] = {
     "user long": (but(user_id="u" * 257), "user_id", LONG_ID),
     "user with NUL": (but(user_id="a\0b"), "user_id", "String should match pattern"),
     "user half a surrogate pair": (but(user_id="\udfff"), "user_id", NOT_UNICODE),
-    "candidates null": (but(candidates=None), "candidates", "Input should be a valid dictionary"),
-    "candidates a list": (but(candidates=["i1"]), "candidates", "Input should be a valid dictionary"),
+    "candidates null": (but(candidates=None), "candidates", "Input should be an object"),
+    "candidates a list": (but(candidates=["i1"]), "candidates", "Input should be an object"),
     "no id": (but(candidates={}), "candidates.id", "Field required"),
     "no ids": (columns(id=[]), "candidates.id", "List should have at least 1 item"),
     "id a string": (columns(id="i1"), "candidates.id", "Input should be a valid list"),
@@ -175,7 +175,7 @@ INVALID: dict[str, tuple[bytes, str | None, str]] = {
     "candidate empty": (columns(id=["", "i1"]), "candidates.id.0", "String should have at least 1 character"),
     "candidate long": (columns(id=["i" * 257]), "candidates.id.0", LONG_ID),
     "unknown column": (columns(bids=[1, 1]), "candidates.bids", "Extra inputs are not permitted"),
-    "too few bids": (columns(bid=[1]), "candidates", "Value error, bid has 1 entries and id has 2"),
+    "too few bids": (columns(bid=[1]), "candidates", "bid has 1 entries and id has 2"),
     "bid a number": (columns(bid=1), "candidates.bid", "Input should be a valid list"),
     "bid negative": (columns(bid=[1, -0.01]), "candidates.bid.1", "Input should be greater than or equal to 0"),
     "bid too high": (columns(bid=[1, 1.1e9]), "candidates.bid.1", "Input should be less than or equal to 1000000000"),
@@ -190,7 +190,7 @@ INVALID: dict[str, tuple[bytes, str | None, str]] = {
     "top_k 0": (but(top_k=0), "top_k", "Input should be greater than or equal to 1"),
     "top_k true": (but(top_k=True), "top_k", "Input should be a valid integer"),
     "top_k fraction": (but(top_k=1.0), "top_k", "Input should be a valid integer"),
-    "context a list": (but(context=[]), "context", "Input should be a valid dictionary"),
+    "context a list": (but(context=[]), "context", "Input should be an object"),
     "unknown context": (
         but(context={"hours": 1}),
         "context.hours",
@@ -203,7 +203,7 @@ INVALID: dict[str, tuple[bytes, str | None, str]] = {
     "temperature in words": (but(context={"temperature": "1"}), "context.temperature", "should be a number"),
     "temperature huge": (but(context={"temperature": 10**400}), "context.temperature", "should be a finite number"),
     "a long name": (but(context={"n" * 99: 1}), f"context.{'n' * 60}…", "no feature of the context"),
-    "user a list": (but(user=[]), "user", "Input should be a valid dictionary"),
+    "user a list": (but(user=[]), "user", "Input should be an object"),
     "unknown part of user": (but(user={"counts": 1}), "user.counts", "Extra inputs are not permitted"),
     "user's id": (but(user={"features": {"user_id": "u"}}), "user.features.user_id", "no feature of the user"),
     "user's counts": (
@@ -221,7 +221,7 @@ INVALID: dict[str, tuple[bytes, str | None, str]] = {
     "history in words": (but(user={"history": "i1"}), "user.history", "Input should be a valid list"),
     "history with null": (but(user={"history": ["i1", None]}), "user.history.1", STRING),
     "history long": (but(user={"history": ["i1"] * 1_001}), "user.history", "List should have at most 1000 items"),
-    "items a list": (but(items=[]), "items", "Input should be a valid dictionary"),
+    "items a list": (but(items=[]), "items", "Input should be an object"),
     "item empty": (but(items={"": {}}), "items.", "String should have at least 1 character"),
     "item long": (but(items={"i" * 257: {}}), f"items.{'i' * 60}…", LONG_ID),
     "item no candidate": (but(items={"i9": {}}), "items.i9", "describes an item that is not a candidate"),

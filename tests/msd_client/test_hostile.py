@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 from msd_client import (
@@ -166,8 +167,10 @@ def test_connections_are_kept_and_one_that_ended_meanwhile_is_replaced(ask: Ask)
         (ScoreRequest(user_id="u", ids=["a"], bids=[float("nan")]), {}, "cannot be written as JSON"),
         (ScoreRequest(user_id="\ud800", ids=["a"]), {}, "cannot be written as JSON"),
         (ScoreRequest(user_id="u", ids=["a"], context={"x": object()}), {}, "cannot be written as JSON"),  # type: ignore[dict-item]
-        (REQUEST, {"traceparent": "a\r\nX-Api-Key: b"}, "traceparent: has to be 1 to 512 printable ASCII"),
-        (REQUEST, {"request_id": ""}, "x-request-id: has to be 1 to 512 printable ASCII"),
+        (ScoreRequest(user_id="u", ids=["a"], items={"a": {"text": "x"}}), {}, "items.a: has to be an Item"),  # type: ignore[dict-item]
+        (REQUEST, {"request_id": "r" * 129}, "x-request-id: has to be 1 to 128 printable ASCII"),
+        (REQUEST, {"traceparent": "a\r\nX-Api-Key: b"}, "traceparent: has to be 1 to 128 printable ASCII"),
+        (REQUEST, {"request_id": ""}, "x-request-id: has to be 1 to 128 printable ASCII"),
     ],
 )
 def test_what_cannot_be_sent_is_refused_here(
@@ -186,6 +189,7 @@ def test_what_cannot_be_sent_is_refused_here(
         ("http://x:y", {}, "is not an address"),
         ("http://x", {"deadline_s": 0}, "a deadline of 0 s is none"),
         ("http://x", {"deadline_s": float("nan")}, "a deadline of nan s"),
+        ("http://x", {"deadline_s": 1e300}, "a deadline of 1e.300 s is none"),
         ("http://x", {"api_key": "ключ"}, "api_key has to be printable ASCII"),
         ("http://x", {"max_connections": 0}, "max_connections"),
         ("http://x", {"ca_file": "missing.pem"}, "missing.pem: .*No such file"),
@@ -196,6 +200,18 @@ def test_what_cannot_be_sent_is_refused_here(
 def test_settings_that_cannot_be_are_refused(ask: Ask, url: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidSettings, match=message):
         ask(url, "ready", options=options)
+
+
+def test_columns_are_of_any_collection_and_a_string_is_none() -> None:
+    arrays = ScoreRequest(user_id="u", ids=np.array(["a", "b"]), bids=np.array([0.5, 1.0]))  # type: ignore[arg-type]
+    assert json.loads(arrays.body())["candidates"] == {"id": ["a", "b"], "bid": [0.5, 1.0]}
+
+    string = ScoreRequest(user_id="u", ids="a1", history="a2")
+    assert json.loads(string.body()) == {"user_id": "u", "candidates": {"id": "a1"}, "user": {"history": "a2"}}
+
+
+def test_however_often_is_tried_again_the_wait_is_bounded() -> None:
+    assert Retry(attempts=10_000).wait_s(ConnectionFailed("reset"), 9_999) <= 1.0  # type: ignore[operator]
 
 
 def test_a_retry_that_cannot_be_is_refused() -> None:

@@ -149,6 +149,7 @@ def test_it_says_what_is_served(ask: Ask, guarded: Guarded) -> None:
     ("changes", "more", "kind", "code", "place", "status"),
     [
         ({"top_k": 0}, {}, InvalidRequest, "invalid", "top_k", 422),
+        ({"ids": "i1"}, {}, InvalidRequest, "invalid", "candidates.id", 422),
         ({"context": {"weather": "hail"}}, {}, InvalidRequest, "invalid", "context.weather", 422),
         ({"ids": ["i1"] * 2001, "bids": None}, {}, InvalidRequest, "too_many_candidates", "candidates.id", 413),
         ({}, {"deadline_s": 99}, InvalidRequest, "malformed", "X-Deadline-Ms", 400),

@@ -225,6 +225,7 @@ def test_a_tag_of_something_else_is_named(kept: Keeper, archive: Archive, tmp_pa
         ("ftp://h/b.tar", {}, "no way to fetch by 'ftp'"),
         ("file:///etc/passwd", {}, "is not a URL"),
         ("https://user:hunter2@h/b.tar", {}, "credentials do not belong into a URL"),
+        ("https://host:port/b.tar", {}, "https://host:port/b.tar: nonnumeric port: 'port'"),
         ("s3://bucket/", {}, "names no object"),
         ("KEPT/none.tar?X-Amz-Signature=hunter2", {}, "/none.tar: answers 404: there is nothing at this address"),
         ("OCI/Ctr", {}, "names no repository"),

@@ -62,7 +62,7 @@ def test_json_and_binary_say_the_same(client: httpx.Client) -> None:
     ("body", "message"),
     [
         (b"", "the body is not JSON"),
-        (b"[]", "Input should be a valid dictionary"),
+        (b"[]", "Input should be an object"),
         (b"\xff{}", "the body is not UTF-8"),
         (b"{}", "inputs: Field required"),
         (b'{"inputs": [], "inputs": []}', "inputs: a JSON key occurs twice"),
