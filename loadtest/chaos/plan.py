@@ -30,7 +30,7 @@ class Plan:
     events_a_batch: int = 1_000
     live_rows: int = 20_000
     resamples: int = 500
-    generated: int = 1_500
+    generated: int = 500
     """How many of the bad requests are made from the service's own description, which takes longer."""
 
     @property

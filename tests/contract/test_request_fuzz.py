@@ -81,6 +81,9 @@ WIDE: dict[str, dict[str, object]] = {
     "ids that are numbers": {"user_id": "u1", "candidates": {"id": [1] * 300_000}},
     "bids below 0": {"user_id": "u1", "candidates": {"id": ["i1"], "bid": [-1] * 300_000}},
     "items that are numbers": {"user_id": "u1", "candidates": {"id": ["i1"]}, "items": keys(80_000)},
+    "features": {"user_id": "u1", "candidates": {"id": ["i1"]}, "context": keys(90_000)},
+    "features of the user": {"user_id": "u1", "candidates": {"id": ["i1"]}, "user": {"features": keys(90_000)}},
+    "features of an item": {"user_id": "u1", "candidates": {"id": ["i1"]}, "items": {"i1": {"features": keys(90_000)}}},
     "a history of numbers": {"user_id": "u1", "candidates": {"id": ["i1"]}, "user": {"history": [1] * 300_000}},
 }
 
@@ -98,3 +101,25 @@ def test_much_that_is_wrong_costs_no_more_than_to_read_it(name: str) -> None:
         assert tracemalloc.get_traced_memory()[1] < 2.5 * read
     finally:
         tracemalloc.stop()
+
+
+def test_a_large_request_is_read_as_a_small_one_is() -> None:
+    """All that may be said of as many ads as there may be; JSON that is none is still refused."""
+    ids = [f"i{place}" for place in range(2_000)]
+    golden = next(one for one in golden_requests() if one.get("items"))
+    features = next(item["features"] for item in golden["items"].values() if item and item.get("features"))
+    known = {name: None for name in SCHEMA.settable["item"]} | features
+    document = golden | {
+        "candidates": {"id": ids},
+        "items": dict.fromkeys(ids, {"text": "x: y" * 9, "features": known}),
+    }
+    few = document | {"candidates": {"id": ids[:1]}, "items": {"i0": document["items"]["i0"]}}
+    body = json.dumps(document).encode()
+
+    large, small = outcome(body), outcome(json.dumps(few).encode())
+    assert large is not None
+    assert small is not None
+    assert large.ids == ids
+    assert large.item_features == dict.fromkeys(ids, small.item_features["i0"])
+    for wrong in (body[:-1], body + b"}", body[:-1] + b',"user_id":"u2"}', body.replace(b'"x', b'"\\ud800x', 1)):
+        assert outcome(wrong) is None
