@@ -66,14 +66,10 @@ def load_inputs(dataset: Path, knowledge: Path, student: Path, model: Path, eval
     if record.student != vectors.student:
         raise ModelError(f"{model}: was trained with the vectors of another student than {student}; train again")
     teacher = load_record(knowledge)
-    if teacher.dataset != data.config.name:
-        raise MsdError(
-            f"{knowledge}: is about the dataset {teacher.dataset!r}, not {data.config.name!r}; run `msd teach` again"
-        )
     figures = _read_evaluation(evaluation)
     return Inputs(
         dataset=data,
-        knowledge=load_knowledge(knowledge),
+        knowledge=load_knowledge(knowledge, data.config.name),
         teacher=teacher.model_dump(mode="json"),
         student=load_student(student_of(model, record, student)),
         vectors=vectors_of(model, record, vectors),

@@ -63,6 +63,8 @@ def verified_manifest(folder: Path) -> str:
     if (folder / MANIFEST).exists():
         open_bundle(folder, rows=True)
         return MANIFEST
+    if not (folder / DELTA).exists():
+        raise BundleError(f"{folder}: is neither a bundle ({MANIFEST} is missing) nor a delta ({DELTA} is missing)")
     open_delta(folder)
     return DELTA
 

@@ -112,7 +112,7 @@ def open_delta(folder: Path, *, proof: Proof | None = None) -> Delta:
         if path.stat().st_size != entry.size or sha256_file(path) != entry.sha256:
             raise BundleError(f"{path}: is not what {DELTA} says; it was changed or damaged: copy the delta again")
     rows = {side: _open_rows(folder, side, manifest.feature_schema, manifest.bundle_id) for side in _SIDES}
-    return Delta(manifest, rows, _REMOVED.validate_json((folder / REMOVED).read_bytes()))
+    return Delta(manifest, rows, _read_removed(folder / REMOVED))
 
 
 def _write_side(old: Bundle, new: Bundle, side: RowSide, path: Path) -> list[str]:
@@ -152,6 +152,16 @@ def _alike(codec: RowCodec, one: bytes, other: bytes) -> bool:
 
 def _open_rows(folder: Path, side: RowSide, schema: FeatureSchema, bundle_id: str) -> RowFile:
     return RowFile(folder / ROWS[side], RowCodec(schema, side, bundle_id), bundle_id)
+
+
+def _read_removed(path: Path) -> dict[RowSide, list[str]]:
+    try:
+        removed = _REMOVED.validate_json(path.read_bytes())
+    except ValidationError:
+        removed = {}
+    if set(removed) != set(_SIDES):
+        raise BundleError(f"{path}: does not list the ids that went of each side, {' and '.join(_SIDES)}")
+    return removed
 
 
 def _read_manifest(path: Path, proof: Proof | None) -> DeltaManifest:

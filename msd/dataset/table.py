@@ -91,7 +91,7 @@ def _read_csv(path: Path) -> pl.DataFrame:
             return pl.DataFrame()
         frame = _without_blank_end(pl.read_csv(path, infer_schema=False))
     except UnicodeDecodeError as error:
-        raise UnreadableError(f"is not text in UTF-8: {error}") from None
+        raise UnreadableError(f"is not text in UTF-8 ({error}): save it as UTF-8") from None
     except (*_POLARS_ERRORS, csv.Error) as error:
         hint = "cannot be read as CSV (is a quote left open?)"
         raise _csv_fault(path) or UnreadableError(f"{hint}: {error}") from None
@@ -118,7 +118,7 @@ def _csv_fault(path: Path) -> UnreadableError | None:
                 if cells and len(cells) != width:
                     return UnreadableError(f"has {len(cells)} cells where the header has {width}", row)
     except UnicodeDecodeError as error:
-        return UnreadableError(f"is not text in UTF-8: {error}", row + 1)
+        return UnreadableError(f"is not text in UTF-8 ({error}): save it as UTF-8", row + 1)
     except csv.Error as error:
         return UnreadableError(f"cannot be read as CSV: {error}", row + 1)
     return None
@@ -132,7 +132,7 @@ def _read_jsonl(path: Path) -> pl.DataFrame:
                 if line.strip():
                     records.append(_json_object(line, len(records) + 1))
     except UnicodeDecodeError as error:
-        raise UnreadableError(f"is not text in UTF-8: {error}", len(records) + 1) from None
+        raise UnreadableError(f"is not text in UTF-8 ({error}): save it as UTF-8", len(records) + 1) from None
     except OSError as error:
         raise UnreadableError(f"cannot be read: {error.strerror}") from None
     names = dict.fromkeys(name for record in records for name in record)

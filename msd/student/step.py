@@ -30,7 +30,8 @@ def distill(dataset_folder: Path, knowledge_folder: Path, out: Path, config: Dis
     Raises DatasetError, TeacherError or StudentError for inputs that are missing or wrong, or a folder of other things.
     """
     start = time.perf_counter()
-    dataset, base = load_dataset(dataset_folder), load_knowledge(knowledge_folder)
+    dataset = load_dataset(dataset_folder)
+    base = load_knowledge(knowledge_folder, dataset.config.name)
     _check_out(out)
     files = [sha256_file(knowledge_folder / name) for name in KNOWLEDGE_FILES]
     run = fingerprint_of(FORMAT, dataset.fingerprint, files, asdict(config))

@@ -57,9 +57,15 @@ class KnowledgeBase:
     users: dict[str, Knowledge]
 
 
-def load_knowledge(folder: Path) -> KnowledgeBase:
-    """Reads a finished knowledge folder. Raises TeacherError naming every faulty file and line."""
+def load_knowledge(folder: Path, dataset: str | None = None) -> KnowledgeBase:
+    """Reads a finished knowledge folder. Raises TeacherError naming every faulty file and line, or the dataset that it
+    is about where that is another than the named one."""
     record = load_record(folder)
+    if dataset is not None and record.dataset != dataset:
+        raise TeacherError(
+            f"{folder / RECORD_FILE}: is about the dataset {record.dataset!r}, not {dataset!r}; run `msd teach` for"
+            " that one, or, where the words are its own, write its name there"
+        )
     problems: list[str] = []
     items, users = (_read_file(folder / name, problems) for name in KNOWLEDGE_FILES)
     for name, found, due in zip(KNOWLEDGE_FILES, (items, users), (record.items, record.users), strict=True):

@@ -240,7 +240,7 @@ def test_knowledge_of_another_dataset_is_refused(run: Run, tmp_path: Path) -> No
     shutil.copytree(run.knowledge, tmp_path / "knowledge")
     path = tmp_path / "knowledge" / "teach.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "dataset": "another"}))
-    with pytest.raises(MsdError, match="is about the dataset 'another', not 'tiny'; run `msd teach` again"):
+    with pytest.raises(MsdError, match="is about the dataset 'another', not 'tiny'; run `msd teach`"):
         load_inputs(run.dataset, tmp_path / "knowledge", run.student, run.semantic, None)
 
 

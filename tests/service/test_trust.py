@@ -19,7 +19,7 @@ from msd.contract.delta import write_delta
 from msd.contract.errors import BundleError
 from service.publish import publish
 from service.publish_delta import publish_delta
-from service.trust import Trust, TrustError, sign
+from service.trust import Trust, TrustError, sign, verified_manifest
 from tests.service.bundle_factory import build_bundle, reseal
 from tests.service.live import ROOT, live_service, run_msd, wait_until
 
@@ -207,6 +207,11 @@ def test_a_damaged_bundle_is_not_signed(copied_bundle: Path, keys: Keys) -> None
     assert ended.returncode == 2
     assert "its SHA-256" in ended.stderr
     assert not (copied_bundle / SIGNATURE).exists()
+
+
+def test_what_is_neither_bundle_nor_delta_is_not_signed(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="is neither a bundle .* nor a delta"):
+        verified_manifest(tmp_path)
 
 
 def test_publications_need_a_signature_too(

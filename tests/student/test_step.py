@@ -211,6 +211,17 @@ def test_knowledge_of_another_dataset_is_refused(inputs: tuple[Path, Path], tmp_
     assert not (tmp_path / "out" / RECORD_FILE).exists()
 
 
+def test_knowledge_that_says_that_it_is_about_another_dataset_is_refused(
+    inputs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    knowledge = shutil.copytree(inputs[1], tmp_path / "knowledge")
+    record = json.loads((knowledge / "teach.json").read_text())
+    (knowledge / "teach.json").write_text(json.dumps({**record, "dataset": "another"}))
+    with pytest.raises(TeacherError, match=r"teach.json: is about the dataset 'another', not 'tiny'"):
+        distill(inputs[0], knowledge, tmp_path / "out", CONFIG, quiet)
+    assert not (tmp_path / "out").exists()
+
+
 def test_missing_knowledge_is_named(inputs: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(TeacherError, match="no such folder"):
         distill(inputs[0], tmp_path / "nowhere", tmp_path / "out", CONFIG, quiet)
