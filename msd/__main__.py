@@ -31,6 +31,9 @@ COMMANDS = {
     "evaluate": _Command("msd.ranker.evaluate_command", "train", "Measure models and baselines on the test rows."),
     "export": _Command("model_export.command", "train,cpu", "Make a bundle of a trained model."),
     "delta": _Command("service.delta_command", "cpu", "Write what of a bundle's rows has changed."),
+    "catalogue": _Command(
+        "service.catalogue.command", "cpu,encode,log", "Make rows of items that a bundle's export did not know."
+    ),
     "publish": _Command("service.publish_command", "cpu", "Copy a bundle's rows into Redis and point to them."),
     "rollback": _Command("service.rollback_command", "cpu", "Back to the bundle before, in a folder or in Redis."),
     "sign": _Command("service.sign_command", "cpu,sign", "Sign a bundle for services that take signed ones alone."),

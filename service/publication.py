@@ -59,7 +59,7 @@ class Publication:
                 size += sum(len(row) for _, row in chunk)
                 if len(pipeline) >= _CHUNKS_IN_FLIGHT:
                     pipeline.execute()
-                    self._renew()
+                    self.renew()
                     progress(copied, total)
             pipeline.execute()
         progress(copied, total)
@@ -73,10 +73,10 @@ class Publication:
             if is_doomed(key):
                 doomed.append(key)
             if looked_at % _LOOKED_AT == 0:
-                self._renew()
+                self.renew()
             if len(doomed) >= CHUNK:
                 removed += self.redis.unlink(*doomed)
-                self._renew()
+                self.renew()
                 doomed.clear()
         return removed + (self.redis.unlink(*doomed) if doomed else 0)
 
@@ -97,7 +97,8 @@ class Publication:
                     " not moved"
                 )
 
-    def _renew(self) -> None:
+    def renew(self) -> None:
+        """Keeps the lock for another while. Raises PublishError where it is another's by now."""
         if self.redis.get(LOCK) != self._token:
             raise PublishError(
                 f"Redis at {self.address}: the lock {LOCK} was lost to another publication; run this one again after it"

@@ -1,4 +1,4 @@
-"""`msd publish`: a bundle's rows into Redis, all of them or those that changed."""
+"""`msd publish`: a bundle's rows into Redis: all of them, those that changed, or a catalogue's beside them."""
 
 import json
 import os
@@ -23,7 +23,11 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command("publish")
 def publish_command(
     bundle: Annotated[
-        Path, typer.Argument(metavar="BUNDLE", help="The bundle's folder; with --delta, what `msd delta` wrote.")
+        Path,
+        typer.Argument(
+            metavar="BUNDLE",
+            help="The bundle's folder; with --delta, what `msd delta` wrote, with --rows `msd catalogue`.",
+        ),
     ],
     redis: Annotated[
         str | None,
@@ -34,6 +38,9 @@ def publish_command(
     delta: Annotated[bool, typer.Option("--delta", help="The folder is a delta: only what changed is copied.")] = False,
     beside: Annotated[
         bool, typer.Option("--beside", help="For an experiment: beside what is published, which stays the current one.")
+    ] = False,
+    rows: Annotated[
+        bool, typer.Option("--rows", help="The folder is a catalogue: its rows go beside those of their bundle.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
@@ -47,8 +54,10 @@ def publish_command(
     url = redis or os.environ.get("MSD_REDIS_URL")
     if not url:
         raise PublishError("no Redis to publish to: give --redis redis://host:port/0, or set MSD_REDIS_URL")
-    if delta and beside:
-        raise PublishError("--beside takes a whole bundle; a delta goes to whichever bundle it was made for")
+    if delta + beside + rows > 1:
+        raise PublishError(
+            "--delta, --beside and --rows exclude each other: a delta or a catalogue goes to the bundle it was made for"
+        )
     trust = Trust(Path(place) if (place := os.environ.get("MSD_TRUSTED_KEYS")) else None)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bars(*columns, console=Console(stderr=True)) as bars:
@@ -57,7 +66,12 @@ def publish_command(
         def progress(copied: int, total: int) -> None:
             bars.update(task, completed=copied, total=total)
 
-        summary, told = _delta(bundle, url, progress, trust) if delta else _whole(bundle, url, progress, trust, beside)
+        if rows:
+            summary, told = _rows(bundle, url, progress, trust)
+        elif delta:
+            summary, told = _delta(bundle, url, progress, trust)
+        else:
+            summary, told = _whole(bundle, url, progress, trust, beside)
     typer.echo(json.dumps(summary) if as_json else told)
 
 
@@ -81,4 +95,14 @@ def _delta(folder: Path, url: str, progress: "Progress", trust: "Trust") -> tupl
     return asdict(done), (
         f"published a delta of bundle {done.bundle_id}: {done.users} users, {done.items} items, {done.bytes} bytes in"
         f" {done.seconds} s; removed {done.removed_keys} keys"
+    )
+
+
+def _rows(folder: Path, url: str, progress: "Progress", trust: "Trust") -> tuple[dict[str, Any], str]:
+    from service.catalogue.publish import publish_rows
+
+    done = publish_rows(folder, url, progress, trust)
+    return asdict(done), (
+        f"published {done.items} items beside those of bundle {done.bundle_id}, {done.bytes} bytes in {done.seconds} s;"
+        f" {done.kept} others have rows with counts, which stay"
     )

@@ -33,7 +33,7 @@ def publish_delta(folder: Path, url: str, progress: Progress, trust: Trust | Non
     bundle_id, base, result = delta.manifest.bundle_id, delta.manifest.base, delta.manifest.result
     users = items = size = removed = 0
     with publication(url) as running:
-        held = _held(running, bundle_id)
+        held = held_rows(running, bundle_id)
         # What rows hold between two states fits no other delta until this one has ended.
         underway = f"{base}>{result}"
         if held not in (base, underway, result):
@@ -53,7 +53,7 @@ def publish_delta(folder: Path, url: str, progress: Progress, trust: Trust | Non
     return DeltaPublished(bundle_id, users, items, size, removed, held == result, seconds)
 
 
-def _held(running: Publication, bundle_id: str) -> str:
+def held_rows(running: Publication, bundle_id: str) -> str:
     """The digest of the rows that Redis holds of the bundle."""
     value = cast("bytes | None", running.redis.get(rows_key(bundle_id)))
     if value is None:

@@ -44,7 +44,7 @@ def set_all(client: Redis, pipeline: Pipeline, values: Mapping[bytes, bytes]) ->
         pipeline.set(key, value)
 
 
-def get_all(client: Redis, keys: Sequence[str]) -> list[bytes | None]:
+def get_all(client: Redis, keys: Sequence[str] | Sequence[bytes]) -> list[bytes | None]:
     """The values of keys, in their order."""
     read = client.mget_nonatomic if isinstance(client, RedisCluster) else client.mget
     return cast("list[bytes | None]", read(keys))

@@ -1,4 +1,4 @@
-"""`msd sign`: a bundle, or a delta, as one that services with MSD_TRUSTED_KEYS take."""
+"""`msd sign`: a bundle, a delta or a catalogue, as one that services with MSD_TRUSTED_KEYS take."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +13,10 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command("sign")
 def sign_command(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="The folder of a bundle, or of what `msd delta` wrote.")
+        Path,
+        typer.Argument(
+            metavar="FOLDER", help="The folder of a bundle, or of what `msd delta` or `msd catalogue` wrote."
+        ),
     ],
     key: Annotated[Path, typer.Option(help="The private key, a PEM file: openssl genpkey -algorithm ed25519 -out KEY")],
 ) -> None:

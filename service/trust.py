@@ -12,6 +12,7 @@ from msd.contract.bundle import MANIFEST, SIGNATURE, Bundle, open_bundle
 from msd.contract.delta import DELTA, Delta, open_delta
 from msd.contract.errors import BundleError, MsdError
 from msd.contract.files import write_bytes_atomic
+from service.catalogue.manifest import CATALOGUE, Catalogue, open_catalogue
 from service.small_file import read_small
 
 _SIGNATURE_BYTES = 64
@@ -40,6 +41,10 @@ class Trust:
         """As `open_delta`, of a delta that is signed like a bundle."""
         return open_delta(folder, proof=None if self._keys is None else self._prove)
 
+    def open_catalogue(self, folder: Path) -> Catalogue:
+        """As `open_catalogue`, of a catalogue that is signed like a bundle."""
+        return open_catalogue(folder, proof=None if self._keys is None else self._prove)
+
     def _prove(self, manifest: Path, content: bytes) -> None:
         """Raises BundleError when none of the keys has signed these bytes."""
         signature = _signature_of(manifest.parent)
@@ -59,12 +64,19 @@ def sign(folder: Path, manifest: str, private_key: Path) -> Path:
 
 
 def verified_manifest(folder: Path) -> str:
-    """The name of the manifest of what is in a folder, a bundle or a delta, verified in full. Raises BundleError."""
+    """The name of the manifest of what is in a folder - a bundle, a delta, a catalogue - verified in full. Raises
+    BundleError or CatalogueError."""
     if (folder / MANIFEST).exists():
         open_bundle(folder, rows=True)
         return MANIFEST
+    if (folder / CATALOGUE).exists():
+        open_catalogue(folder)
+        return CATALOGUE
     if not (folder / DELTA).exists():
-        raise BundleError(f"{folder}: is neither a bundle ({MANIFEST} is missing) nor a delta ({DELTA} is missing)")
+        raise BundleError(
+            f"{folder}: is neither a bundle ({MANIFEST} is missing) nor a delta ({DELTA} is missing) nor a catalogue"
+            f" ({CATALOGUE} is missing)"
+        )
     open_delta(folder)
     return DELTA
 

@@ -26,6 +26,11 @@ def rows_key(bundle_id: str) -> str:
     return f"msd:{bundle_id}:rows"
 
 
+def catalogue_key(bundle_id: str) -> str:
+    """The key of the catalogue whose rows are being copied, and how many of its parts are there; absent otherwise."""
+    return f"msd:{bundle_id}:catalogue"
+
+
 def encoded_key(bundle_id: str, key: bytes) -> str:
     """Where the vector of a text is that a request brought; `key` is the text's own (`encoded.text_key`)."""
     return f"msd:{bundle_id}:e:{key.hex()}"

@@ -17,6 +17,7 @@ from msd.contract.errors import MsdError
 from service.cold.encoders import EncoderAway, Encoders
 from service.cold.messages import Question, Told
 from service.cold.rate import Rate
+from service.cold.runs import runs_of
 from service.cold.text_encoder import TextEncoder
 from service.cold.vector_cache import VectorCache
 from service.metrics import Metrics
@@ -162,14 +163,8 @@ class _Alike(NamedTuple):
 
 def _alike(encoder: TextEncoder, keys: Sequence[bytes], texts: Sequence[str]) -> list[_Alike]:
     """All texts, the shortest first, in runs of so many tokens, padding included."""
-    rows = sorted(zip(keys, encoder.tokenise(texts), strict=True), key=lambda one: len(one[1]))
-    runs: list[_Alike] = []
-    for key, row in rows:
-        if not runs or (len(runs[-1].keys) + 1) * len(row) > _TOKENS:
-            runs.append(_Alike([], []))
-        runs[-1].keys.append(key)
-        runs[-1].rows.append(row)
-    return runs
+    rows = encoder.tokenise(texts)
+    return [_Alike([keys[place] for place in run], [rows[place] for place in run]) for run in runs_of(rows, _TOKENS)]
 
 
 def _outcome(done: "asyncio.Future[Vector]") -> Told:

@@ -1,4 +1,4 @@
-"""The log's files: Parquet by pyarrow, which is imported here and nowhere else.
+"""The log's files: Parquet by pyarrow, which nothing else of the log imports.
 
 Knows how records become columns and back. Does not know where files are kept, nor when they are written.
 """

@@ -1,7 +1,10 @@
 """A bundle's rows hold what the features say, and the exported encoder makes an item's vector from its text."""
 
+from pathlib import Path
+
 import numpy as np
 import onnxruntime
+import polars as pl
 import pytest
 import torch
 from tokenizers import Tokenizer
@@ -11,6 +14,9 @@ from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, Rows, RowSide, has_semantic
 from msd.contract.state import Event, StateRule, advance
 from msd.dataset.split import Part
+from service.catalogue.catalogue import make_catalogue
+from service.catalogue.local import make_here
+from service.catalogue.parquet import read_part
 from tests.contract.examples import fold_all
 from tests.model_export.conftest import Exported
 
@@ -93,3 +99,28 @@ def test_rows_without_semantics_hold_no_vector(plain: Exported) -> None:
         assert rows.records["semantic"].shape[1] == 0
         assert not has_semantic(rows.records).any()
         assert rows.found.all()
+
+
+def test_a_catalogues_rows_are_those_of_the_export_but_for_counts(exported: Exported, tmp_path: Path) -> None:
+    """The items of the dataset as if they were new ads: features to the bit, vectors within a step of fp16."""
+    bundle, table = exported.bundle, exported.inputs.dataset.items
+    (tmp_path / "items").mkdir()
+    columns = [name for name in ("text", *bundle.schema.settable["item"]) if name in table.columns]
+    table.select(pl.col("item_id").alias("id"), *columns).write_parquet(tmp_path / "items" / "all.parquet")
+    done = make_catalogue(
+        tmp_path / "items", bundle, tmp_path / "out", lambda jobs: make_here(jobs, 1), lambda there, total: None
+    )
+    ids, rows = _read(exported, "item")
+    codec = RowCodec(bundle.schema, "item", bundle.bundle_id)
+    made = {one: row for rows in read_part(tmp_path / "out" / "all.parquet") for one, row in rows}
+    assert (done.rows, done.vectors) == (len(table), 79)
+    own = rows.records[[ids.index(one) for one in made]]
+    new = codec.unpack(list(made.values())).records
+    for name in ("flags", "bundle", "categorical", "numeric"):
+        assert np.array_equal(new[name], own[name])
+    step = np.spacing(np.maximum(np.abs(new["semantic"]), np.abs(own["semantic"])))
+    difference = np.abs(new["semantic"].astype(np.float32) - own["semantic"])
+    # Where a number is near zero, a step is less than what the encoder's own parity allows.
+    assert (difference <= np.maximum(step, 1e-5)).all()
+    assert new["semantic"].any(axis=1).sum() == 79
+    assert not new["as_of"].any()

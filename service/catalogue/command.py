@@ -1,0 +1,72 @@
+"""`msd catalogue`: the rows of a catalogue of items that a bundle's export did not know."""
+
+import json
+import math
+import os
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+if TYPE_CHECKING:
+    from service.catalogue.catalogue import Finished, MakeParts
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command("catalogue")
+def catalogue_command(
+    items: Annotated[
+        Path, typer.Argument(metavar="ITEMS", help="A folder of Parquet files: id, and text and features of items.")
+    ],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle whose rows are made.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder for them; what is there already is kept.")],
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="How many at once, on this machine; else one for each core.")
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Have Ray do it: the address of a cluster, auto, or local."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
+) -> None:
+    """Makes a row of every item, a part for each file; started again, it goes on where it ended."""
+    from service.catalogue.catalogue import make_catalogue
+    from service.catalogue.errors import CatalogueError
+    from service.trust import Trust
+
+    if processes is not None and ray is not None:
+        raise CatalogueError("--processes is for this machine, --ray for Ray, which finds its own: give one of them")
+    trust = Trust(Path(place) if (place := os.environ.get("MSD_TRUSTED_KEYS")) else None)
+    opened = trust.open(bundle, rows=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+        task = bars.add_task("parts", total=None)
+
+        def progress(there: int, total: int) -> None:
+            bars.update(task, completed=there, total=total)
+
+        done = make_catalogue(items, opened, out, _maker(processes, ray), progress)
+    typer.echo(json.dumps(done._asdict()) if as_json else _told(done, out))
+
+
+def _maker(processes: int | None, ray: str | None) -> "MakeParts":
+    if ray is not None:
+        from service.catalogue.on_ray import make_on_ray
+
+        return partial(make_on_ray, address=ray)
+    from service.catalogue.local import make_here
+    from service.cores import usable_cores
+
+    return partial(make_here, processes=processes or max(1, math.floor(usable_cores())))
+
+
+def _told(done: "Finished", out: Path) -> str:
+    return (
+        f"{out}: {done.rows} rows of bundle {done.bundle_id}, {done.vectors} of them with a vector, in"
+        f" {done.parts} parts ({done.parts_made} made now); next: msd publish {out} --rows"
+    )

@@ -1,0 +1,128 @@
+"""A bundle's rows of items that its export did not know: encoded as the export encodes, their texts by its encoder.
+
+Knows columns of values and packed rows; not where either are kept.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msd.contract.bundle import Bundle
+from msd.contract.encode import Value, canonical, encode_side
+from msd.contract.errors import BundleError, SchemaError
+from msd.contract.request import MAX_TEXT_CHARS
+from msd.contract.rows import Records, RowCodec, RowContents
+from msd.contract.schema import MAX_ID_CHARS
+from service.catalogue.errors import WrongValue
+from service.cold.runs import runs_of
+from service.cold.text_encoder import TextEncoder
+
+ID, TEXT = "id", "text"
+# In one run, which so many tokens fill: more of them make it no faster.
+_TOKENS = 2_048
+
+Columns = Mapping[str, Sequence[object]]
+"""Raw values by name: `id`, and of `text` and the features those that there are."""
+
+
+class ItemRows:
+    """Makes rows of items. The encoder is loaded for the first text."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self._schema = bundle.schema
+        self._codec = RowCodec(bundle.schema, "item", bundle.bundle_id)
+        self._encoder: TextEncoder | None = None
+        self.size = self._codec.dtype.itemsize
+
+    @property
+    def features(self) -> list[str]:
+        """The names of the features that items may have."""
+        return list(self._schema.settable["item"])
+
+    def pack(self, columns: Columns) -> tuple[list[str], Records]:
+        """Ids [n] and rows [n]. Counts are those of an item that was never shown.
+
+        Raises WrongValue for a value that is not to be used; BundleError or RuntimeRefused where texts cannot be
+        encoded here.
+        """
+        ids = [_id(place, value) for place, value in enumerate(columns[ID])]
+        values: dict[str, Sequence[Value]] = {
+            name: self._canonical(name, columns[name]) for name in self.features if name in columns
+        }
+        values |= {field.name: ids for field in self._schema.indexed("item") if getattr(field, "is_id", False)}
+        categorical, numeric = encode_side(self._schema, "item", values, len(ids))
+        semantic, present = self._semantic(columns.get(TEXT, [None] * len(ids)))
+        nothing = np.zeros(len(ids))
+        contents = RowContents(categorical, numeric, semantic, present, nothing, nothing, nothing)
+        return ids, self._codec.pack(contents, time.time())
+
+    def _canonical(self, name: str, values: Sequence[object]) -> list[Value]:
+        field = self._schema.settable["item"][name]
+        checked = []
+        for place, value in enumerate(values):
+            try:
+                checked.append(canonical(field, value))
+            except SchemaError as error:
+                raise WrongValue(place, f"{name} {error}") from None
+        return checked
+
+    def _semantic(self, texts: Sequence[object]) -> tuple[NDArray[np.float32] | None, NDArray[np.bool_]]:
+        """Vectors [n, D] and which rows have one; a model without vectors reads no texts."""
+        present = np.zeros(len(texts), bool)
+        checked = [_text(place, value) for place, value in enumerate(texts)]
+        width = self._schema.semantic_width("item")
+        if not width:
+            return None, present
+        vectors = np.zeros((len(texts), width), np.float32)
+        given = {text: place for place, text in enumerate(checked) if text is not None}
+        if given:
+            by_text = dict(zip(given, self._encode(list(given.values()), list(given)), strict=True))
+            for place, text in enumerate(checked):
+                if text is not None:
+                    vectors[place], present[place] = by_text[text], True
+        return vectors, present
+
+    def _encode(self, places: Sequence[int], texts: Sequence[str]) -> NDArray[np.float16]:
+        """The vectors [n, D] of texts, which stand in rows `places`."""
+        self._encoder = self._encoder or TextEncoder(self._bundle)
+        tokens = self._encoder.tokenise(texts)
+        vectors = np.empty((len(texts), self._encoder.width), np.float16)
+        for run in runs_of(tokens, _TOKENS):
+            try:
+                vectors[run] = self._encoder.encode([tokens[place] for place in run])
+            except BundleError:
+                for place in run:
+                    vectors[place] = self._alone(places[place], tokens[place])
+        return vectors
+
+    def _alone(self, place: int, tokens: Sequence[int]) -> NDArray[np.float16]:
+        """After a run that failed, so that the text at fault is named."""
+        assert self._encoder is not None, "a run has failed"
+        try:
+            vector: NDArray[np.float16] = self._encoder.encode([tokens])[0]
+        except BundleError as error:
+            raise WrongValue(place, f"{TEXT}: {error}") from None
+        return vector
+
+
+def _id(place: int, value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise WrongValue(place, f"{ID} should be a string or a whole number")
+    one = str(value)
+    if not 0 < len(one) <= MAX_ID_CHARS or "\0" in one:
+        raise WrongValue(place, f"{ID} should have from 1 to {MAX_ID_CHARS} characters, none of them NUL")
+    return one
+
+
+def _text(place: int, value: object) -> str | None:
+    """None where there is nothing to read."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise WrongValue(place, f"{TEXT} should be a string")
+    if len(value) > MAX_TEXT_CHARS:
+        raise WrongValue(place, f"{TEXT} should have at most {MAX_TEXT_CHARS} characters")
+    return value if value and not value.isspace() else None

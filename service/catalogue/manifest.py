@@ -1,0 +1,94 @@
+"""catalogue.json, written last: which parts a finished catalogue has, of which bundle, and their hashes.
+
+Knows files by their bytes; not what is in them.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from msd.contract.bundle import FileEntry, Proof
+from msd.contract.files import sha256_file, write_bytes_atomic
+from msd.contract.schema import FeatureSchema
+from service.catalogue.errors import CatalogueError
+from service.small_file import read_small
+
+CATALOGUE = "catalogue.json"
+_MAX_BYTES = 256 * 2**20
+_ADVICE = "; this is no folder that `msd catalogue` has finished: run it again, it goes on"
+
+
+class PartEntry(FileEntry):
+    """What a part must be."""
+
+    rows: Annotated[int, Field(ge=0)]
+
+
+class CatalogueManifest(BaseModel):
+    """What a catalogue says of itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    format_version: Literal[1] = 1
+    bundle_id: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    feature_schema: FeatureSchema
+    parts: dict[Annotated[str, Field(pattern=r"^[^/\\]+\.parquet$")], PartEntry]
+    sha256: str = Field(default="", description="Of this manifest's JSON with this field empty.")
+
+    def digest(self) -> str:
+        """The hash that `sha256` should be."""
+        return hashlib.sha256(self.model_copy(update={"sha256": ""}).model_dump_json().encode()).hexdigest()
+
+    @property
+    def rows(self) -> int:
+        """Of all parts."""
+        return sum(part.rows for part in self.parts.values())
+
+
+class Catalogue(NamedTuple):
+    """A verified catalogue."""
+
+    folder: Path
+    manifest: CatalogueManifest
+
+
+def write_manifest(
+    folder: Path, bundle_id: str, schema: FeatureSchema, parts: Mapping[str, PartEntry]
+) -> CatalogueManifest:
+    """Seals a catalogue; parts go by their names."""
+    manifest = CatalogueManifest(bundle_id=bundle_id, feature_schema=schema, parts=dict(sorted(parts.items())))
+    sealed = manifest.model_copy(update={"sha256": manifest.digest()})
+    write_bytes_atomic(folder / CATALOGUE, sealed.model_dump_json(indent=2).encode())
+    return sealed
+
+
+def open_catalogue(folder: Path, *, proof: Proof | None = None) -> Catalogue:
+    """The catalogue in `folder`, its parts hashed in full. Raises CatalogueError when any is missing or changed."""
+    manifest = _read(folder / CATALOGUE, proof)
+    for name, entry in manifest.parts.items():
+        path = folder / name
+        if not path.is_file():
+            raise CatalogueError(f"{path}: missing; run `msd catalogue` again, or copy the folder again")
+        if path.stat().st_size != entry.size or sha256_file(path) != entry.sha256:
+            raise CatalogueError(
+                f"{path}: is not what {CATALOGUE} says; it was changed or damaged: remove it and run `msd catalogue`"
+                " again, or copy the folder again"
+            )
+    return Catalogue(folder, manifest)
+
+
+def _read(path: Path, proof: Proof | None) -> CatalogueManifest:
+    content = read_small(path, _MAX_BYTES, CatalogueError, _ADVICE)
+    if proof is not None:
+        proof(path, content)
+    try:
+        manifest = CatalogueManifest.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise CatalogueError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    if manifest.sha256 != manifest.digest():
+        raise CatalogueError(f"{path}: its contents do not match its own hash; it was changed or damaged")
+    return manifest

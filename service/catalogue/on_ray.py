@@ -1,0 +1,92 @@
+"""Parts made by Ray Data, on whatever machines it has. The only file that needs `ray` (extra `ray`).
+
+Items, bundle and parts have to be on storage that all machines have under the same paths.
+"""
+
+import logging
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from msd.contract.errors import MsdError
+from service.catalogue.errors import CatalogueError
+from service.catalogue.part import Job, Made, make_part
+
+_ERROR = "error"
+_PATIENCE_S = 5.0
+
+
+class PartMaker:
+    """What Ray's workers call: a batch of jobs, as columns, becomes a batch of parts, and errors that people mend."""
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        columns: dict[str, list[Any]] = {name: [] for name in (*Made._fields, _ERROR)}
+        for job in zip(*(batch[name] for name in Job._fields), strict=True):
+            for name, value in _made(_job(job)).items():
+                columns[name].append(value)
+        return {name: np.array(values) for name, values in columns.items()}
+
+
+def make_on_ray(jobs: Sequence[Job], address: str) -> Iterator[Made]:
+    """The parts, as they are made, a core each. Raises CatalogueError for the first that cannot be made."""
+    # Ray reports its use to its makers unless told not to before it is loaded.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise CatalogueError("--ray needs the module 'ray': pip install 'msd-ctr[ray]'") from None
+    _refuse_unreachable(address)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError) as error:
+        raise CatalogueError(f"--ray {address}: {error}") from None
+    try:
+        for row in _parts(ray, jobs).iter_rows():
+            if wrong := str(row[_ERROR]):
+                raise CatalogueError(wrong)
+            yield Made(**{name: row[name] for name in Made._fields})
+    except ray.exceptions.RayError as error:
+        raise CatalogueError(f"--ray {address}: {type(error).__name__}: {error}; run it again, it goes on") from None
+    finally:
+        ray.shutdown()
+
+
+def _refuse_unreachable(address: str) -> None:
+    """Ray itself would try for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _PATIENCE_S).close()
+    except (OSError, OverflowError) as error:
+        raise CatalogueError(f"--ray {address}: nobody answers there: {error}") from None
+
+
+def _parts(ray: Any, jobs: Sequence[Job]) -> Any:  # noqa: ANN401 - ray has hardly any types
+    """A dataset of the parts: as many workers as there are cores, and more where the cluster grows."""
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    due = ray.data.from_items([_row(job) for job in jobs], override_num_blocks=len(jobs))
+    cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
+    workers = ray.data.ActorPoolStrategy(min_size=min(cores, len(jobs)), max_size=len(jobs))
+    return due.map_batches(PartMaker, batch_size=1, compute=workers, num_cpus=1)
+
+
+def _row(job: Job) -> dict[str, str]:
+    return {name: str(value) for name, value in job._asdict().items()}
+
+
+def _job(values: Sequence[Any]) -> Job:
+    shard, part, bundle, manifest_sha256, bundle_id = map(str, values)
+    return Job(Path(shard), Path(part), Path(bundle), manifest_sha256, bundle_id)
+
+
+def _made(job: Job) -> dict[str, Any]:
+    try:
+        return {**make_part(job)._asdict(), _ERROR: ""}
+    except MsdError as error:
+        return {**Made(job.part.name, 0, 0, 0, "", False)._asdict(), _ERROR: str(error)}

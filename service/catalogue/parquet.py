@@ -1,0 +1,147 @@
+"""The catalogue's files: Parquet by pyarrow. Shards are read, and parts of ids and rows written and read, bit by bit.
+
+Does not know what a row holds.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from msd.contract.files import atomic_file
+from service.catalogue.errors import CatalogueError
+from service.catalogue.item_rows import ID, TEXT
+
+SUFFIX = ".parquet"
+_ROW = "row"
+_ABOUT = b"msd.catalogue"
+_BATCH = 8_192
+_UNREADABLE = (OSError, pa.ArrowException, UnicodeDecodeError)
+
+
+class PartAbout(BaseModel):
+    """What a part says of itself: the bundle whose rows it has, and the shard that they were made of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    format_version: Literal[1] = 1
+    bundle_id: str
+    source_sha256: str
+    rows: int
+    vectors: int
+
+
+class Batch(NamedTuple):
+    """Some rows of a file, and the number of the first of them, from 0."""
+
+    start: int
+    columns: dict[str, list[Any]]
+
+
+def read_shard(path: Path, features: Sequence[str]) -> Iterator[Batch]:
+    """The rows of a shard, in their order. Raises CatalogueError where it is damaged, or has other columns."""
+    with _opened(path) as file:
+        names = file.schema_arrow.names
+        known = {ID, TEXT, *features}
+        if ID not in names:
+            raise CatalogueError(f"{path}: has no column {ID!r}; it has: {', '.join(names) or 'none'}")
+        if len(set(names)) != len(names):
+            raise CatalogueError(f"{path}: a column occurs twice among: {', '.join(names)}")
+        if unknown := [name for name in names if name not in known]:
+            raise CatalogueError(
+                f"{path}: the bundle knows no item feature {unknown[0]!r}; there are: {ID}, {TEXT}"
+                f"{''.join(f', {name}' for name in features)}; rename the column, or leave it out"
+            )
+        yield from _batches(path, file)
+
+
+@contextmanager
+def new_part(path: Path, size: int) -> Iterator["PartWriter"]:
+    """A part of rows of `size` bytes, which takes its name when the block ends without an error."""
+    schema = pa.schema([(ID, pa.string()), (_ROW, pa.binary(size))])
+    with (
+        atomic_file(path) as file,
+        pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True, use_dictionary=False) as writer,
+    ):
+        yield PartWriter(writer, schema)
+
+
+class PartWriter:
+    """Writes a part; `about` comes last."""
+
+    def __init__(self, writer: Any, schema: Any) -> None:  # noqa: ANN401 - pyarrow has no types
+        self._writer = writer
+        self._schema = schema
+
+    def write(self, ids: Sequence[str], rows: bytes) -> None:
+        """Some ids, and their rows one behind the other."""
+        packed = pa.FixedSizeBinaryArray.from_buffers(
+            self._schema.field(_ROW).type, len(ids), [None, pa.py_buffer(rows)]
+        )
+        self._writer.write_table(pa.table([pa.array(ids, pa.string()), packed], schema=self._schema))
+
+    def tell(self, about: PartAbout) -> None:
+        """What the part says of itself."""
+        self._writer.add_key_value_metadata({_ABOUT: about.model_dump_json().encode()})
+
+
+def read_about(path: Path) -> PartAbout:
+    """What a part says of itself. Raises CatalogueError for a file that is none."""
+    with _opened(path) as file:
+        return _about(path, file)
+
+
+def read_part(path: Path) -> Iterator[list[tuple[str, bytes]]]:
+    """The ids and rows of a part. Raises CatalogueError."""
+    with _opened(path) as file:
+        left = _about(path, file).rows
+        for _, columns in _batches(path, file):
+            left -= len(columns[ID])
+            yield list(zip(columns[ID], columns[_ROW], strict=True))
+    if left:
+        raise CatalogueError(f"{path}: damaged: it holds other than the rows that it says")
+
+
+def read_ids(path: Path) -> Iterator[list[str]]:
+    """The ids of a part, without its rows."""
+    with _opened(path) as file:
+        yield from (columns[ID] for _, columns in _batches(path, file, [ID]))
+
+
+def _about(path: Path, file: Any) -> PartAbout:  # noqa: ANN401
+    told: Mapping[bytes, bytes] = file.metadata.metadata or {}
+    try:
+        return PartAbout.model_validate_json(told[_ABOUT])
+    except (KeyError, ValidationError):
+        raise CatalogueError(f"{path}: is no part of a catalogue; give another folder, or remove it") from None
+
+
+def _batches(path: Path, file: Any, columns: list[str] | None = None) -> Iterator[Batch]:  # noqa: ANN401
+    start = 0
+    batches = file.iter_batches(_BATCH, columns=columns)
+    while True:
+        try:
+            batch = next(batches, None)
+            if batch is None:
+                break
+            held = batch.to_pydict()
+        except _UNREADABLE as error:
+            raise CatalogueError(f"{path}: damaged at row {start + 1} or behind: {error}") from None
+        yield Batch(start, held)
+        start += batch.num_rows
+    if start != file.metadata.num_rows:
+        raise CatalogueError(f"{path}: damaged: it holds {start} rows and says {file.metadata.num_rows}")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    except _UNREADABLE as error:
+        raise CatalogueError(f"{path}: not readable as Parquet: {error}") from None
+    with file:
+        yield file

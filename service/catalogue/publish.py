@@ -1,0 +1,120 @@
+"""Takes a catalogue's rows into Redis, beside those that the bundle was published with, which stay as they are.
+
+Every row is right by itself, so that a service may see some before others. A run that was interrupted goes on.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, cast
+
+from msd.contract.redis_keys import catalogue_key, key_prefix
+from msd.contract.rows import RowCodec
+from service.catalogue.errors import CatalogueError
+from service.catalogue.manifest import CatalogueManifest
+from service.catalogue.parquet import read_part
+from service.publication import CHUNK, Progress, Publication, PublishError, publication
+from service.publish_delta import held_rows
+from service.redis_client import get_all, set_all
+from service.trust import Trust
+
+# Of each part read back.
+_SAMPLE = 64
+
+
+@dataclass(frozen=True)
+class RowsPublished:
+    """What a publication did. `kept` are ids whose rows know of counts: they are the export's, and went before."""
+
+    bundle_id: str
+    items: int
+    kept: int
+    bytes: int
+    resumed_at_part: int
+    seconds: float
+
+
+class _Copied(NamedTuple):
+    items: int
+    kept: int
+    bytes: int
+
+
+def publish_rows(folder: Path, url: str, progress: Progress, trust: Trust | None = None) -> RowsPublished:
+    """Publishes the catalogue in `folder`. Raises CatalogueError, or PublishError where Redis fails."""
+    started = time.monotonic()
+    manifest = (trust or Trust(None)).open_catalogue(folder).manifest
+    codec = RowCodec(manifest.feature_schema, "item", manifest.bundle_id)
+    with publication(url) as running:
+        if ">" in held_rows(running, manifest.bundle_id):
+            raise PublishError(
+                f"Redis at {running.address}: a delta of bundle {manifest.bundle_id} was interrupted; publish it again"
+                " first"
+            )
+        first = _parts_done(running, manifest)
+        parts = list(manifest.parts.items())
+        done = sum(entry.rows for _, entry in parts[:first])
+        progress(done, manifest.rows)
+        total = _Copied(0, 0, 0)
+        for number, (name, entry) in enumerate(parts[first:], start=first + 1):
+            copied = _copy(running, codec, manifest.bundle_id, folder / name, done, manifest.rows, progress)
+            total = _Copied(*(one + other for one, other in zip(total, copied, strict=True)))
+            done += entry.rows
+            running.redis.set(catalogue_key(manifest.bundle_id), f"{manifest.sha256}:{number}")
+        running.redis.unlink(catalogue_key(manifest.bundle_id))
+        progress(done, manifest.rows)
+    seconds = round(time.monotonic() - started, 3)
+    return RowsPublished(manifest.bundle_id, total.items, total.kept, total.bytes, first, seconds)
+
+
+def _parts_done(running: Publication, manifest: CatalogueManifest) -> int:
+    """How many parts an interrupted publication of this very catalogue has brought there."""
+    held = cast("bytes | None", running.redis.get(catalogue_key(manifest.bundle_id)))
+    digest, _, number = (held or b"").decode("ascii", "replace").partition(":")
+    return min(int(number), len(manifest.parts)) if digest == manifest.sha256 and number.isdecimal() else 0
+
+
+def _copy(
+    running: Publication, codec: RowCodec, bundle_id: str, path: Path, done: int, total: int, progress: Progress
+) -> _Copied:
+    """One part, some of whose rows are read back at the end."""
+    prefix = key_prefix(bundle_id, "item").encode()
+    items = kept = size = 0
+    sample: dict[bytes, bytes] = {}
+    for chunk in _chunks(path):
+        if codec.unpack([row for _, row in chunk]).damaged:
+            raise CatalogueError(f"{path}: holds what is no row of bundle {bundle_id}")
+        rows = {prefix + one.encode(): row for one, row in chunk}
+        for key in _keys_to_keep(running, codec, list(rows)):
+            del rows[key]
+        if rows:
+            with running.redis.pipeline(transaction=False) as pipeline:
+                set_all(running.redis, pipeline, rows)
+                pipeline.execute()
+            if len(sample) < _SAMPLE:
+                sample |= [next(iter(rows.items()))]
+        running.renew()
+        items += len(rows)
+        kept += len(chunk) - len(rows)
+        size += sum(map(len, rows.values()))
+        progress(done + items + kept, total)
+    found = get_all(running.redis, list(sample))
+    if wrong := [key for key, value in zip(sample, found, strict=True) if value != sample[key]]:
+        raise PublishError(
+            f"Redis at {running.address}: {len(wrong)} of {len(sample)} rows read back are not what was written, e.g."
+            f" {wrong[0].decode(errors='replace')!r}; has it enough memory, and does nobody else write?"
+        )
+    return _Copied(items, kept, size)
+
+
+def _keys_to_keep(running: Publication, codec: RowCodec, keys: list[bytes]) -> list[bytes]:
+    """Those whose rows know when their counts were complete: an export's, which knows more than a catalogue."""
+    held = codec.unpack(get_all(running.redis, keys))
+    return [key for key, known in zip(keys, (held.found & (held.records["as_of"] > 0)).tolist(), strict=True) if known]
+
+
+def _chunks(path: Path) -> Iterator[list[tuple[str, bytes]]]:
+    for rows in read_part(path):
+        for start in range(0, len(rows), CHUNK):
+            yield rows[start : start + CHUNK]
