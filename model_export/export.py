@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -61,13 +61,24 @@ _USERS_WITH_WORDS = 10_000
 _MARGIN = 2.0
 _SERVED_BY = (("onnxruntime", "cpu"), ("onnxruntime", "cuda"), ("openvino", "cpu"))
 
+Progress = Callable[[str, int], None]
+
+
+class _Terms(NamedTuple):
+    """What is asked for, as `export_bundle` has it."""
+
+    requests: int
+    precision: Asked
+    candidates: int
+    merged: bool
+
 
 def export_bundle(
     source: Source,
     out: Path,
     replay: Path | None,
     requests: int,
-    progress: Callable[[str, int], None],
+    progress: Progress,
     precision: Asked = "fp32",
     candidates: int = 200,
     explain: Path | None = None,
@@ -86,48 +97,53 @@ def export_bundle(
     if written and is_done(out, run) and (replay is None or _is_replay_of(replay, open_bundle(out, rows=False))):
         return False
     with new_bundle(out) as folder:
-        progress("Tracing the graphs", 0)
-        graph = made.graph()
-        if made.student and "item" in made.adaptors:
-            export_encoder(made.student, made.adaptors["item"], folder)
-        progress("Packing rows", 0)
-        features = build_features(made.dataset, made.schema, made.vectors)
-        draft = _pack(made, folder, graph, features)
-        evidence = Evidence(made.dataset, features, BundleRows(Bundle(folder, draft)))
-        progress("Factorising the graph", 0)
-        fast = fastest_graph(graph, made.schema, candidates, evidence.request)
-        chosen = choose(fast.graph, made.heads, precision, candidates, evidence, progress)
-        together = asked_merged(made, chosen.record.chosen) if merged else None
-        progress("Judging the encoder", 0)
-        encoder = _settle_encoder(made, folder, precision, evidence, chosen.run)
-        progress("Measuring inputs and scores", 0)
-        reference = _reference(made, evidence, chosen.run)
-        if chosen.graph != graph or (encoder and encoder.precision != "fp32"):
-            draft = _pack(made, folder, chosen.graph, features)
-        _write_words(folder, made)
-        parity = check_parity(
-            Bundle(folder, draft),
-            Expected(made.scores, made.scored_by),
-            serving_requests(made.dataset, features, requests),
-            TOLERANCE,
-            lambda done: progress("Proving the scores", done),
-            fast.graph,
-            None if chosen.record.chosen == "fp32" else chosen.run,
-        )
-        if together:
-            progress("Proving requests together", 0)
-            rows = BundleRows(Bundle(folder, draft))
-            prove_merged(together, made.heads, rows, parity.goldens, TOLERANCE)
-            write_bytes_atomic(folder / MERGED_RANKER, together)
-        write_goldens(folder / GOLDENS, parity.goldens[:: max(1, len(parity.goldens) // _GOLDENS)][:_GOLDENS])
-        final = _final(draft, folder, made, parity, fast, chosen.record)
-        write_manifest(folder, final.model_copy(update={"encoder": encoder, "reference": reference}))
+        parity, fast = _fill(folder, made, _Terms(requests, precision, candidates, merged), progress)
         if replay:
             write_text_atomic(replay, _replay_lines(parity))
         if explain:
             write_text_atomic(explain, json.dumps(fast.report.as_json(), indent=2) + "\n")
         mark_done(folder, run, time.perf_counter() - start)
     return True
+
+
+def _fill(folder: Path, made: Recipe, terms: _Terms, progress: Progress) -> tuple[Parity, FastGraph]:
+    """Writes all files of the bundle; the manifest, which says that the others are right, comes last."""
+    progress("Tracing the graphs", 0)
+    graph = made.graph()
+    if made.student and "item" in made.adaptors:
+        export_encoder(made.student, made.adaptors["item"], folder)
+    progress("Packing rows", 0)
+    features = build_features(made.dataset, made.schema, made.vectors)
+    draft = _pack(made, folder, graph, features)
+    evidence = Evidence(made.dataset, features, BundleRows(Bundle(folder, draft)))
+    progress("Factorising the graph", 0)
+    fast = fastest_graph(graph, made.schema, terms.candidates, evidence.request)
+    chosen = choose(fast.graph, made.heads, terms.precision, terms.candidates, evidence, progress)
+    together = asked_merged(made, chosen.record.chosen) if terms.merged else None
+    progress("Judging the encoder", 0)
+    encoder = _settle_encoder(made, folder, terms.precision, evidence, chosen.run)
+    progress("Measuring inputs and scores", 0)
+    reference = _reference(made, evidence, chosen.run)
+    if chosen.graph != graph or (encoder and encoder.precision != "fp32"):
+        draft = _pack(made, folder, chosen.graph, features)
+    _write_words(folder, made)
+    parity = check_parity(
+        Bundle(folder, draft),
+        Expected(made.scores, made.scored_by),
+        serving_requests(made.dataset, features, terms.requests),
+        TOLERANCE,
+        lambda done: progress("Proving the scores", done),
+        fast.graph,
+        None if chosen.record.chosen == "fp32" else chosen.run,
+    )
+    if together:
+        progress("Proving requests together", 0)
+        prove_merged(together, made.heads, BundleRows(Bundle(folder, draft)), parity.goldens, TOLERANCE)
+        write_bytes_atomic(folder / MERGED_RANKER, together)
+    write_goldens(folder / GOLDENS, parity.goldens[:: max(1, len(parity.goldens) // _GOLDENS)][:_GOLDENS])
+    final = _final(draft, folder, made, parity, fast, chosen.record)
+    write_manifest(folder, final.model_copy(update={"encoder": encoder, "reference": reference}))
+    return parity, fast
 
 
 def _settle_encoder(made: Recipe, folder: Path, asked: Asked, evidence: Evidence, run: Run) -> EncoderRecord | None:

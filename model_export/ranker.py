@@ -1,7 +1,5 @@
 """The trained ranker → ranker.onnx: user and context at batch 1, candidates at batch N, calibration in the graph."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,7 +7,6 @@ from torch import Tensor, nn
 
 from model_export.graph import to_onnx
 from msd.contract.assemble import Tensors
-from msd.contract.files import write_bytes_atomic
 from msd.contract.schema import FeatureSchema
 from msd.ranker.batch import TrainedRanker
 
@@ -36,11 +33,6 @@ def ranker_graph(trained: TrainedRanker) -> bytes:
     axes = {spec.name: {0: "candidates"} for spec in specs if spec.side == "item"} | {HEADS[0]: {0: "candidates"}}
     module = ServingRanker(trained.eval()).eval()
     return to_onnx(module, _examples(trained.schema), module.names, HEADS, axes)
-
-
-def export_ranker(trained: TrainedRanker, path: Path) -> None:
-    """Writes the graph."""
-    write_bytes_atomic(path, ranker_graph(trained))
 
 
 def torch_scores(trained: TrainedRanker, tensors: Tensors) -> NDArray[np.float32]:

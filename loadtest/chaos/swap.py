@@ -38,14 +38,35 @@ class _Bundles(NamedTuple):
     versions: Mapping[str, Path]
 
 
+Span = tuple[float, float]
+"""From when to when, in seconds of the load."""
+
+
+class _Course(NamedTuple):
+    """What was done under load, and when: swaps that were done, rests in which nothing was, bad bundles refused."""
+
+    load: Load
+    rate: float
+    swaps: Sequence[Span]
+    rests: Sequence[Span]
+    refused: int
+
+
 def _run(ground: Ground) -> Found:
-    plan = ground.plan
     if ground.other is None:
         raise Unable("it takes two bundles of the same users and items: name another one by --other")
     ground.heard(f"{_NAME}: making bundles", 0, 1)
     bundles = _made(ground, ground.other)
     known = {source: _known(ground, source) for source in {*bundles.versions.values()}}
-    swaps: list[tuple[float, float]] = []
+    course = _gone(ground, bundles, known)
+    shutil.rmtree(bundles.folder)
+    return _found(bundles, known, course)
+
+
+def _gone(ground: Ground, bundles: _Bundles, known: Mapping[Path, _Known]) -> _Course:
+    """All bundles in their turn, under load."""
+    plan = ground.plan
+    swaps: list[Span] = []
     refused = 0
     with ground.service(_NAME, bundle=bundles.folder) as service, Client(service.url) as client:
         target = ground.target(service.url, bundle=ground.bundle)
@@ -62,14 +83,19 @@ def _run(ground: Ground) -> Found:
                     rests.append(_rest(load, plan.steady_s))
                 if place < len(bundles.bad):
                     bad = bundles.bad[place]
-                    refused += _turned(client, bundles.folder, bad.name, "refused")
-                    load.mark(f"refused: {bad.name}")
+                    was_refused = _turned(client, bundles.folder, bad.name, "refused")
+                    refused += was_refused
+                    load.mark(f"{'refused' if was_refused else 'not refused'}: {bad.name}")
                 load.until(started + plan.swap_every_s)
             load.stop()
-    shutil.rmtree(bundles.folder)
+    return _Course(load, rate, swaps, rests, refused)
+
+
+def _found(bundles: _Bundles, known: Mapping[Path, _Known], course: _Course) -> Found:
+    load, swaps, refused = course.load, course.swaps, course.refused
     samples = load.timeline.samples
     swapping = [sample for start, end in swaps for sample in load.timeline.between(start, end)]
-    resting = [sample for start, end in rests for sample in load.timeline.between(start, end)]
+    resting = [sample for start, end in course.rests for sample in load.timeline.between(start, end)]
     steady, during = percentile_ms(resting, 99), percentile_ms(swapping, 99)
     failed = len(samples) - count(samples, *SCORED)
     # What is declared to be scored from less has other scores, of whichever version.
@@ -84,7 +110,7 @@ def _run(ground: Ground) -> Found:
             "bad_bundles_refused": refused,
             "bad_bundles_offered": offered,
             "swaps": len(swaps),
-            "swap_requests_per_s": round(rate, 1),
+            "swap_requests_per_s": round(course.rate, 1),
             "swap_seconds": round(max((end - start for start, end in swaps), default=0.0), 3),
             "swap_p99_ms": during,
             "swap_steady_p99_ms": steady,
@@ -121,7 +147,7 @@ def _known(ground: Ground, bundle: Path) -> _Known:
         return _Known(scores, capacity(target, ground.plan.capacity_s))
 
 
-def _rest(load: Load, seconds: float) -> tuple[float, float]:
+def _rest(load: Load, seconds: float) -> Span:
     """When nothing was done for so long."""
     start = load.now_s
     load.until(start + seconds)

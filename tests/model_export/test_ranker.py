@@ -12,7 +12,7 @@ import torch
 from model_export.errors import ExportError
 from model_export.export import TOLERANCE
 from model_export.parity import BundleRows, Expected, check_parity
-from model_export.ranker import HEADS, export_ranker, torch_scores
+from model_export.ranker import HEADS, ranker_graph, torch_scores
 from model_export.serving_view import serving_requests
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import GOLDENS, RANKER
@@ -119,7 +119,7 @@ def test_the_calibration_is_inside_the_graph(exported: Exported, tmp_path: Path)
     bent = Curve(np.array([middle - 0.1, middle, middle + 0.05]), np.array([-2.0, 0.5, 0.75]), 0.5)
     for curve in (Curve(np.zeros(1), np.zeros(1)), Curve(np.zeros(1), np.array([-1.5]), 0.25), bent):
         trained.calibrator.set(curve)
-        export_ranker(trained, tmp_path / RANKER)
+        (tmp_path / RANKER).write_bytes(ranker_graph(trained))
         np.testing.assert_allclose(_pctr(tmp_path / RANKER, tensors), 1 / (1 + np.exp(-curve(logits))), atol=1e-5)
     said = exported.bundle.manifest.calibration
     assert Curve(**said).knots == exported.inputs.trained.calibrator.curve().knots.tolist()
