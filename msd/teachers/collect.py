@@ -12,6 +12,7 @@ from msd.teachers.journal import ANSWERS_FILE, Journal, Refusal, key_of
 from msd.teachers.knowledge import KNOWLEDGE_FILES, RECORD_FILE, Knowledge, TeacherError, TeachRecord
 from msd.teachers.prompts import Example
 from msd.teachers.seeds import Seeding, choose, load_seeds, refuse_seeds, save_seeds
+from msd.teachers.share import WHOLE, Share
 from msd.teachers.teacher import LEVELS, Answered, Failed, Question, Reply, Teacher, Usage, questions_of
 
 # So many questions in a row without any answer are not the questions' fault.
@@ -40,25 +41,31 @@ class Collected:
 
 
 def collect_knowledge(
-    dataset: Dataset, teacher: Teacher, folder: Path, progress: Progress, seeding: Seeding | None = None
+    dataset: Dataset,
+    teacher: Teacher,
+    folder: Path,
+    progress: Progress,
+    seeding: Seeding | None = None,
+    share: Share = WHOLE,
 ) -> Collected:
     """Fills `folder` with the answers and, last, teach.json; goes on where an earlier run ended.
 
-    With `seeding`, its teacher answers a sample first, and `seeding.steer` makes the one who answers the rest.
+    With `seeding`, its teacher answers a sample first, and `seeding.steer` makes the one who answers the rest. The
+    sample is of all questions, whatever the share.
     Raises TeacherError if the teacher fails, if nothing can be used, or if the folder is not one of answers.
     """
     try:
-        return _collect(dataset, teacher, folder, progress, seeding)
+        return _collect(dataset, teacher, folder, progress, seeding, share)
     except OSError as error:
         raise TeacherError(f"{folder} cannot be written: {error}") from None
 
 
 def _collect(
-    dataset: Dataset, teacher: Teacher, folder: Path, progress: Progress, seeding: Seeding | None
+    dataset: Dataset, teacher: Teacher, folder: Path, progress: Progress, seeding: Seeding | None, share: Share
 ) -> Collected:
     start = time.perf_counter()
-    levels = questions_of(dataset)
-    _claim(folder)
+    levels: Sequence[list[Question]] = questions_of(dataset)
+    claim(folder)
     seeds_by = None
     with Journal(folder) as journal:
         if seeding:
@@ -67,6 +74,7 @@ def _collect(
         else:
             refuse_seeds(folder)
         finder = Finder(journal, teacher, seeds_by)
+        levels = share.of_levels(levels)
         for name, questions in zip(KNOWLEDGE_FILES, levels, strict=True):
             due = [question for question in questions if finder.seed(question) is None]
             _ask(teacher, due, journal, folder, name.removesuffix(".jsonl"), progress)
@@ -108,7 +116,7 @@ def group_by_key(teacher: Teacher, questions: Sequence[Question]) -> dict[str, l
     return groups
 
 
-def _claim(folder: Path) -> None:
+def claim(folder: Path) -> None:
     """Makes the folder, unless it is there and something else than a place of answers."""
     if folder.exists() and not folder.is_dir():
         raise TeacherError(f"{folder} is a file; name a folder for the answers")

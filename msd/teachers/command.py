@@ -8,12 +8,13 @@ from rich.console import Console
 
 from msd.dataset.load import load_dataset
 from msd.teachers.backend import Backend, Choice, Limits, steerable, teacher_of
-from msd.teachers.collect import Collected, collect_knowledge
+from msd.teachers.collect import Collected, claim, collect_knowledge
 from msd.teachers.display import Display, summary
 from msd.teachers.estimate import Prices, estimate
 from msd.teachers.journal import QUARANTINE_FILE
 from msd.teachers.knowledge import TeacherError
 from msd.teachers.seeds import Seeding
+from msd.teachers.share import join_answers, parse_share
 from msd.teachers.teacher import Teacher
 from msd.teachers.tokens import ANSWER_TOKENS, BYTES_A_TOKEN
 
@@ -42,6 +43,13 @@ def teach(
     attempts: Annotated[int, typer.Option(min=1, max=20, help="Attempts at one request to a server.")] = 6,
     batch: Annotated[int, typer.Option(min=1, help="Questions at once, to a local model.")] = 8,
     max_tokens: Annotated[int, typer.Option(min=1, help="The most tokens that one answer may take.")] = 1024,
+    part: Annotated[
+        str, typer.Option(metavar="K/N", help="Ask the K-th of N shares alone; each needs an OUT of its own.")
+    ] = "1/1",
+    join: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FOLDER", help="First take the answers of another OUT; can be given many times."),
+    ] = None,
     only_estimate: Annotated[bool, typer.Option("--estimate", help="Ask nothing; say what asking would take.")] = False,
     price_in: _Price = 0.0,
     price_out: _Price = 0.0,
@@ -50,6 +58,7 @@ def teach(
 ) -> None:
     """Writes what a teacher knows of each item and user. Started again, it goes on where it ended."""
     data = load_dataset(dataset)
+    share = parse_share(part)
     limits = Limits(concurrency, timeout, attempts, batch, max_tokens)
     bulk = teacher_of(Choice(teacher, url, model, key_variable), data.config, limits)
     seeding = None
@@ -61,7 +70,9 @@ def teach(
     prices, seed_prices = Prices(price_in, price_out), Prices(seed_price_in, seed_price_out)
     console = Console(soft_wrap=True, highlight=False)
     if only_estimate:
-        strong, rest = estimate(data, bulk, out, seeding)
+        if join:
+            raise TeacherError("--join writes into OUT, --estimate writes nothing: give one of them")
+        strong, rest = estimate(data, bulk, out, seeding, share)
         if seeding:
             console.print(summary(f"seeds by {seeding.teacher.name}", strong, seed_prices))
         console.print(summary(bulk.name, rest, prices))
@@ -69,8 +80,11 @@ def teach(
             f"(a token for {BYTES_A_TOKEN} bytes, {ANSWER_TOKENS} an answer; repairs not counted; nothing was sent)"
         )
         return
+    if join:
+        claim(out)
+        console.print(f"{out}: took {join_answers(out, join)} answers of {len(join)} folders", markup=False)
     with Display(console, prices, seed_prices) as display:
-        collected = collect_knowledge(data, bulk, out, display.show, seeding)
+        collected = collect_knowledge(data, bulk, out, display.show, seeding, share)
     _conclude(console, collected, out, bulk)
 
 

@@ -10,6 +10,7 @@ from msd.teachers.journal import Journal, key_of
 from msd.teachers.knowledge import Knowledge
 from msd.teachers.prompts import Example
 from msd.teachers.seeds import Seeding, choose, load_seeds, refuse_seeds
+from msd.teachers.share import WHOLE, Share
 from msd.teachers.teacher import Question, Teacher, Usage, questions_of
 from msd.teachers.tokens import ANSWER_TOKENS, BYTES_A_TOKEN
 
@@ -35,21 +36,22 @@ class Prices:
 
 
 def estimate(
-    dataset: Dataset, teacher: Teacher, folder: Path, seeding: Seeding | None = None
+    dataset: Dataset, teacher: Teacher, folder: Path, seeding: Seeding | None = None, share: Share = WHOLE
 ) -> tuple[Estimate, Estimate]:
     """What is still due in `folder`: of the seeds, and of the teacher in bulk. Repair questions are not foreseen."""
     journal = Journal(folder)
     levels = questions_of(dataset)
+    own = [one for questions in share.of_levels(levels) for one in questions]
     if seeding is None:
         refuse_seeds(folder)
-        return Estimate(0, Usage()), _due(journal, teacher, [one for questions in levels for one in questions])
+        return Estimate(0, Usage()), _due(journal, teacher, own)
     examples = load_seeds(folder, seeding.teacher)
     chosen: list[Question] = []
     if examples is None:
         chosen = [one for questions in levels for one in choose(questions, seeding.number)]
         examples = tuple(_stand_in(question) for question in chosen)
     strong = {key_of(seeding.teacher, one) for one in chosen} | set(journal.answers)
-    rest = [one for questions in levels for one in questions if key_of(seeding.teacher, one) not in strong]
+    rest = [one for one in own if key_of(seeding.teacher, one) not in strong]
     return _due(journal, seeding.teacher, chosen), _due(journal, seeding.steer(examples), rest)
 
 

@@ -1,0 +1,71 @@
+"""Shares of all questions, each for a run of its own, on whatever machine; and their answers joined. Asks nobody."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from msd.contract.files import write_bytes_atomic
+from msd.teachers.journal import ANSWERS_FILE, Journal
+from msd.teachers.knowledge import TeacherError
+from msd.teachers.seeds import SEEDS_FILE
+from msd.teachers.teacher import Question
+
+_FORM = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
+
+
+@dataclass(frozen=True)
+class Share:
+    """The `part`-th, from 1, of `of` shares. All of them together have each question once."""
+
+    part: int
+    of: int
+
+    def holds(self, question: Question) -> bool:
+        """By a hash of the text, so that questions with the same text are asked once, whoever asks them."""
+        digest = hashlib.sha256(json.dumps([question.level, question.text]).encode()).digest()
+        return int.from_bytes(digest[:8]) % self.of == self.part - 1
+
+    def of_levels(self, levels: Sequence[Sequence[Question]]) -> list[list[Question]]:
+        """What of each level is in this share."""
+        return [[question for question in questions if self.holds(question)] for questions in levels]
+
+
+WHOLE = Share(1, 1)
+
+
+def parse_share(text: str) -> Share:
+    """A share as it is written, e.g. 3/100. Raises TeacherError."""
+    found = _FORM.fullmatch(text)
+    share = Share(int(found[1]), int(found[2])) if found else None
+    if share is None or not 1 <= share.part <= share.of:
+        raise TeacherError(f"--part {text}: should be K/N, the K-th of N shares, from 1/N to N/N")
+    return share
+
+
+def join_answers(folder: Path, others: Sequence[Path]) -> int:
+    """Appends to `folder`, which is a place of answers, those that the others hold and it lacks; how many they were.
+
+    Raises TeacherError where one is no such place, or was shown other seeds: its answers are to other questions.
+    """
+    try:
+        for other in others:
+            if not (other / ANSWERS_FILE).is_file():
+                raise TeacherError(f"--join {other}: holds no {ANSWERS_FILE}; name a folder that `msd teach` writes")
+            _join_seeds(folder, other)
+        with Journal(folder) as journal:
+            return sum(journal.take(Journal(other)) for other in others)
+    except OSError as error:
+        raise TeacherError(f"{folder} cannot be written: {error}") from None
+
+
+def _join_seeds(folder: Path, other: Path) -> None:
+    own, theirs = folder / SEEDS_FILE, other / SEEDS_FILE
+    if not theirs.is_file():
+        return
+    if not own.exists():
+        write_bytes_atomic(own, theirs.read_bytes())
+    elif own.read_bytes() != theirs.read_bytes():
+        raise TeacherError(f"--join {other}: its {SEEDS_FILE} is another one than that of {folder}: share one file")
