@@ -83,8 +83,6 @@ class InferRoute:
         asked = Asked(access.request_id, asked_for, access.started, Terms(deadline, is_gone))
         answer = await self._answer(asked, parts)
         served = answer.served
-        if served.request.explain:
-            raise InvalidRequest("explanations have no tensors; ask /v1/score for them", f"{WHOLE}.explain")
         reply = encode_reply(_head(answer), parts.request, served.request, served.scored)
         await self._send(answer, reply, access, send)
 

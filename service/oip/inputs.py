@@ -17,6 +17,7 @@ from service.oip.tensors import FLOATS, INTEGERS, Parts, values_of
 WHOLE = "request"
 """The one input that is a scoring request's JSON as it stands."""
 USER_ID, CANDIDATES = "user_id", "candidates.id"
+_EXPLAIN = "explain"
 _CANDIDATES_SIDE = "candidates."
 _FEATURES = {"context.": "context", "user.features.": "user"}
 _TEXTS, _CATEGORIES, _NUMBERS, _WHOLE_NUMBERS = ("BYTES",), ("BYTES", *INTEGERS), (*FLOATS, *INTEGERS), INTEGERS
@@ -90,11 +91,16 @@ def user_of(parts: Parts, body: bytes) -> str | None:
     """The user that is asked for, as far as that can be said before all is checked."""
     if WHOLE not in parts.inputs:
         return str(values_of(parts, USER_ID)[0])
-    try:
-        found = orjson.loads(body)["user_id"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return None
+    found = _said(body, USER_ID)
     return found if isinstance(found, str) else None
+
+
+def _said(body: bytes, key: str) -> object:
+    """What a scoring request says under a key, if it is one; all else about it is found out later."""
+    try:
+        return orjson.loads(body)[key]
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        return None
 
 
 def _whole(parts: Parts) -> bytes:
@@ -102,7 +108,10 @@ def _whole(parts: Parts) -> bytes:
         raise InvalidRequest(f"stands for all inputs, and {others[0][:_SHOWN]!r} is given too", WHOLE)
     _check(parts.inputs[WHOLE], Input(WHOLE, _TEXTS), 1)
     text: str = values_of(parts, WHOLE)[0]
-    return text.encode()
+    body = text.encode()
+    if _said(body, _EXPLAIN):
+        raise InvalidRequest("explanations have no tensors; ask /v1/score for them", f"{WHOLE}.{_EXPLAIN}")
+    return body
 
 
 def _of_field(name: str, field: ValueField) -> Input:
