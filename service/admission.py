@@ -12,11 +12,12 @@ import structlog
 from service.errors import Overloaded
 from service.metrics import Metrics, Shed
 
-# What is expected is exceeded by every other: of those taken on, all but few are to be scored in time.
+# What is expected is exceeded by every other: of those that begin, all but few are to end in time.
 SURE = 0.7
-# A burst may take nearly all of the time there is. When one was refused, more came than can be scored; then to let as
-# many wait would only make all replies late, so that fewer wait until there is nobody but those being scored.
-_STANDING = 0.3
+# A burst may take half of the time there is: to read it, and what comes behind it, takes half as much again from those
+# that score. When one was refused, more came than can be scored; then to let as many wait would only make all replies
+# late, so that fewer wait until there is nobody but those being scored.
+_BURST, _STANDING = 0.5, 0.3
 _SAY_AGAIN_S = 10.0
 _LEARNS = 0.05
 
@@ -77,7 +78,7 @@ class Admission:
         if ahead.seconds <= workers * load.seconds:
             self._is_shedding = False
         expected, left = ahead.seconds / workers + load.seconds, deadline - time.perf_counter()
-        if expected > (_STANDING if self._is_shedding else SURE) * left:
+        if expected > (_STANDING if self._is_shedding else _BURST) * left:
             self._is_shedding = True
             self.shed("wait")
             raise Overloaded(

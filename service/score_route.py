@@ -4,6 +4,7 @@ Errors are raised; `access` answers them.
 """
 
 import time
+from contextlib import nullcontext
 
 from starlette.types import Receive, Scope, Send
 
@@ -11,6 +12,7 @@ from service.access import Access, access_of
 from service.admission import Admission
 from service.body import read_json_body
 from service.client import Client
+from service.cold.cold_ads import Aside
 from service.deadline import Deadlines
 from service.errors import NotReady
 from service.guard import Guard
@@ -46,6 +48,7 @@ class ScoreRoute:
         self._queue = queue
         self._readiness = readiness
         self._siblings = siblings
+        self._aside: Aside = nullcontext if siblings is None else siblings.aside
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -62,7 +65,7 @@ class ScoreRoute:
         if self._admission.is_shedding:
             self._admission.check(self._scoring.expected(len(body)), deadline)
         self._queue.check(deadline, is_gone)
-        asked = Asked(access.request_id, body, access.started, Terms(deadline, is_gone))
+        asked = Asked(access.request_id, body, access.started, Terms(deadline, is_gone, aside=self._aside))
         if self._siblings is None:
             await self._answer(asked, access, send)
         elif self._siblings.is_free or (client := Client.of(scope)) is None:

@@ -6,6 +6,7 @@ Knows neither HTTP nor the form of a reply, nor when the model runs.
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from msd.contract.log import Basis
 from msd.contract.request import CheckedRequest
 from msd.contract.rows import Rows, RowSide
 from service.admission import Admission, Load
-from service.cold.cold_ads import ColdAds
+from service.cold.cold_ads import Aside, ColdAds
 from service.errors import ModelError
 from service.lineup.model import Model
 from service.live.live_rows import LiveRows
@@ -34,12 +35,13 @@ _SAY_AGAIN_S = 1.0
 
 class Terms(NamedTuple):
     """Until when a request is to be scored, and whether it still is; how long it has waited; whether it was taken on
-    already, so that it is not refused."""
+    already, so that it is not refused; within what it waits for another process, while its worker's hands are free."""
 
     deadline: float
     is_gone: Callable[[], bool]
     waited_s: float = 0.0
     is_taken_on: bool = False
+    aside: Aside = nullcontext
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class Scorer:
         try:
             started = time.perf_counter()
             at = time.time() if request.at is None else request.at
-            user, items = await self._fetch(model, request, at, deadline)
+            user, items = await self._fetch(model, request, at, deadline, terms.aside)
             assembled = assemble(model.schema, request, at, user, items)
             rows_s = time.perf_counter() - started
             self._metrics.stages["rows"].observe(rows_s)
@@ -119,7 +121,9 @@ class Scorer:
         """What another model than the one that scores the request would have scored it from."""
         return assemble(model.schema, request, at, *await self._fetch(model, request, at, deadline)).tensors
 
-    async def _fetch(self, model: Model, request: CheckedRequest, at: float, deadline: float) -> tuple[Rows, Rows]:
+    async def _fetch(
+        self, model: Model, request: CheckedRequest, at: float, deadline: float, aside: Aside = nullcontext
+    ) -> tuple[Rows, Rows]:
         if self._live is not None:
             rows_of = partial(self._rows, model, deadline)
             user, items = await self._live.fetch(model.schema, request, at, rows_of, deadline)
@@ -127,7 +131,7 @@ class Scorer:
             user = await self._rows(model, deadline, "user", [request.user_id])
             items = await self._rows(model, deadline, "item", wanted_items(request, user))
         if request.item_texts and self._cold_ads is not None:
-            items = await self._cold_ads.fill(model, request, items, deadline)
+            items = await self._cold_ads.fill(model, request, items, deadline, aside)
         return user, items
 
     async def _rows(self, model: Model, deadline: float, side: RowSide, ids: Sequence[str]) -> Rows:

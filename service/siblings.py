@@ -10,6 +10,8 @@ import os
 import socket
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -124,6 +126,15 @@ class Siblings:
         self._metrics.at_work.set(self._at_work)
         if not self._is_watching and self._may_take():
             self._loop.call_soon(self._pull)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is scored here waits for another process meanwhile, so that this worker has its hands free."""
+        self.end()
+        try:
+            yield
+        finally:
+            self.begin()
 
     async def offer(self, asked: Asked, client: Client) -> Reply | None:
         """Lets any worker score a request; None when it is to be scored here, as which it then counts already."""
@@ -316,7 +327,7 @@ class Siblings:
                 raise _Withdrawn
             return False
 
-        terms = Terms(ticket.deadline, is_gone, waited_s, is_taken_on=True)
+        terms = Terms(ticket.deadline, is_gone, waited_s, is_taken_on=True, aside=self.aside)
         answer = None
         try:
             answer = await self._scoring.answer(Asked(ticket.request_id, ticket.body, ticket.began, terms))

@@ -295,8 +295,8 @@ def test_once_one_was_refused_fewer_wait_until_nobody_does() -> None:
     assert bench.admission.is_shedding
     for load in standing:
         bench.admission.leave(load)
-    assert as_many_as_may() == [one] * 13
-    assert len(standing) == 7
+    assert as_many_as_may() == [one] * 9
+    assert len(standing) == 5
 
 
 def test_small_requests_say_nothing_of_large_ones() -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,26 @@ def encoder_pid(service: LiveService) -> int:
 def late_or_dropped(service: LiveService) -> float:
     """Texts whose requests were scored without their vectors."""
     return sum(service.metric(f'msd_encoded_total{{result="{name}"}}') for name in ("late", "dropped"))
+
+
+def test_who_waits_for_the_encoder_leaves_his_worker_to_others(cold: LiveService) -> None:
+    """As many requests wait as each of the two workers has connections; others are scored meanwhile."""
+    assert rungs(cold, "before") == ["encoded"]
+    pid = encoder_pid(cold)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            waiting = [pool.submit(rungs, cold, f"while frozen {number}") for number in range(4)]
+            wait_until(lambda: cold.metric("msd_queued_rows") == 2 * len(waiting))
+            assert cold.metric("msd_requests_at_work") == 0
+            for _ in range(10):
+                assert rungs(cold, "before") == ["encoded"]
+            assert not any(one.done() for one in waiting)
+            os.kill(pid, signal.SIGCONT)
+            assert [one.result() for one in waiting] == [["encoded"]] * len(waiting)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert cold.metric("msd_requests_at_work") == 0
 
 
 def test_frozen_or_killed_requests_go_on_within_their_deadline(cold_bundle: Bundle, tmp_path: Path) -> None:
