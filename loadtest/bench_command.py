@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from loadtest.bars import bar
 from loadtest.running_command import running_app
 from loadtest.services_command import is_meant, services_app
 from msd.contract.errors import MsdError
@@ -60,15 +60,8 @@ def graph(
             f"`msd bench --graph` needs the module {error.name!r}; in the checkout: pip install -e '.[train,cpu]'"
         ) from error
     console = Console()
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        bar = bars.add_task("Starting", total=None)
-        found = bench_graph(
-            Plan(seconds=seconds, study=Study(seeds=lean_seeds)),
-            work,
-            bundle,
-            lambda doing, done, total: bars.update(bar, description=doing, completed=done, total=total),
-        )
+    with bar() as heard:
+        found = bench_graph(Plan(seconds=seconds, study=Study(seeds=lean_seeds)), work, bundle, heard)
     for table in tables(found):
         console.print(table)
     if figures is not None:

@@ -1,22 +1,20 @@
 """`msd chaos`: breaks a service that it starts itself, in many ways, and tells what came of it."""
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from loadtest.bars import Heard, bar
 from msd.contract.errors import MsdError
 from msd.contract.files import write_text_atomic
 
 if TYPE_CHECKING:
-    from loadtest.bench.bundles import Heard
     from loadtest.chaos.scenario import Scenario
 
 _NEEDED = "pip install -e '.[train,cpu,openvino,demo,dev]'"
@@ -46,7 +44,7 @@ def main(
     except ModuleNotFoundError as error:
         raise MsdError(f"`msd chaos` needs the module {error.name!r}; in the checkout: {_NEEDED}") from error
     chosen = _chosen(only)
-    with _bars() as heard:
+    with bar() as heard:
         served, second = _reference(work, heard) if bundle is None else (bundle, other)
         ground = Ground(
             bundle=served.absolute(),
@@ -76,25 +74,12 @@ def _chosen(only: str) -> "Sequence[Scenario]":
     return [known[name] for name in names]
 
 
-def _reference(work: Path, heard: "Heard") -> tuple[Path, Path]:
+def _reference(work: Path, heard: Heard) -> tuple[Path, Path]:
     """The same model in the best precision and in fp32, whose scores differ a little."""
     from loadtest.bench.bundles import Makings, made_bundles
 
     bundles = made_bundles(work / "bundles", Makings(), heard)
     return bundles.best, bundles.fp32
-
-
-@contextmanager
-def _bars() -> "Iterator[Heard]":
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    # Drawn when there is news: a bar that moves by itself would take its time from the services.
-    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as bars:
-        bar = bars.add_task("Starting", total=None)
-
-        def heard(doing: str, done: int, total: int) -> None:
-            bars.update(bar, description=doing, completed=done, total=total, refresh=True)
-
-        yield heard
 
 
 def _tell(summary: dict[str, Any], out: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from loadtest.bars import bar
 from loadtest.traffic import mix_of
 from msd.contract.errors import MsdError
 from msd.contract.files import write_text_atomic
@@ -41,18 +41,12 @@ def load(
             f"`msd load` needs the module {error.name!r}; in the checkout: pip install -e '.[load]'"
         ) from error
     plan = Plan(mix, cold, deadline_ms, seconds, users=users)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    # What is measured could not be written afterwards.
+    out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         if url is None:
             (url,) = stack.enter_context(running([ours("load", bundle, "auto", None)], out))
-        bars = stack.enter_context(Progress(*columns, console=Console(stderr=True), auto_refresh=False))
-        bar = bars.add_task("Starting", total=None)
-        now = load_session(
-            url,
-            bundle,
-            plan,
-            lambda doing, done, total: bars.update(bar, description=doing, completed=done, total=total, refresh=True),
-        )
+        now = load_session(url, bundle, plan, stack.enter_context(bar()))
     before = last_session(out / "load.json", now)
     write_page(out / "load.html", now, before)
     write_text_atomic(out / "load.json", json.dumps(now, indent=2) + "\n")

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from loadtest.bars import bar
 from loadtest.services_command import check_writable
 from msd.contract.errors import MsdError
 from msd.contract.files import write_text_atomic
@@ -41,19 +41,10 @@ def savings(
         raise MsdError(
             f"`msd savings` needs the module {error.name!r}; in the checkout: pip install -e '.[train,teach,cpu]'"
         ) from error
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as bars:
-        bar = bars.add_task("Starting", total=None)
-        found = measured(
-            data,
-            bundle,
-            without,
-            llm,
-            work,
-            Plan(users=users, candidates=candidates),
-            Assumed(requests_per_s, busy, cores_a_machine, core_hour),
-            lambda doing, done, total: bars.update(bar, description=doing, completed=done, total=total, refresh=True),
-        )
+    plan = Plan(users=users, candidates=candidates)
+    assumed = Assumed(requests_per_s, busy, cores_a_machine, core_hour)
+    with bar() as heard:
+        found = measured(data, bundle, without, llm, work, plan, assumed, heard)
     console = Console()
     for table in tables(found):
         console.print(table)

@@ -2,15 +2,14 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from loadtest.bars import bar
 from msd.contract.errors import MsdError
 from msd.contract.files import write_text_atomic
 
@@ -29,10 +28,6 @@ def is_meant(arguments: Sequence[str]) -> bool:
             return False
         is_value = not is_value and argument in _VALUED
     return True
-
-
-class _Heard(Protocol):
-    def __call__(self, doing: str, done: int, total: int) -> None: ...
 
 
 @services_app.command(
@@ -62,7 +57,7 @@ def services(
     except ModuleNotFoundError as error:
         raise MsdError(f"`msd bench` needs the module {error.name!r}; in the checkout: {_NEEDED}") from error
     console = Console()
-    with _bars() as heard:
+    with bar() as heard:
         found = (bench_peers if peers else bench_services)(Plan(seconds=seconds), work, heard)
     for table in (peer_tables if peers else tables)(found):
         console.print(table)
@@ -84,16 +79,3 @@ def check_writable(figures: Path | None) -> None:
     folder = next(one for one in figures.absolute().parents if one.exists())
     if figures.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise MsdError(f"--json {figures}: cannot be written; {folder} is no folder that may be written to")
-
-
-@contextmanager
-def _bars() -> Iterator[_Heard]:
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    # Drawn when there is news: a bar that moves by itself would take its time from the services.
-    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as bars:
-        bar = bars.add_task("Starting", total=None)
-
-        def heard(doing: str, done: int, total: int) -> None:
-            bars.update(bar, description=doing, completed=done, total=total, refresh=True)
-
-        yield heard

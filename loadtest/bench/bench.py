@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loadtest.bench.bundles import Heard, made_bundles
+from loadtest.bars import Heard
+from loadtest.bench.bundles import made_bundles
 from loadtest.bench.course import Course
 from loadtest.bench.field import KINDS, Entry, Field, Kind
 from loadtest.bench.figures import Best, Found, Held, Store, summarised

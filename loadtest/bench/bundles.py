@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import onnx
 import torch
 
+from loadtest.bars import Heard
 from loadtest.bench.catalogue import Population, new_market
 from loadtest.graph.graphs import plain_graph, tiled_graph
 from loadtest.graph.inputs import Sizes
@@ -42,12 +42,6 @@ _TENSORS = {
     "item_fields": "item_categorical",
     "item_vector": "item_semantic",
 }
-
-
-class Heard(Protocol):
-    """Hears what is being done, and how much of it, of how much."""
-
-    def __call__(self, doing: str, done: int, total: int) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from loadtest.arrivals import Arrivals, poisson
-from loadtest.bench.bundles import Heard
+from loadtest.bars import Heard
 from loadtest.generator import Limits, Target, closed_loop, open_loop
 from loadtest.http_client import ClientError
 from loadtest.outcome import Outcome, Rounds

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from loadtest.bench.bundles import Heard
+from loadtest.bars import Heard
 from loadtest.bench.processes import Running, end, ours
 from loadtest.chaos.plan import Plan
 from loadtest.chaos.redis import RedisProcess

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from loadtest.bars import Heard
 from loadtest.graph.bundle import ranker_of
 from loadtest.graph.contestants import Contestant, beside, graphs_of, in_all_precisions, on, without_rules
 from loadtest.graph.figures import (
@@ -44,12 +45,6 @@ class Plan:
     study: Study = field(default_factory=Study)
     counts: tuple[int, ...] = (20, 50, 200, 1_000)
     seconds: float = 4.0
-
-
-class Heard(Protocol):
-    """Hears what is being done, and how much of it, of how much."""
-
-    def __call__(self, doing: str, done: int, total: int) -> None: ...
 
 
 def bench_graph(plan: Plan, work: Path, bundle: Path | None, heard: Heard) -> dict[str, Any]:

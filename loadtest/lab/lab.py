@@ -5,13 +5,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from loadtest.arrivals import Times, bursts, poisson
+from loadtest.bars import Heard
 from loadtest.bench.stages import spent
 from loadtest.generator import Limits, Target, closed_loop, open_loop
 from loadtest.histogram import Histogram
@@ -20,7 +20,6 @@ from loadtest.lab.plan import Plan
 from loadtest.requests import http_request, some_bodies
 from loadtest.traffic import Traffic
 
-Heard = Callable[[str, int, int], None]
 # Overload is part of the picture: what it leaves unanswered is counted.
 _LIMITS = Limits(goes_on=True)
 _LOCUST_WITHIN_S = 60.0

@@ -4,7 +4,7 @@ scored by a service, by the service of the same ranker without semantics, and by
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from loadtest.bars import Heard
 from loadtest.bench.machine import machine_now
 from loadtest.savings.capacity import Assumed, capacity
 from loadtest.savings.language_model import LanguageModel
@@ -25,7 +26,6 @@ from msd.dataset.load import Dataset, load_dataset
 from msd.ranker.bootstrap import interval, resample_metrics
 
 _RESAMPLES = 1_000
-Heard = Callable[[str, int, int], None]
 Scores = list[NDArray[np.float64]]
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from loadtest.bench.bundles import Bundles, Heard, made_bundles
+from loadtest.bars import Heard
+from loadtest.bench.bundles import Bundles, made_bundles
 from loadtest.bench.course import Course
 from loadtest.bench.field import Entry, Field, Kind
 from loadtest.bench.machine import machine_now
