@@ -16,6 +16,7 @@ from msd.contract.bundle import Bundle
 from msd.contract.errors import BundleError
 from msd.contract.redis_keys import POINTER, key_prefix
 from msd.contract.rows import Rows
+from service.catalogue.publish import publish_rows
 from service.metrics import Metrics
 from service.publication import PublishError
 from service.publish import publish
@@ -24,6 +25,7 @@ from service.redis_url import parse_redis_url
 from service.stores.redis import RedisStore
 from service.stores.store import StoreError
 from tests.service.bundle_factory import ITEMS, USERS, golden_requests
+from tests.service.catalogue.made import make, write_shard
 from tests.service.live import LiveService, live_service
 from tests.service.redis_fleet import ClusterFleet, cluster_fleet, move_slot, sentinel_fleet, tls_server
 
@@ -142,6 +144,19 @@ def test_a_cluster_fills_an_arena(cluster: ClusterFleet, bundle: Bundle) -> None
         await until(is_filled)
 
     run(bundle, cluster.url, use, fill=1e6)
+
+
+def test_a_catalogue_goes_to_all_nodes_of_a_cluster(cluster: ClusterFleet, bundle: Bundle, tmp_path: Path) -> None:
+    ids = [f"ad {number}" for number in range(60)]
+    write_shard(tmp_path / "items" / "a.parquet", {"id": [*ids, "i1"], "price": [9.5] * 61})
+    make(tmp_path / "items", bundle, tmp_path / "rows")
+    before = [one.client().dbsize() for one in cluster.masters]
+    done = publish_rows(tmp_path / "rows", cluster.url, lambda copied, total: None)
+
+    assert (done.items, done.kept) == (60, 1)
+    after = [one.client().dbsize() for one in cluster.masters]
+    assert sum(after) == sum(before) + 60
+    assert all(now > then for now, then in zip(after, before, strict=True))
 
 
 def test_keys_are_followed_while_their_slot_moves_and_after(cluster: ClusterFleet, bundle: Bundle) -> None:
