@@ -105,7 +105,8 @@ class PlaygroundData:
         for place, one in enumerate(ids):
             known = bool(rows.found[place])
             features = values_in(model.schema, "item", rows.records[place : place + 1]) if known else {}
-            ads[one] = {"title": one, **words.get(one, {}), "known": known, "features": features}
+            said = {**words.get(one, {}), "title": shelf.items.title(one)}
+            ads[one] = {**said, "known": known, "features": features}
         return _json({"ads": ads})
 
     async def _user(self, request: Request) -> Response:

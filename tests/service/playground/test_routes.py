@@ -77,7 +77,8 @@ def test_items_and_users_are_found_and_told_of(playground: LiveService, worded: 
     assert known(playground, "items?text=städte")["items"] == [{"id": "i1", "title": "Städte am Meer"}]
     assert len(known(playground, "items")["items"]) == 20
     assert known(playground, "users?text=u")["users"] == [{"id": "u1"}, {"id": "u2"}]
-    ads = known(playground, "ads?id=i1&id=nothing")["ads"]
+    ads = known(playground, "ads?id=i1&id=i299&id=nothing")["ads"]
+    assert ads["i299"]["title"] == "i299"
     assert ads["nothing"] == {"title": "nothing", "known": False, "features": {}}
     assert {name: ads["i1"][name] for name in ("title", "explicit", "implicit", "tags", "known")} == {
         "title": "Städte am Meer",

@@ -19,6 +19,7 @@ def with_words(folder: Path) -> Bundle:
     items: list[dict[str, Any]] = [{"id": f"i{place}", "title": f"Tent number {place}"} for place in range(ITEMS)]
     items[1] |= {"title": "Städte am Meer", "explicit": "Two cities.", "implicit": "For walkers.", "tags": ["sea"]}
     items[2] |= {"title": HOSTILE, "explicit": HOSTILE, "implicit": HOSTILE, "tags": [HOSTILE]}
+    items[299]["title"] = None  # as where a dataset has none
     users: list[dict[str, Any]] = [
         {"id": "u1", "explicit": "Clicks on tents.", "implicit": HOSTILE, "tags": []},
         {"id": "u2"},
