@@ -12,7 +12,7 @@ from model_export.run import Run, open_run
 from model_export.serving_view import Request
 from msd.contract.assemble import Tensors, wanted_items
 from msd.contract.bundle import RANKER, ROWS, Bundle
-from msd.contract.golden import Golden, encode_row, golden_tensors
+from msd.contract.golden import Golden, encode_row, golden_tensors, repeated
 from msd.contract.request import parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, RowSide
@@ -42,11 +42,13 @@ def check_parity(
     progress: Callable[[int], None],
     graph: bytes | None = None,
     served: Run | None = None,
+    candidates: int = 0,
 ) -> Parity:
     """Scores every request by the model and by onnxruntime from the bundle's own rows.
 
     `graph` is the ranker in fp32, where the bundle's own is not; `served` what runs the bundle's own, whose difference
-    is measured, not judged. Raises ExportError, with both scores, at the first that differs by more than `tolerance`.
+    is measured, not judged: of the requests as they are, and of each with as many `candidates` as are expected. Raises
+    ExportError, with both scores, at the first that differs by more than `tolerance`.
     """
     heads = bundle.manifest.heads
     run = open_run(graph or bundle.path(RANKER).read_bytes(), "fp32", heads)
@@ -67,8 +69,10 @@ def check_parity(
             )
         worst = max(worst, difference)
         if served:
+            count = due.shape[1]
+            among = served(repeated(bundle.schema, tensors, max(count, candidates)))[:, :count]
             # Not max(): a NaN must count as a difference.
-            worst_served = float(np.maximum(worst_served, np.abs(served(tensors) - due).max()))
+            worst_served = float(np.max([worst_served, np.abs(served(tensors) - due).max(), np.abs(among - due).max()]))
         progress(len(goldens) + 1)
         scores = {head: [float(score) for score in row] for head, row in zip(heads, due, strict=True)}
         goldens.append(golden.model_copy(update={"expected": scores}))

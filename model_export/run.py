@@ -1,9 +1,8 @@
 """A graph in one of the precisions, run on one thread as the service would run it."""
 
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import onnxruntime
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from model_export.errors import ExportError
 from msd.contract.assemble import Tensors
-from msd.contract.padding import pad_candidates
+from msd.contract.openvino import OpenVinoGraph, load_openvino
 from msd.contract.precision import Precision
 
 Run = Callable[[Tensors], NDArray[np.float32]]
@@ -20,9 +19,10 @@ Name = TypeVar("Name", bound=str)
 _ROUNDS = 40
 
 
-def open_run(graph: bytes, precision: Precision, heads: Sequence[str]) -> Run:
-    """Raises ExportError where this machine cannot run the graph in the precision."""
-    return _open_openvino(graph, heads) if precision == "bf16" else _open_onnxruntime(graph, heads)
+def open_run(graph: bytes, precision: Precision, heads: Sequence[str], candidates: int = 0) -> Run:
+    """`candidates`: how many are expected, where it is known. Raises ExportError where this machine cannot run the
+    graph in the precision."""
+    return _open_openvino(graph, heads, candidates) if precision == "bf16" else _open_onnxruntime(graph, heads)
 
 
 def _open_onnxruntime(graph: bytes, heads: Sequence[str]) -> Run:
@@ -36,40 +36,20 @@ def _open_onnxruntime(graph: bytes, heads: Sequence[str]) -> Run:
     return run
 
 
-def _open_openvino(graph: bytes, heads: Sequence[str]) -> Run:
-    # OpenVINO reports every import to its maker, unless the package that it does so with is not there.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+def _open_openvino(graph: bytes, heads: Sequence[str], candidates: int) -> Run:
     try:
-        import openvino
+        openvino = load_openvino()
     except ImportError:
         raise ExportError("bf16 runs on OpenVINO, which is not installed: pip install 'msd-ctr[openvino]'") from None
-    core = openvino.Core()
-    offered = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    offered = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if "BF16" not in offered:
         raise ExportError(f"OpenVINO does not offer bf16 on this CPU; it offers {', '.join(sorted(offered))}")
-    options = {
-        "INFERENCE_PRECISION_HINT": "bf16",
-        "INFERENCE_NUM_THREADS": 1,
-        "NUM_STREAMS": 1,
-        "ENABLE_CPU_PINNING": False,
-    }
-    model = core.read_model(graph)
-    candidates = _candidate_inputs(model)
-    # Read from bytes, a model has lost the inputs that it does nothing with.
-    names = {name for one in model.inputs for name in one.names}
-    request = core.compile_model(model, "CPU", options).create_infer_request()
+    opened = OpenVinoGraph(graph, "bf16", 1, heads, candidates)
 
     def run(tensors: Tensors) -> NDArray[np.float32]:
-        used = {name: tensor for name, tensor in tensors.items() if name in names}
-        count = len(used[candidates[0]])
-        found = request.infer(pad_candidates(used, candidates), share_inputs=True)
-        return np.stack([found[head][:count] for head in heads])
+        return np.stack(list(opened.run(tensors).values()))
 
     return run
-
-
-def _candidate_inputs(model: Any) -> list[str]:  # noqa: ANN401 - openvino says little of types
-    return [one.any_name for one in model.inputs if one.partial_shape[0].is_dynamic]
 
 
 def median_microseconds(runs: Mapping[Name, Run], tensors: Tensors) -> dict[Name, float]:

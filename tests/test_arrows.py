@@ -26,8 +26,8 @@ class Arrow(NamedTuple):
 
 
 ARROWS = [
-    # pydantic_core is what pydantic parses with: no other package.
-    Arrow("msd.contract", ("msd.contract",), only=frozenset({"numpy", "pydantic", "pydantic_core"})),
+    # pydantic_core is what pydantic parses with: no other package. openvino is loaded where it is asked for alone.
+    Arrow("msd.contract", ("msd.contract",), only=frozenset({"numpy", "pydantic", "pydantic_core", "openvino"})),
     Arrow("msd", ("msd",)),
     Arrow("service", ("service", "msd.contract"), forbidden=frozenset(HEAVY)),
     # An init container runs it and nothing else.

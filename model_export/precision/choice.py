@@ -53,7 +53,7 @@ def choose(
     for precision in wanted:
         try:
             graphs[precision] = _in_int8(graph, rows) if precision == "int8" else graph
-            runs[precision] = open_run(graphs[precision], precision, heads)
+            runs[precision] = open_run(graphs[precision], precision, heads, candidates)
         except ExportError as error:
             if asked != "auto":
                 raise

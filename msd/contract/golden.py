@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from msd.contract.assemble import Assembled, assemble, wanted_items
+from msd.contract.assemble import Assembled, Tensors, assemble, wanted_items
 from msd.contract.errors import BundleError
 from msd.contract.files import atomic_file
 from msd.contract.request import RequestError, parse_request
@@ -44,6 +45,15 @@ def read_goldens(path: Path) -> Iterator[Golden]:
                 raise BundleError(
                     f"{path}:{number}: not a golden: {error.errors(include_input=False)[0]['msg']}"
                 ) from None
+
+
+def repeated(schema: FeatureSchema, tensors: Tensors, count: int) -> Tensors:
+    """The tensors of the same request with so many of its candidates, again and again."""
+    sides = {spec.name: spec.side for spec in schema.tensors}
+    return {
+        name: np.resize(tensor, (count, *tensor.shape[1:])) if sides[name] == "item" else tensor
+        for name, tensor in tensors.items()
+    }
 
 
 def golden_tensors(schema: FeatureSchema, users: RowCodec, items: RowCodec, golden: Golden) -> Assembled:

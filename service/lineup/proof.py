@@ -10,7 +10,8 @@ import numpy as np
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import GOLDENS
 from msd.contract.errors import BundleError
-from msd.contract.golden import Golden, golden_tensors, read_goldens
+from msd.contract.golden import Golden, golden_tensors, read_goldens, repeated
+from msd.contract.merge import candidates_of
 from service.lineup.aside import Aside
 from service.lineup.model import Model
 from service.runtimes.runtime import Scores
@@ -35,9 +36,11 @@ class Proof:
             raise BundleError(f"the manifest has no tolerance for {engine.key!r}; it has: {known}")
         goldens, asked = await self._goldens()
         for size in model.runner.runtime.warm_up_sizes(self._max_candidates):
-            await self._scores(self._resized(asked[0], size))
+            await self._scores(repeated(self._model.schema, asked[0], size))
         alone = [await self._scores(tensors) for tensors in asked]
         _check(goldens, alone, tolerance, engine.key)
+        if expected := model.bundle.precision.candidates:
+            _check(goldens, await self._scores_among(expected, asked), tolerance, f"{expected} candidates")
         if model.runner.together:
             _check(goldens, await self._scores_together(model.runner.together, asked), tolerance, "requests together")
 
@@ -59,18 +62,19 @@ class Proof:
         users, items = self._model.codecs["user"], self._model.codecs["item"]
         return golden, golden_tensors(self._model.schema, users, items, golden).tensors
 
-    def _resized(self, tensors: Tensors, count: int) -> Tensors:
-        """The same request with so many of its candidates, again and again."""
-        sides = {spec.name: spec.side for spec in self._model.schema.tensors}
-        return {
-            name: np.resize(tensor, (count, *tensor.shape[1:])) if sides[name] == "item" else tensor
-            for name, tensor in tensors.items()
-        }
+    async def _scores_among(self, count: int, asked: list[Tensors]) -> list[Scores]:
+        """The same with each candidate asked for so often that there are as many: a runtime may have a graph for that
+        number."""
+        found: list[Scores] = []
+        for tensors, rows in zip(asked, candidates_of(self._model.schema, asked), strict=True):
+            scores = await self._scores(repeated(self._model.schema, tensors, max(rows, count)))
+            found.append({head: column[:rows] for head, column in scores.items()})
+        return found
 
     async def _scores_together(self, together: Together, asked: list[Tensors]) -> list[Scores]:
         """The same, several in a run."""
         for size in together.warm_up_sizes():
-            await self._aside.do(together.run, [self._resized(asked[0], size)])
+            await self._aside.do(together.run, [repeated(self._model.schema, asked[0], size)])
         found: list[Scores] = []
         for start in range(0, len(asked), together.most):
             found += await self._aside.do(together.run, asked[start : start + together.most])

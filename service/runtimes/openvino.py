@@ -1,11 +1,6 @@
-"""OpenVINO behind the Protocol: it reads the bundle's ONNX file, and runs it in fp32 or bf16 on the CPU.
+"""OpenVINO behind the Protocol: it reads the bundle's ONNX file, and runs it in fp32 or bf16 on the CPU."""
 
-OpenVINO makes its kernels anew for each number of candidates that it has not seen, which costs a request some
-milliseconds. So candidates are padded to a few sizes, all of which are run before the service is ready.
-"""
-
-import sys
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -13,76 +8,56 @@ from msd.contract.assemble import Tensors
 from msd.contract.bundle import RANKER, Bundle
 from msd.contract.errors import BundleError
 from msd.contract.instructions import cpu_instructions
-from msd.contract.padding import pad_candidates, padded_sizes
+from msd.contract.openvino import OpenVinoGraph, load_openvino, name_of
 from msd.contract.precision import Precision
-from service.runtimes.checks import ALONE, GraphInput, check_graph
+from service.runtimes.checks import ALONE, GraphInput, check_graph, checked_heads
 from service.runtimes.runtime import Engine, RuntimeRefused, Scores
 
 NAME = "openvino"
 _DTYPES = {"i32": "int32", "f32": "float32"}
-_HINTS: Mapping[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
 _PRODUCTS = ("FullyConnected", "MatMul")
 
 
 class OpenVinoRuntime:
-    """A compiled model of OpenVINO."""
+    """A graph of OpenVINO."""
 
     def __init__(self, bundle: Bundle, precision: Precision, threads: int) -> None:
         """Raises RuntimeRefused when the precision is not to be had, BundleError when graph and manifest disagree."""
         path = bundle.path(RANKER)
-        self._candidate_inputs = [spec.name for spec in bundle.schema.tensors if spec.side == "item"]
-        compiled = _compile(path, precision, threads)
+        self._graph = _open(bundle, path, precision, threads)
+        compiled = self._graph.compiled
         outputs = [output.any_name for output in compiled.outputs]
-        wanted = {spec.name for spec in bundle.schema.tensors}
-        self._heads = check_graph(bundle, ALONE, _inputs(compiled, wanted), outputs)
+        check_graph(bundle, ALONE, _inputs(compiled, {spec.name for spec in bundle.schema.tensors}), outputs)
         self.engine = _engine(path, compiled, precision)
-        self._request = compiled.create_infer_request()
 
     def run(self, tensors: Tensors) -> Scores:
         """The schema's tensors → scores [N] by head."""
-        count = len(tensors[self._candidate_inputs[0]])
-        given = pad_candidates(tensors, self._candidate_inputs)
-        # Shared with OpenVINO, not copied: the request is over before anyone could change them.
-        found = self._request.infer(given, share_inputs=True)
-        return {head: found[head][:count] for head in self._heads}
+        return self._graph.run(tensors)
 
     def warm_up_sizes(self, max_candidates: int) -> Sequence[int]:
         """Every size that candidates may be padded to."""
-        return list(padded_sizes(max_candidates))
+        return sorted({self._graph.size_of(count) for count in range(1, max_candidates + 1)})
 
 
-def _compile(path: Path, precision: Precision, threads: int) -> Any:  # noqa: ANN401 - openvino says little of types
-    if precision not in _HINTS:
+def _open(bundle: Bundle, path: Path, precision: Precision, threads: int) -> OpenVinoGraph:
+    if precision == "int8":
         raise RuntimeRefused(
             f"{path}: is quantised for onnxruntime; OpenVINO is asked for: set MSD_RUNTIME=onnxruntime, or auto"
         )
-    core = _openvino(path).Core()
-    if precision == "bf16":
-        check_bf16(path, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
-    options = {
-        "INFERENCE_PRECISION_HINT": _HINTS[precision],
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        # Two processes that both pin would share a core and leave others idle.
-        "ENABLE_CPU_PINNING": False,
-    }
     try:
-        return core.compile_model(core.read_model(str(path)), "CPU", options)
-    except Exception as error:  # all of openvino's errors are plain RuntimeErrors
-        raise BundleError(f"{path}: openvino cannot load it: {error}") from error
-
-
-def _openvino(path: Path) -> Any:  # noqa: ANN401
-    """The package, which reports every import to its maker, unless the package that it does so with is not there."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    try:
-        import openvino
+        openvino = load_openvino()
     except ImportError as error:
         raise RuntimeRefused(
             f"{path}: is to run on OpenVINO, which is not installed: pip install 'msd-ctr[openvino]', or set"
             " MSD_RUNTIME=onnxruntime"
         ) from error
-    return openvino
+    if precision == "bf16":
+        check_bf16(path, openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    heads = checked_heads(bundle.manifest.heads)
+    try:
+        return OpenVinoGraph(str(path), precision, threads, heads, bundle.precision.candidates)
+    except Exception as error:  # all of openvino's errors are plain RuntimeErrors
+        raise BundleError(f"{path}: openvino cannot load it: {error}") from error
 
 
 def check_bf16(path: Path, offered: Sequence[str]) -> None:
@@ -95,10 +70,10 @@ def check_bf16(path: Path, offered: Sequence[str]) -> None:
 
 
 def _inputs(compiled: Any, wanted: Set[str]) -> list[GraphInput]:  # noqa: ANN401
-    """The inputs by the names that are wanted: one that a node only hands on also has the name of what that gives."""
+    """The inputs by the names that are wanted."""
     return [
         GraphInput(
-            next(iter(wanted & one.names), one.any_name),
+            name_of(one, wanted),
             _DTYPES.get(one.element_type.get_type_name(), one.element_type.get_type_name()),
             tuple(None if axis.is_dynamic else axis.get_length() for axis in one.partial_shape),
         )
@@ -117,7 +92,7 @@ def _engine(path: Path, compiled: Any, asked: Precision) -> Engine:  # noqa: ANN
         )
     return Engine(
         name=NAME,
-        version=_openvino(path).__version__,
+        version=load_openvino().__version__,
         provider="+".join(compiled.get_property("EXECUTION_DEVICES")).lower(),
         threads=compiled.get_property("INFERENCE_NUM_THREADS"),
         precision=got,

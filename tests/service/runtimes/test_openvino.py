@@ -13,6 +13,7 @@ from msd.contract.bundle import RANKER, Bundle
 from msd.contract.errors import BundleError
 from msd.contract.instructions import cpu_instructions
 from msd.contract.padding import padded_size
+from msd.contract.precision import Precision, PrecisionRecord
 from service.runtimes.openvino import OpenVinoRuntime, check_bf16
 from service.runtimes.runtime import RuntimeRefused
 from tests.service.bundle_factory import golden_requests
@@ -74,6 +75,27 @@ def test_it_warms_up_every_size_that_a_request_is_padded_to(made_for: Make, most
 
     assert list(sizes) == sorted({padded_size(count) for count in range(1, most + 1)})
     assert len(sizes) <= 40
+
+
+@pytest.mark.parametrize("precision", ["fp32", *["bf16"] * has_bf16()])
+def test_about_as_many_as_are_expected_have_a_graph_of_their_own(
+    made_for: Make, asked: Asked, precision: Precision
+) -> None:
+    """Its scores are those of the other graph, but for rounding, whatever came before in the same arrays."""
+    bundle = made_for(precision)
+    record = PrecisionRecord(asked=precision, chosen=precision, candidates=200)
+    expecting = Bundle(bundle.folder, bundle.manifest.model_copy(update={"precision": record}))
+    runtime, plain = (OpenVinoRuntime(one, precision, threads=1) for one in (expecting, bundle))
+
+    assert 208 in runtime.warm_up_sizes(300)
+    assert 192 not in runtime.warm_up_sizes(300)
+    for count in (1, 156, 157, 200, 208, 209, 180):
+        for tensors, _ in asked:
+            found = runtime.run(_resized(tensors, count))["pctr"]
+            assert found.shape == (count,)
+            np.testing.assert_allclose(
+                found, plain.run(_resized(tensors, count))["pctr"], atol=1e-6 if precision == "fp32" else 0.05
+            )
 
 
 def test_an_int8_graph_is_refused(made_for: Make) -> None:

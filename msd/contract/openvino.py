@@ -1,0 +1,122 @@
+"""A graph on OpenVINO, as export judges it and the service runs it.
+
+OpenVINO makes its kernels anew for each number of candidates that it has not seen, so candidates are padded to a few
+sizes. Told the number beforehand it is faster still, so the graph is compiled twice: for any number, and for about the
+one that is expected. Knows neither schemas nor bundles.
+"""
+
+import sys
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msd.contract.assemble import Tensors
+from msd.contract.padding import padded_size
+
+OpenVinoPrecision = Literal["fp32", "bf16"]
+_HINTS: Mapping[OpenVinoPrecision, str] = {"fp32": "f32", "bf16": "bf16"}
+# Rows that a CPU's matrix unit takes at once.
+_TILE = 16
+
+
+def load_openvino() -> Any:  # noqa: ANN401 - openvino says little of types
+    """The package, which reports every import to its maker, unless the package that it does so with is not there.
+
+    Raises ImportError.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
+class _Bound(NamedTuple):
+    """A request of OpenVINO, and the arrays that it reads its inputs from."""
+
+    request: Any
+    inputs: dict[str, NDArray[Any]]
+
+
+class OpenVinoGraph:
+    """Runs of one graph, one at a time."""
+
+    def __init__(
+        self,
+        graph: str | bytes,
+        precision: OpenVinoPrecision,
+        threads: int,
+        heads: Sequence[str] = (),
+        expected: int = 0,
+    ) -> None:
+        """`graph`: a file or what it holds. `expected`: how many candidates most requests have, 0 where nobody knows.
+
+        Raises ImportError, or one of openvino's RuntimeErrors for a graph that is none.
+        """
+        self._openvino = load_openvino()
+        core = self._openvino.Core()
+        options = {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            # Two processes that both pin would share a core and leave others idle.
+            "ENABLE_CPU_PINNING": False,
+        }
+        model = core.read_model(graph)
+        self.compiled = core.compile_model(model, "CPU", options)
+        self._fixed_size = -(-expected // _TILE) * _TILE
+        if self._fixed_size:
+            model.reshape({one.any_name: _shape(one, self._fixed_size) for one in model.inputs})
+            self._fixed = core.compile_model(model, "CPU", options)
+        self._heads = heads
+        self._names: dict[str, bool] = {}
+        self._bound: dict[int, _Bound] = {}
+
+    def size_of(self, count: int) -> int:
+        """What so many candidates are padded to: the expected number from three quarters of it on."""
+        fixed = self._fixed_size
+        return fixed if 3 * fixed < 4 * count <= 4 * fixed else padded_size(count)
+
+    def run(self, tensors: Tensors) -> dict[str, NDArray[np.float32]]:
+        """Tensors by the names of inputs, further ones aside → the scores [N] by head."""
+        if not self._names:
+            self._names = {name_of(one, tensors): _is_of_candidates(one) for one in self.compiled.inputs}
+        count = len(tensors[next(name for name, is_of_candidates in self._names.items() if is_of_candidates)])
+        size = self.size_of(count)
+        if size not in self._bound:
+            self._bound[size] = self._bind(size, tensors)
+        request, inputs = self._bound[size]
+        for name, array in inputs.items():
+            given = tensors[name]
+            array[: len(given)] = given
+            array[len(given) :] = 0
+        found = request.infer()
+        return {head: found[head][:count] for head in self._heads}
+
+    def _bind(self, size: int, tensors: Tensors) -> _Bound:
+        """A request of a size that reads from arrays of its own, so that none has to be handed to it again."""
+        compiled = self._fixed if size == self._fixed_size else self.compiled
+        request, inputs = compiled.create_infer_request(), {}
+        for name, is_of_candidates in self._names.items():
+            given = tensors[name]
+            inputs[name] = np.zeros((size if is_of_candidates else len(given), *given.shape[1:]), given.dtype)
+            request.set_tensor(name, self._openvino.Tensor(inputs[name], shared_memory=True))
+        return _Bound(request, inputs)
+
+
+def name_of(port: Any, wanted: Container[str]) -> str:  # noqa: ANN401
+    """An input's name of those that are wanted: one that a node only hands on also has the name of what that gives."""
+    return str(next((name for name in port.names if name in wanted), port.any_name))
+
+
+def _is_of_candidates(port: Any) -> bool:  # noqa: ANN401
+    return bool(port.partial_shape[0].is_dynamic)
+
+
+def _shape(port: Any, candidates: int) -> Any:  # noqa: ANN401
+    """An input's shape for so many candidates."""
+    shape = port.partial_shape
+    if _is_of_candidates(port):
+        shape[0] = candidates
+    return shape
