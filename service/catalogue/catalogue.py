@@ -51,7 +51,7 @@ def _jobs(items: Path, bundle: Bundle, out: Path) -> list[Job]:
         raise CatalogueError(f"{out}: holds the items; give another folder for their rows")
     shards = sorted(items.glob(f"*{SUFFIX}"))
     if not shards:
-        raise CatalogueError(f"{items}: {f'holds no *{SUFFIX}' if items.is_dir() else 'there is no such folder'}")
+        raise CatalogueError(f"{items}: {f'holds no *{SUFFIX}' if items.is_dir() else 'is no folder of Parquet files'}")
     if out.exists() and not out.is_dir():
         raise CatalogueError(f"{out}: is a file; give a folder")
     strange = {path.name for path in out.glob(f"*{SUFFIX}")} - {path.name for path in shards}

@@ -149,7 +149,7 @@ def test_folders_that_are_not_what_they_should_be(
     cold_bundle: Bundle, other_bundle: Bundle, bundle: Bundle, tmp_path: Path
 ) -> None:
     items, out = write_items(tmp_path / "items", shards=1), tmp_path / "out"
-    with pytest.raises(CatalogueError, match="there is no such folder"):
+    with pytest.raises(CatalogueError, match="is no folder of Parquet files"):
         make(tmp_path / "nowhere", cold_bundle, out)
     with pytest.raises(CatalogueError, match="holds no \\*.parquet"):
         make(tmp_path, cold_bundle, out)
