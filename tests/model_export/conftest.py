@@ -10,16 +10,14 @@ import torch
 from model_export.export import export_bundle
 from model_export.inputs import Inputs, load_inputs
 from msd.contract.bundle import Bundle, open_bundle
-from msd.dataset.load import Dataset, load_dataset
-from msd.dataset.texts import student_texts
+from msd.dataset.load import load_dataset
 from msd.ranker.features import Features, build_features
 from msd.ranker.folder import RankerRecord, save_ranker
 from msd.ranker.schema_fit import fit_schema
-from msd.student.encoder import encode_texts, new_student, save_student
 from msd.student.record import VECTOR_DIM
-from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, save_vectors
 from tests.dataset.tiny import write_tiny_dataset, write_tiny_knowledge
 from tests.ranker.made import SMALL, train_quickly
+from tests.ranker.tuned import write_small_student
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     made = Run(*(folder / name for name in ("dataset", "knowledge", "student", "semantic", "plain")))
     dataset = load_dataset(write_tiny_dataset(made.dataset))
     write_tiny_knowledge(made.knowledge, dataset)
-    vectors = _write_student(made.student, dataset)
+    made.student.mkdir()
+    vectors = write_small_student(made.student, dataset)
     for out, semantics in ((made.semantic, True), (made.plain, False)):
         features = build_features(dataset, fit_schema(dataset, semantics=semantics), vectors)
         model, curve = train_quickly(features, folder / f"{out.name}.work")
@@ -73,17 +72,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         )
         save_ranker(out, model, record)
     return made
-
-
-def _write_student(folder: Path, dataset: Dataset) -> StudentVectors:
-    student = new_student(max_tokens=64)
-    folder.mkdir()
-    fingerprint = save_student(student, folder)
-    items, users = (
-        LevelVectors(list(texts), encode_texts(student, list(texts.values()))) for texts in student_texts(dataset)
-    )
-    save_vectors(StudentVectors(fingerprint, items, users), folder)
-    return load_vectors(folder)
 
 
 def quiet(*_: object) -> None:

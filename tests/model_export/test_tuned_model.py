@@ -22,10 +22,10 @@ from tests.ranker.tuned import write_small_student
 
 @pytest.fixture(scope="module")
 def tuned(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model with semantics, as if tuning had made a small student of the one it was trained with."""
+    """The model with semantics, as if tuning had made another student of the one it was trained with."""
     out = tmp_path_factory.mktemp("tuned") / "model"
     shutil.copytree(run.semantic, out)
-    own = write_small_student(out / STUDENT_FOLDER, load_dataset(run.dataset))
+    own = write_small_student(out / STUDENT_FOLDER, load_dataset(run.dataset), seed=1)
     model, record = load_ranker(out)
     tuning = TuningRecord(
         student=own.student, valid_auc_before=0.6, valid_auc=0.7, epoch=1, curve=(), config={"rank": 8}, seconds=1.0

@@ -19,6 +19,8 @@ from msd.student.record import VECTOR_DIM, StudentError
 from msd.student.vectors import LevelVectors, StudentVectors, load_vectors
 from tests.ranker.tuned import TUNE, Untuned, untuned_of
 
+SHORT = replace(TUNE, steps=6)
+
 
 @pytest.fixture(scope="module")
 def untuned(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Untuned:
@@ -88,7 +90,7 @@ def test_nothing_given_is_changed(untuned: Untuned, both: tuple[Tuned, Student])
 
 
 def test_tuning_that_only_harms_leaves_all_as_it_was(untuned: Untuned, tmp_path: Path) -> None:
-    student, wild = untuned.student(), replace(TUNE, learning_rate=5.0, ranker_learning_rate=1.0)
+    student, wild = untuned.student(), replace(TUNE, steps=8, learning_rate=5.0, ranker_learning_rate=1.0)
     tuned = untuned.tune(tmp_path / "checkpoint.safetensors", wild, student)
     assert tuned.epoch == 0
     assert tuned.valid_auc == tuned.valid_auc_before
@@ -105,17 +107,22 @@ class Cut(Exception):
     """A run ends here, as if it were killed."""
 
 
+@pytest.fixture(scope="module")
+def uncut(untuned: Untuned, tmp_path_factory: pytest.TempPathFactory) -> Tuned:
+    return untuned.tune(tmp_path_factory.mktemp("uncut") / "checkpoint.safetensors", SHORT)
+
+
 @pytest.mark.parametrize("cut_at", [(1, 2), (2, 3)])
 def test_a_run_that_was_cut_ends_like_one_that_was_not(
-    cut_at: tuple[int, int], untuned: Untuned, both: tuple[Tuned, Student], tmp_path: Path
+    cut_at: tuple[int, int], untuned: Untuned, uncut: Tuned, tmp_path: Path
 ) -> None:
     def progress(epoch: int, step: int, loss: float) -> None:
         if (epoch, step) == cut_at:
             raise Cut
 
     with pytest.raises(Cut):
-        untuned.tune(tmp_path / "checkpoint.safetensors", progress=progress)
-    tuned, whole = untuned.tune(tmp_path / "checkpoint.safetensors"), both[0]
+        untuned.tune(tmp_path / "checkpoint.safetensors", SHORT, progress=progress)
+    tuned, whole = untuned.tune(tmp_path / "checkpoint.safetensors", SHORT), uncut
     assert tuned.curve == whole.curve
     np.testing.assert_array_equal(tuned.items.vectors, whole.items.vectors)
     for name, value in whole.ranker.state_dict().items():
@@ -133,7 +140,7 @@ def test_an_epoch_ends_after_the_steps_it_may_take(untuned: Untuned, tmp_path: P
 
 
 def test_without_user_texts_in_a_step_items_alone_are_tuned(untuned: Untuned, tmp_path: Path) -> None:
-    tuned = untuned.tune(tmp_path / "checkpoint.safetensors", replace(TUNE, users=0, epochs=1))
+    tuned = untuned.tune(tmp_path / "checkpoint.safetensors", replace(SHORT, users=0, epochs=1))
     assert abs(tuned.curve[0].valid_auc - tuned.valid_auc_before) > 0
 
 
@@ -142,7 +149,7 @@ def test_users_without_texts_are_no_hindrance(untuned: Untuned, tmp_path: Path) 
     vectors = StudentVectors(untuned.vectors.student, untuned.vectors.items, nothing)
     features = build_features(untuned.dataset, untuned.features.schema, vectors)
     tuned = replace(untuned, vectors=vectors, features=features).tune(
-        tmp_path / "checkpoint.safetensors", replace(TUNE, epochs=1)
+        tmp_path / "checkpoint.safetensors", replace(SHORT, epochs=1)
     )
     assert tuned.users.vectors.shape == (0, VECTOR_DIM)
     assert abs(tuned.curve[0].valid_auc - tuned.valid_auc_before) > 0

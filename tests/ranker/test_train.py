@@ -12,10 +12,10 @@ from sklearn.metrics import log_loss, roc_auc_score
 from msd.dataset.split import Part
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.calibrate import fit_platt
-from msd.ranker.train import TrainConfig, TrainError, predict, predict_logits, train_ranker
+from msd.ranker.train import EpochReport, TrainConfig, TrainError, predict, predict_logits, train_ranker
 from tests.ranker.made import QUICK, SMALL, World, quiet, train_quickly
 
-SHORT = replace(QUICK, epochs=2)
+SHORT = replace(QUICK, epochs=1)
 
 
 class Cut(Exception):
@@ -58,10 +58,19 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(world: Wor
     assert not torch.equal(first.ranker.head.weight, other.ranker.head.weight)
 
 
+THREE = replace(QUICK, epochs=3)
+
+
+@pytest.fixture(scope="module")
+def uncut(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainedRanker, list[EpochReport]]:
+    return train_quickly(world.features, tmp_path_factory.mktemp("uncut"), THREE)
+
+
 @pytest.mark.parametrize("cut_at", [(1, 5), (2, 1), (3, 9)])
-def test_a_run_that_was_cut_ends_like_one_that_was_not(cut_at: tuple[int, int], world: World, tmp_path: Path) -> None:
-    config = replace(QUICK, epochs=3)
-    whole, curve = train_quickly(world.features, tmp_path / "whole", config)
+def test_a_run_that_was_cut_ends_like_one_that_was_not(
+    cut_at: tuple[int, int], world: World, uncut: tuple[TrainedRanker, list[EpochReport]], tmp_path: Path
+) -> None:
+    (whole, curve), config = uncut, THREE
     path, run = tmp_path / "cut" / "checkpoint.safetensors", "cut"
     with pytest.raises(Cut):
         train_ranker(world.features, SMALL, config, path, run, _cut_at(*cut_at))

@@ -56,14 +56,14 @@ class Untuned:
         )
 
 
-def new_small_student(dataset: Dataset) -> Student:
+def new_small_student(dataset: Dataset, seed: int = 0) -> Student:
     """The same small student every time."""
-    return small_student(text for texts in student_texts(dataset) for text in texts.values())
+    return small_student((text for texts in student_texts(dataset) for text in texts.values()), seed)
 
 
-def write_small_student(folder: Path, dataset: Dataset) -> StudentVectors:
+def write_small_student(folder: Path, dataset: Dataset, seed: int = 0) -> StudentVectors:
     """Writes what `msd distill` would: a student and its vectors, which are returned."""
-    student = new_small_student(dataset)
+    student = new_small_student(dataset, seed)
     items, users = (
         LevelVectors(list(texts), encode_texts(student, list(texts.values()))) for texts in student_texts(dataset)
     )

@@ -1,10 +1,9 @@
 """Two workers with one queue: whoever is free takes what waits, and each request is answered once, whoever dies."""
 
-import functools
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,28 +15,10 @@ import pytest
 from msd.contract.bundle import Bundle
 from tests.service.bundle_factory import AT
 from tests.service.live import LiveService, live_service, wait_until
+from tests.service.missed import Missed, again_if_missed, wait_to_see
 
 REQUEST: dict[str, Any] = {"user_id": "u1", "at": AT, "candidates": {"id": [f"i{n}" for n in range(8)]}}
 JSON = {"content-type": "application/json"}
-
-
-class Missed(Exception):
-    """Requests had ended before they were seen at work together: the machine stood still for longer than they take."""
-
-
-def again_if_missed(test: Callable[..., None]) -> Callable[..., None]:
-    """A test that is begun again when it came too late to see what it is about."""
-
-    @functools.wraps(test)
-    def tried(*arguments: object, **more: object) -> None:
-        for _ in range(9):
-            try:
-                return test(*arguments, **more)
-            except Missed:
-                continue
-        return test(*arguments, **more)
-
-    return tried
 
 
 class Pair:
@@ -68,16 +49,7 @@ class Pair:
 
     def wait_for_work(self, workers: int) -> None:
         """Until so many requests are being scored. Raises Missed when one of those that were sent has ended."""
-
-        def is_seen() -> bool:
-            ended = any(one.done() for one in self._sent)
-            if self.metric("msd_requests_at_work") == workers:
-                return True
-            if ended:
-                raise Missed
-            return False
-
-        wait_until(is_seen)
+        wait_to_see(lambda: self.metric("msd_requests_at_work") == workers, self._sent)
 
     def pid(self, worker: int) -> int:
         """The process of a worker."""

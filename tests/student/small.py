@@ -1,4 +1,5 @@
-"""A student of two layers and a few hundred words: quick to make, to tune and to save, and of the real kind."""
+"""Students of two layers, quick to make, to tune and to save, and of the real kind: one of a few hundred words, and the
+lower part of the real one."""
 
 from collections.abc import Iterable
 
@@ -8,8 +9,20 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
-from msd.student.encoder import Student
+from msd.student.encoder import Student, new_student
 from msd.student.record import HEAD_DIM, StudentRecord
+
+LAYERS = 2
+
+
+def short_student() -> Student:
+    """What `new_student` makes, without its upper layers: it knows all words, and what they mean a little."""
+    student = new_student()
+    bert = student.encoder.bert
+    bert.encoder.layer = bert.encoder.layer[:LAYERS]
+    student.encoder.depth = LAYERS
+    student.record = student.record.model_copy(update={"bert": {**student.record.bert, "num_hidden_layers": LAYERS}})
+    return student
 
 
 def small_student(texts: Iterable[str], seed: int = 0) -> Student:
@@ -24,7 +37,7 @@ def small_student(texts: Iterable[str], seed: int = 0) -> Student:
     bert = {
         "vocab_size": tokenizer.get_vocab_size(),
         "hidden_size": HEAD_DIM,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": LAYERS,
         "num_attention_heads": 6,
         "intermediate_size": 64,
         "max_position_embeddings": 64,

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +25,9 @@ from msd.student.step import WORK_FOLDER, distill
 from msd.student.vectors import VECTORS_FILE, load_vectors
 from msd.teachers.knowledge import TeacherError, load_knowledge
 from tests.dataset.tiny import write_tiny_dataset, write_tiny_knowledge
+from tests.student.small import short_student
 
-CONFIG = DistillConfig(epochs=2, seed=7)
+CONFIG = DistillConfig(epochs=2, seed=7, frozen_layers=1)
 
 
 class Cut(Exception):
@@ -38,6 +41,14 @@ def quiet(name: str, done: int, total: int, note: str) -> None:
 def cut_at_once(name: str, done: int, total: int, note: str) -> None:
     """Ends a run as soon as it does anything."""
     raise Cut
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_students() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("msd.student.step.new_student", short_student)
+        patch.setattr("msd.student.command.DistillConfig", partial(DistillConfig, frozen_layers=CONFIG.frozen_layers))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -110,7 +110,7 @@ def test_pictures_are_written_beside_the_figures(written: Path) -> None:
 
 
 def test_a_service_that_dies_is_named(bundles: Bundles, tmp_path: Path) -> None:
-    plan = replace(TINY(), deadline_ms=1_000)
+    plan = replace(TINY(), deadline_ms=60_000)
     with Field(bundles, plan, tmp_path) as field:
         entry = Entry("fp32", 1, in_redis=False)
         url = field.start([entry])[entry]
