@@ -13,7 +13,7 @@ from loadtest.outcome import Outcome
 _NAME = "memory"
 _GROWTH = 0.03
 _TURN_S = 3.0
-_CLIENTS = (2, 4, 8, 16)
+_CLIENTS = (4, 8, 16)
 _MB = 2**20
 
 

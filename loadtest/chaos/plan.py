@@ -6,7 +6,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Plan:
     """Each scenario is steady for a while, broken for a while, and mended for a while, at a `share` of what it can do
-    just then. With the defaults all of it takes about thirteen minutes on two cores."""
+    just then. With the defaults all of it takes about a quarter of an hour on two cores."""
 
     workers: int = 2
     candidates: int = 200
@@ -15,7 +15,7 @@ class Plan:
     capacity_s: float = 2.0
     steady_s: float = 4.0
     broken_s: float = 5.0
-    mended_s: float = 5.0
+    mended_s: float = 4.0
     deadline_ms: int = 200
     strict_deadline_ms: int = 50
     overload: float = 3.0
