@@ -1,5 +1,6 @@
 """The services that run against each other, and what each is asked. Measures nothing."""
 
+import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -10,10 +11,14 @@ from typing import Literal, NamedTuple, Self
 from loadtest.bench.bundles import Bundles
 from loadtest.bench.delta import delta_visible_ms
 from loadtest.bench.plan import Plan
-from loadtest.bench.processes import Running, Service, end, naive, ours, publish, redis_server
+from loadtest.bench.processes import Running, Service, ServiceError, end, naive, ours, publish, redis_server
+from loadtest.bench.stages import is_filling
 from loadtest.generator import Target
 from loadtest.requests import Form, in_columns, in_objects, some_bodies
 from loadtest.traffic import Traffic
+
+_FILLED_WITHIN_S = 60.0
+_POLL_S = 0.1
 
 Kind = Literal["naive", "fp32", "best"]
 KINDS: tuple[Kind, ...] = ("naive", "fp32", "best")
@@ -64,12 +69,15 @@ class Field:
         return delta_visible_ms(bundle, self._redis[kind], url, self._bodies[self._plan.candidates][0], work)
 
     def start(self, entries: Iterable[Entry]) -> dict[Entry, str]:
-        """The addresses of such services."""
+        """The addresses of such services, which by then have near what they bring near at a start."""
         new = list(entries)
         for entry in new:
             self._running[entry] = Running(self._service(entry), self._logs)
         for entry in new:
             self._running[entry].wait()
+        for entry in new:
+            if entry.kind != "naive":
+                _await_fill(self._running[entry].url)
         return {entry: self._running[entry].url for entry in new}
 
     def stop(self, entries: Iterable[Entry]) -> None:
@@ -102,3 +110,12 @@ class Field:
         bundle = self._bundles.fp32 if kind == "fp32" else self._bundles.best
         settings = {"deadline_ms": deadline_ms} if deadline_ms else {}
         return ours(name, bundle, workers, redis, **settings)
+
+
+def _await_fill(url: str) -> None:
+    """Raises ServiceError where it takes too long."""
+    end = time.monotonic() + _FILLED_WITHIN_S
+    while is_filling(url):
+        if time.monotonic() > end:
+            raise ServiceError(f"{url}: still brings rows near after {_FILLED_WITHIN_S:.0f} s")
+        time.sleep(_POLL_S)

@@ -1,4 +1,4 @@
-"""What a service of ours says of its own time, from its metrics. Knows no client."""
+"""What a service of ours says of its own time, and of what else it still does, from its metrics. Knows no client."""
 
 import re
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from loadtest.http_client import Client, ClientError
 STAGES = ("parse", "rows", "queue", "run", "reply")
 _SAMPLE = re.compile(r'^msd_(stage|request)_seconds_(sum|count)(?:\{stage="([a-z]+)"\})? (\S+)$', re.MULTILINE)
 _WHOLE = "request"
+_FILL = re.compile(r'^msd_fill_state\{state="(?:waiting|filling)"\} (\S+)$', re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,14 @@ class Spent:
         return {name: round(value, 4) for name, value in told.items()}
 
 
+def is_filling(url: str) -> bool:
+    """Whether some worker still brings rows near, which takes of the cores that others are measured on."""
+    return any(float(workers) for workers in _FILL.findall(_metrics(url)))
+
+
 def spent(url: str) -> Spent:
     """Read from `/metrics`. Raises ClientError where that is not what a service of ours says."""
-    with Client(url) as client:
-        text = client.get("/metrics").body.decode("utf-8", "replace")
+    text = _metrics(url)
     found: dict[str, dict[str, float]] = {"sum": {}, "count": {}}
     for family, kind, stage, value in _SAMPLE.findall(text):
         if family == _WHOLE or stage:
@@ -54,3 +59,8 @@ def spent(url: str) -> Spent:
     if any(missing := {*STAGES, _WHOLE} - one.keys() for one in found.values()):
         raise ClientError(f"{url}/metrics: says nothing of {', '.join(sorted(missing))}")
     return Spent(found["sum"], found["count"])
+
+
+def _metrics(url: str) -> str:
+    with Client(url) as client:
+        return client.get("/metrics").body.decode("utf-8", "replace")

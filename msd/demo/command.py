@@ -61,8 +61,10 @@ def _make_bundles(steps: Steps, out: Path) -> None:
     steps.run("data", "data", "ml-100k", data)
     steps.run("teach", "teach", data, knowledge, "--teacher", "recorded")
     steps.run("distill", "distill", data, knowledge, student)
-    steps.run("train", "train", data, student, models[0])
-    steps.run("train without semantics", "train", data, student, models[1], "--no-semantics")
+    steps.run_both(
+        ("train", ("train", data, student, models[0])),
+        ("train without semantics", ("train", data, student, models[1], "--no-semantics")),
+    )
     steps.run("evaluate", "evaluate", data, student, figures, "--model", models[0], "--model", models[1])
     made = [data, knowledge, student]
     noted: list[str | Path] = ["--evaluation", figures / "evaluation.json"]

@@ -29,6 +29,25 @@ def test_steps_are_counted_and_timed(capfd: pytest.CaptureFixture[str]) -> None:
     assert "2/2 more help  msd --help" in out.getvalue()
 
 
+def test_two_at_once_are_told_one_after_the_other(capfd: pytest.CaptureFixture[str]) -> None:
+    steps, out = _steps()
+    steps.run_both(("help", ("--help",)), ("more help", ("replay", "--help")))
+    assert "msd COMMAND" in capfd.readouterr().out
+    first, _, second = out.getvalue().partition("2/2 more help  msd replay --help")
+    assert "1/2 help  msd --help" in first
+    assert "msd replay [OPTIONS]" in second
+    assert list(steps.seconds) == ["help", "more help"]
+
+
+@pytest.mark.parametrize("fails", [0, 1])
+def test_of_two_at_once_the_one_that_fails_is_named(fails: int, tmp_path: Path) -> None:
+    steps, out = _steps()
+    lines: list[tuple[str, tuple[str | Path, ...]]] = [("fine", ("--help",)), ("again", ("replay", tmp_path / "none"))]
+    with pytest.raises(DemoError, match=r"`msd replay .*/none` ended with exit code 2; its words are above"):
+        steps.run_both(lines[1 - fails], lines[fails])
+    assert ("No such file or directory" in out.getvalue()) == (fails == 1)
+
+
 @pytest.mark.parametrize("way", ["run", "read"])
 def test_a_step_that_fails_is_named_with_its_command(
     way: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
