@@ -4,6 +4,7 @@ Knows the wire, not where moments come from, nor what scores should be.
 """
 
 import json
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from loadtest.http_client import Client, ClientError
 from msd.contract.events import MAX_EVENTS
 
 _HEADERS = {"Content-Type": "application/json"}
+_PATIENCE_S, _AGAIN_S = 10.0, 0.1
 
 
 class Asked(NamedTuple):
@@ -86,7 +88,13 @@ class _Teller:
     def _send(self, count: int) -> None:
         batch, self._waiting = self._waiting[:count], self._waiting[count:]
         body = json.dumps({"events": batch}).encode()
-        reply = json.loads(_answer(self._client.post("/v1/events", body, _HEADERS), 202))
+        answer = self._client.post("/v1/events", body, _HEADERS)
+        end = time.monotonic() + _PATIENCE_S
+        # Whoever counts them may not be there yet, or be started again; to say them twice does no harm.
+        while answer.status == 503 and time.monotonic() < end:
+            time.sleep(_AGAIN_S)
+            answer = self._client.post("/v1/events", body, _HEADERS)
+        reply = json.loads(_answer(answer, 202))
         self.accepted += reply["accepted"]
         self.duplicates += reply["duplicates"]
 
