@@ -82,9 +82,10 @@ def live_service(
 ) -> Iterator[LiveService]:
     """`msd serve` on a free port, with settings by their names; it ends with the block.
 
-    Logs go into `folder`; the port is read from them, so the log level has to be info or debug.
+    Logs go into `folder`; the port is read from them, so the log level has to be info or debug. Nothing is late unless
+    a test says when, however slow the machine.
     """
-    given = {"bundle": bundle, "port": 0, "drain_seconds": 0, "workers": 1, **settings}
+    given = {"bundle": bundle, "port": 0, "drain_seconds": 0, "workers": 1, "deadline_ms": 60_000, **settings}
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("MSD_")},
         **{f"MSD_{name.upper()}": str(value) for name, value in given.items()},
