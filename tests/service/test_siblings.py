@@ -66,7 +66,7 @@ def pair_of(bundle: Bundle, folder: Path, clients: int = 3, **settings: object) 
     given: dict[str, Any] = {"workers": 2, "log_level": "debug", "deadline_ms": 60_000, **settings}
     with live_service(bundle.folder, folder, **given) as service, ExitStack() as stack:
         wait_until(lambda: service.metric("msd_workers_ready") == 2)
-        made = [stack.enter_context(service.client()) for _ in range(2 * clients)]
+        made = [stack.enter_context(service.client()) for _ in range(2 * (clients + 2))]
         for number, client in enumerate(made):
             assert client.get("/health/live", headers={"x-request-id": f"first-{number}"}).status_code == 200
 
@@ -75,7 +75,11 @@ def pair_of(bundle: Bundle, folder: Path, clients: int = 3, **settings: object) 
             return int(lines[0]["worker"]) if lines else 0
 
         wait_until(lambda: all(worker_of(number) for number in range(len(made))))
-        yield Pair(service, [client for number, client in enumerate(made) if worker_of(number) == 1])
+        of_first = [client for number, client in enumerate(made) if worker_of(number) == 1]
+        # The other has more connections, so that none of these is sent away to it.
+        for client in of_first[clients:]:
+            client.close()
+        yield Pair(service, of_first[:clients])
 
 
 @pytest.fixture(scope="module")
