@@ -60,7 +60,8 @@ def export(
         AskedName, typer.Option(help="int8 and bf16 have to score as fp32 does; auto is the fastest that does.")
     ] = AskedName.FP32,
     candidates: Annotated[
-        int, typer.Option(min=1, help="How many a request has, when graphs and precisions are timed.")
+        int,
+        typer.Option(min=1, max=100_000, help="How many most requests have: for so many graphs are chosen and made."),
     ] = 200,
     explain: Annotated[
         Path | None, typer.Option(help="Also write what was split of the graph, what was not and why, as JSON.")

@@ -15,8 +15,10 @@ _TIMEOUT_S = 3.0
 
 def probe(environ: Mapping[str, str]) -> str | None:
     """What is wrong, or None."""
-    host, port = environ.get("MSD_HOST", "127.0.0.1"), int(environ.get("MSD_PORT", "8080"))
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    host, given = environ.get("MSD_HOST", "127.0.0.1"), environ.get("MSD_PORT", "8080")
+    if not given.isdecimal() or len(given) > 5 or not 0 < int(given) < 65_536:
+        return f"MSD_PORT={given!r} is no port"
+    host, port = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), int(given)
     try:
         if environ.get("MSD_TLS_CLIENT_CA"):
             # Who has no certificate is not let in: all that can be seen is that somebody listens.

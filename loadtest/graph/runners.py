@@ -1,7 +1,7 @@
 """Loads graphs into ONNX Runtime, or OpenVINO in bf16, on one thread of the CPU. Knows no networks."""
 
-import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any, cast
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from loadtest.graph.inputs import Feeds
 from model_export.errors import ExportError
+from msd.contract.openvino import load_openvino
 
 Output = NDArray[np.floating]
 Runner = Callable[[Feeds], Sequence[Output]]
@@ -63,11 +64,9 @@ def in_openvino_of_bf16(model: onnx.ModelProto, feeds: Feeds) -> Callable[[], ob
 
 
 def _openvino() -> Any:  # noqa: ANN401 - openvino says little of types
-    # Otherwise it reports each import to its maker.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
-        import openvino
-        import openvino.preprocess
+        openvino = load_openvino()
+        import_module("openvino.preprocess")
     except ImportError:
         raise ExportError("OpenVINO is not installed: pip install 'msd-ctr[openvino]'") from None
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):

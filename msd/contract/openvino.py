@@ -47,7 +47,7 @@ class OpenVinoGraph:
         graph: str | bytes,
         precision: OpenVinoPrecision,
         threads: int,
-        heads: Sequence[str] = (),
+        heads: Sequence[str],
         expected: int = 0,
     ) -> None:
         """`graph`: a file or what it holds. `expected`: how many candidates most requests have, 0 where nobody knows.
@@ -71,6 +71,7 @@ class OpenVinoGraph:
             self._fixed = core.compile_model(model, "CPU", options)
         self._heads = heads
         self._names: dict[str, bool] = {}
+        self._candidates = ""
         self._bound: dict[int, _Bound] = {}
 
     def size_of(self, count: int) -> int:
@@ -82,7 +83,8 @@ class OpenVinoGraph:
         """Tensors by the names of inputs, further ones aside → the scores [N] by head."""
         if not self._names:
             self._names = {name_of(one, tensors): _is_of_candidates(one) for one in self.compiled.inputs}
-        count = len(tensors[next(name for name, is_of_candidates in self._names.items() if is_of_candidates)])
+            self._candidates = next(name for name, is_of_candidates in self._names.items() if is_of_candidates)
+        count = len(tensors[self._candidates])
         size = self.size_of(count)
         if size not in self._bound:
             self._bound[size] = self._bind(size, tensors)

@@ -14,6 +14,7 @@ from msd.contract.golden import Golden, golden_tensors, read_goldens, repeated
 from msd.contract.merge import candidates_of
 from service.lineup.aside import Aside
 from service.lineup.model import Model
+from service.runtimes.choice import expected_candidates
 from service.runtimes.runtime import Scores
 from service.runtimes.together import Together
 
@@ -39,7 +40,7 @@ class Proof:
             await self._scores(repeated(self._model.schema, asked[0], size))
         alone = [await self._scores(tensors) for tensors in asked]
         _check(goldens, alone, tolerance, engine.key)
-        if expected := model.bundle.precision.candidates:
+        if expected := expected_candidates(model.bundle, self._max_candidates):
             _check(goldens, await self._scores_among(expected, asked), tolerance, f"{expected} candidates")
         if model.runner.together:
             _check(goldens, await self._scores_together(model.runner.together, asked), tolerance, "requests together")

@@ -8,6 +8,12 @@ from service.runtimes.runtime import Runtime, RuntimeRefused
 from service.settings import Settings
 
 
+def expected_candidates(bundle: Bundle, max_candidates: int) -> int:
+    """How many a request was expected to have when the bundle was exported; 0 for more than any may have here."""
+    expected = bundle.precision.candidates
+    return expected if expected <= max_candidates else 0
+
+
 def open_runtime(bundle: Bundle, settings: Settings) -> Runtime:
     """Raises RuntimeRefused when what is asked for cannot be had, BundleError when graph and manifest disagree."""
     wanted = bundle.precision
@@ -22,4 +28,6 @@ def open_runtime(bundle: Bundle, settings: Settings) -> Runtime:
             f"{bundle.folder}: was made for {wanted.chosen} on OpenVINO, which has no {settings.provider}; set"
             " MSD_RUNTIME=onnxruntime to run it in fp32, or MSD_PROVIDER=cpu"
         )
-    return OpenVinoRuntime(bundle, wanted.chosen, settings.threads)
+    return OpenVinoRuntime(
+        bundle, wanted.chosen, settings.threads, expected_candidates(bundle, settings.max_candidates)
+    )

@@ -41,3 +41,8 @@ def test_its_exit_status_tells(service: LiveService, is_there: bool, status: int
 
     assert ended.returncode == status
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("port", ["", "http", "-1", "0", "65536", "1" * 5_000])
+def test_what_is_no_port_is_said(port: str) -> None:
+    assert probe({"MSD_PORT": port}) == f"MSD_PORT={port!r} is no port"

@@ -14,6 +14,7 @@ from msd.contract.errors import BundleError
 from msd.contract.instructions import cpu_instructions
 from msd.contract.padding import padded_size
 from msd.contract.precision import Precision, PrecisionRecord
+from service.runtimes.choice import expected_candidates
 from service.runtimes.openvino import OpenVinoRuntime, check_bf16
 from service.runtimes.runtime import RuntimeRefused
 from tests.service.bundle_factory import golden_requests
@@ -82,10 +83,7 @@ def test_about_as_many_as_are_expected_have_a_graph_of_their_own(
     made_for: Make, asked: Asked, precision: Precision
 ) -> None:
     """Its scores are those of the other graph, but for rounding, whatever came before in the same arrays."""
-    bundle = made_for(precision)
-    record = PrecisionRecord(asked=precision, chosen=precision, candidates=200)
-    expecting = Bundle(bundle.folder, bundle.manifest.model_copy(update={"precision": record}))
-    runtime, plain = (OpenVinoRuntime(one, precision, threads=1) for one in (expecting, bundle))
+    runtime, plain = (OpenVinoRuntime(made_for(precision), precision, 1, expected) for expected in (200, 0))
 
     assert 208 in runtime.warm_up_sizes(300)
     assert 192 not in runtime.warm_up_sizes(300)
@@ -96,6 +94,15 @@ def test_about_as_many_as_are_expected_have_a_graph_of_their_own(
             np.testing.assert_allclose(
                 found, plain.run(_resized(tensors, count))["pctr"], atol=1e-6 if precision == "fp32" else 0.05
             )
+
+
+def test_more_than_a_request_may_have_are_not_expected(made_for: Make) -> None:
+    """Whatever a manifest says, no graph is made and no golden repeated for it."""
+    bundle = made_for("fp32")
+    for candidates, expected in ((0, 0), (200, 200), (2_000, 2_000), (2_001, 0), (10**18, 0)):
+        record = PrecisionRecord(candidates=candidates)
+        changed = Bundle(bundle.folder, bundle.manifest.model_copy(update={"precision": record}))
+        assert expected_candidates(changed, 2_000) == expected
 
 
 def test_an_int8_graph_is_refused(made_for: Make) -> None:
