@@ -25,6 +25,7 @@ from msd.contract.precision import PrecisionRecord
 from msd.contract.reference import Reference
 from msd.contract.rows import ROW_FORMAT, row_dtype
 from msd.contract.schema import FeatureSchema
+from msd.contract.sealed import SelfHashed
 
 FORMAT_VERSION: Literal[3] = 3
 MANIFEST = "manifest.json"
@@ -59,7 +60,7 @@ class FileEntry(BaseModel):
     size: Annotated[int, Field(ge=0)]
 
 
-class Manifest(BaseModel):
+class Manifest(SelfHashed):
     """What a bundle says of itself. `tolerances` are the greatest |pCTR − torch's| by `tolerance_key`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -88,10 +89,6 @@ class Manifest(BaseModel):
             if document[name] is None:
                 del document[name]
         return document
-
-    def digest(self) -> str:
-        """The hash that `sha256` should be."""
-        return hashlib.sha256(self.model_copy(update={"sha256": ""}).model_dump_json().encode()).hexdigest()
 
 
 @dataclass(frozen=True)

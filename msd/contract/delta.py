@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from msd.contract.bundle import ROWS, Bundle, FileEntry, Proof
 from msd.contract.errors import BundleError
@@ -21,6 +21,7 @@ from msd.contract.row_file import RowFile
 from msd.contract.row_writer import write_row_file
 from msd.contract.rows import RowCodec, RowSide, unpack_history
 from msd.contract.schema import FeatureSchema
+from msd.contract.sealed import SelfHashed, parse_sealed
 
 DELTA = "delta.json"
 REMOVED = "removed.json"
@@ -32,7 +33,7 @@ _REMOVED = TypeAdapter(dict[RowSide, list[str]])
 _DIGEST = r"^[0-9a-f]{64}$"
 
 
-class DeltaManifest(BaseModel):
+class DeltaManifest(SelfHashed):
     """What a delta says of itself. It leads from the rows whose digest is `base` to those whose digest is `result`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -44,10 +45,6 @@ class DeltaManifest(BaseModel):
     feature_schema: FeatureSchema
     files: dict[str, FileEntry]
     sha256: str = Field(default="", description="Of this manifest's JSON with this field empty.")
-
-    def digest(self) -> str:
-        """The hash that `sha256` should be."""
-        return hashlib.sha256(self.model_copy(update={"sha256": ""}).model_dump_json().encode()).hexdigest()
 
 
 class Delta(NamedTuple):
@@ -171,12 +168,6 @@ def _read_manifest(path: Path, proof: Proof | None) -> DeltaManifest:
         content = path.read_bytes()
         if proof is not None:
             proof(path, content)
-        manifest = DeltaManifest.model_validate_json(content)
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror or error}; this is no folder that `msd delta` wrote") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise BundleError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    if manifest.sha256 != manifest.digest():
-        raise BundleError(f"{path}: its contents do not match its own hash; it was changed or damaged")
-    return manifest
+    return parse_sealed(path, content, DeltaManifest, BundleError)

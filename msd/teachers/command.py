@@ -10,7 +10,7 @@ from msd.dataset.load import load_dataset
 from msd.teachers.backend import Backend, Choice, Limits, steerable, teacher_of
 from msd.teachers.collect import Collected, claim, collect_knowledge
 from msd.teachers.display import Display, summary
-from msd.teachers.estimate import Prices, estimate
+from msd.teachers.estimate import Estimate, Prices, estimate
 from msd.teachers.journal import QUARANTINE_FILE
 from msd.teachers.knowledge import TeacherError
 from msd.teachers.seeds import Seeding
@@ -72,13 +72,7 @@ def teach(
     if only_estimate:
         if join:
             raise TeacherError("--join writes into OUT, --estimate writes nothing: give one of them")
-        strong, rest = estimate(data, bulk, out, seeding, share)
-        if seeding:
-            console.print(summary(f"seeds by {seeding.teacher.name}", strong, seed_prices))
-        console.print(summary(bulk.name, rest, prices))
-        console.print(
-            f"(a token for {BYTES_A_TOKEN} bytes, {ANSWER_TOKENS} an answer; repairs not counted; nothing was sent)"
-        )
+        _tell_estimate(console, estimate(data, bulk, out, seeding, share), bulk, seeding, prices, seed_prices)
         return
     if join:
         claim(out)
@@ -86,6 +80,24 @@ def teach(
     with Display(console, prices, seed_prices) as display:
         collected = collect_knowledge(data, bulk, out, display.show, seeding, share)
     _conclude(console, collected, out, bulk)
+
+
+def _tell_estimate(
+    console: Console,
+    estimated: tuple[Estimate, Estimate],
+    bulk: Teacher,
+    seeding: Seeding | None,
+    prices: Prices,
+    seed_prices: Prices,
+) -> None:
+    """What asking would take: of those who write seeds, and of the others."""
+    strong, rest = estimated
+    if seeding:
+        console.print(summary(f"seeds by {seeding.teacher.name}", strong, seed_prices))
+    console.print(summary(bulk.name, rest, prices))
+    console.print(
+        f"(a token for {BYTES_A_TOKEN} bytes, {ANSWER_TOKENS} an answer; repairs not counted; nothing was sent)"
+    )
 
 
 def _conclude(console: Console, collected: Collected, out: Path, teacher: Teacher) -> None:

@@ -3,16 +3,16 @@
 Knows files by their bytes; not what is in them.
 """
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 
 from msd.contract.bundle import FileEntry, Proof
 from msd.contract.files import sha256_file, write_bytes_atomic
 from msd.contract.schema import FeatureSchema
+from msd.contract.sealed import SelfHashed, parse_sealed
 from service.catalogue.errors import CatalogueError
 from service.small_file import read_small
 
@@ -27,7 +27,7 @@ class PartEntry(FileEntry):
     rows: Annotated[int, Field(ge=0)]
 
 
-class CatalogueManifest(BaseModel):
+class CatalogueManifest(SelfHashed):
     """What a catalogue says of itself."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -37,10 +37,6 @@ class CatalogueManifest(BaseModel):
     feature_schema: FeatureSchema
     parts: dict[Annotated[str, Field(pattern=r"^[^/\\]+\.parquet$")], PartEntry]
     sha256: str = Field(default="", description="Of this manifest's JSON with this field empty.")
-
-    def digest(self) -> str:
-        """The hash that `sha256` should be."""
-        return hashlib.sha256(self.model_copy(update={"sha256": ""}).model_dump_json().encode()).hexdigest()
 
     @property
     def rows(self) -> int:
@@ -84,11 +80,4 @@ def _read(path: Path, proof: Proof | None) -> CatalogueManifest:
     content = read_small(path, _MAX_BYTES, CatalogueError, _ADVICE)
     if proof is not None:
         proof(path, content)
-    try:
-        manifest = CatalogueManifest.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise CatalogueError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    if manifest.sha256 != manifest.digest():
-        raise CatalogueError(f"{path}: its contents do not match its own hash; it was changed or damaged")
-    return manifest
+    return parse_sealed(path, content, CatalogueManifest, CatalogueError)

@@ -1,0 +1,42 @@
+"""Manifests that carry their own hash, so that what was changed or damaged is seen. Does not know what they say."""
+
+import hashlib
+from pathlib import Path
+from typing import Protocol, Self, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from msd.contract.errors import MsdError
+
+
+class SelfHashed(BaseModel):
+    """A manifest whose last field is `sha256`: of its JSON with that field empty."""
+
+    def digest(self) -> str:
+        """The hash that `sha256` should be."""
+        return hashlib.sha256(self.model_copy(update={"sha256": ""}).model_dump_json().encode()).hexdigest()
+
+
+class _Manifest(Protocol):
+    @property
+    def sha256(self) -> str: ...
+
+    def digest(self) -> str: ...
+
+    @classmethod
+    def model_validate_json(cls, json_data: bytes) -> Self: ...
+
+
+M = TypeVar("M", bound=_Manifest)
+
+
+def parse_sealed(path: Path, content: bytes, form: type[M], error: type[MsdError]) -> M:
+    """What a manifest's file holds. Raises `error`, naming the file, where it is none or not what was sealed."""
+    try:
+        manifest = form.model_validate_json(content)
+    except ValidationError as invalid:
+        first = invalid.errors(include_url=False, include_input=False)[0]
+        raise error(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    if manifest.sha256 != manifest.digest():
+        raise error(f"{path}: its contents do not match its own hash; it was changed or damaged")
+    return manifest
