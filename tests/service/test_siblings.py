@@ -113,7 +113,7 @@ def test_an_idle_worker_takes_what_waits_for_a_busy_one(pair: Pair) -> None:
         assert "connection" not in answer.headers
     wait_until(lambda: pair.shared("sibling") == taken + 1)
     # What was taken counts once, wherever it was counted.
-    assert {name: pair.metric(name) - before[name] for name in before} == dict.fromkeys(before, 2)
+    wait_until(lambda: {name: pair.metric(name) - before[name] for name in before} == dict.fromkeys(before, 2))
     assert pair.metric('msd_stage_seconds_count{stage="run"}') - runs == 2
     lines = {line["request_id"]: line for line in pair.service.log() if line["event"] == "request"}
     for name in ("mine", "the sibling's"):
@@ -201,7 +201,7 @@ def test_what_a_sibling_had_when_it_was_killed_is_scored_all_the_same(slow_bundl
             raise Missed  # the sibling was done before it was killed
         assert pair.shared("taken_back") == 1
         assert scores(pair.send(1).result())
-        assert pair.metric('msd_requests_total{code="200"}') == 3
+        wait_until(lambda: pair.metric('msd_requests_total{code="200"}') == 3)
 
 
 @again_if_missed

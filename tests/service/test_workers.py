@@ -345,7 +345,7 @@ def test_two_services_side_by_side(bundle: Bundle, other_bundle: Bundle, pair: L
     with live_service(other_bundle.folder, tmp_path, workers=2) as other:
         assert pair.score(golden_requests()[0]).json()["model_version"] == "test-0"
         assert other.score(golden_requests()[0]).json()["model_version"] == "test-1"
-        assert other.metric('msd_requests_total{code="200"}') == 1
+        wait_until(lambda: other.metric('msd_requests_total{code="200"}') == 1)
         said = run_msd("serve", str(bundle.folder), "--port", str(pair.port), "--workers", "2")
         assert (said.returncode, said.stderr.count("error: ")) == (2, 1)
         assert f"cannot listen on 127.0.0.1 port {pair.port}" in said.stderr
