@@ -62,9 +62,23 @@ def bench_services(plan: Plan, work: Path, heard: Heard) -> dict[str, Any]:
         rows = rows_benchmark(
             work / "rows", server, lambda doing: heard(f"Rows: {doing}", *course.so_far), plan.many_rows, plan.few_rows
         )
-    found = Found(plan.candidates, bundles.precision, best, redis, file, held, load, counts, delta, rows)
+    machine = machine_now()
+    found = Found(
+        cores=machine["cores"],
+        load=_HELD_LOAD,
+        candidates=plan.candidates,
+        precision=bundles.precision,
+        best=best,
+        redis=redis,
+        file=file,
+        held=held,
+        curve=load,
+        counts=counts,
+        delta_visible_ms=delta,
+        rows=rows,
+    )
     heard("Done", 1, 1)
-    return summarised(found) | {"machine": machine_now(), "seconds": round(time.perf_counter() - start, 1)}
+    return summarised(found) | {"machine": machine, "seconds": round(time.perf_counter() - start, 1)}
 
 
 def _chosen(course: Course, field: Field, plan: Plan) -> tuple[Best, Urls]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from loadtest.bench.limits import throughput_limit, wait_limits
 from loadtest.bench.stages import Spent
 from loadtest.outcome import Outcome, Rounds, goodput, p50_ms
 from loadtest.rows_benchmark import RowsFigures
@@ -41,8 +42,11 @@ class Best:
 
 @dataclass(frozen=True)
 class Found:
-    """All that was measured. curve: by kind, rates and what came of them; counts: by candidates."""
+    """All that was measured. curve: by kind, rates and what came of them; counts: by candidates; cores: of the machine,
+    and `load`, of its capacity, what a service held."""
 
+    cores: int
+    load: float
     candidates: int
     precision: Precision
     best: Best
@@ -64,6 +68,7 @@ def summarised(found: Found) -> dict[str, Any]:
         **{f"{name}_fp32": value for name, value in _held(found, "fp32").items()},
         **{name: getattr(found.rows, name) for name in ("lookup_ratio", "start_s_10m", "lookup_ratio_10m")},
         "delta_visible_ms": found.delta_visible_ms,
+        "limits": _limits(found),
         "precision": found.precision,
         "candidates": found.candidates,
         "workers": dict(found.best.workers),
@@ -107,6 +112,19 @@ def _held(found: Found, kind: str) -> dict[str, float]:
         "overload_goodput": held.overload.goodput / held.capacity,
         "overload_p99_ms": held.overload.latency.percentile_ms(99),
     }
+    return {name: _round(value) for name, value in told.items()}
+
+
+def _limits(found: Found) -> dict[str, float]:
+    """What some of the figures could come to at most, were there nothing but the model's runs; of times: at least."""
+    store, workers = found.redis, found.best.workers["best"]
+    naive = store.throughput["naive"].median(goodput)
+    told = {
+        f"throughput_ratio_{kind}": throughput_limit(found.cores, store.spent[kind].mean_ms("run") / 1e3, naive)
+        for kind in _OWN
+    }
+    waits = wait_limits(workers, found.load, (99, 99.9))
+    told |= dict(zip(("openloop70_p99_over_p50", "openloop70_p999_over_p50"), waits, strict=True))
     return {name: _round(value) for name, value in told.items()}
 
 

@@ -17,6 +17,7 @@ def tables(figures: Figures) -> Iterator[Table]:
     yield _arrivals(figures, names)
     yield _stages(figures, names)
     yield _rows(figures)
+    yield _limits(figures)
 
 
 def _services(figures: Figures, store: str, title: str, names: Mapping[str, str]) -> Table:
@@ -71,6 +72,13 @@ def _rows(figures: Figures) -> Table:
     table = _table("Rows", ("figure", "value"))
     for name in ("lookup_ratio", "start_s_10m", "lookup_ratio_10m", "delta_visible_ms"):
         table.add_row(name, f"{figures[name]:,.2f}")
+    return table
+
+
+def _limits(figures: Figures) -> Table:
+    table = _table("If nothing but the model's runs cost time", ("figure", "found", "limit"))
+    for name, limit in figures["limits"].items():
+        table.add_row(name, f"{figures[name]:.2f}", f"{limit:.2f}")
     return table
 
 

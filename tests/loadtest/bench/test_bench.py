@@ -23,7 +23,7 @@ KEYS = {
     *(f"{name}_ratio_{kind}" for name in ("throughput", "p50") for kind in ("fp32", "best")),
     *("overhead_share_fp32", "overhead_share_best", "openloop70_p99_over_p50", "openloop70_p999_over_p50"),
     *("overload_goodput", "overload_p99_ms", "lookup_ratio", "start_s_10m", "lookup_ratio_10m", "delta_visible_ms"),
-    *("precision", "machine"),
+    *("precision", "limits", "machine"),
 }
 TINY = partial(
     Plan,
@@ -100,6 +100,15 @@ def test_the_stages_of_a_request_are_told(figures: dict[str, Any]) -> None:
         stages = figures["stages_ms"][kind]
         assert list(stages) == ["parse", "rows", "queue", "run", "reply", "http", "wire"]
         assert sum(stages.values()) > stages["run"] > 0
+
+
+def test_limits_are_of_what_was_measured(figures: dict[str, Any]) -> None:
+    limits, rate = figures["limits"], figures["absolute"]["redis"]["naive"]["at_capacity"]["median_goodput"]
+    assert limits.keys() < figures.keys()
+    for kind in ("fp32", "best"):
+        runs = figures["machine"]["cores"] * 1e3 / figures["stages_ms"][kind]["run"]
+        assert limits[f"throughput_ratio_{kind}"] == pytest.approx(runs / rate, rel=0.01)
+    assert 1 < limits["openloop70_p99_over_p50"] < limits["openloop70_p999_over_p50"]
 
 
 def test_pictures_are_written_beside_the_figures(written: Path) -> None:
