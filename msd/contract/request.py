@@ -144,7 +144,9 @@ class ScoreRequest(Wire):
     context: Features | None = None
     candidates: Candidates
     user: UserOverride | None = None
-    items: dict[Id, ItemOverride | None] | None = None
+    items: dict[Id, ItemOverride | None] | None = Field(
+        default=None, description="What is said of candidates, by their ids; no more entries than there are candidates."
+    )
     top_k: Annotated[int, Field(ge=1)] | None = Field(default=None, description="Rank and return at most so many.")
     explain: bool | None = Field(
         default=None,
@@ -251,9 +253,8 @@ def _check_width(document: object, schema_of: SchemaOf, max_candidates: int) -> 
         _check_count(ids, max_candidates)
     described: dict[str, object] = {}
     if isinstance(items, dict):
+        _check_described(items, ids if isinstance(ids, list) else [])
         described = {f"items.{name}": item for name, item in items.items() if item is not None}
-    if len(described) > (len(ids) if isinstance(ids, list) else 0):
-        raise InvalidRequest("describes more items than there are candidates", "items")
     user = document.get("user")
     check_keys({"": document, "candidates": candidates, "user": user, **described})
     if isinstance(user_id := document.get("user_id"), str):
@@ -286,7 +287,9 @@ def _check(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int) -> Ch
     _check_count(ids, max_candidates)
     if wire.explain:
         _check_explained(ids)
-    overrides = {item_id: override for item_id, override in (wire.items or {}).items() if override is not None}
+    items = wire.items or {}
+    _check_described(items, ids)
+    overrides = {item_id: override for item_id, override in items.items() if override is not None}
     if overrides:
         candidates = set(ids)
         for item_id in overrides:
@@ -321,6 +324,12 @@ def _check_count(ids: Sequence[object], max_candidates: int) -> None:
         raise TooManyCandidates(
             f"{len(ids)} candidates; one request may have {max_candidates}: split it", "candidates.id"
         )
+
+
+def _check_described(items: Mapping[str, object], ids: Sequence[object]) -> None:
+    """Refuses more entries than there are candidates: to read those that say nothing takes time too."""
+    if len(items) > len(ids):
+        raise InvalidRequest(f"has {len(items)} entries, more than there are candidates ({len(ids)})", "items")
 
 
 def _check_explained(ids: Sequence[str]) -> None:

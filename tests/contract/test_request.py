@@ -226,6 +226,11 @@ INVALID: dict[str, tuple[bytes, str | None, str]] = {
     "item empty": (but(items={"": {}}), "items.", "String should have at least 1 character"),
     "item long": (but(items={"i" * 257: {}}), f"items.{'i' * 60}…", LONG_ID),
     "item no candidate": (but(items={"i9": {}}), "items.i9", "describes an item that is not a candidate"),
+    "more items than candidates": (
+        but(items={"i1": None, "i2": None, "i3": None}),
+        "items",
+        "has 3 entries, more than there are candidates (2)",
+    ),
     "unknown part of item": (but(items={"i1": {"title": "a"}}), "items.i1.title", "Extra inputs are not permitted"),
     "text a number": (but(items={"i1": {"text": 1}}), "items.i1.text", STRING),
     "text half a surrogate pair": (

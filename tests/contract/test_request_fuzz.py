@@ -81,6 +81,11 @@ WIDE: dict[str, dict[str, object]] = {
     "ids that are numbers": {"user_id": "u1", "candidates": {"id": [1] * 300_000}},
     "bids below 0": {"user_id": "u1", "candidates": {"id": ["i1"], "bid": [-1] * 300_000}},
     "items that are numbers": {"user_id": "u1", "candidates": {"id": ["i1"]}, "items": keys(80_000)},
+    "items of which nothing is said": {
+        "user_id": "u1",
+        "candidates": {"id": ["i1"]},
+        "items": dict.fromkeys(keys(60_000)),
+    },
     "features": {"user_id": "u1", "candidates": {"id": ["i1"]}, "context": keys(90_000)},
     "features of the user": {"user_id": "u1", "candidates": {"id": ["i1"]}, "user": {"features": keys(90_000)}},
     "features of an item": {"user_id": "u1", "candidates": {"id": ["i1"]}, "items": {"i1": {"features": keys(90_000)}}},
