@@ -9,7 +9,7 @@ import numpy as np
 
 from loadtest.arrivals import poisson
 
-_TURNS = 100_000
+_TURNS = 500_000
 _SEED = 0
 
 
