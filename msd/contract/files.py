@@ -10,10 +10,13 @@ from typing import BinaryIO
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file for writing that takes the name `path` only if the block ends without an error."""
+def atomic_file(path: Path, mark: str = "") -> Iterator[BinaryIO]:
+    """Opens a file for writing that takes the name `path` only if the block ends without an error.
+
+    `mark` begins the ending of its temporary name, so that who knows it can remove what a killed process has left.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.{mark}", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from msd.contract.files import write_bytes_atomic
 from msd.dataset.load import Dataset
-from msd.step import STEP_FILE, fingerprint_of, mark_done
-from msd.teachers.journal import ANSWERS_FILE, Journal, Refusal, key_of
+from msd.step import fingerprint_of, mark_done
+from msd.teachers.journal import Journal, Refusal, claim, key_of
 from msd.teachers.knowledge import KNOWLEDGE_FILES, RECORD_FILE, Knowledge, TeacherError, TeachRecord
 from msd.teachers.prompts import Example
 from msd.teachers.seeds import Seeding, choose, load_seeds, refuse_seeds, save_seeds
@@ -114,19 +114,6 @@ def group_by_key(teacher: Teacher, questions: Sequence[Question]) -> dict[str, l
     for question in questions:
         groups.setdefault(key_of(teacher, question), []).append(question)
     return groups
-
-
-def claim(folder: Path) -> None:
-    """Makes the folder, unless it is there and something else than a place of answers."""
-    if folder.exists() and not folder.is_dir():
-        raise TeacherError(f"{folder} is a file; name a folder for the answers")
-    folder.mkdir(parents=True, exist_ok=True)
-    found = [name for name in (*KNOWLEDGE_FILES, RECORD_FILE, STEP_FILE) if (folder / name).exists()]
-    # A record beside a finished step is our own of before answers.jsonl was kept.
-    if (folder / ANSWERS_FILE).is_file() or {RECORD_FILE, STEP_FILE} <= set(found):
-        return
-    if found:
-        raise TeacherError(f"{folder} holds {', '.join(found)} of unknown origin; name another folder")
 
 
 def _seeds(

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from msd.dataset.load import load_dataset
 from msd.teachers.backend import Backend, Choice, Limits, steerable, teacher_of
-from msd.teachers.collect import Collected, claim, collect_knowledge
+from msd.teachers.collect import Collected, collect_knowledge
 from msd.teachers.display import Display, summary
 from msd.teachers.estimate import Estimate, Prices, estimate
 from msd.teachers.journal import QUARANTINE_FILE
@@ -75,7 +75,6 @@ def teach(
         _tell_estimate(console, estimate(data, bulk, out, seeding, share), bulk, seeding, prices, seed_prices)
         return
     if join:
-        claim(out)
         console.print(f"{out}: took {join_answers(out, join)} answers of {len(join)} folders", markup=False)
     with Display(console, prices, seed_prices) as display:
         collected = collect_knowledge(data, bulk, out, display.show, seeding, share)

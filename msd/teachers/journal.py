@@ -13,7 +13,8 @@ from typing import Annotated, BinaryIO, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from msd.contract.files import write_bytes_atomic
-from msd.teachers.knowledge import Knowledge, TeacherError, describe
+from msd.step import STEP_FILE
+from msd.teachers.knowledge import KNOWLEDGE_FILES, RECORD_FILE, Knowledge, TeacherError, describe
 from msd.teachers.teacher import Answered, Failed, Level, Question, Teacher
 
 ANSWERS_FILE = "answers.jsonl"
@@ -52,6 +53,19 @@ def key_of(teacher: Teacher, question: Question) -> str:
     """The address of an answer: who is asked, in which words, about what."""
     parts = [teacher.name, teacher.prompt_version, question.level, teacher.input_of(question)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def claim(folder: Path) -> None:
+    """Makes the folder, unless it is there and something else than a place of answers."""
+    if folder.exists() and not folder.is_dir():
+        raise TeacherError(f"{folder} is a file; name a folder for the answers")
+    folder.mkdir(parents=True, exist_ok=True)
+    found = [name for name in (*KNOWLEDGE_FILES, RECORD_FILE, STEP_FILE) if (folder / name).exists()]
+    # A record beside a finished step is our own of before answers.jsonl was kept.
+    if (folder / ANSWERS_FILE).is_file() or {RECORD_FILE, STEP_FILE} <= set(found):
+        return
+    if found:
+        raise TeacherError(f"{folder} holds {', '.join(found)} of unknown origin; name another folder")
 
 
 class Journal:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from msd.contract.files import write_bytes_atomic
-from msd.teachers.journal import ANSWERS_FILE, Journal
+from msd.teachers.journal import ANSWERS_FILE, Journal, claim
 from msd.teachers.knowledge import TeacherError
 from msd.teachers.seeds import SEEDS_FILE
 from msd.teachers.teacher import Question
@@ -46,26 +46,38 @@ def parse_share(text: str) -> Share:
 
 
 def join_answers(folder: Path, others: Sequence[Path]) -> int:
-    """Appends to `folder`, which is a place of answers, those that the others hold and it lacks; how many they were.
+    """Appends to `folder`, which is made where there is none, the answers that the others hold and it lacks; how many
+    they were.
 
-    Raises TeacherError where one is no such place, or was shown other seeds: its answers are to other questions.
+    Raises TeacherError, before anything is written, where one is no place of answers, or was shown other seeds: its
+    answers are to other questions.
     """
     try:
-        for other in others:
-            if not (other / ANSWERS_FILE).is_file():
-                raise TeacherError(f"--join {other}: holds no {ANSWERS_FILE}; name a folder that `msd teach` writes")
-            _join_seeds(folder, other)
+        journals = [Journal(_checked(other)) for other in others]
+        seeds = _common_seeds(folder, others)
+        claim(folder)
+        if seeds is not None:
+            write_bytes_atomic(folder / SEEDS_FILE, seeds)
         with Journal(folder) as journal:
-            return sum(journal.take(Journal(other)) for other in others)
+            return sum(map(journal.take, journals))
     except OSError as error:
         raise TeacherError(f"{folder} cannot be written: {error}") from None
 
 
-def _join_seeds(folder: Path, other: Path) -> None:
-    own, theirs = folder / SEEDS_FILE, other / SEEDS_FILE
-    if not theirs.is_file():
-        return
-    if not own.exists():
-        write_bytes_atomic(own, theirs.read_bytes())
-    elif own.read_bytes() != theirs.read_bytes():
-        raise TeacherError(f"--join {other}: its {SEEDS_FILE} is another one than that of {folder}: share one file")
+def _checked(other: Path) -> Path:
+    if not (other / ANSWERS_FILE).is_file():
+        raise TeacherError(f"--join {other}: holds no {ANSWERS_FILE}; name a folder that `msd teach` writes")
+    return other
+
+
+def _common_seeds(folder: Path, others: Sequence[Path]) -> bytes | None:
+    """What all of them that have seeds have; None where none has."""
+    first: Path | None = None
+    for one in (folder, *others):
+        if not (one / SEEDS_FILE).is_file():
+            continue
+        if first is None:
+            first = one
+        elif (one / SEEDS_FILE).read_bytes() != (first / SEEDS_FILE).read_bytes():
+            raise TeacherError(f"--join {one}: its {SEEDS_FILE} is another one than that of {first}: share one file")
+    return None if first is None else (first / SEEDS_FILE).read_bytes()

@@ -3,8 +3,10 @@
 Knows which parts are due and that no id is in two of them; not how a row is made.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
+from secrets import token_hex
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +18,7 @@ from service.catalogue.manifest import PartEntry, write_manifest
 from service.catalogue.parquet import SUFFIX, read_ids
 from service.catalogue.part import Job, Made
 
-MakeParts = Callable[[Sequence[Job]], Iterator[Made]]
+MakeParts = Callable[[Sequence[Job]], Generator[Made, None, None]]
 Progress = Callable[[int, int], None]
 """Called with parts that are there, and parts in all."""
 
@@ -32,13 +34,23 @@ class Finished(NamedTuple):
 
 
 def make_catalogue(items: Path, bundle: Bundle, out: Path, make_parts: MakeParts, progress: Progress) -> Finished:
-    """Makes what is missing in `out`, and seals it. Raises an MsdError at the first thing that is wrong."""
-    jobs = _jobs(items, bundle, out)
+    """Makes what is missing in `out`, and seals it. Raises an MsdError at the first thing that is wrong.
+
+    However it ends, no part is left half-made.
+    """
+    run = token_hex(8)
+    jobs = _jobs(items, bundle, out, run)
     progress(0, len(jobs))
     made: list[Made] = []
-    for one in make_parts(jobs):
-        made.append(one)
-        progress(len(made), len(jobs))
+    try:
+        with closing(make_parts(jobs)) as making:
+            for one in making:
+                made.append(one)
+                progress(len(made), len(jobs))
+    finally:
+        # Whoever makes parts may have been killed.
+        for half_made in out.glob(f".*.{run}*"):
+            half_made.unlink(missing_ok=True)
     _refuse_twins(out, made)
     parts = {one.name: PartEntry(sha256=one.sha256, size=one.size, rows=one.rows) for one in made}
     write_manifest(out, bundle.bundle_id, bundle.schema, parts)
@@ -46,7 +58,7 @@ def make_catalogue(items: Path, bundle: Bundle, out: Path, make_parts: MakeParts
     return Finished(bundle.bundle_id, len(made), new, sum(one.rows for one in made), sum(one.vectors for one in made))
 
 
-def _jobs(items: Path, bundle: Bundle, out: Path) -> list[Job]:
+def _jobs(items: Path, bundle: Bundle, out: Path, run: str) -> list[Job]:
     if items.resolve() == out.resolve():
         raise CatalogueError(f"{out}: holds the items; give another folder for their rows")
     shards = sorted(items.glob(f"*{SUFFIX}"))
@@ -64,6 +76,7 @@ def _jobs(items: Path, bundle: Bundle, out: Path) -> list[Job]:
             bundle.folder.resolve(),
             bundle.manifest.sha256,
             bundle.bundle_id,
+            run,
         )
         for shard in shards
     ]

@@ -6,7 +6,7 @@ Items, bundle and parts have to be on storage that all machines have under the s
 import logging
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ class PartMaker:
         return {name: np.array(values) for name, values in columns.items()}
 
 
-def make_on_ray(jobs: Sequence[Job], address: str) -> Iterator[Made]:
+def make_on_ray(jobs: Sequence[Job], address: str) -> Generator[Made, None, None]:
     """The parts, as they are made, a core each. Raises CatalogueError for the first that cannot be made."""
     # Ray reports its use to its makers unless told not to before it is loaded.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -81,8 +81,8 @@ def _row(job: Job) -> dict[str, str]:
 
 
 def _job(values: Sequence[Any]) -> Job:
-    shard, part, bundle, manifest_sha256, bundle_id = map(str, values)
-    return Job(Path(shard), Path(part), Path(bundle), manifest_sha256, bundle_id)
+    shard, part, bundle, manifest_sha256, bundle_id, run = map(str, values)
+    return Job(Path(shard), Path(part), Path(bundle), manifest_sha256, bundle_id, run)
 
 
 def _made(job: Job) -> dict[str, Any]:

@@ -60,11 +60,12 @@ def read_shard(path: Path, features: Sequence[str]) -> Iterator[Batch]:
 
 
 @contextmanager
-def new_part(path: Path, size: int) -> Iterator["PartWriter"]:
-    """A part of rows of `size` bytes, which takes its name when the block ends without an error."""
+def new_part(path: Path, size: int, mark: str) -> Iterator["PartWriter"]:
+    """A part of rows of `size` bytes, which takes its name when the block ends without an error. `mark`: as of
+    `atomic_file`."""
     schema = pa.schema([(ID, pa.string()), (_ROW, pa.binary(size))])
     with (
-        atomic_file(path) as file,
+        atomic_file(path, mark) as file,
         pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True, use_dictionary=False) as writer,
     ):
         yield PartWriter(writer, schema)

@@ -18,13 +18,17 @@ from service.catalogue.parquet import PartAbout, new_part, read_about, read_shar
 
 
 class Job(NamedTuple):
-    """A shard, the part to be made of it, and the bundle, which was verified under its manifest's hash."""
+    """A shard, the part to be made of it, and the bundle, which was verified under its manifest's hash.
+
+    run: marks what does not have its name yet.
+    """
 
     shard: Path
     part: Path
     bundle: Path
     manifest_sha256: str
     bundle_id: str
+    run: str
 
 
 class Made(NamedTuple):
@@ -57,7 +61,7 @@ def _make(job: Job, source: str) -> PartAbout:
     rows = _item_rows(job.bundle, job.manifest_sha256)
     seen: set[str] = set()
     vectors = 0
-    with new_part(job.part, rows.size) as part:
+    with new_part(job.part, rows.size, job.run) as part:
         for batch in read_shard(job.shard, rows.features):
             try:
                 ids, records = rows.pack(batch.columns)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msd.dataset.load import Dataset, load_dataset
-from msd.teachers.collect import claim, collect_knowledge
+from msd.teachers.collect import collect_knowledge
 from msd.teachers.estimate import estimate
 from msd.teachers.knowledge import TeacherError, load_knowledge
 from msd.teachers.seeds import Seeding
@@ -47,7 +47,6 @@ def test_joined_shares_are_what_one_run_makes_and_nobody_is_asked_again(tiny: Da
         asked += parrot.asked
     assert len({one.text for one in asked}) == len(asked)
 
-    claim(tmp_path / "joined")
     assert join_answers(tmp_path / "joined", parts) == len(asked)
     assert join_answers(tmp_path / "joined", parts) == 0
     silent = Parrot(0)
@@ -60,7 +59,6 @@ def test_joined_shares_are_what_one_run_makes_and_nobody_is_asked_again(tiny: Da
 def test_what_was_refused_comes_along_and_what_is_missing_is_asked(tiny: Dataset, tmp_path: Path) -> None:
     texts = [one.text for one in questions_of(tiny)[0] if Share(1, 2).holds(one)]
     collect_knowledge(tiny, Choosy(texts[0], "[no]"), tmp_path / "part-1", ignore, share=Share(1, 2))
-    claim(tmp_path / "joined")
     join_answers(tmp_path / "joined", [tmp_path / "part-1"])
     parrot = Parrot()
     collected = collect_knowledge(tiny, parrot, tmp_path / "joined", ignore)
@@ -75,12 +73,23 @@ def test_seeds_are_of_all_questions_and_have_to_be_the_same(tiny: Dataset, tmp_p
         collect_knowledge(tiny, Parrot(), tmp_path / f"part-{part}", ignore, seeding, Share(part, 2))
     parts = [tmp_path / "part-1", tmp_path / "part-2"]
     assert parts[0].joinpath("seeds.jsonl").read_bytes() == parts[1].joinpath("seeds.jsonl").read_bytes()
-    claim(tmp_path / "joined")
     join_answers(tmp_path / "joined", parts)
     assert (tmp_path / "joined" / "seeds.jsonl").is_file()
     (parts[1] / "seeds.jsonl").write_bytes(b"")
     with pytest.raises(TeacherError, match=r"part-2: its seeds\.jsonl is another one than that of .*joined"):
         join_answers(tmp_path / "joined", parts)
+    with pytest.raises(TeacherError, match=r"part-2: its seeds\.jsonl is another one than that of .*part-1"):
+        join_answers(tmp_path / "other", parts)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_damaged_share_leaves_nothing_behind(tmp_path: Path) -> None:
+    part = tmp_path / "part-1"
+    part.mkdir()
+    (part / "answers.jsonl").write_text("{}\n", encoding="utf-8")
+    with pytest.raises(TeacherError, match=r"answers\.jsonl, line 1: key: Field required"):
+        join_answers(tmp_path / "joined", [part])
+    assert not (tmp_path / "joined").exists()
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "1/0", "a/b", "-1/2", "1/2/3", ""])
@@ -104,3 +113,4 @@ def test_the_command(tmp_path: Path) -> None:
     assert "give one of them" in str(with_estimate.exception)
     nowhere = teach(data, tmp_path / "other", "--join", tmp_path / "nowhere")
     assert "holds no answers.jsonl; name a folder that `msd teach` writes" in str(nowhere.exception)
+    assert not (tmp_path / "other").exists()

@@ -1,6 +1,10 @@
 """Shards become parts: the same rows by any number of processes, each made once, and what is wrong named by place."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +23,7 @@ from service.catalogue.errors import CatalogueError
 from service.catalogue.manifest import CATALOGUE, open_catalogue
 from tests.service.catalogue.made import COLUMNS, make, records_of, write_items, write_shard
 from tests.service.encoder_graph import POISON, encode_alone
-from tests.service.live import run_msd
+from tests.service.live import ROOT, run_msd, wait_until
 
 
 def test_a_row_holds_what_encoding_says_the_texts_vector_and_no_counts(cold_bundle: Bundle, tmp_path: Path) -> None:
@@ -185,3 +189,27 @@ def test_the_command(cold_bundle: Bundle, tmp_path: Path) -> None:
     both = run_msd(*arguments, "--ray", "auto")
     assert both.returncode == 2
     assert "give one of them" in both.stderr
+
+
+@pytest.mark.parametrize(
+    ("processes", "number", "status"),
+    [(1, signal.SIGTERM, 143), (2, signal.SIGTERM, 143), (2, signal.SIGINT, 130), (2, signal.SIGKILL, -9)],
+)
+def test_an_end_from_outside_is_one_of_all_and_leaves_nothing_half_made(
+    processes: int, number: signal.Signals, status: int, cold_bundle: Bundle, tmp_path: Path
+) -> None:
+    """SIGINT goes to all processes of a terminal, the others to the first alone. Who is killed clears nothing away."""
+    items, out = write_items(tmp_path / "items", shards=processes, rows=100_000), tmp_path / "out"
+    command = [sys.executable, "-m", "msd", "catalogue", *map(str, (items, cold_bundle.folder, out))]
+    command += ["--processes", str(processes)]
+    with subprocess.Popen(command, cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE) as running:
+        try:
+            wait_until(lambda: len(list(out.glob(".*"))) == processes)
+            (os.killpg if number == signal.SIGINT else os.kill)(running.pid, number)
+            # All processes write there: it ends with the last of them.
+            running.communicate(timeout=60)
+        except BaseException:
+            os.killpg(running.pid, signal.SIGKILL)
+            raise
+    assert running.returncode == status
+    assert number == signal.SIGKILL or not list(out.iterdir())
