@@ -11,6 +11,7 @@ import httpx
 
 from msd_client import call
 from msd_client.call import Pause, Received, Send, Steps
+from msd_client.ceiling import Ceiling
 from msd_client.errors import ConnectionFailed, DeadlineExceeded, MsdClientError
 from msd_client.options import Options
 from msd_client.replies import EventsReply, Model, Ready, ScoreReply
@@ -46,6 +47,7 @@ class AsyncClient:
             cert_file=cert_file,
             key_file=key_file,
         )
+        self._ceiling = Ceiling()
         self._http = httpx.AsyncClient(
             base_url=options.base_url(),
             headers=options.headers(),
@@ -77,7 +79,8 @@ class AsyncClient:
     ) -> ScoreReply:
         """As `Client.score`."""
         about = {"x-request-id": request_id, "traceparent": traceparent}
-        return await self._run(call.score(request, about, self._options.until(deadline_s), self._options.retry))
+        options = self._options
+        return await self._run(call.score(request, about, options.until(deadline_s), options.retry, self._ceiling))
 
     async def events(
         self, events: Sequence[Event], *, deadline_s: float | None = None, traceparent: str | None = None

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple, TypeVar
 
+from msd_client.ceiling import DEADLINE, Ceiling
 from msd_client.errors import BadReply, DeadlineExceeded, InvalidRequest, MsdClientError, error_class
 from msd_client.replies import (
     EventsReply,
@@ -71,10 +72,12 @@ class Asked:
     good: tuple[int, ...] = (200,)
 
 
-def score(request: ScoreRequest, about: Mapping[str, str | None], until: float, retry: Retry) -> Steps[ScoreReply]:
+def score(
+    request: ScoreRequest, about: Mapping[str, str | None], until: float, retry: Retry, ceiling: Ceiling
+) -> Steps[ScoreReply]:
     """`about`: headers for this request, as far as there are any."""
     headers = {"content-type": "application/json", **_checked(about)}
-    return _call(Asked("POST", "/v1/score", request.body(), headers), read_score, until, retry)
+    return _call(Asked("POST", "/v1/score", request.body(), headers), read_score, until, retry, ceiling)
 
 
 def events(told: list[Event], about: Mapping[str, str | None], until: float, retry: Retry) -> Steps[EventsReply]:
@@ -93,19 +96,28 @@ def model(until: float, retry: Retry) -> Steps[Model]:
     return _call(Asked("GET", "/v1/model"), read_model, until, retry)
 
 
-def _call(asked: Asked, read: Callable[[bytes], T], until: float, retry: Retry) -> Steps[T]:
+def _call(
+    asked: Asked, read: Callable[[bytes], T], until: float, retry: Retry, ceiling: Ceiling | None = None
+) -> Steps[T]:
     attempt, failed = 0, None
+    ceiling = ceiling or Ceiling()
+    is_lowered = False
     while True:
         left_s = until - time.monotonic()
         if left_s < _LEAST_S:
             raise DeadlineExceeded("the time for the call was over before it was sent") from failed
-        headers = {**asked.headers, "x-deadline-ms": str(int(left_s * 1000))}
+        granted_ms = ceiling.lowered(int(left_s * 1000))
+        headers = {**asked.headers, DEADLINE: str(granted_ms)}
         attempt += 1
         try:
             received = yield Send(asked.method, asked.path, headers, asked.content, until)
             assert received is not None, "what is sent has a reply"
             if received.status in asked.good:
                 return read(received.body)
+            if received.status == 400 and not is_lowered and ceiling.learn(received.headers, granted_ms):
+                # That was no failure, but a question with an answer.
+                attempt, is_lowered = attempt - 1, True
+                continue
             error = error_of(received)
         except MsdClientError as raised:
             error = raised

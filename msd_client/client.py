@@ -10,6 +10,7 @@ import httpx
 
 from msd_client import call
 from msd_client.call import Pause, Received, Send, Steps
+from msd_client.ceiling import Ceiling
 from msd_client.errors import ConnectionFailed, DeadlineExceeded, MsdClientError
 from msd_client.options import Options
 from msd_client.replies import EventsReply, Model, Ready, ScoreReply
@@ -47,6 +48,7 @@ class Client:
             key_file=key_file,
         )
         self._clock = Clock()
+        self._ceiling = Ceiling()
         self._http = httpx.Client(
             base_url=options.base_url(),
             headers=options.headers(),
@@ -76,7 +78,8 @@ class Client:
     ) -> ScoreReply:
         """The scores. `request_id` and `traceparent` (W3C) go along. Raises MsdClientError."""
         about = {"x-request-id": request_id, "traceparent": traceparent}
-        return self._run(call.score(request, about, self._options.until(deadline_s), self._options.retry))
+        options = self._options
+        return self._run(call.score(request, about, options.until(deadline_s), options.retry, self._ceiling))
 
     def events(
         self, events: Sequence[Event], *, deadline_s: float | None = None, traceparent: str | None = None

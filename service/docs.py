@@ -179,7 +179,8 @@ def _deadline(most_ms: int) -> dict[str, Any]:
         "required": False,
         "schema": {"type": "integer", "minimum": 1, "maximum": most_ms},
         "description": "Milliseconds that the request may take from its first byte on; the service has a default. Near"
-        " the end the first candidates are scored and the others get the prior's score, which `degraded` says.",
+        " the end the first candidates are scored and the others get the prior's score, which `degraded` says. The"
+        " reply to one that is too long has this header too, with the most that there may be.",
     }
 
 

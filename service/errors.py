@@ -26,7 +26,7 @@ class ServiceError(Exception):
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
     retry_after_s: ClassVar[int | None] = None
-    headers: ClassVar[tuple[tuple[bytes, bytes], ...]] = ()
+    headers: tuple[tuple[bytes, bytes], ...] = ()
     closes: bool = False
 
     def __init__(self, message: str, field: str | None = None) -> None:

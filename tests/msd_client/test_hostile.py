@@ -145,6 +145,30 @@ def test_the_time_that_is_left_goes_along(ask: Ask) -> None:
     assert (first["x-request-id"], first["traceparent"]) == ("r-7", "00-ab-cd-01")
 
 
+def too_long(most_ms: str, *more: str) -> Say:
+    """A refusal of a deadline that names the most that there may be."""
+    detail = {"code": "malformed", "message": "is not a whole number from 1 to it", "field": "X-Deadline-Ms"}
+    return Say(400, json.dumps({"error": detail}).encode(), (f"X-Deadline-Ms: {most_ms}", *more))
+
+
+def test_more_time_than_the_service_grants_is_asked_for_once(ask: Ask) -> None:
+    """The caller's own time stays what it is, and no attempt is lost."""
+    options = {"retry": Retry(attempts=2, first_s=0.001)}
+    with hostile(too_long("700"), Reset(), FINE) as server:
+        ask(server.url, "score", REQUEST, deadline_s=FOR_EVER, options=options, times=2)
+
+    granted = [int(dict(_headers(request))["x-deadline-ms"]) for request in server.requests]
+    assert granted[0] > 700
+    assert granted[1:] == [700, 700, 700]
+
+
+@pytest.mark.parametrize("most_ms", ["600", "0", "99999999", "9" * 5_000, "-1", "soon", "", "²"])
+def test_a_limit_that_does_not_explain_the_refusal_or_comes_twice_is_an_error(ask: Ask, most_ms: str) -> None:
+    with hostile(too_long("700"), too_long(most_ms)) as server, pytest.raises(InvalidRequest, match="X-Deadline-Ms"):
+        ask(server.url, "score", REQUEST, deadline_s=FOR_EVER)
+    assert len(server.requests) == 2
+
+
 def _headers(request: str) -> Iterator[tuple[str, str]]:
     for line in request.partition("\r\n\r\n")[0].split("\r\n")[1:]:
         name, _, value = line.partition(": ")

@@ -152,7 +152,6 @@ def test_it_says_what_is_served(ask: Ask, guarded: Guarded) -> None:
         ({"ids": "i1"}, {}, InvalidRequest, "invalid", "candidates.id", 422),
         ({"context": {"weather": "hail"}}, {}, InvalidRequest, "invalid", "context.weather", 422),
         ({"ids": ["i1"] * 2001, "bids": None}, {}, InvalidRequest, "too_many_candidates", "candidates.id", 413),
-        ({}, {"deadline_s": 99}, InvalidRequest, "malformed", "X-Deadline-Ms", 400),
         ({}, {"deadline_s": 0.0001}, DeadlineExceeded, "deadline_exceeded", None, None),
     ],
 )
@@ -174,6 +173,16 @@ def test_a_refusal_says_what_and_where(
     error: Any = refused.value
     assert (error.code, error.field, error.status) == (code, place, status)
     assert (error.request_id is None) == (status is None)
+
+
+def test_more_time_than_the_service_grants_is_asked_for_once(
+    ask: Ask, guarded: Guarded, caplog: pytest.LogCaptureFixture
+) -> None:
+    reply = ask(guarded.url, "score", REQUEST, options={**guarded.options, "deadline_s": 99}, times=3)
+
+    assert len(reply) == len(REQUEST.ids)
+    told = [one.getMessage() for one in caplog.records if one.name == "msd_client"]
+    assert told == ["the service lets a request take 60000 ms at most, so it is asked for no more from now on"]
 
 
 def test_a_key_or_a_certificate_that_is_missing_is_said(ask: Ask, guarded: Guarded) -> None:

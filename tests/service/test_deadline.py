@@ -56,6 +56,7 @@ def test_a_malformed_deadline_is_a_400_that_names_it(service: LiveService, value
         assert answer.status_code == 400
         assert answer.json()["error"]["code"] == "malformed"
         assert answer.json()["error"]["field"] == "X-Deadline-Ms"
+        assert answer.headers["X-Deadline-Ms"] == "60000"
         assert client.post("/v1/score", json=golden_requests()[0]).status_code == 200
 
 
