@@ -58,7 +58,7 @@ def publish_command(
         raise PublishError(
             "--delta, --beside and --rows exclude each other: a delta or a catalogue goes to the bundle it was made for"
         )
-    trust = Trust(Path(place) if (place := os.environ.get("MSD_TRUSTED_KEYS")) else None)
+    trust = Trust.from_environ(os.environ)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Bars(*columns, console=Console(stderr=True)) as bars:
         task = bars.add_task("rows", total=None)

@@ -4,9 +4,9 @@ A signature is Ed25519 (RFC 8032) over the bytes of the manifest, which has the 
 that knows cryptography's module.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from msd.contract.bundle import MANIFEST, SIGNATURE, Bundle, open_bundle
 from msd.contract.delta import DELTA, Delta, open_delta
@@ -31,6 +31,11 @@ class Trust:
     def __init__(self, place: Path | None) -> None:
         """`place` is a file of public keys (PEM, one or more), or a folder of such files. Raises TrustError."""
         self._keys = None if place is None else _public_keys(place)
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Self:
+        """By `MSD_TRUSTED_KEYS`, for commands that have no other settings. Raises TrustError."""
+        return cls(Path(place) if (place := environ.get("MSD_TRUSTED_KEYS")) else None)
 
     def open(self, folder: Path, *, rows: bool = True) -> Bundle:
         """As `open_bundle`; where signatures are asked for, nothing is read before one is found to be good, and all

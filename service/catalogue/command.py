@@ -44,7 +44,7 @@ def catalogue_command(
 
     if processes is not None and ray is not None:
         raise CatalogueError("--processes is for this machine, --ray for Ray, which finds its own: give one of them")
-    trust = Trust(Path(place) if (place := os.environ.get("MSD_TRUSTED_KEYS")) else None)
+    trust = Trust.from_environ(os.environ)
     opened = trust.open(bundle, rows=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with _terminable(), Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:

@@ -27,7 +27,7 @@ def fetch_command(
     max_mb: Annotated[int, typer.Option(min=1, help="Larger archives are refused, and what unpacks to more.")] = 16_384,
 ) -> None:
     """Fetches, compares with the digest, unpacks and verifies; with MSD_TRUSTED_KEYS, signatures too."""
-    trust = Trust(Path(place) if (place := os.environ.get("MSD_TRUSTED_KEYS")) else None)
+    trust = Trust.from_environ(os.environ)
     fetched = fetch(url, digest, folder, max_mb * 2**20, trust)
     how = "has been there" if fetched.was_there else "fetched and verified"
     typer.echo(f"{folder}: bundle {fetched.bundle.bundle_id} ({fetched.bundle.manifest.model_version}), {how}")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from msd.contract.assemble import assemble, cut
-from msd.contract.bundle import Bundle, open_bundle
+from msd.contract.bundle import Bundle
 from msd.contract.errors import MsdError
 from msd.contract.log import LogError, RequestRecord, basis_of
 from msd.contract.request import RequestError, parse_request
@@ -21,6 +21,7 @@ from service.request_log.parquet import log_files, read_requests
 from service.runtimes.choice import open_runtime
 from service.runtimes.runtime import Runtime, Scores
 from service.settings import Settings
+from service.trust import Trust
 
 _SHOWN = 10
 
@@ -52,9 +53,9 @@ class Replayed:
 class LogReplay:
     """A replay by some bundles, whose runtimes are opened as they are needed, each as it was when it was logged."""
 
-    def __init__(self, folders: Sequence[Path], runtime: str = "as logged") -> None:
+    def __init__(self, folders: Sequence[Path], runtime: str = "as logged", trust: Trust | None = None) -> None:
         """`runtime` goes before what the records say. Raises BundleError."""
-        bundles = [open_bundle(folder, rows=False) for folder in folders]
+        bundles = [(trust or Trust(None)).open(folder, rows=False) for folder in folders]
         self._bundles = {bundle.bundle_id: bundle for bundle in bundles}
         self._codecs = {
             bundle.bundle_id: (
@@ -143,10 +144,15 @@ class LogReplay:
 
 
 def replay_log(
-    path: Path, folders: Sequence[Path], runtime: str, limit: int | None, progress: Callable[[], None]
+    path: Path,
+    folders: Sequence[Path],
+    runtime: str,
+    limit: int | None,
+    progress: Callable[[], None],
+    trust: Trust | None = None,
 ) -> Replayed:
     """Replays the log's requests, oldest first, at most `limit` of them. Raises MsdError when there are none."""
-    replay = LogReplay(folders, runtime)
+    replay = LogReplay(folders, runtime, trust)
     for file in log_files(path):
         left = None if limit is None else limit - replay.found.requests
         if left == 0:

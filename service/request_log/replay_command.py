@@ -1,6 +1,7 @@
 """`msd replay LOG`: are logged requests scored to the same bits again, here and now?"""
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.progress import Progress, TextColumn
 
 from service.request_log.replay import Replayed, replay_log
+from service.trust import Trust
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -28,9 +30,10 @@ def main(
 
     To the bit on the same processor and runtime, else within the manifest's tolerances. Exit status 1 if any differs.
     """
+    trust = Trust.from_environ(os.environ)
     with Progress(TextColumn("{task.description}, {task.completed}"), console=Console(stderr=True)) as bars:
         bar = bars.add_task("Replaying", total=None)
-        found = replay_log(log, bundle, runtime, limit, lambda: bars.advance(bar))
+        found = replay_log(log, bundle, runtime, limit, lambda: bars.advance(bar), trust)
     if as_json:
         typer.echo(json.dumps(asdict(found)))
     else:

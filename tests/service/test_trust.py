@@ -233,6 +233,18 @@ def test_publications_need_a_signature_too(
     publish_delta(delta, url, lambda _, __: None, trust)
 
 
+def test_a_delta_is_made_of_signed_bundles_alone(signed: Path, keys: Keys, tmp_path: Path) -> None:
+    """Who signs it may rely on that."""
+    again, trusted = build_bundle(tmp_path / "again").folder, {"MSD_TRUSTED_KEYS": str(keys.public)}
+    for pair in ((signed, again), (again, signed)):
+        refused = run_msd("delta", *map(str, pair), str(tmp_path / "delta"), **trusted)
+        assert refused.returncode == 2
+        assert f"{again}: is not signed" in refused.stderr
+    assert not (tmp_path / "delta").exists()
+    sign(again, MANIFEST, keys.private)
+    assert run_msd("delta", str(signed), str(again), str(tmp_path / "delta"), **trusted).returncode == 0
+
+
 def test_without_the_module_it_is_said_which_extra_has_it(tmp_path: Path, keys: Keys) -> None:
     code = "import sys; sys.modules['cryptography'] = None; from service.trust import Trust; from pathlib import Path\n"
     ended = subprocess.run(

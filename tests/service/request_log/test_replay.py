@@ -24,6 +24,7 @@ from tests.service.ranker_graph import Recipe
 from tests.service.request_log.conftest import Logging
 from tests.service.request_log.log import awaited, logged, records
 from tests.service.runtimes.bf16 import has_bf16
+from tests.service.test_trust import Keys
 
 
 def log_of(bundle: Bundle, folder: Path, documents: list[dict[str, Any]], **more: object) -> Path:
@@ -228,6 +229,11 @@ def test_the_command_tells_and_its_status_says(logs: list[RequestRecord], bundle
     told = json.loads(ended.stdout)
     assert (told["requests"], told["mismatches"]) == (3, 1)
     assert told["differences"][0][0] == logs[0].request_id
+
+    trusted = Keys(tmp_path).public
+    ended = run_msd("replay", str(good), "--bundle", str(bundle.folder), MSD_TRUSTED_KEYS=str(trusted))
+    assert ended.returncode == 2
+    assert "is not signed" in ended.stderr
 
     ended = run_msd("replay", str(tmp_path), "--bundle", str(bundle.folder))
     assert ended.returncode == 2
