@@ -12,6 +12,9 @@ _FOLD = rb"""
 -- then of each event: a digest of its key, its packed time and kind, its item where it is to be remembered.
 -- Returns a letter an event: duplicate, in the row, late, or new.
 local half_life, length, seconds = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+-- A state is kept until less than 1/128 of an impression or click is left of its counts, and a month at least, for its
+-- likes do not fade. Redis takes no end in more than some millions of years.
+local spare_half_lives, least, most = 7, 30 * 86400, 1e12
 
 local function parse(packed)
   if not packed or #packed < 33 or string.byte(packed) ~= 1 then return nil end
@@ -78,7 +81,9 @@ if is_changed then
   for _, one in ipairs(state[5]) do
     parts[#parts + 1] = struct.pack('<dH', one[1], #one[2]) .. one[2]
   end
-  redis.call('SET', KEYS[1], table.concat(parts))
+  local half_lives = math.log(math.max(state[1], state[2])) / math.log(2) + spare_half_lives
+  local kept = math.min(math.max(half_life * half_lives, least), most)
+  redis.call('SET', KEYS[1], table.concat(parts), 'EX', string.format('%.0f', kept))
 end
 return table.concat(outcomes)
 """

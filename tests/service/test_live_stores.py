@@ -207,22 +207,53 @@ def test_many_at_once_count_each_event_once(redis: Running) -> None:
     assert live.state.impressions == 50
 
 
-def test_events_seen_are_forgotten_after_two_horizons_and_states_never(redis: Running) -> None:
+MONTH_S = 30 * 86_400.0
+
+
+def kept_for(redis: Running, *told: Batch) -> dict[str, float]:
+    """In seconds, for how long keys are kept once all that is told; -1 of those that are kept for ever."""
     redis.plain.flushall()
 
     async def tell() -> None:
         states = redis.states()
-        await states.add(one_event(1))
+        for batch in told:
+            await states.add(batch)
         await states.close()
 
     asyncio.run(tell())
-    lasting = {key.decode(): redis.plain.ttl(key) for key in redis.plain.scan_iter("msd:live:*")}
-    assert {key for key, seconds in lasting.items() if seconds == -1} == {
-        live_key("user", "u1"),
-        live_key("item", "i1"),
-        "msd:live:stream",
-    }
-    assert {math.ceil(seconds / 3_600) for seconds in lasting.values() if seconds != -1} == {48}
+    return {key.decode(): redis.plain.ttl(key) for key in redis.plain.scan_iter("msd:live:*")}
+
+
+def test_events_seen_are_forgotten_after_two_horizons_and_the_stream_never(redis: Running) -> None:
+    kept = kept_for(redis, one_event(1))
+    assert kept.pop("msd:live:stream") == -1
+    for key in (live_key("user", "u1"), live_key("item", "i1")):
+        assert kept.pop(key) == pytest.approx(MONTH_S, abs=60)
+    assert {math.ceil(seconds / 3_600) for seconds in kept.values()} == {48}
+
+
+@pytest.mark.parametrize(
+    ("half_life_s", "counts", "seconds"),
+    [
+        (MONTH_S, 1.0, 7 * MONTH_S),
+        (MONTH_S, 1024.0, 17 * MONTH_S),
+        (MONTH_S / 9, 1024.0, 17 / 9 * MONTH_S),
+        (60.0, 1e9, MONTH_S),
+        (1e9 * 86_400, 1.0, 1e12),
+        (1e300, 1e300, 1e12),
+    ],
+)
+def test_a_state_is_kept_until_its_counts_have_faded(
+    redis: Running, half_life_s: float, counts: float, seconds: float
+) -> None:
+    """Those of the row that it began as among them."""
+    rule = StateRule(half_life_s, 3)
+    row = begin(counts - 1, 0.0, 9.0)
+    batch = one_event(1)._replace(rules={"user": rule, "item": rule}, rows={"user": {"u1": row}, "item": {}})
+    kept = kept_for(redis, batch, one_event(2, "u2", at=9.0)._replace(rules={"user": rule, "item": rule}))
+
+    assert kept[live_key("user", "u1")] == pytest.approx(seconds, rel=1e-3, abs=60)
+    assert kept[live_key("user", "u2")] == pytest.approx(min(max(7 * half_life_s, MONTH_S), 1e12), abs=60)
 
 
 @pytest.mark.parametrize("cache_mb", [0, 1, 4])
