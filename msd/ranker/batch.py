@@ -63,23 +63,12 @@ def batch_logits(
     """
     vectors = vectors or (lambda side, rows: (features.user if side == "user" else features.item).vectors[rows])
     chosen = torch.from_numpy(events).to(features.labels.device)
-    tensors = {
-        "context_categorical": features.context_categorical[chosen],
-        "context_dense": features.context_dense[chosen],
-    }
-    user_rows, tensors["user_dense"] = _rows_and_dense(features.user, chosen, corruption, rng)
-    item_rows, tensors["item_dense"] = _rows_and_dense(features.item, chosen, corruption, rng)
-    tensors["user_categorical"] = features.user.categorical[user_rows]
-    tensors["item_categorical"] = features.item.categorical[item_rows]
+    tensors, user_rows, item_rows = _without_vectors(features, chosen, corruption, rng)
+    held, places = _distinct(item_rows, features.item.entities.unknown + 1)
     new = None
     if corruption is not None and rng is not None:
         new = torch.from_numpy(rng.random(len(events)) < corruption.new_item).to(chosen.device)
         _make_new(features, tensors, new)
-    history = features.history[chosen]
-    tensors["history_mask"] = (history >= 0).float()
-    history = torch.where(history >= 0, history, features.item.entities.unknown)
-    tensors["history_categorical"] = features.item.categorical[history]
-    held, places = _distinct(torch.cat([item_rows.unsqueeze(1), history], 1), features.item.entities.unknown + 1)
     semantic = None
     if "item" in model.adaptors:
         present = features.item.present[held] & _kept(held, corruption, rng)
@@ -101,6 +90,28 @@ def batch_logits(
         nameless = model.ranker.represent_items(tensors["item_categorical"], tensors.get("item_semantic"))
         target = torch.where(new.unsqueeze(-1), nameless, target)
     return model.ranker.score(tensors, target, represented[:, 1:])
+
+
+def _without_vectors(
+    features: Features, chosen: Tensor, corruption: Corruption | None, rng: np.random.Generator | None
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """What the model reads beside vectors, by name, [B, …]; and the rows of users [B] and of items, each target and its
+    history [B, 1 + L]."""
+    user_rows, user_dense = _rows_and_dense(features.user, chosen, corruption, rng)
+    item_rows, item_dense = _rows_and_dense(features.item, chosen, corruption, rng)
+    history = features.history[chosen]
+    known = torch.where(history >= 0, history, features.item.entities.unknown)
+    tensors = {
+        "context_categorical": features.context_categorical[chosen],
+        "context_dense": features.context_dense[chosen],
+        "user_categorical": features.user.categorical[user_rows],
+        "user_dense": user_dense,
+        "item_categorical": features.item.categorical[item_rows],
+        "item_dense": item_dense,
+        "history_mask": (history >= 0).float(),
+        "history_categorical": features.item.categorical[known],
+    }
+    return tensors, user_rows, torch.cat([item_rows.unsqueeze(1), known], 1)
 
 
 def _rows_and_dense(

@@ -54,21 +54,8 @@ def evaluate_models(
     trained on something else, if a name has two models of one seed, or if the test rows hold one label only.
     """
     _check(data, vectors, models)
-    measured: list[Measured] = []
-    known: dict[tuple[str, str], Features] = {}
-    done = 0
-    for name, folders in models.items():
-        parts = []
-        for folder in folders:
-            progress(f"Measuring {name}", done)
-            trained, record = load_ranker(folder)
-            key = trained.schema.schema_hash, record.own_student or record.student
-            if key not in known:
-                known[key] = build_features(data, trained.schema, vectors_of(folder, record, vectors))
-            parts.append(_measure_model(trained, record, known[key], seed))
-            done += 1
-        measured.append(_family(name, parts))
-    features = next(iter(known.values()))
+    measured, features = _measure_all(data, vectors, models, seed, progress)
+    done = sum(map(len, models.values()))
     test = features.of_part(Part.TEST)
     labels, users = _labels(features, test), features.user.rows.numpy()[test].astype(np.int64)
     progress("Growing the baseline's trees", done)
@@ -106,6 +93,27 @@ def _check(data: Dataset, vectors: StudentVectors, models: Mapping[str, Sequence
     clicked = data.events["label"].filter(split_events(data.events, data.config) == Part.TEST)
     if clicked.n_unique() < 2:
         raise ModelError(f"{data.folder}: all {len(clicked)} test rows have label {clicked[0]}; nothing to rank")
+
+
+def _measure_all(
+    data: Dataset, vectors: StudentVectors, models: Mapping[str, Sequence[Path]], seed: int, progress: Progress
+) -> tuple[list[Measured], Features]:
+    """Every model, and features by which all of them have the same rows, labels and users."""
+    measured: list[Measured] = []
+    known: dict[tuple[str, str], Features] = {}
+    done = 0
+    for name, folders in models.items():
+        parts = []
+        for folder in folders:
+            progress(f"Measuring {name}", done)
+            trained, record = load_ranker(folder)
+            key = trained.schema.schema_hash, record.own_student or record.student
+            if key not in known:
+                known[key] = build_features(data, trained.schema, vectors_of(folder, record, vectors))
+            parts.append(_measure_model(trained, record, known[key], seed))
+            done += 1
+        measured.append(_family(name, parts))
+    return measured, next(iter(known.values()))
 
 
 def _measure_model(trained: TrainedRanker, record: RankerRecord, features: Features, seed: int) -> Measured:
