@@ -1,6 +1,7 @@
 """Refusals before anything is made of a request: what they say and count, and whom they leave to the usual way."""
 
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,42 @@ def test_who_has_the_time_or_is_unusual_goes_the_usual_way(header: bytes) -> Non
     bench = Bench()
     assert bench.ask(header) is None
     assert bench.counted("msd_requests", "msd_requests_total", code="429") == 0
+
+
+def test_what_comes_at_once_is_refused_by_one_look_at_the_queue_and_counted_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench()
+    looks = Counter[Load]()
+    check = bench.admission.check
+
+    def counting(load: Load, deadline: float) -> None:
+        looks[load] += 1
+        check(load, deadline)
+
+    monkeypatch.setattr(bench.admission, "check", counting)
+    monkeypatch.setattr("service.door._HOLDS_S", 60.0)
+    replies = [Reply(said) for _ in range(3) if (said := bench.ask(b"X-Deadline-Ms: 9000"))]
+
+    assert looks == {Load(200, _TURN_S): 1}
+    assert len({reply.headers["x-request-id"] for reply in replies}) == len(replies) == 3
+    assert len({reply.error["message"] for reply in replies}) == 1
+    assert bench.counted("msd_requests", "msd_requests_total", code="429") == 3
+    assert bench.counted("msd_shed", "msd_shed_total", reason="wait") == 1 + 3
+    # Who has more time, or asks for less, is looked at by himself.
+    assert bench.ask(b"X-Deadline-Ms: 60000") is None
+    assert bench.ask(b"X-Deadline-Ms: 9000", body=b"") is not None
+    assert looks.total() == 3
+
+
+def test_a_look_at_the_queue_holds_for_a_moment_only() -> None:
+    bench = Bench()
+    assert bench.ask() is not None
+    for load in bench.work:
+        bench.admission.leave(load)
+    until = time.monotonic() + 10
+    while bench.ask() is not None:
+        assert time.monotonic() < until
 
 
 def test_it_is_no_longer_watched_when_nobody_waits() -> None:
