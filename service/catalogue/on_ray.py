@@ -5,6 +5,7 @@ Items, bundle and parts have to be on storage that all machines have under the s
 
 import logging
 import os
+import signal
 import socket
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -40,11 +41,14 @@ def make_on_ray(jobs: Sequence[Job], address: str) -> Generator[Made, None, None
     except ImportError:
         raise CatalogueError("--ray needs the module 'ray': pip install 'msd-ctr[ray]'") from None
     _refuse_unreachable(address)
+    on_term = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError) as error:
         raise CatalogueError(f"--ray {address}: {error}") from None
     try:
+        # Ray's own would abort this process before anything is cleared away.
+        signal.signal(signal.SIGTERM, on_term)
         for row in _parts(ray, jobs).iter_rows():
             if wrong := str(row[_ERROR]):
                 raise CatalogueError(wrong)

@@ -1,5 +1,8 @@
 """Ray makes the rows that one process makes; run by `make ray`."""
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ from service.catalogue.catalogue import Finished, make_catalogue
 from service.catalogue.errors import CatalogueError
 from service.catalogue.on_ray import make_on_ray
 from tests.service.catalogue.made import make, quiet, records_of, write_items, write_shard
-from tests.service.live import free_port
+from tests.service.live import ROOT, free_port, wait_until
 
 pytestmark = [
     pytest.mark.ray,
@@ -43,3 +46,13 @@ def test_the_rows_are_those_of_one_process_and_an_error_is_told(cold_bundle: Bun
 def test_where_there_is_no_cluster(cold_bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(CatalogueError, match="nobody answers there"):
         by_ray(write_items(tmp_path / "items"), cold_bundle, tmp_path / "out", f"127.0.0.1:{free_port()}")
+
+
+def test_an_end_from_outside_leaves_nothing_half_made(cold_bundle: Bundle, tmp_path: Path) -> None:
+    items, out = write_items(tmp_path / "items", shards=2, rows=200_000), tmp_path / "out"
+    command = [sys.executable, "-m", "msd", "catalogue", *map(str, (items, cold_bundle.folder, out)), "--ray", "local"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) as running:
+        wait_until(lambda: list(out.glob(".*")))
+        running.terminate()
+    assert running.returncode == 128 + signal.SIGTERM
+    assert not list(out.glob(".*"))
