@@ -13,14 +13,6 @@ _HEADER = FIELD.lower().encode()
 _MAX_DIGITS = 9
 
 
-class DeadlineRefused(MalformedHeader):
-    """No deadline, or one too far away: the reply has the farthest, for programs that would rather ask for that."""
-
-    def __init__(self, shown: str, most_ms: int) -> None:
-        super().__init__(f"{shown!r} is not a whole number of milliseconds from 1 to {most_ms}", FIELD)
-        self.headers = ((_HEADER, b"%d" % most_ms),)
-
-
 class Deadlines:
     """The deadlines of requests, as times of `time.perf_counter`."""
 
@@ -50,4 +42,7 @@ class Deadlines:
         if digits.isdigit() and len(digits) <= _MAX_DIGITS and 1 <= int(digits) <= self._most_ms:
             return int(digits) / 1000
         shown = granted[:40].decode("latin-1")
-        raise DeadlineRefused(shown, self._most_ms)
+        refused = MalformedHeader(f"{shown!r} is not a whole number of milliseconds from 1 to {self._most_ms}", FIELD)
+        # For programs that would rather ask for as much as there is.
+        refused.headers = ((_HEADER, b"%d" % self._most_ms),)
+        raise refused
