@@ -159,6 +159,11 @@ def wait_until(is_done: Any, patience_s: float = _PATIENCE_S) -> None:  # noqa: 
         time.sleep(0.02)
 
 
+def run_ms(reply: httpx.Response) -> float:
+    """How long the model's run took, as a reply to a scoring request tells."""
+    return float(reply.headers["server-timing"].partition("run;dur=")[2].partition(",")[0])
+
+
 def _await_port(process: "subprocess.Popen[bytes]", log_path: Path, error_path: Path) -> int:
     end = time.monotonic() + _PATIENCE_S
     while time.monotonic() < end:
