@@ -6,7 +6,6 @@ All that is compared was run in turns on one machine, which the client shares.
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,6 @@ from loadtest.rows_benchmark import rows_benchmark
 OWN: tuple[Kind, ...] = ("fp32", "best")
 _HELD_LOAD, _OVERLOAD = 0.7, 2.0
 Urls = Mapping[Kind, str]
-
-
-@dataclass(frozen=True)
-class _Rested:
-    """One client at a time: what it saw, and what our services said of their time."""
-
-    outcomes: Mapping[str, Rounds]
-    spent: Mapping[str, Spent]
 
 
 def bench_services(plan: Plan, work: Path, heard: Heard) -> dict[str, Any]:
@@ -102,15 +93,21 @@ def _chosen(course: Course, field: Field, plan: Plan) -> tuple[Best, Urls]:
 
 def _store(course: Course, field: Field, plan: Plan, best: Best, urls: Urls, rounds: int) -> Store:
     targets = field.targets(urls, plan.candidates)
+    before = _spent(urls)
     throughput = course.closed("Measuring throughput", targets, best.clients, plan.seconds, rounds)
-    rested = _rested(course, field, plan, urls, rounds)
-    return Store(throughput, rested.outcomes, rested.spent)
+    between = _spent(urls)
+    latency = course.closed("Measuring latency", targets, 1, plan.short, rounds)
+    after = _spent(urls)
+    return Store(
+        throughput,
+        latency,
+        {kind: after[kind].since(between[kind]) for kind in OWN},
+        {kind: between[kind].since(before[kind]) for kind in OWN},
+    )
 
 
-def _rested(course: Course, field: Field, plan: Plan, urls: Urls, rounds: int) -> _Rested:
-    before = {kind: spent(urls[kind]) for kind in OWN}
-    outcomes = course.closed("Measuring latency", field.targets(urls, plan.candidates), 1, plan.short, rounds)
-    return _Rested(outcomes, {kind: spent(urls[kind]).since(before[kind]) for kind in OWN})
+def _spent(urls: Urls) -> dict[str, Spent]:
+    return {kind: spent(urls[kind]) for kind in OWN}
 
 
 def _held(course: Course, field: Field, plan: Plan, kind: Kind, urls: tuple[Urls, Urls], clients: int) -> Held:

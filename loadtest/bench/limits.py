@@ -18,7 +18,7 @@ def throughput_limit(cores: int, run_s: float, rival_rate: float) -> float:
     return cores / run_s / rival_rate
 
 
-def wait_limits(servers: int, load: float, percentiles: tuple[float, ...]) -> list[float]:
+def latency_limits(servers: int, load: float, percentiles: tuple[float, ...]) -> list[float]:
     """By percentile, how long a request takes that comes by Poisson's law to so many servers with one queue, which are
     busy for `load` of the time and take one unit for each request (M/D/c)."""
     arrivals = poisson(load * servers, _TURNS, _SEED)

@@ -22,6 +22,8 @@ _PATIENCE_S = 60.0
 _PAUSE_S = 0.1
 # Beyond what the encoder takes a second, so that it is at its bound all the time.
 _PER_S, _ASKED_PER_S, _ADS = 20.0, 30.0, 4
+# Of known ads: fewer would not tell what they notice.
+_LEAST_PER_S = 30.0
 
 
 class _ColdClient:
@@ -90,7 +92,7 @@ def _run(ground: Ground) -> Found:
         target = ground.target(service.url, bundle=bundle)
         cold = _ColdClient(target)
         cold.wait()
-        rate = plan.share * capacity(target, plan.capacity_s)
+        rate = max(plan.share * capacity(target, plan.capacity_s), _LEAST_PER_S)
         seconds = plan.steady_s + plan.broken_s + plan.mended_s
         with Load(target, rate, seconds) as load:
             load.until(plan.steady_s)

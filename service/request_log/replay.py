@@ -21,7 +21,6 @@ from service.request_log.parquet import log_files, read_requests
 from service.runtimes.choice import open_runtime
 from service.runtimes.runtime import Runtime, Scores
 from service.settings import Settings
-from service.trust import Trust
 
 _SHOWN = 10
 
@@ -53,9 +52,8 @@ class Replayed:
 class LogReplay:
     """A replay by some bundles, whose runtimes are opened as they are needed, each as it was when it was logged."""
 
-    def __init__(self, folders: Sequence[Path], runtime: str = "as logged", trust: Trust | None = None) -> None:
-        """`runtime` goes before what the records say. Raises BundleError."""
-        bundles = [(trust or Trust(None)).open(folder, rows=False) for folder in folders]
+    def __init__(self, bundles: Sequence[Bundle], runtime: str = "as logged") -> None:
+        """`runtime` goes before what the records say."""
         self._bundles = {bundle.bundle_id: bundle for bundle in bundles}
         self._codecs = {
             bundle.bundle_id: (
@@ -144,15 +142,10 @@ class LogReplay:
 
 
 def replay_log(
-    path: Path,
-    folders: Sequence[Path],
-    runtime: str,
-    limit: int | None,
-    progress: Callable[[], None],
-    trust: Trust | None = None,
+    path: Path, bundles: Sequence[Bundle], runtime: str, limit: int | None, progress: Callable[[], None]
 ) -> Replayed:
     """Replays the log's requests, oldest first, at most `limit` of them. Raises MsdError when there are none."""
-    replay = LogReplay(folders, runtime, trust)
+    replay = LogReplay(bundles, runtime)
     for file in log_files(path):
         left = None if limit is None else limit - replay.found.requests
         if left == 0:

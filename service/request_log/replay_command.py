@@ -31,9 +31,10 @@ def main(
     To the bit on the same processor and runtime, else within the manifest's tolerances. Exit status 1 if any differs.
     """
     trust = Trust.from_environ(os.environ)
+    bundles = [trust.open(folder, rows=False) for folder in bundle]
     with Progress(TextColumn("{task.description}, {task.completed}"), console=Console(stderr=True)) as bars:
         bar = bars.add_task("Replaying", total=None)
-        found = replay_log(log, bundle, runtime, limit, lambda: bars.advance(bar), trust)
+        found = replay_log(log, bundles, runtime, limit, lambda: bars.advance(bar))
     if as_json:
         typer.echo(json.dumps(asdict(found)))
     else:

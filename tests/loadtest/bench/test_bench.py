@@ -107,7 +107,8 @@ def test_limits_are_of_what_was_measured(figures: dict[str, Any]) -> None:
     assert limits.keys() < figures.keys()
     for kind in ("fp32", "best"):
         runs = figures["machine"]["cores"] * 1e3 / figures["stages_ms"][kind]["run"]
-        assert limits[f"throughput_ratio_{kind}"] == pytest.approx(runs / rate, rel=0.01)
+        # Or more, where runs are faster at capacity than with one client.
+        assert limits[f"throughput_ratio_{kind}"] >= 0.99 * runs / rate
     assert 1 < limits["openloop70_p99_over_p50"] < limits["openloop70_p999_over_p50"]
 
 

@@ -61,7 +61,7 @@ def logs(tmp_path_factory: pytest.TempPathFactory, logging: Logging) -> list[Req
 
 
 def test_a_log_is_scored_again_to_the_bit(logs: list[RequestRecord], bundle: Bundle) -> None:
-    found = LogReplay([bundle.folder]).replay(logs, lambda: None)
+    found = LogReplay([bundle]).replay(logs, lambda: None)
 
     assert found.requests == found.exact == len(logs) >= 12
     assert (found.mismatches, found.near, found.max_abs_diff) == (0, 0, 0.0)
@@ -71,7 +71,7 @@ def test_a_log_is_scored_again_to_the_bit(logs: list[RequestRecord], bundle: Bun
 def test_a_changed_bit_is_found(logs: list[RequestRecord], bundle: Bundle) -> None:
     scores = [column.copy() for column in logs[0].scores]
     scores[1][0] = np.nextafter(scores[1][0], np.float32(1))
-    found = LogReplay([bundle.folder]).replay([replace(logs[0], scores=scores), *logs[1:]], lambda: None)
+    found = LogReplay([bundle]).replay([replace(logs[0], scores=scores), *logs[1:]], lambda: None)
 
     assert found.mismatches == 1
     assert found.differences[0].request_id == logs[0].request_id
@@ -89,7 +89,7 @@ def test_another_time_or_row_is_found(logs: list[RequestRecord], bundle: Bundle)
         replace(record, items_found=b"\0" + record.items_found[1:]),
         replace(record, items_stale=b"\1" * len(record.items_found)),
     ]
-    found = LogReplay([bundle.folder]).replay([record, *changed], lambda: None)
+    found = LogReplay([bundle]).replay([record, *changed], lambda: None)
 
     assert found.mismatches == 4
     assert [one.what[:6] for one in found.differences] == ["scores", "scores", "other ", "other "]
@@ -99,7 +99,7 @@ def test_stale_rows_and_a_store_that_failed_are_scored_again(logs: list[RequestR
     record = next(one for one in logs if not one.rungs and len(one.item_ids) > 2)
     count = len(record.item_ids)
     stale = replace(record, items_stale=b"\1" * len(record.items_found), rungs=["cached"] * count)
-    found = LogReplay([bundle.folder]).replay([stale], lambda: None)
+    found = LogReplay([bundle]).replay([stale], lambda: None)
 
     assert (found.exact, found.mismatches) == (1, 0)
 
@@ -113,7 +113,7 @@ def test_a_cold_ads_vector_is_part_of_what_was_scored(logs: list[RequestRecord],
     items[place] = codec.encoded(np.full((1, width), 0.5, np.float16))[0]
     rungs: list[str | None] = ["encoded" if one == "nothing" else None for one in record.item_ids]
     cold = replace(record, item_rows=items.tobytes(), rungs=rungs)
-    found = LogReplay([bundle.folder]).replay([cold], lambda: None)
+    found = LogReplay([bundle]).replay([cold], lambda: None)
 
     # The degradation is right, the scores are those without the vector.
     assert [one.what[:6] for one in found.differences] == ["scores"]
@@ -134,7 +134,7 @@ def test_what_ran_otherwise_is_compared_by_the_tolerance(
     record = replace(logs[0], **change)
     near = replace(record, scores=[column + np.float32(1.5e-5) for column in record.scores])
     far = replace(record, scores=[column + np.float32(3e-5) for column in record.scores])
-    found = LogReplay([bundle.folder]).replay([record, near, far], lambda: None)
+    found = LogReplay([bundle]).replay([record, near, far], lambda: None)
 
     assert (found.exact, found.near, found.mismatches) == (0, 3, 1)
     assert [one for one in found.unlike if one.startswith(reason)]
@@ -144,12 +144,12 @@ def test_a_request_of_another_bundle_is_left_out_and_told(
     logs: list[RequestRecord], bundle: Bundle, other_bundle: Bundle
 ) -> None:
     foreign = replace(logs[0], bundle_id="f" * 32)
-    found = LogReplay([bundle.folder, other_bundle.folder]).replay([foreign, logs[1]], lambda: None)
+    found = LogReplay([bundle, other_bundle]).replay([foreign, logs[1]], lambda: None)
     assert (found.requests, found.skipped) == (1, {"f" * 32: 1})
 
     mixed = replace(logs[0], bundle_id=other_bundle.bundle_id)
     with pytest.raises(LogError, match="not this bundle's"):
-        LogReplay([other_bundle.folder]).replay([mixed], lambda: None)
+        LogReplay([other_bundle]).replay([mixed], lambda: None)
 
 
 def test_a_record_that_does_not_fit_itself_is_told(logs: list[RequestRecord], bundle: Bundle) -> None:
@@ -161,7 +161,7 @@ def test_a_record_that_does_not_fit_itself_is_told(logs: list[RequestRecord], bu
     ]
     for change in changes:
         with pytest.raises(LogError, match=f"request {logs[0].request_id}"):
-            LogReplay([bundle.folder]).replay([replace(logs[0], **change)], lambda: None)
+            LogReplay([bundle]).replay([replace(logs[0], **change)], lambda: None)
 
 
 LOW_PRECISIONS: dict[Precision, tuple[str, str, bool]] = {
@@ -185,7 +185,7 @@ def test_a_log_in_less_than_fp32_is_scored_again_to_the_bit(precision: Precision
             open_runtime(open_bundle(made.folder), Settings(bundle=made.folder))
         return
     log = log_of(made, tmp_path, many_requests(), max_candidates=255)
-    found = replay_log(log, [made.folder], "as logged", None, lambda: None)
+    found = replay_log(log, [open_bundle(made.folder)], "as logged", None, lambda: None)
 
     assert found.exact == found.requests >= 12
     assert (found.mismatches, found.max_abs_diff) == (0, 0.0)
@@ -214,10 +214,10 @@ def test_a_partial_answer_is_scored_again_to_the_bit(slow_bundle: Bundle, tmp_pa
     assert partial.rungs is not None
     assert "prior" in partial.rungs
 
-    replayed = LogReplay([slow_bundle.folder]).replay([partial, found[0]], lambda: None)
+    replayed = LogReplay([slow_bundle]).replay([partial, found[0]], lambda: None)
     assert (replayed.exact, replayed.mismatches) == (2, 0)
     whole_of_it = replace(partial, is_partial=False, ran=40)
-    assert LogReplay([slow_bundle.folder]).replay([whole_of_it], lambda: None).mismatches == 1
+    assert LogReplay([slow_bundle]).replay([whole_of_it], lambda: None).mismatches == 1
 
 
 def test_the_command_tells_and_its_status_says(logs: list[RequestRecord], bundle: Bundle, tmp_path: Path) -> None:
