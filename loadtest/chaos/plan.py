@@ -24,13 +24,13 @@ class Plan:
     slow_clients: int = 200
     memory_requests: int = 200_000
     memory_from: int = 20_000
-    memory_candidates: int = 20
+    memory_candidates: int = 32
     bad_requests: int = 20_000
     events: int = 200_000
     events_a_batch: int = 1_000
     live_rows: int = 20_000
     resamples: int = 500
-    generated: int = 300
+    generated: int = 500
     """How many of the bad requests are made from the service's own description, which takes longer."""
 
     @property
