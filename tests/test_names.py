@@ -41,8 +41,8 @@ def files() -> Iterator[Path]:
                 yield path
 
 
-def test_the_packages_are_the_five() -> None:
-    assert sorted(PACKAGES) == ["loadtest", "model_export", "msd", "msd_client", "service"]
+def test_the_packages_are_known() -> None:
+    assert sorted(PACKAGES) == ["loadtest", "model_export", "msd", "msd_client", "native", "service"]
     assert PROJECT["project"]["name"] == "msd-ctr"
     assert "Private :: Do Not Upload" in PROJECT["project"]["classifiers"]
     assert PROJECT["tool"]["pytest"]["ini_options"]["pythonpath"] == ["."]

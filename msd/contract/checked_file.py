@@ -33,9 +33,9 @@ class OpenFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            weakref.finalize(self, os.close, self._descriptor)
-            about = os.fstat(self._descriptor)
+            self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            weakref.finalize(self, os.close, self.descriptor)
+            about = os.fstat(self.descriptor)
         except OSError as error:
             raise BundleError(f"{path}: {error.strerror or error}") from error
         self.size = about.st_size
@@ -46,7 +46,7 @@ class OpenFile:
         """At most `size` bytes from byte `start` on; fewer where the file ends."""
         parts, left = [], size
         try:
-            while left and (part := os.pread(self._descriptor, left, start + size - left)):
+            while left and (part := os.pread(self.descriptor, left, start + size - left)):
                 parts.append(part)
                 left -= len(part)
         except OSError as error:
@@ -62,18 +62,23 @@ class CheckedFile:
     """
 
     def __init__(self, file: OpenFile, base: int, size: int, tag: bytes, memory: int | None = None) -> None:
-        self._file, self._base = file, base
+        self._file, self.base = file, base
         sums = file.read(base + size, 4 * -(-size // BLOCK))
-        self._checksums = np.frombuffer(sums, "<u4")
-        self._proved = np.zeros(-(-size // BLOCK), bool)
-        self._unproved = len(self._proved)
-        if len(self._checksums) != len(self._proved):
+        self.checksums = np.frombuffer(sums, "<u4")
+        self.proved = np.zeros(-(-size // BLOCK), bool)
+        self._unproved = len(self.proved)
+        if len(self.checksums) != len(self.proved):
             raise BundleError(f"{file.path}: the file is truncated; copy the bundle again")
-        self._body, self.is_shared = open_memory(size, tag, memory)
+        self.body, self.is_shared = open_memory(size, tag, memory)
 
     def section(self, place: Place) -> "Section":
         """A part of the file to read from."""
-        return Section(self, place, self._body[place.start : place.start + place.size])
+        return Section(self, place, self.body[place.start : place.start + place.size])
+
+    @property
+    def descriptor(self) -> int:
+        """Of the file, while this is there."""
+        return self._file.descriptor
 
     def prove(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> None:
         """Raises BundleError if a block is damaged that bytes [start, stop) touch, for any of n such spans, n > 0.
@@ -83,7 +88,7 @@ class CheckedFile:
         if not self._unproved:
             return
         first, last = starts >> _BLOCK_BITS, (stops - 1) >> _BLOCK_BITS
-        if (last - first).max() <= 1 and (self._proved[first] & self._proved[last]).all():
+        if (last - first).max() <= 1 and (self.proved[first] & self.proved[last]).all():
             return
         for one, end in set(zip(first.tolist(), last.tolist(), strict=True)):
             self.prove_blocks(one, end)
@@ -94,16 +99,16 @@ class CheckedFile:
             self._prove_block(block)
 
     def _prove_block(self, block: int) -> None:
-        if self._proved[block]:
+        if self.proved[block]:
             return
-        place = self._body[block * BLOCK : (block + 1) * BLOCK]
+        place = self.body[block * BLOCK : (block + 1) * BLOCK]
         # Only bytes that fit the checksum ever come into memory, so that two processes may well put them there at once.
-        if not (self.is_shared and zlib.crc32(place.data) == self._checksums[block]):
-            content = self._file.read(self._base + block * BLOCK, len(place))
-            if len(content) != len(place) or zlib.crc32(content) != self._checksums[block]:
+        if not (self.is_shared and zlib.crc32(place.data) == self.checksums[block]):
+            content = self._file.read(self.base + block * BLOCK, len(place))
+            if len(content) != len(place) or zlib.crc32(content) != self.checksums[block]:
                 raise BundleError(f"{self._file.path}: block {block} is damaged; copy the bundle again")
             place[:] = np.frombuffer(content, np.uint8)
-        self._proved[block] = True
+        self.proved[block] = True
         self._unproved -= 1
 
 

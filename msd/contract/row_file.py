@@ -6,6 +6,7 @@ Knows where a row is, not what it says. How the file is laid out is in `row_head
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,20 @@ def _identify(file: OpenFile) -> tuple[RowHeader, int, bytes]:
     return header, base, hashlib.sha256(file.identity + content).digest()
 
 
+class RowMemory(NamedTuple):
+    """What a reader beside Python needs to find and prove rows: memory of all sections, a flag for each block that is
+    proved, the blocks' checksums; and where in the file, open as `descriptor`, the sections begin."""
+
+    header: RowHeader
+    body: NDArray[np.uint8]
+    proved: NDArray[np.bool_]
+    checksums: NDArray[np.uint32]
+    descriptor: int
+    base: int
+    start_bytes: int
+    record_bytes: int
+
+
 class RowFile:
     """Reads the rows of one side. Opening reads the header and the checksums; all else when it is first touched.
 
@@ -50,7 +65,8 @@ class RowFile:
         for name, value in expected.items():
             if getattr(header, name) != value:
                 raise BundleError(f"{path}: {name} is {getattr(header, name)!r}, this bundle needs {value!r}")
-        file = CheckedFile(opened, base, header.checksums.start, tag, memory)
+        file = self._file = CheckedFile(opened, base, header.checksums.start, tag, memory)
+        self._header = header
         self.is_shared = file.is_shared
         self.count = header.count
         self._width = header.width
@@ -89,6 +105,20 @@ class RowFile:
         places = self._places(ids)
         rows = iter(self._cut(places[places >= 0]))
         return [next(rows) if place >= 0 else None for place in places.tolist()]
+
+    def memory(self) -> RowMemory:
+        """For a reader beside this one, for as long as this one is there."""
+        file, starts = self._file, start_type(self._header.rows.size).itemsize
+        return RowMemory(
+            self._header,
+            file.body,
+            file.proved,
+            file.checksums,
+            file.descriptor,
+            file.base,
+            starts,
+            self._codec.dtype.itemsize,
+        )
 
     def scan(self, start: int, stop: int) -> list[tuple[str, bytes]]:
         """Ids and raw rows by their place in the file, for copying them elsewhere."""

@@ -4,20 +4,20 @@ Does not know where rows come from, nor whether they still are what they were: i
 told to drop it.
 """
 
-import sys
 from collections.abc import Sequence
-from itertools import repeat
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+import native
 from msd.contract.errors import MsdError
 from msd.contract.rows import Records, RowCodec, Rows, pack_history, unpack_history
+from service.stores.id_map import IdMap, new_id_map
 
-# What Python takes for an id's places, beside the id and the row themselves, about.
-_OVERHEAD = 200
-_ID_BYTES = 70
+# What is taken for an id, beside its characters and the row themselves, about; and how many characters most ids have.
+_OVERHEAD = 250
+_USUAL_ID_BYTES = 20
 
 
 class Held(NamedTuple):
@@ -34,7 +34,7 @@ class Arena:
     not; so what is asked for once only is the first to go.
     """
 
-    def __init__(self, codec: RowCodec, max_bytes: int) -> None:
+    def __init__(self, codec: RowCodec, max_bytes: int, ids: IdMap | None = None) -> None:
         self._codec = codec
         self._max_bytes = max_bytes
         self._row_bytes = codec.dtype.itemsize + _OVERHEAD
@@ -48,20 +48,19 @@ class Arena:
             raise MsdError(
                 f"no memory for {max_bytes} bytes of {codec.side} rows, half of MSD_CACHE_MB: set it lower"
             ) from None
-        self._ids: list[str | None] = []
-        self._tails: list[bytes] = []
-        self._places: dict[str, int] = {}
+        self._ids = new_id_map() if ids is None else ids
         self._free: list[int] = []
         self._hand = 0
         self._bytes = 0
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._ids)
 
     def look_up(self, ids: Sequence[str]) -> Held:
         """What is held of the ids [n]; they count as asked for."""
-        places = np.fromiter(map(self._places.get, ids, repeat(-1)), np.int64, len(ids))
-        if not len(self._ids):
+        places = np.empty(len(ids), np.int64)
+        self._ids.find_all(ids, places)
+        if not self._ids.end:
             return Held(places, places)
         self._touched[places[places >= 0]] = True
         return Held(places, self._epochs.take(places, mode="wrap"))
@@ -71,94 +70,90 @@ class Arena:
         records: Records = self._records.take(places).view(self._codec.dtype)
         histories: tuple[tuple[str, ...], ...] = ()
         if self._codec.side == "user":
-            histories = tuple(unpack_history(self._tails[place]) or () for place in places.tolist())
+            histories = tuple(unpack_history(self._ids.tail(place)) or () for place in places.tolist())
         return Rows(records, self._found.take(places), histories, 0)
+
+    def core(self) -> Any:  # noqa: ANN401 - the core has no types
+        """What the native core reads of it, beside this; where ids are the core's. Until it is let go."""
+        assert native.core is not None, "there is a core"
+        size = self._codec.dtype.itemsize
+        return native.core.Arena(self._ids, self._records, self._found, self._epochs, self._touched, size)
 
     def put(self, ids: Sequence[str], rows: Rows, epoch: int) -> None:
         """Holds the rows of some ids, no id twice, or that there are none."""
         if not len(self._records):
             return
         tails = [pack_history(one) for one in rows.histories] or [b""] * len(ids)
-        kept, places = [], []
         for row, (one, tail) in enumerate(zip(ids, tails, strict=True)):
             self.drop(one)
             size = self._size_of(one, tail)
             if self._make_room(size):
-                kept.append(row)
-                places.append(self._take_place(one, tail, size))
-                self._touched[places[-1]] = False
-        self._write(kept, places, rows, epoch)
+                self._hold(one, tail, size, rows, row, epoch, was_asked_for=False)
 
     def fill(self, ids: Sequence[str], rows: Rows, epoch: int) -> bool:
         """Holds rows like `put`, but moves nobody out for them and leaves alone what was read in this epoch; whether
         there was room for all."""
         tails = [pack_history(one) for one in rows.histories] or [b""] * len(ids)
-        kept, places, was_room = [], [], True
+        was_room = True
         for row, (one, tail) in enumerate(zip(ids, tails, strict=True)):
-            if (old := self._places.get(one, -1)) >= 0 and self._epochs[old] == epoch:
+            if (old := self._ids.find(one)) >= 0 and self._epochs[old] == epoch:
                 continue
-            was_asked_for = old >= 0 and self._touched[old]
+            was_asked_for = old >= 0 and bool(self._touched[old])
             self.drop(one)
             if self._bytes + (size := self._size_of(one, tail)) > self._max_bytes:
                 was_room = False
                 continue
-            kept.append(row)
-            places.append(self._take_place(one, tail, size))
-            self._touched[places[-1]] = was_asked_for
-        self._write(kept, places, rows, epoch)
+            self._hold(one, tail, size, rows, row, epoch, was_asked_for)
         return was_room
 
     def lacks(self, ids: Sequence[str], epochs: Sequence[int]) -> list[str]:
         """Those of the ids that are not held from one of these epochs; they do not count as asked for."""
-        return [one for one in ids if (place := self._places.get(one, -1)) < 0 or self._epochs[place] not in epochs]
+        return [one for one in ids if (place := self._ids.find(one)) < 0 or self._epochs[place] not in epochs]
 
     def of_other_epochs(self, epochs: Sequence[int], start: int, count: int) -> tuple[list[str], int]:
         """At most `count` ids that are held from epochs other than these, of places from `start` on; and the place
         after them, which is `end` where there are no more."""
         is_old = np.isin(self._epochs[start : self.end], epochs, invert=True)
         places = np.flatnonzero(is_old)[:count] + start
-        found = [one for place in places.tolist() if (one := self._ids[place]) is not None]
+        found = [one for place in places.tolist() if (one := self._ids.id(place)) is not None]
         return found, int(places[-1]) + 1 if len(places) == count else self.end
 
     @property
     def end(self) -> int:
         """The place after the last one that was ever taken."""
-        return len(self._ids)
+        return self._ids.end
 
     @property
     def has_room(self) -> bool:
         """Whether one more row of an id like most would move nobody out."""
-        return self._bytes + self._row_bytes + _ID_BYTES <= self._max_bytes
+        return self._bytes + self._row_bytes + _USUAL_ID_BYTES <= self._max_bytes
 
     def drop(self, one: str) -> None:
         """Forgets an id."""
-        if (place := self._places.pop(one, None)) is not None:
-            self._bytes -= self._size_of(one, self._tails[place])
-            self._ids[place], self._tails[place] = None, b""
-            self._free.append(place)
+        if (held := self._ids.find(one)) >= 0:
+            self._bytes -= self._size_of(one, self._ids.tail(held))
+            self._free.append(self._ids.drop(one))
 
     def clear(self) -> None:
         """Forgets all."""
-        for one in list(self._places):
-            self.drop(one)
+        for place in range(self._ids.end):
+            if (one := self._ids.id(place)) is not None:
+                self.drop(one)
 
     def let_go(self, most: int) -> bool:
         """For good: at most so many ids at once, lest others wait, with the last its memory; whether there are more.
 
         What Python does not collect, because it was there before, is not to keep it.
         """
-        for _ in range(min(most, len(self._places))):
-            self._places.popitem()
-        for column in (self._ids, self._tails, self._free):
-            del column[-most:]
-        if self._places or self._ids:
+        del self._free[-most:]
+        if self._ids.trim(most) or self._free:
             return True
         self._records, self._found = self._records[:0].copy(), self._found[:0].copy()
         self._epochs, self._touched = self._epochs[:0].copy(), self._touched[:0].copy()
         return False
 
     def _size_of(self, one: str, tail: bytes) -> int:
-        return self._row_bytes + sys.getsizeof(one) + len(tail)
+        return self._row_bytes + len(one.encode()) + len(tail)
 
     def _make_room(self, size: int) -> bool:
         """Moves others out until there is room for `size` bytes; whether the arena is large enough for them at all."""
@@ -168,30 +163,19 @@ class Arena:
             self._evict()
         return True
 
-    def _take_place(self, one: str, tail: bytes, size: int) -> int:
-        """A place for an id, for whose `size` bytes there is room."""
+    def _hold(self, one: str, tail: bytes, size: int, rows: Rows, row: int, epoch: int, was_asked_for: bool) -> None:
+        """Takes a place for an id, for whose `size` bytes there is room."""
         self._bytes += size
-        if self._free:
-            place = self._free.pop()
-            self._ids[place], self._tails[place] = one, tail
-        else:
-            place = len(self._ids)
-            self._ids.append(one)
-            self._tails.append(tail)
-        self._places[one] = place
-        return place
-
-    def _write(self, kept: list[int], places: list[int], rows: Rows, epoch: int) -> None:
-        at = np.array(places, np.int64)
-        # Of rows that made room for one another within one call, the last one counts.
-        self._records[at] = rows.records.view(self._records.dtype)[kept]
-        self._found[at] = rows.found[kept]
-        self._epochs[at] = epoch
+        place = self._free.pop() if self._free else self._ids.end
+        self._records[place] = rows.records[row].tobytes()
+        self._found[place], self._epochs[place], self._touched[place] = rows.found[row], epoch, was_asked_for
+        # Last: from now on the row may be read.
+        self._ids.put(place, one, tail)
 
     def _evict(self) -> None:
         while True:
-            place = self._hand = (self._hand + 1) % len(self._ids)
-            one = self._ids[place]
+            place = self._hand = (self._hand + 1) % self._ids.end
+            one = self._ids.id(place)
             if one is not None and not self._touched[place]:
                 self.drop(one)
                 return

@@ -1,0 +1,91 @@
+"""Builds the native core in place, where there is a C++ compiler: `python -m native.build`. An install does so, too.
+
+One file is compiled, for any processor of its kind: faster instructions are chosen when it is loaded. Without a
+compiler the package works all the same, in Python. Imports nothing that is not there before the package is.
+"""
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+_SOURCE = FOLDER / "core" / "module.cpp"
+_COMPILERS = ("c++", "g++", "clang++")
+# Products and sums are rounded one by one, as numpy rounds them.
+_FLAGS = ("-std=c++20", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off", "-pthread")
+_SANITISERS = ("-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+_TIMEOUT_S = 600
+
+
+class BuildError(Exception):
+    """The core could not be built; the message says why, in one line."""
+
+
+def build(folder: Path = FOLDER, is_sanitised: bool = False) -> Path:
+    """The built extension, in a folder. Raises BuildError."""
+    compiler = _compiler()
+    made = folder / f"_core{sysconfig.get_config_var('EXT_SUFFIX')}"
+    # Under another name first: a process that runs may have the old one open.
+    temporary = made.with_suffix(f".{os.getpid()}.tmp")
+    flags = [*_FLAGS, *(_SANITISERS if is_sanitised else ()), f"-DNATIVE_LAYOUT={_layout()}"]
+    if sys.platform == "darwin":
+        flags += ["-undefined", "dynamic_lookup"]
+    includes = [f"-I{path}" for path in (sysconfig.get_paths()["include"], _numpy_include())]
+    command = [*compiler, *flags, *includes, str(_SOURCE), "-o", str(temporary)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise BuildError(f"{compiler[0]} could not be run: {error}") from error
+    if done.returncode:
+        said = next((line for line in done.stderr.splitlines() if "error" in line.lower()), done.stderr[-300:].strip())
+        temporary.unlink(missing_ok=True)
+        raise BuildError(f"{compiler[0]} ended with status {done.returncode}: {said}")
+    temporary.replace(made)
+    return made
+
+
+def _compiler() -> list[str]:
+    if given := shlex.split(os.environ.get("CXX", "")):
+        return given
+    for name in _COMPILERS:
+        if found := shutil.which(name):
+            return [found]
+    raise BuildError(f"there is no C++ compiler ({', '.join(_COMPILERS)}; or set CXX)")
+
+
+def _numpy_include() -> str:
+    try:
+        import numpy
+    except ImportError as error:
+        raise BuildError("numpy, whose headers are needed, is not installed") from error
+    return numpy.get_include()
+
+
+def _layout() -> int:
+    """`native.LAYOUT`, without importing the package, which may be about to be built for the first time."""
+    for line in (FOLDER / "__init__.py").read_text("utf-8").splitlines():
+        if line.startswith("LAYOUT = "):
+            return int(line.removeprefix("LAYOUT = "))
+    raise BuildError(f"{FOLDER / '__init__.py'}: has no LAYOUT")
+
+
+def main() -> None:
+    """Builds, and says in one line what came of it."""
+    options = argparse.ArgumentParser(description=main.__doc__)
+    options.add_argument("--sanitise", action="store_true", help="With AddressSanitizer and UBSan, to be preloaded.")
+    options.add_argument("--out", type=Path, default=FOLDER, help="The folder to put it in.")
+    given = options.parse_args()
+    try:
+        made = build(given.out, given.sanitise)
+    except BuildError as error:
+        sys.exit(f"native core: not built, Python does its work: {error}")
+    print(f"native core: built ({made.name})")  # noqa: T201 - it is a command
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+// Bytes as numpy, zlib and IEEE 754 have them: unaligned loads, half floats, CRC-32. Knows nothing of rows.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace native {
+
+template <class T>
+inline T load(const void* from) {
+  T value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
+inline void prefetch(const void* at) { __builtin_prefetch(at); }
+
+// Prefetch a row's cache lines.
+inline void prefetch(const uint8_t* at, size_t size) {
+  for (size_t byte = 0; byte < size; byte += 64) prefetch(at + byte);
+}
+
+namespace half {
+
+// Finite halves only: what a row holds was checked when it was packed.
+inline float widen_one(uint16_t bits) {
+  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000) << 16, fraction = bits & 0x3FF;
+  const uint32_t exponent = (bits >> 10) & 0x1F;
+  if (exponent == 0x1F) return load<float>(std::array<uint32_t, 1>{sign | 0x7F800000 | fraction << 13}.data());
+  if (exponent) return load<float>(std::array<uint32_t, 1>{sign | (exponent + 112) << 23 | fraction << 13}.data());
+  const float subnormal = static_cast<float>(fraction) * 0x1p-24f;
+  return sign ? -subnormal : subnormal;
+}
+
+inline void widen_portably(const uint8_t* from, float* to, size_t count) {
+  for (size_t k = 0; k < count; k++) to[k] = widen_one(load<uint16_t>(from + 2 * k));
+}
+
+#if defined(__x86_64__)
+__attribute__((target("avx,f16c"))) inline void widen_f16c(const uint8_t* from, float* to, size_t count) {
+  size_t k = 0;
+  for (; k + 8 <= count; k += 8)
+    _mm256_storeu_ps(to + k, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + 2 * k))));
+  widen_portably(from + 2 * k, to + k, count - k);
+}
+
+__attribute__((target("avx512f"))) inline void widen_avx512(const uint8_t* from, float* to, size_t count) {
+  size_t k = 0;
+  for (; k + 16 <= count; k += 16)
+    _mm512_storeu_ps(to + k, _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + 2 * k))));
+  widen_portably(from + 2 * k, to + k, count - k);
+}
+#endif
+
+using Widen = void (*)(const uint8_t*, float*, size_t);
+
+// The fastest that this processor has: one build runs anywhere.
+inline Widen chosen() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f")) return widen_avx512;
+  if (__builtin_cpu_supports("f16c") && __builtin_cpu_supports("avx")) return widen_f16c;
+#endif
+  return widen_portably;
+}
+
+inline const char* chosen_name() {
+#if defined(__x86_64__)
+  if (chosen() == widen_avx512) return "avx512f";
+  if (chosen() == widen_f16c) return "f16c";
+#endif
+  return "portable";
+}
+
+}  // namespace half
+
+// Convert `count` half floats.
+inline void widen(const uint8_t* from, float* to, size_t count) {
+  static const half::Widen fastest = half::chosen();
+  fastest(from, to, count);
+}
+
+// zlib's CRC-32, eight bytes a step ("slicing by 8").
+class Crc32 {
+ public:
+  static uint32_t of(const uint8_t* bytes, size_t size) {
+    static const Crc32 tables;
+    uint32_t crc = ~0u;
+    for (; size >= 8; size -= 8, bytes += 8) {
+      const uint64_t word = load<uint64_t>(bytes) ^ crc;
+      crc = 0;
+      for (int k = 0; k < 8; k++) crc ^= tables.at_[7 - k][(word >> (8 * k)) & 0xFF];
+    }
+    while (size--) crc = (crc >> 8) ^ tables.at_[0][(crc ^ *bytes++) & 0xFF];
+    return ~crc;
+  }
+
+ private:
+  Crc32() {
+    for (uint32_t byte = 0; byte < 256; byte++) {
+      uint32_t crc = byte;
+      for (int bit = 0; bit < 8; bit++) crc = (crc >> 1) ^ (crc & 1 ? 0xEDB88320u : 0);
+      at_[0][byte] = crc;
+    }
+    for (int step = 1; step < 8; step++)
+      for (int byte = 0; byte < 256; byte++)
+        at_[step][byte] = (at_[step - 1][byte] >> 8) ^ at_[0][at_[step - 1][byte] & 0xFF];
+  }
+
+  uint32_t at_[8][256];
+};
+
+// The CRC-32 of any bytes with their own CRC-32 behind them.
+constexpr uint32_t kCrcResidue = 0x2144DF1C;
+
+}  // namespace native

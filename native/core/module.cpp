@@ -1,0 +1,617 @@
+// The extension `native._core`: what the headers beside it do, for Python. Work on a request holds no Python lock.
+#define PY_SSIZE_T_CLEAN
+#define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
+#include <Python.h>
+#include <numpy/ndarraytypes.h>
+#include <numpy/ufuncobject.h>
+
+#include <memory>
+#include <new>
+#include <stdexcept>
+
+#include "reply.hpp"
+
+namespace {
+
+using namespace native;
+
+// Thrown where a Python error is set.
+struct PythonError {};
+
+PyObject* checked(PyObject* object) {
+  if (!object) throw PythonError{};
+  return object;
+}
+
+[[noreturn]] void raise(PyObject* type, const char* message) {
+  PyErr_SetString(type, message);
+  throw PythonError{};
+}
+
+// A reference that is given back at the scope's end.
+class Ref {
+ public:
+  Ref() = default;
+  explicit Ref(PyObject* owned) : object_(owned) {}
+  Ref(Ref&& other) noexcept : object_(other.object_) { other.object_ = nullptr; }
+  Ref& operator=(Ref&& other) noexcept {
+    std::swap(object_, other.object_);
+    return *this;
+  }
+  ~Ref() { Py_XDECREF(object_); }
+  static Ref to(PyObject* borrowed) { return Ref(Py_XNewRef(borrowed)); }
+  PyObject* get() const { return object_; }
+
+ private:
+  PyObject* object_ = nullptr;
+};
+
+// An object's memory, for as long as this lives.
+class Buffer {
+ public:
+  Buffer() { view_.obj = nullptr; }
+  Buffer(PyObject* object, bool is_written, size_t least = 0) {
+    view_.obj = nullptr;
+    if (PyObject_GetBuffer(object, &view_, is_written ? PyBUF_CONTIG : PyBUF_CONTIG_RO)) throw PythonError{};
+    if (size() < least) {
+      PyBuffer_Release(&view_);
+      raise(PyExc_ValueError, "a buffer is smaller than what is to be in it");
+    }
+  }
+  Buffer(Buffer&& other) noexcept : view_(other.view_) { other.view_.obj = nullptr; }
+  Buffer& operator=(Buffer&& other) noexcept {
+    std::swap(view_, other.view_);
+    return *this;
+  }
+  ~Buffer() { PyBuffer_Release(&view_); }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(view_.obj ? view_.buf : nullptr);
+  }
+  size_t size() const { return static_cast<size_t>(view_.len); }
+
+ private:
+  Py_buffer view_;
+};
+
+// Python's lock is free meanwhile.
+class Unlocked {
+ public:
+  Unlocked() : state_(PyEval_SaveThread()) {}
+  ~Unlocked() { PyEval_RestoreThread(state_); }
+
+ private:
+  PyThreadState* state_;
+};
+
+// Runs what may throw.
+template <class Work>
+auto guarded(Work work, decltype(work()) failed) noexcept -> decltype(work()) {
+  try {
+    return work();
+  } catch (const PythonError&) {
+  } catch (const std::bad_alloc&) {
+    PyErr_NoMemory();
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return failed;
+}
+
+std::string_view text_of(PyObject* object) {
+  Py_ssize_t size;
+  const char* text = PyUnicode_AsUTF8AndSize(object, &size);
+  if (!text) throw PythonError{};
+  return {text, static_cast<size_t>(size)};
+}
+
+std::string_view bytes_of(PyObject* object) {
+  char* bytes;
+  Py_ssize_t size;
+  if (PyBytes_AsStringAndSize(object, &bytes, &size)) throw PythonError{};
+  return {bytes, static_cast<size_t>(size)};
+}
+
+PyObject* item_of(PyObject* tuple, Py_ssize_t place) { return checked(PyTuple_GetItem(tuple, place)); }
+
+size_t size_of(PyObject* tuple, Py_ssize_t place) {
+  const size_t size = PyLong_AsSize_t(item_of(tuple, place));
+  if (PyErr_Occurred()) throw PythonError{};
+  return size;
+}
+
+double double_of(PyObject* tuple, Py_ssize_t place) {
+  const double value = PyFloat_AsDouble(item_of(tuple, place));
+  if (PyErr_Occurred()) throw PythonError{};
+  return value;
+}
+
+// A Python object that holds a value of C++.
+template <class T>
+struct Box {
+  PyObject_HEAD
+  T* value;
+
+  static PyTypeObject* type;
+
+  static T& of(PyObject* object) {
+    if (!PyObject_TypeCheck(object, type)) {
+      PyErr_Format(PyExc_TypeError, "expected %s, got %s", type->tp_name, Py_TYPE(object)->tp_name);
+      throw PythonError{};
+    }
+    return *reinterpret_cast<Box*>(object)->value;
+  }
+
+  static void dealloc(PyObject* object) {
+    PyTypeObject* own = Py_TYPE(object);
+    delete reinterpret_cast<Box*>(object)->value;
+    own->tp_free(object);
+    Py_DECREF(own);
+  }
+
+  template <T* (*make)(PyObject*)>
+  static PyObject* create(PyTypeObject* own, PyObject* arguments, PyObject*) {
+    return guarded(
+        [&]() -> PyObject* {
+          std::unique_ptr<T> made(make(arguments));
+          PyObject* object = checked(own->tp_alloc(own, 0));
+          reinterpret_cast<Box*>(object)->value = made.release();
+          return object;
+        },
+        nullptr);
+  }
+};
+
+template <class T>
+PyTypeObject* Box<T>::type = nullptr;
+
+// Schema(user, item, history_length, context_categorical, context_dense, context, log, log1p)
+
+Ufunc ufunc_of(PyObject* object) {
+  // Of numpy's own type alone: its layout is what the header says.
+  if (std::string_view(Py_TYPE(object)->tp_name) != "numpy.ufunc") raise(PyExc_TypeError, "expected a numpy.ufunc");
+  const auto* ufunc = reinterpret_cast<PyUFuncObject*>(object);
+  for (int k = 0; k < ufunc->ntypes; k++) {
+    const char* types = ufunc->types + static_cast<ptrdiff_t>(k) * ufunc->nargs;
+    if (ufunc->nargs == 2 && types[0] == NPY_DOUBLE && types[1] == NPY_DOUBLE)
+      return {ufunc->functions[k], ufunc->data ? const_cast<void*>(ufunc->data[k]) : nullptr};
+  }
+  raise(PyExc_TypeError, "expected a numpy.ufunc of doubles");
+}
+
+template <class T>
+std::vector<T> numbers_of(PyObject* object) {
+  const std::string_view bytes = bytes_of(object);
+  std::vector<T> numbers;
+  for (size_t at = 0; at + sizeof(T) <= bytes.size(); at += sizeof(T)) numbers.push_back(load<T>(bytes.data() + at));
+  return numbers;
+}
+
+Side side_of(PyObject* told) {
+  PyObject *layout = item_of(told, 0), *state = item_of(told, 1);
+  Side side;
+  size_t* const fields[] = {
+      &side.layout.size,        &side.layout.flags,       &side.layout.written_at, &side.layout.impressions,
+      &side.layout.clicks,      &side.layout.as_of,       &side.layout.categorical, &side.layout.categoricals,
+      &side.layout.numeric,     &side.layout.numerics,    &side.layout.semantic,   &side.layout.dim};
+  for (size_t k = 0; k < std::size(fields); k++) *fields[k] = size_of(layout, static_cast<Py_ssize_t>(k));
+  side.state.is_on = state != Py_None;
+  if (side.state.is_on)
+    side.state = {true, double_of(state, 0), double_of(state, 1), double_of(state, 2), double_of(state, 3)};
+  const std::string_view missing = bytes_of(item_of(told, 2));
+  if (missing.size() != side.layout.size) raise(PyExc_ValueError, "the missing record is not of the layout's size");
+  side.missing.assign(missing.begin(), missing.end());
+  return side;
+}
+
+ContextField field_of(PyObject* told) {
+  ContextField field;
+  field.kind = static_cast<ContextField::Kind>(size_of(told, 1));
+  field.start = size_of(told, 2);
+  field.width = size_of(told, 3);
+  field.buckets = size_of(told, 4);
+  field.is_log = PyObject_IsTrue(item_of(told, 5)) == 1;
+  field.mean = double_of(told, 6);
+  field.scale = double_of(told, 7);
+  PyObject* vocabulary = item_of(told, 8);
+  for (Py_ssize_t k = 0; k < PyTuple_Size(vocabulary); k++)
+    field.vocabulary.emplace(text_of(item_of(vocabulary, k)), static_cast<int32_t>(k) + kUnknownIndex + 1);
+  return field;
+}
+
+Schema* make_schema(PyObject* arguments) {
+  PyObject *user, *item, *categorical, *dense, *context, *log, *log1p;
+  Py_ssize_t length;
+  if (!PyArg_ParseTuple(arguments, "O!O!nSSO!OO", &PyTuple_Type, &user, &PyTuple_Type, &item, &length, &categorical,
+                        &dense, &PyTuple_Type, &context, &log, &log1p))
+    throw PythonError{};
+  auto schema = std::make_unique<Schema>();
+  schema->user = side_of(user);
+  schema->item = side_of(item);
+  schema->history_length = static_cast<size_t>(length);
+  schema->context_categorical = numbers_of<int32_t>(categorical);
+  schema->context_dense = numbers_of<float>(dense);
+  for (Py_ssize_t k = 0; k < PyTuple_Size(context); k++) {
+    PyObject* told = item_of(context, k);
+    schema->context_places.emplace(text_of(item_of(told, 0)), schema->context.size());
+    schema->context.push_back(field_of(told));
+  }
+  schema->logarithms = {ufunc_of(log), ufunc_of(log1p)};
+  return schema.release();
+}
+
+// RowFile(body, proved, checksums, descriptor, base, (slots, ids, starts, rows), (homes, seed, width, count,
+// start_bytes, record_size)); sections are (start, size)
+
+struct HeldRowFile {
+  Buffer body, proved, checksums;
+  std::unique_ptr<RowFile> file;
+};
+
+HeldRowFile* make_row_file(PyObject* arguments) {
+  PyObject *body, *proved, *checksums, *sections, *numbers;
+  int descriptor;
+  Py_ssize_t base;
+  if (!PyArg_ParseTuple(arguments, "OOOinO!O!", &body, &proved, &checksums, &descriptor, &base, &PyTuple_Type,
+                        &sections, &PyTuple_Type, &numbers))
+    throw PythonError{};
+  auto held = std::make_unique<HeldRowFile>();
+  held->body = Buffer(body, true);
+  const size_t blocks = (held->body.size() + kBlock - 1) >> kBlockBits;
+  held->proved = Buffer(proved, true, blocks);
+  held->checksums = Buffer(checksums, false, 4 * blocks);
+  const auto place = [&](Py_ssize_t k) {
+    PyObject* section = item_of(sections, k);
+    const RowFile::Place found{size_of(section, 0), size_of(section, 1)};
+    if (found.start > held->body.size() || found.size > held->body.size() - found.start)
+      raise(PyExc_ValueError, "a section does not fit the file");
+    return found;
+  };
+  const RowFile::Parts parts{
+      held->body.as<uint8_t>(), held->body.size(),   held->proved.as<uint8_t>(), held->checksums.as<const uint8_t>(),
+      descriptor,               static_cast<size_t>(base), place(0),             place(1),
+      place(2),                 place(3),            size_of(numbers, 0),        size_of(numbers, 1),
+      size_of(numbers, 2),      size_of(numbers, 3), size_of(numbers, 4),        size_of(numbers, 5)};
+  const bool fits = parts.homes && parts.width && parts.ids.size >= parts.width * parts.count && parts.record_size &&
+                    (parts.starts.size ? parts.starts.size >= parts.start_bytes * (parts.count + 1)
+                                       : parts.rows.size >= parts.record_size * parts.count);
+  if (!fits) raise(PyExc_ValueError, "the sections do not fit the count");
+  held->file = std::make_unique<RowFile>(parts);
+  return held.release();
+}
+
+// IdMap()
+
+IdMap* make_id_map(PyObject* arguments) {
+  if (!PyArg_ParseTuple(arguments, "")) throw PythonError{};
+  return new IdMap();
+}
+
+Py_ssize_t id_map_length(PyObject* self) { return static_cast<Py_ssize_t>(Box<IdMap>::of(self).size()); }
+
+PyObject* id_map_put(PyObject* self, PyObject* const* given, Py_ssize_t count) {
+  return guarded(
+      [&]() -> PyObject* {
+        IdMap& map = Box<IdMap>::of(self);
+        if (count != 3) raise(PyExc_TypeError, "put(place, id, tail)");
+        const Py_ssize_t place = PyLong_AsSsize_t(given[0]);
+        if (PyErr_Occurred()) throw PythonError{};
+        const std::string_view id = text_of(given[1]), tail = bytes_of(given[2]);
+        if (place < 0 || map.is_held(place) || map.find(id) >= 0)
+          raise(PyExc_ValueError, "the place, or the id, is held already");
+        map.put(place, id, tail);
+        return Py_NewRef(Py_None);
+      },
+      nullptr);
+}
+
+PyObject* id_map_drop(PyObject* self, PyObject* id) {
+  return guarded([&] { return PyLong_FromSsize_t(Box<IdMap>::of(self).drop(text_of(id))); }, nullptr);
+}
+
+PyObject* id_map_find(PyObject* self, PyObject* id) {
+  return guarded([&] { return PyLong_FromSsize_t(Box<IdMap>::of(self).find(text_of(id))); }, nullptr);
+}
+
+// find_all(ids, places): the place of each id into an array of int64, −1 where it is not held
+PyObject* id_map_find_all(PyObject* self, PyObject* const* given, Py_ssize_t count) {
+  return guarded(
+      [&]() -> PyObject* {
+        const IdMap& map = Box<IdMap>::of(self);
+        if (count != 2) raise(PyExc_TypeError, "find_all(ids, places)");
+        const Ref ids(checked(PySequence_Fast(given[0], "ids are a sequence")));
+        const Py_ssize_t size = PySequence_Fast_GET_SIZE(ids.get());
+        const Buffer places(given[1], true, sizeof(int64_t) * static_cast<size_t>(size));
+        for (Py_ssize_t k = 0; k < size; k++)
+          places.as<int64_t>()[k] = map.find(text_of(PySequence_Fast_GET_ITEM(ids.get(), k)));
+        return Py_NewRef(Py_None);
+      },
+      nullptr);
+}
+
+int64_t held_place(const IdMap& map, PyObject* told) {
+  const Py_ssize_t place = PyLong_AsSsize_t(told);
+  if (PyErr_Occurred()) throw PythonError{};
+  return map.is_held(place) ? place : -1;
+}
+
+PyObject* id_map_id(PyObject* self, PyObject* told) {
+  return guarded(
+      [&]() -> PyObject* {
+        const IdMap& map = Box<IdMap>::of(self);
+        const int64_t place = held_place(map, told);
+        if (place < 0) return Py_NewRef(Py_None);
+        const std::string& id = map.id(place);
+        return PyUnicode_DecodeUTF8(id.data(), static_cast<Py_ssize_t>(id.size()), nullptr);
+      },
+      nullptr);
+}
+
+PyObject* id_map_tail(PyObject* self, PyObject* told) {
+  return guarded(
+      [&]() -> PyObject* {
+        const IdMap& map = Box<IdMap>::of(self);
+        const int64_t place = held_place(map, told);
+        if (place < 0) return PyBytes_FromStringAndSize("", 0);
+        const std::string& tail = map.tail(place);
+        return PyBytes_FromStringAndSize(tail.data(), static_cast<Py_ssize_t>(tail.size()));
+      },
+      nullptr);
+}
+
+PyObject* id_map_trim(PyObject* self, PyObject* most) {
+  return guarded(
+      [&]() -> PyObject* {
+        const size_t count = PyLong_AsSize_t(most);
+        if (PyErr_Occurred()) throw PythonError{};
+        return PyBool_FromLong(Box<IdMap>::of(self).trim(count));
+      },
+      nullptr);
+}
+
+PyObject* id_map_end(PyObject* self, void*) { return PyLong_FromSize_t(Box<IdMap>::of(self).end()); }
+
+// Arena(ids, records, found, epochs, touched, record_size)
+
+struct HeldArena {
+  Ref ids;
+  Buffer records, found, epochs, touched;
+  Arena arena;
+};
+
+HeldArena* make_arena(PyObject* arguments) {
+  PyObject *ids, *records, *found, *epochs, *touched;
+  Py_ssize_t record_size;
+  if (!PyArg_ParseTuple(arguments, "OOOOOn", &ids, &records, &found, &epochs, &touched, &record_size))
+    throw PythonError{};
+  if (record_size <= 0) raise(PyExc_ValueError, "a record has a size");
+  auto held = std::make_unique<HeldArena>();
+  const IdMap& map = Box<IdMap>::of(ids);
+  held->ids = Ref::to(ids);
+  held->records = Buffer(records, false);
+  const size_t capacity = held->records.size() / static_cast<size_t>(record_size);
+  held->found = Buffer(found, false, capacity);
+  held->epochs = Buffer(epochs, false, sizeof(int64_t) * capacity);
+  held->touched = Buffer(touched, true, capacity);
+  held->arena = {&map,
+                 held->records.as<const uint8_t>(),
+                 held->found.as<const uint8_t>(),
+                 held->epochs.as<const int64_t>(),
+                 held->touched.as<uint8_t>(),
+                 static_cast<size_t>(record_size),
+                 capacity};
+  return held.release();
+}
+
+// Frame(schema, tensors, capacity): tensors by name
+
+struct HeldFrame {
+  Ref schema, body;
+  std::vector<Buffer> buffers;
+  std::unique_ptr<Frame> frame;
+  Reply reply;
+};
+
+HeldFrame* make_frame(PyObject* arguments) {
+  PyObject *told, *tensors;
+  Py_ssize_t capacity;
+  if (!PyArg_ParseTuple(arguments, "OO!n", &told, &PyDict_Type, &tensors, &capacity)) throw PythonError{};
+  const Schema& schema = Box<Schema>::of(told);
+  auto held = std::make_unique<HeldFrame>();
+  held->schema = Ref::to(told);
+  const auto memory = [&](const char* name, size_t rows, size_t width) -> void* {
+    if (!width) return nullptr;
+    PyObject* array = PyDict_GetItemString(tensors, name);
+    if (!array) raise(PyExc_KeyError, name);
+    held->buffers.emplace_back(array, true, 4 * rows * width);
+    return held->buffers.back().as<void>();
+  };
+  const auto integers = [&](const char* name, size_t rows, size_t width) {
+    return static_cast<int32_t*>(memory(name, rows, width));
+  };
+  const auto floats = [&](const char* name, size_t rows, size_t width) {
+    return static_cast<float*>(memory(name, rows, width));
+  };
+  const RecordLayout &user = schema.user.layout, &item = schema.item.layout;
+  const size_t most = static_cast<size_t>(capacity), length = schema.history_length;
+  const Tensors found{integers("user_categorical", 1, user.categoricals),
+                      integers("item_categorical", most, item.categoricals),
+                      integers("context_categorical", 1, schema.context_categorical.size()),
+                      integers("history_categorical", length, item.categoricals),
+                      floats("user_dense", 1, schema.user.dense_width()),
+                      floats("user_semantic", 1, user.dim),
+                      floats("item_dense", most, schema.item.dense_width()),
+                      floats("item_semantic", most, item.dim),
+                      floats("context_dense", 1, schema.context_dense.size()),
+                      floats("history_semantic", length, item.dim),
+                      floats("history_mask", 1, length)};
+  held->frame = std::make_unique<Frame>(schema, found, most);
+  return held.release();
+}
+
+// read(body, max_candidates): whether the body is of the plainest form
+PyObject* frame_read(PyObject* self, PyObject* const* given, Py_ssize_t count) {
+  return guarded(
+      [&]() -> PyObject* {
+        HeldFrame& held = Box<HeldFrame>::of(self);
+        if (count != 2) raise(PyExc_TypeError, "read(body, max_candidates)");
+        const std::string_view body = bytes_of(given[0]);
+        const size_t most = PyLong_AsSize_t(given[1]);
+        if (PyErr_Occurred()) throw PythonError{};
+        held.body = Ref::to(given[0]);
+        Outcome outcome;
+        {
+          const Unlocked unlocked;
+          outcome = held.frame->read(body, most);
+        }
+        return PyBool_FromLong(outcome == Outcome::kFilled);
+      },
+      nullptr);
+}
+
+// fill(users, items, now, epochs): an outcome, by number; from files, without epochs, or from arenas
+PyObject* frame_fill(PyObject* self, PyObject* const* given, Py_ssize_t count) {
+  return guarded(
+      [&]() -> PyObject* {
+        HeldFrame& held = Box<HeldFrame>::of(self);
+        if (count != 4) raise(PyExc_TypeError, "fill(users, items, now, epochs)");
+        if (!held.body.get()) raise(PyExc_ValueError, "nothing was read");
+        const double now = PyFloat_AsDouble(given[2]);
+        if (PyErr_Occurred()) throw PythonError{};
+        Outcome outcome;
+        if (given[3] == Py_None) {
+          const RowFile &users = *Box<HeldRowFile>::of(given[0]).file, &items = *Box<HeldRowFile>::of(given[1]).file;
+          const Unlocked unlocked;
+          outcome = held.frame->fill(users, items, now);
+        } else {
+          const Arena &users = Box<HeldArena>::of(given[0]).arena, &items = Box<HeldArena>::of(given[1]).arena;
+          const Ref told(checked(PySequence_Fast(given[3], "epochs are a sequence")));
+          std::vector<int64_t> epochs;
+          for (Py_ssize_t k = 0; k < PySequence_Fast_GET_SIZE(told.get()); k++)
+            epochs.push_back(PyLong_AsLongLong(PySequence_Fast_GET_ITEM(told.get(), k)));
+          if (PyErr_Occurred()) throw PythonError{};
+          const Unlocked unlocked;
+          outcome = held.frame->fill(users, items, epochs, now);
+        }
+        return PyLong_FromLong(static_cast<long>(outcome));
+      },
+      nullptr);
+}
+
+// reply(opening, heads): the document's bytes; None where Python has to write it; ValueError for a score that is not
+// finite. Heads are (name, scores [N]).
+PyObject* frame_reply(PyObject* self, PyObject* const* given, Py_ssize_t count) {
+  return guarded(
+      [&]() -> PyObject* {
+        HeldFrame& held = Box<HeldFrame>::of(self);
+        if (count != 2 || !PyDict_Check(given[1]) || !PyDict_Size(given[1]))
+          raise(PyExc_TypeError, "reply(opening, heads)");
+        const std::string_view opening = bytes_of(given[0]);
+        const size_t candidates = held.frame->request.ids.size();
+        std::vector<Buffer> buffers;
+        std::vector<Head> heads;
+        PyObject *name, *scores;
+        for (Py_ssize_t place = 0; PyDict_Next(given[1], &place, &name, &scores);) {
+          buffers.emplace_back(scores, false, sizeof(float) * candidates);
+          heads.push_back({std::string(text_of(name)), buffers.back().as<const float>()});
+        }
+        bool is_finite = true, is_written = false;
+        {
+          const Unlocked unlocked;
+          for (const Head& head : heads) is_finite &= Reply::is_finite(head, candidates);
+          if (is_finite) is_written = held.reply.write(*held.frame, opening, heads);
+        }
+        if (!is_finite) raise(PyExc_ValueError, "a score is not finite");
+        if (!is_written) return Py_NewRef(Py_None);
+        const std::string_view bytes = held.reply.bytes();
+        return PyBytes_FromStringAndSize(bytes.data(), static_cast<Py_ssize_t>(bytes.size()));
+      },
+      nullptr);
+}
+
+PyObject* frame_user_id(PyObject* self, void*) {
+  const std::string_view id = Box<HeldFrame>::of(self).frame->request.user_id;
+  return PyUnicode_DecodeUTF8(id.data(), static_cast<Py_ssize_t>(id.size()), nullptr);
+}
+
+PyObject* frame_count(PyObject* self, void*) {
+  return PyLong_FromSize_t(Box<HeldFrame>::of(self).frame->request.ids.size());
+}
+
+// (has_user, missing, items found, items asked for, user written at, first item written at)
+PyObject* frame_found(PyObject* self, void*) {
+  const Frame& frame = *Box<HeldFrame>::of(self).frame;
+  const Found& found = frame.found;
+  return Py_BuildValue("(Onnndd)", found.has_user ? Py_True : Py_False, static_cast<Py_ssize_t>(frame.missing.size()),
+                       static_cast<Py_ssize_t>(found.items), static_cast<Py_ssize_t>(found.asked),
+                       found.user_written_at, found.item_written_at);
+}
+
+template <class Function>
+PyCFunction method(Function function) {
+  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
+}
+
+template <class T>
+bool add_type(PyObject* module, const char* name, std::vector<PyType_Slot> slots) {
+  slots.push_back({Py_tp_dealloc, reinterpret_cast<void*>(Box<T>::dealloc)});
+  slots.push_back({0, nullptr});
+  PyType_Spec spec{name, sizeof(Box<T>), 0, Py_TPFLAGS_DEFAULT, slots.data()};
+  PyObject* type = PyType_FromSpec(&spec);
+  if (!type) return false;
+  Box<T>::type = reinterpret_cast<PyTypeObject*>(type);
+  return !PyModule_AddType(module, Box<T>::type);
+}
+
+PyMethodDef id_map_methods[] = {{"put", method(id_map_put), METH_FASTCALL, nullptr},
+                                {"drop", id_map_drop, METH_O, nullptr},
+                                {"find", id_map_find, METH_O, nullptr},
+                                {"find_all", method(id_map_find_all), METH_FASTCALL, nullptr},
+                                {"id", id_map_id, METH_O, nullptr},
+                                {"tail", id_map_tail, METH_O, nullptr},
+                                {"trim", id_map_trim, METH_O, nullptr},
+                                {nullptr, nullptr, 0, nullptr}};
+PyGetSetDef id_map_values[] = {{"end", id_map_end, nullptr, nullptr, nullptr}, {nullptr, nullptr, nullptr, nullptr, nullptr}};
+PyMethodDef frame_methods[] = {{"read", method(frame_read), METH_FASTCALL, nullptr},
+                               {"fill", method(frame_fill), METH_FASTCALL, nullptr},
+                               {"reply", method(frame_reply), METH_FASTCALL, nullptr},
+                               {nullptr, nullptr, 0, nullptr}};
+PyGetSetDef frame_values[] = {{"user_id", frame_user_id, nullptr, nullptr, nullptr},
+                              {"count", frame_count, nullptr, nullptr, nullptr},
+                              {"found", frame_found, nullptr, nullptr, nullptr},
+                              {nullptr, nullptr, nullptr, nullptr, nullptr}};
+
+template <class T, T* (*make)(PyObject*)>
+PyType_Slot creator() {
+  return {Py_tp_new, reinterpret_cast<void*>(&Box<T>::template create<make>)};
+}
+
+int fill_module(PyObject* module) {
+  const bool is_whole =
+      add_type<Schema>(module, "native._core.Schema", {creator<Schema, make_schema>()}) &&
+      add_type<HeldRowFile>(module, "native._core.RowFile", {creator<HeldRowFile, make_row_file>()}) &&
+      add_type<IdMap>(module, "native._core.IdMap",
+                      {creator<IdMap, make_id_map>(),
+                       {Py_tp_methods, id_map_methods},
+                       {Py_tp_getset, id_map_values},
+                       {Py_sq_length, reinterpret_cast<void*>(id_map_length)}}) &&
+      add_type<HeldArena>(module, "native._core.Arena", {creator<HeldArena, make_arena>()}) &&
+      add_type<HeldFrame>(
+          module, "native._core.Frame",
+          {creator<HeldFrame, make_frame>(), {Py_tp_methods, frame_methods}, {Py_tp_getset, frame_values}});
+  return is_whole && !PyModule_AddIntConstant(module, "LAYOUT", NATIVE_LAYOUT) &&
+                 !PyModule_AddStringConstant(module, "INSTRUCTIONS", half::chosen_name())
+             ? 0
+             : -1;
+}
+
+PyModuleDef_Slot module_slots[] = {{Py_mod_exec, reinterpret_cast<void*>(fill_module)},
+#ifdef Py_GIL_DISABLED
+                                   {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+                                   {0, nullptr}};
+PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_core", nullptr, 0, nullptr, module_slots, nullptr, nullptr, nullptr};
+
+}  // namespace
+
+PyMODINIT_FUNC PyInit__core() { return PyModuleDef_Init(&definition); }

@@ -1,0 +1,261 @@
+// A scoring request of the plainest form, read from its body. Whatever else a body may hold, right or wrong, is left to
+// `msd.contract.request`, which is the reference: nothing is accepted here that it refuses, or reads otherwise.
+#pragma once
+
+#include <limits>
+#include <string_view>
+#include <vector>
+
+#include "json.hpp"
+#include "schema.hpp"
+
+namespace native {
+
+constexpr size_t kMaxIdChars = 256, kMaxValueChars = 256, kMaxHistory = 1000;
+constexpr double kMaxAt = 1e11, kMaxBid = 1e9;
+constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
+
+// Views are of the body, which outlives them.
+struct Request {
+  std::string_view user_id;
+  double at = kNone;
+  std::string_view context;  // the object as it stands, empty where none is given
+  std::vector<std::string_view> ids, history;
+  std::vector<double> bids;  // NaN: none
+  bool has_bids = false, has_history = false;
+  size_t top_k = 0;  // 0: not given
+
+  // False where the body is not of the plainest form.
+  bool read(std::string_view body, size_t max_candidates);
+
+ private:
+  bool read_candidates(JsonReader& json, size_t max_candidates);
+  bool read_user(JsonReader& json);
+};
+
+namespace detail {
+
+// Marks a key as seen; refuses one that occurs twice.
+inline void once(JsonReader& json, unsigned& seen, unsigned key) {
+  if (seen & 1u << key) json.refuse();
+  seen |= 1u << key;
+}
+
+inline bool is_id(std::string_view id) { return !id.empty() && is_within(id, kMaxIdChars); }
+
+inline bool read_ids(JsonReader& json, size_t most, std::vector<std::string_view>& ids) {
+  ids.clear();
+  json.need('[');
+  if (!json.is_ok()) return false;
+  if (json.take(']')) return true;
+  do {
+    const std::string_view id = json.string();
+    if (!json.is_ok() || !is_id(id) || ids.size() == most) return false;
+    ids.push_back(id);
+  } while (json.take(','));
+  json.need(']');
+  return json.is_ok();
+}
+
+inline bool read_bids(JsonReader& json, size_t most, std::vector<double>& bids) {
+  bids.clear();
+  json.need('[');
+  if (!json.is_ok() || json.take(']')) return false;
+  do {
+    if (bids.size() == most) return false;
+    if (json.take_null()) {
+      bids.push_back(kNone);
+      continue;
+    }
+    const double bid = json.number().value;
+    if (!json.is_ok() || !(bid >= 0 && bid <= kMaxBid)) return false;
+    bids.push_back(bid);
+  } while (json.take(','));
+  json.need(']');
+  return json.is_ok();
+}
+
+// An object of features, unread but for its form: values are strings, numbers, null, or lists of these.
+inline bool skip_scalar(JsonReader& json) {
+  if (json.is_at_string())
+    json.string();
+  else if (!json.take_null())
+    json.number();
+  return json.is_ok();
+}
+
+inline bool skip_features(JsonReader& json) {
+  json.need('{');
+  if (!json.is_ok()) return false;
+  if (json.take('}')) return true;
+  do {
+    json.string();
+    json.need(':');
+    if (!json.is_ok()) return false;
+    if (json.take('[')) {
+      if (json.take(']')) continue;
+      do {
+        if (!skip_scalar(json)) return false;
+      } while (json.take(','));
+      json.need(']');
+    } else if (!skip_scalar(json)) {
+      return false;
+    }
+  } while (json.take(','));
+  json.need('}');
+  return json.is_ok();
+}
+
+}  // namespace detail
+
+inline bool Request::read_candidates(JsonReader& json, size_t max_candidates) {
+  unsigned seen = 0;
+  json.need('{');
+  do {
+    const std::string_view key = json.string();
+    json.need(':');
+    if (!json.is_ok()) return false;
+    if (key == "id") {
+      detail::once(json, seen, 0);
+      if (!detail::read_ids(json, max_candidates, ids) || ids.empty()) return false;
+    } else if (key == "bid") {
+      detail::once(json, seen, 1);
+      if (json.take_null()) continue;
+      has_bids = true;
+      if (!detail::read_bids(json, max_candidates, bids)) return false;
+    } else {
+      return false;
+    }
+  } while (json.is_ok() && json.take(','));
+  json.need('}');
+  return json.is_ok() && (seen & 1) && (!has_bids || bids.size() == ids.size());
+}
+
+inline bool Request::read_user(JsonReader& json) {
+  json.need('{');
+  if (!json.is_ok()) return false;
+  if (json.take('}')) return true;
+  unsigned seen = 0;
+  do {
+    const std::string_view key = json.string();
+    json.need(':');
+    if (!json.is_ok()) return false;
+    if (key == "features") {
+      detail::once(json, seen, 0);
+      if (!json.take_null()) return false;
+    } else if (key == "history") {
+      detail::once(json, seen, 1);
+      if (json.take_null()) continue;
+      has_history = true;
+      if (!detail::read_ids(json, kMaxHistory, history)) return false;
+    } else {
+      return false;
+    }
+  } while (json.is_ok() && json.take(','));
+  json.need('}');
+  return json.is_ok();
+}
+
+inline bool Request::read(std::string_view body, size_t max_candidates) {
+  *this = Request{};
+  if (!is_utf8(body.data(), body.size())) return false;
+  enum { kUserId, kAt, kContext, kCandidates, kUser, kItems, kTopK, kExplain };
+  JsonReader json(body);
+  unsigned seen = 0;
+  json.need('{');
+  do {
+    const std::string_view key = json.string();
+    json.need(':');
+    if (!json.is_ok()) return false;
+    if (key == "user_id") {
+      detail::once(json, seen, kUserId);
+      user_id = json.string();
+      if (!detail::is_id(user_id)) return false;
+    } else if (key == "at") {
+      detail::once(json, seen, kAt);
+      if (json.take_null()) continue;
+      at = json.number().value;
+      if (!json.is_ok() || !(at >= 0 && at <= kMaxAt)) return false;
+    } else if (key == "context") {
+      detail::once(json, seen, kContext);
+      if (json.take_null()) continue;
+      const char* start = json.position();
+      if (!detail::skip_features(json)) return false;
+      context = std::string_view(start, json.position() - start);
+    } else if (key == "candidates") {
+      detail::once(json, seen, kCandidates);
+      if (!read_candidates(json, max_candidates)) return false;
+    } else if (key == "user") {
+      detail::once(json, seen, kUser);
+      if (!json.take_null() && !read_user(json)) return false;
+    } else if (key == "items") {
+      detail::once(json, seen, kItems);
+      if (json.take_null()) continue;
+      json.need('{');
+      json.need('}');
+    } else if (key == "top_k") {
+      detail::once(json, seen, kTopK);
+      if (json.take_null()) continue;
+      const JsonReader::Number number = json.number();
+      if (!json.is_ok() || !number.is_integer || number.value < 1) return false;
+      top_k = static_cast<size_t>(number.value);
+    } else if (key == "explain") {
+      detail::once(json, seen, kExplain);
+      if (!json.take_null() && !json.take_word("false")) return false;
+    } else {
+      return false;
+    }
+  } while (json.is_ok() && json.take(','));
+  json.need('}');
+  return json.is_ok() && json.is_at_end() && (seen & 1u << kUserId) && (seen & 1u << kCandidates);
+}
+
+// Encodes the context of a request, as `encode_record`; false where a value or a name is not plainly one of the
+// schema's.
+inline bool encode_context(const Schema& schema, std::string_view object, int32_t* categorical, float* dense) {
+  std::copy(schema.context_categorical.begin(), schema.context_categorical.end(), categorical);
+  std::copy(schema.context_dense.begin(), schema.context_dense.end(), dense);
+  if (object.empty()) return true;
+  JsonReader json(object);
+  std::vector<bool> seen(schema.context.size());
+  json.need('{');
+  if (json.take('}')) return true;
+  do {
+    const auto place = schema.context_places.find(std::string(json.string()));
+    json.need(':');
+    if (place == schema.context_places.end() || seen[place->second]) return false;
+    seen[place->second] = true;
+    const ContextField& field = schema.context[place->second];
+    const auto read_index = [&]() {
+      if (json.is_at_string()) {
+        const std::string_view text = json.string();
+        if (!is_within(text, kMaxValueChars)) json.refuse();
+        return json.is_ok() ? index_of(field, text) : 0;
+      }
+      const JsonReader::Number number = json.number();
+      if (!number.is_integer) json.refuse();
+      return json.is_ok() ? index_of(field, number.text) : 0;
+    };
+    if (field.kind == ContextField::kNumeric) {
+      const bool is_missing = json.take_null();
+      dense[field.start] = is_missing ? 0.0f : standardise(field, json.number().value, schema.logarithms);
+      dense[field.start + 1] = is_missing ? 1.0f : 0.0f;
+    } else if (field.kind == ContextField::kCategorical) {
+      categorical[field.start] = json.take_null() ? kMissingIndex : read_index();
+    } else {
+      std::fill_n(categorical + field.start, field.width, kMissingIndex);
+      if (json.take_null()) continue;
+      json.need('[');
+      if (json.take(']')) continue;
+      size_t count = 0;
+      do {
+        const int32_t index = read_index();
+        if (count < field.width) categorical[field.start + count++] = index;
+      } while (json.is_ok() && json.take(','));
+      json.need(']');
+    }
+  } while (json.is_ok() && json.take(','));
+  return json.is_ok();
+}
+
+}  // namespace native

@@ -1,0 +1,113 @@
+// What a bundle's schema says of rows and tensors, as `msd.contract` computes it: offsets in packed records, widths,
+// counts, and how context values are encoded. Made by `native/layout.py`.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "bytes.hpp"
+
+namespace native {
+
+// numpy's own inner loops: a logarithm of another library may differ in its last bit.
+struct Ufunc {
+  void (*loop)(char**, const intptr_t*, const intptr_t*, void*) = nullptr;
+  void* data = nullptr;
+
+  // In place, for `count` doubles.
+  void operator()(double* values, size_t count) const {
+    char* arguments[2] = {reinterpret_cast<char*>(values), reinterpret_cast<char*>(values)};
+    const intptr_t size = static_cast<intptr_t>(count), steps[2] = {sizeof(double), sizeof(double)};
+    loop(arguments, &size, steps, data);
+  }
+};
+
+struct Logarithms {
+  Ufunc log, log1p;
+};
+
+// Offsets in a packed record, and how many columns its arrays have.
+struct RecordLayout {
+  size_t size, flags, written_at, impressions, clicks, as_of, categorical, categoricals, numeric, numerics, semantic,
+      dim;
+};
+
+// Decayed counts: `encode_state`'s parameters.
+struct StateRule {
+  bool is_on;
+  double smoothing, strength, prior_log_odds, age_cap_s;
+};
+
+constexpr uint8_t kHasSemantic = 1;
+constexpr int kStateFeatures = 3;
+
+struct Side {
+  RecordLayout layout;
+  StateRule state;
+  std::vector<uint8_t> missing;
+
+  size_t dense_width() const { return layout.numerics + (state.is_on ? kStateFeatures : 0) + (layout.dim ? 1 : 0); }
+};
+
+// A context field that a request may give a value for.
+struct ContextField {
+  enum Kind { kCategorical, kBag, kNumeric } kind;
+  size_t start, width;
+  uint64_t buckets;
+  bool is_log;
+  double mean, scale;
+  std::unordered_map<std::string, int32_t> vocabulary;
+};
+
+struct Schema {
+  Side user, item;
+  size_t history_length;
+  std::vector<int32_t> context_categorical;  // of a request that gives none
+  std::vector<float> context_dense;
+  std::vector<ContextField> context;
+  std::unordered_map<std::string, size_t> context_places;
+  Logarithms logarithms;
+};
+
+constexpr int32_t kMissingIndex = 0, kUnknownIndex = 1;
+constexpr double kStandardLimit = 10.0, kRarest = 1e-6, kSecondsPerDay = 86400.0;
+
+// FNV-1a over code points with MurmurHash3's mixer, as `msd.contract.hashing`; `text` is valid UTF-8 without NUL.
+inline uint64_t hash_string(std::string_view text) {
+  uint64_t hash = 0xCBF29CE484222325ull;
+  for (size_t k = 0; k < text.size();) {
+    const auto byte = static_cast<uint8_t>(text[k]);
+    const int more = byte < 0x80 ? 0 : byte < 0xE0 ? 1 : byte < 0xF0 ? 2 : 3;
+    uint32_t point = more == 0 ? byte : byte & (0x3F >> more);
+    for (int step = 1; step <= more; step++) point = point << 6 | (static_cast<uint8_t>(text[k + step]) & 0x3F);
+    hash = (hash ^ point) * 0x00000100000001B3ull;
+    k += 1 + more;
+  }
+  hash = (hash ^ (hash >> 33)) * 0xFF51AFD7ED558CCDull;
+  hash = (hash ^ (hash >> 33)) * 0xC4CEB9FE1A85EC53ull;
+  return hash ^ (hash >> 33);
+}
+
+// The row of a field's embedding table, as `encode_categorical`.
+inline int32_t index_of(const ContextField& field, std::string_view value) {
+  if (field.buckets) return static_cast<int32_t>(hash_string(value) % field.buckets) + 1;
+  const auto found = field.vocabulary.find(std::string(value));
+  return found == field.vocabulary.end() ? kUnknownIndex : found->second;
+}
+
+// A standardised number, as `encode_numeric`.
+inline float standardise(const ContextField& field, double value, const Logarithms& logarithms) {
+  if (field.is_log) {
+    double magnitude = std::fabs(value);
+    logarithms.log1p(&magnitude, 1);
+    value = std::copysign(magnitude, value);
+  }
+  const double standard = (value - field.mean) / field.scale;
+  return static_cast<float>(std::fmin(std::fmax(standard, -kStandardLimit), kStandardLimit));
+}
+
+}  // namespace native

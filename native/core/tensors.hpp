@@ -1,0 +1,283 @@
+// From a request and the rows of its user, candidates and history to the ranker's tensors, as `msd.contract.assemble`
+// makes them, bit for bit; in buffers that the runtime reads. What is rare there (rows of a text alone, stale rows) is
+// left to Python.
+#pragma once
+
+#include <algorithm>
+#include <optional>
+#include <string_view>
+#include <unordered_set>
+#include <vector>
+
+#include "id_map.hpp"
+#include "request.hpp"
+#include "row_file.hpp"
+#include "schema.hpp"
+
+namespace native {
+
+// Rows that a service has read before: `service/stores/arena.py`'s arrays, by the places of an IdMap.
+struct Arena {
+  const IdMap* ids;
+  const uint8_t* records;
+  const uint8_t* found;   // whether the id has a row
+  const int64_t* epochs;  // of the connection that read it
+  uint8_t* touched;
+  size_t record_size, capacity;
+};
+
+// Buffers of one scoring thread; nullptr where the schema has no such tensor. Those of candidates have room for
+// `capacity` of them.
+struct Tensors {
+  int32_t *user_categorical, *item_categorical, *context_categorical, *history_categorical;
+  float *user_dense, *user_semantic, *item_dense, *item_semantic, *context_dense, *history_semantic, *history_mask;
+};
+
+enum class Outcome {
+  kFilled,
+  kUnread,   // the request is not of the plainest form
+  kUnheld,   // a row is not held, or not sure to be Redis's own
+  kUnusual,  // rows that need another look: damaged, or of a text alone
+};
+
+// What a reply declares, and what metrics tell.
+struct Found {
+  bool has_user = false;
+  size_t items = 0, asked = 0;  // rows of candidates and history
+  double user_written_at = 0.0, item_written_at = 0.0;
+};
+
+class Frame {
+ public:
+  Frame(const Schema& schema, const Tensors& tensors, size_t capacity)
+      : schema_(schema), tensors_(tensors), capacity_(capacity) {}
+
+  Request request;
+  Found found;
+  std::vector<std::string_view> missing;  // ids of candidates without a row, each once
+
+  Outcome read(std::string_view body, size_t max_candidates) {
+    return request.read(body, std::min(max_candidates, capacity_)) ? Outcome::kFilled : Outcome::kUnread;
+  }
+
+  // From a bundle's files.
+  Outcome fill(const RowFile& users, const RowFile& items, double now) {
+    if (!encode_context(schema_, request.context, tensors_.context_categorical, tensors_.context_dense))
+      return Outcome::kUnread;
+    try {
+      wanted_.assign(1, request.user_id);
+      users.find(wanted_, probes_, rows_);
+      const RowBytes user = rows_[0];
+      const size_t size = schema_.user.layout.size;
+      std::string_view tail;
+      if (user.size > size && Crc32::of(user.at + size, user.size - size) == kCrcResidue)
+        tail = std::string_view(reinterpret_cast<const char*>(user.at) + size, user.size - size - 4);
+      if (!want_items(tail)) return Outcome::kUnusual;
+      put_user(user.at);
+      items.find(wanted_, probes_, rows_);
+    } catch (const Damaged&) {
+      return Outcome::kUnusual;
+    }
+    put_items(now_or_then(now));
+    return Outcome::kFilled;
+  }
+
+  // From arenas; rows count that were read in one of the `epochs`.
+  Outcome fill(const Arena& users, const Arena& items, const std::vector<int64_t>& epochs, double now) {
+    if (!encode_context(schema_, request.context, tensors_.context_categorical, tensors_.context_dense))
+      return Outcome::kUnread;
+    {
+      const auto lock = users.ids->reading();
+      const int64_t place = users.ids->find(request.user_id);
+      if (!is_sure(users, place, epochs)) return Outcome::kUnheld;
+      users.touched[place] = 1;
+      const uint8_t* record = users.records + users.record_size * place;
+      // Copied, for what is found of the history has to outlive the lock.
+      tail_ = users.ids->tail(place);
+      if (tail_.size() < 4 || !want_items(std::string_view(tail_).substr(0, tail_.size() - 4)))
+        return Outcome::kUnusual;
+      put_user(users.found[place] ? record : nullptr);
+    }
+    const auto lock = items.ids->reading();
+    const Outcome outcome = find(items, epochs);
+    if (outcome == Outcome::kFilled) put_items(now_or_then(now));
+    return outcome;
+  }
+
+ private:
+  double now_or_then(double now) const { return std::isnan(request.at) ? now : request.at; }
+
+  static bool is_sure(const Arena& arena, int64_t place, const std::vector<int64_t>& epochs) {
+    if (place < 0 || static_cast<size_t>(place) >= arena.capacity) return false;
+    return std::find(epochs.begin(), epochs.end(), arena.epochs[place]) != epochs.end();
+  }
+
+  // Candidates, then the history: the request's, or the one that the user's row ends in. False where that is none.
+  bool want_items(std::string_view tail) {
+    wanted_ = request.ids;
+    if (request.has_history) {
+      wanted_.insert(wanted_.end(), request.history.begin(), request.history.end());
+      return true;
+    }
+    for (size_t at = 0; at < tail.size();) {
+      if (at + 2 > tail.size()) return false;
+      const size_t length = load<uint16_t>(tail.data() + at);
+      at += 2;
+      if (at + length > tail.size()) return false;
+      wanted_.push_back(tail.substr(at, length));
+      at += length;
+    }
+    return true;
+  }
+
+  Outcome find(const Arena& items, const std::vector<int64_t>& epochs) {
+    const IdMap& ids = *items.ids;
+    places_.resize(wanted_.size());
+    hashes_.resize(wanted_.size());
+    rows_.assign(wanted_.size(), RowBytes{});
+    for (size_t k = 0; k < wanted_.size(); k++) {
+      hashes_[k] = ids.hash(wanted_[k]);
+      prefetch(ids.slot_of(hashes_[k]));
+    }
+    for (size_t k = 0; k < wanted_.size(); k++) {
+      places_[k] = ids.find(wanted_[k], hashes_[k]);
+      if (!is_sure(items, places_[k], epochs)) return Outcome::kUnheld;
+      prefetch(items.records + items.record_size * places_[k], items.record_size);
+    }
+    for (size_t k = 0; k < wanted_.size(); k++) {
+      const uint8_t* record = items.records + items.record_size * places_[k];
+      items.touched[places_[k]] = 1;
+      if (items.found[places_[k]])
+        rows_[k] = {record, items.record_size};
+      else if (record[schema_.item.layout.flags] & kHasSemantic)
+        return Outcome::kUnusual;
+    }
+    return Outcome::kFilled;
+  }
+
+  void put_user(const uint8_t* row) {
+    found = Found{};
+    found.has_user = row != nullptr;
+    const Side& side = schema_.user;
+    user_.assign(row ? row : side.missing.data(), (row ? row : side.missing.data()) + side.layout.size);
+    if (row) found.user_written_at = load<double>(row + side.layout.written_at);
+    put(side, user_.data(), tensors_.user_categorical, tensors_.user_semantic);
+  }
+
+  void put_items(double at) {
+    const Side& side = schema_.item;
+    const size_t count = request.ids.size();
+    records_.assign(1, user_.data());
+    dense(schema_.user, at, tensors_.user_dense);
+    records_.resize(count);
+    missing.clear();
+    for (size_t k = 0; k < count; k++) {
+      records_[k] = rows_[k].at ? rows_[k].at : side.missing.data();
+      if (!rows_[k].at) missing.push_back(request.ids[k]);
+      put(side, records_[k], at_row(tensors_.item_categorical, side.layout.categoricals, k),
+          at_row(tensors_.item_semantic, side.layout.dim, k));
+    }
+    dense(side, at, tensors_.item_dense);
+    found.items = wanted_.size() - missing.size();
+    found.asked = wanted_.size();
+    if (rows_[0].at) found.item_written_at = load<double>(rows_[0].at + side.layout.written_at);
+    put_history(count);
+    keep_each_once();
+  }
+
+  // The last L of the history's items that have a row, then zeros.
+  void put_history(size_t from) {
+    const Side& side = schema_.item;
+    const size_t length = schema_.history_length;
+    size_t known = 0, kept = 0;
+    for (size_t k = from; k < rows_.size(); k++) known += rows_[k].at != nullptr;
+    found.items -= rows_.size() - from - known;
+    size_t skipped = known > length ? known - length : 0;
+    for (size_t k = from; k < rows_.size(); k++) {
+      if (!rows_[k].at) continue;
+      if (skipped) {
+        skipped--;
+        continue;
+      }
+      put(side, rows_[k].at, at_row(tensors_.history_categorical, side.layout.categoricals, kept),
+          at_row(tensors_.history_semantic, side.layout.dim, kept));
+      tensors_.history_mask[kept++] = 1.0f;
+    }
+    for (; kept < length; kept++) {
+      std::fill_n(at_row(tensors_.history_categorical, side.layout.categoricals, kept), side.layout.categoricals, 0);
+      std::fill_n(at_row(tensors_.history_semantic, side.layout.dim, kept), side.layout.dim, 0.0f);
+      tensors_.history_mask[kept] = 0.0f;
+    }
+  }
+
+  template <class T>
+  static T* at_row(T* tensor, size_t width, size_t row) {
+    return width ? tensor + width * row : tensor;
+  }
+
+  static void put(const Side& side, const uint8_t* record, int32_t* categorical, float* semantic) {
+    const RecordLayout& layout = side.layout;
+    if (layout.categoricals) std::memcpy(categorical, record + layout.categorical, 4 * layout.categoricals);
+    if (layout.dim) widen(record + layout.semantic, semantic, layout.dim);
+  }
+
+  // Of the records [n, dense_width]: numbers, counts seen at `at` (`encode_state`), presence of a vector.
+  void dense(const Side& side, double at, float* to) {
+    const std::vector<const uint8_t*>& records = records_;
+    const RecordLayout& layout = side.layout;
+    const size_t count = records.size(), width = side.dense_width();
+    if (!width) return;
+    for (size_t k = 0; k < count; k++) {
+      std::memcpy(to + width * k, records[k] + layout.numeric, 4 * layout.numerics);
+      if (layout.dim) to[width * (k + 1) - 1] = records[k][layout.flags] & kHasSemantic ? 1.0f : 0.0f;
+    }
+    if (!side.state.is_on) return;
+    odds_.resize(count);
+    shown_.resize(count);
+    age_.resize(count);
+    for (size_t k = 0; k < count; k++) {
+      const double shown = load<float>(records[k] + layout.impressions), clicks = load<float>(records[k] + layout.clicks);
+      double rate = (clicks + side.state.smoothing) / (shown + side.state.strength);
+      rate = std::min(std::max(rate, kRarest), 1.0 - kRarest);
+      const double age = at - load<double>(records[k] + layout.as_of);
+      odds_[k] = rate / (1.0 - rate);
+      shown_[k] = shown;
+      age_[k] = std::min(std::max(age, 0.0), side.state.age_cap_s) / kSecondsPerDay;
+    }
+    schema_.logarithms.log(odds_.data(), count);
+    schema_.logarithms.log1p(shown_.data(), count);
+    schema_.logarithms.log1p(age_.data(), count);
+    for (size_t k = 0; k < count; k++) {
+      float* state = to + width * k + layout.numerics;
+      state[0] = static_cast<float>(odds_[k] - side.state.prior_log_odds);
+      state[1] = static_cast<float>(shown_[k]);
+      state[2] = static_cast<float>(age_[k]);
+    }
+  }
+
+  void keep_each_once() {
+    if (missing.size() < 2) return;
+    seen_.clear();
+    size_t kept = 0;
+    for (const std::string_view id : missing)
+      if (seen_.insert(id).second) missing[kept++] = id;
+    missing.resize(kept);
+  }
+
+  const Schema& schema_;
+  const Tensors tensors_;
+  const size_t capacity_;
+  // What follows is kept from request to request for its memory alone.
+  std::string tail_;
+  std::vector<std::string_view> wanted_;
+  RowFile::Scratch probes_;
+  std::vector<RowBytes> rows_;
+  std::vector<uint64_t> hashes_;
+  std::vector<int64_t> places_;
+  std::vector<uint8_t> user_;
+  std::vector<const uint8_t*> records_;
+  std::vector<double> odds_, shown_, age_;
+  std::unordered_set<std::string_view> seen_;
+};
+
+}  // namespace native

@@ -1,0 +1,114 @@
+"""Tells the native core of a bundle: its schema, its rows' layout, and the buffers that tensors are made in.
+
+Knows both sides, `msd.contract` and `native/core`. Does not know requests.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from msd.contract.assemble import Tensors
+from msd.contract.encode import encode_record
+from msd.contract.row_file import RowFile
+from msd.contract.rows import RowCodec, RowSide
+from msd.contract.schema import FeatureSchema, State, ValueField
+from native import core
+
+_KINDS = {"categorical": 0, "bag": 1, "numeric": 2}
+_SCALARS = ("flags", "written_at", "impressions", "clicks", "as_of")
+
+
+def core_schema(schema: FeatureSchema, codecs: Mapping[RowSide, RowCodec]) -> Any:  # noqa: ANN401 - the core has no types
+    """The core's form of a schema. Raises RuntimeError where there is no core."""
+    if core is None:
+        raise RuntimeError("the native core is not built")
+    categorical, dense = encode_record(schema, "context", schema.serving_constants)
+    return core.Schema(
+        _side(schema, codecs["user"]),
+        _side(schema, codecs["item"]),
+        schema.history.length,
+        categorical.tobytes(),
+        dense.tobytes(),
+        tuple(_field(schema, field) for field in schema.settable["context"].values()),
+        np.log,
+        np.log1p,
+    )
+
+
+def core_rows(file: RowFile) -> Any:  # noqa: ANN401
+    """The core's form of a bundle's rows file, which reads and proves the same memory."""
+    assert core is not None, "the core has a schema first"
+    memory = file.memory()
+    header = memory.header
+    return core.RowFile(
+        memory.body,
+        memory.proved,
+        memory.checksums,
+        memory.descriptor,
+        memory.base,
+        tuple(tuple(place) for place in (header.slots, header.ids, header.row_starts, header.rows)),
+        (
+            header.homes,
+            header.seed,
+            header.width,
+            header.count,
+            memory.start_bytes,
+            memory.record_bytes,
+        ),
+    )
+
+
+def new_tensors(schema: FeatureSchema, capacity: int) -> Tensors:
+    """Buffers for one request of at most `capacity` candidates."""
+    return {
+        spec.name: np.zeros((capacity if spec.side == "item" else 1, *spec.shape), spec.dtype)
+        for spec in schema.tensors
+    }
+
+
+def _side(schema: FeatureSchema, codec: RowCodec) -> tuple[object, ...]:
+    fields = codec.dtype.fields
+    assert fields is not None, "a row has fields"
+    offsets = {name: int(told[1]) for name, told in fields.items()}
+    state = schema.state(codec.side)
+    return (
+        (
+            codec.dtype.itemsize,
+            *(offsets[name] for name in _SCALARS),
+            offsets["categorical"],
+            schema.categorical_width(codec.side),
+            offsets["numeric"],
+            schema.numeric_width(codec.side),
+            offsets["semantic"],
+            schema.semantic_width(codec.side),
+        ),
+        None if state is None else _state(state),
+        codec.missing.tobytes(),
+    )
+
+
+def _state(state: State) -> tuple[float, ...]:
+    """`encode_state`'s constants, computed as it computes them."""
+    return (
+        state.strength * state.prior,
+        state.strength,
+        float(np.log(state.prior / (1.0 - state.prior))),
+        state.age_cap_s,
+    )
+
+
+def _field(schema: FeatureSchema, field: ValueField) -> tuple[object, ...]:
+    indexed = field.kind != "numeric"
+    return (
+        field.name,
+        _KINDS[field.kind],
+        schema.columns[field.name].start,
+        field.width,
+        (getattr(field, "buckets", None) or 0) if indexed else 0,
+        getattr(field, "log", False),
+        getattr(field, "mean", math.nan),
+        getattr(field, "scale", math.nan),
+        getattr(field, "vocabulary", ()),
+    )

@@ -1,0 +1,103 @@
+"""One request by the native core and by `msd.contract`: both must come to the same, or the core must leave it to
+Python."""
+
+from random import Random
+from typing import Any
+
+import numpy as np
+
+import native
+from msd.contract.assemble import Assembled, assemble, wanted_items
+from msd.contract.log import Basis
+from msd.contract.request import CheckedRequest, RequestError, parse_request
+from msd.contract.rows import Rows, RowSide
+from native.layout import core_rows, core_schema, new_tensors
+from service.reply import build_reply
+from service.scorer import Scored
+from tests.native.worlds import AT, EPOCH, SIDES, World, draw_body, draw_scores
+
+CAPACITY = 40
+FILLED, UNREAD, UNHELD, UNUSUAL = range(4)
+
+
+class Pair:
+    """The core and Python over one world, on files or on arenas."""
+
+    def __init__(self, world: World, random: Random, is_file: bool) -> None:
+        core = native.core
+        assert core is not None, "it is compared where it is built"
+        self.world, self.is_file = world, is_file
+        self.files = world.files()
+        self.arenas = world.arenas(random)
+        # Of a file that is read for the first time, so that the core proves blocks itself.
+        own = world.files()
+        self._owners = own
+        self._sources: list[Any] = (
+            [core_rows(own[side]) for side in SIDES] if is_file else [self.arenas[side].core() for side in SIDES]
+        )
+        self.tensors = new_tensors(world.schema, CAPACITY)
+        self.frame = core.Frame(core_schema(world.schema, world.codecs), self.tensors, CAPACITY)
+
+    def compare(self, random: Random) -> int:
+        """Draws a request and compares. The core's outcome."""
+        body = draw_body(random, self.world)
+        outcome = self._outcome(body)
+        try:
+            request = parse_request(body, self.world.schema, CAPACITY)
+        except RequestError:
+            assert outcome != FILLED, body
+            return outcome
+        if outcome != FILLED:
+            return outcome
+        user, items = self._rows(request.user_id, request)
+        at = AT if request.at is None else request.at
+        assembled = assemble(self.world.schema, request, at, user, items)
+        for name, expected in assembled.tensors.items():
+            found = self.tensors[name][: len(expected)]
+            assert found.tobytes() == expected.tobytes(), (body, name, found, expected)
+        missing = len(assembled.degraded_candidates)
+        assert self.frame.user_id == request.user_id
+        assert self.frame.count == len(request.ids)
+        assert self.frame.found == (
+            bool(user.found[0]),
+            missing,
+            int(items.found.sum()),
+            len(items.found),
+            float(user.records["written_at"][0]) if user.found[0] else 0.0,
+            float(items.records["written_at"][0]) if items.found[0] else 0.0,
+        ), body
+        self._compare_replies(random, body, request, assembled)
+        return outcome
+
+    def _outcome(self, body: bytes) -> int:
+        if not self.frame.read(body, CAPACITY):
+            return UNREAD
+        return int(self.frame.fill(*self._sources, AT, None if self.is_file else (EPOCH, 99)))
+
+    def _rows(self, user_id: str, request: CheckedRequest) -> tuple[Rows, Rows]:
+        if self.is_file:
+            user = self.files["user"].get([user_id])
+            return user, self.files["item"].get(wanted_items(request, user))
+        user = self._held("user", [user_id])
+        return user, self._held("item", wanted_items(request, user))
+
+    def _held(self, side: RowSide, ids: list[str]) -> Rows:
+        held = self.arenas[side].look_up(ids)
+        assert (held.epochs == EPOCH).all(), "the core may fill only from what is sure"
+        assert (held.places >= 0).all(), "the core may fill only from what is held"
+        return self.arenas[side].rows(held.places)
+
+    def _compare_replies(self, random: Random, body: bytes, request: CheckedRequest, assembled: Assembled) -> None:
+        heads = random.choice([["pctr"], ["pctr", "pcvr"]])
+        scores = {head: draw_scores(random, len(request.ids)) for head in heads}
+        basis = Basis(AT, *self._rows(request.user_id, request), len(request.ids), False, 1)
+        scored = Scored(scores, assembled.degraded_candidates, assembled.degraded_user, basis)
+        try:
+            found = self.frame.reply(b'{"request_id":"r","model_version":"v","candidates":', scores)
+        except ValueError:
+            assert not all(np.isfinite(column.sum(dtype=np.float64)) for column in scores.values()), body
+            return
+        if found is None:
+            assert any((np.abs(column) >= 1e9).any() for column in scores.values()) or request.bids, body
+            return
+        assert found == build_reply("r", "v", request, scored), body

@@ -1,0 +1,73 @@
+"""The core is built wherever there is a compiler, and where it is not, Python does its work and says why."""
+
+import shutil
+import subprocess
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import pytest
+
+import native
+from native.build import BuildError, build
+
+ROOT = Path(__file__).parents[2]
+HAS_COMPILER = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+
+
+def run(code: str, path: Path) -> str:
+    """What a fresh interpreter prints that finds this `native` first."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], env={"PYTHONPATH": f"{path}:{ROOT}"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def copied(folder: Path) -> Path:
+    """The package without what was built."""
+    shutil.copytree(ROOT / "native", folder / "native", ignore=shutil.ignore_patterns("_core*", "__pycache__"))
+    return folder / "native"
+
+
+def test_it_is_built_where_there_is_a_compiler() -> None:
+    assert (native.core is not None) == HAS_COMPILER, native.REASON
+
+
+def test_without_a_compiler_the_reason_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(BuildError, match=r"^there is no C\+\+ compiler \(.*; or set CXX\)$"):
+        build(tmp_path)
+
+
+def test_a_compiler_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "false")
+    with pytest.raises(BuildError, match="false ended with status 1"):
+        build(tmp_path)
+    monkeypatch.setenv("CXX", "/no/such/compiler")
+    with pytest.raises(BuildError, match="could not be run"):
+        build(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_not_built_is_done_in_python(tmp_path: Path) -> None:
+    copied(tmp_path)
+    told = run("import native; print(native.core, native.REASON)", tmp_path)
+    assert told.startswith("None not built for this interpreter")
+    assert "python -m native.build" in told
+
+
+@pytest.mark.parametrize("content", [b"", b"\x7fELF, but no more", b"text"])
+def test_half_an_extension_is_not_loaded(content: bytes, tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    suffix = EXTENSION_SUFFIXES[0]
+    (folder / f"_core{suffix}").write_bytes(content)
+    assert run("import native; print(native.core)", tmp_path) == "None\n"
+
+
+def test_an_extension_of_another_version_is_not_used(tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    (folder / "_core.py").write_text("LAYOUT = 0\n", "utf-8")
+    told = run("import native; print(native.core, native.REASON)", tmp_path)
+    assert told.startswith("None built for another version of this package")

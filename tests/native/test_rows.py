@@ -1,0 +1,127 @@
+"""What the core makes of rows files that are damaged, shared with Python, or not as they should be; and of hostile
+arguments: an error, or Python's turn, never a crash."""
+
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+
+import native
+from msd.contract.bundle import ROWS
+from msd.contract.row_file import RowFile
+from msd.contract.rows import RowCodec, RowSide
+from native.layout import core_rows, core_schema, new_tensors
+from service.stores.bundle_file import SIDES
+from tests.native.comparison import CAPACITY, FILLED, UNHELD, UNUSUAL
+from tests.native.worlds import AT, draw_world
+from tests.service.bundle_factory import build_bundle
+
+assert native.core is not None, "tests of the core are collected where it is built"
+core = native.core
+BODY = b'{"user_id": "u1", "candidates": {"id": ["i1", "i2", "unknown"]}}'
+
+
+class Loaded:
+    """A bundle's rows in the core, over files that Python reads too."""
+
+    def __init__(self, folder: Path) -> None:
+        bundle = build_bundle(folder)
+        self.codecs: dict[RowSide, RowCodec] = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in SIDES}
+        self.files = {side: RowFile(bundle.path(ROWS[side]), self.codecs[side], bundle.bundle_id) for side in SIDES}
+        self.bundle = bundle
+        self.frame = core.Frame(core_schema(bundle.schema, self.codecs), new_tensors(bundle.schema, CAPACITY), CAPACITY)
+
+    def fill(self) -> int:
+        assert self.frame.read(BODY, CAPACITY)
+        return int(self.frame.fill(core_rows(self.files["user"]), core_rows(self.files["item"]), AT, None))
+
+
+def test_blocks_that_the_core_proved_are_proved_for_python_and_the_other_way_round(tmp_path: Path) -> None:
+    loaded = Loaded(tmp_path / "bundle")
+    assert loaded.fill() == FILLED
+    proved = loaded.files["item"].memory().proved.copy()
+    assert proved.any()
+    loaded.files["item"].get(["i1", "i2", "unknown"])
+    assert (loaded.files["item"].memory().proved == proved).all()
+
+
+def test_a_damaged_block_is_left_to_python(tmp_path: Path) -> None:
+    loaded = Loaded(tmp_path / "bundle")
+    path = loaded.bundle.path(ROWS["item"])
+    memory = loaded.files["item"].memory()
+    with path.open("r+b") as file:
+        for block in range(len(memory.proved)):
+            file.seek(memory.base + 4_096 * block)
+            byte = file.read(1)
+            file.seek(-1, 1)
+            file.write(bytes([byte[0] ^ 1]))
+
+    assert loaded.fill() == UNUSUAL
+    assert not memory.proved.any()
+
+
+def test_a_file_that_became_shorter_is_left_to_python(tmp_path: Path) -> None:
+    loaded = Loaded(tmp_path / "bundle")
+    with loaded.bundle.path(ROWS["item"]).open("r+b") as file:
+        file.truncate(100)
+
+    assert loaded.fill() == UNUSUAL
+
+
+def test_rows_of_an_earlier_connection_are_not_sure(tmp_path: Path) -> None:
+    world = draw_world(Random(2), tmp_path)
+    arenas = world.arenas(Random(1))
+    frame = core.Frame(core_schema(world.schema, world.codecs), new_tensors(world.schema, CAPACITY), CAPACITY)
+    assert frame.read(b'{"user_id": "nobody", "candidates": {"id": ["nobody"]}}', CAPACITY)
+    users, items = (arenas[side].core() for side in SIDES)
+
+    assert frame.fill(users, items, AT, ()) == UNHELD
+    assert frame.fill(users, items, AT, (1, 2)) == UNHELD
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        (None,) * 7,
+        (bytes(4_096), bytearray(1), bytes(4), 0, 0, ((0, 1),) * 4, (1,) * 6),
+        (bytearray(4_096), bytearray(0), bytes(4), 0, 0, ((0, 1),) * 4, (1,) * 6),
+        (bytearray(4_096), bytearray(1), bytes(3), 0, 0, ((0, 1),) * 4, (1,) * 6),
+        (bytearray(4_096), bytearray(1), bytes(4), 0, 0, ((4_000, 97),) * 4, (1,) * 6),
+        (bytearray(4_096), bytearray(1), bytes(4), 0, 0, ((2**63, 2**63),) * 4, (1,) * 6),
+        (bytearray(4_096), bytearray(1), bytes(4), 0, 0, ((0, 8),) * 4, (1, 1, 8, 2**40, 4, 8)),
+        (bytearray(4_096), bytearray(1), bytes(4), 0, 0, ((0, 8),) * 4, (0, 1, 8, 1, 4, 8)),
+        (bytearray(4_096), bytearray(1), bytes(4), 0, 0, ((0, 8),) * 3, (1,) * 6),
+        (bytearray(4_096), bytearray(1), bytes(4), 0, 0, ((0, 8),) * 4, (-1,) * 6),
+    ],
+)
+def test_sections_that_do_not_fit_are_refused(arguments: tuple[object, ...]) -> None:
+    with pytest.raises((TypeError, ValueError, BufferError, IndexError, OverflowError)):
+        core.RowFile(*arguments)
+
+
+def test_buffers_that_are_too_small_are_refused(tmp_path: Path) -> None:
+    world = draw_world(Random(0), tmp_path)
+    schema = core_schema(world.schema, world.codecs)
+    tensors = new_tensors(world.schema, CAPACITY)
+    with pytest.raises(ValueError, match="smaller"):
+        core.Frame(schema, tensors, CAPACITY + 1)
+    with pytest.raises(KeyError):
+        core.Frame(schema, {}, CAPACITY)
+    with pytest.raises(TypeError):
+        core.Frame(object(), tensors, CAPACITY)
+
+
+def test_a_frame_that_has_read_nothing_fills_nothing(tmp_path: Path) -> None:
+    loaded = Loaded(tmp_path / "bundle")
+    rows = [core_rows(loaded.files[side]) for side in SIDES]
+    with pytest.raises(ValueError, match="nothing was read"):
+        loaded.frame.fill(*rows, AT, None)
+    loaded.frame.read(b"{", CAPACITY)
+    with pytest.raises(TypeError):
+        loaded.frame.fill(*rows, AT)
+    with pytest.raises(TypeError):
+        loaded.frame.fill(loaded.frame, *rows, None)
+    with pytest.raises(ValueError, match="smaller"):
+        loaded.frame.read(BODY, CAPACITY) and loaded.frame.reply(b"", {"pctr": np.zeros(2, np.float32)})

@@ -1,0 +1,324 @@
+"""Schemas, rows, requests and scores drawn at random, to hold the native core against `msd.contract`."""
+
+import json
+import math
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from msd.contract.row_file import RowFile
+from msd.contract.row_writer import write_row_file
+from msd.contract.rows import RowCodec, RowContents, Rows, RowSide
+from msd.contract.schema import (
+    Bag,
+    Categorical,
+    FeatureSchema,
+    Numeric,
+    SchemaField,
+    Semantic,
+    Side,
+    State,
+)
+from msd.contract.schema import Sequence as HistoryField
+from service.stores.arena import Arena
+
+AT = 1_764_066_000.0
+BUNDLE_ID = "0123456789abcdef" * 2
+SIDES: tuple[RowSide, ...] = ("user", "item")
+WORDS = ("a", "b", "13", "", "é", "東京", "😀", "two words", "0", "-7", "x" * 256, "\x7f")
+EPOCH = 7
+
+
+class World(NamedTuple):
+    """A schema with rows of both sides: in files, and in arenas, where a few rows are of an earlier epoch."""
+
+    schema: FeatureSchema
+    codecs: dict[RowSide, RowCodec]
+    ids: dict[RowSide, list[str]]
+    paths: dict[RowSide, Path]
+    rows: dict[RowSide, Rows]
+
+    def files(self) -> dict[RowSide, RowFile]:
+        """The files, of which nothing was read yet."""
+        return {side: RowFile(self.paths[side], self.codecs[side], BUNDLE_ID) for side in SIDES}
+
+    def arenas(self, random: Random) -> dict[RowSide, Arena]:
+        """Arenas that hold most rows, and of most other ids that there are none."""
+        arenas = {side: Arena(self.codecs[side], 10**6) for side in SIDES}
+        for side, arena in arenas.items():
+            for place, one in enumerate(self.ids[side]):
+                if random.random() < 0.97:
+                    arena.put([one], _one(self.rows[side], place), EPOCH if random.random() < 0.98 else EPOCH - 1)
+            for one in strangers():
+                if random.random() < 0.9:
+                    arena.put([one], self.codecs[side].unpack([None]), EPOCH)
+            if side == "item" and self.schema.semantic("item") and random.random() < 0.2:
+                width = self.schema.semantic_width("item")
+                encoded = self.codecs[side].encoded(np.ones((1, width), np.float16))
+                arena.put(["encoded"], Rows(encoded, np.zeros(1, bool), (), 0), EPOCH)
+        return arenas
+
+
+def _one(rows: Rows, place: int) -> Rows:
+    histories = (rows.histories[place],) if rows.histories else ()
+    return Rows(rows.records[place : place + 1], rows.found[place : place + 1], histories, 0)
+
+
+def strangers() -> list[str]:
+    """Ids that have no row."""
+    return ["nobody", "?", "long " * 50, "ñ"]
+
+
+def draw_world(random: Random, folder: Path) -> World:
+    """A world whose files are in a folder."""
+    schema = draw_schema(random)
+    codecs = {side: RowCodec(schema, side, BUNDLE_ID) for side in SIDES}
+    ids = {side: _ids(random, side) for side in SIDES}
+    paths = {side: folder / f"{side}s.rows" for side in SIDES}
+    rows = {}
+    for side, codec in codecs.items():
+        records = codec.pack(_contents(random, schema, side, len(ids[side])), AT - random.randrange(10**6))
+        histories = [_history(random, ids["item"]) for _ in ids[side]] if side == "user" else []
+        write_row_file(paths[side], codec, BUNDLE_ID, ids[side], records, histories)
+        found = np.ones(len(records), bool)
+        rows[side] = Rows(records, found, tuple(map(tuple, histories)), 0)
+    return World(schema, codecs, ids, paths, rows)
+
+
+def draw_schema(random: Random) -> FeatureSchema:
+    """Any fields on any side."""
+    dim = random.choice([0, 1, 3, 8, 17, 33])
+    fields: list[SchemaField] = [HistoryField(name="history", length=random.choice([1, 3, 50]))]
+    sides: tuple[Side, ...] = ("user", "item", "context")
+    for side in sides:
+        for number in range(random.randrange(4)):
+            fields.append(_value_field(random, side, f"{side}_{number}"))
+        if side != "context":
+            if dim and random.random() < 0.8:
+                fields.append(Semantic(name=f"{side}_text", side=side, dim=dim))
+            if random.random() < 0.7:
+                fields.append(
+                    State(
+                        name=f"{side}_counts",
+                        side=side,
+                        prior=random.uniform(0.001, 0.9),
+                        strength=random.uniform(0.1, 50),
+                        half_life_s=1e6,
+                        age_cap_s=random.choice([1.0, 86_400.0, 7e6]),
+                    )
+                )
+    # A graph without anything of the candidates is none.
+    fields.append(Categorical(name="item_id", side="item", is_id=True, buckets=random.choice([1, 64, 10**6])))
+    return FeatureSchema(fields=tuple(fields))
+
+
+def _value_field(random: Random, side: Side, name: str) -> Categorical | Bag | Numeric:
+    kind = random.choice(["vocabulary", "buckets", "bag", "numeric", "numeric"])
+    serving = side == "context" and random.random() < 0.2
+    if kind == "numeric":
+        return Numeric(
+            name=name,
+            side=side,
+            log=random.random() < 0.5,
+            mean=random.uniform(-5, 5),
+            scale=random.choice([1e-300, 0.3, 12.0]),
+            serving_value=2.5 if serving else None,
+        )
+    words = tuple(random.sample(WORDS, random.randrange(len(WORDS))))
+    if kind == "vocabulary":
+        return Categorical(name=name, side=side, vocabulary=words, serving_value="13" if serving else None)
+    buckets = random.choice([1, 7, 2**24])
+    if kind == "buckets":
+        return Categorical(name=name, side=side, buckets=buckets, serving_value="a" if serving else None)
+    most = random.choice([1, 2, 5])
+    return (
+        Bag(name=name, side=side, vocabulary=words, max_values=most)
+        if random.random() < 0.5
+        else Bag(name=name, side=side, buckets=buckets, max_values=most)
+    )
+
+
+def _ids(random: Random, side: RowSide) -> list[str]:
+    plain = [f"{side[0]}{number}" for number in range(random.choice([0, 1, 3, 60]))]
+    others = ["é" * 20, "東京", "i" * 256, " ", "\x7f"]
+    return plain + random.sample(others, random.randrange(len(others) + 1))
+
+
+def _history(random: Random, item_ids: Sequence[str]) -> list[str]:
+    known = [*item_ids, "gone"]
+    return [random.choice(known) for _ in range(random.choice([0, 0, 1, 4, 60]))]
+
+
+def _contents(random: Random, schema: FeatureSchema, side: RowSide, count: int) -> RowContents:
+    rng = np.random.default_rng(random.randrange(2**32))
+    sizes = [field.size for field in schema.indexed(side) for _ in range(field.width)]
+    impressions = rng.choice([0.0, 1.0, 17.0, 1e6, 3.3333], count)
+    return RowContents(
+        categorical=rng.integers(0, sizes, (count, len(sizes))).astype(np.int32)
+        if sizes
+        else np.zeros((count, 0), "i4"),
+        numeric=rng.standard_normal((count, schema.numeric_width(side))).astype(np.float32),
+        semantic=(rng.standard_normal((count, schema.semantic_width(side))) * rng.choice([1e-7, 1, 1e4])).astype("f4"),
+        present=rng.random(count) < 0.7,
+        impressions=impressions,
+        clicks=impressions * rng.choice([0.0, 0.01, 1.0, 5.0], count),
+        as_of=AT + rng.choice([-1e9, -86_400.0, 0.0, 60.0], count),
+    )
+
+
+def draw_body(random: Random, world: World, most: int = 12) -> bytes:
+    """A request: most often a good one, written in one of several ways; else something is wrong with it."""
+    document = _document(random, world, most)
+    if random.random() < 0.25:
+        _spoil(random, document)
+    separators = random.choice([(",", ":"), (", ", ": "), (" ,\n", "\t: ")])
+    body = json.dumps(document, separators=separators, ensure_ascii=random.random() < 0.1).encode("utf-8", "replace")
+    return _mutated(random, body) if random.random() < 0.2 else body
+
+
+def _document(random: Random, world: World, most: int) -> dict[str, Any]:
+    items, users = [*world.ids["item"], *strangers(), *_rarely(random, "encoded")], [*world.ids["user"], *strangers()]
+    count = random.randint(1, most)
+    document: dict[str, Any] = {"user_id": random.choice(users)}
+    candidates: dict[str, Any] = {"id": [random.choice(items) for _ in range(count)]}
+    if random.random() < 0.5:
+        candidates["bid"] = [random.choice([None, 0, 0.0, 0.4, 1e9, 12, 1e-9, random.random()]) for _ in range(count)]
+    if random.random() < 0.8:
+        document["at"] = random.choice([AT, int(AT), 0, 1e11, AT + random.random(), None])
+    if random.random() < 0.6:
+        document["context"] = _context(random, world.schema)
+    document["candidates"] = candidates
+    if random.random() < 0.3:
+        history = [random.choice(items) for _ in range(random.choice([0, 1, 5, 70]))]
+        document["user"] = random.choice([None, {}, {"history": None}, {"history": history}, {"features": None}])
+    if random.random() < 0.3:
+        document["top_k"] = random.choice([1, 2, 5, 1_000, None])
+    if random.random() < 0.1:
+        document["items"] = random.choice([None, {}])
+    if random.random() < 0.1:
+        document["explain"] = random.choice([None, False])
+    keys = list(document)
+    random.shuffle(keys)
+    return {key: document[key] for key in keys}
+
+
+def _rarely(random: Random, one: str) -> list[str]:
+    return [one] if random.random() < 0.1 else []
+
+
+def _context(random: Random, schema: FeatureSchema) -> dict[str, Any] | None:
+    if random.random() < 0.1:
+        return None
+    values: dict[str, Any] = {}
+    for name, field in schema.settable["context"].items():
+        if random.random() < 0.7:
+            values[name] = _value(random, field.kind)
+    return values
+
+
+def _value(random: Random, kind: str) -> object:
+    if random.random() < 0.15:
+        return None
+    word: Any = random.choice([*WORDS, 13, 0, 7, 10**14])
+    if kind == "categorical":
+        return word
+    if kind == "bag":
+        return [random.choice([*WORDS, 13]) for _ in range(random.randrange(5))]
+    return random.choice([0, 0.0, 1, -3, 2.5, -1e300, 1e-300, 123456789012345, random.gauss(0, 10)])
+
+
+_ODD: list[Any] = [
+    None,
+    True,
+    -1,
+    0.5,
+    -0.0,
+    10**15,
+    10**20,
+    1e12,
+    "",
+    "a\0b",
+    "\n",
+    'say "hi"',
+    "\ud800",
+    "y" * 257,
+    [],
+    {},
+    [None],
+    [["a"]],
+    {"a": 1},
+    math.nan,
+    math.inf,
+]
+
+
+def _spoil(random: Random, document: dict[str, Any]) -> None:
+    """Puts something odd into one place, or a key that is not known."""
+    inner: Any = document
+    for _ in range(random.randrange(3)):
+        places = list(inner) if isinstance(inner, dict) else list(range(len(inner)))
+        nested = [place for place in places if isinstance(inner[place], dict | list) and inner[place]]
+        if not nested:
+            break
+        inner = inner[random.choice(nested)]
+    if isinstance(inner, dict):
+        inner[random.choice([*inner, "unknown", "features", "history", "text"])] = random.choice(_ODD)
+    else:
+        inner[random.randrange(len(inner))] = random.choice(_ODD)
+
+
+def _mutated(random: Random, body: bytes) -> bytes:
+    """Bytes cut, doubled, changed or put in."""
+    changed = bytearray(body)
+    for _ in range(random.choice([1, 1, 1, 3])):
+        place = random.randrange(len(changed) + 1)
+        how = random.randrange(6)
+        if how == 0:
+            del changed[place : place + random.randrange(1, 9)]
+        elif how == 1:
+            changed[place:place] = random.choice(
+                [
+                    b"\\u00e9",
+                    b'"',
+                    b"\\",
+                    b"\xff",
+                    b"\xed\xa0\x80",
+                    b"\xc0\x80",
+                    b"0",
+                    b"-",
+                    b"e5",
+                    b".5",
+                    b"\0",
+                    b",",
+                    b"}",
+                ]
+            )
+        elif how == 2 and place < len(changed):
+            changed[place] = random.randrange(256)
+        elif how == 3:
+            part = changed[place : place + random.randrange(1, 40)]
+            changed[place:place] = part
+        elif how == 4:
+            changed += random.choice([b" ", b"\n", b"{}", b"x", b"\0"])
+        else:
+            del changed[place:]
+    return bytes(changed)
+
+
+def draw_scores(random: Random, count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """[count] scores as a model gives them, a few of them strange."""
+    kinds = random.choices(["usual", "bits", "edge"], [8, 1, 1], k=count)
+    edges = [0.0, -0.0, 1.0, 1e-5, 9.9999e-6, 1e-7, 5e-45, 0.1, 100.0, 12345.678, 1e9]
+    values = []
+    for kind in kinds:
+        if kind == "usual":
+            values.append(random.random())
+        elif kind == "edge":
+            values.append(random.choice(edges))
+        else:
+            values.append(struct.unpack("<f", random.getrandbits(32).to_bytes(4, "little"))[0])
+    return np.array(values, np.float32)
