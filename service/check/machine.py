@@ -4,7 +4,7 @@ import importlib.util
 import resource
 
 from service.check.finding import Finding, Group
-from service.cores import usable_cores, worker_count
+from service.cores import scoring_threads, usable_cores
 from service.settings import Settings
 
 # Of one worker, beside its clients' connections.
@@ -22,7 +22,7 @@ def look_at_machine(settings: Settings) -> list[Finding]:
 
 def _cores(group: Group, settings: Settings) -> None:
     cores = usable_cores()
-    workers = worker_count(settings, cores)
+    workers = scoring_threads(settings, cores)
     wanted = workers * settings.threads
     told = f"{workers} workers of {settings.threads} threads on {cores:.3g} usable cores"
     if wanted > max(1.0, cores):
