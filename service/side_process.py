@@ -4,6 +4,7 @@ started, started again with pauses, and ended last. Without one of them requests
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -19,9 +20,8 @@ import structlog
 
 from msd.contract.errors import MsdError
 from service.metrics import Metrics, SideName
-from service.settings import Settings
+from service.settings import PREFIX, Settings
 from service.shared import SharedNumbers
-from service.worker_process import child_environment, ended_by
 
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
@@ -174,3 +174,28 @@ def _private_folder() -> Path:
         folder.rmdir()
         raise MsdError(f"{folder}: too long a path for sockets; set TMPDIR to a shorter one")
     return folder
+
+
+# numpy's and other libraries' own pools of threads, which are made when they are loaded.
+_POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+def ended_by(process: "subprocess.Popen[bytes]") -> tuple[str, float]:
+    """Waits for a process. How it ended, in words, and the seconds of processor time that it took."""
+    _, status, usage = os.wait4(process.pid, 0)
+    code = process.returncode = os.waitstatus_to_exitcode(status)
+    return (_signal(-code) if code < 0 else f"status {code}"), usage.ru_utime + usage.ru_stime
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """What a process of this service gets as its environment: its own settings and no others of that prefix."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    # The same modules as here, and none that happens to lie in the folder that the service was started from.
+    path = os.pathsep.join(filter(None, sys.path))
+    return {**kept, "PYTHONPATH": path, **dict.fromkeys(_POOLS, str(settings.threads)), **settings.environ()}
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
