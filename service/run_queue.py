@@ -186,9 +186,12 @@ class RunQueue:
             self._tokens.get()
             if self._is_closed:
                 return
-            entries = self._take()
-            if entries:
-                free_at = self._run(entries, free_at)
+            free_at = self._next(free_at)
+
+    def _next(self, free_at: float) -> float:
+        """Does the oldest job, if there is one. What it held is let go of before another is waited for."""
+        entries = self._take()
+        return self._run(entries, free_at) if entries else free_at
 
     def _take(self) -> list[_Entry]:
         """The oldest wanted job, and those that go with it. Hands back those that are not wanted."""

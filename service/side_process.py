@@ -179,6 +179,7 @@ def _private_folder() -> Path:
 # numpy's and other libraries' own pools of threads, which are made when they are loaded.
 _POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
+
 def ended_by(process: "subprocess.Popen[bytes]") -> tuple[str, float]:
     """Waits for a process. How it ended, in words, and the seconds of processor time that it took."""
     _, status, usage = os.wait4(process.pid, 0)

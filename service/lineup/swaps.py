@@ -74,7 +74,7 @@ class Swaps:
             }
             self._log.info("swap_begins", **about)
             try:
-                lineup = await self._loader.load(plan, self._generation)
+                self._turn(plan, await self._loader.load(plan, self._generation))
             except StoreError as error:
                 self._postpone(str(error), pause_s)
                 await self._pause(pause_s)
@@ -87,7 +87,6 @@ class Swaps:
                 self._refuse(f"the model failed ({type(error).__name__}); the log has the reason")
                 return
             else:
-                self._turn(plan, lineup)
                 self._log.info("swapped", **about)
                 return
 

@@ -4,6 +4,7 @@ admission."""
 import asyncio
 import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, cast
 
@@ -441,3 +442,23 @@ def test_the_log_does_not_repeat_itself(capsys: pytest.CaptureFixture[str]) -> N
             bench.admit(1)
     assert capsys.readouterr().out.count("shedding") == 1
     assert bench.sheds() == {"rows": 50}
+
+
+def test_an_idle_thread_holds_nothing_of_what_it_did() -> None:
+    bench = Bench(threads=2)
+    held = CountingRuntime()
+    freed = weakref.ref(held)
+
+    async def use(runtime: CountingRuntime) -> None:
+        runner = Runner(runtime)
+        until = time.perf_counter() + 60
+        await bench.queue.run(runner, {"x": np.array([1])}, 1, until, lambda: False)
+
+    asyncio.run(use(held))
+    del held
+    # The thread may be a moment behind the loop.
+    end = time.monotonic() + 60
+    while freed() is not None and time.monotonic() < end:
+        time.sleep(0.01)
+    assert freed() is None
+    bench.queue.close()
