@@ -1,5 +1,5 @@
-"""Events are told while the service and Redis, which keeps them, are killed; told again until they are answered, each is
-counted once. Beside it, how many a second are taken in, where rows and states are in files.
+"""Events are told while the service and Redis, which keeps them, are killed; told again until they are answered, each
+is counted once. Beside it, how many a second are taken in, where rows and states are in files.
 """
 
 import json

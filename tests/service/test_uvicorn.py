@@ -1,4 +1,4 @@
-"""The parts of uvicorn that the service is built on, some of them private: a release that changes one has to be read."""
+"""Parts of uvicorn that the service is built on, some of them private: a release that changes one has to be read."""
 
 import hashlib
 import inspect

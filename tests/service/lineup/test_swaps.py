@@ -1,5 +1,5 @@
-"""Swaps, whatever is found in whatever order: in the end what was wanted last is served, or was refused; what is refused
-never is. Loading is played here; the real one is in `test_swap`."""
+"""Swaps, whatever is found in whatever order: in the end what was wanted last is served, or was refused; what is
+refused never is. Loading is played here; the real one is in `test_swap`."""
 
 import asyncio
 from collections.abc import Sequence
