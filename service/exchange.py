@@ -4,14 +4,16 @@ A waiting request is a message on one socket that all read, so that exactly one 
 who has it, stands in memory that all share: each cell has one writer at a time. Does not know what requests say.
 """
 
+import mmap
 import os
 import socket
 import struct
+import tempfile
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 
-from service.shared import ROW_CELLS, SharedNumbers
-
+ROW_CELLS = 1_024
+_CELL_BYTES = 8
 PLACES = 256
 """Requests of one worker that may wait for any, at a time."""
 _WANTED, _HELD, _HOLDER, _NUMBER = 0, PLACES, 2 * PLACES, ROW_CELLS - 1
@@ -63,6 +65,31 @@ class Outcome(NamedTuple):
     candidates: int
     notes: bytes
     rest: bytes
+
+
+class SharedNumbers:
+    """`1 + slots` rows of `ROW_CELLS` doubles in memory that has no name: it goes when the last process does."""
+
+    def __init__(self, file_descriptor: int, slots: int) -> None:
+        """Maps what `create` made, in this process or in the one that started it."""
+        self.file_descriptor = file_descriptor
+        self.slots = slots
+        row_bytes = ROW_CELLS * _CELL_BYTES
+        cells = memoryview(mmap.mmap(file_descriptor, (1 + slots) * row_bytes)).cast("d")
+        self.rows = [cells[row * ROW_CELLS : (row + 1) * ROW_CELLS] for row in range(1 + slots)]
+        """The supervisor's row, then those of the slots 1, 2, …; a slot keeps its row when its worker is replaced."""
+
+    @classmethod
+    def create(cls, slots: int) -> "SharedNumbers":
+        """Rows of zeros."""
+        size = (1 + slots) * ROW_CELLS * _CELL_BYTES
+        if hasattr(os, "memfd_create"):
+            descriptor = os.memfd_create("msd-numbers")
+        else:
+            with tempfile.TemporaryFile() as file:
+                descriptor = os.dup(file.fileno())
+        os.ftruncate(descriptor, size)
+        return cls(descriptor, slots)
 
 
 class Exchange:

@@ -13,16 +13,17 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from selectors import EVENT_READ, BaseSelector
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import structlog
 
 from msd.contract.errors import MsdError
-from service.metrics import Metrics, SideName
+from service.exchange import SharedNumbers
+from service.metrics import Metrics
 from service.settings import Settings
-from service.shared import SharedNumbers
 from service.worker_process import child_environment, ended_by
 
+SideName = Literal["recorder", "log", "encoder"]
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
 _LONG_LIFE_S = 60.0

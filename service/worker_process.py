@@ -9,10 +9,9 @@ import time
 from pathlib import Path
 
 from service.channel import SupervisorEnd
-from service.exchange import Exchange
+from service.exchange import Exchange, SharedNumbers
 from service.lineup.plan import Plan
 from service.settings import PREFIX, Settings
-from service.shared import SharedNumbers
 
 # numpy's and other libraries' own pools of threads, which are made when they are loaded.
 _POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
