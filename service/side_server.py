@@ -15,11 +15,11 @@ from pathlib import Path
 import structlog
 
 from msd.contract.errors import MsdError
+from service.exchange import SharedNumbers
 from service.frames import FrameProtocol
 from service.logs import configure_logs
 from service.metrics import Metrics
 from service.settings import Settings
-from service.shared import SharedNumbers
 
 Handler = Callable[[bytes], Awaitable[bytes | None]]
 """Makes the reply to one message; None, or nothing that anybody hears of, to one that wants none."""
