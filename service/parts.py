@@ -52,6 +52,7 @@ class Parts:
         settings = settings.model_copy(update={"workers": threads})
         plan = plan or _own_plan(settings)
         self.settings, self.metrics = settings, metrics
+        metrics.scoring_threads.set(threads)
         self.readiness = Readiness(metrics)
         self._starter = Starter(self.readiness, settings.max_candidates)
         models = {key: load_planned(one, settings, metrics) for key, one in plan.models.items()}

@@ -71,28 +71,28 @@ class _Watched:
         self._schema = manifest.feature_schema
         self._codecs = [RowCodec(self._schema, side, manifest.bundle_id) for side in ("user", "item")]
         known = dense_inputs(self._schema)
-        self._inputs = [
-            (known[name], _Counted(one)) for name, one in manifest.reference.inputs.items() if name in known
-        ]
+        self._inputs = {
+            name: (known[name], _Counted(one)) for name, one in manifest.reference.inputs.items() if name in known
+        }
         self._heads = {head: _Counted(one) for head, one in manifest.reference.scores.items()}
 
     def add(self, record: RequestRecord) -> None:
         """Counts one request. Raises MsdError where the record is not of this bundle."""
         tensors = self._tensors(record)
         self.requests += 1
-        for column, counted in self._inputs:
+        for column, counted in self._inputs.values():
             counted.add(column.values(tensors))
         for head, scores in zip(record.heads, record.scores, strict=True):
             if head in self._heads:
                 self._heads[head].add(scores.astype(np.float64))
 
-    def inputs(self) -> list[float]:
-        """The drift of each input, in the reference's order."""
-        return [counted.psi() for _, counted in self._inputs]
+    def inputs(self) -> dict[str, float]:
+        """Return the drift of each input."""
+        return {name: counted.psi() for name, (_, counted) in self._inputs.items()}
 
-    def heads(self) -> list[float]:
-        """The drift of each head's scores."""
-        return [counted.psi() for counted in self._heads.values()]
+    def heads(self) -> dict[str, float]:
+        """Return the drift of each head's scores."""
+        return {head: counted.psi() for head, counted in self._heads.items()}
 
     def _tensors(self, record: RequestRecord) -> Tensors:
         basis = basis_of(record, *self._codecs)
