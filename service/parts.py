@@ -60,7 +60,7 @@ class Parts:
         self.guard = open_guard(settings, metrics)
         self.admission = Admission(metrics, settings.max_queued_rows)
         self.queue = RunQueue(metrics, self.admission)
-        self.live = open_live_store(settings, side_folder) if settings.live else None
+        self.live = open_live_store(settings) if settings.live else None
         live_rows = LiveRows(self.live, metrics, settings.live_lag_seconds) if self.live else None
         self._cold_ads = open_cold_ads(settings, side_folder, metrics)
         self._scorer = Scorer(self.queue, self.admission, metrics, live_rows, self._cold_ads)
