@@ -1,4 +1,4 @@
-"""The store of states in a file: batches that arrive together share a write, and each is answered once it is on disk."""
+"""The store of states in a file: batches that arrive together share a write, and are answered once they are on disk."""
 
 import asyncio
 import subprocess

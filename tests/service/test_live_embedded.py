@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -157,12 +157,10 @@ def test_kills_lose_and_repeat_nothing(bundle: Bundle, tmp_path: Path) -> None:
             time.sleep(0.02)
 
     with ThreadPoolExecutor(4) as pool:
-        told: list[Future[int]] = []
-        for killed in range(2):
+        told = [pool.submit(tell_until_told, number) for number in range(count)]
+        for least in (20, 40):
             with live_state(bundle, tmp_path, state, port=port) as running:
-                if not told:
-                    told = [pool.submit(tell_until_told, number) for number in range(count)]
-                wait_until(lambda killed=killed: sum(one.done() for one in told) > 20 * (1 + killed))
+                wait_until(lambda least=least: sum(one.done() for one in told) > least)
                 running.process.kill()
                 running.process.wait()
         with live_state(bundle, tmp_path, state, port=port) as running:
