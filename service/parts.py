@@ -27,7 +27,7 @@ from service.metrics import Metrics
 from service.playground.playground import Playground
 from service.playground.without import Alone
 from service.readiness import Readiness, Starter
-from service.request_log.sender import RequestLog
+from service.request_log.request_log import RequestLog, open_request_log
 from service.run_queue import RunQueue
 from service.score_route import ScoreRoute
 from service.scorer import Scorer
@@ -63,13 +63,13 @@ class Parts:
         self.guard = open_guard(settings, metrics)
         self.admission = Admission(metrics, settings.max_queued_rows, threads)
         self.queue = RunQueue(metrics, self.admission, threads)
-        self.live = open_live_store(settings, side_folder) if settings.live else None
+        self.live = open_live_store(settings) if settings.live else None
         live_rows = LiveRows(self.live, metrics, settings.live_lag_seconds) if self.live else None
         self._cold_ads = open_cold_ads(settings, side_folder, metrics)
         self._scorer = Scorer(self.queue, self.admission, metrics, live_rows, self._cold_ads)
         self._shadowing = Shadowing(self._scorer, self.queue, metrics, settings.max_candidates)
         self._explainer = Explainer(self.queue, self.admission)
-        self.request_log = _request_log(settings, metrics, side_folder)
+        self.request_log = open_request_log(settings, metrics)
         self.tracing = open_tracing(settings, metrics)
         self.scoring = self._scoring_by(self.serving, self.request_log)
         self.playground = (
@@ -96,8 +96,6 @@ class Parts:
         tasks = []
         if self.guard is not None:
             tasks.append(asyncio.create_task(self.guard.watch()))
-        if self.request_log is not None:
-            tasks.append(asyncio.create_task(self.request_log.connect()))
         if self.playground is not None:
             tasks.append(asyncio.create_task(self.playground.open()))
         return tasks
@@ -132,12 +130,6 @@ def _own_plan(settings: Settings) -> Plan:
     bundle = Trust(settings.trusted_keys).open(settings.bundle, rows=settings.store == "file")
     model = PlannedModel(bundle.manifest.sha256, bundle.folder, bundle.folder)
     return Plan(arms=(PlannedArm(CHAMPION, model),))
-
-
-def _request_log(settings: Settings, metrics: Metrics, side_folder: Path | None) -> RequestLog | None:
-    if settings.log_dir is None or side_folder is None:
-        return None
-    return RequestLog(side_folder, settings.log_sample, metrics)
 
 
 class _Closes(Protocol):

@@ -33,7 +33,6 @@ from service.lineup.lineup import Serving
 from service.lineup.source import Source
 from service.lineup.swaps import Swaps
 from service.listener import accepted, bind, listen, refuse_new
-from service.live.choice import open_state_file
 from service.logs import configure_logs, keep_standard_streams
 from service.metrics import Metrics
 from service.protocol import bounded_protocol
@@ -61,9 +60,6 @@ def run_service(settings: Settings) -> None:
     check_keys(settings)
     check_tls(settings)
     settings = _with_threads(settings)
-    if settings.live and settings.store == "file":
-        # Made, or found unusable, before anything else.
-        open_state_file(settings, is_writer=True).close()
     with private_folder() as folder, bind(settings.host, settings.port) as listener:
         follower = Follower(Source(settings), folder, settings.store == "file", Trust(settings.trusted_keys))
         plan, metrics = follower.first(), Metrics()

@@ -14,8 +14,8 @@ from msd.contract.errors import MsdError
 from service.lineup.held import Held, Marks, marks_of
 from service.lineup.plan import Plan, PlannedArm, PlannedShadow
 from service.lineup.pointers import SourceError
-from service.lineup.priority import give_way
 from service.lineup.source import Source, Wanted
+from service.priority import give_way
 from service.trust import Trust
 
 _EVERY_S = 0.4

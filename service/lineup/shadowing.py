@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from msd.contract.request import CheckedRequest, parse_request
 from service.lineup.lineup import Lineup, Shadow
 from service.lineup.model import Model
-from service.lineup.priority import give_way
 from service.metrics import Metrics
+from service.priority import give_way
 from service.run_queue import RunQueue
 from service.scorer import Scored, Scorer
 
