@@ -69,8 +69,6 @@ class Ready:
     ready: bool
     draining: bool
     missing: Mapping[str, str]
-    workers: int
-    workers_ready: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +118,6 @@ def read_ready(body: bytes) -> Ready:
         ready=_part(document, "ready", bool),
         draining=_part(document, "draining", bool),
         missing=_part(document, "missing", dict),
-        workers=_part(document, "workers", int),
-        workers_ready=_part(document, "workers_ready", int),
     )
 
 

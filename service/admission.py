@@ -1,6 +1,6 @@
-"""Who is taken on: no more than can be scored in time, by all workers of the service together.
+"""Admission control: no more requests are taken on than the scoring threads can score in time.
 
-What each worker has taken on stands in the numbers that they share. Knows numbers alone.
+Counts for itself and for the event loop's thread alone. Knows numbers, not requests.
 """
 
 import time
@@ -30,12 +30,13 @@ class Load(NamedTuple):
 
 
 class Admission:
-    """One worker's part in it. Times are those of `time.perf_counter`."""
+    """What is taken on for `threads` scoring threads. Times are those of `time.perf_counter`."""
 
-    def __init__(self, metrics: Metrics, max_rows: int) -> None:
-        """`max_rows`: of candidates that wait, for each worker that answers."""
+    def __init__(self, metrics: Metrics, max_rows: int, threads: int = 1) -> None:
+        """`max_rows`: of candidates that wait, for each thread."""
         self._metrics = metrics
-        self._max_rows = max_rows
+        self._max_rows = max_rows * threads
+        self._threads = threads
         self._rows = 0
         self._seconds = 0.0
         self._bytes_per_row = 0.0
@@ -51,40 +52,35 @@ class Admission:
 
     @property
     def is_empty(self) -> bool:
-        """Whether this worker has taken nothing on."""
+        """Whether nothing is taken on."""
         return not self._rows
 
     def check(self, load: Load, deadline: float) -> None:
         """Raises Overloaded when there would be too much to be done before the deadline."""
-        self._check(self._ahead, load, deadline)
-
-    def enter(self, load: Load, deadline: float) -> None:
-        """Takes it on until `leave`. Raises Overloaded as `check` does, and when too many candidates would wait."""
-        ahead = self._ahead
-        if ahead.rows + load.rows > self._max_rows * self._workers:
-            self.shed("rows")
-            raise Overloaded(f"{ahead.rows} candidates are waiting; with these {load.rows} there would be too many")
-        self._check(ahead, load, deadline)
-        self._rows += load.rows
-        self._seconds += load.seconds
-        self._tell()
-
-    def _check(self, ahead: Load, load: Load, deadline: float) -> None:
         # Where nobody waits everything is tried: what was learned may be of another time.
-        if not ahead.rows:
+        if not self._rows:
             self._is_shedding = False
             return
-        workers = self._workers
-        if ahead.seconds <= workers * load.seconds:
+        if self._seconds <= self._threads * load.seconds:
             self._is_shedding = False
-        expected, left = ahead.seconds / workers + load.seconds, deadline - time.perf_counter()
+        expected, left = self._seconds / self._threads + load.seconds, deadline - time.perf_counter()
         if expected > (_STANDING if self._is_shedding else _BURST) * left:
             self._is_shedding = True
             self.shed("wait")
             raise Overloaded(
-                f"{ahead.rows} candidates are waiting; with these {load.rows} it would take {expected * 1000:.0f} ms,"
+                f"{self._rows} candidates are waiting; with these {load.rows} it would take {expected * 1000:.0f} ms,"
                 f" too long for the {left * 1000:.0f} ms that there are for it"
             )
+
+    def enter(self, load: Load, deadline: float) -> None:
+        """Takes it on until `leave`. Raises Overloaded as `check` does, and when too many candidates would wait."""
+        if self._rows + load.rows > self._max_rows:
+            self.shed("rows")
+            raise Overloaded(f"{self._rows} candidates are waiting; with these {load.rows} there would be too many")
+        self.check(load, deadline)
+        self._rows += load.rows
+        self._seconds += load.seconds
+        self._tell()
 
     def leave(self, load: Load) -> None:
         """It was scored, or need not be any more."""
@@ -107,23 +103,9 @@ class Admission:
         self._unsaid[reason] += 1
         now = time.perf_counter()
         if now >= self._say_again_at:
-            self._log.warning("shedding", queued_rows=self._ahead.rows, requests=dict(self._unsaid))
+            self._log.warning("shedding", queued_rows=self._rows, requests=dict(self._unsaid))
             self._unsaid.clear()
             self._say_again_at = now + _SAY_AGAIN_S
-
-    @property
-    def _ahead(self) -> Load:
-        """What all workers have taken on."""
-        over_rows = self._metrics.families.over_rows
-        return Load(
-            int(sum(over_rows(self._metrics.queued_rows.place))), sum(over_rows(self._metrics.queued_seconds.place))
-        )
-
-    @property
-    def _workers(self) -> int:
-        """Those that answer; while all drain, none wants more, and all answer who is in."""
-        over_rows, metrics = self._metrics.families.over_rows, self._metrics
-        return int(sum(over_rows(metrics.ready_place)) or sum(over_rows(metrics.workers.place)) or 1)
 
     def _tell(self) -> None:
         self._metrics.queued_rows.set(self._rows)

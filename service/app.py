@@ -11,12 +11,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.access import AccessMiddleware
 from service.admin import admin_routes
 from service.body import BodyMiddleware
-from service.deadline import Deadlines
 from service.docs import add_docs
-from service.door import Door
 from service.events_route import PATH as EVENTS_PATH
 from service.events_route import EventsRoute
-from service.exchange import Exchange
 from service.guard import GuardMiddleware
 from service.health import health_routes
 from service.lineup.plan import Plan
@@ -35,16 +32,14 @@ def create_app(
     metrics: Metrics | None = None,
     plan: Plan | None = None,
     side_folder: Path | None = None,
-    exchange: Exchange | None = None,
 ) -> FastAPI:
     """The service over a line-up. Raises MsdError when a bundle, runtime or rows file is not as it should be.
 
-    `metrics` are a worker's, `plan` is what its supervisor has it serve; without, the app has its own, over the bundle
-    of the settings. `side_folder` has the sockets of the side processes; without, there are none. `exchange` is for
-    workers that share their requests. `state.readiness`, `.serving` and `.loader` are for the server that drains it and
-    hears of other line-ups.
+    `plan` is what is to be served; without, it is the bundle of the settings. `side_folder` has the sockets of the side
+    processes; without, there are none. `state.readiness`, `.serving` and `.loader` are for the server that drains it
+    and hears of other line-ups.
     """
-    parts = Parts(settings, metrics or Metrics(), plan, side_folder, exchange)
+    parts = Parts(settings, metrics or Metrics(), plan, side_folder)
     app = _App(
         title="msd-ctr",
         version=_version(),
@@ -79,11 +74,6 @@ def _add_layers(app: _App, parts: Parts) -> None:
     """The ways that requests take, and what all of them go through."""
     settings, metrics, guard = parts.settings, parts.metrics, parts.guard
     is_verbose = settings.log_level == "debug"
-    # Where keys are asked for, or each request has its line in the log, all go the usual way.
-    is_usual = guard is not None or is_verbose
-    deadlines = Deadlines(settings)
-    expected = parts.scoring.expected
-    app.state.door = None if is_usual else Door(parts.admission, expected, deadlines, parts.readiness, metrics, PATH)
     app.add_middleware(BodyMiddleware, limit=settings.max_body_bytes, timeout_s=settings.body_timeout_ms / 1000)
     if guard is not None:
         app.add_middleware(GuardMiddleware, guard=guard)
@@ -93,10 +83,10 @@ def _add_layers(app: _App, parts: Parts) -> None:
 
 def _add_routes(app: _App, parts: Parts) -> None:
     settings, serving, scoring, readiness = parts.settings, parts.serving, parts.scoring, parts.readiness
-    score = ScoreRoute(settings, scoring, parts.admission, parts.queue, readiness, parts.guard, parts.siblings)
+    score = ScoreRoute(settings, scoring, parts.admission, parts.queue, readiness, parts.guard)
     app.scoring = AccessMiddleware(score, parts.metrics, settings.log_level == "debug", parts.tracing)
     app.router.routes.append(Route(PATH, score, methods=["POST"], name="score"))
-    infer = InferRoute(settings, serving, scoring, parts.admission, parts.queue, readiness, parts.siblings)
+    infer = InferRoute(settings, serving, scoring, parts.admission, parts.queue, readiness)
     app.router.routes += [Route(path, infer, methods=["POST"], name="infer") for path in INFER_PATHS]
     app.include_router(oip_routes(serving, readiness, _version()))
     if parts.live:

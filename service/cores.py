@@ -1,4 +1,4 @@
-"""How many cores this process may really use, and how many workers are right for them."""
+"""How many cores this process may really use, and how many scoring threads are right for them."""
 
 import math
 import os
@@ -16,8 +16,8 @@ def usable_cores(root: Path = Path("/")) -> float:
     return min([cores, *_quotas(root)])
 
 
-def worker_count(settings: Settings, cores: float) -> int:
-    """As many as the settings say; `auto` is one for each core that the model's threads leave, and one on a GPU."""
+def scoring_threads(settings: Settings, cores: float) -> int:
+    """As many as the settings say; `auto` is one for each core, or for as many as one run takes, and one on a GPU."""
     if settings.workers is not None:
         return settings.workers
     return 1 if settings.provider == "cuda" else max(1, math.floor(cores / settings.threads))

@@ -20,7 +20,7 @@ _GOODBYE_S = 2.0
 
 
 class Entry:
-    """The entry of one worker."""
+    """The entry of the service."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         """Raises TlsError."""

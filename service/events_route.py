@@ -23,7 +23,7 @@ from service.live.overlay import state_rules
 from service.live.store import LiveStore
 from service.metrics import Metrics
 from service.readiness import Readiness
-from service.request_log.sender import RequestLog
+from service.request_log.request_log import RequestLog
 from service.settings import Settings
 from service.stores.store import StoreError
 

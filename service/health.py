@@ -27,8 +27,6 @@ class Ready(BaseModel):
     ready: bool
     draining: bool
     missing: dict[str, str] = Field(description="Reason by part; empty when nothing is missing.")
-    workers: int = Field(description="Worker processes that there should be; this is one's answer.")
-    workers_ready: int = Field(description="How many of them are ready.")
 
 
 class ServedFeature(BaseModel):
@@ -92,22 +90,13 @@ def health_routes(serving: Serving, readiness: Readiness, metrics: Metrics, max_
     async def ready(response: Response) -> Ready:
         response.status_code = 200 if readiness.is_ready else 503
         if not readiness.is_ready:
-            # The next connection may come to a worker that is ready.
+            # A load balancer may then connect to another instance.
             response.headers["connection"] = "close"
-        workers, workers_ready = (
-            int(sum(metrics.families.over_rows(gauge.place))) for gauge in (metrics.workers, metrics.workers_ready)
-        )
-        return Ready(
-            ready=readiness.is_ready,
-            draining=readiness.draining,
-            missing=readiness.missing,
-            workers=workers,
-            workers_ready=workers_ready,
-        )
+        return Ready(ready=readiness.is_ready, draining=readiness.draining, missing=readiness.missing)
 
     @router.get("/v1/model", summary="What is served?")
     async def served_model() -> ServedModel:
-        return _served_model(serving.current, max_candidates, metrics.is_refused)
+        return _served_model(serving.current, max_candidates, serving.is_refused)
 
     @router.get(
         "/metrics",

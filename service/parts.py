@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 
 from service.admission import Admission
 from service.cold.cold_ads import open_cold_ads
-from service.exchange import Exchange
+from service.cores import scoring_threads, usable_cores
 from service.explain.explainer import Explainer
 from service.guard import open_guard
 from service.lineup.lineup import Lineup, Serving
@@ -27,13 +27,12 @@ from service.metrics import Metrics
 from service.playground.playground import Playground
 from service.playground.without import Alone
 from service.readiness import Readiness, Starter
-from service.request_log.sender import RequestLog
+from service.request_log.request_log import RequestLog, open_request_log
 from service.run_queue import RunQueue
 from service.score_route import ScoreRoute
 from service.scorer import Scorer
 from service.scoring import Scoring
 from service.settings import Settings
-from service.siblings import Siblings
 from service.tracing.tracing import open_tracing
 from service.trust import Trust
 
@@ -47,31 +46,32 @@ class Parts:
         metrics: Metrics,
         plan: Plan | None,
         side_folder: Path | None,
-        exchange: Exchange | None,
     ) -> None:
+        threads = scoring_threads(settings, usable_cores())
+        # As it is from here on: a runtime is opened for so many at once.
+        settings = settings.model_copy(update={"workers": threads})
         plan = plan or _own_plan(settings)
         self.settings, self.metrics = settings, metrics
+        metrics.scoring_threads.set(threads)
         self.readiness = Readiness(metrics)
         self._starter = Starter(self.readiness, settings.max_candidates)
-        first = lineup_of(plan, {key: load_planned(one, settings, metrics) for key, one in plan.models.items()})
+        models = {key: load_planned(one, settings, metrics) for key, one in plan.models.items()}
+        first = lineup_of(plan, models, generation=1)
         self._tell(first)
-        self.serving = Serving(first, metrics, self._turn)
+        self.serving = Serving(first, self._turn)
         self.loader = Loader(self.serving, settings, metrics)
         self.guard = open_guard(settings, metrics)
-        self.admission = Admission(metrics, settings.max_queued_rows)
-        self.queue = RunQueue(metrics, self.admission)
-        self.live = open_live_store(settings, side_folder) if settings.live else None
+        self.admission = Admission(metrics, settings.max_queued_rows, threads)
+        self.queue = RunQueue(metrics, self.admission, threads)
+        self.live = open_live_store(settings) if settings.live else None
         live_rows = LiveRows(self.live, metrics, settings.live_lag_seconds) if self.live else None
         self._cold_ads = open_cold_ads(settings, side_folder, metrics)
         self._scorer = Scorer(self.queue, self.admission, metrics, live_rows, self._cold_ads)
         self._shadowing = Shadowing(self._scorer, self.queue, metrics, settings.max_candidates)
         self._explainer = Explainer(self.queue, self.admission)
-        self.request_log = _request_log(settings, metrics, side_folder)
+        self.request_log = open_request_log(settings, metrics)
         self.tracing = open_tracing(settings, metrics)
         self.scoring = self._scoring_by(self.serving, self.request_log)
-        # Where rows are waited for, the next request's may come while the model runs.
-        ahead = int(settings.store == "redis")
-        self.siblings = Siblings(exchange, metrics, self.serving, self.queue, self.scoring, ahead) if exchange else None
         self.playground = (
             Playground(settings, self.serving, metrics, self._compared_by) if settings.playground else None
         )
@@ -89,18 +89,13 @@ class Parts:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await _close(self.siblings)
             self.queue.close()
             await _close(self._shadowing, self.request_log, self.tracing, self._cold_ads, self.serving, self.live)
 
     def _begun(self) -> list[asyncio.Task[None]]:
         tasks = []
-        if self.siblings is not None:
-            self.siblings.open()
         if self.guard is not None:
             tasks.append(asyncio.create_task(self.guard.watch()))
-        if self.request_log is not None:
-            tasks.append(asyncio.create_task(self.request_log.connect()))
         if self.playground is not None:
             tasks.append(asyncio.create_task(self.playground.open()))
         return tasks
@@ -111,6 +106,7 @@ class Parts:
         self.readiness.proved()
 
     def _tell(self, lineup: Lineup) -> None:
+        self.metrics.generation.set(lineup.generation)
         self.metrics.serves(
             [(model.bundle.bundle_id, model.version, model.store.name) for model in lineup.models.values()],
             [model.engine for model in lineup.models.values()],
@@ -127,19 +123,13 @@ class Parts:
     def _compared_by(self, alone: Alone) -> ASGIApp:
         """The way to score by a model that is served to nobody else, and logged nowhere."""
         scoring = self._scoring_by(alone, None)
-        return ScoreRoute(self.settings, scoring, self.admission, self.queue, self.readiness, self.guard, None)
+        return ScoreRoute(self.settings, scoring, self.admission, self.queue, self.readiness, self.guard)
 
 
 def _own_plan(settings: Settings) -> Plan:
     bundle = Trust(settings.trusted_keys).open(settings.bundle, rows=settings.store == "file")
-    model = PlannedModel(identity=bundle.manifest.sha256, folder=bundle.folder, origin=bundle.folder)
-    return Plan(generation=0, arms=(PlannedArm(name=CHAMPION, model=model),))
-
-
-def _request_log(settings: Settings, metrics: Metrics, side_folder: Path | None) -> RequestLog | None:
-    if settings.log_dir is None or side_folder is None:
-        return None
-    return RequestLog(side_folder, settings.log_sample, metrics)
+    model = PlannedModel(bundle.manifest.sha256, bundle.folder, bundle.folder)
+    return Plan(arms=(PlannedArm(CHAMPION, model),))
 
 
 class _Closes(Protocol):

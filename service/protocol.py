@@ -5,14 +5,13 @@ import time
 from asyncio import Transport
 from asyncio.events import TimerHandle
 from collections.abc import Callable
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import httptools
 from starlette.types import ASGIApp, Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from service.balance import Balance
-from service.errors import BadHttp, ErrorResponse, HeadTooLarge, Overloaded, ServiceError, TargetTooLong
+from service.errors import BadHttp, ErrorResponse, HeadTooLarge, ServiceError, TargetTooLong
 from service.metrics import Metrics
 from service.upgrade import Offers
 
@@ -23,20 +22,6 @@ _MAX_TARGET_BYTES = 8_192
 _MAX_WAITING = 100
 
 
-class Refuses(Protocol):
-    """Says which requests need not be looked at."""
-
-    @property
-    def is_watched(self) -> bool:
-        """Whether there may be any."""
-        ...
-
-    def refusal(self, data: bytes) -> bytes | None:
-        """What follows the status line and the default headers in the reply of 429 to a request of just these bytes;
-        None where it is to be looked at."""
-        ...
-
-
 class BoundedProtocol(HttpToolsProtocol):
     """A protocol whose heads have at most `max_header_bytes` and take at most `head_timeout_s`, and whose replies are
     to be taken within `reply_timeout_s`."""
@@ -45,14 +30,10 @@ class BoundedProtocol(HttpToolsProtocol):
     head_timeout_s: ClassVar[float]
     reply_timeout_s: ClassVar[float]
     metrics: ClassVar[Metrics]
-    balance: ClassVar[Balance]
-    door: ClassVar[Refuses | None] = None
     _head_bytes = 0
     _headers = 0
     _is_head_due = False
     _is_body_due = False
-    _is_within = False
-    _refused_at = 0.0
     _is_ending = False
     _unparsed_bytes = 0
     _began_at = 0.0
@@ -71,7 +52,6 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is due any more."""
         self._head_came()
-        self.metrics.connection_ended()
         # uvicorn tells the latest request alone; the one that is being answered may be an earlier one.
         if self._answered is not None:
             self._answered.disconnected = True
@@ -80,7 +60,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came. The parser shows a header only when it is whole, so one that never is has to be counted here."""
-        if self._is_ending or (self.door is not None and self.door.is_watched and self._is_refused(self.door, data)):
+        if self._is_ending:
             return
         was_due = self._is_head_due
         data = self._offers.pass_over(data, self._is_body_due)
@@ -105,7 +85,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A head begins."""
         self._head_bytes = self._headers = 0
-        self._is_head_due = self._is_within = True
+        self._is_head_due = True
         self._began_at = time.perf_counter()
         super().on_message_begin()
 
@@ -133,8 +113,6 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self.scope[_CYCLE] = self.cycle  # type: ignore[literal-required]
         self.scope[_BEGAN] = self._began_at  # type: ignore[literal-required]
-        if self.balance.sends_away():
-            self.cycle.keep_alive = False
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
         self._answered = cycle
@@ -142,40 +120,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The body came."""
-        self._is_body_due = self._is_within = False
+        self._is_body_due = False
         super().on_message_complete()
-
-    def timeout_keep_alive_handler(self) -> None:
-        """The client has sent nothing for long; to what was refused meanwhile no timer was set, for each costs."""
-        left = self._refused_at + self.timeout_keep_alive - self.loop.time()
-        if left > 0:
-            self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
-        else:
-            super().timeout_keep_alive_handler()
-
-    def _is_refused(self, door: Refuses, data: bytes) -> bool:
-        """Answers a request of which nothing is made, not even by the parser, where the door says so."""
-        is_between = not self._is_within and not self._offers.is_holding
-        if not is_between or self.flow.write_paused or not (self.cycle is None or self.cycle.response_complete):
-            return False
-        rest = door.refusal(data)
-        if rest is None:
-            return False
-        lines = [b"%b: %b\r\n" % header for header in self.server_state.default_headers]
-        is_last = self.balance.sends_away()
-        if is_last:
-            lines.append(b"connection: close\r\n")
-        self.transport.write(b"".join((STATUS_LINE[Overloaded.status], *lines, rest)))
-        self._head_came()
-        self.server_state.total_requests += 1
-        self._refused_at = self.loop.time()
-        if is_last:
-            self.transport.close()
-        elif self.timeout_keep_alive_task is None:
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
-        return True
 
     def on_response_complete(self) -> None:
         """A reply is written. What of its request's body has not come by then is not waited for."""
@@ -278,8 +224,6 @@ def bounded_protocol(
     head_timeout_s: float,
     reply_timeout_s: float,
     metrics: Metrics,
-    balance: Balance,
-    door: Refuses | None,
 ) -> type[HttpToolsProtocol]:
     """The protocol with its limits; uvicorn takes a class and makes the instances itself."""
     return type(
@@ -290,7 +234,5 @@ def bounded_protocol(
             "head_timeout_s": head_timeout_s,
             "reply_timeout_s": reply_timeout_s,
             "metrics": metrics,
-            "balance": balance,
-            "door": door,
         },
     )

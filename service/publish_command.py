@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from service.lineup.priority import give_way
+from service.priority import give_way
 
 if TYPE_CHECKING:
     from service.publication import Progress

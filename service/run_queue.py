@@ -1,17 +1,18 @@
-"""The runs of all models: one at a time, in the order of arrival, each begun when the one before has ended.
+"""The one queue of the service: what scoring threads do for requests, in the order of arrival.
 
-Where a model can score several requests in one run, those that wait when it begins go together; none waits for others
-to come. What nobody waits for any more never runs. Knows tensors and time. Knows neither requests nor rows nor HTTP.
+The event loop puts jobs in and gets results back; a free thread takes the oldest job that is still wanted. Where a
+model can score several requests in one run, those that wait when it begins go together. Knows neither rows nor HTTP.
 """
 
 import asyncio
-import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from queue import SimpleQueue
+from typing import Generic, TypeVar
 
 from msd.contract.assemble import Tensors
 from service.admission import SURE, Admission
@@ -20,60 +21,85 @@ from service.metrics import Metrics
 from service.runner import Runner
 from service.runtimes.runtime import Scores
 
-# So long a run may keep the loop from answering health checks; a longer one goes to a thread, which costs a hand-over
-# there and one back.
-_SHORT_S = 0.005
-
 Cut = Callable[[int], Tensors]
 """The tensors of the first so many candidates and, behind them, of one of which nothing is known."""
+_Result = TypeVar("_Result")
+_CLOSED = "the service ends"
 
 
-class Ran(NamedTuple):
-    """Scores [N] by head, how long the run waited and took, and how many requests it was of.
+@dataclass(slots=True, eq=False)
+class Job(Generic[_Result]):
+    """What one scoring thread is to do for one request, with one run of the model in it.
 
-    Where the time did not suffice for all candidates the scores are [k + 1], of the first k and of an unknown one.
+    `work` is called in the thread. `rows` is the number of candidates, `deadline` a time of `time.perf_counter`.
     """
 
-    scores: Scores
+    work: Callable[[], _Result]
+    runner: Runner
+    rows: int
+    deadline: float
+    is_gone: Callable[[], bool]
+    """Whether the client has left; called in the thread too."""
+    tensors: Tensors | None = None
+    """Of a job that is nothing but a run, and may go together with others."""
+    shorten: "Callable[[int], tuple[Callable[[], _Result], Tensors | None]] | None" = None
+    """`work` and `tensors` of the first so many candidates and an unknown one, where there is not the time for all."""
+    queued_at: float = 0.0
+    is_cancelled: bool = False
+    is_partial: bool = False
+    is_alone: bool = False
+    """Whether it may not go with others, because a run of several failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[_Result]):
+    """What a job gave, how long it waited and took, and how many requests were scored in the same run.
+
+    Where the time did not suffice for all candidates it is the result of `shorten`.
+    """
+
+    result: _Result
     queue_s: float
     run_s: float
     together: int = 1
     is_partial: bool = False
 
 
-@dataclass(slots=True, eq=False)
-class _Work:
-    runner: Runner
-    tensors: Tensors
-    rows: int
-    deadline: float
-    is_gone: Callable[[], bool]
-    cut: Cut | None
-    queued_at: float
-    waited_s: float
-    done: asyncio.Future[Ran]
-    is_partial: bool = False
-    is_alone: bool = False
-    """Whether it may not go with others, for a run of several failed."""
+Ran = Done[Scores]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A job on its way back to the loop: what it gave, or what it failed with. `started` is 0 if it never ran."""
+
+    job: Job[object]
+    future: "asyncio.Future[Done[object]]"
+    outcome: object
+    started: float = 0.0
+    seconds: float = 0.0
+    together: int = 1
+    run_rows: int = 0
+    """Of all candidates in the run, told once a run: by the first of its jobs."""
+
+
+_Entry = tuple[Job[object], "asyncio.Future[Done[object]]"]
 
 
 class RunQueue:
-    """Runs for one event loop. Times are those of `time.perf_counter`."""
+    """`threads` scoring threads behind one queue. All methods are for the event loop's thread."""
 
-    def __init__(self, metrics: Metrics, admission: Admission) -> None:
+    def __init__(self, metrics: Metrics, admission: Admission, threads: int = 1) -> None:
         self._metrics = metrics
         self._admission = admission
-        self._waiting: deque[_Work] = deque()
-        self._is_busy = False
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._ended_at = 0.0
-        self.on_idle: Callable[[], None] = _nothing
-        """Called when no run is under way any more, and none waits."""
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether a run is under way or about to begin, so that another would have to wait."""
-        return self._is_busy
+        self._waiting: deque[_Entry] = deque()
+        self._ended: deque[_Ended] = deque()
+        self._lock = threading.Lock()
+        """Of both deques and the two flags; held for moments, never while something runs."""
+        self._is_closed = self._is_waking = False
+        # One for each job that was put in: an idle thread waits here, where that costs least.
+        self._tokens: SimpleQueue[None] = SimpleQueue()
+        self._count = threads
+        self._threads: list[threading.Thread] = []
 
     @property
     def is_idle(self) -> bool:
@@ -82,12 +108,11 @@ class RunQueue:
 
     def check(self, deadline: float, is_gone: Callable[[], bool]) -> None:
         """Raises ClientGone or DeadlineExceeded when no work is to be done for a request any more."""
-        if is_gone():
-            self._admission.shed("client_gone")
-            raise ClientGone
-        if time.perf_counter() > deadline:
-            self._admission.shed("deadline")
-            raise DeadlineExceeded("the time that the request may take was over before its turn came")
+        try:
+            _check(deadline, is_gone)
+        except (ClientGone, DeadlineExceeded) as error:
+            self._count_shed(error)
+            raise
 
     async def run(
         self,
@@ -97,139 +122,225 @@ class RunQueue:
         deadline: float,
         is_gone: Callable[[], bool],
         cut: Cut | None = None,
-        waited_s: float = 0.0,
     ) -> Ran:
-        """One run, when its turn has come, unless `check` then says that it is not wanted any more.
+        """One run, when its turn has come; of fewer candidates with `cut` when all would take too long.
 
-        With `cut` it is one of fewer candidates when all would take too long. Raises DeadlineExceeded when even a few
-        would. `waited_s`: how long the request had waited before.
+        Raises what `do` does.
         """
-        loop = asyncio.get_running_loop()
-        work = _Work(runner, tensors, rows, deadline, is_gone, cut, time.perf_counter(), waited_s, loop.create_future())
-        self._waiting.append(work)
-        if not self._is_busy:
-            self._is_busy = True
-            # Not at once: the loop may have other requests at hand, which are to be admitted or refused first.
-            loop.call_soon(self._begin)
-        return await work.done
+        run = runner.runtime.run
+
+        def shorten(count: int) -> tuple[Callable[[], Scores], Tensors]:
+            assert cut is not None, "who cannot be cut is not shortened"
+            fewer = cut(count)
+            return partial(run, fewer), fewer
+
+        work, shortened = partial(run, tensors), None if cut is None else shorten
+        return await self.do(Job(work, runner, rows, deadline, is_gone, tensors, shortened))
+
+    async def do(self, job: Job[_Result]) -> Done[_Result]:
+        """Has a scoring thread do a job, unless it is not wanted any more when its turn comes.
+
+        Raises ClientGone or DeadlineExceeded then, and what the work raises.
+        """
+        future: asyncio.Future[Done[_Result]] = asyncio.get_running_loop().create_future()
+        job.queued_at = time.perf_counter()
+        with self._lock:
+            if self._is_closed:
+                raise asyncio.CancelledError(_CLOSED)
+            self._waiting.append((job, future))  # type: ignore[arg-type]
+        if not self._threads:
+            self._start()
+        self._tokens.put(None)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            job.is_cancelled = True
+            raise
 
     def close(self) -> None:
-        """Lets the run at hand end, and begins no other."""
-        for work in self._waiting:
-            work.done.cancel()
-        self._waiting.clear()
-        self._thread.shutdown(wait=True, cancel_futures=True)
+        """Lets the runs at hand end, and begins no others."""
+        with self._lock:
+            self._is_closed = True
+            waiting, self._waiting = self._waiting, deque()
+        for _, future in waiting:
+            future.cancel(_CLOSED)
+        for _ in self._threads:
+            self._tokens.put(None)
+        for thread in self._threads:
+            thread.join()
 
-    def _begin(self) -> None:
-        """Begins the next run that is wanted."""
-        works: list[_Work] = []
-        while self._waiting and (not works or _goes_with(works, self._waiting[0])):
-            work = self._waiting.popleft()
-            if self._is_wanted(work):
-                works.append(work)
-        if works:
-            self._run(works)
-        else:
-            self._is_busy = False
-            self.on_idle()
+    def _start(self) -> None:
+        # Daemons: a run that hangs is not to keep the process from ending.
+        self._threads = [
+            threading.Thread(target=self._score, name=f"scoring-{number}", daemon=True)
+            for number in range(1, self._count + 1)
+        ]
+        for thread in self._threads:
+            thread.start()
 
-    def _is_wanted(self, work: _Work) -> bool:
-        if work.done.done():
-            return False
-        try:
-            self.check(work.deadline, work.is_gone)
-            self._fit(work)
-        except (ClientGone, DeadlineExceeded) as error:
-            work.done.set_exception(error)
-            return False
-        return True
+    # In the scoring threads
 
-    def _fit(self, work: _Work) -> None:
-        """Leaves candidates out where there is not the time for all."""
-        if work.cut is None:
-            return
-        rows = work.runner.run_s.fitting(work.rows, SURE * (work.deadline - time.perf_counter()))
-        if rows == work.rows:
-            return
-        if not rows:
-            self._admission.shed("deadline")
-            raise DeadlineExceeded("what was left of the time that the request may take did not suffice for a run")
-        self._metrics.partial.inc()
-        work.tensors, work.rows, work.is_partial = work.cut(rows - 1), rows, True
+    def _score(self) -> None:
+        free_at = 0.0
+        while True:
+            self._tokens.get()
+            if self._is_closed:
+                return
+            free_at = self._next(free_at)
 
-    def _run(self, works: list[_Work]) -> None:
+    def _next(self, free_at: float) -> float:
+        """Does the oldest job, if there is one. What it held is let go of before another is waited for."""
+        entries = self._take()
+        return self._run(entries, free_at) if entries else free_at
+
+    def _take(self) -> list[_Entry]:
+        """The oldest wanted job, and those that go with it. Hands back those that are not wanted."""
+        entries: list[_Entry] = []
+        while True:
+            with self._lock:
+                if not self._waiting or (entries and not _goes_with(entries, self._waiting[0][0])):
+                    return entries
+                entry = self._waiting.popleft()
+            refusal = _refusal(entry[0])
+            if refusal is None:
+                entries.append(entry)
+            else:
+                self._hand_back([_Ended(*entry, refusal)])
+
+    def _run(self, entries: list[_Entry], free_at: float) -> float:
+        """Runs what goes together; when the thread was free again."""
         started = time.perf_counter()
-        for work in works:
-            self._metrics.stages["queue"].observe(work.waited_s + started - work.queued_at)
-        rows = sum(work.rows for work in works)
-        if works[0].runner.run_s.of(rows, math.inf) > _SHORT_S:
-            loop = asyncio.get_running_loop()
-            running = loop.run_in_executor(self._thread, _scores, works)
-            running.add_done_callback(lambda ended: self._end(works, rows, started, _result_of(ended)))
-            return
         try:
-            result: list[Scores] | BaseException = _scores(works)
+            outcomes = _results(entries)
         except Exception as error:
-            result = error
-        self._end(works, rows, started, result)
-
-    def _end(self, works: list[_Work], rows: int, started: float, result: list[Scores] | BaseException) -> None:
+            outcomes = [error] * len(entries)
         ended = time.perf_counter()
-        seconds = ended - started
-        runner, share_s = works[0].runner, (ended - max(self._ended_at, works[0].queued_at)) / len(works)
-        self._metrics.stages["run"].observe(seconds)
-        self._metrics.run_rows.observe(rows)
-        runner.run_s.learn(rows, seconds)
-        for work in works:
-            runner.turn_s.learn(work.rows, share_s)
-        self._ended_at = ended
-        if isinstance(result, Exception) and len(works) > 1:
+        first, rows = entries[0][0], sum(job.rows for job, _ in entries)
+        first.runner.run_s.learn(rows, ended - started)
+        for job, _ in entries:
+            first.runner.turn_s.learn(job.rows, (ended - max(free_at, first.queued_at)) / len(entries))
+        if isinstance(outcomes[0], Exception) and len(entries) > 1:
             # One of them is at fault, or what all need together: alone, each finds out.
-            for work in reversed(works):
-                work.is_alone = True
-                self._waiting.appendleft(work)
+            self._put_back(entries)
         else:
-            _tell(works, started, seconds, result)
-        loop = asyncio.get_running_loop()
-        # In the round after next of the loop: in the next one this request's reply is written, and sent at its end.
-        loop.call_soon(loop.call_soon, self._begin)
-
-
-def _goes_with(works: list[_Work], work: _Work) -> bool:
-    """Whether a request can be scored in one run with others."""
-    runner, together = works[0].runner, works[0].runner.together
-    if together is None or work.runner is not runner or work.is_alone or works[0].is_alone:
-        return False
-    return len(works) < together.most and work.rows + sum(one.rows for one in works) <= together.most_rows
-
-
-def _scores(works: list[_Work]) -> list[Scores]:
-    """The scores of each."""
-    runner = works[0].runner
-    if len(works) == 1:
-        return [runner.runtime.run(works[0].tensors)]
-    assert runner.together is not None, "several go together where they can"
-    return runner.together.run([work.tensors for work in works])
-
-
-def _tell(works: list[_Work], started: float, seconds: float, result: list[Scores] | BaseException) -> None:
-    """Gives each its scores, or all what they failed with."""
-    for place, work in enumerate(works):
-        if work.done.done():
-            continue
-        if isinstance(result, BaseException):
-            work.done.set_exception(result)
-        else:
-            work.done.set_result(
-                Ran(result[place], work.waited_s + started - work.queued_at, seconds, len(works), work.is_partial)
+            seconds, together = ended - started, len(entries)
+            self._hand_back(
+                [
+                    _Ended(*entry, outcome, started, seconds, together, 0 if place else rows)
+                    for place, (entry, outcome) in enumerate(zip(entries, outcomes, strict=True))
+                ]
             )
+        return ended
+
+    def _put_back(self, entries: list[_Entry]) -> None:
+        for job, _ in entries:
+            job.is_alone = True
+        with self._lock:
+            if not self._is_closed:
+                self._waiting.extendleft(reversed(entries))
+                for _ in entries:
+                    self._tokens.put(None)
+                return
+        self._hand_back([_Ended(*entry, asyncio.CancelledError(_CLOSED)) for entry in entries])
+
+    def _hand_back(self, ended: list[_Ended]) -> None:
+        """Gives results to the loop, which is woken once for all that it has not seen yet."""
+        with self._lock:
+            self._ended.extend(ended)
+            if self._is_waking:
+                return
+            self._is_waking = True
+        try:
+            ended[0].future.get_loop().call_soon_threadsafe(self._take_back)
+        except RuntimeError:
+            # The loop is closed, so nobody waits any more.
+            with self._lock:
+                self._ended.clear()
+                self._is_waking = False
+
+    # In the loop again
+
+    def _take_back(self) -> None:
+        with self._lock:
+            ended, self._ended = self._ended, deque()
+            self._is_waking = False
+        for one in ended:
+            self._tell(one)
+
+    def _tell(self, ended: _Ended) -> None:
+        job, future, outcome = ended.job, ended.future, ended.outcome
+        waited_s = ended.started - job.queued_at
+        if ended.started:
+            self._metrics.stages["queue"].observe(waited_s)
+            if ended.run_rows:
+                self._metrics.stages["run"].observe(ended.seconds)
+                self._metrics.run_rows.observe(ended.run_rows)
+            if job.is_partial:
+                self._metrics.partial.inc()
+        if future.done():  # cancelled meanwhile
+            return
+        if isinstance(outcome, asyncio.CancelledError):
+            future.cancel(_CLOSED)
+        elif isinstance(outcome, Exception):
+            self._count_shed(outcome)
+            future.set_exception(outcome)
+        else:
+            future.set_result(Done(outcome, waited_s, ended.seconds, ended.together, job.is_partial))
+
+    def _count_shed(self, error: Exception) -> None:
+        if isinstance(error, ClientGone):
+            self._admission.shed("client_gone")
+        elif isinstance(error, DeadlineExceeded):
+            self._admission.shed("deadline")
 
 
-def _nothing() -> None:
+def _check(deadline: float, is_gone: Callable[[], bool]) -> None:
+    if is_gone():
+        raise ClientGone
+    if time.perf_counter() > deadline:
+        raise DeadlineExceeded("the time that the request may take was over before its turn came")
+
+
+def _refusal(job: Job[object]) -> BaseException | None:
+    """Why a job is not wanted any more; None where it is, perhaps for fewer candidates than it was."""
+    if job.is_cancelled:
+        return asyncio.CancelledError()
+    try:
+        _check(job.deadline, job.is_gone)
+        _fit(job)
+    except Exception as error:
+        return error
     return None
 
 
-def _result_of(ended: "asyncio.Future[list[Scores]]") -> list[Scores] | BaseException:
-    if ended.cancelled():
-        return asyncio.CancelledError()
-    return ended.exception() or ended.result()
+def _fit(job: Job[object]) -> None:
+    """Leaves candidates out where there is not the time for all."""
+    if job.shorten is None:
+        return
+    rows = job.runner.run_s.fitting(job.rows, SURE * (job.deadline - time.perf_counter()))
+    if rows == job.rows:
+        return
+    if not rows:
+        raise DeadlineExceeded("what was left of the time that the request may take did not suffice for a run")
+    job.work, job.tensors = job.shorten(rows - 1)
+    job.rows, job.is_partial, job.shorten = rows, True, None
+
+
+def _goes_with(entries: list[_Entry], job: Job[object]) -> bool:
+    """Whether a request can be scored in one run with others."""
+    first = entries[0][0]
+    together = first.runner.together
+    if together is None or job.runner is not first.runner or job.tensors is None or first.tensors is None:
+        return False
+    if job.is_alone or first.is_alone:
+        return False
+    return len(entries) < together.most and job.rows + sum(one.rows for one, _ in entries) <= together.most_rows
+
+
+def _results(entries: list[_Entry]) -> list[object]:
+    """What the work of each gives."""
+    if len(entries) == 1:
+        return [entries[0][0].work()]
+    together = entries[0][0].runner.together
+    assert together is not None, "several go together where they can"
+    return list(together.run([job.tensors for job, _ in entries if job.tensors is not None]))

@@ -6,7 +6,6 @@ Knows neither HTTP nor the form of a reply, nor when the model runs.
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -19,7 +18,7 @@ from msd.contract.log import Basis
 from msd.contract.request import CheckedRequest
 from msd.contract.rows import Rows, RowSide
 from service.admission import Admission, Load
-from service.cold.cold_ads import Aside, ColdAds
+from service.cold.cold_ads import ColdAds
 from service.errors import ModelError
 from service.lineup.model import Model
 from service.live.live_rows import LiveRows
@@ -34,14 +33,10 @@ _SAY_AGAIN_S = 1.0
 
 
 class Terms(NamedTuple):
-    """Until when a request is to be scored, and whether it still is; how long it has waited; whether it was taken on
-    already, so that it is not refused; within what it waits for another process, while its worker's hands are free."""
+    """Until when a request is to be scored, by `time.perf_counter`, and whether its client has left."""
 
     deadline: float
     is_gone: Callable[[], bool]
-    waited_s: float = 0.0
-    is_taken_on: bool = False
-    aside: Aside = nullcontext
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +80,12 @@ class Scorer:
         before it, the prior is given.
         """
         rows, deadline = len(request.ids), terms.deadline
-        load = None if terms.is_taken_on else Load(rows, model.runner.turn_s.of(rows, 0.0))
-        if load is not None:
-            self._admission.enter(load, deadline)
+        load = Load(rows, model.runner.turn_s.of(rows, 0.0))
+        self._admission.enter(load, deadline)
         try:
             started = time.perf_counter()
             at = time.time() if request.at is None else request.at
-            user, items = await self._fetch(model, request, at, deadline, terms.aside)
+            user, items = await self._fetch(model, request, at, deadline)
             assembled = assemble(model.schema, request, at, user, items)
             rows_s = time.perf_counter() - started
             self._metrics.stages["rows"].observe(rows_s)
@@ -99,16 +93,13 @@ class Scorer:
             def first(count: int) -> Tensors:
                 return cut(model.schema, assembled.tensors, count, model.codecs["item"].unpack([None]).records, at)
 
-            ran = await self._queue.run(
-                model.runner, assembled.tensors, rows, deadline, terms.is_gone, first, terms.waited_s
-            )
+            ran = await self._queue.run(model.runner, assembled.tensors, rows, deadline, terms.is_gone, first)
         finally:
-            if load is not None:
-                self._admission.leave(load)
+            self._admission.leave(load)
         # One that is not finite makes the sum so: sums cost half of looking at each.
-        if not all(math.isfinite(column.sum()) for column in ran.scores.values()):
+        if not all(math.isfinite(column.sum()) for column in ran.result.values()):
             raise ModelError("the model gave a score that is not a finite number for this request")
-        scores, degraded, degraded_user = ran.scores, assembled.degraded_candidates, assembled.degraded_user
+        scores, degraded, degraded_user = ran.result, assembled.degraded_candidates, assembled.degraded_user
         if ran.is_partial:
             rows = len(scores[model.bundle.manifest.heads[0]]) - 1
             scores, degraded = spread(scores, request.ids), declared(scores, request.ids, degraded)
@@ -121,9 +112,7 @@ class Scorer:
         """What another model than the one that scores the request would have scored it from."""
         return assemble(model.schema, request, at, *await self._fetch(model, request, at, deadline)).tensors
 
-    async def _fetch(
-        self, model: Model, request: CheckedRequest, at: float, deadline: float, aside: Aside = nullcontext
-    ) -> tuple[Rows, Rows]:
+    async def _fetch(self, model: Model, request: CheckedRequest, at: float, deadline: float) -> tuple[Rows, Rows]:
         if self._live is not None:
             rows_of = partial(self._rows, model, deadline)
             user, items = await self._live.fetch(model.schema, request, at, rows_of, deadline)
@@ -131,7 +120,7 @@ class Scorer:
             user = await self._rows(model, deadline, "user", [request.user_id])
             items = await self._rows(model, deadline, "item", wanted_items(request, user))
         if request.item_texts and self._cold_ads is not None:
-            items = await self._cold_ads.fill(model, request, items, deadline, aside)
+            items = await self._cold_ads.fill(model, request, items, deadline)
         return user, items
 
     async def _rows(self, model: Model, deadline: float, side: RowSide, ids: Sequence[str]) -> Rows:

@@ -14,8 +14,8 @@ from service.lineup.lineup import Lineup
 from service.lineup.shadowing import Shadowing
 from service.metrics import Metrics
 from service.reply import build_reply
-from service.request_log.message import Served
-from service.request_log.sender import RequestLog
+from service.request_log.request_log import RequestLog
+from service.request_log.served import Served
 from service.scorer import Scorer, Terms
 
 _TIMING = b"parse;dur=%.3f, rows;dur=%.3f, queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f"

@@ -27,7 +27,9 @@ def serve(
     ] = None,
     provider: Annotated[str | None, typer.Option(help="Where onnxruntime runs it: cpu or cuda.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads inside one run of the model.")] = None,
-    workers: Annotated[str | None, typer.Option(help="Worker processes: a number, or auto (one a core).")] = None,
+    workers: Annotated[
+        str | None, typer.Option(help="Scoring threads, so requests scored at once: a number, or auto (one a core).")
+    ] = None,
     playground: Annotated[bool | None, typer.Option(help="Serve a page to try the model out at /playground.")] = None,
     playground_without: Annotated[
         Path | None, typer.Option(help="A bundle that the page compares with, trained without the LLM's knowledge.")
@@ -36,7 +38,7 @@ def serve(
 ) -> None:
     """Answers scoring requests over HTTP until SIGTERM."""
     # Loaded only now, so that --help answers at once and without onnxruntime.
-    from service.supervisor import run_service
+    from service.server import run_service
 
     flags = {
         "bundle": bundle,

@@ -1,12 +1,20 @@
-"""The HTTP server of one worker: uvicorn, whose connections come over the channel, and which loses none at its end."""
+"""The one process of the service: an event loop that takes connections in, reads HTTP and never runs a model; and its
+beginning and end, at which no accepted request is lost.
+"""
 
 import asyncio
+import faulthandler
 import gc
+import os
+import shutil
 import signal
 import socket
+import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from email.utils import formatdate
+from pathlib import Path
 from types import FrameType
 
 import structlog
@@ -15,37 +23,78 @@ from starlette.datastructures import State
 from starlette.types import ASGIApp
 
 from msd.contract.errors import MsdError
-from service.balance import Balance
-from service.channel import Load, Said, WorkerEnd
+from service.app import create_app
+from service.cores import scoring_threads, usable_cores
 from service.entry import Entry
+from service.keys import check_keys
+from service.lineup.follower import Follower
+from service.lineup.held import private_folder
 from service.lineup.lineup import Serving
-from service.lineup.loader import Loader
-from service.lineup.plan import Plan
+from service.lineup.source import Source
+from service.lineup.swaps import Swaps
+from service.listener import accepted, bind, listen, refuse_new
+from service.logs import configure_logs, keep_standard_streams
 from service.metrics import Metrics
-from service.protocol import Refuses, bounded_protocol
+from service.protocol import bounded_protocol
 from service.readiness import Readiness
 from service.settings import Settings
-from service.stores.store import StoreError
+from service.tls import check_tls
+from service.trust import Trust
 
 _KEEP_ALIVE_S = 75
 _TICK_S = 0.05
 _LINGER_S = 1.0
-_WEIGHING_TICKS = 10
+# Once the door is closed: whoever has not been answered by then is not waited for, and whatever hangs is ended.
+_LAST_REPLIES_S, _LAST_S = 3, 5.0
+_ACCEPT_AGAIN_S = 0.5
+_ONCE_A_SECOND = 10
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def server_config(
-    app: ASGIApp, settings: Settings, metrics: Metrics, balance: Balance, door: Refuses | None
-) -> uvicorn.Config:
+def run_service(settings: Settings) -> None:
+    """Serves until SIGTERM or SIGINT. Raises MsdError when the service cannot start."""
+    keep_standard_streams()
+    configure_logs(settings.log_level)
+    for number in _heeded():
+        signal.signal(number, _leave)
+    check_keys(settings)
+    check_tls(settings)
+    settings = _with_threads(settings)
+    with private_folder() as folder, bind(settings.host, settings.port) as listener:
+        follower = Follower(Source(settings), folder, settings.store == "file", Trust(settings.trusted_keys))
+        plan, metrics = follower.first(), Metrics()
+        app = create_app(settings, metrics, plan)
+        swaps = Swaps(plan, app.state.serving, app.state.loader, metrics)
+        entry = Entry(settings, metrics)
+        Server(app, settings, metrics, app.state, listener, entry, follower, swaps, folder).run()
+
+
+def _with_threads(settings: Settings) -> Settings:
+    cores = usable_cores()
+    count = scoring_threads(settings, cores)
+    if count * settings.threads > max(1.0, cores):
+        structlog.get_logger("msd.server").warning(
+            "more_threads_than_cores", workers=count, threads=settings.threads, cores=round(cores, 2)
+        )
+    return settings.model_copy(update={"workers": count})
+
+
+def _heeded() -> list[signal.Signals]:
+    """Under nohup the end of the terminal is nothing to the service."""
+    return [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """Before it listens there is nobody to answer."""
+    sys.exit(0)
+
+
+def server_config(app: ASGIApp, settings: Settings, metrics: Metrics) -> uvicorn.Config:
     """uvicorn without what is not used."""
     return uvicorn.Config(
         app,
         http=bounded_protocol(
-            settings.max_header_bytes,
-            settings.head_timeout_ms / 1000,
-            settings.reply_timeout_ms / 1000,
-            metrics,
-            balance,
-            door,
+            settings.max_header_bytes, settings.head_timeout_ms / 1000, settings.reply_timeout_ms / 1000, metrics
         ),
         loop="uvloop",
         ws="none",
@@ -55,58 +104,132 @@ def server_config(
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_LAST_REPLIES_S,
     )
 
 
-class WorkerServer(uvicorn.Server):
-    """Asked to drain: every reply tells its client to connect anew. At the channel's end, or by SIGTERM: takes in what
-    it was given, answers all who are in, and ends."""
+class Server(uvicorn.Server):
+    """uvicorn on a listener of the service's own. The first signal drains: the service says that it is not ready, and
+    every reply tells its client to connect anew; when the time for that is over the door closes, all who are in are
+    answered, and the process ends. A second SIGINT ends it at once."""
 
     def __init__(
-        self, config: uvicorn.Config, channel: WorkerEnd, parts: State, balance: Balance, entry: Entry
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        metrics: Metrics,
+        parts: State,
+        listener: socket.socket,
+        entry: Entry,
+        follower: Follower,
+        swaps: Swaps,
+        folder: Path | None,
     ) -> None:
-        """`parts`: those of the app that it works with (`create_app`)."""
-        super().__init__(config)
-        self._channel = channel
-        self._entry = entry
+        """`parts`: those of the app that it works with (`create_app`). `folder`: to be removed at the end."""
+        super().__init__(server_config(app, settings, metrics))
+        self._drain_s = settings.drain_seconds
+        self._threads = settings.workers
+        self._metrics = metrics
         self._readiness: Readiness = parts.readiness
         self._serving: Serving = parts.serving
-        self._loader: Loader = parts.loader
-        self._balance = balance
-        self._is_settled = False
+        self._listener = listener
+        self._entry = entry
+        self._follower = follower
+        self._swaps = swaps
+        self._folder = folder
+        self._ends_at: float | None = None
+        self._is_settled = self._is_resting = False
         self._arriving: set[asyncio.Task[None]] = set()
-        self._loading: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger("msd.server")
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """To the end. It listens to no socket of its own."""
-        super().run(sockets=[])
+        """To the end. Raises MsdError when the app or its listener cannot start."""
+        try:
+            super().run(sockets=[])
+        except SystemExit as error:
+            if self.started or not error.code:
+                raise
+            raise MsdError("the service could not start; the log has the reason") from error
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Starts the app, and says so."""
+        """Starts the app, and opens the door."""
         await super().startup(sockets)
-        self._channel.serving()
-        asyncio.get_running_loop().add_reader(self._channel.socket, self._obey)
+        self._loop = asyncio.get_running_loop()
+        host, port = listen(self._listener)
+        self._watch_door()
         self._entry.open()
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Remembers SIGTERM; unlike uvicorn's own it does not raise it again at the end: draining is success."""
-        if sig != signal.SIGINT:
-            self.should_exit = True
+        self._swaps.begin()
+        self._follower.start(self._wake)
+        self._log.info("listening", host=host, port=port, threads=self._threads)
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""
-        is_over = await super().on_tick(counter)
-        if counter % _WEIGHING_TICKS == 0:
-            self._balance.weigh(len(self.server_state.connections))
+        await super().on_tick(counter)
+        if counter % _ONCE_A_SECOND == 0:
+            self._metrics.connections.set(len(self.server_state.connections))
             self._entry.judge_readers(self.server_state.connections)
-        if self._serving.tidy():
-            self._is_settled = False
-        if self._readiness.draining:
-            self._send_away()
-        elif self._readiness.is_ready and not self._is_settled:
+        if self._ends_at is not None:
+            self._drain()
+            return time.monotonic() >= self._ends_at
+        if self._readiness.is_ready and not self._is_settled:
             self._settle()
-        return is_over
+        return False
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answers whoever the kernel has accepted or is connected, then stops as uvicorn does."""
+        self._drain()
+        self._follower.stop()
+        await self._swaps.end()
+        refuse_new(self._listener)
+        self._take_in()
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
+        await asyncio.gather(*self._arriving)
+        self._entry.close()
+        # Whoever is still connected may have a request on the way: the first, or the next on a kept connection.
+        await self._answer_while(lambda: bool(self.server_state.connections), _LINGER_S)
+        await super().shutdown(sockets)
+
+    # Connections
+
+    def _watch_door(self) -> None:
+        self._is_resting = False
+        if self._listener.fileno() >= 0:
+            self._loop.add_reader(self._listener, self._take_in)
+
+    def _take_in(self) -> None:
+        try:
+            for connection in accepted(self._listener):
+                task = self._loop.create_task(self._admit(connection))
+                self._arriving.add(task)
+                task.add_done_callback(self._arriving.discard)
+        except OSError as error:
+            # Too many open files, or no memory: they wait at the door for a while.
+            self._log.error("cannot_accept", reason=error.strerror, again_in=_ACCEPT_AGAIN_S)
+            self._loop.remove_reader(self._listener)
+            if not self._is_resting:
+                self._is_resting = True
+                self._loop.call_later(_ACCEPT_AGAIN_S, self._watch_door)
+
+    async def _admit(self, connection: socket.socket) -> None:
+        if not await self._entry.admit(connection, self._protocol, self.server_state.connections):
+            connection.close()
+
+    def _protocol(self) -> asyncio.Protocol:
+        factory = self.config.http_protocol_class
+        return factory(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+
+    # Bundles
+
+    def _wake(self) -> None:
+        """From the follower's thread."""
+        self._loop.call_soon_threadsafe(self._hear)
+
+    def _hear(self) -> None:
+        if (found := self._follower.take()) is not None:
+            self._swaps.hear_of(found)
 
     def _settle(self) -> None:
         """What lives by now stays: to go through it all again would stop a later collection for tens of ms."""
@@ -114,65 +237,33 @@ class WorkerServer(uvicorn.Server):
         gc.collect()
         gc.freeze()
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answers whoever was handed over or is connected, then stops as uvicorn does."""
-        self._channel.take_no_more()
-        self._drain()
-        self._obey()
-        asyncio.get_running_loop().remove_reader(self._channel.socket)
-        await asyncio.gather(*self._arriving)
-        self._entry.close()
-        # Whoever is still connected may have a request on the way: the first, or the next on a kept connection.
-        await self._answer_while(lambda: bool(self.server_state.connections), _LINGER_S)
-        await super().shutdown(sockets)
+    # The end
 
-    def _obey(self) -> None:
-        """Takes all that came over the channel."""
-        while (command := self._channel.next()) is not None:
-            if command == "end":
-                asyncio.get_running_loop().remove_reader(self._channel.socket)
-                self.should_exit = True
-                return
-            if command == "drain":
-                self._drain()
-            elif command == "lost":
-                self._log.error("connection_lost", reason="too many open files; raise their limit (ulimit -n)")
-                self._balance.lost()
-            elif isinstance(command, Load):
-                self._run(self._load(command), self._loading)
-            else:
-                self._run(self._take_in(command), self._arriving)
-
-    def _run(self, work: Coroutine[None, None, None], tasks: set[asyncio.Task[None]]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
-
-    async def _load(self, command: Load) -> None:
-        """Loads another line-up, and says what came of it."""
-        plan = Plan.read(command.descriptor)
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Unlike uvicorn's own it does not raise them again at the end: draining is success."""
+        before = {number: signal.signal(number, self.handle_exit) for number in _heeded()}
         try:
-            await self._loader.load(plan)
-        except StoreError as error:
-            self._channel.say(Said(what="refused", generation=plan.generation, reason=str(error), again=True))
-        except MsdError as error:
-            self._channel.say(Said(what="refused", generation=plan.generation, reason=str(error)))
-        except Exception as error:
-            self._log.exception("cannot_load", reason=str(error))
-            reason = f"the model failed ({type(error).__name__}); the log has the reason"
-            self._channel.say(Said(what="refused", generation=plan.generation, reason=reason))
-        else:
-            self._channel.say(Said(what="loaded", generation=plan.generation))
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
-    async def _take_in(self, connection: socket.socket) -> None:
-        if not await self._entry.admit(connection, self._protocol, self.server_state.connections):
-            self._balance.lost()
-            connection.close()
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Notes when it is to end; whatever is at hand may not be changed between any two of its steps."""
+        if self._ends_at is None:
+            self._ends_at = time.monotonic() + self._drain_s
+            # Without Python's lock: whatever hangs is shown where it does, and the process ends with 1.
+            faulthandler.dump_traceback_later(self._drain_s + _LAST_S, exit=True, file=2)
+        elif sig == signal.SIGINT:
+            if self._folder is not None:
+                shutil.rmtree(self._folder, ignore_errors=True)
+            os._exit(0)
 
     def _drain(self) -> None:
         if not self._readiness.draining:
             self._readiness.drain()
-            self._log.info("draining")
+            self._log.info("draining", seconds=self._drain_s)
         self._send_away()
 
     def _send_away(self) -> None:
@@ -187,9 +278,3 @@ class WorkerServer(uvicorn.Server):
         while time.monotonic() < end and is_needed():
             self._send_away()
             await asyncio.sleep(_TICK_S)
-
-    def _protocol(self) -> asyncio.Protocol:
-        factory = self.config.http_protocol_class
-        return factory(  # type: ignore[call-arg]
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-        )

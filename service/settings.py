@@ -51,7 +51,7 @@ class Settings(BaseModel):
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     merge: Literal["auto", "on", "off"] = "auto"
     workers: int | None = None
-    """None, `auto` in an environment, is as many as there are cores for."""
+    """Scoring threads; None, `auto` in an environment, is as many as there are cores for."""
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
     keys_file: Path | None = None

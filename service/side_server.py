@@ -19,7 +19,6 @@ from service.frames import FrameProtocol
 from service.logs import configure_logs
 from service.metrics import Metrics
 from service.settings import Settings
-from service.shared import SharedNumbers
 
 Handler = Callable[[bytes], Awaitable[bytes | None]]
 """Makes the reply to one message; None, or nothing that anybody hears of, to one that wants none."""
@@ -34,7 +33,7 @@ def run_side_process(name: str, arguments: Sequence[str], opening: Opening) -> N
     lifeline, numbers, slots, row = map(int, arguments[:4])
     settings = Settings.from_environ(os.environ)
     configure_logs(settings.log_level, process=name)
-    metrics = Metrics(SharedNumbers(numbers, slots), row)
+    metrics = Metrics()
     try:
         asyncio.run(_serve(socket.socket(fileno=lifeline), Path(arguments[4]), opening(settings, metrics)))
     except MsdError as error:

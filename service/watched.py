@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 import structlog
+from prometheus_client import Gauge
 
 from msd.contract.errors import MsdError
-from service.families import Gauge
 
 PERIOD_S = 1.0
 _T = TypeVar("_T")

@@ -77,16 +77,26 @@ class Running:
         self._service = service
         self._log = logs / f"{service.name}.log"
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        command = [ports.get(part, part) for part in service.command]
-        environment = _environment({name: ports.get(value, value) for name, value in service.environment.items()})
-        with self._log.open("wb") as output:
+        self._command = [ports.get(part, part) for part in service.command]
+        given = {name: ports.get(value, value) for name, value in service.environment.items()}
+        self._environment = _environment(given)
+        self._log.unlink(missing_ok=True)
+        self._process = self._started()
+
+    def again(self) -> None:
+        """Starts it once more, after its end, at the same address. Raises ServiceError as it did at first."""
+        self._process = self._started()
+
+    def _started(self) -> "subprocess.Popen[bytes]":
+        with self._log.open("ab") as output:
             try:
                 # In a group of its own, so that what it leaves behind is found.
-                self._process = subprocess.Popen(
-                    command, stdout=output, stderr=subprocess.STDOUT, env=environment, process_group=0
+                return subprocess.Popen(
+                    self._command, stdout=output, stderr=subprocess.STDOUT, env=self._environment, process_group=0
                 )
             except OSError as error:
-                raise ServiceError(f"{service.name}: {command[0]} cannot be started: {error.strerror}") from error
+                name, program = self._service.name, self._command[0]
+                raise ServiceError(f"{name}: {program} cannot be started: {error.strerror}") from error
 
     def wait(self) -> None:
         """Until it is ready. Raises ServiceError, which quotes it, when it ends or takes too long."""
@@ -109,8 +119,13 @@ class Running:
 
     @property
     def pid(self) -> int:
-        """Its process; with ours, the supervisor's."""
+        """Its process."""
         return self._process.pid
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether that process has ended."""
+        return self._process.poll() is not None
 
     @property
     def workers(self) -> list[int]:

@@ -1,5 +1,5 @@
-"""Events are told while a worker and Redis, which keeps them, are killed; told again until they are answered, each is
-counted once. Beside it, how many a second are taken in, where rows and states are in files.
+"""Events are told while the service and Redis, which keeps them, are killed; told again until they are answered, each
+is counted once. Beside it, how many a second are taken in, where rows and states are in files.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import NamedTuple, cast
 from redis import Redis
 
 from loadtest.chaos.ground import Ground, wait_for
-from loadtest.chaos.processes import named
+from loadtest.chaos.processes import Restarter
 from loadtest.chaos.scenario import Check, Found, Scenario
 from loadtest.chaos.timeline import Mark, Timeline
 from loadtest.http_client import Client, ClientError
@@ -49,13 +49,14 @@ def _run(ground: Ground) -> Found:
     with (
         ground.redis(_NAME) as redis,
         ground.service(_NAME, redis.url, live="on", live_lag_seconds=_LAG_S) as service,
+        Restarter(service),
         ThreadPoolExecutor(_CLIENTS) as pool,
     ):
         start = time.monotonic()
         told = [pool.submit(_tell, service.url, batch) for batch in batches]
         _wait_for_share(told, 0.3)
-        os.kill(named(service, "service.worker"), signal.SIGKILL)
-        timeline.marks.append(Mark(time.monotonic() - start, "a worker killed (−9)"))
+        os.kill(service.pid, signal.SIGKILL)
+        timeline.marks.append(Mark(time.monotonic() - start, "the process killed (−9)"))
         _wait_for_share(told, 0.6)
         redis.kill()
         timeline.marks.append(Mark(time.monotonic() - start, "Redis killed (−9)"))
@@ -63,7 +64,7 @@ def _run(ground: Ground) -> Found:
         redis.start()
         timeline.marks.append(Mark(time.monotonic() - start, "Redis is back"))
         answered = [one.result() for one in told]
-        wait_for(service.url, "msd_workers_ready", plan.workers)
+        wait_for(service.url, "msd_ready", 1)
         again = [_tell(service.url, batch) for batch in batches]
         with redis.client() as client:
             counted = _counted(client)
@@ -167,4 +168,4 @@ def _sums(told: Sequence[_Told], start: float) -> list[tuple[float, float]]:
     return points
 
 
-EVENTS = Scenario(_NAME, "Events while a worker and Redis are killed", ("events_lost",), _run)
+EVENTS = Scenario(_NAME, "Events while the service and Redis are killed", ("events_lost",), _run)

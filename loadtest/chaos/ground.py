@@ -63,7 +63,7 @@ class Ground:
         running = Running(service, self.work / name)
         try:
             running.wait()
-            wait_for(running.url, "msd_workers_ready", workers)
+            wait_for(running.url, "msd_ready", 1)
             yield running
         finally:
             end([running])

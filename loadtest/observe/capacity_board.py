@@ -3,16 +3,15 @@
 from loadtest.observe.board import Board, Row, lines, number
 from loadtest.observe.promql import mean, quantile, rate, ratio, series, total
 
-_BUSY = ratio(rate("msd_stage_seconds_sum", "instance", 'stage="run"'), total("msd_workers_ready", "instance"))
+_BUSY = ratio(rate("msd_stage_seconds_sum", "instance", 'stage="run"'), total("msd_scoring_threads", "instance"))
 
 _ROOM = Row(
     "How much more",
     (
         lines(
             "Model busy",
-            "Share of all workers' time that the model's runs take. Requests wait from about .6 on; scale on "
-            "this, or on candidates a "
-            "second.",
+            "Share of the scoring threads' time spent in model runs. Requests wait from about .6 on; scale on this, "
+            "or on candidates a second.",
             "percentunit",
             (_BUSY, "{{instance}}"),
             limit=0.6,
@@ -31,15 +30,9 @@ _ROOM = Row(
         ),
         lines(
             "Expected wait",
-            "How long a worker alone would take for what is waiting.",
+            "Estimated time until one scoring thread alone has scored what is queued.",
             "s",
             (series("msd_queued_seconds"), "{{instance}}"),
-        ),
-        lines(
-            "Requests at work",
-            "Being scored, or next to be.",
-            "short",
-            (series("msd_requests_at_work"), "{{instance}}"),
         ),
         lines(
             "Requests a second",
@@ -86,7 +79,7 @@ _TAKEN = Row(
     (
         lines(
             "Cores",
-            "Processor time a second, of all processes of a service.",
+            "Processor seconds a second, by instance.",
             "cores",
             (rate("process_cpu_seconds_total", "instance"), "{{instance}}"),
         ),
@@ -102,12 +95,18 @@ _TAKEN = Row(
         ),
         lines(
             "Resident memory",
-            "Of all processes; pages that they share count in each.",
+            "Of the process, by instance.",
             "bytes",
             (series("process_resident_memory_bytes"), "{{instance}}"),
         ),
-        lines("Open files", "Of all processes.", "short", (series("process_open_fds"), "{{instance}}")),
-        number("Workers ready", "By instance.", "short", (series("msd_workers_ready"), "{{instance}}")),
+        lines(
+            "Open files",
+            "Open file descriptors, and how many there may be.",
+            "short",
+            (series("process_open_fds"), "{{instance}}"),
+            (series("process_max_fds"), "{{instance}} limit"),
+        ),
+        number("Scoring threads", "By instance.", "short", (series("msd_scoring_threads"), "{{instance}}")),
         number(
             "Up for",
             "Since the service's start.",

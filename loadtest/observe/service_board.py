@@ -17,11 +17,11 @@ _OBJECTIVES = Row(
     "Objectives",
     (
         number(
-            "Workers",
-            "Workers that answer, of those that there should be.",
+            "Instances",
+            "Instances that accept requests, of those that are scraped.",
             "short",
-            (total("msd_workers_ready"), "ready"),
-            (total("msd_workers"), "wanted"),
+            (total("msd_ready"), "ready"),
+            (f"count ({series('msd_ready')})", "scraped"),
         ),
         lines(
             "Availability: budget burnt",
@@ -117,17 +117,11 @@ _OVERLOAD = Row(
             "short",
             (total("msd_queued_rows", "instance"), "{{instance}}"),
         ),
-        stack(
-            "Shared requests",
-            "Those that came while their worker was busy, by who scored them.",
-            "reqps",
-            (rate("msd_shared_requests_total", "by"), "{{by}}"),
-        ),
     ),
 )
 
 _CONNECTIONS = Row(
-    "Connections and processes",
+    "Connections and restarts",
     (
         lines("Connections", "Of clients.", "short", (total("msd_connections", "instance"), "{{instance}}")),
         stack(
@@ -143,11 +137,10 @@ _CONNECTIONS = Row(
             (rate("msd_keys_refused_total", "reason"), "{{reason}}"),
         ),
         lines(
-            "Processes that died",
-            "Workers and side processes that were replaced, since the service's start.",
+            "Restarts",
+            "Restarts of the process within the last hour, by instance.",
             "short",
-            (total("msd_worker_restarts_total"), "workers"),
-            (total("msd_side_restarts_total", "process"), "{{process}}"),
+            (f"changes({series('process_start_time_seconds')}[1h])", "{{instance}}"),
         ),
     ),
 )

@@ -8,7 +8,7 @@ _FOUND = Row(
     (
         stack(
             "Rows by tier",
-            "file: the bundle's; arena: a worker's memory; redis: read for the request; stale: as last known; "
+            "file: the bundle's; arena: the service's memory; redis: read for the request; stale: as last known; "
             "missing: nowhere.",
             "cps",
             (rate("msd_rows_total", "tier"), "{{tier}}"),
@@ -31,7 +31,7 @@ _FOUND = Row(
                 for share in (0.5, 0.99)
             ),
         ),
-        lines("Rows that workers hold", "Of both sides.", "short", (total("msd_arena_rows", "side"), "{{side}}")),
+        lines("Rows in memory", "Cached rows of each side.", "short", (total("msd_arena_rows", "side"), "{{side}}")),
     ),
 )
 
@@ -66,14 +66,14 @@ _REDIS = Row(
     "Redis",
     (
         stack(
-            "Workers by how their Redis fares",
+            "Stores by state of Redis",
             "up; slow: not waited for; refusing: says no to reads; down: no connection.",
             "short",
             (total("msd_store_state", "state"), "{{state}}"),
         ),
         lines("Reads that failed", "Their requests are degraded.", "reqps", (rate("msd_store_errors_total"), "failed")),
         stack(
-            "Workers by how far they have brought rows near",
+            "Stores by state of the cache fill",
             "waiting for Redis, filling, full (their memory is), done, off.",
             "short",
             (total("msd_fill_state", "state"), "{{state}}"),

@@ -4,7 +4,9 @@ The file is never mapped: whatever becomes of it later, what was proved stays, a
 know what the sections hold.
 """
 
+import mmap
 import os
+import threading
 import weakref
 import zlib
 from pathlib import Path
@@ -13,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from msd.contract.block_memory import open_memory
 from msd.contract.errors import BundleError
 
 _BLOCK_BITS = 12
@@ -39,8 +40,6 @@ class OpenFile:
         except OSError as error:
             raise BundleError(f"{path}: {error.strerror or error}") from error
         self.size = about.st_size
-        self.identity = f"{about.st_dev}:{about.st_ino}:{about.st_mtime_ns}:{about.st_ctime_ns}".encode()
-        """Of this file as it is; that of another, or of this one when it is written to again, is another."""
 
     def read(self, start: int, size: int) -> bytes:
         """At most `size` bytes from byte `start` on; fewer where the file ends."""
@@ -57,11 +56,10 @@ class OpenFile:
 class CheckedFile:
     """The sections from byte `base` on, `size` bytes of them, and behind them their checksums, one a block.
 
-    `memory` is a descriptor that `new_memory` gave for the same `tag`: blocks that one process has read are then there
-    for all. Without it, or where it is of other contents, the memory is this process's own.
+    Memory is taken only for blocks that are touched. Any thread may read.
     """
 
-    def __init__(self, file: OpenFile, base: int, size: int, tag: bytes, memory: int | None = None) -> None:
+    def __init__(self, file: OpenFile, base: int, size: int) -> None:
         self._file, self.base = file, base
         sums = file.read(base + size, 4 * -(-size // BLOCK))
         self.checksums = np.frombuffer(sums, "<u4")
@@ -69,7 +67,8 @@ class CheckedFile:
         self._unproved = len(self.proved)
         if len(self.checksums) != len(self.proved):
             raise BundleError(f"{file.path}: the file is truncated; copy the bundle again")
-        self.body, self.is_shared = open_memory(size, tag, memory)
+        self._lock = threading.Lock()
+        self.body = _lazy_memory(size)
 
     def section(self, place: Place) -> "Section":
         """A part of the file to read from."""
@@ -102,14 +101,16 @@ class CheckedFile:
         if self.proved[block]:
             return
         place = self.body[block * BLOCK : (block + 1) * BLOCK]
-        # Only bytes that fit the checksum ever come into memory, so that two processes may well put them there at once.
-        if not (self.is_shared and zlib.crc32(place.data) == self.checksums[block]):
-            content = self._file.read(self.base + block * BLOCK, len(place))
-            if len(content) != len(place) or zlib.crc32(content) != self.checksums[block]:
-                raise BundleError(f"{self._file.path}: block {block} is damaged; copy the bundle again")
-            place[:] = np.frombuffer(content, np.uint8)
-        self.proved[block] = True
-        self._unproved -= 1
+        content = self._file.read(self.base + block * BLOCK, len(place))
+        if len(content) != len(place) or zlib.crc32(content) != self.checksums[block]:
+            raise BundleError(f"{self._file.path}: block {block} is damaged; copy the bundle again")
+        with self._lock:
+            # Counted once, by whichever thread is first: at 0 nobody looks any more. (The native core proves, too, and
+            # does not count.)
+            if not self.proved[block]:
+                place[:] = np.frombuffer(content, np.uint8)
+                self.proved[block] = True
+                self._unproved -= 1
 
 
 class Section:
@@ -127,3 +128,16 @@ class Section:
         """Some of its bytes, proved."""
         self._file.prove_blocks((self._start + start) // BLOCK, (self._start + stop - 1) // BLOCK)
         return self.bytes[start:stop].tobytes()
+
+
+def _lazy_memory(size: int) -> NDArray[np.uint8]:
+    """[size] bytes that take room only where they are touched."""
+    if not hasattr(os, "memfd_create"):  # not Linux
+        return np.frombuffer(mmap.mmap(-1, max(1, size)), np.uint8)[:size]
+    # Not anonymous memory: the kernel may refuse more of that than the machine has, or fill it by huge pages.
+    descriptor = os.memfd_create("msd-rows", os.MFD_CLOEXEC)
+    try:
+        os.ftruncate(descriptor, max(1, size))
+        return np.frombuffer(mmap.mmap(descriptor, max(1, size)), np.uint8)[:size]
+    finally:
+        os.close(descriptor)

@@ -29,7 +29,7 @@ def atomic_file(path: Path, mark: str = "") -> Iterator[BinaryIO]:
         raise
 
 
-def write_bytes_atomic(path: Path, data: bytes) -> None:
+def write_bytes_atomic(path: Path, data: bytes | memoryview) -> None:
     """Replaces `path` with `data` in one step."""
     with atomic_file(path) as file:
         file.write(data)

@@ -6,6 +6,7 @@ one that is expected. Knows neither schemas nor bundles.
 """
 
 import sys
+import threading
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -39,8 +40,17 @@ class _Bound(NamedTuple):
     inputs: dict[str, NDArray[Any]]
 
 
+class _Local(threading.local):
+    """What one thread runs with: whether each input is the candidates', one of those that are, and requests by size."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, bool] = {}
+        self.candidates = ""
+        self.bound: dict[int, _Bound] = {}
+
+
 class OpenVinoGraph:
-    """Runs of one graph, one at a time."""
+    """Runs of one graph, as many at a time as it has `streams`; each thread has arrays of its own."""
 
     def __init__(
         self,
@@ -49,8 +59,10 @@ class OpenVinoGraph:
         threads: int,
         heads: Sequence[str],
         expected: int = 0,
+        streams: int = 1,
     ) -> None:
-        """`graph`: a file or what it holds. `expected`: how many candidates most requests have, 0 where nobody knows.
+        """`graph`: a file or what it holds. `threads`: of one run. `expected`: how many candidates most requests have,
+        0 where nobody knows.
 
         Raises ImportError, or one of openvino's RuntimeErrors for a graph that is none.
         """
@@ -58,8 +70,9 @@ class OpenVinoGraph:
         core = self._openvino.Core()
         options = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": threads * streams,
+            # Threads that share a stream wait for each other.
+            "NUM_STREAMS": streams,
             # Two processes that both pin would share a core and leave others idle.
             "ENABLE_CPU_PINNING": False,
         }
@@ -70,9 +83,7 @@ class OpenVinoGraph:
             model.reshape({one.any_name: _shape(one, self._fixed_size) for one in model.inputs})
             self._fixed = core.compile_model(model, "CPU", options)
         self._heads = heads
-        self._names: dict[str, bool] = {}
-        self._candidates = ""
-        self._bound: dict[int, _Bound] = {}
+        self._local = _Local()
 
     def size_of(self, count: int) -> int:
         """What so many candidates are padded to: the expected number from three quarters of it on."""
@@ -81,14 +92,15 @@ class OpenVinoGraph:
 
     def run(self, tensors: Tensors) -> dict[str, NDArray[np.float32]]:
         """Tensors by the names of inputs, further ones aside → the scores [N] by head."""
-        if not self._names:
-            self._names = {name_of(one, tensors): _is_of_candidates(one) for one in self.compiled.inputs}
-            self._candidates = next(name for name, is_of_candidates in self._names.items() if is_of_candidates)
-        count = len(tensors[self._candidates])
+        local = self._local
+        if not local.names:
+            local.names = {name_of(one, tensors): _is_of_candidates(one) for one in self.compiled.inputs}
+            local.candidates = next(name for name, is_of_candidates in local.names.items() if is_of_candidates)
+        count = len(tensors[local.candidates])
         size = self.size_of(count)
-        if size not in self._bound:
-            self._bound[size] = self._bind(size, tensors)
-        request, inputs = self._bound[size]
+        if size not in local.bound:
+            local.bound[size] = self._bind(size, tensors)
+        request, inputs = local.bound[size]
         for name, array in inputs.items():
             given = tensors[name]
             array[: len(given)] = given
@@ -100,7 +112,7 @@ class OpenVinoGraph:
         """A request of a size that reads from arrays of its own, so that none has to be handed to it again."""
         compiled = self._fixed if size == self._fixed_size else self.compiled
         request, inputs = compiled.create_infer_request(), {}
-        for name, is_of_candidates in self._names.items():
+        for name, is_of_candidates in self._local.names.items():
             given = tensors[name]
             inputs[name] = np.zeros((size if is_of_candidates else len(given), *given.shape[1:]), given.dtype)
             request.set_tensor(name, self._openvino.Tensor(inputs[name], shared_memory=True))

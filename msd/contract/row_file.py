@@ -3,7 +3,6 @@
 Knows where a row is, not what it says. How the file is laid out is in `row_header`, how it is made in `row_writer`.
 """
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from msd.contract.block_memory import new_memory
 from msd.contract.checked_file import CheckedFile, OpenFile, Section
 from msd.contract.errors import BundleError
 from msd.contract.id_index import IdIndex, Words, encode_ids, encode_one
@@ -19,22 +17,13 @@ from msd.contract.row_header import RowHeader, read_header, start_type
 from msd.contract.rows import RowCodec, Rows, unpack_history
 
 
-def rows_memory(path: Path) -> int:
-    """A descriptor of memory for this file's rows, for processes that inherit it to share; Linux only."""
-    header, _, tag = _identify(OpenFile(path))
-    return new_memory(header.checksums.start, tag)
-
-
-def _identify(file: OpenFile) -> tuple[RowHeader, int, bytes]:
-    """The header, where the sections begin, and a tag of this file as it is."""
+def _header_of(file: OpenFile) -> tuple[RowHeader, int]:
+    """The header, and where the sections begin."""
     header, raw = read_header(file)
     base, checksums = len(raw), header.checksums
     if file.size != base + checksums.start + checksums.size:
         raise BundleError(f"{file.path}: the file is truncated or longer than its header says; copy the bundle again")
-    # The checksums do not tell two exports apart: a row ends in its own CRC-32, after which that of its block is the
-    # same whatever the row says.
-    content = raw + file.read(base + checksums.start, checksums.size)
-    return header, base, hashlib.sha256(file.identity + content).digest()
+    return header, base
 
 
 class RowMemory(NamedTuple):
@@ -52,22 +41,18 @@ class RowMemory(NamedTuple):
 
 
 class RowFile:
-    """Reads the rows of one side. Opening reads the header and the checksums; all else when it is first touched.
+    """Reads the rows of one side. Opening reads the header and the checksums; all else when it is first touched."""
 
-    `memory` is what `rows_memory` gave for the same file; without, the rows are kept by this process alone.
-    """
-
-    def __init__(self, path: Path, codec: RowCodec, bundle_id: str, memory: int | None = None) -> None:
+    def __init__(self, path: Path, codec: RowCodec, bundle_id: str) -> None:
         self._codec = codec
         opened = OpenFile(path)
-        header, base, tag = _identify(opened)
+        header, base = _header_of(opened)
         expected = {"bundle_id": bundle_id, "side": codec.side, "record_dtype": str(codec.dtype.descr)}
         for name, value in expected.items():
             if getattr(header, name) != value:
                 raise BundleError(f"{path}: {name} is {getattr(header, name)!r}, this bundle needs {value!r}")
-        file = self._file = CheckedFile(opened, base, header.checksums.start, tag, memory)
+        file = self._file = CheckedFile(opened, base, header.checksums.start)
         self._header = header
-        self.is_shared = file.is_shared
         self.count = header.count
         self._width = header.width
         self._index = IdIndex(file.section(header.slots), header.homes, header.seed)

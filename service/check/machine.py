@@ -4,10 +4,10 @@ import importlib.util
 import resource
 
 from service.check.finding import Finding, Group
-from service.cores import usable_cores, worker_count
+from service.cores import scoring_threads, usable_cores
 from service.settings import Settings
 
-# Of one worker, beside its clients' connections.
+# Beside connections of clients.
 _OWN_FILES = 64
 
 
@@ -22,9 +22,9 @@ def look_at_machine(settings: Settings) -> list[Finding]:
 
 def _cores(group: Group, settings: Settings) -> None:
     cores = usable_cores()
-    workers = worker_count(settings, cores)
-    wanted = workers * settings.threads
-    told = f"{workers} workers of {settings.threads} threads on {cores:.3g} usable cores"
+    scoring = scoring_threads(settings, cores)
+    wanted = scoring * settings.threads
+    told = f"{scoring} scoring threads with {settings.threads} threads a run on {cores:.3g} usable cores"
     if wanted > max(1.0, cores):
         group.warning(
             told,
@@ -41,10 +41,10 @@ def _files(group: Group, settings: Settings) -> None:
     limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = settings.max_connections + _OWN_FILES
     if limit == resource.RLIM_INFINITY or limit >= needed:
-        group.ok(f"{settings.max_connections} connections a worker, and {limit} open files")
+        group.ok(f"{settings.max_connections} connections, and {limit} open files")
         return
     group.warning(
-        f"a process may have {limit} open files, a worker {settings.max_connections} connections",
+        f"a process may have {limit} open files, and is to have {settings.max_connections} connections",
         "beyond the files' limit new connections are lost without an answer",
         f"raise it (ulimit -n {needed}; the hard limit is {hard}), or lower MSD_MAX_CONNECTIONS",
     )

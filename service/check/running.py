@@ -32,17 +32,12 @@ def look_at_running(client: Client, settings: Settings | None, watch_s: float) -
 
 
 def _ready(group: Group, answer: Answer) -> None:
-    told = answer.json()
-    workers, there = told.get("workers"), told.get("workers_ready")
     if answer.status != 200:
-        reason = "; ".join(f"{part}: {why}" for part, why in told.get("missing", {}).items()) or "it drains"
+        missing = answer.json().get("missing", {})
+        reason = "; ".join(f"{part}: {why}" for part, why in missing.items()) or "it drains"
         group.error(f"not ready: {reason}", "it answers 503", "mend what is missing; the log has more")
-    elif there != workers:
-        group.warning(
-            f"{there} of {workers} workers are ready", "it answers fewer requests", "the log says why (not_ready)"
-        )
     else:
-        group.ok(f"ready, with {workers} workers")
+        group.ok("ready")
 
 
 def _clock(group: Group, answer: Answer) -> None:
@@ -120,16 +115,12 @@ def _alarms(group: Group, samples: Samples) -> None:
     ]:
         if samples.total(name):
             group.warning(what, "the service goes on with what it had before", mend)
-    if restarts := samples.total("msd_worker_restarts_total"):
-        group.warning(
-            f"{restarts:.0f} workers ended unasked", "their requests were lost", "the log says how each ended"
-        )
     requests, sheds = samples.total("msd_requests_total"), samples.total("msd_shed_total")
     if requests and sheds > _MUCH_SHED * requests:
         group.warning(
             f"{sheds / requests:.1%} of {requests:.0f} requests were not scored",
             "there is more asked than can be answered in time",
-            "add workers or services, lower the candidates of a request, or use a leaner bundle",
+            "add cores or replicas, lower the candidates of a request, or use a leaner bundle",
         )
     if damaged := samples.total("msd_damaged_rows_total"):
         group.warning(

@@ -6,8 +6,8 @@ away, frozen or behind costs it no more than that.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,6 @@ _EARLIER = 0.8
 _SILENCE_S = 1.0
 _LATER_S = 1.0
 _MOST_LATER = 4
-Aside = Callable[[], AbstractContextManager[None]]
 
 
 class ColdAds:
@@ -49,11 +48,10 @@ class ColdAds:
         self._later: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger("msd.cold")
 
-    async def fill(self, model: Model, request: CheckedRequest, items: Rows, deadline: float, aside: Aside) -> Rows:
+    async def fill(self, model: Model, request: CheckedRequest, items: Rows, deadline: float) -> Rows:
         """The rows, with records of vectors where candidates have no row and their text was encoded.
 
-        `items` are those of `wanted_items`, `deadline` is of `time.perf_counter`; the process is waited for within
-        `aside`.
+        `items` are those of `wanted_items`, `deadline` is of `time.perf_counter`.
         """
         identity, texts = model.bundle.encoder_identity, request.item_texts
         if identity is None:
@@ -64,7 +62,7 @@ class ColdAds:
             if not is_found and item_id in texts
         }
         by_key = {key: texts[request.ids[place]] for place, key in keys.items()}
-        vectors = await self._vectors(model, identity, by_key, deadline, aside) if by_key else {}
+        vectors = await self._vectors(model, identity, by_key, deadline) if by_key else {}
         places = [place for place, key in keys.items() if key in vectors]
         if not places:
             return items
@@ -79,14 +77,14 @@ class ColdAds:
         await asyncio.gather(*self._later, return_exceptions=True)
 
     async def _vectors(
-        self, model: Model, identity: str, texts: Mapping[bytes, str], deadline: float, aside: Aside
+        self, model: Model, identity: str, texts: Mapping[bytes, str], deadline: float
     ) -> dict[bytes, Vector]:
         vectors = {key: held for key in texts if (held := self._held.get(key)) is not None}
         self._count("held", len(vectors))
         missing = [key for key in texts if key not in vectors]
         asked = missing[:_MOST_TEXTS]
         self._count("dropped", len(missing) - len(asked))
-        answers = await self._ask(model, identity, asked, texts, deadline, aside)
+        answers = await self._ask(model, identity, asked, texts, deadline)
         for key, told in zip(asked, answers, strict=False):
             self._count(told.outcome, 1)
             if told.vector is not None:
@@ -101,7 +99,6 @@ class ColdAds:
         keys: list[bytes],
         texts: Mapping[bytes, str],
         deadline: float,
-        aside: Aside,
     ) -> list[Told]:
         """What the process says of each; of a question that is not answered in time, that they are late."""
         if not keys:
@@ -115,8 +112,7 @@ class ColdAds:
             # For the next time; nobody waits for what has just been silent.
             return [Told("late" if self._ask_later(keys, question) else "dropped")] * len(keys)
         try:
-            with aside():
-                return await self._answer(question, wait_s)
+            return await self._answer(question, wait_s)
         except SideError as error:
             self._silent_until = time.perf_counter() + _SILENCE_S
             self._log.warning("encoder_silent", reason=str(error), texts=len(keys))

@@ -90,7 +90,7 @@ class Explainer:
             ran = await self._queue.run(model.runner, tensors, rows, terms.deadline, terms.is_gone)
         finally:
             self._admission.leave(load)
-        found = log_odds(ran.scores[_HEAD])
+        found = log_odds(ran.result[_HEAD])
         if not np.isfinite(found).all():
             raise ModelError(
                 "the model gave a score that is not a finite number where parts of the request are missing"

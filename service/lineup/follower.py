@@ -1,6 +1,6 @@
-"""Follows the source of bundles in a thread of the supervisor's: what is new there is verified, and then proposed.
+"""Follows the source of bundles in a thread of its own: what is new there is verified, and then proposed.
 
-It takes its time, at low priority, while the supervisor goes on. Does not know what becomes of a proposal.
+It takes its time, at low priority, while requests are served. Does not know what becomes of a proposal.
 """
 
 import threading
@@ -14,31 +14,11 @@ from msd.contract.errors import MsdError
 from service.lineup.held import Held, Marks, marks_of
 from service.lineup.plan import Plan, PlannedArm, PlannedShadow
 from service.lineup.pointers import SourceError
-from service.lineup.priority import give_way
 from service.lineup.source import Source, Wanted
+from service.priority import give_way
 from service.trust import Trust
 
 _EVERY_S = 0.4
-
-
-@dataclass(frozen=True, eq=False)
-class Proposal:
-    """What is wanted, verified, by folder."""
-
-    wanted: Wanted
-    models: Mapping[Path, Held]
-
-    def plan(self, generation: int) -> Plan:
-        """As workers are told of it."""
-        planned = {folder: held.planned for folder, held in self.models.items()}
-        return Plan(
-            generation=generation,
-            salt=self.wanted.salt,
-            arms=tuple(
-                PlannedArm(name=arm.name, weight=arm.weight, model=planned[arm.folder]) for arm in self.wanted.arms
-            ),
-            shadows=tuple(PlannedShadow(name=arm.name, model=planned[arm.folder]) for arm in self.wanted.shadows),
-        )
 
 
 @dataclass(frozen=True)
@@ -72,12 +52,12 @@ class Follower:
         self._seen: _Sight | None = None
         self._handled: _Sight | None = None
         self._known: dict[tuple[Path, Marks], Held] = {}
-        self._found: Proposal | Trouble | None = None
+        self._found: Plan | Trouble | None = None
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._log = structlog.get_logger("msd.follower")
 
-    def first(self) -> Proposal:
+    def first(self) -> Plan:
         """What is wanted now. Raises MsdError."""
         sight = self._look()
         if sight.wanted is None:
@@ -93,7 +73,7 @@ class Follower:
         """Does not wait for a verification that is under way."""
         self._stopped.set()
 
-    def take(self) -> Proposal | Trouble | None:
+    def take(self) -> Plan | Trouble | None:
         """The newest finding, once."""
         with self._lock:
             found, self._found = self._found, None
@@ -114,7 +94,7 @@ class Follower:
         self._seen = sight
         if sight.is_like(self._handled) or not sight.is_like(before):
             return False
-        found: Proposal | Trouble
+        found: Plan | Trouble
         try:
             if sight.wanted is None:
                 raise SourceError(sight.reason)
@@ -135,11 +115,21 @@ class Follower:
         except OSError as error:
             return _Sight(None, {}, f"{error.filename}: {error.strerror}")
 
-    def _verified(self, wanted: Wanted, marks: Mapping[Path, Marks]) -> Proposal:
+    def _verified(self, wanted: Wanted, marks: Mapping[Path, Marks]) -> Plan:
         """Holds its bundles, those that were held before as they are."""
         models = {
             folder: self._known.get((folder, marks[folder])) or Held(folder, self._parent, self._rows, self._trust)
             for folder in wanted.folders
         }
         self._known = {(folder, marks[folder]): held for folder, held in models.items()}
-        return Proposal(wanted, models)
+        return _plan(wanted, models)
+
+
+def _plan(wanted: Wanted, models: Mapping[Path, Held]) -> Plan:
+    planned = {folder: held.planned for folder, held in models.items()}
+    return Plan(
+        arms=tuple(PlannedArm(arm.name, planned[arm.folder], arm.weight) for arm in wanted.arms),
+        salt=wanted.salt,
+        shadows=tuple(PlannedShadow(arm.name, planned[arm.folder]) for arm in wanted.shadows),
+        keeps=tuple(models.values()),
+    )

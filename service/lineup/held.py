@@ -1,6 +1,7 @@
-"""A verified bundle, kept as it was verified: whatever becomes of its folder, workers load these very files.
+"""A verified bundle, kept as it was verified: whatever becomes of its folder, these very files are loaded.
 
-Its files stay open, and their names stand in a folder of the service's own, for as long as somebody has the object.
+Its files stay open, and their names stand in a folder of the service's own, for as long as somebody has the object: the
+models are loaded after the proof, perhaps more than once, and the text encoder when the first cold ad comes.
 """
 
 import itertools
@@ -16,9 +17,7 @@ import structlog
 
 from msd.contract.bundle import FILES, ROWS, Bundle
 from msd.contract.errors import BundleError
-from msd.contract.rows import RowSide
 from service.lineup.plan import PlannedModel
-from service.stores.bundle_file import shared_rows
 from service.trust import Trust
 
 Mark = tuple[int, ...]
@@ -33,9 +32,9 @@ def private_folder() -> Iterator[Path | None]:
     try:
         made = Path(tempfile.mkdtemp(prefix="msd-"))
     except OSError as error:
-        log = structlog.get_logger("msd.supervisor")
+        log = structlog.get_logger("msd.server")
         log.warning(
-            "no_folder", reason=f"{error.strerror}: a worker that is replaced reads its bundle's folder as it is"
+            "no_folder", reason=f"{error.strerror}: what is loaded later is read from the bundle's folder as it is"
         )
         yield None
         return
@@ -59,17 +58,9 @@ class Held:
             self.bundle: Bundle = trust.open(origin, rows=rows)
             if before != dict(marks_of(origin, rows)):
                 raise BundleError(f"{origin}: was changed while it was being verified")
-            memory = shared_rows(self.bundle) if rows else {}
-            for descriptor in memory.values():
-                stack.callback(os.close, descriptor)
             is_kept = parent is not None and _OPEN_FILES.is_dir()
             folder = _name(files, parent / f"{next(_NUMBERS)}-{origin.name}", stack) if parent and is_kept else origin
-            self.planned = PlannedModel(
-                identity=self.bundle.manifest.sha256,
-                folder=folder,
-                origin=origin,
-                memory={side: _path_of(descriptor) for side, descriptor in memory.items()},
-            )
+            self.planned = PlannedModel(self.bundle.manifest.sha256, folder, origin)
             weakref.finalize(self, stack.pop_all().close)
 
 
@@ -119,17 +110,5 @@ def _name(files: Mapping[str, int], folder: Path, stack: ExitStack) -> Path:
 
 
 def _path_of(descriptor: int) -> Path:
-    """By which a worker opens a file that is open here."""
+    """By which a file that is open is opened once more."""
     return Path(f"/proc/{os.getpid()}/fd/{descriptor}")
-
-
-def memory_of(model: PlannedModel, stack: ExitStack) -> dict[RowSide, int]:
-    """In a worker: descriptors of the memory for the model's rows, until the stack is closed."""
-    found: dict[RowSide, int] = {}
-    for side, path in model.memory.items():
-        try:
-            found[side] = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:  # its own memory will do
-            continue
-        stack.callback(os.close, found[side])
-    return found

@@ -1,5 +1,6 @@
-"""Which model scores whom: an immutable generation of arms, and the worker's place for the current one."""
+"""Which model scores whom: an immutable generation of arms, and the place of the one that serves."""
 
+import asyncio
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +9,9 @@ from msd.contract.schema import FeatureSchema
 from service.lineup.assignment import Assignment
 from service.lineup.model import Model
 from service.lineup.plan import ModelKey
-from service.metrics import Metrics
+
+# By then those who were scored by a line-up that was left have their replies, all but some.
+_LINGER_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,61 +73,33 @@ class Lineup:
 
 
 class Serving:
-    """What a worker serves. Which generation that is stands in memory that all workers share, so that all of them turn
-    to another at once; each has loaded it before."""
+    """What the service serves. A request looks at `current` once, and keeps to what it saw."""
 
-    __slots__ = ("_cells", "_current", "_kept", "_leaving", "_left", "_metrics", "_place", "_turned")
+    __slots__ = ("_leaving", "_turned", "current", "is_refused")
 
-    def __init__(self, current: Lineup, metrics: Metrics, turned: Callable[[Lineup], None]) -> None:
+    def __init__(self, current: Lineup, turned: Callable[[Lineup], None]) -> None:
         """`turned` is called with each line-up that is turned to."""
-        self._current = current
-        self._metrics = metrics
-        self._cells = metrics.of_supervisor
-        self._place = metrics.generation.place
+        self.current = current
+        self.is_refused = False
+        """Whether something else is wanted, which was refused or cannot be loaded yet."""
         self._turned = turned
-        self._kept: dict[int, Lineup] = {}
-        self._left: list[Lineup] = []
-        self._leaving: list[Lineup] = []
+        self._leaving: list[list[Lineup]] = []
 
-    @property
-    def current(self) -> Lineup:
-        """The line-up that serves now. A request looks once, and keeps to what it saw."""
-        current = self._current
-        if self._cells[self._place] != current.generation:
-            return self._turn()
-        return current
-
-    @property
-    def loaded(self) -> list[Lineup]:
-        """The current one, and those that may become so."""
-        return [self._current, *self._kept.values()]
+    def turn(self, lineup: Lineup) -> None:
+        """From now on requests are scored by this line-up; those at hand end with the one that they began with."""
+        left = [self.current]
+        self.current = lineup
+        self._turned(lineup)
+        self._leaving.append(left)
+        asyncio.get_running_loop().call_later(_LINGER_S, self._let_go, left)
 
     async def close(self) -> None:
-        """At the worker's end: lets go of what the models hold."""
-        for lineup in (*self.loaded, *self._left, *self._leaving):
+        """At the service's end: lets go of what the models hold."""
+        for lineup in (self.current, *(one for left in self._leaving for one in left)):
             for model in lineup.models.values():
                 await model.store.close()
 
-    def keep(self, lineup: Lineup) -> None:
-        """It is loaded and proved, and may be turned to."""
-        self._kept[lineup.generation] = lineup
-
-    def tidy(self) -> bool:
-        """Lets go of what was left, or will not be turned to; whether there was anything. To be called now and then."""
-        _ = self.current
-        rolling = self._cells[self._metrics.rolling]
-        self._left += [self._kept.pop(generation) for generation in list(self._kept) if generation != rolling]
-        # A turn later, when those whom it scored have their replies.
-        doomed, self._leaving, self._left = self._leaving, self._left, []
-        if doomed:
-            # A runtime may take tens of milliseconds to free what it has, without Python's lock.
-            threading.Thread(target=doomed.clear, name="leaving", daemon=True).start()
-        return bool(self._leaving)
-
-    def _turn(self) -> Lineup:
-        wanted = self._kept.pop(int(self._cells[self._place]), None)
-        if wanted is not None:
-            self._left.append(self._current)
-            self._current = wanted
-            self._turned(wanted)
-        return self._current
+    def _let_go(self, left: list[Lineup]) -> None:
+        self._leaving.remove(left)
+        # A runtime may take tens of milliseconds to free what it has, without Python's lock.
+        threading.Thread(target=left.clear, name="leaving", daemon=True).start()

@@ -1,13 +1,13 @@
-"""Loads another line-up beside the one that serves, in a worker: step by step, off its loop, and proved at the end.
+"""Loads another line-up beside the one that serves: step by step, off the event loop, and proved at the end.
 
-Does not know when it is turned to, nor what the other workers do.
+Does not know when it is turned to.
 """
 
 import asyncio
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import structlog
 
@@ -15,7 +15,6 @@ from msd.contract.bundle import open_verified
 from msd.contract.errors import BundleError, MsdError
 from service.lineup.aside import Aside
 from service.lineup.assignment import Assignment
-from service.lineup.held import memory_of
 from service.lineup.lineup import Arm, Lineup, Serving, Shadow
 from service.lineup.model import Model, load_model
 from service.lineup.plan import ModelKey, Plan, PlannedModel
@@ -31,7 +30,7 @@ _SWITCH_S = 0.0005
 
 
 class Loader:
-    """One worker's. One line-up is loaded at a time."""
+    """One line-up is loaded at a time."""
 
     def __init__(self, serving: Serving, settings: Settings, metrics: Metrics) -> None:
         self._serving = serving
@@ -41,18 +40,18 @@ class Loader:
         self._closing: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger("msd.loader")
 
-    async def load(self, plan: Plan) -> None:
-        """Loads what is not loaded yet, and keeps the line-up for its time.
+    async def load(self, plan: Plan, generation: int) -> Lineup:
+        """The line-up of a plan. Loads what is not loaded yet.
 
         Raises MsdError when a model is refused, StoreError when its rows cannot be had, or whatever a model fails with.
         """
         async with self._lock:
             with Aside("loader", _REST) as aside, _short_turns():
-                loaded = {key: model for lineup in self._serving.loaded for key, model in lineup.models.items()}
+                loaded = self._serving.current.models
                 for key, planned in plan.models.items():
                     if key not in loaded:
                         loaded[key] = await self._prepared(planned, aside)
-            self._serving.keep(lineup_of(plan, loaded))
+            return lineup_of(plan, loaded, generation)
 
     def watch(self, lineup: Lineup) -> None:
         """Has the stores of its models closed as those of models that were loaded later."""
@@ -81,20 +80,18 @@ class Loader:
 def load_planned(planned: PlannedModel, settings: Settings, metrics: Metrics) -> Model:
     """Loads one model of a plan. Raises MsdError."""
     try:
-        with ExitStack() as stack:
-            bundle = open_verified(planned.folder, planned.identity)
-            return load_model(bundle, settings, metrics, memory_of(planned, stack))
+        return load_model(open_verified(planned.folder, planned.identity), settings, metrics)
     except MsdError as error:
         # By the folder that people know.
         raise BundleError(str(error).replace(str(planned.folder), str(planned.origin))) from error
 
 
-def lineup_of(plan: Plan, models: Mapping[ModelKey, Model]) -> Lineup:
+def lineup_of(plan: Plan, models: Mapping[ModelKey, Model], generation: int) -> Lineup:
     """The line-up of a plan whose models are loaded, by identity."""
     assignment = Assignment(plan.salt, [arm.name for arm in plan.arms], [arm.weight for arm in plan.arms])
     shares = zip(plan.arms, assignment.shares, strict=True)
     return Lineup(
-        plan.generation,
+        generation,
         tuple(
             Arm(arm.name, models[arm.model.identity, False], slot, share) for slot, (arm, share) in enumerate(shares, 1)
         ),

@@ -1,4 +1,4 @@
-"""One bundle loaded in a worker: its runtime, its store of rows, and all else that belongs to it and to no other.
+"""One bundle loaded: its runtime, its store of rows, and all else that belongs to it and to no other.
 
 Rows and runtime are always of one bundle. Does not know which users it scores, nor whether it is any good.
 """
@@ -42,21 +42,18 @@ class Model:
         return self.runner.runtime.engine
 
 
-def load_model(bundle: Bundle, settings: Settings, metrics: Metrics, memory: Mapping[RowSide, int]) -> Model:
-    """Loads a verified bundle. Raises MsdError when runtime or rows file are not as they should be.
-
-    `memory`: what `shared_rows` gave for its rows, if anything.
-    """
+def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
+    """Loads a verified bundle. Raises MsdError when runtime or rows file are not as they should be."""
     runtime = open_runtime(bundle, settings)
     runner = Runner(runtime, open_together(bundle, runtime.engine, settings))
     codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in SIDES}
-    store = _open_store(bundle, settings, metrics, memory)
+    store = _open_store(bundle, settings, metrics)
     return Model(bundle, bundle.schema, bundle.schema.schema_hash, bundle.manifest.model_version, runner, store, codecs)
 
 
-def _open_store(bundle: Bundle, settings: Settings, metrics: Metrics, memory: Mapping[RowSide, int]) -> RowStore:
+def _open_store(bundle: Bundle, settings: Settings, metrics: Metrics) -> RowStore:
     if settings.store == "file":
-        return BundleFileStore(bundle, metrics, memory)
+        return BundleFileStore(bundle, metrics)
     from service.stores.redis import RedisStore
 
     assert settings.redis_url is not None, "settings with a Redis store have its address"

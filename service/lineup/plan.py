@@ -1,62 +1,48 @@
-"""What a worker is told to load: the arms and shadows of one generation, with the folders of their bundles.
+"""What is to be served: arms and shadows by name, with the verified bundles that they take."""
 
-It crosses from the supervisor to its workers as JSON, in a file without a name.
-"""
-
-import os
-import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-from pydantic import BaseModel, ConfigDict, Field
-
-from msd.contract.rows import RowSide
-from service.metrics import MAX_ARMS, MAX_SHADOWS
-
-# Linux alone.
-_MEMFD = getattr(os, "memfd_create", None)
-
 
 ModelKey = tuple[str, bool]
 """A bundle's identity, and whether it is loaded for a shadow."""
 
 
-class _Planned(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PlannedModel(_Planned):
+@dataclass(frozen=True)
+class PlannedModel:
     """A verified bundle: its manifest's hash, where it is to be read, and the folder that people know it by."""
 
     identity: str
     folder: Path
     origin: Path
-    memory: dict[RowSide, Path] = {}
-    """Memory that workers share for its rows."""
 
 
-class PlannedArm(_Planned):
+@dataclass(frozen=True)
+class PlannedArm:
     """A model under a name, and the share of the users that it scores, relative to the others'."""
 
     name: str
     model: PlannedModel
-    weight: Annotated[float, Field(ge=0)] = 1.0
+    weight: float = 1.0
 
 
-class PlannedShadow(_Planned):
+@dataclass(frozen=True)
+class PlannedShadow:
     """A model under a name that scores nobody, and is compared with those that do."""
 
     name: str
     model: PlannedModel
 
 
-class Plan(_Planned):
-    """A line-up to be."""
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A line-up that is not loaded yet."""
 
-    generation: int
-    arms: Annotated[tuple[PlannedArm, ...], Field(min_length=1, max_length=MAX_ARMS)]
+    arms: tuple[PlannedArm, ...]
     salt: str = ""
-    shadows: Annotated[tuple[PlannedShadow, ...], Field(max_length=MAX_SHADOWS)] = ()
+    shadows: tuple[PlannedShadow, ...] = ()
+    keeps: Sequence[object] = ()
+    """What holds the bundles' files open (`Held`), for as long as somebody has the plan."""
 
     @property
     def models(self) -> dict[ModelKey, PlannedModel]:
@@ -65,7 +51,7 @@ class Plan(_Planned):
         return arms | {(shadow.model.identity, True): shadow.model for shadow in self.shadows}
 
     def is_like(self, other: "Plan") -> bool:
-        """Whether it would serve the same, whatever its generation, and wherever the files are."""
+        """Whether it would serve the same, wherever the files are."""
         return self._outline() == other._outline()
 
     def _outline(self) -> object:
@@ -74,18 +60,3 @@ class Plan(_Planned):
             [(arm.name, arm.weight, arm.model.identity) for arm in self.arms],
             [(shadow.name, shadow.model.identity) for shadow in self.shadows],
         )
-
-    def descriptor(self) -> int:
-        """A file that holds it, for another process; the caller's to close."""
-        with tempfile.TemporaryFile() if _MEMFD is None else os.fdopen(_MEMFD("msd-plan"), "wb") as file:
-            file.write(self.model_dump_json().encode())
-            file.flush()
-            return os.dup(file.fileno())
-
-    @classmethod
-    def read(cls, descriptor: int) -> "Plan":
-        """What another process's `descriptor` holds; closes it."""
-        try:
-            return cls.model_validate_json(os.pread(descriptor, os.fstat(descriptor).st_size, 0))
-        finally:
-            os.close(descriptor)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from msd.contract.request import CheckedRequest, parse_request
 from service.lineup.lineup import Lineup, Shadow
 from service.lineup.model import Model
-from service.lineup.priority import give_way
 from service.metrics import Metrics
+from service.priority import give_way
 from service.run_queue import RunQueue
 from service.scorer import Scored, Scorer
 
@@ -67,13 +67,16 @@ class Shadowing:
                 self._metrics.shadows["failed"].inc()
                 self._tell(lineup, shadow, error)
             else:
-                self._metrics.shadow_shifts[shadow.slot].observe_all(shift(scored.scores[_HEAD], found))
+                self._metrics.shadow_shift(shadow.slot, shift(scored.scores[_HEAD], found))
                 self._metrics.shadows["scored"].inc()
 
     async def _scores(self, shadow: Shadow, request: CheckedRequest, at: float) -> NDArray[np.float32]:
         tensors = await self._scorer.tensors(shadow.model, request, at, time.perf_counter() + _PATIENCE_S)
         run = shadow.model.runner.runtime.run
-        return (await asyncio.get_running_loop().run_in_executor(self._thread, run, tensors))[_HEAD]
+        scores = (await asyncio.get_running_loop().run_in_executor(self._thread, run, tensors))[_HEAD]
+        if not np.isfinite(scores).all():
+            raise ValueError(f"the head {_HEAD} has scores that are not finite")
+        return scores
 
     def _tell(self, lineup: Lineup, shadow: Shadow, error: Exception) -> None:
         """Once of each line-up: what fails for one request does so for others."""
@@ -83,7 +86,7 @@ class Shadowing:
 
 
 def shift(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
-    """[N] how far two probabilities are apart, in log-odds; NaN where one is none."""
+    """Return how far two probabilities [N] are apart, in log-odds."""
     return np.abs(_logit(one) - _logit(other))
 
 

@@ -4,9 +4,7 @@ Whoever writes states needs to know nothing else, no bundle above all.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
-
-import orjson
+from typing import NamedTuple
 
 from msd.contract.live_state import LiveState, begin
 from msd.contract.rows import Rows, RowSide
@@ -49,30 +47,6 @@ class Batch(NamedTuple):
     def stretches(self) -> list[Stream]:
         """What the events add to the stream."""
         return stretches([event.at for event in self.events], self.lag_s)
-
-    def pack(self) -> bytes:
-        """As JSON, for another process."""
-        rows = {
-            side: {
-                one: (row.state.impressions, row.state.clicks, row.state.as_of, row.state.history)
-                for one, row in of_side.items()
-            }
-            for side, of_side in self.rows.items()
-        }
-        events = [tuple(event) for event in self.events]
-        rules = {side: tuple(rule) for side, rule in self.rules.items()}
-        return orjson.dumps({"events": events, "rows": rows, "rules": rules, "lag_s": self.lag_s})
-
-    @classmethod
-    def unpack(cls, packed: bytes) -> "Batch":
-        """What `pack` packed."""
-        document: dict[str, Any] = orjson.loads(packed)
-        return cls(
-            [LiveEvent(*event) for event in document["events"]],
-            {side: {one: begin(*row) for one, row in document["rows"][side].items()} for side in SIDES},
-            {side: StateRule(*document["rules"][side]) for side in SIDES},
-            document["lag_s"],
-        )
 
 
 class Outcome(NamedTuple):

@@ -1,4 +1,4 @@
-"""Live states on the local disk: one LMDB file, one process that writes it, any number that read it.
+"""Live states on the local disk, in one LMDB file. LMDB lets one process open it once, and processes write in turns.
 
 A transaction is there whole or not at all, whatever ends the process or the machine. Knows keys, and which events were
 seen within the horizon. Does not know what a state says.
@@ -33,27 +33,23 @@ class StateFile:
     """Raises LiveError when the folder cannot hold states, or holds something else. A repeated event is known as one
     for `horizon_s` at least, and for twice as long at most."""
 
-    def __init__(self, folder: Path, max_bytes: int, is_writer: bool, horizon_s: float = 86_400.0) -> None:
+    def __init__(self, folder: Path, max_bytes: int, horizon_s: float = 86_400.0) -> None:
         self._folder = folder
         self._horizon_s = horizon_s
         try:
-            if is_writer:
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._env = lmdb.open(
                 str(folder),
                 map_size=max_bytes,
                 max_dbs=4,
                 max_readers=_MAX_READERS,
-                readonly=not is_writer,
-                create=is_writer,
                 mode=0o600,
                 readahead=False,
             )
-            self._states, self._about = (self._env.open_db(name, create=is_writer) for name in (b"states", b"about"))
-            if is_writer:
-                self._env.reader_check()  # lets go of what readers held that were killed
-                self._seen = [self._env.open_db(name) for name in (b"seen-0", b"seen-1")]
-                self._check_format()
+            self._states, self._about = (self._env.open_db(name) for name in (b"states", b"about"))
+            self._seen = [self._env.open_db(name) for name in (b"seen-0", b"seen-1")]
+            self._env.reader_check()  # frees the slots of readers that were killed
+            self._check_format()
         except (lmdb.Error, OSError) as error:
             raise LiveError(f"{folder}: cannot keep live states there ({_reason(error)}); see MSD_STATE_DIR") from error
 
@@ -106,6 +102,7 @@ class StateFile:
             return bytes(found or _FORMAT)
 
         if (found := self._write(check)) != _FORMAT:
+            self._env.close()
             raise LiveError(
                 f"{self._folder}: states of format {found.decode('utf-8', 'replace')}, this release keeps format"
                 f" {_FORMAT.decode()}; give it another MSD_STATE_DIR"

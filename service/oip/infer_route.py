@@ -1,7 +1,5 @@
 """POST /v2/models/msd/infer: tensors to the scoring request that they stand for, which is scored like any other, and
 scores to tensors. Errors are raised; `access` answers them.
-
-A request is scored by the worker that it came to, and not offered to others: their replies are of the other form.
 """
 
 from typing import Any
@@ -28,7 +26,6 @@ from service.run_queue import RunQueue
 from service.scorer import Terms
 from service.scoring import Answer, Asked, Scoring
 from service.settings import Settings
-from service.siblings import Siblings
 
 _HEADER = HEADER.lower().encode()
 _TIMING = b"server-timing"
@@ -47,7 +44,6 @@ class InferRoute:
         admission: Admission,
         queue: RunQueue,
         readiness: Readiness,
-        siblings: Siblings | None,
     ) -> None:
         self._settings = settings
         self._deadlines = Deadlines(settings)
@@ -56,7 +52,6 @@ class InferRoute:
         self._admission = admission
         self._queue = queue
         self._readiness = readiness
-        self._siblings = siblings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -87,18 +82,12 @@ class InferRoute:
         await self._send(answer, reply, access, send)
 
     async def _answer(self, asked: Asked, parts: Parts) -> Answer:
-        """Scored here, which siblings are told, so that they do not take this worker for an idle one."""
-        if self._siblings is not None:
-            self._siblings.begin()
         try:
             return await self._scoring.answer(asked)
         except RequestError as error:
             if WHOLE in parts.inputs:
                 error.field = f"{WHOLE}.{error.field}" if error.field else WHOLE
             raise
-        finally:
-            if self._siblings is not None:
-                self._siblings.end()
 
     async def _send(self, answer: Answer, reply: Encoded, access: Access, send: Send) -> None:
         access.candidates, access.degraded, access.stages = answer.candidates, answer.degraded, answer.stages

@@ -67,4 +67,4 @@ def load_without(settings: Settings, metrics: Metrics) -> Model | None:
     bundle = Trust(settings.trusted_keys).open(folder)
     # Its rows are its own files', wherever those of the bundle that is served are.
     own = settings.model_copy(update={"bundle": folder, "store": "file", "merge": "off"})
-    return load_model(bundle, own, metrics, {})
+    return load_model(bundle, own, metrics)

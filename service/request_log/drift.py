@@ -1,22 +1,18 @@
 """How far the inputs and scores of logged requests are from what they were when the served bundle was exported.
 
-Knows records and the reference in a manifest. Does not know files, nor who reads the figures.
+Knows requests, what they were scored from, and the reference in a manifest. Does not know who reads the figures.
 """
 
-from pathlib import Path
-
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
-from msd.contract.assemble import Tensors, assemble
-from msd.contract.bundle import MANIFEST, Manifest, read_manifest
-from msd.contract.errors import MsdError
-from msd.contract.log import RequestRecord, basis_of
-from msd.contract.reference import Distribution, dense_inputs
-from msd.contract.request import parse_request
-from msd.contract.rows import RowCodec
+from msd.contract.assemble import assemble
+from msd.contract.bundle import Manifest
+from msd.contract.log import Basis
+from msd.contract.reference import Distribution, Reference, dense_inputs
+from msd.contract.request import CheckedRequest
 from service.metrics import Metrics
+from service.runtimes.runtime import Scores
 
 # Of fewer requests a distribution is too rough to be compared: chance alone makes it differ.
 LEAST_REQUESTS = 200
@@ -32,72 +28,47 @@ class Drift:
         self._metrics = metrics
         self._watched: _Watched | None = None
         self._manifest_sha256 = ""
-        self._log = structlog.get_logger("msd.request_log")
 
-    def add(self, record: RequestRecord, folder: Path) -> None:
-        """Counts a request of the champion, whose bundle is in `folder`."""
-        if record.manifest_sha256 != self._manifest_sha256:
-            self._manifest_sha256 = record.manifest_sha256
-            self._watched = self._watch(folder)
+    def add(self, manifest: Manifest, request: CheckedRequest, basis: Basis, scores: Scores) -> None:
+        """Counts a request that the champion, whose manifest this is, has scored from `basis`."""
+        if manifest.sha256 != self._manifest_sha256:
+            self._manifest_sha256 = manifest.sha256
+            self._watched = None if manifest.reference is None else _Watched(manifest, manifest.reference)
         watched = self._watched
         if watched is None:
             return
-        try:
-            watched.add(record)
-        except MsdError as error:
-            self._log.warning("drift_not_counted", request_id=record.request_id, reason=str(error))
-            return
+        watched.add(request, basis, scores)
         if watched.requests >= LEAST_REQUESTS and watched.requests % _TELL_EVERY == 0:
             self._metrics.drift(self._manifest_sha256, watched.inputs(), watched.heads())
-
-    def _watch(self, folder: Path) -> "_Watched | None":
-        """None where the bundle has no reference, or is there no more."""
-        try:
-            manifest = read_manifest(folder / MANIFEST)
-        except MsdError as error:
-            self._log.warning("drift_not_watched", reason=str(error))
-            return None
-        if manifest.sha256 != self._manifest_sha256 or manifest.reference is None:
-            return None
-        return _Watched(manifest)
 
 
 class _Watched:
     """One bundle's reference, and what was counted of late."""
 
-    def __init__(self, manifest: Manifest) -> None:
-        assert manifest.reference is not None, "what is watched has a reference"
+    def __init__(self, manifest: Manifest, reference: Reference) -> None:
         self.requests = 0
         self._schema = manifest.feature_schema
-        self._codecs = [RowCodec(self._schema, side, manifest.bundle_id) for side in ("user", "item")]
         known = dense_inputs(self._schema)
-        self._inputs = [
-            (known[name], _Counted(one)) for name, one in manifest.reference.inputs.items() if name in known
-        ]
-        self._heads = {head: _Counted(one) for head, one in manifest.reference.scores.items()}
+        self._inputs = {name: (known[name], _Counted(one)) for name, one in reference.inputs.items() if name in known}
+        self._heads = {head: _Counted(one) for head, one in reference.scores.items()}
 
-    def add(self, record: RequestRecord) -> None:
-        """Counts one request. Raises MsdError where the record is not of this bundle."""
-        tensors = self._tensors(record)
+    def add(self, request: CheckedRequest, basis: Basis, scores: Scores) -> None:
+        """Counts one request."""
+        tensors = assemble(self._schema, request, basis.at, basis.user, basis.items).tensors
         self.requests += 1
-        for column, counted in self._inputs:
+        for column, counted in self._inputs.values():
             counted.add(column.values(tensors))
-        for head, scores in zip(record.heads, record.scores, strict=True):
-            if head in self._heads:
-                self._heads[head].add(scores.astype(np.float64))
+        for head, counted in self._heads.items():
+            if head in scores:
+                counted.add(scores[head].astype(np.float64))
 
-    def inputs(self) -> list[float]:
-        """The drift of each input, in the reference's order."""
-        return [counted.psi() for _, counted in self._inputs]
+    def inputs(self) -> dict[str, float]:
+        """Return the drift of each input."""
+        return {name: counted.psi() for name, (_, counted) in self._inputs.items()}
 
-    def heads(self) -> list[float]:
-        """The drift of each head's scores."""
-        return [counted.psi() for counted in self._heads.values()]
-
-    def _tensors(self, record: RequestRecord) -> Tensors:
-        basis = basis_of(record, *self._codecs)
-        request = parse_request(record.request, self._schema, max(1, len(record.item_ids)))
-        return assemble(self._schema, request, basis.at, basis.user, basis.items).tensors
+    def heads(self) -> dict[str, float]:
+        """Return the drift of each head's scores."""
+        return {head: counted.psi() for head, counted in self._heads.items()}
 
 
 class _Counted:

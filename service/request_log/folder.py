@@ -52,7 +52,7 @@ class LogFolder:
         """Leaves the folder to the next."""
         os.close(self._lock)
 
-    def add(self, kind: str, data: bytes) -> None:
+    def add(self, kind: str, data: bytes | memoryview) -> None:
         """Writes one file, once the oldest have made room for it. Raises OSError, or LogFolderError where it is larger
         than all may be together."""
         if len(data) > self.max_bytes:

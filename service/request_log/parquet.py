@@ -5,7 +5,7 @@ Knows how records become columns and back. Does not know where files are kept, n
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 
 from msd.contract.errors import MsdError
 from msd.contract.log import REQUESTS, EventRecord, RequestRecord
+from service.priority import let_others_run
 
+Batch: TypeAlias = Any  # pyarrow.RecordBatch; pyarrow has no types
 _STRINGS, _FLOATS = pa.list_(pa.string()), pa.list_(pa.float32())
 _REQUEST_COLUMNS = pa.schema(
     {
@@ -66,7 +68,7 @@ _EVENT_COLUMNS = pa.schema(
         "received_at": pa.float64(),
     }.items()
 )
-_BATCH = 16
+_READ_ROWS = 16
 _ROWS = b"msd.rows"
 
 
@@ -74,14 +76,33 @@ class LogFileError(MsdError):
     """A file that is no file of the log, or cannot be read."""
 
 
-def encode_requests(records: Sequence[RequestRecord]) -> bytes:
+def request_batch(records: Sequence[RequestRecord]) -> Batch:
+    """Columns of some requests."""
+    return _batch(_REQUEST_COLUMNS, records)
+
+
+def event_batch(records: Sequence[EventRecord]) -> Batch:
+    """Columns of some events."""
+    return _batch(_EVENT_COLUMNS, records)
+
+
+def encode_requests(records: Sequence[RequestRecord]) -> memoryview:
     """A file of requests."""
-    return _encoded(_REQUEST_COLUMNS, records)
+    return encode_batches([request_batch(records)])
 
 
-def encode_events(records: Sequence[EventRecord]) -> bytes:
+def encode_events(records: Sequence[EventRecord]) -> memoryview:
     """A file of events."""
-    return _encoded(_EVENT_COLUMNS, records)
+    return encode_batches([event_batch(records)])
+
+
+def encode_batches(batches: Sequence[Batch]) -> memoryview:
+    """A file of batches, one at least, all of one kind."""
+    count = sum(batch.num_rows for batch in batches)
+    table = pa.Table.from_batches(batches).replace_schema_metadata({_ROWS: str(count).encode()})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return memoryview(sink.getvalue())
 
 
 def log_files(path: Path, kind: str = REQUESTS) -> list[Path]:
@@ -105,13 +126,12 @@ def read_events(path: Path) -> Iterator[EventRecord]:
         yield EventRecord(**row)
 
 
-def _encoded(schema: Any, records: Sequence[RequestRecord] | Sequence[EventRecord]) -> bytes:  # noqa: ANN401
-    columns = [pa.array([getattr(one, field.name) for one in records], field.type) for field in schema]
-    sink = pa.BufferOutputStream()
-    table = pa.Table.from_arrays(columns, schema=schema.with_metadata({_ROWS: str(len(records)).encode()}))
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
+def _batch(schema: Any, records: Sequence[RequestRecord] | Sequence[EventRecord]) -> Batch:  # noqa: ANN401
+    columns = []
+    for field in schema:
+        columns.append(pa.array([getattr(one, field.name) for one in records], field.type))
+        let_others_run()
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _rows(path: Path, schema: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - pyarrow has no types
@@ -120,7 +140,7 @@ def _rows(path: Path, schema: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 
             if not schema.equals(file.schema_arrow):
                 raise LogFileError(f"{path}: is not a file of the log, or of another release: its columns differ")
             left = int((file.schema_arrow.metadata or {}).get(_ROWS, 0))
-            for batch in file.iter_batches(_BATCH):
+            for batch in file.iter_batches(_READ_ROWS):
                 left -= len(batch)
                 yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:

@@ -28,6 +28,5 @@ def open_runtime(bundle: Bundle, settings: Settings) -> Runtime:
             f"{bundle.folder}: was made for {wanted.chosen} on OpenVINO, which has no {settings.provider}; set"
             " MSD_RUNTIME=onnxruntime to run it in fp32, or MSD_PROVIDER=cpu"
         )
-    return OpenVinoRuntime(
-        bundle, wanted.chosen, settings.threads, expected_candidates(bundle, settings.max_candidates)
-    )
+    expected = expected_candidates(bundle, settings.max_candidates)
+    return OpenVinoRuntime(bundle, wanted.chosen, settings.threads, expected, settings.workers or 1)

@@ -21,13 +21,13 @@ _PRODUCTS = ("FullyConnected", "MatMul")
 class OpenVinoRuntime:
     """A graph of OpenVINO."""
 
-    def __init__(self, bundle: Bundle, precision: Precision, threads: int, expected: int = 0) -> None:
-        """`expected`: how many candidates most requests have, 0 where nobody knows.
+    def __init__(self, bundle: Bundle, precision: Precision, threads: int, expected: int = 0, streams: int = 1) -> None:
+        """`expected`: how many candidates most requests have, 0 where nobody knows. `streams`: runs at the same time.
 
         Raises RuntimeRefused when the precision is not to be had, BundleError when graph and manifest disagree.
         """
         path = bundle.path(RANKER)
-        self._graph = _open(bundle, path, precision, threads, expected)
+        self._graph = _open(bundle, path, precision, threads, expected, streams)
         compiled = self._graph.compiled
         outputs = [output.any_name for output in compiled.outputs]
         check_graph(bundle, ALONE, _inputs(compiled, {spec.name for spec in bundle.schema.tensors}), outputs)
@@ -42,7 +42,7 @@ class OpenVinoRuntime:
         return sorted({self._graph.size_of(count) for count in range(1, max_candidates + 1)})
 
 
-def _open(bundle: Bundle, path: Path, precision: Precision, threads: int, expected: int) -> OpenVinoGraph:
+def _open(bundle: Bundle, path: Path, precision: Precision, threads: int, expected: int, streams: int) -> OpenVinoGraph:
     if precision == "int8":
         raise RuntimeRefused(
             f"{path}: is quantised for onnxruntime; OpenVINO is asked for: set MSD_RUNTIME=onnxruntime, or auto"
@@ -58,7 +58,7 @@ def _open(bundle: Bundle, path: Path, precision: Precision, threads: int, expect
         check_bf16(path, openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     heads = checked_heads(bundle.manifest.heads)
     try:
-        return OpenVinoGraph(str(path), precision, threads, heads, expected)
+        return OpenVinoGraph(str(path), precision, threads, heads, expected, streams)
     except Exception as error:  # all of openvino's errors are plain RuntimeErrors
         raise BundleError(f"{path}: openvino cannot load it: {error}") from error
 
@@ -97,7 +97,7 @@ def _engine(path: Path, compiled: Any, asked: Precision) -> Engine:  # noqa: ANN
         name=NAME,
         version=load_openvino().__version__,
         provider="+".join(compiled.get_property("EXECUTION_DEVICES")).lower(),
-        threads=compiled.get_property("INFERENCE_NUM_THREADS"),
+        threads=compiled.get_property("INFERENCE_NUM_THREADS") // compiled.get_property("NUM_STREAMS"),
         precision=got,
         instructions=cpu_instructions(),
     )

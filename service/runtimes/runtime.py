@@ -44,7 +44,7 @@ class Engine:
 
 
 class Runtime(Protocol):
-    """A loaded ranker."""
+    """A loaded ranker. Any thread may run it, and several at once."""
 
     engine: Engine
 

@@ -1,13 +1,12 @@
 """Rows from the bundle's own files: the default store, which needs nothing beside the bundle."""
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from msd.contract.bundle import ROWS, Bundle
 from msd.contract.errors import BundleError
-from msd.contract.row_file import RowFile, rows_memory
+from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, Rows, RowSide
 from service.metrics import Metrics
 from service.stores.store import StoreError, tell_rows
@@ -16,19 +15,15 @@ SIDES: tuple[RowSide, ...] = ("user", "item")
 
 
 class BundleFileStore:
-    """Reads rows where the bundle keeps them. Raises BundleError when a file cannot be opened.
-
-    `memory`: what `shared_rows` gave a parent of this process; without, the rows are kept by this process alone.
-    """
+    """Reads rows where the bundle keeps them. Raises BundleError when a file cannot be opened."""
 
     name = "file"
 
-    def __init__(self, bundle: Bundle, metrics: Metrics, memory: Mapping[RowSide, int] | None = None) -> None:
+    def __init__(self, bundle: Bundle, metrics: Metrics) -> None:
         self._metrics = metrics
         self._codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in SIDES}
         self._files = {
-            side: RowFile(bundle.path(ROWS[side]), codec, bundle.bundle_id, (memory or {}).get(side))
-            for side, codec in self._codecs.items()
+            side: RowFile(bundle.path(ROWS[side]), codec, bundle.bundle_id) for side, codec in self._codecs.items()
         }
 
     async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> Rows:
@@ -58,10 +53,3 @@ class BundleFileStore:
             except BundleError:
                 rows.append(None)
         return rows
-
-
-def shared_rows(bundle: Bundle) -> dict[RowSide, int]:
-    """Descriptors of memory for a bundle's rows, for worker processes that inherit them to share; none but on Linux."""
-    if not hasattr(os, "memfd_create"):
-        return {}
-    return {side: rows_memory(bundle.path(ROWS[side])) for side in SIDES}

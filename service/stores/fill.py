@@ -12,7 +12,7 @@ from itertools import count
 from typing import NamedTuple
 
 from msd.contract.rows import RowSide
-from service.families import Standing
+from service.metric_types import Standing
 from service.stores.arena import Arena
 from service.stores.store import StoreError
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from msd.contract.bundle import Bundle
 from msd.contract.redis_keys import POINTER, key_prefix, rows_key, shown_key, shown_prefix
 from msd.contract.rows import RowCodec, Rows, RowSide, unpack_history
-from service.families import Standing
+from service.metric_types import Standing
 from service.metrics import Metrics
 from service.stores.arena import Arena
 from service.stores.bundle_file import SIDES
@@ -242,7 +242,7 @@ class _Side:
 
     def tell(self) -> None:
         """Says how many rows are held, beside what other stores of this worker hold."""
-        self._gauge.add(len(self.arena) - self._told)
+        self._gauge.inc(len(self.arena) - self._told)
         self._told = len(self.arena)
 
 

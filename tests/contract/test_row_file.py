@@ -1,9 +1,12 @@
 """A rows file finds every row and no other; a wrong byte is found out at the latest when it is read."""
 
 import os
+import re
 import struct
+import threading
 import zlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ from numpy.typing import NDArray
 from msd.contract import id_index
 from msd.contract.checked_file import BLOCK, OpenFile
 from msd.contract.errors import BundleError
-from msd.contract.row_file import RowFile, rows_memory
+from msd.contract.row_file import RowFile
 from msd.contract.row_header import read_header
 from msd.contract.row_writer import write_row_file
 from msd.contract.rows import Records, RowCodec
@@ -394,70 +397,41 @@ def test_what_was_not_read_before_the_file_was_spoilt_is_an_error_until_it_is_ba
     assert file.raw(ids) == list(known.values())
 
 
-def test_shared_memory_serves_what_another_has_read(path: Path) -> None:
+def test_several_threads_that_touch_the_same_blocks_read_the_same(path: Path) -> None:
     ids = [f"i{number}" for number in range(3_000)]
     rows = write_items(path, ids)
-    memory = rows_memory(path)
-    try:
-        one, two = (RowFile(path, ITEMS, BUNDLE_ID, memory) for _ in range(2))
-        assert one.is_shared
-        assert two.is_shared
-        assert not open_items(path).is_shared
-        assert one.raw(ids) == rows
-        truncate(path)
-        assert two.raw(ids) == rows
-    finally:
-        os.close(memory)
+    file = open_items(path)
+    begin = threading.Barrier(4)
+
+    def read(_: int) -> list[bytes | None]:
+        begin.wait(60)
+        return [row for start in range(0, len(ids), 100) for row in file.raw(ids[start : start + 100])]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(read, range(4))) == [rows] * 4
+    truncate(path)
+    assert file.raw(ids) == rows
 
 
-@pytest.mark.parametrize("count", [2, 3_000])
-def test_shared_memory_of_other_contents_is_left_alone(path: Path, count: int) -> None:
-    """A worker that starts after the file was replaced must not put its rows under the eyes of older ones.
-
-    The checksums of a block of two whole rows are the same whatever these say.
-    """
-    ids = [f"i{number}" for number in range(count)]
-    rows = write_items(path, ids)
-    memory = rows_memory(path)
-    old = RowFile(path, ITEMS, BUNDLE_ID, memory)
-    other = make_records(ITEMS, len(ids), seed=1)
-    write_row_file(path, ITEMS, BUNDLE_ID, ids, other, [])
-    new = RowFile(path, ITEMS, BUNDLE_ID, memory)
-    os.close(memory)
-
-    assert not new.is_shared
-    assert new.raw(ids) == [record.tobytes() for record in other]
-    assert old.raw(ids) == rows
-
-
-@pytest.mark.parametrize("kind", ["closed", "a plain file", "not sealed", "too short"])
-def test_what_is_no_shared_memory_of_this_file_is_not_used(path: Path, kind: str) -> None:
-    rows = write_items(path, ["i1", "i2"])
-    memory = rows_memory(path)
-    content = os.pread(memory, os.fstat(memory).st_size, 0)
-    os.close(memory)
-    descriptor = os.open(path.parent / "plain", os.O_RDWR | os.O_CREAT) if kind == "a plain file" else memory
-    if kind in ("not sealed", "too short"):
-        descriptor = os.memfd_create("other", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    if kind != "closed":
-        os.pwrite(descriptor, content[: -1 if kind == "too short" else None], 0)
-    file = RowFile(path, ITEMS, BUNDLE_ID, descriptor)
-    if kind != "closed":
-        os.close(descriptor)
-
-    assert not file.is_shared
-    assert file.raw(["i2", "i1", "x"]) == [rows[1], rows[0], None]
+def taken_by_rows() -> int:
+    """Bytes of this process's memory that hold rows of files."""
+    smaps, taken, is_rows = Path("/proc/self/smaps").read_text(), 0, False
+    for line in smaps.splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            is_rows = "msd-rows" in line
+        elif is_rows and line.startswith("Rss:"):
+            taken += 1024 * int(line.split()[1])
+    return taken
 
 
 def test_memory_is_taken_by_what_is_touched(path: Path) -> None:
     """The map is as large as the file; what it takes is the blocks of a few ids, not the megabytes between them."""
     ids = [f"i{number}" for number in range(60_000)]
     write_items(path, ids)
-    memory = rows_memory(path)
-    file = RowFile(path, ITEMS, BUNDLE_ID, memory)
+    before = taken_by_rows()
+    file = RowFile(path, ITEMS, BUNDLE_ID)
     file.get(ids[:3])
-    taken = 512 * os.fstat(memory).st_blocks
-    os.close(memory)
+    taken = taken_by_rows() - before
 
     assert path.stat().st_size > 4_000_000
     assert 0 < taken <= 16 * BLOCK

@@ -1,7 +1,7 @@
 """docs/metrics.md has a row for each family that the code declares: its name, type, labels, and the values of these."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,14 +21,17 @@ class Family(NamedTuple):
 
 
 def declared() -> Iterator[Family]:
-    """All that a process of the service tells of."""
-    for one in Metrics().families.collect():
-        yield Family(one.name + "_total" * (one.type == "counter"), one.type, labels_of(one))
+    """All that the service exposes."""
+    # A family without a sample does not tell its labels; its collector does.
+    for collector in Metrics().families._collector_to_names:
+        labels = getattr(collector, "_labelnames", ())
+        for one in collector.collect():
+            yield Family(one.name + "_total" * (one.type == "counter"), one.type, labels_of(one, labels))
 
 
-def labels_of(family: Metric) -> dict[str, list[str]]:
+def labels_of(family: Metric, labels: Iterable[str]) -> dict[str, list[str]]:
     """The values of each label that exist from the start."""
-    found: dict[str, list[str]] = {name: [] for name in getattr(family, "_labelnames", ())}
+    found: dict[str, list[str]] = {name: [] for name in labels}
     for sample in family.samples:
         for name, values in found.items():
             if sample.labels[name] not in values:

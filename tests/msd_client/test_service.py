@@ -142,7 +142,7 @@ def test_it_says_what_is_served(ask: Ask, guarded: Guarded) -> None:
 
     assert (model.model_version, model.heads, model.max_candidates) == ("test-0", ["pctr", "pcvr"], 2000)
     assert model.document["store"] == "file"
-    assert (ready.ready, ready.missing, ready.workers_ready) == (True, {}, 1)
+    assert (ready.ready, ready.draining, ready.missing) == (True, False, {})
 
 
 @pytest.mark.parametrize(

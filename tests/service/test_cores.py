@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.cores import usable_cores, worker_count
+from service.cores import scoring_threads, usable_cores
 from service.settings import Settings
 
 CORES = len(os.sched_getaffinity(0))
@@ -81,15 +81,15 @@ def test_on_this_machine() -> None:
         ({"provider": "cuda", "workers": 2}, 16, 2),
     ],
 )
-def test_workers_for_cores(given_settings: dict[str, object], cores: float, count: int) -> None:
+def test_threads_for_cores(given_settings: dict[str, object], cores: float, count: int) -> None:
     settings = Settings.model_validate({"bundle": "b", **given_settings})
 
-    assert worker_count(settings, cores) == count
+    assert scoring_threads(settings, cores) == count
 
 
 @given(st.floats(0.01, 512), st.integers(1, 256))
-def test_there_is_always_a_worker_and_never_more_threads_than_cores(cores: float, threads: int) -> None:
-    count = worker_count(Settings(bundle=Path("b"), threads=threads), cores)
+def test_there_is_always_a_thread_and_never_more_threads_than_cores(cores: float, threads: int) -> None:
+    count = scoring_threads(Settings(bundle=Path("b"), threads=threads), cores)
 
     assert count >= 1
     assert count == 1 or count * threads <= cores

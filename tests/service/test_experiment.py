@@ -33,9 +33,8 @@ def bundles(bundle: Bundle, other_bundle: Bundle, tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="module")
 def running(bundles: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
-    """Two workers that follow it."""
+    """A service that follows it."""
     with live_service(bundles, tmp_path_factory.mktemp("service"), workers=2) as service:
-        wait_until(lambda: service.metric("msd_workers_ready") == 2)
         yield service
 
 
@@ -85,8 +84,7 @@ def test_weights_change_while_it_runs(running: LiveService, bundles: Path) -> No
     total = sum(running.metric(f'msd_arm_requests_total{{slot="{slot}"}}') for slot in range(1, 9))
     assert total == 6 * len(USERS)
     # One bundle more was loaded, once, whatever became of the weights.
-    loaded = [line for line in running.log() if line["event"] == "model_loaded"]
-    assert Counter(line["worker"] for line in loaded) == {1: 1, 2: 1}
+    assert [line["event"] for line in running.log()].count("model_loaded") == 1
 
 
 def test_an_experiment_that_is_none_changes_nothing(running: LiveService, bundles: Path) -> None:

@@ -115,9 +115,9 @@ def same_events(told: list[Batch]) -> list[Batch]:
 @settings(max_examples=40, suppress_health_check=list(HealthCheck), deadline=None)
 @given(batches().map(same_events))
 def test_the_file_keeps_what_the_fold_says(tmp_path_factory: pytest.TempPathFactory, told: list[Batch]) -> None:
-    reference, file = Reference(), StateFile(tmp_path_factory.mktemp("state"), 2**24, is_writer=True)
+    reference, file = Reference(), StateFile(tmp_path_factory.mktemp("state"), 2**24)
     for batch in told:
-        assert file.add([Batch.unpack(batch.pack())]) == [reference.add(batch)]
+        assert file.add([batch]) == [reference.add(batch)]
     found = {side: file.read(side, ids) for side, ids in IDS.items()}
     file.close()
 
@@ -301,7 +301,7 @@ def test_the_file_forgets_events_after_its_horizon(tmp_path: Path, monkeypatch: 
     """At the earliest after one horizon, at the latest after two; a clock that goes back changes nothing."""
     now = [1e9]
     monkeypatch.setattr("time.time", lambda: now[0])
-    file = StateFile(tmp_path / "state", 2**24, is_writer=True, horizon_s=100.0)
+    file = StateFile(tmp_path / "state", 2**24, horizon_s=100.0)
     heard = []
     for seconds in (0, 99, -50, 101, 99, 101, 101):
         now[0] += seconds
@@ -313,11 +313,11 @@ def test_the_file_forgets_events_after_its_horizon(tmp_path: Path, monkeypatch: 
 def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
     import lmdb
 
-    StateFile(tmp_path, 2**24, is_writer=True).close()
+    StateFile(tmp_path, 2**24).close()
     with lmdb.open(str(tmp_path), max_dbs=4) as environment, environment.begin(write=True) as transaction:
         transaction.put(b"format", b"9", db=environment.open_db(b"about", transaction))
     with pytest.raises(LiveError, match="states of format 9, this release keeps format 1"):
-        StateFile(tmp_path, 2**24, is_writer=True)
+        StateFile(tmp_path, 2**24)
 
 
 def test_a_cluster_keeps_what_the_fold_says(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_as_many_of_the_first_run_as_can_be_expected_to_end_in_time() -> None:
     ran = run_with(0.018)
 
     assert ran.is_partial
-    pctr = ran.scores["pctr"].tolist()
+    pctr = ran.result["pctr"].tolist()
     assert 2 < len(pctr) < 200
     assert pctr == [*range(len(pctr) - 1), -1]
 
@@ -120,7 +120,7 @@ def test_with_time_enough_all_run() -> None:
     ran = run_with(10.0)
 
     assert not ran.is_partial
-    assert ran.scores["pctr"].tolist() == list(range(200))
+    assert ran.result["pctr"].tolist() == list(range(200))
 
 
 def test_where_it_suffices_for_nothing_nothing_runs() -> None:

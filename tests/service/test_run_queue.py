@@ -1,9 +1,10 @@
-"""The queue of runs, with a runtime that counts: order, what never runs, failures, cancellation, admission."""
+"""The queue of scoring threads, with a runtime that counts: order, overlap, what never runs, failures, cancellation,
+admission."""
 
 import asyncio
-import math
 import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, cast
 
@@ -16,32 +17,35 @@ from msd.contract.assemble import Tensors
 from service.admission import Admission, Load
 from service.errors import ClientGone, DeadlineExceeded, Overloaded
 from service.metrics import Metrics
-from service.run_queue import RunQueue
-from service.runner import Learned, Runner
+from service.run_queue import Job, RunQueue
+from service.runner import Runner
 from service.runtimes.runtime import Engine, Scores
 from service.runtimes.together import Together
 
 
 class CountingRuntime:
-    """Notes what it runs and in which thread. Answers with what it was given, after as long as it is told."""
+    """Notes what it runs, and in which threads. Answers with what it was given, after as long as it is told."""
 
     engine = Engine("counting", "1", "none", 1, "fp32", ())
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
         self.runs: list[int] = []
-        self.threads: list[bool] = []
+        self.threads: set[threading.Thread] = set()
         self.at_once = self.most_at_once = 0
+        self._lock = threading.Lock()
 
     def run(self, tensors: Tensors) -> Scores:
         """Fails on −1."""
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
         value = int(tensors["x"][0])
-        self.runs.append(value)
-        self.threads.append(threading.current_thread() is not threading.main_thread())
+        with self._lock:
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+            self.runs.append(value)
+            self.threads.add(threading.current_thread())
         time.sleep(self.seconds)
-        self.at_once -= 1
+        with self._lock:
+            self.at_once -= 1
         if value == -1:
             raise RuntimeError("no such value")
         return {"pctr": np.array([value], np.float32)}
@@ -77,12 +81,13 @@ class Bench:
         max_rows: int = 1_000,
         deadline_s: float = 60.0,
         merged: CountingTogether | None = None,
+        threads: int = 1,
     ) -> None:
         self.runtime = CountingRuntime(seconds)
         self.metrics = Metrics()
         self.runner = Runner(self.runtime, cast(Together, merged))
-        self.admission = Admission(self.metrics, max_rows)
-        self.queue = RunQueue(self.metrics, self.admission)
+        self.admission = Admission(self.metrics, max_rows, threads)
+        self.queue = RunQueue(self.metrics, self.admission, threads)
         self.deadline_s = deadline_s
 
     def admit(self, rows: int) -> Load:
@@ -103,7 +108,7 @@ class Bench:
         ran = await self.queue.run(self.runner, {"x": np.array([value])}, rows, until, is_gone)
         assert ran.queue_s >= 0
         assert ran.run_s >= 0
-        return int(ran.scores["pctr"][0])
+        return int(ran.result["pctr"][0])
 
     def sheds(self) -> dict[str, float]:
         """Those counted, by reason."""
@@ -157,22 +162,73 @@ def test_no_more_go_together_than_fit() -> None:
     assert bench.runtime.runs == [1]
 
 
-def test_short_runs_stay_in_the_loop_and_long_ones_go_to_the_thread() -> None:
-    bench = Bench()
-    # What was learned last is what counts here, so that no stall of the machine is.
-    bench.runner.run_s = Learned(share=1.0, most=math.inf)
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(-1, 50), min_size=1, max_size=40), st.integers(2, 4))
+def test_several_threads_lose_nothing_and_mix_nothing_up(values: list[int], threads: int) -> None:
+    bench = Bench(threads=threads)
+    found = together(bench, *(bench.run(value) for value in values))
 
-    async def runs() -> None:
-        await bench.run(0)
-        for seconds in (0.001, 0.004, 0.006, 1.0, 0.001):
-            bench.runner.run_s.learn(1, seconds)
-            await bench.run(1)
-        await bench.run(9, rows=500)
+    assert sorted(bench.runtime.runs) == sorted(values)
+    for value, result in zip(values, found, strict=True):
+        assert result == value if value >= 0 else isinstance(result, RuntimeError)
 
-    asyncio.run(runs())
+
+class Meeting(CountingRuntime):
+    """Ends no run before so many are under way."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self._barrier = threading.Barrier(count, timeout=60)
+
+    def run(self, tensors: Tensors) -> Scores:
+        """Waits for the others."""
+        self._barrier.wait()
+        return super().run(tensors)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_as_many_runs_overlap_as_there_are_threads(threads: int) -> None:
+    bench = Bench(threads=threads)
+    bench.runner = Runner(Meeting(threads))
+    values = list(range(3 * threads))
+    assert together(bench, *(bench.run(value) for value in values)) == values
+
+
+def test_the_loop_never_runs_a_model() -> None:
+    bench = Bench(threads=2)
+    together(bench, *(bench.run(value) for value in range(50)))
+    assert threading.main_thread() not in bench.runtime.threads
+    assert len(bench.runtime.threads) <= 2
+
+
+def test_any_work_can_be_done_in_a_scoring_thread() -> None:
+    bench = Bench(threads=2)
+
+    async def work() -> tuple[str, bool]:
+        until = time.perf_counter() + 60
+        done = await bench.queue.do(Job(lambda: threading.current_thread().name, bench.runner, 1, until, lambda: False))
+        return done.result, done.is_partial
+
+    name, is_partial = asyncio.run(work())
     bench.queue.close()
-    # How long a run takes is not known before the first of its size.
-    assert bench.runtime.threads == [True, False, False, True, True, False, True]
+    assert name.startswith("scoring-")
+    assert not is_partial
+
+
+def test_what_there_is_no_time_for_is_shortened_when_its_turn_comes() -> None:
+    bench = Bench()
+    for _ in range(20):
+        bench.runner.run_s.learn(200, 10.0)
+        bench.runner.run_s.learn(20, 0.001)
+
+    async def work() -> tuple[int, int, bool]:
+        until = time.perf_counter() + 5
+        job = Job(lambda: 200, bench.runner, 200, until, lambda: False, shorten=lambda count: (lambda: count, None))
+        done = await bench.queue.do(job)
+        return done.result, job.rows, done.is_partial
+
+    assert asyncio.run(work()) == (30, 31, True)
+    bench.queue.close()
 
 
 def test_the_loop_goes_on_while_a_long_run_runs() -> None:
@@ -201,23 +257,21 @@ def test_what_nobody_waits_for_never_runs() -> None:
     assert bench.sheds() == {"client_gone": 1, "deadline": 1}
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.05])
-def test_cancelled_requests_give_their_turn_back(seconds: float) -> None:
+def test_cancelled_requests_give_their_turn_back() -> None:
     """Of those that wait, none runs; the run at hand ends, and the next begins."""
-    bench = Bench(seconds)
+    bench = Bench(seconds=0.05)
 
     async def cancel() -> int:
         tasks = [asyncio.ensure_future(bench.run(value)) for value in range(4)]
         await asyncio.sleep(0.01)
-        for task in tasks[1:3] if seconds else tasks[:0]:
+        for task in tasks[:3]:
             task.cancel()
-        tasks[0].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         return await bench.run(7)
 
     assert asyncio.run(cancel()) == 7
     bench.queue.close()
-    assert bench.runtime.runs == ([0, 3, 7] if seconds else [0, 1, 2, 3, 7])
+    assert bench.runtime.runs == [0, 3, 7]
 
 
 def test_closing_ends_what_waits() -> None:
@@ -234,6 +288,42 @@ def test_closing_ends_what_waits() -> None:
     assert [type(one) for one in found[1:]] == [asyncio.CancelledError] * 2
 
 
+def test_who_comes_after_the_end_is_cancelled() -> None:
+    bench = Bench()
+
+    async def late() -> int:
+        bench.queue.close()
+        return await bench.run(1)
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(late())
+    assert bench.runtime.runs == []
+
+
+def test_an_error_while_a_job_is_judged_costs_that_job_alone() -> None:
+    bench = Bench()
+
+    def is_gone() -> bool:
+        raise ValueError("of the client")
+
+    found = together(bench, bench.run(1), bench.run(2, is_gone=is_gone), bench.run(3))
+    assert (found[0], found[2]) == (1, 3)
+    assert isinstance(found[1], ValueError)
+
+
+def test_a_loop_that_ended_leaves_the_threads_for_the_next() -> None:
+    bench = Bench(seconds=0.1)
+
+    async def leave() -> None:
+        asyncio.ensure_future(bench.run(1))
+        await asyncio.sleep(0.02)
+
+    asyncio.run(leave())
+    assert asyncio.run(bench.run(2)) == 2
+    bench.queue.close()
+    assert bench.runtime.runs == [1, 2]
+
+
 def test_admission_is_bounded_in_rows() -> None:
     bench = Bench(max_rows=10)
     load = bench.admit(6)
@@ -243,6 +333,20 @@ def test_admission_is_bounded_in_rows() -> None:
     bench.admission.leave(load)
     bench.admit(6)
     assert bench.sheds() == {"rows": 1}
+
+
+def test_several_threads_have_time_for_as_many_times_as_much() -> None:
+    def taken(threads: int) -> int:
+        bench = Bench(max_rows=100_000, threads=threads)
+        until, count = time.perf_counter() + 10, 0
+        try:
+            while True:
+                bench.admission.enter(Load(200, 0.5), until)
+                count += 1
+        except Overloaded:
+            return count
+
+    assert (taken(1), taken(2), taken(4)) == (9, 18, 36)
 
 
 def test_what_could_not_be_scored_in_time_is_not_taken_on() -> None:
@@ -338,3 +442,23 @@ def test_the_log_does_not_repeat_itself(capsys: pytest.CaptureFixture[str]) -> N
             bench.admit(1)
     assert capsys.readouterr().out.count("shedding") == 1
     assert bench.sheds() == {"rows": 50}
+
+
+def test_an_idle_thread_holds_nothing_of_what_it_did() -> None:
+    bench = Bench(threads=2)
+    held = CountingRuntime()
+    freed = weakref.ref(held)
+
+    async def use(runtime: CountingRuntime) -> None:
+        runner = Runner(runtime)
+        until = time.perf_counter() + 60
+        await bench.queue.run(runner, {"x": np.array([1])}, 1, until, lambda: False)
+
+    asyncio.run(use(held))
+    del held
+    # The thread may be a moment behind the loop.
+    end = time.monotonic() + 60
+    while freed() is not None and time.monotonic() < end:
+        time.sleep(0.01)
+    assert freed() is None
+    bench.queue.close()

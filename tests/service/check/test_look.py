@@ -44,17 +44,29 @@ def levels(findings: Sequence[Finding]) -> set[str]:
 
 def test_threads_have_to_fit_the_cores(bundle: Bundle) -> None:
     cores = int(usable_cores()) or 1
-    said(look_at_machine(settings_of(bundle.folder, workers=cores)), "ok", f"{cores} workers of 1 threads")
-    said(look_at_machine(settings_of(bundle.folder, workers=cores + 1)), "warning", f"{cores + 1} workers of 1 threads")
-    said(look_at_machine(settings_of(bundle.folder, threads=cores + 1)), "warning", f"1 workers of {cores + 1} threads")
+    said(
+        look_at_machine(settings_of(bundle.folder, workers=cores)),
+        "ok",
+        f"{cores} scoring threads with 1 threads a run",
+    )
+    said(
+        look_at_machine(settings_of(bundle.folder, workers=cores + 1)),
+        "warning",
+        f"{cores + 1} scoring threads with 1 threads a run",
+    )
+    said(
+        look_at_machine(settings_of(bundle.folder, threads=cores + 1)),
+        "warning",
+        f"1 scoring threads with {cores + 1} threads a run",
+    )
     if cores > 1:
-        said(look_at_machine(settings_of(bundle.folder, workers=1)), "note", "1 workers of 1 threads")
+        said(look_at_machine(settings_of(bundle.folder, workers=1)), "note", "1 scoring threads with 1 threads a run")
 
 
 def test_open_files_have_to_do_for_the_connections(bundle: Bundle) -> None:
-    said(look_at_machine(settings_of(bundle.folder, max_connections=10)), "ok", "10 connections a worker")
+    said(look_at_machine(settings_of(bundle.folder, max_connections=10)), "ok", "10 connections")
     found = look_at_machine(settings_of(bundle.folder, max_connections=1_000_000))
-    assert "ulimit -n 1000064" in said(found, "warning", "a worker 1000000 connections").mend
+    assert "ulimit -n 1000064" in said(found, "warning", "1000000 connections").mend
 
 
 def test_a_door_that_stands_open_is_said(bundle: Bundle) -> None:

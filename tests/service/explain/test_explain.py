@@ -140,7 +140,7 @@ def test_more_candidates_than_can_be_explained_are_refused(client: httpx.Client)
 
 def test_what_cannot_be_explained_in_time_is_an_error_and_no_half_answer(bundle: Bundle) -> None:
     metrics = Metrics()
-    model = load_model(bundle, Settings(bundle=bundle.folder), metrics, {})
+    model = load_model(bundle, Settings(bundle=bundle.folder), metrics)
     admission = Admission(metrics, 20_000)
     queue = RunQueue(metrics, admission)
     request = parse_request(json.dumps(ASKED).encode(), bundle.schema)

@@ -33,9 +33,8 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     elif event in ("socket.getaddrinfo", "socket.gethostbyname") and arguments[0] is not None:
         _check(arguments[0], "name")
     elif event in ("subprocess.Popen", "os.system", "os.exec"):
-        # A service's workers are the one kind of process that it may start.
-        is_worker = event == "subprocess.Popen" and "service.worker" in arguments[1]
-        _note(f"{'worker' if is_worker else 'refused'} process {arguments[0]}")
+        # A service starts no processes.
+        _note(f"refused process {arguments[0]}")
 
 
 def _guarded(original: Any) -> Any:  # noqa: ANN401 - uvloop connects below Python, where no audit event is raised

@@ -1,5 +1,6 @@
-"""What a worker serves, and how it parts with what it served before."""
+"""What the service serves, and how it parts with what it served before."""
 
+import asyncio
 import threading
 import weakref
 from dataclasses import replace
@@ -12,28 +13,14 @@ from service.lineup.loader import lineup_of, load_planned
 from service.lineup.plan import Plan, PlannedArm, PlannedModel
 from service.metrics import Metrics
 from service.settings import Settings
-from service.shared import SUPERVISOR, SharedNumbers
-
-
-@pytest.fixture
-def numbers() -> SharedNumbers:
-    """Of one worker."""
-    return SharedNumbers.create(1)
-
-
-@pytest.fixture
-def supervisor(numbers: SharedNumbers) -> Metrics:
-    """Who says which generation serves."""
-    return Metrics(numbers, SUPERVISOR)
 
 
 @pytest.fixture
 def lineup(bundle: Bundle) -> Lineup:
     """The first generation, of one model."""
-    model = PlannedModel(identity=bundle.manifest.sha256, folder=bundle.folder, origin=bundle.folder)
-    plan = Plan(generation=1, arms=(PlannedArm(name="champion", model=model),))
+    plan = Plan((PlannedArm("champion", PlannedModel(bundle.manifest.sha256, bundle.folder, bundle.folder)),))
     settings = Settings.from_environ({"MSD_BUNDLE": str(bundle.folder)})
-    return lineup_of(plan, {key: load_planned(one, settings, Metrics()) for key, one in plan.models.items()})
+    return lineup_of(plan, {key: load_planned(one, settings, Metrics()) for key, one in plan.models.items()}, 1)
 
 
 def another(lineup: Lineup, generation: int) -> Lineup:
@@ -42,52 +29,55 @@ def another(lineup: Lineup, generation: int) -> Lineup:
     return Lineup(generation, (replace(arm, model=replace(arm.model)),), lineup._assignment)
 
 
-def test_what_was_left_is_freed_off_the_loop_and_not_at_once(
-    numbers: SharedNumbers, supervisor: Metrics, lineup: Lineup
-) -> None:
-    supervisor.generation.set(1)
+class Freed:
+    """Tells when a line-up's model is freed, and by which thread."""
+
+    def __init__(self, lineup: Lineup) -> None:
+        self.by: threading.Thread | None = None
+        self.event = threading.Event()
+        weakref.finalize(lineup.champion, self._note)
+
+    def _note(self) -> None:
+        self.by = threading.current_thread()
+        self.event.set()
+
+    async def wait(self) -> None:
+        """Until it is."""
+        assert await asyncio.to_thread(self.event.wait, 60)
+
+
+def test_what_was_left_is_freed_off_the_loop_and_not_at_once(lineup: Lineup) -> None:
     turned: list[int] = []
-    first, second = another(lineup, 1), another(lineup, 2)
-    serving = Serving(first, Metrics(numbers, 1), lambda one: turned.append(one.generation))
-    freed: list[threading.Thread] = []
-    is_freed = threading.Event()
-
-    def note() -> None:
-        freed.append(threading.current_thread())
-        is_freed.set()
-
-    weakref.finalize(first.champion, note)
+    first = another(lineup, 1)
+    freed = Freed(first)
+    serving = Serving(first, lambda one: turned.append(one.generation))
     del first
-    assert not serving.tidy()
-    serving.keep(second)
-    supervisor.set_rolling(2)
-    assert serving.current.generation == 1
-    supervisor.generation.set(2)
-    supervisor.set_rolling(0)
-    assert serving.current is second
-    assert turned == [2]
-    # Requests that it has begun may still be under way.
-    assert not freed
-    assert serving.tidy()
-    assert not freed
-    assert not serving.tidy()
-    assert is_freed.wait(60)
-    assert freed != [threading.current_thread()]
-    assert serving.loaded == [second]
+
+    async def turn() -> None:
+        second = another(lineup, 2)
+        serving.turn(second)
+        assert serving.current is second
+        assert turned == [2]
+        # Requests that it has begun may still be under way.
+        await asyncio.sleep(0.1)
+        assert not freed.event.is_set()
+        await freed.wait()
+
+    asyncio.run(turn())
+    assert freed.by is not threading.main_thread()
 
 
-def test_what_was_kept_for_a_turn_that_never_came_is_let_go(
-    numbers: SharedNumbers, supervisor: Metrics, lineup: Lineup
-) -> None:
-    supervisor.generation.set(1)
-    serving = Serving(another(lineup, 1), Metrics(numbers, 1), lambda one: None)
-    supervisor.set_rolling(2)
-    serving.keep(another(lineup, 2))
-    assert not serving.tidy()
-    supervisor.set_rolling(0)
-    is_freed = threading.Event()
-    weakref.finalize(serving.loaded[1].champion, is_freed.set)
-    assert serving.tidy()
-    assert [one.generation for one in serving.loaded] == [1]
-    assert not serving.tidy()
-    assert is_freed.wait(60)
+def test_a_request_at_hand_keeps_the_line_up_that_it_began_with(lineup: Lineup) -> None:
+    serving = Serving(another(lineup, 1), lambda one: None)
+    begun = serving.current
+    freed = Freed(begun)
+
+    async def turn() -> None:
+        serving.turn(another(lineup, 2))
+        await asyncio.sleep(1.5)
+
+    asyncio.run(turn())
+    assert not freed.event.is_set()
+    assert begun.champion.version == lineup.champion.version
+    del begun
+    assert freed.event.is_set()

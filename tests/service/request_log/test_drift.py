@@ -1,5 +1,6 @@
 """Drift and observed clicks: silent where nothing changed, loud where something did, and told as metrics."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,23 +73,27 @@ def psi(metrics: Metrics) -> dict[str, float]:
     return {line.split('"')[1]: float(line.rsplit(" ", 1)[1]) for line in lines}
 
 
+def add(drift: Drift, bundle: Bundle, found: Iterable[RequestRecord]) -> None:
+    """Count records as requests of a bundle."""
+    codecs = [RowCodec(bundle.schema, side, bundle.bundle_id) for side in ("user", "item")]
+    for record in found:
+        request, basis = parse_request(record.request, bundle.schema), basis_of(record, *codecs)
+        drift.add(bundle.manifest, request, basis, dict(zip(record.heads, record.scores, strict=True)))
+
+
 def test_drift_is_small_until_something_changes(seen: list[RequestRecord], referenced: Bundle) -> None:
     metrics = Metrics()
     metrics.reference(referenced.manifest)
     drift = Drift(metrics)
-    as_served = [replace(record, manifest_sha256=referenced.manifest.sha256) for record in seen]
-    for record in as_served[:150]:
-        drift.add(record, referenced.folder)
+    add(drift, referenced, seen[:150])
     assert psi(metrics) == {}, "of so few nothing can be said"
 
-    for record in as_served[150:400]:
-        drift.add(record, referenced.folder)
+    add(drift, referenced, seen[150:400])
     calm = psi(metrics)
     assert {"age", "price", "temperature", "user_counts.log_impressions", "item_text.present", "pctr"} <= calm.keys()
     assert max(calm.values()) < 0.15
 
-    for record in as_served[400:]:
-        drift.add(record, referenced.folder)
+    add(drift, referenced, seen[400:])
     warmer = psi(metrics)
     assert warmer["temperature"] > 0.5
     assert max(value for name, value in warmer.items() if name not in ("temperature", "pctr", "pcvr")) < 0.15
@@ -97,27 +102,21 @@ def test_drift_is_small_until_something_changes(seen: list[RequestRecord], refer
 def test_another_bundles_drift_is_not_told(seen: list[RequestRecord], referenced: Bundle, bundle: Bundle) -> None:
     metrics = Metrics()
     metrics.reference(bundle.manifest)
-    drift = Drift(metrics)
-    for record in seen[:250]:
-        drift.add(replace(record, manifest_sha256=referenced.manifest.sha256), referenced.folder)
+    add(Drift(metrics), referenced, seen[:250])
     assert psi(metrics) == {}
 
     metrics.reference(referenced.manifest)
     assert "age" in psi(metrics)
 
 
-def test_a_bundle_that_is_gone_or_tells_nothing_or_a_foreign_record_is_no_accident(
-    seen: list[RequestRecord], referenced: Bundle, bundle: Bundle, tmp_path: Path
+def test_a_bundle_without_a_reference_tells_nothing_and_another_begins_anew(
+    seen: list[RequestRecord], referenced: Bundle, bundle: Bundle
 ) -> None:
     metrics = Metrics()
     metrics.reference(referenced.manifest)
     drift = Drift(metrics)
-    for folder in (tmp_path / "gone", bundle.folder, referenced.folder):
-        for number, record in enumerate(seen[:3]):
-            drift.add(replace(record, manifest_sha256=f"{number:064x}"), folder)
-    right = replace(seen[0], manifest_sha256=referenced.manifest.sha256)
-    drift.add(replace(right, item_rows=b""), referenced.folder)
-    drift.add(right, referenced.folder)
+    for served in (referenced, bundle, referenced):
+        add(drift, served, seen[:150])
 
     assert psi(metrics) == {}
 

@@ -8,11 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from msd.contract.log import EventRecord, RequestRecord, is_sampled
-from service.request_log.message import MessageError, events_message, read_message
 from service.request_log.parquet import (
     LogFileError,
     encode_events,
@@ -21,6 +18,7 @@ from service.request_log.parquet import (
     read_events,
     read_requests,
 )
+from service.request_log.served import Events, records_of
 
 RECORD = RequestRecord(
     request_id="r",
@@ -129,14 +127,8 @@ def test_events_are_told_as_their_request_has_them() -> None:
         b'{"events":[{"event_id":"e","type":"click","user_id":"u","item_id":"i","at":1.25},'
         b'{"event_id":"f","type":"impression","user_id":"u","item_id":"i","at":1,"request_id":"r"}]}'
     )
-    assert read_message(events_message(body, 2.0)) == [EVENT, EventRecord("f", "impression", "u", "i", 1, "r", 2.0)]
-
-
-@given(st.binary(max_size=60))
-def test_any_other_message_is_refused(message: bytes) -> None:
-    for start in (b"", b"r", b"e"):
-        with pytest.raises(MessageError):
-            read_message(start + message)
+    told = list(records_of(Events(body, 2, 2.0)))
+    assert told == [EVENT, EventRecord("f", "impression", "u", "i", 1, "r", 2.0)]
 
 
 @pytest.mark.parametrize("form", ["{}", "3f2a9c0011223344{:016x}", "{:08d}-a"])

@@ -1,14 +1,11 @@
 """A real service that logs into real files: what is in them, what is lost when parts fail, and that nothing waits."""
 
 import json
-import os
-import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from msd.contract.assemble import assemble
 from msd.contract.bundle import GOLDENS, Bundle
@@ -16,9 +13,8 @@ from msd.contract.golden import golden_tensors, read_goldens
 from msd.contract.log import RequestRecord, basis_of, is_sampled
 from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec
-from service.request_log.parquet import log_files
 from tests.service.bundle_factory import golden_requests
-from tests.service.live import LiveService, live_service, wait_until
+from tests.service.live import live_service, wait_until
 from tests.service.request_log.conftest import Logging
 from tests.service.request_log.log import ASKS, awaited, logged, records
 
@@ -90,7 +86,7 @@ def test_a_refused_request_is_not_logged(logging: Logging) -> None:
 
 def test_a_folder_that_is_gone_loses_records_and_no_request(logging: Logging) -> None:
     service, folder = logging.service, logging.folder
-    pid, lost = _writer_pid(service), logged(service, "lost")
+    lost = logged(service, "lost")
     away = folder.rename(folder.with_name("away"))
     folder.write_bytes(b"")
 
@@ -102,48 +98,7 @@ def test_a_folder_that_is_gone_loses_records_and_no_request(logging: Logging) ->
     folder.unlink()
     away.rename(folder)
     asked(logging, [ASKS])
-    assert _writer_pid(service) == pid
     assert any(line["event"] == "request_log_failed" for line in service.log())
-
-
-def test_the_writer_killed_costs_no_request_and_leaves_no_bad_file(logging: Logging) -> None:
-    service, folder = logging.service, logging.folder
-    half = folder / ".requests-20200101T000000.000000Z.parquet.abc"
-    half.write_bytes(b"PAR1")
-    before, dropped = logged(service, "written"), logged(service, "dropped")
-    os.kill(_writer_pid(service), signal.SIGKILL)
-    with service.client() as client:
-        assert all(client.post("/v1/score", json=ASKS).status_code == 200 for _ in range(50))
-
-    def is_writing() -> bool:
-        return service.score(ASKS).status_code == 200 and logged(service, "written") > before
-
-    wait_until(is_writing)
-    assert not half.exists()
-    assert logged(service, "dropped") > dropped
-    assert service.metric('msd_side_restarts_total{process="log"}') == 1
-    for path in log_files(folder):
-        pq.ParquetFile(path).read()
-
-
-def test_a_writer_that_hangs_holds_nobody_up_and_goes_on_where_it_was(logging: Logging) -> None:
-    service = logging.service
-    pid, dropped, written = _writer_pid(service), logged(service, "dropped"), logged(service, "written")
-    large = {"user_id": "u1", "candidates": {"id": [f"i{place % 300}" for place in range(2_000)]}}
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        with service.client() as client:
-
-            def is_full() -> bool:
-                assert client.post("/v1/score", json=large).status_code == 200
-                return logged(service, "dropped") > dropped
-
-            wait_until(is_full)
-    finally:
-        os.kill(pid, signal.SIGCONT)
-    wait_until(lambda: logged(service, "written") > written)
-    asked(logging, [ASKS])
-    assert _writer_pid(service) == pid
 
 
 def test_the_disk_is_bounded_and_the_newest_are_kept(bundle: Bundle, tmp_path: Path) -> None:
@@ -173,7 +128,6 @@ def test_the_disk_is_bounded_and_the_newest_are_kept(bundle: Bundle, tmp_path: P
 
 def test_a_share_is_logged_and_what_waits_is_written_at_the_end(bundle: Bundle, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"log_dir": tmp_path / "log", "log_sample": 0.25, "log_flush_seconds": 3600}
-    settings |= {"workers": 2}
     with live_service(bundle.folder, tmp_path, **settings) as service:
         ids: list[str] = []
 
@@ -194,9 +148,3 @@ def test_a_share_is_logged_and_what_waits_is_written_at_the_end(bundle: Bundle, 
     kept = [record.request_id for record in records(tmp_path / "log")]
     assert len(kept) == handed > 0
     assert set(kept) <= set(sampled)
-
-
-def _writer_pid(service: LiveService) -> int:
-    started = [line for line in service.log() if line["event"] == "side_process_started" and line["process"] == "log"]
-    pid: int = started[-1]["pid"]
-    return pid

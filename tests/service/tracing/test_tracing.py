@@ -55,7 +55,7 @@ def told(span: Span) -> dict[str, str | int]:
 
 @pytest.fixture(scope="module")
 def watched(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    """Two workers that trace all requests whose callers do not decide."""
+    """A service that traces all requests whose callers do not decide."""
     with collecting() as collector, pytest.MonkeyPatch.context() as patch:
         patch.setenv(ENDPOINT, collector.url)
         patch.setenv("OTEL_SERVICE_NAME", "ads-of-today")
@@ -108,7 +108,7 @@ def test_a_refused_request_has_a_span_without_stages(watched: Watched) -> None:
     assert span.status.code == span.status.STATUS_CODE_UNSET
 
 
-def test_whoever_of_the_workers_scores_a_request_its_stages_are_told(watched: Watched) -> None:
+def test_whichever_thread_scores_a_request_its_stages_are_told(watched: Watched) -> None:
     with ThreadPoolExecutor(8) as pool:
         ids = list(pool.map(lambda _: watched.ask(None), range(64)))
 

@@ -1,0 +1,180 @@
+"""The queue and the thread of the request log: nobody waits, memory and the end are bounded, all that was taken is
+written or counted as lost.
+"""
+
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import orjson
+import pytest
+from structlog.testing import capture_logs
+
+from msd.contract.bundle import Bundle
+from msd.contract.log import EVENTS, Basis
+from msd.contract.request import CheckedRequest
+from service.lineup.model import Model, load_model
+from service.metrics import Metrics
+from service.request_log.folder import LogFolder, LogFolderError
+from service.request_log.parquet import log_files, read_events
+from service.request_log.request_log import RequestLog, open_request_log
+from service.request_log.served import Served
+from service.request_log.writer import LogWriter
+from service.scorer import Scored
+from service.settings import Settings
+from tests.service.live import wait_until
+from tests.service.request_log.log import records
+
+MAX_BYTES = 16 * 2**20
+
+
+@pytest.fixture(scope="module")
+def model(bundle: Bundle) -> Model:
+    return load_model(bundle, Settings(bundle=bundle.folder), Metrics(), {})
+
+
+def served(model: Model, request_id: str, count: int = 2, user_id: str = "u1") -> Served:
+    """A request of the champion's; of its scores, which the log does not look at, it has the rows' ages."""
+    request = CheckedRequest(user_id, [f"i{place % 300}" for place in range(count)])
+    user, items = asyncio.run(model.store.get("user", ["u1"])), asyncio.run(model.store.get("item", request.ids))
+    scores = {"pctr": items.records["clicks"].copy()}
+    body = orjson.dumps({"user_id": "u1", "candidates": {"id": request.ids}})
+    scored = Scored(scores, {}, None, Basis(1.0, user, items, count))
+    return Served(request_id, 1.0, "champion", 1.0, True, model, body, request, scored, (0.0,) * 5)
+
+
+class SlowFolder(LogFolder):
+    """A disk that hangs until the test says otherwise."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, 2**30, 1e9)
+        self.is_writing, self.may_write = threading.Event(), threading.Event()
+
+    def add(self, kind: str, data: bytes | memoryview) -> None:
+        self.is_writing.set()
+        assert self.may_write.wait(60)
+        super().add(kind, data)
+
+
+def results(metrics: Metrics, name: str = "records") -> dict[str, float]:
+    """How many there are of each result."""
+    start = f'msd_log_{name}_total{{result="'
+    lines = [line for line in metrics.exposition().decode().splitlines() if line.startswith(start)]
+    return {line.split('"')[1]: float(line.rsplit(" ", 1)[1]) for line in lines}
+
+
+@contextmanager
+def slow_log(path: Path, metrics: Metrics, share: float = 1.0) -> Iterator[tuple[RequestLog, SlowFolder]]:
+    """A log that writes each record at once, to a disk that hangs."""
+    folder = SlowFolder(path)
+    try:
+        yield RequestLog(LogWriter(folder, metrics, share, 0.0), share, 0.05, metrics), folder
+    finally:
+        folder.may_write.set()
+
+
+def test_a_disk_that_hangs_fills_the_queue_and_no_more_and_all_that_was_taken_is_written(
+    model: Model, tmp_path: Path
+) -> None:
+    metrics, large = Metrics(), served(model, "r", 2_000)
+    with slow_log(tmp_path, metrics) as (log, folder):
+        log.request(large)
+        assert folder.is_writing.wait(60)
+        for number in range(2 * MAX_BYTES // large.size):
+            log.request(large._replace(request_id=f"r{number}"))
+        found = results(metrics)
+        assert found["dropped"] > 0
+        assert MAX_BYTES - large.size < found["handed"] * large.size <= MAX_BYTES
+        # What is small finds room where what is large does not.
+        log.request(served(model, "small"))
+        assert results(metrics)["handed"] == found["handed"] + 1
+        folder.may_write.set()
+        asyncio.run(log.close())
+    assert results(metrics)["written"] == found["handed"] + 1
+    assert {record.request_id for record in records(tmp_path)} >= {"r", "r0", "small"}
+
+
+def test_the_number_that_waits_is_bounded_too(model: Model, tmp_path: Path) -> None:
+    metrics = Metrics()
+    with slow_log(tmp_path, metrics) as (log, folder):
+        log.events(b'{"events": []}', 0)
+        log.request(served(model, "r"))
+        assert folder.is_writing.wait(60)
+        for _ in range(5_000):
+            log.events(b'{"events": [{}]}', 1)
+        found = results(metrics, "events")
+        assert (found["handed"], found["dropped"]) == (4_095, 905)
+        folder.may_write.set()
+        asyncio.run(log.close())
+    assert results(metrics, "events")["lost"] == 4_095, "they are no events"
+
+
+def test_close_is_bounded_where_the_disk_hangs(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.request_log.request_log._CLOSE_WITHIN_S", 0.1)
+    metrics = Metrics()
+    with slow_log(tmp_path, metrics) as (log, folder):
+        for number in range(3):
+            log.request(served(model, f"r{number}"))
+        assert folder.is_writing.wait(60)
+        with capture_logs() as said:
+            asyncio.run(log.close())
+    assert [(one["event"], one["waiting"]) for one in said] == [("request_log_unfinished", 3)]
+    wait_until(lambda: results(metrics)["written"] == 3)
+
+
+def test_a_record_that_cannot_be_written_is_lost_alone(model: Model, tmp_path: Path) -> None:
+    metrics = Metrics()
+    log = open_request_log(Settings(bundle=tmp_path, log_dir=tmp_path, log_sample=1.0), metrics)
+    assert log is not None
+    for number, user_id in enumerate(("u1", "\ud800", "u1")):
+        log.request(served(model, f"r{number}", user_id=user_id))
+    broken = served(model, "broken")
+    log.request(broken._replace(seconds=(0.0,)))  # type: ignore[arg-type]
+    log.events(b"no JSON", 7)
+    asyncio.run(log.close())
+
+    assert results(metrics) == {"handed": 4, "dropped": 0, "written": 2, "lost": 2}
+    assert results(metrics, "events")["lost"] == 7
+    assert [record.request_id for record in records(tmp_path)] == ["r0", "r2"]
+
+
+def test_events_of_requests_outside_the_sample_are_left_out(tmp_path: Path) -> None:
+    metrics = Metrics()
+    log = open_request_log(Settings(bundle=tmp_path, log_dir=tmp_path, log_sample=0.0), metrics)
+    assert log is not None
+    event = {"event_id": "e", "type": "click", "user_id": "u", "item_id": "i", "at": 1.0}
+    log.events(orjson.dumps({"events": [event, {**event, "request_id": "r"}]}), 2)
+    asyncio.run(log.close())
+
+    assert results(metrics, "events") == {"handed": 2, "dropped": 0, "written": 1, "lost": 0, "unsampled": 1}
+    (file,) = log_files(tmp_path, EVENTS)
+    assert [one.request_id for one in read_events(file)] == [None]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nice is a thread's own on Linux alone")
+def test_the_thread_alone_stands_back(tmp_path: Path) -> None:
+    log = open_request_log(Settings(bundle=tmp_path, log_dir=tmp_path), Metrics())
+    assert log is not None
+    (thread,) = [one for one in threading.enumerate() if one.name == "request-log"]
+    ours = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    wait_until(lambda: os.getpriority(os.PRIO_PROCESS, thread.native_id or 0) >= max(10, ours))
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == ours
+    asyncio.run(log.close())
+    assert not thread.is_alive()
+
+
+def test_a_folder_has_one_service_and_without_one_there_is_no_log(tmp_path: Path) -> None:
+    settings = Settings(bundle=tmp_path, log_dir=tmp_path)
+    first = open_request_log(settings, Metrics())
+    assert first is not None
+    with pytest.raises(LogFolderError, match="another service writes its log here"):
+        open_request_log(settings, Metrics())
+    asyncio.run(first.close())
+    second = open_request_log(settings, Metrics())
+    assert second is not None
+    asyncio.run(second.close())
+    assert open_request_log(Settings(bundle=tmp_path), Metrics()) is None

@@ -1,0 +1,229 @@
+"""Metrics: what is counted is exposed, exactly, whichever threads count."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from msd.contract.bundle import Bundle
+from service.metric_types import Families, Standing
+from service.metrics import Metrics
+
+
+def samples(metrics: Metrics) -> dict[str, float]:
+    """Return the exposition as Prometheus reads it: name and label values → value."""
+    return {
+        sample.name + "".join(f"|{value}" for _, value in sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(metrics.exposition().decode())
+        for sample in family.samples
+    }
+
+
+def in_threads(count: int, work: Callable[[], object]) -> None:
+    """Run `work` in several threads that start together."""
+    start = threading.Barrier(count)
+
+    def run() -> None:
+        start.wait()
+        work()
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_requests_are_counted_by_status_and_scored_ones_are_timed() -> None:
+    metrics = Metrics()
+    metrics.request(200, 0.002)
+    metrics.request(200, 0.3)
+    metrics.request(429, 0.0001)
+    found = samples(metrics)
+
+    assert (found["msd_requests_total|200"], found["msd_requests_total|429"]) == (2, 1)
+    # The refusal would make scoring look fast.
+    assert found["msd_request_seconds_count"] == 2
+    assert found["msd_request_seconds_sum"] == pytest.approx(0.302)
+    assert found["msd_request_seconds_bucket|0.002"] == 1
+
+
+def test_every_family_has_a_help_text() -> None:
+    families = list(text_string_to_metric_families(Metrics().exposition().decode()))
+
+    assert len(families) > 50
+    assert [one.name for one in families if not one.documentation.endswith(".") or one.type == "unknown"] == []
+
+
+def test_no_creation_times_are_exposed() -> None:
+    assert not [name for name in samples(Metrics()) if "_created" in name]
+
+
+def test_instances_share_nothing() -> None:
+    one, other = Metrics(), Metrics()
+    one.request(200, 0.1)
+
+    assert samples(other)["msd_requests_total|200"] == 0
+
+
+def test_the_process_is_measured() -> None:
+    found = samples(Metrics())
+
+    assert found["process_cpu_seconds_total"] > 0
+    assert found["process_resident_memory_bytes"] > 2**20
+    assert 0 < found["process_open_fds"] <= found["process_max_fds"]
+
+
+def test_threads_lose_no_counts() -> None:
+    metrics, turns, threads = Metrics(), 5_000, 4
+
+    def count() -> None:
+        for _ in range(turns):
+            metrics.sheds["wait"].inc()
+            metrics.stages["run"].observe(0.5)
+            metrics.arena_rows["item"].inc(2)
+            metrics.arena_rows["item"].inc(-1)
+
+    in_threads(threads, count)
+    found = samples(metrics)
+
+    assert found["msd_shed_total|wait"] == turns * threads
+    assert found["msd_stage_seconds_count|run"] == turns * threads
+    assert found["msd_stage_seconds_sum|run"] == pytest.approx(0.5 * turns * threads)
+    assert found["msd_arena_rows|item"] == turns * threads
+
+
+@given(st.lists(st.sampled_from([1e-5, 1e-3, 0.25, 5.0]) | st.floats(0, 10), max_size=30))
+def test_a_histogram_counts_every_value_once_where_it_belongs(values: list[float]) -> None:
+    metrics = Metrics()
+    for value in values:
+        metrics.stages["run"].observe(value)
+    buckets = {
+        float(name.split("|")[1]): count
+        for name, count in samples(metrics).items()
+        if name.startswith("msd_stage_seconds_bucket|") and name.endswith("|run")
+    }
+
+    assert len(buckets) > 10
+    assert buckets == {bound: sum(value <= bound for value in values) for bound in buckets}
+
+
+def test_buckets_tell_parts_of_a_millisecond_apart() -> None:
+    bounds = {float(name.split("|")[1]) for name in samples(Metrics()) if name.startswith("msd_stage_seconds_bucket|")}
+
+    assert sum(bound < 1e-3 for bound in bounds) >= 6
+
+
+def test_degraded_candidates_and_users_are_counted_by_rung() -> None:
+    metrics = Metrics()
+    metrics.degraded(["cached", "prior", "cached"], "unknown")
+    metrics.degraded([], None)
+    found = {name: value for name, value in samples(metrics).items() if name.startswith("msd_degraded") and value}
+
+    assert found == {
+        "msd_degraded_total|cached": 2,
+        "msd_degraded_total|prior": 1,
+        "msd_degraded_total|user_unknown": 1,
+    }
+
+
+def test_shadow_shifts_are_counted_per_candidate() -> None:
+    metrics = Metrics()
+    metrics.shadow_shift(2, np.array([0.0, 0.05, 9.0]))
+    found = samples(metrics)
+
+    assert (found["msd_shadow_shift_count|1"], found["msd_shadow_shift_count|2"]) == (0, 3)
+    assert found["msd_shadow_shift_bucket|0.05|2"] == 2
+
+
+def test_a_refused_bundle_is_remembered() -> None:
+    metrics = Metrics()
+    assert not metrics.is_refused
+    metrics.refused.set(1)
+
+    assert metrics.is_refused
+
+
+def test_drift_is_that_of_the_served_bundle(bundle: Bundle, other_bundle: Bundle) -> None:
+    metrics, served, other = Metrics(), bundle.manifest, other_bundle.manifest
+    metrics.reference(served)
+    metrics.drift(served.sha256, {"price": 0.1, "age": float("nan")}, {"pctr": 0.2})
+    metrics.drift(other.sha256, {"price": 0.9, "age": 0.9}, {"pctr": 0.9})
+
+    def psi() -> dict[str, float]:
+        return {name: value for name, value in samples(metrics).items() if "_psi" in name}
+
+    assert psi() == {"msd_input_psi|price": 0.1, "msd_score_psi|pctr": 0.2}
+    metrics.reference(served)
+    assert len(psi()) == 2
+    metrics.reference(other)
+    assert psi() == {}
+    metrics.drift(served.sha256, {"price": 0.1}, {"pctr": 0.2})
+    assert psi() == {}
+
+
+def test_served_bundles_are_replaced_without_a_gap() -> None:
+    metrics = Metrics()
+    seen: list[set[str]] = []
+    is_over = threading.Event()
+
+    def serve(version: int) -> None:
+        metrics.serves([(f"id-{version}", str(version), "file")], [], [(("1", "only", f"id-{version}"), 1.0)])
+
+    def swap() -> None:
+        for version in range(1, 200):
+            serve(version)
+        is_over.set()
+
+    serve(0)
+    thread = threading.Thread(target=swap)
+    thread.start()
+    while not is_over.is_set():
+        seen.append({name for name in samples(metrics) if name.startswith("msd_bundle_info")})
+    thread.join()
+
+    assert seen
+    assert all(1 <= len(names) <= 2 for names in seen)
+    assert [name for name in samples(metrics) if name.startswith(("msd_bundle_info", "msd_arm_share"))] == [
+        "msd_arm_share|only|id-199|1",
+        "msd_bundle_info|id-199|199|file",
+    ]
+
+
+def test_a_standing_counts_its_object_in_one_state() -> None:
+    families = Families()
+    gauges = families.gauges("msd_x", "Objects by state.", "state", ("off", "on"))
+
+    def counts() -> dict[str, float]:
+        return {sample.labels["state"]: sample.value for one in families.collect() for sample in one.samples}
+
+    one, other = Standing(gauges, "off"), Standing(gauges, "off")
+    one.set("on")
+    one.set("on")
+    assert counts() == {"off": 1, "on": 1}
+    other.set(None)
+    assert counts() == {"off": 0, "on": 1}
+    in_threads(4, lambda: [one.set(state) for state in ("off", "on", None) * 500])
+    assert counts() == {"off": 0, "on": 0}
+
+
+@pytest.mark.parametrize(
+    ("declare", "kind"),
+    [
+        (lambda families: families.counters("msd_x", "X.", "by", "ab"), "counter"),
+        (lambda families: families.gauges("msd_x", "X.", "by", "ab"), "gauge"),
+        (lambda families: families.histograms("msd_x", "X.", "by", "ab", (1, 2)), "histogram"),
+    ],
+)
+def test_all_children_exist_from_the_start(declare: Callable[[Families], dict[str, Any]], kind: str) -> None:
+    families = Families()
+    children = declare(families)
+    (family,) = families.collect()
+
+    assert (family.type, set(children)) == (kind, {"a", "b"})
+    assert {sample.labels["by"] for sample in family.samples} == {"a", "b"}

@@ -1,0 +1,290 @@
+"""The one process: scores under load by several threads, its end, its listener, and what it does without."""
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from msd.contract.bundle import GOLDENS, Bundle
+from msd.contract.golden import Golden, read_goldens
+from tests.service.bundle_factory import golden_requests
+from tests.service.live import ROOT, LiveService, live_service, run_msd, wait_until
+from tests.service.test_load import REQUEST, Load
+
+HANG = Path(__file__).parent / "hang"
+
+
+@pytest.fixture(scope="module")
+def pair(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    """Two scoring threads; tests leave it as it is."""
+    with live_service(bundle.folder, tmp_path_factory.mktemp("pair"), workers=2, log_level="debug") as running:
+        yield running
+
+
+def at_once() -> dict[str, str]:
+    """The environment of a service whose end does not wait for anybody."""
+    return {**os.environ, "MSD_DRAIN_SECONDS": "0"}
+
+
+def events(service: LiveService) -> list[str]:
+    """The log's events."""
+    return [line["event"] for line in service.log()]
+
+
+def check_golden(client: httpx.Client, golden: Golden) -> int:
+    """Asks for a golden's scores, which have to be those expected."""
+    answer = client.post("/v1/score", json={**golden.request, "top_k": None})
+    assert answer.status_code == 200, answer.text
+    for head, expected in golden.expected.items():
+        assert answer.json()["candidates"][head] == pytest.approx(expected, abs=1e-5)
+    return len(expected)
+
+
+def test_the_goldens_scores_at_rest_and_under_load(bundle: Bundle, pair: LiveService) -> None:
+    goldens = list(read_goldens(bundle.path(GOLDENS)))
+
+    def ask(_: int) -> int:
+        with pair.client() as client:
+            return sum(check_golden(client, golden) for golden in goldens for _ in range(10))
+
+    assert ask(0) == ask(1)
+    with ThreadPoolExecutor(6) as pool:
+        assert len(set(pool.map(ask, range(6)))) == 1
+
+
+def test_it_is_one_process_with_a_few_threads(pair: LiveService) -> None:
+    children = Path(f"/proc/{pair.process.pid}/task/{pair.process.pid}/children").read_text()
+    assert children == ""
+    (listening,) = [line for line in pair.log() if line["event"] == "listening"]
+    assert (listening["threads"], listening["port"]) == (2, pair.port)
+
+
+def test_two_runs_take_as_long_as_one(slow_bundle: Bundle, tmp_path: Path) -> None:
+    """They overlap, if there are the cores for it."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two cores")
+    with live_service(slow_bundle.folder, tmp_path, workers=2) as running:
+
+        def overlap() -> bool:
+            with ThreadPoolExecutor(2) as pool:
+                answers = list(pool.map(running.score, [REQUEST] * 2))
+            timings = [answer.headers["server-timing"] for answer in answers]
+            # Neither waited for the other, whose run takes some tenths of a second.
+            return all(float(one.partition("queue;dur=")[2].partition(",")[0]) < 50 for one in timings)
+
+        wait_until(overlap)
+
+
+def test_metrics_tell_of_the_process(pair: LiveService) -> None:
+    def scored() -> float:
+        return pair.metric('msd_requests_total{code="200"}')
+
+    before, stages = scored(), pair.metric('msd_stage_seconds_count{stage="run"}')
+    for _ in range(8):
+        pair.score(golden_requests()[1])
+    assert scored() - before == 8
+    assert pair.metric('msd_stage_seconds_count{stage="run"}') - stages == 8
+    assert pair.metric("msd_ready") == 1
+    statm = Path(f"/proc/{pair.process.pid}/statm").read_text()
+    resident = int(statm.split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    assert pair.metric("process_resident_memory_bytes") == pytest.approx(resident, rel=0.2)
+    assert pair.metric("process_cpu_seconds_total") > 0
+    assert pair.metric("process_start_time_seconds") == pytest.approx(time.time(), abs=3_600)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_its_end_loses_no_accepted_request(bundle: Bundle, tmp_path: Path, number: signal.Signals) -> None:
+    with live_service(bundle.folder, tmp_path, workers=2, drain_seconds=0.3) as running:
+        load = Load(running, 6)
+        wait_until(lambda: load.statuses[200] >= 60)
+        running.process.send_signal(number)
+        assert running.process.wait(120) == 0
+        load.stop()
+
+    assert load.lost == []
+    assert set(load.statuses) == {200}
+    assert load.refused == 6
+
+
+def test_connections_that_nobody_had_accepted_at_the_end_are_answered(bundle: Bundle, tmp_path: Path) -> None:
+    """The process is stopped meanwhile, so that they pile up at the door."""
+    with live_service(bundle.folder, tmp_path) as running:
+        running.process.send_signal(signal.SIGSTOP)
+        kept = [socket.create_connection(("127.0.0.1", running.port), timeout=60) for _ in range(700)]
+        for connection in kept:
+            connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+        running.process.send_signal(signal.SIGTERM)
+        running.process.send_signal(signal.SIGCONT)
+        for connection in kept:
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200 OK")
+            connection.close()
+        assert running.process.wait(120) == 0
+
+
+def test_a_client_that_does_not_finish_does_not_keep_it(bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(bundle.folder, tmp_path, body_timeout_ms=600_000) as running:
+        with socket.create_connection(("127.0.0.1", running.port)) as slow:
+            slow.sendall(b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            wait_until(lambda: running.metric("msd_connections") >= 1)
+            began = time.monotonic()
+            assert running.terminate() == 0
+            assert time.monotonic() - began < 30
+
+
+def test_a_second_interrupt_ends_at_once(bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(bundle.folder, tmp_path, workers=2, drain_seconds=600) as running:
+        running.process.send_signal(signal.SIGINT)
+        wait_until(lambda: running.ready()["draining"])
+        running.process.send_signal(signal.SIGINT)
+        assert running.process.wait(120) == 0
+
+
+def test_a_process_that_hangs_ends_all_the_same_and_says_where(bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(bundle.folder, tmp_path, python_path=HANG) as running:
+        running.process.send_signal(signal.SIGUSR1)
+        with pytest.raises(httpx.TimeoutException), running.client() as client:
+            client.get("/health/live", timeout=1.0)
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(60) == 1
+    assert "in _hang" in (tmp_path / "service.err").read_text()
+
+
+def test_a_signal_while_it_starts_is_its_end(bundle: Bundle, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    serve = [sys.executable, "-m", "msd", "serve", str(bundle.folder), "--port", str(port)]
+    process = subprocess.Popen(serve, cwd=ROOT, env=at_once(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    status = Path(f"/proc/{process.pid}/status")
+
+    def catches_sigterm() -> bool:
+        (caught,) = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("SigCgt")]
+        return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
+
+    wait_until(catches_sigterm)
+    process.send_signal(signal.SIGTERM)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert b"Traceback" not in out + errors
+
+
+def test_too_many_open_files_cost_connections_and_no_more(bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(bundle.folder, tmp_path) as running:
+        pid = running.process.pid
+        before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(os.listdir(f"/proc/{pid}/fd")), before[1]))
+        kept = [socket.create_connection(("127.0.0.1", running.port)) for _ in range(4)]
+        wait_until(lambda: "cannot_accept" in events(running))
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+        for connection in kept:
+            connection.close()
+        wait_until(lambda: running.score(golden_requests()[0]).status_code == 200)
+        assert running.terminate() == 0
+
+
+def test_where_streams_are_closed_neither_rows_nor_connections_take_their_place(bundle: Bundle) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    serve = [sys.executable, "-m", "msd", "serve", str(bundle.folder), "--port", str(port), "--workers", "1"]
+    process = subprocess.Popen(["/bin/sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *serve], cwd=ROOT, env=at_once())
+    service = LiveService(f"http://127.0.0.1:{port}", port, process, Path(os.devnull))
+    try:
+        wait_until(lambda: service.ready()["ready"])
+        assert {os.readlink(f"/proc/{process.pid}/fd/{descriptor}") for descriptor in range(3)} == {os.devnull}
+        assert service.score(golden_requests()[0]).status_code == 200
+        assert service.terminate() == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_when_nobody_reads_the_log_any_more_service_goes_on(bundle: Bundle) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    serve = [sys.executable, "-m", "msd", "serve", str(bundle.folder), "--port", str(port), "--workers", "1"]
+    process = subprocess.Popen(serve, cwd=ROOT, env=at_once(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    service = LiveService(f"http://127.0.0.1:{port}", port, process, Path(os.devnull))
+    assert process.stdout is not None
+    assert process.stderr is not None
+    try:
+        wait_until(lambda: service.ready()["ready"])
+        process.stdout.close()
+        assert service.score({"user_id": 5}).status_code == 422
+        assert service.score(golden_requests()[0]).status_code == 200
+        assert service.terminate() == 0
+        assert process.stderr.read() == b""
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def test_two_services_side_by_side(bundle: Bundle, other_bundle: Bundle, pair: LiveService, tmp_path: Path) -> None:
+    with live_service(other_bundle.folder, tmp_path, workers=2) as other:
+        assert pair.score(golden_requests()[0]).json()["model_version"] == "test-0"
+        assert other.score(golden_requests()[0]).json()["model_version"] == "test-1"
+        wait_until(lambda: other.metric('msd_requests_total{code="200"}') == 1)
+        said = run_msd("serve", str(bundle.folder), "--port", str(pair.port), "--workers", "2")
+        assert (said.returncode, said.stderr.count("error: ")) == (2, 1)
+        assert f"cannot listen on 127.0.0.1 port {pair.port}" in said.stderr
+
+
+def test_more_threads_than_cores_are_warned_of(bundle: Bundle, tmp_path: Path) -> None:
+    cores = len(os.sched_getaffinity(0))
+    with live_service(bundle.folder, tmp_path, workers=cores + 1) as running:
+        (warning,) = [line for line in running.log() if line["event"] == "more_threads_than_cores"]
+        assert (warning["level"], warning["workers"], warning["threads"]) == ("warning", cores + 1, 1)
+
+
+@pytest.mark.parametrize("workers", ["0", "-1", "many", "1.5", "513", ""])
+def test_a_number_of_threads_that_cannot_be_is_refused_once(bundle: Bundle, workers: str) -> None:
+    said = run_msd("serve", str(bundle.folder), "--port", "0", MSD_WORKERS=workers)
+
+    assert said.returncode == 2
+    assert said.stderr.startswith("error: MSD_WORKERS: ")
+    assert "neither 'auto' nor a whole number from 1 to 512" in said.stderr.replace("\n", " ")
+
+
+def test_what_it_cannot_start_on_is_said_once(bundle: Bundle) -> None:
+    said = run_msd("serve", str(bundle.folder), "--port", "0", "--workers", "3", "--provider", "cuda")
+
+    assert (said.returncode, said.stderr.count("CPUExecutionProvider")) == (2, 1)
+    assert "Traceback" not in said.stderr + said.stdout
+
+
+def test_connections_made_while_it_starts_are_answered(bundle: Bundle, tmp_path: Path) -> None:
+    """Asked before it is ready, it says so, and that the client should connect anew."""
+    with live_service(bundle.folder, tmp_path, workers=2, wait_ready=False) as running:
+        statuses: list[int] = []
+
+        def ask() -> None:
+            with running.client() as client:
+                answer = client.post("/v1/score", json=golden_requests()[0])
+                statuses.append(answer.status_code)
+                assert answer.status_code == 200 or answer.headers["connection"] == "close"
+
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+        assert len(statuses) == 8
+        assert set(statuses) <= {200, 503}
+        wait_until(lambda: running.ready()["ready"])
+
+
+def test_clients_that_leave_at_once_are_not_counted_as_connected(pair: LiveService) -> None:
+    for _ in range(50):
+        with socket.create_connection(("127.0.0.1", pair.port)):
+            pass
+    # The one that asks.
+    wait_until(lambda: pair.metric("msd_connections") <= 1)
