@@ -117,7 +117,15 @@ class Parts:
     def _scoring_by(self, serving: Serving | Alone, request_log: RequestLog | None) -> Scoring:
         most = self.settings.max_candidates
         return Scoring(
-            serving, self._scorer, self.admission, self.metrics, most, self._shadowing, request_log, self._explainer
+            serving,
+            self._scorer,
+            self.queue,
+            self.admission,
+            self.metrics,
+            most,
+            self._shadowing,
+            request_log,
+            self._explainer,
         )
 
     def _compared_by(self, alone: Alone) -> ASGIApp:

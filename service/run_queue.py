@@ -41,7 +41,8 @@ class Job(Generic[_Result]):
     is_gone: Callable[[], bool]
     """Whether the client has left; called in the thread too."""
     tensors: Tensors | None = None
-    """Of a job that is nothing but a run, and may go together with others."""
+    """Of a job that is nothing but a run, and may go together with others. Any other sets `rows` to what it scored, 0
+    for nothing, and tells of its stages itself."""
     shorten: "Callable[[int], tuple[Callable[[], _Result], Tensors | None]] | None" = None
     """`work` and `tensors` of the first so many candidates and an unknown one, where there is not the time for all."""
     queued_at: float = 0.0
@@ -216,9 +217,10 @@ class RunQueue:
             outcomes = [error] * len(entries)
         ended = time.perf_counter()
         first, rows = entries[0][0], sum(job.rows for job, _ in entries)
-        first.runner.run_s.learn(rows, ended - started)
-        for job, _ in entries:
-            first.runner.turn_s.learn(job.rows, (ended - max(free_at, first.queued_at)) / len(entries))
+        if rows:
+            first.runner.run_s.learn(rows, ended - started)
+            for job, _ in entries:
+                first.runner.turn_s.learn(job.rows, (ended - max(free_at, first.queued_at)) / len(entries))
         if isinstance(outcomes[0], Exception) and len(entries) > 1:
             # One of them is at fault, or what all need together: alone, each finds out.
             self._put_back(entries)
@@ -270,7 +272,7 @@ class RunQueue:
     def _tell(self, ended: _Ended) -> None:
         job, future, outcome = ended.job, ended.future, ended.outcome
         waited_s = ended.started - job.queued_at
-        if ended.started:
+        if ended.started and job.tensors is not None:
             self._metrics.stages["queue"].observe(waited_s)
             if ended.run_rows:
                 self._metrics.stages["run"].observe(ended.seconds)

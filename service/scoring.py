@@ -12,11 +12,14 @@ from service.admission import Admission, Load
 from service.explain.explainer import Explainer
 from service.lineup.lineup import Lineup
 from service.lineup.shadowing import Shadowing
-from service.metrics import Metrics
+from service.metrics import STAGES, Metrics
+from service.native_path import Plain, may_be_plain
 from service.reply import build_reply
 from service.request_log.request_log import RequestLog
 from service.request_log.served import Served
+from service.run_queue import Job, RunQueue
 from service.scorer import Scorer, Terms
+from service.stores.store import tell_core_rows
 
 _TIMING = b"parse;dur=%.3f, rows;dur=%.3f, queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f"
 _EXPLAINED = b", explain;dur=%.3f"
@@ -51,7 +54,8 @@ class Answer(NamedTuple):
     degraded: dict[str, int]
     stages: tuple[float, ...]
     lineup: Lineup
-    served: Served
+    served: Served | None
+    """For those who want to know what the scores came of; None of a request that nobody wanted to know of."""
 
 
 class Scoring:
@@ -61,6 +65,7 @@ class Scoring:
         self,
         serving: Serves,
         scorer: Scorer,
+        queue: RunQueue,
         admission: Admission,
         metrics: Metrics,
         max_candidates: int,
@@ -70,6 +75,7 @@ class Scoring:
     ) -> None:
         self._serving = serving
         self._scorer = scorer
+        self._queue = queue
         self._admission = admission
         self._metrics = metrics
         self._max_candidates = max_candidates
@@ -79,7 +85,77 @@ class Scoring:
 
     async def answer(self, asked: Asked) -> Answer:
         """Raises RequestError and what the scorer raises."""
-        stages, lineup = self._metrics.stages, self._serving.current
+        lineup = self._serving.current
+        if self._may_be_plain(lineup, asked):
+            plain = await self._score_plainly(lineup, asked)
+            if plain is not None:
+                return plain
+        return await self._score(lineup, asked)
+
+    def _may_be_plain(self, lineup: Lineup, asked: Asked) -> bool:
+        """Whether the native core is to try: not where somebody wants all that a score came of."""
+        if lineup.champion.native is None or not self._scorer.reads_rows_alone or not may_be_plain(asked.body):
+            return False
+        if lineup.shadows and self._shadowing.is_free:
+            return False
+        return self._request_log is None or not self._request_log.wants(asked.request_id)
+
+    async def _score_plainly(self, lineup: Lineup, asked: Asked) -> Answer | None:
+        """By the native core, all in one scoring thread; None where it leaves the request to Python."""
+        deadline, load = asked.terms.deadline, self.expected(len(asked.body))
+        arm = lineup.arms[0]
+
+        def work() -> Plain | None:
+            nonlocal arm
+            job.rows, path = 0, arm.model.native
+            frame = path.read(asked.body) if path else None
+            if frame is not None and lineup.is_split:
+                arm = lineup.arm_of(frame.core.user_id)
+                path = arm.model.native
+                frame = path.read(asked.body) if path else None
+            if path is None or frame is None:
+                return None
+            plain = path.score(frame, asked.request_id, arm.name if lineup.is_split else None, deadline)
+            job.rows = plain.candidates if plain else 0
+            return plain
+
+        job = Job(work, lineup.champion.runner, load.rows, deadline, asked.terms.is_gone)
+        self._admission.enter(load, deadline)
+        try:
+            done = await self._queue.do(job)
+        finally:
+            self._admission.leave(load)
+        plain = done.result
+        if plain is None:
+            return None
+        self._admission.read(len(asked.body), plain.candidates)
+        degraded = self._tell_plain(plain, done.queue_s)
+        taken = (plain.parse_s, plain.rows_s, done.queue_s, plain.run_s, time.perf_counter() - asked.began)
+        if lineup.is_split:
+            self._metrics.arms[arm.slot].inc()
+        stages_s = (*taken[:-1], plain.reply_s)
+        return Answer(_headers(plain.reply, taken), plain.reply, plain.candidates, degraded, stages_s, lineup, None)
+
+    def _tell_plain(self, plain: Plain, queue_s: float) -> dict[str, int]:
+        """Counts what was scored; what is declared as degraded, by rung."""
+        metrics, found = self._metrics, plain.found
+        seconds = (plain.parse_s, plain.rows_s, queue_s, plain.run_s, plain.reply_s)
+        for stage, one in zip(STAGES, seconds, strict=True):
+            metrics.stages[stage].observe(one)
+        metrics.candidates.observe(plain.candidates)
+        metrics.run_rows.observe(plain.candidates)
+        tell_core_rows(metrics, plain.tier, found)
+        metrics.degraded(("prior",) * found.missing, None if found.has_user else "unknown")
+        degraded: dict[str, int] = {}
+        if found.missing:
+            degraded["prior"] = found.missing
+        if not found.has_user:
+            degraded["user_unknown"] = 1
+        return degraded
+
+    async def _score(self, lineup: Lineup, asked: Asked) -> Answer:
+        """By Python, which knows all that a request may hold."""
+        stages = self._metrics.stages
         started = time.perf_counter()
         try:
             request = parse_request_by(asked.body, lineup.schema_of, self._max_candidates)
@@ -102,22 +178,23 @@ class Scoring:
         # Without the sending: it wakes the client, which on the same machine may go first.
         stages["reply"].observe(ended - started)
         taken = (parse_s, scored.rows_s, scored.queue_s, scored.run_s, ended - asked.began)
-        timing = _TIMING % tuple(1000 * seconds for seconds in taken)
-        if explanation is not None:
-            timing += _EXPLAINED % (1000 * explanation.seconds)
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(reply)),
-            (b"server-timing", timing),
-        ]
         degraded: dict[str, int] = dict(Counter(scored.degraded_candidates.values()))
         if scored.degraded_user:
             degraded[f"user_{scored.degraded_user}"] = 1
-        is_champion = arm is lineup.arms[0]
         served = Served(
-            asked.request_id, time.time(), arm.name, arm.share, is_champion, model, asked.body, request, scored, taken
+            asked.request_id,
+            time.time(),
+            arm.name,
+            arm.share,
+            arm is lineup.arms[0],
+            model,
+            asked.body,
+            request,
+            scored,
+            taken,
         )
         stages_s = (*taken[:-1], ended - started)
+        headers = _headers(reply, taken, None if explanation is None else explanation.seconds)
         return Answer(headers, reply, count, degraded, stages_s, lineup, served)
 
     def expected(self, size: int) -> Load:
@@ -129,7 +206,23 @@ class Scoring:
         """What follows a reply once it is on its way: shadows score the request too, and if it is of the sample, it is
         logged."""
         served = answer.served
+        if served is None:
+            if answer.lineup.shadows:
+                self._shadowing.pass_over()
+            return
         if answer.lineup.shadows:
             self._shadowing.offer(answer.lineup, served.model, served.body, served.request, served.scored)
         if self._request_log is not None and self._request_log.wants(served.request_id):
             self._request_log.request(served)
+
+
+def _headers(reply: bytes, taken: tuple[float, ...], explain_s: float | None = None) -> Headers:
+    """Of a reply whose parse, rows, queue, run and all of it took so many seconds."""
+    timing = _TIMING % tuple(1000 * seconds for seconds in taken)
+    if explain_s is not None:
+        timing += _EXPLAINED % (1000 * explain_s)
+    return [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(reply)),
+        (b"server-timing", timing),
+    ]

@@ -49,6 +49,8 @@ class Settings(BaseModel):
     runtime: Literal["auto", "onnxruntime", "openvino"] = "auto"
     provider: Literal["cpu", "cuda"] = "cpu"
     threads: Annotated[int, Field(ge=1, le=256)] = 1
+    native: Annotated[bool, BeforeValidator(_is_on)] = True
+    """`on` or `off` in an environment; on, requests are scored by the native core where it is built."""
     merge: Literal["auto", "on", "off"] = "auto"
     workers: int | None = None
     """Scoring threads; None, `auto` in an environment, is as many as there are cores for."""

@@ -10,6 +10,7 @@ from msd.contract.bundle import Bundle
 from msd.contract.rows import RowCodec, RowSide
 from msd.contract.schema import FeatureSchema
 from service.metrics import Metrics
+from service.native_path import NativePath
 from service.runner import Runner
 from service.runtimes.choice import open_runtime
 from service.runtimes.runtime import Engine
@@ -30,6 +31,8 @@ class Model:
     runner: Runner
     store: RowStore
     codecs: Mapping[RowSide, RowCodec]
+    native: NativePath | None = None
+    """How its plainest requests are scored; None where Python scores them all."""
 
     @property
     def identity(self) -> str:
@@ -48,7 +51,10 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
     runner = Runner(runtime, open_together(bundle, runtime.engine, settings))
     codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in SIDES}
     store = _open_store(bundle, settings, metrics)
-    return Model(bundle, bundle.schema, bundle.schema.schema_hash, bundle.manifest.model_version, runner, store, codecs)
+    schema, version = bundle.schema, bundle.manifest.model_version
+    rows = store.core_rows() if settings.native else None
+    path = NativePath.open(schema, codecs, version, runner, rows, settings.max_candidates)
+    return Model(bundle, schema, schema.schema_hash, version, runner, store, codecs, path)
 
 
 def _open_store(bundle: Bundle, settings: Settings, metrics: Metrics) -> RowStore:

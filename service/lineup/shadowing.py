@@ -39,11 +39,19 @@ class Shadowing:
         self._told = -1
         self._log = structlog.get_logger("msd.shadow")
 
+    @property
+    def is_free(self) -> bool:
+        """Whether a request could be compared; while none can, each is to be passed over."""
+        return self._comparing is None or self._comparing.done()
+
+    def pass_over(self) -> None:
+        """Counts a request that is not compared."""
+        self._metrics.shadows["busy"].inc()
+
     def offer(self, lineup: Lineup, model: Model, body: bytes, request: CheckedRequest, scored: Scored) -> None:
         """A request that `model` has scored, in its reply."""
-        is_free = self._comparing is None or self._comparing.done()
-        if not (is_free and self._queue.is_idle) or scored.basis.is_partial:
-            self._metrics.shadows["busy"].inc()
+        if not (self.is_free and self._queue.is_idle) or scored.basis.is_partial:
+            self.pass_over()
             return
         self._comparing = asyncio.get_running_loop().create_task(self._compare(lineup, model, body, request, scored))
 

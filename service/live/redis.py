@@ -24,7 +24,7 @@ from service.live.redis_script import DUPLICATE, FOLD, IN_ROW, LATE, STREAM, Scr
 from service.live.store import States
 from service.live.stream import Stream
 from service.settings import Settings
-from service.stores.nodes import Answers, Command, Nodes
+from service.stores.nodes import Answers, Command, Nodes, are_among
 from service.stores.redis_line import pack
 from service.stores.redis_link import Ears
 from service.stores.store import StoreError
@@ -62,7 +62,7 @@ class RedisStates:
         """What is near and sure; the rest in one round trip. Of what cannot be asked for, what was last known."""
         keys = [live_key(side, one).encode() for one in ids]
         found, epochs = self._near.look_up(keys)
-        known = (epochs >= 0) & self._nodes.are_sure(epochs)
+        known = (epochs >= 0) & are_among(epochs, self._nodes.sure())
         lacks = np.flatnonzero(~known).tolist()
         wanted = dict.fromkeys(keys[place] for place in lacks)
         if self._stream is None or time.monotonic() > self._stream_until:

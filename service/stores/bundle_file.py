@@ -4,12 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+import native
 from msd.contract.bundle import ROWS, Bundle
 from msd.contract.errors import BundleError
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, Rows, RowSide
+from native.layout import core_rows
 from service.metrics import Metrics
-from service.stores.store import StoreError, tell_rows
+from service.stores.store import CoreRows, StoreError, tell_rows
 
 SIDES: tuple[RowSide, ...] = ("user", "item")
 
@@ -37,6 +39,10 @@ class BundleFileStore:
             raise StoreError(str(error), rows) from error
         tell_rows(self._metrics, side, rows, {"file": int(rows.found.sum())})
         return rows
+
+    def core_rows(self) -> CoreRows | None:
+        """The files' memory."""
+        return None if native.core is None else CoreRows(*(core_rows(self._files[side]) for side in SIDES), "file")
 
     async def check(self) -> None:
         """Opening has checked what can be checked without reading all rows."""

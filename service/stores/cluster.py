@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import hiredis
-import numpy as np
-from numpy.typing import NDArray
 
 from service.redis_url import Address, RedisUrl, host_port
 from service.stores.nodes import SURE_S, Accept, Answers, Command
@@ -85,15 +83,15 @@ class Cluster:
         """The epochs of the connections that there are."""
         return [node.link.epoch for node in self._nodes.values()]
 
-    def are_sure(self, epochs: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """[n] whether each is that of a connection to a node that has answered lately, and is no cut-off part."""
+    def sure(self) -> Sequence[int]:
+        """Those of connections to nodes that have answered lately, and are no cut-off part."""
         since = time.perf_counter() - SURE_S
-        sure = [
+        # A copy: scoring threads ask, too, while the loop learns of other nodes.
+        return [
             node.link.epoch
-            for address, node in self._nodes.items()
+            for address, node in self._nodes.copy().items()
             if node.link.proved_at > since and address not in self._cut_off
         ]
-        return np.isin(epochs, sure)
 
     async def ask(self, commands: Sequence[Command], accept: Accept[T], deadline: float | None = None) -> Answers[T]:
         """Sends each command to the node of its key, to all nodes at once, and once more where keys have moved."""

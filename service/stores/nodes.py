@@ -62,8 +62,9 @@ class Nodes(Protocol):
         """The epochs of the connections that there are."""
         ...
 
-    def are_sure(self, epochs: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """[n] whether what was read in each epoch, and of which no word of change has come, is what Redis holds."""
+    def sure(self) -> Sequence[int]:
+        """The epochs of which is true: what was read in one, and of which no word of change has come, is what Redis
+        holds."""
         ...
 
     async def ask(self, commands: Sequence[Command], accept: Accept[T], deadline: float | None = None) -> Answers[T]:
@@ -101,11 +102,9 @@ class OneServer:
         """The one epoch."""
         return [self._link.epoch]
 
-    def are_sure(self, epochs: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """[n] whether each is the current epoch, and the server has answered lately."""
-        is_sure = time.perf_counter() - self._link.proved_at < SURE_S
-        are_sure: NDArray[np.bool_] = (epochs == self._link.epoch) & is_sure
-        return are_sure
+    def sure(self) -> Sequence[int]:
+        """The current epoch, where the server has answered lately."""
+        return (self._link.epoch,) if time.perf_counter() - self._link.proved_at < SURE_S else ()
 
     async def ask(self, commands: Sequence[Command], accept: Accept[T], deadline: float | None = None) -> Answers[T]:
         """Sends all commands in one go."""
@@ -123,6 +122,14 @@ class OneServer:
     async def close(self) -> None:
         """Ends the connection."""
         await self._link.close()
+
+
+def are_among(epochs: NDArray[np.int64], sure: Sequence[int]) -> NDArray[np.bool_]:
+    """[n] whether each epoch is one of a few."""
+    are = np.zeros(len(epochs), bool)
+    for one in sure:
+        are |= epochs == one
+    return are
 
 
 async def ask_one(nodes: Nodes, key: bytes, *parts: bytes, deadline: float | None = None) -> Any:  # noqa: ANN401 - any reply

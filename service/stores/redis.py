@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+import native
 from msd.contract.bundle import Bundle
 from msd.contract.redis_keys import POINTER, key_prefix, rows_key, shown_key, shown_prefix
 from msd.contract.rows import RowCodec, Rows, RowSide, unpack_history
@@ -20,10 +21,10 @@ from service.metrics import Metrics
 from service.stores.arena import Arena
 from service.stores.bundle_file import SIDES
 from service.stores.fill import Brought, Fill, Reader
-from service.stores.nodes import Answers, Command, ask_one, checked
+from service.stores.nodes import Answers, Command, are_among, ask_one, checked
 from service.stores.redis_line import pack
 from service.stores.redis_link import Ears
-from service.stores.store import StoreError, tell_rows
+from service.stores.store import CoreRows, StoreError, tell_rows
 from service.stores.topology import open_nodes
 
 # Ids at once, which take less than a millisecond.
@@ -74,6 +75,7 @@ class RedisStore:
             fill_rows_per_s,
             Standing(metrics.fills, "waiting" if self._can_fill else "off"),
         )
+        self._has_arenas = bool(cache_bytes)
         prefixes = [*self._by_prefix, self._shown_prefix] if cache_bytes else []
         self._nodes = open_nodes(url, timeout_s, prefixes, Ears(self._forget, self._fill.again, self._fares))
 
@@ -82,7 +84,7 @@ class RedisStore:
         limit, or at the deadline (of `time.perf_counter`), with the rows that are held."""
         one = self._sides[side]
         held = one.arena.look_up(ids)
-        is_fresh = (held.places >= 0) & self._nodes.are_sure(held.epochs)
+        is_fresh = (held.places >= 0) & are_among(held.epochs, self._nodes.sure())
         # Copied before the wait, in which other rows may take their places.
         known = one.arena.rows(held.places[is_fresh])
         if is_fresh.all():
@@ -101,6 +103,13 @@ class RedisStore:
             answers.error.rows = self._told(side, self._with_stale(one, ids, parts, order), is_fresh)
             raise answers.error
         return self._told(side, _merge(parts, order), is_fresh)
+
+    def core_rows(self) -> CoreRows | None:
+        """The arenas, where there are any."""
+        if native.core is None or not self._has_arenas:
+            return None
+        users, items = (self._sides[side].arena.core() for side in SIDES)
+        return CoreRows(users, items, "arena", self._nodes.sure)
 
     async def check(self) -> None:
         """Raises StoreError when Redis does not answer, or holds not all rows of this bundle; else the fill begins."""

@@ -1,0 +1,154 @@
+"""Scores a request of the plainest form in one scoring thread: body, rows, run and reply, all but the run's call by the
+native core, without Python's lock.
+
+Whatever the core leaves to Python is for `scoring` to do the usual way. Does not know the queue, nor who asks.
+"""
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import orjson
+from numpy.typing import NDArray
+
+import native
+from msd.contract.assemble import Tensors
+from msd.contract.rows import RowCodec, RowSide
+from msd.contract.schema import FeatureSchema
+from native.layout import core_schema, new_tensors
+from service.admission import SURE
+from service.errors import ModelError
+from service.metrics import Tier
+from service.runner import Runner
+from service.stores.store import CoreFound, CoreRows
+
+# What a body holds that the core does not read; a look costs less than to begin in vain.
+_PYTHONS_OWN = (b'"items":', b'"items" :', b'"explain":true', b'"explain": true', b'"features":')
+_FILLED = 0
+
+
+class Plain(NamedTuple):
+    """A reply's body, where its rows came from, and how long its stages took (s)."""
+
+    reply: bytes
+    tier: Tier
+    candidates: int
+    found: CoreFound
+    parse_s: float
+    rows_s: float
+    run_s: float
+    reply_s: float
+
+
+@dataclass(slots=True)
+class Frame:
+    """One thread's own: buffers for one request of one model, in the core's hands and as tensors."""
+
+    core: Any
+    tensors: Tensors
+    of_candidates: tuple[str, ...]
+    parse_s: float = 0.0
+
+    def cut(self, count: int) -> Tensors:
+        """The tensors of so many candidates."""
+        return self.tensors | {name: self.tensors[name][:count] for name in self.of_candidates}
+
+
+class NativePath:
+    """One model's. Its methods are for scoring threads, as many at once as there are."""
+
+    def __init__(
+        self,
+        schema: FeatureSchema,
+        codecs: Mapping[RowSide, RowCodec],
+        version: str,
+        runner: Runner,
+        rows: CoreRows,
+        max_candidates: int,
+    ) -> None:
+        self._schema = schema
+        self._core_schema = core_schema(schema, codecs)
+        self._version = orjson.dumps(version)
+        self._runner = runner
+        self._rows = rows
+        self._max_candidates = max_candidates
+        self._local = threading.local()
+
+    @classmethod
+    def open(
+        cls,
+        schema: FeatureSchema,
+        codecs: Mapping[RowSide, RowCodec],
+        version: str,
+        runner: Runner,
+        rows: CoreRows | None,
+        max_candidates: int,
+    ) -> Self | None:
+        """None where the core is not built, or store and runtime have no use for it."""
+        if native.core is None or rows is None or runner.together is not None:
+            return None
+        return cls(schema, codecs, version, runner, rows, max_candidates)
+
+    def read(self, body: bytes) -> Frame | None:
+        """This thread's frame, with a request read from its body; None where that is left to Python."""
+        started = time.perf_counter()
+        frame = self._frame()
+        if not frame.core.read(body, self._max_candidates):
+            return None
+        frame.parse_s = time.perf_counter() - started
+        return frame
+
+    def score(self, frame: Frame, request_id: str, arm: str | None, deadline: float) -> Plain | None:
+        """The reply to what the frame has read; None where that is left to Python: rows that are not at hand, or less
+        time than all candidates take.
+
+        Raises ModelError where a score is not finite, or what the model fails with.
+        """
+        core, started = frame.core, time.perf_counter()
+        count: int = core.count
+        rows = self._rows
+        epochs = None if rows.epochs is None else rows.epochs()
+        if core.fill(rows.users, rows.items, time.time(), epochs) != _FILLED:
+            return None
+        filled = time.perf_counter()
+        if self._runner.run_s.fitting(count, SURE * (deadline - filled)) != count:
+            return None
+        scores = self._runner.runtime.run(frame.cut(count))
+        ended = time.perf_counter()
+        named = b"" if arm is None else b'"arm":%b,' % orjson.dumps(arm)
+        opening = b'{"request_id":%b,"model_version":%b,%b"candidates":' % (
+            orjson.dumps(request_id),
+            self._version,
+            named,
+        )
+        try:
+            reply = core.reply(opening, _contiguous(scores))
+        except ValueError as error:
+            raise ModelError("the model gave a score that is not a finite number for this request") from error
+        if reply is None:
+            return None
+        replied = time.perf_counter()
+        stages = (frame.parse_s, filled - started, ended - filled, replied - ended)
+        return Plain(reply, rows.tier, count, CoreFound(*core.found), *stages)
+
+    def _frame(self) -> Frame:
+        frame: Frame | None = getattr(self._local, "frame", None)
+        if frame is None:
+            assert native.core is not None, "it is opened where there is a core"
+            tensors = new_tensors(self._schema, self._max_candidates)
+            core = native.core.Frame(self._core_schema, tensors, self._max_candidates)
+            of_candidates = tuple(spec.name for spec in self._schema.tensors if spec.side == "item")
+            frame = self._local.frame = Frame(core, tensors, of_candidates)
+        return frame
+
+
+def may_be_plain(body: bytes) -> bool:
+    """Whether it is worth a try."""
+    return not any(one in body for one in _PYTHONS_OWN)
+
+
+def _contiguous(scores: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """A runtime may give a part of a larger array."""
+    return {head: column if column.flags.c_contiguous else column.copy() for head, column in scores.items()}
