@@ -115,10 +115,9 @@ class Parts:
         self.metrics.reference(lineup.champion.bundle.manifest)
 
     def _scoring_by(self, serving: Serving | Alone, request_log: RequestLog | None) -> Scoring:
-        most = self.settings.max_candidates
-        return Scoring(
-            serving, self._scorer, self.admission, self.metrics, most, self._shadowing, request_log, self._explainer
-        )
+        followers = [self._shadowing.follow, *([request_log.follow] if request_log else [])]
+        most, explain = self.settings.max_candidates, self._explainer.explain
+        return Scoring(serving, self._scorer, self.admission, self.metrics, most, explain, followers)
 
     def _compared_by(self, alone: Alone) -> ASGIApp:
         """The way to score by a model that is served to nobody else, and logged nowhere."""

@@ -1,25 +1,26 @@
 """From a request's body to the body of its reply, whoever has the connection that it came over.
 
-Errors are raised. Knows neither how requests come nor how replies go.
+Errors are raised. Knows neither how requests come nor how replies go, nor who explains scores or follows replies: they
+attach to it as `explain` and `followers`.
 """
 
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from msd.contract.request import parse_request_by
+from msd.contract.request import CheckedRequest, parse_request_by
 from service.admission import Admission, Load
-from service.explain.explainer import Explainer
 from service.lineup.lineup import Lineup
-from service.lineup.shadowing import Shadowing
+from service.lineup.model import Model
 from service.metrics import Metrics
-from service.reply import build_reply
-from service.request_log.request_log import RequestLog
-from service.request_log.served import Served
-from service.scorer import Scorer, Terms
+from service.reply import Explanation, build_reply
+from service.scorer import Scored, Scorer, Terms
 
 _TIMING = b"parse;dur=%.3f, rows;dur=%.3f, queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f"
 _EXPLAINED = b", explain;dur=%.3f"
+# Memory of a string and its place in a list, about.
+_STRING_BYTES = 80
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -42,6 +43,28 @@ class Asked(NamedTuple):
     terms: Terms
 
 
+class Served(NamedTuple):
+    """One scored request, when its reply was made: `seconds` are those of parse, rows, queue, run and all together."""
+
+    request_id: str
+    received_at: float
+    arm: str
+    arm_share: float
+    is_champion: bool
+    model: Model
+    body: bytes
+    request: CheckedRequest
+    scored: Scored
+    seconds: tuple[float, float, float, float, float]
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory that it keeps, about."""
+        basis = self.scored.basis
+        arrays = (basis.user.records, basis.items.records, *self.scored.scores.values())
+        return len(self.body) + sum(one.nbytes for one in arrays) + _STRING_BYTES * len(basis.items.found)
+
+
 class Answer(NamedTuple):
     """A reply's headers and body, and what log, metrics and traces tell of it. `stages`: seconds, as `STAGES` are."""
 
@@ -54,6 +77,12 @@ class Answer(NamedTuple):
     served: Served
 
 
+Explain = Callable[[Model, CheckedRequest, Scored, Terms], Awaitable[Explanation]]
+"""What a score came of, for requests that ask for it."""
+Follower = Callable[[Answer], None]
+"""Is shown each reply once it is on its way, and takes no time."""
+
+
 class Scoring:
     """Parses, scores, and makes the reply. `max_candidates`: of one request."""
 
@@ -64,18 +93,16 @@ class Scoring:
         admission: Admission,
         metrics: Metrics,
         max_candidates: int,
-        shadowing: Shadowing,
-        request_log: RequestLog | None,
-        explainer: Explainer,
+        explain: Explain,
+        followers: Sequence[Follower] = (),
     ) -> None:
         self._serving = serving
         self._scorer = scorer
         self._admission = admission
         self._metrics = metrics
         self._max_candidates = max_candidates
-        self._shadowing = shadowing
-        self._request_log = request_log
-        self._explainer = explainer
+        self._explain = explain
+        self._followers = followers
 
     async def answer(self, asked: Asked) -> Answer:
         """Raises RequestError and what the scorer raises."""
@@ -91,7 +118,7 @@ class Scoring:
         arm = lineup.arm_of(request.user_id)
         model = arm.model
         scored = await self._scorer.score(model, request, asked.terms)
-        explanation = await self._explainer.explain(model, request, scored, asked.terms) if request.explain else None
+        explanation = await self._explain(model, request, scored, asked.terms) if request.explain else None
         started = time.perf_counter()
         self._metrics.candidates.observe(count)
         if lineup.is_split:
@@ -126,10 +153,6 @@ class Scoring:
         return Load(rows, self._serving.current.champion.runner.turn_s.of(rows, 0.0))
 
     def follow(self, answer: Answer) -> None:
-        """What follows a reply once it is on its way: shadows score the request too, and if it is of the sample, it is
-        logged."""
-        served = answer.served
-        if answer.lineup.shadows:
-            self._shadowing.offer(answer.lineup, served.model, served.body, served.request, served.scored)
-        if self._request_log is not None and self._request_log.wants(served.request_id):
-            self._request_log.request(served)
+        """What follows a reply once it is on its way."""
+        for follower in self._followers:
+            follower(answer)

@@ -19,6 +19,7 @@ from service.metrics import Metrics
 from service.priority import give_way
 from service.run_queue import RunQueue
 from service.scorer import Scored, Scorer
+from service.scoring import Answer
 
 _PATIENCE_S = 1.0
 _HEAD = "pctr"
@@ -27,7 +28,7 @@ _LEAST = 1e-7
 
 
 class Shadowing:
-    """One worker's."""
+    """Shows replies to the shadows of their line-up."""
 
     def __init__(self, scorer: Scorer, queue: RunQueue, metrics: Metrics, max_candidates: int) -> None:
         self._scorer = scorer
@@ -38,6 +39,12 @@ class Shadowing:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="shadow", initializer=give_way)
         self._told = -1
         self._log = structlog.get_logger("msd.shadow")
+
+    def follow(self, answer: Answer) -> None:
+        """A reply that is on its way: shadows may score its request too."""
+        if answer.lineup.shadows:
+            served = answer.served
+            self.offer(answer.lineup, served.model, served.body, served.request, served.scored)
 
     def offer(self, lineup: Lineup, model: Model, body: bytes, request: CheckedRequest, scored: Scored) -> None:
         """A request that `model` has scored, in its reply."""
