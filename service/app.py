@@ -1,7 +1,6 @@
 """The service's app: its parts, and the routes and layers that lead requests to them."""
 
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -34,17 +33,15 @@ def create_app(
     settings: Settings,
     metrics: Metrics | None = None,
     plan: Plan | None = None,
-    side_folder: Path | None = None,
     exchange: Exchange | None = None,
 ) -> FastAPI:
     """The service over a line-up. Raises MsdError when a bundle, runtime or rows file is not as it should be.
 
     `metrics` are a worker's, `plan` is what its supervisor has it serve; without, the app has its own, over the bundle
-    of the settings. `side_folder` has the sockets of the side processes; without, there are none. `exchange` is for
-    workers that share their requests. `state.readiness`, `.serving` and `.loader` are for the server that drains it and
-    hears of other line-ups.
+    of the settings. `exchange` is for workers that share their requests. `state.readiness`, `.serving` and `.loader`
+    are for the server that drains it and hears of other line-ups.
     """
-    parts = Parts(settings, metrics or Metrics(), plan, side_folder, exchange)
+    parts = Parts(settings, metrics or Metrics(), plan, exchange)
     app = _App(
         title="msd-ctr",
         version=_version(),

@@ -12,14 +12,13 @@ from service.access import Access, access_of
 from service.admission import Admission
 from service.body import read_json_body
 from service.client import Client
-from service.cold.cold_ads import Aside
 from service.deadline import Deadlines
 from service.errors import NotReady
 from service.guard import Guard
 from service.protocol import began_at, left_check
 from service.readiness import Readiness
 from service.run_queue import RunQueue
-from service.scorer import Terms
+from service.scorer import Aside, Terms
 from service.scoring import Asked, Scoring
 from service.settings import Settings
 from service.siblings import Reply, Siblings

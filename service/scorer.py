@@ -6,7 +6,7 @@ Knows neither HTTP nor the form of a reply, nor when the model runs.
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from msd.contract.log import Basis
 from msd.contract.request import CheckedRequest
 from msd.contract.rows import Rows, RowSide
 from service.admission import Admission, Load
-from service.cold.cold_ads import Aside, ColdAds
+from service.cold.cold_ads import ColdAds
 from service.errors import ModelError
 from service.lineup.model import Model
 from service.live.live_rows import LiveRows
@@ -29,6 +29,7 @@ from service.run_queue import RunQueue
 from service.runtimes.runtime import Scores
 from service.stores.store import StoreError
 
+Aside = Callable[[], AbstractContextManager[None]]
 # Between two lines of the log on reads that fail.
 _SAY_AGAIN_S = 1.0
 
@@ -131,7 +132,8 @@ class Scorer:
             user = await self._rows(model, deadline, "user", [request.user_id])
             items = await self._rows(model, deadline, "item", wanted_items(request, user))
         if request.item_texts and self._cold_ads is not None:
-            items = await self._cold_ads.fill(model, request, items, deadline, aside)
+            with aside():
+                items = await self._cold_ads.fill(model, request, items, deadline)
         return user, items
 
     async def _rows(self, model: Model, deadline: float, side: RowSide, ids: Sequence[str]) -> Rows:
