@@ -34,7 +34,7 @@ MAX_BYTES = 16 * 2**20
 
 @pytest.fixture(scope="module")
 def model(bundle: Bundle) -> Model:
-    return load_model(bundle, Settings(bundle=bundle.folder), Metrics(), {})
+    return load_model(bundle, Settings(bundle=bundle.folder), Metrics())
 
 
 def served(model: Model, request_id: str, count: int = 2, user_id: str = "u1") -> Served:
