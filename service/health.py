@@ -96,7 +96,7 @@ def health_routes(serving: Serving, readiness: Readiness, metrics: Metrics, max_
 
     @router.get("/v1/model", summary="What is served?")
     async def served_model() -> ServedModel:
-        return _served_model(serving.current, max_candidates, metrics.is_refused)
+        return _served_model(serving.current, max_candidates, serving.is_refused)
 
     @router.get(
         "/metrics",

@@ -278,12 +278,6 @@ class Metrics:
         )
         self._shadow_shifts = {int(slot): histogram for slot, histogram in shifts.items()}
 
-    @property
-    def is_refused(self) -> bool:
-        """Whether the wanted bundle was refused."""
-        (family,) = self.refused.collect()
-        return bool(family.samples[0].value)
-
     def request(self, code: int, seconds: float) -> None:
         """Count a scoring request that ended with `code`."""
         self._requests[code].inc()

@@ -98,11 +98,14 @@ def test_another_bundles_drift_is_not_told(seen: list[RequestRecord], referenced
     metrics = Metrics()
     metrics.reference(bundle.manifest)
     drift = Drift(metrics)
-    for record in seen[:250]:
-        drift.add(replace(record, manifest_sha256=referenced.manifest.sha256), referenced.folder)
+    as_served = [replace(record, manifest_sha256=referenced.manifest.sha256) for record in seen]
+    for record in as_served[:250]:
+        drift.add(record, referenced.folder)
     assert psi(metrics) == {}
 
     metrics.reference(referenced.manifest)
+    for record in as_served[250:300]:
+        drift.add(record, referenced.folder)
     assert "age" in psi(metrics)
 
 
