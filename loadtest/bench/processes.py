@@ -77,16 +77,27 @@ class Running:
         self._service = service
         self._log = logs / f"{service.name}.log"
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        command = [ports.get(part, part) for part in service.command]
-        environment = _environment({name: ports.get(value, value) for name, value in service.environment.items()})
-        with self._log.open("wb") as output:
+        self._command = [ports.get(part, part) for part in service.command]
+        self._environment = _environment({name: ports.get(value, value) for name, value in service.environment.items()})
+        self._log.unlink(missing_ok=True)
+        self.start()
+
+    def start(self) -> None:
+        """Start the service, again after `kill`. Raises ServiceError when its command cannot be run."""
+        with self._log.open("ab") as output:
             try:
                 # In a group of its own, so that what it leaves behind is found.
                 self._process = subprocess.Popen(
-                    command, stdout=output, stderr=subprocess.STDOUT, env=environment, process_group=0
+                    self._command, stdout=output, stderr=subprocess.STDOUT, env=self._environment, process_group=0
                 )
             except OSError as error:
-                raise ServiceError(f"{service.name}: {command[0]} cannot be started: {error.strerror}") from error
+                reason = f"{self._command[0]} cannot be started: {error.strerror}"
+                raise ServiceError(f"{self._service.name}: {reason}") from error
+
+    def kill(self) -> None:
+        """Kill the service and whatever it started by SIGKILL."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def wait(self) -> None:
         """Until it is ready. Raises ServiceError, which quotes it, when it ends or takes too long."""
@@ -109,7 +120,7 @@ class Running:
 
     @property
     def pid(self) -> int:
-        """Its process; with ours, the supervisor's."""
+        """The process ID of the service."""
         return self._process.pid
 
     @property

@@ -1,11 +1,9 @@
-"""Events are told while a worker and Redis, which keeps them, are killed; told again until they are answered, each is
-counted once. Beside it, how many a second are taken in, where rows and states are in files.
+"""Events are told while the service and Redis, which keeps them, are killed; told again until they are answered, each
+is counted once. Beside it, how many a second are taken in, where rows and states are in files.
 """
 
 import json
-import os
 import shutil
-import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -14,8 +12,7 @@ from typing import NamedTuple, cast
 
 from redis import Redis
 
-from loadtest.chaos.ground import Ground, wait_for
-from loadtest.chaos.processes import named
+from loadtest.chaos.ground import Ground
 from loadtest.chaos.scenario import Check, Found, Scenario
 from loadtest.chaos.timeline import Mark, Timeline
 from loadtest.http_client import Client, ClientError
@@ -54,8 +51,9 @@ def _run(ground: Ground) -> Found:
         start = time.monotonic()
         told = [pool.submit(_tell, service.url, batch) for batch in batches]
         _wait_for_share(told, 0.3)
-        os.kill(named(service, "service.worker"), signal.SIGKILL)
-        timeline.marks.append(Mark(time.monotonic() - start, "a worker killed (−9)"))
+        service.kill()
+        timeline.marks.append(Mark(time.monotonic() - start, "the service killed (−9)"))
+        service.start()
         _wait_for_share(told, 0.6)
         redis.kill()
         timeline.marks.append(Mark(time.monotonic() - start, "Redis killed (−9)"))
@@ -63,7 +61,7 @@ def _run(ground: Ground) -> Found:
         redis.start()
         timeline.marks.append(Mark(time.monotonic() - start, "Redis is back"))
         answered = [one.result() for one in told]
-        wait_for(service.url, "msd_workers_ready", plan.workers)
+        service.wait()
         again = [_tell(service.url, batch) for batch in batches]
         with redis.client() as client:
             counted = _counted(client)

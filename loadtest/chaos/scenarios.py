@@ -14,9 +14,9 @@ from loadtest.chaos.memory import MEMORY
 from loadtest.chaos.overload import OVERLOAD
 from loadtest.chaos.redis_proxy import REDIS_PROXY
 from loadtest.chaos.scenario import Scenario
+from loadtest.chaos.service_kill import SERVICE_KILL
 from loadtest.chaos.sigterm import SIGTERM
 from loadtest.chaos.swap import SWAP
-from loadtest.chaos.worker_kill import WORKER_KILL
 
 SCENARIOS: tuple[Scenario, ...] = (
     SWAP,
@@ -26,7 +26,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     REDIS_FLUSH,
     SENTINEL,
     CLUSTER,
-    WORKER_KILL,
+    SERVICE_KILL,
     SIGTERM,
     OVERLOAD,
     CLIENTS,
