@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,7 +17,6 @@ from msd.contract.request import RequestError
 from service.errors import ClientGone, ServiceError
 from service.metrics import Metrics
 from service.oip.errors import error_response
-from service.tracing.tracing import Tracing
 
 CLIENT_GONE = 499
 _KEY = "msd.access"
@@ -57,12 +57,18 @@ def access_of(scope: Scope) -> Access:
     return access
 
 
+class Traces(Protocol):
+    """Follows requests beyond this service."""
+
+    def note(self, scope: Scope, access: Access) -> str | None:
+        """A scoring request that has ended; its trace's id, where it is traced."""
+        ...
+
+
 class AccessMiddleware:
     """Wraps the app's routes."""
 
-    def __init__(
-        self, app: ASGIApp, metrics: Metrics, is_verbose: bool = False, tracing: Tracing | None = None
-    ) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, is_verbose: bool = False, tracing: Traces | None = None) -> None:
         """`is_verbose`: the log is to have a line for each request, whatever became of it."""
         self._app = app
         self._metrics = metrics

@@ -1,7 +1,6 @@
 """The service's app: its parts, and the routes and layers that lead requests to them."""
 
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -31,15 +30,13 @@ def create_app(
     settings: Settings,
     metrics: Metrics | None = None,
     plan: Plan | None = None,
-    side_folder: Path | None = None,
 ) -> FastAPI:
     """The service over a line-up. Raises MsdError when a bundle, runtime or rows file is not as it should be.
 
-    `plan` is what is to be served; without, it is the bundle of the settings. `side_folder` has the sockets of the side
-    processes; without, there are none. `state.readiness`, `.serving` and `.loader` are for the server that drains it
-    and hears of other line-ups.
+    `plan` is what is to be served; without, it is the bundle of the settings. `state.readiness`, `.serving` and
+    `.loader` are for the server that drains it and hears of other line-ups.
     """
-    parts = Parts(settings, metrics or Metrics(), plan, side_folder)
+    parts = Parts(settings, metrics or Metrics(), plan)
     app = _App(
         title="msd-ctr",
         version=_version(),

@@ -4,9 +4,11 @@ Every family may be written from any thread. Does not know which families there 
 """
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 Labels = tuple[str, ...]
 
@@ -17,7 +19,7 @@ class Families(CollectorRegistry):
     def __init__(self) -> None:
         super().__init__()
         # A switch of the whole library: `_created` would double the series of all counters and histograms.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
 
     def counter(self, name: str, text: str) -> Counter:
         """Declare a counter without labels."""
@@ -39,7 +41,9 @@ class Families(CollectorRegistry):
 
     def gauge_set(self, name: str, text: str, labels: Sequence[str]) -> "GaugeSet":
         """Declare a gauge whose label values are known later."""
-        return GaugeSet(Gauge(name, text, labels, registry=self))
+        family = GaugeSet(name, text, labels)
+        self.register(family)
+        return family
 
     def histogram(self, name: str, text: str, bounds: Sequence[float]) -> Histogram:
         """Declare a histogram without labels."""
@@ -53,22 +57,23 @@ class Families(CollectorRegistry):
         return {value: family.labels(value) for value in values}
 
 
-class GaugeSet:
-    """A gauge whose children are replaced together."""
+class GaugeSet(Collector):
+    """A gauge whose children are replaced together: a scrape sees all the old ones or all the new ones."""
 
-    def __init__(self, gauge: Gauge) -> None:
-        self._gauge = gauge
-        self._labels: Set[Labels] = frozenset()
-        self._lock = threading.Lock()
+    def __init__(self, name: str, text: str, labels: Sequence[str]) -> None:
+        self._name, self._text, self._labelnames = name, text, tuple(labels)
+        self._values: Mapping[Labels, float] = {}
 
     def replace(self, values: Mapping[Labels, float]) -> None:
-        """Set these children and remove all others. A concurrent scrape may see both, but never neither."""
-        with self._lock:
-            for labels, value in values.items():
-                self._gauge.labels(*labels).set(value)
-            for labels in self._labels - values.keys():
-                self._gauge.remove(*labels)
-            self._labels = frozenset(values)
+        """Set these children and remove all others."""
+        self._values = dict(values)
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the family."""
+        family = GaugeMetricFamily(self._name, self._text, labels=self._labelnames)
+        for labels, value in self._values.items():
+            family.add_metric(labels, value)
+        yield family
 
 
 class Standing:

@@ -6,7 +6,6 @@ Does not know HTTP's routes.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Protocol
 
 from starlette.types import ASGIApp
@@ -31,7 +30,7 @@ from service.request_log.request_log import RequestLog, open_request_log
 from service.run_queue import RunQueue
 from service.score_route import ScoreRoute
 from service.scorer import Scorer
-from service.scoring import Scoring
+from service.scoring import Follower, Scoring
 from service.settings import Settings
 from service.tracing.tracing import open_tracing
 from service.trust import Trust
@@ -45,7 +44,6 @@ class Parts:
         settings: Settings,
         metrics: Metrics,
         plan: Plan | None,
-        side_folder: Path | None,
     ) -> None:
         threads = scoring_threads(settings, usable_cores())
         # As it is from here on: a runtime is opened for so many at once.
@@ -65,7 +63,7 @@ class Parts:
         self.queue = RunQueue(metrics, self.admission, threads)
         self.live = open_live_store(settings) if settings.live else None
         live_rows = LiveRows(self.live, metrics, settings.live_lag_seconds) if self.live else None
-        self._cold_ads = open_cold_ads(settings, side_folder, metrics)
+        self._cold_ads = open_cold_ads(settings, [model.bundle for model in first.models.values()], metrics)
         self._scorer = Scorer(self.queue, self.admission, metrics, live_rows, self._cold_ads)
         self._shadowing = Shadowing(self._scorer, self.queue, metrics, settings.max_candidates)
         self._explainer = Explainer(self.queue, self.admission)
@@ -81,6 +79,8 @@ class Parts:
         """What goes on beside requests, from the app's beginning to its end."""
         self.loader.watch(self.serving.current)
         self._starter.begin(list(self.serving.current.models.values()))
+        if self._cold_ads is not None:
+            self._cold_ads.open([model.bundle for model in self.serving.current.models.values()])
         tasks = self._begun()
         try:
             yield
@@ -115,18 +115,9 @@ class Parts:
         self.metrics.reference(lineup.champion.bundle.manifest)
 
     def _scoring_by(self, serving: Serving | Alone, request_log: RequestLog | None) -> Scoring:
-        most = self.settings.max_candidates
-        return Scoring(
-            serving,
-            self._scorer,
-            self.queue,
-            self.admission,
-            self.metrics,
-            most,
-            self._shadowing,
-            request_log,
-            self._explainer,
-        )
+        followers: list[Follower] = [self._shadowing, *([request_log] if request_log else [])]
+        most, explain = self.settings.max_candidates, self._explainer.explain
+        return Scoring(serving, self._scorer, self.queue, self.admission, self.metrics, most, explain, followers)
 
     def _compared_by(self, alone: Alone) -> ASGIApp:
         """The way to score by a model that is served to nobody else, and logged nowhere."""

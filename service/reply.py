@@ -3,6 +3,8 @@
 Does not know where scores come from.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,11 +14,23 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from msd.contract.assemble import Rung, UserRung
 from msd.contract.request import CheckedRequest
-from service.explain.explainer import Explanation
 from service.scorer import Scored
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Order = slice | NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """In log-odds: shares [N] by group, which sum to the score's less the base's; what the score of each candidate
+    would lose without each of the latest items of the history [N, H]. `base` is a probability, `seconds` is what it
+    took."""
+
+    base: float
+    shares: Mapping[str, NDArray[np.float64]]
+    history: list[str]
+    effects: NDArray[np.float64]
+    seconds: float
 
 
 class ScoredCandidates(BaseModel):

@@ -5,10 +5,10 @@ Knows neither HTTP nor the form of a reply, nor when the model runs.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import structlog
@@ -17,11 +17,10 @@ from msd.contract.assemble import Rung, Tensors, UserRung, assemble, cut, wanted
 from msd.contract.log import Basis
 from msd.contract.request import CheckedRequest
 from msd.contract.rows import Rows, RowSide
+from msd.contract.schema import FeatureSchema
 from service.admission import Admission, Load
-from service.cold.cold_ads import ColdAds
 from service.errors import ModelError
 from service.lineup.model import Model
-from service.live.live_rows import LiveRows
 from service.metrics import Metrics
 from service.partial import declared, spread
 from service.run_queue import RunQueue
@@ -53,6 +52,27 @@ class Scored:
     run_s: float = 0.0
 
 
+RowsOf = Callable[[RowSide, Sequence[str]], Awaitable[Rows]]
+
+
+class Live(Protocol):
+    """Brings rows up to date by what happened since they were written."""
+
+    async def fetch(
+        self, schema: FeatureSchema, request: CheckedRequest, at: float, rows_of: RowsOf, deadline: float
+    ) -> tuple[Rows, Rows]:
+        """The rows of the user, and of candidates and history (`wanted_items`)."""
+        ...
+
+
+class Fills(Protocol):
+    """Makes something of candidates without a row."""
+
+    async def fill(self, model: Model, request: CheckedRequest, items: Rows, deadline: float) -> Rows:
+        """The rows of `wanted_items`, with those that could be made in time."""
+        ...
+
+
 class Scorer:
     """Scores requests, each with the model that it is to be scored by. Deadlines are of `time.perf_counter`."""
 
@@ -61,14 +81,14 @@ class Scorer:
         queue: RunQueue,
         admission: Admission,
         metrics: Metrics,
-        live: LiveRows | None = None,
-        cold_ads: ColdAds | None = None,
+        live: Live | None = None,
+        fills: Fills | None = None,
     ) -> None:
         self._queue = queue
         self._admission = admission
         self._metrics = metrics
         self._live = live
-        self._cold_ads = cold_ads
+        self._fills = fills
         self._log = structlog.get_logger("msd.scorer")
         self._unsaid = 0
         self._say_again_at = 0.0
@@ -124,8 +144,8 @@ class Scorer:
         else:
             user = await self._rows(model, deadline, "user", [request.user_id])
             items = await self._rows(model, deadline, "item", wanted_items(request, user))
-        if request.item_texts and self._cold_ads is not None:
-            items = await self._cold_ads.fill(model, request, items, deadline)
+        if request.item_texts and self._fills is not None:
+            items = await self._fills.fill(model, request, items, deadline)
         return user, items
 
     async def _rows(self, model: Model, deadline: float, side: RowSide, ids: Sequence[str]) -> Rows:

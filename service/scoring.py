@@ -1,28 +1,30 @@
 """From a request's body to the body of its reply, whoever has the connection that it came over.
 
-Errors are raised. Knows neither how requests come nor how replies go.
+Errors are raised. Knows neither how requests come nor how replies go, nor who explains scores or follows replies: they
+attach to it as `explain` and `followers`.
 """
 
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from msd.contract.request import parse_request_by
+from msd.contract.assemble import Rung
+from msd.contract.request import CheckedRequest, parse_request_by
 from service.admission import Admission, Load
-from service.explain.explainer import Explainer
 from service.lineup.lineup import Lineup
-from service.lineup.shadowing import Shadowing
+from service.lineup.model import Model
 from service.metrics import STAGES, Metrics
 from service.native_path import Plain, may_be_plain
-from service.reply import build_reply
-from service.request_log.request_log import RequestLog
-from service.request_log.served import Served
+from service.reply import Explanation, build_reply
 from service.run_queue import Job, RunQueue
-from service.scorer import Scorer, Terms
+from service.scorer import Scored, Scorer, Terms
 from service.stores.store import tell_core_rows
 
 _TIMING = b"parse;dur=%.3f, rows;dur=%.3f, queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f"
 _EXPLAINED = b", explain;dur=%.3f"
+# Memory of a string and its place in a list, about.
+_STRING_BYTES = 80
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -37,12 +39,36 @@ class Serves(Protocol):
 
 
 class Asked(NamedTuple):
-    """A request to score. `began`: when its answering began, by `time.perf_counter`."""
+    """A request to score. `began`: when its answering began, by `time.perf_counter`. `needs_scored`: whether the answer
+    is to tell what was `served`, too."""
 
     request_id: str
     body: bytes
     began: float
     terms: Terms
+    needs_scored: bool = False
+
+
+class Served(NamedTuple):
+    """One scored request, when its reply was made: `seconds` are those of parse, rows, queue, run and all together."""
+
+    request_id: str
+    received_at: float
+    arm: str
+    arm_share: float
+    is_champion: bool
+    model: Model
+    body: bytes
+    request: CheckedRequest
+    scored: Scored
+    seconds: tuple[float, float, float, float, float]
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory that it keeps, about."""
+        basis = self.scored.basis
+        arrays = (basis.user.records, basis.items.records, *self.scored.scores.values())
+        return len(self.body) + sum(one.nbytes for one in arrays) + _STRING_BYTES * len(basis.items.found)
 
 
 class Answer(NamedTuple):
@@ -55,7 +81,23 @@ class Answer(NamedTuple):
     stages: tuple[float, ...]
     lineup: Lineup
     served: Served | None
-    """For those who want to know what the scores came of; None of a request that nobody wanted to know of."""
+    """None where nobody wanted to know what the scores came of."""
+
+
+Explain = Callable[[Model, CheckedRequest, Scored, Terms], Awaitable[Explanation]]
+"""What a score came of, for requests that ask for it."""
+
+
+class Follower(Protocol):
+    """Is shown each reply once it is on its way. Takes no time."""
+
+    def wants(self, lineup: Lineup, request_id: str) -> bool:
+        """Whether it is to be told what a request's scores came of."""
+        ...
+
+    def follow(self, answer: Answer) -> None:
+        """Take note of a reply."""
+        ...
 
 
 class Scoring:
@@ -69,9 +111,8 @@ class Scoring:
         admission: Admission,
         metrics: Metrics,
         max_candidates: int,
-        shadowing: Shadowing,
-        request_log: RequestLog | None,
-        explainer: Explainer,
+        explain: Explain,
+        followers: Sequence[Follower] = (),
     ) -> None:
         self._serving = serving
         self._scorer = scorer
@@ -79,9 +120,8 @@ class Scoring:
         self._admission = admission
         self._metrics = metrics
         self._max_candidates = max_candidates
-        self._shadowing = shadowing
-        self._request_log = request_log
-        self._explainer = explainer
+        self._explain = explain
+        self._followers = followers
 
     async def answer(self, asked: Asked) -> Answer:
         """Raises RequestError and what the scorer raises."""
@@ -94,11 +134,14 @@ class Scoring:
 
     def _may_be_plain(self, lineup: Lineup, asked: Asked) -> bool:
         """Whether the native core is to try: not where somebody wants all that a score came of."""
-        if lineup.champion.native is None or not self._scorer.reads_rows_alone or not may_be_plain(asked.body):
+        if (
+            asked.needs_scored
+            or lineup.champion.native is None
+            or not self._scorer.reads_rows_alone
+            or not may_be_plain(asked.body)
+        ):
             return False
-        if lineup.shadows and self._shadowing.is_free:
-            return False
-        return self._request_log is None or not self._request_log.wants(asked.request_id)
+        return not any(follower.wants(lineup, asked.request_id) for follower in self._followers)
 
     async def _score_plainly(self, lineup: Lineup, asked: Asked) -> Answer | None:
         """By the native core, all in one scoring thread; None where it leaves the request to Python."""
@@ -145,7 +188,8 @@ class Scoring:
         metrics.candidates.observe(plain.candidates)
         metrics.run_rows.observe(plain.candidates)
         tell_core_rows(metrics, plain.tier, found)
-        metrics.degraded(("prior",) * found.missing, None if found.has_user else "unknown")
+        missing: list[Rung] = ["prior"] * found.missing
+        metrics.degraded(missing, None if found.has_user else "unknown")
         degraded: dict[str, int] = {}
         if found.missing:
             degraded["prior"] = found.missing
@@ -167,7 +211,7 @@ class Scoring:
         arm = lineup.arm_of(request.user_id)
         model = arm.model
         scored = await self._scorer.score(model, request, asked.terms)
-        explanation = await self._explainer.explain(model, request, scored, asked.terms) if request.explain else None
+        explanation = await self._explain(model, request, scored, asked.terms) if request.explain else None
         started = time.perf_counter()
         self._metrics.candidates.observe(count)
         if lineup.is_split:
@@ -203,17 +247,9 @@ class Scoring:
         return Load(rows, self._serving.current.champion.runner.turn_s.of(rows, 0.0))
 
     def follow(self, answer: Answer) -> None:
-        """What follows a reply once it is on its way: shadows score the request too, and if it is of the sample, it is
-        logged."""
-        served = answer.served
-        if served is None:
-            if answer.lineup.shadows:
-                self._shadowing.pass_over()
-            return
-        if answer.lineup.shadows:
-            self._shadowing.offer(answer.lineup, served.model, served.body, served.request, served.scored)
-        if self._request_log is not None and self._request_log.wants(served.request_id):
-            self._request_log.request(served)
+        """What follows a reply once it is on its way."""
+        for follower in self._followers:
+            follower.follow(answer)
 
 
 def _headers(reply: bytes, taken: tuple[float, ...], explain_s: float | None = None) -> Headers:

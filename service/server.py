@@ -19,7 +19,6 @@ from types import FrameType
 
 import structlog
 import uvicorn
-from starlette.datastructures import State
 from starlette.types import ASGIApp
 
 from msd.contract.errors import MsdError
@@ -29,7 +28,6 @@ from service.entry import Entry
 from service.keys import check_keys
 from service.lineup.follower import Follower
 from service.lineup.held import private_folder
-from service.lineup.lineup import Serving
 from service.lineup.source import Source
 from service.lineup.swaps import Swaps
 from service.listener import accepted, bind, listen, refuse_new
@@ -62,11 +60,7 @@ def run_service(settings: Settings) -> None:
     settings = _with_threads(settings)
     with private_folder() as folder, bind(settings.host, settings.port) as listener:
         follower = Follower(Source(settings), folder, settings.store == "file", Trust(settings.trusted_keys))
-        plan, metrics = follower.first(), Metrics()
-        app = create_app(settings, metrics, plan)
-        swaps = Swaps(plan, app.state.serving, app.state.loader, metrics)
-        entry = Entry(settings, metrics)
-        Server(app, settings, metrics, app.state, listener, entry, follower, swaps, folder).run()
+        Server(settings, listener, follower, folder).run()
 
 
 def _with_threads(settings: Settings) -> Settings:
@@ -113,29 +107,19 @@ class Server(uvicorn.Server):
     every reply tells its client to connect anew; when the time for that is over the door closes, all who are in are
     answered, and the process ends. A second SIGINT ends it at once."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        settings: Settings,
-        metrics: Metrics,
-        parts: State,
-        listener: socket.socket,
-        entry: Entry,
-        follower: Follower,
-        swaps: Swaps,
-        folder: Path | None,
-    ) -> None:
-        """`parts`: those of the app that it works with (`create_app`). `folder`: to be removed at the end."""
+    def __init__(self, settings: Settings, listener: socket.socket, follower: Follower, folder: Path | None) -> None:
+        """Loads what the follower says is wanted. `folder`: to be removed at the end. Raises MsdError."""
+        plan, metrics = follower.first(), Metrics()
+        app = create_app(settings, metrics, plan)
         super().__init__(server_config(app, settings, metrics))
         self._drain_s = settings.drain_seconds
         self._threads = settings.workers
         self._metrics = metrics
-        self._readiness: Readiness = parts.readiness
-        self._serving: Serving = parts.serving
+        self._readiness: Readiness = app.state.readiness
         self._listener = listener
-        self._entry = entry
+        self._entry = Entry(settings, metrics)
         self._follower = follower
-        self._swaps = swaps
+        self._swaps = Swaps(plan, app.state.serving, app.state.loader, metrics)
         self._folder = folder
         self._ends_at: float | None = None
         self._is_settled = self._is_resting = False

@@ -185,3 +185,14 @@ def test_importing_the_contract_loads_numpy_and_pydantic_and_no_more() -> None:
     of_site = {name for name in loaded if name.startswith(("_", "sitecustomize", "usercustomize", "distutils"))}
 
     assert loaded - set(sys.stdlib_module_names) - of_pydantic - of_site <= {"msd", "numpy", "pydantic"}
+
+
+CORE = ("access", "admission", "reply", "run_queue", "runner", "score_route", "scorer", "scoring", "oip.infer_route")
+SATELLITES = ("cold", "explain", "lineup.shadowing", "live", "playground", "request_log", "tracing")
+
+
+@pytest.mark.parametrize("module", CORE)
+def test_scoring_knows_nothing_of_what_attaches_to_it(module: str) -> None:
+    source = (ROOT / "service" / f"{module.replace('.', '/')}.py").read_text("utf-8")
+    known = [name for name in imports_of(source) for satellite in SATELLITES if is_below(name, f"service.{satellite}")]
+    assert not known

@@ -78,25 +78,26 @@ class Running:
         self._log = logs / f"{service.name}.log"
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._command = [ports.get(part, part) for part in service.command]
-        given = {name: ports.get(value, value) for name, value in service.environment.items()}
-        self._environment = _environment(given)
+        self._environment = _environment({name: ports.get(value, value) for name, value in service.environment.items()})
         self._log.unlink(missing_ok=True)
-        self._process = self._started()
+        self.start()
 
-    def again(self) -> None:
-        """Starts it once more, after its end, at the same address. Raises ServiceError as it did at first."""
-        self._process = self._started()
-
-    def _started(self) -> "subprocess.Popen[bytes]":
+    def start(self) -> None:
+        """Start the service, again after `kill`. Raises ServiceError when its command cannot be run."""
         with self._log.open("ab") as output:
             try:
                 # In a group of its own, so that what it leaves behind is found.
-                return subprocess.Popen(
+                self._process = subprocess.Popen(
                     self._command, stdout=output, stderr=subprocess.STDOUT, env=self._environment, process_group=0
                 )
             except OSError as error:
-                name, program = self._service.name, self._command[0]
-                raise ServiceError(f"{name}: {program} cannot be started: {error.strerror}") from error
+                reason = f"{self._command[0]} cannot be started: {error.strerror}"
+                raise ServiceError(f"{self._service.name}: {reason}") from error
+
+    def kill(self) -> None:
+        """Kill the service and whatever it started by SIGKILL."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def wait(self) -> None:
         """Until it is ready. Raises ServiceError, which quotes it, when it ends or takes too long."""
@@ -119,13 +120,8 @@ class Running:
 
     @property
     def pid(self) -> int:
-        """Its process."""
+        """The process ID of the service."""
         return self._process.pid
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether that process has ended."""
-        return self._process.poll() is not None
 
     @property
     def workers(self) -> list[int]:

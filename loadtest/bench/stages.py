@@ -45,8 +45,8 @@ class Spent:
 
 
 def is_filling(url: str) -> bool:
-    """Whether some worker still brings rows near, which takes of the cores that others are measured on."""
-    return any(float(workers) for workers in _FILL.findall(_metrics(url)))
+    """Return whether a row store is still filling its cache, which takes CPU from what is measured."""
+    return any(float(stores) for stores in _FILL.findall(_metrics(url)))
 
 
 def spent(url: str) -> Spent:

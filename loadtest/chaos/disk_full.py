@@ -5,13 +5,11 @@ from pathlib import Path
 
 from loadtest.chaos.ground import Ground, metric, wait_for
 from loadtest.chaos.load import Load, capacity
-from loadtest.chaos.processes import named
 from loadtest.chaos.scenario import Check, Found, Scenario, usual_checks
 from loadtest.chaos.timeline import FIVES, count, percentile_ms
 from loadtest.http_client import Client
 
 _NAME = "disk-full"
-_PROCESS = "service.request_log.process"
 _LOST = 'msd_log_records_total{result="lost"}'
 _WRITTEN = 'msd_log_records_total{result="written"}'
 _ROOM = 1_024
@@ -25,16 +23,15 @@ def _run(ground: Ground) -> Found:
     with ground.service(_NAME, log_dir=folder, log_sample=_SHARE, log_flush_seconds=_FLUSH_S) as service:
         target = ground.target(service.url)
         rate = plan.share * capacity(target, plan.capacity_s)
-        writer = named(service, _PROCESS)
-        usual = resource.prlimit(writer, resource.RLIMIT_FSIZE)
+        usual = resource.prlimit(service.pid, resource.RLIMIT_FSIZE)
         with Load(target, rate, plan.seconds) as load:
             load.until(plan.steady_s)
-            # For the writer alone, no file may grow beyond this: as on a full disk, its writes end half way.
-            resource.prlimit(writer, resource.RLIMIT_FSIZE, (_ROOM, usual[1]))
+            # No file of the service may grow beyond this: as on a full disk, its writes end half way.
+            resource.prlimit(service.pid, resource.RLIMIT_FSIZE, (_ROOM, usual[1]))
             full = load.mark("no room for the log")
             wait_for(service.url, _LOST, 1)
             load.until(full + plan.broken_s)
-            resource.prlimit(writer, resource.RLIMIT_FSIZE, usual)
+            resource.prlimit(service.pid, resource.RLIMIT_FSIZE, usual)
             roomy = load.mark("room again")
             with Client(service.url) as client:
                 written = metric(client, _WRITTEN)

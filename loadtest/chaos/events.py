@@ -3,9 +3,7 @@ is counted once. Beside it, how many a second are taken in, where rows and state
 """
 
 import json
-import os
 import shutil
-import signal
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -14,8 +12,7 @@ from typing import NamedTuple, cast
 
 from redis import Redis
 
-from loadtest.chaos.ground import Ground, wait_for
-from loadtest.chaos.processes import Restarter
+from loadtest.chaos.ground import Ground
 from loadtest.chaos.scenario import Check, Found, Scenario
 from loadtest.chaos.timeline import Mark, Timeline
 from loadtest.http_client import Client, ClientError
@@ -49,14 +46,14 @@ def _run(ground: Ground) -> Found:
     with (
         ground.redis(_NAME) as redis,
         ground.service(_NAME, redis.url, live="on", live_lag_seconds=_LAG_S) as service,
-        Restarter(service),
         ThreadPoolExecutor(_CLIENTS) as pool,
     ):
         start = time.monotonic()
         told = [pool.submit(_tell, service.url, batch) for batch in batches]
         _wait_for_share(told, 0.3)
-        os.kill(service.pid, signal.SIGKILL)
-        timeline.marks.append(Mark(time.monotonic() - start, "the process killed (−9)"))
+        service.kill()
+        timeline.marks.append(Mark(time.monotonic() - start, "the service killed (−9)"))
+        service.start()
         _wait_for_share(told, 0.6)
         redis.kill()
         timeline.marks.append(Mark(time.monotonic() - start, "Redis killed (−9)"))
@@ -64,7 +61,7 @@ def _run(ground: Ground) -> Found:
         redis.start()
         timeline.marks.append(Mark(time.monotonic() - start, "Redis is back"))
         answered = [one.result() for one in told]
-        wait_for(service.url, "msd_ready", 1)
+        service.wait()
         again = [_tell(service.url, batch) for batch in batches]
         with redis.client() as client:
             counted = _counted(client)
@@ -168,4 +165,4 @@ def _sums(told: Sequence[_Told], start: float) -> list[tuple[float, float]]:
     return points
 
 
-EVENTS = Scenario(_NAME, "Events while the service and Redis are killed", ("events_lost",), _run)
+EVENTS = Scenario(_NAME, "Events while a worker and Redis are killed", ("events_lost",), _run)

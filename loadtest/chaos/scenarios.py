@@ -12,9 +12,9 @@ from loadtest.chaos.live_counts import LIVE_COUNTS
 from loadtest.chaos.log_replay import LOG_REPLAY
 from loadtest.chaos.memory import MEMORY
 from loadtest.chaos.overload import OVERLOAD
-from loadtest.chaos.process_kill import PROCESS_KILL
 from loadtest.chaos.redis_proxy import REDIS_PROXY
 from loadtest.chaos.scenario import Scenario
+from loadtest.chaos.service_kill import SERVICE_KILL
 from loadtest.chaos.sigterm import SIGTERM
 from loadtest.chaos.swap import SWAP
 
@@ -26,7 +26,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     REDIS_FLUSH,
     SENTINEL,
     CLUSTER,
-    PROCESS_KILL,
+    SERVICE_KILL,
     SIGTERM,
     OVERLOAD,
     CLIENTS,

@@ -1,52 +1,53 @@
-"""Ads without a row whose text a request brings: a worker gets their vectors, from memory or the encoder's process.
+"""Ads without a row whose text a request brings: their vectors, from memory or from the text encoder.
 
-A request waits for them a bounded time, and is scored without those that do not come by then. That the process is
-away, frozen or behind costs it no more than that.
+A request waits for them a bounded time, and is scored without those that do not come by then.
 """
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection
 from contextlib import suppress
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import structlog
 
-from msd.contract.encoded import Vector, text_key
+from msd.contract.bundle import Bundle
+from msd.contract.encoded import text_key
+from msd.contract.errors import MsdError
 from msd.contract.request import CheckedRequest
 from msd.contract.rows import Rows
-from service.cold.messages import Question, Told, unpack_answer
-from service.cold.vector_cache import VectorCache
+from service.cold.encoders import EncoderAway, Encoders
+from service.cold.encoding import Encoding, Told
+from service.cold.text_encoder import can_tokenise
 from service.lineup.model import Model
+from service.lineup.pointers import is_bundle
 from service.metrics import Metrics
 from service.settings import Settings
-from service.side_client import SideClient, SideError
-from service.side_process import side_socket
 
-_HELD = 20_000
-# Of one request: all texts are read, hashed and sent between the requests of others.
+if TYPE_CHECKING:
+    from service.cold.shelf import RedisShelf
+
+# Of one request: all texts are read and hashed between the requests of others.
 _MOST_TEXTS = 256
 # Of what is left until the deadline; the rest is for the queue and the run.
 _SHARE = 0.5
-# The process is to answer what it has before the worker gives up.
-_EARLIER = 0.8
-_SILENCE_S = 1.0
-_LATER_S = 1.0
-_MOST_LATER = 4
 
 
 class ColdAds:
-    """One worker's vectors of cold ads. A request waits for `wait_s` at most."""
+    """Vectors of cold ads. To be used within one event loop, between `open` and `close`."""
 
-    def __init__(self, side_folder: Path, metrics: Metrics, wait_s: float) -> None:
-        self._client = SideClient("encoder", side_socket(side_folder, "encoder"))
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._results = metrics.cold_texts
-        self._wait_s = wait_s
-        self._held = VectorCache(_HELD)
-        self._silent_until = 0.0
-        self._later: set[asyncio.Task[None]] = set()
-        self._log = structlog.get_logger("msd.cold")
+        self._wait_s = settings.encoder_wait_ms / 1000
+        self._encoders = Encoders()
+        self._shelf = _shelf(settings, metrics)
+        self._encoding = Encoding(self._encoders, metrics, settings.encoder_per_s, settings.encoder_queue, self._shelf)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def open(self, bundles: Collection[Bundle]) -> None:
+        """Begin to encode, and to load the encoders of `bundles`."""
+        self._tasks = [asyncio.create_task(self._encoding.run()), asyncio.create_task(self._load(bundles))]
 
     async def fill(self, model: Model, request: CheckedRequest, items: Rows, deadline: float) -> Rows:
         """The rows, with records of vectors where candidates have no row and their text was encoded.
@@ -61,8 +62,11 @@ class ColdAds:
             for place, (item_id, is_found) in enumerate(zip(request.ids, items.found.tolist(), strict=False))
             if not is_found and item_id in texts
         }
+        if not keys:
+            return items
         by_key = {key: texts[request.ids[place]] for place, key in keys.items()}
-        vectors = await self._vectors(model, identity, by_key, deadline) if by_key else {}
+        told = await self._ask(model.bundle, by_key, deadline)
+        vectors = {key: one.vector for key, one in told.items() if one.vector is not None}
         places = [place for place, key in keys.items() if key in vectors]
         if not places:
             return items
@@ -72,80 +76,55 @@ class ColdAds:
         return items._replace(records=records)
 
     async def close(self) -> None:
-        """Ends the connection."""
-        await self._client.close()
-        await asyncio.gather(*self._later, return_exceptions=True)
+        """End what is under way."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._encoders.close()
+        if self._shelf is not None:
+            await self._shelf.close()
 
-    async def _vectors(
-        self, model: Model, identity: str, texts: Mapping[bytes, str], deadline: float
-    ) -> dict[bytes, Vector]:
-        vectors = {key: held for key in texts if (held := self._held.get(key)) is not None}
-        self._count("held", len(vectors))
-        missing = [key for key in texts if key not in vectors]
-        asked = missing[:_MOST_TEXTS]
-        self._count("dropped", len(missing) - len(asked))
-        answers = await self._ask(model, identity, asked, texts, deadline)
-        for key, told in zip(asked, answers, strict=False):
-            self._count(told.outcome, 1)
-            if told.vector is not None:
-                self._held.put(key, told.vector)
-                vectors[key] = told.vector
-        return vectors
+    async def _ask(self, bundle: Bundle, texts: dict[bytes, str], deadline: float) -> dict[bytes, Told]:
+        wait_s = max(0.0, min(self._wait_s, _SHARE * (deadline - time.perf_counter())))
+        told = await self._encoding.ask(bundle, texts, wait_s, _MOST_TEXTS)
+        for outcome, count in Counter(one.outcome for one in told.values()).items():
+            self._results[outcome].inc(count)
+        return told
 
-    async def _ask(
-        self,
-        model: Model,
-        identity: str,
-        keys: list[bytes],
-        texts: Mapping[bytes, str],
-        deadline: float,
-    ) -> list[Told]:
-        """What the process says of each; of a question that is not answered in time, that they are late."""
-        if not keys:
-            return []
-        now = time.perf_counter()
-        wait_s = min(self._wait_s, _SHARE * (deadline - now))
-        bundle, width = model.bundle, model.schema.semantic_width("item")
-        wanted = [texts[key] for key in keys]
-        question = Question(str(bundle.folder), model.identity, bundle.bundle_id, identity, width, 0.0, wanted)
-        if wait_s <= 0 or now < self._silent_until:
-            # For the next time; nobody waits for what has just been silent.
-            return [Told("late" if self._ask_later(keys, question) else "dropped")] * len(keys)
-        try:
-            return await self._answer(question, wait_s)
-        except SideError as error:
-            self._silent_until = time.perf_counter() + _SILENCE_S
-            self._log.warning("encoder_silent", reason=str(error), texts=len(keys))
-            return [Told("failed" if error.is_unsent else "late")] * len(keys)
-
-    async def _answer(self, question: Question, wait_s: float) -> list[Told]:
-        asked = question._replace(wait_s=_EARLIER * wait_s)
-        return unpack_answer(await self._client.ask(asked.pack(), wait_s), len(asked.texts), asked.width)
-
-    def _ask_later(self, keys: list[bytes], question: Question) -> bool:
-        """Asks while nobody waits, so that the vectors are held when they are next wanted; not for too many at once."""
-        if len(self._later) >= _MOST_LATER:
-            return False
-
-        async def ask() -> None:
-            with suppress(SideError):
-                for key, told in zip(keys, await self._answer(question, _LATER_S), strict=True):
-                    if told.vector is not None:
-                        self._held.put(key, told.vector)
-                self._silent_until = 0.0
-
-        task = asyncio.create_task(ask())
-        self._later.add(task)
-        task.add_done_callback(self._later.discard)
-        return True
-
-    def _count(self, result: str, texts: int) -> None:
-        if texts:
-            self._results[result].inc(texts)
+    async def _load(self, bundles: Collection[Bundle]) -> None:
+        for bundle in bundles:
+            if bundle.encoder_identity is not None:
+                # What is wrong is in the log; texts that need it fail.
+                with suppress(EncoderAway):
+                    await self._encoders.get(bundle)
 
 
-def open_cold_ads(settings: Settings, side_folder: Path | None, metrics: Metrics) -> ColdAds | None:
-    """None where there is no side process to ask."""
-    if side_folder is None or settings.encoder == "off":
+def open_cold_ads(settings: Settings, bundles: Collection[Bundle], metrics: Metrics) -> ColdAds | None:
+    """None where texts are not to be encoded, or cannot be. Raises MsdError where they have to be and cannot.
+
+    `bundles` are those that are served first; where others may follow, they may have the encoder that these lack.
+    """
+    if settings.encoder == "off":
         return None
-    return ColdAds(side_folder, metrics, settings.encoder_wait_ms / 1000)
+    is_asked = settings.encoder == "on"
+    if not can_tokenise():
+        if is_asked:
+            raise MsdError("MSD_ENCODER=on needs tokenizers, which is not installed: pip install 'msd-ctr[encode]'")
+        return None
+    place = settings.bundle
+    is_fixed = is_bundle(place) and not place.is_symlink()
+    if is_asked and is_fixed and all(bundle.encoder_identity is None for bundle in bundles):
+        raise MsdError(
+            f"MSD_ENCODER=on, but {place} has no encoder that its manifest vouches for: export it again with a student,"
+            " or set MSD_ENCODER=auto"
+        )
+    return ColdAds(settings, metrics)
+
+
+def _shelf(settings: Settings, metrics: Metrics) -> "RedisShelf | None":
+    if not settings.encoded_ttl_s or settings.redis_url is None:
+        return None
+    from service.cold.shelf import RedisShelf
+
+    url, timeout_s = settings.redis_url.get_secret_value(), settings.store_timeout_ms / 1000
+    return RedisShelf(url, timeout_s, settings.encoded_ttl_s, metrics)

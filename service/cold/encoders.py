@@ -1,6 +1,6 @@
-"""The encoders that are loaded, by their identity: a few at a time, so that a swap of bundles needs no new process.
+"""The encoders that are loaded, by their identity: a few at a time, for bundles that follow one another.
 
-Loading and encoding happen in one thread, beside which the process goes on answering.
+Loading and encoding happen in one thread of low priority, beside the event loop.
 """
 
 import asyncio
@@ -13,10 +13,11 @@ from typing import TypeVar
 
 import structlog
 
-from msd.contract.bundle import ENCODER, TOKENIZER, open_verified
+from msd.contract.bundle import ENCODER, TOKENIZER, Bundle
 from msd.contract.errors import BundleError, MsdError
 from msd.contract.files import sha256_file
 from service.cold.text_encoder import TextEncoder
+from service.priority import give_way
 
 _MOST = 3
 _REFUSED_S = 10.0
@@ -33,21 +34,21 @@ class Encoders:
     def __init__(self) -> None:
         self._loaded: OrderedDict[str, TextEncoder] = OrderedDict()
         self._refused: dict[tuple[Path, str], float] = {}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder", initializer=give_way)
         self._log = structlog.get_logger("msd.encoder")
 
-    async def get(self, folder: Path, manifest_sha256: str, identity: str) -> TextEncoder:
-        """The encoder of that identity, which is in the bundle in `folder`, verified under its manifest's hash.
-
-        Raises EncoderAway; then it is not tried again for a while.
-        """
+    async def get(self, bundle: Bundle) -> TextEncoder:
+        """The encoder of a verified bundle. Raises EncoderAway; then it is not tried again for a while."""
+        folder, manifest_sha256, identity = bundle.folder, bundle.manifest.sha256, bundle.encoder_identity
+        if identity is None:
+            raise EncoderAway(f"{folder}: has no encoder")
         if identity in self._loaded:
             self._loaded.move_to_end(identity)
             return self._loaded[identity]
         if time.monotonic() < self._refused.get((folder, manifest_sha256), 0.0):
             raise EncoderAway(f"{folder}: its encoder was refused")
         try:
-            encoder = await self.in_thread(_load, folder, manifest_sha256, identity)
+            encoder = await self.in_thread(_load, bundle)
         except Exception as error:
             self._refused[folder, manifest_sha256] = time.monotonic() + _REFUSED_S
             self._log.error("encoder_refused", bundle=str(folder), reason=str(error), again_in=_REFUSED_S)
@@ -62,15 +63,12 @@ class Encoders:
         """What the work gives, done in the one thread."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 
-    def close(self) -> None:
-        """Lets what is at hand end."""
-        self._thread.shutdown(wait=True, cancel_futures=True)
+    async def close(self) -> None:
+        """Waits for what the thread has at hand."""
+        await asyncio.to_thread(self._thread.shutdown, True, cancel_futures=True)
 
 
-def _load(folder: Path, manifest_sha256: str, identity: str) -> TextEncoder:
-    bundle = open_verified(folder, manifest_sha256)
-    if bundle.encoder_identity != identity:
-        raise BundleError(f"{folder}: has another encoder than the one that is asked for")
+def _load(bundle: Bundle) -> TextEncoder:
     for name in (ENCODER, TOKENIZER):
         # Where files are not held open for it, they may have changed since they were verified.
         if sha256_file(bundle.path(name)) != bundle.manifest.files[name].sha256:

@@ -9,9 +9,9 @@ from typing import Any
 import hiredis
 import structlog
 
+from msd.contract.bundle import Bundle
 from msd.contract.encoded import Vector, pack_vector, unpack_vector
 from msd.contract.redis_keys import encoded_key
-from service.cold.messages import Question
 from service.metrics import Metrics
 from service.stores.nodes import Command
 from service.stores.redis_line import pack
@@ -28,16 +28,17 @@ class RedisShelf:
         self._metrics = metrics
         self._log = structlog.get_logger("msd.encoder")
 
-    async def read(self, question: Question, keys: Sequence[bytes]) -> dict[bytes, Vector]:
+    async def read(self, bundle: Bundle, keys: Sequence[bytes]) -> dict[bytes, Vector]:
         """Those of the keys that are there and whole, by key."""
-        names = [encoded_key(question.bundle_id, key).encode() for key in keys]
+        bundle_id, width = bundle.bundle_id, bundle.schema.semantic_width("item")
+        names = [encoded_key(bundle_id, key).encode() for key in keys]
         found: dict[bytes, Vector] = {}
 
         def accept(places: Sequence[int], replies: Sequence[Any], epoch: int) -> None:
             for place, reply in zip(places, replies, strict=True):
                 if reply is None:
                     continue
-                vector = unpack_vector(keys[place], question.width, reply) if isinstance(reply, bytes) else None
+                vector = unpack_vector(keys[place], width, reply) if isinstance(reply, bytes) else None
                 if vector is None:
                     self._metrics.shelf_damaged.inc()
                 else:
@@ -46,11 +47,11 @@ class RedisShelf:
         await self._nodes.ask([Command(name, pack(b"GET", name)) for name in names], accept)
         return found
 
-    async def write(self, bundle_id: str, vectors: Mapping[bytes, Vector]) -> None:
+    async def write(self, bundle: Bundle, vectors: Mapping[bytes, Vector]) -> None:
         """Puts vectors there, each whole or not at all."""
         commands = []
         for key, vector in vectors.items():
-            name = encoded_key(bundle_id, key).encode()
+            name = encoded_key(bundle.bundle_id, key).encode()
             commands.append(Command(name, pack(b"SET", name, pack_vector(key, vector), b"EX", self._ttl)))
         refused: list[object] = []
 

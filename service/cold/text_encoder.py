@@ -3,6 +3,7 @@
 The only file that needs `tokenizers` (extra `encode`). Knows texts and vectors; not when to encode, nor for whom.
 """
 
+import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 
@@ -28,6 +29,8 @@ class TextEncoder:
 
     def __init__(self, bundle: Bundle) -> None:
         """Raises BundleError or RuntimeRefused when the bundle has none, or one that does not prove itself here."""
+        # Or the tokenizer has threads of its own, as many as there are cores.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         try:
             from tokenizers import Tokenizer
         except ImportError:

@@ -5,7 +5,6 @@ on or refused as any request's; scores themselves are made elsewhere, and before
 """
 
 import time
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +13,10 @@ from msd.contract.assemble import Tensors, assemble, wanted_items
 from msd.contract.request import CheckedRequest
 from service.admission import Admission, Load
 from service.errors import DeadlineExceeded, ModelError
-from service.explain.groups import GROUPS, Group, Knowledge, unknown
+from service.explain.groups import GROUPS, Knowledge, unknown
 from service.explain.shapley import shapley
 from service.lineup.model import Model
+from service.reply import Explanation
 from service.run_queue import RunQueue
 from service.scorer import Scored, Terms
 
@@ -24,19 +24,6 @@ MAX_CLICKED = 50
 _HEAD = "pctr"
 # Of scores in fp32, log-odds beyond these say nothing.
 _LEAST = 1e-7
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """In log-odds: shares [N] by group, which sum to the score's less the base's; what the score of each candidate
-    would lose without each of the latest items of the history [N, H]. `base` is a probability, `seconds` is what it
-    took."""
-
-    base: float
-    shares: dict[Group, NDArray[np.float64]]
-    history: list[str]
-    effects: NDArray[np.float64]
-    seconds: float
 
 
 class Explainer:

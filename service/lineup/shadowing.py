@@ -19,6 +19,7 @@ from service.metrics import Metrics
 from service.priority import give_way
 from service.run_queue import RunQueue
 from service.scorer import Scored, Scorer
+from service.scoring import Answer
 
 _PATIENCE_S = 1.0
 _HEAD = "pctr"
@@ -27,7 +28,7 @@ _LEAST = 1e-7
 
 
 class Shadowing:
-    """One worker's."""
+    """Shows replies to the shadows of their line-up."""
 
     def __init__(self, scorer: Scorer, queue: RunQueue, metrics: Metrics, max_candidates: int) -> None:
         self._scorer = scorer
@@ -39,21 +40,30 @@ class Shadowing:
         self._told = -1
         self._log = structlog.get_logger("msd.shadow")
 
-    @property
-    def is_free(self) -> bool:
-        """Whether a request could be compared; while none can, each is to be passed over."""
-        return self._comparing is None or self._comparing.done()
+    def wants(self, lineup: Lineup, request_id: str) -> bool:
+        """Whether a request could be compared now."""
+        return bool(lineup.shadows) and self._is_free
 
-    def pass_over(self) -> None:
-        """Counts a request that is not compared."""
-        self._metrics.shadows["busy"].inc()
+    def follow(self, answer: Answer) -> None:
+        """Have shadows score a request whose reply is on its way, too, or count it as passed over."""
+        if not answer.lineup.shadows:
+            return
+        served = answer.served
+        if served is None:
+            self._metrics.shadows["busy"].inc()
+        else:
+            self.offer(answer.lineup, served.model, served.body, served.request, served.scored)
 
     def offer(self, lineup: Lineup, model: Model, body: bytes, request: CheckedRequest, scored: Scored) -> None:
         """A request that `model` has scored, in its reply."""
-        if not (self.is_free and self._queue.is_idle) or scored.basis.is_partial:
-            self.pass_over()
+        if not (self._is_free and self._queue.is_idle) or scored.basis.is_partial:
+            self._metrics.shadows["busy"].inc()
             return
         self._comparing = asyncio.get_running_loop().create_task(self._compare(lineup, model, body, request, scored))
+
+    @property
+    def _is_free(self) -> bool:
+        return self._comparing is None or self._comparing.done()
 
     async def close(self) -> None:
         """Ends what is at hand."""

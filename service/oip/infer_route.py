@@ -24,7 +24,7 @@ from service.protocol import began_at, left_check
 from service.readiness import Readiness
 from service.run_queue import RunQueue
 from service.scorer import Terms
-from service.scoring import Answer, Asked, Scoring
+from service.scoring import Answer, Asked, Scoring, Served
 from service.settings import Settings
 
 _HEADER = HEADER.lower().encode()
@@ -75,10 +75,11 @@ class InferRoute:
             _check_version(lineup, path["version"], user_of(parts, asked_for))
         deadline = self._deadlines.of(scope["headers"], began, _timeout_s(parts.request, settings))
         self._queue.check(deadline, is_gone)
-        asked = Asked(access.request_id, asked_for, access.started, Terms(deadline, is_gone))
+        asked = Asked(access.request_id, asked_for, access.started, Terms(deadline, is_gone), needs_scored=True)
         answer = await self._answer(asked, parts)
         served = answer.served
-        reply = encode_reply(_head(answer), parts.request, served.request, served.scored)
+        assert served is not None, "it was asked for"
+        reply = encode_reply(_head(served, answer.lineup), parts.request, served.request, served.scored)
         await self._send(answer, reply, access, send)
 
     async def _answer(self, asked: Asked, parts: Parts) -> Answer:
@@ -124,8 +125,7 @@ def _check_version(lineup: Lineup, version: str, user_id: str | None) -> None:
         raise HTTPException(404, f"in the experiment that is on, this user is scored by version {own!r} alone")
 
 
-def _head(answer: Answer) -> dict[str, Any]:
-    served, lineup = answer.served, answer.lineup
+def _head(served: Served, lineup: Lineup) -> dict[str, Any]:
     parameters: dict[str, str] = {}
     if lineup.is_split:
         parameters["arm"] = served.arm

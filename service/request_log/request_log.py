@@ -13,10 +13,12 @@ import structlog
 
 from msd.contract.errors import MsdError
 from msd.contract.log import is_sampled
+from service.lineup.lineup import Lineup
 from service.metrics import Metrics
 from service.priority import give_way
 from service.request_log.folder import LogFolder
-from service.request_log.served import Events, Served
+from service.request_log.served import Events
+from service.scoring import Answer, Served
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -47,9 +49,14 @@ class RequestLog:
         self._thread = threading.Thread(target=self._work, name="request-log", daemon=True)
         self._thread.start()
 
-    def wants(self, request_id: str) -> bool:
-        """Whether a request is to be logged."""
+    def wants(self, lineup: Lineup, request_id: str) -> bool:
+        """Whether a request is of the sample."""
         return is_sampled(request_id, self._share)
+
+    def follow(self, answer: Answer) -> None:
+        """Log a request whose reply has been sent, if it is of the sample."""
+        if answer.served is not None and is_sampled(answer.served.request_id, self._share):
+            self.request(answer.served)
 
     def request(self, served: Served) -> None:
         """Log a request whose reply has been sent."""

@@ -9,36 +9,10 @@ from typing import NamedTuple
 import orjson
 
 from msd.contract.log import EventRecord, RequestRecord
-from msd.contract.request import CheckedRequest
-from service.lineup.model import Model
 from service.reply import served_places
-from service.scorer import Scored
+from service.scoring import Served
 
 _STAGES = ("parse_ms", "rows_ms", "queue_ms", "run_ms", "total_ms")
-# Memory of a string and its place in a list, about.
-_STRING_BYTES = 80
-
-
-class Served(NamedTuple):
-    """One scored request, when its reply was made: `seconds` are those of parse, rows, queue, run and all together."""
-
-    request_id: str
-    received_at: float
-    arm: str
-    arm_share: float
-    is_champion: bool
-    model: Model
-    body: bytes
-    request: CheckedRequest
-    scored: Scored
-    seconds: tuple[float, float, float, float, float]
-
-    @property
-    def size(self) -> int:
-        """Bytes of memory that it keeps, about."""
-        basis = self.scored.basis
-        arrays = (basis.user.records, basis.items.records, *self.scored.scores.values())
-        return len(self.body) + sum(one.nbytes for one in arrays) + _STRING_BYTES * len(basis.items.found)
 
 
 class Events(NamedTuple):

@@ -17,7 +17,8 @@ from service.request_log.drift import Drift
 from service.request_log.folder import LogFolder
 from service.request_log.observed import Observed
 from service.request_log.parquet import Batch, encode_batches, event_batch, request_batch
-from service.request_log.served import Events, Served, record_of, records_of
+from service.request_log.served import Events, record_of, records_of
+from service.scoring import Served
 
 _FULL_BYTES, _FEWEST_FILES = 16 * 2**20, 4
 # Records become columns in batches of about so many ids: while they do, nobody else runs Python.

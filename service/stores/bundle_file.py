@@ -42,7 +42,10 @@ class BundleFileStore:
 
     def core_rows(self) -> CoreRows | None:
         """The files' memory."""
-        return None if native.core is None else CoreRows(*(core_rows(self._files[side]) for side in SIDES), "file")
+        if native.core is None:
+            return None
+        users, items = (core_rows(self._files[side]) for side in SIDES)
+        return CoreRows(users, items, "file")
 
     async def check(self) -> None:
         """Opening has checked what can be checked without reading all rows."""

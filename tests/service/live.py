@@ -19,8 +19,6 @@ import httpx
 from msd.__main__ import main
 
 ROOT = Path(__file__).parents[2]
-# With this before all other modules no process of a service stands back for others.
-EAGER = Path(__file__).parent / "eager"
 _PATIENCE_S = 120.0
 _OWN_PROCESS = ("serve", "check")
 

@@ -141,14 +141,6 @@ def test_shadow_shifts_are_counted_per_candidate() -> None:
     assert found["msd_shadow_shift_bucket|0.05|2"] == 2
 
 
-def test_a_refused_bundle_is_remembered() -> None:
-    metrics = Metrics()
-    assert not metrics.is_refused
-    metrics.refused.set(1)
-
-    assert metrics.is_refused
-
-
 def test_drift_is_that_of_the_served_bundle(bundle: Bundle, other_bundle: Bundle) -> None:
     metrics, served, other = Metrics(), bundle.manifest, other_bundle.manifest
     metrics.reference(served)
@@ -169,29 +161,30 @@ def test_drift_is_that_of_the_served_bundle(bundle: Bundle, other_bundle: Bundle
 
 def test_served_bundles_are_replaced_without_a_gap() -> None:
     metrics = Metrics()
-    seen: list[set[str]] = []
     is_over = threading.Event()
 
     def serve(version: int) -> None:
         metrics.serves([(f"id-{version}", str(version), "file")], [], [(("1", "only", f"id-{version}"), 1.0)])
 
     def swap() -> None:
-        for version in range(1, 200):
+        version = 0
+        while not is_over.is_set():
+            version += 1
             serve(version)
-        is_over.set()
 
     serve(0)
     thread = threading.Thread(target=swap)
     thread.start()
-    while not is_over.is_set():
-        seen.append({name for name in samples(metrics) if name.startswith("msd_bundle_info")})
+    seen = [{name for name in samples(metrics) if name.startswith("msd_bundle_info")} for _ in range(30)]
+    is_over.set()
     thread.join()
+    serve(7)
 
-    assert seen
-    assert all(1 <= len(names) <= 2 for names in seen)
+    assert len(set(map(frozenset, seen))) > 1, "it was swapped meanwhile"
+    assert all(len(names) == 1 for names in seen)
     assert [name for name in samples(metrics) if name.startswith(("msd_bundle_info", "msd_arm_share"))] == [
-        "msd_arm_share|only|id-199|1",
-        "msd_bundle_info|id-199|199|file",
+        "msd_arm_share|only|id-7|1",
+        "msd_bundle_info|id-7|7|file",
     ]
 
 
@@ -208,7 +201,12 @@ def test_a_standing_counts_its_object_in_one_state() -> None:
     assert counts() == {"off": 1, "on": 1}
     other.set(None)
     assert counts() == {"off": 0, "on": 1}
-    in_threads(4, lambda: [one.set(state) for state in ("off", "on", None) * 500])
+
+    def wander() -> None:
+        for state in ("off", "on", None) * 500:
+            one.set(state)
+
+    in_threads(4, wander)
     assert counts() == {"off": 0, "on": 0}
 
 

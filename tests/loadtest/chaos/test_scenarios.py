@@ -19,7 +19,6 @@ from loadtest.chaos.timeline import Timeline
 from msd.__main__ import main
 from msd.contract.bundle import Bundle
 from tests.service.bundle_factory import AT, build_bundle
-from tests.service.live import EAGER
 from tests.service.ranker_graph import Recipe
 
 # Nothing is late, however slow the machine; what is to be too much is far too much.
@@ -60,8 +59,7 @@ def findings(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     ground = Ground(
         bundle.folder, folder, BRIEF, lambda doing, done, total: None, other=other.folder, data=folder / "data"
     )
-    with ThreadPoolExecutor(_AT_ONCE) as pool, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(EAGER))
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
         yield {scenario.name: pool.submit(scenario.run, ground) for scenario in SCENARIOS}
 
 

@@ -2,17 +2,18 @@
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from msd.contract.bundle import TOKENIZER, Bundle
-from msd.contract.encoded import Vector
+from msd.contract.encoded import Vector, text_key
 from service.cold.encoders import Encoders
-from service.cold.encoding import Encoding, Shelf
-from service.cold.messages import OUTCOMES, Question, Told, pack_answer, unpack_answer
+from service.cold.encoding import Encoding, Shelf, Told
 from service.cold.text_encoder import TextEncoder
 from service.cold.vector_cache import VectorCache
 from service.metrics import Metrics
@@ -22,12 +23,18 @@ PATIENCE_S = 60.0
 FAST = 100_000.0
 
 
-def question(bundle: Bundle, *texts: str, wait_s: float = PATIENCE_S) -> Question:
-    """A question about some texts."""
+def keys_of(bundle: Bundle, texts: Iterable[str]) -> dict[bytes, str]:
+    """Texts by their keys."""
     assert bundle.encoder_identity is not None
-    return Question(
-        str(bundle.folder), bundle.manifest.sha256, bundle.bundle_id, bundle.encoder_identity, 8, wait_s, texts
-    )
+    return {text_key(bundle.encoder_identity, text): text for text in texts}
+
+
+async def ask(
+    encoding: Encoding, bundle: Bundle, *texts: str, wait_s: float = PATIENCE_S, most: int = 1_000
+) -> list[Told]:
+    """What came of some texts, in their order."""
+    told = await encoding.ask(bundle, keys_of(bundle, texts), wait_s, most)
+    return [told[key] for text in texts for key in keys_of(bundle, [text])]
 
 
 def encode(
@@ -44,7 +51,7 @@ def encode(
         assert not running.done()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-        encoders.close()
+        await encoders.close()
 
     asyncio.run(both())
     return metrics
@@ -59,16 +66,14 @@ def test_a_text_is_encoded_once_whoever_asks(cold_bundle: Bundle) -> None:
     alone = TextEncoder(cold_bundle)
 
     async def talk(encoding: Encoding) -> None:
-        first, second = await asyncio.gather(
-            encoding.ask(question(cold_bundle, *texts)), encoding.ask(question(cold_bundle, *texts))
-        )
+        first, second = await asyncio.gather(ask(encoding, cold_bundle, *texts), ask(encoding, cold_bundle, *texts))
         assert outcomes(first) == outcomes(second) == ["encoded"] * 4
         for text, one, other in zip(texts, first, second, strict=True):
             due = alone.encode(alone.tokenise([text]))[0]
             assert one.vector is not None
             assert (np.abs(one.vector - due) <= np.spacing(np.abs(due))).all()
             assert one.vector is other.vector
-        assert outcomes(await encoding.ask(question(cold_bundle, *texts))) == ["shared"] * 4
+        assert outcomes(await ask(encoding, cold_bundle, *texts)) == ["held"] * 4
 
     metrics = encode(talk)
     assert "msd_encoder_waiting 0.0" in metrics.exposition().decode()
@@ -76,9 +81,9 @@ def test_a_text_is_encoded_once_whoever_asks(cold_bundle: Bundle) -> None:
 
 def test_what_is_not_there_in_time_is_late_and_there_the_next_time(cold_bundle: Bundle) -> None:
     async def talk(encoding: Encoding) -> None:
-        assert outcomes(await encoding.ask(question(cold_bundle, "a tent", wait_s=0.0))) == ["late"]
-        found = await encoding.ask(question(cold_bundle, "a tent"))
-        assert found[0].outcome in ("encoded", "shared")
+        assert outcomes(await ask(encoding, cold_bundle, "a tent", wait_s=0.0)) == ["late"]
+        found = await ask(encoding, cold_bundle, "a tent")
+        assert found[0].outcome in ("encoded", "held")
         assert found[0].vector is not None
 
     encode(talk)
@@ -89,14 +94,14 @@ def test_more_than_may_wait_is_dropped_and_the_rate_is_kept(cold_bundle: Bundle)
     texts = [f"text {number}" for number in range(6)]
 
     async def talk(encoding: Encoding) -> None:
-        assert outcomes(await encoding.ask(question(cold_bundle, *texts, wait_s=0.0))) == ["late"] * 2 + ["dropped"] * 4
+        assert outcomes(await ask(encoding, cold_bundle, *texts, wait_s=0.0)) == ["late"] * 2 + ["dropped"] * 4
         async with asyncio.timeout(PATIENCE_S):
-            while outcomes(await encoding.ask(question(cold_bundle, texts[0]))) != ["shared"]:
+            while outcomes(await ask(encoding, cold_bundle, texts[0])) != ["held"]:
                 await asyncio.sleep(0.001)
-        told = await encoding.ask(question(cold_bundle, *texts[1:], wait_s=0.05))
+        told = await ask(encoding, cold_bundle, *texts[1:], wait_s=0.05)
         assert outcomes(told) == ["late", "late", "dropped", "dropped", "dropped"]
         # Behind more than a second's worth nobody waits, however long he would.
-        assert outcomes(await encoding.ask(question(cold_bundle, texts[2]))) == ["late"]
+        assert outcomes(await ask(encoding, cold_bundle, texts[2])) == ["late"]
 
     metrics = encode(talk, per_s=0.001, most=2)
     assert "msd_encoder_waiting 2.0" in metrics.exposition().decode()
@@ -104,29 +109,62 @@ def test_more_than_may_wait_is_dropped_and_the_rate_is_kept(cold_bundle: Bundle)
 
 def test_a_text_that_fails_fails_alone(cold_bundle: Bundle) -> None:
     async def talk(encoding: Encoding) -> None:
-        told = await encoding.ask(question(cold_bundle, "a tent", f"b {POISON}", "c"))
+        told = await ask(encoding, cold_bundle, "a tent", f"b {POISON}", "c")
         assert outcomes(told) == ["encoded", "failed", "encoded"]
 
     encode(talk)
 
 
-def test_a_bundle_whose_encoder_cannot_be_had_fails_alone(cold_bundle: Bundle, bundle: Bundle, tmp_path: Path) -> None:
+def test_a_bundle_whose_encoder_cannot_be_had_fails_alone(cold_bundle: Bundle, tmp_path: Path) -> None:
     changed = tmp_path / "changed"
     shutil.copytree(cold_bundle.folder, changed)
     (changed / TOKENIZER).write_bytes(cold_bundle.path(TOKENIZER).read_bytes() + b"\n")
-    strangers = [
-        question(cold_bundle, "a")._replace(folder=str(tmp_path)),
-        question(cold_bundle, "a")._replace(folder=str(bundle.folder)),
-        question(cold_bundle, "a")._replace(manifest_sha256="0" * 64),
-        question(cold_bundle, "a")._replace(folder=str(changed)),
-    ]
 
     async def talk(encoding: Encoding) -> None:
-        for one in strangers:
-            assert outcomes(await encoding.ask(one)) == ["failed"]
-        assert outcomes(await encoding.ask(question(cold_bundle, "a"))) == ["encoded"]
+        for folder in (tmp_path, changed):
+            bundle = Bundle(folder, cold_bundle.manifest)
+            assert outcomes(await ask(encoding, bundle, "a")) == ["failed"]
+        assert outcomes(await ask(encoding, cold_bundle, "a")) == ["encoded"]
 
     encode(talk)
+
+
+def test_of_one_question_only_so_many_are_encoded(cold_bundle: Bundle) -> None:
+    async def talk(encoding: Encoding) -> None:
+        assert outcomes(await ask(encoding, cold_bundle, "a", "b", "c", most=2)) == ["encoded", "encoded", "dropped"]
+        # Those that are held do not count.
+        assert outcomes(await ask(encoding, cold_bundle, "a", "b", "c", most=1)) == ["held", "held", "encoded"]
+
+    encode(talk)
+
+
+def test_loading_and_encoding_leave_the_loop_alone(cold_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop goes on while an encoder loads, and while texts are made tokens and vectors."""
+    may_go, stages = threading.Event(), []
+
+    def held_up(stage: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def hold_up(*arguments: Any) -> Any:  # noqa: ANN401
+            stages.append(stage)
+            assert may_go.wait(PATIENCE_S)
+            may_go.clear()
+            return work(*arguments)
+
+        return hold_up
+
+    monkeypatch.setattr("service.cold.encoders.TextEncoder", held_up("load", TextEncoder))
+    monkeypatch.setattr(TextEncoder, "tokenise", held_up("tokenise", TextEncoder.tokenise))
+    monkeypatch.setattr(TextEncoder, "encode", held_up("encode", TextEncoder.encode))
+
+    async def talk(encoding: Encoding) -> None:
+        asking = asyncio.create_task(ask(encoding, cold_bundle, "a tent"))
+        while not asking.done():
+            await asyncio.sleep(0.001)
+            may_go.set()
+        assert outcomes(await asking) == ["encoded"]
+
+    encode(talk)
+    assert stages[0] == "load"
+    assert stages[-2:] == ["tokenise", "encode"]
 
 
 class _Shelf:
@@ -136,35 +174,49 @@ class _Shelf:
         self.text, self.vector = text, vector
         self.written: list[tuple[str, int]] = []
 
-    async def read(self, question: Question, keys: Sequence[bytes]) -> dict[bytes, Vector]:
-        return {key: self.vector for key, text in zip(keys, question.texts, strict=True) if text == self.text}
+    async def read(self, bundle: Bundle, keys: Sequence[bytes]) -> dict[bytes, Vector]:
+        return {key: self.vector for key in keys if key in keys_of(bundle, [self.text])}
 
-    async def write(self, bundle_id: str, vectors: dict[bytes, Vector]) -> None:
-        self.written.append((bundle_id, len(vectors)))
+    async def write(self, bundle: Bundle, vectors: Mapping[bytes, Vector]) -> None:
+        self.written.append((bundle.bundle_id, len(vectors)))
 
 
 def test_what_another_service_made_is_not_made_again(cold_bundle: Bundle) -> None:
     shelf = _Shelf("made elsewhere", np.ones(8, np.float16))
 
     async def talk(encoding: Encoding) -> None:
-        told = await encoding.ask(question(cold_bundle, "made elsewhere", "made here"))
+        told = await ask(encoding, cold_bundle, "made elsewhere", "made here")
         assert outcomes(told) == ["redis", "encoded"]
         assert told[0].vector is not None
         assert told[0].vector.tolist() == [1.0] * 8
-        assert outcomes(await encoding.ask(question(cold_bundle, "made elsewhere", "made here"))) == ["shared"] * 2
+        assert outcomes(await ask(encoding, cold_bundle, "made elsewhere", "made here")) == ["held"] * 2
 
     encode(talk, shelf=shelf)
     assert shelf.written == [(cold_bundle.bundle_id, 1)]
 
 
-def test_answers_come_back_as_they_were_packed() -> None:
-    told = [Told(one, np.full(3, place, np.float16) if place < 3 else None) for place, one in enumerate(OUTCOMES)]
-    found = unpack_answer(pack_answer(told[::-1]), len(told), 3)[::-1]
+class _SilentShelf(_Shelf):
+    """Redis, hanging."""
 
-    assert outcomes(found) == list(OUTCOMES)
-    assert [None if one.vector is None else one.vector.tolist() for one in found] == [
-        [0.0] * 3, [1.0] * 3, [2.0] * 3, None, None, None
-    ]  # fmt: skip
+    def __init__(self) -> None:
+        super().__init__("", np.ones(8, np.float16))
+        self.may_answer = asyncio.Event()
+
+    async def read(self, bundle: Bundle, keys: Sequence[bytes]) -> dict[bytes, Vector]:
+        await self.may_answer.wait()
+        raise RuntimeError("a defect of the shelf's")
+
+
+def test_a_shelf_that_hangs_or_fails_costs_no_more_than_the_wait(cold_bundle: Bundle) -> None:
+    shelf = _SilentShelf()
+
+    async def talk(encoding: Encoding) -> None:
+        assert outcomes(await ask(encoding, cold_bundle, "a tent", wait_s=0.01)) == ["late"]
+        shelf.may_answer.set()
+        assert outcomes(await ask(encoding, cold_bundle, "a tent")) == ["encoded"]
+
+    encode(talk, shelf=shelf)
+    assert shelf.written == [(cold_bundle.bundle_id, 1)]
 
 
 @pytest.mark.parametrize("most", [1, 3])

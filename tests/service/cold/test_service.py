@@ -1,8 +1,10 @@
 """Cold ads over HTTP: their text counts as soon as it is encoded, and never costs a request its answer."""
 
+import asyncio
 import json
 import os
-import signal
+import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,13 +27,12 @@ from msd.contract.request import parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec
 from service.cold.cold_ads import open_cold_ads
-from service.cold.side import encoder_side
+from service.cold.encoders import Encoders
 from service.metrics import Metrics
 from service.settings import Settings
-from service.side_process import SideSpec
 from tests.service.bundle_factory import AT, build_bundle
 from tests.service.encoder_graph import encode_alone
-from tests.service.live import EAGER, LiveService, live_service, run_msd, wait_until
+from tests.service.live import LiveService, live_service, run_msd, wait_until
 from tests.service.ranker_graph import Recipe
 
 FEATURES = {"category": "games", "price": 9.5}
@@ -39,14 +40,12 @@ FEATURES = {"category": "games", "price": 9.5}
 
 @pytest.fixture(scope="module")
 def cold(cold_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
-    """Two workers and an encoder that is as fast as it can be, and waited for."""
+    """An encoder that is as fast as it can be, and waited for."""
     settings: dict[str, Any] = {
-        "workers": 2,
         "encoder": "on",
         "encoder_wait_ms": 60_000,
         "deadline_ms": 60_000,
         "encoder_per_s": 10_000,
-        "python_path": EAGER,
     }
     with live_service(cold_bundle.folder, tmp_path_factory.mktemp("cold"), **settings) as running:
         wait_until(lambda: any(line["event"] == "encoder_ready" for line in running.log()))
@@ -101,7 +100,7 @@ def expected(bundle: Bundle, document: dict[str, Any]) -> list[float]:
 
 
 def test_a_cold_ad_is_scored_by_its_text_as_offline(cold: LiveService, cold_bundle: Bundle) -> None:
-    """In whatever company, and whichever worker is asked; an ad with a row keeps it, whatever text comes with it."""
+    """In whatever company; an ad with a row keeps it, whatever text comes with it."""
     texts = ["A tent for two, light and dry", "x", "Café ☕ 東京", "long " * 100, "a\0b \x1b[31m <script>"]
     document = asking(*texts)
     document["items"]["i1"] = {"text": "not what the row says"}
@@ -116,7 +115,7 @@ def test_a_cold_ad_is_scored_by_its_text_as_offline(cold: LiveService, cold_bund
 
 
 def test_one_text_under_many_ids_is_encoded_once(cold: LiveService) -> None:
-    before = {name: cold.metric(f'msd_encoded_total{{result="{name}"}}') for name in ("encoded", "held", "shared")}
+    before = {name: cold.metric(f'msd_encoded_total{{result="{name}"}}') for name in ("encoded", "held")}
     document = asking(*["the same text, many times over"] * 200)
     first, second = score(cold, document), score(cold, document)
     assert set(first["degraded"]["candidates"].values()) == {"encoded"}
@@ -124,7 +123,7 @@ def test_one_text_under_many_ids_is_encoded_once(cold: LiveService) -> None:
     assert first["candidates"]["pctr"] == second["candidates"]["pctr"]
     after = {name: cold.metric(f'msd_encoded_total{{result="{name}"}}') for name in before}
     assert after["encoded"] == before["encoded"] + 1
-    assert after["held"] + after["shared"] == before["held"] + before["shared"] + 1
+    assert after["held"] == before["held"] + 1
 
 
 def test_more_texts_than_a_request_may_have_encoded_are_dropped_and_counted(cold: LiveService) -> None:
@@ -150,72 +149,45 @@ def test_hostile_texts_are_refused_or_scored(cold: LiveService, text: object, st
         assert answer.json()["error"]["field"] == "items.a.text"
 
 
-def test_it_stands_back_and_says_what_it_encodes(cold_bundle: Bundle, tmp_path: Path) -> None:
-    with live_service(cold_bundle.folder, tmp_path) as service, service.client() as client:
-        pid = encoder_pid(service)
-        wait_until(lambda: os.sched_getscheduler(pid) == os.SCHED_IDLE)
-        assert os.getpriority(os.PRIO_PROCESS, pid) >= 10
+def test_it_says_what_it_encodes(cold: LiveService) -> None:
+    with cold.client() as client:
         served = client.get("/v1/model").json()
     assert (served["item_text"], served["encodes_texts"]) == ("{title}", True)
 
 
-def encoder_pid(service: LiveService) -> int:
-    """Of the process that runs now."""
-    started = [line for line in service.log() if line["event"] == "side_process_started"]
-    return int([line["pid"] for line in started if line["process"] == "encoder"][-1])
+def test_who_waits_for_the_encoder_leaves_the_service_to_others(cold_bundle: Bundle, tmp_path: Path) -> None:
+    """One text goes at once, and the next after ten seconds; others are scored meanwhile."""
+    settings: dict[str, Any] = {"encoder_wait_ms": 60_000, "deadline_ms": 60_000, "encoder_per_s": 0.1}
+    with live_service(cold_bundle.folder, tmp_path, **settings) as service, ThreadPoolExecutor(1) as pool:
+        assert rungs(service, "the first") == ["encoded"]
+        waiting = pool.submit(rungs, service, "the next")
+        wait_until(lambda: service.metric("msd_encoder_waiting") == 1)
+        for _ in range(10):
+            assert rungs(service, "the first") == ["encoded"]
+        assert not waiting.done()
+        assert waiting.result() == ["encoded"]
 
 
-def late_or_dropped(service: LiveService) -> float:
-    """Texts whose requests were scored without their vectors."""
-    return sum(service.metric(f'msd_encoded_total{{result="{name}"}}') for name in ("late", "dropped"))
-
-
-def test_who_waits_for_the_encoder_leaves_his_worker_to_others(cold: LiveService) -> None:
-    """As many requests wait as each of the two workers has connections; others are scored meanwhile."""
-    assert rungs(cold, "before") == ["encoded"]
-    pid = encoder_pid(cold)
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        with ThreadPoolExecutor(4) as pool:
-            waiting = [pool.submit(rungs, cold, f"while frozen {number}") for number in range(4)]
-            wait_until(lambda: cold.metric("msd_queued_rows") == 2 * len(waiting))
-            assert cold.metric("msd_requests_at_work") == 0
-            # Of ads with rows: which worker has whose vector is chance.
-            for _ in range(10):
-                assert score(cold, asking())["candidates"]["id"] == ["i1"]
-            assert not any(one.done() for one in waiting)
-            os.kill(pid, signal.SIGCONT)
-            assert [one.result() for one in waiting] == [["encoded"]] * len(waiting)
-    finally:
-        os.kill(pid, signal.SIGCONT)
-    assert cold.metric("msd_requests_at_work") == 0
-
-
-def test_frozen_or_killed_requests_go_on_within_their_deadline(cold_bundle: Bundle, tmp_path: Path) -> None:
-    """A frozen one costs a request its share of waiting, and those after it nothing; a dead one is replaced."""
-    settings: dict[str, Any] = {"encoder_wait_ms": 300, "deadline_ms": 60_000, "python_path": EAGER}
+def test_behind_a_long_queue_requests_go_on_within_their_wait(cold_bundle: Bundle, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "encoder_wait_ms": 100,
+        "deadline_ms": 60_000,
+        "encoder_per_s": 0.001,
+        "encoder_queue": 3,
+    }
     with live_service(cold_bundle.folder, tmp_path, **settings) as service:
         wait_until(lambda: rungs(service, "before") == ["encoded"])
-        before, pid = late_or_dropped(service), encoder_pid(service)
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            for number in range(6):
-                assert rungs(service, "before", f"while frozen {number}") == ["encoded", "category_prior"]
-            assert late_or_dropped(service) == before + 6
-        finally:
-            os.kill(pid, signal.SIGCONT)
-        wait_until(lambda: rungs(service, "while frozen 0", "while frozen 5") == ["encoded", "encoded"])
-        os.kill(pid, signal.SIGKILL)
-        assert rungs(service, "before", "while dead") in (["encoded", "category_prior"], ["encoded", "encoded"])
-        wait_until(lambda: rungs(service, "while dead") == ["encoded"])
-        assert service.metric('msd_side_restarts_total{process="encoder"}') == 1
+        for number in range(6):
+            assert rungs(service, "before", f"while it is behind {number}") == ["encoded", "category_prior"]
+        results = {name: service.metric(f'msd_encoded_total{{result="{name}"}}') for name in ("late", "dropped")}
+        assert (results["late"] >= 3, results["dropped"]) == (True, 3)
         for code in (429, 500, 503, 504):
             assert service.metric(f'msd_requests_total{{code="{code}"}}') == 0
-    assert not Path(f"/proc/{pid}").exists()
+        assert service.terminate() == 0
 
 
 def test_without_a_wait_a_text_is_for_the_next_time(cold_bundle: Bundle, tmp_path: Path) -> None:
-    with live_service(cold_bundle.folder, tmp_path, encoder_wait_ms=0, python_path=EAGER) as service:
+    with live_service(cold_bundle.folder, tmp_path, encoder_wait_ms=0) as service:
         wait_until(lambda: any(line["event"] == "encoder_ready" for line in service.log()))
         assert rungs(service, "a tent") == ["category_prior"]
         wait_until(lambda: rungs(service, "a tent") == ["encoded"])
@@ -228,7 +200,7 @@ def test_a_swap_takes_the_new_bundle_s_encoder(cold_bundle: Bundle, tmp_path: Pa
     pointer = tmp_path / "current"
     pointer.symlink_to(cold_bundle.folder)
     document = asking("a tent", "Café ☕")
-    settings: dict[str, Any] = {"encoder_wait_ms": 60_000, "deadline_ms": 60_000, "python_path": EAGER}
+    settings: dict[str, Any] = {"encoder_wait_ms": 60_000, "deadline_ms": 60_000}
     with live_service(tmp_path, tmp_path, **settings) as service:
         for bundle in (cold_bundle, after, cold_bundle):
             (tmp_path / "next").symlink_to(bundle.folder)
@@ -269,7 +241,6 @@ def test_redis_brings_vectors_of_other_services_and_only_true_ones(
         "store_timeout_ms": 5_000,
         "encoder_wait_ms": 60_000,
         "deadline_ms": 60_000,
-        "python_path": EAGER,
     }
     with live_service(cold_bundle.folder, tmp_path, **settings) as service:
         texts = ["of another text", "cut", "no value", "made here"]
@@ -286,22 +257,42 @@ def test_redis_brings_vectors_of_other_services_and_only_true_ones(
         wait_until(lambda: rungs(service, "without Redis") == ["encoded"])
 
 
-def test_it_runs_where_it_is_wanted_and_can(
+def test_it_is_there_where_it_is_wanted_and_can_be(
     cold_bundle: Bundle, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def side(of: Path, encoder: str) -> SideSpec | None:
-        return encoder_side(Settings.from_environ({"MSD_BUNDLE": str(of), "MSD_ENCODER": encoder}))
+    def is_there(served: Bundle, encoder: str, place: Path | None = None) -> bool:
+        settings = Settings.from_environ({"MSD_BUNDLE": str(place or served.folder), "MSD_ENCODER": encoder})
+        return open_cold_ads(settings, [served], Metrics()) is not None
 
-    assert [side(cold_bundle.folder, one) is not None for one in ("auto", "on", "off")] == [True, True, False]
-    assert side(bundle.folder, "auto") is None
-    assert open_cold_ads(Settings(bundle=cold_bundle.folder, encoder="off"), tmp_path, Metrics()) is None
+    assert [is_there(cold_bundle, one) for one in ("auto", "on", "off")] == [True, True, False]
+    with pytest.raises(MsdError, match="MSD_ENCODER=on, but .* has no encoder"):
+        is_there(bundle, "on")
     # Where bundles follow one another, a later one may have what the first has not.
     (tmp_path / "current").symlink_to(bundle.folder)
-    assert [side(tmp_path, one) is not None for one in ("auto", "on")] == [False, True]
-    monkeypatch.setattr("service.cold.side.can_tokenise", lambda: False)
-    assert side(cold_bundle.folder, "auto") is None
+    for place in (tmp_path, tmp_path / "current"):
+        assert [is_there(bundle, one, place) for one in ("auto", "on")] == [True, True]
+    monkeypatch.setattr("service.cold.cold_ads.can_tokenise", lambda: False)
+    assert not is_there(cold_bundle, "auto")
     with pytest.raises(MsdError, match=r"MSD_ENCODER=on needs tokenizers, .* pip install 'msd-ctr\[encode\]'"):
-        side(cold_bundle.folder, "on")
+        is_there(cold_bundle, "on")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nice is a thread's own on Linux alone")
+def test_the_encoder_s_thread_alone_stands_back(cold_bundle: Bundle) -> None:
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    async def run() -> tuple[int, int]:
+        encoders = Encoders()
+        await encoders.get(cold_bundle)
+        theirs = await encoders.in_thread(niceness)
+        await encoders.close()
+        return theirs, niceness()
+
+    before = niceness()
+    theirs, ours = asyncio.run(run())
+    assert theirs >= max(10, ours)
+    assert ours == before
 
 
 def test_asked_for_and_not_to_be_had_is_refused_at_start(bundle: Bundle) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from msd.contract.bundle import ITEM_WORDS, MARKER, USER_WORDS, Bundle, file_entries, open_bundle, write_manifest
 from tests.service.bundle_factory import ITEMS, build_bundle
-from tests.service.live import EAGER, LiveService, live_service
+from tests.service.live import LiveService, live_service
 from tests.service.ranker_graph import Recipe
 
 HOSTILE = "<img src=x onerror=\"document.title='harmed'\"><script>document.title='harmed'</script>"
@@ -48,7 +48,6 @@ def compared_service(
         "encoder_wait_ms": 60_000,
         "encoder_per_s": 1_000,
         "deadline_ms": 60_000,
-        "python_path": EAGER,
         **more,
     }
     return live_service(bundle.folder, folder, **settings)

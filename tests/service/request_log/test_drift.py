@@ -102,10 +102,12 @@ def test_drift_is_small_until_something_changes(seen: list[RequestRecord], refer
 def test_another_bundles_drift_is_not_told(seen: list[RequestRecord], referenced: Bundle, bundle: Bundle) -> None:
     metrics = Metrics()
     metrics.reference(bundle.manifest)
-    add(Drift(metrics), referenced, seen[:250])
+    drift = Drift(metrics)
+    add(drift, referenced, seen[:250])
     assert psi(metrics) == {}
 
     metrics.reference(referenced.manifest)
+    add(drift, referenced, seen[250:300])
     assert "age" in psi(metrics)
 
 

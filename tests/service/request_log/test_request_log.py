@@ -22,9 +22,9 @@ from service.metrics import Metrics
 from service.request_log.folder import LogFolder, LogFolderError
 from service.request_log.parquet import log_files, read_events
 from service.request_log.request_log import RequestLog, open_request_log
-from service.request_log.served import Served
 from service.request_log.writer import LogWriter
 from service.scorer import Scored
+from service.scoring import Served
 from service.settings import Settings
 from tests.service.live import wait_until
 from tests.service.request_log.log import records
@@ -34,7 +34,7 @@ MAX_BYTES = 16 * 2**20
 
 @pytest.fixture(scope="module")
 def model(bundle: Bundle) -> Model:
-    return load_model(bundle, Settings(bundle=bundle.folder), Metrics(), {})
+    return load_model(bundle, Settings(bundle=bundle.folder), Metrics())
 
 
 def served(model: Model, request_id: str, count: int = 2, user_id: str = "u1") -> Served:

@@ -1,6 +1,8 @@
 """OpenVINO: the same file, the same scores, in the precision that was asked for or not at all."""
 
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +96,25 @@ def test_about_as_many_as_are_expected_have_a_graph_of_their_own(
             np.testing.assert_allclose(
                 found, plain.run(_resized(tensors, count))["pctr"], atol=1e-6 if precision == "fp32" else 0.05
             )
+
+
+@pytest.mark.parametrize("expected", [0, 40])
+def test_several_threads_run_at_once_and_each_gets_its_own_scores(made_for: Make, asked: Asked, expected: int) -> None:
+    runtime = OpenVinoRuntime(made_for("fp32"), "fp32", 1, expected, streams=3)
+    plain = OpenVinoRuntime(made_for("fp32"), "fp32", 1)
+    wanted = [(_resized(one, count), count) for one, _ in asked for count in (1, 7, 40)]
+    right = [plain.run(tensors)["pctr"] for tensors, _ in wanted]
+    begin = threading.Barrier(3)
+
+    def run(first: int) -> None:
+        begin.wait(60)
+        for turn in range(200):
+            place = (first + turn) % len(wanted)
+            np.testing.assert_allclose(runtime.run(wanted[place][0])["pctr"], right[place], atol=1e-6)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(run, (0, 5, 11)))
+    assert runtime.engine.threads == 1
 
 
 def test_more_than_a_request_may_have_are_not_expected(made_for: Make) -> None:
