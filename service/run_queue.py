@@ -12,11 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from msd.contract.assemble import Tensors
-from service.admission import SURE, Admission
+from service.admission import Admission
 from service.errors import ClientGone, DeadlineExceeded
+from service.job import Done, Job, Ran, check, go_together, prepare, work_of
 from service.metrics import Metrics
 from service.runner import Runner
 from service.runtimes.runtime import Scores
@@ -25,47 +26,6 @@ Cut = Callable[[int], Tensors]
 """The tensors of the first so many candidates and, behind them, of one of which nothing is known."""
 _Result = TypeVar("_Result")
 _CLOSED = "the service ends"
-
-
-@dataclass(slots=True, eq=False)
-class Job(Generic[_Result]):
-    """What one scoring thread is to do for one request, with one run of the model in it.
-
-    `work` is called in the thread. `rows` is the number of candidates, `deadline` a time of `time.perf_counter`.
-    """
-
-    work: Callable[[], _Result]
-    runner: Runner
-    rows: int
-    deadline: float
-    is_gone: Callable[[], bool]
-    """Whether the client has left; called in the thread too."""
-    tensors: Tensors | None = None
-    """Of a job that is nothing but a run, and may go together with others."""
-    shorten: "Callable[[int], tuple[Callable[[], _Result], Tensors | None]] | None" = None
-    """`work` and `tensors` of the first so many candidates and an unknown one, where there is not the time for all."""
-    queued_at: float = 0.0
-    is_cancelled: bool = False
-    is_partial: bool = False
-    is_alone: bool = False
-    """Whether it may not go with others, because a run of several failed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Done(Generic[_Result]):
-    """What a job gave, how long it waited and took, and how many requests were scored in the same run.
-
-    Where the time did not suffice for all candidates it is the result of `shorten`.
-    """
-
-    result: _Result
-    queue_s: float
-    run_s: float
-    together: int = 1
-    is_partial: bool = False
-
-
-Ran = Done[Scores]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +54,9 @@ class RunQueue:
         self._waiting: deque[_Entry] = deque()
         self._ended: deque[_Ended] = deque()
         self._lock = threading.Lock()
-        """Of both deques and the two flags; held for moments, never while something runs."""
-        self._is_closed = self._is_waking = False
+        """Of both deques and what follows; held for moments, never while something runs."""
+        self._is_closed = False
+        self._woken: asyncio.AbstractEventLoop | None = None
         # One for each job that was put in: an idle thread waits here, where that costs least.
         self._tokens: SimpleQueue[None] = SimpleQueue()
         self._count = threads
@@ -109,7 +70,7 @@ class RunQueue:
     def check(self, deadline: float, is_gone: Callable[[], bool]) -> None:
         """Raises ClientGone or DeadlineExceeded when no work is to be done for a request any more."""
         try:
-            _check(deadline, is_gone)
+            check(deadline, is_gone)
         except (ClientGone, DeadlineExceeded) as error:
             self._count_shed(error)
             raise
@@ -198,10 +159,12 @@ class RunQueue:
         entries: list[_Entry] = []
         while True:
             with self._lock:
-                if not self._waiting or (entries and not _goes_with(entries, self._waiting[0][0])):
+                if not self._waiting or (entries and not go_together(_jobs(entries), self._waiting[0][0])):
                     return entries
                 entry = self._waiting.popleft()
-            refusal = _refusal(entry[0])
+            if entry[0].is_cancelled:
+                continue
+            refusal = prepare(entry[0])
             if refusal is None:
                 entries.append(entry)
             else:
@@ -211,7 +174,7 @@ class RunQueue:
         """Runs what goes together; when the thread was free again."""
         started = time.perf_counter()
         try:
-            outcomes = _results(entries)
+            outcomes = work_of(_jobs(entries))
         except Exception as error:
             outcomes = [error] * len(entries)
         ended = time.perf_counter()
@@ -245,25 +208,26 @@ class RunQueue:
 
     def _hand_back(self, ended: list[_Ended]) -> None:
         """Gives results to the loop, which is woken once for all that it has not seen yet."""
+        loop = ended[0].future.get_loop()
         with self._lock:
             self._ended.extend(ended)
-            if self._is_waking:
+            if self._woken is loop:
                 return
-            self._is_waking = True
+            self._woken = loop
         try:
-            ended[0].future.get_loop().call_soon_threadsafe(self._take_back)
+            loop.call_soon_threadsafe(self._take_back)
         except RuntimeError:
             # The loop is closed, so nobody waits any more.
             with self._lock:
                 self._ended.clear()
-                self._is_waking = False
+                self._woken = None
 
     # In the loop again
 
     def _take_back(self) -> None:
         with self._lock:
             ended, self._ended = self._ended, deque()
-            self._is_waking = False
+            self._woken = None
         for one in ended:
             self._tell(one)
 
@@ -294,53 +258,5 @@ class RunQueue:
             self._admission.shed("deadline")
 
 
-def _check(deadline: float, is_gone: Callable[[], bool]) -> None:
-    if is_gone():
-        raise ClientGone
-    if time.perf_counter() > deadline:
-        raise DeadlineExceeded("the time that the request may take was over before its turn came")
-
-
-def _refusal(job: Job[object]) -> BaseException | None:
-    """Why a job is not wanted any more; None where it is, perhaps for fewer candidates than it was."""
-    if job.is_cancelled:
-        return asyncio.CancelledError()
-    try:
-        _check(job.deadline, job.is_gone)
-        _fit(job)
-    except Exception as error:
-        return error
-    return None
-
-
-def _fit(job: Job[object]) -> None:
-    """Leaves candidates out where there is not the time for all."""
-    if job.shorten is None:
-        return
-    rows = job.runner.run_s.fitting(job.rows, SURE * (job.deadline - time.perf_counter()))
-    if rows == job.rows:
-        return
-    if not rows:
-        raise DeadlineExceeded("what was left of the time that the request may take did not suffice for a run")
-    job.work, job.tensors = job.shorten(rows - 1)
-    job.rows, job.is_partial, job.shorten = rows, True, None
-
-
-def _goes_with(entries: list[_Entry], job: Job[object]) -> bool:
-    """Whether a request can be scored in one run with others."""
-    first = entries[0][0]
-    together = first.runner.together
-    if together is None or job.runner is not first.runner or job.tensors is None or first.tensors is None:
-        return False
-    if job.is_alone or first.is_alone:
-        return False
-    return len(entries) < together.most and job.rows + sum(one.rows for one, _ in entries) <= together.most_rows
-
-
-def _results(entries: list[_Entry]) -> list[object]:
-    """What the work of each gives."""
-    if len(entries) == 1:
-        return [entries[0][0].work()]
-    together = entries[0][0].runner.together
-    assert together is not None, "several go together where they can"
-    return list(together.run([job.tensors for job, _ in entries if job.tensors is not None]))
+def _jobs(entries: list[_Entry]) -> list[Job[object]]:
+    return [job for job, _ in entries]
