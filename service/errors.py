@@ -128,7 +128,7 @@ class NotReady(ServiceError):
     status = 503
     code = "not_ready"
     retry_after_s = 1
-    # The next connection may come to a worker that is ready.
+    # The next connection may come to an instance that is ready.
     closes = True
 
 

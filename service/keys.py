@@ -114,7 +114,7 @@ def _key(entry: KeyEntry) -> Key:
 
 
 def check_keys(settings: Settings) -> None:
-    """Has a file that is none stop the start, rather than one worker after the other; says so where there is none."""
+    """Has a file that is none stop the start, before a bundle is verified; says so where there is none."""
     if settings.keys_file is not None:
         read_keys(settings.keys_file)
         return

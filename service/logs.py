@@ -15,28 +15,22 @@ _STDERR = 2
 
 
 def keep_standard_streams() -> None:
-    """Opens those of the descriptors 0 to 2 that are closed, here and for workers: rows or numbers that came to lie
-    there would be overwritten by whatever a library has to say."""
+    """Opens those of the descriptors 0 to 2 that are closed: rows or connections that came to lie there would be
+    overwritten by whatever a library has to say."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
-        os.set_inheritable(descriptor, True)
+        pass
     os.close(descriptor)
     if sys.stdout is None:
         sys.stdout = os.fdopen(1, "w", closefd=False)
 
 
-def configure_logs(level: str, **origin: int | str) -> None:
-    """Sets up the whole process's logging; `level` is the lowest that is written, `origin` stands in each line."""
-
-    def add_origin(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-        event.update(origin)
-        return event
-
+def configure_logs(level: str) -> None:
+    """Sets up the whole process's logging; `level` is the lowest that is written."""
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: Sequence[Processor] = (
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
-        add_origin,
     )
     # Unbuffered: of what could not be written nothing is to be kept.
     output = _Output(getattr(sys.stdout.buffer, "raw", sys.stdout.buffer))
@@ -60,7 +54,7 @@ def configure_logs(level: str, **origin: int | str) -> None:
 
 class _Output:
     """Where lines go. Those that cannot be written, as when a disk is full or nobody reads any more, are lost: requests
-    and workers are not to be."""
+    are not to be."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

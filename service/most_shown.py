@@ -1,4 +1,4 @@
-"""The ids that were shown most, left beside the rows in Redis, so that a worker knows what to bring near first.
+"""The ids that were shown most, left beside the rows in Redis, so that a service knows what to bring near first.
 
 Does not know who reads them, nor that rows change later: it is a hint.
 """
@@ -14,7 +14,7 @@ from redis import Redis
 from msd.contract.redis_keys import shown_key
 from msd.contract.rows import RowCodec, RowSide, pack_history
 
-# Of each side; as many as a worker has room for with a MSD_CACHE_MB of a thousand.
+# Of each side; as many as there is room for with a MSD_CACHE_MB of a thousand.
 _AT_MOST = 2**20
 _IDS_A_KEY = 1_000
 

@@ -11,6 +11,7 @@ from typing import Protocol
 from starlette.types import ASGIApp
 
 from service.admission import Admission
+from service.answer import Follower
 from service.cold.cold_ads import open_cold_ads
 from service.cores import scoring_threads, usable_cores
 from service.explain.explainer import Explainer
@@ -23,6 +24,7 @@ from service.lineup.source import CHAMPION
 from service.live.choice import open_live_store
 from service.live.live_rows import LiveRows
 from service.metrics import Metrics
+from service.plain_scoring import PlainScoring
 from service.playground.playground import Playground
 from service.playground.without import Alone
 from service.readiness import Readiness, Starter
@@ -30,7 +32,7 @@ from service.request_log.request_log import RequestLog, open_request_log
 from service.run_queue import RunQueue
 from service.score_route import ScoreRoute
 from service.scorer import Scorer
-from service.scoring import Follower, Scoring
+from service.scoring import Scoring
 from service.settings import Settings
 from service.tracing.tracing import open_tracing
 from service.trust import Trust
@@ -117,7 +119,8 @@ class Parts:
     def _scoring_by(self, serving: Serving | Alone, request_log: RequestLog | None) -> Scoring:
         followers: list[Follower] = [self._shadowing, *([request_log] if request_log else [])]
         most, explain = self.settings.max_candidates, self._explainer.explain
-        return Scoring(serving, self._scorer, self.queue, self.admission, self.metrics, most, explain, followers)
+        plain = None if self.live else PlainScoring(self.queue, self.admission, self.metrics, followers)
+        return Scoring(serving, self._scorer, plain, self.admission, self.metrics, most, explain, followers)
 
     def _compared_by(self, alone: Alone) -> ASGIApp:
         """The way to score by a model that is served to nobody else, and logged nowhere."""

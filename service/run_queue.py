@@ -12,11 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
-from typing import Generic, TypeVar
+from typing import Any, TypeVar
 
 from msd.contract.assemble import Tensors
-from service.admission import SURE, Admission
+from service.admission import Admission
 from service.errors import ClientGone, DeadlineExceeded
+from service.job import Done, Job, Ran, Told, check, go_together, prepare, work_of
 from service.metrics import Metrics
 from service.runner import Runner
 from service.runtimes.runtime import Scores
@@ -27,54 +28,13 @@ _Result = TypeVar("_Result")
 _CLOSED = "the service ends"
 
 
-@dataclass(slots=True, eq=False)
-class Job(Generic[_Result]):
-    """What one scoring thread is to do for one request, with one run of the model in it.
-
-    `work` is called in the thread. `rows` is the number of candidates, `deadline` a time of `time.perf_counter`.
-    """
-
-    work: Callable[[], _Result]
-    runner: Runner
-    rows: int
-    deadline: float
-    is_gone: Callable[[], bool]
-    """Whether the client has left; called in the thread too."""
-    tensors: Tensors | None = None
-    """Of a job that is nothing but a run, and may go together with others. Any other sets `rows` to what it scored, 0
-    for nothing, and tells of its stages itself."""
-    shorten: "Callable[[int], tuple[Callable[[], _Result], Tensors | None]] | None" = None
-    """`work` and `tensors` of the first so many candidates and an unknown one, where there is not the time for all."""
-    queued_at: float = 0.0
-    is_cancelled: bool = False
-    is_partial: bool = False
-    is_alone: bool = False
-    """Whether it may not go with others, because a run of several failed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Done(Generic[_Result]):
-    """What a job gave, how long it waited and took, and how many requests were scored in the same run.
-
-    Where the time did not suffice for all candidates it is the result of `shorten`.
-    """
-
-    result: _Result
-    queue_s: float
-    run_s: float
-    together: int = 1
-    is_partial: bool = False
-
-
-Ran = Done[Scores]
-
-
 @dataclass(frozen=True, slots=True)
 class _Ended:
     """A job on its way back to the loop: what it gave, or what it failed with. `started` is 0 if it never ran."""
 
-    job: Job[object]
-    future: "asyncio.Future[Done[object]]"
+    job: Job[Any]
+    told: Told[Any]
+    loop: asyncio.AbstractEventLoop
     outcome: object
     started: float = 0.0
     seconds: float = 0.0
@@ -83,7 +43,7 @@ class _Ended:
     """Of all candidates in the run, told once a run: by the first of its jobs."""
 
 
-_Entry = tuple[Job[object], "asyncio.Future[Done[object]]"]
+_Entry = tuple[Job[Any], Told[Any], asyncio.AbstractEventLoop]
 
 
 class RunQueue:
@@ -95,8 +55,9 @@ class RunQueue:
         self._waiting: deque[_Entry] = deque()
         self._ended: deque[_Ended] = deque()
         self._lock = threading.Lock()
-        """Of both deques and the two flags; held for moments, never while something runs."""
-        self._is_closed = self._is_waking = False
+        """Of both deques and what follows; held for moments, never while something runs."""
+        self._is_closed = False
+        self._woken: asyncio.AbstractEventLoop | None = None
         # One for each job that was put in: an idle thread waits here, where that costs least.
         self._tokens: SimpleQueue[None] = SimpleQueue()
         self._count = threads
@@ -110,7 +71,7 @@ class RunQueue:
     def check(self, deadline: float, is_gone: Callable[[], bool]) -> None:
         """Raises ClientGone or DeadlineExceeded when no work is to be done for a request any more."""
         try:
-            _check(deadline, is_gone)
+            check(deadline, is_gone)
         except (ClientGone, DeadlineExceeded) as error:
             self._count_shed(error)
             raise
@@ -144,27 +105,42 @@ class RunQueue:
         Raises ClientGone or DeadlineExceeded then, and what the work raises.
         """
         future: asyncio.Future[Done[_Result]] = asyncio.get_running_loop().create_future()
-        job.queued_at = time.perf_counter()
-        with self._lock:
-            if self._is_closed:
-                raise asyncio.CancelledError(_CLOSED)
-            self._waiting.append((job, future))  # type: ignore[arg-type]
-        if not self._threads:
-            self._start()
-        self._tokens.put(None)
+
+        def told(outcome: Done[_Result] | BaseException) -> None:
+            if future.done():  # cancelled meanwhile
+                return
+            if isinstance(outcome, asyncio.CancelledError):
+                future.cancel(_CLOSED)
+            elif isinstance(outcome, BaseException):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+        self.put(job, told)
         try:
             return await future
         except asyncio.CancelledError:
             job.is_cancelled = True
             raise
 
+    def put(self, job: Job[_Result], told: Told[_Result]) -> None:
+        """As `do`, for who is told instead of waiting. Raises CancelledError once the queue is closed."""
+        job.queued_at = time.perf_counter()
+        with self._lock:
+            if self._is_closed:
+                raise asyncio.CancelledError(_CLOSED)
+            self._waiting.append((job, told, asyncio.get_running_loop()))
+        if not self._threads:
+            self._start()
+        self._tokens.put(None)
+
     def close(self) -> None:
         """Lets the runs at hand end, and begins no others."""
         with self._lock:
             self._is_closed = True
             waiting, self._waiting = self._waiting, deque()
-        for _, future in waiting:
-            future.cancel(_CLOSED)
+        for _, told, _ in waiting:
+            told(asyncio.CancelledError(_CLOSED))
         for _ in self._threads:
             self._tokens.put(None)
         for thread in self._threads:
@@ -199,10 +175,12 @@ class RunQueue:
         entries: list[_Entry] = []
         while True:
             with self._lock:
-                if not self._waiting or (entries and not _goes_with(entries, self._waiting[0][0])):
+                if not self._waiting or (entries and not go_together(_jobs(entries), self._waiting[0][0])):
                     return entries
                 entry = self._waiting.popleft()
-            refusal = _refusal(entry[0])
+            if entry[0].is_cancelled:
+                continue
+            refusal = prepare(entry[0])
             if refusal is None:
                 entries.append(entry)
             else:
@@ -212,15 +190,16 @@ class RunQueue:
         """Runs what goes together; when the thread was free again."""
         started = time.perf_counter()
         try:
-            outcomes = _results(entries)
+            outcomes = work_of(_jobs(entries))
         except Exception as error:
             outcomes = [error] * len(entries)
         ended = time.perf_counter()
-        first, rows = entries[0][0], sum(job.rows for job, _ in entries)
+        jobs = _jobs(entries)
+        first, rows = jobs[0], sum(job.rows for job in jobs)
         if rows:
             first.runner.run_s.learn(rows, ended - started)
-            for job, _ in entries:
-                first.runner.turn_s.learn(job.rows, (ended - max(free_at, first.queued_at)) / len(entries))
+            for job in jobs:
+                first.runner.turn_s.learn(job.rows, (ended - max(free_at, first.queued_at)) / len(jobs))
         if isinstance(outcomes[0], Exception) and len(entries) > 1:
             # One of them is at fault, or what all need together: alone, each finds out.
             self._put_back(entries)
@@ -235,7 +214,7 @@ class RunQueue:
         return ended
 
     def _put_back(self, entries: list[_Entry]) -> None:
-        for job, _ in entries:
+        for job in _jobs(entries):
             job.is_alone = True
         with self._lock:
             if not self._is_closed:
@@ -247,30 +226,31 @@ class RunQueue:
 
     def _hand_back(self, ended: list[_Ended]) -> None:
         """Gives results to the loop, which is woken once for all that it has not seen yet."""
+        loop = ended[0].loop
         with self._lock:
             self._ended.extend(ended)
-            if self._is_waking:
+            if self._woken is loop:
                 return
-            self._is_waking = True
+            self._woken = loop
         try:
-            ended[0].future.get_loop().call_soon_threadsafe(self._take_back)
+            loop.call_soon_threadsafe(self._take_back)
         except RuntimeError:
             # The loop is closed, so nobody waits any more.
             with self._lock:
                 self._ended.clear()
-                self._is_waking = False
+                self._woken = None
 
     # In the loop again
 
     def _take_back(self) -> None:
         with self._lock:
             ended, self._ended = self._ended, deque()
-            self._is_waking = False
+            self._woken = None
         for one in ended:
             self._tell(one)
 
     def _tell(self, ended: _Ended) -> None:
-        job, future, outcome = ended.job, ended.future, ended.outcome
+        job, outcome = ended.job, ended.outcome
         waited_s = ended.started - job.queued_at
         if ended.started and job.tensors is not None:
             self._metrics.stages["queue"].observe(waited_s)
@@ -279,70 +259,19 @@ class RunQueue:
                 self._metrics.run_rows.observe(ended.run_rows)
             if job.is_partial:
                 self._metrics.partial.inc()
-        if future.done():  # cancelled meanwhile
-            return
-        if isinstance(outcome, asyncio.CancelledError):
-            future.cancel(_CLOSED)
-        elif isinstance(outcome, Exception):
-            self._count_shed(outcome)
-            future.set_exception(outcome)
+        if isinstance(outcome, BaseException):
+            if not job.is_cancelled:
+                self._count_shed(outcome)
+            ended.told(outcome)
         else:
-            future.set_result(Done(outcome, waited_s, ended.seconds, ended.together, job.is_partial))
+            ended.told(Done(outcome, waited_s, ended.seconds, ended.together, job.is_partial))
 
-    def _count_shed(self, error: Exception) -> None:
+    def _count_shed(self, error: BaseException) -> None:
         if isinstance(error, ClientGone):
             self._admission.shed("client_gone")
         elif isinstance(error, DeadlineExceeded):
             self._admission.shed("deadline")
 
 
-def _check(deadline: float, is_gone: Callable[[], bool]) -> None:
-    if is_gone():
-        raise ClientGone
-    if time.perf_counter() > deadline:
-        raise DeadlineExceeded("the time that the request may take was over before its turn came")
-
-
-def _refusal(job: Job[object]) -> BaseException | None:
-    """Why a job is not wanted any more; None where it is, perhaps for fewer candidates than it was."""
-    if job.is_cancelled:
-        return asyncio.CancelledError()
-    try:
-        _check(job.deadline, job.is_gone)
-        _fit(job)
-    except Exception as error:
-        return error
-    return None
-
-
-def _fit(job: Job[object]) -> None:
-    """Leaves candidates out where there is not the time for all."""
-    if job.shorten is None:
-        return
-    rows = job.runner.run_s.fitting(job.rows, SURE * (job.deadline - time.perf_counter()))
-    if rows == job.rows:
-        return
-    if not rows:
-        raise DeadlineExceeded("what was left of the time that the request may take did not suffice for a run")
-    job.work, job.tensors = job.shorten(rows - 1)
-    job.rows, job.is_partial, job.shorten = rows, True, None
-
-
-def _goes_with(entries: list[_Entry], job: Job[object]) -> bool:
-    """Whether a request can be scored in one run with others."""
-    first = entries[0][0]
-    together = first.runner.together
-    if together is None or job.runner is not first.runner or job.tensors is None or first.tensors is None:
-        return False
-    if job.is_alone or first.is_alone:
-        return False
-    return len(entries) < together.most and job.rows + sum(one.rows for one, _ in entries) <= together.most_rows
-
-
-def _results(entries: list[_Entry]) -> list[object]:
-    """What the work of each gives."""
-    if len(entries) == 1:
-        return [entries[0][0].work()]
-    together = entries[0][0].runner.together
-    assert together is not None, "several go together where they can"
-    return list(together.run([job.tensors for job, _ in entries if job.tensors is not None]))
+def _jobs(entries: list[_Entry]) -> list[Job[object]]:
+    return [job for job, _, _ in entries]

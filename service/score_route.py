@@ -7,6 +7,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.access import access_of
 from service.admission import Admission
+from service.answer import Asked
 from service.body import read_json_body
 from service.deadline import Deadlines
 from service.errors import NotReady
@@ -15,7 +16,7 @@ from service.protocol import began_at, left_check
 from service.readiness import Readiness
 from service.run_queue import RunQueue
 from service.scorer import Terms
-from service.scoring import Asked, Scoring
+from service.scoring import Scoring
 from service.settings import Settings
 
 PATH = "/v1/score"

@@ -93,11 +93,6 @@ class Scorer:
         self._unsaid = 0
         self._say_again_at = 0.0
 
-    @property
-    def reads_rows_alone(self) -> bool:
-        """Whether what a request is scored from is in its model's rows and nowhere else."""
-        return self._live is None
-
     async def score(self, model: Model, request: CheckedRequest, terms: Terms) -> Scored:
         """Raises Overloaded, DeadlineExceeded, ModelError, or ClientGone where `terms` say so.
 

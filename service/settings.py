@@ -169,15 +169,6 @@ class Settings(BaseModel):
         except ValidationError as error:
             raise SettingsError(_explain(error)) from None
 
-    def environ(self) -> dict[str, str]:
-        """The variables that give these settings again, passwords among them."""
-        plain = {name: getattr(self, name) for name in self.model_fields_set}
-        return {
-            f"{PREFIX}{name.upper()}": value.get_secret_value() if isinstance(value, SecretStr) else str(value)
-            for name, value in plain.items()
-            if value is not None
-        }
-
 
 def _unknown(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, 1)

@@ -24,7 +24,7 @@ def open_tls(settings: Settings, metrics: Metrics) -> Watched[ssl.SSLContext] | 
 
 
 def check_tls(settings: Settings) -> None:
-    """Raises TlsError where TLS is asked for and cannot be had, before any worker is started."""
+    """Raises TlsError where TLS is asked for and cannot be had."""
     if settings.tls_cert is not None and settings.tls_key is not None:
         server_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
 

@@ -13,13 +13,13 @@ import structlog
 from numpy.typing import NDArray
 
 from msd.contract.request import CheckedRequest, parse_request
+from service.answer import Answer
 from service.lineup.lineup import Lineup, Shadow
 from service.lineup.model import Model
 from service.metrics import Metrics
 from service.priority import give_way
 from service.run_queue import RunQueue
 from service.scorer import Scored, Scorer
-from service.scoring import Answer
 
 _PATIENCE_S = 1.0
 _HEAD = "pctr"

@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from msd.contract.request import InvalidRequest, RequestError
 from service.access import Access, access_of
 from service.admission import Admission, Load
+from service.answer import Answer, Asked, Served
 from service.body import read_body
 from service.deadline import Deadlines
 from service.errors import NotReady, UnsupportedMediaType
@@ -24,7 +25,7 @@ from service.protocol import began_at, left_check
 from service.readiness import Readiness
 from service.run_queue import RunQueue
 from service.scorer import Terms
-from service.scoring import Answer, Asked, Scoring, Served
+from service.scoring import Scoring
 from service.settings import Settings
 
 _HEADER = HEADER.lower().encode()
@@ -75,7 +76,7 @@ class InferRoute:
             _check_version(lineup, path["version"], user_of(parts, asked_for))
         deadline = self._deadlines.of(scope["headers"], began, _timeout_s(parts.request, settings))
         self._queue.check(deadline, is_gone)
-        asked = Asked(access.request_id, asked_for, access.started, Terms(deadline, is_gone), needs_scored=True)
+        asked = Asked(access.request_id, asked_for, access.started, Terms(deadline, is_gone), is_pythons=True)
         answer = await self._answer(asked, parts)
         served = answer.served
         assert served is not None, "it was asked for"

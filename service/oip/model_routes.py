@@ -100,7 +100,7 @@ def oip_routes(serving: Serving, readiness: Readiness, server_version: str) -> A
 def _ready(readiness: Readiness, response: Response) -> bool:
     if not readiness.is_ready:
         response.status_code = 503
-        # The next connection may come to a worker that is ready.
+        # The next connection may come to an instance that is ready.
         response.headers["connection"] = "close"
     return readiness.is_ready
 

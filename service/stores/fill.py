@@ -1,7 +1,7 @@
 """Brings rows near before somebody asks for them: those most shown after a start, those held after a lost connection.
 
-Takes its time: a few rows at once, then a pause, so that neither Redis nor the worker's requests notice, however many
-workers start together. Does not know how rows are read, nor which are let go.
+Takes its time: a few rows at once, then a pause, so that neither Redis nor requests notice, however many
+services start together. Does not know how rows are read, nor which are let go.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from service.stores.arena import Arena
 from service.stores.store import StoreError
 
 _CHUNK = 100
-# Of workers that start, or lost the same Redis, together.
+# Of services that start, or lost the same Redis, together.
 _STAGGER_S = 1.0
 _RETRY_S = 1.0
 # A pause is at least so many times as long as the read before it.
@@ -41,7 +41,7 @@ class Reader(NamedTuple):
 
 
 class Fill:
-    """A task of a worker's event loop. `rows_per_s` bounds it."""
+    """A task of the event loop. `rows_per_s` bounds it."""
 
     def __init__(self, arenas: Mapping[RowSide, Arena], reader: Reader, rows_per_s: float, standing: Standing) -> None:
         self._arenas = arenas

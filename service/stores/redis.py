@@ -250,7 +250,7 @@ class _Side:
         return was_room
 
     def tell(self) -> None:
-        """Says how many rows are held, beside what other stores of this worker hold."""
+        """Says how many rows are held, beside what other stores hold."""
         self._gauge.inc(len(self.arena) - self._told)
         self._told = len(self.arena)
 

@@ -19,7 +19,7 @@ from service.tracing.spans import Traced, resource, spans_of
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 MOST_WAITING = 2_048
-# Few at once, so that the worker's loop never has to wait for long for its turn.
+# Few at once, so that the event loop never has to wait for long for its turn.
 _BATCH = 32
 _EVERY_S = 1.0
 _CLOSE_WITHIN_S = 2.0
@@ -27,7 +27,7 @@ _SAY_AGAIN = 60
 
 
 class Sender:
-    """One worker's. `tell` is for its loop; all else is the thread's."""
+    """`tell` is for the event loop; all else is the thread's."""
 
     def __init__(self, metrics: Metrics) -> None:
         """Raises MsdError where the variables of OpenTelemetry do not name a collector."""

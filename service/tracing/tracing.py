@@ -22,7 +22,7 @@ _SCORE, _INFER = "/v1/score", "/v2/models/{name}/infer"
 
 
 class Tracing:
-    """Of one worker. `share`: of the requests whose caller says nothing of a trace."""
+    """`share`: of the requests whose caller says nothing of a trace."""
 
     def __init__(self, share: float, sender: "Sender") -> None:
         self._share = share

@@ -1,4 +1,4 @@
-"""Live state in Redis, over HTTP: seen by every worker, outlasting workers and server, missed without harm."""
+"""Live state in Redis, over HTTP: in the next request, outlasting service and server, missed without harm."""
 
 import os
 import signal
@@ -49,7 +49,7 @@ def live(bundle: Bundle, server: ValkeyServer, tmp_path_factory: pytest.TempPath
         yield running
 
 
-def test_a_click_is_in_the_next_request_of_every_worker(live: LiveService) -> None:
+def test_a_click_is_in_the_next_request(live: LiveService) -> None:
     for number in range(4):
         before = {tuple(scores(live, "u1", "i1", "i2")) for _ in range(12)}
         answer = tell(live, event(f"a{number}", "u1", f"i20{number}"))

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from msd.contract.assemble import Rung, Tensors
 from service.admission import Admission
 from service.errors import DeadlineExceeded
+from service.job import Ran
 from service.metrics import Metrics
 from service.partial import declared, spread
-from service.run_queue import Ran, RunQueue
+from service.run_queue import RunQueue
 from service.runner import Learned, Runner
 from service.runtimes.runtime import Engine, Scores
 

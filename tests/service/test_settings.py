@@ -52,14 +52,6 @@ def test_any_other_number_of_workers_is_refused(text: str) -> None:
         Settings.from_environ({"MSD_BUNDLE": "b", "MSD_WORKERS": text})
 
 
-def test_settings_give_the_environment_that_gives_them() -> None:
-    environ = {"MSD_BUNDLE": "b", "MSD_REDIS_URL": f"redis://:{SECRET}@h:1/0", "MSD_STORE": "redis", "MSD_PORT": "1"}
-    settings = Settings.from_environ({**environ, "MSD_WORKERS": "3", "MSD_DRAIN_SECONDS": "0.5"})
-
-    assert Settings.from_environ(settings.environ()) == settings
-    assert settings.environ().keys() == {*environ, "MSD_WORKERS", "MSD_DRAIN_SECONDS"}
-
-
 @pytest.mark.parametrize("url", [f"http://user:{SECRET}@h/0", f"redis://:{SECRET}@h:port/0", f"redis://:{SECRET}@"])
 def test_a_bad_address_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(SettingsError) as raised:
