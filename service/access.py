@@ -3,18 +3,19 @@
 Pure ASGI. Does not know what the routes do; they leave what should be logged in the request's `Access`.
 """
 
+import asyncio
 import itertools
 import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, cast
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from msd.contract.request import RequestError
-from service.errors import ClientGone, ServiceError
+from service.errors import ClientGone, ErrorResponse, ServiceError
 from service.metrics import Metrics
 from service.oip.errors import error_response
 
@@ -65,48 +66,46 @@ class Traces(Protocol):
         ...
 
 
-class AccessMiddleware:
-    """Wraps the app's routes."""
+class AccessLog:
+    """What is counted, logged and traced of each request, whichever way it goes."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, is_verbose: bool = False, tracing: Traces | None = None) -> None:
+    def __init__(self, metrics: Metrics, is_verbose: bool = False, tracing: Traces | None = None) -> None:
         """`is_verbose`: the log is to have a line for each request, whatever became of it."""
-        self._app = app
         self._metrics = metrics
         self._is_verbose = is_verbose
         self._tracing = tracing
         self._log = structlog.get_logger("msd.access")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on, and sees to its end."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    def begin(self, scope: Scope) -> Access:
+        """The record of a request that has come."""
         access = scope[_KEY] = Access(request_id_of(scope["headers"]), time.perf_counter())
+        return access
 
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                access.ended = time.perf_counter()
-                access.status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (_HEADER, access.request_id.encode())]
-            await send(message)
+    @staticmethod
+    def reply_begins(access: Access, status: int) -> None:
+        """Its reply is ready to be sent."""
+        access.ended = time.perf_counter()
+        access.status = status
 
-        try:
-            await self._app(scope, receive, send_with_id)
-        except ClientGone:
+    @staticmethod
+    def header_of(access: Access) -> tuple[bytes, bytes]:
+        """What every reply carries."""
+        return _HEADER, access.request_id.encode()
+
+    def failed(self, access: Access, error: BaseException, path: str) -> ErrorResponse | None:
+        """What an error is answered with; None where nobody is there any more."""
+        if isinstance(error, ClientGone | asyncio.CancelledError):
             access.status = CLIENT_GONE
-        except Exception as error:
-            if not isinstance(error, ServiceError | RequestError):
-                self._log.exception("internal_error", request_id=access.request_id)
-            if access.status:
-                raise
-            response = error_response(error, scope["path"])
-            access.error = response.code
-            await send_with_id({"type": "http.response.start", "status": response.status, "headers": response.headers})
-            await send_with_id({"type": "http.response.body", "body": response.body})
-        finally:
-            self._finish(scope, access, (access.ended or time.perf_counter()) - access.started)
+            return None
+        if not isinstance(error, ServiceError | RequestError):
+            self._log.error("internal_error", request_id=access.request_id, exc_info=error)
+        response = error_response(cast(Exception, error), path)
+        access.error = response.code
+        return response
 
-    def _finish(self, scope: Scope, access: Access, seconds: float) -> None:
+    def finish(self, scope: Scope, access: Access) -> None:
+        """Its end."""
+        seconds = (access.ended or time.perf_counter()) - access.started
         if access.is_scoring:
             self._metrics.request(access.status or 500, seconds)
             if self._tracing is not None:
@@ -128,6 +127,40 @@ class AccessMiddleware:
                 if (value := getattr(access, name)) not in (None, {})
             },
         )
+
+
+class AccessMiddleware:
+    """Wraps the app's routes."""
+
+    def __init__(self, app: ASGIApp, log: AccessLog) -> None:
+        self._app, self._log = app, log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on, and sees to its end."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        access = self._log.begin(scope)
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._log.reply_begins(access, message["status"])
+                message["headers"] = [*message.get("headers", ()), self._log.header_of(access)]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            is_begun = bool(access.status)
+            response = self._log.failed(access, error, scope["path"])
+            if response is None:
+                return
+            if is_begun:
+                raise
+            await send_with_id({"type": "http.response.start", "status": response.status, "headers": response.headers})
+            await send_with_id({"type": "http.response.body", "body": response.body})
+        finally:
+            self._log.finish(scope, access)
 
 
 def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:

@@ -47,6 +47,7 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.readiness, app.state.serving, app.state.loader = parts.readiness, parts.serving, parts.loader
+    app.state.fast_route = parts.fast_route
     _add_layers(app, parts)
     _add_routes(app, parts)
     has_keys, has_events = parts.guard is not None, parts.live is not None
@@ -69,19 +70,18 @@ class _App(FastAPI):
 
 def _add_layers(app: _App, parts: Parts) -> None:
     """The ways that requests take, and what all of them go through."""
-    settings, metrics, guard = parts.settings, parts.metrics, parts.guard
-    is_verbose = settings.log_level == "debug"
+    settings, guard = parts.settings, parts.guard
     app.add_middleware(BodyMiddleware, limit=settings.max_body_bytes, timeout_s=settings.body_timeout_ms / 1000)
     if guard is not None:
         app.add_middleware(GuardMiddleware, guard=guard)
-    app.add_middleware(AccessMiddleware, metrics=metrics, is_verbose=is_verbose, tracing=parts.tracing)
+    app.add_middleware(AccessMiddleware, log=parts.access_log)
     app.add_exception_handler(HTTPException, _answer_http_exception)
 
 
 def _add_routes(app: _App, parts: Parts) -> None:
     settings, serving, scoring, readiness = parts.settings, parts.serving, parts.scoring, parts.readiness
     score = ScoreRoute(settings, scoring, parts.admission, parts.queue, readiness, parts.guard)
-    app.scoring = AccessMiddleware(score, parts.metrics, settings.log_level == "debug", parts.tracing)
+    app.scoring = AccessMiddleware(score, parts.access_log)
     app.router.routes.append(Route(PATH, score, methods=["POST"], name="score"))
     infer = InferRoute(settings, serving, scoring, parts.admission, parts.queue, readiness)
     app.router.routes += [Route(path, infer, methods=["POST"], name="infer") for path in INFER_PATHS]

@@ -40,7 +40,7 @@ class BodyMiddleware:
 async def read_json_body(scope: Scope, receive: Receive, limit: int, timeout_s: float) -> bytes:
     """As `read_body`. Raises UnsupportedMediaType too."""
     body = await read_body(scope, receive, limit, timeout_s)
-    _check_headers(scope)
+    check_json(scope)
     return body
 
 
@@ -91,7 +91,8 @@ async def discard_body(scope: Scope, receive: Receive, limit: int, timeout_s: fl
     return False
 
 
-def _check_headers(scope: Scope) -> None:
+def check_json(scope: Scope) -> None:
+    """Raises UnsupportedMediaType where the headers say that the body is no plain JSON."""
     media_type = b""
     for name, value in scope["headers"]:
         if name == b"content-type":

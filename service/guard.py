@@ -56,22 +56,28 @@ class Guard:
         return "admin" if path.startswith("/v1/admin") else "any"
 
     def refusal(self, scope: Scope, need: Need) -> ServiceError | None:
-        """Why the request may not be answered; None when it may."""
+        """Why the request may not be answered, which is counted; None when it may."""
+        found = self._judge(scope, need)
+        return None if found is None else self._refuse(scope, *found)
+
+    def admits(self, scope: Scope, need: Need) -> bool:
+        """Whether it may be answered."""
+        return self._judge(scope, need) is None
+
+    def _judge(self, scope: Scope, need: Need) -> tuple[KeyRefusal, ServiceError] | None:
         if need is None:
             return None
         given = _given_key(scope)
         if given is None:
-            return self._refuse(
-                scope, "missing", Unauthorized("send a key: `Authorization: Bearer KEY`, or `X-Api-Key: KEY`")
-            )
+            return "missing", Unauthorized("send a key: `Authorization: Bearer KEY`, or `X-Api-Key: KEY`")
         key = self._keys.value.find(given)
         if key is None:
-            return self._refuse(scope, "unknown", Unauthorized("the key is none that this service knows"))
+            return "unknown", Unauthorized("the key is none that this service knows")
         access_of(scope).key = key.name
         if key.not_after is not None and time.time() > key.not_after:
-            return self._refuse(scope, "expired", Unauthorized(f"the key {key.name!r} has ended; ask for a new one"))
+            return "expired", Unauthorized(f"the key {key.name!r} has ended; ask for a new one")
         if need != "any" and need not in key.scopes:
-            return self._refuse(scope, "scope", Forbidden(f"the key {key.name!r} has not the scope {need!r}"))
+            return "scope", Forbidden(f"the key {key.name!r} has not the scope {need!r}")
         return None
 
     async def send_away(self, scope: Scope, receive: Receive, refusal: ServiceError) -> None:

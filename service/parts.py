@@ -4,17 +4,19 @@ Does not know HTTP's routes.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 
 from starlette.types import ASGIApp
 
+from service.access import AccessLog
 from service.admission import Admission
 from service.answer import Follower
 from service.cold.cold_ads import open_cold_ads
 from service.cores import scoring_threads, usable_cores
 from service.explain.explainer import Explainer
+from service.fast_route import FastRoute
 from service.guard import open_guard
 from service.lineup.lineup import Lineup, Serving
 from service.lineup.loader import Loader, lineup_of, load_planned
@@ -28,7 +30,7 @@ from service.plain_scoring import PlainScoring
 from service.playground.playground import Playground
 from service.playground.without import Alone
 from service.readiness import Readiness, Starter
-from service.request_log.request_log import RequestLog, open_request_log
+from service.request_log.request_log import open_request_log
 from service.run_queue import RunQueue
 from service.score_route import ScoreRoute
 from service.scorer import Scorer
@@ -71,7 +73,14 @@ class Parts:
         self._explainer = Explainer(self.queue, self.admission)
         self.request_log = open_request_log(settings, metrics)
         self.tracing = open_tracing(settings, metrics)
-        self.scoring = self._scoring_by(self.serving, self.request_log)
+        self.access_log = AccessLog(metrics, settings.log_level == "debug", self.tracing)
+        followers: list[Follower] = [self._shadowing, *([self.request_log] if self.request_log else [])]
+        # Live state is no part of rows.
+        plain = None if self.live else PlainScoring(self.queue, self.admission, metrics, followers)
+        self.scoring = self._scoring_by(self.serving, plain, followers)
+        self.fast_route = plain and FastRoute(
+            settings, self.serving, plain, self.admission, self.readiness, self.guard, self.access_log
+        )
         self.playground = (
             Playground(settings, self.serving, metrics, self._compared_by) if settings.playground else None
         )
@@ -116,15 +125,15 @@ class Parts:
         )
         self.metrics.reference(lineup.champion.bundle.manifest)
 
-    def _scoring_by(self, serving: Serving | Alone, request_log: RequestLog | None) -> Scoring:
-        followers: list[Follower] = [self._shadowing, *([request_log] if request_log else [])]
+    def _scoring_by(
+        self, serving: Serving | Alone, plain: PlainScoring | None, followers: Sequence[Follower]
+    ) -> Scoring:
         most, explain = self.settings.max_candidates, self._explainer.explain
-        plain = None if self.live else PlainScoring(self.queue, self.admission, self.metrics, followers)
         return Scoring(serving, self._scorer, plain, self.admission, self.metrics, most, explain, followers)
 
     def _compared_by(self, alone: Alone) -> ASGIApp:
         """The way to score by a model that is served to nobody else, and logged nowhere."""
-        scoring = self._scoring_by(alone, None)
+        scoring = self._scoring_by(alone, None, ())
         return ScoreRoute(self.settings, scoring, self.admission, self.queue, self.readiness, self.guard)
 
 

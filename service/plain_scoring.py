@@ -65,8 +65,17 @@ class PlainScoring:
             else:
                 told(self._answer(lineup, asked, outcome.result, outcome.queue_s))
 
-        self._queue.put(job, done)
+        try:
+            self._queue.put(job, done)
+        except BaseException:
+            self._admission.leave(load)
+            raise
         return job
+
+    def follow(self, answer: Answer) -> None:
+        """What follows a reply once it is on its way."""
+        for follower in self._followers:
+            follower.follow(answer)
 
     def _answer(self, lineup: Lineup, asked: Asked, scored: _Scored, queue_s: float) -> Answer:
         arm, plain = scored

@@ -5,21 +5,37 @@ import time
 from asyncio import Transport
 from asyncio.events import TimerHandle
 from collections.abc import Callable
-from typing import ClassVar
+from functools import partial
+from typing import ClassVar, Protocol
 
 import httptools
 from starlette.types import ASGIApp, Scope
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.errors import BadHttp, ErrorResponse, HeadTooLarge, ServiceError, TargetTooLong
+from service.exchange import BEGAN, Exchange
 from service.metrics import Metrics
 from service.upgrade import Offers
 
 _CYCLE = "msd.cycle"
-_BEGAN = "msd.began"
 _MAX_HEADERS = 100
+# A body that has not come by then is the app's to wait for, within its bounds.
+_HOLD_S = 0.05
 _MAX_TARGET_BYTES = 8_192
 _MAX_WAITING = 100
+
+
+class Shortcut(Protocol):
+    """Answers some requests that came whole without the app."""
+
+    def takes(self, scope: Scope) -> bool:
+        """Whether a request whose head came may be one."""
+        ...
+
+    def begin(self, exchange: Exchange, give_up: Callable[[], None]) -> None:
+        """Answers a request, now or later, or gives it up to the app."""
+        ...
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -30,6 +46,10 @@ class BoundedProtocol(HttpToolsProtocol):
     head_timeout_s: ClassVar[float]
     reply_timeout_s: ClassVar[float]
     metrics: ClassVar[Metrics]
+    shortcut: ClassVar[Shortcut | None] = None
+    _held: RequestResponseCycle | None = None
+    """A request whose body is on its way, and that may go by the shortcut when it has come."""
+    _held_timer: TimerHandle | None = None
     _head_bytes = 0
     _headers = 0
     _is_head_due = False
@@ -52,6 +72,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is due any more."""
         self._head_came()
+        self._let_go()
         # uvicorn tells the latest request alone; the one that is being answered may be an earlier one.
         if self._answered is not None:
             self._answered.disconnected = True
@@ -72,6 +93,8 @@ class BoundedProtocol(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._refuse(self._fault or BadHttp("the request is not HTTP/1.1 as the standard has it"))
             return
+        if self._held is not None and self._held_timer is None:
+            self._held_timer = self.loop.call_later(_HOLD_S, self._give_up_held)
         if not self._is_head_due:
             self._unparsed_bytes = 0
             return
@@ -112,16 +135,45 @@ class BoundedProtocol(HttpToolsProtocol):
             raise self._fault
         super().on_headers_complete()
         self.scope[_CYCLE] = self.cycle  # type: ignore[literal-required]
-        self.scope[_BEGAN] = self._began_at  # type: ignore[literal-required]
+        self.scope[BEGAN] = self._began_at  # type: ignore[literal-required]
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
         self._answered = cycle
-        super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
+        if self.shortcut is None or cycle.waiting_for_100_continue or not self.shortcut.takes(cycle.scope):  # type: ignore[arg-type]
+            super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
+            return
+        self._held = cycle
+        if not cycle.more_body:
+            self._begin_held(self.shortcut)
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        super().on_body(body)
+        if self._held is not None and self._held is self.cycle and len(self.cycle.body) > HIGH_WATER_LIMIT:
+            # Reading pauses here, and goes on as the app takes what has come.
+            self._give_up_held()
 
     def on_message_complete(self) -> None:
         """The body came."""
         self._is_body_due = False
         super().on_message_complete()
+        if self.shortcut is not None and self._held is not None and self._held is self.cycle:
+            self._begin_held(self.shortcut)
+
+    def _begin_held(self, shortcut: Shortcut) -> None:
+        if (cycle := self._let_go()) is not None:
+            shortcut.begin(Exchange(cycle), partial(super()._start_asgi_task, cycle, self.app))
+
+    def _give_up_held(self) -> None:
+        if (cycle := self._let_go()) is not None:
+            super()._start_asgi_task(cycle, self.app)
+
+    def _let_go(self) -> RequestResponseCycle | None:
+        cycle, self._held = self._held, None
+        if self._held_timer is not None:
+            self._held_timer.cancel()
+            self._held_timer = None
+        return cycle
 
     def on_response_complete(self) -> None:
         """A reply is written. What of its request's body has not come by then is not waited for."""
@@ -193,7 +245,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
 def began_at(scope: Scope) -> float:
     """When a request's first byte was read, by `time.perf_counter`."""
-    began: float | None = scope.get(_BEGAN)
+    began: float | None = scope.get(BEGAN)
     return time.perf_counter() if began is None else began
 
 
@@ -224,6 +276,7 @@ def bounded_protocol(
     head_timeout_s: float,
     reply_timeout_s: float,
     metrics: Metrics,
+    shortcut: Shortcut | None = None,
 ) -> type[HttpToolsProtocol]:
     """The protocol with its limits; uvicorn takes a class and makes the instances itself."""
     return type(
@@ -234,5 +287,6 @@ def bounded_protocol(
             "head_timeout_s": head_timeout_s,
             "reply_timeout_s": reply_timeout_s,
             "metrics": metrics,
+            "shortcut": shortcut,
         },
     )

@@ -20,6 +20,8 @@ from service.scoring import Scoring
 from service.settings import Settings
 
 PATH = "/v1/score"
+PYTHONS = "msd.pythons"
+"""In a scope: whether the native core has left the request to Python."""
 
 
 class ScoreRoute:
@@ -57,7 +59,7 @@ class ScoreRoute:
         if self._admission.is_shedding:
             self._admission.check(self._scoring.expected(len(body)), deadline)
         self._queue.check(deadline, is_gone)
-        asked = Asked(access.request_id, body, access.started, Terms(deadline, is_gone))
+        asked = Asked(access.request_id, body, access.started, Terms(deadline, is_gone), scope.get(PYTHONS, False))
         answer = await self._scoring.answer(asked)
         access.candidates, access.degraded, access.stages = answer.candidates, answer.degraded, answer.stages
         await send({"type": "http.response.start", "status": 200, "headers": answer.headers})

@@ -33,7 +33,7 @@ from service.lineup.swaps import Swaps
 from service.listener import accepted, bind, listen, refuse_new
 from service.logs import configure_logs, keep_standard_streams
 from service.metrics import Metrics
-from service.protocol import bounded_protocol
+from service.protocol import Shortcut, bounded_protocol
 from service.readiness import Readiness
 from service.settings import Settings
 from service.tls import check_tls
@@ -83,12 +83,16 @@ def _leave(number: int, frame: FrameType | None) -> None:
     sys.exit(0)
 
 
-def server_config(app: ASGIApp, settings: Settings, metrics: Metrics) -> uvicorn.Config:
+def server_config(app: ASGIApp, settings: Settings, metrics: Metrics, shortcut: Shortcut | None) -> uvicorn.Config:
     """uvicorn without what is not used."""
     return uvicorn.Config(
         app,
         http=bounded_protocol(
-            settings.max_header_bytes, settings.head_timeout_ms / 1000, settings.reply_timeout_ms / 1000, metrics
+            settings.max_header_bytes,
+            settings.head_timeout_ms / 1000,
+            settings.reply_timeout_ms / 1000,
+            metrics,
+            shortcut,
         ),
         loop="uvloop",
         ws="none",
@@ -111,7 +115,7 @@ class Server(uvicorn.Server):
         """Loads what the follower says is wanted. `folder`: to be removed at the end. Raises MsdError."""
         plan, metrics = follower.first(), Metrics()
         app = create_app(settings, metrics, plan)
-        super().__init__(server_config(app, settings, metrics))
+        super().__init__(server_config(app, settings, metrics, app.state.fast_route))
         self._drain_s = settings.drain_seconds
         self._threads = settings.workers
         self._metrics = metrics

@@ -1,0 +1,107 @@
+"""POST /v1/score for the event loop alone: no task, no layers, one write. It takes what came whole and is of the
+plainest form; whatever is unusual about a request is for the app, whose `score_route` answers all of them.
+
+Does not know how a request is read from its connection (`protocol`), nor how it is scored (`plain_scoring`).
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from starlette.types import Scope
+
+from service.access import Access, AccessLog
+from service.admission import Admission
+from service.answer import Answer, Asked
+from service.body import check_json
+from service.deadline import Deadlines
+from service.errors import MalformedHeader, Overloaded, UnsupportedMediaType
+from service.exchange import Exchange
+from service.guard import Guard
+from service.lineup.lineup import Serving
+from service.plain_scoring import PlainScoring
+from service.readiness import Readiness
+from service.score_route import PATH, PYTHONS
+from service.scorer import Terms
+from service.settings import Settings
+
+GiveUp = Callable[[], None]
+
+
+class FastRoute:
+    """The route. Errors that it meets are answered as the app answers them."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        serving: Serving,
+        plain: PlainScoring,
+        admission: Admission,
+        readiness: Readiness,
+        guard: Guard | None,
+        log: AccessLog,
+    ) -> None:
+        self._serving = serving
+        self._plain = plain
+        self._admission = admission
+        self._readiness = readiness
+        self._guard = guard
+        self._log = log
+        self._deadlines = Deadlines(settings)
+
+    def takes(self, scope: Scope) -> bool:
+        """Whether a request whose head came may be one."""
+        return bool(scope["path"] == PATH and scope["method"] == "POST" and self._serving.current.champion.native)
+
+    def begin(self, exchange: Exchange, give_up: GiveUp) -> None:
+        """Answers a request that came whole, now or later, or gives it up to the app."""
+        scope, body = exchange.scope, exchange.body
+        access = self._log.begin(scope)
+        access.is_scoring = True
+        if self._guard is not None and not self._guard.admits(scope, "score"):
+            give_up()
+            return
+        try:
+            check_json(scope)
+            deadline = self._deadlines.of(scope["headers"], exchange.began)
+        except (UnsupportedMediaType, MalformedHeader):
+            give_up()
+            return
+        asked = Asked(access.request_id, body, access.started, Terms(deadline, exchange.is_gone))
+        lineup = self._serving.current
+        if not self._readiness.can_score or exchange.is_clogged or not self._plain.wants(lineup, asked):
+            give_up()
+            return
+        try:
+            if self._admission.is_shedding:
+                self._admission.check(self._plain.expected(lineup, len(body)), deadline)
+            self._plain.begin(lineup, asked, partial(self._told, exchange, access, give_up))
+        except Overloaded as error:
+            self._fail(exchange, access, error)
+
+    def _told(
+        self, exchange: Exchange, access: Access, give_up: GiveUp, outcome: Answer | BaseException | None
+    ) -> None:
+        if outcome is None:
+            exchange.scope[PYTHONS] = True
+            give_up()
+        elif isinstance(outcome, Answer):
+            access.candidates, access.degraded, access.stages = outcome.candidates, outcome.degraded, outcome.stages
+            self._reply(exchange, access, 200, outcome.headers, outcome.body)
+            self._plain.follow(outcome)
+        else:
+            self._fail(exchange, access, outcome)
+
+    def _fail(self, exchange: Exchange, access: Access, error: BaseException) -> None:
+        response = self._log.failed(access, error, PATH)
+        if response is None:
+            self._log.finish(exchange.scope, access)
+            exchange.abandon()
+        else:
+            self._reply(exchange, access, response.status, response.headers, response.body)
+
+    def _reply(
+        self, exchange: Exchange, access: Access, status: int, headers: list[tuple[bytes, bytes]], body: bytes
+    ) -> None:
+        self._log.reply_begins(access, status)
+        exchange.reply(status, [*headers, self._log.header_of(access)], body)
+        self._log.finish(exchange.scope, access)
