@@ -57,7 +57,7 @@ class Done(Generic[_Result]):
 
 
 Ran = Done[Scores]
-Told = Callable[["Done[_Result] | BaseException"], None]
+Told = Callable[[Done[_Result] | BaseException], None]
 """Is told in the loop what became of a job: what it gave; or what its work raised; or ClientGone, DeadlineExceeded or
 CancelledError where it never ran."""
 
