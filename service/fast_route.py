@@ -74,9 +74,15 @@ class FastRoute:
         try:
             if self._admission.is_shedding:
                 self._admission.check(self._plain.expected(lineup, len(body)), deadline)
-            self._plain.begin(lineup, asked, partial(self._told, exchange, access, give_up))
+            told, send = partial(self._told, exchange, access, give_up), partial(self._send, exchange, access)
+            self._plain.begin(lineup, asked, told, send)
         except Overloaded as error:
             self._fail(exchange, access, error)
+
+    def _send(self, exchange: Exchange, access: Access, answer: Answer) -> None:
+        """In a scoring thread: the client need not wait for the loop."""
+        self._log.reply_begins(access, 200)
+        exchange.send(200, [*answer.headers, self._log.header_of(access)], answer.body)
 
     def _told(
         self, exchange: Exchange, access: Access, give_up: GiveUp, outcome: Answer | BaseException | None
@@ -86,7 +92,8 @@ class FastRoute:
             give_up()
         elif isinstance(outcome, Answer):
             access.candidates, access.degraded, access.stages = outcome.candidates, outcome.degraded, outcome.stages
-            self._reply(exchange, access, 200, outcome.headers, outcome.body)
+            exchange.reply(200, [*outcome.headers, self._log.header_of(access)], outcome.body)
+            self._log.finish(exchange.scope, access)
             self._plain.follow(outcome)
         else:
             self._fail(exchange, access, outcome)

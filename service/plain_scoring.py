@@ -5,6 +5,7 @@ Whoever asks is told the answer, or that the request is left to Python (`scoring
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from msd.contract.assemble import Rung
@@ -21,9 +22,17 @@ Told = Callable[["Answer | BaseException | None"], None]
 """Is told in the loop what became of a request; None where it is left to Python."""
 
 
+Send = Callable[[Answer], None]
+
+
+def _nothing(answer: Answer) -> None:
+    return None
+
+
 class _Scored(NamedTuple):
     arm: Arm
     plain: Plain
+    answer: Answer
 
 
 class PlainScoring:
@@ -48,62 +57,59 @@ class PlainScoring:
         rows = self._admission.rows_in(size)
         return Load(rows, lineup.champion.runner.turn_s.of(rows, 0.0))
 
-    def begin(self, lineup: Lineup, asked: Asked, told: Told) -> Job[_Scored | None]:
-        """Puts the request into the queue. Raises Overloaded."""
+    def begin(self, lineup: Lineup, asked: Asked, told: Told, send: Send = _nothing) -> Job[_Scored | None]:
+        """Puts the request into the queue; `send` is called with the answer in the scoring thread.
+
+        Raises Overloaded.
+        """
         terms, load = asked.terms, self.expected(lineup, len(asked.body))
         job: Job[_Scored | None] = Job(
-            lambda: _work(job, lineup, asked), lineup.champion.runner, load.rows, terms.deadline, terms.is_gone
+            lambda: _work(job, lineup, asked, send), lineup.champion.runner, load.rows, terms.deadline, terms.is_gone
         )
         self._admission.enter(load, terms.deadline)
-
-        def done(outcome: Done[_Scored | None] | BaseException) -> None:
-            self._admission.leave(load)
-            if isinstance(outcome, BaseException):
-                told(outcome)
-            elif outcome.result is None:
-                told(None)
-            else:
-                told(self._answer(lineup, asked, outcome.result, outcome.queue_s))
-
         try:
-            self._queue.put(job, done)
+            self._queue.put(job, partial(self._done, lineup, asked, load, told))
         except BaseException:
             self._admission.leave(load)
             raise
         return job
+
+    def _done(
+        self, lineup: Lineup, asked: Asked, load: Load, told: Told, outcome: Done[_Scored | None] | BaseException
+    ) -> None:
+        self._admission.leave(load)
+        if isinstance(outcome, BaseException):
+            told(outcome)
+        elif outcome.result is None:
+            told(None)
+        else:
+            self._count(len(asked.body), lineup, outcome.result)
+            told(outcome.result.answer)
 
     def follow(self, answer: Answer) -> None:
         """What follows a reply once it is on its way."""
         for follower in self._followers:
             follower.follow(answer)
 
-    def _answer(self, lineup: Lineup, asked: Asked, scored: _Scored, queue_s: float) -> Answer:
-        arm, plain = scored
+    def _count(self, size: int, lineup: Lineup, scored: _Scored) -> None:
+        arm, plain, answer = scored
         metrics, found = self._metrics, plain.found
-        self._admission.read(len(asked.body), plain.candidates)
+        self._admission.read(size, plain.candidates)
         if lineup.is_split:
             metrics.arms[arm.slot].inc()
-        for stage, seconds in zip(
-            STAGES, (plain.parse_s, plain.rows_s, queue_s, plain.run_s, plain.reply_s), strict=True
-        ):
+        for stage, seconds in zip(STAGES, answer.stages, strict=True):
             metrics.stages[stage].observe(seconds)
         metrics.candidates.observe(plain.candidates)
         metrics.run_rows.observe(plain.candidates)
         tell_core_rows(metrics, plain.tier, found)
-        degraded: dict[str, int] = {}
-        if found.missing or not found.has_user:
+        if answer.degraded:
             missing: list[Rung] = ["prior"] * found.missing
             metrics.degraded(missing, None if found.has_user else "unknown")
-            degraded = {"prior": found.missing} if found.missing else {}
-            degraded |= {} if found.has_user else {"user_unknown": 1}
-        taken = (plain.parse_s, plain.rows_s, queue_s, plain.run_s, time.perf_counter() - asked.began)
-        stages_s = (*taken[:-1], plain.reply_s)
-        headers = headers_of(plain.reply, taken)
-        return Answer(headers, plain.reply, plain.candidates, degraded, stages_s, lineup, None)
 
 
-def _work(job: Job[_Scored | None], lineup: Lineup, asked: Asked) -> _Scored | None:
+def _work(job: Job[_Scored | None], lineup: Lineup, asked: Asked, send: Send) -> _Scored | None:
     """In a scoring thread."""
+    started = time.perf_counter()
     job.rows, arm = 0, lineup.arms[0]
     path = arm.model.native
     frame = path.read(asked.body) if path else None
@@ -117,4 +123,17 @@ def _work(job: Job[_Scored | None], lineup: Lineup, asked: Asked) -> _Scored | N
     if plain is None:
         return None
     job.rows = plain.candidates
-    return _Scored(arm, plain)
+    answer = _answer(asked, lineup, plain, started - job.queued_at)
+    send(answer)
+    return _Scored(arm, plain, answer)
+
+
+def _answer(asked: Asked, lineup: Lineup, plain: Plain, queue_s: float) -> Answer:
+    found, degraded = plain.found, {}
+    if found.missing:
+        degraded["prior"] = found.missing
+    if not found.has_user:
+        degraded["user_unknown"] = 1
+    taken = (plain.parse_s, plain.rows_s, queue_s, plain.run_s, time.perf_counter() - asked.began)
+    stages_s = (*taken[:-1], plain.reply_s)
+    return Answer(headers_of(plain.reply, taken), plain.reply, plain.candidates, degraded, stages_s, lineup, None)

@@ -50,6 +50,7 @@ class BoundedProtocol(HttpToolsProtocol):
     _held: RequestResponseCycle | None = None
     """A request whose body is on its way, and that may go by the shortcut when it has come."""
     _held_timer: TimerHandle | None = None
+    _exchange: Exchange | None = None
     _head_bytes = 0
     _headers = 0
     _is_head_due = False
@@ -73,6 +74,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """Nothing is due any more."""
         self._head_came()
         self._let_go()
+        if self._exchange is not None:
+            self._exchange.end()
         # uvicorn tells the latest request alone; the one that is being answered may be an earlier one.
         if self._answered is not None:
             self._answered.disconnected = True
@@ -162,7 +165,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _begin_held(self, shortcut: Shortcut) -> None:
         if (cycle := self._let_go()) is not None:
-            shortcut.begin(Exchange(cycle), partial(super()._start_asgi_task, cycle, self.app))
+            self._exchange = Exchange(cycle)
+            shortcut.begin(self._exchange, partial(super()._start_asgi_task, cycle, self.app))
 
     def _give_up_held(self) -> None:
         if (cycle := self._let_go()) is not None:

@@ -105,18 +105,7 @@ class RunQueue:
         Raises ClientGone or DeadlineExceeded then, and what the work raises.
         """
         future: asyncio.Future[Done[_Result]] = asyncio.get_running_loop().create_future()
-
-        def told(outcome: Done[_Result] | BaseException) -> None:
-            if future.done():  # cancelled meanwhile
-                return
-            if isinstance(outcome, asyncio.CancelledError):
-                future.cancel(_CLOSED)
-            elif isinstance(outcome, BaseException):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
-
-        self.put(job, told)
+        self.put(job, partial(_settle, future))
         try:
             return await future
         except asyncio.CancelledError:
@@ -271,6 +260,17 @@ class RunQueue:
             self._admission.shed("client_gone")
         elif isinstance(error, DeadlineExceeded):
             self._admission.shed("deadline")
+
+
+def _settle(future: "asyncio.Future[Done[_Result]]", outcome: Done[_Result] | BaseException) -> None:
+    if future.done():  # cancelled meanwhile
+        return
+    if isinstance(outcome, asyncio.CancelledError):
+        future.cancel(_CLOSED)
+    elif isinstance(outcome, BaseException):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
 
 
 def _jobs(entries: list[_Entry]) -> list[Job[object]]:

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from msd.contract.request import CheckedRequest, parse_request_by
@@ -69,16 +70,7 @@ class Scoring:
 
     async def _score_plainly(self, plain: PlainScoring, lineup: Lineup, asked: Asked) -> Answer | None:
         future: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
-
-        def told(outcome: Answer | BaseException | None) -> None:
-            if future.done():  # cancelled meanwhile
-                return
-            if isinstance(outcome, BaseException):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
-
-        job = plain.begin(lineup, asked, told)
+        job = plain.begin(lineup, asked, partial(_settle, future))
         try:
             return await future
         except asyncio.CancelledError:
@@ -138,3 +130,12 @@ class Scoring:
         """What follows a reply once it is on its way."""
         for follower in self._followers:
             follower.follow(answer)
+
+
+def _settle(future: "asyncio.Future[Answer | None]", outcome: Answer | BaseException | None) -> None:
+    if future.done():  # cancelled meanwhile
+        return
+    if isinstance(outcome, BaseException):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
