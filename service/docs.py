@@ -50,7 +50,7 @@ _ERRORS = {
 _EVENT_ERRORS = {
     413: ("too_many_events", "2000 events; one batch may have 1000: split it", "events"),
     422: ("invalid", "Input should be 'impression' or 'click'", "events.3.type"),
-    503: ("events_unavailable", "the recorder is not there", None),
+    503: ("events_unavailable", "events were not on disk within 5 s", None),
 }
 _DESCRIPTIONS = {
     400: "Not JSON, or not unambiguous JSON; or a header that is not as it has to be.",

@@ -1,4 +1,4 @@
-"""A bundle served by `msd serve` with one worker: what its requests take, and its scores of pages."""
+"""A bundle served by `msd serve` with one scoring thread: what its requests take, and its scores of pages."""
 
 import json
 import statistics

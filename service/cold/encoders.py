@@ -34,11 +34,25 @@ class Encoders:
     def __init__(self) -> None:
         self._loaded: OrderedDict[str, TextEncoder] = OrderedDict()
         self._refused: dict[tuple[Path, str], float] = {}
+        self._loading = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder", initializer=give_way)
         self._log = structlog.get_logger("msd.encoder")
 
     async def get(self, bundle: Bundle) -> TextEncoder:
         """The encoder of a verified bundle. Raises EncoderAway; then it is not tried again for a while."""
+        # Or two who want the same one load it twice.
+        async with self._loading:
+            return await self._get(bundle)
+
+    async def in_thread(self, work: Callable[..., Result], *arguments: object) -> Result:
+        """What the work gives, done in the one thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+    async def close(self) -> None:
+        """Waits for what the thread has at hand."""
+        await asyncio.to_thread(self._thread.shutdown, True, cancel_futures=True)
+
+    async def _get(self, bundle: Bundle) -> TextEncoder:
         folder, manifest_sha256, identity = bundle.folder, bundle.manifest.sha256, bundle.encoder_identity
         if identity is None:
             raise EncoderAway(f"{folder}: has no encoder")
@@ -58,14 +72,6 @@ class Encoders:
             self._loaded.popitem(last=False)
         self._log.info("encoder_ready", bundle=str(folder))
         return encoder
-
-    async def in_thread(self, work: Callable[..., Result], *arguments: object) -> Result:
-        """What the work gives, done in the one thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
-
-    async def close(self) -> None:
-        """Waits for what the thread has at hand."""
-        await asyncio.to_thread(self._thread.shutdown, True, cancel_futures=True)
 
 
 def _load(bundle: Bundle) -> TextEncoder:

@@ -28,7 +28,7 @@ _MAX_BYTES, _MAX_COUNT = 16 * 2**20, 4_096
 _TICK_S = 1.0
 # Python's lock is shared with those who answer requests: of its time the thread takes a third at most.
 _PAUSES_PER_WORK = 2.0
-_CLOSE_WITHIN_S = 10.0
+_CLOSE_WITHIN_S = 3.0
 
 
 class RequestLog:
@@ -68,7 +68,7 @@ class RequestLog:
         self._metrics.log_events["handed" if is_told else "dropped"].inc(count)
 
     async def close(self) -> None:
-        """Write what was handed over, for 10 s at most. Nothing may be handed over after this."""
+        """Write what was handed over, for 3 s at most. Nothing may be handed over after this."""
         self._closing.set()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join, _CLOSE_WITHIN_S)

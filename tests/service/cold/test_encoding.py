@@ -129,6 +129,16 @@ def test_a_bundle_whose_encoder_cannot_be_had_fails_alone(cold_bundle: Bundle, t
     encode(talk)
 
 
+def test_an_encoder_that_two_want_is_loaded_once(cold_bundle: Bundle) -> None:
+    async def run() -> None:
+        encoders = Encoders()
+        first, second = await asyncio.gather(encoders.get(cold_bundle), encoders.get(cold_bundle))
+        assert first is second
+        await encoders.close()
+
+    asyncio.run(run())
+
+
 def test_of_one_question_only_so_many_are_encoded(cold_bundle: Bundle) -> None:
     async def talk(encoding: Encoding) -> None:
         assert outcomes(await ask(encoding, cold_bundle, "a", "b", "c", most=2)) == ["encoded", "encoded", "dropped"]
