@@ -9,6 +9,8 @@ from loadtest.chaos.scenario import Check, Found, Scenario
 from loadtest.chaos.timeline import FIVES, count, percentile_ms
 
 _NAME = "service-kill"
+# The load goes on until the service is ready again, at most for so long.
+_PATIENCE_S = 60.0
 
 
 def _run(ground: Ground) -> Found:
@@ -16,7 +18,7 @@ def _run(ground: Ground) -> Found:
     with ground.service(_NAME) as service:
         target = ground.target(service.url)
         rate = plan.share * capacity(target, plan.capacity_s)
-        with Load(target, rate, plan.seconds) as load:
+        with Load(target, rate, plan.seconds + _PATIENCE_S) as load:
             load.until(plan.steady_s)
             killed = load.mark("the service killed (−9)")
             service.kill()

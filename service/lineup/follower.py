@@ -1,6 +1,7 @@
 """Follows the source of bundles in a thread of its own: what is new there is verified, and then proposed.
 
-It takes its time, at low priority, while requests are served. Does not know what becomes of a proposal.
+It has the priority of those who serve: a thread of less would keep them waiting for Python's lock (decision 23). Does
+not know what becomes of a proposal.
 """
 
 import threading
@@ -15,7 +16,6 @@ from service.lineup.held import Held, Marks, marks_of
 from service.lineup.plan import Plan, PlannedArm, PlannedShadow
 from service.lineup.pointers import SourceError
 from service.lineup.source import Source, Wanted
-from service.priority import give_way
 from service.trust import Trust
 
 _EVERY_S = 0.4
@@ -80,7 +80,6 @@ class Follower:
         return found
 
     def _follow(self, wake: Callable[[], None]) -> None:
-        give_way()
         while not self._stopped.wait(_EVERY_S):
             try:
                 if self._turn():
