@@ -47,6 +47,7 @@ class FastRoute:
         self._guard = guard
         self._log = log
         self._deadlines = Deadlines(settings)
+        self._max_body_bytes = settings.max_body_bytes
 
     def takes(self, scope: Scope) -> bool:
         """Whether a request whose head came may be one."""
@@ -68,7 +69,8 @@ class FastRoute:
             return
         asked = Asked(access.request_id, body, access.started, Terms(deadline, exchange.is_gone))
         lineup = self._serving.current
-        if not self._readiness.can_score or exchange.is_clogged or not self._plain.wants(lineup, asked):
+        is_usual = self._readiness.can_score and len(body) <= self._max_body_bytes and not exchange.is_clogged
+        if not is_usual or not self._plain.wants(lineup, asked):
             give_up()
             return
         try:
