@@ -6,7 +6,7 @@ was built for something else, or is switched off, Python does all of it: `core` 
 
 from types import ModuleType
 
-LAYOUT = 1
+LAYOUT = 2
 """Rises when what `native/core` expects of Python, or Python of it, changes."""
 
 core: ModuleType | None = None

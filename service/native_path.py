@@ -7,7 +7,6 @@ Whatever the core leaves to Python is for `scoring` to do the usual way. Does no
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import orjson
@@ -40,14 +39,12 @@ class Plain(NamedTuple):
     reply_s: float
 
 
-@dataclass(slots=True)
-class Frame:
+class Frame(NamedTuple):
     """One thread's own: buffers for one request of one model, in the core's hands and as tensors."""
 
     core: Any
     tensors: Tensors
     of_candidates: tuple[str, ...]
-    parse_s: float = 0.0
 
     def cut(self, count: int) -> Tensors:
         """The tensors of so many candidates."""
@@ -89,29 +86,24 @@ class NativePath:
             return None
         return cls(schema, codecs, version, runner, rows, max_candidates)
 
-    def read(self, body: bytes) -> Frame | None:
-        """This thread's frame, with a request read from its body; None where that is left to Python."""
-        started = time.perf_counter()
-        frame = self._frame()
-        if not frame.core.read(body, self._max_candidates):
-            return None
-        frame.parse_s = time.perf_counter() - started
-        return frame
+    def user_of(self, body: bytes) -> str | None:
+        """Whom a request is for; None where that is left to Python."""
+        core = self._frame().core
+        return str(core.user_id) if core.read(body, self._max_candidates) else None
 
-    def score(self, frame: Frame, request_id: str, arm: str | None, deadline: float) -> Plain | None:
-        """The reply to what the frame has read; None where that is left to Python: rows that are not at hand, or less
+    def score(self, body: bytes, request_id: str, arm: str | None, deadline: float) -> Plain | None:
+        """The reply to a request; None where that is left to Python: another form, rows that are not at hand, or less
         time than all candidates take.
 
         Raises ModelError where a score is not finite, or what the model fails with.
         """
-        core, started = frame.core, time.perf_counter()
-        count: int = core.count
-        rows = self._rows
-        epochs = None if rows.epochs is None else rows.epochs()
-        if core.fill(rows.users, rows.items, time.time(), epochs) != _FILLED:
+        frame, rows = self._frame(), self._rows
+        core, epochs = frame.core, None if rows.epochs is None else rows.epochs()
+        if core.take(body, self._max_candidates, rows.users, rows.items, time.time(), epochs) != _FILLED:
             return None
-        filled = time.perf_counter()
-        if self._runner.run_s.fitting(count, SURE * (deadline - filled)) != count:
+        count: int = core.count
+        started = time.perf_counter()
+        if self._runner.run_s.fitting(count, SURE * (deadline - started)) != count:
             return None
         scores = self._runner.runtime.run(frame.cut(count))
         ended = time.perf_counter()
@@ -127,9 +119,9 @@ class NativePath:
             raise ModelError("the model gave a score that is not a finite number for this request") from error
         if reply is None:
             return None
-        replied = time.perf_counter()
-        stages = (frame.parse_s, filled - started, ended - filled, replied - ended)
-        return Plain(reply, rows.tier, count, CoreFound(*core.found), *stages)
+        parse_s, rows_s = core.seconds
+        reply_s = time.perf_counter() - ended
+        return Plain(reply, rows.tier, count, CoreFound(*core.found), parse_s, rows_s, ended - started, reply_s)
 
     def _frame(self) -> Frame:
         frame: Frame | None = getattr(self._local, "frame", None)

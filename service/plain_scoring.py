@@ -111,15 +111,15 @@ def _work(job: Job[_Scored | None], lineup: Lineup, asked: Asked, send: Send) ->
     """In a scoring thread."""
     started = time.perf_counter()
     job.rows, arm = 0, lineup.arms[0]
+    if lineup.is_split:
+        user_id = arm.model.native.user_of(asked.body) if arm.model.native else None
+        if user_id is None:
+            return None
+        arm = lineup.arm_of(user_id)
     path = arm.model.native
-    frame = path.read(asked.body) if path else None
-    if frame is not None and lineup.is_split:
-        arm = lineup.arm_of(frame.core.user_id)
-        path = arm.model.native
-        frame = path.read(asked.body) if path else None
-    if path is None or frame is None:
+    if path is None:
         return None
-    plain = path.score(frame, asked.request_id, arm.name if lineup.is_split else None, asked.terms.deadline)
+    plain = path.score(asked.body, asked.request_id, arm.name if lineup.is_split else None, asked.terms.deadline)
     if plain is None:
         return None
     job.rows = plain.candidates

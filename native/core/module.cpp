@@ -5,6 +5,7 @@
 #include <numpy/ndarraytypes.h>
 #include <numpy/ufuncobject.h>
 
+#include <chrono>
 #include <memory>
 #include <new>
 #include <stdexcept>
@@ -410,7 +411,12 @@ struct HeldFrame {
   std::vector<Buffer> buffers;
   std::unique_ptr<Frame> frame;
   Reply reply;
+  double read_s = 0.0, fill_s = 0.0;
 };
+
+double seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 HeldFrame* make_frame(PyObject* arguments) {
   PyObject *told, *tensors;
@@ -449,7 +455,7 @@ HeldFrame* make_frame(PyObject* arguments) {
   return held.release();
 }
 
-// read(body, max_candidates): whether the body is of the plainest form
+// read(body, max_candidates): whether the body is of the plainest form, for whoever needs the user first
 PyObject* frame_read(PyObject* self, PyObject* const* given, Py_ssize_t count) {
   return guarded(
       [&]() -> PyObject* {
@@ -469,29 +475,40 @@ PyObject* frame_read(PyObject* self, PyObject* const* given, Py_ssize_t count) {
       nullptr);
 }
 
-// fill(users, items, now, epochs): an outcome, by number; from files, without epochs, or from arenas
-PyObject* frame_fill(PyObject* self, PyObject* const* given, Py_ssize_t count) {
+// take(body, max_candidates, users, items, now, epochs): an outcome, by number; reads, and fills from files, without
+// epochs, or from arenas
+PyObject* frame_take(PyObject* self, PyObject* const* given, Py_ssize_t count) {
   return guarded(
       [&]() -> PyObject* {
         HeldFrame& held = Box<HeldFrame>::of(self);
-        if (count != 4) raise(PyExc_TypeError, "fill(users, items, now, epochs)");
-        if (!held.body.get()) raise(PyExc_ValueError, "nothing was read");
-        const double now = PyFloat_AsDouble(given[2]);
+        if (count != 6) raise(PyExc_TypeError, "take(body, max_candidates, users, items, now, epochs)");
+        const std::string_view body = bytes_of(given[0]);
+        const size_t most = PyLong_AsSize_t(given[1]);
+        const double now = PyFloat_AsDouble(given[4]);
         if (PyErr_Occurred()) throw PythonError{};
-        Outcome outcome;
-        if (given[3] == Py_None) {
-          const RowFile &users = *Box<HeldRowFile>::of(given[0]).file, &items = *Box<HeldRowFile>::of(given[1]).file;
+        const auto work = [&](auto fill) {
+          held.body = Ref::to(given[0]);
           const Unlocked unlocked;
-          outcome = held.frame->fill(users, items, now);
+          const double began = seconds();
+          Outcome outcome = held.frame->read(body, most);
+          const double read = seconds();
+          if (outcome == Outcome::kFilled) outcome = fill();
+          held.read_s = read - began;
+          held.fill_s = seconds() - read;
+          return outcome;
+        };
+        Outcome outcome;
+        if (given[5] == Py_None) {
+          const RowFile &users = *Box<HeldRowFile>::of(given[2]).file, &items = *Box<HeldRowFile>::of(given[3]).file;
+          outcome = work([&] { return held.frame->fill(users, items, now); });
         } else {
-          const Arena &users = Box<HeldArena>::of(given[0]).arena, &items = Box<HeldArena>::of(given[1]).arena;
-          const Ref told(checked(PySequence_Fast(given[3], "epochs are a sequence")));
+          const Arena &users = Box<HeldArena>::of(given[2]).arena, &items = Box<HeldArena>::of(given[3]).arena;
+          const Ref told(checked(PySequence_Fast(given[5], "epochs are a sequence")));
           std::vector<int64_t> epochs;
           for (Py_ssize_t k = 0; k < PySequence_Fast_GET_SIZE(told.get()); k++)
             epochs.push_back(PyLong_AsLongLong(PySequence_Fast_GET_ITEM(told.get(), k)));
           if (PyErr_Occurred()) throw PythonError{};
-          const Unlocked unlocked;
-          outcome = held.frame->fill(users, items, epochs, now);
+          outcome = work([&] { return held.frame->fill(users, items, epochs, now); });
         }
         return PyLong_FromLong(static_cast<long>(outcome));
       },
@@ -538,6 +555,12 @@ PyObject* frame_count(PyObject* self, void*) {
   return PyLong_FromSize_t(Box<HeldFrame>::of(self).frame->request.ids.size());
 }
 
+// What the last take took: seconds of reading and of filling
+PyObject* frame_seconds(PyObject* self, void*) {
+  const HeldFrame& held = Box<HeldFrame>::of(self);
+  return Py_BuildValue("(dd)", held.read_s, held.fill_s);
+}
+
 // (has_user, missing, items found, items asked for, user written at, first item written at)
 PyObject* frame_found(PyObject* self, void*) {
   const Frame& frame = *Box<HeldFrame>::of(self).frame;
@@ -573,11 +596,12 @@ PyMethodDef id_map_methods[] = {{"put", method(id_map_put), METH_FASTCALL, nullp
                                 {nullptr, nullptr, 0, nullptr}};
 PyGetSetDef id_map_values[] = {{"end", id_map_end, nullptr, nullptr, nullptr}, {nullptr, nullptr, nullptr, nullptr, nullptr}};
 PyMethodDef frame_methods[] = {{"read", method(frame_read), METH_FASTCALL, nullptr},
-                               {"fill", method(frame_fill), METH_FASTCALL, nullptr},
+                               {"take", method(frame_take), METH_FASTCALL, nullptr},
                                {"reply", method(frame_reply), METH_FASTCALL, nullptr},
                                {nullptr, nullptr, 0, nullptr}};
 PyGetSetDef frame_values[] = {{"user_id", frame_user_id, nullptr, nullptr, nullptr},
                               {"count", frame_count, nullptr, nullptr, nullptr},
+                              {"seconds", frame_seconds, nullptr, nullptr, nullptr},
                               {"found", frame_found, nullptr, nullptr, nullptr},
                               {nullptr, nullptr, nullptr, nullptr, nullptr}};
 

@@ -70,9 +70,7 @@ class Pair:
         return outcome
 
     def _outcome(self, body: bytes) -> int:
-        if not self.frame.read(body, CAPACITY):
-            return UNREAD
-        return int(self.frame.fill(*self._sources, AT, None if self.is_file else (EPOCH, 99)))
+        return int(self.frame.take(body, CAPACITY, *self._sources, AT, None if self.is_file else (EPOCH, 99)))
 
     def _rows(self, user_id: str, request: CheckedRequest) -> tuple[Rows, Rows]:
         if self.is_file:

@@ -33,8 +33,8 @@ class Loaded:
         self.frame = core.Frame(core_schema(bundle.schema, self.codecs), new_tensors(bundle.schema, CAPACITY), CAPACITY)
 
     def fill(self) -> int:
-        assert self.frame.read(BODY, CAPACITY)
-        return int(self.frame.fill(core_rows(self.files["user"]), core_rows(self.files["item"]), AT, None))
+        rows = core_rows(self.files["user"]), core_rows(self.files["item"])
+        return int(self.frame.take(BODY, CAPACITY, *rows, AT, None))
 
 
 def test_blocks_that_the_core_proved_are_proved_for_python_and_the_other_way_round(tmp_path: Path) -> None:
@@ -73,11 +73,11 @@ def test_rows_of_an_earlier_connection_are_not_sure(tmp_path: Path) -> None:
     world = draw_world(Random(2), tmp_path)
     arenas = world.arenas(Random(1))
     frame = core.Frame(core_schema(world.schema, world.codecs), new_tensors(world.schema, CAPACITY), CAPACITY)
-    assert frame.read(b'{"user_id": "nobody", "candidates": {"id": ["nobody"]}}', CAPACITY)
+    body = b'{"user_id": "nobody", "candidates": {"id": ["nobody"]}}'
     users, items = (arenas[side].core() for side in SIDES)
 
-    assert frame.fill(users, items, AT, ()) == UNHELD
-    assert frame.fill(users, items, AT, (1, 2)) == UNHELD
+    assert frame.take(body, CAPACITY, users, items, AT, ()) == UNHELD
+    assert frame.take(body, CAPACITY, users, items, AT, (1, 2)) == UNHELD
 
 
 @pytest.mark.parametrize(
@@ -113,15 +113,19 @@ def test_buffers_that_are_too_small_are_refused(tmp_path: Path) -> None:
         core.Frame(object(), tensors, CAPACITY)
 
 
-def test_a_frame_that_has_read_nothing_fills_nothing(tmp_path: Path) -> None:
+def test_what_is_no_request_or_no_rows_is_refused(tmp_path: Path) -> None:
     loaded = Loaded(tmp_path / "bundle")
     rows = [core_rows(loaded.files[side]) for side in SIDES]
-    with pytest.raises(ValueError, match="nothing was read"):
-        loaded.frame.fill(*rows, AT, None)
-    loaded.frame.read(b"{", CAPACITY)
-    with pytest.raises(TypeError):
-        loaded.frame.fill(*rows, AT)
-    with pytest.raises(TypeError):
-        loaded.frame.fill(loaded.frame, *rows, None)
+    assert not loaded.frame.read(b"{", CAPACITY)
+    for arguments in (
+        (BODY, CAPACITY, *rows, AT),
+        (BODY, CAPACITY, loaded.frame, rows[1], AT, None),
+        (BODY, CAPACITY, *rows, AT, (1,)),
+        (BODY, CAPACITY, *rows, "now", None),
+        ("text", CAPACITY, *rows, AT, None),
+    ):
+        with pytest.raises(TypeError):
+            loaded.frame.take(*arguments)
+    assert loaded.fill() == FILLED
     with pytest.raises(ValueError, match="smaller"):
-        loaded.frame.read(BODY, CAPACITY) and loaded.frame.reply(b"", {"pctr": np.zeros(2, np.float32)})
+        loaded.frame.reply(b"", {"pctr": np.zeros(2, np.float32)})
