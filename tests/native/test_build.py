@@ -1,5 +1,6 @@
 """The core is built wherever there is a compiler, and where it is not, Python does its work and says why."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,33 @@ def test_without_a_compiler_the_reason_is_one_line(tmp_path: Path, monkeypatch: 
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(BuildError, match=r"^there is no C\+\+ compiler \(.*; or set CXX\)$"):
         build(tmp_path)
+
+
+def test_the_command_says_in_one_line_why_nothing_is_built(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "native.build", "--out", tmp_path],
+        cwd=ROOT,
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("native core: not built, Python does its work: there is no C++ compiler")
+    assert done.stderr.count("\n") == 1
+
+
+def test_what_is_older_than_its_sources_is_stale(tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    code = "from native.build import is_current; print(is_current())"
+    made = folder / f"_core{EXTENSION_SUFFIXES[0]}"
+    newest = max(path.stat().st_mtime for path in folder.rglob("*"))
+
+    assert run(code, tmp_path) == "False\n"
+    made.touch()
+    os.utime(made, (newest + 1, newest + 1))
+    assert run(code, tmp_path) == "True\n"
+    os.utime(folder / "core" / "module.cpp", (newest + 2, newest + 2))
+    assert run(code, tmp_path) == "False\n"
 
 
 def test_a_compiler_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
