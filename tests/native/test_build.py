@@ -11,6 +11,8 @@ import pytest
 
 import native
 from native.build import BuildError, build
+from tests.service.bundle_factory import build_bundle, golden_requests
+from tests.service.live import live_service
 
 ROOT = Path(__file__).parents[2]
 HAS_COMPILER = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
@@ -83,6 +85,23 @@ def test_what_is_not_built_is_done_in_python(tmp_path: Path) -> None:
     copied(tmp_path)
     told = run("import native; print(native.core, native.REASON)", tmp_path)
     assert told.startswith("None not built for this interpreter; `python -m native.build` builds it")
+
+
+def test_a_service_without_the_core_scores_in_python_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied(tmp_path)
+    # Else the working directory, which has the core, comes first.
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    with live_service(build_bundle(tmp_path / "bundle").folder, tmp_path, python_path=tmp_path) as running:
+        assert running.score(golden_requests()[0]).status_code == 200
+        with running.client() as client:
+            told = client.get("/v1/model").json()["native"]
+        (line,) = (line for line in running.log() if line["event"] == "native_core")
+
+    assert (told["served"], told["instructions"]) == (False, "")
+    assert told["reason"].startswith("not built for this interpreter")
+    assert {name: line[name] for name in told} == told
 
 
 @pytest.mark.parametrize("content", [b"", b"\x7fELF, but no more", b"text"])
