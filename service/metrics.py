@@ -51,6 +51,7 @@ _SIDES: tuple[RowSide, ...] = ("user", "item")
 _SHIFTS = (1e-4, 1e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0)
 _ARM_LABELS = ("slot", "arm", "bundle_id")
 _BUNDLE_LABELS = ("bundle_id", "model_version", "store")
+_NATIVE_LABELS = ("path", "instructions")
 _RUNTIME_LABELS = ("runtime", "version", "provider", "device", "graphs", "threads", "precision", "instructions")
 _SECONDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 7.5e-3, 1e-2, 1.5e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1, 5)
 _STAGE_SECONDS = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1, 5)
@@ -263,6 +264,12 @@ class Metrics:
             "msd_runtime_info", "1 for each model runtime, as read back after loading.", _RUNTIME_LABELS
         )
 
+        self._natives = families.gauge_set(
+            "msd_native_info",
+            "1 for each way in which plain requests are scored: by the native core, or in Python.",
+            _NATIVE_LABELS,
+        )
+
     def _declare_shadows(self, families: Families) -> None:
         """Bundles that score copies of requests."""
         self.shadows = families.counters(
@@ -308,12 +315,17 @@ class Metrics:
             observe(shift)
 
     def serves(
-        self, bundles: Iterable[Labels], engines: Iterable[Engine], shares: Iterable[tuple[Labels, float]]
+        self,
+        bundles: Iterable[Labels],
+        engines: Iterable[Engine],
+        natives: Iterable[Labels],
+        shares: Iterable[tuple[Labels, float]],
     ) -> None:
-        """Set what is served: (id, model version, store) of each bundle, the runtimes, and (slot, name, bundle id) and
-        share of users of each arm."""
+        """Set what is served: (id, model version, store) of each bundle, the runtimes, (path, instructions) of plain
+        requests, and (slot, name, bundle id) and share of users of each arm."""
         self._bundles.replace(dict.fromkeys(bundles, 1.0))
         self._runtimes.replace({_labels_of(engine): 1.0 for engine in engines})
+        self._natives.replace(dict.fromkeys(natives, 1.0))
         self._shares.replace(dict(shares))
 
     def reference(self, manifest: Manifest) -> None:

@@ -7,7 +7,8 @@ Whatever the core leaves to Python is for `scoring` to do the usual way. Does no
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import orjson
 from numpy.typing import NDArray
@@ -21,9 +22,21 @@ from service.admission import SURE
 from service.errors import ModelError
 from service.metrics import Tier
 from service.runner import Runner
+from service.settings import Settings
 from service.stores.store import CoreFound, CoreRows
 
 _FILLED = 0
+
+
+@dataclass(frozen=True)
+class CoreStatus:
+    """Whether the native core scores a model's plain requests."""
+
+    served: bool
+    instructions: str
+    """The processor's instructions that the core uses; empty where it is not built."""
+    reason: str
+    """Why Python scores all requests; empty where the core is served."""
 
 
 class Plain(NamedTuple):
@@ -71,21 +84,6 @@ class NativePath:
         self._max_candidates = max_candidates
         self._local = threading.local()
 
-    @classmethod
-    def open(
-        cls,
-        schema: FeatureSchema,
-        codecs: Mapping[RowSide, RowCodec],
-        version: str,
-        runner: Runner,
-        rows: CoreRows | None,
-        max_candidates: int,
-    ) -> Self | None:
-        """None where the core is not built, or store and runtime have no use for it."""
-        if native.core is None or rows is None or runner.together is not None:
-            return None
-        return cls(schema, codecs, version, runner, rows, max_candidates)
-
     def user_of(self, body: bytes) -> str | None:
         """Whom a request is for; None where that is left to Python."""
         core = self._frame().core
@@ -132,6 +130,27 @@ class NativePath:
             of_candidates = tuple(spec.name for spec in self._schema.tensors if spec.side == "item")
             frame = self._local.frame = Frame(core, tensors, of_candidates)
         return frame
+
+
+def core_status(settings: Settings, rows: CoreRows | None, runner: Runner) -> CoreStatus:
+    """Return whether the core can score the plain requests of a model with these rows and this runner."""
+    instructions = "" if native.core is None else str(native.core.INSTRUCTIONS)
+    reason = _why_python(settings, rows, runner)
+    return CoreStatus(not reason, instructions, reason)
+
+
+def _why_python(settings: Settings, rows: CoreRows | None, runner: Runner) -> str:
+    if not settings.native:
+        return "switched off by MSD_NATIVE"
+    if native.core is None:
+        return native.REASON
+    if settings.live:
+        return "live states (MSD_LIVE) are known to Python alone"
+    if rows is None:
+        return "rows are not held in memory (MSD_CACHE_MB)"
+    if runner.together is not None:
+        return "several requests share a run of the model (MSD_MERGE)"
+    return ""
 
 
 def may_be_plain(body: bytes) -> bool:

@@ -121,6 +121,7 @@ class Parts:
         self.metrics.serves(
             [(model.bundle.bundle_id, model.version, model.store.name) for model in lineup.models.values()],
             [model.engine for model in lineup.models.values()],
+            [("native" if arm.model.core.served else "python", arm.model.core.instructions) for arm in lineup.arms],
             [((str(arm.slot), arm.name, arm.model.bundle.bundle_id), arm.share) for arm in lineup.arms],
         )
         self.metrics.reference(lineup.champion.bundle.manifest)

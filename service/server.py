@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from email.utils import formatdate
 from pathlib import Path
 from types import FrameType
@@ -33,6 +34,7 @@ from service.lineup.swaps import Swaps
 from service.listener import accepted, bind, listen, refuse_new
 from service.logs import configure_logs, keep_standard_streams
 from service.metrics import Metrics
+from service.native_path import CoreStatus
 from service.protocol import Shortcut, bounded_protocol
 from service.readiness import Readiness
 from service.settings import Settings
@@ -117,6 +119,7 @@ class Server(uvicorn.Server):
         app = create_app(settings, metrics, plan)
         super().__init__(server_config(app, settings, metrics, app.state.fast_route))
         self._drain_s = settings.drain_seconds
+        self._core: CoreStatus = app.state.serving.current.champion.core
         self._threads = settings.workers
         self._metrics = metrics
         self._readiness: Readiness = app.state.readiness
@@ -148,6 +151,7 @@ class Server(uvicorn.Server):
         self._entry.open()
         self._swaps.begin()
         self._follower.start(self._wake)
+        self._log.info("native_core", **asdict(self._core))
         self._log.info("listening", host=host, port=port, threads=self._threads)
 
     async def on_tick(self, counter: int) -> bool:

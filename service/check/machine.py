@@ -1,8 +1,11 @@
-"""Whether this machine has what the settings ask for: cores, open files, the fast parser of Redis's protocol."""
+"""Whether this machine has what the settings ask for: cores, open files, the native core, the fast parser of Redis's
+protocol.
+"""
 
 import importlib.util
 import resource
 
+import native
 from service.check.finding import Finding, Group
 from service.cores import scoring_threads, usable_cores
 from service.settings import Settings
@@ -16,6 +19,7 @@ def look_at_machine(settings: Settings) -> list[Finding]:
     group = Group("machine")
     _cores(group, settings)
     _files(group, settings)
+    _native(group, settings)
     _hiredis(group, settings)
     return group.findings
 
@@ -48,6 +52,20 @@ def _files(group: Group, settings: Settings) -> None:
         "beyond the files' limit new connections are lost without an answer",
         f"raise it (ulimit -n {needed}; the hard limit is {hard}), or lower MSD_MAX_CONNECTIONS",
     )
+
+
+def _native(group: Group, settings: Settings) -> None:
+    why = "Python scores all requests, which takes more of a core for each"
+    if not settings.native:
+        group.note("the native core is switched off", why, "set MSD_NATIVE=on")
+    elif native.core is None:
+        group.note(
+            f"native core: {native.REASON}",
+            why,
+            "install a C++ compiler, then run `python -m native.build`; or use the image",
+        )
+    else:
+        group.ok(f"native core, with {native.core.INSTRUCTIONS}")
 
 
 def _hiredis(group: Group, settings: Settings) -> None:

@@ -82,7 +82,8 @@ def _model(group: Group, client: Client, settings: Settings | None) -> None:
             "give a key by --key-file",
         )
         return
-    engine: dict[str, Any] = answer.json().get("runtime", {})
+    found = answer.json()
+    engine: dict[str, Any] = found.get("runtime", {})
     told = f"{engine.get('name')} {engine.get('version')} on {engine.get('provider')} in {engine.get('precision')}"
     provider = settings.provider if settings else engine.get("provider")
     if engine.get("provider") != provider:
@@ -91,6 +92,15 @@ def _model(group: Group, client: Client, settings: Settings | None) -> None:
         )
     else:
         group.ok(told)
+    core: dict[str, Any] = found.get("native", {})
+    if core.get("served"):
+        group.ok(f"plain requests are scored by the native core, with {core['instructions']}")
+    elif core:
+        group.note(
+            f"the native core is not served: {core['reason']}",
+            "Python scores all requests, which takes more of a core for each",
+            "unless that is meant, change what the reason names, and start the service again",
+        )
 
 
 def _metrics(group: Group, client: Client, watch_s: float) -> None:

@@ -10,7 +10,7 @@ from msd.contract.bundle import Bundle
 from msd.contract.rows import RowCodec, RowSide
 from msd.contract.schema import FeatureSchema
 from service.metrics import Metrics
-from service.native_path import NativePath
+from service.native_path import CoreStatus, NativePath, core_status
 from service.runner import Runner
 from service.runtimes.choice import open_runtime
 from service.runtimes.runtime import Engine
@@ -31,7 +31,8 @@ class Model:
     runner: Runner
     store: RowStore
     codecs: Mapping[RowSide, RowCodec]
-    native: NativePath | None = None
+    core: CoreStatus
+    native: NativePath | None
     """How its plainest requests are scored; None where Python scores them all."""
 
     @property
@@ -53,8 +54,11 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
     store = _open_store(bundle, settings, metrics)
     schema, version = bundle.schema, bundle.manifest.model_version
     rows = store.core_rows() if settings.native else None
-    path = NativePath.open(schema, codecs, version, runner, rows, settings.max_candidates)
-    return Model(bundle, schema, schema.schema_hash, version, runner, store, codecs, path)
+    core, path = core_status(settings, rows, runner), None
+    if core.served:
+        assert rows is not None, "the core is served with rows"
+        path = NativePath(schema, codecs, version, runner, rows, settings.max_candidates)
+    return Model(bundle, schema, schema.schema_hash, version, runner, store, codecs, core, path)
 
 
 def _open_store(bundle: Bundle, settings: Settings, metrics: Metrics) -> RowStore:

@@ -64,7 +64,7 @@ def test_every_setting_is_in_the_documentation_with_its_default() -> None:
     assert rows.keys() == {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     for name, field in Settings.model_fields.items():
         default = None if field.is_required() else field.default
-        default = {"workers": "auto", "live": "off", "trace": "off"}.get(name, default)
+        default = {"workers": "auto", "native": "on", "live": "off", "trace": "off"}.get(name, default)
         said = rows[f"{PREFIX}{name.upper()}"].default
         assert said == ("–" if default is None else f"{default:g}" if type(default) is float else _written(default)), (
             name

@@ -71,6 +71,14 @@ def test_packages_are_installed_by_their_hashes_and_never_compiled() -> None:
     assert all("--no-index" in line for line in instructions() if "/wheels" in line)
 
 
+def test_the_compiler_stays_behind() -> None:
+    with_compiler = [name for name, (_, own) in stages().items() if any("g++" in line for line in own)]
+
+    assert with_compiler == ["product"]
+    # A wheel without the native core is not named for a platform.
+    assert any("/wheels/*-linux_*.whl" in line for line in stages()["product"][1])
+
+
 def ignore_rules() -> list[str]:
     """The lines of .dockerignore."""
     lines = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
@@ -96,6 +104,6 @@ def test_no_file_of_the_packages_is_kept_out() -> None:
     listed = subprocess.run(["git", "ls-files", *PACKAGES], cwd=ROOT, capture_output=True, text=True, check=True)
     kept_out = [line for line in ignore_rules()[1:] if not line.startswith("!")]
 
-    assert kept_out == ["**/__pycache__/", "**/*.py[cod]"]
-    assert not [name for name in listed.stdout.splitlines() if "__pycache__" in name or re.search(r"\.py[cod]$", name)]
+    assert kept_out == ["native/_core.*", "**/__pycache__/", "**/*.py[cod]"]
+    assert not [name for name in listed.stdout.splitlines() if re.search(r"__pycache__|\.py[cod]$|/_core\.", name)]
     assert {name.split("/")[0] for name in listed.stdout.splitlines()} == set(PACKAGES)

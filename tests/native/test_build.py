@@ -1,5 +1,6 @@
 """The core is built wherever there is a compiler, and where it is not, Python does its work and says why."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import pytest
 
 import native
 from native.build import BuildError, build
+from tests.service.bundle_factory import build_bundle, golden_requests
+from tests.service.live import live_service
 
 ROOT = Path(__file__).parents[2]
 HAS_COMPILER = any(shutil.which(name) for name in ("c++", "g++", "clang++"))
@@ -41,6 +44,33 @@ def test_without_a_compiler_the_reason_is_one_line(tmp_path: Path, monkeypatch: 
         build(tmp_path)
 
 
+def test_the_command_says_in_one_line_why_nothing_is_built(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "native.build", "--out", tmp_path],
+        cwd=ROOT,
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("native core: not built, Python does its work: there is no C++ compiler")
+    assert done.stderr.count("\n") == 1
+
+
+def test_what_is_older_than_its_sources_is_stale(tmp_path: Path) -> None:
+    folder = copied(tmp_path)
+    code = "from native.build import is_current; print(is_current())"
+    made = folder / f"_core{EXTENSION_SUFFIXES[0]}"
+    newest = max(path.stat().st_mtime for path in folder.rglob("*"))
+
+    assert run(code, tmp_path) == "False\n"
+    made.touch()
+    os.utime(made, (newest + 1, newest + 1))
+    assert run(code, tmp_path) == "True\n"
+    os.utime(folder / "core" / "module.cpp", (newest + 2, newest + 2))
+    assert run(code, tmp_path) == "False\n"
+
+
 def test_a_compiler_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "false")
     with pytest.raises(BuildError, match="false ended with status 1"):
@@ -54,8 +84,24 @@ def test_a_compiler_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch
 def test_what_is_not_built_is_done_in_python(tmp_path: Path) -> None:
     copied(tmp_path)
     told = run("import native; print(native.core, native.REASON)", tmp_path)
-    assert told.startswith("None not built for this interpreter")
-    assert "python -m native.build" in told
+    assert told.startswith("None not built for this interpreter; `python -m native.build` builds it")
+
+
+def test_a_service_without_the_core_scores_in_python_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied(tmp_path)
+    # Else the working directory, which has the core, comes first.
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    with live_service(build_bundle(tmp_path / "bundle").folder, tmp_path, python_path=tmp_path) as running:
+        assert running.score(golden_requests()[0]).status_code == 200
+        with running.client() as client:
+            told = client.get("/v1/model").json()["native"]
+        (line,) = (line for line in running.log() if line["event"] == "native_core")
+
+    assert (told["served"], told["instructions"]) == (False, "")
+    assert told["reason"].startswith("not built for this interpreter")
+    assert {name: line[name] for name in told} == told
 
 
 @pytest.mark.parametrize("content", [b"", b"\x7fELF, but no more", b"text"])
@@ -63,7 +109,7 @@ def test_half_an_extension_is_not_loaded(content: bytes, tmp_path: Path) -> None
     folder = copied(tmp_path)
     suffix = EXTENSION_SUFFIXES[0]
     (folder / f"_core{suffix}").write_bytes(content)
-    assert run("import native; print(native.core)", tmp_path) == "None\n"
+    assert run("import native; print(native.core, native.REASON)", tmp_path).startswith("None it cannot be loaded (")
 
 
 def test_an_extension_of_another_version_is_not_used(tmp_path: Path) -> None:

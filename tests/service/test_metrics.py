@@ -164,7 +164,7 @@ def test_served_bundles_are_replaced_without_a_gap() -> None:
     is_over = threading.Event()
 
     def serve(version: int) -> None:
-        metrics.serves([(f"id-{version}", str(version), "file")], [], [(("1", "only", f"id-{version}"), 1.0)])
+        metrics.serves([(f"id-{version}", str(version), "file")], [], [], [(("1", "only", f"id-{version}"), 1.0)])
 
     def swap() -> None:
         version = 0

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import onnxruntime
 
+import native
 from msd.contract.bundle import Bundle
 from msd.contract.instructions import cpu_instructions
 from service.metrics import RUNGS, STAGES
@@ -30,6 +31,11 @@ def test_the_model_route_tells_what_is_served(service: LiveService, bundle: Bund
         "device": "",
         "graphs": False,
     }
+    assert model["native"] == {
+        "served": native.core is not None,
+        "instructions": native.core.INSTRUCTIONS if native.core else "",
+        "reason": native.REASON,
+    }
     assert (model["store"], model["metrics"]) == ("file", {"auc": 0.75})
 
 
@@ -50,6 +56,21 @@ def test_all_series_exist_from_the_start(service: LiveService, bundle: Bundle) -
     (runtime,) = (line for line in answer.text.splitlines() if line.startswith("msd_runtime_info{"))
     assert 'precision="fp32",provider="cpu",runtime="onnxruntime",threads="1"' in runtime
     assert runtime.endswith(" 1.0")
+
+
+def test_python_is_told_where_the_core_is_switched_off(bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(bundle.folder, tmp_path, native="off") as running:
+        with running.client() as client:
+            told = client.get("/v1/model").json()["native"]
+            (metric,) = (
+                line for line in client.get("/metrics").text.splitlines() if line.startswith("msd_native_info{")
+            )
+        assert running.terminate() == 0
+        lines = [line for line in running.log() if line["event"] == "native_core"]
+
+    assert (told["served"], told["reason"]) == (False, "switched off by MSD_NATIVE")
+    assert metric == f'msd_native_info{{instructions="{told["instructions"]}",path="python"}} 1.0'
+    assert [{name: line[name] for name in told} for line in lines] == [told]
 
 
 def test_requests_are_counted_and_logged_as_they_were(bundle: Bundle, tmp_path: Path) -> None:

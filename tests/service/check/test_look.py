@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trustme
 
+import native
 from msd.contract.bundle import MANIFEST, Bundle
 from service.check.bundle import look_at_bundles
 from service.check.entry import look_at_entry
@@ -67,6 +68,16 @@ def test_open_files_have_to_do_for_the_connections(bundle: Bundle) -> None:
     said(look_at_machine(settings_of(bundle.folder, max_connections=10)), "ok", "10 connections")
     found = look_at_machine(settings_of(bundle.folder, max_connections=1_000_000))
     assert "ulimit -n 1000064" in said(found, "warning", "1000000 connections").mend
+
+
+def test_the_native_core_is_looked_for(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    if native.core:
+        said(look_at_machine(settings_of(bundle.folder)), "ok", f"native core, with {native.core.INSTRUCTIONS}")
+    said(look_at_machine(settings_of(bundle.folder, native="off")), "note", "the native core is switched off")
+    monkeypatch.setattr(native, "core", None)
+    monkeypatch.setattr(native, "REASON", "not built")
+    found = said(look_at_machine(settings_of(bundle.folder)), "note", "native core: not built")
+    assert "python -m native.build" in found.mend
 
 
 def test_a_door_that_stands_open_is_said(bundle: Bundle) -> None:
