@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -10,15 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.bars import Heard
-from loadtest.graph.bundle import ranker_of
+from loadtest.graph.bundle import Ranker, ranker_of
 from loadtest.graph.contestants import Contestant, beside, graphs_of, in_all_precisions, on, without_rules
 from loadtest.graph.figures import (
+    LOWER,
+    OPENVINO,
     PASSED,
     PLAIN,
     REFERENCE,
     SHOWN,
+    Form,
     Measured,
+    Timed,
     Times,
+    by_text,
+    fastest,
     graph_in,
     leaner_in,
     summarised,
@@ -28,9 +34,9 @@ from loadtest.graph.inputs import Sizes
 from loadtest.graph.leaner import AUC_MARGIN, LOGLOSS_MARGIN, Leaner, Study, leaner_models
 from loadtest.graph.precisions import Lowered, lowered
 from loadtest.graph.race import race
-from loadtest.graph.runners import in_onnxruntime
 from loadtest.graph.subject import Subject, untrained
 from loadtest.graph.training import Trained, Training, quality, torch_scores, trained_reference
+from model_export.errors import ExportError
 from msd.benchmark.machine import machine
 from msd.contract.instructions import cpu_instructions
 from msd.contract.precision import Precision
@@ -60,7 +66,7 @@ def bench_graph(plan: Plan, work: Path, bundle: Path | None, heard: Heard) -> di
     heard("Proving the pass", 0, 1)
     difference = max(subject.proved() for subject in [*subjects, *(one.subject for one in leaner.values())])
     heard("Judging precisions", 0, 1)
-    precisions = lowered(reference.passed.model, trained.known, trained.held)
+    precisions = lowered(reference.passed.model, trained.known, trained.held, cpu_instructions(), [*LOWER, OPENVINO])
     course = _Course(heard, races=len(plan.counts) * (len(subjects) + 1 + (ranker is not None)) + len(SHOWN))
     raced = in_all_precisions(reference, precisions.tried)
     models = {REFERENCE: course.timed("the reference model", raced, plan.counts, 2 * plan.seconds)}
@@ -70,18 +76,21 @@ def bench_graph(plan: Plan, work: Path, bundle: Path | None, heard: Heard) -> di
     of_leaner = course.timed("leaner models", raced, plan.counts, plan.seconds)
     rules = list(reference.passed.report.used)
     without_rule = course.timed("the pass without each rule", without_rules(reference, rules), SHOWN, plan.seconds)
-    of_bundle = None
+    of_bundle, not_possible = None, {str(form): reason for form, reason in precisions.not_possible.items()}
     if ranker is not None:
-        graphs = {PLAIN: ranker.plain, PASSED: ranker.passed}
-        raced = {name: on(in_onnxruntime(graph), ranker.request) for name, graph in graphs.items()}
-        of_bundle = course.timed("the bundle's ranker", raced, plan.counts, plan.seconds)
+        try:
+            raced = _graphs_of(ranker)
+        except ExportError as error:
+            not_possible["bundle"] = str(error)
+        else:
+            of_bundle = course.timed("the bundle's ranker", raced, plan.counts, plan.seconds)
     heard("Done", 1, 1)
-    best = _fastest(models[REFERENCE], precisions.tried)
+    best = fastest(models[REFERENCE].blocks, {one: graph_in(one) for one in _accepted(precisions.tried)})
     figures = summarised(Measured(models, without_rule, of_bundle, difference, best))
     return figures | {
         "reference": _quality(trained, precisions.tried),
         "lean": _leaner(plan.study, leaner, of_leaner),
-        "left_out": precisions.left_out,
+        "not_possible": not_possible,
         "bundle": None if ranker is None else ranker.as_json(),
         "machine": _machine(),
         "seconds": round(time.perf_counter() - start, 1),
@@ -94,55 +103,58 @@ class _Course:
     def __init__(self, heard: Heard, races: int) -> None:
         self._heard, self._races, self._over = heard, races, 0
 
-    def timed(
-        self, doing: str, contestants: Mapping[str, Contestant], counts: Sequence[int], seconds: float
-    ) -> dict[str, dict[int, float]]:
+    def timed(self, doing: str, contestants: Mapping[str, Contestant], counts: Sequence[int], seconds: float) -> Timed:
         """The median microseconds of each contestant, by number of candidates."""
-        times: dict[str, dict[int, float]] = {name: {} for name in contestants}
+        turns: dict[str, dict[int, float]] = {name: {} for name in contestants}
+        blocks: dict[str, dict[int, float]] = {name: {} for name in contestants}
         for count in counts:
             self._heard(f"Timing {doing}", self._over, self._races)
             for name, median in race({name: make(count) for name, make in contestants.items()}, seconds).items():
-                times[name][count] = median
+                turns[name][count], blocks[name][count] = median
             self._over += 1
-        return times
+        return Timed(turns, blocks)
 
 
-def _fastest(reference: Times, precisions: Mapping[Precision, Lowered]) -> Precision:
-    """At 200 candidates, of those that the gate accepts."""
-    return min(_accepted(precisions), key=lambda precision: reference[graph_in(precision)][SHOWN[0]])
+def _graphs_of(ranker: Ranker) -> dict[str, Contestant]:
+    graphs = {PLAIN: ranker.plain, PASSED: ranker.passed}
+    return {name: on(ranker.opened(graph), ranker.request) for name, graph in graphs.items()}
 
 
-def _accepted(precisions: Mapping[Precision, Lowered]) -> list[Precision]:
-    return ["fp32", *(name for name, one in precisions.items() if one.verdict.refused is None)]
+def _accepted(tried: Mapping[Form, Lowered]) -> list[Precision]:
+    """fp32, and the precisions that the gate accepts."""
+    return ["fp32", *(one for one in LOWER if one in tried and tried[one].verdict.refused is None)]
 
 
-def _leaner(study: Study, leaner: Mapping[str, Leaner], times: Times) -> dict[str, Any]:
+def _leaner(study: Study, leaner: Mapping[str, Leaner], timed: Timed) -> dict[str, Any]:
     told = {"seeds": study.seeds, "rows": study.requests * study.candidates}
     margins = {"auc": AUC_MARGIN, "logloss": LOGLOSS_MARGIN}
-    return told | {"margins": margins, "models": {name: _of(name, one, times) for name, one in leaner.items()}}
+    return told | {"margins": margins, "models": {name: _of(name, one, timed) for name, one in leaner.items()}}
 
 
-def _of(name: str, one: Leaner, times: Times) -> dict[str, Any]:
+def _of(name: str, one: Leaner, timed: Timed) -> dict[str, Any]:
     tried = one.precisions.tried
     found = one.comparison
     return {
         "auc": found.auc._asdict(),
         "logloss": found.logloss._asdict(),
         "as_good": found.as_good,
-        **summarised_leaner(times, name, _accepted(tried)),
+        **summarised_leaner(timed, name, _accepted(tried)),
         "precisions": {precision: lowered.verdict._asdict() for precision, lowered in tried.items()},
-        "microseconds": {
-            precision: {str(count): round(taken, 1) for count, taken in times[leaner_in(name, precision)].items()}
-            for precision in ("fp32", *tried)
-        },
+        "microseconds": _microseconds(timed.turns, name, tried),
+        "microseconds_in_blocks": _microseconds(timed.blocks, name, tried),
     }
 
 
-def _quality(trained: Trained, precisions: Mapping[Precision, Lowered]) -> dict[str, Any]:
+def _microseconds(times: Times, name: str, tried: Iterable[Form]) -> dict[Form, dict[str, float]]:
+    forms: list[Form] = ["fp32", *tried]
+    return by_text({form: times[leaner_in(name, form)] for form in forms})
+
+
+def _quality(trained: Trained, tried: Mapping[Form, Lowered]) -> dict[str, Any]:
     return {
         "truth": quality(trained.held, trained.held.chances),
         "fp32": quality(trained.held, torch_scores(trained.network, trained.held)),
-        "precisions": {name: one.verdict._asdict() for name, one in precisions.items()},
+        "precisions": {name: one.verdict._asdict() for name, one in tried.items()},
         "held_rows": trained.held.candidates.size,
     }
 

@@ -11,11 +11,14 @@ import numpy as np
 import onnx
 
 from loadtest.graph.inputs import Feeds
+from loadtest.graph.runners import Runner, in_onnxruntime, in_openvino
 from model_export.errors import ExportError
 from model_export.factorise.pass_ import factorise
+from model_export.precision.int8 import check_int8
 from msd.contract.bundle import GOLDENS, RANKER, Bundle, open_bundle
 from msd.contract.errors import BundleError
 from msd.contract.golden import golden_tensors, read_goldens
+from msd.contract.instructions import cpu_instructions
 from msd.contract.rows import RowCodec
 
 
@@ -36,6 +39,15 @@ class Ranker:
             "precision": self.bundle.precision.chosen,
             "at_export": manifest.provenance.get("graph"),
         }
+
+    def opened(self, graph: onnx.ModelProto) -> Runner:
+        """One of the graphs as the service runs the bundle. Raises ExportError where this machine cannot."""
+        precision = self.bundle.precision
+        if precision.chosen == "bf16":
+            return in_openvino(graph, "bf16", precision.candidates)
+        if precision.chosen == "int8":
+            check_int8(cpu_instructions())
+        return in_onnxruntime(graph)
 
     def request(self, candidates: int) -> Feeds:
         """The request with its candidates again and again, until there are so many."""

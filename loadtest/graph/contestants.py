@@ -3,16 +3,15 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from loadtest.graph.figures import PASSED, PLAIN, TILED, TWIN, floor_of, graph_in, leaner_in
+from loadtest.graph.figures import PASSED, PLAIN, TILED, TWIN, Form, floor_of, graph_in, leaner_in
 from loadtest.graph.gemms import products_graph, products_of
 from loadtest.graph.inputs import Feeds, tiled
 from loadtest.graph.leaner import Leaner
-from loadtest.graph.precisions import Lowered, OpenProducts
+from loadtest.graph.precisions import Lowered, OpenProducts, Served
 from loadtest.graph.race import Run
 from loadtest.graph.runners import Runner, in_onnxruntime
 from loadtest.graph.subject import Subject
 from model_export.factorise.rule import Rule
-from msd.contract.precision import Precision
 
 Contestant = Callable[[int], Run]
 """What it runs for a request of so many candidates."""
@@ -23,29 +22,35 @@ def on(runner: Runner, request: Callable[[int], Feeds]) -> Contestant:
     return lambda count: partial(runner, request(count))
 
 
+def _expecting(served: Served, request: Callable[[int], Feeds]) -> Contestant:
+    """A graph on requests with just as many candidates as are expected."""
+    return lambda count: partial(served(count), request(count))
+
+
 def graphs_of(subject: Subject) -> dict[str, Contestant]:
     """A network plain, passed and by hand."""
     graphs = {PLAIN: subject.plain, PASSED: subject.passed.model, TWIN: subject.twin}
     return {name: on(in_onnxruntime(graph), subject.request) for name, graph in graphs.items()}
 
 
-def in_all_precisions(subject: Subject, precisions: Mapping[Precision, Lowered]) -> dict[str, Contestant]:
-    """The same tiled, and the passed graph in each precision, with its matrix products alone."""
+def in_all_precisions(subject: Subject, forms: Mapping[Form, Lowered]) -> dict[str, Contestant]:
+    """The same tiled, and the passed graph in each form that is served, with its matrix products alone."""
     contestants = {TILED: _tiled(subject)} | graphs_of(subject)
     contestants |= {floor_of("fp32"): _products(subject, lambda graph, feeds: partial(in_onnxruntime(graph), feeds))}
-    for precision, one in precisions.items():
-        contestants[graph_in(precision)] = on(one.runner, subject.request)
-        contestants[floor_of(precision)] = _products(subject, one.open_products)
+    for form, one in forms.items():
+        contestants[graph_in(form)] = _expecting(one.served, subject.request)
+        if one.open_products is not None:
+            contestants[floor_of(form)] = _products(subject, one.open_products)
     return contestants
 
 
 def beside(reference: Subject, leaner: Mapping[str, Leaner]) -> dict[str, Contestant]:
-    """The reference tiled and passed, and each leaner model passed in each precision."""
+    """The reference tiled and passed, and each leaner model passed in each form that is served."""
     contestants = {TILED: _tiled(reference), PASSED: on(in_onnxruntime(reference.passed.model), reference.request)}
     for name, one in leaner.items():
         contestants[leaner_in(name, "fp32")] = on(in_onnxruntime(one.subject.passed.model), one.subject.request)
-        for precision, lowered in one.precisions.tried.items():
-            contestants[leaner_in(name, precision)] = on(lowered.runner, one.subject.request)
+        for form, lowered in one.precisions.tried.items():
+            contestants[leaner_in(name, form)] = _expecting(lowered.served, one.subject.request)
     return contestants
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -14,74 +14,102 @@ Times = Mapping[str, Mapping[int, float]]
 TILED, PLAIN, PASSED, TWIN = "tiled", "plain", "passed", "twin"
 REFERENCE = "reference"
 SHOWN = (200, 1_000)
+LOWER: tuple[Precision, ...] = ("int8", "bf16")
+Form = Precision | Literal["fp32_openvino"]
+"""How a graph is served: in a precision on the runtime of its own, or in fp32 on OpenVINO, as a setting may ask."""
+Name = TypeVar("Name", bound=str)
+OPENVINO: Form = "fp32_openvino"
 
 
-def floor_of(precision: Precision) -> str:
+class Timed(NamedTuple):
+    """Median times of the contestants of a race: in turns with all others, and each in blocks of its own."""
+
+    turns: Times
+    blocks: Times
+
+
+def floor_of(precision: Form) -> str:
     """The contestant that is the passed graph's matrix products alone."""
     return f"floor_{precision}"
 
 
-def graph_in(precision: Precision) -> str:
-    """The contestant that is the passed graph in a precision."""
-    return PASSED if precision == "fp32" else precision
+def graph_in(form: Form) -> str:
+    """The contestant that is the passed graph in a form."""
+    return PASSED if form == "fp32" else form
 
 
-def leaner_in(name: str, precision: Precision) -> str:
-    """The contestant that is a leaner model's passed graph in a precision."""
-    return f"{name} {precision}"
+def leaner_in(name: str, form: Form) -> str:
+    """The contestant that is a leaner model's passed graph in a form."""
+    return f"{name} {form}"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Median times of each model's contestants; of the reference model, with one rule off; of a bundle's ranker."""
+    """Times of each model's contestants; of the reference model, with one rule off; of a bundle's ranker."""
 
-    models: Mapping[str, Times]
-    without_rule: Times
-    bundle: Times | None
+    models: Mapping[str, Timed]
+    without_rule: Timed
+    bundle: Timed | None
     fp64_max_diff: float
     precision: Precision
-    """The fastest at 200 candidates of those that scored well enough."""
+    """The fastest in a block of its own, at 200 candidates, of those that scored well enough."""
 
 
 def summarised(measured: Measured) -> dict[str, Any]:
-    """All figures, ready for JSON."""
-    reference, best = measured.models[REFERENCE], graph_in(measured.precision)
-    told: dict[str, Any] = {}
-    for name, contestant in (("fp32", PASSED), ("best", best)):
-        told |= {f"graph_ratio_{name}_n{count}": ratio(reference, TILED, contestant)[str(count)] for count in SHOWN}
-    floors = ratio(reference, best, floor_of(measured.precision))
-    return told | {
-        "gemm_floor_ratio_best": floors[str(SHOWN[0])],
-        "slope_us_fp32": slope(reference[PASSED]),
-        "slope_us_best": slope(reference[best]),
-        "pass_ratios": {name: ratio(times, PLAIN, PASSED) for name, times in measured.models.items()},
-        "twin_ratios": {name: ratio(times, PASSED, TWIN)[str(SHOWN[0])] for name, times in measured.models.items()},
+    """All figures, ready for JSON; ratios are of times in turns, but for those under `in_blocks`."""
+    best, floor = graph_in(measured.precision), floor_of(measured.precision)
+    turns = {name: timed.turns for name, timed in measured.models.items()}
+    reference, without_rule = turns[REFERENCE], measured.without_rule.turns
+    races = {**measured.models, "without_rule": measured.without_rule}
+    if measured.bundle is not None:
+        races["bundle"] = measured.bundle
+    return {
+        **_headline(reference, best, floor),
+        "in_blocks": _headline(measured.models[REFERENCE].blocks, best, floor),
+        "pass_ratios": {name: ratio(times, PLAIN, PASSED) for name, times in turns.items()},
+        "twin_ratios": {name: ratio(times, PASSED, TWIN)[str(SHOWN[0])] for name, times in turns.items()},
         "fp64_max_diff": measured.fp64_max_diff,
         "precision": measured.precision,
-        "gemm_floor_ratios_best": floors,
         "slopes_us": {PASSED: steps(reference[PASSED]), best: steps(reference[best])},
-        "rule_ratios": {
-            name: ratio(measured.without_rule, name, PASSED) for name in measured.without_rule if name != PASSED
-        },
-        "bundle_ratios": None if measured.bundle is None else ratio(measured.bundle, PLAIN, PASSED),
-        "microseconds": {name: _by_text(times) for name, times in measured.models.items()}
-        | {"without_rule": _by_text(measured.without_rule)}
-        | ({} if measured.bundle is None else {"bundle": _by_text(measured.bundle)}),
+        "rule_ratios": {name: ratio(without_rule, name, PASSED) for name in without_rule if name != PASSED},
+        "bundle_ratios": None if measured.bundle is None else ratio(measured.bundle.turns, PLAIN, PASSED),
+        "microseconds": {name: by_text(timed.turns) for name, timed in races.items()},
+        "microseconds_in_blocks": {name: by_text(timed.blocks) for name, timed in races.items()},
     }
 
 
-def summarised_leaner(times: Times, name: str, accepted: Sequence[Precision]) -> dict[str, Any]:
-    """Figures of a leaner model, in the precisions that the gate accepts, against the reference of the same race."""
-    graphs = {precision: leaner_in(name, precision) for precision in accepted}
-    best = min(graphs.values(), key=lambda graph: times[graph][SHOWN[0]])
+def _headline(reference: Times, best: str, floor: str) -> dict[str, Any]:
+    floors = ratio(reference, best, floor)
+    return {
+        **_against_tiled(reference, PASSED, best),
+        "gemm_floor_ratio_best": floors[str(SHOWN[0])],
+        "gemm_floor_ratios_best": floors,
+    }
+
+
+def _against_tiled(times: Times, fp32: str, best: str) -> dict[str, Any]:
     told: dict[str, Any] = {}
-    for kind, graph in (("fp32", graphs["fp32"]), ("best", best)):
+    for kind, graph in (("fp32", fp32), ("best", best)):
         told |= {f"graph_ratio_{kind}_n{count}": ratio(times, TILED, graph)[str(count)] for count in SHOWN}
         told[f"slope_us_{kind}"] = slope(times[graph])
-    return told | {
-        "precision": next(precision for precision, graph in graphs.items() if graph == best),
-        "ratios": {precision: ratio(times, TILED, graph) for precision, graph in graphs.items()},
-        "ratios_to_passed": {precision: ratio(times, PASSED, graph) for precision, graph in graphs.items()},
+    return told
+
+
+def fastest(blocks: Times, graphs: Mapping[Precision, str]) -> Precision:
+    """Of some precisions the one whose graph is fastest at 200 candidates, in a block of its own."""
+    return min(graphs, key=lambda precision: blocks[graphs[precision]][SHOWN[0]])
+
+
+def summarised_leaner(timed: Timed, name: str, accepted: Sequence[Precision]) -> dict[str, Any]:
+    """Figures of a leaner model, in the precisions that the gate accepts, against the reference of the same race."""
+    graphs = {precision: leaner_in(name, precision) for precision in accepted}
+    best, fp32 = fastest(timed.blocks, graphs), graphs["fp32"]
+    return {
+        **_against_tiled(timed.turns, fp32, graphs[best]),
+        "in_blocks": _against_tiled(timed.blocks, fp32, graphs[best]),
+        "precision": best,
+        "ratios": {precision: ratio(timed.turns, TILED, graph) for precision, graph in graphs.items()},
+        "ratios_to_passed": {precision: ratio(timed.turns, PASSED, graph) for precision, graph in graphs.items()},
     }
 
 
@@ -105,5 +133,6 @@ def steps(times: Mapping[int, float]) -> dict[str, float]:
     }
 
 
-def _by_text(times: Times) -> dict[str, dict[str, float]]:
+def by_text(times: Mapping[Name, Mapping[int, float]]) -> dict[Name, dict[str, float]]:
+    """Rounded times with numbers of candidates as JSON has them."""
     return {name: {str(count): round(one, 1) for count, one in taken.items()} for name, taken in times.items()}

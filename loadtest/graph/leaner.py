@@ -18,6 +18,7 @@ from loadtest.graph.precisions import Precisions, lowered, scores
 from loadtest.graph.runners import in_onnxruntime
 from loadtest.graph.subject import Subject
 from loadtest.graph.training import Progress, Trained, Training, new_held, trained
+from msd.contract.instructions import cpu_instructions
 from msd.ranker.bootstrap import Floats, compare_by_seed, resample_metrics
 from msd.ranker.metrics import measure_pooled
 
@@ -87,9 +88,12 @@ def leaner_models(
             subjects.append(Subject(name, network, sizes))
         found[name] = [scores(in_onnxruntime(one.passed.model), rows) for one in subjects]
         first[name] = subjects[0]
+    instructions = cpu_instructions()
     comparisons = compared(rows, found.pop(_REFERENCE), found)
     return {
-        name: Leaner(first[name], lowered(first[name].passed.model, reference.known, reference.held), comparison)
+        name: Leaner(
+            first[name], lowered(first[name].passed.model, reference.known, reference.held, instructions), comparison
+        )
         for name, comparison in comparisons.items()
     }
 

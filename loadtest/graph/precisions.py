@@ -1,6 +1,6 @@
-"""The passed reference model in lower precisions, each judged by the clicks that it was not trained on."""
+"""The passed reference model in each form that is served, judged by the clicks that it was not trained on."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -10,52 +10,69 @@ import onnx
 from numpy.typing import NDArray
 
 from loadtest.graph.clicks import Clicks
+from loadtest.graph.figures import LOWER, OPENVINO, Form
 from loadtest.graph.inputs import Feeds
 from loadtest.graph.race import Run
-from loadtest.graph.runners import Runner, in_onnxruntime, in_openvino_bf16, in_openvino_of_bf16
+from loadtest.graph.runners import Runner, in_onnxruntime, in_openvino, in_openvino_of_bf16
 from model_export.errors import ExportError
 from model_export.precision.gate import Verdict, judge
-from model_export.precision.int8 import quantise
-from msd.contract.precision import Precision
+from model_export.precision.int8 import check_int8, quantise
+from msd.contract.openvino import OpenVinoPrecision
 
 _ROWS_FOR_RANGES = 64  # requests, of users that are not judged by
 
-Open = Callable[[onnx.ModelProto, list[Feeds]], Runner]
+Served = Callable[[int], Runner]
+"""Opens a graph as the service does where so many candidates are expected."""
+Open = Callable[[onnx.ModelProto, list[Feeds]], Served]
+"""Makes ready a graph in fp32, its scales from some requests."""
 OpenProducts = Callable[[onnx.ModelProto, Feeds], Run]
 """Opens a graph of matrix products, to be run on one request."""
 
 
 @dataclass(frozen=True)
 class Lowered:
-    """A precision that this machine has: the passed graph in it, how well that scores, how its products are opened."""
+    """A form that this machine can serve: the passed graph in it, how well that scores, how its products are opened."""
 
-    runner: Runner
+    served: Served
     verdict: Verdict
-    open_products: OpenProducts
+    open_products: OpenProducts | None
 
 
 @dataclass(frozen=True)
 class Precisions:
     """Those that could be tried, and of the others why not."""
 
-    tried: Mapping[Precision, Lowered]
-    left_out: Mapping[Precision, str]
+    tried: Mapping[Form, Lowered]
+    not_possible: Mapping[Form, str]
 
 
-def lowered(passed: onnx.ModelProto, known: Clicks, held: Clicks) -> Precisions:
-    """The passed graph in each precision. Scales come of `known`, the judgement of `held`."""
+def lowered(
+    passed: onnx.ModelProto,
+    known: Clicks,
+    held: Clicks,
+    instructions: tuple[str, ...],
+    forms: Iterable[Form] = LOWER,
+) -> Precisions:
+    """The passed graph in some forms, on a CPU with these instructions.
+
+    Scales come of `known`, the judgement of `held`.
+    """
     rows = list(islice(known.requests(), _ROWS_FOR_RANGES))
     plain = scores(in_onnxruntime(passed), held)
-    tried: dict[Precision, Lowered] = {}
-    left_out: dict[Precision, str] = {}
-    for precision, (open_graph, open_products) in _OPENERS.items():
+    tried: dict[Form, Lowered] = {}
+    not_possible: dict[Form, str] = {}
+    for form in forms:
+        open_graph, open_products = _OPENERS[form]
         try:
-            runner = open_graph(passed, rows)
+            if form == "int8":
+                check_int8(instructions)
+            served = open_graph(passed, rows)
+            found = scores(served(held.candidates.shape[1]), held)
         except ExportError as error:
-            left_out[precision] = str(error)
+            not_possible[form] = str(error)
         else:
-            tried[precision] = Lowered(runner, judged(held, plain, scores(runner, held)), open_products)
-    return Precisions(tried, left_out)
+            tried[form] = Lowered(served, judged(held, plain, found), open_products)
+    return Precisions(tried, not_possible)
 
 
 def scores(runner: Runner, clicks: Clicks) -> NDArray[np.float32]:
@@ -70,19 +87,21 @@ def judged(held: Clicks, plain: NDArray[np.float32], other: NDArray[np.float32])
     return judge(labels, users, before, after)
 
 
-def _int8(model: onnx.ModelProto, rows: list[Feeds]) -> Runner:
-    return in_onnxruntime(onnx.load_from_string(quantise(model.SerializeToString(), rows)))
+def _int8(model: onnx.ModelProto, rows: list[Feeds]) -> Served:
+    runner = in_onnxruntime(onnx.load_from_string(quantise(model.SerializeToString(), rows)))
+    return lambda _: runner
 
 
-def _bf16(model: onnx.ModelProto, rows: list[Feeds]) -> Runner:
-    return in_openvino_bf16(model)
+def _on_openvino(precision: OpenVinoPrecision) -> Open:
+    return lambda model, _: partial(in_openvino, model, precision)
 
 
 def _int8_products(model: onnx.ModelProto, feeds: Feeds) -> Run:
-    return partial(_int8(model, [feeds]), feeds)
+    return partial(_int8(model, [feeds])(0), feeds)
 
 
-_OPENERS: Mapping[Precision, tuple[Open, OpenProducts]] = {
+_OPENERS: Mapping[Form, tuple[Open, OpenProducts | None]] = {
+    OPENVINO: (_on_openvino("fp32"), None),
     "int8": (_int8, _int8_products),
-    "bf16": (_bf16, in_openvino_of_bf16),
+    "bf16": (_on_openvino("bf16"), in_openvino_of_bf16),
 }

@@ -1,5 +1,8 @@
-"""Times contestants against each other in one process: one run of each in turn, again and again, so that what else the
-machine does slows all alike. Knows nothing of graphs.
+"""Times contestants against each other in one process, in blocks and in turns. Knows nothing of graphs.
+
+In a block, a contestant runs several times one after the other, and finds in the caches what it reads, as in a service
+that runs nothing else. In turns, each run follows runs of all others, which have emptied the caches of it. Blocks are
+short and come in turns too, so that other work on the machine slows all contestants alike.
 
 What is counted is the CPU's time, which for one thread that nobody interrupts is the clock's. On a shared machine the
 clock would make long runs longer yet, because more of them are interrupted.
@@ -7,27 +10,41 @@ clock would make long runs longer yet, because more of them are interrupted.
 
 import time
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 _WARM_UP = 3
 _FEWEST = 5
+_BLOCK = 20
 
 Run = Callable[[], object]
 
 
-def race(runs: Mapping[str, Run], seconds: float) -> dict[str, float]:
-    """The median CPU time of each, in microseconds, over as many rounds as fit into `seconds`, and at least five."""
-    for run in runs.values():
-        for _ in range(_WARM_UP):
-            run()
+class Medians(NamedTuple):
+    """Median CPU time of a contestant's runs, in microseconds."""
+
+    turns: float
+    block: float
+
+
+def race(runs: Mapping[str, Run], seconds: float) -> dict[str, Medians]:
+    """Time each contestant for half of `seconds` in blocks, and for half in turns; at least 5 runs in each form."""
+    blocks = _timed(runs, seconds / 2, warm_up=_WARM_UP, counted=_BLOCK)
+    turns = _timed(runs, seconds / 2, warm_up=0, counted=1)
+    return {name: Medians(turns[name], blocks[name]) for name in runs}
+
+
+def _timed(runs: Mapping[str, Run], seconds: float, warm_up: int, counted: int) -> dict[str, float]:
+    """Medians over as many rounds as fit into `seconds`; in a round each has some runs to warm up, and some counted."""
     taken: dict[str, list[int]] = {name: [] for name in runs}
     end = time.perf_counter() + seconds
-    rounds = 0
-    while rounds < _FEWEST or time.perf_counter() < end:
+    while any(len(times) < _FEWEST for times in taken.values()) or time.perf_counter() < end:
         for name, run in runs.items():
-            start = time.process_time_ns()
-            run()
-            taken[name].append(time.process_time_ns() - start)
-        rounds += 1
+            for _ in range(warm_up):
+                run()
+            for _ in range(counted):
+                start = time.process_time_ns()
+                run()
+                taken[name].append(time.process_time_ns() - start)
     return {name: float(np.median(times)) / 1e3 for name, times in taken.items()}

@@ -13,6 +13,8 @@ Figures = Mapping[str, Any]
 def tables(figures: Figures) -> Iterator[Table]:
     """Times of the reference model; leaner ones; ratios of all models, of rules, and of a bundle if there was one."""
     yield _times(figures)
+    if figures["not_possible"]:
+        yield _not_possible(figures["not_possible"])
     yield _quality(figures["lean"])
     yield _leaner(figures["lean"]["models"])
     yield _models(figures)
@@ -20,15 +22,30 @@ def tables(figures: Figures) -> Iterator[Table]:
 
 
 def _times(figures: Figures) -> Table:
-    times: Mapping[str, Mapping[str, float]] = figures["microseconds"][REFERENCE]
-    counts = list(times[PLAIN])
-    table = _table("Reference model, µs a run", "graph", counts)
-    for name, taken in times.items():
+    turns: Mapping[str, Mapping[str, float]] = figures["microseconds"][REFERENCE]
+    blocks = figures["microseconds_in_blocks"][REFERENCE]
+    counts = list(turns[PLAIN])
+    forms = {"block": blocks, "turns": turns}
+    table = _table(
+        "Reference model, µs a run, in a block of its own and in turns with all others",
+        "graph",
+        [f"N = {count}\n{form}" for count in counts for form in forms],
+    )
+    for name in turns:
         table.add_row(
             name,
-            *(f"{taken[count]:,.0f}" for count in counts),
+            *(f"{times[name][count]:,.0f}" for count in counts for times in forms.values()),
             style="bold" if name == graph_in(figures["precision"]) else None,
         )
+    return table
+
+
+def _not_possible(reasons: Mapping[str, str]) -> Table:
+    table = Table(title="Not possible here", title_justify="left", box=None, header_style="bold")
+    table.add_column("graph")
+    table.add_column("why")
+    for name, reason in reasons.items():
+        table.add_row(name, reason)
     return table
 
 

@@ -12,9 +12,9 @@ import numpy as np
 from model_export.errors import ExportError
 from model_export.precision.evidence import Evidence
 from model_export.precision.gate import Verdict, judge
-from model_export.precision.int8 import quantise
+from model_export.precision.int8 import check_int8, quantise
 from model_export.run import Run, median_microseconds, open_run
-from msd.contract.instructions import adds_int8_exactly, cpu_instructions
+from msd.contract.instructions import cpu_instructions
 from msd.contract.precision import Figures, Precision, PrecisionRecord, Tried
 from msd.ranker.metrics import Probabilities
 
@@ -92,8 +92,7 @@ def pick(asked: Asked, tried: Mapping[Precision, Tried]) -> Precision:
 
 
 def _in_int8(graph: bytes, rows: Evidence) -> bytes:
-    if not adds_int8_exactly(instructions := cpu_instructions()):
-        raise ExportError(f"int8: this CPU ({' '.join(instructions)}) has no VNNI, without which sums are cut")
+    check_int8(cpu_instructions())
     return quantise(graph, rows.train())
 
 

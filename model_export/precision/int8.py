@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 
 from model_export.errors import ExportError
 from msd.contract.assemble import Tensors
+from msd.contract.instructions import adds_int8_exactly
 
 # Rounding a layer's inputs costs time by inputs, and gains it by inputs × outputs.
 _LEAST_INPUTS, _LEAST_OUTPUTS = 32, 16
@@ -48,6 +49,12 @@ class _Range(NamedTuple):
     def zero(self) -> np.uint8:
         """The step that is 0."""
         return np.uint8(round(-self.low / self.scale))
+
+
+def check_int8(instructions: tuple[str, ...]) -> None:
+    """Raises ExportError for a CPU that would not add products of int8 exactly."""
+    if not adds_int8_exactly(instructions):
+        raise ExportError(f"int8: this CPU ({' '.join(instructions)}) has no VNNI, without which sums are cut")
 
 
 def quantise(graph: bytes, rows: Iterable[Tensors]) -> bytes:

@@ -13,24 +13,29 @@ import pytest
 from loadtest.graph import bench, leaner
 from loadtest.graph.bench import Plan, bench_graph
 from loadtest.graph.bundle import ranker_of
+from loadtest.graph.contestants import in_all_precisions
 from loadtest.graph.inputs import Sizes
 from loadtest.graph.leaner import Study
 from loadtest.graph.precisions import judged, lowered
-from loadtest.graph.runners import in_onnxruntime
+from loadtest.graph.runners import in_onnxruntime, in_openvino
 from loadtest.graph.subject import Subject, untrained
 from loadtest.graph.training import trained_reference
+from model_export.errors import ExportError
 from model_export.factorise.rule import Rule
 from msd.__main__ import main
 from msd.contract.bundle import GOLDENS, RANKER, Bundle, bundle_id_of, file_entries, write_manifest
 from msd.contract.errors import BundleError
 from msd.contract.files import sha256_file
+from msd.contract.instructions import adds_int8_exactly, cpu_instructions
+from msd.contract.openvino import load_openvino
+from msd.contract.precision import Precision, PrecisionRecord
 from tests.loadtest.graph.small import BRIEF, FEW, SMALL, network
 from tests.service.bundle_factory import build_bundle
 
 KEYS = {
     *(f"graph_ratio_{kind}_n{count}" for kind in ("fp32", "best") for count in (200, 1000)),
     *("gemm_floor_ratio_best", "slope_us_fp32", "slope_us_best", "pass_ratios", "twin_ratios", "fp64_max_diff"),
-    *("precision", "machine", "lean"),
+    *("precision", "machine", "lean", "in_blocks", "microseconds_in_blocks", "not_possible"),
 }
 MODELS = {"reference", "deepfm", "dcn_low_rank", "transformer", "two_tasks", "lean"}
 # Just so large that its layers are worth rounding to int8.
@@ -76,8 +81,11 @@ def test_every_figure_is_there(figures: dict[str, Any], bundle: Bundle) -> None:
 
 
 def test_figures_follow_from_the_medians(figures: dict[str, Any]) -> None:
-    times, precision = figures["microseconds"]["reference"], figures["precision"]
+    precision = figures["precision"]
     best = "passed" if precision == "fp32" else precision
+    in_turns, in_blocks = figures["microseconds"]["reference"], figures["microseconds_in_blocks"]["reference"]
+    assert in_turns.keys() == in_blocks.keys()
+    assert figures["microseconds"].keys() == figures["microseconds_in_blocks"].keys()
     for name, slow, fast, count in (
         ("graph_ratio_fp32_n200", "tiled", "passed", "200"),
         ("graph_ratio_fp32_n1000", "tiled", "passed", "1000"),
@@ -85,15 +93,19 @@ def test_figures_follow_from_the_medians(figures: dict[str, Any]) -> None:
         ("graph_ratio_best_n1000", "tiled", best, "1000"),
         ("gemm_floor_ratio_best", best, f"floor_{precision}", "200"),
     ):
-        assert figures[name] == pytest.approx(times[slow][count] / times[fast][count], rel=0.05)
+        for told, times in ((figures, in_turns), (figures["in_blocks"], in_blocks)):
+            assert told[name] == pytest.approx(times[slow][count] / times[fast][count], rel=0.05)
 
 
-def test_every_precision_was_tried_or_says_why_not(figures: dict[str, Any]) -> None:
-    tried = figures["reference"]["precisions"]
+def test_every_form_was_tried_or_says_why_not(figures: dict[str, Any]) -> None:
+    tried, not_possible = figures["reference"]["precisions"], figures["not_possible"]
 
-    assert tried.keys() | figures["left_out"].keys() == {"int8", "bf16"}
-    assert "int8" in tried
-    assert figures["microseconds"]["reference"].keys() >= {"floor_fp32", "floor_int8", "int8"}
+    assert sorted([*tried, *not_possible]) == ["bf16", "fp32_openvino", "int8"]
+    assert tried["fp32_openvino"]["refused"] is None
+    assert ("int8" in tried) == adds_int8_exactly(cpu_instructions())
+    assert all(reason for reason in not_possible.values())
+    lowered = tried.keys() - {"fp32_openvino"}
+    assert figures["microseconds"]["reference"].keys() >= {*tried, "floor_fp32", *(f"floor_{one}" for one in lowered)}
     if figures["precision"] != "fp32":
         assert tried[figures["precision"]]["refused"] is None
     assert 0.5 < figures["reference"]["fp32"]["auc"] < figures["reference"]["truth"]["auc"]
@@ -109,10 +121,12 @@ def test_leaner_models_are_told_beside_the_reference(figures: dict[str, Any]) ->
         assert one["auc"]["ci95"][0] <= one["auc"]["ci95"][1]
         assert one["as_good"] is None
         assert one["ratios"].keys() <= one["microseconds"].keys() == {"fp32", *one["precisions"]}
-        best = one["ratios"][one["precision"]]
-        assert (
-            one["graph_ratio_best_n200"] == best["200"] >= one["graph_ratio_fp32_n200"] == one["ratios"]["fp32"]["200"]
-        )
+        assert one["graph_ratio_best_n200"] == one["ratios"][one["precision"]]["200"]
+        assert one["graph_ratio_fp32_n200"] == one["ratios"]["fp32"]["200"]
+        assert one["in_blocks"]["graph_ratio_best_n200"] >= one["in_blocks"]["graph_ratio_fp32_n200"]
+        blocks = one["microseconds_in_blocks"]
+        assert blocks.keys() == one["microseconds"].keys()
+        assert blocks[one["precision"]]["200"] <= blocks["fp32"]["200"]
 
 
 def test_rules_that_are_used_are_switched_off_one_by_one(figures: dict[str, Any]) -> None:
@@ -135,10 +149,36 @@ def test_the_passed_graph_and_the_twin_score_as_the_plain_one(subject: Subject) 
 def test_a_precision_that_cannot_be_had_says_why(tmp_path: Path) -> None:
     tiny = replace(SMALL, vector=4, fields=2, embedding=2)
     trained = trained_reference(tmp_path, tiny, BRIEF, lambda *_: None)
-    found = lowered(Subject("reference", trained.network, tiny).passed.model, trained.known, trained.held)
+    passed = Subject("reference", trained.network, tiny).passed.model
+    found = lowered(passed, trained.known, trained.held, ("avx2", "avx512_vnni"))
 
-    assert "no layer of" in found.left_out["int8"]
+    assert "no layer of" in found.not_possible["int8"]
     assert "int8" not in found.tried
+
+
+def test_int8_is_for_cpus_with_vnni(tmp_path: Path) -> None:
+    trained = trained_reference(tmp_path, ROUNDED, BRIEF, lambda *_: None)
+    subject = Subject("reference", trained.network, ROUNDED)
+    with_vnni, without = (
+        lowered(subject.passed.model, trained.known, trained.held, instructions)
+        for instructions in (("avx2", "avx512_vnni"), ("avx2",))
+    )
+
+    assert "VNNI" in without.not_possible["int8"]
+    raced = in_all_precisions(subject, with_vnni.tried)
+    assert raced.keys() - in_all_precisions(subject, without.tried).keys() == {"int8", "floor_int8"}
+    assert all(raced[name](30)() for name in ("int8", "floor_int8"))
+
+
+@pytest.mark.parametrize("count", [20, 30, 200])
+def test_openvino_runs_as_served_score_as_onnxruntime(count: int) -> None:
+    subject = Subject("reference", network("reference"), SMALL)
+    feeds = subject.request(count)
+    found = in_openvino(subject.passed.model, "fp32", count)(feeds)
+    expected = in_onnxruntime(subject.passed.model)(feeds)
+
+    assert [one.shape for one in found] == [one.shape for one in expected] == [(count,)]
+    assert np.allclose(found, expected, atol=1e-5)
 
 
 def test_scores_that_are_worse_are_refused(tmp_path: Path) -> None:
@@ -157,6 +197,21 @@ def test_a_bundles_request_is_as_long_as_asked(bundle: Bundle) -> None:
     assert {len(value) for name, value in feeds.items() if sides[name] != "item"} == {1}
     plain, passed = (in_onnxruntime(graph)(feeds)[0] for graph in (ranker.plain, ranker.passed))
     assert np.allclose(plain, passed, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["int8", "bf16"])
+def test_a_bundle_is_timed_in_its_precision_where_the_cpu_has_it(bundle: Bundle, precision: Precision) -> None:
+    record = PrecisionRecord(asked=precision, chosen=precision, candidates=200)
+    ranker = ranker_of(bundle.folder)
+    ranker = replace(ranker, bundle=replace(bundle, manifest=bundle.manifest.model_copy(update={"precision": record})))
+    offered = load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    possible = {"int8": adds_int8_exactly(cpu_instructions()), "bf16": "BF16" in offered}[precision]
+
+    if possible:
+        assert ranker.opened(ranker.passed)(ranker.request(200))[0].shape == (200,)
+    else:
+        with pytest.raises(ExportError, match=f"^{precision}: "):
+            ranker.opened(ranker.passed)
 
 
 def test_a_bundle_without_goldens_is_named(tmp_path: Path) -> None:

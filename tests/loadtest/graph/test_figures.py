@@ -1,12 +1,10 @@
 """Ratios are of the medians that they should be of; slopes are of lines; a race runs all alike."""
 
-from collections import Counter
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.graph.figures import Measured, Times, ratio, slope, steps, summarised
+from loadtest.graph.figures import Measured, Timed, Times, fastest, ratio, slope, steps, summarised
 from loadtest.graph.race import race
 
 COUNTS = (20, 50, 200, 1_000)
@@ -28,7 +26,16 @@ def _measured(precision: str = "int8") -> Measured:
     }
     other: Times = {"plain": _line(0, 3), "passed": _line(0, 2), "twin": _line(0, 1)}
     without: Times = {"passed": {200: 100.0, 1_000: 500.0}, "linear": {200: 150.0, 1_000: 1_000.0}}
-    return Measured({"reference": reference, "other": other}, without, other, 1e-15, precision)  # type: ignore[arg-type]
+    models = {"reference": _timed(reference), "other": _timed(other)}
+    return Measured(models, _timed(without), _timed(other), 1e-15, precision)  # type: ignore[arg-type]
+
+
+def _timed(turns: Times) -> Timed:
+    """In a block of its own each takes half, and the lower precision a quarter."""
+    return Timed(
+        turns,
+        {name: {n: one / (4 if name == "int8" else 2) for n, one in taken.items()} for name, taken in turns.items()},
+    )
 
 
 def test_figures_are_of_the_medians_that_they_name() -> None:
@@ -46,6 +53,11 @@ def test_figures_are_of_the_medians_that_they_name() -> None:
     assert told["rule_ratios"] == {"linear": {"200": 1.5, "1000": 2.0}}
     assert told["bundle_ratios"]["1000"] == 1.5
     assert told["microseconds"]["reference"]["int8"]["50"] == 200.0
+    assert told["microseconds_in_blocks"]["reference"]["int8"]["50"] == 50.0
+    assert told["in_blocks"]["graph_ratio_fp32_n200"] == 6.0
+    assert told["in_blocks"]["graph_ratio_best_n1000"] == 30.0
+    assert told["in_blocks"]["gemm_floor_ratio_best"] == 0.625
+    assert told["microseconds_in_blocks"].keys() == {"reference", "other", "without_rule", "bundle"}
     assert (told["precision"], told["fp64_max_diff"]) == ("int8", 1e-15)
 
 
@@ -71,11 +83,17 @@ def test_a_ratio_tells_how_often_the_second_runs_in_the_time_of_the_first() -> N
     assert ratio({"slow": {10: 30.0}, "fast": {10: 10.0}}, "slow", "fast") == {"10": 3.0}
 
 
-def test_all_run_equally_often_in_turn() -> None:
+def test_the_fastest_precision_is_that_of_the_graph_with_the_least_time_at_200() -> None:
+    blocks = {"passed": {200: 2.0, 1_000: 5.0}, "int8": {200: 1.0, 1_000: 9.0}}
+
+    assert fastest(blocks, {"fp32": "passed", "int8": "int8"}) == "int8"
+
+
+def test_contestants_run_in_blocks_and_then_in_turn() -> None:
     ran: list[str] = []
     medians = race({"one": lambda: ran.append("one"), "two": lambda: ran.append("two")}, seconds=0)
 
-    assert Counter(ran) == {"one": 8, "two": 8}
-    assert ran[6:] == ["one", "two"] * 5
+    assert ran[:46] == ["one"] * 23 + ["two"] * 23
+    assert ran[46:] == ["one", "two"] * 5
     assert medians.keys() == {"one", "two"}
-    assert all(median >= 0 for median in medians.values())
+    assert all(median >= 0 for both in medians.values() for median in both)

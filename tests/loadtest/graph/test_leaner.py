@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from loadtest.graph.clicks import Clicks
-from loadtest.graph.figures import summarised_leaner
+from loadtest.graph.figures import Timed, summarised_leaner
 from loadtest.graph.graphs import plain_graph
 from loadtest.graph.inputs import random_feeds
 from loadtest.graph.leaner import AUC_MARGIN, Study, compared, leaner_models
@@ -123,9 +123,10 @@ def test_a_precision_that_the_gate_refused_is_not_the_best() -> None:
         "lean int8": {200: 5.0, 1_000: 30.0},
         "lean bf16": {200: 1.0, 1_000: 1.0},
     }
-    told = summarised_leaner(times, "lean", ["fp32", "int8"])
+    told = summarised_leaner(Timed(times, times), "lean", ["fp32", "int8"])
 
     assert (told["graph_ratio_fp32_n200"], told["graph_ratio_fp32_n1000"]) == (6.0, 6.0)
     assert (told["precision"], told["graph_ratio_best_n200"], told["graph_ratio_best_n1000"]) == ("int8", 12.0, 10.0)
+    assert told["in_blocks"]["graph_ratio_best_n200"] == 12.0
     assert told["slope_us_best"] == pytest.approx(25 / 800, abs=1e-4)
     assert told["ratios_to_passed"] == {"fp32": {"200": 2.0, "1000": 2.0}, "int8": {"200": 4.0, "1000": 3.3333}}
