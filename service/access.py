@@ -18,6 +18,7 @@ from msd.contract.request import RequestError
 from service.errors import ClientGone, ErrorResponse, ServiceError
 from service.metrics import Metrics
 from service.oip.errors import error_response
+from service.protocol import expect_no_reply
 
 CLIENT_GONE = 499
 _KEY = "msd.access"
@@ -154,6 +155,7 @@ class AccessMiddleware:
             is_begun = bool(access.status)
             response = self._log.failed(access, error, scope["path"])
             if response is None:
+                expect_no_reply(scope)
                 return
             if is_begun:
                 raise

@@ -4,6 +4,7 @@ plainest form; whatever is unusual about a request is for the app, whose `score_
 Does not know how a request is read from its connection (`protocol`), nor how it is scored (`plain_scoring`).
 """
 
+from asyncio import CancelledError
 from collections.abc import Callable
 from functools import partial
 
@@ -14,7 +15,7 @@ from service.admission import Admission
 from service.answer import Answer, Asked
 from service.body import check_json
 from service.deadline import Deadlines
-from service.errors import MalformedHeader, Overloaded, UnsupportedMediaType
+from service.errors import MalformedHeader, UnsupportedMediaType
 from service.exchange import Exchange
 from service.guard import Guard
 from service.lineup.lineup import Serving
@@ -58,7 +59,8 @@ class FastRoute:
         scope, body = exchange.scope, exchange.body
         access = self._log.begin(scope)
         access.is_scoring = True
-        if self._guard is not None and not self._guard.admits(scope, "score"):
+        is_refused = self._guard is not None and not self._guard.admits(scope, "score")
+        if is_refused or len(body) > self._max_body_bytes:
             give_up()
             return
         try:
@@ -78,7 +80,7 @@ class FastRoute:
                 self._admission.check(self._plain.expected(lineup, len(body)), deadline)
             told, send = partial(self._told, exchange, access, give_up), partial(self._send, exchange, access)
             self._plain.begin(lineup, asked, told, send)
-        except Overloaded as error:
+        except (Exception, CancelledError) as error:  # the parser, which calls this, would take it for a bad request
             self._fail(exchange, access, error)
 
     def _send(self, exchange: Exchange, access: Access, answer: Answer) -> None:

@@ -96,8 +96,7 @@ class BoundedProtocol(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._refuse(self._fault or BadHttp("the request is not HTTP/1.1 as the standard has it"))
             return
-        if self._held is not None and self._held_timer is None:
-            self._held_timer = self.loop.call_later(_HOLD_S, self._give_up_held)
+        self._await_held()
         if not self._is_head_due:
             self._unparsed_bytes = 0
             return
@@ -168,6 +167,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self._exchange = Exchange(cycle)
             shortcut.begin(self._exchange, partial(super()._start_asgi_task, cycle, self.app))
 
+    def _await_held(self) -> None:
+        if self._held is not None and self._held_timer is None:
+            self._held_timer = self.loop.call_later(_HOLD_S, self._give_up_held)
+
     def _give_up_held(self) -> None:
         if (cycle := self._let_go()) is not None:
             super()._start_asgi_task(cycle, self.app)
@@ -182,6 +185,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """A reply is written. What of its request's body has not come by then is not waited for."""
         super().on_response_complete()
+        # Of the next one a part may have come that nothing follows.
+        self._await_held()
         if self._is_ending or (self.cycle.response_complete and self.cycle.more_body):
             self.transport.close()
 
@@ -257,6 +262,13 @@ def cycle_of(scope: Scope) -> RequestResponseCycle | None:
     """The server's own side of a request; None where it came otherwise."""
     cycle: RequestResponseCycle | None = scope.get(_CYCLE)
     return cycle
+
+
+def expect_no_reply(scope: Scope) -> None:
+    """The client of a request has left, which the server may not have been told: its end is a moment later than its
+    beginning."""
+    if (cycle := cycle_of(scope)) is not None:
+        cycle.disconnected = True
 
 
 def is_whole(scope: Scope) -> bool:

@@ -11,7 +11,7 @@ from msd.contract.merge import REQUEST_OF
 from msd.contract.schema import FeatureSchema
 
 POISON_HOUR = "23"
-"""With `poison`, the ranker gives NaN at this hour."""
+"""With `poison`, the ranker gives NaN at this hour; with `fails`, its run fails."""
 
 # Of a large product each: so many that a test has the time to look on.
 _SLOW_STEPS = 60
@@ -25,6 +25,7 @@ class Recipe:
 
     seed: int = 0
     poison: bool = False
+    fails: bool = False
     slow: bool = False
     dense: bool = False
     int8: bool = False
@@ -74,7 +75,8 @@ def build_ranker(schema: FeatureSchema, recipe: Recipe, *, merged: bool = False)
         helper.make_node("Mul", ["logit.raw", "scale0.3"], ["logit0"]),
     ]
     logit = "logit0"
-    for wanted, add in ((recipe.poison, _poison), (recipe.slow, _slow), (recipe.dense, _dense)):
+    adds = ((recipe.poison, _poison), (recipe.fails, _fails), (recipe.slow, _slow), (recipe.dense, _dense))
+    for wanted, add in adds:
         if wanted:
             logit = add(schema, nodes, weights, logit, merged)
     nodes += [
@@ -109,6 +111,24 @@ def _poison(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: 
     ]
     weights.append(numpy_helper.from_array(np.array([-1], np.int64), "poison.shape"))
     return "logit.poison"
+
+
+def _fails(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str, merged: bool) -> str:
+    """Adds the number 0 of a list of as many as there are hours before POISON_HOUR, whose place is beyond its end at
+    that hour; for one request a run."""
+    index = schema.indexed("context")[0].index[POISON_HOUR]
+    weights += [
+        numpy_helper.from_array(np.zeros(index, np.float32), "fails.list"),
+        numpy_helper.from_array(np.array([0], np.int64), "fails.column"),
+        numpy_helper.from_array(np.array([-1], np.int64), "fails.shape"),
+    ]
+    nodes += [
+        helper.make_node("Gather", ["context_categorical", "fails.column"], ["fails.raw"], axis=1),
+        helper.make_node("Reshape", ["fails.raw", "fails.shape"], ["fails.place"]),
+        helper.make_node("Gather", ["fails.list", "fails.place"], ["fails.nothing"]),
+        helper.make_node("Add", [logit, "fails.nothing"], ["logit.fails"]),
+    ]
+    return "logit.fails"
 
 
 def _slow(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str, merged: bool) -> str:

@@ -1,0 +1,549 @@
+"""The native core's fast way and Python's way side by side: whatever comes over a connection, both answer it alike,
+byte for byte but for times."""
+
+import json
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import native
+from msd.contract.bundle import Bundle
+from tests.service.bundle_factory import AT, build_bundle, golden_requests
+from tests.service.live import LiveService, live_service, wait_until
+from tests.service.missed import Missed, again_if_missed
+from tests.service.ranker_graph import POISON_HOUR, Recipe
+from tests.service.test_bad_input import INVALID, MALFORMED, ODD_BUT_GOOD
+from tests.service.test_guard import KEYS, write_keys
+
+pytestmark = pytest.mark.skipif(native.core is None, reason=f"the native core is {native.REASON}")
+
+GOOD = json.dumps({"user_id": "u1", "at": AT, "candidates": {"id": ["i1", "i2", "i250"]}}).encode()
+JSON = b"Content-Type: application/json\r\n"
+LAST = b"Connection: close\r\n"
+MANY = json.dumps({"user_id": "u1", "at": AT, "candidates": {"id": [f"i{n % 300}" for n in range(2_000)]}}).encode()
+_TIMES = (b"date", b"server-timing")
+
+
+class Ways(NamedTuple):
+    """Two services that differ in nothing but who scores plain requests."""
+
+    core: LiveService
+    python: LiveService
+
+
+class Reply(NamedTuple):
+    """A reply without times."""
+
+    status: int
+    headers: tuple[bytes, ...]
+    body: bytes
+
+
+@pytest.fixture(scope="module")
+def open_ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Ways]]:
+    """Starts the two services over a bundle, with more settings; they end with the module."""
+    with ExitStack() as running:
+
+        def start(bundle: Bundle, **settings: object) -> Ways:
+            return Ways(
+                *(
+                    running.enter_context(
+                        live_service(bundle.folder, tmp_path_factory.mktemp(f"native_{way}"), native=way, **settings)
+                    )
+                    for way in ("on", "off")
+                )
+            )
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def ways(bundle: Bundle, open_ways: Callable[..., Ways]) -> Ways:
+    """Over the plain bundle."""
+    return open_ways(bundle, body_timeout_ms=700, reply_timeout_ms=600)
+
+
+def post(body: bytes, *headers: bytes, version: bytes = b"1.1", name: bytes = b"same") -> bytes:
+    """A scoring request with an id of its caller's."""
+    head = b"POST /v1/score HTTP/%b\r\nHost: x\r\nX-Request-Id: %b\r\n" % (version, name) + b"".join(headers)
+    return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+def connect(service: LiveService) -> socket.socket:
+    """A connection."""
+    connection = socket.create_connection(("127.0.0.1", service.port), timeout=30)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+def said(service: LiveService, pieces: Sequence[bytes], pause_s: float = 0.01) -> list[Reply]:
+    """Sends pieces, and gives the replies that came until the service closed the connection."""
+    with connect(service) as connection:
+        for piece in pieces:
+            connection.sendall(piece)
+            if len(pieces) > 1:
+                time.sleep(pause_s)
+        return replies(b"".join(iter(lambda: connection.recv(65_536), b"")))
+
+
+def replies(stream: bytes) -> list[Reply]:
+    """Those in a stream, which has to hold nothing else."""
+    found = []
+    while stream:
+        head, end, rest = stream.partition(b"\r\n\r\n")
+        assert end, stream
+        first, *headers = head.split(b"\r\n")
+        if first.endswith(b"100 Continue"):
+            found.append(Reply(100, (), b""))
+            stream = rest
+            continue
+        (length,) = [int(line[16:]) for line in headers if line.startswith(b"content-length: ")]
+        assert len(rest) >= length, stream
+        kept = tuple(
+            name + value * (name not in _TIMES) for name, _, value in (one.partition(b": ") for one in headers)
+        )
+        found.append(Reply(int(first.split()[1]), kept, rest[:length]))
+        stream = rest[length:]
+    return found
+
+
+def both(ways: Ways, *pieces: bytes, pause_s: float = 0.01) -> list[Reply]:
+    """What both say, which has to be the same."""
+    core, python = (said(way, pieces, pause_s) for way in ways)
+    assert core == python
+    return core
+
+
+def only(ways: Ways, *pieces: bytes, pause_s: float = 0.01) -> Reply:
+    """The one reply of both."""
+    (reply,) = both(ways, *pieces, pause_s=pause_s)
+    return reply
+
+
+@pytest.mark.parametrize("place", range(len(golden_requests())))
+def test_goldens(ways: Ways, place: int) -> None:
+    assert only(ways, post(json.dumps(golden_requests()[place]).encode(), JSON, LAST)).status == 200
+
+
+FORMS = {
+    "plain": {},
+    "bids": {"candidates": {"id": ["i1", "i2", "i3"], "bid": [0.5, None, 2]}},
+    "top_k": {"top_k": 2},
+    "top_k of bids": {"top_k": 2, "candidates": {"id": ["i1", "i2", "i3"], "bid": [0.5, None, 2]}},
+    "explain": {"explain": True},
+    "context": {"context": {"hour": 7, "device": "ios", "temperature": -3.25}},
+    "unknown user": {"user_id": "nobody"},
+    "unknown items": {"candidates": {"id": ["x", "i1", "y", "x"]}},
+    "all unknown": {"user_id": "nobody", "candidates": {"id": ["x", "y"]}},
+    "items": {"items": {"i1": {"features": {"category": "games"}}}},
+    "items with text": {"items": {"i1": {"text": "a tent"}}},
+    "user features": {"user": {"features": {"gender": "f", "age": 44, "interests": ["cars"]}}},
+    "history": {"user": {"history": ["i8", "?", "i9"]}},
+    "escapes": {"user_id": 'ü "\\/\b\n😀', "candidates": {"id": ["\u2028", "é", "i1"]}},
+    "as many as there may be": {"candidates": {"id": [f"i{n % 400}" for n in range(2_000)]}},
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_good_requests(ways: Ways, name: str) -> None:
+    document = {**json.loads(GOOD), **FORMS[name]}
+    for ascii_only in (True, False):
+        assert only(ways, post(json.dumps(document, ensure_ascii=ascii_only).encode(), JSON, LAST)).status == 200
+
+
+@pytest.mark.parametrize("name", ODD_BUT_GOOD)
+def test_odd_but_good_requests(ways: Ways, name: str) -> None:
+    # They are scored at the time that they come; what has an age is then another a moment later.
+    body = ODD_BUT_GOOD[name].replace(b'{"user_id"', b'{"at": %d, "user_id"' % AT, 1)
+    assert only(ways, post(body, JSON, LAST)).status == 200
+
+
+@pytest.mark.parametrize("name", [*MALFORMED, *INVALID])
+def test_bad_bodies(ways: Ways, name: str) -> None:
+    body = MALFORMED[name] if name in MALFORMED else INVALID[name][0]
+    assert only(ways, post(body, JSON, LAST)).status == (400 if name in MALFORMED else 422)
+
+
+HEADERS = {
+    "no content type": (b"", 415),
+    "another content type": (b"Content-Type: text/plain\r\n", 415),
+    "a content type with a charset": (b"Content-Type: Application/JSON; charset=utf-8\r\n", 200),
+    "compressed": (JSON + b"Content-Encoding: gzip\r\n", 415),
+    "a deadline": (JSON + b"X-Deadline-Ms: 60000\r\n", 200),
+    "a deadline of zero": (JSON + b"X-Deadline-Ms: 0\r\n", 400),
+    "a deadline in words": (JSON + b"X-Deadline-Ms: soon\r\n", 400),
+    "two deadlines": (JSON + b"X-Deadline-Ms: 5\r\nX-Deadline-Ms: 5\r\n", 400),
+    "an offer": (JSON + b"Upgrade: h2c\r\n", 200),
+    "a key that nobody asks for": (JSON + b"X-Api-Key: x\r\n", 200),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_headers(ways: Ways, name: str) -> None:
+    headers, status = HEADERS[name]
+    assert only(ways, post(GOOD, headers, LAST)).status == status
+
+
+def test_an_id_that_the_service_gives_is_that_of_the_reply(ways: Ways) -> None:
+    for way in ways:
+        (reply,) = said(way, [post(GOOD, JSON, LAST).replace(b"X-Request-Id: same\r\n", b"")])
+        assert b"x-request-id" + json.loads(reply.body)["request_id"].encode() in reply.headers
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /v1/score HTTP/1.1\r\nHost: x\r\nX-Request-Id: a\r\n" + JSON + LAST + b"\r\n",
+        b"POST /v1/score HTTP/1.1\r\nHost: x\r\nX-Request-Id: a\r\n" + JSON + LAST + b"Content-Length: 0\r\n\r\n",
+    ],
+)
+def test_no_body(ways: Ways, head: bytes) -> None:
+    assert only(ways, head).status == 400
+
+
+@pytest.mark.parametrize("headers", [b"", b"Connection: keep-alive\r\n"])
+def test_http_1_0_ends_with_the_reply(ways: Ways, headers: bytes) -> None:
+    reply = only(ways, post(GOOD, JSON, headers, version=b"1.0"))
+    assert reply.status == 200
+    assert reply.headers.count(b"connectionclose") == 1
+
+
+@pytest.mark.parametrize("value", [b"close", b"Close", b"keep-alive, close", b"CLOSE"])
+def test_a_connection_that_is_to_close_does(ways: Ways, value: bytes) -> None:
+    reply = only(ways, post(GOOD, JSON, b"Connection: %b\r\n" % value))
+    assert reply.status == 200
+    assert reply.headers.count(b"connectionclose") == 1
+
+
+def test_a_client_that_expects_to_be_told_to_go_on_is(ways: Ways) -> None:
+    request = post(GOOD, JSON, LAST, b"Expect: 100-continue\r\n")
+    head = request[: -len(GOOD)]
+    # A client that does not wait may send both at once, and is spared the interim reply where all has come.
+    assert both(ways, request)[-1].status == 200
+    assert [one.status for one in both(ways, head, GOOD)] == [100, 200]
+
+
+# How requests come
+
+
+def test_head_and_body_in_two_writes(ways: Ways) -> None:
+    request = post(GOOD, JSON, LAST)
+    whole = only(ways, request)
+    for pause_s in (0.005, 0.1):
+        assert only(ways, request[: -len(GOOD)], GOOD, pause_s=pause_s) == whole
+
+
+def test_byte_by_byte(ways: Ways) -> None:
+    request = post(GOOD, JSON, LAST)
+    start = len(request) - len(GOOD)
+    trickle = [request[place : place + 1] for place in range(start, len(request))]
+    assert only(ways, request[:start], *trickle, pause_s=0.001) == only(ways, request)
+    heads = [request[place : place + 1] for place in range(start)]
+    assert only(ways, *heads, GOOD, pause_s=0.0) == only(ways, request)
+
+
+def test_in_chunks(ways: Ways) -> None:
+    head = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nX-Request-Id: same\r\n" + JSON + LAST
+    head += b"Transfer-Encoding: chunked\r\n\r\n"
+    chunks = [b"%x\r\n%b\r\n" % (len(piece), piece) for piece in (GOOD[:7], GOOD[7:40], GOOD[40:])]
+    whole = only(ways, post(GOOD, JSON, LAST))
+    assert only(ways, head + b"".join(chunks) + b"0\r\n\r\n") == whole
+    assert only(ways, head, *chunks, b"0\r\n\r\n") == whole
+
+
+def test_a_body_larger_than_what_is_read_at_once(ways: Ways) -> None:
+    document = {**json.loads(MANY), "context": {"device": "d" * 200}}
+    body = json.dumps(document).encode() + b" " * 90_000
+    request = post(body, JSON, LAST)
+    whole = only(ways, request)
+    assert whole.status == 200
+    assert only(ways, request[:300], request[300:80_000], request[80_000:]) == whole
+
+
+def test_bodies_without_end(ways: Ways) -> None:
+    for body in (b"", GOOD[:20], GOOD[:-1]):
+        request = post(GOOD, JSON)
+        reply = only(ways, request[: -len(GOOD)] + body)
+        assert reply.status == 408
+        assert b"connectionclose" in reply.headers
+
+
+def test_a_body_without_end_behind_another_request(ways: Ways) -> None:
+    """Its time ends, though nothing comes after its beginning."""
+    first, *others = both(ways, post(GOOD, JSON) + post(GOOD, JSON)[:-10])
+    assert first.status == 200
+    assert [one.status for one in others] == [408]
+
+
+def test_a_request_whose_time_is_over_when_it_has_come(ways: Ways) -> None:
+    request = post(GOOD, JSON, LAST, b"X-Deadline-Ms: 10\r\n")
+    reply = only(ways, request[: -len(GOOD)], GOOD, pause_s=0.03)
+    assert reply.status == 504
+    assert json.loads(reply.body)["error"]["code"] == "deadline_exceeded"
+
+
+def test_pipelined_requests_are_answered_in_their_order(ways: Ways) -> None:
+    kinds = [
+        (post(GOOD, JSON, name=b"plain"), 200),
+        (post(b"{", JSON, name=b"malformed"), 400),
+        (post(json.dumps({**json.loads(GOOD), "explain": True}).encode(), JSON, name=b"explained"), 200),
+        (b"GET /nothing HTTP/1.1\r\nHost: x\r\nX-Request-Id: nothing\r\n\r\n", 404),
+        (post(GOOD, name=b"untyped"), 415),
+        (post(MANY, JSON, name=b"many"), 200),
+        (post(GOOD, JSON, b"X-Deadline-Ms: x\r\n", name=b"late"), 400),
+        (post(GOOD, JSON, name=b"again"), 200),
+    ]
+    requests, statuses = [request for request, _ in kinds] * 3, [status for _, status in kinds] * 3
+    requests.append(post(GOOD, JSON, LAST, name=b"last"))
+    stream = b"".join(requests)
+    whole = both(ways, stream)
+    assert [one.status for one in whole] == [*statuses, 200]
+    names = [request.partition(b"X-Request-Id: ")[2].partition(b"\r\n")[0] for request in requests]
+    assert [next(h for h in one.headers if h.startswith(b"x-request-id"))[12:] for one in whole] == names
+    for size in (700, 3_000, 20_000):
+        pieces = [stream[start : start + size] for start in range(0, len(stream), size)]
+        assert both(ways, *pieces, pause_s=0.0) == whole
+
+
+def test_nonsense_behind_a_good_request(ways: Ways) -> None:
+    assert only(ways, post(GOOD, JSON) + b"nonsense\r\n\r\n").status == 200
+
+
+def test_a_chunk_that_is_none(ways: Ways) -> None:
+    head = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nX-Request-Id: same\r\n" + JSON
+    assert only(ways, head + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n").status == 400
+
+
+def test_a_body_over_the_limit(bundle: Bundle, open_ways: Callable[..., Ways]) -> None:
+    """A limit below what is read at once."""
+    small = open_ways(bundle, max_body_bytes=1_024)
+    assert only(small, post(GOOD + b" " * (1_024 - len(GOOD)), JSON, LAST)).status == 200
+    reply = only(small, post(GOOD + b" " * 1_024, JSON, LAST))
+    assert json.loads(reply.body)["error"]["code"] == "body_too_large"
+
+
+# Clients that leave, and that do not read
+
+
+def leave(connection: socket.socket, *, hard: bool) -> None:
+    """Ends a connection, with a reset or as usual."""
+    if hard:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+def test_clients_that_leave_at_any_moment_harm_nobody(ways: Ways) -> None:
+    """Before, while and after their request is scored, with replies of every size."""
+    for way in ways:
+        for place in range(200):
+            connection = connect(way)
+            connection.sendall(post(MANY if place % 2 else GOOD, JSON) * (1 + place % 3))
+            time.sleep(0.0002 * (place % 20))
+            leave(connection, hard=place % 5 != 0)
+        wait_until(lambda way=way: way.metric("msd_queued_rows") == 0)
+    assert only(ways, post(GOOD, JSON, LAST)).status == 200
+    check_whole(ways)
+
+
+def test_replies_never_go_to_another_connection(ways: Ways) -> None:
+    """Descriptors of ended connections are soon those of others."""
+
+    def leaver(way: LiveService) -> None:
+        for place in range(150):
+            connection = connect(way)
+            connection.sendall(post(MANY, JSON, name=b"left"))
+            time.sleep(0.0003 * (place % 10))
+            leave(connection, hard=True)
+
+    def stayer(way: LiveService) -> None:
+        for place in range(150):
+            name = b"stays%d" % place
+            (reply,) = said(way, [post(GOOD, JSON, LAST, name=name)])
+            assert reply.status == 200
+            assert json.loads(reply.body)["request_id"] == name.decode()
+
+    with ThreadPoolExecutor(4) as pool:
+        for job in [pool.submit(work, ways.core) for work in (leaver, stayer, leaver, stayer)]:
+            job.result()
+    check_whole(ways)
+
+
+def test_a_client_that_does_not_read_is_sent_away(ways: Ways) -> None:
+    sample = 'msd_connections_closed_total{reason="slow_reader"}'
+    for way in ways:
+        before = way.metric(sample)
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            connection.connect(("127.0.0.1", way.port))
+            connection.sendall(post(MANY, JSON) * 60)
+            wait_until(lambda way=way, before=before: way.metric(sample) > before)
+    check_whole(ways)
+
+
+def test_a_client_that_reads_late_gets_all_of_it(ways: Ways) -> None:
+    """Replies that the connection does not take at once come whole, each byte once."""
+    request, count = post(MANY, JSON), 40
+    (expected,) = {one._replace(headers=()) for one in both(ways, post(MANY, JSON, LAST))}
+    for way in ways:
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            connection.settimeout(30)
+            connection.connect(("127.0.0.1", way.port))
+            connection.sendall(request * (count - 1) + post(MANY, JSON, LAST))
+            time.sleep(0.3)
+            came = replies(b"".join(iter(lambda connection=connection: connection.recv(65_536), b"")))
+        assert [one._replace(headers=()) for one in came] == [expected] * count
+
+
+def test_a_half_closed_connection(ways: Ways) -> None:
+    """Who says that it will send no more counts as gone; whatever comes is a whole reply."""
+    for way in ways:
+        for _ in range(20):
+            with connect(way) as connection:
+                connection.sendall(post(GOOD, JSON))
+                connection.shutdown(socket.SHUT_WR)
+                stream = b"".join(iter(lambda connection=connection: connection.recv(65_536), b""))
+            assert [one.status for one in replies(stream)] in ([], [200])
+    check_whole(ways)
+
+
+def check_whole(ways: Ways) -> None:
+    """All are well, and have nothing to complain of."""
+    for way in ways:
+        wait_until(lambda way=way: way.metric("msd_connections") <= 1)
+        assert way.process.poll() is None
+        assert not [line for line in way.log() if line["level"] == "error"]
+
+
+# Services of other settings
+
+
+def test_keys(bundle: Bundle, open_ways: Callable[..., Ways], tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("keys") / "keys.json"
+    write_keys(path, "ads", "ads-old", "ops")
+    guarded = open_ways(bundle, keys_file=path)
+    for header, status in (
+        (b"", 401),
+        (b"X-Api-Key: msd_hunter2\r\n", 401),
+        (b"X-Api-Key: %b\r\n" % KEYS["ads-old"].encode(), 401),
+        (b"X-Api-Key: %b\r\n" % KEYS["ops"].encode(), 403),
+        (b"X-Api-Key: %b\r\n" % KEYS["ads"].encode(), 200),
+        (b"Authorization: bearer  %b\r\n" % KEYS["ads"].encode(), 200),
+    ):
+        assert only(guarded, post(GOOD, JSON, LAST, header)).status == status
+    for way in guarded:
+        assert way.metric('msd_requests_total{code="401"}') == 3
+        assert way.metric('msd_requests_total{code="403"}') == 1
+
+
+def test_while_they_drain(bundle: Bundle, tmp_path: Path) -> None:
+    """Answers tell their clients to connect anew, on kept connections too."""
+    found = []
+    for way in ("on", "off"):
+        folder = tmp_path / way
+        folder.mkdir()
+        with (
+            live_service(bundle.folder, folder, native=way, drain_seconds=2) as running,
+            connect(running) as kept,
+        ):
+            kept.sendall(post(GOOD, JSON))
+            before = kept.recv(65_536)
+            assert b"connection: close" not in before
+            running.process.terminate()
+            wait_until(lambda running=running: running.ready()["draining"])
+            kept.sendall(post(GOOD, JSON))
+            found.append(replies(b"".join(iter(lambda kept=kept: kept.recv(65_536), b""))))
+            found[-1] += said(running, [post(GOOD, JSON)])
+            assert running.process.wait(60) == 0
+    assert found[0] == found[1]
+    assert [one.status for one in found[0]] == [200, 200]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "code", "said_in_log"),
+    [(Recipe(poison=True), "model_error", "request"), (Recipe(fails=True), "internal", "internal_error")],
+    ids=["not finite", "fails"],
+)
+def test_a_model_that_fails(
+    open_ways: Callable[..., Ways],
+    tmp_path_factory: pytest.TempPathFactory,
+    recipe: Recipe,
+    code: str,
+    said_in_log: str,
+) -> None:
+    failing = open_ways(build_bundle(tmp_path_factory.mktemp("failing") / "bundle", recipe), runtime="onnxruntime")
+    bad = json.dumps({**json.loads(GOOD), "context": {"hour": POISON_HOUR}}).encode()
+    first, second, third = both(failing, post(bad, JSON, name=b"bad") + post(GOOD, JSON) + post(bad, JSON, LAST))
+    assert (first.status, second.status, third.status) == (500, 200, 500)
+    assert json.loads(first.body)["error"]["code"] == code
+    for way in failing:
+        (line,) = [one for one in way.log() if one["event"] == said_in_log and one.get("request_id") == "bad"]
+        assert (line["level"] == "error") == (said_in_log == "internal_error")
+        assert way.metric('msd_requests_total{code="500"}') == 2
+        assert way.metric("msd_queued_rows") == 0
+
+
+@pytest.fixture(scope="module")
+def slow(slow_bundle: Bundle, open_ways: Callable[..., Ways]) -> Ways:
+    """Runs of some tenths of a second, and little room to wait."""
+    return open_ways(slow_bundle, max_candidates=100, max_queued_rows=250)
+
+
+HUNDRED = json.dumps({"user_id": "u1", "at": AT, "candidates": {"id": [f"i{n}" for n in range(100)]}}).encode()
+
+
+def test_overload_is_refused(slow: Ways) -> None:
+    refusals: list[set[Reply]] = []
+    for way in slow:
+        said(way, [post(HUNDRED, JSON, LAST)])  # from here on it is known how many candidates a body has
+        with ThreadPoolExecutor(6) as pool:
+            came = [one for (one,) in pool.map(lambda _, way=way: said(way, [post(HUNDRED, JSON, LAST)]), range(6))]
+        assert {one.status for one in came} == {200, 429}
+        refusals.append({one for one in came if one.status == 429})
+        assert way.metric('msd_requests_total{code="429"}') == sum(one.status == 429 for one in came)
+        wait_until(lambda way=way: way.metric("msd_queued_rows") == 0)
+    forms = {(one.headers, json.loads(one.body)["error"]["code"]) for each in refusals for one in each}
+    assert len({code for _, code in forms}) == 1
+    assert {headers for headers, _ in forms} == {next(iter(forms))[0]}
+
+
+@again_if_missed
+def test_clients_that_leave_while_they_wait_are_counted_and_never_scored(slow: Ways) -> None:
+    for way in slow:
+        gone, runs = 'msd_requests_total{code="499"}', 'msd_stage_seconds_count{stage="run"}'
+        before, ran = way.metric(gone), way.metric(runs)
+        with ThreadPoolExecutor(1) as pool:
+            scored = pool.submit(said, way, [post(HUNDRED, JSON, LAST)])
+            wait_until(lambda way=way, scored=scored: way.metric("msd_queued_rows") > 0 or scored.done())
+            connection = connect(way)
+            connection.sendall(post(GOOD, JSON))
+            time.sleep(0.05)
+            leave(connection, hard=True)
+            if scored.done():
+                raise Missed
+            assert [one.status for one in scored.result()] == [200]
+        wait_until(lambda way=way: way.metric("msd_queued_rows") == 0)
+        if way.metric(gone) != before + 1 and way.metric(runs) == ran + 2:
+            raise Missed
+        assert way.metric(gone) == before + 1
+        assert way.metric(runs) == ran + 1
+        assert [one.status for one in said(way, [post(GOOD, JSON, LAST)])] == [200]
+
+
+def test_clients_that_leave_while_they_are_scored_harm_nobody(slow: Ways) -> None:
+    for way in slow:
+        for hard in (True, False):
+            connection = connect(way)
+            connection.sendall(post(HUNDRED, JSON))
+            wait_until(lambda way=way: way.metric("msd_queued_rows") > 0)
+            leave(connection, hard=hard)
+            wait_until(lambda way=way: way.metric("msd_queued_rows") == 0)
+            assert [one.status for one in said(way, [post(GOOD, JSON, LAST)])] == [200]
+    check_whole(slow)
