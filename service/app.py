@@ -7,23 +7,23 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.access import AccessMiddleware
-from service.admin import admin_routes
-from service.body import BodyMiddleware
-from service.docs import add_docs
-from service.events_route import PATH as EVENTS_PATH
-from service.events_route import EventsRoute
-from service.guard import GuardMiddleware
-from service.health import health_routes
-from service.lineup.plan import Plan
-from service.metrics import Metrics
-from service.oip.docs import INFER_PATHS
-from service.oip.errors import error_response
-from service.oip.infer_route import InferRoute
-from service.oip.model_routes import oip_routes
+from service.deployment.plan import Plan
+from service.http.access import AccessMiddleware
+from service.http.body import BodyMiddleware
+from service.http.guard import GuardMiddleware
+from service.http.oip_errors import error_response
 from service.parts import Parts
-from service.score_route import PATH, ScoreRoute
+from service.routes.admin import admin_routes
+from service.routes.docs import add_docs
+from service.routes.events_route import PATH as EVENTS_PATH
+from service.routes.events_route import EventsRoute
+from service.routes.health import health_routes
+from service.routes.oip.docs import INFER_PATHS
+from service.routes.oip.infer_route import InferRoute
+from service.routes.oip.model_routes import oip_routes
+from service.routes.score_route import PATH, ScoreRoute
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 
 
 def create_app(

@@ -10,8 +10,10 @@ import orjson
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from msd.contract.errors import MsdError
 from msd.contract.events import TooManyEvents
 from msd.contract.request import RequestError, TooManyCandidates
+from msd.contract.rows import Rows
 
 _REQUEST_STATUS = {"malformed": 400, "invalid": 422, TooManyCandidates.code: 413, TooManyEvents.code: 413}
 
@@ -203,3 +205,14 @@ class ErrorResponse:
 def _printable(text: str) -> str:
     """The text with lone surrogates, which JSON escapes can carry in but UTF-8 cannot carry out, spelt out."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+class StoreError(MsdError):
+    """The store cannot be reached, is damaged, or holds another bundle's rows; the message says which and where.
+
+    `rows` are those that can be had all the same, in the order asked for, the others missing; None if there are none.
+    """
+
+    def __init__(self, message: str, rows: Rows | None = None) -> None:
+        super().__init__(message)
+        self.rows = rows

@@ -10,32 +10,32 @@ from typing import Protocol
 
 from starlette.types import ASGIApp
 
-from service.access import AccessLog
-from service.admission import Admission
-from service.answer import Follower
 from service.cold.cold_ads import open_cold_ads
 from service.cores import scoring_threads, usable_cores
+from service.deployment.loader import Loader, lineup_of, load_planned
+from service.deployment.plan import Plan, PlannedArm, PlannedModel
+from service.deployment.readiness import Readiness, Starter
+from service.deployment.shadowing import Shadowing
+from service.deployment.source import CHAMPION
 from service.explain.explainer import Explainer
-from service.fast_route import FastRoute
-from service.guard import open_guard
-from service.lineup.lineup import Lineup, Serving
-from service.lineup.loader import Loader, lineup_of, load_planned
-from service.lineup.plan import Plan, PlannedArm, PlannedModel
-from service.lineup.shadowing import Shadowing
-from service.lineup.source import CHAMPION
+from service.http.access import AccessLog
+from service.http.guard import open_guard
 from service.live.choice import open_live_store
 from service.live.live_rows import LiveRows
-from service.metrics import Metrics
-from service.plain_scoring import PlainScoring
-from service.playground.playground import Playground
-from service.playground.without import Alone
-from service.readiness import Readiness, Starter
+from service.models.lineup import Lineup, Serving
 from service.request_log.request_log import open_request_log
-from service.run_queue import RunQueue
-from service.score_route import ScoreRoute
-from service.scorer import Scorer
-from service.scoring import Scoring
+from service.routes.fast_route import FastRoute
+from service.routes.playground.playground import Playground
+from service.routes.playground.without import Alone
+from service.routes.score_route import ScoreRoute
+from service.scoring.admission import Admission
+from service.scoring.answer import Follower
+from service.scoring.plain_scoring import PlainScoring
+from service.scoring.run_queue import RunQueue
+from service.scoring.scorer import Scorer
+from service.scoring.scoring import Scoring
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 from service.tracing.tracing import open_tracing
 from service.trust import Trust
 

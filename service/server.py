@@ -25,20 +25,20 @@ from starlette.types import ASGIApp
 from msd.contract.errors import MsdError
 from service.app import create_app
 from service.cores import scoring_threads, usable_cores
-from service.entry import Entry
-from service.keys import check_keys
-from service.lineup.follower import Follower
-from service.lineup.held import private_folder
-from service.lineup.source import Source
-from service.lineup.swaps import Swaps
-from service.listener import accepted, bind, listen, refuse_new
-from service.logs import configure_logs, keep_standard_streams
-from service.metrics import Metrics
-from service.native_path import CoreStatus
-from service.protocol import Shortcut, bounded_protocol
-from service.readiness import Readiness
+from service.deployment.follower import Follower
+from service.deployment.held import private_folder
+from service.deployment.readiness import Readiness
+from service.deployment.source import Source
+from service.deployment.swaps import Swaps
+from service.http.entry import Entry
+from service.http.keys import check_keys
+from service.http.listener import accepted, bind, listen, refuse_new
+from service.http.protocol import Shortcut, bounded_protocol
+from service.http.tls import check_tls
+from service.models.native_path import CoreStatus
 from service.settings import Settings
-from service.tls import check_tls
+from service.telemetry.logs import configure_logs, keep_standard_streams
+from service.telemetry.metrics import Metrics
 from service.trust import Trust
 
 _KEEP_ALIVE_S = 75

@@ -22,7 +22,7 @@ from pydantic import (
 
 from msd.contract.errors import MsdError
 from msd.contract.request import MAX_CANDIDATES
-from service.redis_url import parse_redis_url
+from service.redis.redis_url import parse_redis_url
 
 PREFIX = "MSD_"
 MAX_WORKERS = 512

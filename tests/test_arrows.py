@@ -164,7 +164,7 @@ def loaded_by(*modules: str) -> set[str]:
 
 
 def test_importing_the_service_and_its_commands_loads_nothing_heavy() -> None:
-    loaded = loaded_by("service.app", "service.serve_command", "service.publish_command")
+    loaded = loaded_by("service.app", "service.commands.serve", "service.commands.publish")
 
     assert "service" in loaded
     assert not HEAVY & loaded

@@ -1,5 +1,5 @@
 // Which place of an arena holds which id, and behind it a tail of bytes (a user's history): written by one thread with
-// the map's lock held, read by many. The arena itself (`service/stores/arena.py`) says who is moved out.
+// the map's lock held, read by many. The arena itself (`service/rows/arena.py`) says who is moved out.
 #pragma once
 
 #include <cstdint>

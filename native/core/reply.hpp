@@ -1,4 +1,4 @@
-// From scores to the reply's columns, as `service.reply` writes them: eCPM, the order under `top_k`, what is degraded.
+// From scores to the reply's columns, as `service.scoring.reply` writes them: eCPM, the order under `top_k`, what is degraded.
 #pragma once
 
 #include <algorithm>

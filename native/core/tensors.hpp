@@ -16,7 +16,7 @@
 
 namespace native {
 
-// Rows that a service has read before: `service/stores/arena.py`'s arrays, by the places of an IdMap.
+// Rows that a service has read before: `service/rows/arena.py`'s arrays, by the places of an IdMap.
 struct Arena {
   const IdMap* ids;
   const uint8_t* records;

@@ -20,10 +20,10 @@ from msd.contract.rows import Rows
 from service.cold.encoders import EncoderAway, Encoders
 from service.cold.encoding import Encoding, Told
 from service.cold.text_encoder import can_tokenise
-from service.lineup.model import Model
-from service.lineup.pointers import is_bundle
-from service.metrics import Metrics
+from service.deployment.pointers import is_bundle
+from service.models.model import Model
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from service.cold.shelf import RedisShelf

@@ -20,7 +20,7 @@ from service.cold.rate import Rate
 from service.cold.runs import runs_of
 from service.cold.text_encoder import TextEncoder
 from service.cold.vector_cache import VectorCache
-from service.metrics import Metrics
+from service.telemetry.metrics import Metrics
 
 Outcome = Literal["held", "encoded", "redis", "late", "dropped", "failed"]
 _HELD = 100_000

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from msd.contract.assemble import Tensors, assemble, wanted_items
 from msd.contract.request import CheckedRequest
-from service.admission import Admission, Load
 from service.errors import DeadlineExceeded, ModelError
 from service.explain.groups import GROUPS, Knowledge, unknown
 from service.explain.shapley import shapley
-from service.lineup.model import Model
-from service.reply import Explanation
-from service.run_queue import RunQueue
-from service.scorer import Scored, Terms
+from service.models.model import Model
+from service.scoring.admission import Admission, Load
+from service.scoring.reply import Explanation
+from service.scoring.run_queue import RunQueue
+from service.scoring.scorer import Scored, Terms
 
 MAX_CLICKED = 50
 _HEAD = "pctr"

@@ -16,7 +16,7 @@ from service.live.errors import LiveError
 from service.live.overlay import Moment, Overlay, state_rules
 from service.live.store import LiveStore, States
 from service.live.stream import Stream
-from service.metrics import Metrics
+from service.telemetry.metrics import Metrics
 
 FetchRows = Callable[[RowSide, Sequence[str]], Awaitable[Rows]]
 

@@ -17,18 +17,18 @@ import numpy as np
 from msd.contract.live_state import NOTHING, pack_state
 from msd.contract.redis_keys import LIVE_STREAM, live_key, live_prefix, seen_key
 from msd.contract.rows import RowSide
+from service.errors import StoreError
 from service.live.batch import SIDES, Batch, LiveEvent, Outcome
 from service.live.errors import LiveError
 from service.live.near import Near
 from service.live.redis_script import DUPLICATE, FOLD, IN_ROW, LATE, STREAM, Script
 from service.live.store import States
 from service.live.stream import Stream
+from service.redis.nodes import Answers, Command, Nodes, are_among
+from service.redis.redis_line import pack
+from service.redis.redis_link import Ears
+from service.redis.topology import open_nodes
 from service.settings import Settings
-from service.stores.nodes import Answers, Command, Nodes, are_among
-from service.stores.redis_line import pack
-from service.stores.redis_link import Ears
-from service.stores.store import StoreError
-from service.stores.topology import open_nodes
 
 _WRITE_TIMEOUT_S = 5.0
 # The stream is asked for again so often: it moves with every batch, and what it says is not for the instant.

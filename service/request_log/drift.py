@@ -11,8 +11,8 @@ from msd.contract.bundle import Manifest
 from msd.contract.log import Basis
 from msd.contract.reference import Distribution, Reference, dense_inputs
 from msd.contract.request import CheckedRequest
-from service.metrics import Metrics
 from service.runtimes.runtime import Scores
+from service.telemetry.metrics import Metrics
 
 # Of fewer requests a distribution is too rough to be compared: chance alone makes it differ.
 LEAST_REQUESTS = 200

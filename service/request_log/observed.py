@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.log import EventRecord, RequestRecord
-from service.metrics import Metrics
+from service.telemetry.metrics import Metrics
 
 SETTLE_S = 600.0
 """An impression is judged when events have come that are so much later: most clicks have come by then."""

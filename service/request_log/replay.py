@@ -16,10 +16,10 @@ from msd.contract.errors import MsdError
 from msd.contract.log import LogError, RequestRecord, basis_of
 from msd.contract.request import RequestError, parse_request
 from msd.contract.rows import RowCodec
-from service.partial import declared, spread
 from service.request_log.parquet import log_files, read_requests
 from service.runtimes.choice import open_runtime
 from service.runtimes.runtime import Runtime, Scores
+from service.scoring.partial import declared, spread
 from service.settings import Settings
 
 _SHOWN = 10

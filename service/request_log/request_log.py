@@ -13,13 +13,13 @@ import structlog
 
 from msd.contract.errors import MsdError
 from msd.contract.log import is_sampled
-from service.answer import Answer, Served
-from service.lineup.lineup import Lineup
-from service.metrics import Metrics
+from service.models.lineup import Lineup
 from service.priority import give_way
 from service.request_log.folder import LogFolder
 from service.request_log.served import Events
+from service.scoring.answer import Answer, Served
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from service.request_log.writer import LogWriter

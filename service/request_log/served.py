@@ -9,8 +9,8 @@ from typing import NamedTuple
 import orjson
 
 from msd.contract.log import EventRecord, RequestRecord
-from service.answer import Served
-from service.reply import served_places
+from service.scoring.answer import Served
+from service.scoring.reply import served_places
 
 _STAGES = ("parse_ms", "rows_ms", "queue_ms", "run_ms", "total_ms")
 

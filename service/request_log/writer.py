@@ -11,14 +11,14 @@ import structlog
 
 from msd.contract.errors import MsdError
 from msd.contract.log import EVENTS, REQUESTS, EventRecord, RequestRecord, is_sampled
-from service.answer import Served
-from service.metrics import Logged, Metrics
 from service.priority import let_others_run
 from service.request_log.drift import Drift
 from service.request_log.folder import LogFolder
 from service.request_log.observed import Observed
 from service.request_log.parquet import Batch, encode_batches, event_batch, request_batch
 from service.request_log.served import Events, record_of, records_of
+from service.scoring.answer import Served
+from service.telemetry.metrics import Logged, Metrics
 
 _FULL_BYTES, _FEWEST_FILES = 16 * 2**20, 4
 # Records become columns in batches of about so many ids: while they do, nobody else runs Python.

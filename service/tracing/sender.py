@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
 
 from msd.contract.errors import MsdError
-from service.metrics import Metrics
+from service.telemetry.metrics import Metrics
 from service.tracing.spans import Traced, resource, spans_of
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")

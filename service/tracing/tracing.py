@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from starlette.types import Scope
 
 from msd.contract.errors import MsdError
-from service.metrics import Metrics
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 from service.tracing.parent import parent_of
 
 if TYPE_CHECKING:
-    from service.access import Access
+    from service.http.access import Access
     from service.tracing.sender import Sender
 
 # As they are documented, so that no span is named by what a caller writes.

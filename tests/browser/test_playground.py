@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from msd.contract.bundle import Bundle
-from service.keys import KeyFile, new_key
+from service.http.keys import KeyFile, new_key
 from tests.browser.playground_page import PlaygroundPage, ids_of
 from tests.service.bundle_factory import AT
 from tests.service.live import LiveService, live_service
@@ -349,6 +349,6 @@ def test_scores_stay_where_there_is_no_time_to_explain_them(page: PlaygroundPage
 
 
 def test_addresses_are_relative_so_that_a_proxy_may_put_it_anywhere() -> None:
-    folder = Path(__file__).parents[2] / "service/playground/static"
+    folder = Path(__file__).parents[2] / "service/routes/playground/static"
     assert not re.findall(r"(?:src|href)=\"/", (folder / "index.html").read_text("utf-8"))
     assert not re.findall(r"[\"'`]/(?:v1|playground)", "".join(one.read_text("utf-8") for one in folder.glob("*.js")))

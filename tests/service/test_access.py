@@ -9,9 +9,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from msd.contract.request import InvalidRequest, MalformedRequest, TooManyCandidates
 from service import errors
-from service.access import AccessMiddleware
 from service.errors import ErrorReply, ErrorResponse, ServiceError
-from service.metrics import Metrics
+from service.http.access import AccessMiddleware
+from service.telemetry.metrics import Metrics
 
 
 def failing(error: Exception, after_start: bool = False) -> ASGIApp:

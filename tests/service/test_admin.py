@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from msd.contract.bundle import Bundle
-from service.lineup.experiment import EXPERIMENT
-from service.lineup.pointers import CURRENT
+from service.deployment.experiment import EXPERIMENT
+from service.deployment.pointers import CURRENT
 from tests.service.bundle_factory import golden_requests
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.test_guard import KEYS, write_keys

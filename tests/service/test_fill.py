@@ -15,11 +15,11 @@ from msd.contract.bundle import ROWS, Bundle
 from msd.contract.redis_keys import key_prefix, shown_key
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, pack_history
-from service.metrics import Metrics
-from service.most_shown import MostShown
-from service.publish import publish
-from service.stores.bundle_file import SIDES
-from service.stores.redis import RedisStore
+from service.redis.most_shown import MostShown
+from service.redis.publish import publish
+from service.rows.bundle_file import SIDES
+from service.rows.redis_rows import RedisStore
+from service.telemetry.metrics import Metrics
 from tests.service.bundle_factory import ITEMS, USERS, golden_requests
 from tests.service.live import live_service, wait_until
 from tests.service.resp_server import bulk, changed, server_that, values

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msd.contract.errors import MsdError
-from service.keys import KEY_SCOPES, KeyEntry, KeyFile, KeyRing, KeysError, new_key, read_keys
-from service.metrics import Metrics
-from service.watched import Watched
+from service.http.keys import KEY_SCOPES, KeyEntry, KeyFile, KeyRing, KeysError, new_key, read_keys
+from service.http.watched import Watched
+from service.telemetry.metrics import Metrics
 from tests.service.live import run_msd
 
 HASH = "0" * 64

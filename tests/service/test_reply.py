@@ -12,9 +12,9 @@ from msd.contract.assemble import Rung, UserRung
 from msd.contract.log import Basis
 from msd.contract.request import CheckedRequest
 from msd.contract.rows import Rows
-from service.reply import ScoreReply, build_reply
 from service.runtimes.runtime import Scores
-from service.scorer import Scored
+from service.scoring.reply import ScoreReply, build_reply
+from service.scoring.scorer import Scored
 
 PCTR = st.floats(0, 1, width=32)
 BID = st.none() | st.floats(0, 1e9, width=32)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.stores.slots import SLOTS, Redirect, groups_of, read_ranges, read_redirect, read_view, slot_of
-from service.stores.store import StoreError
+from service.errors import StoreError
+from service.redis.slots import SLOTS, Redirect, groups_of, read_ranges, read_redirect, read_view, slot_of
 
 ASKED = ("10.0.0.1", 7)
 

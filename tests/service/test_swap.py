@@ -22,7 +22,7 @@ from msd.contract.bundle import (
     open_bundle,
 )
 from msd.contract.golden import Golden, read_goldens
-from service.lineup.pointers import CURRENT
+from service.deployment.pointers import CURRENT
 from tests.service.bundle_factory import build_bundle, golden_requests, reseal
 from tests.service.live import LiveService, live_service, run_msd, wait_until
 from tests.service.ranker_graph import Recipe

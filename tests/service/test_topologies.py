@@ -17,13 +17,13 @@ from msd.contract.errors import BundleError
 from msd.contract.redis_keys import POINTER, key_prefix
 from msd.contract.rows import Rows
 from service.catalogue.publish import publish_rows
-from service.metrics import Metrics
-from service.publication import PublishError
-from service.publish import publish
-from service.redis_client import connect
-from service.redis_url import parse_redis_url
-from service.stores.redis import RedisStore
-from service.stores.store import StoreError
+from service.errors import StoreError
+from service.redis.publication import PublishError
+from service.redis.publish import publish
+from service.redis.redis_client import connect
+from service.redis.redis_url import parse_redis_url
+from service.rows.redis_rows import RedisStore
+from service.telemetry.metrics import Metrics
 from tests.service.bundle_factory import ITEMS, USERS, golden_requests
 from tests.service.catalogue.made import make, write_shard
 from tests.service.live import LiveService, live_service

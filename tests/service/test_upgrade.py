@@ -3,7 +3,7 @@
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from service.upgrade import Offers
+from service.http.upgrade import Offers
 
 _PIECES = [
     b"\r\n",

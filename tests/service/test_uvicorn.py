@@ -7,7 +7,7 @@ import pytest
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import Server, ServerState
 
-# Of the source of each. Who raises uvicorn's upper bound reads what changed in it, then `service/protocol.py` and
+# Of the source of each. Who raises uvicorn's upper bound reads what changed in it, then `service/http/protocol.py` and
 # `service/server.py`, and notes the new digest here.
 KNOWN = {
     HttpToolsProtocol: "18fdf324b11bf160",

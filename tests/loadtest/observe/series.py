@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from service.metrics import Metrics
+from service.telemetry.metrics import Metrics
 
 FILES = Path(__file__).parents[3] / "helm/msd-ctr/files"
 RULES: list[dict[str, Any]] = [

@@ -16,8 +16,8 @@ from service.catalogue.errors import CatalogueError
 from service.catalogue.manifest import CATALOGUE
 from service.catalogue.parquet import read_part
 from service.catalogue.publish import publish_rows
-from service.publication import PublishError
-from service.publish import publish
+from service.redis.publication import PublishError
+from service.redis.publish import publish
 from service.trust import Trust, sign, verified_manifest
 from tests.service.bundle_factory import AT
 from tests.service.catalogue.made import make, quiet, write_items, write_shard

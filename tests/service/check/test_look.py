@@ -12,12 +12,12 @@ import trustme
 
 import native
 from msd.contract.bundle import MANIFEST, Bundle
-from service.check.bundle import look_at_bundles
-from service.check.entry import look_at_entry
-from service.check.finding import Finding, Level
-from service.check.machine import look_at_machine
+from service.commands.check.bundle import look_at_bundles
+from service.commands.check.entry import look_at_entry
+from service.commands.check.finding import Finding, Level
+from service.commands.check.machine import look_at_machine
 from service.cores import usable_cores
-from service.keys import new_key
+from service.http.keys import new_key
 from service.settings import Settings
 from tests.service.bundle_factory import reseal
 from tests.service.live import run_msd

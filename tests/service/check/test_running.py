@@ -10,10 +10,10 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 import native
 from msd.contract.bundle import Bundle
-from service.check.http import Client, tls_of
-from service.check.running import look_at_running
-from service.check.samples import read_samples
-from service.keys import new_key
+from service.commands.check.http import Client, tls_of
+from service.commands.check.running import look_at_running
+from service.commands.check.samples import read_samples
+from service.http.keys import new_key
 from tests.service.bundle_factory import golden_requests
 from tests.service.check.test_look import check, levels, said, settings_of
 from tests.service.live import LiveService, free_port, live_service, wait_until
@@ -83,8 +83,8 @@ def test_memory_is_watched(service: LiveService) -> None:
 @pytest.mark.parametrize(("megabytes", "level"), [(101, "ok"), (200, "warning")])
 def test_growth_is_judged_by_what_was_asked_meanwhile(megabytes: int, level: str) -> None:
     """The figures are made up; growth on demand is not to be had."""
-    from service.check.finding import Group
-    from service.check.running import _growth
+    from service.commands.check.finding import Group
+    from service.commands.check.running import _growth
 
     def exposition(size: int, requests: int) -> str:
         return (

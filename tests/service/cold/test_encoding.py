@@ -16,7 +16,7 @@ from service.cold.encoders import Encoders
 from service.cold.encoding import Encoding, Shelf, Told
 from service.cold.text_encoder import TextEncoder
 from service.cold.vector_cache import VectorCache
-from service.metrics import Metrics
+from service.telemetry.metrics import Metrics
 from tests.service.encoder_graph import POISON
 
 PATIENCE_S = 60.0

@@ -28,8 +28,8 @@ from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec
 from service.cold.cold_ads import open_cold_ads
 from service.cold.encoders import Encoders
-from service.metrics import Metrics
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 from tests.service.bundle_factory import AT, build_bundle
 from tests.service.encoder_graph import encode_alone
 from tests.service.live import LiveService, live_service, run_msd, wait_until

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from msd.contract.bundle import Bundle
 from msd.contract.request import parse_request
-from service.admission import Admission
 from service.errors import DeadlineExceeded
 from service.explain.explainer import Explainer, log_odds
-from service.lineup.model import load_model
-from service.metrics import Metrics
-from service.run_queue import RunQueue
-from service.scorer import Scorer, Terms
+from service.models.model import load_model
+from service.scoring.admission import Admission
+from service.scoring.run_queue import RunQueue
+from service.scoring.scorer import Scorer, Terms
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 from tests.service.bundle_factory import AT, golden_requests
 from tests.service.live import LiveService
 

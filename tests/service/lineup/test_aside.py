@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from service.lineup.aside import Aside
+from service.deployment.aside import Aside
 
 _STEP_S = 0.02
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from msd.contract.bundle import Bundle
-from service.lineup.lineup import Lineup, Serving
-from service.lineup.loader import lineup_of, load_planned
-from service.lineup.plan import Plan, PlannedArm, PlannedModel
-from service.metrics import Metrics
+from service.deployment.loader import lineup_of, load_planned
+from service.deployment.plan import Plan, PlannedArm, PlannedModel
+from service.models.lineup import Lineup, Serving
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from msd.__main__ import main
-from service.lineup.experiment import EXPERIMENT, Experiment, read_experiment, remove_experiment, write_experiment
-from service.lineup.pointers import CURRENT, PREVIOUS, SourceError, named_bundle, point_to, read_pointer, roll_back
-from service.lineup.source import Source, Wanted, WantedArm
+from service.deployment.experiment import EXPERIMENT, Experiment, read_experiment, remove_experiment, write_experiment
+from service.deployment.pointers import CURRENT, PREVIOUS, SourceError, named_bundle, point_to, read_pointer, roll_back
+from service.deployment.source import Source, Wanted, WantedArm
 from service.settings import Settings
 
 EXAMPLE: dict[str, Any] = {

@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msd.contract.errors import BundleError
-from service.lineup.assignment import Assignment
-from service.lineup.follower import Trouble
-from service.lineup.lineup import Arm, Lineup, Serving
-from service.lineup.loader import Loader
-from service.lineup.model import Model
-from service.lineup.plan import Plan, PlannedArm, PlannedModel
-from service.lineup.swaps import Swaps
-from service.metrics import Metrics
-from service.stores.store import StoreError
+from service.deployment.follower import Trouble
+from service.deployment.loader import Loader
+from service.deployment.plan import Plan, PlannedArm, PlannedModel
+from service.deployment.swaps import Swaps
+from service.errors import StoreError
+from service.models.assignment import Assignment
+from service.models.lineup import Arm, Lineup, Serving
+from service.models.model import Model
+from service.telemetry.metrics import Metrics
 
 
 def plan_of(name: str) -> Plan:

@@ -8,7 +8,7 @@ import pytest
 
 from msd.contract.bundle import GOLDENS, Bundle
 from msd.contract.golden import read_goldens
-from service.keys import KeyFile, new_key
+from service.http.keys import KeyFile, new_key
 from tests.service.bundle_factory import AT
 from tests.service.live import LiveService, live_service, run_msd, wait_until
 
@@ -42,7 +42,7 @@ def test_it_is_off_unless_it_is_asked_for(service: LiveService) -> None:
 
 
 def test_the_page_and_all_that_it_loads_come_from_here_and_nothing_else_may_run(playground: LiveService) -> None:
-    folder = Path(__file__).parents[3] / "service/playground/static"
+    folder = Path(__file__).parents[3] / "service/routes/playground/static"
     names = {path.name for path in folder.iterdir()}
     assert {"index.html", "main.js", "playground.css", "icon.svg"} <= names
     for name in names:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from service.playground import words as module
-from service.playground.words import Words
+from service.routes.playground import words as module
+from service.routes.playground.words import Words
 
 
 @pytest.fixture

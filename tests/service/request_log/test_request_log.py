@@ -17,15 +17,15 @@ from structlog.testing import capture_logs
 from msd.contract.bundle import Bundle
 from msd.contract.log import EVENTS, Basis
 from msd.contract.request import CheckedRequest
-from service.answer import Served
-from service.lineup.model import Model, load_model
-from service.metrics import Metrics
+from service.models.model import Model, load_model
 from service.request_log.folder import LogFolder, LogFolderError
 from service.request_log.parquet import log_files, read_events
 from service.request_log.request_log import RequestLog, open_request_log
 from service.request_log.writer import LogWriter
-from service.scorer import Scored
+from service.scoring.answer import Served
+from service.scoring.scorer import Scored
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 from tests.service.live import wait_until
 from tests.service.request_log.log import records
 

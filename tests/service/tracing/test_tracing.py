@@ -10,8 +10,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from msd.contract.bundle import Bundle
 from msd.contract.errors import MsdError
-from service.metrics import STAGES, Metrics
 from service.settings import Settings
+from service.telemetry.metrics import STAGES, Metrics
 from service.tracing.sender import MOST_WAITING, Sender
 from service.tracing.spans import Traced
 from service.tracing.tracing import open_tracing

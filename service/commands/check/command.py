@@ -1,0 +1,82 @@
+"""`msd check`: looks at a deployment, and says what is wrong with it, why that matters, and how to mend it."""
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import structlog
+import typer
+from rich.console import Console
+
+from service.commands.check.finding import Finding, Group
+from service.settings import PREFIX, Settings, SettingsError
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def check(
+    bundle: Annotated[
+        Path | None, typer.Argument(metavar="BUNDLE", help="The bundle's folder, else MSD_BUNDLE.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="A running service to ask, e.g. http://127.0.0.1:8080.")] = None,
+    key_file: Annotated[Path | None, typer.Option(help="A file with a key for it, and nothing else.")] = None,
+    ca: Annotated[Path | None, typer.Option(help="Authorities (PEM) to trust its certificate by.")] = None,
+    cert: Annotated[Path | None, typer.Option(help="A client's certificate (PEM), for mutual TLS.")] = None,
+    cert_key: Annotated[Path | None, typer.Option(help="Its key (PEM).")] = None,
+    watch: Annotated[float, typer.Option(min=0, max=3_600, help="Seconds to watch the service's memory for.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as one JSON object.")] = False,
+) -> None:
+    """Looks at settings, machine, bundle, Redis and, with --url, a running service. Exit code 1 when there is an error.
+
+    Run it where the service runs, with the service's environment.
+    """
+    # Loaded only now, so that --help answers at once.
+    from service.commands.check.http import Client, tls_of
+    from service.commands.check.report import as_json as in_json
+    from service.commands.check.report import print_table
+    from service.commands.check.running import look_at_running
+
+    # What is wrong is among the findings; the log would say it twice, and among JSON.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    # First, for what is wrong with the flags is nothing of the deployment's.
+    client = Client(url, key_file, tls_of(ca, cert, cert_key)) if url else None
+    given = {f"{PREFIX}BUNDLE": str(bundle)} if bundle is not None else {}
+    environ = {**os.environ, **given}
+    settings: Settings | None = None
+    findings: list[Finding] = []
+    # Who only names a service, on a machine that is none of its own, asks for nothing else.
+    if client is None or any(name.startswith(PREFIX) for name in environ):
+        settings, findings = _settings(environ)
+    if settings is not None:
+        findings += _look(settings)
+    if client is not None:
+        findings += look_at_running(client, settings, watch)
+    if as_json:
+        typer.echo(in_json(findings))
+    else:
+        print_table(Console(), findings)
+    raise typer.Exit(int(any(finding.level == "error" for finding in findings)))
+
+
+def _settings(environ: Mapping[str, str]) -> tuple[Settings | None, list[Finding]]:
+    group = Group("settings")
+    try:
+        settings = Settings.from_environ(environ)
+    except SettingsError as error:
+        group.error(str(error), "a service does not start with it", "set it as docs/operations.md says")
+        return None, group.findings
+    group.ok("all are known, and fit together")
+    return settings, group.findings
+
+
+def _look(settings: Settings) -> list[Finding]:
+    from service.commands.check.bundle import look_at_bundles
+    from service.commands.check.entry import look_at_entry
+    from service.commands.check.machine import look_at_machine
+    from service.commands.check.redis import look_at_redis
+
+    of_bundles, bundles = look_at_bundles(settings)
+    return [*look_at_machine(settings), *look_at_entry(settings), *of_bundles, *look_at_redis(settings, bundles)]

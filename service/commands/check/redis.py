@@ -1,0 +1,171 @@
+"""Whether Redis is as the service needs it: reachable, with room, with memory that nothing is pushed out of, telling
+of changes, pointing to the bundle that is to be served, and with a clock like ours."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar, cast
+
+from redis import Redis
+from redis.cluster import RedisCluster
+from redis.exceptions import RedisError
+
+from msd.contract.bundle import Bundle
+from msd.contract.redis_keys import POINTER, rows_key
+from service.commands.check.finding import Finding, Group
+from service.redis.redis_client import CLIENT_ERRORS, connect
+from service.redis.redis_url import parse_redis_url
+from service.settings import Settings
+
+_TIMEOUT_S = 3.0
+_SKEW_S = 1.0
+_FULL = 0.9
+_T = TypeVar("_T")
+_FAILURES: tuple[type[Exception], ...] = (*CLIENT_ERRORS, OSError, TypeError, ValueError)
+
+
+class _Server(NamedTuple):
+    name: str
+    client: Redis
+
+
+def look_at_redis(settings: Settings, bundles: Sequence[Bundle]) -> list[Finding]:
+    """Nothing, where none is used."""
+    group = Group("redis")
+    if settings.redis_url is None or settings.store != "redis":
+        return group.findings
+    url = parse_redis_url(settings.redis_url.get_secret_value())
+    try:
+        client = connect(url, _TIMEOUT_S)
+        client.ping()
+    except _FAILURES as error:
+        group.error(
+            f"{url.address}: {type(error).__name__}: {error}",
+            "a service without its rows does not get ready, or scores by what it last knew",
+            "start it, or mend MSD_REDIS_URL: host, port, user, password, TLS",
+        )
+        return group.findings
+    group.ok(f"{url.address} answers")
+    for server in _servers(url.address, client):
+        _look(group, server, settings)
+    _rows(group, client, bundles)
+    return group.findings
+
+
+def _servers(address: str, client: Redis) -> list[_Server]:
+    if not isinstance(client, RedisCluster):
+        return [_Server(address, client)]
+    nodes = client.get_primaries()
+    return [_Server(node.name, client.get_redis_connection(node)) for node in nodes]
+
+
+def _look(group: Group, server: _Server, settings: Settings) -> None:
+    info = _asked(group, server, "INFO", server.client.info)
+    if info is not None:
+        _memory(group, server, info)
+        if settings.live:
+            _persistence(group, server, info)
+    _clock(group, server)
+    if settings.cache_mb:
+        _tracking(group, server)
+
+
+def _asked(group: Group, server: _Server, command: str, ask: Callable[[], _T]) -> _T | None:
+    try:
+        return ask()
+    except RedisError as error:
+        group.note(
+            f"{server.name}: {command} is not answered: {error}",
+            "what it would tell was not looked at",
+            f"run this with a user that may ask {command}, as an administrator",
+        )
+        return None
+
+
+def _memory(group: Group, server: _Server, info: dict[str, Any]) -> None:
+    policy, used, most = (info.get(name) for name in ("maxmemory_policy", "used_memory", "maxmemory"))
+    if policy != "noeviction":
+        tell = group.error if str(policy).startswith("allkeys") else group.warning
+        tell(
+            f"{server.name}: maxmemory-policy is {policy}",
+            "rows and live states that look unused are pushed out, and users and items count as unknown",
+            "CONFIG SET maxmemory-policy noeviction, and the same in its configuration file",
+        )
+    if most and used and int(used) > _FULL * int(most):
+        group.warning(
+            f"{server.name}: {int(used) / int(most):.0%} of maxmemory is used",
+            "a publication or an event that finds no room is refused",
+            "raise maxmemory, or remove what else is there",
+        )
+    elif policy == "noeviction":
+        group.ok(f"{server.name}: nothing is pushed out")
+
+
+def _persistence(group: Group, server: _Server, info: dict[str, Any]) -> None:
+    if int(info.get("aof_enabled", 0)):
+        group.ok(f"{server.name}: live states are written down (appendonly)")
+        return
+    group.warning(
+        f"{server.name}: appendonly is off",
+        "with a restart of Redis, events and live states since its last dump, or all, are gone",
+        "CONFIG SET appendonly yes, and the same in its configuration file",
+    )
+
+
+def _clock(group: Group, server: _Server) -> None:
+    before = time.time()
+    told = _asked(group, server, "TIME", server.client.time)
+    if told is None:
+        return
+    between = (before + time.time()) / 2
+    skew = told[0] + told[1] / 1e6 - between
+    if abs(skew) > _SKEW_S:
+        group.warning(
+            f"{server.name}: its clock is {skew:+.1f} s from ours",
+            "ages of rows and states, and what is live and what late, are told wrong",
+            "have both machines keep time by NTP",
+        )
+    else:
+        group.ok(f"{server.name}: its clock is ours")
+
+
+def _tracking(group: Group, server: _Server) -> None:
+    """Asks for it in a way that a server which has it and allows it refuses for its form alone."""
+    try:
+        server.client.execute_command("CLIENT", "TRACKING", "ON", "REDIRECT", "0", "BCAST")  # type: ignore[no-untyped-call]
+        server.client.execute_command("CLIENT", "TRACKING", "OFF")  # type: ignore[no-untyped-call]
+    except RedisError as error:
+        if any(word in str(error).lower() for word in ("permission", "noperm", "unknown")):
+            group.error(
+                f"{server.name}: does not tell of changed rows: {error}",
+                "a service that keeps rows (MSD_CACHE_MB) cannot use it, and never gets ready",
+                "allow +client|tracking to its user, or set MSD_CACHE_MB=0",
+            )
+            return
+    group.ok(f"{server.name}: tells of changes")
+
+
+def _rows(group: Group, client: Redis, bundles: Sequence[Bundle]) -> None:
+    try:
+        pointer = cast("bytes | None", client.get(POINTER))
+        published = None if pointer is None else pointer.decode("ascii", "replace")
+        rows = None if published is None else client.get(rows_key(published))
+    except RedisError as error:
+        group.error(f"the pointer cannot be read: {error}", "nor can rows", "allow +get and +mget on ~msd:*")
+        return
+    wanted = {bundle.bundle_id for bundle in bundles}
+    if published is None:
+        group.error("no rows are published", "a service does not get ready", "run `msd publish BUNDLE`")
+    elif wanted and published not in wanted:
+        group.error(
+            f"Redis points to bundle {published}, to be served is {', '.join(sorted(wanted))}",
+            "a service never scores with rows of another bundle, and does not get ready",
+            "publish the bundle that is to be served, or serve the one that is published",
+        )
+    elif rows is None:
+        group.warning(
+            "a publication is under way, or was interrupted",
+            "which rows are there is not known, so that no delta fits them",
+            "run `msd publish BUNDLE` again",
+        )
+    else:
+        group.ok(f"rows of bundle {published} are published")

@@ -1,0 +1,116 @@
+"""Whether the service may answer, and if not, what it is waiting for; and the work that makes it ready.
+
+Once ready, a lost store does not make it unready: a degraded score is worth more to an ad server than none.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+import structlog
+
+from msd.contract.errors import MsdError
+from service.deployment.aside import Aside
+from service.deployment.proof import Proof
+from service.errors import StoreError
+from service.models.model import Model
+from service.telemetry.metrics import Metrics
+
+_FIRST_RETRY_S = 0.1
+_LAST_RETRY_S = 2.0
+
+
+class Readiness:
+    """What is missing by part, in words; empty when the service is ready."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.missing = {"model": "warming up", "store": "not yet checked"}
+        self.draining = False
+        self._metrics = metrics
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether new requests should be sent here."""
+        return not self.missing and not self.draining
+
+    @property
+    def can_score(self) -> bool:
+        """Whether a request that came is answered: while it drains, it is."""
+        return not self.missing
+
+    def summary(self) -> str:
+        """What is missing, in one line."""
+        return "; ".join(f"{part}: {reason}" for part, reason in self.missing.items())
+
+    def arrived(self, part: str) -> None:
+        """The part is there."""
+        self.missing.pop(part, None)
+        self._metrics.is_ready(self.is_ready)
+
+    def proved(self) -> None:
+        """Another line-up serves, which was proved before, and whose store was reached."""
+        self.missing.clear()
+        self._metrics.is_ready(self.is_ready)
+
+    def drain(self) -> None:
+        """The service stops soon: it answers, but wants no new requests."""
+        self.draining = True
+        self._metrics.is_ready(False)
+
+
+class Starter:
+    """Makes the service ready for what it serves first: proves the models, and waits for their store."""
+
+    def __init__(self, readiness: Readiness, max_candidates: int) -> None:
+        self._readiness = readiness
+        self._max_candidates = max_candidates
+        self._starting: asyncio.Task[None] | None = None
+        self._log = structlog.get_logger("msd.readiness")
+
+    def begin(self, models: Sequence[Model]) -> None:
+        """Until the service is ready, or never can be. What is missing is in the readiness meanwhile."""
+        self._starting = asyncio.create_task(self._start(models))
+
+    def end(self) -> None:
+        """It is not to be made ready for that any more."""
+        if self._starting is not None:
+            self._starting.cancel()
+
+    async def _start(self, models: Sequence[Model]) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._warm_up(models))
+            group.create_task(self._await_store(models))
+
+    async def _warm_up(self, models: Sequence[Model]) -> None:
+        try:
+            with Aside("proof", rest=0.0) as aside:
+                for model in models:
+                    await Proof(model, aside, self._max_candidates).run()
+        except MsdError as error:
+            self._readiness.missing["model"] = str(error)
+            self._log.error("not_ready", part="model", reason=str(error))
+        except Exception as error:
+            self._readiness.missing["model"] = "the model failed on a golden; the log has the reason"
+            self._log.exception("not_ready", part="model", reason=str(error))
+        else:
+            self._readiness.arrived("model")
+            self._log.info("model_ready")
+
+    async def _await_store(self, models: Sequence[Model]) -> None:
+        wait = _FIRST_RETRY_S
+        while True:
+            try:
+                for model in models:
+                    await model.store.check()
+            except StoreError as error:
+                if self._readiness.missing["store"] != str(error):
+                    self._log.warning("not_ready", part="store", reason=str(error))
+                self._readiness.missing["store"] = str(error)
+            except Exception as error:
+                self._readiness.missing["store"] = "the check failed; the log has the reason"
+                self._log.exception("not_ready", part="store", reason=str(error))
+            else:
+                self._readiness.arrived("store")
+                self._log.info("store_ready", store=models[0].store.name)
+                return
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, _LAST_RETRY_S)

@@ -1,0 +1,95 @@
+"""The pointers that `msd publish` sets in Redis, and the bundles of those numbers in a folder."""
+
+import json
+from pathlib import Path
+from typing import cast
+
+from redis import Redis
+
+from msd.contract.bundle import MANIFEST
+from msd.contract.redis_keys import POINTER, PREVIOUS, rows_key
+from service.deployment.pointers import SourceError
+from service.redis.publication import publication
+from service.redis.redis_client import CLIENT_ERRORS, connect, get_all, set_all
+from service.redis.redis_url import parse_redis_url
+
+_MAX_MANIFEST_BYTES = 64 * 2**20
+_TIMEOUT_S = 2.0
+# Of a server, of a connection, or of an option that cannot be.
+_ERRORS: tuple[type[Exception], ...] = (*CLIENT_ERRORS, TypeError, ValueError)
+
+
+class RedisPointer:
+    """Reads which bundle is published, over a connection that is kept. Every failure is a SourceError."""
+
+    def __init__(self, url: str) -> None:
+        self._url = parse_redis_url(url)
+        self._redis: Redis | None = None
+
+    def read(self) -> str:
+        """The number of the bundle."""
+        address = self._url.address
+        try:
+            self._redis = self._redis or connect(self._url, _TIMEOUT_S)
+            found = cast("bytes | None", self._redis.get(POINTER))
+        except _ERRORS as error:
+            raise SourceError(f"Redis at {address}: {type(error).__name__}: {error}") from error
+        if found is None:
+            raise SourceError(f"Redis at {address}: no bundle is published; run `msd publish BUNDLE --redis URL`")
+        return found.decode("ascii", "replace")
+
+
+class Numbered:
+    """Finds bundles by their numbers in a folder, of which it remembers what it has read."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Path, int, int], tuple[str, float]] = {}
+
+    def find(self, folder: Path, bundle_id: str) -> Path:
+        """The folder of the bundle; of several, the one that was made last. Raises SourceError where there is none."""
+        found = [
+            (created_at, path.parent.name, path.parent)
+            for path in folder.glob(f"[!.]*/{MANIFEST}")
+            if not path.parent.is_symlink()
+            for number, created_at in [self._number(path)]
+            if number == bundle_id
+        ]
+        if not found:
+            raise SourceError(f"Redis points to bundle {bundle_id[:32]}, of which {folder} has none: copy it there")
+        return max(found)[2].resolve()
+
+    def _number(self, path: Path) -> tuple[str, float]:
+        """Of a manifest, and when it was made; nothing of one that is not one."""
+        try:
+            about = path.stat()
+            key = (path, about.st_ino, about.st_mtime_ns)
+            if key not in self._known:
+                if about.st_size > _MAX_MANIFEST_BYTES:
+                    return "", 0.0
+                document = json.loads(path.read_text("utf-8"))
+                self._known = {one: value for one, value in self._known.items() if one[0] != path}
+                self._known[key] = str(document["bundle_id"]), float(document["created_at"])
+            return self._known[key]
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            return "", 0.0
+
+
+def roll_back_redis(url: str) -> str:
+    """Exchanges the current and the previous bundle's pointers in one step; the number of the current one then.
+
+    Raises SourceError when there is no previous one, or not all of its rows, and PublishError when Redis fails.
+    """
+    with publication(url) as running:
+        current, previous = get_all(running.redis, [POINTER, PREVIOUS])
+        if current is None or previous is None:
+            raise SourceError(f"Redis at {running.address}: has no previous bundle to roll back to")
+        if running.redis.get(rows_key(previous.decode())) is None:
+            raise SourceError(
+                f"Redis at {running.address}: does not hold all rows of the previous bundle {previous.decode()};"
+                " publish it again"
+            )
+        with running.redis.pipeline(transaction=False) as pipeline:
+            # In one step but in a cluster, where they are on different nodes: there the pointer first.
+            set_all(running.redis, pipeline, {POINTER.encode(): previous, PREVIOUS.encode(): current})
+            pipeline.execute()
+        return previous.decode()

@@ -1,0 +1,113 @@
+"""Scores by shadows what was scored by an arm, on what capacity is left, and tells how far their scores are apart.
+
+A reply has been sent before, one request at a time is compared, at low priority, and only while none waits; all others
+are counted. Whatever fails here fails for nobody.
+"""
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from msd.contract.request import CheckedRequest, parse_request
+from service.models.lineup import Lineup, Shadow
+from service.models.model import Model
+from service.priority import give_way
+from service.scoring.answer import Answer
+from service.scoring.run_queue import RunQueue
+from service.scoring.scorer import Scored, Scorer
+from service.telemetry.metrics import Metrics
+
+_PATIENCE_S = 1.0
+_HEAD = "pctr"
+# The logit of 0 and of 1 is infinite.
+_LEAST = 1e-7
+
+
+class Shadowing:
+    """Shows replies to the shadows of their line-up."""
+
+    def __init__(self, scorer: Scorer, queue: RunQueue, metrics: Metrics, max_candidates: int) -> None:
+        self._scorer = scorer
+        self._queue = queue
+        self._metrics = metrics
+        self._max_candidates = max_candidates
+        self._comparing: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="shadow", initializer=give_way)
+        self._told = -1
+        self._log = structlog.get_logger("msd.shadow")
+
+    def wants(self, lineup: Lineup, request_id: str) -> bool:
+        """Whether a request could be compared now."""
+        return bool(lineup.shadows) and self._is_free
+
+    def follow(self, answer: Answer) -> None:
+        """Have shadows score a request whose reply is on its way, too, or count it as passed over."""
+        if not answer.lineup.shadows:
+            return
+        served = answer.served
+        if served is None:
+            self._metrics.shadows["busy"].inc()
+        else:
+            self.offer(answer.lineup, served.model, served.body, served.request, served.scored)
+
+    def offer(self, lineup: Lineup, model: Model, body: bytes, request: CheckedRequest, scored: Scored) -> None:
+        """A request that `model` has scored, in its reply."""
+        if not (self._is_free and self._queue.is_idle) or scored.basis.is_partial:
+            self._metrics.shadows["busy"].inc()
+            return
+        self._comparing = asyncio.get_running_loop().create_task(self._compare(lineup, model, body, request, scored))
+
+    @property
+    def _is_free(self) -> bool:
+        return self._comparing is None or self._comparing.done()
+
+    async def close(self) -> None:
+        """Ends what is at hand."""
+        if self._comparing is not None:
+            self._comparing.cancel()
+            await asyncio.gather(self._comparing, return_exceptions=True)
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    async def _compare(
+        self, lineup: Lineup, model: Model, body: bytes, request: CheckedRequest, scored: Scored
+    ) -> None:
+        for shadow in lineup.shadows:
+            try:
+                # Another schema may know other features, by other names.
+                is_alike = shadow.model.schema_hash == model.schema_hash
+                own = request if is_alike else parse_request(body, shadow.model.schema, self._max_candidates)
+                found = await self._scores(shadow, own, scored.basis.at)
+            except Exception as error:
+                self._metrics.shadows["failed"].inc()
+                self._tell(lineup, shadow, error)
+            else:
+                self._metrics.shadow_shift(shadow.slot, shift(scored.scores[_HEAD], found))
+                self._metrics.shadows["scored"].inc()
+
+    async def _scores(self, shadow: Shadow, request: CheckedRequest, at: float) -> NDArray[np.float32]:
+        tensors = await self._scorer.tensors(shadow.model, request, at, time.perf_counter() + _PATIENCE_S)
+        run = shadow.model.runner.runtime.run
+        scores = (await asyncio.get_running_loop().run_in_executor(self._thread, run, tensors))[_HEAD]
+        if not np.isfinite(scores).all():
+            raise ValueError(f"the head {_HEAD} has scores that are not finite")
+        return scores
+
+    def _tell(self, lineup: Lineup, shadow: Shadow, error: Exception) -> None:
+        """Once of each line-up: what fails for one request does so for others."""
+        if self._told != lineup.generation:
+            self._told = lineup.generation
+            self._log.warning("shadow_failed", shadow=shadow.name, reason=f"{type(error).__name__}: {error}")
+
+
+def shift(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return how far two probabilities [N] are apart, in log-odds."""
+    return np.abs(_logit(one) - _logit(other))
+
+
+def _logit(probability: NDArray[np.float32]) -> NDArray[np.float64]:
+    within = np.clip(probability.astype(np.float64), _LEAST, 1.0 - _LEAST)
+    return np.log(within) - np.log1p(-within)

@@ -1,0 +1,70 @@
+"""The service's TLS: certificate, key and, for mutual TLS, the authority whose clients are let in; read anew when they
+change. Does not know connections."""
+
+import ssl
+from pathlib import Path
+
+from msd.contract.errors import MsdError
+from service.http.watched import Watched
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+
+
+class TlsError(MsdError):
+    """The files do not make a server's TLS."""
+
+
+def open_tls(settings: Settings, metrics: Metrics) -> Watched[ssl.SSLContext] | None:
+    """What new connections are to speak, None for plain HTTP. Raises TlsError."""
+    certificate, key, authority = settings.tls_cert, settings.tls_key, settings.tls_client_ca
+    if certificate is None or key is None:
+        return None
+    paths = [certificate, key, *([authority] if authority else [])]
+    return Watched("tls", paths, lambda: server_context(certificate, key, authority), metrics.tls_stale)
+
+
+def check_tls(settings: Settings) -> None:
+    """Raises TlsError where TLS is asked for and cannot be had."""
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        server_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+
+
+def server_context(certificate: Path, key: Path, authority: Path | None) -> ssl.SSLContext:
+    """TLS 1.2 or newer; with an authority, only for clients with a certificate of it. Raises TlsError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # Each new handshake would cost us more than the client that asks for it.
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
+    for path in (certificate, key):
+        _readable(path)
+    try:
+        context.load_cert_chain(certificate, key, password=_ask_nobody)
+    except OSError as error:
+        raise TlsError(
+            f"MSD_TLS_CERT={certificate}, MSD_TLS_KEY={key}: {_said(error)}; a PEM chain and its PEM key are wanted"
+        ) from None
+    if authority is not None:
+        _readable(authority)
+        try:
+            context.load_verify_locations(authority)
+        except OSError as error:
+            raise TlsError(f"MSD_TLS_CLIENT_CA={authority}: {_said(error)}; PEM certificates are wanted") from None
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _readable(path: Path) -> None:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise TlsError(f"{path}: {error.strerror or error}") from None
+
+
+def _said(error: OSError) -> str:
+    return getattr(error, "reason", None) or error.strerror or str(error)
+
+
+def _ask_nobody() -> str:
+    """For OpenSSL would else ask at the terminal, and wait."""
+    raise TlsError("MSD_TLS_KEY: the key is encrypted, and there is nobody to ask for its password; decrypt it")

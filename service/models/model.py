@@ -1,0 +1,74 @@
+"""One bundle loaded: its runtime, its store of rows, and all else that belongs to it and to no other.
+
+Rows and runtime are always of one bundle. Does not know which users it scores, nor whether it is any good.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from msd.contract.bundle import Bundle
+from msd.contract.rows import RowCodec, RowSide
+from msd.contract.schema import FeatureSchema
+from service.models.native_path import CoreStatus, NativePath, core_status
+from service.models.runner import Runner
+from service.rows.bundle_file import SIDES, BundleFileStore
+from service.rows.store import RowStore
+from service.runtimes.choice import open_runtime
+from service.runtimes.runtime import Engine
+from service.runtimes.together import open_together
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+
+ModelKey = tuple[str, bool]
+"""A bundle's identity, and whether it is loaded for a shadow."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Model:
+    """A loaded bundle. `schema` is what its requests are checked by, `version` what its replies say."""
+
+    bundle: Bundle
+    schema: FeatureSchema
+    schema_hash: str
+    version: str
+    runner: Runner
+    store: RowStore
+    codecs: Mapping[RowSide, RowCodec]
+    core: CoreStatus
+    native: NativePath | None
+    """How its plainest requests are scored; None where Python scores them all."""
+
+    @property
+    def identity(self) -> str:
+        """The manifest's hash: rows may change under one bundle_id."""
+        return self.bundle.manifest.sha256
+
+    @property
+    def engine(self) -> Engine:
+        """What runs it."""
+        return self.runner.runtime.engine
+
+
+def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
+    """Loads a verified bundle. Raises MsdError when runtime or rows file are not as they should be."""
+    runtime = open_runtime(bundle, settings)
+    runner = Runner(runtime, open_together(bundle, runtime.engine, settings))
+    codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in SIDES}
+    store = _open_store(bundle, settings, metrics)
+    schema, version = bundle.schema, bundle.manifest.model_version
+    rows = store.core_rows() if settings.native else None
+    core, path = core_status(settings, rows, runner), None
+    if core.served:
+        assert rows is not None, "the core is served with rows"
+        path = NativePath(schema, codecs, version, runner, rows, settings.max_candidates)
+    return Model(bundle, schema, schema.schema_hash, version, runner, store, codecs, core, path)
+
+
+def _open_store(bundle: Bundle, settings: Settings, metrics: Metrics) -> RowStore:
+    if settings.store == "file":
+        return BundleFileStore(bundle, metrics)
+    from service.rows.redis_rows import RedisStore
+
+    assert settings.redis_url is not None, "settings with a Redis store have its address"
+    url, timeout_s = settings.redis_url.get_secret_value(), settings.store_timeout_ms / 1000
+    return RedisStore(bundle, url, timeout_s, settings.cache_mb * 2**20, metrics, settings.fill_rows_per_s)

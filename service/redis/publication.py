@@ -1,0 +1,161 @@
+"""Writing rows into Redis: one publication at a time, rows in bulk, and proof that they arrived.
+
+Does not know whether the rows are all of a bundle's, or those that changed.
+"""
+
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import cast
+
+from redis import Redis
+
+from msd.contract.errors import MsdError
+from msd.contract.redis_keys import LOCK, key_prefix
+from msd.contract.row_file import RowFile
+from msd.contract.rows import RowSide
+from service.redis.redis_client import CLIENT_ERRORS, connect, get_all, set_all
+from service.redis.redis_url import RedisUrl, parse_redis_url
+
+CHUNK = 500
+_CHUNKS_IN_FLIGHT = 8
+# Keys, of which Redis shows some ten thousand a second at the very least.
+_LOOKED_AT = 50_000
+_SAMPLE = 256
+_TIMEOUT_S = 10.0
+_LOCK_MS = 60_000
+_RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end"
+
+Files = Mapping[RowSide, RowFile]
+Progress = Callable[[int, int], None]
+"""Called with rows copied so far, and rows in all."""
+Seen = Callable[[RowSide, Sequence[tuple[str, bytes]]], None]
+"""Called with the ids and rows that were copied."""
+
+
+class PublishError(MsdError):
+    """The rows did not get into Redis; the pointer is where it was."""
+
+
+class Publication:
+    """One publication under way, which holds the lock."""
+
+    def __init__(self, redis: Redis, address: str, token: bytes) -> None:
+        self.redis = redis
+        self.address = address
+        self._token = token
+
+    def copy(self, bundle_id: str, files: Files, progress: Progress, seen: Seen = lambda side, rows: None) -> int:
+        """Sets all rows; how many bytes they have. Whoever reads meanwhile reads whole rows, old or new."""
+        total = sum(file.count for file in files.values())
+        copied = size = 0
+        progress(0, total)
+        with self.redis.pipeline(transaction=False) as pipeline:
+            for side, chunk in _chunks(files):
+                prefix = key_prefix(bundle_id, side).encode()
+                set_all(self.redis, pipeline, {prefix + one.encode(): row for one, row in chunk})
+                seen(side, chunk)
+                copied += len(chunk)
+                size += sum(len(row) for _, row in chunk)
+                if len(pipeline) >= _CHUNKS_IN_FLIGHT:
+                    pipeline.execute()
+                    self.renew()
+                    progress(copied, total)
+            pipeline.execute()
+        progress(copied, total)
+        return size
+
+    def remove(self, keys: Iterable[bytes], is_doomed: Callable[[bytes], bool] = lambda key: True) -> int:
+        """Deletes those of the keys that are doomed; how many there were."""
+        removed = 0
+        doomed: list[bytes] = []
+        for looked_at, key in enumerate(keys, start=1):
+            if is_doomed(key):
+                doomed.append(key)
+            if looked_at % _LOOKED_AT == 0:
+                self.renew()
+            if len(doomed) >= CHUNK:
+                removed += self.redis.unlink(*doomed)
+                self.renew()
+                doomed.clear()
+        return removed + (self.redis.unlink(*doomed) if doomed else 0)
+
+    def verify(self, bundle_id: str, files: Files) -> None:
+        """Reads rows from all over the files back, and compares them byte by byte. Raises PublishError."""
+        for side, file in files.items():
+            step = max(1, file.count // _SAMPLE)
+            sample = [file.scan(place, place + 1)[0] for place in range(0, file.count, step)]
+            if not sample:
+                continue
+            keys = [key_prefix(bundle_id, side) + one for one, _ in sample]
+            found = get_all(self.redis, keys)
+            wrong = [one for (one, row), value in zip(sample, found, strict=True) if row != value]
+            if wrong:
+                raise PublishError(
+                    f"Redis at {self.address}: {len(wrong)} of {len(sample)} rows read back are not what was written,"
+                    f" e.g. of {side} {wrong[0]!r}; has it enough memory, and does nobody else write? The pointer was"
+                    " not moved"
+                )
+
+    def renew(self) -> None:
+        """Keeps the lock for another while. Raises PublishError where it is another's by now."""
+        if self.redis.get(LOCK) != self._token:
+            raise PublishError(
+                f"Redis at {self.address}: the lock {LOCK} was lost to another publication; run this one again after it"
+            )
+        self.redis.pexpire(LOCK, _LOCK_MS)
+
+
+@contextmanager
+def publication(url: str) -> Iterator[Publication]:
+    """Connects and takes the lock, which goes with the block. Every failure is a PublishError."""
+    parsed, token = _read(url), secrets.token_hex(16).encode()
+    address = parsed.address
+    try:
+        with _connect(parsed) as redis:
+            if not redis.set(LOCK, token, nx=True, px=_LOCK_MS):
+                left = max(0, cast(int, redis.pttl(LOCK))) / 1000
+                raise PublishError(
+                    f"Redis at {address}: another publication is under way; try again after it. Should it have died,"
+                    f" its lock {LOCK} ends by itself in {left:.0f} s"
+                )
+            try:
+                yield Publication(redis, address, token)
+            finally:
+                _release(redis, token)
+    except CLIENT_ERRORS as error:
+        raise PublishError(
+            f"Redis at {address}: {type(error).__name__}: {error}; the rows are not published, run it again"
+        ) from error
+
+
+def _read(url: str) -> RedisUrl:
+    try:
+        return parse_redis_url(url)
+    except ValueError as error:
+        raise PublishError(f"--redis: {error}") from None
+
+
+def _connect(url: RedisUrl) -> Redis:
+    try:
+        return connect(url, _TIMEOUT_S)
+    except (TypeError, ValueError) as error:
+        raise PublishError(f"--redis: {error}") from None
+
+
+def _release(redis: Redis, token: bytes) -> None:
+    """Gives the lock back, unless it is another's by now."""
+    with suppress(*CLIENT_ERRORS):
+        redis.eval(_RELEASE, 1, LOCK, token)
+
+
+def _chunks(files: Files) -> Iterator[tuple[RowSide, list[tuple[str, bytes]]]]:
+    for side, file in files.items():
+        for start in range(0, file.count, CHUNK):
+            yield side, file.scan(start, start + CHUNK)
+
+
+def keys_of(bundle_id: str, side: RowSide, ids: Sequence[str]) -> Iterator[bytes]:
+    """The keys of some ids."""
+    prefix = key_prefix(bundle_id, side).encode()
+    return (prefix + one.encode() for one in ids)

@@ -1,0 +1,217 @@
+"""A connection to one Redis server, kept up: made when it is first needed, and again whenever it is lost.
+
+Knows how the server fares, and lets nobody wait for one that is late, silent or gone. Does not know what is asked.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Literal, NamedTuple
+
+import hiredis
+
+from service.errors import StoreError
+from service.redis.redis_line import Accept, Ended, Invalid, Line, Target
+
+State = Literal["up", "slow", "refusing", "down"]
+Seek = Callable[[], Awaitable[Target]]
+"""Where the server is now, in a time of its own. Raises StoreError where that cannot be known."""
+
+_BEAT_S = 0.2
+_SILENT_S = 2.0
+_FIRST_PAUSE_S = 0.05
+_LAST_PAUSE_S = 1.0
+_LONG_LIFE_S = 1.0
+# A server that answers with these is well; it does not hold the key, or not as what was asked for.
+_OF_THE_KEY = ("MOVED ", "ASK ", "TRYAGAIN ", "WRONGTYPE ")
+
+
+class Ears(NamedTuple):
+    """Who hears what a link has to tell: of keys that changed, of a new connection, of how the server fares."""
+
+    invalid: Invalid
+    renewed: Callable[[], None]
+    fares: Callable[[], None]
+
+    @classmethod
+    def deaf(cls) -> "Ears":
+        """Nobody hears."""
+        return cls(lambda keys: None, lambda: None, lambda: None)
+
+
+class RedisLink:
+    """Connects when first used, and again whenever the connection is lost. Every failure is a StoreError.
+
+    `address` is for messages. `epochs` gives numbers, each once, to it and its like. `needs_master`: whether a server
+    that says that it is a replica will not do.
+    """
+
+    def __init__(
+        self, address: str, seek: Seek, timeout_s: float, epochs: Iterator[int], ears: Ears, needs_master: bool = False
+    ) -> None:
+        self.address = address
+        self._seek = seek
+        self._timeout_s = timeout_s
+        self._epochs = epochs
+        self._ears = ears
+        self._needs_master = needs_master
+        self._line: Line | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._first_try: asyncio.Future[None] | None = None
+        self._reason = "not connected yet"
+        self._ended_at = time.perf_counter()
+        self._refuses = False
+        self._told: State = "down"
+        self.epoch = next(epochs)
+        """Of the connection: what was read in an earlier one may have changed unheard."""
+
+    @property
+    def proved_at(self) -> float:
+        """When, of `time.perf_counter`, all words of change that there were are known to have come."""
+        return self._line.proved_at if self._line else -math.inf
+
+    @property
+    def last_proved_at(self) -> float:
+        """The same, but of an earlier connection too, where there is none."""
+        return self._line.proved_at if self._line else self._ended_at
+
+    @property
+    def state(self) -> State:
+        """How the server fares."""
+        if self._line is None:
+            return "down"
+        if self._line.is_late:
+            return "slow"
+        return "refusing" if self._refuses else "up"
+
+    async def ask(self, commands: bytes, count: int, accept: Accept, deadline: float | None = None) -> Any:  # noqa: ANN401 - of any kind
+        """What `accept` makes of the replies to `count` packed commands, the moment they are there. StoreError after
+        the time limit, or at the deadline (of `time.perf_counter`) where that is earlier.
+
+        `accept` is called in the order of replies and changes, even if nobody waits for its outcome any more.
+        """
+        self.open()
+        limit_s = self._timeout_s
+        if deadline is not None and (limit_s := min(limit_s, deadline - time.perf_counter())) <= 0:
+            raise StoreError(f"Redis at {self.address} was not asked, for no time is left")
+        try:
+            async with asyncio.timeout(limit_s):
+                if self._line is None and self._first_try is not None:
+                    await asyncio.shield(self._first_try)
+                return await self._send(commands, count, accept)
+        except TimeoutError:
+            raise self._late(limit_s) from None
+        except Ended as error:
+            raise StoreError(f"Redis at {self.address}: {error}") from error
+
+    def open(self) -> None:
+        """Connects, if it is not connected or trying."""
+        if self._keeper is None:
+            self._first_try = asyncio.get_running_loop().create_future()
+            self._keeper = asyncio.create_task(self._keep())
+
+    def renew(self, reason: str) -> None:
+        """Ends the connection, for a reason that it cannot know itself, and makes another."""
+        if self._line is not None:
+            self._line.end(reason)
+
+    async def close(self) -> None:
+        """Ends the connection, and makes no other."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+
+    def _send(self, commands: bytes, count: int, accept: Accept) -> "asyncio.Future[Any]":
+        line = self._line
+        if line is None:
+            raise StoreError(f"Redis at {self.address}: {self._reason}")
+        # Replies come in order: behind one that is late there is nothing to wait for.
+        if line.is_late:
+            raise self._late(self._timeout_s)
+        return line.send(commands, count, lambda replies: self._accept(replies, accept))
+
+    def _accept(self, replies: list[Any], accept: Accept) -> Any:  # noqa: ANN401 - of any kind
+        first = replies[0]
+        self._refuses = isinstance(first, hiredis.ReplyError) and not str(first).startswith(_OF_THE_KEY)
+        self._tell()
+        return accept(replies)
+
+    def _late(self, limit_s: float) -> StoreError:
+        self._tell()
+        return StoreError(f"Redis at {self.address} did not answer within {limit_s * 1000:.3g} ms")
+
+    def _tell(self) -> None:
+        if (state := self.state) != self._told:
+            self._told = state
+            self._ears.fares()
+
+    async def _keep(self) -> None:
+        pause = 0.0
+        while True:
+            started, line = time.perf_counter(), None
+            try:
+                line = await self._connect()
+                self._line = line
+                self._tried()
+                self._tell()
+                self._ears.renewed()
+                self._reason = await self._beat(line)
+            except StoreError as error:
+                self._reason = str(error)
+            except TimeoutError:
+                self._reason = f"did not answer within {self._timeout_s * 1000:g} ms"
+            except Ended as error:
+                self._reason = str(error)
+            except (OSError, ValueError, hiredis.HiredisError) as error:
+                # Of the system, of TLS, of a host that cannot be, or of the protocol; none knows of credentials.
+                self._reason = f"{type(error).__name__}: {error}"
+            finally:
+                was_late = self._lose()
+            if line is not None and time.perf_counter() - started > _LONG_LIFE_S:
+                pause = 0.0
+            if pause or was_late:
+                self._tried()
+                await asyncio.sleep(pause)
+            elif self._first_try is None:
+                # Whoever asks while a lost connection is made anew, at once and once, waits for it; not for a server
+                # that had been silent.
+                self._first_try = asyncio.get_running_loop().create_future()
+            pause = min(max(2 * pause, _FIRST_PAUSE_S), _LAST_PAUSE_S)
+
+    def _tried(self) -> None:
+        if self._first_try is not None and not self._first_try.done():
+            self._first_try.set_result(None)
+        self._first_try = None
+
+    def _lose(self) -> bool:
+        """Whether what was lost had been late."""
+        self.epoch = next(self._epochs)
+        line, self._line = self._line, None
+        if line is None:
+            return False
+        was_late = line.is_late
+        self._ended_at = line.proved_at
+        line.end(self._reason)
+        self._tell()
+        return was_late
+
+    async def _connect(self) -> Line:
+        target = await self._seek()
+        async with asyncio.timeout(max(self._timeout_s, _BEAT_S)):
+            line = await target.connect(self._timeout_s, self._ears.invalid)
+        if self._needs_master and not line.is_master:
+            line.end("is a replica")
+            raise StoreError("is a replica and not the master that it was said to be")
+        return line
+
+    async def _beat(self, line: Line) -> str:
+        """Asks for a sign of life now and then; why the connection ended, when it did."""
+        while not line.ended.done():
+            if line.silent_for() > max(_SILENT_S, self._timeout_s):
+                return f"was silent for {_SILENT_S:g} s"
+            if line.is_idle:
+                line.ping()
+            await asyncio.wait([line.ended], timeout=_BEAT_S)
+            self._tell()
+        return line.ended.result()

@@ -1,0 +1,188 @@
+"""The routes for those who decide what is served: swap, roll back, experiment.
+
+They move the pointers and write the file that the service follows; what comes of that says `/v1/model`.
+"""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import structlog
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from msd.contract.errors import MsdError
+from msd.contract.request import InvalidRequest, MalformedRequest
+from service.deployment.experiment import (
+    BundleName,
+    Experiment,
+    read_experiment,
+    remove_experiment,
+    write_experiment,
+)
+from service.deployment.pointers import CURRENT, SourceError, is_bundle, named_bundle, point_to, roll_back
+from service.errors import Conflict, ErrorReply
+from service.http.access import access_of
+from service.http.body import read_json_body
+from service.models.lineup import Serving
+from service.settings import Settings
+
+_Body = TypeVar("_Body", bound=BaseModel)
+_Result = TypeVar("_Result")
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    409: {"model": ErrorReply, "description": "It cannot be, as things are; the message says why. Nothing changed."},
+    422: {"model": ErrorReply, "description": "JSON, but not what is asked for; `field` says where."},
+}
+_BODY_ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorReply, "description": "Not JSON."},
+    408: {"model": ErrorReply, "description": "The body did not end in time."},
+    413: {"model": ErrorReply, "description": "Too many bytes."},
+    415: {"model": ErrorReply, "description": "The body is not declared as JSON."},
+    **_ERRORS,
+}
+
+
+class SwapOrder(BaseModel):
+    """Which bundle is to be the current one."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    bundle: Annotated[BundleName, Field(description="The name of a folder in the folder of bundles.")]
+
+
+class Accepted(BaseModel):
+    """The pointer was moved. The bundle is served once it has been verified, loaded and proved."""
+
+    current: str = Field(description="Where the pointer leads: the name of a folder, or with Redis a bundle's number.")
+    generation: int = Field(description="Of what is served until then.")
+
+
+class ExperimentState(BaseModel):
+    """The experiment that is wanted; null where there is none. `generation` is that of what is served."""
+
+    experiment: Experiment | None
+    generation: int
+
+
+def admin_routes(settings: Settings, serving: Serving) -> APIRouter:
+    """The routes; who may use them is seen to before."""
+    router = APIRouter(prefix="/v1/admin", tags=["admin"])
+    orders = _Orders(settings)
+
+    @router.post(
+        "/swap",
+        status_code=202,
+        responses=_BODY_ERRORS,
+        summary="Serve another bundle",
+        openapi_extra=_takes(SwapOrder),
+    )
+    async def swap(request: Request) -> Accepted:
+        order = await _parsed(request, SwapOrder, settings)
+        current = await _done(request, "swap", lambda: orders.swap(order.bundle), bundle=order.bundle)
+        return Accepted(current=current, generation=serving.current.generation)
+
+    @router.post("/rollback", status_code=202, responses=_ERRORS, summary="Serve the bundle before")
+    async def rollback(request: Request) -> Accepted:
+        current = await _done(request, "rollback", orders.roll_back)
+        return Accepted(current=current, generation=serving.current.generation)
+
+    @router.get("/experiment", responses=_ERRORS, summary="Which bundles are to score whom?")
+    async def experiment() -> ExperimentState:
+        found = await _quietly(orders.experiment)
+        return ExperimentState(experiment=found, generation=serving.current.generation)
+
+    @router.put(
+        "/experiment",
+        status_code=202,
+        responses=_BODY_ERRORS,
+        summary="Begin an experiment, or change the one there is",
+        openapi_extra=_takes(Experiment),
+    )
+    async def put_experiment(request: Request) -> ExperimentState:
+        wanted = await _parsed(request, Experiment, settings)
+        await _done(request, "experiment", lambda: orders.put(wanted), arms=[arm.name for arm in wanted.arms])
+        return ExperimentState(experiment=wanted, generation=serving.current.generation)
+
+    @router.delete("/experiment", status_code=202, responses=_ERRORS, summary="End the experiment")
+    async def delete_experiment(request: Request) -> ExperimentState:
+        await _done(request, "experiment_ended", orders.end)
+        return ExperimentState(experiment=None, generation=serving.current.generation)
+
+    return router
+
+
+class _Orders:
+    """What the routes do, in a thread, because a file system may let them wait. All raise MsdError."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def swap(self, name: str) -> str:
+        folder = self._folder()
+        if self._settings.store == "redis":
+            raise SourceError("the bundle is the one that Redis points to: run `msd publish`, or roll back")
+        point_to(folder, name)
+        return name
+
+    def roll_back(self) -> str:
+        if self._settings.store == "redis":
+            from service.deployment.redis_pointer import roll_back_redis
+
+            assert self._settings.redis_url is not None, "settings with a Redis store have its address"
+            return roll_back_redis(self._settings.redis_url.get_secret_value())
+        return roll_back(self._folder())
+
+    def experiment(self) -> Experiment | None:
+        return read_experiment(self._folder())
+
+    def put(self, wanted: Experiment) -> None:
+        folder = self._folder()
+        for name in wanted.bundles - {CURRENT}:
+            named_bundle(folder, name)
+        write_experiment(folder, wanted)
+
+    def end(self) -> None:
+        remove_experiment(self._folder())
+
+    def _folder(self) -> Path:
+        folder = self._settings.bundle
+        if not folder.is_dir() or is_bundle(folder):
+            raise SourceError("this service follows one bundle; give MSD_BUNDLE a folder of bundles to choose from")
+        return folder
+
+
+async def _done(request: Request, what: str, order: Callable[[], _Result], **about: object) -> _Result:
+    """Has it done, and says who wanted it."""
+    result = await _quietly(order)
+    access = access_of(request.scope)
+    log = structlog.get_logger("msd.admin")
+    log.info(what, key=access.key, request_id=access.request_id, **about)
+    return result
+
+
+async def _quietly(order: Callable[[], _Result]) -> _Result:
+    try:
+        return await asyncio.to_thread(order)
+    except MsdError as error:
+        raise Conflict(str(error)) from error
+
+
+async def _parsed(request: Request, form: type[_Body], settings: Settings) -> _Body:
+    timeout_s = settings.body_timeout_ms / 1000
+    body = await read_json_body(request.scope, request.receive, settings.max_body_bytes, timeout_s)
+    try:
+        return form.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        if first["type"] == "json_invalid":
+            raise MalformedRequest(f"the body is not JSON: {first['msg']}") from None
+        place = ".".join(map(str, first["loc"]))
+        raise InvalidRequest(first["msg"].removeprefix("Value error, "), place or None) from None
+
+
+def _takes(form: type[BaseModel]) -> dict[str, Any]:
+    """What OpenAPI says of a body that is parsed here."""
+    schema = form.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

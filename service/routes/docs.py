@@ -1,0 +1,219 @@
+"""OpenAPI for all routes, the raw scoring route among them, and its page at /docs, whose assets come from here."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fastapi_offline
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
+from pydantic.json_schema import models_json_schema
+
+from msd.contract.bundle import GOLDENS
+from msd.contract.events import EventBatch
+from msd.contract.golden import read_goldens
+from msd.contract.request import ScoreRequest
+from service.errors import ErrorReply
+from service.http.deadline import FIELD
+from service.http.oip_errors import PREFIX
+from service.models.lineup import Serving
+from service.models.model import Model
+from service.routes.events_route import PATH as EVENTS_PATH
+from service.routes.events_route import EventsReply
+from service.routes.oip.docs import OPEN_PATHS, add_inference, oip_error
+from service.routes.score_route import PATH
+from service.scoring.reply import ScoreReply
+
+_ASSETS = "/docs/assets"
+_REF = "#/components/schemas/{model}"
+_SECURITY = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+}
+_OPEN = ("/health/live", "/health/ready", "/metrics", *OPEN_PATHS)
+_ERRORS = {
+    400: ("malformed", "the body is not JSON: Expecting value: line 1 column 1 (char 0)", None),
+    401: ("unauthorized", "send a key: `Authorization: Bearer KEY`, or `X-Api-Key: KEY`", None),
+    403: ("forbidden", "the key 'reports' has not the scope 'score'", None),
+    408: ("body_timeout", "the body did not end within 5 s; 0 bytes came", None),
+    413: ("too_many_candidates", "10000 candidates; one request may have 2000: split it", "candidates.id"),
+    415: ("unsupported_media_type", "the content type is 'text/plain'; it has to be 'application/json'", None),
+    422: ("invalid", "Input should be greater than or equal to 1", "top_k"),
+    429: ("overloaded", "20000 candidates are waiting; with these 200 there would be too many", None),
+    500: ("model_error", "the model gave a score that is not a finite number for this request", None),
+    503: ("not_ready", "not ready: model: warming up", None),
+    504: ("deadline_exceeded", "the time that the request may take was over before its turn came", None),
+}
+_EVENT_ERRORS = {
+    413: ("too_many_events", "2000 events; one batch may have 1000: split it", "events"),
+    422: ("invalid", "Input should be 'impression' or 'click'", "events.3.type"),
+    503: ("events_unavailable", "events were not on disk within 5 s", None),
+}
+_DESCRIPTIONS = {
+    400: "Not JSON, or not unambiguous JSON; or a header that is not as it has to be.",
+    401: "Where the service asks for keys: there is none, or none that is known and still good.",
+    403: "The key is good, for other things.",
+    408: "The body did not end in time.",
+    413: "Too many of them, or too many bytes.",
+    415: "The body is not declared as JSON.",
+    422: "JSON, but not of this form; `field` says where.",
+    429: "Too many candidates are waiting, or too many to be scored in time; try again after `Retry-After` seconds.",
+    500: "The service failed.",
+    503: "Starting or stopping, or not able to; try again after `Retry-After` seconds.",
+    504: "The time that the request may take was over, or too little for a run, when its turn came.",
+}
+
+
+def add_docs(app: FastAPI, serving: Serving, most_ms: int, *, needs_keys: bool, has_events: bool) -> None:
+    """Adds the page and its assets, and makes `app.openapi()` tell of the raw routes too, and of keys.
+
+    `most_ms`: how long a caller may let a scoring request take.
+    """
+    static = Path(fastapi_offline.__file__).parent / "static"
+    app.openapi = _openapi_of(app, serving, most_ms, needs_keys, has_events)  # type: ignore[method-assign]
+
+    @app.get("/docs", include_in_schema=False)
+    async def page() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url=str(app.openapi_url).lstrip("/"),
+            title=app.title,
+            swagger_js_url=f"{_ASSETS}/swagger-ui-bundle.js".lstrip("/"),
+            swagger_css_url=f"{_ASSETS}/swagger-ui.css".lstrip("/"),
+            swagger_favicon_url=f"{_ASSETS}/favicon.png".lstrip("/"),
+        )
+
+    app.mount(_ASSETS, StaticFiles(directory=static), name="docs-assets")
+
+
+def _openapi_of(
+    app: FastAPI, serving: Serving, most_ms: int, needs_keys: bool, has_events: bool
+) -> Callable[[], dict[str, Any]]:
+    generation = -1
+
+    def openapi() -> dict[str, Any]:
+        nonlocal generation
+        lineup = serving.current
+        if app.openapi_schema is None or generation != lineup.generation:
+            generation = lineup.generation
+            document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+            _, definitions = models_json_schema(
+                [
+                    (ScoreRequest, "validation"),
+                    (ScoreReply, "serialization"),
+                    (EventBatch, "validation"),
+                    (EventsReply, "serialization"),
+                    (ErrorReply, "serialization"),
+                ],
+                ref_template=_REF,
+            )
+            document.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
+            document["paths"][PATH] = {"post": _operation(_example(lineup.champion), most_ms)}
+            add_inference(document, lineup, _deadline(most_ms), {status: _DESCRIPTIONS[status] for status in _ERRORS})
+            if has_events:
+                document["paths"][EVENTS_PATH] = {"post": _events_operation()}
+            if needs_keys:
+                _tell_of_keys(document)
+            app.openapi_schema = document
+        return app.openapi_schema
+
+    return openapi
+
+
+def _tell_of_keys(document: dict[str, Any]) -> None:
+    """Of every route but those that are open, or may be."""
+    document["components"]["securitySchemes"] = _SECURITY
+    document["security"] = [{name: []} for name in _SECURITY]
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            if path in _OPEN:
+                operation["security"] = []
+                continue
+            of = oip_error if path.startswith(PREFIX) else None
+            operation["responses"] |= {
+                str(status): of(_DESCRIPTIONS[status]) if of else _error(status) for status in (401, 403)
+            }
+
+
+def _operation(example: dict[str, Any] | None, most_ms: int) -> dict[str, Any]:
+    request: dict[str, Any] = {"schema": {"$ref": _REF.format(model="ScoreRequest")}}
+    if example is not None:
+        request["examples"] = {"golden": {"summary": "A request of the bundle's goldens", "value": example}}
+    header = {
+        "X-Request-Id": {"schema": {"type": "string"}, "description": "The request's id, given or made."},
+        "Server-Timing": {
+            "schema": {"type": "string"},
+            "description": "parse, rows, queue, run and total, in milliseconds; and explain, where it was asked for.",
+        },
+    }
+    reply = {"schema": {"$ref": _REF.format(model="ScoreReply")}}
+    return {
+        "summary": "Score candidates for one user in one context",
+        "operationId": "score",
+        "tags": ["scoring"],
+        "parameters": [
+            {
+                "name": "X-Request-Id",
+                "in": "header",
+                "required": False,
+                "schema": {"type": "string"},
+                "description": "Up to 128 printable ASCII characters, which come back in the reply and stand in the"
+                " log; anything else is replaced.",
+            },
+            _deadline(most_ms),
+        ],
+        "requestBody": {"required": True, "content": {"application/json": request}},
+        "responses": {
+            "200": {"description": "Scores.", "headers": header, "content": {"application/json": reply}},
+            **{str(status): _error(status) for status in _ERRORS},
+        },
+    }
+
+
+def _deadline(most_ms: int) -> dict[str, Any]:
+    return {
+        "name": FIELD,
+        "in": "header",
+        "required": False,
+        "schema": {"type": "integer", "minimum": 1, "maximum": most_ms},
+        "description": "Milliseconds that the request may take from its first byte on; the service has a default. Near"
+        " the end the first candidates are scored and the others get the prior's score, which `degraded` says. The"
+        " reply to one that is too long has this header too, with the most that there may be.",
+    }
+
+
+def _events_operation() -> dict[str, Any]:
+    click = {"event_id": "e1", "type": "click", "user_id": "u7", "item_id": "a1", "at": 1_764_066_000}
+    request = {
+        "schema": {"$ref": _REF.format(model="EventBatch")},
+        "examples": {"click": {"summary": "A click, a minute after its impression", "value": {"events": [click]}}},
+    }
+    reply = {"schema": {"$ref": _REF.format(model="EventsReply")}}
+    return {
+        "summary": "Tell of impressions and clicks, at most 1,000 at once",
+        "description": "Taken whole or refused whole; answered once it lasts. What got no answer can be sent again.",
+        "operationId": "events",
+        "tags": ["events"],
+        "requestBody": {"required": True, "content": {"application/json": request}},
+        "responses": {
+            "202": {"description": "The events last.", "content": {"application/json": reply}},
+            **{str(status): _error(status) for status in (400, 401, 403, 408, 415, 500)},
+            **{str(status): _error(status, error) for status, error in _EVENT_ERRORS.items()},
+        },
+    }
+
+
+def _error(status: int, example: "tuple[str, str, str | None] | None" = None) -> dict[str, Any]:
+    code, message, field = example or _ERRORS[status]
+    content: dict[str, Any] = {
+        "schema": {"$ref": _REF.format(model="ErrorReply")},
+        "example": {"error": {"code": code, "message": message, "field": field}},
+    }
+    return {"description": _DESCRIPTIONS[status], "content": {"application/json": content}}
+
+
+def _example(model: Model) -> dict[str, Any] | None:
+    golden = next(iter(read_goldens(model.bundle.path(GOLDENS))), None)
+    return golden.request if golden else None

@@ -1,0 +1,119 @@
+"""POST /v1/events: body, check, the rows that states begin from, and an answer once the events last.
+
+Errors are raised; `access` answers them.
+"""
+
+import time
+from collections.abc import Sequence
+
+import orjson
+from pydantic import BaseModel, Field
+from starlette.types import Receive, Scope, Send
+
+from msd.contract.events import WireEvent, parse_events
+from msd.contract.live_state import LiveState
+from msd.contract.rows import RowSide
+from service.deployment.readiness import Readiness
+from service.errors import EventsUnavailable, NotReady, StoreError
+from service.http.body import read_json_body
+from service.live.batch import Batch, LiveEvent, Outcome, rows_of
+from service.live.errors import LiveError
+from service.live.overlay import state_rules
+from service.live.store import LiveStore
+from service.models.lineup import Serving
+from service.models.model import Model
+from service.request_log.request_log import RequestLog
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+
+PATH = "/v1/events"
+MAX_AHEAD_S = 60.0
+"""An event from further ahead of the service's clock counts as one from so far ahead."""
+
+
+class EventsReply(BaseModel):
+    """The answer to events, which last from then on."""
+
+    accepted: int = Field(description="Events that were counted.")
+    duplicates: int = Field(description="Events that had been counted before, by their type and id.")
+
+
+class EventsRoute:
+    """The endpoint. States begin from the rows of the first arm's model."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        serving: Serving,
+        store: LiveStore,
+        readiness: Readiness,
+        metrics: Metrics,
+        request_log: RequestLog | None,
+    ) -> None:
+        self._settings = settings
+        self._serving = serving
+        self._store = store
+        self._readiness = readiness
+        self._metrics = metrics
+        self._request_log = request_log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one batch."""
+        settings = self._settings
+        body = await read_json_body(scope, receive, settings.max_body_bytes, settings.body_timeout_ms / 1000)
+        if not self._readiness.can_score:
+            raise NotReady(f"not ready: {self._readiness.summary()}")
+        events = self._settled(parse_events(body), time.time())
+        model = self._serving.current.champion
+        rows: dict[RowSide, dict[str, LiveState]] = {
+            "user": await self._rows(model, "user", [event.user_id for event in events]),
+            "item": await self._rows(model, "item", [event.item_id for event in events]),
+        }
+        batch = Batch(events, rows, state_rules(model.schema), settings.live_lag_seconds)
+        try:
+            outcome = await self._store.add(batch)
+        except LiveError as error:
+            raise EventsUnavailable(str(error)) from error
+        self._count(batch, outcome)
+        if self._request_log is not None:
+            self._request_log.events(body, len(events))
+        reply = orjson.dumps({"accepted": outcome.accepted, "duplicates": outcome.duplicates})
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(reply))]
+        await send({"type": "http.response.start", "status": 202, "headers": headers})
+        await send({"type": "http.response.body", "body": reply})
+
+    def _settled(self, events: Sequence[WireEvent], now: float) -> list[LiveEvent]:
+        """Events with a time, which is not far ahead of now."""
+        latest = now + MAX_AHEAD_S
+        if ahead := sum(event.at is not None and event.at > latest for event in events):
+            self._metrics.events_noted["ahead"].inc(ahead)
+        return [
+            LiveEvent(
+                event.event_id,
+                event.type == "click",
+                event.user_id,
+                event.item_id,
+                now if event.at is None else min(event.at, latest),
+            )
+            for event in events
+        ]
+
+    async def _rows(self, model: Model, side: RowSide, ids: Sequence[str]) -> dict[str, LiveState]:
+        """What rows hold, by id. Without them, a state would begin from nothing where there is something."""
+        distinct = list(dict.fromkeys(ids))
+        try:
+            return rows_of(distinct, await model.store.get(side, distinct))
+        except StoreError as error:
+            self._metrics.store_errors.inc()
+            raise EventsUnavailable(str(error)) from error
+
+    def _count(self, batch: Batch, outcome: Outcome) -> None:
+        metrics = self._metrics
+        metrics.events["accepted"].inc(outcome.accepted)
+        metrics.events["duplicate"].inc(outcome.duplicates)
+        noted = metrics.events_noted
+        noted["late"].inc(outcome.late)
+        noted["in_row"].inc(outcome.in_row)
+        noted["unknown_user"].inc(sum(event.user_id not in batch.rows["user"] for event in batch.events))
+        noted["unknown_item"].inc(sum(event.item_id not in batch.rows["item"] for event in batch.events))
+        metrics.newest_event.set(outcome.newest_at)

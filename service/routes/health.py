@@ -1,0 +1,145 @@
+"""The routes for those who run the service: alive, ready, what is served, metrics."""
+
+from typing import Any, Literal
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, Field
+
+from msd.contract.schema import SIDES
+from service.deployment.readiness import Readiness
+from service.models.lineup import Lineup, Serving
+from service.models.model import Model
+from service.models.native_path import CoreStatus
+from service.runtimes.runtime import Engine
+from service.telemetry.metrics import Metrics
+
+METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
+
+
+class Live(BaseModel):
+    """The process runs."""
+
+    status: Literal["live"] = "live"
+
+
+class Ready(BaseModel):
+    """Whether requests should be sent here, and if not, what is missing."""
+
+    ready: bool
+    draining: bool
+    missing: dict[str, str] = Field(description="Reason by part; empty when nothing is missing.")
+
+
+class ServedFeature(BaseModel):
+    """A feature that a request may give a value for."""
+
+    name: str
+    kind: Literal["categorical", "bag", "numeric"]
+
+
+class ServedArm(BaseModel):
+    """A bundle under a name."""
+
+    name: str
+    bundle_id: str
+    model_version: str
+    share: float = Field(description="Of the users; 0 for a shadow, which scores nobody.")
+
+
+class ServedLineup(BaseModel):
+    """All bundles that are served side by side."""
+
+    generation: int = Field(description="Rises with each swap.")
+    refused: bool = Field(description="Whether something else is wanted, which was refused; the log has the reason.")
+    arms: list[ServedArm]
+    shadow: list[ServedArm]
+
+
+class ServedModel(BaseModel):
+    """The bundle that is served, the first arm's where there are several, and what serves it."""
+
+    bundle_id: str
+    model_version: str
+    created_at: float = Field(description="Unix seconds.")
+    heads: list[str]
+    features: dict[Literal["user", "item", "context"], list[ServedFeature]]
+    history_length: int
+    item_text: str | None = Field(
+        description="How the text of an item was made of its columns; that of a cold ad is to be made alike."
+    )
+    encodes_texts: bool = Field(description="Whether the bundle has an encoder for the texts of cold ads.")
+    runtime: Engine = Field(description="What runs the model, as it was read back after loading.")
+    native: CoreStatus = Field(description="Whether the native core scores plain requests, and if not, why.")
+    store: str
+    max_candidates: int
+    metrics: dict[str, Any]
+    lineup: ServedLineup
+
+
+def health_routes(serving: Serving, readiness: Readiness, metrics: Metrics, max_candidates: int) -> APIRouter:
+    """The routes, over the parts that they tell of."""
+    router = APIRouter(tags=["operations"])
+
+    @router.get("/health/live", summary="Is the process alive?")
+    async def live() -> Live:
+        return Live()
+
+    @router.get(
+        "/health/ready",
+        summary="Should requests be sent here?",
+        responses={503: {"model": Ready, "description": "Not now; the body says what is missing."}},
+    )
+    async def ready(response: Response) -> Ready:
+        response.status_code = 200 if readiness.is_ready else 503
+        if not readiness.is_ready:
+            # A load balancer may then connect to another instance.
+            response.headers["connection"] = "close"
+        return Ready(ready=readiness.is_ready, draining=readiness.draining, missing=readiness.missing)
+
+    @router.get("/v1/model", summary="What is served?")
+    async def served_model() -> ServedModel:
+        return _served_model(serving.current, max_candidates, serving.is_refused)
+
+    @router.get(
+        "/metrics",
+        summary="Metrics in Prometheus's text format",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "All families."}},
+    )
+    async def exposition() -> Response:
+        return Response(metrics.exposition(), media_type=METRICS_TYPE)
+
+    return router
+
+
+def _served_model(lineup: Lineup, max_candidates: int, is_refused: bool) -> ServedModel:
+    model = lineup.champion
+    manifest = model.bundle.manifest
+    return ServedModel(
+        bundle_id=manifest.bundle_id,
+        model_version=manifest.model_version,
+        created_at=manifest.created_at,
+        heads=list(manifest.heads),
+        features={
+            side: [ServedFeature(name=name, kind=field.kind) for name, field in model.schema.settable[side].items()]
+            for side in SIDES
+        },
+        item_text=model.schema.item_text,
+        encodes_texts=model.bundle.encoder_identity is not None,
+        history_length=model.schema.history.length,
+        runtime=model.engine,
+        native=model.core,
+        store=model.store.name,
+        max_candidates=max_candidates,
+        metrics=manifest.metrics,
+        lineup=ServedLineup(
+            generation=lineup.generation,
+            refused=is_refused,
+            arms=[_served_arm(arm.name, arm.model, arm.share) for arm in lineup.arms],
+            shadow=[_served_arm(shadow.name, shadow.model, 0.0) for shadow in lineup.shadows],
+        ),
+    )
+
+
+def _served_arm(name: str, model: Model, share: float) -> ServedArm:
+    return ServedArm(name=name, bundle_id=model.bundle.bundle_id, model_version=model.version, share=share)

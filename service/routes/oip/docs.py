@@ -1,0 +1,78 @@
+"""What OpenAPI says of inference, whose route is a raw one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from service.http.oip_errors import PREFIX
+from service.models.lineup import Lineup
+from service.routes.oip.form import InferReply, InferRequest, OipError
+from service.routes.oip.model_routes import MODEL, versions_of
+from service.routes.oip.tensors import HEADER
+
+INFER_PATHS = (f"{PREFIX}/models/{{name}}/infer", f"{PREFIX}/models/{{name}}/versions/{{version}}/infer")
+OPEN_PATHS = (f"{PREFIX}/health/live", f"{PREFIX}/health/ready")
+_REF = "#/components/schemas/{model}"
+_EXAMPLE = {
+    "inputs": [
+        {"name": "user_id", "shape": [1], "datatype": "BYTES", "data": ["u7"]},
+        {"name": "candidates.id", "shape": [2], "datatype": "BYTES", "data": ["a1", "a2"]},
+        {"name": "candidates.bid", "shape": [2], "datatype": "FP32", "data": [0.4, 1.2]},
+    ]
+}
+
+
+def add_inference(
+    document: dict[str, Any], lineup: Lineup, deadline: dict[str, Any], errors: Mapping[int, str]
+) -> None:
+    """Adds the paths and their schemas. `deadline`: the parameter of the scoring route; `errors`: their descriptions by
+    status."""
+    values = {"name": [MODEL], "version": list(versions_of(lineup))}
+    _, definitions = models_json_schema(
+        [(InferRequest, "validation"), (InferReply, "serialization"), (OipError, "serialization")], ref_template=_REF
+    )
+    document["components"]["schemas"].update(definitions["$defs"])
+    for path in INFER_PATHS:
+        document["paths"][path] = {"post": _operation(path, values, deadline, errors)}
+
+
+def oip_error(description: str) -> dict[str, Any]:
+    """A reply of the protocol's error form."""
+    return {
+        "description": description,
+        "content": {"application/json": {"schema": {"$ref": _REF.format(model="OipError")}}},
+    }
+
+
+def _operation(
+    path: str, values: Mapping[str, list[str]], deadline: dict[str, Any], errors: Mapping[int, str]
+) -> dict[str, Any]:
+    names = [name for name in values if f"{{{name}}}" in path]
+    schema = {"$ref": _REF.format(model="InferRequest")}
+    return {
+        "summary": "Score candidates, as tensors",
+        "description": "An input is named by where its values stand in the JSON of /v1/score; GET /v2/models/msd lists"
+        f" them. With the header `{HEADER}` the body is JSON of so many bytes and the values of the inputs behind it.",
+        "operationId": "infer_version" if "version" in names else "infer",
+        "tags": ["open inference protocol"],
+        "parameters": [
+            *(
+                {"name": name, "in": "path", "required": True, "schema": {"type": "string", "enum": values[name]}}
+                for name in names
+            ),
+            deadline,
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": schema, "examples": {"two": {"value": _EXAMPLE}}}},
+        },
+        "responses": {
+            "200": {
+                "description": "Scores.",
+                "content": {"application/json": {"schema": {"$ref": _REF.format(model="InferReply")}}},
+            },
+            "404": oip_error("No model, or no version of it, of this name."),
+            **{str(status): oip_error(text) for status, text in errors.items() if status != 422},
+        },
+    }

@@ -1,0 +1,138 @@
+"""POST /v2/models/msd/infer: tensors to the scoring request that they stand for, which is scored like any other, and
+scores to tensors. Errors are raised; `access` answers them.
+"""
+
+from typing import Any
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from msd.contract.request import InvalidRequest, RequestError
+from service.deployment.readiness import Readiness
+from service.errors import NotReady, UnsupportedMediaType
+from service.http.access import Access, access_of
+from service.http.body import read_body
+from service.http.deadline import Deadlines
+from service.http.protocol import began_at, left_check
+from service.models.lineup import Lineup, Serving
+from service.routes.oip.form import InferRequest
+from service.routes.oip.inputs import WHOLE, scoring_body, user_of
+from service.routes.oip.model_routes import MODEL, check_served
+from service.routes.oip.outputs import Encoded, encode_reply
+from service.routes.oip.tensors import HEADER, Parts, read_parts
+from service.scoring.admission import Admission, Load
+from service.scoring.answer import Answer, Asked, Served
+from service.scoring.run_queue import RunQueue
+from service.scoring.scorer import Terms
+from service.scoring.scoring import Scoring
+from service.settings import Settings
+
+_HEADER = HEADER.lower().encode()
+_TIMING = b"server-timing"
+# Its bytes say less of its candidates than those of the other form.
+_ANY = Load(1, 0.0)
+
+
+class InferRoute:
+    """The endpoint, with the same bounds as the scoring route."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        serving: Serving,
+        scoring: Scoring,
+        admission: Admission,
+        queue: RunQueue,
+        readiness: Readiness,
+    ) -> None:
+        self._settings = settings
+        self._deadlines = Deadlines(settings)
+        self._serving = serving
+        self._scoring = scoring
+        self._admission = admission
+        self._queue = queue
+        self._readiness = readiness
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        access, settings, path = access_of(scope), self._settings, scope["path_params"]
+        access.is_scoring = True
+        body = await read_body(scope, receive, settings.max_body_bytes, settings.body_timeout_ms / 1000)
+        json_length = _json_length(scope)
+        lineup = self._serving.current
+        check_served(lineup, path["name"], path.get("version"))
+        if not self._readiness.can_score:
+            raise NotReady(f"not ready: {self._readiness.summary()}")
+        is_gone, began = left_check(scope), began_at(scope)
+        deadline = self._deadlines.of(scope["headers"], began)
+        if self._admission.is_shedding:
+            self._admission.check(_ANY, deadline)
+        parts = read_parts(body, json_length)
+        if parts.request.id:
+            access.request_id = parts.request.id
+        asked_for = scoring_body(parts, lineup.schema_of, settings.max_candidates)
+        if "version" in path:
+            _check_version(lineup, path["version"], user_of(parts, asked_for))
+        deadline = self._deadlines.of(scope["headers"], began, _timeout_s(parts.request, settings))
+        self._queue.check(deadline, is_gone)
+        asked = Asked(access.request_id, asked_for, access.started, Terms(deadline, is_gone), is_pythons=True)
+        answer = await self._answer(asked, parts)
+        served = answer.served
+        assert served is not None, "it was asked for"
+        reply = encode_reply(_head(served, answer.lineup), parts.request, served.request, served.scored)
+        await self._send(answer, reply, access, send)
+
+    async def _answer(self, asked: Asked, parts: Parts) -> Answer:
+        try:
+            return await self._scoring.answer(asked)
+        except RequestError as error:
+            if WHOLE in parts.inputs:
+                error.field = f"{WHOLE}.{error.field}" if error.field else WHOLE
+            raise
+
+    async def _send(self, answer: Answer, reply: Encoded, access: Access, send: Send) -> None:
+        access.candidates, access.degraded, access.stages = answer.candidates, answer.degraded, answer.stages
+        headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
+        headers += [header for header in answer.headers if header[0] == _TIMING]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": reply.body})
+        self._scoring.follow(answer)
+
+
+def _json_length(scope: Scope) -> bytes | None:
+    """What the header of binary data says. Raises UnsupportedMediaType for compressed bodies, which are not read."""
+    found: bytes | None = None
+    for name, value in scope["headers"]:
+        if name == _HEADER:
+            if found is not None:
+                raise InvalidRequest("is given twice", HEADER)
+            found = value
+        elif name == b"content-encoding" and value.strip().lower() != b"identity":
+            raise UnsupportedMediaType("compressed bodies are not read; send the request as it is")
+    return found
+
+
+def _timeout_s(request: InferRequest, settings: Settings) -> float | None:
+    timeout = request.parameters.timeout if request.parameters else None
+    if timeout is not None and timeout > 1000 * settings.max_deadline_ms:
+        raise InvalidRequest(f"{timeout} µs is more than {1000 * settings.max_deadline_ms}", "parameters.timeout")
+    return None if timeout is None else timeout / 1e6
+
+
+def _check_version(lineup: Lineup, version: str, user_id: str | None) -> None:
+    """In an experiment a user is scored by his arm's version and no other."""
+    if user_id is not None and (own := lineup.arm_of(user_id).model.version) != version:
+        raise HTTPException(404, f"in the experiment that is on, this user is scored by version {own!r} alone")
+
+
+def _head(served: Served, lineup: Lineup) -> dict[str, Any]:
+    parameters: dict[str, str] = {}
+    if lineup.is_split:
+        parameters["arm"] = served.arm
+    if served.scored.degraded_user:
+        parameters["degraded_user"] = served.scored.degraded_user
+    if served.scored.degraded_candidates:
+        parameters["degraded_candidates"] = orjson.dumps(served.scored.degraded_candidates).decode()
+    head: dict[str, Any] = {"model_name": MODEL, "model_version": served.model.version, "id": served.request_id}
+    return head | {"parameters": parameters} if parameters else head

@@ -1,0 +1,154 @@
+"""Which inputs there are, and the scoring request that they make: an input is named by where its values stand in the
+JSON of /v1/score, so that nothing is merged or checked here that is not merged and checked there.
+
+Raises InvalidRequest, which names the input at fault.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import orjson
+
+from msd.contract.request import MAX_HISTORY, InvalidRequest, TooManyCandidates
+from msd.contract.schema import Bag, FeatureSchema, Numeric, ValueField
+from service.routes.oip.form import InferInput
+from service.routes.oip.tensors import FLOATS, INTEGERS, Parts, values_of
+
+WHOLE = "request"
+"""The one input that is a scoring request's JSON as it stands."""
+USER_ID, CANDIDATES = "user_id", "candidates.id"
+_EXPLAIN = "explain"
+_CANDIDATES_SIDE = "candidates."
+_FEATURES = {"context.": "context", "user.features.": "user"}
+_TEXTS, _CATEGORIES, _NUMBERS, _WHOLE_NUMBERS = ("BYTES",), ("BYTES", *INTEGERS), (*FLOATS, *INTEGERS), INTEGERS
+_SHOWN = 80
+
+
+class Input(NamedTuple):
+    """An input: its datatypes, the one that metadata tells first; how many values it has; where they go."""
+
+    name: str
+    datatypes: tuple[str, ...]
+    is_list: bool = False
+    is_json: bool = False
+    is_optional: bool = True
+
+    @property
+    def path(self) -> list[str]:
+        """The keys that lead to its values."""
+        return self.name.split(".")
+
+
+_FIXED = {
+    one.name: one
+    for one in (
+        Input(USER_ID, _TEXTS, is_optional=False),
+        Input(CANDIDATES, _TEXTS, is_list=True, is_optional=False),
+        Input("candidates.bid", _NUMBERS, is_list=True),
+        Input("at", ("FP64", "FP32", *INTEGERS)),
+        Input("user.history", _TEXTS, is_list=True),
+        Input("items", _TEXTS, is_json=True),
+        Input("top_k", _WHOLE_NUMBERS),
+    )
+}
+
+
+def inputs_of(schema: FeatureSchema) -> Iterator[Input]:
+    """All inputs of a model with this schema, but `request`, which may stand for all of them."""
+    yield from _FIXED.values()
+    for prefix, side in _FEATURES.items():
+        for name, field in schema.settable[side].items():  # type: ignore[index]
+            yield _of_field(f"{prefix}{name}", field)
+
+
+def scoring_body(parts: Parts, schema_of: Callable[[str], FeatureSchema], max_candidates: int) -> bytes:
+    """The body of /v1/score that the tensors stand for."""
+    if WHOLE in parts.inputs:
+        return _whole(parts)
+    for needed in (USER_ID, CANDIDATES):
+        if needed not in parts.inputs:
+            raise InvalidRequest("this input is missing; it, or `request` alone, has to be there", needed)
+    _check(parts.inputs[USER_ID], _FIXED[USER_ID], max_candidates)
+    user_id: str = values_of(parts, USER_ID)[0]
+    schema = schema_of(user_id)
+    document: dict[str, Any] = {}
+    for name, given in parts.inputs.items():
+        found = _find(name, schema)
+        _check(given, found, max_candidates)
+        values = values_of(parts, name)
+        *above, last = found.path
+        place = document
+        for key in above:
+            place = place.setdefault(key, {})
+        if found.is_json:
+            place[last] = _fragment(values[0], name)
+        else:
+            place[last] = values if found.is_list else values[0]
+    return orjson.dumps(document)
+
+
+def user_of(parts: Parts, body: bytes) -> str | None:
+    """The user that is asked for, as far as that can be said before all is checked."""
+    if WHOLE not in parts.inputs:
+        return str(values_of(parts, USER_ID)[0])
+    found = _said(body, USER_ID)
+    return found if isinstance(found, str) else None
+
+
+def _said(body: bytes, key: str) -> object:
+    """What a scoring request says under a key, if it is one; all else about it is found out later."""
+    try:
+        return orjson.loads(body)[key]
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        return None
+
+
+def _whole(parts: Parts) -> bytes:
+    if others := [name for name in parts.inputs if name != WHOLE]:
+        raise InvalidRequest(f"stands for all inputs, and {others[0][:_SHOWN]!r} is given too", WHOLE)
+    _check(parts.inputs[WHOLE], Input(WHOLE, _TEXTS), 1)
+    text: str = values_of(parts, WHOLE)[0]
+    body = text.encode()
+    if _said(body, _EXPLAIN):
+        raise InvalidRequest("explanations have no tensors; ask /v1/score for them", f"{WHOLE}.{_EXPLAIN}")
+    return body
+
+
+def _of_field(name: str, field: ValueField) -> Input:
+    return Input(name, _NUMBERS if isinstance(field, Numeric) else _CATEGORIES, is_list=isinstance(field, Bag))
+
+
+def _find(name: str, schema: FeatureSchema) -> Input:
+    if name in _FIXED:
+        return _FIXED[name]
+    for prefix, side in _FEATURES.items():
+        field = schema.settable[side].get(name.removeprefix(prefix))  # type: ignore[index]
+        if name.startswith(prefix) and field is not None:
+            return _of_field(name, field)
+    known = ", ".join(one.name for one in inputs_of(schema))
+    raise InvalidRequest(f"no input has this name; there are: {known}, or {WHOLE} alone", name[:_SHOWN])
+
+
+def _check(given: InferInput, found: Input, max_candidates: int) -> None:
+    """Datatype and shape."""
+    name, shape = found.name, given.shape
+    if given.datatype not in found.datatypes:
+        raise InvalidRequest(
+            f"the datatype is {given.datatype[:_SHOWN]!r}; it has to be {' or '.join(found.datatypes)}", name
+        )
+    if len(shape) != 1 or (not found.is_list and shape[0] != 1):
+        raise InvalidRequest(f"the shape is {shape}; it has to be {'[N]' if found.is_list else '[1]'}", name)
+    if name.startswith(_CANDIDATES_SIDE):
+        if shape[0] > max_candidates:
+            raise TooManyCandidates(f"{shape[0]} candidates; one request may have {max_candidates}: split it", name)
+    elif shape[0] > MAX_HISTORY:
+        raise InvalidRequest(f"has {shape[0]} values, of which there may be {MAX_HISTORY}", name)
+
+
+def _fragment(text: str, name: str) -> orjson.Fragment:
+    """JSON that goes in as it stands, once it is known to be one value. What it says is looked at with all else."""
+    try:
+        orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"is not JSON: {error}", name) from None
+    return orjson.Fragment(text)

@@ -1,0 +1,127 @@
+"""The routes of the Open Inference Protocol beside inference: server, model, and whether they are live and ready."""
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from service.deployment.readiness import Readiness
+from service.models.lineup import Lineup, Serving
+from service.models.model import Model
+from service.routes.oip.form import ModelTold, OipError, ServerTold, TensorParameters, TensorTold
+from service.routes.oip.inputs import inputs_of
+from service.routes.oip.outputs import outputs_of
+
+MODEL = "msd"
+"""The name of the one model; the versions that are served are the bundles' model versions."""
+_ANY = -1
+_UNKNOWN: dict[int | str, dict[str, Any]] = {
+    404: {"model": OipError, "description": "No model, or no version of it, of this name."}
+}
+
+
+class ServerLive(BaseModel):
+    """The process runs."""
+
+    live: bool = True
+
+
+class ServerReady(BaseModel):
+    """Whether requests should be sent here."""
+
+    ready: bool
+
+
+class ModelReady(ServerReady):
+    """Whether requests for the model should be sent here."""
+
+    name: str
+
+
+def versions_of(lineup: Lineup) -> dict[str, Model]:
+    """The models that score users, by version; of two that say the same, the first."""
+    found: dict[str, Model] = {}
+    for arm in lineup.arms:
+        found.setdefault(arm.model.version, arm.model)
+    return found
+
+
+def check_served(lineup: Lineup, name: str, version: str | None) -> Model:
+    """The model of this name and version, the first arm's where no version is named. Raises HTTPException, 404."""
+    if name != MODEL:
+        raise HTTPException(404, f"there is no model {name[:80]!r}; the one here is {MODEL!r}")
+    if version is None:
+        return lineup.champion
+    versions = versions_of(lineup)
+    if version not in versions:
+        raise HTTPException(404, f"version {version[:80]!r} is not served; there are: {', '.join(versions)}")
+    return versions[version]
+
+
+def oip_routes(serving: Serving, readiness: Readiness, server_version: str) -> APIRouter:
+    """The routes, over the parts that they tell of."""
+    router = APIRouter(prefix="/v2", tags=["open inference protocol"])
+    not_now: dict[int | str, dict[str, Any]] = {503: {"model": ServerReady, "description": "Not now."}}
+
+    @router.get("", summary="What server is this?")
+    async def server() -> ServerTold:
+        return ServerTold(name="msd-ctr", version=server_version, extensions=["binary_tensor_data"])
+
+    @router.get("/health/live", summary="Is the process alive?")
+    async def live() -> ServerLive:
+        return ServerLive()
+
+    @router.get("/health/ready", summary="Should requests be sent here?", responses=not_now)
+    async def ready(response: Response) -> ServerReady:
+        return ServerReady(ready=_ready(readiness, response))
+
+    @router.get("/models/{name}", summary="Which inputs and outputs has the model?", responses=_UNKNOWN)
+    async def model(name: str) -> ModelTold:
+        return _told(serving.current, name, None)
+
+    @router.get("/models/{name}/versions/{version}", summary="And this version of it?", responses=_UNKNOWN)
+    async def model_version(name: str, version: str) -> ModelTold:
+        return _told(serving.current, name, version)
+
+    @router.get("/models/{name}/ready", summary="Is the model ready?", responses=_UNKNOWN | not_now)
+    async def model_ready(name: str, response: Response) -> ModelReady:
+        check_served(serving.current, name, None)
+        return ModelReady(name=name, ready=_ready(readiness, response))
+
+    @router.get("/models/{name}/versions/{version}/ready", summary="And this version?", responses=_UNKNOWN | not_now)
+    async def version_ready(name: str, version: str, response: Response) -> ModelReady:
+        check_served(serving.current, name, version)
+        return ModelReady(name=name, ready=_ready(readiness, response))
+
+    return router
+
+
+def _ready(readiness: Readiness, response: Response) -> bool:
+    if not readiness.is_ready:
+        response.status_code = 503
+        # The next connection may come to an instance that is ready.
+        response.headers["connection"] = "close"
+    return readiness.is_ready
+
+
+def _told(lineup: Lineup, name: str, version: str | None) -> ModelTold:
+    model = check_served(lineup, name, version)
+    return ModelTold(
+        name=name,
+        versions=list(versions_of(lineup)) if version is None else [version],
+        platform=f"{model.engine.name}_onnx",
+        inputs=[
+            TensorTold(
+                name=one.name,
+                datatype=one.datatypes[0],
+                shape=[_ANY if one.is_list else 1],
+                parameters=TensorParameters(optional=one.is_optional),
+            )
+            for one in inputs_of(model.schema)
+        ],
+        outputs=[
+            TensorTold(name=name, datatype=datatype, shape=[_ANY])
+            for name, datatype in outputs_of(model.bundle.manifest.heads)
+        ],
+    )

@@ -1,0 +1,93 @@
+"""Scores as tensors: which outputs there are, which are wanted, and the body that carries them, as JSON or as bytes.
+
+Does not know where scores come from.
+"""
+
+import struct
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+
+from msd.contract.request import CheckedRequest, InvalidRequest
+from service.routes.oip.form import InferRequest
+from service.routes.oip.tensors import HEADER
+from service.scoring.reply import served_columns
+from service.scoring.scorer import Scored
+
+ID, ECPM = "id", "ecpm"
+_LENGTH = struct.Struct("<I")
+_JSON, _BYTES = b"application/json", b"application/octet-stream"
+_SHOWN = 80
+
+
+class _Wanted(NamedTuple):
+    """An output that the reply is to have, and whether as bytes."""
+
+    name: str
+    is_binary: bool
+
+
+def outputs_of(heads: Sequence[str]) -> list[tuple[str, str]]:
+    """Names and datatypes of all outputs of a model with these heads."""
+    return [(ID, "BYTES"), *((head, "FP32") for head in heads), (ECPM, "FP64")]
+
+
+def _wanted(request: InferRequest, there: Sequence[str]) -> list[_Wanted]:
+    """Those that are asked for, or all."""
+    by_default = bool(request.parameters and request.parameters.binary_data_output)
+    if not request.outputs:
+        return [_Wanted(name, by_default) for name in there]
+    wanted: dict[str, _Wanted] = {}
+    for one in request.outputs:
+        if one.name not in there:
+            raise InvalidRequest(f"no output has this name; there are: {', '.join(there)}", one.name[:_SHOWN])
+        if one.name in wanted:
+            raise InvalidRequest("is asked for twice", one.name)
+        said = one.parameters.binary_data if one.parameters else None
+        wanted[one.name] = _Wanted(one.name, by_default if said is None else said)
+    return list(wanted.values())
+
+
+class Encoded(NamedTuple):
+    """A reply's body, and the headers that say how to read it."""
+
+    body: bytes
+    headers: list[tuple[bytes, bytes]]
+
+
+def encode_reply(head: dict[str, Any], request: InferRequest, checked: CheckedRequest, scored: Scored) -> Encoded:
+    """`head` is what the reply says beside its outputs. Raises InvalidRequest for outputs that there are not.
+
+    There is an eCPM where every candidate has a bid.
+    """
+    columns, _ = served_columns(checked, scored)
+    outputs, pieces = [], []
+    for one in _wanted(request, list(columns)):
+        values = columns[one.name]
+        if one.name == ECPM and not np.isfinite(values).all():
+            if request.outputs:
+                raise InvalidRequest("is 1000 × bid × pctr, and a candidate has no bid", ECPM)
+            continue
+        datatype = "BYTES" if one.name == ID else "FP64" if one.name == ECPM else "FP32"
+        output: dict[str, Any] = {"name": one.name, "datatype": datatype, "shape": [len(values)]}
+        if one.is_binary:
+            pieces.append(_bytes_of(values))
+            output["parameters"] = {"binary_data_size": len(pieces[-1])}
+        else:
+            output["data"] = values
+        outputs.append(output)
+    text = orjson.dumps({**head, "outputs": outputs}, option=orjson.OPT_SERIALIZE_NUMPY)
+    if not pieces:
+        return Encoded(text, [(b"content-type", _JSON)])
+    return Encoded(
+        b"".join((text, *pieces)),
+        [(b"content-type", _BYTES), (HEADER.lower().encode(), b"%d" % len(text))],
+    )
+
+
+def _bytes_of(values: "list[str] | np.ndarray[Any, Any]") -> bytes:
+    if isinstance(values, list):
+        return b"".join(_LENGTH.pack(len(text)) + text for text in (value.encode() for value in values))
+    return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()

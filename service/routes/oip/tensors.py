@@ -1,0 +1,148 @@
+"""The values of a request's tensors, from JSON or from the bytes behind it, held against shape and datatype.
+
+Does not know which tensors there are. Raises InvalidRequest, which names the input at fault.
+"""
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from msd.contract.request import InvalidRequest
+from service.routes.oip.form import InferInput, InferRequest, parse_infer_request
+
+_LENGTH = struct.Struct("<I")
+FLOATS, INTEGERS = ("FP32", "FP64"), ("INT64", "INT32")
+_DTYPES = {"FP32": "<f4", "FP64": "<f8", "INT32": "<i4", "INT64": "<i8"}
+HEADER = "Inference-Header-Content-Length"
+_MAX_DIGITS = 9
+
+
+class Parts(NamedTuple):
+    """A request, and by the name of an input the bytes of its values where they came behind the JSON."""
+
+    request: InferRequest
+    inputs: Mapping[str, InferInput]
+    binary: Mapping[str, bytes]
+
+
+def read_parts(body: bytes, json_length: bytes | None) -> Parts:
+    """Splits a body. `json_length`: what the header says of the JSON's length; None where all is JSON."""
+    head, rest = body, b""
+    if json_length is not None:
+        length = _length(json_length, len(body))
+        head, rest = body[:length], body[length:]
+    request = parse_infer_request(head)
+    inputs: dict[str, InferInput] = {}
+    binary: dict[str, bytes] = {}
+    place = 0
+    for one in request.inputs:
+        if one.name in inputs:
+            raise InvalidRequest("is given twice", one.name)
+        inputs[one.name] = one
+        size = one.parameters.binary_data_size if one.parameters else None
+        if (size is None) == (one.data is None):
+            raise InvalidRequest("has to have either data or parameters.binary_data_size", one.name)
+        if size is None:
+            continue
+        if json_length is None:
+            raise InvalidRequest(f"has binary_data_size, which needs the header {HEADER}", one.name)
+        if size > len(rest) - place:
+            raise InvalidRequest(
+                f"binary_data_size is {size}, and {len(rest) - place} bytes of the body are left for it", one.name
+            )
+        binary[one.name] = rest[place : place + size]
+        place += size
+    if place != len(rest):
+        raise InvalidRequest(f"{len(rest)} bytes follow the JSON, and the inputs account for {place} of them", HEADER)
+    return Parts(request, inputs, binary)
+
+
+def _length(given: bytes, whole: int) -> int:
+    digits = given.strip()
+    if not digits.isdigit() or len(digits) > _MAX_DIGITS or int(digits) > whole:
+        shown = given[:40].decode("latin-1")
+        raise InvalidRequest(f"{shown!r} is not a number of bytes within the body, which has {whole}", HEADER)
+    return int(digits)
+
+
+def values_of(parts: Parts, name: str) -> list[Any]:
+    """An input's values, of one axis: strings, whole numbers or finite numbers, by its datatype."""
+    one, raw = parts.inputs[name], parts.binary.get(name)
+    count = math.prod(one.shape)
+    if one.datatype == "BYTES":
+        return _listed_strings(one, count) if raw is None else _strings(raw, count, name)
+    array = _listed_numbers(one, count) if raw is None else _numbers(raw, one.datatype, count, name)
+    if one.datatype in FLOATS and not np.isfinite(array).all():
+        worst = int(np.argmin(np.isfinite(array)))
+        raise InvalidRequest(f"value {worst} is {array[worst]}; numbers have to be finite", name)
+    values: list[Any] = array.tolist()
+    return values
+
+
+def _strings(raw: bytes, count: int, name: str) -> list[str]:
+    """Each has its length before it, in four bytes."""
+    pieces, place, end = [], 0, len(raw)
+    for _ in range(count):
+        start = place + _LENGTH.size
+        if start > end:
+            break
+        place = start + _LENGTH.unpack_from(raw, place)[0]
+        if place > end:
+            break
+        pieces.append(raw[start:place])
+    if len(pieces) != count or place != end:
+        raise InvalidRequest(f"its {end} bytes are not {count} strings with their lengths before them", name)
+    try:
+        return [piece.decode() for piece in pieces]
+    except UnicodeDecodeError:
+        bad = next(number for number, piece in enumerate(pieces) if not _is_utf8(piece))
+        raise InvalidRequest(f"value {bad} is not UTF-8", name) from None
+
+
+def _is_utf8(piece: bytes) -> bool:
+    try:
+        piece.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _numbers(raw: bytes, datatype: str, count: int, name: str) -> "np.ndarray[Any, Any]":
+    dtype = np.dtype(_DTYPES[datatype])
+    if len(raw) != count * dtype.itemsize:
+        raise InvalidRequest(f"has {len(raw)} bytes; {count} values of {datatype} are {count * dtype.itemsize}", name)
+    return np.frombuffer(raw, dtype)
+
+
+def _listed(one: InferInput, count: int, types: Sequence[type], what: str) -> list[Any]:
+    values = one.data or []
+    if len(values) != count:
+        raise InvalidRequest(f"data has {len(values)} values, and the shape {one.shape} is of {count}", one.name)
+    if not set(map(type, values)) <= set(types):
+        bad = next(number for number, value in enumerate(values) if type(value) not in types)
+        raise InvalidRequest(f"value {bad} is not {what}, as {one.datatype} has them", one.name)
+    return values
+
+
+def _listed_strings(one: InferInput, count: int) -> list[str]:
+    values: list[str] = _listed(one, count, (str,), "a string")
+    try:
+        "".join(values).encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest("a value has half of a surrogate pair, which UTF-8 cannot write", one.name) from None
+    return values
+
+
+def _listed_numbers(one: InferInput, count: int) -> "np.ndarray[Any, Any]":
+    is_float = one.datatype in FLOATS
+    values = _listed(one, count, (int, float) if is_float else (int,), "a number" if is_float else "a whole number")
+    try:
+        if not is_float:
+            return np.array(values, _DTYPES[one.datatype])
+        with np.errstate(over="ignore"):  # it becomes infinite, which is refused
+            return np.array(values, np.float64).astype(_DTYPES[one.datatype])
+    except OverflowError:
+        raise InvalidRequest(f"a value is beyond what {one.datatype} holds", one.name) from None

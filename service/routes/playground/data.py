@@ -1,0 +1,184 @@
+"""What the playground's page asks for beside scores: what a request may say, who and what there is to pick, and what is
+known of them. Reads only.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Any, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from msd.contract.bundle import GOLDENS, ITEM_WORDS, USER_WORDS
+from msd.contract.golden import Golden, read_goldens
+from msd.contract.request import MAX_EXPLAINED, InvalidRequest
+from msd.contract.rows import Rows, RowSide
+from msd.contract.schema import MAX_ID_CHARS, SIDES
+from service.errors import ServiceError, StoreError
+from service.http.paths import DATA
+from service.models.lineup import Serving
+from service.models.model import Model
+from service.routes.playground.features import fields_of, values_in
+from service.routes.playground.words import Words
+from service.settings import Settings
+
+_MOST_FOUND = 20
+_MOST_ASKED = 200
+_EXAMPLE_ADS = 12
+_HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+_Result = TypeVar("_Result")
+
+
+class RowsUnavailable(ServiceError):
+    """The store cannot be asked just now."""
+
+    status = 503
+    code = "rows_unavailable"
+    retry_after_s = 1
+
+
+class Shelf(NamedTuple):
+    """What one model's bundle says for people. `example` is a request of its goldens."""
+
+    items: Words
+    users: Words
+    example: dict[str, Any]
+
+
+class PlaygroundData:
+    """The routes' parts, over whatever model serves first."""
+
+    def __init__(self, serving: Serving, settings: Settings, without: Model | None) -> None:
+        self._serving, self._settings, self._without = serving, settings, without
+        self._shelves: WeakKeyDictionary[Model, Shelf] = WeakKeyDictionary()
+        self._lock = threading.Lock()
+
+    def routes(self) -> list[Route]:
+        """One for each question."""
+        asked = {"about": self._about, "items": self._items, "ads": self._ads, "users": self._users, "user": self._user}
+        return [Route(f"{DATA}/{name}", answer, methods=["GET"]) for name, answer in asked.items()]
+
+    async def _about(self, _: Request) -> Response:
+        model = self._serving.current.champion
+        shelf = await self._shelf(model)
+        schema = model.schema
+        return _json(
+            {
+                "model_version": model.version,
+                "without": self._without and self._without.version,
+                "fields": {side: fields_of(schema, side) for side in SIDES},
+                "item_text": schema.item_text,
+                "encodes_texts": model.bundle.encoder_identity is not None and self._settings.encoder != "off",
+                "history_length": schema.history.length,
+                "most_explained": min(MAX_EXPLAINED, self._settings.max_candidates),
+                "items": len(shelf.items),
+                "users": len(shelf.users),
+                "example": shelf.example,
+            }
+        )
+
+    async def _items(self, request: Request) -> Response:
+        shelf = await self._shelf(self._serving.current.champion)
+        found = await _in_thread(lambda: shelf.items.find(_text(request), _MOST_FOUND))
+        return _json({"items": [{"id": one, "title": shelf.items.title(one)} for one in found]})
+
+    async def _users(self, request: Request) -> Response:
+        shelf = await self._shelf(self._serving.current.champion)
+        found = await _in_thread(lambda: shelf.users.find(_text(request), _MOST_FOUND))
+        return _json({"users": [{"id": one} for one in found]})
+
+    async def _ads(self, request: Request) -> Response:
+        """What is known of each of some ads: title, the teacher's words, features of its row."""
+        model, ids = self._serving.current.champion, request.query_params.getlist("id")
+        if not 1 <= len(ids) <= _MOST_ASKED:
+            raise InvalidRequest(f"{len(ids)} ids; from 1 to {_MOST_ASKED} may be asked for", "id")
+        _check_ids(ids)
+        shelf, rows = await self._shelf(model), await _rows(model, "item", ids)
+        words = await _in_thread(lambda: shelf.items.of(ids))
+        ads = {}
+        for place, one in enumerate(ids):
+            known = bool(rows.found[place])
+            features = values_in(model.schema, "item", rows.records[place : place + 1]) if known else {}
+            said = {**words.get(one, {}), "title": shelf.items.title(one)}
+            ads[one] = {**said, "known": known, "features": features}
+        return _json({"ads": ads})
+
+    async def _user(self, request: Request) -> Response:
+        model, one = self._serving.current.champion, request.query_params.get("id", "")
+        _check_ids([one])
+        shelf, rows = await self._shelf(model), await _rows(model, "user", [one])
+        words, known = await _in_thread(lambda: shelf.users.of([one])), bool(rows.found[0])
+        history = rows.histories[0][-model.schema.history.length :]
+        return _json(
+            {
+                "id": one,
+                "known": known,
+                "features": values_in(model.schema, "user", rows.records) if known else {},
+                "history": [{"id": item, "title": shelf.items.title(item)} for item in history],
+                "words": words.get(one),
+            }
+        )
+
+    async def _shelf(self, model: Model) -> Shelf:
+        """Read when it is first asked for, off the loop."""
+        known = self._shelves.get(model)
+        return known if known is not None else await _in_thread(lambda: self._read(model))
+
+    def _read(self, model: Model) -> Shelf:
+        with self._lock:
+            shelf = self._shelves.get(model)
+            if shelf is None:
+                items, users = (Words(model.bundle.path(name)) for name in (ITEM_WORDS, USER_WORDS))
+                example = _example(list(read_goldens(model.bundle.path(GOLDENS))))
+                shelf = self._shelves[model] = Shelf(items, users, example)
+        return shelf
+
+
+def _example(goldens: list[Golden]) -> dict[str, Any]:
+    """A user, context and time of a golden, preferably of one whose user has a row, and known items of all of them."""
+    best = max(goldens, key=lambda golden: (golden.user is not None, bool(golden.request.get("context"))))
+    known = chain.from_iterable(_known_candidates(golden) for golden in [best, *goldens])
+    return {
+        "user_id": best.request["user_id"],
+        "at": best.request["at"],
+        "context": best.request.get("context") or {},
+        "ads": list(dict.fromkeys(known))[:_EXAMPLE_ADS],
+    }
+
+
+def _known_candidates(golden: Golden) -> Iterator[str]:
+    return (one for one in golden.request["candidates"]["id"] if one in golden.items)
+
+
+async def _rows(model: Model, side: RowSide, ids: list[str]) -> Rows:
+    try:
+        return await model.store.get(side, ids)
+    except StoreError as error:
+        if error.rows is None:
+            raise RowsUnavailable(str(error)) from None
+        return error.rows
+
+
+def _text(request: Request) -> str:
+    text = request.query_params.get("text", "")
+    if len(text) > MAX_ID_CHARS:
+        raise InvalidRequest(f"has {len(text)} characters; {MAX_ID_CHARS} are allowed", "text")
+    return text
+
+
+def _check_ids(ids: list[str]) -> None:
+    if any(not 1 <= len(one) <= MAX_ID_CHARS or "\0" in one for one in ids):
+        raise InvalidRequest(f"an id has from 1 to {MAX_ID_CHARS} characters, none of them NUL", "id")
+
+
+def _json(document: dict[str, Any]) -> Response:
+    return Response(orjson.dumps(document), media_type="application/json", headers=_HEADERS)
+
+
+async def _in_thread(call: Callable[[], _Result]) -> _Result:
+    return await asyncio.get_running_loop().run_in_executor(None, call)

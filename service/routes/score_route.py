@@ -1,0 +1,67 @@
+"""POST /v1/score as a raw ASGI endpoint: body, check, score, reply, with nothing of a framework in between.
+
+Errors are raised; `access` answers them.
+"""
+
+from starlette.types import Receive, Scope, Send
+
+from service.deployment.readiness import Readiness
+from service.errors import NotReady
+from service.http.access import access_of
+from service.http.body import read_json_body
+from service.http.deadline import Deadlines
+from service.http.guard import Guard
+from service.http.protocol import began_at, left_check
+from service.scoring.admission import Admission
+from service.scoring.answer import Asked
+from service.scoring.run_queue import RunQueue
+from service.scoring.scorer import Terms
+from service.scoring.scoring import Scoring
+from service.settings import Settings
+
+PATH = "/v1/score"
+PYTHONS = "msd.pythons"
+"""In a scope: whether the native core has left the request to Python."""
+
+
+class ScoreRoute:
+    """The endpoint. Its work is bounded in bytes, time, candidates and waiting rows."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        scoring: Scoring,
+        admission: Admission,
+        queue: RunQueue,
+        readiness: Readiness,
+        guard: Guard | None,
+    ) -> None:
+        self._settings = settings
+        self._guard = guard
+        self._deadlines = Deadlines(settings)
+        self._scoring = scoring
+        self._admission = admission
+        self._queue = queue
+        self._readiness = readiness
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        access = access_of(scope)
+        access.is_scoring = True
+        if self._guard is not None and (refusal := self._guard.refusal(scope, "score")):
+            await self._guard.send_away(scope, receive, refusal)
+        settings = self._settings
+        body = await read_json_body(scope, receive, settings.max_body_bytes, settings.body_timeout_ms / 1000)
+        if not self._readiness.can_score:
+            raise NotReady(f"not ready: {self._readiness.summary()}")
+        is_gone = left_check(scope)
+        deadline = self._deadlines.of(scope["headers"], began_at(scope))
+        if self._admission.is_shedding:
+            self._admission.check(self._scoring.expected(len(body)), deadline)
+        self._queue.check(deadline, is_gone)
+        asked = Asked(access.request_id, body, access.started, Terms(deadline, is_gone), scope.get(PYTHONS, False))
+        answer = await self._scoring.answer(asked)
+        access.candidates, access.degraded, access.stages = answer.candidates, answer.degraded, answer.stages
+        await send({"type": "http.response.start", "status": 200, "headers": answer.headers})
+        await send({"type": "http.response.body", "body": answer.body})
+        self._scoring.follow(answer)

@@ -1,0 +1,182 @@
+"""Rows of one side that were fetched before, in one buffer of bounded size; those least asked for make room.
+
+Does not know where rows come from, nor whether they still are what they were: it holds what it is given until it is
+told to drop it.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+import native
+from msd.contract.errors import MsdError
+from msd.contract.rows import Records, RowCodec, Rows, pack_history, unpack_history
+from service.rows.id_map import IdMap, new_id_map
+
+# What is taken for an id, beside its characters and the row themselves, about; and how many characters most ids have.
+_OVERHEAD = 250
+_USUAL_ID_BYTES = 20
+
+
+class Held(NamedTuple):
+    """What the arena has of n ids: places [n], −1 where nothing, and the epoch in which each was put there [n]."""
+
+    places: NDArray[np.int64]
+    epochs: NDArray[np.int64]
+
+
+class Arena:
+    """Ids, rows, and for users histories. An id of which it is known that it has no row is held like any other.
+
+    Eviction is CLOCK: a hand goes round, passes over once what was asked for since it last came by, and takes what was
+    not; so what is asked for once only is the first to go.
+    """
+
+    def __init__(self, codec: RowCodec, max_bytes: int, ids: IdMap | None = None) -> None:
+        self._codec = codec
+        self._max_bytes = max_bytes
+        self._row_bytes = codec.dtype.itemsize + _OVERHEAD
+        capacity = max_bytes // self._row_bytes
+        try:
+            self._records = np.zeros(capacity, f"V{codec.dtype.itemsize}")
+            self._found = np.zeros(capacity, bool)
+            self._epochs = np.zeros(capacity, np.int64)
+            self._touched = np.zeros(capacity, bool)
+        except MemoryError:
+            raise MsdError(
+                f"no memory for {max_bytes} bytes of {codec.side} rows, half of MSD_CACHE_MB: set it lower"
+            ) from None
+        self._ids = new_id_map() if ids is None else ids
+        self._free: list[int] = []
+        self._hand = 0
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def look_up(self, ids: Sequence[str]) -> Held:
+        """What is held of the ids [n]; they count as asked for."""
+        places = np.empty(len(ids), np.int64)
+        self._ids.find_all(ids, places)
+        if not self._ids.end:
+            return Held(places, places)
+        self._touched[places[places >= 0]] = True
+        return Held(places, self._epochs.take(places, mode="wrap"))
+
+    def rows(self, places: NDArray[np.int64]) -> Rows:
+        """Copies of the rows in some places [n], all of them held."""
+        records: Records = self._records.take(places).view(self._codec.dtype)
+        histories: tuple[tuple[str, ...], ...] = ()
+        if self._codec.side == "user":
+            histories = tuple(unpack_history(self._ids.tail(place)) or () for place in places.tolist())
+        return Rows(records, self._found.take(places), histories, 0)
+
+    def core(self) -> Any:  # noqa: ANN401 - the core has no types
+        """What the native core reads of it, beside this; where ids are the core's. Until it is let go."""
+        assert native.core is not None, "there is a core"
+        size = self._codec.dtype.itemsize
+        return native.core.Arena(self._ids, self._records, self._found, self._epochs, self._touched, size)
+
+    def put(self, ids: Sequence[str], rows: Rows, epoch: int) -> None:
+        """Holds the rows of some ids, no id twice, or that there are none."""
+        if not len(self._records):
+            return
+        tails = [pack_history(one) for one in rows.histories] or [b""] * len(ids)
+        for row, (one, tail) in enumerate(zip(ids, tails, strict=True)):
+            self.drop(one)
+            size = self._size_of(one, tail)
+            if self._make_room(size):
+                self._hold(one, tail, size, rows, row, epoch, was_asked_for=False)
+
+    def fill(self, ids: Sequence[str], rows: Rows, epoch: int) -> bool:
+        """Holds rows like `put`, but moves nobody out for them and leaves alone what was read in this epoch; whether
+        there was room for all."""
+        tails = [pack_history(one) for one in rows.histories] or [b""] * len(ids)
+        was_room = True
+        for row, (one, tail) in enumerate(zip(ids, tails, strict=True)):
+            if (old := self._ids.find(one)) >= 0 and self._epochs[old] == epoch:
+                continue
+            was_asked_for = old >= 0 and bool(self._touched[old])
+            self.drop(one)
+            if self._bytes + (size := self._size_of(one, tail)) > self._max_bytes:
+                was_room = False
+                continue
+            self._hold(one, tail, size, rows, row, epoch, was_asked_for)
+        return was_room
+
+    def lacks(self, ids: Sequence[str], epochs: Sequence[int]) -> list[str]:
+        """Those of the ids that are not held from one of these epochs; they do not count as asked for."""
+        return [one for one in ids if (place := self._ids.find(one)) < 0 or self._epochs[place] not in epochs]
+
+    def of_other_epochs(self, epochs: Sequence[int], start: int, count: int) -> tuple[list[str], int]:
+        """At most `count` ids that are held from epochs other than these, of places from `start` on; and the place
+        after them, which is `end` where there are no more."""
+        is_old = np.isin(self._epochs[start : self.end], epochs, invert=True)
+        places = np.flatnonzero(is_old)[:count] + start
+        found = [one for place in places.tolist() if (one := self._ids.id(place)) is not None]
+        return found, int(places[-1]) + 1 if len(places) == count else self.end
+
+    @property
+    def end(self) -> int:
+        """The place after the last one that was ever taken."""
+        return self._ids.end
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more row of an id like most would move nobody out."""
+        return self._bytes + self._row_bytes + _USUAL_ID_BYTES <= self._max_bytes
+
+    def drop(self, one: str) -> None:
+        """Forgets an id."""
+        if (held := self._ids.find(one)) >= 0:
+            self._bytes -= self._size_of(one, self._ids.tail(held))
+            self._free.append(self._ids.drop(one))
+
+    def clear(self) -> None:
+        """Forgets all."""
+        for place in range(self._ids.end):
+            if (one := self._ids.id(place)) is not None:
+                self.drop(one)
+
+    def let_go(self, most: int) -> bool:
+        """For good: at most so many ids at once, lest others wait, with the last its memory; whether there are more.
+
+        What Python does not collect, because it was there before, is not to keep it.
+        """
+        del self._free[-most:]
+        if self._ids.trim(most) or self._free:
+            return True
+        self._records, self._found = self._records[:0].copy(), self._found[:0].copy()
+        self._epochs, self._touched = self._epochs[:0].copy(), self._touched[:0].copy()
+        return False
+
+    def _size_of(self, one: str, tail: bytes) -> int:
+        return self._row_bytes + len(one.encode()) + len(tail)
+
+    def _make_room(self, size: int) -> bool:
+        """Moves others out until there is room for `size` bytes; whether the arena is large enough for them at all."""
+        if size > self._max_bytes:
+            return False
+        while self._bytes + size > self._max_bytes:
+            self._evict()
+        return True
+
+    def _hold(self, one: str, tail: bytes, size: int, rows: Rows, row: int, epoch: int, was_asked_for: bool) -> None:
+        """Takes a place for an id, for whose `size` bytes there is room."""
+        self._bytes += size
+        place = self._free.pop() if self._free else self._ids.end
+        self._records[place] = rows.records[row].tobytes()
+        self._found[place], self._epochs[place], self._touched[place] = rows.found[row], epoch, was_asked_for
+        # Last: from now on the row may be read.
+        self._ids.put(place, one, tail)
+
+    def _evict(self) -> None:
+        while True:
+            place = self._hand = (self._hand + 1) % self._ids.end
+            one = self._ids.id(place)
+            if one is not None and not self._touched[place]:
+                self.drop(one)
+                return
+            self._touched[place] = False

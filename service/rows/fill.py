@@ -1,0 +1,122 @@
+"""Brings rows near before somebody asks for them: those most shown after a start, those held after a lost connection.
+
+Takes its time: a few rows at once, then a pause, so that neither Redis nor requests notice, however many
+services start together. Does not know how rows are read, nor which are let go.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import count
+from typing import NamedTuple
+
+from msd.contract.rows import RowSide
+from service.errors import StoreError
+from service.rows.arena import Arena
+from service.telemetry.metric_types import Standing
+
+_CHUNK = 100
+# Of services that start, or lost the same Redis, together.
+_STAGGER_S = 1.0
+_RETRY_S = 1.0
+# A pause is at least so many times as long as the read before it.
+_REST = 4.0
+
+
+class Brought(NamedTuple):
+    """What became of a read: whether the arena had room for all of it, and whether all nodes answered."""
+
+    was_room: bool
+    is_whole: bool
+
+
+class Reader(NamedTuple):
+    """How the fill reads: rows into the arena, the n-th part of the ids most shown (None: there is none), and the
+    epochs that count as of now. Both reads raise StoreError where nothing is to be had."""
+
+    bring: Callable[[RowSide, Sequence[str]], Awaitable[Brought]]
+    shown: Callable[[RowSide, int], Awaitable[Sequence[str] | None]]
+    epochs: Callable[[], Sequence[int]]
+
+
+class Fill:
+    """A task of the event loop. `rows_per_s` bounds it."""
+
+    def __init__(self, arenas: Mapping[RowSide, Arena], reader: Reader, rows_per_s: float, standing: Standing) -> None:
+        self._arenas = arenas
+        self._reader = reader
+        self._rows_per_s = rows_per_s
+        self._standing = standing
+        self._is_due = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begins, if it has not begun."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+
+    def again(self) -> None:
+        """There is something new to bring: a connection, or other ids that are shown most."""
+        self._is_due.set()
+
+    async def close(self) -> None:
+        """Ends it."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._standing.set(None)
+
+    async def _run(self) -> None:
+        while True:
+            self._standing.set("waiting")
+            await asyncio.sleep(_STAGGER_S * random.random())
+            self._is_due.clear()
+            try:
+                await self._fill()
+            except StoreError:
+                await asyncio.sleep(_RETRY_S)
+            else:
+                await self._is_due.wait()
+
+    async def _fill(self) -> None:
+        """Raises StoreError where something is left to bring and cannot be had now."""
+        self._standing.set("filling")
+        is_whole = True
+        for side in self._arenas:
+            is_whole &= await self._refresh(side)
+        sides = list(self._arenas)
+        for number in count():
+            sides = [side for side in sides if await self._bring_shown(side, number)]
+            if not sides:
+                break
+        if not is_whole:
+            raise StoreError("some node did not answer")
+        self._standing.set("done" if all(arena.has_room for arena in self._arenas.values()) else "full")
+
+    async def _refresh(self, side: RowSide) -> bool:
+        """Reads again what is held from earlier connections; whether all of it could be had."""
+        arena, place, is_whole = self._arenas[side], 0, True
+        while place < arena.end:
+            ids, place = arena.of_other_epochs(self._reader.epochs(), place, _CHUNK)
+            if ids:
+                is_whole &= (await self._bring(side, ids)).is_whole
+        return is_whole
+
+    async def _bring_shown(self, side: RowSide, number: int) -> bool:
+        """Reads the n-th part of those most shown; whether there may be another, and room for it."""
+        arena = self._arenas[side]
+        if not arena.has_room or (ids := await self._reader.shown(side, number)) is None:
+            return False
+        wanted = arena.lacks(ids, self._reader.epochs())
+        for start in range(0, len(wanted), _CHUNK):
+            if not (await self._bring(side, wanted[start : start + _CHUNK])).was_room:
+                return False
+        return True
+
+    async def _bring(self, side: RowSide, ids: Sequence[str]) -> Brought:
+        started = time.perf_counter()
+        brought = await self._reader.bring(side, ids)
+        pause = max(len(ids) / self._rows_per_s, _REST * (time.perf_counter() - started))
+        await asyncio.sleep(pause * random.uniform(0.75, 1.25))
+        return brought

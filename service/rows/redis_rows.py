@@ -1,0 +1,273 @@
+"""Rows from Redis, where `msd publish` puts them, kept near until Redis says that they changed.
+
+Knows keys, and which rows may be taken for what Redis holds. Does not know what a row holds, nor what becomes of a
+request whose rows are not to be had.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+import native
+from msd.contract.bundle import Bundle
+from msd.contract.redis_keys import POINTER, key_prefix, rows_key, shown_key, shown_prefix
+from msd.contract.rows import RowCodec, Rows, RowSide, unpack_history
+from service.errors import StoreError
+from service.redis.nodes import Answers, Command, are_among, ask_one, checked
+from service.redis.redis_line import pack
+from service.redis.redis_link import Ears
+from service.redis.topology import open_nodes
+from service.rows.arena import Arena
+from service.rows.bundle_file import SIDES
+from service.rows.fill import Brought, Fill, Reader
+from service.rows.store import CoreRows, tell_rows
+from service.telemetry.metric_types import Standing
+from service.telemetry.metrics import Metrics
+
+# Ids at once, which take less than a millisecond.
+_LET_GO = 1_000
+
+
+class _Fetched(NamedTuple):
+    """Rows that one node sent, and the places [n] of their ids among those asked for."""
+
+    places: list[int]
+    rows: Rows
+    was_room: bool
+
+
+class RedisStore:
+    """Reads rows over one connection a node; those that it has read are served from memory, `cache_bytes` at most.
+
+    While Redis cannot be asked, rows go on being served as they were last known, marked as stale. `fill_rows_per_s`:
+    how fast rows are brought near that nobody has asked for yet; 0 for not at all.
+    """
+
+    name = "redis"
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        url: str,
+        timeout_s: float,
+        cache_bytes: int,
+        metrics: Metrics,
+        fill_rows_per_s: float = 0.0,
+    ) -> None:
+        self._bundle_id = bundle.bundle_id
+        self._metrics = metrics
+        self._sides: Mapping[RowSide, _Side] = {
+            side: _Side(RowCodec(bundle.schema, side, bundle.bundle_id), bundle.bundle_id, cache_bytes // 2, metrics)
+            for side in SIDES
+        }
+        self._by_prefix = {side.prefix: side for side in self._sides.values()}
+        self._prefix_length = len(self._sides["user"].prefix)
+        self._shown_prefix = shown_prefix(bundle.bundle_id).encode()
+        self._standing = Standing(metrics.store_states, "down")
+        reader = Reader(self._bring, self._shown, lambda: self._nodes.current())
+        self._can_fill = bool(cache_bytes and fill_rows_per_s)
+        self._fill = Fill(
+            {side: self._sides[side].arena for side in SIDES},
+            reader,
+            fill_rows_per_s,
+            Standing(metrics.fills, "waiting" if self._can_fill else "off"),
+        )
+        self._has_arenas = bool(cache_bytes)
+        prefixes = [*self._by_prefix, self._shown_prefix] if cache_bytes else []
+        self._nodes = open_nodes(url, timeout_s, prefixes, Ears(self._forget, self._fill.again, self._fares))
+
+    async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> Rows:
+        """The rows of `ids`; those that are not held are asked for in one round trip. Raises StoreError after the time
+        limit, or at the deadline (of `time.perf_counter`), with the rows that are held."""
+        one = self._sides[side]
+        held = one.arena.look_up(ids)
+        is_fresh = (held.places >= 0) & are_among(held.epochs, self._nodes.sure())
+        # Copied before the wait, in which other rows may take their places.
+        known = one.arena.rows(held.places[is_fresh])
+        if is_fresh.all():
+            return self._told(side, known, is_fresh)
+        wanted = list({ids[place]: 0 for place in np.flatnonzero(~is_fresh).tolist()})
+        answers = await self._fetch(side, wanted, one.put, deadline)
+        parts, rows_of = [known], dict.fromkeys(wanted, -1)
+        start = len(known.found)
+        for fetched in answers.outcomes:
+            parts.append(fetched.rows)
+            rows_of |= {wanted[place]: start + row for row, place in enumerate(fetched.places)}
+            start += len(fetched.places)
+        order = np.cumsum(is_fresh) - 1
+        order[~is_fresh] = [rows_of[ids[place]] for place in np.flatnonzero(~is_fresh).tolist()]
+        if answers.error is not None:
+            answers.error.rows = self._told(side, self._with_stale(one, ids, parts, order), is_fresh)
+            raise answers.error
+        return self._told(side, _merge(parts, order), is_fresh)
+
+    def core_rows(self) -> CoreRows | None:
+        """The arenas, where there are any."""
+        if native.core is None or not self._has_arenas:
+            return None
+        users, items = (self._sides[side].arena.core() for side in SIDES)
+        return CoreRows(users, items, "arena", self._nodes.sure)
+
+    async def check(self) -> None:
+        """Raises StoreError when Redis does not answer, or holds not all rows of this bundle; else the fill begins."""
+        await self._check_rows()
+        if self._can_fill:
+            self._fill.start()
+
+    async def _check_rows(self) -> None:
+        # The digest is missing while they are copied anew; until then the bundle that is pointed to was whole.
+        digest = rows_key(self._bundle_id).encode()
+        if isinstance(await ask_one(self._nodes, digest, b"GET", digest), bytes):
+            return
+        value = await ask_one(self._nodes, POINTER.encode(), b"GET", POINTER.encode())
+        found = value.decode("utf-8", "replace") if isinstance(value, bytes) else None
+        if found != self._bundle_id:
+            holds = "no bundle" if found is None else f"bundle {found}"
+            raise StoreError(
+                f"Redis at {self._nodes.address} holds {holds}, this service needs {self._bundle_id}:"
+                " run `msd publish BUNDLE --redis URL` with this bundle"
+            )
+
+    async def close(self) -> None:
+        """Ends the fill and the connections."""
+        await self._fill.close()
+        await self._nodes.close()
+        self._standing.set(None)
+        for side in self._sides.values():
+            while side.arena.let_go(_LET_GO):
+                await asyncio.sleep(0)
+            side.tell()
+
+    async def _fetch(
+        self, side: RowSide, ids: Sequence[str], keep: "_Keep", deadline: float | None = None
+    ) -> Answers[_Fetched]:
+        """Reads rows, which go into the arena the moment that they come."""
+        one = self._sides[side]
+        keys = [one.prefix + item_id.encode() for item_id in ids]
+        groups = self._nodes.groups(keys)
+        commands = [Command(keys[group[0]], pack(b"MGET", *[keys[place] for place in group])) for group in groups]
+
+        def accept(at: Sequence[int], replies: Sequence[Any], epoch: int) -> _Fetched:
+            places: list[int] = []
+            values: list[bytes | None] = []
+            for number, reply in zip(at, replies, strict=True):
+                values += self._values(reply, len(groups[number]))
+                places += groups[number]
+            try:
+                rows = one.codec.unpack(values)
+            except TypeError:
+                raise StoreError(
+                    f"Redis at {self._nodes.address}: what it answers to MGET holds something else than values"
+                ) from None
+            return _Fetched(places, rows, keep([ids[place] for place in places], rows, epoch))
+
+        return await self._nodes.ask(commands, accept, deadline)
+
+    def _values(self, reply: Any, count: int) -> list[bytes | None]:  # noqa: ANN401 - any reply
+        values: list[bytes | None] = checked(reply, self._nodes.address)
+        if not isinstance(values, list) or len(values) != count:
+            raise StoreError(f"Redis at {self._nodes.address}: what it answers to MGET is not a list of {count} values")
+        return values
+
+    async def _bring(self, side: RowSide, ids: Sequence[str]) -> Brought:
+        """Reads rows that nobody has asked for."""
+        answers = await self._fetch(side, ids, self._sides[side].fill)
+        if answers.error is not None and not answers.outcomes:
+            raise answers.error
+        return Brought(all(one.was_room for one in answers.outcomes), answers.error is None)
+
+    async def _shown(self, side: RowSide, number: int) -> Sequence[str] | None:
+        """Some of the ids that were shown most, if `msd publish` has left them."""
+        key = shown_key(self._bundle_id, side, number).encode()
+        value = await ask_one(self._nodes, key, b"GET", key)
+        return unpack_history(value) if isinstance(value, bytes) else None
+
+    def _forget(self, keys: Sequence[bytes] | None) -> None:
+        if keys is None:
+            for side in self._by_prefix.values():
+                side.arena.clear()
+                side.tell()
+            return
+        for key in keys:
+            # The prefixes of both sides are of one length.
+            side_of = self._by_prefix.get(key[: self._prefix_length])
+            if side_of is not None:
+                side_of.arena.drop(key[self._prefix_length :].decode("utf-8", "replace"))
+                side_of.tell()
+            elif key.startswith(self._shown_prefix):
+                self._fill.again()
+
+    def _fares(self) -> None:
+        self._standing.set(self._nodes.state)
+
+    def _with_stale(self, one: "_Side", ids: Sequence[str], parts: list[Rows], order: NDArray[np.int64]) -> Rows:
+        """The rows in their places; where there is none (−1), what is held of the id, however old, marked."""
+        lacks = order < 0
+        places = one.arena.look_up(ids).places
+        is_held = lacks & (places >= 0)
+        start = sum(len(part.found) for part in parts)
+        held = one.arena.rows(places[is_held])
+        order[is_held] = start + np.arange(len(held.found))
+        order[lacks & ~is_held] = start + len(held.found)
+        rows = _merge([*parts, held, one.codec.unpack([None])], order)
+        stale: NDArray[np.bool_] = rows.found & lacks
+        if stale.any():
+            self._metrics.stale_ages.observe(time.perf_counter() - self._nodes.last_proved_at)
+        return rows._replace(stale=stale)
+
+    def _told(self, side: RowSide, rows: Rows, is_fresh: NDArray[np.bool_]) -> Rows:
+        """Counts the rows by where they were found."""
+        found = int(rows.found.sum())
+        fresh = int((rows.found & is_fresh).sum())
+        stale = 0 if rows.stale is None else int(rows.stale.sum())
+        tell_rows(self._metrics, side, rows, {"arena": fresh, "stale": stale, "redis": found - fresh - stale})
+        return rows
+
+
+class _Side:
+    """What the store knows of users, or of items."""
+
+    def __init__(self, codec: RowCodec, bundle_id: str, cache_bytes: int, metrics: Metrics) -> None:
+        self.codec = codec
+        self.prefix = key_prefix(bundle_id, codec.side).encode()
+        self.arena = Arena(codec, cache_bytes)
+        self._gauge = metrics.arena_rows[codec.side]
+        self._told = 0
+
+    def put(self, ids: Sequence[str], rows: Rows, epoch: int) -> bool:
+        """Holds what was asked for."""
+        self.arena.put(ids, rows, epoch)
+        self.tell()
+        return True
+
+    def fill(self, ids: Sequence[str], rows: Rows, epoch: int) -> bool:
+        """Holds what nobody has asked for yet, if there is room; whether there was."""
+        was_room = self.arena.fill(ids, rows, epoch)
+        self.tell()
+        return was_room
+
+    def tell(self) -> None:
+        """Says how many rows are held, beside what other stores hold."""
+        self._gauge.inc(len(self.arena) - self._told)
+        self._told = len(self.arena)
+
+
+class _Keep(Protocol):
+    def __call__(self, ids: Sequence[str], rows: Rows, epoch: int) -> bool: ...
+
+
+def _merge(parts: Sequence[Rows], order: NDArray[np.int64]) -> Rows:
+    """Of the rows of all parts, one after the other, those in the places [n]."""
+    plain = f"V{parts[0].records.dtype.itemsize}"  # as plain bytes, which are taken much faster than fields
+    records = np.concatenate([part.records.view(plain) for part in parts])[order].view(parts[0].records.dtype)
+    histories = [history for part in parts for history in part.histories]
+    return Rows(
+        records,
+        np.concatenate([part.found for part in parts])[order],
+        tuple(histories[place] for place in order.tolist()) if histories else (),
+        sum(part.damaged for part in parts),
+    )

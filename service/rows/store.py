@@ -1,0 +1,81 @@
+"""What the scorer asks of a store of rows, and the one error that a store gives."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from msd.contract.rows import Rows, RowSide
+from service.telemetry.metrics import Metrics, Tier
+
+
+def tell_rows(metrics: Metrics, side: RowSide, rows: Rows, tiers: Mapping[Tier, int]) -> None:
+    """Counts rows by where they were found, and one of them by its age."""
+    missing = len(rows.found)
+    for tier, count in tiers.items():
+        missing -= count
+        if count:
+            metrics.rows[tier].inc(count)
+    if missing:
+        metrics.rows["missing"].inc(missing)
+    if len(rows.found) and rows.found[0]:
+        metrics.row_ages[side].observe(time.time() - float(rows.records["written_at"][0]))
+
+
+class CoreFound(NamedTuple):
+    """Which rows the native core found: whether the user's, ids without one among the candidates, rows of candidates
+    and history and how many were asked for, and when the user's and the first candidate's were written (unix s; 0:
+    there is none)."""
+
+    has_user: bool
+    missing: int
+    items: int
+    asked: int
+    user_written_at: float
+    item_written_at: float
+
+
+def tell_core_rows(metrics: Metrics, tier: Tier, found: CoreFound) -> None:
+    """Counts rows that the native core found in a store's memory, as `tell_rows` counts the user's and the items'."""
+    rows = found.has_user + found.items
+    if rows:
+        metrics.rows[tier].inc(rows)
+    if missing := 1 + found.asked - rows:
+        metrics.rows["missing"].inc(missing)
+    now = time.time()
+    if found.user_written_at:
+        metrics.row_ages["user"].observe(now - found.user_written_at)
+    if found.item_written_at:
+        metrics.row_ages["item"].observe(now - found.item_written_at)
+
+
+class CoreRows(NamedTuple):
+    """What the native core reads rows from, beside the store: its forms of both sides, the tier that rows found there
+    count as, and the epochs that are sure just now; None for files, whose rows always are."""
+
+    users: Any
+    items: Any
+    tier: Tier
+    epochs: Callable[[], Sequence[int]] | None = None
+
+
+class RowStore(Protocol):
+    """Rows of users and items by id. Failing is always a StoreError, and never later than the store's time limit."""
+
+    name: str
+
+    async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> Rows:
+        """The rows of `ids` in their order, in one round trip at most; where there is none, that of missing values.
+        It is given up at the deadline, of `time.perf_counter`."""
+        ...
+
+    async def check(self) -> None:
+        """Raises StoreError when the store is not fit to serve this bundle."""
+        ...
+
+    async def close(self) -> None:
+        """Lets go of what the store holds."""
+        ...
+
+    def core_rows(self) -> CoreRows | None:
+        """For the native core, where it is built; None where rows are not held in memory."""
+        ...

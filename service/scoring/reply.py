@@ -1,0 +1,162 @@
+"""The reply to a scoring request: its form, and how scores and bids become it.
+
+Does not know where scores come from.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from msd.contract.assemble import Rung, UserRung
+from msd.contract.request import CheckedRequest
+from service.scoring.scorer import Scored
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Order = slice | NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """In log-odds: shares [N] by group, which sum to the score's less the base's; what the score of each candidate
+    would lose without each of the latest items of the history [N, H]. `base` is a probability, `seconds` is what it
+    took."""
+
+    base: float
+    shares: Mapping[str, NDArray[np.float64]]
+    history: list[str]
+    effects: NDArray[np.float64]
+    seconds: float
+
+
+class ScoredCandidates(BaseModel):
+    """Columns of equal length, in the request's order, or ranked when `top_k` was given."""
+
+    model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": {"type": "array"}})
+
+    id: list[str]
+    pctr: list[Probability] = Field(description="Calibrated click probability. Further heads stand beside by name.")
+    ecpm: list[float | None] = Field(description="1000 × bid × pctr; null without a bid.")
+
+
+class Degraded(BaseModel):
+    """What was scored from less than its own row; absent when nothing was."""
+
+    user: UserRung | None = Field(
+        default=None,
+        description="`unknown` has no row; `cached` is scored by what was last known of the user or of the history.",
+    )
+    candidates: dict[str, Rung] | None = Field(
+        default=None,
+        description="By candidate: `cached` is scored by its row as it was last known; `encoded` has no row, but the"
+        " vector of its text in the request; `category_prior` has no row, and knows what else the request says of it;"
+        " `prior` knows nothing, or there was not the time to score it. An ad whose text is yet to be encoded is scored"
+        " without, and may be `encoded` later.",
+    )
+
+
+class Shares(BaseModel):
+    """Log-odds by candidate, which sum to those of its pCTR less those of `base` (Shapley values of the groups)."""
+
+    semantic: list[float] = Field(description="The vectors of what the teacher knows of user, item and history.")
+    id: list[float] = Field(description="What was learned by heart of user and item by their ids.")
+    dense: list[float] = Field(description="Categories, numbers, counts and the context.")
+    history: list[float] = Field(description="The items that the user clicked.")
+
+
+class ExplainedHistory(BaseModel):
+    """The items of the history that the model saw, oldest first, the latest 50 at most."""
+
+    id: list[str]
+    effect: list[list[float]] = Field(
+        description="By candidate, one an item: how much lower its log-odds would be if the item were not there."
+    )
+
+
+class ExplanationReply(BaseModel):
+    """What the scores came of, in the order of `candidates`."""
+
+    base: Probability = Field(description="The pCTR where nothing at all is known of the request.")
+    shares: Shares
+    history: ExplainedHistory
+
+
+class ScoreReply(BaseModel):
+    """The answer to a scoring request."""
+
+    request_id: str
+    model_version: str
+    arm: str | None = Field(default=None, description="Of the experiment, where there is one; else absent.")
+    candidates: ScoredCandidates
+    degraded: Degraded | None = None
+    explanation: ExplanationReply | None = Field(default=None, description="Where the request says `explain`.")
+
+
+def build_reply(
+    request_id: str,
+    model_version: str,
+    request: CheckedRequest,
+    scored: Scored,
+    arm: str | None = None,
+    explanation: Explanation | None = None,
+) -> bytes:
+    """The JSON of the reply; `arm` is named where there are several."""
+    columns, order = served_columns(request, scored)
+    document: dict[str, Any] = {"request_id": request_id, "model_version": model_version}
+    if arm is not None:
+        document["arm"] = arm
+    document["candidates"] = columns
+    degraded: dict[str, Any] = {}
+    if scored.degraded_user:
+        degraded["user"] = scored.degraded_user
+    if scored.degraded_candidates:
+        degraded["candidates"] = scored.degraded_candidates
+    if degraded:
+        document["degraded"] = degraded
+    if explanation is not None:
+        document["explanation"] = _explained(explanation, order)
+    # Without a bid there is no eCPM: NaN, which becomes null.
+    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _explained(explanation: Explanation, order: Order) -> dict[str, Any]:
+    return {
+        "base": explanation.base,
+        "shares": {group: share[order] for group, share in explanation.shares.items()},
+        "history": {"id": explanation.history, "effect": explanation.effects[order].tolist()},
+    }
+
+
+def served_columns(request: CheckedRequest, scored: Scored) -> tuple[dict[str, Any], Order]:
+    """The columns of the reply: ids, heads and eCPM, NaN without a bid; and the places that they are of, best first
+    where `top_k` says so."""
+    pctr = scored.scores["pctr"]
+    ecpm = _ecpm(request.bids, pctr)
+    if request.top_k is None:
+        return {"id": request.ids, **scored.scores, "ecpm": ecpm}, slice(None)
+    order = served_places(request.bids, pctr, request.top_k)
+    ids = [request.ids[place] for place in order.tolist()]
+    heads = {name: column[order] for name, column in scored.scores.items()}
+    return {"id": ids, **heads, "ecpm": ecpm[order]}, order
+
+
+def _ecpm(bids: list[float | None] | None, pctr: NDArray[np.float32]) -> NDArray[np.float64]:
+    """[N], NaN without a bid."""
+    if bids is None:
+        return np.full(len(pctr), np.nan)
+    return 1000.0 * np.array(bids, np.float64) * pctr
+
+
+def served_places(bids: list[float | None] | None, pctr: NDArray[np.float32], top_k: int) -> NDArray[np.intp]:
+    """The places of those that are returned under `top_k`, best first."""
+    return _ranking(pctr, _ecpm(bids, pctr))[:top_k]
+
+
+def _ranking(pctr: NDArray[np.float32], ecpm: NDArray[np.float64]) -> NDArray[np.intp]:
+    """[N] places, best first: those with a bid by eCPM, then those without by pCTR; equals keep their order."""
+    unpriced = np.isnan(ecpm)
+    return np.lexsort((-np.where(unpriced, pctr, ecpm), unpriced))
