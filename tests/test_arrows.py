@@ -187,12 +187,29 @@ def test_importing_the_contract_loads_numpy_and_pydantic_and_no_more() -> None:
     assert loaded - set(sys.stdlib_module_names) - of_pydantic - of_site <= {"msd", "numpy", "pydantic"}
 
 
-CORE = ("access", "admission", "reply", "run_queue", "runner", "score_route", "scorer", "scoring", "oip.infer_route")
-SATELLITES = ("cold", "explain", "lineup.shadowing", "live", "playground", "request_log", "tracing")
+CORE = ("service.scoring", "service.models", "service.http", "service.routes.score_route", "service.routes.fast_route")
+SATELLITES = ("cold", "explain", "deployment.shadowing", "live", "routes.playground", "request_log", "tracing")
 
 
-@pytest.mark.parametrize("module", CORE)
-def test_scoring_knows_nothing_of_what_attaches_to_it(module: str) -> None:
-    source = (ROOT / "service" / f"{module.replace('.', '/')}.py").read_text("utf-8")
-    known = [name for name in imports_of(source) for satellite in SATELLITES if is_below(name, f"service.{satellite}")]
-    assert not known
+@pytest.mark.parametrize("package", CORE)
+def test_scoring_knows_nothing_of_what_attaches_to_it(package: str) -> None:
+    for module, source in modules_of(package).items() or {package: module_source(package)}.items():
+        known = [one for one in imports_of(source) for satellite in SATELLITES if is_below(one, f"service.{satellite}")]
+        assert not known, module
+
+
+def module_source(name: str) -> str:
+    """The source of one module."""
+    return (ROOT / f"{name.replace('.', '/')}.py").read_text("utf-8")
+
+
+def test_no_two_folders_of_the_service_import_each_other() -> None:
+    """What lies in `service/` itself is either below all folders, such as its errors, or above them, such as its app."""
+    arrows = {
+        (module.split(".")[1], name.split(".")[1])
+        for module, source in modules_of("service").items()
+        for name in imports_of(source)
+        if module.count(".") > 1 and name.startswith("service.") and name.count(".") > 2
+    }
+    assert len(arrows) > 20
+    assert not [(one, other) for one, other in arrows if one < other and (other, one) in arrows]
