@@ -20,6 +20,8 @@ SURE = 0.7
 _BURST, _STANDING = 0.5, 0.3
 _SAY_AGAIN_S = 10.0
 _LEARNS = 0.05
+# Of a body, for each candidate, before any was read: an id of some letters.
+_BYTES_PER_ROW = 12.0
 
 
 class Load(NamedTuple):
@@ -95,7 +97,7 @@ class Admission:
 
     def rows_in(self, size: int) -> int:
         """How many candidates a body of so many bytes is expected to have."""
-        return max(1, round(size / self._bytes_per_row)) if self._bytes_per_row else 1
+        return max(1, round(size / (self._bytes_per_row or _BYTES_PER_ROW)))
 
     def shed(self, reason: Shed) -> None:
         """Counts a request that is not scored. The log has a line for many: when there are any, there are many."""

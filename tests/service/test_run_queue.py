@@ -260,11 +260,12 @@ def test_what_nobody_waits_for_never_runs() -> None:
 
 def test_cancelled_requests_give_their_turn_back() -> None:
     """Of those that wait, none runs; the run at hand ends, and the next begins."""
-    bench = Bench(seconds=0.05)
+    bench = Bench(seconds=0.2)
 
     async def cancel() -> int:
         tasks = [asyncio.ensure_future(bench.run(value)) for value in range(4)]
-        await asyncio.sleep(0.01)
+        while not bench.runtime.runs:
+            await asyncio.sleep(0.001)
         for task in tasks[:3]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
