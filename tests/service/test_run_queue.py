@@ -2,6 +2,7 @@
 admission."""
 
 import asyncio
+import gc
 import threading
 import time
 import weakref
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from msd.contract.assemble import Tensors
 from service.admission import Admission, Load
 from service.errors import ClientGone, DeadlineExceeded, Overloaded
-from service.job import Job
+from service.job import Done, Job
 from service.metrics import Metrics
 from service.run_queue import RunQueue
 from service.runner import Runner
@@ -277,17 +278,61 @@ def test_cancelled_requests_give_their_turn_back() -> None:
 
 
 def test_closing_ends_what_waits() -> None:
-    bench = Bench(seconds=0.05)
+    bench = Bench(seconds=0.2)
 
     async def close() -> list[Any]:
         tasks = [asyncio.ensure_future(bench.run(value)) for value in range(3)]
-        await asyncio.sleep(0.01)
+        while not bench.runtime.runs:
+            await asyncio.sleep(0.001)
         bench.queue.close()
         return await asyncio.gather(*tasks, return_exceptions=True)
 
     found = asyncio.run(close())
     assert bench.runtime.runs == [0]
     assert [type(one) for one in found[1:]] == [asyncio.CancelledError] * 2
+
+
+def test_a_body_is_expected_to_hold_candidates_but_no_more_than_may_be() -> None:
+    """Where nobody waits none is refused for its size alone, whatever it may hold."""
+    admission = Admission(Metrics(), max_rows=100, max_candidates=100)
+    assert 50 <= admission.rows_in(1_000) <= 100
+    assert admission.rows_in(2**20) == 100
+    admission.read(1_000, 10)
+    assert admission.rows_in(1_000) == 10
+    assert admission.rows_in(1) == 1
+    admission.enter(Load(admission.rows_in(2**20), 0.0), time.perf_counter())
+
+
+def test_a_jobs_end_leaves_nothing_of_it_behind() -> None:
+    """Work that holds its job is let go of at once: it may hold a model that serves no more."""
+    bench, kept = Bench(), weakref.WeakSet[object]()
+    told: list[type] = []
+
+    class Held:
+        """What work holds."""
+
+    def put(seconds: float) -> None:
+        held = Held()
+        kept.add(held)
+        until = time.perf_counter() + seconds
+        job: Job[object] = Job(lambda: (job.rows, held), bench.runner, 1, until, lambda: False)
+        bench.queue.put(job, lambda outcome: told.append(type(outcome)))
+
+    async def wait() -> None:
+        gc.disable()
+        try:
+            put(60)
+            put(-1)
+            end = time.monotonic() + 10
+            while (kept or len(told) < 2) and time.monotonic() < end:
+                await asyncio.sleep(0.001)
+            assert not kept
+        finally:
+            gc.enable()
+
+    asyncio.run(wait())
+    bench.queue.close()
+    assert set(told) == {Done, DeadlineExceeded}
 
 
 def test_who_comes_after_the_end_is_cancelled() -> None:
