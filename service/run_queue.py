@@ -238,8 +238,13 @@ class RunQueue:
         with self._lock:
             ended, self._ended = self._ended, deque()
             self._woken = None
-        for one in ended:
-            self._tell(one)
+        try:
+            while ended:
+                self._tell(ended.popleft())
+        finally:
+            # Where somebody fails at being told, the others are told all the same.
+            if ended:
+                self._hand_back(list(ended))
 
     def _tell(self, ended: _Ended) -> None:
         job, outcome = ended.job, ended.outcome

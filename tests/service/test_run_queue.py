@@ -303,6 +303,34 @@ def test_a_body_is_expected_to_hold_candidates_but_no_more_than_may_be() -> None
     admission.enter(Load(admission.rows_in(2**20), 0.0), time.perf_counter())
 
 
+def test_who_fails_at_being_told_takes_nobody_with_it() -> None:
+    bench, told = Bench(), list[int]()
+    failures: list[dict[str, Any]] = []
+
+    async def go() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda loop, context: failures.append(context))
+
+        def tell(value: int) -> None:
+            told.append(value)
+            if value % 2:
+                raise ValueError("told badly")
+
+        until = time.perf_counter() + 60
+        for value in range(20):
+            job = Job(lambda: None, bench.runner, 1, until, lambda: False)
+            bench.queue.put(job, lambda outcome, value=value: tell(value))
+        # All end before the loop hears of any.
+        time.sleep(0.1)
+        while len(told) < 20:
+            await asyncio.sleep(0.001)
+
+    asyncio.run(asyncio.wait_for(go(), 10))
+    bench.queue.close()
+    assert told == list(range(20))
+    assert [str(one["exception"]) for one in failures] == ["told badly"] * 10
+
+
 def test_a_jobs_end_leaves_nothing_of_it_behind() -> None:
     """Work that holds its job is let go of at once: it may hold a model that serves no more."""
     bench, kept = Bench(), weakref.WeakSet[object]()
