@@ -1,6 +1,7 @@
 """Who writes a reply: a scoring thread at once, the loop what is left of it, and no thread once the connection ends."""
 
 import asyncio
+import logging
 import select
 import socket
 import sys
@@ -11,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 import uvloop
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle, logging
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from service.exchange import BEGAN, Exchange, Headers
 
@@ -36,7 +37,7 @@ async def exchange_over(connection: socket.socket, keep_alive: bool) -> Exchange
     transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, connection)
     logger = logging.getLogger("nobody")
     cycle = RequestResponseCycle(
-        scope={"type": "http", BEGAN: 0.0, "headers": []},  # type: ignore[typeddict-item,misc]
+        scope={"type": "http", BEGAN: 0.0, "headers": []},  # type: ignore[misc]
         transport=transport,
         flow=FlowControl(transport),
         logger=logger,

@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -311,7 +312,7 @@ def test_who_fails_at_being_told_takes_nobody_with_it() -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda loop, context: failures.append(context))
 
-        def tell(value: int) -> None:
+        def tell(value: int, outcome: object) -> None:
             told.append(value)
             if value % 2:
                 raise ValueError("told badly")
@@ -319,7 +320,7 @@ def test_who_fails_at_being_told_takes_nobody_with_it() -> None:
         until = time.perf_counter() + 60
         for value in range(20):
             job = Job(lambda: None, bench.runner, 1, until, lambda: False)
-            bench.queue.put(job, lambda outcome, value=value: tell(value))
+            bench.queue.put(job, partial(tell, value))
         # All end before the loop hears of any.
         time.sleep(0.1)
         while len(told) < 20:
