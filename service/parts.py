@@ -63,7 +63,7 @@ class Parts:
         self.serving = Serving(first, self._turn)
         self.loader = Loader(self.serving, settings, metrics)
         self.guard = open_guard(settings, metrics)
-        self.admission = Admission(metrics, settings.max_queued_rows, threads)
+        self.admission = Admission(metrics, settings.max_queued_rows, threads, settings.max_candidates)
         self.queue = RunQueue(metrics, self.admission, threads)
         self.live = open_live_store(settings) if settings.live else None
         live_rows = LiveRows(self.live, metrics, settings.live_lag_seconds) if self.live else None

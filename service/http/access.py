@@ -78,8 +78,10 @@ class AccessLog:
         self._log = structlog.get_logger("msd.access")
 
     def begin(self, scope: Scope) -> Access:
-        """The record of a request that has come."""
-        access = scope[_KEY] = Access(request_id_of(scope["headers"]), time.perf_counter())
+        """The record of a request that has come; the one that there is, where another way has given it up."""
+        access: Access | None = scope.get(_KEY)
+        if access is None:
+            access = scope[_KEY] = Access(request_id_of(scope["headers"]), time.perf_counter())
         return access
 
     @staticmethod

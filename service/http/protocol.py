@@ -73,7 +73,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is due any more."""
         self._head_came()
-        self._let_go()
+        # The app learns that the client has left, and counts it.
+        self._give_up_held()
         if self._exchange is not None:
             self._exchange.end()
         # uvicorn tells the latest request alone; the one that is being answered may be an earlier one.

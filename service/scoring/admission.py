@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import structlog
 
+from msd.contract.request import MAX_CANDIDATES
 from service.errors import Overloaded
 from service.telemetry.metrics import Metrics, Shed
 
@@ -18,6 +19,8 @@ from service.telemetry.metrics import Metrics, Shed
 _BURST, _STANDING = 0.5, 0.3
 _SAY_AGAIN_S = 10.0
 _LEARNS = 0.05
+# Of a body, for each candidate, before any was read: an id of some letters.
+_BYTES_PER_ROW = 12.0
 
 
 class Load(NamedTuple):
@@ -30,11 +33,12 @@ class Load(NamedTuple):
 class Admission:
     """What is taken on for `threads` scoring threads. Times are those of `time.perf_counter`."""
 
-    def __init__(self, metrics: Metrics, max_rows: int, threads: int = 1) -> None:
-        """`max_rows`: of candidates that wait, for each thread."""
+    def __init__(self, metrics: Metrics, max_rows: int, threads: int = 1, max_candidates: int = MAX_CANDIDATES) -> None:
+        """`max_rows`: of candidates that wait, for each thread. `max_candidates`: of one request."""
         self._metrics = metrics
         self._max_rows = max_rows * threads
         self._threads = threads
+        self._max_candidates = max_candidates
         self._rows = 0
         self._seconds = 0.0
         self._bytes_per_row = 0.0
@@ -93,7 +97,9 @@ class Admission:
 
     def rows_in(self, size: int) -> int:
         """How many candidates a body of so many bytes is expected to have."""
-        return max(1, round(size / self._bytes_per_row)) if self._bytes_per_row else 1
+        expected = round(size / (self._bytes_per_row or _BYTES_PER_ROW))
+        # A request of more is refused when it is read, not because of what a large body might hold.
+        return min(max(1, expected), self._max_candidates)
 
     def shed(self, reason: Shed) -> None:
         """Counts a request that is not scored. The log has a line for many: when there are any, there are many."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from msd.contract.assemble import Tensors
 from service.errors import ClientGone, DeadlineExceeded
@@ -216,6 +216,9 @@ class RunQueue:
     def _hand_back(self, ended: list[_Ended]) -> None:
         """Gives results to the loop, which is woken once for all that it has not seen yet."""
         loop = ended[0].loop
+        for one in ended:
+            # It may hold its job, which holds it: with them a model that serves no more would stay for long.
+            one.job.work = _is_done
         with self._lock:
             self._ended.extend(ended)
             if self._woken is loop:
@@ -235,8 +238,13 @@ class RunQueue:
         with self._lock:
             ended, self._ended = self._ended, deque()
             self._woken = None
-        for one in ended:
-            self._tell(one)
+        try:
+            while ended:
+                self._tell(ended.popleft())
+        finally:
+            # Where somebody fails at being told, the others are told all the same.
+            if ended:
+                self._hand_back(list(ended))
 
     def _tell(self, ended: _Ended) -> None:
         job, outcome = ended.job, ended.outcome
@@ -260,6 +268,10 @@ class RunQueue:
             self._admission.shed("client_gone")
         elif isinstance(error, DeadlineExceeded):
             self._admission.shed("deadline")
+
+
+def _is_done() -> NoReturn:
+    raise AssertionError("a job is done once")
 
 
 def _settle(future: "asyncio.Future[Done[_Result]]", outcome: Done[_Result] | BaseException) -> None:

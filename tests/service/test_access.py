@@ -9,8 +9,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from msd.contract.request import InvalidRequest, MalformedRequest, TooManyCandidates
 from service import errors
+from service.http.access import AccessLog, AccessMiddleware
 from service.errors import ErrorReply, ErrorResponse, ServiceError
-from service.http.access import AccessMiddleware
 from service.telemetry.metrics import Metrics
 
 
@@ -29,7 +29,7 @@ def get(app: ASGIApp, **headers: str) -> httpx.Response:
     """One request to the wrapped app."""
 
     async def call() -> httpx.Response:
-        transport = httpx.ASGITransport(AccessMiddleware(app, Metrics()))
+        transport = httpx.ASGITransport(AccessMiddleware(app, AccessLog(Metrics())))
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             return await client.get("/", headers=headers)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -51,7 +51,7 @@ def open_ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...
     """Starts the two services over a bundle, with more settings; they end with the module."""
     with ExitStack() as running:
 
-        def start(bundle: Bundle, **settings: object) -> Ways:
+        def start(bundle: Bundle, **settings: Any) -> Ways:  # noqa: ANN401 - any setting
             return Ways(
                 *(
                     running.enter_context(
@@ -83,6 +83,11 @@ def connect(service: LiveService) -> socket.socket:
     return connection
 
 
+def whole_stream(connection: socket.socket) -> bytes:
+    """All that comes until the service closes the connection."""
+    return b"".join(iter(lambda: connection.recv(65_536), b""))
+
+
 def said(service: LiveService, pieces: Sequence[bytes], pause_s: float = 0.01) -> list[Reply]:
     """Sends pieces, and gives the replies that came until the service closed the connection."""
     with connect(service) as connection:
@@ -90,7 +95,7 @@ def said(service: LiveService, pieces: Sequence[bytes], pause_s: float = 0.01) -
             connection.sendall(piece)
             if len(pieces) > 1:
                 time.sleep(pause_s)
-        return replies(b"".join(iter(lambda: connection.recv(65_536), b"")))
+        return replies(whole_stream(connection))
 
 
 def replies(stream: bytes) -> list[Reply]:
@@ -132,7 +137,7 @@ def test_goldens(ways: Ways, place: int) -> None:
     assert only(ways, post(json.dumps(golden_requests()[place]).encode(), JSON, LAST)).status == 200
 
 
-FORMS = {
+FORMS: dict[str, dict[str, Any]] = {
     "plain": {},
     "bids": {"candidates": {"id": ["i1", "i2", "i3"], "bid": [0.5, None, 2]}},
     "top_k": {"top_k": 2},
@@ -398,7 +403,7 @@ def test_a_client_that_reads_late_gets_all_of_it(ways: Ways) -> None:
             connection.connect(("127.0.0.1", way.port))
             connection.sendall(request * (count - 1) + post(MANY, JSON, LAST))
             time.sleep(0.3)
-            came = replies(b"".join(iter(lambda connection=connection: connection.recv(65_536), b"")))
+            came = replies(whole_stream(connection))
         assert [one._replace(headers=()) for one in came] == [expected] * count
 
 
@@ -409,7 +414,7 @@ def test_a_half_closed_connection(ways: Ways) -> None:
             with connect(way) as connection:
                 connection.sendall(post(GOOD, JSON))
                 connection.shutdown(socket.SHUT_WR)
-                stream = b"".join(iter(lambda connection=connection: connection.recv(65_536), b""))
+                stream = whole_stream(connection)
             assert [one.status for one in replies(stream)] in ([], [200])
     check_whole(ways)
 
@@ -459,7 +464,7 @@ def test_while_they_drain(bundle: Bundle, tmp_path: Path) -> None:
             running.process.terminate()
             wait_until(lambda running=running: running.ready()["draining"])
             kept.sendall(post(GOOD, JSON))
-            found.append(replies(b"".join(iter(lambda kept=kept: kept.recv(65_536), b""))))
+            found.append(replies(whole_stream(kept)))
             found[-1] += said(running, [post(GOOD, JSON)])
             assert running.process.wait(60) == 0
     assert found[0] == found[1]
@@ -504,7 +509,7 @@ def test_overload_is_refused(slow: Ways) -> None:
     for way in slow:
         said(way, [post(HUNDRED, JSON, LAST)])  # from here on it is known how many candidates a body has
         with ThreadPoolExecutor(6) as pool:
-            came = [one for (one,) in pool.map(lambda _, way=way: said(way, [post(HUNDRED, JSON, LAST)]), range(6))]
+            came = [one for (one,) in pool.map(said, [way] * 6, [[post(HUNDRED, JSON, LAST)]] * 6)]
         assert {one.status for one in came} == {200, 429}
         refusals.append({one for one in came if one.status == 429})
         assert way.metric('msd_requests_total{code="429"}') == sum(one.status == 429 for one in came)

@@ -175,7 +175,8 @@ def test_while_it_drains_it_answers_but_is_not_ready(bundle: Bundle, tmp_path: P
 def test_sigterm_lets_a_run_at_hand_end(slow_bundle: Bundle, tmp_path: Path) -> None:
     with live_service(slow_bundle.folder, tmp_path, deadline_ms=60_000) as running, ThreadPoolExecutor(1) as pool:
         scoring: Future[httpx.Response] = pool.submit(running.score, REQUEST)
-        wait_for_rows(running, 100, scoring)
+        # How many candidates a body has is learned from the first.
+        wait_to_see(lambda: running.metric("msd_queued_rows") > 0, [scoring])
         assert running.terminate() == 0
         assert scoring.result().status_code == 200
 

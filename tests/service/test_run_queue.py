@@ -2,10 +2,12 @@
 admission."""
 
 import asyncio
+import gc
 import threading
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -14,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msd.contract.assemble import Tensors
+from service.scoring.admission import Admission, Load
 from service.errors import ClientGone, DeadlineExceeded, Overloaded
+from service.scoring.job import Done, Job
+from service.telemetry.metrics import Metrics
+from service.scoring.run_queue import RunQueue
 from service.models.runner import Runner
 from service.runtimes.runtime import Engine, Scores
 from service.runtimes.together import Together
-from service.scoring.admission import Admission, Load
-from service.scoring.job import Job
-from service.scoring.run_queue import RunQueue
-from service.telemetry.metrics import Metrics
 
 
 class CountingRuntime:
@@ -260,11 +262,12 @@ def test_what_nobody_waits_for_never_runs() -> None:
 
 def test_cancelled_requests_give_their_turn_back() -> None:
     """Of those that wait, none runs; the run at hand ends, and the next begins."""
-    bench = Bench(seconds=0.05)
+    bench = Bench(seconds=0.2)
 
     async def cancel() -> int:
         tasks = [asyncio.ensure_future(bench.run(value)) for value in range(4)]
-        await asyncio.sleep(0.01)
+        while not bench.runtime.runs:
+            await asyncio.sleep(0.001)
         for task in tasks[:3]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -276,17 +279,89 @@ def test_cancelled_requests_give_their_turn_back() -> None:
 
 
 def test_closing_ends_what_waits() -> None:
-    bench = Bench(seconds=0.05)
+    bench = Bench(seconds=0.2)
 
     async def close() -> list[Any]:
         tasks = [asyncio.ensure_future(bench.run(value)) for value in range(3)]
-        await asyncio.sleep(0.01)
+        while not bench.runtime.runs:
+            await asyncio.sleep(0.001)
         bench.queue.close()
         return await asyncio.gather(*tasks, return_exceptions=True)
 
     found = asyncio.run(close())
     assert bench.runtime.runs == [0]
     assert [type(one) for one in found[1:]] == [asyncio.CancelledError] * 2
+
+
+def test_a_body_is_expected_to_hold_candidates_but_no_more_than_may_be() -> None:
+    """Where nobody waits none is refused for its size alone, whatever it may hold."""
+    admission = Admission(Metrics(), max_rows=100, max_candidates=100)
+    assert 50 <= admission.rows_in(1_000) <= 100
+    assert admission.rows_in(2**20) == 100
+    admission.read(1_000, 10)
+    assert admission.rows_in(1_000) == 10
+    assert admission.rows_in(1) == 1
+    admission.enter(Load(admission.rows_in(2**20), 0.0), time.perf_counter())
+
+
+def test_who_fails_at_being_told_takes_nobody_with_it() -> None:
+    bench, told = Bench(), list[int]()
+    failures: list[dict[str, Any]] = []
+
+    async def go() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda loop, context: failures.append(context))
+
+        def tell(value: int, outcome: object) -> None:
+            told.append(value)
+            if value % 2:
+                raise ValueError("told badly")
+
+        until = time.perf_counter() + 60
+        for value in range(20):
+            job = Job(lambda: None, bench.runner, 1, until, lambda: False)
+            bench.queue.put(job, partial(tell, value))
+        # All end before the loop hears of any.
+        time.sleep(0.1)
+        while len(told) < 20:
+            await asyncio.sleep(0.001)
+
+    asyncio.run(asyncio.wait_for(go(), 10))
+    bench.queue.close()
+    assert told == list(range(20))
+    assert [str(one["exception"]) for one in failures] == ["told badly"] * 10
+
+
+def test_a_jobs_end_leaves_nothing_of_it_behind() -> None:
+    """Work that holds its job is let go of at once: it may hold a model that serves no more."""
+    bench, kept = Bench(), weakref.WeakSet[object]()
+    told: list[type] = []
+
+    class Held:
+        """What work holds."""
+
+    def put(seconds: float) -> None:
+        held = Held()
+        kept.add(held)
+        until = time.perf_counter() + seconds
+        job: Job[object] = Job(lambda: (job.rows, held), bench.runner, 1, until, lambda: False)
+        bench.queue.put(job, lambda outcome: told.append(type(outcome)))
+
+    async def wait() -> None:
+        gc.disable()
+        try:
+            put(60)
+            put(-1)
+            end = time.monotonic() + 10
+            while (kept or len(told) < 2) and time.monotonic() < end:
+                await asyncio.sleep(0.001)
+            assert not kept
+        finally:
+            gc.enable()
+
+    asyncio.run(wait())
+    bench.queue.close()
+    assert set(told) == {Done, DeadlineExceeded}
 
 
 def test_who_comes_after_the_end_is_cancelled() -> None:

@@ -1,0 +1,175 @@
+"""Who writes a reply: a scoring thread at once, the loop what is left of it, and no thread once the connection ends."""
+
+import asyncio
+import logging
+import select
+import socket
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+import uvloop
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from service.exchange import BEGAN, Exchange, Headers
+
+REPLY: tuple[int, Headers, bytes] = (200, [(b"content-length", b"2")], b"ok")
+WHOLE = b"HTTP/1.1 200 OK\r\ndate: now\r\ncontent-length: 2\r\n\r\nok"
+_ROUNDS = 300
+
+
+@pytest.fixture
+def quick_switches() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+async def exchange_over(connection: socket.socket, keep_alive: bool) -> Exchange:
+    """One request that came over a connection of the running loop's."""
+    loop = asyncio.get_running_loop()
+    connection.setblocking(False)
+    transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, connection)
+    logger = logging.getLogger("nobody")
+    cycle = RequestResponseCycle(
+        scope={"type": "http", BEGAN: 0.0, "headers": []},  # type: ignore[misc]
+        transport=transport,
+        flow=FlowControl(transport),
+        logger=logger,
+        access_logger=logger,
+        access_log=False,
+        default_headers=[(b"date", b"now")],
+        message_event=asyncio.Event(),
+        expect_100_continue=False,
+        keep_alive=keep_alive,
+        on_response=lambda: None,
+    )
+    return Exchange(cycle)
+
+
+def over_pair(
+    use: Callable[[socket.socket, socket.socket, Exchange], Awaitable[None]], *, keep_alive: bool = True
+) -> None:
+    """Runs something with the two ends of a connection, the service's and the client's, and a request that came."""
+
+    async def go(ours: socket.socket, theirs: socket.socket) -> None:
+        exchange = await exchange_over(ours, keep_alive)
+        try:
+            await use(ours, theirs, exchange)
+        finally:
+            exchange.abandon()
+            theirs.close()
+            await asyncio.sleep(0.001)
+
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    uvloop.run(go(ours, theirs))
+
+
+def taken(connection: socket.socket) -> bytes:
+    """What has come by now."""
+    came = b""
+    while True:
+        try:
+            came += (piece := connection.recv(1 << 20))
+        except BlockingIOError:
+            return came
+        if not piece:
+            return came
+
+
+def test_a_thread_writes_at_once_and_the_loop_nothing_more() -> None:
+    async def use(ours: socket.socket, theirs: socket.socket, exchange: Exchange) -> None:
+        await asyncio.to_thread(exchange.send, *REPLY)
+        assert taken(theirs) == WHOLE
+        exchange.reply(*REPLY)
+        await asyncio.sleep(0.01)
+        assert taken(theirs) == b""
+
+    over_pair(use)
+
+
+def test_without_a_thread_the_loop_writes_it() -> None:
+    async def use(ours: socket.socket, theirs: socket.socket, exchange: Exchange) -> None:
+        exchange.reply(*REPLY)
+        await asyncio.sleep(0.01)
+        assert taken(theirs) == WHOLE.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
+        assert exchange.is_gone()
+
+    over_pair(use, keep_alive=False)
+
+
+@pytest.mark.parametrize("size", [1, 1 << 22])
+def test_what_the_connection_does_not_take_is_the_loops(size: int) -> None:
+    """A part of the reply, or all of it where the client takes nothing of what was sent before."""
+
+    async def use(ours: socket.socket, theirs: socket.socket, exchange: Exchange) -> None:
+        before = 0
+        while size == 1 and select.select([], [ours], [], 0)[1]:
+            before += ours.send(b"x" * 65_536)
+        body = b"y" * size
+        await asyncio.to_thread(exchange.send, 200, [], body)
+        exchange.reply(200, [], body)
+        came = b""
+        while len(came) < before + size or not came.endswith(b"y"):
+            came += taken(theirs)
+            await asyncio.sleep(0)
+        assert came[before:] == b"HTTP/1.1 200 OK\r\ndate: now\r\n\r\n" + body
+
+    over_pair(use)
+
+
+def test_to_a_client_that_left_nobody_writes() -> None:
+    async def use(ours: socket.socket, theirs: socket.socket, exchange: Exchange) -> None:
+        theirs.close()
+        await asyncio.to_thread(exchange.send, *REPLY)
+        exchange.reply(*REPLY)
+
+    over_pair(use)
+
+
+@pytest.mark.usefixtures("quick_switches")
+def test_no_thread_writes_after_the_end() -> None:
+    """The descriptor may be another connection's from then on. A reply that was begun before is whole."""
+    before_end = 0
+
+    async def use(ours: socket.socket, theirs: socket.socket, exchange: Exchange) -> None:
+        nonlocal before_end
+        both = threading.Barrier(2)
+
+        def write() -> None:
+            both.wait()
+            exchange.send(*REPLY)
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        both.wait()
+        # A little later each time, so that either may come first.
+        end_at = time.perf_counter() + place * 1e-6
+        while time.perf_counter() < end_at:
+            pass
+        exchange.end()
+        came = taken(theirs)
+        thread.join()
+        assert came in (b"", WHOLE)
+        assert taken(theirs) == b""
+        before_end += came == WHOLE
+
+    for place in range(_ROUNDS):  # noqa: B007 - `use` reads it
+        over_pair(use)
+    # Both came first at times, or it would show nothing.
+    assert 0 < before_end < _ROUNDS
+
+
+def test_after_the_end_a_reply_is_not_written() -> None:
+    async def use(ours: socket.socket, theirs: socket.socket, exchange: Exchange) -> None:
+        exchange.end()
+        await asyncio.to_thread(exchange.send, *REPLY)
+        assert taken(theirs) == b""
+
+    over_pair(use)
