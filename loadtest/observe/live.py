@@ -56,7 +56,7 @@ class Watched(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """How long, how many requests a second beside those of the ad server, and how many workers."""
+    """How long, how many requests a second beside those of the ad server, and how many scoring threads."""
 
     seconds: float = 60.0
     rate: float = 40.0
