@@ -217,7 +217,7 @@ class _Load:
             self._error = error
 
     def _free(self, connection: Connection) -> None:
-        """Takes what is due, else waits; last in the row, so that all connections, and all workers, have their turn."""
+        """Takes what is due, else waits; last in the row, so that all connections have their turn."""
         if self._due:
             self._sent += 1
             connection.send(next(self._requests), self._due.popleft())

@@ -204,7 +204,7 @@ def module_source(name: str) -> str:
 
 
 def test_no_two_folders_of_the_service_import_each_other() -> None:
-    """What lies in `service/` itself is either below all folders, such as its errors, or above them, such as its app."""
+    """What lies in `service/` itself is below all folders, such as its errors, or above them, such as its app."""
     arrows = {
         (module.split(".")[1], name.split(".")[1])
         for module, source in modules_of("service").items()

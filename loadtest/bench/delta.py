@@ -1,13 +1,10 @@
-"""How soon a changed row is scored with: an item gets another's row, and is asked for until every worker knows."""
+"""How soon a changed row is scored with: an item gets another's row, and is scored until its score changes."""
 
 import json
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +19,6 @@ from msd.contract.row_file import RowFile
 from msd.contract.row_writer import write_row_file
 from msd.contract.rows import RowCodec
 
-# Connections are shared out among the workers.
-_CONNECTIONS = 16
 _PATIENCE_S = 30.0
 _MOVED = 0.5
 
@@ -39,28 +34,26 @@ class _Change:
 
 
 def delta_visible_ms(bundle: Path, redis: str, url: str, body: bytes, work: Path) -> float:
-    """Milliseconds from the row's change in Redis until none of the connections sees the old score any more.
+    """Milliseconds from the row's change in Redis until a reply has the new score.
 
     `body` is a request for candidates that score differently. Raises ServiceError when the change does not come.
     """
     opened = open_bundle(bundle)
     request = json.loads(body)
-    with ExitStack() as stack:
-        clients = [stack.enter_context(Client(url)) for _ in range(_CONNECTIONS)]
-        change = _change(request, _scores(clients[0], request))
+    with Client(url) as client:
+        change = _change(request, _scores(client, request))
         delta = _delta(opened, change, work)
         asked = {**request, "candidates": {"id": [change.item]}}
-        for client in clients:
-            _scores(client, asked)
+        _scores(client, asked)
         key = key_prefix(opened.bundle_id, "item") + change.item
         with Redis.from_url(redis) as rows, msd("publish", str(delta), "--delta", "--redis", redis) as publishing:
-            return _waited(rows, key, clients, asked, change, publishing)
+            return _waited(rows, key, client, asked, change, publishing)
 
 
 def _waited(
     rows: "Redis",
     key: str,
-    clients: Sequence[Client],
+    client: Client,
     asked: dict[str, Any],
     change: _Change,
     publishing: "subprocess.Popen[str]",
@@ -70,12 +63,9 @@ def _waited(
         if publishing.poll() or time.monotonic() > end:
             raise ServiceError(f"`msd publish --delta` changed nothing: {publishing.communicate()[1].strip()}")
     changed = time.monotonic()
-    turns, aware = cycle(clients), 0
-    while aware < len(clients):
+    while abs(_scores(client, asked)[0] - change.before) <= _MOVED * abs(change.after - change.before):
         if time.monotonic() > end:
             raise ServiceError(f"a changed row was not scored with within {_PATIENCE_S:g} s")
-        found = _scores(next(turns), asked)[0]
-        aware = aware + 1 if abs(found - change.before) > _MOVED * abs(change.after - change.before) else 0
     return round(1e3 * (time.monotonic() - changed), 1)
 
 

@@ -26,8 +26,9 @@ FORMS: Mapping[Kind, Form] = {"naive": in_objects, "fp32": in_columns, "best": i
 
 
 class Entry(NamedTuple):
-    """A kind of service, how many workers it has, whether its rows come from Redis, and its deadline if it is not the
-    usual one."""
+    """A kind of service, its number of workers, whether its rows come from Redis, and its deadline if it is not the
+    usual one. Workers are scoring threads of our service, and processes of the naive one.
+    """
 
     kind: Kind
     workers: int

@@ -43,7 +43,9 @@ class Service:
 
 
 def ours(name: str, bundle: Path, workers: int | Literal["auto"], redis: str | None, **settings: object) -> Service:
-    """`msd serve`, its rows from Redis or from the bundle's files; settings by their names."""
+    """`msd serve` with so many scoring threads, its rows from Redis or from the bundle's files; settings by their
+    names.
+    """
     store = {"store": "file"} if redis is None else {"store": "redis", "redis_url": redis}
     given = {"workers": workers, "log_level": "warning", "drain_seconds": 0, **store, **settings}
     return Service(
@@ -55,7 +57,7 @@ def ours(name: str, bundle: Path, workers: int | Literal["auto"], redis: str | N
 
 
 def naive(name: str, bundle: Path, graph: Path, workers: int, redis: str | None) -> Service:
-    """The naive service on uvicorn, its rows from Redis or from memory."""
+    """The naive service on uvicorn with so many worker processes, its rows from Redis or from memory."""
     factory = ("--factory", "loadtest.naive.app:app", "--workers", str(workers), "--port", "{port}")
     where = {"NAIVE_BUNDLE": str(bundle), "NAIVE_GRAPH": str(graph)}
     return Service(
@@ -122,11 +124,6 @@ class Running:
     def pid(self) -> int:
         """The process ID of the service."""
         return self._process.pid
-
-    @property
-    def workers(self) -> list[int]:
-        """The processes that it has started and that live (on Linux)."""
-        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
     def terminate(self) -> None:
         """Asks it to end."""

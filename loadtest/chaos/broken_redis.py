@@ -12,7 +12,7 @@ from loadtest.chaos.timeline import FIVES, SCORED, Timeline, count, percentile_m
 from loadtest.generator import Target
 from loadtest.http_client import Client
 
-# Until then a row that a worker holds may rightly count as fresh.
+# Until then a cached row may rightly count as fresh.
 _FRESH_S = 1.2
 _RECOVERED_S = 3.0
 _PATIENCE_S = 30.0

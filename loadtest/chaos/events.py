@@ -165,4 +165,4 @@ def _sums(told: Sequence[_Told], start: float) -> list[tuple[float, float]]:
     return points
 
 
-EVENTS = Scenario(_NAME, "Events while a worker and Redis are killed", ("events_lost",), _run)
+EVENTS = Scenario(_NAME, "Events while the service and Redis are killed", ("events_lost",), _run)

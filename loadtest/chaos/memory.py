@@ -52,8 +52,7 @@ def _run(ground: Ground) -> Found:
             Check(f"memory grows by at most {_GROWTH:.0%}", growth <= _GROWTH, True),
             # Connections of the turn before may just be closing.
             Check("no more files are open", now.files - first.files <= max(_CLIENTS)),
-            # A worker has a thread for long runs from the first of them on.
-            Check("no more threads run", now.threads <= first.threads + plan.workers),
+            Check("no more threads run", now.threads <= first.threads),
         ),
         timeline,
     )

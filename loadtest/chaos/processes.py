@@ -1,4 +1,4 @@
-"""What the kernel says of a service's processes: memory, open files, threads (on Linux)."""
+"""What the kernel says of a service's process: memory, open files, threads (on Linux)."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ _KIB = 1024
 
 
 class Held(NamedTuple):
-    """Of all processes of a service together. Memory that several share counts once, in bytes."""
+    """Memory in bytes (PSS), numbers of open files and of threads."""
 
     memory: int
     files: int
@@ -22,12 +22,8 @@ def held(service: Running) -> Held:
     """What it holds now. Raises Unable where the kernel does not tell."""
     if not Path("/proc/self/smaps_rollup").exists():
         raise Unable("this system does not tell what memory a process holds (/proc/PID/smaps_rollup)")
-    pids = [service.pid, *service.workers]
-    return Held(
-        sum(_memory(pid) for pid in pids),
-        sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in pids),
-        sum(len(os.listdir(f"/proc/{pid}/task")) for pid in pids),
-    )
+    of_process = Path(f"/proc/{service.pid}")
+    return Held(_memory(service.pid), len(os.listdir(of_process / "fd")), len(os.listdir(of_process / "task")))
 
 
 def _memory(pid: int) -> int:

@@ -47,7 +47,7 @@ class AdServer:
             while not self._stopped.wait(_PAUSE_S):
                 try:
                     self._turn(client, next(self._numbers))
-                except ClientError:  # counted as nothing: the service may be starting again
+                except ClientError:  # counted as nothing: the service may be ending or starting
                     self.statuses[0] += 1
 
     def _turn(self, client: Client, number: int) -> None:

@@ -17,9 +17,9 @@ class Spent(NamedTuple):
 
 
 def processor_seconds(service: Running) -> float:
-    """What all processes of a service have taken so far. Raises ServiceError where the kernel does not tell."""
+    """What a service has taken so far. Raises ServiceError where the kernel does not tell."""
     try:
-        return sum(map(_processor_seconds, [service.pid, *service.workers]))
+        return _processor_seconds(service.pid)
     except OSError as error:
         raise ServiceError(f"this system does not tell what a process takes (/proc/PID/stat): {error}") from None
 

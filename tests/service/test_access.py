@@ -9,8 +9,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from msd.contract.request import InvalidRequest, MalformedRequest, TooManyCandidates
 from service import errors
-from service.http.access import AccessLog, AccessMiddleware
 from service.errors import ErrorReply, ErrorResponse, ServiceError
+from service.http.access import AccessLog, AccessMiddleware
 from service.telemetry.metrics import Metrics
 
 

@@ -16,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msd.contract.assemble import Tensors
-from service.scoring.admission import Admission, Load
 from service.errors import ClientGone, DeadlineExceeded, Overloaded
-from service.scoring.job import Done, Job
-from service.telemetry.metrics import Metrics
-from service.scoring.run_queue import RunQueue
 from service.models.runner import Runner
 from service.runtimes.runtime import Engine, Scores
 from service.runtimes.together import Together
+from service.scoring.admission import Admission, Load
+from service.scoring.job import Done, Job
+from service.scoring.run_queue import RunQueue
+from service.telemetry.metrics import Metrics
 
 
 class CountingRuntime:

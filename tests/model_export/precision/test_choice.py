@@ -8,6 +8,7 @@ from model_export.precision.choice import LEAST_GAIN, choose, pick
 from model_export.precision.evidence import Evidence
 from model_export.ranker import HEADS
 from model_export.run import Run
+from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.precision import Figures, Precision, Tried
 from tests.model_export.conftest import quiet
 
@@ -53,7 +54,8 @@ def test_auto_tries_all_and_keeps_their_figures(graph: bytes, evidence: Evidence
     assert (record.asked, record.candidates, record.valid_rows) == ("auto", 50, len(evidence.labels))
     assert set(record.tried) == {"fp32", "int8", "bf16"}
     measured = {name for name, one in record.tried.items() if one.figures}
-    assert measured == set(runs)
+    # The fixture rounds to int8 on any CPU; the export does where sums are exact.
+    assert measured == runs.keys() - (set() if adds_int8_exactly(cpu_instructions()) else {"int8"})
     assert record.tried["fp32"].refused is None
     assert record.tried[record.chosen].refused is None
     assert heard[-1] == ("Judging precisions", len(evidence.labels))
