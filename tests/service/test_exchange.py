@@ -11,9 +11,10 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 import uvloop
-from service.exchange import BEGAN, Exchange, Headers
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from service.http.exchange import BEGAN, Exchange, Headers
 
 REPLY: tuple[int, Headers, bytes] = (200, [(b"content-length", b"2")], b"ok")
 WHOLE = b"HTTP/1.1 200 OK\r\ndate: now\r\ncontent-length: 2\r\n\r\nok"
