@@ -156,11 +156,15 @@ _SERVED = Row(
         ),
         lines(
             "Runtimes",
-            "Instances by what runs the model, as it was read back after loading.",
+            "Instances by what runs the model, as it was read back after loading, and by what scores plain requests.",
             "short",
             (
                 "count by (runtime, version, provider, precision) (" + series("msd_runtime_info") + ")",
                 "{{runtime}} {{version}} {{provider}} {{precision}}",
+            ),
+            (
+                "count by (path, instructions) (" + series("msd_native_info") + ")",
+                "plain requests: {{path}} {{instructions}}",
             ),
         ),
         lines(
