@@ -59,8 +59,7 @@ class FastRoute:
         scope, body = exchange.scope, exchange.body
         access = self._log.begin(scope)
         access.is_scoring = True
-        is_refused = self._guard is not None and not self._guard.admits(scope, "score")
-        if is_refused or len(body) > self._max_body_bytes:
+        if self._guard is not None and not self._guard.admits(scope, "score"):
             give_up()
             return
         try:

@@ -116,7 +116,7 @@ def _work(job: Job[_Scored | None], lineup: Lineup, asked: Asked, send: Send) ->
         if user_id is None:
             return None
         arm = lineup.arm_of(user_id)
-    path = arm.model.native
+    path, job.runner = arm.model.native, arm.model.runner
     if path is None:
         return None
     plain = path.score(asked.body, asked.request_id, arm.name if lineup.is_split else None, asked.terms.deadline)
