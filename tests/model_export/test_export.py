@@ -30,6 +30,7 @@ from msd.contract.bundle import (
 from msd.contract.encoder_record import EncoderRecord
 from msd.contract.errors import MsdError
 from msd.contract.golden import golden_tensors, read_goldens
+from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.precision import PrecisionRecord
 from msd.contract.reference import dense_inputs
 from msd.dataset.split import Part, split_events
@@ -104,6 +105,11 @@ def test_a_bundle_in_another_precision_is_proved_in_both(
     monkeypatch.setattr("model_export.encoder_precision.COSINE_BOUND", 0.5)
     monkeypatch.setattr("model_export.encoder_precision.SHIFT_BOUND", 0.5)
     out = tmp_path / "bundle"
+    if not adds_int8_exactly(cpu_instructions()):
+        with pytest.raises(ExportError, match="has no VNNI"):
+            export_bundle(exported.inputs, out, None, 60, quiet, "int8", 20)
+        assert not out.exists()
+        return
     export_bundle(exported.inputs, out, None, 60, quiet, "int8", 20)
     bundle = open_bundle(out)
     assert bundle.precision.chosen == "int8"
@@ -138,7 +144,9 @@ def test_a_precision_that_loses_too_much_leaves_the_bundle_before_it(
     monkeypatch.setattr("model_export.precision.gate.AUC_BOUND", -1.0)
     out = tmp_path / "bundle"
     shutil.copytree(plain.bundle.folder, out)
-    with pytest.raises(ExportError, match="int8 does not score as fp32 does on valid rows: AUC may be lower by"):
+    loses = "int8 does not score as fp32 does on valid rows: AUC may be lower by"
+    refusal = loses if adds_int8_exactly(cpu_instructions()) else "has no VNNI"
+    with pytest.raises(ExportError, match=refusal):
         export_bundle(plain.inputs, out, None, 10, quiet, "int8", 20)
     assert [one.name for one in tmp_path.iterdir()] == ["bundle"]
     assert open_bundle(out).bundle_id == plain.bundle.bundle_id

@@ -17,6 +17,7 @@ from model_export.parity import BundleRows
 from msd.__main__ import main
 from msd.contract.bundle import GOLDENS, Bundle, open_bundle
 from msd.contract.golden import golden_tensors, read_goldens
+from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.dataset.load import load_dataset
 from msd.ranker.schema_fit import fit_schema
 from msd.ranker.tensor_folder import TensorFolderError, write_tensors
@@ -133,6 +134,10 @@ def test_int8_is_proved_for_every_head(run: Run, write: Write, tmp_path: Path, m
     monkeypatch.setattr("model_export.precision.gate.ECE_BOUND", 1.0)
     monkeypatch.setattr("model_export.precision.gate.LOGLOSS_BOUND", 1.0)
     foreign = load_foreign(write(Theirs(run)), run.dataset, None, None, {})
+    if not adds_int8_exactly(cpu_instructions()):
+        with pytest.raises(ExportError, match="has no VNNI"):
+            export_bundle(foreign, tmp_path / "bundle", None, 60, quiet, "int8", 20)
+        return
     assert export_bundle(foreign, tmp_path / "bundle", None, 60, quiet, "int8", 20)
     bundle = open_bundle(tmp_path / "bundle")
     (tolerance,) = bundle.manifest.tolerances.values()
