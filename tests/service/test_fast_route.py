@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import pytest
 
-import native
 from msd.contract.bundle import Bundle
 from tests.service.bundle_factory import AT, build_bundle, golden_requests
 from tests.service.live import LiveService, live_service, wait_until
@@ -21,8 +20,6 @@ from tests.service.missed import Missed, again_if_missed
 from tests.service.ranker_graph import POISON_HOUR, Recipe
 from tests.service.test_bad_input import INVALID, MALFORMED, ODD_BUT_GOOD
 from tests.service.test_guard import KEYS, write_keys
-
-pytestmark = pytest.mark.skipif(native.core is None, reason=f"the native core is {native.REASON}")
 
 GOOD = json.dumps({"user_id": "u1", "at": AT, "candidates": {"id": ["i1", "i2", "i250"]}}).encode()
 JSON = b"Content-Type: application/json\r\n"
