@@ -84,76 +84,64 @@ inline bool skip_scalar(JsonReader& json) {
   return json.is_ok();
 }
 
-inline bool skip_features(JsonReader& json) {
+// Reads an object; `on_member` reads the value of a key, and says whether it is as it should be.
+template <class Member>
+bool read_object(JsonReader& json, Member on_member) {
   json.need('{');
   if (!json.is_ok()) return false;
   if (json.take('}')) return true;
   do {
-    json.string();
+    const std::string_view key = json.string();
     json.need(':');
-    if (!json.is_ok()) return false;
-    if (json.take('[')) {
-      if (json.take(']')) continue;
-      do {
-        if (!skip_scalar(json)) return false;
-      } while (json.take(','));
-      json.need(']');
-    } else if (!skip_scalar(json)) {
-      return false;
-    }
-  } while (json.take(','));
+    if (!json.is_ok() || !on_member(key)) return false;
+  } while (json.is_ok() && json.take(','));
   json.need('}');
   return json.is_ok();
+}
+
+inline bool skip_features(JsonReader& json) {
+  return read_object(json, [&](std::string_view) {
+    if (!json.take('[')) return skip_scalar(json);
+    if (json.take(']')) return true;
+    do {
+      if (!skip_scalar(json)) return false;
+    } while (json.take(','));
+    json.need(']');
+    return json.is_ok();
+  });
 }
 
 }  // namespace detail
 
 inline bool Request::read_candidates(JsonReader& json, size_t max_candidates) {
   unsigned seen = 0;
-  json.need('{');
-  do {
-    const std::string_view key = json.string();
-    json.need(':');
-    if (!json.is_ok()) return false;
+  const bool is_read = detail::read_object(json, [&](std::string_view key) {
     if (key == "id") {
       detail::once(json, seen, 0);
-      if (!detail::read_ids(json, max_candidates, ids) || ids.empty()) return false;
-    } else if (key == "bid") {
-      detail::once(json, seen, 1);
-      if (json.take_null()) continue;
-      has_bids = true;
-      if (!detail::read_bids(json, max_candidates, bids)) return false;
-    } else {
-      return false;
+      return detail::read_ids(json, max_candidates, ids) && !ids.empty();
     }
-  } while (json.is_ok() && json.take(','));
-  json.need('}');
-  return json.is_ok() && (seen & 1) && (!has_bids || bids.size() == ids.size());
+    if (key != "bid") return false;
+    detail::once(json, seen, 1);
+    if (json.take_null()) return true;
+    has_bids = true;
+    return detail::read_bids(json, max_candidates, bids);
+  });
+  return is_read && (seen & 1) && (!has_bids || bids.size() == ids.size());
 }
 
 inline bool Request::read_user(JsonReader& json) {
-  json.need('{');
-  if (!json.is_ok()) return false;
-  if (json.take('}')) return true;
   unsigned seen = 0;
-  do {
-    const std::string_view key = json.string();
-    json.need(':');
-    if (!json.is_ok()) return false;
+  return detail::read_object(json, [&](std::string_view key) {
     if (key == "features") {
       detail::once(json, seen, 0);
-      if (!json.take_null()) return false;
-    } else if (key == "history") {
-      detail::once(json, seen, 1);
-      if (json.take_null()) continue;
-      has_history = true;
-      if (!detail::read_ids(json, kMaxHistory, history)) return false;
-    } else {
-      return false;
+      return json.take_null();
     }
-  } while (json.is_ok() && json.take(','));
-  json.need('}');
-  return json.is_ok();
+    if (key != "history") return false;
+    detail::once(json, seen, 1);
+    if (json.take_null()) return true;
+    has_history = true;
+    return detail::read_ids(json, kMaxHistory, history);
+  });
 }
 
 inline bool Request::read(std::string_view body, size_t max_candidates) {
@@ -162,52 +150,51 @@ inline bool Request::read(std::string_view body, size_t max_candidates) {
   enum { kUserId, kAt, kContext, kCandidates, kUser, kItems, kTopK, kExplain };
   JsonReader json(body);
   unsigned seen = 0;
-  json.need('{');
-  do {
-    const std::string_view key = json.string();
-    json.need(':');
-    if (!json.is_ok()) return false;
+  const bool is_read = detail::read_object(json, [&](std::string_view key) {
     if (key == "user_id") {
       detail::once(json, seen, kUserId);
       user_id = json.string();
-      if (!detail::is_id(user_id)) return false;
-    } else if (key == "at") {
+      return detail::is_id(user_id);
+    }
+    if (key == "at") {
       detail::once(json, seen, kAt);
-      if (json.take_null()) continue;
+      if (json.take_null()) return true;
       at = json.number().value;
-      if (!json.is_ok() || !(at >= 0 && at <= kMaxAt)) return false;
-    } else if (key == "context") {
+      return json.is_ok() && at >= 0 && at <= kMaxAt;
+    }
+    if (key == "context") {
       detail::once(json, seen, kContext);
-      if (json.take_null()) continue;
+      if (json.take_null()) return true;
       const char* start = json.position();
       if (!detail::skip_features(json)) return false;
       context = std::string_view(start, json.position() - start);
-    } else if (key == "candidates") {
+      return true;
+    }
+    if (key == "candidates") {
       detail::once(json, seen, kCandidates);
-      if (!read_candidates(json, max_candidates)) return false;
-    } else if (key == "user") {
+      return read_candidates(json, max_candidates);
+    }
+    if (key == "user") {
       detail::once(json, seen, kUser);
-      if (!json.take_null() && !read_user(json)) return false;
-    } else if (key == "items") {
+      return json.take_null() || read_user(json);
+    }
+    if (key == "items") {
       detail::once(json, seen, kItems);
-      if (json.take_null()) continue;
-      json.need('{');
-      json.need('}');
-    } else if (key == "top_k") {
+      return json.take_null() || (json.take('{') && json.take('}'));
+    }
+    if (key == "top_k") {
       detail::once(json, seen, kTopK);
-      if (json.take_null()) continue;
+      if (json.take_null()) return true;
       const JsonReader::Number number = json.number();
       if (!json.is_ok() || !number.is_integer || number.value < 1) return false;
       top_k = static_cast<size_t>(number.value);
-    } else if (key == "explain") {
-      detail::once(json, seen, kExplain);
-      if (!json.take_null() && !json.take_word("false")) return false;
-    } else {
-      return false;
+      return true;
     }
-  } while (json.is_ok() && json.take(','));
-  json.need('}');
-  return json.is_ok() && json.is_at_end() && (seen & 1u << kUserId) && (seen & 1u << kCandidates);
+    if (key != "explain") return false;
+    detail::once(json, seen, kExplain);
+    return json.take_null() || json.take_word("false");
+  });
+  return is_read && json.is_at_end() && (seen & 1u << kUserId) && (seen & 1u << kCandidates);
 }
 
 // Encodes the context of a request, as `encode_record`; false where a value or a name is not plainly one of the
