@@ -79,11 +79,11 @@ def _add_layers(app: _App, parts: Parts) -> None:
 
 
 def _add_routes(app: _App, parts: Parts) -> None:
-    settings, serving, scoring, readiness = parts.settings, parts.serving, parts.scoring, parts.readiness
-    score = ScoreRoute(settings, scoring, parts.admission, parts.queue, readiness, parts.guard)
+    settings, serving, pipeline, readiness = parts.settings, parts.serving, parts.pipeline, parts.readiness
+    score = ScoreRoute(settings, serving, pipeline, readiness, parts.guard)
     app.scoring = AccessMiddleware(score, parts.access_log)
     app.router.routes.append(Route(PATH, score, methods=["POST"], name="score"))
-    infer = InferRoute(settings, serving, scoring, parts.admission, parts.queue, readiness)
+    infer = InferRoute(settings, serving, pipeline, readiness)
     app.router.routes += [Route(path, infer, methods=["POST"], name="infer") for path in INFER_PATHS]
     app.include_router(oip_routes(serving, readiness, _version()))
     if parts.live:

@@ -4,7 +4,7 @@ Does not know HTTP's routes.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from service.deployment.plan import Plan, PlannedArm, PlannedModel
 from service.deployment.readiness import Readiness, Starter
 from service.deployment.shadowing import Shadowing
 from service.deployment.source import CHAMPION
-from service.explain.explainer import Explainer
+from service.explain.explainer import Budget, Explainer
 from service.http.access import AccessLog
 from service.http.guard import open_guard
 from service.live.choice import open_live_store
@@ -30,10 +30,9 @@ from service.routes.playground.without import Alone
 from service.routes.score_route import ScoreRoute
 from service.scoring.admission import Admission
 from service.scoring.answer import Follower
-from service.scoring.plain_scoring import PlainScoring
+from service.scoring.pipeline import Pipeline
+from service.scoring.plain import PlainScoring
 from service.scoring.run_queue import RunQueue
-from service.scoring.scorer import Scorer
-from service.scoring.scoring import Scoring
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.tracing.tracing import open_tracing
@@ -63,23 +62,34 @@ class Parts:
         self.serving = Serving(first, self._turn)
         self.loader = Loader(self.serving, settings, metrics)
         self.guard = open_guard(settings, metrics)
-        self.admission = Admission(metrics, settings.max_queued_rows, threads, settings.max_candidates)
-        self.queue = RunQueue(metrics, self.admission, threads)
+        most, patience_s = settings.max_candidates, settings.deadline_ms / 1000
+        admission = Admission(metrics, settings.max_queued_rows, threads, most, patience_s)
+        self.queue = RunQueue(metrics, admission, threads)
         self.live = open_live_store(settings) if settings.live else None
         live_rows = LiveRows(self.live, metrics, settings.live_lag_seconds) if self.live else None
         self._cold_ads = open_cold_ads(settings, [model.bundle for model in first.models.values()], metrics)
-        self._scorer = Scorer(self.queue, self.admission, metrics, live_rows, self._cold_ads)
-        self._shadowing = Shadowing(self._scorer, self.queue, metrics, settings.max_candidates)
-        self._explainer = Explainer(self.queue, self.admission)
+        explain = Explainer(self.queue, Budget(settings.explain_share * threads)).explain
+        # By a model that is served to nobody else and logged nowhere; and for shadows.
+        self._aside = Pipeline(self.queue, metrics, most, live=live_rows, fills=self._cold_ads, explain=explain)
+        self._shadowing = Shadowing(self._aside, self.queue, metrics, most)
         self.request_log = open_request_log(settings, metrics)
         self.tracing = open_tracing(settings, metrics)
         self.access_log = AccessLog(metrics, settings.log_level == "debug", self.tracing)
         followers: list[Follower] = [self._shadowing, *([self.request_log] if self.request_log else [])]
         # Live state is no part of rows.
-        plain = None if self.live else PlainScoring(self.queue, self.admission, metrics, followers)
-        self.scoring = self._scoring_by(self.serving, plain, followers)
+        plain = None if self.live else PlainScoring(self.queue, metrics, followers)
+        self.pipeline = Pipeline(
+            self.queue,
+            metrics,
+            most,
+            plain=plain,
+            live=live_rows,
+            fills=self._cold_ads,
+            explain=explain,
+            followers=followers,
+        )
         self.fast_route = plain and FastRoute(
-            settings, self.serving, plain, self.admission, self.readiness, self.guard, self.access_log
+            settings, self.serving, plain, self.readiness, self.guard, self.access_log
         )
         self.playground = (
             Playground(settings, self.serving, metrics, self._compared_by) if settings.playground else None
@@ -126,16 +136,8 @@ class Parts:
         )
         self.metrics.reference(lineup.champion.bundle.manifest)
 
-    def _scoring_by(
-        self, serving: Serving | Alone, plain: PlainScoring | None, followers: Sequence[Follower]
-    ) -> Scoring:
-        most, explain = self.settings.max_candidates, self._explainer.explain
-        return Scoring(serving, self._scorer, plain, self.admission, self.metrics, most, explain, followers)
-
     def _compared_by(self, alone: Alone) -> ASGIApp:
-        """The way to score by a model that is served to nobody else, and logged nowhere."""
-        scoring = self._scoring_by(alone, None, ())
-        return ScoreRoute(self.settings, scoring, self.admission, self.queue, self.readiness, self.guard)
+        return ScoreRoute(self.settings, alone, self._aside, self.readiness, self.guard)
 
 
 def _own_plan(settings: Settings) -> Plan:

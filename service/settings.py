@@ -84,6 +84,8 @@ class Settings(BaseModel):
     state_mb: Annotated[int, Field(ge=1, le=2**24)] = 4_096
     event_horizon_hours: Annotated[float, Field(gt=0, le=720)] = 24.0
     live_lag_seconds: Annotated[float, Field(gt=0, le=1e9)] = 900.0
+    explain_share: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Of the scoring threads' time, what explanations may take; 0 refuses them."""
     max_deadline_ms: Annotated[int, Field(ge=1, le=600_000)] = 60_000
     encoder: Literal["auto", "on", "off"] = "auto"
     encoder_wait_ms: Annotated[int, Field(ge=0, le=60_000)] = 50

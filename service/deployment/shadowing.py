@@ -16,9 +16,9 @@ from msd.contract.request import CheckedRequest, parse_request
 from service.models.lineup import Lineup, Shadow
 from service.models.model import Model
 from service.priority import give_way
-from service.scoring.answer import Answer
+from service.scoring.answer import Answer, Scored
+from service.scoring.pipeline import Pipeline
 from service.scoring.run_queue import RunQueue
-from service.scoring.scorer import Scored, Scorer
 from service.telemetry.metrics import Metrics
 
 _PATIENCE_S = 1.0
@@ -30,8 +30,8 @@ _LEAST = 1e-7
 class Shadowing:
     """Shows replies to the shadows of their line-up."""
 
-    def __init__(self, scorer: Scorer, queue: RunQueue, metrics: Metrics, max_candidates: int) -> None:
-        self._scorer = scorer
+    def __init__(self, pipeline: Pipeline, queue: RunQueue, metrics: Metrics, max_candidates: int) -> None:
+        self._pipeline = pipeline
         self._queue = queue
         self._metrics = metrics
         self._max_candidates = max_candidates
@@ -89,7 +89,7 @@ class Shadowing:
                 self._metrics.shadows["scored"].inc()
 
     async def _scores(self, shadow: Shadow, request: CheckedRequest, at: float) -> NDArray[np.float32]:
-        tensors = await self._scorer.tensors(shadow.model, request, at, time.perf_counter() + _PATIENCE_S)
+        tensors = await self._pipeline.tensors(shadow.model, request, at, time.perf_counter() + _PATIENCE_S)
         run = shadow.model.runner.runtime.run
         scores = (await asyncio.get_running_loop().run_in_executor(self._thread, run, tensors))[_HEAD]
         if not np.isfinite(scores).all():

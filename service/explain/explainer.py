@@ -1,42 +1,89 @@
-"""What each score of a request came of: the shares of groups of knowledge, and what each item of the history did.
+"""Explains the scores of a request: the shares of groups of knowledge, and the effect of each item of the history.
 
-Asks the model alone, by scoring the request again with parts of it missing. Each such run waits its turn and is taken
-on or refused as any request's; scores themselves are made elsewhere, and before.
+Scores the request again and again with parts of it missing, on spare capacity and within a budget of its own: scoring
+goes first. Scores themselves are made elsewhere, and before.
 """
 
 import time
+from math import factorial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.assemble import Tensors, assemble, wanted_items
-from msd.contract.request import CheckedRequest
-from service.errors import DeadlineExceeded, ModelError
+from msd.contract.request import CheckedRequest, InvalidRequest
+from service.errors import DeadlineExceeded, ModelError, Overloaded
 from service.explain.groups import GROUPS, Knowledge, unknown
-from service.explain.shapley import shapley
 from service.models.model import Model
-from service.scoring.admission import Admission, Load
+from service.scoring.answer import Scored, Terms
+from service.scoring.pipeline import Score
 from service.scoring.reply import Explanation
 from service.scoring.run_queue import RunQueue
-from service.scoring.scorer import Scored, Terms
 
 MAX_CLICKED = 50
+# Explanations under way at once; and how much of the budget may be saved up.
+_MOST, _SAVED_S = 4, 5.0
 _HEAD = "pctr"
 # Of scores in fp32, log-odds beyond these say nothing.
 _LEAST = 1e-7
 
 
+class Budget:
+    """Thread-seconds for explanations: `per_s` are added each second, those of five seconds are kept at most."""
+
+    def __init__(self, per_s: float) -> None:
+        self._per_s = per_s
+        self._left = _SAVED_S * per_s
+        self._at = time.monotonic()
+        self.under_way = 0
+
+    def check(self) -> None:
+        """Raise Overloaded if nothing is left, or InvalidRequest if there never is anything."""
+        if not self._per_s:
+            raise InvalidRequest("explanations are switched off on this service (MSD_EXPLAIN_SHARE=0)", "explain")
+        now = time.monotonic()
+        self._left = min(_SAVED_S * self._per_s, self._left + (now - self._at) * self._per_s)
+        self._at = now
+        if self.under_way >= _MOST:
+            raise Overloaded(f"{_MOST} explanations are under way; ask again later, or without `explain`")
+        if self._left <= 0:
+            raise Overloaded(
+                f"no time is left for explanations, for {-self._left / self._per_s:.1f} s; ask again then, or without"
+                " `explain`"
+            )
+
+    def spend(self, seconds: float) -> None:
+        """Take the seconds of a run; the budget may fall below 0, and has to recover."""
+        self._left -= seconds
+
+
 class Explainer:
-    """Explains what a `Scorer` has scored."""
+    """Has requests scored that ask for explanations, and explains them."""
 
-    def __init__(self, queue: RunQueue, admission: Admission) -> None:
+    def __init__(self, queue: RunQueue, budget: Budget) -> None:
         self._queue = queue
-        self._admission = admission
+        self._budget = budget
 
-    async def explain(self, model: Model, request: CheckedRequest, scored: Scored, terms: Terms) -> Explanation:
-        """Raises DeadlineExceeded, Overloaded, ModelError, or ClientGone where `terms` say so."""
+    async def explain(
+        self, model: Model, request: CheckedRequest, terms: Terms, score: Score
+    ) -> tuple[Scored, Explanation]:
+        """Raise Overloaded before it is scored if there is no budget; DeadlineExceeded, ModelError, ClientGone, and
+        what `score` raises."""
+        try:
+            self._budget.check()
+        except Overloaded:
+            self._queue.admission.shed("explain")
+            raise
+        self._budget.under_way += 1
+        try:
+            scored = await score()
+            return scored, await self._explain(model, request, scored, terms)
+        finally:
+            self._budget.under_way -= 1
+
+    async def _explain(self, model: Model, request: CheckedRequest, scored: Scored, terms: Terms) -> Explanation:
         if scored.basis.is_partial:
-            raise DeadlineExceeded("the time that the request may take did not suffice to score and explain it")
+            raise DeadlineExceeded("deadline exceeded: too little time to score the request and explain it")
         started = time.perf_counter()
         basis, codecs = scored.basis, model.codecs
         tensors = assemble(model.schema, request, basis.at, basis.user, basis.items).tensors
@@ -71,18 +118,33 @@ class Explainer:
 
     async def _run(self, model: Model, tensors: Tensors, rows: int, terms: Terms) -> NDArray[np.float64]:
         """[N] log-odds."""
-        load = Load(rows, model.runner.turn_s.of(rows, 0.0))
-        self._admission.enter(load, terms.deadline)
-        try:
-            ran = await self._queue.run(model.runner, tensors, rows, terms.deadline, terms.is_gone)
-        finally:
-            self._admission.leave(load)
+        ran = await self._queue.run(model.runner, tensors, rows, terms.deadline, terms.is_gone, is_spare=True)
+        self._budget.spend(ran.run_s)
         found = log_odds(ran.result[_HEAD])
         if not np.isfinite(found).all():
             raise ModelError(
                 "the model gave a score that is not a finite number where parts of the request are missing"
             )
         return found
+
+
+def shapley(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Worths [2^n, N] of coalitions, whose members are the bits of the index → each player's share [n, N].
+
+    The only way to share that is additive, symmetric and gives nothing to who changes nothing (L. Shapley, "A value for
+    n-person games", 1953): what a player adds to those before him, on average over all orders in which they may come.
+    A column of shares sums to the worth of all less the worth of none, to rounding.
+    """
+    players = len(values).bit_length() - 1
+    shares = np.zeros((players, values.shape[1]))
+    for player in range(players):
+        for others in range(len(values)):
+            if others >> player & 1:
+                continue
+            before = others.bit_count()
+            weight = factorial(before) * factorial(players - before - 1) / factorial(players)
+            shares[player] += weight * (values[others | 1 << player] - values[others])
+    return shares
 
 
 def log_odds(probability: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from msd.contract.schema import FeatureSchema
 from service.models.assignment import Assignment
@@ -69,6 +70,15 @@ class Lineup:
     def champion(self) -> Model:
         """The model of the first arm."""
         return self.arms[0].model
+
+
+class Serves(Protocol):
+    """Whatever knows which line-up serves."""
+
+    @property
+    def current(self) -> Lineup:
+        """The line-up that serves now."""
+        ...
 
 
 class Serving:

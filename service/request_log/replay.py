@@ -19,7 +19,7 @@ from msd.contract.rows import RowCodec
 from service.request_log.parquet import log_files, read_requests
 from service.runtimes.choice import open_runtime
 from service.runtimes.runtime import Runtime, Scores
-from service.scoring.partial import declared, spread
+from service.scoring.reply import declared, spread
 from service.settings import Settings
 
 _SHOWN = 10

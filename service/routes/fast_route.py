@@ -1,7 +1,7 @@
 """POST /v1/score for the event loop alone: no task, no layers, one write. It takes what came whole and is of the
 plainest form; whatever is unusual about a request is for the app, whose `score_route` answers all of them.
 
-Does not know how a request is read from its connection (`protocol`), nor how it is scored (`plain_scoring`).
+Does not know how a request is read from its connection (`protocol`), nor how it is scored (`plain`).
 """
 
 from asyncio import CancelledError
@@ -19,10 +19,8 @@ from service.http.exchange import Exchange
 from service.http.guard import Guard
 from service.models.lineup import Serving
 from service.routes.score_route import PATH, PYTHONS
-from service.scoring.admission import Admission
-from service.scoring.answer import Answer, Asked
-from service.scoring.plain_scoring import PlainScoring
-from service.scoring.scorer import Terms
+from service.scoring.answer import Answer, Asked, Terms
+from service.scoring.plain import PlainScoring
 from service.settings import Settings
 
 GiveUp = Callable[[], None]
@@ -36,14 +34,12 @@ class FastRoute:
         settings: Settings,
         serving: Serving,
         plain: PlainScoring,
-        admission: Admission,
         readiness: Readiness,
         guard: Guard | None,
         log: AccessLog,
     ) -> None:
         self._serving = serving
         self._plain = plain
-        self._admission = admission
         self._readiness = readiness
         self._guard = guard
         self._log = log
@@ -75,8 +71,6 @@ class FastRoute:
             give_up()
             return
         try:
-            if self._admission.is_shedding:
-                self._admission.check(self._plain.expected(lineup, len(body)), deadline)
             told, send = partial(self._told, exchange, access, give_up), partial(self._send, exchange, access)
             self._plain.begin(lineup, asked, told, send)
         except (Exception, CancelledError) as error:  # the parser, which calls this, would take it for a bad request

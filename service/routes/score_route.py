@@ -12,11 +12,9 @@ from service.http.body import read_json_body
 from service.http.deadline import Deadlines
 from service.http.guard import Guard
 from service.http.protocol import began_at, left_check
-from service.scoring.admission import Admission
-from service.scoring.answer import Asked
-from service.scoring.run_queue import RunQueue
-from service.scoring.scorer import Terms
-from service.scoring.scoring import Scoring
+from service.models.lineup import Serves
+from service.scoring.answer import Asked, Terms
+from service.scoring.pipeline import Pipeline
 from service.settings import Settings
 
 PATH = "/v1/score"
@@ -30,18 +28,16 @@ class ScoreRoute:
     def __init__(
         self,
         settings: Settings,
-        scoring: Scoring,
-        admission: Admission,
-        queue: RunQueue,
+        serving: Serves,
+        pipeline: Pipeline,
         readiness: Readiness,
         guard: Guard | None,
     ) -> None:
         self._settings = settings
         self._guard = guard
         self._deadlines = Deadlines(settings)
-        self._scoring = scoring
-        self._admission = admission
-        self._queue = queue
+        self._serving = serving
+        self._pipeline = pipeline
         self._readiness = readiness
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,14 +50,12 @@ class ScoreRoute:
         body = await read_json_body(scope, receive, settings.max_body_bytes, settings.body_timeout_ms / 1000)
         if not self._readiness.can_score:
             raise NotReady(f"not ready: {self._readiness.summary()}")
-        is_gone = left_check(scope)
-        deadline = self._deadlines.of(scope["headers"], began_at(scope))
-        if self._admission.is_shedding:
-            self._admission.check(self._scoring.expected(len(body)), deadline)
-        self._queue.check(deadline, is_gone)
-        asked = Asked(access.request_id, body, access.started, Terms(deadline, is_gone), scope.get(PYTHONS, False))
-        answer = await self._scoring.answer(asked)
+        terms = Terms(self._deadlines.of(scope["headers"], began_at(scope)), left_check(scope))
+        lineup = self._serving.current
+        self._pipeline.check(lineup, len(body), terms)
+        asked = Asked(access.request_id, body, access.started, terms, scope.get(PYTHONS, False))
+        answer = await self._pipeline.answer(lineup, asked)
         access.candidates, access.degraded, access.stages = answer.candidates, answer.degraded, answer.stages
         await send({"type": "http.response.start", "status": 200, "headers": answer.headers})
         await send({"type": "http.response.body", "body": answer.body})
-        self._scoring.follow(answer)
+        self._pipeline.follow(answer)

@@ -1,6 +1,6 @@
-"""Admission control: no more requests are taken on than the scoring threads can score in time.
+"""Admission control: accept no more requests than the scoring threads can score in time.
 
-Counts for itself and for the event loop's thread alone. Knows numbers, not requests.
+Counts in the event loop's thread alone. Knows numbers, not requests.
 """
 
 import time
@@ -14,33 +14,64 @@ from service.errors import Overloaded
 from service.telemetry.metrics import Metrics, Shed
 
 # A burst may take half of the time there is: to read it, and what comes behind it, takes half as much again from those
-# that score. When one was refused, more came than can be scored; then to let as many wait would only make all replies
-# late, so that fewer wait until there is nobody but those being scored.
+# that score. Once one was refused, more comes than can be scored, and a long queue would only make all replies late: so
+# fewer may wait until nobody does.
 _BURST, _STANDING = 0.5, 0.3
+# A request is due when this share of its time is over: the rest is for its run. So one with a long deadline, which lets
+# those that have less time go first, grows old in the queue, too.
+_DUE = 0.5
+_BUCKETS_PER_S = 20
+# Requests with longer deadlines than the service's own may fill this share of the queue.
+_PATIENT = 0.5
 _SAY_AGAIN_S = 10.0
 _LEARNS = 0.05
-# Of a body, for each candidate, before any was read: an id of some letters.
+# Per candidate of a body, before any was read: an id of some letters.
 _BYTES_PER_ROW = 12.0
 
 
+def due_at(now: float, deadline: float) -> float:
+    """When a request that came now is due: requests are scored in this order."""
+    return now + _DUE * (deadline - now)
+
+
 class Load(NamedTuple):
-    """So many candidates, and how long they are expected to take."""
+    """A number of candidates, and how long they are expected to take."""
 
     rows: int
     seconds: float
 
 
+class Admitted(NamedTuple):
+    """A load that was taken on; `bucket` is the time that it is due, in steps."""
+
+    load: Load
+    bucket: int
+
+
 class Admission:
     """What is taken on for `threads` scoring threads. Times are those of `time.perf_counter`."""
 
-    def __init__(self, metrics: Metrics, max_rows: int, threads: int = 1, max_candidates: int = MAX_CANDIDATES) -> None:
-        """`max_rows`: of candidates that wait, for each thread. `max_candidates`: of one request."""
+    def __init__(
+        self,
+        metrics: Metrics,
+        max_rows: int,
+        threads: int = 1,
+        max_candidates: int = MAX_CANDIDATES,
+        patience_s: float = 60.0,
+    ) -> None:
+        """`max_rows`: candidates that may wait, per thread. `max_candidates`: of one request. `patience_s`: how long a
+        deadline a request may have to fill more than half of the queue."""
         self._metrics = metrics
         self._max_rows = max_rows * threads
+        # One request of the largest size is always possible.
+        self._max_patient_rows = max(round(_PATIENT * self._max_rows), min(max_candidates, self._max_rows))
         self._threads = threads
         self._max_candidates = max_candidates
+        self._patience_s = patience_s
         self._rows = 0
-        self._seconds = 0.0
+        self._seconds: dict[int, float] = {}
+        """Expected seconds of what is taken on, by the time it is due."""
+        self._counts: Tally[int] = Tally()
         self._bytes_per_row = 0.0
         self._is_shedding = False
         self._unsaid: Tally[Shed] = Tally()
@@ -49,7 +80,7 @@ class Admission:
 
     @property
     def is_shedding(self) -> bool:
-        """Whether one was refused of late for want of time, and others may be."""
+        """Whether one was refused for lack of time since the queue was last empty, and others may be."""
         return self._is_shedding
 
     @property
@@ -58,14 +89,19 @@ class Admission:
         return not self._rows
 
     def check(self, load: Load, deadline: float) -> None:
-        """Raises Overloaded when there would be too much to be done before the deadline."""
-        # Where nobody waits everything is tried: what was learned may be of another time.
+        """Raise Overloaded if what is due earlier leaves too little time before the deadline."""
         if not self._rows:
             self._is_shedding = False
             return
-        if self._seconds <= self._threads * load.seconds:
+        now = time.perf_counter()
+        bucket = _bucket(now, deadline)
+        ahead = sum(seconds for due, seconds in self._seconds.items() if due <= bucket)
+        if ahead <= self._threads * load.seconds:
             self._is_shedding = False
-        expected, left = self._seconds / self._threads + load.seconds, deadline - time.perf_counter()
+        # If nothing is due before it, it is tried: what was learned may be of another time.
+        if not ahead:
+            return
+        expected, left = ahead / self._threads + load.seconds, deadline - now
         if expected > (_STANDING if self._is_shedding else _BURST) * left:
             self._is_shedding = True
             self.shed("wait")
@@ -74,35 +110,47 @@ class Admission:
                 f" too long for the {left * 1000:.0f} ms that there are for it"
             )
 
-    def enter(self, load: Load, deadline: float) -> None:
-        """Takes it on until `leave`. Raises Overloaded as `check` does, and when too many candidates would wait."""
-        if self._rows + load.rows > self._max_rows:
+    def enter(self, load: Load, deadline: float) -> Admitted:
+        """Take it on until `leave`. Raises Overloaded as `check` does, and if too many candidates would wait."""
+        now = time.perf_counter()
+        is_patient = deadline - now > self._patience_s
+        if self._rows + load.rows > (self._max_patient_rows if is_patient else self._max_rows):
             self.shed("rows")
-            raise Overloaded(f"{self._rows} candidates are waiting; with these {load.rows} there would be too many")
+            raise Overloaded(
+                f"{self._rows} candidates are waiting; with these {load.rows} there would be too many"
+                + (" for a deadline as long as this" if is_patient else "")
+            )
         self.check(load, deadline)
+        bucket = _bucket(now, deadline)
         self._rows += load.rows
-        self._seconds += load.seconds
+        self._counts[bucket] += 1
+        self._seconds[bucket] = self._seconds.get(bucket, 0.0) + load.seconds
         self._tell()
+        return Admitted(load, bucket)
 
-    def leave(self, load: Load) -> None:
+    def leave(self, admitted: Admitted) -> None:
         """It was scored, or need not be any more."""
+        load, bucket = admitted
         self._rows -= load.rows
-        # Sums of many small numbers drift; where there are none, there is nothing.
-        self._seconds = self._seconds - load.seconds if self._rows else 0.0
+        self._counts[bucket] -= 1
+        self._seconds[bucket] -= load.seconds
+        if not self._counts[bucket]:
+            # Sums of many small numbers drift; where there are none, there is nothing.
+            del self._counts[bucket], self._seconds[bucket]
         self._tell()
 
     def read(self, size: int, rows: int) -> None:
-        """A body of so many bytes had so many candidates."""
+        """Learn that a body of `size` bytes had `rows` candidates."""
         self._bytes_per_row += (size / rows - self._bytes_per_row) * (_LEARNS if self._bytes_per_row else 1.0)
 
     def rows_in(self, size: int) -> int:
-        """How many candidates a body of so many bytes is expected to have."""
+        """The number of candidates that a body of `size` bytes is expected to have."""
         expected = round(size / (self._bytes_per_row or _BYTES_PER_ROW))
         # A request of more is refused when it is read, not because of what a large body might hold.
         return min(max(1, expected), self._max_candidates)
 
     def shed(self, reason: Shed) -> None:
-        """Counts a request that is not scored. The log has a line for many: when there are any, there are many."""
+        """Count a request that is not scored. The log gets one line for many."""
         self._metrics.sheds[reason].inc()
         self._unsaid[reason] += 1
         now = time.perf_counter()
@@ -113,4 +161,8 @@ class Admission:
 
     def _tell(self) -> None:
         self._metrics.queued_rows.set(self._rows)
-        self._metrics.queued_seconds.set(self._seconds)
+        self._metrics.queued_seconds.set(sum(self._seconds.values()))
+
+
+def _bucket(now: float, deadline: float) -> int:
+    return int(due_at(now, deadline) * _BUCKETS_PER_S)

@@ -1,13 +1,18 @@
-"""A request to score and the answer to it, as they pass between whoever reads HTTP, whoever scores, and whoever follows
-replies. Knows none of them.
+"""A request to score and the answer to it, as they pass between HTTP, scoring and whoever follows replies.
+
+Knows none of them.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from msd.contract.assemble import Rung, UserRung
+from msd.contract.log import Basis
 from msd.contract.request import CheckedRequest
 from service.models.lineup import Lineup
 from service.models.model import Model
-from service.scoring.scorer import Scored, Terms
+from service.runtimes.runtime import Scores
 
 _TIMING = b"parse;dur=%.3f, rows;dur=%.3f, queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f"
 _EXPLAINED = b", explain;dur=%.3f"
@@ -17,15 +22,36 @@ _STRING_BYTES = 80
 Headers = list[tuple[bytes, bytes]]
 
 
+class Terms(NamedTuple):
+    """Until when a request is to be scored, by `time.perf_counter`, and whether its client has left."""
+
+    deadline: float
+    is_gone: Callable[[], bool]
+
+
 class Asked(NamedTuple):
     """A request to score. `began`: when its answering began, by `time.perf_counter`. `is_pythons`: whether the
-    native core is not to try, because it has, or because the answer is to tell what was `served`."""
+    native core is not to try, because it has, or because the answer has to hold what was `served`."""
 
     request_id: str
     body: bytes
     began: float
     terms: Terms
     is_pythons: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Scores [N] by head, in the request's order, the degradation to declare, what they were made from, and how long
+    the stages took."""
+
+    scores: Scores
+    degraded_candidates: dict[str, Rung]
+    degraded_user: UserRung | None
+    basis: Basis
+    rows_s: float = 0.0
+    queue_s: float = 0.0
+    run_s: float = 0.0
 
 
 class Served(NamedTuple):
@@ -60,14 +86,14 @@ class Answer(NamedTuple):
     stages: tuple[float, ...]
     lineup: Lineup
     served: Served | None
-    """None where nobody wanted to know what the scores came of."""
+    """None if no follower wanted it."""
 
 
 class Follower(Protocol):
     """Is shown each reply once it is on its way. Takes no time."""
 
     def wants(self, lineup: Lineup, request_id: str) -> bool:
-        """Whether it is to be told what a request's scores came of."""
+        """Whether it needs to see what a request's scores came from."""
         ...
 
     def follow(self, answer: Answer) -> None:
@@ -76,7 +102,7 @@ class Follower(Protocol):
 
 
 def headers_of(reply: bytes, taken: tuple[float, ...], explain_s: float | None = None) -> Headers:
-    """Of a reply whose parse, rows, queue, run and all of it took so many seconds."""
+    """The headers of a reply; `taken`: seconds of parse, rows, queue, run and all of it."""
     timing = _TIMING % tuple(1000 * seconds for seconds in taken)
     if explain_s is not None:
         timing += _EXPLAINED % (1000 * explain_s)

@@ -1,12 +1,14 @@
-"""What a scoring thread does for one request: the work, until when it is wanted, and what goes together in one run.
+"""One job of a scoring thread: the work, until when somebody waits for it, and what can share a model run with it.
 
 Knows neither threads nor queues.
 """
 
+import asyncio
+import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 from msd.contract.assemble import Tensors
 from service.errors import ClientGone, DeadlineExceeded
@@ -16,36 +18,11 @@ from service.runtimes.runtime import Scores
 _Result = TypeVar("_Result")
 
 
-@dataclass(slots=True, eq=False)
-class Job(Generic[_Result]):
-    """What one scoring thread is to do for one request, with one run of the model in it.
-
-    `work` is called in the thread. `rows` is the number of candidates, `deadline` a time of `time.perf_counter`.
-    """
-
-    work: Callable[[], _Result]
-    runner: Runner
-    rows: int
-    deadline: float
-    is_gone: Callable[[], bool]
-    """Whether the client has left; called in the thread too."""
-    tensors: Tensors | None = None
-    """Of a job that is nothing but a run, and may go together with others. Any other sets `rows` to what it scored, 0
-    for nothing, and tells of its stages itself."""
-    shorten: "Callable[[int], tuple[Callable[[], _Result], Tensors | None]] | None" = None
-    """`work` and `tensors` of the first so many candidates and an unknown one, where there is not the time for all."""
-    queued_at: float = 0.0
-    is_cancelled: bool = False
-    is_partial: bool = False
-    is_alone: bool = False
-    """Whether it may not go with others, because a run of several failed."""
-
-
 @dataclass(frozen=True, slots=True)
 class Done(Generic[_Result]):
-    """What a job gave, how long it waited and took, and how many requests were scored in the same run.
+    """The result of a job, how long it waited and took, and how many requests shared the run.
 
-    Where the time did not suffice for all candidates it is the result of `shorten`.
+    If there was too little time for all candidates, it is the result of `shorten`.
     """
 
     result: _Result
@@ -57,31 +34,84 @@ class Done(Generic[_Result]):
 
 Ran = Done[Scores]
 Told = Callable[[Done[_Result] | BaseException], None]
-"""Is told in the loop what became of a job: what it gave; or what its work raised; or ClientGone, DeadlineExceeded or
-CancelledError where it never ran."""
+"""Called in the event loop with the outcome of a job: its result; the error of its work; or ClientGone,
+DeadlineExceeded or CancelledError if nobody waited for it any more."""
+
+
+@dataclass(slots=True, eq=False)
+class Job(Generic[_Result]):
+    """Work for one scoring thread with one model run in it, for one request.
+
+    `work` is called in the thread. `rows` is the number of candidates, `deadline` a time of `time.perf_counter`.
+    """
+
+    work: Callable[[], _Result]
+    runner: Runner
+    rows: int
+    deadline: float
+    is_gone: Callable[[], bool]
+    """Whether the client has left; called in the thread too."""
+    tensors: Tensors | None = None
+    """Of a job that is one run and nothing else, and may share it with others. Any other sets `rows` to the number of
+    candidates that it scored, and observes its stages itself."""
+    shorten: "Callable[[int], tuple[Callable[[], _Result], Tensors | None]] | None" = None
+    """`work` and `tensors` of the first so many candidates and an unknown one, for when there is no time for all."""
+    is_spare: bool = False
+    """Whether it runs on spare capacity only: after every other job, and never in all threads at once."""
+    queued_at: float = 0.0
+    is_partial: bool = False
+    is_alone: bool = False
+    """Whether it may not share a run, because a shared run failed."""
+    is_answered: bool = False
+    """Whether `work` itself has sent the answer, having claimed it."""
+    told: Told[_Result] | None = None
+    loop: asyncio.AbstractEventLoop | None = None
+    outcome: Any = None
+    started: float = 0.0
+    """When its run began; 0 if it never did."""
+    seconds: float = 0.0
+    together: int = 1
+    run_rows: int = 0
+    """Candidates in the run; set for the first job of a run only, which is the one to observe it."""
+    _claim: threading.Lock = field(default_factory=threading.Lock)
+
+    def claim(self) -> bool:
+        """Take the right to answer, which is given once: a job whose time is over is answered while it still runs."""
+        return self._claim.acquire(blocking=False)
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether it is answered, or nobody waits for an answer."""
+        return self._claim.locked()
 
 
 def check(deadline: float, is_gone: Callable[[], bool]) -> None:
-    """Raises ClientGone or DeadlineExceeded when nobody waits any more."""
+    """Raise ClientGone or DeadlineExceeded if nobody waits any more."""
     if is_gone():
         raise ClientGone
     if time.perf_counter() > deadline:
-        raise DeadlineExceeded("the time that the request may take was over before its turn came")
+        raise DeadlineExceeded("deadline exceeded before a scoring thread was free")
 
 
-def prepare(job: Job[object]) -> Exception | None:
-    """Makes a job ready whose turn has come, for fewer candidates where there is not the time for all; or says why it
-    is not wanted any more."""
+def prepare(job: Job[Any]) -> Exception | None:
+    """Make a job ready to run, for fewer candidates if there is no time for all; or return why it need not run."""
     try:
         check(job.deadline, job.is_gone)
-        _fit(job)
+        if job.shorten is None:
+            return None
+        rows = job.runner.run_s.fitting(job.rows, SURE * (job.deadline - time.perf_counter()))
+        if not rows:
+            raise DeadlineExceeded("deadline exceeded: too little time left for one model run")
+        if rows != job.rows:
+            job.work, job.tensors = job.shorten(rows - 1)
+            job.rows, job.is_partial, job.shorten = rows, True, None
     except Exception as error:
         return error
     return None
 
 
-def go_together(jobs: Sequence[Job[object]], job: Job[object]) -> bool:
-    """Whether a request can be scored in one run with others."""
+def go_together(jobs: Sequence[Job[Any]], job: Job[Any]) -> bool:
+    """Whether a job can share the run of others."""
     first = jobs[0]
     together = first.runner.together
     if together is None or job.runner is not first.runner or job.tensors is None or first.tensors is None:
@@ -91,23 +121,10 @@ def go_together(jobs: Sequence[Job[object]], job: Job[object]) -> bool:
     return len(jobs) < together.most and job.rows + sum(one.rows for one in jobs) <= together.most_rows
 
 
-def work_of(jobs: Sequence[Job[object]]) -> list[object]:
-    """Does the work of jobs that go together, and gives the result of each."""
+def work_of(jobs: Sequence[Job[Any]]) -> list[Any]:
+    """Do the work of jobs that go together, and return the result of each."""
     if len(jobs) == 1:
         return [jobs[0].work()]
     together = jobs[0].runner.together
     assert together is not None, "several go together where they can"
     return list(together.run([job.tensors for job in jobs if job.tensors is not None]))
-
-
-def _fit(job: Job[object]) -> None:
-    """Leaves candidates out where there is not the time for all."""
-    if job.shorten is None:
-        return
-    rows = job.runner.run_s.fitting(job.rows, SURE * (job.deadline - time.perf_counter()))
-    if rows == job.rows:
-        return
-    if not rows:
-        raise DeadlineExceeded("what was left of the time that the request may take did not suffice for a run")
-    job.work, job.tensors = job.shorten(rows - 1)
-    job.rows, job.is_partial, job.shorten = rows, True, None

@@ -1,9 +1,10 @@
 """The reply to a scoring request: its form, and how scores and bids become it.
 
-Does not know where scores come from.
+Does not know where scores come from, nor time. Candidates that there was no time to score get the score of an item of
+which nothing is known, from the same run, and are declared as such.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -14,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from msd.contract.assemble import Rung, UserRung
 from msd.contract.request import CheckedRequest
-from service.scoring.scorer import Scored
+from service.runtimes.runtime import Scores
+from service.scoring.answer import Scored
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Order = slice | NDArray[np.intp]
@@ -160,3 +162,23 @@ def _ranking(pctr: NDArray[np.float32], ecpm: NDArray[np.float64]) -> NDArray[np
     """[N] places, best first: those with a bid by eCPM, then those without by pCTR; equals keep their order."""
     unpriced = np.isnan(ecpm)
     return np.lexsort((-np.where(unpriced, pctr, ecpm), unpriced))
+
+
+def spread(scores: Scores, ids: Sequence[str]) -> Scores:
+    """Scores [N] of all ids from those [k + 1] of the first k and, behind them, of an unknown item."""
+    count = _scored(scores)
+    first = {one: place for place, one in reversed(list(enumerate(ids[:count])))}
+    # An id that was scored has one score, however often it is asked for.
+    order = np.array([*range(count), *(first.get(one, count) for one in ids[count:])])
+    return {head: column[order] for head, column in scores.items()}
+
+
+def declared(scores: Scores, ids: Sequence[str], degraded: Mapping[str, Rung]) -> dict[str, Rung]:
+    """The degradation to declare where only the first k ids were scored."""
+    count = _scored(scores)
+    late = set(ids[count:]) - set(ids[:count])
+    return {**degraded, **dict.fromkeys((one for one in ids[count:] if one in late), "prior")}
+
+
+def _scored(scores: Scores) -> int:
+    return len(next(iter(scores.values()))) - 1

@@ -1,7 +1,7 @@
-"""The one queue of the service: what scoring threads do for requests, in the order of arrival.
+"""The one queue of the service: what scoring threads do for requests, by the earliest due time.
 
-The event loop puts jobs in and gets results back; a free thread takes the oldest job that is still wanted. Where a
-model can score several requests in one run, those that wait when it begins go together. Knows neither rows nor HTTP.
+The event loop puts jobs in and gets results back; a free thread takes the job that is due first. If a model can score
+several requests in one run, those that wait when it begins share it. Knows neither rows nor HTTP.
 """
 
 import asyncio
@@ -9,67 +9,91 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
+from heapq import heapify, heappop, heappush
+from itertools import count
 from queue import SimpleQueue
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
+
+import structlog
 
 from msd.contract.assemble import Tensors
 from service.errors import ClientGone, DeadlineExceeded
 from service.models.runner import Runner
 from service.runtimes.runtime import Scores
-from service.scoring.admission import Admission
+from service.scoring.admission import Admission, due_at
 from service.scoring.job import Done, Job, Ran, Told, check, go_together, prepare, work_of
 from service.telemetry.metrics import Metrics
 
 Cut = Callable[[int], Tensors]
-"""The tensors of the first so many candidates and, behind them, of one of which nothing is known."""
+"""The tensors of the first so many candidates and, behind them, of one about which nothing is known."""
 _Result = TypeVar("_Result")
-_CLOSED = "the service ends"
+_CLOSED = "the service is shutting down"
+_TOO_LATE = "deadline exceeded: no scoring thread was free in time, or the run did not end"
+# Requests whose time is over are looked for so often while there are any.
+_SWEEP_S = 0.05
+# A run may end a little after the deadline, and its reply is sent all the same; after this it is given up.
+_OVERRUN_S = 5.0
+# At the end, runs at hand are waited for so long.
+_LAST_RUNS_S = 3.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Ended:
-    """A job on its way back to the loop: what it gave, or what it failed with. `started` is 0 if it never ran."""
+class Heartbeat(NamedTuple):
+    """The progress of the scoring threads; times are seconds."""
 
-    job: Job[Any]
-    told: Told[Any]
-    loop: asyncio.AbstractEventLoop
-    outcome: object
-    started: float = 0.0
-    seconds: float = 0.0
-    together: int = 1
-    run_rows: int = 0
-    """Of all candidates in the run, told once a run: by the first of its jobs."""
-
-
-_Entry = tuple[Job[Any], Told[Any], asyncio.AbstractEventLoop]
+    threads: int
+    running: int
+    """Threads with a job at hand."""
+    waiting: int
+    """Jobs that no thread has begun."""
+    quiet_s: float
+    """Since a thread last began or ended a job, or work came to an idle queue; 0 if there is no work."""
+    longest_s: float
+    """How long the longest run at hand has taken so far; 0 if there is none."""
 
 
 class RunQueue:
-    """`threads` scoring threads behind one queue. All methods are for the event loop's thread."""
+    """`threads` scoring threads behind one queue. Unless they say otherwise, methods are for the event loop."""
 
     def __init__(self, metrics: Metrics, admission: Admission, threads: int = 1) -> None:
+        self.admission = admission
         self._metrics = metrics
-        self._admission = admission
-        self._waiting: deque[_Entry] = deque()
-        self._ended: deque[_Ended] = deque()
-        self._lock = threading.Lock()
-        """Of both deques and what follows; held for moments, never while something runs."""
+        self._waiting: list[tuple[float, int, Job[Any]]] = []
+        """A heap by due time, then arrival."""
+        self._spare: deque[Job[Any]] = deque()
+        self._ended: deque[Job[Any]] = deque()
+        self._at_hand: dict[int, tuple[float, list[Job[Any]]]] = {}
+        """By thread: when the run began, and its jobs."""
+        self._moved_at = 0.0
         self._is_closed = False
         self._woken: asyncio.AbstractEventLoop | None = None
+        self._lock = threading.Lock()
+        """Of all above; held for moments, never while something runs."""
+        self._numbers = count()
+        self._sweeps: asyncio.AbstractEventLoop | None = None
         # One for each job that was put in: an idle thread waits here, where that costs least.
         self._tokens: SimpleQueue[None] = SimpleQueue()
         self._count = threads
+        self._most_spare = max(1, threads - 1)
         self._threads: list[threading.Thread] = []
+        self._log = structlog.get_logger("msd.queue")
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is taken on that has not been scored."""
-        return self._admission.is_empty
+        return self.admission.is_empty
+
+    def heartbeat(self) -> Heartbeat:
+        """Return the progress of the scoring threads. For any thread."""
+        now = time.perf_counter()
+        with self._lock:
+            running, waiting = len(self._at_hand), len(self._waiting) + len(self._spare)
+            longest_s = max((now - began for began, _ in self._at_hand.values()), default=0.0)
+            quiet_s = now - self._moved_at if running or waiting else 0.0
+        return Heartbeat(self._count, running, waiting, quiet_s, longest_s)
 
     def check(self, deadline: float, is_gone: Callable[[], bool]) -> None:
-        """Raises ClientGone or DeadlineExceeded when no work is to be done for a request any more."""
+        """Raise ClientGone or DeadlineExceeded if no work is to be done for a request any more."""
         try:
             check(deadline, is_gone)
         except (ClientGone, DeadlineExceeded) as error:
@@ -84,11 +108,9 @@ class RunQueue:
         deadline: float,
         is_gone: Callable[[], bool],
         cut: Cut | None = None,
+        is_spare: bool = False,
     ) -> Ran:
-        """One run, when its turn has come; of fewer candidates with `cut` when all would take too long.
-
-        Raises what `do` does.
-        """
+        """One run; of fewer candidates with `cut` if all would take too long. Raises what `do` does."""
         run = runner.runtime.run
 
         def shorten(count: int) -> tuple[Callable[[], Scores], Tensors]:
@@ -97,10 +119,10 @@ class RunQueue:
             return partial(run, fewer), fewer
 
         work, shortened = partial(run, tensors), None if cut is None else shorten
-        return await self.do(Job(work, runner, rows, deadline, is_gone, tensors, shortened))
+        return await self.do(Job(work, runner, rows, deadline, is_gone, tensors, shortened, is_spare))
 
     async def do(self, job: Job[_Result]) -> Done[_Result]:
-        """Has a scoring thread do a job, unless it is not wanted any more when its turn comes.
+        """Have a scoring thread do a job, unless nobody waits for it when its turn comes.
 
         Raises ClientGone or DeadlineExceeded then, and what the work raises.
         """
@@ -109,36 +131,83 @@ class RunQueue:
         try:
             return await future
         except asyncio.CancelledError:
-            job.is_cancelled = True
+            self.cancel(job)
             raise
 
     def put(self, job: Job[_Result], told: Told[_Result]) -> None:
-        """As `do`, for who is told instead of waiting. Raises CancelledError once the queue is closed."""
+        """As `do`, for a caller that is told instead of waiting. Raises CancelledError once the queue is closed."""
         job.queued_at = time.perf_counter()
+        job.told, job.loop = told, asyncio.get_running_loop()
         with self._lock:
             if self._is_closed:
                 raise asyncio.CancelledError(_CLOSED)
-            self._waiting.append((job, told, asyncio.get_running_loop()))
+            if not (self._at_hand or self._waiting or self._spare):
+                self._moved_at = job.queued_at
+            if job.is_spare:
+                self._spare.append(job)
+            else:
+                heappush(self._waiting, (due_at(job.queued_at, job.deadline), next(self._numbers), job))
         if not self._threads:
             self._start()
         self._tokens.put(None)
+        if self._sweeps is not job.loop:
+            self._sweeps = job.loop
+            job.loop.call_later(_SWEEP_S, self._sweep)
+
+    def cancel(self, job: Job[Any]) -> None:
+        """Nobody waits for a job any more: it is told so at once, and does not begin."""
+        if job.claim():
+            self._tell(job, asyncio.CancelledError())
 
     def close(self) -> None:
-        """Lets the runs at hand end, and begins no others."""
+        """Begin no more jobs, and wait a bounded time for those at hand."""
         with self._lock:
             self._is_closed = True
-            waiting, self._waiting = self._waiting, deque()
-        for _, told, _ in waiting:
-            told(asyncio.CancelledError(_CLOSED))
+            waiting = [*(job for _, _, job in self._waiting), *self._spare]
+            self._waiting.clear()
+            self._spare.clear()
+        self._give_up(waiting)
         for _ in self._threads:
             self._tokens.put(None)
+        end = time.monotonic() + _LAST_RUNS_S
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, end - time.monotonic()))
+        with self._lock:
+            left = [job for _, jobs in self._at_hand.values() for job in jobs]
+        if left:
+            self._log.error("run_left_behind", requests=len(left), waited_s=_LAST_RUNS_S)
+            self._give_up(left)
+
+    def _give_up(self, jobs: list[Job[Any]]) -> None:
+        for job in jobs:
+            if job.claim():
+                self._tell(job, asyncio.CancelledError(_CLOSED))
+
+    def _sweep(self) -> None:
+        """Answer requests whose time is over, even if no thread ever comes free."""
+        now = time.perf_counter()
+        with self._lock:
+            late = [job for _, _, job in self._waiting if job.deadline < now]
+            late += [job for job in self._spare if job.deadline < now]
+            late += [job for _, jobs in self._at_hand.values() for job in jobs if job.deadline + _OVERRUN_S < now]
+            if late:
+                self._waiting = [entry for entry in self._waiting if entry[2].deadline >= now]
+                heapify(self._waiting)
+                self._spare = deque(job for job in self._spare if job.deadline >= now)
+            is_idle = not (self._waiting or self._spare or self._at_hand)
+        for job in late:
+            if job.claim():
+                self._tell(job, DeadlineExceeded(_TOO_LATE))
+        loop = self._sweeps
+        if is_idle or loop is None:
+            self._sweeps = None
+        else:
+            loop.call_later(_SWEEP_S, self._sweep)
 
     def _start(self) -> None:
         # Daemons: a run that hangs is not to keep the process from ending.
         self._threads = [
-            threading.Thread(target=self._score, name=f"scoring-{number}", daemon=True)
+            threading.Thread(target=self._score, args=(number,), name=f"scoring-{number}", daemon=True)
             for number in range(1, self._count + 1)
         ]
         for thread in self._threads:
@@ -146,81 +215,97 @@ class RunQueue:
 
     # In the scoring threads
 
-    def _score(self) -> None:
+    def _score(self, number: int) -> None:
         free_at = 0.0
         while True:
             self._tokens.get()
             if self._is_closed:
                 return
-            free_at = self._next(free_at)
+            free_at = self._next(number, free_at)
 
-    def _next(self, free_at: float) -> float:
-        """Does the oldest job, if there is one. What it held is let go of before another is waited for."""
-        entries = self._take()
-        return self._run(entries, free_at) if entries else free_at
+    def _next(self, number: int, free_at: float) -> float:
+        """Do the job that is due first, if there is one. What it held is let go of before another is waited for."""
+        jobs = self._take(number)
+        return self._run(number, jobs, free_at) if jobs else free_at
 
-    def _take(self) -> list[_Entry]:
-        """The oldest wanted job, and those that go with it. Hands back those that are not wanted."""
-        entries: list[_Entry] = []
+    def _take(self, number: int) -> list[Job[Any]]:
+        """The job that is due first, and those that share its run. Hand back those for which nobody waits."""
+        jobs: list[Job[Any]] = []
         while True:
             with self._lock:
-                if not self._waiting or (entries and not go_together(_jobs(entries), self._waiting[0][0])):
-                    return entries
-                entry = self._waiting.popleft()
-            if entry[0].is_cancelled:
+                job = self._pop(jobs)
+                if job is None:
+                    if jobs:
+                        self._moved_at = time.perf_counter()
+                        self._at_hand[number] = self._moved_at, jobs
+                    return jobs
+            if job.is_claimed:
                 continue
-            refusal = prepare(entry[0])
+            refusal = prepare(job)
             if refusal is None:
-                entries.append(entry)
+                jobs.append(job)
             else:
-                self._hand_back([_Ended(*entry, refusal)])
+                job.outcome = refusal
+                self._hand_back([job])
 
-    def _run(self, entries: list[_Entry], free_at: float) -> float:
-        """Runs what goes together; when the thread was free again."""
+    def _pop(self, jobs: list[Job[Any]]) -> Job[Any] | None:
+        """The next job, which goes with those already taken; the lock is held."""
+        if self._waiting:
+            return None if jobs and not go_together(jobs, self._waiting[0][2]) else heappop(self._waiting)[2]
+        if jobs or not self._spare:
+            return None
+        busy = sum(at_hand[0].is_spare for _, at_hand in self._at_hand.values())
+        return self._spare.popleft() if busy < self._most_spare else None
+
+    def _run(self, number: int, jobs: list[Job[Any]], free_at: float) -> float:
+        """Run what goes together, and return when the thread was free again."""
         started = time.perf_counter()
         try:
-            outcomes = work_of(_jobs(entries))
+            outcomes = work_of(jobs)
         except Exception as error:
-            outcomes = [error] * len(entries)
+            outcomes = [error] * len(jobs)
         ended = time.perf_counter()
-        jobs = _jobs(entries)
+        with self._lock:
+            del self._at_hand[number]
+            self._moved_at = ended
+            is_spare_next = jobs[0].is_spare and bool(self._spare)
+        if is_spare_next:
+            # Its own token was spent by a thread that was not allowed to take it.
+            self._tokens.put(None)
         first, rows = jobs[0], sum(job.rows for job in jobs)
         if rows:
             first.runner.run_s.learn(rows, ended - started)
-            for job in jobs:
+            for job in jobs if not first.is_spare else ():
                 first.runner.turn_s.learn(job.rows, (ended - max(free_at, first.queued_at)) / len(jobs))
-        if isinstance(outcomes[0], Exception) and len(entries) > 1:
+        if isinstance(outcomes[0], Exception) and len(jobs) > 1 and self._put_back(jobs):
             # One of them is at fault, or what all need together: alone, each finds out.
-            self._put_back(entries)
-        else:
-            seconds, together = ended - started, len(entries)
-            self._hand_back(
-                [
-                    _Ended(*entry, outcome, started, seconds, together, 0 if place else rows)
-                    for place, (entry, outcome) in enumerate(zip(entries, outcomes, strict=True))
-                ]
-            )
+            return ended
+        for place, (job, outcome) in enumerate(zip(jobs, outcomes, strict=True)):
+            job.outcome, job.started, job.seconds, job.together = outcome, started, ended - started, len(jobs)
+            job.run_rows = 0 if place else rows
+        self._hand_back(jobs)
         return ended
 
-    def _put_back(self, entries: list[_Entry]) -> None:
-        for job in _jobs(entries):
+    def _put_back(self, jobs: list[Job[Any]]) -> bool:
+        for job in jobs:
             job.is_alone = True
         with self._lock:
-            if not self._is_closed:
-                self._waiting.extendleft(reversed(entries))
-                for _ in entries:
-                    self._tokens.put(None)
-                return
-        self._hand_back([_Ended(*entry, asyncio.CancelledError(_CLOSED)) for entry in entries])
+            if self._is_closed:
+                return False
+            for job in jobs:
+                heappush(self._waiting, (0.0, next(self._numbers), job))
+        for _ in jobs:
+            self._tokens.put(None)
+        return True
 
-    def _hand_back(self, ended: list[_Ended]) -> None:
-        """Gives results to the loop, which is woken once for all that it has not seen yet."""
-        loop = ended[0].loop
-        for one in ended:
-            # It may hold its job, which holds it: with them a model that serves no more would stay for long.
-            one.job.work = _is_done
+    def _hand_back(self, jobs: list[Job[Any]]) -> None:
+        """Give results to the loop, which is woken once for all that it has not seen yet."""
+        loop = jobs[0].loop
+        assert loop is not None, "it was put in by a loop"
+        for job in jobs:
+            job.work = _is_done
         with self._lock:
-            self._ended.extend(ended)
+            self._ended.extend(jobs)
             if self._woken is loop:
                 return
             self._woken = loop
@@ -240,34 +325,38 @@ class RunQueue:
             self._woken = None
         try:
             while ended:
-                self._tell(ended.popleft())
+                job = ended.popleft()
+                if job.is_answered or job.claim():
+                    self._tell(job, job.outcome)
         finally:
-            # Where somebody fails at being told, the others are told all the same.
+            # If telling one fails, the others are told all the same.
             if ended:
                 self._hand_back(list(ended))
 
-    def _tell(self, ended: _Ended) -> None:
-        job, outcome = ended.job, ended.outcome
-        waited_s = ended.started - job.queued_at
-        if ended.started and job.tensors is not None:
+    def _tell(self, job: Job[Any], outcome: object) -> None:
+        waited_s = job.started - job.queued_at
+        if job.started and job.tensors is not None:
             self._metrics.stages["queue"].observe(waited_s)
-            if ended.run_rows:
-                self._metrics.stages["run"].observe(ended.seconds)
-                self._metrics.run_rows.observe(ended.run_rows)
+            if job.run_rows:
+                self._metrics.stages["run"].observe(job.seconds)
+                self._metrics.run_rows.observe(job.run_rows)
             if job.is_partial:
                 self._metrics.partial.inc()
+        # Work may hold its job, which holds it: with them a model that serves no more would stay for long.
+        job.work, job.outcome = _is_done, None
+        told, job.told = job.told, None
+        assert told is not None, "a job is answered once"
         if isinstance(outcome, BaseException):
-            if not job.is_cancelled:
-                self._count_shed(outcome)
-            ended.told(outcome)
+            self._count_shed(outcome)
+            told(outcome)
         else:
-            ended.told(Done(outcome, waited_s, ended.seconds, ended.together, job.is_partial))
+            told(Done(outcome, waited_s, job.seconds, job.together, job.is_partial))
 
     def _count_shed(self, error: BaseException) -> None:
         if isinstance(error, ClientGone):
-            self._admission.shed("client_gone")
+            self.admission.shed("client_gone")
         elif isinstance(error, DeadlineExceeded):
-            self._admission.shed("deadline")
+            self.admission.shed("deadline")
 
 
 def _is_done() -> NoReturn:
@@ -283,7 +372,3 @@ def _settle(future: "asyncio.Future[Done[_Result]]", outcome: Done[_Result] | Ba
         future.set_exception(outcome)
     else:
         future.set_result(outcome)
-
-
-def _jobs(entries: list[_Entry]) -> list[Job[object]]:
-    return [job for job, _, _ in entries]

@@ -20,9 +20,9 @@ from service.runtimes.runtime import Engine
 from service.telemetry.metric_types import Families, Labels
 
 Stage = Literal["parse", "rows", "queue", "run", "reply"]
-Shed = Literal["rows", "wait", "deadline", "client_gone"]
+Shed = Literal["rows", "wait", "deadline", "client_gone", "explain"]
 STAGES: tuple[Stage, ...] = ("parse", "rows", "queue", "run", "reply")
-SHEDS: tuple[Shed, ...] = ("rows", "wait", "deadline", "client_gone")
+SHEDS: tuple[Shed, ...] = ("rows", "wait", "deadline", "client_gone", "explain")
 RUNGS: tuple[str, ...] = ("user_unknown", "user_cached", "cached", "encoded", "category_prior", "prior")
 ColdText = Literal["held", "encoded", "shared", "redis", "late", "dropped", "failed"]
 COLD_TEXTS: tuple[ColdText, ...] = ("held", "encoded", "shared", "redis", "late", "dropped", "failed")

@@ -12,8 +12,8 @@ from msd.contract.log import Basis
 from msd.contract.request import CheckedRequest, RequestError, parse_request
 from msd.contract.rows import Rows, RowSide
 from native.layout import core_rows, core_schema, new_tensors
+from service.scoring.answer import Scored
 from service.scoring.reply import build_reply
-from service.scoring.scorer import Scored
 from tests.native.worlds import AT, EPOCH, SIDES, World, draw_body, draw_scores
 
 CAPACITY = 40

@@ -11,7 +11,7 @@ from msd.contract.merge import REQUEST_OF
 from msd.contract.schema import FeatureSchema
 
 POISON_HOUR = "23"
-"""With `poison`, the ranker gives NaN at this hour; with `fails`, its run fails."""
+"""With `poison`, the ranker gives NaN at this hour; with `fails`, its run fails; with `hangs`, it never ends."""
 
 # Of a large product each: so many that a test has the time to look on.
 _SLOW_STEPS = 60
@@ -26,6 +26,7 @@ class Recipe:
     seed: int = 0
     poison: bool = False
     fails: bool = False
+    hangs: bool = False
     slow: bool = False
     dense: bool = False
     int8: bool = False
@@ -75,7 +76,13 @@ def build_ranker(schema: FeatureSchema, recipe: Recipe, *, merged: bool = False)
         helper.make_node("Mul", ["logit.raw", "scale0.3"], ["logit0"]),
     ]
     logit = "logit0"
-    adds = ((recipe.poison, _poison), (recipe.fails, _fails), (recipe.slow, _slow), (recipe.dense, _dense))
+    adds = (
+        (recipe.poison, _poison),
+        (recipe.fails, _fails),
+        (recipe.hangs, _hangs),
+        (recipe.slow, _slow),
+        (recipe.dense, _dense),
+    )
     for wanted, add in adds:
         if wanted:
             logit = add(schema, nodes, weights, logit, merged)
@@ -129,6 +136,41 @@ def _fails(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: s
         helper.make_node("Add", [logit, "fails.nothing"], ["logit.fails"]),
     ]
     return "logit.fails"
+
+
+def _hangs(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str, merged: bool) -> str:
+    """Adds 0 × the result of a loop, of no steps but at POISON_HOUR, where it has 2^60; for one request a run."""
+    index = schema.indexed("context")[0].index[POISON_HOUR]
+    weights += [
+        numpy_helper.from_array(np.array(index, np.int32), "hangs.hour"),
+        numpy_helper.from_array(np.array(0, np.int64), "hangs.column"),
+        numpy_helper.from_array(np.zeros(0, np.int64), "hangs.shape"),
+        numpy_helper.from_array(np.array(2**60, np.int64), "hangs.most"),
+        numpy_helper.from_array(np.array(0, np.int64), "hangs.none"),
+        numpy_helper.from_array(np.array(0.0, np.float32), "hangs.zero"),
+    ]
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["goes_on"], ["on"]), helper.make_node("Sin", ["before"], ["after"])],
+        "step",
+        [
+            helper.make_tensor_value_info("step", TensorProto.INT64, []),
+            helper.make_tensor_value_info("goes_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("before", TensorProto.FLOAT, []),
+        ],
+        [
+            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("after", TensorProto.FLOAT, []),
+        ],
+    )
+    nodes += [
+        helper.make_node("Gather", ["context_categorical", "hangs.column"], ["hangs.raw"], axis=1),
+        helper.make_node("Reshape", ["hangs.raw", "hangs.shape"], ["hangs.place"]),
+        helper.make_node("Equal", ["hangs.place", "hangs.hour"], ["hangs.now"]),
+        helper.make_node("Where", ["hangs.now", "hangs.most", "hangs.none"], ["hangs.steps"]),
+        helper.make_node("Loop", ["hangs.steps", "", "hangs.zero"], ["hangs.value"], body=body),
+        helper.make_node("Add", [logit, "hangs.value"], ["logit.hangs"]),
+    ]
+    return "logit.hangs"
 
 
 def _slow(schema: FeatureSchema, nodes: list[Any], weights: list[Any], logit: str, merged: bool) -> str:

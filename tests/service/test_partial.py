@@ -15,7 +15,7 @@ from service.models.runner import Learned, Runner
 from service.runtimes.runtime import Engine, Scores
 from service.scoring.admission import Admission
 from service.scoring.job import Ran
-from service.scoring.partial import declared, spread
+from service.scoring.reply import declared, spread
 from service.scoring.run_queue import RunQueue
 from service.telemetry.metrics import Metrics
 
@@ -125,5 +125,5 @@ def test_with_time_enough_all_run() -> None:
 
 
 def test_where_it_suffices_for_nothing_nothing_runs() -> None:
-    with pytest.raises(DeadlineExceeded, match="did not suffice for a run"):
+    with pytest.raises(DeadlineExceeded, match="too little time left"):
         run_with(0.002)

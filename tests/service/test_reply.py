@@ -13,8 +13,8 @@ from msd.contract.log import Basis
 from msd.contract.request import CheckedRequest
 from msd.contract.rows import Rows
 from service.runtimes.runtime import Scores
+from service.scoring.answer import Scored
 from service.scoring.reply import ScoreReply, build_reply
-from service.scoring.scorer import Scored
 
 PCTR = st.floats(0, 1, width=32)
 BID = st.none() | st.floats(0, 1e9, width=32)

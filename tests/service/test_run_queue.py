@@ -20,7 +20,7 @@ from service.errors import ClientGone, DeadlineExceeded, Overloaded
 from service.models.runner import Runner
 from service.runtimes.runtime import Engine, Scores
 from service.runtimes.together import Together
-from service.scoring.admission import Admission, Load
+from service.scoring.admission import Admission, Admitted, Load, due_at
 from service.scoring.job import Done, Job
 from service.scoring.run_queue import RunQueue
 from service.telemetry.metrics import Metrics
@@ -93,11 +93,10 @@ class Bench:
         self.queue = RunQueue(self.metrics, self.admission, threads)
         self.deadline_s = deadline_s
 
-    def admit(self, rows: int) -> Load:
+    def admit(self, rows: int) -> Admitted:
         """Takes on so many candidates of a request that has just come."""
         load = Load(rows, self.runner.turn_s.of(rows, 0.0))
-        self.admission.enter(load, time.perf_counter() + self.deadline_s)
-        return load
+        return self.admission.enter(load, time.perf_counter() + self.deadline_s)
 
     def check(self, rows: int) -> None:
         """Whether so many candidates of a request that has just come could be taken on."""
@@ -435,7 +434,7 @@ def test_what_could_not_be_scored_in_time_is_not_taken_on() -> None:
 
     asyncio.run(learn())
     bench.queue.close()
-    taken: list[Load] = []
+    taken: list[Admitted] = []
 
     def take_all_on() -> None:
         for _ in range(100):
@@ -457,12 +456,11 @@ def test_once_one_was_refused_fewer_wait_until_nobody_does() -> None:
     bench = Bench(max_rows=100_000, deadline_s=10.0)
     one = Load(200, 0.5)
 
-    def as_many_as_may() -> list[Load]:
-        taken: list[Load] = []
+    def as_many_as_may() -> list[Admitted]:
+        taken: list[Admitted] = []
         try:
             while True:
-                bench.admission.enter(one, time.perf_counter() + bench.deadline_s)
-                taken.append(one)
+                taken.append(bench.admission.enter(one, time.perf_counter() + bench.deadline_s))
         except Overloaded:
             return taken
 
@@ -475,7 +473,7 @@ def test_once_one_was_refused_fewer_wait_until_nobody_does() -> None:
     assert bench.admission.is_shedding
     for load in standing:
         bench.admission.leave(load)
-    assert as_many_as_may() == [one] * 9
+    assert [load for load, _ in as_many_as_may()] == [one] * 9
     assert len(standing) == 5
 
 
@@ -538,3 +536,154 @@ def test_an_idle_thread_holds_nothing_of_what_it_did() -> None:
         time.sleep(0.01)
     assert freed() is None
     bench.queue.close()
+
+
+class Gate(CountingRuntime):
+    """Runs wait for `open`; `begun` is set once one does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open, self.begun = threading.Event(), threading.Event()
+
+    def run(self, tensors: Tensors) -> Scores:
+        """Waits."""
+        self.begun.set()
+        assert self.open.wait(60)
+        return super().run(tensors)
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    """Waits for what another thread has to do."""
+    async with asyncio.timeout(60):
+        while not is_so():
+            await asyncio.sleep(0.001)
+
+
+def test_what_is_due_first_runs_first_whatever_came_before() -> None:
+    bench = Bench()
+    gate = Gate()
+    bench.runner = Runner(gate)
+
+    async def ask() -> list[int]:
+        first = asyncio.ensure_future(bench.run(0))
+        await until(gate.begun.is_set)
+        now = time.perf_counter()
+        others = [
+            asyncio.ensure_future(bench.run(n, deadline=now + s)) for n, s in ((1, 600), (2, 90), (3, 60), (4, 60))
+        ]
+        await until(lambda: bench.queue.heartbeat().waiting == 4)
+        gate.open.set()
+        return [await one for one in (first, *others)]
+
+    assert asyncio.run(ask()) == [0, 1, 2, 3, 4]
+    bench.queue.close()
+    assert gate.runs == [0, 3, 4, 2, 1]
+
+
+def test_a_long_deadline_grows_old_in_the_queue() -> None:
+    """It is due when half of its time is over: from then on it goes before whoever came later."""
+    assert due_at(0.0, 60.0) < due_at(31.0, 31.0 + 1.0)
+    assert due_at(0.0, 60.0) > due_at(29.0, 29.0 + 1.0)
+
+
+def test_only_what_is_due_earlier_keeps_others_out() -> None:
+    admission = Admission(Metrics(), max_rows=100_000, patience_s=60.0)
+    now = time.perf_counter()
+    for _ in range(10):
+        admission.enter(Load(200, 2.0), now + 60)
+    for _ in range(4):
+        admission.enter(Load(10, 0.1), now + 1)
+    with pytest.raises(Overloaded, match="too long"):
+        admission.enter(Load(10, 0.1), now + 1)
+
+
+def test_long_deadlines_fill_half_of_the_queue_at_most() -> None:
+    admission = Admission(Metrics(), max_rows=100, max_candidates=10, patience_s=1.0)
+    now = time.perf_counter()
+    for _ in range(5):
+        admission.enter(Load(10, 0.0), now + 60)
+    with pytest.raises(Overloaded, match="too many for a deadline as long as this"):
+        admission.enter(Load(10, 0.0), now + 60)
+    for _ in range(5):
+        admission.enter(Load(10, 0.0), now + 0.5)
+    with pytest.raises(Overloaded, match="too many"):
+        admission.enter(Load(1, 0.0), now + 0.5)
+
+
+@pytest.mark.parametrize(("threads", "most"), [(1, 1), (2, 1), (4, 3)])
+def test_spare_jobs_leave_a_thread_free_and_go_last(threads: int, most: int) -> None:
+    bench = Bench(threads=threads)
+    gate = Gate()
+    spare, runner = Runner(gate), bench.runner
+
+    async def ask() -> None:
+        far = time.perf_counter() + 60
+        asked = [
+            asyncio.ensure_future(bench.queue.run(spare, {"x": np.array([n])}, 1, far, lambda: False, is_spare=True))
+            for n in range(6)
+        ]
+        await until(lambda: bench.queue.heartbeat().running == most)
+        if threads > 1:
+            # Others are scored meanwhile, one after the other by the thread that is left.
+            for n in range(20):
+                await bench.queue.run(runner, {"x": np.array([n])}, 1, far, lambda: False)
+        assert bench.queue.heartbeat().running == most
+        gate.open.set()
+        await asyncio.gather(*asked)
+
+    asyncio.run(ask())
+    bench.queue.close()
+    assert gate.most_at_once <= most
+    assert sorted(gate.runs) == list(range(6))
+
+
+def test_what_waits_behind_a_run_that_never_ends_is_answered_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    bench = Bench()
+    gate = Gate()
+    bench.runner = Runner(gate)
+
+    async def ask() -> list[object]:
+        stuck = asyncio.ensure_future(bench.run(0, deadline=time.perf_counter() + 0.1))
+        await until(gate.begun.is_set)
+        behind = bench.run(1, deadline=time.perf_counter() + 0.1)
+        found: list[object] = list(await asyncio.gather(stuck, behind, return_exceptions=True))
+        beat = bench.queue.heartbeat()
+        assert (beat.threads, beat.running, beat.waiting) == (1, 1, 0)
+        assert 0 < beat.longest_s <= beat.quiet_s + 1
+        bench.queue.close()
+        return found
+
+    assert [type(one) for one in asyncio.run(ask())] == [DeadlineExceeded, DeadlineExceeded]
+    assert "run_left_behind" in capsys.readouterr().out
+    assert bench.sheds() == {"deadline": 2}
+    gate.open.set()
+
+
+def test_an_idle_queue_has_a_still_heart() -> None:
+    bench = Bench(threads=2)
+    assert bench.queue.heartbeat() == (2, 0, 0, 0.0, 0.0)
+    together(bench, bench.run(1), bench.run(2))
+    assert bench.queue.heartbeat() == (2, 0, 0, 0.0, 0.0)
+
+
+def test_a_cancelled_request_gives_back_what_was_taken_on() -> None:
+    bench = Bench()
+    gate = Gate()
+    bench.runner = Runner(gate)
+    told: list[object] = []
+
+    async def ask() -> None:
+        first = asyncio.ensure_future(bench.run(0))
+        await until(gate.begun.is_set)
+        job = Job(lambda: None, bench.runner, 1, time.perf_counter() + 60, lambda: False)
+        bench.queue.put(job, told.append)
+        bench.queue.cancel(job)
+        assert [type(one) for one in told] == [asyncio.CancelledError]
+        gate.open.set()
+        await first
+        assert await bench.run(2) == 2
+
+    asyncio.run(ask())
+    bench.queue.close()
+    assert gate.runs == [0, 2]
+    assert len(told) == 1

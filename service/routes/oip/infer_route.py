@@ -21,17 +21,14 @@ from service.routes.oip.inputs import WHOLE, scoring_body, user_of
 from service.routes.oip.model_routes import MODEL, check_served
 from service.routes.oip.outputs import Encoded, encode_reply
 from service.routes.oip.tensors import HEADER, Parts, read_parts
-from service.scoring.admission import Admission, Load
-from service.scoring.answer import Answer, Asked, Served
-from service.scoring.run_queue import RunQueue
-from service.scoring.scorer import Terms
-from service.scoring.scoring import Scoring
+from service.scoring.answer import Answer, Asked, Served, Terms
+from service.scoring.pipeline import Pipeline
 from service.settings import Settings
 
 _HEADER = HEADER.lower().encode()
 _TIMING = b"server-timing"
 # Its bytes say less of its candidates than those of the other form.
-_ANY = Load(1, 0.0)
+_LEAST_BYTES = 1
 
 
 class InferRoute:
@@ -41,17 +38,13 @@ class InferRoute:
         self,
         settings: Settings,
         serving: Serving,
-        scoring: Scoring,
-        admission: Admission,
-        queue: RunQueue,
+        pipeline: Pipeline,
         readiness: Readiness,
     ) -> None:
         self._settings = settings
         self._deadlines = Deadlines(settings)
         self._serving = serving
-        self._scoring = scoring
-        self._admission = admission
-        self._queue = queue
+        self._pipeline = pipeline
         self._readiness = readiness
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,27 +58,25 @@ class InferRoute:
         if not self._readiness.can_score:
             raise NotReady(f"not ready: {self._readiness.summary()}")
         is_gone, began = left_check(scope), began_at(scope)
-        deadline = self._deadlines.of(scope["headers"], began)
-        if self._admission.is_shedding:
-            self._admission.check(_ANY, deadline)
+        self._pipeline.check(lineup, _LEAST_BYTES, Terms(self._deadlines.of(scope["headers"], began), is_gone))
         parts = read_parts(body, json_length)
         if parts.request.id:
             access.request_id = parts.request.id
         asked_for = scoring_body(parts, lineup.schema_of, settings.max_candidates)
         if "version" in path:
             _check_version(lineup, path["version"], user_of(parts, asked_for))
-        deadline = self._deadlines.of(scope["headers"], began, _timeout_s(parts.request, settings))
-        self._queue.check(deadline, is_gone)
-        asked = Asked(access.request_id, asked_for, access.started, Terms(deadline, is_gone), is_pythons=True)
-        answer = await self._answer(asked, parts)
+        terms = Terms(self._deadlines.of(scope["headers"], began, _timeout_s(parts.request, settings)), is_gone)
+        self._pipeline.check(lineup, _LEAST_BYTES, terms)
+        asked = Asked(access.request_id, asked_for, access.started, terms, is_pythons=True)
+        answer = await self._answer(lineup, asked, parts)
         served = answer.served
         assert served is not None, "it was asked for"
         reply = encode_reply(_head(served, answer.lineup), parts.request, served.request, served.scored)
         await self._send(answer, reply, access, send)
 
-    async def _answer(self, asked: Asked, parts: Parts) -> Answer:
+    async def _answer(self, lineup: Lineup, asked: Asked, parts: Parts) -> Answer:
         try:
-            return await self._scoring.answer(asked)
+            return await self._pipeline.answer(lineup, asked)
         except RequestError as error:
             if WHOLE in parts.inputs:
                 error.field = f"{WHOLE}.{error.field}" if error.field else WHOLE
@@ -97,7 +88,7 @@ class InferRoute:
         headers += [header for header in answer.headers if header[0] == _TIMING]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": reply.body})
-        self._scoring.follow(answer)
+        self._pipeline.follow(answer)
 
 
 def _json_length(scope: Scope) -> bytes | None:

@@ -13,8 +13,8 @@ import orjson
 from msd.contract.request import CheckedRequest, InvalidRequest
 from service.routes.oip.form import InferRequest
 from service.routes.oip.tensors import HEADER
+from service.scoring.answer import Scored
 from service.scoring.reply import served_columns
-from service.scoring.scorer import Scored
 
 ID, ECPM = "id", "ecpm"
 _LENGTH = struct.Struct("<I")

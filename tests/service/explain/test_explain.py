@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,16 +15,17 @@ from numpy.typing import NDArray
 
 from msd.contract.bundle import Bundle
 from msd.contract.request import parse_request
-from service.errors import DeadlineExceeded
-from service.explain.explainer import Explainer, log_odds
+from service.errors import DeadlineExceeded, Overloaded
+from service.explain.explainer import Budget, Explainer, log_odds
 from service.models.model import load_model
 from service.scoring.admission import Admission
+from service.scoring.answer import Scored, Terms
+from service.scoring.pipeline import Pipeline
 from service.scoring.run_queue import RunQueue
-from service.scoring.scorer import Scorer, Terms
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.service.bundle_factory import AT, golden_requests
-from tests.service.live import LiveService
+from tests.service.live import LiveService, live_service
 
 ASKED: dict[str, Any] = {
     "user_id": "u1",
@@ -146,11 +148,15 @@ def test_what_cannot_be_explained_in_time_is_an_error_and_no_half_answer(bundle:
     request = parse_request(json.dumps(ASKED).encode(), bundle.schema)
 
     async def explain(in_s: float, is_partial: bool = False) -> None:
-        far = time.perf_counter() + 60
-        scored = await Scorer(queue, admission, metrics).score(model, request, Terms(far, lambda: False))
-        scored = replace(scored, basis=scored.basis._replace(is_partial=is_partial))
-        terms = Terms(time.perf_counter() + in_s, lambda: False)
-        await Explainer(queue, admission).explain(model, request, scored, terms)
+        far = Terms(time.perf_counter() + 60, lambda: False)
+
+        async def score() -> Scored:
+            scored = await Pipeline(queue, metrics, 200).score(model, request, far)
+            return replace(scored, basis=scored.basis._replace(is_partial=is_partial))
+
+        await Explainer(queue, Budget(1.0)).explain(
+            model, request, Terms(time.perf_counter() + in_s, far.is_gone), score
+        )
 
     asyncio.run(explain(60))
     for in_s, is_partial in ((0.0, False), (60.0, True)):
@@ -158,3 +164,48 @@ def test_what_cannot_be_explained_in_time_is_an_error_and_no_half_answer(bundle:
             asyncio.run(explain(in_s, is_partial))
     assert admission.is_empty
     queue.close()
+
+
+def test_a_budget_that_is_spent_has_to_recover() -> None:
+    budget = Budget(0.001)
+    budget.check()
+    budget.spend(1.0)
+    with pytest.raises(Overloaded, match=r"no time is left for explanations, for 99\d\.\d s"):
+        budget.check()
+
+
+def test_only_so_many_explanations_are_under_way_at_once() -> None:
+    budget = Budget(1.0)
+    budget.under_way = 3
+    budget.check()
+    budget.under_way = 4
+    with pytest.raises(Overloaded, match="4 explanations are under way"):
+        budget.check()
+
+
+def test_explanations_beyond_the_budget_are_refused_and_scores_are_not(bundle: Bundle, tmp_path: Path) -> None:
+    """Its five seconds' worth are spent by the first explanation, and are there again after hours."""
+    with live_service(bundle.folder, tmp_path, explain_share=0.000_001) as service:
+        with service.client() as client:
+            reply(client, ASKED, explain=True)
+            refused = client.post("/v1/score", json={**ASKED, "explain": True})
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
+            assert refused.headers["retry-after"] == "1"
+            assert "explanations" in refused.json()["error"]["message"]
+            reply(client, ASKED)
+        assert service.metric('msd_shed_total{reason="explain"}') == 1
+        assert service.metric('msd_shed_total{reason="wait"}') == 0
+
+
+def test_explanations_can_be_switched_off(bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(bundle.folder, tmp_path, explain_share=0) as service:
+        refused = service.score({**ASKED, "explain": True})
+        assert (refused.status_code, refused.json()["error"]) == (
+            422,
+            {
+                "code": "invalid",
+                "message": "explanations are switched off on this service (MSD_EXPLAIN_SHARE=0)",
+                "field": "explain",
+            },
+        )
+        assert service.score({**ASKED, "explain": False}).status_code == 200

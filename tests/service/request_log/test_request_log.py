@@ -22,8 +22,7 @@ from service.request_log.folder import LogFolder, LogFolderError
 from service.request_log.parquet import log_files, read_events
 from service.request_log.request_log import RequestLog, open_request_log
 from service.request_log.writer import LogWriter
-from service.scoring.answer import Served
-from service.scoring.scorer import Scored
+from service.scoring.answer import Scored, Served
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.service.live import wait_until

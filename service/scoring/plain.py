@@ -1,6 +1,6 @@
 """Scores requests of the plainest form, each in one job of one scoring thread, by the native core.
 
-Whoever asks is told the answer, or that the request is left to Python (`scoring`), which knows all that one may hold.
+The caller is told the answer, or that the request is left to Python (`pipeline`), which knows all that one may hold.
 """
 
 import time
@@ -12,21 +12,15 @@ from msd.contract.assemble import Rung
 from service.models.lineup import Arm, Lineup
 from service.models.native_path import Plain, may_be_plain
 from service.rows.store import tell_core_rows
-from service.scoring.admission import Admission, Load
+from service.scoring.admission import Admitted, Load
 from service.scoring.answer import Answer, Asked, Follower, headers_of
 from service.scoring.job import Done, Job
 from service.scoring.run_queue import RunQueue
 from service.telemetry.metrics import STAGES, Metrics
 
-Told = Callable[["Answer | BaseException | None"], None]
-"""Is told in the loop what became of a request; None where it is left to Python."""
-
-
+Told = Callable[[Answer | BaseException | None], None]
+"""Called in the loop with the outcome of a request; None if it is left to Python."""
 Send = Callable[[Answer], None]
-
-
-def _nothing(answer: Answer) -> None:
-    return None
 
 
 class _Scored(NamedTuple):
@@ -35,14 +29,15 @@ class _Scored(NamedTuple):
     answer: Answer
 
 
+PlainJob = Job[_Scored | None]
+
+
 class PlainScoring:
     """For the event loop. `followers` may want more of a request than the core tells; then it is left to Python."""
 
-    def __init__(
-        self, queue: RunQueue, admission: Admission, metrics: Metrics, followers: Sequence[Follower] = ()
-    ) -> None:
+    def __init__(self, queue: RunQueue, metrics: Metrics, followers: Sequence[Follower] = ()) -> None:
         self._queue = queue
-        self._admission = admission
+        self._admission = queue.admission
         self._metrics = metrics
         self._followers = followers
 
@@ -52,32 +47,35 @@ class PlainScoring:
             return False
         return not any(follower.wants(lineup, asked.request_id) for follower in self._followers)
 
-    def expected(self, lineup: Lineup, size: int) -> Load:
-        """What a body of so many bytes is expected to ask for."""
-        rows = self._admission.rows_in(size)
-        return Load(rows, lineup.champion.runner.turn_s.of(rows, 0.0))
-
-    def begin(self, lineup: Lineup, asked: Asked, told: Told, send: Send = _nothing) -> Job[_Scored | None]:
-        """Puts the request into the queue; `send` is called with the answer in the scoring thread.
+    def begin(self, lineup: Lineup, asked: Asked, told: Told, send: Send | None = None) -> PlainJob:
+        """Put the request into the queue; `send` is called with the answer in the scoring thread.
 
         Raises Overloaded.
         """
-        terms, load = asked.terms, self.expected(lineup, len(asked.body))
-        job: Job[_Scored | None] = Job(
-            lambda: _work(job, lineup, asked, send), lineup.champion.runner, load.rows, terms.deadline, terms.is_gone
-        )
-        self._admission.enter(load, terms.deadline)
+        terms, runner = asked.terms, lineup.champion.runner
+        rows = self._admission.rows_in(len(asked.body))
+        admitted = self._admission.enter(Load(rows, runner.turn_s.of(rows, 0.0)), terms.deadline)
+        job: PlainJob = Job(lambda: _work(job, lineup, asked, send), runner, rows, terms.deadline, terms.is_gone)
         try:
-            self._queue.put(job, partial(self._done, lineup, asked, load, told))
+            self._queue.put(job, partial(self._done, lineup, asked, admitted, told))
         except BaseException:
-            self._admission.leave(load)
+            self._admission.leave(admitted)
             raise
         return job
 
+    def cancel(self, job: PlainJob) -> None:
+        """Nobody waits for the answer any more."""
+        self._queue.cancel(job)
+
     def _done(
-        self, lineup: Lineup, asked: Asked, load: Load, told: Told, outcome: Done[_Scored | None] | BaseException
+        self,
+        lineup: Lineup,
+        asked: Asked,
+        admitted: Admitted,
+        told: Told,
+        outcome: Done[_Scored | None] | BaseException,
     ) -> None:
-        self._admission.leave(load)
+        self._admission.leave(admitted)
         if isinstance(outcome, BaseException):
             told(outcome)
         elif outcome.result is None:
@@ -107,7 +105,7 @@ class PlainScoring:
             metrics.degraded(missing, None if found.has_user else "unknown")
 
 
-def _work(job: Job[_Scored | None], lineup: Lineup, asked: Asked, send: Send) -> _Scored | None:
+def _work(job: PlainJob, lineup: Lineup, asked: Asked, send: Send | None) -> _Scored | None:
     """In a scoring thread."""
     started = time.perf_counter()
     job.rows, arm = 0, lineup.arms[0]
@@ -124,7 +122,9 @@ def _work(job: Job[_Scored | None], lineup: Lineup, asked: Asked, send: Send) ->
         return None
     job.rows = plain.candidates
     answer = _answer(asked, lineup, plain, started - job.queued_at)
-    send(answer)
+    if send is not None and job.claim():
+        job.is_answered = True
+        send(answer)
     return _Scored(arm, plain, answer)
 
 

@@ -1,0 +1,240 @@
+"""From a request's body to the body of its reply: parse, rows, tensors, one run of the model, reply.
+
+Errors are raised. Knows neither how requests come nor how replies go; live rows, vectors of cold ads, explanations and
+followers attach to it by the protocols below.
+"""
+
+import asyncio
+import math
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+import structlog
+
+from msd.contract.assemble import Tensors, assemble, cut, wanted_items
+from msd.contract.log import Basis
+from msd.contract.request import CheckedRequest, parse_request_by
+from msd.contract.rows import Rows, RowSide
+from msd.contract.schema import FeatureSchema
+from service.errors import ModelError, StoreError
+from service.models.lineup import Lineup
+from service.models.model import Model
+from service.scoring.admission import Load
+from service.scoring.answer import Answer, Asked, Follower, Scored, Served, Terms, headers_of
+from service.scoring.plain import PlainScoring
+from service.scoring.reply import Explanation, build_reply, declared, spread
+from service.scoring.run_queue import RunQueue
+from service.telemetry.metrics import Metrics
+
+# Between two lines of the log on reads that fail.
+_SAY_AGAIN_S = 1.0
+
+RowsOf = Callable[[RowSide, Sequence[str]], Awaitable[Rows]]
+Score = Callable[[], Awaitable[Scored]]
+Explain = Callable[[Model, CheckedRequest, Terms, Score], Awaitable[tuple[Scored, Explanation]]]
+"""Scores a request that asks for an explanation, and explains the scores; or refuses to before it is scored."""
+
+
+class Live(Protocol):
+    """Brings rows up to date by what happened since they were written."""
+
+    async def fetch(
+        self, schema: FeatureSchema, request: CheckedRequest, at: float, rows_of: RowsOf, deadline: float
+    ) -> tuple[Rows, Rows]:
+        """The rows of the user, and of candidates and history (`wanted_items`)."""
+        ...
+
+
+class Fills(Protocol):
+    """Makes something of candidates without a row."""
+
+    async def fill(self, model: Model, request: CheckedRequest, items: Rows, deadline: float) -> Rows:
+        """The rows of `wanted_items`, with those that could be made in time."""
+        ...
+
+
+class Pipeline:
+    """Scores requests, each with the model of its user's arm. Deadlines are of `time.perf_counter`."""
+
+    def __init__(
+        self,
+        queue: RunQueue,
+        metrics: Metrics,
+        max_candidates: int,
+        *,
+        plain: PlainScoring | None = None,
+        live: Live | None = None,
+        fills: Fills | None = None,
+        explain: Explain | None = None,
+        followers: Sequence[Follower] = (),
+    ) -> None:
+        """`max_candidates`: of one request. `plain`: None if requests are scored from more than rows."""
+        self._queue = queue
+        self._admission = queue.admission
+        self._metrics = metrics
+        self._max_candidates = max_candidates
+        self._plain = plain
+        self._live = live
+        self._fills = fills
+        self._explain = explain
+        self._followers = followers
+        self._log = structlog.get_logger("msd.scorer")
+        self._unsaid = 0
+        self._say_again_at = 0.0
+
+    def check(self, lineup: Lineup, size: int, terms: Terms) -> None:
+        """Raise Overloaded, DeadlineExceeded or ClientGone if a body of `size` bytes need not be parsed."""
+        if self._admission.is_shedding:
+            rows = self._admission.rows_in(size)
+            self._admission.check(Load(rows, lineup.champion.runner.turn_s.of(rows, 0.0)), terms.deadline)
+        self._queue.check(*terms)
+
+    async def answer(self, lineup: Lineup, asked: Asked) -> Answer:
+        """Raise RequestError, and what `score` raises."""
+        if self._plain is not None and not asked.is_pythons and self._plain.wants(lineup, asked):
+            answer = await self._score_plainly(self._plain, lineup, asked)
+            if answer is not None:
+                return answer
+        return await self._score_in_python(lineup, asked)
+
+    def follow(self, answer: Answer) -> None:
+        """What follows a reply once it is on its way."""
+        for follower in self._followers:
+            follower.follow(answer)
+
+    async def score(self, model: Model, request: CheckedRequest, terms: Terms) -> Scored:
+        """Raise Overloaded, DeadlineExceeded, ModelError or ClientGone.
+
+        A store that fails raises nothing: it degrades the scores. Nor does a deadline that is near: candidates that
+        cannot be scored before it get the prior.
+        """
+        rows, deadline = len(request.ids), terms.deadline
+        admitted = self._admission.enter(Load(rows, model.runner.turn_s.of(rows, 0.0)), deadline)
+        try:
+            started = time.perf_counter()
+            at = time.time() if request.at is None else request.at
+            user, items = await self._fetch(model, request, at, deadline)
+            assembled = assemble(model.schema, request, at, user, items)
+            rows_s = time.perf_counter() - started
+            self._metrics.stages["rows"].observe(rows_s)
+
+            def first(count: int) -> Tensors:
+                return cut(model.schema, assembled.tensors, count, model.codecs["item"].unpack([None]).records, at)
+
+            ran = await self._queue.run(model.runner, assembled.tensors, rows, deadline, terms.is_gone, first)
+        finally:
+            self._admission.leave(admitted)
+        # A score that is not finite makes the sum so: sums cost half of looking at each.
+        if not all(math.isfinite(column.sum()) for column in ran.result.values()):
+            raise ModelError("the model gave a score that is not a finite number for this request")
+        scores, degraded, degraded_user = ran.result, assembled.degraded_candidates, assembled.degraded_user
+        if ran.is_partial:
+            rows = len(scores[model.bundle.manifest.heads[0]]) - 1
+            scores, degraded = spread(scores, request.ids), declared(scores, request.ids, degraded)
+        if degraded or degraded_user:
+            self._metrics.degraded(degraded.values(), degraded_user)
+        basis = Basis(at, user, items, rows, ran.is_partial, ran.together)
+        return Scored(scores, degraded, degraded_user, basis, rows_s, ran.queue_s, ran.run_s)
+
+    async def tensors(self, model: Model, request: CheckedRequest, at: float, deadline: float) -> Tensors:
+        """The tensors that another model than the request's own would have scored it from."""
+        return assemble(model.schema, request, at, *await self._fetch(model, request, at, deadline)).tensors
+
+    async def _score_plainly(self, plain: PlainScoring, lineup: Lineup, asked: Asked) -> Answer | None:
+        future: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
+
+        def settle(outcome: Answer | BaseException | None) -> None:
+            if future.done():  # cancelled meanwhile
+                return
+            if isinstance(outcome, BaseException):
+                future.set_exception(outcome)
+            else:
+                future.set_result(outcome)
+
+        job = plain.begin(lineup, asked, settle)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            plain.cancel(job)
+            raise
+
+    async def _score_in_python(self, lineup: Lineup, asked: Asked) -> Answer:
+        stages, terms = self._metrics.stages, asked.terms
+        started = time.perf_counter()
+        try:
+            request = parse_request_by(asked.body, lineup.schema_of, self._max_candidates)
+        finally:
+            parse_s = time.perf_counter() - started
+            stages["parse"].observe(parse_s)
+        count = len(request.ids)
+        self._admission.read(len(asked.body), count)
+        arm = lineup.arm_of(request.user_id)
+        model, explanation = arm.model, None
+        score = partial(self.score, model, request, terms)
+        if request.explain and self._explain is not None:
+            scored, explanation = await self._explain(model, request, terms, score)
+        else:
+            scored = await score()
+        started = time.perf_counter()
+        self._metrics.candidates.observe(count)
+        if lineup.is_split:
+            self._metrics.arms[arm.slot].inc()
+        named = arm.name if lineup.is_split else None
+        reply = build_reply(asked.request_id, model.version, request, scored, named, explanation)
+        ended = time.perf_counter()
+        # Without the sending: it wakes the client, which on the same machine may go first.
+        stages["reply"].observe(ended - started)
+        taken = (parse_s, scored.rows_s, scored.queue_s, scored.run_s, ended - asked.began)
+        degraded: dict[str, int] = dict(Counter(scored.degraded_candidates.values()))
+        if scored.degraded_user:
+            degraded[f"user_{scored.degraded_user}"] = 1
+        served = Served(
+            asked.request_id,
+            time.time(),
+            arm.name,
+            arm.share,
+            arm is lineup.arms[0],
+            model,
+            asked.body,
+            request,
+            scored,
+            taken,
+        )
+        headers = headers_of(reply, taken, None if explanation is None else explanation.seconds)
+        return Answer(headers, reply, count, degraded, (*taken[:-1], ended - started), lineup, served)
+
+    async def _fetch(self, model: Model, request: CheckedRequest, at: float, deadline: float) -> tuple[Rows, Rows]:
+        if self._live is not None:
+            rows_of = partial(self._rows, model, deadline)
+            user, items = await self._live.fetch(model.schema, request, at, rows_of, deadline)
+        else:
+            user = await self._rows(model, deadline, "user", [request.user_id])
+            items = await self._rows(model, deadline, "item", wanted_items(request, user))
+        if request.item_texts and self._fills is not None:
+            items = await self._fills.fill(model, request, items, deadline)
+        return user, items
+
+    async def _rows(self, model: Model, deadline: float, side: RowSide, ids: Sequence[str]) -> Rows:
+        """The store's rows, or those that it can give all the same when it fails."""
+        try:
+            rows = await model.store.get(side, ids, deadline)
+        except StoreError as error:
+            self._note(error)
+            if error.rows is not None:
+                return error.rows
+            return model.codecs[side].unpack([None] * len(ids))._replace(stale=np.zeros(len(ids), bool))
+        self._metrics.damaged(side, rows.damaged)
+        return rows
+
+    def _note(self, error: StoreError) -> None:
+        """Count a read that failed. The log gets one line for many."""
+        self._metrics.store_errors.inc()
+        self._unsaid += 1
+        now = time.perf_counter()
+        if now >= self._say_again_at:
+            self._log.warning("store_error", error=str(error), reads=self._unsaid)
+            self._unsaid, self._say_again_at = 0, now + _SAY_AGAIN_S
