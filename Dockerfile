@@ -73,6 +73,7 @@ LABEL org.opencontainers.image.title="msd-ctr" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}"
+ENV MSD_REVISION=${REVISION}
 
 FROM runtime AS gpu
 # CUDA's libraries come with the packages: the host brings the driver alone.

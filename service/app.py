@@ -1,7 +1,5 @@
 """The service's app: its parts, and the routes and layers that lead requests to them."""
 
-from importlib.metadata import PackageNotFoundError, version
-
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
@@ -24,6 +22,7 @@ from service.routes.oip.model_routes import oip_routes
 from service.routes.score_route import PATH, ScoreRoute
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
+from service.telemetry.process import build_of
 
 
 def create_app(
@@ -39,7 +38,7 @@ def create_app(
     parts = Parts(settings, metrics or Metrics(), plan)
     app = _App(
         title="msd-ctr",
-        version=_version(),
+        version=build_of(settings.revision).version,
         description="Calibrated click probabilities for candidate ads.",
         lifespan=parts.alive,
         docs_url=None,
@@ -85,7 +84,7 @@ def _add_routes(app: _App, parts: Parts) -> None:
     app.router.routes.append(Route(PATH, score, methods=["POST"], name="score"))
     infer = InferRoute(settings, serving, pipeline, readiness)
     app.router.routes += [Route(path, infer, methods=["POST"], name="infer") for path in INFER_PATHS]
-    app.include_router(oip_routes(serving, readiness, _version()))
+    app.include_router(oip_routes(serving, readiness, build_of(settings.revision).version))
     if parts.live:
         events = EventsRoute(settings, serving, parts.live, readiness, parts.metrics, parts.request_log)
         app.router.routes.append(Route(EVENTS_PATH, events, methods=["POST"], name="events"))
@@ -101,10 +100,3 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     response = Response(answer.body, answer.status)
     response.raw_headers = answer.headers
     return response
-
-
-def _version() -> str:
-    try:
-        return version("msd-ctr")
-    except PackageNotFoundError:  # a checkout that is run without being installed
-        return "0"

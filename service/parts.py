@@ -35,6 +35,7 @@ from service.scoring.plain import PlainScoring
 from service.scoring.run_queue import RunQueue
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
+from service.telemetry.process import build_of
 from service.tracing.tracing import open_tracing
 from service.trust import Trust
 
@@ -54,6 +55,8 @@ class Parts:
         plan = plan or _own_plan(settings)
         self.settings, self.metrics = settings, metrics
         metrics.scoring_threads.set(threads)
+        metrics.connections_limit.set(settings.max_connections)
+        metrics.runs(build_of(settings.revision))
         self.readiness = Readiness(metrics)
         self._starter = Starter(self.readiness, settings.max_candidates)
         models = {key: load_planned(one, settings, metrics) for key, one in plan.models.items()}

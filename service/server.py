@@ -54,7 +54,8 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 def run_service(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT. Raises MsdError when the service cannot start."""
     keep_standard_streams()
-    configure_logs(settings.log_level)
+    metrics = Metrics()
+    metrics.log_lines.read = configure_logs(settings.log_level).read
     for number in _heeded():
         signal.signal(number, _leave)
     check_keys(settings)
@@ -62,7 +63,7 @@ def run_service(settings: Settings) -> None:
     settings = _with_threads(settings)
     with private_folder() as folder, bind(settings.host, settings.port) as listener:
         follower = Follower(Source(settings), folder, settings.store == "file", Trust(settings.trusted_keys))
-        Server(settings, listener, follower, folder).run()
+        Server(settings, listener, follower, folder, metrics).run()
 
 
 def _with_threads(settings: Settings) -> Settings:
@@ -113,9 +114,11 @@ class Server(uvicorn.Server):
     every reply tells its client to connect anew; when the time for that is over the door closes, all who are in are
     answered, and the process ends. A second SIGINT ends it at once."""
 
-    def __init__(self, settings: Settings, listener: socket.socket, follower: Follower, folder: Path | None) -> None:
+    def __init__(
+        self, settings: Settings, listener: socket.socket, follower: Follower, folder: Path | None, metrics: Metrics
+    ) -> None:
         """Loads what the follower says is wanted. `folder`: to be removed at the end. Raises MsdError."""
-        plan, metrics = follower.first(), Metrics()
+        plan = follower.first()
         app = create_app(settings, metrics, plan)
         super().__init__(server_config(app, settings, metrics, app.state.fast_route))
         self._drain_s = settings.drain_seconds

@@ -65,6 +65,8 @@ class Settings(BaseModel):
     """None: bundles need no signature."""
     tls_client_ca: Path | None = None
     """None: any client may connect."""
+    revision: Annotated[str, Field(max_length=64, pattern=r"^[\w.+-]*$")] | None = None
+    """The commit that was built, as `msd_build_info` tells it; None: that of the installed package, if it says."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     max_body_bytes: Annotated[int, Field(ge=1_024, le=2**28)] = 2**20
     max_header_bytes: Annotated[int, Field(ge=1_024, le=2**20)] = 2**15

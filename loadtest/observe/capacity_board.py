@@ -94,10 +94,12 @@ _TAKEN = Row(
             ),
         ),
         lines(
-            "Resident memory",
-            "Of the process, by instance.",
+            "Memory",
+            "Of the process: with mapped files (resident), and what counts against the limit of its container.",
             "bytes",
-            (series("process_resident_memory_bytes"), "{{instance}}"),
+            (series("process_resident_memory_bytes"), "{{instance}} resident"),
+            (series("msd_memory_own_bytes"), "{{instance}} own"),
+            (series("msd_memory_limit_bytes"), "{{instance}} limit"),
         ),
         lines(
             "Open files",

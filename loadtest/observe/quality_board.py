@@ -3,7 +3,7 @@
 from loadtest.observe.board import Board, Row, lines, stack
 from loadtest.observe.promql import quantile, rate, ratio, series, total
 
-_CANDIDATES, _USERS = 'rung!~"user_.*"', 'rung=~"user_.*"'
+_CANDIDATES, _USERS = 'side="item"', 'side="user"'
 
 
 def _of_all(where: str, whole: str) -> str:
@@ -35,7 +35,7 @@ _TRUE = Row(
     (
         lines(
             "Predicted ÷ observed clicks",
-            "Of the latest 10,000 joined impressions; 1 is right, 0 is not known yet. With few clicks it says little.",
+            "Of the latest 10,000 joined impressions; 1 is right. With few clicks it says little.",
             "short",
             (series("msd_predicted_over_observed"), "{{instance}}"),
             limit=1.25,
@@ -137,6 +137,19 @@ _LIVE = Row(
             "cps",
             (rate("msd_events_total", "outcome"), "{{outcome}}"),
         ),
+        stack(
+            "Requests with events by status",
+            "202: its events last; 503: neither Redis nor disk takes them, and they are to be sent again.",
+            "reqps",
+            (rate("msd_event_requests_total", "code"), "{{code}}"),
+        ),
+        lines(
+            "Requests with events, latency",
+            "From the first byte read to the reply that says that they last.",
+            "s",
+            (quantile(0.5, "msd_event_request_seconds"), "p50"),
+            (quantile(0.99, "msd_event_request_seconds"), "p99"),
+        ),
         lines(
             "Events of note",
             "late: after a later one; in_row: known to a row; ahead: of the clock; unknown: without a row.",
@@ -154,7 +167,7 @@ _LIVE = Row(
             "Since the newest event",
             "Silence makes counts old.",
             "s",
-            (f"time() - max ({series('msd_newest_event_seconds')} > 0)", "newest event"),
+            (f"time() - max ({series('msd_newest_event_timestamp_seconds')} > 0)", "newest event"),
         ),
         lines(
             "Reads of live states that failed",

@@ -123,7 +123,13 @@ _OVERLOAD = Row(
 _CONNECTIONS = Row(
     "Connections and restarts",
     (
-        lines("Connections", "Of clients.", "short", (total("msd_connections", "instance"), "{{instance}}")),
+        lines(
+            "Connections",
+            "Of clients, and how many there may be.",
+            "short",
+            (total("msd_connections", "instance"), "{{instance}}"),
+            (total("msd_connections_limit", "instance"), "{{instance}} limit"),
+        ),
         stack(
             "Connections ended by the service",
             "For what clients did, or did not.",
@@ -142,12 +148,35 @@ _CONNECTIONS = Row(
             "short",
             (f"changes({series('process_start_time_seconds')}[1h])", "{{instance}}"),
         ),
+        lines(
+            "Silence",
+            "How long the event loop, or all scoring threads, have not moved; a process that hangs cannot even be "
+            "scraped without an admin port.",
+            "s",
+            (series("msd_loop_silent_seconds"), "{{instance}} loop"),
+            (series("msd_scoring_silent_seconds"), "{{instance}} scoring"),
+            (series("msd_longest_run_seconds"), "{{instance}} longest run"),
+            limit=15,
+        ),
+        stack(
+            "Lines of the log",
+            "limited: one kind of line came too often; dropped: its reader is slow; lost: its reader is gone or "
+            "the disk is full.",
+            "cps",
+            (rate("msd_log_lines_total", "result"), "{{result}}"),
+        ),
     ),
 )
 
 _SERVED = Row(
     "What is served",
     (
+        lines(
+            "Releases",
+            "Instances by the release that they run.",
+            "short",
+            ("count by (version, commit) (" + series("msd_build_info") + ")", "{{version}} {{commit}}"),
+        ),
         lines(
             "Models",
             "Instances by model version; several at a time during a swap or an experiment.",

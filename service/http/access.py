@@ -28,6 +28,7 @@ _NUMBERS = itertools.count()
 _HEADER = b"x-request-id"
 _MAX_ID_BYTES = 128
 _SHOWN_PATH = 200
+_EVENTS = "/v1/events"
 # The service says in its log itself, once and not for each request, that it is not ready, refuses keys or has too much
 # to do.
 _NO_NEWS = (401, 403, 429, 499, 503, 504)
@@ -113,6 +114,8 @@ class AccessLog:
             self._metrics.request(access.status or 500, seconds)
             if self._tracing is not None:
                 access.trace_id = self._tracing.note(scope, access)
+        elif scope["path"] == _EVENTS and scope["method"] == "POST":
+            self._metrics.event_request(access.status or 500, seconds)
         is_news = access.status >= 400 and access.status not in _NO_NEWS
         if not is_news and not self._is_verbose:
             return

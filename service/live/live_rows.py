@@ -4,6 +4,7 @@ Knows when what is asked for; what becomes of it is `overlay`'s to say.
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
@@ -76,7 +77,7 @@ class LiveRows:
 
     def _tell(self, user: Rows, at: float, stream: Stream) -> None:
         self._metrics.live_ages.observe(max(0.0, at - float(user.records["as_of"][0])))
-        self._metrics.newest_event.set(stream.until)
+        self._metrics.newest_event.set(stream.until or math.nan)
 
 
 def _horizon(user: Rows, items: Rows, count: int) -> float:

@@ -97,7 +97,7 @@ class Observed:
         metrics = self._metrics
         metrics.joined_impressions.set(len(self._judged))
         metrics.joined_clicks.set(self._clicks)
-        metrics.predicted_over_observed.set(self._predicted / self._clicks if self._clicks else 0.0)
+        metrics.predicted_over_observed.set(self._predicted / self._clicks if self._clicks else math.nan)
 
     def _judge(self, shown: _Shown) -> None:
         is_clicked = shown.key in self._clicked

@@ -1,17 +1,37 @@
-"""Logs as one JSON object a line on stdout, the service's own and those of the libraries under it."""
+"""Logs as one JSON object a line on stdout, the service's own and those of the libraries under it.
 
+Whoever logs never waits: lines go through a bounded queue to a thread that writes them. What the queue has no room
+for, and what one kind of line says too often, is dropped and counted.
+"""
+
+import atexit
+import io
 import logging
 import os
+import select
+import stat
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, BinaryIO
+from queue import Empty, SimpleQueue
+from typing import Any, Literal, TextIO, cast
 
 import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-_STDERR = 2
+LineResult = Literal["written", "dropped", "limited", "lost"]
+LINE_RESULTS: tuple[LineResult, ...] = ("written", "dropped", "limited", "lost")
+MAX_WAITING_BYTES = 2**20
+LINES_PER_S, LINES_AT_ONCE = 20.0, 200.0
+_MAX_KINDS = 512
+# A pipe that poll calls writable takes so many bytes at once without blocking (PIPE_BUF).
+_AT_ONCE = 4_096
+_MAX_BEGUN = 2**16
+_FLUSH_S = 0.5
+_STDOUT, _STDERR = 1, 2
 
 
 def keep_standard_streams() -> None:
@@ -20,65 +40,241 @@ def keep_standard_streams() -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         pass
     os.close(descriptor)
-    if sys.stdout is None:
-        sys.stdout = os.fdopen(1, "w", closefd=False)
 
 
-def configure_logs(level: str) -> None:
-    """Sets up the whole process's logging; `level` is the lowest that is written."""
+def configure_logs(level: str) -> "LineCounts":
+    """Set up the whole process's logging and replace its standard streams; `level` is the lowest that is written.
+
+    Returns the counts of lines. The process's end waits until they are written, for half a second a stream at most.
+    """
     number = logging.getLevelNamesMapping()[level.upper()]
+    counts = LineCounts()
+    output, errors = (LineWriter(_detached(one), counts) for one in (_STDOUT, _STDERR))
+    sys.stdout, sys.stderr = cast(TextIO, _Stream(output, _STDOUT)), cast(TextIO, _Stream(errors, _STDERR))
     shared: Sequence[Processor] = (
         structlog.stdlib.add_log_level,
+        LineLimit(counts),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     )
-    # Unbuffered: of what could not be written nothing is to be kept.
-    output = _Output(getattr(sys.stdout.buffer, "raw", sys.stdout.buffer))
     structlog.configure(
         processors=[*shared, structlog.processors.JSONRenderer(_dump_bytes)],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.BytesLoggerFactory(output),  # type: ignore[arg-type]
+        logger_factory=lambda *_: _Logger(output),
         cache_logger_on_first_use=True,
     )
     handler = _Handler(output)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
             processors=[_drop_colours, structlog.processors.JSONRenderer(_dump_text)],
         )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(number, logging.INFO))
+    return counts
 
 
-class _Output:
-    """Where lines go. Those that cannot be written, as when a disk is full or nobody reads any more, are lost: requests
-    are not to be."""
+class LineCounts:
+    """How many lines there were, by what became of them."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self) -> None:
+        # Reentrant: the garbage collector may run a finaliser that logs while its thread holds the lock.
+        self._lock = threading.RLock()
+        self._counts: dict[str, int] = dict.fromkeys(LINE_RESULTS, 0)
 
-    def write(self, data: bytes) -> None:
-        with suppress(OSError):
-            self._file.write(data)
+    def add(self, result: LineResult) -> None:
+        """Count one line."""
+        with self._lock:
+            self._counts[result] += 1
+
+    def read(self) -> dict[str, int]:
+        """The counts since the start, by result."""
+        return dict(self._counts)
+
+
+class LineWriter:
+    """Writes lines to a descriptor, in a thread of its own."""
+
+    def __init__(self, descriptor: int, counts: LineCounts) -> None:
+        self._descriptor = descriptor
+        self._counts = counts
+        self._lock = threading.RLock()
+        self._waiting_bytes = self._dropped = 0
+        self._queue: SimpleQueue[bytes] = SimpleQueue()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="log-lines", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
+
+    def write(self, line: bytes) -> None:
+        """Take one line to be written, with its newline; drop it if too much waits."""
+        with self._lock:
+            if self._waiting_bytes + len(line) > MAX_WAITING_BYTES:
+                self._dropped += 1
+                self._counts.add("dropped")
+                return
+            self._waiting_bytes += len(line)
+            self._queue.put(line)
+
+    def close(self) -> None:
+        """Write what waits, for half a second at most."""
+        self._closing.set()
+        self._queue.put(b"")
+        self._thread.join(_FLUSH_S)
+
+    def _work(self) -> None:
+        while True:
+            try:
+                line = self._queue.get(block=not self._closing.is_set())
+            except Empty:
+                return
+            if not line:
+                continue
+            self._counts.add("written" if self._is_written(line) else "lost")
+            with self._lock:
+                self._waiting_bytes -= len(line)
+                dropped, self._dropped = self._dropped, 0
+            if dropped:
+                self.write(_dump_bytes({"event": "log_lines_dropped", "count": dropped, "level": "warning"}) + b"\n")
+
+    def _is_written(self, line: bytes) -> bool:
+        """Write a line whole, however long that takes. A full disk or a pipe whose reader has gone loses it."""
+        writable, left = select.poll(), memoryview(line)
+        writable.register(self._descriptor, select.POLLOUT)
+        while left:
+            writable.poll()
+            try:
+                left = left[os.write(self._descriptor, left[:_AT_ONCE]) :]
+            except BlockingIOError:
+                continue
+            except OSError:
+                return False
+        return True
+
+
+class LineLimit:
+    """A structlog processor that drops lines of a kind that come too often; the next that is written says how many."""
+
+    def __init__(self, counts: LineCounts, clock: Callable[[], float] = time.monotonic) -> None:
+        self._counts, self._clock = counts, clock
+        self._kinds: dict[tuple[object, ...], _Kind] = {}
+
+    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        """Return the event, or raise structlog.DropEvent. Lines for debugging are not limited."""
+        if event["level"] == "debug":
+            return event
+        # What libraries say is told apart by who says it: texts of theirs may quote what a stranger sent.
+        name = event.get("logger") or event.get("event")
+        kind = (event["level"], name, event.get("status"))
+        if kind not in self._kinds and len(self._kinds) >= _MAX_KINDS:
+            kind = ("", None, None)
+        bucket = self._kinds.setdefault(kind, _Kind(self._clock()))
+        if not bucket.takes(self._clock()):
+            self._counts.add("limited")
+            raise structlog.DropEvent
+        if bucket.suppressed:
+            event["suppressed"], bucket.suppressed = bucket.suppressed, 0
+        return event
+
+
+class _Kind:
+    """A token bucket. Threads that log the same at once may take a token too many, and never wait."""
+
+    def __init__(self, now: float) -> None:
+        self._tokens, self._filled_at = LINES_AT_ONCE, now
+        self.suppressed = 0
+
+    def takes(self, now: float) -> bool:
+        self._tokens = min(LINES_AT_ONCE, self._tokens + LINES_PER_S * (now - self._filled_at))
+        self._filled_at = now
+        if self._tokens < 1:
+            self.suppressed += 1
+            return False
+        self._tokens -= 1
+        return True
+
+
+class _Stream(io.TextIOBase):
+    """What Python itself writes to a standard stream - warnings, tracebacks, prints - as lines."""
+
+    def __init__(self, output: LineWriter, descriptor: int) -> None:
+        self._output, self._descriptor = output, descriptor
+        self._begun = ""
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return "utf-8"
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        """Take text; whole lines are written."""
+        lines = (self._begun + text).splitlines(keepends=True)
+        self._begun = lines.pop() if lines and not lines[-1].endswith("\n") else ""
+        for line in lines:
+            self._output.write(line.encode("utf-8", "backslashreplace"))
+        if len(self._begun) > _MAX_BEGUN:
+            self.flush()
+        return len(text)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Write a line that is only begun."""
+        begun, self._begun = self._begun, ""
+        if begun:
+            self._output.write(begun.encode("utf-8", "backslashreplace"))
+
+
+class _Logger:
+    """What structlog hands its lines to."""
+
+    def __init__(self, output: LineWriter) -> None:
+        self._output = output
+
+    def msg(self, line: bytes) -> None:
+        self._output.write(line + b"\n")
+
+    debug = info = warning = error = critical = exception = msg
 
 
 class _Handler(logging.Handler):
     """Libraries' lines, to the same place."""
 
-    def __init__(self, output: _Output) -> None:
+    def __init__(self, output: LineWriter) -> None:
         super().__init__()
         self._output = output
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._output.write(self.format(record).encode("utf-8", "backslashreplace") + b"\n")
+        except structlog.DropEvent:
+            pass
         except Exception:
             self.handleError(record)
+
+
+def _detached(descriptor: int) -> int:
+    """Return a copy of a standard descriptor for the thread that writes, and leave in its place one that never blocks.
+
+    C libraries and faulthandler write there themselves: if nobody reads, what they say is lost. This works for pipes
+    and terminals, which are opened anew; the file status of the one that was inherited is shared with other processes.
+    """
+    copy = os.dup(descriptor)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        with suppress(OSError):  # no /proc, or opened by another user
+            fresh = os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+            os.dup2(fresh, descriptor)
+            os.close(fresh)
+    return copy
 
 
 def _drop_colours(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:

@@ -1,68 +1,43 @@
-"""Prometheus families whose label values exist from the start, and gauges that are set together.
+"""What Prometheus's client lacks: children that exist from the start, gauges that are set together, counts of others.
 
 Every family may be written from any thread. Does not know which families there are (`metrics`).
 """
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 Labels = tuple[str, ...]
+F = TypeVar("F", bound=MetricWrapperBase)
+K = TypeVar("K", bound=str | int)
 
 
-class Families(CollectorRegistry):
-    """A registry that declares families; those with a closed set of label values return a child per value."""
+class Children(dict[K, F]):
+    """The children of a family with one label, by its value. Another value than was foreseen gets a child when it
+    comes: nobody's request fails of it."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        # A switch of the whole library: `_created` would double the series of all counters and histograms.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
+    def __init__(self, family: F, values: Iterable[K]) -> None:
+        super().__init__({value: family.labels(str(value)) for value in values})
+        self._family = family
 
-    def counter(self, name: str, text: str) -> Counter:
-        """Declare a counter without labels."""
-        return Counter(name, text, registry=self)
-
-    def counters(self, name: str, text: str, label: str, values: Iterable[str]) -> dict[str, Counter]:
-        """Declare a counter with one label; return the child of each value."""
-        family = Counter(name, text, [label], registry=self)
-        return {value: family.labels(value) for value in values}
-
-    def gauge(self, name: str, text: str) -> Gauge:
-        """Declare a gauge without labels."""
-        return Gauge(name, text, registry=self)
-
-    def gauges(self, name: str, text: str, label: str, values: Iterable[str]) -> dict[str, Gauge]:
-        """Declare a gauge with one label; return the child of each value."""
-        family = Gauge(name, text, [label], registry=self)
-        return {value: family.labels(value) for value in values}
-
-    def gauge_set(self, name: str, text: str, labels: Sequence[str]) -> "GaugeSet":
-        """Declare a gauge whose label values are known later."""
-        family = GaugeSet(name, text, labels)
-        self.register(family)
-        return family
-
-    def histogram(self, name: str, text: str, bounds: Sequence[float]) -> Histogram:
-        """Declare a histogram without labels."""
-        return Histogram(name, text, buckets=bounds, registry=self)
-
-    def histograms(
-        self, name: str, text: str, label: str, values: Iterable[str], bounds: Sequence[float]
-    ) -> dict[str, Histogram]:
-        """Declare a histogram with one label; return the child of each value."""
-        family = Histogram(name, text, [label], buckets=bounds, registry=self)
-        return {value: family.labels(value) for value in values}
+    def __missing__(self, value: K) -> F:
+        """Make the child."""
+        child = self[value] = self._family.labels(str(value))
+        return child
 
 
 class GaugeSet(Collector):
     """A gauge whose children are replaced together: a scrape sees all the old ones or all the new ones."""
 
-    def __init__(self, name: str, text: str, labels: Sequence[str]) -> None:
+    def __init__(self, name: str, text: str, labels: Sequence[str], registry: CollectorRegistry) -> None:
         self._name, self._text, self._labelnames = name, text, tuple(labels)
         self._values: Mapping[Labels, float] = {}
+        registry.register(self)
 
     def replace(self, values: Mapping[Labels, float]) -> None:
         """Set these children and remove all others."""
@@ -73,6 +48,23 @@ class GaugeSet(Collector):
         family = GaugeMetricFamily(self._name, self._text, labels=self._labelnames)
         for labels, value in self._values.items():
             family.add_metric(labels, value)
+        yield family
+
+
+class ReadCounter(Collector):
+    """A counter with one label that is kept elsewhere: each scrape reads it."""
+
+    def __init__(self, name: str, text: str, label: str, values: Iterable[str], registry: CollectorRegistry) -> None:
+        self._name, self._text, self._labelnames = name, text, (label,)
+        self.read: Callable[[], Mapping[str, float]] = lambda: dict.fromkeys(values, 0.0)
+        """Returns the count of each value."""
+        registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the family."""
+        family = CounterMetricFamily(self._name, self._text, labels=self._labelnames)
+        for value, count in self.read().items():
+            family.add_metric((value,), count)
         yield family
 
 

@@ -6,53 +6,53 @@ Written by every thread, read by scrapes alone. Does not know when things happen
 import math
 import threading
 from collections import Counter as Tally
-from collections.abc import Iterable, Mapping
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from prometheus_client import ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from msd.contract.assemble import Rung, UserRung
 from msd.contract.bundle import Manifest
 from msd.contract.rows import RowSide
 from service.runtimes.runtime import Engine
-from service.telemetry.metric_types import Families, Labels
+from service.telemetry.logs import LINE_RESULTS
+from service.telemetry.metric_types import Children, GaugeSet, Labels, ReadCounter
+from service.telemetry.process import Build, memory_limit, own_memory
 
 Stage = Literal["parse", "rows", "queue", "run", "reply"]
 Shed = Literal["rows", "wait", "deadline", "client_gone", "explain"]
-STAGES: tuple[Stage, ...] = ("parse", "rows", "queue", "run", "reply")
-SHEDS: tuple[Shed, ...] = ("rows", "wait", "deadline", "client_gone", "explain")
-RUNGS: tuple[str, ...] = ("user_unknown", "user_cached", "cached", "encoded", "category_prior", "prior")
 ColdText = Literal["held", "encoded", "shared", "redis", "late", "dropped", "failed"]
-COLD_TEXTS: tuple[ColdText, ...] = ("held", "encoded", "shared", "redis", "late", "dropped", "failed")
 Tier = Literal["file", "arena", "stale", "redis", "missing"]
-TIERS: tuple[Tier, ...] = ("file", "arena", "stale", "redis", "missing")
+EventOutcome = Literal["accepted", "duplicate"]
+EventNote = Literal["late", "in_row", "ahead", "unknown_user", "unknown_item"]
+Swap = Literal["done", "refused", "postponed"]
+Close = Literal["handshake", "slow_head", "slow_reader", "bad_http", "made_room", "full"]
+KeyRefusal = Literal["missing", "unknown", "expired", "scope"]
+Logged = Literal["handed", "dropped", "written", "lost"]
+Shadowed = Literal["scored", "busy", "failed"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+SHEDS: tuple[Shed, ...] = get_args(Shed)
+CLOSES: tuple[Close, ...] = get_args(Close)
+RUNGS: dict[RowSide, tuple[str, ...]] = {"user": get_args(UserRung), "item": get_args(Rung)}
+"""What stands in for a fresh row, by side."""
 STORE_STATES = ("up", "slow", "refusing", "down")
 FILLS = ("off", "waiting", "filling", "full", "done")
-EventOutcome = Literal["accepted", "duplicate"]
-EVENT_OUTCOMES: tuple[EventOutcome, ...] = ("accepted", "duplicate")
-EventNote = Literal["late", "in_row", "ahead", "unknown_user", "unknown_item"]
-EVENT_NOTES: tuple[EventNote, ...] = ("late", "in_row", "ahead", "unknown_user", "unknown_item")
-Swap = Literal["done", "refused", "postponed"]
-SWAPS: tuple[Swap, ...] = ("done", "refused", "postponed")
-Close = Literal["handshake", "slow_head", "slow_reader", "bad_http", "made_room", "full"]
-CLOSES: tuple[Close, ...] = ("handshake", "slow_head", "slow_reader", "bad_http", "made_room", "full")
-KeyRefusal = Literal["missing", "unknown", "expired", "scope"]
-KEY_REFUSALS: tuple[KeyRefusal, ...] = ("missing", "unknown", "expired", "scope")
 CODES = (200, 400, 401, 403, 404, 408, 413, 415, 422, 429, 499, 500, 503, 504)
-Logged = Literal["handed", "dropped", "written", "lost"]
-LOGGED: tuple[Logged, ...] = ("handed", "dropped", "written", "lost")
-TRACES = ("sent", "dropped", "failed")
+EVENT_CODES = (202, 400, 401, 403, 404, 408, 413, 415, 422, 429, 499, 500, 503)
 MAX_ARMS, MAX_SHADOWS = 8, 2
-Shadowed = Literal["scored", "busy", "failed"]
-SHADOWED: tuple[Shadowed, ...] = ("scored", "busy", "failed")
 _SIDES: tuple[RowSide, ...] = ("user", "item")
-_SHIFTS = (1e-4, 1e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0)
-_ARM_LABELS = ("slot", "arm", "bundle_id")
-_BUNDLE_LABELS = ("bundle_id", "model_version", "store")
-_NATIVE_LABELS = ("path", "instructions")
 _RUNTIME_LABELS = ("runtime", "version", "provider", "device", "graphs", "threads", "precision", "instructions")
+_SHIFTS = (1e-4, 1e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0)
 _SECONDS = (1e-4, 2.5e-4, 5e-4, 1e-3, 1.5e-3, 2e-3, 3e-3, 5e-3, 7.5e-3, 1e-2, 1.5e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1, 5)
 _STAGE_SECONDS = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 1, 5)
 _AGES = (1, 10, 60, 300, 900, 3_600, 7_200, 21_600, 86_400, 172_800, 604_800)
@@ -60,230 +60,255 @@ _CANDIDATES = (1, 10, 25, 50, 100, 200, 350, 500, 1000, 2000)
 
 
 class Metrics:
-    """The families of one service. All closed label values exist from the start, so that rates can be taken."""
+    """The families of one service. All closed label values exist from the start, so that rates can be taken.
+
+    Attributes that are dicts have the children of a family by the value of its label.
+    """
 
     def __init__(self) -> None:
-        self.families = families = Families()
-        ProcessCollector(registry=families)
-        self._declare_requests(families)
-        self._declare_entry(families)
-        self._declare_store(families)
-        self._declare_queue(families)
-        self._declare_cold_ads(families)
-        self._declare_log(families)
-        self._declare_drift(families)
-        self._declare_events(families)
-        self._declare_lineup(families)
-        self._declare_shadows(families)
+        self.families = CollectorRegistry()
+        # A switch of the whole library: `_created` would double the series of all counters and histograms.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._declare_requests()
+        self._declare_entry()
+        self._declare_store()
+        self._declare_queue()
+        self._declare_cold_ads()
+        self._declare_events()
+        self._declare_lineup()
+        self._declare_log()
+        self._declare_drift()
+        self._declare_process()
 
-    def _declare_requests(self, families: Families) -> None:
+    def _declare_requests(self) -> None:
         """Scoring requests and their stages."""
-        requests = families.counters(
-            "msd_requests",
-            "Scoring requests that ended, by HTTP status; 499: the client disconnected first.",
-            "code",
-            map(str, CODES),
+        requests = self._counter(
+            "msd_requests", "Scoring requests that ended, by HTTP status; 499: the client disconnected first.", "code"
         )
-        self._requests = {int(code): counter for code, counter in requests.items()}
-        self._request_seconds = families.histogram(
+        self._requests = Children(requests, CODES)
+        self._request_seconds = self._histogram(
             "msd_request_seconds",
             "Seconds from the first byte of a scoring request to its reply, per request answered with 200.",
             _SECONDS,
         )
-        self.stages = families.histograms(
-            "msd_stage_seconds", "Seconds per stage of a scoring request.", "stage", STAGES, _STAGE_SECONDS
+        stages = self._histogram(
+            "msd_stage_seconds", "Seconds per stage of a scoring request.", _STAGE_SECONDS, "stage"
         )
-        """By stage."""
-        self.candidates = families.histogram("msd_request_candidates", "Candidates per scored request.", _CANDIDATES)
-        self.run_rows = families.histogram(
+        self.stages = Children(stages, STAGES)
+        self.candidates = self._histogram("msd_request_candidates", "Candidates per scored request.", _CANDIDATES)
+        self.run_rows = self._histogram(
             "msd_run_rows", "Candidates per model run; a run may score several requests.", _CANDIDATES
         )
-        self._degraded = families.counters(
+        degraded = self._counter(
             "msd_degraded",
-            "Users and candidates scored without a fresh row of their own, by what was used instead.",
+            "Users and candidates scored without a fresh row of their own, by side and by what was used instead.",
+            "side",
             "rung",
-            RUNGS,
         )
-        self.sheds = families.counters("msd_shed", "Scoring requests rejected or dropped, by reason.", "reason", SHEDS)
-        """By reason."""
-        self.partial = families.counter(
+        self._degraded = {(side, rung): degraded.labels(side, rung) for side in _SIDES for rung in RUNGS[side]}
+        sheds = self._counter("msd_shed", "Scoring requests rejected or dropped, by reason.", "reason")
+        self.sheds = Children(sheds, SHEDS)
+        self.partial = self._counter(
             "msd_partial", "Model runs that scored only the first candidates to meet the deadline."
         )
-
-    def _declare_entry(self, families: Families) -> None:
-        """API keys, TLS and connections."""
-        self.keys_refused = families.counters(
-            "msd_keys_refused",
-            "Requests rejected for a missing or insufficient API key, by reason.",
-            "reason",
-            KEY_REFUSALS,
+        shadows = self._counter("msd_shadow_requests", "Requests offered to shadows, by result.", "result")
+        self.shadows = Children(shadows, get_args(Shadowed))
+        shifts = self._histogram(
+            "msd_shadow_shift",
+            "Absolute difference of shadow and served pCTR in log-odds, per candidate.",
+            _SHIFTS,
+            "slot",
         )
-        """By reason."""
-        self.keys_stale = families.gauge(
+        self._shadow_shifts = Children(shifts, range(1, MAX_SHADOWS + 1))
+
+    def _declare_entry(self) -> None:
+        """API keys, TLS and connections."""
+        refused = self._counter(
+            "msd_keys_refused", "Requests rejected for a missing or insufficient API key, by reason.", "reason"
+        )
+        self.keys_refused = Children(refused, get_args(KeyRefusal))
+        self.keys_stale = self._gauge(
             "msd_keys_stale", "1 if the API key file is unusable and the keys read before are in use, else 0."
         )
-        self.tls_stale = families.gauge(
+        self.tls_stale = self._gauge(
             "msd_tls_stale", "1 if certificate or private key are unusable and those read before are in use, else 0."
         )
-        self.connections = families.gauge("msd_connections", "Open client connections.")
-        self.closed = families.counters(
-            "msd_connections_closed", "Client connections closed by the service, by reason.", "reason", CLOSES
+        self.connections = self._gauge("msd_connections", "Open client connections.")
+        self.connections_limit = self._gauge("msd_connections_limit", "Configured limit of open client connections.")
+        closed = self._counter(
+            "msd_connections_closed", "Client connections closed by the service, by reason.", "reason"
         )
-        """By reason."""
+        self.closed = Children(closed, CLOSES)
 
-    def _declare_store(self, families: Families) -> None:
+    def _declare_store(self) -> None:
         """Rows, where they were found, and the state of their store."""
-        self.store_errors = families.counter("msd_store_errors", "Failed reads from the row store.")
-        self._damaged = families.counters(
-            "msd_damaged_rows", "Rows read that were truncated, corrupt or of another bundle.", "side", _SIDES
+        self.store_errors = self._counter("msd_store_errors", "Failed reads from the row store.")
+        damaged = self._counter(
+            "msd_damaged_rows", "Rows read that were truncated, corrupt or of another bundle.", "side"
         )
-        self.rows = families.counters("msd_rows", "Rows requested, by the tier that served them.", "tier", TIERS)
-        """By tier."""
-        self.row_ages = families.histograms(
-            "msd_row_age_seconds",
-            "Seconds since a row was written; one row is sampled per read.",
-            "side",
-            _SIDES,
-            _AGES,
+        self._damaged = Children(damaged, _SIDES)
+        rows = self._counter("msd_rows", "Rows requested, by the tier that served them.", "tier")
+        self.rows = Children(rows, get_args(Tier))
+        ages = self._histogram(
+            "msd_row_age_seconds", "Seconds since a row was written; one row is sampled per read.", _AGES, "side"
         )
-        """By side."""
-        self.stale_ages = families.histogram(
+        self.row_ages = Children(ages, _SIDES)
+        self.stale_ages = self._histogram(
             "msd_stale_seconds", "Seconds since Redis last confirmed the cached rows, per read of stale rows.", _AGES
         )
-        self.store_states = families.gauges(
-            "msd_store_state", "Open row stores, by state of their Redis connection.", "state", STORE_STATES
-        )
-        """By state."""
-        self.fills = families.gauges("msd_fill_state", "Open row stores, by state of their cache fill.", "state", FILLS)
-        """By state."""
-        self.arena_rows = families.gauges("msd_arena_rows", "Rows cached in memory.", "side", _SIDES)
-        """By side."""
+        states = self._gauge("msd_store_state", "Open row stores, by state of their Redis connection.", "state")
+        self.store_states = Children(states, STORE_STATES)
+        fills = self._gauge("msd_fill_state", "Open row stores, by state of their cache fill.", "state")
+        self.fills = Children(fills, FILLS)
+        self.arena_rows = Children(self._gauge("msd_arena_rows", "Rows cached in memory.", "side"), _SIDES)
 
-    def _declare_queue(self, families: Families) -> None:
+    def _declare_queue(self) -> None:
         """The queue of scoring requests, and the threads that empty it."""
-        self.queued_rows = families.gauge("msd_queued_rows", "Candidates admitted and not yet scored.")
-        self.queued_seconds = families.gauge(
+        self.queued_rows = self._gauge("msd_queued_rows", "Candidates admitted and not yet scored.")
+        self.queued_seconds = self._gauge(
             "msd_queued_seconds", "Estimated seconds until one scoring thread alone has scored the queued candidates."
         )
-        self.scoring_threads = families.gauge("msd_scoring_threads", "Configured scoring threads.")
-        self.ready = families.gauge("msd_ready", "1 if the service accepts requests, else 0.")
-
-    def _declare_cold_ads(self, families: Families) -> None:
-        """Texts of ads without a row."""
-        self.cold_texts = families.counters(
-            "msd_encoded", "Texts of ads without a row, by result for their request.", "result", COLD_TEXTS
+        self.scoring_threads = self._gauge("msd_scoring_threads", "Configured scoring threads.")
+        self.ready = self._gauge("msd_ready", "1 if the service accepts requests, else 0.")
+        self.loop_silent = self._gauge(
+            "msd_loop_silent_seconds",
+            "Seconds since the event loop last said that it runs; it does ten times a second.",
         )
-        """By result."""
-        self.encoder_waiting = families.gauge("msd_encoder_waiting", "Texts queued for the text encoder.")
-        self.encoder_seconds = families.histogram(
+        self.scoring_silent = self._gauge(
+            "msd_scoring_silent_seconds",
+            "Seconds since a scoring thread last began or ended a job while all have one, else 0.",
+        )
+        self.longest_run = self._gauge(
+            "msd_longest_run_seconds", "Seconds that the longest job now in a scoring thread has taken, else 0."
+        )
+
+    def _declare_cold_ads(self) -> None:
+        """Texts of ads without a row."""
+        texts = self._counter("msd_encoded", "Texts of ads without a row, by result for their request.", "result")
+        self.cold_texts = Children(texts, get_args(ColdText))
+        self.encoder_waiting = self._gauge("msd_encoder_waiting", "Texts queued for the text encoder.")
+        self.encoder_seconds = self._histogram(
             "msd_encoder_seconds",
             "Seconds per run of the text encoder; a run may encode several texts.",
             _STAGE_SECONDS,
         )
-        self.encoder_texts = families.counter("msd_encoder_texts", "Texts encoded by the text encoder.")
-        self.shelf_damaged = families.counter(
+        self.encoder_texts = self._counter("msd_encoder_texts", "Texts encoded by the text encoder.")
+        self.shelf_damaged = self._counter(
             "msd_encoded_damaged", "Vectors read from Redis that were truncated, corrupt or of another text."
         )
 
-    def _declare_log(self, families: Families) -> None:
-        """The request log and traces."""
-        self.log_records = families.counters(
-            "msd_log_records", "Sampled requests for the request log, by result.", "result", LOGGED
-        )
-        """By result."""
-        self.log_events = families.counters(
-            "msd_log_events", "Events for the request log, by result.", "result", (*LOGGED, "unsampled")
-        )
-        """By result."""
-        self.log_bytes = families.gauge("msd_log_bytes", "Bytes of request log files on disk.")
-        self.traces = families.counters(
-            "msd_traces", "Traces of requests, by result of their export.", "result", TRACES
-        )
-        """By result."""
-
-    def _declare_drift(self, families: Families) -> None:
-        """Logged requests against the bundle's reference and against observed clicks."""
-        self._input_psi = families.gauge_set(
-            "msd_input_psi",
-            "Population stability index of recent inputs against the bundle's reference, per input.",
-            ["feature"],
-        )
-        self._score_psi = families.gauge_set(
-            "msd_score_psi",
-            "Population stability index of recent scores against the bundle's reference, per head.",
-            ["head"],
-        )
-        self._referenced = ""
-        self._drift_lock = threading.Lock()
-        self.predicted_over_observed = families.gauge(
-            "msd_predicted_over_observed",
-            "Ratio of predicted to observed clicks of recent joined impressions; 0 if unknown.",
-        )
-        self.joined_impressions = families.gauge(
-            "msd_joined_impressions", "Recent impressions joined to their logged scores."
-        )
-        self.joined_clicks = families.gauge("msd_joined_clicks", "Clicks among the joined impressions.")
-
-    def _declare_events(self, families: Families) -> None:
+    def _declare_events(self) -> None:
         """Events and live state."""
-        self.events = families.counters("msd_events", "Events received, by outcome.", "outcome", EVENT_OUTCOMES)
-        """By outcome."""
-        self.events_noted = families.counters(
+        events = self._counter("msd_event_requests", "Requests to /v1/events that ended, by HTTP status.", "code")
+        self._event_requests = Children(events, EVENT_CODES)
+        self._event_seconds = self._histogram(
+            "msd_event_request_seconds",
+            "Seconds from the first byte of a request to /v1/events to its reply, per request answered with 202.",
+            _SECONDS,
+        )
+        events = self._counter("msd_events", "Events received, by outcome.", "outcome")
+        self.events = Children(events, get_args(EventOutcome))
+        noted = self._counter(
             "msd_events_noted",
             "Events received out of order, already in a row, dated in the future, or without a row.",
             "what",
-            EVENT_NOTES,
         )
-        """By what was noted."""
-        self.newest_event = families.gauge("msd_newest_event_seconds", "Time of the newest event, in Unix seconds.")
-        self.live_errors = families.counter("msd_live_errors", "Failed reads of live state.")
-        self.live_ages = families.histogram(
+        self.events_noted = Children(noted, get_args(EventNote))
+        self.newest_event = self._gauge(
+            "msd_newest_event_timestamp_seconds", "Time of the newest event, in Unix seconds; NaN before the first."
+        )
+        self.newest_event.set(math.nan)
+        self.live_errors = self._counter("msd_live_errors", "Failed reads of live state.")
+        self.live_ages = self._histogram(
             "msd_live_age_seconds", "Age of the user's live counts in seconds, per request scored with them.", _AGES
         )
 
-    def _declare_lineup(self, families: Families) -> None:
+    def _declare_lineup(self) -> None:
         """What is served, and swaps."""
-        self.generation = families.gauge("msd_lineup_generation", "Number of the served line-up; each swap raises it.")
-        self.swaps = families.counters(
-            "msd_swaps", "Attempts to serve another bundle or other weights, by result.", "result", SWAPS
-        )
-        """By result."""
-        self.refused = families.gauge(
+        self.generation = self._gauge("msd_lineup_generation", "Number of the served line-up; each swap raises it.")
+        swaps = self._counter("msd_swaps", "Attempts to serve another bundle or other weights, by result.", "result")
+        self.swaps = Children(swaps, get_args(Swap))
+        self.refused = self._gauge(
             "msd_bundle_refused", "1 if the wanted bundle was refused and is not served, else 0."
         )
-        arms = families.counters(
-            "msd_arm_requests", "Requests scored per arm of an experiment.", "slot", map(str, range(1, MAX_ARMS + 1))
+        arms = self._counter("msd_arm_requests", "Requests scored per arm of an experiment.", "slot")
+        self.arms = Children(arms, range(1, MAX_ARMS + 1))
+        self._shares = self._gauge_set(
+            "msd_arm_share", "Share of users assigned to an arm, from 0 to 1.", ("slot", "arm", "bundle_id")
         )
-        self.arms = {int(slot): counter for slot, counter in arms.items()}
-        """By slot."""
-        self._shares = families.gauge_set(
-            "msd_arm_share", "Share of users assigned to an arm, from 0 to 1.", _ARM_LABELS
+        self._bundles = self._gauge_set(
+            "msd_bundle_info", "1 for each served bundle.", ("bundle_id", "model_version", "store")
         )
-        self._bundles = families.gauge_set("msd_bundle_info", "1 for each served bundle.", _BUNDLE_LABELS)
-        self._runtimes = families.gauge_set(
+        self._runtimes = self._gauge_set(
             "msd_runtime_info", "1 for each model runtime, as read back after loading.", _RUNTIME_LABELS
         )
-
-        self._natives = families.gauge_set(
+        self._natives = self._gauge_set(
             "msd_native_info",
             "1 for each way in which plain requests are scored: by the native core, or in Python.",
-            _NATIVE_LABELS,
+            ("path", "instructions"),
         )
 
-    def _declare_shadows(self, families: Families) -> None:
-        """Bundles that score copies of requests."""
-        self.shadows = families.counters(
-            "msd_shadow_requests", "Requests offered to shadows, by result.", "result", SHADOWED
+    def _declare_log(self) -> None:
+        """The service's log, the request log and traces."""
+        self.log_lines = ReadCounter(
+            "msd_log_lines", "Lines for stdout and stderr, by result.", "result", LINE_RESULTS, self.families
         )
-        """By result."""
-        shifts = families.histograms(
-            "msd_shadow_shift",
-            "Absolute difference of shadow and served pCTR in log-odds, per candidate.",
-            "slot",
-            map(str, range(1, MAX_SHADOWS + 1)),
-            _SHIFTS,
+        records = self._counter("msd_log_records", "Sampled requests for the request log, by result.", "result")
+        self.log_records = Children(records, get_args(Logged))
+        events = self._counter("msd_log_events", "Events for the request log, by result.", "result")
+        self.log_events = Children(events, (*get_args(Logged), "unsampled"))
+        self.log_bytes = self._gauge("msd_log_bytes", "Bytes of request log files on disk.")
+        traces = self._counter("msd_traces", "Traces of requests, by result of their export.", "result")
+        self.traces = Children(traces, ("sent", "dropped", "failed"))
+
+    def _declare_drift(self) -> None:
+        """Logged requests against the bundle's reference and against observed clicks."""
+        self._input_psi = self._gauge_set(
+            "msd_input_psi",
+            "Population stability index of recent inputs against the bundle's reference, per input.",
+            ("feature",),
         )
-        self._shadow_shifts = {int(slot): histogram for slot, histogram in shifts.items()}
+        self._score_psi = self._gauge_set(
+            "msd_score_psi",
+            "Population stability index of recent scores against the bundle's reference, per head.",
+            ("head",),
+        )
+        self._referenced = ""
+        self._drift_lock = threading.Lock()
+        self.predicted_over_observed = self._gauge(
+            "msd_predicted_over_observed",
+            "Ratio of predicted to observed clicks of recent joined impressions; NaN if unknown.",
+        )
+        self.predicted_over_observed.set(math.nan)
+        self.joined_impressions = self._gauge(
+            "msd_joined_impressions", "Recent impressions joined to their logged scores."
+        )
+        self.joined_clicks = self._gauge("msd_joined_clicks", "Clicks among the joined impressions.")
+
+    def _declare_process(self) -> None:
+        """The process: by the names that all Prometheus clients use, and what these lack."""
+        ProcessCollector(registry=self.families)
+        self._build = self._gauge_set(
+            "msd_build_info", "1 for the release that runs; its commit is empty if unknown.", ("version", "commit")
+        )
+        self._gauge("msd_memory_own_bytes", "Memory of the process without mapped files; NaN if unknown.").set_function(
+            own_memory
+        )
+        self._gauge(
+            "msd_memory_limit_bytes", "Memory that control groups leave to the process; NaN without a limit."
+        ).set_function(memory_limit)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.families)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, registry=self.families)
+
+    def _gauge_set(self, name: str, text: str, labels: Sequence[str]) -> GaugeSet:
+        return GaugeSet(name, text, labels, self.families)
+
+    def _histogram(self, name: str, text: str, bounds: Sequence[float], *labels: str) -> Histogram:
+        return Histogram(name, text, labels, buckets=bounds, registry=self.families)
 
     def request(self, code: int, seconds: float) -> None:
         """Count a scoring request that ended with `code`."""
@@ -292,6 +317,12 @@ class Metrics:
         if code == 200:
             self._request_seconds.observe(seconds)
 
+    def event_request(self, code: int, seconds: float) -> None:
+        """Count a request to /v1/events that ended with `code`."""
+        self._event_requests[code].inc()
+        if code == 202:
+            self._event_seconds.observe(seconds)
+
     def is_ready(self, ready: bool) -> None:
         """Set whether the service accepts requests."""
         self.ready.set(ready)
@@ -299,9 +330,9 @@ class Metrics:
     def degraded(self, candidates: Iterable[Rung], user: UserRung | None) -> None:
         """Count what a reply declares as degraded."""
         if user:
-            self._degraded[f"user_{user}"].inc()
+            self._degraded["user", user].inc()
         for rung, count in Tally(candidates).items():
-            self._degraded[rung].inc(count)
+            self._degraded["item", rung].inc(count)
 
     def damaged(self, side: RowSide, count: int) -> None:
         """Count unusable rows."""
@@ -313,6 +344,10 @@ class Metrics:
         observe = self._shadow_shifts[slot].observe
         for shift in shifts.tolist():
             observe(shift)
+
+    def runs(self, build: Build) -> None:
+        """Set the release that runs."""
+        self._build.replace({build: 1.0})
 
     def serves(
         self,

@@ -114,4 +114,4 @@ def test_near_the_end_the_first_are_scored_and_the_others_get_the_prior(slow_bun
         unknown = client.post("/v1/score", json={**REQUEST, "candidates": {"id": ["of no row"]}})
         assert pctr[count:] == pytest.approx([unknown.json()["candidates"]["pctr"][0]] * (40 - count), abs=1e-5)
         assert running.metric("msd_partial_total") >= 1
-        assert running.metric('msd_degraded_total{rung="prior"}') >= 40 - count
+        assert running.metric('msd_degraded_total{rung="prior",side="item"}') >= 40 - count

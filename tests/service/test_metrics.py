@@ -1,18 +1,24 @@
 """Metrics: what is counted is exposed, exactly, whichever threads count."""
 
+import math
+import mmap
+import re
 import threading
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from msd.contract.bundle import Bundle
-from service.telemetry.metric_types import Families, Standing
+from service.telemetry.metric_types import Children, Standing
 from service.telemetry.metrics import Metrics
+from service.telemetry.process import build_of, memory_limit, own_memory
+from tests.service.live import LiveService
 
 
 def samples(metrics: Metrics) -> dict[str, float]:
@@ -126,9 +132,9 @@ def test_degraded_candidates_and_users_are_counted_by_rung() -> None:
     found = {name: value for name, value in samples(metrics).items() if name.startswith("msd_degraded") and value}
 
     assert found == {
-        "msd_degraded_total|cached": 2,
-        "msd_degraded_total|prior": 1,
-        "msd_degraded_total|user_unknown": 1,
+        "msd_degraded_total|cached|item": 2,
+        "msd_degraded_total|prior|item": 1,
+        "msd_degraded_total|unknown|user": 1,
     }
 
 
@@ -189,8 +195,8 @@ def test_served_bundles_are_replaced_without_a_gap() -> None:
 
 
 def test_a_standing_counts_its_object_in_one_state() -> None:
-    families = Families()
-    gauges = families.gauges("msd_x", "Objects by state.", "state", ("off", "on"))
+    families = CollectorRegistry()
+    gauges = Children(Gauge("msd_x", "Objects by state.", ["state"], registry=families), ("off", "on"))
 
     def counts() -> dict[str, float]:
         return {sample.labels["state"]: sample.value for one in families.collect() for sample in one.samples}
@@ -210,18 +216,77 @@ def test_a_standing_counts_its_object_in_one_state() -> None:
     assert counts() == {"off": 0, "on": 0}
 
 
+@pytest.mark.parametrize(("family", "kind"), [(Counter, "counter"), (Gauge, "gauge"), (Histogram, "histogram")])
+def test_all_children_exist_from_the_start(family: type[Counter | Gauge | Histogram], kind: str) -> None:
+    families = CollectorRegistry()
+    children = Children(family("msd_x", "X.", ["by"], registry=families), "ab")
+    (metric,) = families.collect()
+
+    assert (metric.type, set(children)) == (kind, {"a", "b"})
+    assert {sample.labels["by"] for sample in metric.samples} == {"a", "b"}
+
+
+def test_a_status_that_nobody_foresaw_is_counted_too() -> None:
+    metrics = Metrics()
+    metrics.request(418, 0.1)
+    metrics.event_request(202, 0.1)
+    metrics.event_request(418, 0.1)
+    found = samples(metrics)
+
+    assert (found["msd_requests_total|418"], found["msd_event_requests_total|418"]) == (1, 1)
+    assert found["msd_event_request_seconds_count"] == 1
+
+
+def test_what_is_not_known_is_no_number() -> None:
+    found = samples(Metrics())
+
+    assert math.isnan(found["msd_predicted_over_observed"])
+    assert math.isnan(found["msd_newest_event_timestamp_seconds"])
+
+
 @pytest.mark.parametrize(
-    ("declare", "kind"),
+    ("group", "files", "limit"),
     [
-        (lambda families: families.counters("msd_x", "X.", "by", "ab"), "counter"),
-        (lambda families: families.gauges("msd_x", "X.", "by", "ab"), "gauge"),
-        (lambda families: families.histograms("msd_x", "X.", "by", "ab", (1, 2)), "histogram"),
+        ("0::/pod/one", {"pod/memory.max": "5000", "pod/one/memory.max": "max"}, 5000),
+        ("0::/pod/one", {"pod/memory.max": "5000", "pod/one/memory.max": "4000"}, 4000),
+        ("0::/not/seen/from/inside", {"memory.max": "3000"}, 3000),
+        ("0::/", {"memory.max": "max"}, math.nan),
+        ("0::/", {}, math.nan),
+        ("7:cpu,memory:/docker", {"memory/docker/memory.limit_in_bytes": "2000"}, 2000),
+        ("7:memory:/", {"memory/memory.limit_in_bytes": "9223372036854771712"}, math.nan),
+        ("7:cpu:/", {"memory/memory.limit_in_bytes": "2000"}, math.nan),
     ],
 )
-def test_all_children_exist_from_the_start(declare: Callable[[Families], dict[str, Any]], kind: str) -> None:
-    families = Families()
-    children = declare(families)
-    (family,) = families.collect()
+def test_the_limit_of_memory_is_that_of_the_control_groups(
+    group: str, files: dict[str, str], limit: float, tmp_path: Path
+) -> None:
+    for name, text in {
+        "proc/self/cgroup": group,
+        **{f"sys/fs/cgroup/{one}": text for one, text in files.items()},
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
 
-    assert (family.type, set(children)) == (kind, {"a", "b"})
-    assert {sample.labels["by"] for sample in family.samples} == {"a", "b"}
+    assert memory_limit(tmp_path) == pytest.approx(limit, nan_ok=True)
+    assert math.isnan(memory_limit(tmp_path / "another system"))
+
+
+def test_mapped_files_are_not_memory_of_ones_own(tmp_path: Path) -> None:
+    (tmp_path / "rows").write_bytes(bytes(2**26))
+    with open(tmp_path / "rows", "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        before = own_memory()
+        assert sum(mapped[::4096]) == 0
+        assert 2**20 < own_memory() < before + 2**25
+
+    assert math.isnan(own_memory(tmp_path))
+
+
+def test_the_release_that_runs_is_told(service: LiveService) -> None:
+    with service.client() as client:
+        (line,) = [one for one in client.get("/metrics").text.splitlines() if one.startswith("msd_build_info{")]
+
+    assert re.fullmatch(r'msd_build_info\{commit="[^"]*",version="[0-9][^"]*"\} 1\.0', line)
+
+
+def test_the_commit_is_that_of_the_setting() -> None:
+    assert build_of("abc123").commit == "abc123"

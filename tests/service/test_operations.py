@@ -48,8 +48,9 @@ def test_all_series_exist_from_the_start(service: LiveService, bundle: Bundle) -
         assert f'msd_requests_total{{code="{code}"}}' in answer.text
     for stage in STAGES:
         assert f'msd_stage_seconds_bucket{{le="+Inf",stage="{stage}"}}' in answer.text
-    for rung in RUNGS:
-        assert f'msd_degraded_total{{rung="{rung}"}}' in answer.text
+    for side, rungs in RUNGS.items():
+        for rung in rungs:
+            assert f'msd_degraded_total{{rung="{rung}",side="{side}"}}' in answer.text
     for sample in ("msd_store_errors_total 0.0", "msd_ready 1.0", "process_resident_memory_bytes"):
         assert sample in answer.text
     assert f'bundle_id="{bundle.bundle_id}"' in answer.text
@@ -83,8 +84,8 @@ def test_requests_are_counted_and_logged_as_they_were(bundle: Bundle, tmp_path: 
         assert running.metric('msd_requests_total{code="422"}') == 1
         assert running.metric("msd_request_seconds_count") == 1
         assert running.metric("msd_request_candidates_sum") == 2
-        assert running.metric('msd_degraded_total{rung="user_unknown"}') == 1
-        assert running.metric('msd_degraded_total{rung="category_prior"}') == 1
+        assert running.metric('msd_degraded_total{rung="unknown",side="user"}') == 1
+        assert running.metric('msd_degraded_total{rung="category_prior",side="item"}') == 1
         assert running.terminate() == 0
         lines = {line["request_id"]: line for line in running.log() if line.get("path") == "/v1/score"}
 

@@ -191,8 +191,8 @@ def test_killed_under_load_and_back_again(
     wait_until(lambda: seen[-1][1])
     assert with_redis.ready()["ready"]
     assert with_redis.metric("msd_store_errors_total") > 0
-    assert with_redis.metric('msd_degraded_total{rung="cached"}') > 0
-    assert with_redis.metric('msd_degraded_total{rung="user_cached"}') > 0
+    assert with_redis.metric('msd_degraded_total{rung="cached",side="item"}') > 0
+    assert with_redis.metric('msd_degraded_total{rung="cached",side="user"}') > 0
     assert with_redis.metric('msd_rows_total{tier="stale"}') > 0
     assert with_redis.metric("msd_stale_seconds_count") > 0
     unknown = {"user_id": "u15", "candidates": {"id": ["nothing", "i222"]}}

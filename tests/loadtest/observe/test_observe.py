@@ -35,7 +35,7 @@ def test_an_ad_server_makes_mistakes_and_tells_what_was_shown(bundle: Bundle, tm
         with AdServer(service.url, bodies) as ads:
             wait_until(lambda: all(ads.statuses[status] for status in (200, 202, 422)))
             wait_until(lambda: service.metric('msd_events_total{outcome="duplicate"}') > 0)
-            wait_until(lambda: service.metric('msd_degraded_total{rung="user_unknown"}') > 0)
+            wait_until(lambda: service.metric('msd_degraded_total{rung="unknown",side="user"}') > 0)
         assert service.metric('msd_events_noted_total{what="ahead"}') == 0
         assert set(ads.statuses) == {200, 202, 422}
 

@@ -111,7 +111,7 @@ def test_a_cold_ad_is_scored_by_its_text_as_offline(cold: LiveService, cold_bund
     without = asking("")
     assert score(cold, without)["degraded"] == {"candidates": {"cold 0": "category_prior"}}
     assert abs(score(cold, without)["candidates"]["pctr"][0] - reply["candidates"]["pctr"][0]) > 1e-3
-    assert cold.metric('msd_degraded_total{rung="encoded"}') >= 20
+    assert cold.metric('msd_degraded_total{rung="encoded",side="item"}') >= 20
 
 
 def test_one_text_under_many_ids_is_encoded_once(cold: LiveService) -> None:

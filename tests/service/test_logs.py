@@ -1,0 +1,225 @@
+"""The log: whoever logs never waits, whatever the reader of the streams does; what is left out is counted and said."""
+
+import fcntl
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import structlog
+
+from msd.contract.bundle import Bundle
+from service.telemetry.logs import LINES_AT_ONCE, LINES_PER_S, MAX_WAITING_BYTES, LineCounts, LineLimit, LineWriter
+from tests.service.bundle_factory import golden_requests
+from tests.service.live import ROOT, LiveService, free_port, live_service, wait_until
+
+# Much of it in each line, and each request a line.
+LONG = "/" + "x" * 200
+HEADERS = {"X-Request-Id": "y" * 128}
+
+
+@contextmanager
+def stalled_service(bundle: Bundle, read: int, write: int, level: str) -> Iterator[LiveService]:
+    """A service both of whose streams are a pipe or socket that holds little and that nobody reads."""
+    if stat.S_ISFIFO(os.fstat(write).st_mode):
+        fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4_096)
+    port = free_port()
+    given = {"PORT": port, "DRAIN_SECONDS": 0, "WORKERS": 1, "LOG_LEVEL": level}
+    environment = {**os.environ, **{f"MSD_{name}": str(value) for name, value in given.items()}}
+    command = [sys.executable, "-m", "msd", "serve", str(bundle.folder)]
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=write, stderr=write)
+    os.close(write)
+    try:
+        running = LiveService(f"http://127.0.0.1:{port}", port, process, Path(os.devnull))
+        wait_until(lambda: running.ready()["ready"])
+        yield running
+    finally:
+        process.kill()
+        process.wait()
+        os.close(read)
+
+
+def lines_counted(service: LiveService, result: str) -> float:
+    return service.metric(f'msd_log_lines_total{{result="{result}"}}')
+
+
+def socket_pair() -> tuple[int, int]:
+    """What systemd's journal is to a service."""
+    read, write = socket.socketpair()
+    write.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+    return read.detach(), write.detach()
+
+
+@pytest.mark.parametrize(
+    ("pair", "level"), [(os.pipe, "info"), (os.pipe, "debug"), (socket_pair, "debug")], ids=["info", "debug", "socket"]
+)
+def test_a_reader_that_stalls_stops_nothing(bundle: Bundle, pair: Callable[[], tuple[int, int]], level: str) -> None:
+    with stalled_service(bundle, *pair(), level) as running:
+        with running.client(headers=HEADERS) as client:
+            for _ in range(500):
+                assert client.get(LONG).status_code == 404
+            assert client.get("/health/live").status_code == 200
+            assert client.post("/v1/score", json=golden_requests()[0]).status_code == 200
+        assert running.terminate() == 0
+
+
+def test_lines_that_nobody_reads_are_counted_and_the_reader_is_told_once_it_is_back(bundle: Bundle) -> None:
+    read, write = os.pipe()
+    with stalled_service(bundle, read, write, "debug") as running:
+        with running.client(headers=HEADERS) as client:
+
+            def is_dropping() -> bool:
+                for _ in range(200):
+                    assert client.get("/health/live").status_code == 200
+                return lines_counted(running, "dropped") > 0
+
+            wait_until(is_dropping)
+        lines = os.fdopen(os.dup(read), "rb")
+        with lines:
+            told = next(one for one in map(json.loads, lines) if one["event"] == "log_lines_dropped")
+        assert told["count"] > 0
+        # The metric is read at a later moment, at which more may have been dropped.
+        assert told["count"] <= lines_counted(running, "dropped")
+        assert running.terminate() == 0
+
+
+def test_a_stream_that_is_not_there_any_more_loses_lines_and_they_are_counted(bundle: Bundle) -> None:
+    read, write = os.pipe()
+    with stalled_service(bundle, os.dup(read), write, "info") as running:
+        os.close(read)
+        assert running.score({"user_id": 5}).status_code == 422
+        assert running.terminate() == 0
+
+
+def test_strangers_cannot_fill_the_log(bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(bundle.folder, tmp_path) as running:
+        with running.client() as client:
+
+            def is_limited() -> bool:
+                assert {client.get(f"/{number}").status_code for number in range(200)} == {404}
+                return lines_counted(running, "limited") > 0
+
+            wait_until(is_limited)
+            # Other kinds of lines have an allowance of their own.
+            assert client.post("/v1/score", json={}, headers={"X-Request-Id": "refused"}).status_code == 422
+        assert running.terminate() == 0
+        assert any(line.get("request_id") == "refused" for line in running.log())
+
+
+def test_what_python_itself_says_does_not_wait_either(tmp_path: Path) -> None:
+    """Warnings, tracebacks of threads, prints, bytes by the descriptor: a process says more than the pipe holds, and
+    ends."""
+    code = """
+import logging, os, sys, threading, warnings
+from service.telemetry.logs import configure_logs, keep_standard_streams
+keep_standard_streams()
+counts = configure_logs("info")
+def fail():
+    raise ValueError("x" * 9_000)
+for number in range(20):
+    warnings.warn("w" * 9_000 + str(number))
+    threading.excepthook(threading.ExceptHookArgs([ValueError, ValueError("x" * 9_000), None, None]))
+    print("p" * 9_000, file=sys.stderr)
+    logging.getLogger("uvicorn.error").warning("u" * 9_000)
+    try:
+        os.write(2, b"c" * 9_000)
+    except BlockingIOError:
+        pass
+thread = threading.Thread(target=fail)
+thread.start()
+thread.join()
+raise SystemExit(7)
+"""
+    read, write = os.pipe()
+    fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4_096)
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=write, stderr=write)
+    os.close(write)
+    try:
+        assert process.wait(60) == 7
+    finally:
+        process.kill()
+        process.wait()
+        os.close(read)
+
+
+def test_what_is_said_at_the_end_is_written(tmp_path: Path) -> None:
+    code = """
+import sys
+import structlog
+from service.telemetry.logs import configure_logs
+configure_logs("info")
+for number in range(500):
+    structlog.get_logger("a").info(str(number))
+sys.stderr.write("half a line")
+sys.stderr.flush()
+raise ValueError("the end")
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    told = [json.loads(line)["event"] for line in ended.stdout.splitlines()]
+
+    assert told == [str(number) for number in range(500)]
+    assert ended.stderr.startswith("half a line")
+    assert ended.stderr.endswith("ValueError: the end\n")
+
+
+def test_no_more_than_a_bound_waits(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    counts = LineCounts()
+    writer = LineWriter(write, counts)
+    line = b"x" * 999 + b"\n"
+    for _ in range(3 * MAX_WAITING_BYTES // len(line)):
+        writer.write(line)
+    dropped = counts.read()["dropped"]
+    assert 3 * MAX_WAITING_BYTES - len(line) * dropped < MAX_WAITING_BYTES + 2**17
+
+    with os.fdopen(read, "rb") as lines:
+        told = next(one for one in lines if one != line)
+        assert json.loads(told) == {"event": "log_lines_dropped", "count": dropped, "level": "warning"}
+        os.close(write)
+
+
+def test_a_kind_of_line_that_comes_too_often_is_left_out_and_then_said() -> None:
+    now = 100.0
+    counts = LineCounts()
+    limit = LineLimit(counts, lambda: now)
+
+    def passes(**event: object) -> dict[str, object] | None:
+        try:
+            return dict(limit(None, "info", {"event": "request", "level": "info", **event}))
+        except structlog.DropEvent:
+            return None
+
+    passed = [passes(status=404) for _ in range(int(LINES_AT_ONCE) + 50)]
+    assert passed.count(None) == counts.read()["limited"] == 50
+    assert passes(status=500) == {"event": "request", "level": "info", "status": 500}
+    assert passes(status=404, level="debug") is not None
+    now += 2 / LINES_PER_S
+    first, second, third = (passes(status=404) for _ in range(3))
+    assert (first or {})["suppressed"] == 50
+    assert "suppressed" not in (second or {})
+    assert third is None
+
+
+def test_kinds_without_number_share_an_allowance() -> None:
+    counts = LineCounts()
+    limit = LineLimit(counts, lambda: 0.0)
+    for number in range(5_000):
+        try:
+            limit(None, "info", {"event": f"no{number}", "level": "info"})
+        except structlog.DropEvent:
+            continue
+
+    assert counts.read()["limited"] == 5_000 - 512 - LINES_AT_ONCE
+
+
+def test_lines_of_libraries_are_json_with_their_name(service: LiveService) -> None:
+    lines = service.log()
+
+    assert any(line.get("logger") == "uvicorn.error" for line in lines)
+    assert all({"event", "level", "timestamp"} <= set(line) for line in lines)
