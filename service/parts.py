@@ -25,8 +25,7 @@ from service.live.live_rows import LiveRows
 from service.models.lineup import Lineup, Serving
 from service.request_log.request_log import open_request_log
 from service.routes.fast_route import FastRoute
-from service.routes.playground.playground import Playground
-from service.routes.playground.without import Alone
+from service.routes.playground.playground import Alone, Playground
 from service.routes.score_route import ScoreRoute
 from service.scoring.admission import Admission
 from service.scoring.answer import Follower

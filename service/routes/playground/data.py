@@ -3,6 +3,7 @@ known of them. Reads only.
 """
 
 import asyncio
+import math
 import threading
 from collections.abc import Callable, Iterator
 from itertools import chain
@@ -17,19 +18,20 @@ from starlette.routing import Route
 from msd.contract.bundle import GOLDENS, ITEM_WORDS, USER_WORDS
 from msd.contract.golden import Golden, read_goldens
 from msd.contract.request import MAX_EXPLAINED, InvalidRequest
-from msd.contract.rows import Rows, RowSide
-from msd.contract.schema import MAX_ID_CHARS, SIDES
+from msd.contract.rows import Records, Rows, RowSide
+from msd.contract.schema import MAX_ID_CHARS, SIDES, Bag, Categorical, FeatureSchema, Numeric, Side, ValueField
 from service.errors import ServiceError, StoreError
 from service.http.paths import DATA
 from service.models.lineup import Serving
 from service.models.model import Model
-from service.routes.playground.features import fields_of, values_in
 from service.routes.playground.words import Words
 from service.settings import Settings
 
 _MOST_FOUND = 20
 _MOST_ASKED = 200
 _EXAMPLE_ADS = 12
+_MOST_VALUES = 1_000
+_FIRST_VALUE = 2
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 _Result = TypeVar("_Result")
 
@@ -71,7 +73,7 @@ class PlaygroundData:
             {
                 "model_version": model.version,
                 "without": self._without and self._without.version,
-                "fields": {side: fields_of(schema, side) for side in SIDES},
+                "fields": {side: _fields_of(schema, side) for side in SIDES},
                 "item_text": schema.item_text,
                 "encodes_texts": model.bundle.encoder_identity is not None and self._settings.encoder != "off",
                 "history_length": schema.history.length,
@@ -103,7 +105,7 @@ class PlaygroundData:
         ads = {}
         for place, one in enumerate(ids):
             known = bool(rows.found[place])
-            features = values_in(model.schema, "item", rows.records[place : place + 1]) if known else {}
+            features = _values_in(model.schema, "item", rows.records[place : place + 1]) if known else {}
             said = {**words.get(one, {}), "title": shelf.items.title(one)}
             ads[one] = {**said, "known": known, "features": features}
         return _json({"ads": ads})
@@ -118,7 +120,7 @@ class PlaygroundData:
             {
                 "id": one,
                 "known": known,
-                "features": values_in(model.schema, "user", rows.records) if known else {},
+                "features": _values_in(model.schema, "user", rows.records) if known else {},
                 "history": [{"id": item, "title": shelf.items.title(item)} for item in history],
                 "words": words.get(one),
             }
@@ -182,3 +184,43 @@ def _json(document: dict[str, Any]) -> Response:
 
 async def _in_thread(call: Callable[[], _Result]) -> _Result:
     return await asyncio.get_running_loop().run_in_executor(None, call)
+
+
+def _fields_of(schema: FeatureSchema, side: Side) -> list[dict[str, Any]]:
+    """What a request may say on this side, for a form: names, kinds, and values where they are known."""
+    return [_field(name, field) for name, field in schema.settable[side].items()]
+
+
+def _values_in(schema: FeatureSchema, side: Side, record: Records) -> dict[str, Any]:
+    """The values of those fields in a row [1], by name; None where one is missing or cannot be told."""
+    return {name: _value(schema, field, record) for name, field in schema.settable[side].items()}
+
+
+def _field(name: str, field: ValueField) -> dict[str, Any]:
+    if isinstance(field, Numeric):
+        return {"name": name, "kind": field.kind}
+    found: dict[str, Any] = {"name": name, "kind": field.kind, "values": list(field.vocabulary[:_MOST_VALUES])}
+    return found | ({"most": field.max_values} if isinstance(field, Bag) else {})
+
+
+def _value(schema: FeatureSchema, field: ValueField, record: Records) -> Any:  # noqa: ANN401 - of any field's type
+    columns = schema.columns[field.name]
+    if isinstance(field, Numeric):
+        standard, is_missing = record["numeric"][0, columns].tolist()
+        return None if is_missing else _number(field, standard)
+    values = [_known(field, index) for index in record["categorical"][0, columns].tolist()]
+    told = [value for value in values if value is not None]
+    return told if isinstance(field, Bag) else next(iter(told), None)
+
+
+def _known(field: Categorical | Bag, index: int) -> str | None:
+    if field.buckets is not None or index < _FIRST_VALUE:
+        return None
+    return field.vocabulary[index - _FIRST_VALUE]
+
+
+def _number(field: Numeric, standard: float) -> float:
+    number = standard * field.scale + field.mean
+    if field.log:
+        number = math.copysign(math.expm1(min(abs(number), 700.0)), number)
+    return float(f"{number:.5g}")
