@@ -69,9 +69,9 @@ def naive(name: str, bundle: Path, graph: Path, workers: int, redis: str | None)
 
 
 class Running:
-    """A service that was started; what it says goes into a file in `logs`."""
+    """A service that was started; what it says goes to a file in `logs`; unless it `is_read`, to a pipe that fills."""
 
-    def __init__(self, service: Service, logs: Path) -> None:
+    def __init__(self, service: Service, logs: Path, *, is_read: bool = True) -> None:
         """Raises ServiceError when its command cannot be run."""
         port, *others = (str(free_port()) for _ in range(3))
         ports = {"{port}": port} | {f"{{port {place}}}": one for place, one in enumerate(others, 2)}
@@ -82,6 +82,10 @@ class Running:
         self._command = [ports.get(part, part) for part in service.command]
         self._environment = _environment({name: ports.get(value, value) for name, value in service.environment.items()})
         self._log.unlink(missing_ok=True)
+        if not is_read:
+            os.mkfifo(self._log)
+            # Held open, as whoever writes would have to wait for a reader otherwise; and nothing is ever read.
+            self._reader = os.open(self._log, os.O_RDONLY | os.O_NONBLOCK)
         self.start()
 
     def start(self) -> None:
@@ -145,7 +149,9 @@ class Running:
         self._process.wait()
 
     def _tail(self) -> str:
-        return self._log.read_text(errors="replace")[-1_000:].strip() or "nothing"
+        return (
+            (self._log.read_text(errors="replace")[-1_000:].strip() or "nothing") if self._log.is_file() else "unread"
+        )
 
 
 @contextmanager

@@ -50,16 +50,17 @@ class Ground:
         bundle: Path | None = None,
         workers: int | None = None,
         python_path: Path | None = None,
+        is_read: bool = True,
         **settings: object,
     ) -> Iterator[Running]:
         """A service that is ready; settings by their names. Its log is the scenario's; modules in `python_path` go
-        before all others."""
+        before all others. Unless `is_read`, its log goes into a pipe that nobody reads."""
         given = {"deadline_ms": self.plan.deadline_ms, "log_level": "info", **settings}
         service = ours(name, bundle or self.bundle, workers or self.plan.workers, redis, **given)
         if python_path is not None:
             path = os.pathsep.join((str(python_path), str(_ROOT)))
             service = replace(service, environment={**service.environment, "PYTHONPATH": path})
-        running = Running(service, self.work / name)
+        running = Running(service, self.work / name, is_read=is_read)
         try:
             running.wait()
             yield running

@@ -22,6 +22,7 @@ class Plan:
     swaps: int = 20
     swap_every_s: float = 2.0
     slow_clients: int = 200
+    attackers: float = 1.0
     memory_requests: int = 200_000
     memory_from: int = 20_000
     memory_candidates: int = 32

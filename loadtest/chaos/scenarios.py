@@ -1,5 +1,6 @@
 """All scenarios, in the order in which they are run."""
 
+from loadtest.chaos.attack import ATTACK
 from loadtest.chaos.bad_requests import BAD_REQUESTS
 from loadtest.chaos.broken_redis import REDIS_FLUSH, REDIS_FREEZE, REDIS_KILL
 from loadtest.chaos.clients import CLIENTS
@@ -37,5 +38,6 @@ SCENARIOS: tuple[Scenario, ...] = (
     LIVE_COUNTS,
     COLD,
     BAD_REQUESTS,
+    ATTACK,
     MEMORY,
 )

@@ -37,6 +37,7 @@ BRIEF = Plan(
     swaps=3,
     swap_every_s=0.0,
     slow_clients=20,
+    attackers=0.05,
     memory_requests=1_500,
     memory_from=500,
     bad_requests=500,

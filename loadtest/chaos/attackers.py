@@ -1,0 +1,168 @@
+"""Clients that mean harm, each a process of its own, so that it takes no time from the load that is measured beside it.
+
+`python -m loadtest.chaos.attackers NAME CONNECTIONS HOST PORT SECONDS` reads the body of a good request from its input
+and writes, as JSON, how many of its requests got which status. A connection that the service ends counts as
+`closed` and is made anew.
+"""
+
+import asyncio
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from loadtest.requests import http_request
+
+_PATH = "/v1/score"
+_PAUSE_S = 0.05
+_HEAD = b"POST /v1/score HTTP/1.1\r\nHost: service\r\nContent-Type: application/json\r\n"
+_MEBIBYTE = 2**20
+_LONG_MS = "60000"
+_MOST = 2_000
+_EXPLAINED = 200
+
+
+class Attack:
+    """So many connections that do the same until the time is over."""
+
+    def __init__(self, place: tuple[str, int], seconds: float, body: bytes) -> None:
+        self.came: Counter[str] = Counter()
+        self.body = body
+        self._place, self._end = place, time.monotonic() + seconds
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is time left."""
+        return time.monotonic() < self._end
+
+    async def run(self, number: int, act: Callable[["Attack", "Link"], Awaitable[None]]) -> None:
+        """`act` on each connection, and again on a new one when that has ended."""
+
+        async def one() -> None:
+            while self.goes_on:
+                try:
+                    reader, writer = await asyncio.open_connection(*self._place)
+                except OSError:
+                    self.came["refused"] += 1
+                    await asyncio.sleep(_PAUSE_S)
+                    continue
+                try:
+                    await act(self, Link(self, reader, writer))
+                except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+                    self.came["closed"] += 1
+                    await asyncio.sleep(_PAUSE_S)
+                finally:
+                    writer.transport.abort()
+
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(asyncio.get_running_loop().time() + self._end - time.monotonic()):
+                await asyncio.gather(*(one() for _ in range(number)))
+
+
+class Link:
+    """One connection of an attack."""
+
+    def __init__(self, attack: Attack, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._attack, self._reader, self._writer = attack, reader, writer
+
+    async def send(self, data: bytes) -> None:
+        """Sends, as fast as the service reads."""
+        if self._reader.at_eof():
+            raise ConnectionResetError
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def reply(self) -> None:
+        """Reads and counts one reply."""
+        head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
+        await self._reader.readexactly(int(head.split(b"content-length:")[1].split()[0]))
+        self._attack.came[head.split()[1].decode()] += 1
+
+    async def until_closed(self) -> None:
+        """Says nothing and waits for the connection's end."""
+        await self._reader.read()
+        raise ConnectionResetError
+
+
+async def silent(attack: Attack, link: Link) -> None:
+    """Never speaks."""
+    await link.until_closed()
+
+
+async def bodies(attack: Attack, link: Link) -> None:
+    """All of a body of a mebibyte but its last byte."""
+    await link.send(_HEAD + b"Content-Length: %d\r\n\r\n" % _MEBIBYTE + b" " * (_MEBIBYTE - 1))
+    await link.until_closed()
+
+
+async def chunks(attack: Attack, link: Link) -> None:
+    """A body of chunks of one byte, without end."""
+    await link.send(_HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+    while attack.goes_on:
+        await link.send(b"1\r\n \r\n" * 4_096)
+
+
+async def extensions(attack: Attack, link: Link) -> None:
+    """One chunk with an extension that does not end."""
+    await link.send(_HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;")
+    while attack.goes_on:
+        await link.send(b"x" * 65_536)
+
+
+async def explain(attack: Attack, link: Link) -> None:
+    """Asks one after another for explanations of as many candidates as may be explained."""
+    document = _of_candidates(attack.body, _EXPLAINED)
+    document["explain"] = True
+    request = http_request(_PATH, json.dumps(document).encode(), X_Deadline_Ms=_LONG_MS)
+    while attack.goes_on:
+        await link.send(request)
+        await link.reply()
+
+
+async def long(attack: Attack, link: Link) -> None:
+    """Asks one after another for as many candidates as there may be, and grants a minute for them."""
+    request = http_request(_PATH, json.dumps(_of_candidates(attack.body, _MOST)).encode(), X_Deadline_Ms=_LONG_MS)
+    while attack.goes_on:
+        await link.send(request)
+        await link.reply()
+
+
+async def unknown(attack: Attack, link: Link) -> None:
+    """Asks for paths that are not there, each of which may leave a line in the log."""
+    while attack.goes_on:
+        await link.send(b"GET /" + b"x" * 200 + b" HTTP/1.1\r\nHost: service\r\n\r\n")
+        await link.reply()
+
+
+ATTACKS: dict[str, tuple[int, Callable[[Attack, Link], Awaitable[None]]]] = {
+    "silent": (2_000, silent),
+    "bodies": (400, bodies),
+    "chunks": (4, chunks),
+    "extensions": (4, extensions),
+    "explain": (4, explain),
+    "long": (16, long),
+    "unknown": (4, unknown),
+}
+"""By name: how many connections, and what is done on each."""
+
+
+def _of_candidates(body: bytes, number: int) -> "dict[str, object]":
+    """The request with so many candidates, its own ones over and over."""
+    document: dict[str, object] = json.loads(body)
+    ids = json.loads(body)["candidates"]["id"]
+    document["candidates"] = {"id": [ids[place % len(ids)] for place in range(number)]}
+    return document
+
+
+def main(arguments: list[str]) -> None:
+    """One attack."""
+    name, number, host, port, seconds = arguments
+    attack = Attack((host, int(port)), float(seconds), sys.stdin.buffer.read())
+    asyncio.run(attack.run(int(number), ATTACKS[name][1]))
+    sys.stdout.write(json.dumps(attack.came))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
