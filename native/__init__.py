@@ -7,7 +7,7 @@ was built for something else, or is switched off, Python does all of it: `core` 
 from importlib import import_module
 from types import ModuleType
 
-LAYOUT = 2
+LAYOUT = 3
 """Rises when what `native/core` expects of Python, or Python of it, changes."""
 
 core: ModuleType | None = None

@@ -34,6 +34,7 @@ def core_schema(schema: FeatureSchema, codecs: Mapping[RowSide, RowCodec]) -> An
         tuple(_field(schema, field) for field in schema.settable["context"].values()),
         np.log,
         np.log1p,
+        np.exp2,
     )
 
 

@@ -78,8 +78,7 @@ class Parts:
         self.tracing = open_tracing(settings, metrics)
         self.access_log = AccessLog(metrics, settings.log_level == "debug", self.tracing)
         followers: list[Follower] = [self._shadowing, *([self.request_log] if self.request_log else [])]
-        # Live state is no part of rows.
-        plain = None if self.live else PlainScoring(self.queue, metrics, followers)
+        plain = PlainScoring(self.queue, metrics, followers, live_rows)
         self.pipeline = Pipeline(
             self.queue,
             metrics,
@@ -90,9 +89,7 @@ class Parts:
             explain=explain,
             followers=followers,
         )
-        self.fast_route = plain and FastRoute(
-            settings, self.serving, plain, self.readiness, self.guard, self.access_log
-        )
+        self.fast_route = FastRoute(settings, self.serving, plain, self.readiness, self.guard, self.access_log)
         self.playground = (
             Playground(settings, self.serving, metrics, self._compared_by) if settings.playground else None
         )

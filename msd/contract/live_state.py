@@ -19,6 +19,8 @@ _HEAD = struct.Struct("<Bdddd")
 _LIKE = struct.Struct("<dH")
 _HEADS = np.dtype([("format", "u1"), ("impressions", "<f8"), ("clicks", "<f8"), ("as_of", "<f8"), ("watermark", "<f8")])
 _NOTHING_YET = -1.0
+# Rows hold counts in single precision; no count comes near.
+_MOST = 1e30
 
 
 class LiveState(NamedTuple):
@@ -90,7 +92,7 @@ def is_usable(packed: bytes) -> bool:
         return False
     numbers = _HEAD.unpack_from(packed)[1:]
     # An infinite or missing number makes the sum so.
-    return math.isfinite(sum(numbers)) and bool(min(numbers[:2]) >= 0.0)
+    return math.isfinite(sum(numbers)) and min(numbers[:2]) >= 0.0 and max(numbers[:2]) <= _MOST
 
 
 class LiveCounts(NamedTuple):
@@ -110,7 +112,9 @@ def unpack_counts(packed: Sequence[bytes | None]) -> LiveCounts:
     )
     counts = [heads[name].astype(np.float64) for name in ("impressions", "clicks", "as_of")]
     with np.errstate(invalid="ignore"):
-        found = (heads["format"] == STATE_FORMAT) & (counts[0] >= 0) & (counts[1] >= 0)
+        found = heads["format"] == STATE_FORMAT
+        for count in counts[:2]:
+            found &= (count >= 0) & (count <= _MOST)
         found &= np.isfinite(counts[0] + counts[1] + counts[2] + heads["watermark"])
     impressions, clicks, as_of = (np.where(found, one, 0.0) for one in counts)
     return LiveCounts(impressions, clicks, as_of, found)

@@ -166,7 +166,7 @@ struct Box {
 template <class T>
 PyTypeObject* Box<T>::type = nullptr;
 
-// Schema(user, item, history_length, context_categorical, context_dense, context, log, log1p)
+// Schema(user, item, history_length, context_categorical, context_dense, context, log, log1p, exp2)
 
 Ufunc ufunc_of(PyObject* object) {
   // Of numpy's own type alone: its layout is what the header says.
@@ -221,10 +221,10 @@ ContextField field_of(PyObject* told) {
 }
 
 Schema* make_schema(PyObject* arguments) {
-  PyObject *user, *item, *categorical, *dense, *context, *log, *log1p;
+  PyObject *user, *item, *categorical, *dense, *context, *log, *log1p, *exp2;
   Py_ssize_t length;
-  if (!PyArg_ParseTuple(arguments, "O!O!nSSO!OO", &PyTuple_Type, &user, &PyTuple_Type, &item, &length, &categorical,
-                        &dense, &PyTuple_Type, &context, &log, &log1p))
+  if (!PyArg_ParseTuple(arguments, "O!O!nSSO!OOO", &PyTuple_Type, &user, &PyTuple_Type, &item, &length, &categorical,
+                        &dense, &PyTuple_Type, &context, &log, &log1p, &exp2))
     throw PythonError{};
   auto schema = std::make_unique<Schema>();
   schema->user = side_of(user);
@@ -237,7 +237,7 @@ Schema* make_schema(PyObject* arguments) {
     schema->context_places.emplace(text_of(item_of(told, 0)), schema->context.size());
     schema->context.push_back(field_of(told));
   }
-  schema->logarithms = {ufunc_of(log), ufunc_of(log1p)};
+  schema->ufuncs = {ufunc_of(log), ufunc_of(log1p), ufunc_of(exp2)};
   return schema.release();
 }
 
@@ -475,24 +475,78 @@ PyObject* frame_read(PyObject* self, PyObject* const* given, Py_ssize_t count) {
       nullptr);
 }
 
-// take(body, max_candidates, users, items, now, epochs): an outcome, by number; reads, and fills from files, without
-// epochs, or from arenas
+// What is live for a request that was read, for as long as its frame is filled.
+struct HeldLive {
+  Ref told, states;
+  Live live;
+};
+
+// Asks for it: `ask(user_id, ids)` returns (the user's state, those of the candidates, (since, until) of the stream,
+// lag_s, half-lives of users and items), a state or a stream None where there is none; or None, which has no live state
+// that is at hand.
+std::unique_ptr<HeldLive> live_of(PyObject* ask, const Request& request) {
+  const auto text = [](std::string_view id) {
+    return Ref(checked(PyUnicode_DecodeUTF8(id.data(), static_cast<Py_ssize_t>(id.size()), nullptr)));
+  };
+  const auto packed = [](PyObject* state) { return state == Py_None ? std::string_view() : bytes_of(state); };
+  const size_t count = request.ids.size();
+  const Ref user = text(request.user_id), ids(checked(PyList_New(static_cast<Py_ssize_t>(count))));
+  for (size_t k = 0; k < count; k++)
+    PyList_SET_ITEM(ids.get(), static_cast<Py_ssize_t>(k), Py_NewRef(text(request.ids[k]).get()));
+  auto held = std::make_unique<HeldLive>();
+  held->told = Ref(checked(PyObject_CallFunctionObjArgs(ask, user.get(), ids.get(), nullptr)));
+  PyObject* told = held->told.get();
+  if (told == Py_None) return nullptr;
+  if (!PyTuple_Check(told)) raise(PyExc_TypeError, "what is live is a tuple, or None");
+  held->states = Ref(checked(PySequence_Fast(item_of(told, 1), "states are a sequence")));
+  if (PySequence_Fast_GET_SIZE(held->states.get()) != static_cast<Py_ssize_t>(count))
+    raise(PyExc_ValueError, "there is a state, or None, for each candidate");
+  Live& live = held->live;
+  live.user = packed(item_of(told, 0));
+  for (size_t k = 0; k < count; k++)
+    live.items.push_back(packed(PySequence_Fast_GET_ITEM(held->states.get(), static_cast<Py_ssize_t>(k))));
+  PyObject* stream = item_of(told, 2);
+  live.has_stream = stream != Py_None;
+  if (live.has_stream) live.since = double_of(stream, 0), live.until = double_of(stream, 1);
+  live.lag_s = double_of(told, 3);
+  live.user_half_life_s = double_of(told, 4);
+  live.item_half_life_s = double_of(told, 5);
+  return held;
+}
+
+// take(body, max_candidates, users, items, now, epochs, live): an outcome, by number; reads, and fills from files,
+// without epochs, or from arenas. `live` is asked for live states; None: there are none.
 PyObject* frame_take(PyObject* self, PyObject* const* given, Py_ssize_t count) {
   return guarded(
       [&]() -> PyObject* {
         HeldFrame& held = Box<HeldFrame>::of(self);
-        if (count != 6) raise(PyExc_TypeError, "take(body, max_candidates, users, items, now, epochs)");
+        if (count != 7) raise(PyExc_TypeError, "take(body, max_candidates, users, items, now, epochs, live)");
         const std::string_view body = bytes_of(given[0]);
         const size_t most = PyLong_AsSize_t(given[1]);
         const double now = PyFloat_AsDouble(given[4]);
         if (PyErr_Occurred()) throw PythonError{};
+        PyObject* ask = given[6];
         const auto work = [&](auto fill) {
+          Frame& frame = *held.frame;
           held.body = Ref::to(given[0]);
-          const Unlocked unlocked;
+          frame.live = nullptr;
+          std::unique_ptr<HeldLive> live;
+          Outcome outcome;
           const double began = seconds();
-          Outcome outcome = held.frame->read(body, most);
-          const double read = seconds();
-          if (outcome == Outcome::kFilled) outcome = fill();
+          double read;
+          {
+            const Unlocked unlocked;
+            outcome = frame.read(body, most);
+            read = seconds();
+            if (outcome == Outcome::kFilled && ask == Py_None) outcome = fill();
+          }
+          if (outcome == Outcome::kFilled && ask != Py_None) {
+            live = live_of(ask, frame.request);
+            frame.live = live ? &live->live : nullptr;
+            const Unlocked unlocked;
+            outcome = live ? fill() : Outcome::kUnheld;
+          }
+          frame.live = nullptr;
           held.read_s = read - began;
           held.fill_s = seconds() - read;
           return outcome;
@@ -561,13 +615,13 @@ PyObject* frame_seconds(PyObject* self, void*) {
   return Py_BuildValue("(dd)", held.read_s, held.fill_s);
 }
 
-// (has_user, missing, items found, items asked for, user written at, first item written at)
+// (has_user, missing, items found, items asked for, user written at, first item written at, live age or NaN)
 PyObject* frame_found(PyObject* self, void*) {
   const Frame& frame = *Box<HeldFrame>::of(self).frame;
   const Found& found = frame.found;
-  return Py_BuildValue("(Onnndd)", found.has_user ? Py_True : Py_False, static_cast<Py_ssize_t>(frame.missing.size()),
+  return Py_BuildValue("(Onnnddd)", found.has_user ? Py_True : Py_False, static_cast<Py_ssize_t>(frame.missing.size()),
                        static_cast<Py_ssize_t>(found.items), static_cast<Py_ssize_t>(found.asked),
-                       found.user_written_at, found.item_written_at);
+                       found.user_written_at, found.item_written_at, found.live_age_s);
 }
 
 template <class Function>

@@ -225,7 +225,7 @@ inline bool encode_context(const Schema& schema, std::string_view object, int32_
     };
     if (field.kind == ContextField::kNumeric) {
       const bool is_missing = json.take_null();
-      dense[field.start] = is_missing ? 0.0f : standardise(field, json.number().value, schema.logarithms);
+      dense[field.start] = is_missing ? 0.0f : standardise(field, json.number().value, schema.ufuncs);
       dense[field.start + 1] = is_missing ? 1.0f : 0.0f;
     } else if (field.kind == ContextField::kCategorical) {
       categorical[field.start] = json.take_null() ? kMissingIndex : read_index();

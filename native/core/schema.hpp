@@ -13,7 +13,7 @@
 
 namespace native {
 
-// numpy's own inner loops: a logarithm of another library may differ in its last bit.
+// numpy's own inner loops: another library's may differ in the last bit.
 struct Ufunc {
   void (*loop)(char**, const intptr_t*, const intptr_t*, void*) = nullptr;
   void* data = nullptr;
@@ -26,8 +26,8 @@ struct Ufunc {
   }
 };
 
-struct Logarithms {
-  Ufunc log, log1p;
+struct Ufuncs {
+  Ufunc log, log1p, exp2;
 };
 
 // Offsets in a packed record, and how many columns its arrays have.
@@ -70,7 +70,7 @@ struct Schema {
   std::vector<float> context_dense;
   std::vector<ContextField> context;
   std::unordered_map<std::string, size_t> context_places;
-  Logarithms logarithms;
+  Ufuncs ufuncs;
 };
 
 constexpr int32_t kMissingIndex = 0, kUnknownIndex = 1;
@@ -100,10 +100,10 @@ inline int32_t index_of(const ContextField& field, std::string_view value) {
 }
 
 // A standardised number, as `encode_numeric`.
-inline float standardise(const ContextField& field, double value, const Logarithms& logarithms) {
+inline float standardise(const ContextField& field, double value, const Ufuncs& ufuncs) {
   if (field.is_log) {
     double magnitude = std::fabs(value);
-    logarithms.log1p(&magnitude, 1);
+    ufuncs.log1p(&magnitude, 1);
     value = std::copysign(magnitude, value);
   }
   const double standard = (value - field.mean) / field.scale;

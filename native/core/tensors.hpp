@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "id_map.hpp"
+#include "live.hpp"
 #include "request.hpp"
 #include "row_file.hpp"
 #include "schema.hpp"
@@ -45,6 +46,7 @@ struct Found {
   bool has_user = false;
   size_t items = 0, asked = 0;  // rows of candidates and history
   double user_written_at = 0.0, item_written_at = 0.0;
+  double live_age_s = kNone;  // of what is known of the user, where there is a stream of events
 };
 
 class Frame {
@@ -54,6 +56,7 @@ class Frame {
 
   Request request;
   Found found;
+  const Live* live = nullptr;  // of the request at hand
   std::vector<std::string_view> missing;  // ids of candidates without a row, each once
 
   Outcome read(std::string_view body, size_t max_candidates) {
@@ -72,8 +75,8 @@ class Frame {
       std::string_view tail;
       if (user.size > size && Crc32::of(user.at + size, user.size - size) == kCrcResidue)
         tail = std::string_view(reinterpret_cast<const char*>(user.at) + size, user.size - size - 4);
-      if (!want_items(tail)) return Outcome::kUnusual;
       put_user(user.at);
+      if (!want_items(tail)) return Outcome::kUnusual;
       items.find(wanted_, probes_, rows_);
     } catch (const Damaged&) {
       return Outcome::kUnusual;
@@ -94,9 +97,9 @@ class Frame {
       const uint8_t* record = users.records + users.record_size * place;
       // Copied, for what is found of the history has to outlive the lock.
       tail_ = users.ids->tail(place);
-      if (tail_.size() < 4 || !want_items(std::string_view(tail_).substr(0, tail_.size() - 4)))
-        return Outcome::kUnusual;
+      if (tail_.size() < 4) return Outcome::kUnusual;
       put_user(users.found[place] ? record : nullptr);
+      if (!want_items(std::string_view(tail_).substr(0, tail_.size() - 4))) return Outcome::kUnusual;
     }
     const auto lock = items.ids->reading();
     const Outcome outcome = find(items, epochs);
@@ -112,13 +115,16 @@ class Frame {
     return std::find(epochs.begin(), epochs.end(), arena.epochs[place]) != epochs.end();
   }
 
-  // Candidates, then the history: the request's, or the one that the user's row ends in. False where that is none.
+  // Candidates, then the history: the request's, or the live one, or the one that the user's row ends in. False where
+  // that is none.
   bool want_items(std::string_view tail) {
     wanted_ = request.ids;
+    const bool is_live = live && is_newer(live->user);
     if (request.has_history) {
       wanted_.insert(wanted_.end(), request.history.begin(), request.history.end());
       return true;
     }
+    if (is_live) return append_likes(live->user, wanted_);
     for (size_t at = 0; at < tail.size();) {
       if (at + 2 > tail.size()) return false;
       const size_t length = load<uint16_t>(tail.data() + at);
@@ -168,7 +174,7 @@ class Frame {
     const Side& side = schema_.item;
     const size_t count = request.ids.size();
     records_.assign(1, user_.data());
-    dense(schema_.user, at, tensors_.user_dense);
+    count_in(schema_.user, of_user_);
     records_.resize(count);
     missing.clear();
     for (size_t k = 0; k < count; k++) {
@@ -177,7 +183,11 @@ class Frame {
       put(side, records_[k], at_row(tensors_.item_categorical, side.layout.categoricals, k),
           at_row(tensors_.item_semantic, side.layout.dim, k));
     }
-    dense(side, at, tensors_.item_dense);
+    count_in(side, of_items_);
+    if (live && live->has_stream) lay(at);
+    dense(side, of_items_, at, tensors_.item_dense);
+    records_.assign(1, user_.data());
+    dense(schema_.user, of_user_, at, tensors_.user_dense);
     found.items = wanted_.size() - missing.size();
     found.asked = wanted_.size();
     if (rows_[0].at) found.item_written_at = load<double>(rows_[0].at + side.layout.written_at);
@@ -221,8 +231,33 @@ class Frame {
     if (layout.dim) widen(record + layout.semantic, semantic, layout.dim);
   }
 
+  // Whether a live state of the user reaches further than his row.
+  bool is_newer(std::string_view packed) const {
+    const StateHead head(packed);
+    return head.is_found && head.as_of > load<double>(user_.data() + schema_.user.layout.as_of);
+  }
+
+  // The counts that the records hold.
+  void count_in(const Side& side, std::vector<Counts>& counts) const {
+    const RecordLayout& layout = side.layout;
+    counts.resize(records_.size());
+    for (size_t k = 0; k < counts.size(); k++)
+      counts[k] = {load<float>(records_[k] + layout.impressions), load<float>(records_[k] + layout.clicks),
+                   load<double>(records_[k] + layout.as_of)};
+  }
+
+  // Live states over the counts. Rows of one export are complete as far as the latest of them says.
+  void lay(double at) {
+    double horizon = std::max(0.0, of_user_[0].as_of);
+    for (const Counts& one : of_items_) horizon = std::max(horizon, one.as_of);
+    const Ufunc& exp2 = schema_.ufuncs.exp2;
+    lay_over(*live, &live->user, live->user_half_life_s, at, horizon, exp2, of_user_, odds_);
+    lay_over(*live, live->items.data(), live->item_half_life_s, at, horizon, exp2, of_items_, odds_);
+    found.live_age_s = std::max(0.0, at - of_user_[0].as_of);
+  }
+
   // Of the records [n, dense_width]: numbers, counts seen at `at` (`encode_state`), presence of a vector.
-  void dense(const Side& side, double at, float* to) {
+  void dense(const Side& side, const std::vector<Counts>& counts, double at, float* to) {
     const std::vector<const uint8_t*>& records = records_;
     const RecordLayout& layout = side.layout;
     const size_t count = records.size(), width = side.dense_width();
@@ -236,17 +271,17 @@ class Frame {
     shown_.resize(count);
     age_.resize(count);
     for (size_t k = 0; k < count; k++) {
-      const double shown = load<float>(records[k] + layout.impressions), clicks = load<float>(records[k] + layout.clicks);
-      double rate = (clicks + side.state.smoothing) / (shown + side.state.strength);
+      const double shown = counts[k].impressions;
+      double rate = (counts[k].clicks + side.state.smoothing) / (shown + side.state.strength);
       rate = std::min(std::max(rate, kRarest), 1.0 - kRarest);
-      const double age = at - load<double>(records[k] + layout.as_of);
+      const double age = at - counts[k].as_of;
       odds_[k] = rate / (1.0 - rate);
       shown_[k] = shown;
       age_[k] = std::min(std::max(age, 0.0), side.state.age_cap_s) / kSecondsPerDay;
     }
-    schema_.logarithms.log(odds_.data(), count);
-    schema_.logarithms.log1p(shown_.data(), count);
-    schema_.logarithms.log1p(age_.data(), count);
+    schema_.ufuncs.log(odds_.data(), count);
+    schema_.ufuncs.log1p(shown_.data(), count);
+    schema_.ufuncs.log1p(age_.data(), count);
     for (size_t k = 0; k < count; k++) {
       float* state = to + width * k + layout.numerics;
       state[0] = static_cast<float>(odds_[k] - side.state.prior_log_odds);
@@ -276,6 +311,7 @@ class Frame {
   std::vector<int64_t> places_;
   std::vector<uint8_t> user_;
   std::vector<const uint8_t*> records_;
+  std::vector<Counts> of_user_, of_items_;
   std::vector<double> odds_, shown_, age_;
   std::unordered_set<std::string_view> seen_;
 };

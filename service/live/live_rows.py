@@ -58,6 +58,22 @@ class LiveRows:
         self._tell(user, at, stream)
         return user, items
 
+    def at_hand(self, schema: FeatureSchema, user_id: str, ids: Sequence[str]) -> tuple[object, ...] | None:
+        """What is live of a user and of candidates, for the native core, in any thread; None where that would have to
+        be waited for."""
+        user, items = self._store.at_hand("user", [user_id]), self._store.at_hand("item", ids)
+        if user is None or items is None:
+            return None
+        if items.stream is not None:
+            self._metrics.newest_event.set(items.stream.until)
+        rules = state_rules(schema)
+        half_lives = rules["user"].half_life_s, rules["item"].half_life_s
+        return user.packed[0], items.packed, items.stream, self._lag_s, *half_lives
+
+    def tell(self, age_s: float) -> None:
+        """How long ago what is live of a user ends."""
+        self._metrics.live_ages.observe(age_s)
+
     async def _both(
         self, side: RowSide, ids: Sequence[str], count: int, fetch: FetchRows, deadline: float | None
     ) -> tuple[Rows, States]:

@@ -30,6 +30,10 @@ class LiveStore(Protocol):
         """The states of `ids`, by the deadline (of `time.perf_counter`); what an answered `add` changed is in them."""
         ...
 
+    def at_hand(self, side: RowSide, ids: Sequence[str]) -> States | None:
+        """The same, for any thread, without waiting; None where that cannot be told at once. `known` is None."""
+        ...
+
     async def add(self, batch: Batch) -> Outcome:
         """Folds a batch; returns when it lasts. One that failed can be given again, whatever became of it."""
         ...

@@ -6,8 +6,9 @@ Whatever the core leaves to Python is for `scoring` to do the usual way. Does no
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import orjson
@@ -25,6 +26,8 @@ from service.settings import Settings
 from service.telemetry.metrics import Tier
 
 _FILLED = 0
+LiveOf = Callable[[FeatureSchema, str, Sequence[str]], "tuple[object, ...] | None"]
+"""What is live of a user and of candidates, as the core takes it; None where that is not at hand."""
 
 
 @dataclass(frozen=True)
@@ -88,15 +91,18 @@ class NativePath:
         core = self._frame().core
         return str(core.user_id) if core.read(body, self._max_candidates) else None
 
-    def score(self, body: bytes, request_id: str, arm: str | None, deadline: float) -> Plain | None:
-        """The reply to a request; None where that is left to Python: another form, rows that are not at hand, or less
-        time than all candidates take.
+    def score(
+        self, body: bytes, request_id: str, arm: str | None, deadline: float, live: LiveOf | None = None
+    ) -> Plain | None:
+        """The reply to a request; None where that is left to Python: another form, rows or live states that are not at
+        hand, or less time than all candidates take.
 
         Raises ModelError where a score is not finite, or what the model fails with.
         """
         frame, rows = self._frame(), self._rows
         core, epochs = frame.core, None if rows.epochs is None else rows.epochs()
-        if core.take(body, self._max_candidates, rows.users, rows.items, time.time(), epochs) != _FILLED:
+        ask = live and partial(live, self._schema)
+        if core.take(body, self._max_candidates, rows.users, rows.items, time.time(), epochs, ask) != _FILLED:
             return None
         count: int = core.count
         started = time.perf_counter()
@@ -143,8 +149,8 @@ def _why_python(settings: Settings, rows: CoreRows | None, runner: Runner) -> st
         return "switched off by MSD_NATIVE"
     if native.core is None:
         return native.REASON
-    if settings.live:
-        return "live states (MSD_LIVE) are known to Python alone"
+    if settings.live and settings.store == "redis":
+        return "live states in Redis (MSD_LIVE) are known to Python alone"
     if rows is None:
         return "rows are not held in memory (MSD_CACHE_MB)"
     if runner.together is not None:

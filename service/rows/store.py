@@ -23,8 +23,8 @@ def tell_rows(metrics: Metrics, side: RowSide, rows: Rows, tiers: Mapping[Tier, 
 
 class CoreFound(NamedTuple):
     """Which rows the native core found: whether the user's, ids without one among the candidates, rows of candidates
-    and history and how many were asked for, and when the user's and the first candidate's were written (unix s; 0:
-    there is none)."""
+    and history and how many were asked for, when the user's and the first candidate's were written (unix s; 0: there is
+    none), and how long ago what is live of the user ends (s; NaN: there are no events)."""
 
     has_user: bool
     missing: int
@@ -32,6 +32,7 @@ class CoreFound(NamedTuple):
     asked: int
     user_written_at: float
     item_written_at: float
+    live_age_s: float
 
 
 def tell_core_rows(metrics: Metrics, tier: Tier, found: CoreFound) -> None:

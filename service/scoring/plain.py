@@ -3,12 +3,14 @@
 The caller is told the answer, or that the request is left to Python (`pipeline`), which knows all that one may hold.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from msd.contract.assemble import Rung
+from msd.contract.schema import FeatureSchema
 from service.models.lineup import Arm, Lineup
 from service.models.native_path import Plain, may_be_plain
 from service.rows.store import tell_core_rows
@@ -23,6 +25,18 @@ Told = Callable[[Answer | BaseException | None], None]
 Send = Callable[[Answer], None]
 
 
+class LiveAtHand(Protocol):
+    """Live states that are read without waiting."""
+
+    def at_hand(self, schema: FeatureSchema, user_id: str, ids: Sequence[str]) -> tuple[object, ...] | None:
+        """Those of a user and of candidates, as `native_path.LiveOf` has them."""
+        ...
+
+    def tell(self, age_s: float) -> None:
+        """Counts how long ago what is live of a user ends."""
+        ...
+
+
 class _Scored(NamedTuple):
     arm: Arm
     plain: Plain
@@ -35,11 +49,14 @@ PlainJob = Job[_Scored | None]
 class PlainScoring:
     """For the event loop. `followers` may want more of a request than the core tells; then it is left to Python."""
 
-    def __init__(self, queue: RunQueue, metrics: Metrics, followers: Sequence[Follower] = ()) -> None:
+    def __init__(
+        self, queue: RunQueue, metrics: Metrics, followers: Sequence[Follower] = (), live: LiveAtHand | None = None
+    ) -> None:
         self._queue = queue
         self._admission = queue.admission
         self._metrics = metrics
         self._followers = followers
+        self._live = live
 
     def wants(self, lineup: Lineup, asked: Asked) -> bool:
         """Whether it is worth a try."""
@@ -55,7 +72,9 @@ class PlainScoring:
         terms, runner = asked.terms, lineup.champion.runner
         rows = self._admission.rows_in(len(asked.body))
         admitted = self._admission.enter(Load(rows, runner.turn_s.of(rows, 0.0)), terms.deadline)
-        job: PlainJob = Job(lambda: _work(job, lineup, asked, send), runner, rows, terms.deadline, terms.is_gone)
+        job: PlainJob = Job(
+            lambda: _work(job, lineup, asked, send, self._live), runner, rows, terms.deadline, terms.is_gone
+        )
         try:
             self._queue.put(job, partial(self._done, lineup, asked, admitted, told))
         except BaseException:
@@ -100,12 +119,14 @@ class PlainScoring:
         metrics.candidates.observe(plain.candidates)
         metrics.run_rows.observe(plain.candidates)
         tell_core_rows(metrics, plain.tier, found)
+        if self._live is not None and not math.isnan(found.live_age_s):
+            self._live.tell(found.live_age_s)
         if answer.degraded:
             missing: list[Rung] = ["prior"] * found.missing
             metrics.degraded(missing, None if found.has_user else "unknown")
 
 
-def _work(job: PlainJob, lineup: Lineup, asked: Asked, send: Send | None) -> _Scored | None:
+def _work(job: PlainJob, lineup: Lineup, asked: Asked, send: Send | None, live: LiveAtHand | None) -> _Scored | None:
     """In a scoring thread."""
     started = time.perf_counter()
     job.rows, arm = 0, lineup.arms[0]
@@ -117,7 +138,8 @@ def _work(job: PlainJob, lineup: Lineup, asked: Asked, send: Send | None) -> _Sc
     path, job.runner = arm.model.native, arm.model.runner
     if path is None:
         return None
-    plain = path.score(asked.body, asked.request_id, arm.name if lineup.is_split else None, asked.terms.deadline)
+    named = arm.name if lineup.is_split else None
+    plain = path.score(asked.body, asked.request_id, named, asked.terms.deadline, live.at_hand if live else None)
     if plain is None:
         return None
     job.rows = plain.candidates

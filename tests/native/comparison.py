@@ -1,10 +1,13 @@
 """One request by the native core and by `msd.contract`: both must come to the same, or the core must leave it to
 Python."""
 
+import math
+from collections.abc import Coroutine, Sequence
 from random import Random
 from typing import Any
 
 import numpy as np
+import pytest
 
 import native
 from msd.contract.assemble import Assembled, assemble, wanted_items
@@ -14,6 +17,8 @@ from msd.contract.rows import Rows, RowSide
 from native.layout import core_rows, core_schema, new_tensors
 from service.scoring.answer import Scored
 from service.scoring.reply import build_reply
+from service.telemetry.metrics import Metrics
+from tests.native.live_worlds import Ask, LiveWorld, draw_live
 from tests.native.worlds import AT, EPOCH, SIDES, World, draw_body, draw_scores
 
 CAPACITY = 40
@@ -27,6 +32,7 @@ class Pair:
         core = native.core
         assert core is not None, "it is compared where it is built"
         self.world, self.is_file = world, is_file
+        self._metrics = Metrics()
         self.files = world.files()
         self.arenas = world.arenas(random)
         # Of a file that is read for the first time, so that the core proves blocks itself.
@@ -41,7 +47,8 @@ class Pair:
     def compare(self, random: Random) -> int:
         """Draws a request and compares. The core's outcome."""
         body = draw_body(random, self.world)
-        outcome = self._outcome(body)
+        live = draw_live(random, self.world, self._metrics) if random.random() < 0.3 else None
+        outcome = self._outcome(body, live.ask if live else None)
         try:
             request = parse_request(body, self.world.schema, CAPACITY)
         except RequestError:
@@ -49,8 +56,8 @@ class Pair:
             return outcome
         if outcome != FILLED:
             return outcome
-        user, items = self._rows(request.user_id, request)
         at = AT if request.at is None else request.at
+        user, items = self._rows(request, at, live)
         assembled = assemble(self.world.schema, request, at, user, items)
         for name, expected in assembled.tensors.items():
             found = self.tensors[name][: len(expected)]
@@ -58,7 +65,8 @@ class Pair:
         missing = len(assembled.degraded_candidates)
         assert self.frame.user_id == request.user_id
         assert self.frame.count == len(request.ids)
-        assert self.frame.found == (
+        *found, age = self.frame.found
+        assert tuple(found) == (
             bool(user.found[0]),
             missing,
             int(items.found.sum()),
@@ -66,18 +74,28 @@ class Pair:
             float(user.records["written_at"][0]) if user.found[0] else 0.0,
             float(items.records["written_at"][0]) if items.found[0] else 0.0,
         ), body
-        self._compare_replies(random, body, request, assembled)
+        expected_age = max(0.0, at - float(user.records["as_of"][0])) if live and live.stream else math.nan
+        assert age == pytest.approx(expected_age, rel=0, abs=0, nan_ok=True)
+        self._compare_replies(random, body, request, assembled, Basis(at, user, items, len(request.ids), False, 1))
         return outcome
 
-    def _outcome(self, body: bytes) -> int:
-        return int(self.frame.take(body, CAPACITY, *self._sources, AT, None if self.is_file else (EPOCH, 99)))
+    def _outcome(self, body: bytes, ask: Ask | None) -> int:
+        epochs = None if self.is_file else (EPOCH, 99)
+        return int(self.frame.take(body, CAPACITY, *self._sources, AT, epochs, ask))
 
-    def _rows(self, user_id: str, request: CheckedRequest) -> tuple[Rows, Rows]:
-        if self.is_file:
-            user = self.files["user"].get([user_id])
-            return user, self.files["item"].get(wanted_items(request, user))
-        user = self._held("user", [user_id])
-        return user, self._held("item", wanted_items(request, user))
+    def _rows(self, request: CheckedRequest, at: float, live: LiveWorld | None) -> tuple[Rows, Rows]:
+        """As `LiveRows` fetches them."""
+        if live is None:
+            user = self._stored("user", [request.user_id])
+            return user, self._stored("item", wanted_items(request, user))
+
+        async def stored(side: RowSide, ids: Sequence[str]) -> Rows:
+            return self._stored(side, list(ids))
+
+        return _at_once(live.rows.fetch(self.world.schema, request, at, stored))
+
+    def _stored(self, side: RowSide, ids: list[str]) -> Rows:
+        return self.files[side].get(ids) if self.is_file else self._held(side, ids)
 
     def _held(self, side: RowSide, ids: list[str]) -> Rows:
         held = self.arenas[side].look_up(ids)
@@ -85,10 +103,11 @@ class Pair:
         assert (held.places >= 0).all(), "the core may fill only from what is held"
         return self.arenas[side].rows(held.places)
 
-    def _compare_replies(self, random: Random, body: bytes, request: CheckedRequest, assembled: Assembled) -> None:
+    def _compare_replies(
+        self, random: Random, body: bytes, request: CheckedRequest, assembled: Assembled, basis: Basis
+    ) -> None:
         heads = random.choice([["pctr"], ["pctr", "pcvr"]])
         scores = {head: draw_scores(random, len(request.ids)) for head in heads}
-        basis = Basis(AT, *self._rows(request.user_id, request), len(request.ids), False, 1)
         scored = Scored(scores, assembled.degraded_candidates, assembled.degraded_user, basis)
         try:
             found = self.frame.reply(b'{"request_id":"r","model_version":"v","candidates":', scores)
@@ -99,3 +118,13 @@ class Pair:
             assert any((np.abs(column) >= 1e9).any() for column in scores.values()) or request.bids, body
             return
         assert found == build_reply("r", "v", request, scored), body
+
+
+def _at_once(rows: Coroutine[Any, Any, tuple[Rows, Rows]]) -> tuple[Rows, Rows]:
+    """What comes of it: nothing here is waited for."""
+    try:
+        rows.send(None)
+    except StopIteration as end:
+        found: tuple[Rows, Rows] = end.value
+        return found
+    raise AssertionError("it waits")

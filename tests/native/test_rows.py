@@ -34,7 +34,7 @@ class Loaded:
 
     def fill(self) -> int:
         rows = core_rows(self.files["user"]), core_rows(self.files["item"])
-        return int(self.frame.take(BODY, CAPACITY, *rows, AT, None))
+        return int(self.frame.take(BODY, CAPACITY, *rows, AT, None, None))
 
 
 def test_blocks_that_the_core_proved_are_proved_for_python_and_the_other_way_round(tmp_path: Path) -> None:
@@ -76,8 +76,8 @@ def test_rows_of_an_earlier_connection_are_not_sure(tmp_path: Path) -> None:
     body = b'{"user_id": "nobody", "candidates": {"id": ["nobody"]}}'
     users, items = (arenas[side].core() for side in SIDES)
 
-    assert frame.take(body, CAPACITY, users, items, AT, ()) == UNHELD
-    assert frame.take(body, CAPACITY, users, items, AT, (1, 2)) == UNHELD
+    assert frame.take(body, CAPACITY, users, items, AT, (), None) == UNHELD
+    assert frame.take(body, CAPACITY, users, items, AT, (1, 2), None) == UNHELD
 
 
 @pytest.mark.parametrize(
@@ -119,10 +119,10 @@ def test_what_is_no_request_or_no_rows_is_refused(tmp_path: Path) -> None:
     assert not loaded.frame.read(b"{", CAPACITY)
     for arguments in (
         (BODY, CAPACITY, *rows, AT),
-        (BODY, CAPACITY, loaded.frame, rows[1], AT, None),
-        (BODY, CAPACITY, *rows, AT, (1,)),
-        (BODY, CAPACITY, *rows, "now", None),
-        ("text", CAPACITY, *rows, AT, None),
+        (BODY, CAPACITY, loaded.frame, rows[1], AT, None, None),
+        (BODY, CAPACITY, *rows, AT, (1,), None),
+        (BODY, CAPACITY, *rows, "now", None, None),
+        ("text", CAPACITY, *rows, AT, None, None),
     ):
         with pytest.raises(TypeError):
             loaded.frame.take(*arguments)

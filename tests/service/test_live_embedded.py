@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from schemathesis import GenerationMode
 from schemathesis.core.result import Ok
 
+import native
 from msd.contract.bundle import Bundle
 from msd.contract.live_state import unpack_state
 from service.live.state_file import StateFile
@@ -64,6 +65,18 @@ def test_a_click_is_in_the_next_request(live: LiveService) -> None:
 
     assert (answer.status_code, answer.json()) == (202, {"accepted": 1, "duplicates": 0})
     assert scores(live, "u1", "i1", "i2") != before
+
+
+def test_the_native_core_scores_live_rows_as_python_does(bundle: Bundle, tmp_path: Path) -> None:
+    events = [event(f"n{number}", f"u{number % 5}", f"i{number % 30}", at=AT + number) for number in range(60)]
+    found = []
+    for way in ("on", "off"):
+        with live_state(bundle, tmp_path, tmp_path / "state", native=way) as service:
+            assert tell(service, *events).status_code == 202
+            with service.client() as client:
+                assert client.get("/v1/model").json()["native"]["served"] is (way == "on" and native.core is not None)
+            found.append([scores(service, f"u{user}", *(f"i{item}" for item in range(40))) for user in range(7)])
+    assert found[0] == found[1]
 
 
 def test_a_repeated_event_is_counted_once_and_a_click_beside_its_impression(live: LiveService) -> None:

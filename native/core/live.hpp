@@ -1,0 +1,92 @@
+// Live states laid over rows, as `service.live.overlay` lays them, bit for bit: counts and their age as they are now
+// instead of as they were exported, and the history. States are packed as `msd.contract.live_state` packs them.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <string_view>
+#include <vector>
+
+#include "json.hpp"
+#include "schema.hpp"
+
+namespace native {
+
+constexpr char kStateFormat = 1;
+constexpr double kMostCounted = 1e30;
+constexpr size_t kStateHead = 1 + 4 * sizeof(double), kLikeHead = sizeof(double) + sizeof(uint16_t);
+
+// Counts of one row, complete up to `as_of`; a row holds them as floats.
+struct Counts {
+  double impressions, clicks, as_of;
+};
+
+// What is live for one request. Views outlive it; an empty one is no state.
+struct Live {
+  std::string_view user;
+  std::vector<std::string_view> items;  // of the candidates
+  bool has_stream = false;
+  double since = 0.0, until = 0.0, lag_s = 0.0, user_half_life_s = 1.0, item_half_life_s = 1.0;
+
+  // Up to when counts are complete for one who asks about `at`.
+  double complete_at(double at) const { return at - until <= lag_s ? at : until; }
+  // Whether rows that are complete up to `as_of` are followed by the stream without a gap.
+  bool covers(double as_of) const { return as_of >= since - lag_s; }
+};
+
+// The head of a packed state.
+struct StateHead {
+  double impressions = 0.0, clicks = 0.0, as_of = 0.0;
+  bool is_found = false;
+
+  explicit StateHead(std::string_view packed) {
+    if (packed.size() < kStateHead || packed[0] != kStateFormat) return;
+    double numbers[4];
+    std::memcpy(numbers, packed.data() + 1, sizeof numbers);
+    for (const double count : {numbers[0], numbers[1]})
+      if (!(count >= 0 && count <= kMostCounted)) return;
+    if (!std::isfinite(numbers[0] + numbers[1] + numbers[2] + numbers[3])) return;
+    impressions = numbers[0], clicks = numbers[1], as_of = numbers[2];
+    is_found = true;
+  }
+};
+
+// Appends the ids of a state's likes, oldest first. False where they are not as they should be.
+inline bool append_likes(std::string_view packed, std::vector<std::string_view>& ids) {
+  for (size_t at = kStateHead; at < packed.size();) {
+    if (at + kLikeHead > packed.size()) return false;
+    const size_t length = load<uint16_t>(packed.data() + at + sizeof(double));
+    at += kLikeHead;
+    if (!length || at + length > packed.size() || !is_utf8(packed.data() + at, length)) return false;
+    const std::string_view id = packed.substr(at, length);
+    if (id.find('\0') != std::string_view::npos) return false;
+    ids.push_back(id);
+    at += length;
+  }
+  return true;
+}
+
+// Lays the states of the first rows over their counts, as asked about `at`; rows that are complete up to `horizon` hold
+// all events until then. `scratch` is for the factors that counts fade by.
+inline void lay_over(const Live& live, const std::string_view* states, double half_life_s, double at, double horizon,
+                     const Ufunc& exp2, std::vector<Counts>& counts, std::vector<double>& scratch) {
+  const size_t size = counts.size();
+  const double reached = live.complete_at(at);
+  const bool is_covered = live.covers(horizon);
+  scratch.resize(size);
+  for (size_t k = 0; k < size; k++) {
+    const StateHead head(states[k]);
+    const bool is_newer = head.is_found && head.as_of > counts[k].as_of;
+    if (is_newer) counts[k] = {head.impressions, head.clicks, head.as_of};
+    const double complete = is_newer || is_covered ? std::max(counts[k].as_of, reached) : counts[k].as_of;
+    scratch[k] = (counts[k].as_of - complete) / half_life_s;
+    counts[k].as_of = complete;
+  }
+  exp2(scratch.data(), size);
+  for (size_t k = 0; k < size; k++) {
+    counts[k].impressions = static_cast<float>(counts[k].impressions * scratch[k]);
+    counts[k].clicks = static_cast<float>(counts[k].clicks * scratch[k]);
+  }
+}
+
+}  // namespace native

@@ -1,0 +1,81 @@
+"""Live states drawn at random, as a store would hold them, usable and not."""
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+from msd.contract.live_state import LiveState, pack_state
+from msd.contract.rows import RowSide
+from msd.contract.state import EntityState
+from service.live.batch import Batch, Outcome
+from service.live.live_rows import LiveRows
+from service.live.store import States
+from service.live.stream import Stream
+from service.telemetry.metrics import Metrics
+from tests.native.worlds import AT, SIDES, World, strangers
+
+Ask = Callable[[str, Sequence[str]], "tuple[object, ...] | None"]
+LAG_S = 900.0
+
+
+class LiveWorld:
+    """A store of live states that holds what was drawn."""
+
+    is_local = True
+
+    def __init__(
+        self, world: World, metrics: Metrics, states: dict[tuple[RowSide, str], bytes], stream: Stream | None
+    ) -> None:
+        self._world, self._states, self.stream = world, states, stream
+        self.rows = LiveRows(self, metrics, LAG_S)
+
+    def ask(self, user_id: str, ids: Sequence[str]) -> tuple[object, ...] | None:
+        """What the core asks for."""
+        return self.rows.at_hand(self._world.schema, user_id, ids)
+
+    def at_hand(self, side: RowSide, ids: Sequence[str]) -> States:
+        """What was drawn."""
+        return States([self._states.get((side, one)) for one in ids], self.stream)
+
+    async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> States:
+        """The same."""
+        return self.at_hand(side, ids)
+
+    async def add(self, batch: Batch) -> Outcome:
+        """Nothing is added."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+def draw_live(random: Random, world: World, metrics: Metrics) -> LiveWorld:
+    """States of some ids, and how far the stream of events reaches."""
+    states = {
+        (side, one): _state(random, world.ids["item"])
+        for side in SIDES
+        for one in (*world.ids[side], *strangers())
+        if random.random() < 0.5
+    }
+    since = AT - random.choice([0.0, 60.0, 86_400.0, 1e6])
+    until = random.choice([since, AT - 10_000.0, AT - LAG_S, AT - 1.0, AT, AT + 30.0])
+    return LiveWorld(world, metrics, states, Stream(since, until) if random.random() < 0.9 else None)
+
+
+def _state(random: Random, items: Sequence[str]) -> bytes:
+    impressions = random.choice([0.0, 1.0, 17.25, 1e6, 3.3333])
+    as_of = AT + random.choice([-1e9, -86_400.0, -60.5, 0.0, 60.0, 1e5])
+    likes = tuple((as_of - 1.0, random.choice([*items, "gone", "é"])) for _ in range(random.choice([0, 0, 1, 5, 60])))
+    packed = pack_state(
+        LiveState(EntityState(impressions, impressions * random.random(), as_of, likes), as_of - random.random())
+    )
+    if random.random() < 0.9:
+        return packed
+    changed = bytearray(packed)
+    for _ in range(random.choice([1, 2, 9])):
+        place = random.randrange(len(changed) + 1)
+        how = random.randrange(3)
+        if how == 0:
+            del changed[place:]
+        elif place < len(changed):
+            changed[place] = random.choice([0, 255, 0x7F, random.randrange(256)])
+    return bytes(changed)
