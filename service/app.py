@@ -15,7 +15,7 @@ from service.routes.admin import admin_routes
 from service.routes.docs import add_docs
 from service.routes.events_route import PATH as EVENTS_PATH
 from service.routes.events_route import EventsRoute
-from service.routes.health import health_routes
+from service.routes.health import health_routes, metrics_route
 from service.routes.oip.docs import INFER_PATHS
 from service.routes.oip.infer_route import InferRoute
 from service.routes.oip.model_routes import oip_routes
@@ -32,8 +32,9 @@ def create_app(
 ) -> FastAPI:
     """The service over a line-up. Raises MsdError when a bundle, runtime or rows file is not as it should be.
 
-    `plan` is what is to be served; without, it is the bundle of the settings. `state.readiness`, `.serving` and
-    `.loader` are for the server that drains it and hears of other line-ups.
+    `plan` is what is to be served; without, it is the bundle of the settings. `state.readiness`, `.liveness`,
+    `.serving` and `.loader` are for the server that drains it and hears of other line-ups; `.admin` is the admin port's
+    app.
     """
     parts = Parts(settings, metrics or Metrics(), plan)
     app = _App(
@@ -46,9 +47,12 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.readiness, app.state.serving, app.state.loader = parts.readiness, parts.serving, parts.loader
-    app.state.fast_route = parts.fast_route
+    app.state.fast_route, app.state.liveness = parts.fast_route, parts.liveness
+    app.state.admin = _admin_app(parts)
     _add_layers(app, parts)
     _add_routes(app, parts)
+    if settings.admin_port is None:
+        _add_operations(app, parts)
     has_keys, has_events = parts.guard is not None, parts.live is not None
     add_docs(app, parts.serving, settings.max_deadline_ms, needs_keys=has_keys, has_events=has_events)
     return app
@@ -67,7 +71,24 @@ class _App(FastAPI):
             await super().__call__(scope, receive, send)
 
 
-def _add_layers(app: _App, parts: Parts) -> None:
+def _admin_app(parts: Parts) -> FastAPI:
+    """What the admin port answers, in a thread of its own: nothing here may wait for the service's event loop."""
+    app = FastAPI(
+        title="msd-ctr", version=build_of(parts.settings.revision).version, openapi_url=None, redirect_slashes=False
+    )
+    _add_layers(app, parts)
+    app.include_router(health_routes(parts.serving, parts.readiness, parts.settings.max_candidates))
+    _add_operations(app, parts)
+    return app
+
+
+def _add_operations(app: FastAPI, parts: Parts) -> None:
+    app.include_router(metrics_route(parts.metrics))
+    if parts.guard is not None:
+        app.include_router(admin_routes(parts.settings, parts.serving))
+
+
+def _add_layers(app: FastAPI, parts: Parts) -> None:
     """The ways that requests take, and what all of them go through."""
     settings, guard = parts.settings, parts.guard
     app.add_middleware(BodyMiddleware, limit=settings.max_body_bytes, timeout_s=settings.body_timeout_ms / 1000)
@@ -90,9 +111,7 @@ def _add_routes(app: _App, parts: Parts) -> None:
         app.router.routes.append(Route(EVENTS_PATH, events, methods=["POST"], name="events"))
     if parts.playground:
         app.router.routes.extend(parts.playground.routes())
-    app.include_router(health_routes(serving, readiness, parts.metrics, settings.max_candidates))
-    if parts.guard is not None:
-        app.include_router(admin_routes(settings, serving))
+    app.include_router(health_routes(serving, readiness, settings.max_candidates))
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:

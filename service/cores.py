@@ -1,10 +1,17 @@
-"""How many cores this process may really use, and how many scoring threads are right for them."""
+"""The cores that this process may really use, how many scoring threads are right for them, and threads that leave them
+to others."""
 
 import math
 import os
+import sys
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from service.settings import Settings
+
+_NICENESS = 10
 
 
 def usable_cores(root: Path = Path("/")) -> float:
@@ -21,6 +28,20 @@ def scoring_threads(settings: Settings, cores: float) -> int:
     if settings.workers is not None:
         return settings.workers
     return 1 if settings.provider == "cuda" else max(1, math.floor(cores / settings.threads))
+
+
+def give_way() -> None:
+    """Lets the calling thread alone, for the rest of its life, have what other threads leave; on Linux. It should hold
+    Python's lock for moments only: while it does and has no core, all other threads of its process wait."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            here = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, here, max(_NICENESS, os.getpriority(os.PRIO_PROCESS, here)))
+
+
+def let_others_run() -> None:
+    """Lets go of Python's lock for a moment: who waits for it need not wait for the next forced switch, 5 ms later."""
+    time.sleep(0)
 
 
 def _quotas(root: Path) -> list[float]:

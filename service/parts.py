@@ -37,6 +37,7 @@ from service.telemetry.metrics import Metrics
 from service.telemetry.process import build_of
 from service.tracing.tracing import open_tracing
 from service.trust import Trust
+from service.watchdog import Liveness
 
 
 class Parts:
@@ -56,8 +57,6 @@ class Parts:
         metrics.scoring_threads.set(threads)
         metrics.connections_limit.set(settings.max_connections)
         metrics.runs(build_of(settings.revision))
-        self.readiness = Readiness(metrics)
-        self._starter = Starter(self.readiness, settings.max_candidates)
         models = {key: load_planned(one, settings, metrics) for key, one in plan.models.items()}
         first = lineup_of(plan, models, generation=1)
         self._tell(first)
@@ -67,6 +66,9 @@ class Parts:
         most, patience_s = settings.max_candidates, settings.deadline_ms / 1000
         admission = Admission(metrics, settings.max_queued_rows, threads, most, patience_s)
         self.queue = RunQueue(metrics, admission, threads)
+        self.liveness = Liveness(settings.hang_seconds, self.queue.heartbeat, metrics)
+        self.readiness = Readiness(metrics, self.liveness.hangs)
+        self._starter = Starter(self.readiness, settings.max_candidates)
         self.live = open_live_store(settings) if settings.live else None
         live_rows = LiveRows(self.live, metrics, settings.live_lag_seconds) if self.live else None
         self._cold_ads = open_cold_ads(settings, [model.bundle for model in first.models.values()], metrics)

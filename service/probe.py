@@ -15,12 +15,13 @@ _TIMEOUT_S = 3.0
 
 def probe(environ: Mapping[str, str]) -> str | None:
     """What is wrong, or None."""
-    host, given = environ.get("MSD_HOST", "127.0.0.1"), environ.get("MSD_PORT", "8080")
+    name = "MSD_ADMIN_PORT" if environ.get("MSD_ADMIN_PORT") else "MSD_PORT"
+    host, given = environ.get("MSD_HOST", "127.0.0.1"), environ.get(name, "8080")
     if not given.isdecimal() or len(given) > 5 or not 0 < int(given) < 65_536:
-        return f"MSD_PORT={given!r} is no port"
+        return f"{name}={given!r} is no port"
     host, port = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), int(given)
     try:
-        if environ.get("MSD_TLS_CLIENT_CA"):
+        if environ.get("MSD_TLS_CLIENT_CA") and name == "MSD_PORT":
             # Who has no certificate is not let in: all that can be seen is that somebody listens.
             socket.create_connection((host, port), _TIMEOUT_S).close()
             return None

@@ -1,21 +1,18 @@
-"""The one process of the service: an event loop that takes connections in, reads HTTP and never runs a model; and its
-beginning and end, at which no accepted request is lost.
+"""The one process of the service: an event loop that takes connections in, reads HTTP and never runs a model, and one
+for the admin port in a thread of its own; and its beginning and end, at which no accepted request is lost.
 """
 
 import asyncio
-import faulthandler
 import gc
-import os
-import shutil
+import resource
 import signal
 import socket
-import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from email.utils import formatdate
-from pathlib import Path
 from types import FrameType
 
 import structlog
@@ -40,15 +37,18 @@ from service.settings import Settings
 from service.telemetry.logs import configure_logs, keep_standard_streams
 from service.telemetry.metrics import Metrics
 from service.trust import Trust
+from service.watchdog import SIGNALS, Liveness, Watchdog
 
 _KEEP_ALIVE_S = 75
 _TICK_S = 0.05
 _LINGER_S = 1.0
-# Once the door is closed: whoever has not been answered by then is not waited for, and whatever hangs is ended.
-_LAST_REPLIES_S, _LAST_S = 3, 5.0
+# Once the door is closed, whoever has not been answered by then is not waited for.
+_LAST_REPLIES_S = 3
 _ACCEPT_AGAIN_S = 0.5
 _ONCE_A_SECOND = 10
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_ADMIN_CONNECTIONS = 64
+# Descriptors that are no clients': files of bundles and logs, Redis, the admin port's connections.
+_OTHER_FILES = 256
 
 
 def run_service(settings: Settings) -> None:
@@ -56,14 +56,23 @@ def run_service(settings: Settings) -> None:
     keep_standard_streams()
     metrics = Metrics()
     metrics.log_lines.read = configure_logs(settings.log_level).read
+    watchdog = Watchdog(settings.drain_seconds, settings.hang_seconds)
+    watchdog.start()
     for number in _heeded():
-        signal.signal(number, _leave)
+        signal.signal(number, _leave_to_the_watchdog)
     check_keys(settings)
     check_tls(settings)
-    settings = _with_threads(settings)
-    with private_folder() as folder, bind(settings.host, settings.port) as listener:
+    settings = _with_descriptors(_with_threads(settings))
+    with ExitStack() as stack:
+        watchdog.folder = folder = stack.enter_context(private_folder())
+        listener = stack.enter_context(bind(settings.host, settings.port))
+        admin = None if settings.admin_port is None else stack.enter_context(bind(settings.host, settings.admin_port))
         follower = Follower(Source(settings), folder, settings.store == "file", Trust(settings.trusted_keys))
-        Server(settings, listener, follower, folder, metrics).run()
+        server = Server(settings, listener, admin, follower, watchdog, metrics)
+        server.run()
+    if server.is_run_left:
+        # What it works on would be torn from under its thread.
+        watchdog.end(1)
 
 
 def _with_threads(settings: Settings) -> Settings:
@@ -76,14 +85,26 @@ def _with_threads(settings: Settings) -> Settings:
     return settings.model_copy(update={"workers": count})
 
 
+def _with_descriptors(settings: Settings) -> Settings:
+    """With no more connections than the process may have open beside its own files, as many as the system allows."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    if most == resource.RLIM_INFINITY or settings.max_connections <= most - _OTHER_FILES:
+        return settings
+    connections = max(1, most - _OTHER_FILES)
+    structlog.get_logger("msd.server").warning(
+        "fewer_connections", max_connections=settings.max_connections, allowed=connections, open_files=most
+    )
+    return settings.model_copy(update={"max_connections": connections})
+
+
 def _heeded() -> list[signal.Signals]:
     """Under nohup the end of the terminal is nothing to the service."""
-    return [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
-    """Before it listens there is nobody to answer."""
-    sys.exit(0)
+def _leave_to_the_watchdog(number: int, frame: FrameType | None) -> None:
+    """Whatever is being loaded is not disturbed."""
 
 
 def server_config(app: ASGIApp, settings: Settings, metrics: Metrics, shortcut: Shortcut | None) -> uvicorn.Config:
@@ -109,83 +130,47 @@ def server_config(app: ASGIApp, settings: Settings, metrics: Metrics, shortcut: 
     )
 
 
-class Server(uvicorn.Server):
-    """uvicorn on a listener of the service's own. The first signal drains: the service says that it is not ready, and
-    every reply tells its client to connect anew; when the time for that is over the door closes, all who are in are
-    answered, and the process ends. A second SIGINT ends it at once."""
+class _Listening(uvicorn.Server):
+    """uvicorn on a listener of the service's own."""
 
     def __init__(
-        self, settings: Settings, listener: socket.socket, follower: Follower, folder: Path | None, metrics: Metrics
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        listener: socket.socket,
+        metrics: Metrics,
+        shortcut: Shortcut | None = None,
     ) -> None:
-        """Loads what the follower says is wanted. `folder`: to be removed at the end. Raises MsdError."""
-        plan = follower.first()
-        app = create_app(settings, metrics, plan)
-        super().__init__(server_config(app, settings, metrics, app.state.fast_route))
-        self._drain_s = settings.drain_seconds
-        self._core: CoreStatus = app.state.serving.current.champion.core
-        self._threads = settings.workers
-        self._metrics = metrics
-        self._readiness: Readiness = app.state.readiness
+        super().__init__(server_config(app, settings, metrics, shortcut))
         self._listener = listener
         self._entry = Entry(settings, metrics)
-        self._follower = follower
-        self._swaps = Swaps(plan, app.state.serving, app.state.loader, metrics)
-        self._folder = folder
-        self._ends_at: float | None = None
-        self._is_settled = self._is_resting = False
+        self._is_resting = False
         self._arriving: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger("msd.server")
 
-    def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """To the end. Raises MsdError when the app or its listener cannot start."""
-        try:
-            super().run(sockets=[])
-        except SystemExit as error:
-            if self.started or not error.code:
-                raise
-            raise MsdError("the service could not start; the log has the reason") from error
-
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Starts the app, and opens the door."""
-        await super().startup(sockets)
+        await super().startup([])
         self._loop = asyncio.get_running_loop()
-        host, port = listen(self._listener)
+        self.address = listen(self._listener)
         self._watch_door()
         self._entry.open()
-        self._swaps.begin()
-        self._follower.start(self._wake)
-        self._log.info("native_core", **asdict(self._core))
-        self._log.info("listening", host=host, port=port, threads=self._threads)
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""
-        await super().on_tick(counter)
         if counter % _ONCE_A_SECOND == 0:
-            self._metrics.connections.set(len(self.server_state.connections))
             self._entry.judge_readers(self.server_state.connections)
-        if self._ends_at is not None:
-            self._drain()
-            return time.monotonic() >= self._ends_at
-        if self._readiness.is_ready and not self._is_settled:
-            self._settle()
-        return False
+        return await super().on_tick(counter)
 
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answers whoever the kernel has accepted or is connected, then stops as uvicorn does."""
-        self._drain()
-        self._follower.stop()
-        await self._swaps.end()
+    async def _close_door(self) -> None:
+        """Takes in whoever the kernel has accepted, and nobody after."""
         refuse_new(self._listener)
         self._take_in()
         self._loop.remove_reader(self._listener)
         self._listener.close()
-        await asyncio.gather(*self._arriving)
+        if self._arriving:  # who says nothing when TLS begins is not waited for
+            await asyncio.wait(self._arriving, timeout=_LINGER_S)
         self._entry.close()
-        # Whoever is still connected may have a request on the way: the first, or the next on a kept connection.
-        await self._answer_while(lambda: bool(self.server_state.connections), _LINGER_S)
-        await super().shutdown(sockets)
-
-    # Connections
 
     def _watch_door(self) -> None:
         self._is_resting = False
@@ -215,6 +200,124 @@ class Server(uvicorn.Server):
         return factory(  # type: ignore[call-arg]
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
+
+
+class AdminServer(_Listening):
+    """The admin port: a few connections in a thread and a loop of their own, which answer when no other can be had, and
+    when the service's loop hangs. Whoever may connect needs no certificate: probes have none."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, listener: socket.socket, metrics: Metrics) -> None:
+        own = settings.model_copy(update={"tls_client_ca": None, "max_connections": _ADMIN_CONNECTIONS})
+        super().__init__(app, own, listener, metrics)
+        self._thread = threading.Thread(target=self._run, name="admin", daemon=True)
+
+    def start(self) -> None:
+        """Opens the door."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """The last thing that the service does."""
+        self.should_exit = True
+        self._thread.join(_LINGER_S)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Says where it is, too."""
+        await super().startup()
+        self._log.info("admin_listening", host=self.address[0], port=self.address[1])
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        """They are the main thread's."""
+        return nullcontext()
+
+    def _run(self) -> None:
+        try:
+            self.run()
+        except BaseException as error:
+            self._log.exception("admin_failed", reason=str(error))
+
+
+class Server(_Listening):
+    """The service's port. The first signal drains: the service says that it is not ready, and every reply tells its
+    client to connect anew; when the time for that is over the door closes, all who are in are answered, and the process
+    ends. A second SIGINT ends it at once."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        listener: socket.socket,
+        admin: socket.socket | None,
+        follower: Follower,
+        watchdog: Watchdog,
+        metrics: Metrics,
+    ) -> None:
+        """Loads what the follower says is wanted. `admin`: where the admin port is. Raises MsdError."""
+        plan = follower.first()
+        app = create_app(settings, metrics, plan)
+        super().__init__(app, settings, listener, metrics, app.state.fast_route)
+        self._drain_s = settings.drain_seconds
+        self._core: CoreStatus = app.state.serving.current.champion.core
+        self._threads = settings.workers
+        self._metrics = metrics
+        self._readiness: Readiness = app.state.readiness
+        self._liveness: Liveness = app.state.liveness
+        self._watchdog = watchdog
+        self._admin = None if admin is None else AdminServer(app.state.admin, settings, admin, metrics)
+        self._follower = follower
+        self._swaps = Swaps(plan, app.state.serving, app.state.loader, metrics)
+        self._ends_at: float | None = None
+        self._is_settled = False
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """To the end. Raises MsdError when the app or its listener cannot start."""
+        try:
+            super().run()
+        except SystemExit as error:
+            if self.started or not error.code:
+                raise
+            raise MsdError("the service could not start; the log has the reason") from error
+        if self._admin is not None:
+            self._admin.stop()
+
+    @property
+    def is_run_left(self) -> bool:
+        """Whether a scoring thread is still at a run, which was not waited for any longer."""
+        return self._liveness.is_running
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Starts the app, opens the door, and begins to follow what is wanted."""
+        self._watchdog.listen()
+        await super().startup()
+        self._swaps.begin()
+        self._follower.start(self._wake)
+        self._liveness.beat()
+        self._watchdog.follow(self._liveness)
+        self._log.info("native_core", **asdict(self._core))
+        if self._admin is not None:
+            self._admin.start()
+        self._log.info("listening", host=self.address[0], port=self.address[1], threads=self._threads)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second."""
+        await super().on_tick(counter)
+        self._liveness.beat()
+        if counter % _ONCE_A_SECOND == 0:
+            self._metrics.connections.set(len(self.server_state.connections))
+        if self._ends_at is not None:
+            self._drain()
+            return time.monotonic() >= self._ends_at
+        if self._readiness.is_ready and not self._is_settled:
+            self._settle()
+        return False
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answers whoever the kernel has accepted or is connected, then stops as uvicorn does."""
+        self._drain()
+        self._follower.stop()
+        await self._swaps.end()
+        await self._close_door()
+        # Whoever is still connected may have a request on the way: the first, or the next on a kept connection.
+        await self._answer_while(lambda: bool(self.server_state.connections), _LINGER_S)
+        await super().shutdown(sockets)
 
     # Bundles
 
@@ -248,12 +351,6 @@ class Server(uvicorn.Server):
         """Notes when it is to end; whatever is at hand may not be changed between any two of its steps."""
         if self._ends_at is None:
             self._ends_at = time.monotonic() + self._drain_s
-            # Without Python's lock: whatever hangs is shown where it does, and the process ends with 1.
-            faulthandler.dump_traceback_later(self._drain_s + _LAST_S, exit=True, file=2)
-        elif sig == signal.SIGINT:
-            if self._folder is not None:
-                shutil.rmtree(self._folder, ignore_errors=True)
-            os._exit(0)
 
     def _drain(self) -> None:
         if not self._readiness.draining:

@@ -1,6 +1,6 @@
 """What the service can be told from outside, read from an environment that the caller hands in.
 
-Knows names, limits and defaults. Reads neither files nor the process's own environment.
+Knows names, limits and defaults. Does not read the process's own environment, and no file but that of Redis' URL.
 """
 
 import difflib
@@ -21,11 +21,13 @@ from pydantic import (
 )
 
 from msd.contract.errors import MsdError
+from msd.contract.files import read_small
 from msd.contract.request import MAX_CANDIDATES
 from service.redis.redis_url import parse_redis_url
 
 PREFIX = "MSD_"
 MAX_WORKERS = 512
+_MAX_URL_BYTES = 2**14
 _KUBERNETES = re.compile(r"SERVICE_(HOST|PORT)|PORT_\d+_")
 
 
@@ -46,6 +48,8 @@ class Settings(BaseModel):
     bundle: Path
     store: Literal["file", "redis"] = "file"
     redis_url: SecretStr | None = None
+    redis_url_file: Path | None = None
+    """Where `redis_url` was read from, if it was."""
     runtime: Literal["auto", "onnxruntime", "openvino"] = "auto"
     provider: Literal["cpu", "cuda"] = "cpu"
     threads: Annotated[int, Field(ge=1, le=256)] = 1
@@ -56,6 +60,8 @@ class Settings(BaseModel):
     """Scoring threads; None, `auto` in an environment, is as many as there are cores for."""
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8080
+    admin_port: Annotated[int, Field(ge=0, le=65_535)] | None = None
+    """None: metrics and admin routes are on the port."""
     keys_file: Path | None = None
     """None: whoever reaches the port may ask for scores, and there are no admin routes."""
     guard_metrics: bool = False
@@ -94,6 +100,7 @@ class Settings(BaseModel):
     encoder_per_s: Annotated[float, Field(gt=0, le=100_000)] = 20.0
     encoder_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
     encoded_ttl_s: Annotated[int, Field(ge=0, le=31_536_000)] = 0
+    hang_seconds: Annotated[float, Field(ge=1, le=3_600)] = 20.0
     drain_seconds: Annotated[float, Field(ge=0, le=3_600)] = 5.0
     trace: Annotated[bool, BeforeValidator(_is_on)] = False
     """`on` or `off` in an environment; where to, the usual variables of OpenTelemetry say."""
@@ -134,6 +141,12 @@ class Settings(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _has_a_port_for_each(self) -> Self:
+        if self.admin_port and self.admin_port == self.port:
+            raise ValueError(f"MSD_ADMIN_PORT={self.admin_port} is MSD_PORT, too: give it another, or none")
+        return self
+
+    @model_validator(mode="after")
     def _fit_together(self) -> Self:
         if self.store == "redis" and self.redis_url is None:
             raise ValueError("MSD_STORE=redis needs MSD_REDIS_URL, e.g. redis://localhost:6379/0")
@@ -165,6 +178,8 @@ class Settings(BaseModel):
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
         """The settings in the `MSD_*` variables of `environ`. Raises SettingsError naming the variable at fault."""
         given = {name.removeprefix(PREFIX): value for name, value in environ.items() if name.startswith(PREFIX)}
+        if url := redis_url_of(environ):
+            given["REDIS_URL"] = url
         known = {name.upper(): name for name in cls.model_fields}
         for name in sorted(set(given) - set(known)):
             raise SettingsError(_unknown(name, list(known)))
@@ -172,6 +187,22 @@ class Settings(BaseModel):
             return cls.model_validate({known[name]: value for name, value in given.items()})
         except ValidationError as error:
             raise SettingsError(_explain(error)) from None
+
+
+def redis_url_of(environ: Mapping[str, str]) -> str | None:
+    """The URL in MSD_REDIS_URL, or in the file that MSD_REDIS_URL_FILE names. Raises SettingsError."""
+    url, place = environ.get("MSD_REDIS_URL"), environ.get("MSD_REDIS_URL_FILE")
+    if not place:
+        return url
+    if url:
+        raise SettingsError("MSD_REDIS_URL and MSD_REDIS_URL_FILE are both set: set one of them")
+    content = read_small(
+        Path(place), _MAX_URL_BYTES, SettingsError, "; MSD_REDIS_URL_FILE has to name a file with a URL"
+    )
+    try:
+        return content.decode("ascii").strip()
+    except UnicodeDecodeError:
+        raise SettingsError(f"{place}: not a URL; it looks like redis://localhost:6379/0") from None
 
 
 def _unknown(name: str, known: list[str]) -> str:

@@ -11,9 +11,8 @@ from typing import Any, Self
 from msd.contract.bundle import MANIFEST, SIGNATURE, Bundle, open_bundle
 from msd.contract.delta import DELTA, Delta, open_delta
 from msd.contract.errors import BundleError, MsdError
-from msd.contract.files import write_bytes_atomic
+from msd.contract.files import read_small, write_bytes_atomic
 from service.catalogue.manifest import CATALOGUE, Catalogue, open_catalogue
-from service.small_file import read_small
 
 _SIGNATURE_BYTES = 64
 _MAX_KEY_BYTES = 2**16

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from msd.contract.errors import MsdError
+
 
 @contextmanager
 def atomic_file(path: Path, mark: str = "") -> Iterator[BinaryIO]:
@@ -44,3 +46,15 @@ def sha256_file(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_small(path: Path, limit: int, refused: type[MsdError], advice: str = "") -> bytes:
+    """All of a file of at most so many bytes. Raises `refused`, with the advice where the file cannot be read."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise refused(f"{path}: {error.strerror or error}{advice}") from None
+    if len(content) > limit:
+        raise refused(f"{path}: larger than {limit} bytes")
+    return content

@@ -10,11 +10,10 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import ConfigDict, Field
 
 from msd.contract.bundle import FileEntry, Proof
-from msd.contract.files import sha256_file, write_bytes_atomic
+from msd.contract.files import read_small, sha256_file, write_bytes_atomic
 from msd.contract.schema import FeatureSchema
 from msd.contract.sealed import SelfHashed, parse_sealed
 from service.catalogue.errors import CatalogueError
-from service.small_file import read_small
 
 CATALOGUE = "catalogue.json"
 _MAX_BYTES = 256 * 2**20

@@ -17,7 +17,7 @@ from msd.contract.bundle import ENCODER, TOKENIZER, Bundle
 from msd.contract.errors import BundleError, MsdError
 from msd.contract.files import sha256_file
 from service.cold.text_encoder import TextEncoder
-from service.priority import give_way
+from service.cores import give_way
 
 _MOST = 3
 _REFUSED_S = 10.0

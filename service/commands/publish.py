@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from service.priority import give_way
+from service.cores import give_way
+from service.settings import redis_url_of
 
 if TYPE_CHECKING:
     from service.redis.publication import Progress
@@ -51,7 +52,7 @@ def publish_command(
     from service.redis.publication import PublishError
     from service.trust import Trust
 
-    url = redis or os.environ.get("MSD_REDIS_URL")
+    url = redis or redis_url_of(os.environ)
     if not url:
         raise PublishError("no Redis to publish to: give --redis redis://host:port/0, or set MSD_REDIS_URL")
     if delta + beside + rows > 1:

@@ -8,6 +8,7 @@ import typer
 
 from service.deployment.pointers import CURRENT, SourceError, point_to, roll_back
 from service.deployment.redis_pointer import roll_back_redis
+from service.settings import redis_url_of
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -28,7 +29,7 @@ def rollback_command(
             point_to(bundles, to)
         typer.echo(f"{bundles / CURRENT} leads to {to or roll_back(bundles)}")
         return
-    url = redis or os.environ.get("MSD_REDIS_URL")
+    url = redis or redis_url_of(os.environ)
     if to is not None or not url:
         raise SourceError("nothing to roll back: give a folder of bundles, or --redis redis://host:port/0")
     typer.echo(f"Redis points to bundle {roll_back_redis(url)}")

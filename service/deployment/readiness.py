@@ -4,7 +4,7 @@ Once ready, a lost store does not make it unready: a degraded score is worth mor
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
@@ -22,7 +22,9 @@ _LAST_RETRY_S = 2.0
 class Readiness:
     """What is missing by part, in words; empty when the service is ready."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, hangs: Callable[[], Mapping[str, str]] = dict) -> None:
+        """`hangs`: the reason by part that hangs now."""
+        self.hangs = hangs
         self.missing = {"model": "warming up", "store": "not yet checked"}
         self.draining = False
         self._metrics = metrics
@@ -30,7 +32,7 @@ class Readiness:
     @property
     def is_ready(self) -> bool:
         """Whether new requests should be sent here."""
-        return not self.missing and not self.draining
+        return not self.missing and not self.draining and not self.hangs()
 
     @property
     def can_score(self) -> bool:

@@ -13,9 +13,9 @@ import structlog
 from numpy.typing import NDArray
 
 from msd.contract.request import CheckedRequest, parse_request
+from service.cores import give_way
 from service.models.lineup import Lineup, Shadow
 from service.models.model import Model
-from service.priority import give_way
 from service.scoring.answer import Answer, Scored
 from service.scoring.pipeline import Pipeline
 from service.scoring.run_queue import RunQueue

@@ -15,9 +15,9 @@ import structlog
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from msd.contract.errors import MsdError
+from msd.contract.files import read_small
 from service.http.listener import LOOPBACK
 from service.settings import Settings
-from service.small_file import read_small
 
 KeyScope = Literal["score", "events", "metrics", "admin"]
 KEY_SCOPES: tuple[KeyScope, ...] = ("score", "events", "metrics", "admin")

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from msd.contract.errors import MsdError
 from msd.contract.log import REQUESTS, EventRecord, RequestRecord
-from service.priority import let_others_run
+from service.cores import let_others_run
 
 Batch: TypeAlias = Any  # pyarrow.RecordBatch; pyarrow has no types
 _STRINGS, _FLOATS = pa.list_(pa.string()), pa.list_(pa.float32())

@@ -13,8 +13,8 @@ import structlog
 
 from msd.contract.errors import MsdError
 from msd.contract.log import is_sampled
+from service.cores import give_way
 from service.models.lineup import Lineup
-from service.priority import give_way
 from service.request_log.folder import LogFolder
 from service.request_log.served import Events
 from service.scoring.answer import Answer, Served

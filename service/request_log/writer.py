@@ -11,7 +11,7 @@ import structlog
 
 from msd.contract.errors import MsdError
 from msd.contract.log import EVENTS, REQUESTS, EventRecord, RequestRecord, is_sampled
-from service.priority import let_others_run
+from service.cores import let_others_run
 from service.request_log.drift import Drift
 from service.request_log.folder import LogFolder
 from service.request_log.observed import Observed

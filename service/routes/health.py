@@ -17,9 +17,10 @@ METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 
 
 class Live(BaseModel):
-    """The process runs."""
+    """Whether the process does what it is there for, or has to be restarted."""
 
-    status: Literal["live"] = "live"
+    status: Literal["live", "hung"]
+    hangs: dict[str, str] = Field(description="For how long, by part; empty where nothing hangs.")
 
 
 class Ready(BaseModel):
@@ -76,13 +77,19 @@ class ServedModel(BaseModel):
     lineup: ServedLineup
 
 
-def health_routes(serving: Serving, readiness: Readiness, metrics: Metrics, max_candidates: int) -> APIRouter:
-    """The routes, over the parts that they tell of."""
+def health_routes(serving: Serving, readiness: Readiness, max_candidates: int) -> APIRouter:
+    """Health, and what is served."""
     router = APIRouter(tags=["operations"])
 
-    @router.get("/health/live", summary="Is the process alive?")
-    async def live() -> Live:
-        return Live()
+    @router.get(
+        "/health/live",
+        summary="Is the process alive?",
+        responses={503: {"model": Live, "description": "The event loop or all scoring threads hang: restart it."}},
+    )
+    async def live(response: Response) -> Live:
+        hangs = readiness.hangs()
+        response.status_code = 503 if hangs else 200
+        return Live(status="hung" if hangs else "live", hangs=dict(hangs))
 
     @router.get(
         "/health/ready",
@@ -90,15 +97,23 @@ def health_routes(serving: Serving, readiness: Readiness, metrics: Metrics, max_
         responses={503: {"model": Ready, "description": "Not now; the body says what is missing."}},
     )
     async def ready(response: Response) -> Ready:
-        response.status_code = 200 if readiness.is_ready else 503
-        if not readiness.is_ready:
+        is_ready, missing = readiness.is_ready, {**readiness.missing, **readiness.hangs()}
+        response.status_code = 200 if is_ready else 503
+        if not is_ready:
             # A load balancer may then connect to another instance.
             response.headers["connection"] = "close"
-        return Ready(ready=readiness.is_ready, draining=readiness.draining, missing=readiness.missing)
+        return Ready(ready=is_ready, draining=readiness.draining, missing=missing)
 
     @router.get("/v1/model", summary="What is served?")
     async def served_model() -> ServedModel:
         return _served_model(serving.current, max_candidates, serving.is_refused)
+
+    return router
+
+
+def metrics_route(metrics: Metrics) -> APIRouter:
+    """What Prometheus asks for."""
+    router = APIRouter(tags=["operations"])
 
     @router.get(
         "/metrics",

@@ -29,7 +29,8 @@ def check_settings(manifests: list[dict[str, Any]]) -> None:
         pause = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
         if spec["terminationGracePeriodSeconds"] < pause + told.drain_seconds + told.max_deadline_ms / 1000:
             raise ChartError(f"{name_of(deployment)}: is killed before it has answered all that it took on")
-        if told.port != container["ports"][0]["containerPort"]:
+        ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+        if ports != {"http": told.port, "admin": told.admin_port}:
             raise ChartError(f"{name_of(deployment)}: listens on another port than it says")
 
 
@@ -60,7 +61,9 @@ def _environ(container: dict[str, Any], maps: dict[str, dict[str, str]]) -> dict
         found |= maps[source["configMapRef"]["name"]]
     for one in container.get("env", []):
         # Of a URL in a Secret only its form matters here.
-        found[one["name"]] = _REFERENCE.sub("x", one.get("value", "redis://h:6379/0"))
+        name = "MSD_REDIS_URL" if one["name"] == "MSD_REDIS_URL_FILE" else one["name"]
+        value = _REFERENCE.sub("x", one.get("value", ""))
+        found[name] = value if value and name == one["name"] else "redis://h:6379/0"
     return found
 
 

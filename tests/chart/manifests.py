@@ -14,6 +14,17 @@ from tests.chart.helm import ChartError
 KUBERNETES = ("1.30", "1.37")
 """The oldest that the chart is for, and the newest of which the schemas are known."""
 _IMAGE_VOLUMES = ("1.33", "1.37")
+_VOLUMES = {
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "image",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
+}
 _LABELS = {"type": "object", "additionalProperties": {"type": "string"}}
 _KEY = {
     "type": "object",
@@ -122,6 +133,7 @@ def check_together(manifests: list[dict[str, Any]]) -> None:
         if selector and not any(selector.items() <= labels.items() for _, labels, _ in pods):
             raise ChartError(f"{name_of(manifest)}: selects no pod: {selector}")
     for owner, _, spec in pods:
+        _check_restricted(owner, spec)
         _check_pod(owner, spec, {name_of(one) for one in manifests})
 
 
@@ -144,6 +156,33 @@ def _selector(manifest: dict[str, Any]) -> dict[str, str]:
     if manifest["kind"] in ("Deployment", "PodDisruptionBudget"):
         return dict(spec["selector"]["matchLabels"])
     return dict(spec["podSelector"]["matchLabels"]) if manifest["kind"] == "NetworkPolicy" else {}
+
+
+def _check_restricted(owner: str, spec: dict[str, Any]) -> None:
+    """Pod Security `restricted`: https://kubernetes.io/docs/concepts/security/pod-security-standards/."""
+    wrong = [name for name in ("hostNetwork", "hostPID", "hostIPC") if spec.get(name)]
+    wrong += [f"volume {one['name']}" for one in spec["volumes"] if not _VOLUMES & one.keys()]
+    pod = spec["securityContext"]
+    wrong += [name for name in ("sysctls", "seLinuxOptions", "windowsOptions", "appArmorProfile") if name in pod]
+    for container in (*spec.get("initContainers", []), *spec["containers"]):
+        own = container["securityContext"]
+        both = {**pod, **own}
+        rules = {
+            "privileged": not own.get("privileged"),
+            "allowPrivilegeEscalation": own.get("allowPrivilegeEscalation") is False,
+            "runAsNonRoot": both.get("runAsNonRoot") is True,
+            "runAsUser": both.get("runAsUser") != 0,
+            "capabilities": own.get("capabilities") == {"drop": ["ALL"]},
+            "seccompProfile": both.get("seccompProfile", {}).get("type") in ("RuntimeDefault", "Localhost"),
+            "procMount": "procMount" not in own,
+            "hostPort": not any("hostPort" in port for port in container.get("ports", [])),
+            "lifecycle host": not any(
+                "host" in one.get("httpGet", {}) for one in container.get("lifecycle", {}).values()
+            ),
+        }
+        wrong += [f"{container['name']}: {rule}" for rule, is_kept in rules.items() if not is_kept]
+    if wrong:
+        raise ChartError(f"{owner}: Pod Security restricted does not allow: {', '.join(wrong)}")
 
 
 def _check_pod(owner: str, spec: dict[str, Any], made: set[str]) -> None:

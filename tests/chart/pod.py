@@ -20,7 +20,7 @@ from tests.chart.helm import ChartError
 from tests.chart.settings import ROOT
 from tests.service.live import wait_until
 
-_PROGRAMS = {"msd": [sys.executable, "-m", "msd"], "python": [sys.executable]}
+_PROGRAMS = {"msd": [sys.executable, "-m", "msd"]}
 _REFERENCE = re.compile(r"\$\((\w+)\)")
 Secrets = Mapping[str, Mapping[str, bytes]]
 """Of Secrets and ConfigMaps that the chart does not make: their keys, by name."""
@@ -60,7 +60,7 @@ class Pod:
 
     @contextmanager
     def running(self) -> Iterator["subprocess.Popen[bytes]"]:
-        """Its container from when its startup probe succeeds; afterwards it is ended as Kubernetes does."""
+        """Its container from when it is started and ready; afterwards it is ended as Kubernetes does."""
         container = self.spec["containers"][0]
         with (self._folder / "log").open("wb") as log:
             process = subprocess.Popen(
@@ -72,6 +72,7 @@ class Pod:
             )
         try:
             wait_until(lambda: process.poll() is not None or self.probe("startupProbe"), 60.0)
+            wait_until(lambda: process.poll() is not None or self.probe("readinessProbe"), 60.0)
             if process.poll() is not None:
                 raise ChartError(f"it ended: {self.log()[-600:]}")
             yield process
@@ -93,15 +94,10 @@ class Pod:
         """Whether a probe succeeds now."""
         container = self.spec["containers"][0]
         probe = container[name]
-        if "exec" in probe:
-            command = self._command(container, probe["exec"]["command"])
-            return (
-                subprocess.run(command, env=self._environ(container), capture_output=True, check=False).returncode == 0
-            )
-        asked, port = probe["httpGet"], container["ports"][0]
-        if asked["port"] != port["name"]:
+        asked, ports = probe["httpGet"], {port["name"]: port["containerPort"] for port in container["ports"]}
+        if asked["port"] not in ports:
             raise ChartError(f"{name}: asks the port {asked['port']}, which there is not")
-        url = f"{asked.get('scheme', 'HTTP').lower()}://127.0.0.1:{port['containerPort']}{asked['path']}"
+        url = f"{asked.get('scheme', 'HTTP').lower()}://127.0.0.1:{ports[asked['port']]}{asked['path']}"
         try:
             return httpx.get(url, verify=False, trust_env=False, timeout=probe["timeoutSeconds"]).is_success
         except httpx.TransportError:

@@ -95,7 +95,7 @@ class Rehearsal:
         return ", ".join(f"{count} requests by {version}" for version, count in answers.items()) + "; none failed"
 
     def mutual_tls(self) -> str:
-        """Keys and client certificates: the probes have one, and so has who asks."""
+        """Keys and client certificates: who asks has one, the probes have none."""
         key, entry = new_key("tests", ("score",), None)
         authority = trustme.CA()
         server, client = authority.issue_cert("127.0.0.1", "localhost"), authority.issue_cert("probe")
@@ -103,12 +103,11 @@ class Rehearsal:
             "keys": {"keys.json": KeyFile(keys=(entry,)).model_dump_json(exclude_none=True).encode()},
             "server": _pair(server),
             "clients": {"ca.crt": authority.cert_pem.bytes()},
-            "probe": _pair(client),
         }
         values = {
             "bundle": {"source": "claim", "claim": {"name": "bundles", "path": "ctr"}},
             "keys": {"secret": "keys"},
-            "tls": {"secret": "server", "clientCaSecret": "clients", "probeSecret": "probe"},
+            "tls": {"secret": "server", "clientCaSecret": "clients"},
         }
         context = httpx.create_ssl_context(trust_env=False)
         authority.configure_trust(context)
@@ -135,9 +134,13 @@ class Rehearsal:
     def _pod(self, name: str, values: dict[str, Any], secrets: Secrets, kind: str = "Deployment") -> Pod:
         folder = self._folder / name
         folder.mkdir()
-        small = {"settings": {"workers": 1, "drainSeconds": 0, "deadlineMs": 20_000}, "shutdown": {"preStopSeconds": 1}}
-        listen = {"listen": {"host": "127.0.0.1", "port": free_port()}}
-        (folder / "values.yaml").write_text(yaml.safe_dump(values | small | listen))
+        small: dict[str, Any] = {
+            "settings": {"workers": 1, "drainSeconds": 0, "deadlineMs": 20_000},
+            "shutdown": {"preStopSeconds": 1},
+        }
+        small["listen"] = {"host": "127.0.0.1", "port": free_port(), "adminPort": free_port()}
+        small["image"] = {"repository": "registry.example.com/ads/msd-ctr"}
+        (folder / "values.yaml").write_text(yaml.safe_dump(values | small))
         manifests = self._helm.template(folder / "values.yaml")
         return Pod(next(one for one in manifests if one["kind"] == kind), manifests, secrets, folder)
 

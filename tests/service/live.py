@@ -44,6 +44,18 @@ class LiveService:
         """A client that knows the address and never follows the environment's proxies; it needs no certificates."""
         return httpx.Client(base_url=self.url, trust_env=False, verify=False, timeout=30.0, **options)
 
+    @property
+    def admin_port(self) -> int:
+        """Where its admin port is."""
+        (line,) = [line for line in self.log() if line["event"] == "admin_listening"]
+        port: int = line["port"]
+        return port
+
+    def admin(self, **options: Any) -> httpx.Client:  # noqa: ANN401 - httpx's own options
+        """A client of its admin port."""
+        url = self.url.replace(f":{self.port}", f":{self.admin_port}")
+        return httpx.Client(base_url=url, trust_env=False, verify=False, timeout=30.0, **options)
+
     def score(self, document: Mapping[str, Any]) -> httpx.Response:
         """One scoring request on a connection of its own."""
         with self.client() as client:
@@ -76,12 +88,18 @@ class LiveService:
 
 @contextmanager
 def live_service(
-    bundle: Path, folder: Path, *, wait_ready: bool = True, python_path: Path | None = None, **settings: object
+    bundle: Path,
+    folder: Path,
+    *,
+    wait_ready: bool = True,
+    python_path: Path | None = None,
+    open_files: int | None = None,
+    **settings: object,
 ) -> Iterator[LiveService]:
     """`msd serve` on a free port, with settings by their names; it ends with the block.
 
     Logs go into `folder`; the port is read from them, so the log level has to be info or debug. Nothing is late unless
-    a test says when, however slow the machine.
+    a test says when, however slow the machine. `open_files` is the most that it may have open.
     """
     given = {"bundle": bundle, "port": 0, "drain_seconds": 0, "workers": 1, "deadline_ms": 60_000, **settings}
     environment = {
@@ -91,9 +109,9 @@ def live_service(
     }
     log_path = folder / "service.log"
     with log_path.open("wb") as log, (folder / "service.err").open("wb") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "msd", "serve"], cwd=ROOT, env=environment, stdout=log, stderr=errors
-        )
+        serve = [sys.executable, "-m", "msd", "serve"]
+        limited = [] if open_files is None else ["/bin/sh", "-c", f'ulimit -n {open_files}; exec "$@"', "sh"]
+        process = subprocess.Popen([*limited, *serve], cwd=ROOT, env=environment, stdout=log, stderr=errors)
     try:
         port = _await_port(process, log_path, folder / "service.err")
         service = LiveService(f"http://127.0.0.1:{port}", port, process, log_path)

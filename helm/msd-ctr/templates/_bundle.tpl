@@ -40,6 +40,10 @@
 - name: trusted-keys
   secret: {secretName: {{ $b.trustedKeysSecret }}, defaultMode: 0440}
 {{- end }}
+{{- if and .Values.redis.enabled .Values.redis.urlSecret.name }}
+- name: redis-url
+  secret: {secretName: {{ .Values.redis.urlSecret.name }}, defaultMode: 0440}
+{{- end }}
 {{- if and .Values.redis.enabled .Values.redis.tls.enabled .Values.redis.tls.secret }}
 - name: redis-tls
   secret: {secretName: {{ .Values.redis.tls.secret }}, defaultMode: 0440}
@@ -51,6 +55,9 @@
 - {name: bundle, mountPath: /bundles, readOnly: true}
 {{- if .Values.bundle.trustedKeysSecret }}
 - {name: trusted-keys, mountPath: /etc/msd/trusted, readOnly: true}
+{{- end }}
+{{- if and .Values.redis.enabled .Values.redis.urlSecret.name }}
+- {name: redis-url, mountPath: /etc/msd/redis-url, readOnly: true}
 {{- end }}
 {{- if and .Values.redis.enabled .Values.redis.tls.enabled .Values.redis.tls.secret }}
 - {name: redis-tls, mountPath: /etc/msd/redis, readOnly: true}
@@ -82,9 +89,7 @@
     {{- if .Values.bundle.trustedKeysSecret }}
     - {name: MSD_TRUSTED_KEYS, value: /etc/msd/trusted}
     {{- end }}
-  resources:
-    requests: {cpu: 100m, memory: 256Mi}
-    limits: {cpu: "1", memory: 1Gi}
+  resources: {{- toYaml $f.resources | nindent 4 }}
   securityContext: {{- include "msd.securityContext" . | nindent 4 }}
   volumeMounts:
     - {name: tmp, mountPath: /tmp}

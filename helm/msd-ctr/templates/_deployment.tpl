@@ -79,6 +79,7 @@ topologySpreadConstraints:
   args: [serve]
   ports:
     - {name: http, containerPort: {{ int .Values.listen.port }}, protocol: TCP}
+    - {name: admin, containerPort: {{ int .Values.listen.adminPort }}, protocol: TCP}
   envFrom:
     - configMapRef: {name: {{ include "msd.trackname" . }}}
   {{- if or .Values.redis.enabled .Values.log.claim .Values.extraEnv }}
@@ -90,8 +91,9 @@ topologySpreadConstraints:
     {{- if .Values.redis.enabled }}{{ include "msd.redisEnv" . | nindent 4 }}{{ end }}
     {{- with .Values.extraEnv }}{{ toYaml . | nindent 4 }}{{ end }}
   {{- end }}
+  # It asks whether the service listens, not whether it is ready: while Redis is away, a restart helps nobody.
   startupProbe:
-    {{- include "msd.probe" (dict "values" .Values "path" "/health/ready") | nindent 4 }}
+    {{- include "msd.probe" (dict "values" .Values "path" "/health/live") | nindent 4 }}
     periodSeconds: 1
     timeoutSeconds: {{ int $p.timeoutSeconds }}
     failureThreshold: {{ int $p.startSeconds }}

@@ -37,6 +37,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 {{- end -}}
 
+{{- define "msd.publishAccount" -}}
+{{- if .Values.publish.serviceAccount.create -}}
+{{- default (printf "%s-publish" (include "msd.fullname" .)) .Values.publish.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.publish.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "msd.image" -}}
 {{- if .Values.image.digest -}}
 {{ .Values.image.repository }}@{{ .Values.image.digest }}
@@ -72,15 +80,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and $v.publish.enabled (not $v.redis.enabled) }}{{ fail "publish.enabled: rows are published to Redis; set redis.enabled and redis.hosts" }}{{ end -}}
 {{- if and $v.settings.guardMetrics (not $v.keys.secret) }}{{ fail "settings.guardMetrics: needs keys.secret, the Secret with the file of keys to ask for" }}{{ end -}}
 {{- if and $v.tls.clientCaSecret (not $v.tls.secret) }}{{ fail "tls.clientCaSecret: needs tls.secret, the service's own certificate" }}{{ end -}}
-{{- if and $v.tls.clientCaSecret (not $v.tls.probeSecret) }}{{ fail "tls.probeSecret: name a Secret with a client certificate for the probes; without one they cannot connect" }}{{ end -}}
 {{- if and $v.settings.encodedTtlS (not $v.redis.enabled) }}{{ fail "settings.encodedTtlS: needs redis.enabled: vectors of texts are shared there" }}{{ end -}}
 {{- if lt (float64 $v.settings.maxDeadlineMs) (float64 $v.settings.deadlineMs) }}{{ fail (printf "settings.deadlineMs: %v is more than settings.maxDeadlineMs, the most that a caller may say (%v)" $v.settings.deadlineMs $v.settings.maxDeadlineMs) }}{{ end -}}
 {{- if lt (float64 $v.settings.maxQueuedRows) (float64 $v.settings.maxCandidates) }}{{ fail (printf "settings.maxQueuedRows: %v is less than one full request (settings.maxCandidates: %v)" $v.settings.maxQueuedRows $v.settings.maxCandidates) }}{{ end -}}
 {{- include "msd.checkState" . -}}
+{{- if eq (int $v.listen.port) (int $v.listen.adminPort) }}{{ fail "listen.adminPort: is listen.port, too; give it another" }}{{ end -}}
 {{- if $v.autoscaling.enabled -}}
 {{- if lt (int $v.autoscaling.maxReplicas) (int $v.autoscaling.minReplicas) }}{{ fail "autoscaling.maxReplicas: is less than autoscaling.minReplicas" }}{{ end -}}
 {{- if not (or $v.autoscaling.cpuPercent $v.autoscaling.rowsPerSecond $v.autoscaling.queuedRows) }}{{ fail "autoscaling: nothing to go by; set cpuPercent, rowsPerSecond or queuedRows" }}{{ end -}}
 {{- end -}}
+{{- if not $v.image.repository }}{{ fail "image.repository: say where the service's image is: REGISTRY/msd-ctr" }}{{ end -}}
 {{- end -}}
 
 {{- define "msd.checkRedis" -}}

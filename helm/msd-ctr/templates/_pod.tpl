@@ -42,22 +42,8 @@ runtimeClassName: {{ . }}
 {{- end }}
 {{- end -}}
 
-{{/* What a probe does. With client certificates Kubernetes cannot ask itself, for it has none: a program in the pod does. */}}
 {{- define "msd.probe" -}}
-{{- if .values.tls.clientCaSecret -}}
-exec:
-  command:
-    - python
-    - -c
-    - |
-      import ssl, urllib.request
-      context = ssl.create_default_context()
-      context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # it asks its own pod
-      context.load_cert_chain("/etc/msd/probe/tls.crt", "/etc/msd/probe/tls.key")
-      urllib.request.urlopen("https://localhost:{{ int .values.listen.port }}{{ .path }}", context=context).close()
-{{- else -}}
-httpGet: {path: {{ .path }}, port: http{{ if .values.tls.secret }}, scheme: HTTPS{{ end }}}
-{{- end }}
+httpGet: {path: {{ .path }}, port: admin{{ if .values.tls.secret }}, scheme: HTTPS{{ end }}}
 {{- end -}}
 
 {{- define "msd.serverMounts" -}}
@@ -70,7 +56,6 @@ httpGet: {path: {{ .path }}, port: http{{ if .values.tls.secret }}, scheme: HTTP
 {{- end }}
 {{- if .Values.tls.clientCaSecret }}
 - {name: client-ca, mountPath: /etc/msd/client-ca, readOnly: true}
-- {name: probe, mountPath: /etc/msd/probe, readOnly: true}
 {{- end }}
 {{- if .Values.state.claim }}
 - {name: state, mountPath: /state}
@@ -82,7 +67,7 @@ httpGet: {path: {{ .path }}, port: http{{ if .values.tls.secret }}, scheme: HTTP
 
 {{- define "msd.serverVolumes" -}}
 {{- include "msd.bundleVolumes" . }}
-{{- range $name, $secret := dict "keys" .Values.keys.secret "tls" .Values.tls.secret "client-ca" .Values.tls.clientCaSecret "probe" (ternary .Values.tls.probeSecret "" (not (empty .Values.tls.clientCaSecret))) }}
+{{- range $name, $secret := dict "keys" .Values.keys.secret "tls" .Values.tls.secret "client-ca" .Values.tls.clientCaSecret }}
 {{- if $secret }}
 - name: {{ $name }}
   # For the pods' group, which fsGroup makes the files' own.

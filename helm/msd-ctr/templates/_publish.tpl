@@ -24,6 +24,7 @@ spec:
         app.kubernetes.io/component: publish
     spec:
       {{- include "msd.podBasics" . | nindent 6 }}
+      serviceAccountName: {{ include "msd.publishAccount" . }}
       restartPolicy: Never
       {{- if eq .Values.bundle.source "fetch" }}
       initContainers:

@@ -33,8 +33,7 @@
 {{- define "msd.redisEnv" -}}
 {{- $r := .Values.redis -}}
 {{- if $r.urlSecret.name }}
-- name: MSD_REDIS_URL
-  valueFrom: {secretKeyRef: {name: {{ $r.urlSecret.name }}, key: {{ $r.urlSecret.key }}}}
+- {name: MSD_REDIS_URL_FILE, value: /etc/msd/redis-url/{{ $r.urlSecret.key }}}
 {{- else }}
 {{- if $r.passwordSecret.name }}
 - name: REDIS_PASSWORD

@@ -4,6 +4,7 @@
 MSD_BUNDLE: {{ include "msd.bundlePath" . | quote }}
 MSD_HOST: {{ .Values.listen.host | quote }}
 MSD_PORT: {{ int .Values.listen.port | quote }}
+MSD_ADMIN_PORT: {{ int .Values.listen.adminPort | quote }}
 MSD_STORE: {{ ternary "redis" "file" .Values.redis.enabled }}
 {{- range $name, $value := .Values.settings }}
 {{- if ne (toString $value) "" }}

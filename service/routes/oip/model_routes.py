@@ -22,9 +22,9 @@ _UNKNOWN: dict[int | str, dict[str, Any]] = {
 
 
 class ServerLive(BaseModel):
-    """The process runs."""
+    """Whether the process does what it is there for."""
 
-    live: bool = True
+    live: bool
 
 
 class ServerReady(BaseModel):
@@ -68,9 +68,13 @@ def oip_routes(serving: Serving, readiness: Readiness, server_version: str) -> A
     async def server() -> ServerTold:
         return ServerTold(name="msd-ctr", version=server_version, extensions=["binary_tensor_data"])
 
-    @router.get("/health/live", summary="Is the process alive?")
-    async def live() -> ServerLive:
-        return ServerLive()
+    hung: dict[int | str, dict[str, Any]] = {503: {"model": ServerLive, "description": "It hangs: restart it."}}
+
+    @router.get("/health/live", summary="Is the process alive?", responses=hung)
+    async def live(response: Response) -> ServerLive:
+        is_live = not readiness.hangs()
+        response.status_code = 200 if is_live else 503
+        return ServerLive(live=is_live)
 
     @router.get("/health/ready", summary="Should requests be sent here?", responses=not_now)
     async def ready(response: Response) -> ServerReady:

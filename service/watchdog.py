@@ -1,0 +1,131 @@
+"""Notices what hangs, and ends a process that does not end itself.
+
+Its thread waits for nothing that a request, a run of the model or a reader of the log may hold. Does not know why
+something hangs.
+"""
+
+import faulthandler
+import os
+import shutil
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import structlog
+
+from service.scoring.run_queue import Heartbeat
+from service.telemetry.metrics import Metrics
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+LAST_S = 5.0
+"""Once the door is closed: by then whatever hangs is ended."""
+_EVERY_S = 1.0
+_STDERR = 2
+
+
+class Liveness:
+    """What hangs, as any thread may ask: the event loop, or all scoring threads."""
+
+    def __init__(self, limit_s: float, queue: Callable[[], Heartbeat], metrics: Metrics) -> None:
+        self._limit_s = limit_s
+        self._queue = queue
+        self._beat_at: float | None = None
+        metrics.loop_silent.set_function(self.loop_silent_s)
+        metrics.scoring_silent.set_function(self.scoring_silent_s)
+        metrics.longest_run.set_function(lambda: self._queue().longest_s)
+
+    def beat(self) -> None:
+        """Called by the event loop, some times a second."""
+        self._beat_at = time.monotonic()
+
+    def loop_silent_s(self) -> float:
+        """Seconds since the loop's latest beat; 0 before the first."""
+        return 0.0 if self._beat_at is None else time.monotonic() - self._beat_at
+
+    def scoring_silent_s(self) -> float:
+        """Seconds since a scoring thread last began or ended a job, while all are at one; else 0."""
+        queue = self._queue()
+        return queue.quiet_s if queue.running >= queue.threads else 0.0
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a scoring thread is at a job."""
+        return self._queue().running > 0
+
+    def hangs(self) -> dict[str, str]:
+        """Reason by part; empty where nothing hangs."""
+        silent = {"event_loop": self.loop_silent_s(), "scoring": self.scoring_silent_s()}
+        return {part: f"hangs for {seconds:.0f} s" for part, seconds in silent.items() if seconds > self._limit_s}
+
+
+class Watchdog:
+    """A thread that hears signals whatever the main thread does, and has the process ended: at once, before it listens
+    and by a second SIGINT; some time after the first signal; and if no thread gets Python's lock for too long. The
+    latter two are by a timer that does not need the lock.
+    """
+
+    def __init__(self, drain_s: float, hang_s: float) -> None:
+        self.folder: Path | None = None
+        """To be removed where the process is ended at once."""
+        self._ends_after_s = drain_s + LAST_S
+        self._lock_limit_s = max(hang_s, self._ends_after_s)
+        self._liveness: Liveness | None = None
+        self._ends_at: float | None = None
+        self._has_said = False
+        self._ears, self._wire = socket.socketpair()
+        self._ears.settimeout(_EVERY_S)
+        self._wire.setblocking(False)
+
+    def start(self) -> None:
+        """From now on signals are heard."""
+        self.listen()
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def listen(self) -> None:
+        """Has Python's own handler, which runs in C in whichever thread, note signals here; for the main thread.
+        An event loop that is started notes them elsewhere."""
+        signal.set_wakeup_fd(self._wire.fileno(), warn_on_full_buffer=False)
+
+    def follow(self, liveness: Liveness) -> None:
+        """It listens: from now on what hangs is said, and a lock that nobody gets is the end."""
+        self._liveness = liveness
+
+    def _watch(self) -> None:
+        while True:
+            try:
+                heard = self._ears.recv(64)
+            except TimeoutError:
+                heard = b""
+            for number in heard:
+                if number in SIGNALS:
+                    self._hear(number)
+            if self._ends_at is not None:
+                if time.monotonic() > self._ends_at + _EVERY_S:  # the timer waits for a reader of stderr
+                    os._exit(1)
+            elif self._liveness is not None:
+                faulthandler.dump_traceback_later(self._lock_limit_s, exit=True, file=_STDERR)
+                self._say(self._liveness.hangs())
+
+    def end(self, status: int) -> NoReturn:
+        """Ends the process here and now."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        os._exit(status)
+
+    def _hear(self, number: int) -> None:
+        if self._liveness is None or (self._ends_at is not None and number == signal.SIGINT):
+            self.end(0)
+        if self._ends_at is None:
+            self._ends_at = time.monotonic() + self._ends_after_s
+            faulthandler.dump_traceback_later(self._ends_after_s, exit=True, file=_STDERR)
+
+    def _say(self, hangs: dict[str, str]) -> None:
+        """Once for each time that something hangs."""
+        if hangs and not self._has_said:
+            faulthandler.dump_traceback(_STDERR)
+            structlog.get_logger("msd.watchdog").error("hangs", **hangs)
+        self._has_said = bool(hangs)

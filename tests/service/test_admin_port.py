@@ -1,0 +1,147 @@
+"""The admin port: what is there and not on the other one, and that it answers when the other cannot."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+
+from msd.contract.bundle import Bundle
+from tests.service.bundle_factory import golden_requests
+from tests.service.live import LiveService, free_port, live_service, run_msd, wait_until
+from tests.service.test_guard import KEYS, write_keys
+from tests.service.test_tls import Files
+
+MOVED = ("/metrics", "/v1/admin/experiment")
+
+
+@pytest.fixture(scope="module")
+def divided(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    """A service with an admin port, keys, and room for few connections; tests leave it as it is."""
+    folder = tmp_path_factory.mktemp("divided")
+    write_keys(folder / "keys.json", "ads", "ops")
+    with live_service(
+        bundle.folder,
+        folder,
+        admin_port=0,
+        keys_file=folder / "keys.json",
+        max_connections=20,
+        head_timeout_ms=600_000,
+    ) as running:
+        yield running
+
+
+def key(name: str) -> dict[str, str]:
+    """The header with a key."""
+    return {"authorization": f"Bearer {KEYS[name]}"}
+
+
+def connections(admin: httpx.Client) -> float:
+    """How many the port has, as the metrics say."""
+    (line,) = [one for one in admin.get("/metrics").text.splitlines() if one.startswith("msd_connections ")]
+    return float(line.split()[1])
+
+
+def test_metrics_and_admin_routes_move_to_the_admin_port(divided: LiveService) -> None:
+    with divided.client() as client, divided.admin() as admin:
+        for path in MOVED:
+            assert client.get(path, headers=key("ops")).status_code == 404
+        assert admin.get("/metrics").text.startswith("# HELP")
+        # It follows one bundle: there is nothing to decide.
+        assert admin.get("/v1/admin/experiment", headers=key("ops")).status_code == 409
+        assert admin.get("/v1/admin/experiment", headers=key("ads")).status_code == 403
+        assert admin.get("/v1/admin/experiment").status_code == 401
+
+
+def test_health_and_what_is_served_are_on_both(divided: LiveService) -> None:
+    with divided.client() as client, divided.admin() as admin:
+        for path in ("/health/live", "/health/ready", "/v1/model"):
+            replies = [one.get(path, headers=key("ops")) for one in (client, admin)]
+            assert [reply.status_code for reply in replies] == [200, 200]
+            assert replies[0].json() == replies[1].json()
+
+
+def test_scores_are_on_the_port_alone(divided: LiveService) -> None:
+    with divided.client() as client, divided.admin() as admin:
+        statuses = [
+            one.post("/v1/score", json=golden_requests()[0], headers=key("ads")).status_code for one in (client, admin)
+        ]
+    assert statuses == [200, 404]
+
+
+def test_it_answers_while_silent_connections_fill_the_port(divided: LiveService) -> None:
+    with ExitStack() as stack, divided.admin() as admin:
+        for _ in range(60):
+            stack.enter_context(socket.create_connection(("127.0.0.1", divided.port)))
+        wait_until(lambda: connections(admin) >= 20)
+        for _ in range(10):
+            assert httpx.get(f"{admin.base_url}/health/live", trust_env=False).status_code == 200
+
+
+def test_silent_connections_do_not_take_all_files_that_may_be_open(bundle: Bundle, tmp_path: Path) -> None:
+    with (
+        live_service(bundle.folder, tmp_path, open_files=400, admin_port=0, head_timeout_ms=600_000) as running,
+        ExitStack() as stack,
+    ):
+        (warning,) = [line for line in running.log() if line["event"] == "fewer_connections"]
+        assert (warning["max_connections"], warning["allowed"], warning["open_files"]) == (4_096, 144, 400)
+        for _ in range(500):
+            stack.enter_context(socket.create_connection(("127.0.0.1", running.port)))
+        with running.admin() as admin:
+            wait_until(lambda: connections(admin) == 144)
+            assert admin.get("/health/live").status_code == 200
+        assert not [line for line in running.log() if line["event"] == "cannot_accept"]
+
+
+def test_silent_connections_do_not_fill_the_admin_port_for_good(bundle: Bundle, tmp_path: Path) -> None:
+    with (
+        live_service(bundle.folder, tmp_path, admin_port=0, head_timeout_ms=500) as running,
+        ExitStack() as stack,
+    ):
+        for _ in range(100):
+            stack.enter_context(socket.create_connection(("127.0.0.1", running.admin_port)))
+        with running.admin() as admin:
+            wait_until(lambda: admin.get("/health/live").status_code == 200)
+        assert running.score(golden_requests()[0]).status_code == 200
+
+
+def test_it_says_that_it_drains_to_the_end(bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(bundle.folder, tmp_path, admin_port=0, drain_seconds=600) as running, running.admin() as admin:
+        running.process.send_signal(2)
+        wait_until(lambda: admin.get("/health/ready").json()["draining"])
+        assert admin.get("/health/live").status_code == 200
+        running.process.send_signal(2)
+        assert running.process.wait(60) == 0
+
+
+def test_probes_need_no_certificate_there(bundle: Bundle, tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    with live_service(
+        bundle.folder,
+        tmp_path,
+        wait_ready=False,
+        admin_port=0,
+        tls_cert=files.cert,
+        tls_key=files.key,
+        tls_client_ca=files.client_ca,
+    ) as running:
+        url = f"https://127.0.0.1:{running.admin_port}"
+        with httpx.Client(base_url=url, verify=files.context(), trust_env=False, timeout=30) as admin:
+            wait_until(lambda: admin.get("/health/ready").status_code == 200)
+        with pytest.raises(httpx.TransportError), httpx.Client(verify=files.context(), trust_env=False) as client:
+            client.get(f"https://127.0.0.1:{running.port}/health/live")
+
+
+def test_one_port_for_both_is_refused(bundle: Bundle) -> None:
+    port = str(free_port())
+    said = run_msd("serve", str(bundle.folder), "--port", port, MSD_ADMIN_PORT=port)
+    assert said.returncode == 2
+    assert f"MSD_ADMIN_PORT={port} is MSD_PORT, too" in said.stderr.replace("\n", " ")
+
+
+def test_an_admin_port_that_is_taken_is_said(bundle: Bundle, divided: LiveService) -> None:
+    said = run_msd("serve", str(bundle.folder), "--port", "0", MSD_ADMIN_PORT=str(divided.admin_port))
+    assert said.returncode == 2
+    assert f"cannot listen on 127.0.0.1 port {divided.admin_port}" in said.stderr.replace("\n", " ")

@@ -1,0 +1,135 @@
+"""What hangs is noticed by those who ask, and does not keep the process from its end."""
+
+import json
+import re
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from msd.contract.bundle import Bundle
+from tests.service.bundle_factory import build_bundle, golden_requests
+from tests.service.live import LiveService, live_service, wait_until
+from tests.service.ranker_graph import POISON_HOUR, Recipe
+
+HANG = Path(__file__).parent / "hang"
+ENDLESS = {**golden_requests()[0], "context": {"hour": POISON_HOUR}}
+IN_PYTHON, IN_C, WITH_LOCK = signal.SIGUSR1, signal.SIGALRM, signal.SIGUSR2
+"""How the main thread hangs."""
+
+
+@pytest.fixture(scope="module")
+def endless_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of which a run at POISON_HOUR never ends."""
+    return build_bundle(tmp_path_factory.mktemp("bundles") / "endless", Recipe(seed=3, hangs=True))
+
+
+def send(service: LiveService, document: dict[str, object]) -> socket.socket:
+    """A scoring request whose reply nobody waits for."""
+    body = json.dumps(document).encode()
+    connection = socket.create_connection(("127.0.0.1", service.port))
+    head = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    connection.sendall(head % len(body) + body)
+    return connection
+
+
+def status_of(client: httpx.Client, path: str) -> int:
+    """What a path answers with."""
+    return client.get(path).status_code
+
+
+def silence(client: httpx.Client) -> dict[str, float]:
+    """Seconds without progress by part, as the metrics say."""
+    found = re.findall(r"^msd_(\w+)_silent_seconds (\S+)$", client.get("/metrics").text, re.MULTILINE)
+    return {part: float(seconds) for part, seconds in found}
+
+
+@pytest.fixture
+def watched(bundle: Bundle, tmp_path: Path) -> Iterator[LiveService]:
+    """With an admin port, little patience with hanging, and ways to do it."""
+    with live_service(bundle.folder, tmp_path, python_path=HANG, hang_seconds=1, admin_port=0) as running:
+        yield running
+
+
+def test_runs_that_never_end_are_seen_by_liveness(endless_bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(endless_bundle.folder, tmp_path, hang_seconds=1) as running, running.client() as client:
+        assert client.get("/health/live").json() == {"status": "live", "hangs": {}}
+        with send(running, ENDLESS):
+            wait_until(lambda: status_of(client, "/health/live") == 503)
+            assert set(client.get("/health/live").json()["hangs"]) == {"scoring"}
+            assert client.get("/health/ready").json()["missing"]["scoring"].startswith("hangs for ")
+            assert status_of(client, "/v2/health/live") == status_of(client, "/v2/health/ready") == 503
+            assert silence(client)["scoring"] > 1 > silence(client)["loop"]
+            assert running.metric("msd_longest_run_seconds") > 1
+            wait_until(lambda: any(line["event"] == "hangs" for line in running.log()))
+            assert "most recent call first" in (tmp_path / "service.err").read_text()
+        assert running.terminate() == 1
+    (said,) = [line for line in running.log() if line["event"] == "hangs"]
+    assert said["scoring"].startswith("hangs for ")
+
+
+def test_one_hung_thread_of_two_is_told_and_the_other_goes_on(endless_bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(endless_bundle.folder, tmp_path, workers=2, hang_seconds=1) as running:
+        with send(running, ENDLESS):
+            wait_until(lambda: running.metric("msd_longest_run_seconds") > 2)
+            assert running.score(golden_requests()[0]).status_code == 200
+            with running.client() as client:
+                assert status_of(client, "/health/live") == status_of(client, "/health/ready") == 200
+        assert running.terminate() == 1
+
+
+def test_a_loop_that_hangs_is_seen_at_the_admin_port(watched: LiveService) -> None:
+    watched.process.send_signal(IN_PYTHON)
+    with watched.admin() as client:
+        wait_until(lambda: status_of(client, "/health/live") == 503)
+        assert set(client.get("/health/live").json()["hangs"]) == {"event_loop"}
+        assert status_of(client, "/health/ready") == 503
+        assert silence(client)["loop"] > 1 > silence(client)["scoring"]
+    with pytest.raises(httpx.TimeoutException), watched.client() as client:
+        client.get("/health/live", timeout=1.0)
+
+
+def test_a_process_that_was_stopped_for_a_while_is_live_again(bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(bundle.folder, tmp_path, admin_port=0, hang_seconds=600) as running:
+        running.process.send_signal(signal.SIGSTOP)
+        with pytest.raises(httpx.TimeoutException), running.admin() as client:
+            client.get("/health/live", timeout=1.0)
+        running.process.send_signal(signal.SIGCONT)
+        with running.admin() as client:
+            wait_until(lambda: status_of(client, "/health/live") == 200)
+        assert running.score(golden_requests()[0]).status_code == 200
+        assert running.terminate() == 0
+
+
+@pytest.mark.parametrize("how", [IN_PYTHON, IN_C], ids=["in Python", "in C"])
+def test_a_signal_ends_a_process_whose_loop_hangs(bundle: Bundle, tmp_path: Path, how: signal.Signals) -> None:
+    with live_service(bundle.folder, tmp_path, python_path=HANG) as running:
+        running.process.send_signal(how)
+        with pytest.raises(httpx.TimeoutException), running.client() as client:
+            client.get("/health/live", timeout=1.0)
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(60) == 1
+    assert "sitecustomize.py" in (tmp_path / "service.err").read_text()
+
+
+def test_a_process_in_which_no_thread_gets_pythons_lock_ends_by_itself(watched: LiveService) -> None:
+    watched.process.send_signal(WITH_LOCK)
+    assert watched.process.wait(60) == 1
+
+
+def test_a_second_interrupt_ends_a_process_that_hangs(bundle: Bundle, tmp_path: Path) -> None:
+    with live_service(bundle.folder, tmp_path, python_path=HANG, drain_seconds=600) as running:
+        running.process.send_signal(IN_C)
+        with pytest.raises(httpx.TimeoutException), running.client() as client:
+            client.get("/health/live", timeout=1.0)
+
+        def has_ended() -> bool:
+            """Of two signals that come at once the process may see one."""
+            running.process.send_signal(signal.SIGINT)
+            return running.process.poll() is not None
+
+        wait_until(has_ended)
+        assert running.process.returncode == 0
