@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -18,7 +18,6 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
     WithJsonSchema,
-    model_validator,
 )
 
 from msd.contract.encode import Value, canonical
@@ -28,6 +27,7 @@ from msd.contract.schema import MAX_ID_CHARS, FeatureSchema, Side
 MAX_CANDIDATES = 2_000
 MAX_EXPLAINED = 200
 MAX_HISTORY = 1_000
+MAX_LIST_VALUES = 1_000
 MAX_TEXT_CHARS = 10_000
 _SHOWN_CHARS = 60
 # Of an object whose keys are not features or ids: more than any has.
@@ -83,6 +83,10 @@ class InvalidRequest(RequestError):
     code = "invalid"
 
 
+class _ListTooLong(InvalidRequest):
+    """A feature has so many values that nothing else of the request is looked at."""
+
+
 class TooManyCandidates(RequestError):
     """More candidates than one request may have."""
 
@@ -102,8 +106,10 @@ class UserOverride(Wire):
     """What the request says of the user; it goes before what is stored."""
 
     features: Features | None = None
-    history: Annotated[list[Id], Field(max_length=MAX_HISTORY, fail_fast=True)] | None = Field(
-        default=None, description="Ids of the items that the user clicked, oldest first; replaces the stored history."
+    history: Annotated[list[Id], Field(fail_fast=True)] | None = Field(
+        default=None,
+        description="Ids of the items that the user clicked, oldest first; replaces the stored history. Of more than"
+        f" {MAX_HISTORY:,} ids the last {MAX_HISTORY:,} count.",
     )
 
 
@@ -126,12 +132,6 @@ class Candidates(Wire):
     bid: Annotated[list[Bid | None], Field(fail_fast=True)] | None = Field(
         default=None, description="Price for a click, one a candidate; gives the eCPM."
     )
-
-    @model_validator(mode="after")
-    def _columns_of_equal_length(self) -> Self:
-        if self.bid is not None and len(self.bid) != len(self.id):
-            raise ValueError(f"bid has {len(self.bid)} entries and id has {len(self.id)}")
-        return self
 
 
 class ScoreRequest(Wire):
@@ -184,6 +184,9 @@ def parse_request_by(body: bytes, schema_of: SchemaOf, max_candidates: int = MAX
             wire = ScoreRequest.model_validate_json(body)
             if has_no_key_twice(body, _keys(wire)):
                 return _check(wire, schema_of(wire.user_id), max_candidates)
+        except _ListTooLong:
+            # To find what else is wrong would take a second more.
+            raise
         except (ValidationError, RequestError):
             pass
     return _parse_thoroughly(body, schema_of, max_candidates)
@@ -283,8 +286,10 @@ def check_keys(parts: Mapping[str, object]) -> None:
 
 
 def _check(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int) -> CheckedRequest:
-    ids = wire.candidates.id
+    ids, bids = wire.candidates.id, wire.candidates.bid
     _check_count(ids, max_candidates)
+    if bids is not None and len(bids) != len(ids):
+        raise InvalidRequest(f"has {len(bids)} entries, and candidates.id has {len(ids)}", "candidates.bid")
     if wire.explain:
         _check_explained(ids)
     items = wire.items or {}
@@ -300,10 +305,10 @@ def _check(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int) -> Ch
         user_id=wire.user_id,
         ids=ids,
         at=wire.at,
-        bids=wire.candidates.bid,
+        bids=bids,
         context=_features(schema, "context", wire.context, "context"),
         user_features=_features(schema, "user", user.features, "user.features") if user else {},
-        history=user.history if user else None,
+        history=None if user is None or user.history is None else user.history[-MAX_HISTORY:],
         item_features={
             item_id: _features(schema, "item", override.features, f"items.{_shorten(item_id)}.features")
             for item_id, override in overrides.items()
@@ -345,6 +350,8 @@ def _features(schema: FeatureSchema, side: Side, values: Mapping[str, object] | 
         known = schema.settable[side].get(name)
         if known is None:
             raise _unknown(schema, side, name, path)
+        if isinstance(value, list) and len(value) > MAX_LIST_VALUES:
+            raise _ListTooLong(f"has {len(value)} values; a list may have {MAX_LIST_VALUES}", f"{path}.{name}")
         try:
             checked[name] = canonical(known, value)
         except SchemaError as error:

@@ -11,7 +11,7 @@
 
 namespace native {
 
-constexpr size_t kMaxIdChars = 256, kMaxValueChars = 256, kMaxHistory = 1000;
+constexpr size_t kMaxIdChars = 256, kMaxValueChars = 256, kMaxHistory = 1000, kMaxListValues = 1000;
 constexpr double kMaxAt = 1e11, kMaxBid = 1e9;
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 
@@ -103,8 +103,9 @@ inline bool skip_features(JsonReader& json) {
   return read_object(json, [&](std::string_view) {
     if (!json.take('[')) return skip_scalar(json);
     if (json.take(']')) return true;
+    size_t count = 0;
     do {
-      if (!skip_scalar(json)) return false;
+      if (!skip_scalar(json) || ++count > kMaxListValues) return false;
     } while (json.take(','));
     json.need(']');
     return json.is_ok();
@@ -140,7 +141,9 @@ inline bool Request::read_user(JsonReader& json) {
     detail::once(json, seen, 1);
     if (json.take_null()) return true;
     has_history = true;
-    return detail::read_ids(json, kMaxHistory, history);
+    if (!detail::read_ids(json, std::numeric_limits<size_t>::max(), history)) return false;
+    if (history.size() > kMaxHistory) history.erase(history.begin(), history.end() - kMaxHistory);
+    return true;
   });
 }
 

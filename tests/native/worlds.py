@@ -193,7 +193,7 @@ def _document(random: Random, world: World, most: int) -> dict[str, Any]:
         document["context"] = _context(random, world.schema)
     document["candidates"] = candidates
     if random.random() < 0.3:
-        history = [random.choice(items) for _ in range(random.choice([0, 1, 5, 70]))]
+        history = [random.choice(items) for _ in range(random.choice([0, 1, 5, 5, 70, 70, 1_003]))]
         document["user"] = random.choice([None, {}, {"history": None}, {"history": history}, {"features": None}])
     if random.random() < 0.3:
         document["top_k"] = random.choice([1, 2, 5, 1_000, None])
@@ -227,7 +227,10 @@ def _value(random: Random, kind: str) -> object:
     if kind == "categorical":
         return word
     if kind == "bag":
-        return [random.choice([*WORDS, 13]) for _ in range(random.randrange(5))]
+        return [
+            random.choice([*WORDS, 13])
+            for _ in range(random.choice([0, 1, 2, 3, 4, 1_001] if random.random() < 0.1 else [0, 1, 2, 3, 4]))
+        ]
     return random.choice([0, 0.0, 1, -3, 2.5, -1e300, 1e-300, 123456789012345, random.gauss(0, 10)])
 
 
