@@ -5,6 +5,7 @@ Counts in the event loop's thread alone. Knows numbers, not requests.
 
 import time
 from collections import Counter as Tally
+from collections.abc import Callable
 from typing import NamedTuple
 
 import structlog
@@ -67,7 +68,9 @@ class Admission:
         self._max_patient_rows = max(round(_PATIENT * self._max_rows), min(max_candidates, self._max_rows))
         self._threads = threads
         self._max_candidates = max_candidates
-        self._patience_s = patience_s
+        self.patience_s = patience_s
+        self.at_hand: Callable[[float], float] = lambda due: 0.0
+        """Expected seconds of running jobs that are due later than a time; the queue's to say."""
         self._rows = 0
         self._seconds: dict[int, float] = {}
         """Expected seconds of what is taken on, by the time it is due."""
@@ -89,16 +92,17 @@ class Admission:
         return not self._rows
 
     def check(self, load: Load, deadline: float) -> None:
-        """Raise Overloaded if what is due earlier leaves too little time before the deadline."""
+        """Raise Overloaded if what is due earlier, or runs, leaves too little time before the deadline."""
         if not self._rows:
             self._is_shedding = False
             return
         now = time.perf_counter()
         bucket = _bucket(now, deadline)
         ahead = sum(seconds for due, seconds in self._seconds.items() if due <= bucket)
+        ahead += self.at_hand((bucket + 1) / _BUCKETS_PER_S)
         if ahead <= self._threads * load.seconds:
             self._is_shedding = False
-        # If nothing is due before it, it is tried: what was learned may be of another time.
+        # If nothing goes before it, it is tried: what was learned may be of another time.
         if not ahead:
             return
         expected, left = ahead / self._threads + load.seconds, deadline - now
@@ -113,7 +117,7 @@ class Admission:
     def enter(self, load: Load, deadline: float) -> Admitted:
         """Take it on until `leave`. Raises Overloaded as `check` does, and if too many candidates would wait."""
         now = time.perf_counter()
-        is_patient = deadline - now > self._patience_s
+        is_patient = deadline - now > self.patience_s
         if self._rows + load.rows > (self._max_patient_rows if is_patient else self._max_rows):
             self.shed("rows")
             raise Overloaded(

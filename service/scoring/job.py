@@ -58,7 +58,11 @@ class Job(Generic[_Result]):
     """`work` and `tensors` of the first so many candidates and an unknown one, for when there is no time for all."""
     is_spare: bool = False
     """Whether it runs on spare capacity only: after every other job, and never in all threads at once."""
+    is_patient: bool = False
+    """Whether its deadline is longer than the service's own; then it leaves a thread to those that are in a hurry."""
     queued_at: float = 0.0
+    due: float = 0.0
+    expected_s: float = 0.0
     is_partial: bool = False
     is_alone: bool = False
     """Whether it may not share a run, because a shared run failed."""

@@ -36,6 +36,8 @@ _SWEEP_S = 0.05
 _OVERRUN_S = 5.0
 # At the end, runs at hand are waited for so long.
 _LAST_RUNS_S = 3.0
+# After a request with an ordinary deadline, a thread is kept from those with longer ones for so long.
+_RESERVED_S = 1.0
 
 
 class Heartbeat(NamedTuple):
@@ -60,6 +62,10 @@ class RunQueue:
         self._metrics = metrics
         self._waiting: list[tuple[float, int, Job[Any]]] = []
         """A heap by due time, then arrival."""
+        self._patient: list[tuple[float, int, Job[Any]]] = []
+        """The same, of those with long deadlines."""
+        self._prompt_at = 0.0
+        """When a job with an ordinary deadline was put in last."""
         self._spare: deque[Job[Any]] = deque()
         self._ended: deque[Job[Any]] = deque()
         self._at_hand: dict[int, tuple[float, list[Job[Any]]]] = {}
@@ -75,8 +81,10 @@ class RunQueue:
         self._tokens: SimpleQueue[None] = SimpleQueue()
         self._count = threads
         self._most_spare = max(1, threads - 1)
+        """Threads that jobs may take that have to leave one to others."""
         self._threads: list[threading.Thread] = []
         self._log = structlog.get_logger("msd.queue")
+        admission.at_hand = self._at_hand_after
 
     @property
     def is_idle(self) -> bool:
@@ -87,7 +95,7 @@ class RunQueue:
         """Return the progress of the scoring threads. For any thread."""
         now = time.perf_counter()
         with self._lock:
-            running, waiting = len(self._at_hand), len(self._waiting) + len(self._spare)
+            running, waiting = len(self._at_hand), len(self._all_waiting())
             longest_s = max((now - began for began, _ in self._at_hand.values()), default=0.0)
             quiet_s = now - self._moved_at if running or waiting else 0.0
         return Heartbeat(self._count, running, waiting, quiet_s, longest_s)
@@ -138,15 +146,21 @@ class RunQueue:
         """As `do`, for a caller that is told instead of waiting. Raises CancelledError once the queue is closed."""
         job.queued_at = time.perf_counter()
         job.told, job.loop = told, asyncio.get_running_loop()
+        job.due = due_at(job.queued_at, job.deadline)
+        job.expected_s = job.runner.turn_s.of(job.rows, 0.0)
+        job.is_patient = job.deadline - job.queued_at > self.admission.patience_s
         with self._lock:
             if self._is_closed:
                 raise asyncio.CancelledError(_CLOSED)
-            if not (self._at_hand or self._waiting or self._spare):
+            if not (self._at_hand or self._waiting or self._patient or self._spare):
                 self._moved_at = job.queued_at
             if job.is_spare:
                 self._spare.append(job)
+            elif job.is_patient:
+                heappush(self._patient, (job.due, next(self._numbers), job))
             else:
-                heappush(self._waiting, (due_at(job.queued_at, job.deadline), next(self._numbers), job))
+                heappush(self._waiting, (job.due, next(self._numbers), job))
+                self._prompt_at = job.queued_at
         if not self._threads:
             self._start()
         self._tokens.put(None)
@@ -163,9 +177,9 @@ class RunQueue:
         """Begin no more jobs, and wait a bounded time for those at hand."""
         with self._lock:
             self._is_closed = True
-            waiting = [*(job for _, _, job in self._waiting), *self._spare]
-            self._waiting.clear()
-            self._spare.clear()
+            waiting = self._all_waiting()
+            for one in (self._waiting, self._patient, self._spare):
+                one.clear()
         self._give_up(waiting)
         for _ in self._threads:
             self._tokens.put(None)
@@ -187,14 +201,14 @@ class RunQueue:
         """Answer requests whose time is over, even if no thread ever comes free."""
         now = time.perf_counter()
         with self._lock:
-            late = [job for _, _, job in self._waiting if job.deadline < now]
-            late += [job for job in self._spare if job.deadline < now]
+            late = [job for job in self._all_waiting() if job.deadline < now]
             late += [job for _, jobs in self._at_hand.values() for job in jobs if job.deadline + _OVERRUN_S < now]
             if late:
-                self._waiting = [entry for entry in self._waiting if entry[2].deadline >= now]
-                heapify(self._waiting)
+                for heap in (self._waiting, self._patient):
+                    heap[:] = [entry for entry in heap if entry[2].deadline >= now]
+                    heapify(heap)
                 self._spare = deque(job for job in self._spare if job.deadline >= now)
-            is_idle = not (self._waiting or self._spare or self._at_hand)
+            is_idle = not (self._at_hand or self._all_waiting())
         for job in late:
             if job.claim():
                 self._tell(job, DeadlineExceeded(_TOO_LATE))
@@ -203,6 +217,21 @@ class RunQueue:
             self._sweeps = None
         else:
             loop.call_later(_SWEEP_S, self._sweep)
+
+    def _all_waiting(self) -> list[Job[Any]]:
+        return [*(job for heap in (self._waiting, self._patient) for _, _, job in heap), *self._spare]
+
+    def _at_hand_after(self, due: float) -> float:
+        """Expected seconds of the runs at hand whose jobs are due later; 0 while a thread is free."""
+        with self._lock:
+            if len(self._at_hand) < self._count:
+                return 0.0
+            now = time.perf_counter()
+            return sum(
+                max(0.0, jobs[0].expected_s - (now - began))
+                for began, jobs in self._at_hand.values()
+                if jobs[0].due >= due
+            )
 
     def _start(self) -> None:
         # Daemons: a run that hangs is not to keep the process from ending.
@@ -250,12 +279,22 @@ class RunQueue:
 
     def _pop(self, jobs: list[Job[Any]]) -> Job[Any] | None:
         """The next job, which goes with those already taken; the lock is held."""
-        if self._waiting:
-            return None if jobs and not go_together(jobs, self._waiting[0][2]) else heappop(self._waiting)[2]
+        heap = self._waiting
+        if self._patient and not (heap and heap[0] < self._patient[0]) and not self._is_reserved():
+            heap = self._patient
+        if heap:
+            return None if jobs and not go_together(jobs, heap[0][2]) else heappop(heap)[2]
         if jobs or not self._spare:
             return None
         busy = sum(at_hand[0].is_spare for _, at_hand in self._at_hand.values())
         return self._spare.popleft() if busy < self._most_spare else None
+
+    def _is_reserved(self) -> bool:
+        """Whether the last free thread is not for jobs with long deadlines, which may take as long; the lock is
+        held."""
+        if self._count == 1 or time.perf_counter() - self._prompt_at > _RESERVED_S:
+            return False
+        return sum(at_hand[0].is_patient for _, at_hand in self._at_hand.values()) >= self._most_spare
 
     def _run(self, number: int, jobs: list[Job[Any]], free_at: float) -> float:
         """Run what goes together, and return when the thread was free again."""
@@ -268,9 +307,9 @@ class RunQueue:
         with self._lock:
             del self._at_hand[number]
             self._moved_at = ended
-            is_spare_next = jobs[0].is_spare and bool(self._spare)
-        if is_spare_next:
-            # Its own token was spent by a thread that was not allowed to take it.
+            is_more = bool((jobs[0].is_spare and self._spare) or (jobs[0].is_patient and self._patient))
+        if is_more:
+            # The next one's own token was perhaps spent by a thread that was not allowed to take it.
             self._tokens.put(None)
         first, rows = jobs[0], sum(job.rows for job in jobs)
         if rows:

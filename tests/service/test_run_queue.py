@@ -637,6 +637,54 @@ def test_spare_jobs_leave_a_thread_free_and_go_last(threads: int, most: int) -> 
     assert sorted(gate.runs) == list(range(6))
 
 
+def test_long_deadlines_leave_a_thread_to_those_in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.scoring.run_queue._RESERVED_S", 1e9)
+    bench = Bench(threads=2)
+    bench.admission.patience_s = 60.0
+    gate = Gate()
+    patient, runner = Runner(gate), bench.runner
+
+    async def ask() -> None:
+        now = time.perf_counter()
+        await bench.run(0, deadline=now + 50)
+        asked = [
+            asyncio.ensure_future(bench.queue.run(patient, {"x": np.array([n])}, 1, now + 600, lambda: False))
+            for n in range(4)
+        ]
+        await until(lambda: bench.queue.heartbeat().running == 1)
+        for n in range(20):
+            await bench.queue.run(runner, {"x": np.array([n])}, 1, now + 50, lambda: False)
+        assert bench.queue.heartbeat()[1:3] == (1, 3)
+        gate.open.set()
+        assert len(await asyncio.gather(*asked)) == 4
+
+    asyncio.run(ask())
+    bench.queue.close()
+    assert gate.most_at_once == 1
+
+
+def test_who_is_in_a_hurry_is_refused_at_once_where_runs_at_hand_take_too_long() -> None:
+    bench = Bench()
+    gate = Gate()
+    bench.runner = Runner(gate)
+    for _ in range(10):
+        bench.runner.turn_s.learn(1, 5.0)
+
+    async def ask() -> None:
+        load, now = Load(1, 5.0), time.perf_counter()
+        admitted = bench.admission.enter(load, now + 600)
+        running = asyncio.ensure_future(bench.run(1, deadline=now + 600))
+        await until(gate.begun.is_set)
+        with pytest.raises(Overloaded, match="too long"):
+            bench.admission.check(load, now + 5)
+        gate.open.set()
+        await running
+        bench.admission.leave(admitted)
+
+    asyncio.run(ask())
+    bench.queue.close()
+
+
 def test_what_waits_behind_a_run_that_never_ends_is_answered_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     bench = Bench()
     gate = Gate()
