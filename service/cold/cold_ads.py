@@ -17,9 +17,8 @@ from msd.contract.encoded import text_key
 from msd.contract.errors import MsdError
 from msd.contract.request import CheckedRequest
 from msd.contract.rows import Rows
-from service.cold.encoders import EncoderAway, Encoders
 from service.cold.encoding import Encoding, Told
-from service.cold.text_encoder import can_tokenise
+from service.cold.text_encoder import EncoderAway, Encoders, can_tokenise
 from service.deployment.pointers import is_bundle
 from service.models.model import Model
 from service.settings import Settings

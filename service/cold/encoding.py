@@ -1,4 +1,4 @@
-"""Texts wait here for their vectors: a bounded number of them, encoded at a bounded rate, alike lengths together.
+"""Texts wait here for their vectors: a bounded number of them, encoded at a bounded rate, similar lengths together.
 
 Each text is encoded once, whoever asks for it and however often. All but the work of `Encoders` is done on the event
 loop. Does not know requests.
@@ -6,6 +6,7 @@ loop. Does not know requests.
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Literal, NamedTuple, Protocol
@@ -15,11 +16,7 @@ import structlog
 from msd.contract.bundle import Bundle
 from msd.contract.encoded import Vector
 from msd.contract.errors import MsdError
-from service.cold.encoders import EncoderAway, Encoders
-from service.cold.rate import Rate
-from service.cold.runs import runs_of
-from service.cold.text_encoder import TextEncoder
-from service.cold.vector_cache import VectorCache
+from service.cold.text_encoder import EncoderAway, Encoders, TextEncoder
 from service.telemetry.metrics import Metrics
 
 Outcome = Literal["held", "encoded", "redis", "late", "dropped", "failed"]
@@ -27,6 +24,7 @@ _HELD = 100_000
 _AT_ONCE = 64
 # In one run: so long somebody waits who comes while it is made. A text has some ten to a hundred.
 _TOKENS = 512
+_TOGETHER_S = 0.2
 
 
 class Told(NamedTuple):
@@ -202,3 +200,66 @@ def _alike(encoder: TextEncoder, keys: Sequence[bytes], texts: Sequence[str]) ->
     """All texts, the shortest first, in runs of so many tokens, padding included."""
     rows = encoder.tokenise(texts)
     return [_Alike([keys[place] for place in run], [rows[place] for place in run]) for run in runs_of(rows, _TOKENS)]
+
+
+class Rate:
+    """Portions of a bounded flow."""
+
+    def __init__(self, per_s: float) -> None:
+        self.per_s = per_s
+        self._most = max(1.0, per_s)
+        self._left = self._most
+        self._at = time.monotonic()
+
+    async def take(self, wanted: int) -> int:
+        """Waits until at least one may go, and says how many of those wanted may. Where none may at once, it waits for
+        a fifth of a second's portion, or all that are wanted."""
+        if self._refilled() < 1.0:
+            some = max(1.0, min(wanted, self.per_s * _TOGETHER_S))
+            while self._refilled() < some:
+                await asyncio.sleep((some - self._left) / self.per_s)
+        allowed = min(wanted, int(self._left))
+        self._left -= allowed
+        return allowed
+
+    def _refilled(self) -> float:
+        now = time.monotonic()
+        self._left = min(self._most, self._left + (now - self._at) * self.per_s)
+        self._at = now
+        return self._left
+
+
+def runs_of(rows: Sequence[Sequence[int]], most_tokens: int) -> list[list[int]]:
+    """The places of all rows, those of the shortest first, in runs of at most so many tokens, padding included; a row
+    that is longer by itself has a run of its own."""
+    runs: list[list[int]] = []
+    for place in sorted(range(len(rows)), key=lambda place: len(rows[place])):
+        if not runs or (len(runs[-1]) + 1) * len(rows[place]) > most_tokens:
+            runs.append([])
+        runs[-1].append(place)
+    return runs
+
+
+class VectorCache:
+    """Who was least asked for makes room."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._held: OrderedDict[bytes, Vector] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def get(self, key: bytes) -> Vector | None:
+        """The vector of a key, which counts as asked for."""
+        vector = self._held.get(key)
+        if vector is not None:
+            self._held.move_to_end(key)
+        return vector
+
+    def put(self, key: bytes, vector: Vector) -> None:
+        """Holds a vector; as a copy, so that none keeps the memory of all that it was made with."""
+        self._held[key] = vector.copy()
+        self._held.move_to_end(key)
+        if len(self._held) > self._most:
+            self._held.popitem(last=False)

@@ -16,8 +16,7 @@ from msd.contract.errors import BundleError, MsdError
 from service.deployment.aside import Aside
 from service.deployment.plan import Plan, PlannedModel
 from service.deployment.proof import Proof
-from service.models.assignment import Assignment
-from service.models.lineup import Arm, Lineup, Serving, Shadow
+from service.models.lineup import Arm, Assignment, Lineup, Serving, Shadow
 from service.models.model import Model, ModelKey, load_model
 from service.rows.store import RowStore
 from service.settings import Settings

@@ -14,9 +14,8 @@ from msd.contract.golden import Golden, golden_tensors, read_goldens, repeated
 from msd.contract.merge import candidates_of
 from service.deployment.aside import Aside
 from service.models.model import Model
-from service.runtimes.choice import expected_candidates
+from service.runtimes.choice import Together, expected_candidates
 from service.runtimes.runtime import Scores
-from service.runtimes.together import Together
 
 
 class Proof:

@@ -1,31 +1,116 @@
 """Explains the scores of a request: the shares of groups of knowledge, and the effect of each item of the history.
 
 Scores the request again and again with parts of it missing, on spare capacity and within a budget of its own: scoring
-goes first. Scores themselves are made elsewhere, and before.
+goes first. What is left out is as it is for a user and an item of which nothing is known.
 """
 
 import time
+from collections.abc import Collection
 from math import factorial
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.assemble import Tensors, assemble, wanted_items
 from msd.contract.request import CheckedRequest, InvalidRequest
+from msd.contract.rows import RowCodec
+from msd.contract.schema import SIDES, Categorical, FeatureSchema, Side
 from service.errors import DeadlineExceeded, ModelError, Overloaded
-from service.explain.groups import GROUPS, Knowledge, unknown
 from service.models.model import Model
 from service.scoring.answer import Scored, Terms
 from service.scoring.pipeline import Score
 from service.scoring.reply import Explanation
 from service.scoring.run_queue import RunQueue
 
+Group = Literal["semantic", "id", "dense", "history"]
+GROUPS: tuple[Group, ...] = get_args(Group)
+_HISTORY = ("history_mask", "history_categorical", "history_semantic")
 MAX_CLICKED = 50
 # Explanations under way at once; and how much of the budget may be saved up.
 _MOST, _SAVED_S = 4, 5.0
 _HEAD = "pctr"
 # Of scores in fp32, log-odds beyond these say nothing.
 _LEAST = 1e-7
+
+
+class _Part(NamedTuple):
+    """Columns of a tensor's last axis, which are there only with all of these groups."""
+
+    tensor: str
+    columns: slice
+    groups: frozenset[Group]
+
+
+class Knowledge:
+    """The tensors of one request, taken apart into groups."""
+
+    def __init__(self, schema: FeatureSchema, tensors: Tensors, nothing: Tensors) -> None:
+        """`nothing` is what `unknown` gives."""
+        self._tensors, self._nothing = tensors, nothing
+        self._parts = [part for part in _parts(schema) if part.tensor in tensors]
+        self._history = [name for name in _HISTORY if name in tensors]
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """Those of which the request has anything."""
+        there = {group for part in self._parts if self._says_something(part) for group in part.groups}
+        return tuple(group for group in GROUPS if group in there)
+
+    def of(self, groups: Collection[Group]) -> Tensors:
+        """The tensors with these groups alone."""
+        mixed = {name: tensor.copy() for name, tensor in self._tensors.items()}
+        for part in self._parts:
+            if not part.groups <= set(groups):
+                mixed[part.tensor][..., part.columns] = self._nothing[part.tensor][..., part.columns]
+        return mixed
+
+    def without_clicked(self, place: int) -> Tensors:
+        """The tensors without the item at this place of the history; those behind it move up."""
+        mixed = dict(self._tensors)
+        for name in self._history:
+            whole = self._tensors[name]
+            mixed[name] = np.concatenate([np.delete(whole, place, axis=1), np.zeros_like(whole[:, :1])], axis=1)
+        return mixed
+
+    def _says_something(self, part: _Part) -> bool:
+        own, nothing = self._tensors[part.tensor], self._nothing[part.tensor]
+        return not np.array_equal(own[..., part.columns], np.broadcast_to(nothing, own.shape)[..., part.columns])
+
+
+def unknown(schema: FeatureSchema, user: RowCodec, item: RowCodec, at: float) -> Tensors:
+    """Of an unknown user in an unknown context, and one unknown item."""
+    request = CheckedRequest(user_id="", ids=[""])
+    return assemble(schema, request, at, user.unpack([None]), item.unpack([None])).tensors
+
+
+def _parts(schema: FeatureSchema) -> list[_Part]:
+    parts = []
+    for side in SIDES:
+        parts += [_Part(f"{side}_categorical", columns, groups) for columns, groups in _categorical(schema, side)]
+        width = schema.dense_width(side)
+        # The last of the dense columns says whether there is a vector.
+        dense = width - bool(schema.semantic(side))
+        parts += [
+            _Part(f"{side}_dense", slice(0, dense), frozenset({"dense"})),
+            _Part(f"{side}_dense", slice(dense, width), frozenset({"semantic"})),
+            _Part(f"{side}_semantic", slice(None), frozenset({"semantic"})),
+        ]
+    parts += [
+        _Part("history_categorical", columns, groups | {"history"}) for columns, groups in _categorical(schema, "item")
+    ]
+    parts += [
+        _Part("history_semantic", slice(None), frozenset({"semantic", "history"})),
+        _Part("history_mask", slice(None), frozenset({"history"})),
+    ]
+    return parts
+
+
+def _categorical(schema: FeatureSchema, side: Side) -> list[tuple[slice, frozenset[Group]]]:
+    return [
+        (schema.columns[field.name], frozenset({"id" if isinstance(field, Categorical) and field.is_id else "dense"}))
+        for field in schema.indexed(side)
+    ]
 
 
 class Budget:

@@ -1,17 +1,49 @@
-"""Which model scores whom: an immutable generation of arms, and the place of the one that serves."""
+"""Which model scores whom: an immutable generation of arms, the share of users that falls to each, and the place of the
+one that serves.
+"""
 
 import asyncio
+import hashlib
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from msd.contract.schema import FeatureSchema
-from service.models.assignment import Assignment
 from service.models.model import Model, ModelKey
 
+_STEPS = 2.0**64
 # By then those who were scored by a line-up that was left have their replies, all but some.
 _LINGER_S = 1.0
+
+
+class Assignment:
+    """`shares` are the names' shares of all users."""
+
+    def __init__(self, salt: str, names: Sequence[str], weights: Sequence[float]) -> None:
+        total = math.fsum(weights)
+        self.shares = tuple(weight / total for weight in weights)
+        # By name, not by place, so that a name which comes or goes moves its own users alone.
+        self._racers = [
+            (place, hashlib.blake2b(f"{len(salt)}:{salt}{name}\0".encode(), digest_size=8), 1.0 / weight)
+            for place, (name, weight) in enumerate(zip(names, weights, strict=True))
+            if weight > 0
+        ]
+
+    def place_of(self, user_id: str) -> int:
+        """The place of the user's name among the names."""
+        user = user_id.encode("utf-8", "surrogatepass")
+        first, least = 0, math.inf
+        for place, racer, slowness in self._racers:
+            hashed = racer.copy()
+            hashed.update(user)
+            # In (0, 1].
+            uniform = (int.from_bytes(hashed.digest(), "little") + 0.5) / _STEPS
+            time = -math.log(uniform) * slowness
+            if time < least:
+                first, least = place, time
+        return first
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,9 +13,8 @@ from service.models.native_path import CoreStatus, NativePath, core_status
 from service.models.runner import Runner
 from service.rows.bundle_file import SIDES, BundleFileStore
 from service.rows.store import RowStore
-from service.runtimes.choice import open_runtime
+from service.runtimes.choice import open_runtime, open_together
 from service.runtimes.runtime import Engine
-from service.runtimes.together import open_together
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 

@@ -3,8 +3,8 @@
 import threading
 from collections import Counter as Tally
 
+from service.runtimes.choice import Together
 from service.runtimes.runtime import Runtime
-from service.runtimes.together import Together
 
 # What is expected is exceeded by every other: of those that begin, all but few are to end in time.
 SURE = 0.7

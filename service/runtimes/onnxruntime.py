@@ -13,8 +13,7 @@ from msd.contract.bundle import RANKER, Bundle
 from msd.contract.errors import BundleError
 from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.precision import Precision
-from service.runtimes.checks import ALONE, GraphForm, GraphInput, check_graph
-from service.runtimes.runtime import Engine, RuntimeRefused, Scores
+from service.runtimes.runtime import ALONE, Engine, GraphForm, GraphInput, RuntimeRefused, Scores, check_graph
 
 NAME = "onnxruntime"
 Provider = Literal["cpu", "cuda"]

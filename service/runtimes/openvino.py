@@ -10,8 +10,7 @@ from msd.contract.errors import BundleError
 from msd.contract.instructions import cpu_instructions
 from msd.contract.openvino import OpenVinoGraph, load_openvino, name_of
 from msd.contract.precision import Precision
-from service.runtimes.checks import ALONE, GraphInput, check_graph, checked_heads
-from service.runtimes.runtime import Engine, RuntimeRefused, Scores
+from service.runtimes.runtime import ALONE, Engine, GraphInput, RuntimeRefused, Scores, check_graph, checked_heads
 
 NAME = "openvino"
 _DTYPES = {"i32": "int32", "f32": "float32"}

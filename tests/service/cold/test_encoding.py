@@ -12,10 +12,8 @@ import pytest
 
 from msd.contract.bundle import TOKENIZER, Bundle
 from msd.contract.encoded import Vector, text_key
-from service.cold.encoders import Encoders
-from service.cold.encoding import Encoding, Shelf, Told
-from service.cold.text_encoder import TextEncoder
-from service.cold.vector_cache import VectorCache
+from service.cold.encoding import Encoding, Shelf, Told, VectorCache
+from service.cold.text_encoder import Encoders, TextEncoder
 from service.telemetry.metrics import Metrics
 from tests.service.encoder_graph import POISON
 
@@ -161,7 +159,7 @@ def test_loading_and_encoding_leave_the_loop_alone(cold_bundle: Bundle, monkeypa
 
         return hold_up
 
-    monkeypatch.setattr("service.cold.encoders.TextEncoder", held_up("load", TextEncoder))
+    monkeypatch.setattr("service.cold.text_encoder.TextEncoder", held_up("load", TextEncoder))
     monkeypatch.setattr(TextEncoder, "tokenise", held_up("tokenise", TextEncoder.tokenise))
     monkeypatch.setattr(TextEncoder, "encode", held_up("encode", TextEncoder.encode))
 

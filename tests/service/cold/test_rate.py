@@ -2,7 +2,7 @@
 
 import asyncio
 
-from service.cold.rate import Rate
+from service.cold.encoding import Rate
 
 _PER_S = 10_000.0
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.cold.runs import runs_of
+from service.cold.encoding import runs_of
 
 
 @given(lengths=st.lists(st.integers(1, 40), max_size=60), most=st.integers(1, 100))

@@ -27,7 +27,7 @@ from msd.contract.request import parse_request
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec
 from service.cold.cold_ads import open_cold_ads
-from service.cold.encoders import Encoders
+from service.cold.text_encoder import Encoders
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.service.bundle_factory import AT, build_bundle

@@ -17,8 +17,7 @@ from service.deployment.loader import Loader
 from service.deployment.plan import Plan, PlannedArm, PlannedModel
 from service.deployment.swaps import Swaps
 from service.errors import StoreError
-from service.models.assignment import Assignment
-from service.models.lineup import Arm, Lineup, Serving
+from service.models.lineup import Arm, Assignment, Lineup, Serving
 from service.models.model import Model
 from service.telemetry.metrics import Metrics
 

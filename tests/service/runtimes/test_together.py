@@ -12,13 +12,10 @@ import pytest
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import MERGED_RANKER, RANKER, Bundle
 from msd.contract.errors import BundleError
-from service.runtimes.bound import BoundRuntime
-from service.runtimes.checks import TOGETHER
-from service.runtimes.choice import open_runtime
-from service.runtimes.cuda import card_name, try_capture
+from service.runtimes.choice import Together, open_runtime, open_together
+from service.runtimes.cuda import BoundRuntime, card_name, try_capture
 from service.runtimes.onnxruntime import OnnxRuntime, engine_of, open_session
-from service.runtimes.runtime import Runtime, RuntimeRefused
-from service.runtimes.together import Together, open_together
+from service.runtimes.runtime import TOGETHER, Runtime, RuntimeRefused
 from service.settings import Settings
 from tests.service.bundle_factory import build_bundle, golden_requests
 from tests.service.live import live_service
