@@ -19,8 +19,7 @@ from service.deployment.aside import Aside
 from service.deployment.proof import Proof
 from service.errors import NotReady
 from service.http.paths import ASSETS, PAGE, WITHOUT
-from service.models.lineup import Assignment
-from service.models.lineup import Arm, Lineup, Serving
+from service.models.lineup import Arm, Assignment, Lineup, Serving
 from service.models.model import Model, load_model
 from service.routes.playground.data import PlaygroundData
 from service.settings import Settings
