@@ -6,10 +6,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.deployment.plan import Plan
-from service.http.access import AccessMiddleware
-from service.http.body import BodyMiddleware
-from service.http.guard import GuardMiddleware
-from service.http.oip_errors import error_response
+from service.http.access import AccessMiddleware, error_response
+from service.http.keys import GuardMiddleware
+from service.http.request import BodyMiddleware
 from service.parts import Parts
 from service.routes.admin import admin_routes
 from service.routes.docs import add_docs

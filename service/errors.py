@@ -81,17 +81,25 @@ class TargetTooLong(BadHttp):
     code = "target_too_long"
 
 
+class UnsupportedCoding(BadHttp):
+    """The body is encoded for its transfer in a way that the service does not decode."""
+
+    status = 501
+    code = "unsupported_coding"
+
+
+class UnsupportedVersion(BadHttp):
+    """The request is of another version of HTTP."""
+
+    status = 505
+    code = "unsupported_version"
+
+
 class BodyTooLarge(ServiceError):
     """The body has more bytes than the service reads."""
 
     status = 413
     code = "body_too_large"
-
-
-class BodyEndless(BodyTooLarge):
-    """The body is too large and still coming, so the connection ends with the reply."""
-
-    closes = True
 
 
 class MalformedHeader(ServiceError):

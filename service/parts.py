@@ -19,7 +19,7 @@ from service.deployment.shadowing import Shadowing
 from service.deployment.source import CHAMPION
 from service.explain.explainer import Budget, Explainer
 from service.http.access import AccessLog
-from service.http.guard import open_guard
+from service.http.keys import open_guard
 from service.live.choice import open_live_store
 from service.live.live_rows import LiveRows
 from service.models.lineup import Lineup, Serving

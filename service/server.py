@@ -27,10 +27,9 @@ from service.deployment.held import private_folder
 from service.deployment.readiness import Readiness
 from service.deployment.source import Source
 from service.deployment.swaps import Swaps
-from service.http.entry import Entry
+from service.http.entry import Entry, accepted, bind, listen, refuse_new
 from service.http.keys import check_keys
-from service.http.listener import accepted, bind, listen, refuse_new
-from service.http.protocol import Shortcut, bounded_protocol
+from service.http.protocol import Shortcut
 from service.http.tls import check_tls
 from service.models.native_path import CoreStatus
 from service.settings import Settings
@@ -107,17 +106,11 @@ def _leave_to_the_watchdog(number: int, frame: FrameType | None) -> None:
     """Whatever is being loaded is not disturbed."""
 
 
-def server_config(app: ASGIApp, settings: Settings, metrics: Metrics, shortcut: Shortcut | None) -> uvicorn.Config:
+def server_config(app: ASGIApp, protocol: Callable[..., asyncio.Protocol]) -> uvicorn.Config:
     """uvicorn without what is not used."""
     return uvicorn.Config(
         app,
-        http=bounded_protocol(
-            settings.max_header_bytes,
-            settings.head_timeout_ms / 1000,
-            settings.reply_timeout_ms / 1000,
-            metrics,
-            shortcut,
-        ),
+        http=protocol,  # type: ignore[arg-type]  # it is called, no more
         loop="uvloop",
         ws="none",
         lifespan="on",
@@ -141,9 +134,9 @@ class _Listening(uvicorn.Server):
         metrics: Metrics,
         shortcut: Shortcut | None = None,
     ) -> None:
-        super().__init__(server_config(app, settings, metrics, shortcut))
-        self._listener = listener
         self._entry = Entry(settings, metrics)
+        super().__init__(server_config(app, self._entry.protocol(shortcut)))
+        self._listener = listener
         self._is_resting = False
         self._arriving: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger("msd.server")
@@ -159,7 +152,7 @@ class _Listening(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""
         if counter % _ONCE_A_SECOND == 0:
-            self._entry.judge_readers(self.server_state.connections)
+            self._entry.look_after(self.server_state.connections)
         return await super().on_tick(counter)
 
     async def _close_door(self) -> None:

@@ -81,6 +81,7 @@ class Settings(BaseModel):
     head_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 10_000
     reply_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 30_000
     max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 4_096
+    inflight_mb: Annotated[int, Field(ge=1, le=2**20)] = 64
     body_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 5_000
     cache_mb: Annotated[int, Field(ge=0, le=2**20)] = 256
     fill_rows_per_s: Annotated[int, Field(ge=0, le=1_000_000)] = 5_000
@@ -162,10 +163,19 @@ class Settings(BaseModel):
             raise ValueError(f"MSD_RUNTIME=openvino has no MSD_PROVIDER={self.provider}; it runs on the CPU")
         if self.live and self.store == "file" and self.state_dir is None:
             raise ValueError("MSD_LIVE=on needs MSD_STATE_DIR, a folder that lasts, where live states are kept")
+        return self
+
+    @model_validator(mode="after")
+    def _are_enough(self) -> Self:
         if self.max_deadline_ms < self.deadline_ms:
             raise ValueError(
                 f"MSD_DEADLINE_MS={self.deadline_ms} is more than a caller may ask for"
                 f" (MSD_MAX_DEADLINE_MS={self.max_deadline_ms})"
+            )
+        if self.inflight_mb * 2**20 < self.max_body_bytes:
+            raise ValueError(
+                f"MSD_INFLIGHT_MB={self.inflight_mb} is less than one full body"
+                f" (MSD_MAX_BODY_BYTES={self.max_body_bytes})"
             )
         if self.max_queued_rows < self.max_candidates:
             raise ValueError(

@@ -11,17 +11,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, cast
 
+import orjson
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from msd.contract.request import RequestError
 from service.errors import ClientGone, ErrorResponse, ServiceError
-from service.http.oip_errors import error_response
-from service.http.protocol import expect_no_reply
+from service.http.exchange import expect_no_reply, reply_before_body
 from service.telemetry.metrics import Metrics
 
 CLIENT_GONE = 499
-_KEY = "msd.access"
+KEY = "msd.key"
+"""In a scope: the name of the key that was given, where keys are asked for."""
+OIP = "/v2"
+_ACCESS = "msd.access"
+_INVALID = 422
 # Ids are to differ, not to be guarded: a number in a process costs less than a random one each time.
 _PROCESS = secrets.token_hex(8)
 _NUMBERS = itertools.count()
@@ -50,13 +54,11 @@ class Access:
     stages: tuple[float, ...] = ()
     """How long each stage of a request took that was scored, in seconds."""
     trace_id: str | None = None
-    key: str | None = None
-    """The name of the key that was given, where keys are asked for."""
 
 
 def access_of(scope: Scope) -> Access:
     """The record of the request that a route is answering."""
-    access: Access = scope[_KEY]
+    access: Access = scope[_ACCESS]
     return access
 
 
@@ -80,9 +82,9 @@ class AccessLog:
 
     def begin(self, scope: Scope) -> Access:
         """The record of a request that has come; the one that there is, where another way has given it up."""
-        access: Access | None = scope.get(_KEY)
+        access: Access | None = scope.get(_ACCESS)
         if access is None:
-            access = scope[_KEY] = Access(request_id_of(scope["headers"]), time.perf_counter())
+            access = scope[_ACCESS] = Access(request_id_of(scope["headers"]), time.perf_counter())
         return access
 
     @staticmethod
@@ -119,19 +121,18 @@ class AccessLog:
         is_news = access.status >= 400 and access.status not in _NO_NEWS
         if not is_news and not self._is_verbose:
             return
-        told = self._log.info if is_news else self._log.debug
-        told(
+        tell = self._log.info if is_news else self._log.debug
+        more = {"key": scope.get(KEY)} | {
+            name: getattr(access, name) for name in ("trace_id", "candidates", "degraded", "error")
+        }
+        tell(
             "request",
             request_id=access.request_id,
             method=scope["method"],
             path=scope["path"][:_SHOWN_PATH],
             status=access.status,
             ms=round(seconds * 1000, 3),
-            **{
-                name: value
-                for name in ("trace_id", "key", "candidates", "degraded", "error")
-                if (value := getattr(access, name)) not in (None, {})
-            },
+            **{name: value for name, value in more.items() if value not in (None, {})},
         )
 
 
@@ -164,6 +165,7 @@ class AccessMiddleware:
                 return
             if is_begun:
                 raise
+            reply_before_body(scope)
             await send_with_id({"type": "http.response.start", "status": response.status, "headers": response.headers})
             await send_with_id({"type": "http.response.body", "body": response.body})
         finally:
@@ -176,3 +178,20 @@ def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
         if name == _HEADER and 0 < len(value) <= _MAX_ID_BYTES and all(0x20 <= byte <= 0x7E for byte in value):
             return str(value, "ascii")
     return f"{_PROCESS}{next(_NUMBERS):016x}"
+
+
+class OipErrorResponse(ErrorResponse):
+    """An error in the form of the Open Inference Protocol: one text, and 400 for whatever is wrong with a request."""
+
+    __slots__ = ()
+
+    def _form(self, message: str, field: str | None) -> bytes:
+        if self.status == _INVALID:
+            self.status = 400
+        return orjson.dumps({"error": f"{field}: {message}" if field else message})
+
+
+def error_response(error: Exception, path: str) -> ErrorResponse:
+    """The reply to a request for this path."""
+    is_ours = path == OIP or path.startswith(f"{OIP}/")
+    return OipErrorResponse(error) if is_ours else ErrorResponse(error)

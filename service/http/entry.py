@@ -1,22 +1,37 @@
-"""Lets connections in: as many as there may be, over TLS where that is asked for, and ends those that are not read.
+"""The socket that clients connect to, and who is let in: as many as there may be, over TLS where that is asked for.
 
-Does not know what is said on them.
+Does not know what is said on connections.
 """
 
 import asyncio
+import ctypes
+import resource
 import socket
+import struct
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
+from functools import partial
 
 import structlog
 
-from service.http.protocol import BoundedProtocol
+from msd.contract.errors import MsdError
+from service.http.inflight import Inflight, return_free_memory
+from service.http.protocol import BoundedProtocol, Shortcut
 from service.http.tls import open_tls
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+"""Addresses that only this machine reaches."""
+OWN_FILES = 128
+"""Open files beside connections of clients."""
+_BACKLOG = 2_048
+_SO_ATTACH_FILTER = 26
 # A client that does not answer when its connection is closed is not waited for any longer.
 _GOODBYE_S = 2.0
+# When every client is being served, all of them are looked at again only after this time, however many others come.
+_LOOK_AGAIN_S = 0.05
 
 
 class Entry:
@@ -24,13 +39,26 @@ class Entry:
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         """Raises TlsError."""
-        self._tls = open_tls(settings, metrics)
-        self._handshake_s = settings.head_timeout_ms / 1000
-        self._max_connections = settings.max_connections
+        self._settings = settings
         self._metrics = metrics
-        self._shaking_hands = 0
-        self._watching: asyncio.Task[None] | None = None
+        self._tls = open_tls(settings, metrics)
+        self._inflight = Inflight(settings.inflight_mb * 2**20)
         self._log = structlog.get_logger("msd.entry")
+        self._places = self._files_for(settings.max_connections)
+        self._arriving: dict[socket.socket, float] = {}
+        """When each connection came that is not set up yet, which with TLS takes a handshake; oldest first."""
+        self._look_again_at = 0.0
+        self._watching: asyncio.Task[None] | None = None
+
+    def protocol(self, shortcut: Shortcut | None) -> Callable[..., BoundedProtocol]:
+        """What makes the protocol of each connection, given uvicorn's own arguments."""
+        return partial(
+            BoundedProtocol,
+            settings=self._settings,
+            metrics=self._metrics,
+            inflight=self._inflight,
+            shortcut=shortcut,
+        )
 
     def open(self) -> None:
         """From now on certificates are those of the files."""
@@ -46,48 +74,134 @@ class Entry:
         self, connection: socket.socket, protocol: Callable[[], asyncio.Protocol], others: Collection[asyncio.Protocol]
     ) -> bool:
         """Makes a connection one of the server's, unless there are too many, or its client fails, or has left."""
-        if len(others) + self._shaking_hands >= self._max_connections and not self._make_room(others):
+        if len(others) + len(self._arriving) >= self._places and not self._make_room(others):
             self._metrics.closed["full"].inc()
             return False
+        self._arriving[connection] = time.monotonic()
         try:
             await self._connect(connection, protocol)
         except OSError as error:
             self._log.debug("connection_lost", reason=str(error))
             return False
+        finally:
+            self._arriving.pop(connection, None)
         return True
 
-    def judge_readers(self, connections: Collection[asyncio.Protocol]) -> None:
-        """Ends connections whose clients do not take their replies; about once a second."""
+    def look_after(self, connections: Collection[asyncio.Protocol]) -> None:
+        """Bounds what clients leave unread, and returns memory that was in flight; about once a second."""
         now = time.monotonic()
-        for one in tuple(connections):
-            if isinstance(one, BoundedProtocol):
-                one.judge_reader(now)
+        unread = {one: one.judge_reader(now) for one in connections if isinstance(one, BoundedProtocol)}
+        excess = sum(unread.values()) - self._inflight.limit
+        for one in sorted(unread, key=unread.__getitem__, reverse=True) if excess > 0 else ():
+            if excess > 0:
+                excess -= unread[one]
+                one.stop_writing()
+        self._metrics.inflight_bytes.set(self._inflight.held)
+        if self._inflight.is_over():
+            asyncio.get_running_loop().run_in_executor(None, return_free_memory)
 
     async def _connect(self, connection: socket.socket, protocol: Callable[[], asyncio.Protocol]) -> None:
         loop = asyncio.get_running_loop()
         if self._tls is None:
             await loop.connect_accepted_socket(protocol, connection)
             return
-        self._shaking_hands += 1
         try:
             await loop.connect_accepted_socket(
                 protocol,
                 connection,
                 ssl=self._tls.value,
-                ssl_handshake_timeout=self._handshake_s,
+                ssl_handshake_timeout=self._settings.head_timeout_ms / 1000,
                 ssl_shutdown_timeout=_GOODBYE_S,
             )
         except OSError:
             self._metrics.closed["handshake"].inc()
             raise
-        finally:
-            self._shaking_hands -= 1
 
     def _make_room(self, others: Collection[asyncio.Protocol]) -> bool:
-        """Closes one that waits for nothing but its client's next request; whether there was one."""
+        """Ends the connection that asks for least: the oldest that has not sent a head; else one that waits for nothing
+        but its client's next request; else the oldest whose request is not whole. Whether there was one."""
+        silent, since = next(iter(self._inflight.silent.items()), (None, time.monotonic()))
+        arriving, came = next(iter(self._arriving.items()), (None, since))
+        if arriving is not None and (silent is None or came < since):
+            del self._arriving[arriving]
+            self._metrics.closed["made_room"].inc()
+            with suppress(OSError):  # its client has left
+                # Its end is what is read of it next.
+                arriving.shutdown(socket.SHUT_RDWR)
+            return True
+        found = silent or self._idle(others) or next(iter(self._inflight.unfinished), None)
+        if found is not None:
+            found.give_place()
+        return found is not None
+
+    def _idle(self, others: Collection[asyncio.Protocol]) -> BoundedProtocol | None:
+        now = time.monotonic()
+        if now < self._look_again_at:
+            return None
         for one in others:
             if isinstance(one, BoundedProtocol) and one.is_idle and not one.transport.is_closing():
-                self._metrics.closed["made_room"].inc()
-                one.transport.close()
-                return True
-        return False
+                return one
+        self._look_again_at = now + _LOOK_AGAIN_S
+        return None
+
+    def _files_for(self, wanted: int) -> int:
+        """How many connections there may be by the limit of open files, which is raised as far as that is allowed."""
+        limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if limit != resource.RLIM_INFINITY and limit < wanted + OWN_FILES:
+            limit = wanted + OWN_FILES if most == resource.RLIM_INFINITY else min(wanted + OWN_FILES, most)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
+            if limit < wanted + OWN_FILES:
+                places = max(1, limit - OWN_FILES)
+                self._log.warning("fewer_connections", places=places, wanted=wanted, open_files=limit)
+                return places
+        return wanted
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that has its address and does not listen yet. Raises MsdError when the address cannot be had."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise _refused(host, port, error) from error
+    listener.setblocking(False)
+    return listener
+
+
+def listen(listener: socket.socket) -> tuple[str, int]:
+    """Opens the door, and says where. Raises MsdError when another was faster."""
+    host, port = listener.getsockname()[:2]
+    try:
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        raise _refused(host, port, error) from error
+    return host, port
+
+
+def accepted(listener: socket.socket) -> Iterator[socket.socket]:
+    """Every connection that waits at the door."""
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
+        yield connection
+
+
+def refuse_new(listener: socket.socket) -> None:
+    """Has the kernel drop new connections, between the last one taken in and the closing of the door.
+
+    A one-line packet filter, `return 0`; where there are none, the gap stays open for some microseconds.
+    """
+    instruction = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(instruction)))
+    except OSError:
+        return
+
+
+def _refused(host: str, port: int, error: Exception) -> MsdError:
+    reason = (isinstance(error, OSError) and error.strerror) or error
+    return MsdError(f"cannot listen on {host} port {port}: {reason}")

@@ -1,4 +1,5 @@
-"""One request that came whole over a connection, and the one write that answers it, without ASGI in between.
+"""What a scope's connection tells of its request; and requests that came whole and are answered by one write, without
+ASGI in between.
 
 A scoring thread may write the reply itself: nobody else writes to the connection meanwhile, and it does not end before
 the thread has written.
@@ -6,11 +7,14 @@ the thread has written.
 
 import os
 import threading
+import time
+from collections.abc import Callable
 
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-BEGAN = "msd.began"
+CYCLE, BEGAN, CLOSES = "msd.cycle", "msd.began", "msd.closes"
+"""In a scope: uvicorn's side of the request; when it began; that the connection ends after a body that passes."""
 _CLOSE = (b"connection", b"close")
 Headers = list[tuple[bytes, bytes]]
 
@@ -23,7 +27,8 @@ class Exchange:
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = cycle
         self.scope: Scope = cycle.scope  # type: ignore[assignment]
-        self.body = bytes(cycle.body)
+        # One object for both: a body may be large.
+        self.body = cycle.body = bytes(cycle.body)  # type: ignore[assignment]
         self._lock = threading.Lock()
         self._descriptor = _descriptor_of(cycle)
         self._is_sent = False
@@ -98,3 +103,50 @@ def _descriptor_of(cycle: RequestResponseCycle) -> int:
         return -1
     connection = transport.get_extra_info("socket")
     return -1 if connection is None else int(connection.fileno())
+
+
+def began_at(scope: Scope) -> float:
+    """When a request's first byte was read, by `time.perf_counter`."""
+    began: float | None = scope.get(BEGAN)
+    return time.perf_counter() if began is None else began
+
+
+def expect_no_reply(scope: Scope) -> None:
+    """The client of a request has left, which the server may not have been told: its end is a moment later than its
+    beginning."""
+    if (cycle := _cycle_of(scope)) is not None:
+        cycle.disconnected = True
+
+
+def reply_before_body(scope: Scope) -> None:
+    """A reply comes before its request's body has: let what is still on its way pass, so that the client sees it."""
+    cycle = _cycle_of(scope)
+    if cycle is None or not cycle.more_body:
+        return
+    if cycle.waiting_for_100_continue:
+        # The client may send its body or leave it out: what comes next cannot be told apart.
+        cycle.keep_alive = False
+    elif not cycle.keep_alive:
+        cycle.keep_alive, scope[CLOSES] = True, True
+
+
+def is_whole(scope: Scope) -> bool:
+    """Whether all of a request's body has come, so that it need not be waited for."""
+    cycle = _cycle_of(scope)
+    return cycle is not None and not cycle.more_body
+
+
+def left_check(scope: Scope) -> Callable[[], bool]:
+    """Tells at any time, at no cost until then, whether the request's client has left."""
+    cycle = _cycle_of(scope)
+    return _stays if cycle is None else cycle.transport.is_closing
+
+
+def _cycle_of(scope: Scope) -> RequestResponseCycle | None:
+    """The server's own side of a request; None where it came otherwise."""
+    cycle: RequestResponseCycle | None = scope.get(CYCLE)
+    return cycle
+
+
+def _stays() -> bool:
+    return False

@@ -1,11 +1,12 @@
-"""API keys: long random strings, of which a file keeps the name, the scopes, the end and the hash, never the key.
-
-Does not know requests, nor when the file is read.
+"""API keys, of which a file keeps name, scopes, end and hash, never the key; and who may ask for what by them, judged
+before a body is read. Knows which paths need which scope. Does not know what the routes do.
 """
 
 import hashlib
 import hmac
 import secrets
+import time
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -13,11 +14,16 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 import structlog
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from msd.contract.errors import MsdError
 from msd.contract.files import read_small
-from service.http.listener import LOOPBACK
+from service.errors import Forbidden, ServiceError, Unauthorized
+from service.http.access import KEY, OIP
+from service.http.entry import LOOPBACK
+from service.http.watched import Watched
 from service.settings import Settings
+from service.telemetry.metrics import KeyRefusal, Metrics
 
 KeyScope = Literal["score", "events", "metrics", "admin"]
 KEY_SCOPES: tuple[KeyScope, ...] = ("score", "events", "metrics", "admin")
@@ -26,6 +32,12 @@ _RANDOM_BYTES = 32
 _MAX_KEY_BYTES = 256
 _MAX_FILE_BYTES = 2**22
 _PREFIX_BYTES = 8
+_BEARER = b"bearer "
+_SAY_AGAIN_S = 10.0
+Need = KeyScope | Literal["any"] | None
+"""A scope; any key at all; or none."""
+PAGE, PLAYGROUND, ASSETS = "/playground", "/playground/", "/playground/static/"
+"""Where the playground is."""
 
 
 class KeysError(MsdError):
@@ -121,3 +133,108 @@ def check_keys(settings: Settings) -> None:
     log = structlog.get_logger("msd.guard")
     tell = log.info if settings.host in LOOPBACK else log.warning
     tell("open_to_all", reason="MSD_KEYS_FILE is not set: whoever reaches the port may ask; there are no admin routes")
+
+
+class Guard:
+    """Judges requests by the keys that there are now."""
+
+    def __init__(self, keys: Watched[KeyRing], settings: Settings, metrics: Metrics) -> None:
+        self._keys = keys
+        self._metrics = metrics
+        self._guards_metrics = settings.guard_metrics
+        self._unsaid: Counter[KeyRefusal] = Counter()
+        self._say_again_at = 0.0
+        self._log = structlog.get_logger("msd.guard")
+
+    def need(self, path: str) -> Need:
+        """What a path needs: every path but those of probes, of the playground's bare page, and of metrics unless told
+        so, needs a key."""
+        if path.removeprefix(OIP) in ("/health/live", "/health/ready"):
+            return None
+        if path == "/metrics":
+            return "metrics" if self._guards_metrics else None
+        if path == PAGE or path.startswith(ASSETS):
+            return None
+        # What the playground shows of users is what their scores are made from.
+        if path == "/v1/score" or path.startswith(PLAYGROUND) or _is_inference(path):
+            return "score"
+        if path == "/v1/events":
+            return "events"
+        return "admin" if path.startswith("/v1/admin") else "any"
+
+    def check(self, scope: Scope, need: Need) -> None:
+        """Raises the error that a request is refused with, which is counted, if it may not be answered."""
+        if (found := self._judge(scope, need)) is not None:
+            reason, error = found
+            self._count(scope, reason)
+            raise error
+
+    def admits(self, scope: Scope, need: Need) -> bool:
+        """Whether it may be answered."""
+        return self._judge(scope, need) is None
+
+    def _judge(self, scope: Scope, need: Need) -> tuple[KeyRefusal, ServiceError] | None:
+        if need is None:
+            return None
+        given = _given_key(scope)
+        if given is None:
+            return "missing", Unauthorized("send a key: `Authorization: Bearer KEY`, or `X-Api-Key: KEY`")
+        key = self._keys.value.find(given)
+        if key is None:
+            return "unknown", Unauthorized("the key is none that this service knows")
+        scope[KEY] = key.name
+        if key.not_after is not None and time.time() > key.not_after:
+            return "expired", Unauthorized(f"the key {key.name!r} has ended; ask for a new one")
+        if need != "any" and need not in key.scopes:
+            return "scope", Forbidden(f"the key {key.name!r} has not the scope {need!r}")
+        return None
+
+    def _count(self, scope: Scope, reason: KeyRefusal) -> None:
+        """Counts it. The log has a line for many: whoever guesses is not to fill it."""
+        self._metrics.keys_refused[reason].inc()
+        self._unsaid[reason] += 1
+        now = time.monotonic()
+        if now >= self._say_again_at:
+            client = scope.get("client")
+            self._log.warning("keys_refused", requests=dict(self._unsaid), last_client=client and client[0])
+            self._unsaid.clear()
+            self._say_again_at = now + _SAY_AGAIN_S
+
+    async def watch(self) -> None:
+        """Sees to it that the keys are those of the file, for ever."""
+        await self._keys.watch()
+
+
+def open_guard(settings: Settings, metrics: Metrics) -> Guard | None:
+    """The guard that the settings ask for, None for none. Raises KeysError when the file of keys is not one."""
+    path = settings.keys_file
+    if path is None:
+        return None
+    return Guard(Watched("keys", [path], lambda: read_keys(path), metrics.keys_stale), settings, metrics)
+
+
+class GuardMiddleware:
+    """Stands before the app's routes, whichever there are: a route that is added is guarded too."""
+
+    def __init__(self, app: ASGIApp, guard: Guard) -> None:
+        self._app, self._guard = app, guard
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on, or raises why not."""
+        if scope["type"] == "http":
+            self._guard.check(scope, self._guard.need(scope["path"]))
+        await self._app(scope, receive, send)
+
+
+def _is_inference(path: str) -> bool:
+    return path.startswith(f"{OIP}/") and path.endswith("/infer")
+
+
+def _given_key(scope: Scope) -> bytes | None:
+    """The first that is given, by either header."""
+    for name, value in scope["headers"]:
+        if name == b"x-api-key":
+            return bytes(value)
+        if name == b"authorization" and value[: len(_BEARER)].lower() == _BEARER:
+            return bytes(value[len(_BEARER) :].strip())
+    return None

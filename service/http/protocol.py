@@ -1,29 +1,35 @@
-"""uvicorn's httptools protocol with what it leaves unbounded bounded: the bytes and the time of a request's head, the
-requests that wait on a connection, the time to take a reply. What is no HTTP gets an error of the usual form."""
+"""One client's connection: what may be held of it and how long, whose turn it is to be answered, and its end.
+
+Does not know how a request is read (`parser`), nor what answers it.
+"""
 
 import time
 from asyncio import Transport
 from asyncio.events import TimerHandle
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar, Protocol
+from typing import Any, Protocol
 
 import httptools
 from starlette.types import ASGIApp, Scope
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-from service.errors import BadHttp, ErrorResponse, HeadTooLarge, ServiceError, TargetTooLong
-from service.http.exchange import BEGAN, Exchange
-from service.http.upgrade import Offers
-from service.telemetry.metrics import Metrics
+from service.errors import BadHttp, ErrorResponse, Overloaded, ServiceError
+from service.http.exchange import BEGAN, CLOSES, CYCLE, Exchange
+from service.http.inflight import Inflight
+from service.http.parser import BoundedParser
+from service.settings import Settings
+from service.telemetry.metrics import Close, Metrics
 
-_CYCLE = "msd.cycle"
-_MAX_HEADERS = 100
 # A body that has not come by then is the app's to wait for, within its bounds.
 _HOLD_S = 0.05
-_MAX_TARGET_BYTES = 8_192
 _MAX_WAITING = 100
+_GOODBYE_S = 2.0
+_WAITING_BYTES = 4_096
+"""What a request takes that waits for replies to earlier ones, beside the bytes of its head and body."""
+_PASSED_BODIES = 8
+"""How many of the largest bodies may pass unread after a reply: who is still writing does not read it."""
 
 
 class Shortcut(Protocol):
@@ -38,43 +44,55 @@ class Shortcut(Protocol):
         ...
 
 
-class BoundedProtocol(HttpToolsProtocol):
-    """A protocol whose heads have at most `max_header_bytes` and take at most `head_timeout_s`, and whose replies are
-    to be taken within `reply_timeout_s`."""
+class BoundedProtocol(BoundedParser):
+    """The connection. Its requests are answered one after the other."""
 
-    max_header_bytes: ClassVar[int]
-    head_timeout_s: ClassVar[float]
-    reply_timeout_s: ClassVar[float]
-    metrics: ClassVar[Metrics]
-    shortcut: ClassVar[Shortcut | None] = None
-    _held: RequestResponseCycle | None = None
-    """A request whose body is on its way, and that may go by the shortcut when it has come."""
-    _held_timer: TimerHandle | None = None
-    _exchange: Exchange | None = None
-    _head_bytes = 0
-    _headers = 0
-    _is_head_due = False
-    _is_body_due = False
-    _is_ending = False
-    _unparsed_bytes = 0
-    _began_at = 0.0
-    _head_timer: TimerHandle | None = None
-    _unread_since = 0.0
-    _answered: RequestResponseCycle | None = None
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        metrics: Metrics,
+        inflight: Inflight,
+        shortcut: Shortcut | None,
+        **server: Any,  # noqa: ANN401 - uvicorn's own
+    ) -> None:
+        super().__init__(settings, **server)
+        self._metrics, self._inflight, self._shortcut = metrics, inflight, shortcut
+        self._max_body_bytes = settings.max_body_bytes
+        self._head_timeout_s = settings.head_timeout_ms / 1000
+        self._body_timeout_s = settings.body_timeout_ms / 1000
+        self._reply_timeout_s = settings.reply_timeout_ms / 1000
+        self._answered: RequestResponseCycle | None = None
+        self._exchange: Exchange | None = None
+        self._coming: RequestResponseCycle | None = None
+        """A request whose body is on its way, and that may go by the shortcut when it has come."""
+        self._coming_timer: TimerHandle | None = None
+        self._head_timer: TimerHandle | None = None
+        self._passing_timer: TimerHandle | None = None
+        """There is one while the rest of a body passes whose request has its reply."""
+        self._is_silent = True
+        self._is_unfinished = self._is_ending = self._closes_after = False
+        # Bytes that count as in flight: of a head that is not whole; of the latest request; of earlier ones that wait.
+        self._held_head = self._held = 0
+        self._held_earlier: list[int] = []
+        self._passed_bytes = 0
+        self._unread_since = 0.0
+
+    # The connection
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """A client connected: its first head is due."""
         super().connection_made(transport)
-        self._offers = Offers()
-        self._fault: ServiceError | None = None
-        self._is_head_due = True
+        self._inflight.silent[self] = time.monotonic()
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is due any more."""
         self._head_came()
+        self._end_passing()
+        self._inflight.forget(self)
         # The app learns that the client has left, and counts it.
-        self._give_up_held()
+        self._give_up_coming()
         if self._exchange is not None:
             self._exchange.end()
         # uvicorn tells the latest request alone; the one that is being answered may be an earlier one.
@@ -82,228 +100,296 @@ class BoundedProtocol(HttpToolsProtocol):
             self._answered.disconnected = True
             self._answered.message_event.set()
         super().connection_lost(exc)
+        self._inflight.held -= self._held + self._held_head + sum(self._held_earlier)
+        self._held = self._held_head = 0
+        self._held_earlier.clear()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client says no more. If it has asked for something in full, it is answered before the connection ends."""
+        # TLS has no half of a connection.
+        if self.scheme == "https":
+            return False
+        if self.pipeline and self.cycle.more_body:
+            self._drop(self.cycle)
+        if not self._is_answering or (self._answered is self.cycle and self.cycle.more_body):
+            return False
+        self._is_ending = True
+        return True
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came. The parser shows a header only when it is whole, so one that never is has to be counted here."""
+        """Bytes came."""
         if self._is_ending:
+            self._passed_bytes += len(data)
+            if self._passed_bytes > _PASSED_BODIES * self._max_body_bytes:
+                self.transport.close()
             return
-        was_due = self._is_head_due
-        data = self._offers.pass_over(data, self._is_body_due)
         self._unset_keepalive_if_required()
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:  # CONNECT: what follows its head is nothing that is understood here
-            self._end_after_replies()
+            self.feed(data)
         except httptools.HttpParserError:
-            self._refuse(self._fault or BadHttp("the request is not HTTP/1.1 as the standard has it"))
+            self._refuse(self.fault or BadHttp("the request is not HTTP/1.1 as the standard has it"))
             return
-        self._await_held()
-        if not self._is_head_due:
-            self._unparsed_bytes = 0
-            return
-        # Of a head that comes whole, which is all but always, no timer is made.
-        if self._head_timer is None:
-            self._await_head()
-        self._unparsed_bytes = self._unparsed_bytes + len(data) if was_due else 0
-        if self._unparsed_bytes > self.max_header_bytes:
-            self._refuse(self._too_large())
+        if self.is_head_due or self.is_body_due or self._passing_timer is not None:
+            self._judge_unfinished(len(data))
 
-    def on_message_begin(self) -> None:
-        """A head begins."""
-        self._head_bytes = self._headers = 0
-        self._is_head_due = True
-        self._began_at = time.perf_counter()
-        super().on_message_begin()
+    def give_way(self) -> None:
+        """Refuse the request that has not come whole, since others need its room, and end."""
+        self._inflight.forget(self)
+        self._refuse(_out_of_room())
 
-    def on_url(self, url: bytes) -> None:
-        """A piece of the target."""
-        super().on_url(url)
-        if len(self.url) > _MAX_TARGET_BYTES:
-            self._fault = TargetTooLong(f"the target has more than {_MAX_TARGET_BYTES} bytes")
-            raise self._fault
-        self._count(len(url))
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """One header, or one that trails a body."""
-        self._headers += 1
-        self._count(len(name) + len(value))
-        super().on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        """The head came."""
-        self._head_came()
-        self._is_body_due = True
-        if len(self.pipeline) >= _MAX_WAITING:
-            self._fault = BadHttp(f"{_MAX_WAITING} requests wait on this connection; wait for replies")
-            raise self._fault
-        super().on_headers_complete()
-        self.scope[_CYCLE] = self.cycle  # type: ignore[literal-required]
-        self.scope[BEGAN] = self._began_at  # type: ignore[literal-required]
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
-        self._answered = cycle
-        if self.shortcut is None or cycle.waiting_for_100_continue or not self.shortcut.takes(cycle.scope):  # type: ignore[arg-type]
-            super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
-            return
-        self._held = cycle
-        if not cycle.more_body:
-            self._begin_held(self.shortcut)
-
-    def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
-        super().on_body(body)
-        if self._held is not None and self._held is self.cycle and len(self.cycle.body) > HIGH_WATER_LIMIT:
-            # Reading pauses here, and goes on as the app takes what has come.
-            self._give_up_held()
-
-    def on_message_complete(self) -> None:
-        """The body came."""
-        self._is_body_due = False
-        super().on_message_complete()
-        if self.shortcut is not None and self._held is not None and self._held is self.cycle:
-            self._begin_held(self.shortcut)
-
-    def _begin_held(self, shortcut: Shortcut) -> None:
-        if (cycle := self._let_go()) is not None:
-            self._exchange = Exchange(cycle)
-            shortcut.begin(self._exchange, partial(super()._start_asgi_task, cycle, self.app))
-
-    def _await_held(self) -> None:
-        if self._held is not None and self._held_timer is None:
-            self._held_timer = self.loop.call_later(_HOLD_S, self._give_up_held)
-
-    def _give_up_held(self) -> None:
-        if (cycle := self._let_go()) is not None:
-            super()._start_asgi_task(cycle, self.app)
-
-    def _let_go(self) -> RequestResponseCycle | None:
-        cycle, self._held = self._held, None
-        if self._held_timer is not None:
-            self._held_timer.cancel()
-            self._held_timer = None
-        return cycle
-
-    def on_response_complete(self) -> None:
-        """A reply is written. What of its request's body has not come by then is not waited for."""
-        super().on_response_complete()
-        # Of the next one a part may have come that nothing follows.
-        self._await_held()
-        if self._is_ending or (self.cycle.response_complete and self.cycle.more_body):
-            self.transport.close()
+    def give_place(self) -> None:
+        """End, since another client needs a connection."""
+        self._inflight.forget(self)
+        self._close("made_room")
 
     @property
     def is_idle(self) -> bool:
         """Whether it waits for nothing but its client's next request."""
         return self.timeout_keep_alive_task is not None
 
-    def judge_reader(self, now: float) -> None:
-        """Ends the connection of a client that does not take what it asked for. Called about once a second."""
-        if not self.transport.get_write_buffer_size():
+    def judge_reader(self, now: float) -> int:
+        """Ends the connection of a client that does not take what it asked for. Called about once a second. Returns the
+        bytes that wait for it."""
+        unread: int = self.transport.get_write_buffer_size()
+        if not unread:
             self._unread_since = 0.0
         elif not self._unread_since:
             self._unread_since = now
-        elif now - self._unread_since > self.reply_timeout_s:
-            self.metrics.closed["slow_reader"].inc()
-            self.transport.abort()
+        elif now - self._unread_since > self._reply_timeout_s:
+            self.stop_writing()
+        return unread
 
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > self.max_header_bytes or self._headers > _MAX_HEADERS:
-            self._fault = self._too_large()
-            raise self._fault
+    def stop_writing(self) -> None:
+        """Ends the connection at once, without what waits to be written."""
+        self._metrics.closed["slow_reader"].inc()
+        self.transport.abort()
 
-    def _too_large(self) -> ServiceError:
-        return HeadTooLarge(f"the head has more than {self.max_header_bytes} bytes or {_MAX_HEADERS} headers")
+    # What the parser tells
+
+    def on_headers_complete(self) -> None:
+        """The head came."""
+        if not self.is_request():
+            return
+        if len(self.pipeline) >= _MAX_WAITING:
+            self.fail(BadHttp(f"{_MAX_WAITING} requests wait on this connection; wait for replies"))
+        self._head_came()
+        if self._is_answering:
+            self._held_earlier.append(self._held)
+            self._held = 0
+            self._hold(_WAITING_BYTES + self.head_bytes)
+        super().on_headers_complete()
+        self.scope[CYCLE] = self.cycle  # type: ignore[literal-required]
+        self.scope[BEGAN] = self.began_at  # type: ignore[literal-required]
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        cycle = self.cycle
+        self.body_bytes += len(body)
+        if cycle.response_complete:
+            return
+        self._hold(len(body))
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            # Reading goes on as the app takes what has come.
+            self.flow.pause_reading()
+            if self._coming is cycle:
+                self._give_up_coming()
+        cycle.message_event.set()
+
+    def on_message_complete(self) -> None:
+        """The body came."""
+        if self.is_offer:
+            return
+        self.is_body_due = False
+        if self._is_unfinished:
+            self._is_unfinished = False
+            self._inflight.unfinished.pop(self, None)
+        cycle = self.cycle
+        cycle.more_body = False
+        if cycle.response_complete:
+            return
+        cycle.message_event.set()
+        if self._coming is cycle:
+            self._begin_coming()
+
+    def _judge_unfinished(self, size: int) -> None:
+        """After bytes that did not end with a request's end."""
+        if self._passing_timer is not None and not (self.is_body_due and self.cycle.response_complete):
+            self._body_passed()
+        if not (self.is_head_due or self.is_body_due):
+            return
+        if not self._is_unfinished:
+            self._is_unfinished = True
+            self._inflight.unfinished[self] = None
+        if self.is_head_due:
+            # Of a head that comes whole, which is all but always, no timer is made.
+            if self._head_timer is None:
+                self._await_head()
+            self._held_head += size
+            self._inflight.held += size
+        self._await_coming()
+        if (fault := self.excess(size)) is not None:
+            self._refuse(fault)
+        elif not self._inflight.has_room(self):
+            self._refuse(_out_of_room())
+        elif self._passing_timer is not None and self.body_bytes > _PASSED_BODIES * self._max_body_bytes:
+            self._close("unread_body")
+
+    def _hold(self, size: int) -> None:
+        self._held += size
+        self._inflight.held += size
+        if self._inflight.held > self._inflight.limit and not self._inflight.has_room(self):
+            self.fail(_out_of_room())
+
+    def _let_go_of_bytes(self) -> None:
+        self._inflight.held -= self._held
+        self._held = 0
+
+    # The shortcut
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGIApp) -> None:  # type: ignore[override]
+        self._answered = cycle
+        if self._shortcut is None or cycle.waiting_for_100_continue or not self._shortcut.takes(cycle.scope):  # type: ignore[arg-type]
+            super()._start_asgi_task(cycle, app)  # type: ignore[arg-type]
+            return
+        self._coming = cycle
+        if not cycle.more_body:
+            self._begin_coming()
+
+    def _begin_coming(self) -> None:
+        if (cycle := self._take_coming()) is not None and self._shortcut is not None:
+            self._exchange = Exchange(cycle)
+            self._shortcut.begin(self._exchange, partial(super()._start_asgi_task, cycle, self.app))
+
+    def _await_coming(self) -> None:
+        if self._coming is not None and self._coming_timer is None:
+            self._coming_timer = self.loop.call_later(_HOLD_S, self._give_up_coming)
+
+    def _give_up_coming(self) -> None:
+        if (cycle := self._take_coming()) is not None:
+            super()._start_asgi_task(cycle, self.app)
+
+    def _take_coming(self) -> RequestResponseCycle | None:
+        cycle, self._coming = self._coming, None
+        if self._coming_timer is not None:
+            self._coming_timer.cancel()
+            self._coming_timer = None
+        return cycle
+
+    # Replies
+
+    @property
+    def _is_answering(self) -> bool:
+        answered = self._answered
+        is_due = answered is not None and not (answered.response_complete or answered.disconnected)
+        return is_due or bool(self.pipeline)
+
+    def on_response_complete(self) -> None:
+        """A reply is written. Next: another request, the rest of this one's body, or the end."""
+        self._exchange = None
+        if self._answered is not None:
+            self._answered.body = bytearray()
+        if self._held_earlier:
+            self._inflight.held -= self._held_earlier.pop(0)
+        else:
+            self._let_go_of_bytes()
+        super().on_response_complete()
+        if self.transport.is_closing():
+            return
+        if self._is_answering:
+            # Of the next one a part may have come that nothing follows.
+            self._await_coming()
+            if self._is_ending:
+                self.flow.pause_reading()
+        elif self._is_ending:
+            self._end()
+        elif self.cycle.more_body:
+            self._let_body_pass()
+
+    def _let_body_pass(self) -> None:
+        """A client that is still writing when the connection closes may never see its reply."""
+        self._unset_keepalive_if_required()
+        self._closes_after = CLOSES in self.cycle.scope
+        self._passing_timer = self.loop.call_later(self._body_timeout_s, self._close, "unread_body")
+
+    def _body_passed(self) -> None:
+        """The connection goes on, or ends, if the client has asked for that."""
+        self._end_passing()
+        if self._closes_after:
+            self.transport.close()
+        elif self.cycle.response_complete and not self.is_head_due:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def _end_passing(self) -> None:
+        if self._passing_timer is not None:
+            self._passing_timer.cancel()
+            self._passing_timer = None
+
+    # The end
 
     def _refuse(self, fault: ServiceError) -> None:
-        """Says what is wrong, and ends. A client that waits for earlier replies would take this for one of them."""
-        self.metrics.closed["bad_http"].inc()
+        """Says what is wrong when the replies that are due have been given, and ends."""
+        self._metrics.closed["out_of_room" if isinstance(fault, Overloaded) else "bad_http"].inc()
         self._head_came()
-        cycle = self.cycle
-        if cycle is not None and not cycle.response_complete:
-            if self.pipeline or not cycle.more_body or cycle.response_started:
-                self._end_after_replies()
+        self.fault, self._is_ending = fault, True
+        if (cycle := self.cycle) is not None and cycle.more_body:
+            if cycle.response_started:
+                self.transport.close()
                 return
             # It is this one's own body that is wrong, so that nobody is to answer it any more.
-            cycle.disconnected = True
-            cycle.message_event.set()
-        self._is_ending = True
-        response = ErrorResponse(fault)
+            self._drop(cycle)
+        if self._is_answering:
+            self.flow.pause_reading()
+        else:
+            self._end()
+
+    def _drop(self, cycle: RequestResponseCycle) -> None:
+        """Leave the latest request unanswered, whose body is not whole."""
+        if self.pipeline and self.pipeline[0][0] is cycle:
+            self.pipeline.popleft()
+        cycle.disconnected = True
+        cycle.body = bytearray()
+        cycle.message_event.set()
+        self._let_go_of_bytes()
+
+    def _end(self) -> None:
+        if self.fault is None:
+            self.transport.close()
+            return
+        self.fault.closes = True
+        response = ErrorResponse(self.fault)
         lines = (b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *response.headers))
         self.transport.write(b"".join((STATUS_LINE[response.status], *lines, b"\r\n", response.body)))
-        self.transport.close()
-
-    def _end_after_replies(self) -> None:
-        """Answers the request that is being answered, and no other."""
-        self._is_ending = True
-        self.pipeline.clear()
-        self.flow.pause_reading()
+        if not self.transport.can_write_eof():
+            self.transport.close()
+            return
+        # Were it closed at once, a client that is still writing would be reset before it reads what is wrong.
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self._inflight.silent[self] = time.monotonic()
+        self._passing_timer = self.loop.call_later(_GOODBYE_S, self.transport.close)
 
     def _await_head(self) -> None:
-        self._head_timer = self.loop.call_later(self.head_timeout_s, self._give_up)
+        self._head_timer = self.loop.call_later(self._head_timeout_s, self._close, "slow_head")
 
-    def _give_up(self) -> None:
-        self.metrics.closed["slow_head"].inc()
+    def _close(self, reason: Close) -> None:
+        self._metrics.closed[reason].inc()
         self.transport.close()
 
     def _head_came(self) -> None:
-        self._is_head_due = False
+        self.is_head_due = False
+        if self._is_silent:
+            self._is_silent = False
+            self._inflight.silent.pop(self, None)
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+        if self._held_head:
+            self._inflight.held -= self._held_head
+            self._held_head = 0
 
 
-def began_at(scope: Scope) -> float:
-    """When a request's first byte was read, by `time.perf_counter`."""
-    began: float | None = scope.get(BEGAN)
-    return time.perf_counter() if began is None else began
-
-
-def cycle_of(scope: Scope) -> RequestResponseCycle | None:
-    """The server's own side of a request; None where it came otherwise."""
-    cycle: RequestResponseCycle | None = scope.get(_CYCLE)
-    return cycle
-
-
-def expect_no_reply(scope: Scope) -> None:
-    """The client of a request has left, which the server may not have been told: its end is a moment later than its
-    beginning."""
-    if (cycle := cycle_of(scope)) is not None:
-        cycle.disconnected = True
-
-
-def is_whole(scope: Scope) -> bool:
-    """Whether all of a request's body has come, so that it need not be waited for."""
-    cycle = cycle_of(scope)
-    return cycle is not None and not cycle.more_body
-
-
-def left_check(scope: Scope) -> Callable[[], bool]:
-    """Tells at any time, at no cost until then, whether the request's client has left."""
-    cycle = cycle_of(scope)
-    return _stays if cycle is None else cycle.transport.is_closing
-
-
-def _stays() -> bool:
-    return False
-
-
-def bounded_protocol(
-    max_header_bytes: int,
-    head_timeout_s: float,
-    reply_timeout_s: float,
-    metrics: Metrics,
-    shortcut: Shortcut | None = None,
-) -> type[HttpToolsProtocol]:
-    """The protocol with its limits; uvicorn takes a class and makes the instances itself."""
-    return type(
-        "BoundedProtocol",
-        (BoundedProtocol,),
-        {
-            "max_header_bytes": max_header_bytes,
-            "head_timeout_s": head_timeout_s,
-            "reply_timeout_s": reply_timeout_s,
-            "metrics": metrics,
-            "shortcut": shortcut,
-        },
-    )
+def _out_of_room() -> ServiceError:
+    return Overloaded("too many bytes of requests are in flight; send this one again")

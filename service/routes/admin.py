@@ -23,8 +23,8 @@ from service.deployment.experiment import (
 )
 from service.deployment.pointers import CURRENT, SourceError, is_bundle, named_bundle, point_to, roll_back
 from service.errors import Conflict, ErrorReply
-from service.http.access import access_of
-from service.http.body import read_json_body
+from service.http.access import KEY, access_of
+from service.http.request import read_json_body
 from service.models.lineup import Serving
 from service.settings import Settings
 
@@ -155,9 +155,8 @@ class _Orders:
 async def _done(request: Request, what: str, order: Callable[[], _Result], **about: object) -> _Result:
     """Has it done, and says who wanted it."""
     result = await _quietly(order)
-    access = access_of(request.scope)
     log = structlog.get_logger("msd.admin")
-    log.info(what, key=access.key, request_id=access.request_id, **about)
+    log.info(what, key=request.scope.get(KEY), request_id=access_of(request.scope).request_id, **about)
     return result
 
 

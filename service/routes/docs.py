@@ -17,8 +17,8 @@ from msd.contract.events import EventBatch
 from msd.contract.golden import read_goldens
 from msd.contract.request import ScoreRequest
 from service.errors import ErrorReply
-from service.http.deadline import FIELD
-from service.http.oip_errors import PREFIX
+from service.http.access import OIP
+from service.http.request import FIELD
 from service.models.lineup import Serving
 from service.models.model import Model
 from service.routes.events_route import PATH as EVENTS_PATH
@@ -131,7 +131,7 @@ def _tell_of_keys(document: dict[str, Any]) -> None:
             if path in _OPEN:
                 operation["security"] = []
                 continue
-            of = oip_error if path.startswith(PREFIX) else None
+            of = oip_error if path.startswith(OIP) else None
             operation["responses"] |= {
                 str(status): of(_DESCRIPTIONS[status]) if of else _error(status) for status in (401, 403)
             }

@@ -15,7 +15,7 @@ from msd.contract.live_state import LiveState
 from msd.contract.rows import RowSide
 from service.deployment.readiness import Readiness
 from service.errors import EventsUnavailable, NotReady, StoreError
-from service.http.body import read_json_body
+from service.http.request import read_json_body
 from service.live.batch import Batch, LiveEvent, Outcome, rows_of
 from service.live.errors import LiveError
 from service.live.overlay import state_rules

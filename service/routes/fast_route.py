@@ -13,10 +13,9 @@ from starlette.types import Scope
 from service.deployment.readiness import Readiness
 from service.errors import MalformedHeader, UnsupportedMediaType
 from service.http.access import Access, AccessLog
-from service.http.body import check_json
-from service.http.deadline import Deadlines
 from service.http.exchange import Exchange
-from service.http.guard import Guard
+from service.http.keys import Guard
+from service.http.request import Deadlines, check_json
 from service.models.lineup import Serving
 from service.routes.score_route import PATH, PYTHONS
 from service.scoring.answer import Answer, Asked, Terms
@@ -47,17 +46,15 @@ class FastRoute:
         self._max_body_bytes = settings.max_body_bytes
 
     def takes(self, scope: Scope) -> bool:
-        """Whether a request whose head came may be one."""
-        return bool(scope["path"] == PATH and scope["method"] == "POST" and self._serving.current.champion.native)
+        """Whether a request whose head came may be one: of a key that is refused, no body is waited for."""
+        is_plain = scope["path"] == PATH and scope["method"] == "POST" and self._serving.current.champion.native
+        return bool(is_plain and (self._guard is None or self._guard.admits(scope, "score")))
 
     def begin(self, exchange: Exchange, give_up: GiveUp) -> None:
         """Answers a request that came whole, now or later, or gives it up to the app."""
         scope, body = exchange.scope, exchange.body
         access = self._log.begin(scope)
         access.is_scoring = True
-        if self._guard is not None and not self._guard.admits(scope, "score"):
-            give_up()
-            return
         try:
             check_json(scope)
             deadline = self._deadlines.of(scope["headers"], exchange.began)

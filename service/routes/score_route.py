@@ -8,10 +8,9 @@ from starlette.types import Receive, Scope, Send
 from service.deployment.readiness import Readiness
 from service.errors import NotReady
 from service.http.access import access_of
-from service.http.body import read_json_body
-from service.http.deadline import Deadlines
-from service.http.guard import Guard
-from service.http.protocol import began_at, left_check
+from service.http.exchange import began_at, left_check
+from service.http.keys import Guard
+from service.http.request import Deadlines, read_json_body
 from service.models.lineup import Serves
 from service.scoring.answer import Asked, Terms
 from service.scoring.pipeline import Pipeline
@@ -44,8 +43,8 @@ class ScoreRoute:
         """Answers one request."""
         access = access_of(scope)
         access.is_scoring = True
-        if self._guard is not None and (refusal := self._guard.refusal(scope, "score")):
-            await self._guard.send_away(scope, receive, refusal)
+        if self._guard is not None:
+            self._guard.check(scope, "score")
         settings = self._settings
         body = await read_json_body(scope, receive, settings.max_body_bytes, settings.body_timeout_ms / 1000)
         if not self._readiness.can_score:

@@ -36,7 +36,7 @@ Tier = Literal["file", "arena", "stale", "redis", "missing"]
 EventOutcome = Literal["accepted", "duplicate"]
 EventNote = Literal["late", "in_row", "ahead", "unknown_user", "unknown_item"]
 Swap = Literal["done", "refused", "postponed"]
-Close = Literal["handshake", "slow_head", "slow_reader", "bad_http", "made_room", "full"]
+Close = Literal["handshake", "slow_head", "unread_body", "slow_reader", "bad_http", "out_of_room", "made_room", "full"]
 KeyRefusal = Literal["missing", "unknown", "expired", "scope"]
 Logged = Literal["handed", "dropped", "written", "lost"]
 Shadowed = Literal["scored", "busy", "failed"]
@@ -135,6 +135,9 @@ class Metrics:
         )
         self.connections = self._gauge("msd_connections", "Open client connections.")
         self.connections_limit = self._gauge("msd_connections_limit", "Configured limit of open client connections.")
+        self.inflight_bytes = self._gauge(
+            "msd_inflight_bytes", "Bytes of requests that are unfinished or not yet answered, of all connections."
+        )
         closed = self._counter(
             "msd_connections_closed", "Client connections closed by the service, by reason.", "reason"
         )

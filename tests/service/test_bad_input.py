@@ -289,10 +289,26 @@ HEADS = {
     "NUL": (GET + b"A: \x00\r\n\r\n", 400),
     "tls": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
     "http/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
+    "no host": (b"GET /health/live HTTP/1.1\r\n\r\n", 400),
+    "two hosts": (GET + b"host: y\r\n\r\n", 400),
+    "two hosts in HTTP/1.0": (GET.replace(b"1.1", b"1.0") + b"host: y\r\n\r\n", 400),
+    "HTTP/0.9": (GET.replace(b"1.1", b"0.9") + b"\r\n", 505),
+    "HTTP/0.9, its own way": (b"GET /health/live\r\n\r\n", 505),
+    "HTTP/2.0": (GET.replace(b"1.1", b"2.0") + b"\r\n", 505),
+    "HTTP/1.2": (GET.replace(b"1.1", b"1.2") + b"\r\n", 400),
+    "another coding": (GET + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
+    "chunks in HTTP/1.0": (GET.replace(b"1.1", b"1.0") + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    "a tunnel": (b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", 400),
     "a chunk that is none": (HEAD + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n", 400),
     "a trailer without end": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n0\r\n" + b"a:\r\n" * 200, 431),
 }
-_CODES = {400: "bad_http", 414: "target_too_long", 431: "head_too_large"}
+_CODES = {
+    400: "bad_http",
+    414: "target_too_long",
+    431: "head_too_large",
+    501: "unsupported_coding",
+    505: "unsupported_version",
+}
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -309,6 +325,37 @@ def test_heads_that_are_too_large_or_no_heads(service: LiveService, name: str) -
         assert b"\r\nconnection: close" in told
         assert json.loads(body)["error"]["code"] == _CODES[status]
     assert service.score(GOOD).status_code == 200
+
+
+def test_http_1_0_needs_no_host(service: LiveService) -> None:
+    assert talk(service, b"GET /health/live HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 ")
+
+
+EXPECTING = HEAD + b"Expect: 100-continue\r\nConnection: close\r\n"
+
+
+def test_a_client_that_asks_first_hears_the_decision_before_it_sends(service: LiveService) -> None:
+    too_large = talk(service, EXPECTING + b"Content-Length: 9000000\r\n\r\n")
+    not_json = talk(service, EXPECTING.replace(b"application/json", b"text/plain") + b"Content-Length: 9\r\n\r\n")
+    with socket.create_connection(("127.0.0.1", service.port), timeout=20) as connection:
+        connection.sendall(EXPECTING + b"Content-Length: %d\r\n\r\n" % len(but()))
+        go_on = connection.recv(65_536)
+        connection.sendall(but())
+        answer = b"".join(iter(lambda: connection.recv(65_536), b""))
+
+    assert too_large.startswith(b"HTTP/1.1 413 ")
+    assert not_json.startswith(b"HTTP/1.1 415 ")
+    assert go_on == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/v2/health/live", "/v1/model", "/metrics", "/docs"])
+def test_head_is_answered_as_get_without_a_body(client: httpx.Client, path: str) -> None:
+    head, got = client.head(path), client.get(path)
+
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == got.headers["content-type"]
+    assert client.head("/v1/score").status_code == 405
 
 
 def test_a_connection_that_says_nothing_is_closed(

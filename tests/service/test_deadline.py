@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from msd.contract.bundle import Bundle
 from service.errors import MalformedHeader
-from service.http.deadline import Deadlines
+from service.http.request import Deadlines
 from service.settings import Settings
 from tests.service.bundle_factory import AT, golden_requests
 from tests.service.live import LiveService, live_service, run_ms, wait_until

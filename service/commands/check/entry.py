@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from msd.contract.errors import MsdError
 from service.commands.check.finding import Finding, Group
+from service.http.entry import LOOPBACK
 from service.http.keys import read_keys
-from service.http.listener import LOOPBACK
 from service.http.tls import check_tls
 from service.settings import Settings
 

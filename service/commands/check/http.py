@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from msd.contract.errors import MsdError
-from service.http.listener import LOOPBACK
+from service.http.entry import LOOPBACK
 
 _TIMEOUT_S = 10.0
 _MAX_BYTES = 2**24

@@ -5,14 +5,14 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from service.http.oip_errors import PREFIX
+from service.http.access import OIP
 from service.models.lineup import Lineup
 from service.routes.oip.form import InferReply, InferRequest, OipError
 from service.routes.oip.model_routes import MODEL, versions_of
 from service.routes.oip.tensors import HEADER
 
-INFER_PATHS = (f"{PREFIX}/models/{{name}}/infer", f"{PREFIX}/models/{{name}}/versions/{{version}}/infer")
-OPEN_PATHS = (f"{PREFIX}/health/live", f"{PREFIX}/health/ready")
+INFER_PATHS = (f"{OIP}/models/{{name}}/infer", f"{OIP}/models/{{name}}/versions/{{version}}/infer")
+OPEN_PATHS = (f"{OIP}/health/live", f"{OIP}/health/ready")
 _REF = "#/components/schemas/{model}"
 _EXAMPLE = {
     "inputs": [

@@ -12,9 +12,8 @@ from msd.contract.request import InvalidRequest, RequestError
 from service.deployment.readiness import Readiness
 from service.errors import NotReady, UnsupportedMediaType
 from service.http.access import Access, access_of
-from service.http.body import read_body
-from service.http.deadline import Deadlines
-from service.http.protocol import began_at, left_check
+from service.http.exchange import began_at, left_check
+from service.http.request import Deadlines, read_body
 from service.models.lineup import Lineup, Serving
 from service.routes.oip.form import InferRequest
 from service.routes.oip.inputs import WHOLE, scoring_body, user_of

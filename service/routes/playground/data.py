@@ -21,7 +21,7 @@ from msd.contract.request import MAX_EXPLAINED, InvalidRequest
 from msd.contract.rows import Records, Rows, RowSide
 from msd.contract.schema import MAX_ID_CHARS, SIDES, Bag, Categorical, FeatureSchema, Numeric, Side, ValueField
 from service.errors import ServiceError, StoreError
-from service.http.paths import DATA
+from service.http.keys import PLAYGROUND
 from service.models.lineup import Serving
 from service.models.model import Model
 from service.routes.playground.words import Words
@@ -63,7 +63,7 @@ class PlaygroundData:
     def routes(self) -> list[Route]:
         """One for each question."""
         asked = {"about": self._about, "items": self._items, "ads": self._ads, "users": self._users, "user": self._user}
-        return [Route(f"{DATA}/{name}", answer, methods=["GET"]) for name, answer in asked.items()]
+        return [Route(f"{PLAYGROUND}data/{name}", answer, methods=["GET"]) for name, answer in asked.items()]
 
     async def _about(self, _: Request) -> Response:
         model = self._serving.current.champion

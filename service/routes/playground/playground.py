@@ -18,7 +18,7 @@ from msd.contract.errors import MsdError
 from service.deployment.aside import Aside
 from service.deployment.proof import Proof
 from service.errors import NotReady
-from service.http.paths import ASSETS, PAGE, WITHOUT
+from service.http.keys import ASSETS, PAGE, PLAYGROUND
 from service.models.lineup import Arm, Assignment, Lineup, Serving
 from service.models.model import Model, load_model
 from service.routes.playground.data import PlaygroundData
@@ -61,7 +61,7 @@ class Playground:
 
     def routes(self) -> list[Route]:
         """All of them."""
-        compared = [Route(WITHOUT, self._without, methods=["POST"])] if self._without else []
+        compared = [Route(f"{PLAYGROUND}score-without", self._without, methods=["POST"])] if self._without else []
         return [*_page_routes(), *self._data.routes(), *compared]
 
     async def open(self) -> None:

@@ -1,0 +1,166 @@
+"""However a network cuts the bytes of requests, the replies are the same, and no byte of a body is another."""
+
+import asyncio
+import json
+import socket
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import uvicorn
+import uvloop
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
+
+from msd.contract.bundle import Bundle
+from service.http.access import AccessLog, AccessMiddleware
+from service.http.entry import Entry
+from service.http.protocol import BoundedProtocol
+from service.http.request import read_body
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from tests.service.live import LiveService, live_service
+from tests.service.test_bad_input import HEAD, talk
+
+SETTINGS = Settings(bundle=Path("b"))
+OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+# What a reader of lines could take for a header or the end of a head.
+_WORDS = [
+    b"Upgrade: h2c",
+    b"Upgrade:7",
+    b"\r\nUpgrade: x\r\n",
+    b"\r\n\r\n",
+    b"GET / HTTP/1.1\r\n",
+    b"0\r\n\r\n",
+    b"\r",
+    b"",
+]
+BODIES = st.lists(st.sampled_from(_WORDS) | st.binary(max_size=4), max_size=5)
+
+
+class Sent(NamedTuple):
+    """One request: its bytes, and the body that they carry."""
+
+    wire: bytes
+    body: bytes
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Replies with what came."""
+    body = await read_body(scope, receive, SETTINGS.max_body_bytes, 60)
+    said = [scope["method"], scope["path"], body.hex(), sorted(name.decode() for name, _ in scope["headers"])]
+    reply = json.dumps(said).encode() + b"\n"
+    headers = [(b"content-length", b"%d" % len(reply))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": reply})
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> Sent:
+    """A request with a body, by length or in chunks that begin anywhere; with an offer of HTTP/2, or without."""
+    pieces = draw(BODIES)
+    body = b"".join(pieces)
+    head = b"POST /p HTTP/1.1\r\nHost: x\r\nX-Request-Id: same\r\n"
+    head += OFFER if draw(st.booleans()) else b""
+    if draw(st.booleans()):
+        return Sent(head + b"Content-Length: %d\r\n\r\n" % len(body) + body, body)
+    chunks = b"".join(b"%x;a=b\r\n%b\r\n" % (len(piece), piece) for piece in pieces if piece)
+    trailer = draw(st.sampled_from([b"", b"Upgrade: h2c\r\n", b"Connection: upgrade\r\nUpgrade: x\r\n"]))
+    return Sent(head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n" + trailer + b"\r\n", body)
+
+
+def replies(pieces: list[bytes]) -> bytes:
+    """All that a connection says to pieces that come one by one, after which its client says no more."""
+
+    async def go(ours: socket.socket, theirs: socket.socket) -> bytes:
+        loop, metrics = asyncio.get_running_loop(), Metrics()
+        app = AccessMiddleware(echo, AccessLog(metrics))
+        factory = Entry(SETTINGS, metrics).protocol(None)
+        config = uvicorn.Config(app, http=factory, ws="none", log_config=None)  # type: ignore[arg-type]
+        made: list[BoundedProtocol] = []
+
+        def protocol() -> BoundedProtocol:
+            made.append(factory(config=config, server_state=ServerState(), app_state={}))
+            return made[0]
+
+        await loop.connect_accepted_socket(protocol, ours)
+        for piece in pieces:
+            while made[0].flow.read_paused:
+                await asyncio.sleep(0)
+            if made[0].transport.is_closing():
+                break
+            made[0].data_received(piece)
+            await asyncio.sleep(0)
+        theirs.shutdown(socket.SHUT_WR)
+        said = b""
+        while came := await loop.sock_recv(theirs, 65_536):
+            said += came
+        return said
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        return uvloop.run(go(ours, theirs))
+
+
+def cut(whole: bytes, places: list[int]) -> list[bytes]:
+    """Its pieces between some places."""
+    ends = sorted({0, len(whole), *(place % len(whole) for place in places)})
+    return [whole[start:end] for start, end in pairwise(ends)]
+
+
+ENDS = [
+    b"",
+    b"GET /partly HTTP/1.1\r\nHo",
+    b"nonsense\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxyz",
+]
+_OFFERED = b"POST /p HTTP/1.1\r\nHost: x\r\nX-Request-Id: same\r\n" + OFFER + b"Content-Length: 2\r\n\r\nab"
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    sent=st.lists(requests(), min_size=1, max_size=4),
+    end=st.sampled_from(ENDS),
+    places=st.lists(st.integers(0, 2_000), max_size=12),
+)
+@example(sent=[Sent(_OFFERED, b"ab")] * 3, end=b"", places=list(range(500)))
+@example(sent=[Sent(_OFFERED, b"ab")], end=ENDS[3], places=list(range(500)))
+def test_a_cut_changes_nothing(sent: list[Sent], end: bytes, places: list[int]) -> None:
+    whole = b"".join(one.wire for one in sent) + end
+    said = replies(cut(whole, places))
+
+    assert said == replies([whole])
+    told = [json.loads(part.splitlines()[0]) for part in said.split(b"\r\n\r\n") if part.startswith(b"[")]
+    assert [bytes.fromhex(one[2]) for one in told] == [one.body for one in sent]
+    assert all("upgrade" not in one[3] for one in told)
+    assert said.count(b"HTTP/1.1 400 ") == (end in ENDS[2:])
+
+
+def test_a_score_does_not_depend_on_where_a_chunk_begins(cold_bundle: Bundle, tmp_path: Path) -> None:
+    """Ids and a text that begin as a header does, at a chunk's beginning."""
+    text = {"i9": {"text": "Upgrade: a comedy"}}
+    body = json.dumps({"user_id": "Upgrade:7", "candidates": {"id": ["Upgrade:8", "i9", "i1"]}, "items": text}).encode()
+    places = [place for place in range(len(body)) if body.startswith(b"Upgrade:", place)]
+    whole = HEAD + b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    chunks = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in cut(body, places))
+    chunked = HEAD + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+    with live_service(cold_bundle.folder, tmp_path, encoder_wait_ms=60_000) as service:
+        wanted = scores(service, [whole])
+
+        assert len(places) == 3
+        assert wanted["candidates"]["id"][0] == "Upgrade:8"
+        for pieces in ([chunked], cut(chunked, [chunked.index(b"\r\nUpgrade:") + 5]), cut(whole, [60, 120, 400])):
+            assert scores(service, pieces) == wanted
+
+
+def scores(service: LiveService, pieces: list[bytes]) -> dict[str, dict[str, list[object]]]:
+    """The reply's body, but for what differs with each request."""
+    head, _, body = talk(service, *pieces).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 "), head
+    found: dict[str, dict[str, list[object]]] = json.loads(body)
+    found.pop("request_id", None)
+    return found
