@@ -5,7 +5,6 @@ Does not know what is said on connections.
 
 import asyncio
 import ctypes
-import resource
 import socket
 import struct
 import time
@@ -24,8 +23,6 @@ from service.telemetry.metrics import Metrics
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 """Addresses that only this machine reaches."""
-OWN_FILES = 128
-"""Open files beside connections of clients."""
 _BACKLOG = 2_048
 _SO_ATTACH_FILTER = 26
 # A client that does not answer when its connection is closed is not waited for any longer.
@@ -44,10 +41,10 @@ class Entry:
         self._tls = open_tls(settings, metrics)
         self._inflight = Inflight(settings.inflight_mb * 2**20)
         self._log = structlog.get_logger("msd.entry")
-        self._places = self._files_for(settings.max_connections)
         self._arriving: dict[socket.socket, float] = {}
         """When each connection came that is not set up yet, which with TLS takes a handshake; oldest first."""
         self._look_again_at = 0.0
+        self._told_bytes = 0
         self._watching: asyncio.Task[None] | None = None
 
     def protocol(self, shortcut: Shortcut | None) -> Callable[..., BoundedProtocol]:
@@ -74,7 +71,7 @@ class Entry:
         self, connection: socket.socket, protocol: Callable[[], asyncio.Protocol], others: Collection[asyncio.Protocol]
     ) -> bool:
         """Makes a connection one of the server's, unless there are too many, or its client fails, or has left."""
-        if len(others) + len(self._arriving) >= self._places and not self._make_room(others):
+        if len(others) + len(self._arriving) >= self._settings.max_connections and not self._make_room(others):
             self._metrics.closed["full"].inc()
             return False
         self._arriving[connection] = time.monotonic()
@@ -96,7 +93,9 @@ class Entry:
             if excess > 0:
                 excess -= unread[one]
                 one.stop_writing()
-        self._metrics.inflight_bytes.set(self._inflight.held)
+        # Its change, for there may be another entry.
+        self._metrics.inflight_bytes.inc(self._inflight.held - self._told_bytes)
+        self._told_bytes = self._inflight.held
         if self._inflight.is_over():
             asyncio.get_running_loop().run_in_executor(None, return_free_memory)
 
@@ -143,18 +142,6 @@ class Entry:
                 return one
         self._look_again_at = now + _LOOK_AGAIN_S
         return None
-
-    def _files_for(self, wanted: int) -> int:
-        """How many connections there may be by the limit of open files, which is raised as far as that is allowed."""
-        limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if limit != resource.RLIM_INFINITY and limit < wanted + OWN_FILES:
-            limit = wanted + OWN_FILES if most == resource.RLIM_INFINITY else min(wanted + OWN_FILES, most)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, most))
-            if limit < wanted + OWN_FILES:
-                places = max(1, limit - OWN_FILES)
-                self._log.warning("fewer_connections", places=places, wanted=wanted, open_files=limit)
-                return places
-        return wanted
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -84,9 +84,6 @@ UNFINISHED: dict[str, Callable[[], bytes]] = {
     "bodies less a byte": lambda: HEAD + b"Content-Length: %d\r\n\r\n" % MOST + b" " * (MOST - 1),
     "chunks": lambda: HEAD + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % MOST + b" " * (MOST - 1),
     "heads": lambda: HEAD + b"A: " + b"x" * (2**17 - 100),
-    "requests that wait, and a body": lambda: (
-        (HEAD + b"Content-Length: %d\r\n\r\n" % MOST).join([b""] * 2) + b" " * 2**19
-    ),
 }
 
 

@@ -121,7 +121,7 @@ ENDS = [
 _OFFERED = b"POST /p HTTP/1.1\r\nHost: x\r\nX-Request-Id: same\r\n" + OFFER + b"Content-Length: 2\r\n\r\nab"
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(
     sent=st.lists(requests(), min_size=1, max_size=4),
     end=st.sampled_from(ENDS),
