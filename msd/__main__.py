@@ -60,7 +60,7 @@ COMMANDS = {
     ),
     "demo": _Command("msd.demo.command", "demo,train,cpu,load", "Run the whole path on MovieLens-100K."),
 }
-_LOG_REPLAY = _Command("service.request_log.replay_command", "cpu,log", "")
+_LOG_REPLAY = _Command("service.request_log.replay", "cpu,log", "")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -62,7 +62,7 @@ ARROWS = [
     Arrow("loadtest.savings", ("loadtest", "msd")),
     Arrow(
         "image",
-        ("image", "loadtest.http_client", "msd.contract", "service.request_log.parquet"),
+        ("image", "loadtest.http_client", "msd.contract", "service.request_log.files"),
         forbidden=frozenset(HEAVY),
     ),
 ]

@@ -1,14 +1,16 @@
-"""Scores what a service has logged once more, by the very way that requests take, and compares to the bit.
+"""`msd replay LOG`: are logged requests scored to the same bits again, here and now, by the way that requests take?"""
 
-Knows records, bundles and runtimes. Does not know how it is asked, nor how it tells.
-"""
-
+import json
+import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import Progress, TextColumn
 
 from msd.contract.assemble import assemble, cut
 from msd.contract.bundle import Bundle
@@ -16,13 +18,15 @@ from msd.contract.errors import MsdError
 from msd.contract.log import LogError, RequestRecord, basis_of
 from msd.contract.request import RequestError, parse_request
 from msd.contract.rows import RowCodec
-from service.request_log.parquet import log_files, read_requests
+from service.request_log.files import log_files, read_requests
 from service.runtimes.choice import open_runtime
 from service.runtimes.runtime import Runtime, Scores
 from service.scoring.reply import declared, spread
 from service.settings import Settings
+from service.trust import Trust
 
 _SHOWN = 10
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 class Difference(NamedTuple):
@@ -66,11 +70,15 @@ class LogReplay:
         self._runtimes: dict[tuple[str, str, int], Runtime] = {}
         self.found = Replayed()
 
-    def replay(self, records: Iterable[RequestRecord], progress: Callable[[], None]) -> Replayed:
-        """Replays records. Raises MsdError when one cannot be scored at all: it was damaged, or no runtime is to be
-        had."""
+    def replay(
+        self, records: Iterable[RequestRecord], progress: Callable[[], None], limit: int | None = None
+    ) -> Replayed:
+        """Replays records, at most `limit` of these bundles. Raises MsdError when one cannot be scored at all: it was
+        damaged, or no runtime is to be had."""
         found = self.found
         for record in records:
+            if found.requests == limit:
+                break
             progress()
             bundle = self._bundles.get(record.bundle_id)
             if bundle is None:
@@ -127,17 +135,12 @@ class LogReplay:
     def _opened(self, bundle: Bundle, record: RequestRecord) -> Runtime:
         """The runtime that the record names, or the one asked for. Raises RuntimeRefused where it is not to be had."""
         name, provider, _ = record.engine.split("-", 2)
-        wanted = (bundle.bundle_id, f"{name}-{provider}" if self._runtime == "as logged" else "", record.threads)
+        if self._runtime != "as logged":
+            name, provider = self._runtime, "cpu"
+        wanted = (bundle.bundle_id, f"{name}-{provider}", record.threads)
         if wanted not in self._runtimes:
-            settings = Settings.model_validate(
-                {
-                    "bundle": bundle.folder,
-                    "runtime": name if self._runtime == "as logged" else self._runtime,
-                    "provider": provider if self._runtime == "as logged" else "cpu",
-                    "threads": record.threads,
-                }
-            )
-            self._runtimes[wanted] = open_runtime(bundle, settings)
+            given = {"bundle": bundle.folder, "runtime": name, "provider": provider, "threads": record.threads}
+            self._runtimes[wanted] = open_runtime(bundle, Settings.model_validate(given))
         return self._runtimes[wanted]
 
 
@@ -145,20 +148,12 @@ def replay_log(
     path: Path, bundles: Sequence[Bundle], runtime: str, limit: int | None, progress: Callable[[], None]
 ) -> Replayed:
     """Replays the log's requests, oldest first, at most `limit` of them. Raises MsdError when there are none."""
-    replay = LogReplay(bundles, runtime)
-    for file in log_files(path):
-        left = None if limit is None else limit - replay.found.requests
-        if left == 0:
-            break
-        replay.replay((one for one, _ in zip(read_requests(file), _count(left), strict=False)), progress)
-    if not replay.found.requests:
-        others = ", ".join(replay.found.skipped)
+    records = (record for file in log_files(path) for record in read_requests(file))
+    found = LogReplay(bundles, runtime).replay(records, progress, limit)
+    if not found.requests:
+        others = ", ".join(found.skipped)
         raise MsdError(f"{path}: holds no request of these bundles" + (f", but of {others}" if others else ""))
-    return replay.found
-
-
-def _count(limit: int | None) -> Iterable[int]:
-    return range(2**62 if limit is None else limit)
+    return found
 
 
 def _unlike(record: RequestRecord, runtime: Runtime) -> str | None:
@@ -192,3 +187,43 @@ def _greatest_difference(record: RequestRecord, scores: Scores) -> float:
             return float("inf")
         differences.append(float(np.abs(old - scores[head]).max(initial=0.0)))
     return float(np.max(differences))
+
+
+@app.command("replay")
+def main(
+    log: Annotated[Path, typer.Argument(metavar="LOG", help="A service's MSD_LOG_DIR, or one of its files.")],
+    bundle: Annotated[list[Path], typer.Option(metavar="DIR", help="The bundle that it served; of several, each.")],
+    runtime: Annotated[
+        str, typer.Option(help="What runs the model: 'as logged', auto, onnxruntime or openvino.")
+    ] = "as logged",
+    limit: Annotated[int | None, typer.Option(min=1, help="How many requests, of the oldest.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Scores the requests of a service's log again, from the rows that they were scored from, and compares the scores.
+
+    To the bit on the same processor and runtime, else within the manifest's tolerances. Exit status 1 if any differs.
+    """
+    trust = Trust.from_environ(os.environ)
+    bundles = [trust.open(folder, rows=False) for folder in bundle]
+    with Progress(TextColumn("{task.description}, {task.completed}"), console=Console(stderr=True)) as bars:
+        bar = bars.add_task("Replaying", total=None)
+        found = replay_log(log, bundles, runtime, limit, lambda: bars.advance(bar))
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+    else:
+        _tell(found)
+    if found.mismatches:
+        raise typer.Exit(1)
+
+
+def _tell(found: Replayed) -> None:
+    typer.echo(
+        f"{found.requests} requests, {found.candidates} candidates: {found.exact} compared to the bit, {found.near} by"
+        f" the tolerances; {found.mismatches} differ (scores by {found.max_abs_diff:.1e} at most)"
+    )
+    for reason, count in found.unlike.items():
+        typer.echo(f"by the tolerances, {count}: {reason}")
+    for bundle_id, count in found.skipped.items():
+        typer.echo(f"left out, {count}: of bundle {bundle_id}; give its folder by --bundle")
+    for request_id, what in found.differences:
+        typer.echo(f"differs: request {request_id}: {what}")

@@ -1,38 +1,64 @@
-"""The request log as the service sees it: the event loop hands over sampled requests and events, and one thread makes
-and writes their records. Nothing waits for it: what its queue has no room for is dropped and counted.
+"""The request log: the event loop hands over sampled requests and events, one thread makes and writes their records.
+
+Nothing waits for it. What its queue has no room for is dropped, what cannot be written - as when the disk is full or
+gone - is lost; both are counted.
 """
 
 import asyncio
 import threading
 import time
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
+import orjson
 import structlog
 
 from msd.contract.errors import MsdError
-from msd.contract.log import is_sampled
-from service.cores import give_way
+from msd.contract.log import EVENTS, REQUESTS, EventRecord, RequestRecord, is_sampled
+from service.cores import give_way, let_others_run
 from service.models.lineup import Lineup
-from service.request_log.folder import LogFolder
-from service.request_log.served import Events
+from service.request_log.quality import Drift, Observed
 from service.scoring.answer import Answer, Served
+from service.scoring.reply import served_places
 from service.settings import Settings
-from service.telemetry.metrics import Metrics
+from service.telemetry.metrics import Logged, Metrics
 
-if TYPE_CHECKING:
-    from service.request_log.writer import LogWriter
+if TYPE_CHECKING:  # pyarrow, which it needs, is an extra
+    from service.request_log.files import LogFolder
 
 _MAX_BYTES, _MAX_COUNT = 16 * 2**20, 4_096
 _TICK_S = 1.0
 # Python's lock is shared with those who answer requests: of its time the thread takes a third at most.
 _PAUSES_PER_WORK = 2.0
 _CLOSE_WITHIN_S = 3.0
+_FULL_BYTES, _FEWEST_FILES = 16 * 2**20, 4
+# Records become columns in batches of about so many ids: while they do, nobody else runs Python.
+_BATCH_IDS = 1_600
+_SAY_AGAIN_S = 30.0
+_STAGES = ("parse_ms", "rows_ms", "queue_ms", "run_ms", "total_ms")
+Record = TypeVar("Record", RequestRecord, EventRecord)
+
+
+class Events(NamedTuple):
+    """The body of a request to `POST /v1/events` whose `total` events were accepted."""
+
+    body: bytes
+    total: int
+    received_at: float
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory that it keeps."""
+        return len(self.body)
 
 
 class RequestLog:
-    """All methods are for the event loop. `share` of the requests are logged."""
+    """All methods are for the event loop. `share` of the requests are logged.
+
+    What is handed over is kept by reference, so arrays of a scored request may not change after its reply.
+    """
 
     def __init__(self, writer: "LogWriter", share: float, tick_s: float, metrics: Metrics) -> None:
         self._writer = writer
@@ -92,24 +118,237 @@ class RequestLog:
         writer, tick_at = self._writer, time.monotonic() + self._tick_s
         while True:
             began = time.thread_time()
+            told = self._told(max(0.0, tick_at - time.monotonic()))
+            if told is None and self._closing.is_set():
+                break
+            # Whatever goes wrong with one record, others are still logged.
             try:
-                told = self._queue.get(timeout=max(0.0, tick_at - time.monotonic()))
-            except Empty:
-                writer.tick()
-                tick_at = time.monotonic() + self._tick_s
-            else:
-                if told is None:
-                    break
-                size = told.size
-                writer.take(told)
-                # Only now, so that a writer that hangs fills the queue.
-                self._taken_bytes += size
-                self._taken_count += 1
+                if told is not None:
+                    writer.take(told)
                 if time.monotonic() >= tick_at:
-                    writer.tick()
                     tick_at = time.monotonic() + self._tick_s
+                    writer.tick()
+            except Exception as error:
+                writer.lose(told, error)
+            if told is not None:
+                # Only now, so that a writer that hangs fills the queue.
+                self._taken_bytes += told.size
+                self._taken_count += 1
             self._closing.wait(_PAUSES_PER_WORK * (time.thread_time() - began))
         writer.close()
+
+    def _told(self, timeout: float) -> Served | Events | None:
+        """What was handed over next; None if nothing comes, or nothing will any more."""
+        try:
+            return self._queue.get(timeout=timeout)
+        except Empty:
+            return None
+
+
+class LogWriter:
+    """Records of requests and events, which wait in memory until a file of them is due, for `flush_s` at most.
+
+    All of it runs in the log's thread.
+    """
+
+    def __init__(self, folder: "LogFolder", metrics: Metrics, share: float, flush_s: float) -> None:
+        """`share` of the requests are logged, and the events of those, and events that name no request."""
+        from service.request_log.files import encode_batches, event_batch, request_batch
+
+        self._folder = folder
+        self._encode = encode_batches
+        self._metrics = metrics
+        self._share = share
+        # A file must not be more than the folder may hold, and should not push out all others.
+        full = min(_FULL_BYTES, folder.max_bytes // _FEWEST_FILES)
+        self._requests = _Waiting(REQUESTS, request_batch, full, flush_s)
+        self._events = _Waiting(EVENTS, event_batch, full, flush_s)
+        self._drift, self._observed = Drift(metrics), Observed(metrics)
+        self._say_again_at = 0.0
+        self._log = structlog.get_logger("msd.request_log")
+        self._metrics.log_bytes.set(folder.size())
+
+    def take(self, told: Served | Events) -> None:
+        """Make records of what was told. Raises whatever keeps it from being logged."""
+        if isinstance(told, Served):
+            self._take_request(told)
+        else:
+            self._take_events(told)
+        self._flush()
+
+    def tick(self) -> None:
+        """Write what has waited long, remove old files, and set the gauges."""
+        self._flush()
+        self._observed.tell()
+        self._folder.prune()
+        self._metrics.log_bytes.set(self._folder.size())
+
+    def lose(self, told: Served | Events | None, error: Exception) -> None:
+        """Count what was told, if anything, as lost."""
+        if isinstance(told, Events):
+            self._lost(EVENTS, told.total, error)
+        else:
+            self._lost(REQUESTS, int(told is not None), error)
+
+    def close(self) -> None:
+        """Write what waits, and leave the folder to the next service."""
+        self._flush(is_last=True)
+        self._folder.close()
+
+    def _take_request(self, served: Served) -> None:
+        record = record_of(served)
+        self._observed.record(record)
+        let_others_run()
+        if served.is_champion:
+            scored = served.scored
+            self._drift.add(served.model.bundle.manifest, served.request, scored.basis, scored.scores)
+            let_others_run()
+        self._requests.add(record, served.size, 1 + len(record.item_ids))
+        if self._requests.ids >= _BATCH_IDS:
+            self._convert(self._requests)
+
+    def _take_events(self, events: Events) -> None:
+        told = list(records_of(events))
+        wanted = [one for one in told if one.request_id is None or is_sampled(one.request_id, self._share)]
+        self._metrics.log_events["unsampled"].inc(len(told) - len(wanted))
+        for event in wanted:
+            self._observed.event(event)
+            self._events.add(event, events.size // len(told), 1)
+        if self._events.ids >= _BATCH_IDS:
+            self._convert(self._events)
+
+    def _flush(self, *, is_last: bool = False) -> None:
+        """Write what is much or has waited long; all of it if it is the last time."""
+        if self._requests.is_due(is_last):
+            self._write(self._requests)
+        if self._events.is_due(is_last):
+            self._write(self._events)
+
+    def _convert(self, waiting: "_Waiting[Record]") -> None:
+        count = len(waiting.records)
+        try:
+            waiting.convert()
+        except Exception as error:  # a value that Parquet cannot hold, say
+            self._lost(waiting.kind, count, error)
+
+    def _write(self, waiting: "_Waiting[Record]") -> None:
+        self._convert(waiting)
+        count, batches = waiting.taken()
+        try:
+            if batches:
+                self._folder.add(waiting.kind, self._encode(batches))
+                self._metrics.log_bytes.set(self._folder.size())
+        except Exception as error:  # the disk, first of all
+            self._lost(waiting.kind, count, error)
+        else:
+            self._count(waiting.kind, "written", count)
+
+    def _count(self, kind: str, result: Logged, count: int) -> None:
+        results = self._metrics.log_events if kind == EVENTS else self._metrics.log_records
+        results[result].inc(count)
+
+    def _lost(self, kind: str, count: int, error: Exception) -> None:
+        self._count(kind, "lost", count)
+        if time.monotonic() >= self._say_again_at:
+            self._say_again_at = time.monotonic() + _SAY_AGAIN_S
+            is_ours = isinstance(error, MsdError | OSError)
+            self._log.error("request_log_failed", reason=str(error), exc_info=None if is_ours else error)
+
+
+class _Waiting(Generic[Record]):
+    """Records of one kind that are not in a file yet: the latest as they are, others in batches of columns."""
+
+    def __init__(self, kind: str, to_batch: Callable[[Sequence[Record]], Any], full: int, flush_s: float) -> None:
+        self.kind = kind
+        self.records: list[Record] = []
+        self.ids = 0
+        self._to_batch: Callable[[Sequence[Record]], Any] = to_batch
+        self._batches: list[Any] = []
+        self._full, self._flush_s = full, flush_s
+        self._bytes = 0
+        self._since = 0.0
+
+    def add(self, record: Record, size: int, ids: int) -> None:
+        """One more, of about `size` bytes and with so many IDs."""
+        if not (self.records or self._batches):
+            self._since = time.monotonic()
+        self.records.append(record)
+        self.ids += ids
+        self._bytes += size
+
+    def is_due(self, is_last: bool) -> bool:
+        """Whether there are any, and they are many or have waited long, or are the last."""
+        is_long = self._bytes >= self._full or time.monotonic() - self._since >= self._flush_s
+        return bool(self.records or self._batches) and (is_long or is_last)
+
+    def convert(self) -> None:
+        """Make the latest records columns. If that fails, they are lost."""
+        records, self.records, self.ids = self.records, [], 0
+        if records:
+            self._batches.append(self._to_batch(records))
+
+    def taken(self) -> tuple[int, list[Any]]:
+        """The number of records in batches, and these; none wait any more."""
+        batches, self._batches, self._bytes = self._batches, [], 0
+        return sum(batch.num_rows for batch in batches), batches
+
+
+def record_of(served: Served) -> RequestRecord:
+    """The record of a request. Raises UnicodeEncodeError for an ID with half of a surrogate pair, which UTF-8 lacks."""
+    model, scored, request = served.model, served.scored, served.request
+    basis, engine, degraded = scored.basis, served.model.engine, scored.degraded_candidates
+    user, items = basis.user, basis.items
+    columns = list(scored.scores.values())
+    history = list(user.histories[0] if request.history is None else request.history)
+    "".join([served.request_id, request.user_id, *request.ids, *history]).encode()
+    return RequestRecord(
+        request_id=served.request_id,
+        received_at=served.received_at,
+        at=basis.at,
+        arm=served.arm,
+        arm_share=served.arm_share,
+        model_version=model.version,
+        bundle_id=model.bundle.bundle_id,
+        manifest_sha256=model.identity,
+        engine=engine.key,
+        runtime_version=engine.version,
+        instructions=" ".join(engine.instructions),
+        threads=engine.threads,
+        ran=basis.ran,
+        is_partial=basis.is_partial,
+        together=basis.together,
+        user_id=request.user_id,
+        request=served.body,
+        history=history,
+        item_ids=request.ids,
+        bids=request.bids,
+        user_row=user.records.tobytes(),
+        user_found=bool(user.found[0]),
+        user_stale=None if user.stale is None else bool(user.stale[0]),
+        item_rows=items.records.tobytes(),
+        items_found=items.found.tobytes(),
+        items_stale=None if items.stale is None else items.stale.tobytes(),
+        heads=list(scored.scores),
+        scores=columns,
+        degraded_user=scored.degraded_user,
+        rungs=[degraded.get(one) for one in request.ids] if degraded else None,
+        served=None if request.top_k is None else served_places(request.bids, columns[0], request.top_k).tolist(),
+        **{name: 1000 * seconds for name, seconds in zip(_STAGES, served.seconds, strict=True)},
+    )
+
+
+def records_of(events: Events) -> Iterator[EventRecord]:
+    """The record of each event."""
+    for event in orjson.loads(events.body)["events"]:
+        yield EventRecord(
+            event_id=event["event_id"],
+            type=event["type"],
+            user_id=event["user_id"],
+            item_id=event["item_id"],
+            at=events.received_at if event.get("at") is None else event["at"],
+            request_id=event.get("request_id"),
+            received_at=events.received_at,
+        )
 
 
 def open_request_log(settings: Settings, metrics: Metrics) -> RequestLog | None:
@@ -118,7 +357,7 @@ def open_request_log(settings: Settings, metrics: Metrics) -> RequestLog | None:
         return None
     if find_spec("pyarrow") is None:
         raise MsdError("MSD_LOG_DIR needs pyarrow, which is not installed: pip install 'msd-ctr[log]'")
-    from service.request_log.writer import LogWriter
+    from service.request_log.files import LogFolder
 
     folder = LogFolder(settings.log_dir, settings.log_max_mb * 2**20, settings.log_max_days * 86_400.0)
     writer = LogWriter(folder, metrics, settings.log_sample, settings.log_flush_seconds)

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from msd.contract.log import RequestRecord
-from service.request_log.parquet import log_files, read_requests
+from service.request_log.files import log_files, read_requests
 from tests.service.live import LiveService, wait_until
 
 ASKS = {"user_id": "u1", "candidates": {"id": ["i1", "i2"]}}

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from msd.contract.log import EVENTS, REQUESTS
-from service.request_log.folder import LogFolder, LogFolderError
+from service.request_log.files import LogFolder, LogFolderError
 
 DAY = 86_400.0
 

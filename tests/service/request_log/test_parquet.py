@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from msd.contract.log import EventRecord, RequestRecord, is_sampled
-from service.request_log.parquet import (
+from service.request_log.files import (
     LogFileError,
     encode_events,
     encode_requests,
@@ -18,7 +18,7 @@ from service.request_log.parquet import (
     read_events,
     read_requests,
 )
-from service.request_log.served import Events, records_of
+from service.request_log.request_log import Events, records_of
 
 RECORD = RequestRecord(
     request_id="r",

@@ -18,10 +18,8 @@ from msd.contract.bundle import Bundle
 from msd.contract.log import EVENTS, Basis
 from msd.contract.request import CheckedRequest
 from service.models.model import Model, load_model
-from service.request_log.folder import LogFolder, LogFolderError
-from service.request_log.parquet import log_files, read_events
-from service.request_log.request_log import RequestLog, open_request_log
-from service.request_log.writer import LogWriter
+from service.request_log.files import LogFolder, LogFolderError, log_files, read_events
+from service.request_log.request_log import Events, LogWriter, RequestLog, open_request_log
 from service.scoring.answer import Scored, Served
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -139,6 +137,43 @@ def test_a_record_that_cannot_be_written_is_lost_alone(model: Model, tmp_path: P
     assert results(metrics) == {"handed": 4, "dropped": 0, "written": 2, "lost": 2}
     assert results(metrics, "events")["lost"] == 7
     assert [record.request_id for record in records(tmp_path)] == ["r0", "r2"]
+
+
+class FailingWriter(LogWriter):
+    """One that fails at what nobody foresaw, once at each step."""
+
+    def __init__(self, folder: LogFolder, metrics: Metrics) -> None:
+        super().__init__(folder, metrics, 1.0, 0.0)
+        self.failed: set[str] = set()
+
+    def take(self, told: Served | Events) -> None:
+        self._fail("take")
+        super().take(told)
+
+    def tick(self) -> None:
+        self._fail("tick")
+        super().tick()
+
+    def _fail(self, step: str) -> None:
+        if step not in self.failed:
+            self.failed.add(step)
+            raise RuntimeError(step)
+
+
+def test_a_writer_that_fails_goes_on_with_the_next_record(model: Model, tmp_path: Path) -> None:
+    metrics = Metrics()
+    writer = FailingWriter(LogFolder(tmp_path, 2**30, 1e9), metrics)
+    with capture_logs() as said:
+        log = RequestLog(writer, 1.0, 0.05, metrics)
+        wait_until(lambda: "tick" in writer.failed)
+        log.request(served(model, "first"))
+        log.request(served(model, "second"))
+        wait_until(lambda: results(metrics)["written"] == 1)
+        asyncio.run(log.close())
+
+    assert [record.request_id for record in records(tmp_path)] == ["second"]
+    assert results(metrics) == {"handed": 2, "dropped": 0, "written": 1, "lost": 1}
+    assert {one["event"] for one in said} == {"request_log_failed"}
 
 
 def test_events_of_requests_outside_the_sample_are_left_out(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A real service that logs into real files: what is in them, what is lost when parts fail, and that nothing waits."""
 
 import json
+import resource
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,29 @@ def test_a_folder_that_is_gone_loses_records_and_no_request(logging: Logging) ->
     away.rename(folder)
     asked(logging, [ASKS])
     assert any(line["event"] == "request_log_failed" for line in service.log())
+
+
+def test_a_full_disk_loses_records_until_there_is_room_and_no_request(bundle: Bundle, tmp_path: Path) -> None:
+    """As on a full disk, writes of the service end half way, those of its log on stdout included."""
+    folder = tmp_path / "log"
+    settings: dict[str, Any] = {"log_dir": folder, "log_sample": 1, "log_flush_seconds": 0.05}
+    with live_service(bundle.folder, tmp_path, **settings) as service:
+        pid = service.process.pid
+        before = resource.prlimit(pid, resource.RLIMIT_FSIZE, (1_000, resource.RLIM_INFINITY))
+
+        def is_lost() -> bool:
+            assert service.score(ASKS).status_code == 200
+            return logged(service, "lost") > 0
+
+        wait_until(is_lost)
+        assert not list(folder.glob("*.parquet"))
+        wait_until(lambda: not list(folder.glob(".requests-*")))
+        assert service.metric('msd_log_lines_total{result="lost"}') > 0
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+        request_id = service.score(ASKS).json()["request_id"]
+        wait_until(lambda: list(folder.glob("*.parquet")))
+        assert set(awaited(folder, [request_id])) == {request_id}
+        assert service.terminate() == 0
 
 
 def test_the_disk_is_bounded_and_the_newest_are_kept(bundle: Bundle, tmp_path: Path) -> None:

@@ -15,9 +15,8 @@ from msd.contract.log import EVENTS, EventRecord, RequestRecord, basis_of
 from msd.contract.reference import reference_of
 from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec
-from service.request_log.drift import Drift
-from service.request_log.observed import SETTLE_S, Observed
-from service.request_log.parquet import log_files, read_events
+from service.request_log.files import log_files, read_events
+from service.request_log.quality import SETTLE_S, Drift, Observed
 from service.telemetry.metrics import Metrics
 from tests.service.bundle_factory import reseal
 from tests.service.live import LiveService, live_service, wait_until
