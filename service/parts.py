@@ -35,7 +35,7 @@ from service.scoring.run_queue import RunQueue
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.process import build_of
-from service.tracing.tracing import open_tracing
+from service.tracing import open_tracing
 from service.trust import Trust
 from service.watchdog import Liveness
 

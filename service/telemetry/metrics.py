@@ -26,7 +26,7 @@ from msd.contract.bundle import Manifest
 from msd.contract.rows import RowSide
 from service.runtimes.runtime import Engine
 from service.telemetry.logs import LINE_RESULTS
-from service.telemetry.metric_types import Children, GaugeSet, Labels, ReadCounter
+from service.telemetry.metric_types import Children, GaugeSet, K, Labels, ReadCounter
 from service.telemetry.process import Build, memory_limit, own_memory
 
 Stage = Literal["parse", "rows", "queue", "run", "reply"]
@@ -41,8 +41,6 @@ KeyRefusal = Literal["missing", "unknown", "expired", "scope"]
 Logged = Literal["handed", "dropped", "written", "lost"]
 Shadowed = Literal["scored", "busy", "failed"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
-SHEDS: tuple[Shed, ...] = get_args(Shed)
-CLOSES: tuple[Close, ...] = get_args(Close)
 RUNGS: dict[RowSide, tuple[str, ...]] = {"user": get_args(UserRung), "item": get_args(Rung)}
 """What stands in for a fresh row, by side."""
 STORE_STATES = ("up", "slow", "refusing", "down")
@@ -58,6 +56,84 @@ _STAGE_SECONDS = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2
 _AGES = (1, 10, 60, 300, 900, 3_600, 7_200, 21_600, 86_400, 172_800, 604_800)
 _CANDIDATES = (1, 10, 25, 50, 100, 200, 350, 500, 1000, 2000)
 
+HELP = {
+    # Scoring requests and their stages
+    "msd_requests": "Scoring requests that ended, by HTTP status; 499: the client disconnected first.",
+    "msd_request_seconds": "Seconds from the first byte of a scoring request to its reply, if that was 200.",
+    "msd_stage_seconds": "Seconds per stage of a scoring request.",
+    "msd_request_candidates": "Candidates per scored request.",
+    "msd_run_rows": "Candidates per model run; a run may score several requests.",
+    "msd_degraded": "Users and candidates scored without a fresh row of their own, by what was used instead.",
+    "msd_shed": "Scoring requests rejected or dropped, by reason.",
+    "msd_partial": "Model runs that scored only the first candidates to meet the deadline.",
+    "msd_shadow_requests": "Requests offered to shadows, by result.",
+    "msd_shadow_shift": "Absolute difference of shadow and served pCTR in log-odds, per candidate.",
+    # API keys, TLS and connections
+    "msd_keys_refused": "Requests rejected for a missing or insufficient API key, by reason.",
+    "msd_keys_stale": "1 if the API key file is unusable and the keys read before are in use, else 0.",
+    "msd_tls_stale": "1 if certificate or private key are unusable and those read before are in use, else 0.",
+    "msd_connections": "Open client connections.",
+    "msd_connections_limit": "Configured limit of open client connections.",
+    "msd_inflight_bytes": "Bytes of requests that are unfinished or not yet answered, of all connections.",
+    "msd_connections_closed": "Client connections closed by the service, by reason.",
+    # Rows, where they were found, and the state of their store
+    "msd_store_errors": "Failed reads from the row store.",
+    "msd_damaged_rows": "Rows read that were truncated, corrupt or of another bundle.",
+    "msd_rows": "Rows requested, by the tier that served them.",
+    "msd_row_age_seconds": "Seconds since a row was written; one row is sampled per read.",
+    "msd_stale_seconds": "Seconds since Redis last confirmed the cached rows, per read of stale rows.",
+    "msd_store_state": "Open row stores, by state of their Redis connection.",
+    "msd_fill_state": "Open row stores, by state of their cache fill.",
+    "msd_arena_rows": "Rows cached in memory.",
+    # The queue of scoring requests, and the threads that empty it
+    "msd_queued_rows": "Candidates admitted and not yet scored.",
+    "msd_queued_seconds": "Estimated seconds until one scoring thread alone has scored the queued candidates.",
+    "msd_scoring_threads": "Configured scoring threads.",
+    "msd_ready": "1 if the service accepts requests, else 0.",
+    "msd_loop_silent_seconds": "Seconds since the event loop last said that it runs; it does ten times a second.",
+    "msd_scoring_silent_seconds": "Seconds since a scoring thread began or ended a job while all have one, else 0.",
+    "msd_longest_run_seconds": "Seconds that the longest job now in a scoring thread has taken, else 0.",
+    # Texts of ads without a row
+    "msd_encoded": "Texts of ads without a row, by result for their request.",
+    "msd_encoder_waiting": "Texts queued for the text encoder.",
+    "msd_encoder_seconds": "Seconds per run of the text encoder; a run may encode several texts.",
+    "msd_encoder_texts": "Texts encoded by the text encoder.",
+    "msd_encoded_damaged": "Vectors read from Redis that were truncated, corrupt or of another text.",
+    # Events and live state
+    "msd_event_requests": "Requests to /v1/events that ended, by HTTP status.",
+    "msd_event_request_seconds": "Seconds from a request to /v1/events, its first byte, to its reply, if that was 202.",
+    "msd_events": "Events received, by outcome.",
+    "msd_events_noted": "Events received out of order, already in a row, dated in the future, or without a row.",
+    "msd_newest_event_timestamp_seconds": "Time of the newest event, in Unix seconds; NaN before the first.",
+    "msd_live_errors": "Failed reads of live state.",
+    "msd_live_age_seconds": "Age of the user's live counts in seconds, per request scored with them.",
+    # What is served, and swaps
+    "msd_lineup_generation": "Number of the served line-up; each swap raises it.",
+    "msd_swaps": "Attempts to serve another bundle or other weights, by result.",
+    "msd_bundle_refused": "1 if the wanted bundle was refused and is not served, else 0.",
+    "msd_arm_requests": "Requests scored per arm of an experiment.",
+    "msd_arm_share": "Share of users assigned to an arm, from 0 to 1.",
+    "msd_bundle_info": "1 for each served bundle.",
+    "msd_runtime_info": "1 for each model runtime, as read back after loading.",
+    "msd_native_info": "1 for each way in which plain requests are scored: by the native core, or in Python.",
+    # The service's log, the request log and traces
+    "msd_log_lines": "Lines for stdout and stderr, by result.",
+    "msd_log_records": "Sampled requests for the request log, by result.",
+    "msd_log_events": "Events for the request log, by result.",
+    "msd_log_bytes": "Bytes of request log files on disk.",
+    "msd_traces": "Traces of requests, by result of their export.",
+    # Logged requests against the bundle's reference and against observed clicks
+    "msd_input_psi": "Population stability index of recent inputs against the bundle's reference, per input.",
+    "msd_score_psi": "Population stability index of recent scores against the bundle's reference, per head.",
+    "msd_predicted_over_observed": "Ratio of predicted to observed clicks of joined impressions; NaN if unknown.",
+    "msd_joined_impressions": "Recent impressions joined to their logged scores.",
+    "msd_joined_clicks": "Clicks among the joined impressions.",
+    # The process, beside what all Prometheus clients tell
+    "msd_build_info": "1 for the release that runs; its commit is empty if unknown.",
+    "msd_memory_own_bytes": "Memory of the process without mapped files; NaN if unknown.",
+    "msd_memory_limit_bytes": "Memory that control groups leave to the process; NaN without a limit.",
+}
+
 
 class Metrics:
     """The families of one service. All closed label values exist from the start, so that rates can be taken.
@@ -69,249 +145,120 @@ class Metrics:
         self.families = CollectorRegistry()
         # A switch of the whole library: `_created` would double the series of all counters and histograms.
         disable_created_metrics()  # type: ignore[no-untyped-call]
-        self._declare_requests()
-        self._declare_entry()
-        self._declare_store()
-        self._declare_queue()
-        self._declare_cold_ads()
-        self._declare_events()
+        self._declare_scoring()
+        self._declare_rows()
         self._declare_lineup()
-        self._declare_log()
-        self._declare_drift()
+        self._declare_logs()
         self._declare_process()
 
-    def _declare_requests(self) -> None:
-        """Scoring requests and their stages."""
-        requests = self._counter(
-            "msd_requests", "Scoring requests that ended, by HTTP status; 499: the client disconnected first.", "code"
-        )
-        self._requests = Children(requests, CODES)
-        self._request_seconds = self._histogram(
-            "msd_request_seconds",
-            "Seconds from the first byte of a scoring request to its reply, per request answered with 200.",
-            _SECONDS,
-        )
-        stages = self._histogram(
-            "msd_stage_seconds", "Seconds per stage of a scoring request.", _STAGE_SECONDS, "stage"
-        )
-        self.stages = Children(stages, STAGES)
-        self.candidates = self._histogram("msd_request_candidates", "Candidates per scored request.", _CANDIDATES)
-        self.run_rows = self._histogram(
-            "msd_run_rows", "Candidates per model run; a run may score several requests.", _CANDIDATES
-        )
-        degraded = self._counter(
-            "msd_degraded",
-            "Users and candidates scored without a fresh row of their own, by side and by what was used instead.",
-            "side",
-            "rung",
-        )
+    def _declare_scoring(self) -> None:
+        """Requests, their stages, connections, the queue, and texts of cold ads."""
+        self._requests = self._counters("msd_requests", "code", CODES)
+        self._request_seconds = self._histogram("msd_request_seconds", _SECONDS)
+        self.stages = self._histograms("msd_stage_seconds", "stage", STAGES, _STAGE_SECONDS)
+        self.candidates = self._histogram("msd_request_candidates", _CANDIDATES)
+        self.run_rows = self._histogram("msd_run_rows", _CANDIDATES)
+        degraded = Counter("msd_degraded", HELP["msd_degraded"], ("side", "rung"), registry=self.families)
         self._degraded = {(side, rung): degraded.labels(side, rung) for side in _SIDES for rung in RUNGS[side]}
-        sheds = self._counter("msd_shed", "Scoring requests rejected or dropped, by reason.", "reason")
-        self.sheds = Children(sheds, SHEDS)
-        self.partial = self._counter(
-            "msd_partial", "Model runs that scored only the first candidates to meet the deadline."
-        )
-        shadows = self._counter("msd_shadow_requests", "Requests offered to shadows, by result.", "result")
-        self.shadows = Children(shadows, get_args(Shadowed))
-        shifts = self._histogram(
-            "msd_shadow_shift",
-            "Absolute difference of shadow and served pCTR in log-odds, per candidate.",
-            _SHIFTS,
-            "slot",
-        )
-        self._shadow_shifts = Children(shifts, range(1, MAX_SHADOWS + 1))
+        self.sheds = self._counters("msd_shed", "reason", get_args(Shed))
+        self.partial = self._counter("msd_partial")
+        self.keys_refused = self._counters("msd_keys_refused", "reason", get_args(KeyRefusal))
+        self.keys_stale = self._gauge("msd_keys_stale")
+        self.tls_stale = self._gauge("msd_tls_stale")
+        self.connections = self._gauge("msd_connections")
+        self.connections_limit = self._gauge("msd_connections_limit")
+        self.inflight_bytes = self._gauge("msd_inflight_bytes")
+        self.closed = self._counters("msd_connections_closed", "reason", get_args(Close))
+        self.queued_rows = self._gauge("msd_queued_rows")
+        self.queued_seconds = self._gauge("msd_queued_seconds")
+        self.scoring_threads = self._gauge("msd_scoring_threads")
+        self.ready = self._gauge("msd_ready")
+        self.cold_texts = self._counters("msd_encoded", "result", get_args(ColdText))
+        self.encoder_waiting = self._gauge("msd_encoder_waiting")
+        self.encoder_seconds = self._histogram("msd_encoder_seconds", _STAGE_SECONDS)
+        self.encoder_texts = self._counter("msd_encoder_texts")
+        self.shelf_damaged = self._counter("msd_encoded_damaged")
 
-    def _declare_entry(self) -> None:
-        """API keys, TLS and connections."""
-        refused = self._counter(
-            "msd_keys_refused", "Requests rejected for a missing or insufficient API key, by reason.", "reason"
-        )
-        self.keys_refused = Children(refused, get_args(KeyRefusal))
-        self.keys_stale = self._gauge(
-            "msd_keys_stale", "1 if the API key file is unusable and the keys read before are in use, else 0."
-        )
-        self.tls_stale = self._gauge(
-            "msd_tls_stale", "1 if certificate or private key are unusable and those read before are in use, else 0."
-        )
-        self.connections = self._gauge("msd_connections", "Open client connections.")
-        self.connections_limit = self._gauge("msd_connections_limit", "Configured limit of open client connections.")
-        self.inflight_bytes = self._gauge(
-            "msd_inflight_bytes", "Bytes of requests that are unfinished or not yet answered, of all connections."
-        )
-        closed = self._counter(
-            "msd_connections_closed", "Client connections closed by the service, by reason.", "reason"
-        )
-        self.closed = Children(closed, CLOSES)
-
-    def _declare_store(self) -> None:
-        """Rows, where they were found, and the state of their store."""
-        self.store_errors = self._counter("msd_store_errors", "Failed reads from the row store.")
-        damaged = self._counter(
-            "msd_damaged_rows", "Rows read that were truncated, corrupt or of another bundle.", "side"
-        )
-        self._damaged = Children(damaged, _SIDES)
-        rows = self._counter("msd_rows", "Rows requested, by the tier that served them.", "tier")
-        self.rows = Children(rows, get_args(Tier))
-        ages = self._histogram(
-            "msd_row_age_seconds", "Seconds since a row was written; one row is sampled per read.", _AGES, "side"
-        )
-        self.row_ages = Children(ages, _SIDES)
-        self.stale_ages = self._histogram(
-            "msd_stale_seconds", "Seconds since Redis last confirmed the cached rows, per read of stale rows.", _AGES
-        )
-        states = self._gauge("msd_store_state", "Open row stores, by state of their Redis connection.", "state")
-        self.store_states = Children(states, STORE_STATES)
-        fills = self._gauge("msd_fill_state", "Open row stores, by state of their cache fill.", "state")
-        self.fills = Children(fills, FILLS)
-        self.arena_rows = Children(self._gauge("msd_arena_rows", "Rows cached in memory.", "side"), _SIDES)
-
-    def _declare_queue(self) -> None:
-        """The queue of scoring requests, and the threads that empty it."""
-        self.queued_rows = self._gauge("msd_queued_rows", "Candidates admitted and not yet scored.")
-        self.queued_seconds = self._gauge(
-            "msd_queued_seconds", "Estimated seconds until one scoring thread alone has scored the queued candidates."
-        )
-        self.scoring_threads = self._gauge("msd_scoring_threads", "Configured scoring threads.")
-        self.ready = self._gauge("msd_ready", "1 if the service accepts requests, else 0.")
-        self.loop_silent = self._gauge(
-            "msd_loop_silent_seconds",
-            "Seconds since the event loop last said that it runs; it does ten times a second.",
-        )
-        self.scoring_silent = self._gauge(
-            "msd_scoring_silent_seconds",
-            "Seconds since a scoring thread last began or ended a job while all have one, else 0.",
-        )
-        self.longest_run = self._gauge(
-            "msd_longest_run_seconds", "Seconds that the longest job now in a scoring thread has taken, else 0."
-        )
-
-    def _declare_cold_ads(self) -> None:
-        """Texts of ads without a row."""
-        texts = self._counter("msd_encoded", "Texts of ads without a row, by result for their request.", "result")
-        self.cold_texts = Children(texts, get_args(ColdText))
-        self.encoder_waiting = self._gauge("msd_encoder_waiting", "Texts queued for the text encoder.")
-        self.encoder_seconds = self._histogram(
-            "msd_encoder_seconds",
-            "Seconds per run of the text encoder; a run may encode several texts.",
-            _STAGE_SECONDS,
-        )
-        self.encoder_texts = self._counter("msd_encoder_texts", "Texts encoded by the text encoder.")
-        self.shelf_damaged = self._counter(
-            "msd_encoded_damaged", "Vectors read from Redis that were truncated, corrupt or of another text."
-        )
-
-    def _declare_events(self) -> None:
-        """Events and live state."""
-        events = self._counter("msd_event_requests", "Requests to /v1/events that ended, by HTTP status.", "code")
-        self._event_requests = Children(events, EVENT_CODES)
-        self._event_seconds = self._histogram(
-            "msd_event_request_seconds",
-            "Seconds from the first byte of a request to /v1/events to its reply, per request answered with 202.",
-            _SECONDS,
-        )
-        events = self._counter("msd_events", "Events received, by outcome.", "outcome")
-        self.events = Children(events, get_args(EventOutcome))
-        noted = self._counter(
-            "msd_events_noted",
-            "Events received out of order, already in a row, dated in the future, or without a row.",
-            "what",
-        )
-        self.events_noted = Children(noted, get_args(EventNote))
-        self.newest_event = self._gauge(
-            "msd_newest_event_timestamp_seconds", "Time of the newest event, in Unix seconds; NaN before the first."
-        )
-        self.newest_event.set(math.nan)
-        self.live_errors = self._counter("msd_live_errors", "Failed reads of live state.")
-        self.live_ages = self._histogram(
-            "msd_live_age_seconds", "Age of the user's live counts in seconds, per request scored with them.", _AGES
-        )
+    def _declare_rows(self) -> None:
+        """Rows and their stores; events and live state."""
+        self.store_errors = self._counter("msd_store_errors")
+        self._damaged = self._counters("msd_damaged_rows", "side", _SIDES)
+        self.rows = self._counters("msd_rows", "tier", get_args(Tier))
+        self.row_ages = self._histograms("msd_row_age_seconds", "side", _SIDES, _AGES)
+        self.stale_ages = self._histogram("msd_stale_seconds", _AGES)
+        self.store_states = self._gauges("msd_store_state", "state", STORE_STATES)
+        self.fills = self._gauges("msd_fill_state", "state", FILLS)
+        self.arena_rows = self._gauges("msd_arena_rows", "side", _SIDES)
+        self._event_requests = self._counters("msd_event_requests", "code", EVENT_CODES)
+        self._event_seconds = self._histogram("msd_event_request_seconds", _SECONDS)
+        self.events = self._counters("msd_events", "outcome", get_args(EventOutcome))
+        self.events_noted = self._counters("msd_events_noted", "what", get_args(EventNote))
+        self.newest_event = self._gauge("msd_newest_event_timestamp_seconds", math.nan)
+        self.live_errors = self._counter("msd_live_errors")
+        self.live_ages = self._histogram("msd_live_age_seconds", _AGES)
 
     def _declare_lineup(self) -> None:
-        """What is served, and swaps."""
-        self.generation = self._gauge("msd_lineup_generation", "Number of the served line-up; each swap raises it.")
-        swaps = self._counter("msd_swaps", "Attempts to serve another bundle or other weights, by result.", "result")
-        self.swaps = Children(swaps, get_args(Swap))
-        self.refused = self._gauge(
-            "msd_bundle_refused", "1 if the wanted bundle was refused and is not served, else 0."
-        )
-        arms = self._counter("msd_arm_requests", "Requests scored per arm of an experiment.", "slot")
-        self.arms = Children(arms, range(1, MAX_ARMS + 1))
-        self._shares = self._gauge_set(
-            "msd_arm_share", "Share of users assigned to an arm, from 0 to 1.", ("slot", "arm", "bundle_id")
-        )
-        self._bundles = self._gauge_set(
-            "msd_bundle_info", "1 for each served bundle.", ("bundle_id", "model_version", "store")
-        )
-        self._runtimes = self._gauge_set(
-            "msd_runtime_info", "1 for each model runtime, as read back after loading.", _RUNTIME_LABELS
-        )
-        self._natives = self._gauge_set(
-            "msd_native_info",
-            "1 for each way in which plain requests are scored: by the native core, or in Python.",
-            ("path", "instructions"),
-        )
+        """What is served, swaps, experiments and shadows."""
+        self.generation = self._gauge("msd_lineup_generation")
+        self.swaps = self._counters("msd_swaps", "result", get_args(Swap))
+        self.refused = self._gauge("msd_bundle_refused")
+        self.arms = self._counters("msd_arm_requests", "slot", range(1, MAX_ARMS + 1))
+        self._shares = self._gauge_set("msd_arm_share", "slot", "arm", "bundle_id")
+        self._bundles = self._gauge_set("msd_bundle_info", "bundle_id", "model_version", "store")
+        self._runtimes = self._gauge_set("msd_runtime_info", *_RUNTIME_LABELS)
+        self._natives = self._gauge_set("msd_native_info", "path", "instructions")
+        self.shadows = self._counters("msd_shadow_requests", "result", get_args(Shadowed))
+        self._shadow_shifts = self._histograms("msd_shadow_shift", "slot", range(1, MAX_SHADOWS + 1), _SHIFTS)
 
-    def _declare_log(self) -> None:
-        """The service's log, the request log and traces."""
-        self.log_lines = ReadCounter(
-            "msd_log_lines", "Lines for stdout and stderr, by result.", "result", LINE_RESULTS, self.families
-        )
-        records = self._counter("msd_log_records", "Sampled requests for the request log, by result.", "result")
-        self.log_records = Children(records, get_args(Logged))
-        events = self._counter("msd_log_events", "Events for the request log, by result.", "result")
-        self.log_events = Children(events, (*get_args(Logged), "unsampled"))
-        self.log_bytes = self._gauge("msd_log_bytes", "Bytes of request log files on disk.")
-        traces = self._counter("msd_traces", "Traces of requests, by result of their export.", "result")
-        self.traces = Children(traces, ("sent", "dropped", "failed"))
-
-    def _declare_drift(self) -> None:
-        """Logged requests against the bundle's reference and against observed clicks."""
-        self._input_psi = self._gauge_set(
-            "msd_input_psi",
-            "Population stability index of recent inputs against the bundle's reference, per input.",
-            ("feature",),
-        )
-        self._score_psi = self._gauge_set(
-            "msd_score_psi",
-            "Population stability index of recent scores against the bundle's reference, per head.",
-            ("head",),
-        )
+    def _declare_logs(self) -> None:
+        """The service's log, the request log and what it says of quality, and traces."""
+        self.log_lines = ReadCounter("msd_log_lines", HELP["msd_log_lines"], "result", LINE_RESULTS, self.families)
+        self.log_records = self._counters("msd_log_records", "result", get_args(Logged))
+        self.log_events = self._counters("msd_log_events", "result", (*get_args(Logged), "unsampled"))
+        self.log_bytes = self._gauge("msd_log_bytes")
+        self.traces = self._counters("msd_traces", "result", ("sent", "dropped", "failed"))
+        self._input_psi = self._gauge_set("msd_input_psi", "feature")
+        self._score_psi = self._gauge_set("msd_score_psi", "head")
         self._referenced = ""
         self._drift_lock = threading.Lock()
-        self.predicted_over_observed = self._gauge(
-            "msd_predicted_over_observed",
-            "Ratio of predicted to observed clicks of recent joined impressions; NaN if unknown.",
-        )
-        self.predicted_over_observed.set(math.nan)
-        self.joined_impressions = self._gauge(
-            "msd_joined_impressions", "Recent impressions joined to their logged scores."
-        )
-        self.joined_clicks = self._gauge("msd_joined_clicks", "Clicks among the joined impressions.")
+        self.predicted_over_observed = self._gauge("msd_predicted_over_observed", math.nan)
+        self.joined_impressions = self._gauge("msd_joined_impressions")
+        self.joined_clicks = self._gauge("msd_joined_clicks")
 
     def _declare_process(self) -> None:
         """The process: by the names that all Prometheus clients use, and what these lack."""
         ProcessCollector(registry=self.families)
-        self._build = self._gauge_set(
-            "msd_build_info", "1 for the release that runs; its commit is empty if unknown.", ("version", "commit")
-        )
-        self._gauge("msd_memory_own_bytes", "Memory of the process without mapped files; NaN if unknown.").set_function(
-            own_memory
-        )
-        self._gauge(
-            "msd_memory_limit_bytes", "Memory that control groups leave to the process; NaN without a limit."
-        ).set_function(memory_limit)
+        self._build = self._gauge_set("msd_build_info", "version", "commit")
+        self._gauge("msd_memory_own_bytes").set_function(own_memory)
+        self._gauge("msd_memory_limit_bytes").set_function(memory_limit)
+        self.loop_silent = self._gauge("msd_loop_silent_seconds")
+        self.scoring_silent = self._gauge("msd_scoring_silent_seconds")
+        self.longest_run = self._gauge("msd_longest_run_seconds")
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(name, text, labels, registry=self.families)
+    def _counter(self, name: str) -> Counter:
+        return Counter(name, HELP[name], registry=self.families)
 
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(name, text, labels, registry=self.families)
+    def _counters(self, name: str, label: str, values: Iterable[K]) -> Children[K, Counter]:
+        return Children(Counter(name, HELP[name], (label,), registry=self.families), values)
 
-    def _gauge_set(self, name: str, text: str, labels: Sequence[str]) -> GaugeSet:
-        return GaugeSet(name, text, labels, self.families)
+    def _gauge(self, name: str, value: float = 0.0) -> Gauge:
+        gauge = Gauge(name, HELP[name], registry=self.families)
+        gauge.set(value)
+        return gauge
 
-    def _histogram(self, name: str, text: str, bounds: Sequence[float], *labels: str) -> Histogram:
-        return Histogram(name, text, labels, buckets=bounds, registry=self.families)
+    def _gauges(self, name: str, label: str, values: Iterable[K]) -> Children[K, Gauge]:
+        return Children(Gauge(name, HELP[name], (label,), registry=self.families), values)
+
+    def _gauge_set(self, name: str, *labels: str) -> GaugeSet:
+        return GaugeSet(name, HELP[name], labels, self.families)
+
+    def _histogram(self, name: str, bounds: Sequence[float]) -> Histogram:
+        return Histogram(name, HELP[name], buckets=bounds, registry=self.families)
+
+    def _histograms(
+        self, name: str, label: str, values: Iterable[K], bounds: Sequence[float]
+    ) -> Children[K, Histogram]:
+        return Children(Histogram(name, HELP[name], (label,), buckets=bounds, registry=self.families), values)
 
     def request(self, code: int, seconds: float) -> None:
         """Count a scoring request that ended with `code`."""

@@ -12,9 +12,8 @@ from msd.contract.bundle import Bundle
 from msd.contract.errors import MsdError
 from service.settings import Settings
 from service.telemetry.metrics import STAGES, Metrics
-from service.tracing.sender import MOST_WAITING, Sender
-from service.tracing.spans import Traced
-from service.tracing.tracing import open_tracing
+from service.tracing import open_tracing
+from service.tracing.sender import MOST_WAITING, Sender, Traced
 from tests.service.bundle_factory import golden_requests
 from tests.service.live import LiveService, free_port, live_service, wait_until
 from tests.service.tracing.collector import Collector, collecting
