@@ -75,4 +75,6 @@ def _another(default: Any, schema: dict[str, Any]) -> Any:  # noqa: ANN401 - a v
         return not default
     if isinstance(default, int | float):
         return default + 1 if default + 1 <= schema.get("maximum", default + 1) else default / 2
-    return 3 if default == "auto" else "/another"
+    if default == "auto":
+        return 3
+    return "another" if "pattern" in schema else "/another"

@@ -137,6 +137,26 @@ def check_together(manifests: list[dict[str, Any]]) -> None:
         _check_pod(owner, spec, {name_of(one) for one in manifests})
 
 
+def check_closed(manifests: list[dict[str, Any]]) -> None:
+    """Raises ChartError where pods may be reached by, or reach, whoever is not named; or run an image by its tag."""
+    policies = [one["spec"] for one in manifests if one["kind"] == "NetworkPolicy"]
+    if not policies or not all(
+        set(policy["policyTypes"]) == {"Ingress", "Egress"}
+        and all(rule.get("from") for rule in policy["ingress"])
+        and all(rule.get("to") for rule in policy["egress"])
+        for policy in policies
+    ):
+        raise ChartError("a NetworkPolicy lets anybody in, or out to anybody")
+    for owner, _, spec in _pods(manifests):
+        for container in (*spec.get("initContainers", []), *spec["containers"]):
+            if "@sha256:" not in container["image"]:
+                raise ChartError(f"{owner}: {container['name']}: its image has no digest")
+            if "ephemeral-storage" not in container["resources"]["requests"]:
+                raise ChartError(f"{owner}: {container['name']}: asks for no ephemeral storage")
+        if spec.get("serviceAccountName", "default") == "default":
+            raise ChartError(f"{owner}: has no ServiceAccount of its own")
+
+
 def name_of(manifest: dict[str, Any]) -> str:
     """Kind and name."""
     return f"{manifest['kind']}/{manifest['metadata']['name']}"
