@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from email.utils import formatdate
+from itertools import islice
 from types import FrameType
 
 import structlog
@@ -45,8 +46,10 @@ _LINGER_S = 1.0
 _LAST_REPLIES_S = 3
 _ACCEPT_AGAIN_S = 0.5
 _ONCE_A_SECOND = 10
+_AT_ONCE = 64
 _ADMIN_CONNECTIONS = 64
-# Descriptors that are no clients': files of bundles and logs, Redis, the admin port's connections.
+# Descriptors that are no clients': files of bundles and logs, Redis, connections to the admin port, and those that are
+# taken in to be refused.
 _OTHER_FILES = 256
 
 
@@ -158,7 +161,7 @@ class _Listening(uvicorn.Server):
     async def _close_door(self) -> None:
         """Takes in whoever the kernel has accepted, and nobody after."""
         refuse_new(self._listener)
-        self._take_in()
+        self._take_in(None)
         self._loop.remove_reader(self._listener)
         self._listener.close()
         if self._arriving:  # who says nothing when TLS begins is not waited for
@@ -170,9 +173,10 @@ class _Listening(uvicorn.Server):
         if self._listener.fileno() >= 0:
             self._loop.add_reader(self._listener, self._take_in)
 
-    def _take_in(self) -> None:
+    def _take_in(self, most: int | None = _AT_ONCE) -> None:
+        """So many of those who wait at the door, or all; whoever is in is looked at before more are."""
         try:
-            for connection in accepted(self._listener):
+            for connection in islice(accepted(self._listener), most):
                 task = self._loop.create_task(self._admit(connection))
                 self._arriving.add(task)
                 task.add_done_callback(self._arriving.discard)

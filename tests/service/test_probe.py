@@ -28,6 +28,12 @@ def test_no_tls_where_the_settings_say_tls_is_an_error(service: LiveService) -> 
     assert f"127.0.0.1:{service.port}: " in (probe({"MSD_PORT": str(service.port), "MSD_TLS_CERT": "cert.pem"}) or "")
 
 
+def test_it_asks_the_admin_port_where_there_is_one(service: LiveService) -> None:
+    environ = {"MSD_PORT": str(free_port()), "MSD_ADMIN_PORT": str(service.port), "MSD_TLS_CLIENT_CA": "ca.pem"}
+    assert probe(environ) is None
+    assert probe({**environ, "MSD_ADMIN_PORT": "none"}) == "MSD_ADMIN_PORT='none' is no port"
+
+
 @pytest.mark.parametrize(("is_there", "status"), [(True, 0), (False, 1)])
 def test_its_exit_status_tells(service: LiveService, is_there: bool, status: int) -> None:
     port = service.port if is_there else free_port()

@@ -1,5 +1,7 @@
 """Settings: what an environment may say, and that a mistake is named together with its mending."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,3 +75,26 @@ def test_no_unknown_variable_passes(name: str, value: str) -> None:
         return
     with pytest.raises(SettingsError, match=f"MSD_{name}: no such setting"):
         Settings.from_environ({"MSD_BUNDLE": "b", f"MSD_{name}": value})
+
+
+def test_the_address_of_redis_may_be_in_a_file(tmp_path: Path) -> None:
+    place = tmp_path / "url"
+    environ = {"MSD_BUNDLE": "b", "MSD_STORE": "redis", "MSD_REDIS_URL_FILE": str(place)}
+
+    def said(**more: str) -> str:
+        with pytest.raises(SettingsError) as raised:
+            Settings.from_environ({**environ, **more})
+        return str(raised.value)
+
+    assert said().startswith(f"{place}: No such file or directory; MSD_REDIS_URL_FILE")
+    place.write_bytes(b"\xff")
+    assert said().startswith(f"{place}: not a URL")
+    place.write_text("http://h")
+    assert said().startswith("MSD_REDIS_URL: ")
+    place.write_text("x" * 20_000)
+    assert said() == f"{place}: larger than 16384 bytes"
+    place.write_text("redis://u:p@h:6379/0\n")
+    assert said(MSD_REDIS_URL="redis://h") == "MSD_REDIS_URL and MSD_REDIS_URL_FILE are both set: set one of them"
+    found = Settings.from_environ(environ).redis_url
+    assert found is not None
+    assert found.get_secret_value() == "redis://u:p@h:6379/0"

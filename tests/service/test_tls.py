@@ -206,3 +206,18 @@ def test_a_start_without_the_tls_that_is_asked_for_is_refused(bundle: Bundle, gi
     assert ended.returncode == 2
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_handshake_that_does_not_begin_does_not_keep_the_service(
+    bundle: Bundle, files: Files, tmp_path: Path
+) -> None:
+    with live_service(
+        bundle.folder, tmp_path, wait_ready=False, tls_cert=files.cert, tls_key=files.key, head_timeout_ms=600_000
+    ) as running:
+        url = f"https://127.0.0.1:{running.port}"
+        with httpx.Client(base_url=url, verify=files.context(), trust_env=False, timeout=30) as client:
+            wait_until(lambda: client.get("/health/ready").status_code == 200)
+            with socket.create_connection(("127.0.0.1", running.port)):
+                # Taken in after the silent one.
+                assert httpx.get(f"{url}/health/live", verify=files.context(), trust_env=False).status_code == 200
+                assert running.terminate() == 0
