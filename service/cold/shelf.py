@@ -14,7 +14,6 @@ from msd.contract.encoded import Vector, pack_vector, unpack_vector
 from msd.contract.redis_keys import encoded_key
 from service.redis.nodes import Command
 from service.redis.redis_line import pack
-from service.redis.redis_link import Ears
 from service.redis.topology import open_nodes
 from service.telemetry.metrics import Metrics
 
@@ -23,7 +22,7 @@ class RedisShelf:
     """Never fails: a Redis that cannot be asked holds nothing, and what cannot be put there is left out."""
 
     def __init__(self, url: str, timeout_s: float, ttl_s: int, metrics: Metrics) -> None:
-        self._nodes = open_nodes(url, timeout_s, [], Ears(_ignore, _nothing, _nothing))
+        self._nodes = open_nodes(url, timeout_s)
         self._ttl = b"%d" % ttl_s
         self._metrics = metrics
         self._log = structlog.get_logger("msd.encoder")
@@ -65,11 +64,3 @@ class RedisShelf:
     async def close(self) -> None:
         """Ends the connections."""
         await self._nodes.close()
-
-
-def _ignore(keys: object) -> None:
-    """Nothing is kept that could change: a key's vector is always the same."""
-
-
-def _nothing() -> None:
-    return

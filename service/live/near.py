@@ -44,12 +44,8 @@ class Near:
             key, (value, _) = self._held.popitem(last=False)
             self._bytes -= _size(key, value)
 
-    def forget(self, keys: Sequence[bytes] | None) -> None:
-        """Drops keys, or all."""
-        if keys is None:
-            self._held.clear()
-            self._bytes = 0
-            return
+    def forget(self, keys: Sequence[bytes]) -> None:
+        """Drops keys."""
         for key in keys:
             self._drop(key)
 

@@ -8,7 +8,7 @@ import hashlib
 import struct
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import hiredis
@@ -17,14 +17,13 @@ import numpy as np
 from msd.contract.live_state import NOTHING, pack_state
 from msd.contract.redis_keys import LIVE_STREAM, live_key, live_prefix, seen_key
 from msd.contract.rows import RowSide
-from service.errors import StoreError
 from service.live.batch import SIDES, Batch, LiveEvent, Outcome
 from service.live.errors import LiveError
 from service.live.near import Near
 from service.live.redis_script import DUPLICATE, FOLD, IN_ROW, LATE, STREAM, Script
 from service.live.store import States
 from service.live.stream import Stream
-from service.redis.nodes import Answers, Command, Nodes, are_among
+from service.redis.nodes import Command, Nodes, are_among, get_many
 from service.redis.redis_line import pack
 from service.redis.redis_link import Ears
 from service.redis.topology import open_nodes
@@ -55,8 +54,8 @@ class RedisStates:
         self._stream_until = 0.0
         prefixes = [live_prefix(side).encode() for side in SIDES] if cache_bytes else []
         timeout_s = settings.store_timeout_ms / 1000
-        self._nodes = open_nodes(url, timeout_s, prefixes, Ears(self._near.forget, _ignore, _ignore))
-        self._writers = open_nodes(url, _WRITE_TIMEOUT_S, [], Ears(lambda _: None, _ignore, _ignore))
+        self._nodes = open_nodes(url, timeout_s, prefixes, Ears(self._near.forget))
+        self._writers = open_nodes(url, _WRITE_TIMEOUT_S)
 
     async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> States:
         """What is near and sure; the rest in one round trip. Of what cannot be asked for, what was last known."""
@@ -114,19 +113,13 @@ class RedisStates:
 
     async def _read(self, keys: list[bytes], deadline: float | None) -> dict[bytes, bytes | None]:
         """The values that could be read. Raises LiveError where none could, and none of them is near."""
-        groups = self._nodes.groups(keys)
-        commands = [Command(keys[group[0]], pack(b"MGET", *[keys[place] for place in group])) for group in groups]
 
-        def accept(at: Sequence[int], replies: Sequence[Any], epoch: int) -> dict[bytes, bytes | None]:
-            values: dict[bytes, bytes | None] = {}
-            for number, reply in zip(at, replies, strict=True):
-                if not isinstance(reply, list) or len(reply) != len(groups[number]):
-                    raise StoreError(f"Redis at {self._nodes.address}: {reply!r:.200} is no answer to MGET")
-                values |= zip([keys[place] for place in groups[number]], reply, strict=True)
+        def accept(places: list[int], found: list[bytes | None], epoch: int) -> dict[bytes, bytes | None]:
+            values = dict(zip([keys[place] for place in places], found, strict=True))
             self._hold(values, epoch)
             return values
 
-        answers: Answers[Mapping[bytes, bytes | None]] = await self._nodes.ask(commands, accept, deadline)
+        answers = await get_many(self._nodes, keys, accept, deadline)
         if answers.error is not None and not answers.outcomes and not len(self._near):
             raise LiveError(str(answers.error)) from answers.error
         return {key: value for values in answers.outcomes for key, value in values.items()}
@@ -199,7 +192,3 @@ def _number(value: float) -> bytes:
 
 def _is_error(reply: object, code: str) -> bool:
     return isinstance(reply, hiredis.ReplyError) and str(reply).startswith(code)
-
-
-def _ignore() -> None:
-    """Nobody is told."""

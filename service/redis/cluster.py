@@ -1,6 +1,6 @@
-"""A cluster: a connection to each node that holds keys, each of which tells of the changes of its own.
+"""A cluster: a connection to each node that holds keys, and which node holds which slot.
 
-Knows where keys are, follows them where they move to, and learns of failovers. Does not know what is asked.
+Follows keys that move, and failovers. Does not know what is asked.
 """
 
 import asyncio
@@ -10,22 +10,28 @@ from collections.abc import Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import hiredis
+from redis.crc import key_slot
 
 from service.errors import StoreError
-from service.redis.nodes import SURE_S, Accept, Answers, Command
-from service.redis.redis_line import Ended, Target
+from service.redis.nodes import SURE_S, Accept, Answers, Command, checked
+from service.redis.redis_line import Target, pack
 from service.redis.redis_link import Ears, RedisLink, State
 from service.redis.redis_url import Address, RedisUrl, host_port
-from service.redis.slots import ASKING, INFO, RANGES, SLOTS, groups_of, read_ranges, read_redirect, read_view, slot_of
 
 T = TypeVar("T")
-_LIMIT_S = 0.5
+Ranges = dict[Address, list[tuple[int, int]]]
+"""The slots of each master, as first and last ones."""
+
+SLOTS = 16_384
+_INFO, _RANGES, _ASKING = pack(b"CLUSTER", b"INFO"), pack(b"CLUSTER", b"SLOTS"), pack(b"ASKING")
+# Far more than clusters have, so that redirections to made-up addresses do not open connections without end.
+_MAX_NODES = 1_000
 _WATCH_S = 1.0
 _SOON_S = 0.1
-# Of one question: to the node that is known, to where it says that the key is, and once more.
+# The node that is known, the one that it names, and once more.
 _ROUNDS = 3
 _WORST: tuple[State, ...] = ("up", "slow", "refusing", "down")
-# A node that says so is none to be asked for these keys now; what it says of others may be right.
+# Replies that say: do not ask this node for these keys now. What it says of other keys may be right.
 _NOT_NOW = ("CLUSTERDOWN ", "TRYAGAIN ", "LOADING ", "MASTERDOWN ", "MOVED ", "ASK ")
 
 
@@ -35,11 +41,18 @@ class _Node(NamedTuple):
 
 
 class _Answer(NamedTuple, Generic[T]):
-    """Of one node: what was accepted, and which commands (by place) go to which other node, after an ASKING or not."""
+    """One node's: what was accepted; commands by place that go to another node, with an ASKING or not; its error."""
 
     outcome: list[T]
     moved: dict[int, tuple[_Node, bool]]
     error: StoreError | None
+
+
+class Redirect(NamedTuple):
+    """Where a node says that a key is: for good, or while it moves there."""
+
+    to: Address
+    is_for_good: bool
 
 
 class Cluster:
@@ -54,7 +67,6 @@ class Cluster:
         self._epochs = itertools.count()
         self._nodes: dict[Address, _Node] = {}
         self._by_slot: list[_Node | None] = [None] * SLOTS
-        self._ranges: dict[Address, list[tuple[int, int]]] = {}
         self._cut_off: set[Address] = set()
         self._is_due = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
@@ -64,7 +76,6 @@ class Cluster:
 
     @property
     def state(self) -> State:
-        """How the node fares that fares worst."""
         states = [node.link.state for node in self._nodes.values()]
         if not states or self._cut_off:
             return "down"
@@ -72,21 +83,22 @@ class Cluster:
 
     @property
     def last_proved_at(self) -> float:
-        """When all words of change were known to have come from every node."""
         return min((node.link.last_proved_at for node in self._nodes.values()), default=self._made_at)
 
     def groups(self, keys: Sequence[bytes]) -> list[list[int]]:
         """Places of keys by their slot."""
-        return groups_of(keys)
+        groups: dict[int, list[int]] = {}
+        for place, key in enumerate(keys):
+            groups.setdefault(key_slot(key), []).append(place)
+        return list(groups.values())
 
     def current(self) -> list[int]:
-        """The epochs of the connections that there are."""
         return [node.link.epoch for node in self._nodes.values()]
 
     def sure(self) -> Sequence[int]:
-        """Those of connections to nodes that have answered lately, and are no cut-off part."""
+        """Of nodes that have answered lately and are not cut off from their cluster."""
         since = time.perf_counter() - SURE_S
-        # A copy: scoring threads ask, too, while the loop learns of other nodes.
+        # A copy, for scoring threads ask while the event loop adds and removes nodes.
         return [
             node.link.epoch
             for address, node in self._nodes.copy().items()
@@ -94,7 +106,7 @@ class Cluster:
         ]
 
     async def ask(self, commands: Sequence[Command], accept: Accept[T], deadline: float | None = None) -> Answers[T]:
-        """Sends each command to the node of its key, to all nodes at once, and once more where keys have moved."""
+        """Send each command to the node of its key, to all nodes at once, and again where keys have moved."""
         until = time.perf_counter() + self._timeout_s
         until = until if deadline is None else min(until, deadline)
         await self._begin(until)
@@ -102,7 +114,7 @@ class Cluster:
         error: StoreError | None = None
         where: dict[int, tuple[_Node, bool]] = {}
         for place, command in enumerate(commands):
-            if (node := self._by_slot[slot_of(command.key)]) is not None:
+            if (node := self._by_slot[key_slot(command.key)]) is not None:
                 where[place] = node, False
             else:
                 error = StoreError(f"Redis at {self.address}: {self._reason}")
@@ -123,7 +135,6 @@ class Cluster:
         return Answers(outcomes, StoreError(f"Redis at {self.address}: keys move faster than they can be followed"))
 
     async def close(self) -> None:
-        """Ends all connections."""
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
@@ -146,26 +157,22 @@ class Cluster:
                     to = self._node(redirect.to)
                     moved[place] = to, not redirect.is_for_good
                     if redirect.is_for_good:
-                        self._by_slot[slot_of(commands[place].key)] = to
+                        self._by_slot[key_slot(commands[place].key)] = to
                         self._is_due.set()
                 else:
                     refusals.append(StoreError(f"Redis at {node.link.address}: {reply}"))
             return [accept(kept, values, node.link.epoch)] if kept else []
 
+        sent = b"".join([_ASKING + one for one in packed] if asks else packed)
         try:
-            outcome = await node.link.ask(
-                b"".join([ASKING + one for one in packed] if asks else packed),
-                len(packed) * (2 if asks else 1),
-                accepted,
-                until,
-            )
+            outcome = await node.link.ask(sent, len(packed) * (2 if asks else 1), accepted, until)
         except StoreError as error:
             self._is_due.set()
             return _Answer([], {}, error)
         return _Answer(outcome, moved, refusals[0] if refusals else None)
 
     async def _begin(self, until: float) -> None:
-        """Who asks first waits until the cluster has been seen, or that could not be done."""
+        """Have the first question wait until the cluster was looked at, successfully or not."""
         if self._keeper is None:
             self._first_try = asyncio.get_running_loop().create_future()
             self._keeper = asyncio.create_task(self._keep())
@@ -173,7 +180,10 @@ class Cluster:
             await asyncio.wait([self._first_try], timeout=until - time.perf_counter())
 
     def _node(self, address: Address) -> _Node:
+        """The node of an address, from now on connected. Raises StoreError if there are far too many."""
         if address not in self._nodes:
+            if len(self._nodes) >= _MAX_NODES:
+                raise StoreError(f"Redis at {self.address}: names more than {_MAX_NODES} nodes")
             url = self._url.of_server(address)
 
             async def seek() -> Target:
@@ -190,7 +200,7 @@ class Cluster:
         self._ears.fares()
 
     async def _keep(self) -> None:
-        """Looks at the cluster now and then, and soon after something of it has failed or moved."""
+        """Look at the cluster every now and then, and soon after something in it has failed or moved."""
         while True:
             self._is_due.clear()
             try:
@@ -210,57 +220,38 @@ class Cluster:
                 pass
 
     async def _look(self) -> None:
-        views: dict[Address, int] = {}
-        for address, view in zip(list(self._nodes), await asyncio.gather(*map(self._view, self._nodes)), strict=True):
-            if view is not None:
-                views[address] = view
-        self._cut_off = {address for address, view in views.items() if view < 0}
-        reasons = []
-        # Whoever has the newest view; then whoever the URL names.
-        newest = sorted(set(views) - self._cut_off, key=lambda address: -views[address])
-        for address in dict.fromkeys([*newest, *self._url.hosts]):
-            try:
-                ranges = await self._read(address)
-            except StoreError as error:
-                reasons.append(f"{host_port(address)}: {error}")
-                continue
-            await self._adopt(ranges)
-            return
-        raise StoreError(f"no node tells of the cluster: {'; '.join(reasons)}")
-
-    async def _view(self, address: Address) -> int | None:
-        """A node's view of the cluster; None where it does not answer."""
-        try:
-            view: int = await self._nodes[address].link.ask(INFO, 1, lambda replies: read_view(replies[0]))
-        except StoreError:
-            return None
-        return view
-
-    async def _read(self, address: Address) -> dict[Address, list[tuple[int, int]]]:
-        """Where slots are, by a node that there is a connection to or that is tried for this alone."""
-        ranges: dict[Address, list[tuple[int, int]]]
-        if address in self._nodes:
-            return await self._nodes[address].link.ask(RANGES, 1, lambda replies: read_ranges(replies[0], address))  # type: ignore[no-any-return]
-        try:
-            async with asyncio.timeout(_LIMIT_S):
-                line = await Target(self._url.of_server(address)).connect(_LIMIT_S, lambda keys: None)
+        """Adopt the newest view of the cluster that a known node has; if none has one, ask the nodes of the URL."""
+        reasons: dict[Address, object] = {}
+        for addresses in (list(self._nodes), self._url.hosts):
+            views = dict(zip(addresses, await asyncio.gather(*map(self._view, addresses)), strict=True))
+            self._cut_off = {address for address, view in views.items() if view == -1}
+            reasons |= {
+                address: "the cluster is down, as it sees it" if view == -1 else view for address, view in views.items()
+            }
+            good = {address: view for address, view in views.items() if isinstance(view, int) and view >= 0}
+            for address in sorted(good, key=good.__getitem__, reverse=True):
                 try:
-                    info, told = await line.send(INFO + RANGES, 2, lambda replies: replies)
-                finally:
-                    line.end("asked and answered")
-        except TimeoutError:
-            raise StoreError("did not answer") from None
-        except (Ended, OSError, ValueError, hiredis.HiredisError) as error:
-            raise StoreError(f"{type(error).__name__}: {error}") from error
-        if isinstance(info, hiredis.ReplyError) or read_view(info) < 0:
-            raise StoreError(
-                str(info) if isinstance(info, hiredis.ReplyError) else "the cluster is down, as it sees it"
-            )
-        ranges = read_ranges(told, address)
-        return ranges
+                    ranges = await self._question(address, _RANGES)
+                    await self._adopt(read_ranges(ranges, address))
+                    return
+                except StoreError as error:
+                    reasons[address] = error
+        told = "; ".join(f"{host_port(address)}: {reason}" for address, reason in reasons.items())
+        raise StoreError(f"no node tells of the cluster: {told}")
 
-    async def _adopt(self, ranges: dict[Address, list[tuple[int, int]]]) -> None:
-        """Takes over where slots are; connections to nodes that hold none end."""
+    async def _view(self, address: Address) -> int | StoreError:
+        """The age of a node's view of the cluster, or why it has none."""
+        try:
+            return read_view(await self._question(address, _INFO))
+        except StoreError as error:
+            return error
+
+    async def _question(self, address: Address, command: bytes) -> Any:  # noqa: ANN401 - any reply
+        link = self._node(address).link
+        return await link.ask(command, 1, lambda replies: checked(replies[0], link.address))
+
+    async def _adopt(self, ranges: Ranges) -> None:
+        """Take over where slots are; connections to nodes that hold none end."""
         gone = [self._nodes.pop(address) for address in list(self._nodes) if address not in ranges]
         by_slot: list[_Node | None] = [None] * SLOTS
         for address, held in ranges.items():
@@ -269,3 +260,37 @@ class Cluster:
                 by_slot[first : last + 1] = [node] * (last + 1 - first)
         self._by_slot = by_slot
         await asyncio.gather(*(node.link.close() for node in gone))
+
+
+def read_redirect(error: hiredis.ReplyError, asked: Address) -> Redirect | None:
+    """The redirection that an error is, if it is one. A node that names no host means its own."""
+    kind, _, rest = str(error).partition(" ")
+    host, _, port = rest.rpartition(" ")[2].rpartition(":")
+    if kind not in ("MOVED", "ASK") or not port.isdecimal() or not 0 < int(port[:6]) < 2**16:
+        return None
+    return Redirect((host or asked[0], int(port)), kind == "MOVED")
+
+
+def read_view(info: Any) -> int:  # noqa: ANN401 - any reply
+    """The epoch of a node's view of the cluster; −1 if it is cut off from the others, or in no cluster."""
+    text = info.decode("utf-8", "replace") if isinstance(info, bytes) else ""
+    lines = dict(line.split(":", 1) for line in text.split("\r\n") if ":" in line)
+    epoch = lines.get("cluster_current_epoch", "")
+    return int(epoch[:20]) if lines.get("cluster_state") == "ok" and epoch.isdecimal() else -1
+
+
+def read_ranges(reply: Any, asked: Address) -> Ranges:  # noqa: ANN401 - any reply
+    """The slots of each master in a reply to CLUSTER SLOTS. Raises StoreError if it is no such reply."""
+    found: Ranges = {}
+    try:
+        for first, last, (host, port, *_), *_ in reply:
+            name = host.decode() if host else asked[0]
+            if not 0 <= int(first) <= int(last) < SLOTS:
+                raise ValueError
+            if name != "?":
+                found.setdefault((name, int(port)), []).append((int(first), int(last)))
+    except (TypeError, ValueError, AttributeError, OverflowError):
+        raise StoreError("the reply to CLUSTER SLOTS cannot be understood") from None
+    if not found:
+        raise StoreError("no node holds any slot")
+    return found

@@ -1,10 +1,7 @@
-"""What the store of rows, live state and pointers ask of a Redis deployment, whatever its form: commands go to the node
-that holds their key, all at once.
-
-`OneServer` is the form with a single node; `sentinel` and `cluster` are the others. Knows no keys and no values.
+"""What stores, live state and caches ask of a Redis deployment, whatever its form: each command goes to the node of its
+key, all at once. Knows no keys and no values. `topology` and `cluster` are the forms.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -14,44 +11,44 @@ from numpy.typing import NDArray
 
 from service.errors import StoreError
 from service.redis.redis_line import pack
-from service.redis.redis_link import RedisLink, State
+from service.redis.redis_link import State
 
 T = TypeVar("T")
 Accept = Callable[[Sequence[int], Sequence[Any], int], T]
-"""Called when a node has answered, at once and in the order of its replies and words of change: with the places of
-commands, their replies (a `hiredis.ReplyError` is one, too), and the epoch of the node's connection."""
+"""Called when a node has answered, in the order of its replies and invalidations: with the places of the commands,
+their replies (some of which may be a `hiredis.ReplyError`), and the epoch of the node's connection."""
 
-# A row that is held counts as Redis's own for so long after it was last sure that no word of a change is on its way.
+# A row in memory counts as Redis's own for so long after the node last answered.
 SURE_S = 0.8
 
 
 class Command(NamedTuple):
-    """A command as Redis reads it (`pack`), and one of its keys; in a cluster all its keys have to be in one slot."""
+    """A packed command and one of its keys; in a cluster all its keys must be in one slot."""
 
     key: bytes
     packed: bytes
 
 
 class Answers(NamedTuple, Generic[T]):
-    """What was accepted, of each node that answered; and why some node did not, if one did not."""
+    """What was accepted of each node that answered; and why a node did not, if one did not."""
 
     outcomes: list[T]
     error: StoreError | None
 
 
 class Nodes(Protocol):
-    """The nodes of one deployment. Connects when first used, and again whenever that is needed."""
+    """The nodes of one deployment. They connect when first used, and again whenever that is needed."""
 
     address: str
 
     @property
     def state(self) -> State:
-        """How the node fares that fares worst."""
+        """The worst of all nodes' states."""
         ...
 
     @property
     def last_proved_at(self) -> float:
-        """When, of `time.perf_counter`, all words of change that there were are known to have come from every node."""
+        """All invalidations of every node up to this time of `time.perf_counter` have arrived."""
         ...
 
     def groups(self, keys: Sequence[bytes]) -> list[list[int]]:
@@ -59,69 +56,21 @@ class Nodes(Protocol):
         ...
 
     def current(self) -> list[int]:
-        """The epochs of the connections that there are."""
+        """The epochs of the current connections."""
         ...
 
     def sure(self) -> Sequence[int]:
-        """The epochs of which is true: what was read in one, and of which no word of change has come, is what Redis
-        holds."""
+        """The epochs for which this holds: what was read then, and was not invalidated since, is what Redis holds."""
         ...
 
     async def ask(self, commands: Sequence[Command], accept: Accept[T], deadline: float | None = None) -> Answers[T]:
-        """Sends all commands at once, each to the node of its key, and ends when all have answered, after the time
-        limit, or at the deadline (of `time.perf_counter`)."""
+        """Send all commands at once; return when all nodes have answered, after the time limit, or at the deadline (of
+        `time.perf_counter`)."""
         ...
 
     async def close(self) -> None:
-        """Ends all connections."""
+        """End all connections."""
         ...
-
-
-class OneServer:
-    """A deployment in which one server holds all keys: a single one, or whichever Sentinels say is the master."""
-
-    def __init__(self, link: RedisLink) -> None:
-        self.address = link.address
-        self._link = link
-
-    @property
-    def state(self) -> State:
-        """How the server fares."""
-        return self._link.state
-
-    @property
-    def last_proved_at(self) -> float:
-        """When all words of change were known to have come."""
-        return self._link.last_proved_at
-
-    def groups(self, keys: Sequence[bytes]) -> list[list[int]]:
-        """One group of all."""
-        return [list(range(len(keys)))]
-
-    def current(self) -> list[int]:
-        """The one epoch."""
-        return [self._link.epoch]
-
-    def sure(self) -> Sequence[int]:
-        """The current epoch, where the server has answered lately."""
-        return (self._link.epoch,) if time.perf_counter() - self._link.proved_at < SURE_S else ()
-
-    async def ask(self, commands: Sequence[Command], accept: Accept[T], deadline: float | None = None) -> Answers[T]:
-        """Sends all commands in one go."""
-        link, places = self._link, range(len(commands))
-        packed = commands[0].packed if len(commands) == 1 else b"".join([one.packed for one in commands])
-
-        def accepted(replies: list[Any]) -> T:
-            return accept(places, replies, link.epoch)
-
-        try:
-            return Answers([await link.ask(packed, len(commands), accepted, deadline)], None)
-        except StoreError as error:
-            return Answers([], error)
-
-    async def close(self) -> None:
-        """Ends the connection."""
-        await self._link.close()
 
 
 def are_among(epochs: NDArray[np.int64], sure: Sequence[int]) -> NDArray[np.bool_]:
@@ -144,8 +93,38 @@ async def ask_one(nodes: Nodes, key: bytes, *parts: bytes, deadline: float | Non
     return answers.outcomes[0]
 
 
+async def get_many(
+    nodes: Nodes,
+    keys: Sequence[bytes],
+    accept: Callable[[list[int], list[bytes | None], int], T],
+    deadline: float | None = None,
+) -> Answers[T]:
+    """Read keys by one MGET a group. `accept` gets the places of keys, their values, and the epoch, a node at a time;
+    a reply that is no list of that many values is a StoreError."""
+    groups = nodes.groups(keys)
+    commands = [Command(keys[group[0]], pack(b"MGET", *[keys[place] for place in group])) for group in groups]
+
+    def accept_lists(at: Sequence[int], replies: Sequence[Any], epoch: int) -> T:
+        places: list[int] = []
+        values: list[bytes | None] = []
+        for number, reply in zip(at, replies, strict=True):
+            found = checked(reply, nodes.address)
+            if not isinstance(found, list) or len(found) != len(groups[number]) or not set(map(type, found)) <= _VALUE:
+                raise StoreError(
+                    f"Redis at {nodes.address}: the reply to MGET is not a list of {len(groups[number])} values"
+                )
+            places += groups[number]
+            values += found
+        return accept(places, values, epoch)
+
+    return await nodes.ask(commands, accept_lists, deadline)
+
+
+_VALUE = {bytes, type(None)}
+
+
 def checked(reply: Any, address: str) -> Any:  # noqa: ANN401 - any reply
-    """The reply. Raises StoreError where it is an error."""
+    """The reply. Raises StoreError if it is an error."""
     if isinstance(reply, hiredis.ReplyError):
         raise StoreError(f"Redis at {address}: {reply}")
     return reply

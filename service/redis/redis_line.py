@@ -1,8 +1,8 @@
-"""One connection to a Redis server, from its beginning to its end: commands go out without waiting for one another,
-replies come back in their order, and between them, in that same order, word of the keys that somebody changed.
+"""One connection to a Redis server: commands are pipelined, replies arrive in order, invalidations between them.
 
-Because of this order a row that was read here is known to be what Redis holds for as long as no word of it has come,
-and the connection answers. Knows the protocol (RESP3, client tracking). Does not know what keys and values mean.
+Because of this order a row that was read here equals what Redis holds until an invalidation names it, as long as the
+connection answers. Knows the protocol (RESP3, client tracking). Does not know what keys and values mean, and trusts
+the server with nothing: a reply that claims too much, or cannot be understood, ends the connection.
 """
 
 import asyncio
@@ -21,13 +21,77 @@ from redis.exceptions import RedisError
 from service.errors import StoreError
 
 Accept = Callable[[list[Any]], Any]
-"""Called with the replies to what was asked, some of which may be a `hiredis.ReplyError`."""
+"""Called with the replies to the commands, some of which may be a `hiredis.ReplyError`."""
 Invalid = Callable[[Sequence[bytes] | None], None]
-"""Called with the keys that changed, or None when all may have."""
+"""Called with the keys that changed, or None if all may have."""
+
+_MAX_ELEMENTS = 2**20
+_MAX_BYTES = 2**26
+_MAX_LINE = 2**16
+_AGGREGATES = {ord("*"): 1, ord("~"): 1, ord(">"): 1, ord("%"): 2}
+_VALUES = b"$=!"
+_LINES = b"+-:_,#("
 
 
 class Ended(ConnectionError):
-    """The connection ended before a reply came; the message says why."""
+    """The connection ended before a reply arrived; the message says why."""
+
+
+class ReplyBounds:
+    """Limits on one reply, checked before hiredis reads it, which allocates whatever a header claims.
+
+    Within a reply at most 2^20 elements may be announced and outstanding; it may have 64 MiB.
+    """
+
+    def __init__(self) -> None:
+        self._line = b""  # the start of a header whose end has not arrived
+        self._skip = 0  # bytes of the current value that have not arrived
+        self._due = 0  # elements that were announced and have not arrived
+        self._size = 0  # bytes of the current reply
+
+    def check(self, data: bytes) -> None:
+        """Follow the next bytes. Raises ValueError if a reply is over a limit or not RESP3."""
+        self._size += len(data)
+        if self._line:
+            data, self._line = self._line + data, b""
+        place, length, due = self._skip, len(data), self._due
+        header, stride = b"\r\n", 0
+        while place < length:
+            # Most values are rows of one size, whose header need not be read again.
+            while due > 1 and data.startswith(header, place):
+                place += stride
+                due -= 1
+            if (end := data.find(b"\r\n", place, place + _MAX_LINE)) < 0:
+                break
+            header = data[place : end + 2]
+            size, announced = _read_header(header)
+            stride = len(header) + size
+            place += stride
+            due = announced + (due - 1 if due else 0)
+            if due > _MAX_ELEMENTS:
+                raise ValueError(f"a reply of {due} elements; the limit is {_MAX_ELEMENTS}")
+            if announced:
+                header, stride = b"\r\n", 0  # no header of a reply begins so
+            if not due:
+                self._size = length - place  # negative while the last value has not arrived whole
+        self._line, self._skip, self._due = data[place:], max(0, place - length), due
+        if len(self._line) >= _MAX_LINE or self._size > _MAX_BYTES:
+            raise ValueError(f"a line of more than {_MAX_LINE} bytes, or a reply of more than {_MAX_BYTES}")
+
+
+def _read_header(header: bytes) -> tuple[int, int]:
+    """How many bytes follow a header before the next one, and how many elements it announces."""
+    kind = header[0]
+    if kind in _VALUES:
+        size = int(header[1:])
+        if size > _MAX_BYTES:
+            raise ValueError(f"a value of {size} bytes; the limit is {_MAX_BYTES}")
+        return size + 2 if size >= 0 else 0, 0
+    if kind in _AGGREGATES:
+        return 0, _AGGREGATES[kind] * max(0, int(header[1:]))
+    if kind in _LINES:
+        return 0, 0
+    raise ValueError(f"unknown reply type {header[:1]!r}")
 
 
 @dataclass(slots=True)
@@ -40,33 +104,34 @@ class _Asked:
 
 
 class Line(asyncio.Protocol):
-    """A connection that has been greeted. `limit_s`: a reply that takes longer is late."""
+    """One connection. `limit_s`: a reply that takes longer is late."""
 
     def __init__(self, invalid: Invalid, limit_s: float) -> None:
         self._invalid = invalid
         self._limit_s = limit_s
+        self._bounds = ReplyBounds()
         self._reader = hiredis.Reader(notEnoughData=Ellipsis)
         self._asked: deque[_Asked] = deque()
         self._again: list[Sequence[bytes] | None] = []
         self._was_late = False
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.proved_at = 0.0
-        """When, of `time.perf_counter`, all words of change that there were are known to have come."""
+        """All invalidations up to this time of `time.perf_counter` have arrived."""
         self.is_master = True
-        """Whether the server said so when it was greeted."""
+        """Whether the server said so in its greeting."""
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is asked that was not answered."""
+        """Whether no reply is outstanding."""
         return not self._asked
 
     @property
     def is_late(self) -> bool:
-        """Whether the last reply came too late, or the next one does; then there is nothing to wait for here."""
+        """Whether the last reply, or the next one, is late: nothing is worth waiting for behind it."""
         return self._was_late or self.silent_for() > self._limit_s
 
     def silent_for(self) -> float:
-        """Since when a reply is waited for, in seconds."""
+        """How long the oldest outstanding reply has been waited for, in seconds."""
         return time.perf_counter() - self._asked[0].at if self._asked else 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -75,60 +140,67 @@ class Line(asyncio.Protocol):
             own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send(self, commands: bytes, count: int, accept: Accept) -> "asyncio.Future[Any]":
-        """What `accept` will have made of the replies to `count` commands."""
+        """What `accept` will make of the replies to `count` commands. Raises Ended if the connection has ended."""
+        if self.ended.done():
+            raise Ended(self.ended.result())
         asked = _Asked(time.perf_counter(), count, accept, asyncio.get_running_loop().create_future())
         self._asked.append(asked)
         self._transport.write(commands)
         return asked.answered
 
     def ping(self) -> None:
-        """Asks for a sign of life."""
+        """Ask for a sign of life."""
         self.send(_PING, 1, lambda replies: None)
 
     def data_received(self, data: bytes) -> None:
         try:
+            self._bounds.check(data)
             self._reader.feed(data)
-            while (reply := self._reader.gets()) is not Ellipsis:
+            while not self.ended.done() and (reply := self._reader.gets()) is not Ellipsis:
                 if isinstance(reply, hiredis.PushNotification):
                     self._hear(reply)
                 else:
                     self._answer(reply)
-        except hiredis.ProtocolError as error:
-            self.end(f"does not speak Redis's protocol: {error}")
+        except Exception as error:  # hiredis raises errors of many kinds for what a hostile server sends
+            self.end(f"does not speak Redis's protocol: {type(error).__name__}: {error}"[:500])
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.end(f"{type(exc).__name__}: {exc}" if exc else "the connection was closed")
 
     def end(self, reason: str) -> None:
-        """Ends the connection, if it has not ended; whoever waits for a reply hears why."""
+        """End the connection, if it has not ended; whoever waits for a reply gets the reason."""
+        if not self.ended.done():
+            self.ended.set_result(reason)
         self._transport.abort()
         while self._asked:
             _fail(self._asked.popleft().answered, Ended(reason))
-        if not self.ended.done():
-            self.ended.set_result(reason)
 
     def _hear(self, push: Sequence[Any]) -> None:
-        if push[0] == b"invalidate":
-            self._invalid(push[1])
-            if self._asked and self._asked[0].replies:
-                # Between two replies of one question, the first of which is not accepted yet.
-                self._again.append(push[1])
+        if len(push) != 2 or push[0] != b"invalidate":
+            return
+        keys = None if push[1] is None else [key for key in push[1] if isinstance(key, bytes)]
+        self._invalid(keys)
+        if self._asked and self._asked[0].replies:
+            # Between two replies of one question, the first of which is not accepted yet.
+            self._again.append(keys)
 
     def _answer(self, reply: object) -> None:
         if not self._asked:
-            raise hiredis.ProtocolError("a reply that nobody asked for")
+            raise ValueError("a reply to no command")
         asked = self._asked[0]
         asked.replies.append(reply)
         if len(asked.replies) < asked.count:
             return
         self._asked.popleft()
-        # All that changed before the command was answered has been heard of by now.
+        # The server sends the invalidations of all earlier changes before the reply.
         self.proved_at = asked.at
         self._was_late = time.perf_counter() - asked.at > self._limit_s
         try:
             outcome = asked.accept(asked.replies)
         except StoreError as error:
             _fail(asked.answered, error)
+        except Exception as error:  # of a reply of another shape than the command's
+            _fail(asked.answered, StoreError(f"an unexpected reply: {type(error).__name__}: {error}"[:500]))
         else:
             if not asked.answered.done():
                 asked.answered.set_result(outcome)
@@ -142,7 +214,7 @@ class Line(asyncio.Protocol):
 def _fail(reply: "asyncio.Future[Any]", error: Exception) -> None:
     if not reply.done():
         reply.set_exception(error)
-        reply.exception()  # looked at, for there may be nobody who waits for it
+        reply.exception()  # marks it as retrieved, for nobody may be waiting any more
 
 
 def pack(*parts: bytes) -> bytes:
@@ -154,22 +226,22 @@ _PING = pack(b"PING")
 
 
 class Target:
-    """Where a URL of one server leads, by which credentials, and how a connection there is greeted.
+    """Address, credentials and greeting of one server, read from its URL.
 
-    `prefixes`: of the keys to hear of when they change; none for a server that cannot tell. StoreError for an option
-    that cannot be.
+    `prefixes`: of the keys whose changes are pushed; empty for a server without tracking. Raises StoreError for an
+    invalid option.
     """
 
     def __init__(self, url: str, prefixes: Sequence[bytes] = ()) -> None:
         try:
             read = ConnectionPool.from_url(url).make_connection()  # type: ignore[no-untyped-call]
         except (TypeError, ValueError) as error:
-            raise StoreError(f"the Redis URL has an option that cannot be: {error}") from error
+            raise StoreError(f"invalid option in the Redis URL: {error}") from error
         self._read = cast(AbstractConnection, read)
         self._greeting = _greeting(self._read, prefixes)
 
     async def connect(self, limit_s: float, invalid: Invalid) -> Line:
-        """A connection that has been greeted. Raises StoreError where it is refused, else what the network raises."""
+        """Connect and greet. Raises StoreError if the server refuses, else what the network raises."""
         loop, read = asyncio.get_running_loop(), self._read
         context = _tls(read)
         made: tuple[asyncio.Transport, Line]
@@ -197,7 +269,7 @@ class Target:
 
 
 def _tls(read: AbstractConnection) -> ssl.SSLContext | None:
-    """What the URL's options say of TLS, from files as they are now."""
+    """The TLS context of the URL's options, from the files as they are now."""
     if not isinstance(read, SSLConnection):
         return None
     try:

@@ -1,22 +1,22 @@
-"""A connection to one Redis server, kept up: made when it is first needed, and again whenever it is lost.
+"""A connection to one Redis server that is made when first needed, and again whenever it is lost.
 
-Knows how the server fares, and lets nobody wait for one that is late, silent or gone. Does not know what is asked.
+Knows the server's state, and lets nobody wait for one that is late, silent or gone. Does not know what is asked.
 """
 
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import hiredis
 
 from service.errors import StoreError
-from service.redis.redis_line import Accept, Ended, Invalid, Line, Target
+from service.redis.redis_line import Accept, Ended, Line, Target
 
 State = Literal["up", "slow", "refusing", "down"]
 Seek = Callable[[], Awaitable[Target]]
-"""Where the server is now, in a time of its own. Raises StoreError where that cannot be known."""
+"""Where the server is now, within a time limit of its own. Raises StoreError if that is unknown."""
 
 _BEAT_S = 0.2
 _SILENT_S = 2.0
@@ -28,23 +28,17 @@ _OF_THE_KEY = ("MOVED ", "ASK ", "TRYAGAIN ", "WRONGTYPE ")
 
 
 class Ears(NamedTuple):
-    """Who hears what a link has to tell: of keys that changed, of a new connection, of how the server fares."""
+    """Callbacks of a link: for keys that changed, for a new epoch, for another state of the server."""
 
-    invalid: Invalid
-    renewed: Callable[[], None]
-    fares: Callable[[], None]
-
-    @classmethod
-    def deaf(cls) -> "Ears":
-        """Nobody hears."""
-        return cls(lambda keys: None, lambda: None, lambda: None)
+    invalid: Callable[[Sequence[bytes]], None] = lambda keys: None
+    renewed: Callable[[], None] = lambda: None
+    fares: Callable[[], None] = lambda: None
 
 
 class RedisLink:
     """Connects when first used, and again whenever the connection is lost. Every failure is a StoreError.
 
-    `address` is for messages. `epochs` gives numbers, each once, to it and its like. `needs_master`: whether a server
-    that says that it is a replica will not do.
+    `address` is for messages. `epochs` numbers connections across links. `needs_master`: refuse a replica.
     """
 
     def __init__(
@@ -64,21 +58,21 @@ class RedisLink:
         self._refuses = False
         self._told: State = "down"
         self.epoch = next(epochs)
-        """Of the connection: what was read in an earlier one may have changed unheard."""
+        """Of the connection, and since all keys may have changed: what was read earlier may be outdated."""
 
     @property
     def proved_at(self) -> float:
-        """When, of `time.perf_counter`, all words of change that there were are known to have come."""
+        """All invalidations up to this time of `time.perf_counter` have arrived."""
         return self._line.proved_at if self._line else -math.inf
 
     @property
     def last_proved_at(self) -> float:
-        """The same, but of an earlier connection too, where there is none."""
+        """The same, or that of the last connection if there is none now."""
         return self._line.proved_at if self._line else self._ended_at
 
     @property
     def state(self) -> State:
-        """How the server fares."""
+        """The server's state."""
         if self._line is None:
             return "down"
         if self._line.is_late:
@@ -163,9 +157,10 @@ class RedisLink:
                 self._reason = f"did not answer within {self._timeout_s * 1000:g} ms"
             except Ended as error:
                 self._reason = str(error)
-            except (OSError, ValueError, hiredis.HiredisError) as error:
-                # Of the system, of TLS, of a host that cannot be, or of the protocol; none knows of credentials.
-                self._reason = f"{type(error).__name__}: {error}"
+            except Exception as error:
+                # Of the system, of TLS, of an address that cannot be; none contains credentials. Whatever it is, the
+                # link goes on: without its keeper it would be down for good.
+                self._reason = f"{type(error).__name__}: {error}"[:500]
             finally:
                 was_late = self._lose()
             if line is not None and time.perf_counter() - started > _LONG_LIFE_S:
@@ -199,14 +194,22 @@ class RedisLink:
     async def _connect(self) -> Line:
         target = await self._seek()
         async with asyncio.timeout(max(self._timeout_s, _BEAT_S)):
-            line = await target.connect(self._timeout_s, self._ears.invalid)
+            line = await target.connect(self._timeout_s, self._invalid)
         if self._needs_master and not line.is_master:
             line.end("is a replica")
             raise StoreError("is a replica and not the master that it was said to be")
         return line
 
+    def _invalid(self, keys: Sequence[bytes] | None) -> None:
+        """Where all keys may have changed, as by FLUSHALL, a new epoch costs the same however many are held."""
+        if keys is not None:
+            self._ears.invalid(keys)
+            return
+        self.epoch = next(self._epochs)
+        self._ears.renewed()
+
     async def _beat(self, line: Line) -> str:
-        """Asks for a sign of life now and then; why the connection ended, when it did."""
+        """Ping every now and then; return why the connection ended."""
         while not line.ended.done():
             if line.silent_for() > max(_SILENT_S, self._timeout_s):
                 return f"was silent for {_SILENT_S:g} s"

@@ -1,35 +1,144 @@
-"""Which form of Redis a URL leads to, and the nodes that it has."""
+"""Which form of Redis a URL names, and the forms in which one server holds all keys: a single one, or whichever server
+Sentinels call the master. Does not know what is asked.
+"""
 
+import asyncio
 import itertools
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
+from service.errors import StoreError
 from service.redis.cluster import Cluster
-from service.redis.nodes import Nodes, OneServer
-from service.redis.redis_line import Target
-from service.redis.redis_link import Ears, RedisLink
-from service.redis.redis_url import RedisUrl, parse_redis_url
-from service.redis.sentinel import SentinelMaster, Sentinels
+from service.redis.nodes import SURE_S, Accept, Answers, Command, Nodes, checked
+from service.redis.redis_line import Target, pack
+from service.redis.redis_link import Ears, RedisLink, State
+from service.redis.redis_url import Address, RedisUrl, host_port, parse_redis_url
+
+T = TypeVar("T")
+_SENTINEL_LIMIT_S = 0.5
+_WATCH_S = 1.0
+_NOBODY = Ears()
 
 
-def open_nodes(url: str, timeout_s: float, prefixes: Sequence[bytes] = (), ears: Ears | None = None) -> Nodes:
+def open_nodes(url: str, timeout_s: float, prefixes: Sequence[bytes] = (), ears: Ears = _NOBODY) -> Nodes:
     """The nodes behind a URL, not yet connected. `timeout_s`: of one question and its answer. `prefixes`: of the keys
-    to hear of when they change; empty for none, which servers without tracking can do, too. Raises StoreError where
-    the URL has an option that cannot be."""
-    ears = ears or Ears.deaf()
+    whose changes `ears` hear of; empty for none, which servers without tracking can do, too. Raises StoreError for an
+    invalid option in the URL."""
     parsed = parse_redis_url(url)
-    # Looked at before anything connects.
-    Target(parsed.of_server(("", 0)), prefixes)
-    if parsed.form == "cluster":
-        return Cluster(parsed, timeout_s, prefixes, ears)
-    if parsed.form == "sentinel":
-        sentinels = Sentinels(parsed, prefixes)
-        link = RedisLink(parsed.address, sentinels.seek, timeout_s, itertools.count(), ears, needs_master=True)
-        return SentinelMaster(link, sentinels)
-    return OneServer(_link(parsed, timeout_s, prefixes, ears))
+    Target(parsed.of_server(("", 0)), prefixes)  # checks the options before anything connects
+    forms: dict[str, Callable[..., Nodes]] = {"server": OneServer, "sentinel": SentinelMaster, "cluster": Cluster}
+    return forms[parsed.form](parsed, timeout_s, prefixes, ears)
 
 
-def _link(url: RedisUrl, timeout_s: float, prefixes: Sequence[bytes], ears: Ears) -> RedisLink:
-    async def seek() -> Target:
-        return Target(url.plain, prefixes)
+class OneServer:
+    """A deployment in which one server holds all keys."""
 
-    return RedisLink(url.address, seek, timeout_s, itertools.count(), ears)
+    def __init__(self, url: RedisUrl, timeout_s: float, prefixes: Sequence[bytes], ears: Ears) -> None:
+        self.address = url.address
+        self._url = url
+        self._prefixes = prefixes
+        needs_master = url.form == "sentinel"
+        self._link = RedisLink(self.address, self._seek, timeout_s, itertools.count(), ears, needs_master)
+
+    @property
+    def state(self) -> State:
+        return self._link.state
+
+    @property
+    def last_proved_at(self) -> float:
+        return self._link.last_proved_at
+
+    def groups(self, keys: Sequence[bytes]) -> list[list[int]]:
+        return [list(range(len(keys)))]
+
+    def current(self) -> list[int]:
+        return [self._link.epoch]
+
+    def sure(self) -> Sequence[int]:
+        return (self._link.epoch,) if time.perf_counter() - self._link.proved_at < SURE_S else ()
+
+    async def ask(self, commands: Sequence[Command], accept: Accept[T], deadline: float | None = None) -> Answers[T]:
+        places = range(len(commands))
+        packed = commands[0].packed if len(commands) == 1 else b"".join([one.packed for one in commands])
+
+        def accepted(replies: list[Any]) -> T:
+            return accept(places, replies, self._link.epoch)
+
+        try:
+            return Answers([await self._link.ask(packed, len(commands), accepted, deadline)], None)
+        except StoreError as error:
+            return Answers([], error)
+
+    async def close(self) -> None:
+        await self._link.close()
+
+    async def _seek(self) -> Target:
+        return Target(self._url.plain, self._prefixes)
+
+
+class SentinelMaster(OneServer):
+    """The master that Sentinels name: looked up when a connection is made, and watched, so that a failover is followed.
+    The Sentinel that answered last is asked first."""
+
+    def __init__(self, url: RedisUrl, timeout_s: float, prefixes: Sequence[bytes], ears: Ears) -> None:
+        super().__init__(url, timeout_s, prefixes, ears)
+        self._sentinels = list(url.hosts)
+        self._named: Address | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    async def ask(self, commands: Sequence[Command], accept: Accept[T], deadline: float | None = None) -> Answers[T]:
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch())
+        return await super().ask(commands, accept, deadline)
+
+    async def close(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+        await super().close()
+
+    async def _seek(self) -> Target:
+        self._named = await self._master()
+        return Target(self._url.of_server(self._named), self._prefixes)
+
+    async def _master(self) -> Address:
+        """The master's address, by the first Sentinel that knows it. Raises StoreError if none does."""
+        reasons = []
+        for host in list(self._sentinels):
+            try:
+                async with asyncio.timeout(_SENTINEL_LIMIT_S):
+                    found = await self._ask_sentinel(host)
+            except TimeoutError:
+                reasons.append(f"{host_port(host)} did not answer")
+            except Exception as error:  # of the network, or of what a Sentinel sent
+                reasons.append(f"{host_port(host)}: {error}")
+            else:
+                self._sentinels.remove(host)
+                self._sentinels.insert(0, host)
+                return found
+        raise StoreError(f"no Sentinel names the master {self._url.master!r}: {'; '.join(reasons)}")
+
+    async def _ask_sentinel(self, host: Address) -> Address:
+        line = await Target(self._url.of_sentinel(host)).connect(_SENTINEL_LIMIT_S, lambda keys: None)
+        try:
+            command = pack(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", self._url.master.encode())
+            (reply,) = await line.send(command, 1, lambda replies: replies)
+        finally:
+            line.end("asked and answered")
+        match checked(reply, host_port(host)):
+            case [bytes(name), bytes(port)]:
+                return name.decode(), int(port)
+        raise StoreError("knows no master of that name")
+
+    async def _watch(self) -> None:
+        """Ask Sentinels every now and then, for a master that was replaced may go on answering."""
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            before = self._named
+            try:
+                found = await self._master()
+            except StoreError:
+                continue  # the master is as good as it was
+            if before is not None and found != before == self._named:
+                self._link.renew(f"Sentinels say that {host_port(found)} is the master now")

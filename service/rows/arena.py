@@ -134,12 +134,6 @@ class Arena:
             self._bytes -= self._size_of(one, self._ids.tail(held))
             self._free.append(self._ids.drop(one))
 
-    def clear(self) -> None:
-        """Forgets all."""
-        for place in range(self._ids.end):
-            if (one := self._ids.id(place)) is not None:
-                self.drop(one)
-
     def let_go(self, most: int) -> bool:
         """For good: at most so many ids at once, lest others wait, with the last its memory; whether there are more.
 

@@ -7,7 +7,7 @@ request whose rows are not to be had.
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,7 @@ from msd.contract.bundle import Bundle
 from msd.contract.redis_keys import POINTER, key_prefix, rows_key, shown_key, shown_prefix
 from msd.contract.rows import RowCodec, Rows, RowSide, unpack_history
 from service.errors import StoreError
-from service.redis.nodes import Answers, Command, are_among, ask_one, checked
-from service.redis.redis_line import pack
+from service.redis.nodes import Answers, are_among, ask_one, get_many
 from service.redis.redis_link import Ears
 from service.redis.topology import open_nodes
 from service.rows.arena import Arena
@@ -148,30 +147,12 @@ class RedisStore:
         """Reads rows, which go into the arena the moment that they come."""
         one = self._sides[side]
         keys = [one.prefix + item_id.encode() for item_id in ids]
-        groups = self._nodes.groups(keys)
-        commands = [Command(keys[group[0]], pack(b"MGET", *[keys[place] for place in group])) for group in groups]
 
-        def accept(at: Sequence[int], replies: Sequence[Any], epoch: int) -> _Fetched:
-            places: list[int] = []
-            values: list[bytes | None] = []
-            for number, reply in zip(at, replies, strict=True):
-                values += self._values(reply, len(groups[number]))
-                places += groups[number]
-            try:
-                rows = one.codec.unpack(values)
-            except TypeError:
-                raise StoreError(
-                    f"Redis at {self._nodes.address}: what it answers to MGET holds something else than values"
-                ) from None
+        def accept(places: list[int], values: list[bytes | None], epoch: int) -> _Fetched:
+            rows = one.codec.unpack(values)
             return _Fetched(places, rows, keep([ids[place] for place in places], rows, epoch))
 
-        return await self._nodes.ask(commands, accept, deadline)
-
-    def _values(self, reply: Any, count: int) -> list[bytes | None]:  # noqa: ANN401 - any reply
-        values: list[bytes | None] = checked(reply, self._nodes.address)
-        if not isinstance(values, list) or len(values) != count:
-            raise StoreError(f"Redis at {self._nodes.address}: what it answers to MGET is not a list of {count} values")
-        return values
+        return await get_many(self._nodes, keys, accept, deadline)
 
     async def _bring(self, side: RowSide, ids: Sequence[str]) -> Brought:
         """Reads rows that nobody has asked for."""
@@ -186,12 +167,7 @@ class RedisStore:
         value = await ask_one(self._nodes, key, b"GET", key)
         return unpack_history(value) if isinstance(value, bytes) else None
 
-    def _forget(self, keys: Sequence[bytes] | None) -> None:
-        if keys is None:
-            for side in self._by_prefix.values():
-                side.arena.clear()
-                side.tell()
-            return
+    def _forget(self, keys: Sequence[bytes]) -> None:
         for key in keys:
             # The prefixes of both sides are of one length.
             side_of = self._by_prefix.get(key[: self._prefix_length])

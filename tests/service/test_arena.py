@@ -70,7 +70,7 @@ def test_it_is_a_dictionary_that_may_forget(data: st.DataObject, side: RowSide, 
     model: dict[str, int | None] = {}
     for epoch in range(data.draw(st.integers(1, 12))):
         ids = data.draw(st.lists(st.sampled_from(IDS), unique=True, min_size=1))
-        match data.draw(st.sampled_from(["put", "fill", "look up", "drop", "clear"])):
+        match data.draw(st.sampled_from(["put", "fill", "look up", "drop"])):
             case "put":
                 numbers = data.draw(st.lists(st.none() | st.integers(0, 40), min_size=len(ids), max_size=len(ids)))
                 arena.put(ids, rows_of(side, numbers), epoch)
@@ -85,9 +85,6 @@ def test_it_is_a_dictionary_that_may_forget(data: st.DataObject, side: RowSide, 
                 for one in ids:
                     arena.drop(one)
                     model.pop(one, None)
-            case "clear":
-                arena.clear()
-                model.clear()
             case _:
                 arena.look_up(ids)
         held = numbers_in(arena, IDS)

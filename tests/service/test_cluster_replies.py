@@ -1,14 +1,18 @@
 """What nodes of a cluster say of it: read for what it is, and nonsense never for a place where rows are."""
 
+import math
 from typing import Any
 
 import hiredis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from redis.crc import key_slot
 
 from service.errors import StoreError
-from service.redis.slots import SLOTS, Redirect, groups_of, read_ranges, read_redirect, read_view, slot_of
+from service.redis.cluster import SLOTS, Cluster, Redirect, read_ranges, read_redirect, read_view
+from service.redis.redis_link import Ears
+from service.redis.redis_url import parse_redis_url
 
 ASKED = ("10.0.0.1", 7)
 
@@ -21,6 +25,8 @@ ASKED = ("10.0.0.1", 7)
         ("MOVED 3999 :6381", Redirect(("10.0.0.1", 6381), True)),
         ("MOVED 3999 node.example:6381", Redirect(("node.example", 6381), True)),
         ("MOVED 3999 host:port", None),
+        ("MOVED 3999 host:²", None),
+        ("MOVED 3999 host:99999999", None),
         ("MOVED", None),
         ("CLUSTERDOWN The cluster is down", None),
     ],
@@ -47,7 +53,19 @@ def test_ranges_by_master() -> None:
 
 
 @pytest.mark.parametrize(
-    "reply", [None, [], 5, b"x", [[0]], [[0, 1, None]], [[0, 1, [b"h", b"p"]]], [["a", 1, [b"h", 1]]]]
+    "reply",
+    [
+        None,
+        [],
+        5,
+        b"x",
+        [[0]],
+        [[0, 1, None]],
+        [[0, 1, [b"h", b"p"]]],
+        [["a", 1, [b"h", 1]]],
+        [[0, 16384, [b"h", 1]]],
+        [[math.inf, 1, [b"h", 1]]],
+    ],
 )
 def test_nonsense_is_no_ranges(reply: Any) -> None:  # noqa: ANN401 - any reply
     with pytest.raises(StoreError):
@@ -71,10 +89,10 @@ def test_views(info: Any, expected: int) -> None:  # noqa: ANN401 - any reply
 
 @given(st.lists(st.binary(max_size=12), max_size=60))
 def test_groups_have_each_place_once_and_one_slot(keys: list[bytes]) -> None:
-    groups = groups_of(keys)
+    groups = Cluster(parse_redis_url("redis+cluster://a"), 1.0, [], Ears()).groups(keys)
 
     assert sorted(place for group in groups for place in group) == list(range(len(keys)))
-    slots = [{slot_of(keys[place]) for place in group} for group in groups]
+    slots = [{key_slot(keys[place]) for place in group} for group in groups]
     assert all(len(one) == 1 for one in slots)
     assert len({min(one) for one in slots}) == len(groups)
     assert all(0 <= min(one) < SLOTS for one in slots)
