@@ -89,7 +89,7 @@ def test_all_rows_come_near_and_none_is_asked_for_again(published: ValkeyServer,
         client.flushall()
 
         async def is_empty() -> bool:
-            return stands(store)["item"] == 0
+            return not (await store.get("item", ALL)).found.any()
 
         await until(is_empty)
 
