@@ -64,3 +64,8 @@ def live_prefix(side: RowSide) -> str:
 def seen_key(side: RowSide, one: str, period: int) -> str:
     """Which events of an id were seen in a numbered period."""
     return f"msd:live:seen:{period}:{{{_LETTERS[side]}:{one}}}"
+
+
+def event_key(digest: bytes) -> str:
+    """Whose an event is that was seen: a digest of its user and item."""
+    return f"msd:live:event:{digest.hex()}"

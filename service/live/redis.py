@@ -15,7 +15,7 @@ import hiredis
 import numpy as np
 
 from msd.contract.live_state import NOTHING, pack_state
-from msd.contract.redis_keys import LIVE_STREAM, live_key, live_prefix, seen_key
+from msd.contract.redis_keys import LIVE_STREAM, event_key, live_key, live_prefix, seen_key
 from msd.contract.rows import RowSide
 from service.live.batch import SIDES, Batch, LiveEvent, Outcome
 from service.live.errors import LiveError
@@ -49,6 +49,7 @@ class RedisStates:
         assert settings.redis_url is not None, "settings with a Redis store have its address"
         url, cache_bytes = settings.redis_url.get_secret_value(), settings.cache_mb * 2**20 // 4
         self._horizon_s = settings.event_horizon_hours * 3_600
+        self._seen_s = b"%d" % max(1, 2 * self._horizon_s)
         self._near = Near(cache_bytes)
         self._stream: Stream | None = None
         self._stream_until = 0.0
@@ -80,24 +81,25 @@ class RedisStates:
     async def add(self, batch: Batch) -> Outcome:
         """Counts events id by id, and then has the stream reach as far."""
         told: dict[tuple[RowSide, str], list[int]] = defaultdict(list)
-        for place, event in enumerate(batch.events):
-            told["user", event.user_id].append(place)
-            told["item", event.item_id].append(place)
+        for place in await self._ours(batch.events):
+            told["user", batch.events[place].user_id].append(place)
+            told["item", batch.events[place].item_id].append(place)
         events = [_packed(event) for event in batch.events]
         calls = [
             self._call(batch, side, one, [events[place] for place in places]) for (side, one), places in told.items()
         ]
-        outcomes = {side: bytearray(len(events)) for side in SIDES}
+        outcomes = {side: bytearray([DUPLICATE] * len(events)) for side in SIDES}
         for ((side, _), places), reply in zip(told.items(), await self._run(FOLD, calls), strict=True):
             if not isinstance(reply, bytes) or len(reply) != len(places):
-                raise LiveError(f"Redis at {self._writers.address}: what the script returned is not its own")
+                raise LiveError(f"Redis at {self._writers.address}: the reply is not that of the script")
             for place, outcome in zip(places, reply, strict=True):
                 outcomes[side][place] = outcome
         stretches = [stretch.pack() for stretch in batch.stretches]
         (packed,) = await self._run(STREAM, [([_STREAM_KEY], [_number(batch.lag_s), *stretches])])
-        stream = Stream.unpack(packed)
+        stream = Stream.unpack(packed if isinstance(packed, bytes) else None)
         pairs = list(zip(*outcomes.values(), strict=True))
-        duplicates = outcomes["user"].count(DUPLICATE)
+        # What was interrupted and is given again may be new to one side alone.
+        duplicates = sum(pair == (DUPLICATE, DUPLICATE) for pair in pairs)
         return Outcome(
             accepted=len(events) - duplicates,
             duplicates=duplicates,
@@ -131,6 +133,18 @@ class RedisStates:
             self._stream, self._stream_until = Stream.unpack(values[_STREAM_KEY]), time.monotonic() + _STREAM_S
         self._near.put(states, epoch)
 
+    async def _ours(self, events: Sequence[LiveEvent]) -> list[int]:
+        """Places of the events whose id no event of another user or item had before. An id is claimed before anything
+        is folded, so what is interrupted can be given again."""
+        claims = []
+        for event in events:
+            key, whose = event_key(_digest(event.key)).encode(), _whose(event)
+            claims.append(Command(key, pack(b"SET", key, whose, b"NX", b"EX", self._seen_s)))
+            claims.append(Command(key, pack(b"GET", key)))
+        replies = _checked(await _ask(self._writers, claims), self._writers.address)
+        # None has just ended.
+        return [place for place, event in enumerate(events) if replies[2 * place + 1] in (None, _whose(event))]
+
     def _call(
         self, batch: Batch, side: RowSide, one: str, events: Sequence[tuple[bytes, bytes, bytes]]
     ) -> tuple[list[bytes], list[bytes]]:
@@ -141,7 +155,7 @@ class RedisStates:
         settled = [
             _number(rule.half_life_s),
             b"%d" % rule.history_length,
-            b"%d" % max(1, 2 * self._horizon_s),
+            self._seen_s,
             pack_state(batch.rows[side].get(one, NOTHING)),
         ]
         own = [(digest, what, item if side == "user" else b"") for digest, what, item in events]
@@ -155,10 +169,14 @@ class RedisStates:
             again = await _ask(self._writers, [_command(b"EVAL", script.text, *calls[place]) for place in unknown])
             for place, reply in zip(unknown, again, strict=True):
                 replies[place] = reply
-        for reply in replies:
-            if isinstance(reply, hiredis.ReplyError):
-                raise LiveError(f"Redis at {self._writers.address}: {reply}")
-        return replies
+        return _checked(replies, self._writers.address)
+
+
+def _checked(replies: list[Any], address: str) -> list[Any]:
+    for reply in replies:
+        if isinstance(reply, hiredis.ReplyError):
+            raise LiveError(f"Redis at {address}: {reply}")
+    return replies
 
 
 async def _ask(nodes: Nodes, commands: Sequence[Command]) -> list[Any]:
@@ -181,8 +199,16 @@ def _command(name: bytes, script: bytes, keys: Sequence[bytes], arguments: Seque
 
 def _packed(event: LiveEvent) -> tuple[bytes, bytes, bytes]:
     """A digest of an event's key, its kind and time, its item."""
-    digest = hashlib.blake2b(event.key, digest_size=_DIGEST_BYTES).digest()
-    return digest, _EVENT.pack(event.is_click, event.at), event.item_id.encode()
+    return _digest(event.key), _EVENT.pack(event.is_click, event.at), event.item_id.encode()
+
+
+def _digest(value: bytes) -> bytes:
+    return hashlib.blake2b(value, digest_size=_DIGEST_BYTES).digest()
+
+
+def _whose(event: LiveEvent) -> bytes:
+    user, item = event.user_id.encode(), event.item_id.encode()
+    return _digest(b"%d:%b%b" % (len(user), user, item))
 
 
 def _number(value: float) -> bytes:

@@ -50,7 +50,7 @@ class OneServer:
         return self._link.last_proved_at
 
     def groups(self, keys: Sequence[bytes]) -> list[list[int]]:
-        return [list(range(len(keys)))]
+        return [list(range(len(keys)))] if keys else []
 
     def current(self) -> list[int]:
         return [self._link.epoch]
@@ -59,6 +59,8 @@ class OneServer:
         return (self._link.epoch,) if time.perf_counter() - self._link.proved_at < SURE_S else ()
 
     async def ask(self, commands: Sequence[Command], accept: Accept[T], deadline: float | None = None) -> Answers[T]:
+        if not commands:
+            return Answers([], None)
         places = range(len(commands))
         packed = commands[0].packed if len(commands) == 1 else b"".join([one.packed for one in commands])
 

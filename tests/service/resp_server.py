@@ -18,11 +18,14 @@ class Proxy:
     """Hands bytes on between clients and a server's port. While it is held, what the server says waits.
 
     `delay_s`: each piece of what the server says comes so much later. `cut_at`: a piece that is longer is cut off
-    there, and its connection ends.
+    there, and its connection ends. `says`: what comes in place of each piece; with it the connection ends if
+    `hangs_up`.
     """
 
     delay_s = 0.0
     cut_at: int | None = None
+    says: bytes | None = None
+    hangs_up = False
 
     def __init__(self, port: int) -> None:
         self._server_port = port
@@ -66,6 +69,11 @@ class Proxy:
                     time.sleep(self.delay_s)
                     if self.cut_at is not None and len(data) > self.cut_at:
                         target.sendall(data[: self.cut_at])
+                        break
+                if waits and self.says is not None:
+                    data = self.says
+                    if self.hangs_up:
+                        target.sendall(data)
                         break
                 target.sendall(data)
             target.shutdown(socket.SHUT_RDWR)

