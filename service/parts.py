@@ -20,8 +20,8 @@ from service.deployment.source import CHAMPION
 from service.explain.explainer import Budget, Explainer
 from service.http.access import AccessLog
 from service.http.keys import open_guard
-from service.live.choice import open_live_store
-from service.live.live_rows import LiveRows
+from service.live.overlay import LiveRows
+from service.live.store import open_live_store
 from service.models.lineup import Lineup, Serving
 from service.request_log.request_log import open_request_log
 from service.routes.fast_route import FastRoute

@@ -24,6 +24,7 @@ _RESIDUE = 0x2144DF1C
 _MAX_ID_BYTES = 4 * MAX_ID_CHARS
 
 RowSide = Literal["user", "item"]
+ROW_SIDES: tuple[RowSide, ...] = ("user", "item")
 Records = NDArray[np.void]
 
 

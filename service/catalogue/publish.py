@@ -14,9 +14,8 @@ from msd.contract.rows import RowCodec
 from service.catalogue.errors import CatalogueError
 from service.catalogue.manifest import CatalogueManifest
 from service.catalogue.parquet import read_part
-from service.redis.publication import CHUNK, Progress, Publication, PublishError, publication
-from service.redis.publish_delta import held_rows
-from service.redis.redis_client import get_all, set_all
+from service.redis.publication import CHUNK, Progress, Publication, PublishError, get_all, publication, set_all
+from service.redis.publish import held_rows
 from service.trust import Trust
 
 # Of each part read back.

@@ -88,7 +88,7 @@ def _whole(folder: Path, url: str, progress: "Progress", trust: "Trust", beside:
 
 
 def _delta(folder: Path, url: str, progress: "Progress", trust: "Trust") -> tuple[dict[str, Any], str]:
-    from service.redis.publish_delta import publish_delta
+    from service.redis.publish import publish_delta
 
     done = publish_delta(folder, url, progress, trust)
     if done.repeated:

@@ -9,8 +9,7 @@ from redis import Redis
 from msd.contract.bundle import MANIFEST
 from msd.contract.redis_keys import POINTER, PREVIOUS, rows_key
 from service.deployment.pointers import SourceError
-from service.redis.publication import publication
-from service.redis.redis_client import CLIENT_ERRORS, connect, get_all, set_all
+from service.redis.publication import CLIENT_ERRORS, connect, get_all, publication, set_all
 from service.redis.redis_url import parse_redis_url
 
 _MAX_MANIFEST_BYTES = 64 * 2**20

@@ -1,22 +1,35 @@
-"""Live states in a file on this machine, read on the event loop and written by one thread. Batches that arrive during a
-write share the next one.
+"""Live states on the local disk, in one LMDB file: read on the event loop, written by one thread. Batches that arrive
+during a write share the next one.
+
+LMDB lets one process open a folder once, and processes write in turns. A transaction is durable whole or not at all,
+whatever ends the process or the machine.
 """
 
 import asyncio
-from collections.abc import Sequence
+import hashlib
+import struct
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
+import lmdb
 import structlog
 
-from msd.contract.rows import RowSide
-from service.live.batch import Batch, Outcome
-from service.live.errors import LiveError
-from service.live.state_file import StateFile
-from service.live.store import States
+from msd.contract.live_state import NOTHING, LiveState, current, pack_state, take, unpack_state
+from msd.contract.rows import ROW_SIDES, RowSide
+from service.live.events import Batch, LiveEvent, Outcome, Stream, after
+from service.live.store import LiveError, States
 
+_FORMAT = b"1"
+_MAX_KEY_BYTES = 500  # LMDB's limit is 511
+_MAX_READERS = 1_024
+_STREAM, _GENERATION, _FORMAT_KEY = b"stream", b"generation", b"format"
+_STARTED = struct.Struct("<dB")
 _MAX_BATCHES = 64
 _TIMEOUT_S = 5.0
+T = TypeVar("T")
 
 
 class _Waiting(NamedTuple):
@@ -29,7 +42,7 @@ class EmbeddedStates:
 
     is_local = True
 
-    def __init__(self, file: StateFile) -> None:
+    def __init__(self, file: "StateFile") -> None:
         self._file = file
         self._waiting: list[_Waiting] = []
         self._writing: asyncio.Task[None] | None = None
@@ -81,7 +94,8 @@ class EmbeddedStates:
         try:
             outcomes = await asyncio.get_running_loop().run_in_executor(self._thread, self._file.add, batches)
         except Exception as error:
-            self._log.error("events_not_kept", reason=str(error), exc_info=_unless_ours(error))
+            is_ours = isinstance(error, LiveError)
+            self._log.error("events_not_kept", reason=str(error), exc_info=None if is_ours else error)
             failed = error if isinstance(error, LiveError) else LiveError(f"events cannot be written: {error}")
             for one in together:
                 if not one.answer.done():
@@ -92,5 +106,170 @@ class EmbeddedStates:
                 one.answer.set_result(outcome)
 
 
-def _unless_ours(error: Exception) -> Exception | None:
-    return None if isinstance(error, LiveError) else error
+class StateFile:
+    """Raises LiveError if the folder cannot hold states, or holds something else. A repeated event is recognised for
+    `horizon_s` at least, and for twice as long at most."""
+
+    def __init__(self, folder: Path, max_bytes: int, horizon_s: float = 86_400.0) -> None:
+        self._folder = folder
+        self._horizon_s = horizon_s
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._env = lmdb.open(
+                str(folder),
+                map_size=max_bytes,
+                max_dbs=4,
+                max_readers=_MAX_READERS,
+                mode=0o600,
+                readahead=False,
+            )
+            self._states, self._about = (self._env.open_db(name) for name in (b"states", b"about"))
+            self._seen = [self._env.open_db(name) for name in (b"seen-0", b"seen-1")]
+            self._env.reader_check()  # frees the slots of readers that were killed
+            self._check_format()
+        except (lmdb.Error, OSError) as error:
+            raise LiveError(f"{folder}: cannot keep live states there ({_reason(error)}); see MSD_STATE_DIR") from error
+
+    def read(self, side: RowSide, ids: Sequence[str]) -> States:
+        """The packed states of ids, None where there is none, and the stream, all of one moment."""
+        keys = [state_key(side, one) for one in ids]
+        try:
+            with self._env.begin(buffers=False) as transaction:
+                with transaction.cursor(self._states) as cursor:
+                    found: dict[bytes, bytes] = dict(cursor.getmulti(keys))
+                stream = _bytes(transaction.get(_STREAM, db=self._about))
+        except lmdb.Error as error:
+            raise LiveError(f"{self._folder}: live states cannot be read ({_reason(error)})") from error
+        return States([found.get(key) for key in keys], Stream.unpack(stream))
+
+    def add(self, batches: Sequence[Batch]) -> list[Outcome]:
+        """Fold batches; return once they are durable. Raises LiveError, and then none of them was folded."""
+
+        def fold(transaction: lmdb.Transaction) -> list[Outcome]:
+            stream = Stream.unpack(_bytes(transaction.get(_STREAM, db=self._about)))
+            folding = _Fold(transaction, self._states, self._generations(transaction), stream)
+            outcomes = [folding.add(batch) for batch in batches]
+            folding.write()
+            if folding.stream is not None:
+                transaction.put(_STREAM, folding.stream.pack(), db=self._about)
+            return outcomes
+
+        return self._write(fold)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._env.close()
+
+    def _write(self, change: Callable[[lmdb.Transaction], T]) -> T:
+        try:
+            with self._env.begin(write=True) as transaction:
+                return change(transaction)
+        except lmdb.MapFullError as error:
+            raise LiveError(f"{self._folder}: live states have grown to MSD_STATE_MB; raise it") from error
+        except (lmdb.Error, OSError) as error:
+            raise LiveError(f"{self._folder}: events cannot be made to last ({_reason(error)})") from error
+
+    def _check_format(self) -> None:
+        def check(transaction: lmdb.Transaction) -> bytes:
+            found = transaction.get(_FORMAT_KEY, db=self._about)
+            if found is None:
+                transaction.put(_FORMAT_KEY, _FORMAT, db=self._about)
+            return bytes(found or _FORMAT)
+
+        if (found := self._write(check)) != _FORMAT:
+            self._env.close()
+            raise LiveError(
+                f"{self._folder}: states of format {found.decode('utf-8', 'replace')}, this release keeps format"
+                f" {_FORMAT.decode()}; give it another MSD_STATE_DIR"
+            )
+
+    def _generations(self, transaction: lmdb.Transaction) -> "list[lmdb._Database]":
+        """Where seen events are noted, the one to write to first; the other is emptied when it is used again."""
+        started, which = _STARTED.unpack(transaction.get(_GENERATION, db=self._about) or _STARTED.pack(0.0, 0))
+        now = time.time()
+        # A clock that was set back begins no generation, nor does it keep one for ever.
+        if not 0.0 <= now - started <= self._horizon_s:
+            if now > started:
+                which = 1 - which
+                transaction.drop(self._seen[which], delete=False)
+            transaction.put(_GENERATION, _STARTED.pack(now, which), db=self._about)
+        return [self._seen[which], self._seen[1 - which]]
+
+
+class _Fold:
+    """The changes of one transaction, each event once. A state is read and written once for all its events."""
+
+    def __init__(
+        self,
+        transaction: lmdb.Transaction,
+        states: "lmdb._Database",
+        generations: "list[lmdb._Database]",
+        stream: Stream | None,
+    ) -> None:
+        self._transaction = transaction
+        self._states = states
+        self._newer, self._older = generations
+        self._held: dict[tuple[RowSide, str], LiveState | None] = {}
+        self._changed: dict[tuple[RowSide, str], LiveState] = {}
+        self.stream = stream
+
+    def add(self, batch: Batch) -> Outcome:
+        """Fold one batch."""
+        duplicates = late = in_row = 0
+        for stretch in batch.stretches:
+            self.stream = after(self.stream, stretch, batch.lag_s)
+        for event in batch.events:
+            if not self._is_new(event):
+                duplicates += 1
+                continue
+            is_late, is_in_row = self._fold(batch, event)
+            late += is_late
+            in_row += is_in_row
+        newest = self.stream.until if self.stream else 0.0
+        return Outcome(len(batch.events) - duplicates, duplicates, late, in_row, newest)
+
+    def write(self) -> None:
+        """Write the states that changed."""
+        for (side, one), state in self._changed.items():
+            self._transaction.put(state_key(side, one), pack_state(state), db=self._states)
+
+    def _is_new(self, event: LiveEvent) -> bool:
+        """Whether an event was never seen before; from now on it was."""
+        key = hashlib.blake2b(event.key, digest_size=16).digest()
+        if self._transaction.get(key, db=self._older) is not None:
+            return False
+        return bool(self._transaction.put(key, b"", overwrite=False, db=self._newer))
+
+    def _fold(self, batch: Batch, event: LiveEvent) -> tuple[bool, bool]:
+        is_late = is_in_row = False
+        for side in ROW_SIDES:
+            one, of_side = event.of(side)
+            key = side, one
+            if key not in self._held:
+                self._held[key] = unpack_state(_bytes(self._transaction.get(state_key(side, one), db=self._states)))
+            before = current(self._held[key], batch.rows[side].get(one, NOTHING))
+            state = take(batch.rules[side], before, of_side)
+            if state is before:
+                is_in_row = True
+                continue
+            is_late |= event.at < before.state.as_of
+            self._held[key] = self._changed[key] = state
+        return is_late, is_in_row
+
+
+def state_key(side: RowSide, one: str) -> bytes:
+    """The id itself behind its side's letter, or the digest of one that is too long."""
+    encoded = one.encode()
+    if len(encoded) <= _MAX_KEY_BYTES:
+        return (b"u" if side == "user" else b"i") + encoded
+    return (b"U" if side == "user" else b"I") + hashlib.blake2b(encoded, digest_size=32).digest()
+
+
+def _bytes(value: bytes | memoryview | None) -> bytes | None:
+    """What a transaction without buffers gives is bytes; that it can do otherwise is in its types alone."""
+    assert not isinstance(value, memoryview), "transactions have no buffers"
+    return value
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -7,26 +7,23 @@ for what Redis holds. What folding does to a state is for `redis_script` to know
 import hashlib
 import struct
 import time
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import OrderedDict, defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import hiredis
 import numpy as np
+from numpy.typing import NDArray
 
 from msd.contract.live_state import NOTHING, pack_state
 from msd.contract.redis_keys import LIVE_STREAM, event_key, live_key, live_prefix, seen_key
-from msd.contract.rows import RowSide
-from service.live.batch import SIDES, Batch, LiveEvent, Outcome
-from service.live.errors import LiveError
-from service.live.near import Near
+from msd.contract.rows import ROW_SIDES, RowSide
+from service.live.events import Batch, LiveEvent, Outcome, Stream
 from service.live.redis_script import DUPLICATE, FOLD, IN_ROW, LATE, STREAM, Script
-from service.live.store import States
-from service.live.stream import Stream
-from service.redis.nodes import Command, Nodes, are_among, get_many
+from service.live.store import LiveError, States
 from service.redis.redis_line import pack
-from service.redis.redis_link import Ears
-from service.redis.topology import open_nodes
+from service.redis.redis_link import Command, Ears
+from service.redis.topology import Nodes, are_among, get_many, open_nodes
 from service.settings import Settings
 
 _WRITE_TIMEOUT_S = 5.0
@@ -35,6 +32,9 @@ _STREAM_S = 1.0
 _STREAM_KEY = LIVE_STREAM.encode()
 _EVENT = struct.Struct("<Bd")
 _DIGEST_BYTES = 12
+# What Python takes for an entry beside the bytes of key and state, about.
+_OVERHEAD = 250
+_NOT_HELD = (None, -1)
 
 
 class RedisStates:
@@ -53,7 +53,7 @@ class RedisStates:
         self._near = Near(cache_bytes)
         self._stream: Stream | None = None
         self._stream_until = 0.0
-        prefixes = [live_prefix(side).encode() for side in SIDES] if cache_bytes else []
+        prefixes = [live_prefix(side).encode() for side in ROW_SIDES] if cache_bytes else []
         timeout_s = settings.store_timeout_ms / 1000
         self._nodes = open_nodes(url, timeout_s, prefixes, Ears(self._near.forget))
         self._writers = open_nodes(url, _WRITE_TIMEOUT_S)
@@ -88,7 +88,7 @@ class RedisStates:
         calls = [
             self._call(batch, side, one, [events[place] for place in places]) for (side, one), places in told.items()
         ]
-        outcomes = {side: bytearray([DUPLICATE] * len(events)) for side in SIDES}
+        outcomes = {side: bytearray([DUPLICATE] * len(events)) for side in ROW_SIDES}
         for ((side, _), places), reply in zip(told.items(), await self._run(FOLD, calls), strict=True):
             if not isinstance(reply, bytes) or len(reply) != len(places):
                 raise LiveError(f"Redis at {self._writers.address}: the reply is not that of the script")
@@ -218,3 +218,48 @@ def _number(value: float) -> bytes:
 
 def _is_error(reply: object, code: str) -> bool:
     return isinstance(reply, hiredis.ReplyError) and str(reply).startswith(code)
+
+
+class Near:
+    """LRU cache of packed states in bounded memory: by key, what was read and in which epoch. That there is no state is
+    held like any other."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._held: OrderedDict[bytes, tuple[bytes | None, int]] = OrderedDict()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def look_up(self, keys: Sequence[bytes]) -> tuple[list[bytes | None], NDArray[np.int64]]:
+        """What is held of keys [n], and the epochs [n] in which it was read: −1 where nothing is held."""
+        held = self._held
+        found = [held.get(key, _NOT_HELD) for key in keys]
+        for key, (_, epoch) in zip(keys, found, strict=True):
+            if epoch >= 0:
+                held.move_to_end(key)
+        return [value for value, _ in found], np.fromiter((epoch for _, epoch in found), np.int64, len(keys))
+
+    def put(self, values: Mapping[bytes, bytes | None], epoch: int) -> None:
+        """Holds what was read."""
+        for key, value in values.items():
+            self._drop(key)
+            self._held[key] = value, epoch
+            self._bytes += _size(key, value)
+        while self._bytes > self._max_bytes:
+            key, (value, _) = self._held.popitem(last=False)
+            self._bytes -= _size(key, value)
+
+    def forget(self, keys: Sequence[bytes]) -> None:
+        """Drops keys."""
+        for key in keys:
+            self._drop(key)
+
+    def _drop(self, key: bytes) -> None:
+        if (held := self._held.pop(key, None)) is not None:
+            self._bytes -= _size(key, held[0])
+
+
+def _size(key: bytes, value: bytes | None) -> int:
+    return _OVERHEAD + len(key) + (len(value) if value else 0)

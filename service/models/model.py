@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from msd.contract.bundle import Bundle
-from msd.contract.rows import RowCodec, RowSide
+from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
 from msd.contract.schema import FeatureSchema
 from service.models.native_path import CoreStatus, NativePath, core_status
 from service.models.runner import Runner
-from service.rows.bundle_file import SIDES, BundleFileStore
-from service.rows.store import RowStore
+from service.rows.store import BundleFileStore, RowStore
 from service.runtimes.choice import open_runtime, open_together
 from service.runtimes.runtime import Engine
 from service.settings import Settings
@@ -52,7 +51,7 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
     """Loads a verified bundle. Raises MsdError when runtime or rows file are not as they should be."""
     runtime = open_runtime(bundle, settings)
     runner = Runner(runtime, open_together(bundle, runtime.engine, settings))
-    codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in SIDES}
+    codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in ROW_SIDES}
     store = _open_store(bundle, settings, metrics)
     schema, version = bundle.schema, bundle.manifest.model_version
     rows = store.core_rows() if settings.native else None

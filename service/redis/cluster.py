@@ -13,9 +13,8 @@ import hiredis
 from redis.crc import key_slot
 
 from service.errors import StoreError
-from service.redis.nodes import SURE_S, Accept, Answers, Command, checked
 from service.redis.redis_line import Target, pack
-from service.redis.redis_link import Ears, RedisLink, State
+from service.redis.redis_link import SURE_S, Answers, Command, Ears, Receive, RedisLink, State, checked
 from service.redis.redis_url import Address, RedisUrl, host_port
 
 T = TypeVar("T")
@@ -105,7 +104,7 @@ class Cluster:
             if node.link.proved_at > since and address not in self._cut_off
         ]
 
-    async def ask(self, commands: Sequence[Command], accept: Accept[T], deadline: float | None = None) -> Answers[T]:
+    async def ask(self, commands: Sequence[Command], accept: Receive[T], deadline: float | None = None) -> Answers[T]:
         """Send each command to the node of its key, to all nodes at once, and again where keys have moved."""
         until = time.perf_counter() + self._timeout_s
         until = until if deadline is None else min(until, deadline)
@@ -141,7 +140,13 @@ class Cluster:
         await asyncio.gather(*(node.link.close() for node in self._nodes.values()))
 
     async def _ask(
-        self, node: _Node, places: list[int], asks: bool, commands: Sequence[Command], accept: Accept[T], until: float
+        self,
+        node: _Node,
+        places: list[int],
+        asks: bool,
+        commands: Sequence[Command],
+        accept: Receive[T],
+        until: float,
     ) -> "_Answer[T]":
         packed = [commands[place].packed for place in places]
         moved: dict[int, tuple[_Node, bool]] = {}

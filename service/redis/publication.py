@@ -1,4 +1,5 @@
-"""Writing rows into Redis: one publication at a time, rows in bulk, and proof that they arrived.
+"""Writing rows into Redis: one publication at a time, rows in bulk, and proof that they arrived; by redis-py's client
+for any form of Redis URL, which is for commands that people run. The service reads over connections of its own.
 
 Does not know whether the rows are all of a bundle's, or those that changed.
 """
@@ -6,15 +7,18 @@ Does not know whether the rows are all of a bundle's, or those that changed.
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import cast
+from typing import Any, cast
 
-from redis import Redis
+from redis import Redis, Sentinel
+from redis.client import Pipeline
+from redis.cluster import ClusterNode, RedisCluster
+from redis.connection import ConnectionPool, SSLConnection, parse_url
+from redis.exceptions import RedisClusterException, RedisError
 
 from msd.contract.errors import MsdError
 from msd.contract.redis_keys import LOCK, key_prefix
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowSide
-from service.redis.redis_client import CLIENT_ERRORS, connect, get_all, set_all
 from service.redis.redis_url import RedisUrl, parse_redis_url
 
 CHUNK = 500
@@ -24,6 +28,8 @@ _LOOKED_AT = 50_000
 _SAMPLE = 256
 _TIMEOUT_S = 10.0
 _LOCK_MS = 60_000
+# Not every one of redis-py's errors is a RedisError.
+CLIENT_ERRORS: tuple[type[Exception], ...] = (RedisError, RedisClusterException)
 _RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end"
 
 Files = Mapping[RowSide, RowFile]
@@ -109,10 +115,17 @@ class Publication:
 @contextmanager
 def publication(url: str) -> Iterator[Publication]:
     """Connects and takes the lock, which goes with the block. Every failure is a PublishError."""
-    parsed, token = _read(url), secrets.token_hex(16).encode()
+    token = secrets.token_hex(16).encode()
+    try:
+        parsed = parse_redis_url(url)
+        client = connect(parsed, _TIMEOUT_S)
+    except (TypeError, ValueError) as error:
+        raise PublishError(f"--redis: {error}") from None
+    except CLIENT_ERRORS as error:  # of a cluster, which is looked at when its client is made
+        raise _failed(parsed.address, error) from error
     address = parsed.address
     try:
-        with _connect(parsed) as redis:
+        with client as redis:
             if not redis.set(LOCK, token, nx=True, px=_LOCK_MS):
                 left = max(0, cast(int, redis.pttl(LOCK))) / 1000
                 raise PublishError(
@@ -124,23 +137,13 @@ def publication(url: str) -> Iterator[Publication]:
             finally:
                 _release(redis, token)
     except CLIENT_ERRORS as error:
-        raise PublishError(
-            f"Redis at {address}: {type(error).__name__}: {error}; the rows are not published, run it again"
-        ) from error
+        raise _failed(address, error) from error
 
 
-def _read(url: str) -> RedisUrl:
-    try:
-        return parse_redis_url(url)
-    except ValueError as error:
-        raise PublishError(f"--redis: {error}") from None
-
-
-def _connect(url: RedisUrl) -> Redis:
-    try:
-        return connect(url, _TIMEOUT_S)
-    except (TypeError, ValueError) as error:
-        raise PublishError(f"--redis: {error}") from None
+def _failed(address: str, error: Exception) -> PublishError:
+    return PublishError(
+        f"Redis at {address}: {type(error).__name__}: {error}; the rows are not published, run it again"
+    )
 
 
 def _release(redis: Redis, token: bytes) -> None:
@@ -159,3 +162,44 @@ def keys_of(bundle_id: str, side: RowSide, ids: Sequence[str]) -> Iterator[bytes
     """The keys of some ids."""
     prefix = key_prefix(bundle_id, side).encode()
     return (prefix + one.encode() for one in ids)
+
+
+def connect(url: RedisUrl, timeout_s: float) -> Redis:
+    """A client; one of a cluster has been there already. A RedisCluster has all methods of a Redis that are used here.
+    Raises TypeError or ValueError for an option that cannot be, and one of CLIENT_ERRORS."""
+    limits = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+    ConnectionPool.from_url(url.of_server(("", 0))).make_connection()
+    if url.form == "server":
+        return Redis.from_url(url.plain, **limits)
+    options = {**limits, **_options(url.of_server(("", 0)))}
+    if url.form == "cluster":
+        del options["db"]
+        nodes = [ClusterNode(host, port) for host, port in url.hosts]  # type: ignore[no-untyped-call]
+        return cast(Redis, RedisCluster(startup_nodes=nodes, **options))
+    own = {**limits, **_options(url.of_sentinel(("", 0)))}
+    sentinel = Sentinel(url.hosts, sentinel_kwargs=own)  # type: ignore[no-untyped-call]
+    return cast(Redis, sentinel.master_for(url.master, **options))  # type: ignore[no-untyped-call]
+
+
+def set_all(client: Redis, pipeline: Pipeline, values: Mapping[bytes, bytes]) -> None:
+    """Sets keys in a pipeline; in a cluster one by one, for they are of many slots."""
+    if not isinstance(client, RedisCluster):
+        pipeline.mset(values)
+        return
+    for key, value in values.items():
+        pipeline.set(key, value)
+
+
+def get_all(client: Redis, keys: Sequence[str] | Sequence[bytes]) -> list[bytes | None]:
+    """The values of keys, in their order."""
+    read = client.mget_nonatomic if isinstance(client, RedisCluster) else client.mget
+    return cast("list[bytes | None]", read(keys))
+
+
+def _options(url: str) -> dict[str, Any]:
+    """What a URL says beside where it leads."""
+    options: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
+    is_tls = options.pop("connection_class", None) is SSLConnection
+    for name in ("host", "port"):
+        options.pop(name, None)
+    return {**options, "ssl": True} if is_tls else options

@@ -1,31 +1,34 @@
-"""Copies a bundle's rows into Redis, proves that they arrived, then points to them.
+"""Publish a bundle into Redis: copy its rows, prove that they arrived, then point to them; or take in what changed.
 
-Every step can be repeated: rows go into the namespace of their bundle, which nobody reads before the pointer is set.
+Every step can be repeated. Rows go into the namespace of their bundle, which nobody reads before the pointer is set. A
+delta fits the rows that it was made for, and no others; services see it within a second.
 """
 
 import re
+import struct
 import time
-from collections.abc import Collection
+from array import array
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 from redis import Redis
 
 from msd.contract.bundle import ROWS
 from msd.contract.delta import rows_digest
-from msd.contract.redis_keys import BESIDE, POINTER, PREVIOUS, rows_key
+from msd.contract.redis_keys import BESIDE, POINTER, PREVIOUS, rows_key, shown_key
 from msd.contract.row_file import RowFile
-from msd.contract.rows import RowCodec, RowSide
-from service.redis.most_shown import MostShown
-from service.redis.publication import Files, Progress, publication
-from service.redis.redis_client import get_all
+from msd.contract.rows import ROW_SIDES, RowCodec, RowSide, pack_history
+from service.redis.publication import Files, Progress, Publication, PublishError, get_all, keys_of, publication
 from service.trust import Trust
 
 _NAMESPACE = re.compile(rb"^msd:([0-9a-f]{32}):")
-
-
-SIDES: tuple[RowSide, ...] = ("user", "item")
+# Of each side; as many as there is room for with a MSD_CACHE_MB of a thousand.
+_AT_MOST = 2**20
+_IDS_A_KEY = 1_000
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def publish(
     """
     started = time.monotonic()
     bundle = (trust or Trust(None)).open(folder)
-    codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in SIDES}
+    codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in ROW_SIDES}
     files: Files = {side: RowFile(bundle.path(ROWS[side]), codec, bundle.bundle_id) for side, codec in codecs.items()}
     shown = MostShown(codecs)
     with publication(url) as running:
@@ -99,3 +102,100 @@ def _is_of_another(key: bytes, kept: set[str | None]) -> bool:
     """Whether a key is of a bundle that is not kept: neither current nor previous, nor beside them."""
     found = _NAMESPACE.match(key)
     return found is not None and found[1].decode() not in kept
+
+
+@dataclass(frozen=True)
+class DeltaPublished:
+    """What the publication of a delta did; nothing where `repeated`, for then it had been published before."""
+
+    bundle_id: str
+    users: int
+    items: int
+    bytes: int
+    removed_keys: int
+    repeated: bool
+    seconds: float
+
+
+def publish_delta(folder: Path, url: str, progress: Progress, trust: Trust | None = None) -> DeltaPublished:
+    """Publishes the delta in `folder`. Raises BundleError, or PublishError where Redis fails or it does not fit."""
+    started = time.monotonic()
+    delta = (trust or Trust(None)).open_delta(folder)
+    bundle_id, base, result = delta.manifest.bundle_id, delta.manifest.base, delta.manifest.result
+    users = items = size = removed = 0
+    with publication(url) as running:
+        held = held_rows(running, bundle_id)
+        # What rows hold between two states fits no other delta until this one has ended.
+        underway = f"{base}>{result}"
+        if held not in (base, underway, result):
+            raise PublishError(
+                f"Redis at {running.address} holds rows {_named(held)} of bundle {bundle_id}, this delta leads from"
+                f" {base[:12]}… to {result[:12]}…: publish the deltas in their order, or the newest bundle whole"
+            )
+        if held != result:
+            running.redis.set(rows_key(bundle_id), underway)
+            size = running.copy(bundle_id, delta.rows, progress)
+            for side, ids in delta.removed.items():
+                removed += running.remove(keys_of(bundle_id, side, ids))
+            running.verify(bundle_id, delta.rows)
+            running.redis.set(rows_key(bundle_id), result)
+            users, items = delta.rows["user"].count, delta.rows["item"].count
+    seconds = round(time.monotonic() - started, 3)
+    return DeltaPublished(bundle_id, users, items, size, removed, held == result, seconds)
+
+
+def held_rows(running: Publication, bundle_id: str) -> str:
+    """The digest of the rows that Redis holds of the bundle."""
+    value = cast("bytes | None", running.redis.get(rows_key(bundle_id)))
+    if value is None:
+        raise PublishError(
+            f"Redis at {running.address} holds no rows of bundle {bundle_id}, or not all of them: run"
+            " `msd publish BUNDLE` with the whole bundle first"
+        )
+    return value.decode("ascii", "replace")
+
+
+def _named(held: str) -> str:
+    """A state of the rows, short; or the two between which an interrupted delta has left them."""
+    start, between, end = held.partition(">")
+    return f"between {start[:12]}… and {end[:12]}…" if between else f"{held[:12]}…"
+
+
+class MostShown:
+    """Sees all rows that are published, and keeps the ids of those with the most impressions."""
+
+    def __init__(self, codecs: Mapping[RowSide, RowCodec], at_most: int = _AT_MOST) -> None:
+        self._at_most = at_most
+        self._impressions_at = {side: _offset(codec, "impressions") for side, codec in codecs.items()}
+        self._ids: dict[RowSide, list[str]] = {side: [] for side in codecs}
+        self._impressions = {side: array("f") for side in codecs}
+
+    def see(self, side: RowSide, rows: Sequence[tuple[str, bytes]]) -> None:
+        """Takes note of some rows."""
+        place = self._impressions_at[side]
+        self._ids[side] += [one for one, _ in rows]
+        self._impressions[side].extend([struct.unpack_from("<f", row, place)[0] for _, row in rows])
+        if len(self._ids[side]) >= 2 * self._at_most:
+            self._cut(side)
+
+    def write(self, redis: Redis, bundle_id: str) -> None:
+        """Replaces what an earlier publication left."""
+        for side, ids in self._ids.items():
+            self._cut(side)
+            numbers = count()
+            for start in range(0, len(ids), _IDS_A_KEY):
+                redis.set(shown_key(bundle_id, side, next(numbers)), pack_history(ids[start : start + _IDS_A_KEY]))
+            while redis.unlink(shown_key(bundle_id, side, next(numbers))):
+                pass
+
+    def _cut(self, side: RowSide) -> None:
+        ids, impressions = self._ids[side], np.array(self._impressions[side])
+        order = np.argsort(-impressions, kind="stable")[: self._at_most].tolist()
+        ids[:] = [ids[place] for place in order]
+        self._impressions[side] = array("f", impressions[order])
+
+
+def _offset(codec: RowCodec, name: str) -> int:
+    """Where a number lies in a row."""
+    assert codec.dtype.fields is not None, "a row has fields"
+    return int(codec.dtype.fields[name][1])

@@ -7,17 +7,20 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import hiredis
 
 from service.errors import StoreError
 from service.redis.redis_line import Accept, Ended, Line, Target
 
+T = TypeVar("T")
 State = Literal["up", "slow", "refusing", "down"]
 Seek = Callable[[], Awaitable[Target]]
 """Where the server is now, within a time limit of its own. Raises StoreError if that is unknown."""
 
+# A row in memory counts as Redis's own for so long after the node last answered.
+SURE_S = 0.8
 _BEAT_S = 0.2
 _SILENT_S = 2.0
 _FIRST_PAUSE_S = 0.05
@@ -25,6 +28,9 @@ _LAST_PAUSE_S = 1.0
 _LONG_LIFE_S = 1.0
 # A server that answers with these is well; it does not hold the key, or not as what was asked for.
 _OF_THE_KEY = ("MOVED ", "ASK ", "TRYAGAIN ", "WRONGTYPE ")
+Receive = Callable[[Sequence[int], Sequence[Any], int], T]
+"""Called when a node has answered, in the order of its replies and invalidations: with the places of the commands,
+their replies (some of which may be a `hiredis.ReplyError`), and the epoch of the node's connection."""
 
 
 class Ears(NamedTuple):
@@ -33,6 +39,20 @@ class Ears(NamedTuple):
     invalid: Callable[[Sequence[bytes]], None] = lambda keys: None
     renewed: Callable[[], None] = lambda: None
     fares: Callable[[], None] = lambda: None
+
+
+class Command(NamedTuple):
+    """A packed command and one of its keys; in a cluster all its keys must be in one slot."""
+
+    key: bytes
+    packed: bytes
+
+
+class Answers(NamedTuple, Generic[T]):
+    """What was accepted of each node that answered; and why a node did not, if one did not."""
+
+    outcomes: list[T]
+    error: StoreError | None
 
 
 class RedisLink:
@@ -218,3 +238,10 @@ class RedisLink:
             await asyncio.wait([line.ended], timeout=_BEAT_S)
             self._tell()
         return line.ended.result()
+
+
+def checked(reply: Any, address: str) -> Any:  # noqa: ANN401 - any reply
+    """The reply. Raises StoreError if it is an error."""
+    if isinstance(reply, hiredis.ReplyError):
+        raise StoreError(f"Redis at {address}: {reply}")
+    return reply

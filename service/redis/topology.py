@@ -8,27 +8,20 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from service.errors import StoreError
 from service.redis.cluster import Cluster
-from service.redis.nodes import SURE_S, Accept, Answers, Command, Nodes, checked
 from service.redis.redis_line import Target, pack
-from service.redis.redis_link import Ears, RedisLink, State
+from service.redis.redis_link import SURE_S, Answers, Command, Ears, Receive, RedisLink, State, checked
 from service.redis.redis_url import Address, RedisUrl, host_port, parse_redis_url
 
 T = TypeVar("T")
 _SENTINEL_LIMIT_S = 0.5
 _WATCH_S = 1.0
 _NOBODY = Ears()
-
-
-def open_nodes(url: str, timeout_s: float, prefixes: Sequence[bytes] = (), ears: Ears = _NOBODY) -> Nodes:
-    """The nodes behind a URL, not yet connected. `timeout_s`: of one question and its answer. `prefixes`: of the keys
-    whose changes `ears` hear of; empty for none, which servers without tracking can do, too. Raises StoreError for an
-    invalid option in the URL."""
-    parsed = parse_redis_url(url)
-    Target(parsed.of_server(("", 0)), prefixes)  # checks the options before anything connects
-    forms: dict[str, Callable[..., Nodes]] = {"server": OneServer, "sentinel": SentinelMaster, "cluster": Cluster}
-    return forms[parsed.form](parsed, timeout_s, prefixes, ears)
+_VALUE = {bytes, type(None)}
 
 
 class OneServer:
@@ -58,7 +51,7 @@ class OneServer:
     def sure(self) -> Sequence[int]:
         return (self._link.epoch,) if time.perf_counter() - self._link.proved_at < SURE_S else ()
 
-    async def ask(self, commands: Sequence[Command], accept: Accept[T], deadline: float | None = None) -> Answers[T]:
+    async def ask(self, commands: Sequence[Command], accept: Receive[T], deadline: float | None = None) -> Answers[T]:
         if not commands:
             return Answers([], None)
         places = range(len(commands))
@@ -89,7 +82,7 @@ class SentinelMaster(OneServer):
         self._named: Address | None = None
         self._watching: asyncio.Task[None] | None = None
 
-    async def ask(self, commands: Sequence[Command], accept: Accept[T], deadline: float | None = None) -> Answers[T]:
+    async def ask(self, commands: Sequence[Command], accept: Receive[T], deadline: float | None = None) -> Answers[T]:
         if self._watching is None:
             self._watching = asyncio.create_task(self._watch())
         return await super().ask(commands, accept, deadline)
@@ -144,3 +137,66 @@ class SentinelMaster(OneServer):
                 continue  # the master is as good as it was
             if before is not None and found != before == self._named:
                 self._link.renew(f"Sentinels say that {host_port(found)} is the master now")
+
+
+Nodes = OneServer | Cluster
+"""A deployment: commands go to the nodes of their keys, all at once."""
+
+
+def open_nodes(url: str, timeout_s: float, prefixes: Sequence[bytes] = (), ears: Ears = _NOBODY) -> Nodes:
+    """The nodes behind a URL, not yet connected. `timeout_s`: of one question and its answer. `prefixes`: of the keys
+    whose changes `ears` hear of; empty for none, which servers without tracking can do, too. Raises StoreError for an
+    invalid option in the URL."""
+    parsed = parse_redis_url(url)
+    Target(parsed.of_server(("", 0)), prefixes)  # checks the options before anything connects
+    if parsed.form == "cluster":
+        return Cluster(parsed, timeout_s, prefixes, ears)
+    form = SentinelMaster if parsed.form == "sentinel" else OneServer
+    return form(parsed, timeout_s, prefixes, ears)
+
+
+def are_among(epochs: NDArray[np.int64], sure: Sequence[int]) -> NDArray[np.bool_]:
+    """[n] whether each epoch is one of a few."""
+    are = np.zeros(len(epochs), bool)
+    for one in sure:
+        are |= epochs == one
+    return are
+
+
+async def ask_one(nodes: Nodes, key: bytes, *parts: bytes, deadline: float | None = None) -> Any:  # noqa: ANN401 - any reply
+    """The reply to one command about one key. Every failure is a StoreError."""
+
+    def accept(places: Sequence[int], replies: Sequence[Any], epoch: int) -> Any:  # noqa: ANN401 - any reply
+        return checked(replies[0], nodes.address)
+
+    answers = await nodes.ask([Command(key, pack(*parts))], accept, deadline)
+    if answers.error is not None:
+        raise answers.error
+    return answers.outcomes[0]
+
+
+async def get_many(
+    nodes: Nodes,
+    keys: Sequence[bytes],
+    accept: Callable[[list[int], list[bytes | None], int], T],
+    deadline: float | None = None,
+) -> Answers[T]:
+    """Read keys by one MGET a group. `accept` gets the places of keys, their values, and the epoch, a node at a time;
+    a reply that is no list of that many values is a StoreError."""
+    groups = nodes.groups(keys)
+    commands = [Command(keys[group[0]], pack(b"MGET", *[keys[place] for place in group])) for group in groups]
+
+    def accept_lists(at: Sequence[int], replies: Sequence[Any], epoch: int) -> T:
+        places: list[int] = []
+        values: list[bytes | None] = []
+        for number, reply in zip(at, replies, strict=True):
+            found = checked(reply, nodes.address)
+            if not isinstance(found, list) or len(found) != len(groups[number]) or not set(map(type, found)) <= _VALUE:
+                raise StoreError(
+                    f"Redis at {nodes.address}: the reply to MGET is not a list of {len(groups[number])} values"
+                )
+            places += groups[number]
+            values += found
+        return accept(places, values, epoch)
+
+    return await nodes.ask(commands, accept_lists, deadline)

@@ -16,10 +16,9 @@ from msd.contract.rows import RowSide
 from service.deployment.readiness import Readiness
 from service.errors import EventsUnavailable, NotReady, StoreError
 from service.http.request import read_json_body
-from service.live.batch import Batch, LiveEvent, Outcome, rows_of
-from service.live.errors import LiveError
+from service.live.events import Batch, LiveEvent, Outcome, rows_of
 from service.live.overlay import state_rules
-from service.live.store import LiveStore
+from service.live.store import LiveError, LiveStore
 from service.models.lineup import Serving
 from service.models.model import Model
 from service.request_log.request_log import RequestLog

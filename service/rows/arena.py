@@ -13,11 +13,73 @@ from numpy.typing import NDArray
 import native
 from msd.contract.errors import MsdError
 from msd.contract.rows import Records, RowCodec, Rows, pack_history, unpack_history
-from service.rows.id_map import IdMap, new_id_map
 
 # What is taken for an id, beside its characters and the row themselves, about; and how many characters most ids have.
 _OVERHEAD = 250
 _USUAL_ID_BYTES = 20
+
+
+class IdMap:
+    """Which place of an arena holds which id, and behind it a tail of bytes: the native core's `IdMap` in Python, used
+    if there is no core. Both do the same, which one test suite shows.
+
+    One thread writes; the native core reads beside it, without Python's lock.
+    """
+
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {}
+        self._ids: list[str | None] = []
+        self._tails: list[bytes] = []
+
+    @property
+    def end(self) -> int:
+        """The place after the last one that holds, or held, an id."""
+        return len(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def put(self, place: int, one: str, tail: bytes, /) -> None:
+        """Put an id into a place; from now on others may read the row there. Raises ValueError if either is taken."""
+        if place < 0 or self.id(place) is not None or one in self._places:
+            raise ValueError("the place, or the id, is held already")
+        missing = place + 1 - len(self._ids)
+        self._ids += [None] * missing
+        self._tails += [b""] * missing
+        self._ids[place], self._tails[place] = one, tail
+        self._places[one] = place
+
+    def drop(self, one: str, /) -> int:
+        """Forget an id; return its place, −1 if it was not held. From now on nobody reads the row there."""
+        place = self._places.pop(one, -1)
+        if place >= 0:
+            self._ids[place], self._tails[place] = None, b""
+        return place
+
+    def find(self, one: str, /) -> int:
+        """The place of an id, −1 if it is not held."""
+        return self._places.get(one, -1)
+
+    def find_all(self, ids: Sequence[str], places: NDArray[np.int64], /) -> None:
+        """Write the place of each id [n] into `places` [n]."""
+        places[: len(ids)] = [self._places.get(one, -1) for one in ids]
+
+    def id(self, place: int, /) -> str | None:
+        """The id that a place holds."""
+        return self._ids[place] if 0 <= place < len(self._ids) else None
+
+    def tail(self, place: int, /) -> bytes:
+        """The tail that a place holds; empty if it holds no id."""
+        return self._tails[place] if 0 <= place < len(self._tails) else b""
+
+    def trim(self, most: int, /) -> bool:
+        """Forget at most so many of the last places; return whether there are more."""
+        kept = max(0, len(self._ids) - most)
+        for one in self._ids[kept:]:
+            if one is not None:
+                del self._places[one]
+        del self._ids[kept:], self._tails[kept:]
+        return bool(self._ids)
 
 
 class Held(NamedTuple):
@@ -34,7 +96,7 @@ class Arena:
     not; so what is asked for once only is the first to go.
     """
 
-    def __init__(self, codec: RowCodec, max_bytes: int, ids: IdMap | None = None) -> None:
+    def __init__(self, codec: RowCodec, max_bytes: int) -> None:
         self._codec = codec
         self._max_bytes = max_bytes
         self._row_bytes = codec.dtype.itemsize + _OVERHEAD
@@ -48,7 +110,7 @@ class Arena:
             raise MsdError(
                 f"no memory for {max_bytes} bytes of {codec.side} rows, half of MSD_CACHE_MB: set it lower"
             ) from None
-        self._ids = new_id_map() if ids is None else ids
+        self._ids: IdMap = IdMap() if native.core is None else native.core.IdMap()
         self._free: list[int] = []
         self._hand = 0
         self._bytes = 0

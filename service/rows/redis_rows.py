@@ -15,13 +15,11 @@ from numpy.typing import NDArray
 import native
 from msd.contract.bundle import Bundle
 from msd.contract.redis_keys import POINTER, key_prefix, rows_key, shown_key, shown_prefix
-from msd.contract.rows import RowCodec, Rows, RowSide, unpack_history
+from msd.contract.rows import ROW_SIDES, RowCodec, Rows, RowSide, unpack_history
 from service.errors import StoreError
-from service.redis.nodes import Answers, are_among, ask_one, get_many
-from service.redis.redis_link import Ears
-from service.redis.topology import open_nodes
+from service.redis.redis_link import Answers, Ears
+from service.redis.topology import are_among, ask_one, get_many, open_nodes
 from service.rows.arena import Arena
-from service.rows.bundle_file import SIDES
 from service.rows.fill import Brought, Fill, Reader
 from service.rows.store import CoreRows, tell_rows
 from service.telemetry.metric_types import Standing
@@ -61,7 +59,7 @@ class RedisStore:
         self._metrics = metrics
         self._sides: Mapping[RowSide, _Side] = {
             side: _Side(RowCodec(bundle.schema, side, bundle.bundle_id), bundle.bundle_id, cache_bytes // 2, metrics)
-            for side in SIDES
+            for side in ROW_SIDES
         }
         self._by_prefix = {side.prefix: side for side in self._sides.values()}
         self._prefix_length = len(self._sides["user"].prefix)
@@ -70,7 +68,7 @@ class RedisStore:
         reader = Reader(self._bring, self._shown, lambda: self._nodes.current())
         self._can_fill = bool(cache_bytes and fill_rows_per_s)
         self._fill = Fill(
-            {side: self._sides[side].arena for side in SIDES},
+            {side: self._sides[side].arena for side in ROW_SIDES},
             reader,
             fill_rows_per_s,
             Standing(metrics.fills, "waiting" if self._can_fill else "off"),
@@ -108,7 +106,7 @@ class RedisStore:
         """The arenas, where there are any."""
         if native.core is None or not self._has_arenas:
             return None
-        users, items = (self._sides[side].arena.core() for side in SIDES)
+        users, items = (self._sides[side].arena.core() for side in ROW_SIDES)
         return CoreRows(users, items, "arena", self._nodes.sure)
 
     async def check(self) -> None:

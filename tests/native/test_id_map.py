@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 import native
-from service.rows.id_map import PythonIdMap
+from service.rows.arena import IdMap
 
 assert native.core is not None, "tests of the core are collected where it is built"
 core = native.core
@@ -19,7 +19,7 @@ class Maps(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.maps = (core.IdMap(), PythonIdMap())
+        self.maps = (core.IdMap(), IdMap())
 
     @rule(place=st.integers(-1, 60), one=st.sampled_from(IDS), tail=st.binary(max_size=40))
     def put(self, place: int, one: str, tail: bytes) -> None:

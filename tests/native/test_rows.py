@@ -10,9 +10,8 @@ import pytest
 import native
 from msd.contract.bundle import ROWS
 from msd.contract.row_file import RowFile
-from msd.contract.rows import RowCodec, RowSide
+from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
 from native.layout import core_rows, core_schema, new_tensors
-from service.rows.bundle_file import SIDES
 from tests.native.comparison import CAPACITY, FILLED, UNHELD, UNUSUAL
 from tests.native.worlds import AT, draw_world
 from tests.service.bundle_factory import build_bundle
@@ -27,8 +26,10 @@ class Loaded:
 
     def __init__(self, folder: Path) -> None:
         bundle = build_bundle(folder)
-        self.codecs: dict[RowSide, RowCodec] = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in SIDES}
-        self.files = {side: RowFile(bundle.path(ROWS[side]), self.codecs[side], bundle.bundle_id) for side in SIDES}
+        self.codecs: dict[RowSide, RowCodec] = {
+            side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in ROW_SIDES
+        }
+        self.files = {side: RowFile(bundle.path(ROWS[side]), self.codecs[side], bundle.bundle_id) for side in ROW_SIDES}
         self.bundle = bundle
         self.frame = core.Frame(core_schema(bundle.schema, self.codecs), new_tensors(bundle.schema, CAPACITY), CAPACITY)
 
@@ -74,7 +75,7 @@ def test_rows_of_an_earlier_connection_are_not_sure(tmp_path: Path) -> None:
     arenas = world.arenas(Random(1))
     frame = core.Frame(core_schema(world.schema, world.codecs), new_tensors(world.schema, CAPACITY), CAPACITY)
     body = b'{"user_id": "nobody", "candidates": {"id": ["nobody"]}}'
-    users, items = (arenas[side].core() for side in SIDES)
+    users, items = (arenas[side].core() for side in ROW_SIDES)
 
     assert frame.take(body, CAPACITY, users, items, AT, (), None) == UNHELD
     assert frame.take(body, CAPACITY, users, items, AT, (1, 2), None) == UNHELD
@@ -115,7 +116,7 @@ def test_buffers_that_are_too_small_are_refused(tmp_path: Path) -> None:
 
 def test_what_is_no_request_or_no_rows_is_refused(tmp_path: Path) -> None:
     loaded = Loaded(tmp_path / "bundle")
-    rows = [core_rows(loaded.files[side]) for side in SIDES]
+    rows = [core_rows(loaded.files[side]) for side in ROW_SIDES]
     assert not loaded.frame.read(b"{", CAPACITY)
     for arguments in (
         (BODY, CAPACITY, *rows, AT),

@@ -12,11 +12,9 @@ import pytest
 from msd.contract.live_state import unpack_state
 from msd.contract.rows import RowSide
 from msd.contract.state import StateRule
-from service.live.batch import Batch, LiveEvent, Outcome
-from service.live.choice import open_live_store
-from service.live.embedded import EmbeddedStates
-from service.live.errors import LiveError
-from service.live.state_file import StateFile
+from service.live.embedded import EmbeddedStates, StateFile
+from service.live.events import Batch, LiveEvent, Outcome
+from service.live.store import LiveError, open_live_store
 from service.settings import Settings
 from tests.service.live import ROOT
 
@@ -126,7 +124,7 @@ def test_services_on_one_folder_write_in_turns_and_count_an_event_once(tmp_path:
     """As with several processes of one service; each sees at once what the other has written."""
     theirs = (
         "import sys, pathlib; from tests.service.test_embedded_states import batch; "
-        "from service.live.state_file import StateFile; file = StateFile(pathlib.Path(sys.argv[1]), 2**24); "
+        "from service.live.embedded import StateFile; file = StateFile(pathlib.Path(sys.argv[1]), 2**24); "
         "print(file.add([batch(1, 2, 3)])[0].accepted); file.close()"
     )
     ours = StateFile(tmp_path, 2**24)

