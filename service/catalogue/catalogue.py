@@ -1,22 +1,57 @@
-"""A catalogue: a folder of shards of items becomes a folder of parts of rows, by whoever makes parts.
+"""A catalogue: a folder of shards of items becomes a folder of parts of rows, one a shard, by some processes of this
+machine or whoever else makes parts. One that was interrupted goes on with the parts that are missing.
 
 Knows which parts are due and that no id is in two of them; not how a row is made.
 """
 
+import os
+import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
+from functools import lru_cache
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from secrets import token_hex
+from threading import Thread
 from typing import NamedTuple
 
 import numpy as np
 
-from msd.contract.bundle import Bundle
+from msd.contract.bundle import Bundle, open_verified
+from msd.contract.files import sha256_file
 from msd.contract.hashing import hash_strings
-from service.catalogue.errors import CatalogueError
-from service.catalogue.manifest import PartEntry, write_manifest
-from service.catalogue.parquet import SUFFIX, read_ids
-from service.catalogue.part import Job, Made
+from msd.contract.rows import has_semantic
+from service.catalogue.item_rows import ID, ItemRows
+from service.catalogue.manifest import CatalogueError, PartEntry, WrongValue, write_manifest
+from service.catalogue.parquet import SUFFIX, PartAbout, new_part, read_about, read_ids, read_shard
+
+
+class Job(NamedTuple):
+    """A shard, the part to be made of it, and the bundle, which was verified under its manifest's hash.
+
+    run: marks what does not have its name yet.
+    """
+
+    shard: Path
+    part: Path
+    bundle: Path
+    manifest_sha256: str
+    bundle_id: str
+    run: str
+
+
+class Made(NamedTuple):
+    """A part as it is now: how many rows, how many of them with a vector; whether it had been there already."""
+
+    name: str
+    rows: int
+    vectors: int
+    size: int
+    sha256: str
+    was_there: bool
+
 
 MakeParts = Callable[[Sequence[Job]], Generator[Made, None, None]]
 Progress = Callable[[int, int], None]
@@ -102,3 +137,96 @@ def _refuse_twins(out: Path, made: Sequence[Made]) -> None:
 def _all_ids(out: Path, made: Sequence[Made]) -> Iterator[tuple[str, list[str]]]:
     for one in sorted(made):
         yield from ((one.name, ids) for ids in read_ids(out / one.name))
+
+
+def make_part(job: Job) -> Made:
+    """Makes the part, unless it is there and of this very shard. Raises an MsdError that names file and row."""
+    source = _digest(job.shard)
+    was_there = job.part.exists()
+    about = read_about(job.part) if was_there else None
+    if about is not None and about.bundle_id != job.bundle_id:
+        raise CatalogueError(
+            f"{job.part}: has rows of bundle {about.bundle_id}, asked for are those of {job.bundle_id}: give a folder"
+            " of its own to each bundle"
+        )
+    if about is None or about.source_sha256 != source:
+        about, was_there = _make(job, source), False
+    return Made(job.part.name, about.rows, about.vectors, job.part.stat().st_size, sha256_file(job.part), was_there)
+
+
+def _make(job: Job, source: str) -> PartAbout:
+    rows = _item_rows(job.bundle, job.manifest_sha256)
+    seen: set[str] = set()
+    vectors = 0
+    with new_part(job.part, rows.size, job.run) as part:
+        for batch in read_shard(job.shard, rows.features):
+            try:
+                ids, records = rows.pack(batch.columns)
+                _note(ids, seen)
+            except WrongValue as error:
+                raise CatalogueError(f"{job.shard}, row {batch.start + error.place + 1}: {error.what}") from None
+            vectors += int(np.count_nonzero(has_semantic(records)))
+            part.write(ids, records.tobytes())
+        about = PartAbout(bundle_id=job.bundle_id, source_sha256=source, rows=len(seen), vectors=vectors)
+        part.tell(about)
+    return about
+
+
+def _note(ids: list[str], seen: set[str]) -> None:
+    for place, one in enumerate(ids):
+        if one in seen:
+            raise WrongValue(place, f"{ID} {one!r} occurs twice")
+        seen.add(one)
+
+
+def _digest(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise CatalogueError(f"{path}: {error.strerror or error}") from None
+
+
+@lru_cache(1)
+def _item_rows(bundle: Path, manifest_sha256: str) -> ItemRows:
+    """Of one bundle at a time: a process that makes many parts loads the encoder once."""
+    return ItemRows(open_verified(bundle, manifest_sha256))
+
+
+def make_here(jobs: Sequence[Job], processes: int) -> Generator[Made, None, None]:
+    """The parts, as they are made. After the first error no other part is begun."""
+    if min(processes, len(jobs)) <= 1:
+        yield from map(make_part, jobs)
+        return
+    others = active_children()
+    # Not forked: a library that has threads does not survive it.
+    pool = ProcessPoolExecutor(min(processes, len(jobs)), mp_context=get_context("spawn"), initializer=_end_with_others)
+    try:
+        for future in as_completed([pool.submit(make_part, job) for job in jobs]):
+            yield future.result()
+    except BrokenProcessPool:
+        raise CatalogueError(
+            "a process ended before its part was made; was there too little memory? Run this again, with fewer"
+            " --processes perhaps: it goes on"
+        ) from None
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        # Nobody waits for the parts under way.
+        for process in active_children():
+            if process not in others:
+                process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _end_with_others() -> None:
+    """Silently on an interrupt, which all processes of a terminal get, and the first of them says so. And with the
+    first, which may be killed: else this one would wait for work for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    Thread(target=_end_after_parent, daemon=True).start()
+
+
+def _end_after_parent() -> None:
+    parent = parent_process()
+    assert parent is not None, "a process of the pool was started by another"
+    parent.join()
+    os._exit(1)

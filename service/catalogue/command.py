@@ -39,7 +39,7 @@ def catalogue_command(
 ) -> None:
     """Makes a row of every item, a part for each file; started again, it goes on where it ended."""
     from service.catalogue.catalogue import make_catalogue
-    from service.catalogue.errors import CatalogueError
+    from service.catalogue.manifest import CatalogueError
     from service.trust import Trust
 
     if processes is not None and ray is not None:
@@ -76,7 +76,7 @@ def _maker(processes: int | None, ray: str | None) -> "MakeParts":
         from service.catalogue.on_ray import make_on_ray
 
         return partial(make_on_ray, address=ray)
-    from service.catalogue.local import make_here
+    from service.catalogue.catalogue import make_here
     from service.cores import usable_cores
 
     return partial(make_here, processes=processes or max(1, math.floor(usable_cores())))

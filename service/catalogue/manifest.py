@@ -1,6 +1,5 @@
-"""catalogue.json, written last: which parts a finished catalogue has, of which bundle, and their hashes.
-
-Knows files by their bytes; not what is in them.
+"""catalogue.json, written last: which parts a finished catalogue has, of which bundle, and their hashes. Knows files by
+their bytes, not what is in them.
 """
 
 from collections.abc import Mapping
@@ -10,14 +9,27 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import ConfigDict, Field
 
 from msd.contract.bundle import FileEntry, Proof
+from msd.contract.errors import MsdError
 from msd.contract.files import read_small, sha256_file, write_bytes_atomic
 from msd.contract.schema import FeatureSchema
 from msd.contract.sealed import SelfHashed, parse_sealed
-from service.catalogue.errors import CatalogueError
 
 CATALOGUE = "catalogue.json"
 _MAX_BYTES = 256 * 2**20
 _ADVICE = "; this is no folder that `msd catalogue` has finished: run it again, it goes on"
+
+
+class CatalogueError(MsdError):
+    """A shard, a part or the record of a catalogue is missing, damaged, or not what it has to be."""
+
+
+class WrongValue(CatalogueError):
+    """A value that no row can be made of. `place` is of the row among those that were given, from 0."""
+
+    def __init__(self, place: int, what: str) -> None:
+        super().__init__(what)
+        self.place = place
+        self.what = what
 
 
 class PartEntry(FileEntry):

@@ -11,8 +11,7 @@ from typing import NamedTuple, cast
 
 from msd.contract.redis_keys import catalogue_key, key_prefix
 from msd.contract.rows import RowCodec
-from service.catalogue.errors import CatalogueError
-from service.catalogue.manifest import CatalogueManifest
+from service.catalogue.manifest import CatalogueError, CatalogueManifest
 from service.catalogue.parquet import read_part
 from service.redis.publication import CHUNK, Progress, Publication, PublishError, get_all, publication, set_all
 from service.redis.publish import held_rows

@@ -10,8 +10,7 @@ import pyarrow.parquet as pq
 
 from msd.contract.bundle import Bundle
 from msd.contract.rows import Records, RowCodec
-from service.catalogue.catalogue import Finished, make_catalogue
-from service.catalogue.local import make_here
+from service.catalogue.catalogue import Finished, make_catalogue, make_here
 from service.catalogue.parquet import read_part
 
 COLUMNS: Mapping[str, Sequence[Any]] = {

