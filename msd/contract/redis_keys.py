@@ -67,5 +67,5 @@ def seen_key(side: RowSide, one: str, period: int) -> str:
 
 
 def event_key(digest: bytes) -> str:
-    """Whose an event is that was seen: a digest of its user and item."""
+    """Of an event that was seen: its period (int64), and a digest of its user and item."""
     return f"msd:live:event:{digest.hex()}"

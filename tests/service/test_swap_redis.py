@@ -1,6 +1,9 @@
 """Bundles that follow the pointer in Redis: rows and model are always of one bundle, there and back again."""
 
+import asyncio
+import gc
 import json
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from shutil import copytree
@@ -12,10 +15,12 @@ from msd.contract.bundle import Bundle
 from msd.contract.redis_keys import BESIDE, POINTER, PREVIOUS, rows_key
 from service.deployment.experiment import EXPERIMENT
 from service.deployment.pointers import SourceError
-from service.deployment.redis_pointer import roll_back_redis
+from service.deployment.redis_pointer import RedisPointer, roll_back_redis
 from service.redis.publish import publish
 from tests.service.bundle_factory import golden_requests
 from tests.service.live import LiveService, live_service, wait_until
+from tests.service.resp_server import server_that
+from tests.service.test_live_embedded import event, tell
 from tests.service.test_swap import Clients, first_golden, open_files, point, version
 
 
@@ -123,3 +128,59 @@ def test_an_experiment_over_rows_in_redis(
         assert set(client.smembers(BESIDE)) == {other_bundle.bundle_id.encode()}
         publish(other_bundle.folder, url, quiet)
         assert not client.smembers(BESIDE)
+
+
+def test_redis_fails_over_during_a_swap(
+    running: LiveService,
+    redis_server: ValkeyServer,
+    start_redis: Callable[..., ValkeyServer],
+    bundle: Bundle,
+    other_bundle: Bundle,
+    bundles: Path,
+) -> None:
+    """The pointer is known, the rows are gone: what is served stays, from memory, until they are back."""
+    port = redis_server.port
+    clients = Clients(running, {one.manifest.model_version: first_golden(one) for one in (bundle, other_bundle)})
+    try:
+        publish(other_bundle.folder, redis_server.connection_url, quiet)
+        wait_until(lambda: running.metric("msd_bundle_refused") == 1)
+        redis_server.terminate()
+        copytree(other_bundle.folder, bundles / "b")
+        wait_until(lambda: any("degraded" in one for one in clients.wrong))
+        assert version(running) == "test-0"
+        publish(other_bundle.folder, start_redis(port).connection_url, quiet)
+        wait_until(lambda: version(running) == "test-1")
+        wait_until(lambda: "degraded" not in running.score(golden_requests()[0]).json())
+    finally:
+        clients.stop()
+    assert all("degraded" in one for one in clients.wrong)
+
+
+def test_services_of_two_bundles_share_one_redis(
+    published: ValkeyServer, bundle: Bundle, other_bundle: Bundle, tmp_path: Path
+) -> None:
+    """As during a rollout: each scores from the rows of its own bundle, and both from one live state."""
+    url, folder = published.connection_url, tmp_path / "other"
+    folder.mkdir()
+    with live_service(bundle.folder, tmp_path, store="redis", redis_url=url, live="on") as old:
+        publish(other_bundle.folder, url, quiet)
+        with live_service(other_bundle.folder, folder, store="redis", redis_url=url, live="on") as new:
+            first, second = old.score(golden_requests()[0]).json(), new.score(golden_requests()[0]).json()
+            assert (first["model_version"], second["model_version"]) == ("test-0", "test-1")
+            assert "degraded" not in first
+            assert "degraded" not in second
+            assert tell(old, event("shared", "u1", "i1")).json() == {"accepted": 1, "duplicates": 0}
+            assert tell(new, event("shared", "u1", "i1")).json() == {"accepted": 0, "duplicates": 1}
+            assert tell(new, event("shared", "u2", "i2")).json() == {"accepted": 0, "duplicates": 1}
+
+
+def test_a_pointer_whose_reply_claims_too_much_takes_no_memory() -> None:
+    async def read() -> None:
+        async with server_that(lambda command: b"*2000000000\r\n") as url:
+            with pytest.raises(SourceError, match="Redis at 127"):
+                await asyncio.to_thread(RedisPointer(url).read)
+
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    asyncio.run(read())
+    gc.collect()  # touches all memory of a list
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 2**20
