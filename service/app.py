@@ -5,7 +5,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.deployment.plan import Plan
+from service.deployment.pinned_bundle import Plan
 from service.http.access import AccessMiddleware, error_response
 from service.http.keys import GuardMiddleware
 from service.http.request import BodyMiddleware
@@ -31,9 +31,8 @@ def create_app(
 ) -> FastAPI:
     """The service over a line-up. Raises MsdError when a bundle, runtime or rows file is not as it should be.
 
-    `plan` is what is to be served; without, it is the bundle of the settings. `state.readiness`, `.liveness`,
-    `.serving` and `.loader` are for the server that drains it and hears of other line-ups; `.admin` is the admin port's
-    app.
+    `plan` is what is to be served; without, it is the bundle of the settings. `state.readiness`, `.liveness`
+    and `.serving` are for the server that drains it and leads it to other line-ups; `.admin` is the admin port's app.
     """
     parts = Parts(settings, metrics or Metrics(), plan)
     app = _App(
@@ -45,7 +44,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.readiness, app.state.serving, app.state.loader = parts.readiness, parts.serving, parts.loader
+    app.state.readiness, app.state.serving = parts.readiness, parts.serving
     app.state.fast_route, app.state.liveness = parts.fast_route, parts.liveness
     app.state.admin = _admin_app(parts)
     _add_layers(app, parts)

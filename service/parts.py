@@ -12,11 +12,10 @@ from starlette.types import ASGIApp
 
 from service.cold.cold_ads import open_cold_ads
 from service.cores import scoring_threads, usable_cores
-from service.deployment.loader import Loader, lineup_of, load_planned
-from service.deployment.plan import Plan, PlannedArm, PlannedModel
+from service.deployment.pinned_bundle import PinnedBundle, Plan
 from service.deployment.readiness import Readiness, Starter
 from service.deployment.shadowing import Shadowing
-from service.deployment.source import CHAMPION
+from service.deployment.source import alone
 from service.explain.explainer import Budget, Explainer
 from service.http.access import AccessLog
 from service.http.keys import open_guard
@@ -57,11 +56,9 @@ class Parts:
         metrics.scoring_threads.set(threads)
         metrics.connections_limit.set(settings.max_connections)
         metrics.runs(build_of(settings.revision))
-        models = {key: load_planned(one, settings, metrics) for key, one in plan.models.items()}
-        first = lineup_of(plan, models, generation=1)
+        first = plan.lineup({key: one.load(settings, metrics) for key, one in plan.models.items()}, generation=1)
         self._tell(first)
         self.serving = Serving(first, self._turn)
-        self.loader = Loader(self.serving, settings, metrics)
         self.guard = open_guard(settings, metrics)
         most, patience_s = settings.max_candidates, settings.deadline_ms / 1000
         admission = Admission(metrics, settings.max_queued_rows, threads, most, patience_s)
@@ -99,7 +96,6 @@ class Parts:
     @asynccontextmanager
     async def alive(self, _: object) -> AsyncIterator[None]:
         """What goes on beside requests, from the app's beginning to its end."""
-        self.loader.watch(self.serving.current)
         self._starter.begin(list(self.serving.current.models.values()))
         if self._cold_ads is not None:
             self._cold_ads.open([model.bundle for model in self.serving.current.models.values()])
@@ -142,9 +138,9 @@ class Parts:
 
 
 def _own_plan(settings: Settings) -> Plan:
-    bundle = Trust(settings.trusted_keys).open(settings.bundle, rows=settings.store == "file")
-    model = PlannedModel(bundle.manifest.sha256, bundle.folder, bundle.folder)
-    return Plan(arms=(PlannedArm(CHAMPION, model),))
+    wanted = alone(settings.bundle)
+    trust, has_rows = Trust(settings.trusted_keys), settings.store == "file"
+    return Plan(wanted, {folder: PinnedBundle(folder, None, has_rows, trust) for folder in wanted.folders})
 
 
 class _Closes(Protocol):

@@ -23,11 +23,9 @@ from starlette.types import ASGIApp
 from msd.contract.errors import MsdError
 from service.app import create_app
 from service.cores import scoring_threads, usable_cores
-from service.deployment.follower import Follower
-from service.deployment.held import private_folder
+from service.deployment.pinned_bundle import private_folder
 from service.deployment.readiness import Readiness
-from service.deployment.source import Source
-from service.deployment.swaps import Swaps
+from service.deployment.rollout import Follower, Rollout
 from service.http.entry import Entry, accepted, bind, listen, refuse_new
 from service.http.keys import check_keys
 from service.http.protocol import Shortcut
@@ -36,7 +34,6 @@ from service.models.native_path import CoreStatus
 from service.settings import Settings
 from service.telemetry.logs import configure_logs, keep_standard_streams
 from service.telemetry.metrics import Metrics
-from service.trust import Trust
 from service.watchdog import SIGNALS, Liveness, Watchdog
 
 _KEEP_ALIVE_S = 75
@@ -69,8 +66,7 @@ def run_service(settings: Settings) -> None:
         watchdog.folder = folder = stack.enter_context(private_folder())
         listener = stack.enter_context(bind(settings.host, settings.port))
         admin = None if settings.admin_port is None else stack.enter_context(bind(settings.host, settings.admin_port))
-        follower = Follower(Source(settings), folder, settings.store == "file", Trust(settings.trusted_keys))
-        server = Server(settings, listener, admin, follower, watchdog, metrics)
+        server = Server(settings, listener, admin, Follower(settings, folder), watchdog, metrics)
         server.run()
     if server.is_run_left:
         # What it works on would be torn from under its thread.
@@ -259,8 +255,7 @@ class Server(_Listening):
         self._liveness: Liveness = app.state.liveness
         self._watchdog = watchdog
         self._admin = None if admin is None else AdminServer(app.state.admin, settings, admin, metrics)
-        self._follower = follower
-        self._swaps = Swaps(plan, app.state.serving, app.state.loader, metrics)
+        self._rollout = Rollout(follower, plan, app.state.serving, settings, metrics)
         self._ends_at: float | None = None
         self._is_settled = False
 
@@ -272,6 +267,8 @@ class Server(_Listening):
             if self.started or not error.code:
                 raise
             raise MsdError("the service could not start; the log has the reason") from error
+        finally:
+            self._rollout.stop()
         if self._admin is not None:
             self._admin.stop()
 
@@ -284,8 +281,7 @@ class Server(_Listening):
         """Starts the app, opens the door, and begins to follow what is wanted."""
         self._watchdog.listen()
         await super().startup()
-        self._swaps.begin()
-        self._follower.start(self._wake)
+        self._rollout.start()
         self._liveness.beat()
         self._watchdog.follow(self._liveness)
         self._log.info("native_core", **asdict(self._core))
@@ -309,22 +305,11 @@ class Server(_Listening):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answers whoever the kernel has accepted or is connected, then stops as uvicorn does."""
         self._drain()
-        self._follower.stop()
-        await self._swaps.end()
+        self._rollout.stop()
         await self._close_door()
         # Whoever is still connected may have a request on the way: the first, or the next on a kept connection.
         await self._answer_while(lambda: bool(self.server_state.connections), _LINGER_S)
         await super().shutdown(sockets)
-
-    # Bundles
-
-    def _wake(self) -> None:
-        """From the follower's thread."""
-        self._loop.call_soon_threadsafe(self._hear)
-
-    def _hear(self) -> None:
-        if (found := self._follower.take()) is not None:
-            self._swaps.hear_of(found)
 
     def _settle(self) -> None:
         """What lives by now stays: to go through it all again would stop a later collection for tens of ms."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from msd.contract.bundle import MANIFEST, SIGNATURE, Bundle, open_bundle
+from msd.contract.bundle import MANIFEST, SIGNATURE, Bundle, Pause, Proof, open_bundle
 from msd.contract.delta import DELTA, Delta, open_delta
 from msd.contract.errors import BundleError, MsdError
 from msd.contract.files import read_small, write_bytes_atomic
@@ -36,18 +36,22 @@ class Trust:
         """By `MSD_TRUSTED_KEYS`, for commands that have no other settings. Raises TrustError."""
         return cls(Path(place) if (place := environ.get("MSD_TRUSTED_KEYS")) else None)
 
-    def open(self, folder: Path, *, rows: bool = True) -> Bundle:
+    def open(self, folder: Path, *, rows: bool = True, pause: Pause = lambda: None) -> Bundle:
         """As `open_bundle`; where signatures are asked for, nothing is read before one is found to be good, and all
         files are hashed, whatever was verified before."""
-        return open_bundle(folder, rows=rows, proof=None if self._keys is None else self._prove)
+        return open_bundle(folder, rows=rows, proof=self._proof, pause=pause)
 
     def open_delta(self, folder: Path) -> Delta:
         """As `open_delta`, of a delta that is signed like a bundle."""
-        return open_delta(folder, proof=None if self._keys is None else self._prove)
+        return open_delta(folder, proof=self._proof)
 
     def open_catalogue(self, folder: Path) -> Catalogue:
         """As `open_catalogue`, of a catalogue that is signed like a bundle."""
-        return open_catalogue(folder, proof=None if self._keys is None else self._prove)
+        return open_catalogue(folder, proof=self._proof)
+
+    @property
+    def _proof(self) -> Proof | None:
+        return None if self._keys is None else self._prove
 
     def _prove(self, manifest: Path, content: bytes) -> None:
         """Raises BundleError when none of the keys has signed these bytes."""

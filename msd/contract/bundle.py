@@ -6,8 +6,6 @@ Does not know what is inside the graphs, nor how rows are looked up.
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 from msd.contract.encoded import encoder_identity
 from msd.contract.encoder_record import EncoderRecord
 from msd.contract.errors import BundleError
-from msd.contract.files import sha256_file, write_text_atomic
+from msd.contract.files import owned_folder, sha256_file, write_text_atomic
 from msd.contract.graph_file import check_graph_file
 from msd.contract.precision import PrecisionRecord
 from msd.contract.reference import Reference
@@ -49,6 +47,8 @@ _MAX_BYTES = {RANKER: 2**31, ENCODER: 2**31, GOLDENS: 2**28, TOKENIZER: 2**26}
 
 Proof = Callable[[Path, bytes], None]
 """Called with a manifest's path and bytes before anything is made of them; raises BundleError."""
+Pause = Callable[[], object]
+"""Called between small parts of long work, for others to have the processor."""
 
 
 class FileEntry(BaseModel):
@@ -151,19 +151,13 @@ def new_bundle(folder: Path) -> Iterator[Path]:
     if folder.is_file() or (folder.is_dir() and not (folder / MANIFEST).exists() and any(folder.iterdir())):
         raise BundleError(f"{folder}: exists and is not a bundle; give a new folder, or remove this one")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with owned_folder(folder.parent, f".{folder.name}.") as own:
+        (temporary := own / "new").mkdir()
         yield temporary
         temporary.chmod(0o755)
         if folder.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-            os.replace(folder, old)
-            os.replace(temporary, folder)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            os.replace(folder, own / "old")
+        os.replace(temporary, folder)
 
 
 def file_entries(folder: Path) -> dict[str, FileEntry]:
@@ -181,10 +175,10 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_text_atomic(folder / MANIFEST, sealed.model_dump_json(indent=2) + "\n")
 
 
-def open_bundle(folder: Path, *, rows: bool = True, proof: Proof | None = None) -> Bundle:
+def open_bundle(folder: Path, *, rows: bool = True, proof: Proof | None = None, pause: Pause = lambda: None) -> Bundle:
     """The bundle in `folder`. Its files are hashed in full unless an earlier verification left its mark and nothing
     has been touched since; with a proof, always, because who can write to the folder can write a mark. With
-    `rows=False` the rows files may be absent (a store elsewhere holds them).
+    `rows=False` the rows files may be absent (a store elsewhere holds them). `pause` is called every few milliseconds.
 
     Raises BundleError when anything is missing, changed, or of another format.
     """
@@ -196,7 +190,7 @@ def open_bundle(folder: Path, *, rows: bool = True, proof: Proof | None = None) 
     _check_places(folder, needed)
     mark = _mark(folder, manifest, needed)
     if proof is not None or not _covers(_read_mark(folder), mark):
-        _check_contents(folder, needed)
+        _check_contents(folder, needed, pause)
         with suppress(OSError):  # a folder that cannot be written to is hashed at each start
             write_text_atomic(folder / MARKER, json.dumps(mark))
     return Bundle(folder, manifest)
@@ -215,12 +209,12 @@ def _check_places(folder: Path, files: Mapping[str, FileEntry]) -> None:
             raise BundleError(f"{path}: has {path.stat().st_size} bytes, the manifest says {entry.size}; copy it again")
 
 
-def _check_contents(folder: Path, files: Mapping[str, FileEntry]) -> None:
+def _check_contents(folder: Path, files: Mapping[str, FileEntry], pause: Pause) -> None:
     for name, entry in files.items():
-        if sha256_file(folder / name) != entry.sha256:
+        if sha256_file(folder / name, pause) != entry.sha256:
             raise BundleError(f"{folder / name}: its SHA-256 is not the manifest's; it was changed or damaged")
         if name.endswith(".onnx"):
-            check_graph_file(folder / name)
+            check_graph_file(folder / name, pause)
 
 
 def open_verified(folder: Path, sha256: str) -> Bundle:

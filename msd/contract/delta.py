@@ -5,8 +5,6 @@ Both have the same bundle_id, so that any service of it can take the new rows. K
 
 import hashlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -16,7 +14,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from msd.contract.bundle import ROWS, Bundle, FileEntry, Proof
 from msd.contract.errors import BundleError
-from msd.contract.files import sha256_file, write_bytes_atomic
+from msd.contract.files import owned_folder, sha256_file, write_bytes_atomic
 from msd.contract.row_file import RowFile
 from msd.contract.row_writer import write_row_file
 from msd.contract.rows import RowCodec, RowSide, unpack_history
@@ -73,8 +71,8 @@ def write_delta(old: Bundle, new: Bundle, folder: Path) -> Delta:
     if folder.exists():
         raise BundleError(f"{folder}: exists; give a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with owned_folder(folder.parent, f".{folder.name}.") as own:
+        (temporary := own / "new").mkdir()
         removed = {side: _write_side(old, new, side, temporary / ROWS[side]) for side in _SIDES}
         write_bytes_atomic(temporary / REMOVED, _REMOVED.dump_json(removed))
         manifest = DeltaManifest(
@@ -91,9 +89,6 @@ def write_delta(old: Bundle, new: Bundle, folder: Path) -> Delta:
         write_bytes_atomic(temporary / DELTA, sealed.model_dump_json(indent=2).encode())
         temporary.chmod(0o755)
         os.rename(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return open_delta(folder)
 
 

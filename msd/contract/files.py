@@ -1,14 +1,23 @@
-"""Files that are either whole or absent: written under a temporary name, synced, then renamed; and their hashes."""
+"""Files that are either whole or absent: written under a temporary name, synced, then renamed; their hashes; and
+folders that do not outlive their process.
+"""
 
+import fcntl
 import hashlib
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from glob import escape as glob_escape
 from pathlib import Path
 from typing import BinaryIO
 
 from msd.contract.errors import MsdError
+
+_CHUNK = 2**22
+# Of folders that may be removed once nobody holds their lock: no other folder is named so.
+_OWNED = ".owned"
 
 
 @contextmanager
@@ -42,10 +51,57 @@ def write_text_atomic(path: Path, text: str) -> None:
     write_bytes_atomic(path, text.encode("utf-8"))
 
 
-def sha256_file(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256_file(path: Path, pause: Callable[[], object] = lambda: None) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal. `pause` is called after each 4 MiB."""
+    found, buffer = hashlib.sha256(), memoryview(bytearray(_CHUNK))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            found.update(buffer[:count])
+            pause()
+    return found.hexdigest()
+
+
+@contextmanager
+def owned_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A new folder in `parent`, removed at the block's end. What killed processes have left there under the same prefix
+    is removed first: a folder's owner holds a lock on it, which ends with its process."""
+    for left in parent.glob(f"{glob_escape(prefix)}????????{_OWNED}"):
+        _remove_if_abandoned(left)
+    folder, descriptor = _new_owned_folder(parent, prefix)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(descriptor)
+
+
+def _new_owned_folder(parent: Path, prefix: str) -> tuple[Path, int]:
+    while True:
+        folder = Path(tempfile.mkdtemp(_OWNED, prefix, parent))
+        try:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:  # somebody who clears up came between
+            continue
+        with suppress(OSError):  # where folders cannot be locked, nobody takes this one for abandoned
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if folder.is_dir():
+            return folder, descriptor
+        os.close(descriptor)
+
+
+def _remove_if_abandoned(folder: Path) -> None:
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:  # another user's, or gone by now
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        pass
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(descriptor)
 
 
 def read_small(path: Path, limit: int, refused: type[MsdError], advice: str = "") -> bytes:

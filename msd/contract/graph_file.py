@@ -3,7 +3,7 @@ lists and nobody hashes. Walks the file's protobuf fields, and knows of ONNX no 
 """
 
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from msd.contract.errors import BundleError
@@ -23,14 +23,18 @@ _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
 _VARINT, _FIXED_64, _BYTES, _FIXED_32 = 0, 1, 2, 5
 _MAX_DEPTH = 64
 _MAX_FIELDS = 5_000_000
+_FIELDS_A_TURN = 4_096
 _MAX_VARINT_BYTES = 10
 
 
-def check_graph_file(path: Path) -> None:
-    """Raises BundleError for a graph with weights outside its file, or a file that is no graph."""
+def check_graph_file(path: Path, pause: Callable[[], object] = lambda: None) -> None:
+    """Raises BundleError for a graph with weights outside its file, or a file that is no graph. `pause` is called every
+    few thousand fields."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             for place, (kind, number) in enumerate(_fields(content, 0, len(content), "model", 0)):
+                if place % _FIELDS_A_TURN == _FIELDS_A_TURN - 1:
+                    pause()
                 if place > _MAX_FIELDS:
                     raise ValueError("it has too many parts")
                 if kind == "tensor" and number in (_EXTERNAL_DATA, _DATA_LOCATION):

@@ -19,7 +19,7 @@ from msd.contract.request import CheckedRequest
 from msd.contract.rows import Rows
 from service.cold.encoding import Encoding, Told
 from service.cold.text_encoder import EncoderAway, Encoders, can_tokenise
-from service.deployment.pointers import is_bundle
+from service.deployment.bundle_folder import is_bundle
 from service.models.model import Model
 from service.settings import Settings
 from service.telemetry.metrics import Metrics

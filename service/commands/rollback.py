@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from service.deployment.pointers import CURRENT, SourceError, point_to, roll_back
+from service.deployment.bundle_folder import CURRENT, SourceError, point_to, roll_back
 from service.deployment.redis_pointer import roll_back_redis
 from service.settings import redis_url_of
 

@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import structlog
 
 from msd.contract.errors import MsdError
-from service.deployment.aside import Aside
-from service.deployment.proof import Proof
+from service.deployment.proof import prove_beside
 from service.errors import StoreError
 from service.models.model import Model
 from service.telemetry.metrics import Metrics
@@ -84,9 +83,7 @@ class Starter:
 
     async def _warm_up(self, models: Sequence[Model]) -> None:
         try:
-            with Aside("proof", rest=0.0) as aside:
-                for model in models:
-                    await Proof(model, aside, self._max_candidates).run()
+            await prove_beside(models, self._max_candidates)
         except MsdError as error:
             self._readiness.missing["model"] = str(error)
             self._log.error("not_ready", part="model", reason=str(error))

@@ -1,16 +1,19 @@
-"""The pointers that `msd publish` sets in Redis, and the bundles of those numbers in a folder."""
+"""Which bundle is published in Redis, by the pointers that `msd publish` sets there, and where in a folder it is."""
 
 import json
+import os
 from pathlib import Path
 from typing import cast
 
+import structlog
 from redis import Redis
 
 from msd.contract.bundle import MANIFEST
 from msd.contract.redis_keys import POINTER, PREVIOUS, rows_key
-from service.deployment.pointers import SourceError
+from service.deployment.bundle_folder import CURRENT, SourceError, read_pointer
 from service.redis.publication import CLIENT_ERRORS, connect, get_all, publication, set_all
 from service.redis.redis_url import parse_redis_url
+from service.settings import Settings
 
 _MAX_MANIFEST_BYTES = 64 * 2**20
 _TIMEOUT_S = 2.0
@@ -71,6 +74,39 @@ class Numbered:
             return self._known[key]
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return "", 0.0
+
+
+class Published:
+    """The bundle whose rows are published in Redis, in a folder of bundles."""
+
+    def __init__(self, settings: Settings) -> None:
+        assert settings.redis_url is not None, "settings with a Redis store have its address"
+        self._pointer = RedisPointer(settings.redis_url.get_secret_value())
+        self._numbered = Numbered()
+        self._last: str | None = None
+        self._has_said = False
+        self._log = structlog.get_logger("msd.follower")
+
+    def bundle(self, folder: Path) -> Path:
+        """Its folder; while Redis cannot be asked, the last one's, or where the folder's own pointer leads.
+
+        Raises SourceError when the folder does not have it.
+        """
+        try:
+            number = self._last = self._pointer.read()
+        except SourceError as error:
+            if self._last is None:
+                return self._instead(folder, error)
+            number = self._last
+        return self._numbered.find(folder, number)
+
+    def _instead(self, folder: Path, error: SourceError) -> Path:
+        if not os.path.lexists(folder / CURRENT):
+            raise SourceError(f"{error}; nor has {folder} a pointer `{CURRENT}`") from error
+        if not self._has_said:
+            self._has_said = True
+            self._log.warning("pointer_unknown", reason=str(error), instead=str(folder / CURRENT))
+        return read_pointer(folder / CURRENT)
 
 
 def roll_back_redis(url: str) -> str:

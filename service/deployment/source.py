@@ -6,13 +6,13 @@ Looks, and reads pointers; opens no bundle. Does not know what is served now.
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import structlog
-
-from service.deployment.experiment import Experiment, read_experiment
-from service.deployment.pointers import CURRENT, SourceError, is_bundle, named_bundle, read_pointer
+from service.deployment.bundle_folder import CURRENT, Experiment, is_bundle, named_bundle, read_experiment, read_pointer
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.deployment.redis_pointer import Published
 
 CHAMPION = "champion"
 
@@ -43,17 +43,17 @@ class Source:
 
     def __init__(self, settings: Settings) -> None:
         self._place = settings.bundle
-        self._published = Published(settings) if settings.store == "redis" else None
+        self._published = _published(settings)
 
     def wanted(self) -> Wanted:
         """Raises SourceError when a pointer is missing or leads nowhere, or an experiment is none."""
         place = self._place
         if place.is_file():
-            return _alone(read_pointer(place))
+            return alone(read_pointer(place))
         if is_bundle(place) or not (self._published or os.path.lexists(place / CURRENT)):
-            return _alone(place)
+            return alone(place)
         experiment = read_experiment(place)
-        return _alone(self._bundle(CURRENT)) if experiment is None else self._side_by_side(experiment)
+        return alone(self._bundle(CURRENT)) if experiment is None else self._side_by_side(experiment)
 
     def _side_by_side(self, experiment: Experiment) -> Wanted:
         return Wanted(
@@ -68,40 +68,14 @@ class Source:
         return self._published.bundle(self._place) if self._published else read_pointer(self._place / CURRENT)
 
 
-class Published:
-    """The bundle whose rows are published in Redis, in a folder of bundles."""
+def _published(settings: Settings) -> "Published | None":
+    if settings.store != "redis":
+        return None
+    from service.deployment.redis_pointer import Published
 
-    def __init__(self, settings: Settings) -> None:
-        from service.deployment.redis_pointer import Numbered, RedisPointer
-
-        assert settings.redis_url is not None, "settings with a Redis store have its address"
-        self._pointer = RedisPointer(settings.redis_url.get_secret_value())
-        self._numbered = Numbered()
-        self._last: str | None = None
-        self._has_said = False
-        self._log = structlog.get_logger("msd.follower")
-
-    def bundle(self, folder: Path) -> Path:
-        """Its folder; while Redis cannot be asked, the last one's, or where the folder's own pointer leads.
-
-        Raises SourceError when the folder does not have it.
-        """
-        try:
-            number = self._last = self._pointer.read()
-        except SourceError as error:
-            if self._last is None:
-                return self._instead(folder, error)
-            number = self._last
-        return self._numbered.find(folder, number)
-
-    def _instead(self, folder: Path, error: SourceError) -> Path:
-        if not os.path.lexists(folder / CURRENT):
-            raise SourceError(f"{error}; nor has {folder} a pointer `{CURRENT}`") from error
-        if not self._has_said:
-            self._has_said = True
-            self._log.warning("pointer_unknown", reason=str(error), instead=str(folder / CURRENT))
-        return read_pointer(folder / CURRENT)
+    return Published(settings)
 
 
-def _alone(folder: Path) -> Wanted:
+def alone(folder: Path) -> Wanted:
+    """One bundle, for all users."""
     return Wanted((WantedArm(CHAMPION, folder.resolve()),))

@@ -14,14 +14,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from msd.contract.errors import MsdError
 from msd.contract.request import InvalidRequest, MalformedRequest
-from service.deployment.experiment import (
+from service.deployment.bundle_folder import (
+    CURRENT,
     BundleName,
     Experiment,
+    SourceError,
+    is_bundle,
+    named_bundle,
+    point_to,
     read_experiment,
     remove_experiment,
+    roll_back,
     write_experiment,
 )
-from service.deployment.pointers import CURRENT, SourceError, is_bundle, named_bundle, point_to, roll_back
 from service.errors import Conflict, ErrorReply
 from service.http.access import KEY, access_of
 from service.http.request import read_json_body

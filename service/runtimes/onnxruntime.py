@@ -1,6 +1,5 @@
 """ONNX Runtime behind the Protocol, on the provider asked for and on no other; and what else needs its module."""
 
-import mmap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -22,6 +21,7 @@ _PROVIDERS: Mapping[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CU
 _OPTIONS: Mapping[Provider, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
 # The operator that `msd export --precision int8` makes of a layer.
 _IN_INT8 = b"MatMulIntegerToFloat"
+_PART_BYTES = 2**18
 _DTYPES = {"tensor(int32)": "int32", "tensor(float)": "float32"}
 
 
@@ -113,10 +113,14 @@ def inputs_of(session: Any) -> list[GraphInput]:  # noqa: ANN401
 
 
 def _precision(path: Path) -> Precision:
-    """Of a graph that was loaded, so of a file that is not empty."""
-    # Mapped, because a graph's tables may be as large as what memory is left.
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as graph:
-        return "fp32" if graph.find(_IN_INT8) < 0 else "int8"
+    """Of a graph that was loaded. Read in small parts: a look through all of a large one would hold Python's lock."""
+    before = b""
+    with path.open("rb") as file:
+        while part := file.read(_PART_BYTES):
+            if _IN_INT8 in before + part:
+                return "int8"
+            before = part[-len(_IN_INT8) :]
+    return "fp32"
 
 
 def engine_of(bundle: Bundle, session: Any, provider: Provider) -> Engine:  # noqa: ANN401

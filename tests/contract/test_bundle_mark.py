@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from msd.contract import bundle as bundle_module
-from msd.contract.bundle import MARKER, RANKER, REQUIRED, ROWS, Bundle, open_bundle
+from msd.contract.bundle import MARKER, RANKER, REQUIRED, ROWS, Bundle, Pause, open_bundle
 from msd.contract.errors import BundleError
 from msd.contract.files import sha256_file
 from tests.contract.examples import SCHEMA, flip, make_folder
@@ -21,9 +21,9 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that were hashed, in order."""
     names: list[str] = []
 
-    def watch(path: Path) -> str:
+    def watch(path: Path, pause: Pause = lambda: None) -> str:
         names.append(path.name)
-        return sha256_file(path)
+        return sha256_file(path, pause)
 
     monkeypatch.setattr(bundle_module, "sha256_file", watch)
     return names

@@ -11,8 +11,7 @@ import httpx
 import pytest
 
 from msd.contract.bundle import Bundle
-from service.deployment.experiment import EXPERIMENT
-from service.deployment.pointers import CURRENT
+from service.deployment.bundle_folder import CURRENT, EXPERIMENT
 from tests.service.bundle_factory import golden_requests
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.test_guard import KEYS, write_keys

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from msd.contract.bundle import Bundle
-from service.deployment.experiment import EXPERIMENT
+from service.deployment.bundle_folder import EXPERIMENT
 from tests.service.bundle_factory import AT
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.test_swap import first_golden, point

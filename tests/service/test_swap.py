@@ -1,6 +1,7 @@
 """One bundle after the other, good ones and bad ones, under load: nobody is lost, and every reply is of one model."""
 
 import os
+import resource
 import shutil
 import threading
 from collections import Counter
@@ -22,7 +23,7 @@ from msd.contract.bundle import (
     open_bundle,
 )
 from msd.contract.golden import Golden, read_goldens
-from service.deployment.pointers import CURRENT
+from service.deployment.bundle_folder import CURRENT
 from tests.service.bundle_factory import build_bundle, golden_requests, reseal
 from tests.service.live import LiveService, live_service, run_msd, wait_until
 from tests.service.ranker_graph import Recipe
@@ -196,6 +197,45 @@ def test_a_folder_that_is_replaced_in_place_is_followed(tmp_path: Path) -> None:
         shutil.rmtree(folder)
         wait_until(lambda: running.metric("msd_bundle_refused") == 1)
         assert running.score(golden_requests()[0]).json()["model_version"] == "test-1"
+
+
+def test_open_files_that_run_out_while_a_bundle_is_pinned_are_waited_for(bundles: Path, tmp_path: Path) -> None:
+    point(bundles, "a")
+    with live_service(bundles, tmp_path) as running:
+        usual = resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE)
+        # Some for what asks it meanwhile, fewer than a bundle has files.
+        resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, (open_files(running) + 4, usual[1]))
+        point(bundles, "b")
+        wait_until(lambda: "swap_postponed" in [line["event"] for line in running.log()])
+        (reason, *_) = [line["reason"] for line in running.log() if line["event"] == "swap_postponed"]
+        assert "Too many open files" in reason
+        assert str(bundles / "b") in reason
+        resource.prlimit(running.process.pid, resource.RLIMIT_NOFILE, usual)
+        wait_until(lambda: version(running) == "test-1")
+        assert running.metric("msd_bundle_refused") == 0
+        assert running.score(golden_requests()[0]).status_code == 200
+    point(bundles, "a")
+
+
+def test_what_killed_services_leave_is_removed_by_the_next_and_what_is_in_use_stays(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary, logs = tmp_path / "tmp", [tmp_path / name for name in ("one", "other", "last")]
+    for folder in (temporary, *logs):
+        folder.mkdir()
+    (temporary / "msd-of-somebody-else").mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    with live_service(bundle.folder, logs[0]) as killed:
+        killed.process.kill()
+        killed.process.wait(60)
+    with live_service(bundle.folder, logs[1]) as alive:
+        (own,) = temporary.glob("msd-*.owned")
+        with live_service(bundle.folder, logs[2]):
+            assert len([*temporary.glob("msd-*.owned")]) == 2
+        assert [*temporary.glob("msd-*.owned")] == [own]
+        assert (own / "1-plain" / RANKER).read_bytes()
+        assert alive.score(golden_requests()[0]).status_code == 200
+    assert [one.name for one in temporary.iterdir()] == ["msd-of-somebody-else"]
 
 
 def test_a_folder_of_bundles_without_a_pointer_is_refused(bundle: Bundle, tmp_path: Path) -> None:

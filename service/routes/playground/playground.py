@@ -4,7 +4,6 @@ That model is a bundle of its own, trained without the LLM's knowledge, and nobo
 others: it waits in the same queue and may be refused for the same reasons.
 """
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +14,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from msd.contract.errors import MsdError
-from service.deployment.aside import Aside
-from service.deployment.proof import Proof
+from service.deployment.proof import prove_beside
 from service.errors import NotReady
 from service.http.keys import ASSETS, PAGE, PLAYGROUND
 from service.models.lineup import Arm, Assignment, Lineup, Serving
@@ -86,18 +84,13 @@ class ProvedRoute:
 
     async def prove(self) -> None:
         """Proves the model; what is wrong with it is said to whoever asks, and in the log."""
-        with Aside("proof", rest=0.0) as aside:
-            try:
-                await Proof(self._model, aside, self._max_candidates).run()
-            except asyncio.CancelledError:
-                raise
-            except Exception as error:
-                self._missing = (
-                    str(error) if isinstance(error, MsdError) else "the model failed; the log has the reason"
-                )
-                self._log.error("not_ready", part="without", reason=str(error))
-            else:
-                self._missing = ""
+        try:
+            await prove_beside([self._model], self._max_candidates)
+        except Exception as error:
+            self._missing = str(error) if isinstance(error, MsdError) else "the model failed; the log has the reason"
+            self._log.error("not_ready", part="without", reason=str(error))
+        else:
+            self._missing = ""
 
 
 def _load_without(settings: Settings, metrics: Metrics) -> Model | None:

@@ -8,19 +8,20 @@ from dataclasses import replace
 import pytest
 
 from msd.contract.bundle import Bundle
-from service.deployment.loader import lineup_of, load_planned
-from service.deployment.plan import Plan, PlannedArm, PlannedModel
+from service.deployment.pinned_bundle import PinnedBundle, Plan
+from service.deployment.source import alone
 from service.models.lineup import Lineup, Serving
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
+from service.trust import Trust
 
 
 @pytest.fixture
 def lineup(bundle: Bundle) -> Lineup:
     """The first generation, of one model."""
-    plan = Plan((PlannedArm("champion", PlannedModel(bundle.manifest.sha256, bundle.folder, bundle.folder)),))
+    plan = Plan(alone(bundle.folder), {bundle.folder: PinnedBundle(bundle.folder, None, True, Trust(None))})
     settings = Settings.from_environ({"MSD_BUNDLE": str(bundle.folder)})
-    return lineup_of(plan, {key: load_planned(one, settings, Metrics()) for key, one in plan.models.items()}, 1)
+    return plan.lineup({key: one.load(settings, Metrics()) for key, one in plan.models.items()}, 1)
 
 
 def another(lineup: Lineup, generation: int) -> Lineup:

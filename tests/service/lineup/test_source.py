@@ -9,8 +9,20 @@ from typing import Any
 import pytest
 
 from msd.__main__ import main
-from service.deployment.experiment import EXPERIMENT, Experiment, read_experiment, remove_experiment, write_experiment
-from service.deployment.pointers import CURRENT, PREVIOUS, SourceError, named_bundle, point_to, read_pointer, roll_back
+from service.deployment.bundle_folder import (
+    CURRENT,
+    EXPERIMENT,
+    PREVIOUS,
+    Experiment,
+    SourceError,
+    named_bundle,
+    point_to,
+    read_experiment,
+    read_pointer,
+    remove_experiment,
+    roll_back,
+    write_experiment,
+)
 from service.deployment.source import Source, Wanted, WantedArm
 from service.settings import Settings
 
@@ -159,7 +171,7 @@ def _arm(**changes: object) -> dict[str, object]:
     [
         (lambda: b"{", "Invalid JSON"),
         (lambda: b"\xff", "Invalid JSON"),
-        (lambda: b" " * 70_000, "more than 65536 bytes"),
+        (lambda: b" " * 70_000, "larger than 65536 bytes"),
         (_with(salt=""), "salt: "),
         (_with(salt=5), "salt: "),
         (_with(arms=[]), "arms: "),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from msd.contract.bundle import Bundle
-from service.deployment.experiment import EXPERIMENT
+from service.deployment.bundle_folder import EXPERIMENT
 from tests.service.bundle_factory import AT
 from tests.service.live import LiveService, live_service
 from tests.service.request_log.log import awaited, connected

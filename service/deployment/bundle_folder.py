@@ -1,4 +1,5 @@
-"""A folder of bundles: the pointers `current` and `previous` in it, and the names of the bundles beside them.
+"""A folder of bundles: their names, the pointers `current` and `previous`, and an experiment, in which bundles share
+the users by weights, or only compare their scores.
 
 A name leads to a folder in this one, and nowhere else. Does not know what is in a bundle.
 """
@@ -10,17 +11,69 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from msd.contract.bundle import MANIFEST
 from msd.contract.errors import MsdError
+from msd.contract.files import read_small, write_text_atomic
+from service.telemetry.metrics import MAX_ARMS, MAX_SHADOWS
 
 CURRENT, PREVIOUS = "current", "previous"
+EXPERIMENT = "experiment.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _MAX_POINTER_BYTES = 4_096
+_MAX_EXPERIMENT_BYTES = 65_536
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$")]
+BundleName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$", description="`current` follows it.")]
 
 
 class SourceError(MsdError):
     """It cannot be told what is to be served, or that cannot be changed; the message says where to look."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class ExperimentArm(_Part):
+    """A bundle that scores its share of the users: its weight among all weights."""
+
+    name: Name
+    bundle: BundleName
+    weight: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+
+
+class ExperimentShadow(_Part):
+    """A bundle that scores on spare capacity, to be compared; nobody sees its scores."""
+
+    name: Name
+    bundle: BundleName
+
+
+class Experiment(_Part):
+    """Which bundles score whom. Another salt deals the users anew; weights alone move as few as can be."""
+
+    salt: Annotated[str, Field(min_length=1, max_length=128)]
+    arms: Annotated[list[ExperimentArm], Field(min_length=1, max_length=MAX_ARMS)]
+    shadow: Annotated[list[ExperimentShadow], Field(max_length=MAX_SHADOWS)] = []
+
+    @property
+    def bundles(self) -> frozenset[str]:
+        """The names of all that it takes."""
+        return frozenset([*(arm.bundle for arm in self.arms), *(shadow.bundle for shadow in self.shadow)])
+
+    @model_validator(mode="after")
+    def _is_possible(self) -> Self:
+        names = [arm.name for arm in self.arms] + [shadow.name for shadow in self.shadow]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"the name {name!r} occurs twice")
+        if not any(arm.weight for arm in self.arms):
+            raise ValueError("all weights are 0, so that nobody would be scored")
+        return self
 
 
 def is_bundle(folder: Path) -> bool:
@@ -71,6 +124,39 @@ def roll_back(folder: Path) -> str:
             raise SourceError(f"{folder / PREVIOUS}: leads to no bundle, but to {previous}")
         _turn(folder, previous, current)
     return previous
+
+
+def read_experiment(folder: Path) -> Experiment | None:
+    """That of a folder of bundles, None where there is none. Raises SourceError when it is not one."""
+    path = folder / EXPERIMENT
+    if not os.path.lexists(path):
+        return None
+    text = read_small(path, _MAX_EXPERIMENT_BYTES, SourceError)
+    try:
+        return Experiment.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise SourceError(
+            f"{path}: {place + ': ' if place else ''}{first['msg'].removeprefix('Value error, ')}"
+        ) from None
+
+
+def write_experiment(folder: Path, experiment: Experiment) -> None:
+    """Replaces it in one step. Raises SourceError."""
+    path = folder / EXPERIMENT
+    try:
+        write_text_atomic(path, experiment.model_dump_json(indent=2) + "\n")
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def remove_experiment(folder: Path) -> None:
+    """Ends it: all users are scored by the current bundle. Raises SourceError."""
+    try:
+        (folder / EXPERIMENT).unlink(missing_ok=True)
+    except OSError as error:
+        raise SourceError(f"{folder / EXPERIMENT}: cannot be removed: {error.strerror}") from error
 
 
 def _turn(folder: Path, current: str, previous: str | None) -> None:

@@ -1,0 +1,193 @@
+"""A verified bundle, kept as it was verified, whatever becomes of its folder; and plans, which say who is scored by
+which.
+
+Its files stay open, and their names stand in a folder of the service's own, for as long as somebody has the object: the
+models are loaded after the verification, perhaps more than once, and the text encoder when the first cold ad comes.
+"""
+
+import itertools
+import os
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from msd.contract.bundle import FILES, ROWS, Bundle, Pause
+from msd.contract.errors import BundleError, MsdError
+from msd.contract.files import owned_folder, sha256_file
+from service.deployment.source import Wanted, WantedArm
+from service.models.lineup import Arm, Assignment, Lineup, Shadow
+from service.models.model import Model, ModelKey, load_model
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from service.trust import Trust
+
+Marks = tuple[tuple[str, tuple[int, ...]], ...]
+_NUMBERS = itertools.count(1)
+_OPEN_FILES = Path("/proc/self/fd")
+
+
+@contextmanager
+def private_folder() -> Iterator[Path | None]:
+    """A folder that is nobody else's to look into, for the names of pinned files; None where none can be made."""
+    with ExitStack() as stack:
+        try:
+            made = stack.enter_context(owned_folder(Path(tempfile.gettempdir()), "msd-"))
+        except OSError as error:
+            log = structlog.get_logger("msd.server")
+            log.warning(
+                "no_folder", reason=f"{error.strerror}: what is loaded later is read from the bundle's folder as it is"
+            )
+            yield None
+            return
+        yield made
+
+
+class PinnedBundle:
+    """The bundle in `origin`. Its files' names go into a new folder below `parent`; None, or a system without /proc,
+    leaves them where they are.
+
+    Raises BundleError when it is not as it should be, or is changed meanwhile.
+    """
+
+    def __init__(
+        self, origin: Path, parent: Path | None, rows: bool, trust: Trust, pause: Pause = lambda: None
+    ) -> None:
+        self.origin = origin
+        with ExitStack() as stack:
+            self._files = _open_files(origin, rows, stack)
+            self._marks = self._marks_now()
+            bundle = trust.open(origin, rows=rows, pause=pause)
+            if dict(self._marks) != dict(marks_of(origin, rows)):
+                raise BundleError(f"{origin}: was changed while it was being verified")
+            if parent is not None and _OPEN_FILES.is_dir():
+                bundle = Bundle(_named(self._files, parent / f"{next(_NUMBERS)}-{origin.name}", stack), bundle.manifest)
+            self.bundle = bundle
+            weakref.finalize(self, stack.pop_all().close)
+
+    @property
+    def identity(self) -> str:
+        """The manifest's hash."""
+        return self.bundle.manifest.sha256
+
+    def load(self, settings: Settings, metrics: Metrics) -> Model:
+        """The model of it. Raises MsdError."""
+        with self._told_by_origin():
+            return load_model(self.bundle, settings, metrics)
+
+    def check_unchanged(self, pause: Pause) -> None:
+        """Raises BundleError where a file was written over since it was verified. That a file was moved or removed
+        changes nothing but its mark: it is hashed again."""
+        before = dict(self._marks)
+        with self._told_by_origin():
+            for name, mark in self._marks_now():
+                entry = self.bundle.manifest.files.get(name)
+                if entry and mark != before[name] and sha256_file(self.bundle.path(name), pause) != entry.sha256:
+                    raise BundleError(f"{self.bundle.path(name)}: was written over after it was verified")
+
+    @contextmanager
+    def _told_by_origin(self) -> Iterator[None]:
+        """Errors name the folder that people know."""
+        try:
+            yield
+        except MsdError as error:
+            raise BundleError(str(error).replace(str(self.bundle.folder), str(self.origin))) from error
+
+    def _marks_now(self) -> Marks:
+        return tuple((name, _mark(os.fstat(descriptor))) for name, descriptor in self._files.items())
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A line-up that is not loaded yet. Who has it keeps the bundles' files open."""
+
+    wanted: Wanted
+    bundles: Mapping[Path, PinnedBundle]
+
+    @property
+    def models(self) -> dict[ModelKey, PinnedBundle]:
+        """Those to be loaded: of arms, and once more of shadows, whose runs are at the same time as those of arms."""
+        return {
+            (self.bundles[arm.folder].identity, is_shadow): self.bundles[arm.folder]
+            for arms, is_shadow in ((self.wanted.arms, False), (self.wanted.shadows, True))
+            for arm in arms
+        }
+
+    def is_like(self, other: "Plan") -> bool:
+        """Whether it would serve the same, wherever the files are."""
+        return self._outline() == other._outline()
+
+    def lineup(self, models: Mapping[ModelKey, Model], generation: int) -> Lineup:
+        """The line-up, of loaded models."""
+        arms = self.wanted.arms
+        assignment = Assignment(self.wanted.salt, [arm.name for arm in arms], [arm.weight for arm in arms])
+
+        def model_of(arm: WantedArm, is_shadow: bool) -> Model:
+            return models[self.bundles[arm.folder].identity, is_shadow]
+
+        return Lineup(
+            generation,
+            tuple(
+                Arm(arm.name, model_of(arm, False), slot, share)
+                for slot, (arm, share) in enumerate(zip(arms, assignment.shares, strict=True), 1)
+            ),
+            assignment,
+            tuple(Shadow(one.name, model_of(one, True), slot) for slot, one in enumerate(self.wanted.shadows, 1)),
+        )
+
+    def _outline(self) -> object:
+        return self.wanted.salt, [
+            [(arm.name, arm.weight, self.bundles[arm.folder].identity) for arm in arms]
+            for arms in (self.wanted.arms, self.wanted.shadows)
+        ]
+
+
+def marks_of(folder: Path, rows: bool) -> Marks:
+    """What changes when a file of the bundle in `folder` does. Costs a look at each. Raises OSError."""
+    found = []
+    for name in _names(rows):
+        try:
+            found.append((name, _mark((folder / name).stat())))
+        except FileNotFoundError:
+            continue
+    return tuple(found)
+
+
+def _names(rows: bool) -> list[str]:
+    return [name for name in FILES if rows or name not in ROWS.values()]
+
+
+def _mark(about: os.stat_result) -> tuple[int, ...]:
+    # The time of the inode's last change too, which nobody can set.
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
+
+
+def _open_files(folder: Path, rows: bool, stack: ExitStack) -> dict[str, int]:
+    files = {}
+    for name in _names(rows):
+        try:
+            files[name] = os.open(folder / name, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise BundleError(f"{folder / name}: {error.strerror}") from error
+        stack.callback(os.close, files[name])
+    return files
+
+
+def _named(files: Mapping[str, int], folder: Path, stack: ExitStack) -> Path:
+    """A new folder in which the open files have their names."""
+    try:
+        folder.mkdir()
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        for name, descriptor in files.items():
+            # By this path a file that is open is opened once more, in other processes too.
+            (folder / name).symlink_to(f"/proc/{os.getpid()}/fd/{descriptor}")
+    except OSError as error:
+        raise BundleError(f"{folder}: {error.strerror}") from error
+    return folder

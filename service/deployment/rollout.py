@@ -1,0 +1,264 @@
+"""Leads the service from one line-up to the next, in a thread of its own: looks what is wanted, verifies it, loads it
+and proves it beside the one that serves, then has the event loop switch one reference; or refuses it, and nothing
+changes.
+
+The thread has the priority of those who serve, and rests after each step (decision 23).
+"""
+
+import asyncio
+import errno
+import math
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Coroutine, Iterator, Mapping
+from concurrent import futures
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import structlog
+
+from msd.contract.bundle import Pause
+from msd.contract.errors import BundleError, MsdError
+from service.deployment.bundle_folder import SourceError
+from service.deployment.memory import Scarce, check_memory
+from service.deployment.pace import Pace, Stopped
+from service.deployment.pinned_bundle import Marks, PinnedBundle, Plan, marks_of
+from service.deployment.proof import prove
+from service.deployment.source import Source, Wanted
+from service.errors import StoreError
+from service.models.lineup import Lineup, Serving
+from service.models.model import Model, ModelKey
+from service.rows.store import RowStore
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from service.trust import Trust
+
+_EVERY_S = 0.4
+# Of the time that a step takes: so much is left to requests before the next.
+_REST = 2.0
+# Python that loads gives way to Python that serves after so long, not after the usual 5 ms.
+_SWITCH_S = 0.0005
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
+_LOOP_S = 0.1
+_SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """What was seen, in a form that tells whether it changed; `wanted` is None, with a reason, where that is
+    unknown."""
+
+    wanted: Wanted | None
+    marks: Mapping[Path, Marks]
+    reason: str = ""
+
+    def is_like(self, other: "Sight | None") -> bool:
+        """Whether nothing has changed between."""
+        return other is not None and (self.wanted, self.marks, self.reason) == (other.wanted, other.marks, other.reason)
+
+
+class Follower:
+    """Sees what is wanted, and verifies it. `parent` is a folder for the names of the files that it pins; without rows
+    in files, bundles are pinned without theirs."""
+
+    def __init__(self, settings: Settings, parent: Path | None) -> None:
+        self._source = Source(settings)
+        self._trust = Trust(settings.trusted_keys)
+        self._parent = parent
+        self._rows = settings.store == "file"
+        self._known: dict[tuple[Path, Marks], PinnedBundle] = {}
+
+    def look(self) -> Sight:
+        """What is wanted now."""
+        try:
+            wanted = self._source.wanted()
+            return Sight(wanted, {folder: marks_of(folder, self._rows) for folder in wanted.folders})
+        except MsdError as error:
+            return Sight(None, {}, str(error))
+        except OSError as error:
+            return Sight(None, {}, f"{error.filename}: {error.strerror}")
+
+    def first(self) -> Plan:
+        """What is wanted now. Raises MsdError."""
+        self.sight = self.look()
+        return self.verified(self.sight)
+
+    def verified(self, sight: Sight, pause: Pause = lambda: None) -> Plan:
+        """What was seen, verified: bundles that were pinned before, as they are. Raises MsdError."""
+        if sight.wanted is None:
+            raise SourceError(sight.reason)
+        keys = {folder: (folder, sight.marks[folder]) for folder in sight.wanted.folders}
+        found = {
+            folder: self._known.get(key) or PinnedBundle(folder, self._parent, self._rows, self._trust, pause)
+            for folder, key in keys.items()
+        }
+        self._known = {keys[folder]: pinned for folder, pinned in found.items()}
+        return Plan(sight.wanted, found)
+
+
+class Rollout:
+    """Serves what was wanted last. `plan`: what is served already, as the follower has verified it."""
+
+    def __init__(self, follower: Follower, plan: Plan, serving: Serving, settings: Settings, metrics: Metrics) -> None:
+        self._follower = follower
+        self._seen = self._handled = follower.sight
+        # With its plan, the files of what is served stay open: the text encoder reads its own only when it is needed.
+        self._served = plan
+        self._serving = serving
+        self._settings = settings
+        self._metrics = metrics
+        self._generation = serving.current.generation
+        self._pace = Pace(_REST)
+        self._again_at = math.inf
+        self._again_s = _FIRST_PAUSE_S
+        self._log = structlog.get_logger("msd.rollout")
+
+    def start(self) -> None:
+        """From now on changes are followed. Called in the loop."""
+        self._loop = asyncio.get_running_loop()
+        for model in self._serving.current.models.values():
+            self._close_store_after(model)
+        threading.Thread(target=self._follow, name="rollout").start()
+
+    def stop(self) -> None:
+        """Ends it at its next step, which is not waited for."""
+        self._pace.stop()
+
+    def _follow(self) -> None:
+        while self._pace.sleep(_EVERY_S):
+            try:
+                self._look()
+            except Stopped:
+                return
+            except Exception as error:
+                self._log.exception("cannot_follow", reason=str(error))
+
+    def _look(self) -> None:
+        """Sees to what is new. Only what looks the same twice is looked into: a copy under way does not."""
+        sight, before = self._follower.look(), self._seen
+        self._seen = sight
+        is_new = not sight.is_like(self._handled)
+        if not sight.is_like(before) or not (is_new or time.monotonic() >= self._again_at):
+            return
+        if is_new:
+            self._again_s = _FIRST_PAUSE_S
+        self._handled, self._again_at = sight, math.inf
+        try:
+            with _short_turns():
+                self._lead_to(sight)
+        except (StoreError, Scarce) as error:
+            self._again_at = time.monotonic() + self._again_s
+            self._refused("postponed")
+            self._log.warning("swap_postponed", reason=str(error), again_in=self._again_s)
+            self._again_s = min(2 * self._again_s, _LONGEST_PAUSE_S)
+        except MsdError as error:
+            self._refused("refused")
+            self._log.error("bundle_refused", reason=str(error))
+
+    def _lead_to(self, sight: Sight) -> None:
+        """Serves what was seen. Raises MsdError where that is refused; StoreError or Scarce where it may be had
+        later."""
+        self._pace.begin()
+        try:
+            plan = self._follower.verified(sight, self._pace.pause)
+            if plan.is_like(self._served):
+                self._served = plan
+                self._tell_refused(False)
+                return
+            self._generation += 1
+            bundles = {arm.name: str(arm.folder) for arm in plan.wanted.arms}
+            self._log.info("swap_begins", generation=self._generation, bundles=bundles)
+            lineup = plan.lineup(self._loaded(plan), self._generation)
+        except (Stopped, StoreError):
+            raise
+        except Exception as error:
+            if is_scarce(error):
+                raise Scarce(str(error)) from error
+            if isinstance(error, MsdError):
+                raise
+            self._log.exception("cannot_load", reason=str(error))
+            raise BundleError(f"the model failed ({type(error).__name__}); the log has the reason") from error
+        self._in_loop(self._switch(plan, lineup))
+        self._log.info("swapped", generation=self._generation, bundles=bundles)
+
+    def _loaded(self, plan: Plan) -> dict[ModelKey, Model]:
+        """The models of a plan, those that serve already as they are."""
+        models = self._serving.current.models
+        for key, pinned in plan.models.items():
+            if key not in models:
+                models[key] = self._load(pinned)
+        return models
+
+    def _load(self, pinned: PinnedBundle) -> Model:
+        check_memory(pinned.bundle)
+        model = pinned.load(self._settings, self._metrics)
+        self._close_store_after(model)
+        self._pace.pause()
+        prove(model, self._settings.max_candidates, self._pace)
+        pinned.check_unchanged(self._pace.pause)
+        self._in_loop(model.store.check())
+        self._log.info("model_loaded", bundle=str(pinned.origin), model_version=model.version)
+        return model
+
+    async def _switch(self, plan: Plan, lineup: Lineup) -> None:
+        self._served = plan
+        self._serving.turn(lineup)
+        self._metrics.swaps["done"].inc()
+        self._tell_refused(False)
+
+    def _refused(self, result: Literal["refused", "postponed"]) -> None:
+        self._metrics.swaps[result].inc()
+        self._tell_refused(True)
+
+    def _tell_refused(self, is_refused: bool) -> None:
+        self._serving.is_refused = is_refused
+        self._metrics.refused.set(is_refused)
+
+    def _in_loop(self, work: Coroutine[Any, Any, None]) -> None:
+        """Waits for work of the event loop. Raises what it raises; Stopped when the service ends meanwhile."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        while not futures.wait([future], _LOOP_S).done:
+            self._pace.check()
+        future.result()
+
+    def _close_store_after(self, model: Model) -> None:
+        """Has its store closed when nobody has the model any more, so after its last request."""
+        weakref.finalize(model, _close, self._loop, model.store).atexit = False
+
+
+def is_scarce(error: BaseException | None) -> bool:
+    """Whether what was raised came of want of memory, open files or the like, which may be over a moment later."""
+    while error is not None:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _SCARCE):
+            return True
+        error = error.__cause__ or error.__context__
+    return not _can_open()
+
+
+def _can_open() -> bool:
+    """Whether a file can be opened: a runtime that could not does not say why."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        return False
+    return True
+
+
+def _close(loop: asyncio.AbstractEventLoop, store: RowStore) -> None:
+    with suppress(RuntimeError):  # the loop has ended, and with it the service
+        loop.call_soon_threadsafe(lambda: loop.create_task(store.close()))
+
+
+@contextmanager
+def _short_turns() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
