@@ -20,6 +20,7 @@ class _Command(NamedTuple):
     module: str
     extra: str
     help: str
+    app: str = "app"
 
 
 COMMANDS = {
@@ -30,15 +31,19 @@ COMMANDS = {
     "tensors": _Command("msd.ranker.tensors_command", "train", "Write a dataset's tensors for a model of your own."),
     "evaluate": _Command("msd.ranker.evaluate_command", "train", "Measure models and baselines on the test rows."),
     "export": _Command("model_export.command", "train,cpu", "Make a bundle of a trained model."),
-    "delta": _Command("service.commands.delta", "cpu", "Write what of a bundle's rows has changed."),
+    "delta": _Command("service.commands.bundles", "cpu", "Write what of a bundle's rows has changed.", "delta"),
     "catalogue": _Command(
         "service.catalogue.command", "cpu,encode,log", "Make rows of items that a bundle's export did not know."
     ),
     "publish": _Command("service.commands.publish", "cpu", "Copy a bundle's rows into Redis and point to them."),
-    "rollback": _Command("service.commands.rollback", "cpu", "Back to the bundle before, in a folder or in Redis."),
-    "sign": _Command("service.commands.sign", "cpu,sign", "Sign a bundle for services that take signed ones alone."),
-    "pack": _Command("service.fetch.pack_command", "cpu", "Make one file with a digest of a bundle."),
-    "fetch": _Command("service.fetch.fetch_command", "cpu", "Fetch such a file by its digest, and unpack it."),
+    "rollback": _Command(
+        "service.commands.bundles", "cpu", "Back to the bundle before, in a folder or in Redis.", "rollback"
+    ),
+    "sign": _Command(
+        "service.commands.bundles", "cpu,sign", "Sign a bundle for services that take signed ones alone.", "signing"
+    ),
+    "pack": _Command("service.commands.bundles", "cpu", "Make one file with a digest of a bundle.", "packing"),
+    "fetch": _Command("service.commands.bundles", "cpu", "Fetch such a file by its digest, and unpack it.", "fetching"),
     "serve": _Command("service.commands.serve", "cpu", "Answer scoring requests over HTTP."),
     "check": _Command("service.commands.check.command", "cpu", "Say what is wrong with a deployment, and what to do."),
     "key": _Command("service.commands.key", "cpu", "Make an API key, and the entry that lets it in."),
@@ -102,7 +107,7 @@ def _load(name: str, *arguments: str) -> typer.Typer:
             f"no command {name!r}" + (f"; did you mean {near[0]!r}?" if near else "; `msd --help` lists them")
         )
     try:
-        app: typer.Typer = importlib.import_module(command.module).app
+        app: typer.Typer = getattr(importlib.import_module(command.module), command.app)
     except ModuleNotFoundError as error:
         raise MsdError(
             f"`msd {name}` needs the module {error.name!r}; in the checkout: pip install -e '.[{command.extra}]'"

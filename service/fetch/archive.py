@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import BinaryIO
 
 from msd.contract.bundle import FILES, open_bundle
+from msd.contract.errors import MsdError
 from msd.contract.files import atomic_file, sha256_file
-from service.fetch.errors import ArchiveError
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _GZIP = b"\x1f\x8b"
 # Of one member: GNU tar, bsdtar and Python write names and times into headers of their own.
 _MAX_HEADER_BYTES = 2**17
 _MAX_MEMBERS = 100
+
+
+class ArchiveError(MsdError):
+    """Not an archive of a bundle, or more than one, or there is no room for it."""
 
 
 def pack(folder: Path, path: Path) -> str:

@@ -1,27 +1,36 @@
 """A bundle by the SHA-256 of its archive: fetched, compared, unpacked, verified, and only then there under its name.
 
-What fails leaves nothing but, where it was the network, the part that came, for the next try.
+What comes is bounded, resumed where it broke off, and of that SHA-256, or not kept. What fails leaves nothing but,
+where it was the network, the part that came, for the next try.
 """
 
+import errno
+import fcntl
+import http.client
 import os
 import re
-from collections.abc import Mapping
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from msd.contract.bundle import Bundle, new_bundle
 from msd.contract.errors import BundleError
-from msd.contract.files import write_text_atomic
+from msd.contract.files import sha256_file, write_text_atomic
 from service.fetch.archive import unpack
-from service.fetch.download import download
-from service.fetch.errors import FetchError
-from service.fetch.place import place_of
-from service.fetch.web import Web
+from service.fetch.stores import Place, place_of
+from service.fetch.web import FetchError, Reply, Unavailable, Web
 from service.trust import Trust
 
 ORIGIN = "archive.sha256"
 """Beside the bundle's files: what they were unpacked from."""
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
+_CHUNK = 2**18
+_TRIES = 6
+_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Fetched(NamedTuple):
@@ -39,27 +48,66 @@ def fetch(
     if not found:
         raise FetchError(f"--digest {digest[:80]!r}: is none; it looks like sha256: and 64 hexadecimal digits")
     sha256 = found[1]
-    if _origin(folder) == sha256:
-        return Fetched(trust.open(folder), was_there=True)
-    part = folder.parent / f".{folder.name}.{sha256[:16]}.part"
     try:
-        with new_bundle(folder) as temporary:
-            web = Web()
-            place = place_of(url, sha256, environ, web)
-            download(web, place, sha256, part, max_bytes)
-            try:
-                unpack(part, temporary, max_bytes)
-                trust.open(temporary)
-            except BundleError as error:
-                raise BundleError(
-                    f"{place.name}: is the archive that was asked for, but no good bundle: {error}"
-                ) from None
-            finally:
-                part.unlink(missing_ok=True)
-            write_text_atomic(temporary / ORIGIN, sha256 + "\n")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(folder.parent / f".{folder.name}.{sha256[:16]}.part") as part:
+            if (bundle := _present(folder, sha256, trust)) is not None:
+                part.unlink()
+                return Fetched(bundle, was_there=True)
+            _bring_bundle(place_of(url, sha256, environ, web := Web()), web, sha256, folder, part, max_bytes, trust)
     except OSError as error:
         raise FetchError(f"{error.filename or folder}: {error.strerror or error}") from None
     return Fetched(trust.open(folder), was_there=False)
+
+
+def _bring_bundle(place: Place, web: Web, sha256: str, folder: Path, part: Path, max_bytes: int, trust: Trust) -> None:
+    with new_bundle(folder) as temporary:
+        download(web, place, sha256, part, max_bytes)
+        try:
+            unpack(part, temporary, max_bytes)
+            trust.open(temporary)
+        except BundleError as error:
+            raise BundleError(f"{place.name}: is the archive that was asked for, but no good bundle: {error}") from None
+        finally:
+            part.unlink(missing_ok=True)
+        write_text_atomic(temporary / ORIGIN, sha256 + "\n")
+
+
+@contextmanager
+def _alone(part: Path) -> Iterator[Path]:
+    """The part of an archive, once nobody else is at work on it; without anything in it, it does not stay."""
+    while True:
+        with part.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not _is_at(part, file.fileno()):  # whoever had it was done with it
+                continue
+            try:
+                yield part
+            except OSError as error:
+                if error.errno in _FULL:
+                    part.unlink(missing_ok=True)
+                raise
+            finally:
+                if part.exists() and not part.stat().st_size:
+                    part.unlink()
+            return
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _present(folder: Path, sha256: str, trust: Trust) -> Bundle | None:
+    """The bundle that was unpacked there before, from that archive, as long as it is whole."""
+    if _origin(folder) != sha256:
+        return None
+    try:
+        return trust.open(folder)
+    except BundleError:
+        return None
 
 
 def _origin(folder: Path) -> str | None:
@@ -67,3 +115,90 @@ def _origin(folder: Path) -> str | None:
         return (folder / ORIGIN).read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError):
         return None
+
+
+def download(
+    web: Web, place: Place, digest: str, part: Path, max_bytes: int, sleep: Callable[[float], None] = time.sleep
+) -> None:
+    """Brings the archive to `part`, going on with what an earlier call left there.
+
+    Raises Unavailable when it stays away, keeping what came; FetchError when it is another, keeping nothing.
+    """
+    is_resumed = _size(part) > 0
+    _bring(web, place, part, max_bytes, sleep)
+    found = sha256_file(part)
+    if found != digest and is_resumed:  # what was there may have been of another archive
+        os.truncate(part, 0)
+        _bring(web, place, part, max_bytes, sleep)
+        found = sha256_file(part)
+    if found != digest:
+        size = part.stat().st_size
+        part.unlink()
+        raise FetchError(
+            f"{place.name}: its SHA-256 is sha256:{found} ({size} bytes), not sha256:{digest} as was asked for; nothing"
+            " was unpacked. Give the digest that `msd pack` printed, or find out who replaced the archive"
+        )
+
+
+def _bring(web: Web, place: Place, part: Path, max_bytes: int, sleep: Callable[[float], None]) -> None:
+    failed = 0
+    while True:
+        had = _size(part)
+        try:
+            return _bring_rest(web, place, part, max_bytes)
+        except Unavailable as error:
+            failed = 1 if _size(part) > had else failed + 1
+            if failed == _TRIES:
+                raise Unavailable(f"{error} (tried {_TRIES} times)") from None
+            sleep(min(30.0, 0.5 * 2.0**failed))
+
+
+def _bring_rest(web: Web, place: Place, part: Path, max_bytes: int) -> None:
+    had = _size(part)
+    headers = {"Range": f"bytes={had}-"} if had else {}
+    # 416: there is no more than what we have, or it is another file; the digest will tell.
+    with web.open(place.address, headers, place.secrets(), expected=416) as reply:
+        if reply.status == 416:
+            return
+        start, total = _extent(reply, had, place.name)
+        if (total or 0) > max_bytes:
+            part.unlink(missing_ok=True)
+            raise FetchError(f"{place.name}: has {total} bytes; {max_bytes} are the limit (--max-mb)")
+        left, free = (total or 0) - start, shutil.disk_usage(part.parent).free
+        if left > free:
+            raise FetchError(f"{place.name}: {left} bytes are to come; {part.parent} has room for {free}")
+        with part.open("r+b" if start else "wb") as file:
+            file.seek(start)
+            _copy(reply, file.write, max_bytes - start, place, part)
+    if total is not None and _size(part) < total:
+        raise Unavailable(f"{place.name}: broke off at {_size(part)} of {total} bytes")
+
+
+def _extent(reply: Reply, had: int, name: str) -> tuple[int, int | None]:
+    """Where in the file the reply's body begins, and how long the whole is, if that is known."""
+    if reply.status == 206:
+        found = _RANGE.fullmatch(reply.headers.get("Content-Range", ""))
+        if not found or int(found[1]) != had:
+            raise FetchError(f"{name}: answers with another part than was asked for")
+        return had, None if found[2] == "*" else int(found[2])
+    length = reply.headers.get("Content-Length", "")
+    return 0, int(length) if length.isdecimal() else None
+
+
+def _copy(reply: Reply, write: Callable[[bytes], object], room: int, place: Place, part: Path) -> None:
+    while True:
+        try:
+            chunk = reply.read(_CHUNK)
+        except (OSError, http.client.HTTPException) as error:
+            raise Unavailable(f"{place.name}: broke off ({str(error) or type(error).__name__})") from None
+        if not chunk:
+            return
+        room -= len(chunk)
+        if room < 0:
+            part.unlink(missing_ok=True)
+            raise FetchError(f"{place.name}: has more bytes than the limit (--max-mb)")
+        write(chunk)
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0

@@ -1,4 +1,4 @@
-"""Asks for things over HTTP, with the standard library alone, and sorts failures by whether to try again.
+"""Asks for things over HTTP, with the standard library alone, and sorts failures by whether to try again later.
 
 Certificates are checked against the system's authorities, or those of SSL_CERT_FILE. A header that is a secret goes
 to the host that it was meant for and is not sent on to where that redirects.
@@ -13,8 +13,9 @@ from typing import IO
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit, urlunsplit
 
-from service.fetch.errors import FetchError, Unavailable
+from msd.contract.errors import MsdError
 
+Reply = http.client.HTTPResponse | HTTPError
 TIMEOUT_S = 30.0
 _PASSING = (408, 425, 429)
 _ADVICE = {
@@ -24,24 +25,12 @@ _ADVICE = {
 }
 
 
-class _Request(urllib.request.Request):
-    """One that has statuses of errors which are an answer to it."""
-
-    expected: tuple[int, ...] = ()
+class FetchError(MsdError):
+    """The bundle cannot be fetched, and trying again would not help."""
 
 
-class _Statuses(urllib.request.HTTPErrorProcessor):
-    """Errors are raised, but for those that are expected."""
-
-    def http_response(
-        self, request: urllib.request.Request, response: http.client.HTTPResponse
-    ) -> http.client.HTTPResponse:
-        if response.status in getattr(request, "expected", ()):
-            return response
-        answer: http.client.HTTPResponse = super().http_response(request, response)
-        return answer
-
-    https_response = http_response
+class Unavailable(FetchError):
+    """The bundle could not be fetched now; it may be there a moment later."""
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -52,10 +41,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         if req.type == "https" and not newurl.startswith("https://"):
             raise FetchError(f"{shown(req.full_url)}: redirects to {shown(newurl)}, which is not encrypted")
-        following = super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
-        if following is not None:
-            following.expected = getattr(req, "expected", ())  # type: ignore[attr-defined]
-        return following
+        return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
 
 
 class Web:
@@ -69,23 +55,25 @@ class Web:
             urllib.request.HTTPSHandler(context=ssl.create_default_context()),
             urllib.request.UnknownHandler(),
             urllib.request.HTTPDefaultErrorHandler(),
-            _Statuses(),
+            urllib.request.HTTPErrorProcessor(),
             _Redirects(),
         ):
             self._opener.add_handler(handler)
 
     def open(
-        self, url: str, headers: Mapping[str, str], secrets: Mapping[str, str], *, expected: tuple[int, ...] = ()
-    ) -> http.client.HTTPResponse:
-        """The reply, its body unread. A status of an error is raised, unless `expected`, as all that goes wrong."""
+        self, url: str, headers: Mapping[str, str], secrets: Mapping[str, str], *, expected: int | None = None
+    ) -> Reply:
+        """The reply, its body unread. A status of an error is raised, unless it is `expected`, as all that goes
+        wrong."""
         try:
-            request = _Request(url, headers=dict(headers))
-            request.expected = expected
+            request = urllib.request.Request(url, headers=dict(headers))
             for name, value in secrets.items():
                 request.add_unredirected_header(name, value)
             reply: http.client.HTTPResponse = self._opener.open(request, timeout=TIMEOUT_S)
             return reply
         except HTTPError as error:
+            if error.code == expected:
+                return error
             error.close()
             kind = Unavailable if error.code >= 500 or error.code in _PASSING else FetchError
             advice = _ADVICE.get(error.code)

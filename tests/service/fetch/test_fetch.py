@@ -4,9 +4,16 @@ import base64
 import hashlib
 import json
 import re
+import resource
+import shutil
+import signal
 import ssl
+import subprocess
+import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import trustme
@@ -14,18 +21,25 @@ import trustme
 from msd.contract.bundle import MANIFEST, RANKER, open_bundle
 from msd.contract.errors import BundleError, MsdError
 from service.fetch.archive import pack
-from service.fetch.download import download
-from service.fetch.errors import FetchError, Unavailable
-from service.fetch.fetch import ORIGIN, Fetched, fetch
-from service.fetch.place import place_of
-from service.fetch.web import Web
+from service.fetch.fetch import ORIGIN, Fetched, download, fetch
+from service.fetch.stores import place_of
+from service.fetch.web import FetchError, Unavailable, Web
 from service.trust import Trust, sign
 from tests.service.fetch.conftest import Archive
 from tests.service.fetch.keeper import TOKEN, Keeper, keeper
-from tests.service.live import run_msd
+from tests.service.live import ROOT, run_msd
 from tests.service.test_trust import Keys
 
 ROOM = 2**24
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from service.fetch import fetch
+from service.trust import Trust
+
+fetch.unpack = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+fetch.fetch(sys.argv[1], sys.argv[2], Path(sys.argv[3]), 2**24, Trust(None), {})
+"""
 NOBODY = Trust(None)
 
 
@@ -271,6 +285,62 @@ def test_a_folder_of_something_else_is_kept(kept: Keeper, archive: Archive, tmp_
         _fetch(f"{kept.url}/bundle.tar.gz", archive.digest, tmp_path / "b")
     assert (tmp_path / "b" / "thesis.txt").read_text() == "mine"
     assert not kept.asked
+
+
+def test_two_that_fetch_the_same_do_not_disturb_each_other(kept: Keeper, archive: Archive, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(_fetch, f"{kept.url}/bundle.tar.gz", archive.digest, tmp_path / "b") for _ in range(4)]
+        found = [one.result() for one in asked]
+
+    assert sorted(one.was_there for one in found) == [False, True, True, True]
+    assert len(kept.asked) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_bundle_that_was_damaged_since_is_fetched_again(kept: Keeper, archive: Archive, tmp_path: Path) -> None:
+    _fetch(f"{kept.url}/bundle.tar.gz", archive.digest, tmp_path / "b")
+    (tmp_path / "b" / RANKER).write_bytes(b"")
+    again = _fetch(f"{kept.url}/bundle.tar.gz", archive.digest, tmp_path / "b")
+
+    assert not again.was_there
+    assert open_bundle(tmp_path / "b").bundle_id == archive.bundle_id
+
+
+@pytest.mark.parametrize("room", ["for half of the archive", "for the archive alone"])
+def test_a_full_disk_is_named_and_nothing_is_left_on_it(
+    kept: Keeper, archive: Archive, tmp_path: Path, room: str
+) -> None:
+    """No file may grow beyond this: as on a full disk, writes end half way."""
+    most = len(archive.content) // 2 if "half" in room else len(archive.content) + 1_000
+    _, usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, usual))
+    try:
+        with pytest.raises(MsdError, match="File too large"):
+            _fetch(f"{kept.url}/bundle.tar.gz", archive.digest, tmp_path / "b")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (usual, usual))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_the_disk_has_no_room_for_is_not_begun(
+    kept: Keeper, archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000))
+    with pytest.raises(FetchError, match=rf"{len(archive.content)} bytes are to come; .* has room for 1000"):
+        _fetch(f"{kept.url}/bundle.tar.gz", archive.digest, tmp_path / "b")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_fetch_left_is_removed_by_the_next(kept: Keeper, archive: Archive, tmp_path: Path) -> None:
+    """Killed while it unpacks: what it had unpacked lies in a folder of its own."""
+    given = [f"{kept.url}/bundle.tar.gz", archive.digest, str(tmp_path / "b")]
+    ended = subprocess.run([sys.executable, "-c", KILLED, *given], cwd=ROOT, check=False, timeout=60)
+    assert ended.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 2
+    (tmp_path / ".b.of-somebody-else").mkdir()
+    _fetch(given[0], archive.digest, tmp_path / "b")
+
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".b.of-somebody-else", "b"]
 
 
 def test_the_commands(kept: Keeper, copied_bundle: Path, tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from service.fetch.errors import FetchError
-from service.fetch.s3 import object_address, s3_secrets
+from service.fetch.stores import object_address, s3_secrets
+from service.fetch.web import FetchError
 
 # https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html, "Example: GET Object".
 EXAMPLE = {

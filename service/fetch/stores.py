@@ -1,0 +1,188 @@
+"""Where archives are: at a URL, in S3 or what speaks like it, or in an OCI registry; and what to show there.
+
+In a registry an archive is the blob of its own SHA-256, as `oras push` puts it there
+(https://github.com/opencontainers/distribution-spec); credentials are those of a Docker configuration. Requests to S3
+are signed by AWS's Signature Version 4 (https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html).
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from service.fetch.web import FetchError, Web, shown
+
+_FORMS = "https://HOST/PATH, s3://BUCKET/KEY or oci://REGISTRY/REPOSITORY[:TAG]"
+_MANIFESTS = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
+_MAX_BYTES = 4 * 2**20
+_REPOSITORY = re.compile(r"[a-z0-9]+(?:[._/-]+[a-z0-9]+)*(?::[\w][\w.-]{0,127})?")
+_PARAMETER = re.compile(r'(\w+)="([^"]*)"')
+_EMPTY = hashlib.sha256(b"").hexdigest()
+
+
+@dataclass(frozen=True)
+class Place:
+    """An address, its name for people, and what makes the secret headers of one request for it."""
+
+    address: str
+    name: str
+    secrets: Callable[[], Mapping[str, str]]
+
+
+def place_of(url: str, digest: str, environ: Mapping[str, str], web: Web) -> Place:
+    """Where the archive of this SHA-256 is. Raises FetchError when the URL is of no form, or a registry says no."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname
+    except ValueError:
+        host = None
+    if not host or parts.username is not None:
+        why = "credentials do not belong into a URL" if host else "is not a URL"
+        raise FetchError(f"{shown(url) if host else repr(url)}: {why}; it looks like {_FORMS}")
+    if parts.scheme in ("http", "https"):
+        token = environ.get("BUNDLE_TOKEN")
+        return Place(url, shown(url), lambda: {"Authorization": f"Bearer {token}"} if token else {})
+    if parts.scheme == "s3":
+        address, region = object_address(parts.netloc, parts.path.lstrip("/"), environ)
+        return Place(address, url, lambda: s3_secrets(address, region, environ))
+    if parts.scheme in ("oci", "oci+http"):
+        registry = f"{'https' if parts.scheme == 'oci' else 'http'}://{parts.netloc}"
+        repository = parts.path.lstrip("/")
+        secrets = registry_secrets(registry, repository.partition(":")[0], environ, web)
+        return Place(blob_address(registry, repository, digest, secrets, web), url, lambda: secrets)
+    raise FetchError(f"{shown(url)}: no way to fetch by {parts.scheme!r}; it looks like {_FORMS}")
+
+
+def object_address(bucket: str, key: str, environ: Mapping[str, str]) -> tuple[str, str]:
+    """The URL of an object, with the bucket in its path, and the region to sign for. Raises FetchError."""
+    if not key or key.endswith("/"):
+        raise FetchError(f"s3://{bucket}/{key}: names no object; it looks like s3://BUCKET/KEY")
+    region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
+    if endpoint and not endpoint.startswith(("http://", "https://")):
+        raise FetchError(f"AWS_ENDPOINT_URL_S3={endpoint}: not a URL; it looks like https://minio.storage:9000")
+    base = (endpoint or f"https://s3.{region}.amazonaws.com").rstrip("/")
+    return f"{base}/{quote(bucket)}/{quote(key, safe='/-_.~')}", region
+
+
+def s3_secrets(
+    address: str,
+    region: str,
+    environ: Mapping[str, str],
+    now: float | None = None,
+    signed: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """The headers that a GET of this address needs, now; none without credentials, as for a public bucket.
+
+    `signed` are other headers of the request that the signature is to cover.
+    """
+    key_id, key = environ.get("AWS_ACCESS_KEY_ID"), environ.get("AWS_SECRET_ACCESS_KEY")
+    if not key_id and not key:
+        return {}
+    if not key_id or not key:
+        raise FetchError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY go together: one of them is not set")
+    parts = urlsplit(address)
+    moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+    sent = {"x-amz-content-sha256": _EMPTY, "x-amz-date": moment}
+    if token := environ.get("AWS_SESSION_TOKEN"):
+        sent["x-amz-security-token"] = token
+    covered = dict(sorted({**sent, **(signed or {}), "host": parts.netloc}.items()))
+    names = ";".join(covered)
+    lines = "".join(f"{name}:{value}\n" for name, value in covered.items())
+    request = "\n".join(("GET", parts.path, parts.query, lines, names, _EMPTY))
+    scope = f"{moment[:8]}/{region}/s3/aws4_request"
+    text = "\n".join(("AWS4-HMAC-SHA256", moment, scope, hashlib.sha256(request.encode()).hexdigest()))
+    signature = _hmac(_signing_key(key, scope), text).hex()
+    login = f"AWS4-HMAC-SHA256 Credential={key_id}/{scope},SignedHeaders={names},Signature={signature}"
+    return {**sent, "Authorization": login}
+
+
+def _signing_key(key: str, scope: str) -> bytes:
+    made = f"AWS4{key}".encode()
+    for part in scope.split("/"):
+        made = _hmac(made, part)
+    return made
+
+
+def _hmac(key: bytes, text: str) -> bytes:
+    return hmac.digest(key, text.encode(), "sha256")
+
+
+def registry_secrets(registry: str, repository: str, environ: Mapping[str, str], web: Web) -> dict[str, str]:
+    """The header by which a registry lets us read a repository; none where everybody may. Raises FetchError."""
+    with web.open(f"{registry}/v2/", {}, {}, expected=401) as reply:
+        challenge = reply.headers.get("WWW-Authenticate", "") if reply.status == 401 else ""
+    if not challenge:
+        return {}
+    login = _login(urlsplit(registry).netloc, environ)
+    if challenge.lower().startswith("basic"):
+        return {"Authorization": f"Basic {login}"} if login else {}
+    asked = dict(_PARAMETER.findall(challenge))
+    realm = asked.get("realm", "")
+    if not realm.startswith("https://" if registry.startswith("https://") else ("http://", "https://")):
+        raise FetchError(f"{registry}: wants a token from {shown(realm)!r}, which is no address to send credentials to")
+    query = urlencode({"service": asked.get("service", ""), "scope": f"repository:{repository}:pull"})
+    secrets = {"Authorization": f"Basic {login}"} if login else {}
+    document = _json(web, f"{realm}?{query}", {}, secrets)
+    token = document.get("token") or document.get("access_token")
+    if not isinstance(token, str):
+        raise FetchError(f"{shown(realm)}: gives no token for {repository}")
+    return {"Authorization": f"Bearer {token}"}
+
+
+def blob_address(registry: str, repository: str, digest: str, secrets: Mapping[str, str], web: Web) -> str:
+    """The URL of the blob. Where there is a tag, it has to be of that very blob. Raises FetchError."""
+    if not _REPOSITORY.fullmatch(repository):
+        raise FetchError(f"{registry}/{repository}: names no repository; it looks like oci://REGISTRY/REPOSITORY[:TAG]")
+    name, _, tag = repository.partition(":")
+    if tag:
+        document = _json(web, f"{registry}/v2/{name}/manifests/{tag}", {"Accept": _MANIFESTS}, secrets)
+        layers = document.get("layers")
+        held = [str(layer.get("digest")) for layer in layers if isinstance(layer, dict)] if layers else []
+        if f"sha256:{digest}" not in held:
+            raise FetchError(
+                f"{registry}/{repository}: holds {', '.join(held) or 'no layer'}, not sha256:{digest} as was asked for"
+            )
+    return f"{registry}/v2/{name}/blobs/sha256:{digest}"
+
+
+def _json(web: Web, url: str, headers: Mapping[str, str], secrets: Mapping[str, str]) -> dict[str, Any]:
+    with web.open(url, headers, secrets) as reply:
+        content = reply.read(_MAX_BYTES)
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise FetchError(f"{shown(url)}: answers with something else than a JSON object; is it a registry?")
+    return document
+
+
+def _login(host: str, environ: Mapping[str, str]) -> str | None:
+    """User and password for a registry, in base64, from the Docker configuration in the folder DOCKER_CONFIG."""
+    folder = environ.get("DOCKER_CONFIG")
+    if not folder:
+        return None
+    path = Path(folder) / "config.json"
+    try:
+        found = json.loads(path.read_text("utf-8"))["auths"]
+        entry = found.get(host) or found.get(f"https://{host}")
+        if not entry:
+            return None
+        if "auth" in entry:
+            return base64.b64encode(base64.b64decode(entry["auth"], validate=True)).decode()
+        return base64.b64encode(f"{entry['username']}:{entry['password']}".encode()).decode()
+    except OSError as error:
+        raise FetchError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, binascii.Error):
+        raise FetchError(
+            f"{path}: is no Docker configuration; it looks like {{'auths': {{HOST: {{'auth': …}}}}}}"
+        ) from None
