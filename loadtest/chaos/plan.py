@@ -20,6 +20,8 @@ class Plan:
     strict_deadline_ms: int = 50
     overload: float = 3.0
     swaps: int = 20
+    swaps_more: int = 6
+    """At a higher share, and beside a busy neighbour."""
     swap_every_s: float = 2.0
     slow_clients: int = 200
     attackers: float = 1.0

@@ -1,32 +1,48 @@
-"""One bundle follows another every few seconds under load, bad ones among them: nobody notices, but for the scores."""
+"""One bundle follows another every few seconds under load, bad ones among them: nobody notices, but for the scores.
+
+At half and at three quarters of what the service can score, alone and beside a process that wants a core for itself.
+What it can score is found anew for each: beside a busy neighbour that is less.
+"""
 
 import json
 import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from loadtest.chaos.bundles import bad_bundles, good_bundle, point_to
 from loadtest.chaos.ground import Ground, metric
 from loadtest.chaos.load import Load, capacity
-from loadtest.chaos.scenario import Check, Found, Scenario, Unable, usual_checks
-from loadtest.chaos.timeline import SCORED, count, kind_of, percentile_ms
-from loadtest.generator import Seen, Target
+from loadtest.chaos.scenario import Check, Figure, Found, Scenario, Unable, usual_checks
+from loadtest.chaos.timeline import SCORED, Timeline, count, kind_of, percentile_ms
+from loadtest.generator import Seen
 from loadtest.http_client import Client, ClientError
+from msd.contract.bundle import MARKER
 
 _NAME = "swap"
+_MORE = 1.5
 _RATIO = 2.0
 _PATIENCE_S = 60.0
 _PAUSE_S = 0.1
 _LONGEST_S = 600.0
 
 
-class _Known(NamedTuple):
-    """A bundle alone: its scores by request, and how many requests a second a service of it scores."""
+class _Setting(NamedTuple):
+    """At which share of what can be scored, and beside what; `prefix` begins the names of its figures."""
 
-    scores: Mapping[bytes, list[float]]
-    capacity: float
+    prefix: str
+    share: float
+    is_beside_another: bool
+    swaps: int
+
+    @property
+    def told(self) -> str:
+        """For people."""
+        return f"at {self.share:.0%} of capacity{', beside a busy neighbour' if self.is_beside_another else ''}"
 
 
 class _Bundles(NamedTuple):
@@ -38,6 +54,8 @@ class _Bundles(NamedTuple):
     versions: Mapping[str, Path]
 
 
+Scores = Mapping[Path, Mapping[bytes, list[float]]]
+"""What a service of one bundle alone gives, by request."""
 Span = tuple[float, float]
 """From when to when, in seconds of the load."""
 
@@ -50,6 +68,7 @@ class _Course(NamedTuple):
     swaps: Sequence[Span]
     rests: Sequence[Span]
     refused: int
+    offered: int
 
 
 def _run(ground: Ground) -> Found:
@@ -57,77 +76,112 @@ def _run(ground: Ground) -> Found:
         raise Unable("it takes two bundles of the same users and items: name another one by --other")
     ground.heard(f"{_NAME}: making bundles", 0, 1)
     bundles = _made(ground, ground.other)
-    known = {source: _known(ground, source) for source in {*bundles.versions.values()}}
-    course = _gone(ground, bundles, known)
+    scores = {source: _scores(ground, source) for source in {*bundles.versions.values()}}
+    figures: dict[str, Figure] = {}
+    checks: list[Check] = []
+    timeline = Timeline()
+    for setting in _settings(ground):
+        with _neighbour(setting.is_beside_another):
+            course = _gone(ground, bundles, setting)
+        found = _found(bundles, scores, course, setting)
+        figures |= found.figures
+        checks += found.checks
+        timeline = timeline.then(course.load.timeline, timeline.end_s)
     shutil.rmtree(bundles.folder)
-    return _found(bundles, known, course)
+    return Found(figures, tuple(checks), timeline)
 
 
-def _gone(ground: Ground, bundles: _Bundles, known: Mapping[Path, _Known]) -> _Course:
+def _settings(ground: Ground) -> list[_Setting]:
+    plan = ground.plan
+    half, more = plan.share, _MORE * plan.share
+    return [
+        _Setting("swap", half, False, plan.swaps),
+        _Setting("swap_more", more, False, plan.swaps_more),
+        _Setting("swap_beside", half, True, plan.swaps_more),
+        _Setting("swap_more_beside", more, True, plan.swaps_more),
+    ]
+
+
+@contextmanager
+def _neighbour(is_there: bool) -> Iterator[None]:
+    """Another process, of the same priority, that wants a core for itself."""
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if is_there else None
+    try:
+        yield
+    finally:
+        if busy is not None:
+            busy.kill()
+            busy.wait()
+
+
+def _gone(ground: Ground, bundles: _Bundles, setting: _Setting) -> _Course:
     """All bundles in their turn, under load."""
     plan = ground.plan
+    good, bad = bundles.good[: setting.swaps + 1], bundles.bad if setting.swaps == plan.swaps else ()
+    # One graph may be twice as fast as the other: half of what that one can do would be all that the other can.
+    rate = setting.share * min(_capacity(ground, source) for source in {*bundles.versions.values()})
+    point_to(bundles.folder, good[0].name)
+    for folder in good[1:]:  # what comes has never been verified
+        (folder / MARKER).unlink(missing_ok=True)
     swaps: list[Span] = []
     refused = 0
     with ground.service(_NAME, bundle=bundles.folder) as service, Client(service.url) as client:
         target = ground.target(service.url, bundle=ground.bundle)
-        # One graph may be twice as fast as the other: half of what that one can do would be all that the other can.
-        rate = plan.share * min(one.capacity for one in known.values())
         with Load(target, rate, _LONGEST_S) as load:
+            load.mark(setting.told)
             rests = [_rest(load, plan.steady_s)]
-            for place, good in enumerate(bundles.good[1:]):
-                ground.heard(f"{_NAME}: bundles", place, len(bundles.good) - 1)
+            for place, one in enumerate(good[1:]):
+                ground.heard(f"{_NAME} {setting.told}: bundles", place, len(good) - 1)
                 started = load.now_s
-                if _turned(client, bundles.folder, good.name, "done"):
-                    swaps.append((started, load.mark(good.name)))
+                if _turned(client, bundles.folder, one.name, "done"):
+                    swaps.append((started, load.mark(one.name)))
                 if not place:  # the other graph, too
                     rests.append(_rest(load, plan.steady_s))
-                if place < len(bundles.bad):
-                    bad = bundles.bad[place]
-                    was_refused = _turned(client, bundles.folder, bad.name, "refused")
+                if place < len(bad):
+                    was_refused = _turned(client, bundles.folder, bad[place].name, "refused")
                     refused += was_refused
-                    load.mark(f"{'refused' if was_refused else 'not refused'}: {bad.name}")
+                    load.mark(f"{'refused' if was_refused else 'not refused'}: {bad[place].name}")
                 load.until(started + plan.swap_every_s)
             load.stop()
-    return _Course(load, rate, swaps, rests, refused)
+    return _Course(load, rate, swaps, rests, refused, min(len(bad), len(good) - 1))
 
 
-def _found(bundles: _Bundles, known: Mapping[Path, _Known], course: _Course) -> Found:
-    load, swaps, refused = course.load, course.swaps, course.refused
+def _found(bundles: _Bundles, scores: Scores, course: _Course, setting: _Setting) -> Found:
+    load, swaps = course.load, course.swaps
     samples = load.timeline.samples
     swapping = [sample for start, end in swaps for sample in load.timeline.between(start, end)]
     resting = [sample for start, end in course.rests for sample in load.timeline.between(start, end)]
     steady, during = percentile_ms(resting, 99), percentile_ms(swapping, 99)
-    failed = len(samples) - count(samples, *SCORED)
     # What is declared to be scored from less has other scores, of whichever version.
     whole = [seen for seen in load.seen if kind_of(seen) == "full"]
-    mixed = sum(not _is_of_one(seen, known, bundles.versions) for seen in whole)
+    mixed = sum(not _is_of_one(seen, scores, bundles.versions) for seen in whole)
     ratio = round(during / steady, 3) if during and steady else None
-    wanted, offered = len(bundles.good) - 1, min(len(bundles.bad), len(bundles.good) - 1)
-    return Found(
-        {
-            "swap_failed": failed,
-            "swap_p99_ratio": ratio,
-            "bad_bundles_refused": refused,
-            "bad_bundles_offered": offered,
-            "swaps": len(swaps),
-            "swap_requests_per_s": round(course.rate, 1),
-            "swap_seconds": round(max((end - start for start, end in swaps), default=0.0), 3),
-            "swap_p99_ms": during,
-            "swap_steady_p99_ms": steady,
-            "swap_replies_of_two_models": mixed,
-            "swap_versions": len({_version(seen) for seen in load.seen if seen.status == 200}),
-        },
-        (
-            *usual_checks(samples),
-            Check("every good bundle is served in its turn", len(swaps) == wanted),
-            Check("every bad bundle is refused", refused == offered),
-            Check("every reply has the scores of the version that it names", mixed == 0),
-            # Near its deadline one may be in part: a matter of time.
-            Check("no reply is degraded", count(samples, "full") == count(samples, *SCORED), True),
-            Check(f"p99 during swaps is at most {_RATIO:g} × what it is else", bool(ratio and ratio <= _RATIO), True),
-        ),
-        load.timeline,
-    )
+    name = setting.prefix
+    figures: dict[str, Figure] = {
+        f"{name}_failed": len(samples) - count(samples, *SCORED),
+        f"{name}_p99_ratio": ratio,
+        f"{name}_requests": len(samples),
+        f"{name}_requests_per_s": round(course.rate, 1),
+        f"{name}_done": len(swaps),
+        f"{name}_seconds": round(max((end - start for start, end in swaps), default=0.0), 3),
+        f"{name}_p99_ms": during,
+        f"{name}_steady_p99_ms": steady,
+        f"{name}_replies_of_two_models": mixed,
+        f"{name}_versions": len({_version(seen) for seen in load.seen if seen.status == 200}),
+    }
+    checks = [
+        *usual_checks(samples),
+        Check("every good bundle is served in its turn", len(swaps) == setting.swaps),
+        Check("every reply has the scores of the version that it names", mixed == 0),
+        # Near its deadline one may be in part: a matter of time.
+        Check("no reply is degraded", count(samples, "full") == count(samples, *SCORED), True),
+        Check(f"p99 during swaps is at most {_RATIO:g} × what it is else", bool(ratio and ratio <= _RATIO), True),
+    ]
+    if course.offered:
+        figures |= {"bad_bundles_refused": course.refused, "bad_bundles_offered": course.offered}
+        checks.append(Check("every bad bundle is refused", course.refused == course.offered))
+    told = tuple(check._replace(what=f"{setting.told}: {check.what}") for check in checks)
+    return Found(figures, told, load.timeline)
 
 
 def _made(ground: Ground, other: Path) -> _Bundles:
@@ -135,16 +189,19 @@ def _made(ground: Ground, other: Path) -> _Bundles:
     sources = [(ground.bundle, other)[number % 2] for number in range(ground.plan.swaps + 1)]
     good = [good_bundle(source, folder / f"b{number}", f"b{number}") for number, source in enumerate(sources)]
     bad = bad_bundles(ground.bundle, other, folder)[: ground.plan.swaps]
-    point_to(folder, good[0].name)
     return _Bundles(folder, good, bad, {one.name: source for one, source in zip(good, sources, strict=True)})
 
 
-def _known(ground: Ground, bundle: Path) -> _Known:
-    """What a service of this bundle alone gives."""
+def _scores(ground: Ground, bundle: Path) -> Mapping[bytes, list[float]]:
     with ground.service(_NAME, bundle=bundle) as service, Client(service.url) as client:
-        target: Target = ground.target(service.url, bundle=ground.bundle)
-        scores = {one: _pctr(client.score(one.partition(b"\r\n\r\n")[2]).body) for one in target.requests}
-        return _Known(scores, capacity(target, ground.plan.capacity_s))
+        requests = ground.target(service.url, bundle=ground.bundle).requests
+        return {one: _pctr(client.score(one.partition(b"\r\n\r\n")[2]).body) for one in requests}
+
+
+def _capacity(ground: Ground, bundle: Path) -> float:
+    """How many requests a second a service of this bundle alone scores."""
+    with ground.service(_NAME, bundle=bundle) as service:
+        return capacity(ground.target(service.url, bundle=ground.bundle), ground.plan.capacity_s)
 
 
 def _rest(load: Load, seconds: float) -> Span:
@@ -170,9 +227,9 @@ def _turned(client: Client, folder: Path, name: str, result: str) -> bool:
     return False
 
 
-def _is_of_one(seen: Seen, known: Mapping[Path, _Known], versions: Mapping[str, Path]) -> bool:
+def _is_of_one(seen: Seen, scores: Scores, versions: Mapping[str, Path]) -> bool:
     source = versions.get(_version(seen))
-    return source is not None and _pctr(seen.body) == known[source].scores[seen.request]
+    return source is not None and _pctr(seen.body) == scores[source][seen.request]
 
 
 def _version(seen: Seen) -> str:

@@ -79,6 +79,11 @@ class Timeline:
         """How many requests got what."""
         return Counter(sample.kind for sample in self.samples)
 
+    @property
+    def end_s(self) -> float:
+        """When the last of it was."""
+        return max([sample.over_s for sample in self.samples] + [mark.at_s for mark in self.marks], default=0.0)
+
     def then(self, other: "Timeline", at_s: float) -> "Timeline":
         """This one, and another that began at that second of it."""
         return Timeline(

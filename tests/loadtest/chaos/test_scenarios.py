@@ -35,6 +35,7 @@ BRIEF = Plan(
     strict_deadline_ms=50,
     overload=8.0,
     swaps=3,
+    swaps_more=1,
     swap_every_s=0.0,
     slow_clients=20,
     attackers=0.05,
