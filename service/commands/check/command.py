@@ -10,7 +10,7 @@ import structlog
 import typer
 from rich.console import Console
 
-from service.commands.check.finding import Finding, Group
+from service.commands.check.findings import Finding, Group, as_text, print_table
 from service.settings import PREFIX, Settings, SettingsError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -34,10 +34,7 @@ def check(
     Run it where the service runs, with the service's environment.
     """
     # Loaded only now, so that --help answers at once.
-    from service.commands.check.http import Client, tls_of
-    from service.commands.check.report import as_json as in_json
-    from service.commands.check.report import print_table
-    from service.commands.check.running import look_at_running
+    from service.commands.check.running import Client, look_at_running, tls_of
 
     # What is wrong is among the findings; the log would say it twice, and among JSON.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
@@ -55,7 +52,7 @@ def check(
     if client is not None:
         findings += look_at_running(client, settings, watch)
     if as_json:
-        typer.echo(in_json(findings))
+        typer.echo(as_text(findings))
     else:
         print_table(Console(), findings)
     raise typer.Exit(int(any(finding.level == "error" for finding in findings)))
@@ -73,9 +70,7 @@ def _settings(environ: Mapping[str, str]) -> tuple[Settings | None, list[Finding
 
 
 def _look(settings: Settings) -> list[Finding]:
-    from service.commands.check.bundle import look_at_bundles
-    from service.commands.check.entry import look_at_entry
-    from service.commands.check.machine import look_at_machine
+    from service.commands.check.local import look_at_bundles, look_at_entry, look_at_machine
     from service.commands.check.redis import look_at_redis
 
     of_bundles, bundles = look_at_bundles(settings)

@@ -1,25 +1,157 @@
-"""What a running service tells of itself over HTTP: ready, guarded, with what runs it, and whether its memory grows."""
+"""What a running service tells of itself over HTTP: ready, guarded, with what runs it, and whether its memory grows.
 
+It is asked with the standard library alone, and without any proxy that the environment names.
+"""
+
+import http.client
+import json
+import ssl
 import time
+import urllib.request
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
 
-from service.commands.check.finding import Finding, Group
-from service.commands.check.http import Answer, CannotAsk, Client
-from service.commands.check.samples import Samples, read_samples
+from prometheus_client.parser import text_string_to_metric_families
+
+from msd.contract.errors import MsdError
+from service.commands.check.findings import Finding, Group
+from service.http.entry import LOOPBACK
 from service.settings import Settings
 
+_TIMEOUT_S = 10.0
+_MAX_BYTES = 2**24
 _SKEW_S = 2.0
 _GROWTH, _GROWTH_BYTES = 0.03, 32 * 2**20
 _FEW_REQUESTS = 100
 _MUCH_SHED = 0.01
 
 
+class CannotAsk(MsdError):
+    """There is no answer."""
+
+
+class Answer(NamedTuple):
+    """Status, headers, body, and when it came, in unix seconds."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    at: float
+
+    def json(self) -> dict[str, Any]:
+        """The body; empty where it is no JSON object."""
+        try:
+            document = json.loads(self.body)
+        except ValueError:
+            return {}
+        return document if isinstance(document, dict) else {}
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """What is asked for is the service itself, not what it leads to."""
+
+    def redirect_request(self, *_: object) -> None:
+        """None."""
+
+
+class Client:
+    """One service's. The key is read from a file, for arguments are everybody's to see."""
+
+    def __init__(self, url: str, key_file: Path | None, tls: ssl.SSLContext) -> None:
+        """Raises CannotAsk when the URL or the file is none."""
+        parts = urlsplit(url)
+        try:
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host, port = None, None
+        if parts.scheme not in ("http", "https") or host is None:
+            raise CannotAsk("--url: not a URL; it looks like http://127.0.0.1:8080")
+        self.is_local = host in LOOPBACK
+        self._url = f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port or ''}"
+        self._opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=tls), _NoRedirects()
+        )
+        self._key = None if key_file is None else _read_key(key_file)
+
+    def ask(self, path: str, body: bytes | None = None, with_key: bool = True) -> Answer:
+        """By GET, with a body by POST. Raises CannotAsk."""
+        request = urllib.request.Request(self._url + path, body, {"Content-Type": "application/json"} if body else {})
+        if with_key and self._key is not None:
+            request.add_header("Authorization", f"Bearer {self._key}")
+        try:
+            try:
+                reply = self._opener.open(request, timeout=_TIMEOUT_S)
+            except HTTPError as error:
+                reply = error
+            with reply:
+                return Answer(reply.status, reply.headers, reply.read(_MAX_BYTES), time.time())
+        except (OSError, http.client.HTTPException) as error:
+            why = getattr(error, "reason", error)
+            reason = getattr(why, "strerror", None) or str(why) or type(why).__name__
+            raise CannotAsk(f"{self._url}: no answer: {reason}") from None
+
+
+def tls_of(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext:
+    """What to ask an https URL with. Raises CannotAsk."""
+    try:
+        context = ssl.create_default_context(cafile=ca)
+        if cert is not None:
+            context.load_cert_chain(cert, key)
+    except OSError as error:
+        raise CannotAsk(f"--ca, --cert, --cert-key: {error.strerror or error}") from None
+    return context
+
+
+def _read_key(path: Path) -> str:
+    try:
+        return path.read_text("ascii").strip()
+    except (OSError, ValueError) as error:
+        raise CannotAsk(f"--key-file {path}: {getattr(error, 'strerror', None) or 'not a key'}") from None
+
+
+class Samples(NamedTuple):
+    """Samples of an exposition in Prometheus's text format: values by name and labels."""
+
+    values: Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
+
+    def total(self, name: str) -> float:
+        """The sum over all labels; 0 where there is none."""
+        return sum(value for (one, _), value in self.values.items() if one == name)
+
+    def buckets(self, name: str, later: "Samples") -> list[str]:
+        """Between which bounds values came until the later samples, e.g. `51 to 100`."""
+        found, below, lower = [], 0.0, "0"
+        for (one, labels), value in later.values.items():
+            if one != f"{name}_bucket":
+                continue
+            upper = dict(labels)["le"].removesuffix(".0")
+            here = value - self.values.get((one, labels), 0.0)
+            if here > below:
+                found.append(f"over {lower} to {upper}")
+            below, lower = here, upper
+        return found
+
+
+def read_samples(text: str) -> Samples:
+    """Those of a whole exposition."""
+    return Samples(
+        {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+    )
+
+
 def look_at_running(client: Client, settings: Settings | None, watch_s: float) -> list[Finding]:
     """Asks a service; for growth twice, `watch_s` apart, if that is more than 0."""
     group = Group("service")
     try:
-        ready = client.get("/health/ready")
+        ready = client.ask("/health/ready")
     except CannotAsk as error:
         group.error(str(error), "nobody gets scores", "start it, or mend the address, its TLS, or the way to it")
         return group.findings
@@ -55,14 +187,14 @@ def _clock(group: Group, answer: Answer) -> None:
 
 def _guard(group: Group, client: Client) -> None:
     """Without a key, admin routes are to be closed or not there."""
-    status = client.get("/v1/admin/experiment", with_key=False).status
+    status = client.ask("/v1/admin/experiment", with_key=False).status
     if status not in (401, 403, 404):
         group.error(
             f"admin routes answer {status} to one without a key",
             "whoever reaches the port decides what is served",
             "set MSD_KEYS_FILE, and let nothing before the service add a key of its own",
         )
-    status = client.post("/v1/score", b"{}", with_key=False).status
+    status = client.ask("/v1/score", b"{}", with_key=False).status
     if status not in (401, 403) and not client.is_local:
         group.warning(
             "scores are given without a key",
@@ -74,7 +206,7 @@ def _guard(group: Group, client: Client) -> None:
 
 
 def _model(group: Group, client: Client, settings: Settings | None) -> None:
-    answer = client.get("/v1/model")
+    answer = client.ask("/v1/model")
     if answer.status in (401, 403):
         group.note(
             f"/v1/model answers {answer.status}",
@@ -104,7 +236,7 @@ def _model(group: Group, client: Client, settings: Settings | None) -> None:
 
 
 def _metrics(group: Group, client: Client, watch_s: float) -> None:
-    answer = client.get("/metrics")
+    answer = client.ask("/metrics")
     if answer.status != 200:
         group.note(
             f"/metrics answers {answer.status}", "they were not looked at", "give a key of scope metrics by --key-file"
@@ -114,7 +246,7 @@ def _metrics(group: Group, client: Client, watch_s: float) -> None:
     _alarms(group, samples)
     if watch_s > 0:
         time.sleep(watch_s)
-        _growth(group, samples, read_samples(client.get("/metrics").body.decode()), watch_s)
+        _growth(group, samples, read_samples(client.ask("/metrics").body.decode()), watch_s)
 
 
 def _alarms(group: Group, samples: Samples) -> None:

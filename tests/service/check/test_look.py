@@ -12,10 +12,8 @@ import trustme
 
 import native
 from msd.contract.bundle import MANIFEST, Bundle
-from service.commands.check.bundle import look_at_bundles
-from service.commands.check.entry import look_at_entry
-from service.commands.check.finding import Finding, Level
-from service.commands.check.machine import look_at_machine
+from service.commands.check.findings import Finding, Level
+from service.commands.check.local import look_at_bundles, look_at_entry, look_at_machine
 from service.cores import usable_cores
 from service.http.keys import new_key
 from service.settings import Settings

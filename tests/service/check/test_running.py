@@ -10,9 +10,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 import native
 from msd.contract.bundle import Bundle
-from service.commands.check.http import Client, tls_of
-from service.commands.check.running import look_at_running
-from service.commands.check.samples import read_samples
+from service.commands.check.findings import Group
+from service.commands.check.running import Client, _growth, look_at_running, read_samples, tls_of
 from service.http.keys import new_key
 from tests.service.bundle_factory import golden_requests
 from tests.service.check.test_look import check, levels, said, settings_of
@@ -69,11 +68,11 @@ def test_alarms_are_passed_on(guarded: LiveService, tmp_path: Path) -> None:
     keys.write_text("{")
     client = client_of(guarded, guarded.log_path.with_name("key"))
     try:
-        wait_until(lambda: read_samples(client.get("/metrics").body.decode()).total("msd_keys_stale"))
+        wait_until(lambda: read_samples(client.ask("/metrics").body.decode()).total("msd_keys_stale"))
         said(look_at_running(client, None, 0), "warning", "the file of keys cannot be used")
     finally:
         keys.write_text(content)
-    wait_until(lambda: not read_samples(client.get("/metrics").body.decode()).total("msd_keys_stale"))
+    wait_until(lambda: not read_samples(client.ask("/metrics").body.decode()).total("msd_keys_stale"))
 
 
 def test_memory_is_watched(service: LiveService) -> None:
@@ -83,8 +82,6 @@ def test_memory_is_watched(service: LiveService) -> None:
 @pytest.mark.parametrize(("megabytes", "level"), [(101, "ok"), (200, "warning")])
 def test_growth_is_judged_by_what_was_asked_meanwhile(megabytes: int, level: str) -> None:
     """The figures are made up; growth on demand is not to be had."""
-    from service.commands.check.finding import Group
-    from service.commands.check.running import _growth
 
     def exposition(size: int, requests: int) -> str:
         return (

@@ -1,0 +1,265 @@
+"""What can be seen without a running service: whether this machine has what the settings ask for; who gets in by them;
+and whether the bundles that are to be served can be.
+"""
+
+import importlib.util
+import resource
+import stat
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import native
+from msd.contract.bundle import Bundle
+from msd.contract.errors import MsdError
+from service.commands.check.findings import Finding, Group
+from service.cores import scoring_threads, usable_cores
+from service.deployment.source import Source
+from service.http.entry import LOOPBACK
+from service.http.keys import read_keys
+from service.http.tls import check_tls
+from service.runtimes.choice import open_runtime
+from service.settings import Settings
+from service.trust import Trust
+
+# Beside connections of clients.
+_OWN_FILES = 64
+_DAY_S = 86_400.0
+_SOON_S, _OLD_S = 21 * _DAY_S, 14 * _DAY_S
+
+
+def look_at_machine(settings: Settings) -> list[Finding]:
+    """Of the machine that this runs on, which should be the service's, or its like."""
+    group = Group("machine")
+    _cores(group, settings)
+    _files(group, settings)
+    _native(group, settings)
+    _hiredis(group, settings)
+    return group.findings
+
+
+def _cores(group: Group, settings: Settings) -> None:
+    cores = usable_cores()
+    scoring = scoring_threads(settings, cores)
+    wanted = scoring * settings.threads
+    told = f"{scoring} scoring threads with {settings.threads} threads a run on {cores:.3g} usable cores"
+    if wanted > max(1.0, cores):
+        group.warning(
+            told,
+            "threads that wait for a core make the slowest requests several times as slow",
+            "set MSD_WORKERS=auto, or lower MSD_THREADS, or give the container more cores",
+        )
+    elif wanted < int(cores) and settings.provider == "cpu":
+        group.note(told, "cores stay unused", "set MSD_WORKERS=auto, unless others are to have them")
+    else:
+        group.ok(told)
+
+
+def _files(group: Group, settings: Settings) -> None:
+    limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = settings.max_connections + _OWN_FILES
+    if limit == resource.RLIM_INFINITY or limit >= needed:
+        group.ok(f"{settings.max_connections} connections, and {limit} open files")
+        return
+    group.warning(
+        f"a process may have {limit} open files, and is to have {settings.max_connections} connections",
+        "beyond the files' limit new connections are lost without an answer",
+        f"raise it (ulimit -n {needed}; the hard limit is {hard}), or lower MSD_MAX_CONNECTIONS",
+    )
+
+
+def _native(group: Group, settings: Settings) -> None:
+    why = "Python scores all requests, which takes more of a core for each"
+    if not settings.native:
+        group.note("the native core is switched off", why, "set MSD_NATIVE=on")
+    elif native.core is None:
+        group.note(
+            f"native core: {native.REASON}",
+            why,
+            "install a C++ compiler, then run `python -m native.build`; or use the image",
+        )
+    else:
+        group.ok(f"native core, with {native.core.INSTRUCTIONS}")
+
+
+def _hiredis(group: Group, settings: Settings) -> None:
+    if settings.store != "redis":
+        return
+    if importlib.util.find_spec("hiredis") is None:
+        group.error("hiredis is missing", "rows from Redis cannot be read without it", "pip install hiredis")
+    else:
+        group.ok("hiredis is there")
+
+
+def look_at_entry(settings: Settings) -> list[Finding]:
+    """Reads the files that the settings name."""
+    group = Group("entry")
+    _keys(group, settings)
+    _tls(group, settings)
+    _trust(group, settings)
+    _playground(group, settings)
+    if settings.redis_url is not None:
+        _redis(group, settings.redis_url.get_secret_value())
+    return group.findings
+
+
+def _keys(group: Group, settings: Settings) -> None:
+    path = settings.keys_file
+    if path is None:
+        tell = group.note if settings.host in LOOPBACK else group.warning
+        tell(
+            f"no keys are asked for on {settings.host}",
+            "whoever reaches the port may ask for scores, and learn what the model knows",
+            "make keys (`msd key new`) and name their file in MSD_KEYS_FILE, or let nobody else reach the port",
+        )
+        return
+    try:
+        ring = read_keys(path)
+    except MsdError as error:
+        group.error(str(error), "a service does not start with it", "mend the file; `msd key new` prints entries")
+        return
+    _who_may_write(group, path, "whoever may write it can let himself in")
+    now = time.time()
+    ended = [key.name for key in ring.keys if key.not_after is not None and key.not_after < now]
+    soon = [key.name for key in ring.keys if key.not_after is not None and now <= key.not_after < now + _SOON_S]
+    if len(ended) == len(ring.keys):
+        group.error("all keys have ended", "nobody gets in", "make new ones with `msd key new`")
+    elif ended:
+        group.note(f"ended: {', '.join(ended)}", "they let nobody in", "take them out of the file")
+    if soon:
+        group.warning(f"end soon: {', '.join(soon)}", "their users will get 401", "give them new keys in time")
+    if not ended and not soon:
+        group.ok(f"{len(ring.keys)} keys")
+
+
+def _tls(group: Group, settings: Settings) -> None:
+    if settings.tls_cert is None or settings.tls_key is None:
+        if settings.host not in LOOPBACK:
+            group.note(
+                "plain HTTP",
+                "keys and users' data can be read on the way, unless a proxy or mesh encrypts it",
+                "set MSD_TLS_CERT and MSD_TLS_KEY, where nothing before the service speaks TLS",
+            )
+        return
+    try:
+        check_tls(settings)
+    except MsdError as error:
+        group.error(str(error), "a service does not start with it", "name a PEM chain and its PEM key")
+        return
+    mode = settings.tls_key.stat().st_mode
+    if mode & stat.S_IROTH:
+        group.warning(
+            f"{settings.tls_key}: everybody on the machine may read the key",
+            "who has it can pass for the service",
+            f"chmod o-r {settings.tls_key}",
+        )
+    _certificate(group, settings.tls_cert)
+
+
+def _certificate(group: Group, path: Path) -> None:
+    try:
+        from cryptography import x509
+    except ImportError:
+        group.note(f"{path}: when it ends was not looked at", "", "pip install 'msd-ctr[sign]' to have it looked at")
+        return
+    until = x509.load_pem_x509_certificates(path.read_bytes())[0].not_valid_after_utc
+    left = (until - datetime.now(UTC)).total_seconds()
+    if left < 0:
+        group.error(f"{path}: ended {until:%Y-%m-%d}", "no client trusts it", "replace it; no restart is needed")
+    elif left < _SOON_S:
+        group.warning(f"{path}: ends {until:%Y-%m-%d}", "no client trusts it then", "replace it in time")
+    else:
+        group.ok(f"TLS, with a certificate until {until:%Y-%m-%d}")
+
+
+def _trust(group: Group, settings: Settings) -> None:
+    if settings.trusted_keys is None:
+        return
+    places = [settings.trusted_keys]
+    places += sorted(settings.trusted_keys.glob("*.pem")) if settings.trusted_keys.is_dir() else []
+    for place in places:
+        if place.exists():
+            _who_may_write(group, place, "whoever may write it decides whose bundles are served")
+
+
+def _playground(group: Group, settings: Settings) -> None:
+    if settings.playground and settings.keys_file is None and settings.host not in LOOPBACK:
+        group.warning(
+            f"the playground is open to everybody on {settings.host}",
+            "it shows users' histories, and what the teacher wrote of them",
+            "ask for keys (MSD_KEYS_FILE), or leave MSD_PLAYGROUND out",
+        )
+
+
+def _who_may_write(group: Group, path: Path, why: str) -> None:
+    if path.stat().st_mode & stat.S_IWOTH:
+        group.error(f"{path}: everybody on the machine may write it", why, f"chmod o-w {path}")
+
+
+def _redis(group: Group, url: str) -> None:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme.startswith("unix") or host in LOOPBACK:
+        return
+    if "@" not in parts.netloc:
+        group.warning(
+            "Redis is asked without a password",
+            "who reaches it can change rows and live states, and so scores",
+            "give the service a user of its own there, with the rights that docs/operations.md lists",
+        )
+    if not parts.scheme.startswith("rediss"):
+        group.note("Redis is asked without TLS", "rows and passwords can be read on the way", "use rediss://…")
+
+
+def look_at_bundles(settings: Settings) -> tuple[list[Finding], list[Bundle]]:
+    """Verifies and loads them, one after the other; and those that are whole."""
+    group = Group("bundle")
+    bundles = []
+    try:
+        trust = Trust(settings.trusted_keys)
+        for folder in sorted(Source(settings).wanted().folders):
+            bundles.append(trust.open(folder, rows=settings.store == "file"))
+    except MsdError as error:
+        group.error(str(error), "a service does not start with it, and does not swap to it", "copy or export it again")
+    for bundle in bundles:
+        _runtime(group, settings, bundle)
+        _age(group, bundle)
+    return group.findings, bundles
+
+
+def _runtime(group: Group, settings: Settings, bundle: Bundle) -> None:
+    try:
+        engine = open_runtime(bundle, settings).engine
+    except MsdError as error:
+        group.error(str(error), "a service does not start with it", "see above")
+        return
+    told = f"{bundle.folder}: {bundle.manifest.model_version}, run by {engine.name} in {engine.precision}"
+    if engine.key not in bundle.manifest.tolerances:
+        known = ", ".join(bundle.manifest.tolerances) or "none"
+        group.error(
+            f"{told}, for which it has no tolerance; it has: {known}",
+            "it cannot prove its scores, and never gets ready",
+            "set MSD_RUNTIME=auto and MSD_PROVIDER=cpu, or export it for this runtime",
+        )
+    elif engine.precision != bundle.precision.chosen:
+        group.warning(
+            f"{told}; it was made for {bundle.precision.chosen}",
+            "it is slower than what was measured when it was exported",
+            "set MSD_RUNTIME=auto and serve on a processor that has what it takes",
+        )
+    else:
+        group.ok(f"{told} on {engine.provider}")
+
+
+def _age(group: Group, bundle: Bundle) -> None:
+    days = (time.time() - bundle.manifest.created_at) / _DAY_S
+    told = f"{bundle.folder}: made {days:.0f} days ago"
+    if days < -1 / 24:
+        group.warning(f"{bundle.folder}: made in the future", "a clock is wrong, here or there", "set the clocks")
+    elif days * _DAY_S > _OLD_S:
+        group.warning(
+            told, "what users and items are like has changed since", "train and export again, or publish deltas"
+        )
+    else:
+        group.ok(told)
