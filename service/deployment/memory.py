@@ -5,7 +5,7 @@ than its control group may have, with all that it serves.
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from msd.contract.bundle import MERGED_RANKER, RANKER, Bundle
+from msd.contract.bundle import MERGED_RANKER, RANKER, Manifest
 from msd.contract.errors import MsdError
 
 # Of a graph's file: what a runtime takes at most while it loads it (ONNX Runtime 1.8, OpenVINO 2.1 for its two graphs).
@@ -20,15 +20,15 @@ class Scarce(MsdError):
     """A bundle cannot be loaded just now, for want of memory or open files; it may be a moment later."""
 
 
-def check_memory(bundle: Bundle, root: Path = Path("/")) -> None:
-    """Raises Scarce where loading the bundle would take more than is free. `root`: where /proc and /sys are looked
-    for."""
-    sizes = (entry.size for name, entry in bundle.manifest.files.items() if name in (RANKER, MERGED_RANKER))
+def check_memory(manifest: Manifest, folder: Path, root: Path = Path("/")) -> None:
+    """Raises Scarce where loading the bundle in `folder` would take more than is free. `root`: where /proc and /sys are
+    looked for."""
+    sizes = (entry.size for name, entry in manifest.files.items() if name in (RANKER, MERGED_RANKER))
     wanted = int(_TIMES_GRAPH * sum(sizes)) + _BESIDE_BYTES
     free = free_bytes(root)
     if free is not None and wanted > free:
         raise Scarce(
-            f"{bundle.folder}: loading it takes about {wanted >> 20} MB of memory, and {free >> 20} MB are left to this"
+            f"{folder}: loading it takes about {wanted >> 20} MB of memory, and {free >> 20} MB are left to this"
             " process; raise its memory limit, or make room"
         )
 

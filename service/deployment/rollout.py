@@ -195,7 +195,7 @@ class Rollout:
         return models
 
     def _load(self, pinned: PinnedBundle) -> Model:
-        check_memory(pinned.bundle)
+        check_memory(pinned.bundle.manifest, pinned.origin)
         model = pinned.load(self._settings, self._metrics)
         self._close_store_after(model)
         self._pace.pause()

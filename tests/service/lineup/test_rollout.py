@@ -238,9 +238,11 @@ def test_free_memory(tmp_path: Path, groups: str, files: dict[str, str], free: i
 
 def test_a_bundle_for_which_there_is_no_memory_is_not_loaded(bundle: Bundle, tmp_path: Path) -> None:
     give_memory(tmp_path, "0::/\n", {"memory.max": str(2**30), "memory.current": str(2**30 - 2**20)})
-    with pytest.raises(Scarce, match="takes about 32 MB of memory, and 1 MB are left to this process"):
-        check_memory(bundle, tmp_path)
-    check_memory(bundle, tmp_path / "nothing is known")
+    with pytest.raises(
+        Scarce, match="plain: loading it takes about 32 MB of memory, and 1 MB are left to this process"
+    ):
+        check_memory(bundle.manifest, bundle.folder, tmp_path)
+    check_memory(bundle.manifest, bundle.folder, tmp_path / "nothing is known")
 
 
 def give_memory(root: Path, groups: str, files: dict[str, str]) -> None:
