@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from service.settings import redis_url_of
 from service.trust import Trust, sign, verified_manifest
 
 delta, signing, packing, fetching, rollback = (
@@ -103,7 +104,7 @@ def rollback_command(
             point_to(bundles, to)
         typer.echo(f"{bundles / CURRENT} leads to {to or roll_back(bundles)}")
         return
-    url = redis or os.environ.get("MSD_REDIS_URL")
+    url = redis or redis_url_of(os.environ)
     if to is not None or not url:
         raise SourceError("nothing to roll back: give a folder of bundles, or --redis redis://host:port/0")
     from service.deployment.redis_pointer import roll_back_redis
