@@ -141,16 +141,17 @@ class Arena:
         size = self._codec.dtype.itemsize
         return native.core.Arena(self._ids, self._records, self._found, self._epochs, self._touched, size)
 
-    def put(self, ids: Sequence[str], rows: Rows, epoch: int) -> None:
-        """Holds the rows of some ids, no id twice, or that there are none."""
+    def put(self, ids: Sequence[str], rows: Rows, epoch: int) -> bool:
+        """Hold the rows of some ids, no id twice, or that there are none; others make room for them."""
         if not len(self._records):
-            return
+            return False
         tails = [pack_history(one) for one in rows.histories] or [b""] * len(ids)
         for row, (one, tail) in enumerate(zip(ids, tails, strict=True)):
             self.drop(one)
             size = self._size_of(one, tail)
             if self._make_room(size):
                 self._hold(one, tail, size, rows, row, epoch, was_asked_for=False)
+        return True
 
     def fill(self, ids: Sequence[str], rows: Rows, epoch: int) -> bool:
         """Holds rows like `put`, but moves nobody out for them and leaves alone what was read in this epoch; whether

@@ -31,21 +31,24 @@ class Brought(NamedTuple):
     is_whole: bool
 
 
-class Reader(NamedTuple):
-    """How the fill reads: rows into the arena, the n-th part of the ids most shown (None: there is none), and the
-    epochs that count as of now. Both reads raise StoreError where nothing is to be had."""
-
-    bring: Callable[[RowSide, Sequence[str]], Awaitable[Brought]]
-    shown: Callable[[RowSide, int], Awaitable[Sequence[str] | None]]
-    epochs: Callable[[], Sequence[int]]
-
-
 class Fill:
-    """A task of the event loop. `rows_per_s` bounds it."""
+    """A task of the event loop. `rows_per_s` bounds it.
 
-    def __init__(self, arenas: Mapping[RowSide, Arena], reader: Reader, rows_per_s: float, standing: Standing) -> None:
+    `bring` reads rows into their arena, `shown` the n-th part of the most shown ids (None: there is none); both raise
+    StoreError if nothing can be read. `epochs` are the current ones.
+    """
+
+    def __init__(
+        self,
+        arenas: Mapping[RowSide, Arena],
+        bring: Callable[[RowSide, Sequence[str]], Awaitable[Brought]],
+        shown: Callable[[RowSide, int], Awaitable[Sequence[str] | None]],
+        epochs: Callable[[], Sequence[int]],
+        rows_per_s: float,
+        standing: Standing,
+    ) -> None:
         self._arenas = arenas
-        self._reader = reader
+        self._read, self._shown, self._epochs = bring, shown, epochs
         self._rows_per_s = rows_per_s
         self._standing = standing
         self._is_due = asyncio.Event()
@@ -98,7 +101,7 @@ class Fill:
         """Reads again what is held from earlier connections; whether all of it could be had."""
         arena, place, is_whole = self._arenas[side], 0, True
         while place < arena.end:
-            ids, place = arena.of_other_epochs(self._reader.epochs(), place, _CHUNK)
+            ids, place = arena.of_other_epochs(self._epochs(), place, _CHUNK)
             if ids:
                 is_whole &= (await self._bring(side, ids)).is_whole
         return is_whole
@@ -106,9 +109,9 @@ class Fill:
     async def _bring_shown(self, side: RowSide, number: int) -> bool:
         """Reads the n-th part of those most shown; whether there may be another, and room for it."""
         arena = self._arenas[side]
-        if not arena.has_room or (ids := await self._reader.shown(side, number)) is None:
+        if not arena.has_room or (ids := await self._shown(side, number)) is None:
             return False
-        wanted = arena.lacks(ids, self._reader.epochs())
+        wanted = arena.lacks(ids, self._epochs())
         for start in range(0, len(wanted), _CHUNK):
             if not (await self._bring(side, wanted[start : start + _CHUNK])).was_room:
                 return False
@@ -116,7 +119,7 @@ class Fill:
 
     async def _bring(self, side: RowSide, ids: Sequence[str]) -> Brought:
         started = time.perf_counter()
-        brought = await self._reader.bring(side, ids)
+        brought = await self._read(side, ids)
         pause = max(len(ids) / self._rows_per_s, _REST * (time.perf_counter() - started))
         await asyncio.sleep(pause * random.uniform(0.75, 1.25))
         return brought

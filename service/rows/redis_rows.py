@@ -6,8 +6,8 @@ request whose rows are not to be had.
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +20,17 @@ from service.errors import StoreError
 from service.redis.redis_link import Answers, Ears
 from service.redis.topology import are_among, ask_one, get_many, open_nodes
 from service.rows.arena import Arena
-from service.rows.fill import Brought, Fill, Reader
+from service.rows.fill import Brought, Fill
 from service.rows.store import CoreRows, tell_rows
 from service.telemetry.metric_types import Standing
 from service.telemetry.metrics import Metrics
 
 # Ids at once, which take less than a millisecond.
 _LET_GO = 1_000
+
+
+Keep = Callable[[Sequence[str], Rows, int], bool]
+"""Holds the rows of ids as of an epoch; whether there was room for all."""
 
 
 class _Fetched(NamedTuple):
@@ -65,14 +69,10 @@ class RedisStore:
         self._prefix_length = len(self._sides["user"].prefix)
         self._shown_prefix = shown_prefix(bundle.bundle_id).encode()
         self._standing = Standing(metrics.store_states, "down")
-        reader = Reader(self._bring, self._shown, lambda: self._nodes.current())
         self._can_fill = bool(cache_bytes and fill_rows_per_s)
-        self._fill = Fill(
-            {side: self._sides[side].arena for side in ROW_SIDES},
-            reader,
-            fill_rows_per_s,
-            Standing(metrics.fills, "waiting" if self._can_fill else "off"),
-        )
+        standing = Standing(metrics.fills, "waiting" if self._can_fill else "off")
+        arenas = {side: one.arena for side, one in self._sides.items()}
+        self._fill = Fill(arenas, self._bring, self._shown, lambda: self._nodes.current(), fill_rows_per_s, standing)
         self._has_arenas = bool(cache_bytes)
         prefixes = [*self._by_prefix, self._shown_prefix] if cache_bytes else []
         self._nodes = open_nodes(url, timeout_s, prefixes, Ears(self._forget, self._fill.again, self._fares))
@@ -88,7 +88,7 @@ class RedisStore:
         if is_fresh.all():
             return self._told(side, known, is_fresh)
         wanted = list({ids[place]: 0 for place in np.flatnonzero(~is_fresh).tolist()})
-        answers = await self._fetch(side, wanted, one.put, deadline)
+        answers = await self._fetch(side, wanted, one.arena.put, deadline)
         parts, rows_of = [known], dict.fromkeys(wanted, -1)
         start = len(known.found)
         for fetched in answers.outcomes:
@@ -140,21 +140,23 @@ class RedisStore:
             side.tell()
 
     async def _fetch(
-        self, side: RowSide, ids: Sequence[str], keep: "_Keep", deadline: float | None = None
+        self, side: RowSide, ids: Sequence[str], keep: Keep, deadline: float | None = None
     ) -> Answers[_Fetched]:
-        """Reads rows, which go into the arena the moment that they come."""
+        """Read rows, which go into the arena the moment that they arrive."""
         one = self._sides[side]
         keys = [one.prefix + item_id.encode() for item_id in ids]
 
         def accept(places: list[int], values: list[bytes | None], epoch: int) -> _Fetched:
             rows = one.codec.unpack(values)
-            return _Fetched(places, rows, keep([ids[place] for place in places], rows, epoch))
+            was_room = keep([ids[place] for place in places], rows, epoch)
+            one.tell()
+            return _Fetched(places, rows, was_room)
 
         return await get_many(self._nodes, keys, accept, deadline)
 
     async def _bring(self, side: RowSide, ids: Sequence[str]) -> Brought:
         """Reads rows that nobody has asked for."""
-        answers = await self._fetch(side, ids, self._sides[side].fill)
+        answers = await self._fetch(side, ids, self._sides[side].arena.fill)
         if answers.error is not None and not answers.outcomes:
             raise answers.error
         return Brought(all(one.was_room for one in answers.outcomes), answers.error is None)
@@ -212,26 +214,10 @@ class _Side:
         self._gauge = metrics.arena_rows[codec.side]
         self._told = 0
 
-    def put(self, ids: Sequence[str], rows: Rows, epoch: int) -> bool:
-        """Holds what was asked for."""
-        self.arena.put(ids, rows, epoch)
-        self.tell()
-        return True
-
-    def fill(self, ids: Sequence[str], rows: Rows, epoch: int) -> bool:
-        """Holds what nobody has asked for yet, if there is room; whether there was."""
-        was_room = self.arena.fill(ids, rows, epoch)
-        self.tell()
-        return was_room
-
     def tell(self) -> None:
         """Says how many rows are held, beside what other stores hold."""
         self._gauge.inc(len(self.arena) - self._told)
         self._told = len(self.arena)
-
-
-class _Keep(Protocol):
-    def __call__(self, ids: Sequence[str], rows: Rows, epoch: int) -> bool: ...
 
 
 def _merge(parts: Sequence[Rows], order: NDArray[np.int64]) -> Rows:

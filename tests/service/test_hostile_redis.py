@@ -127,6 +127,7 @@ NONSENSE = [
     b"-ERR \xff\xfe\r\n",
     b",inf\r\n",
     b"+OK\r\n" * 100,
+    b"*13\r\n$412\r\nabc",
     b"",
 ]
 
