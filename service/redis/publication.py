@@ -179,8 +179,8 @@ def connect(url: RedisUrl, timeout_s: float) -> Redis:
         del options["db"], options["parser_class"]
         nodes = [ClusterNode(host, port) for host, port in url.hosts]  # type: ignore[no-untyped-call]
         return cast(Redis, RedisCluster(startup_nodes=nodes, **options))
-    own = {**limits, **_options(url.of_sentinel(("", 0)))}
-    sentinel = Sentinel(url.hosts, sentinel_kwargs=own)  # type: ignore[no-untyped-call]
+    sentinel = Sentinel([])  # type: ignore[no-untyped-call]
+    sentinel.sentinels = [Redis.from_url(url.of_sentinel(host), **limits) for host in url.hosts]
     return cast(Redis, sentinel.master_for(url.master, **options))  # type: ignore[no-untyped-call]
 
 
