@@ -7,7 +7,6 @@ states fails, rows stay as they are.
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -28,49 +27,45 @@ FetchRows = Callable[[RowSide, Sequence[str]], Awaitable[Rows]]
 
 
 class Moment(NamedTuple):
-    """What is asked about: the time (unix s), how far the stream reaches, up to when the rows are complete."""
+    """What is asked about: the time (unix s), how far the stream reaches, up to when the rows are complete, and the
+    longest silence of the stream in which nothing can have happened."""
 
     at: float
     stream: Stream
     horizon: float
-
-
-@dataclass(frozen=True, slots=True)
-class Overlay:
-    """Of one schema. `lag_s`: the longest silence of the stream in which nothing can have happened."""
-
-    schema: FeatureSchema
     lag_s: float
 
-    def history(self, user: Rows, states: States) -> Rows:
-        """The user's row [1] with the live history, where that reaches further than the row's."""
-        live = unpack_state(states.packed[0])
-        if live is None or live.state.as_of <= user.records["as_of"][0]:
-            return user
-        return user._replace(histories=(live.state.history,))
 
-    def counts(self, rows: Rows, states: States, half_life_s: float, moment: Moment) -> Rows:
-        """Rows [n] with live counts in the first of them, of which there are as many as states.
+def with_history(user: Rows, states: States) -> Rows:
+    """The user's row [1] with the live history, if that reaches further than the row's."""
+    live = unpack_state(states.packed[0])
+    if live is None or live.state.as_of <= user.records["as_of"][0]:
+        return user
+    return user._replace(histories=(live.state.history,))
 
-        Counts fade to, and are complete up to, the asked time as long as the stream flows; else up to its last event.
-        A row is taken further only if it is known to have no live state, and the stream has followed it without a gap.
-        """
-        live = unpack_counts(states.packed)
-        records = rows.records.copy()
-        own = records[: len(live.found)]
-        is_newer = live.found & (live.as_of > own["as_of"])
-        as_of = np.where(is_newer, live.as_of, own["as_of"])
-        reached = moment.stream.complete_at(moment.at, self.lag_s)
-        is_followed = np.full(len(own), moment.stream.covers(moment.horizon, self.lag_s))
-        if states.known is not None:
-            is_followed &= states.known
-        is_followed |= is_newer
-        complete = np.where(is_followed, np.maximum(as_of, reached), as_of)
-        fade = np.exp2((as_of - complete) / half_life_s)
-        for name, column in (("impressions", live.impressions), ("clicks", live.clicks)):
-            own[name] = np.where(is_newer, column, own[name]) * fade
-        own["as_of"] = complete
-        return rows._replace(records=records)
+
+def with_counts(rows: Rows, states: States, half_life_s: float, moment: Moment) -> Rows:
+    """Rows [n] with live counts in the first of them, of which there are as many as states.
+
+    Counts fade to, and are complete up to, the asked time as long as the stream flows; else up to its last event.
+    A row is taken further only if it is known to have no live state, and the stream has followed it without a gap.
+    """
+    live = unpack_counts(states.packed)
+    records = rows.records.copy()
+    own = records[: len(live.found)]
+    is_newer = live.found & (live.as_of > own["as_of"])
+    as_of = np.where(is_newer, live.as_of, own["as_of"])
+    reached = moment.stream.complete_at(moment.at, moment.lag_s)
+    is_followed = np.full(len(own), moment.stream.covers(moment.horizon, moment.lag_s))
+    if states.known is not None:
+        is_followed &= states.known
+    is_followed |= is_newer
+    complete = np.where(is_followed, np.maximum(as_of, reached), as_of)
+    fade = np.exp2((as_of - complete) / half_life_s)
+    for name, column in (("impressions", live.impressions), ("clicks", live.clicks)):
+        own[name] = np.where(is_newer, column, own[name]) * fade
+    own["as_of"] = complete
+    return rows._replace(records=records)
 
 
 def state_rules(schema: FeatureSchema) -> dict[RowSide, StateRule]:
@@ -101,18 +96,17 @@ class LiveRows:
 
         `deadline`: of `time.perf_counter`, for states; `fetch` knows its own.
         """
-        overlay = Overlay(schema, self._lag_s)
         user, of_user = await self._both("user", [request.user_id], 1, fetch, deadline)
-        user = overlay.history(user, of_user)
+        user = with_history(user, of_user)
         count = len(request.ids)
         items, of_items = await self._both("item", wanted_items(request, user), count, fetch, deadline)
         stream = of_items.stream
         if stream is None:
             return user, items
-        moment = Moment(at, stream, _horizon(user, items, count))
+        moment = Moment(at, stream, _horizon(user, items, count), self._lag_s)
         rules = state_rules(schema)
-        user = overlay.counts(user, of_user, rules["user"].half_life_s, moment)
-        items = overlay.counts(items, of_items, rules["item"].half_life_s, moment)
+        user = with_counts(user, of_user, rules["user"].half_life_s, moment)
+        items = with_counts(items, of_items, rules["item"].half_life_s, moment)
         self._tell(user, at, stream)
         return user, items
 

@@ -141,32 +141,27 @@ class Arena:
         size = self._codec.dtype.itemsize
         return native.core.Arena(self._ids, self._records, self._found, self._epochs, self._touched, size)
 
-    def put(self, ids: Sequence[str], rows: Rows, epoch: int) -> bool:
-        """Hold the rows of some ids, no id twice, or that there are none; others make room for them."""
+    def put(self, ids: Sequence[str], rows: Rows, epoch: int, evicts: bool = True) -> bool:
+        """Hold the rows of some ids, no id twice, or that there are none; return whether there was room for all.
+
+        Unless it `evicts`, no other id makes room, and what was read in this epoch stays as it is.
+        """
         if not len(self._records):
             return False
         tails = [pack_history(one) for one in rows.histories] or [b""] * len(ids)
-        for row, (one, tail) in enumerate(zip(ids, tails, strict=True)):
-            self.drop(one)
-            size = self._size_of(one, tail)
-            if self._make_room(size):
-                self._hold(one, tail, size, rows, row, epoch, was_asked_for=False)
-        return True
-
-    def fill(self, ids: Sequence[str], rows: Rows, epoch: int) -> bool:
-        """Holds rows like `put`, but moves nobody out for them and leaves alone what was read in this epoch; whether
-        there was room for all."""
-        tails = [pack_history(one) for one in rows.histories] or [b""] * len(ids)
         was_room = True
         for row, (one, tail) in enumerate(zip(ids, tails, strict=True)):
-            if (old := self._ids.find(one)) >= 0 and self._epochs[old] == epoch:
-                continue
-            was_asked_for = old >= 0 and bool(self._touched[old])
+            old, was_asked_for = self._ids.find(one), False
+            if old >= 0 and not evicts:
+                if self._epochs[old] == epoch:
+                    continue
+                was_asked_for = bool(self._touched[old])
             self.drop(one)
-            if self._bytes + (size := self._size_of(one, tail)) > self._max_bytes:
+            size = self._size_of(one, tail)
+            if self._make_room(size) if evicts else self._bytes + size <= self._max_bytes:
+                self._hold(one, tail, size, rows, row, epoch, was_asked_for)
+            else:
                 was_room = False
-                continue
-            self._hold(one, tail, size, rows, row, epoch, was_asked_for)
         return was_room
 
     def lacks(self, ids: Sequence[str], epochs: Sequence[int]) -> list[str]:

@@ -6,7 +6,7 @@ request whose rows are not to be had.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,10 +27,6 @@ from service.telemetry.metrics import Metrics
 
 # Ids at once, which take less than a millisecond.
 _LET_GO = 1_000
-
-
-Keep = Callable[[Sequence[str], Rows, int], bool]
-"""Holds the rows of ids as of an epoch; whether there was room for all."""
 
 
 class _Fetched(NamedTuple):
@@ -88,7 +84,7 @@ class RedisStore:
         if is_fresh.all():
             return self._told(side, known, is_fresh)
         wanted = list({ids[place]: 0 for place in np.flatnonzero(~is_fresh).tolist()})
-        answers = await self._fetch(side, wanted, one.arena.put, deadline)
+        answers = await self._fetch(side, wanted, deadline)
         parts, rows_of = [known], dict.fromkeys(wanted, -1)
         start = len(known.found)
         for fetched in answers.outcomes:
@@ -140,7 +136,7 @@ class RedisStore:
             side.tell()
 
     async def _fetch(
-        self, side: RowSide, ids: Sequence[str], keep: Keep, deadline: float | None = None
+        self, side: RowSide, ids: Sequence[str], deadline: float | None = None, evicts: bool = True
     ) -> Answers[_Fetched]:
         """Read rows, which go into the arena the moment that they arrive."""
         one = self._sides[side]
@@ -148,7 +144,7 @@ class RedisStore:
 
         def accept(places: list[int], values: list[bytes | None], epoch: int) -> _Fetched:
             rows = one.codec.unpack(values)
-            was_room = keep([ids[place] for place in places], rows, epoch)
+            was_room = one.arena.put([ids[place] for place in places], rows, epoch, evicts)
             one.tell()
             return _Fetched(places, rows, was_room)
 
@@ -156,7 +152,7 @@ class RedisStore:
 
     async def _bring(self, side: RowSide, ids: Sequence[str]) -> Brought:
         """Reads rows that nobody has asked for."""
-        answers = await self._fetch(side, ids, self._sides[side].arena.fill)
+        answers = await self._fetch(side, ids, evicts=False)
         if answers.error is not None and not answers.outcomes:
             raise answers.error
         return Brought(all(one.was_room for one in answers.outcomes), answers.error is None)

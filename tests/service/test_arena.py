@@ -77,7 +77,7 @@ def test_it_is_a_dictionary_that_may_forget(data: st.DataObject, side: RowSide, 
                 model |= dict(zip(ids, numbers, strict=True))
             case "fill":
                 held_before = numbers_in(arena, IDS)
-                was_room = arena.fill(ids, rows_of(side, [len(ids)] * len(ids)), epoch)
+                was_room = arena.put(ids, rows_of(side, [len(ids)] * len(ids)), epoch, evicts=False)
                 model |= dict.fromkeys(ids, len(ids))
                 assert set(held_before) - set(ids) <= set(numbers_in(arena, IDS))
                 assert not was_room or set(ids) <= set(numbers_in(arena, IDS))

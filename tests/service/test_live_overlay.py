@@ -11,7 +11,7 @@ from msd.contract.live_state import LiveState, pack_state
 from msd.contract.rows import RowCodec, RowContents, Rows, RowSide
 from msd.contract.state import EntityState, StateRule, advance
 from service.live.events import Stream, after, stretches
-from service.live.overlay import Moment, Overlay, state_rules
+from service.live.overlay import Moment, state_rules, with_counts, with_history
 from service.live.store import States
 from tests.service.bundle_factory import example_schema
 
@@ -48,7 +48,7 @@ def live(impressions: float, clicks: float, as_of: float, *likes: str) -> bytes:
 def counts(given: Rows, states: States) -> Rows:
     """The rows with live counts, where the export reaches to WEEK_OLD."""
     assert states.stream is not None
-    return Overlay(SCHEMA, LAG).counts(given, states, RULE.half_life_s, Moment(NOW, states.stream, WEEK_OLD))
+    return with_counts(given, states, RULE.half_life_s, Moment(NOW, states.stream, WEEK_OLD, LAG))
 
 
 def expected(impressions: float, clicks: float, as_of: float, to: float) -> tuple[object, object, float]:
@@ -121,7 +121,7 @@ def test_rows_behind_the_candidates_stay_as_they_are() -> None:
 )
 def test_the_history_is_that_of_the_later(packed: bytes | None, history: tuple[str, ...]) -> None:
     user = rows("user", [WEEK_OLD], ("a",))
-    assert Overlay(SCHEMA, LAG).history(user, States([packed], FLOWING)).histories == (history,)
+    assert with_history(user, States([packed], FLOWING)).histories == (history,)
 
 
 def test_rules_are_those_of_the_schemas_counts() -> None:
