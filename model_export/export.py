@@ -53,7 +53,7 @@ from msd.step import fingerprint_of, is_done, mark_done
 from msd.teachers.knowledge import Knowledge
 
 TOLERANCE = 1e-5
-_FORMAT = 7
+_FORMAT = 8
 _GOLDENS = 32
 # For people to look at, which nobody does with millions.
 _USERS_WITH_WORDS = 10_000
@@ -122,6 +122,8 @@ def _fill(folder: Path, made: Recipe, terms: _Terms, progress: Progress) -> tupl
     together = asked_merged(made, chosen.record.chosen) if terms.merged else None
     progress("Judging the encoder", 0)
     encoder = _settle_encoder(made, folder, terms.precision, evidence, chosen.run)
+    if encoder:
+        encoder = encoder.model_copy(update={"cold_ads": made.cold_ads(features)})
     progress("Measuring inputs and scores", 0)
     reference = _reference(made, evidence, chosen.run)
     if chosen.graph != graph or (encoder and encoder.precision != "fp32"):

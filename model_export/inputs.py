@@ -13,11 +13,15 @@ from model_export.recipe import Recipe
 from msd.contract.errors import MsdError
 from msd.contract.files import sha256_file
 from msd.dataset.load import Dataset, load_dataset
+from msd.dataset.split import Part
+from msd.dataset.texts import student_texts
 from msd.ranker.batch import TrainedRanker
+from msd.ranker.cold_ads import measure_cold_ads
 from msd.ranker.folder import WEIGHTS_FILE, ModelError, RankerRecord, load_ranker, student_of, vectors_of
 from msd.step import fingerprint_of
 from msd.student.encoder import Student, load_student
-from msd.student.vectors import StudentVectors, load_vectors
+from msd.student.untaught import untaught_items
+from msd.student.vectors import LevelVectors, StudentVectors, load_vectors
 from msd.teachers.knowledge import KNOWLEDGE_FILES, KnowledgeBase, load_knowledge, load_record
 
 
@@ -30,6 +34,7 @@ class Inputs:
     teacher: dict[str, Any]
     student: Student
     vectors: StudentVectors
+    untaught: LevelVectors
     trained: TrainedRanker
     record: RankerRecord
     evaluation: dict[str, Any]
@@ -49,6 +54,7 @@ class Inputs:
             vectors=self.vectors,
             adaptors=trained.adaptors,
             student=self.student,
+            cold_ads=lambda features: measure_cold_ads(trained, features, self.untaught, Part.VALID),
             knowledge=self.knowledge,
             calibration=_curve(trained),
             metrics=self.evaluation,
@@ -67,12 +73,14 @@ def load_inputs(dataset: Path, knowledge: Path, student: Path, model: Path, eval
         raise ModelError(f"{model}: was trained with the vectors of another student than {student}; train again")
     teacher = load_record(knowledge)
     figures = _read_evaluation(evaluation)
+    own = student_of(model, record, student)
     return Inputs(
         dataset=data,
         knowledge=load_knowledge(knowledge, data.config.name),
         teacher=teacher.model_dump(mode="json"),
-        student=load_student(student_of(model, record, student)),
+        student=load_student(own),
         vectors=vectors_of(model, record, vectors),
+        untaught=untaught_items(student, own if own != student else None, student_texts(data)[0]),
         trained=trained,
         record=record,
         evaluation=figures,

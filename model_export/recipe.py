@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.assemble import Tensors
+from msd.contract.encoder_record import ColdAds
 from msd.contract.schema import FeatureSchema
 from msd.dataset.load import Dataset
 from msd.ranker.adaptor import Adaptors
+from msd.ranker.features import Features
 from msd.student.encoder import Student
 from msd.student.vectors import StudentVectors
 from msd.teachers.knowledge import KnowledgeBase
@@ -23,7 +25,8 @@ class Recipe:
     graph: makes the ranker in fp32 on the schema's tensors, one output [N] a head. merged: the same, but for several
     requests in one run (`msd.contract.merge`), if it can be. scores: what each head should say of a request's tensors
     [H, N], as `scored_by` does. adaptors: what vectors pass through, on their way into rows.
-    student: makes the semantics of cold ads, if there are any. provenance: what the manifest says of where it is from.
+    student: makes the semantics of cold ads, if there are any. cold_ads: what these were found to be worth on the valid
+    rows, where that can be said. provenance: what the manifest says of where it is from.
     """
 
     dataset: Dataset
@@ -36,6 +39,7 @@ class Recipe:
     vectors: StudentVectors
     adaptors: Adaptors
     student: Student | None
+    cold_ads: Callable[[Features], ColdAds | None]
     knowledge: KnowledgeBase
     calibration: dict[str, Any]
     metrics: dict[str, Any]

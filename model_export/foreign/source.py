@@ -61,6 +61,7 @@ class Foreign:
             vectors=self.vectors,
             adaptors=self.adaptors,
             student=self.student,
+            cold_ads=lambda features: None,
             knowledge=KnowledgeBase({}, {}),
             calibration={},
             metrics={},

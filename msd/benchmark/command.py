@@ -14,11 +14,10 @@ from msd.benchmark.collm import COLLM
 from msd.benchmark.machine import machine
 from msd.benchmark.ml_100k import ML_100K, ML_100K_COLD
 from msd.benchmark.protocol import BenchmarkError, Protocol
-from msd.benchmark.report import write_report
+from msd.benchmark.report import tables, write_report
 from msd.benchmark.run import Results, run_benchmark
 from msd.benchmark.summary import summarise
 from msd.benchmark.summary_by_seed import summarise_by_seed
-from msd.benchmark.variant import OURS
 from msd.contract.files import write_text_atomic
 
 BENCHMARKS: dict[str, Protocol] = {protocol.name: protocol for protocol in (COLLM, ML_100K, ML_100K_COLD)}
@@ -87,10 +86,12 @@ def figures_of(protocol: Protocol, results: Results, resamples: int) -> dict[str
         "seconds": _seconds(results),
         "machine": machine(),
         "protocol": {
+            "sha256": protocol.sha256(),
+            "test_looks": list(protocol.looks),
             "split": protocol.split,
             "test_rows": {str(seed): len(rows.labels) for seed, rows in results.rows.items()},
             "seeds": {name: sorted(by_seed) for name, by_seed in results.found.items()},
-            "ranker": protocol.ranker.model_dump(),
+            "frozen": protocol.frozen(),
         },
     }
 
@@ -108,12 +109,18 @@ def _seconds(results: Results) -> dict[str, Any]:
 
 
 def _print(console: Console, figures: dict[str, Any]) -> None:
-    seeds = len(figures["protocol"]["seeds"][OURS])
+    for title, one in tables(figures).items():
+        _print_table(console, title, one, len(figures["protocol"]["seeds"][one["model"]]))
+    protocol = figures["protocol"]
+    console.print(f"protocol {protocol['sha256'][:12]}; test was looked at {len(protocol['test_looks'])} times before")
+
+
+def _print_table(console: Console, title: str, figures: dict[str, Any], seeds: int) -> None:
     ours = {"auc": figures["auc_mean"], "auc_std": figures["auc_std"], "uauc": figures.get("uauc_mean"), "seeds": seeds}
-    table = Table(title=f"{figures['benchmark']}: test", title_justify="left", box=None)
-    for column in ("model", "AUC", "UAUC", "ours gains (95 %)", "seeds"):
+    table = Table(title=title, title_justify="left", box=None, caption=figures["gain_test"], caption_justify="left")
+    for column in ("model", "AUC", "UAUC", f"{figures['model']} gains (95 %)", "seeds"):
         table.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
-    for name, entry in {OURS: ours, **figures["baselines"], **figures["ablations"]}.items():
+    for name, entry in {figures["model"]: ours, **figures["baselines"], **figures["ablations"]}.items():
         auc = _shown(entry["auc"]) if entry["auc_std"] is None else f"{entry['auc']:.4f} ±{entry['auc_std']:.4f}"
         gain = _shown(entry.get("gain"), "+")
         if entry.get("gain_ci95"):

@@ -23,6 +23,7 @@ Fit = Callable[[Rows, Floats, Floats, int], Floats]
 
 # Chosen on valid items of MovieLens-100K, never on the hidden ones of the same seed.
 WORDS_DIM, ROUNDS, RIDGE = 32, 25, 150.0
+SETTINGS = {"words_dim": WORDS_DIM, "rounds": ROUNDS, "ridge": RIDGE}
 _LEAST = 1e-3
 
 

@@ -1,9 +1,9 @@
 """What a benchmark is: how its data is prepared, what is compared, with which settings. Knows no single benchmark."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msd.benchmark.variant import Variant
 from msd.contract.errors import MsdError
@@ -12,9 +12,12 @@ from msd.dataset.load import Dataset
 from msd.ranker.finetune import TuneConfig
 from msd.ranker.model import RankerConfig
 from msd.ranker.train import TrainConfig
+from msd.step import fingerprint_of
 from msd.student.distill import DistillConfig
 from msd.teachers.knowledge import KNOWLEDGE_FILES, RECORD_FILE, KnowledgeBase, TeachRecord
 
+# To be raised with any change of code after which a model would say something else of the same data.
+FORMAT = 2
 Advance = Callable[[str, int, int], None]  # what is being done, how many of how many
 
 
@@ -38,25 +41,51 @@ def same_for_all_seeds(dataset: Dataset, seed: int) -> Dataset:
 class Protocol:
     """One benchmark. prepare: the given data and a folder of its own → the folders that the models are made from.
 
-    split: in words, for the record. seeds: how many unless told otherwise. ablation_seeds: at most so many.
-    of_seed: the dataset that a seed's models are trained and tested on. rows_vary: whether it differs by seed; then
-    seeds are what is paired, else users and seeds, and test is measured with live counts as well. user_vectors: whether
-    users have vectors at all.
+    split: in words, for the record. looks: each time that test was looked at before, and what came of it. seeds: how
+    many unless told otherwise. ablation_seeds: at most so many. of_seed: the dataset that a seed's models are trained
+    and tested on. hidden: the share of the items that each seed hides for test, if it does; then seeds are what is
+    paired, else users and seeds, and test is measured with live counts as well. user_vectors: whether users have
+    vectors at all.
     """
 
     name: str
     split: str
     prepare: Callable[[Path, Path, Advance], Folders]
     variants: tuple[Variant, ...]
+    looks: tuple[str, ...] = ()
     seeds: int = 5
     ablation_seeds: int = 3
     of_seed: Callable[[Dataset, int], Dataset] = same_for_all_seeds
-    rows_vary: bool = False
+    hidden: float | None = None
     user_vectors: bool = True
     ranker: RankerConfig = RankerConfig()
     training: TrainConfig = TrainConfig()
     tuning: TuneConfig = TuneConfig()
     distilling: DistillConfig = DistillConfig()
+
+    @property
+    def rows_vary(self) -> bool:
+        """Whether each seed has test rows of its own."""
+        return self.hidden is not None
+
+    def frozen(self) -> dict[str, Any]:
+        """Every setting that the figures depend on beside data and code, as JSON; `msd evaluate` writes its hash."""
+        whole = asdict(replace(self, variants=()))
+        return {
+            "code": FORMAT,
+            **{name: value for name, value in whole.items() if name not in ("prepare", "of_seed", "looks")},
+            "ranker": self.ranker.model_dump(mode="json"),
+            "variants": [_described(one) for one in self.variants],
+        }
+
+    def sha256(self) -> str:
+        """The hash of `frozen`: two results of one hash were made alike."""
+        return fingerprint_of(self.frozen())
+
+
+def _described(variant: Variant) -> dict[str, Any]:
+    fields = {name: value for name, value in vars(variant).items() if name != "fitted"}
+    return {**fields, "changes": dict(variant.changes), "fitted": getattr(variant.fitted, "__name__", None)}
 
 
 def write_knowledge(folder: Path, base: KnowledgeBase, record: TeachRecord) -> Path:

@@ -10,14 +10,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol as Interface
 
+import numpy as np
+import polars as pl
+
 from msd.benchmark.live import with_live_counts
 from msd.benchmark.network import Inputs, Network, train_network, tune_network
 from msd.benchmark.predictions import Predictions, Rows, keep, kept, rows_of, valid_auc
-from msd.benchmark.protocol import Protocol
+from msd.benchmark.protocol import FORMAT, Folders, Protocol, write_knowledge
 from msd.benchmark.variant import Given, Variant, seeds_of
-from msd.benchmark.vectors import Sources, with_vectors
+from msd.benchmark.vectors import NOBODY, Sources, with_vectors
 from msd.dataset.load import Dataset, load_dataset
-from msd.dataset.split import Part
+from msd.dataset.split import Part, split_events
 from msd.dataset.texts import student_texts
 from msd.ranker.features import Features, build_features
 from msd.ranker.folder import FORMAT as RANKER_FORMAT
@@ -25,12 +28,11 @@ from msd.ranker.schema_fit import fit_schema
 from msd.ranker.train import predict
 from msd.step import STEP_FILE, fingerprint_of
 from msd.student.step import distill
-from msd.student.vectors import StudentVectors
-from msd.teachers.knowledge import load_knowledge
+from msd.student.vectors import LevelVectors, StudentVectors, load_vectors
+from msd.teachers.knowledge import KnowledgeBase, load_knowledge, load_record
 
-# To be raised with any change of code after which a model would say something else of the same data.
-FORMAT = 2
 _STUDENT = "student"
+_UNTAUGHT = "untaught"
 
 
 class Show(Interface):
@@ -48,7 +50,7 @@ class Show(Interface):
 @dataclass(frozen=True)
 class Results:
     """rows: the test rows by seed. found: by variant, the predictions of each of its seeds. distilling: the seconds
-    that the student took, whenever that was."""
+    that students took, whenever that was."""
 
     rows: Mapping[int, Rows]
     found: Mapping[str, Mapping[int, Predictions]]
@@ -70,7 +72,10 @@ def run_benchmark(protocol: Protocol, data: Path, work: Path, seeds: Sequence[in
         show.part(f"{variant.name}, seed {seed}", done, len(due))
         found[variant.name][seed] = runner.predictions(variant, seed)
     show.part("all models are made", len(due), len(due))
-    taken = json.loads((work / _STUDENT / STEP_FILE).read_text("utf-8"))["seconds"]
+    taken = sum(
+        json.loads(step.read_text("utf-8"))["seconds"]
+        for step in (work / _STUDENT / STEP_FILE, *(work / _UNTAUGHT).glob(f"student-*/{STEP_FILE}"))
+    )
     return Results({seed: rows_of(runner.of_seed(seed)) for seed in seeds}, found, taken)
 
 
@@ -79,19 +84,22 @@ class Runner:
 
     def __init__(self, protocol: Protocol, data: Path, work: Path, show: Show) -> None:
         self._protocol, self._work, self._show = protocol, work, show
-        folders = protocol.prepare(data, work, show.advance)
+        self._folders = folders = protocol.prepare(data, work, show.advance)
         self._dataset, self._knowledge = load_dataset(folders.dataset), load_knowledge(folders.knowledge)
-        student = work / _STUDENT
-        distill(
-            *folders,
-            student,
-            protocol.distilling,
-            lambda doing, done, total, note: show.advance(f"distilling: {doing}", done, total),
-        )
+        student = self._distilled(folders, work / _STUDENT)
         self._sources = Sources(self._dataset, self._knowledge, student, show.advance, users=protocol.user_vectors)
         self._latest: tuple[int, Dataset] | None = None
         # Of the latest seed's dataset: by whether there is a place for vectors, and whether counts are live.
         self._features: dict[tuple[bool, bool], Features] = {}
+
+    def _distilled(self, folders: Folders, student: Path) -> Path:
+        """The folder of a student, made if it is not there."""
+
+        def hear(doing: str, done: int, total: int, note: str) -> None:
+            self._show.advance(f"distilling: {doing}", done, total)
+
+        distill(*folders, student, self._protocol.distilling, hear)
+        return student
 
     def of_seed(self, seed: int) -> Dataset:
         """The dataset of a seed; the latest is held."""
@@ -120,7 +128,7 @@ class Runner:
         protocol = self._protocol
         settings = variant.config(protocol.ranker).model_dump(), asdict(replace(protocol.training, seed=seed))
         made_of = [variant.source, *self._sources.made_of] if variant.source else None
-        tuning = asdict(protocol.tuning) if variant.tuned else None
+        tuning = asdict(protocol.tuning) if variant.tuned else "textless" if variant.textless else None
         return fingerprint_of(FORMAT, RANKER_FORMAT, dataset, *settings, made_of, tuning)
 
     def _fitted(self, variant: Variant, seed: int) -> Predictions:
@@ -136,12 +144,13 @@ class Runner:
         return Predictions(valid, test, live, valid_auc(dataset, valid), seconds, seconds)
 
     def _trained(self, variant: Variant, seed: int) -> Predictions:
-        vectors = self._sources.of(variant.source) if variant.source else None
+        vectors = self._vectors(variant, seed)
         given = [self._with(vectors, seed, live) for live in self._lives()]
         network = self._network(variant, seed, given[0])
         start = time.perf_counter()
-        if network.vectors:
-            given = [with_vectors(features, network.vectors) for features in given]
+        asked = self._without_test_items(vectors, seed) if variant.textless and vectors else network.vectors
+        if asked:
+            given = [with_vectors(features, asked) for features in given]
         model = network.model
         valid = predict(model, given[0], given[0].of_part(Part.VALID))
         test, live = (predict(model, one, one.of_part(Part.TEST)) for one in (given[0], given[-1]))
@@ -149,9 +158,34 @@ class Runner:
         auc = valid_auc(self.of_seed(seed), valid)
         return Predictions(valid, test, live, auc, network.seconds + own, network.own + own)
 
+    def _vectors(self, variant: Variant, seed: int) -> StudentVectors | None:
+        if variant.source != "untaught":
+            return self._sources.of(variant.source) if variant.source else None
+        folder, dataset = self._work / _UNTAUGHT, self.of_seed(seed)
+        taught = set(self._items(dataset, Part.WINDOW, Part.TRAIN))
+        base = KnowledgeBase({id_: one for id_, one in self._knowledge.items.items() if id_ in taught}, {})
+        knowledge = write_knowledge(folder / f"knowledge-{seed}", base, load_record(self._folders.knowledge))
+        student = self._distilled(Folders(self._folders.dataset, knowledge), folder / f"student-{seed}")
+        return replace(load_vectors(student), users=NOBODY)
+
+    def _without_test_items(self, vectors: StudentVectors, seed: int) -> StudentVectors:
+        hidden = set(self._items(self.of_seed(seed), Part.TEST))
+        places = [place for place, id_ in enumerate(vectors.items.ids) if id_ not in hidden]
+        kept = LevelVectors([vectors.items.ids[place] for place in places], vectors.items.vectors[places])
+        return replace(vectors, items=kept)
+
+    @staticmethod
+    def _items(dataset: Dataset, *parts: Part) -> list[str]:
+        """Whose rows are in these parts."""
+        held = np.isin(split_events(dataset.events, dataset.config), parts)
+        ids: list[str] = dataset.events["item_id"].filter(pl.Series(held)).unique().to_list()
+        return ids
+
     def _network(self, variant: Variant, seed: int, features: Features) -> Network:
         """A trained network; what a tuned one starts from is that of the variant without tuning."""
         protocol, advance = self._protocol, self._show.advance
+        if variant.textless:
+            return self._network(variant.first_stage(), seed, features)
         config, training = variant.config(protocol.ranker), replace(protocol.training, seed=seed)
         inputs = Inputs(self.of_seed(seed).fingerprint, self._sources.student.student, features)
         folder, run = self._work / "models" / f"{variant.name}-{seed}", self._fingerprint(variant, seed)

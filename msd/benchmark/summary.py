@@ -14,6 +14,7 @@ from msd.ranker.bootstrap import compare_by_seed, resample_metrics
 from msd.ranker.metrics import measure
 
 _METRICS = ("auc", "uauc", "logloss", "ece", "predicted_over_observed")
+TEST = "paired bootstrap over users and seeds together, {resamples} resamples, two-sided"
 Figures = dict[str, Any]
 
 
@@ -23,7 +24,8 @@ class Measured:
     def __init__(self, results: Results, resamples: int) -> None:
         self.rows: Rows = next(iter(results.rows.values()))
         self.found = {name: [by_seed[seed] for seed in sorted(by_seed)] for name, by_seed in results.found.items()}
-        self._where = {"all": np.ones(len(self.rows.warm), bool), "warm": self.rows.warm, "cold": ~self.rows.warm}
+        every = np.ones(len(self.rows.warm), bool)
+        self._where = {"all": every, "live": every, "warm": self.rows.warm, "cold": ~self.rows.warm}
         self._resamples = resamples
         self._resampled: dict[tuple[str, str], Floats] = {}
 
@@ -33,16 +35,18 @@ class Measured:
         return {metric: _mean([one[metric] for one in by_seed]) for metric in _METRICS}
 
     def auc(self, name: str, where: str = "all") -> list[float] | None:
-        """AUC by seed on some of the rows; None where they do not hold both labels."""
+        """AUC by seed on some of the rows, or on all with counts kept up to date (`live`); None where they do not hold
+        both labels."""
         rows = self._where[where]
         labels = self.rows.labels[rows]
         if not 0 < labels.sum() < len(labels):
             return None
-        return [float(roc_auc_score(labels, one.test[rows])) for one in self.found[name]]
+        return [float(roc_auc_score(labels, one)) for one in self._said(name, where)]
 
-    def live_auc(self, name: str) -> float:
-        """Mean AUC with counts kept up to date."""
-        return float(np.mean([roc_auc_score(self.rows.labels, one.live) for one in self.found[name]]))
+    def _said(self, name: str, where: str) -> Floats:
+        """Probabilities [K, n] of a variant's seeds."""
+        held = [one.live if where == "live" else one.test for one in self.found[name]]
+        return np.stack(held)[:, self._where[where]]
 
     def gain(self, name: str, other: str, where: str = "all") -> Figures:
         """AUC of one variant less that of another over the seeds that both have, with its 95 % interval and two-sided
@@ -58,8 +62,8 @@ class Measured:
         """AUC [K, R] of a variant's seeds over resamples of users, the same ones for every variant."""
         if (name, where) not in self._resampled:
             rows = self._where[where]
-            every = np.stack([one.test[rows] for one in self.found[name]])
-            drawn = resample_metrics(self.rows.labels[rows], every, self.rows.users[rows], self._resamples)
+            said = self._said(name, where)
+            drawn = resample_metrics(self.rows.labels[rows], said, self.rows.users[rows], self._resamples)
             self._resampled[name, where] = drawn.auc
         return self._resampled[name, where]
 
@@ -73,8 +77,9 @@ class Measured:
 def summarise(protocol: Protocol, results: Results, resamples: int) -> Figures:
     """Everything in the JSON that comes from the predictions; docs/benchmarks.md says what each figure means."""
     measured = Measured(results, resamples)
-    ours, auc, live = measured.mean(OURS), measured.auc(OURS), measured.live_auc(OURS)
+    ours, auc, live = measured.mean(OURS), measured.auc(OURS), _mean(measured.auc(OURS, "live") or [None])
     figures: Figures = {
+        "model": OURS,
         "auc_mean": ours["auc"],
         "auc_std": deviation(auc or []),
         **{f"{metric}_mean": ours[metric] for metric in ("uauc", "logloss")},
@@ -85,10 +90,10 @@ def summarise(protocol: Protocol, results: Results, resamples: int) -> Figures:
         gain = measured.gain(OURS, PLAIN, where)
         figures |= {f"gain_auc{ending}": gain["gain"], f"gain_auc{ending}_ci95": gain["ci95"]}
         if where == "all":
-            figures["gain_p"] = gain["p"]
+            figures |= {"gain_p": gain["p"], "gain_test": TEST.format(resamples=resamples)}
         else:
             figures[f"auc{ending}"] = _mean(measured.auc(OURS, where) or [None])
-    figures |= {"auc_live_counts": live, "auc_live_counts_gain": live - ours["auc"]}
+    figures |= {"auc_live_counts": live, "auc_live_counts_gain": None if live is None else live - ours["auc"]}
     for role in ("baseline", "ablation"):
         names = [one.name for one in protocol.variants if one.role == role]
         figures[f"{role}s"] = {name: _entry(measured, name) for name in names}
@@ -101,7 +106,7 @@ def _entry(measured: Measured, name: str) -> Figures:
     figures = measured.mean(name)
     gains = {"gain": OURS, **({"untuned_gain": UNTUNED} if UNTUNED in measured.found and name != UNTUNED else {})}
     for key, better in gains.items():
-        for where, ending in (("all", ""), ("cold", "_cold")):
+        for where, ending in (("all", ""), ("cold", "_cold"), ("live", "_live")):
             gain = measured.gain(better, name, where)
             figures |= {
                 f"{key}{ending}": gain["gain"],
@@ -112,7 +117,7 @@ def _entry(measured: Measured, name: str) -> Figures:
         "auc": figures.pop("auc"),
         "auc_std": deviation(measured.auc(name) or []),
         **{f"auc_{where}": _mean(measured.auc(name, where) or [None]) for where in ("warm", "cold")},
-        "auc_live_counts": measured.live_auc(name),
+        "auc_live_counts": _mean(measured.auc(name, "live") or [None]),
         "valid_auc": _mean([one.valid_auc for one in measured.found[name]]),
         **figures,
         "seeds": len(measured.found[name]),

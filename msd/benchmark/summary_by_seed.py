@@ -1,6 +1,11 @@
-"""A benchmark's figures where each seed has test rows of its own: seeds are what is averaged and what is paired."""
+"""A benchmark's figures where each seed hides items of its own: seeds are what is averaged and what is paired.
 
-from typing import Any
+Two kinds of new items are measured, each with what can be had for it: those of which the teacher wrote beforehand, and
+those of which there is text alone. No line of one stands among those of the other.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats  # type: ignore[import-untyped]
@@ -9,34 +14,47 @@ from sklearn.metrics import roc_auc_score
 from msd.benchmark.protocol import Protocol
 from msd.benchmark.run import Results
 from msd.benchmark.summary import deviation
-from msd.benchmark.variant import OURS, PLAIN
+from msd.benchmark.variant import ENCODED, OURS, PLAIN, Variant
 from msd.ranker.metrics import measure_pooled
 
-TEST = "paired t-test over seeds, two-sided"
+TEST = "corrected resampled t-test over seeds (Nadeau and Bengio 2003), two-sided"
 Figures = dict[str, Any]
+Kind = Literal["taught", "untaught"]
+_ON = {"taught": OURS, "untaught": ENCODED}
 
 
 def summarise_by_seed(protocol: Protocol, results: Results) -> Figures:
-    """Everything in the JSON that comes from the predictions. AUC is pooled over a seed's rows, then averaged."""
-    aucs = {
-        name: {seed: float(roc_auc_score(results.rows[seed].labels, one.test)) for seed, one in by_seed.items()}
-        for name, by_seed in results.found.items()
-    }
-    ours = [measure_pooled(results.rows[seed].labels, one.test) for seed, one in sorted(results.found[OURS].items())]
-    mean = {metric: float(np.mean([one[metric] for one in ours])) for metric in ours[0]}
-    gain = paired(aucs[OURS], aucs[PLAIN])
+    """Everything in the JSON that comes from the predictions; `untaught` has the same figures of the other kind.
+
+    AUC is pooled over a seed's rows, then averaged.
+    """
+    figures = _kind(protocol, results, "taught")
+    if results.found.get(ENCODED):
+        figures["untaught"] = _kind(protocol, results, "untaught")
+    return figures
+
+
+def _kind(protocol: Protocol, results: Results, kind: Kind) -> Figures:
+    ours = _ON[kind]
+    chosen = [one for one in protocol.variants if getattr(one, kind)]
+    aucs = {one.name: _aucs(results, one) for one in chosen}
+    pooled = [measure_pooled(results.rows[seed].labels, one.test) for seed, one in sorted(results.found[ours].items())]
+    mean = {metric: float(np.mean([one[metric] for one in pooled])) for metric in pooled[0]}
+    share = protocol.hidden or 0.0
     entries = {
-        role: {one.name: _entry(aucs[OURS], aucs[one.name]) for one in protocol.variants if one.role == role}
+        role: {one.name: _entry(aucs[ours], aucs[one.name], share) for one in chosen if one.role == role}
         for role in ("baseline", "ablation")
     }
     best = max(entries["baseline"], key=lambda name: float(entries["baseline"][name]["auc"]))
+    gain = entries["baseline"][PLAIN]
     return {
+        "model": ours,
         "auc_mean": mean["auc"],
-        "auc_std": deviation(list(aucs[OURS].values())),
-        "auc_without_semantics": entries["baseline"][PLAIN]["auc"],
+        "auc_std": deviation(list(aucs[ours].values())),
+        "auc_without_semantics": gain["auc"],
         "gain_auc": gain["gain"],
-        "gain_auc_ci95": gain["ci95"],
-        "gain_p": gain["p"],
+        "gain_auc_ci95": gain["gain_ci95"],
+        "gain_p": gain["gain_p"],
         "gain_test": TEST,
         "best_baseline": best,
         "gain_auc_over_best_baseline": entries["baseline"][best]["gain"],
@@ -49,23 +67,35 @@ def summarise_by_seed(protocol: Protocol, results: Results) -> Figures:
 _OTHERS = ("logloss", "ece", "predicted_over_observed")
 
 
-def _entry(ours: dict[int, float], theirs: dict[int, float]) -> Figures:
-    gain = paired(ours, theirs)
+def _aucs(results: Results, variant: Variant) -> dict[int, float]:
+    found = results.found[variant.name]
+    return {seed: float(roc_auc_score(results.rows[seed].labels, one.test)) for seed, one in found.items()}
+
+
+def _entry(ours: dict[int, float], theirs: dict[int, float], share: float) -> Figures:
+    gaps = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
     values = list(theirs.values())
     return {
         "auc": float(np.mean(values)),
         "auc_std": deviation(values),
-        **{"gain": gain["gain"], "gain_ci95": gain["ci95"], "gain_p": gain["p"]},
+        "gain": float(np.mean(gaps)),
+        **{f"gain_{name}": value for name, value in resampled_t(gaps, share).items()},
         "seeds": len(values),
     }
 
 
-def paired(ours: dict[int, float], theirs: dict[int, float]) -> Figures:
-    """The mean difference over the seeds of both, its 95 % interval and p by Student's t; neither for one seed."""
-    gaps = np.array([ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())])
-    mean = float(gaps.mean())
-    if len(gaps) < 2 or not (error := float(gaps.std(ddof=1)) / np.sqrt(len(gaps))):
-        return {"gain": mean, "ci95": None, "p": None}
-    t = stats.t(len(gaps) - 1)
+def resampled_t(gaps: Sequence[float], share: float) -> Figures:
+    """The 95 % interval and two-sided p of the mean of paired differences over J seeds, each of which draws anew which
+    `share` of the same items is tested on; neither for one seed, or where all differences are equal.
+
+    Seeds share most of what they train on, so that their differences vary less than those of new data would: Student's
+    t with the variance times 1/J + share/(1 − share) in place of 1/J (Nadeau and Bengio 2003).
+    """
+    held = np.asarray(gaps, np.float64)
+    count = len(held)
+    if count < 2 or not (spread := float(held.std(ddof=1))):
+        return {"ci95": None, "p": None}
+    error = spread * np.sqrt(1 / count + share / (1 - share))
+    t, mean = stats.t(count - 1), float(held.mean())
     wide = float(t.ppf(0.975)) * error
-    return {"gain": mean, "ci95": (mean - wide, mean + wide), "p": float(2 * t.sf(abs(mean / error)))}
+    return {"ci95": (mean - wide, mean + wide), "p": float(2 * t.sf(abs(mean / error)))}

@@ -14,7 +14,10 @@ from msd.ranker.model import RankerConfig
 from msd.teachers.knowledge import KnowledgeBase
 
 # Whose vectors a network sees; None of them: it has no place for vectors at all.
-Source = Literal["student", "student_items", "explicit", "implicit", "plain", "bag_of_words", "teacher_text"]
+# `untaught`: of a student whom nobody taught what the seed's valid and test items are.
+Source = Literal[
+    "student", "student_items", "untaught", "explicit", "implicit", "plain", "bag_of_words", "teacher_text"
+]
 Floats = NDArray[np.float64]
 
 
@@ -33,26 +36,37 @@ Fitted = Callable[[Given, NDArray[np.int64]], Floats]
 
 @dataclass(frozen=True)
 class Variant:
-    """One model. changes: of the protocol's RankerConfig. tuned: the student is trained on with the ranker, from where
-    the variant named `starts_from` ended. fitted: in place of a network; `source` and the rest then mean nothing."""
+    """One model. changes: of the protocol's RankerConfig; of a fitted model, its settings for the record. tuned: the
+    student is trained on with the ranker, from where `first_stage` ended. textless: the network of `first_stage`, asked
+    without the vectors of test items. fitted: in place of a network; `source` and the rest then mean nothing.
+
+    taught, untaught: with which kind of new items it is compared, those of which the teacher wrote beforehand or those
+    of which there is text alone.
+    """
 
     name: str
     role: Literal["ours", "baseline", "ablation"]
     source: Source | None = None
     changes: Mapping[str, object] = field(default_factory=dict)
     tuned: bool = False
+    textless: bool = False
     fitted: Fitted | None = None
+    taught: bool = True
+    untaught: bool = False
 
     def config(self, base: RankerConfig) -> RankerConfig:
         """The network's configuration. Raises ValueError for a change that RankerConfig does not know."""
         return RankerConfig.model_validate({**base.model_dump(), **self.changes})
 
     def first_stage(self) -> "Variant":
-        """The same before the student is tuned: itself if it never is."""
-        return replace(self, name=UNTUNED, tuned=False) if self.tuned else self
+        """Whose network it starts from, or asks: itself if nobody else's."""
+        if self.tuned:
+            return replace(self, name=UNTUNED, tuned=False)
+        return replace(self, name=ENCODED, textless=False) if self.textless else self
 
 
 OURS, PLAIN, UNTUNED = "ours", "ours_without_semantics", "without_lora"
+ENCODED, CATEGORY_PRIOR = "encoded", "category_prior"  # named after what a service calls a score of that kind
 UNTUNED_OURS = Variant(UNTUNED, "ablation", "student")
 
 
@@ -74,8 +88,18 @@ def standard_variants() -> tuple[Variant, ...]:
 
 
 def cold_variants() -> tuple[Variant, ...]:
-    """Ours, and what it is compared with where test is items that nobody has seen; none is tuned."""
-    return (Variant(OURS, "ours", "student"), Variant(PLAIN, "baseline"), *_other_texts())
+    """Ours, and what it is compared with where test is items without clicks; none is tuned.
+
+    `ours` has the teacher's words on them, `encoded` their text alone, `category_prior` not even that.
+    """
+    untaught = Variant(ENCODED, "ours", "untaught", taught=False, untaught=True)
+    return (
+        Variant(OURS, "ours", "student"),
+        untaught,
+        Variant(PLAIN, "baseline", untaught=True),
+        replace(untaught, name=CATEGORY_PRIOR, role="baseline", textless=True),
+        *(replace(one, untaught=one.source == "plain") for one in _other_texts()),
+    )
 
 
 def _other_texts() -> tuple[Variant, ...]:

@@ -71,7 +71,7 @@ class Sources:
         return LevelVectors(list(texts), vectors)
 
     def _encode_teacher(self, level: Level, known: Mapping[str, Knowledge]) -> LevelVectors:
-        """What the student is taught to say, of all who have a text."""
+        """What two of the student's heads are taught, of all who have a text; the third, for words, is left out."""
         lessons = make_lessons(level, student_texts(self._dataset)[level == "users"], known, 0.0, 0)
         targets = encode_targets(new_student(), lessons, lambda name, done, all_, note: self._advance(name, done, all_))
         return LevelVectors([lessons.ids[row] for row in lessons.rows], targets)

@@ -121,6 +121,12 @@ class Bundle:
             return None
         return encoder_identity(files[ENCODER].sha256, files[TOKENIZER].sha256)
 
+    @property
+    def encoder_pays(self) -> bool:
+        """Whether its export found that a cold ad's text, once encoded, surely gains over its features."""
+        record = self.manifest.encoder
+        return record is not None and record.cold_ads is not None and record.cold_ads.pay
+
     def path(self, name: str) -> Path:
         """The path of a file, which may be absent if it is optional."""
         return self.folder / name

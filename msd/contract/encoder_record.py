@@ -1,8 +1,8 @@
 """What a manifest says of the bundle's text encoder: its precision, why, and texts with the vectors they must get."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 EncoderPrecision = Literal["fp32", "int8"]
 
@@ -30,6 +30,29 @@ class EncoderFigures(BaseModel):
     pctr_shift: float
 
 
+class ColdAds(BaseModel):
+    """What encoding a new ad's text was found to be worth: over `rows` rows of `items` items that were kept from the
+    student, AUC by what they are scored with, and the gain of text over features alone with its 95 % interval.
+
+    auc: `category_prior` has the features, `encoded` the text too, `taught` the vector that the student makes once it
+    is taught, `row` the item's own row.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    rows: int
+    items: int
+    auc: dict[str, float]
+    gain: float
+    ci95: tuple[float, float] | None
+    test: str
+
+    @property
+    def pay(self) -> bool:
+        """Whether the gain is sure."""
+        return self.ci95 is not None and self.ci95[0] > 0
+
+
 class EncoderRecord(BaseModel):
     """How the encoder runs, and how whoever runs it proves itself: by the probes, to `tolerance` a component."""
 
@@ -40,3 +63,12 @@ class EncoderRecord(BaseModel):
     probes: Annotated[tuple[Probe, ...], Field(min_length=1)]
     figures: EncoderFigures | None = Field(default=None, description="Of int8, where it was tried.")
     refused: str | None = Field(default=None, description="Why int8 was not taken, where it was tried.")
+    cold_ads: ColdAds | None = Field(default=None, description="None where it could not be measured.")
+
+    @model_serializer(mode="wrap")
+    def _without_what_older_records_lack(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """So that the hash of an older manifest is what it was."""
+        document: dict[str, Any] = handler(self)
+        if document["cold_ads"] is None:
+            del document["cold_ads"]
+        return document

@@ -14,6 +14,7 @@ from torch import Tensor
 from msd.contract.schema import FeatureSchema
 from msd.ranker.features import Features, SideFeatures
 from msd.ranker.metrics import Labels, Probabilities, measure_pooled
+from msd.student.vectors import LevelVectors
 
 SHARES = (0.0, 0.1, 0.5, 1.0)
 
@@ -21,14 +22,13 @@ SHARES = (0.0, 0.1, 0.5, 1.0)
 def degraded(features: Features) -> Iterator[tuple[str, Features]]:
     """What the rows look like on each rung, by its name; a model without vectors has none to lose.
 
-    "item unknown, features given" is a cold ad of which the request tells the features; with its text given too, it
-    has the vector that the student makes of that. "user unknown" keeps the history, as where a request brings it;
-    without history nothing is known of the user.
+    "item unknown, features given" is a cold ad of which the request tells the features; what its text is worth as well
+    is for `cold_ads` to say. "user unknown" keeps the history, as where a request brings it; without history nothing
+    is known of the user.
     """
     yield "item unknown", replace(features, item=_unknown(features.item))
-    yield "item unknown, features given", replace(features, item=_described(features.item, features.schema))
+    yield "item unknown, features given", described(features)
     if features.schema.semantic("item"):
-        yield "item unknown, features and text given", replace(features, item=_encoded(features.item, features.schema))
         yield "item without vector", replace(features, item=_without_vectors(features.item))
     stranger = replace(features, user=_unknown(features.user))
     yield "user unknown", stranger
@@ -67,16 +67,23 @@ def _aged(side: SideFeatures) -> SideFeatures:
     return replace(side, dense=side.aged_dense[0])
 
 
-def _described(side: SideFeatures, schema: FeatureSchema) -> SideFeatures:
+def described(features: Features) -> Features:
     """Every event's item is unknown but for the features that a request may give: no id, no counts, no vector."""
-    return _twins(side, *_given(side, schema))
+    return replace(features, item=_twins(features.item, *_given(features.item, features.schema)))
 
 
-def _encoded(side: SideFeatures, schema: FeatureSchema) -> SideFeatures:
-    """The same, but with the vector of its text, if it has one."""
-    categorical, dense = _given(side, schema)
+def encoded(features: Features, vectors: LevelVectors | None = None) -> Features:
+    """The same, but with the vector of its text, if it has one: its own, or the one that is given [n, V] by id."""
+    side = features.item
+    categorical, dense = _given(side, features.schema)
     dense[:, -1] = side.dense[:, -1]  # the last column says whether there is a vector
-    return _twins(side, categorical, dense, with_vectors=True)
+    twins = _twins(side, categorical, dense, with_vectors=True)
+    if vectors is not None:
+        held = twins.vectors.clone()
+        places = torch.tensor([side.entities.unknown + side.entities.place[one] for one in vectors.ids])
+        held[places] = torch.from_numpy(vectors.vectors)
+        twins = replace(twins, vectors=held)
+    return replace(features, item=twins)
 
 
 def _given(side: SideFeatures, schema: FeatureSchema) -> tuple[NDArray[np.int32], Tensor]:

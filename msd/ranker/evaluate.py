@@ -11,17 +11,20 @@ from numpy.typing import NDArray
 
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
+from msd.dataset.texts import student_texts
 from msd.ranker.baseline import counts_baseline
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.bootstrap import Resampled, compare, compare_by_seed, interval, resample_metrics
 from msd.ranker.calibrate import compare_calibrations
+from msd.ranker.cold_ads import measure_cold_ads
 from msd.ranker.degradation import degradation_curves, degraded
 from msd.ranker.features import Features, build_features
-from msd.ranker.folder import ModelError, RankerRecord, load_ranker, vectors_of
+from msd.ranker.folder import ModelError, RankerRecord, load_ranker, student_of, vectors_of
 from msd.ranker.metrics import Labels, Probabilities, calibration, measure, measure_pooled
 from msd.ranker.slices import Slice, slice_rows, unmeasurable
 from msd.ranker.train import predict, predict_logits
-from msd.student.vectors import StudentVectors
+from msd.student.untaught import untaught_items
+from msd.student.vectors import LevelVectors, StudentVectors
 
 BASELINE = "counts"
 # What `progress` counts beside the models: the baseline's trees, and the resampling.
@@ -47,14 +50,16 @@ def evaluate_models(
     seed: int,
     resamples: int,
     progress: Progress,
+    student: Path | None = None,
 ) -> Figures:
     """Everything in evaluation.json; docs/evaluation.md says what each figure means. `models`: folders by name.
 
-    `progress` hears what is being done, and how many models are measured so far. Raises ModelError if a model was
-    trained on something else, if a name has two models of one seed, or if the test rows hold one label only.
+    `student`: the folder of the one whose vectors are given; without it nothing is said of cold ads. `progress` hears
+    what is being done, and how many models are measured so far. Raises ModelError if a model was trained on something
+    else, if a name has two models of one seed, or if the test rows hold one label only.
     """
     _check(data, vectors, models)
-    measured, features = _measure_all(data, vectors, models, seed, progress)
+    measured, features = _measure_all(data, vectors, models, seed, progress, student)
     done = sum(map(len, models.values()))
     test = features.of_part(Part.TEST)
     labels, users = _labels(features, test), features.user.rows.numpy()[test].astype(np.int64)
@@ -96,9 +101,15 @@ def _check(data: Dataset, vectors: StudentVectors, models: Mapping[str, Sequence
 
 
 def _measure_all(
-    data: Dataset, vectors: StudentVectors, models: Mapping[str, Sequence[Path]], seed: int, progress: Progress
+    data: Dataset,
+    vectors: StudentVectors,
+    models: Mapping[str, Sequence[Path]],
+    seed: int,
+    progress: Progress,
+    student: Path | None,
 ) -> tuple[list[Measured], Features]:
     """Every model, and features by which all of them have the same rows, labels and users."""
+    texts, _ = student_texts(data)
     measured: list[Measured] = []
     known: dict[tuple[str, str], Features] = {}
     done = 0
@@ -110,19 +121,27 @@ def _measure_all(
             key = trained.schema.schema_hash, record.own_student or record.student
             if key not in known:
                 known[key] = build_features(data, trained.schema, vectors_of(folder, record, vectors))
-            parts.append(_measure_model(trained, record, known[key], seed))
+            untaught = None
+            if student and trained.schema.semantic("item"):
+                own = student_of(folder, record, student)
+                untaught = untaught_items(student, own if own != student else None, texts)
+            parts.append(_measure_model(trained, record, known[key], seed, untaught))
             done += 1
         measured.append(_family(name, parts))
     return measured, next(iter(known.values()))
 
 
-def _measure_model(trained: TrainedRanker, record: RankerRecord, features: Features, seed: int) -> Measured:
+def _measure_model(
+    trained: TrainedRanker, record: RankerRecord, features: Features, seed: int, untaught: LevelVectors | None
+) -> Measured:
     test, valid = features.of_part(Part.TEST), features.of_part(Part.VALID)
     labels = _labels(features, test)
     whole = predict(trained, features, test)
     rungs = {name: predict(trained, less, test) for name, less in degraded(features)}
+    cold_ads = measure_cold_ads(trained, features, untaught, Part.TEST) if untaught else None
     figures = {
         "curve": [point._asdict() for point in record.curve],
+        "cold_ads": cold_ads.model_dump(mode="json") if cold_ads else None,
         "calibrations": compare_calibrations(predict_logits(trained, features, valid), _labels(features, valid), seed),
         "degradation": degradation_curves(labels, whole, rungs, seed),
     }
@@ -138,6 +157,7 @@ def _family(name: str, parts: Sequence[Measured]) -> Measured:
     rungs = [name for name in every[0]["degradation"] if all(name in one["degradation"] for one in every)]
     figures = {
         "curve": every[0]["curve"],
+        "cold_ads": [one["cold_ads"] for one in every if one["cold_ads"]],
         "calibrations": _mean([one["calibrations"] for one in every]),
         "degradation": {name: _mean([one["degradation"][name] for one in every]) for name in rungs},
     }

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from msd.contract.encoder_record import ColdAds
 from msd.contract.files import sha256_file, write_text_atomic
 from msd.dataset.load import load_dataset
 from msd.ranker.evaluate import BASELINE, OTHER_WORK, evaluate_models
@@ -21,7 +22,7 @@ from msd.student.vectors import load_vectors
 
 app = typer.Typer(add_completion=False)
 RESULT_FILE, REPORT_FILE = "evaluation.json", "report.html"
-_FORMAT = 2
+_FORMAT = 3
 
 
 @app.command("evaluate")
@@ -99,7 +100,7 @@ def _evaluate(dataset: Path, student: Path, out: Path, model: list[str], seed: i
         def advance(doing: str, done: int) -> None:
             bars.update(bar, description=escape(doing), completed=done)
 
-        results = evaluate_models(data, vectors, models, seed, resamples, advance)
+        results = evaluate_models(data, vectors, models, seed, resamples, advance, student)
     write_text_atomic(out / RESULT_FILE, json.dumps(results, indent=2) + "\n")
     write_report(out / REPORT_FILE, results)
     mark_done(out, run, time.perf_counter() - start)
@@ -152,6 +153,19 @@ def _print(console: Console, results: dict[str, Any]) -> None:
         ends = "" if auc["users"]["ci95"] is None else " (95 %: {:+.4f} to {:+.4f})".format(*auc["users"]["ci95"])
         line = f"AUC of {one['model']} less that of {one['minus']}: {auc['difference']:+.4f}{ends}"
         console.print(line, highlight=False, markup=False)
+    for name, figures in results["models"].items():
+        for one in figures.get("cold_ads", []):
+            console.print(f"{name}: {cold_ads_in_words(one)}", highlight=False, markup=False)
+
+
+def cold_ads_in_words(figures: dict[str, Any]) -> str:
+    """What encoding a new ad's text is worth, in a sentence."""
+    found = ColdAds.model_validate(figures)
+    ends = " (95 %: {:+.4f} to {:+.4f})".format(*found.ci95) if found.ci95 else ""
+    return (
+        f"a new ad's text, which the student was not taught, gains {found.gain:+.4f} AUC over its features{ends}, "
+        f"{found.rows} rows of {found.items} items: {'it pays' if found.pay else 'no sure gain'}"
+    )
 
 
 def _shown(figure: float | None) -> str:

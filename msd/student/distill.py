@@ -1,8 +1,9 @@
 """Trains the student to say from raw text what the teacher wrote. Knows texts and knowledge, not datasets or clicks.
 
-Two stages: a search on 90 % of the lessons, stopped early by the rest and measured on it; then, from the best weights,
-passes over all lessons, so that every vector of the catalogue holds what was written of it. At the end of each, the
-head of words learns its lessons by heart, on top of an encoder that it leaves as it is.
+A search on 90 % of the lessons is stopped early by the rest and measured on it; then, from the best weights, passes
+over all lessons make every vector of the catalogue hold what was written of it. At the end of each stage, the head of
+words learns its lessons by heart, on top of an encoder that it leaves as it is. Between the two a rehearsal makes the
+same passes without the held-out lessons: its weights tell what the student makes of texts that it was not taught.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,12 +18,13 @@ from msd.checkpoint import load_checkpoint, save_checkpoint
 from msd.student.encoder import Student
 from msd.student.lessons import Advance, Lessons, Rows
 from msd.student.measure import Figures, measure
-from msd.student.progress import Epoch, Progress
+from msd.student.progress import Epoch, Progress, Stage
 from msd.student.record import HEADS, Vectors
 from msd.student.states import States
 
 _WINDOW = 4  # batches
 CHECKPOINT_FILE = "checkpoint.safetensors"
+_SAID = {"search": "searching", "rehearsal": "rehearsing", "catalogue": "learning the catalogue"}
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,10 @@ class Distiller:
             figures = {f"{c.lessons.level}/{part}/plain": m for c in courses for part, m in self._measure(c)}
             self.progress = Progress(best_loss=self._held_out_loss(), figures=figures)
             self.best = self._copy()
+            # The weights that the rehearsal ended with.
+            self.untaught: dict[str, Tensor] = {}
         else:
-            self.progress, self.best = found
+            self.progress, self.best, self.untaught = found
 
     def run(self, advance: Advance) -> Progress:
         """Trains to the end, in place, and returns what was measured. `advance` hears of each epoch and its losses."""
@@ -84,10 +88,10 @@ class Distiller:
             held_out = self._held_out_loss() if self.progress.stage == "search" else None
             done = Epoch(stage=self.progress.stage, epoch=epoch, loss=loss, held_out_loss=held_out)
             self._advance_progress(done, steps, advance)
-            groups = {"weights": self.weights, "best": self.best}
+            groups = {"weights": self.weights, "best": self.best, "untaught": self.untaught}
             save_checkpoint(self.path, self.name, self.progress.model_dump_json(), groups, self.optimiser)
             note = f"loss {loss:.3f}" + ("" if held_out is None else f", held out {held_out:.3f}")
-            stage = "searching" if done.stage == "search" else "learning the catalogue"
+            stage = _SAID[done.stage]
             over = self.progress.stage != done.stage
             advance(stage, epoch, epoch if over else self.config.epochs, note)
         return self.progress
@@ -116,13 +120,13 @@ class Distiller:
                     optimiser.step()
             advance(f"learning the words by heart ({stage})", done + 1, passes, "")
 
-    def _resume(self) -> tuple[Progress, dict[str, Tensor]] | None:
+    def _resume(self) -> tuple[Progress, dict[str, Tensor], dict[str, Tensor]] | None:
         found = load_checkpoint(self.path, self.name, self.optimiser)
         if found is None:
             return None
         progress = Progress.model_validate_json(found.record)
         self._set_weights(found.groups["weights"])
-        return progress, found.groups["best"]
+        return progress, found.groups["best"], found.groups.get("untaught", {})
 
     def _set_weights(self, weights: Mapping[str, Tensor]) -> None:
         with torch.no_grad():
@@ -137,20 +141,34 @@ class Distiller:
             progress = progress.model_copy(update={"best_epoch": done.epoch, "best_loss": done.held_out_loss})
         last = done.epoch == self.config.epochs
         if done.stage == "search" and (last or done.epoch - progress.best_epoch >= self.config.patience):
+            progress = self._begin_rehearsal(progress, advance)
+        elif done.stage == "rehearsal" and last:
             progress = self._begin_catalogue(progress, advance)
         elif done.stage == "catalogue" and last:
             self._learn_words("catalogue", advance)
             progress = progress.model_copy(update={"stage": "done", "figures": self._figures(progress, "catalogue")})
         self.progress = progress
 
-    def _begin_catalogue(self, progress: Progress, advance: Advance) -> Progress:
+    def _begin_rehearsal(self, progress: Progress, advance: Advance) -> Progress:
         self._set_weights(self.best)
         self._learn_words("search", advance)
-        self.optimiser = self._new_optimiser()
-        figures = self._figures(progress, "search")
-        return progress.model_copy(update={"stage": "catalogue", "epoch": 0, "steps": 0, "figures": figures})
+        # What the catalogue is learned from, once the rehearsal is over.
+        self.best = self._copy()
+        return self._begin("rehearsal", progress, "search")
 
-    def _figures(self, progress: Progress, stage: str) -> dict[str, Figures]:
+    def _begin_catalogue(self, progress: Progress, advance: Advance) -> Progress:
+        self._learn_words("rehearsal", advance)
+        self.untaught = self._copy()
+        begun = self._begin("catalogue", progress, "rehearsal")
+        self._set_weights(self.best)
+        return begun
+
+    def _begin(self, stage: Stage, progress: Progress, ended: Stage) -> Progress:
+        self.optimiser = self._new_optimiser()
+        figures = self._figures(progress, ended)
+        return progress.model_copy(update={"stage": stage, "epoch": 0, "steps": 0, "figures": figures})
+
+    def _figures(self, progress: Progress, stage: Stage) -> dict[str, Figures]:
         new = {f"{c.lessons.level}/{part}/{stage}": m for c in self.courses for part, m in self._measure(c)}
         return {**progress.figures, **new}
 
@@ -176,7 +194,7 @@ class Distiller:
 
     def _batches(self, epoch: int, lessons: list[Rows]) -> Iterator[tuple[Course, Rows]]:
         """Batches of one level each, in random order; a function of seed, stage and epoch, so that a rerun goes on."""
-        stage = ("search", "catalogue").index(self.progress.stage)
+        stage = ("search", "catalogue", "rehearsal").index(self.progress.stage)
         batches = []
         for number, (course, rows) in enumerate(zip(self.courses, lessons, strict=True)):
             every = self.config.items_every if course.lessons.level == "items" else self.config.users_every

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from msd.student.measure import Figures
 
-Stage = Literal["search", "catalogue", "done"]
+Stage = Literal["search", "rehearsal", "catalogue", "done"]
 
 
 class Epoch(BaseModel):

@@ -18,6 +18,7 @@ from msd.student.encoder import Student, load_student, new_student, save_student
 from msd.student.lessons import Advance, Lessons, all_lessons, encode_targets, teachers_words
 from msd.student.record import FORMAT, HEADS, StudentError, Vectors
 from msd.student.states import States
+from msd.student.untaught import UNTAUGHT_FILE, save_untaught
 from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, save_vectors
 from msd.teachers.knowledge import KNOWLEDGE_FILES, load_knowledge
 
@@ -47,14 +48,17 @@ def distill(dataset_folder: Path, knowledge_folder: Path, out: Path, config: Dis
     courses = [
         _course(student, bag, level, config, work / f"{level.level}.safetensors", run, advance) for level in lessons
     ]
-    progress = Distiller(student, courses, config, work, run).run(advance)
+    distiller = Distiller(student, courses, config, work, run)
+    progress = distiller.run(advance)
     metrics = {
         "best_epoch": progress.best_epoch,
         "history": [epoch.model_dump() for epoch in progress.history],
         "knowledge": progress.figures,
     }
     student.record = student.record.model_copy(update={"objective": objective(config), "metrics": metrics})
-    _save(student, courses, out)
+    fingerprint = _save(student, courses, out)
+    items = lessons[0]
+    save_untaught(out, fingerprint, distiller.untaught, [items.ids[row] for row in items.rows[items.held]])
     mark_done(out, run, time.perf_counter() - start)
     shutil.rmtree(work)
     return True
@@ -74,7 +78,7 @@ def _is_whole(out: Path) -> bool:
         load_student(out)
     except StudentError:
         return False
-    return True
+    return (out / UNTAUGHT_FILE).is_file()
 
 
 def _course(
@@ -103,7 +107,8 @@ def _kept_targets(path: Path, run: str) -> Vectors | None:
         return None
 
 
-def _save(student: Student, courses: list[Course], out: Path) -> None:
+def _save(student: Student, courses: list[Course], out: Path) -> str:
     items, users = (LevelVectors(c.lessons.ids, c.states.all_vectors(student)) for c in courses)
     fingerprint = save_student(student, out)
     save_vectors(StudentVectors(fingerprint, items, users), out)
+    return fingerprint

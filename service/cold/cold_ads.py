@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
+import structlog
 
 from msd.contract.bundle import Bundle
 from msd.contract.encoded import text_key
@@ -37,6 +38,7 @@ class ColdAds:
     """Vectors of cold ads. To be used within one event loop, between `open` and `close`."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._setting = settings.encoder
         self._results = metrics.cold_texts
         self._wait_s = settings.encoder_wait_ms / 1000
         self._encoders = Encoders()
@@ -54,7 +56,7 @@ class ColdAds:
         `items` are those of `wanted_items`, `deadline` is of `time.perf_counter`.
         """
         identity, texts = model.bundle.encoder_identity, request.item_texts
-        if identity is None:
+        if identity is None or not encodes(self._setting, model.bundle):
             return items
         keys = {
             place: text_key(identity, texts[item_id])
@@ -92,10 +94,15 @@ class ColdAds:
 
     async def _load(self, bundles: Collection[Bundle]) -> None:
         for bundle in bundles:
-            if bundle.encoder_identity is not None:
+            if encodes(self._setting, bundle):
                 # What is wrong is in the log; texts that need it fail.
                 with suppress(EncoderAway):
                     await self._encoders.get(bundle)
+
+
+def encodes(setting: str, bundle: Bundle) -> bool:
+    """Whether texts are encoded for a bundle: with `auto` only where its export found a sure gain in that."""
+    return bundle.encoder_identity is not None and (setting == "on" or (setting == "auto" and bundle.encoder_pays))
 
 
 def open_cold_ads(settings: Settings, bundles: Collection[Bundle], metrics: Metrics) -> ColdAds | None:
@@ -117,7 +124,23 @@ def open_cold_ads(settings: Settings, bundles: Collection[Bundle], metrics: Metr
             f"MSD_ENCODER=on, but {place} has no encoder that its manifest vouches for: export it again with a student,"
             " or set MSD_ENCODER=auto"
         )
+    for bundle in bundles:
+        if bundle.encoder_identity is not None and not encodes(settings.encoder, bundle):
+            # Texts would be scored no better than features, or nobody measured it.
+            structlog.get_logger("msd.encoder").info(
+                "encoder_left_off", bundle=str(bundle.folder), because=_why(bundle)
+            )
+    if is_fixed and not any(encodes(settings.encoder, bundle) for bundle in bundles):
+        return None
     return ColdAds(settings, metrics)
+
+
+def _why(bundle: Bundle) -> str:
+    found = bundle.manifest.encoder and bundle.manifest.encoder.cold_ads
+    if not found:
+        return "its export did not measure what it gains; MSD_ENCODER=on has it anyway"
+    ends = "{:+.4f} to {:+.4f}".format(*found.ci95) if found.ci95 else "unknown"
+    return f"no sure gain in AUC over features: {found.gain:+.4f} (95 %: {ends}); MSD_ENCODER=on has it anyway"
 
 
 def _shelf(settings: Settings, metrics: Metrics) -> "RedisShelf | None":

@@ -52,6 +52,9 @@ def test_a_benchmark_ends_in_json_and_a_table(data: Path, tmp_path: Path, capsys
         name: [0] if name in ("without_lora", "bag_of_words") else [0, 1] for name in VARIANTS
     }
     assert figures["protocol"]["test_rows"] == {"0": USERS * 8, "1": USERS * 8}
+    assert figures["protocol"]["sha256"] == command.BENCHMARKS["collm-ml-1m"].sha256()
+    assert figures["protocol"]["test_looks"] == list(COLLM.looks)
+    assert figures["gain_test"] == "paired bootstrap over users and seeds together, 100 resamples, two-sided"
     page = (tmp_path / "out.html").read_text()
     assert page.count("<svg") == 1
     assert f"AUC {figures['auc_mean']:.4f} over 2 seeds" in page

@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from msd.benchmark import command
+from msd.benchmark.cold import hide_items
 from msd.benchmark.command import run_command
 from msd.benchmark.ml_100k import ML_100K_COLD, prepare, prepare_items
 from msd.benchmark.protocol import BenchmarkError
+from msd.dataset.load import load_dataset
 from msd.teachers.knowledge import load_knowledge, load_record
 from tests.benchmark.made import Heard, quick, write_ml_100k_like
 from tests.dataset.tiny import write_tiny_dataset
@@ -58,8 +61,30 @@ def test_cold_items_are_measured_seed_by_seed(
     assert keys <= set(figures)
     linear = {"genres_year", "ridge", "bayesian_multi_task"}
     assert set(figures["baselines"]) == {"ours_without_semantics", *linear}
+    assert set(figures["untaught"]["baselines"]) == {"ours_without_semantics", "category_prior", "genres_year"}
+    assert set(figures["untaught"]["ablations"]) == {"without_distillation"}
+    _check_who_was_taught(out.with_name("cold.work") / "ml-100k-cold", data)
     assert {"without_distillation", "bag_of_words", "teacher_text"} == set(figures["ablations"])
     rows = figures["protocol"]["test_rows"]
     assert set(rows) == {"0", "1"}
     assert all(0.1 < count / 480 < 0.3 for count in rows.values())
-    assert "ml-100k-cold: test" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "test, items of which the teacher wrote beforehand" in told
+    assert "test, items of which there is text alone" in told
+    assert (tmp_path / "cold.html").read_text().count("<svg") == 2
+
+
+def _check_who_was_taught(work: Path, data: Path) -> None:
+    """The untaught student's teacher wrote nothing of the items that valid and test rows are about; rows that are asked
+    with and without text differ, and come of one network."""
+    for seed in (0, 1):
+        events = hide_items(load_dataset(data), seed).events
+        held = set(events.filter(events["part"] != "train")["item_id"])
+        known = set(load_knowledge(work / "untaught" / f"knowledge-{seed}").items)
+        assert held
+        assert known == set(events["item_id"]) - held
+        said = [np.load(work / "predictions" / f"{name}-{seed}.npz") for name in ("encoded", "category_prior")]
+        assert np.array_equal(said[0]["valid"], said[1]["valid"])
+        assert not np.array_equal(said[0]["test"], said[1]["test"])
+        assert (work / "models" / f"encoded-{seed}").is_dir()
+        assert not (work / "models" / f"category_prior-{seed}").exists()

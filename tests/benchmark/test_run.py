@@ -149,7 +149,7 @@ def test_seeds_may_have_rows_of_their_own(prepared: Path, tmp_path: Path) -> Non
         events = dataset.events.filter(dataset.events["user_id"] != f"u{seed + 1}")
         return replace(dataset, events=events, fingerprint=f"{dataset.fingerprint}-{seed}")
 
-    protocol = replace(quick(TINY, OURS, "counts_gbdt"), of_seed=without_a_user, rows_vary=True, user_vectors=False)
+    protocol = replace(quick(TINY, OURS, "counts_gbdt"), of_seed=without_a_user, hidden=0.2, user_vectors=False)
     found, _ = _run(prepared, tmp_path, protocol)
     assert len(found.rows[0].labels) == len(found.rows[1].labels) == 115
     assert not np.array_equal(found.rows[0].labels, found.rows[1].labels)

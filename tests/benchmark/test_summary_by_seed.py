@@ -1,4 +1,4 @@
-"""Where each seed has rows of its own, seeds are averaged and paired, as scipy's paired t-test has it."""
+"""Where each seed hides items of its own, seeds are averaged and paired, and share what they train on."""
 
 import json
 from pathlib import Path
@@ -10,11 +10,18 @@ from sklearn.metrics import roc_auc_score
 
 from msd.benchmark.protocol import Advance, Folders, Protocol
 from msd.benchmark.run import Results
-from msd.benchmark.summary_by_seed import Figures, paired, summarise_by_seed
-from msd.benchmark.variant import OURS, PLAIN, Variant
+from msd.benchmark.summary_by_seed import TEST, Figures, resampled_t, summarise_by_seed
+from msd.benchmark.variant import CATEGORY_PRIOR, ENCODED, OURS, PLAIN, Variant
 from tests.benchmark.results import made_rows, said
 
-SKILLS = {OURS: (1.5, 10), PLAIN: (1.2, 10), "ridge": (1.3, 10), "bag_of_words": (1.4, 3)}
+SKILLS = {
+    OURS: (1.5, 10),
+    PLAIN: (1.2, 10),
+    "ridge": (1.3, 10),
+    "bag_of_words": (1.4, 3),
+    ENCODED: (1.1, 10),
+    CATEGORY_PRIOR: (1.15, 10),
+}
 
 
 def _prepare(data: Path, work: Path, advance: Advance) -> Folders:
@@ -27,11 +34,13 @@ PROTOCOL = Protocol(
     _prepare,
     (
         Variant(OURS, "ours", "student"),
-        Variant(PLAIN, "baseline"),
+        Variant(PLAIN, "baseline", untaught=True),
         Variant("ridge", "baseline"),
         Variant("bag_of_words", "ablation", "bag_of_words"),
+        Variant(ENCODED, "ours", "untaught", taught=False, untaught=True),
+        Variant(CATEGORY_PRIOR, "baseline", "untaught", taught=False, untaught=True),
     ),
-    rows_vary=True,
+    hidden=0.2,
 )
 
 
@@ -64,14 +73,26 @@ def test_auc_is_pooled_over_a_seeds_rows_and_averaged(figures: Figures, results:
     assert json.loads(json.dumps(figures, allow_nan=False))["auc_mean"] == figures["auc_mean"]
 
 
-def test_the_gain_is_that_of_a_paired_t_test(figures: Figures, results: Results) -> None:
+def test_the_gain_is_that_of_a_corrected_t_test(figures: Figures, results: Results) -> None:
+    """Of seeds that hide a fifth each, an interval is √3.5 = 1.87 times as wide as ten independent ones have it."""
     ours, theirs = _aucs(results, OURS), _aucs(results, PLAIN)
-    expected = stats.ttest_rel(ours, theirs)
-    interval = expected.confidence_interval(0.95)
-    assert figures["gain_auc"] == pytest.approx((ours - theirs).mean())
-    assert figures["gain_p"] == pytest.approx(expected.pvalue)
-    assert figures["gain_auc_ci95"] == pytest.approx((interval.low, interval.high))
-    assert figures["gain_test"] == "paired t-test over seeds, two-sided"
+    naive = stats.ttest_rel(ours, theirs)
+    interval = naive.confidence_interval(0.95)
+    wide = (interval.high - interval.low) / 2 * np.sqrt(3.5)
+    gain = (ours - theirs).mean()
+    assert figures["gain_auc"] == pytest.approx(gain)
+    assert figures["gain_auc_ci95"] == pytest.approx((gain - wide, gain + wide))
+    assert figures["gain_p"] == pytest.approx(2 * stats.t(9).sf(naive.statistic / np.sqrt(3.5)))
+    assert figures["gain_test"] == TEST
+
+
+def test_taught_and_untaught_items_never_stand_in_one_table(figures: Figures, results: Results) -> None:
+    assert (figures["model"], figures["untaught"]["model"]) == (OURS, ENCODED)
+    assert set(figures["untaught"]["baselines"]) == {PLAIN, CATEGORY_PRIOR}
+    assert figures["untaught"]["ablations"] == {}
+    gain = (_aucs(results, ENCODED) - _aucs(results, CATEGORY_PRIOR)).mean()
+    assert figures["untaught"]["baselines"][CATEGORY_PRIOR]["gain"] == pytest.approx(gain)
+    assert figures["untaught"]["auc_mean"] == pytest.approx(_aucs(results, ENCODED).mean())
 
 
 def test_baselines_and_ablations_are_compared_over_their_seeds(figures: Figures, results: Results) -> None:
@@ -84,5 +105,5 @@ def test_baselines_and_ablations_are_compared_over_their_seeds(figures: Figures,
 
 
 def test_what_cannot_be_known_is_none() -> None:
-    assert paired({0: 0.7}, {0: 0.6, 1: 0.5}) == {"gain": pytest.approx(0.1), "ci95": None, "p": None}
-    assert paired({0: 0.7, 1: 0.8}, {0: 0.7, 1: 0.8}) == {"gain": 0.0, "ci95": None, "p": None}
+    assert resampled_t([0.1], 0.2) == {"ci95": None, "p": None}
+    assert resampled_t([0.0, 0.0], 0.2) == {"ci95": None, "p": None}

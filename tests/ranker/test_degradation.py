@@ -11,7 +11,7 @@ from msd.contract.assemble import Counts, assemble, dense
 from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec, has_semantic
 from msd.dataset.split import Part
-from msd.ranker.degradation import SHARES, degradation_curves, degraded
+from msd.ranker.degradation import SHARES, degradation_curves, degraded, encoded
 from msd.ranker.features import Features
 from msd.ranker.metrics import measure_pooled
 from msd.ranker.train import predict
@@ -30,14 +30,13 @@ def test_a_model_without_vectors_has_none_to_lose(world: World, plain_world: Wor
     every = [
         "item unknown",
         "item unknown, features given",
-        "item unknown, features and text given",
         "item without vector",
         "user unknown",
         "user unknown, no history",
         "aged counts",
     ]
     assert list(_rungs(world)) == every
-    assert list(_rungs(plain_world)) == [name for name in every if "vector" not in name and "text" not in name]
+    assert list(_rungs(plain_world)) == [name for name in every if "vector" not in name]
 
 
 def test_every_rung_changes_scores_and_leaves_the_features_alone(world: World) -> None:
@@ -71,7 +70,7 @@ def test_an_unknown_item_is_the_service_s_unknown_item(world: World) -> None:
 )
 def test_a_cold_ad_is_what_the_service_makes_of_it(name: str, rung: str, request: pytest.FixtureRequest) -> None:
     world: World = request.getfixturevalue(name)
-    less, schema = _rungs(world)[rung], world.schema
+    less, schema = encoded(world.features) if "text" in rung else _rungs(world)[rung], world.schema
     test = _test(world)[:40]
     user, item = RowCodec(schema, "user", "0" * 32), RowCodec(schema, "item", "0" * 32)
     known = dict(zip(world.dataset.items["item_id"], world.dataset.items.iter_rows(named=True), strict=True))

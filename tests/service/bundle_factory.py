@@ -97,7 +97,7 @@ def build_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
         (temporary / RANKER).write_bytes(quantise(graph, _some_tensors(schema)) if recipe.int8 else graph)
         if recipe.merged:
             (temporary / MERGED_RANKER).write_bytes(build_ranker(schema, recipe, merged=True).SerializeToString())
-        encoder = _write_encoder(temporary, recipe.seed) if recipe.encoder else None
+        encoder = _write_encoder(temporary, recipe) if recipe.encoder else None
         entries = file_entries(temporary)
         bundle_id = bundle_id_of(schema, {name: entries[name].sha256 for name in (RANKER, ENCODER) if name in entries})
         for side in _SIDES:
@@ -122,15 +122,15 @@ def build_bundle(folder: Path, recipe: Recipe | None = None) -> Bundle:
     return open_bundle(folder)
 
 
-def _write_encoder(folder: Path, seed: int) -> EncoderRecord:
-    graph, tokenizer = build_encoder(_DIM, seed), build_tokenizer()
+def _write_encoder(folder: Path, recipe: Recipe) -> EncoderRecord:
+    graph, tokenizer = build_encoder(_DIM, recipe.seed), build_tokenizer()
     (folder / ENCODER).write_bytes(graph)
     tokenizer.save(str(folder / TOKENIZER))
     probes = [
         Probe(text=text, vector=tuple(map(float, encode_alone(graph, tokenizer, text))))
         for text in ("a tent", "Ein Café in São Paulo, 東京 ☕", "far too long " * 20)
     ]
-    return EncoderRecord(tolerance=1e-3, probes=tuple(probes))
+    return EncoderRecord(tolerance=1e-3, probes=tuple(probes), cold_ads=recipe.cold_ads)
 
 
 def _some_tensors(schema: FeatureSchema) -> list[Tensors]:

@@ -20,6 +20,7 @@ from msd.contract.golden import Golden, read_goldens
 from msd.contract.request import MAX_EXPLAINED, InvalidRequest
 from msd.contract.rows import Records, Rows, RowSide
 from msd.contract.schema import MAX_ID_CHARS, SIDES, Bag, Categorical, FeatureSchema, Numeric, Side, ValueField
+from service.cold.cold_ads import encodes
 from service.errors import ServiceError, StoreError
 from service.http.keys import PLAYGROUND
 from service.models.lineup import Serving
@@ -75,7 +76,7 @@ class PlaygroundData:
                 "without": self._without and self._without.version,
                 "fields": {side: _fields_of(schema, side) for side in SIDES},
                 "item_text": schema.item_text,
-                "encodes_texts": model.bundle.encoder_identity is not None and self._settings.encoder != "off",
+                "encodes_texts": encodes(self._settings.encoder, model.bundle),
                 "history_length": schema.history.length,
                 "most_explained": min(MAX_EXPLAINED, self._settings.max_candidates),
                 "items": len(shelf.items),

@@ -33,9 +33,11 @@ from service.telemetry.metrics import Metrics
 from tests.service.bundle_factory import AT, build_bundle
 from tests.service.encoder_graph import encode_alone
 from tests.service.live import LiveService, live_service, run_msd, wait_until
-from tests.service.ranker_graph import Recipe
+from tests.service.ranker_graph import PAYS, Recipe
 
 FEATURES = {"category": "games", "price": 9.5}
+UNSURE = PAYS.model_copy(update={"ci95": (-0.01, 0.11)})
+ONE_ITEM = PAYS.model_copy(update={"items": 1, "ci95": None})
 
 
 @pytest.fixture(scope="module")
@@ -194,6 +196,31 @@ def test_without_a_wait_a_text_is_for_the_next_time(cold_bundle: Bundle, tmp_pat
         assert service.metric('msd_encoded_total{result="held"}') == 1
 
 
+def test_a_text_counts_for_a_bundle_whose_export_found_that_it_gains_and_for_no_other(
+    cold_bundle: Bundle, tmp_path: Path
+) -> None:
+    """By `auto`, the default, a swap to a bundle without a sure gain has texts left alone; `on` has its way."""
+    unsure = build_bundle(tmp_path / "unsure", Recipe(seed=1, encoder=True, cold_ads=UNSURE))
+    pointer = tmp_path / "current"
+    pointer.symlink_to(cold_bundle.folder)
+    settings: dict[str, Any] = {"encoder_wait_ms": 60_000, "deadline_ms": 60_000}
+    with live_service(tmp_path, tmp_path, **settings) as service:
+        assert rungs(service, "a tent") == ["encoded"]
+        (tmp_path / "next").symlink_to(unsure.folder)
+        (tmp_path / "next").replace(pointer)
+        version = unsure.manifest.model_version
+        wait_until(lambda: score(service, asking("a tent"))["model_version"] == version)
+        assert rungs(service, "a tent") == ["category_prior"]
+    for name in ("on", "auto"):
+        (tmp_path / name).mkdir()
+    with live_service(unsure.folder, tmp_path / "on", encoder="on", **settings) as service:
+        assert rungs(service, "a tent") == ["encoded"]
+    with live_service(unsure.folder, tmp_path / "auto", **settings) as service:
+        assert rungs(service, "a tent") == ["category_prior"]
+        (left_off,) = (line for line in service.log() if line["event"] == "encoder_left_off")
+        assert "no sure gain in AUC over features: +0.0500 (95 %: -0.0100 to +0.1100)" in left_off["because"]
+
+
 def test_a_swap_takes_the_new_bundle_s_encoder(cold_bundle: Bundle, tmp_path: Path) -> None:
     """Vectors of one encoder never meet another's rows, though their texts are the same."""
     after = build_bundle(tmp_path / "after", Recipe(seed=1, encoder=True))
@@ -265,6 +292,9 @@ def test_it_is_there_where_it_is_wanted_and_can_be(
         return open_cold_ads(settings, [served], Metrics()) is not None
 
     assert [is_there(cold_bundle, one) for one in ("auto", "on", "off")] == [True, True, False]
+    for number, found in enumerate((None, UNSURE, ONE_ITEM)):
+        unproved = build_bundle(tmp_path / f"unproved {number}", Recipe(encoder=True, cold_ads=found))
+        assert [is_there(unproved, one) for one in ("auto", "on", "off")] == [False, True, False]
     with pytest.raises(MsdError, match="MSD_ENCODER=on, but .* has no encoder"):
         is_there(bundle, "on")
     # Where bundles follow one another, a later one may have what the first has not.

@@ -1,0 +1,71 @@
+"""Whether a new ad's text is worth encoding: items that were kept from the student, scored with it and without.
+
+The ranker has trained on these items' clicks, with the vectors of a student that was taught them, so that what is found
+is rather too good for texts; `msd evaluate --benchmark ml-100k-cold` hides the items from both.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from msd.contract.encoder_record import ColdAds
+from msd.dataset.split import Part
+from msd.ranker.batch import TrainedRanker
+from msd.ranker.bootstrap import compare, resample_metrics
+from msd.ranker.degradation import described, encoded
+from msd.ranker.features import Features
+from msd.ranker.train import predict
+from msd.student.vectors import LevelVectors
+
+RESAMPLES = 1_000
+
+
+def measure_cold_ads(
+    trained: TrainedRanker, features: Features, untaught: LevelVectors, part: Part, resamples: int = RESAMPLES
+) -> ColdAds | None:
+    """By the rows of a part whose items have a vector in `untaught`, of which a cold ad is made: no id, no counts.
+
+    None where the model has no place for vectors, or these rows hold no click or nothing but clicks.
+    """
+    if not features.schema.semantic("item"):
+        return None
+    place = features.item.entities.place
+    known = [row for row, one in enumerate(untaught.ids) if one in place]
+    untaught = LevelVectors([untaught.ids[row] for row in known], untaught.vectors[known])
+    events = features.of_part(part)
+    items = features.item.rows.numpy()[events].astype(np.int64)
+    kept = np.isin(items, [place[one] for one in untaught.ids])
+    events, items = events[kept], items[kept]
+    labels = features.labels.numpy()[events].astype(np.float64)
+    if not 0 < labels.sum() < len(labels):
+        return None
+    said = {
+        "row": predict(trained, features, events),
+        "taught": predict(trained, encoded(features), events),
+        "encoded": predict(trained, encoded(features, untaught), events),
+        "category_prior": predict(trained, described(features), events),
+    }
+    auc = {name: float(roc_auc_score(labels, one)) for name, one in said.items()}
+    return ColdAds(
+        rows=len(events),
+        items=len(np.unique(items)),
+        auc=auc,
+        gain=auc["encoded"] - auc["category_prior"],
+        ci95=_interval(labels, said["encoded"], said["category_prior"], items, resamples),
+        test=f"paired bootstrap over items, {resamples} resamples",
+    )
+
+
+def _interval(
+    labels: NDArray[np.float64],
+    one: NDArray[np.float64],
+    other: NDArray[np.float64],
+    items: NDArray[np.int64],
+    resamples: int,
+) -> tuple[float, float] | None:
+    """Of a single item there is none."""
+    if len(np.unique(items)) < 2:
+        return None
+    drawn = resample_metrics(labels, np.stack([one, other]), items, resamples)
+    found: tuple[float, float] | None = compare(drawn.auc[:1], drawn.auc[1:])["ci95"]
+    return found

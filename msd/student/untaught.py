@@ -1,0 +1,69 @@
+"""What the student makes of texts that it was not taught: by the weights of a rehearsal that some items were kept from.
+
+A served student knows its catalogue by heart: its own vectors of catalogue items tell nothing of new ads.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from msd.contract.files import write_bytes_atomic
+from msd.student.record import VECTOR_DIM, StudentError, load_record
+from msd.student.vectors import LevelVectors
+
+UNTAUGHT_FILE = "untaught.safetensors"
+_NOBODY = LevelVectors([], np.zeros((0, VECTOR_DIM), np.float32))
+
+
+def save_untaught(folder: Path, student: str, weights: Mapping[str, Tensor], items: Sequence[str]) -> None:
+    """Writes the weights in which the rehearsed student differs from the one of that fingerprint, and the ids of the
+    items that were kept from it."""
+    metadata = {"student": student, "items": json.dumps(list(items))}
+    held = {name: value.detach().contiguous() for name, value in weights.items()}
+    write_bytes_atomic(folder / UNTAUGHT_FILE, save(held, metadata))
+
+
+def untaught_items(folder: Path, tuned: Path | None, texts: Mapping[str, str]) -> LevelVectors:
+    """Vectors of the items that were kept from the rehearsed student in `folder`, made of their texts, by id.
+
+    `tuned`: the folder of the student that was trained on from there with a ranker, if it was: what that changed is
+    changed here, too. Nobody's, of a student that was distilled before there were rehearsals. Raises StudentError.
+    """
+    # Loads the encoder's libraries, which models without vectors are measured without.
+    from msd.student.encoder import encode_texts, load_student
+
+    path = folder / UNTAUGHT_FILE
+    if not path.is_file():
+        return _NOBODY
+    weights, items = _read(path, load_record(folder).fingerprint)
+    ids = [one for one in items if one in texts]
+    if not ids:
+        return _NOBODY
+    student = load_student(folder)
+    held = dict(student.named_parameters())
+    later = dict(load_student(tuned).named_parameters()) if tuned else held
+    with torch.no_grad():
+        # Tuning may have changed what distilling leaves alone.
+        for name in held.keys() | weights.keys():
+            change = later[name] - held[name]
+            held[name].copy_(weights.get(name, held[name]) + change)
+    return LevelVectors(ids, encode_texts(student, [texts[one] for one in ids]))
+
+
+def _read(path: Path, student: str) -> tuple[dict[str, Tensor], list[str]]:
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}
+            items: list[str] = json.loads(metadata["items"])
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise StudentError(f"{path}: {error}; the file is damaged, distil again") from None
+    if metadata.get("student") != student:
+        raise StudentError(f"{path}: of another student than the one in this folder; distil again")
+    return weights, items
