@@ -246,10 +246,11 @@ def _write_words(folder: Path, made: Recipe) -> None:
 
 
 def _words(known: Knowledge | None) -> dict[str, Any]:
-    """What the teacher wrote, if it wrote anything."""
+    """What the teacher wrote, if it wrote anything, and whether it did not recognise what it wrote about."""
     if known is None:
         return {}
-    return {"explicit": known.explicit, "implicit": known.implicit, "tags": list(known.tags)}
+    words = {"explicit": known.explicit, "implicit": known.implicit, "tags": list(known.tags)}
+    return words if known.known else {**words, "known": False}
 
 
 def _write_lines(path: Path, documents: Iterable[dict[str, Any]]) -> None:

@@ -74,13 +74,14 @@ def load_inputs(dataset: Path, knowledge: Path, student: Path, model: Path, eval
     teacher = load_record(knowledge)
     figures = _read_evaluation(evaluation)
     own = student_of(model, record, student)
+    untaught = untaught_items(student, own if own != student else None, student_texts(data)[0])
     return Inputs(
         dataset=data,
         knowledge=load_knowledge(knowledge, data.config.name),
         teacher=teacher.model_dump(mode="json"),
         student=load_student(own),
         vectors=vectors_of(model, record, vectors),
-        untaught=untaught_items(student, own if own != student else None, student_texts(data)[0]),
+        untaught=untaught,
         trained=trained,
         record=record,
         evaluation=figures,
@@ -88,6 +89,7 @@ def load_inputs(dataset: Path, knowledge: Path, student: Path, model: Path, eval
             data.fingerprint,
             vectors.student,
             record.own_student,
+            untaught.ids,
             sha256_file(model / WEIGHTS_FILE),
             teacher.model_dump(mode="json"),
             [sha256_file(knowledge / name) for name in KNOWLEDGE_FILES],

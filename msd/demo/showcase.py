@@ -74,7 +74,7 @@ def show_user(dataset: Dataset, bundle: Path, url: str, url_without: str) -> Sho
             pctr,
             rank_without[item],
             pctr_without[item],
-            words.get(item, {}).get("implicit", ""),
+            _said(words.get(item, {})),
             did.get(item, ""),
         )
         for rank, (item, pctr) in enumerate(zip(ranked["id"][:_TOP], ranked["pctr"], strict=False), start=1)
@@ -127,6 +127,12 @@ def _score(url: str, request: dict[str, Any]) -> dict[str, list[Any]]:
         raise DemoError(f"{url} answered {reply.status_code}: {reply.text[:300]}")
     candidates: dict[str, list[Any]] = reply.json()["candidates"]
     return candidates
+
+
+def _said(words: dict[str, Any]) -> str:
+    """What the teacher says of an item; where it did not recognise it, that it guesses."""
+    said: str = words.get("implicit", "")
+    return said if words.get("known", True) else f"(not recognised, inferred) {said}"
 
 
 def _words(bundle: Path) -> dict[str, dict[str, Any]]:

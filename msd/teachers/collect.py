@@ -34,10 +34,12 @@ Progress = Callable[[Stage], None]
 
 @dataclass(frozen=True)
 class Collected:
-    """What a run leaves: the record beside the knowledge, and the questions that have no usable answer."""
+    """What a run leaves: the record beside the knowledge, the questions that have no usable answer, and how many items
+    the teacher did not recognise, so that what he wrote of them is inferred from their texts."""
 
     record: TeachRecord
     refusals: list[Refusal]
+    unrecognised: int
 
 
 def collect_knowledge(
@@ -203,4 +205,4 @@ def _finish(
         for name, content in files.items():
             write_bytes_atomic(folder / name, content)
         mark_done(folder, fingerprint_of(*(sorted(finder.keys(one)) for one in asked)), time.perf_counter() - start)
-    return Collected(record, refusals)
+    return Collected(record, refusals, sum(not one.known for one in found[0]))

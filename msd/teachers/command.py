@@ -103,6 +103,10 @@ def _conclude(console: Console, collected: Collected, out: Path, teacher: Teache
     """Says what there is now; exit code 1 if questions have no usable answer."""
     record, refusals = collected.record, collected.refusals
     console.print(f"{out}: {record.items} items, {record.users} users, by {teacher.name}", markup=False)
+    if collected.unrecognised:
+        console.print(
+            f"{collected.unrecognised} items were not recognised: what is written of them is inferred from their texts"
+        )
     if not refusals:
         return
     silent = sum(one.raw is None for one in refusals)

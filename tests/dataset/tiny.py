@@ -184,6 +184,7 @@ def _knowledge(id_: str, text: str) -> Knowledge:
     tags = [topic for topic in TOPICS if topic in text or any(word in text.lower() for word in WORDS[topic])]
     return Knowledge(
         id=id_,
+        known=id_ != "3",
         explicit=f"{text} It is about {', '.join(tags) or 'nothing in particular'}.",
         implicit=f"For people who like {', '.join(tags) or 'surprises'}; others will pass.",
         tags=tuple(tags),

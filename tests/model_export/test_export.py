@@ -34,6 +34,7 @@ from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.precision import PrecisionRecord
 from msd.contract.reference import dense_inputs
 from msd.dataset.split import Part, split_events
+from msd.ranker.cold_ads import measure_cold_ads
 from msd.ranker.folder import ModelError
 from msd.step import STEP_FILE
 from msd.student.vectors import StudentVectors, load_vectors, save_vectors
@@ -68,6 +69,25 @@ def test_the_manifest_says_where_it_comes_from(exported: Exported) -> None:
     assert provenance["student"] == exported.inputs.vectors.student
     assert provenance["parity"]["requests"] == 300
     assert set(provenance["versions"]) == {"msd-ctr", "torch", "onnxruntime", "numpy"}
+
+
+def test_the_manifest_says_whether_a_cold_ad_s_text_pays(exported: Exported, plain: Exported) -> None:
+    encoder = exported.bundle.manifest.encoder
+    assert encoder is not None
+    found = encoder.cold_ads
+    assert found is not None
+    assert found == measure_cold_ads(exported.inputs.trained, exported.features, exported.inputs.untaught, Part.VALID)
+    assert 0 < found.items < exported.inputs.dataset.items.height / 2
+    assert exported.bundle.encoder_pays == found.pay == (found.ci95 is not None and found.ci95[0] > 0)
+    assert not plain.bundle.encoder_pays
+
+
+def test_a_manifest_from_before_says_nothing_of_cold_ads_and_keeps_its_hash(exported: Exported) -> None:
+    encoder = exported.bundle.manifest.encoder
+    assert encoder is not None
+    older = encoder.model_copy(update={"cold_ads": None})
+    assert "cold_ads" not in older.model_dump(mode="json")
+    assert "cold_ads" in encoder.model_dump(mode="json")
 
 
 def test_the_manifest_says_what_inputs_and_scores_to_expect(exported: Exported) -> None:
@@ -168,6 +188,8 @@ def test_words_for_people_are_of_every_item(exported: Exported) -> None:
     assert list(words) == exported.inputs.dataset.items["item_id"].to_list()
     assert words["80"] == {"id": "80", "title": None}
     assert set(words["1"]) == {"id", "title", "explicit", "implicit", "tags"}
+    guessed = {one for one, known in exported.inputs.knowledge.items.items() if not known.known}
+    assert {one for one, line in words.items() if line.get("known") is False} == guessed != set()
     users = [json.loads(line) for line in exported.bundle.path(USER_WORDS).read_text().splitlines()]
     assert [one["id"] for one in users] == list(exported.inputs.knowledge.users)
     assert all(set(one) == {"id", "explicit", "implicit", "tags"} for one in users)

@@ -12,6 +12,7 @@ from msd.ranker.parallel import ALONE, Team
 from msd.ranker.schema_fit import fit_schema
 from msd.ranker.train import Progress
 from msd.student.encoder import Student, encode_texts, save_student
+from msd.student.untaught import save_untaught
 from msd.student.vectors import LevelVectors, StudentVectors, save_vectors
 from tests.ranker.made import QUICK, quiet, train_quickly
 from tests.student.small import small_student
@@ -62,13 +63,15 @@ def new_small_student(dataset: Dataset, seed: int = 0) -> Student:
 
 
 def write_small_student(folder: Path, dataset: Dataset, seed: int = 0) -> StudentVectors:
-    """Writes what `msd distill` would: a student and its vectors, which are returned."""
+    """Writes what `msd distill` would: a student, its vectors, which are returned, and the rehearsal that every third
+    item was kept from, though it ended at the same weights."""
     student = new_small_student(dataset, seed)
     items, users = (
         LevelVectors(list(texts), encode_texts(student, list(texts.values()))) for texts in student_texts(dataset)
     )
     vectors = StudentVectors(save_student(student, folder), items, users)
     save_vectors(vectors, folder)
+    save_untaught(folder, vectors.student, {}, items.ids[::3])
     return vectors
 
 

@@ -61,6 +61,14 @@ def test_a_dataset_without_recorded_answers_is_told(data: Path, tmp_path: Path) 
     assert not (tmp_path / "out").exists()
 
 
+def test_what_the_teacher_did_not_recognise_is_counted(data: Path, tmp_path: Path) -> None:
+    with ChatServer(lambda call: call.answer(known=not call.question.startswith("Tent"))) as server:
+        result = teach(data, tmp_path / "out", *asking(server))
+        assert result.exit_code == 0, result.output
+    assert "1 items were not recognised: what is written of them is inferred from their texts" in result.output
+    assert [one.id for one in load_knowledge(tmp_path / "out").items.values() if not one.known] == ["1"]
+
+
 def test_an_unknown_teacher_is_refused_by_name(data: Path, tmp_path: Path) -> None:
     result = teach(data, tmp_path / "out", "--teacher", "oracle")
     assert result.exit_code == 2
