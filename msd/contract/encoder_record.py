@@ -52,6 +52,13 @@ class ColdAds(BaseModel):
         """Whether the gain is sure."""
         return self.ci95 is not None and self.ci95[0] > 0
 
+    def __str__(self) -> str:
+        ends = "no interval" if self.ci95 is None else "95 %: {:+.4f} to {:+.4f}".format(*self.ci95)
+        return (
+            f"text that the student was not taught gains {self.gain:+.4f} AUC over a new ad's features ({ends}; "
+            f"{self.rows} rows of {self.items} items): {'it pays' if self.pay else 'no sure gain'}"
+        )
+
 
 class EncoderRecord(BaseModel):
     """How the encoder runs, and how whoever runs it proves itself: by the probes, to `tolerance` a component."""

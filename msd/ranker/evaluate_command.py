@@ -155,17 +155,7 @@ def _print(console: Console, results: dict[str, Any]) -> None:
         console.print(line, highlight=False, markup=False)
     for name, figures in results["models"].items():
         for one in figures.get("cold_ads", []):
-            console.print(f"{name}: {cold_ads_in_words(one)}", highlight=False, markup=False)
-
-
-def cold_ads_in_words(figures: dict[str, Any]) -> str:
-    """What encoding a new ad's text is worth, in a sentence."""
-    found = ColdAds.model_validate(figures)
-    ends = " (95 %: {:+.4f} to {:+.4f})".format(*found.ci95) if found.ci95 else ""
-    return (
-        f"a new ad's text, which the student was not taught, gains {found.gain:+.4f} AUC over its features{ends}, "
-        f"{found.rows} rows of {found.items} items: {'it pays' if found.pay else 'no sure gain'}"
-    )
+            console.print(f"{name}: {ColdAds.model_validate(one)}", highlight=False, markup=False)
 
 
 def _shown(figure: float | None) -> str:

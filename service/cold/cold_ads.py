@@ -137,10 +137,7 @@ def open_cold_ads(settings: Settings, bundles: Collection[Bundle], metrics: Metr
 
 def _why(bundle: Bundle) -> str:
     found = bundle.manifest.encoder and bundle.manifest.encoder.cold_ads
-    if not found:
-        return "its export did not measure what it gains; MSD_ENCODER=on has it anyway"
-    ends = "{:+.4f} to {:+.4f}".format(*found.ci95) if found.ci95 else "unknown"
-    return f"no sure gain in AUC over features: {found.gain:+.4f} (95 %: {ends}); MSD_ENCODER=on has it anyway"
+    return f"{found or 'its export did not measure what it gains'}; MSD_ENCODER=on has it anyway"
 
 
 def _shelf(settings: Settings, metrics: Metrics) -> "RedisShelf | None":

@@ -20,6 +20,14 @@ SUMMARY: dict[str, Any] = {
     "p99_ms": 4.75,
     "bench_candidates": 200,
     "store": "redis",
+    "cold_ad": {
+        "rows": 1043,
+        "items": 167,
+        "auc": {"row": 0.78, "taught": 0.7711, "encoded": 0.7412, "category_prior": 0.7423},
+        "gain": -0.0011,
+        "ci95": [-0.01, 0.008],
+        "test": "made up",
+    },
     "steps": {"data": 1.5, HOSTILE: 2.0},
 }
 
@@ -57,6 +65,8 @@ def test_the_figures_are_there(page: str) -> None:
     for figure in ("0.7712", "0.7654", "1.2e-07", "2.5 / 4.8 ms", "redis store", "80 rows train", "1234 test"):
         assert figure in page
     assert "without semantics" in page
+    for figure in ("1043 test rows of 167 items", "0.7412", "0.7423", "0.7711"):
+        assert figure in page
     assert "0.912" in page
     assert "7 (0.500)" in page
 

@@ -218,7 +218,7 @@ def test_a_text_counts_for_a_bundle_whose_export_found_that_it_gains_and_for_no_
     with live_service(unsure.folder, tmp_path / "auto", **settings) as service:
         assert rungs(service, "a tent") == ["category_prior"]
         (left_off,) = (line for line in service.log() if line["event"] == "encoder_left_off")
-        assert "no sure gain in AUC over features: +0.0500 (95 %: -0.0100 to +0.1100)" in left_off["because"]
+        assert "gains +0.0500 AUC over a new ad's features (95 %: -0.0100 to +0.1100; 900 rows" in left_off["because"]
 
 
 def test_a_swap_takes_the_new_bundle_s_encoder(cold_bundle: Bundle, tmp_path: Path) -> None:
