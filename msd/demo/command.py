@@ -108,7 +108,7 @@ def _serve_and_score(steps: Steps, out: Path) -> tuple[dict[str, Any], Showcase]
 
 def _print_end(console: Console, out: Path, summary: dict[str, Any]) -> None:
     if cold := summary["cold_ad"]:
-        by = "features {category_prior:.4f}, text {encoded:.4f}, the teacher's words {taught:.4f}, its own row {row:.4f}"
+        by = "features {category_prior:.4f}, text {encoded:.4f}, the teacher's words {taught:.4f}, own row {row:.4f}"
         console.print(
             f"A new ad, AUC by what is known of it: {by.format(**cold['auc'])}. {ColdAds.model_validate(cold)}.\n"
             "(The ranker has trained on these items: with words it looks too good; docs/benchmarks.md hides them.)",
