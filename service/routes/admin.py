@@ -1,15 +1,16 @@
 """The routes for those who decide what is served: swap, roll back, experiment.
 
-They move the pointers and write the file that the service follows; what comes of that says `/v1/model`.
+They move the pointers and write the file that the service follows; what comes of that says `/v1/model`. All but their
+bodies is done in threads, because a file system may let them wait.
 """
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import structlog
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from msd.contract.errors import MsdError
@@ -34,7 +35,6 @@ from service.models.lineup import Serving
 from service.settings import Settings
 
 _Body = TypeVar("_Body", bound=BaseModel)
-_Result = TypeVar("_Result")
 _ERRORS: dict[int | str, dict[str, Any]] = {
     409: {"model": ErrorReply, "description": "It cannot be, as things are; the message says why. Nothing changed."},
     422: {"model": ErrorReply, "description": "JSON, but not what is asked for; `field` says where."},
@@ -73,7 +73,7 @@ class ExperimentState(BaseModel):
 def admin_routes(settings: Settings, serving: Serving) -> APIRouter:
     """The routes; who may use them is seen to before."""
     router = APIRouter(prefix="/v1/admin", tags=["admin"])
-    orders = _Orders(settings)
+    swap_order, wanted_experiment = _body_of(SwapOrder, settings), _body_of(Experiment, settings)
 
     @router.post(
         "/swap",
@@ -82,19 +82,24 @@ def admin_routes(settings: Settings, serving: Serving) -> APIRouter:
         summary="Serve another bundle",
         openapi_extra=_takes(SwapOrder),
     )
-    async def swap(request: Request) -> Accepted:
-        order = await _parsed(request, SwapOrder, settings)
-        current = await _done(request, "swap", lambda: orders.swap(order.bundle), bundle=order.bundle)
-        return Accepted(current=current, generation=serving.current.generation)
+    def swap(request: Request, order: Annotated[SwapOrder, Depends(swap_order)]) -> Accepted:
+        with _deciding(request, "swap", bundle=order.bundle):
+            folder = _bundles(settings)
+            if settings.store == "redis":
+                raise SourceError("the bundle is the one that Redis points to: run `msd publish`, or roll back")
+            point_to(folder, order.bundle)
+        return Accepted(current=order.bundle, generation=serving.current.generation)
 
     @router.post("/rollback", status_code=202, responses=_ERRORS, summary="Serve the bundle before")
-    async def rollback(request: Request) -> Accepted:
-        current = await _done(request, "rollback", orders.roll_back)
+    def rollback(request: Request) -> Accepted:
+        with _deciding(request, "rollback"):
+            current = _rolled_back(settings)
         return Accepted(current=current, generation=serving.current.generation)
 
     @router.get("/experiment", responses=_ERRORS, summary="Which bundles are to score whom?")
-    async def experiment() -> ExperimentState:
-        found = await _quietly(orders.experiment)
+    def experiment() -> ExperimentState:
+        with _possible():
+            found = read_experiment(_bundles(settings))
         return ExperimentState(experiment=found, generation=serving.current.generation)
 
     @router.put(
@@ -104,85 +109,70 @@ def admin_routes(settings: Settings, serving: Serving) -> APIRouter:
         summary="Begin an experiment, or change the one there is",
         openapi_extra=_takes(Experiment),
     )
-    async def put_experiment(request: Request) -> ExperimentState:
-        wanted = await _parsed(request, Experiment, settings)
-        await _done(request, "experiment", lambda: orders.put(wanted), arms=[arm.name for arm in wanted.arms])
+    def put_experiment(request: Request, wanted: Annotated[Experiment, Depends(wanted_experiment)]) -> ExperimentState:
+        with _deciding(request, "experiment", arms=[arm.name for arm in wanted.arms]):
+            folder = _bundles(settings)
+            for name in wanted.bundles - {CURRENT}:
+                named_bundle(folder, name)
+            write_experiment(folder, wanted)
         return ExperimentState(experiment=wanted, generation=serving.current.generation)
 
     @router.delete("/experiment", status_code=202, responses=_ERRORS, summary="End the experiment")
-    async def delete_experiment(request: Request) -> ExperimentState:
-        await _done(request, "experiment_ended", orders.end)
+    def delete_experiment(request: Request) -> ExperimentState:
+        with _deciding(request, "experiment_ended"):
+            remove_experiment(_bundles(settings))
         return ExperimentState(experiment=None, generation=serving.current.generation)
 
     return router
 
 
-class _Orders:
-    """What the routes do, in a thread, because a file system may let them wait. All raise MsdError."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    def swap(self, name: str) -> str:
-        folder = self._folder()
-        if self._settings.store == "redis":
-            raise SourceError("the bundle is the one that Redis points to: run `msd publish`, or roll back")
-        point_to(folder, name)
-        return name
-
-    def roll_back(self) -> str:
-        if self._settings.store == "redis":
-            from service.deployment.redis_pointer import roll_back_redis
-
-            assert self._settings.redis_url is not None, "settings with a Redis store have its address"
-            return roll_back_redis(self._settings.redis_url.get_secret_value())
-        return roll_back(self._folder())
-
-    def experiment(self) -> Experiment | None:
-        return read_experiment(self._folder())
-
-    def put(self, wanted: Experiment) -> None:
-        folder = self._folder()
-        for name in wanted.bundles - {CURRENT}:
-            named_bundle(folder, name)
-        write_experiment(folder, wanted)
-
-    def end(self) -> None:
-        remove_experiment(self._folder())
-
-    def _folder(self) -> Path:
-        folder = self._settings.bundle
-        if not folder.is_dir() or is_bundle(folder):
-            raise SourceError("this service follows one bundle; give MSD_BUNDLE a folder of bundles to choose from")
-        return folder
-
-
-async def _done(request: Request, what: str, order: Callable[[], _Result], **about: object) -> _Result:
-    """Has it done, and says who wanted it."""
-    result = await _quietly(order)
-    log = structlog.get_logger("msd.admin")
-    log.info(what, key=request.scope.get(KEY), request_id=access_of(request.scope).request_id, **about)
-    return result
-
-
-async def _quietly(order: Callable[[], _Result]) -> _Result:
+@contextmanager
+def _possible() -> Iterator[None]:
     try:
-        return await asyncio.to_thread(order)
+        yield
     except MsdError as error:
         raise Conflict(str(error)) from error
 
 
-async def _parsed(request: Request, form: type[_Body], settings: Settings) -> _Body:
-    timeout_s = settings.body_timeout_ms / 1000
-    body = await read_json_body(request.scope, request.receive, settings.max_body_bytes, timeout_s)
-    try:
-        return form.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        if first["type"] == "json_invalid":
-            raise MalformedRequest(f"the body is not JSON: {first['msg']}") from None
-        place = ".".join(map(str, first["loc"]))
-        raise InvalidRequest(first["msg"].removeprefix("Value error, "), place or None) from None
+@contextmanager
+def _deciding(request: Request, what: str, **about: object) -> Iterator[None]:
+    """Says in the log who wanted what was done."""
+    with _possible():
+        yield
+    log, request_id = structlog.get_logger("msd.admin"), access_of(request.scope).request_id
+    log.info(what, key=request.scope.get(KEY), request_id=request_id, **about)
+
+
+def _bundles(settings: Settings) -> Path:
+    folder = settings.bundle
+    if not folder.is_dir() or is_bundle(folder):
+        raise SourceError("this service follows one bundle; give MSD_BUNDLE a folder of bundles to choose from")
+    return folder
+
+
+def _rolled_back(settings: Settings) -> str:
+    if settings.store == "file":
+        return roll_back(_bundles(settings))
+    from service.deployment.redis_pointer import roll_back_redis
+
+    assert settings.redis_url is not None, "settings with a Redis store have its address"
+    return roll_back_redis(settings.redis_url.get_secret_value())
+
+
+def _body_of(form: type[_Body], settings: Settings) -> Callable[[Request], Awaitable[_Body]]:
+    async def parsed(request: Request) -> _Body:
+        timeout_s = settings.body_timeout_ms / 1000
+        body = await read_json_body(request.scope, request.receive, settings.max_body_bytes, timeout_s)
+        try:
+            return form.model_validate_json(body)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            if first["type"] == "json_invalid":
+                raise MalformedRequest(f"the body is not JSON: {first['msg']}") from None
+            place = ".".join(map(str, first["loc"]))
+            raise InvalidRequest(first["msg"].removeprefix("Value error, "), place or None) from None
+
+    return parsed
 
 
 def _takes(form: type[BaseModel]) -> dict[str, Any]:
