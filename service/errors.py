@@ -3,6 +3,7 @@
 Does not know where they are raised. Errors at start are `MsdError`s and end the process instead.
 """
 
+import re
 from http import HTTPStatus
 from typing import ClassVar
 
@@ -15,6 +16,8 @@ from msd.contract.events import TooManyEvents
 from msd.contract.request import RequestError, TooManyCandidates
 from msd.contract.rows import Rows
 
+# A path or URL, or a host with its port.
+_PLACE = re.compile(r"[^\s'\"(),;=]*/[^\s'\"(),;:]+|\[[0-9a-fA-F:.]+\]:\d+|[\w.-]+:\d{1,5}\b")
 _REQUEST_STATUS = {"malformed": 400, "invalid": 422, TooManyCandidates.code: 413, TooManyEvents.code: 413}
 
 
@@ -203,11 +206,18 @@ class ErrorResponse:
         else:
             self.status, self.code = 500, ServiceError.code
             message = "the service failed; its log has the reason under this reply's x-request-id"
+        if self.status == HTTPStatus.SERVICE_UNAVAILABLE:
+            message = without_places(message)
         self.body = self._form(_printable(message), field and _printable(field))
         self.headers.append((b"content-length", b"%d" % len(self.body)))
 
     def _form(self, message: str, field: str | None) -> bytes:
         return orjson.dumps({"error": {"code": self.code, "message": message, "field": field}})
+
+
+def without_places(text: str) -> str:
+    """The text without paths and addresses, which are for the log: whoever reaches the port can ask for it."""
+    return _PLACE.sub("…", text)
 
 
 def _printable(text: str) -> str:

@@ -7,10 +7,9 @@ import hmac
 import secrets
 import time
 from collections import Counter
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal, Self
 
 import structlog
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -21,7 +20,7 @@ from msd.contract.files import read_small
 from service.errors import Forbidden, ServiceError, Unauthorized
 from service.http.access import KEY, OIP
 from service.http.entry import LOOPBACK
-from service.http.watched import Watched
+from service.http.tls import Watched
 from service.settings import Settings
 from service.telemetry.metrics import KeyRefusal, Metrics
 
@@ -31,7 +30,7 @@ _MARK = "msd_"
 _RANDOM_BYTES = 32
 _MAX_KEY_BYTES = 256
 _MAX_FILE_BYTES = 2**22
-_PREFIX_BYTES = 8
+_PREFIX_DIGITS = 16
 _BEARER = b"bearer "
 _SAY_AGAIN_S = 10.0
 Need = KeyScope | Literal["any"] | None
@@ -54,6 +53,10 @@ class KeyEntry(BaseModel):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     not_after: AwareDatetime | None = None
 
+    def has_ended(self, at: float) -> bool:
+        """Whether it is no longer good at a time in Unix seconds."""
+        return self.not_after is not None and self.not_after.timestamp() < at
+
 
 class KeyFile(BaseModel):
     """The file's form. A file without any key would lock everybody out, so that it counts as a mistake."""
@@ -72,30 +75,20 @@ class KeyFile(BaseModel):
         return self
 
 
-class Key(NamedTuple):
-    """One key as it is looked up."""
-
-    name: str
-    scopes: frozenset[KeyScope]
-    digest: bytes
-    not_after: float | None
-    """Unix seconds."""
-
-
 class KeyRing:
     """Keys by the beginnings of their hashes."""
 
     def __init__(self, file: KeyFile) -> None:
-        self.keys = tuple(map(_key, file.keys))
-        self._by_prefix: Mapping[bytes, Key] = {key.digest[:_PREFIX_BYTES]: key for key in self.keys}
+        self.keys = file.keys
+        self._by_prefix = {key.sha256[:_PREFIX_DIGITS]: key for key in file.keys}
 
-    def find(self, key: bytes) -> Key | None:
+    def find(self, key: bytes) -> KeyEntry | None:
         """The key that these bytes are. Keys are long and random: a fast hash guards them as well as a slow one."""
         if len(key) > _MAX_KEY_BYTES:
             return None
-        digest = hashlib.sha256(key).digest()
-        found = self._by_prefix.get(digest[:_PREFIX_BYTES])
-        return found if found is not None and hmac.compare_digest(found.digest, digest) else None
+        digest = hashlib.sha256(key).hexdigest()
+        found = self._by_prefix.get(digest[:_PREFIX_DIGITS])
+        return found if found is not None and hmac.compare_digest(found.sha256, digest) else None
 
 
 def read_keys(path: Path) -> KeyRing:
@@ -118,11 +111,6 @@ def new_key(name: str, scopes: tuple[KeyScope, ...], not_after: datetime | None)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         raise KeysError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-
-
-def _key(entry: KeyEntry) -> Key:
-    until = entry.not_after.timestamp() if entry.not_after else None
-    return Key(entry.name, frozenset(entry.scopes), bytes.fromhex(entry.sha256), until)
 
 
 def check_keys(settings: Settings) -> None:
@@ -178,15 +166,15 @@ class Guard:
             return None
         given = _given_key(scope)
         if given is None:
-            return "missing", Unauthorized("send a key: `Authorization: Bearer KEY`, or `X-Api-Key: KEY`")
+            return "missing", Unauthorized("send an API key: `Authorization: Bearer KEY`, or `X-Api-Key: KEY`")
         key = self._keys.value.find(given)
         if key is None:
-            return "unknown", Unauthorized("the key is none that this service knows")
+            return "unknown", Unauthorized("unknown API key")
         scope[KEY] = key.name
-        if key.not_after is not None and time.time() > key.not_after:
-            return "expired", Unauthorized(f"the key {key.name!r} has ended; ask for a new one")
+        if key.has_ended(time.time()):
+            return "expired", Unauthorized(f"the API key {key.name!r} has expired; ask for a new one")
         if need != "any" and need not in key.scopes:
-            return "scope", Forbidden(f"the key {key.name!r} has not the scope {need!r}")
+            return "scope", Forbidden(f"the API key {key.name!r} lacks the scope {need!r}")
         return None
 
     def _count(self, scope: Scope, reason: KeyRefusal) -> None:

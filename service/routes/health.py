@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 
 from msd.contract.schema import SIDES
 from service.deployment.readiness import Readiness
+from service.errors import without_places
 from service.models.lineup import Lineup, Serving
 from service.models.model import Model
 from service.models.native_path import CoreStatus
@@ -102,6 +103,7 @@ def health_routes(serving: Serving, readiness: Readiness, max_candidates: int) -
         if not is_ready:
             # A load balancer may then connect to another instance.
             response.headers["connection"] = "close"
+        missing = {part: without_places(reason) for part, reason in missing.items()}
         return Ready(ready=is_ready, draining=readiness.draining, missing=missing)
 
     @router.get("/v1/model", summary="What is served?")

@@ -189,7 +189,7 @@ def test_a_key_or_a_certificate_that_is_missing_is_said(ask: Ask, guarded: Guard
     options = guarded.options
     with pytest.raises(AccessDenied, match="send a key"):
         ask(guarded.url, "score", REQUEST, options={**options, "api_key": None})
-    with pytest.raises(AccessDenied, match="has not the scope 'score'"):
+    with pytest.raises(AccessDenied, match="lacks the scope 'score'"):
         ask(guarded.url, "score", REQUEST, options={**options, "api_key": KEYS["ops"]})
     with pytest.raises(ConnectionFailed):
         ask(guarded.url, "score", REQUEST, options={**options, "cert_file": None})

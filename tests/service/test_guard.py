@@ -82,12 +82,12 @@ def test_a_good_key_scores_by_either_header(guarded: LiveService) -> None:
 @pytest.mark.parametrize(
     ("name", "status", "code", "said"),
     [
-        (None, 401, "unauthorized", "send a key"),
-        ("no such key", 401, "unauthorized", "none that this service knows"),
-        ("ads-next", 401, "unauthorized", "none that this service knows"),
-        ("ads-old", 401, "unauthorized", "the key 'ads-old' has ended"),
-        ("ops", 403, "forbidden", "the key 'ops' has not the scope 'score'"),
-        ("prometheus", 403, "forbidden", "the key 'prometheus' has not the scope 'score'"),
+        (None, 401, "unauthorized", "send an API key"),
+        ("no such key", 401, "unauthorized", "unknown API key"),
+        ("ads-next", 401, "unauthorized", "unknown API key"),
+        ("ads-old", 401, "unauthorized", "the API key 'ads-old' has expired"),
+        ("ops", 403, "forbidden", "the API key 'ops' lacks the scope 'score'"),
+        ("prometheus", 403, "forbidden", "the API key 'prometheus' lacks the scope 'score'"),
     ],
 )
 def test_any_other_key_does_not_score(

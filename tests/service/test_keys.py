@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from msd.contract.errors import MsdError
 from service.http.keys import KEY_SCOPES, KeyEntry, KeyFile, KeyRing, KeysError, new_key, read_keys
-from service.http.watched import Watched
+from service.http.tls import Watched
 from service.telemetry.metrics import Metrics
 from tests.service.live import run_msd
 

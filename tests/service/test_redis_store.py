@@ -129,8 +129,10 @@ def test_absent_at_start(
     redis_server.terminate()
     url = f"redis://:{SECRET}@127.0.0.1:{port}/0"
     with live_service(bundle.folder, tmp_path, wait_ready=False, store="redis", redis_url=url) as running:
-        wait_until(lambda: f"Redis at 127.0.0.1:{port}" in running.ready()["missing"].get("store", ""))
+        wait_until(lambda: "Redis at …" in running.ready()["missing"].get("store", ""))
         answer = running.score(KNOWN)
+        assert "Redis at …" in answer.json()["error"]["message"]
+        assert f"Redis at 127.0.0.1:{port}" in running.log_path.read_text("utf-8")
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_ready")
         assert answer.headers["retry-after"] == "1"
 

@@ -4,6 +4,7 @@ import os
 import socket
 import ssl
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -143,6 +144,27 @@ def test_a_head_over_tls_that_never_ends_is_closed(mutual: LiveService, files: F
     ):
         connection.sendall(b"GET /health/live HTT")
         assert connection.recv(100) == b""
+
+
+def test_handshakes_that_do_not_end_keep_nobody_out(
+    bundle: Bundle, files: Files, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The oldest of them goes for whoever comes next. What is read after its end is a reset or the end."""
+    folder = tmp_path_factory.mktemp("few")
+    with live_service(
+        bundle.folder, folder, wait_ready=False, tls_cert=files.cert, tls_key=files.key, max_connections=4
+    ) as running:
+        held = [socket.create_connection(("127.0.0.1", running.port), timeout=20) for _ in range(12)]
+        try:
+            for _ in range(10):
+                with known(running, files) as client:
+                    assert client.get("/health/live").status_code == 200
+            wait_until(lambda: closed(running, files, "made_room") > 0)
+            with suppress(ConnectionError):
+                assert held[0].recv(1) == b""
+        finally:
+            for one in held:
+                one.close()
 
 
 def test_a_certificate_changes_without_a_restart(mutual: LiveService, files: Files) -> None:

@@ -121,8 +121,8 @@ def _keys(group: Group, settings: Settings) -> None:
         return
     _who_may_write(group, path, "whoever may write it can let himself in")
     now = time.time()
-    ended = [key.name for key in ring.keys if key.not_after is not None and key.not_after < now]
-    soon = [key.name for key in ring.keys if key.not_after is not None and now <= key.not_after < now + _SOON_S]
+    ended = [key.name for key in ring.keys if key.has_ended(now)]
+    soon = [key.name for key in ring.keys if not key.has_ended(now) and key.has_ended(now + _SOON_S)]
     if len(ended) == len(ring.keys):
         group.error("all keys have ended", "nobody gets in", "make new ones with `msd key new`")
     elif ended:
