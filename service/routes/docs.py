@@ -36,7 +36,7 @@ _SECURITY = {
 _OPEN = ("/health/live", "/health/ready", "/metrics", *OPEN_PATHS)
 _ERRORS = {
     400: ("malformed", "the body is not JSON: Expecting value: line 1 column 1 (char 0)", None),
-    401: ("unauthorized", "send a key: `Authorization: Bearer KEY`, or `X-Api-Key: KEY`", None),
+    401: ("unauthorized", "send an API key: `Authorization: Bearer KEY`, or `X-Api-Key: KEY`", None),
     403: ("forbidden", "the API key 'reports' lacks the scope 'score'", None),
     408: ("body_timeout", "the body did not end within 5 s; 0 bytes came", None),
     413: ("too_many_candidates", "10000 candidates; one request may have 2000: split it", "candidates.id"),

@@ -187,7 +187,7 @@ def test_more_time_than_the_service_grants_is_asked_for_once(
 
 def test_a_key_or_a_certificate_that_is_missing_is_said(ask: Ask, guarded: Guarded) -> None:
     options = guarded.options
-    with pytest.raises(AccessDenied, match="send a key"):
+    with pytest.raises(AccessDenied, match="send an API key"):
         ask(guarded.url, "score", REQUEST, options={**options, "api_key": None})
     with pytest.raises(AccessDenied, match="lacks the scope 'score'"):
         ask(guarded.url, "score", REQUEST, options={**options, "api_key": KEYS["ops"]})
