@@ -135,7 +135,8 @@ class BoundedProtocol(BoundedParser):
     def give_way(self) -> None:
         """Refuse the request that has not come whole, since others need its room, and end."""
         self._inflight.forget(self)
-        self._refuse(_out_of_room())
+        if not self.transport.is_closing():
+            self._refuse(_out_of_room())
 
     def give_place(self) -> None:
         """End, since another client needs a connection."""
@@ -372,7 +373,14 @@ class BoundedProtocol(BoundedParser):
         self._passing_timer = self.loop.call_later(_GOODBYE_S, self.transport.close)
 
     def _await_head(self) -> None:
-        self._head_timer = self.loop.call_later(self._head_timeout_s, self._close, "slow_head")
+        self._head_timer = self.loop.call_later(self._head_timeout_s, self._give_up_head)
+
+    def _give_up_head(self) -> None:
+        if self.flow.read_paused:
+            # The rest of the head may be there: it is not read while earlier requests are answered.
+            self._await_head()
+        else:
+            self._close("slow_head")
 
     def _close(self, reason: Close) -> None:
         self._metrics.closed[reason].inc()

@@ -71,6 +71,7 @@ def small(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         max_header_bytes=2**17,
         body_timeout_ms=60_000,
         head_timeout_ms=60_000,
+        reply_timeout_ms=600_000,
     ) as running:
         yield running
 
@@ -119,6 +120,23 @@ def test_bodies_that_come_whole_one_after_the_other_are_read(small: LiveService)
         for _ in range(20):
             assert client.post("/v1/score", content=body).status_code == 200
     wait_until(lambda: held(small) == 0)
+
+
+def test_replies_that_are_not_read_are_bounded_together(small: LiveService) -> None:
+    """Long before the time for a single client to read them is over."""
+    sample = 'msd_connections_closed_total{reason="slow_reader"}'
+    clients = []
+    try:
+        for _ in range(80):
+            clients.append(socket.socket())
+            clients[-1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            clients[-1].connect(("127.0.0.1", small.port))
+            clients[-1].sendall(b"GET /docs/assets/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n" * 20)
+        wait_until(lambda: small.metric(sample) > 0)
+        assert small.score(GOOD).status_code == 200
+    finally:
+        for one in clients:
+            one.close()
 
 
 def test_memory_of_unfinished_bodies_is_returned(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> None:
