@@ -115,16 +115,34 @@ std::string_view bytes_of(PyObject* object) {
 
 PyObject* item_of(PyObject* tuple, Py_ssize_t place) { return checked(PyTuple_GetItem(tuple, place)); }
 
-size_t size_of(PyObject* tuple, Py_ssize_t place) {
-  const size_t size = PyLong_AsSize_t(item_of(tuple, place));
+size_t size_from(PyObject* number) {
+  const size_t size = PyLong_AsSize_t(number);
   if (PyErr_Occurred()) throw PythonError{};
   return size;
 }
 
-double double_of(PyObject* tuple, Py_ssize_t place) {
-  const double value = PyFloat_AsDouble(item_of(tuple, place));
+int64_t place_from(PyObject* number) {
+  const int64_t place = PyLong_AsLongLong(number);
+  if (PyErr_Occurred()) throw PythonError{};
+  return place;
+}
+
+double double_from(PyObject* number) {
+  const double value = PyFloat_AsDouble(number);
   if (PyErr_Occurred()) throw PythonError{};
   return value;
+}
+
+size_t size_of(PyObject* tuple, Py_ssize_t place) { return size_from(item_of(tuple, place)); }
+
+double double_of(PyObject* tuple, Py_ssize_t place) { return double_from(item_of(tuple, place)); }
+
+PyObject* to_python(std::string_view text) {
+  return PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), nullptr);
+}
+
+PyObject* to_bytes(std::string_view bytes) {
+  return PyBytes_FromStringAndSize(bytes.data(), static_cast<Py_ssize_t>(bytes.size()));
 }
 
 // A Python object that holds a value of C++.
@@ -165,6 +183,24 @@ struct Box {
 
 template <class T>
 PyTypeObject* Box<T>::type = nullptr;
+
+// What Python calls for a method with so many arguments, and for a value that is read.
+using Arguments = PyObject* const*;
+
+template <class T, Py_ssize_t wanted, PyObject* (*work)(T&, Arguments)>
+PyObject* called(PyObject* self, Arguments given, Py_ssize_t count) {
+  return guarded(
+      [&]() -> PyObject* {
+        if (count != wanted) raise(PyExc_TypeError, "not as many arguments as the method takes");
+        return work(Box<T>::of(self), given);
+      },
+      nullptr);
+}
+
+template <class T, PyObject* (*work)(const T&)>
+PyObject* got(PyObject* self, void*) {
+  return guarded([&] { return work(Box<T>::of(self)); }, nullptr);
+}
 
 // Schema(user, item, history_length, context_categorical, context_dense, context, log, log1p, exp2)
 
@@ -290,87 +326,42 @@ IdMap* make_id_map(PyObject* arguments) {
 
 Py_ssize_t id_map_length(PyObject* self) { return static_cast<Py_ssize_t>(Box<IdMap>::of(self).size()); }
 
-PyObject* id_map_put(PyObject* self, PyObject* const* given, Py_ssize_t count) {
-  return guarded(
-      [&]() -> PyObject* {
-        IdMap& map = Box<IdMap>::of(self);
-        if (count != 3) raise(PyExc_TypeError, "put(place, id, tail)");
-        const Py_ssize_t place = PyLong_AsSsize_t(given[0]);
-        if (PyErr_Occurred()) throw PythonError{};
-        const std::string_view id = text_of(given[1]), tail = bytes_of(given[2]);
-        if (place < 0 || map.is_held(place) || map.find(id) >= 0)
-          raise(PyExc_ValueError, "the place, or the id, is held already");
-        map.put(place, id, tail);
-        return Py_NewRef(Py_None);
-      },
-      nullptr);
+PyObject* id_map_put(IdMap& map, Arguments given) {
+  const int64_t place = place_from(given[0]);
+  const std::string_view id = text_of(given[1]), tail = bytes_of(given[2]);
+  if (place < 0 || map.is_held(place) || map.find(id) >= 0)
+    raise(PyExc_ValueError, "the place, or the id, is held already");
+  map.put(place, id, tail);
+  return Py_NewRef(Py_None);
 }
 
-PyObject* id_map_drop(PyObject* self, PyObject* id) {
-  return guarded([&] { return PyLong_FromSsize_t(Box<IdMap>::of(self).drop(text_of(id))); }, nullptr);
-}
+PyObject* id_map_drop(IdMap& map, Arguments given) { return PyLong_FromSsize_t(map.drop(text_of(given[0]))); }
 
-PyObject* id_map_find(PyObject* self, PyObject* id) {
-  return guarded([&] { return PyLong_FromSsize_t(Box<IdMap>::of(self).find(text_of(id))); }, nullptr);
-}
+PyObject* id_map_find(IdMap& map, Arguments given) { return PyLong_FromSsize_t(map.find(text_of(given[0]))); }
 
 // find_all(ids, places): the place of each id into an array of int64, −1 where it is not held
-PyObject* id_map_find_all(PyObject* self, PyObject* const* given, Py_ssize_t count) {
-  return guarded(
-      [&]() -> PyObject* {
-        const IdMap& map = Box<IdMap>::of(self);
-        if (count != 2) raise(PyExc_TypeError, "find_all(ids, places)");
-        const Ref ids(checked(PySequence_Fast(given[0], "ids are a sequence")));
-        const Py_ssize_t size = PySequence_Fast_GET_SIZE(ids.get());
-        const Buffer places(given[1], true, sizeof(int64_t) * static_cast<size_t>(size));
-        for (Py_ssize_t k = 0; k < size; k++)
-          places.as<int64_t>()[k] = map.find(text_of(PySequence_Fast_GET_ITEM(ids.get(), k)));
-        return Py_NewRef(Py_None);
-      },
-      nullptr);
+PyObject* id_map_find_all(IdMap& map, Arguments given) {
+  const Ref ids(checked(PySequence_Fast(given[0], "ids are a sequence")));
+  const Py_ssize_t size = PySequence_Fast_GET_SIZE(ids.get());
+  const Buffer places(given[1], true, sizeof(int64_t) * static_cast<size_t>(size));
+  for (Py_ssize_t k = 0; k < size; k++)
+    places.as<int64_t>()[k] = map.find(text_of(PySequence_Fast_GET_ITEM(ids.get(), k)));
+  return Py_NewRef(Py_None);
 }
 
-int64_t held_place(const IdMap& map, PyObject* told) {
-  const Py_ssize_t place = PyLong_AsSsize_t(told);
-  if (PyErr_Occurred()) throw PythonError{};
-  return map.is_held(place) ? place : -1;
+PyObject* id_map_id(IdMap& map, Arguments given) {
+  const int64_t place = place_from(given[0]);
+  return map.is_held(place) ? to_python(map.id(place)) : Py_NewRef(Py_None);
 }
 
-PyObject* id_map_id(PyObject* self, PyObject* told) {
-  return guarded(
-      [&]() -> PyObject* {
-        const IdMap& map = Box<IdMap>::of(self);
-        const int64_t place = held_place(map, told);
-        if (place < 0) return Py_NewRef(Py_None);
-        const std::string& id = map.id(place);
-        return PyUnicode_DecodeUTF8(id.data(), static_cast<Py_ssize_t>(id.size()), nullptr);
-      },
-      nullptr);
+PyObject* id_map_tail(IdMap& map, Arguments given) {
+  const int64_t place = place_from(given[0]);
+  return to_bytes(map.is_held(place) ? std::string_view(map.tail(place)) : std::string_view());
 }
 
-PyObject* id_map_tail(PyObject* self, PyObject* told) {
-  return guarded(
-      [&]() -> PyObject* {
-        const IdMap& map = Box<IdMap>::of(self);
-        const int64_t place = held_place(map, told);
-        if (place < 0) return PyBytes_FromStringAndSize("", 0);
-        const std::string& tail = map.tail(place);
-        return PyBytes_FromStringAndSize(tail.data(), static_cast<Py_ssize_t>(tail.size()));
-      },
-      nullptr);
-}
+PyObject* id_map_trim(IdMap& map, Arguments given) { return PyBool_FromLong(map.trim(size_from(given[0]))); }
 
-PyObject* id_map_trim(PyObject* self, PyObject* most) {
-  return guarded(
-      [&]() -> PyObject* {
-        const size_t count = PyLong_AsSize_t(most);
-        if (PyErr_Occurred()) throw PythonError{};
-        return PyBool_FromLong(Box<IdMap>::of(self).trim(count));
-      },
-      nullptr);
-}
-
-PyObject* id_map_end(PyObject* self, void*) { return PyLong_FromSize_t(Box<IdMap>::of(self).end()); }
+PyObject* id_map_end(const IdMap& map) { return PyLong_FromSize_t(map.end()); }
 
 // Arena(ids, records, found, epochs, touched, record_size)
 
@@ -456,23 +447,15 @@ HeldFrame* make_frame(PyObject* arguments) {
 }
 
 // read(body, max_candidates): whether the body is of the plainest form, for whoever needs the user first
-PyObject* frame_read(PyObject* self, PyObject* const* given, Py_ssize_t count) {
-  return guarded(
-      [&]() -> PyObject* {
-        HeldFrame& held = Box<HeldFrame>::of(self);
-        if (count != 2) raise(PyExc_TypeError, "read(body, max_candidates)");
-        const std::string_view body = bytes_of(given[0]);
-        const size_t most = PyLong_AsSize_t(given[1]);
-        if (PyErr_Occurred()) throw PythonError{};
-        held.body = Ref::to(given[0]);
-        Outcome outcome;
-        {
-          const Unlocked unlocked;
-          outcome = held.frame->read(body, most);
-        }
-        return PyBool_FromLong(outcome == Outcome::kFilled);
-      },
-      nullptr);
+PyObject* frame_read(HeldFrame& held, Arguments given) {
+  const std::string_view body = bytes_of(given[0]);
+  const size_t most = size_from(given[1]);
+  held.body = Ref::to(given[0]);
+  const Outcome outcome = [&] {
+    const Unlocked unlocked;
+    return held.frame->read(body, most);
+  }();
+  return PyBool_FromLong(outcome == Outcome::kFilled);
 }
 
 // What is live for a request that was read, for as long as its frame is filled.
@@ -485,9 +468,7 @@ struct HeldLive {
 // lag_s, half-lives of users and items), a state or a stream None where there is none; or None, which has no live state
 // that is at hand.
 std::unique_ptr<HeldLive> live_of(PyObject* ask, const Request& request) {
-  const auto text = [](std::string_view id) {
-    return Ref(checked(PyUnicode_DecodeUTF8(id.data(), static_cast<Py_ssize_t>(id.size()), nullptr)));
-  };
+  const auto text = [](std::string_view id) { return Ref(checked(to_python(id))); };
   const auto packed = [](PyObject* state) { return state == Py_None ? std::string_view() : bytes_of(state); };
   const size_t count = request.ids.size();
   const Ref user = text(request.user_id), ids(checked(PyList_New(static_cast<Py_ssize_t>(count))));
@@ -516,117 +497,100 @@ std::unique_ptr<HeldLive> live_of(PyObject* ask, const Request& request) {
 
 // take(body, max_candidates, users, items, now, epochs, live): an outcome, by number; reads, and fills from files,
 // without epochs, or from arenas. `live` is asked for live states; None: there are none.
-PyObject* frame_take(PyObject* self, PyObject* const* given, Py_ssize_t count) {
-  return guarded(
-      [&]() -> PyObject* {
-        HeldFrame& held = Box<HeldFrame>::of(self);
-        if (count != 7) raise(PyExc_TypeError, "take(body, max_candidates, users, items, now, epochs, live)");
-        const std::string_view body = bytes_of(given[0]);
-        const size_t most = PyLong_AsSize_t(given[1]);
-        const double now = PyFloat_AsDouble(given[4]);
-        if (PyErr_Occurred()) throw PythonError{};
-        PyObject* ask = given[6];
-        const auto work = [&](auto fill) {
-          Frame& frame = *held.frame;
-          held.body = Ref::to(given[0]);
-          frame.live = nullptr;
-          std::unique_ptr<HeldLive> live;
-          Outcome outcome;
-          const double began = seconds();
-          double read;
-          {
-            const Unlocked unlocked;
-            outcome = frame.read(body, most);
-            read = seconds();
-            if (outcome == Outcome::kFilled && ask == Py_None) outcome = fill();
-          }
-          if (outcome == Outcome::kFilled && ask != Py_None) {
-            live = live_of(ask, frame.request);
-            frame.live = live ? &live->live : nullptr;
-            const Unlocked unlocked;
-            outcome = live ? fill() : Outcome::kUnheld;
-          }
-          frame.live = nullptr;
-          held.read_s = read - began;
-          held.fill_s = seconds() - read;
-          return outcome;
-        };
-        Outcome outcome;
-        if (given[5] == Py_None) {
-          const RowFile &users = *Box<HeldRowFile>::of(given[2]).file, &items = *Box<HeldRowFile>::of(given[3]).file;
-          outcome = work([&] { return held.frame->fill(users, items, now); });
-        } else {
-          const Arena &users = Box<HeldArena>::of(given[2]).arena, &items = Box<HeldArena>::of(given[3]).arena;
-          const Ref told(checked(PySequence_Fast(given[5], "epochs are a sequence")));
-          std::vector<int64_t> epochs;
-          for (Py_ssize_t k = 0; k < PySequence_Fast_GET_SIZE(told.get()); k++)
-            epochs.push_back(PyLong_AsLongLong(PySequence_Fast_GET_ITEM(told.get(), k)));
-          if (PyErr_Occurred()) throw PythonError{};
-          outcome = work([&] { return held.frame->fill(users, items, epochs, now); });
-        }
-        return PyLong_FromLong(static_cast<long>(outcome));
-      },
-      nullptr);
+PyObject* frame_take(HeldFrame& held, Arguments given) {
+  const std::string_view body = bytes_of(given[0]);
+  const size_t most = size_from(given[1]);
+  const double now = double_from(given[4]);
+  PyObject* ask = given[6];
+  const auto work = [&](auto fill) {
+    Frame& frame = *held.frame;
+    held.body = Ref::to(given[0]);
+    frame.live = nullptr;
+    std::unique_ptr<HeldLive> live;
+    Outcome outcome;
+    const double began = seconds();
+    double read;
+    {
+      const Unlocked unlocked;
+      outcome = frame.read(body, most);
+      read = seconds();
+      if (outcome == Outcome::kFilled && ask == Py_None) outcome = fill();
+    }
+    if (outcome == Outcome::kFilled && ask != Py_None) {
+      live = live_of(ask, frame.request);
+      frame.live = live ? &live->live : nullptr;
+      const Unlocked unlocked;
+      outcome = live ? fill() : Outcome::kUnheld;
+    }
+    frame.live = nullptr;
+    held.read_s = read - began;
+    held.fill_s = seconds() - read;
+    return outcome;
+  };
+  Outcome outcome;
+  if (given[5] == Py_None) {
+    const RowFile &users = *Box<HeldRowFile>::of(given[2]).file, &items = *Box<HeldRowFile>::of(given[3]).file;
+    outcome = work([&] { return held.frame->fill(users, items, now); });
+  } else {
+    const Arena &users = Box<HeldArena>::of(given[2]).arena, &items = Box<HeldArena>::of(given[3]).arena;
+    const Ref told(checked(PySequence_Fast(given[5], "epochs are a sequence")));
+    std::vector<int64_t> epochs;
+    for (Py_ssize_t k = 0; k < PySequence_Fast_GET_SIZE(told.get()); k++)
+      epochs.push_back(place_from(PySequence_Fast_GET_ITEM(told.get(), k)));
+    outcome = work([&] { return held.frame->fill(users, items, epochs, now); });
+  }
+  return PyLong_FromLong(static_cast<long>(outcome));
 }
 
 // reply(opening, heads): the document's bytes; None where Python has to write it; ValueError for a score that is not
 // finite. Heads are (name, scores [N]).
-PyObject* frame_reply(PyObject* self, PyObject* const* given, Py_ssize_t count) {
-  return guarded(
-      [&]() -> PyObject* {
-        HeldFrame& held = Box<HeldFrame>::of(self);
-        if (count != 2 || !PyDict_Check(given[1]) || !PyDict_Size(given[1]))
-          raise(PyExc_TypeError, "reply(opening, heads)");
-        const std::string_view opening = bytes_of(given[0]);
-        const size_t candidates = held.frame->request.ids.size();
-        std::vector<Buffer> buffers;
-        std::vector<Head> heads;
-        PyObject *name, *scores;
-        for (Py_ssize_t place = 0; PyDict_Next(given[1], &place, &name, &scores);) {
-          buffers.emplace_back(scores, false, sizeof(float) * candidates);
-          heads.push_back({std::string(text_of(name)), buffers.back().as<const float>()});
-        }
-        bool is_finite = true, is_written = false;
-        {
-          const Unlocked unlocked;
-          for (const Head& head : heads) is_finite &= Reply::is_finite(head, candidates);
-          if (is_finite) is_written = held.reply.write(*held.frame, opening, heads);
-        }
-        if (!is_finite) raise(PyExc_ValueError, "a score is not finite");
-        if (!is_written) return Py_NewRef(Py_None);
-        const std::string_view bytes = held.reply.bytes();
-        return PyBytes_FromStringAndSize(bytes.data(), static_cast<Py_ssize_t>(bytes.size()));
-      },
-      nullptr);
+PyObject* frame_reply(HeldFrame& held, Arguments given) {
+  if (!PyDict_Check(given[1]) || !PyDict_Size(given[1])) raise(PyExc_TypeError, "heads are a dict, of one at least");
+  const std::string_view opening = bytes_of(given[0]);
+  const size_t candidates = held.frame->request.ids.size();
+  std::vector<Buffer> buffers;
+  std::vector<Head> heads;
+  PyObject *name, *scores;
+  for (Py_ssize_t place = 0; PyDict_Next(given[1], &place, &name, &scores);) {
+    buffers.emplace_back(scores, false, sizeof(float) * candidates);
+    heads.push_back({std::string(text_of(name)), buffers.back().as<const float>()});
+  }
+  bool is_finite = true, is_written = false;
+  {
+    const Unlocked unlocked;
+    for (const Head& head : heads) is_finite &= Reply::is_finite(head, candidates);
+    if (is_finite) is_written = held.reply.write(*held.frame, opening, heads);
+  }
+  if (!is_finite) raise(PyExc_ValueError, "a score is not finite");
+  if (!is_written) return Py_NewRef(Py_None);
+  return to_bytes(held.reply.bytes());
 }
 
-PyObject* frame_user_id(PyObject* self, void*) {
-  const std::string_view id = Box<HeldFrame>::of(self).frame->request.user_id;
-  return PyUnicode_DecodeUTF8(id.data(), static_cast<Py_ssize_t>(id.size()), nullptr);
-}
+PyObject* frame_user_id(const HeldFrame& held) { return to_python(held.frame->request.user_id); }
 
-PyObject* frame_count(PyObject* self, void*) {
-  return PyLong_FromSize_t(Box<HeldFrame>::of(self).frame->request.ids.size());
-}
+PyObject* frame_count(const HeldFrame& held) { return PyLong_FromSize_t(held.frame->request.ids.size()); }
 
 // What the last take took: seconds of reading and of filling
-PyObject* frame_seconds(PyObject* self, void*) {
-  const HeldFrame& held = Box<HeldFrame>::of(self);
-  return Py_BuildValue("(dd)", held.read_s, held.fill_s);
-}
+PyObject* frame_seconds(const HeldFrame& held) { return Py_BuildValue("(dd)", held.read_s, held.fill_s); }
 
 // (has_user, missing, items found, items asked for, user written at, first item written at, live age or NaN)
-PyObject* frame_found(PyObject* self, void*) {
-  const Frame& frame = *Box<HeldFrame>::of(self).frame;
-  const Found& found = frame.found;
-  return Py_BuildValue("(Onnnddd)", found.has_user ? Py_True : Py_False, static_cast<Py_ssize_t>(frame.missing.size()),
-                       static_cast<Py_ssize_t>(found.items), static_cast<Py_ssize_t>(found.asked),
-                       found.user_written_at, found.item_written_at, found.live_age_s);
+PyObject* frame_found(const HeldFrame& held) {
+  const Found& found = held.frame->found;
+  return Py_BuildValue("(Onnnddd)", found.has_user ? Py_True : Py_False,
+                       static_cast<Py_ssize_t>(held.frame->missing.size()), static_cast<Py_ssize_t>(found.items),
+                       static_cast<Py_ssize_t>(found.asked), found.user_written_at, found.item_written_at,
+                       found.live_age_s);
 }
 
-template <class Function>
-PyCFunction method(Function function) {
-  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
+template <class T, Py_ssize_t wanted, PyObject* (*work)(T&, Arguments)>
+PyMethodDef method(const char* name) {
+  const auto function = reinterpret_cast<void (*)()>(called<T, wanted, work>);
+  return {name, reinterpret_cast<PyCFunction>(function), METH_FASTCALL, nullptr};
+}
+
+template <class T, PyObject* (*work)(const T&)>
+PyGetSetDef value(const char* name) {
+  return {name, got<T, work>, nullptr, nullptr, nullptr};
 }
 
 template <class T>
@@ -640,24 +604,24 @@ bool add_type(PyObject* module, const char* name, std::vector<PyType_Slot> slots
   return !PyModule_AddType(module, Box<T>::type);
 }
 
-PyMethodDef id_map_methods[] = {{"put", method(id_map_put), METH_FASTCALL, nullptr},
-                                {"drop", id_map_drop, METH_O, nullptr},
-                                {"find", id_map_find, METH_O, nullptr},
-                                {"find_all", method(id_map_find_all), METH_FASTCALL, nullptr},
-                                {"id", id_map_id, METH_O, nullptr},
-                                {"tail", id_map_tail, METH_O, nullptr},
-                                {"trim", id_map_trim, METH_O, nullptr},
-                                {nullptr, nullptr, 0, nullptr}};
-PyGetSetDef id_map_values[] = {{"end", id_map_end, nullptr, nullptr, nullptr}, {nullptr, nullptr, nullptr, nullptr, nullptr}};
-PyMethodDef frame_methods[] = {{"read", method(frame_read), METH_FASTCALL, nullptr},
-                               {"take", method(frame_take), METH_FASTCALL, nullptr},
-                               {"reply", method(frame_reply), METH_FASTCALL, nullptr},
-                               {nullptr, nullptr, 0, nullptr}};
-PyGetSetDef frame_values[] = {{"user_id", frame_user_id, nullptr, nullptr, nullptr},
-                              {"count", frame_count, nullptr, nullptr, nullptr},
-                              {"seconds", frame_seconds, nullptr, nullptr, nullptr},
-                              {"found", frame_found, nullptr, nullptr, nullptr},
-                              {nullptr, nullptr, nullptr, nullptr, nullptr}};
+PyMethodDef id_map_methods[] = {method<IdMap, 3, id_map_put>("put"),
+                                method<IdMap, 1, id_map_drop>("drop"),
+                                method<IdMap, 1, id_map_find>("find"),
+                                method<IdMap, 2, id_map_find_all>("find_all"),
+                                method<IdMap, 1, id_map_id>("id"),
+                                method<IdMap, 1, id_map_tail>("tail"),
+                                method<IdMap, 1, id_map_trim>("trim"),
+                                {}};
+PyGetSetDef id_map_values[] = {value<IdMap, id_map_end>("end"), {}};
+PyMethodDef frame_methods[] = {method<HeldFrame, 2, frame_read>("read"),
+                               method<HeldFrame, 7, frame_take>("take"),
+                               method<HeldFrame, 2, frame_reply>("reply"),
+                               {}};
+PyGetSetDef frame_values[] = {value<HeldFrame, frame_user_id>("user_id"),
+                              value<HeldFrame, frame_count>("count"),
+                              value<HeldFrame, frame_seconds>("seconds"),
+                              value<HeldFrame, frame_found>("found"),
+                              {}};
 
 template <class T, T* (*make)(PyObject*)>
 PyType_Slot creator() {
