@@ -82,14 +82,15 @@ class Admission:
         self._log = structlog.get_logger("msd.queue")
 
     @property
-    def is_shedding(self) -> bool:
-        """Whether one was refused for lack of time since the queue was last empty, and others may be."""
-        return self._is_shedding
-
-    @property
     def is_empty(self) -> bool:
         """Whether nothing is taken on."""
         return not self._rows
+
+    def glance(self, load: Load, deadline: float) -> None:
+        """Raise Overloaded for a body that has not been read, if its size alone leaves no doubt."""
+        self._check_rows(load.rows // 2, deadline)
+        if self._is_shedding:
+            self.check(load, deadline)
 
     def check(self, load: Load, deadline: float) -> None:
         """Raise Overloaded if what is due earlier, or runs, leaves too little time before the deadline."""
@@ -116,16 +117,9 @@ class Admission:
 
     def enter(self, load: Load, deadline: float) -> Admitted:
         """Take it on until `leave`. Raises Overloaded as `check` does, and if too many candidates would wait."""
-        now = time.perf_counter()
-        is_patient = deadline - now > self.patience_s
-        if self._rows + load.rows > (self._max_patient_rows if is_patient else self._max_rows):
-            self.shed("rows")
-            raise Overloaded(
-                f"{self._rows} candidates are waiting; with these {load.rows} there would be too many"
-                + (" for a deadline as long as this" if is_patient else "")
-            )
+        self._check_rows(load.rows, deadline)
         self.check(load, deadline)
-        bucket = _bucket(now, deadline)
+        bucket = _bucket(time.perf_counter(), deadline)
         self._rows += load.rows
         self._counts[bucket] += 1
         self._seconds[bucket] = self._seconds.get(bucket, 0.0) + load.seconds
@@ -162,6 +156,15 @@ class Admission:
             self._log.warning("shedding", queued_rows=self._rows, requests=dict(self._unsaid))
             self._unsaid.clear()
             self._say_again_at = now + _SAY_AGAIN_S
+
+    def _check_rows(self, rows: int, deadline: float) -> None:
+        is_patient = deadline - time.perf_counter() > self.patience_s
+        if self._rows + rows > (self._max_patient_rows if is_patient else self._max_rows):
+            self.shed("rows")
+            raise Overloaded(
+                f"{self._rows} candidates are waiting; with these {rows} there would be too many"
+                + (" for a deadline as long as this" if is_patient else "")
+            )
 
     def _tell(self) -> None:
         self._metrics.queued_rows.set(self._rows)

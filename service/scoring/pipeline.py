@@ -88,9 +88,8 @@ class Pipeline:
 
     def check(self, lineup: Lineup, size: int, terms: Terms) -> None:
         """Raise Overloaded, DeadlineExceeded or ClientGone if a body of `size` bytes need not be parsed."""
-        if self._admission.is_shedding:
-            rows = self._admission.rows_in(size)
-            self._admission.check(Load(rows, lineup.champion.runner.turn_s.of(rows, 0.0)), terms.deadline)
+        rows = self._admission.rows_in(size)
+        self._admission.glance(Load(rows, lineup.champion.runner.turn_s.of(rows, 0.0)), terms.deadline)
         self._queue.check(*terms)
 
     async def answer(self, lineup: Lineup, asked: Asked) -> Answer:

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.service.bundle_factory import build_bundle
@@ -51,3 +53,20 @@ def test_the_service_ends_with_a_run_at_hand(hanging: LiveService) -> None:
     hanging.terminate()
     wait_until(lambda: hanging.process.poll() is not None)
     assert any(line["event"] == "run_left_behind" for line in hanging.log())
+
+
+def test_what_cannot_be_taken_on_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
+    bundle = build_bundle(tmp_path / "bundle", Recipe(hangs=True))
+    most = {**HANGS, **IN_PYTHON, "candidates": {"id": [f"i{n}" for n in range(100)]}}
+    with (
+        live_service(bundle.folder, tmp_path, max_candidates=100, max_queued_rows=100, drain_seconds=0) as service,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        asked = pool.submit(service.score, most)
+        wait_until(lambda: service.metric("msd_queued_rows") == 100)
+        with service.client() as client:
+            # What is no JSON at all would get 400.
+            answer = client.post("/v1/score", content=b"[" * 5_000, headers={"content-type": "application/json"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (429, "overloaded")
+        service.process.kill()
+        assert isinstance(asked.exception(60), httpx.TransportError)
