@@ -15,7 +15,7 @@ from msd.contract.golden import Golden, golden_tensors, read_goldens, repeated
 from msd.contract.merge import candidates_of
 from service.deployment.pace import Pace
 from service.models.model import Model
-from service.runtimes.choice import Together, expected_candidates
+from service.runtimes.runner import Together, expected_candidates
 from service.runtimes.runtime import Scores
 
 

@@ -10,9 +10,8 @@ from msd.contract.bundle import Bundle
 from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
 from msd.contract.schema import FeatureSchema
 from service.models.native_path import CoreStatus, NativePath, core_status
-from service.models.runner import Runner
 from service.rows.store import BundleFileStore, RowStore
-from service.runtimes.choice import open_runtime, open_together
+from service.runtimes.runner import Runner, open_runtime, open_together
 from service.runtimes.runtime import Engine
 from service.settings import Settings
 from service.telemetry.metrics import Metrics

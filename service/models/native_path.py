@@ -20,8 +20,8 @@ from msd.contract.rows import RowCodec, RowSide
 from msd.contract.schema import FeatureSchema
 from native.layout import core_schema, new_tensors
 from service.errors import ModelError
-from service.models.runner import SURE, Runner
 from service.rows.store import CoreFound, CoreRows
+from service.runtimes.runner import SURE, Runner
 from service.settings import Settings
 from service.telemetry.metrics import Tier
 

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from msd.contract.assemble import Tensors
 from service.errors import ClientGone, DeadlineExceeded
-from service.models.runner import SURE, Runner
+from service.runtimes.runner import SURE, Runner
 from service.runtimes.runtime import Scores
 
 _Result = TypeVar("_Result")

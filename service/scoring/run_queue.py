@@ -19,7 +19,7 @@ import structlog
 
 from msd.contract.assemble import Tensors
 from service.errors import ClientGone, DeadlineExceeded
-from service.models.runner import Runner
+from service.runtimes.runner import Runner
 from service.runtimes.runtime import Scores
 from service.scoring.admission import Admission, due_at
 from service.scoring.job import Done, Job, Ran, Told, check, go_together, prepare, work_of

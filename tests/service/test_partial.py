@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from msd.contract.assemble import Rung, Tensors
 from service.errors import DeadlineExceeded
-from service.models.runner import Learned, Runner
+from service.runtimes.runner import Learned, Runner
 from service.runtimes.runtime import Engine, Scores
 from service.scoring.admission import Admission
 from service.scoring.job import Ran

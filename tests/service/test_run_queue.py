@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 from msd.contract.assemble import Tensors
 from service.errors import ClientGone, DeadlineExceeded, Overloaded
-from service.models.runner import Runner
-from service.runtimes.choice import Together
+from service.runtimes.runner import Runner, Together
 from service.runtimes.runtime import Engine, Scores
 from service.scoring.admission import Admission, Admitted, Load, due_at
 from service.scoring.job import Done, Job

@@ -19,7 +19,7 @@ from service.deployment.source import Source
 from service.http.entry import LOOPBACK
 from service.http.keys import read_keys
 from service.http.tls import check_tls
-from service.runtimes.choice import open_runtime
+from service.runtimes.runner import open_runtime
 from service.settings import Settings
 from service.trust import Trust
 
