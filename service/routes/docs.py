@@ -45,7 +45,7 @@ _ERRORS = {
     429: ("overloaded", "20000 candidates are waiting; with these 200 there would be too many", None),
     500: ("model_error", "the model gave a score that is not a finite number for this request", None),
     503: ("not_ready", "not ready: model: warming up", None),
-    504: ("deadline_exceeded", "the time that the request may take was over before its turn came", None),
+    504: ("deadline_exceeded", "deadline exceeded before a scoring thread was free", None),
 }
 _EVENT_ERRORS = {
     413: ("too_many_events", "2000 events; one batch may have 1000: split it", "events"),

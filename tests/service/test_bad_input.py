@@ -98,6 +98,7 @@ INVALID: dict[str, tuple[bytes, str]] = {
     "user unknown part": (but(user={"vector": []}), "user.vector"),
     "history a string": (but(user={"history": "i1"}), "user.history"),
     "history with null": (but(user={"history": [None]}), "user.history.0"),
+    "list too long": (but(user={"features": {"interests": ["a"] * 1_001}}), "user.features.interests"),
     "item not a candidate": (but(items={"i9": {}}), "items.i9"),
     "items a list": (but(items=[]), "items"),
     "unknown item feature": (but(items={"i1": {"features": {"colour": "red"}}}), "items.i1.features.colour"),
