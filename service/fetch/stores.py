@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
+from service.fetch.identity import with_identity
 from service.fetch.web import FetchError, Web, shown
 
 _FORMS = "https://HOST/PATH, s3://BUCKET/KEY or oci://REGISTRY/REPOSITORY[:TAG]"
@@ -52,7 +53,8 @@ def place_of(url: str, digest: str, environ: Mapping[str, str], web: Web) -> Pla
         return Place(url, shown(url), lambda: {"Authorization": f"Bearer {token}"} if token else {})
     if parts.scheme == "s3":
         address, region = object_address(parts.netloc, parts.path.lstrip("/"), environ)
-        return Place(address, url, lambda: s3_secrets(address, region, environ))
+        # Anew for each request: what an identity is given ends within the hour.
+        return Place(address, url, lambda: s3_secrets(address, region, with_identity(environ, region, web)))
     if parts.scheme in ("oci", "oci+http"):
         registry = f"{'https' if parts.scheme == 'oci' else 'http'}://{parts.netloc}"
         repository = parts.path.lstrip("/")
