@@ -23,12 +23,12 @@ def live() -> None:
 def log() -> None:
     """The request log: a file written and read."""
     from msd.contract.log import EventRecord
-    from service.request_log.files import encode_events, read_events
+    from service.request_log.files import encode, read_events
 
     event = EventRecord("e1", "click", "u1", "a1", 1.0, None, 1.0)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "events.parquet")
-        path.write_bytes(encode_events([event]))
+        path.write_bytes(encode([event]))
         assert list(read_events(path)) == [event]
 
 

@@ -136,6 +136,12 @@ _CONNECTIONS = Row(
             "reqps",
             (rate("msd_connections_closed_total", "reason"), "{{reason}}"),
         ),
+        lines(
+            "Bytes in flight",
+            "Of requests that are unfinished or not yet answered; beyond MSD_INFLIGHT_MB further ones are refused.",
+            "bytes",
+            (total("msd_inflight_bytes", "instance"), "{{instance}}"),
+        ),
         stack(
             "Keys refused",
             "Requests without a key that lets them in.",

@@ -22,6 +22,7 @@ from msd.contract.log import EVENTS, REQUESTS, EventRecord, RequestRecord
 from service.cores import let_others_run
 
 Batch: TypeAlias = Any  # pyarrow.RecordBatch; pyarrow has no types
+Record: TypeAlias = RequestRecord | EventRecord
 _STRINGS, _FLOATS = pa.list_(pa.string()), pa.list_(pa.float32())
 _REQUEST_COLUMNS = pa.schema(
     {
@@ -84,24 +85,19 @@ class LogFileError(MsdError):
     """A file that is no file of the log, or cannot be read."""
 
 
-def request_batch(records: Sequence[RequestRecord]) -> Batch:
-    """Columns of some requests."""
-    return _batch(_REQUEST_COLUMNS, records)
+def to_batch(records: Sequence[Record]) -> Batch:
+    """Columns of some records, one at least, all of one kind."""
+    schema = _EVENT_COLUMNS if isinstance(records[0], EventRecord) else _REQUEST_COLUMNS
+    columns = []
+    for field in schema:
+        columns.append(pa.array([getattr(one, field.name) for one in records], field.type))
+        let_others_run()
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def event_batch(records: Sequence[EventRecord]) -> Batch:
-    """Columns of some events."""
-    return _batch(_EVENT_COLUMNS, records)
-
-
-def encode_requests(records: Sequence[RequestRecord]) -> memoryview:
-    """A file of requests."""
-    return encode_batches([request_batch(records)])
-
-
-def encode_events(records: Sequence[EventRecord]) -> memoryview:
-    """A file of events."""
-    return encode_batches([event_batch(records)])
+def encode(records: Sequence[Record]) -> memoryview:
+    """A file of records, one at least, all of one kind."""
+    return encode_batches([to_batch(records)])
 
 
 def encode_batches(batches: Sequence[Batch]) -> memoryview:
@@ -132,14 +128,6 @@ def read_events(path: Path) -> Iterator[EventRecord]:
     """The same of a file of events."""
     for row in _rows(path, _EVENT_COLUMNS):
         yield EventRecord(**row)
-
-
-def _batch(schema: Any, records: Sequence[RequestRecord] | Sequence[EventRecord]) -> Batch:  # noqa: ANN401
-    columns = []
-    for field in schema:
-        columns.append(pa.array([getattr(one, field.name) for one in records], field.type))
-        let_others_run()
-    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _rows(path: Path, schema: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - pyarrow has no types

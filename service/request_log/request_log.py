@@ -7,10 +7,10 @@ gone - is lost; both are counted.
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from importlib.util import find_spec
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 import structlog
@@ -26,7 +26,7 @@ from service.settings import Settings
 from service.telemetry.metrics import Logged, Metrics
 
 if TYPE_CHECKING:  # pyarrow, which it needs, is an extra
-    from service.request_log.files import LogFolder
+    from service.request_log.files import Batch, LogFolder
 
 _MAX_BYTES, _MAX_COUNT = 16 * 2**20, 4_096
 _TICK_S = 1.0
@@ -38,7 +38,6 @@ _FULL_BYTES, _FEWEST_FILES = 16 * 2**20, 4
 _BATCH_IDS = 1_600
 _SAY_AGAIN_S = 30.0
 _STAGES = ("parse_ms", "rows_ms", "queue_ms", "run_ms", "total_ms")
-Record = TypeVar("Record", RequestRecord, EventRecord)
 
 
 class Events(NamedTuple):
@@ -153,16 +152,13 @@ class LogWriter:
 
     def __init__(self, folder: "LogFolder", metrics: Metrics, share: float, flush_s: float) -> None:
         """`share` of the requests are logged, and the events of those, and events that name no request."""
-        from service.request_log.files import encode_batches, event_batch, request_batch
-
         self._folder = folder
-        self._encode = encode_batches
         self._metrics = metrics
         self._share = share
         # A file must not be more than the folder may hold, and should not push out all others.
         full = min(_FULL_BYTES, folder.max_bytes // _FEWEST_FILES)
-        self._requests = _Waiting(REQUESTS, request_batch, full, flush_s)
-        self._events = _Waiting(EVENTS, event_batch, full, flush_s)
+        self._requests = _Waiting(REQUESTS, full, flush_s)
+        self._events = _Waiting(EVENTS, full, flush_s)
         self._drift, self._observed = Drift(metrics), Observed(metrics)
         self._say_again_at = 0.0
         self._log = structlog.get_logger("msd.request_log")
@@ -224,19 +220,21 @@ class LogWriter:
         if self._events.is_due(is_last):
             self._write(self._events)
 
-    def _convert(self, waiting: "_Waiting[Record]") -> None:
+    def _convert(self, waiting: "_Waiting") -> None:
         count = len(waiting.records)
         try:
             waiting.convert()
         except Exception as error:  # a value that Parquet cannot hold, say
             self._lost(waiting.kind, count, error)
 
-    def _write(self, waiting: "_Waiting[Record]") -> None:
+    def _write(self, waiting: "_Waiting") -> None:
+        from service.request_log.files import encode_batches
+
         self._convert(waiting)
         count, batches = waiting.taken()
         try:
             if batches:
-                self._folder.add(waiting.kind, self._encode(batches))
+                self._folder.add(waiting.kind, encode_batches(batches))
                 self._metrics.log_bytes.set(self._folder.size())
         except Exception as error:  # the disk, first of all
             self._lost(waiting.kind, count, error)
@@ -255,20 +253,19 @@ class LogWriter:
             self._log.error("request_log_failed", reason=str(error), exc_info=None if is_ours else error)
 
 
-class _Waiting(Generic[Record]):
+class _Waiting:
     """Records of one kind that are not in a file yet: the latest as they are, others in batches of columns."""
 
-    def __init__(self, kind: str, to_batch: Callable[[Sequence[Record]], Any], full: int, flush_s: float) -> None:
+    def __init__(self, kind: str, full: int, flush_s: float) -> None:
         self.kind = kind
-        self.records: list[Record] = []
+        self.records: list[RequestRecord | EventRecord] = []
         self.ids = 0
-        self._to_batch: Callable[[Sequence[Record]], Any] = to_batch
-        self._batches: list[Any] = []
+        self._batches: list[Batch] = []
         self._full, self._flush_s = full, flush_s
         self._bytes = 0
         self._since = 0.0
 
-    def add(self, record: Record, size: int, ids: int) -> None:
+    def add(self, record: RequestRecord | EventRecord, size: int, ids: int) -> None:
         """One more, of about `size` bytes and with so many IDs."""
         if not (self.records or self._batches):
             self._since = time.monotonic()
@@ -285,9 +282,11 @@ class _Waiting(Generic[Record]):
         """Make the latest records columns. If that fails, they are lost."""
         records, self.records, self.ids = self.records, [], 0
         if records:
-            self._batches.append(self._to_batch(records))
+            from service.request_log.files import to_batch
 
-    def taken(self) -> tuple[int, list[Any]]:
+            self._batches.append(to_batch(records))
+
+    def taken(self) -> "tuple[int, list[Batch]]":
         """The number of records in batches, and these; none wait any more."""
         batches, self._batches, self._bytes = self._batches, [], 0
         return sum(batch.num_rows for batch in batches), batches

@@ -32,6 +32,7 @@ _AT_ONCE = 4_096
 _MAX_BEGUN = 2**16
 _FLUSH_S = 0.5
 _STDOUT, _STDERR = 1, 2
+_STAMP = structlog.processors.TimeStamper(fmt="iso", utc=True)
 
 
 def keep_standard_streams() -> None:
@@ -54,7 +55,7 @@ def configure_logs(level: str) -> "LineCounts":
     shared: Sequence[Processor] = (
         structlog.stdlib.add_log_level,
         LineLimit(counts),
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _STAMP,
         structlog.processors.format_exc_info,
     )
     structlog.configure(
@@ -137,7 +138,8 @@ class LineWriter:
                 self._waiting_bytes -= len(line)
                 dropped, self._dropped = self._dropped, 0
             if dropped:
-                self.write(_dump_bytes({"event": "log_lines_dropped", "count": dropped, "level": "warning"}) + b"\n")
+                told = {"event": "log_lines_dropped", "count": dropped, "level": "warning"}
+                self.write(_dump_bytes(_STAMP(None, "warning", told)) + b"\n")
 
     def _is_written(self, line: bytes) -> bool:
         """Write a line whole, however long that takes. A full disk or a pipe whose reader has gone loses it."""

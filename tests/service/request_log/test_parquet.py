@@ -12,8 +12,7 @@ import pytest
 from msd.contract.log import EventRecord, RequestRecord, is_sampled
 from service.request_log.files import (
     LogFileError,
-    encode_events,
-    encode_requests,
+    encode,
     log_files,
     read_events,
     read_requests,
@@ -73,7 +72,7 @@ def same(found: RequestRecord, due: RequestRecord) -> None:
 
 def test_records_come_back_to_the_bit(tmp_path: Path) -> None:
     path = tmp_path / "requests-1.parquet"
-    path.write_bytes(encode_requests([RECORD, BARE]))
+    path.write_bytes(encode([RECORD, BARE]))
     first, second = read_requests(path)
 
     same(first, RECORD)
@@ -84,7 +83,7 @@ def test_records_come_back_to_the_bit(tmp_path: Path) -> None:
 
 def test_events_come_back(tmp_path: Path) -> None:
     path = tmp_path / "events-1.parquet"
-    path.write_bytes(encode_events([EVENT, replace(EVENT, request_id="r")]))
+    path.write_bytes(encode([EVENT, replace(EVENT, request_id="r")]))
 
     assert list(read_events(path)) == [EVENT, replace(EVENT, request_id="r")]
     assert pq.ParquetFile(path).schema_arrow.names == [field.name for field in fields(EventRecord)]
@@ -93,7 +92,7 @@ def test_events_come_back(tmp_path: Path) -> None:
 def test_another_file_is_told(tmp_path: Path) -> None:
     foreign, broken = tmp_path / "requests-1.parquet", tmp_path / "requests-2.parquet"
     pq.write_table(pa.table({"x": [1]}), foreign)
-    whole = encode_requests([RECORD])
+    whole = encode([RECORD])
     broken.write_bytes(whole[: len(whole) // 2])
 
     with pytest.raises(LogFileError, match="its columns differ"):
@@ -109,7 +108,7 @@ def test_another_file_is_told(tmp_path: Path) -> None:
 
 def test_a_flipped_byte_is_never_read_as_something_else(tmp_path: Path) -> None:
     path = tmp_path / "requests-1.parquet"
-    whole = encode_requests([replace(RECORD, request=bytes(range(256)) * 20)])
+    whole = encode([replace(RECORD, request=bytes(range(256)) * 20)])
     for place in random.Random(1).sample(range(4, len(whole)), 60):
         damaged = bytearray(whole)
         damaged[place] ^= 1

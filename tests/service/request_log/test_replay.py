@@ -13,7 +13,7 @@ from msd.contract.instructions import adds_int8_exactly, cpu_instructions
 from msd.contract.log import LogError, RequestRecord
 from msd.contract.precision import Precision
 from msd.contract.rows import RowCodec
-from service.request_log.files import encode_requests
+from service.request_log.files import encode
 from service.request_log.replay import LogReplay, replay_log
 from service.runtimes.runner import open_runtime
 from service.runtimes.runtime import RuntimeRefused
@@ -225,7 +225,7 @@ def test_the_command_tells_and_its_status_says(logs: list[RequestRecord], bundle
     wrong = replace(logs[0], scores=[column * np.float32(0.9) for column in logs[0].scores])
     for folder, kept in ((good, logs[:3]), (bad, [wrong, *logs[1:3]])):
         folder.mkdir()
-        (folder / "requests-1.parquet").write_bytes(encode_requests(kept))
+        (folder / "requests-1.parquet").write_bytes(encode(kept))
     ended = run_msd("replay", str(good), "--bundle", str(bundle.folder))
     assert ended.returncode == 0, ended.stderr
     assert "3 compared to the bit" in ended.stdout
