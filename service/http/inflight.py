@@ -50,11 +50,12 @@ class Inflight:
         self.unfinished.pop(connection, None)
 
     def is_over(self) -> bool:
-        """Whether much was held since this was last true, and most of it no longer is. Called about once a second."""
+        """Whether much was held a moment ago, and most of it no longer is. Called about once a second; true some times
+        in a row, because connections end a moment after their requests."""
         self._peak = max(self._peak, self.held)
-        if self._peak < _WORTH_TRIMMING or self.held > self._peak / 4:
+        if self._peak < _WORTH_TRIMMING or self.held > self._peak // 4:
             return False
-        self._peak = self.held
+        self._peak //= 2
         return True
 
 
