@@ -128,7 +128,8 @@ class Entry:
                 # Its end is what is read of it next.
                 arriving.shutdown(socket.SHUT_RDWR)
             return True
-        found = silent or self._idle(others) or next(iter(self._inflight.unfinished), None)
+        unfinished = (one for one in self._inflight.unfinished if not one.is_owed_replies)
+        found = silent or self._idle(others) or next(unfinished, None)
         if found is not None:
             found.give_place()
         return found is not None

@@ -13,6 +13,11 @@ _WORTH_TRIMMING = 2**23
 class Connection(Protocol):
     """One client's connection, as far as others may need its room."""
 
+    @property
+    def is_owed_replies(self) -> bool:
+        """Whether it has sent a whole request that is not answered yet."""
+        ...
+
     def give_way(self) -> None:
         """Refuse the request that has not come whole, and end."""
         ...

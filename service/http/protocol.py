@@ -144,6 +144,11 @@ class BoundedProtocol(BoundedParser):
         self._close("made_room")
 
     @property
+    def is_owed_replies(self) -> bool:
+        """Whether it has sent a whole request that is not answered yet."""
+        return bool(self.pipeline) or (self._is_answering and not self.cycle.more_body)
+
+    @property
     def is_idle(self) -> bool:
         """Whether it waits for nothing but its client's next request."""
         return self.timeout_keep_alive_task is not None

@@ -18,6 +18,8 @@ CLIENTS = 40
 class Holder:
     """A connection that holds some bytes of an unfinished request, until it is to give way."""
 
+    is_owed_replies = False
+
     def __init__(self, inflight: Inflight, size: int) -> None:
         self.inflight, self.size = inflight, size
         inflight.unfinished[self] = None

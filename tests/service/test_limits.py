@@ -100,7 +100,7 @@ def test_a_client_that_is_being_answered_keeps_its_place(narrow: LiveService) ->
         for _ in range(CONNECTIONS):
             held.append(connect(narrow))
             held[-1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-            held[-1].sendall(big * 20)
+            held[-1].sendall(big * 20 + b"GET /and-a-part-of HTT")
             assert held[-1].recv(15).startswith(b"HTTP/1.1 200")
         with connect(narrow) as another:
             assert another.recv(100) == b""

@@ -92,7 +92,8 @@ def test_metrics_tell_of_the_process(pair: LiveService) -> None:
     before, stages = scored(), pair.metric('msd_stage_seconds_count{stage="run"}')
     for _ in range(8):
         pair.score(golden_requests()[1])
-    assert scored() - before == 8
+    # A reply is written before it is counted.
+    wait_until(lambda: scored() - before == 8)
     assert pair.metric('msd_stage_seconds_count{stage="run"}') - stages == 8
     assert pair.metric("msd_ready") == 1
     statm = Path(f"/proc/{pair.process.pid}/statm").read_text()
