@@ -1,13 +1,17 @@
-"""One job of a scoring thread: the work, until when somebody waits for it, and what can share a model run with it.
+"""Jobs of scoring threads: the work, until when somebody waits for it, and what can share a model run; and the order of
+those that wait.
 
-Knows neither threads nor queues.
+Knows how many threads there are, and does not know them.
 """
 
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from itertools import count
 from typing import Any, Generic, TypeVar
 
 from msd.contract.assemble import Tensors
@@ -16,6 +20,8 @@ from service.runtimes.runner import SURE, Runner
 from service.runtimes.runtime import Scores
 
 _Result = TypeVar("_Result")
+# After a request with an ordinary deadline, a thread is kept from those with longer ones for so long.
+_RESERVED_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,3 +138,77 @@ def work_of(jobs: Sequence[Job[Any]]) -> list[Any]:
     together = jobs[0].runner.together
     assert together is not None, "several go together where they can"
     return list(together.run([job.tensors for job in jobs if job.tensors is not None]))
+
+
+class Waiting:
+    """Jobs that no thread has begun. Not for several threads at once."""
+
+    def __init__(self, threads: int) -> None:
+        self._prompt: list[tuple[float, int, Job[Any]]] = []
+        """A heap by due time, then arrival; as is that of jobs with long deadlines."""
+        self._patient: list[tuple[float, int, Job[Any]]] = []
+        self._spare: deque[Job[Any]] = deque()
+        self._numbers = count()
+        self._threads = threads
+        self._most = max(1, threads - 1)
+        """Threads that jobs may take that have to leave one to others."""
+        self._prompt_at = 0.0
+
+    def __len__(self) -> int:
+        return len(self._prompt) + len(self._patient) + len(self._spare)
+
+    def put(self, job: Job[Any]) -> None:
+        """Add a job that has just come."""
+        if job.is_spare:
+            self._spare.append(job)
+        elif job.is_patient:
+            heappush(self._patient, (job.due, next(self._numbers), job))
+        else:
+            heappush(self._prompt, (job.due, next(self._numbers), job))
+            self._prompt_at = job.queued_at
+
+    def put_back(self, jobs: Sequence[Job[Any]]) -> None:
+        """Add jobs that go before all others."""
+        for job in jobs:
+            heappush(self._prompt, (0.0, next(self._numbers), job))
+
+    def pop(self, jobs: Sequence[Job[Any]], at_hand: Collection[Job[Any]]) -> Job[Any] | None:
+        """The job that is due first, if it goes with those already taken; `at_hand`: one of each run."""
+        heap = self._prompt
+        if self._patient and not (heap and heap[0] < self._patient[0]) and not self._is_reserved(at_hand):
+            heap = self._patient
+        if heap:
+            return None if jobs and not go_together(jobs, heap[0][2]) else heappop(heap)[2]
+        if jobs or not self._spare or sum(job.is_spare for job in at_hand) >= self._most:
+            return None
+        return self._spare.popleft()
+
+    def is_held_back(self, ended: Job[Any]) -> bool:
+        """Whether there are jobs like one that ended, which may have been kept from a free thread until now."""
+        return bool((ended.is_spare and self._spare) or (ended.is_patient and self._patient))
+
+    def take_late(self, now: float) -> list[Job[Any]]:
+        """Remove the jobs whose deadline is over, and return them."""
+        late = [job for job in self._all() if job.deadline < now]
+        if late:
+            for heap in (self._prompt, self._patient):
+                heap[:] = [entry for entry in heap if entry[2].deadline >= now]
+                heapify(heap)
+            self._spare = deque(job for job in self._spare if job.deadline >= now)
+        return late
+
+    def take_all(self) -> list[Job[Any]]:
+        """Remove all jobs, and return them."""
+        jobs = self._all()
+        for one in (self._prompt, self._patient, self._spare):
+            one.clear()
+        return jobs
+
+    def _all(self) -> list[Job[Any]]:
+        return [*(job for heap in (self._prompt, self._patient) for _, _, job in heap), *self._spare]
+
+    def _is_reserved(self, at_hand: Collection[Job[Any]]) -> bool:
+        """Whether the last free thread is not for jobs with long deadlines, whose runs may take as long."""
+        if self._threads == 1 or time.perf_counter() - self._prompt_at > _RESERVED_S:
+            return False
+        return sum(job.is_patient for job in at_hand) >= self._most

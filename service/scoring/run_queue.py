@@ -10,8 +10,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from heapq import heapify, heappop, heappush
-from itertools import count
 from queue import SimpleQueue
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
@@ -22,7 +20,7 @@ from service.errors import ClientGone, DeadlineExceeded
 from service.runtimes.runner import Runner
 from service.runtimes.runtime import Scores
 from service.scoring.admission import Admission, due_at
-from service.scoring.job import Done, Job, Ran, Told, check, go_together, prepare, work_of
+from service.scoring.job import Done, Job, Ran, Told, Waiting, check, prepare, work_of
 from service.telemetry.metrics import Metrics
 
 Cut = Callable[[int], Tensors]
@@ -36,8 +34,6 @@ _SWEEP_S = 0.05
 _OVERRUN_S = 5.0
 # At the end, runs at hand are waited for so long.
 _LAST_RUNS_S = 3.0
-# After a request with an ordinary deadline, a thread is kept from those with longer ones for so long.
-_RESERVED_S = 1.0
 
 
 class Heartbeat(NamedTuple):
@@ -60,13 +56,7 @@ class RunQueue:
     def __init__(self, metrics: Metrics, admission: Admission, threads: int = 1) -> None:
         self.admission = admission
         self._metrics = metrics
-        self._waiting: list[tuple[float, int, Job[Any]]] = []
-        """A heap by due time, then arrival."""
-        self._patient: list[tuple[float, int, Job[Any]]] = []
-        """The same, of those with long deadlines."""
-        self._prompt_at = 0.0
-        """When a job with an ordinary deadline was put in last."""
-        self._spare: deque[Job[Any]] = deque()
+        self._waiting = Waiting(threads)
         self._ended: deque[Job[Any]] = deque()
         self._at_hand: dict[int, tuple[float, list[Job[Any]]]] = {}
         """By thread: when the run began, and its jobs."""
@@ -75,13 +65,10 @@ class RunQueue:
         self._woken: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
         """Of all above; held for moments, never while something runs."""
-        self._numbers = count()
         self._sweeps: asyncio.AbstractEventLoop | None = None
         # One for each job that was put in: an idle thread waits here, where that costs least.
         self._tokens: SimpleQueue[None] = SimpleQueue()
         self._count = threads
-        self._most_spare = max(1, threads - 1)
-        """Threads that jobs may take that have to leave one to others."""
         self._threads: list[threading.Thread] = []
         self._log = structlog.get_logger("msd.queue")
         admission.at_hand = self._at_hand_after
@@ -95,7 +82,7 @@ class RunQueue:
         """Return the progress of the scoring threads. For any thread."""
         now = time.perf_counter()
         with self._lock:
-            running, waiting = len(self._at_hand), len(self._all_waiting())
+            running, waiting = len(self._at_hand), len(self._waiting)
             longest_s = max((now - began for began, _ in self._at_hand.values()), default=0.0)
             quiet_s = now - self._moved_at if running or waiting else 0.0
         return Heartbeat(self._count, running, waiting, quiet_s, longest_s)
@@ -152,15 +139,9 @@ class RunQueue:
         with self._lock:
             if self._is_closed:
                 raise asyncio.CancelledError(_CLOSED)
-            if not (self._at_hand or self._waiting or self._patient or self._spare):
+            if not (self._at_hand or self._waiting):
                 self._moved_at = job.queued_at
-            if job.is_spare:
-                self._spare.append(job)
-            elif job.is_patient:
-                heappush(self._patient, (job.due, next(self._numbers), job))
-            else:
-                heappush(self._waiting, (job.due, next(self._numbers), job))
-                self._prompt_at = job.queued_at
+            self._waiting.put(job)
         if not self._threads:
             self._start()
         self._tokens.put(None)
@@ -177,9 +158,7 @@ class RunQueue:
         """Begin no more jobs, and wait a bounded time for those at hand."""
         with self._lock:
             self._is_closed = True
-            waiting = self._all_waiting()
-            for one in (self._waiting, self._patient, self._spare):
-                one.clear()
+            waiting = self._waiting.take_all()
         self._give_up(waiting)
         for _ in self._threads:
             self._tokens.put(None)
@@ -201,14 +180,9 @@ class RunQueue:
         """Answer requests whose time is over, even if no thread ever comes free."""
         now = time.perf_counter()
         with self._lock:
-            late = [job for job in self._all_waiting() if job.deadline < now]
+            late = self._waiting.take_late(now)
             late += [job for _, jobs in self._at_hand.values() for job in jobs if job.deadline + _OVERRUN_S < now]
-            if late:
-                for heap in (self._waiting, self._patient):
-                    heap[:] = [entry for entry in heap if entry[2].deadline >= now]
-                    heapify(heap)
-                self._spare = deque(job for job in self._spare if job.deadline >= now)
-            is_idle = not (self._at_hand or self._all_waiting())
+            is_idle = not (self._at_hand or self._waiting)
         for job in late:
             if job.claim():
                 self._tell(job, DeadlineExceeded(_TOO_LATE))
@@ -217,9 +191,6 @@ class RunQueue:
             self._sweeps = None
         else:
             loop.call_later(_SWEEP_S, self._sweep)
-
-    def _all_waiting(self) -> list[Job[Any]]:
-        return [*(job for heap in (self._waiting, self._patient) for _, _, job in heap), *self._spare]
 
     def _at_hand_after(self, due: float) -> float:
         """Expected seconds of the runs at hand whose jobs are due later; 0 while a thread is free."""
@@ -262,7 +233,7 @@ class RunQueue:
         jobs: list[Job[Any]] = []
         while True:
             with self._lock:
-                job = self._pop(jobs)
+                job = self._waiting.pop(jobs, [first for _, (first, *_) in self._at_hand.values()])
                 if job is None:
                     if jobs:
                         self._moved_at = time.perf_counter()
@@ -277,25 +248,6 @@ class RunQueue:
                 job.outcome = refusal
                 self._hand_back([job])
 
-    def _pop(self, jobs: list[Job[Any]]) -> Job[Any] | None:
-        """The next job, which goes with those already taken; the lock is held."""
-        heap = self._waiting
-        if self._patient and not (heap and heap[0] < self._patient[0]) and not self._is_reserved():
-            heap = self._patient
-        if heap:
-            return None if jobs and not go_together(jobs, heap[0][2]) else heappop(heap)[2]
-        if jobs or not self._spare:
-            return None
-        busy = sum(at_hand[0].is_spare for _, at_hand in self._at_hand.values())
-        return self._spare.popleft() if busy < self._most_spare else None
-
-    def _is_reserved(self) -> bool:
-        """Whether the last free thread is not for jobs with long deadlines, which may take as long; the lock is
-        held."""
-        if self._count == 1 or time.perf_counter() - self._prompt_at > _RESERVED_S:
-            return False
-        return sum(at_hand[0].is_patient for _, at_hand in self._at_hand.values()) >= self._most_spare
-
     def _run(self, number: int, jobs: list[Job[Any]], free_at: float) -> float:
         """Run what goes together, and return when the thread was free again."""
         started = time.perf_counter()
@@ -307,7 +259,7 @@ class RunQueue:
         with self._lock:
             del self._at_hand[number]
             self._moved_at = ended
-            is_more = bool((jobs[0].is_spare and self._spare) or (jobs[0].is_patient and self._patient))
+            is_more = self._waiting.is_held_back(jobs[0])
         if is_more:
             # The next one's own token was perhaps spent by a thread that was not allowed to take it.
             self._tokens.put(None)
@@ -331,8 +283,7 @@ class RunQueue:
         with self._lock:
             if self._is_closed:
                 return False
-            for job in jobs:
-                heappush(self._waiting, (0.0, next(self._numbers), job))
+            self._waiting.put_back(jobs)
         for _ in jobs:
             self._tokens.put(None)
         return True

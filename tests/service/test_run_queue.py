@@ -635,7 +635,7 @@ def test_spare_jobs_leave_a_thread_free_and_go_last(threads: int, most: int) -> 
 
 
 def test_long_deadlines_leave_a_thread_to_those_in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.scoring.run_queue._RESERVED_S", 1e9)
+    monkeypatch.setattr("service.scoring.job._RESERVED_S", 1e9)
     bench = Bench(threads=2)
     bench.admission.patience_s = 60.0
     gate = Gate()
