@@ -2,6 +2,7 @@
 
 import json
 import socket
+import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -92,6 +93,8 @@ def test_requests_whose_clients_left_while_they_waited_never_run(running: LiveSe
         with ExitStack() as left:
             for _ in range(3):
                 connection = left.enter_context(socket.create_connection(("127.0.0.1", running.port)))
+                # Its end is a reset: who only says no more still wants the answer.
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 connection.sendall(request % (len(body), body))
             wait_to_see(lambda: running.metric("msd_queued_rows") > 100, [scoring])
         assert scoring.result().status_code == 200
