@@ -4,6 +4,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -107,6 +108,16 @@ def test_silent_connections_do_not_fill_the_admin_port_for_good(bundle: Bundle, 
         with running.admin() as admin:
             wait_until(lambda: admin.get("/health/live").status_code == 200)
         assert running.score(golden_requests()[0]).status_code == 200
+
+
+def test_while_redis_is_away_at_the_start_it_is_alive_and_not_ready(bundle: Bundle, tmp_path: Path) -> None:
+    """So a startup probe of liveness does not have it restarted for nothing."""
+    url = f"redis://127.0.0.1:{free_port()}"
+    settings: dict[str, Any] = {"store": "redis", "redis_url": url, "wait_ready": False, "admin_port": 0}
+    with live_service(bundle.folder, tmp_path, **settings) as running, running.admin() as admin:
+        wait_until(lambda: admin.get("/health/ready").json()["missing"].keys() == {"store"})
+        assert admin.get("/health/live").status_code == 200
+        assert admin.get("/health/ready").status_code == 503
 
 
 def test_it_says_that_it_drains_to_the_end(bundle: Bundle, tmp_path: Path) -> None:
