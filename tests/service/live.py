@@ -46,10 +46,13 @@ class LiveService:
 
     @property
     def admin_port(self) -> int:
-        """Where its admin port is."""
-        (line,) = [line for line in self.log() if line["event"] == "admin_listening"]
-        port: int = line["port"]
-        return port
+        """Where its admin port is, once a thread of its own has opened it."""
+
+        def ports() -> list[int]:
+            return [line["port"] for line in self.log() if line["event"] == "admin_listening"]
+
+        wait_until(ports)
+        return ports()[0]
 
     def admin(self, **options: Any) -> httpx.Client:  # noqa: ANN401 - httpx's own options
         """A client of its admin port."""
