@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd.dataset.load import Dataset
-from msd.ranker.baseline import counts_baseline
+from msd.ranker.baselines import counts_baseline
 from msd.ranker.features import Features
 from msd.ranker.model import RankerConfig
 from msd.teachers.knowledge import KnowledgeBase

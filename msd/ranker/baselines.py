@@ -1,15 +1,20 @@
-"""The networks that MSD is measured against: logistic regression, DeepFM, DIN and DCN-V2.
+"""What MSD is measured against: the networks logistic regression, DeepFM, DIN and DCN-V2, and trees on counts.
 
-They take the same tensors, embedding width and dropout rates; where a schema has vectors, they are dense inputs here.
+Networks take the same tensors, embedding width and dropout rates; where a schema has vectors, they are dense inputs.
 """
 
 from abc import ABC, abstractmethod
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import Tensor, nn
 
-from msd.contract.schema import SIDES, FeatureSchema, Side
-from msd.ranker.model import RankerConfig, SideEmbedding, Tensors
+from msd.contract.schema import SIDES, Bag, Categorical, FeatureSchema, Side
+from msd.dataset.split import Part
+from msd.ranker.features import Features
+from msd.ranker.model import Ranker, RankerConfig, SideEmbedding, Tensors
 
 _ASKING: tuple[Side, Side] = ("user", "context")
 _ATTENTION = 36
@@ -211,3 +216,41 @@ def _mean(history_BLD: Tensor, mask_BL: Tensor) -> Tensor:
     """[B, D] of the items that there are; 0 of none."""
     held_BLD = history_BLD * mask_BL.unsqueeze(-1)
     return held_BLD.sum(1) / mask_BL.sum(1, keepdim=True).clamp(min=1.0)
+
+
+Network = Ranker | Baseline
+_BASELINES: dict[str, type[Baseline]] = {"lr": LogisticRegression, "deepfm": DeepFm, "din": Din, "dcnv2": DcnV2}
+
+
+def new_network(schema: FeatureSchema, config: RankerConfig) -> Network:
+    """An untrained network, its weights drawn from torch's generator."""
+    return Ranker(schema, config) if config.network == "msd" else _BASELINES[config.network](schema, config)
+
+
+def counts_baseline(features: Features, events: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+    """Click probabilities [len(events)] of trees trained on window and train rows: dense features of both sides
+    (numbers, smoothed click rates, counts, ages), bags as indicators, categories as codes. No ids, no vectors."""
+    columns = _columns(features)
+    trained = features.of_part(Part.WINDOW, Part.TRAIN)
+    trees = HistGradientBoostingClassifier(learning_rate=0.05, max_iter=400, early_stopping=True, random_state=seed)
+    trees.fit(columns[trained], features.labels.numpy()[trained])
+    probabilities: NDArray[np.float64] = trees.predict_proba(columns[events])[:, 1]
+    return probabilities
+
+
+def _columns(features: Features) -> NDArray[np.float32]:
+    parts = [features.context_dense.numpy(), features.context_categorical.numpy().astype(np.float32)]
+    for side in (features.user, features.item):
+        # The last dense column, if the schema has vectors, says whether there is one.
+        vectors = features.schema.semantic(side.entities.side) is not None
+        parts.append(side.dense.numpy()[:, : side.dense.shape[1] - vectors])
+        rows = side.rows.numpy()
+        for field in features.schema.indexed(side.entities.side):
+            values = side.entities.categorical[:, features.schema.columns[field.name]]
+            if isinstance(field, Categorical) and not field.is_id:
+                parts.append(values[rows].astype(np.float32))
+            elif isinstance(field, Bag):
+                indicators = np.zeros((len(values), field.size), np.float32)
+                np.put_along_axis(indicators, values, 1.0, axis=1)
+                parts.append(indicators[:, 1:][rows])
+    return np.concatenate(parts, axis=1)

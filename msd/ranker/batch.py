@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from msd.contract.rows import RowSide
 from msd.contract.schema import STATE_FEATURES, FeatureSchema
 from msd.ranker.adaptor import Adaptors
-from msd.ranker.calibrator import Calibrator
+from msd.ranker.baselines import new_network
+from msd.ranker.calibrate import Calibrator
 from msd.ranker.features import Features, SideFeatures
 from msd.ranker.model import RankerConfig, is_id
-from msd.ranker.network import new_network
 
 Vectors = Callable[[RowSide, Tensor], Tensor]
 

@@ -1,11 +1,16 @@
-"""Calibration learned from valid's clicks: Platt's slope and offset, or an isotonic curve of few knots."""
+"""Calibration learned from valid's clicks: Platt's slope and offset, or an isotonic curve of few knots.
+
+`Calibrator` holds it inside a ranker's graph.
+"""
 
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
 
 from msd.ranker.metrics import calibration, expected_calibration_error, mean_logloss
 
@@ -94,3 +99,39 @@ def compare_calibrations(logits: Floats, labels: Floats, seed: int = 0) -> dict[
         }
         for way, found in probabilities.items()
     }
+
+
+class Calibrator(nn.Module):
+    """A curve in buffers of fixed size, at first the identity. One of few knots repeats its last."""
+
+    knots: Tensor
+    values: Tensor
+    outer_slope: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("knots", torch.zeros(KNOTS))
+        self.register_buffer("values", torch.zeros(KNOTS))
+        self.register_buffer("outer_slope", torch.ones(()))
+
+    def set(self, curve: Curve) -> None:
+        """Takes over a curve of at most 32 knots."""
+        spare = KNOTS - len(curve.knots)
+        self.knots.copy_(torch.from_numpy(np.pad(curve.knots, (0, spare), "edge")))
+        self.values.copy_(torch.from_numpy(np.pad(curve.values, (0, spare), "edge")))
+        self.outer_slope.fill_(curve.outer_slope)
+
+    def curve(self) -> Curve:
+        """The curve that is held, without the repeated knots."""
+        knots, first = np.unique(self.knots.double().cpu().numpy(), return_index=True)
+        return Curve(knots, self.values.double().cpu().numpy()[first], float(self.outer_slope))
+
+    def forward(self, logits_N: Tensor) -> Tensor:
+        """[N] logits → [N] calibrated logits: each segment adds its slope times the part of it that lies below."""
+        starts_S, ends_S = self.knots[:-1], self.knots[1:]
+        widths_S = ends_S - starts_S
+        slopes_S = torch.where(widths_S > 0, (self.values[1:] - self.values[:-1]) / widths_S.clamp(min=1e-12), 0.0)
+        # Never less than 0, rather than clamped first: offsets that cancel out do not in half precision.
+        below_NS = torch.relu(torch.minimum(logits_N.unsqueeze(-1), ends_S) - starts_S)
+        inside_N = torch.minimum(torch.maximum(logits_N, self.knots[0]), self.knots[-1])
+        return self.values[0] + (below_NS * slopes_S).sum(-1) + self.outer_slope * (logits_N - inside_N)

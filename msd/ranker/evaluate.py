@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
 from msd.dataset.texts import student_texts
-from msd.ranker.baseline import counts_baseline
+from msd.ranker.baselines import counts_baseline
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.bootstrap import Resampled, compare, compare_by_seed, interval, resample_metrics
 from msd.ranker.calibrate import compare_calibrations

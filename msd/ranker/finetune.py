@@ -24,8 +24,7 @@ from msd.ranker.calibrate import choose_calibration
 from msd.ranker.features import Features
 from msd.ranker.live_vectors import CachedTexts, LiveVectors
 from msd.ranker.parallel import ALONE, Team, TeamError
-from msd.ranker.runs import random_runs
-from msd.ranker.train import EpochReport, Progress, predict_logits
+from msd.ranker.train import EpochReport, Progress, predict_logits, random_runs
 from msd.student.encoder import Student, save_student
 from msd.student.lora import Lora
 from msd.student.vectors import LevelVectors, StudentVectors, save_vectors

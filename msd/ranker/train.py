@@ -21,7 +21,6 @@ from msd.ranker.calibrate import choose_calibration
 from msd.ranker.features import Features
 from msd.ranker.model import RankerConfig
 from msd.ranker.parallel import ALONE, Team, TeamError
-from msd.ranker.runs import random_runs
 
 _PREDICT_ROWS = 2_048
 USER_AFFINITIES = "ranker.affinity.users.weight"
@@ -186,6 +185,16 @@ def _train_epoch(
         losses.append(loss.item())
         progress(epoch, step, losses[-1])
     return float(np.mean(losses))
+
+
+def random_runs(entities: NDArray[np.int32], longest: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+    """Places of all rows, whose entities are given, in random runs of up to `longest` rows of one entity each."""
+    order = np.lexsort((rng.random(len(entities)), entities))
+    held = entities[order]
+    starts = np.flatnonzero(np.append(True, held[1:] != held[:-1]))
+    within = np.arange(len(held)) - np.repeat(starts, np.diff(np.append(starts, len(held))))
+    runs = np.split(order, np.flatnonzero(within % longest == 0)[1:])
+    return [runs[at] for at in rng.permutation(len(runs))]
 
 
 @torch.no_grad()

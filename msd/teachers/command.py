@@ -13,10 +13,10 @@ from msd.teachers.display import Display, summary
 from msd.teachers.estimate import Estimate, Prices, estimate
 from msd.teachers.journal import QUARANTINE_FILE
 from msd.teachers.knowledge import TeacherError
+from msd.teachers.prompts import ANSWER_TOKENS, BYTES_A_TOKEN
 from msd.teachers.seeds import Seeding
 from msd.teachers.share import join_answers, parse_share
 from msd.teachers.teacher import Teacher
-from msd.teachers.tokens import ANSWER_TOKENS, BYTES_A_TOKEN
 
 app = typer.Typer(add_completion=False)
 

@@ -8,11 +8,10 @@ from msd.dataset.load import Dataset
 from msd.teachers.collect import group_by_key
 from msd.teachers.journal import Journal, key_of
 from msd.teachers.knowledge import Knowledge
-from msd.teachers.prompts import Example
+from msd.teachers.prompts import ANSWER_TOKENS, BYTES_A_TOKEN, Example
 from msd.teachers.seeds import Seeding, choose, load_seeds, refuse_seeds
 from msd.teachers.share import WHOLE, Share
 from msd.teachers.teacher import Question, Teacher, Usage, questions_of
-from msd.teachers.tokens import ANSWER_TOKENS, BYTES_A_TOKEN
 
 
 @dataclass(frozen=True)

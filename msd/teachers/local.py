@@ -14,9 +14,8 @@ from transformers.utils import logging
 
 from msd.teachers.answer import Written, read_answer
 from msd.teachers.knowledge import TeacherError
-from msd.teachers.prompts import Example, Message, Prompt, repair
+from msd.teachers.prompts import Example, Message, Prompt, repair, usage_of
 from msd.teachers.teacher import Answered, Failed, Question, Reply, Usage
-from msd.teachers.tokens import usage_of
 
 _SAMPLE = 1 << 20
 

@@ -5,23 +5,27 @@ What meets a fault of the server is asked again after a pause; what is answered 
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Self
 
 import httpx
 
 from msd.teachers.answer import ANSWER_SCHEMA, Written, read_answer
 from msd.teachers.knowledge import TeacherError
-from msd.teachers.pause import LONGEST_WAIT, pause, retry_after
-from msd.teachers.prompts import Example, Message, Prompt, repair
+from msd.teachers.prompts import Example, Message, Prompt, repair, tokens_of, usage_of
 from msd.teachers.teacher import Answered, Failed, Question, Reply, Usage
-from msd.teachers.tokens import tokens_of, usage_of
 
 _LARGEST = 1_000_000
 _SHOWN = 300
 _PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 _OURS = {400, 413, 422}
+# A server that asks for more is told goodbye: the run can be started again.
+LONGEST_WAIT = 600.0
+_LONGEST_PAUSE = 60.0
 
 
 @dataclass(frozen=True)
@@ -289,3 +293,25 @@ def _usage(told: object, chat: Sequence[Message], text: str) -> Usage:
         read if type(read) is int and read >= 0 else usage.read,
         written if type(written) is int and written >= 0 else usage.written,
     )
+
+
+def pause(attempt: int, base: float, asked: float | None = None) -> float:
+    """Seconds before the attempt after the `attempt`-th (from 1): doubled each time, at most 60, and spread at random.
+
+    Never less than the server asked for. The spread keeps many requests from coming back at the same moment.
+    """
+    doubled = min(base * 2.0 ** (attempt - 1), _LONGEST_PAUSE) * random.uniform(0.5, 1.0)
+    return doubled if asked is None else asked + doubled * 0.25
+
+
+def retry_after(headers: Mapping[str, str], now: datetime | None = None) -> float | None:
+    """Seconds that the header Retry-After asks for, given as a number or a date; None if it says nothing readable."""
+    value = headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        at = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return max(0.0, (at - (now or datetime.now(UTC))).total_seconds())

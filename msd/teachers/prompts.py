@@ -1,4 +1,7 @@
-"""The questions as a language model reads them: wording, examples and texts made into messages. Asks nobody."""
+"""The questions as a language model reads them: wording, examples and texts made into messages; and their tokens.
+
+Asks nobody.
+"""
 
 import hashlib
 import json
@@ -9,11 +12,15 @@ from importlib import resources
 from typing import Literal, TypedDict
 
 from msd.teachers.knowledge import Knowledge
-from msd.teachers.teacher import Level, Question
+from msd.teachers.teacher import Level, Question, Usage
 
 # Goes up with every change of a file in wording/; answers are kept under it, so that a change is asked anew.
 PROMPT_VERSION = "2"
 _QUOTED = 2000
+# Where nobody counts tokens. The rule is rough: languages and tokenizers differ by half as much again.
+ANSWER_TOKENS = 300
+BYTES_A_TOKEN = 4
+_MESSAGE_TOKENS = 4
 
 
 class Message(TypedDict):
@@ -86,3 +93,13 @@ def _answer_of(example: Example) -> str:
         "known": one.known,
     }
     return json.dumps(answer, ensure_ascii=False)
+
+
+def tokens_of(text: str) -> int:
+    """The tokens of a text, by the rule."""
+    return -(-len(text.encode()) // BYTES_A_TOKEN)
+
+
+def usage_of(chat: Sequence[Message]) -> Usage:
+    """The tokens that a chat and its answer take, by the rule."""
+    return Usage(sum(tokens_of(message["content"]) + _MESSAGE_TOKENS for message in chat), ANSWER_TOKENS)

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from msd.dataset.split import Part
-from msd.ranker.baseline import counts_baseline
+from msd.ranker.baselines import counts_baseline
 from msd.ranker.metrics import calibration, expected_calibration_error, measure
 from tests.ranker.made import World
 

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
 from msd.dataset.split import Part
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.calibrate import fit_platt
-from msd.ranker.train import EpochReport, TrainConfig, TrainError, predict, predict_logits, train_ranker
+from msd.ranker.train import EpochReport, TrainConfig, TrainError, predict, predict_logits, random_runs, train_ranker
 from tests.ranker.made import QUICK, SMALL, World, quiet, train_quickly
 
 SHORT = replace(QUICK, epochs=1)
@@ -136,3 +138,22 @@ def test_valid_rows_of_one_label_are_refused(label: float, world: World, tmp_pat
     with pytest.raises(TrainError, match=rf"all {len(rows)} valid rows have label {label:g}, so that no epoch can be"):
         train_quickly(replace(world.features, labels=labels), tmp_path / "work", SHORT)
     assert not (tmp_path / "work").exists()
+
+
+@settings(max_examples=30)
+@given(users=st.lists(st.integers(0, 5), min_size=1, max_size=60), longest=st.integers(1, 9), seed=st.integers(0, 99))
+def test_runs_hold_every_row_once_and_one_user_each(users: list[int], longest: int, seed: int) -> None:
+    rows = np.array(users, np.int32)
+    runs = random_runs(rows, longest, np.random.default_rng(seed))
+    assert sorted(np.concatenate(runs).tolist()) == list(range(len(rows)))
+    assert all(len(set(rows[run])) == 1 and 1 <= len(run) <= longest for run in runs)
+    # No user is cut more often than it must be.
+    assert len(runs) == sum(-(-count // longest) for count in np.unique(rows, return_counts=True)[1])
+
+
+def test_runs_and_the_rows_in_them_are_drawn_by_the_generator() -> None:
+    rows = np.repeat(np.arange(6, dtype=np.int32), 20)
+    first, again, other = (np.concatenate(random_runs(rows, 4, np.random.default_rng(seed))) for seed in (1, 1, 2))
+    assert first.tolist() == again.tolist() != other.tolist()
+    assert len({tuple(np.sort(run)) for run in random_runs(rows, 4, np.random.default_rng(3))}) == 30
+    assert any(sorted(run) != list(run) for run in random_runs(rows, 4, np.random.default_rng(3)))

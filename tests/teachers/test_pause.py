@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd.teachers.pause import pause, retry_after
+from msd.teachers.openai_compatible import pause, retry_after
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 

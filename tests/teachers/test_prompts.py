@@ -5,9 +5,8 @@ import hashlib
 import pytest
 
 from msd.teachers.knowledge import Knowledge
-from msd.teachers.prompts import PROMPT_VERSION, Example, Prompt, repair, wording
+from msd.teachers.prompts import PROMPT_VERSION, Example, Prompt, repair, tokens_of, usage_of, wording
 from msd.teachers.teacher import Level, Question
-from msd.teachers.tokens import tokens_of, usage_of
 
 WORDINGS = {"2": "22bce41a0fd6de3f"}
 
