@@ -57,6 +57,12 @@ class SlowFolder(LogFolder):
         super().add(kind, data)
 
 
+@pytest.fixture(autouse=True)
+def patient_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread stands back, so that on a busy machine the last records take their time."""
+    monkeypatch.setattr("service.request_log.request_log._CLOSE_WITHIN_S", 60.0)
+
+
 def results(metrics: Metrics, name: str = "records") -> dict[str, float]:
     """How many there are of each result."""
     start = f'msd_log_{name}_total{{result="'
