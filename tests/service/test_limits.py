@@ -57,11 +57,12 @@ def answers(connection: socket.socket, count: int) -> None:
 def test_a_new_client_takes_the_place_of_an_idle_one(narrow: LiveService) -> None:
     """Kept connections that nobody uses do not keep others out."""
     before = closed(narrow, "made_room")
-    kept = [connect(narrow) for _ in range(CONNECTIONS)]
+    kept = []
     try:
-        for one in kept:
-            one.sendall(POST)
-            answers(one, 1)
+        for _ in range(CONNECTIONS):
+            kept.append(connect(narrow))
+            kept[-1].sendall(POST)
+            answers(kept[-1], 1)
         assert narrow.score(golden_requests()[0]).status_code == 200
         assert closed(narrow, "made_room") > before
     finally:
