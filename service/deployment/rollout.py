@@ -9,13 +9,12 @@ import asyncio
 import errno
 import math
 import os
-import sys
 import threading
 import time
 import weakref
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Mapping
 from concurrent import futures
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,8 +40,6 @@ from service.trust import Trust
 _EVERY_S = 0.4
 # Of the time that a step takes: so much is left to requests before the next.
 _REST = 2.0
-# Python that loads gives way to Python that serves after so long, not after the usual 5 ms.
-_SWITCH_S = 0.0005
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 _LOOP_S = 0.1
 _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
@@ -149,8 +146,7 @@ class Rollout:
             self._again_s = _FIRST_PAUSE_S
         self._handled, self._again_at = sight, math.inf
         try:
-            with _short_turns():
-                self._lead_to(sight)
+            self._lead_to(sight)
         except (StoreError, Scarce) as error:
             self._again_at = time.monotonic() + self._again_s
             self._refused("postponed")
@@ -252,13 +248,3 @@ def _can_open() -> bool:
 def _close(loop: asyncio.AbstractEventLoop, store: RowStore) -> None:
     with suppress(RuntimeError):  # the loop has ended, and with it the service
         loop.call_soon_threadsafe(lambda: loop.create_task(store.close()))
-
-
-@contextmanager
-def _short_turns() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(_SWITCH_S)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
