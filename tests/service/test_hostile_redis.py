@@ -137,7 +137,7 @@ NONSENSE = [
 ]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     says=st.sampled_from(NONSENSE) | st.binary(max_size=300) | REPLIES.map(b"".join),
     hangs_up=st.booleans(),
