@@ -147,7 +147,7 @@ def test_the_disk_is_bounded_and_the_newest_are_kept(bundle: Bundle, tmp_path: P
         assert service.terminate() == 0
     assert sum(file.stat().st_size for file in folder.glob("*.parquet")) <= 2**20
     kept = [record.request_id for record in records(folder)]
-    # On a busy machine the very last may not be written before the end; what is kept is in order, and the oldest are gone.
+    # On a busy machine the last may not be written before the end. What is kept is in order, and the oldest are gone.
     first = names.index(kept[0])
     assert first > 0
     assert kept == names[first : first + len(kept)]
