@@ -112,7 +112,11 @@ def _one(
             while load.now_s < seconds:
                 most = max(most, held(service).memory)
                 time.sleep(0.1)
-        came: dict[str, int] = json.loads(attacker.stdout.read() or "{}")
+        said = attacker.stdout.read()
+    # An attack that did not take place would be withstood by anybody.
+    if attacker.returncode:
+        raise ServiceError(f"the attack {name!r} ended with {attacker.returncode}; it was not carried out")
+    came: dict[str, int] = json.loads(said)
     return load, round((most - start) / _MB, 1), came
 
 
@@ -157,7 +161,7 @@ def _say(target: Target, pieces: "list[bytes]", *, ends: bool = False) -> bytes:
                 link.shutdown(socket.SHUT_WR)
             while part := link.recv(65_536):
                 said += part
-        except OSError:
+        except OSError:  # the service has ended the connection, or says no more; what it said before counts
             pass
         return said
 
