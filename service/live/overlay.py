@@ -107,7 +107,8 @@ class LiveRows:
         rules = state_rules(schema)
         user = with_counts(user, of_user, rules["user"].half_life_s, moment)
         items = with_counts(items, of_items, rules["item"].half_life_s, moment)
-        self._tell(user, at, stream)
+        self.tell(max(0.0, at - float(user.records["as_of"][0])))
+        self._tell_newest(stream)
         return user, items
 
     def at_hand(self, schema: FeatureSchema, user_id: str, ids: Sequence[str]) -> tuple[object, ...] | None:
@@ -117,7 +118,7 @@ class LiveRows:
         if user is None or items is None:
             return None
         if items.stream is not None:
-            self._metrics.newest_event.set(items.stream.until)
+            self._tell_newest(items.stream)
         rules = state_rules(schema)
         half_lives = rules["user"].half_life_s, rules["item"].half_life_s
         return user.packed[0], items.packed, items.stream, self._lag_s, *half_lives
@@ -143,8 +144,7 @@ class LiveRows:
             self._log.warning("live_error", error=str(error))
             return States([None] * len(ids), None)
 
-    def _tell(self, user: Rows, at: float, stream: Stream) -> None:
-        self._metrics.live_ages.observe(max(0.0, at - float(user.records["as_of"][0])))
+    def _tell_newest(self, stream: Stream) -> None:
         self._metrics.newest_event.set(stream.until or math.nan)
 
 
