@@ -62,7 +62,14 @@ ARROWS = [
     Arrow("loadtest.savings", ("loadtest", "msd")),
     Arrow(
         "image",
-        ("image", "loadtest.http_client", "msd.contract", "service.request_log.files"),
+        (
+            "image",
+            "loadtest.chaos.hostile",
+            "loadtest.chaos.siege",
+            "loadtest.http_client",
+            "msd.contract",
+            "service.request_log.files",
+        ),
         forbidden=frozenset(HEAVY),
     ),
 ]

@@ -9,7 +9,6 @@ from typing import Literal
 
 from loadtest.chaos.hostile import Hostile
 
-_CONNECTIONS = 8
 _PATIENCE_S = 30.0
 _HUNG: Literal["hung"] = "hung"
 _CLOSED: Literal["closed"] = "closed"
@@ -32,8 +31,8 @@ class Siege:
             self.wrong.append(f"{hostile.what}: {came}")
 
 
-def besiege(place: tuple[str, int], requests: Iterator[Hostile], number: int) -> Siege:
-    """So many of the requests, each answered, or its connection closed, before the next."""
+def besiege(place: tuple[str, int], requests: Iterator[Hostile], number: int, connections: int = 8) -> Siege:
+    """So many of the requests; on each connection one is answered, or the connection closed, before the next."""
     siege = Siege()
     some = islice(requests, number)
 
@@ -44,7 +43,7 @@ def besiege(place: tuple[str, int], requests: Iterator[Hostile], number: int) ->
         await link.close()
 
     async def all_clients() -> None:
-        await asyncio.gather(*(client() for _ in range(_CONNECTIONS)))
+        await asyncio.gather(*(client() for _ in range(connections)))
 
     asyncio.run(all_clients())
     return siege

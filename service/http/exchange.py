@@ -22,7 +22,7 @@ Headers = list[tuple[bytes, bytes]]
 class Exchange:
     """Over uvicorn's side of the request. All but `is_gone` and `send` is for the event loop."""
 
-    __slots__ = ("_cycle", "_descriptor", "_is_sent", "_lock", "_rest", "body", "scope")
+    __slots__ = ("_cycle", "_descriptor", "_is_sent", "_lock", "_rest", "body", "on_end", "scope")
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = cycle
@@ -33,6 +33,8 @@ class Exchange:
         self._descriptor = _descriptor_of(cycle)
         self._is_sent = False
         self._rest = b""
+        self.on_end: Callable[[], None] | None = None
+        """Called when the connection ends before the reply was written."""
 
     @property
     def began(self) -> float:
@@ -82,6 +84,8 @@ class Exchange:
         """The connection is about to end: from now on no thread writes to it."""
         with self._lock:
             self._descriptor = -1
+        if self.on_end is not None:
+            self.on_end()
 
     def abandon(self) -> None:
         """Ends the connection, for nobody is there to answer any more."""

@@ -69,7 +69,7 @@ class FastRoute:
             return
         try:
             told, send = partial(self._told, exchange, access, give_up), partial(self._send, exchange, access)
-            self._plain.begin(lineup, asked, told, send)
+            exchange.on_end = partial(self._plain.leave, self._plain.begin(lineup, asked, told, send))
         except (Exception, CancelledError) as error:  # the parser, which calls this, would take it for a bad request
             self._fail(exchange, access, error)
 

@@ -86,6 +86,10 @@ class PlainScoring:
         """Nobody waits for the answer any more."""
         self._queue.cancel(job)
 
+    def leave(self, job: PlainJob) -> None:
+        """The client has left."""
+        self._queue.leave(job)
+
     def _done(
         self,
         lineup: Lineup,

@@ -154,6 +154,13 @@ class RunQueue:
         if job.claim():
             self._tell(job, asyncio.CancelledError())
 
+    def leave(self, job: Job[Any]) -> None:
+        """The client of a job has left: if no thread has begun it, it is over now, and delays nobody any more."""
+        with self._lock:
+            is_begun = any(job in jobs for _, jobs in self._at_hand.values())
+        if not is_begun and job.claim():
+            self._tell(job, ClientGone())
+
     def close(self) -> None:
         """Begin no more jobs, and wait a bounded time for those at hand."""
         with self._lock:

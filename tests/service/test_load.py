@@ -97,6 +97,8 @@ def test_requests_whose_clients_left_while_they_waited_never_run(running: LiveSe
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 connection.sendall(request % (len(body), body))
             wait_to_see(lambda: running.metric("msd_queued_rows") > 100, [scoring])
+        # What they asked for is let go of when they leave, and not only when its turn comes.
+        wait_for_rows(running, 100, scoring)
         assert scoring.result().status_code == 200
         wait_until(lambda: running.metric("msd_queued_rows") == 0)
         gone = running.metric(GONE) - left_before
