@@ -92,6 +92,11 @@ def _tell(summary: dict[str, Any], out: Path) -> None:
             table.add_row(name, "–", Text(one["reason"]))
         for check in one["checks"]:
             held = "yes" if check["holds"] else "no, in time" if check["is_timed"] else "NO"
-            table.add_row(name, held, Text(check["what"]))
+            stolen = (
+                f" ({one['stolen_share']:.0%} of the cores' time stolen)"
+                if held == "no, in time" and one["stolen_share"]
+                else ""
+            )
+            table.add_row(name, held, Text(check["what"] + stolen))
     console.print(table)
     console.print(f"written: {out / 'chaos.json'}, {out / 'chaos.html'}", highlight=False, soft_wrap=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from loadtest.bench.machine import machine_now
+from loadtest.bench.machine import Stolen, machine_now
 from loadtest.chaos.ground import Ground
 from loadtest.chaos.scenario import Found, Scenario
 from loadtest.chaos.scenarios import SCENARIOS
@@ -74,7 +74,7 @@ def timeline_of(ground: Ground, name: str) -> Mapping[str, Any] | None:
 
 
 def _run(ground: Ground, scenario: Scenario) -> dict[str, Any]:
-    start = time.perf_counter()
+    start, stolen = time.perf_counter(), Stolen()
     found, reason = Found({}, (), None), ""
     try:
         found = scenario.run(ground)
@@ -89,6 +89,7 @@ def _run(ground: Ground, scenario: Scenario) -> dict[str, Any]:
         "checks": [check._asdict() for check in found.checks],
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - start, 1),
+        "stolen_share": stolen.share(),
         "timeline": found.timeline.as_json() if found.timeline else None,
     }
 
@@ -96,9 +97,9 @@ def _run(ground: Ground, scenario: Scenario) -> dict[str, Any]:
 def _kept(ground: Ground, scenario: Scenario) -> dict[str, Any]:
     path = ground.work / scenario.name / _FOUND
     if not path.exists():
-        nothing: dict[str, Any] = {"figures": {}, "checks": [], "at": None, "seconds": None}
+        nothing: dict[str, Any] = {"figures": {}, "checks": [], "at": None, "seconds": None, "stolen_share": None}
         return {"title": scenario.title, "reason": "it was not run", **nothing}
-    kept: dict[str, Any] = json.loads(path.read_text())
+    kept: dict[str, Any] = {"stolen_share": None} | json.loads(path.read_text())
     del kept["timeline"]
     return kept
 

@@ -45,6 +45,7 @@ def _run(ground: Ground) -> Found:
             "clients_5xx": fives,
             "clients_p99_ms": percentile_ms(timeline.between(start, end), 99),
             "clients_steady_p99_ms": percentile_ms(timeline.between(0.0, start), 99),
+            "clients_refused": count(timeline.samples, "busy"),
             "clients_slow": len(slow) + len(stuck),
             "clients_vanished": vanished,
             "clients_left_open": left,

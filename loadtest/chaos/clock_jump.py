@@ -19,17 +19,18 @@ from loadtest.requests import http_request
 _NAME = "clock-jump"
 _DAY = 86_400.0
 _JUMPS = (("a day on", _DAY), ("ten years on", 3_650 * _DAY), ("ten years back", -3_650 * _DAY), ("as it was", 0.0))
-_SHIFTED = '''"""Adds to the clock what a file says. The file is looked at on every call: it may change at any time."""
+_BYTES = 20
+_SHIFTED = '''"""Adds to the clock what a file says, which may change at any time. Many threads ask at once."""
 
+import os
 import time
 
-_FILE = open({path!r}, "rb", buffering=0)
+_FILE = os.open({path!r}, os.O_RDONLY)
 _time = time.time
 
 
 def _shifted() -> float:
-    _FILE.seek(0)
-    return _time() + float(_FILE.read() or 0)
+    return _time() + float(os.pread(_FILE, {size}, 0))
 
 
 time.time = _shifted
@@ -90,12 +91,12 @@ class _Clock:
         self._file = folder / "seconds"
         folder.mkdir(parents=True, exist_ok=True)
         self.jump(0.0)
-        (folder / "sitecustomize.py").write_text(_SHIFTED.format(path=str(self._file)))
+        (folder / "sitecustomize.py").write_text(_SHIFTED.format(path=str(self._file), size=_BYTES))
 
     def jump(self, seconds: float) -> None:
         """So many seconds from what it is. Written over itself: readers have it open."""
         with self._file.open("r+b" if self._file.exists() else "wb") as file:
-            file.write(f"{seconds:<20}".encode())
+            file.write(f"{seconds:<{_BYTES}}".encode())
 
 
 def _aged_s(url: str) -> float:

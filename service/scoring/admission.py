@@ -5,7 +5,7 @@ Counts in the event loop's thread alone. Knows numbers, not requests.
 
 import time
 from collections import Counter as Tally
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import structlog
@@ -42,6 +42,14 @@ class Load(NamedTuple):
     seconds: float
 
 
+class AtHand(NamedTuple):
+    """Runs at hand, in seconds: how long each is expected to take yet; and, of those that are due before a time, how long
+    they were expected to take when they were taken on."""
+
+    left_s: Sequence[float]
+    taken_on_s: float
+
+
 class Admitted(NamedTuple):
     """A load that was taken on; `bucket` is the time that it is due, in steps."""
 
@@ -69,8 +77,8 @@ class Admission:
         self._threads = threads
         self._max_candidates = max_candidates
         self.patience_s = patience_s
-        self.at_hand: Callable[[float], float] = lambda due: 0.0
-        """Expected seconds of running jobs that are due later than a time; the queue's to say."""
+        self.at_hand: Callable[[float], AtHand] = lambda due: AtHand((), 0.0)
+        """The runs at hand, as seen by who is due at a time; the queue's to say."""
         self._rows = 0
         self._seconds: dict[int, float] = {}
         """Expected seconds of what is taken on, by the time it is due."""
@@ -99,14 +107,15 @@ class Admission:
             return
         now = time.perf_counter()
         bucket = _bucket(now, deadline)
-        ahead = sum(seconds for due, seconds in self._seconds.items() if due <= bucket)
-        ahead += self.at_hand((bucket + 1) / _BUCKETS_PER_S)
-        if ahead <= self._threads * load.seconds:
+        at_hand = self.at_hand((bucket + 1) / _BUCKETS_PER_S)
+        waiting = sum(seconds for due, seconds in self._seconds.items() if due <= bucket) - at_hand.taken_on_s
+        wait = _filled(max(0.0, waiting), [*at_hand.left_s, *[0.0] * (self._threads - len(at_hand.left_s))])
+        if wait <= load.seconds:
             self._is_shedding = False
-        # If nothing goes before it, it is tried: what was learned may be of another time.
-        if not ahead:
+        # If a thread is free for it, it is tried: what was learned may be of another time.
+        if not wait:
             return
-        expected, left = ahead / self._threads + load.seconds, deadline - now
+        expected, left = wait + load.seconds, deadline - now
         if expected > (_STANDING if self._is_shedding else _BURST) * left:
             self._is_shedding = True
             self.shed("wait")
@@ -169,6 +178,16 @@ class Admission:
     def _tell(self) -> None:
         self._metrics.queued_rows.set(self._rows)
         self._metrics.queued_seconds.set(sum(self._seconds.values()))
+
+
+def _filled(work: float, free_at: Sequence[float]) -> float:
+    """When threads that come free at these times have done `work` between them."""
+    times = sorted(free_at)
+    for count, at in enumerate(times, start=1):
+        work += at
+        if count == len(times) or work <= count * times[count]:
+            break
+    return work / count
 
 
 def _bucket(now: float, deadline: float) -> int:

@@ -104,8 +104,10 @@ class PlainScoring:
         elif outcome.result is None:
             told(None)
         else:
-            self._count(len(asked.body), lineup, outcome.result)
-            told(outcome.result.answer)
+            try:
+                self._count(len(asked.body), lineup, outcome.result)
+            finally:
+                told(outcome.result.answer)
 
     def follow(self, answer: Answer) -> None:
         """What follows a reply once it is on its way."""

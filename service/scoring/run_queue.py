@@ -19,7 +19,7 @@ from msd.contract.assemble import Tensors
 from service.errors import ClientGone, DeadlineExceeded
 from service.runtimes.runner import Runner
 from service.runtimes.runtime import Scores
-from service.scoring.admission import Admission, due_at
+from service.scoring.admission import Admission, AtHand, due_at
 from service.scoring.job import Done, Job, Ran, Told, Waiting, check, prepare, work_of
 from service.telemetry.metrics import Metrics
 
@@ -71,7 +71,7 @@ class RunQueue:
         self._count = threads
         self._threads: list[threading.Thread] = []
         self._log = structlog.get_logger("msd.queue")
-        admission.at_hand = self._at_hand_after
+        admission.at_hand = self._at_hand_for
 
     @property
     def is_idle(self) -> bool:
@@ -199,17 +199,14 @@ class RunQueue:
         else:
             loop.call_later(_SWEEP_S, self._sweep)
 
-    def _at_hand_after(self, due: float) -> float:
-        """Expected seconds of the runs at hand whose jobs are due later; 0 while a thread is free."""
+    def _at_hand_for(self, due: float) -> AtHand:
+        now = time.perf_counter()
         with self._lock:
-            if len(self._at_hand) < self._count:
-                return 0.0
-            now = time.perf_counter()
-            return sum(
-                max(0.0, jobs[0].expected_s - (now - began))
-                for began, jobs in self._at_hand.values()
-                if jobs[0].due >= due
-            )
+            runs = [(began, sum(job.expected_s for job in jobs), jobs[0]) for began, jobs in self._at_hand.values()]
+        return AtHand(
+            [max(0.0, expected_s - (now - began)) for began, expected_s, _ in runs],
+            sum(expected_s for _, expected_s, job in runs if job.due < due and not job.is_spare),
+        )
 
     def _start(self) -> None:
         # Daemons: a run that hangs is not to keep the process from ending.

@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, cast
 
@@ -19,7 +20,7 @@ from msd.contract.assemble import Tensors
 from service.errors import ClientGone, DeadlineExceeded, Overloaded
 from service.runtimes.runner import Runner, Together
 from service.runtimes.runtime import Engine, Scores
-from service.scoring.admission import Admission, Admitted, Load, due_at
+from service.scoring.admission import Admission, Admitted, AtHand, Load, due_at
 from service.scoring.job import Done, Job
 from service.scoring.run_queue import RunQueue
 from service.telemetry.metrics import Metrics
@@ -592,6 +593,32 @@ def test_only_what_is_due_earlier_keeps_others_out() -> None:
         admission.enter(Load(10, 0.1), now + 1)
     with pytest.raises(Overloaded, match="too long"):
         admission.enter(Load(10, 0.1), now + 1)
+
+
+@pytest.mark.parametrize(("left_s", "is_taken"), [((), True), ((9.0,), True), ((9.0, 0.1), True), ((9.0, 9.0), False)])
+def test_the_wait_is_for_the_thread_that_is_free_first(left_s: tuple[float, ...], is_taken: bool) -> None:
+    """A long run in one thread keeps nobody from another."""
+    admission = Admission(Metrics(), max_rows=100, threads=2)
+    admission.at_hand = lambda due: AtHand(left_s, 0.0)
+    now = time.perf_counter()
+    admission.enter(Load(1, 0.0), now + 600)
+    with nullcontext() if is_taken else pytest.raises(Overloaded, match="it would take 9100 ms"):
+        admission.check(Load(1, 0.1), now + 1)
+
+
+@pytest.mark.parametrize(
+    ("waiting_s", "left_s", "wait_ms"),
+    [(0.4, (), 200), (0.4, (1.0, 0.0), 400), (0.6, (0.5, 0.1), 600), (0.6, (0.0, 0.0, 0.3), 300)],
+)
+def test_what_waits_is_shared_by_the_threads_as_they_come_free(
+    waiting_s: float, left_s: tuple[float, ...], wait_ms: int
+) -> None:
+    admission = Admission(Metrics(), max_rows=100, threads=max(2, len(left_s)))
+    admission.at_hand = lambda due: AtHand(left_s, 0.0)
+    now = time.perf_counter()
+    admission.enter(Load(1, waiting_s), now + 0.05)
+    with pytest.raises(Overloaded, match=f"it would take {wait_ms} ms"):
+        admission.check(Load(1, 0.0), now + 0.05)
 
 
 def test_long_deadlines_fill_half_of_the_queue_at_most() -> None:
