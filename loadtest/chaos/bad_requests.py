@@ -15,7 +15,9 @@ from loadtest.http_client import Client
 _NAME = "bad-requests"
 _STARTED = "process_start_time_seconds"
 _TIMEOUT_MS = 1_000
-_TURNS = 40
+_TURNS = 10
+# Many wait for a while: until the service gives up what does not end.
+_CONNECTIONS = 32
 _DEADLINE = "X-Deadline-Ms"
 _LONG_MS = 10_000
 
@@ -37,7 +39,8 @@ def _run(ground: Ground) -> Found:
         requests = hostile_requests(json.loads(body), seed=1)
         for turn in range(_TURNS):
             ground.heard(f"{_NAME}: requests", turn, _TURNS)
-            siege = besiege(target.place, requests, (plan.bad_requests - sum(generated.values())) // _TURNS + 1)
+            number = (plan.bad_requests - sum(generated.values())) // _TURNS + 1
+            siege = besiege(target.place, requests, number, _CONNECTIONS)
             came.update({str(one): count for one, count in siege.came.items()})
             wrong += siege.wrong
             told = sum(count for one, count in came.items() if one.startswith("4"))

@@ -31,7 +31,7 @@ class Siege:
             self.wrong.append(f"{hostile.what}: {came}")
 
 
-def besiege(place: tuple[str, int], requests: Iterator[Hostile], number: int, connections: int = 8) -> Siege:
+def besiege(place: tuple[str, int], requests: Iterator[Hostile], number: int, connections: int) -> Siege:
     """So many of the requests; on each connection one is answered, or the connection closed, before the next."""
     siege = Siege()
     some = islice(requests, number)

@@ -43,8 +43,8 @@ class Load(NamedTuple):
 
 
 class AtHand(NamedTuple):
-    """Runs at hand, in seconds: how long each is expected to take yet; and, of those that are due before a time, how long
-    they were expected to take when they were taken on."""
+    """Runs at hand, in seconds: how long each is expected to take yet; and, of those that are due before a time, how
+    long they were expected to take when they were taken on."""
 
     left_s: Sequence[float]
     taken_on_s: float
