@@ -69,7 +69,7 @@ def load_inputs(dataset: Path, knowledge: Path, student: Path, model: Path, eval
     trained, record = load_ranker(model)
     if record.dataset != data.fingerprint:
         raise ModelError(f"{model}: was trained on another state of the dataset than {dataset} is in; train again")
-    if record.student != vectors.student:
+    if not record.is_of(data.fingerprint, vectors.student):
         raise ModelError(f"{model}: was trained with the vectors of another student than {student}; train again")
     teacher = load_record(knowledge)
     figures = _read_evaluation(evaluation)

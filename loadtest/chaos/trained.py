@@ -44,7 +44,7 @@ def _made(ground: Ground, data: Path) -> Trained:
     student, model, bundle = work / "student", work / "model", work / "bundle"
     steps: Sequence[tuple[str | Path, ...]] = (
         ("distill", folders.dataset, folders.knowledge, student, "--epochs", "1"),
-        ("train", folders.dataset, student, model, "--no-semantics"),
+        ("train", folders.dataset, model, "--no-semantics"),
         ("export", folders.dataset, folders.knowledge, student, model, bundle),
     )
     for place, step in enumerate(steps):

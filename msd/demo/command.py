@@ -62,16 +62,19 @@ def _make_bundles(steps: Steps, out: Path) -> None:
     figures = out / "evaluation"
     steps.run("data", "data", "ml-100k", data)
     steps.run("teach", "teach", data, knowledge, "--teacher", "recorded")
-    steps.run("distill", "distill", data, knowledge, student)
     steps.run_both(
-        ("train", ("train", data, student, models[0])),
-        ("train without semantics", ("train", data, student, models[1], "--no-semantics")),
+        ("distill", ("distill", data, knowledge, student)),
+        ("train without semantics", ("train", data, models[1], "--no-semantics")),
     )
+    steps.run("train", "train", data, student, models[0])
     steps.run("evaluate", "evaluate", data, student, figures, "--model", models[0], "--model", models[1])
     made = [data, knowledge, student]
     noted: list[str | Path] = ["--evaluation", figures / "evaluation.json"]
-    steps.run("export", "export", *made, models[0], out / "bundle", *noted, "--replay", out / "replay.jsonl")
-    steps.run("export without semantics", "export", *made, models[1], out / "bundle-without-semantics", *noted)
+    bundles = [out / "bundle", out / "bundle-without-semantics"]
+    steps.run_both(
+        ("export", ("export", *made, models[0], bundles[0], *noted, "--replay", out / "replay.jsonl")),
+        ("export without semantics", ("export", *made, models[1], bundles[1], *noted)),
+    )
 
 
 def _serve_and_score(steps: Steps, out: Path) -> tuple[dict[str, Any], Showcase]:

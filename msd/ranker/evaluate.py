@@ -88,7 +88,7 @@ def _check(data: Dataset, vectors: StudentVectors, models: Mapping[str, Sequence
         of_seed: dict[Any, Path] = {}
         for folder in folders:
             record = load_ranker(folder)[1]
-            if record.dataset != data.fingerprint or record.student != vectors.student:
+            if not record.is_of(data.fingerprint, vectors.student):
                 raise ModelError(
                     f"{folder}: was trained on another dataset or student than {data.folder} and its student"
                 )
@@ -111,7 +111,7 @@ def _measure_all(
     """Every model, and features by which all of them have the same rows, labels and users."""
     texts, _ = student_texts(data)
     measured: list[Measured] = []
-    known: dict[tuple[str, str], Features] = {}
+    known: dict[tuple[str, str | None], Features] = {}
     done = 0
     for name, folders in models.items():
         parts = []

@@ -27,6 +27,7 @@ from msd.ranker.parallel import ALONE, Team, TeamError
 from msd.ranker.train import EpochReport, Progress, predict_logits, random_runs
 from msd.student.encoder import Student, save_student
 from msd.student.lora import Lora
+from msd.student.record import Vectors
 from msd.student.vectors import LevelVectors, StudentVectors, save_vectors
 
 _WARM_UP = 0.1  # of all steps
@@ -172,14 +173,15 @@ class _Tuner:
         }
         save_checkpoint(checkpoint, run, json.dumps(record), groups, self.optimiser)
 
-    def refresh(self) -> None:
-        """Encodes all texts with the weights as they are."""
+    def refresh(self) -> tuple[Vectors, Vectors]:
+        """Encodes all texts with the weights as they are, and returns the vectors of items and of users."""
         items, users = (texts.states.all_vectors(self.student) for texts in (self.items, self.users))
         self.features = replace(
             self.features,
             item=self.items.refreshed(self.features.item, items),
             user=self.users.refreshed(self.features.user, users),
         )
+        return items, users
 
     def train_epoch(self, epoch: int, progress: Progress) -> float:
         """The mean loss of the epoch's steps."""
@@ -242,15 +244,13 @@ class _Tuner:
         self.model.load_state_dict(self.best["model"])
         self.lora.set(self.best["lora"])
         self.lora.merge()
+        items, users = self.refresh()
         if self.best_epoch:
-            self.refresh()
             logits = predict_logits(self.model, self.features, self.valid)
             self.model.calibrator.set(choose_calibration(logits, self.valid_labels))
-        items, users = (
-            LevelVectors(texts.ids, texts.states.all_vectors(self.student)) for texts in (self.items, self.users)
-        )
         self.student.cpu()
-        return Tuned(self.model.eval(), items, users, self.best_epoch, self.best_auc, self.before, self.curve)
+        levels = (LevelVectors(self.items.ids, items), LevelVectors(self.users.ids, users))
+        return Tuned(self.model.eval(), *levels, self.best_epoch, self.best_auc, self.before, self.curve)
 
 
 def _schedule(done: float) -> float:

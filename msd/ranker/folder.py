@@ -41,7 +41,8 @@ class TuningRecord(BaseModel):
 
 
 class RankerRecord(BaseModel):
-    """How a ranker came to be. `student` is the fingerprint of the distilled student that it was trained with."""
+    """How a ranker came to be. `student` is the fingerprint of the distilled student that it was trained with, None if
+    there was none."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,13 +53,17 @@ class RankerRecord(BaseModel):
     curve: tuple[EpochReport, ...]
     vector_dim: int
     dataset: str
-    student: str
+    student: str | None
     tuning: TuningRecord | None = None
 
     @property
     def own_student(self) -> str | None:
         """The fingerprint of the student in the model's folder, if it has one of its own."""
         return self.tuning.student if self.tuning else None
+
+    def is_of(self, dataset: str, student: str) -> bool:
+        """Whether it was trained on this dataset, and with this student, if with any."""
+        return self.dataset == dataset and self.student in (None, student)
 
 
 def save_ranker(folder: Path, model: TrainedRanker, record: RankerRecord) -> None:

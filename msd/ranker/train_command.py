@@ -39,7 +39,7 @@ from msd.ranker.train import TrainConfig, train_ranker
 from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
 from msd.student.encoder import Student, load_student
 from msd.student.record import StudentError
-from msd.student.vectors import StudentVectors, load_vectors
+from msd.student.vectors import StudentVectors, load_vectors, no_vectors
 
 app = typer.Typer(add_completion=False)
 _WORK = ".work"
@@ -58,8 +58,13 @@ class NetworkName(StrEnum):
 @app.command("train")
 def train(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="The dataset's folder.")],
-    student: Annotated[Path, typer.Argument(metavar="STUDENT", help="The folder that `msd distill` wrote.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder for the model.")],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[STUDENT] OUT",
+            help="The folder that `msd distill` wrote, which --no-semantics does without, and that for the model.",
+        ),
+    ],
     seed: Annotated[int, typer.Option(min=0, help="Draws the first weights, the order of rows and dropout.")] = 0,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training rows at most.")] = 20,
     semantics: Annotated[
@@ -75,22 +80,23 @@ def train(
     `torchrun --nproc-per-node 2 -m msd train …` has several processes share the work.
     """
     start = time.perf_counter()
-    _check_out(out, student)
+    student, out = _student_and_out(folders, semantics)
     with join_team(os.environ) as team:
         console = Console(quiet=not team.leads)
-        data, vectors = load_dataset(dataset), load_vectors(student)
+        data, vectors = load_dataset(dataset), load_vectors(student) if student else no_vectors()
         model_config, config = RankerConfig(network=network.value), TrainConfig(seed=seed, epochs=epochs)
         tuning = TuneConfig(seed=seed) if lora else None
         if tuning and (reason := _why_untuned(network, semantics, vectors)):
-            console.print(f"the student stays as it is: {reason}", highlight=False)
+            if student:
+                console.print(f"the student stays as it is: {reason}", highlight=False)
             tuning = None
-        # The student counts without semantics too: the record names it, and later steps insist on one student for all.
+        # A student that is given counts without semantics too, for the record names it.
         options = (semantics, model_config.model_dump(), asdict(config), asdict(tuning) if tuning else None)
         run = fingerprint_of(FORMAT, data.fingerprint, vectors.student, *options)
         if team.mean(_is_whole(out, run)) == 1.0:
             console.print(f"{out}: done before, nothing to do", highlight=False)
             return
-        pupil = _pupil(student, vectors, data) if tuning else None
+        pupil = _pupil(student, vectors, data) if tuning and student else None
         _clear(out, team)
         features = build_features(data, fit_schema(data, semantics=semantics), vectors).to(team.device)
         rows = len(features.of_part(Part.WINDOW, Part.TRAIN))
@@ -104,7 +110,7 @@ def train(
             curve=tuple(curve),
             vector_dim=features.item.vectors.shape[1],
             dataset=data.fingerprint,
-            student=vectors.student,
+            student=vectors.student or None,
         )
         if tuning and pupil:
             with _bar(console, "tune", None) as hear:
@@ -144,11 +150,21 @@ def _pupil(student: Path, vectors: StudentVectors, data: Dataset) -> _Pupil:
     return _Pupil(load_student(student), vectors, texts)
 
 
-def _check_out(out: Path, student: Path) -> None:
+def _student_and_out(folders: list[Path], semantics: bool) -> tuple[Path | None, Path]:
+    """Which folders are the student's, if one is given, and the model's. Raises typer.BadParameter."""
+    if len(folders) == 2 or (len(folders) == 1 and not semantics):
+        student, out = folders[0] if len(folders) == 2 else None, folders[-1]
+        _check_out(out, student)
+        return student, out
+    due = "three folders are due, DATASET STUDENT OUT, or with --no-semantics two, DATASET OUT"
+    raise typer.BadParameter(f"{due}; {len(folders) + 1} are given")
+
+
+def _check_out(out: Path, student: Path | None) -> None:
     """Training clears its folder, so it is not to be one of other things."""
     if out.is_file():
         raise ModelError(f"{out} is a file; name a folder for the model")
-    if (out / STUDENT_FOLDER).resolve() == student.resolve():
+    if student and (out / STUDENT_FOLDER).resolve() == student.resolve():
         raise ModelError(f"{student} is where {out} keeps a student of its own; name another folder for the model")
     if out.is_dir() and any(out.iterdir()) and not any((out / name).exists() for name in (RECORD_FILE, _WORK)):
         raise ModelError(f"{out} holds other things than a model; name an empty or a new folder")

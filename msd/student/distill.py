@@ -71,8 +71,7 @@ class Distiller:
         self.optimiser = self._new_optimiser()
         found = self._resume()
         if found is None:
-            figures = {f"{c.lessons.level}/{part}/plain": m for c in courses for part, m in self._measure(c)}
-            self.progress = Progress(best_loss=self._held_out_loss(), figures=figures)
+            self.progress = Progress(best_loss=self._held_out_loss(), figures=self._figures("plain", self._pooled()))
             self.best = self._copy()
             # The weights that the rehearsal ended with.
             self.untaught: dict[str, Tensor] = {}
@@ -96,12 +95,22 @@ class Distiller:
             advance(stage, epoch, epoch if over else self.config.epochs, note)
         return self.progress
 
-    def _learn_words(self, stage: str, advance: Advance) -> None:
-        """Trains the head of words alone, on the pooled states as they are now: seconds, so never saved half way."""
+    def _pooled(self) -> list[Tensor]:
+        """What enters the heads for each course's texts, by the weights as they are."""
+        return [course.states.all_pooled(self.student) for course in self.courses]
+
+    def _end(self, stage: str, advance: Advance) -> dict[str, Figures]:
+        """Has the head of words learn its lessons by heart; returns the figures of the stage that ended."""
+        pooled = self._pooled()
+        self._learn_words(stage, pooled, advance)
+        return self._figures(stage, pooled)
+
+    def _learn_words(self, stage: str, pooled: list[Tensor], advance: Advance) -> None:
+        """Trains the head of words alone, on pooled states: seconds, so never saved half way."""
         part, passes, head = HEADS["words"], self.config.words_passes, self.student.words
         lessons = [
-            (course.states.all_pooled(self.student)[course.lessons.rows], torch.from_numpy(course.targets[:, part]))
-            for course in self.courses
+            (states[course.lessons.rows], torch.from_numpy(course.targets[:, part]))
+            for states, course in zip(pooled, self.courses, strict=True)
         ]
         said = [
             np.flatnonzero(course.targets[:, part].any(axis=1) & (~course.lessons.held | (stage == "catalogue")))
@@ -112,9 +121,9 @@ class Distiller:
             rng = np.random.default_rng([self.config.seed, done])
             for group in optimiser.param_groups:
                 group["lr"] = self.config.words_learning_rate * _schedule((done + 0.5) / passes)
-            for (pooled, targets), rows in zip(lessons, said, strict=True):
+            for (states, targets), rows in zip(lessons, said, strict=True):
                 for which in self._split(rng.permutation(rows)) if len(rows) else ():
-                    loss = head_loss(head(pooled[which]), targets[which], self.config)
+                    loss = head_loss(head(states[which]), targets[which], self.config)
                     optimiser.zero_grad()
                     torch.autograd.backward(loss)
                     optimiser.step()
@@ -141,39 +150,37 @@ class Distiller:
             progress = progress.model_copy(update={"best_epoch": done.epoch, "best_loss": done.held_out_loss})
         last = done.epoch == self.config.epochs
         if done.stage == "search" and (last or done.epoch - progress.best_epoch >= self.config.patience):
-            progress = self._begin_rehearsal(progress, advance)
+            self._set_weights(self.best)
+            figures = self._end("search", advance)
+            # What the catalogue is learned from, once the rehearsal is over.
+            self.best = self._copy()
+            progress = self._begin("rehearsal", progress, figures)
         elif done.stage == "rehearsal" and last:
-            progress = self._begin_catalogue(progress, advance)
+            figures = self._end("rehearsal", advance)
+            self.untaught = self._copy()
+            self._set_weights(self.best)
+            progress = self._begin("catalogue", progress, figures)
         elif done.stage == "catalogue" and last:
-            self._learn_words("catalogue", advance)
-            progress = progress.model_copy(update={"stage": "done", "figures": self._figures(progress, "catalogue")})
+            figures = self._end("catalogue", advance)
+            progress = progress.model_copy(update={"stage": "done", "figures": {**progress.figures, **figures}})
         self.progress = progress
 
-    def _begin_rehearsal(self, progress: Progress, advance: Advance) -> Progress:
-        self._set_weights(self.best)
-        self._learn_words("search", advance)
-        # What the catalogue is learned from, once the rehearsal is over.
-        self.best = self._copy()
-        return self._begin("rehearsal", progress, "search")
-
-    def _begin_catalogue(self, progress: Progress, advance: Advance) -> Progress:
-        self._learn_words("rehearsal", advance)
-        self.untaught = self._copy()
-        begun = self._begin("catalogue", progress, "rehearsal")
-        self._set_weights(self.best)
-        return begun
-
-    def _begin(self, stage: Stage, progress: Progress, ended: Stage) -> Progress:
+    def _begin(self, stage: Stage, progress: Progress, figures: dict[str, Figures]) -> Progress:
+        """A stage at its start, with the figures of the one before."""
         self.optimiser = self._new_optimiser()
-        figures = self._figures(progress, ended)
+        figures = {**progress.figures, **figures}
         return progress.model_copy(update={"stage": stage, "epoch": 0, "steps": 0, "figures": figures})
 
-    def _figures(self, progress: Progress, stage: Stage) -> dict[str, Figures]:
-        new = {f"{c.lessons.level}/{part}/{stage}": m for c in self.courses for part, m in self._measure(c)}
-        return {**progress.figures, **new}
+    def _figures(self, stage: str, pooled: list[Tensor]) -> dict[str, Figures]:
+        return {
+            f"{course.lessons.level}/{part}/{stage}": figures
+            for course, states in zip(self.courses, pooled, strict=True)
+            for part, figures in self._measure(course, states)
+        }
 
-    def _measure(self, course: Course) -> Iterator[tuple[str, Figures]]:
-        vectors = course.states.all_vectors(self.student)[course.lessons.rows]
+    @torch.no_grad()
+    def _measure(self, course: Course, pooled: Tensor) -> Iterator[tuple[str, Figures]]:
+        vectors = self.student.heads(pooled[course.lessons.rows]).numpy()
         for part, which in (("held_out", course.lessons.held), ("training", ~course.lessons.held)):
             yield part, measure(vectors, course.targets, np.flatnonzero(which))
 

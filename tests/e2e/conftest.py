@@ -10,8 +10,8 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     """Every offline step, done; nobody changes the folders."""
     made = write_inputs(tmp_path_factory.mktemp("pipeline"))
     for done in (
-        msd(*made.distill),
-        *side_by_side(made.train, made.train_plain),
+        *side_by_side(made.distill, made.train_plain),
+        msd(*made.train),
         msd(*made.evaluate),
         msd(*made.export),
     ):

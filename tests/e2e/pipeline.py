@@ -67,8 +67,8 @@ class Pipeline:
 
     @property
     def train_plain(self) -> Line:
-        """The same without semantics."""
-        return ("train", self.dataset, self.student, self.plain, "--epochs", "2", "--no-semantics")
+        """Dataset to a model without semantics."""
+        return ("train", self.dataset, self.plain, "--epochs", "2", "--no-semantics")
 
     @property
     def evaluate(self) -> Line:

@@ -22,9 +22,9 @@ def student(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def models(tiny_folder: Path, student: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("models")
-    for name, options in (("semantic", ("--no-lora",)), ("plain", ("--no-semantics",))):
+    for line in ((student, folder / "semantic", "--no-lora"), (folder / "plain", "--no-semantics")):
         with pytest.raises(SystemExit, match="0"):
-            main(["train", str(tiny_folder), str(student), str(folder / name), "--epochs", "1", *options])
+            main(["train", str(tiny_folder), *map(str, line), "--epochs", "1"])
     return [folder / "semantic", folder / "plain"]
 
 
@@ -128,15 +128,29 @@ def test_another_dataset_or_student_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_after_another_student_models_without_semantics_are_trained_again(
-    tiny: Dataset, tiny_folder: Path, models: list[Path], tmp_path: Path, run: Run
+def test_without_semantics_no_student_is_needed_and_one_that_is_given_counts(
+    tiny: Dataset, tiny_folder: Path, student: Path, models: list[Path], tmp_path: Path, run: Run
 ) -> None:
+    assert load_ranker(models[1])[1].student is None
     out = tmp_path / "plain"
     shutil.copytree(models[1], out)
     vectors = word_vectors(tiny)
-    student = write_student(tmp_path / "student", StudentVectors("e" * 64, vectors.items, vectors.users))
-    assert run("train", tiny_folder, student, out, "--epochs", "1", "--no-semantics")[0] == 0
-    assert run("evaluate", tiny_folder, student, tmp_path / "figures", "--model", out)[0] == 0
+    other = write_student(tmp_path / "student", StudentVectors("e" * 64, vectors.items, vectors.users))
+    assert run("evaluate", tiny_folder, other, tmp_path / "figures", "--model", out)[0] == 0
+    assert run("train", tiny_folder, other, out, "--epochs", "1", "--no-semantics")[0] == 0
+    assert load_ranker(out)[1].student == "e" * 64
+    assert (out / WEIGHTS_FILE).read_bytes() == (models[1] / WEIGHTS_FILE).read_bytes()
+    assert run("evaluate", tiny_folder, student, tmp_path / "figures", "--model", out)[0] == 2
+
+
+@pytest.mark.parametrize("folders", [("model",), ("student", "model", "one too many")])
+def test_too_few_or_too_many_folders_are_counted(
+    folders: tuple[str, ...], tiny_folder: Path, tmp_path: Path, run: Run
+) -> None:
+    code, said = run("train", tiny_folder, *(tmp_path / name for name in folders))
+    assert code == 2
+    assert "three folders are due, DATASET STUDENT OUT, or with --no-semantics two, DATASET OUT" in said
+    assert f"{len(folders) + 1} are given" in said
 
 
 def test_training_into_a_folder_of_other_things_is_refused(
