@@ -59,10 +59,12 @@ def try_serving(engine: Engine, image: str, bundle: Path, settings: Mapping[str,
     """`siege`: the number of wrong requests. Raises ImageError when the image is not fit to serve."""
     port = _free_port()
     with engine.run(image, bundle, {"MSD_PORT": str(port), **settings}, log) as container:
+        goldens = list(read_goldens(bundle / GOLDENS))
         with Client(f"http://127.0.0.1:{port}") as client:
             _wait_ready(container, client, log)
-            goldens = list(read_goldens(bundle / GOLDENS))
-            besieged = _besiege(port, goldens[0].request, siege)
+        besieged = _besiege(port, goldens[0].request, siege)
+        # A siege may take longer than a connection is kept.
+        with Client(f"http://127.0.0.1:{port}") as client:
             worst = max(_difference(client, golden) for golden in goldens)
             model = json.loads(client.get("/v1/model").body)
         inside = _look(container, _health_command(engine, image))
