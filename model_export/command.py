@@ -36,8 +36,9 @@ def export(
     folders: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="DATASET KNOWLEDGE STUDENT MODEL OUT",
-            help="The folders of `msd data`, `teach`, `distill` and `train`, and that of the bundle.",
+            metavar="DATASET [KNOWLEDGE] [STUDENT] MODEL OUT",
+            help="The folders of `msd data`, `teach`, `distill` and `train`, and that of the bundle. Four are DATASET "
+            "STUDENT MODEL OUT, three DATASET MODEL OUT.",
         ),
     ] = None,
     evaluation: Annotated[Path | None, typer.Option(help="What `msd evaluate` wrote, for the manifest.")] = None,
@@ -73,7 +74,7 @@ def export(
 ) -> None:
     """Exports the graphs and rows, proves them equal to the model on test rows, and writes the bundle.
 
-    Of MSD's own ranker by five folders, or of any two-sided ONNX graph by --onnx, --dataset and --out.
+    Of MSD's own ranker by its folders, or of any two-sided ONNX graph by --onnx, --dataset and --out.
     """
     start, console = time.perf_counter(), Console()
     if onnx is None:
@@ -82,7 +83,7 @@ def export(
         source, folder = _own(folders, evaluation)
     else:
         if folders or evaluation or dataset is None or out is None:
-            raise typer.BadParameter("--onnx takes --dataset and --out, and neither the five folders nor --evaluation")
+            raise typer.BadParameter("--onnx takes --dataset and --out, and neither folders nor --evaluation")
         source, folder = load_foreign(onnx, dataset, tensors, student, _heads(head or [])), out
     with _bar(console, requests) as advance:
         fresh = export_bundle(source, folder, replay, requests, advance, precision.value, candidates, explain, merged)
@@ -90,13 +91,15 @@ def export(
 
 
 def _own(folders: list[Path] | None, evaluation: Path | None) -> tuple[Source, Path]:
-    """What five folders hold, and the bundle's own."""
-    if not folders or len(folders) != 5:
+    """What three to five folders hold, and the bundle's own."""
+    given = folders or []
+    if not 3 <= len(given) <= 5:
         raise typer.BadParameter(
-            f"five folders are due, DATASET KNOWLEDGE STUDENT MODEL OUT, and {len(folders or [])} are given"
+            "give DATASET KNOWLEDGE STUDENT MODEL OUT, DATASET STUDENT MODEL OUT where no teacher wrote, or DATASET "
+            f"MODEL OUT without a student; {len(given)} folders are given"
         )
-    dataset, knowledge, student, model, out = folders
-    return load_inputs(dataset, knowledge, student, model, evaluation), out
+    knowledge, student = given[1] if len(given) > 4 else None, given[-3] if len(given) > 3 else None
+    return load_inputs(given[0], knowledge, student, given[-2], evaluation), given[-1]
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from msd.ranker.folder import WEIGHTS_FILE, ModelError, RankerRecord, load_ranke
 from msd.step import fingerprint_of
 from msd.student.encoder import Student, load_student
 from msd.student.untaught import untaught_items
-from msd.student.vectors import LevelVectors, StudentVectors, load_vectors
+from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, no_vectors
 from msd.teachers.knowledge import KNOWLEDGE_FILES, KnowledgeBase, load_knowledge, load_record
 
 
@@ -31,8 +31,8 @@ class Inputs:
 
     dataset: Dataset
     knowledge: KnowledgeBase
-    teacher: dict[str, Any]
-    student: Student
+    teacher: dict[str, Any] | None
+    student: Student | None
     vectors: StudentVectors
     untaught: LevelVectors
     trained: TrainedRanker
@@ -58,28 +58,41 @@ class Inputs:
             knowledge=self.knowledge,
             calibration=_curve(trained),
             metrics=self.evaluation,
-            provenance={"teacher": self.teacher, "student": self.vectors.student, "training": self.record.training},
+            provenance={
+                "teacher": self.teacher,
+                "student": self.vectors.student or None,
+                "training": self.record.training,
+            },
             fingerprint=self.fingerprint,
         )
 
 
-def load_inputs(dataset: Path, knowledge: Path, student: Path, model: Path, evaluation: Path | None) -> Inputs:
-    """Loads the folders of the earlier steps. Raises MsdError if they are not of one and the same run."""
-    data, vectors = load_dataset(dataset), load_vectors(student)
+def load_inputs(
+    dataset: Path, knowledge: Path | None, student: Path | None, model: Path, evaluation: Path | None
+) -> Inputs:
+    """Loads the folders of the earlier steps; knowledge is for people, and a student is what the model had.
+
+    Raises MsdError if they are not of one and the same run.
+    """
+    data, vectors = load_dataset(dataset), load_vectors(student) if student else no_vectors()
     trained, record = load_ranker(model)
     if record.dataset != data.fingerprint:
         raise ModelError(f"{model}: was trained on another state of the dataset than {dataset} is in; train again")
+    if record.student and not student:
+        raise ModelError(f"{model}: was trained with a student; name its folder before that of the model")
     if not record.is_of(data.fingerprint, vectors.student):
         raise ModelError(f"{model}: was trained with the vectors of another student than {student}; train again")
-    teacher = load_record(knowledge)
+    teacher = load_record(knowledge).model_dump(mode="json") if knowledge else None
     figures = _read_evaluation(evaluation)
-    own = student_of(model, record, student)
-    untaught = untaught_items(student, own if own != student else None, student_texts(data)[0])
+    own, untaught = None, LevelVectors([], vectors.items.vectors[:0])
+    if student:
+        own = student_of(model, record, student)
+        untaught = untaught_items(student, own if own != student else None, student_texts(data)[0])
     return Inputs(
         dataset=data,
-        knowledge=load_knowledge(knowledge, data.config.name),
-        teacher=teacher.model_dump(mode="json"),
-        student=load_student(own),
+        knowledge=load_knowledge(knowledge, data.config.name) if knowledge else KnowledgeBase({}, {}),
+        teacher=teacher,
+        student=load_student(own) if own else None,
         vectors=vectors_of(model, record, vectors),
         untaught=untaught,
         trained=trained,
@@ -91,8 +104,8 @@ def load_inputs(dataset: Path, knowledge: Path, student: Path, model: Path, eval
             record.own_student,
             untaught.ids,
             sha256_file(model / WEIGHTS_FILE),
-            teacher.model_dump(mode="json"),
-            [sha256_file(knowledge / name) for name in KNOWLEDGE_FILES],
+            teacher,
+            [sha256_file(knowledge / name) for name in KNOWLEDGE_FILES] if knowledge else [],
             figures,
         ),
     )

@@ -37,7 +37,12 @@ def with_labels(events: pl.DataFrame, table: Table, where: EventsConfig) -> pl.D
 
 
 def counts_fit(
-    table: Table, impressions: str, clicks: str | None, shown: pl.Series, clicked: pl.Series | None
+    table: Table,
+    impressions: str,
+    clicks: str | None,
+    shown: pl.Series,
+    clicked: pl.Series | None,
+    most: int = MAX_IMPRESSIONS,
 ) -> pl.Series:
     """[n] whether a row's counts can be used. Notes clicks beyond the impressions, and impressions beyond the bound."""
     usable = shown.is_not_null()
@@ -46,9 +51,10 @@ def counts_fit(
         if clicks is not None:
             table.flag(clicks, clicked > shown, "is more than the impressions of its row")
     total = int(shown.sum())
-    if total > MAX_IMPRESSIONS:
-        message = f"holds {total:,} impressions in all; each becomes a row, and {MAX_IMPRESSIONS:,} are the most. "
-        table.flag_column(impressions, message + "Leave out whole users or days, so that the click rate stays")
+    if total > most:
+        message = f"holds {total:,} impressions in all; each becomes a row, and {most:,} are the most. "
+        message += f"`msd data init --sample {most}` draws as many at random, of all rows, so that the click rate stays"
+        table.flag_column(impressions, message)
         usable &= False
     return usable
 

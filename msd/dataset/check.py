@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from msd.dataset.load import Dataset, inspect_dataset
+from msd.dataset.moment import EARLIEST
 from msd.dataset.outlook import outlook
 from msd.dataset.problem import DatasetError, Problem
 from msd.dataset.split import Part, split_events
@@ -76,7 +77,7 @@ def _counts(dataset: Dataset) -> dict[str, Count]:
     counts: dict[str, Count] = {
         "events": events.height,
         "items": items.height,
-        "users": users.height,
+        "users": users.height if dataset.config.users else None,
         "users_with_events": events["user_id"].n_unique(),
         "clicks": int(events["label"].sum()),
         "click_rate": _rate(events),
@@ -120,4 +121,5 @@ def _rate(events: pl.DataFrame) -> float | None:
 
 
 def _day(at: object) -> str | None:
-    return datetime.fromtimestamp(at, UTC).isoformat() if isinstance(at, int) else None
+    """None of numbers that stand for no time, as those of rows in their order."""
+    return datetime.fromtimestamp(at, UTC).isoformat() if isinstance(at, int) and at >= EARLIEST else None

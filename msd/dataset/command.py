@@ -9,15 +9,17 @@ from rich.console import Console
 from rich.table import Table
 
 from msd.dataset.check import Report, check_dataset
-from msd.dataset.draft import Draft
+from msd.dataset.draft import NO_USER, Draft
 from msd.dataset.ml_100k import write_ml_100k
+from msd.dataset.problem import alike
 from msd.dataset.roles import RoleName
 from msd.dataset.scaffold import Sources, init_dataset
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Datasets: fetch the example, make and check your own."
 )
-_SHOWN = 1000
+_SHOWN = 100
+_TABLE_HELP = "Your events: CSV, Parquet or JSON, also packed by gzip, or a folder of such files."
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The dataset's folder.")]
 
@@ -38,7 +40,7 @@ def ml_100k(
 
 @app.command("init")
 def init(
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help="Your events: CSV, Parquet or JSONL.")],
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help=_TABLE_HELP)],
     out: Annotated[Path, typer.Option(metavar="DIR", help="The folder for the dataset: new or empty.")],
     items: Annotated[Path | None, typer.Option(metavar="FILE", help="A table with one row an item.")] = None,
     users: Annotated[Path | None, typer.Option(metavar="FILE", help="A table with one row a user.")] = None,
@@ -49,16 +51,23 @@ def init(
     impressions: Annotated[str | None, typer.Option(metavar="COLUMN", help="How many impressions a row is.")] = None,
     clicks: Annotated[str | None, typer.Option(metavar="COLUMN", help="How many of them were clicked.")] = None,
     no_time: Annotated[bool, typer.Option("--no-time", help="Take the order of the rows for the time.")] = False,
+    no_user: Annotated[bool, typer.Option("--no-user", help="Take all rows for those of one user.")] = False,
+    sample: Annotated[
+        int | None, typer.Option(min=1_000, metavar="N", help="Draw about N impressions at random, if there are more.")
+    ] = None,
 ) -> None:
     """Makes a dataset folder of any log: guesses what each column is, says why, and asks nothing."""
     if time and no_time:
         raise typer.BadParameter("--time and --no-time contradict each other; give one of them")
+    if no_user and (user or users):
+        raise typer.BadParameter("--no-user contradicts --user and --users; give one of them")
     named: dict[RoleName, str | None] = {"user": user, "item": item, "time": time, "label": label}
     named |= {"impressions": impressions, "clicks": clicks}
     chosen = {role: column for role, column in named.items() if column is not None}
     console = Console()
     with console.status("Reading"):
-        draft, report = init_dataset(Sources(table, items, users), out, chosen, in_order=no_time)
+        sources = Sources(table, items, users)
+        draft, report = init_dataset(sources, out, chosen, in_order=no_time, no_user=no_user, sample=sample)
     _print_draft(draft, console)
     _print(report, console)
     if report.problems:
@@ -70,6 +79,8 @@ def _print_draft(draft: Draft, console: Console) -> None:
     table = Table("column", "becomes", "because", title="Guessed", box=None)
     for role, found in draft.roles.items():
         table.add_row(*map(_plain, (found.column, role, found.reason)))
+    if "user" not in draft.roles:
+        table.add_row("–", "user", f"[bold]no user was found[/bold]: {NO_USER}")
     if "time" not in draft.roles:
         table.add_row("–", "time", "[bold]no time was found[/bold]: the order of the rows stands for it")
     for feature in draft.features:
@@ -100,15 +111,19 @@ def check(
 def _print(report: Report, console: Console) -> None:
     if report.problems:
         table = Table("file", "row", "column", "problem", title=_title(len(report.problems)), title_style="bold red")
-        for problem in report.problems[:_SHOWN]:
+        told = alike(report.problems)
+        for problem, count in told[:_SHOWN]:
             row = "" if problem.row is None else str(problem.row)
-            table.add_row(*map(_plain, (problem.file, row, problem.column or "", problem.message)))
+            message = f"{problem.message} (and so in {count - 1:,} more rows)" if count > 1 else problem.message
+            table.add_row(*map(_plain, (problem.file, row, problem.column or "", message)))
         console.print(table)
-        if len(report.problems) > _SHOWN:
-            console.print(f"… and {len(report.problems) - _SHOWN} more; --json lists them all")
+        if len(told) > _SHOWN:
+            console.print(f"… and {sum(count for _, count in told[_SHOWN:]):,} more; --json lists them all")
     if report.counts:
         table = Table("count", "value", title="Rows that are in order" if report.problems else "No problems")
         for name, value in report.counts.items():
+            if value is None:
+                continue
             table.add_row(name.replace("_", " "), _plain(str(value)))
         console.print(table)
     for note in report.notes:

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from msd.dataset.problem import DatasetError, Problem
+from msd.dataset.table import FILE_ENDINGS
 
 CONFIG_FILE = "dataset.toml"
-FILE_ENDINGS = (".parquet", ".csv", ".jsonl")
 RESERVED_NAMES = ("user_id", "item_id", "at", "label", "part", "title", "text")
 PART_NAMES = ("window", "train", "valid", "test")
 _OPTIONS = {
@@ -25,7 +25,7 @@ def _inside(file: str) -> str:
     path = PurePosixPath(file)
     if path.is_absolute() or ".." in path.parts or "\\" in file or ":" in file or "\0" in file:
         raise ValueError("should be a path inside the dataset's folder, such as events.parquet")
-    if path.suffix not in FILE_ENDINGS:
+    if not file.endswith(FILE_ENDINGS):
         raise ValueError(f"should end in one of {', '.join(FILE_ENDINGS)}")
     return file
 

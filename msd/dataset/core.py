@@ -8,18 +8,24 @@ import polars as pl
 from msd.dataset.aggregate import counts_fit
 from msd.dataset.column import read_ids, read_labels, read_unique_ids, read_whole_numbers
 from msd.dataset.moment import read_moments
+from msd.dataset.problem import lines_of
 from msd.dataset.roles import WORDS, InitError, Role, RoleName
 from msd.dataset.table import Table
 
-_SHOWN = 20
+EVERYBODY = "everybody"
+"""The user of all rows where nobody knows who saw what."""
 
 
-def read_core(events: Table, roles: Mapping[RoleName, Role]) -> pl.DataFrame:
-    """The events' own columns in their canonical form. Raises InitError with every value that does not fit."""
-    columns = {
-        "user_id": read_any_ids(events, roles["user"].column),
-        "item_id": read_any_ids(events, roles["item"].column),
-    }
+def read_core(events: Table, roles: Mapping[RoleName, Role], most: int) -> pl.DataFrame:
+    """The events' own columns in their canonical form. Raises InitError with every value that does not fit.
+
+    most: how many impressions rows with counts may stand for.
+    """
+    if "user" in roles:
+        users = read_any_ids(events, roles["user"].column)
+    else:
+        users = pl.Series([EVERYBODY]).new_from_index(0, events.frame.height)
+    columns = {"user_id": users, "item_id": read_any_ids(events, roles["item"].column)}
     if "time" in roles:
         columns["at"] = read_moments(events, roles["time"].column)
     else:
@@ -31,8 +37,8 @@ def read_core(events: Table, roles: Mapping[RoleName, Role]) -> pl.DataFrame:
             columns[role] = read_whole_numbers(events, roles[role].column)
     if "impressions" in columns:
         clicks = roles["clicks"].column if "clicks" in roles else None
-        counts_fit(events, roles["impressions"].column, clicks, columns["impressions"], columns.get("clicks"))
-    refuse(events)
+        counts_fit(events, roles["impressions"].column, clicks, columns["impressions"], columns.get("clicks"), most)
+    refuse(events, roles)
     return pl.DataFrame(columns)
 
 
@@ -56,9 +62,14 @@ def _labels(table: Table, column: str) -> pl.Series:
     return labels
 
 
-def refuse(table: Table) -> None:
-    """Raises InitError if anything was noted in the table: the first twenty, and how many more."""
-    if table.problems:
-        lines = [str(problem) for problem in table.problems[:_SHOWN]]
-        more = len(table.problems) - _SHOWN
-        raise InitError("\n".join(["mend these first:", *lines, *([f"… and {more} more"] if more > 0 else [])]))
+def refuse(table: Table, roles: Mapping[RoleName, Role] | None = None) -> None:
+    """Raises InitError if anything was noted in the table: what, and what each column at fault was taken for."""
+    if not table.problems:
+        return
+    wrong = {problem.column for problem in table.problems}
+    taken = [(name, role) for name, role in (roles or {}).items() if role.column in wrong]
+    hints = [
+        f"{one.column} was taken for the {name} ({one.reason}); another column is named by --{name} COLUMN"
+        for name, one in taken
+    ]
+    raise InitError("\n".join(["mend these first:", *lines_of(table.problems), *hints]))

@@ -8,6 +8,7 @@ from typing import Literal
 from msd.dataset.roles import Role, RoleName
 
 Side = Literal["user", "item", "context"]
+NO_USER = "all rows are those of one user, whose clicks are everybody's; parts are cut in time alone"
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ def _events(draft: Draft) -> list[str]:
             lines.append(f"{key} = {_quoted(key)}  {_comment(f'column {found.column}: {found.reason}')}")
         elif role == "time":
             lines.append('at = "at"  # NO TIME was found: this is the number of the row, which must be in order')
+        elif role == "user":
+            lines.append(f'user_id = "user_id"  # NO USER was found: {NO_USER}')
     return lines
 
 

@@ -8,7 +8,7 @@ import polars as pl
 
 from msd.contract.schema import MAX_VALUE_CHARS
 from msd.dataset.moment import time_unit
-from msd.dataset.roles import clean_name
+from msd.dataset.roles import TITLES, clean_name
 
 Kind = Literal["categorical", "bag", "numeric", "text", "none"]
 _FEW_NUMBERS = 32  # whole numbers of no more values than this are taken for categories, as hours and positions are
@@ -21,8 +21,12 @@ _UNIQUE = "every row has another value, so there is nothing to learn from it"
 _CODES = re.compile(r"(^|_)(id|code|zip|zipcode|postcode|type|category|class|segment|cluster)$")
 _AFTERWARDS = re.compile(
     r"(^|_)(conversions?|converted|purchas\w*|revenue|dwell\w*|watch_time|time_spent|play_time|clicked_at|click_time|ctr|"
-    r"clicks?|payout)($|_)"
+    r"clicks?|payout|winners?|won|first_place|significance|p_value|lift|helpful\w*|votes?|upvotes|likes|shares|comments|"
+    r"reviews?|ratings?|stars|bounce\w*|scroll\w*|outcome)($|_)"
 )
+_PROSE_WORDS = 6
+_OF_THE_MOMENT = "free text of the moment, and the student reads texts of items and users only; if it was what was "
+_OF_THE_MOMENT += "shown, name its column with --item"
 _POSITIONS = re.compile(r"(^|_)(position|pos|rank|slot|slot_position)$")
 
 
@@ -36,10 +40,15 @@ class Guess:
     options: dict[str, str | int | bool] = field(default_factory=dict)
 
 
+def is_afterwards(name: str) -> bool:
+    """Whether a name speaks of what comes of impressions."""
+    return _AFTERWARDS.search(clean_name(name)) is not None
+
+
 def guess(raw: pl.Series, *, context: bool = False) -> Guess:
     """Judges one column of a table: of items, of users, or, in `context`, of what a request will carry."""
     name = clean_name(raw.name)
-    if context and _AFTERWARDS.search(name):
+    if context and is_afterwards(name):
         return Guess("none", "its name speaks of what happens after the impression, which no request can know", raw)
     present = raw.drop_nulls()
     if not raw.name.strip():
@@ -121,19 +130,22 @@ def _text(name: str, values: pl.Series, context: bool) -> Guess:
     present = values.drop_nulls()
     if present.is_empty():
         return Guess("none", "it is empty", values)
-    titled = re.search(r"(^|_)(title|headline|name|copy|text|description|summary|subject|body)$", name)
+    titled = TITLES.search(name)
     bags = (_cut(values, separator) for separator in (() if titled else _SEPARATORS))
     if bag := next((bag for bag in bags if bag), None):
         return bag
     words = float(present.str.count_matches(r"\S+").cast(pl.Float64).mean() or 0.0)  # type: ignore[arg-type]
     distinct = present.n_unique()
-    if not context and (titled or (words >= 3 and distinct > present.len() / 2)):
+    long = bool((present.str.len_chars() > MAX_VALUE_CHARS).any())
+    varied = distinct > present.len() / 2
+    # Prose that comes again, as that of an item does beside each of its events, is no category either.
+    if not context and (titled or (long and words >= 2) or words >= _PROSE_WORDS or (words >= 3 and varied)):
         return Guess("text", f"text of {words:.1f} words on average", values)
-    if words >= 5 and distinct > present.len() / 2:
-        return Guess("none", "free text of the moment: the student reads texts of items and users only", values)
+    if words >= 5 and (long or varied):
+        return Guess("none", _OF_THE_MOMENT, values)
     if distinct == present.len() > _FEW_NUMBERS:
         return Guess("none", _UNIQUE, values)
-    if bool((present.str.len_chars() > MAX_VALUE_CHARS).any()):
+    if long:
         return Guess("none", f"some values are longer than the {MAX_VALUE_CHARS} characters of a category", values)
     return _category(values, "words")
 

@@ -9,7 +9,7 @@ from msd.dataset.column import parsed_times, read_times
 from msd.dataset.table import Table
 
 Unit = Literal["date", "s", "ms", "us"]
-_SINCE, _UNTIL = 631_152_000, 4_102_444_800  # the years 1990 and 2100: other numbers are seldom times
+EARLIEST, _UNTIL = 631_152_000, 4_102_444_800  # the years 1990 and 2100: other numbers are seldom times
 _SCALE: dict[Unit, int] = {"s": 1, "ms": 1_000, "us": 1_000_000}
 _SAMPLE = 1_000
 
@@ -32,7 +32,7 @@ def time_unit(values: pl.Series) -> Unit | None:
     if numbers.null_count():
         return None
     for unit, scale in _SCALE.items():
-        if bool(numbers.is_between(_SINCE * scale, _UNTIL * scale).all()):
+        if bool(numbers.is_between(EARLIEST * scale, _UNTIL * scale).all()):
             return unit
     return None
 

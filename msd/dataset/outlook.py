@@ -5,7 +5,9 @@ None of it is a problem.
 
 import polars as pl
 
+from msd.dataset.foresight import foresight
 from msd.dataset.load import Dataset
+from msd.dataset.moment import EARLIEST
 from msd.dataset.split import Part
 
 _FEWEST_TEXTS = 10
@@ -14,7 +16,15 @@ _FEW_CLICKS = 50
 
 def outlook(dataset: Dataset, parts: pl.Series) -> list[str]:
     """Sentences that say what later steps will make of it; `parts` is the Part of each event."""
-    return [*_of_texts(dataset), *_of_users(dataset, parts), *_of_clicks(dataset, parts), *_of_order(dataset, parts)]
+    return [
+        *foresight(dataset),
+        *_of_texts(dataset),
+        *_of_users(dataset, parts),
+        *_of_time(dataset),
+        *_of_clicks(dataset, parts),
+        *_of_order(dataset, parts),
+        *_of_pairs(dataset, parts),
+    ]
 
 
 def _of_texts(dataset: Dataset) -> list[str]:
@@ -23,9 +33,9 @@ def _of_texts(dataset: Dataset) -> list[str]:
     if count < _FEWEST_TEXTS:
         file = dataset.config.items.file
         return [
-            f"{count} items have a text, and the student needs {_FEWEST_TEXTS}: `msd distill` will refuse, and "
-            f"`msd train` needs its student. Add columns to {file} that say something of an item, such as its category "
-            'or brand, and name them in the template of [items]: text = "{brand}, {category}"'
+            f"{count} items have a text, and the student needs {_FEWEST_TEXTS}: `msd distill` will refuse. Train "
+            f"without it: `msd train DATASET OUT --no-semantics`. Or add columns to {file} that say something of an item, such as its "
+            'category or brand, and name them in the template of [items]: text = "{brand}, {category}"'
         ]
     if count < dataset.items.height / 2:
         return [f"{dataset.items.height - count} of {dataset.items.height} items have no text, hence no vector"]
@@ -37,10 +47,19 @@ def _of_users(dataset: Dataset, parts: pl.Series) -> list[str]:
         return []
     clicks = dataset.events.filter((parts == Part.WINDOW) & (pl.col("label") == 1))
     known, users = clicks["user_id"].n_unique(), dataset.events["user_id"].n_unique()
+    if users == 1:
+        return ["all events are one user's: parts are cut in time alone, and a history is everybody's latest clicks"]
     return [
         f"nothing is told of users but their clicks: {known} of {users} users have one in the profile window, and only "
         "they get a text and a vector"
     ]
+
+
+def _of_time(dataset: Dataset) -> list[str]:
+    latest = dataset.events["at"].max()
+    if isinstance(latest, int) and latest >= EARLIEST:
+        return []
+    return ["there are no times: the order of the rows stands for them, and requests need no `at`"]
 
 
 def _of_clicks(dataset: Dataset, parts: pl.Series) -> list[str]:
@@ -81,3 +100,15 @@ def _of_order(dataset: Dataset, parts: pl.Series) -> list[str]:
         f"what came later. If the test stands for what is still to come, change {dataset.config.split.column} in "
         f"{dataset.config.events.file}"
     ]
+
+
+def _of_pairs(dataset: Dataset, parts: pl.Series) -> list[str]:
+    """GAUC compares what one user clicked with what he did not: where that is the same thing, every model ties."""
+    inputs = [feature.name for feature in dataset.config.side("context")]
+    test = dataset.events.filter(parts == Part.TEST)
+    both = test.filter(pl.col("label").n_unique().over("user_id") > 1)
+    if both.is_empty():
+        return ["no user has both a click and an event without one in the test part: GAUC cannot be measured"]
+    if both.group_by("user_id").agg(one=pl.struct("item_id", "at", *inputs).n_unique())["one"].max() == 1:
+        return ["each user of the test part has seen one thing only, clicked or not: GAUC will be .5 for every model"]
+    return []

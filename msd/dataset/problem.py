@@ -1,27 +1,51 @@
 """What is wrong with a dataset, and where: problems are collected, so that one run shows all of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from msd.contract.errors import MsdError
 
 _SHOWN = 20
+_ALIKE = 3  # so many rows with the same fault are told one by one
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One fault. `row` counts the rows of data from 1, a header not among them; `column` may be a TOML key."""
+    """One fault. `row` counts the rows of data from 1, a header not among them; `column` may be a TOML key.
+
+    fault: the message without the row's own value.
+    """
 
     file: str
     message: str
     row: int | None = None
     column: str | None = None
+    fault: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         row = f", row {self.row}" if self.row is not None else ""
         column = f", {self.column}" if self.column is not None else ""
         return f"{self.file}{row}{column}: {self.message}"
+
+
+def alike(problems: Sequence[Problem]) -> list[tuple[Problem, int]]:
+    """Problems in their order; in place of many rows with the same fault, the first and how many there are."""
+    groups: dict[tuple[str, str | None, str], list[Problem]] = {}
+    for problem in problems:
+        groups.setdefault((problem.file, problem.column, problem.fault or str(problem)), []).append(problem)
+    told: list[tuple[Problem, int]] = []
+    for group in groups.values():
+        told += [(group[0], len(group))] if len(group) > _ALIKE else [(one, 1) for one in group]
+    return told
+
+
+def lines_of(problems: Sequence[Problem], shown: int = _SHOWN) -> list[str]:
+    """One line a problem, rows with the same fault in one; after `shown` lines, how many problems are left out."""
+    told = alike(problems)
+    lines = [f"{one}{f' (and so in {count - 1:,} more rows)' if count > 1 else ''}" for one, count in told[:shown]]
+    left = sum(count for _, count in told[shown:])
+    return [*lines, f"… and {left:,} more"] if left else lines
 
 
 class DatasetError(MsdError):
@@ -31,7 +55,7 @@ class DatasetError(MsdError):
         self.problems = tuple(problems)
         count = len(self.problems)
         lines = [f"the dataset in {folder} has {count} problem{'s' if count > 1 else ''}:"]
-        lines += [f"  {problem}" for problem in self.problems[:_SHOWN]]
+        lines += [f"  {line}" for line in lines_of(self.problems)]
         if count > _SHOWN:
-            lines.append(f"  … and {count - _SHOWN} more; `msd data check {folder}` shows them")
+            lines.append(f"  `msd data check {folder} --json` lists them all")
         super().__init__("\n".join(lines))

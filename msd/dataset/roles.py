@@ -32,6 +32,7 @@ NAMES: dict[RoleName, tuple[str, ...]] = {
     "impressions": tuple("impressions imps n_impressions impression_count num_impressions shows exposures".split()),
     "clicks": tuple("clicks n_clicks click_count num_clicks clks".split()),
 }
+TITLES = re.compile(r"(^|_)(title|headline|name|copy|text|description|summary|subject|body)$")
 WORDS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "no": 0, "yes": 1, "f": 0, "t": 1, "n": 0, "y": 1}
 _NO_LABEL = re.compile(rf"(is|has|was)_|({'|'.join(NAMES['impressions'])})$")
 
@@ -56,10 +57,16 @@ def clean_name(name: str) -> str:
 
 
 def find_roles(
-    events: Table, chosen: Mapping[RoleName, str], *, in_order: bool, shared: Mapping[RoleName, Sequence[str]]
+    events: Table,
+    chosen: Mapping[RoleName, str],
+    *,
+    in_order: bool,
+    shared: Mapping[RoleName, Sequence[str]],
+    no_user: bool = False,
 ) -> dict[RoleName, Role]:
-    """The columns of each role; user and item are always there, the time is not if the order of rows stands for it.
+    """The columns of each role; the item is always there.
 
+    The time is not if the order of rows stands for it, nor the user if nobody knows who saw what.
     chosen: columns that a person named. shared: by role, columns of the user or item table that were given.
     Raises InitError saying which option to give where the columns do not tell.
     """
@@ -69,9 +76,10 @@ def find_roles(
         if other := next((name for name, one in roles.items() if one.column == column), None):
             raise InitError(f"--{role} {column}: is given by --{other} too; a column can be but one thing")
         roles[role] = Role(column, f"given by --{role}")
+    no_user = no_user or ("user" not in roles and not shared.get("user") and _is_aggregated(events, roles))
     for role in ("user", "item"):
-        if role not in roles:
-            roles[role] = _id_role(events, role, roles, shared.get(role, ()))
+        if role not in roles and (found := _id_role(events, role, roles, shared.get(role, ()), no_user)):
+            roles[role] = found
     if not in_order and "time" not in roles and (found := _time(events, roles)):
         roles["time"] = found
     _outcome(events, roles)
@@ -84,21 +92,50 @@ def _require(events: Table, role: str, column: str) -> None:
         raise InitError(f"--{role} {column}: {events.file} has no such column; it has {known}")
 
 
-def _id_role(events: Table, role: RoleName, taken: Mapping[RoleName, Role], shared: Sequence[str]) -> Role:
+def _is_aggregated(events: Table, taken: Mapping[RoleName, Role]) -> bool:
+    """Whether rows hold counts, which are of many users."""
+    if "impressions" in taken:
+        return "label" not in taken
+    free = _free(events, taken)
+    return all(role in taken or _by_name(events, role, free, _is_count) for role in ("impressions", "clicks"))
+
+
+def _id_role(
+    events: Table, role: RoleName, taken: Mapping[RoleName, Role], shared: Sequence[str], no_user: bool
+) -> Role | None:
+    """None where all rows are one user's."""
     free = _free(events, taken)
     if found := _by_name(events, role, free, lambda values: bool(values.null_count() < values.len())):
         return found
     if len(both := [column for column in shared if column in free]) == 1:
         return Role(both[0], f"the column that the table of {role}s has too")
+    if role == "user" and no_user:
+        return None
     option, what = f"--{role}", {"user": "who saw it", "item": "what was shown"}[role]
     other = NAMES["item" if role == "user" else "user"]
-    ids = [c for c in free if clean_name(c).endswith("_id") and clean_name(c) not in other]
+    named = [c for c in free if clean_name(c).endswith("_id") and clean_name(c) not in other]
+    ids = [column for column in named if not events.frame.get_column(column).null_count()]
+    if role == "item" and (headline := _headline(events, free, ids)):
+        return Role(headline, "no column is an id of what was shown, so each different text is an item of its own")
     if len(ids) == 1:
         return Role(ids[0], "the only other column that is called an id")
     advice = f"name it with {option} COLUMN"
     if role == "user":
-        advice += "; where nobody knows who it was, a column that groups views, such as a site or a segment, will do"
+        advice += "; where nobody knows who it was, a column that groups views, such as a site or a segment, will do, "
+        advice += "or --no-user, which takes all rows for those of one user"
     raise InitError(f"{events.file}: no column tells by its name {what} (the {role}); {advice}. {_columns(events)}")
+
+
+def _headline(events: Table, free: Sequence[str], ids: Sequence[str]) -> str | None:
+    """The first column of titles that every row has, of two words or more on average; None if the one id has no fewer
+    values, as that of an item has that is called by a title."""
+    for column in free:
+        values = events.frame.get_column(column)
+        if TITLES.search(clean_name(column)) and values.dtype == pl.String and not values.null_count():
+            is_called = len(ids) == 1 and events.frame.get_column(ids[0]).n_unique() >= values.n_unique()
+            if not is_called and values.str.count_matches(r"\S+").sum() >= 2 * values.len():
+                return column
+    return None
 
 
 def _time(events: Table, taken: Mapping[RoleName, Role]) -> Role | None:

@@ -9,17 +9,21 @@ from pathlib import Path
 import polars as pl
 
 from msd.contract.files import write_bytes_atomic, write_text_atomic
+from msd.dataset.aggregate import MAX_IMPRESSIONS
 from msd.dataset.check import Report, check_dataset
-from msd.dataset.config import CONFIG_FILE, FILE_ENDINGS, RESERVED_NAMES
+from msd.dataset.config import CONFIG_FILE, RESERVED_NAMES
 from msd.dataset.core import read_any_ids, read_core, refuse
 from msd.dataset.draft import Draft, Feature, Side, draft_text
-from msd.dataset.guess import Guess, guess
+from msd.dataset.guess import Guess, guess, is_afterwards
 from msd.dataset.problem import Problem
 from msd.dataset.roles import NAMES, InitError, Role, RoleName, clean_name, find_roles
-from msd.dataset.table import Table, read_table
+from msd.dataset.sample import draw
+from msd.dataset.table import FILE_ENDINGS, Table, read_table
 from msd.dataset.wording import template_of
 
 _SHARED = 0.5
+_MOSTLY = 0.8
+_NO_LIMIT = 2**62
 
 
 @dataclass(frozen=True)
@@ -42,11 +46,18 @@ class _Columns:
 
 
 def init_dataset(
-    sources: Sources, out: Path, chosen: Mapping[RoleName, str], *, in_order: bool = False
+    sources: Sources,
+    out: Path,
+    chosen: Mapping[RoleName, str],
+    *,
+    in_order: bool = False,
+    no_user: bool = False,
+    sample: int | None = None,
 ) -> tuple[Draft, Report]:
     """Writes a dataset into `out`, an empty or new folder, and checks it; what was guessed is in the draft.
 
     chosen: columns of the events by role, where a person named them. in_order: the rows' order is the time.
+    no_user: all rows are one user's. sample: about so many impressions are drawn, if there are more.
     Raises InitError for files that cannot be read or columns that cannot be told, and then writes nothing.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -54,10 +65,14 @@ def init_dataset(
     events, items, users = (_read(path) for path in (sources.events, sources.items, sources.users))
     assert events is not None
     shared: dict[RoleName, Sequence[str]] = {"item": _keys(items), "user": _keys(users)}
-    roles = find_roles(events, chosen, in_order=in_order, shared=shared)
-    core = read_core(events, roles)
+    roles = find_roles(events, chosen, in_order=in_order, shared=shared, no_user=no_user)
+    core = read_core(events, roles, _NO_LIMIT if sample else MAX_IMPRESSIONS)
+    origin = ", ".join(path.name for path in (sources.events, sources.items, sources.users) if path)
+    if sample and (drawn := draw(core, sample)):
+        core, kept, told = drawn
+        events, origin = replace(events, frame=events.frame.filter(kept)), f"{origin}: {told}"
     item_side = _side("item", items, core, roles["item"])
-    user_side = _side("user", users, core, roles["user"])
+    user_side = _side("user", users, core, roles.get("user"))
     context, left_out = _distribute(events, roles, core, item_side, user_side)
     sides = [item_side, user_side, context]
     for side in sides:
@@ -66,7 +81,7 @@ def init_dataset(
     has_users = users is not None or any(one.kind != "none" for one in user_side.guesses.values())
     draft = Draft(
         name=re.sub(r"[^a-z0-9._-]+", "-", out.resolve().name.lower()).strip("._-")[:60] or "my-data",
-        origin=", ".join(path.name for path in (sources.events, sources.items, sources.users) if path),
+        origin=origin,
         roles=roles,
         click_rate=_click_rate(core),
         items=template_of("item", tables["item"], features),
@@ -94,16 +109,14 @@ def _write(out: Path, draft: Draft, tables: Mapping[Side, pl.DataFrame]) -> None
 def _read(path: Path | None) -> Table | None:
     if path is None:
         return None
-    if path.suffix not in FILE_ENDINGS:
+    if not path.is_dir() and not path.name.endswith(FILE_ENDINGS):
         raise InitError(
-            f"{path}: should end in one of {', '.join(FILE_ENDINGS)}; convert it, or rename it if it is one"
+            f"{path}: should be a folder or end in one of {', '.join(FILE_ENDINGS)}; convert it, or rename it"
         )
     problems: list[Problem] = []
     table = read_table(path.parent, path.name, problems)
     if table is None:
-        raise InitError(f"{path.parent / str(problems[0])}" if path.is_file() else f"{path}: there is no such file")
-    if path.suffix == ".csv" and table.frame.width == 1 and re.search("[;\t]", table.frame.columns[0]):
-        raise InitError(f"{path}: {table.frame.columns[0]!r} is one column: write the file with commas between cells")
+        raise InitError(f"{path.parent / str(problems[0])}" if path.exists() else f"{path}: there is no such file")
     blank = table.frame.with_columns(pl.col(pl.String).replace("", None))
     return replace(table, frame=blank)
 
@@ -116,11 +129,11 @@ def _keys(table: Table | None) -> list[str]:
     return [column.name for column in flat if column.null_count() == 0 and column.n_unique() == column.len()]
 
 
-def _side(side: Side, table: Table | None, core: pl.DataFrame, role: Role) -> _Columns:
+def _side(side: Side, table: Table | None, core: pl.DataFrame, role: Role | None) -> _Columns:
     key = f"{side}_id"
     if table is None:
         return _Columns(side, core.select(pl.col(key).unique(maintain_order=True)))
-    column = _key_column(side, table, core[key], role)
+    column = _key_column(side, table, core[key], role or Role(key, ""))
     ids = read_any_ids(table, column, unique=True)
     refuse(table)
     others = [series for series in table.frame if series.name != column]
@@ -150,8 +163,13 @@ def _key_column(side: Side, table: Table, ids: pl.Series, role: Role) -> str:
 def _distribute(
     events: Table, roles: Mapping[RoleName, Role], core: pl.DataFrame, items: _Columns, users: _Columns
 ) -> tuple[_Columns, list[tuple[str, str]]]:
-    """Gives each further column of the events to the item or user that determines it, or else to the context."""
-    used = {role.column for role in roles.values()}
+    """Gives each further column of the events to the item or user that determines it, or else to the context.
+
+    A column of item ids that are texts is the items' as well.
+    """
+    item = roles["item"].column
+    texts = [item] if guess(events.frame.get_column(item)).kind == "text" else []
+    used = {role.column for role in roles.values()} - set(texts)
     context, left_out = _Columns("context", core), []
     for raw in events.frame:
         if raw.name in used:
@@ -160,7 +178,7 @@ def _distribute(
         if owner is not None:
             left_out.append((raw.name, f"of the events: the table of {owner.side}s has it"))
             continue
-        determined = next((side for side in (items, users) if _depends(raw, core[f"{side.side}_id"])), None)
+        determined = items if raw.name in texts else _owner(raw, core, items, users)
         if determined is None:
             context.series.append(raw)
             continue
@@ -169,6 +187,23 @@ def _distribute(
         joined = determined.ids.join(rows, left_on=key, right_on="id", how="left", maintain_order="left")
         determined.series.append(joined.get_column("value").alias(raw.name))
     return context, left_out
+
+
+def _owner(raw: pl.Series, core: pl.DataFrame, items: _Columns, users: _Columns) -> _Columns | None:
+    """Whose a column of the events is: of whom it has one value each; None if it is of the moment."""
+    if found := next((side for side in (items, users) if _depends(raw, core[f"{side.side}_id"])), None):
+        return found
+    # Where each row is an item of its own, no row comes again to tell what is the item's.
+    alone = core["item_id"].n_unique() > core.height / 2
+    if alone and "impressions" in core.columns:
+        return None if is_afterwards(raw.name) else items
+    return items if alone and guess(raw).kind == "text" and _agrees(raw, core["item_id"]) >= _MOSTLY else None
+
+
+def _agrees(raw: pl.Series, key: pl.Series) -> float:
+    """The share of keys that have one value only."""
+    values = pl.DataFrame({"key": key, "value": raw}).drop_nulls().group_by("key").agg(pl.col("value").n_unique())
+    return float((values["value"] == 1).mean() or 0.0)  # type: ignore[arg-type]
 
 
 def _depends(raw: pl.Series, key: pl.Series) -> bool:

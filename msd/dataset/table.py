@@ -1,19 +1,29 @@
-"""One file of a dataset as a table: Parquet, CSV or JSONL by its ending. Does not know what columns mean."""
+"""One file of a dataset, or a folder of its parts, as a table: Parquet, CSV or JSON, by its ending.
+
+Does not know what columns mean.
+"""
 
 import csv
+import gzip
 import json
-from collections.abc import Mapping, Sequence
+import zlib
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
+from typing import TextIO
 
 import polars as pl
 
 from msd.dataset.problem import Problem
 
+FILE_ENDINGS = (".parquet", ".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".json")
 _SHOWN_CHARS = 60
 _POLARS_ERRORS = (pl.exceptions.PolarsError, OSError, UnicodeError, pl.exceptions.PanicException)
-
 _SERIES_ERRORS = (*_POLARS_ERRORS, OverflowError, TypeError, ValueError)
+_SEPARATORS = ",;\t|"
 
 
 class UnreadableError(Exception):
@@ -26,16 +36,20 @@ class UnreadableError(Exception):
 
 @dataclass(frozen=True)
 class Table:
-    """A file's raw columns and what was found wrong in them. A CSV's columns are all text."""
+    """A file's raw columns and what was found wrong in them. A CSV's columns are all text.
+
+    parts: of a folder, its files and the number of rows that each begins after.
+    """
 
     file: str
     frame: pl.DataFrame
     problems: list[Problem] = field(default_factory=list)
+    parts: Sequence[tuple[str, int]] = ()
 
     @property
     def textual(self) -> bool:
         """Whether numbers, too, are held as text."""
-        return self.file.endswith(".csv")
+        return _is_textual(self.parts[0][0] if self.parts else self.file)
 
     def flag(self, column: str, bad: pl.Series, message: str) -> None:
         """Notes a problem for every row where `bad` (boolean) is true; the message follows the row's value."""
@@ -44,33 +58,97 @@ class Table:
             value = raw[row]
             shown = repr(value.to_list() if isinstance(value, pl.Series) else value)
             shown = shown if len(shown) <= _SHOWN_CHARS else shown[:_SHOWN_CHARS] + "…"
-            self.problems.append(Problem(self.file, f"{shown} {message}", row + 1, column))
+            self._note(row, column, f"{shown} {message}", message)
 
     def flag_missing(self, column: str) -> None:
         """Notes a problem for every row without a value."""
         for row in self.frame.get_column(column).is_null().arg_true().to_list():
-            self.problems.append(Problem(self.file, "the value is missing", row + 1, column))
+            self._note(row, column, "the value is missing", "the value is missing")
 
     def flag_column(self, column: str, message: str) -> None:
         """Notes a problem of a whole column."""
         self.problems.append(Problem(self.file, message, column=column))
 
+    def _note(self, row: int, column: str, message: str, fault: str) -> None:
+        """Of a row counted from 0 over all parts."""
+        file, start = self.file, 0
+        if self.parts:
+            file, start = self.parts[bisect_right([begin for _, begin in self.parts], row) - 1]
+        self.problems.append(Problem(file, message, row - start + 1, column, fault))
+
 
 def read_table(folder: Path, file: str, problems: list[Problem]) -> Table | None:
-    """Reads a file of the dataset; None, and a problem, if that cannot be done or if it has no rows."""
+    """Reads a file of the dataset, or all files of a folder as one; None, and a problem, if that cannot be done or if
+    there are no rows."""
     path = folder / file
-    if not path.is_file():
+    if path.is_dir():
+        table = _read_parts(path, problems)
+    elif path.is_file():
+        frame = _read_file(path, file, problems)
+        table = None if frame is None else Table(file, frame, problems)
+    else:
         problems.append(Problem(file, "is missing: there is no such file in the dataset's folder"))
         return None
+    if table is not None and not table.frame.height:
+        problems.append(Problem(file, "is empty: it has no row of data"))
+        return None
+    return table
+
+
+def _read_parts(path: Path, problems: list[Problem]) -> Table | None:
+    """The files of a folder, and of folders in it, one below the other in the order of their names."""
+    files = sorted(found for found in path.rglob("*") if found.is_file() and found.name.endswith(FILE_ENDINGS))
+    names = [f"{path.name}/{found.relative_to(path)}" for found in files if not found.name.startswith((".", "_"))]
+    if not names:
+        problems.append(Problem(path.name, f"is a folder without a file that ends in {', '.join(FILE_ENDINGS)}"))
+        return None
+    if len({_is_textual(name) for name in names}) > 1:
+        problems.append(Problem(path.name, f"holds CSV and other files, {names[0]} and {names[-1]}: keep one kind"))
+        return None
+    frames = [_read_file(path.parent / name, name, problems) for name in names]
+    read = [(name, frame) for name, frame in zip(names, frames, strict=True) if frame is not None and frame.height]
+    if problems or not read:
+        return None if problems else Table(path.name, pl.DataFrame(), problems)
+    first, columns = read[0][0], read[0][1].columns
+    for name, frame in read:
+        if sorted(frame.columns) != sorted(columns):
+            other = sorted(set(columns) ^ set(frame.columns))
+            problems.append(Problem(name, f"has not the columns of {first}: {', '.join(other)} only one of them has"))
+            return None
     try:
-        frame = {".parquet": _read_parquet, ".csv": _read_csv, ".jsonl": _read_jsonl}[path.suffix](path)
+        whole = pl.concat([frame.select(columns) for _, frame in read], how="vertical_relaxed")
+    except pl.exceptions.PolarsError as error:
+        problems.append(Problem(path.name, f"its files hold values of different types in one column: {error}"))
+        return None
+    starts = accumulate((frame.height for _, frame in read[:-1]), initial=0)
+    parts = [(name, start) for (name, _), start in zip(read, starts, strict=True)]
+    return Table(path.name, whole, problems, parts)
+
+
+def _read_file(path: Path, file: str, problems: list[Problem]) -> pl.DataFrame | None:
+    """`file` is what the file is called in problems."""
+    try:
+        if file.endswith(".parquet"):
+            return _read_parquet(path)
+        return _read_csv(path) if _is_textual(file) else _read_json(path)
     except UnreadableError as error:
         problems.append(Problem(file, str(error), error.row))
         return None
-    if not frame.height:
-        problems.append(Problem(file, "is empty: it has no row of data"))
-        return None
-    return Table(file, frame, problems)
+
+
+def _is_textual(file: str) -> bool:
+    return file.endswith((".csv", ".csv.gz"))
+
+
+@contextmanager
+def _text_of(path: Path) -> Iterator[TextIO]:
+    """The file's text, unpacked where it is packed. Raises UnreadableError where it cannot be."""
+    opened = gzip.open(path, "rt", encoding="utf-8-sig", newline="") if path.suffix == ".gz" else None
+    with opened or path.open(encoding="utf-8-sig", newline="") as lines:
+        try:
+            yield lines
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UnreadableError(f"cannot be unpacked by gzip, it is damaged or cut short: {error}") from None
 
 
 def _read_parquet(path: Path) -> pl.DataFrame:
@@ -81,24 +159,32 @@ def _read_parquet(path: Path) -> pl.DataFrame:
 
 
 def _read_csv(path: Path) -> pl.DataFrame:
-    """All columns as text, an empty cell being a missing value."""
+    """All columns as text, an empty cell being a missing value. Cells are parted as the header is."""
+    separator = ","
     try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            header = next(csv.reader(lines), [])
+        with _text_of(path) as lines:
+            separator = _separator(lines.readline())
+        with _text_of(path) as lines:
+            header = next(csv.reader(lines, delimiter=separator), [])
         if repeated := sorted({name for name in header if header.count(name) > 1}):
             raise UnreadableError(f"these columns occur twice in the header: {', '.join(repeated)}")
         if not header:
             return pl.DataFrame()
-        frame = _without_blank_end(pl.read_csv(path, infer_schema=False))
+        frame = _without_blank_end(pl.read_csv(path, infer_schema=False, separator=separator))
     except UnicodeDecodeError as error:
         raise UnreadableError(f"is not text in UTF-8 ({error}): save it as UTF-8") from None
     except (*_POLARS_ERRORS, csv.Error) as error:
         hint = "cannot be read as CSV (is a quote left open?)"
-        raise _csv_fault(path) or UnreadableError(f"{hint}: {error}") from None
+        raise _csv_fault(path, separator) or UnreadableError(f"{hint}: {error}") from None
     # A row cut short has no value in its last column: only then is it worth reading the file once more to find it.
-    if frame.height and frame.to_series(-1).null_count() and (fault := _csv_fault(path)):
+    if frame.height and frame.to_series(-1).null_count() and (fault := _csv_fault(path, separator)):
         raise fault
     return frame
+
+
+def _separator(header: str) -> str:
+    """What parts a header into the most cells; a comma if nothing does."""
+    return max(_SEPARATORS, key=lambda one: len(next(csv.reader([header], delimiter=one), [])))
 
 
 def _without_blank_end(frame: pl.DataFrame) -> pl.DataFrame:
@@ -107,12 +193,12 @@ def _without_blank_end(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.head(int(filled[-1]) + 1 if len(filled) else 0)
 
 
-def _csv_fault(path: Path) -> UnreadableError | None:
+def _csv_fault(path: Path, separator: str) -> UnreadableError | None:
     """Finds the first row of a CSV file that has more or fewer cells than the header, or cannot be read."""
     row = 0
     try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.reader(lines, strict=True)
+        with _text_of(path) as lines:
+            reader = csv.reader(lines, strict=True, delimiter=separator)
             width = len(next(reader))
             for row, cells in enumerate(reader, start=1):
                 if cells and len(cells) != width:
@@ -121,22 +207,41 @@ def _csv_fault(path: Path) -> UnreadableError | None:
         return UnreadableError(f"is not text in UTF-8 ({error}): save it as UTF-8", row + 1)
     except csv.Error as error:
         return UnreadableError(f"cannot be read as CSV: {error}", row + 1)
+    except UnreadableError as error:
+        return error
     return None
 
 
-def _read_jsonl(path: Path) -> pl.DataFrame:
+def _read_json(path: Path) -> pl.DataFrame:
+    """Objects one a line, or all in one list."""
     records: list[Mapping[str, object]] = []
     try:
-        with path.open(encoding="utf-8-sig") as lines:
-            for line in lines:
-                if line.strip():
-                    records.append(_json_object(line, len(records) + 1))
+        with _text_of(path) as lines:
+            if path.name.endswith(".json") and (listed := _json_list_of(lines)) is not None:
+                records = listed
+            else:
+                for line in lines:
+                    if line.strip():
+                        records.append(_json_object(line, len(records) + 1))
     except UnicodeDecodeError as error:
         raise UnreadableError(f"is not text in UTF-8 ({error}): save it as UTF-8", len(records) + 1) from None
     except OSError as error:
-        raise UnreadableError(f"cannot be read: {error.strerror}") from None
+        raise UnreadableError(f"cannot be read: {error.strerror or error}") from None
     names = dict.fromkeys(name for record in records for name in record)
     return pl.DataFrame([_json_column(name, [record.get(name) for record in records]) for name in names])
+
+
+def _json_list_of(lines: TextIO) -> list[Mapping[str, object]] | None:
+    """The objects of one JSON list; None, and nothing read, where the text is none."""
+    start = lines.read(_SHOWN_CHARS)
+    lines.seek(0)
+    if not start.lstrip().startswith("["):
+        return None
+    try:
+        found = json.load(lines)
+    except (ValueError, RecursionError) as error:
+        raise UnreadableError(f"is not valid JSON: {error}") from None
+    return [_is_object(record, row) for row, record in enumerate(found, 1)]
 
 
 def _json_object(line: str, row: int) -> Mapping[str, object]:
@@ -144,6 +249,10 @@ def _json_object(line: str, row: int) -> Mapping[str, object]:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise UnreadableError(f"is not valid JSON: {error}", row) from None
+    return _is_object(record, row)
+
+
+def _is_object(record: object, row: int) -> Mapping[str, object]:
     if not isinstance(record, dict):
         raise UnreadableError('should be a JSON object, such as {"user_id": "u1"}', row)
     return record

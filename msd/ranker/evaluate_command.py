@@ -18,7 +18,7 @@ from msd.ranker.evaluate import BASELINE, OTHER_WORK, evaluate_models
 from msd.ranker.evaluation_report import write_report
 from msd.ranker.folder import RECORD_FILE, WEIGHTS_FILE, ModelError, load_ranker
 from msd.step import fingerprint_of, is_done, mark_done
-from msd.student.vectors import load_vectors
+from msd.student.vectors import load_vectors, no_vectors
 
 app = typer.Typer(add_completion=False)
 RESULT_FILE, REPORT_FILE = "evaluation.json", "report.html"
@@ -27,11 +27,13 @@ _FORMAT = 3
 
 @app.command("evaluate")
 def evaluate(
-    dataset: Annotated[Path | None, typer.Argument(metavar="DATASET", help="The dataset's folder.")] = None,
-    student: Annotated[
-        Path | None, typer.Argument(metavar="STUDENT", help="The folder that `msd distill` wrote.")
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="DATASET [STUDENT] OUT",
+            help="The dataset's folder, that of `msd distill` if the models had a student, and that of the figures.",
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Argument(metavar="OUT", help="The folder for the figures.")] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -67,22 +69,24 @@ def evaluate(
         # Loads the student's libraries, which measuring trained models does without.
         from msd.benchmark.command import run_command
 
-        if dataset or model:
-            raise ModelError("--benchmark trains its own models: leave out DATASET, STUDENT, OUT and --model")
+        if folders or model:
+            raise ModelError("--benchmark trains its own models: leave out the folders and --model")
         if data is None or json_ is None:
             raise ModelError("--benchmark needs --data, the folder of its data, and --json, the file for its figures")
         run_command(benchmark, data, json_, work, seed, seeds, resamples)
         return
     if data or seeds or json_ or work:
         raise ModelError("--data, --seeds, --json and --work go with --benchmark")
-    if not (dataset and student and out and model):
-        raise ModelError("DATASET, STUDENT, OUT and at least one --model are needed; or --benchmark NAME")
-    _evaluate(dataset, student, out, model, seed, resamples)
+    if not model or not folders or not 2 <= len(folders) <= 3:
+        raise ModelError(
+            "DATASET OUT, or DATASET STUDENT OUT, and at least one --model are needed; or --benchmark NAME"
+        )
+    _evaluate(folders[0], folders[1] if len(folders) > 2 else None, folders[-1], model, seed, resamples)
 
 
-def _evaluate(dataset: Path, student: Path, out: Path, model: list[str], seed: int, resamples: int) -> None:
+def _evaluate(dataset: Path, student: Path | None, out: Path, model: list[str], seed: int, resamples: int) -> None:
     start, console = time.perf_counter(), Console()
-    data, vectors = load_dataset(dataset), load_vectors(student)
+    data, vectors = load_dataset(dataset), load_vectors(student) if student else no_vectors()
     models = _models(model)
     weights = {
         name: [sha256_file(folder / file) for folder in folders for file in (WEIGHTS_FILE, RECORD_FILE)]
@@ -148,6 +152,12 @@ def _print(console: Console, results: dict[str, Any]) -> None:
     for name, figures in results["models"].items():
         table.add_row(escape(name), *(_shown(figures["metrics"][metric]) for metric in metrics))
     console.print(table)
+    gauc = {figures["metrics"].get("gauc") for figures in results["models"].values()}
+    if gauc <= {0.5, None}:
+        console.print(
+            "GAUC says nothing here: no user of the test part has both a click and another thing without one",
+            highlight=False,
+        )
     for one in results["differences"]:
         auc = one["auc"]
         ends = "" if auc["users"]["ci95"] is None else " (95 %: {:+.4f} to {:+.4f})".format(*auc["users"]["ci95"])

@@ -5,29 +5,50 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from msd.student.distill import DistillConfig
 from msd.student.measure import Figures
-from msd.student.record import load_record
-from msd.student.step import distill
+from msd.student.record import StudentError, load_record
+from msd.student.step import distill, encode_untaught
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command("distill")
 def main(
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="The dataset's folder.")],
-    knowledge: Annotated[Path, typer.Argument(metavar="KNOWLEDGE", help="The folder that `msd teach` wrote.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder for the student and its vectors.")],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DATASET [KNOWLEDGE] OUT",
+            help="The dataset's folder, that of `msd teach`, and that of the student. Without KNOWLEDGE the plain "
+            "encoder reads the texts.",
+        ),
+    ],
     epochs: Annotated[int, typer.Option(min=1, help="Passes at most in the search, and over the catalogue.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Draws the order and what is held out.")] = 0,
 ) -> None:
     """Trains the student and encodes all items and users. Started again, it goes on after the last whole epoch."""
-    console = Console()
+    if not 2 <= len(folders) <= 3:
+        raise StudentError(f"{len(folders)} folders are given; msd distill takes DATASET KNOWLEDGE OUT, or DATASET OUT")
+    dataset, out, console = folders[0], folders[-1], Console()
     config = DistillConfig(epochs=epochs, seed=seed)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as bars:
         tasks: dict[str, TaskID] = {}
 
@@ -36,10 +57,17 @@ def main(
                 tasks[name] = bars.add_task(name, total=total, note=note)
             bars.update(tasks[name], completed=done, total=total, note=note)
 
-        fresh = distill(dataset, knowledge, out, config, advance)
+        if len(folders) > 2:
+            fresh = distill(dataset, folders[1], out, config, advance)
+        else:
+            fresh = encode_untaught(dataset, out, advance)
     if not fresh:
         console.print(f"{out}: done before, nothing to do", highlight=False)
-    console.print(_table(load_record(out).metrics["knowledge"]))
+    record = load_record(out)
+    if "knowledge" in record.metrics:
+        console.print(_table(record.metrics["knowledge"]))
+    else:
+        console.print(f"{out}: {record.start} as it comes, taught by nobody", highlight=False)
 
 
 def _table(knowledge: dict[str, Figures]) -> Table:

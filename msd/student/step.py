@@ -14,7 +14,7 @@ from msd.dataset.texts import student_texts
 from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
 from msd.student.bag import Bag
 from msd.student.distill import Course, DistillConfig, Distiller, objective
-from msd.student.encoder import Student, load_student, new_student, save_student
+from msd.student.encoder import Student, encode_texts, load_student, new_student, save_student
 from msd.student.lessons import Advance, Lessons, all_lessons, encode_targets, teachers_words
 from msd.student.record import FORMAT, HEADS, StudentError, Vectors
 from msd.student.states import States
@@ -23,6 +23,7 @@ from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, save
 from msd.teachers.knowledge import KNOWLEDGE_FILES, load_knowledge
 
 WORK_FOLDER = ".work"
+_MOST_UNTAUGHT = 1_000
 
 
 def distill(dataset_folder: Path, knowledge_folder: Path, out: Path, config: DistillConfig, advance: Advance) -> bool:
@@ -61,6 +62,43 @@ def distill(dataset_folder: Path, knowledge_folder: Path, out: Path, config: Dis
     save_untaught(out, fingerprint, distiller.untaught, [items.ids[row] for row in items.rows[items.held]])
     mark_done(out, run, time.perf_counter() - start)
     shutil.rmtree(work)
+    return True
+
+
+def encode_untaught(dataset_folder: Path, out: Path, advance: Advance) -> bool:
+    """Fills `out` with the student as it is before any training, and its vectors; False if it already held them.
+
+    For texts that no teacher has written of. Raises DatasetError or StudentError.
+    """
+    start = time.perf_counter()
+    dataset = load_dataset(dataset_folder)
+    _check_out(out)
+    run = fingerprint_of(FORMAT, dataset.fingerprint, "untaught")
+    if is_done(out, run) and _is_whole(out):
+        return False
+    texts = [{name: text for name, text in named.items() if text.strip()} for named in student_texts(dataset)]
+    if not texts[0]:
+        raise StudentError(
+            f"no item of {dataset_folder} has a text: train without a student, msd train DATASET OUT --no-semantics"
+        )
+    (out / STEP_FILE).unlink(missing_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
+    student, done = new_student(), 0
+
+    def encoded(named: dict[str, str]) -> LevelVectors:
+        return LevelVectors(list(named), encode_texts(student, list(named.values()), on_batch=count))
+
+    def count(batch: int) -> None:
+        nonlocal done
+        done += batch
+        advance("encoding the texts", done, sum(map(len, texts)), "")
+
+    items, users = map(encoded, texts)
+    fingerprint = save_student(student, out)
+    save_vectors(StudentVectors(fingerprint, items, users), out)
+    # It was taught nothing, so that each text is as new to it as any.
+    save_untaught(out, fingerprint, {}, items.ids[:_MOST_UNTAUGHT])
+    mark_done(out, run, time.perf_counter() - start)
     return True
 
 

@@ -102,9 +102,11 @@ def test_a_folder_without_a_right_configuration_fails_too(tmp_path: Path, text: 
     assert "format" in output
 
 
-def test_a_thousand_problems_are_printed_and_the_rest_counted(tmp_path: Path) -> None:
+def test_rows_with_the_same_fault_are_one_line(tmp_path: Path) -> None:
     events = "user_id,item_id,at,label,device\n" + "u1,1,5,7,ios\n" * 1200
     code, output = run("check", write_small(tmp_path, events=events))
     assert code == 1
     assert "1200 problems" in output
-    assert "and 200 more; --json lists them all" in output
+    assert output.count("should be 0 (no click) or 1 (click)") == 1
+    assert "(and so in 1,199 more rows)" in output
+    assert len(json.loads(run("check", tmp_path, "--json")[1])["problems"]) == 1200

@@ -54,7 +54,11 @@ FEATURE = '\n[[features]]\nname = "position"\nside = "context"\nkind = "categori
             "events.file: should be a path inside the dataset's folder",
         ),
         ('file = "events.csv"', 'file = "a\\\\b.csv"', "events.file: should be a path inside the dataset's folder"),
-        ('file = "events.csv"', 'file = "events.xls"', "events.file: should end in one of .parquet, .csv, .jsonl"),
+        (
+            'file = "events.csv"',
+            'file = "events.xls"',
+            "events.file: should end in one of .parquet, .csv, .csv.gz",
+        ),
         ('side = "user"', 'side = "usr"', "features[2] (city).side: Input should be 'user', 'item' or 'context'"),
         ('kind = "bag"', 'kind = "set"', "features[0] (tags).kind: Input should be 'categorical', 'bag' or 'numeric'"),
         ('kind = "bag"', 'kind = "bag"\nmax_values = 0', "features[0] (tags).max_values: Input should be greater than"),

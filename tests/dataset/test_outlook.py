@@ -28,7 +28,10 @@ def test_a_dataset_without_gaps_has_no_notes(tmp_path: Path) -> None:
 def test_too_few_texts_for_a_student(tmp_path: Path, template: str, count: str) -> None:
     found = notes(tmp_path, CONFIG.replace('text = "{title}, {tags}"\n', template))
     assert f"{count} a text, and the student needs 10: `msd distill` will refuse" in found
-    assert "Add columns to items.csv that say something of an item" in found
+    assert (
+        "Train without it: `msd train DATASET OUT --no-semantics`. Or add columns to items.csv that say something"
+        in found
+    )
 
 
 def test_users_known_by_their_clicks_alone(tmp_path: Path) -> None:

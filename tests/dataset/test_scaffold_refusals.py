@@ -19,7 +19,7 @@ from tests.dataset.logs import log, make, write
         ({"Time": "01/02/2024"}, "log.csv, Time: '01/02/2024' is neither unix seconds since 1990 nor an ISO 8601 time"),
         ({"Clicked?": "3"}, "no column says whether it was clicked"),
         ({"seen": "0", "Clicked?": "x"}, "no column says whether it was clicked"),
-        ({"Visitor ID": None}, "log.csv, row 1, Visitor ID: the value is missing"),
+        ({"Visitor ID": None}, "no column tells by its name who saw it (the user)"),
     ],
 )
 def test_what_cannot_be_told_is_asked_for(tmp_path: Path, change: dict[str, str | None], message: str) -> None:
@@ -66,15 +66,18 @@ def test_a_wrong_cell_is_told_with_its_place_in_the_log(
 
 def test_wrong_counts_are_told(tmp_path: Path) -> None:
     frame = log().with_columns(impressions=pl.lit("2.5"), clicks=pl.lit("1")).drop("Clicked?")
-    with pytest.raises(
-        InitError, match=r"row 1, impressions: '2\.5' should be a whole number.*\n(.*\n)*… and 220 more"
-    ):
+    with pytest.raises(InitError) as error:
         make(tmp_path, frame)
+    assert str(error.value).splitlines()[1:] == [
+        "log.csv, row 1, impressions: '2.5' should be a whole number from 0 up, a count (and so in 239 more rows)",
+        "impressions was taken for the impressions (its name says impressions); another column is named by "
+        "--impressions COLUMN",
+    ]
 
 
 def test_counts_beyond_reason_are_told_before_anything_is_written(tmp_path: Path) -> None:
     frame = log().with_columns(impressions=pl.lit(9_000), clicks=pl.lit(1)).drop("Clicked?")
-    with pytest.raises(InitError, match="impressions: holds 2,160,000 impressions in all; each becomes a row"):
+    with pytest.raises(InitError, match="impressions: holds 2,160,000 impressions.*`msd data init --sample 2000"):
         make(tmp_path, frame)
     with pytest.raises(InitError, match=r"log\.csv, row 2, clicks: '5' is more than the impressions of its row"):
         make(tmp_path, frame.with_columns(impressions=pl.lit(2), clicks=pl.int_range(pl.len()) % 2 * 5))
@@ -95,7 +98,7 @@ def test_files_and_folders_that_will_not_do(tmp_path: Path) -> None:
     for source, message in (
         (tmp_path / "gone.csv", "gone.csv: there is no such file"),
         (empty, "empty.csv: is empty: it has no row of data"),
-        (sheet, r"log.xlsx: should end in one of \.parquet, \.csv, \.jsonl; convert it"),
+        (sheet, r"log.xlsx: should be a folder or end in one of \.parquet, \.csv, .*; convert it"),
     ):
         with pytest.raises(InitError, match=message):
             init_dataset(Sources(source), tmp_path / "out", {})
@@ -105,10 +108,6 @@ def test_files_and_folders_that_will_not_do(tmp_path: Path) -> None:
         init_dataset(Sources(path), path / "out", {})
     with pytest.raises(InitError, match="--item adId: is given by --user too; a column can be but one thing"):
         init_dataset(Sources(path), tmp_path / "out", {"user": "adId", "item": "adId"})
-    cells = tmp_path / "cells.csv"
-    cells.write_text(path.read_text(encoding="utf-8").replace(",", ";"), encoding="utf-8")
-    with pytest.raises(InitError, match="cells.csv: 'Visitor ID;adId.* is one column: write the file with commas"):
-        init_dataset(Sources(cells), tmp_path / "out", {})
     with pytest.raises(InitError, match="is there already; name an empty or a new folder"):
         init_dataset(Sources(path), tmp_path, {})
     items = write(pl.DataFrame({"sku": ["x", "y"], "colour": ["red", "blue"]}), tmp_path / "items.csv")

@@ -1,0 +1,82 @@
+"""Features that know what no request can know, and logs whose impressions were never shown: what makes offline figures
+too good. Notes, not problems: only who made the log can tell.
+"""
+
+import numpy as np
+import polars as pl
+
+from msd.dataset.config import FeatureConfig
+from msd.dataset.guess import is_afterwards
+from msd.dataset.load import Dataset
+
+_TOO_GOOD = 0.95
+_BINS = 32
+_FEWEST_GROUPS = 20
+_NEARLY_ALL = 0.95
+
+
+def foresight(dataset: Dataset) -> list[str]:
+    """Sentences on features that may hold the outcome, and on negatives that seem to have been sampled."""
+    return [*_features(dataset), *_sampled(dataset.events)]
+
+
+def _features(dataset: Dataset) -> list[str]:
+    found = []
+    for feature in dataset.config.features:
+        if feature.serving_value is not None:
+            continue
+        where = f"the {feature.side} feature {feature.name} (column {feature.source})"
+        auc = 0.0 if feature.kind == "bag" else _auc_alone(dataset, feature)
+        if auc >= _TOO_GOOD:
+            found.append(
+                f"{where} alone tells clicks from the rest (AUC {auc:.3f}): if it is known only after the impression, "
+                "no request can bring it; take it out of [[features]]"
+            )
+        elif is_afterwards(feature.source):
+            found.append(
+                f"{where} is called like something that comes of impressions: if it counts what happened later than a "
+                "row's own time, figures are too good and no request can bring it; take it out of [[features]]"
+            )
+    return found
+
+
+def _auc_alone(dataset: Dataset, feature: FeatureConfig) -> float:
+    """AUC on every other event of the click rate that its value has on the rest; numbers are cut into 32 bins."""
+    key = {"user": "user_id", "item": "item_id"}.get(feature.side)
+    events = dataset.events.select("label", *([key] if key else [feature.name]))
+    if key:
+        table = dataset.users if feature.side == "user" else dataset.items
+        events = events.join(table.select(key, feature.name), on=key, how="left")
+    value = pl.col(feature.name)
+    if feature.kind == "numeric":
+        value = (value.rank("min") * _BINS / (value.count() + 1)).floor()
+    # By chance, for events may take turns by a rule.
+    half = pl.Series("half", np.random.default_rng(0).integers(0, 2, events.height))
+    groups = events.select(value.alias("value"), "label").with_columns(half).group_by("value", "half")
+    counts = groups.agg(shown=pl.len(), clicks=pl.col("label").cast(pl.Int64).sum())
+    known, asked = (counts.filter(half=one).drop("half") for one in (0, 1))
+    overall = float(known["clicks"].sum()) / max(1, int(known["shown"].sum()))
+    rated = asked.join(known, on="value", how="left", suffix="_known", nulls_equal=True).with_columns(
+        rate=(pl.col("clicks_known").fill_null(0) + overall) / (pl.col("shown_known").fill_null(0) + 1)
+    )
+    ordered = rated.group_by("rate").agg(pl.col("shown").sum(), pl.col("clicks").sum()).sort("rate")
+    clicks = ordered["clicks"].to_numpy().astype(np.float64)
+    rest = ordered["shown"].to_numpy() - clicks
+    pairs = clicks.sum() * rest.sum()
+    return float((clicks * (np.cumsum(rest) - rest / 2)).sum() / pairs) if pairs else 0.0
+
+
+def _sampled(events: pl.DataFrame) -> list[str]:
+    """Moments of a user in which there is exactly one click beside others, hardly any without: nobody's log is so."""
+    moments = events.group_by("user_id", "at").agg(shown=pl.len(), clicks=pl.col("label").cast(pl.Int64).sum())
+    groups = moments.filter(pl.col("shown") > 1)
+    covered = int(groups["shown"].sum()) / max(1, events.height)
+    one_click = int((groups["clicks"] == 1).sum()) / max(1, groups.height)
+    if groups.height < _FEWEST_GROUPS or covered < _NEARLY_ALL or one_click < _NEARLY_ALL:
+        return []
+    beside = (int(groups["shown"].sum()) - int(groups["clicks"].sum())) / groups.height
+    return [
+        f"{one_click:.0%} of the moments hold exactly one click beside {beside:.1f} events without one: it looks as if "
+        "those had been sampled beside their click. A model then learns how they were drawn (how often an item occurs "
+        "among them) and gains what it will not gain online; bring impressions that were really shown"
+    ]
