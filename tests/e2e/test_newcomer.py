@@ -1,4 +1,4 @@
-"""A newcomer's three logs, each from the file to a scored HTTP request, by the commands alone and without a teacher."""
+"""A newcomer's logs, each from the file to a scored HTTP request, by the commands alone and without a teacher."""
 
 import gzip
 import json
@@ -29,14 +29,14 @@ def aggregated(folder: Path) -> Path:
             "winner": n % 10 > 6,
             "created_at": START + n * 600,
         }
-        for n in range(200)
+        for n in range(80)
     ]
     pl.DataFrame(rows).write_csv(folder / "log.csv")
     return folder / "log.csv"
 
 
-def single(folder: Path, parts: int) -> Path:
-    """One row an impression, without a text; as one file, or as packed parts by day."""
+def in_parts(folder: Path) -> Path:
+    """One row an impression, without a text, in packed parts by day."""
     draws = random.Random(4)
     rows = [
         {"user_id": f"u{n % 40}", "ad_id": f"a{draws.randrange(25)}", "ts": START + n * 60, "hour": n // 60 % 24}
@@ -45,14 +45,10 @@ def single(folder: Path, parts: int) -> Path:
     for row in rows:
         row["click"] = int(draws.random() < (0.6 if int(str(row["ad_id"])[1:]) % 3 == 0 else 0.2))
     frame = pl.DataFrame(rows)
-    if parts == 1:
-        frame.write_ndjson(folder / "log.jsonl")
-        return folder / "log.jsonl"
-    for number in range(parts):
+    for number in range(3):
         place = folder / "log" / f"day={number}"
         place.mkdir(parents=True)
-        some = frame[number * len(frame) // parts : (number + 1) * len(frame) // parts]
-        (place / "part.csv.gz").write_bytes(gzip.compress(some.write_csv().encode()))
+        (place / "part.csv.gz").write_bytes(gzip.compress(frame.slice(number * 700, 700).write_csv().encode()))
     return folder / "log"
 
 
@@ -76,11 +72,11 @@ def bundle_of(log: Path, folder: Path, *, has_texts: bool) -> Path:
     return bundle
 
 
-@pytest.fixture(params=["aggregated, with texts", "single, without", "in packed parts"])
+@pytest.fixture(params=["aggregated, with texts", "in packed parts, without"])
 def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, LiveService, Path]]:
-    makers = {"a": aggregated, "s": lambda folder: single(folder, 1), "i": lambda folder: single(folder, 3)}
-    has_texts = request.param[0] == "a"
-    bundle = bundle_of(makers[request.param[0]](tmp_path), tmp_path, has_texts=has_texts)
+    has_texts = request.param.startswith("aggregated")
+    log = aggregated(tmp_path) if has_texts else in_parts(tmp_path)
+    bundle = bundle_of(log, tmp_path, has_texts=has_texts)
     with live_service(bundle, tmp_path, encoder="on" if has_texts else "auto") as service:
         yield request.param, service, bundle
 

@@ -41,7 +41,8 @@ def inputs(run: Run, tuned: Path) -> Inputs:
 
 def test_student_and_vectors_are_the_models_own(run: Run, inputs: Inputs) -> None:
     given = load_inputs(run.dataset, run.knowledge, run.student, run.semantic, None)
-    assert inputs.student and given.student
+    assert inputs.student
+    assert given.student
     assert inputs.record.own_student == inputs.vectors.student == inputs.student.record.fingerprint
     assert given.vectors.student == given.student.record.fingerprint == inputs.record.student
     assert inputs.vectors.student != given.vectors.student
