@@ -34,7 +34,8 @@ def _of_texts(dataset: Dataset) -> list[str]:
         file = dataset.config.items.file
         return [
             f"{count} items have a text, and the student needs {_FEWEST_TEXTS}: `msd distill` will refuse. Train "
-            f"without it: `msd train DATASET OUT --no-semantics`. Or add columns to {file} that say something of an item, such as its "
+            "without it: `msd train DATASET OUT --no-semantics`. "
+            f"Or add columns to {file} that say something of an item, such as its "
             'category or brand, and name them in the template of [items]: text = "{brand}, {category}"'
         ]
     if count < dataset.items.height / 2:

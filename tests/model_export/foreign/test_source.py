@@ -193,8 +193,8 @@ def test_a_name_that_the_dataset_lacks_is_told_with_the_file(run: Run, write: Wr
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("a", "b"), "five folders are due, DATASET KNOWLEDGE STUDENT MODEL OUT, and 2 are given"),
-        ((), "and 0 are given"),
+        (("a", "b"), "give DATASET KNOWLEDGE STUDENT MODEL OUT, DATASET STUDENT MODEL OUT"),
+        ((), "0 folders are given"),
         (("a", "b", "c", "d", "e", "--out", "f"), "--student and --head are for --onnx"),
         (("--onnx", "x.onnx"), "--onnx takes --dataset and --out"),
         (
