@@ -61,11 +61,13 @@ def run(*lines: Line) -> None:
 def bundle_of(log: Path, folder: Path, *, has_texts: bool) -> Path:
     """All commands of a newcomer, in this process."""
     data, student, model, bundle = (folder / name for name in ("data", "student", "model", "bundle"))
-    taught = [student] if has_texts else []
+    taught: Line = (student,) if has_texts else ()
+    untaught: Line = () if has_texts else ("--no-semantics",)
+    distil: tuple[Line, ...] = (("distill", data, student),) if has_texts else ()
     run(
         ("data", "init", log, "--out", data),
-        *([("distill", data, student)] if has_texts else []),
-        ("train", data, *taught, model, "--epochs", "1", "--no-lora", *([] if taught else ["--no-semantics"])),
+        *distil,
+        ("train", data, *taught, model, "--epochs", "1", "--no-lora", *untaught),
         ("evaluate", data, *taught, folder / "figures", "--model", model, "--resamples", "100"),
         (*("export", data, *taught, model, bundle), "--requests", "20", "--candidates", "10"),
     )
