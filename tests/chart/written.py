@@ -1,4 +1,4 @@
-"""What of the chart is written by program: settings among its values, its schema's descriptions, its README's table.
+"""Parts of the chart that are generated: settings among its values, its schema's descriptions, its README's table.
 
 `python -m tests.chart.written` writes them; tests hold the files to it.
 """
@@ -18,14 +18,14 @@ README = CHART / "README.md"
 
 
 def main() -> None:
-    """Writes the files, in the order in which they follow from each other."""
+    """Write the files in order of dependency."""
     for path, make in ((CHART / "values.yaml", values_yaml), (CHART / "values.schema.json", schema), (README, readme)):
         path.write_text(make(), "utf-8")
 
 
 def values_yaml() -> str:
     """values.yaml with the service's settings as they are now."""
-    lines = ["# The service's settings, each with its variable; docs/operations.md tells of them.", "settings:"]
+    lines = ["# Settings of the service, each with its environment variable; see docs/settings.md.", "settings:"]
     for one in settings():
         lines += [f"  # {line}" for line in textwrap.wrap(f"{_sentence(one.meaning)} (`{one.variable}`).", 115)]
         lines.append(f"  {one.value}: {json.dumps(one.default) if one.default == '' else _yaml(one.default)}")
@@ -75,8 +75,6 @@ def _schema_of(document: dict[str, Any], path: str) -> dict[str, Any] | None:
 
 
 def _sentence(meaning: str) -> str:
-    if not meaning:
-        return "Not told of in docs/operations.md yet"
     return meaning[0].upper() + meaning[1:].rstrip(".") if not meaning.startswith("`") else meaning.rstrip(".")
 
 

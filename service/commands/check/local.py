@@ -206,7 +206,7 @@ def _redis(group: Group, url: str) -> None:
         group.warning(
             "Redis is asked without a password",
             "who reaches it can change rows and live states, and so scores",
-            "give the service a user of its own there, with the rights that docs/operations.md lists",
+            "give the service a user of its own there, with the rights that docs/redis.md lists",
         )
     if not parts.scheme.startswith("rediss"):
         group.note("Redis is asked without TLS", "rows and passwords can be read on the way", "use rediss://…")

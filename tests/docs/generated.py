@@ -1,0 +1,104 @@
+"""Reference pages written from code: docs/settings.md from the service's settings, docs/cli.md from the commands' help.
+
+`python -m tests.docs.generated` writes them; tests hold the pages to it.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import typer
+import typer.main
+from pydantic import BeforeValidator
+
+from loadtest.bench_command import graph_app
+from loadtest.running_command import running_app
+from loadtest.services_command import services_app
+from msd.__main__ import COMMANDS, _load
+from service.request_log.replay import app as log_replay_app
+from service.settings import PREFIX, Settings
+from tests.docs.pages import ROOT
+
+SETTINGS, CLI = ROOT / "docs" / "settings.md", ROOT / "docs" / "cli.md"
+_TABLE = re.compile(r"(?<=<!-- begin generated -->\n).*(?=<!-- end generated -->\n)", re.DOTALL)
+
+
+def main() -> None:
+    """Write both pages."""
+    for page, text in ((SETTINGS, settings_page()), (CLI, cli_page())):
+        page.write_text(text, "utf-8")
+
+
+def settings_page() -> str:
+    """docs/settings.md with a row for each setting, in the order of the class."""
+    lines = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        meaning = " ".join((field.description or "").split())
+        lines.append(f"| `{PREFIX}{name.upper()}` | {setting_default(name)} | {meaning} |")
+    return _replaced(SETTINGS, lines)
+
+
+def setting_default(name: str) -> str:
+    """A setting's default as an environment has it."""
+    field = Settings.model_fields[name]
+    if name == "workers":
+        return "`auto`"
+    if field.is_required() or field.default is None:
+        return "–"
+    if isinstance(field.default, bool):
+        is_switch = any(isinstance(one, BeforeValidator) for one in field.metadata)
+        return f"`{('on' if field.default else 'off') if is_switch else str(field.default).lower()}`"
+    return f"{field.default:g}" if isinstance(field.default, float) else f"`{field.default}`"
+
+
+def cli_page() -> str:
+    """docs/cli.md with each command's help: what it does, its arguments and its options."""
+    lines: list[str] = []
+    for title, app in _apps():
+        command: Any = typer.main.get_command(app)
+        for name, one in sorted(getattr(command, "commands", {"": command}).items()):
+            lines += _command(f"{title} {name}".strip(), one)
+    return _replaced(CLI, lines[1:])
+
+
+def _apps() -> list[tuple[str, typer.Typer]]:
+    """All commands; those that take several forms once per form."""
+    forms = {
+        "bench": [("bench", services_app), ("bench BUNDLE", running_app), ("bench --graph", graph_app)],
+        "replay": [("replay FILE", _load("replay")), ("replay LOG", log_replay_app)],
+    }
+    return [form for name in COMMANDS for form in forms.get(name) or [(name, _load(name))]]
+
+
+def _command(title: str, command: Any) -> list[str]:  # noqa: ANN401 - of Typer's own kinds
+    about = " ".join((command.help or "").split())
+    lines = ["", f"## msd {title}", "", about, "", "| argument or option | default | meaning |", "|---|---|---|"]
+    for one in command.params:
+        if one.name == "help" or getattr(one, "hidden", False):
+            continue
+        is_option = one.param_type_name == "option"
+        names = ", ".join(f"`{option}`" for option in [*one.opts, *one.secondary_opts])
+        shown = f"{names}{f' {one.metavar}' if one.metavar else ''}" if is_option else f"`{one.metavar or one.name}`"
+        lines.append(f"| {_cell(shown)} | {_default(one)} | {_cell(one.help or '')} |")
+    return lines
+
+
+def _default(one: Any) -> str:  # noqa: ANN401 - as above
+    if one.required:
+        return "required"
+    default = getattr(one.default, "value", one.default)
+    if default is None or default is False or default in ("", [], ()):
+        return "–"
+    return "on" if default is True else f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _replaced(page: Path, lines: list[str]) -> str:
+    return _TABLE.sub(lambda _: "\n".join(lines) + "\n", page.read_text("utf-8"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Pages written from code are current, and pages for one reader stay short."""
+
+import re
+
+import pytest
+
+from service.settings import Settings
+from tests.docs import generated
+from tests.docs.pages import PAGES, ROOT, prose
+
+CURRENT = "run `make docs-files`"
+MAX_WORDS = 2_000
+LONGER = {
+    "docs/benchmarks.md": "tables of figures",
+    "docs/cli.md": "reference",
+    "docs/metrics.md": "reference",
+    "docs/performance.md": "tables of figures",
+    "docs/security.md": "tables of threats and bounds",
+    "CHANGELOG.md": "a record",
+}
+"""Pages that may be longer, with the reason; decisions are records too."""
+
+
+def test_settings_page_is_current() -> None:
+    assert generated.SETTINGS.read_text("utf-8") == generated.settings_page(), CURRENT
+    assert not [name for name, field in Settings.model_fields.items() if not field.description]
+
+
+def test_cli_page_is_current() -> None:
+    assert generated.CLI.read_text("utf-8") == generated.cli_page(), CURRENT
+
+
+def pages() -> list[str]:
+    """All pages but those that may be longer."""
+    names = [str(page.relative_to(ROOT)) for page in PAGES]
+    return [name for name in names if name not in LONGER and "decisions/" not in name]
+
+
+@pytest.mark.parametrize("name", pages())
+def test_page_is_short(name: str) -> None:
+    assert len(prose(ROOT / name).split()) <= MAX_WORDS
+
+
+def test_readme_is_shorter() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+
+    assert len(readme.split()) < 900
+    assert re.match(r"# msd-ctr\n\n\*\*.+\*\*\n\n!\[", readme), "a picture comes first"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    listed = set(re.findall(r"- ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.M))
+
+    assert listed == {str(page.relative_to(ROOT / "docs")) for page in PAGES if (ROOT / "docs") in page.parents}
