@@ -22,11 +22,11 @@ _REQUEST_STATUS = {"malformed": 400, "invalid": 422, TooManyCandidates.code: 413
 
 
 class ClientGone(Exception):
-    """The client left, so there is nobody to answer."""
+    """The client disconnected before its reply."""
 
 
 class ServiceError(Exception):
-    """A request that gets an error for an answer. `field` is the dotted path of the part at fault."""
+    """A request answered with an error. `field` is the dotted path of the part at fault."""
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
@@ -41,7 +41,7 @@ class ServiceError(Exception):
 
 
 class Unauthorized(ServiceError):
-    """There is no key, or none that is known and still good."""
+    """The API key is missing, unknown or expired."""
 
     status = 401
     code = "unauthorized"
@@ -49,21 +49,21 @@ class Unauthorized(ServiceError):
 
 
 class Forbidden(ServiceError):
-    """The key is good, for other things."""
+    """The API key lacks the scope."""
 
     status = 403
     code = "forbidden"
 
 
 class Conflict(ServiceError):
-    """What is wanted cannot be, as things are."""
+    """The request conflicts with the current state."""
 
     status = 409
     code = "conflict"
 
 
 class BadHttp(ServiceError):
-    """What came is no HTTP."""
+    """The request is not valid HTTP."""
 
     status = 400
     code = "bad_http"
@@ -71,56 +71,56 @@ class BadHttp(ServiceError):
 
 
 class HeadTooLarge(BadHttp):
-    """The head has more bytes, or more headers, than the service reads."""
+    """The request head exceeds the limit of bytes or headers."""
 
     status = 431
     code = "head_too_large"
 
 
 class TargetTooLong(BadHttp):
-    """The address that is asked for is longer than any here."""
+    """The request target exceeds the limit."""
 
     status = 414
     code = "target_too_long"
 
 
 class UnsupportedCoding(BadHttp):
-    """The body is encoded for its transfer in a way that the service does not decode."""
+    """The transfer coding is not supported."""
 
     status = 501
     code = "unsupported_coding"
 
 
 class UnsupportedVersion(BadHttp):
-    """The request is of another version of HTTP."""
+    """The HTTP version is not supported."""
 
     status = 505
     code = "unsupported_version"
 
 
 class BodyTooLarge(ServiceError):
-    """The body has more bytes than the service reads."""
+    """The body exceeds the limit of bytes."""
 
     status = 413
     code = "body_too_large"
 
 
 class MalformedHeader(ServiceError):
-    """A header does not say what it could say."""
+    """A header has an invalid value."""
 
     status = 400
     code = "malformed"
 
 
 class UnsupportedMediaType(ServiceError):
-    """The body is not declared as JSON."""
+    """The body is not JSON by its content type."""
 
     status = 415
     code = "unsupported_media_type"
 
 
 class BodyTimeout(ServiceError):
-    """The body did not end in time."""
+    """The body was not complete in time."""
 
     status = 408
     code = "body_timeout"
@@ -128,7 +128,7 @@ class BodyTimeout(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """As many candidate rows are waiting as the service takes on."""
+    """The queue, or another budget, is full."""
 
     status = 429
     code = "overloaded"
@@ -146,8 +146,8 @@ class NotReady(ServiceError):
 
 
 class EventsUnavailable(ServiceError):
-    """Events cannot be made to last, or the rows that states begin from not be read. None of the batch was counted, or
-    it was and the answer got lost: it can be sent again."""
+    """Events cannot be stored, or the rows that states start from cannot be read. Sending the batch again is safe:
+    either none of it was counted, or its repetition counts as duplicates."""
 
     status = 503
     code = "events_unavailable"
@@ -155,14 +155,14 @@ class EventsUnavailable(ServiceError):
 
 
 class DeadlineExceeded(ServiceError):
-    """What the request may take is over, or does not suffice for a run any more."""
+    """The deadline passed, or too little of it is left for a model run."""
 
     status = 504
     code = "deadline_exceeded"
 
 
 class ModelError(ServiceError):
-    """The model gave something that is not a score."""
+    """The model returned something that is not a score."""
 
     code = "model_error"
 
@@ -170,9 +170,9 @@ class ModelError(ServiceError):
 class ErrorDetail(BaseModel):
     """What is wrong, and where."""
 
-    code: str = Field(description="One of a closed set, for programs.")
-    message: str = Field(description="For people.")
-    field: str | None = Field(description="Dotted path of the part of the request that is at fault.")
+    code: str = Field(description="Machine-readable code from a closed set.")
+    message: str = Field(description="Human-readable explanation.")
+    field: str | None = Field(description="Dotted path of the part of the request at fault.")
 
 
 class ErrorReply(BaseModel):
@@ -205,7 +205,7 @@ class ErrorResponse:
             self.headers += [(name.lower().encode(), value.encode()) for name, value in (error.headers or {}).items()]
         else:
             self.status, self.code = 500, ServiceError.code
-            message = "the service failed; its log has the reason under this reply's x-request-id"
+            message = "internal error; the service's log has the reason under this reply's x-request-id"
         if self.status == HTTPStatus.SERVICE_UNAVAILABLE:
             message = without_places(message)
         self.body = self._form(_printable(message), field and _printable(field))

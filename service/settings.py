@@ -202,7 +202,7 @@ class Settings(BaseModel):
         except ValueError:
             count = 0
         if not 1 <= count <= MAX_WORKERS:
-            raise ValueError(f"{str(workers)[:40]!r} is neither 'auto' nor a whole number from 1 to {MAX_WORKERS}")
+            raise ValueError(f"{str(workers)[:40]!r} is neither 'auto' nor an integer from 1 to {MAX_WORKERS}")
         return count
 
     @field_validator("redis_url")
@@ -221,7 +221,7 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _has_a_port_for_each(self) -> Self:
         if self.admin_port and self.admin_port == self.port:
-            raise ValueError(f"MSD_ADMIN_PORT={self.admin_port} is MSD_PORT, too: give it another, or none")
+            raise ValueError(f"MSD_ADMIN_PORT={self.admin_port} equals MSD_PORT: set another port, or unset it")
         return self
 
     @model_validator(mode="after")
@@ -229,24 +229,26 @@ class Settings(BaseModel):
         if self.store == "redis" and self.redis_url is None:
             raise ValueError("MSD_STORE=redis needs MSD_REDIS_URL, e.g. redis://localhost:6379/0")
         if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("MSD_TLS_CERT and MSD_TLS_KEY go together: one of them is not set")
+            raise ValueError("MSD_TLS_CERT and MSD_TLS_KEY must be set together: one of them is missing")
         if self.tls_client_ca is not None and self.tls_cert is None:
             raise ValueError("MSD_TLS_CLIENT_CA needs MSD_TLS_CERT and MSD_TLS_KEY")
         if self.encoded_ttl_s and self.store != "redis":
-            raise ValueError("MSD_ENCODED_TTL_S needs MSD_STORE=redis: vectors of texts are shared there")
+            raise ValueError("MSD_ENCODED_TTL_S needs MSD_STORE=redis, where text vectors are shared")
         if self.guard_metrics and self.keys_file is None:
-            raise ValueError("MSD_GUARD_METRICS needs MSD_KEYS_FILE, the file of the keys to ask for")
+            raise ValueError("MSD_GUARD_METRICS needs MSD_KEYS_FILE, the file of API keys")
         if self.runtime == "openvino" and self.provider != "cpu":
-            raise ValueError(f"MSD_RUNTIME=openvino has no MSD_PROVIDER={self.provider}; it runs on the CPU")
+            raise ValueError(
+                f"MSD_RUNTIME=openvino does not support MSD_PROVIDER={self.provider}; set MSD_PROVIDER=cpu"
+            )
         if self.live and self.store == "file" and self.state_dir is None:
-            raise ValueError("MSD_LIVE=on needs MSD_STATE_DIR, a folder that lasts, where live states are kept")
+            raise ValueError("MSD_LIVE=on needs MSD_STATE_DIR, a persistent folder for live states")
         return self
 
     @model_validator(mode="after")
     def _are_enough(self) -> Self:
         if self.max_deadline_ms < self.deadline_ms:
             raise ValueError(
-                f"MSD_DEADLINE_MS={self.deadline_ms} is more than a caller may ask for"
+                f"MSD_DEADLINE_MS={self.deadline_ms} exceeds the longest deadline that a caller may set"
                 f" (MSD_MAX_DEADLINE_MS={self.max_deadline_ms})"
             )
         if self.inflight_mb * 2**20 < self.max_body_bytes:
@@ -283,13 +285,11 @@ def redis_url_of(environ: Mapping[str, str]) -> str | None:
         return url
     if url:
         raise SettingsError("MSD_REDIS_URL and MSD_REDIS_URL_FILE are both set: set one of them")
-    content = read_small(
-        Path(place), _MAX_URL_BYTES, SettingsError, "; MSD_REDIS_URL_FILE has to name a file with a URL"
-    )
+    content = read_small(Path(place), _MAX_URL_BYTES, SettingsError, "; MSD_REDIS_URL_FILE must name a file with a URL")
     try:
         return content.decode("ascii").strip()
     except UnicodeDecodeError:
-        raise SettingsError(f"{place}: not a URL; it looks like redis://localhost:6379/0") from None
+        raise SettingsError(f"{place}: not a Redis URL; expected for example redis://localhost:6379/0") from None
 
 
 def _unknown(name: str, known: list[str]) -> str:

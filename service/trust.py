@@ -58,8 +58,8 @@ class Trust:
         signature = _signature_of(manifest.parent)
         if not any(_has_signed(key, signature, content) for key in self._keys or ()):
             raise BundleError(
-                f"{manifest.parent}: is signed, but with no key of MSD_TRUSTED_KEYS, or was changed since; sign it"
-                " again if it is yours, else do not use it"
+                f"{manifest.parent}: its signature matches no key of MSD_TRUSTED_KEYS, or it was changed since; sign it"
+                " again if it is yours, otherwise do not use it"
             )
 
 
@@ -96,12 +96,12 @@ def _signature_of(folder: Path) -> bytes:
             signature = file.read(_SIGNATURE_BYTES + 1)
     except FileNotFoundError:
         raise BundleError(
-            f"{folder}: is not signed ({SIGNATURE} is missing), and MSD_TRUSTED_KEYS asks for it; `msd sign` signs"
+            f"{folder}: is not signed ({SIGNATURE} is missing), but MSD_TRUSTED_KEYS requires it: use `msd sign`"
         ) from None
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror or error}") from None
     if len(signature) != _SIGNATURE_BYTES:
-        raise BundleError(f"{path}: is no signature; one has {_SIGNATURE_BYTES} bytes")
+        raise BundleError(f"{path}: not a signature; expected {_SIGNATURE_BYTES} bytes")
     return signature
 
 
@@ -121,14 +121,14 @@ def _public_keys(place: Path) -> Sequence[Any]:
         raise TrustError(f"MSD_TRUSTED_KEYS={place}: a folder without any *.pem; put public keys there")
     keys = [_public_key(path, block) for path in paths[:_MAX_KEYS] for block in _blocks(path)]
     if not 0 < len(keys) <= _MAX_KEYS:
-        raise TrustError(f"MSD_TRUSTED_KEYS={place}: holds {len(keys)} keys; from 1 to {_MAX_KEYS} are wanted")
+        raise TrustError(f"MSD_TRUSTED_KEYS={place}: holds {len(keys)} keys; expected 1 to {_MAX_KEYS}")
     return keys
 
 
 def _blocks(path: Path) -> list[bytes]:
     parts = read_small(path, _MAX_KEY_BYTES, TrustError).split(_END)
     if parts.pop().strip():
-        raise TrustError(f"{path}: is no file of public keys (PEM)")
+        raise TrustError(f"{path}: not a file of public keys (PEM)")
     return [part + _END + b"\n" for part in parts]
 
 
@@ -139,7 +139,7 @@ def _public_key(path: Path, block: bytes) -> Any:  # noqa: ANN401
     except Exception as error:  # of several kinds, by what is wrong with it
         raise TrustError(f"{path}: holds no public key (PEM): {type(error).__name__}") from None
     if not isinstance(key, ed25519.Ed25519PublicKey):
-        raise TrustError(f"{path}: holds a key of another kind; Ed25519 is wanted")
+        raise TrustError(f"{path}: not an Ed25519 key")
     return key
 
 
@@ -153,7 +153,7 @@ def _private_key(path: Path) -> Any:  # noqa: ANN401
     except Exception as error:
         raise TrustError(f"{path}: holds no private key (PEM): {type(error).__name__}") from None
     if not isinstance(key, ed25519.Ed25519PrivateKey):
-        raise TrustError(f"{path}: holds a key of another kind; make one by: openssl genpkey -algorithm ed25519")
+        raise TrustError(f"{path}: not an Ed25519 key; make one with: openssl genpkey -algorithm ed25519")
     return key
 
 

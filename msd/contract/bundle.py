@@ -210,15 +210,15 @@ def _check_places(folder: Path, files: Mapping[str, FileEntry]) -> None:
             raise BundleError(f"{path}: missing; copy the bundle again")
         # Links within it are how Kubernetes lays out a volume.
         if not path.resolve().is_relative_to(home):
-            raise BundleError(f"{path}: is a link that leads out of the bundle; copy the file itself")
+            raise BundleError(f"{path}: is a link out of the bundle; copy the file itself")
         if path.stat().st_size != entry.size:
-            raise BundleError(f"{path}: has {path.stat().st_size} bytes, the manifest says {entry.size}; copy it again")
+            raise BundleError(f"{path}: has {path.stat().st_size} bytes, not {entry.size}; copy it again")
 
 
 def _check_contents(folder: Path, files: Mapping[str, FileEntry], pause: Pause) -> None:
     for name, entry in files.items():
         if sha256_file(folder / name, pause) != entry.sha256:
-            raise BundleError(f"{folder / name}: its SHA-256 is not the manifest's; it was changed or damaged")
+            raise BundleError(f"{folder / name}: its SHA-256 differs from the manifest's; it was changed or damaged")
         if name.endswith(".onnx"):
             check_graph_file(folder / name, pause)
 
@@ -254,7 +254,7 @@ def _parsed(path: Path, content: bytes) -> Manifest:
         raise BundleError(f"{path}: not readable as JSON: {error}") from None
     version = document.get("format_version") if isinstance(document, dict) else None
     if version != FORMAT_VERSION:
-        raise BundleError(f"{path}: bundle format {version!r}, this release reads {FORMAT_VERSION}; export it again")
+        raise BundleError(f"{path}: bundle format {version!r}, expected {FORMAT_VERSION}; export it again")
     try:
         manifest = Manifest.model_validate(document)
     except ValidationError as error:
@@ -269,10 +269,10 @@ def _parsed(path: Path, content: bytes) -> Manifest:
         raise BundleError(f"{path}: its contents do not match its own hash; it was changed or damaged")
     unexpected = sorted(set(manifest.files) - set(_ALLOWED))
     if unexpected:
-        raise BundleError(f"{path}: lists a file that no bundle has: {unexpected[0]!r}")
+        raise BundleError(f"{path}: lists an unknown file: {unexpected[0]!r}")
     for name, most in _MAX_BYTES.items():
         if name in manifest.files and manifest.files[name].size > most:
-            raise BundleError(f"{path}: {name} is to have {manifest.files[name].size} bytes; {most} are the limit")
+            raise BundleError(f"{path}: {name} has {manifest.files[name].size} bytes; the limit is {most}")
     weights = {name: manifest.files[name].sha256 for name in (RANKER, ENCODER) if name in manifest.files}
     if manifest.bundle_id != bundle_id_of(manifest.feature_schema, weights):
         raise BundleError(f"{path}: bundle_id does not fit its graphs and schema")

@@ -65,8 +65,8 @@ def write_delta(old: Bundle, new: Bundle, folder: Path) -> Delta:
     """
     if old.bundle_id != new.bundle_id:
         raise BundleError(
-            f"{new.folder} is bundle {new.bundle_id}, {old.folder} is {old.bundle_id}: rows of one are of no use to the"
-            " other; publish the new one whole"
+            f"{new.folder} is bundle {new.bundle_id}, {old.folder} is {old.bundle_id}; their rows do not mix:"
+            " publish the new one whole"
         )
     if folder.exists():
         raise BundleError(f"{folder}: exists; give a new folder")
@@ -96,7 +96,7 @@ def open_delta(folder: Path, *, proof: Proof | None = None) -> Delta:
     """The delta in `folder`, its files hashed in full. Raises BundleError when anything is missing or changed."""
     manifest = _read_manifest(folder / DELTA, proof)
     if sorted(manifest.files) != sorted(_FILES):
-        raise BundleError(f"{folder / DELTA}: has to list {', '.join(_FILES)}")
+        raise BundleError(f"{folder / DELTA}: must list {', '.join(_FILES)}")
     for name, entry in manifest.files.items():
         path = folder / name
         if not path.is_file():
@@ -152,17 +152,17 @@ def _read_removed(path: Path) -> dict[RowSide, list[str]]:
     except ValidationError:
         removed = {}
     if set(removed) != set(_SIDES):
-        raise BundleError(f"{path}: does not list the ids that went of each side, {' and '.join(_SIDES)}")
+        raise BundleError(f"{path}: does not list the removed ids of each side, {' and '.join(_SIDES)}")
     return removed
 
 
 def _read_manifest(path: Path, proof: Proof | None) -> DeltaManifest:
     try:
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise BundleError(f"{path}: too large to be a delta's")
+            raise BundleError(f"{path}: too large for a delta")
         content = path.read_bytes()
         if proof is not None:
             proof(path, content)
     except OSError as error:
-        raise BundleError(f"{path}: {error.strerror or error}; this is no folder that `msd delta` wrote") from error
+        raise BundleError(f"{path}: {error.strerror or error}; not a folder written by `msd delta`") from error
     return parse_sealed(path, content, DeltaManifest, BundleError)

@@ -161,7 +161,7 @@ def encode_side(
         for field in fields:
             values = columns.get(field.name, [None] * count)
             if len(values) != count:
-                raise SchemaError(f"field {field.name!r} has {len(values)} values where {count} are due")
+                raise SchemaError(f"field {field.name!r} has {len(values)} values, expected {count}")
             target[:, schema.columns[field.name]] = encode_field(field, values)
     return categorical, numeric
 
@@ -209,7 +209,7 @@ def render_text(template: str, values: Mapping[str, object]) -> str | None:
         if name is None:
             continue
         if name not in values:
-            raise SchemaError(f"text template {template!r} names {{{name}}}, which is none of: {', '.join(values)}")
+            raise SchemaError(f"text template {template!r} names {{{name}}}, which is not one of: {', '.join(values)}")
         value = values[name]
         if value in (None, [], ()):
             continue

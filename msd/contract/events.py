@@ -22,12 +22,12 @@ class TooManyEvents(RequestError):
 class WireEvent(Wire):
     """One impression of an item to a user, or one click. A click does not stand for its impression, nor need one."""
 
-    event_id: Id = Field(description="Makes a repetition harmless: of one type and id the first is counted.")
+    event_id: Id = Field(description="Idempotency key: of one type and id the first event counts.")
     type: Literal["impression", "click"]
     user_id: Id
     item_id: Id
-    at: At | None = Field(default=None, description="When it was, in unix seconds; the service's clock if absent.")
-    request_id: Id | None = Field(default=None, description="That of the scoring request which led to it.")
+    at: At | None = Field(default=None, description="Time of the event in Unix seconds; the service's clock if absent.")
+    request_id: Id | None = Field(default=None, description="Request ID of the scoring request that led to it.")
 
     def for_user(self, at: float) -> Event:
         """What the user's state folds."""
@@ -64,5 +64,5 @@ def _check_width(document: object) -> None:
 
 def _bounded(batch: EventBatch, max_events: int) -> list[WireEvent]:
     if len(batch.events) > max_events:
-        raise TooManyEvents(f"{len(batch.events)} events; one batch may have {max_events}: split it", "events")
+        raise TooManyEvents(f"{len(batch.events)} events; the limit is {max_events}: split the batch", "events")
     return batch.events

@@ -38,9 +38,9 @@ def check_graph_file(path: Path, pause: Callable[[], object] = lambda: None) -> 
                 if place > _MAX_FIELDS:
                     raise ValueError("it has too many parts")
                 if kind == "tensor" and number in (_EXTERNAL_DATA, _DATA_LOCATION):
-                    raise BundleError(f"{path}: has weights in another file; save the graph whole, in one file")
+                    raise BundleError(f"{path}: has weights in another file; save the graph in one file")
     except (IndexError, ValueError) as error:
-        raise BundleError(f"{path}: is no ONNX graph: {error}") from None
+        raise BundleError(f"{path}: not an ONNX graph: {error}") from None
 
 
 def _fields(content: mmap.mmap, at: int, end: int, kind: str, depth: int) -> Iterator[tuple[str, int]]:

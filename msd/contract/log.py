@@ -115,7 +115,7 @@ def basis_of(record: RequestRecord, users: RowCodec, items: RowCodec) -> Basis:
     stale = None if record.items_stale is None else np.frombuffer(record.items_stale, np.bool_)
     count = len(record.item_ids) + len(record.history)
     if len(found) != count or (stale is not None and len(stale) != count):
-        raise LogError(f"request {record.request_id}: {len(found)} rows are marked where {count} were asked for")
+        raise LogError(f"request {record.request_id}: {len(found)} rows are marked, expected {count}")
     rows = Rows(_records(record.item_rows, items, count), found, (), 0, stale)
     return Basis(record.at, user, rows, record.ran, record.is_partial, record.together)
 
@@ -127,5 +127,5 @@ def _records(data: bytes, codec: RowCodec, count: int) -> NDArray[np.void]:
         )
     records = np.frombuffer(bytearray(data), codec.dtype)
     if not codec.is_usable(records).all():
-        raise LogError(f"a row of the {codec.side} side is not this bundle's, or holds what no model can take")
+        raise LogError(f"a row of the {codec.side} side is not this bundle's, or holds non-finite values")
     return records

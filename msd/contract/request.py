@@ -103,23 +103,23 @@ W = TypeVar("W", bound=Wire)
 
 
 class UserOverride(Wire):
-    """What the request says of the user; it goes before what is stored."""
+    """User data in the request; it overrides what is stored."""
 
     features: Features | None = None
     history: Annotated[list[Id], Field(fail_fast=True)] | None = Field(
         default=None,
-        description="Ids of the items that the user clicked, oldest first; replaces the stored history. Of more than"
-        f" {MAX_HISTORY:,} ids the last {MAX_HISTORY:,} count.",
+        description="Ids of the items that the user clicked, oldest first; replaces the stored history. Only"
+        f" the last {MAX_HISTORY:,} ids count.",
     )
 
 
 class ItemOverride(Wire):
-    """What the request says of a candidate; it goes before what is stored."""
+    """Candidate data in the request; it overrides what is stored."""
 
     text: Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)] | None = Field(
         default=None,
-        description="Of an ad that has no row: its text as the model reads it, which is what the bundle's template"
-        " (`item_text` of GET /v1/model) makes of title and copy. Where the ad has a row, the row is what counts.",
+        description="Text of an ad without a row, built by the bundle's template (`item_text` of GET /v1/model) from title and"
+        " copy. If the ad has a row, the text is ignored.",
     )
     features: Features | None = None
 
@@ -130,7 +130,7 @@ class Candidates(Wire):
     # Of half a million wrong ids, to list what is wrong with each takes seconds.
     id: Annotated[list[Id], Field(min_length=1, fail_fast=True)]
     bid: Annotated[list[Bid | None], Field(fail_fast=True)] | None = Field(
-        default=None, description="Price for a click, one a candidate; gives the eCPM."
+        default=None, description="Price per click, one per candidate; gives the eCPM."
     )
 
 
@@ -139,18 +139,20 @@ class ScoreRequest(Wire):
 
     user_id: Id
     at: At | None = Field(
-        default=None, description="When the ad is shown, in unix seconds; the service's clock if absent."
+        default=None, description="Time of the impression in Unix seconds; the service's clock if absent."
     )
     context: Features | None = None
     candidates: Candidates
     user: UserOverride | None = None
     items: dict[Id, ItemOverride | None] | None = Field(
-        default=None, description="What is said of candidates, by their ids; no more entries than there are candidates."
+        default=None, description="Features and texts of candidates, by id; at most one entry per candidate."
     )
-    top_k: Annotated[int, Field(ge=1)] | None = Field(default=None, description="Rank and return at most so many.")
+    top_k: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Rank by eCPM and return the best of them."
+    )
     explain: bool | None = Field(
         default=None,
-        description=f"Whether the reply is to say what each score came of; then at most {MAX_EXPLAINED} candidates.",
+        description=f"Whether the reply explains each score; then at most {MAX_EXPLAINED} candidates.",
     )
 
 
@@ -282,7 +284,7 @@ def check_keys(parts: Mapping[str, object]) -> None:
     """Refuses objects, by their paths, of more keys than any has whose keys are neither features nor ids."""
     for place, value in parts.items():
         if isinstance(value, dict) and len(value) > _MAX_FIXED_KEYS:
-            raise InvalidRequest(f"has {len(value)} keys, of which most are unknown", _shorten(place) or None)
+            raise InvalidRequest(f"has {len(value)} keys, most of them unknown", _shorten(place) or None)
 
 
 def _check(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int) -> CheckedRequest:
@@ -385,7 +387,7 @@ def _load_json(body: bytes) -> object:
         raise MalformedRequest(f"the body is not JSON: {error}") from None
     except ValueError:
         # What is left of ValueError is an integer of more digits than Python converts.
-        raise MalformedRequest("the body holds a number of too many digits") from None
+        raise MalformedRequest("the body contains a number with too many digits") from None
 
 
 def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ class RowFile:
         expected = {"bundle_id": bundle_id, "side": codec.side, "record_dtype": str(codec.dtype.descr)}
         for name, value in expected.items():
             if getattr(header, name) != value:
-                raise BundleError(f"{path}: {name} is {getattr(header, name)!r}, this bundle needs {value!r}")
+                raise BundleError(f"{path}: {name} is {getattr(header, name)!r}, but this bundle needs {value!r}")
         file = self._file = CheckedFile(opened, base, header.checksums.start)
         self._header = header
         self.count = header.count

@@ -98,12 +98,12 @@ def _jobs(items: Path, bundle: Bundle, out: Path, run: str) -> list[Job]:
         raise CatalogueError(f"{out}: holds the items; give another folder for their rows")
     shards = sorted(items.glob(f"*{SUFFIX}"))
     if not shards:
-        raise CatalogueError(f"{items}: {f'holds no *{SUFFIX}' if items.is_dir() else 'is no folder of Parquet files'}")
+        raise CatalogueError(f"{items}: {f'holds no *{SUFFIX}' if items.is_dir() else 'not a folder of Parquet files'}")
     if out.exists() and not out.is_dir():
         raise CatalogueError(f"{out}: is a file; give a folder")
     strange = {path.name for path in out.glob(f"*{SUFFIX}")} - {path.name for path in shards}
     if strange:
-        raise CatalogueError(f"{out / min(strange)}: is of no shard of {items}; remove it, or give another folder")
+        raise CatalogueError(f"{out / min(strange)}: belongs to no shard of {items}; remove it, or use another folder")
     return [
         Job(
             shard.resolve(),

@@ -54,7 +54,7 @@ def make_on_ray(jobs: Sequence[Job], address: str) -> Generator[Made, None, None
                 raise CatalogueError(wrong)
             yield Made(**{name: row[name] for name in Made._fields})
     except ray.exceptions.RayError as error:
-        raise CatalogueError(f"--ray {address}: {type(error).__name__}: {error}; run it again, it goes on") from None
+        raise CatalogueError(f"--ray {address}: {type(error).__name__}: {error}; run it again to resume") from None
     finally:
         ray.shutdown()
 
@@ -67,7 +67,7 @@ def _refuse_unreachable(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), _PATIENCE_S).close()
     except (OSError, OverflowError) as error:
-        raise CatalogueError(f"--ray {address}: nobody answers there: {error}") from None
+        raise CatalogueError(f"--ray {address}: no answer: {error}") from None
 
 
 def _parts(ray: Any, jobs: Sequence[Job]) -> Any:  # noqa: ANN401 - ray has hardly any types

@@ -104,7 +104,7 @@ def read_part(path: Path) -> Iterator[list[tuple[str, bytes]]]:
             left -= len(columns[ID])
             yield list(zip(columns[ID], columns[_ROW], strict=True))
     if left:
-        raise CatalogueError(f"{path}: damaged: it holds other than the rows that it says")
+        raise CatalogueError(f"{path}: damaged: its contents differ from its row count")
 
 
 def read_ids(path: Path) -> Iterator[list[str]]:
@@ -118,7 +118,7 @@ def _about(path: Path, file: Any) -> PartAbout:  # noqa: ANN401
     try:
         return PartAbout.model_validate_json(told[_ABOUT])
     except (KeyError, ValidationError):
-        raise CatalogueError(f"{path}: is no part of a catalogue; give another folder, or remove it") from None
+        raise CatalogueError(f"{path}: not a part of a catalogue; use another folder, or remove it") from None
 
 
 def _batches(path: Path, file: Any, columns: list[str] | None = None) -> Iterator[Batch]:  # noqa: ANN401

@@ -82,7 +82,7 @@ def _copy(
     sample: dict[bytes, bytes] = {}
     for chunk in _chunks(path):
         if codec.unpack([row for _, row in chunk]).damaged:
-            raise CatalogueError(f"{path}: holds what is no row of bundle {bundle_id}")
+            raise CatalogueError(f"{path}: holds something that is not a row of bundle {bundle_id}")
         rows = {prefix + one.encode(): row for one, row in chunk}
         for key in _keys_to_keep(running, codec, list(rows)):
             del rows[key]

@@ -51,19 +51,19 @@ class TextEncoder:
             raise RuntimeRefused("texts need a tokenizer: pip install 'msd-ctr[encode]'") from None
         record = bundle.manifest.encoder
         if record is None or bundle.encoder_identity is None:
-            raise BundleError(f"{bundle.folder}: has no encoder that its manifest vouches for; export it again")
+            raise BundleError(f"{bundle.folder}: has no encoder listed in its manifest; export it again")
         if record.precision == "int8" and not adds_int8_exactly(cpu_instructions()):
-            raise RuntimeRefused(f"{bundle.path(ENCODER)}: is quantised for CPUs with VNNI, which this one has not")
+            raise RuntimeRefused(f"{bundle.path(ENCODER)}: quantised for CPUs with VNNI, which this CPU lacks")
         self.width = bundle.schema.semantic_width("item")
         self._path = bundle.path(ENCODER)
         try:
             self._tokenizer = Tokenizer.from_file(str(bundle.path(TOKENIZER)))
         except Exception as error:  # tokenizers raises nothing more special
-            raise BundleError(f"{bundle.path(TOKENIZER)}: is no tokenizer: {error}") from None
+            raise BundleError(f"{bundle.path(TOKENIZER)}: not a tokenizer: {error}") from None
         self._session = open_session(self._path, "cpu", 1)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if {one.name for one in inputs} != _INPUTS or _OUTPUT not in {one.name for one in outputs}:
-            raise BundleError(f"{self._path}: is no encoder of texts: it needs {sorted(_INPUTS)} and gives {_OUTPUT!r}")
+            raise BundleError(f"{self._path}: not a text encoder: it needs {sorted(_INPUTS)} and gives {_OUTPUT!r}")
         for probe in record.probes:
             found = self.encode(self.tokenise([probe.text]))[0]
             difference = float(np.abs(found - np.array(probe.vector)).max())

@@ -72,7 +72,7 @@ class Experiment(_Part):
             if names.count(name) > 1:
                 raise ValueError(f"the name {name!r} occurs twice")
         if not any(arm.weight for arm in self.arms):
-            raise ValueError("all weights are 0, so that nobody would be scored")
+            raise ValueError("all weights are 0: at least one must be positive")
         return self
 
 
@@ -121,7 +121,7 @@ def roll_back(folder: Path) -> str:
         if current == previous:
             raise SourceError(f"{folder}: `{PREVIOUS}` is the current one already, {previous}")
         if not is_bundle(read_pointer(folder / PREVIOUS)):
-            raise SourceError(f"{folder / PREVIOUS}: leads to no bundle, but to {previous}")
+            raise SourceError(f"{folder / PREVIOUS}: leads to {previous}, which is not a bundle")
         _turn(folder, previous, current)
     return previous
 
@@ -178,7 +178,7 @@ def _written(path: Path) -> str:
         with path.open("rb") as file:
             return file.read(_MAX_POINTER_BYTES).decode("utf-8").strip()
     except (OSError, UnicodeDecodeError):
-        raise SourceError(f"{path}: leads nowhere; point it to the folder of a bundle") from None
+        raise SourceError(f"{path}: is a dangling pointer; point it to the folder of a bundle") from None
 
 
 def _write(path: Path, target: str) -> None:
@@ -198,7 +198,7 @@ def _changing(folder: Path) -> Iterator[None]:
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
-        raise SourceError(f"{folder}: is no folder of bundles: {error.strerror}") from error
+        raise SourceError(f"{folder}: not a folder of bundles: {error.strerror}") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -28,8 +28,8 @@ def check_memory(manifest: Manifest, folder: Path, root: Path = Path("/")) -> No
     free = free_bytes(root)
     if free is not None and wanted > free:
         raise Scarce(
-            f"{folder}: loading it takes about {wanted >> 20} MB of memory, and {free >> 20} MB are left to this"
-            " process; raise its memory limit, or make room"
+            f"{folder}: loading it takes about {wanted >> 20} MB of memory, but {free >> 20} MB are left for this"
+            " process; raise its memory limit, or free memory"
         )
 
 

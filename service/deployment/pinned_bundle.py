@@ -88,7 +88,7 @@ class PinnedBundle:
             for name, mark in self._marks_now():
                 entry = self.bundle.manifest.files.get(name)
                 if entry and mark != before[name] and sha256_file(self.bundle.path(name), pause) != entry.sha256:
-                    raise BundleError(f"{self.bundle.path(name)}: was written over after it was verified")
+                    raise BundleError(f"{self.bundle.path(name)}: was overwritten after it was verified")
 
     @contextmanager
     def _told_by_origin(self) -> Iterator[None]:

@@ -68,7 +68,7 @@ def _goldens(model: Model, pace: Pace) -> tuple[list[Golden], list[Tensors]]:
         asked.append(golden_tensors(model.schema, users, items, golden).tensors)
         pace.pause()
     if not goldens:
-        raise BundleError(f"{path}: holds no goldens to prove the model by")
+        raise BundleError(f"{path}: holds no goldens to verify the model with")
     return goldens, asked
 
 
@@ -100,7 +100,7 @@ def _check(goldens: Sequence[Golden], found: Sequence[Scores], tolerance: float,
         difference = _greatest_difference(golden, scores)
         if not difference <= tolerance:
             raise BundleError(
-                f"golden {number} differs by {difference:.3g} from what the bundle expects"
+                f"golden {number} differs by {difference:.3g} from its expected score"
                 f" (at most {tolerance:.3g} for {how})"
             )
 

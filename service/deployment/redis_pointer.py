@@ -57,7 +57,7 @@ class Numbered:
             if number == bundle_id
         ]
         if not found:
-            raise SourceError(f"Redis points to bundle {bundle_id[:32]}, of which {folder} has none: copy it there")
+            raise SourceError(f"Redis points to bundle {bundle_id[:32]}, which is not in {folder}: copy it there")
         return max(found)[2].resolve()
 
     def _number(self, path: Path) -> tuple[str, float]:
@@ -102,7 +102,7 @@ class Published:
 
     def _instead(self, folder: Path, error: SourceError) -> Path:
         if not os.path.lexists(folder / CURRENT):
-            raise SourceError(f"{error}; nor has {folder} a pointer `{CURRENT}`") from error
+            raise SourceError(f"{error}; and {folder} has no pointer `{CURRENT}`") from error
         if not self._has_said:
             self._has_said = True
             self._log.warning("pointer_unknown", reason=str(error), instead=str(folder / CURRENT))

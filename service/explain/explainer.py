@@ -125,15 +125,15 @@ class Budget:
     def check(self) -> None:
         """Raise Overloaded if nothing is left, or InvalidRequest if there never is anything."""
         if not self._per_s:
-            raise InvalidRequest("explanations are switched off on this service (MSD_EXPLAIN_SHARE=0)", "explain")
+            raise InvalidRequest("explanations are disabled on this service (MSD_EXPLAIN_SHARE=0)", "explain")
         now = time.monotonic()
         self._left = min(_SAVED_S * self._per_s, self._left + (now - self._at) * self._per_s)
         self._at = now
         if self.under_way >= _MOST:
-            raise Overloaded(f"{_MOST} explanations are under way; ask again later, or without `explain`")
+            raise Overloaded(f"{_MOST} explanations are in progress; retry later, or without `explain`")
         if self._left <= 0:
             raise Overloaded(
-                f"no time is left for explanations, for {-self._left / self._per_s:.1f} s; ask again then, or without"
+                f"explanations have no time left for {-self._left / self._per_s:.1f} s; retry then, or without"
                 " `explain`"
             )
 
@@ -207,9 +207,7 @@ class Explainer:
         self._budget.spend(ran.run_s)
         found = log_odds(ran.result[_HEAD])
         if not np.isfinite(found).all():
-            raise ModelError(
-                "the model gave a score that is not a finite number where parts of the request are missing"
-            )
+            raise ModelError("the model returned a non-finite score with parts of the request left out")
         return found
 
 

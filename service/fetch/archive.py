@@ -29,7 +29,7 @@ class ArchiveError(MsdError):
 def pack(folder: Path, path: Path) -> str:
     """Writes the verified bundle in `folder` to `path`, and gives its SHA-256. Raises BundleError, ArchiveError."""
     if not path.name.endswith(SUFFIXES):
-        raise ArchiveError(f"{path}: its name has to end with {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+        raise ArchiveError(f"{path}: its name must end with {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
     open_bundle(folder, rows=True)
     try:
         with atomic_file(path) as file:
@@ -64,7 +64,7 @@ def unpack(archive: Path, folder: Path, max_bytes: int) -> None:
             with tarfile.open(fileobj=stream, mode="r|") as tar:
                 _unpack_members(tar, stream, folder)
         except (tarfile.TarError, EOFError, RecursionError, zlib.error, gzip.BadGzipFile) as error:
-            raise ArchiveError(f"the archive is not a tar, or broken: {error}") from None
+            raise ArchiveError(f"not a tar archive, or damaged: {error}") from None
         except OSError as error:
             raise ArchiveError(f"{folder}: {error.strerror or error}") from None
 
@@ -87,7 +87,7 @@ def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) 
     # tar writes what it was told to, `-C runs bundle` too.
     name = parts[-1] if len(parts) in (1, 2) and not member.name.startswith("/") and parts[0] != ".." else ""
     if not member.isreg() or member.issparse() or name not in FILES:
-        raise ArchiveError(f"the archive holds {member.name[:200]!r}, which is no file of a bundle; use `msd pack`")
+        raise ArchiveError(f"the archive holds {member.name[:200]!r}, which is not a file of a bundle; use `msd pack`")
     source = tar.extractfile(member)
     assert source is not None  # a regular file has contents
     try:

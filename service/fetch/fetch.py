@@ -46,7 +46,7 @@ def fetch(
     """Makes `folder` the bundle whose archive has this digest. Raises MsdErrors that say what is wrong."""
     found = _DIGEST.fullmatch(digest)
     if not found:
-        raise FetchError(f"--digest {digest[:80]!r}: is none; it looks like sha256: and 64 hexadecimal digits")
+        raise FetchError(f"--digest: invalid digest {digest[:80]!r}; expected sha256:<64 hex digits>")
     sha256 = found[1]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def _bring_bundle(place: Place, web: Web, sha256: str, folder: Path, part: Path,
             unpack(part, temporary, max_bytes)
             trust.open(temporary)
         except BundleError as error:
-            raise BundleError(f"{place.name}: is the archive that was asked for, but no good bundle: {error}") from None
+            raise BundleError(f"{place.name}: the digest matches, but the bundle is invalid: {error}") from None
         finally:
             part.unlink(missing_ok=True)
         write_text_atomic(temporary / ORIGIN, sha256 + "\n")
@@ -135,8 +135,8 @@ def download(
         size = part.stat().st_size
         part.unlink()
         raise FetchError(
-            f"{place.name}: its SHA-256 is sha256:{found} ({size} bytes), not sha256:{digest} as was asked for; nothing"
-            " was unpacked. Give the digest that `msd pack` printed, or find out who replaced the archive"
+            f"{place.name}: its SHA-256 is sha256:{found} ({size} bytes), expected sha256:{digest}; nothing"
+            " was unpacked. Use the digest that `msd pack` printed; if it is right, the archive was replaced"
         )
 
 
@@ -163,15 +163,15 @@ def _bring_rest(web: Web, place: Place, part: Path, max_bytes: int) -> None:
         start, total = _extent(reply, had, place.name)
         if (total or 0) > max_bytes:
             part.unlink(missing_ok=True)
-            raise FetchError(f"{place.name}: has {total} bytes; {max_bytes} are the limit (--max-mb)")
+            raise FetchError(f"{place.name}: has {total} bytes; the limit is {max_bytes} (--max-mb)")
         left, free = (total or 0) - start, shutil.disk_usage(part.parent).free
         if left > free:
-            raise FetchError(f"{place.name}: {left} bytes are to come; {part.parent} has room for {free}")
+            raise FetchError(f"{place.name}: {left} bytes are missing, but {part.parent} has room for {free}")
         with part.open("r+b" if start else "wb") as file:
             file.seek(start)
             _copy(reply, file.write, max_bytes - start, place, part)
     if total is not None and _size(part) < total:
-        raise Unavailable(f"{place.name}: broke off at {_size(part)} of {total} bytes")
+        raise Unavailable(f"{place.name}: download interrupted at {_size(part)} of {total} bytes")
 
 
 def _extent(reply: Reply, had: int, name: str) -> tuple[int, int | None]:
@@ -179,7 +179,7 @@ def _extent(reply: Reply, had: int, name: str) -> tuple[int, int | None]:
     if reply.status == 206:
         found = _RANGE.fullmatch(reply.headers.get("Content-Range", ""))
         if not found or int(found[1]) != had:
-            raise FetchError(f"{name}: answers with another part than was asked for")
+            raise FetchError(f"{name}: the server returned another byte range than requested")
         return had, None if found[2] == "*" else int(found[2])
     length = reply.headers.get("Content-Length", "")
     return 0, int(length) if length.isdecimal() else None

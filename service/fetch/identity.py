@@ -41,7 +41,7 @@ def _from_agent(agent: str, environ: Mapping[str, str], web: Web) -> dict[str, s
         found = json.loads(content)
         return dict(zip(_KEYS, (str(found[name]) for name in ("AccessKeyId", "SecretAccessKey", "Token")), strict=True))
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise FetchError(f"{shown(agent)}: gives no credentials") from None
+        raise FetchError(f"{shown(agent)}: returned no credentials") from None
 
 
 def _from_sts(role: str, environ: Mapping[str, str], region: str, web: Web) -> dict[str, str]:
@@ -60,7 +60,7 @@ def _from_sts(role: str, environ: Mapping[str, str], region: str, web: Web) -> d
     for name, tag in zip(_KEYS, ("AccessKeyId", "SecretAccessKey", "SessionToken"), strict=True):
         value = re.search(rf"<{tag}>\s*([^<\s]+)\s*</{tag}>", content)
         if value is None:
-            raise FetchError(f"{address}: gives no credentials for {role}")
+            raise FetchError(f"{address}: returned no credentials for {role}")
         found[name] = value[1]
     return found
 

@@ -47,7 +47,7 @@ def place_of(url: str, digest: str, environ: Mapping[str, str], web: Web) -> Pla
         host = None
     if not host or parts.username is not None:
         why = "credentials do not belong into a URL" if host else "is not a URL"
-        raise FetchError(f"{shown(url) if host else repr(url)}: {why}; it looks like {_FORMS}")
+        raise FetchError(f"{shown(url) if host else repr(url)}: {why}; expected {_FORMS}")
     if parts.scheme in ("http", "https"):
         token = environ.get("BUNDLE_TOKEN")
         return Place(url, shown(url), lambda: {"Authorization": f"Bearer {token}"} if token else {})
@@ -60,17 +60,17 @@ def place_of(url: str, digest: str, environ: Mapping[str, str], web: Web) -> Pla
         repository = parts.path.lstrip("/")
         secrets = registry_secrets(registry, repository.partition(":")[0], environ, web)
         return Place(blob_address(registry, repository, digest, secrets, web), url, lambda: secrets)
-    raise FetchError(f"{shown(url)}: no way to fetch by {parts.scheme!r}; it looks like {_FORMS}")
+    raise FetchError(f"{shown(url)}: unsupported scheme {parts.scheme!r}; expected {_FORMS}")
 
 
 def object_address(bucket: str, key: str, environ: Mapping[str, str]) -> tuple[str, str]:
     """The URL of an object, with the bucket in its path, and the region to sign for. Raises FetchError."""
     if not key or key.endswith("/"):
-        raise FetchError(f"s3://{bucket}/{key}: names no object; it looks like s3://BUCKET/KEY")
+        raise FetchError(f"s3://{bucket}/{key}: names no object; expected s3://BUCKET/KEY")
     region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "us-east-1"
     endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
     if endpoint and not endpoint.startswith(("http://", "https://")):
-        raise FetchError(f"AWS_ENDPOINT_URL_S3={endpoint}: not a URL; it looks like https://minio.storage:9000")
+        raise FetchError(f"AWS_ENDPOINT_URL_S3={endpoint}: not a URL; expected for example https://minio.storage:9000")
     base = (endpoint or f"https://s3.{region}.amazonaws.com").rstrip("/")
     return f"{base}/{quote(bucket)}/{quote(key, safe='/-_.~')}", region
 
@@ -90,7 +90,7 @@ def s3_secrets(
     if not key_id and not key:
         return {}
     if not key_id or not key:
-        raise FetchError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY go together: one of them is not set")
+        raise FetchError("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY must be set together: one of them is missing")
     parts = urlsplit(address)
     moment = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
     sent = {"x-amz-content-sha256": _EMPTY, "x-amz-date": moment}
@@ -130,20 +130,20 @@ def registry_secrets(registry: str, repository: str, environ: Mapping[str, str],
     asked = dict(_PARAMETER.findall(challenge))
     realm = asked.get("realm", "")
     if not realm.startswith("https://" if registry.startswith("https://") else ("http://", "https://")):
-        raise FetchError(f"{registry}: wants a token from {shown(realm)!r}, which is no address to send credentials to")
+        raise FetchError(f"{registry}: asks for a token from {shown(realm)!r}, which is not safe for credentials")
     query = urlencode({"service": asked.get("service", ""), "scope": f"repository:{repository}:pull"})
     secrets = {"Authorization": f"Basic {login}"} if login else {}
     document = _json(web, f"{realm}?{query}", {}, secrets)
     token = document.get("token") or document.get("access_token")
     if not isinstance(token, str):
-        raise FetchError(f"{shown(realm)}: gives no token for {repository}")
+        raise FetchError(f"{shown(realm)}: returned no token for {repository}")
     return {"Authorization": f"Bearer {token}"}
 
 
 def blob_address(registry: str, repository: str, digest: str, secrets: Mapping[str, str], web: Web) -> str:
     """The URL of the blob. Where there is a tag, it has to be of that very blob. Raises FetchError."""
     if not _REPOSITORY.fullmatch(repository):
-        raise FetchError(f"{registry}/{repository}: names no repository; it looks like oci://REGISTRY/REPOSITORY[:TAG]")
+        raise FetchError(f"{registry}/{repository}: names no repository; expected oci://REGISTRY/REPOSITORY[:TAG]")
     name, _, tag = repository.partition(":")
     if tag:
         document = _json(web, f"{registry}/v2/{name}/manifests/{tag}", {"Accept": _MANIFESTS}, secrets)
@@ -151,7 +151,7 @@ def blob_address(registry: str, repository: str, digest: str, secrets: Mapping[s
         held = [str(layer.get("digest")) for layer in layers if isinstance(layer, dict)] if layers else []
         if f"sha256:{digest}" not in held:
             raise FetchError(
-                f"{registry}/{repository}: holds {', '.join(held) or 'no layer'}, not sha256:{digest} as was asked for"
+                f"{registry}/{repository}: holds {', '.join(held) or 'no layer'}, expected sha256:{digest}"
             )
     return f"{registry}/v2/{name}/blobs/sha256:{digest}"
 
@@ -164,7 +164,7 @@ def _json(web: Web, url: str, headers: Mapping[str, str], secrets: Mapping[str, 
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
-        raise FetchError(f"{shown(url)}: answers with something else than a JSON object; is it a registry?")
+        raise FetchError(f"{shown(url)}: the reply is not a JSON object; is it a registry?")
     return document
 
 
@@ -185,6 +185,4 @@ def _login(host: str, environ: Mapping[str, str]) -> str | None:
     except OSError as error:
         raise FetchError(f"{path}: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError, AttributeError, binascii.Error):
-        raise FetchError(
-            f"{path}: is no Docker configuration; it looks like {{'auths': {{HOST: {{'auth': …}}}}}}"
-        ) from None
+        raise FetchError(f"{path}: not a Docker configuration; expected {{'auths': {{HOST: {{'auth': …}}}}}}") from None

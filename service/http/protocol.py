@@ -127,7 +127,7 @@ class BoundedProtocol(BoundedParser):
         try:
             self.feed(data)
         except httptools.HttpParserError:
-            self._refuse(self.fault or BadHttp("the request is not HTTP/1.1 as the standard has it"))
+            self._refuse(self.fault or BadHttp("the request is not valid HTTP/1.1"))
             return
         if self.is_head_due or self.is_body_due or self._passing_timer is not None:
             self._judge_unfinished(len(data))
@@ -405,4 +405,4 @@ class BoundedProtocol(BoundedParser):
 
 
 def _out_of_room() -> ServiceError:
-    return Overloaded("too many bytes of requests are in flight; send this one again")
+    return Overloaded("too many request bytes in flight; retry")

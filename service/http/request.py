@@ -69,7 +69,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int, timeout_s: float
                 if size > limit:
                     raise too_large
     except TimeoutError:
-        raise BodyTimeout(f"the body did not end within {timeout_s:g} s; {size} bytes came") from None
+        raise BodyTimeout(f"incomplete body after {timeout_s:g} s: received {size} bytes") from None
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
@@ -85,10 +85,10 @@ def check_json(scope: Scope) -> None:
         if name == b"content-type":
             media_type = value.split(b";")[0].strip().lower()
         elif name == b"content-encoding" and value.strip().lower() != b"identity":
-            raise UnsupportedMediaType("compressed bodies are not read; send the JSON as it is")
+            raise UnsupportedMediaType("compressed bodies are not supported; send plain JSON")
     if media_type != b"application/json":
         shown = media_type[:60].decode("latin-1") or "missing"
-        raise UnsupportedMediaType(f"the content type is {shown!r}; it has to be 'application/json'")
+        raise UnsupportedMediaType(f"invalid content type {shown!r}; expected 'application/json'")
 
 
 class Deadlines:

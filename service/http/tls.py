@@ -103,14 +103,14 @@ def server_context(certificate: Path, key: Path, authority: Path | None) -> ssl.
         context.load_cert_chain(certificate, key, password=_ask_nobody)
     except OSError as error:
         raise TlsError(
-            f"MSD_TLS_CERT={certificate}, MSD_TLS_KEY={key}: {_said(error)}; a PEM chain and its PEM key are wanted"
+            f"MSD_TLS_CERT={certificate}, MSD_TLS_KEY={key}: {_said(error)}; expected a PEM chain and its private key"
         ) from None
     if authority is not None:
         _readable(authority)
         try:
             context.load_verify_locations(authority)
         except OSError as error:
-            raise TlsError(f"MSD_TLS_CLIENT_CA={authority}: {_said(error)}; PEM certificates are wanted") from None
+            raise TlsError(f"MSD_TLS_CLIENT_CA={authority}: {_said(error)}; expected PEM certificates") from None
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 
@@ -128,4 +128,4 @@ def _said(error: OSError) -> str:
 
 def _ask_nobody() -> str:
     """For OpenSSL would else ask at the terminal, and wait."""
-    raise TlsError("MSD_TLS_KEY: the key is encrypted, and there is nobody to ask for its password; decrypt it")
+    raise TlsError("MSD_TLS_KEY: the private key is encrypted; decrypt it (openssl pkey)")

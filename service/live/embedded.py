@@ -165,9 +165,9 @@ class StateFile:
             with self._env.begin(write=True) as transaction:
                 return change(transaction)
         except lmdb.MapFullError as error:
-            raise LiveError(f"{self._folder}: live states have grown to MSD_STATE_MB; raise it") from error
+            raise LiveError(f"{self._folder}: live states have reached MSD_STATE_MB; raise it") from error
         except (lmdb.Error, OSError) as error:
-            raise LiveError(f"{self._folder}: events cannot be made to last ({_reason(error)})") from error
+            raise LiveError(f"{self._folder}: events cannot be stored ({_reason(error)})") from error
 
     def _check_format(self) -> None:
         def check(transaction: lmdb.Transaction) -> bytes:

@@ -91,7 +91,7 @@ class RedisStates:
         outcomes = {side: bytearray([DUPLICATE] * len(events)) for side in ROW_SIDES}
         for ((side, _, _), places), reply in zip(told.items(), await self._run(FOLD, calls), strict=True):
             if not isinstance(reply, bytes) or len(reply) != len(places):
-                raise LiveError(f"Redis at {self._writers.address}: the reply is not that of the script")
+                raise LiveError(f"Redis at {self._writers.address}: unexpected reply from the script")
             for place, outcome in zip(places, reply, strict=True):
                 outcomes[side][place] = outcome
         stretches = [stretch.pack() for stretch in batch.stretches]

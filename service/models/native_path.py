@@ -119,7 +119,7 @@ class NativePath:
         try:
             reply = core.reply(opening, _contiguous(scores))
         except ValueError as error:
-            raise ModelError("the model gave a score that is not a finite number for this request") from error
+            raise ModelError("the model returned a non-finite score for this request") from error
         if reply is None:
             return None
         parse_s, rows_s = core.seconds

@@ -188,7 +188,7 @@ class Cluster:
         """The node of an address, from now on connected. Raises StoreError if there are far too many."""
         if address not in self._nodes:
             if len(self._nodes) >= _MAX_NODES:
-                raise StoreError(f"Redis at {self.address}: names more than {_MAX_NODES} nodes")
+                raise StoreError(f"Redis at {self.address}: reports more than {_MAX_NODES} nodes")
             url = self._url.of_server(address)
 
             async def seek() -> Target:
@@ -242,7 +242,7 @@ class Cluster:
                 except StoreError as error:
                     reasons[address] = error
         told = "; ".join(f"{host_port(address)}: {reason}" for address, reason in reasons.items())
-        raise StoreError(f"no node tells of the cluster: {told}")
+        raise StoreError(f"no node describes the cluster: {told}")
 
     async def _view(self, address: Address) -> int | StoreError:
         """The age of a node's view of the cluster, or why it has none."""
@@ -295,7 +295,7 @@ def read_ranges(reply: Any, asked: Address) -> Ranges:  # noqa: ANN401 - any rep
             if name != "?":
                 found.setdefault((name, int(port)), []).append((int(first), int(last)))
     except (TypeError, ValueError, AttributeError, OverflowError):
-        raise StoreError("the reply to CLUSTER SLOTS cannot be understood") from None
+        raise StoreError("the reply to CLUSTER SLOTS is invalid") from None
     if not found:
         raise StoreError("no node holds any slot")
     return found

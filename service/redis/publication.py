@@ -99,8 +99,8 @@ class Publication:
             wrong = [one for (one, row), value in zip(sample, found, strict=True) if row != value]
             if wrong:
                 raise PublishError(
-                    f"Redis at {self.address}: {len(wrong)} of {len(sample)} rows read back are not what was written,"
-                    f" e.g. of {side} {wrong[0]!r}; has it enough memory, and does nobody else write? The pointer was"
+                    f"Redis at {self.address}: {len(wrong)} of {len(sample)} rows read back differ from those written,"
+                    f" e.g. of {side} {wrong[0]!r}; check its memory and for other writers. The pointer was"
                     " not moved"
                 )
 
@@ -108,7 +108,7 @@ class Publication:
         """Keeps the lock for another while. Raises PublishError where it is another's by now."""
         if self.redis.get(LOCK) != self._token:
             raise PublishError(
-                f"Redis at {self.address}: the lock {LOCK} was lost to another publication; run this one again after it"
+                f"Redis at {self.address}: the lock {LOCK} was lost to another publication; retry after it"
             )
         self.redis.pexpire(LOCK, _LOCK_MS)
 
@@ -130,8 +130,8 @@ def publication(url: str) -> Iterator[Publication]:
             if not redis.set(LOCK, token, nx=True, px=_LOCK_MS):
                 left = max(0, cast(int, redis.pttl(LOCK))) / 1000
                 raise PublishError(
-                    f"Redis at {address}: another publication is under way; try again after it. Should it have died,"
-                    f" its lock {LOCK} ends by itself in {left:.0f} s"
+                    f"Redis at {address}: another publication is in progress; retry after it. If it died,"
+                    f" its lock {LOCK} expires in {left:.0f} s"
                 )
             try:
                 yield Publication(redis, address, token)

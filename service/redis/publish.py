@@ -129,8 +129,8 @@ def publish_delta(folder: Path, url: str, progress: Progress, trust: Trust | Non
         underway = f"{base}>{result}"
         if held not in (base, underway, result):
             raise PublishError(
-                f"Redis at {running.address} holds rows {_named(held)} of bundle {bundle_id}, this delta leads from"
-                f" {base[:12]}… to {result[:12]}…: publish the deltas in their order, or the newest bundle whole"
+                f"Redis at {running.address} holds rows {_named(held)} of bundle {bundle_id}, but this delta leads from"
+                f" {base[:12]}… to {result[:12]}…: publish deltas in order, or the newest bundle whole"
             )
         if held != result:
             running.redis.set(rows_key(bundle_id), underway)

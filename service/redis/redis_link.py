@@ -108,7 +108,7 @@ class RedisLink:
         self.open()
         limit_s = self._timeout_s
         if deadline is not None and (limit_s := min(limit_s, deadline - time.perf_counter())) <= 0:
-            raise StoreError(f"Redis at {self.address} was not asked, for no time is left")
+            raise StoreError(f"Redis at {self.address} was not asked: no time left before the deadline")
         try:
             async with asyncio.timeout(limit_s):
                 if self._line is None and self._first_try is not None:
@@ -217,7 +217,7 @@ class RedisLink:
             line = await target.connect(self._timeout_s, self._invalid)
         if self._needs_master and not line.is_master:
             line.end("is a replica")
-            raise StoreError("is a replica and not the master that it was said to be")
+            raise StoreError("is a replica, expected the master")
         return line
 
     def _invalid(self, keys: Sequence[bytes] | None) -> None:

@@ -70,11 +70,9 @@ def parse_redis_url(url: str) -> RedisUrl:
         hosts = tuple(_host(one, _PORTS[form]) for one in netloc.split(","))
         master, tail = _place(form, parts.path)
     except ValueError:
-        raise ValueError(
-            f"not a Redis URL; it looks like {', '.join(_EXAMPLES.values())}, or rediss… for TLS"
-        ) from None
+        raise ValueError(f"not a Redis URL; expected {', '.join(_EXAMPLES.values())}, or rediss… for TLS") from None
     if form == "server" and len(hosts) > 1:
-        raise ValueError(f"several hosts: say of what kind they are, {_EXAMPLES['sentinel']} or {_EXAMPLES['cluster']}")
+        raise ValueError(f"several hosts need a kind: {_EXAMPLES['sentinel']} or {_EXAMPLES['cluster']}")
     address = ",".join(map(host_port, hosts)) + (f" ({master})" if master else "")
     options = tuple(parse_qsl(parts.query, keep_blank_values=True))
     return RedisUrl(form, hosts, master, address, url, scheme, login + at, tail, options)

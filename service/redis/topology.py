@@ -124,7 +124,7 @@ class SentinelMaster(OneServer):
         match checked(reply, host_port(host)):
             case [bytes(name), bytes(port)]:
                 return name.decode(), int(port)
-        raise StoreError("knows no master of that name")
+        raise StoreError("does not know a master of that name")
 
     async def _watch(self) -> None:
         """Ask Sentinels every now and then, for a master that was replaced may go on answering."""

@@ -134,7 +134,7 @@ def _rows(path: Path, schema: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             if not schema.equals(file.schema_arrow):
-                raise LogFileError(f"{path}: is not a file of the log, or of another release: its columns differ")
+                raise LogFileError(f"{path}: not a request log file, or of another release: its columns differ")
             left = int((file.schema_arrow.metadata or {}).get(_ROWS, 0))
             for batch in file.iter_batches(_READ_ROWS):
                 left -= len(batch)
@@ -143,7 +143,7 @@ def _rows(path: Path, schema: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 
         raise LogFileError(f"{path}: not readable as Parquet: {error}") from error
     # What pages hold has checksums; how many there are has not.
     if left:
-        raise LogFileError(f"{path}: damaged: it holds other than the records that it says")
+        raise LogFileError(f"{path}: damaged: its contents differ from its record count")
 
 
 class LogFolderError(MsdError):
@@ -184,7 +184,7 @@ class LogFolder:
         """Writes one file, once the oldest have made room for it. Raises OSError, or LogFolderError where it is larger
         than all may be together."""
         if len(data) > self.max_bytes:
-            raise LogFolderError(f"{len(data)} bytes at once are more than the {self.max_bytes} that the log may take")
+            raise LogFolderError(f"{len(data)} bytes at once exceed the log's limit of {self.max_bytes} bytes")
         self.prune(len(data))
         write_bytes_atomic(self._path / f"{kind}-{self._moment()}.parquet", data)
 

@@ -59,8 +59,8 @@ class SwapOrder(BaseModel):
 class Accepted(BaseModel):
     """The pointer was moved. The bundle is served once it has been verified, loaded and proved."""
 
-    current: str = Field(description="Where the pointer leads: the name of a folder, or with Redis a bundle's number.")
-    generation: int = Field(description="Of what is served until then.")
+    current: str = Field(description="Target of the pointer: a folder's name, or with Redis a bundle ID.")
+    generation: int = Field(description="Generation served until then.")
 
 
 class ExperimentState(BaseModel):

@@ -33,8 +33,8 @@ MAX_AHEAD_S = 60.0
 class EventsReply(BaseModel):
     """The answer to events, which last from then on."""
 
-    accepted: int = Field(description="Events that were counted.")
-    duplicates: int = Field(description="Events that had been counted before, by their type and id.")
+    accepted: int = Field(description="Events counted.")
+    duplicates: int = Field(description="Events counted before, by type and id.")
 
 
 class EventsRoute:

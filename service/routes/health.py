@@ -21,7 +21,7 @@ class Live(BaseModel):
     """Whether the process does what it is there for, or has to be restarted."""
 
     status: Literal["live", "hung"]
-    hangs: dict[str, str] = Field(description="For how long, by part; empty where nothing hangs.")
+    hangs: dict[str, str] = Field(description="Seconds without progress, by part; empty if nothing hangs.")
 
 
 class Ready(BaseModel):
@@ -29,7 +29,7 @@ class Ready(BaseModel):
 
     ready: bool
     draining: bool
-    missing: dict[str, str] = Field(description="Reason by part; empty when nothing is missing.")
+    missing: dict[str, str] = Field(description="Reason by part; empty if nothing is missing.")
 
 
 class ServedFeature(BaseModel):
@@ -45,14 +45,14 @@ class ServedArm(BaseModel):
     name: str
     bundle_id: str
     model_version: str
-    share: float = Field(description="Of the users; 0 for a shadow, which scores nobody.")
+    share: float = Field(description="Share of the users; 0 for a shadow.")
 
 
 class ServedLineup(BaseModel):
     """All bundles that are served side by side."""
 
-    generation: int = Field(description="Rises with each swap.")
-    refused: bool = Field(description="Whether something else is wanted, which was refused; the log has the reason.")
+    generation: int = Field(description="Generation of the line-up; each swap increments it.")
+    refused: bool = Field(description="Whether the wanted line-up was rejected; the log has the reason.")
     arms: list[ServedArm]
     shadow: list[ServedArm]
 
@@ -66,11 +66,9 @@ class ServedModel(BaseModel):
     heads: list[str]
     features: dict[Literal["user", "item", "context"], list[ServedFeature]]
     history_length: int
-    item_text: str | None = Field(
-        description="How the text of an item was made of its columns; that of a cold ad is to be made alike."
-    )
+    item_text: str | None = Field(description="Template of item texts; build the text of a cold ad the same way.")
     encodes_texts: bool = Field(description="Whether the bundle has an encoder for the texts of cold ads.")
-    runtime: Engine = Field(description="What runs the model, as it was read back after loading.")
+    runtime: Engine = Field(description="Model runtime, as read back after loading.")
     native: CoreStatus = Field(description="Whether the native core scores plain requests, and if not, why.")
     store: str
     max_candidates: int

@@ -108,7 +108,7 @@ class Arena:
             self._touched = np.zeros(capacity, bool)
         except MemoryError:
             raise MsdError(
-                f"no memory for {max_bytes} bytes of {codec.side} rows, half of MSD_CACHE_MB: set it lower"
+                f"no memory for {max_bytes} bytes of {codec.side} rows, half of MSD_CACHE_MB: lower it"
             ) from None
         self._ids: IdMap = IdMap() if native.core is None else native.core.IdMap()
         self._free: list[int] = []

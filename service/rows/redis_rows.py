@@ -121,7 +121,7 @@ class RedisStore:
         if found != self._bundle_id:
             holds = "no bundle" if found is None else f"bundle {found}"
             raise StoreError(
-                f"Redis at {self._nodes.address} holds {holds}, this service needs {self._bundle_id}:"
+                f"Redis at {self._nodes.address} holds {holds}, but this service needs {self._bundle_id}:"
                 " run `msd publish BUNDLE --redis URL` with this bundle"
             )
 

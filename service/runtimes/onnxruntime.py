@@ -58,7 +58,7 @@ def open_session(
     available = onnxruntime.get_available_providers()
     if wanted not in available:
         raise RuntimeRefused(
-            f"provider {provider!r} was asked for, but this onnxruntime has only {', '.join(available)}: "
+            f"provider {provider!r} is unavailable; this onnxruntime has only {', '.join(available)}: "
             + _remedy(provider)
         )
     of_session = onnxruntime.SessionOptions()
@@ -73,7 +73,7 @@ def open_session(
         raise BundleError(f"{path}: onnxruntime cannot load it: {error}") from error
     got = session.get_providers()[0]
     if got != wanted:
-        raise RuntimeRefused(f"provider {provider!r} was asked for, onnxruntime chose {got}: {_remedy(provider)}")
+        raise RuntimeRefused(f"provider {provider!r} was requested, but onnxruntime chose {got}: {_remedy(provider)}")
     return session
 
 
@@ -133,11 +133,11 @@ def engine_of(bundle: Bundle, session: Any, provider: Provider) -> Engine:  # no
     path, instructions = bundle.path(RANKER), cpu_instructions() if provider == "cpu" else ()
     precision = _precision(path)
     if (precision == "int8") != (bundle.precision.chosen == "int8"):
-        raise BundleError(f"{path}: is a graph in {precision}, the manifest says {bundle.precision.chosen}")
+        raise BundleError(f"{path}: the graph is in {precision}, but the manifest says {bundle.precision.chosen}")
     if precision == "int8" and (provider != "cpu" or not adds_int8_exactly(instructions)):
         raise RuntimeRefused(
-            f"{path}: is quantised for CPUs with VNNI, this is {provider} ({' '.join(instructions) or 'unknown'}):"
-            " its scores would not be those that it was judged by; export with --precision fp32"
+            f"{path}: quantised for CPUs with VNNI, but this is {provider} ({' '.join(instructions) or 'unknown'}):"
+            " its scores would differ from those measured at export; export with --precision fp32"
         )
     return Engine(
         name=NAME,

@@ -44,13 +44,13 @@ class OpenVinoRuntime:
 def _open(bundle: Bundle, path: Path, precision: Precision, threads: int, expected: int, streams: int) -> OpenVinoGraph:
     if precision == "int8":
         raise RuntimeRefused(
-            f"{path}: is quantised for onnxruntime; OpenVINO is asked for: set MSD_RUNTIME=onnxruntime, or auto"
+            f"{path}: quantised for onnxruntime, but OpenVINO was requested: set MSD_RUNTIME=onnxruntime, or auto"
         )
     try:
         openvino = load_openvino()
     except ImportError as error:
         raise RuntimeRefused(
-            f"{path}: is to run on OpenVINO, which is not installed: pip install 'msd-ctr[openvino]', or set"
+            f"{path}: needs OpenVINO, which is not installed: pip install 'msd-ctr[openvino]', or set"
             " MSD_RUNTIME=onnxruntime"
         ) from error
     if precision == "bf16":
@@ -66,7 +66,7 @@ def check_bf16(path: Path, offered: Sequence[str]) -> None:
     """Raises RuntimeRefused where OpenVINO does not offer bf16 on this CPU."""
     if "BF16" not in offered:
         raise RuntimeRefused(
-            f"{path}: is to run in bf16, which OpenVINO does not offer on this CPU (it offers"
+            f"{path}: needs bf16, which OpenVINO does not support on this CPU (it supports"
             f" {', '.join(sorted(offered))}); set MSD_RUNTIME=onnxruntime to run it in fp32"
         )
 
@@ -89,7 +89,7 @@ def _engine(path: Path, compiled: Any, asked: Precision) -> Engine:  # noqa: ANN
     got: Precision = "bf16" if "bf16" in found else "fp32"
     if got != asked or found - {"bf16", "f32"}:
         raise RuntimeRefused(
-            f"{path}: {asked} was asked for, but OpenVINO runs its matrix products in {', '.join(found) or 'nothing'};"
+            f"{path}: {asked} was requested, but OpenVINO runs its matrix products in {', '.join(found) or 'nothing'};"
             " set MSD_RUNTIME=onnxruntime"
         )
     return Engine(

@@ -44,7 +44,7 @@ def open_runtime(bundle: Bundle, settings: Settings) -> Runtime:
         return OnnxRuntime(bundle, settings.provider, settings.threads)
     if settings.provider != "cpu":
         raise RuntimeRefused(
-            f"{bundle.folder}: was made for {wanted.chosen} on OpenVINO, which has no {settings.provider}; set"
+            f"{bundle.folder}: made for {wanted.chosen} on OpenVINO, which does not support {settings.provider}; set"
             " MSD_RUNTIME=onnxruntime to run it in fp32, or MSD_PROVIDER=cpu"
         )
     expected = expected_candidates(bundle, settings.max_candidates)
@@ -83,8 +83,8 @@ def open_together(bundle: Bundle, engine: Engine, settings: Settings) -> Togethe
         raise RuntimeRefused(f"{bundle.folder}: has no {MERGED_RANKER}: export it with --merged, or set MSD_MERGE=off")
     if (engine.name, engine.precision) != (NAME, "fp32"):
         raise RuntimeRefused(
-            f"{bundle.folder}: runs in {engine.precision} on {engine.name}, and requests together in fp32 on {NAME}:"
-            " their scores would depend on who else asks; set MSD_MERGE=off"
+            f"{bundle.folder}: runs in {engine.precision} on {engine.name}, but shared runs need fp32 on {NAME}:"
+            " otherwise scores would depend on other requests; set MSD_MERGE=off"
         )
     runtime: Runtime
     if settings.provider == "cuda":

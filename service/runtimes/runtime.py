@@ -90,10 +90,10 @@ class GraphInput(NamedTuple):
 def checked_heads(heads: Sequence[str]) -> list[str]:
     """The heads. Raises BundleError when they cannot be the columns of a reply."""
     if heads[0] != "pctr":
-        raise BundleError(f"the first head of the bundle is {heads[0]!r}; it has to be 'pctr'")
+        raise BundleError(f"the first head of the bundle is {heads[0]!r}; it must be 'pctr'")
     for head in heads:
         if head in _RESERVED_HEADS or heads.count(head) > 1:
-            raise BundleError(f"the bundle's head {head!r} would be a column of that name twice in a reply")
+            raise BundleError(f"the bundle's head {head!r} clashes with a reply column of that name")
     return list(heads)
 
 
@@ -103,19 +103,19 @@ def check_graph(bundle: Bundle, form: GraphForm, inputs: Sequence[GraphInput], o
     by_name = {one.name: one for one in inputs}
     wanted = {spec.name for spec in specs}
     if by_name.keys() != wanted:
-        raise BundleError(f"{path}: has the inputs {sorted(by_name)}, the schema gives {sorted(wanted)}")
+        raise BundleError(f"{path}: has the inputs {sorted(by_name)}, but the schema expects {sorted(wanted)}")
     for spec in specs:
         _check_input(path, spec, by_name[spec.name], form.requests)
     if missing := [head for head in heads if head not in outputs]:
-        raise BundleError(f"{path}: has no output {missing[0]!r}; it gives: {', '.join(outputs)}")
+        raise BundleError(f"{path}: has no output {missing[0]!r}; it has: {', '.join(outputs)}")
     return heads
 
 
 def _check_input(path: Path, spec: TensorSpec, found: GraphInput, requests: int) -> None:
     if found.dtype != spec.dtype:
-        raise BundleError(f"{path}: input {spec.name} is a {found.dtype}, the schema gives {spec.dtype}")
+        raise BundleError(f"{path}: input {spec.name} has type {found.dtype}, but the schema expects {spec.dtype}")
     if found.shape[1:] != spec.shape:
-        raise BundleError(f"{path}: input {spec.name} has rows of {found.shape[1:]}, the schema {list(spec.shape)}")
+        raise BundleError(f"{path}: input {spec.name} has rows of {found.shape[1:]}, expected {list(spec.shape)}")
     if found.shape[0] is not None and (spec.side == "item" or requests > 1):
         many = "candidates" if spec.side == "item" else "requests"
-        raise BundleError(f"{path}: input {spec.name} takes {found.shape[0]} {many} only, not any number")
+        raise BundleError(f"{path}: input {spec.name} takes {found.shape[0]} {many}; its first axis must be dynamic")

@@ -120,8 +120,8 @@ class Admission:
             self._is_shedding = True
             self.shed("wait")
             raise Overloaded(
-                f"{self._rows} candidates are waiting; with these {load.rows} it would take {expected * 1000:.0f} ms,"
-                f" too long for the {left * 1000:.0f} ms that there are for it"
+                f"{self._rows} candidates are queued; with these {load.rows} it would take {expected * 1000:.0f} ms,"
+                f" but {left * 1000:.0f} ms are left before the deadline"
             )
 
     def enter(self, load: Load, deadline: float) -> Admitted:
@@ -171,7 +171,7 @@ class Admission:
         if self._rows + rows > (self._max_patient_rows if is_patient else self._max_rows):
             self.shed("rows")
             raise Overloaded(
-                f"{self._rows} candidates are waiting; with these {rows} there would be too many"
+                f"{self._rows} candidates are queued; with these {rows} there would be too many"
                 + (" for a deadline as long as this" if is_patient else "")
             )
 

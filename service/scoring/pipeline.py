@@ -129,7 +129,7 @@ class Pipeline:
             self._admission.leave(admitted)
         # A score that is not finite makes the sum so: sums cost half of looking at each.
         if not all(math.isfinite(column.sum()) for column in ran.result.values()):
-            raise ModelError("the model gave a score that is not a finite number for this request")
+            raise ModelError("the model returned a non-finite score for this request")
         scores, degraded, degraded_user = ran.result, assembled.degraded_candidates, assembled.degraded_user
         if ran.is_partial:
             rows = len(scores[model.bundle.manifest.heads[0]]) - 1

@@ -119,7 +119,7 @@ def _exporter() -> OTLPSpanExporter:
     endpoint = _endpoint()
     if endpoint is not None and not endpoint.startswith(("http://", "https://")):
         raise MsdError(
-            f"{endpoint[:100]!r} is no collector's address: write http://HOST:4318 ({' or '.join(_ENDPOINTS)})"
+            f"{endpoint[:100]!r} is not a collector's address: expected http://HOST:4318 ({' or '.join(_ENDPOINTS)})"
         )
     return OTLPSpanExporter()
 

@@ -153,7 +153,7 @@ def test_names_that_no_bundle_has(folder: Path, name: str) -> None:
     entries = {**file_entries(folder), name: file_entries(folder)[RANKER]}
     reseal(folder, files={file: entry.model_dump() for file, entry in entries.items()})
 
-    with pytest.raises(BundleError, match="lists a file that no bundle has"):
+    with pytest.raises(BundleError, match="lists an unknown file"):
         open_bundle(folder)
 
 

@@ -117,7 +117,7 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
     "infinity": (b'{"at": Infinity}', "Infinity is not JSON"),
     "minus infinity": (b'{"at": [-Infinity]}', "-Infinity is not JSON"),
     "nested": (b"[" * 200_000, "the body is nested too deeply"),
-    "digits": (b'{"top_k": ' + b"9" * 5_000 + b"}", "the body holds a number of too many digits"),
+    "digits": (b'{"top_k": ' + b"9" * 5_000 + b"}", "the body contains a number with too many digits"),
 }
 
 

@@ -151,7 +151,7 @@ def test_a_history_larger_than_the_arena_is_not_held_and_moves_nobody_out() -> N
 
 
 def test_more_memory_than_there_is_is_refused_in_words() -> None:
-    with pytest.raises(MsdError, match=r"of item rows, half of MSD_CACHE_MB: set it lower"):
+    with pytest.raises(MsdError, match=r"of item rows, half of MSD_CACHE_MB: lower it"):
         Arena(ITEMS, 2**59)
 
 

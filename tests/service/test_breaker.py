@@ -139,7 +139,7 @@ def test_a_deadline_bounds_the_wait_and_says_nothing_of_the_server(published: Va
 
         async def use(store: RedisStore) -> None:
             await store.get("item", IDS)
-            with pytest.raises(StoreError, match="no time is left") as caught:
+            with pytest.raises(StoreError, match="no time left") as caught:
                 await store.get("item", [*IDS, *OTHER], time.perf_counter())
             assert caught.value.rows is not None
             assert caught.value.rows.found.sum() == len(IDS)

@@ -163,6 +163,6 @@ def test_a_full_disk_is_an_error_and_room_mends_it(tmp_path: Path) -> None:
         [sys.executable, "-c", told, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     refused, readable, accepted = ended.stdout.splitlines()
-    assert "events cannot be made to last" in refused, ended.stderr
+    assert "events cannot be stored" in refused, ended.stderr
     assert (readable, accepted) == ("1", "19999")
     assert impressions(tmp_path) == 20_000

@@ -149,7 +149,7 @@ def test_one_publication_at_a_time(redis_server: ValkeyServer, bundle: Bundle) -
     url = redis_server.connection_url
 
     def publish_meanwhile(copied: int, total: int) -> None:
-        with pytest.raises(PublishError, match=r"another publication is under way; .* ends by itself in \d+ s"):
+        with pytest.raises(PublishError, match=r"another publication is in progress; .* expires in \d+ s"):
             publish(bundle.folder, url, quiet)
 
     publish(bundle.folder, url, publish_meanwhile)

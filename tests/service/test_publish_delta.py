@@ -134,7 +134,7 @@ def test_again_it_does_nothing_and_the_next_one_fits(
     write_delta(newer, third, tmp_path / "next")
     publish(bundle.folder, url, quiet)
 
-    with pytest.raises(PublishError, match="publish the deltas in their order, or the newest bundle whole"):
+    with pytest.raises(PublishError, match="publish deltas in order, or the newest bundle whole"):
         publish_delta(tmp_path / "next", url, quiet)
     assert held(redis_server, bundle) == rows_of(bundle)
     publish_delta(delta, url, quiet)
@@ -143,7 +143,7 @@ def test_again_it_does_nothing_and_the_next_one_fits(
     assert held(redis_server, bundle) == after
     publish_delta(tmp_path / "next", url, quiet)
     assert held(redis_server, bundle)["item"]["i1"] == rows_of(third)["item"]["i1"]
-    with pytest.raises(PublishError, match="in their order"):
+    with pytest.raises(PublishError, match="in order"):
         publish_delta(delta, url, quiet)
     publish(third.folder, url, quiet)
     assert publish_delta(tmp_path / "next", url, quiet).repeated
@@ -211,7 +211,7 @@ def test_interrupted_no_other_fits_before_it_has_ended(
 
 
 def test_of_another_bundle_none_is_made(bundle: Bundle, other_bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="rows of one are of no use to the other; publish the new one whole"):
+    with pytest.raises(BundleError, match="their rows are not interchangeable: publish the new one whole"):
         write_delta(bundle, other_bundle, tmp_path / "delta")
     assert not (tmp_path / "delta").exists()
 
@@ -247,14 +247,14 @@ def test_a_list_of_gone_ids_that_is_none_is_refused_though_it_is_sealed(delta: P
     changed = manifest.model_copy(update={"files": {**manifest.files, REMOVED: entry}})
     (delta / DELTA).write_text(changed.model_copy(update={"sha256": changed.digest()}).model_dump_json())
 
-    with pytest.raises(BundleError, match=r"removed.json: does not list the ids that went of each side, user and item"):
+    with pytest.raises(BundleError, match=r"removed.json: does not list the removed ids of each side, user and item"):
         open_delta(delta)
 
 
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
-        (DELTA, Path.unlink, "No such file or directory; this is no folder that `msd delta` wrote"),
+        (DELTA, Path.unlink, "No such file or directory; not a folder written by `msd delta`"),
         (DELTA, cut, "delta.json: "),
         (DELTA, other_base, "its contents do not match its own hash"),
         ("items.rows", Path.unlink, "items.rows: missing; copy the delta again"),
@@ -287,7 +287,7 @@ def test_the_commands(redis_server: ValkeyServer, bundle: Bundle, newer: Bundle,
 
     whole = run_msd("publish", str(bundle.folder), "--delta", "--redis", url)
     assert whole.returncode == 2
-    assert "this is no folder that `msd delta` wrote" in whole.stderr
+    assert "not a folder written by `msd delta`" in whole.stderr
     assert "no bundle here" in run_msd("publish", str(out), "--redis", url).stderr
 
 

@@ -33,7 +33,7 @@ def test_reads_variables_and_keeps_defaults() -> None:
         ({"MSD_BUNDLE": "b", "MSD_PLAYGROUND": "maybe"}, "MSD_PLAYGROUND: "),
         ({"MSD_BUNDLE": "b", "MSD_PLAYGROUND_WITHOUT": "c"}, "MSD_PLAYGROUND_WITHOUT needs MSD_PLAYGROUND=true"),
         ({"MSD_BUNDLE": "b", "MSD_MAX_QUEUED_ROWS": "10"}, "less than one full request"),
-        ({"MSD_BUNDLE": "b", "MSD_MAX_DEADLINE_MS": "999"}, "MSD_DEADLINE_MS=1000 is more than a caller may ask for"),
+        ({"MSD_BUNDLE": "b", "MSD_MAX_DEADLINE_MS": "999"}, "MSD_DEADLINE_MS=1000 exceeds the longest deadline"),
     ],
 )
 def test_a_mistake_is_named(environ: dict[str, str], said: str) -> None:
@@ -50,7 +50,7 @@ def test_workers_are_a_number_or_auto(text: str, workers: int | None) -> None:
 
 @pytest.mark.parametrize("text", ["0", "-2", "two", "1.5", "513", "", "9" * 5_000])
 def test_any_other_number_of_workers_is_refused(text: str) -> None:
-    with pytest.raises(SettingsError, match=r"MSD_WORKERS: .* is neither 'auto' nor a whole number from 1 to 512$"):
+    with pytest.raises(SettingsError, match=r"MSD_WORKERS: .* is neither 'auto' nor an integer from 1 to 512$"):
         Settings.from_environ({"MSD_BUNDLE": "b", "MSD_WORKERS": text})
 
 

@@ -54,7 +54,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "rows missing": (lambda folder: (folder / "users.rows").unlink(), "users.rows: missing"),
     "goldens tampered": (lambda folder: _flip_byte(folder / GOLDENS), "golden.jsonl: its SHA-256"),
     "a head too few": (lambda folder: reseal(folder, heads=("pctr", "orders")), "no output 'orders'"),
-    "another first head": (lambda folder: reseal(folder, heads=("pcvr", "pctr")), "has to be 'pctr'"),
+    "another first head": (lambda folder: reseal(folder, heads=("pcvr", "pctr")), "must be 'pctr'"),
 }
 
 

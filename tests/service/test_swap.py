@@ -242,4 +242,4 @@ def test_a_folder_of_bundles_without_a_pointer_is_refused(bundle: Bundle, tmp_pa
     point(tmp_path, "nowhere")
     said: Any = run_msd("serve", str(tmp_path), "--port", "0")
     assert said.returncode == 2
-    assert "current: leads nowhere; point it to the folder of a bundle" in said.stderr.replace("\n", " ")
+    assert "current: is a dangling pointer; point it to the folder of a bundle" in said.stderr.replace("\n", " ")

@@ -204,10 +204,10 @@ def test_files_that_make_no_tls_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.pem").write_bytes(b"")
     for cert, key, authority, said in [
         (tmp_path / "none.pem", files.key, None, "none.pem: No such file"),
-        (files.key, files.key, None, "a PEM chain and its PEM key are wanted"),
-        (files.cert, files.client_ca, None, "a PEM chain and its PEM key are wanted"),
+        (files.key, files.key, None, "expected a PEM chain and its private key"),
+        (files.cert, files.client_ca, None, "expected a PEM chain and its private key"),
         (files.cert, secret, None, "the key is encrypted"),
-        (files.cert, files.key, tmp_path / "empty.pem", "PEM certificates are wanted"),
+        (files.cert, files.key, tmp_path / "empty.pem", "expected PEM certificates"),
     ]:
         with pytest.raises(TlsError) as raised:
             server_context(cert, key, authority)
@@ -217,7 +217,7 @@ def test_files_that_make_no_tls_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"MSD_TLS_CERT": "/no/cert.pem"}, "MSD_TLS_CERT and MSD_TLS_KEY go together"),
+        ({"MSD_TLS_CERT": "/no/cert.pem"}, "MSD_TLS_CERT and MSD_TLS_KEY must be set together"),
         ({"MSD_TLS_CLIENT_CA": "/no/ca.pem"}, "MSD_TLS_CLIENT_CA needs MSD_TLS_CERT"),
         ({"MSD_TLS_CERT": "/no/cert.pem", "MSD_TLS_KEY": "/no/key.pem"}, "/no/cert.pem: No such file"),
     ],

@@ -195,7 +195,7 @@ def test_a_command_for_people_reads_and_writes_a_cluster(
     assert publish(bundle.folder, cluster.url, quiet).previous == other_bundle.bundle_id
     assert client.get(POINTER) == bundle.bundle_id.encode()
     client.set("msd:publishing", "another's", px=5_000)
-    with pytest.raises(PublishError, match="another publication is under way"):
+    with pytest.raises(PublishError, match="another publication is in progress"):
         publish(bundle.folder, cluster.url, quiet)
     client.delete("msd:publishing")
     with pytest.raises((PublishError, BundleError)):
@@ -221,7 +221,7 @@ def test_a_cluster_that_is_none_or_is_not_there_is_a_reason(redis_server: object
 
     async def use(store: RedisStore) -> None:
         with pytest.raises(
-            StoreError, match=r"no node tells of the cluster: 127.0.0.1:\d+: .*cluster support disabled"
+            StoreError, match=r"no node describes the cluster: 127.0.0.1:\d+: .*cluster support disabled"
         ):
             await store.check()
 
@@ -313,7 +313,7 @@ def wait_for_replica(port: int) -> None:
 
 async def unknown(store: RedisStore) -> None:
     """A master that Sentinels have not heard of."""
-    with pytest.raises(StoreError, match="no Sentinel names the master 'nobody'.*knows no master of that name"):
+    with pytest.raises(StoreError, match="no Sentinel names the master 'nobody'.*does not know a master of that name"):
         await store.check()
 
 

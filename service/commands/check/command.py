@@ -63,9 +63,9 @@ def _settings(environ: Mapping[str, str]) -> tuple[Settings | None, list[Finding
     try:
         settings = Settings.from_environ(environ)
     except SettingsError as error:
-        group.error(str(error), "a service does not start with it", "set it as docs/settings.md says")
+        group.error(str(error), "the service does not start with it", "set it as docs/settings.md says")
         return None, group.findings
-    group.ok("all are known, and fit together")
+    group.ok("all are known and consistent")
     return settings, group.findings
 
 

@@ -22,7 +22,7 @@ class InputParameters(Wire):
     """How an input's values come."""
 
     binary_data_size: Size | None = Field(
-        default=None, description="Bytes of the values behind the JSON, in place of `data`."
+        default=None, description="Number of value bytes after the JSON, instead of `data`."
     )
 
 
@@ -39,7 +39,9 @@ class InferInput(Wire):
 class OutputParameters(Wire):
     """How an output's values are to go."""
 
-    binary_data: bool | None = Field(default=None, description="Behind the JSON of the reply, in place of `data`.")
+    binary_data: bool | None = Field(
+        default=None, description="Return values after the reply's JSON, instead of `data`."
+    )
 
 
 class WantedOutput(Wire):
@@ -52,16 +54,16 @@ class WantedOutput(Wire):
 class InferParameters(Wire):
     """Of a request as a whole."""
 
-    binary_data_output: bool | None = Field(default=None, description="`binary_data` of all outputs that do not say.")
+    binary_data_output: bool | None = Field(default=None, description="Default of `binary_data` for all outputs.")
     timeout: Annotated[int, Field(ge=1, le=10**12)] | None = Field(
-        default=None, description="Microseconds that the request may take, where no X-Deadline-Ms says so."
+        default=None, description="Deadline in microseconds, if X-Deadline-Ms is absent."
     )
 
 
 class InferRequest(Wire):
     """Tensors to score, and those that are wanted; all, where none are named."""
 
-    id: RequestId | None = Field(default=None, description="Comes back; the log knows the request by it.")
+    id: RequestId | None = Field(default=None, description="Request ID, returned in the reply and used in the log.")
     parameters: InferParameters | None = None
     inputs: Annotated[list[InferInput], Field(min_length=1, max_length=_MAX_TENSORS, fail_fast=True)]
     outputs: Annotated[list[WantedOutput], Field(max_length=_MAX_TENSORS, fail_fast=True)] | None = None
@@ -73,7 +75,7 @@ class InferOutput(BaseModel):
     name: str
     datatype: str
     shape: list[int]
-    parameters: dict[str, int] | None = Field(default=None, description="`binary_data_size`, in place of `data`.")
+    parameters: dict[str, int] | None = Field(default=None, description="`binary_data_size`, instead of `data`.")
     data: list[Any] | None = None
 
 
@@ -85,7 +87,7 @@ class InferReply(BaseModel):
     id: str
     parameters: dict[str, str] | None = Field(
         default=None,
-        description="`degraded_user`, `degraded_candidates` (JSON) and `arm`, as /v1/score has them; absent where not.",
+        description="`degraded_user`, `degraded_candidates` (JSON) and `arm`, as in /v1/score; absent if not degraded.",
     )
     outputs: list[InferOutput]
 
@@ -126,7 +128,7 @@ class ServerTold(BaseModel):
 class OipError(BaseModel):
     """The body of every reply under /v2 that is not a success."""
 
-    error: str = Field(description="What is wrong, behind the name of the input that is at fault.")
+    error: str = Field(description="What is wrong, after the name of the input at fault.")
 
 
 def parse_infer_request(body: bytes) -> InferRequest:

@@ -152,7 +152,7 @@ def test_folders_that_are_not_what_they_should_be(
     cold_bundle: Bundle, other_bundle: Bundle, bundle: Bundle, tmp_path: Path
 ) -> None:
     items, out = write_items(tmp_path / "items", shards=1), tmp_path / "out"
-    with pytest.raises(CatalogueError, match="is no folder of Parquet files"):
+    with pytest.raises(CatalogueError, match="not a folder of Parquet files"):
         make(tmp_path / "nowhere", cold_bundle, out)
     with pytest.raises(CatalogueError, match="holds no \\*.parquet"):
         make(tmp_path, cold_bundle, out)
@@ -164,10 +164,10 @@ def test_folders_that_are_not_what_they_should_be(
     with pytest.raises(CatalogueError, match=f"has rows of bundle {cold_bundle.bundle_id}, asked for are"):
         make(items, other_bundle, out)
     write_shard(out / "000.parquet")
-    with pytest.raises(CatalogueError, match=r"000\.parquet: is no part of a catalogue"):
+    with pytest.raises(CatalogueError, match=r"000\.parquet: not a part of a catalogue"):
         make(items, cold_bundle, out)
     write_shard(out / "older.parquet")
-    with pytest.raises(CatalogueError, match=r"older\.parquet: is of no shard of .*items; remove it"):
+    with pytest.raises(CatalogueError, match=r"older\.parquet: belongs to no shard of .*items; remove it"):
         make(items, cold_bundle, out)
 
 

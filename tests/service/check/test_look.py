@@ -124,7 +124,7 @@ def test_certificates_are_looked_at(bundle: Bundle, tmp_path: Path, days: int, l
     key.chmod(0o644)
     said(look_at_entry(settings), "warning", "everybody on the machine may read the key")
     key.write_text("")
-    said(look_at_entry(settings), "error", "a PEM chain and its PEM key are wanted")
+    said(look_at_entry(settings), "error", "expected a PEM chain and its private key")
 
 
 def test_redis_without_password_and_tls_is_said(bundle: Bundle) -> None:

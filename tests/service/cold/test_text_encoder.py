@@ -77,10 +77,10 @@ def _unvouched(folder: Path) -> None:
         (_of_another_width, r"gives vectors \(7,\), the schema takes 8 numbers"),
         (_of_other_weights, "a vector differs by .* from what the manifest expects"),
         (_another_truncation, "a vector differs by .* from what the manifest expects"),
-        (_no_encoder, "is no encoder of texts: it needs"),
+        (_no_encoder, "not a text encoder: it needs"),
         (_no_graph, "encoder.onnx: "),
-        (_no_tokenizer, "tokenizer.json: is no tokenizer"),
-        (_unvouched, "has no encoder that its manifest vouches for; export it again"),
+        (_no_tokenizer, "tokenizer.json: not a tokenizer"),
+        (_unvouched, "has no encoder listed in its manifest; export it again"),
     ],
 )
 def test_an_encoder_that_is_not_what_it_should_be_is_refused(
@@ -102,7 +102,7 @@ def test_int8_needs_a_cpu_that_adds_it_exactly(cold_bundle: Bundle, monkeypatch:
     lower = record.model_copy(update={"precision": "int8"})
     bundle = Bundle(cold_bundle.folder, cold_bundle.manifest.model_copy(update={"encoder": lower}))
     monkeypatch.setattr("service.cold.text_encoder.cpu_instructions", lambda: ("avx2",))
-    with pytest.raises(RuntimeRefused, match="is quantised for CPUs with VNNI, which this one has not"):
+    with pytest.raises(RuntimeRefused, match="quantised for CPUs with VNNI, which this CPU lacks"):
         TextEncoder(bundle)
 
 

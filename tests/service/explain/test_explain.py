@@ -170,7 +170,7 @@ def test_a_budget_that_is_spent_has_to_recover() -> None:
     budget = Budget(0.001)
     budget.check()
     budget.spend(1.0)
-    with pytest.raises(Overloaded, match=r"no time is left for explanations, for 99\d\.\d s"):
+    with pytest.raises(Overloaded, match=r"explanations have no time left for 99\d\.\d s"):
         budget.check()
 
 
@@ -179,7 +179,7 @@ def test_only_so_many_explanations_are_under_way_at_once() -> None:
     budget.under_way = 3
     budget.check()
     budget.under_way = 4
-    with pytest.raises(Overloaded, match="4 explanations are under way"):
+    with pytest.raises(Overloaded, match="4 explanations are in progress"):
         budget.check()
 
 
@@ -204,7 +204,7 @@ def test_explanations_can_be_switched_off(bundle: Bundle, tmp_path: Path) -> Non
             422,
             {
                 "code": "invalid",
-                "message": "explanations are switched off on this service (MSD_EXPLAIN_SHARE=0)",
+                "message": "explanations are disabled on this service (MSD_EXPLAIN_SHARE=0)",
                 "field": "explain",
             },
         )

@@ -47,7 +47,7 @@ def test_only_a_whole_bundle_is_packed(copied_bundle: Path, tmp_path: Path) -> N
 
     with pytest.raises(BundleError, match=RANKER):
         pack(copied_bundle, tmp_path / "a.tar")
-    with pytest.raises(ArchiveError, match="has to end with"):
+    with pytest.raises(ArchiveError, match="must end with"):
         pack(copied_bundle, tmp_path / "a.zip")
     assert not (tmp_path / "a.tar").exists()
 
@@ -78,20 +78,23 @@ def _sparse() -> bytes:
 
 
 HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
-    "absolute": (lambda: _tar((_member(f"/{MANIFEST}"), b"x")), "no file of a bundle"),
-    "upwards": (lambda: _tar((_member(f"../{MANIFEST}"), b"x")), "no file of a bundle"),
-    "upwards later": (lambda: _tar((_member(f"a/../../{MANIFEST}"), b"x")), "no file of a bundle"),
-    "deep": (lambda: _tar((_member(f"a/b/{MANIFEST}"), b"x")), "no file of a bundle"),
-    "a folder upwards": (lambda: _tar((_member("..", tarfile.DIRTYPE), b"")), "no file of a bundle"),
-    "another name": (lambda: _tar((_member("run.sh"), b"x")), "'run.sh', which is no file of a bundle"),
-    "no name": (lambda: _tar((_member(""), b"x")), "no file of a bundle"),
-    "a symbolic link": (lambda: _tar((_member(MANIFEST, tarfile.SYMTYPE, "/etc/passwd"), b"")), "no file of a bundle"),
-    "a hard link": (lambda: _tar((_member(MANIFEST, tarfile.LNKTYPE, "/etc/passwd"), b"")), "no file of a bundle"),
-    "a device": (lambda: _tar((_member(MANIFEST, tarfile.CHRTYPE), b"")), "no file of a bundle"),
-    "a pipe": (lambda: _tar((_member(MANIFEST, tarfile.FIFOTYPE), b"")), "no file of a bundle"),
+    "absolute": (lambda: _tar((_member(f"/{MANIFEST}"), b"x")), "not a file of a bundle"),
+    "upwards": (lambda: _tar((_member(f"../{MANIFEST}"), b"x")), "not a file of a bundle"),
+    "upwards later": (lambda: _tar((_member(f"a/../../{MANIFEST}"), b"x")), "not a file of a bundle"),
+    "deep": (lambda: _tar((_member(f"a/b/{MANIFEST}"), b"x")), "not a file of a bundle"),
+    "a folder upwards": (lambda: _tar((_member("..", tarfile.DIRTYPE), b"")), "not a file of a bundle"),
+    "another name": (lambda: _tar((_member("run.sh"), b"x")), "'run.sh', which is not a file of a bundle"),
+    "no name": (lambda: _tar((_member(""), b"x")), "not a file of a bundle"),
+    "a symbolic link": (
+        lambda: _tar((_member(MANIFEST, tarfile.SYMTYPE, "/etc/passwd"), b"")),
+        "not a file of a bundle",
+    ),
+    "a hard link": (lambda: _tar((_member(MANIFEST, tarfile.LNKTYPE, "/etc/passwd"), b"")), "not a file of a bundle"),
+    "a device": (lambda: _tar((_member(MANIFEST, tarfile.CHRTYPE), b"")), "not a file of a bundle"),
+    "a pipe": (lambda: _tar((_member(MANIFEST, tarfile.FIFOTYPE), b"")), "not a file of a bundle"),
     "twice": (lambda: _tar((_member(MANIFEST), b"x"), (_member(f"a/{MANIFEST}"), b"y")), "twice"),
-    "a sparse file": (_sparse, "no file of a bundle"),
-    "a sparse file of old": (lambda: _tar((_member(MANIFEST, tarfile.GNUTYPE_SPARSE), b"")), "no file of a bundle"),
+    "a sparse file": (_sparse, "not a file of a bundle"),
+    "a sparse file of old": (lambda: _tar((_member(MANIFEST, tarfile.GNUTYPE_SPARSE), b"")), "not a file of a bundle"),
     "an endless note": (_endless_note, "a header of more than 131072 bytes"),
     "a bomb": (lambda: gzip.compress(_tar((_member(RANKER), bytes(2**21)))), "more than 1048576 bytes"),
     "a bomb of folders": (
@@ -99,11 +102,11 @@ HOSTILE: dict[str, tuple[Callable[[], bytes], str]] = {
         "more than 100 files and folders",
     ),
     "endless notes": (lambda: _tar((_member("x" * 200), b""), form=tarfile.GNU_FORMAT)[:1024] * 999, "a header of"),
-    "cut off": (lambda: _tar((_member(RANKER), bytes(9_000)))[:5_000], "not a tar, or broken"),
-    "cut off when packed": (lambda: gzip.compress(_tar((_member(RANKER), os.urandom(9_000))))[:5_000], "or broken"),
-    "damaged when packed": (lambda: gzip.compress(os.urandom(9_000))[:40] + b"x" * 99, "not a tar, or broken"),
-    "no tar": (lambda: b"<html>please log in</html>" * 99, "not a tar, or broken"),
-    "nothing": (lambda: b"", "not a tar, or broken"),
+    "cut off": (lambda: _tar((_member(RANKER), bytes(9_000)))[:5_000], "not a tar archive, or damaged"),
+    "cut off when packed": (lambda: gzip.compress(_tar((_member(RANKER), os.urandom(9_000))))[:5_000], "or damaged"),
+    "damaged when packed": (lambda: gzip.compress(os.urandom(9_000))[:40] + b"x" * 99, "not a tar archive, or damaged"),
+    "no tar": (lambda: b"<html>please log in</html>" * 99, "not a tar archive, or damaged"),
+    "nothing": (lambda: b"", "not a tar archive, or damaged"),
 }
 
 

@@ -81,7 +81,7 @@ def test_what_gives_no_credentials_is_said_without_the_token(
 ) -> None:
     environ = variables(kept, token)
     kept.files |= {"/": b"<html>", "/v1/credentials": b"[1]"}
-    with pytest.raises(FetchError, match="gives no credentials") as raised:
+    with pytest.raises(FetchError, match="returned no credentials") as raised:
         with_identity(environ, "eu-west-1", Web())
     assert "ey.J0.x" not in str(raised.value)
     kept.files.clear()

@@ -179,7 +179,7 @@ def test_a_bundle_that_is_written_over_after_it_was_verified_is_refused(
         before = path.stat()
         path.write_bytes(other_bundle.path(RANKER).read_bytes())
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-        with pytest.raises(BundleError, match=f"{path}: was written over after it was verified"):
+        with pytest.raises(BundleError, match=f"{path}: was overwritten after it was verified"):
             one.check_unchanged(Pace().pause)
 
 
@@ -239,7 +239,7 @@ def test_free_memory(tmp_path: Path, groups: str, files: dict[str, str], free: i
 def test_a_bundle_for_which_there_is_no_memory_is_not_loaded(bundle: Bundle, tmp_path: Path) -> None:
     give_memory(tmp_path, "0::/\n", {"memory.max": str(2**30), "memory.current": str(2**30 - 2**20)})
     with pytest.raises(
-        Scarce, match="plain: loading it takes about 32 MB of memory, and 1 MB are left to this process"
+        Scarce, match="plain: loading it takes about 32 MB of memory, but 1 MB are left for this process"
     ):
         check_memory(bundle.manifest, bundle.folder, tmp_path)
     check_memory(bundle.manifest, bundle.folder, tmp_path / "nothing is known")

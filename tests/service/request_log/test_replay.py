@@ -165,8 +165,8 @@ def test_a_record_that_does_not_fit_itself_is_told(logs: list[RequestRecord], bu
 
 
 LOW_PRECISIONS: dict[Precision, tuple[str, str, bool]] = {
-    "int8": ("onnxruntime", "is quantised for CPUs with VNNI", adds_int8_exactly(cpu_instructions())),
-    "bf16": ("openvino", "is to run in bf16, which OpenVINO does not offer on this CPU", has_bf16()),
+    "int8": ("onnxruntime", "quantised for CPUs with VNNI", adds_int8_exactly(cpu_instructions())),
+    "bf16": ("openvino", "needs bf16, which OpenVINO does not support on this CPU", has_bf16()),
 }
 
 

@@ -28,8 +28,10 @@ def test_a_setting_goes_before_it(made_for: Make) -> None:
 
 def test_cuda_is_not_to_be_had_of_openvino(made_for: Make) -> None:
     bundle = made_for("bf16")
-    with pytest.raises(RuntimeRefused, match="was made for bf16 on OpenVINO, which has no cuda; set MSD_RUNTIME="):
+    with pytest.raises(
+        RuntimeRefused, match="made for bf16 on OpenVINO, which does not support cuda; set MSD_RUNTIME="
+    ):
         open_runtime(bundle, Settings(bundle=bundle.folder, provider="cuda"))
     environ = {"MSD_BUNDLE": "b", "MSD_RUNTIME": "openvino", "MSD_PROVIDER": "cuda"}
-    with pytest.raises(SettingsError, match="MSD_RUNTIME=openvino has no MSD_PROVIDER=cuda"):
+    with pytest.raises(SettingsError, match="MSD_RUNTIME=openvino does not support MSD_PROVIDER=cuda"):
         Settings.from_environ(environ)

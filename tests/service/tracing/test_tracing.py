@@ -161,7 +161,7 @@ def test_without_a_collector_traces_are_lost_and_nothing_else(
 
 def test_an_address_that_is_none_keeps_a_service_from_starting(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENDPOINT, "collector:4318")
-    with pytest.raises(MsdError, match="'collector:4318' is no collector's address"):
+    with pytest.raises(MsdError, match="'collector:4318' is not a collector's address"):
         open_tracing(Settings(bundle=bundle.folder, trace=True), Metrics())
 
 
