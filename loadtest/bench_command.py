@@ -39,15 +39,15 @@ def graph(
     figures: Annotated[
         Path | None, typer.Option("--json", help="A file for the figures; a picture goes beside it.")
     ] = None,
-    bundle: Annotated[Path | None, typer.Option(help="A bundle whose ranker is timed too.")] = None,
-    work: Annotated[Path, typer.Option(help="A folder that keeps what was trained.")] = Path("runs/graph"),
-    seconds: Annotated[float, typer.Option(min=0.0, help="For each race; longer steadies the medians.")] = 4.0,
+    bundle: Annotated[Path | None, typer.Option(help="A bundle whose ranker is timed as well.")] = None,
+    work: Annotated[Path, typer.Option(help="Folder for trained models, reused.")] = Path("runs/graph"),
+    seconds: Annotated[float, typer.Option(min=0.0, help="Duration of each comparison; longer reduces noise.")] = 4.0,
     lean_seeds: Annotated[
         int,
-        typer.Option(min=1, help="Trainings of the leaner model; from 2 on, each of its changes is tried alone too."),
+        typer.Option(min=1, help="Seeds of the leaner model; from 2 on, each of its changes is tested alone too."),
     ] = 1,
 ) -> None:
-    """Times the scoring graph on one thread: tiled, plain, factorised, in lower precision, its products alone."""
+    """Time the scoring graph on one thread: tiled, plain, factorised, in lower precision, its products alone."""
     if figures is not None and figures.suffix != ".json":
         raise typer.BadParameter(f"{figures}: has to end in .json; a picture of the same name is written as .svg")
     try:

@@ -25,15 +25,15 @@ app = typer.Typer(add_completion=False)
 @app.command("chaos")
 def main(
     out: Annotated[Path, typer.Option(help="A folder for chaos.json, chaos.html and logs.")] = Path("runs/chaos"),
-    only: Annotated[str, typer.Option(help="Scenarios by name, with commas; the others' findings are kept.")] = "",
+    only: Annotated[str, typer.Option(help="Scenarios by name, comma-separated; the others' results are kept.")] = "",
     bundle: Annotated[
-        Path | None, typer.Option(help="The bundle to serve; else a reference model's, trained if need be.")
+        Path | None, typer.Option(help="The bundle to serve. Default: a reference model, trained if needed.")
     ] = None,
     other: Annotated[
-        Path | None, typer.Option(help="With --bundle: one of other weights and the same users and items.")
+        Path | None, typer.Option(help="With --bundle: one with other weights for the same users and items.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="A benchmark's data, for the scenario of live counts.")] = None,
-    work: Annotated[Path, typer.Option(help="A folder that keeps the reference model.")] = Path("runs/bench"),
+    work: Annotated[Path, typer.Option(help="Folder for the reference model, reused.")] = Path("runs/bench"),
 ) -> None:
     """Breaks things for real. Exit status 1 if anything does not hold that has nothing to do with durations."""
     try:

@@ -15,9 +15,11 @@ app = typer.Typer(add_completion=False)
 
 @app.command("dashboards")
 def main(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to; Grafana's own provisioning can read it.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Output folder, readable by Grafana's provisioning.")
+    ],
 ) -> None:
-    """Writes one JSON file a dashboard."""
+    """Write one JSON file a dashboard."""
     for board in BOARDS:
         path = folder / f"{board.name}.json"
         write_text_atomic(path, to_grafana(board))

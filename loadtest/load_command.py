@@ -20,13 +20,15 @@ app = typer.Typer(add_completion=False)
 @app.command("load")
 def load(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle that is served.")],
-    url: Annotated[str | None, typer.Option(help="A running service; without, one is started on the bundle.")] = None,
-    candidates: Annotated[str, typer.Option(help="Candidates a request, or shares of several.")] = "50:1,200:3,500:1",
-    cold: Annotated[float, typer.Option(min=0.0, max=1.0, help="The share that no store knows.")] = 0.0,
-    deadline_ms: Annotated[int | None, typer.Option(min=1, help="What requests say of their time.")] = None,
-    seconds: Annotated[float, typer.Option(min=0.5, help="For each part of the session.")] = 5.0,
-    users: Annotated[int, typer.Option(min=1, help="Locust's, of ten requests a second each.")] = 10,
-    out: Annotated[Path, typer.Option(help="Where load.json and load.html go.")] = Path("runs/load"),
+    url: Annotated[str | None, typer.Option(help="A running service. Default: start one on the bundle.")] = None,
+    candidates: Annotated[
+        str, typer.Option(help="Candidates per request, or weights of several sizes.")
+    ] = "50:1,200:3,500:1",
+    cold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of unknown candidates.")] = 0.0,
+    deadline_ms: Annotated[int | None, typer.Option(min=1, help="Deadline of the requests.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.5, help="Duration of each part of the session.")] = 5.0,
+    users: Annotated[int, typer.Option(min=1, help="Locust users with ten requests per second each.")] = 10,
+    out: Annotated[Path, typer.Option(help="Folder for load.json and load.html.")] = Path("runs/load"),
     shows: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
 ) -> None:
     """At rest, at capacity, under Poisson arrivals and bursts, and with Locust's users."""

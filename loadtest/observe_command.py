@@ -22,12 +22,12 @@ app = typer.Typer(add_completion=False)
 
 @app.command("observe")
 def main(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What is served.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle to serve.")],
     other: Annotated[Path, typer.Argument(metavar="OTHER", help="Another bundle for the same users and items.")],
     rules: Annotated[Path, typer.Option(help="Rules for Prometheus.")] = _RULES,
-    out: Annotated[Path, typer.Option(help="A folder for logs and what Prometheus keeps.")] = Path("runs/observe"),
-    pictures: Annotated[Path | None, typer.Option(help="Another folder for the drawings than the one above.")] = None,
-    seconds: Annotated[float, typer.Option(min=30.0, help="How long there is load.")] = Plan.seconds,
+    out: Annotated[Path, typer.Option(help="Folder for logs and Prometheus's data.")] = Path("runs/observe"),
+    pictures: Annotated[Path | None, typer.Option(help="Folder for the pictures. Default: --out.")] = None,
+    seconds: Annotated[float, typer.Option(min=30.0, help="Duration of the load.")] = Plan.seconds,
 ) -> None:
     """Exit status 1 if a panel or a recording rule shows nothing, or a rule cannot be evaluated."""
     if not rules.exists():

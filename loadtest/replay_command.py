@@ -15,13 +15,15 @@ app = typer.Typer(add_completion=False)
 
 @app.command("replay")
 def main(
-    requests: Annotated[Path, typer.Argument(metavar="FILE", help="What `msd export --replay` wrote.")],
+    requests: Annotated[Path, typer.Argument(metavar="FILE", help="The output of `msd export --replay`.")],
     url: Annotated[str, typer.Option(help="The service.")] = "http://127.0.0.1:8080",
-    twin: Annotated[str | None, typer.Option(help="A second service, whose scores must be the same bits.")] = None,
-    tolerance: Annotated[float, typer.Option(min=0, help="The greatest difference that passes.")] = 1e-5,
+    twin: Annotated[
+        str | None, typer.Option(help="A second service whose scores must be identical to the bit.")
+    ] = None,
+    tolerance: Annotated[float, typer.Option(min=0, help="Largest allowed difference.")] = 1e-5,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Sends recorded requests and compares the scores. Exit status 1 if any differs by more than the tolerance.
+    """Send recorded requests and compare the scores. Exit status 1 if any differs by more than the tolerance.
 
     The log of a service is scored again without one: msd replay LOG --bundle DIR (msd replay LOG --help).
     """

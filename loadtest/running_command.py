@@ -38,17 +38,19 @@ _ARRIVALS: dict[Kind, Arrivals] = {Kind.POISSON: poisson, Kind.CONSTANT: constan
 def running(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle that the service serves.")],
     url: Annotated[str, typer.Option(help="The service.")] = "http://127.0.0.1:8080",
-    candidates: Annotated[str, typer.Option(help="Candidates a request, or shares of several: 50:3,200:1.")] = "200",
-    requests: Annotated[int, typer.Option(min=1, help="Requests that count, with one client.")] = 1_000,
-    warmup: Annotated[int, typer.Option(min=0, help="Requests before, that do not.")] = 50,
-    rate: Annotated[
-        float | None, typer.Option(min=0.1, help="Requests a second, whether the service keeps up or not.")
-    ] = None,
-    arrivals: Annotated[Kind, typer.Option(help="With --rate: how they come; bursts are of eight.")] = Kind.POISSON,
-    seconds: Annotated[float, typer.Option(min=0.1, help="With --rate: how long.")] = 10.0,
+    candidates: Annotated[
+        str, typer.Option(help="Candidates per request, or weights of several sizes: 50:3,200:1.")
+    ] = "200",
+    requests: Annotated[int, typer.Option(min=1, help="Measured requests, with one client.")] = 1_000,
+    warmup: Annotated[int, typer.Option(min=0, help="Unmeasured requests before.")] = 50,
+    rate: Annotated[float | None, typer.Option(min=0.1, help="Requests per second, open loop.")] = None,
+    arrivals: Annotated[
+        Kind, typer.Option(help="With --rate: the arrival process; bursts are of eight.")
+    ] = Kind.POISSON,
+    seconds: Annotated[float, typer.Option(min=0.1, help="With --rate: duration.")] = 10.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Measures latency with one client in a closed loop, or, with --rate, from when each request was due."""
+    """Measure latency with one client in a closed loop, or, with --rate, from when each request was due."""
     mix = mix_of(candidates)
     if rate is not None:
         _tell(_under_arrivals(bundle, url, mix, _ARRIVALS[arrivals], rate, seconds), rate, as_json)

@@ -21,16 +21,16 @@ def savings(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle trained on it.")],
     without: Annotated[Path, typer.Option(help="The bundle of the same ranker without semantics.")],
     llm: Annotated[Path, typer.Option(help="A language model: a transformers folder or a GGUF file.")],
-    users: Annotated[int, typer.Option(min=2, help="Whose test events are scored by each.")] = 40,
-    candidates: Annotated[int, typer.Option(min=2, max=2_000, help="Of a request that is timed.")] = 200,
-    requests_per_s: Annotated[float, typer.Option(min=1.0, help="To compute a fleet for.")] = 1_000_000,
-    busy: Annotated[float, typer.Option(min=0.01, max=1.0, help="How busy its cores may be.")] = 0.5,
-    cores_a_machine: Annotated[int, typer.Option(min=1, help="Of its machines.")] = 64,
-    core_hour: Annotated[float, typer.Option(min=0.0, help="What a core costs for an hour, in $.")] = 0.04,
+    users: Annotated[int, typer.Option(min=2, help="Users whose test events are scored.")] = 40,
+    candidates: Annotated[int, typer.Option(min=2, max=2_000, help="Candidates per timed request.")] = 200,
+    requests_per_s: Annotated[float, typer.Option(min=1.0, help="Request rate to size a fleet for.")] = 1_000_000,
+    busy: Annotated[float, typer.Option(min=0.01, max=1.0, help="Target utilisation of its cores.")] = 0.5,
+    cores_a_machine: Annotated[int, typer.Option(min=1, help="Cores per machine.")] = 64,
+    core_hour: Annotated[float, typer.Option(min=0.0, help="Price per core and hour, in $.")] = 0.04,
     figures: Annotated[Path | None, typer.Option("--json", help="A file for the figures.")] = None,
     work: Annotated[Path, typer.Option(help="A folder for logs.")] = Path("runs/savings"),
 ) -> None:
-    """Times and scores the same requests by the service, by it without semantics, and by a language model."""
+    """Time and score the same requests by the service, by it without semantics, and by a language model."""
     check_writable(figures)
     try:
         from loadtest.savings.capacity import Assumed

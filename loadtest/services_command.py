@@ -40,9 +40,9 @@ def services(
         Path | None, typer.Option("--json", help="A file for the figures; pictures go beside it.")
     ] = None,
     work: Annotated[Path, typer.Option(help="A folder that keeps bundles, rows and logs.")] = Path("runs/bench"),
-    seconds: Annotated[float, typer.Option(min=0.1, help="For each round; longer steadies the figures.")] = 2.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Duration of each round; longer reduces noise.")] = 2.0,
     peers: Annotated[
-        bool, typer.Option("--peers", help="Against general model servers instead, which are installed first.")
+        bool, typer.Option("--peers", help="Compare with general model servers, which are installed first.")
     ] = False,
 ) -> None:
     """Our service against a naive one, in turns, over bundles of a reference model that is trained first."""

@@ -37,40 +37,43 @@ def export(
         list[Path] | None,
         typer.Argument(
             metavar="DATASET [KNOWLEDGE] [STUDENT] MODEL OUT",
-            help="The folders of `msd data`, `teach`, `distill` and `train`, and that of the bundle. Four are DATASET "
+            help="Output folders of `msd data`, `teach`, `distill` and `train`, and the bundle's folder. Four are DATASET "
             "STUDENT MODEL OUT, three DATASET MODEL OUT.",
         ),
     ] = None,
-    evaluation: Annotated[Path | None, typer.Option(help="What `msd evaluate` wrote, for the manifest.")] = None,
-    onnx: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A ranker of your own, in place of the folders.")
+    evaluation: Annotated[
+        Path | None, typer.Option(help="evaluation.json of `msd evaluate`, for the manifest.")
     ] = None,
+    onnx: Annotated[Path | None, typer.Option(metavar="FILE", help="Your own ranker, instead of the folders.")] = None,
     dataset: Annotated[Path | None, typer.Option(metavar="DIR", help="With --onnx: the dataset's folder.")] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="With --onnx: the bundle's folder.")] = None,
     tensors: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="With --onnx: what `msd tensors` wrote, if it has vectors.")
+        Path | None, typer.Option(metavar="DIR", help="With --onnx: the output of `msd tensors`, if it has vectors.")
     ] = None,
     student: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="With --tensors: the student whose vectors they are.")
+        Path | None, typer.Option(metavar="DIR", help="With --tensors: the student that made the vectors.")
     ] = None,
     head: Annotated[
-        list[str] | None, typer.Option(metavar="HEAD=OUTPUT", help="With --onnx: which output a head is, pctr first.")
+        list[str] | None,
+        typer.Option(metavar="HEAD=OUTPUT", help="With --onnx: the graph's output for each head, pctr first."),
     ] = None,
-    replay: Annotated[Path | None, typer.Option(help="Also write the proved requests, for `msd replay`.")] = None,
+    replay: Annotated[Path | None, typer.Option(help="Also write the verified requests, for `msd replay`.")] = None,
     precision: Annotated[
-        AskedName, typer.Option(help="int8 and bf16 have to score as fp32 does; auto is the fastest that does.")
+        AskedName, typer.Option(help="fp32, int8, bf16, or auto: the fastest that scores as well as fp32.")
     ] = AskedName.FP32,
     candidates: Annotated[
         int,
-        typer.Option(min=1, max=100_000, help="How many most requests have: for so many graphs are chosen and made."),
+        typer.Option(
+            min=1, max=100_000, help="Typical number of candidates per request, for which graphs are optimised."
+        ),
     ] = 200,
     explain: Annotated[
-        Path | None, typer.Option(help="Also write what was split of the graph, what was not and why, as JSON.")
+        Path | None, typer.Option(help="Also write what was factorised in the graph, what was not and why, as JSON.")
     ] = None,
     merged: Annotated[
-        bool, typer.Option("--merged", help="Also write the graph that scores several requests in one run, for GPUs.")
+        bool, typer.Option("--merged", help="Also write the graph that scores several requests per run, for GPUs.")
     ] = False,
-    requests: Annotated[int, typer.Option(min=1, help="How many test rows to prove the graph on.")] = 2_400,
+    requests: Annotated[int, typer.Option(min=1, help="Number of test rows to verify the graph on.")] = 2_400,
 ) -> None:
     """Exports the graphs and rows, proves them equal to the model on test rows, and writes the bundle.
 

@@ -30,38 +30,44 @@ COMMANDS = {
     "train": _Command("msd.ranker.train_command", "train", "Train the CTR model with the student's vectors."),
     "tensors": _Command("msd.ranker.tensors_command", "train", "Write a dataset's tensors for a model of your own."),
     "evaluate": _Command("msd.ranker.evaluate_command", "train", "Measure models and baselines on the test rows."),
-    "export": _Command("model_export.command", "train,cpu", "Make a bundle of a trained model."),
-    "delta": _Command("service.commands.bundles", "cpu", "Write what of a bundle's rows has changed.", "delta"),
-    "catalogue": _Command(
-        "service.catalogue.command", "cpu,encode,log", "Make rows of items that a bundle's export did not know."
+    "export": _Command("model_export.command", "train,cpu", "Export a trained model as a bundle."),
+    "delta": _Command(
+        "service.commands.bundles", "cpu", "Write the changed rows between two exports of a bundle.", "delta"
     ),
-    "publish": _Command("service.commands.publish", "cpu", "Copy a bundle's rows into Redis and point to them."),
+    "catalogue": _Command(
+        "service.catalogue.command", "cpu,encode,log", "Make rows for items that a bundle's export did not know."
+    ),
+    "publish": _Command("service.commands.publish", "cpu", "Copy a bundle's rows to Redis and make them current."),
     "rollback": _Command(
-        "service.commands.bundles", "cpu", "Back to the bundle before, in a folder or in Redis.", "rollback"
+        "service.commands.bundles", "cpu", "Return to the previous bundle, in a folder or in Redis.", "rollback"
     ),
     "sign": _Command(
-        "service.commands.bundles", "cpu,sign", "Sign a bundle for services that take signed ones alone.", "signing"
+        "service.commands.bundles", "cpu,sign", "Sign a bundle for services that require signatures.", "signing"
     ),
-    "pack": _Command("service.commands.bundles", "cpu", "Make one file with a digest of a bundle.", "packing"),
-    "fetch": _Command("service.commands.bundles", "cpu", "Fetch such a file by its digest, and unpack it.", "fetching"),
+    "pack": _Command("service.commands.bundles", "cpu", "Pack a bundle into one file and print its digest.", "packing"),
+    "fetch": _Command(
+        "service.commands.bundles", "cpu", "Fetch a packed bundle by its digest and unpack it.", "fetching"
+    ),
     "serve": _Command("service.commands.serve", "cpu", "Answer scoring requests over HTTP."),
-    "check": _Command("service.commands.check.command", "cpu", "Say what is wrong with a deployment, and what to do."),
-    "key": _Command("service.commands.key", "cpu", "Make an API key, and the entry that lets it in."),
-    "replay": _Command("loadtest.replay_command", "load", "Score recorded or logged requests again and compare."),
-    "join": _Command("msd.feedback.join_command", "train", "Make training data of a service's log, or compare arms."),
-    "bench": _Command(
-        "loadtest.bench_command", "load", "Compare the service with others; or measure a running one, or the graph."
+    "check": _Command(
+        "service.commands.check.command", "cpu", "Find problems of a deployment and say how to fix them."
     ),
-    "chaos": _Command("loadtest.chaos_command", "load", "Break a service for real, and tell what came of it."),
+    "key": _Command("service.commands.key", "cpu", "Create an API key and its entry for the key file."),
+    "replay": _Command("loadtest.replay_command", "load", "Score recorded or logged requests again and compare."),
+    "join": _Command("msd.feedback.join_command", "train", "Make training data from a request log, or compare arms."),
+    "bench": _Command(
+        "loadtest.bench_command", "load", "Compare the service with others, or measure a running one or the graph."
+    ),
+    "chaos": _Command("loadtest.chaos_command", "load", "Run chaos tests against a service and report the results."),
     "observe": _Command(
         "loadtest.observe_command",
         "observe,cpu,encode,live,log,train,demo",
-        "Show that dashboards and rules show something.",
+        "Verify that every dashboard panel and alert rule returns data.",
     ),
-    "dashboards": _Command("loadtest.dashboards_command", "observe", "Write the dashboards for Grafana."),
-    "load": _Command("loadtest.load_command", "load", "Load a service, and show latency against load on a page."),
+    "dashboards": _Command("loadtest.dashboards_command", "observe", "Write Grafana dashboards."),
+    "load": _Command("loadtest.load_command", "load", "Load-test a service and show latency against load on a page."),
     "savings": _Command(
-        "loadtest.savings_command", "load", "Compare with a language model asked at request time, in time and money."
+        "loadtest.savings_command", "load", "Compare time and cost with a language model asked at request time."
     ),
     "demo": _Command("msd.demo.command", "demo,train,cpu,load", "Run the whole path on MovieLens-100K."),
 }

@@ -76,5 +76,5 @@ class Options:
         """When a call that begins now has to have ended, by `time.monotonic`."""
         seconds = self.deadline_s if deadline_s is None else deadline_s
         if not 0 < seconds <= _LONGEST_S:
-            raise InvalidSettings(f"a deadline of {seconds} s is none; it has to be above 0, and a day at most")
+            raise InvalidSettings(f"invalid deadline {seconds} s: must be above 0 and at most a day")
         return time.monotonic() + seconds

@@ -118,8 +118,8 @@ class ItemOverride(Wire):
 
     text: Annotated[str, StringConstraints(max_length=MAX_TEXT_CHARS)] | None = Field(
         default=None,
-        description="Text of an ad without a row, built by the bundle's template (`item_text` of GET /v1/model) from title and"
-        " copy. If the ad has a row, the text is ignored.",
+        description="Text of an ad without a row, built from title and copy by the bundle's template (`item_text` of"
+        " GET /v1/model). If the ad has a row, the text is ignored.",
     )
     features: Features | None = None
 
@@ -147,9 +147,7 @@ class ScoreRequest(Wire):
     items: dict[Id, ItemOverride | None] | None = Field(
         default=None, description="Features and texts of candidates, by id; at most one entry per candidate."
     )
-    top_k: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="Rank by eCPM and return the best of them."
-    )
+    top_k: Annotated[int, Field(ge=1)] | None = Field(default=None, description="Rank by eCPM; return the best K.")
     explain: bool | None = Field(
         default=None,
         description=f"Whether the reply explains each score; then at most {MAX_EXPLAINED} candidates.",

@@ -25,9 +25,7 @@ _BENCH_CANDIDATES = 200
 
 @app.command("demo")
 def demo(
-    out: Annotated[Path, typer.Option(help="Where everything goes; finished steps there are reused.")] = Path(
-        "runs/demo"
-    ),
+    out: Annotated[Path, typer.Option(help="Output folder; finished steps are reused.")] = Path("runs/demo"),
 ) -> None:
     """Trains, exports, publishes, serves and scores on MovieLens-100K; writes demo.json and report.html."""
     start, console = time.perf_counter(), Console()

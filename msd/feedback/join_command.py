@@ -33,20 +33,24 @@ def main(
     log: Annotated[Path, typer.Argument(metavar="LOG", help="A service's MSD_LOG_DIR, or one of its files.")],
     events: Annotated[
         Path | None,
-        typer.Argument(metavar="EVENTS", help="A folder with files of events, a Parquet or a JSONL file; else LOG."),
+        typer.Argument(metavar="EVENTS", help="A folder of event files, a Parquet or JSONL file. Default: LOG."),
     ] = None,
     by: Annotated[By | None, typer.Option(help="Compare the arms of an experiment.")] = None,
     dataset: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="The dataset that the model was trained on, to go on from.")
+        Path | None, typer.Option(metavar="DIR", help="The dataset that the model was trained on, to extend.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The dataset to write: a new or empty folder.")
     ] = None,
     log_only: Annotated[bool, typer.Option("--log-only", help="Leave the old dataset's events out.")] = False,
-    window_hours: Annotated[float, typer.Option(min=0, help="A click counts so long after its impression.")] = 24.0,
-    champion: Annotated[str, typer.Option(help="With --by arm: what the others are compared with.")] = "champion",
+    window_hours: Annotated[
+        float, typer.Option(min=0, help="Hours after an impression in which its click counts.")
+    ] = 24.0,
+    champion: Annotated[
+        str, typer.Option(help="With --by arm: the arm that the others are compared with.")
+    ] = "champion",
     shares: Annotated[
-        str | None, typer.Option(metavar="ARM=SHARE,…", help="With --by arm: the users that arms were to have.")
+        str | None, typer.Option(metavar="ARM=SHARE,…", help="With --by arm: the intended share of users per arm.")
     ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="With --by arm: write the figures there.")] = None,
     page: Annotated[Path | None, typer.Option(help="With --by arm: write a page with a picture there.")] = None,

@@ -38,13 +38,13 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="[NAME=]FOLDER",
-            help="A trained model; may be given several times. Folders of one NAME are the seeds of one model.",
+            help="A trained model, repeatable. Folders of one NAME are the seeds of one model.",
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(min=0, help="Of the baseline's trees and of what is drawn; a benchmark's first.")
+        int, typer.Option(min=0, help="Random seed of baseline and resampling; the first seed of a benchmark.")
     ] = 0,
-    resamples: Annotated[int, typer.Option(min=100, help="How many the intervals rest on.")] = 1_000,
+    resamples: Annotated[int, typer.Option(min=100, help="Number of bootstrap resamples.")] = 1_000,
     benchmark: Annotated[
         str | None,
         typer.Option(
@@ -52,16 +52,16 @@ def evaluate(
         ),
     ] = None,
     data: Annotated[Path | None, typer.Option(metavar="FOLDER", help="The benchmark's data.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds the benchmark trains with.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Number of seeds of the benchmark.")] = None,
     json_: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="The file for the benchmark's figures.")
     ] = None,
     work: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="Keeps what the benchmark has done so far; else beside the figures."),
+        typer.Option(metavar="FOLDER", help="Folder for the benchmark's progress. Default: beside the figures."),
     ] = None,
 ) -> None:
-    """Measures each model, and trees on counts, on the test rows; writes evaluation.json and report.html.
+    """Measure each model, and trees on counts, on the test rows; write evaluation.json and report.html.
 
     Or, with --benchmark NAME --data FOLDER --json FILE, trains and measures all models of a benchmark.
     """

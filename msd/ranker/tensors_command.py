@@ -19,12 +19,12 @@ app = typer.Typer(add_completion=False)
 @app.command("tensors")
 def tensors(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="The dataset's folder.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder for the tensors: new, or of an earlier run.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder: new, or of an earlier run.")],
     student: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="What `msd distill` wrote, for its vectors among them.")
+        Path | None, typer.Option(metavar="DIR", help="Output of `msd distill`, to include its vectors.")
     ] = None,
 ) -> None:
-    """Writes all rows as safetensors by part, with the schema that says what their columns are.
+    """Write all rows as safetensors by part, with the schema that says what their columns are.
 
     A model trained on them elsewhere, as an ONNX graph, becomes a bundle by `msd export --onnx`.
     """

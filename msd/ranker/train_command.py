@@ -65,17 +65,15 @@ def train(
             help="The folder that `msd distill` wrote, which --no-semantics does without, and that for the model.",
         ),
     ],
-    seed: Annotated[int, typer.Option(min=0, help="Draws the first weights, the order of rows and dropout.")] = 0,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training rows at most.")] = 20,
-    semantics: Annotated[
-        bool, typer.Option(help="Use the student's vectors; without, the model never sees one.")
-    ] = True,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of weights, row order and dropout.")] = 0,
+    epochs: Annotated[int, typer.Option(min=1, help="Most passes over the training rows.")] = 20,
+    semantics: Annotated[bool, typer.Option(help="Use the student's vectors.")] = True,
     lora: Annotated[
-        bool, typer.Option(help="Then tune the student's top layer with the model, if valid ranks better for it.")
+        bool, typer.Option(help="Then tune the student's top layer with the model, if it improves the valid AUC.")
     ] = True,
     network: Annotated[NetworkName, typer.Option(help="MSD's network, or a baseline.")] = NetworkName.MSD,
 ) -> None:
-    """Trains the CTR model. Started again, it goes on after the last whole epoch.
+    """Train the CTR model. If interrupted, run it again to resume after the last epoch.
 
     `torchrun --nproc-per-node 2 -m msd train …` has several processes share the work.
     """

@@ -30,14 +30,14 @@ def main(
         list[Path],
         typer.Argument(
             metavar="DATASET [KNOWLEDGE] OUT",
-            help="The dataset's folder, that of `msd teach`, and that of the student. Without KNOWLEDGE the plain "
+            help="The dataset's folder, the output of `msd teach`, and the student's folder. Without KNOWLEDGE the plain "
             "encoder reads the texts.",
         ),
     ],
-    epochs: Annotated[int, typer.Option(min=1, help="Passes at most in the search, and over the catalogue.")] = 8,
-    seed: Annotated[int, typer.Option(min=0, help="Draws the order and what is held out.")] = 0,
+    epochs: Annotated[int, typer.Option(min=1, help="Most passes in the search, and over the catalogue.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed of the order and the held-out items.")] = 0,
 ) -> None:
-    """Trains the student and encodes all items and users. Started again, it goes on after the last whole epoch."""
+    """Train the student and encode all items and users. If interrupted, run it again to resume after the last epoch."""
     if not 2 <= len(folders) <= 3:
         raise StudentError(f"{len(folders)} folders are given; msd distill takes DATASET KNOWLEDGE OUT, or DATASET OUT")
     dataset, out, console = folders[0], folders[-1], Console()

@@ -20,43 +20,41 @@ from msd.teachers.teacher import Teacher
 
 app = typer.Typer(add_completion=False)
 
-_Price = Annotated[float, typer.Option(min=0.0, help="What a million tokens cost: read (in), written (out).")]
+_Price = Annotated[float, typer.Option(min=0.0, help="Price per million tokens: input (in), output (out).")]
 
 
 @app.command("teach")
 def teach(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="The dataset's folder.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder for the knowledge.")],
-    teacher: Annotated[Backend, typer.Option(help="Who answers.")] = Backend.RECORDED,
-    url: Annotated[str | None, typer.Option(help="The server's address, up to /v1.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="The server's name for the model; or its folder or GGUF file.")
-    ] = None,
-    key_variable: Annotated[str, typer.Option(help="The environment variable with the key.")] = "TEACHER_API_KEY",
-    seeds: Annotated[int, typer.Option(min=0, help="Examples a level, written by the seed teacher.")] = 0,
-    seed_teacher: Annotated[Backend | None, typer.Option(help="Who writes them.")] = None,
-    seed_url: Annotated[str | None, typer.Option(help="As --url, of the seed teacher.")] = None,
-    seed_model: Annotated[str | None, typer.Option(help="As --model, of the seed teacher.")] = None,
-    seed_key_variable: Annotated[str, typer.Option(help="As --key-variable, of the seed teacher.")] = "SEED_API_KEY",
-    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests at once, to a server.")] = 8,
-    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for one reply of a server.")] = 120.0,
-    attempts: Annotated[int, typer.Option(min=1, max=20, help="Attempts at one request to a server.")] = 6,
-    batch: Annotated[int, typer.Option(min=1, help="Questions at once, to a local model.")] = 8,
-    max_tokens: Annotated[int, typer.Option(min=1, help="The most tokens that one answer may take.")] = 1024,
+    teacher: Annotated[Backend, typer.Option(help="Kind of teacher.")] = Backend.RECORDED,
+    url: Annotated[str | None, typer.Option(help="Address of the server, including /v1.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model name on the server, or a local folder or GGUF file.")] = None,
+    key_variable: Annotated[str, typer.Option(help="Environment variable that holds the API key.")] = "TEACHER_API_KEY",
+    seeds: Annotated[int, typer.Option(min=0, help="Examples per level, written by the seed teacher.")] = 0,
+    seed_teacher: Annotated[Backend | None, typer.Option(help="Kind of seed teacher.")] = None,
+    seed_url: Annotated[str | None, typer.Option(help="--url of the seed teacher.")] = None,
+    seed_model: Annotated[str | None, typer.Option(help="--model of the seed teacher.")] = None,
+    seed_key_variable: Annotated[str, typer.Option(help="--key-variable of the seed teacher.")] = "SEED_API_KEY",
+    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Concurrent requests to a server.")] = 8,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Timeout of one reply, in seconds.")] = 120.0,
+    attempts: Annotated[int, typer.Option(min=1, max=20, help="Attempts per request to a server.")] = 6,
+    batch: Annotated[int, typer.Option(min=1, help="Questions per batch of a local model.")] = 8,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens per answer.")] = 1024,
     part: Annotated[
-        str, typer.Option(metavar="K/N", help="Ask the K-th of N shares alone; each needs an OUT of its own.")
+        str, typer.Option(metavar="K/N", help="Ask only the K-th of N shares; each needs its own OUT.")
     ] = "1/1",
     join: Annotated[
         list[Path] | None,
-        typer.Option(metavar="FOLDER", help="First take the answers of another OUT; can be given many times."),
+        typer.Option(metavar="FOLDER", help="First import the answers of another OUT; repeatable."),
     ] = None,
-    only_estimate: Annotated[bool, typer.Option("--estimate", help="Ask nothing; say what asking would take.")] = False,
+    only_estimate: Annotated[bool, typer.Option("--estimate", help="Ask nothing; estimate tokens and cost.")] = False,
     price_in: _Price = 0.0,
     price_out: _Price = 0.0,
     seed_price_in: _Price = 0.0,
     seed_price_out: _Price = 0.0,
 ) -> None:
-    """Writes what a teacher knows of each item and user. Started again, it goes on where it ended."""
+    """Ask a teacher what it knows of each item and user. If interrupted, run it again to resume."""
     data = load_dataset(dataset)
     share = parse_share(part)
     limits = Limits(concurrency, timeout, attempts, batch, max_tokens)

@@ -206,7 +206,7 @@ def make_here(jobs: Sequence[Job], processes: int) -> Generator[Made, None, None
     except BrokenProcessPool:
         raise CatalogueError(
             "a process ended before its part was made; was there too little memory? Run this again, with fewer"
-            " --processes perhaps: it goes on"
+            " --processes perhaps, to resume"
         ) from None
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         # Nobody waits for the parts under way.

@@ -24,20 +24,20 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command("catalogue")
 def catalogue_command(
     items: Annotated[
-        Path, typer.Argument(metavar="ITEMS", help="A folder of Parquet files: id, and text and features of items.")
+        Path, typer.Argument(metavar="ITEMS", help="A folder of Parquet files with ids, texts and features of items.")
     ],
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle whose rows are made.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder for them; what is there already is kept.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="The bundle that the rows are for.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output folder; existing parts are kept.")],
     processes: Annotated[
-        int | None, typer.Option(min=1, help="How many at once, on this machine; else one for each core.")
+        int | None, typer.Option(min=1, help="Processes on this machine. Default: one per core.")
     ] = None,
     ray: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="Have Ray do it: the address of a cluster, auto, or local."),
+        typer.Option(metavar="ADDRESS", help="Run on Ray: the address of a cluster, auto, or local."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
-    """Makes a row of every item, a part for each file; started again, it goes on where it ended."""
+    """Make a row for every item, one part per file. If interrupted, run it again to resume."""
     from service.catalogue.catalogue import make_catalogue
     from service.catalogue.manifest import CatalogueError
     from service.trust import Trust

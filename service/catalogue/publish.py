@@ -101,7 +101,7 @@ def _copy(
     if wrong := [key for key, value in zip(sample, found, strict=True) if value != sample[key]]:
         raise PublishError(
             f"Redis at {running.address}: {len(wrong)} of {len(sample)} rows read back are not what was written, e.g."
-            f" {wrong[0].decode(errors='replace')!r}; has it enough memory, and does nobody else write?"
+            f" {wrong[0].decode(errors='replace')!r}; check its memory and for other writers"
         )
     return _Copied(items, kept, size)
 

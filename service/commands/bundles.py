@@ -19,11 +19,11 @@ delta, signing, packing, fetching, rollback = (
 
 @delta.command("delta")
 def delta_command(
-    old: Annotated[Path, typer.Argument(metavar="OLD", help="The bundle as it was published.")],
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="The published bundle.")],
     new: Annotated[Path, typer.Argument(metavar="NEW", help="The same bundle, exported again with fresh data.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder for the delta; it must not exist.")],
 ) -> None:
-    """Writes the rows that are new or changed, and the ids that are gone."""
+    """Write the rows that are new or changed, and the ids that are gone."""
     from msd.contract.delta import write_delta
 
     trust = Trust.from_environ(os.environ)
@@ -39,9 +39,7 @@ def delta_command(
 def sign_command(
     folder: Annotated[
         Path,
-        typer.Argument(
-            metavar="FOLDER", help="The folder of a bundle, or of what `msd delta` or `msd catalogue` wrote."
-        ),
+        typer.Argument(metavar="FOLDER", help="A bundle's folder, or the output of `msd delta` or `msd catalogue`."),
     ],
     key: Annotated[Path, typer.Option(help="The private key, a PEM file: openssl genpkey -algorithm ed25519 -out KEY")],
 ) -> None:
@@ -73,28 +71,30 @@ def fetch_command(
         ),
     ],
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="What becomes the bundle's folder; a bundle there is replaced.")
+        Path, typer.Argument(metavar="FOLDER", help="The bundle's new folder; an existing bundle is replaced.")
     ],
     digest: Annotated[str, typer.Option(help="sha256:… of the archive, as `msd pack` prints it.")],
-    max_mb: Annotated[int, typer.Option(min=1, help="Larger archives are refused, and what unpacks to more.")] = 16_384,
+    max_mb: Annotated[int, typer.Option(min=1, help="Size limit of the archive and of its contents, in MiB.")] = 16_384,
 ) -> None:
     """Fetches, compares with the digest, unpacks and verifies; with MSD_TRUSTED_KEYS, signatures too."""
     from service.fetch.fetch import fetch
 
     fetched = fetch(url, digest, folder, max_mb * 2**20, Trust.from_environ(os.environ))
-    how = "has been there" if fetched.was_there else "fetched and verified"
+    how = "already there" if fetched.was_there else "fetched and verified"
     typer.echo(f"{folder}: bundle {fetched.bundle.bundle_id} ({fetched.bundle.manifest.model_version}), {how}")
 
 
 @rollback.command("rollback")
 def rollback_command(
     bundles: Annotated[
-        Path | None, typer.Argument(metavar="BUNDLES", help="The folder of bundles, with its pointer `current`.")
+        Path | None, typer.Argument(metavar="BUNDLES", help="The folder of bundles with the pointer `current`.")
     ] = None,
-    redis: Annotated[str | None, typer.Option(help="Exchange the pointers in this Redis, else MSD_REDIS_URL.")] = None,
-    to: Annotated[str | None, typer.Option(help="Another bundle in the folder than the previous one.")] = None,
+    redis: Annotated[
+        str | None, typer.Option(help="Exchange the pointers in this Redis. Default: MSD_REDIS_URL.")
+    ] = None,
+    to: Annotated[str | None, typer.Option(help="Bundle to make current. Default: the previous one.")] = None,
 ) -> None:
-    """Exchanges the current bundle and the previous one; done twice, all is as it was."""
+    """Exchange the current and the previous bundle; running it twice restores the original state."""
     from service.deployment.bundle_folder import CURRENT, SourceError, point_to, roll_back
 
     if bundles is not None and redis is not None:

@@ -18,9 +18,9 @@ def key() -> None:
 
 @app.command()
 def new(
-    name: Annotated[str, typer.Option(help="Whose it is, for the log; letters, digits, dot, dash, underscore.")],
-    scope: Annotated[list[str], typer.Option(help=f"What it may do, once or more: {', '.join(KEY_SCOPES)}.")],
-    days: Annotated[int | None, typer.Option(min=1, max=36_500, help="How long it is good; without, for ever.")] = None,
+    name: Annotated[str, typer.Option(help="Owner, for the log; letters, digits, dot, dash, underscore.")],
+    scope: Annotated[list[str], typer.Option(help=f"Scope of the key, repeatable: {', '.join(KEY_SCOPES)}.")],
+    days: Annotated[int | None, typer.Option(min=1, max=36_500, help="Days until it expires. Default: never.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print key and entry as one JSON object.")] = False,
 ) -> None:
     """Prints a new key, which is kept nowhere, and the entry to add to the file."""
@@ -31,7 +31,7 @@ def new(
     if as_json:
         typer.echo(json.dumps({"key": key, "entry": document}))
         return
-    typer.echo("The key, shown this once; give it to its user:\n")
+    typer.echo("The key, shown only once; give it to its user:\n")
     typer.echo(f"  {key}\n")
     typer.echo('The entry to add to "keys" of the file that MSD_KEYS_FILE names:\n')
     typer.echo(f"  {json.dumps(document)}\n")
@@ -42,4 +42,4 @@ def _scope(text: str) -> KeyScope:
     for known in KEY_SCOPES:
         if text == known:
             return known
-    raise KeysError(f"--scope: there is no scope {text[:40]!r}; there are {', '.join(KEY_SCOPES)}")
+    raise KeysError(f"--scope: unknown scope {text[:40]!r}; expected one of {', '.join(KEY_SCOPES)}")

@@ -27,25 +27,25 @@ def publish_command(
         Path,
         typer.Argument(
             metavar="BUNDLE",
-            help="The bundle's folder; with --delta, what `msd delta` wrote, with --rows `msd catalogue`.",
+            help="The bundle's folder; with --delta the output of `msd delta`, with --rows of `msd catalogue`.",
         ),
     ],
     redis: Annotated[
         str | None,
         typer.Option(
-            help="redis://[user:password@]host:port/0, redis+sentinel://…, redis+cluster://…; else MSD_REDIS_URL."
+            help="redis://[user:password@]host:port/0, redis+sentinel://…, redis+cluster://…. Default: MSD_REDIS_URL."
         ),
     ] = None,
-    delta: Annotated[bool, typer.Option("--delta", help="The folder is a delta: only what changed is copied.")] = False,
+    delta: Annotated[bool, typer.Option("--delta", help="The folder is a delta: copy only changed rows.")] = False,
     beside: Annotated[
-        bool, typer.Option("--beside", help="For an experiment: beside what is published, which stays the current one.")
+        bool, typer.Option("--beside", help="For an experiment: publish without changing the current bundle.")
     ] = False,
     rows: Annotated[
-        bool, typer.Option("--rows", help="The folder is a catalogue: its rows go beside those of their bundle.")
+        bool, typer.Option("--rows", help="The folder is a catalogue: add its rows to those of its bundle.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
-    """Copies the bundle's rows into Redis and points to them; a run that was interrupted can be repeated."""
+    """Copy the bundle's rows to Redis and make them current. If interrupted, run it again."""
     # Where a service runs on the same machine its requests go before; before the loading of modules, too, which takes
     # a third of a second.
     give_way()

@@ -14,29 +14,32 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def serve(
     bundle: Annotated[
-        Path | None, typer.Argument(metavar="BUNDLE", help="The bundle's folder, else MSD_BUNDLE.")
+        Path | None, typer.Argument(metavar="BUNDLE", help="The bundle's folder. Default: MSD_BUNDLE.")
     ] = None,
-    store: Annotated[str | None, typer.Option(help="Where rows are: file (the bundle's own) or redis.")] = None,
+    store: Annotated[
+        str | None, typer.Option(help="Where rows are read from: file (the bundle's own) or redis.")
+    ] = None,
     redis: Annotated[
         str | None, typer.Option(help="redis://[user:password@]host:port/0; implies --store redis.")
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one.")] = None,
     runtime: Annotated[
-        str | None, typer.Option(help="What runs the model: auto (as the bundle says), onnxruntime or openvino.")
+        str | None, typer.Option(help="Model runtime: auto (as the bundle says), onnxruntime or openvino.")
     ] = None,
-    provider: Annotated[str | None, typer.Option(help="Where onnxruntime runs it: cpu or cuda.")] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads inside one run of the model.")] = None,
+    provider: Annotated[str | None, typer.Option(help="ONNX Runtime's execution provider: cpu or cuda.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads per model run.")] = None,
     workers: Annotated[
-        str | None, typer.Option(help="Scoring threads, so requests scored at once: a number, or auto (one a core).")
+        str | None,
+        typer.Option(help="Scoring threads, hence requests scored at once: a number or auto (one per core)."),
     ] = None,
     playground: Annotated[bool | None, typer.Option(help="Serve a page to try the model out at /playground.")] = None,
     playground_without: Annotated[
-        Path | None, typer.Option(help="A bundle that the page compares with, trained without the LLM's knowledge.")
+        Path | None, typer.Option(help="Bundle that the page compares with, trained without the LLM's knowledge.")
     ] = None,
-    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="Log level: debug, info, warning or error.")] = None,
 ) -> None:
-    """Answers scoring requests over HTTP until SIGTERM."""
+    """Answer scoring requests over HTTP until SIGTERM."""
     # Loaded only now, so that --help answers at once and without onnxruntime.
     from service.server import run_service
 

@@ -192,14 +192,14 @@ def _greatest_difference(record: RequestRecord, scores: Scores) -> float:
 @app.command("replay")
 def main(
     log: Annotated[Path, typer.Argument(metavar="LOG", help="A service's MSD_LOG_DIR, or one of its files.")],
-    bundle: Annotated[list[Path], typer.Option(metavar="DIR", help="The bundle that it served; of several, each.")],
+    bundle: Annotated[list[Path], typer.Option(metavar="DIR", help="The bundle that was served; repeatable.")],
     runtime: Annotated[
-        str, typer.Option(help="What runs the model: 'as logged', auto, onnxruntime or openvino.")
+        str, typer.Option(help="Model runtime: 'as logged', auto, onnxruntime or openvino.")
     ] = "as logged",
-    limit: Annotated[int | None, typer.Option(min=1, help="How many requests, of the oldest.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Number of requests, oldest first.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Scores the requests of a service's log again, from the rows that they were scored from, and compares the scores.
+    """Score the requests of a service's log again, from the rows that they were scored from, and compare the scores.
 
     To the bit on the same processor and runtime, else within the manifest's tolerances. Exit status 1 if any differs.
     """

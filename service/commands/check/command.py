@@ -19,17 +19,19 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def check(
     bundle: Annotated[
-        Path | None, typer.Argument(metavar="BUNDLE", help="The bundle's folder, else MSD_BUNDLE.")
+        Path | None, typer.Argument(metavar="BUNDLE", help="The bundle's folder. Default: MSD_BUNDLE.")
     ] = None,
-    url: Annotated[str | None, typer.Option(help="A running service to ask, e.g. http://127.0.0.1:8080.")] = None,
-    key_file: Annotated[Path | None, typer.Option(help="A file with a key for it, and nothing else.")] = None,
-    ca: Annotated[Path | None, typer.Option(help="Authorities (PEM) to trust its certificate by.")] = None,
-    cert: Annotated[Path | None, typer.Option(help="A client's certificate (PEM), for mutual TLS.")] = None,
-    cert_key: Annotated[Path | None, typer.Option(help="Its key (PEM).")] = None,
-    watch: Annotated[float, typer.Option(min=0, max=3_600, help="Seconds to watch the service's memory for.")] = 0,
+    url: Annotated[str | None, typer.Option(help="Also check a running service, e.g. http://127.0.0.1:8080.")] = None,
+    key_file: Annotated[Path | None, typer.Option(help="File that holds only an API key for --url.")] = None,
+    ca: Annotated[Path | None, typer.Option(help="Certificate authorities (PEM) to trust for --url.")] = None,
+    cert: Annotated[Path | None, typer.Option(help="Client certificate (PEM) for mutual TLS.")] = None,
+    cert_key: Annotated[Path | None, typer.Option(help="Private key (PEM) of --cert.")] = None,
+    watch: Annotated[
+        float, typer.Option(min=0, max=3_600, help="Seconds between two reads of the service's memory.")
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as one JSON object.")] = False,
 ) -> None:
-    """Looks at settings, machine, bundle, Redis and, with --url, a running service. Exit code 1 when there is an error.
+    """Check settings, machine, bundle, Redis and, with --url, a running service. Exit status 1 if there is an error.
 
     Run it where the service runs, with the service's environment.
     """

@@ -69,7 +69,7 @@ class Client:
         except ValueError:
             host, port = None, None
         if parts.scheme not in ("http", "https") or host is None:
-            raise CannotAsk("--url: not a URL; it looks like http://127.0.0.1:8080")
+            raise CannotAsk("--url: not a URL; expected for example http://127.0.0.1:8080")
         self.is_local = host in LOOPBACK
         self._url = f"{parts.scheme}://{f'[{host}]' if ':' in host else host}:{port or ''}"
         self._opener = urllib.request.build_opener(

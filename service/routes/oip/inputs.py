@@ -142,7 +142,7 @@ def _check(given: InferInput, found: Input, max_candidates: int) -> None:
         if shape[0] > max_candidates:
             raise TooManyCandidates(f"{shape[0]} candidates; one request may have {max_candidates}: split it", name)
     elif shape[0] > MAX_HISTORY:
-        raise InvalidRequest(f"has {shape[0]} values, of which there may be {MAX_HISTORY}", name)
+        raise InvalidRequest(f"has {shape[0]} values; the limit is {MAX_HISTORY}", name)
 
 
 def _fragment(text: str, name: str) -> orjson.Fragment:

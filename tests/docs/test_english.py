@@ -1,0 +1,112 @@
+"""Texts that users meet are plain: no turn of phrase that has to be read twice.
+
+Covers metric help, alerts, chart values, settings, command help and error messages. A new pattern is one line below,
+with what to write instead.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from service.settings import Settings
+from service.telemetry.metrics import HELP
+from tests.chart.values import values
+from tests.docs.generated import CLI
+from tests.docs.pages import ROOT
+
+PATTERNS = {
+    r"\bof which\b": "split the sentence",
+    r"\bthat which\b|\bwhat of it\b|\bof late\b": "name the thing; 'recent'",
+    r"\bis none\b|(?<!there )\bis no (?!longer)\w+": "'is not a …', 'invalid …'",
+    r"\bhas not (?:the|a)\b|\bhave not (?:the|a)\b": "'lacks'",
+    r"\bso many\b|\bso long\b|\bas many as\b": "give the number, or 'at most N'",
+    r"\bsees? to\b|\bhas it done\b|\bin its turn\b|\bfirst-rate\b": "say what it does",
+    r"\bit looks like\b": "'expected …'",
+    r"\b(?:is|are) wanted\b|\bwas asked for\b|\bwere asked for\b": "'expected', 'requested'",
+    r"\bcannot be had\b|\bcan be had\b": "'unavailable'",
+    r"\bgoes? before\b": "'overrides'",
+    r"\bgoes on\b": "'continues', 'resumes'",
+    r"\bunder way\b": "'in progress'",
+    r"\bwhoever\b|\bnobody\b|\bsomebody\b": "name the role: client, operator, reader",
+    r"\btells? of\b": "'describes', 'reports'",
+}
+"""Pattern, and what to write instead."""
+PACKAGES = ("service", "msd/contract", "native", "msd_client")
+
+
+def offences(texts: Iterator[tuple[str, str]]) -> list[str]:
+    """Where a text has one of the patterns."""
+    return [
+        f"{place}: {found[0]!r} in {text!r}: {advice}"
+        for place, text in texts
+        for pattern, advice in PATTERNS.items()
+        if (found := re.search(pattern, text, re.IGNORECASE))
+    ]
+
+
+def metric_help() -> Iterator[tuple[str, str]]:
+    yield from HELP.items()
+
+
+def alerts() -> Iterator[tuple[str, str]]:
+    rules = yaml.safe_load((ROOT / "helm/msd-ctr/files/rules.yaml").read_text("utf-8"))
+    for group in rules["groups"]:
+        for rule in group["rules"]:
+            for name in ("summary", "description"):
+                if "alert" in rule:
+                    yield f"{rule['alert']} {name}", rule["annotations"][name]
+
+
+def chart_values() -> Iterator[tuple[str, str]]:
+    yield from ((one.path, one.comment) for one in values())
+
+
+def setting_meanings() -> Iterator[tuple[str, str]]:
+    yield from ((name, field.description or "") for name, field in Settings.model_fields.items())
+
+
+def command_help() -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(CLI.read_text("utf-8").splitlines(), 1):
+        yield f"docs/cli.md:{number}", line
+
+
+def error_messages() -> Iterator[tuple[str, str]]:
+    """Texts in `raise` statements."""
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            yield from raised(path)
+
+
+def raised(path: Path) -> Iterator[tuple[str, str]]:
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            texts: list[Any] = [one.value for one in ast.walk(node.exc) if isinstance(one, ast.Constant)]
+            for text in texts:
+                if isinstance(text, str):
+                    yield f"{path.relative_to(ROOT)}:{node.lineno}", text
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [metric_help, alerts, chart_values, setting_meanings, command_help, error_messages],
+    ids=lambda one: one.__name__,
+)
+def test_texts_are_plain(texts: Any) -> None:  # noqa: ANN401 - one of the functions above
+    assert not offences(texts())
+
+
+def test_metric_help_is_a_sentence() -> None:
+    assert not [name for name, text in HELP.items() if not re.fullmatch(r"[A-Z0-9].*\.", text)]
+
+
+def test_finds_what_is_not_plain() -> None:
+    found = offences(
+        iter([("a", "the digest is none; it looks like sha256:"), ("b", "invalid digest; expected sha256:")])
+    )
+
+    assert len(found) == 2
