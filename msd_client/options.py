@@ -48,13 +48,13 @@ class Options:
         if self.api_key is None:
             return headers
         if not self.api_key or not self.api_key.isascii() or not self.api_key.isprintable():
-            raise InvalidSettings("api_key has to be printable ASCII characters")
+            raise InvalidSettings("api_key must be printable ASCII characters")
         return headers | {"authorization": f"Bearer {self.api_key}"}
 
     def tls(self) -> ssl.SSLContext:
         """Raises InvalidSettings for files that are not what they have to be."""
         if self.key_file is not None and self.cert_file is None:
-            raise InvalidSettings("key_file is of use with cert_file alone")
+            raise InvalidSettings("key_file needs cert_file")
         try:
             context = ssl.create_default_context(cafile=self.ca_file)
             if self.cert_file is not None:

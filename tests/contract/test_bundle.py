@@ -83,9 +83,9 @@ def test_a_precision_is_kept_with_its_figures(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (flip, "its SHA-256 is not the manifest's"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "the manifest says"),
-        (lambda path: path.write_bytes(path.read_bytes() + b"\0"), "the manifest says"),
+        (flip, "its SHA-256 differs from the manifest's"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), r"has \d+ bytes, not \d+"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"\0"), r"has \d+ bytes, not \d+"),
         (lambda path: path.write_bytes(b""), "has 0 bytes"),
         (lambda path: path.unlink(), "missing; copy the bundle again"),
         (make_folder, "missing; copy the bundle again"),

@@ -204,7 +204,7 @@ def test_interrupted_no_other_fits_before_it_has_ended(
 
     with pytest.raises(KeyboardInterrupt):
         publish_delta(delta, url, interrupt)
-    with pytest.raises(PublishError, match="holds rows between .* in their order, or the newest bundle whole"):
+    with pytest.raises(PublishError, match="holds rows between .* in order, or the newest bundle whole"):
         publish_delta(tmp_path / "another", url, quiet)
     publish(other.folder, url, quiet)
     assert held(redis_server, bundle)["user"] == rows_of(other)["user"]

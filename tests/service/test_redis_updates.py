@@ -132,7 +132,7 @@ def test_a_namespace_that_goes_is_gone_and_the_pointer_alone_moves_nothing(
         assert await impressions(store) == before
         await store.check()
         client.unlink(*client.scan_iter(match=f"msd:{bundle.bundle_id}:*"))
-        with pytest.raises(StoreError, match=f"holds bundle {'0' * 32}, this service needs"):
+        with pytest.raises(StoreError, match=f"holds bundle {'0' * 32}, but this service needs"):
             await store.check()
 
         async def is_gone() -> bool:

@@ -250,7 +250,7 @@ def test_a_number_of_threads_that_cannot_be_is_refused_once(bundle: Bundle, work
 
     assert said.returncode == 2
     assert said.stderr.startswith("error: MSD_WORKERS: ")
-    assert "neither 'auto' nor a whole number from 1 to 512" in said.stderr.replace("\n", " ")
+    assert "neither 'auto' nor an integer from 1 to 512" in said.stderr.replace("\n", " ")
 
 
 def test_what_it_cannot_start_on_is_said_once(bundle: Bundle) -> None:

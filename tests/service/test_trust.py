@@ -100,10 +100,10 @@ TAMPERED: dict[str, tuple[Callable[[Path], object], str]] = {
         "matches no key of",
     ),
     "a manifest that is no JSON": (lambda folder: (folder / MANIFEST).write_bytes(b"["), "matches no key of"),
-    "the graph": (lambda folder: _flip(folder / RANKER), "its SHA-256 is not the manifest's"),
-    "the rows": (lambda folder: _flip(folder / "items.rows"), "its SHA-256 is not the manifest's"),
-    "the goldens": (lambda folder: _flip(folder / GOLDENS), "its SHA-256 is not the manifest's"),
-    "the graph, and the mark of its verification": (_forge_mark, "its SHA-256 is not the manifest's"),
+    "the graph": (lambda folder: _flip(folder / RANKER), "its SHA-256 differs from the manifest's"),
+    "the rows": (lambda folder: _flip(folder / "items.rows"), "its SHA-256 differs from the manifest's"),
+    "the goldens": (lambda folder: _flip(folder / GOLDENS), "its SHA-256 differs from the manifest's"),
+    "the graph, and the mark of its verification": (_forge_mark, "its SHA-256 differs from the manifest's"),
 }
 
 

@@ -158,7 +158,7 @@ def test_folders_that_are_not_what_they_should_be(
         make(tmp_path, cold_bundle, out)
     with pytest.raises(CatalogueError, match="holds the items; give another folder"):
         make(items, cold_bundle, items)
-    with pytest.raises(MsdError, match="has no encoder that its manifest vouches for"):
+    with pytest.raises(MsdError, match="has no encoder listed in its manifest"):
         make(items, bundle, out)
     make(items, cold_bundle, out)
     with pytest.raises(CatalogueError, match=f"has rows of bundle {cold_bundle.bundle_id}, asked for are"):

@@ -112,5 +112,5 @@ def test_a_damaged_encoder_is_refused_at_verification(name: str, tmp_path: Path)
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
     (folder / name).write_bytes(content)
-    with pytest.raises(MsdError, match=f"{name}: its SHA-256 is not the manifest's"):
+    with pytest.raises(MsdError, match=f"{name}: its SHA-256 differs from the manifest's"):
         open_bundle(folder, rows=False)

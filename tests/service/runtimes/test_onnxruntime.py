@@ -64,14 +64,14 @@ def test_a_graph_in_another_precision_than_the_manifest_says_is_refused(
     made_for: Make, graph: Precision, manifest: Precision
 ) -> None:
     mixed = Bundle(made_for(graph).folder, made_for(manifest).manifest)
-    with pytest.raises(BundleError, match=f"ranker.onnx: is a graph in {graph}, the manifest says {manifest}"):
+    with pytest.raises(BundleError, match=f"ranker.onnx: the graph is in {graph}, but the manifest says {manifest}"):
         OnnxRuntime(mixed, "cpu", threads=1)
 
 
 def test_int8_without_vnni_is_refused(made_for: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where sums of products are cut, scores are not those that were judged."""
     monkeypatch.setattr("service.runtimes.onnxruntime.cpu_instructions", lambda: ("avx2",))
-    with pytest.raises(RuntimeRefused, match=r"for CPUs with VNNI, this is cpu \(avx2\).*--precision fp32"):
+    with pytest.raises(RuntimeRefused, match=r"for CPUs with VNNI, but this is cpu \(avx2\).*--precision fp32"):
         OnnxRuntime(made_for("int8"), "cpu", threads=1)
     assert OnnxRuntime(made_for("fp32"), "cpu", threads=1).engine.instructions == ("avx2",)
 
@@ -117,10 +117,10 @@ def _fix_candidates(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (_retype, "is a tensor\\(int64\\), the schema gives int32"),
+        (_retype, "has type tensor\\(int64\\), but the schema expects int32"),
         (_rename, "has the inputs"),
         (_widen, "has rows of"),
-        (_fix_candidates, "50 candidates only"),
+        (_fix_candidates, "takes 50 candidates; its first axis must be dynamic"),
         (lambda model: model.graph.ClearField("node"), "cannot load it"),
     ],
 )

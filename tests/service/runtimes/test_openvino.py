@@ -48,7 +48,7 @@ def test_it_reproduces_the_goldens_and_tells_what_it_got(made_for: Make, asked: 
 
 def test_bf16_is_got_or_refused(made_for: Make, asked: Asked) -> None:
     if not has_bf16():
-        with pytest.raises(RuntimeRefused, match="bf16, which OpenVINO does not offer"):
+        with pytest.raises(RuntimeRefused, match="bf16, which OpenVINO does not support"):
             OpenVinoRuntime(made_for("bf16"), "bf16", threads=1)
         return
     runtime = OpenVinoRuntime(made_for("bf16"), "bf16", threads=2)
@@ -150,8 +150,8 @@ def _fix_candidates(model: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (_retype, "is a i64, the schema gives int32"),
-        (_fix_candidates, "50 candidates only"),
+        (_retype, "has type i64, but the schema expects int32"),
+        (_fix_candidates, "takes 50 candidates; its first axis must be dynamic"),
         (lambda model: model.graph.ClearField("node"), "openvino cannot load it"),
         (lambda model: model.graph.output.pop(), "has no output 'pcvr'"),
     ],
@@ -205,7 +205,7 @@ def test_it_serves_with_the_network_closed(made_for: Make, tmp_path: Path, monke
 
 def test_a_cpu_without_bf16_is_refused() -> None:
     check_bf16(Path("ranker.onnx"), ["FP32", "BF16"])
-    with pytest.raises(RuntimeRefused, match=r"ranker.onnx: .*offers FP16, FP32\); set MSD_RUNTIME=onnxruntime"):
+    with pytest.raises(RuntimeRefused, match=r"ranker.onnx: .*supports FP16, FP32\); set MSD_RUNTIME=onnxruntime"):
         check_bf16(Path("ranker.onnx"), ["FP32", "FP16"])
 
 

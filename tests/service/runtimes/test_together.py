@@ -93,7 +93,7 @@ def test_what_cannot_be_merged_is_refused(bundle: Bundle, made_for: Make, tmp_pa
 
     both = build_bundle(tmp_path / "bundle", Recipe(dense=True, merged=True))
     engine = replace(open_runtime(made_for("fp32"), settings).engine, precision="int8")
-    with pytest.raises(RuntimeRefused, match=r"runs in int8 on onnxruntime, and requests together in fp32"):
+    with pytest.raises(RuntimeRefused, match=r"runs in int8 on onnxruntime, but shared runs need fp32"):
         open_together(both, engine, settings)
 
 
