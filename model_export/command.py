@@ -37,8 +37,8 @@ def export(
         list[Path] | None,
         typer.Argument(
             metavar="DATASET [KNOWLEDGE] [STUDENT] MODEL OUT",
-            help="Output folders of `msd data`, `teach`, `distill` and `train`, and the bundle's folder. Four are DATASET "
-            "STUDENT MODEL OUT, three DATASET MODEL OUT.",
+            help="Output folders of `msd data`, `teach`, `distill` and `train`, and the bundle's folder. Four are "
+            "DATASET STUDENT MODEL OUT, three DATASET MODEL OUT.",
         ),
     ] = None,
     evaluation: Annotated[

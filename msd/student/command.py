@@ -30,8 +30,8 @@ def main(
         list[Path],
         typer.Argument(
             metavar="DATASET [KNOWLEDGE] OUT",
-            help="The dataset's folder, the output of `msd teach`, and the student's folder. Without KNOWLEDGE the plain "
-            "encoder reads the texts.",
+            help="The dataset's folder, the output of `msd teach`, and the student's folder. Without KNOWLEDGE the "
+            "plain encoder reads the texts.",
         ),
     ],
     epochs: Annotated[int, typer.Option(min=1, help="Most passes in the search, and over the catalogue.")] = 8,
