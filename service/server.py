@@ -69,7 +69,7 @@ def run_service(settings: Settings) -> None:
     settings = _with_descriptors(_with_threads(settings))
     with ExitStack() as stack:
         watchdog.folder = folder = stack.enter_context(private_folder())
-        listener = stack.enter_context(bind(settings.host, settings.port))
+        listener = stack.enter_context(bind(settings.host, settings.port, settings.reuse_port))
         admin = None if settings.admin_port is None else stack.enter_context(bind(settings.host, settings.admin_port))
         server = Server(settings, listener, admin, Follower(settings, folder), watchdog, metrics)
         server.run()

@@ -86,6 +86,9 @@ class Settings(BaseModel):
     admin_port: Annotated[int, Field(ge=0, le=65_535)] | None = None
     """Separate port for probes, metrics and admin routes ([admin port](operations.md#the-admin-port)). Default: all
     are on `MSD_PORT`."""
+    reuse_port: Annotated[bool, BeforeValidator(_is_on)] = False
+    """`on`: several service processes of one user may listen on `MSD_PORT`; the kernel distributes connections among
+    them ([several processes](operations.md#several-processes-on-one-machine))."""
     keys_file: Path | None = None
     """File of API keys ([security](security.md)). Default: scoring needs no key, and there are no admin routes."""
     guard_metrics: bool = False

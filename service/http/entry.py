@@ -145,11 +145,14 @@ class Entry:
         return None
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A socket that has its address and does not listen yet. Raises MsdError when the address cannot be had."""
+def bind(host: str, port: int, is_shared: bool = False) -> socket.socket:
+    """A socket that has its address, alone or with others that share theirs, and does not listen yet. Raises MsdError
+    when the address cannot be had."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind((host, port))
     except (OSError, OverflowError) as error:
         listener.close()

@@ -237,6 +237,37 @@ def test_two_services_side_by_side(bundle: Bundle, other_bundle: Bundle, pair: L
         assert f"cannot listen on 127.0.0.1 port {pair.port}" in said.stderr
 
 
+def test_processes_that_share_a_port_share_its_clients(bundle: Bundle, tmp_path: Path) -> None:
+    """The kernel spreads connections over them; when one ends, the other takes all, and none is lost."""
+
+    def scored(service: LiveService) -> float:
+        with service.admin() as admin:
+            lines = admin.get("/metrics").text.splitlines()
+        return sum(float(line.split()[1]) for line in lines if line.startswith('msd_requests_total{code="200"}'))
+
+    shared: dict[str, object] = {"reuse_port": "on", "admin_port": 0}
+    folders = [tmp_path / name for name in ("one", "other")]
+    for folder in folders:
+        folder.mkdir()
+    with (
+        live_service(bundle.folder, folders[0], **shared) as one,
+        live_service(bundle.folder, folders[1], **{**shared, "port": one.port}) as other,
+    ):
+        asked = golden_requests()[0]
+        sent = 0
+        while not (scored(one) and scored(other)):
+            assert one.score(asked).status_code == 200
+            sent += 1
+            assert sent < 1_000, "all of a thousand connections went to the same process"
+        assert scored(one) + scored(other) == sent
+        load = Load(one, 4)
+        assert one.terminate() == 0
+        ended = scored(other)
+        wait_until(lambda: scored(other) > ended + 20)
+        load.stop()
+        assert (load.lost, set(load.statuses)) == ([], {200})
+
+
 def test_more_threads_than_cores_are_warned_of(bundle: Bundle, tmp_path: Path) -> None:
     cores = len(os.sched_getaffinity(0))
     with live_service(bundle.folder, tmp_path, workers=cores + 1) as running:
