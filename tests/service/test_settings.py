@@ -88,7 +88,7 @@ def test_the_address_of_redis_may_be_in_a_file(tmp_path: Path) -> None:
 
     assert said().startswith(f"{place}: No such file or directory; MSD_REDIS_URL_FILE")
     place.write_bytes(b"\xff")
-    assert said().startswith(f"{place}: not a URL")
+    assert said().startswith(f"{place}: not a Redis URL")
     place.write_text("http://h")
     assert said().startswith("MSD_REDIS_URL: ")
     place.write_text("x" * 20_000)
