@@ -82,7 +82,7 @@ def watched(bundle: Path, other: Path, rules: Path, work: Path, plan: Plan) -> I
 def _folder(bundle: Path, other: Path, folder: Path) -> Path:
     for name, source in (("first", bundle), ("other", other)):
         if not (source / MANIFEST).exists():
-            raise MsdError(f"{source} is no bundle: it has no {MANIFEST}; `make demo` makes two")
+            raise MsdError(f"{source} is not a bundle: it has no {MANIFEST}; `make demo` makes two")
         shutil.copytree(source, folder / name)
     point_to(folder, "first")
     (folder / "experiment.json").write_text(json.dumps(_EXPERIMENT))

@@ -55,6 +55,6 @@ def _named(nodes: Sequence[onnx.NodeProto], outputs: Mapping[str, Tensor]) -> li
 
 def _initializer(tensor: Tensor) -> onnx.TensorProto:
     if tensor.value is None:
-        raise TypeError(f"{tensor.name} is no constant")
+        raise TypeError(f"{tensor.name} is not a constant")
     # Not ascontiguousarray, which gives a scalar an axis.
     return numpy_helper.from_array(tensor.value.copy(order="C"), tensor.name)

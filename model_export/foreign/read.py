@@ -33,9 +33,9 @@ def read_model(path: Path) -> ModelProto:
     try:
         model = onnx.load(path, load_external_data=False)
     except DecodeError:
-        raise ExportError(f"{path}: is no ONNX file, or was cut short") from None
+        raise ExportError(f"{path}: not an ONNX file, or truncated") from None
     if not model.graph.node:
-        raise ExportError(f"{path}: has a graph without nodes; it is no ONNX file, or was cut short")
+        raise ExportError(f"{path}: has a graph without nodes; it is not an ONNX file, or truncated")
     _check_opset(path, model)
     _load_external(path, model)
     model = inline_local_functions(model)

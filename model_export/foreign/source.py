@@ -148,7 +148,7 @@ def _checked(head: str, scores: NDArray[Any], count: int) -> NDArray[np.float32]
     if not (np.isfinite(flat) & (flat >= 0) & (flat <= 1)).all():
         worst = flat[np.argmax(np.where(np.isfinite(flat), np.abs(flat - 0.5), np.inf))]
         raise ExportError(
-            f"the head {head!r} scores {worst:g} on a real row, which is no probability; if it is a logit, end the "
+            f"the head {head!r} scores {worst:g} on a real row, which is not a probability; if it is a logit, end the "
             "graph with a sigmoid"
         )
     return flat

@@ -274,7 +274,7 @@ def _json_column(name: str, values: Sequence[object]) -> pl.Series:
     try:
         return pl.Series(name, values, strict=True)
     except _SERIES_ERRORS as error:
-        raise UnreadableError(f"{name} is no value that a column can hold: {error}", _first_fault(values)) from None
+        raise UnreadableError(f"{name} is not a value that a column can hold: {error}", _first_fault(values)) from None
 
 
 def _json_list(name: str, value: object, row: int) -> list[str | None] | None:

@@ -169,7 +169,7 @@ def ratio_mismatch(impressions: pl.DataFrame, shares: Mapping[str, float] | None
         raise FeedbackError(f"--shares says nothing of {', '.join(unknown)}")
     total = sum(shares.values())
     if total <= 0 or any(share < 0 or not math.isfinite(share) for share in shares.values()):
-        raise FeedbackError("--shares are numbers from 0 up, of which one at least is above")
+        raise FeedbackError("--shares must be numbers from 0 up, at least one above")
     expected = {arm: share / total for arm, share in shares.items()}
     p = pearson_p([observed.get(arm, 0) for arm in expected], list(expected.values()))
     return RatioMismatch(expected, observed, p, "")

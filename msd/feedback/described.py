@@ -45,7 +45,7 @@ def described(requests: Iterable[pl.DataFrame], wanted: pl.Series, config: Datas
                 found.contexts[request_id] = _values(request.get("context"), context, found.ignored)
                 _describe(request, sides, found)
             except (ValueError, KeyError, AttributeError, TypeError) as error:
-                raise FeedbackError(f"the log's request {request_id} is no request: {error}") from None
+                raise FeedbackError(f"the log's request {request_id} is not a request: {error}") from None
     return found
 
 

@@ -245,9 +245,9 @@ def _checked(url: str) -> httpx.URL:
     try:
         parsed = httpx.URL(url.rstrip("/") + "/chat/completions")
     except httpx.InvalidURL as error:
-        raise TeacherError(f"{url!r} is no address: {error}") from None
+        raise TeacherError(f"{url!r} is not an address: {error}") from None
     if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise TeacherError(f"{url!r} is no address of a server, such as http://localhost:8000/v1")
+        raise TeacherError(f"{url!r} is not an address of a server, such as http://localhost:8000/v1")
     if parsed.userinfo or parsed.query:
         raise TeacherError("the address should hold no name, password or query; the key belongs in the environment")
     return parsed
@@ -274,9 +274,9 @@ def _said(content: bytes, headers: httpx.Headers, chat: Sequence[Message]) -> _S
         reply = json.loads(content)
         text = reply["choices"][0]["message"]["content"]
     except (ValueError, RecursionError):
-        raise _PassingFault(f"the reply ({kind[:_SHOWN]}) is no JSON: {content[:80]!r}") from None
+        raise _PassingFault(f"the reply ({kind[:_SHOWN]}) is not JSON: {content[:80]!r}") from None
     except (LookupError, TypeError):
-        raise _PassingFault(f"the reply is no chat completion: {content[:_SHOWN]!r}") from None
+        raise _PassingFault(f"the reply is not a chat completion: {content[:_SHOWN]!r}") from None
     # An empty or missing text, as when a model declines, is an answer too: a wrong one.
     text = text if isinstance(text, str) else ""
     text = text.encode("utf-8", "replace").decode()

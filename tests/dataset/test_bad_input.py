@@ -142,7 +142,7 @@ ITEM = {"item_id": "1", "title": "Tent", "tags": ["a"], "price": 1.5}
         (json.dumps(ITEM | {"tags": "a|b"}), 'items.jsonl, row 2: tags is "a|b", of another type than other rows'),
         (json.dumps(ITEM | {"item_id": "2", "price": float("nan")}), "row 2, price: nan is not a finite number"),
         (json.dumps(ITEM | {"item_id": "2", "price": float("inf")}), "row 2, price: inf is not a finite number"),
-        (json.dumps(ITEM | {"price": 10**400}), "items.jsonl, row 2: price is no value that a column can hold"),
+        (json.dumps(ITEM | {"price": 10**400}), "items.jsonl, row 2: price is not a value that a column can hold"),
         (json.dumps(ITEM | {"item_id": ""}), "items.jsonl, row 2, item_id: '' is an empty id"),
         (json.dumps(ITEM | {"item_id": None}), "items.jsonl, row 2, item_id: the value is missing"),
         (json.dumps(ITEM | {"item_id": "2", "tags": ["a", None]}), "row 2, tags: ['a', None] holds a missing value"),
@@ -151,7 +151,7 @@ ITEM = {"item_id": "1", "title": "Tent", "tags": ["a"], "price": 1.5}
             'row 2: tags is ["a", ["b"]], where the list may hold',
         ),
         (json.dumps(ITEM | {"item_id": "2", "tags": [True]}), "row 2: tags is [true], where the list may hold"),
-        (json.dumps(ITEM | {"item_id": "2", "title": "\ud800"}), "row 2: title is no value that a column can hold"),
+        (json.dumps(ITEM | {"item_id": "2", "title": "\ud800"}), "row 2: title is not a value that a column can hold"),
     ],
 )
 def test_a_wrong_line_of_json(tmp_path: Path, line: str, message: str) -> None:

@@ -36,7 +36,7 @@ PATTERNS = {
     r"\btells? of\b": "'describes', 'reports'",
 }
 """Pattern, and what to write instead."""
-PACKAGES = ("service", "msd/contract", "native", "msd_client")
+PACKAGES = ("loadtest", "model_export", "msd", "msd_client", "native", "service")
 
 
 def offences(texts: Iterator[tuple[str, str]]) -> list[str]:

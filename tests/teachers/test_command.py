@@ -215,7 +215,7 @@ def test_a_killed_run_goes_on_with_what_is_missing(data: Path, tmp_path: Path) -
     [
         (["--teacher", "openai_compatible"], "the teacher openai_compatible needs --url"),
         (["--teacher", "openai_compatible", "--url", "http://x/v1"], "openai_compatible needs --model"),
-        (["--teacher", "openai_compatible", "--url", "x", "--model", "m"], "is no address of a server"),
+        (["--teacher", "openai_compatible", "--url", "x", "--model", "m"], "is not an address of a server"),
         (["--teacher", "local"], "the teacher local needs --model"),
         (["--teacher", "local", "--model", "nowhere"], "nowhere is neither a GGUF file nor a model's folder"),
         (["--teacher", "local", "--model", "m", "--url", "http://x"], "the teacher local takes no --url"),

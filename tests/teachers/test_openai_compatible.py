@@ -119,8 +119,8 @@ def test_a_reply_that_is_too_slow_is_asked_again(slow: Behaviour) -> None:
     [
         (status(500, "oops\n" + "x" * 900), "127.0.0.1 answers 500: oops xxx"),
         (drop, "the connection failed: "),
-        (web_page, "the reply (text/html) is no JSON: b'<html>"),
-        (lambda call: call.send(200, b'{"choices": 3}'), "the reply is no chat completion: b'{\"choices\": 3}'"),
+        (web_page, "the reply (text/html) is not JSON: b'<html>"),
+        (lambda call: call.send(200, b'{"choices": 3}'), "the reply is not a chat completion: b'{\"choices\": 3}'"),
     ],
 )
 def test_a_fault_that_stays_leaves_the_question_unanswered(fault: Behaviour, reason: str) -> None:
@@ -326,10 +326,10 @@ def test_examples_are_shown_for_their_own_level() -> None:
 @pytest.mark.parametrize(
     ("url", "told"),
     [
-        ("localhost:8000/v1", "is no address of a server, such as http://"),
-        ("ftp://x/v1", "is no address of a server"),
-        ("http://", "is no address of a server"),
-        ("http://[::1/v1", "is no address"),
+        ("localhost:8000/v1", "is not an address of a server, such as http://"),
+        ("ftp://x/v1", "is not an address of a server"),
+        ("http://", "is not an address of a server"),
+        ("http://[::1/v1", "is not an address"),
         ("http://me:sk@x/v1", "should hold no name, password or query"),
         ("http://x/v1?key=sk", "should hold no name, password or query"),
     ],

@@ -140,7 +140,7 @@ def _check(peer: Peer, url: str, request: bytes, expected: NDArray[np.float32]) 
     try:
         worst = float(np.abs(np.array(peer.scores(reply.body)) - expected).max())
     except (ValueError, KeyError, IndexError, TypeError):
-        raise ServiceError(f"{peer.name}: not the scores that were asked for: {told}") from None
+        raise ServiceError(f"{peer.name}: not the requested scores: {told}") from None
     if not worst <= _TOLERANCE:
         raise ServiceError(f"{peer.name}: its scores differ by {worst:.1e} from the graph's own")
 

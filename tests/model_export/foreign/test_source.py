@@ -171,7 +171,7 @@ def test_what_does_not_belong_together_is_refused(run: Run, write: Write, tmp_pa
 @pytest.mark.parametrize(
     ("kind", "outputs", "message"),
     [
-        (Logits, ("pctr", "pcvr"), r"the head 'pctr' scores -?\d.* on a real row, which is no probability"),
+        (Logits, ("pctr", "pcvr"), r"the head 'pctr' scores -?\d.* on a real row, which is not a probability"),
         (Wide, ("pctr",), r"the head 'pctr' has the shape \[5, 2\] for 5 candidates"),
     ],
 )
