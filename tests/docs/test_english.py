@@ -1,7 +1,7 @@
 """Texts that users meet are plain: no turn of phrase that has to be read twice.
 
-Covers metric help, alerts, chart values, settings, command help and error messages. A new pattern is one line below,
-with what to write instead.
+Covers metric help, alerts, chart values, settings, command help, error messages and pages. A new pattern is one line
+below, with what to write instead.
 """
 
 import ast
@@ -17,7 +17,7 @@ from service.settings import Settings
 from service.telemetry.metrics import HELP
 from tests.chart.values import values
 from tests.docs.generated import CLI
-from tests.docs.pages import ROOT
+from tests.docs.pages import PAGES, ROOT, prose
 
 PATTERNS = {
     r"\bof which\b": "split the sentence",
@@ -82,6 +82,15 @@ def error_messages() -> Iterator[tuple[str, str]]:
             yield from raised(path)
 
 
+def pages() -> Iterator[tuple[str, str]]:
+    """Paragraphs and rows of tables, but for records and pages of figures."""
+    records = {"CHANGELOG.md", "benchmarks.md", "performance.md", "security.md"}
+    for page in PAGES:
+        if page.name not in records and page.parent.name != "decisions":
+            for paragraph in re.split(r"\n\n|\n\|", prose(page)):
+                yield str(page.relative_to(ROOT)), " ".join(paragraph.split())
+
+
 def raised(path: Path) -> Iterator[tuple[str, str]]:
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Raise) and node.exc is not None:
@@ -93,7 +102,7 @@ def raised(path: Path) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize(
     "texts",
-    [metric_help, alerts, chart_values, setting_meanings, command_help, error_messages],
+    [metric_help, alerts, chart_values, setting_meanings, command_help, error_messages, pages],
     ids=lambda one: one.__name__,
 )
 def test_texts_are_plain(texts: Any) -> None:  # noqa: ANN401 - one of the functions above

@@ -51,7 +51,7 @@ def _cores(group: Group, settings: Settings) -> None:
             "set MSD_WORKERS=auto, or lower MSD_THREADS, or give the container more cores",
         )
     elif wanted < int(cores) and settings.provider == "cpu":
-        group.note(told, "cores stay unused", "set MSD_WORKERS=auto, unless others are to have them")
+        group.note(told, "cores are idle", "set MSD_WORKERS=auto, unless other processes need them")
     else:
         group.ok(told)
 
@@ -63,16 +63,16 @@ def _files(group: Group, settings: Settings) -> None:
         group.ok(f"{settings.max_connections} connections, and {limit} open files")
         return
     group.warning(
-        f"a process may have {limit} open files, and is to have {settings.max_connections} connections",
-        "beyond the files' limit new connections are lost without an answer",
+        f"the limit of open files is {limit}, but MSD_MAX_CONNECTIONS is {settings.max_connections}",
+        "beyond the file limit, new connections are lost without a reply",
         f"raise it (ulimit -n {needed}; the hard limit is {hard}), or lower MSD_MAX_CONNECTIONS",
     )
 
 
 def _native(group: Group, settings: Settings) -> None:
-    why = "Python scores all requests, which takes more of a core for each"
+    why = "Python scores all requests, which takes more CPU per request"
     if not settings.native:
-        group.note("the native core is switched off", why, "set MSD_NATIVE=on")
+        group.note("the native core is disabled", why, "set MSD_NATIVE=on")
     elif native.core is None:
         group.note(
             f"native core: {native.REASON}",
@@ -109,26 +109,26 @@ def _keys(group: Group, settings: Settings) -> None:
     if path is None:
         tell = group.note if settings.host in LOOPBACK else group.warning
         tell(
-            f"no keys are asked for on {settings.host}",
-            "whoever reaches the port may ask for scores, and learn what the model knows",
-            "make keys (`msd key new`) and name their file in MSD_KEYS_FILE, or let nobody else reach the port",
+            f"scoring needs no API key on {settings.host}",
+            "any client that reaches the port can request scores and learn from the model",
+            "make keys (`msd key new`) and name their file in MSD_KEYS_FILE, or restrict access to the port",
         )
         return
     try:
         ring = read_keys(path)
     except MsdError as error:
-        group.error(str(error), "a service does not start with it", "mend the file; `msd key new` prints entries")
+        group.error(str(error), "a service does not start with it", "fix the file; `msd key new` prints entries")
         return
-    _who_may_write(group, path, "whoever may write it can let himself in")
+    _who_may_write(group, path, "anyone who can write it can grant themselves access")
     now = time.time()
     ended = [key.name for key in ring.keys if key.has_ended(now)]
     soon = [key.name for key in ring.keys if not key.has_ended(now) and key.has_ended(now + _SOON_S)]
     if len(ended) == len(ring.keys):
-        group.error("all keys have ended", "nobody gets in", "make new ones with `msd key new`")
+        group.error("all keys have expired", "all requests get 401", "make new ones with `msd key new`")
     elif ended:
-        group.note(f"ended: {', '.join(ended)}", "they let nobody in", "take them out of the file")
+        group.note(f"expired: {', '.join(ended)}", "they get 401", "remove them from the file")
     if soon:
-        group.warning(f"end soon: {', '.join(soon)}", "their users will get 401", "give them new keys in time")
+        group.warning(f"expire soon: {', '.join(soon)}", "their users will get 401", "issue new keys in time")
     if not ended and not soon:
         group.ok(f"{len(ring.keys)} keys")
 
@@ -138,8 +138,8 @@ def _tls(group: Group, settings: Settings) -> None:
         if settings.host not in LOOPBACK:
             group.note(
                 "plain HTTP",
-                "keys and users' data can be read on the way, unless a proxy or mesh encrypts it",
-                "set MSD_TLS_CERT and MSD_TLS_KEY, where nothing before the service speaks TLS",
+                "keys and user data can be read in transit, unless a proxy or mesh encrypts them",
+                "set MSD_TLS_CERT and MSD_TLS_KEY, unless a proxy terminates TLS",
             )
         return
     try:
@@ -150,8 +150,8 @@ def _tls(group: Group, settings: Settings) -> None:
     mode = settings.tls_key.stat().st_mode
     if mode & stat.S_IROTH:
         group.warning(
-            f"{settings.tls_key}: everybody on the machine may read the key",
-            "who has it can pass for the service",
+            f"{settings.tls_key}: all users of the machine can read the private key",
+            "its holder can impersonate the service",
             f"chmod o-r {settings.tls_key}",
         )
     _certificate(group, settings.tls_cert)
@@ -161,14 +161,14 @@ def _certificate(group: Group, path: Path) -> None:
     try:
         from cryptography import x509
     except ImportError:
-        group.note(f"{path}: when it ends was not looked at", "", "pip install 'msd-ctr[sign]' to have it looked at")
+        group.note(f"{path}: its expiry was not checked", "", "pip install 'msd-ctr[sign]' to check it")
         return
     until = x509.load_pem_x509_certificates(path.read_bytes())[0].not_valid_after_utc
     left = (until - datetime.now(UTC)).total_seconds()
     if left < 0:
-        group.error(f"{path}: ended {until:%Y-%m-%d}", "no client trusts it", "replace it; no restart is needed")
+        group.error(f"{path}: expired {until:%Y-%m-%d}", "no client trusts it", "replace it; no restart is needed")
     elif left < _SOON_S:
-        group.warning(f"{path}: ends {until:%Y-%m-%d}", "no client trusts it then", "replace it in time")
+        group.warning(f"{path}: expires {until:%Y-%m-%d}", "no client trusts it then", "replace it in time")
     else:
         group.ok(f"TLS, with a certificate until {until:%Y-%m-%d}")
 
@@ -180,21 +180,21 @@ def _trust(group: Group, settings: Settings) -> None:
     places += sorted(settings.trusted_keys.glob("*.pem")) if settings.trusted_keys.is_dir() else []
     for place in places:
         if place.exists():
-            _who_may_write(group, place, "whoever may write it decides whose bundles are served")
+            _who_may_write(group, place, "anyone who can write it decides whose bundles are served")
 
 
 def _playground(group: Group, settings: Settings) -> None:
     if settings.playground and settings.keys_file is None and settings.host not in LOOPBACK:
         group.warning(
-            f"the playground is open to everybody on {settings.host}",
+            f"the playground needs no API key on {settings.host}",
             "it shows users' histories, and what the teacher wrote of them",
-            "ask for keys (MSD_KEYS_FILE), or leave MSD_PLAYGROUND out",
+            "set MSD_KEYS_FILE, or unset MSD_PLAYGROUND",
         )
 
 
 def _who_may_write(group: Group, path: Path, why: str) -> None:
     if path.stat().st_mode & stat.S_IWOTH:
-        group.error(f"{path}: everybody on the machine may write it", why, f"chmod o-w {path}")
+        group.error(f"{path}: all users of the machine can write it", why, f"chmod o-w {path}")
 
 
 def _redis(group: Group, url: str) -> None:
@@ -204,12 +204,12 @@ def _redis(group: Group, url: str) -> None:
         return
     if "@" not in parts.netloc:
         group.warning(
-            "Redis is asked without a password",
-            "who reaches it can change rows and live states, and so scores",
-            "give the service a user of its own there, with the rights that docs/redis.md lists",
+            "Redis is used without a password",
+            "anyone who reaches it can change rows and live states, and thus scores",
+            "create an ACL user for the service with the permissions in docs/redis.md",
         )
     if not parts.scheme.startswith("rediss"):
-        group.note("Redis is asked without TLS", "rows and passwords can be read on the way", "use rediss://…")
+        group.note("Redis is used without TLS", "rows and passwords can be read in transit", "use rediss://…")
 
 
 def look_at_bundles(settings: Settings) -> tuple[list[Finding], list[Bundle]]:
@@ -221,7 +221,7 @@ def look_at_bundles(settings: Settings) -> tuple[list[Finding], list[Bundle]]:
         for folder in sorted(Source(settings).wanted().folders):
             bundles.append(trust.open(folder, rows=settings.store == "file"))
     except MsdError as error:
-        group.error(str(error), "a service does not start with it, and does not swap to it", "copy or export it again")
+        group.error(str(error), "the service neither starts with it nor swaps to it", "copy or export it again")
     for bundle in bundles:
         _runtime(group, settings, bundle)
         _age(group, bundle)
@@ -239,14 +239,14 @@ def _runtime(group: Group, settings: Settings, bundle: Bundle) -> None:
         known = ", ".join(bundle.manifest.tolerances) or "none"
         group.error(
             f"{told}, for which it has no tolerance; it has: {known}",
-            "it cannot prove its scores, and never gets ready",
+            "it cannot verify its scores and never becomes ready",
             "set MSD_RUNTIME=auto and MSD_PROVIDER=cpu, or export it for this runtime",
         )
     elif engine.precision != bundle.precision.chosen:
         group.warning(
             f"{told}; it was made for {bundle.precision.chosen}",
-            "it is slower than what was measured when it was exported",
-            "set MSD_RUNTIME=auto and serve on a processor that has what it takes",
+            "it is slower than measured at export",
+            "set MSD_RUNTIME=auto and serve on a CPU with the needed instructions",
         )
     else:
         group.ok(f"{told} on {engine.provider}")
@@ -258,8 +258,6 @@ def _age(group: Group, bundle: Bundle) -> None:
     if days < -1 / 24:
         group.warning(f"{bundle.folder}: made in the future", "a clock is wrong, here or there", "set the clocks")
     elif days * _DAY_S > _OLD_S:
-        group.warning(
-            told, "what users and items are like has changed since", "train and export again, or publish deltas"
-        )
+        group.warning(told, "users and items have changed since", "train and export again, or publish deltas")
     else:
         group.ok(told)

@@ -40,8 +40,8 @@ def look_at_redis(settings: Settings, bundles: Sequence[Bundle]) -> list[Finding
     except _FAILURES as error:
         group.error(
             f"{url.address}: {type(error).__name__}: {error}",
-            "a service without its rows does not get ready, or scores by what it last knew",
-            "start it, or mend MSD_REDIS_URL: host, port, user, password, TLS",
+            "the service does not become ready, or scores from cached rows",
+            "start it, or fix MSD_REDIS_URL: host, port, user, password, TLS",
         )
         return group.findings
     group.ok(f"{url.address} answers")
@@ -75,8 +75,8 @@ def _asked(group: Group, server: _Server, command: str, ask: Callable[[], _T]) -
     except RedisError as error:
         group.note(
             f"{server.name}: {command} is not answered: {error}",
-            "what it would tell was not looked at",
-            f"run this with a user that may ask {command}, as an administrator",
+            "this was not checked",
+            f"run this as a user with permission for {command}, such as an administrator",
         )
         return None
 
@@ -87,26 +87,26 @@ def _memory(group: Group, server: _Server, info: dict[str, Any]) -> None:
         tell = group.error if str(policy).startswith("allkeys") else group.warning
         tell(
             f"{server.name}: maxmemory-policy is {policy}",
-            "rows and live states that look unused are pushed out, and users and items count as unknown",
+            "rows and live states that look unused are evicted, and users and items count as unknown",
             "CONFIG SET maxmemory-policy noeviction, and the same in its configuration file",
         )
     if most and used and int(used) > _FULL * int(most):
         group.warning(
             f"{server.name}: {int(used) / int(most):.0%} of maxmemory is used",
-            "a publication or an event that finds no room is refused",
-            "raise maxmemory, or remove what else is there",
+            "publications and events are rejected once memory is full",
+            "raise maxmemory, or remove other data",
         )
     elif policy == "noeviction":
-        group.ok(f"{server.name}: nothing is pushed out")
+        group.ok(f"{server.name}: no eviction")
 
 
 def _persistence(group: Group, server: _Server, info: dict[str, Any]) -> None:
     if int(info.get("aof_enabled", 0)):
-        group.ok(f"{server.name}: live states are written down (appendonly)")
+        group.ok(f"{server.name}: live states are persistent (appendonly)")
         return
     group.warning(
         f"{server.name}: appendonly is off",
-        "with a restart of Redis, events and live states since its last dump, or all, are gone",
+        "a restart of Redis loses events and live states since its last dump, or all of them",
         "CONFIG SET appendonly yes, and the same in its configuration file",
     )
 
@@ -120,12 +120,12 @@ def _clock(group: Group, server: _Server) -> None:
     skew = told[0] + told[1] / 1e6 - between
     if abs(skew) > _SKEW_S:
         group.warning(
-            f"{server.name}: its clock is {skew:+.1f} s from ours",
-            "ages of rows and states, and what is live and what late, are told wrong",
-            "have both machines keep time by NTP",
+            f"{server.name}: its clock differs by {skew:+.1f} s",
+            "ages of rows and states are wrong, and events count as late or early",
+            "synchronise both machines with NTP",
         )
     else:
-        group.ok(f"{server.name}: its clock is ours")
+        group.ok(f"{server.name}: its clock agrees")
 
 
 def _tracking(group: Group, server: _Server) -> None:
@@ -136,12 +136,12 @@ def _tracking(group: Group, server: _Server) -> None:
     except RedisError as error:
         if any(word in str(error).lower() for word in ("permission", "noperm", "unknown")):
             group.error(
-                f"{server.name}: does not tell of changed rows: {error}",
-                "a service that keeps rows (MSD_CACHE_MB) cannot use it, and never gets ready",
+                f"{server.name}: client tracking fails: {error}",
+                "a service that caches rows (MSD_CACHE_MB) never becomes ready",
                 "allow +client|tracking to its user, or set MSD_CACHE_MB=0",
             )
             return
-    group.ok(f"{server.name}: tells of changes")
+    group.ok(f"{server.name}: client tracking works")
 
 
 def _rows(group: Group, client: Redis, bundles: Sequence[Bundle]) -> None:
@@ -150,21 +150,23 @@ def _rows(group: Group, client: Redis, bundles: Sequence[Bundle]) -> None:
         published = None if pointer is None else pointer.decode("ascii", "replace")
         rows = None if published is None else client.get(rows_key(published))
     except RedisError as error:
-        group.error(f"the pointer cannot be read: {error}", "nor can rows", "allow +get and +mget on ~msd:*")
+        group.error(
+            f"the pointer cannot be read: {error}", "rows cannot be read either", "allow +get and +mget on ~msd:*"
+        )
         return
     wanted = {bundle.bundle_id for bundle in bundles}
     if published is None:
-        group.error("no rows are published", "a service does not get ready", "run `msd publish BUNDLE`")
+        group.error("no rows are published", "the service does not become ready", "run `msd publish BUNDLE`")
     elif wanted and published not in wanted:
         group.error(
-            f"Redis points to bundle {published}, to be served is {', '.join(sorted(wanted))}",
-            "a service never scores with rows of another bundle, and does not get ready",
-            "publish the bundle that is to be served, or serve the one that is published",
+            f"Redis points to bundle {published}, but the service is to serve {', '.join(sorted(wanted))}",
+            "a service never scores with rows of another bundle and does not become ready",
+            "publish the bundle to be served, or serve the published one",
         )
     elif rows is None:
         group.warning(
-            "a publication is under way, or was interrupted",
-            "which rows are there is not known, so that no delta fits them",
+            "a publication is in progress, or was interrupted",
+            "the rows are in an unknown state, so no delta applies",
             "run `msd publish BUNDLE` again",
         )
     else:

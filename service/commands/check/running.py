@@ -153,7 +153,7 @@ def look_at_running(client: Client, settings: Settings | None, watch_s: float) -
     try:
         ready = client.ask("/health/ready")
     except CannotAsk as error:
-        group.error(str(error), "nobody gets scores", "start it, or mend the address, its TLS, or the way to it")
+        group.error(str(error), "no client gets scores", "start it, or fix the address, TLS or network")
         return group.findings
     _ready(group, ready)
     _clock(group, ready)
@@ -166,8 +166,8 @@ def look_at_running(client: Client, settings: Settings | None, watch_s: float) -
 def _ready(group: Group, answer: Answer) -> None:
     if answer.status != 200:
         missing = answer.json().get("missing", {})
-        reason = "; ".join(f"{part}: {why}" for part, why in missing.items()) or "it drains"
-        group.error(f"not ready: {reason}", "it answers 503", "mend what is missing; the log has more")
+        reason = "; ".join(f"{part}: {why}" for part, why in missing.items()) or "it is draining"
+        group.error(f"not ready: {reason}", "it answers 503", "fix what is missing; the log has details")
     else:
         group.ok("ready")
 
@@ -179,9 +179,9 @@ def _clock(group: Group, answer: Answer) -> None:
     skew = parsedate_to_datetime(told).timestamp() - answer.at
     if abs(skew) > _SKEW_S:
         group.warning(
-            f"its clock is {skew:+.0f} s from ours",
-            "hours of the day, ages and ends of keys are told wrong where a clock is wrong",
-            "have both machines keep time by NTP",
+            f"its clock differs by {skew:+.0f} s",
+            "hours of the day, ages and expiry of keys are wrong",
+            "synchronise both machines with NTP",
         )
 
 
@@ -190,16 +190,16 @@ def _guard(group: Group, client: Client) -> None:
     status = client.ask("/v1/admin/experiment", with_key=False).status
     if status not in (401, 403, 404):
         group.error(
-            f"admin routes answer {status} to one without a key",
-            "whoever reaches the port decides what is served",
-            "set MSD_KEYS_FILE, and let nothing before the service add a key of its own",
+            f"admin routes answer {status} without a key",
+            "any client that reaches the port decides what is served",
+            "set MSD_KEYS_FILE, and check that no proxy adds a key",
         )
     status = client.ask("/v1/score", b"{}", with_key=False).status
     if status not in (401, 403) and not client.is_local:
         group.warning(
-            "scores are given without a key",
-            "whoever reaches the port may ask for them",
-            "set MSD_KEYS_FILE, or let nobody else reach the port",
+            "scoring needs no key",
+            "any client that reaches the port can request scores",
+            "set MSD_KEYS_FILE, or restrict access to the port",
         )
     elif status in (401, 403):
         group.ok("asks for keys")
@@ -210,8 +210,8 @@ def _model(group: Group, client: Client, settings: Settings | None) -> None:
     if answer.status in (401, 403):
         group.note(
             f"/v1/model answers {answer.status}",
-            "what runs the model was not looked at",
-            "give a key by --key-file",
+            "the model runtime was not checked",
+            "pass a key with --key-file",
         )
         return
     found = answer.json()
@@ -220,7 +220,7 @@ def _model(group: Group, client: Client, settings: Settings | None) -> None:
     provider = settings.provider if settings else engine.get("provider")
     if engine.get("provider") != provider:
         group.error(
-            f"{told}, the settings say {provider}", "it runs slower than is thought", "start it with these settings"
+            f"{told}, but the settings say {provider}", "it may be slower than expected", "start it with these settings"
         )
     else:
         group.ok(told)
@@ -230,7 +230,7 @@ def _model(group: Group, client: Client, settings: Settings | None) -> None:
     elif core:
         group.note(
             f"the native core is not served: {core['reason']}",
-            "Python scores all requests, which takes more of a core for each",
+            "Python scores all requests, which takes more CPU per request",
             "unless that is meant, change what the reason names, and start the service again",
         )
 

@@ -65,13 +65,13 @@ def test_threads_have_to_fit_the_cores(bundle: Bundle) -> None:
 def test_open_files_have_to_do_for_the_connections(bundle: Bundle) -> None:
     said(look_at_machine(settings_of(bundle.folder, max_connections=10)), "ok", "10 connections")
     found = look_at_machine(settings_of(bundle.folder, max_connections=1_000_000))
-    assert "ulimit -n 1000064" in said(found, "warning", "1000000 connections").mend
+    assert "ulimit -n 1000064" in said(found, "warning", "MSD_MAX_CONNECTIONS is 1000000").mend
 
 
 def test_the_native_core_is_looked_for(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     if native.core:
         said(look_at_machine(settings_of(bundle.folder)), "ok", f"native core, with {native.core.INSTRUCTIONS}")
-    said(look_at_machine(settings_of(bundle.folder, native="off")), "note", "the native core is switched off")
+    said(look_at_machine(settings_of(bundle.folder, native="off")), "note", "the native core is disabled")
     monkeypatch.setattr(native, "core", None)
     monkeypatch.setattr(native, "REASON", "not built")
     found = said(look_at_machine(settings_of(bundle.folder)), "note", "native core: not built")
@@ -79,12 +79,12 @@ def test_the_native_core_is_looked_for(bundle: Bundle, monkeypatch: pytest.Monke
 
 
 def test_a_door_that_stands_open_is_said(bundle: Bundle) -> None:
-    said(look_at_entry(settings_of(bundle.folder)), "note", "no keys are asked for on 127.0.0.1")
+    said(look_at_entry(settings_of(bundle.folder)), "note", "scoring needs no API key on 127.0.0.1")
     found = look_at_entry(settings_of(bundle.folder, host="0.0.0.0"))
-    said(found, "warning", "no keys are asked for on 0.0.0.0")
+    said(found, "warning", "scoring needs no API key on 0.0.0.0")
     said(found, "note", "plain HTTP")
     found = look_at_entry(settings_of(bundle.folder, host="0.0.0.0", playground=True))
-    said(found, "warning", "the playground is open to everybody on 0.0.0.0")
+    said(found, "warning", "the playground needs no API key on 0.0.0.0")
 
 
 def _write_keys(path: Path, **ends: timedelta | None) -> None:
@@ -103,12 +103,12 @@ def test_keys_are_looked_at(bundle: Bundle, tmp_path: Path) -> None:
     _write_keys(path, good=None)
     assert levels(look_at_entry(settings)) == {"ok"}
     _write_keys(path, good=None, gone=timedelta(days=-1), going=timedelta(days=2))
-    said(look_at_entry(settings), "note", "ended: gone")
-    said(look_at_entry(settings), "warning", "end soon: going")
+    said(look_at_entry(settings), "note", "expired: gone")
+    said(look_at_entry(settings), "warning", "expire soon: going")
     _write_keys(path, gone=timedelta(days=-1))
-    said(look_at_entry(settings), "error", "all keys have ended")
+    said(look_at_entry(settings), "error", "all keys have expired")
     path.chmod(0o666)
-    said(look_at_entry(settings), "error", "everybody on the machine may write it")
+    said(look_at_entry(settings), "error", "all users of the machine can write it")
 
 
 @pytest.mark.parametrize(("days", "level"), [(300, "ok"), (3, "warning"), (-1, "error")])
@@ -120,9 +120,9 @@ def test_certificates_are_looked_at(bundle: Bundle, tmp_path: Path, days: int, l
     key.chmod(0o600)
     settings = settings_of(bundle.folder, tls_cert=cert, tls_key=key)
 
-    said(look_at_entry(settings), level, "cert.pem: end" if level != "ok" else "with a certificate until")
+    said(look_at_entry(settings), level, "cert.pem: expire" if level != "ok" else "with a certificate until")
     key.chmod(0o644)
-    said(look_at_entry(settings), "warning", "everybody on the machine may read the key")
+    said(look_at_entry(settings), "warning", "all users of the machine can read the private key")
     key.write_text("")
     said(look_at_entry(settings), "error", "expected a PEM chain and its private key")
 

@@ -39,7 +39,7 @@ def test_a_server_in_order_is_said_to_be(
     found = look()
 
     assert levels(found) == {"ok"}
-    for what in ("answers", "nothing is pushed out", "its clock is ours", "tells of changes", "are published"):
+    for what in ("answers", "no eviction", "its clock agrees", "client tracking works", "are published"):
         said(found, "ok", what)
 
 
@@ -52,7 +52,7 @@ def test_what_is_wrong_is_found(
     publish(bundle.folder, url, lambda _, __: None)
     with _client(redis_server) as client:
         client.delete(f"msd:{bundle.bundle_id}:rows")
-        said(look(), "warning", "a publication is under way")
+        said(look(), "warning", "a publication is in progress")
         client.config_set("maxmemory-policy", "allkeys-lru")
         said(look(), "error", "maxmemory-policy is allkeys-lru")
         client.config_set("maxmemory-policy", "volatile-lru")
@@ -66,7 +66,7 @@ def test_live_states_are_to_be_written_down(look: Callable[..., list[Finding]], 
     said(look(live="on"), "warning", "appendonly is off")
     with _client(redis_server) as client:
         client.config_set("appendonly", "yes")
-    said(look(live="on"), "ok", "live states are written down")
+    said(look(live="on"), "ok", "live states are persistent")
 
 
 def test_rights_are_looked_at(look: Callable[..., list[Finding]], redis_server: ValkeyServer) -> None:
@@ -74,12 +74,12 @@ def test_rights_are_looked_at(look: Callable[..., list[Finding]], redis_server: 
         rights = "on >hunter2 ~msd:* +hello +get +mget +ping +client|setinfo"
         client.execute_command("ACL", "SETUSER", "narrow", *rights.split())
         found = look("narrow:hunter2@")
-        said(found, "error", "does not tell of changed rows")
+        said(found, "error", "client tracking fails")
         said(found, "note", "INFO is not answered")
         said(found, "note", "TIME is not answered")
-        assert not [finding for finding in look("narrow:hunter2@", cache_mb=0) if "changed rows" in finding.what]
+        assert not [finding for finding in look("narrow:hunter2@", cache_mb=0) if "client tracking" in finding.what]
         client.execute_command("ACL", "SETUSER", "narrow", "+client|tracking")
-        said(look("narrow:hunter2@"), "ok", "tells of changes")
+        said(look("narrow:hunter2@"), "ok", "client tracking works")
     wrong = look("narrow:hunter3@")
     said(wrong, "error", "AuthenticationError")
     assert not [finding for finding in wrong if "hunter" in finding.what]
