@@ -112,7 +112,7 @@ MANIFESTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a later version": (
         lambda folder: edit_manifest(folder, format_version=4),
-        "bundle format 4, this release reads 3",
+        "bundle format 4, expected 3",
     ),
     "version in words": (lambda folder: edit_manifest(folder, format_version="3"), "bundle format '3'"),
     "an unknown entry": (lambda folder: edit_manifest(folder, owner="me"), "owner: Extra inputs"),

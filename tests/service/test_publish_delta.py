@@ -211,7 +211,7 @@ def test_interrupted_no_other_fits_before_it_has_ended(
 
 
 def test_of_another_bundle_none_is_made(bundle: Bundle, other_bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="their rows are not interchangeable: publish the new one whole"):
+    with pytest.raises(BundleError, match="their rows do not mix: publish the new one whole"):
         write_delta(bundle, other_bundle, tmp_path / "delta")
     assert not (tmp_path / "delta").exists()
 

@@ -402,7 +402,7 @@ def test_a_loop_that_ended_leaves_the_threads_for_the_next() -> None:
 def test_admission_is_bounded_in_rows() -> None:
     bench = Bench(max_rows=10)
     load = bench.admit(6)
-    with pytest.raises(Overloaded, match=r"6 candidates are waiting; with these 5 there would be too many"):
+    with pytest.raises(Overloaded, match=r"6 candidates are queued; with these 5 there would be too many"):
         bench.admit(5)
     bench.admit(4)
     bench.admission.leave(load)
@@ -591,7 +591,7 @@ def test_only_what_is_due_earlier_keeps_others_out() -> None:
         admission.enter(Load(200, 2.0), now + 60)
     for _ in range(4):
         admission.enter(Load(10, 0.1), now + 1)
-    with pytest.raises(Overloaded, match="too long"):
+    with pytest.raises(Overloaded, match="are left before the deadline"):
         admission.enter(Load(10, 0.1), now + 1)
 
 
@@ -699,7 +699,7 @@ def test_who_is_in_a_hurry_is_refused_at_once_where_runs_at_hand_take_too_long()
         admitted = bench.admission.enter(load, now + 600)
         running = asyncio.ensure_future(bench.run(1, deadline=now + 600))
         await until(gate.begun.is_set)
-        with pytest.raises(Overloaded, match="too long"):
+        with pytest.raises(Overloaded, match="are left before the deadline"):
             bench.admission.check(load, now + 5)
         gate.open.set()
         await running

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -245,7 +246,7 @@ def test_processes_that_share_a_port_share_its_clients(bundle: Bundle, tmp_path:
             lines = admin.get("/metrics").text.splitlines()
         return sum(float(line.split()[1]) for line in lines if line.startswith('msd_requests_total{code="200"}'))
 
-    shared: dict[str, object] = {"reuse_port": "on", "admin_port": 0}
+    shared: dict[str, Any] = {"reuse_port": "on", "admin_port": 0}
     folders = [tmp_path / name for name in ("one", "other")]
     for folder in folders:
         folder.mkdir()

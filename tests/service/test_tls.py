@@ -206,7 +206,7 @@ def test_files_that_make_no_tls_are_refused(tmp_path: Path) -> None:
         (tmp_path / "none.pem", files.key, None, "none.pem: No such file"),
         (files.key, files.key, None, "expected a PEM chain and its private key"),
         (files.cert, files.client_ca, None, "expected a PEM chain and its private key"),
-        (files.cert, secret, None, "the key is encrypted"),
+        (files.cert, secret, None, "the private key is encrypted"),
         (files.cert, files.key, tmp_path / "empty.pem", "expected PEM certificates"),
     ]:
         with pytest.raises(TlsError) as raised:

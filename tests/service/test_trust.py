@@ -279,7 +279,7 @@ def test_a_manifest_names_no_file_but_a_bundles(copied_bundle: Path, name: str) 
 def test_a_file_may_only_be_so_large(copied_bundle: Path) -> None:
     files = dict(open_bundle(copied_bundle).manifest.files)
     files[GOLDENS] = files[GOLDENS].model_copy(update={"size": 2**29})
-    with pytest.raises(BundleError, match=r"golden\.jsonl is to have 536870912 bytes"):
+    with pytest.raises(BundleError, match=r"golden\.jsonl has 536870912 bytes"):
         _reseal_files(copied_bundle, files)
 
 

@@ -101,7 +101,9 @@ def test_a_graph_for_one_user_is_refused(merging: Bundle, tmp_path: Path) -> Non
     model = build_ranker(merging.schema, Recipe(), merged=True)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     onnx.save(model, tmp_path / MERGED_RANKER)
-    with pytest.raises(BundleError, match=r"ranker\.merged\.onnx: input user_categorical takes 1 requests only"):
+    with pytest.raises(
+        BundleError, match=r"ranker\.merged\.onnx: input user_categorical takes 1 requests; its first axis"
+    ):
         OnnxRuntime(Bundle(tmp_path, merging.manifest), "cpu", 1, TOGETHER)
 
 
