@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from msd.contract.errors import MsdError
+from msd.memory import keep_freed_memory
 
 
 class _Command(NamedTuple):
@@ -71,6 +72,8 @@ COMMANDS = {
     ),
     "demo": _Command("msd.demo.command", "demo,train,cpu,load", "Run the whole path on MovieLens-100K."),
 }
+# Commands that allocate the same large tensors again and again.
+_TENSOR_COMMANDS = ("distill", "train", "evaluate", "export")
 _LOG_REPLAY = _Command("service.request_log.replay", "cpu,log", "")
 
 
@@ -85,6 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         _print_commands(Console())
         return
+    if arguments[0] in _TENSOR_COMMANDS:
+        keep_freed_memory()
     try:
         _load(*arguments)(args=list(arguments[1:]), prog_name=f"msd {arguments[0]}")
     except KeyboardInterrupt:  # while a command's package was being loaded; later the command sees to it
