@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
 from msd.contract.files import write_bytes_atomic
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
+from msd.ranker.metrics import roc_auc
 
 Floats = NDArray[np.float64]
 
@@ -54,7 +54,7 @@ def rows_of(dataset: Dataset) -> Rows:
 def valid_auc(dataset: Dataset, probabilities: Floats) -> float:
     """AUC over the valid rows, whose probabilities [n] are in the dataset's order."""
     parts = split_events(dataset.events, dataset.config)
-    return float(roc_auc_score(dataset.events["label"].to_numpy()[parts == Part.VALID], probabilities))
+    return roc_auc(dataset.events["label"].to_numpy()[parts == Part.VALID], probabilities)
 
 
 def keep(path: Path, fingerprint: str, found: Predictions) -> None:

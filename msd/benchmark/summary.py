@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
 
 from msd.benchmark.predictions import Floats, Rows
 from msd.benchmark.protocol import Protocol
 from msd.benchmark.run import Results
 from msd.benchmark.variant import OURS, PLAIN, UNTUNED
 from msd.ranker.bootstrap import compare_by_seed, resample_metrics
-from msd.ranker.metrics import measure
+from msd.ranker.metrics import measure, roc_auc
 
 _METRICS = ("auc", "uauc", "logloss", "ece", "predicted_over_observed")
 TEST = "paired bootstrap over users and seeds together, {resamples} resamples, two-sided"
@@ -41,7 +40,7 @@ class Measured:
         labels = self.rows.labels[rows]
         if not 0 < labels.sum() < len(labels):
             return None
-        return [float(roc_auc_score(labels, one)) for one in self._said(name, where)]
+        return [roc_auc(labels, one) for one in self._said(name, where)]
 
     def _said(self, name: str, where: str) -> Floats:
         """Probabilities [K, n] of a variant's seeds."""

@@ -9,13 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 from scipy import stats  # type: ignore[import-untyped]
-from sklearn.metrics import roc_auc_score
 
 from msd.benchmark.protocol import Protocol
 from msd.benchmark.run import Results
 from msd.benchmark.summary import deviation
 from msd.benchmark.variant import ENCODED, OURS, PLAIN, Variant
-from msd.ranker.metrics import measure_pooled
+from msd.ranker.metrics import measure_pooled, roc_auc
 
 TEST = "corrected resampled t-test over seeds (Nadeau and Bengio 2003), two-sided"
 Figures = dict[str, Any]
@@ -69,7 +68,7 @@ _OTHERS = ("logloss", "ece", "predicted_over_observed")
 
 def _aucs(results: Results, variant: Variant) -> dict[int, float]:
     found = results.found[variant.name]
-    return {seed: float(roc_auc_score(results.rows[seed].labels, one.test)) for seed, one in found.items()}
+    return {seed: roc_auc(results.rows[seed].labels, one.test) for seed, one in found.items()}
 
 
 def _entry(ours: dict[int, float], theirs: dict[int, float], share: float) -> Figures:

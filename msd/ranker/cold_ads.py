@@ -6,7 +6,6 @@ is rather too good for texts; `msd evaluate --benchmark ml-100k-cold` hides the 
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
 from msd.contract.encoder_record import ColdAds
 from msd.dataset.split import Part
@@ -14,6 +13,7 @@ from msd.ranker.batch import TrainedRanker
 from msd.ranker.bootstrap import compare, resample_metrics
 from msd.ranker.degradation import described, encoded
 from msd.ranker.features import Features
+from msd.ranker.metrics import roc_auc
 from msd.ranker.train import predict
 from msd.student.vectors import LevelVectors
 
@@ -45,7 +45,7 @@ def measure_cold_ads(
         "encoded": predict(trained, encoded(features, untaught), events),
         "category_prior": predict(trained, described(features), events),
     }
-    auc = {name: float(roc_auc_score(labels, one)) for name, one in said.items()}
+    auc = {name: roc_auc(labels, one) for name, one in said.items()}
     return ColdAds(
         rows=len(events),
         items=len(np.unique(items)),

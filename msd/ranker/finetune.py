@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from msd.checkpoint import load_checkpoint, save_checkpoint
@@ -23,6 +22,7 @@ from msd.ranker.batch import Corruption, TrainedRanker, batch_logits
 from msd.ranker.calibrate import choose_calibration
 from msd.ranker.features import Features
 from msd.ranker.live_vectors import CachedTexts, LiveVectors
+from msd.ranker.metrics import roc_auc
 from msd.ranker.parallel import ALONE, Team, TeamError
 from msd.ranker.train import EpochReport, Progress, predict_logits, random_runs
 from msd.student.encoder import Student, save_student
@@ -148,7 +148,7 @@ class _Tuner:
 
     def valid_auc(self) -> float:
         logits = predict_logits(self.model, self.features, self.valid)
-        return self.team.mean(float(roc_auc_score(self.valid_labels, logits)))
+        return self.team.mean(roc_auc(self.valid_labels, logits))
 
     def resume(self, checkpoint: Path, run: str) -> None:
         if found := load_checkpoint(checkpoint, run, self.optimiser):

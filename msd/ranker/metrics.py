@@ -1,10 +1,9 @@
 """How good click probabilities are: ranking (AUC, GAUC), likelihood (logloss, normalised entropy) and calibration."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
 Probabilities = NDArray[np.float64]
 Labels = NDArray[np.float64]
@@ -25,7 +24,7 @@ def measure(labels: Labels, probabilities: Probabilities, users: NDArray[np.int6
     if all are, both are None. The others: see `measure_pooled`.
     """
     by_user = [
-        (roc_auc_score(labels[rows], probabilities[rows]), len(rows))
+        (roc_auc(labels[rows], probabilities[rows]), len(rows))
         for rows in _groups(users)
         if 0 < labels[rows].sum() < len(rows)
     ]
@@ -39,6 +38,16 @@ def measure(labels: Labels, probabilities: Probabilities, users: NDArray[np.int6
     }
 
 
+def roc_auc(labels: Labels, scores: NDArray[np.floating[Any]]) -> float:
+    """The share of pairs of a click and a row without one that scores [n] rank right, a tie counting half (the
+    Mann–Whitney statistic). NaN of rows that hold one label only."""
+    clicked, others = scores[labels > 0], np.sort(scores[labels <= 0])
+    if not len(clicked) or not len(others):
+        return float("nan")
+    below, up_to = (np.searchsorted(others, clicked, side).sum() for side in ("left", "right"))
+    return float(below + up_to) / (2 * len(clicked) * len(others))
+
+
 def measure_pooled(labels: Labels, probabilities: Probabilities) -> dict[str, float]:
     """The metrics that do not ask whose [n] rows they are, which hold both labels.
 
@@ -47,7 +56,7 @@ def measure_pooled(labels: Labels, probabilities: Probabilities) -> dict[str, fl
     base = labels.mean()
     loss = mean_logloss(labels, probabilities)
     return {
-        "auc": float(roc_auc_score(labels, probabilities)),
+        "auc": roc_auc(labels, probabilities),
         "logloss": loss,
         "normalised_entropy": loss / mean_logloss(labels, np.full(len(labels), base)),
         "ece": expected_calibration_error(calibration(labels, probabilities)),

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from msd.checkpoint import load_checkpoint, save_checkpoint
@@ -19,6 +18,7 @@ from msd.dataset.split import Part
 from msd.ranker.batch import Corruption, TrainedRanker, batch_logits
 from msd.ranker.calibrate import choose_calibration
 from msd.ranker.features import Features
+from msd.ranker.metrics import roc_auc
 from msd.ranker.model import RankerConfig
 from msd.ranker.parallel import ALONE, Team, TeamError
 
@@ -109,7 +109,7 @@ def train_ranker(
     while not _finished(curve, config):
         epoch = len(curve) + 1
         loss = _train_epoch(model, average, optimiser, features, config, epoch, progress, team)
-        auc = team.mean(float(roc_auc_score(labels[valid], predict_logits(average, features, valid))))
+        auc = team.mean(roc_auc(labels[valid], predict_logits(average, features, valid)))
         if not curve or auc > max(point.valid_auc for point in curve):
             best.load_state_dict(average.state_dict())
         curve.append(EpochReport(epoch, loss, auc))

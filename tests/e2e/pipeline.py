@@ -1,9 +1,8 @@
-"""The whole path on a tiny dataset, each step a command in a process of its own."""
+"""The whole path on a tiny dataset, each step a command."""
 
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ USERS = 30
 Done = subprocess.CompletedProcess[str]
 Line = tuple[str | Path, ...]
 
-# One thread each, so that equal runs give equal bits, and two can go side by side.
+# One thread each, so that equal runs give equal bits.
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith("MSD_")},
     "PYTHONPATH": str(ROOT),
@@ -25,7 +24,7 @@ ENVIRONMENT = {
 
 
 def msd(*arguments: str | Path) -> Done:
-    """One command, to its end."""
+    """One command in a process of its own, to its end."""
     return subprocess.run(
         command(*arguments), env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
     )
@@ -34,12 +33,6 @@ def msd(*arguments: str | Path) -> Done:
 def command(*arguments: str | Path) -> list[str]:
     """The command line of `msd ARGUMENTS`."""
     return [sys.executable, "-W", "error::ResourceWarning", "-m", "msd", *map(str, arguments)]
-
-
-def side_by_side(*lines: Line) -> list[Done]:
-    """Several commands at once; what each of them said."""
-    with ThreadPoolExecutor(len(lines)) as pool:
-        return list(pool.map(lambda line: msd(*line), lines))
 
 
 @dataclass(frozen=True)

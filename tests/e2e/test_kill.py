@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from msd.__main__ import main
 from msd.dataset.load import load_dataset
 from msd.ranker.folder import WEIGHTS_FILE, load_ranker
 from msd.step import STEP_FILE
 from tests.dataset.tiny import write_tiny_dataset
-from tests.e2e.pipeline import ENVIRONMENT, command, msd
+from tests.e2e.pipeline import ENVIRONMENT, command
 from tests.ranker.tuned import write_small_student
-from tests.service.live import ROOT
+from tests.service.live import ROOT, run_msd
 
 _PATIENCE_S = 120.0
 
@@ -24,7 +23,7 @@ def test_a_killed_training_goes_on(tmp_path: Path) -> None:
     student = tmp_path / "student"
     write_small_student(student, load_dataset(dataset))
     out = tmp_path / "cut"
-    line = ("train", dataset, student, out, "--epochs", "3")
+    line = ("train", dataset, student, out, "--epochs", "3", "--no-lora")
     checkpoint = out / ".work" / "checkpoint.safetensors"
     process = subprocess.Popen(command(*line), env=ENVIRONMENT, cwd=ROOT, stdout=subprocess.DEVNULL)
     end = time.monotonic() + _PATIENCE_S
@@ -37,15 +36,14 @@ def test_a_killed_training_goes_on(tmp_path: Path) -> None:
     assert not (out / STEP_FILE).exists()
     assert not (out / WEIGHTS_FILE).exists()
 
-    again = msd(*line)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    again = run_msd(*map(str, line))
     assert again.returncode == 0, again.stderr
     assert "done before" not in again.stdout
     assert not (out / ".work").exists()
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.raises(SystemExit, match="0"):
-        main([*map(str, line[:3]), str(tmp_path / "whole"), *map(str, line[4:])])
+    whole = run_msd(*map(str, (*line[:3], tmp_path / "whole", *line[4:])))
+    assert whole.returncode == 0, whole.stderr
     torch.set_num_threads(threads)
     assert (out / WEIGHTS_FILE).read_bytes() == (tmp_path / "whole" / WEIGHTS_FILE).read_bytes()
     assert load_ranker(out)[1].curve == load_ranker(tmp_path / "whole")[1].curve

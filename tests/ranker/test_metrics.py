@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
 from msd.dataset.split import Part
 from msd.ranker.baselines import counts_baseline
-from msd.ranker.metrics import calibration, expected_calibration_error, measure
+from msd.ranker.metrics import calibration, expected_calibration_error, measure, roc_auc
 from tests.ranker.made import World
 
 LABELS = np.array([1.0, 0.0, 1.0, 0.0, 0.0, 1.0])
@@ -77,3 +79,14 @@ def test_the_baseline_learns_from_counts_without_ids_or_vectors(world: World, pl
     assert np.array_equal(found, counts_baseline(world.features, test, seed=0))
     # The only trace of vectors, whether there is one, is not what it lives on.
     assert roc_auc_score(labels, counts_baseline(plain_world.features, test, seed=0)) > 0.55
+
+
+@given(
+    rows=st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 0.25, 0.5, 1.0]) | st.floats(-50, 50)), min_size=2),
+)
+def test_auc_counts_pairs_and_a_tie_by_half(rows: list[tuple[bool, float]]) -> None:
+    labels, scores = (np.array(column, np.float64) for column in zip(*rows, strict=True))
+    if 0 < labels.sum() < len(labels):
+        assert roc_auc(labels, scores) == pytest.approx(roc_auc_score(labels, scores))
+    else:
+        assert np.isnan(roc_auc(labels, scores))
