@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from msd.memory import keep_freed_memory
+
 if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadScopeScheduling
@@ -31,6 +33,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 # As the front door does, and before anything loads torch.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+keep_freed_memory()
 
 # Tests that share what is dear to make (a trained model, a bundle of it) are run by one process, by that thing's name.
 # Those begin first, then the files that take long, then all others, which fill what is left of either's time.
