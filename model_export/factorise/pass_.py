@@ -26,8 +26,6 @@ from model_export.factorise.values import Affine, Flattened, Opaque, Value
 from model_export.factorise.write import write_model
 from msd.contract.schema import Side
 
-# Of what a rule did not foresee the node is copied, and the report says so.
-_MISSED = (Unsplit, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 _FAMILIES = (elementwise, layout, matmul, norm, reduce, softmax)
 
 
@@ -120,7 +118,7 @@ class _Pass:
         self._scope.credited.clear()
         try:
             made = self._split(proto)
-        except _MISSED as reason:
+        except Exception as reason:  # whatever a rule did not foresee: the node is copied, and the report says so
             self._scope.credited.clear()
             self._copy(proto, str(reason) if isinstance(reason, Unsplit) else f"its rule failed: {reason!r}")
             return

@@ -35,7 +35,7 @@ def fast(graph: bytes, exported: Exported, evidence: Evidence) -> FastGraph:
 
 
 def test_both_graphs_score_alike(graph: bytes, fast: FastGraph, exported: Exported, evidence: Evidence) -> None:
-    assert 0.0 <= fast.fp64_max_diff <= 1e-12
+    assert 0.0 <= fast.max_diff <= 1e-12
     served = exported.bundle.path(RANKER).read_bytes()
     for candidates in PROVED_AT:
         tensors = evidence.request(candidates)
@@ -52,7 +52,8 @@ def test_both_graphs_score_alike(graph: bytes, fast: FastGraph, exported: Export
         (100, 50, 40, "few"),
         (100, 50, 46, "passed"),
         (40, 50, 60, "plain"),
-        (95, 99, 99, "passed"),
+        (95, 99, 99, "plain"),
+        (100, 92, 96, "plain"),
     ],
 )
 def test_the_fastest_is_served(plain: float, passed: float, few: float, served: str) -> None:
