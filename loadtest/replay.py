@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from loadtest.http_client import Client, ClientError
-from msd.contract.errors import MsdError
+from msd.contract.errors import MsdError, plain_words
 
 
 class Replayed(NamedTuple):
@@ -98,4 +98,4 @@ def _reply(client: Client, body: bytes, candidates: int, place: str) -> _Reply:
 def _first(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(map(str, first["loc"]))
-    return f"{place}: {first['msg']}" if place else first["msg"]
+    return f"{place}: {plain_words(first['msg'])}" if place else plain_words(first["msg"])

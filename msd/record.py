@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from msd.contract.errors import MsdError
+from msd.contract.errors import MsdError, plain_words
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -29,6 +29,6 @@ def read_record(
         raise error(f"{path.parent}: {absent}") from None
     except ValidationError as wrong:
         first = wrong.errors()[0]
-        raise error(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}; {remedy}") from None
+        raise error(f"{path}: {'.'.join(map(str, first['loc']))}: {plain_words(first['msg'])}; {remedy}") from None
     except (ValueError, RecursionError) as wrong:
         raise error(f"{path}: not JSON ({wrong}); {remedy}") from None

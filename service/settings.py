@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from msd.contract.errors import MsdError
+from msd.contract.errors import MsdError, plain_words
 from msd.contract.files import read_small
 from msd.contract.request import MAX_CANDIDATES
 from service.redis.redis_url import parse_redis_url
@@ -307,8 +307,10 @@ def _unknown(name: str, known: list[str]) -> str:
 
 def _explain(error: ValidationError) -> str:
     first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    text = first["msg"].removeprefix("Value error, ")
+    text = plain_words(first["msg"])
     if not first["loc"]:
         return text
     name = f"{PREFIX}{str(first['loc'][0]).upper()}"
+    if first["loc"][0] == "bundle" and first["type"] == "missing":
+        return "no bundle is named: `msd serve BUNDLE`, or MSD_BUNDLE; `msd export` writes one, and so does `make demo`"
     return f"{name}: not set" if first["type"] == "missing" else f"{name}: {text}"

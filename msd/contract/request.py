@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from msd.contract.encode import Value, canonical
-from msd.contract.errors import ContractError, SchemaError
+from msd.contract.errors import ContractError, SchemaError, plain_words
 from msd.contract.schema import MAX_ID_CHARS, FeatureSchema, Side
 
 MAX_CANDIDATES = 2_000
@@ -35,7 +35,7 @@ _MAX_FIXED_KEYS = 32
 # In a body of so many bytes and parts, refusing takes longer than looking for what there is too much of.
 _LARGE, _MANY_PARTS = 2**17, 20_000
 # As JSON has it, whatever it is here.
-_OBJECT_ERRORS, _NOT_AN_OBJECT = ("model_type", "dict_type"), "Input should be an object"
+_OBJECT_ERRORS, _NOT_AN_OBJECT = ("model_type", "dict_type"), "should be an object"
 _KEY_END = re.compile(rb'"\s*:')
 _ANY_JSON: TypeAdapter[object] = TypeAdapter(object)
 _TOO_DEEP = "the body is nested too deeply"
@@ -238,7 +238,7 @@ def parse_thoroughly(body: bytes, form: type[W], look: Callable[[object], None] 
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         path = ".".join(_shorten(str(part)) for part in first["loc"]).removesuffix(".[key]")
-        message = _NOT_AN_OBJECT if first["type"] in _OBJECT_ERRORS else first["msg"].removeprefix("Value error, ")
+        message = _NOT_AN_OBJECT if first["type"] in _OBJECT_ERRORS else plain_words(first["msg"])
         raise InvalidRequest(_shorten(message, 300), path or None) from None
 
 

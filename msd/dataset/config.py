@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from msd.contract.errors import plain_words
 from msd.dataset.problem import DatasetError, Problem
 from msd.dataset.table import FILE_ENDINGS
 
@@ -234,7 +235,9 @@ def load_config(folder: Path) -> DatasetConfig:
     try:
         return DatasetConfig.model_validate(content)
     except ValidationError as error:
-        problems = [_problem(content, detail["loc"], detail["type"], detail["msg"]) for detail in error.errors()]
+        problems = [
+            _problem(content, detail["loc"], detail["type"], plain_words(detail["msg"])) for detail in error.errors()
+        ]
         raise DatasetError(folder, problems) from None
 
 
@@ -244,7 +247,7 @@ def _problem(content: dict[str, Any], loc: Sequence[str | int], kind: str, messa
         message = f"is not a key of this section; allowed are {', '.join(model.model_fields)}"
     elif kind == "missing":
         message = "is missing"
-    return Problem(CONFIG_FILE, message.removeprefix("Value error, "), column=_key(content, loc))
+    return Problem(CONFIG_FILE, message, column=_key(content, loc))
 
 
 def _key(content: dict[str, Any], loc: Sequence[str | int]) -> str | None:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from msd.contract.errors import MsdError
+from msd.contract.errors import MsdError, plain_words
 
 FORMAT = 2
 HEAD_DIM = 384
@@ -59,6 +59,6 @@ def load_record(folder: Path) -> StudentRecord:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise StudentError(f"{path}: {place}: {first['msg']}") from error
+        raise StudentError(f"{path}: {place}: {plain_words(first['msg'])}") from error
     except ValueError as error:
         raise StudentError(f"{path}: not JSON ({error})") from error

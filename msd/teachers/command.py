@@ -1,7 +1,7 @@
 """`msd teach`: has a teacher write what it knows of a dataset's items and users."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,7 +20,9 @@ from msd.teachers.teacher import Teacher
 
 app = typer.Typer(add_completion=False)
 
-_Price = Annotated[float, typer.Option(min=0.0, help="Price per million tokens: input (in), output (out).")]
+
+def _price(tokens: str) -> Any:  # noqa: ANN401 - what typer takes for an option
+    return typer.Option(min=0.0, help=f"Price per million tokens that {tokens}.")
 
 
 @app.command("teach")
@@ -49,10 +51,10 @@ def teach(
         typer.Option(metavar="FOLDER", help="First import the answers of another OUT; repeatable."),
     ] = None,
     only_estimate: Annotated[bool, typer.Option("--estimate", help="Ask nothing; estimate tokens and cost.")] = False,
-    price_in: _Price = 0.0,
-    price_out: _Price = 0.0,
-    seed_price_in: _Price = 0.0,
-    seed_price_out: _Price = 0.0,
+    price_in: Annotated[float, _price("the teacher reads")] = 0.0,
+    price_out: Annotated[float, _price("the teacher writes")] = 0.0,
+    seed_price_in: Annotated[float, _price("the seed teacher reads")] = 0.0,
+    seed_price_out: Annotated[float, _price("the seed teacher writes")] = 0.0,
 ) -> None:
     """Ask a teacher what it knows of each item and user. If interrupted, run it again to resume."""
     data = load_dataset(dataset)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from msd.contract.errors import MsdError
+from msd.contract.errors import MsdError, plain_words
 
 RECORD_FILE = "teach.json"
 KNOWLEDGE_FILES = ("items.jsonl", "users.jsonl")
@@ -107,7 +107,7 @@ def describe(error: ValidationError) -> str:
     faults = []
     for detail in error.errors(include_url=False, include_input=False, include_context=False):
         key = ".".join(map(str, detail["loc"]))
-        faults.append(f"{key}: {detail['msg']}" if key else detail["msg"])
+        faults.append(f"{key}: {plain_words(detail['msg'])}" if key else plain_words(detail["msg"]))
     return "; ".join(faults)
 
 

@@ -13,7 +13,7 @@ import structlog
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from msd.contract.errors import MsdError
+from msd.contract.errors import MsdError, plain_words
 from msd.contract.request import InvalidRequest, MalformedRequest
 from service.deployment.bundle_folder import (
     CURRENT,
@@ -168,9 +168,9 @@ def _body_of(form: type[_Body], settings: Settings) -> Callable[[Request], Await
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             if first["type"] == "json_invalid":
-                raise MalformedRequest(f"the body is not JSON: {first['msg']}") from None
+                raise MalformedRequest(f"the body is not JSON: {plain_words(first['msg'])}") from None
             place = ".".join(map(str, first["loc"]))
-            raise InvalidRequest(first["msg"].removeprefix("Value error, "), place or None) from None
+            raise InvalidRequest(plain_words(first["msg"]), place or None) from None
 
     return parsed
 

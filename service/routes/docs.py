@@ -41,7 +41,7 @@ _ERRORS = {
     408: ("body_timeout", "the body did not end within 5 s; 0 bytes came", None),
     413: ("too_many_candidates", "10000 candidates; one request may have 2000: split it", "candidates.id"),
     415: ("unsupported_media_type", "the content type is 'text/plain'; it has to be 'application/json'", None),
-    422: ("invalid", "Input should be greater than or equal to 1", "top_k"),
+    422: ("invalid", "should be greater than or equal to 1", "top_k"),
     429: ("overloaded", "20000 candidates are waiting; with these 200 there would be too many", None),
     500: ("model_error", "the model gave a score that is not a finite number for this request", None),
     503: ("not_ready", "not ready: model: warming up", None),
@@ -49,7 +49,7 @@ _ERRORS = {
 }
 _EVENT_ERRORS = {
     413: ("too_many_events", "2000 events; one batch may have 1000: split it", "events"),
-    422: ("invalid", "Input should be 'impression' or 'click'", "events.3.type"),
+    422: ("invalid", "should be 'impression' or 'click'", "events.3.type"),
     503: ("events_unavailable", "events were not on disk within 5 s", None),
 }
 _DESCRIPTIONS = {

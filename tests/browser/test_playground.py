@@ -56,7 +56,7 @@ def test_a_bid_moves_its_ad_while_it_is_typed(page: PlaygroundPage) -> None:
 def test_a_bid_that_is_none_is_told_and_mended(page: PlaygroundPage) -> None:
     page.bid("i1", "-1")
     trouble = page.tab.get_by_role("alert")
-    expect(trouble).to_contain_text("The service says: Input should be greater than or equal to 0 (candidates.bid.")
+    expect(trouble).to_contain_text("The service says: should be greater than or equal to 0 (candidates.bid.")
     page.bid("i1", "1")
     expect(trouble).to_be_hidden()
     page.settle()

@@ -75,7 +75,7 @@ def test_a_precision_is_kept_with_its_figures(folder: Path) -> None:
     reseal(folder, precision=None)
     assert "precision" not in json.loads((folder / MANIFEST).read_text("utf-8"))
     edit_manifest(folder, precision={"chosen": "fp8"})
-    with pytest.raises(BundleError, match="precision.chosen: Input should be 'fp32', 'int8' or 'bf16'"):
+    with pytest.raises(BundleError, match="precision.chosen: should be 'fp32', 'int8' or 'bf16'"):
         open_bundle(folder)
 
 
@@ -108,17 +108,17 @@ MANIFESTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no version": (lambda folder: (folder / MANIFEST).write_bytes(b"{}"), "bundle format None"),
     "nothing but a version": (
         lambda folder: (folder / MANIFEST).write_bytes(b'{"format_version": 3}'),
-        "bundle_id: Field required",
+        "bundle_id: is missing",
     ),
     "a later version": (
         lambda folder: edit_manifest(folder, format_version=4),
         "bundle format 4, expected 3",
     ),
     "version in words": (lambda folder: edit_manifest(folder, format_version="3"), "bundle format '3'"),
-    "an unknown entry": (lambda folder: edit_manifest(folder, owner="me"), "owner: Extra inputs"),
+    "an unknown entry": (lambda folder: edit_manifest(folder, owner="me"), "owner: is not known here"),
     "a changed entry": (lambda folder: edit_manifest(folder, model_version="x"), "do not match its own hash"),
     "a changed schema": (lambda folder: edit_manifest(folder, feature_schema={"fields": []}), "exactly one sequence"),
-    "no heads": (lambda folder: edit_manifest(folder, heads=[]), "heads: Tuple should have at least 1 item"),
+    "no heads": (lambda folder: edit_manifest(folder, heads=[]), "heads: should have at least 1 item"),
     "half of a surrogate pair": (lambda folder: edit_manifest(folder, metrics={"auc": "\ud800"}), "surrogates"),
     "a directory": (lambda folder: make_folder(folder / MANIFEST), "Is a directory"),
 }

@@ -65,7 +65,7 @@ def test_rows_of_another_bundle_are_missing_in_a_golden() -> None:
     ("changes", "said"),
     [
         ({"request": {"user_id": "u", "candidates": {"id": ["i"]}}}, "has no `at`"),
-        ({"request": {"user_id": "u", "at": 5}}, "not valid: candidates: Field required"),
+        ({"request": {"user_id": "u", "at": 5}}, "not valid: candidates: is missing"),
         ({"request": {"user_id": "u", "at": float("nan")}}, "not valid: None: NaN is not JSON"),
         ({"user": "not base64!"}, "not base64"),
         ({"items": {"i": "AAA"}}, "not base64"),

@@ -80,7 +80,7 @@ def test_the_record_names_the_student_and_the_dataset(world: World, write: Write
         (RECORD_FILE, b"{", "not JSON"),
         (RECORD_FILE, b"[]", "format None, this release reads 1; run `msd tensors` again"),
         (RECORD_FILE, b'{"format": 9}', "format 9, this release reads 1"),
-        (RECORD_FILE, b'{"format": 1}', "feature_schema: Field required"),
+        (RECORD_FILE, b'{"format": 1}', "feature_schema: is missing"),
         (ADAPTORS_FILE, b"x", "not the adaptors of tensors.json; run `msd tensors` again"),
     ],
 )

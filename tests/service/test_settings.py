@@ -20,7 +20,7 @@ def test_reads_variables_and_keeps_defaults() -> None:
 @pytest.mark.parametrize(
     ("environ", "said"),
     [
-        ({}, "MSD_BUNDLE: not set"),
+        ({}, "no bundle is named: `msd serve BUNDLE`, or MSD_BUNDLE"),
         ({"MSD_BUNDLE": "b", "MSD_STOER": "file"}, "MSD_STOER: no such setting; did you mean MSD_STORE?"),
         ({"MSD_BUNDLE": "b", "MSD_SERVICE_HOST": "10.0.0.1"}, "enableServiceLinks: false"),
         ({"MSD_BUNDLE": "b", "MSD_PORT": "tcp://10.0.0.1:80"}, "MSD_PORT: "),

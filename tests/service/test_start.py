@@ -70,7 +70,7 @@ def test_a_damaged_bundle_is_refused(copied_bundle: Path, name: str) -> None:
 
 def test_no_bundle_is_refused(tmp_path: Path) -> None:
     assert "no bundle here" in refusal(tmp_path / "nowhere")
-    assert "MSD_BUNDLE: not set" in run_msd("serve").stderr
+    assert "no bundle is named: `msd serve BUNDLE`, or MSD_BUNDLE" in run_msd("serve").stderr
 
 
 def test_rows_damaged_after_they_were_verified_are_refused(copied_bundle: Path) -> None:

@@ -38,14 +38,14 @@ def test_an_answer_is_found_whatever_is_around_it(raw: str) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"known": "yes"}, "known: Input should be a valid boolean"),
-        ({"known": None}, "known: Input should be a valid boolean"),
-        ({"explicit": "  "}, "explicit: String should have at least 1 character"),
-        ({"implicit": ["a"]}, "implicit: Input should be a valid string"),
-        ({"tags": [1]}, "tags.0: Input should be a valid string"),
-        ({"tags": ["x" * 81]}, "tags.0: String should have at most 80 characters"),
-        ({"tags": ["a"] * 33}, "tags: List should have at most 32 items"),
-        ({"reasoning": None}, "reasoning: Input should be a valid string"),
+        ({"known": "yes"}, "known: should be a valid boolean"),
+        ({"known": None}, "known: should be a valid boolean"),
+        ({"explicit": "  "}, "explicit: should have at least 1 character"),
+        ({"implicit": ["a"]}, "implicit: should be a valid string"),
+        ({"tags": [1]}, "tags.0: should be a valid string"),
+        ({"tags": ["x" * 81]}, "tags.0: should have at most 80 characters"),
+        ({"tags": ["a"] * 33}, "tags: should have at most 32 items"),
+        ({"reasoning": None}, "reasoning: should be a valid string"),
         ({"explicit": "\ud800"}, "explicit: "),
     ],
 )

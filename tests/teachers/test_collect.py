@@ -235,7 +235,7 @@ def test_a_wrong_line_is_not_passed_over(small: Dataset, tmp_path: Path, name: s
     content = (tmp_path / name).read_text(encoding="utf-8")
     (tmp_path / name).write_text(content + '{"key": "k"}\n', encoding="utf-8")
     number = content.count("\n") + 1
-    with pytest.raises(TeacherError, match=rf"{name}, line {number}: level: Field required.*; mend or remove"):
+    with pytest.raises(TeacherError, match=rf"{name}, line {number}: level: is missing.*; mend or remove"):
         collect_knowledge(small, Parrot(), tmp_path, ignore)
 
 
@@ -372,7 +372,7 @@ def test_a_folder_with_seeds_is_not_gone_on_without_them(small: Dataset, tmp_pat
     with pytest.raises(TeacherError, match="holds seeds by macaw .* not by cockatoo"):
         collect_knowledge(small, Parrot(), tmp_path, ignore, other.seeding())
     (tmp_path / "seeds.jsonl").write_text("{}\n", encoding="utf-8")
-    with pytest.raises(TeacherError, match=r"seeds\.jsonl, line 1: teacher: Field required"):
+    with pytest.raises(TeacherError, match=r"seeds\.jsonl, line 1: teacher: is missing"):
         collect_knowledge(small, Parrot(), tmp_path, ignore, School().seeding())
 
 

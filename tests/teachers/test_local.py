@@ -158,4 +158,4 @@ def test_the_command_puts_a_useless_models_answers_into_quarantine(tmp_path: Pat
     refusals = [json.loads(line) for line in (out / "quarantine.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [one["id"] for one in refusals if one["level"] == "item"] == ["1", "2", "10"]
     assert {one["raw"] for one in refusals} == {'{"reasoning": "I am unsure"}'}
-    assert all(one["reason"].startswith("explicit: Field required; ") for one in refusals)
+    assert all(one["reason"].startswith("explicit: is missing; ") for one in refusals)

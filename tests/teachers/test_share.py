@@ -87,7 +87,7 @@ def test_a_damaged_share_leaves_nothing_behind(tmp_path: Path) -> None:
     part = tmp_path / "part-1"
     part.mkdir()
     (part / "answers.jsonl").write_text("{}\n", encoding="utf-8")
-    with pytest.raises(TeacherError, match=r"answers\.jsonl, line 1: key: Field required"):
+    with pytest.raises(TeacherError, match=r"answers\.jsonl, line 1: key: is missing"):
         join_answers(tmp_path / "joined", [part])
     assert not (tmp_path / "joined").exists()
 

@@ -118,7 +118,7 @@ def test_a_server_without_memory_is_a_clear_error(
         (lambda folder: (folder / "001.parquet").unlink(), r"001\.parquet: missing; run `msd catalogue` again"),
         (lambda folder: (folder / "001.parquet").write_bytes(b"x"), r"001\.parquet: is not what catalogue\.json says"),
         (lambda folder: (folder / CATALOGUE).unlink(), "no folder that `msd catalogue` has finished: run it again"),
-        (lambda folder: (folder / CATALOGUE).write_text("{}"), r"catalogue\.json: bundle_id: Field required"),
+        (lambda folder: (folder / CATALOGUE).write_text("{}"), r"catalogue\.json: bundle_id: is missing"),
         (
             lambda folder: (folder / CATALOGUE).write_text(
                 (folder / CATALOGUE).read_text().replace('"rows": 4', '"rows": 5', 1)
