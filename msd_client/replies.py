@@ -3,7 +3,7 @@ HTTP."""
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any, NamedTuple
 
@@ -40,6 +40,8 @@ class ScoreReply:
     degraded_user: str | None = None
     arm: str | None = None
     explanation: Mapping[str, Any] | None = None
+    degraded_values: Mapping[str, str] = field(default_factory=dict)
+    """By where they stand in the request, categories that the model has never seen."""
 
     def __iter__(self) -> Iterator[ScoredCandidate]:
         rungs = map(self.degraded.get, self.ids) if self.degraded else repeat(None)
@@ -50,8 +52,8 @@ class ScoreReply:
 
     @property
     def is_degraded(self) -> bool:
-        """Whether anything was scored from less than its own row."""
-        return bool(self.degraded or self.degraded_user)
+        """Whether anything was scored from less than its own row, or by a value that the model does not know."""
+        return bool(self.degraded or self.degraded_user or self.degraded_values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ def read_score(body: bytes) -> ScoreReply:
         degraded_user=degraded.get("user"),
         arm=document.get("arm"),
         explanation=document.get("explanation"),
+        degraded_values=_part({"values": {}, **degraded}, "values", dict),
     )
 
 

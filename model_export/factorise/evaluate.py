@@ -15,7 +15,7 @@ from model_export.errors import CannotRun
 Feeds = Mapping[str, Any]
 
 
-class LayerNormalization(OpRun):  # type: ignore[misc]
+class LayerNormalization(OpRun):
     """In whatever precision its input has: the reference's own knows single precision alone."""
 
     def _run(

@@ -73,6 +73,13 @@ def _category(value: object) -> str:
     return text
 
 
+def is_unknown(field: ValueField, value: Value) -> bool:
+    """Whether a canonical value holds a category that is not in the field's vocabulary. A hash has all of them."""
+    if isinstance(field, Numeric) or field.buckets is not None or value is None:
+        return False
+    return any(one not in field.index for one in (value if isinstance(value, tuple) else (value,)))
+
+
 def encode_categorical(field: Categorical | Bag, values: Sequence[str | None]) -> NDArray[np.int32]:
     """[n] canonical values → [n] rows of the field's embedding table."""
     if field.buckets is None:

@@ -20,7 +20,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from msd.contract.encode import Value, canonical
+from msd.contract.encode import Value, canonical, is_unknown
 from msd.contract.errors import ContractError, SchemaError, plain_words
 from msd.contract.schema import MAX_ID_CHARS, FeatureSchema, Side
 
@@ -169,6 +169,8 @@ class CheckedRequest:
     item_texts: dict[str, str] = field(default_factory=dict)
     top_k: int | None = None
     explain: bool = False
+    unknown: tuple[str, ...] = ()
+    """Where categories stand that the model has never seen: `context.hour`, `items.features.brand`."""
 
 
 def parse_request(body: bytes, schema: FeatureSchema, max_candidates: int = MAX_CANDIDATES) -> CheckedRequest:
@@ -301,16 +303,21 @@ def _check(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int) -> Ch
             if item_id not in candidates:
                 raise InvalidRequest("describes an item that is not a candidate", f"items.{_shorten(item_id)}")
     user = wire.user
+    unknown: dict[str, None] = {}
     return CheckedRequest(
         user_id=wire.user_id,
         ids=ids,
         at=wire.at,
         bids=bids,
-        context=_features(schema, "context", wire.context, "context"),
-        user_features=_features(schema, "user", user.features, "user.features") if user else {},
+        context=_features(schema, "context", wire.context, "context", "context", unknown),
+        user_features=_features(schema, "user", user.features, "user.features", "user.features", unknown)
+        if user
+        else {},
         history=None if user is None or user.history is None else user.history[-MAX_HISTORY:],
         item_features={
-            item_id: _features(schema, "item", override.features, f"items.{_shorten(item_id)}.features")
+            item_id: _features(
+                schema, "item", override.features, f"items.{_shorten(item_id)}.features", "items.features", unknown
+            )
             for item_id, override in overrides.items()
             if override.features
         },
@@ -321,6 +328,7 @@ def _check(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int) -> Ch
         },
         top_k=wire.top_k,
         explain=wire.explain is True,
+        unknown=tuple(unknown),
     )
 
 
@@ -344,7 +352,15 @@ def _check_explained(ids: Sequence[str]) -> None:
         )
 
 
-def _features(schema: FeatureSchema, side: Side, values: Mapping[str, object] | None, path: str) -> dict[str, Value]:
+def _features(
+    schema: FeatureSchema,
+    side: Side,
+    values: Mapping[str, object] | None,
+    path: str,
+    place: str,
+    unknown: dict[str, None],
+) -> dict[str, Value]:
+    """Canonical values; `unknown` gains, at `place`, the names of those with a category that no one has seen."""
     checked: dict[str, Value] = {}
     for name, value in (values or {}).items():
         known = schema.settable[side].get(name)
@@ -354,6 +370,8 @@ def _features(schema: FeatureSchema, side: Side, values: Mapping[str, object] | 
             raise _ListTooLong(f"has {len(value)} values; a list may have {MAX_LIST_VALUES}", f"{path}.{name}")
         try:
             checked[name] = canonical(known, value)
+            if is_unknown(known, checked[name]):
+                unknown[f"{place}.{name}"] = None
         except SchemaError as error:
             raise InvalidRequest(str(error), f"{path}.{name}") from None
     return checked

@@ -216,15 +216,21 @@ inline bool encode_context(const Schema& schema, std::string_view object, int32_
     if (place == schema.context_places.end() || seen[place->second]) return false;
     seen[place->second] = true;
     const ContextField& field = schema.context[place->second];
+    // A category that the model has never seen is declared in the reply, which is Python's to do.
+    const auto known_index = [&](std::string_view text) {
+      const int32_t index = json.is_ok() ? index_of(field, text) : 0;
+      if (!field.buckets && index == kUnknownIndex) json.refuse();
+      return index;
+    };
     const auto read_index = [&]() {
       if (json.is_at_string()) {
         const std::string_view text = json.string();
         if (!is_within(text, kMaxValueChars)) json.refuse();
-        return json.is_ok() ? index_of(field, text) : 0;
+        return known_index(text);
       }
       const JsonReader::Number number = json.number();
       if (!number.is_integer) json.refuse();
-      return json.is_ok() ? index_of(field, number.text) : 0;
+      return known_index(number.text);
     };
     if (field.kind == ContextField::kNumeric) {
       const bool is_missing = json.take_null();

@@ -6,7 +6,7 @@ which nothing is known, from the same run, and are declared as such.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import orjson
@@ -58,6 +58,11 @@ class Degraded(BaseModel):
         " vector of its text in the request; `category_prior` has no row, and knows what else the request says of it;"
         " `prior` knows nothing, or there was not the time to score it. An ad whose text is yet to be encoded is scored"
         " without, and may be `encoded` later.",
+    )
+    values: dict[str, Literal["unknown"]] | None = Field(
+        default=None,
+        description="By where it stands in the request, as `context.hour`: a category that the model has never seen,"
+        " misspelt maybe. It is scored as an unknown one; of items, `items.features.NAME` stands for all of them.",
     )
 
 
@@ -117,6 +122,8 @@ def build_reply(
         degraded["user"] = scored.degraded_user
     if scored.degraded_candidates:
         degraded["candidates"] = scored.degraded_candidates
+    if request.unknown:
+        degraded["values"] = dict.fromkeys(request.unknown, "unknown")
     if degraded:
         document["degraded"] = degraded
     if explanation is not None:

@@ -58,7 +58,20 @@ def test_a_full_request() -> None:
         item_features={"new": {"category": "games"}, "i1": {"price": None}},
         item_texts={"new": "a tent"},
         top_k=2,
+        unknown=("user.features.interests",),
     )
+
+
+def test_categories_that_nobody_has_seen_are_named_once() -> None:
+    new = {"features": {"category": "gmaes", "price": 3}}
+    body = but(
+        context={"hour": "thirteen", "temperature": 3.5},
+        user={"features": {"interests": ["cars", "crs"]}},
+        items={"i1": new, "i2": new},
+    )
+    found = parse_request(body, SCHEMA)
+    assert found.unknown == ("context.hour", "user.features.interests", "items.features.category")
+    assert parse_request(but(context={"hour": None}), SCHEMA).unknown == ()
 
 
 @pytest.mark.parametrize("part", ["at", "context", "user", "items", "top_k"])

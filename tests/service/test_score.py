@@ -182,3 +182,12 @@ def test_a_score_that_is_no_number_is_a_clear_error(tmp_path_factory: pytest.Tem
         assert (answer.status_code, answer.json()["error"]["code"]) == (500, "model_error")
         assert running.metric('msd_requests_total{code="500"}') == 1
         assert running.ready()["ready"]
+
+
+def test_a_category_that_nobody_has_seen_is_declared(client: httpx.Client) -> None:
+    asked = {"user_id": "u1", "context": {"hour": "thirteen"}, "candidates": {"id": ["i1"]}}
+    reply = client.post("/v1/score", json=asked)
+    assert reply.status_code == 200
+    assert reply.json()["degraded"]["values"] == {"context.hour": "unknown"}
+    known = client.post("/v1/score", json={**asked, "context": {"hour": None}}).json()
+    assert "values" not in known.get("degraded", {})

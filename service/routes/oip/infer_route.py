@@ -124,5 +124,7 @@ def _head(served: Served, lineup: Lineup) -> dict[str, Any]:
         parameters["degraded_user"] = served.scored.degraded_user
     if served.scored.degraded_candidates:
         parameters["degraded_candidates"] = orjson.dumps(served.scored.degraded_candidates).decode()
+    if served.request.unknown:
+        parameters["degraded_values"] = orjson.dumps(dict.fromkeys(served.request.unknown, "unknown")).decode()
     head: dict[str, Any] = {"model_name": MODEL, "model_version": served.model.version, "id": served.request_id}
     return head | {"parameters": parameters} if parameters else head
