@@ -107,7 +107,7 @@ def test_ours_is_held_against_each_and_what_fails_is_left_out(
     assert "no such package" in found["left_out"]["absent"]
     assert "no licence" in found["left_out"]["dead"]
     assert "differ by 1.0e-03" in found["left_out"]["wrong"]
-    assert "not the scores" in found["left_out"]["mute"]
+    assert "not the requested scores" in found["left_out"]["mute"]
     assert found["peer_versions"]["plain"] == version_of(PLAIN, Path(sys.executable).parent)
     json.dumps(found, allow_nan=False)
     _shown(found)

@@ -93,4 +93,4 @@ def test_what_is_no_bundle_is_refused(
         main(["observe", str(bundle.folder), str(tmp_path / "none"), "--out", str(tmp_path / "out")])
 
     assert ended.value.code == 2
-    assert "is no bundle" in capsys.readouterr().err
+    assert "is not a bundle" in capsys.readouterr().err
