@@ -10,6 +10,7 @@ from tests.docs.pages import PAGES, ROOT, prose
 
 CURRENT = "run `make docs-files`"
 MAX_WORDS = 2_000
+CODE = ("loadtest", "model_export", "msd", "native", "service")
 LONGER = {
     "docs/benchmarks.md": "tables of figures",
     "docs/cli.md": "reference",
@@ -52,3 +53,15 @@ def test_every_page_is_in_the_navigation() -> None:
     listed = set(re.findall(r"- ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.M))
 
     assert listed == {str(page.relative_to(ROOT / "docs")) for page in PAGES if (ROOT / "docs") in page.parents}
+
+
+def test_glossary_has_the_words_of_code_and_pages() -> None:
+    terms = re.findall(r"^\| (?!term|-)([\w -]+?) \|", (ROOT / "docs" / "glossary.md").read_text("utf-8"), re.M)
+    code = "\n".join(path.read_text("utf-8") for folder in CODE for path in sorted((ROOT / folder).rglob("*.py")))
+    text = "\n".join(prose(page) for page in PAGES if page.name != "glossary.md")
+
+    def occurs(term: str, where: str) -> bool:
+        return re.search(re.sub(r"[ -]", "[ _-]", term), where, re.IGNORECASE) is not None
+
+    assert 20 < len(terms) <= 40
+    assert not [term for term in terms if not occurs(term, code) or not occurs(term, text)]
