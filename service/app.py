@@ -15,6 +15,7 @@ from service.routes.docs import add_docs
 from service.routes.events_route import PATH as EVENTS_PATH
 from service.routes.events_route import EventsRoute
 from service.routes.health import health_routes, metrics_route
+from service.routes.index import index_route
 from service.routes.oip.docs import INFER_PATHS
 from service.routes.oip.infer_route import InferRoute
 from service.routes.oip.model_routes import oip_routes
@@ -110,6 +111,10 @@ def _add_routes(app: _App, parts: Parts) -> None:
     if parts.playground:
         app.router.routes.extend(parts.playground.routes())
     app.include_router(health_routes(serving, readiness, settings.max_candidates))
+    has_metrics, version = settings.admin_port is None, build_of(settings.revision).version
+    app.router.routes.append(
+        index_route(serving, version, has_playground=parts.playground is not None, has_metrics=has_metrics)
+    )
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:

@@ -98,7 +98,8 @@ class Parts:
         """What goes on beside requests, from the app's beginning to its end."""
         self._starter.begin(list(self.serving.current.models.values()))
         if self._cold_ads is not None:
-            self._cold_ads.open([model.bundle for model in self.serving.current.models.values()])
+            bundles = [model.bundle for model in self.serving.current.models.values()]
+            self._cold_ads.open(bundles, self.readiness.loading)
         tasks = self._begun()
         try:
             yield

@@ -46,9 +46,11 @@ class ColdAds:
         self._encoding = Encoding(self._encoders, metrics, settings.encoder_per_s, settings.encoder_queue, self._shelf)
         self._tasks: list[asyncio.Task[None]] = []
 
-    def open(self, bundles: Collection[Bundle]) -> None:
-        """Begin to encode, and to load the encoders of `bundles`."""
-        self._tasks = [asyncio.create_task(self._encoding.run()), asyncio.create_task(self._load(bundles))]
+    def open(self, bundles: Collection[Bundle], loading: dict[str, str]) -> None:
+        """Begin to encode, and to load the encoders of `bundles`; `loading` says so until they are there."""
+        loading["encoder"] = "texts of ads without a row are not read until it is loaded"
+        tasks = (self._encoding.run(), self._load(bundles, loading))
+        self._tasks = [asyncio.create_task(task) for task in tasks]
 
     async def fill(self, model: Model, request: CheckedRequest, items: Rows, deadline: float) -> Rows:
         """The rows, with records of vectors where candidates have no row and their text was encoded.
@@ -92,12 +94,15 @@ class ColdAds:
             self._results[outcome].inc(count)
         return told
 
-    async def _load(self, bundles: Collection[Bundle]) -> None:
-        for bundle in bundles:
-            if encodes(self._setting, bundle):
-                # What is wrong is in the log; texts that need it fail.
-                with suppress(EncoderAway):
-                    await self._encoders.get(bundle)
+    async def _load(self, bundles: Collection[Bundle], loading: dict[str, str]) -> None:
+        try:
+            for bundle in bundles:
+                if encodes(self._setting, bundle):
+                    # What is wrong is in the log; texts that need it fail.
+                    with suppress(EncoderAway):
+                        await self._encoders.get(bundle)
+        finally:
+            del loading["encoder"]
 
 
 def encodes(setting: str, bundle: Bundle) -> bool:

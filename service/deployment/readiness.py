@@ -25,6 +25,8 @@ class Readiness:
         """`hangs`: the reason by part that hangs now."""
         self.hangs = hangs
         self.missing = {"model": "warming up", "store": "not yet checked"}
+        self.loading: dict[str, str] = {}
+        """By part, what becomes of scores until it is loaded; nobody waits for that."""
         self.draining = False
         self._metrics = metrics
 

@@ -35,6 +35,7 @@ _BEARER = b"bearer "
 _SAY_AGAIN_S = 10.0
 Need = KeyScope | Literal["any"] | None
 """A scope; any key at all; or none."""
+INDEX = "/"
 PAGE, PLAYGROUND, ASSETS = "/playground", "/playground/", "/playground/static/"
 """Where the playground is."""
 
@@ -135,13 +136,13 @@ class Guard:
         self._log = structlog.get_logger("msd.guard")
 
     def need(self, path: str) -> Need:
-        """What a path needs: every path but those of probes, of the playground's bare page, and of metrics unless told
+        """What a path needs: every path but those of probes, of the bare pages, and of metrics unless told
         so, needs a key."""
         if path.removeprefix(OIP) in ("/health/live", "/health/ready"):
             return None
         if path == "/metrics":
             return "metrics" if self._guards_metrics else None
-        if path == PAGE or path.startswith(ASSETS):
+        if path in (INDEX, PAGE) or path.startswith(ASSETS):
             return None
         # What the playground shows of users is what their scores are made from.
         if path == "/v1/score" or path.startswith(PLAYGROUND) or _is_inference(path):

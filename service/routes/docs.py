@@ -116,10 +116,17 @@ def _openapi_of(
                 document["paths"][EVENTS_PATH] = {"post": _events_operation()}
             if needs_keys:
                 _tell_of_keys(document)
+            document["paths"] = dict(sorted(document["paths"].items(), key=lambda path: _place(path[0])))
             app.openapi_schema = document
         return app.openapi_schema
 
     return openapi
+
+
+def _place(path: str) -> int:
+    """What most callers look for comes first."""
+    first = (PATH, EVENTS_PATH, "/v1/model")
+    return first.index(path) if path in first else len(first)
 
 
 def _tell_of_keys(document: dict[str, Any]) -> None:

@@ -30,6 +30,9 @@ class Ready(BaseModel):
     ready: bool
     draining: bool
     missing: dict[str, str] = Field(description="Reason by part; empty if nothing is missing.")
+    loading: dict[str, str] = Field(
+        description="Effect on scores by part that is still loading. Readiness does not wait for these parts."
+    )
 
 
 class ServedFeature(BaseModel):
@@ -102,7 +105,7 @@ def health_routes(serving: Serving, readiness: Readiness, max_candidates: int) -
             # A load balancer may then connect to another instance.
             response.headers["connection"] = "close"
         missing = {part: without_places(reason) for part, reason in missing.items()}
-        return Ready(ready=is_ready, draining=readiness.draining, missing=missing)
+        return Ready(ready=is_ready, draining=readiness.draining, missing=missing, loading=dict(readiness.loading))
 
     @router.get("/v1/model", summary="What is served?")
     async def served_model() -> ServedModel:

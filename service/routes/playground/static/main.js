@@ -169,7 +169,9 @@ function draw() {
     byId("own").replaceChildren(...(ad.own ? editor(ad, state.about, soon) : []));
   }
   const isScored = lead.candidates.id.includes(ad.id);
-  byId("why").replaceChildren(...(isScored ? why({ ad, lead, explanation, without, unexplained, titles }) : []));
+  if (ad.own && !Object.keys(described(ad, state.about)).length) {
+    byId("why").replaceChildren(el("p", { class: "quiet" }, "Nothing is said of this ad yet; it is scored as any unknown one."));
+  } else byId("why").replaceChildren(...(isScored ? why({ ad, lead, explanation, without, unexplained, titles }) : []));
   const first = `, the first is ${titleOf(ads.get(lead.candidates.id[0]))}`;
   const told = el("span", { class: "unseen" }, first);
   byId("told").replaceChildren(`${lead.candidates.id.length} ads by ${ranksBy(lead)}`, told);

@@ -73,7 +73,7 @@ export class Who {
     const fields = this.about.fields.user;
     if (!fields.length) return [];
     const told = Object.entries(this.user.features).filter(([, value]) => value !== null && String(value) !== "");
-    const brief = told.map(([name, value]) => `${plain(name)} ${shown(value)}`).join(" · ");
+    const brief = told.map(([name, value]) => `${plain(name)}: ${shown(value)}`).join(" · ");
     const form = fieldsOf(fields, this.user.features, (features) => {
       this.features = features;
       this.later();
