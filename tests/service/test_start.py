@@ -46,7 +46,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "manifest changed": (lambda folder: _change_manifest(folder / MANIFEST, model_version="x"), "its own hash"),
     "another format": (
         lambda folder: _change_manifest(folder / MANIFEST, format_version=2),
-        "bundle format 2, this release reads 3; export it again",
+        "bundle format 2, expected 3; export it again",
     ),
     "ranker tampered": (lambda folder: _flip_byte(folder / "ranker.onnx"), "ranker.onnx: its SHA-256"),
     "rows tampered": (lambda folder: _flip_byte(folder / "items.rows"), "items.rows: its SHA-256"),
