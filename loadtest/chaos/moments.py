@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 
 from loadtest.live_replay import Asked, Moment
-from msd.benchmark.live import with_live_counts
 from msd.contract.bundle import open_bundle
 from msd.contract.encode import encode_side
 from msd.dataset.load import load_dataset
@@ -80,7 +79,7 @@ def offline_scores(dataset: Path, student: Path, model: Path, most: int) -> Floa
     constant = {name: [value] * count for name, value in trained.schema.serving_constants.items()}
     categorical, numeric = encode_side(trained.schema, "context", {**context, **constant}, count)
     served = replace(
-        with_live_counts(features, data),
+        features.live(),
         context_categorical=torch.from_numpy(categorical),
         context_dense=torch.from_numpy(numeric),
     )

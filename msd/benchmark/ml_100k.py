@@ -70,8 +70,9 @@ ML_100K_COLD = Protocol(
     hidden=HIDDEN,
     user_vectors=False,
     # Layers that cross or bend a vector learn which item it is of, and fail on items that nobody has seen: a linear
-    # model of each user's own is left, and items are trained with as if they were new.
-    ranker=RankerConfig(affinity=32, hidden=(), cross_layers=0),
+    # model of each user's own is left, and items are trained with as if they were new. None has counts, nor is to get
+    # any from other users' rows of it.
+    ranker=RankerConfig(affinity=32, hidden=(), cross_layers=0, counts=()),
     training=TrainConfig(
         epochs=10,
         patience=2,
@@ -79,6 +80,7 @@ ML_100K_COLD = Protocol(
         learning_rate=3e-3,
         weight_decay=0.3,
         affinity_decay=2.0,
+        live=False,
         corruption=Corruption(aged_user=0.2, aged_item=0.0, new_item=0.9),
     ),
 )

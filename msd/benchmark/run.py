@@ -13,7 +13,6 @@ from typing import Protocol as Interface
 import numpy as np
 import polars as pl
 
-from msd.benchmark.live import with_live_counts
 from msd.benchmark.network import Inputs, Network, train_network, tune_network
 from msd.benchmark.predictions import Predictions, Rows, keep, kept, rows_of, valid_auc
 from msd.benchmark.protocol import FORMAT, Folders, Protocol, write_knowledge
@@ -89,8 +88,8 @@ class Runner:
         student = self._distilled(folders, work / _STUDENT)
         self._sources = Sources(self._dataset, self._knowledge, student, show.advance, users=protocol.user_vectors)
         self._latest: tuple[int, Dataset] | None = None
-        # Of the latest seed's dataset: by whether there is a place for vectors, and whether counts are live.
-        self._features: dict[tuple[bool, bool], Features] = {}
+        # Of the latest seed's dataset: by whether there is a place for vectors.
+        self._features: dict[bool, Features] = {}
 
     def _distilled(self, folders: Folders, student: Path) -> Path:
         """The folder of a student, made if it is not there."""
@@ -207,11 +206,9 @@ class Runner:
     def _built(self, seed: int, live: bool, *, semantics: bool) -> Features:
         """The features of a seed's rows, with the student's vectors or with none."""
         dataset = self.of_seed(seed)
-        if (semantics, live) not in self._features:
+        if semantics not in self._features:
             self._show.advance("reading the events", 0, 1)
-            if live:
-                features = with_live_counts(self._built(seed, False, semantics=semantics), dataset)
-            else:
-                features = build_features(dataset, fit_schema(dataset, semantics=semantics), self._sources.student)
-            self._features[semantics, live] = features
-        return self._features[semantics, live]
+            schema = fit_schema(dataset, semantics=semantics)
+            self._features[semantics] = build_features(dataset, schema, self._sources.student)
+        features = self._features[semantics]
+        return features.live() if live else features

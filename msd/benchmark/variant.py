@@ -81,6 +81,7 @@ def standard_variants() -> tuple[Variant, ...]:
         Variant("counts_gbdt", "baseline", fitted=_trees),
         *(Variant(network, "baseline", changes={"network": network}) for network in ("lr", "deepfm", "din", "dcnv2")),
         UNTUNED_OURS,
+        replace(UNTUNED_OURS, name="without_count_model", changes={"counts": ()}),
         replace(UNTUNED_OURS, name="without_item_fusion", changes={"fusion": False}),
         replace(UNTUNED_OURS, name="without_selector", changes={"selected": None}),
         *_other_texts(),

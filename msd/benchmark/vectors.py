@@ -118,7 +118,8 @@ def with_vectors(features: Features, vectors: StudentVectors) -> Features:
 def _side(side: SideFeatures, vectors: Vectors, present: NDArray[np.bool_], counts: Tensor) -> SideFeatures:
     held = torch.from_numpy(np.append(present, False))
     known = (held[side.rows] & counts).float()
-    fresh, aged = side.dense.clone(), side.aged_dense.clone()
-    fresh[..., -1], aged[..., -1] = known, known  # the last dense column says whether there is a vector
+    counted = {name: getattr(side, name).clone() for name in ("dense", "live_dense", "aged_dense")}
+    for numbers in counted.values():
+        numbers[..., -1] = known  # the last dense column says whether there is a vector
     padded = np.concatenate([vectors, np.zeros((1, vectors.shape[1]), np.float32)])
-    return replace(side, dense=fresh, aged_dense=aged, vectors=torch.from_numpy(padded), present=held)
+    return replace(side, **counted, vectors=torch.from_numpy(padded), present=held)

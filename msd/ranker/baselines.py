@@ -42,6 +42,14 @@ class Baseline(nn.Module, ABC):
     def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
         """Logits [N], given what is seen of targets and history."""
 
+    def opinions(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> list[Tensor]:
+        """The same as a list, as MSD's ranker gives several."""
+        return [self.score(tensors, target_ND, history_BLD)]
+
+    def blended(self, opinions: list[Tensor]) -> Tensor:
+        """The logits [N] of a list of one."""
+        return opinions[0]
+
 
 class LogisticRegression(Baseline):
     """A weight for every value of every field, for every item of the history (their mean), and for every number."""

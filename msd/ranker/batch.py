@@ -57,7 +57,19 @@ def batch_logits(
     rng: np.random.Generator | None = None,
     vectors: Vectors | None = None,
 ) -> Tensor:
-    """Uncalibrated logits [B] of B events, each with its own user.
+    """Uncalibrated logits [B] of B events, each with its own user: those of `batch_opinions`, blended."""
+    return model.ranker.blended(batch_opinions(model, features, events, corruption, rng, vectors))
+
+
+def batch_opinions(
+    model: TrainedRanker,
+    features: Features,
+    events: NDArray[np.int64],
+    corruption: Corruption | None = None,
+    rng: np.random.Generator | None = None,
+    vectors: Vectors | None = None,
+) -> list[Tensor]:
+    """Uncalibrated logits [B] of B events by each part of the ranker: the network first, which alone has gradients.
 
     `vectors` maps the rows [n] of a side's entities to the student's vectors [n, V]; without, they are the features'.
     """
@@ -89,7 +101,7 @@ def batch_logits(
         # An item is new to the row that asks for it alone; in the histories of others it has its id.
         nameless = model.ranker.represent_items(tensors["item_categorical"], tensors.get("item_semantic"))
         target = torch.where(new.unsqueeze(-1), nameless, target)
-    return model.ranker.score(tensors, target, represented[:, 1:])
+    return model.ranker.opinions(tensors, target, represented[:, 1:])
 
 
 def _without_vectors(
@@ -112,6 +124,21 @@ def _without_vectors(
         "history_categorical": features.item.categorical[known],
     }
     return tensors, user_rows, torch.cat([item_rows.unsqueeze(1), known], 1)
+
+
+def count_tensors(
+    features: Features,
+    events: NDArray[np.int64],
+    corruption: Corruption | None = None,
+    rng: np.random.Generator | None = None,
+) -> dict[str, Tensor]:
+    """What the count model reads of B events, by name, [B, …]."""
+    chosen = torch.from_numpy(events).to(features.labels.device)
+    return {
+        "user_dense": _rows_and_dense(features.user, chosen, corruption, rng)[1],
+        "item_dense": _rows_and_dense(features.item, chosen, corruption, rng)[1],
+        "context_dense": features.context_dense[chosen],
+    }
 
 
 def _rows_and_dense(

@@ -1,4 +1,4 @@
-"""Calibration learned from valid's clicks: Platt's slope and offset, or an isotonic curve of few knots.
+"""What is learned from valid's clicks: the weights of a blend, and Platt's slope and offset or a curve of few knots.
 
 `Calibrator` holds it inside a ranker's graph.
 """
@@ -27,6 +27,20 @@ def fit_platt(logits: Floats, labels: Floats) -> tuple[float, float]:
     slope, offset = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
     # A falling calibration would turn the ranking round; it can only come from a model that has learned nothing.
     return (slope, offset) if slope > 0 else (1.0, 0.0)
+
+
+def fit_blend(opinions: Floats, labels: Floats) -> Floats:
+    """Weights [P], none below 0, for the logits of P models [P, n] that were trained apart: a logistic regression of
+    the labels on them (stacked generalisation; Wolpert 1992). A model that it would count against is left out."""
+    weights, kept = np.zeros(len(opinions)), np.arange(len(opinions))
+    while len(kept) > 1:
+        found = LogisticRegression(C=np.inf).fit(opinions[kept].T, labels).coef_[0]
+        if found.min() >= 0:
+            weights[kept] = found
+            return weights
+        kept = np.delete(kept, found.argmin())
+    weights[kept] = 1.0
+    return weights
 
 
 class Curve(NamedTuple):

@@ -23,6 +23,7 @@ from msd.ranker.folder import ModelError, RankerRecord, load_ranker, student_of,
 from msd.ranker.metrics import Labels, Probabilities, calibration, measure, measure_pooled
 from msd.ranker.slices import Slice, slice_rows, unmeasurable
 from msd.ranker.train import predict, predict_logits
+from msd.ranker.verdict import Served, judge_semantics
 from msd.student.untaught import untaught_items
 from msd.student.vectors import LevelVectors, StudentVectors
 
@@ -35,12 +36,16 @@ Progress = Callable[[str, int], None]
 
 
 class Measured(NamedTuple):
-    """One model as trained with K seeds: its probabilities [K, n] on the test rows, and what only a network has."""
+    """One model as trained with K seeds: its probabilities [K, n] on the test rows, and what only a network has.
+
+    served: its probabilities with live counts; None where its seeds are not of one kind.
+    """
 
     name: str
     seeds: tuple[int, ...]
     test: Probabilities
     figures: Figures
+    served: Served | None = None
 
 
 def evaluate_models(
@@ -75,6 +80,7 @@ def evaluate_models(
         "rows": {part.name.lower(): len(features.of_part(part)) for part in Part},
         "resamples": resamples,
         "models": {one.name: _figures(one, labels, users, _of(samples, measured, one)) for one in measured},
+        "verdict": judge_semantics([one.served for one in measured if one.served], labels, users, resamples, seed),
         "differences": [_difference(labels, one, other, samples, measured) for one, other in combinations(measured, 2)],
         "slices": [_slice_figures(one, labels, users, measured, resamples, seed) for one in slices],
     }
@@ -139,13 +145,16 @@ def _measure_model(
     whole = predict(trained, features, test)
     rungs = {name: predict(trained, less, test) for name, less in degraded(features)}
     cold_ads = measure_cold_ads(trained, features, untaught, Part.TEST) if untaught else None
+    live = predict(trained, features.live(), test)
     figures = {
         "curve": [point._asdict() for point in record.curve],
+        "live_counts": measure_pooled(labels, live),
         "cold_ads": cold_ads.model_dump(mode="json") if cold_ads else None,
         "calibrations": compare_calibrations(predict_logits(trained, features, valid), _labels(features, valid), seed),
         "degradation": degradation_curves(labels, whole, rungs, seed),
     }
-    return Measured("", (int(record.training["seed"]),), whole[None], figures)
+    seeds, semantics = (int(record.training["seed"]),), trained.schema.semantic("item") is not None
+    return Measured("", seeds, whole[None], figures, Served("", record.config.network, seeds, semantics, live[None]))
 
 
 def _family(name: str, parts: Sequence[Measured]) -> Measured:
@@ -157,11 +166,20 @@ def _family(name: str, parts: Sequence[Measured]) -> Measured:
     rungs = [name for name in every[0]["degradation"] if all(name in one["degradation"] for one in every)]
     figures = {
         "curve": every[0]["curve"],
+        "live_counts": _mean([one["live_counts"] for one in every]),
         "cold_ads": [one["cold_ads"] for one in every if one["cold_ads"]],
         "calibrations": _mean([one["calibrations"] for one in every]),
         "degradation": {name: _mean([one["degradation"][name] for one in every]) for name in rungs},
     }
-    return Measured(name, seeds, np.concatenate([one.test for one in parts]), figures)
+    return Measured(name, seeds, np.concatenate([one.test for one in parts]), figures, _served(name, seeds, parts))
+
+
+def _served(name: str, seeds: tuple[int, ...], parts: Sequence[Measured]) -> Served | None:
+    """The seeds as one; None where they are not of one kind."""
+    every = [one.served for one in parts if one.served]
+    if len({(one.network, one.semantics) for one in every}) != 1:
+        return None
+    return every[0]._replace(name=name, seeds=seeds, live=np.concatenate([one.live for one in every]))
 
 
 def _mean(figures: Sequence[Any]) -> Any:  # noqa: ANN401 - figures of any depth

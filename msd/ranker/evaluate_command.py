@@ -17,12 +17,13 @@ from msd.dataset.load import load_dataset
 from msd.ranker.evaluate import BASELINE, OTHER_WORK, evaluate_models
 from msd.ranker.evaluation_report import write_report
 from msd.ranker.folder import RECORD_FILE, WEIGHTS_FILE, ModelError, load_ranker
+from msd.ranker.verdict import say
 from msd.step import fingerprint_of, is_done, mark_done
 from msd.student.vectors import load_vectors, no_vectors
 
 app = typer.Typer(add_completion=False)
 RESULT_FILE, REPORT_FILE = "evaluation.json", "report.html"
-_FORMAT = 3
+_FORMAT = 4
 
 
 @app.command("evaluate")
@@ -166,6 +167,8 @@ def _print(console: Console, results: dict[str, Any]) -> None:
     for name, figures in results["models"].items():
         for one in figures.get("cold_ads", []):
             console.print(f"{name}: {ColdAds.model_validate(one)}", highlight=False, markup=False)
+    if verdict := results["verdict"]:
+        console.print(say(verdict), highlight=False, markup=False)
 
 
 def _shown(figure: float | None) -> str:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from msd.contract.files import write_text_atomic
 from msd.drawing import to_svg
+from msd.ranker.verdict import say
 
 _COLOURS = ("#0b6e4f", "#c46a1b", "#3b5bdb", "#9c36b5", "#c92a2a", "#0c8599", "#5c940d")
 _BASELINE_COLOUR = "#6b7280"
@@ -54,6 +55,7 @@ def write_report(path: Path, results: Figures) -> None:
     environment = jinja2.Environment(loader=jinja2.PackageLoader("msd.ranker", "."), autoescape=True)
     page = environment.get_template("evaluation_report.html.j2").render(
         results=results,
+        verdict=say(results["verdict"]) if results["verdict"] else None,
         models=models,
         colours=colours,
         titles=_TITLES,

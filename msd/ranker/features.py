@@ -26,14 +26,16 @@ from msd.student.vectors import StudentVectors
 class SideFeatures:
     """One side of all rows.
 
-    categorical [n + 1, C] by entity; dense [E, D] by event, and aged_dense [R, E, D] with counts as they stood earlier,
-    drawn R times; unknown_dense [D]; vectors [n + 1, V] of the student and present [n + 1]. Row n is the unknown id's.
+    categorical [n + 1, C] by entity; dense [E, D] by event, live_dense [E, D] with every earlier event counted,
+    whatever its part, and aged_dense [R, E, D] with counts as they stood earlier, drawn R times; unknown_dense [D];
+    vectors [n + 1, V] of the student and present [n + 1]. Row n is the unknown id's.
     """
 
     entities: Entities
     rows: Tensor
     categorical: Tensor
     dense: Tensor
+    live_dense: Tensor
     aged_dense: Tensor
     unknown_dense: Tensor
     vectors: Tensor
@@ -58,6 +60,12 @@ class Features:
     history: Tensor
     knows_user: Tensor
     timeline: Timeline
+
+    def live(self) -> "Features":
+        """The same events with counts that are kept up to date through valid and test, as a service with feedback has
+        them (progressive evaluation). Window and train rows see valid and test rows of others that came before."""
+        user, item = (replace(side, dense=side.live_dense) for side in (self.user, self.item))
+        return replace(self, user=user, item=item)
 
     def of_part(self, *parts: Part) -> NDArray[np.int64]:
         """The events of the given parts, in time order."""
@@ -113,10 +121,10 @@ def _side(
     rows = entities.places(dataset.events[f"{side}_id"])
     at = dataset.events["at"].to_numpy().astype(np.float64)
     known = present[rows] & knows_user if side == "user" else present[rows]
-    fresh, aged = (
-        (timeline.user_counts, timeline.aged_user_counts)
+    fresh, live, aged = (
+        (timeline.user_counts, timeline.live_user_counts, timeline.aged_user_counts)
         if side == "user"
-        else (timeline.item_counts, timeline.aged_item_counts)
+        else (timeline.item_counts, timeline.live_item_counts, timeline.aged_item_counts)
     )
     numeric = entities.numeric[rows]
     nothing = np.zeros(1)
@@ -127,6 +135,7 @@ def _side(
         rows=torch.from_numpy(rows),
         categorical=torch.from_numpy(entities.categorical),
         dense=torch.from_numpy(dense(schema, side, numeric, fresh, known, at)),
+        live_dense=torch.from_numpy(dense(schema, side, numeric, live, known, at)),
         aged_dense=torch.from_numpy(np.stack([dense(schema, side, numeric, draw, known, at) for draw in aged])),
         unknown_dense=torch.from_numpy(unknown[0]),
         vectors=torch.from_numpy(np.concatenate([vectors, np.zeros((1, width), np.float32)])),

@@ -18,13 +18,11 @@ from torch import Tensor, nn
 from msd.checkpoint import load_checkpoint, save_checkpoint
 from msd.contract.rows import RowSide
 from msd.dataset.split import Part
-from msd.ranker.batch import Corruption, TrainedRanker, batch_logits
-from msd.ranker.calibrate import choose_calibration
+from msd.ranker.batch import Corruption, TrainedRanker, batch_opinions
 from msd.ranker.features import Features
 from msd.ranker.live_vectors import CachedTexts, LiveVectors
-from msd.ranker.metrics import roc_auc
 from msd.ranker.parallel import ALONE, Team, TeamError
-from msd.ranker.train import EpochReport, Progress, predict_logits, random_runs
+from msd.ranker.train import EpochReport, Judge, Progress, random_runs
 from msd.student.encoder import Student, save_student
 from msd.student.lora import Lora
 from msd.student.record import Vectors
@@ -37,7 +35,8 @@ Texts = Mapping[str, str]
 @dataclass(frozen=True)
 class TuneConfig:
     """How to tune. A step holds up to `items` items, `rows_per_item` rows of each, and encodes the texts of these items
-    and of `users` of its users; an epoch visits every training row once, or ends after `steps` steps."""
+    and of `users` of its users; an epoch visits every training row once, or ends after `steps` steps. `live`: as in
+    TrainConfig."""
 
     seed: int = 0
     epochs: int = 1
@@ -51,6 +50,7 @@ class TuneConfig:
     ranker_learning_rate: float = 2e-5
     weight_decay: float = 1e-2
     corruption: Corruption = Corruption()
+    live: bool = True
 
     def runs(self, runs: int) -> int:
         """How many runs of one item's rows a step holds: fewer on small data, so that an epoch has steps."""
@@ -139,16 +139,13 @@ class _Tuner:
                 {"params": list(model.parameters()), "weight_decay": config.weight_decay},
             ]
         )
-        self.valid = features.of_part(Part.VALID)
-        self.valid_labels = features.labels.cpu().numpy().astype(np.float64)[self.valid]
         self.before = self.valid_auc()
         self.best_epoch, self.best_auc = 0, self.before
         self.best = {"model": copy.deepcopy(model.state_dict()), "lora": self.lora.copy()}
         self.curve: list[EpochReport] = []
 
     def valid_auc(self) -> float:
-        logits = predict_logits(self.model, self.features, self.valid)
-        return self.team.mean(roc_auc(self.valid_labels, logits))
+        return self.team.mean(Judge(self.features, self.config.live).auc(self.model))
 
     def resume(self, checkpoint: Path, run: str) -> None:
         if found := load_checkpoint(checkpoint, run, self.optimiser):
@@ -206,9 +203,9 @@ class _Tuner:
     def _step(self, events: NDArray[np.int64], rate: float, rng: np.random.Generator) -> float:
         self.model.train()
         live = self._live(events, rng)
-        logits = batch_logits(
+        logits = batch_opinions(
             self.model, self.features, events, self.config.corruption, rng, lambda side, rows: live[side](rows)
-        )
+        )[0]
         loss: Tensor = nn.functional.binary_cross_entropy_with_logits(
             logits, self.features.labels[torch.from_numpy(events)]
         )
@@ -246,8 +243,7 @@ class _Tuner:
         self.lora.merge()
         items, users = self.refresh()
         if self.best_epoch:
-            logits = predict_logits(self.model, self.features, self.valid)
-            self.model.calibrator.set(choose_calibration(logits, self.valid_labels))
+            Judge(self.features, self.config.live).calibrate(self.model)
         self.student.cpu()
         levels = (LevelVectors(self.items.ids, items), LevelVectors(self.users.ids, users))
         return Tuned(self.model.eval(), *levels, self.best_epoch, self.best_auc, self.before, self.curve)

@@ -16,7 +16,7 @@ from msd.ranker.train import EpochReport
 from msd.record import read_record
 from msd.student.vectors import StudentVectors, load_vectors
 
-FORMAT = 5
+FORMAT = 6
 WEIGHTS_FILE, RECORD_FILE = "weights.safetensors", "ranker.json"
 STUDENT_FOLDER = "student"
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
 from msd.contract.schema import SIDES, Bag, Categorical, FeatureSchema, Side
+from msd.ranker.count_model import CountModel
 from msd.ranker.history import SUMMARY, Fusion, Overlap, TargetAttention, cosine, select, summarise
 
 BLOCKS = 2  # of a vector: what texts mean, and the words they use
@@ -24,7 +25,8 @@ class RankerConfig(BaseModel):
 
     `hidden` may be empty, for no MLP, in MSD's own network. `id_hidden`: the share of ids that training hides whole.
     `selected`: how many items of the history the Selector takes, None for all. `fusion`: whether they are fused with
-    the target at all. `affinity`: the numbers a user has of his own, 0 for none.
+    the target at all. `affinity`: the numbers a user has of his own, 0 for none. `counts`: the widths of the count
+    model beside MSD's own network, empty for none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +43,7 @@ class RankerConfig(BaseModel):
     selected: int | None = 5
     fusion: bool = True
     affinity: int = 16
+    counts: tuple[int, ...] = (32, 16)
 
     @model_validator(mode="after")
     def _baselines_are_deep(self) -> Self:
@@ -130,7 +133,12 @@ class Affinity(nn.Module):
 
 
 class Ranker(nn.Module):
-    """The schema's tensors → [N] logits of a click."""
+    """The schema's tensors → [N] logits of a click: those of the network and of the count model, blended.
+
+    The two learn apart, and `blend` says how much each counts, so that neither unlearns what the other knows.
+    """
+
+    blend: Tensor
 
     def __init__(self, schema: FeatureSchema, config: RankerConfig) -> None:
         super().__init__()
@@ -165,6 +173,9 @@ class Ranker(nn.Module):
             layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(config.dropout)]
         self.deep = nn.Sequential(*layers) if layers else None
         self.head = nn.Linear(width + sum(config.hidden[-1:]), 1)
+        self.counts = CountModel(schema, config.counts) if config.counts else None
+        opinions = 2 if self.counts else 1
+        self.register_buffer("blend", torch.full((opinions,), 1 / opinions))
 
     @staticmethod
     def _width(schema: FeatureSchema, side: Side, config: RankerConfig) -> int:
@@ -186,6 +197,20 @@ class Ranker(nn.Module):
 
     def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
         """Logits [N], given what attention sees of targets and history."""
+        return self.blended(self.opinions(tensors, target_ND, history_BLD))
+
+    def opinions(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> list[Tensor]:
+        """Logits [N] of the network, and then of the count model if there is one."""
+        network = self._network(tensors, target_ND, history_BLD)
+        return [network, self.counts(tensors, target_ND.shape[0])] if self.counts else [network]
+
+    def blended(self, opinions: list[Tensor]) -> Tensor:
+        """Logits [N] of what `opinions` gives."""
+        weighted = [weight * logits for weight, logits in zip(self.blend, opinions, strict=True)]
+        logits: Tensor = weighted[0] + weighted[1] if len(weighted) > 1 else weighted[0]
+        return logits
+
+    def _network(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
         n, mask = target_ND.shape[0], tensors["history_mask"]
         sides = {side: self._side(tensors, side).expand(n, -1) for side in self.sides}
         parts = [*sides.values(), torch.log1p(mask.sum(1, keepdim=True)).expand(n, -1) / 2]

@@ -28,13 +28,16 @@ _AGED = 4  # draws of earlier counts a row
 class Timeline:
     """By event: history [E, L] as item rows (−1 pads, oldest first), and counts of user and item as [E] columns.
 
-    `aged_*` are the same counts as they stood earlier, drawn several times, so that a model trained on all serves well
-    with counts of any age. `final_*` hold the states after all window and train rows, by row.
+    `live_*` count every earlier event, whatever its part, as a service with feedback does. `aged_*` are the other
+    counts as they stood earlier, drawn several times, so that a model trained on all serves well with counts of any
+    age. `final_*` hold the states after all window and train rows, by row.
     """
 
     history: NDArray[np.int32]
     user_counts: Counts
     item_counts: Counts
+    live_user_counts: Counts
+    live_item_counts: Counts
     aged_user_counts: list[Counts]
     aged_item_counts: list[Counts]
     final_users: dict[int, EntityState]
@@ -60,17 +63,18 @@ def walk_events(
     rule = state_rule(schema)
     rng = np.random.default_rng(_AGING_SEED)
     history = np.full((len(at), rule.history_length), -1, np.int32)
-    fresh = {side: np.zeros((len(at), 3)) for side in _SIDES}
+    fresh, live = ({side: np.zeros((len(at), 3)) for side in _SIDES} for _ in range(2))
     aged = {side: np.zeros((_AGED, len(at), 3)) for side in _SIDES}
-    seen: dict[int, EntityState] = defaultdict(EntityState)
+    seen: dict[str, dict[int, EntityState]] = {side: defaultdict(EntityState) for side in _SIDES}
     snapshots: dict[str, dict[int, list[EntityState]]] = {side: defaultdict(lambda: [EntityState()]) for side in _SIDES}
     counted = parts <= Part.TRAIN
     longest_s = _longest_age_s(schema)
     for group in _simultaneous(at):
         for row in group:
-            liked = seen[user_rows[row]].history
+            liked = seen["user"][user_rows[row]].history
             history[row, : len(liked)] = [items.place[one] for one in liked]
             for side, entity in (("user", user_rows[row]), ("item", item_rows[row])):
+                live[side][row] = _counts(advance(rule, seen[side][entity], at[row]))
                 past = snapshots[side][entity]
                 # A user's rows after train are not counted, so the counts are as old as the last row that was.
                 complete = counted[row] or side == "item"
@@ -79,15 +83,20 @@ def walk_events(
                     aged[side][draw, row] = _counts(_earlier(rule, past, at[row], draw, longest_s, rng))
         for row in group:
             event = Event(at[row], bool(clicked[row]), items.ids[item_rows[row]])
-            seen[user_rows[row]] = fold(rule, seen[user_rows[row]], event)
-            if counted[row]:
-                for side, entity in (("user", user_rows[row]), ("item", item_rows[row])):
+            for side, entity, happened in (
+                ("user", user_rows[row], event),
+                ("item", item_rows[row], event._replace(item_id=None)),
+            ):
+                seen[side][entity] = fold(rule, seen[side][entity], happened)
+                if counted[row]:
                     past = snapshots[side][entity]
-                    past.append(fold(rule, past[-1], event if side == "user" else event._replace(item_id=None)))
+                    past.append(fold(rule, past[-1], happened))
     return Timeline(
         history,
         user_counts=Counts(*fresh["user"].T),
         item_counts=Counts(*fresh["item"].T),
+        live_user_counts=Counts(*live["user"].T),
+        live_item_counts=Counts(*live["item"].T),
         aged_user_counts=[Counts(*draw.T) for draw in aged["user"]],
         aged_item_counts=[Counts(*draw.T) for draw in aged["item"]],
         final_users=_last(snapshots["user"]),

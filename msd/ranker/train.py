@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from msd.checkpoint import load_checkpoint, save_checkpoint
 from msd.contract.errors import MsdError
 from msd.dataset.split import Part
-from msd.ranker.batch import Corruption, TrainedRanker, batch_logits
-from msd.ranker.calibrate import choose_calibration
+from msd.ranker.batch import Corruption, TrainedRanker, batch_opinions
+from msd.ranker.calibrate import choose_calibration, fit_blend
 from msd.ranker.features import Features
 from msd.ranker.metrics import roc_auc
-from msd.ranker.model import RankerConfig
+from msd.ranker.model import Ranker, RankerConfig
 from msd.ranker.parallel import ALONE, Team, TeamError
+from msd.ranker.train_counts import train_counts
 
 _PREDICT_ROWS = 2_048
 USER_AFFINITIES = "ranker.affinity.users.weight"
@@ -37,8 +38,9 @@ class TrainConfig:
     `patience`: epochs without a better valid AUC before stopping. `averaging`: the greatest decay of the running
     average of the weights. `affinity_decay`: the weight decay of users' affinities. `adaptor_rate`: the adaptors' share
     of the learning rate. `rows_per_user`: how many of a user's rows stand together where he has as many; few users a
-    step teach it what differs between their rows, not between them. The batch shrinks on small data, so that an epoch
-    has steps to learn from.
+    step teach it what differs between their rows, not between them. `live`: whether valid is seen with live counts, as
+    a service with feedback has them, or with those of the end of train. The batch shrinks on small data, so that an
+    epoch has steps to learn from.
     """
 
     seed: int = 0
@@ -51,6 +53,7 @@ class TrainConfig:
     affinity_decay: float = 5.0
     adaptor_rate: float = 0.3
     averaging: float = 0.99
+    live: bool = True
     corruption: Corruption = Corruption()
 
     def batch(self, rows: int) -> int:
@@ -78,21 +81,20 @@ def train_ranker(
     progress: Progress,
     team: Team = ALONE,
 ) -> tuple[TrainedRanker, list[EpochReport]]:
-    """The calibrated ranker of the epoch that ranked valid best, and the training curve.
+    """The blended and calibrated ranker of the epoch that ranked valid best, and the training curve.
 
     Its weights are the running average of the trained ones. Stopped and called again with the same `checkpoint` and
     `run`, it goes on after the last whole epoch and ends at the same result. `progress(epoch, step, loss)`.
     All of a `team` end with the same ranker; the first writes the checkpoint, which all must be able to read.
     Raises TrainError if the valid rows hold one label only.
     """
-    valid = features.of_part(Part.VALID)
-    labels = features.labels.cpu().numpy().astype(np.float64)
-    if len(np.unique(labels[valid])) < 2:
+    judge = Judge(features, config.live)
+    if len(np.unique(judge.labels)) < 2:
         raise TrainError(
-            f"all {len(valid)} valid rows have label {labels[valid[0]]:g}, so that no epoch can be chosen by them; "
-            "bring more events, or move the cuts in [split]"
+            f"all {len(judge.labels)} valid rows have label {judge.labels[0]:g}, so that no epoch can be chosen by "
+            "them; bring more events, or move the cuts in [split]"
         )
-    model = _new_model(features, model_config, config.seed)
+    model = _new_model(features, model_config, config)
     average, best = copy.deepcopy(model), copy.deepcopy(model)
     optimiser = torch.optim.AdamW(_parameter_groups(model, config), lr=config.learning_rate, fused=True)
     modules: dict[str, nn.Module] = {"model": model, "average": average, "best": best}
@@ -109,22 +111,50 @@ def train_ranker(
     while not _finished(curve, config):
         epoch = len(curve) + 1
         loss = _train_epoch(model, average, optimiser, features, config, epoch, progress, team)
-        auc = team.mean(roc_auc(labels[valid], predict_logits(average, features, valid)))
+        auc = team.mean(judge.blend(average))
         if not curve or auc > max(point.valid_auc for point in curve):
             best.load_state_dict(average.state_dict())
         curve.append(EpochReport(epoch, loss, auc))
         groups = {name: module.state_dict() for name, module in modules.items()}
         if team.leads:
             save_checkpoint(checkpoint, run, json.dumps(curve), groups, optimiser)
-    best.calibrator.set(choose_calibration(predict_logits(best, features, valid), labels[valid]))
+    judge.calibrate(best)
     return best.eval(), curve
 
 
-def _new_model(features: Features, model_config: RankerConfig, seed: int) -> TrainedRanker:
-    torch.manual_seed(seed)
+class Judge:
+    """The valid rows as they are served: what epochs are chosen by, and what blends and calibrations are fitted on."""
+
+    def __init__(self, features: Features, live: bool) -> None:
+        self._features = features.live() if live else features
+        self._events = features.of_part(Part.VALID)
+        self.labels = features.labels.cpu().numpy().astype(np.float64)[self._events]
+
+    def auc(self, model: TrainedRanker) -> float:
+        """How well the model ranks them as it is."""
+        return roc_auc(self.labels, predict_logits(model, self._features, self._events))
+
+    def blend(self, model: TrainedRanker) -> float:
+        """Sets how much each part of the ranker counts; how well it then ranks them."""
+        opinions = predict_opinions(model, self._features, self._events)
+        if isinstance(model.ranker, Ranker) and len(opinions) > 1:
+            model.ranker.blend.copy_(torch.from_numpy(fit_blend(opinions, self.labels)))
+        return roc_auc(self.labels, _blended(model, opinions))
+
+    def calibrate(self, model: TrainedRanker) -> None:
+        """Sets the calibration of the blended logits."""
+        logits = predict_logits(model, self._features, self._events)
+        model.calibrator.set(choose_calibration(logits, self.labels))
+
+
+def _new_model(features: Features, model_config: RankerConfig, config: TrainConfig) -> TrainedRanker:
+    torch.manual_seed(config.seed)
     model = TrainedRanker(features.schema, model_config, features.item.vectors.shape[1])
     model.adaptors.start_at(features)
-    return model.to(features.labels.device)
+    model.to(features.labels.device)
+    if isinstance(model.ranker, Ranker) and model.ranker.counts:
+        train_counts(model.ranker.counts, features, config.corruption, config.seed)
+    return model
 
 
 def _parameter_groups(model: TrainedRanker, config: TrainConfig) -> list[dict[str, Any]]:
@@ -172,7 +202,7 @@ def _train_epoch(
     losses = []
     for step, start in enumerate(range(0, len(order), batch), start=1):
         events = order[start : start + batch]
-        logits = batch_logits(model, features, events, config.corruption, rng)
+        logits = batch_opinions(model, features, events, config.corruption, rng)[0]
         loss: Tensor = nn.functional.binary_cross_entropy_with_logits(logits, features.labels[torch.from_numpy(events)])
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -198,14 +228,24 @@ def random_runs(entities: NDArray[np.int32], longest: int, rng: np.random.Genera
 
 
 @torch.no_grad()
-def predict_logits(model: TrainedRanker, features: Features, events: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Uncalibrated logits [len(events)]."""
+def predict_opinions(model: TrainedRanker, features: Features, events: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Uncalibrated logits [P, len(events)] of each part of the ranker."""
     model.eval()
     parts = [
-        batch_logits(model, features, events[start : start + _PREDICT_ROWS])
+        torch.stack(batch_opinions(model, features, events[start : start + _PREDICT_ROWS]))
         for start in range(0, len(events), _PREDICT_ROWS)
     ]
-    logits: NDArray[np.float64] = torch.cat(parts).cpu().numpy().astype(np.float64)
+    opinions: NDArray[np.float64] = torch.cat(parts, 1).cpu().numpy().astype(np.float64)
+    return opinions
+
+
+def predict_logits(model: TrainedRanker, features: Features, events: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Uncalibrated logits [len(events)]."""
+    return _blended(model, predict_opinions(model, features, events))
+
+
+def _blended(model: TrainedRanker, opinions: NDArray[np.float64]) -> NDArray[np.float64]:
+    logits: NDArray[np.float64] = model.ranker.blended(list(torch.from_numpy(opinions))).numpy()
     return logits
 
 

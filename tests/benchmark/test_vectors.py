@@ -118,7 +118,7 @@ def test_sources_differ_and_name_what_they_come_from(sources: Sources) -> None:
 
 
 def _equal(one: SideFeatures, other: SideFeatures) -> None:
-    for name in ("rows", "categorical", "dense", "aged_dense", "unknown_dense", "vectors", "present"):
+    for name in ("rows", "categorical", "dense", "live_dense", "aged_dense", "unknown_dense", "vectors", "present"):
         assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 

@@ -102,7 +102,8 @@ def test_differences_are_of_all_pairs_and_by_seed_where_seeds_are_the_same(resul
 
 def test_what_only_a_network_has_is_there_for_networks(results: dict[str, Any]) -> None:
     models = results["models"]
-    assert set(models["one"]) - set(models["counts"]) == {"curve", "calibrations", "degradation", "cold_ads"}
+    own = {"curve", "calibrations", "degradation", "cold_ads", "live_counts"}
+    assert set(models["one"]) - set(models["counts"]) == own
     # The vectors of one seed's items cannot be taken from the other, which has none.
     assert "item without vector" in models["one"]["degradation"]
     assert "item without vector" not in models["plain"]["degradation"]
@@ -112,6 +113,14 @@ def test_what_only_a_network_has_is_there_for_networks(results: dict[str, Any]) 
             assert rung[0]["auc"] == pytest.approx(figures["metrics"]["auc"])
     assert set(models["one"]["calibrations"]) == {"none", "platt", "isotonic"}
     assert sum(point["rows"] for point in models["mixed"]["calibration"]) == 2 * results["rows"]["test"]
+
+
+def test_the_verdict_is_of_the_first_pair_that_differs_in_semantics_alone(results: dict[str, Any]) -> None:
+    verdict, models = results["verdict"], results["models"]
+    # The seeds of "mixed" are of both kinds, so that it says nothing of either.
+    assert (verdict["model"], verdict["minus"]) == ("one", "plain")
+    assert verdict["auc"] == pytest.approx([models[name]["live_counts"]["auc"] for name in ("one", "plain")])
+    assert verdict["ci95"][0] <= verdict["gain"] <= verdict["ci95"][1]
 
 
 def test_slices_have_metrics_or_say_why_not(results: dict[str, Any]) -> None:

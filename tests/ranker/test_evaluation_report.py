@@ -11,6 +11,15 @@ HOSTILE = "<script>alert('x')</script> $\\frac{ & \"co\" 電影"
 ESCAPED = "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; $\\frac{ &amp; &#34;co&#34; 電影"
 NUMBERS = {"auc": 0.7712, "gauc": None, "logloss": 0.5123, "ece": 0.0123, "predicted_over_observed": 1.01}
 
+VERDICT = {
+    "model": HOSTILE,
+    "minus": "without",
+    "gain": 0.0031,
+    "ci95": (-0.0021, 0.0088),
+    "unit": "users",
+    "sure": False,
+}
+
 
 def _model(*, network: bool, seeds: int = 1) -> dict[str, Any]:
     ends = {"auc": (0.75, 0.79), "logloss": (0.49, 0.53)}
@@ -58,6 +67,7 @@ def _results(*, only_baseline_beside: bool = False) -> dict[str, Any]:
         "models": models,
         "differences": [_difference(HOSTILE, name, by_seed=name != "counts") for name in names[1:]],
         "slices": [whole, small],
+        "verdict": None if only_baseline_beside else VERDICT,
     }
 
 
@@ -82,6 +92,7 @@ def test_the_figures_are_there(page: str) -> None:
         assert figure in page, figure
     for figure in ("+0.0222", "-0.0011 to +0.0333", "± 0.0077 over seeds", "0.125", "0.6543"):
         assert figure in page, figure
+    assert "no sure gain, +0.0031 AUC with live counts (95 % over users: -0.0021 to +0.0088): serve without" in page
 
 
 def test_what_could_not_be_measured_is_shown_as_such(page: str) -> None:

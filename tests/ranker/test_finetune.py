@@ -45,7 +45,7 @@ def test_tuning_ranks_valid_better_and_says_from_where_it_came(untuned: Untuned,
     tuned, _ = both
     rows = untuned.features.of_part(Part.VALID)
     labels = untuned.features.labels.numpy()[rows]
-    before = roc_auc_score(labels, predict_logits(untuned.ranker, untuned.features, rows))
+    before = roc_auc_score(labels, predict_logits(untuned.ranker, untuned.features.live(), rows))
     assert tuned.valid_auc_before == pytest.approx(before)
     assert tuned.epoch > 0
     assert tuned.valid_auc == max(point.valid_auc for point in tuned.curve) > before
@@ -69,7 +69,7 @@ def test_the_saved_vectors_give_the_scores_that_were_calibrated(
     untuned: Untuned, both: tuple[Tuned, Student], saved: Path
 ) -> None:
     tuned, _ = both
-    features = build_features(untuned.dataset, untuned.features.schema, load_vectors(saved))
+    features = build_features(untuned.dataset, untuned.features.schema, load_vectors(saved)).live()
     rows = features.of_part(Part.VALID)
     labels = features.labels.numpy()[rows]
     assert abs(roc_auc_score(labels, predict_logits(tuned.ranker, features, rows)) - tuned.valid_auc) < 1e-4

@@ -96,6 +96,17 @@ def test_counts_are_of_strictly_earlier_window_and_train_rows(past: Past) -> Non
 
 @settings(max_examples=60, deadline=None)
 @given(past=pasts())
+def test_live_counts_are_of_all_strictly_earlier_rows(past: Past) -> None:
+    timeline, at = walk(past), past.dataset.events["at"]
+    every = past._replace(parts=np.zeros_like(past.parts))
+    for row in range(len(at)):
+        for key, counts in (("user_id", timeline.live_user_counts), ("item_id", timeline.live_item_counts)):
+            expected = _faded(_counted(every, row, key), at[row])
+            np.testing.assert_allclose([column[row] for column in counts], expected, rtol=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(past=pasts())
 def test_aged_counts_are_those_of_an_earlier_moment(past: Past) -> None:
     timeline, at = walk(past), past.dataset.events["at"]
     for row in range(len(at)):

@@ -103,13 +103,14 @@ def test_early_stopping_keeps_the_best_epoch(world: World, tmp_path: Path) -> No
     best = max(curve, key=lambda point: point.valid_auc)
     assert len(curve) == best.epoch + config.patience < config.epochs
     rows, labels = _valid(world)
-    assert roc_auc_score(labels, predict(model, world.features, rows)) == pytest.approx(best.valid_auc, abs=1e-9)
+    assert roc_auc_score(labels, predict(model, world.features.live(), rows)) == pytest.approx(best.valid_auc, abs=1e-9)
 
 
 def test_calibration_makes_the_clicks_of_valid_likelier(world: World) -> None:
     rows, labels = _valid(world)
-    raw = predict_logits(world.model, world.features, rows)
-    before, after = 1 / (1 + np.exp(-raw)), predict(world.model, world.features, rows)
+    served = world.features.live()
+    raw = predict_logits(world.model, served, rows)
+    before, after = 1 / (1 + np.exp(-raw)), predict(world.model, served, rows)
     assert log_loss(labels, after) <= log_loss(labels, before) + 1e-9
     # Platt's line meets the click rate. A curve nearly does: shares of few rows with one label alone are moved inwards.
     assert after.mean() == pytest.approx(labels.mean(), abs=0.02)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from msd.benchmark.live import with_live_counts
 from msd.dataset.config import SplitConfig
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
@@ -21,7 +20,7 @@ def features(tiny: Dataset, request: pytest.FixtureRequest) -> Features:
 
 
 def test_training_rows_stay_and_test_rows_see_more(tiny: Dataset, features: Features) -> None:
-    live = with_live_counts(features, tiny)
+    live = features.live()
     training, test = features.of_part(Part.WINDOW, Part.TRAIN), features.of_part(Part.TEST)
     for one, other in ((live.user, features.user), (live.item, features.item)):
         assert torch.equal(one.dense[training], other.dense[training])
@@ -37,7 +36,7 @@ def test_counts_are_those_of_a_dataset_that_trains_on_nearly_everything(tiny: Da
     late = tiny.config.model_copy(update={"split": SplitConfig(profile_window=0.5, train=0.96, valid=0.98)})
     dataset = replace(tiny, config=late)
     expected = build_features(dataset, features.schema, word_vectors(tiny))
-    live = with_live_counts(features, tiny)
+    live = features.live()
     same = np.intersect1d(expected.of_part(Part.TRAIN), features.of_part(Part.TEST))
     assert len(same) > 50
     assert torch.equal(live.user.dense[same], expected.user.dense[same])

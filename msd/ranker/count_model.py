@@ -1,0 +1,30 @@
+"""What counts alone say of a click: an MLP on numbers, click rates, impressions and their ages.
+
+It has no ids, vectors or history to learn rows by heart with. `train_counts` fits it; then it stays as it is.
+"""
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from msd.contract.schema import SIDES, FeatureSchema
+
+
+class CountModel(nn.Module):
+    """The schema's dense tensors → [N] logits."""
+
+    def __init__(self, schema: FeatureSchema, hidden: tuple[int, ...]) -> None:
+        super().__init__()
+        widths = {f"{side}_dense": schema.dense_width(side) for side in SIDES}
+        self.dense = [name for name, width in widths.items() if width]
+        layers: list[nn.Module] = []
+        for before, after in pairwise((sum(widths.values()), *hidden)):
+            layers += [nn.Linear(before, after), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(hidden[-1], 1)).requires_grad_(False)
+
+    def forward(self, tensors: Mapping[str, Tensor], n: int) -> Tensor:
+        """User's and context's tensors of batch 1 or N, the candidates' of N → [N]."""
+        logits: Tensor = self.layers(torch.cat([tensors[name].expand(n, -1) for name in self.dense], -1))
+        return logits.squeeze(-1)

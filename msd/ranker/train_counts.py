@@ -1,0 +1,37 @@
+"""Fits the count model, which takes seconds, before the network is trained beside it."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from msd.dataset.split import Part
+from msd.ranker.batch import Corruption, count_tensors
+from msd.ranker.count_model import CountModel
+from msd.ranker.features import Features
+
+_EPOCHS, _ROWS, _RATE, _DECAY = 12, 256, 3e-3, 1e-2
+
+
+def train_counts(model: CountModel, features: Features, corruption: Corruption, seed: int) -> None:
+    """Trains it on window and train rows, each as fresh as live counts are and again as `corruption` has it: aged or
+    unknown.
+
+    The learning rate rises and falls once (Smith and Topin 2019): there is no epoch to choose.
+    """
+    events = features.of_part(Part.WINDOW, Part.TRAIN)
+    rng = np.random.default_rng([seed, len(events)])
+    steps = -(-len(events) // _ROWS)
+    model.requires_grad_(True)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=_RATE, weight_decay=_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, total_steps=_EPOCHS * steps + 1)
+    for _ in range(_EPOCHS):
+        for chosen in np.array_split(rng.permutation(events), steps):
+            seen = count_tensors(features, chosen), count_tensors(features, chosen, corruption, rng)
+            logits = torch.stack([model(tensors, len(chosen)) for tensors in seen])
+            labels = features.labels[torch.from_numpy(chosen)].expand_as(logits)
+            loss = nn.functional.binary_cross_entropy_with_logits(logits, labels)
+            optimiser.zero_grad()
+            torch.autograd.backward(loss)
+            optimiser.step()
+            schedule.step()
+    model.requires_grad_(False)

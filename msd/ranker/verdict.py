@@ -1,0 +1,55 @@
+"""Whether semantics pay where a model is served: the same network with the student's vectors and without, paired."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msd.ranker.bootstrap import compare, compare_by_seed, resample_metrics
+from msd.ranker.metrics import Labels, Probabilities, measure_pooled
+
+
+class Served(NamedTuple):
+    """What one model's K seeds say of the test rows [K, n] with live counts, and whether it reads vectors."""
+
+    name: str
+    network: str
+    seeds: tuple[int, ...]
+    semantics: bool
+    live: Probabilities
+
+
+def judge_semantics(
+    served: Sequence[Served], labels: Labels, users: NDArray[np.int64], resamples: int, seed: int
+) -> dict[str, Any] | None:
+    """The gain in AUC of the first model with vectors over the first of its network without any, with its 95 % interval
+    over users (and seeds, where both have the same several), and what to do; None where there is no such pair."""
+    pairs = [
+        (one, other)
+        for one in served
+        for other in served
+        if one.semantics and not other.semantics and one.network == other.network
+    ]
+    if not pairs:
+        return None
+    one, other = pairs[0]
+    drawn = resample_metrics(labels, np.concatenate([one.live, other.live]), users, resamples, seed).auc
+    ours, theirs = np.split(drawn, [len(one.live)])
+    by_seed = len(one.seeds) > 1 and one.seeds == other.seeds
+    sureness = compare_by_seed(ours, theirs) if by_seed else compare(ours, theirs)
+    auc = [float(np.mean([measure_pooled(labels, row)["auc"] for row in model.live])) for model in (one, other)]
+    found = {"model": one.name, "minus": other.name, "auc": auc, "gain": auc[0] - auc[1], **sureness}
+    unit = "users and seeds" if by_seed else "users"
+    return {**found, "unit": unit, "sure": bool(sureness["ci95"] and sureness["ci95"][0] > 0)}
+
+
+def say(verdict: dict[str, Any]) -> str:
+    """The verdict in one sentence."""
+    ends = verdict["ci95"]
+    gain = f"{verdict['gain']:+.4f} AUC with live counts"
+    gain += f" (95 % over {verdict['unit']}: {ends[0]:+.4f} to {ends[1]:+.4f})" if ends else " (no interval)"
+    if verdict["sure"]:
+        return f"semantics: sure gain of {gain}: serve {verdict['model']}"
+    sure_loss = ends and ends[1] < 0
+    return f"semantics: {'sure loss' if sure_loss else 'no sure gain'}, {gain}: serve without, {verdict['minus']}"
