@@ -61,6 +61,7 @@ class Reply {
     for (const Head& head : heads) room += head.name.size() + 8 + kMostNumberChars * order_.size();
     room += kMostNumberChars * order_.size();
     for (const std::string_view id : frame.missing) room += id.size() + 16;
+    for (const std::string_view name : frame.unknown) room += name.size() + 32;
     return room;
   }
 
@@ -112,20 +113,34 @@ class Reply {
   }
 
   void put_degraded(const Frame& frame) {
-    if (frame.found.has_user && frame.missing.empty()) return;
+    if (frame.found.has_user && frame.missing.empty() && frame.unknown.empty()) return;
     put(",\"degraded\":{");
-    if (!frame.found.has_user) put("\"user\":\"unknown\"");
+    if (!frame.found.has_user) put("\"user\":\"unknown\",");
     if (!frame.missing.empty()) {
-      put(frame.found.has_user ? "\"candidates\":{" : ",\"candidates\":{");
-      for (const std::string_view id : frame.missing) {
-        *at_++ = '"';
-        put(id);
-        put("\":\"prior\",");
-      }
-      at_[-1] = '}';
+      put("\"candidates\":{");
+      for (const std::string_view id : frame.missing) put_member("", id, "prior");
+      end_object();
+      put(",");
     }
-    put("}");
+    if (!frame.unknown.empty()) {
+      put("\"values\":{");
+      for (const std::string_view name : frame.unknown) put_member("context.", name, "unknown");
+      end_object();
+      put(",");
+    }
+    end_object();
   }
+
+  // Of an object: a comma follows, which the object's end takes back.
+  void put_member(std::string_view place, std::string_view name, std::string_view value) {
+    *at_++ = '"';
+    put(place);
+    put(name);
+    put("\":");
+    put_string(value);
+  }
+
+  void end_object() { at_[-1] = '}'; }
 
   std::vector<size_t> order_;
   std::vector<double> ecpm_;

@@ -200,9 +200,11 @@ inline bool Request::read(std::string_view body, size_t max_candidates) {
   return is_read && json.is_at_end() && (seen & 1u << kUserId) && (seen & 1u << kCandidates);
 }
 
-// Encodes the context of a request, as `encode_record`; false where a value or a name is not plainly one of the
-// schema's.
-inline bool encode_context(const Schema& schema, std::string_view object, int32_t* categorical, float* dense) {
+// Encodes the context of a request, as `encode_record`, and tells the fields with a category that is not in their
+// vocabulary, as `is_unknown`; false where a value or a name is not plainly one of the schema's.
+inline bool encode_context(const Schema& schema, std::string_view object, int32_t* categorical, float* dense,
+                           std::vector<std::string_view>& unknown) {
+  unknown.clear();
   std::copy(schema.context_categorical.begin(), schema.context_categorical.end(), categorical);
   std::copy(schema.context_dense.begin(), schema.context_dense.end(), dense);
   if (object.empty()) return true;
@@ -216,21 +218,21 @@ inline bool encode_context(const Schema& schema, std::string_view object, int32_
     if (place == schema.context_places.end() || seen[place->second]) return false;
     seen[place->second] = true;
     const ContextField& field = schema.context[place->second];
-    // A category that the model has never seen is declared in the reply, which is Python's to do.
-    const auto known_index = [&](std::string_view text) {
+    bool is_known = true;
+    const auto index_in_field = [&](std::string_view text) {
       const int32_t index = json.is_ok() ? index_of(field, text) : 0;
-      if (!field.buckets && index == kUnknownIndex) json.refuse();
+      if (!field.buckets && index == kUnknownIndex) is_known = false;
       return index;
     };
     const auto read_index = [&]() {
       if (json.is_at_string()) {
         const std::string_view text = json.string();
         if (!is_within(text, kMaxValueChars)) json.refuse();
-        return known_index(text);
+        return index_in_field(text);
       }
       const JsonReader::Number number = json.number();
       if (!number.is_integer) json.refuse();
-      return known_index(number.text);
+      return index_in_field(number.text);
     };
     if (field.kind == ContextField::kNumeric) {
       const bool is_missing = json.take_null();
@@ -250,6 +252,7 @@ inline bool encode_context(const Schema& schema, std::string_view object, int32_
       } while (json.is_ok() && json.take(','));
       json.need(']');
     }
+    if (!is_known) unknown.push_back(place->first);
   } while (json.is_ok() && json.take(','));
   return json.is_ok();
 }

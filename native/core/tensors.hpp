@@ -58,6 +58,7 @@ class Frame {
   Found found;
   const Live* live = nullptr;  // of the request at hand
   std::vector<std::string_view> missing;  // ids of candidates without a row, each once
+  std::vector<std::string_view> unknown;  // context fields with a category that the model has never seen
 
   Outcome read(std::string_view body, size_t max_candidates) {
     return request.read(body, std::min(max_candidates, capacity_)) ? Outcome::kFilled : Outcome::kUnread;
@@ -65,8 +66,7 @@ class Frame {
 
   // From a bundle's files.
   Outcome fill(const RowFile& users, const RowFile& items, double now) {
-    if (!encode_context(schema_, request.context, tensors_.context_categorical, tensors_.context_dense))
-      return Outcome::kUnread;
+    if (!put_context()) return Outcome::kUnread;
     try {
       wanted_.assign(1, request.user_id);
       users.find(wanted_, probes_, rows_);
@@ -87,8 +87,7 @@ class Frame {
 
   // From arenas; rows count that were read in one of the `epochs`.
   Outcome fill(const Arena& users, const Arena& items, const std::vector<int64_t>& epochs, double now) {
-    if (!encode_context(schema_, request.context, tensors_.context_categorical, tensors_.context_dense))
-      return Outcome::kUnread;
+    if (!put_context()) return Outcome::kUnread;
     {
       const auto lock = users.ids->reading();
       const int64_t place = users.ids->find(request.user_id);
@@ -108,6 +107,10 @@ class Frame {
   }
 
  private:
+  bool put_context() {
+    return encode_context(schema_, request.context, tensors_.context_categorical, tensors_.context_dense, unknown);
+  }
+
   double now_or_then(double now) const { return std::isnan(request.at) ? now : request.at; }
 
   static bool is_sure(const Arena& arena, int64_t place, const std::vector<int64_t>& epochs) {
