@@ -31,7 +31,7 @@ MISSING_INDEX = 0
 UNKNOWN_INDEX = 1
 _STANDARD_LIMIT = 10.0
 _RAREST = 1e-6
-_SECONDS_PER_DAY = 86_400.0
+SECONDS_PER_DAY = 86_400.0
 
 
 def canonical(field: ValueField, value: object) -> Value:
@@ -191,7 +191,7 @@ def encode_state(
     encoded = np.empty((*np.broadcast(rate, age).shape, len(STATE_FEATURES)), np.float32)
     encoded[..., 0] = np.log(rate / (1.0 - rate)) - _prior_log_odds(field.prior)
     encoded[..., 1] = np.log1p(shown)
-    encoded[..., 2] = np.log1p(age / _SECONDS_PER_DAY)
+    encoded[..., 2] = np.log1p(age / SECONDS_PER_DAY)
     return encoded
 
 

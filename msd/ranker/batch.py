@@ -69,7 +69,7 @@ def batch_opinions(
     rng: np.random.Generator | None = None,
     vectors: Vectors | None = None,
 ) -> list[Tensor]:
-    """Uncalibrated logits [B] of B events by each part of the ranker: the network first, which alone has gradients.
+    """What `Ranker.opinions` gives of B events; the first, the network's, alone has gradients.
 
     `vectors` maps the rows [n] of a side's entities to the student's vectors [n, V]; without, they are the features'.
     """

@@ -29,18 +29,22 @@ def fit_platt(logits: Floats, labels: Floats) -> tuple[float, float]:
     return (slope, offset) if slope > 0 else (1.0, 0.0)
 
 
-def fit_blend(opinions: Floats, labels: Floats) -> Floats:
-    """Weights [P], none below 0, for the logits of P models [P, n] that were trained apart: a logistic regression of
-    the labels on them (stacked generalisation; Wolpert 1992). A model that it would count against is left out."""
-    weights, kept = np.zeros(len(opinions)), np.arange(len(opinions))
-    while len(kept) > 1:
+def fit_blend(network: Floats, counts: Floats, age: Floats, labels: Floats) -> Floats:
+    """Weights [2, 2], none below 0, for the logits [n] of network and count model where the counts' age [n] is 0, and
+    where it is 1: a logistic regression of the labels on them (stacked generalisation; Wolpert 1992). What would count
+    against is left out."""
+    opinions = np.stack([network * (1 - age), counts * (1 - age), network * age, counts * age])
+    weights, kept = np.zeros(4), np.flatnonzero(opinions.any(1))
+    while len(kept):
         found = LogisticRegression(C=np.inf).fit(opinions[kept].T, labels).coef_[0]
         if found.min() >= 0:
             weights[kept] = found
-            return weights
+            break
         kept = np.delete(kept, found.argmin())
-    weights[kept] = 1.0
-    return weights
+    fresh, old = weights.reshape(2, 2)
+    # An age that valid does not have, or at which nothing counts: as at the other; and the network where there is none.
+    some = fresh if fresh.any() else old if old.any() else np.array([1.0, 0.0])
+    return np.stack([one if one.any() else some for one in (fresh, old)])
 
 
 class Curve(NamedTuple):

@@ -4,6 +4,7 @@ Written once, plainly; the user's side has batch 1 (serving) or N (training), th
 schema's tensors, not where they come from.
 """
 
+import math
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Literal, Self
@@ -12,7 +13,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor, nn
 
-from msd.contract.schema import SIDES, Bag, Categorical, FeatureSchema, Side
+from msd.contract.encode import SECONDS_PER_DAY
+from msd.contract.schema import SIDES, STATE_FEATURES, Bag, Categorical, FeatureSchema, Side
 from msd.ranker.count_model import CountModel
 from msd.ranker.history import SUMMARY, Fusion, Overlap, TargetAttention, cosine, select, summarise
 
@@ -135,7 +137,8 @@ class Affinity(nn.Module):
 class Ranker(nn.Module):
     """The schema's tensors → [N] logits of a click: those of the network and of the count model, blended.
 
-    The two learn apart, and `blend` says how much each counts, so that neither unlearns what the other knows.
+    The two learn apart, so that neither unlearns what the other knows. `blend` [2, 2] says how much each counts where
+    the user's counts are fresh, and where they are as old as counts may be; in between it changes with their age.
     """
 
     blend: Tensor
@@ -174,8 +177,10 @@ class Ranker(nn.Module):
         self.deep = nn.Sequential(*layers) if layers else None
         self.head = nn.Linear(width + sum(config.hidden[-1:]), 1)
         self.counts = CountModel(schema, config.counts) if config.counts else None
-        opinions = 2 if self.counts else 1
-        self.register_buffer("blend", torch.full((opinions,), 1 / opinions))
+        self.ages = schema.numeric_width("user") + STATE_FEATURES.index("log_age_days")
+        state = schema.state("user")
+        self.oldest = math.log1p(state.age_cap_s / SECONDS_PER_DAY) if state else None
+        self.register_buffer("blend", torch.full((2, 2), 0.5))
 
     @staticmethod
     def _width(schema: FeatureSchema, side: Side, config: RankerConfig) -> int:
@@ -200,15 +205,25 @@ class Ranker(nn.Module):
         return self.blended(self.opinions(tensors, target_ND, history_BLD))
 
     def opinions(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> list[Tensor]:
-        """Logits [N] of the network, and then of the count model if there is one."""
+        """Logits [N] of the network; if there is a count model, its logits and the age [N] of the user's counts, as a
+        share of the most that it may be."""
         network = self._network(tensors, target_ND, history_BLD)
-        return [network, self.counts(tensors, target_ND.shape[0])] if self.counts else [network]
+        if not self.counts:
+            return [network]
+        age = torch.zeros_like(network)
+        if self.oldest is not None:
+            age = age + tensors["user_dense"][:, self.ages] / self.oldest
+        return [network, self.counts(tensors, target_ND.shape[0]), age]
 
     def blended(self, opinions: list[Tensor]) -> Tensor:
         """Logits [N] of what `opinions` gives."""
-        weighted = [weight * logits for weight, logits in zip(self.blend, opinions, strict=True)]
-        logits: Tensor = weighted[0] + weighted[1] if len(weighted) > 1 else weighted[0]
-        return logits
+        if len(opinions) == 1:
+            return opinions[0]
+        network, counts, age = opinions
+        (network_fresh, counts_fresh), (network_old, counts_old) = self.blend
+        weighted: Tensor = network * (network_fresh + age * (network_old - network_fresh))
+        weighted = weighted + counts * (counts_fresh + age * (counts_old - counts_fresh))
+        return weighted
 
     def _network(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
         n, mask = target_ND.shape[0], tensors["history_mask"]

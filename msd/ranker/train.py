@@ -123,28 +123,32 @@ def train_ranker(
 
 
 class Judge:
-    """The valid rows as they are served: what epochs are chosen by, and what blends and calibrations are fitted on."""
+    """The valid rows as they are served: with live counts (`live`) or with those of the end of train. Epochs are chosen
+    by these; blend and calibration are fitted on both, since a service may be without feedback."""
 
     def __init__(self, features: Features, live: bool) -> None:
-        self._features = features.live() if live else features
+        self._views = (features.live(), features) if live else (features,)
         self._events = features.of_part(Part.VALID)
         self.labels = features.labels.cpu().numpy().astype(np.float64)[self._events]
 
     def auc(self, model: TrainedRanker) -> float:
         """How well the model ranks them as it is."""
-        return roc_auc(self.labels, predict_logits(model, self._features, self._events))
+        return roc_auc(self.labels, predict_logits(model, self._views[0], self._events))
 
     def blend(self, model: TrainedRanker) -> float:
         """Sets how much each part of the ranker counts; how well it then ranks them."""
-        opinions = predict_opinions(model, self._features, self._events)
-        if isinstance(model.ranker, Ranker) and len(opinions) > 1:
-            model.ranker.blend.copy_(torch.from_numpy(fit_blend(opinions, self.labels)))
-        return roc_auc(self.labels, _blended(model, opinions))
+        opinions = [predict_opinions(model, view, self._events) for view in self._views]
+        if isinstance(model.ranker, Ranker) and model.ranker.counts:
+            network, counts, age = np.concatenate(opinions, 1)
+            blend = fit_blend(network, counts, age, np.tile(self.labels, len(opinions)))
+            model.ranker.blend.copy_(torch.from_numpy(blend))
+        return roc_auc(self.labels, _blended(model, opinions[0]))
 
     def calibrate(self, model: TrainedRanker) -> None:
-        """Sets the calibration of the blended logits."""
-        logits = predict_logits(model, self._features, self._events)
-        model.calibrator.set(choose_calibration(logits, self.labels))
+        """Sets the calibration of the blended logits, each row by one of the views."""
+        logits = np.stack([predict_logits(model, view, self._events) for view in self._views])
+        view = np.random.default_rng(0).integers(len(logits), size=len(self.labels))
+        model.calibrator.set(choose_calibration(logits[view, np.arange(len(view))], self.labels))
 
 
 def _new_model(features: Features, model_config: RankerConfig, config: TrainConfig) -> TrainedRanker:
@@ -229,7 +233,7 @@ def random_runs(entities: NDArray[np.int32], longest: int, rng: np.random.Genera
 
 @torch.no_grad()
 def predict_opinions(model: TrainedRanker, features: Features, events: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Uncalibrated logits [P, len(events)] of each part of the ranker."""
+    """What `Ranker.opinions` gives of events [P, len(events)]."""
     model.eval()
     parts = [
         torch.stack(batch_opinions(model, features, events[start : start + _PREDICT_ROWS]))

@@ -21,12 +21,17 @@ def _ranker(world: World) -> Ranker:
     return world.model.ranker
 
 
-def test_scores_are_the_blend_of_both(world: World) -> None:
+def test_scores_are_the_blend_of_both_by_the_age_of_counts(world: World) -> None:
     test = world.features.of_part(Part.TEST)
-    opinions = predict_opinions(world.model, world.features, test)
-    assert opinions.shape == (2, len(test))
-    expected = _ranker(world).blend.double().numpy() @ opinions
-    np.testing.assert_allclose(predict_logits(world.model, world.features, test), expected, atol=1e-5)
+    network, counts, age = predict_opinions(world.model, world.features, test)
+    fresh, old = _ranker(world).blend.double().numpy()
+    weights = fresh[:, None] + age * (old - fresh)[:, None]
+    np.testing.assert_allclose(
+        predict_logits(world.model, world.features, test), weights[0] * network + weights[1] * counts, atol=1e-5
+    )
+    assert 0 <= age.min() <= age.max() <= 1 + 1e-6
+    assert age.max() > 0.1
+    assert not predict_opinions(world.model, world.features.live(), test)[2].any()
 
 
 def test_the_count_model_sees_neither_ids_nor_vectors_nor_history(world: World) -> None:
@@ -41,7 +46,8 @@ def test_the_count_model_sees_neither_ids_nor_vectors_nor_history(world: World) 
         ),
         history=torch.full_like(features.history, -1),
     )
-    (network, counts), (other, same) = (predict_opinions(world.model, one, test) for one in (features, stranger))
+    network, counts, _ = predict_opinions(world.model, features, test)
+    other, same, _ = predict_opinions(world.model, stranger, test)
     assert np.array_equal(counts, same)
     assert not np.allclose(network, other, atol=1e-2)
 
@@ -54,21 +60,26 @@ def test_it_is_trained_by_itself_and_then_stays(world: World, tmp_path: Path) ->
     assert np.array_equal(*counts)
     assert roc_auc_score(labels, counts[0]) > 0.55
     assert not any(weight.requires_grad for weight in _ranker(world).counts.parameters())  # type: ignore[union-attr]
-    assert all(logits.requires_grad is has for logits, has in zip(_opinions(world), (True, False), strict=True))
+    assert all(logits.requires_grad is has for logits, has in zip(_opinions(world), (True, False, False), strict=True))
 
 
 def _opinions(world: World) -> list[torch.Tensor]:
     return batch_opinions(world.model, world.features, world.features.of_part(Part.TRAIN)[:8])
 
 
-def test_weights_are_found_and_what_counts_against_is_left_out() -> None:
+def test_weights_are_found_by_age_and_what_counts_against_is_left_out() -> None:
     rng = np.random.default_rng(0)
-    one, other, noise = rng.normal(0, 1.5, (3, 20_000))
-    labels = (rng.random(20_000) < 1 / (1 + np.exp(-(0.8 * one + 0.3 * other)))).astype(np.float64)
-    assert fit_blend(np.stack([one, other]), labels) == pytest.approx([0.8, 0.3], abs=0.05)
-    assert fit_blend(np.stack([one, -other]), labels).tolist() == [1.0, 0.0]
-    assert fit_blend(np.stack([-one, noise]), labels).min() >= 0.0
-    assert fit_blend(one[None], labels).tolist() == [1.0]
+    network, counts = rng.normal(0, 1.5, (2, 40_000))
+    age = np.where(rng.random(40_000) < 0.5, 0.0, rng.random(40_000))
+    logits = (0.8 - 0.3 * age) * network + (0.6 - 0.6 * age) * counts
+    labels = (rng.random(40_000) < 1 / (1 + np.exp(-logits))).astype(np.float64)
+
+    assert fit_blend(network, counts, age, labels) == pytest.approx(np.array([[0.8, 0.6], [0.5, 0.0]]), abs=0.07)
+    assert fit_blend(network, -counts, age, labels)[:, 1].tolist() == [0.0, 0.0]
+    none = np.zeros_like(age)
+    fresh, old = fit_blend(network, counts, none, labels)
+    assert fresh.tolist() == old.tolist()
+    assert fit_blend(-network, -counts, age, labels).tolist() == [[1.0, 0.0], [1.0, 0.0]]
 
 
 def test_valid_is_seen_with_live_counts_unless_said(world: World, tmp_path: Path) -> None:
@@ -86,4 +97,3 @@ def test_valid_is_seen_with_live_counts_unless_said(world: World, tmp_path: Path
 def test_a_ranker_may_be_without(world: World) -> None:
     model = Ranker(world.schema, RankerConfig(counts=()))
     assert model.counts is None
-    assert model.blend.tolist() == [1.0]
