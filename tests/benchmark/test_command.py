@@ -108,9 +108,15 @@ def test_the_first_seed_counts_where_their_number_is_the_benchmarks(
             ("--benchmark", "collm-ml-1m", "--data", "{data}", "--json", "{out}", "--work", "{data}/items.parquet"),
             "items.parquet is a file; name a folder with --work",
         ),
-        (("--benchmark", "collm-ml-1m", "{data}"), "--benchmark trains its own models: leave out DATASET"),
+        (
+            ("--benchmark", "collm-ml-1m", "{data}"),
+            "--benchmark trains its own models: leave out the folders and --model",
+        ),
         (("--seeds", "2"), "--data, --seeds, --json and --work go with --benchmark"),
-        (("{data}", "{data}"), "DATASET, STUDENT, OUT and at least one --model are needed; or --benchmark NAME"),
+        (
+            ("{data}", "{data}"),
+            "DATASET OUT, or DATASET STUDENT OUT, and at least one --model are needed; or --benchmark NAME",
+        ),
     ],
 )
 def test_options_that_do_not_fit_are_one_message(

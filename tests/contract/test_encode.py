@@ -190,7 +190,7 @@ def test_no_rows(side: str) -> None:
 
 
 def test_a_column_of_another_length_is_refused() -> None:
-    with pytest.raises(SchemaError, match="'gender' has 1 values where 2 are due"):
+    with pytest.raises(SchemaError, match="'gender' has 1 values, expected 2"):
         encode_side(SCHEMA, "user", {"gender": ["m"]}, 2)
 
 
@@ -243,7 +243,7 @@ def test_texts(template: str, text: str | None) -> None:
         ("{title", "malformed"),
         ("}", "malformed"),
         ("{}", "names"),
-        ("{year}", "names .*year.* none of: title"),
+        ("{year}", "names .*year.* not one of: title"),
         ("{0}", "names .*0"),
     ],
 )

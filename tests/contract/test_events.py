@@ -74,7 +74,7 @@ def test_what_is_no_json_or_ambiguous_is_malformed(document: bytes) -> None:
 
 def test_a_batch_is_bounded() -> None:
     assert len(parse_events(body(*[CLICK] * MAX_EVENTS))) == MAX_EVENTS
-    with pytest.raises(TooManyEvents, match="1001 events; one batch may have 1000: split it"):
+    with pytest.raises(TooManyEvents, match="1001 events; the limit is 1000: split the batch"):
         parse_events(body(*[CLICK] * (MAX_EVENTS + 1)))
 
 

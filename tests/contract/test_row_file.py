@@ -290,7 +290,7 @@ HEADERS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "negative count": (edited(b'"count":2', b'"count":-2'), "header is damaged"),
     "another count": (edited(b'"count":2', b'"count":3'), "header is damaged"),
     "huge count": (edited(b'"count":2', b'"count":' + b"9" * 40), "header is damaged"),
-    "the other side": (edited(b'"item"', b'"user"'), "side is 'user', this bundle needs 'item'"),
+    "the other side": (edited(b'"item"', b'"user"'), "side is 'user', but this bundle needs 'item'"),
     "another bundle": (edited(BUNDLE_ID.encode(), OTHER_ID.encode()), "bundle_id is 'fedc"),
     "another layout": (edited(b"<f2", b"<f4"), "record_dtype is "),
 }

@@ -143,6 +143,6 @@ def test_a_folder_in_use_and_a_log_that_is_none_are_told(tmp_path: Path) -> None
 
     log = logged(asks("u1", "1")).with_columns(request=pl.lit(b"[]"))
     joined = join([log], events(("impression", "1", LATER, "r0")), 3_600.0)
-    with pytest.raises(FeedbackError, match="request r0 is no request"):
+    with pytest.raises(FeedbackError, match="request r0 is not a request"):
         write_dataset(joined.frame, [log], Previous.of(old), tmp_path / "new", log_only=False)
     assert not (tmp_path / "new").exists()
