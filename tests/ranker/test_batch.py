@@ -17,13 +17,13 @@ NOTHING_HIDDEN = Corruption(aged_user=0.0, aged_item=0.0, unknown=0.0, without_v
 def seen(world: World, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
     """What the network is asked with, for the training rows of one batch."""
     noted: dict[str, torch.Tensor] = {}
-    score = world.model.ranker.score
+    opinions = world.model.ranker.opinions
 
-    def note(tensors: dict[str, torch.Tensor], target: torch.Tensor, history: torch.Tensor) -> torch.Tensor:
+    def note(tensors: dict[str, torch.Tensor], target: torch.Tensor, history: torch.Tensor) -> list[torch.Tensor]:
         noted.update(tensors, target=target)
-        return score(tensors, target, history)
+        return opinions(tensors, target, history)
 
-    monkeypatch.setattr(world.model.ranker, "score", note)
+    monkeypatch.setattr(world.model.ranker, "opinions", note)
     return noted
 
 

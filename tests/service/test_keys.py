@@ -156,7 +156,7 @@ def test_the_command_prints_a_key_once_and_an_entry_that_lets_it_in(tmp_path: Pa
     ("arguments", "said"),
     [
         (["--name", "a b", "--scope", "score"], "error: name: "),
-        (["--name", "a", "--scope", "root"], f"there are {', '.join(KEY_SCOPES)}"),
+        (["--name", "a", "--scope", "root"], f"expected one of {', '.join(KEY_SCOPES)}"),
     ],
 )
 def test_the_command_says_what_it_cannot_make(arguments: list[str], said: str) -> None:

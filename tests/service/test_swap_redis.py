@@ -54,7 +54,7 @@ def test_publications_are_followed_and_rolled_back(
         # What is not there yet cannot be served; and its rows are not what is served meanwhile.
         wait_until(lambda: running.metric("msd_bundle_refused") == 1)
         (said,) = [line["reason"] for line in running.log() if line["event"] == "bundle_refused"]
-        assert f"points to bundle {other_bundle.bundle_id}, of which {bundles} has none" in said
+        assert f"points to bundle {other_bundle.bundle_id}, which is not in {bundles}: copy it there" in said
         assert version(running) == "test-0"
         copytree(other_bundle.folder, bundles / "b")
         wait_until(lambda: version(running) == "test-1")

@@ -40,7 +40,7 @@ def test_a_file_that_is_cut_short_is_refused(graph: Path, tmp_path: Path, share:
     path = tmp_path / "short.onnx"
     content = graph.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ExportError, match=r"short.onnx: .*cut short"):
+    with pytest.raises(ExportError, match=r"short.onnx: .*not an ONNX file, or truncated"):
         read_model(path)
 
 
@@ -48,7 +48,7 @@ def test_a_file_that_is_cut_short_is_refused(graph: Path, tmp_path: Path, share:
 def test_another_kind_of_file_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "other.onnx"
     path.write_bytes(content)
-    with pytest.raises(ExportError, match=r"other.onnx: .*no ONNX file"):
+    with pytest.raises(ExportError, match=r"other.onnx: not an ONNX file"):
         read_model(path)
 
 

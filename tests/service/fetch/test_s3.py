@@ -55,7 +55,7 @@ def test_no_credentials_sign_nothing() -> None:
 
 
 def test_mistakes_are_named() -> None:
-    with pytest.raises(FetchError, match="go together"):
+    with pytest.raises(FetchError, match="must be set together"):
         s3_secrets("https://h/b/k", "r", {"AWS_ACCESS_KEY_ID": "a"})
     with pytest.raises(FetchError, match="AWS_ENDPOINT_URL_S3=minio: not a URL"):
         object_address("b", "k", {"AWS_ENDPOINT_URL_S3": "minio"})
