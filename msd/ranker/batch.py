@@ -49,18 +49,6 @@ class Corruption:
     new_item: float = 0.03
 
 
-def batch_logits(
-    model: TrainedRanker,
-    features: Features,
-    events: NDArray[np.int64],
-    corruption: Corruption | None = None,
-    rng: np.random.Generator | None = None,
-    vectors: Vectors | None = None,
-) -> Tensor:
-    """Uncalibrated logits [B] of B events, each with its own user: those of `batch_opinions`, blended."""
-    return model.ranker.blended(batch_opinions(model, features, events, corruption, rng, vectors))
-
-
 def batch_opinions(
     model: TrainedRanker,
     features: Features,

@@ -8,12 +8,13 @@ from zlib import crc32
 
 import numpy as np
 import polars as pl
+import torch
 
 from msd.contract.schema import FeatureSchema
 from msd.dataset.config import DatasetConfig
 from msd.dataset.load import Dataset
 from msd.dataset.texts import student_texts
-from msd.ranker.batch import TrainedRanker
+from msd.ranker.batch import Corruption, TrainedRanker, batch_opinions
 from msd.ranker.features import Features
 from msd.ranker.model import RankerConfig
 from msd.ranker.train import EpochReport, TrainConfig, train_ranker
@@ -96,6 +97,17 @@ def train_quickly(
 ) -> tuple[TrainedRanker, list[EpochReport]]:
     """A small ranker and its training curve."""
     return train_ranker(features, SMALL, config, folder / "checkpoint.safetensors", "made", quiet)
+
+
+def batch_logits(
+    model: TrainedRanker,
+    features: Features,
+    events: np.ndarray[Any, np.dtype[np.int64]],
+    corruption: Corruption | None = None,
+    rng: np.random.Generator | None = None,
+) -> torch.Tensor:
+    """Uncalibrated logits [B] of B events, blended."""
+    return model.ranker.blended(batch_opinions(model, features, events, corruption, rng))
 
 
 def quiet(epoch: int, step: int, loss: float) -> None:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from msd.contract.schema import STATE_FEATURES
-from msd.ranker.batch import Corruption, batch_logits
-from tests.ranker.made import World
+from msd.ranker.batch import Corruption
+from tests.ranker.made import World, batch_logits
 
 NOTHING_HIDDEN = Corruption(aged_user=0.0, aged_item=0.0, unknown=0.0, without_vector=0.0, new_item=0.0)
 

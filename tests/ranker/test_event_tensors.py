@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from msd.dataset.split import Part
-from msd.ranker.batch import TrainedRanker, batch_logits
+from msd.ranker.batch import TrainedRanker
 from msd.ranker.event_tensors import adapt_all, event_tensors
 from msd.ranker.features import Features
-from tests.ranker.made import World
+from tests.ranker.made import World, batch_logits
 
 
 def _asked(model: TrainedRanker, features: Features, events: np.ndarray) -> torch.Tensor:
