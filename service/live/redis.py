@@ -6,6 +6,7 @@ for what Redis holds. What folding does to a state is for `redis_script` to know
 
 import hashlib
 import struct
+import threading
 import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Mapping, Sequence
@@ -62,9 +63,7 @@ class RedisStates:
 
     async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> States:
         """What is near and sure; the rest in one round trip. Of what cannot be asked for, what was last known."""
-        keys = [live_key(side, one).encode() for one in ids]
-        found, epochs = self._near.look_up(keys)
-        known = (epochs >= 0) & are_among(epochs, self._nodes.sure())
+        keys, found, epochs, known = self._look_up(side, ids)
         lacks = np.flatnonzero(~known).tolist()
         wanted = dict.fromkeys(keys[place] for place in lacks)
         if self._stream is None or time.monotonic() > self._stream_until:
@@ -77,8 +76,13 @@ class RedisStates:
         return States(found, self._stream, known | (epochs >= 0))
 
     def at_hand(self, side: RowSide, ids: Sequence[str]) -> States | None:
-        """What is near is the event loop's own."""
-        return None
+        """What is near, if all of it is sure, and how far the stream reaches is not to be asked for again."""
+        # In the order opposite to that in which `_hold` sets them.
+        is_recent, stream = time.monotonic() <= self._stream_until, self._stream
+        if stream is None or not is_recent:
+            return None
+        _, found, _, known = self._look_up(side, ids)
+        return States(found, stream) if known.all() else None
 
     async def add(self, batch: Batch) -> Outcome:
         """Counts events id by id, and then has the stream reach as far."""
@@ -98,8 +102,9 @@ class RedisStates:
         (packed,) = await self._run(STREAM, [([_STREAM_KEY], [_number(batch.lag_s), *stretches])])
         stream = Stream.unpack(packed if isinstance(packed, bytes) else None)
         pairs = list(zip(*outcomes.values(), strict=True))
-        # What was interrupted and is given again may be new to one side alone.
-        duplicates = sum(pair == (DUPLICATE, DUPLICATE) for pair in pairs)
+        # One side decides, so that of several at once one alone accepts; the item's, which is asked for last and so is
+        # new to whoever finishes what was interrupted.
+        duplicates = outcomes["item"].count(DUPLICATE)
         return Outcome(
             accepted=len(events) - duplicates,
             duplicates=duplicates,
@@ -112,6 +117,14 @@ class RedisStates:
         """Ends the connections."""
         await self._nodes.close()
         await self._writers.close()
+
+    def _look_up(
+        self, side: RowSide, ids: Sequence[str]
+    ) -> tuple[list[bytes], list[bytes | None], NDArray[np.int64], NDArray[np.bool_]]:
+        """The keys of ids [n]; what is near of them, in which epochs it was read, and whether it is sure."""
+        keys = [live_key(side, one).encode() for one in ids]
+        found, epochs = self._near.look_up(keys)
+        return keys, found, epochs, (epochs >= 0) & are_among(epochs, self._nodes.sure())
 
     async def _read(self, keys: list[bytes], deadline: float | None) -> dict[bytes, bytes | None]:
         """The values that could be read. Raises LiveError where none could, and none of them is near."""
@@ -234,10 +247,11 @@ def _is_error(reply: object, code: str) -> bool:
 
 class Near:
     """LRU cache of packed states in bounded memory: by key, what was read and in which epoch. That there is no state is
-    held like any other."""
+    held like any other. The event loop writes; scoring threads look up, too."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
+        self._lock = threading.Lock()
         self._held: OrderedDict[bytes, tuple[bytes | None, int]] = OrderedDict()
         self._bytes = 0
 
@@ -247,26 +261,29 @@ class Near:
     def look_up(self, keys: Sequence[bytes]) -> tuple[list[bytes | None], NDArray[np.int64]]:
         """What is held of keys [n], and the epochs [n] in which it was read: −1 where nothing is held."""
         held = self._held
-        found = [held.get(key, _NOT_HELD) for key in keys]
-        for key, (_, epoch) in zip(keys, found, strict=True):
-            if epoch >= 0:
-                held.move_to_end(key)
+        with self._lock:
+            found = [held.get(key, _NOT_HELD) for key in keys]
+            for key, (_, epoch) in zip(keys, found, strict=True):
+                if epoch >= 0:
+                    held.move_to_end(key)
         return [value for value, _ in found], np.fromiter((epoch for _, epoch in found), np.int64, len(keys))
 
     def put(self, values: Mapping[bytes, bytes | None], epoch: int) -> None:
         """Holds what was read."""
-        for key, value in values.items():
-            self._drop(key)
-            self._held[key] = value, epoch
-            self._bytes += _size(key, value)
-        while self._bytes > self._max_bytes:
-            key, (value, _) = self._held.popitem(last=False)
-            self._bytes -= _size(key, value)
+        with self._lock:
+            for key, value in values.items():
+                self._drop(key)
+                self._held[key] = value, epoch
+                self._bytes += _size(key, value)
+            while self._bytes > self._max_bytes:
+                key, (value, _) = self._held.popitem(last=False)
+                self._bytes -= _size(key, value)
 
     def forget(self, keys: Sequence[bytes]) -> None:
         """Drops keys."""
-        for key in keys:
-            self._drop(key)
+        with self._lock:
+            for key in keys:
+                self._drop(key)
 
     def _drop(self, key: bytes) -> None:
         if (held := self._held.pop(key, None)) is not None:

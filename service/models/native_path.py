@@ -149,8 +149,6 @@ def _why_python(settings: Settings, rows: CoreRows | None, runner: Runner) -> st
         return "switched off by MSD_NATIVE"
     if native.core is None:
         return native.REASON
-    if settings.live and settings.store == "redis":
-        return "live states in Redis (MSD_LIVE) are known to Python alone"
     if rows is None:
         return "rows are not held in memory (MSD_CACHE_MB)"
     if runner.together is not None:

