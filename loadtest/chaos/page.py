@@ -4,21 +4,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from loadtest.chaos.chaos import KEYS, timeline_of
 from loadtest.chaos.ground import Ground
 from loadtest.chaos.pictures import picture
 from msd.contract.files import write_text_atomic
+from msd.page import render_page
 
 
 def write_page(path: Path, summary: Mapping[str, Any], ground: Ground) -> None:
     """Draws and writes the page of what `run_chaos` returned."""
     timelines = {name: timeline_of(ground, name) for name in summary["scenarios"]}
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("loadtest.chaos", "."), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    page = environment.get_template("page.html.j2").render(
+    page = render_page(
+        "loadtest.chaos",
+        "page.html.j2",
         summary=summary,
         keys=KEYS,
         pictures={name: picture(one) for name, one in timelines.items() if one and (one["bins"] or one["levels"])},

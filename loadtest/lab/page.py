@@ -3,18 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from loadtest.lab.pictures import load_picture, waterfall
 from msd.contract.files import write_text_atomic
+from msd.page import render_page
 
 
 def write_page(path: Path, now: dict[str, Any], before: dict[str, Any] | None) -> None:
     """Draws and writes the page. before: the last session on the same traffic, if there was one."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("loadtest.lab", "."), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    page = environment.get_template("page.html.j2").render(
+    page = render_page(
+        "loadtest.lab",
+        "page.html.j2",
         now=now,
         before=before,
         compared=compared(now, before),

@@ -15,7 +15,7 @@ _SHOWN = 0.02
 
 def load_picture(now: Session, before: Session | None) -> str:
     """p50 and p99 by the rate that is offered; capacity as a line."""
-    figure = Figure(figsize=(6.6, 4.0), layout="constrained")
+    figure = Figure(figsize=(5.2, 3.8), layout="constrained")
     axes = figure.subplots()
     axes.grid(alpha=0.3)
     for session, colour, name in _sessions(now, before):
@@ -37,7 +37,7 @@ def load_picture(now: Session, before: Session | None) -> str:
 def waterfall(now: Session, before: Session | None) -> str:
     """The stages of a request at rest, each beginning where the one before it ends."""
     sessions = _sessions(now, before)
-    figure = Figure(figsize=(6.6, 0.42 * len(sessions) * len(now["rest"]["stages_ms"]) + 0.8), layout="constrained")
+    figure = Figure(figsize=(5.2, 0.42 * len(sessions) * len(now["rest"]["stages_ms"]) + 0.8), layout="constrained")
     for axes, (session, colour, name) in zip(
         figure.subplots(len(sessions), squeeze=False, sharex=True)[:, 0], sessions, strict=True
     ):

@@ -4,31 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from msd.contract.files import write_text_atomic
 from msd.drawing import to_svg
+from msd.page import render_page
 
 _COLOURS = {"ours": "#0b6e4f", "baseline": "#6b7280", "ablation": "#3b5bdb"}
-_PAGE = """<!doctype html>
-<meta charset="utf-8">
-<title>{{ figures.benchmark }}</title>
-<style>body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-svg { width: 100%; height: auto; }</style>
-<h1>{{ figures.benchmark }}</h1>
-<p>{{ figures.protocol.split }}. Protocol {{ figures.protocol.sha256[:12] }}.</p>
-{% for title, one, drawing in drawn %}
-<h2>{{ title }}</h2>
-<p>AUC {{ "%.4f"|format(one.auc_mean) }} over {{ figures.protocol.seeds[one.model]|length }} seeds;
-gain of semantics {{ "%+.4f"|format(one.gain_auc) }}
-{%- if one.gain_auc_ci95 %} (95 %: {{ "%+.4f to %+.4f"|format(*one.gain_auc_ci95) }}){% endif %}.
-Left: AUC on test, with the deviation over seeds. Right: what {{ one.model }} gains over each, with its 95 % interval
-({{ one.gain_test }}). Green is {{ one.model }}, grey a baseline, blue an ablation.</p>
-{{ drawing }}
-{% endfor %}
-"""
 
 
 def tables(figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,10 +26,8 @@ def tables(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_report(path: Path, figures: Mapping[str, Any]) -> None:
     """Draws and writes the page of a benchmark's JSON."""
-    environment = jinja2.Environment(autoescape=True)
-    # The drawing holds nothing but names of models and figures of ours.
-    drawn = [(title, one, Markup(_draw(one))) for title, one in tables(figures).items()]
-    write_text_atomic(path, environment.from_string(_PAGE).render(figures=figures, drawn=drawn))
+    drawn = [(title, one, _draw(one)) for title, one in tables(figures).items()]
+    write_text_atomic(path, render_page("msd.benchmark", "report.html.j2", figures=figures, drawn=drawn))
 
 
 def _draw(figures: Mapping[str, Any]) -> str:

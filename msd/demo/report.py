@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from msd.contract.files import write_text_atomic
 from msd.demo.showcase import Showcase
 from msd.drawing import to_svg
+from msd.page import render_page
 
 _NAMES = {"with-semantics": "with semantics", "without-semantics": "without semantics", "counts": "trees on counts"}
 _COLOURS = {"with-semantics": "#0b6e4f", "without-semantics": "#c46a1b", "counts": "#6b7280"}
@@ -17,11 +18,13 @@ _COLOURS = {"with-semantics": "#0b6e4f", "without-semantics": "#c46a1b", "counts
 def write_report(path: Path, summary: dict[str, Any], evaluation: dict[str, Any], shown: Showcase) -> None:
     """Draws and writes the page."""
     models = evaluation["models"]
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("msd.demo", "."), autoescape=True)
-    page = environment.get_template("report.html.j2").render(
+    page = render_page(
+        "msd.demo",
+        "report.html.j2",
         summary=summary,
         rows=evaluation["rows"],
-        models=[(_NAMES.get(name, name), figures["metrics"]) for name, figures in models.items()],
+        models={_NAMES.get(name, name): figures["metrics"] for name, figures in models.items()},
+        metrics=list(next(iter(models.values()))["metrics"]),
         shown=shown,
         aucs=_aucs(models),
         calibration=_calibration(models),
@@ -31,19 +34,19 @@ def write_report(path: Path, summary: dict[str, Any], evaluation: dict[str, Any]
 
 
 def _aucs(models: dict[str, Any]) -> str:
-    figure = Figure(figsize=(5.2, 2.2), layout="constrained")
+    figure = Figure(figsize=(4.6, 2.2), layout="constrained")
     axes = figure.subplots()
     names = list(models)[::-1]
     values = [models[name]["metrics"]["auc"] for name in names]
     bars = axes.barh([_NAMES.get(name, name) for name in names], values, color=[_COLOURS.get(name) for name in names])
     axes.bar_label(bars, fmt="%.4f", padding=3)
     axes.set_xlim(min(values) - 0.03, max(values) + 0.02)
-    axes.set_xlabel("AUC on the test rows (the axis does not start at 0)")
+    axes.set_xlabel("AUC (the axis does not start at 0)")
     return to_svg(figure)
 
 
 def _calibration(models: dict[str, Any]) -> str:
-    figure = Figure(figsize=(5.2, 4.6), layout="constrained")
+    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="#d1d5db", linewidth=1)
     for name, figures in models.items():
@@ -54,16 +57,18 @@ def _calibration(models: dict[str, Any]) -> str:
     return to_svg(figure)
 
 
-def _training(models: dict[str, Any]) -> str:
-    figure = Figure(figsize=(8.6, 3.2), layout="constrained")
-    loss, auc = figure.subplots(1, 2)
+def _training(models: dict[str, Any]) -> list[str]:
+    return [_curves(models, "train_loss", "training logloss"), _curves(models, "valid_auc", "AUC on the valid rows")]
+
+
+def _curves(models: dict[str, Any], value: str, meaning: str) -> str:
+    figure = Figure(figsize=(4.4, 3.0), layout="constrained")
+    axes = figure.subplots()
     for name, figures in models.items():
         if curve := figures.get("curve"):
-            epochs = [point["epoch"] for point in curve]
-            style = {"label": _NAMES.get(name, name), "color": _COLOURS.get(name)}
-            loss.plot(epochs, [point["train_loss"] for point in curve], "o-", markersize=3, **style)
-            auc.plot(epochs, [point["valid_auc"] for point in curve], "o-", markersize=3, **style)
-    loss.set(xlabel="epoch", ylabel="training logloss")
-    auc.set(xlabel="epoch", ylabel="AUC on the valid rows")
-    auc.legend(frameon=False)
+            epochs, values = [point["epoch"] for point in curve], [point[value] for point in curve]
+            axes.plot(epochs, values, "o-", markersize=3, label=_NAMES.get(name, name), color=_COLOURS.get(name))
+    axes.set(xlabel="epoch", ylabel=meaning)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False)
     return to_svg(figure)

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from matplotlib.figure import Figure
 from rich.table import Table
 
 from msd.contract.files import write_text_atomic
 from msd.drawing import to_svg
 from msd.feedback.arms import METRICS, ArmFigures, Difference, Estimate, RatioMismatch
+from msd.page import render_page
 
 SURE_MISMATCH = 0.001
 """Below this p the arms' users were not drawn as they should have been, and no difference is to be believed."""
@@ -64,13 +64,13 @@ def differences(arms: Mapping[str, ArmFigures]) -> Table:
 
 def write_page(path: Path, arms: Mapping[str, ArmFigures], mismatch: RatioMismatch, told: Mapping[str, int]) -> None:
     """Draws and writes the page."""
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("msd.feedback", "."), autoescape=True)
-    page = environment.get_template("arms_report.html.j2").render(
+    page = render_page(
+        "msd.feedback",
+        "arms_report.html.j2",
         arms=arms,
         champion=next(iter(arms)),
         titles=_TITLES,
         rows=list(_differences(arms)),
-        mismatch=mismatch,
         mismatch_told=mismatch_told(mismatch),
         told=told,
         estimate=_estimate,
@@ -99,7 +99,7 @@ def _picture(arms: Mapping[str, ArmFigures]) -> str:
     shown: list[Any] = [one.relative for _, _, one in _differences(arms) if one.relative is not None]
     if not shown:
         return ""
-    figure = Figure(figsize=(8.6, 0.9 + 0.34 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(5.2, 0.9 + 0.34 * len(shown)), layout="constrained")
     axes = figure.subplots()
     axes.axvline(0, color="#d1d5db", linewidth=1)
     for place, one in enumerate(shown):

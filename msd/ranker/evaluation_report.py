@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from msd.contract.files import write_text_atomic
 from msd.drawing import to_svg
+from msd.page import render_page
 from msd.ranker.verdict import say
 
 _COLOURS = ("#0b6e4f", "#c46a1b", "#3b5bdb", "#9c36b5", "#c92a2a", "#0c8599", "#5c940d")
@@ -52,8 +53,9 @@ def write_report(path: Path, results: Figures) -> None:
     models = results["models"]
     colours = dict(zip(models, _colours(len(models)), strict=True))
     differences = results["differences"]
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("msd.ranker", "."), autoescape=True)
-    page = environment.get_template("evaluation_report.html.j2").render(
+    page = render_page(
+        "msd.ranker",
+        "evaluation_report.html.j2",
         results=results,
         verdict=say(results["verdict"]) if results["verdict"] else None,
         models=models,
@@ -90,7 +92,7 @@ def _gain_scale(slices: Sequence[Figures]) -> Scale:
 
 
 def _calibration(models: Figures, colours: Mapping[str, str]) -> str:
-    figure = Figure(figsize=(5.0, 4.4), layout="constrained")
+    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="#d1d5db", linewidth=1)
     for name, figures in models.items():
@@ -100,31 +102,40 @@ def _calibration(models: Figures, colours: Mapping[str, str]) -> str:
     return to_svg(figure)
 
 
-def _training(models: Figures, colours: Mapping[str, str]) -> str:
-    figure = Figure(figsize=(8.6, 3.0), layout="constrained")
-    loss, auc = figure.subplots(1, 2)
+def _training(models: Figures, colours: Mapping[str, str]) -> list[str]:
+    return [
+        _curves(models, colours, "train_loss", "training logloss"),
+        _curves(models, colours, "valid_auc", "AUC on the valid rows"),
+    ]
+
+
+def _curves(models: Figures, colours: Mapping[str, str], value: str, meaning: str) -> str:
+    figure = Figure(figsize=(4.4, 3.0), layout="constrained")
+    axes = figure.subplots()
     for name, figures in models.items():
         if curve := figures.get("curve"):
-            epochs = [point["epoch"] for point in curve]
-            loss.plot(epochs, [point["train_loss"] for point in curve], "o-", markersize=3, color=colours[name])
-            auc.plot(epochs, [point["valid_auc"] for point in curve], "o-", markersize=3, color=colours[name])
-    loss.set(xlabel="epoch", ylabel="training logloss")
-    auc.set(xlabel="epoch", ylabel="AUC on the valid rows")
+            epochs, values = [point["epoch"] for point in curve], [point[value] for point in curve]
+            axes.plot(epochs, values, "o-", markersize=3, color=colours[name])
+    axes.set(xlabel="epoch", ylabel=meaning)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return to_svg(figure)
 
 
-def _degradation(models: Figures, colours: Mapping[str, str]) -> str:
+def _degradation(models: Figures, colours: Mapping[str, str]) -> list[str]:
+    """A drawing for each metric, with a panel for each rung."""
     rungs = list(dict.fromkeys(name for one in models.values() for name in one.get("degradation", {})))
-    figure = Figure(figsize=(8.6, 2.2 * len(rungs)), layout="constrained")
-    panels = figure.subplots(len(rungs), len(_METRICS_OF_RUNGS), sharex=True, sharey="col", squeeze=False)
-    for row, rung in zip(panels, rungs, strict=True):
-        row[0].set_title(rung, loc="left")
-        for axes, metric in zip(row, _METRICS_OF_RUNGS, strict=True):
-            for name, figures in models.items():
-                points = figures.get("degradation", {}).get(rung, [])
-                shares = [100 * point["share"] for point in points]
-                axes.plot(shares, [point[metric] for point in points], "o-", markersize=3, color=colours[name])
-            axes.set_ylabel(_TITLES.get(metric, metric))
-    for axes in panels[-1]:
-        axes.set_xlabel("rows so scored, %")
+    return [_rungs(models, colours, rungs, metric) for metric in _METRICS_OF_RUNGS] if rungs else []
+
+
+def _rungs(models: Figures, colours: Mapping[str, str], rungs: Sequence[str], metric: str) -> str:
+    figure = Figure(figsize=(3.4, 2.2 * len(rungs)), layout="constrained")
+    panels = figure.subplots(len(rungs), sharex=True, sharey=True, squeeze=False)[:, 0]
+    for axes, rung in zip(panels, rungs, strict=True):
+        axes.set_title(rung, loc="left")
+        for name, figures in models.items():
+            points = figures.get("degradation", {}).get(rung, [])
+            shares = [100 * point["share"] for point in points]
+            axes.plot(shares, [point[metric] for point in points], "o-", markersize=3, color=colours[name])
+        axes.set_ylabel(_TITLES.get(metric, metric))
+    panels[-1].set_xlabel("rows so scored, %")
     return to_svg(figure)

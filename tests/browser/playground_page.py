@@ -1,18 +1,12 @@
-"""The playground in a browser, as somebody uses it; and what it said to the console and asked of others meanwhile."""
+"""The playground in a browser, as people use it."""
 
-from playwright.sync_api import ConsoleMessage, Locator, Page, Request, expect
+from playwright.sync_api import Locator, expect
+
+from tests.browser.watched_tab import WatchedTab
 
 
-class PlaygroundPage:
+class PlaygroundPage(WatchedTab):
     """A tab on a service's playground."""
-
-    def __init__(self, tab: Page, url: str) -> None:
-        self.tab, self.url = tab, url
-        self.said: list[str] = []
-        self.asked: list[str] = []
-        tab.on("console", self._hear)
-        tab.on("pageerror", lambda error: self.said.append(str(error)))
-        tab.on("request", self._see)
 
     def open(self) -> None:
         """Goes there, and waits for the first explained ranking."""
@@ -22,11 +16,6 @@ class PlaygroundPage:
     def settle(self) -> None:
         """Waits until what is shown is of the latest request, explanation and all."""
         expect(self.tab.locator("#main:not(.stale) .strip").first).to_be_visible()
-
-    def check_silence(self) -> None:
-        """Nothing was said to the console, and nobody but the service was asked."""
-        assert self.said == []
-        assert [url for url in self.asked if not url.startswith(f"{self.url}/")] == []
 
     @property
     def rows(self) -> Locator:
@@ -62,13 +51,6 @@ class PlaygroundPage:
     def figures(self, one: str) -> str:
         """An ad's pCTR and eCPM as they are shown."""
         return self.row(one).locator(".figures").inner_text()
-
-    def _hear(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
-            self.said.append(message.text)
-
-    def _see(self, request: Request) -> None:
-        self.asked.append(request.url)
 
 
 def ids_of(rows: Locator) -> list[str]:

@@ -62,7 +62,7 @@ def test_what_people_wrote_stays_text(page: str) -> None:
 
 
 def test_the_figures_are_there(page: str) -> None:
-    for figure in ("0.7712", "0.7654", "1.2e-07", "2.5 / 4.8 ms", "redis store", "80 rows train", "1234 test"):
+    for figure in ("0.7712", "0.7654", "1.2e-07", "2.5 / 4.8 ms", "redis store", "80 rows train", "1,234 test"):
         assert figure in page
     assert "without semantics" in page
     for figure in ("1043 test rows of 167 items", "0.7412", "0.7423", "0.7711"):
@@ -71,8 +71,8 @@ def test_the_figures_are_there(page: str) -> None:
     assert "7 (0.500)" in page
 
 
-def test_there_are_three_drawings_and_nothing_from_a_network(page: str) -> None:
-    assert page.count("<svg") == page.count("</svg>") == 3
+def test_there_are_four_drawings_and_nothing_from_a_network(page: str) -> None:
+    assert page.count("<svg") == page.count("</svg>") == 4
     for source in ("src=", "@import", "url(http", "<link", "<image"):
         assert source not in page
     assert page.rstrip().endswith("</html>")

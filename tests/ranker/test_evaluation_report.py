@@ -103,7 +103,7 @@ def test_what_could_not_be_measured_is_shown_as_such(page: str) -> None:
 
 
 def test_drawings_are_inside_and_nothing_is_from_a_network(page: str) -> None:
-    assert page.count("<svg") == page.count("</svg>") == 3
+    assert page.count("<svg") == page.count("</svg>") == 6
     for source in ("src=", "@import", "url(http", "<link", "<image"):
         assert source not in page
     assert page.rstrip().endswith("</html>")
