@@ -56,6 +56,9 @@ COMMANDS = {
     "key": _Command("service.commands.key", "cpu", "Create an API key and its entry for the key file."),
     "replay": _Command("loadtest.replay_command", "load", "Score recorded or logged requests again and compare."),
     "join": _Command("msd.feedback.join_command", "train", "Make training data from a request log, or compare arms."),
+    "recalibrate": _Command(
+        "msd.feedback.recalibrate_command", "train", "Correct the calibration of served models by what was clicked."
+    ),
     "bench": _Command(
         "loadtest.bench_command", "load", "Compare the service with others, or measure a running one or the graph."
     ),

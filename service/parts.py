@@ -19,6 +19,7 @@ from service.deployment.source import alone
 from service.explain.explainer import Budget, Explainer
 from service.http.access import AccessLog
 from service.http.keys import open_guard
+from service.live.corrections import open_corrections
 from service.live.overlay import LiveRows
 from service.live.store import open_live_store
 from service.models.lineup import Lineup, Serving
@@ -69,15 +70,24 @@ class Parts:
         self.live = open_live_store(settings) if settings.live else None
         live_rows = LiveRows(self.live, metrics, settings.live_lag_seconds) if self.live else None
         self._cold_ads = open_cold_ads(settings, [model.bundle for model in first.models.values()], metrics)
+        self._corrections = corrections = open_corrections(settings, metrics)
         explain = Explainer(self.queue, Budget(settings.explain_share * threads)).explain
         # By a model that is served to nobody else and logged nowhere; and for shadows.
-        self._aside = Pipeline(self.queue, metrics, most, live=live_rows, fills=self._cold_ads, explain=explain)
+        self._aside = Pipeline(
+            self.queue,
+            metrics,
+            most,
+            live=live_rows,
+            fills=self._cold_ads,
+            explain=explain,
+            corrections=corrections,
+        )
         self._shadowing = Shadowing(self._aside, self.queue, metrics, most)
         self.request_log = open_request_log(settings, metrics)
         self.tracing = open_tracing(settings, metrics)
         self.access_log = AccessLog(metrics, settings.log_level == "debug", self.tracing)
         followers: list[Follower] = [self._shadowing, *([self.request_log] if self.request_log else [])]
-        plain = PlainScoring(self.queue, metrics, followers, live_rows)
+        plain = PlainScoring(self.queue, metrics, followers, live_rows, corrections)
         self.pipeline = Pipeline(
             self.queue,
             metrics,
@@ -86,6 +96,7 @@ class Parts:
             live=live_rows,
             fills=self._cold_ads,
             explain=explain,
+            corrections=corrections,
             followers=followers,
         )
         self.fast_route = FastRoute(settings, self.serving, plain, self.readiness, self.guard, self.access_log)
@@ -115,6 +126,8 @@ class Parts:
         tasks = []
         if self.guard is not None:
             tasks.append(asyncio.create_task(self.guard.watch()))
+        if self._corrections is not None:
+            tasks.append(asyncio.create_task(self._corrections.watch()))
         if self.playground is not None:
             tasks.append(asyncio.create_task(self.playground.open()))
         return tasks

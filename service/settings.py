@@ -152,6 +152,9 @@ class Settings(BaseModel):
     """Minimum time for which a repeated event is recognised as a duplicate."""
     live_lag_seconds: Annotated[float, Field(gt=0, le=1e9)] = 900.0
     """Longest pause between events that counts as normal; after it, the model is told that its counts are old."""
+    corrections: Path | None = None
+    """File of corrections that `msd recalibrate` writes; scores are corrected by it, and it is reloaded when it changes
+    ([calibration that keeps up](feedback.md#calibration-that-keeps-up)). Default: scores are the model's own."""
     # Texts of cold ads
     encoder: Literal["auto", "on", "off"] = "auto"
     """Whether texts of cold ads are encoded (extra `encode`): `auto` (if the export measured a reliable gain), `on`

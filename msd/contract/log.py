@@ -43,7 +43,8 @@ class RequestRecord:
     `arm_share` is the share of the users that the arm had then. `engine` names runtime, provider and precision;
     `scores` are [H][N] by `heads`, in the request's order, `served` the places of those that were returned, best first,
     where `top_k` asked for a ranking. `rungs` are [N], None of what was scored from its own fresh row; None where all
-    were. Times in unix seconds, stages in milliseconds.
+    were. `correction` is what pctr was corrected by (centre, shift and slope), None if it is the model's own. Times in
+    unix seconds, stages in milliseconds.
     """
 
     request_id: str
@@ -76,6 +77,7 @@ class RequestRecord:
     scores: list[NDArray[np.float32]]
     degraded_user: str | None
     rungs: list[str | None] | None
+    correction: list[float] | None
     served: list[int] | None
     parse_ms: float
     rows_ms: float

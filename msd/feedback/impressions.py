@@ -3,7 +3,7 @@
 Pure: tables in, a table and counts out. Nothing is left out that is not counted.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -17,14 +17,16 @@ _PAIR = ["user_id", "item_id"]
 @dataclass(frozen=True)
 class Joined:
     """One row an impression: request_id, user_id, item_id, at (unix s), arm, arm_share, pctr, bid (null without one),
-    label (0 or 1), sorted by time; and how many events and requests there were, by what became of them."""
+    label (0 or 1), click_after_s (seconds to its first click, null without one), sorted by time; and how many events
+    and requests there were, by what became of them."""
 
     frame: pl.DataFrame
     told: Mapping[str, int]
 
 
-def join(requests: Iterable[pl.DataFrame], events: pl.DataFrame, window_s: float) -> Joined:
+def join(requests: Iterable[pl.DataFrame], events: pl.DataFrame, window_s: float, keep: Sequence[str] = ()) -> Joined:
     """`requests` are a log's tables, one after the other; a click counts up to `window_s` after its impression.
+    `keep`: further columns of requests that their impressions have, too.
 
     An event id that comes twice counts once. Clicks that name no request belong to the latest impression of the same
     user and item before them. Raises FeedbackError when not one impression can be told from the log.
@@ -35,7 +37,7 @@ def join(requests: Iterable[pl.DataFrame], events: pl.DataFrame, window_s: float
     shown = distinct.filter(pl.col("type") == "impression")
     clicks = distinct.filter(pl.col("type") == "click")
     told |= {"impressions": shown.height, "clicks": clicks.height}
-    impressions = _impressions(shown, requests, told)
+    impressions = _impressions(shown, requests, told, keep)
     if impressions.is_empty():
         raise FeedbackError(
             f"not one of {shown.height} impressions is of a logged request: events have to name the request_id of the"
@@ -46,13 +48,15 @@ def join(requests: Iterable[pl.DataFrame], events: pl.DataFrame, window_s: float
     return Joined(labelled.sort("at", "request_id", "item_id"), told)
 
 
-def _impressions(shown: pl.DataFrame, requests: Iterable[pl.DataFrame], told: dict[str, int]) -> pl.DataFrame:
+def _impressions(
+    shown: pl.DataFrame, requests: Iterable[pl.DataFrame], told: dict[str, int], keep: Sequence[str]
+) -> pl.DataFrame:
     """One row for each shown candidate of a logged request."""
     named = shown.filter(pl.col("request_id").is_not_null())
     once = named.sort("at").unique(_KEY, keep="first", maintain_order=True)
     told["impressions_without_request"] = shown.height - named.height
     told["repeated_impressions"] = named.height - once.height
-    candidates, logged = _candidates(requests, once, told)
+    candidates, logged = _candidates(requests, once, told, keep)
     found = once.select(*_KEY, "at").join(candidates, on=_KEY, how="inner")
     unlogged = once.join(logged, on="request_id", how="anti").height
     told["impressions_not_logged"] = unlogged
@@ -61,7 +65,7 @@ def _impressions(shown: pl.DataFrame, requests: Iterable[pl.DataFrame], told: di
 
 
 def _candidates(
-    requests: Iterable[pl.DataFrame], shown: pl.DataFrame, told: dict[str, int]
+    requests: Iterable[pl.DataFrame], shown: pl.DataFrame, told: dict[str, int], keep: Sequence[str]
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The candidates of requests of which something was shown, once each; and those requests' ids."""
     frames, seen, total, repeated = [], pl.DataFrame(schema={"request_id": pl.String}), 0, 0
@@ -71,7 +75,7 @@ def _candidates(
         first = frame.unique("request_id", keep="first", maintain_order=True).join(seen, on="request_id", how="anti")
         repeated += frame.height - first.height
         seen = pl.concat([seen, first.select("request_id")])
-        frames.append(_exploded(first.join(wanted, on="request_id", how="semi")))
+        frames.append(_exploded(first.join(wanted, on="request_id", how="semi"), keep))
     told["requests"], told["repeated_requests"] = total, repeated
     if not frames:
         raise FeedbackError("the log holds no requests")
@@ -79,7 +83,7 @@ def _candidates(
     return candidates, seen
 
 
-def _exploded(requests: pl.DataFrame) -> pl.DataFrame:
+def _exploded(requests: pl.DataFrame, keep: Sequence[str]) -> pl.DataFrame:
     no_bids = pl.lit(None, pl.Float64).repeat_by(pl.col("item_ids").list.len())
     return requests.select(
         "request_id",
@@ -89,6 +93,7 @@ def _exploded(requests: pl.DataFrame) -> pl.DataFrame:
         pl.col("item_ids").alias("item_id"),
         pl.col("scores").list.first().cast(pl.List(pl.Float64)).alias("pctr"),
         pl.coalesce(pl.col("bids").cast(pl.List(pl.Float64)), no_bids).alias("bid"),
+        *keep,
     ).explode("item_id", "pctr", "bid")
 
 
@@ -113,7 +118,7 @@ def _label(impressions: pl.DataFrame, clicks: pl.DataFrame, window_s: float, tol
     )
     matched = pl.concat([one.select(*_KEY, "clicked_at", "at") for one in (by_request, by_pair)])
     timely = matched.filter(pl.col("clicked_at") <= pl.col("at") + window_s)
-    clicked = timely.select(_KEY).unique()
+    clicked = timely.group_by(_KEY).agg(click_after_s=(pl.col("clicked_at") - pl.col("at")).min())
     told["clicks_without_impression"] = clicks.height - matched.height
     told["late_clicks"] = matched.height - timely.height
     told["repeated_clicks"] = timely.height - clicked.height

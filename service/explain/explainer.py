@@ -175,12 +175,12 @@ class Explainer:
         nothing = unknown(model.schema, codecs["user"], codecs["item"], basis.at)
         knowledge = Knowledge(model.schema, tensors, nothing)
         score = log_odds(scored.scores[_HEAD])
-        values = await self._values(model, knowledge, score, terms)
+        values = await self._values(model, knowledge, scored, terms)
         shares = dict(zip(knowledge.groups, shapley(values), strict=True))
         clicked = _clicked(model, request, scored)
         effects = np.zeros((len(score), min(len(clicked), MAX_CLICKED)))
         for column, place in enumerate(range(len(clicked))[-MAX_CLICKED:]):
-            effects[:, column] = score - await self._run(model, knowledge.without_clicked(place), len(score), terms)
+            effects[:, column] = score - await self._run(model, knowledge.without_clicked(place), scored, terms)
         return Explanation(
             base=float(1 / (1 + np.exp(-values[0, 0]))),
             shares={group: shares.get(group, np.zeros(len(score))) for group in GROUPS},
@@ -189,23 +189,24 @@ class Explainer:
             seconds=time.perf_counter() - started,
         )
 
-    async def _values(
-        self, model: Model, knowledge: Knowledge, score: NDArray[np.float64], terms: Terms
-    ) -> NDArray[np.float64]:
+    async def _values(self, model: Model, knowledge: Knowledge, scored: Scored, terms: Terms) -> NDArray[np.float64]:
         """[2^n, N] log-odds with each choice of the n groups that there are; with all of them it is the score's own."""
         groups = knowledge.groups
+        score = log_odds(scored.scores[_HEAD])
         values = np.empty((1 << len(groups), len(score)))
         values[-1] = score
         for chosen in range(len(values) - 1):
             kept = [group for bit, group in enumerate(groups) if chosen >> bit & 1]
-            values[chosen] = await self._run(model, knowledge.of(kept), len(score), terms)
+            values[chosen] = await self._run(model, knowledge.of(kept), scored, terms)
         return values
 
-    async def _run(self, model: Model, tensors: Tensors, rows: int, terms: Terms) -> NDArray[np.float64]:
-        """[N] log-odds."""
+    async def _run(self, model: Model, tensors: Tensors, scored: Scored, terms: Terms) -> NDArray[np.float64]:
+        """[N] log-odds, corrected as the scores were."""
+        rows, correction = len(scored.scores[_HEAD]), scored.correction
         ran = await self._queue.run(model.runner, tensors, rows, terms.deadline, terms.is_gone, is_spare=True)
         self._budget.spend(ran.run_s)
-        found = log_odds(ran.result[_HEAD])
+        pctr = ran.result[_HEAD]
+        found = log_odds(pctr if correction is None else correction(pctr))
         if not np.isfinite(found).all():
             raise ModelError("the model returned a non-finite score with parts of the request left out")
         return found

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 import native
 from msd.contract.assemble import Tensors
+from msd.contract.correction import HEAD, Correction
 from msd.contract.rows import RowCodec, RowSide
 from msd.contract.schema import FeatureSchema
 from native.layout import core_schema, new_tensors
@@ -92,7 +93,13 @@ class NativePath:
         return str(core.user_id) if core.read(body, self._max_candidates) else None
 
     def score(
-        self, body: bytes, request_id: str, arm: str | None, deadline: float, live: LiveOf | None = None
+        self,
+        body: bytes,
+        request_id: str,
+        arm: str | None,
+        deadline: float,
+        live: LiveOf | None = None,
+        correction: Correction | None = None,
     ) -> Plain | None:
         """The reply to a request; None where that is left to Python: another form, rows or live states that are not at
         hand, or less time than all candidates take.
@@ -109,6 +116,8 @@ class NativePath:
         if self._runner.run_s.fitting(count, SURE * (deadline - started)) != count:
             return None
         scores = self._runner.runtime.run(frame.cut(count))
+        if correction is not None:
+            scores = {**scores, HEAD: correction(scores[HEAD])}
         ended = time.perf_counter()
         named = b"" if arm is None else b'"arm":%b,' % orjson.dumps(arm)
         opening = b'{"request_id":%b,"model_version":%b,%b"candidates":' % (

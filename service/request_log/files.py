@@ -56,6 +56,7 @@ _REQUEST_COLUMNS = pa.schema(
         "scores": pa.list_(_FLOATS),
         "degraded_user": pa.string(),
         "rungs": _STRINGS,
+        "correction": pa.list_(pa.float64()),
         "served": pa.list_(pa.int32()),
         "parse_ms": pa.float32(),
         "rows_ms": pa.float32(),

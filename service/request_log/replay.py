@@ -14,6 +14,7 @@ from rich.progress import Progress, TextColumn
 
 from msd.contract.assemble import assemble, cut
 from msd.contract.bundle import Bundle
+from msd.contract.correction import HEAD, Correction, CorrectionError
 from msd.contract.errors import MsdError
 from msd.contract.log import LogError, RequestRecord, basis_of
 from msd.contract.request import RequestError, parse_request
@@ -86,7 +87,7 @@ class LogReplay:
                 continue
             try:
                 self._compare(bundle, record)
-            except (LogError, RequestError) as error:
+            except (LogError, RequestError, CorrectionError) as error:
                 raise LogError(f"request {record.request_id}: {error}") from None
         return found
 
@@ -130,6 +131,8 @@ class LogReplay:
             scores, degraded = spread(ran, request.ids), declared(ran, request.ids, degraded)
         else:
             scores = runtime.run(tensors)
+        if record.correction is not None:
+            scores = {**scores, HEAD: Correction.of(record.correction)(scores[HEAD])}
         return scores, [degraded.get(one) for one in request.ids]
 
     def _opened(self, bundle: Bundle, record: RequestRecord) -> Runtime:

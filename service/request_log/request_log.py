@@ -197,7 +197,7 @@ class LogWriter:
         let_others_run()
         if served.is_champion:
             scored = served.scored
-            self._drift.add(served.model.bundle.manifest, served.request, scored.basis, scored.scores)
+            self._drift.add(served.model.bundle.manifest, served.request, scored.basis, scored.model_scores)
             let_others_run()
         self._requests.add(record, served.size, 1 + len(record.item_ids))
         if self._requests.ids >= _BATCH_IDS:
@@ -331,6 +331,7 @@ def record_of(served: Served) -> RequestRecord:
         scores=columns,
         degraded_user=scored.degraded_user,
         rungs=[degraded.get(one) for one in request.ids] if degraded else None,
+        correction=None if scored.correction is None else scored.correction.values,
         served=None if request.top_k is None else served_places(request.bids, columns[0], request.top_k).tolist(),
         **{name: 1000 * seconds for name, seconds in zip(_STAGES, served.seconds, strict=True)},
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from msd.contract.assemble import Rung, UserRung
+from msd.contract.correction import HEAD, Correction
 from msd.contract.log import Basis
 from msd.contract.request import CheckedRequest
 from service.models.lineup import Lineup
@@ -42,16 +43,24 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Scores [N] by head, in the request's order, the degradation to declare, what they were made from, and how long
-    the stages took."""
+    """Scores [N] by head, in the request's order, the degradation to declare, what they were made from, what they were
+    corrected by, and how long the stages took."""
 
     scores: Scores
     degraded_candidates: dict[str, Rung]
     degraded_user: UserRung | None
     basis: Basis
+    correction: Correction | None = None
     rows_s: float = 0.0
     queue_s: float = 0.0
     run_s: float = 0.0
+
+    @property
+    def model_scores(self) -> Scores:
+        """The scores as the model gave them, to rounding."""
+        if self.correction is None:
+            return self.scores
+        return {**self.scores, HEAD: self.correction.undone(self.scores[HEAD])}
 
 
 class Served(NamedTuple):
@@ -87,6 +96,14 @@ class Answer(NamedTuple):
     lineup: Lineup
     served: Served | None
     """None if no follower wanted it."""
+
+
+class Corrections(Protocol):
+    """Corrections of calibration that are in force."""
+
+    def of(self, model: Model) -> Correction | None:
+        """What a model's scores are corrected by; None if they are served as they are."""
+        ...
 
 
 class Follower(Protocol):

@@ -16,6 +16,7 @@ import numpy as np
 import structlog
 
 from msd.contract.assemble import Tensors, assemble, cut, wanted_items
+from msd.contract.correction import HEAD
 from msd.contract.log import Basis
 from msd.contract.request import CheckedRequest, parse_request_by
 from msd.contract.rows import Rows, RowSide
@@ -24,7 +25,7 @@ from service.errors import ModelError, StoreError
 from service.models.lineup import Lineup
 from service.models.model import Model
 from service.scoring.admission import Load
-from service.scoring.answer import Answer, Asked, Follower, Scored, Served, Terms, headers_of
+from service.scoring.answer import Answer, Asked, Corrections, Follower, Scored, Served, Terms, headers_of
 from service.scoring.plain import PlainScoring
 from service.scoring.reply import Explanation, build_reply, declared, spread
 from service.scoring.run_queue import RunQueue
@@ -70,6 +71,7 @@ class Pipeline:
         live: Live | None = None,
         fills: Fills | None = None,
         explain: Explain | None = None,
+        corrections: Corrections | None = None,
         followers: Sequence[Follower] = (),
     ) -> None:
         """`max_candidates`: of one request. `plain`: None if requests are scored from more than rows."""
@@ -81,6 +83,7 @@ class Pipeline:
         self._live = live
         self._fills = fills
         self._explain = explain
+        self._corrections = corrections
         self._followers = followers
         self._log = structlog.get_logger("msd.scorer")
         self._unsaid = 0
@@ -134,10 +137,13 @@ class Pipeline:
         if ran.is_partial:
             rows = len(scores[model.bundle.manifest.heads[0]]) - 1
             scores, degraded = spread(scores, request.ids), declared(scores, request.ids, degraded)
+        correction = None if self._corrections is None else self._corrections.of(model)
+        if correction is not None:
+            scores = {**scores, HEAD: correction(scores[HEAD])}
         if degraded or degraded_user:
             self._metrics.degraded(degraded.values(), degraded_user)
         basis = Basis(at, user, items, rows, ran.is_partial, ran.together)
-        return Scored(scores, degraded, degraded_user, basis, rows_s, ran.queue_s, ran.run_s)
+        return Scored(scores, degraded, degraded_user, basis, correction, rows_s, ran.queue_s, ran.run_s)
 
     async def tensors(self, model: Model, request: CheckedRequest, at: float, deadline: float) -> Tensors:
         """The tensors that another model than the request's own would have scored it from."""

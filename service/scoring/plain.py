@@ -15,7 +15,7 @@ from service.models.lineup import Arm, Lineup
 from service.models.native_path import Plain, may_be_plain
 from service.rows.store import tell_core_rows
 from service.scoring.admission import Admitted, Load
-from service.scoring.answer import Answer, Asked, Follower, headers_of
+from service.scoring.answer import Answer, Asked, Corrections, Follower, headers_of
 from service.scoring.job import Done, Job
 from service.scoring.run_queue import RunQueue
 from service.telemetry.metrics import STAGES, Metrics
@@ -50,13 +50,19 @@ class PlainScoring:
     """For the event loop. `followers` may want more of a request than the core tells; then it is left to Python."""
 
     def __init__(
-        self, queue: RunQueue, metrics: Metrics, followers: Sequence[Follower] = (), live: LiveAtHand | None = None
+        self,
+        queue: RunQueue,
+        metrics: Metrics,
+        followers: Sequence[Follower] = (),
+        live: LiveAtHand | None = None,
+        corrections: Corrections | None = None,
     ) -> None:
         self._queue = queue
         self._admission = queue.admission
         self._metrics = metrics
         self._followers = followers
         self._live = live
+        self._corrections = corrections
 
     def wants(self, lineup: Lineup, asked: Asked) -> bool:
         """Whether it is worth a try."""
@@ -72,9 +78,7 @@ class PlainScoring:
         terms, runner = asked.terms, lineup.champion.runner
         rows = self._admission.rows_in(len(asked.body))
         admitted = self._admission.enter(Load(rows, runner.turn_s.of(rows, 0.0)), terms.deadline)
-        job: PlainJob = Job(
-            lambda: _work(job, lineup, asked, send, self._live), runner, rows, terms.deadline, terms.is_gone
-        )
+        job: PlainJob = Job(lambda: self._work(job, lineup, asked, send), runner, rows, terms.deadline, terms.is_gone)
         try:
             self._queue.put(job, partial(self._done, lineup, asked, admitted, told))
         except BaseException:
@@ -89,6 +93,31 @@ class PlainScoring:
     def leave(self, job: PlainJob) -> None:
         """The client has left."""
         self._queue.leave(job)
+
+    def _work(self, job: PlainJob, lineup: Lineup, asked: Asked, send: Send | None) -> _Scored | None:
+        """In a scoring thread."""
+        started = time.perf_counter()
+        job.rows, arm = 0, lineup.arms[0]
+        if lineup.is_split:
+            user_id = arm.model.native.user_of(asked.body) if arm.model.native else None
+            if user_id is None:
+                return None
+            arm = lineup.arm_of(user_id)
+        path, job.runner = arm.model.native, arm.model.runner
+        if path is None:
+            return None
+        named = arm.name if lineup.is_split else None
+        live = self._live.at_hand if self._live else None
+        correction = self._corrections.of(arm.model) if self._corrections else None
+        plain = path.score(asked.body, asked.request_id, named, asked.terms.deadline, live, correction)
+        if plain is None:
+            return None
+        job.rows = plain.candidates
+        answer = _answer(asked, lineup, plain, started - job.queued_at)
+        if send is not None and job.claim():
+            job.is_answered = True
+            send(answer)
+        return _Scored(arm, plain, answer)
 
     def _done(
         self,
@@ -130,30 +159,6 @@ class PlainScoring:
         if answer.degraded:
             missing: list[Rung] = ["prior"] * found.missing
             metrics.degraded(missing, None if found.has_user else "unknown")
-
-
-def _work(job: PlainJob, lineup: Lineup, asked: Asked, send: Send | None, live: LiveAtHand | None) -> _Scored | None:
-    """In a scoring thread."""
-    started = time.perf_counter()
-    job.rows, arm = 0, lineup.arms[0]
-    if lineup.is_split:
-        user_id = arm.model.native.user_of(asked.body) if arm.model.native else None
-        if user_id is None:
-            return None
-        arm = lineup.arm_of(user_id)
-    path, job.runner = arm.model.native, arm.model.runner
-    if path is None:
-        return None
-    named = arm.name if lineup.is_split else None
-    plain = path.score(asked.body, asked.request_id, named, asked.terms.deadline, live.at_hand if live else None)
-    if plain is None:
-        return None
-    job.rows = plain.candidates
-    answer = _answer(asked, lineup, plain, started - job.queued_at)
-    if send is not None and job.claim():
-        job.is_answered = True
-        send(answer)
-    return _Scored(arm, plain, answer)
 
 
 def _answer(asked: Asked, lineup: Lineup, plain: Plain, queue_s: float) -> Answer:

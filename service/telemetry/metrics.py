@@ -23,6 +23,7 @@ from prometheus_client import (
 
 from msd.contract.assemble import Rung, UserRung
 from msd.contract.bundle import Manifest
+from msd.contract.correction import Learned
 from msd.contract.rows import RowSide
 from service.runtimes.runtime import Engine
 from service.telemetry.logs import LINE_RESULTS
@@ -128,6 +129,10 @@ HELP = {
     "msd_predicted_over_observed": "Ratio of predicted to observed clicks of joined impressions; NaN if unknown.",
     "msd_joined_impressions": "Recent impressions joined with their logged scores.",
     "msd_joined_clicks": "Clicks among the joined impressions.",
+    "msd_correction_shift": "Correction of pCTR in log-odds at the centre of its scores, per corrected bundle.",
+    "msd_correction_slope": "Factor by which the log-odds of pCTR are stretched, per corrected bundle.",
+    "msd_correction_timestamp_seconds": "Newest impression that a correction knows, in Unix seconds, by bundle.",
+    "msd_corrections_stale": "1 if the file of corrections is unusable and the previous ones stay in use, else 0.",
     # The process, beside what all Prometheus clients tell
     "msd_build_info": "1 for the running release; the commit is empty if unknown.",
     "msd_memory_own_bytes": "Memory of the process in bytes, without mapped files; NaN if unknown.",
@@ -224,6 +229,10 @@ class Metrics:
         self.predicted_over_observed = self._gauge("msd_predicted_over_observed", math.nan)
         self.joined_impressions = self._gauge("msd_joined_impressions")
         self.joined_clicks = self._gauge("msd_joined_clicks")
+        self._shifts = self._gauge_set("msd_correction_shift", "bundle_id")
+        self._slopes = self._gauge_set("msd_correction_slope", "bundle_id")
+        self._corrected_at = self._gauge_set("msd_correction_timestamp_seconds", "bundle_id")
+        self.corrections_stale = self._gauge("msd_corrections_stale")
 
     def _declare_process(self) -> None:
         """The process: by the names that all Prometheus clients use, and what these lack."""
@@ -320,6 +329,12 @@ class Metrics:
                 self._input_psi.replace({})
                 self._score_psi.replace({})
             self._referenced = manifest.sha256
+
+    def corrected(self, by_bundle: Mapping[str, Learned]) -> None:
+        """Set the corrections in force, by bundle_id."""
+        self._shifts.replace({(bundle,): one.shift for bundle, one in by_bundle.items()})
+        self._slopes.replace({(bundle,): one.slope for bundle, one in by_bundle.items()})
+        self._corrected_at.replace({(bundle,): one.at for bundle, one in by_bundle.items()})
 
     def drift(self, manifest_sha256: str, inputs: Mapping[str, float], heads: Mapping[str, float]) -> None:
         """Set the drift of inputs and heads by name; NaN if unknown. Ignored if the bundle is not the one that

@@ -38,6 +38,7 @@ RECORD = RequestRecord(
     user_id="ü",
     request=b"{}",
     history=["i1"],
+    correction=[-3.0, 0.1, 0.9],
     item_ids=["i1", "i2"],
     bids=[None, 0.1],
     user_row=b"\0\1",

@@ -1,0 +1,134 @@
+"""Learns a correction of calibration from what came of impressions: a shift and a slope of the log-odds.
+
+A logistic regression with weights that fade with the age of an impression, drawn to no correction by a normal prior.
+Pure: arrays in, a correction out. Does not know logs.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from msd.contract.correction import MAX_LOG_SLOPE, MAX_SHIFT, Learned
+
+Floats = NDArray[np.float64]
+# Chosen on CoLLM's valid period (decision 41): the standard deviation of shift and slope before there is any click, and
+# the least likelihood ratio (as 2 log) that is worth a change.
+_PRIOR = 0.3
+_LEAST_GAIN = 1.0
+_LEAST_CLICKS = 100
+RATE_PER_HOUR = 0.25
+"""Most that a correction moves in an hour, in log-odds and in the logarithm of its slope: from none to its bound in
+four hours at least, so that whoever watches has the time to look."""
+_SURELY_SOME = 20.0
+
+
+class Impressions(NamedTuple):
+    """Settled impressions of one bundle, the latest last: log-odds as the model gave them, labels, users by number, and
+    when they were scored (unix s); all [n]."""
+
+    logits: Floats
+    labels: Floats
+    users: NDArray[np.int64]
+    at: Floats
+
+
+class Outcome(NamedTuple):
+    """What is to be in force, None for no correction, and why. `is_broken`: the events cannot be right."""
+
+    learned: Learned | None
+    why: str
+    is_broken: bool = False
+
+
+class _Line(NamedTuple):
+    """Log-odds z become centre + shift + slope × (z − centre)."""
+
+    centre: float = 0.0
+    shift: float = 0.0
+    slope: float = 1.0
+
+    def __call__(self, logits: Floats) -> Floats:
+        return self.centre + self.shift + self.slope * (logits - self.centre)
+
+
+def learn(shown: Impressions, previous: Learned | None, half_life_s: float) -> Outcome:
+    """The correction after these impressions; `previous` is in force."""
+    clicks = int(shown.labels.sum())
+    if min(clicks, len(shown.labels) - clicks) < _LEAST_CLICKS:
+        return Outcome(previous, f"kept: {clicks} clicks on {len(shown.labels)} impressions are too few to learn from")
+    current = _Line() if previous is None else _Line(previous.centre, previous.shift, previous.slope)
+    if (silent := _silent(current(shown.logits), shown.labels)) is not None:
+        return Outcome(previous, f"kept: no click on the latest {silent} impressions; are clicks still sent?", True)
+    now = float(shown.at[-1])
+    weights = 0.5 ** ((now - shown.at) / half_life_s)
+    fitted = _fit(shown, weights)
+    # Impressions of one user are alike, and weigh less than as many of different ones would.
+    weights /= _dispersion(fitted(shown.logits), shown, weights)
+    fitted = _fit(shown, weights)
+    gain = 2 * (_likelihood(fitted, shown, weights) - _likelihood(current, shown, weights))
+    if gain > _LEAST_GAIN:
+        since = float(shown.at[0]) if previous is None else previous.at
+        line, why = _step(current, fitted, RATE_PER_HOUR * max(0.0, now - since) / 3_600)
+    elif previous is None:
+        return Outcome(None, "none: clicks agree with the model")
+    else:
+        line, why = current, "kept: clicks agree with it"
+    return Outcome(Learned(**line._asdict(), at=now, impressions=len(shown.labels), clicks=clicks), why)
+
+
+def _fit(shown: Impressions, weights: Floats) -> _Line:
+    """The most probable line, by Newton's method."""
+    centre = float(np.clip(np.average(shown.logits, weights=weights), -20, 20))
+    inputs_2N = np.stack([np.ones_like(shown.logits), shown.logits - centre])
+    found, prior = np.zeros(2), np.eye(2) / _PRIOR**2
+    for _ in range(20):
+        chance = _sigmoid(shown.logits + found @ inputs_2N)
+        gradient = inputs_2N @ (weights * (shown.labels - chance)) - prior @ found
+        curvature = (inputs_2N * (weights * chance * (1 - chance))) @ inputs_2N.T + prior
+        step = np.linalg.solve(curvature, gradient)
+        # A first step that is too long would overshoot where the sigmoid is flat.
+        found += step / max(1.0, float(np.abs(step).max()))
+        if np.abs(step).max() < 1e-9:
+            break
+    return _bounded(centre, found[0], 1 + found[1])
+
+
+def _dispersion(logits: Floats, shown: Impressions, weights: Floats) -> float:
+    """How many times the variance of a sum over users is that of a sum over independent impressions; 1 at least."""
+    residuals = weights * (shown.labels - _sigmoid(logits))
+    return max(1.0, float((np.bincount(shown.users, residuals) ** 2).sum() / (residuals**2).sum()))
+
+
+def _likelihood(line: _Line, shown: Impressions, weights: Floats) -> float:
+    logits = line(shown.logits)
+    return -float(weights @ np.logaddexp(0, np.where(shown.labels > 0, -logits, logits)))
+
+
+def _silent(logits: Floats, labels: Floats) -> int | None:
+    """How many of the latest impressions had no click, if clicks on them were as good as certain; else None."""
+    latest = len(labels) - 1 - int(np.flatnonzero(labels)[-1])
+    return latest if latest and _sigmoid(logits[-latest:]).sum() >= _SURELY_SOME else None
+
+
+def _step(current: _Line, fitted: _Line, most: float) -> tuple[_Line, str]:
+    """From the current line towards the fitted one, as far as the rate of change lets it go."""
+    centre = fitted.centre
+    shift, log_slope = float(current(np.array(centre))) - centre, math.log(current.slope)
+    moved = _bounded(
+        centre,
+        shift + float(np.clip(fitted.shift - shift, -most, most)),
+        math.exp(log_slope + float(np.clip(math.log(fitted.slope) - log_slope, -most, most))),
+    )
+    return moved, "moved" if moved == fitted else "moved as far as the rate of change allows"
+
+
+def _bounded(centre: float, shift: float, slope: float) -> _Line:
+    least, most = math.exp(-MAX_LOG_SLOPE), math.exp(MAX_LOG_SLOPE)
+    return _Line(centre, float(np.clip(shift, -MAX_SHIFT, MAX_SHIFT)), float(np.clip(slope, least, most)))
+
+
+def _sigmoid(logits: Floats) -> Floats:
+    chances: Floats = 1 / (1 + np.exp(-logits))
+    return chances

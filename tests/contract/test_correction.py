@@ -1,0 +1,104 @@
+"""A correction keeps the order of scores, is bounded and can be undone; what is no file of them is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from msd.contract.correction import (
+    MAX_LOG_SLOPE,
+    MAX_SHIFT,
+    Correction,
+    CorrectionError,
+    Learned,
+    read_corrections,
+    write_corrections,
+)
+
+cheap = settings(max_examples=40)
+SLOPES = st.floats(np.exp(-MAX_LOG_SLOPE), np.exp(MAX_LOG_SLOPE))
+CORRECTIONS = st.builds(Correction, centre=st.floats(-8, 8), shift=st.floats(-MAX_SHIFT, MAX_SHIFT), slope=SLOPES)
+SCORES = arrays(np.float32, st.integers(1, 40), elements=st.floats(0, 1, width=32))
+LEARNED = Learned(centre=-3, shift=0.1, slope=0.9, at=1e9, impressions=5_000, clicks=200)
+
+
+@cheap
+@given(CORRECTIONS, SCORES)
+def test_the_order_of_scores_stays(correction: Correction, scores: np.ndarray) -> None:
+    corrected = correction(scores)[np.argsort(scores, kind="stable")]
+
+    assert (np.diff(corrected) >= 0).all()
+    assert ((corrected >= 0) & (corrected <= 1)).all()
+
+
+@cheap
+@given(CORRECTIONS, SCORES)
+def test_a_score_does_not_depend_on_the_others(correction: Correction, scores: np.ndarray) -> None:
+    alone = [correction(scores[place : place + 1])[0] for place in range(len(scores))]
+
+    assert correction(scores).tobytes() == np.array(alone, np.float32).tobytes()
+
+
+@cheap
+@given(CORRECTIONS, arrays(np.float32, 50, elements=st.floats(2**-13, 0.875, width=32)))
+def test_it_can_be_undone(correction: Correction, scores: np.ndarray) -> None:
+    np.testing.assert_allclose(correction.undone(correction(scores)), scores, rtol=1e-3)
+
+
+def test_the_line_is_in_log_odds() -> None:
+    scores = np.array([0.01, 0.05, 0.5], np.float32)
+    logits = np.log(scores / (1 - scores))
+    expected = 1 / (1 + np.exp(-(-3 + 0.2 + 0.8 * (logits + 3))))
+
+    np.testing.assert_allclose(Correction(centre=-3, shift=0.2, slope=0.8)(scores), expected, rtol=1e-6)
+    np.testing.assert_allclose(Correction()(scores), scores, rtol=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_what_is_not_finite_stays_so() -> None:
+    assert not np.isfinite(Correction(shift=0.5)(np.array([np.nan, np.inf], np.float32))).any()
+
+
+def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
+    assert read_corrections(tmp_path / "none.json") == {}
+    write_corrections(tmp_path / "corrections.json", {"b": LEARNED})
+
+    assert read_corrections(tmp_path / "corrections.json") == {"b": LEARNED}
+    assert Correction.of(LEARNED.values)(np.ones(1, np.float32)) == LEARNED(np.ones(1, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"shift": 1.01}, "bundles.b.shift: should be less than or equal to 1"),
+        ({"slope": 0}, "bundles.b.slope: should be greater than or equal to 0.5"),
+        ({"slope": -1}, "bundles.b.slope"),
+        ({"centre": float("nan")}, "bundles.b.centre"),
+        ({"bias": 1}, "bundles.b.bias: is not known here"),
+    ],
+)
+def test_a_correction_out_of_bounds_is_refused(change: dict[str, float], reason: str, tmp_path: Path) -> None:
+    path = tmp_path / "corrections.json"
+    path.write_text(json.dumps({"bundles": {"b": LEARNED.model_dump() | change}}))
+
+    with pytest.raises(CorrectionError, match=reason):
+        read_corrections(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"bundles": 1}', b"\xff", b" " * 2**21])
+def test_a_file_that_is_none_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "corrections.json"
+    path.write_bytes(content)
+
+    with pytest.raises(CorrectionError, match="corrections.json"):
+        read_corrections(path)
+
+
+@pytest.mark.parametrize("values", [[], [0.0, 0.0], [0.0, 9.0, 1.0], [0.0, 0.0, float("nan")]])
+def test_logged_values_out_of_bounds_are_refused(values: list[float]) -> None:
+    with pytest.raises(CorrectionError, match="not centre, shift and slope"):
+        Correction.of(values)

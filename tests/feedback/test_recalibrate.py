@@ -1,0 +1,199 @@
+"""A known drift is found; without one, or with few or one-sided events, nothing moves; nothing moves far or fast."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from msd.contract.correction import MAX_LOG_SLOPE, MAX_SHIFT, Learned, read_corrections, write_corrections
+from msd.feedback.recalibrate import RATE_PER_HOUR, Impressions, learn
+from tests.feedback.made import traffic
+from tests.service.live import run_msd
+
+DAY = 86_400.0
+NONE = Learned(at=0, impressions=0, clicks=0)
+
+
+def drifted(seed: int, shift: float, slope: float, count: int = 20_000, days: float = 7) -> Impressions:
+    """Impressions of a model that was right, before log-odds moved around −3."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(-3, 1, count)
+    chance = 1 / (1 + np.exp(-(-3 + shift + slope * (logits + 3))))
+    labels = (rng.random(count) < chance).astype(float)
+    return Impressions(logits, labels, rng.integers(0, count // 5, count), np.linspace(0, days * DAY, count))
+
+
+def at(learned: Learned | None, logit: float) -> float:
+    """Where a correction moves a score."""
+    line = learned or NONE
+    return line.centre + line.shift + line.slope * (logit - line.centre)
+
+
+@pytest.mark.parametrize(("shift", "slope"), [(0.5, 1.0), (-0.5, 1.0), (0.0, 0.75), (0.3, 1.3)])
+def test_a_known_drift_is_found(shift: float, slope: float) -> None:
+    found = learn(drifted(0, shift, slope), None, 14 * DAY).learned
+
+    assert found is not None
+    assert at(found, -3) == pytest.approx(-3 + shift, abs=0.1)
+    assert found.slope == pytest.approx(slope, abs=0.12)
+    assert learn(drifted(1, shift, slope), found, 14 * DAY).learned is not None
+
+
+def test_the_latest_count_most() -> None:
+    before, after = drifted(0, 0.5, 1), drifted(1, -0.5, 1)
+    both = Impressions(
+        *(np.concatenate(pair) for pair in zip(before, after._replace(at=after.at + 7 * DAY), strict=True))
+    )
+
+    slow, fast = (learn(both, None, days * DAY).learned for days in (100, 1))
+    assert at(slow, -3) == pytest.approx(-3, abs=0.15)
+    assert at(fast, -3) < -3.3
+
+
+def test_without_drift_there_is_no_correction_but_by_chance_and_then_a_small_one() -> None:
+    outcomes = [learn(drifted(seed, 0, 1, 5_000), None, 14 * DAY) for seed in range(20)]
+
+    # Two parameters, a gain of one: chance alone passes it in three of five.
+    assert sum(one.learned is None for one in outcomes) >= 4
+    assert max(abs(at(one.learned, -3) + 3) for one in outcomes) < 0.25
+
+
+def test_a_correction_that_fits_is_kept_to_the_bit() -> None:
+    first = learn(drifted(0, 0.5, 1), None, 14 * DAY).learned
+    again = learn(drifted(0, 0.5, 1), first, 14 * DAY)
+
+    assert first is not None
+    assert (again.learned, again.why) == (first, "kept: clicks agree with it")
+
+
+def test_few_clicks_change_nothing() -> None:
+    few = drifted(0, 3, 1, 300)._replace(labels=np.r_[np.ones(99), np.zeros(201)])
+    known = NONE.model_copy(update={"shift": 0.2})
+
+    assert "too few" in learn(few, None, DAY).why
+    assert learn(few, None, DAY).learned is None
+    assert learn(few, known, DAY).learned == known
+
+
+def test_one_users_clicks_count_little() -> None:
+    honest = drifted(0, 0, 1)
+    labels, users = honest.labels.copy(), honest.users.copy()
+    labels[::20], users[::20] = 1, 0
+    shared = learn(honest._replace(labels=labels), None, 14 * DAY).learned
+    hoarded = learn(honest._replace(labels=labels, users=users), None, 14 * DAY).learned
+
+    assert at(hoarded, -3) + 3 < 0.5 * (at(shared, -3) + 3)
+
+
+def test_clicks_that_stop_are_a_broken_feed() -> None:
+    shown = drifted(0, 0, 1)
+    labels = shown.labels.copy()
+    labels[-1_000:] = 0
+    known = NONE.model_copy(update={"shift": 0.2})
+    outcome = learn(shown._replace(labels=labels), known, 14 * DAY)
+
+    assert (outcome.learned, outcome.is_broken) == (known, True)
+    assert "are clicks still sent?" in outcome.why
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 2**32 - 1), st.floats(0, 1), st.floats(-12, 12), st.floats(0.01, 3))
+def test_whatever_comes_it_is_bounded_and_slow(seed: int, rate: float, mean: float, spread: float) -> None:
+    rng = np.random.default_rng(seed)
+    count = 400
+    shown = Impressions(
+        rng.normal(mean, spread, count),
+        (rng.random(count) < rate).astype(float),
+        rng.integers(0, 50, count),
+        np.sort(rng.uniform(0, 3_600, count)),
+    )
+    outcome = learn(shown, None, DAY)
+
+    if outcome.learned is not None:
+        assert abs(outcome.learned.shift) <= RATE_PER_HOUR + 1e-9
+        assert abs(np.log(outcome.learned.slope)) <= RATE_PER_HOUR + 1e-9
+    later = learn(shown._replace(at=shown.at + 100 * DAY), outcome.learned, DAY)
+    if later.learned is not None:
+        assert abs(later.learned.shift) <= MAX_SHIFT
+        assert abs(np.log(later.learned.slope)) <= MAX_LOG_SLOPE
+
+
+def test_a_drift_is_followed_step_by_step() -> None:
+    shown = drifted(0, 1, 1, days=1 / 24)
+    first = learn(shown, None, 14 * DAY)
+    second = learn(shown._replace(at=shown.at + 1_800), first.learned, 14 * DAY)
+
+    assert first.why == second.why == "moved as far as the rate of change allows"
+    assert at(first.learned, -3) == pytest.approx(-3 + RATE_PER_HOUR, abs=0.03)
+    assert at(second.learned, -3) == pytest.approx(-3 + 1.5 * RATE_PER_HOUR, abs=0.03)
+
+
+def log_of(folder: Path, seed: int, lift: float, correction: list[float] | None = None) -> Path:
+    """A service's log of a day whose click rate is so much above the one predicted."""
+    requests, events = traffic(seed, 3_000, lift, share=1.0)
+    folder.mkdir()
+    requests.with_columns(bundle_id=pl.lit("b1"), correction=pl.lit(correction, pl.List(pl.Float64))).write_parquet(
+        folder / "requests-1.parquet"
+    )
+    events.write_parquet(folder / "events-1.parquet")
+    return folder
+
+
+def test_the_command_writes_what_services_read(tmp_path: Path) -> None:
+    log, out = log_of(tmp_path / "log", 0, 0.5), tmp_path / "corrections.json"
+    write_corrections(out, {"old": NONE, "rests": NONE.model_copy(update={"at": DAY})})
+    ended = run_msd("recalibrate", str(log), "--out", str(out), "--settle-hours", "1")
+    assert ended.returncode == 0, ended.stderr
+    assert "moved" in ended.stdout
+    assert "0.0% of clicks come later" in ended.stdout or "not known yet" in ended.stdout
+
+    found = read_corrections(out)
+    assert found.keys() == {"b1", "old", "rests"}
+    # Those who click much are shown much, so that the rate of impressions is above that of users.
+    rate = found["b1"].clicks / found["b1"].impressions
+    assert rate > 0.075
+    assert found["b1"](np.array([0.05], np.float32))[0] == pytest.approx(rate, abs=0.004)
+    # What has not settled does not count.
+    assert found["b1"].at <= DAY - 3_600
+
+
+def test_the_correction_that_was_served_is_undone(tmp_path: Path) -> None:
+    """The model said .05 of all, and was served as more: what is learned is from .05 to what was clicked."""
+    served = NONE.model_copy(update={"centre": -2.0, "shift": 0.5})
+    log, out = log_of(tmp_path / "log", 1, 0.0, served.values), tmp_path / "corrections.json"
+    requests = pl.read_parquet(log / "requests-1.parquet")
+    scores = served(np.full(1, 0.05, np.float32)).tolist()
+    requests.with_columns(
+        scores=pl.Series([[scores]], dtype=pl.List(pl.List(pl.Float32))).new_from_index(0, requests.height)
+    ).write_parquet(log / "requests-1.parquet")
+    write_corrections(out, {"b1": served})
+    ended = run_msd("recalibrate", str(log), "--out", str(out))
+    assert ended.returncode == 0, ended.stderr
+
+    found = read_corrections(out)["b1"]
+    assert found(np.full(1, 0.05, np.float32))[0] == pytest.approx(found.clicks / found.impressions, abs=0.004)
+
+
+def test_what_cannot_be_learned_from_is_told(tmp_path: Path) -> None:
+    log, out = log_of(tmp_path / "log", 0, 0.0), tmp_path / "corrections.json"
+    ended = run_msd("recalibrate", str(log), "--out", str(out), "--settle-hours", "25")
+    assert ended.returncode == 2
+    assert "is settled" in ended.stderr
+    assert not out.exists()
+
+    out.write_text(json.dumps({"bundles": {"b1": {"shift": 5}}}))
+    ended = run_msd("recalibrate", str(log), "--out", str(out))
+    assert ended.returncode == 2
+    assert "bundles.b1.shift" in ended.stderr
+
+    events = pl.read_parquet(log / "events-1.parquet")
+    events.filter((pl.col("type") == "impression") | (pl.col("at") < DAY / 2)).write_parquet(log / "events-1.parquet")
+    out.unlink()
+    ended = run_msd("recalibrate", str(log), "--out", str(out))
+    assert ended.returncode == 1
+    assert "are clicks still sent?" in ended.stdout
+    assert read_corrections(out) == {}

@@ -1,0 +1,124 @@
+"""A real service corrects scores by a file that changes under it: alike in the native core and in Python, logged so
+that the same bits come of it again, and back to the model's own without it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from msd.contract.bundle import Bundle
+from msd.contract.correction import CorrectionError, Learned, write_corrections
+from msd.contract.log import is_sampled
+from service.live.corrections import WatchedCorrections
+from service.request_log.replay import LogReplay
+from service.telemetry.metrics import Metrics
+from tests.service.bundle_factory import golden_requests
+from tests.service.live import LiveService, live_service, run_msd, wait_until
+from tests.service.request_log.log import awaited
+
+LEARNED = Learned(centre=-1, shift=0.4, slope=0.7, at=1e9, impressions=9_000, clicks=400)
+UNLOGGED = "r2"
+PLAIN = golden_requests()[-1]
+PYTHONS = {**PLAIN, "user": {"features": {}}}
+"""The same request in a form that the native core leaves to Python."""
+
+
+class Corrected:
+    """A service, the file of its corrections, and its log."""
+
+    def __init__(self, service: LiveService, file: Path, log: Path, bundle_id: str) -> None:
+        self.service, self.file, self.log, self.bundle_id = service, file, log, bundle_id
+
+    def write(self, learned: Learned) -> None:
+        """Replace the file, and wait until the service has read it."""
+        write_corrections(self.file, {self.bundle_id: learned})
+        shift = f'msd_correction_shift{{bundle_id="{self.bundle_id}"}} {learned.shift}'
+        wait_until(lambda: shift in self.metrics())
+
+    def metrics(self) -> str:
+        """The exposition."""
+        with self.service.client() as client:
+            return client.get("/metrics").text
+
+    def ask(self, document: dict[str, Any], request_id: str) -> dict[str, Any]:
+        """A reply."""
+        with self.service.client() as client:
+            reply = client.post("/v1/score", json=document, headers={"X-Request-Id": request_id})
+        assert reply.status_code == 200, reply.text
+        found: dict[str, Any] = reply.json()
+        return found
+
+    def pctr(self, document: dict[str, Any], request_id: str = UNLOGGED) -> np.ndarray:
+        """The scores of a reply."""
+        return np.array(self.ask(document, request_id)["candidates"]["pctr"], np.float32)
+
+
+@pytest.fixture(scope="module")
+def corrected(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Corrected]:
+    """A service whose file of corrections is not there yet; it logs every other request."""
+    folder = tmp_path_factory.mktemp("corrected")
+    file, log = folder / "corrections.json", folder / "log"
+    settings: dict[str, Any] = {"log_dir": log, "log_sample": 0.5, "log_flush_seconds": 0.1}
+    with live_service(bundle.folder, folder, corrections=file, **settings) as service:
+        yield Corrected(service, file, log, bundle.bundle_id)
+
+
+def test_scores_follow_the_file_alike_on_both_ways(corrected: Corrected) -> None:
+    own = corrected.pctr(PLAIN)
+    assert (corrected.pctr(PYTHONS) == own).all()
+    corrected.write(LEARNED)
+    expected = LEARNED(own)
+    assert np.abs(expected - own).max() > 0.05
+
+    for document in (PLAIN, PYTHONS):
+        assert corrected.pctr(document).tobytes() == expected.tobytes()
+    one_of_two = corrected.ask({**PLAIN, "candidates": {"id": ["i1", "i2"], "bid": [1, 2]}}, UNLOGGED)["candidates"]
+    assert one_of_two["ecpm"] == pytest.approx(
+        [1_000 * p * bid for p, bid in zip(one_of_two["pctr"], (1, 2), strict=True)]
+    )
+    assert one_of_two["pctr"] == pytest.approx(expected[1:3].tolist(), rel=1e-5)
+
+    corrected.file.write_text(json.dumps({"bundles": {corrected.bundle_id: {"shift": 9}}}))
+    wait_until(lambda: "msd_corrections_stale 1.0" in corrected.metrics())
+    assert corrected.pctr(PLAIN).tobytes() == expected.tobytes()
+    corrected.file.unlink()
+    wait_until(lambda: "msd_corrections_stale 0.0" in corrected.metrics())
+    assert corrected.pctr(PLAIN).tobytes() == own.tobytes()
+
+
+def test_an_explanation_sums_to_the_corrected_score(corrected: Corrected) -> None:
+    corrected.write(LEARNED)
+    reply = corrected.ask({**golden_requests()[0], "explain": True}, UNLOGGED)
+    odds = np.log(np.divide(*np.array([(one, 1 - one) for one in reply["candidates"]["pctr"]]).T))
+    base, shares = reply["explanation"]["base"], reply["explanation"]["shares"]
+
+    np.testing.assert_allclose(np.sum(list(shares.values()), axis=0) + np.log(base / (1 - base)), odds, atol=1e-4)
+    corrected.file.unlink()
+
+
+def test_logged_requests_give_the_same_bits_again(corrected: Corrected, bundle: Bundle) -> None:
+    corrected.write(LEARNED)
+    ids = [f"r{number}" for number in range(60)]
+    sampled = [one for one in ids if is_sampled(one, 0.5)]
+    documents = golden_requests()
+    for place, one in enumerate(sampled):
+        corrected.ask(documents[place % len(documents)], one)
+    records = list(awaited(corrected.log, sampled).values())
+    assert all(record.correction == LEARNED.values for record in records)
+
+    found = LogReplay([bundle]).replay(records, lambda: None)
+    assert (found.exact, found.mismatches) == (len(sampled), 0)
+    ended = run_msd("replay", str(corrected.log), "--bundle", str(bundle.folder))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    corrected.file.unlink()
+
+
+def test_a_file_that_is_none_refuses_the_start(tmp_path: Path) -> None:
+    file = tmp_path / "corrections.json"
+    file.write_text("{}")
+
+    with pytest.raises(CorrectionError, match="bundles: is missing"):
+        WatchedCorrections(file, Metrics())
