@@ -44,7 +44,7 @@ def main(
     base: Annotated[str, typer.Option(help="The image to build on.")] = "python:3.13-slim-trixie",
     build_option: Annotated[list[str] | None, typer.Option(help="Handed to the engine's build as it is.")] = None,
     build: Annotated[bool, typer.Option(help="Whether to build, or to try what was built.")] = True,
-    siege: Annotated[int, typer.Option(min=0, help="How many wrong requests are sent to the service.")] = 1_000,
+    fuzz: Annotated[int, typer.Option(min=0, help="How many wrong requests are sent to the service.")] = 1_000,
     out: Annotated[Path, typer.Option(help="Where logs, bills of materials and figures go.")] = Path("runs/image"),
 ) -> None:
     """Exit status 2 where an image cannot be built, does not score as its bundle says, or is too large or too slow."""
@@ -60,7 +60,7 @@ def main(
             with console.status(f"{found.name}: building and trying {one}, whose logs are in {out}"):
                 if build:
                     logged(found.build(one, _image(one), options), out / f"{one}.build.log")
-                figures = _tried(found, one, base, bundle.resolve(), out, siege)
+                figures = _tried(found, one, base, bundle.resolve(), out, fuzz)
             text = json.dumps(figures, indent=2)
             (out / f"{one}.json").write_text(text + "\n")
             typer.echo(text)
@@ -82,7 +82,7 @@ def _labels() -> list[str]:
     return [part for name, value in known.items() for part in ("--build-arg", f"{name}={value}")]
 
 
-def _tried(engine: Engine, target: Target, base: str, bundle: Path, out: Path, siege: int) -> dict[str, Any]:
+def _tried(engine: Engine, target: Target, base: str, bundle: Path, out: Path, fuzz: int) -> dict[str, Any]:
     image = _image(target)
     figures = {"image": image, "engine": engine.name, **_contents(engine, image, base, out / target)}
     if target is Target.GPU and not Path("/dev/nvidia0").exists():
@@ -90,7 +90,7 @@ def _tried(engine: Engine, target: Target, base: str, bundle: Path, out: Path, s
     on = {"MSD_PROVIDER": "cpu"} if "without_gpu" in figures else {}
     log = out / f"{target}.service.log"
     starts_s = [round(start_seconds(engine, image, bundle, on, log), 2) for _ in range(_STARTS)]
-    return {**figures, "starts_s": starts_s, **try_serving(engine, image, bundle, on, log, siege)._asdict()}
+    return {**figures, "starts_s": starts_s, **try_serving(engine, image, bundle, on, log, fuzz)._asdict()}
 
 
 def _check(target: Target, figures: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from image import parts
 from image.command import ImageError, tail_of
 from image.engine import Container, Engine
 from loadtest.chaos.hostile import hostile_requests
-from loadtest.chaos.siege import Siege, besiege
+from loadtest.chaos.http_fuzz import FuzzResult, fuzz
 from loadtest.http_client import Client, ClientError
 from msd.contract.bundle import GOLDENS
 from msd.contract.golden import Golden, read_goldens
@@ -22,7 +22,7 @@ _PATIENCE_S = 120.0
 # Scores are what is looked at: a machine that is busy may take its time.
 _PATIENT = {"Content-Type": "application/json", "X-Deadline-Ms": "30000"}
 # A request that does not end is given up after as long as the service's settings say, so many wait at once.
-_BESIEGERS = 64
+_FUZZ_CONNECTIONS = 64
 _LOOK = """
 import importlib.util, json, os, pathlib, shutil, sysconfig
 def writable(folder):
@@ -48,22 +48,24 @@ class Served(NamedTuple):
     requests: int
     candidates: int
     max_abs_diff: float
-    besieged: dict[str, int]
+    fuzzed: dict[str, int]
     """How many wrong requests got a status, or were `closed`."""
     runtime: dict[str, Any]
     native: dict[str, Any]
     inside: dict[str, Any]
 
 
-def try_serving(engine: Engine, image: str, bundle: Path, settings: Mapping[str, str], log: Path, siege: int) -> Served:
-    """`siege`: the number of wrong requests. Raises ImageError when the image is not fit to serve."""
+def try_serving(
+    engine: Engine, image: str, bundle: Path, settings: Mapping[str, str], log: Path, fuzz_requests: int
+) -> Served:
+    """`fuzz_requests`: the number of wrong requests. Raises ImageError when the image is not fit to serve."""
     port = _free_port()
     with engine.run(image, bundle, {"MSD_PORT": str(port), **settings}, log) as container:
         goldens = list(read_goldens(bundle / GOLDENS))
         with Client(f"http://127.0.0.1:{port}") as client:
             _wait_ready(container, client, log)
-        besieged = _besiege(port, goldens[0].request, siege)
-        # A siege may take longer than a connection is kept.
+        fuzzed = _fuzz(port, goldens[0].request, fuzz_requests)
+        # Fuzzing may take longer than a connection is kept.
         with Client(f"http://127.0.0.1:{port}") as client:
             worst = max(_difference(client, golden) for golden in goldens)
             model = json.loads(client.get("/v1/model").body)
@@ -71,7 +73,7 @@ def try_serving(engine: Engine, image: str, bundle: Path, settings: Mapping[str,
         if status := container.stop():
             raise ImageError(f"on SIGTERM the service ended with status {status}:\n{tail_of(log)}")
     candidates = sum(len(one.expected["pctr"]) for one in goldens)
-    return Served(len(goldens), candidates, worst, besieged, model["runtime"], model["native"], inside)
+    return Served(len(goldens), candidates, worst, fuzzed, model["runtime"], model["native"], inside)
 
 
 def start_seconds(engine: Engine, image: str, bundle: Path, settings: Mapping[str, str], log: Path) -> float:
@@ -109,14 +111,14 @@ def _wait_ready(container: Container, client: Client, log: Path) -> None:
     raise ImageError(f"not ready after {_PATIENCE_S:.0f} s; the log ends so:\n{tail_of(log)}")
 
 
-def _besiege(port: int, good: dict[str, Any], number: int) -> dict[str, int]:
+def _fuzz(port: int, good: dict[str, Any], number: int) -> dict[str, int]:
     if not number:
         return {}
-    siege: Siege = besiege(("127.0.0.1", port), hostile_requests(good, seed=1), number, _BESIEGERS)
-    if siege.wrong:
-        some = ", ".join(f"{what} × {count}" for what, count in Counter(siege.wrong).most_common(5))
-        raise ImageError(f"{len(siege.wrong)} of {number} wrong requests were not refused as they should be: {some}")
-    return {str(came): count for came, count in sorted(siege.came.items(), key=str)}
+    result: FuzzResult = fuzz(("127.0.0.1", port), hostile_requests(good, seed=1), number, _FUZZ_CONNECTIONS)
+    if result.wrong:
+        some = ", ".join(f"{what} × {count}" for what, count in Counter(result.wrong).most_common(5))
+        raise ImageError(f"{len(result.wrong)} of {number} wrong requests were not refused as they should be: {some}")
+    return {str(came): count for came, count in sorted(result.came.items(), key=str)}
 
 
 def _difference(client: Client, golden: Golden) -> float:

@@ -51,7 +51,7 @@ def graph(
     if figures is not None and figures.suffix != ".json":
         raise typer.BadParameter(f"{figures}: has to end in .json; a picture of the same name is written as .svg")
     try:
-        from loadtest.graph.bench import Plan, bench_graph
+        from loadtest.graph.bench import GraphPlan, bench_graph
         from loadtest.graph.leaner import Study
         from loadtest.graph.picture import picture
         from loadtest.graph.tables import tables
@@ -61,7 +61,7 @@ def graph(
         ) from error
     console = Console()
     with bar() as heard:
-        found = bench_graph(Plan(seconds=seconds, study=Study(seeds=lean_seeds)), work, bundle, heard)
+        found = bench_graph(GraphPlan(seconds=seconds, study=Study(seeds=lean_seeds)), work, bundle, heard)
     for table in tables(found):
         console.print(table)
     if figures is not None:

@@ -38,26 +38,26 @@ def main(
     """Breaks things for real. Exit status 1 if anything does not hold that has nothing to do with durations."""
     try:
         from loadtest.chaos.chaos import run_chaos
-        from loadtest.chaos.ground import Ground
+        from loadtest.chaos.environment import Environment
         from loadtest.chaos.page import write_page
-        from loadtest.chaos.plan import Plan
+        from loadtest.chaos.plan import ChaosPlan
     except ModuleNotFoundError as error:
         raise MsdError(f"`msd chaos` needs the module {error.name!r}; in the checkout: {_NEEDED}") from error
     chosen = _chosen(only)
     with bar() as heard:
         served, second = _reference(work, heard) if bundle is None else (bundle, other)
-        ground = Ground(
+        environment = Environment(
             bundle=served.absolute(),
             work=out.absolute(),
-            plan=Plan(),
+            plan=ChaosPlan(),
             heard=heard,
             other=second and second.absolute(),
             data=data and data.absolute(),
             kept=work.absolute(),
         )
-        summary = run_chaos(ground, chosen)
+        summary = run_chaos(environment, chosen)
     write_text_atomic(out / "chaos.json", json.dumps(summary, indent=2) + "\n")
-    write_page(out / "chaos.html", summary, ground)
+    write_page(out / "chaos.html", summary, environment)
     _tell(summary, out)
     if summary["broken"]:
         raise typer.Exit(1)

@@ -37,12 +37,12 @@ def load(
         from loadtest.bench.processes import ours, running
         from loadtest.lab.lab import load_session
         from loadtest.lab.page import write_page
-        from loadtest.lab.plan import Plan
+        from loadtest.lab.plan import LoadPlan
     except ModuleNotFoundError as error:
         raise MsdError(
             f"`msd load` needs the module {error.name!r}; in the checkout: pip install -e '.[load]'"
         ) from error
-    plan = Plan(mix, cold, deadline_ms, seconds, users=users)
+    plan = LoadPlan(mix, cold, deadline_ms, seconds, users=users)
     # What is measured could not be written afterwards.
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from loadtest.observe.boards import BOARDS
 from loadtest.observe.found import Shown, alerts_seen, panels_shown, rules_shown, sick_rules
-from loadtest.observe.live import Plan, watched
+from loadtest.observe.live import ObservePlan, watched
 from msd.contract.errors import MsdError
 from msd.contract.files import write_bytes_atomic
 
@@ -27,14 +27,14 @@ def main(
     rules: Annotated[Path, typer.Option(help="Rules for Prometheus.")] = _RULES,
     out: Annotated[Path, typer.Option(help="Folder for logs and Prometheus's data.")] = Path("runs/observe"),
     pictures: Annotated[Path | None, typer.Option(help="Folder for the pictures. Default: --out.")] = None,
-    seconds: Annotated[float, typer.Option(min=30.0, help="Duration of the load.")] = Plan.seconds,
+    seconds: Annotated[float, typer.Option(min=30.0, help="Duration of the load.")] = ObservePlan.seconds,
 ) -> None:
     """Exit status 1 if a panel or a recording rule shows nothing, or a rule cannot be evaluated."""
     if not rules.exists():
         raise MsdError(f"{rules}: no such file; run it in the checkout, or say --rules")
     from loadtest.observe.pictures import picture
 
-    with watched(bundle, other, rules, out.absolute(), Plan(seconds=seconds)) as run:
+    with watched(bundle, other, rules, out.absolute(), ObservePlan(seconds=seconds)) as run:
         boards = {board.name: panels_shown(board, run) for board in BOARDS}
         recorded, sick, alerts = rules_shown(run), sick_rules(run), alerts_seen(run)
     for board in BOARDS:

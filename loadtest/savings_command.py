@@ -34,14 +34,14 @@ def savings(
     check_writable(figures)
     try:
         from loadtest.savings.capacity import Assumed
-        from loadtest.savings.savings import Plan
+        from loadtest.savings.savings import SavingsPlan
         from loadtest.savings.savings import savings as measured
         from loadtest.savings.tables import tables
     except ModuleNotFoundError as error:
         raise MsdError(
             f"`msd savings` needs the module {error.name!r}; in the checkout: pip install -e '.[train,teach,cpu]'"
         ) from error
-    plan = Plan(users=users, candidates=candidates)
+    plan = SavingsPlan(users=users, candidates=candidates)
     assumed = Assumed(requests_per_s, busy, cores_a_machine, core_hour)
     with bar() as heard:
         found = measured(data, bundle, without, llm, work, plan, assumed, heard)

@@ -52,13 +52,13 @@ def services(
         from loadtest.bench.peers.contest import bench_peers
         from loadtest.bench.peers.tables import peer_tables
         from loadtest.bench.pictures import PICTURES
-        from loadtest.bench.plan import Plan
+        from loadtest.bench.plan import BenchPlan
         from loadtest.bench.tables import tables
     except ModuleNotFoundError as error:
         raise MsdError(f"`msd bench` needs the module {error.name!r}; in the checkout: {_NEEDED}") from error
     console = Console()
     with bar() as heard:
-        found = (bench_peers if peers else bench_services)(Plan(seconds=seconds), work, heard)
+        found = (bench_peers if peers else bench_services)(BenchPlan(seconds=seconds), work, heard)
     for table in (peer_tables if peers else tables)(found):
         console.print(table)
     if figures is not None:

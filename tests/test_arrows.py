@@ -65,7 +65,7 @@ ARROWS = [
         (
             "image",
             "loadtest.chaos.hostile",
-            "loadtest.chaos.siege",
+            "loadtest.chaos.http_fuzz",
             "loadtest.http_client",
             "msd.contract",
             "service.request_log.files",

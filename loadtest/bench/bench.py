@@ -11,12 +11,12 @@ from typing import Any
 
 from loadtest.bars import Heard
 from loadtest.bench.bundles import made_bundles
-from loadtest.bench.course import Course
-from loadtest.bench.field import KINDS, Entry, Field, Kind
+from loadtest.bench.contestants import KINDS, Contestant, Contestants, Kind
 from loadtest.bench.figures import Best, Found, Held, Store, summarised
 from loadtest.bench.machine import machine_now
-from loadtest.bench.plan import Plan
+from loadtest.bench.plan import BenchPlan
 from loadtest.bench.processes import redis_server
+from loadtest.bench.round_robin import RoundRobin
 from loadtest.bench.stages import Spent, spent
 from loadtest.outcome import Outcome, Rounds, goodput
 from loadtest.rows_benchmark import rows_benchmark
@@ -26,32 +26,40 @@ _HELD_LOAD, _OVERLOAD = 0.7, 2.0
 Urls = Mapping[Kind, str]
 
 
-def bench_services(plan: Plan, work: Path, heard: Heard) -> dict[str, Any]:
+def bench_services(plan: BenchPlan, work: Path, heard: Heard) -> dict[str, Any]:
     """All figures, ready for JSON. `work` keeps bundles and logs. Raises MsdError where a service fails."""
     start = time.perf_counter()
     bundles = made_bundles(work / "bundles", plan.makings, heard)
-    course = Course(heard, plan.total_seconds)
-    with Field(bundles, plan, work / "logs") as field:
+    rounds_of = RoundRobin(heard, plan.total_seconds)
+    with Contestants(bundles, plan, work / "logs") as contestants:
         heard("Starting Redis and the services", 0, math.ceil(plan.total_seconds))
-        field.publish()
-        best, urls = _chosen(course, field, plan)
-        redis = _store(course, field, plan, best, urls, plan.rounds)
+        contestants.publish()
+        best, urls = _chosen(rounds_of, contestants, plan)
+        redis = _store(rounds_of, contestants, plan, best, urls, plan.rounds)
         capacity = {name: rounds.median(goodput) for name, rounds in redis.throughput.items()}
-        strict = {Entry(kind, best.workers[kind], True, plan.deadline_ms) for kind in OWN}
-        strict_urls = {entry.kind: url for entry, url in field.start(strict).items()}
-        held = {kind: _held(course, field, plan, kind, (urls, strict_urls), best.clients[kind]) for kind in OWN}
-        field.stop(strict)
-        load = {kind: _curve(course, field, plan, kind, urls[kind], capacity[kind]) for kind in ("naive", "best")}
-        counts = _counts(course, field, plan, urls)
-        heard("Waiting for a changed row", *course.so_far)
-        delta = field.delta_visible_ms("best", urls["best"], work)
-        field.stop(Entry(kind, best.workers[kind], in_redis=True) for kind in KINDS)
-        started = field.start(Entry(kind, best.workers[kind], in_redis=False) for kind in KINDS)
+        strict = {Contestant(kind, best.workers[kind], True, plan.deadline_ms) for kind in OWN}
+        strict_urls = {entry.kind: url for entry, url in contestants.start(strict).items()}
+        held = {
+            kind: _held(rounds_of, contestants, plan, kind, (urls, strict_urls), best.clients[kind]) for kind in OWN
+        }
+        contestants.stop(strict)
+        load = {
+            kind: _curve(rounds_of, contestants, plan, kind, urls[kind], capacity[kind]) for kind in ("naive", "best")
+        }
+        counts = _counts(rounds_of, contestants, plan, urls)
+        heard("Waiting for a changed row", *rounds_of.so_far)
+        delta = contestants.delta_visible_ms("best", urls["best"], work)
+        contestants.stop(Contestant(kind, best.workers[kind], in_redis=True) for kind in KINDS)
+        started = contestants.start(Contestant(kind, best.workers[kind], in_redis=False) for kind in KINDS)
         files = {entry.kind: url for entry, url in started.items()}
-        file = _store(course, field, plan, best, files, math.ceil(plan.rounds / 2))
+        file = _store(rounds_of, contestants, plan, best, files, math.ceil(plan.rounds / 2))
     with redis_server() as server:
         rows = rows_benchmark(
-            work / "rows", server, lambda doing: heard(f"Rows: {doing}", *course.so_far), plan.many_rows, plan.few_rows
+            work / "rows",
+            server,
+            lambda doing: heard(f"Rows: {doing}", *rounds_of.so_far),
+            plan.many_rows,
+            plan.few_rows,
         )
     machine = machine_now()
     found = Found(
@@ -72,13 +80,13 @@ def bench_services(plan: Plan, work: Path, heard: Heard) -> dict[str, Any]:
     return summarised(found) | {"machine": machine, "seconds": round(time.perf_counter() - start, 1)}
 
 
-def _chosen(course: Course, field: Field, plan: Plan) -> tuple[Best, Urls]:
+def _chosen(rounds_of: RoundRobin, contestants: Contestants, plan: BenchPlan) -> tuple[Best, Urls]:
     """For each the numbers of workers and of clients at which it scores most; the services with others are stopped."""
-    urls = field.start(Entry(kind, count, in_redis=True) for count in plan.workers for kind in KINDS)
+    urls = contestants.start(Contestant(kind, count, in_redis=True) for count in plan.workers for kind in KINDS)
     tried: dict[Kind, dict[tuple[int, int], float]] = {kind: {} for kind in KINDS}
     for clients in plan.clients:
-        targets = {str(one): field.target(one.kind, url, plan.candidates) for one, url in urls.items()}
-        found = course.closed("Choosing numbers of workers and clients", targets, clients, plan.short, 2)
+        targets = {str(one): contestants.target(one.kind, url, plan.candidates) for one, url in urls.items()}
+        found = rounds_of.closed("Choosing numbers of workers and clients", targets, clients, plan.short, 2)
         for one in urls:
             tried[one.kind][one.workers, clients] = found[str(one)].median(goodput)
     chosen = {kind: max(rates, key=lambda numbers: rates[numbers]) for kind, rates in tried.items()}
@@ -87,16 +95,18 @@ def _chosen(course: Course, field: Field, plan: Plan) -> tuple[Best, Urls]:
         clients={kind: clients for kind, (_, clients) in chosen.items()},
         tried=tried,
     )
-    field.stop(one for one in urls if one.workers != best.workers[one.kind])
+    contestants.stop(one for one in urls if one.workers != best.workers[one.kind])
     return best, {one.kind: url for one, url in urls.items() if one.workers == best.workers[one.kind]}
 
 
-def _store(course: Course, field: Field, plan: Plan, best: Best, urls: Urls, rounds: int) -> Store:
-    targets = field.targets(urls, plan.candidates)
+def _store(
+    rounds_of: RoundRobin, contestants: Contestants, plan: BenchPlan, best: Best, urls: Urls, rounds: int
+) -> Store:
+    targets = contestants.targets(urls, plan.candidates)
     before = _spent(urls)
-    throughput = course.closed("Measuring throughput", targets, best.clients, plan.seconds, rounds)
+    throughput = rounds_of.closed("Measuring throughput", targets, best.clients, plan.seconds, rounds)
     between = _spent(urls)
-    latency = course.closed("Measuring latency", targets, 1, plan.short, rounds)
+    latency = rounds_of.closed("Measuring latency", targets, 1, plan.short, rounds)
     after = _spent(urls)
     return Store(
         throughput,
@@ -110,28 +120,35 @@ def _spent(urls: Urls) -> dict[str, Spent]:
     return {kind: spent(urls[kind]) for kind in OWN}
 
 
-def _held(course: Course, field: Field, plan: Plan, kind: Kind, urls: tuple[Urls, Urls], clients: int) -> Held:
+def _held(
+    rounds_of: RoundRobin, contestants: Contestants, plan: BenchPlan, kind: Kind, urls: tuple[Urls, Urls], clients: int
+) -> Held:
     """Under arrivals at 70 % of what it can do just then; and at twice that, where it has a strict deadline."""
-    usual, strict = (field.target(kind, one[kind], plan.candidates) for one in urls)
-    capacity = course.closed("Finding capacity", {kind: usual}, clients, plan.seconds, 1)[kind].merged.goodput
-    at70 = course.open("Holding 70 % of capacity", usual, _HELD_LOAD * capacity, plan.open_seconds, seed=1)
-    overload = course.open("Offering 200 %", strict, _OVERLOAD * capacity, plan.overload_seconds, seed=2)
+    usual, strict = (contestants.target(kind, one[kind], plan.candidates) for one in urls)
+    capacity = rounds_of.closed("Finding capacity", {kind: usual}, clients, plan.seconds, 1)[kind].merged.goodput
+    at70 = rounds_of.open("Holding 70 % of capacity", usual, _HELD_LOAD * capacity, plan.open_seconds, seed=1)
+    overload = rounds_of.open("Offering 200 %", strict, _OVERLOAD * capacity, plan.overload_seconds, seed=2)
     return Held(capacity, at70, overload)
 
 
 def _curve(
-    course: Course, field: Field, plan: Plan, kind: Kind, url: str, capacity: float
+    rounds_of: RoundRobin, contestants: Contestants, plan: BenchPlan, kind: Kind, url: str, capacity: float
 ) -> list[tuple[float, Outcome]]:
     """Rates and what came of them."""
-    target = field.target(kind, url, plan.candidates)
+    target = contestants.target(kind, url, plan.candidates)
     return [
-        (load * capacity, course.open("Measuring latency against load", target, load * capacity, plan.seconds, seed=3))
+        (
+            load * capacity,
+            rounds_of.open("Measuring latency against load", target, load * capacity, plan.seconds, seed=3),
+        )
         for load in plan.loads
     ]
 
 
-def _counts(course: Course, field: Field, plan: Plan, urls: Urls) -> dict[int, dict[str, Rounds]]:
+def _counts(
+    rounds_of: RoundRobin, contestants: Contestants, plan: BenchPlan, urls: Urls
+) -> dict[int, dict[str, Rounds]]:
     return {
-        count: course.closed("Measuring by candidates", field.targets(urls, count), 1, plan.short, 1)
+        count: rounds_of.closed("Measuring by candidates", contestants.targets(urls, count), 1, plan.short, 1)
         for count in plan.counts
     }

@@ -6,7 +6,7 @@ from loadtest.bench.bundles import Makings
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchPlan:
     """The length of each part.
 
     A round is `seconds` of one service; the throughput has `rounds` of each, in turns, at those numbers of `workers`

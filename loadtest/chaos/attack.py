@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from loadtest.bench.processes import Running, ServiceError
 from loadtest.chaos.attackers import ATTACKS
-from loadtest.chaos.ground import Ground
+from loadtest.chaos.environment import Environment
 from loadtest.chaos.load import Load, capacity
 from loadtest.chaos.processes import held
 from loadtest.chaos.scenario import Check, Figure, Found, Scenario
@@ -60,18 +60,18 @@ _ODD = (
 )
 
 
-def _run(ground: Ground) -> Found:
+def _run(environment: Environment) -> Found:
     figures: dict[str, Figure] = {}
     checks: list[Check] = []
     timeline = Timeline()
-    with ground.service(_NAME, max_connections=_CONNECTIONS) as service:
-        target = ground.target(service.url)
+    with environment.service(_NAME, max_connections=_CONNECTIONS) as service:
+        target = environment.target(service.url)
         body = target.requests[0].partition(b"\r\n\r\n")[2]
         expected = _scores(target, body)
-        rate = _SHARE * capacity(target, ground.plan.capacity_s)
+        rate = _SHARE * capacity(target, environment.plan.capacity_s)
         for place, name in enumerate(ATTACKS):
-            ground.heard(f"{_NAME}: {name}", place, len(ATTACKS))
-            load, memory, came = _one(ground, name, service, target, rate)
+            environment.heard(f"{_NAME}: {name}", place, len(ATTACKS))
+            load, memory, came = _one(environment, name, service, target, rate)
             timeline = timeline.then(load.timeline, max((one.over_s for one in timeline.samples), default=0.0))
             _tell(name, load, figures, checks)
             figures[f"attack_{name}_requests"] = sum(came.values())
@@ -83,24 +83,24 @@ def _run(ground: Ground) -> Found:
         checks.append(Check("a body is the same in whatever pieces it comes", _in_pieces(target, body)))
         checks.append(Check("who has said all that he will is answered", _half_closed(target)))
     # Its log goes into a pipe that is full.
-    with ground.service("attack-log", is_read=False) as service:
-        target = ground.target(service.url)
-        load, _, _ = _one(ground, "unknown", service, target, rate)
+    with environment.service("attack-log", is_read=False) as service:
+        target = environment.target(service.url)
+        load, _, _ = _one(environment, "unknown", service, target, rate)
         _tell("stalled_log", load, figures, checks)
         checks.append(Check("nobody reads its log: SIGTERM ends it", _ends(service)))
-    _kill_connections(ground, rate, figures, checks)
+    _kill_connections(environment, rate, figures, checks)
     return Found(figures, tuple(checks), timeline)
 
 
 def _one(
-    ground: Ground, name: str, service: Running, target: Target, rate: float
+    environment: Environment, name: str, service: Running, target: Target, rate: float
 ) -> tuple[Load, float, dict[str, int]]:
     """The load beside one attack, how much more memory (MB) was held at most, and what came of the attack."""
-    seconds, start = ground.plan.broken_s, held(service).memory
+    seconds, start = environment.plan.broken_s, held(service).memory
     most = start
     body = target.requests[0].partition(b"\r\n\r\n")[2]
     host, port = target.place
-    number = max(2, round(ATTACKS[name][0] * ground.plan.attackers))
+    number = max(2, round(ATTACKS[name][0] * environment.plan.attackers))
     command = [sys.executable, "-m", "loadtest.chaos.attackers", name, str(number), host, str(port), str(seconds)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as attacker:
         assert attacker.stdin is not None
@@ -204,15 +204,15 @@ def _half_closed(target: Target) -> bool:
     return _say(target, [target.requests[0]], ends=True).startswith(b"HTTP/1.1 200")
 
 
-def _kill_connections(ground: Ground, rate: float, figures: dict[str, Figure], checks: list[Check]) -> None:
+def _kill_connections(environment: Environment, rate: float, figures: dict[str, Figure], checks: list[Check]) -> None:
     """Redis ends all its connections again and again, while nothing is held in memory."""
-    with ground.redis(_NAME) as redis, ground.service("attack-redis", redis.url, cache_mb=0) as service:
-        target = ground.target(service.url)
-        with Load(target, rate / 2, ground.plan.broken_s) as load, redis.client() as client:
+    with environment.redis(_NAME) as redis, environment.service("attack-redis", redis.url, cache_mb=0) as service:
+        target = environment.target(service.url)
+        with Load(target, rate / 2, environment.plan.broken_s) as load, redis.client() as client:
             for _ in range(_KILLS):
                 load.mark("CLIENT KILL")
                 client.client_kill_filter(_type="normal", skipme=True)
-                load.until(load.now_s + ground.plan.broken_s / _KILLS)
+                load.until(load.now_s + environment.plan.broken_s / _KILLS)
     _tell("connections", load, figures, checks)
 
 

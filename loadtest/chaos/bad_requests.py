@@ -5,10 +5,10 @@ import time
 from collections import Counter
 from typing import Any
 
-from loadtest.chaos.ground import Ground, metric
+from loadtest.chaos.environment import Environment, metric
 from loadtest.chaos.hostile import hostile_requests
+from loadtest.chaos.http_fuzz import fuzz
 from loadtest.chaos.scenario import Check, Found, Scenario
-from loadtest.chaos.siege import besiege
 from loadtest.chaos.timeline import Timeline
 from loadtest.http_client import Client
 
@@ -22,14 +22,14 @@ _DEADLINE = "X-Deadline-Ms"
 _LONG_MS = 10_000
 
 
-def _run(ground: Ground) -> Found:
-    plan = ground.plan
+def _run(environment: Environment) -> Found:
+    plan = environment.plan
     timeline, came, wrong = Timeline(), Counter[str](), list[str]()
     refused: list[tuple[float, float]] = []
     timeline.levels = {"refused, in all": refused}
     start = time.monotonic()
-    with ground.service(_NAME, head_timeout_ms=_TIMEOUT_MS, body_timeout_ms=_TIMEOUT_MS) as service:
-        target = ground.target(service.url, 3)
+    with environment.service(_NAME, head_timeout_ms=_TIMEOUT_MS, body_timeout_ms=_TIMEOUT_MS) as service:
+        target = environment.target(service.url, 3)
         body = target.requests[0].partition(b"\r\n\r\n")[2]
         with Client(service.url) as client:
             expected = json.loads(client.score(body).body)["candidates"]
@@ -38,11 +38,11 @@ def _run(ground: Ground) -> Found:
         came.update(generated)
         requests = hostile_requests(json.loads(body), seed=1)
         for turn in range(_TURNS):
-            ground.heard(f"{_NAME}: requests", turn, _TURNS)
+            environment.heard(f"{_NAME}: requests", turn, _TURNS)
             number = (plan.bad_requests - sum(generated.values())) // _TURNS + 1
-            siege = besiege(target.place, requests, number, _CONNECTIONS)
-            came.update({str(one): count for one, count in siege.came.items()})
-            wrong += siege.wrong
+            result = fuzz(target.place, requests, number, _CONNECTIONS)
+            came.update({str(one): count for one, count in result.came.items()})
+            wrong += result.wrong
             told = sum(count for one, count in came.items() if one.startswith("4"))
             refused.append((round(time.monotonic() - start, 2), told))
         with Client(service.url) as client:

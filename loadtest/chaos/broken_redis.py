@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from loadtest.chaos.ground import Ground
+from loadtest.chaos.environment import Environment
 from loadtest.chaos.load import Load, capacity
 from loadtest.chaos.redis import RedisProcess
 from loadtest.chaos.scenario import Check, Found, Scenario, usual_checks
@@ -27,22 +27,22 @@ class _Way(NamedTuple):
     title: str
     broken: str
     mended: str
-    break_: Callable[[RedisProcess, Ground], None]
-    mend: Callable[[RedisProcess, Ground], None]
+    break_: Callable[[RedisProcess, Environment], None]
+    mend: Callable[[RedisProcess, Environment], None]
 
 
-def _run(way: _Way, ground: Ground) -> Found:
-    plan = ground.plan
-    with ground.redis(way.name) as redis, ground.service(way.name, redis.url) as service:
-        target = ground.target(service.url)
+def _run(way: _Way, environment: Environment) -> Found:
+    plan = environment.plan
+    with environment.redis(way.name) as redis, environment.service(way.name, redis.url) as service:
+        target = environment.target(service.url)
         rate = plan.share * capacity(target, plan.capacity_s)
         with Load(target, rate, plan.seconds) as load:
             load.until(plan.steady_s)
-            way.break_(redis, ground)
+            way.break_(redis, environment)
             broken = load.mark(way.broken)
             load.until(broken + plan.broken_s)
             mending = load.now_s
-            way.mend(redis, ground)
+            way.mend(redis, environment)
             mended = load.mark(way.mended)
         recovered = recovered_s(load, target)
     return found(way.name, load.timeline, Broken(broken, mending, mended, recovered), plan.deadline_ms)
@@ -108,7 +108,7 @@ def found(name: str, timeline: Timeline, broken: Broken, deadline_ms: int, *, is
 
 
 def _scenario(way: _Way, told: tuple[str, ...] = ()) -> Scenario:
-    return Scenario(way.name, way.title, told, lambda ground: _run(way, ground))
+    return Scenario(way.name, way.title, told, lambda environment: _run(way, environment))
 
 
 REDIS_KILL = _scenario(
@@ -139,6 +139,6 @@ REDIS_FLUSH = _scenario(
         "FLUSHALL",
         "rows published again",
         lambda redis, _: redis.flush(),
-        lambda redis, ground: redis.publish(ground.bundle),
+        lambda redis, environment: redis.publish(environment.bundle),
     )
 )

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from loadtest.bench.machine import Stolen, machine_now
-from loadtest.chaos.ground import Ground
+from loadtest.chaos.environment import Environment
 from loadtest.chaos.scenario import Found, Scenario
 from loadtest.chaos.scenarios import SCENARIOS
 from msd.contract.errors import MsdError
@@ -24,22 +24,22 @@ KEYS = (
 _FOUND = "found.json"
 
 
-def run_chaos(ground: Ground, chosen: Sequence[Scenario]) -> dict[str, Any]:
+def run_chaos(environment: Environment, chosen: Sequence[Scenario]) -> dict[str, Any]:
     """Runs the chosen ones; the summary of these and of those whose findings are still there from before."""
     start = time.perf_counter()
     for place, scenario in enumerate(chosen):
-        ground.heard(scenario.title, place, len(chosen))
-        folder = ground.work / scenario.name
+        environment.heard(scenario.title, place, len(chosen))
+        folder = environment.work / scenario.name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        write_text_atomic(folder / _FOUND, json.dumps(_run(ground, scenario)) + "\n")
-    ground.heard("Done", len(chosen), len(chosen))
-    return summarised(ground, round(time.perf_counter() - start, 1))
+        write_text_atomic(folder / _FOUND, json.dumps(_run(environment, scenario)) + "\n")
+    environment.heard("Done", len(chosen), len(chosen))
+    return summarised(environment, round(time.perf_counter() - start, 1))
 
 
-def summarised(ground: Ground, seconds: float) -> dict[str, Any]:
+def summarised(environment: Environment, seconds: float) -> dict[str, Any]:
     """The figures that are told, each a null with its reason where it could not be found; then all scenarios."""
-    scenarios = {scenario.name: _kept(ground, scenario) for scenario in SCENARIOS}
+    scenarios = {scenario.name: _kept(environment, scenario) for scenario in SCENARIOS}
     figures: dict[str, Any] = dict.fromkeys(KEYS)
     reasons = dict.fromkeys(KEYS, "no scenario finds it")
     for scenario in SCENARIOS:
@@ -57,27 +57,27 @@ def summarised(ground: Ground, seconds: float) -> dict[str, Any]:
             if _is_broken(check)
         ],
         "scenarios": scenarios,
-        "plan": vars(ground.plan),
-        "bundle": str(ground.bundle),
+        "plan": vars(environment.plan),
+        "bundle": str(environment.bundle),
         "machine": machine_now(),
         "seconds": seconds,
     }
 
 
-def timeline_of(ground: Ground, name: str) -> Mapping[str, Any] | None:
+def timeline_of(environment: Environment, name: str) -> Mapping[str, Any] | None:
     """What happened when, if the scenario has been run."""
-    path = ground.work / name / _FOUND
+    path = environment.work / name / _FOUND
     if not path.exists():
         return None
     timeline: Mapping[str, Any] | None = json.loads(path.read_text())["timeline"]
     return timeline
 
 
-def _run(ground: Ground, scenario: Scenario) -> dict[str, Any]:
+def _run(environment: Environment, scenario: Scenario) -> dict[str, Any]:
     start, stolen = time.perf_counter(), Stolen()
     found, reason = Found({}, (), None), ""
     try:
-        found = scenario.run(ground)
+        found = scenario.run(environment)
     except MsdError as error:
         reason = str(error)
     except Exception as error:  # one that fails, whatever it is by, does not take the others with it
@@ -94,8 +94,8 @@ def _run(ground: Ground, scenario: Scenario) -> dict[str, Any]:
     }
 
 
-def _kept(ground: Ground, scenario: Scenario) -> dict[str, Any]:
-    path = ground.work / scenario.name / _FOUND
+def _kept(environment: Environment, scenario: Scenario) -> dict[str, Any]:
+    path = environment.work / scenario.name / _FOUND
     if not path.exists():
         nothing: dict[str, Any] = {"figures": {}, "checks": [], "at": None, "seconds": None, "stolen_share": None}
         return {"title": scenario.title, "reason": "it was not run", **nothing}

@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 
 from loadtest.bench.processes import Running
-from loadtest.chaos.ground import Ground
+from loadtest.chaos.environment import Environment
 from loadtest.chaos.load import Load, capacity
 from loadtest.chaos.processes import held
 from loadtest.chaos.scenario import Check, Found, Scenario, usual_checks
@@ -20,10 +20,10 @@ _RESET = struct.pack("ii", 1, 0)
 _PATIENCE_S = 30.0
 
 
-def _run(ground: Ground) -> Found:
-    plan = ground.plan
-    with ground.service(_NAME, head_timeout_ms=_TIMEOUT_MS, body_timeout_ms=_TIMEOUT_MS) as service:
-        target = ground.target(service.url)
+def _run(environment: Environment) -> Found:
+    plan = environment.plan
+    with environment.service(_NAME, head_timeout_ms=_TIMEOUT_MS, body_timeout_ms=_TIMEOUT_MS) as service:
+        target = environment.target(service.url)
         rate = plan.share * capacity(target, plan.capacity_s)
         before = held(service)
         with Load(target, rate, plan.seconds) as load:

@@ -8,7 +8,7 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
-from loadtest.chaos.ground import Ground, metric
+from loadtest.chaos.environment import Environment, metric
 from loadtest.chaos.load import Load, capacity
 from loadtest.chaos.scenario import Check, Found, Scenario, usual_checks
 from loadtest.chaos.timeline import FIVES, SCORED, count, percentile_ms
@@ -37,14 +37,14 @@ time.time = _shifted
 '''
 
 
-def _run(ground: Ground) -> Found:
-    plan = ground.plan
-    clock = _Clock(ground.work / _NAME / "clock")
+def _run(environment: Environment) -> Found:
+    plan = environment.plan
+    clock = _Clock(environment.work / _NAME / "clock")
     with (
-        ground.redis(_NAME) as redis,
-        ground.service(_NAME, redis.url, python_path=clock.folder) as service,
+        environment.redis(_NAME) as redis,
+        environment.service(_NAME, redis.url, python_path=clock.folder) as service,
     ):
-        timed, untimed = ground.target(service.url), ground.target(service.url)
+        timed, untimed = environment.target(service.url), environment.target(service.url)
         untimed = Target(untimed.url, [_without_time(one) for one in untimed.requests])
         rate = plan.share * capacity(timed, plan.capacity_s)
         expected = _scores(service.url, timed)

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from loadtest.chaos.ground import Ground, metric
+from loadtest.chaos.environment import Environment, metric
 from loadtest.chaos.load import Load, capacity
 from loadtest.chaos.scenario import Check, Found, Scenario, Unable, usual_checks
 from loadtest.chaos.timeline import count, percentile_ms
@@ -85,11 +85,11 @@ class _ColdClient:
                     self.wrong.append(str(error))
 
 
-def _run(ground: Ground) -> Found:
-    plan = ground.plan
-    bundle = _with_encoder(ground)
-    with ground.service(_NAME, bundle=bundle, encoder="on", encoder_per_s=_PER_S) as service:
-        target = ground.target(service.url, bundle=bundle)
+def _run(environment: Environment) -> Found:
+    plan = environment.plan
+    bundle = _with_encoder(environment)
+    with environment.service(_NAME, bundle=bundle, encoder="on", encoder_per_s=_PER_S) as service:
+        target = environment.target(service.url, bundle=bundle)
         cold = _ColdClient(target)
         cold.wait()
         rate = max(plan.share * capacity(target, plan.capacity_s), _LEAST_PER_S)
@@ -130,13 +130,13 @@ def _run(ground: Ground) -> Found:
     )
 
 
-def _with_encoder(ground: Ground) -> Path:
+def _with_encoder(environment: Environment) -> Path:
     """A bundle that can encode texts: the one that is served, or a trained one. Raises Unable where there is none."""
-    if ENCODER in open_bundle(ground.bundle).manifest.files:
-        return ground.bundle
-    found = trained(ground).bundle.absolute()
+    if ENCODER in open_bundle(environment.bundle).manifest.files:
+        return environment.bundle
+    found = trained(environment).bundle.absolute()
     if ENCODER not in open_bundle(found).manifest.files:
-        raise Unable(f"{found} has no encoder, nor has {ground.bundle}: name a bundle with one (--bundle)")
+        raise Unable(f"{found} has no encoder, nor has {environment.bundle}: name a bundle with one (--bundle)")
     return found
 
 

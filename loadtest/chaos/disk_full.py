@@ -3,7 +3,7 @@
 import resource
 from pathlib import Path
 
-from loadtest.chaos.ground import Ground, metric, wait_for
+from loadtest.chaos.environment import Environment, metric, wait_for
 from loadtest.chaos.load import Load, capacity
 from loadtest.chaos.scenario import Check, Found, Scenario, usual_checks
 from loadtest.chaos.timeline import FIVES, count, percentile_ms
@@ -17,11 +17,11 @@ _SHARE = 0.2
 _FLUSH_S = 0.25
 
 
-def _run(ground: Ground) -> Found:
-    plan = ground.plan
-    folder = ground.work / _NAME / "log"
-    with ground.service(_NAME, log_dir=folder, log_sample=_SHARE, log_flush_seconds=_FLUSH_S) as service:
-        target = ground.target(service.url)
+def _run(environment: Environment) -> Found:
+    plan = environment.plan
+    folder = environment.work / _NAME / "log"
+    with environment.service(_NAME, log_dir=folder, log_sample=_SHARE, log_flush_seconds=_FLUSH_S) as service:
+        target = environment.target(service.url)
         rate = plan.share * capacity(target, plan.capacity_s)
         usual = resource.prlimit(service.pid, resource.RLIMIT_FSIZE)
         with Load(target, rate, plan.seconds) as load:

@@ -12,7 +12,7 @@ from typing import NamedTuple, cast
 
 from redis import Redis
 
-from loadtest.chaos.ground import Ground
+from loadtest.chaos.environment import Environment
 from loadtest.chaos.scenario import Check, Found, Scenario
 from loadtest.chaos.timeline import Mark, Timeline
 from loadtest.http_client import Client, ClientError
@@ -38,14 +38,14 @@ class _Told(NamedTuple):
     duplicates: int
 
 
-def _run(ground: Ground) -> Found:
-    plan = ground.plan
+def _run(environment: Environment) -> Found:
+    plan = environment.plan
     timeline = Timeline()
     now = time.time()
     batches = [_batch(number, plan.events_a_batch, now) for number in range(plan.events // plan.events_a_batch)]
     with (
-        ground.redis(_NAME) as redis,
-        ground.service(_NAME, redis.url, live="on", live_lag_seconds=_LAG_S) as service,
+        environment.redis(_NAME) as redis,
+        environment.service(_NAME, redis.url, live="on", live_lag_seconds=_LAG_S) as service,
         ThreadPoolExecutor(_CLIENTS) as pool,
     ):
         start = time.monotonic()
@@ -70,7 +70,7 @@ def _run(ground: Ground) -> Found:
         expected.update(str(event["item_id"]) for event in batch)
     wrong = sum(abs(counted[item] - count) for item, count in expected.items())
     missed = sum(one.accepted for one in again)
-    rate = _rate(ground)
+    rate = _rate(environment)
     timeline.levels = {"events told, in all": _sums(answered, start)}
     return Found(
         {
@@ -140,15 +140,15 @@ def _counted(client: "Redis") -> Counter[str]:
     return found
 
 
-def _rate(ground: Ground) -> float:
+def _rate(environment: Environment) -> float:
     """Events a second of a service over files, in whole batches from a few clients."""
-    plan = ground.plan
-    states = ground.work / _NAME / "states"
+    plan = environment.plan
+    states = environment.work / _NAME / "states"
     shutil.rmtree(states, ignore_errors=True)
     now = time.time()
     batches = [_batch(number, plan.events_a_batch, now) for number in range(plan.events // plan.events_a_batch)]
     with (
-        ground.service(_NAME, live="on", state_dir=states, live_lag_seconds=_LAG_S) as service,
+        environment.service(_NAME, live="on", state_dir=states, live_lag_seconds=_LAG_S) as service,
         ThreadPoolExecutor(_CLIENTS) as pool,
     ):
         start = time.perf_counter()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from loadtest.bench.processes import publish
 from loadtest.chaos.broken_redis import recovered_s
+from loadtest.chaos.environment import Environment
 from loadtest.chaos.fleet import Fleet, cluster, sentinels
-from loadtest.chaos.ground import Ground
 from loadtest.chaos.load import Load, capacity
 from loadtest.chaos.scenario import Check, Found, Scenario, usual_checks
 from loadtest.chaos.timeline import FIVES, SCORED, count, percentile_ms
@@ -17,12 +17,12 @@ from loadtest.chaos.timeline import FIVES, SCORED, count, percentile_ms
 _FAILOVER_S = 8.0
 
 
-def _run(name: str, start: Callable[[Path], AbstractContextManager[Fleet]], ground: Ground) -> Found:
-    plan = ground.plan
-    with start(ground.work / name) as fleet:
-        publish(ground.bundle, fleet.url)
-        with ground.service(name, fleet.url) as service:
-            target = ground.target(service.url)
+def _run(name: str, start: Callable[[Path], AbstractContextManager[Fleet]], environment: Environment) -> Found:
+    plan = environment.plan
+    with start(environment.work / name) as fleet:
+        publish(environment.bundle, fleet.url)
+        with environment.service(name, fleet.url) as service:
+            target = environment.target(service.url)
             rate = plan.share * capacity(target, plan.capacity_s)
             with Load(target, rate, plan.seconds + _FAILOVER_S / 2) as load:
                 load.until(plan.steady_s)

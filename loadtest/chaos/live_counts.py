@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loadtest.chaos.bare_bundle import bare_bundle
-from loadtest.chaos.ground import Ground
-from loadtest.chaos.moments import Floats, Period, offline_scores, period_of
+from loadtest.chaos.environment import Environment
+from loadtest.chaos.event_replay import Floats, Period, offline_scores, period_of
 from loadtest.chaos.scenario import Check, Figure, Found, Scenario
 from loadtest.chaos.timeline import Timeline
 from loadtest.chaos.trained import Trained, trained
@@ -25,21 +25,21 @@ _POINTS = 80
 _DEADLINE_MS = 60_000
 
 
-def _run(ground: Ground) -> Found:
-    made = trained(ground)
-    period = period_of(made.dataset, made.bundle, ground.plan.live_rows)
+def _run(environment: Environment) -> Found:
+    made = trained(environment)
+    period = period_of(made.dataset, made.bundle, environment.plan.live_rows)
     bundle = made.bundle
     if not period.is_after:
         # The rows of this export know of some of what is to come.
-        shutil.rmtree(ground.work / _NAME / "bare", ignore_errors=True)
-        bundle = bare_bundle(bundle, ground.work / _NAME / "bare", period.before)
-    states = ground.work / _NAME / "states"
+        shutil.rmtree(environment.work / _NAME / "bare", ignore_errors=True)
+        bundle = bare_bundle(bundle, environment.work / _NAME / "bare", period.before)
+    states = environment.work / _NAME / "states"
     shutil.rmtree(states, ignore_errors=True)
-    frozen = _replayed(ground, period, "frozen", bundle=made.bundle)
-    live = _replayed(ground, period, "live", bundle=bundle, live="on", live_lag_seconds=_LAG_S, state_dir=states)
+    frozen = _replayed(environment, period, "frozen", bundle=made.bundle)
+    live = _replayed(environment, period, "live", bundle=bundle, live="on", live_lag_seconds=_LAG_S, state_dir=states)
     events = sum(len(moment.events) for moment in period.moments)
-    figures, low = _figures(ground, period, live, frozen)
-    compared, checks = _compared(ground, made, period, live)
+    figures, low = _figures(environment, period, live, frozen)
+    compared, checks = _compared(environment, made, period, live)
     return Found(
         {**figures, **compared, "live_events": events},
         (
@@ -60,24 +60,24 @@ def _run(ground: Ground) -> Found:
     )
 
 
-def _replayed(ground: Ground, period: Period, counts: str, **settings: Any) -> Replayed:  # noqa: ANN401 - of any kind
+def _replayed(environment: Environment, period: Period, counts: str, **settings: Any) -> Replayed:  # noqa: ANN401 - of any kind
     rows, done = sum(moment.rows for moment in period.moments), 0
 
     def progress(more: int) -> None:
         nonlocal done
         done += more
-        ground.heard(f"{_NAME}: {counts} counts", done, rows)
+        environment.heard(f"{_NAME}: {counts} counts", done, rows)
 
-    with ground.service(_NAME, deadline_ms=_DEADLINE_MS, **settings) as service:
+    with environment.service(_NAME, deadline_ms=_DEADLINE_MS, **settings) as service:
         return replay_moments(service.url, period.moments, len(period.labels), counts == "live", progress)
 
 
 def _figures(
-    ground: Ground, period: Period, live: Replayed, frozen: Replayed
+    environment: Environment, period: Period, live: Replayed, frozen: Replayed
 ) -> tuple[dict[str, Figure], float | None]:
     """And the lower end of the gain."""
     both = np.stack([live.scores, frozen.scores])
-    drawn = resample_metrics(period.labels, both, period.users, ground.plan.resamples)
+    drawn = resample_metrics(period.labels, both, period.users, environment.plan.resamples)
     ends = interval(drawn.auc[0] - drawn.auc[1])
     figures: dict[str, Figure] = {
         "live_auc": round(_auc(period.labels, live.scores), 4),
@@ -90,13 +90,13 @@ def _figures(
 
 
 def _compared(
-    ground: Ground, made: Trained, period: Period, live: Replayed
+    environment: Environment, made: Trained, period: Period, live: Replayed
 ) -> tuple[dict[str, Figure], tuple[Check, ...]]:
     """With the model offline, where it is there."""
     if not (made.student.is_dir() and made.model.is_dir()):
         return {}, ()
-    ground.heard(f"{_NAME}: what the model says offline", 0, 1)
-    offline = offline_scores(made.dataset, made.student, made.model, ground.plan.live_rows)
+    environment.heard(f"{_NAME}: what the model says offline", 0, 1)
+    offline = offline_scores(made.dataset, made.student, made.model, environment.plan.live_rows)
     auc, over_http = _auc(period.labels, offline), _auc(period.labels, live.scores)
     return (
         {"live_auc_offline": round(auc, 4), "live_max_abs_diff": float(np.abs(live.scores - offline).max())},

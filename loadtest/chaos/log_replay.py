@@ -3,7 +3,7 @@
 import json
 
 from loadtest.bench.processes import told
-from loadtest.chaos.ground import Ground
+from loadtest.chaos.environment import Environment
 from loadtest.chaos.load import Load, capacity
 from loadtest.chaos.scenario import Check, Found, Scenario, usual_checks
 from loadtest.chaos.timeline import SCORED, count
@@ -14,27 +14,29 @@ _SHARE_OF_LOAD = 0.4
 _MOST = 4_000
 
 
-def _run(ground: Ground) -> Found:
-    plan = ground.plan
-    folder = ground.work / _NAME / "log"
+def _run(environment: Environment) -> Found:
+    plan = environment.plan
+    folder = environment.work / _NAME / "log"
     mix = {max(1, plan.candidates // 10): 1.0, plan.candidates: 1.0}
     with (
-        ground.redis(_NAME) as redis,
-        ground.service(_NAME, redis.url, log_dir=folder, log_sample=1.0, log_flush_seconds=1.0) as service,
+        environment.redis(_NAME) as redis,
+        environment.service(_NAME, redis.url, log_dir=folder, log_sample=1.0, log_flush_seconds=1.0) as service,
     ):
-        target = ground.target(service.url, mix)
+        target = environment.target(service.url, mix)
         rate = _SHARE_OF_LOAD * plan.share * capacity(target, plan.capacity_s)
         with Load(target, rate, plan.seconds) as load:
             load.until(plan.steady_s)
             redis.flush()
             load.mark("FLUSHALL")
             load.until(plan.steady_s + plan.broken_s / 2)
-            redis.publish(ground.bundle)
+            redis.publish(environment.bundle)
             load.mark("rows published again")
         service.terminate()
         service.wait_for_end()
-    ground.heard(f"{_NAME}: scoring the log again", 0, 1)
-    replayed = json.loads(told("replay", str(folder), "--bundle", str(ground.bundle), "--limit", str(_MOST), "--json"))
+    environment.heard(f"{_NAME}: scoring the log again", 0, 1)
+    replayed = json.loads(
+        told("replay", str(folder), "--bundle", str(environment.bundle), "--limit", str(_MOST), "--json")
+    )
     samples = load.timeline.samples
     return Found(
         {

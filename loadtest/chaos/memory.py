@@ -3,7 +3,7 @@
 import random
 import time
 
-from loadtest.chaos.ground import Ground
+from loadtest.chaos.environment import Environment
 from loadtest.chaos.processes import Held, held
 from loadtest.chaos.scenario import Check, Found, Scenario
 from loadtest.chaos.timeline import Timeline
@@ -17,18 +17,18 @@ _CLIENTS = (4, 8, 16)
 _MB = 2**20
 
 
-def _run(ground: Ground) -> Found:
-    plan = ground.plan
+def _run(environment: Environment) -> Found:
+    plan = environment.plan
     mix = dict.fromkeys(range(1, plan.memory_candidates + 1), 1.0)
     timeline, whole = Timeline(), Outcome(0.0)
     levels: dict[str, list[tuple[float, float]]] = {name: [] for name in ("memory, MB", "open files", "threads")}
     timeline.levels = levels
     rng, start = random.Random(0), time.monotonic()
-    with ground.redis(_NAME) as redis, ground.service(_NAME, redis.url, deadline_ms=60_000) as service:
-        target = ground.target(service.url, mix)
+    with environment.redis(_NAME) as redis, environment.service(_NAME, redis.url, deadline_ms=60_000) as service:
+        target = environment.target(service.url, mix)
         first: Held | None = None
         while (done := whole.statuses[200]) < plan.memory_requests:
-            ground.heard(f"{_NAME}: requests", done, plan.memory_requests)
+            environment.heard(f"{_NAME}: requests", done, plan.memory_requests)
             seconds = min(_TURN_S, _TURN_S * plan.memory_requests / 50_000)
             whole.add(_turn(target, rng, seconds))
             now = held(service)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from loadtest.chaos.ground import Ground
+from loadtest.chaos.environment import Environment
 from loadtest.chaos.load import Load, capacity
 from loadtest.chaos.scenario import Check, Found, Scenario
 from loadtest.chaos.timeline import SCORED, count, percentile, percentile_ms
@@ -13,11 +13,11 @@ _GOODPUT, _SHED_MS = 0.9, 5.0
 _LONG_MS = 10_000
 
 
-def _run(ground: Ground) -> Found:
-    plan = ground.plan
+def _run(environment: Environment) -> Found:
+    plan = environment.plan
     deadline_ms = plan.strict_deadline_ms
-    with ground.service(_NAME, deadline_ms=deadline_ms) as service:
-        target = ground.target(service.url)
+    with environment.service(_NAME, deadline_ms=deadline_ms) as service:
+        target = environment.target(service.url)
         before = capacity(patient(target), plan.capacity_s)
         with Load(target, plan.overload * before, plan.broken_s) as load:
             load.mark(f"{plan.overload:g} × of what can be scored")

@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.chaos.chaos import KEYS, timeline_of
-from loadtest.chaos.ground import Ground
+from loadtest.chaos.environment import Environment
 from loadtest.chaos.pictures import picture
 from msd.contract.files import write_text_atomic
 from msd.page import render_page
 
 
-def write_page(path: Path, summary: Mapping[str, Any], ground: Ground) -> None:
+def write_page(path: Path, summary: Mapping[str, Any], environment: Environment) -> None:
     """Draws and writes the page of what `run_chaos` returned."""
-    timelines = {name: timeline_of(ground, name) for name in summary["scenarios"]}
+    timelines = {name: timeline_of(environment, name) for name in summary["scenarios"]}
     page = render_page(
         "loadtest.chaos",
         "page.html.j2",

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Plan:
+class ChaosPlan:
     """Each scenario is steady for a while, broken for a while, and mended for a while, at a `share` of what it can do
     just then. With the defaults all of it takes about a quarter of an hour on two cores."""
 

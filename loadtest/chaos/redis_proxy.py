@@ -1,7 +1,7 @@
 """What lies between the service and Redis delays, cuts short, resets, and lets nothing through, one after another."""
 
 from loadtest.chaos.broken_redis import Broken, found, recovered_s
-from loadtest.chaos.ground import Ground
+from loadtest.chaos.environment import Environment
 from loadtest.chaos.load import Load, capacity
 from loadtest.chaos.proxy import Mode, Proxy
 from loadtest.chaos.scenario import Found, Scenario
@@ -10,13 +10,13 @@ _NAME = "redis-proxy"
 _MODES: tuple[Mode, ...] = ("delay", "truncate", "reset", "hold")
 
 
-def _run(ground: Ground) -> Found:
-    plan = ground.plan
+def _run(environment: Environment) -> Found:
+    plan = environment.plan
     each = plan.broken_s / 2
     seconds = plan.steady_s + each * len(_MODES) + plan.mended_s
-    with ground.redis(_NAME) as redis, Proxy(redis.port) as proxy:
-        with ground.service(_NAME, f"redis://127.0.0.1:{proxy.port}/0") as service:
-            target = ground.target(service.url)
+    with environment.redis(_NAME) as redis, Proxy(redis.port) as proxy:
+        with environment.service(_NAME, f"redis://127.0.0.1:{proxy.port}/0") as service:
+            target = environment.target(service.url)
             rate = plan.share * capacity(target, plan.capacity_s)
             with Load(target, rate, seconds) as load:
                 load.until(plan.steady_s)

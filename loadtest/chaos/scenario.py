@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from loadtest.chaos.ground import Ground
+from loadtest.chaos.environment import Environment
 from loadtest.chaos.timeline import FIVES, Sample, Timeline, count
 from msd.contract.errors import MsdError
 
@@ -49,4 +49,4 @@ class Scenario:
     name: str
     title: str
     told: tuple[str, ...]
-    run: Callable[[Ground], Found]
+    run: Callable[[Environment], Found]

@@ -3,7 +3,7 @@ lost, and nothing else once it is ready."""
 
 import math
 
-from loadtest.chaos.ground import Ground
+from loadtest.chaos.environment import Environment
 from loadtest.chaos.load import Load, capacity
 from loadtest.chaos.scenario import Check, Found, Scenario
 from loadtest.chaos.timeline import FIVES, count, percentile_ms
@@ -13,10 +13,10 @@ _NAME = "service-kill"
 _PATIENCE_S = 60.0
 
 
-def _run(ground: Ground) -> Found:
-    plan = ground.plan
-    with ground.service(_NAME) as service:
-        target = ground.target(service.url)
+def _run(environment: Environment) -> Found:
+    plan = environment.plan
+    with environment.service(_NAME) as service:
+        target = environment.target(service.url)
         rate = plan.share * capacity(target, plan.capacity_s)
         with Load(target, rate, plan.seconds + _PATIENCE_S) as load:
             load.until(plan.steady_s)

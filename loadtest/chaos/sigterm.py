@@ -1,6 +1,6 @@
 """The service is told to end under load: whoever it let in is answered, and who comes later is refused at the door."""
 
-from loadtest.chaos.ground import Ground
+from loadtest.chaos.environment import Environment
 from loadtest.chaos.load import Load, capacity
 from loadtest.chaos.scenario import Check, Found, Scenario
 from loadtest.chaos.timeline import FIVES, count
@@ -9,10 +9,10 @@ _NAME = "sigterm"
 _DRAIN_S = 1.0
 
 
-def _run(ground: Ground) -> Found:
-    plan = ground.plan
-    with ground.service(_NAME, drain_seconds=_DRAIN_S) as service:
-        target = ground.target(service.url)
+def _run(environment: Environment) -> Found:
+    plan = environment.plan
+    with environment.service(_NAME, drain_seconds=_DRAIN_S) as service:
+        target = environment.target(service.url)
         rate = plan.share * capacity(target, plan.capacity_s)
         with Load(target, rate, plan.steady_s + plan.broken_s) as load:
             load.until(plan.steady_s)

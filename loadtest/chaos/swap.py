@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loadtest.chaos.bundles import bad_bundles, good_bundle, point_to
-from loadtest.chaos.ground import Ground, metric
+from loadtest.chaos.environment import Environment, metric
 from loadtest.chaos.load import Load, capacity
 from loadtest.chaos.scenario import Check, Figure, Found, Scenario, Unable, usual_checks
 from loadtest.chaos.timeline import SCORED, Timeline, count, kind_of, percentile_ms
@@ -60,7 +60,7 @@ Span = tuple[float, float]
 """From when to when, in seconds of the load."""
 
 
-class _Course(NamedTuple):
+class _Swaps(NamedTuple):
     """What was done under load, and when: swaps that were done, rests in which nothing was, bad bundles refused."""
 
     load: Load
@@ -71,32 +71,32 @@ class _Course(NamedTuple):
     offered: int
 
 
-def _run(ground: Ground) -> Found:
-    if ground.other is None:
+def _run(environment: Environment) -> Found:
+    if environment.other is None:
         raise Unable("it takes two bundles of the same users and items: name another one by --other")
-    ground.heard(f"{_NAME}: making bundles", 0, 1)
-    bundles = _made(ground, ground.other)
-    scores = {source: _scores(ground, source) for source in {*bundles.versions.values()}}
+    environment.heard(f"{_NAME}: making bundles", 0, 1)
+    bundles = _made(environment, environment.other)
+    scores = {source: _scores(environment, source) for source in {*bundles.versions.values()}}
     figures: dict[str, Figure] = {}
     checks: list[Check] = []
     timeline = Timeline()
     able: dict[bool, float] = {}
-    for setting in _settings(ground):
+    for setting in _settings(environment):
         with _neighbour(setting.is_beside_another):
             if setting.is_beside_another not in able:
                 # One graph may be twice as fast as the other, so that half of its requests would be all of the other's.
-                able[setting.is_beside_another] = min(_capacity(ground, source) for source in scores)
-            course = _gone(ground, bundles, setting, setting.share * able[setting.is_beside_another])
-        found = _found(bundles, scores, course, setting)
+                able[setting.is_beside_another] = min(_capacity(environment, source) for source in scores)
+            run = _gone(environment, bundles, setting, setting.share * able[setting.is_beside_another])
+        found = _found(bundles, scores, run, setting)
         figures |= found.figures
         checks += found.checks
-        timeline = timeline.then(course.load.timeline, timeline.end_s)
+        timeline = timeline.then(run.load.timeline, timeline.end_s)
     shutil.rmtree(bundles.folder)
     return Found(figures, tuple(checks), timeline)
 
 
-def _settings(ground: Ground) -> list[_Setting]:
-    plan = ground.plan
+def _settings(environment: Environment) -> list[_Setting]:
+    plan = environment.plan
     half, more = plan.share, _MORE * plan.share
     return [
         _Setting("swap", half, False, plan.swaps),
@@ -118,22 +118,22 @@ def _neighbour(is_there: bool) -> Iterator[None]:
             busy.wait()
 
 
-def _gone(ground: Ground, bundles: _Bundles, setting: _Setting, rate: float) -> _Course:
+def _gone(environment: Environment, bundles: _Bundles, setting: _Setting, rate: float) -> _Swaps:
     """All bundles in their turn, under load of so many requests a second."""
-    plan = ground.plan
+    plan = environment.plan
     good, bad = bundles.good[: setting.swaps + 1], bundles.bad if setting.swaps == plan.swaps else ()
     point_to(bundles.folder, good[0].name)
     for folder in good[1:]:  # what comes has never been verified
         (folder / MARKER).unlink(missing_ok=True)
     swaps: list[Span] = []
     refused = 0
-    with ground.service(_NAME, bundle=bundles.folder) as service, Client(service.url) as client:
-        target = ground.target(service.url, bundle=ground.bundle)
+    with environment.service(_NAME, bundle=bundles.folder) as service, Client(service.url) as client:
+        target = environment.target(service.url, bundle=environment.bundle)
         with Load(target, rate, _LONGEST_S) as load:
             load.mark(setting.told)
             rests = [_rest(load, plan.steady_s)]
             for place, one in enumerate(good[1:]):
-                ground.heard(f"{_NAME} {setting.told}: bundles", place, len(good) - 1)
+                environment.heard(f"{_NAME} {setting.told}: bundles", place, len(good) - 1)
                 started = load.now_s
                 if _turned(client, bundles.folder, one.name, "done"):
                     swaps.append((started, load.mark(one.name)))
@@ -145,14 +145,14 @@ def _gone(ground: Ground, bundles: _Bundles, setting: _Setting, rate: float) -> 
                     load.mark(f"{'refused' if was_refused else 'not refused'}: {bad[place].name}")
                 load.until(started + plan.swap_every_s)
             load.stop()
-    return _Course(load, rate, swaps, rests, refused, min(len(bad), len(good) - 1))
+    return _Swaps(load, rate, swaps, rests, refused, min(len(bad), len(good) - 1))
 
 
-def _found(bundles: _Bundles, scores: Scores, course: _Course, setting: _Setting) -> Found:
-    load, swaps = course.load, course.swaps
+def _found(bundles: _Bundles, scores: Scores, run: _Swaps, setting: _Setting) -> Found:
+    load, swaps = run.load, run.swaps
     samples = load.timeline.samples
     swapping = [sample for start, end in swaps for sample in load.timeline.between(start, end)]
-    resting = [sample for start, end in course.rests for sample in load.timeline.between(start, end)]
+    resting = [sample for start, end in run.rests for sample in load.timeline.between(start, end)]
     steady, during = percentile_ms(resting, 99), percentile_ms(swapping, 99)
     # What is declared to be scored from less has other scores, of whichever version.
     whole = [seen for seen in load.seen if kind_of(seen) == "full"]
@@ -163,7 +163,7 @@ def _found(bundles: _Bundles, scores: Scores, course: _Course, setting: _Setting
         f"{name}_failed": len(samples) - count(samples, *SCORED),
         f"{name}_p99_ratio": ratio,
         f"{name}_requests": len(samples),
-        f"{name}_requests_per_s": round(course.rate, 1),
+        f"{name}_requests_per_s": round(run.rate, 1),
         f"{name}_done": len(swaps),
         f"{name}_seconds": round(max((end - start for start, end in swaps), default=0.0), 3),
         f"{name}_p99_ms": during,
@@ -179,31 +179,31 @@ def _found(bundles: _Bundles, scores: Scores, course: _Course, setting: _Setting
         Check("no reply is degraded", count(samples, "full") == count(samples, *SCORED), True),
         Check(f"p99 during swaps is at most {_RATIO:g} × what it is else", bool(ratio and ratio <= _RATIO), True),
     ]
-    if course.offered:
-        figures |= {"bad_bundles_refused": course.refused, "bad_bundles_offered": course.offered}
-        checks.append(Check("every bad bundle is refused", course.refused == course.offered))
+    if run.offered:
+        figures |= {"bad_bundles_refused": run.refused, "bad_bundles_offered": run.offered}
+        checks.append(Check("every bad bundle is refused", run.refused == run.offered))
     told = tuple(check._replace(what=f"{setting.told}: {check.what}") for check in checks)
     return Found(figures, told, load.timeline)
 
 
-def _made(ground: Ground, other: Path) -> _Bundles:
-    folder = ground.work / _NAME / "bundles"
-    sources = [(ground.bundle, other)[number % 2] for number in range(ground.plan.swaps + 1)]
+def _made(environment: Environment, other: Path) -> _Bundles:
+    folder = environment.work / _NAME / "bundles"
+    sources = [(environment.bundle, other)[number % 2] for number in range(environment.plan.swaps + 1)]
     good = [good_bundle(source, folder / f"b{number}", f"b{number}") for number, source in enumerate(sources)]
-    bad = bad_bundles(ground.bundle, other, folder)[: ground.plan.swaps]
+    bad = bad_bundles(environment.bundle, other, folder)[: environment.plan.swaps]
     return _Bundles(folder, good, bad, {one.name: source for one, source in zip(good, sources, strict=True)})
 
 
-def _scores(ground: Ground, bundle: Path) -> Mapping[bytes, list[float]]:
-    with ground.service(_NAME, bundle=bundle) as service, Client(service.url) as client:
-        requests = ground.target(service.url, bundle=ground.bundle).requests
+def _scores(environment: Environment, bundle: Path) -> Mapping[bytes, list[float]]:
+    with environment.service(_NAME, bundle=bundle) as service, Client(service.url) as client:
+        requests = environment.target(service.url, bundle=environment.bundle).requests
         return {one: _pctr(client.score(one.partition(b"\r\n\r\n")[2]).body) for one in requests}
 
 
-def _capacity(ground: Ground, bundle: Path) -> float:
+def _capacity(environment: Environment, bundle: Path) -> float:
     """How many requests a second a service of this bundle alone scores."""
-    with ground.service(_NAME, bundle=bundle) as service:
-        return capacity(ground.target(service.url, bundle=ground.bundle), ground.plan.capacity_s)
+    with environment.service(_NAME, bundle=bundle) as service:
+        return capacity(environment.target(service.url, bundle=environment.bundle), environment.plan.capacity_s)
 
 
 def _rest(load: Load, seconds: float) -> Span:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loadtest.bench.processes import told
-from loadtest.chaos.ground import Ground
+from loadtest.chaos.environment import Environment
 from loadtest.chaos.scenario import Unable
 from msd.benchmark.collm import prepare
 from msd.contract.bundle import MANIFEST
@@ -23,11 +23,11 @@ class Trained(NamedTuple):
     bundle: Path
 
 
-def trained(ground: Ground) -> Trained:
+def trained(environment: Environment) -> Trained:
     """Of the data that was named, else of the demo. Raises Unable where there is neither."""
-    folder = ground.data or DEMO
+    folder = environment.data or DEMO
     if (folder / "train.parquet").is_file():
-        return _made(ground, folder)
+        return _made(environment, folder)
     found = Trained(folder / "dataset", folder / "student", folder / "models" / "with-semantics", folder / "bundle")
     if not ((found.dataset / CONFIG_FILE).is_file() and (found.bundle / MANIFEST).is_file()):
         raise Unable(
@@ -37,10 +37,10 @@ def trained(ground: Ground) -> Trained:
     return found
 
 
-def _made(ground: Ground, data: Path) -> Trained:
+def _made(environment: Environment, data: Path) -> Trained:
     """Without semantics, so that it is a matter of minutes; kept beside the reference model."""
-    work = ground.kept / "collm-ml-1m"
-    folders = prepare(data, work, ground.heard)
+    work = environment.kept / "collm-ml-1m"
+    folders = prepare(data, work, environment.heard)
     student, model, bundle = work / "student", work / "model", work / "bundle"
     steps: Sequence[tuple[str | Path, ...]] = (
         ("distill", folders.dataset, folders.knowledge, student, "--epochs", "1"),
@@ -48,6 +48,6 @@ def _made(ground: Ground, data: Path) -> Trained:
         ("export", folders.dataset, folders.knowledge, student, model, bundle),
     )
     for place, step in enumerate(steps):
-        ground.heard(f"live-counts: msd {step[0]}", place, len(steps))
+        environment.heard(f"live-counts: msd {step[0]}", place, len(steps))
         told(*map(str, step))
     return Trained(folders.dataset, student, model, bundle)

@@ -43,7 +43,7 @@ from msd.contract.precision import Precision
 
 
 @dataclass(frozen=True)
-class Plan:
+class GraphPlan:
     """What is measured, and for how long: `seconds` for each race, twice that for the reference model's."""
 
     sizes: Sizes = field(default_factory=Sizes)
@@ -53,7 +53,7 @@ class Plan:
     seconds: float = 4.0
 
 
-def bench_graph(plan: Plan, work: Path, bundle: Path | None, heard: Heard) -> dict[str, Any]:
+def bench_graph(plan: GraphPlan, work: Path, bundle: Path | None, heard: Heard) -> dict[str, Any]:
     """All figures, ready for JSON. `work` keeps the trained model. Raises MsdError where `bundle` is none."""
     start = time.perf_counter()
     ranker = None if bundle is None else ranker_of(bundle)
@@ -67,15 +67,15 @@ def bench_graph(plan: Plan, work: Path, bundle: Path | None, heard: Heard) -> di
     difference = max(subject.proved() for subject in [*subjects, *(one.subject for one in leaner.values())])
     heard("Judging precisions", 0, 1)
     precisions = lowered(reference.passed.model, trained.known, trained.held, cpu_instructions(), [*LOWER, OPENVINO])
-    course = _Course(heard, races=len(plan.counts) * (len(subjects) + 1 + (ranker is not None)) + len(SHOWN))
+    races = _Races(heard, races=len(plan.counts) * (len(subjects) + 1 + (ranker is not None)) + len(SHOWN))
     raced = in_all_precisions(reference, precisions.tried)
-    models = {REFERENCE: course.timed("the reference model", raced, plan.counts, 2 * plan.seconds)}
+    models = {REFERENCE: races.timed("the reference model", raced, plan.counts, 2 * plan.seconds)}
     for subject in subjects[1:]:
-        models[subject.name] = course.timed(subject.name, graphs_of(subject), plan.counts, plan.seconds)
+        models[subject.name] = races.timed(subject.name, graphs_of(subject), plan.counts, plan.seconds)
     raced = beside(reference, leaner)
-    of_leaner = course.timed("leaner models", raced, plan.counts, plan.seconds)
+    of_leaner = races.timed("leaner models", raced, plan.counts, plan.seconds)
     rules = list(reference.passed.report.used)
-    without_rule = course.timed("the pass without each rule", without_rules(reference, rules), SHOWN, plan.seconds)
+    without_rule = races.timed("the pass without each rule", without_rules(reference, rules), SHOWN, plan.seconds)
     of_bundle, not_possible = None, {str(form): reason for form, reason in precisions.not_possible.items()}
     if ranker is not None:
         try:
@@ -83,7 +83,7 @@ def bench_graph(plan: Plan, work: Path, bundle: Path | None, heard: Heard) -> di
         except ExportError as error:
             not_possible["bundle"] = str(error)
         else:
-            of_bundle = course.timed("the bundle's ranker", raced, plan.counts, plan.seconds)
+            of_bundle = races.timed("the bundle's ranker", raced, plan.counts, plan.seconds)
     heard("Done", 1, 1)
     best = fastest(models[REFERENCE].blocks, {one: graph_in(one) for one in _accepted(precisions.tried)})
     figures = summarised(Measured(models, without_rule, of_bundle, difference, best))
@@ -97,7 +97,7 @@ def bench_graph(plan: Plan, work: Path, bundle: Path | None, heard: Heard) -> di
     }
 
 
-class _Course:
+class _Races:
     """Holds races, and tells how many are over."""
 
     def __init__(self, heard: Heard, races: int) -> None:

@@ -16,7 +16,7 @@ from loadtest.bench.stages import spent
 from loadtest.generator import Limits, Target, closed_loop, open_loop
 from loadtest.histogram import Histogram
 from loadtest.http_client import Client, ClientError
-from loadtest.lab.plan import Plan
+from loadtest.lab.plan import LoadPlan
 from loadtest.requests import http_request, some_bodies
 from loadtest.traffic import Traffic
 
@@ -26,7 +26,7 @@ _LOCUST_WITHIN_S = 60.0
 _FORMAT = 1
 
 
-def load_session(url: str, bundle: Path, plan: Plan, heard: Heard) -> dict[str, Any]:
+def load_session(url: str, bundle: Path, plan: LoadPlan, heard: Heard) -> dict[str, Any]:
     """All figures, ready for JSON. Raises MsdError where the service is not there or does not score."""
     start, steps = time.perf_counter(), 5 + len(plan.loads)
     bodies = some_bodies(Traffic(bundle, plan.mix, 0, plan.cold), plan.bodies)
@@ -65,7 +65,7 @@ def load_session(url: str, bundle: Path, plan: Plan, heard: Heard) -> dict[str, 
     }
 
 
-def _at_rest(url: str, bodies: list[bytes], plan: Plan) -> dict[str, Any]:
+def _at_rest(url: str, bodies: list[bytes], plan: LoadPlan) -> dict[str, Any]:
     """One client, which sends when it has its reply; and where the service says that the time went."""
     latency, warmup = Histogram(), plan.at_rest // 10
     with Client(url) as client:
@@ -99,7 +99,7 @@ def _model(url: str) -> dict[str, Any]:
     }
 
 
-def _locust(url: str, bundle: Path, plan: Plan) -> dict[str, Any] | None:
+def _locust(url: str, bundle: Path, plan: LoadPlan) -> dict[str, Any] | None:
     """What Locust reports of its users; None where it is not installed."""
     command = [sys.executable, "-m", "locust", "-f", str(Path(__file__).parents[1] / "locustfile.py"), "--headless"]
     times = ["--run-time", f"{max(1, round(plan.seconds))}s", "--stop-timeout", "5", "--spawn-rate", str(plan.users)]

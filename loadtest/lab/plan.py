@@ -6,7 +6,7 @@ from loadtest.traffic import Mix
 
 
 @dataclass(frozen=True)
-class Plan:
+class LoadPlan:
     """The traffic, and the parts of the run.
 
     mix: how many candidates requests have; cold: the share of them that no store knows; deadline_ms: what requests say

@@ -55,7 +55,7 @@ class Watched(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class ObservePlan:
     """How long, how many requests a second beside those of the ad server, and how many scoring threads."""
 
     seconds: float = 60.0
@@ -64,7 +64,7 @@ class Plan:
 
 
 @contextmanager
-def watched(bundle: Path, other: Path, rules: Path, work: Path, plan: Plan) -> Iterator[Watched]:
+def watched(bundle: Path, other: Path, rules: Path, work: Path, plan: ObservePlan) -> Iterator[Watched]:
     """Runs it all; the service is there until the block's end. `other` is a bundle for the same users and items."""
     shutil.rmtree(work, ignore_errors=True)
     bundles = _folder(bundle, other, work / "bundles")
@@ -90,7 +90,7 @@ def _folder(bundle: Path, other: Path, folder: Path) -> Path:
 
 
 @contextmanager
-def _service(bundles: Path, redis: str, work: Path, plan: Plan) -> Iterator[Running]:
+def _service(bundles: Path, redis: str, work: Path, plan: ObservePlan) -> Iterator[Running]:
     """With rows from Redis, live state, cold ads, a log of all requests, arms and a shadow."""
     settings = {
         "live": "on",
@@ -121,7 +121,7 @@ def _happenings(url: str, bodies: list[bytes], bundles: Path, other: Path, redis
     ]
 
 
-def _run(url: str, bodies: list[bytes], happenings: list[Happening], plan: Plan) -> list[tuple[float, str]]:
+def _run(url: str, bodies: list[bytes], happenings: list[Happening], plan: ObservePlan) -> list[tuple[float, str]]:
     """Load, and meanwhile what happens; when each did, in unix seconds."""
     times = poisson(plan.rate, plan.seconds, 1)
     steady = threading.Thread(

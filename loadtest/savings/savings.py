@@ -30,7 +30,7 @@ Scores = list[NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
-class Plan:
+class SavingsPlan:
     """`users` pages are compared; a service is asked `requests` times, the language model about `long_pages` pages of
     all `candidates`.
     """
@@ -42,7 +42,7 @@ class Plan:
 
 
 def savings(
-    data: Path, bundle: Path, without: Path, model: Path, work: Path, plan: Plan, assumed: Assumed, heard: Heard
+    data: Path, bundle: Path, without: Path, model: Path, work: Path, plan: SavingsPlan, assumed: Assumed, heard: Heard
 ) -> dict[str, Any]:
     """All figures, ready for JSON. Raises MsdError where data, bundles or the model are not in order."""
     dataset = load_dataset(data)

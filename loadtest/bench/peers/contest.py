@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from loadtest.bars import Heard
 from loadtest.bench.bundles import Bundles, made_bundles
-from loadtest.bench.course import Course
-from loadtest.bench.field import Entry, Field, Kind
+from loadtest.bench.contestants import Contestant, Contestants, Kind
 from loadtest.bench.machine import machine_now
 from loadtest.bench.peers.install import installed, version_of
 from loadtest.bench.peers.peers import PEERS, Peer, Tensors
-from loadtest.bench.plan import Plan
+from loadtest.bench.plan import BenchPlan
 from loadtest.bench.processes import ServiceError, running
+from loadtest.bench.round_robin import RoundRobin
 from loadtest.generator import Target
 from loadtest.http_client import Client
 from loadtest.outcome import Rounds, goodput
@@ -54,26 +54,26 @@ class _Way:
     ours: Kind
 
 
-def bench_peers(plan: Plan, work: Path, heard: Heard, peers: Sequence[Peer] = PEERS) -> dict[str, Any]:
+def bench_peers(plan: BenchPlan, work: Path, heard: Heard, peers: Sequence[Peer] = PEERS) -> dict[str, Any]:
     """All figures, ready for JSON; a peer that cannot be installed or started is left out with its reason."""
     bundles = made_bundles(work / "bundles", plan.makings, heard)
     ways, workers = _ways(bundles), max(plan.workers)
-    course = Course(heard, len(peers) * len(ways) * 2 * plan.rounds * plan.seconds)
+    rounds_of = RoundRobin(heard, len(peers) * len(ways) * 2 * plan.rounds * plan.seconds)
     asked = _requests(bundles.fp32, plan.candidates)
     found: dict[str, dict[str, dict[str, Rounds]]] = {}
     versions: dict[str, str] = {}
     left_out: dict[str, str] = {}
-    with Field(bundles, plan, work / "logs") as field:
-        field.publish()
-        entries = field.start(Entry(kind, workers, in_redis=True) for kind in ("fp32", "best"))
-        ours = {entry.kind: field.target(entry.kind, url, plan.candidates) for entry, url in entries.items()}
+    with Contestants(bundles, plan, work / "logs") as contestants:
+        contestants.publish()
+        entries = contestants.start(Contestant(kind, workers, in_redis=True) for kind in ("fp32", "best"))
+        ours = {entry.kind: contestants.target(entry.kind, url, plan.candidates) for entry, url in entries.items()}
         for peer in peers:
-            heard(f"Installing {peer.name}", *course.so_far)
+            heard(f"Installing {peer.name}", *rounds_of.so_far)
             try:
                 programs = installed(peer, work / "peers" / peer.name)
                 versions[peer.name] = version_of(peer, programs)
                 found[peer.name] = {
-                    way.name: _against(course, plan, peer, programs, way, ours[way.ours], asked, work / "logs")
+                    way.name: _against(rounds_of, plan, peer, programs, way, ours[way.ours], asked, work / "logs")
                     for way in ways
                 }
             except MsdError as error:
@@ -106,8 +106,8 @@ def _requests(bundle: Path, candidates: int) -> list[Tensors]:
 
 
 def _against(
-    course: Course,
-    plan: Plan,
+    rounds_of: RoundRobin,
+    plan: BenchPlan,
     peer: Peer,
     programs: Path,
     way: _Way,
@@ -126,7 +126,9 @@ def _against(
     with running([service], logs) as (url,):
         _check(peer, url, requests[0], session.run(["pctr"], tensors[0])[0])
         targets = {"ours": ours, "peer": Target(url, requests)}
-        return course.closed(f"Against {peer.name}, {way.name}", targets, max(plan.clients), plan.seconds, plan.rounds)
+        return rounds_of.closed(
+            f"Against {peer.name}, {way.name}", targets, max(plan.clients), plan.seconds, plan.rounds
+        )
 
 
 def _check(peer: Peer, url: str, request: bytes, expected: NDArray[np.float32]) -> None:

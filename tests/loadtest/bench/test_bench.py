@@ -11,8 +11,8 @@ import pytest
 from loadtest.arrivals import constant
 from loadtest.bench import plan as plans
 from loadtest.bench.bundles import Bundles
-from loadtest.bench.field import Entry, Field
-from loadtest.bench.plan import Plan
+from loadtest.bench.contestants import Contestant, Contestants
+from loadtest.bench.plan import BenchPlan
 from loadtest.generator import Limits, Target, open_loop
 from loadtest.http_client import ClientError
 from loadtest.services_command import is_meant
@@ -26,7 +26,7 @@ KEYS = {
     *("precision", "limits", "machine"),
 }
 TINY = partial(
-    Plan,
+    BenchPlan,
     makings=MAKINGS,
     rounds=1,
     open_seconds=0.5,
@@ -45,7 +45,7 @@ def written(work: Path, bundles: Bundles, tmp_path_factory: pytest.TempPathFacto
     """What the command writes."""
     path = tmp_path_factory.mktemp("figures") / "new" / "bench.json"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plans, "Plan", TINY)
+        patch.setattr(plans, "BenchPlan", TINY)
         with pytest.raises(SystemExit) as ended:
             main(["bench", "--json", str(path), "--work", str(work.parent), "--seconds", "0.1"])
     assert not ended.value.code
@@ -121,12 +121,12 @@ def test_pictures_are_written_beside_the_figures(written: Path) -> None:
 
 def test_a_service_that_dies_is_named(bundles: Bundles, tmp_path: Path) -> None:
     plan = replace(TINY(), deadline_ms=60_000)
-    with Field(bundles, plan, tmp_path) as field:
-        entry = Entry("fp32", 1, in_redis=False)
-        url = field.start([entry])[entry]
-        target = field.target("fp32", url, 20)
+    with Contestants(bundles, plan, tmp_path) as contestants:
+        entry = Contestant("fp32", 1, in_redis=False)
+        url = contestants.start([entry])[entry]
+        target = contestants.target("fp32", url, 20)
         assert open_loop(target, constant(50, 0.2), 0.2).statuses == {200: 10}
-        field.stop([entry])
+        contestants.stop([entry])
         with pytest.raises(ClientError, match=f"{url}: no connection: "):
             open_loop(Target(url, target.requests), constant(50, 0.2), 0.2, Limits())
 

@@ -19,7 +19,7 @@ from loadtest.bench.peers.install import installed, version_of
 from loadtest.bench.peers.peers import PEERS, Peer
 from loadtest.bench.peers.tables import peer_tables
 from loadtest.bench.peers.wire import from_json, in_json, pack, unpack
-from loadtest.bench.plan import Plan
+from loadtest.bench.plan import BenchPlan
 from loadtest.bench.processes import ServiceError
 from loadtest.requests import headers_of, http_request
 from tests.loadtest.conftest import MAKINGS
@@ -32,7 +32,7 @@ PLAIN = Peer(
     request=lambda tensors: http_request("/score", pack(tensors), Content_Type="application/octet-stream"),
     scores=lambda body: json.loads(body)["pctr"],
 )
-PLAN = Plan(makings=MAKINGS, seconds=0.1, rounds=1, workers=(1,), clients=(1, 2), bodies=30)
+PLAN = BenchPlan(makings=MAKINGS, seconds=0.1, rounds=1, workers=(1,), clients=(1, 2), bodies=30)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 4)), min_size=1, max_size=4))

@@ -11,8 +11,8 @@ import pytest
 
 from loadtest.chaos import chaos
 from loadtest.chaos import plan as plans
-from loadtest.chaos.ground import Ground
-from loadtest.chaos.plan import Plan
+from loadtest.chaos.environment import Environment
+from loadtest.chaos.plan import ChaosPlan
 from loadtest.chaos.scenario import Check, Found, Scenario, Unable
 from loadtest.chaos.scenarios import SCENARIOS
 from loadtest.chaos.timeline import Timeline
@@ -22,7 +22,7 @@ from tests.service.bundle_factory import AT, build_bundle
 from tests.service.ranker_graph import Recipe
 
 # Nothing is late, however slow the machine; what is to be too much is far too much.
-BRIEF = Plan(
+BRIEF = ChaosPlan(
     workers=1,
     candidates=20,
     bodies=60,
@@ -58,11 +58,11 @@ def findings(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     other = build_bundle(folder / "other", Recipe(seed=1))
     build_bundle(folder / "data" / "bundle", Recipe(encoder=True))
     _write_dataset(folder / "data" / "dataset")
-    ground = Ground(
+    environment = Environment(
         bundle.folder, folder, BRIEF, lambda doing, done, total: None, other=other.folder, data=folder / "data"
     )
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        yield {scenario.name: pool.submit(scenario.run, ground) for scenario in SCENARIOS}
+        yield {scenario.name: pool.submit(scenario.run, environment) for scenario in SCENARIOS}
 
 
 def _write_dataset(folder: Path) -> None:
@@ -94,16 +94,16 @@ def test_every_figure_that_is_told_has_one_scenario() -> None:
     assert set(told) <= set(chaos.KEYS)
 
 
-def _found(ground: Ground) -> Found:
+def _found(environment: Environment) -> Found:
     timeline = Timeline(levels={"memory": [(0.0, 1.0), (1.0, 2.0)]})
     return Found({"rss_growth": 0.5}, (Check("it <holds>", True), Check("in time", False, is_timed=True)), timeline)
 
 
-def _unable(ground: Ground) -> Found:
+def _unable(environment: Environment) -> Found:
     raise Unable("no clock can be shifted here")
 
 
-def _failing(ground: Ground) -> Found:
+def _failing(environment: Environment) -> Found:
     raise ZeroDivisionError("a mistake of its own")
 
 
@@ -119,7 +119,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three scenarios in place of all."""
     monkeypatch.setattr("loadtest.chaos.scenarios.SCENARIOS", MADE)
     monkeypatch.setattr(chaos, "SCENARIOS", MADE)
-    monkeypatch.setattr(plans, "Plan", lambda: replace(BRIEF))
+    monkeypatch.setattr(plans, "ChaosPlan", lambda: replace(BRIEF))
 
 
 def _chaos(folder: Path, bundle: Bundle, *options: str) -> int:
@@ -165,7 +165,7 @@ def test_one_that_is_run_again_leaves_the_others_findings(bundle: Bundle, tmp_pa
 def test_what_does_not_hold_is_the_commands_status(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bad = Scenario("made", "Made up", (), lambda ground: Found({}, (Check("all is well", False),), Timeline()))
+    bad = Scenario("made", "Made up", (), lambda environment: Found({}, (Check("all is well", False),), Timeline()))
     monkeypatch.setattr("loadtest.chaos.scenarios.SCENARIOS", (bad,))
     monkeypatch.setattr(chaos, "SCENARIOS", (bad,))
     assert _chaos(tmp_path, bundle) == 1

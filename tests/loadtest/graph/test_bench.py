@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 from loadtest.graph import bench, leaner
-from loadtest.graph.bench import Plan, bench_graph
+from loadtest.graph.bench import GraphPlan, bench_graph
 from loadtest.graph.bundle import ranker_of
 from loadtest.graph.contestants import in_all_precisions
 from loadtest.graph.inputs import Sizes
@@ -60,7 +60,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> dict[str, Any]:
     heard: list[tuple[str, int, int]] = []
-    plan = Plan(sizes=ROUNDED, training=BRIEF, study=FEW, seconds=0)
+    plan = GraphPlan(sizes=ROUNDED, training=BRIEF, study=FEW, seconds=0)
     found = bench_graph(plan, tmp_path_factory.mktemp("work"), bundle.folder, lambda *said: heard.append(said))
     assert all(0 <= done <= total for _, done, total in heard)
     assert any(doing == "Timing the bundle's ranker" for doing, _, _ in heard)
@@ -238,7 +238,7 @@ def test_a_ranker_that_the_pass_does_not_read_is_named(tmp_path: Path) -> None:
 def test_the_command_writes_figures_and_a_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bench, "Plan", partial(Plan, sizes=SMALL, training=BRIEF))
+    monkeypatch.setattr(bench, "GraphPlan", partial(GraphPlan, sizes=SMALL, training=BRIEF))
     monkeypatch.setattr(leaner, "Study", partial(Study, requests=40, candidates=10))
     written, work = tmp_path / "graph.json", tmp_path / "work"
 

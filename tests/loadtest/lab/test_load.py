@@ -8,7 +8,7 @@ import pytest
 
 from loadtest.lab.lab import load_session
 from loadtest.lab.page import compared, write_page
-from loadtest.lab.plan import Plan
+from loadtest.lab.plan import LoadPlan
 from loadtest.load_command import last_session
 from msd.__main__ import main
 from msd.contract.bundle import Bundle
@@ -79,4 +79,4 @@ def test_figures_are_held_against_those_before() -> None:
 
 def test_a_service_that_is_not_there_is_told(bundle: Bundle) -> None:
     with pytest.raises(MsdError, match="127.0.0.1:1"):
-        load_session("http://127.0.0.1:1", bundle.folder, Plan({20: 1.0}), lambda doing, done, total: None)
+        load_session("http://127.0.0.1:1", bundle.folder, LoadPlan({20: 1.0}), lambda doing, done, total: None)

@@ -16,7 +16,7 @@ Came = int | Literal["hung", "closed"]
 
 
 @dataclass
-class Siege:
+class FuzzResult:
     """What came: statuses, `closed` without an answer (of bytes that are not HTTP), or `hung`; and of which requests
     that was not as it should be."""
 
@@ -31,22 +31,22 @@ class Siege:
             self.wrong.append(f"{hostile.what}: {came}")
 
 
-def besiege(place: tuple[str, int], requests: Iterator[Hostile], number: int, connections: int) -> Siege:
+def fuzz(place: tuple[str, int], requests: Iterator[Hostile], number: int, connections: int) -> FuzzResult:
     """So many of the requests; on each connection one is answered, or the connection closed, before the next."""
-    siege = Siege()
+    result = FuzzResult()
     some = islice(requests, number)
 
     async def client() -> None:
         link = _Link(place)
         for hostile in some:
-            siege.count(hostile, await link.ask(hostile))
+            result.count(hostile, await link.ask(hostile))
         await link.close()
 
     async def all_clients() -> None:
         await asyncio.gather(*(client() for _ in range(connections)))
 
     asyncio.run(all_clients())
-    return siege
+    return result
 
 
 class _Link:

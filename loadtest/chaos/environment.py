@@ -9,7 +9,7 @@ from pathlib import Path
 
 from loadtest.bars import Heard
 from loadtest.bench.processes import Running, end, ours
-from loadtest.chaos.plan import Plan
+from loadtest.chaos.plan import ChaosPlan
 from loadtest.chaos.redis import RedisProcess
 from loadtest.generator import Target
 from loadtest.http_client import Client, ClientError
@@ -21,13 +21,13 @@ _POLL_S = 0.02
 
 
 @dataclass(frozen=True)
-class Ground:
+class Environment:
     """The place of one run. `bundle` is served, `other` has other weights and the same users and items; `work` has a
     folder for each scenario; `data` is a benchmark's, and what is made of it is `kept`."""
 
     bundle: Path
     work: Path
-    plan: Plan
+    plan: ChaosPlan
     heard: Heard
     other: Path | None = None
     data: Path | None = None

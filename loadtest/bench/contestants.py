@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, Self
 
 from loadtest.bench.bundles import Bundles
 from loadtest.bench.delta import delta_visible_ms
-from loadtest.bench.plan import Plan
+from loadtest.bench.plan import BenchPlan
 from loadtest.bench.processes import Running, Service, ServiceError, end, naive, ours, publish, redis_server
 from loadtest.bench.stages import is_filling
 from loadtest.generator import Target
@@ -25,7 +25,7 @@ KINDS: tuple[Kind, ...] = ("naive", "fp32", "best")
 FORMS: Mapping[Kind, Form] = {"naive": in_objects, "fp32": in_columns, "best": in_columns}
 
 
-class Entry(NamedTuple):
+class Contestant(NamedTuple):
     """A kind of service, its number of workers, whether its rows come from Redis, and its deadline if it is not the
     usual one. Workers are scoring threads of our service, and processes of the naive one.
     """
@@ -36,14 +36,14 @@ class Entry(NamedTuple):
     deadline_ms: int | None = None
 
 
-class Field:
+class Contestants:
     """Starts services, stops them, and holds the requests; with the block's end all end."""
 
-    def __init__(self, bundles: Bundles, plan: Plan, logs: Path) -> None:
+    def __init__(self, bundles: Bundles, plan: BenchPlan, logs: Path) -> None:
         self._bundles, self._plan, self._logs = bundles, plan, logs
         self._stack = ExitStack()
         self._redis: dict[Kind, str] = {}
-        self._running: dict[Entry, Running] = {}
+        self._running: dict[Contestant, Running] = {}
         self._bodies: dict[int, list[bytes]] = {}
         self._requests: dict[tuple[Kind, int], list[bytes]] = {}
 
@@ -69,7 +69,7 @@ class Field:
         bundle = self._bundles.fp32 if kind == "fp32" else self._bundles.best
         return delta_visible_ms(bundle, self._redis[kind], url, self._bodies[self._plan.candidates][0], work)
 
-    def start(self, entries: Iterable[Entry]) -> dict[Entry, str]:
+    def start(self, entries: Iterable[Contestant]) -> dict[Contestant, str]:
         """The addresses of such services, which by then have near what they bring near at a start."""
         new = list(entries)
         for entry in new:
@@ -81,7 +81,7 @@ class Field:
                 _await_fill(self._running[entry].url)
         return {entry: self._running[entry].url for entry in new}
 
-    def stop(self, entries: Iterable[Entry]) -> None:
+    def stop(self, entries: Iterable[Contestant]) -> None:
         """Ends those that were started."""
         end([self._running.pop(entry) for entry in entries])
 
@@ -102,7 +102,7 @@ class Field:
     def _is_usual(self, candidates: int) -> bool:
         return candidates == self._plan.candidates
 
-    def _service(self, entry: Entry) -> Service:
+    def _service(self, entry: Contestant) -> Service:
         kind, workers, in_redis, deadline_ms = entry
         name = f"{kind}_{'redis' if in_redis else 'file'}_{workers}{'_deadline' if deadline_ms else ''}"
         redis = self._redis[kind] if in_redis else None

@@ -12,7 +12,7 @@ Targets = Mapping[str, Target]
 _WARM_UP_S = 0.3
 
 
-class Course:
+class RoundRobin:
     """Tells how much of all is over, by the seconds that were planned."""
 
     def __init__(self, heard: Heard, total_seconds: float) -> None:
