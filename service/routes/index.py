@@ -1,5 +1,7 @@
 """The page at `/`: where the playground, the API's documentation and what operators ask for are."""
 
+from base64 import b64encode
+from hashlib import sha256
 from html import escape
 
 from starlette.requests import Request
@@ -9,8 +11,15 @@ from starlette.routing import Route
 from service.http.keys import INDEX, PAGE
 from service.models.lineup import Serving
 
+_STYLE = (
+    ":root{color-scheme:light dark}"
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:40rem;margin:2rem auto;padding:0 1rem}"
+    "li{margin:.6rem 0}"
+)
+_STYLE_DIGEST = b64encode(sha256(_STYLE.encode()).digest()).decode()
 _HEADERS = {
-    "content-security-policy": "default-src 'none'; frame-ancestors 'none'; base-uri 'none'",
+    "content-security-policy": f"default-src 'none'; style-src 'sha256-{_STYLE_DIGEST}'; frame-ancestors 'none';"
+    " base-uri 'none'",
     "x-content-type-options": "nosniff",
     "cache-control": "no-cache",
 }
@@ -34,6 +43,7 @@ def index_route(serving: Serving, version: str, *, has_playground: bool, has_met
         page = (
             '<!doctype html><html lang="en"><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1"><title>msd-ctr</title>'
+            f"<style>{_STYLE}</style>"
             f"<h1>msd-ctr {escape(version)}</h1><p>Serving {escape(model)}.</p><ul>{rows}</ul></html>"
         )
         return Response(page, media_type="text/html", headers=_HEADERS)

@@ -38,7 +38,7 @@ def _model(*, curve: bool) -> dict[str, Any]:
     return {"metrics": METRICS, "calibration": bins} | ({"curve": points} if curve else {})
 
 
-def _write(path: Path) -> str:
+def sample_page(path: Path) -> str:
     models = {
         "with-semantics": _model(curve=True),
         "without-semantics": _model(curve=True),
@@ -52,7 +52,7 @@ def _write(path: Path) -> str:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return _write(tmp_path_factory.mktemp("report") / "report.html")
+    return sample_page(tmp_path_factory.mktemp("report") / "report.html")
 
 
 def test_what_people_wrote_stays_text(page: str) -> None:
@@ -79,4 +79,4 @@ def test_there_are_four_drawings_and_nothing_from_a_network(page: str) -> None:
 
 
 def test_equal_figures_give_equal_bytes(page: str, tmp_path: Path) -> None:
-    assert _write(tmp_path / "again.html") == page
+    assert sample_page(tmp_path / "again.html") == page

@@ -46,7 +46,7 @@ def _difference(model: str, minus: str, *, by_seed: bool) -> dict[str, Any]:
     return {"model": model, "minus": minus, "auc": metric, "logloss": metric}
 
 
-def _results(*, only_baseline_beside: bool = False) -> dict[str, Any]:
+def sample_results(*, only_baseline_beside: bool = False) -> dict[str, Any]:
     models = {HOSTILE: _model(network=True, seeds=2)}
     if not only_baseline_beside:
         models["without"] = _model(network=True, seeds=2)
@@ -71,14 +71,14 @@ def _results(*, only_baseline_beside: bool = False) -> dict[str, Any]:
     }
 
 
-def _write(path: Path, results: dict[str, Any]) -> str:
+def sample_page(path: Path, results: dict[str, Any]) -> str:
     write_report(path, results)
     return path.read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return _write(tmp_path_factory.mktemp("report") / "report.html", _results())
+    return sample_page(tmp_path_factory.mktemp("report") / "report.html", sample_results())
 
 
 def test_what_people_wrote_stays_text(page: str) -> None:
@@ -110,11 +110,11 @@ def test_drawings_are_inside_and_nothing_is_from_a_network(page: str) -> None:
 
 
 def test_equal_figures_give_equal_bytes(page: str, tmp_path: Path) -> None:
-    assert _write(tmp_path / "again.html", _results()) == page
+    assert sample_page(tmp_path / "again.html", sample_results()) == page
 
 
 def test_one_model_is_enough(tmp_path: Path) -> None:
-    assert "counts" in _write(tmp_path / "report.html", _results(only_baseline_beside=True))
+    assert "counts" in sample_page(tmp_path / "report.html", sample_results(only_baseline_beside=True))
 
 
 def test_a_scale_holds_all_values_with_a_margin() -> None:

@@ -5,7 +5,7 @@ import { reach, sharesAt, strip } from "./parts.js";
 
 const RUNGS = {
   encoded: "read from its words",
-  category_prior: "by its features alone",
+  category_prior: "by its features",
   prior: "nothing is known of it",
   cached: "as last known",
 };
@@ -47,7 +47,9 @@ export class Ranking {
     ranked.forEach((id, place) => {
       const row = this.row(ads.get(id));
       row.update(place, lead, places.has(id) ? places.get(id) - place : null, selected === id, unread.has(id));
-      const at = explanation ? explanation.ids.indexOf(id) : -1;
+      // An ad of which nothing is said has no effects of its own.
+      const isUnknown = lead.degraded?.candidates?.[id] === "prior";
+      const at = explanation && !isUnknown ? explanation.ids.indexOf(id) : -1;
       row.parts.replaceChildren(...(at < 0 ? [] : [strip(sharesAt(explanation, at), most)]));
     });
     arrange(this.lead, ranked.map((id) => this.rows.get(id).element));

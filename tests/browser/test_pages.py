@@ -1,0 +1,126 @@
+"""Every page that people open fits a phone, says nothing to the console, and asks nothing of other machines."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from loadtest.lab.page import write_page
+from msd.__main__ import main
+from tests.browser.playground_page import PlaygroundPage
+from tests.browser.watched_tab import WatchedTab
+from tests.demo import test_report
+from tests.docs.site import build_site
+from tests.feedback.made import traffic
+from tests.ranker import test_evaluation_report
+from tests.service.live import LiveService
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def phone(browser: Browser) -> Iterator[Page]:
+    """An empty page as wide as a phone."""
+    context = browser.new_context(viewport={"width": 390, "height": 844}, locale="en-GB")
+    context.set_default_timeout(20_000)
+    yield context.new_page()
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_site(tmp_path_factory.mktemp("site"))
+
+
+def check(phone: Page, file: Path) -> None:
+    """Opens a page as a file and holds it to what this module says."""
+    watched = WatchedTab(phone, "file://")
+    phone.goto(file.as_uri())
+    watched.check_width()
+    watched.check_silence()
+
+
+def test_playground_fits(phone: Page, playground: LiveService) -> None:
+    page = PlaygroundPage(phone, playground.url)
+    page.open()
+    phone.get_by_role("button", name="Write an ad of your own").click()
+    page.settle()
+    page.check_width()
+    page.check_silence()
+
+
+@pytest.mark.parametrize(("path", "selector"), [("/", "li"), ("/docs", ".opblock")])
+def test_pages_of_the_service_fit(phone: Page, playground: LiveService, path: str, selector: str) -> None:
+    watched = WatchedTab(phone, playground.url)
+    phone.goto(playground.url + path)
+    expect(phone.locator(selector).first).to_be_visible()
+    watched.check_width()
+    watched.check_silence()
+
+
+def test_documentation_fits(phone: Page, site: Path) -> None:
+    watched = WatchedTab(phone, "file://")
+    for file in sorted(site.glob("*.html")):
+        if file.name != "404.html":
+            phone.goto(file.as_uri())
+            watched.check_width()
+    watched.check_silence()
+
+
+def test_documentation_is_searched_without_a_server(tab: Page, site: Path) -> None:
+    watched = WatchedTab(tab, "file://")
+    tab.goto((site / "index.html").as_uri())
+    tab.get_by_role("textbox", name="Search").click()
+    tab.keyboard.type("isotonic")
+    found = tab.locator(".md-search-result__item a").first
+    expect(found).to_be_visible()
+    found.click()
+    expect(tab.get_by_role("heading", name="Calibration").first).to_be_visible()
+    watched.check_silence()
+
+
+def test_demo_report_fits(phone: Page, tmp_path: Path) -> None:
+    test_report.sample_page(tmp_path / "report.html")
+
+    check(phone, tmp_path / "report.html")
+
+
+def test_evaluation_report_fits(phone: Page, tmp_path: Path) -> None:
+    test_evaluation_report.sample_page(tmp_path / "report.html", test_evaluation_report.sample_results())
+
+    check(phone, tmp_path / "report.html")
+
+
+def test_arms_report_fits(phone: Page, tmp_path: Path) -> None:
+    requests, events = traffic(seed=3, users=600, lift=0.3)
+    requests.write_parquet(tmp_path / "requests-1.parquet")
+    events.write_parquet(tmp_path / "events-1.parquet")
+    with pytest.raises(SystemExit, match="0"):
+        main(["join", str(tmp_path), "--by", "arm", "--page", str(tmp_path / "arms.html")])
+
+    check(phone, tmp_path / "arms.html")
+
+
+def test_load_page_fits(phone: Page, tmp_path: Path) -> None:
+    write_page(tmp_path / "load.html", session(120.0), session(100.0))
+
+    check(phone, tmp_path / "load.html")
+
+
+def session(capacity: float) -> dict[str, Any]:
+    """A session's figures, made up."""
+    figures = {"p50_ms": 3.0, "p99_ms": 9.0, "p99.9_ms": 20.0, "statuses": {"200": 12_345, "429": 678}}
+    return {
+        "url": "http://127.0.0.1:8080",
+        "at": "2026-11-27T12:00:00Z",
+        "seconds": 60.0,
+        "model": {"model_version": "ml-100k-9ca4cf6d", "precision": "fp32", "runtime": "onnxruntime", "store": "file"},
+        "traffic": {"candidates": "200", "cold": 0.1, "deadline_ms": 100},
+        "capacity": capacity,
+        "rest": {"p50_ms": 3.0, "p99_ms": 9.0, "stages_ms": {"parse": 0.2, "rows": 0.5, "run": 2.0, "wire": 0.3}},
+        "curve": [figures | {"load": load, "rate": load * capacity} for load in (0.2, 0.8, 1.5)],
+        "bursts": figures | {"rate": capacity / 2},
+        "locust": {"users": 8, "requests": 900, "requests_per_s": 90.0, "failures": 0, "p50_ms": 3.0, "p99_ms": 9.0},
+    }
