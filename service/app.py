@@ -5,11 +5,11 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.deployment.pinned_bundle import Plan
+from service.components import Components
+from service.deployment.pinned_bundle import DeploymentPlan
 from service.http.access import AccessMiddleware, error_response
 from service.http.keys import GuardMiddleware
 from service.http.request import BodyMiddleware
-from service.parts import Parts
 from service.routes.admin import admin_routes
 from service.routes.docs import add_docs
 from service.routes.events_route import PATH as EVENTS_PATH
@@ -28,32 +28,32 @@ from service.telemetry.process import build_of
 def create_app(
     settings: Settings,
     metrics: Metrics | None = None,
-    plan: Plan | None = None,
+    plan: DeploymentPlan | None = None,
 ) -> FastAPI:
     """The service over a line-up. Raises MsdError when a bundle, runtime or rows file is not as it should be.
 
     `plan` is what is to be served; without, it is the bundle of the settings. `state.readiness`, `.liveness`
     and `.serving` are for the server that drains it and leads it to other line-ups; `.admin` is the admin port's app.
     """
-    parts = Parts(settings, metrics or Metrics(), plan)
+    components = Components(settings, metrics or Metrics(), plan)
     app = _App(
         title="msd-ctr",
         version=build_of(settings.revision).version,
         description="Calibrated click probabilities for candidate ads.",
-        lifespan=parts.alive,
+        lifespan=components.alive,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.state.readiness, app.state.serving = parts.readiness, parts.serving
-    app.state.fast_route, app.state.liveness = parts.fast_route, parts.liveness
-    app.state.admin = _admin_app(parts)
-    _add_layers(app, parts)
-    _add_routes(app, parts)
+    app.state.readiness, app.state.serving = components.readiness, components.serving
+    app.state.fast_route, app.state.liveness = components.fast_route, components.liveness
+    app.state.admin = _admin_app(components)
+    _add_layers(app, components)
+    _add_routes(app, components)
     if settings.admin_port is None:
-        _add_operations(app, parts)
-    has_keys, has_events = parts.guard is not None, parts.live is not None
-    add_docs(app, parts.serving, settings.max_deadline_ms, needs_keys=has_keys, has_events=has_events)
+        _add_operations(app, components)
+    has_keys, has_events = components.guard is not None, components.live is not None
+    add_docs(app, components.serving, settings.max_deadline_ms, needs_keys=has_keys, has_events=has_events)
     return app
 
 
@@ -70,50 +70,58 @@ class _App(FastAPI):
             await super().__call__(scope, receive, send)
 
 
-def _admin_app(parts: Parts) -> FastAPI:
+def _admin_app(components: Components) -> FastAPI:
     """What the admin port answers, in a thread of its own: nothing here may wait for the service's event loop."""
     app = FastAPI(
-        title="msd-ctr", version=build_of(parts.settings.revision).version, openapi_url=None, redirect_slashes=False
+        title="msd-ctr",
+        version=build_of(components.settings.revision).version,
+        openapi_url=None,
+        redirect_slashes=False,
     )
-    _add_layers(app, parts)
-    app.include_router(health_routes(parts.serving, parts.readiness, parts.settings.max_candidates))
-    _add_operations(app, parts)
+    _add_layers(app, components)
+    app.include_router(health_routes(components.serving, components.readiness, components.settings.max_candidates))
+    _add_operations(app, components)
     return app
 
 
-def _add_operations(app: FastAPI, parts: Parts) -> None:
-    app.include_router(metrics_route(parts.metrics))
-    if parts.guard is not None:
-        app.include_router(admin_routes(parts.settings, parts.serving))
+def _add_operations(app: FastAPI, components: Components) -> None:
+    app.include_router(metrics_route(components.metrics))
+    if components.guard is not None:
+        app.include_router(admin_routes(components.settings, components.serving))
 
 
-def _add_layers(app: FastAPI, parts: Parts) -> None:
+def _add_layers(app: FastAPI, components: Components) -> None:
     """The ways that requests take, and what all of them go through."""
-    settings, guard = parts.settings, parts.guard
+    settings, guard = components.settings, components.guard
     app.add_middleware(BodyMiddleware, limit=settings.max_body_bytes, timeout_s=settings.body_timeout_ms / 1000)
     if guard is not None:
         app.add_middleware(GuardMiddleware, guard=guard)
-    app.add_middleware(AccessMiddleware, log=parts.access_log)
+    app.add_middleware(AccessMiddleware, log=components.access_log)
     app.add_exception_handler(HTTPException, _answer_http_exception)
 
 
-def _add_routes(app: _App, parts: Parts) -> None:
-    settings, serving, pipeline, readiness = parts.settings, parts.serving, parts.pipeline, parts.readiness
-    score = ScoreRoute(settings, serving, pipeline, readiness, parts.guard)
-    app.scoring = AccessMiddleware(score, parts.access_log)
+def _add_routes(app: _App, components: Components) -> None:
+    settings, serving, pipeline, readiness = (
+        components.settings,
+        components.serving,
+        components.pipeline,
+        components.readiness,
+    )
+    score = ScoreRoute(settings, serving, pipeline, readiness, components.guard)
+    app.scoring = AccessMiddleware(score, components.access_log)
     app.router.routes.append(Route(PATH, score, methods=["POST"], name="score"))
     infer = InferRoute(settings, serving, pipeline, readiness)
     app.router.routes += [Route(path, infer, methods=["POST"], name="infer") for path in INFER_PATHS]
     app.include_router(oip_routes(serving, readiness, build_of(settings.revision).version))
-    if parts.live:
-        events = EventsRoute(settings, serving, parts.live, readiness, parts.metrics, parts.request_log)
+    if components.live:
+        events = EventsRoute(settings, serving, components.live, readiness, components.metrics, components.request_log)
         app.router.routes.append(Route(EVENTS_PATH, events, methods=["POST"], name="events"))
-    if parts.playground:
-        app.router.routes.extend(parts.playground.routes())
+    if components.playground:
+        app.router.routes.extend(components.playground.routes())
     app.include_router(health_routes(serving, readiness, settings.max_candidates))
     has_metrics, version = settings.admin_port is None, build_of(settings.revision).version
     app.router.routes.append(
-        index_route(serving, version, has_playground=parts.playground is not None, has_metrics=has_metrics)
+        index_route(serving, version, has_playground=components.playground is not None, has_metrics=has_metrics)
     )
 
 

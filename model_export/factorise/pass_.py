@@ -17,7 +17,7 @@ from model_export.factorise.facts import Fact, captured, find_facts, real_inputs
 from model_export.factorise.flatten import flattened, on_flattened
 from model_export.factorise.gathers import copied_bytes
 from model_export.factorise.node import Handler, Node, laid
-from model_export.factorise.report import Entry, Report
+from model_export.factorise.report import NodeReport, Report
 from model_export.factorise.rule import ALL_RULES, Rule
 from model_export.factorise.scope import Scope
 from model_export.factorise.shapes import Shape, Unsplit
@@ -48,7 +48,7 @@ def factorise(model: onnx.ModelProto, sides: Mapping[str, Side], rules: frozense
     try:
         return _Pass(model, rules, facts).run()
     except Unsplit as reason:
-        whole = Entry(model.graph.name, "graph", left=f"left as it was: {reason}")
+        whole = NodeReport(model.graph.name, "graph", left=f"left as it was: {reason}")
         count = len(model.graph.node)
         return Factorised(model, Report((whole,), count, count, 0))
 
@@ -65,7 +65,7 @@ class _Pass:
         self._initializers = {tensor.name: tensor for tensor in model.graph.initializer}
         for name, tensor in self._initializers.items():
             self._values[name] = self._scope.wrap(self._scope.emit.constant(numpy_helper.to_array(tensor), name))
-        self._entries: list[Entry] = []
+        self._entries: list[NodeReport] = []
 
     def run(self) -> Factorised:
         """Node by node, then what is alive."""
@@ -88,7 +88,7 @@ class _Pass:
 
     def _note(self, node: str, operator: str, left: str = "") -> None:
         if left or self._scope.credited:
-            self._entries.append(Entry(node, operator, tuple(self._scope.credited), left))
+            self._entries.append(NodeReport(node, operator, tuple(self._scope.credited), left))
 
     def _known(self, proto: onnx.NodeProto) -> bool:
         """Takes over what depends on no input's contents: constants and shapes."""

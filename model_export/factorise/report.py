@@ -7,7 +7,7 @@ from model_export.factorise.rule import Rule
 
 
 @dataclass(frozen=True)
-class Entry:
+class NodeReport:
     """One node or output of the plain graph: the rules that worked for it, and the reason if it was copied."""
 
     node: str
@@ -26,7 +26,7 @@ class Entry:
 class Report:
     """Nodes that were split or left, in the order of the plain graph; the others needed neither."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[NodeReport, ...]
     nodes_before: int
     nodes_after: int
     copied_table_bytes: int

@@ -26,7 +26,7 @@ from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from service.cold.shelf import RedisShelf
+    from service.cold.redis_vectors import RedisVectors
 
 # Of one request: all texts are read and hashed between the requests of others.
 _MOST_TEXTS = 256
@@ -145,10 +145,10 @@ def _why(bundle: Bundle) -> str:
     return f"{found or 'its export did not measure what it gains'}; MSD_ENCODER=on has it anyway"
 
 
-def _shelf(settings: Settings, metrics: Metrics) -> "RedisShelf | None":
+def _shelf(settings: Settings, metrics: Metrics) -> "RedisVectors | None":
     if not settings.encoded_ttl_s or settings.redis_url is None:
         return None
-    from service.cold.shelf import RedisShelf
+    from service.cold.redis_vectors import RedisVectors
 
     url, timeout_s = settings.redis_url.get_secret_value(), settings.store_timeout_ms / 1000
-    return RedisShelf(url, timeout_s, settings.encoded_ttl_s, metrics)
+    return RedisVectors(url, timeout_s, settings.encoded_ttl_s, metrics)

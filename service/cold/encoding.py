@@ -34,11 +34,11 @@ class Told(NamedTuple):
     vector: Vector | None = None
 
 
-class Shelf(Protocol):
+class VectorStore(Protocol):
     """Where vectors are that other services made."""
 
     async def read(self, bundle: Bundle, keys: Sequence[bytes]) -> dict[bytes, Vector]:
-        """Those that are there, by key; none where the shelf cannot be reached."""
+        """Those that are there, by key; none where the store cannot be reached."""
         ...
 
     async def write(self, bundle: Bundle, vectors: Mapping[bytes, Vector]) -> None:
@@ -56,15 +56,15 @@ class Encoding:
     """The texts of a service. `run` encodes them until it is cancelled."""
 
     def __init__(
-        self, encoders: Encoders, metrics: Metrics, per_s: float, most_waiting: int, shelf: Shelf | None = None
+        self, encoders: Encoders, metrics: Metrics, per_s: float, most_waiting: int, shared: VectorStore | None = None
     ) -> None:
         self._encoders = encoders
         self._metrics = metrics
         self._rate = Rate(per_s)
         self._most_waiting = most_waiting
-        self._shelf = shelf
+        self._shared = shared
         self._held = VectorCache(_HELD)
-        # All that wait, and those of them that the shelf does not have, in the order of their encoding.
+        # All that wait, and those of them that the store does not have, in the order of their encoding.
         self._waiting: dict[bytes, _Waiting] = {}
         self._due: dict[bytes, _Waiting] = {}
         self._has_more = asyncio.Event()
@@ -114,10 +114,10 @@ class Encoding:
                 taken[key] = one.done
         if fresh:
             self._metrics.encoder_waiting.set(len(self._waiting))
-            if self._shelf is None:
+            if self._shared is None:
                 self._make_due(fresh)
             else:
-                task = asyncio.get_running_loop().create_task(self._look_up(self._shelf, bundle, fresh))
+                task = asyncio.get_running_loop().create_task(self._look_up(self._shared, bundle, fresh))
                 self._looking.add(task)
                 task.add_done_callback(self._looking.discard)
         return taken
@@ -126,10 +126,10 @@ class Encoding:
         self._due.update(some)
         self._has_more.set()
 
-    async def _look_up(self, shelf: Shelf, bundle: Bundle, fresh: Mapping[bytes, _Waiting]) -> None:
+    async def _look_up(self, shared: VectorStore, bundle: Bundle, fresh: Mapping[bytes, _Waiting]) -> None:
         found: Mapping[bytes, Vector] = {}
         try:
-            found = await shelf.read(bundle, list(fresh))
+            found = await shared.read(bundle, list(fresh))
         except Exception as error:
             self._log.error("shelf_failed", exc_info=error)
         for key, vector in found.items():
@@ -173,8 +173,8 @@ class Encoding:
         made = dict(zip(some.keys, vectors, strict=True))
         for key, vector in made.items():
             self._finish(key, chosen[key], Told("encoded", vector))
-        if self._shelf is not None:
-            await self._shelf.write(chosen[some.keys[0]].bundle, made)
+        if self._shared is not None:
+            await self._shared.write(chosen[some.keys[0]].bundle, made)
 
     def _fail(self, chosen: Mapping[bytes, _Waiting]) -> None:
         for key, one in chosen.items():

@@ -103,7 +103,7 @@ class PinnedBundle:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class DeploymentPlan:
     """A line-up that is not loaded yet. Who has it keeps the bundles' files open."""
 
     wanted: Wanted
@@ -118,7 +118,7 @@ class Plan:
             for arm in arms
         }
 
-    def is_like(self, other: "Plan") -> bool:
+    def is_like(self, other: "DeploymentPlan") -> bool:
         """Whether it would serve the same, wherever the files are."""
         return self._outline() == other._outline()
 

@@ -26,7 +26,7 @@ from msd.contract.errors import BundleError, MsdError
 from service.deployment.bundle_folder import SourceError
 from service.deployment.memory import Scarce, check_memory
 from service.deployment.pace import Pace, Stopped
-from service.deployment.pinned_bundle import Marks, PinnedBundle, Plan, marks_of
+from service.deployment.pinned_bundle import DeploymentPlan, Marks, PinnedBundle, marks_of
 from service.deployment.proof import prove
 from service.deployment.source import Source, Wanted
 from service.errors import StoreError
@@ -80,12 +80,12 @@ class Follower:
         except OSError as error:
             return Sight(None, {}, f"{error.filename}: {error.strerror}")
 
-    def first(self) -> Plan:
+    def first(self) -> DeploymentPlan:
         """What is wanted now. Raises MsdError."""
         self.sight = self.look()
         return self.verified(self.sight)
 
-    def verified(self, sight: Sight, pause: Pause = lambda: None) -> Plan:
+    def verified(self, sight: Sight, pause: Pause = lambda: None) -> DeploymentPlan:
         """What was seen, verified: bundles that were pinned before, as they are. Raises MsdError."""
         if sight.wanted is None:
             raise SourceError(sight.reason)
@@ -95,13 +95,15 @@ class Follower:
             for folder, key in keys.items()
         }
         self._known = {keys[folder]: pinned for folder, pinned in found.items()}
-        return Plan(sight.wanted, found)
+        return DeploymentPlan(sight.wanted, found)
 
 
 class Rollout:
     """Serves what was wanted last. `plan`: what is served already, as the follower has verified it."""
 
-    def __init__(self, follower: Follower, plan: Plan, serving: Serving, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self, follower: Follower, plan: DeploymentPlan, serving: Serving, settings: Settings, metrics: Metrics
+    ) -> None:
         self._follower = follower
         self._seen = self._handled = follower.sight
         # With its plan, the files of what is served stay open: the text encoder reads its own only when it is needed.
@@ -182,7 +184,7 @@ class Rollout:
         self._in_loop(self._switch(plan, lineup))
         self._log.info("swapped", generation=self._generation, bundles=bundles)
 
-    def _loaded(self, plan: Plan) -> dict[ModelKey, Model]:
+    def _loaded(self, plan: DeploymentPlan) -> dict[ModelKey, Model]:
         """The models of a plan, those that serve already as they are."""
         models = self._serving.current.models
         for key, pinned in plan.models.items():
@@ -201,7 +203,7 @@ class Rollout:
         self._log.info("model_loaded", bundle=str(pinned.origin), model_version=model.version)
         return model
 
-    async def _switch(self, plan: Plan, lineup: Lineup) -> None:
+    async def _switch(self, plan: DeploymentPlan, lineup: Lineup) -> None:
         self._served = plan
         self._serving.turn(lineup)
         self._metrics.swaps["done"].inc()

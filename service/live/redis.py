@@ -53,12 +53,12 @@ class RedisStates:
         url, cache_bytes = settings.redis_url.get_secret_value(), settings.cache_mb * 2**20 // 4
         self._horizon_s = settings.event_horizon_hours * 3_600
         self._seen_s = b"%d" % max(1, 2 * self._horizon_s)
-        self._near = Near(cache_bytes)
+        self._cache = LruCache(cache_bytes)
         self._stream: Stream | None = None
         self._stream_until = 0.0
         prefixes = [live_prefix(side).encode() for side in ROW_SIDES] if cache_bytes else []
         timeout_s = settings.store_timeout_ms / 1000
-        self._nodes = open_nodes(url, timeout_s, prefixes, Ears(self._near.forget))
+        self._nodes = open_nodes(url, timeout_s, prefixes, Ears(self._cache.forget))
         self._writers = open_nodes(url, _WRITE_TIMEOUT_S)
 
     async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> States:
@@ -123,7 +123,7 @@ class RedisStates:
     ) -> tuple[list[bytes], list[bytes | None], NDArray[np.int64], NDArray[np.bool_]]:
         """The keys of ids [n]; what is near of them, in which epochs it was read, and whether it is sure."""
         keys = [live_key(side, one).encode() for one in ids]
-        found, epochs = self._near.look_up(keys)
+        found, epochs = self._cache.look_up(keys)
         return keys, found, epochs, (epochs >= 0) & are_among(epochs, self._nodes.sure())
 
     async def _read(self, keys: list[bytes], deadline: float | None) -> dict[bytes, bytes | None]:
@@ -140,7 +140,7 @@ class RedisStates:
             return values
 
         answers = await get_many(self._nodes, keys, accept, deadline)
-        if answers.error is not None and not answers.outcomes and not len(self._near):
+        if answers.error is not None and not answers.outcomes and not len(self._cache):
             raise LiveError(str(answers.error)) from answers.error
         return {key: value for values in answers.outcomes for key, value in values.items()}
 
@@ -149,7 +149,7 @@ class RedisStates:
         states = {key: value for key, value in values.items() if key != _STREAM_KEY}
         if len(states) < len(values):
             self._stream, self._stream_until = Stream.unpack(values[_STREAM_KEY]), time.monotonic() + _STREAM_S
-        self._near.put(states, epoch)
+        self._cache.put(states, epoch)
 
     async def _claimed(self, events: Sequence[LiveEvent]) -> dict[int, int]:
         """By place, the period in which an event was first seen, of events whose id no other user or item had before.
@@ -245,7 +245,7 @@ def _is_error(reply: object, code: str) -> bool:
     return isinstance(reply, hiredis.ReplyError) and str(reply).startswith(code)
 
 
-class Near:
+class LruCache:
     """LRU cache of packed states in bounded memory: by key, what was read and in which epoch. That there is no state is
     held like any other. The event loop writes; scoring threads look up, too."""
 

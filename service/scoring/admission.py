@@ -94,7 +94,7 @@ class Admission:
         """Whether nothing is taken on."""
         return not self._rows
 
-    def glance(self, load: Load, deadline: float) -> None:
+    def check_unread(self, load: Load, deadline: float) -> None:
         """Raise Overloaded for a body that has not been read, if its size alone leaves no doubt."""
         self._check_rows(load.rows // 2, deadline)
         if self._is_shedding:

@@ -92,7 +92,7 @@ class Pipeline:
     def check(self, lineup: Lineup, size: int, terms: Terms) -> None:
         """Raise Overloaded, DeadlineExceeded or ClientGone if a body of `size` bytes need not be parsed."""
         rows = self._admission.rows_in(size)
-        self._admission.glance(Load(rows, lineup.champion.runner.turn_s.of(rows, 0.0)), terms.deadline)
+        self._admission.check_unread(Load(rows, lineup.champion.runner.turn_s.of(rows, 0.0)), terms.deadline)
         self._queue.check(*terms)
 
     async def answer(self, lineup: Lineup, asked: Asked) -> Answer:

@@ -24,7 +24,7 @@ from msd.contract.rows import ROW_SIDES, RowSide
 from msd.contract.state import StateRule
 from service.live.embedded import EmbeddedStates, StateFile
 from service.live.events import Batch, LiveEvent, Outcome, Stream
-from service.live.redis import Near, RedisStates
+from service.live.redis import LruCache, RedisStates
 from service.live.store import LiveError, LiveStore, States
 from service.settings import Settings
 from tests.contract.test_state import assert_close
@@ -395,7 +395,7 @@ def test_what_is_near_is_bounded_and_what_redis_holds_is_what_is_got(redis: Runn
         states, writer = redis.states(cache_mb), redis.states()
         many = [f"m{number}" for number in range(3_000)]
         await states.get("user", many)
-        assert states._near._bytes <= cache_mb * 2**20 // 4
+        assert states._cache._bytes <= cache_mb * 2**20 // 4
         await writer.add(one_event(1, "m7"))
         found = await states.get("user", many)
         assert [one for one, packed in zip(many, found.packed, strict=True) if packed] == ["m7"]
@@ -432,7 +432,7 @@ def test_what_is_near_is_at_hand_until_it_changes(redis: Running) -> None:
 
 def test_threads_look_up_while_states_come_and_go() -> None:
     keys = [b"%d" % number for number in range(300)]
-    near = Near(2**15)  # a hundred of them
+    near = LruCache(2**15)  # a hundred of them
     is_over = threading.Event()
 
     def look_up() -> int:

@@ -12,7 +12,7 @@ import pytest
 
 from msd.contract.bundle import TOKENIZER, Bundle
 from msd.contract.encoded import Vector, text_key
-from service.cold.encoding import Encoding, Shelf, Told, VectorCache
+from service.cold.encoding import Encoding, VectorStore, Told, VectorCache
 from service.cold.text_encoder import Encoders, TextEncoder
 from service.telemetry.metrics import Metrics
 from tests.service.encoder_graph import POISON
@@ -36,14 +36,14 @@ async def ask(
 
 
 def encode(
-    talk: Callable[[Encoding], Awaitable[None]], per_s: float = FAST, most: int = 100, shelf: Shelf | None = None
+    talk: Callable[[Encoding], Awaitable[None]], per_s: float = FAST, most: int = 100, shared: VectorStore | None = None
 ) -> Metrics:
     """Talks to an encoding while it runs."""
     metrics = Metrics()
 
     async def both() -> None:
         encoders = Encoders()
-        encoding = Encoding(encoders, metrics, per_s, most, shelf)
+        encoding = Encoding(encoders, metrics, per_s, most, shared)
         running = asyncio.create_task(encoding.run())
         await talk(encoding)
         assert not running.done()
@@ -175,7 +175,7 @@ def test_loading_and_encoding_leave_the_loop_alone(cold_bundle: Bundle, monkeypa
     assert stages[-2:] == ["tokenise", "encode"]
 
 
-class _Shelf:
+class _Store:
     """What other services made: one text."""
 
     def __init__(self, text: str, vector: Vector) -> None:
@@ -190,7 +190,7 @@ class _Shelf:
 
 
 def test_what_another_service_made_is_not_made_again(cold_bundle: Bundle) -> None:
-    shelf = _Shelf("made elsewhere", np.ones(8, np.float16))
+    shared = _Store("made elsewhere", np.ones(8, np.float16))
 
     async def talk(encoding: Encoding) -> None:
         told = await ask(encoding, cold_bundle, "made elsewhere", "made here")
@@ -199,11 +199,11 @@ def test_what_another_service_made_is_not_made_again(cold_bundle: Bundle) -> Non
         assert told[0].vector.tolist() == [1.0] * 8
         assert outcomes(await ask(encoding, cold_bundle, "made elsewhere", "made here")) == ["held"] * 2
 
-    encode(talk, shelf=shelf)
-    assert shelf.written == [(cold_bundle.bundle_id, 1)]
+    encode(talk, shared=shared)
+    assert shared.written == [(cold_bundle.bundle_id, 1)]
 
 
-class _SilentShelf(_Shelf):
+class _SilentStore(_Store):
     """Redis, hanging."""
 
     def __init__(self) -> None:
@@ -212,19 +212,19 @@ class _SilentShelf(_Shelf):
 
     async def read(self, bundle: Bundle, keys: Sequence[bytes]) -> dict[bytes, Vector]:
         await self.may_answer.wait()
-        raise RuntimeError("a defect of the shelf's")
+        raise RuntimeError("a defect of the store's")
 
 
 def test_a_shelf_that_hangs_or_fails_costs_no_more_than_the_wait(cold_bundle: Bundle) -> None:
-    shelf = _SilentShelf()
+    shared = _SilentStore()
 
     async def talk(encoding: Encoding) -> None:
         assert outcomes(await ask(encoding, cold_bundle, "a tent", wait_s=0.01)) == ["late"]
-        shelf.may_answer.set()
+        shared.may_answer.set()
         assert outcomes(await ask(encoding, cold_bundle, "a tent")) == ["encoded"]
 
-    encode(talk, shelf=shelf)
-    assert shelf.written == [(cold_bundle.bundle_id, 1)]
+    encode(talk, shared=shared)
+    assert shared.written == [(cold_bundle.bundle_id, 1)]
 
 
 @pytest.mark.parametrize("most", [1, 3])

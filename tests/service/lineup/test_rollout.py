@@ -19,7 +19,7 @@ from msd.contract.bundle import RANKER, Bundle
 from msd.contract.errors import BundleError
 from service.deployment.memory import Scarce, check_memory, free_bytes
 from service.deployment.pace import Pace
-from service.deployment.pinned_bundle import PinnedBundle, Plan, private_folder
+from service.deployment.pinned_bundle import DeploymentPlan, PinnedBundle, private_folder
 from service.deployment.rollout import Follower, Rollout, Sight, is_scarce
 from service.deployment.source import alone
 from service.errors import StoreError
@@ -50,11 +50,11 @@ class PlayedFollower:
         """What it was told."""
         return self.sight
 
-    def verified(self, sight: Sight, pause: object = None) -> Plan:
+    def verified(self, sight: Sight, pause: object = None) -> DeploymentPlan:
         """A plan of names."""
         if sight.wanted is None:
             raise BundleError(sight.reason)
-        return Plan(
+        return DeploymentPlan(
             sight.wanted, {one: cast(PinnedBundle, SimpleNamespace(identity=one.name)) for one in sight.wanted.folders}
         )
 

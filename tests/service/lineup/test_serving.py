@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from msd.contract.bundle import Bundle
-from service.deployment.pinned_bundle import PinnedBundle, Plan
+from service.deployment.pinned_bundle import DeploymentPlan, PinnedBundle
 from service.deployment.source import alone
 from service.models.lineup import Lineup, Serving
 from service.settings import Settings
@@ -19,7 +19,7 @@ from service.trust import Trust
 @pytest.fixture
 def lineup(bundle: Bundle) -> Lineup:
     """The first generation, of one model."""
-    plan = Plan(alone(bundle.folder), {bundle.folder: PinnedBundle(bundle.folder, None, True, Trust(None))})
+    plan = DeploymentPlan(alone(bundle.folder), {bundle.folder: PinnedBundle(bundle.folder, None, True, Trust(None))})
     settings = Settings.from_environ({"MSD_BUNDLE": str(bundle.folder)})
     return plan.lineup({key: one.load(settings, Metrics()) for key, one in plan.models.items()}, 1)
 

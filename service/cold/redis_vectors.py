@@ -18,7 +18,7 @@ from service.redis.topology import open_nodes
 from service.telemetry.metrics import Metrics
 
 
-class RedisShelf:
+class RedisVectors:
     """Never fails: a Redis that cannot be asked holds nothing, and what cannot be put there is left out."""
 
     def __init__(self, url: str, timeout_s: float, ttl_s: int, metrics: Metrics) -> None:

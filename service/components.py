@@ -1,4 +1,4 @@
-"""Where the service's objects meet: `Parts` makes them, and starts and stops what goes on beside requests.
+"""Where the service's objects meet: `Components` makes them, and starts and stops what goes on beside requests.
 
 Does not know HTTP's routes.
 """
@@ -12,7 +12,7 @@ from starlette.types import ASGIApp
 
 from service.cold.cold_ads import open_cold_ads
 from service.cores import scoring_threads, usable_cores
-from service.deployment.pinned_bundle import PinnedBundle, Plan
+from service.deployment.pinned_bundle import DeploymentPlan, PinnedBundle
 from service.deployment.readiness import Readiness, Starter
 from service.deployment.shadowing import Shadowing
 from service.deployment.source import alone
@@ -40,14 +40,14 @@ from service.trust import Trust
 from service.watchdog import Liveness
 
 
-class Parts:
+class Components:
     """What one app is made of. Raises MsdError when a bundle, runtime or rows file is not as it should be."""
 
     def __init__(
         self,
         settings: Settings,
         metrics: Metrics,
-        plan: Plan | None,
+        plan: DeploymentPlan | None,
     ) -> None:
         threads = scoring_threads(settings, usable_cores())
         # As it is from here on: a runtime is opened for so many at once.
@@ -151,10 +151,10 @@ class Parts:
         return ScoreRoute(self.settings, alone, self._aside, self.readiness, self.guard)
 
 
-def _own_plan(settings: Settings) -> Plan:
+def _own_plan(settings: Settings) -> DeploymentPlan:
     wanted = alone(settings.bundle)
     trust, has_rows = Trust(settings.trusted_keys), settings.store == "file"
-    return Plan(wanted, {folder: PinnedBundle(folder, None, has_rows, trust) for folder in wanted.folders})
+    return DeploymentPlan(wanted, {folder: PinnedBundle(folder, None, has_rows, trust) for folder in wanted.folders})
 
 
 class _Closes(Protocol):
