@@ -12,7 +12,7 @@ import pytest
 
 from msd.contract.bundle import TOKENIZER, Bundle
 from msd.contract.encoded import Vector, text_key
-from service.cold.encoding import Encoding, VectorStore, Told, VectorCache
+from service.cold.encoding import Encoding, Told, VectorCache, VectorStore
 from service.cold.text_encoder import Encoders, TextEncoder
 from service.telemetry.metrics import Metrics
 from tests.service.encoder_graph import POISON
