@@ -50,6 +50,11 @@ class Recipe:
 class Source(Protocol):
     """Something that a bundle can be made of."""
 
+    @property
+    def dataset(self) -> Dataset:
+        """Whose rows the bundle will have."""
+        ...
+
     def recipe(self) -> Recipe:
         """How."""
         ...

@@ -73,10 +73,13 @@ COMMANDS = {
     "savings": _Command(
         "loadtest.savings_command", "load", "Compare time and cost with a language model asked at request time."
     ),
+    "quickstart": _Command(
+        "msd.demo.quickstart", "train,cpu,client", "Make a served model of your own log, all steps in one command."
+    ),
     "demo": _Command("msd.demo.command", "demo,train,cpu,load", "Run the whole path on MovieLens-100K."),
 }
 # Commands that allocate the same large tensors again and again.
-_TENSOR_COMMANDS = ("distill", "train", "evaluate", "export")
+_TENSOR_COMMANDS = ("distill", "train", "evaluate", "export", "quickstart")
 _LOG_REPLAY = _Command("service.request_log.replay", "cpu,log", "")
 
 

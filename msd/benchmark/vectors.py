@@ -74,7 +74,7 @@ class Sources:
         """What two of the student's heads are taught, of all who have a text; the third, for words, is left out."""
         lessons = make_lessons(level, student_texts(self._dataset)[level == "users"], known, 0.0, 0)
         targets = encode_targets(new_student(), lessons, lambda name, done, all_, note: self._advance(name, done, all_))
-        return LevelVectors([lessons.ids[row] for row in lessons.rows], targets)
+        return LevelVectors(lessons.ids, targets)
 
 
 class _Count:

@@ -23,6 +23,27 @@ def student_texts(dataset: Dataset) -> tuple[dict[str, str], dict[str, str]]:
     return item_texts, {user: text for user, text in texts.items() if text}
 
 
+def most_shown(
+    dataset: Dataset, texts: tuple[dict[str, str], dict[str, str]], limit: int
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The texts of the `limit` items, and of the `limit` users, that have the most events to learn from, in the order
+    given."""
+    parts = pl.Series("part", split_events(dataset.events, dataset.config))
+    events = dataset.events.filter(parts <= Part.TRAIN)
+    items, users = (
+        _most(named, dict(events.group_by(column).len().iter_rows()), limit)
+        for named, column in zip(texts, ("item_id", "user_id"), strict=True)
+    )
+    return items, users
+
+
+def _most(texts: dict[str, str], events: dict[str, int], limit: int) -> dict[str, str]:
+    if len(texts) <= limit:
+        return texts
+    kept = set(sorted(texts, key=lambda one: -events.get(one, 0))[:limit])
+    return {one: text for one, text in texts.items() if one in kept}
+
+
 def _user_text(text: str | None, titles: list[str]) -> str:
     likes = f"Liked: {'; '.join(titles)}." if titles else ""
     return " ".join(part for part in (text, likes) if part)

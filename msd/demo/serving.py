@@ -20,7 +20,13 @@ _STOP_WITHIN_S = 30.0
 @contextmanager
 def serve(bundle: Path, log: Path, *options: str) -> Iterator[str]:
     """The address of a ready service over `bundle`; what it says goes to `log`."""
-    port = free_port()
+    with run_service(bundle, log, free_port(), *options) as (url, _):
+        yield url
+
+
+@contextmanager
+def run_service(bundle: Path, log: Path, port: int, *options: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The address and the process of a ready service, which is stopped in the end."""
     command = [sys.executable, "-m", "msd", "serve", str(bundle), "--port", str(port), *options]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
@@ -30,7 +36,7 @@ def serve(bundle: Path, log: Path, *options: str) -> Iterator[str]:
         try:
             url = f"http://127.0.0.1:{port}"
             _wait_until_ready(url, process, log)
-            yield url
+            yield url, process
         finally:
             process.terminate()
             try:

@@ -1,4 +1,4 @@
-"""Runs the commands of the demo as subprocesses, each with its heading and its time."""
+"""Runs the commands of the demo and of the quickstart, each with its heading and its time."""
 
 import os
 import shlex
@@ -14,25 +14,40 @@ from rich.console import Console
 from rich.text import Text
 
 from msd.contract.errors import MsdError
+from msd.duration import about
 
 Line = tuple[str | Path, ...]
 
 
 class DemoError(MsdError):
-    """A step of the demo did not end well."""
+    """A step did not end well."""
 
 
 @dataclass
 class Steps:
-    """The steps so far, with their seconds."""
+    """The steps so far, with their seconds. `planned`: about how many seconds some will take."""
 
     console: Console
     total: int
+    planned: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self, name: str, *arguments: str | Path) -> None:
         """`msd ARGUMENTS`, its output shown as it comes. Raises DemoError if it fails."""
         self._time(name, arguments, capture=False)
+
+    def call(self, name: str, *arguments: str | Path) -> None:
+        """`msd ARGUMENTS` in this process, whose libraries are loaded but once. Raises DemoError if it fails."""
+        # The front door knows where all commands live, those of this folder among them.
+        from msd.__main__ import main
+
+        self._head(name, arguments)
+        start, code = time.perf_counter(), 0
+        try:
+            main(list(map(str, arguments)))
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else 0
+        self._end(name, arguments, start, code)
 
     def run_both(self, first: tuple[str, Line], second: tuple[str, Line]) -> None:
         """Two by their names and arguments at once, each on half of the cores: that is faster than one after the other
@@ -69,7 +84,9 @@ class Steps:
 
     def _head(self, name: str, arguments: Line) -> None:
         title = (f"{len(self.seconds) + 1}/{self.total} {name}", "bold")
-        self.console.rule(Text.assemble(title, f"  msd {_shown(arguments)}"), align="left")
+        left = sum(seconds for step, seconds in self.planned.items() if step not in self.seconds)
+        told = f"  {about(left)} from here" if name in self.planned else ""
+        self.console.rule(Text.assemble(title, f"  msd {_shown(arguments)}", (told, "dim")), align="left")
 
     def _end(self, name: str, arguments: Line, start: float, code: int) -> None:
         self.seconds[name] = round(time.perf_counter() - start, 1)

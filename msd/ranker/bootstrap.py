@@ -28,8 +28,11 @@ def resample_metrics(
     """Both metrics of M models, probabilities [M, n], over resamples of the n rows.
 
     As many groups as there are (users, or rows if each is a group of its own) are drawn with replacement, and a group
-    brings all its rows (the cluster bootstrap; Efron and Tibshirani 1993).
+    brings all its rows (the cluster bootstrap; Efron and Tibshirani 1993). A single group varies in nothing: NaN.
     """
+    if len(np.unique(groups)) < 2:
+        unknown = np.full((len(probabilities), resamples), np.nan)
+        return Resampled(unknown, unknown)
     rankings = [_Ranking.of(labels, one) for one in probabilities]
     losses = row_losses(labels, probabilities)
     auc, logloss = [], []

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.split import Part
 from msd.dataset.texts import student_texts
+from msd.duration import USUAL_EPOCHS, Machine, Rows, about, tokens_of, training
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.features import Features, build_features
 from msd.ranker.finetune import Texts, TuneConfig, finetune_ranker, save_own_student
@@ -96,6 +97,7 @@ def train(
             return
         pupil = _pupil(student, vectors, data) if tuning and student else None
         _clear(out, team)
+        console.print(_plan(data, config, pupil), highlight=False)
         features = build_features(data, fit_schema(data, semantics=semantics), vectors).to(team.device)
         rows = len(features.of_part(Part.WINDOW, Part.TRAIN))
         with _bar(console, "train", -(-rows // config.batch(rows))) as hear:
@@ -146,6 +148,17 @@ def _pupil(student: Path, vectors: StudentVectors, data: Dataset) -> _Pupil:
     require_texts("item", vectors.items, texts[0])
     require_texts("user", vectors.users, texts[1])
     return _Pupil(load_student(student), vectors, texts)
+
+
+def _plan(data: Dataset, config: TrainConfig, pupil: _Pupil | None) -> str:
+    """How much is trained on, and how long that usually takes."""
+    rows, machine = Rows.of(data), Machine.measured()
+    epochs = min(config.epochs, USUAL_EPOCHS)
+    tuned = sum(tokens_of(texts.values()) for texts in pupil.texts) if pupil else 0.0
+    seconds = training(machine, rows, epochs, tuned)
+    told = f"{rows.train:,} rows to train on, {epochs} epochs"
+    told += f" ({config.epochs} at most, until the valid AUC stays)" if config.epochs > epochs else ""
+    return f"{told}{', then the student is tuned (--no-lora: not)' if pupil else ''}: {about(seconds)}"
 
 
 def _student_and_out(folders: list[Path], semantics: bool) -> tuple[Path | None, Path]:

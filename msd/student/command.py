@@ -17,6 +17,7 @@ from rich.progress import (
 from rich.table import Table
 
 from msd.student.distill import DistillConfig
+from msd.student.lessons import MIN_ITEMS
 from msd.student.measure import Figures
 from msd.student.record import StudentError, load_record
 from msd.student.step import distill, encode_untaught
@@ -36,12 +37,15 @@ def main(
     ],
     epochs: Annotated[int, typer.Option(min=1, help="Most passes in the search, and over the catalogue.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Random seed of the order and the held-out items.")] = 0,
+    limit: Annotated[
+        int, typer.Option(min=MIN_ITEMS, help="Most items, and users, to teach; all are encoded.")
+    ] = DistillConfig.limit,
 ) -> None:
     """Train the student and encode all items and users. If interrupted, run it again to resume after the last epoch."""
     if not 2 <= len(folders) <= 3:
         raise StudentError(f"{len(folders)} folders are given; msd distill takes DATASET KNOWLEDGE OUT, or DATASET OUT")
     dataset, out, console = folders[0], folders[-1], Console()
-    config = DistillConfig(epochs=epochs, seed=seed)
+    config = DistillConfig(epochs=epochs, seed=seed, limit=limit)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -57,10 +61,13 @@ def main(
                 tasks[name] = bars.add_task(name, total=total, note=note)
             bars.update(tasks[name], completed=done, total=total, note=note)
 
+        def tell(plan: str) -> None:
+            console.print(plan, highlight=False)
+
         if len(folders) > 2:
-            fresh = distill(dataset, folders[1], out, config, advance)
+            fresh = distill(dataset, folders[1], out, config, advance, tell)
         else:
-            fresh = encode_untaught(dataset, out, advance)
+            fresh = encode_untaught(dataset, out, advance, tell)
     if not fresh:
         console.print(f"{out}: done before, nothing to do", highlight=False)
     record = load_record(out)

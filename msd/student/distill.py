@@ -29,10 +29,15 @@ _SAID = {"search": "searching", "rehearsal": "rehearsing", "catalogue": "learnin
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """Options of training; `visits` says which share of a level's lessons one epoch sees (long texts are dear)."""
+    """Options of training.
+
+    `limit`: so many items, and users, are taught, those with the most events; all others are encoded alone.
+    `items_every`, `users_every`: one epoch sees one in so many of a level's lessons, for long texts are dear.
+    """
 
     epochs: int = 8
     seed: int = 0
+    limit: int = 4_000
     holdout: float = 0.1
     patience: int = 1
     frozen_layers: int = 5
@@ -57,7 +62,7 @@ class Course:
 
     def vectors(self, student: Student, which: Rows) -> Tensor:
         """The student's vectors [B, 896] of some lessons, with gradients."""
-        return self.states.vectors(student, self.lessons.rows[which])
+        return self.states.vectors(student, which)
 
 
 class Distiller:
@@ -109,7 +114,7 @@ class Distiller:
         """Trains the head of words alone, on pooled states: seconds, so never saved half way."""
         part, passes, head = HEADS["words"], self.config.words_passes, self.student.words
         lessons = [
-            (states[course.lessons.rows], torch.from_numpy(course.targets[:, part]))
+            (states, torch.from_numpy(course.targets[:, part]))
             for states, course in zip(pooled, self.courses, strict=True)
         ]
         said = [
@@ -180,7 +185,7 @@ class Distiller:
 
     @torch.no_grad()
     def _measure(self, course: Course, pooled: Tensor) -> Iterator[tuple[str, Figures]]:
-        vectors = self.student.heads(pooled[course.lessons.rows]).numpy()
+        vectors = self.student.heads(pooled).numpy()
         for part, which in (("held_out", course.lessons.held), ("training", ~course.lessons.held)):
             yield part, measure(vectors, course.targets, np.flatnonzero(which))
 
@@ -267,7 +272,7 @@ def objective(config: DistillConfig) -> dict[str, object]:
 
 def _alike(rows: Rows, course: Course, window: int) -> Rows:
     """The same lessons with those of like lengths together within each window, so that little is padded."""
-    lengths = course.states.lengths[course.lessons.rows]
+    lengths = course.states.lengths
     windows = [rows[at : at + window] for at in range(0, len(rows), window)]
     return np.concatenate([one[np.argsort(lengths[one], kind="stable")] for one in windows]) if windows else rows
 

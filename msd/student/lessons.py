@@ -20,12 +20,11 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Lessons:
-    """A level's n ids and texts; k of them, `rows` [k], have knowledge [k], and of these `held` [k] are held out."""
+    """A level's k ids that are taught, their texts and what is known of them; `held` [k] are held out."""
 
     level: Level
     ids: list[str]
     texts: list[str]
-    rows: Rows
     knowledge: list[Knowledge]
     held: npt.NDArray[np.bool_]
 
@@ -35,17 +34,14 @@ def make_lessons(
 ) -> Lessons:
     """Pairs texts with knowledge; a share `holdout` of the pairs is held out, drawn by the seed.
 
-    Texts without knowledge stay, to be encoded. Blank texts are left out, and
-    knowledge that has no text or says nothing.
+    Texts without knowledge and knowledge without a text are left out, and either where it is blank.
     """
-    kept = {name: text for name, text in texts.items() if text.strip()}
-    ids = list(kept)
     known = {name for name, entry in knowledge.items() if teachers_words([entry])[0].strip()}
-    rows = np.asarray([row for row, name in enumerate(ids) if name in known], np.int64)
-    held = np.zeros(len(rows), bool)
-    order = np.random.default_rng([seed, LEVELS.index(level)]).permutation(len(rows))
-    held[order[: round(holdout * len(rows))]] = True
-    return Lessons(level, ids, list(kept.values()), rows, [knowledge[ids[row]] for row in rows], held)
+    kept = {name: text for name, text in texts.items() if text.strip() and name in known}
+    held = np.zeros(len(kept), bool)
+    order = np.random.default_rng([seed, LEVELS.index(level)]).permutation(len(kept))
+    held[order[: round(holdout * len(kept))]] = True
+    return Lessons(level, list(kept), list(kept.values()), [knowledge[name] for name in kept], held)
 
 
 def all_lessons(texts: Sequence[Mapping[str, str]], base: KnowledgeBase, holdout: float, seed: int) -> list[Lessons]:
@@ -55,10 +51,10 @@ def all_lessons(texts: Sequence[Mapping[str, str]], base: KnowledgeBase, holdout
         make_lessons(level, named, known, holdout, seed)
         for level, named, known in zip(LEVELS, texts, knowledge, strict=True)
     ]
-    items = lessons[0]
-    if len(items.rows) < MIN_ITEMS:
+    count = len(lessons[0].ids)
+    if count < MIN_ITEMS:
         raise StudentError(
-            f"only {len(items.rows)} items have both a text and knowledge, of {len(items.ids)} with a text and "
+            f"only {count} items have both a text and knowledge, of {len(texts[0])} with a text and "
             f"{len(base.items)} with knowledge; at least {MIN_ITEMS} are needed: is it this dataset's knowledge?"
         )
     return lessons
@@ -82,7 +78,7 @@ def encode_targets(student: Student, lessons: Lessons, advance: Advance) -> Vect
     """
     texts = target_texts(lessons.knowledge)
     written = [[row for row, text in enumerate(part) if text.strip()] for part in texts]
-    result, done = np.zeros((len(lessons.rows), VECTOR_DIM), np.float32), 0
+    result, done = np.zeros((len(lessons.ids), VECTOR_DIM), np.float32), 0
 
     def count(batch: int) -> None:
         nonlocal done

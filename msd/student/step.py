@@ -2,32 +2,44 @@
 
 import shutil
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from msd.contract.files import sha256_file, write_bytes_atomic
-from msd.dataset.load import load_dataset
-from msd.dataset.texts import student_texts
+from msd.dataset.load import Dataset, load_dataset
+from msd.dataset.texts import most_shown, student_texts
+from msd.duration import Machine, about, distilling, encoding, tokens_of
 from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
 from msd.student.bag import Bag
 from msd.student.distill import Course, DistillConfig, Distiller, objective
 from msd.student.encoder import Student, encode_texts, load_student, new_student, save_student
-from msd.student.lessons import Advance, Lessons, all_lessons, encode_targets, teachers_words
+from msd.student.lessons import Advance, Lessons, all_lessons, encode_targets, target_texts, teachers_words
 from msd.student.record import FORMAT, HEADS, StudentError, Vectors
 from msd.student.states import States
 from msd.student.untaught import UNTAUGHT_FILE, save_untaught
 from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, save_vectors
-from msd.teachers.knowledge import KNOWLEDGE_FILES, load_knowledge
+from msd.teachers.knowledge import KNOWLEDGE_FILES, KnowledgeBase, load_knowledge
 
 WORK_FOLDER = ".work"
 _MOST_UNTAUGHT = 1_000
+Tell = Callable[[str], None]
+Texts = tuple[dict[str, str], dict[str, str]]  # of items and of users, by id
 
 
-def distill(dataset_folder: Path, knowledge_folder: Path, out: Path, config: DistillConfig, advance: Advance) -> bool:
-    """Fills `out` with a student and its vectors; False if it already held them.
+def distill(
+    dataset_folder: Path,
+    knowledge_folder: Path,
+    out: Path,
+    config: DistillConfig,
+    advance: Advance,
+    tell: Tell = lambda _: None,
+) -> bool:
+    """Fills `out` with a student and its vectors; False if it already held them. `tell` hears how long it will take.
 
     Raises DatasetError, TeacherError or StudentError for inputs that are missing or wrong, or a folder of other things.
     """
@@ -43,7 +55,9 @@ def distill(dataset_folder: Path, knowledge_folder: Path, out: Path, config: Dis
     work = out / WORK_FOLDER
     work.mkdir(parents=True, exist_ok=True)
     student = new_student()
-    lessons = all_lessons(student_texts(dataset), base, config.holdout, config.seed)
+    texts = student_texts(dataset)
+    lessons = _lessons(dataset, texts, base, config)
+    tell(_plan(texts, lessons, config))
     # The items' words alone set the directions, whatever the users are like.
     bag = Bag(teachers_words(lessons[0].knowledge))
     courses = [
@@ -57,18 +71,18 @@ def distill(dataset_folder: Path, knowledge_folder: Path, out: Path, config: Dis
         "knowledge": progress.figures,
     }
     student.record = student.record.model_copy(update={"objective": objective(config), "metrics": metrics})
-    fingerprint = _save(student, courses, out)
+    fingerprint = _save(student, texts, courses, out, advance)
     items = lessons[0]
-    save_untaught(out, fingerprint, distiller.untaught, [items.ids[row] for row in items.rows[items.held]])
+    save_untaught(out, fingerprint, distiller.untaught, [items.ids[row] for row in np.flatnonzero(items.held)])
     mark_done(out, run, time.perf_counter() - start)
     shutil.rmtree(work)
     return True
 
 
-def encode_untaught(dataset_folder: Path, out: Path, advance: Advance) -> bool:
+def encode_untaught(dataset_folder: Path, out: Path, advance: Advance, tell: Tell = lambda _: None) -> bool:
     """Fills `out` with the student as it is before any training, and its vectors; False if it already held them.
 
-    For texts that no teacher has written of. Raises DatasetError or StudentError.
+    For texts that no teacher has written of. `tell` hears how long it will take. Raises DatasetError or StudentError.
     """
     start = time.perf_counter()
     dataset = load_dataset(dataset_folder)
@@ -83,23 +97,52 @@ def encode_untaught(dataset_folder: Path, out: Path, advance: Advance) -> bool:
         )
     (out / STEP_FILE).unlink(missing_ok=True)
     out.mkdir(parents=True, exist_ok=True)
-    student, done = new_student(), 0
-
-    def encoded(named: dict[str, str]) -> LevelVectors:
-        return LevelVectors(list(named), encode_texts(student, list(named.values()), on_batch=count))
-
-    def count(batch: int) -> None:
-        nonlocal done
-        done += batch
-        advance("encoding the texts", done, sum(map(len, texts)), "")
-
-    items, users = map(encoded, texts)
+    count, tokens = sum(map(len, texts)), sum(tokens_of(named.values()) for named in texts)
+    tell(f"{count:,} texts to encode: {about(encoding(Machine.measured(), tokens))}")
+    student = new_student()
+    encoded = encode_texts(
+        student,
+        [text for named in texts for text in named.values()],
+        on_batch=_counter("encoding the texts", count, advance),
+    )
+    items, users = (
+        LevelVectors(list(named), vectors)
+        for named, vectors in zip(texts, np.split(encoded, [len(texts[0])]), strict=True)
+    )
     fingerprint = save_student(student, out)
     save_vectors(StudentVectors(fingerprint, items, users), out)
     # It was taught nothing, so that each text is as new to it as any.
     save_untaught(out, fingerprint, {}, items.ids[:_MOST_UNTAUGHT])
     mark_done(out, run, time.perf_counter() - start)
     return True
+
+
+def _lessons(dataset: Dataset, texts: Texts, base: KnowledgeBase, config: DistillConfig) -> list[Lessons]:
+    """What is taught: of all that have a text and knowledge, those with the most events."""
+    every = all_lessons(texts, base, config.holdout, config.seed)
+    if max(len(one.ids) for one in every) <= config.limit:
+        return every
+    items, users = (dict(zip(one.ids, one.texts, strict=True)) for one in every)
+    return all_lessons(most_shown(dataset, (items, users), config.limit), base, config.holdout, config.seed)
+
+
+def _plan(texts: Texts, lessons: list[Lessons], config: DistillConfig) -> str:
+    """How much is taught, and how long that will take at most."""
+    taught = [tokens_of(one.texts) for one in lessons]
+    written = sum(tokens_of(part) for one in lessons for part in target_texts(one.knowledge))
+    seconds = distilling(
+        Machine.measured(),
+        taught=(taught[0] / config.items_every, taught[1] / config.users_every),
+        written=written,
+        texts=sum(tokens_of(named.values()) for named in texts),
+        epochs=config.epochs,
+    )
+    count = sum(map(len, texts))
+    of = ", ".join(f"{len(one.ids):,} {one.level}" for one in lessons)
+    told = f"{of} are taught, {count:,} texts encoded: {about(seconds)}"
+    if max(len(one.ids) for one in lessons) == config.limit:
+        return f"{told} (those with the most events are taught; --limit N, now {config.limit:,}, changes how many)"
+    return told
 
 
 def _check_out(out: Path) -> None:
@@ -127,14 +170,20 @@ def _course(
         targets = encode_targets(student, lessons, advance)
         targets[:, HEADS["words"]] = bag.coordinates(teachers_words(lessons.knowledge))
         write_bytes_atomic(kept, save({run: targets}))
+    count = _counter(f"reading the texts of {lessons.level}", len(lessons.texts), advance)
+    return Course(lessons, targets, States(student, lessons.texts, config.frozen_layers, count))
+
+
+def _counter(doing: str, total: int, advance: Advance) -> Callable[[int], None]:
+    """What hears of each batch, and tells how many there have been."""
     done = 0
 
     def count(batch: int) -> None:
         nonlocal done
         done += batch
-        advance(f"reading the texts of {lessons.level}", done, len(lessons.texts), "")
+        advance(doing, done, total, "")
 
-    return Course(lessons, targets, States(student, lessons.texts, config.frozen_layers, count))
+    return count
 
 
 def _kept_targets(path: Path, run: str) -> Vectors | None:
@@ -145,8 +194,22 @@ def _kept_targets(path: Path, run: str) -> Vectors | None:
         return None
 
 
-def _save(student: Student, courses: list[Course], out: Path) -> str:
-    items, users = (LevelVectors(c.lessons.ids, c.states.all_vectors(student)) for c in courses)
+def _save(student: Student, texts: Texts, courses: list[Course], out: Path, advance: Advance) -> str:
+    items, users = (_vectors(student, *level, advance) for level in zip(texts, courses, strict=True))
     fingerprint = save_student(student, out)
     save_vectors(StudentVectors(fingerprint, items, users), out)
     return fingerprint
+
+
+def _vectors(student: Student, texts: Mapping[str, str], course: Course, advance: Advance) -> LevelVectors:
+    """Of all texts that are not blank: those that were taught from their states, all others from the text."""
+    taught = set(course.lessons.ids)
+    others = {one: text for one, text in texts.items() if text.strip() and one not in taught}
+    count = _counter(f"encoding the other texts of {course.lessons.level}", len(others), advance)
+    ids = [*course.lessons.ids, *others]
+    vectors = np.concatenate(
+        [course.states.all_vectors(student), encode_texts(student, list(others.values()), on_batch=count)]
+    )
+    place = {one: row for row, one in enumerate(ids)}
+    order = [one for one in texts if one in place]
+    return LevelVectors(order, vectors[[place[one] for one in order]])

@@ -11,11 +11,11 @@ import pytest
 
 from msd.__main__ import main
 from msd.contract.bundle import open_bundle
+from msd.demo.quickstart import RECORD_FILE
 from tests.service.live import LiveService, live_service
 
 START = 1_714_550_400
 TOPICS = ("bread", "bicycles", "gardens", "winter coats", "music", "car loans", "travel", "shoes", "phones", "paint")
-Line = tuple[str | Path, ...]
 
 
 def aggregated(folder: Path) -> Path:
@@ -52,40 +52,19 @@ def in_parts(folder: Path) -> Path:
     return folder / "log"
 
 
-def run(*lines: Line) -> None:
-    for line in lines:
-        with pytest.raises(SystemExit, match="0"):
-            main([str(part) for part in line])
-
-
-def bundle_of(log: Path, folder: Path, *, has_texts: bool) -> Path:
-    """All commands of a newcomer, in this process."""
-    data, student, model, bundle = (folder / name for name in ("data", "student", "model", "bundle"))
-    taught: Line = (student,) if has_texts else ()
-    untaught: Line = () if has_texts else ("--no-semantics",)
-    distil: tuple[Line, ...] = (("distill", data, student),) if has_texts else ()
-    run(
-        ("data", "init", log, "--out", data),
-        *distil,
-        ("train", data, *taught, model, "--epochs", "1", "--no-lora", *untaught),
-        ("evaluate", data, *taught, folder / "figures", "--model", model, "--resamples", "100"),
-        (*("export", data, *taught, model, bundle), "--requests", "20", "--candidates", "10"),
-    )
-    return bundle
-
-
 @pytest.fixture(params=["aggregated, with texts", "in packed parts, without"])
 def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, LiveService, Path]]:
     has_texts = request.param.startswith("aggregated")
-    log = aggregated(tmp_path) if has_texts else in_parts(tmp_path)
-    bundle = bundle_of(log, tmp_path, has_texts=has_texts)
-    with live_service(bundle, tmp_path, encoder="on" if has_texts else "auto") as service:
-        yield request.param, service, bundle
+    log, out = aggregated(tmp_path) if has_texts else in_parts(tmp_path), tmp_path / "out"
+    with pytest.raises(SystemExit, match="0"):
+        main(["quickstart", str(log), "--out", str(out), "--no-serve"])
+    with live_service(out / "bundle", tmp_path, encoder="on" if has_texts else "auto") as service:
+        yield request.param, service, out
 
 
 def test_a_log_becomes_scores(served: tuple[str, LiveService, Path]) -> None:
-    name, service, bundle = served
-    manifest = open_bundle(bundle).manifest
+    name, service, out = served
+    manifest = open_bundle(out / "bundle").manifest
     assert manifest.provenance["teacher"] is None
     if name.startswith("aggregated"):
         ids = [f"{TOPICS[n].capitalize()}: what nobody told you, part {n}" for n in (1, 8)]
@@ -94,6 +73,11 @@ def test_a_log_becomes_scores(served: tuple[str, LiveService, Path]) -> None:
     else:
         ids = ["a0", "a1"]
         asked = {"user_id": "u1", "context": {"hour": 9}, "candidates": {"id": [*ids, "new"]}}
+    found = json.loads((out / RECORD_FILE).read_text("utf-8"))
+    printed = service.score(found["request"])
+    assert (printed.status_code, printed.json().get("degraded")) == (200, None), printed.text
+    assert list(found["seconds"]) == ["data", *found["planned"]]
+    assert found["verdict"].startswith("Verdict: ")
     reply = service.score(asked)
     assert reply.status_code == 200, json.dumps(reply.json())
     pctr = dict(zip(asked["candidates"]["id"], reply.json()["candidates"]["pctr"], strict=True))  # type: ignore[index]

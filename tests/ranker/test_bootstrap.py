@@ -97,6 +97,13 @@ def test_resamples_that_cannot_be_measured_are_left_out() -> None:
     assert compare(nothing[None], np.ones((1, 5))) == {"ci95": None, "p": None}
 
 
+def test_a_single_user_has_no_interval() -> None:
+    labels, scores = np.array([0.0, 1, 0, 1]), np.array([[0.1, 0.4, 0.2, 0.9]])
+    drawn = resample_metrics(labels, scores, np.zeros(4, np.int64), 10)
+    assert compare(drawn.auc, drawn.auc) == {"ci95": None, "p": None}
+    assert interval(drawn.logloss[0]) is None
+
+
 def test_means_over_seeds_are_compared_even_if_there_are_not_as_many() -> None:
     ours = np.array([[1.0, 2.0], [3.0, 4.0]])
     assert compare(ours, np.array([[1.0, 2.0]]))["ci95"] == pytest.approx((1.0, 1.0))

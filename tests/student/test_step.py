@@ -187,6 +187,21 @@ def test_a_head_that_nothing_was_written_for_stays_as_it_was(inputs: tuple[Path,
     assert figures["words"]["recall_10"] > 0.5
 
 
+def test_beyond_the_limit_what_is_shown_most_is_taught_and_everything_is_encoded(
+    inputs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    told: list[str] = []
+    assert distill(*inputs, tmp_path, replace(CONFIG, epochs=1, limit=15), quiet, told.append)
+    assert len(told) == 1
+    assert told[0].startswith("15 items, 15 users are taught, 79 texts encoded: about ")
+    assert "--limit N, now 15," in told[0]
+    student, vectors = load_student(tmp_path), load_vectors(tmp_path)
+    assert student.record.metrics["knowledge"]["items/training/plain"]["explicit"]["candidates"] == 15
+    for level, named in zip((vectors.items, vectors.users), student_texts(load_dataset(inputs[0])), strict=True):
+        assert level.ids == list(named)
+        np.testing.assert_allclose(level.vectors, encode_texts(student, list(named.values())), atol=1e-6)
+
+
 @pytest.mark.parametrize("cut_at", [("searching", 1), ("rehearsing", 1), ("learning the catalogue", 1)])
 def test_a_run_that_was_cut_ends_like_one_that_was_not(
     cut_at: tuple[str, int], done: Path, inputs: tuple[Path, Path], tmp_path: Path

@@ -1,0 +1,193 @@
+"""`msd quickstart LOG`: a log of one's own to scores over HTTP, every step a command that one can run oneself."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import polars as pl
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from msd.contract.errors import MsdError
+from msd.contract.files import write_text_atomic
+from msd.dataset.config import CONFIG_FILE
+from msd.dataset.load import Dataset, load_dataset
+from msd.dataset.moment import EARLIEST
+from msd.dataset.split import Part, split_events
+from msd.dataset.texts import student_texts
+from msd.demo.serving import run_service
+from msd.demo.steps import Line, Steps
+from msd.duration import USUAL_EPOCHS, Machine, Rows, about, encoding, evaluating, exporting, tokens_of, training
+from msd.step import STEP_FILE
+
+app = typer.Typer(add_completion=False)
+RECORD_FILE = "quickstart.json"
+_FORMAT = 1
+_FEWEST_TEXTS = 10
+_CANDIDATES = 5
+_LONG_S = 900.0
+_FIGURES = "figures"
+_FOLDERS = {"distill": "student", "train": "model", "evaluate": _FIGURES, "export": "bundle"}
+_RESAMPLES, _REQUESTS = 1_000, 2_400
+
+
+class QuickstartError(MsdError):
+    """The folder holds what was made of another log."""
+
+
+@app.command("quickstart", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def quickstart(
+    context: typer.Context,
+    log: Annotated[
+        Path, typer.Argument(metavar="LOG", help="Your events, as `msd data init` takes them, or a dataset's folder.")
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="The folder for everything; finished steps are reused.")
+    ] = Path("runs/quickstart"),
+    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to serve on.")] = 8080,
+    serving: Annotated[bool, typer.Option("--serve/--no-serve", help="Serve the bundle in the end.")] = True,
+) -> None:
+    """Makes a dataset of a log, trains, measures and exports a model without a teacher, and serves it.
+
+    Further options are those of `msd data init`, such as --item COLUMN or --sample N. If interrupted, run it again:
+    finished steps are reused.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    if not log.exists():
+        raise QuickstartError(f"{log}: there is no such file or folder; name LOG first, then options")
+    steps, options = Steps(console, total=1), context.args
+    data = _dataset(steps, log, out, options)
+    dataset = load_dataset(data)
+    lines = _lines(dataset, data, out)
+    steps.total = len(steps.seconds) + len(lines)
+    steps.planned.update(_plan(dataset, out, list(lines)))
+    _print_plan(console, steps.planned)
+    for name, line in lines.items():
+        steps.call(name, *line)
+    verdict, request = _verdict(json.loads((out / _FIGURES / "evaluation.json").read_text("utf-8"))), _request(dataset)
+    found = {"verdict": verdict, "request": request, "planned": steps.planned, "seconds": steps.seconds}
+    _note(out, _inputs(log, options), found)
+    url = f"http://127.0.0.1:{port}"
+    curl = f"curl -s {url}/v1/score -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(request))}"
+    console.print(f"\n{verdict}\n{out / _FIGURES / 'report.html'} shows curves, slices and intervals.\n", markup=False)
+    if not serving:
+        console.print(f"msd serve {out / 'bundle'} --port {port}\n{curl}", markup=False)
+        return
+    with run_service(out / "bundle", out / "serve.log", port) as (_, process):
+        reply = httpx.post(f"{url}/v1/score", json=request, trust_env=False)
+        console.print(f"{curl}\n\n{reply.text}\n", markup=False)
+        console.print(
+            f"Serving on {url} (/playground, /docs) until Ctrl-C; {out / 'serve.log'} is its log.", markup=False
+        )
+        with suppress(KeyboardInterrupt):
+            process.wait()
+
+
+def _dataset(steps: Steps, log: Path, out: Path, options: list[str]) -> Path:
+    """The dataset's folder: the log itself, if it is one, or what `msd data init` makes of it, unless it did before."""
+    if (log / CONFIG_FILE).is_file():
+        if options:
+            raise QuickstartError(f"{log} is a dataset, which {shlex.join(options)} cannot change; edit {CONFIG_FILE}")
+        return log
+    data, inputs = out / "data", _inputs(log, options)
+    if (data / CONFIG_FILE).is_file():
+        if _known(out).get("inputs") != inputs:
+            raise QuickstartError(
+                f"{out} holds what was made of another log, or of this one before it changed, or with other options; "
+                "name another folder with --out"
+            )
+        steps.console.print(f"{data}: made before")
+        return data
+    steps.call("data", "data", "init", log, "--out", data, *options)
+    _note(out, inputs, {})
+    return data
+
+
+def _known(out: Path) -> dict[str, Any]:
+    """What quickstart.json says; nothing, if there is none that can be read."""
+    try:
+        found = json.loads((out / RECORD_FILE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and found.get("format") == _FORMAT else {}
+
+
+def _inputs(log: Path, options: list[str]) -> dict[str, Any]:
+    """What a dataset was made of; a log that has grown is another."""
+    files = sorted(one for one in (log.rglob("*") if log.is_dir() else [log]) if one.is_file())
+    return {"log": str(log.resolve()), "bytes": sum(one.stat().st_size for one in files), "options": options}
+
+
+def _note(out: Path, inputs: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Writes quickstart.json."""
+    write_text_atomic(out / RECORD_FILE, json.dumps({"format": _FORMAT, "inputs": inputs, **found}, indent=2) + "\n")
+
+
+def _lines(dataset: Dataset, data: Path, out: Path) -> dict[str, Line]:
+    """The commands after the dataset, by name: with texts, those of a student that nobody has taught."""
+    student, model, figures, bundle = (out / folder for folder in _FOLDERS.values())
+    has_texts = sum(map(bool, student_texts(dataset)[0].values())) >= _FEWEST_TEXTS
+    read: Line = (student,) if has_texts else ()
+    way: Line = ("--no-lora",) if has_texts else ("--no-semantics",)
+    distil: dict[str, Line] = {"distill": ("distill", data, student)} if has_texts else {}
+    return distil | {
+        "train": ("train", data, *read, model, *way),
+        "evaluate": ("evaluate", data, *read, figures, "--model", model),
+        "export": ("export", data, *read, model, bundle, "--evaluation", figures / "evaluation.json"),
+    }
+
+
+def _plan(dataset: Dataset, out: Path, names: list[str]) -> dict[str, float]:
+    """About how many seconds each step takes on this machine; none, where its folder says that it is done."""
+    machine, rows = Machine.measured(), Rows.of(dataset)
+    tokens = sum(tokens_of(texts.values()) for texts in student_texts(dataset))
+    seconds = {
+        "distill": encoding(machine, tokens),
+        "train": training(machine, rows, USUAL_EPOCHS),
+        "evaluate": evaluating(machine, rows, 1, _RESAMPLES),
+        "export": exporting(machine, rows, _REQUESTS),
+    }
+    done = {name for name, folder in _FOLDERS.items() if (out / folder / STEP_FILE).is_file()}
+    return {name: 0.0 if name in done else seconds[name] for name in names}
+
+
+def _print_plan(console: Console, planned: Mapping[str, float]) -> None:
+    table = Table(title="Plan", title_justify="left", box=None, show_header=False)
+    for name, seconds in planned.items():
+        table.add_row(name, about(seconds) if seconds else "done before")
+    table.add_row("in all", about(sum(planned.values())), style="bold")
+    console.print(table)
+    if sum(planned.values()) > _LONG_S:
+        console.print("A first look is shorter with --sample 100000 and another --out: about so many impressions.")
+
+
+def _request(dataset: Dataset) -> dict[str, Any]:
+    """A request as the first user of the test part would cause it: his id, moment and context, and ads of that time."""
+    events = dataset.events.with_columns(part=pl.Series(split_events(dataset.events, dataset.config)))
+    test = events.filter(pl.col("part") == Part.TEST)
+    first = test.row(0, named=True)
+    context = {one.name: first[one.name] for one in dataset.config.side("context") if one.serving_value is None}
+    ids = test["item_id"].unique(maintain_order=True).head(_CANDIDATES).to_list()
+    request = {"user_id": first["user_id"], "context": context, "candidates": {"id": ids}}
+    return request | ({"at": first["at"]} if first["at"] >= EARLIEST else {})
+
+
+def _verdict(evaluation: Mapping[str, Any]) -> str:
+    """Whether the model ranks better than trees on counts and features, which need no network and no text."""
+    figures = {name: one["metrics"] for name, one in evaluation["models"].items()}
+    difference = evaluation["differences"][0]
+    auc = difference["auc"]
+    # Of a single user only rows can be resampled.
+    gain, ends = auc["difference"], auc["users"]["ci95"] or auc["rows"]["ci95"]
+    told = f"AUC {figures['model']['auc']:.3f}, against {figures['counts']['auc']:.3f} of trees on counts: {gain:+.3f}"
+    told += f" (95 %: {ends[0]:+.3f} to {ends[1]:+.3f})" if ends else ""
+    if ends and ends[0] > 0:
+        return f"Verdict: the model is better than the trees. {told}."
+    if ends and ends[1] < 0:
+        return f"Verdict: do not serve it, the trees are better. {told}."
+    return f"Verdict: no sure difference from the trees; more clicks would tell. {told}."

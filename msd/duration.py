@@ -1,0 +1,113 @@
+"""How long the steps take on this machine: counts of texts and rows, by what each was measured to cost.
+
+The costs are seconds on a machine of two cores; one probe tells how this machine compares.
+"""
+
+import os
+import time
+from collections.abc import Iterable
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from msd.dataset.load import Dataset
+from msd.dataset.split import Part, split_events
+
+_SIDE, _PRODUCTS = 64, 256
+_CORES, _MOST_CORES = 2, 4  # of the machine of reference; those that help
+_CORE = 65e9  # operations a second of one of its cores, by such a product
+_MOST_TOKENS, _TOKEN_CHARS = 128, 4.5
+_ENCODED_TOKEN = 0.17e-3
+# Of an encoding: a pass forwards and back through the top layer, and the states below it, read once.
+_LESSON, _STATES, _TOP = 0.5, 5 / 6, 1 / 6
+_STAGES = 3  # search, rehearsal, catalogue
+_STARTED = 8.0
+_WALKED_ROW = 0.12e-3
+USUAL_EPOCHS = 8
+_EPOCH, _TRAINED_ROW, _JUDGED_ROW = 2.0, 0.12e-3, 0.05e-3
+_TUNED = 25.0
+_GROWN_ROW, _MEASURED_ROW, _RESAMPLED_ROW = 0.12e-3, 0.6e-3, 0.27e-6
+_UNITS = 2  # users and rows are resampled
+_PROVED = 12e-3
+
+
+class Machine(NamedTuple):
+    """How many times slower this machine is than the one of reference, if it has nothing else to do."""
+
+    slowness: float
+
+    @classmethod
+    def measured(cls) -> Self:
+        """By products of matrices so small that one thread makes each, and the number of cores."""
+        matrix = np.ones((_SIDE, _SIDE), np.float32)
+        seconds = []
+        for _ in range(_PRODUCTS):
+            start = time.perf_counter()
+            matrix @ matrix
+            seconds.append(time.perf_counter() - start)
+        # The fastest: one that nothing else came between.
+        share = _CORES / min(_MOST_CORES, len(os.sched_getaffinity(0)))
+        return cls(share * min(seconds) * _CORE / (2 * _SIDE**3))
+
+
+class Rows(NamedTuple):
+    """A dataset's rows to train on, to choose an epoch by, and to measure on."""
+
+    train: int
+    valid: int
+    test: int
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> Self:
+        """How many there are of each."""
+        counts = np.bincount(split_events(dataset.events, dataset.config), minlength=len(Part))
+        return cls(int(counts[Part.WINDOW] + counts[Part.TRAIN]), int(counts[Part.VALID]), int(counts[Part.TEST]))
+
+
+def about(seconds: float) -> str:
+    """A time as an estimate may be told."""
+    if seconds < 50:
+        return f"about {max(5, round(seconds / 5) * 5)} s on this machine"
+    minutes = seconds / 60
+    if minutes < 90:
+        return f"about {round(minutes) if minutes < 10 else round(minutes / 5) * 5} min on this machine"
+    return f"about {seconds / 3600:.1f} h on this machine"
+
+
+def tokens_of(texts: Iterable[str]) -> float:
+    """About how many tokens the student reads of some texts."""
+    return sum(min(_MOST_TOKENS, len(text) / _TOKEN_CHARS + 2) for text in texts)
+
+
+def encoding(machine: Machine, tokens: float) -> float:
+    """Seconds to encode texts of so many tokens."""
+    return machine.slowness * tokens * _ENCODED_TOKEN
+
+
+def distilling(machine: Machine, *, taught: tuple[float, float], written: float, texts: float, epochs: int) -> float:
+    """Seconds to teach the student, all in tokens: `taught` an epoch of items and users, what the teacher has `written`
+    of them, and all `texts`, which are encoded at the end."""
+    lessons = sum(taught)
+    passes = _STATES + epochs * _STAGES * _LESSON + (_STAGES + 2) * _TOP
+    return encoding(machine, lessons * passes + written + texts)
+
+
+def training(machine: Machine, rows: Rows, epochs: int, tuned_tokens: float = 0.0) -> float:
+    """Seconds to train a ranker for so many epochs, and to tune a student that reads so many tokens."""
+    epoch = _EPOCH + rows.train * _TRAINED_ROW + rows.valid * _JUDGED_ROW
+    seconds = machine.slowness * (_STARTED + sum(rows) * _WALKED_ROW + epochs * epoch)
+    if tuned_tokens:
+        seconds += encoding(machine, tuned_tokens * (_STATES + 2 * _TOP)) + machine.slowness * _TUNED
+    return seconds
+
+
+def evaluating(machine: Machine, rows: Rows, models: int, resamples: int) -> float:
+    """Seconds to measure some models on the test rows, beside trees on counts."""
+    measured = models * _MEASURED_ROW + (models + 1) * resamples * _UNITS * _RESAMPLED_ROW
+    walked = 2 * sum(rows) * _WALKED_ROW
+    return machine.slowness * (_STARTED + walked + rows.train * _GROWN_ROW + rows.test * measured)
+
+
+def exporting(machine: Machine, rows: Rows, requests: int) -> float:
+    """Seconds to export a bundle and to prove it on so many requests."""
+    return machine.slowness * (2 * _STARTED + sum(rows) * _WALKED_ROW + min(requests, rows.test) * _PROVED)

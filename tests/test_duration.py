@@ -1,0 +1,45 @@
+"""Estimates grow with the work, less than in step with the catalogue where teaching is capped, and are told plainly."""
+
+import pytest
+
+from msd.duration import Machine, Rows, about, distilling, encoding, evaluating, exporting, tokens_of, training
+
+REFERENCE = Machine(1.0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0.2, "5 s"), (43, "45 s"), (55, "1 min"), (200, "3 min"), (1_500, "25 min"), (9_000, "2.5 h")],
+)
+def test_a_time_is_told_as_an_estimate(seconds: float, told: str) -> None:
+    assert about(seconds) == f"about {told} on this machine"
+
+
+def test_more_work_takes_longer_and_so_does_a_slower_machine() -> None:
+    few, many = Rows(1_000, 100, 100), Rows(100_000, 10_000, 10_000)
+    for work in (
+        lambda machine, rows: training(machine, rows, 8),
+        lambda machine, rows: training(machine, rows, 8, tuned_tokens=1e5),
+        lambda machine, rows: evaluating(machine, rows, 2, 1_000),
+        lambda machine, rows: exporting(machine, rows, 2_400),
+    ):
+        assert 0 < work(REFERENCE, few) < work(REFERENCE, many)
+        assert work(Machine(3.0), many) == pytest.approx(3 * work(REFERENCE, many))
+    assert training(REFERENCE, many, 8) < training(REFERENCE, many, 20)
+
+
+def test_a_machine_is_measured() -> None:
+    assert 0 < Machine.measured().slowness < 1e6
+
+
+def test_long_texts_are_cut_as_the_student_cuts_them() -> None:
+    assert tokens_of(["word " * 1_000]) == 128
+    assert 3 < tokens_of(["two words"]) < 8
+
+
+def test_beyond_the_cap_only_encoding_grows() -> None:
+    """14,518 items of which 4,000 are taught cost less than twice those 4,000 alone."""
+    capped = distilling(REFERENCE, taught=(4_000 * 40.0, 0.0), written=4_000 * 80.0, texts=14_518 * 40.0, epochs=8)
+    alone = distilling(REFERENCE, taught=(4_000 * 40.0, 0.0), written=4_000 * 80.0, texts=4_000 * 40.0, epochs=8)
+    assert capped - alone == pytest.approx(encoding(REFERENCE, 10_518 * 40.0))
+    assert capped < 2 * alone
