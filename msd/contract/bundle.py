@@ -237,7 +237,7 @@ def read_manifest(path: Path, proof: Proof | None = None) -> Manifest:
         with path.open("rb") as file:
             content = file.read(_MAX_MANIFEST_BYTES + 1)
     except FileNotFoundError:
-        raise BundleError(f"{path.parent}: no bundle here ({path.name} is missing)") from None
+        raise BundleError(f"{path.parent}: no bundle here ({path.name} is missing); `msd export` writes one") from None
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror or error}") from None
     if len(content) > _MAX_MANIFEST_BYTES:

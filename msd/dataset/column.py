@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 MAX_ID_BYTES = 256
 LATEST = 2**33  # unix seconds, in the year 2242: later times are milliseconds taken for seconds
 _LARGEST_COUNT = 2**40
+_ZONE = r"\d([Zz]|[+-]\d\d(:?\d\d)?)\s*$"
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
 
 
@@ -76,6 +77,10 @@ def read_times(table: Table, column: str) -> pl.Series:
     elif raw.dtype == pl.String:
         seconds = parsed_times(raw)
         table.flag(column, raw.is_not_null() & seconds.is_null(), "is neither unix seconds nor an ISO 8601 time")
+        clock, zoned = raw.str.contains(r"\d:\d"), raw.str.contains(_ZONE)
+        if (clock & zoned).any() and (clock & ~zoned).any():
+            message = "has no time zone, though other rows have one: write it too, such as Z for UTC"
+            table.flag(column, clock & ~zoned, message)
     else:
         numbers = _as_numbers(table, column)
         if numbers is None:

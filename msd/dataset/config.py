@@ -228,7 +228,14 @@ def load_config(folder: Path) -> DatasetConfig:
     try:
         content = tomllib.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        hint = "is missing; a dataset is a folder with this file" if folder.is_dir() else "is missing: no such folder"
+        hint = (
+            "a dataset is a folder with this file, as `msd data init` writes it"
+            if folder.is_dir()
+            else "no such folder"
+        )
+        raise DatasetError(folder, [Problem(CONFIG_FILE, f"is missing: {hint}")]) from None
+    except NotADirectoryError:
+        hint = f"{folder} is a file, not a dataset's folder; `msd data init {folder} --out DIR` makes one of a log"
         raise DatasetError(folder, [Problem(CONFIG_FILE, hint)]) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise DatasetError(folder, [Problem(CONFIG_FILE, f"cannot be read as TOML: {error}")]) from None

@@ -210,7 +210,10 @@ def _free(events: Table, taken: Mapping[RoleName, Role]) -> list[str]:
 
 
 def _columns(events: Table) -> str:
-    return f"Its columns are {', '.join(events.frame.columns)}"
+    columns = events.frame.columns
+    values = [column for column in columns if re.fullmatch(r"-?[0-9.]+", column)]
+    hint = f" ({', '.join(values)}: is the row with the columns' names missing?)" if values else ""
+    return f"Its columns are {', '.join(columns)}{hint}"
 
 
 def is_binary(values: pl.Series, distinct: int) -> bool:
@@ -224,5 +227,6 @@ def is_binary(values: pl.Series, distinct: int) -> bool:
 def _is_count(values: pl.Series) -> bool:
     if values.dtype.is_nested() or values.dtype.is_temporal():
         return False
+    # One below 0 is told with its row.
     numbers = values.cast(pl.Float64, strict=False)
-    return numbers.null_count() < numbers.len() and bool((numbers.drop_nulls() >= 0).all())
+    return numbers.null_count() < numbers.len()

@@ -60,7 +60,12 @@ def init_dataset(
     no_user: all rows are one user's. sample: about so many impressions are drawn, if there are more.
     Raises InitError for files that cannot be read or columns that cannot be told, and then writes nothing.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    for path in (sources.events, sources.items, sources.users):
+        if path is not None and not path.exists():
+            raise InitError(f"{path}: there is no such file")
+    if out.is_file():
+        raise InitError(f"{out} is a file; name a folder for the dataset with --out")
+    if out.exists() and any(out.iterdir()):
         raise InitError(f"{out} is there already; name an empty or a new folder with --out")
     events, items, users = (_read(path) for path in (sources.events, sources.items, sources.users))
     assert events is not None
@@ -111,12 +116,12 @@ def _read(path: Path | None) -> Table | None:
         return None
     if not path.is_dir() and not path.name.endswith(FILE_ENDINGS):
         raise InitError(
-            f"{path}: should be a folder or end in one of {', '.join(FILE_ENDINGS)}; convert it, or rename it"
+            f"{path}: should be a folder or end in one of {', '.join(FILE_ENDINGS)}: save it as one of these"
         )
     problems: list[Problem] = []
     table = read_table(path.parent, path.name, problems)
     if table is None:
-        raise InitError(f"{path.parent / str(problems[0])}" if path.exists() else f"{path}: there is no such file")
+        raise InitError(f"{path.parent / str(problems[0])}")
     blank = table.frame.with_columns(pl.col(pl.String).replace("", None))
     return replace(table, frame=blank)
 

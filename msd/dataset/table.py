@@ -24,6 +24,7 @@ _SHOWN_CHARS = 60
 _POLARS_ERRORS = (pl.exceptions.PolarsError, OSError, UnicodeError, pl.exceptions.PanicException)
 _SERIES_ERRORS = (*_POLARS_ERRORS, OverflowError, TypeError, ValueError)
 _SEPARATORS = ",;\t|"
+_GZIP, _ZIP, _UTF_16 = b"\x1f\x8b", b"PK\x03\x04", (b"\xff\xfe", b"\xfe\xff")
 
 
 class UnreadableError(Exception):
@@ -113,7 +114,8 @@ def _read_parts(path: Path, problems: list[Problem]) -> Table | None:
     for name, frame in read:
         if sorted(frame.columns) != sorted(columns):
             other = sorted(set(columns) ^ set(frame.columns))
-            problems.append(Problem(name, f"has not the columns of {first}: {', '.join(other)} only one of them has"))
+            message = f"has not the columns of {first}: only one of the two has {', '.join(other)}"
+            problems.append(Problem(name, message))
             return None
     try:
         whole = pl.concat([frame.select(columns) for _, frame in read], how="vertical_relaxed")
@@ -143,10 +145,23 @@ def _is_textual(file: str) -> bool:
 @contextmanager
 def _text_of(path: Path) -> Iterator[TextIO]:
     """The file's text, unpacked where it is packed. Raises UnreadableError where it cannot be."""
-    opened = gzip.open(path, "rt", encoding="utf-8-sig", newline="") if path.suffix == ".gz" else None
+    with path.open("rb") as file:
+        start = file.read(4)
+    packed = path.suffix == ".gz"
+    if packed and start and not start.startswith(_GZIP):
+        raise UnreadableError("is not packed by gzip, though its name ends in .gz: rename it, or pack it")
+    if start == _ZIP:
+        raise UnreadableError("is a spreadsheet or an archive (zip) by its first bytes: save it as CSV in UTF-8")
+    if start[:2] in _UTF_16:
+        raise UnreadableError("is text in UTF-16: save it as UTF-8")
+    opened = gzip.open(path, "rt", encoding="utf-8-sig", newline="") if packed else None
     with opened or path.open(encoding="utf-8-sig", newline="") as lines:
         try:
             yield lines
+        except UnicodeDecodeError as error:
+            raise UnreadableError(
+                f"is not text in UTF-8 (a byte is {error.object[error.start]:#x}): save it so"
+            ) from None
         except (gzip.BadGzipFile, EOFError, zlib.error) as error:
             raise UnreadableError(f"cannot be unpacked by gzip, it is damaged or cut short: {error}") from None
 
@@ -167,12 +182,10 @@ def _read_csv(path: Path) -> pl.DataFrame:
         with _text_of(path) as lines:
             header = next(csv.reader(lines, delimiter=separator), [])
         if repeated := sorted({name for name in header if header.count(name) > 1}):
-            raise UnreadableError(f"these columns occur twice in the header: {', '.join(repeated)}")
+            raise UnreadableError(f"these columns occur twice in the header: {', '.join(repeated)}; rename one")
         if not header:
             return pl.DataFrame()
         frame = _without_blank_end(pl.read_csv(path, infer_schema=False, separator=separator))
-    except UnicodeDecodeError as error:
-        raise UnreadableError(f"is not text in UTF-8 ({error}): save it as UTF-8") from None
     except (*_POLARS_ERRORS, csv.Error) as error:
         hint = "cannot be read as CSV (is a quote left open?)"
         raise _csv_fault(path, separator) or UnreadableError(f"{hint}: {error}") from None
@@ -202,13 +215,12 @@ def _csv_fault(path: Path, separator: str) -> UnreadableError | None:
             width = len(next(reader))
             for row, cells in enumerate(reader, start=1):
                 if cells and len(cells) != width:
-                    return UnreadableError(f"has {len(cells)} cells where the header has {width}", row)
-    except UnicodeDecodeError as error:
-        return UnreadableError(f"is not text in UTF-8 ({error}): save it as UTF-8", row + 1)
+                    hint = f"quote cells that hold {separator!r}" if len(cells) > width else "was it cut short?"
+                    return UnreadableError(f"has {len(cells)} cells where the header has {width}: {hint}", row)
     except csv.Error as error:
-        return UnreadableError(f"cannot be read as CSV: {error}", row + 1)
+        return UnreadableError(f"cannot be read as CSV (is a quote left open?): {error}", row + 1)
     except UnreadableError as error:
-        return error
+        return UnreadableError(str(error), row + 1)
     return None
 
 
@@ -223,8 +235,6 @@ def _read_json(path: Path) -> pl.DataFrame:
                 for line in lines:
                     if line.strip():
                         records.append(_json_object(line, len(records) + 1))
-    except UnicodeDecodeError as error:
-        raise UnreadableError(f"is not text in UTF-8 ({error}): save it as UTF-8", len(records) + 1) from None
     except OSError as error:
         raise UnreadableError(f"cannot be read: {error.strerror or error}") from None
     names = dict.fromkeys(name for record in records for name in record)

@@ -1,4 +1,5 @@
-"""Reference pages written from code: docs/settings.md from the service's settings, docs/cli.md from the commands' help.
+"""Reference pages written from code: docs/settings.md from the service's settings, docs/cli.md from the commands' help,
+docs/mistakes.md from what commands say of mistakes.
 
 `python -m tests.docs.generated` writes them; tests hold the pages to it.
 """
@@ -17,15 +18,16 @@ from loadtest.services_command import services_app
 from msd.__main__ import COMMANDS, _load
 from service.request_log.replay import app as log_replay_app
 from service.settings import PREFIX, Settings
+from tests.docs.mistakes import page_rows
 from tests.docs.pages import ROOT
 
-SETTINGS, CLI = ROOT / "docs" / "settings.md", ROOT / "docs" / "cli.md"
+SETTINGS, CLI, MISTAKES = (ROOT / "docs" / name for name in ("settings.md", "cli.md", "mistakes.md"))
 _TABLE = re.compile(r"(?<=<!-- begin generated -->\n).*(?=<!-- end generated -->\n)", re.DOTALL)
 
 
 def main() -> None:
-    """Write both pages."""
-    for page, text in ((SETTINGS, settings_page()), (CLI, cli_page())):
+    """Write all pages."""
+    for page, text in ((SETTINGS, settings_page()), (CLI, cli_page()), (MISTAKES, mistakes_page())):
         page.write_text(text, "utf-8")
 
 
@@ -59,6 +61,14 @@ def cli_page() -> str:
         for name, one in sorted(getattr(command, "commands", {"": command}).items()):
             lines += _command(f"{title} {name}".strip(), one)
     return _replaced(CLI, lines[1:])
+
+
+def mistakes_page() -> str:
+    """docs/mistakes.md with what each mistake is told; runs the commands."""
+    lines: list[str] = []
+    for group, rows in page_rows().items():
+        lines += ["", f"## {group}", "", "| mistake | command | message |", "|---|---|---|", *rows]
+    return _replaced(MISTAKES, lines[1:])
 
 
 def _apps() -> list[tuple[str, typer.Typer]]:

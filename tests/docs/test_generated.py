@@ -15,6 +15,7 @@ LONGER = {
     "docs/benchmarks.md": "tables of figures",
     "docs/cli.md": "reference",
     "docs/metrics.md": "reference",
+    "docs/mistakes.md": "reference",
     "docs/performance.md": "tables of figures",
     "docs/security.md": "tables of threats and bounds",
     "CHANGELOG.md": "a record",

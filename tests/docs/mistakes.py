@@ -1,0 +1,280 @@
+"""What a newcomer may do wrong, and what he is told: cases whose messages docs/mistakes.md shows."""
+
+import contextlib
+import gzip
+import io
+import json
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from msd.__main__ import main
+from msd.dataset.scaffold import Sources, init_dataset
+from tests.service.bundle_factory import build_bundle
+
+Content = str | bytes | Callable[[Path], object]
+HEADER = "user_id,ad_id,ts,hour,click"
+START = 1_714_550_400
+_FRAME = re.compile(r"[─-╿]+")
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """What is wrong, a command, and the files of the folder that it is given in."""
+
+    what: str
+    command: str
+    files: Mapping[str, Content] = field(default_factory=dict)
+
+
+def rows(count: int = 60, header: str = HEADER) -> list[list[str]]:
+    """A log without a fault."""
+    return [
+        header.split(","),
+        *(
+            [f"u{n % 6}", f"a{n % 4}", str(START + n * 600), str(n // 6 % 24), str(int(n * 7 % 5 == 0))]
+            for n in range(count)
+        ),
+    ]
+
+
+def text(cells: list[list[str]], separator: str = ",") -> str:
+    """Cells as CSV."""
+    return "".join(separator.join(row) + "\n" for row in cells)
+
+
+def with_cell(row: int, column: str, value: str, count: int = 60) -> str:
+    """A log with one cell of its own."""
+    cells = rows(count)
+    cells[row][cells[0].index(column)] = value
+    return text(cells)
+
+
+def with_column(column: str, value: Callable[[int], str], name: str | None = None) -> str:
+    """A log with one column of its own."""
+    cells = rows()
+    at = cells[0].index(column) if column in cells[0] else len(cells[0])
+    for number, row in enumerate(cells):
+        row[at : at + 1] = [name or column] if number == 0 else [value(number)]
+    return text(cells)
+
+
+LOG = text(rows())
+COUNTS = "headline,impressions,clicks\n" + "".join(f"Story number {n},{20 + n},{n % 5}\n" for n in range(40))
+
+
+def _made(path: Path) -> object:
+    """The dataset of a log without a fault."""
+    log = path.with_name("made.csv")
+    log.write_text(LOG, "utf-8")
+    return init_dataset(Sources(log), path, {})
+
+
+def _old_bundle(path: Path) -> object:
+    build_bundle(path)
+    manifest = json.loads((path / "manifest.json").read_text("utf-8"))
+    return (path / "manifest.json").write_text(json.dumps({**manifest, "format_version": 1}), "utf-8")
+
+
+def _edit(path: Path, old: str, new: str) -> object:
+    return path.write_text(path.read_text("utf-8").replace(old, new), "utf-8")
+
+
+REDIS = "--redis redis://127.0.0.1:1/0"
+INIT = "msd data init log.csv --out data"
+MISTAKES: dict[str, list[Mistake]] = {
+    "The log's file": [
+        Mistake("no such file", INIT),
+        Mistake("a spreadsheet", "msd data init log.xlsx --out data", {"log.xlsx": b"PK\x03\x04"}),
+        Mistake(
+            "a spreadsheet that was renamed",
+            INIT,
+            {"log.csv": b"PK\x03\x04\x14\x00\x06\x00\x08\x00\x00\x00\xff\xfe\x90"},
+        ),
+        Mistake("an empty file", INIT, {"log.csv": ""}),
+        Mistake("a header and no rows", INIT, {"log.csv": HEADER + "\n"}),
+        Mistake("no header", INIT, {"log.csv": text(rows()[1:])}),
+        Mistake('text in UTF-16, as Excel\'s "Unicode text" is', INIT, {"log.csv": LOG.encode("utf-16")}),
+        Mistake("text in Latin-1", INIT, {"log.csv": with_cell(7, "ad_id", "café").encode("latin-1")}),
+        Mistake("two columns of one name", INIT, {"log.csv": text(rows(header="user_id,ad_id,ts,ts,click"))}),
+        Mistake("a row that was cut short", INIT, {"log.csv": LOG.rstrip("\n").rsplit(",", 2)[0] + "\n"}),
+        Mistake("a comma inside a cell without quotes", INIT, {"log.csv": with_cell(7, "ad_id", "a,b")}),
+        Mistake("a quote that is left open", INIT, {"log.csv": with_cell(7, "ad_id", '"a3')}),
+        Mistake(
+            "a packed file that was cut short",
+            "msd data init log.csv.gz --out data",
+            {"log.csv.gz": gzip.compress(LOG.encode())[:-20]},
+        ),
+        Mistake("a packed file that is not packed", "msd data init log.csv.gz --out data", {"log.csv.gz": LOG}),
+        Mistake("a folder without data", "msd data init logs --out data", {"logs/readme.txt": "see there"}),
+        Mistake(
+            "parts with different columns",
+            "msd data init logs --out data",
+            {"logs/a.csv": LOG, "logs/b.csv": LOG.replace("hour", "device", 1)},
+        ),
+        Mistake(
+            "parts of different kinds",
+            "msd data init logs --out data",
+            {"logs/a.csv": LOG, "logs/b.jsonl": '{"user_id": "u1"}\n'},
+        ),
+        Mistake(
+            "JSON that is not one object a line",
+            "msd data init log.jsonl --out data",
+            {"log.jsonl": '{"user_id": "u1"}\n["u2"]\n'},
+        ),
+    ],
+    "The log's columns": [
+        Mistake("no click column", INIT, {"log.csv": with_column("click", lambda n: str(n % 7), "score")}),
+        Mistake("all rows are clicks", INIT, {"log.csv": with_column("click", lambda n: "1")}),
+        Mistake("no click at all", INIT, {"log.csv": with_column("click", lambda n: "0")}),
+        Mistake(
+            "ratings instead of clicks",
+            INIT + " --label stars",
+            {"log.csv": with_column("click", lambda n: str(n % 5 + 1), "stars")},
+        ),
+        Mistake("no column says who", INIT, {"log.csv": LOG.replace("user_id", "who", 1)}),
+        Mistake("no column says what", INIT, {"log.csv": LOG.replace("ad_id", "what", 1)}),
+        Mistake("a column that is not there", INIT + " --item creative", {"log.csv": LOG}),
+        Mistake("one column for two things", INIT + " --item user_id --user user_id", {"log.csv": LOG}),
+        Mistake("--time and --no-time", INIT + " --time ts --no-time", {"log.csv": LOG}),
+        Mistake("clicks without impressions", INIT + " --clicks click", {"log.csv": LOG}),
+    ],
+    "The log's values": [
+        Mistake("dates as 01/05/2024", INIT, {"log.csv": with_column("ts", lambda n: f"{n % 28 + 1:02}/05/2024")}),
+        Mistake(
+            "dates in three formats",
+            INIT + " --time ts",
+            {"log.csv": with_column("ts", lambda n: ("2024-05-01T10:00:00Z", str(START + n), "1 May 2024")[n % 3])},
+        ),
+        Mistake(
+            "a time with a zone beside times without",
+            INIT,
+            {"log.csv": with_column("ts", lambda n: f"2024-05-{n % 28 + 1:02}T10:00:00" + "+02:00" * (n % 2))},
+        ),
+        Mistake("an id is missing", INIT, {"log.csv": with_cell(7, "user_id", "")}),
+        Mistake("a cell far too long", INIT, {"log.csv": with_cell(7, "ad_id", "a" * 100_000)}),
+        Mistake("a word among zeros and ones", INIT + " --label click", {"log.csv": with_cell(7, "click", "maybe")}),
+        Mistake("a negative count", INIT, {"log.csv": COUNTS.replace("Story number 3,23,", "Story number 3,-23,")}),
+        Mistake(
+            "a count with a fraction",
+            INIT,
+            {"log.csv": COUNTS.replace("Story number 3,23,", "Story number 3,23.5,")},
+        ),
+        Mistake(
+            "more clicks than impressions",
+            INIT,
+            {"log.csv": COUNTS.replace("Story number 3,23,3", "Story number 3,2,3")},
+        ),
+        Mistake("too few rows", INIT, {"log.csv": text(rows(3))}),
+        Mistake(
+            "an id twice in the table of items",
+            INIT + " --items items.csv",
+            {"log.csv": LOG, "items.csv": "ad_id,brand\na0,x\na1,y\na1,z\n"},
+        ),
+        Mistake(
+            "the table of items is another's",
+            INIT + " --items items.csv",
+            {"log.csv": LOG, "items.csv": "sku,brand\n7,x\n8,y\n9,z\n"},
+        ),
+    ],
+    "Folders": [
+        Mistake("a folder that is in use", INIT, {"log.csv": LOG, "data/notes.txt": "mine"}),
+        Mistake("log and folder swapped", "msd data init data --out log.csv", {"log.csv": LOG}),
+        Mistake("a folder below a file", "msd data init log.csv --out log.csv/data", {"log.csv": LOG}),
+        Mistake("a log where a dataset is due", "msd data check log.csv", {"log.csv": LOG}),
+        Mistake("a folder that is no dataset", "msd data check logs", {"logs/a.csv": LOG}),
+        Mistake("no dataset there", "msd train nowhere model --no-semantics"),
+        Mistake(
+            "a dataset's table was taken away",
+            "msd data check data",
+            {"data": lambda path: (_made(path), (path / "events.parquet").unlink())},
+        ),
+        Mistake(
+            "a key in dataset.toml is misspelt",
+            "msd data check data",
+            {"data": lambda path: (_made(path), _edit(path / "dataset.toml", "[items]", "[item]"))},
+        ),
+    ],
+    "Teach, distil, train, evaluate, export": [
+        Mistake("a misspelt command", "msd tran data model"),
+        Mistake("no teacher", "msd teach data knowledge", {"data": _made}),
+        Mistake("no text to read", "msd distill data student", {"data": _made}),
+        Mistake("one folder too few", "msd train data model", {"data": _made}),
+        Mistake("no student there", "msd train data student model", {"data": _made}),
+        Mistake(
+            "the model's folder holds other things",
+            "msd train data notes --no-semantics",
+            {"data": _made, "notes/a.txt": "mine"},
+        ),
+        Mistake("no model named", "msd evaluate data figures", {"data": _made}),
+        Mistake("no model there", "msd evaluate data figures --model model", {"data": _made}),
+        Mistake("two folders to export", "msd export data bundle", {"data": _made}),
+    ],
+    "Quickstart": [
+        Mistake("no such log", "msd quickstart log.csv --no-serve"),
+        Mistake("options before the log", "msd quickstart --item ad_id log.csv --no-serve", {"log.csv": LOG}),
+        Mistake("an option for a dataset that is made", "msd quickstart data --item ad_id", {"data": _made}),
+        Mistake("another log's folder", "msd quickstart log.csv --out run", {"log.csv": LOG, "run/data": _made}),
+    ],
+    "Publish and serve": [
+        Mistake("no bundle named", "msd serve"),
+        Mistake("no bundle there", f"msd publish bundle {REDIS}"),
+        Mistake("a dataset instead of a bundle", f"msd publish data {REDIS}", {"data": _made}),
+        Mistake("a bundle of another version", f"msd publish bundle {REDIS}", {"bundle": _old_bundle}),
+        Mistake(
+            "a bundle that was cut short",
+            f"msd publish bundle {REDIS}",
+            {"bundle": lambda path: (build_bundle(path), (path / "items.rows").unlink())},
+        ),
+    ],
+}
+
+
+def told(mistake: Mistake, folder: Path) -> tuple[str, int]:
+    """What the command says of it, in one line, and its exit status. Writes the case's files into the folder."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(folder):
+        for name, content in mistake.files.items():
+            path = Path(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if callable(content):
+                content(path)
+            else:
+                path.write_bytes(content.encode() if isinstance(content, str) else content)
+        code: object = 0
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                main(shlex.split(mistake.command)[1:])
+        except SystemExit as ended:
+            code = ended.code
+    assert isinstance(code, int)
+    message = _one_line(err.getvalue())
+    if not message:
+        # Of a report on a dataset, the first problem: its file, its column and what is wrong.
+        message = _one_line(out.getvalue()).partition(" file row column problem ")[2].partition(" Rows that")[0]
+    return re.split(r"(?:^| )(?:[Ee]rror:?) ", message, maxsplit=1)[-1].removeprefix("Invalid value: "), code
+
+
+def _one_line(printed: str) -> str:
+    """Output without the frames that are drawn around it."""
+    return " ".join(_FRAME.sub(" ", printed).split())
+
+
+def page_rows() -> dict[str, list[str]]:
+    """A table row for each mistake, by group."""
+    found: dict[str, list[str]] = {}
+    for group, mistakes in MISTAKES.items():
+        found[group] = []
+        for mistake in mistakes:
+            with TemporaryDirectory() as folder:
+                found[group].append(row_of(mistake, told(mistake, Path(folder))[0]))
+    return found
+
+
+def row_of(mistake: Mistake, message: str) -> str:
+    """The mistake's row in docs/mistakes.md."""
+    cells = (mistake.what, f"`{mistake.command}`", message)
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
