@@ -1,5 +1,7 @@
 """Estimates grow with the work, less than in step with the catalogue where teaching is capped, and are told plainly."""
 
+from collections.abc import Callable
+
 import pytest
 
 from msd.duration import Machine, Rows, about, distilling, encoding, evaluating, exporting, tokens_of, training
@@ -17,12 +19,13 @@ def test_a_time_is_told_as_an_estimate(seconds: float, told: str) -> None:
 
 def test_more_work_takes_longer_and_so_does_a_slower_machine() -> None:
     few, many = Rows(1_000, 100, 100), Rows(100_000, 10_000, 10_000)
-    for work in (
+    estimates: list[Callable[[Machine, Rows], float]] = [
         lambda machine, rows: training(machine, rows, 8),
         lambda machine, rows: training(machine, rows, 8, tuned_tokens=1e5),
         lambda machine, rows: evaluating(machine, rows, 2, 1_000),
         lambda machine, rows: exporting(machine, rows, 2_400),
-    ):
+    ]
+    for work in estimates:
         assert 0 < work(REFERENCE, few) < work(REFERENCE, many)
         assert work(Machine(3.0), many) == pytest.approx(3 * work(REFERENCE, many))
     assert training(REFERENCE, many, 8) < training(REFERENCE, many, 20)

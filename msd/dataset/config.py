@@ -251,7 +251,7 @@ def load_config(folder: Path) -> DatasetConfig:
 def _problem(content: dict[str, Any], loc: Sequence[str | int], kind: str, message: str) -> Problem:
     if kind == "extra_forbidden":
         model = DatasetConfig if len(loc) == 1 else _SECTIONS[loc[0]]
-        message = f"is not a key of this section; allowed are {', '.join(model.model_fields)}"
+        message = f"unknown key; allowed are {', '.join(model.model_fields)}"
     elif kind == "missing":
         message = "is missing"
     return Problem(CONFIG_FILE, message, column=_key(content, loc))

@@ -121,8 +121,8 @@ def _id_role(
         return Role(ids[0], "the only other column that is called an id")
     advice = f"name it with {option} COLUMN"
     if role == "user":
-        advice += "; where nobody knows who it was, a column that groups views, such as a site or a segment, will do, "
-        advice += "or --no-user, which takes all rows for those of one user"
+        advice += "; if users are unknown, a column that groups views, such as a site or a segment, will do, "
+        advice += "or --no-user, which treats all rows as one user's"
     raise InitError(f"{events.file}: no column tells by its name {what} (the {role}); {advice}. {_columns(events)}")
 
 

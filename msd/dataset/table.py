@@ -114,7 +114,7 @@ def _read_parts(path: Path, problems: list[Problem]) -> Table | None:
     for name, frame in read:
         if sorted(frame.columns) != sorted(columns):
             other = sorted(set(columns) ^ set(frame.columns))
-            message = f"has not the columns of {first}: only one of the two has {', '.join(other)}"
+            message = f"its columns differ from those of {first}: only one of the two has {', '.join(other)}"
             problems.append(Problem(name, message))
             return None
     try:

@@ -44,9 +44,9 @@ FEATURE = '\n[[features]]\nname = "position"\nside = "context"\nkind = "categori
         (
             'name = "small"',
             'name = "small"\nsplits = 3',
-            "splits: is not a key of this section; allowed are format, name",
+            "splits: unknown key; allowed are format, name",
         ),
-        ('file = "events.csv"', 'file = "events.csv"\nuser = "u"', "events.user: is not a key of this section"),
+        ('file = "events.csv"', 'file = "events.csv"\nuser = "u"', "events.user: unknown key"),
         ('file = "events.csv"', 'file = "../events.csv"', "events.file: should be a path inside the dataset's folder"),
         (
             'file = "events.csv"',

@@ -133,9 +133,13 @@ def test_a_folder_of_parts_is_one_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("day=1/part.csv.gz", b"", r"day=1/part.csv.gz: has not the columns"),
+        ("day=1/part.csv.gz", b"", r"day=1/part.csv.gz: its columns differ"),
         ("day=1/part.csv.gz", b"\x1f\x8b\x08cut", "day=1/part.csv.gz: cannot be unpacked by gzip"),
-        ("day=1/part.csv.gz", gzip.compress(b"a,b\n1,2\n"), "has not the columns of parts/day=0/part.csv.gz: "),
+        (
+            "day=1/part.csv.gz",
+            gzip.compress(b"a,b\n1,2\n"),
+            "its columns differ from those of parts/day=0/part.csv.gz: ",
+        ),
         ("day=1/more.jsonl", b"{}", "parts: holds CSV and other files"),
     ],
 )
@@ -202,7 +206,7 @@ def test_users_of_one_thing_each_are_told_of_before_gauc_is_read(tmp_path: Path)
 
 def test_nobodys_log_is_taken_for_one_users(tmp_path: Path) -> None:
     frame = log().drop("Visitor ID")
-    with pytest.raises(InitError, match="or --no-user, which takes all rows for those of one user"):
+    with pytest.raises(InitError, match="or --no-user, which treats all rows as one user's"):
         init(tmp_path, frame)
     draft, _ = init(tmp_path, frame, no_user=True)
     assert "user" not in draft.roles

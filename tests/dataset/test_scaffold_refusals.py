@@ -98,7 +98,7 @@ def test_files_and_folders_that_will_not_do(tmp_path: Path) -> None:
     for source, message in (
         (tmp_path / "gone.csv", "gone.csv: there is no such file"),
         (empty, "empty.csv: is empty: it has no row of data"),
-        (sheet, r"log.xlsx: should be a folder or end in one of \.parquet, \.csv, .*; convert it"),
+        (sheet, r"log.xlsx: should be a folder or end in one of \.parquet, \.csv, .*: save it as one of these"),
     ):
         with pytest.raises(InitError, match=message):
             init_dataset(Sources(source), tmp_path / "out", {})

@@ -79,6 +79,11 @@ def _old_bundle(path: Path) -> object:
     return (path / "manifest.json").write_text(json.dumps({**manifest, "format_version": 1}), "utf-8")
 
 
+def _without(file: str, make: Callable[[Path], object], path: Path) -> None:
+    make(path)
+    (path / file).unlink()
+
+
 def _edit(path: Path, old: str, new: str) -> object:
     return path.write_text(path.read_text("utf-8").replace(old, new), "utf-8")
 
@@ -185,12 +190,12 @@ MISTAKES: dict[str, list[Mistake]] = {
         Mistake("log and folder swapped", "msd data init data --out log.csv", {"log.csv": LOG}),
         Mistake("a folder below a file", "msd data init log.csv --out log.csv/data", {"log.csv": LOG}),
         Mistake("a log where a dataset is due", "msd data check log.csv", {"log.csv": LOG}),
-        Mistake("a folder that is no dataset", "msd data check logs", {"logs/a.csv": LOG}),
+        Mistake("a folder without a dataset", "msd data check logs", {"logs/a.csv": LOG}),
         Mistake("no dataset there", "msd train nowhere model --no-semantics"),
         Mistake(
             "a dataset's table was taken away",
             "msd data check data",
-            {"data": lambda path: (_made(path), (path / "events.parquet").unlink())},
+            {"data": lambda path: _without("events.parquet", _made, path)},
         ),
         Mistake(
             "a key in dataset.toml is misspelt",
@@ -227,7 +232,7 @@ MISTAKES: dict[str, list[Mistake]] = {
         Mistake(
             "a bundle that was cut short",
             f"msd publish bundle {REDIS}",
-            {"bundle": lambda path: (build_bundle(path), (path / "items.rows").unlink())},
+            {"bundle": lambda path: _without("items.rows", build_bundle, path)},
         ),
     ],
 }
