@@ -1,21 +1,34 @@
-"""What pages tell people to type exists: commands, their flags, make's targets, settings; and JSON is JSON."""
+"""What pages tell people to type is right: the commands' own parsers take each line, make has its targets, the service
+its settings, and the contract its requests.
+
+Lines are parsed rather than run where they take minutes or need a cluster; the pages of the API, the client and a
+newcomer's own data have tests that run them.
+"""
 
 import ast
 import json
 import re
 import shlex
-from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import typer.main
+from pydantic import BaseModel
 
-from msd.__main__ import COMMANDS, main
+from loadtest.bench_command import graph_app
+from loadtest.running_command import running_app
+from loadtest.services_command import is_meant, services_app
+from msd.__main__ import _load
+from msd.contract.events import EventBatch
+from msd.contract.request import ScoreRequest
 from service.settings import Settings
 from tests.docs.pages import PAGES, ROOT, Block, blocks
 
-_COMMAND = re.compile(r"(?:^|[\s/])msd (?P<name>data [a-z-]+|[a-z]+)(?P<rest>[^\n]*)")
+_COMMAND = re.compile(r"(?:^|[\s/])msd (?P<words>[a-z]+\b[^\n]*)")
+_AS_BEFORE = "…"
+_BODY = re.compile(r"/v1/(?P<route>score|events)\b.*? -d '(?P<json>[^']*)'", re.S)
 # Read by no settings of the service: who asks sets them.
-_FORMS = {"bench": (["--graph"], ["BUNDLE"])}
-"""By what a command has other forms, each with a help of its own."""
 _OTHER_VARIABLES = {"MSD_TEACHER_API_KEY", "MSD_ADMIN_PASSWORD"}
 
 
@@ -35,31 +48,67 @@ def test_python_is_python(block: Block) -> None:
     ast.parse(block.text)
 
 
-def flags_shown() -> dict[str, set[str]]:
-    """The long flags that pages give each command."""
-    shown: defaultdict[str, set[str]] = defaultdict(set)
+def commands_shown() -> Iterator[tuple[Block, list[str]]]:
+    """Each use of `msd` in a block, up to the next command of the shell's line."""
     for block in blocks("sh"):
         for line in block.text.replace("\\\n", " ").splitlines():
             for found in _COMMAND.finditer(line.partition("  #")[0]):
-                words = re.split(r"[\s=]", found["rest"].partition("&&")[0].partition("|")[0])
-                shown[found["name"]] |= {word for word in words if re.fullmatch(r"--[a-z][a-z0-9-]+", word)}
-    return dict(shown)
+                (words, *_) = re.split(r"\s(?:&&|\||>|&)(?:\s|$)", found["words"])
+                yield block, [word for word in shlex.split(words, comments=True) if word != _AS_BEFORE]
 
 
-@pytest.mark.parametrize("name", sorted(flags_shown()))
-def test_commands_and_their_flags_exist(
-    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flags = flags_shown()[name]
-    monkeypatch.setenv("COLUMNS", "200")
+def app_of(name: str, words: list[str]) -> typer.Typer:
+    """The one that takes these words, where a command has several forms."""
+    if name != "bench":
+        return _load(name, *words)
+    if "--graph" in words:
+        words.remove("--graph")
+        return graph_app
+    return services_app if is_meant(words) else running_app
 
-    for form in ([], *_FORMS.get(name, ())):
-        with pytest.raises(SystemExit):
-            main([*name.split(), *form, "--help"])
-    told = capsys.readouterr().out
 
-    assert not {flag for flag in flags - {"--graph"} if flag not in told}
-    assert name.split()[0] in COMMANDS
+def parse(name: str, *words: str) -> None:
+    """Has a command parse its line. Raises what it would tell the user."""
+    rest = list(words)
+    command = typer.main.get_command(app_of(name, rest))
+    if subcommands := getattr(command, "commands", None):
+        command = subcommands[rest.pop(0)]
+    command.make_context(name, rest)
+
+
+def test_commands_are_taken_by_their_parsers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    # `msd replay` of a folder is that of a log.
+    (tmp_path / "log").mkdir()
+    shown, refused = list(commands_shown()), []
+    for block, words in shown:
+        try:
+            parse(*words)
+        except Exception as error:
+            refused.append(f"{block}: msd {shlex.join(words)}: {error}")
+
+    assert len(shown) > 50
+    assert not refused
+
+
+@pytest.mark.parametrize(
+    "line", ["trian data model", "train data", "train data model --sede 1", "train data m --seed x"]
+)
+def test_a_wrong_command_is_found(line: str) -> None:
+    with pytest.raises(Exception, match=r"(?i)no command|missing|no such|should be"):
+        parse(*line.split())
+
+
+def test_requests_are_taken_by_the_contract() -> None:
+    models: dict[str, type[BaseModel]] = {"score": ScoreRequest, "events": EventBatch}
+    # The API's page has wrong ones too, and a test of its own.
+    asked = [block for block in blocks("sh") if block.page.name != "api.md"]
+    shown = [(block, found) for block in asked for found in _BODY.finditer(block.text)]
+    pages = {block.page.name for block, _ in shown}
+
+    for _, found in shown:
+        models[found["route"]].model_validate_json(found["json"])
+    assert {"README.md", "start.md", "own-data.md", "playground.md", "live-state.md"} <= pages
 
 
 def test_targets_of_make_exist() -> None:
