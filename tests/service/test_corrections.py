@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from msd.contract.bundle import Bundle
-from msd.contract.correction import CorrectionError, Learned, write_corrections
-from msd.contract.log import is_sampled
+from msd.contract.correction import CorrectionError, Learned, read_corrections, write_corrections
+from msd.contract.log import EventRecord, is_sampled
 from service.live.corrections import WatchedCorrections
+from service.request_log.files import encode
 from service.request_log.replay import LogReplay
 from service.telemetry.metrics import Metrics
 from tests.service.bundle_factory import golden_requests
@@ -113,6 +114,16 @@ def test_logged_requests_give_the_same_bits_again(corrected: Corrected, bundle: 
     assert (found.exact, found.mismatches) == (len(sampled), 0)
     ended = run_msd("replay", str(corrected.log), "--bundle", str(bundle.folder))
     assert ended.returncode == 0, ended.stdout + ended.stderr
+
+    shown = [
+        EventRecord(f"e{one.request_id}", "impression", one.user_id, one.item_ids[0], one.at, one.request_id, one.at)
+        for one in records
+    ]
+    (corrected.log / "events-1.parquet").write_bytes(encode(shown))
+    ended = run_msd("recalibrate", str(corrected.log), "--out", str(corrected.file), "--settle-hours", "0")
+    assert ended.returncode == 0, ended.stderr
+    assert f"0 clicks on {len(sampled)} impressions are too few" in ended.stdout
+    assert read_corrections(corrected.file) == {bundle.bundle_id: LEARNED}
     corrected.file.unlink()
 
 
