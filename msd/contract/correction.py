@@ -93,8 +93,12 @@ class _File(BaseModel):
 def read_corrections(path: Path) -> dict[str, Learned]:
     """Corrections by bundle_id; none where there is no file. Raises CorrectionError, which says what is wrong with it,
     and where."""
-    if not path.exists():
+    try:
+        path.stat()
+    except FileNotFoundError:
         return {}
+    except OSError:
+        pass  # reading it says why
     content = read_small(path, _MAX_FILE_BYTES, CorrectionError, "; `msd recalibrate` writes it")
     try:
         return _File.model_validate_json(content).bundles

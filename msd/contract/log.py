@@ -77,13 +77,13 @@ class RequestRecord:
     scores: list[NDArray[np.float32]]
     degraded_user: str | None
     rungs: list[str | None] | None
-    correction: list[float] | None
     served: list[int] | None
     parse_ms: float
     rows_ms: float
     queue_ms: float
     run_ms: float
     total_ms: float
+    correction: list[float] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ _EVENT_TYPES = {
     "request_id": pl.String,
 }
 _OPTIONAL = ("request_id",)
+_LATER = {"correction": pl.List(pl.Float64)}
+"""Columns of requests that files of earlier releases lack."""
 _KINDS = ("impression", "click")
 
 
@@ -32,7 +34,12 @@ def request_files(path: Path) -> list[Path]:
 def read_requests(file: Path, more: Sequence[str] = ()) -> pl.DataFrame:
     """One file's requests, with REQUEST_COLUMNS and `more`. Raises FeedbackError."""
     try:
-        return pl.read_parquet(file, columns=[*REQUEST_COLUMNS, *more])
+        columns = pl.read_parquet_schema(file)
+        later = [
+            pl.lit(None, kind).alias(name) for name, kind in _LATER.items() if name in more and name not in columns
+        ]
+        wanted = [name for name in (*REQUEST_COLUMNS, *more) if name not in _LATER or name in columns]
+        return pl.read_parquet(file, columns=wanted).with_columns(later)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise FeedbackError(f"{file}: is not a file of a request log: {error}") from None
 

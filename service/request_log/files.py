@@ -56,13 +56,13 @@ _REQUEST_COLUMNS = pa.schema(
         "scores": pa.list_(_FLOATS),
         "degraded_user": pa.string(),
         "rungs": _STRINGS,
-        "correction": pa.list_(pa.float64()),
         "served": pa.list_(pa.int32()),
         "parse_ms": pa.float32(),
         "rows_ms": pa.float32(),
         "queue_ms": pa.float32(),
         "run_ms": pa.float32(),
         "total_ms": pa.float32(),
+        "correction": pa.list_(pa.float64()),
     }.items()
 )
 _EVENT_COLUMNS = pa.schema(
@@ -76,6 +76,8 @@ _EVENT_COLUMNS = pa.schema(
         "received_at": pa.float64(),
     }.items()
 )
+_LATER = "correction"
+"""The last column of requests, which files of earlier releases lack."""
 _READ_ROWS = 16
 _ROWS = b"msd.rows"
 _LOCK = ".lock"
@@ -134,7 +136,8 @@ def read_events(path: Path) -> Iterator[EventRecord]:
 def _rows(path: Path, schema: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - pyarrow has no types
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            if not schema.equals(file.schema_arrow):
+            older = schema.remove(schema.get_field_index(_LATER)) if _LATER in schema.names else schema
+            if not (schema.equals(file.schema_arrow) or older.equals(file.schema_arrow)):
                 raise LogFileError(f"{path}: not a request log file, or of another release: its columns differ")
             left = int((file.schema_arrow.metadata or {}).get(_ROWS, 0))
             for batch in file.iter_batches(_READ_ROWS):

@@ -98,6 +98,15 @@ def test_a_file_that_is_none_is_refused(content: bytes, tmp_path: Path) -> None:
         read_corrections(path)
 
 
+def test_a_path_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    loop = tmp_path / "loop.json"
+    loop.symlink_to(loop)
+
+    for path in (loop, tmp_path):
+        with pytest.raises(CorrectionError, match="msd recalibrate"):
+            read_corrections(path)
+
+
 @pytest.mark.parametrize("values", [[], [0.0, 0.0], [0.0, 9.0, 1.0], [0.0, 0.0, float("nan")]])
 def test_logged_values_out_of_bounds_are_refused(values: list[float]) -> None:
     with pytest.raises(CorrectionError, match="not centre, shift and slope"):

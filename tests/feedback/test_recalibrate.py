@@ -133,12 +133,12 @@ def test_a_drift_is_followed_step_by_step() -> None:
 
 
 def log_of(folder: Path, seed: int, lift: float, correction: list[float] | None = None) -> Path:
-    """A service's log of a day whose click rate is so much above the one predicted."""
+    """A service's log of a day whose click rate is so much above the one predicted. Without a correction it is one of an
+    earlier release, which knew none."""
     requests, events = traffic(seed, 3_000, lift, share=1.0)
     folder.mkdir()
-    requests.with_columns(bundle_id=pl.lit("b1"), correction=pl.lit(correction, pl.List(pl.Float64))).write_parquet(
-        folder / "requests-1.parquet"
-    )
+    served = [] if correction is None else [pl.lit(correction, pl.List(pl.Float64)).alias("correction")]
+    requests.with_columns(pl.lit("b1").alias("bundle_id"), *served).write_parquet(folder / "requests-1.parquet")
     events.write_parquet(folder / "events-1.parquet")
     return folder
 
@@ -159,6 +159,12 @@ def test_the_command_writes_what_services_read(tmp_path: Path) -> None:
     assert found["b1"](np.array([0.05], np.float32))[0] == pytest.approx(rate, abs=0.004)
     # What has not settled does not count.
     assert found["b1"].at <= DAY - 3_600
+
+    # Whatever clock events were told by.
+    events, out = pl.read_parquet(log / "events-1.parquet"), tmp_path / "other.json"
+    events.with_columns(pl.col("at") + 1e9).write_parquet(log / "events-1.parquet")
+    assert run_msd("recalibrate", str(log), "--out", str(out)).returncode == 0
+    assert read_corrections(out)["b1"].values == pytest.approx(found["b1"].values)
 
 
 def test_the_correction_that_was_served_is_undone(tmp_path: Path) -> None:

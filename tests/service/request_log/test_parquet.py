@@ -90,6 +90,15 @@ def test_events_come_back(tmp_path: Path) -> None:
     assert pq.ParquetFile(path).schema_arrow.names == [field.name for field in fields(EventRecord)]
 
 
+def test_a_file_of_a_release_that_knew_no_corrections_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "requests-1.parquet"
+    path.write_bytes(encode([RECORD]))
+    pq.write_table(pq.read_table(path).drop_columns(["correction"]), path, write_page_checksum=True)
+    (found,) = read_requests(path)
+
+    same(found, replace(RECORD, correction=None))
+
+
 def test_another_file_is_told(tmp_path: Path) -> None:
     foreign, broken = tmp_path / "requests-1.parquet", tmp_path / "requests-2.parquet"
     pq.write_table(pa.table({"x": [1]}), foreign)
