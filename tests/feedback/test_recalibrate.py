@@ -133,7 +133,7 @@ def test_a_drift_is_followed_step_by_step() -> None:
 
 
 def log_of(folder: Path, seed: int, lift: float, correction: list[float] | None = None) -> Path:
-    """A service's log of a day whose click rate is so much above the one predicted. Without a correction it is one of an
+    """A service's log of a day whose click rate is so much above the one predicted. Without a correction it is of an
     earlier release, which knew none."""
     requests, events = traffic(seed, 3_000, lift, share=1.0)
     folder.mkdir()
