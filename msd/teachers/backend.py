@@ -1,16 +1,18 @@
 """Which teachers there are, and how one is made of the command's options. Loads a backend only when it is chosen."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from msd.dataset.config import DatasetConfig
+from msd.teachers.allowance import Allowance, Budget, Pace
 from msd.teachers.knowledge import TeacherError
-from msd.teachers.prompts import Example
+from msd.teachers.prompts import Example, tokens_of
 from msd.teachers.recorded import RecordedTeacher
-from msd.teachers.teacher import Teacher
+from msd.teachers.teacher import Prices, Teacher
 
 
 class Backend(StrEnum):
@@ -34,13 +36,19 @@ class Choice:
 
 @dataclass(frozen=True)
 class Limits:
-    """How much is asked at once, and how long is waited; `Server` and `LocalTeacher` say more."""
+    """How much is asked at once and a minute, and how long is waited; `Server`, `Pace` and `LocalTeacher` say more.
+
+    tokenizer: a tokenizer.json, or a folder with one, for estimates of a server's tokens.
+    """
 
     concurrency: int
     timeout: float
     attempts: int
     batch: int
     max_tokens: int
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    tokenizer: Path | None = None
 
 
 @runtime_checkable
@@ -52,8 +60,13 @@ class LanguageModel(Teacher, Protocol):
         ...
 
 
-def teacher_of(choice: Choice, config: DatasetConfig, limits: Limits) -> Teacher:
-    """The teacher that was chosen. Raises TeacherError if an option is missing, or has no meaning for it."""
+def teacher_of(
+    choice: Choice, config: DatasetConfig, limits: Limits, budget: Budget | None = None, prices: Prices | None = None
+) -> Teacher:
+    """The teacher that was chosen. Raises TeacherError if an option is missing, or has no meaning for it.
+
+    budget: what the run may spend, at these prices, with all its teachers.
+    """
     needs = {
         Backend.RECORDED: (),
         Backend.OPENAI_COMPATIBLE: ("url", "model"),
@@ -78,6 +91,10 @@ def teacher_of(choice: Choice, config: DatasetConfig, limits: Limits) -> Teacher
             "pip install -e '.[train,teach]'"
         ) from error
     assert choice.url
+    if budget and budget.is_set and not (prices and prices.written):
+        raise TeacherError(
+            f"--budget needs the prices of the teacher: {choice.prefix}price-in and {choice.prefix}price-out"
+        )
     server = Server(
         url=choice.url,
         model=choice.model,
@@ -87,7 +104,21 @@ def teacher_of(choice: Choice, config: DatasetConfig, limits: Limits) -> Teacher
         attempts=limits.attempts,
         max_tokens=limits.max_tokens,
     )
-    return OpenAICompatibleTeacher(server, os.environ)
+    allowance = Allowance(Pace(limits.requests_per_minute, limits.tokens_per_minute), budget, prices)
+    count = counter_of(limits.tokenizer) if limits.tokenizer else tokens_of
+    return OpenAICompatibleTeacher(server, os.environ, None, allowance, count)
+
+
+def counter_of(tokenizer: Path) -> Callable[[str], int]:
+    """Counts the tokens of a text by a tokenizer.json, or the one in a folder. Raises TeacherError."""
+    from tokenizers import Tokenizer
+
+    path = tokenizer / "tokenizer.json" if tokenizer.is_dir() else tokenizer
+    try:
+        loaded = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # The library raises Exception itself for a file that it cannot read.
+        raise TeacherError(f"--tokenizer {tokenizer}: is no tokenizer.json: {error}") from None
+    return lambda text: len(loaded.encode(text, add_special_tokens=False).ids)
 
 
 def steerable(teacher: Teacher) -> LanguageModel:

@@ -16,8 +16,9 @@ from rich.progress import (
 )
 
 from msd.teachers.collect import Stage
-from msd.teachers.estimate import Estimate, Prices
-from msd.teachers.teacher import Usage
+from msd.teachers.estimate import Estimate
+from msd.teachers.prompts import ANSWER_TOKENS
+from msd.teachers.teacher import Prices, Usage
 
 
 class Display:
@@ -68,4 +69,5 @@ def tokens_and_cost(usage: Usage, prices: Prices) -> str:
 
 def summary(name: str, due: Estimate, prices: Prices) -> str:
     """An estimate in one line."""
-    return f"{name}: {due.questions:,} questions, about {tokens_and_cost(due.usage, prices)}"
+    length = f"an answer as long as the {due.measured} so far" if due.measured else f"{ANSWER_TOKENS} an answer"
+    return f"{name}: {due.questions:,} questions, about {tokens_and_cost(due.usage, prices)} ({length})"

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from msd.dataset.load import Dataset
 from msd.teachers.collect import group_by_key
@@ -13,25 +14,20 @@ from msd.teachers.seeds import Seeding, choose, load_seeds, refuse_seeds
 from msd.teachers.share import WHOLE, Share
 from msd.teachers.teacher import Question, Teacher, Usage, questions_of
 
+# So many answers tell how long one is.
+_ENOUGH = 10
+
 
 @dataclass(frozen=True)
 class Estimate:
-    """How many questions a teacher would be asked, and the tokens that they are expected to take."""
+    """How many questions a teacher would be asked, and the tokens that they are expected to take.
+
+    measured: how many answers of the teacher in the folder the length of an answer was taken from; 0: the rule.
+    """
 
     questions: int
     usage: Usage
-
-
-@dataclass(frozen=True)
-class Prices:
-    """What a million tokens cost, read and written, in any currency."""
-
-    read: float = 0.0
-    written: float = 0.0
-
-    def cost(self, usage: Usage) -> float:
-        """What those tokens cost."""
-        return (self.read * usage.read + self.written * usage.written) / 1e6
+    measured: int = 0
 
 
 def estimate(
@@ -57,7 +53,11 @@ def estimate(
 def _due(journal: Journal, teacher: Teacher, questions: Iterable[Question]) -> Estimate:
     groups = group_by_key(teacher, list(questions))
     usages = [teacher.estimate(group[0]) for key, group in groups.items() if not journal.settled(key)]
-    return Estimate(len(usages), Usage(sum(one.read for one in usages), sum(one.written for one in usages)))
+    usage = sum(usages, Usage())
+    lengths = [one.written for one in journal.answers.values() if one.teacher == teacher.name and one.written]
+    if len(lengths) < _ENOUGH:
+        return Estimate(len(usages), usage)
+    return Estimate(len(usages), Usage(usage.read, round(len(usages) * fmean(lengths))), len(lengths))
 
 
 def _stand_in(question: Question) -> Example:

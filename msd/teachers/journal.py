@@ -6,9 +6,11 @@ answers.jsonl is only ever appended to. A line of quarantine.jsonl that somebody
 import hashlib
 import json
 import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, BinaryIO, Self, TypeVar
+from typing import Annotated, Any, BinaryIO, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -31,7 +33,10 @@ class _Line(BaseModel):
 
 
 class Entry(_Line):
-    """An answer as it was given. Its id is of the first that it was asked for; others may share the same text."""
+    """An answer as it was given, and from where and when (the day, UTC).
+
+    Its id is of the first that it was asked for; others may share the same text.
+    """
 
     teacher: str
     prompt_version: str
@@ -39,14 +44,21 @@ class Entry(_Line):
     reasoning: str = ""
     read: int = 0
     written: int = 0
+    model: str = ""
+    sampling: dict[str, Any] = Field(default_factory=dict)
+    day: str = ""
 
 
 class Refusal(_Line):
-    """A question without a usable answer. raw: the beginning of what was said; None if nothing was."""
+    """A question without a usable answer. raw: the beginning of what was said; None if nothing was.
+
+    repairable: whether a repair question is still due, as after the first reply of a batch.
+    """
 
     id: str
     raw: str | None
     reason: str
+    repairable: bool = False
 
 
 def key_of(teacher: Teacher, question: Question) -> str:
@@ -76,6 +88,8 @@ class Journal:
         self._file: BinaryIO | None = None
         self.answers: dict[str, Entry] = {}
         self.refusals: list[Refusal] = []
+        self._refused: set[str] = set()
+        self.repairs: dict[str, Refusal] = {}
         self._read()
 
     def settled(self, key: str) -> bool:
@@ -93,6 +107,9 @@ class Journal:
             reasoning=reply.reasoning,
             read=reply.usage.read,
             written=reply.usage.written,
+            model=reply.source.model,
+            sampling=dict(reply.source.sampling),
+            day=datetime.now(UTC).date().isoformat(),
         )
         assert self._file
         self._file.write(_bytes_of(entry))
@@ -109,18 +126,20 @@ class Journal:
             with (self._folder / QUARANTINE_FILE).open("ab", buffering=0) as file:
                 file.write(b"".join(map(_bytes_of, refused)))
             self.refusals += refused
-            self._refused |= {one.key for one in refused}
+            self._note(refused)
         return len(new)
 
     def refuse(self, key: str, reply: Failed, questions: list[Question]) -> None:
         """Puts a question, and those with the same text, into quarantine."""
         raw = None if reply.raw is None else reply.raw[:_RAW_SHOWN]
-        lines = [Refusal(key=key, level=one.level, id=one.id, raw=raw, reason=reply.reason) for one in questions]
+        lines = [
+            Refusal(key=key, level=one.level, id=one.id, raw=raw, reason=reply.reason, repairable=reply.repairable)
+            for one in questions
+        ]
         with (self._folder / QUARANTINE_FILE).open("ab", buffering=0) as file:
             file.write(b"".join(map(_bytes_of, lines)))
         self.refusals += lines
-        if raw is not None:
-            self._refused.add(key)
+        self._note(lines)
 
     def __enter__(self) -> Self:
         self._file = (self._folder / ANSWERS_FILE).open("ab", buffering=0)
@@ -143,11 +162,27 @@ class Journal:
 
     def _read(self) -> None:
         self.answers = {entry.key: entry for entry in _lines(self._folder / ANSWERS_FILE, Entry)}
-        self.refusals = [one for one in _lines(self._folder / QUARANTINE_FILE, Refusal) if one.raw is not None]
-        self._refused = {one.key for one in self.refusals}
+        self.refusals = [
+            one
+            for one in _lines(self._folder / QUARANTINE_FILE, Refusal)
+            if one.raw is not None and one.key not in self.answers
+        ]
+        self._refused, self.repairs = set(), {}
+        self._note(self.refusals)
+
+    def _note(self, refusals: Iterable[Refusal]) -> None:
+        """Whether a question's last refusal leaves a repair due decides whether it is settled."""
+        for one in refusals:
+            if one.raw is None:
+                continue
+            if one.repairable:
+                self.repairs[one.key] = one
+            else:
+                self._refused.add(one.key)
+                self.repairs.pop(one.key, None)
 
     def _leave_answered_refusals(self) -> None:
-        """Questions that got no answer at all leave quarantine, for they are asked again."""
+        """Questions that were answered since, or got no answer at all and are asked again, leave quarantine."""
         path = self._folder / QUARANTINE_FILE
         if not path.is_file():
             return

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -25,7 +25,8 @@ class _Frozen(BaseModel):
 
 
 class Knowledge(_Frozen):
-    """What a teacher wrote of one item or user: facts (`explicit`), and who would want it and why (`implicit`).
+    """What a teacher wrote of one item or user: facts (`explicit`), and who would want it and why (`implicit`), which
+    a writer of facts alone leaves empty.
 
     known: false if the teacher did not recognise the item, so that the rest is inferred from its text alone.
     """
@@ -33,12 +34,16 @@ class Knowledge(_Frozen):
     id: Annotated[str, Field(min_length=1, max_length=256)]
     known: bool = True
     explicit: Text
-    implicit: Text
+    implicit: str
     tags: tuple[Text, ...] = ()
 
 
 class TeachRecord(_Frozen):
-    """teach.json, written when the last answer is in: whose knowledge it is, of which dataset, and how much."""
+    """teach.json, written when the last answer is in: whose knowledge it is, of which dataset, and how much.
+
+    models, sampling, first_day, last_day (UTC): of the answers it is made of, as far as that was noted; prompt_sha256:
+    of all words that went with a question's text.
+    """
 
     format: Literal[1] = 1
     teacher: Text
@@ -47,6 +52,11 @@ class TeachRecord(_Frozen):
     items: Annotated[int, Field(ge=0)]
     users: Annotated[int, Field(ge=0)]
     provenance: str = ""
+    models: tuple[str, ...] = ()
+    sampling: tuple[dict[str, Any], ...] = ()
+    first_day: str = ""
+    last_day: str = ""
+    prompt_sha256: str = ""
 
 
 @dataclass(frozen=True)

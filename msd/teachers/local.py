@@ -9,13 +9,14 @@ from typing import Any, Self
 
 import torch
 from jinja2.exceptions import TemplateError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessorList
 from transformers.utils import logging
 
-from msd.teachers.answer import Written, read_answer
+from msd.teachers.dialogue import Dialogue
+from msd.teachers.grammar import FEWEST_TOKENS, AnswerForm
 from msd.teachers.knowledge import TeacherError
-from msd.teachers.prompts import Example, Message, Prompt, repair, usage_of
-from msd.teachers.teacher import Answered, Failed, Question, Reply, Usage
+from msd.teachers.prompts import Example, Message, Prompt, usage_of
+from msd.teachers.teacher import Question, Reply, Source, Usage
 
 _SAMPLE = 1 << 20
 
@@ -62,6 +63,11 @@ class LocalTeacher:
         """Which model wrote the answers; on what terms they may be used, its licence says."""
         return f"Answers of the local model {self.name}, greedy, prompt {self.prompt_version}."
 
+    @property
+    def prompt_sha256(self) -> str:
+        """Of the wording and the examples."""
+        return self._prompt.sha256
+
     def steered(self, examples: tuple[Example, ...]) -> Self:
         """The same teacher, shown examples."""
         return type(self)(self._path, self._batch, self._max_tokens, Prompt(examples))
@@ -72,20 +78,24 @@ class LocalTeacher:
 
     def estimate(self, question: Question) -> Usage:
         """The tokens that one question is expected to take."""
-        return usage_of(self._prompt.messages(question))
+        return usage_of(self._prompt.messages(question), self.tokens)
+
+    def tokens(self, text: str) -> int:
+        """The tokens of a text, by the model's own tokenizer."""
+        return len(self._tokenizer(text, add_special_tokens=False).input_ids)
 
     def answer(self, questions: Sequence[Question]) -> Iterator[Reply]:
         """Replies in the questions' order, a batch at a time."""
         for start in range(0, len(questions), self._batch):
             yield from self._answer(questions[start : start + self._batch])
 
-    def say(self, chats: Sequence[Sequence[Message]]) -> list[Said]:
-        """What the model writes in answer to each chat."""
+    def say(self, chats: Sequence[Sequence[Message]], form: AnswerForm | None = None) -> list[Said]:
+        """What the model writes in answer to each chat, in the form if one is given."""
         prompts = [self._written_out(chat) for chat in chats]
-        lengths = [len(self._tokenizer(text, add_special_tokens=False).input_ids) for text in prompts]
+        lengths = [self.tokens(text) for text in prompts]
         room = getattr(self._model.config, "max_position_embeddings", None) or max(lengths) + self._max_tokens
         fits = [length + self._max_tokens <= room for length in lengths]
-        texts = iter(self._generate([text for text, fit in zip(prompts, fits, strict=True) if fit]))
+        texts = iter(self._generate([text for text, fit in zip(prompts, fits, strict=True) if fit], form))
         said = []
         for length, fit in zip(lengths, fits, strict=True):
             if fit:
@@ -98,17 +108,17 @@ class LocalTeacher:
 
     def _answer(self, questions: Sequence[Question]) -> Iterator[Reply]:
         """One batch, and the repair questions that are due after it."""
-        chats = [self._prompt.messages(question) for question in questions]
-        replies = [_reply(question, said) for question, said in zip(questions, self.say(chats), strict=True)]
-        again = [n for n, reply in enumerate(replies) if isinstance(reply, Failed) and reply.usage.read]
-        repairs = [repair(chats[n], _raw(replies[n]), _reason(replies[n])) for n in again]
-        for n, said in zip(again, self.say(repairs) if repairs else (), strict=True):
-            if said.fault:
-                continue
-            first = replies[n].usage
-            usage = Usage(first.read + said.usage.read, first.written + said.usage.written)
-            replies[n] = _reply(questions[n], Said(said.text, usage))
-        yield from replies
+        dialogues = [Dialogue(question, self._prompt) for question in questions]
+        source = Source(self.name, {"greedy": True, "max_tokens": self._max_tokens, "form": self._form is not None})
+        replies: dict[Dialogue, Reply] = {}
+        while open_ := [one for one in dialogues if one not in replies and one.due is not None]:
+            for one, said in zip(open_, self.say([one.due or [] for one in open_], self._form), strict=True):
+                if said.fault:
+                    replies[one] = one.broken_off(said.fault, unsaid="")
+                else:
+                    one.hear(said.text, said.usage, source)
+        for one in dialogues:
+            yield replies.get(one) or one.reply
 
     def _written_out(self, chat: Sequence[Message]) -> str:
         """The chat as the model was trained to read it; plain paragraphs if it has no chat template."""
@@ -126,7 +136,7 @@ class LocalTeacher:
         return str(self._tokenizer.apply_chat_template(list(chat), tokenize=False, add_generation_prompt=True))
 
     @torch.inference_mode()
-    def _generate(self, prompts: Sequence[str]) -> list[tuple[str, int]]:
+    def _generate(self, prompts: Sequence[str], form: AnswerForm | None) -> list[tuple[str, int]]:
         """The text that follows each prompt, and its length in tokens."""
         if not prompts:
             return []
@@ -134,14 +144,30 @@ class LocalTeacher:
         inputs = self._tokenizer(list(prompts), return_tensors="pt", padding=True, add_special_tokens=False)
         inputs = {name: inputs[name].to(self._model.device) for name in ("input_ids", "attention_mask")}
         pad = self._tokenizer.pad_token_id
+        processors = LogitsProcessorList([form.processor(len(prompts))] if form else [])
         output_BT = self._model.generate(
-            **inputs, max_new_tokens=self._max_tokens, do_sample=False, num_beams=1, pad_token_id=pad
+            **inputs,
+            max_new_tokens=self._max_tokens,
+            do_sample=False,
+            num_beams=1,
+            pad_token_id=pad,
+            logits_processor=processors,
         )
         found = []
         for tokens in output_BT[:, inputs["input_ids"].shape[1] :].tolist():
             text = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
             found.append((text, sum(token != pad for token in tokens)))
         return found
+
+    @cached_property
+    def _form(self) -> AnswerForm | None:
+        """The form of an answer; None if the tokenizer is of no known kind, or the tokens are too few for it."""
+        if self._max_tokens < FEWEST_TOKENS:
+            return None
+        try:
+            return AnswerForm(self._tokenizer, self._max_tokens)
+        except ValueError:
+            return None
 
     @cached_property
     def _tokenizer(self) -> Any:  # noqa: ANN401
@@ -171,18 +197,3 @@ class LocalTeacher:
             return kind.from_pretrained(folder, local_files_only=True, **options)
         except Exception as error:  # A damaged file, or one of another version, fails in any way there is.
             raise TeacherError(f"{self._path} cannot be loaded: {error}") from None
-
-
-def _reply(question: Question, said: Said) -> Reply:
-    written = said.fault or read_answer(said.text)
-    if isinstance(written, Written):
-        return Answered(question, written.about(question.id), written.reasoning, said.usage)
-    return Failed(question, said.text, written, said.usage)
-
-
-def _raw(reply: Reply) -> str:
-    return (reply.raw or "") if isinstance(reply, Failed) else ""
-
-
-def _reason(reply: Reply) -> str:
-    return reply.reason if isinstance(reply, Failed) else ""

@@ -6,7 +6,7 @@ What meets a fault of the server is asked again after a pause; what is answered 
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -14,14 +14,18 @@ from typing import Any, Self
 
 import httpx
 
-from msd.teachers.answer import ANSWER_SCHEMA, Written, read_answer
+from msd.teachers.allowance import Allowance
+from msd.teachers.completion import BadReply, Options, Said, read_completion
+from msd.teachers.dialogue import Dialogue
 from msd.teachers.knowledge import TeacherError
-from msd.teachers.prompts import Example, Message, Prompt, repair, tokens_of, usage_of
-from msd.teachers.teacher import Answered, Failed, Question, Reply, Usage
+from msd.teachers.prompts import Example, Message, Prompt, tokens_of, usage_of
+from msd.teachers.teacher import Question, Reply, Source, Usage
 
 _LARGEST = 1_000_000
 _SHOWN = 300
 _PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}
+# After these, and wherever a server says how long to wait, all requests rest.
+_OVERLOADED = {429, 503, 529}
 _OURS = {400, 413, 422}
 # A server that asks for more is told goodbye: the run can be started again.
 LONGEST_WAIT = 600.0
@@ -47,27 +51,21 @@ class Server:
 
 
 class _PassingFault(Exception):
-    """Asking again may help. wait: seconds that the server asked for."""
+    """Asking again may help. wait: seconds that the server asked for. everybody: whether all requests should rest."""
 
-    def __init__(self, reason: str, wait: float | None = None) -> None:
+    def __init__(self, reason: str, wait: float | None = None, everybody: bool = False) -> None:
         super().__init__(reason)
-        self.reason, self.wait = reason, wait
+        self.reason, self.wait, self.everybody = reason, wait, everybody
 
 
 class _Refused(Exception):
     """The server will not take this request, however often."""
 
 
-@dataclass(frozen=True)
-class _Said:
-    text: str
-    usage: Usage
-
-
 class OpenAICompatibleTeacher:
     """Asks a server. Raises TeacherError if the address is wrong, or as soon as the server refuses the key or model.
 
-    sleep: how pauses, in seconds, are made.
+    allowance: what this run may take, shared by all its requests. count: the tokens of a text, for estimates.
     """
 
     def __init__(
@@ -75,23 +73,20 @@ class OpenAICompatibleTeacher:
         server: Server,
         environment: Mapping[str, str],
         prompt: Prompt | None = None,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        allowance: Allowance | None = None,
+        count: Callable[[str], int] = tokens_of,
     ) -> None:
-        self._server, self._environment, self._sleep = server, environment, sleep
+        self._server, self._environment = server, environment
         self._prompt = prompt or Prompt()
+        self._allowance = allowance or Allowance()
         self._key = environment.get(server.key_variable, "").strip()
         if not (self._key.isascii() and self._key.isprintable()):
             raise TeacherError(f"{server.key_variable} holds characters that no key has")
         self._url = _checked(server.url)
         self._understood = False
-        self._optional: dict[str, Any] = {
-            "temperature": 0,
-            "max_tokens": server.max_tokens,
-            "response_format": {
-                "type": "json_schema",
-                "json_schema": {"name": "knowledge", "strict": True, "schema": ANSWER_SCHEMA},
-            },
-        }
+        self._options, self._count = Options(server.max_tokens), count
+        self._sending: set[asyncio.Task[Any] | None] = set()
+        self._ending = False
 
     @property
     def name(self) -> str:
@@ -108,9 +103,24 @@ class OpenAICompatibleTeacher:
         """Where the answers come from; on what terms they may be used, the server's owner knows."""
         return f"Answers of {self._server.model} at {self._url.host}, prompt {self.prompt_version}."
 
+    @property
+    def prompt(self) -> Prompt:
+        """The wording, and the examples shown."""
+        return self._prompt
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """The options of a request, for the record."""
+        return self._options.sampling()
+
+    @property
+    def prompt_sha256(self) -> str:
+        """Of the wording and the examples."""
+        return self._prompt.sha256
+
     def steered(self, examples: tuple[Example, ...]) -> Self:
         """The same teacher, shown examples."""
-        return type(self)(self._server, self._environment, Prompt(examples), self._sleep)
+        return type(self)(self._server, self._environment, Prompt(examples), self._allowance, self._count)
 
     def input_of(self, question: Question) -> str:
         """The text: the id is not shown."""
@@ -118,56 +128,79 @@ class OpenAICompatibleTeacher:
 
     def estimate(self, question: Question) -> Usage:
         """The tokens that one question is expected to take."""
-        return usage_of(self._prompt.messages(question))
+        return usage_of(self._prompt.messages(question), self._count)
+
+    def body(self, chat: Sequence[Message]) -> dict[str, Any]:
+        """A request as it is sent."""
+        return self._options.body(self._server.model, chat)
+
+    def most(self, body: Mapping[str, Any]) -> Usage:
+        """The most tokens that a request can take. Raises TeacherError if its answer has no bound, but a budget has."""
+        most = self._options.most(body)
+        if most is None and self._allowance.budget.is_set:
+            raise TeacherError(f"{self._url.host} takes no bound on tokens, so that no --budget can be held")
+        return most or self._options.expected(body["messages"])
 
     def answer(self, questions: Sequence[Question]) -> Iterator[Reply]:
-        """Replies as they come. Raises TeacherError where going on makes no sense; open requests are dropped then."""
+        """Replies as they come. Raises TeacherError where going on makes no sense, after the requests under way."""
         with asyncio.Runner() as runner:
             replies = self._replies(questions)
             while (reply := runner.run(_next(replies))) is not None:
                 yield reply
 
     async def _replies(self, questions: Sequence[Question]) -> AsyncIterator[Reply]:
-        """A window of requests moves over the questions; the next starts only when a reply has been taken."""
+        """A window of requests moves over the questions; the next starts only when a reply has been taken.
+
+        After a fault that ends the run, requests that are sent are waited for, because they are paid for.
+        """
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         waiting = iter(questions)
         running: set[asyncio.Task[Reply]] = set()
+        fault: TeacherError | None = None
+        self._ending = False
         limits = httpx.Limits(max_connections=self._server.concurrency)
         async with httpx.AsyncClient(headers=headers, timeout=self._server.timeout, limits=limits) as client:
             try:
                 while True:
-                    while len(running) < self._server.concurrency and (one := next(waiting, None)):
+                    while not fault and len(running) < self._server.concurrency and (one := next(waiting, None)):
                         running.add(asyncio.create_task(self._reply(client, one)))
                     if not running:
-                        return
+                        break
                     done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                     task = done.pop()
                     running.remove(task)
+                    if task.cancelled():
+                        continue
+                    if isinstance(error := task.exception(), TeacherError):
+                        fault = fault or error
+                        self._ending = True
+                        for other in running - self._sending:
+                            other.cancel()
+                        continue
                     yield task.result()
             finally:
                 for task in running:
                     task.cancel()
                 await asyncio.gather(*running, return_exceptions=True)
+        if fault:
+            raise fault
 
     async def _reply(self, client: httpx.AsyncClient, question: Question) -> Reply:
         """One question, and the repair question if it is due."""
-        chat = self._prompt.messages(question)
-        usage, raw, reason = Usage(), None, ""
-        for turn in range(2):
+        dialogue = Dialogue(question, self._prompt)
+        while (chat := dialogue.due) is not None:
             try:
                 said = await self._say(client, chat)
             except (_PassingFault, _Refused) as fault:
-                reason = f"{reason}; then {fault}" if turn else str(fault)
-                return Failed(question, raw, self._hidden(reason), usage)
-            usage = Usage(usage.read + said.usage.read, usage.written + said.usage.written)
-            written = read_answer(said.text)
-            if isinstance(written, Written):
-                return Answered(question, written.about(question.id), written.reasoning, usage)
-            raw, reason = said.text, written
-            chat = repair(self._prompt.messages(question), raw, reason)
-        return Failed(question, raw, reason, usage)
+                return dialogue.broken_off(self._hidden(str(fault)))
+            except TeacherError:
+                if dialogue.usable:
+                    break
+                raise
+            dialogue.hear(said.text, said.usage, Source(said.model, self.sampling))
+        return dialogue.reply
 
-    async def _say(self, client: httpx.AsyncClient, chat: Sequence[Message]) -> _Said:
+    async def _say(self, client: httpx.AsyncClient, chat: Sequence[Message]) -> Said:
         """What the server says, after as many attempts as are allowed."""
         for attempt in range(1, self._server.attempts + 1):
             try:
@@ -178,56 +211,82 @@ class OpenAICompatibleTeacher:
                         f"{self._url.host} asks to wait {fault.wait:.0f} seconds; run `msd teach` again then, "
                         "nothing answered is lost"
                     ) from None
-                if attempt == self._server.attempts:
+                if attempt == self._server.attempts or self._ending:
                     raise _PassingFault(f"{fault.reason} ({attempt} attempts)") from None
-                await self._sleep(pause(attempt, self._server.pause, fault.wait))
+                await self._rest(pause(attempt, self._server.pause, fault.wait), fault.everybody)
         raise AssertionError("no attempt is allowed")
 
-    async def _attempt(self, client: httpx.AsyncClient, chat: Sequence[Message]) -> _Said:
+    async def _rest(self, seconds: float, everybody: bool) -> None:
+        pace = self._allowance.pace
+        if everybody:
+            pace.cool_down(seconds)
+        else:
+            await pace.sleep(seconds)
+
+    async def _attempt(self, client: httpx.AsyncClient, chat: Sequence[Message]) -> Said:
         """One request; again at once without an option that the server does not take."""
         while True:
-            sent = dict(self._optional)
-            body = {"model": self._server.model, "messages": list(chat), **sent}
-            try:
-                # httpx counts its seconds from byte to byte; a server that drips would hold a request for ever.
-                async with asyncio.timeout(self._server.timeout):
-                    status, headers, content = await _post(client, self._url, body)
-            except (TimeoutError, httpx.TimeoutException):
-                raise _PassingFault(f"no reply within {self._server.timeout:g} seconds") from None
-            except httpx.HTTPError as error:
-                raise _PassingFault(f"the connection failed: {error or type(error).__name__}") from None
+            body = self.body(chat)
+            status, headers, content = await self._allowed(client, chat, body)
             if status == 200:
                 self._understood = True
-                said = _said(content, headers, chat)
-                return replace(said, text=self._hidden(said.text))
-            if status not in _OURS or not self._give_up_option(sent, content):
+                return self._said(content, headers, chat)
+            if status not in _OURS or not self._gives_up(body, content):
                 raise self._fault(status, headers, content)
 
-    def _give_up_option(self, sent: Mapping[str, Any], content: bytes) -> bool:
-        """Leaves out, from now on, the option that a refusal names (the schema, if none); False if that cannot help.
+    async def _allowed(
+        self, client: httpx.AsyncClient, chat: Sequence[Message], body: dict[str, Any]
+    ) -> tuple[int, httpx.Headers, bytes]:
+        """One request, once it may start. Without a reply that tells, it counts with the most it can have taken."""
+        if self._ending:
+            raise TeacherError("the run is ending")
+        held = await self._allowance(self._options.expected(chat), self.most(body))
+        taken = held.most
+        self._sending.add(asyncio.current_task())
+        try:
+            status, headers, content = await self._sent(client, body)
+            taken = _billed(status, content, chat, taken)
+            return status, headers, content
+        except httpx.ConnectError as error:
+            taken = Usage()
+            raise _PassingFault(f"the connection failed: {error or type(error).__name__}") from None
+        except httpx.HTTPError as error:
+            raise _PassingFault(f"the connection failed: {error or type(error).__name__}") from None
+        finally:
+            self._sending.discard(asyncio.current_task())
+            held.settle(taken)
 
-        An option that another request has given up meanwhile is worth a second try as well. Once a request has been
-        understood, a refusal is about the question.
-        """
-        if sent.keys() != self._optional.keys():
-            return True
-        if self._understood:
+    async def _sent(self, client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[int, httpx.Headers, bytes]:
+        try:
+            # httpx counts its seconds from byte to byte; a server that drips would hold a request for ever.
+            async with asyncio.timeout(self._server.timeout):
+                return await _post(client, self._url, body)
+        except (TimeoutError, httpx.TimeoutException):
+            raise _PassingFault(f"no reply within {self._server.timeout:g} seconds") from None
+
+    def _gives_up(self, body: Mapping[str, Any], content: bytes) -> bool:
+        """Whether to try again without an option. Once a request has been understood, a refusal is about the question,
+        unless an option has been given up meanwhile."""
+        if self._understood and body.keys() == self._options.body("", []).keys():
             return False
-        text = content.decode(errors="replace")
-        named = [option for option in sent if option in text]
-        option = named[0] if named else "response_format"
-        if option not in self._optional:
-            return False
-        value = self._optional.pop(option)
-        if option == "max_tokens":
-            self._optional["max_completion_tokens"] = value
-        return True
+        return self._options.give_up(body, content.decode(errors="replace"))
+
+    def _said(self, content: bytes, headers: httpx.Headers, chat: Sequence[Message]) -> Said:
+        try:
+            said = read_completion(json.loads(content), chat)
+        except (ValueError, RecursionError):
+            kind = headers.get("content-type", "of no type")[:_SHOWN]
+            raise _PassingFault(f"the reply ({kind}) is not JSON: {content[:80]!r}") from None
+        except BadReply as error:
+            raise _PassingFault(str(error)) from None
+        return replace(said, text=self._hidden(said.text), model=self._hidden(said.model))
 
     def _fault(self, status: int, headers: httpx.Headers, content: bytes) -> Exception:
         text = " ".join(self._hidden(content.decode(errors="replace")).split())
         told = f"{self._url.host} answers {status}" + (f": {text[:_SHOWN]}" if text else "")
         if status in _PASSING or status >= 500:
-            return _PassingFault(told, retry_after(headers))
+            wait = retry_after(headers)
+            return _PassingFault(told, wait, everybody=status in _OVERLOADED or wait is not None)
         if status in _OURS:
             return _Refused(told)
         hint = {
@@ -239,6 +298,17 @@ class OpenAICompatibleTeacher:
     def _hidden(self, text: str) -> str:
         """A text of the server's without the key, which some servers repeat."""
         return text.replace(self._key, "[key]") if self._key else text
+
+
+def _billed(status: int, content: bytes, chat: Sequence[Message], most: Usage) -> Usage:
+    """The tokens that a reply says it took: none if it is an error, the most it can be if it does not say."""
+    if status != 200:
+        return Usage()
+    try:
+        said = read_completion(json.loads(content), chat)
+    except (ValueError, RecursionError, BadReply):
+        return most
+    return said.usage if said.counted else most
 
 
 def _checked(url: str) -> httpx.URL:
@@ -266,33 +336,6 @@ async def _post(client: httpx.AsyncClient, url: httpx.URL, body: dict[str, Any])
             if len(content) > _LARGEST:
                 raise _Refused(f"the reply is larger than {_LARGEST:,} bytes")
         return response.status_code, response.headers, bytes(content)
-
-
-def _said(content: bytes, headers: httpx.Headers, chat: Sequence[Message]) -> _Said:
-    kind = headers.get("content-type", "of no type")
-    try:
-        reply = json.loads(content)
-        text = reply["choices"][0]["message"]["content"]
-    except (ValueError, RecursionError):
-        raise _PassingFault(f"the reply ({kind[:_SHOWN]}) is not JSON: {content[:80]!r}") from None
-    except (LookupError, TypeError):
-        raise _PassingFault(f"the reply is not a chat completion: {content[:_SHOWN]!r}") from None
-    # An empty or missing text, as when a model declines, is an answer too: a wrong one.
-    text = text if isinstance(text, str) else ""
-    text = text.encode("utf-8", "replace").decode()
-    return _Said(text, _usage(reply.get("usage"), chat, text))
-
-
-def _usage(told: object, chat: Sequence[Message], text: str) -> Usage:
-    """The tokens that the server counts; where it does not, those that the rule of the estimate gives."""
-    usage = replace(usage_of(chat), written=tokens_of(text))
-    if not isinstance(told, dict):
-        return usage
-    read, written = told.get("prompt_tokens"), told.get("completion_tokens")
-    return Usage(
-        read if type(read) is int and read >= 0 else usage.read,
-        written if type(written) is int and written >= 0 else usage.written,
-    )
 
 
 def pause(attempt: int, base: float, asked: float | None = None) -> float:

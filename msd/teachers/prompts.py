@@ -5,7 +5,7 @@ Asks nobody.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -15,7 +15,7 @@ from msd.teachers.knowledge import Knowledge
 from msd.teachers.teacher import Level, Question, Usage
 
 # Goes up with every change of a file in wording/; answers are kept under it, so that a change is asked anew.
-PROMPT_VERSION = "2"
+PROMPT_VERSION = "3"
 _QUOTED = 2000
 # Where nobody counts tokens. The rule is rough: languages and tokenizers differ by half as much again.
 ANSWER_TOKENS = 300
@@ -53,6 +53,13 @@ class Prompt:
             return PROMPT_VERSION
         shown = json.dumps([[one.level, one.text, _answer_of(one)] for one in self.examples])
         return f"{PROMPT_VERSION}+{hashlib.sha256(shown.encode()).hexdigest()[:8]}"
+
+    @property
+    def sha256(self) -> str:
+        """Of the wording and the examples, all that goes with a question's text."""
+        words = [wording(name) for name in ("item", "user", "repair")]
+        shown = [[one.level, one.text, _answer_of(one)] for one in self.examples]
+        return hashlib.sha256(json.dumps([words, shown]).encode()).hexdigest()
 
     def messages(self, question: Question) -> list[Message]:
         """The chat that asks one question. It holds the question's text, and nothing else of the dataset."""
@@ -100,6 +107,6 @@ def tokens_of(text: str) -> int:
     return -(-len(text.encode()) // BYTES_A_TOKEN)
 
 
-def usage_of(chat: Sequence[Message]) -> Usage:
-    """The tokens that a chat and its answer take, by the rule."""
-    return Usage(sum(tokens_of(message["content"]) + _MESSAGE_TOKENS for message in chat), ANSWER_TOKENS)
+def usage_of(chat: Sequence[Message], count: Callable[[str], int] = tokens_of) -> Usage:
+    """The tokens that a chat and its answer take: the chat's by `count`, the answer's by the rule."""
+    return Usage(sum(count(message["content"]) + _MESSAGE_TOKENS for message in chat), ANSWER_TOKENS)

@@ -62,6 +62,11 @@ class RecordedTeacher:
         return self._about.prompt_version
 
     @property
+    def prompt_sha256(self) -> str:
+        """Not recorded."""
+        return ""
+
+    @property
     def provenance(self) -> str:
         """How they came about, and on what terms they may be used."""
         return self._about.provenance

@@ -3,8 +3,6 @@
 seeds.jsonl keeps them: a dataset that changes keeps its seeds, and with them all other answers.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from msd.contract.files import write_bytes_atomic
 from msd.teachers.knowledge import Knowledge, TeacherError, describe
 from msd.teachers.prompts import Example
-from msd.teachers.teacher import Level, Question, Teacher
+from msd.teachers.teacher import Level, Question, Teacher, digest_of
 
 SEEDS_FILE = "seeds.jsonl"
 
@@ -42,9 +40,7 @@ class _Seed(BaseModel):
 def choose(questions: Sequence[Question], number: int) -> list[Question]:
     """A sample of questions that differ in text; the same for the same questions, whatever their order."""
     by_text = {question.text: question for question in questions}
-    return sorted(
-        by_text.values(), key=lambda one: hashlib.sha256(json.dumps([one.level, one.text]).encode()).digest()
-    )[:number]
+    return sorted(by_text.values(), key=digest_of)[:number]
 
 
 def load_seeds(folder: Path, teacher: Teacher) -> tuple[Example, ...] | None:

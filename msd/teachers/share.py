@@ -1,7 +1,5 @@
 """Shares of all questions, each for a run of its own, on whatever machine; and their answers joined. Asks nobody."""
 
-import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,26 +9,36 @@ from msd.contract.files import write_bytes_atomic
 from msd.teachers.journal import ANSWERS_FILE, Journal, claim
 from msd.teachers.knowledge import TeacherError
 from msd.teachers.seeds import SEEDS_FILE
-from msd.teachers.teacher import Question
+from msd.teachers.teacher import Question, digest_of
 
 _FORM = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
 
 
 @dataclass(frozen=True)
 class Share:
-    """The `part`-th, from 1, of `of` shares. All of them together have each question once."""
+    """The `part`-th, from 1, of `of` shares. All of them together have each question once.
+
+    limit: so many different texts a level at most, a sample of the share; None: all.
+    """
 
     part: int
     of: int
+    limit: int | None = None
 
     def holds(self, question: Question) -> bool:
         """By a hash of the text, so that questions with the same text are asked once, whoever asks them."""
-        digest = hashlib.sha256(json.dumps([question.level, question.text]).encode()).digest()
-        return int.from_bytes(digest[:8]) % self.of == self.part - 1
+        return int.from_bytes(digest_of(question)[:8]) % self.of == self.part - 1
 
     def of_levels(self, levels: Sequence[Sequence[Question]]) -> list[list[Question]]:
-        """What of each level is in this share."""
-        return [[question for question in questions if self.holds(question)] for questions in levels]
+        """What of each level is in this share, in the same order."""
+        return [self._sample([question for question in questions if self.holds(question)]) for questions in levels]
+
+    def _sample(self, questions: list[Question]) -> list[Question]:
+        """The questions whose texts' digests are the least: a higher limit keeps those of a lower one."""
+        if self.limit is None:
+            return questions
+        chosen = set(sorted({digest_of(question) for question in questions})[: self.limit])
+        return [question for question in questions if digest_of(question) in chosen]
 
 
 WHOLE = Share(1, 1)

@@ -1,7 +1,9 @@
 """What a teacher is: something that answers questions about items and users. One file a backend implements it."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from msd.dataset.load import Dataset
@@ -28,25 +30,56 @@ class Usage:
     read: int = 0
     written: int = 0
 
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(self.read + other.read, self.written + other.written)
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What a million tokens cost, read and written, in any currency."""
+
+    read: float = 0.0
+    written: float = 0.0
+
+    def cost(self, usage: Usage) -> float:
+        """What those tokens cost."""
+        return (self.read * usage.read + self.written * usage.written) / 1e6
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an answer is from. model: in the server's words. sampling: the options it was asked with."""
+
+    model: str = ""
+    sampling: Mapping[str, object] = field(default_factory=dict)
+
 
 @dataclass(frozen=True)
 class Answered:
-    """An answer that can be used. reasoning: how the teacher came to it; never part of the knowledge."""
+    """An answer that can be used. reasoning: how the teacher came to it; never part of the knowledge.
+
+    source: which model answered, and how its words were drawn, as far as that is known.
+    """
 
     question: Question
     knowledge: Knowledge
     reasoning: str = ""
     usage: Usage = Usage()
+    source: Source = Source()
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A question without a usable answer. raw: what was said last, or None if nothing was: asking again may help."""
+    """A question without a usable answer. raw: what was said last, or None if nothing was: asking again may help.
+
+    repairable: whether the repair question has not been put yet.
+    """
 
     question: Question
     raw: str | None
     reason: str
     usage: Usage = Usage()
+    repairable: bool = False
 
 
 Reply = Answered | Failed
@@ -55,6 +88,7 @@ Reply = Answered | Failed
 class Teacher(Protocol):
     """A large language model, or what one has said.
 
+    prompt_sha256: of all words that go with a question; empty if that is not known.
     provenance: who answered and on what terms, kept beside the answers.
     """
 
@@ -63,6 +97,9 @@ class Teacher(Protocol):
 
     @property
     def prompt_version(self) -> str: ...
+
+    @property
+    def prompt_sha256(self) -> str: ...
 
     @property
     def provenance(self) -> str: ...
@@ -78,6 +115,11 @@ class Teacher(Protocol):
     def answer(self, questions: Sequence[Question]) -> Iterator[Reply]:
         """Answers each question once, in any order, as the answers come. Raises TeacherError if it cannot go on."""
         ...
+
+
+def digest_of(question: Question) -> bytes:
+    """A hash of what is asked about, the same on every machine."""
+    return hashlib.sha256(json.dumps([question.level, question.text]).encode()).digest()
 
 
 def questions_of(dataset: Dataset) -> tuple[list[Question], list[Question]]:

@@ -55,7 +55,13 @@ class Call:
 
 def right(text: str) -> dict[str, object]:
     """An answer as it should be."""
-    return {"reasoning": "because", "explicit": f"E {text}", "implicit": f"I {text}", "tags": ["a", "b"], "known": True}
+    return {
+        "reasoning": "because",
+        "explicit": f"E {text}",
+        "implicit": f"I {text}",
+        "tags": ["a", "b", "c", "d", "e"],
+        "known": True,
+    }
 
 
 Behaviour = Callable[[Call], None]

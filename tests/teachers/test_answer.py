@@ -24,7 +24,7 @@ RIGHT = json.dumps(right("x"))
         f'{{"explicit": "a draft"}} {RIGHT}',
         f"{RIGHT} {RIGHT}",
         json.dumps(right("x") | {"confidence": 0.9}),
-        json.dumps(right(" x ") | {"tags": [" a", "b ", "a"]}).replace("E  x ", " E x "),
+        json.dumps(right(" x ") | {"tags": [" a", "b ", "a", "c", "d", "e"]}).replace("E  x ", " E x "),
         json.dumps(right("x"), ensure_ascii=True, indent=4),
     ],
 )
@@ -32,7 +32,7 @@ def test_an_answer_is_found_whatever_is_around_it(raw: str) -> None:
     found = read_answer(raw)
     assert isinstance(found, Written)
     knowledge = found.about("7")
-    assert (knowledge.id, knowledge.explicit, knowledge.tags) == ("7", "E x", ("a", "b"))
+    assert (knowledge.id, knowledge.explicit, knowledge.tags) == ("7", "E x", ("a", "b", "c", "d", "e"))
 
 
 @pytest.mark.parametrize(

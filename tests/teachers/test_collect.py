@@ -25,6 +25,7 @@ class Parrot:
 
     name = "parrot"
     prompt_version = "1"
+    prompt_sha256 = ""
     provenance = "repeats"
 
     def __init__(self, patience: int = 10**9) -> None:
@@ -46,7 +47,8 @@ class Parrot:
 
     def reply(self, question: Question) -> Reply:
         """What it says."""
-        knowledge = Knowledge(id=question.id, explicit=question.text, implicit=f"{question.level}, “likes” it")
+        said = f"It is {question.text}", f"A {question.level}, for those who “like” {question.text}"
+        knowledge = Knowledge(id=question.id, explicit=said[0], implicit=said[1], tags=tuple("abcde"))
         return Answered(question, knowledge, "it repeats", Usage(10, 1))
 
 
@@ -94,8 +96,8 @@ def test_the_folder_loads_and_says_whose_it_is(tiny: Dataset, tmp_path: Path) ->
     record = collect_knowledge(tiny, Parrot(), tmp_path / "out", seen.append).record
     base = load_knowledge(tmp_path / "out")
     items, users = questions_of(tiny)
-    assert {one.id: one.text for one in items} == {id_: one.explicit for id_, one in base.items.items()}
-    assert {one.id: one.text for one in users} == {id_: one.explicit for id_, one in base.users.items()}
+    assert {one.id: f"It is {one.text}" for one in items} == {id_: one.explicit for id_, one in base.items.items()}
+    assert {one.id: f"It is {one.text}" for one in users} == {id_: one.explicit for id_, one in base.users.items()}
     assert record == load_record(tmp_path / "out")
     assert (record.teacher, record.dataset, record.items, record.users) == ("parrot", "tiny", 79, 10)
     assert seen[0] == Stage("items", 0, 79)
@@ -168,10 +170,10 @@ def test_a_changed_text_alone_is_asked_again_and_replaces(small: Dataset, tmp_pa
     assert [one.id for one in parrot.asked] == ["10"]
     assert {one.level for one in later.asked} == {"user"}
     assert all("Lantern" in one.text for one in later.asked)
-    assert load_knowledge(tmp_path / "out").items["10"].explicit == "Lantern,"
+    assert load_knowledge(tmp_path / "out").items["10"].explicit == "It is Lantern,"
     # The first dataset's answers are still there.
     collect_knowledge(small, Parrot(0), tmp_path / "out", ignore)
-    assert load_knowledge(tmp_path / "out").items["10"].explicit == "Mystery,"
+    assert load_knowledge(tmp_path / "out").items["10"].explicit == "It is Mystery,"
 
 
 def test_other_models_and_wordings_are_asked_anew(small: Dataset, tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ def test_a_server_is_asked_and_its_tokens_are_counted(data: Path, tmp_path: Path
     assert "3 items, 5 users, by m" in result.output
     assert "tokens 300 in, 60 out, cost 0.0090" in result.output
     assert load_knowledge(out).items["1"].explicit == "E Tent, camping, outdoor"
-    assert load_record(out).provenance == "Answers of m at 127.0.0.1, prompt 2."
+    assert load_record(out).provenance == "Answers of m at 127.0.0.1, prompt 3."
     assert "because" not in (out / "items.jsonl").read_text(encoding="utf-8")
     assert all("sk-secret" not in path.read_text(encoding="utf-8") for path in out.iterdir())
 
@@ -131,7 +131,7 @@ def test_an_estimate_sends_nothing(data: Path, tmp_path: Path) -> None:
     number = len(texts(data))
     assert f"m: {number} questions, about tokens " in result.output
     assert f" in, {number * 300:,} out, cost 0.0" in result.output
-    assert "a token for 4 bytes, 300 an answer; repairs not counted; nothing was sent" in result.output
+    assert "a token for 4 bytes; repairs not counted; nothing was sent" in result.output
     assert "seeds by big: 2 questions, about tokens" in seeded.output
     assert "cost 0.0600" in seeded.output
     assert f"m: {number - 2} questions" in seeded.output

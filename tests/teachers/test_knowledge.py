@@ -56,6 +56,7 @@ RIGHT = {"id": "x", "known": True, "explicit": "e", "implicit": "i", "tags": []}
         (json.dumps(RIGHT | {"tags": [1]}), "tags.0: should be a valid string"),
         (json.dumps(RIGHT | {"score": 1}), "score: is not known here"),
         (json.dumps({"id": "x", "known": True, "explicit": "e"}), "implicit: is missing"),
+        (json.dumps(RIGHT | {"implicit": None}), "implicit: should be a valid string"),
     ],
 )
 def test_a_wrong_line_is_named(folder: Path, line: str, message: str) -> None:

@@ -97,7 +97,7 @@ def test_a_model_folder_answers(tmp_path: Path, template: str | None) -> None:
     assert [reply.question for reply in replies] == questions
     for reply in replies:
         assert isinstance(reply, Answered)
-        assert reply.knowledge == Knowledge(id=reply.question.id, explicit="E x", implicit="I x", tags=("a", "b"))
+        assert reply.knowledge == Knowledge(id=reply.question.id, explicit="E x", implicit="I x", tags=tuple("abcde"))
         assert reply.reasoning == "because"
         assert reply.usage.written == 1
 

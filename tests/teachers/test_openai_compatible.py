@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from msd.teachers.allowance import Allowance, Pace
 from msd.teachers.knowledge import Knowledge, TeacherError
 from msd.teachers.openai_compatible import OpenAICompatibleTeacher
 from msd.teachers.prompts import PROMPT_VERSION, Example
@@ -42,8 +43,10 @@ def many(number: int) -> list[Question]:
 
 def test_an_answer_becomes_knowledge_without_its_reasoning() -> None:
     (reply,), (call,) = ask(Call.answer)
-    knowledge = Knowledge(id="1", explicit="E Tent", implicit="I Tent", tags=("a", "b"))
-    assert reply == Answered(TENT, knowledge, "because", Usage(100, 20))
+    knowledge = Knowledge(id="1", explicit="E Tent", implicit="I Tent", tags=tuple("abcde"))
+    assert isinstance(reply, Answered)
+    assert (reply.knowledge, reply.reasoning, reply.usage) == (knowledge, "because", Usage(100, 20))
+    assert reply.source.sampling == {"temperature": 0, "max_tokens": 1024, "response_format": "json_schema"}
     assert call.headers["authorization"] == "Bearer sk-secret"
     assert call.body["model"] == "m"
     assert call.body["temperature"] == 0
@@ -101,7 +104,8 @@ def test_pauses_double_and_heed_the_server(fault: Behaviour, shortest: list[floa
         pauses.append(seconds)
 
     with ChatServer(in_turn(fault, fault, fault, fault, Call.answer)) as server:
-        teacher = OpenAICompatibleTeacher(server.settings(pause=1.0, attempts=5), KEY, sleep=note)
+        allowance = Allowance(Pace(sleep=note, clock=lambda: sum(pauses)))
+        teacher = OpenAICompatibleTeacher(server.settings(pause=1.0, attempts=5), KEY, None, allowance)
         (reply,) = teacher.answer([TENT])
     assert isinstance(reply, Answered)
     assert all(low <= one <= high for low, one, high in zip(shortest, pauses, longest, strict=True))

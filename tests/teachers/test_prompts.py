@@ -8,7 +8,7 @@ from msd.teachers.knowledge import Knowledge
 from msd.teachers.prompts import PROMPT_VERSION, Example, Prompt, repair, tokens_of, usage_of, wording
 from msd.teachers.teacher import Level, Question
 
-WORDINGS = {"2": "22bce41a0fd6de3f"}
+WORDINGS = {"3": "45aec2e2bb395e81"}
 
 
 def example(level: Level, text: str) -> Example:

@@ -1,0 +1,126 @@
+"""What all requests of a run share: requests and tokens a minute, one cool-down, and a spending cap. Sends nothing."""
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from msd.teachers.knowledge import TeacherError
+from msd.teachers.teacher import Prices, Usage
+
+_MINUTE = 60.0
+
+
+class BudgetSpent(TeacherError):
+    """The next request could cost more than is left of the spending cap."""
+
+
+class Pace:
+    """Lets requests start one after the other, each as soon as the rates a minute allow; None: no limit.
+
+    A request counts with the tokens that it may take until its reply says how many it took. While the server asks
+    for a rest, nothing starts.
+    sleep, clock: seconds; for tests.
+    """
+
+    def __init__(
+        self,
+        requests: float | None = None,
+        tokens: float | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._seconds_a_request = _MINUTE / requests if requests else 0.0
+        self._seconds_a_token = _MINUTE / tokens if tokens else 0.0
+        self.sleep, self._clock = sleep, clock
+        self._next_request = self._next_token = self._rested = -math.inf
+
+    async def turn(self, tokens: int) -> None:
+        """Wait until a request that may take so many tokens can start."""
+        while (wait := max(self._next_request, self._next_token, self._rested) - self._clock()) > 0:
+            await self.sleep(wait)
+        now = self._clock()
+        self._next_request = now + self._seconds_a_request
+        self._next_token = now + tokens * self._seconds_a_token
+
+    def correct(self, unused: int) -> None:
+        """A reply took fewer tokens than its request was counted with."""
+        self._next_token -= unused * self._seconds_a_token
+
+    def cool_down(self, seconds: float) -> None:
+        """Start nothing for so long; a shorter rest does not end a longer one."""
+        self._rested = max(self._rested, self._clock() + seconds)
+
+
+class Budget:
+    """The most that the requests of a run may cost. A request's worst case is held until its reply is there."""
+
+    def __init__(self, cap: float | None = None) -> None:
+        self.cap = math.inf if cap is None else cap
+        self.spent = 0.0
+        self._held: list[float] = []
+        self._waiting: list[asyncio.Future[None]] = []
+
+    @property
+    def is_set(self) -> bool:
+        """Whether there is a cap at all."""
+        return self.cap < math.inf
+
+    def affords(self, cost: float) -> bool:
+        """Whether a request may start that costs at most so much, whatever those under way will cost."""
+        return self.spent + math.fsum(self._held) + cost <= self.cap
+
+    async def hold(self, cost: float) -> None:
+        """Set `cost` aside; waits for the replies of others where that may help. Raises BudgetSpent if it cannot."""
+        while not self.affords(cost):
+            if not self._held:
+                raise BudgetSpent(
+                    f"the budget of {self.cap:g} does not allow another request: {self.spent:.4f} is spent, and the "
+                    f"next may cost {cost:.4f}"
+                )
+            self._waiting.append(asyncio.get_running_loop().create_future())
+            await self._waiting[-1]
+        self._held.append(cost)
+
+    def settle(self, held: float, spent: float) -> None:
+        """The reply to a request is there, or will never come."""
+        self._held.remove(held)
+        self.spent += spent
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiting.clear()
+
+
+class Allowance:
+    """A pace and a budget, and the prices of the teacher that draws on them."""
+
+    def __init__(self, pace: Pace | None = None, budget: Budget | None = None, prices: Prices | None = None) -> None:
+        self.pace, self.budget, self.prices = pace or Pace(), budget or Budget(), prices or Prices()
+
+    async def __call__(self, expected: Usage, most: Usage) -> "Held":
+        """Wait until a request may start. The pace counts what it is expected to take, the budget the most it can."""
+        cost = self.prices.cost(most)
+        await self.budget.hold(cost)
+        try:
+            await self.pace.turn(expected.read + expected.written)
+        except BaseException:
+            self.budget.settle(cost, 0.0)
+            raise
+        return Held(self, expected, most)
+
+
+@dataclass(frozen=True)
+class Held:
+    """What one request has been allowed; to be settled once, whatever came of it."""
+
+    allowance: Allowance
+    expected: Usage
+    most: Usage
+
+    def settle(self, taken: Usage) -> None:
+        """Count what was taken in place of what might have been."""
+        prices = self.allowance.prices
+        self.allowance.budget.settle(prices.cost(self.most), prices.cost(taken))
+        self.allowance.pace.correct(self.expected.read + self.expected.written - taken.read - taken.written)

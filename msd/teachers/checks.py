@@ -1,0 +1,168 @@
+"""Checks of meaning: whether an answer of the right form says something about what was asked. Asks nobody."""
+
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+
+from msd.teachers.knowledge import Knowledge
+from msd.teachers.prompts import wording
+from msd.teachers.teacher import Level, Question
+
+FEWEST_TAGS, MOST_TAGS = 5, 8
+
+
+class Doubt(StrEnum):
+    """What is wrong with what an answer says."""
+
+    REFUSAL = "it refuses to answer"
+    ECHO = "it repeats the question or the instructions"
+    LOOP = "it says the same again and again"
+    LANGUAGE = "it is not in English"
+    TAGS = f"its tags are not {FEWEST_TAGS} to {MOST_TAGS} different ones"
+    DUPLICATE = "it says nearly the same as the answer to another question"
+
+
+# Answers that are no knowledge at all.
+USELESS = frozenset({Doubt.REFUSAL, Doubt.ECHO})
+
+_REFUSAL = re.compile(
+    r"\b(as an? (ai|artificial intelligence|(large )?language model)\b"
+    r"|i('m| am) (sorry|unable|not able)\b|i apologi[sz]e\b"
+    r"|i (cannot|can't|can not) (help|assist|answer|provide|comply|fulfil|write|create|tell|give|do) ?\b"
+    r"|i (do not|don't) have (any |enough |sufficient )?(information|knowledge|access|data)\b)",
+    re.IGNORECASE,
+)
+_WORD = re.compile(r"[^\W_]+")
+# Some of the commonest English words: of English sentences they are a third or more, of others next to nothing.
+_ENGLISH = frozenset(
+    "the of and to a an in is it that for with as on by who whose or not this from be are at will would has have "
+    "but their his her its more than without no about anyone those into them they what".split()
+)
+_FEWEST_WORDS = 12
+_LEAST_ENGLISH = 0.08
+_LEAST_VARIED = 0.6
+_ECHOED_WORDS = 7
+# 8 bands of 3 of 24 minima find .8 alike with a probability of .997 (Leskovec et al., Mining of Massive Datasets, 3.4).
+_ALIKE = 0.8
+_BANDS, _ROWS = 8, 3
+
+
+def doubts_of(question: Question, knowledge: Knowledge) -> list[Doubt]:
+    """What makes one answer doubtful by itself."""
+    explicit, implicit = _words(knowledge.explicit), _words(knowledge.implicit)
+    found = {
+        Doubt.REFUSAL: bool(_REFUSAL.search(f"{knowledge.explicit} {knowledge.implicit}")),
+        Doubt.ECHO: _echoes(question, explicit, implicit),
+        Doubt.LOOP: _is_loop(explicit) or _is_loop(implicit),
+        Doubt.LANGUAGE: _is_foreign(explicit + implicit),
+        Doubt.TAGS: not FEWEST_TAGS <= len({tag.casefold() for tag in knowledge.tags}) <= MOST_TAGS,
+    }
+    return [doubt for doubt, holds in found.items() if holds]
+
+
+def near_duplicates(answers: Sequence[Knowledge]) -> set[int]:
+    """Places of answers at least four fifths of whose word triples an earlier one has, or the other way round."""
+    seen: dict[tuple[int, bytes], int] = {}
+    found = set()
+    mixers = _mixers()
+    for place, one in enumerate(answers):
+        triples = _triples(one)
+        # Minima of hashes, each under another permutation: alike for sets that are alike.
+        minima = (triples[:, None] * mixers[0] + mixers[1]).min(axis=0)
+        for band in range(_BANDS):
+            key = band, minima[band * _ROWS : (band + 1) * _ROWS].tobytes()
+            earlier = seen.setdefault(key, place)
+            if earlier != place and _alike(triples, _triples(answers[earlier])):
+                found.add(place)
+                break
+    return found
+
+
+@dataclass(frozen=True)
+class Doubtful:
+    """An answer that does not pass all checks, and whether it was left out of the knowledge."""
+
+    level: Level
+    id: str
+    doubts: tuple[Doubt, ...]
+    left_out: bool
+
+
+def weigh(answers: Sequence[tuple[Question, Knowledge]], strict: bool) -> tuple[list[Knowledge], list[Doubtful]]:
+    """What to keep of a level's answers, in order, and those that are doubtful.
+
+    Left out are refusals and echoes; all doubtful answers if `strict`.
+    """
+    # Questions with the same text have the same answer, and are no duplicates of each other.
+    by_text = {question.text: (question, knowledge) for question, knowledge in reversed(answers)}
+    texts = list(reversed(by_text))
+    doubts = {text: doubts_of(*by_text[text]) for text in texts}
+    for place in near_duplicates([by_text[text][1] for text in texts]):
+        doubts[texts[place]].append(Doubt.DUPLICATE)
+    kept, doubtful = [], []
+    for question, knowledge in answers:
+        found = doubts[question.text]
+        left_out = bool(found) and (strict or not USELESS.isdisjoint(found))
+        if found:
+            doubtful.append(Doubtful(question.level, question.id, tuple(found), left_out))
+        if not left_out:
+            kept.append(knowledge)
+    return kept, doubtful
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.casefold())
+
+
+def _echoes(question: Question, explicit: list[str], implicit: list[str]) -> bool:
+    """Whether facts or conclusions hold no words, are the question's, are the same, or quote the instructions."""
+    if not explicit or not implicit or explicit == implicit:
+        return True
+    asked = _words(question.text)
+    if asked in (explicit, implicit):
+        return True
+    return not _instructions(question.level).isdisjoint((*_runs(explicit), *_runs(implicit)))
+
+
+@cache
+def _instructions(level: Level) -> frozenset[tuple[str, ...]]:
+    return frozenset(_runs(_words(wording(level))))
+
+
+def _runs(words: list[str]) -> Iterator[tuple[str, ...]]:
+    """All runs of so many words that nobody repeats by chance."""
+    return (tuple(words[start : start + _ECHOED_WORDS]) for start in range(len(words) - _ECHOED_WORDS + 1))
+
+
+def _is_loop(words: list[str]) -> bool:
+    triples = list(zip(words, words[1:], words[2:], strict=False))
+    return len(words) >= _FEWEST_WORDS and len(set(triples)) < _LEAST_VARIED * len(triples)
+
+
+def _is_foreign(words: list[str]) -> bool:
+    return len(words) >= _FEWEST_WORDS and sum(word in _ENGLISH for word in words) < _LEAST_ENGLISH * len(words)
+
+
+def _triples(knowledge: Knowledge) -> npt.NDArray[np.uint64]:
+    """[k] hashes of the runs of three words, all different; of shorter texts that of all there is."""
+    words = _words(f"{knowledge.explicit} {knowledge.implicit}")
+    runs = [" ".join(words[start : start + 3]) for start in range(max(1, len(words) - 2))]
+    return np.unique(np.asarray([zlib.crc32(run.encode()) for run in runs], np.uint64))
+
+
+@cache
+def _mixers() -> npt.NDArray[np.uint64]:
+    """[2, 24] odd factors and summands modulo 2 to the 64."""
+    drawn = np.random.default_rng(0).integers(0, 2**64, (2, _BANDS * _ROWS), np.uint64, endpoint=False)
+    return drawn | np.uint64(1)
+
+
+def _alike(one: npt.NDArray[np.uint64], other: npt.NDArray[np.uint64]) -> bool:
+    shared = len(np.intersect1d(one, other, assume_unique=True))
+    return shared >= _ALIKE * (len(one) + len(other) - shared)

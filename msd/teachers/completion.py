@@ -1,0 +1,111 @@
+"""A chat completion of the OpenAI protocol: what is sent, and what is read from the reply. Sends nothing."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from msd.teachers.answer import ANSWER_SCHEMA
+from msd.teachers.prompts import Message, tokens_of, usage_of
+from msd.teachers.teacher import Usage
+
+_SHOWN = 300
+
+
+class BadReply(Exception):
+    """What was received is no chat completion."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a model said, and the tokens that it took.
+
+    counted: by the server, not by the rule of thumb. model: which one answered, in the server's words.
+    """
+
+    text: str
+    usage: Usage
+    counted: bool
+    model: str = ""
+
+
+class Options:
+    """What is asked for beside the question: temperature 0, a bound on tokens, JSON of a schema.
+
+    Not every server takes all of it; what one refuses is given up.
+    """
+
+    def __init__(self, max_tokens: int) -> None:
+        self._max_tokens = max_tokens
+        self._sent: dict[str, Any] = {
+            "temperature": 0,
+            "max_tokens": max_tokens,
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {"name": "knowledge", "strict": True, "schema": ANSWER_SCHEMA},
+            },
+        }
+
+    def sampling(self) -> dict[str, Any]:
+        """How answers are drawn, for the record."""
+        return {name: "json_schema" if name == "response_format" else value for name, value in self._sent.items()}
+
+    def body(self, model: str, chat: Sequence[Message]) -> dict[str, Any]:
+        """A request's body."""
+        return {"model": model, "messages": list(chat), **self._sent}
+
+    def give_up(self, body: Mapping[str, Any], refusal: str) -> bool:
+        """Leave out from now on the option that a refusal of `body` names (the schema, if none); whether to try again.
+
+        An option that another request has given up meanwhile is worth a second try as well.
+        """
+        sent = body.keys() - {"model", "messages"}
+        if sent != self._sent.keys():
+            return True
+        named = [option for option in self._sent if option in refusal]
+        option = named[0] if named else "response_format"
+        if option not in self._sent:
+            return False
+        del self._sent[option]
+        if option == "max_tokens":
+            self._sent["max_completion_tokens"] = self._max_tokens
+        return True
+
+    def most(self, body: Mapping[str, Any]) -> Usage | None:
+        """The most tokens that a request can take, for each is a byte at least; None if nothing bounds its answer."""
+        if not body.keys() & {"max_tokens", "max_completion_tokens"}:
+            return None
+        return Usage(len(json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")), self._max_tokens)
+
+    def expected(self, chat: Sequence[Message]) -> Usage:
+        """The tokens that a provider counts against a rate: those of the chat, by the rule, and the bound."""
+        return Usage(usage_of(chat).read, self._max_tokens)
+
+
+def read_completion(reply: object, chat: Sequence[Message]) -> Said:
+    """What a reply says. Raises BadReply. An empty text, as when a model declines, is an answer too: a wrong one."""
+    try:
+        text = reply["choices"][0]["message"]["content"]  # type: ignore[index]
+    except (LookupError, TypeError):
+        raise BadReply(f"the reply is not a chat completion: {json.dumps(reply).encode()[:_SHOWN]!r}") from None
+    assert isinstance(reply, dict)
+    text = text if isinstance(text, str) else ""
+    text = text.encode("utf-8", "replace").decode()
+    model = reply.get("model")
+    usage = _counted(reply.get("usage"))
+    return Said(
+        text,
+        usage or Usage(usage_of(chat).read, tokens_of(text)),
+        counted=usage is not None,
+        model=model[:_SHOWN] if isinstance(model, str) else "",
+    )
+
+
+def _counted(told: object) -> Usage | None:
+    """The tokens that the server counts, if it does."""
+    if not isinstance(told, dict):
+        return None
+    read, written = told.get("prompt_tokens"), told.get("completion_tokens")
+    if type(read) is int and read >= 0 and type(written) is int and written >= 0:
+        return Usage(read, written)
+    return None

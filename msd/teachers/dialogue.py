@@ -1,0 +1,73 @@
+"""A question and, where the answer is wrong, one repair question: what to send, and what came of it. Sends nothing."""
+
+from msd.teachers.answer import Written, read_answer
+from msd.teachers.checks import doubts_of
+from msd.teachers.prompts import Message, Prompt, repair
+from msd.teachers.teacher import Answered, Failed, Question, Reply, Source, Usage
+
+_TURNS = 2
+
+
+class Dialogue:
+    """What is said about one question. An answer that only leaves doubts is kept if no better one follows."""
+
+    def __init__(self, question: Question, prompt: Prompt) -> None:
+        self._question, self._chat = question, prompt.messages(question)
+        self._said: list[str] = []
+        self._usage = Usage()
+        self._reason = ""
+        self._written: Written | None = None
+        self._source = Source()
+
+    @property
+    def due(self) -> list[Message] | None:
+        """The chat to send next; None if all is said."""
+        if not self._said:
+            return self._chat
+        if self._reason and len(self._said) < _TURNS:
+            return repair(self._chat, self._said[-1], self._reason)
+        return None
+
+    @property
+    def turn(self) -> int:
+        """Which chat is due, from 1."""
+        return len(self._said) + 1
+
+    @property
+    def usable(self) -> bool:
+        """Whether something was said that can be kept."""
+        return self._written is not None
+
+    def hear(self, text: str, usage: Usage, source: Source) -> None:
+        """Take what the model said to the chat that was due."""
+        self._said.append(text)
+        self._usage += usage
+        found = read_answer(text)
+        if isinstance(found, str):
+            self._reason = found
+            return
+        doubts = doubts_of(self._question, found.about(self._question.id))
+        self._reason = "; ".join(doubt.value for doubt in doubts)
+        self._written, self._source = found, source
+
+    def broken_off(self, reason: str, unsaid: str | None = None) -> Reply:
+        """What came of it if the chat that was due could not be sent.
+
+        unsaid: what stands for an answer if there is none; None if it may be asked again.
+        """
+        raw = self._said[-1] if self._said else unsaid
+        told = f"{self._reason}; then {reason}" if self._said else reason
+        return self._answered() or Failed(self._question, raw, told, self._usage)
+
+    @property
+    def reply(self) -> Reply:
+        """What came of it."""
+        answered = self._answered()
+        repairable = len(self._said) < _TURNS
+        return answered or Failed(self._question, self._said[-1], self._reason, self._usage, repairable)
+
+    def _answered(self) -> Answered | None:
+        if self._written is None:
+            return None
+        knowledge = self._written.about(self._question.id)
+        return Answered(self._question, knowledge, self._written.reasoning, self._usage, self._source)
