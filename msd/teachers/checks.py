@@ -47,7 +47,7 @@ _ENGLISH = frozenset(
 _FEWEST_WORDS = 12
 _LEAST_ENGLISH = 0.08
 _LEAST_VARIED = 0.6
-_ECHOED_WORDS = 7
+_ECHOED_WORDS = 6
 # 8 bands of 3 of 24 minima find .8 alike with a probability of .997 (Leskovec et al., Mining of Massive Datasets, 3.4).
 _ALIKE = 0.8
 _BANDS, _ROWS = 8, 3

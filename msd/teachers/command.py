@@ -211,6 +211,8 @@ def _conclude(console: Console, collected: Collected, out: Path, teacher: Teache
             "again, `msd teach` asks those that were not answered; remove the line of another to have it asked again.",
             markup=False,
         )
+        if repairable := sum(one.repairable for one in refusals):
+            console.print(f"{repairable} of them get a repair question when they are asked again.")
     if refusals or left_out:
         raise typer.Exit(1)
 

@@ -9,11 +9,14 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE, WordLevel
+from tokenizers.pre_tokenizers import ByteLevel, Whitespace
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
 
+from msd.teachers.answer import read_answer
+from msd.teachers.checks import Doubt, doubts_of
 from msd.teachers.command import app
 from msd.teachers.knowledge import Knowledge, TeacherError, load_knowledge, load_record
 from msd.teachers.local import LocalTeacher
@@ -159,3 +162,44 @@ def test_the_command_puts_a_useless_models_answers_into_quarantine(tmp_path: Pat
     assert [one["id"] for one in refusals if one["level"] == "item"] == ["1", "2", "10"]
     assert {one["raw"] for one in refusals} == {'{"reasoning": "I am unsure"}'}
     assert all(one["reason"].startswith("explicit: is missing; ") for one in refusals)
+
+
+def byte_model(folder: Path) -> Path:
+    """A transformers folder with random weights, whose tokens are bytes: left alone it writes noise."""
+    vocabulary = {character: place for place, character in enumerate(sorted(ByteLevel.alphabet()))}
+    core = Tokenizer(BPE({**vocabulary, "</s>": len(vocabulary)}, []))
+    core.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    core.decoder = ByteLevelDecoder()
+    core.add_special_tokens(["</s>"])
+    wrap: Callable[..., Any] = PreTrainedTokenizerFast
+    wrap(tokenizer_object=core, eos_token="</s>", pad_token="</s>").save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=257,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        max_position_embeddings=8192,
+        eos_token_id=256,
+        bos_token_id=None,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def test_the_form_makes_any_model_answer_whole_and_within_its_tokens(tmp_path: Path) -> None:
+    teacher = LocalTeacher(byte_model(tmp_path / "model"), batch=2, max_tokens=400)
+    replies = list(teacher.answer([TENT, BOOTS]))
+    for reply in replies:
+        assert isinstance(reply, Answered), reply
+        assert 5 <= len(reply.knowledge.tags) <= 8 or Doubt.TAGS in doubts_of(reply.question, reply.knowledge)
+        assert reply.source.sampling == {"greedy": True, "max_tokens": 400, "form": True}
+    (said,) = teacher.say([[Message(role="user", content="Tent")]])
+    assert isinstance(read_answer(said.text), str)
+
+
+def test_without_a_known_tokenizer_a_model_writes_freely_and_the_record_says_so(tmp_path: Path) -> None:
+    (reply,) = LocalTeacher(model_folder(tmp_path / "model")).answer([TENT])
+    assert isinstance(reply, Answered)
+    assert reply.source.sampling["form"] is False

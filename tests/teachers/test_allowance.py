@@ -1,0 +1,189 @@
+"""What requests share: starts are spaced by the rates, a rest holds for all, and the budget is never passed."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from msd.teachers.allowance import Allowance, Budget, BudgetSpent, Pace
+from msd.teachers.knowledge import TeacherError
+from msd.teachers.openai_compatible import OpenAICompatibleTeacher
+from msd.teachers.teacher import Answered, Failed, Prices, Reply
+from tests.teachers.chat_server import Behaviour, Call, ChatServer, in_turn, right, status
+from tests.teachers.test_openai_compatible import KEY, many
+
+
+class Time:
+    """A clock that only sleeping moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        await asyncio.sleep(0)
+
+    def clock(self) -> float:
+        return self.now
+
+    def pace(self, requests: float | None = None, tokens: float | None = None) -> Pace:
+        return Pace(requests, tokens, self.sleep, self.clock)
+
+
+def starts(
+    time: Time, pace: Pace, tokens: list[int], between: Callable[[int], None] = lambda number: None
+) -> list[float]:
+    async def run() -> list[float]:
+        found = []
+        for number, taken in enumerate(tokens):
+            await pace.turn(taken)
+            found.append(time.now)
+            between(number)
+        return found
+
+    return asyncio.run(run())
+
+
+def test_requests_start_as_the_rates_allow() -> None:
+    time = Time()
+    assert starts(time, time.pace(requests=30), [5, 5, 5]) == [0.0, 2.0, 4.0]
+    time = Time()
+    assert starts(time, time.pace(requests=60, tokens=600), [100, 5, 5]) == [0.0, 10.0, 11.0]
+    time = Time()
+    assert starts(time, time.pace(), [10**9] * 3) == [0.0] * 3
+
+
+def test_tokens_that_were_not_taken_are_given_back() -> None:
+    time = Time()
+    pace = time.pace(tokens=600)
+    assert starts(time, pace, [100, 100], lambda number: pace.correct(80)) == [0.0, pytest.approx(2.0)]
+
+
+def test_a_rest_holds_for_everybody_and_the_longest_counts() -> None:
+    time = Time()
+    pace = time.pace()
+    pace.cool_down(30.0)
+    pace.cool_down(5.0)
+
+    async def run() -> list[float]:
+        async def one() -> float:
+            await pace.turn(1)
+            return time.now
+
+        return list(await asyncio.gather(*(one() for _ in range(5))))
+
+    assert min(asyncio.run(run())) >= 30.0
+
+
+@given(
+    cap=st.floats(0.0, 100.0),
+    requests=st.lists(st.tuples(st.floats(0.01, 30.0), st.floats(0.0, 1.0)), max_size=30),
+    workers=st.integers(1, 5),
+)
+def test_a_budget_is_never_passed_and_stops_only_if_it_must(
+    cap: float, requests: list[tuple[float, float]], workers: int
+) -> None:
+    budget = Budget(cap)
+    waiting = list(requests)
+    stopped: list[float] = []
+
+    async def worker() -> None:
+        while waiting and not stopped:
+            most, share = waiting.pop()
+            try:
+                await budget.hold(most)
+            except BudgetSpent:
+                stopped.append(most)
+                return
+            await asyncio.sleep(0)
+            budget.settle(most, most * share)
+            assert budget.spent <= cap + 1e-9
+
+    async def run() -> None:
+        await asyncio.gather(*(worker() for _ in range(workers)))
+
+    asyncio.run(run())
+    assert all(budget.spent + most > cap for most in stopped)
+
+
+@pytest.mark.parametrize("concurrency", [1, 8])
+def test_a_run_ends_before_a_request_could_pass_its_budget(concurrency: int) -> None:
+    # 1,024 tokens at most cost .41, of which 20 are written: .008.
+    budget = Budget(1.0)
+    replies: list[Reply] = []
+    with ChatServer() as server:
+        teacher = OpenAICompatibleTeacher(
+            server.settings(concurrency=concurrency), KEY, None, Allowance(None, budget, Prices(0.0, 400.0))
+        )
+        with pytest.raises(BudgetSpent, match=r"budget of 1 does not allow another request: 0\.5\d+ is spent"):
+            replies.extend(teacher.answer(many(200)))
+    assert 70 <= len(replies) == len(server.calls) <= 75
+    assert all(isinstance(reply, Answered) for reply in replies)
+    assert budget.spent == pytest.approx(len(replies) * 0.008)
+
+
+@pytest.mark.parametrize(
+    ("behave", "spent"),
+    [
+        # Not a word, or no count of tokens: the most that it can have taken.
+        (lambda call: call.say("{}"), 0.4096),
+        (status(500), 0.0),
+    ],
+)
+def test_what_a_reply_does_not_tell_counts_as_the_most(behave: Behaviour, spent: float) -> None:
+    budget = Budget(10.0)
+    with ChatServer(behave) as server:
+        teacher = OpenAICompatibleTeacher(
+            server.settings(attempts=1), KEY, None, Allowance(None, budget, Prices(0.0, 400.0))
+        )
+        (reply,) = teacher.answer(many(1))
+    assert isinstance(reply, Failed)
+    assert budget.spent == pytest.approx(spent * len(server.calls))
+
+
+def test_the_rest_that_one_request_is_asked_for_holds_all_of_them() -> None:
+    time = Time()
+    behave = in_turn(status(429, Retry_After="70"), Call.answer)
+    with ChatServer(behave) as server:
+        teacher = OpenAICompatibleTeacher(server.settings(concurrency=1), KEY, None, Allowance(time.pace()))
+        assert len(list(teacher.answer(many(3)))) == 3
+    assert 70.0 <= time.now < 72.0
+
+
+def test_replies_under_way_are_kept_when_the_run_ends() -> None:
+    """One of four questions meets a refused key while the other three are being answered."""
+
+    def behave(call: Call) -> None:
+        if call.question == "thing 0":
+            call.send(401, b"")
+            call.handler.wfile.flush()
+            refused.set()
+        else:
+            refused.wait(30)
+            call.answer()
+
+    refused = threading.Event()
+    replies: list[Reply] = []
+    with ChatServer(behave) as server:
+        teacher = OpenAICompatibleTeacher(server.settings(concurrency=4), KEY)
+        with pytest.raises(TeacherError, match="answers 401"):
+            replies.extend(teacher.answer(many(50)))
+    assert len(server.calls) == 1 + len(replies)
+
+
+def test_a_doubtful_answer_is_kept_if_its_repair_is_over_budget() -> None:
+    few = right("x") | {"tags": ["a"]}
+    usage = {"prompt_tokens": 1, "completion_tokens": 1500}
+    replies: list[Reply] = []
+    with ChatServer(lambda call: call.say(json.dumps(few), usage=usage)) as server:
+        teacher = OpenAICompatibleTeacher(
+            server.settings(concurrency=1), KEY, None, Allowance(None, Budget(0.9), Prices(0.0, 400.0))
+        )
+        with pytest.raises(BudgetSpent):
+            replies.extend(teacher.answer(many(3)))
+    assert [type(reply) for reply in replies] == [Answered]
+    assert len(server.calls) == 1
