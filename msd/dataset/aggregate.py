@@ -12,7 +12,7 @@ MAX_IMPRESSIONS = 2_000_000
 
 def outcome_columns(where: EventsConfig) -> list[str]:
     """The columns of the events file that say what came of an impression."""
-    columns = [where.impressions, where.clicks if where.clicks else where.label]
+    columns = [where.impressions, where.clicks if where.clicks else where.label, where.disliked]
     return [column for column in columns if column is not None]
 
 

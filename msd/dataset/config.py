@@ -12,7 +12,7 @@ from msd.dataset.problem import DatasetError, Problem
 from msd.dataset.table import FILE_ENDINGS
 
 CONFIG_FILE = "dataset.toml"
-RESERVED_NAMES = ("user_id", "item_id", "at", "label", "part", "title", "text")
+RESERVED_NAMES = ("user_id", "item_id", "at", "label", "disliked", "part", "title", "text")
 PART_NAMES = ("window", "train", "valid", "test")
 _OPTIONS = {
     "categorical": {"buckets", "min_count", "serving_value"},
@@ -57,6 +57,7 @@ class EventsConfig(_Section):
     """Where the events are: who (`user_id`) saw what (`item_id`), when (`at`), and whether they clicked (`label`).
 
     With `impressions` a row stands for so many; with `clicks` too, for so many clicks among them, in place of `label`.
+    `disliked` (0 or 1) is for what a user rejected in so many words, such as a low rating: the teacher reads it.
     """
 
     file: FileName
@@ -66,6 +67,7 @@ class EventsConfig(_Section):
     label: ColumnName = "label"
     impressions: ColumnName | None = None
     clicks: ColumnName | None = None
+    disliked: ColumnName | None = None
 
     @model_validator(mode="after")
     def _one_outcome(self) -> Self:
@@ -73,6 +75,8 @@ class EventsConfig(_Section):
             raise ValueError("clicks are counted out of impressions: name the column of impressions as well")
         if self.clicks is not None and "label" in self.model_fields_set:
             raise ValueError("label and clicks both say what was clicked; name one of them")
+        if self.disliked is not None and self.impressions is not None:
+            raise ValueError("disliked is of single impressions: leave it out where rows have counts")
         return self
 
 

@@ -6,6 +6,7 @@ from msd.dataset.load import Dataset, id_order
 from msd.dataset.split import Part, split_events
 
 _LIKES = 30
+_DISLIKES = 8
 
 
 def student_texts(dataset: Dataset) -> tuple[dict[str, str], dict[str, str]]:
@@ -17,7 +18,7 @@ def student_texts(dataset: Dataset) -> tuple[dict[str, str], dict[str, str]]:
     items = dataset.items.drop_nulls("text")
     item_texts: dict[str, str] = dict(items.select("item_id", "text").iter_rows())
     users: dict[str, str] = dict(dataset.users.drop_nulls("text").select("user_id", "text").iter_rows())
-    liked = _liked_titles(dataset)
+    liked = _titles(dataset, pl.col("label") == 1, _LIKES)
     ids = dict.fromkeys([*dataset.users["user_id"].to_list(), *liked])
     texts = {user: _user_text(users.get(user), liked.get(user, [])) for user in ids}
     return item_texts, {user: text for user, text in texts.items() if text}
@@ -44,22 +45,37 @@ def _most(texts: dict[str, str], events: dict[str, int], limit: int) -> dict[str
     return {one: text for one, text in texts.items() if one in kept}
 
 
+def teacher_texts(dataset: Dataset) -> tuple[dict[str, str], dict[str, str]]:
+    """The student's texts; a user's goes on with up to 8 titles that he disliked in the window, if that was noted.
+
+    The student does not read them: it learns from what the teacher makes of them.
+    """
+    items, users = student_texts(dataset)
+    if "disliked" in dataset.events.columns:
+        disliked = _titles(dataset, (pl.col("label") == 0) & (pl.col("disliked") == 1), _DISLIKES)
+        for user, titles in disliked.items():
+            users[user] = " ".join([*([users[user]] if user in users else []), f"Disliked: {'; '.join(titles)}."])
+    return items, users
+
+
 def _user_text(text: str | None, titles: list[str]) -> str:
     likes = f"Liked: {'; '.join(titles)}." if titles else ""
     return " ".join(part for part in (text, likes) if part)
 
 
-def _liked_titles(dataset: Dataset) -> dict[str, list[str]]:
-    """The titles (the texts, where there is none) of what each user clicked within the window, newest first."""
+def _titles(dataset: Dataset, which: pl.Expr, most: int) -> dict[str, list[str]]:
+    """The titles (the texts, where there is none) of the items of such events of each user within the window, newest
+    first."""
     parts = pl.Series("part", split_events(dataset.events, dataset.config))
     titles = dataset.items.select("item_id", title=pl.coalesce("title", "text")).drop_nulls("title")
-    clicks = (
-        dataset.events.filter((parts == Part.WINDOW) & (dataset.events["label"] == 1))
+    found = (
+        dataset.events.filter(parts == Part.WINDOW)
+        .filter(which)
         .join(titles, on="item_id", how="inner", maintain_order="left")
         .sort("at", *id_order("item_id"), maintain_order=True)
         .reverse()
         .unique(["user_id", "item_id"], keep="first", maintain_order=True)
         .group_by("user_id", maintain_order=True)
-        .agg(pl.col("title").head(_LIKES))
+        .agg(pl.col("title").head(most))
     )
-    return dict(clicks.iter_rows())
+    return dict(found.iter_rows())

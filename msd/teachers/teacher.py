@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from msd.dataset.load import Dataset
-from msd.dataset.texts import student_texts
+from msd.dataset.texts import teacher_texts
 from msd.teachers.knowledge import Knowledge
 
 Level = Literal["item", "user"]
@@ -124,7 +124,7 @@ def digest_of(question: Question) -> bytes:
 
 def questions_of(dataset: Dataset) -> tuple[list[Question], list[Question]]:
     """Questions about items and about users that have a text; a user's holds nothing after the profile window."""
-    items, users = student_texts(dataset)
+    items, users = teacher_texts(dataset)
     return (
         [Question("item", id_, text) for id_, text in items.items()],
         [Question("user", id_, text) for id_, text in users.items()],

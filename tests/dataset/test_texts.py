@@ -8,7 +8,7 @@ import pytest
 
 from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.split import Part, split_events
-from msd.dataset.texts import student_texts
+from msd.dataset.texts import student_texts, teacher_texts
 from tests.dataset.small import CONFIG, EVENTS, USERS, write_small
 from tests.dataset.tiny import write_tiny_dataset
 
@@ -49,6 +49,18 @@ def test_titles_are_newest_first_and_told_once(tmp_path: Path) -> None:
     texts = student_texts(load_dataset(write_small(tmp_path, events="\n".join([EVENTS.splitlines()[0], *rows]))))[1]
     assert texts["u1"] == "from York Liked: Mystery; Tent; Boots."
     assert texts["u2"] == "from York"
+
+
+def test_only_the_teacher_reads_what_a_user_disliked_in_the_window(tmp_path: Path) -> None:
+    lines = EVENTS.splitlines()
+    rows = ["u1,1,1,1,,0", "u1,2,2,0,,1", "u1,10,3,0,,0", *(f"u1,10,{time},0,,1" for time in range(8, 11))]
+    others = [f"{line},0" for line in lines[1:] if not line.startswith("u1,")]
+    events = "\n".join([f"{lines[0]},low", *rows, *others])
+    config = CONFIG.replace('file = "events.csv"', 'file = "events.csv"\ndisliked = "low"')
+    dataset = load_dataset(write_small(tmp_path, config=config, events=events))
+    assert student_texts(dataset)[1]["u1"] == "from York Liked: Tent."
+    assert teacher_texts(dataset)[1]["u1"] == "from York Liked: Tent. Disliked: Boots."
+    assert teacher_texts(dataset)[1]["u2"] == student_texts(dataset)[1]["u2"]
 
 
 def test_an_item_without_a_title_is_told_by_its_text(tmp_path: Path) -> None:
