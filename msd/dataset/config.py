@@ -57,7 +57,7 @@ class EventsConfig(_Section):
     """Where the events are: who (`user_id`) saw what (`item_id`), when (`at`), and whether they clicked (`label`).
 
     With `impressions` a row stands for so many; with `clicks` too, for so many clicks among them, in place of `label`.
-    `disliked` (0 or 1) is for what a user rejected in so many words, such as a low rating: the teacher reads it.
+    `disliked` (0 or 1) is for what a user rejected expressly, such as by a low rating: the teacher reads it.
     """
 
     file: FileName

@@ -37,7 +37,7 @@ class Pace:
         self._next_request = self._next_token = self._rested = -math.inf
 
     async def turn(self, tokens: int) -> None:
-        """Wait until a request that may take so many tokens can start."""
+        """Wait until a request that is counted with `tokens` may start."""
         while (wait := max(self._next_request, self._next_token, self._rested) - self._clock()) > 0:
             await self.sleep(wait)
         now = self._clock()
@@ -49,7 +49,7 @@ class Pace:
         self._next_token -= unused * self._seconds_a_token
 
     def cool_down(self, seconds: float) -> None:
-        """Start nothing for so long; a shorter rest does not end a longer one."""
+        """Start nothing for that time; a shorter rest does not end a longer one."""
         self._rested = max(self._rested, self._clock() + seconds)
 
 

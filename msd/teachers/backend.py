@@ -117,7 +117,7 @@ def counter_of(tokenizer: Path) -> Callable[[str], int]:
     try:
         loaded = Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # The library raises Exception itself for a file that it cannot read.
-        raise TeacherError(f"--tokenizer {tokenizer}: is no tokenizer.json: {error}") from None
+        raise TeacherError(f"--tokenizer {tokenizer}: not a tokenizer.json: {error}") from None
     return lambda text: len(loaded.encode(text, add_special_tokens=False).ids)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 from msd.contract.files import write_bytes_atomic
 from msd.dataset.load import Dataset
@@ -194,7 +194,7 @@ class BatchResults:
     def _read(self, place: str, line: bytes) -> tuple[str, object | None] | None:
         """custom_id and completion of a line; no completion where the request failed; nothing where it is no result."""
         try:
-            result = json.loads(line) if len(line) <= _LONGEST_LINE else None
+            result: Any = json.loads(line) if len(line) <= _LONGEST_LINE else None
             id_, response = result["custom_id"], result.get("response")
             error = result.get("error")
             status = response.get("status_code", 200) if response else None

@@ -136,7 +136,7 @@ def _instructions(level: Level) -> frozenset[tuple[str, ...]]:
 
 
 def _runs(words: list[str]) -> Iterator[tuple[str, ...]]:
-    """All runs of so many words that nobody repeats by chance."""
+    """All runs of six words, more than anybody repeats by chance."""
     return (tuple(words[start : start + _ECHOED_WORDS]) for start in range(len(words) - _ECHOED_WORDS + 1))
 
 

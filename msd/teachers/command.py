@@ -64,7 +64,7 @@ def teach(
         str, typer.Option(metavar="K/N", help="Ask only the K-th of N shares; each needs its own OUT.")
     ] = "1/1",
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Ask only about a sample of so many items and users.")
+        int | None, typer.Option(min=1, metavar="N", help="Ask only about a sample of at most N items and N users.")
     ] = None,
     join: Annotated[
         list[Path] | None,

@@ -41,11 +41,11 @@ class AnswerForm:
             raise ValueError(self._matcher.get_error())
 
     def processor(self, answers: int) -> "FormProcessor":
-        """What holds so many answers, written at once, to the form."""
+        """What holds answers that are written at once to the form."""
         return FormProcessor([self._matcher.deep_copy() for _ in range(answers)], self._end)
 
 
-class FormProcessor(LogitsProcessor):  # type: ignore[misc]
+class FormProcessor(LogitsProcessor):
     """Leaves of the next tokens those that the form allows. For one call of generate."""
 
     def __init__(self, matchers: list[LLMatcher], end: int) -> None:

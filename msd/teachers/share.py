@@ -18,7 +18,7 @@ _FORM = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
 class Share:
     """The `part`-th, from 1, of `of` shares. All of them together have each question once.
 
-    limit: so many different texts a level at most, a sample of the share; None: all.
+    limit: the most different texts a level, a sample of the share; None: all.
     """
 
     part: int

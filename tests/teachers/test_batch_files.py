@@ -185,7 +185,7 @@ def test_a_budget_bounds_what_is_written(data: Path, tmp_path: Path) -> None:
         (["--batch-in", "nowhere.jsonl"], "--batch-in nowhere.jsonl: there is no such file"),
         (["--batch-out", "--estimate"], "--estimate and --batch-out are different ways to run"),
         (["--budget", "3"], "--budget needs the prices of the teacher: --price-in and --price-out"),
-        (["--tokenizer", "/dev/null"], "--tokenizer /dev/null: is no tokenizer.json"),
+        (["--tokenizer", "/dev/null"], "--tokenizer /dev/null: not a tokenizer.json"),
     ],
 )
 def test_options_that_do_not_fit_are_told(data: Path, tmp_path: Path, options: list[str], told: str) -> None:
