@@ -125,7 +125,8 @@ AUC {summary["auc"]:.4f} (without semantics {summary["auc_without_semantics"]:.4
 {summary["auc_counts_baseline"]:.4f}), ECE {summary["ece"]:.4f}
 {summary["http_requests"]} requests over HTTP: scores are torch's to {summary["http_vs_torch_max_abs_diff"]:.1e}
 {bench}
-{out / "report.html"} shows it all; {out / "demo.json"} has the figures. It took {summary["seconds"]:.0f} s.
+{out / "report.html"} shows it, {out / "evaluation/report.html"} its intervals and slices.
+{out / "demo.json"} has the figures. It took {summary["seconds"]:.0f} s.
 
 Go on:
   make serve                           serves it on http://127.0.0.1:8080 (/playground, /docs)

@@ -26,6 +26,7 @@ _HEIGHT, _ADS = 1_190, 11
 _SITE = ("index", "start", "own-data", "api", "design")
 _REPORTS = {"demo": "report.html", "evaluation": "evaluation/report.html"}
 _COLOURS = 255
+_PATIENCE_MS = 30_000
 _OWN = "A stubborn detective and a runaway android fall in love while a city drowns in neon rain"
 
 
@@ -47,7 +48,7 @@ def main(bundle: Path, out: Path) -> None:
             for width in WIDTHS:
                 _take(_opened(browser, width, service.url, service.url), out / f"index-{width}.png")
                 api = _opened(browser, width, service.url, f"{service.url}/docs")
-                expect(api.tab.locator(".opblock").first).to_be_visible()
+                expect(api.tab.locator(".opblock").first).to_be_visible(timeout=_PATIENCE_MS)
                 _take(api, out / f"api-{width}.png")
                 page = PlaygroundPage(_new_tab(browser, width), service.url)
                 _try_out(page)

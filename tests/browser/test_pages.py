@@ -55,7 +55,7 @@ def test_playground_fits(phone: Page, playground: LiveService) -> None:
 def test_pages_of_the_service_fit(phone: Page, playground: LiveService, path: str, selector: str) -> None:
     watched = WatchedTab(phone, playground.url)
     phone.goto(playground.url + path)
-    expect(phone.locator(selector).first).to_be_visible()
+    expect(phone.locator(selector).first).to_be_visible(timeout=20_000)
     watched.check_width()
     watched.check_silence()
 
