@@ -65,7 +65,7 @@ def _in_bins_of(plain: Probabilities, labels: Labels, other: Probabilities) -> l
     """The calibration curve of `other` over fp32's bins: else rows that change bins by rounding would be all of the
     difference."""
     order = np.argsort(plain, kind="stable")
-    places = np.cumsum([one.rows for one in calibration(labels, plain)])[:-1]
+    places = np.cumsum([int(one.impressions) for one in calibration(labels, plain)])[:-1]
     return [
         CalibrationBin(float(other[rows].mean()), float(labels[rows].mean()), len(rows))
         for rows in np.split(order, places)

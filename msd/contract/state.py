@@ -12,13 +12,15 @@ class Event(NamedTuple):
     """One impression: when (unix s), whether it was clicked, and the item to remember if so (users only).
 
     A click that is told apart from its impression, as live events are, is one that is not `shown`: an impression and
-    such a click of the same moment fold, in either order, to what the one event of both folds to.
+    such a click of the same moment fold, in either order, to what the one event of both folds to. `times`: how many
+    alike impressions it stands for; they are remembered as one like.
     """
 
     at: float
     clicked: bool
     item_id: str | None = None
     shown: bool = True
+    times: float = 1.0
 
 
 class StateRule(NamedTuple):
@@ -54,7 +56,7 @@ def advance(rule: StateRule, state: EntityState, at: float) -> EntityState:
 def fold(rule: StateRule, state: EntityState, event: Event) -> EntityState:
     """The state after one more event. An event that comes late counts as much as if it had come in time."""
     state = advance(rule, state, event.at)
-    weight = 2.0 ** ((event.at - state.as_of) / rule.half_life_s)
+    weight = event.times * 2.0 ** ((event.at - state.as_of) / rule.half_life_s)
     likes = state.likes
     if event.clicked and event.item_id is not None:
         like = (event.at, event.item_id)

@@ -1,4 +1,4 @@
-"""Rows that stand for many impressions → one row an impression, so that nothing downstream need know of counts."""
+"""Rows that stand for many impressions → at most two events a row, one without a click and one with, weighted."""
 
 import numpy as np
 import polars as pl
@@ -7,7 +7,8 @@ from msd.dataset.column import read_labels, read_whole_numbers
 from msd.dataset.config import EventsConfig
 from msd.dataset.table import Table
 
-MAX_IMPRESSIONS = 2_000_000
+IMPRESSIONS = "impressions"
+"""The events' column that says how many impressions each stands for; without it each is one."""
 
 
 def outcome_columns(where: EventsConfig) -> list[str]:
@@ -17,10 +18,10 @@ def outcome_columns(where: EventsConfig) -> list[str]:
 
 
 def with_labels(events: pl.DataFrame, table: Table, where: EventsConfig) -> pl.DataFrame:
-    """The events [n] with a column `label`, those without one dropped; of n impressions with k clicks, k rows have 1.
+    """The events [n] with a column `label`, those without one dropped.
 
-    All rows that come of one have its time and its context. Above 2,000,000 impressions in all it notes a problem, and
-    no row is left.
+    Where rows have counts, a row of n impressions with k clicks becomes an event with label 1 and `impressions` k, and
+    one with label 0 and n − k; an event of 0 impressions is left out.
     """
     if where.impressions is None:
         return events.with_columns(label=read_labels(table, where.label)).drop_nulls("label")
@@ -29,36 +30,42 @@ def with_labels(events: pl.DataFrame, table: Table, where: EventsConfig) -> pl.D
         clicked = read_labels(table, where.label).cast(pl.Int64) * shown
     else:
         clicked = read_whole_numbers(table, where.clicks)
-    usable = counts_fit(table, where.impressions, where.clicks, shown, clicked)
+    usable = counts_fit(table, where.clicks, shown, clicked)
     counted = events.with_columns(shown=shown, clicked=clicked).filter(usable)
-    clicks, rest = counted["clicked"], counted["shown"] - counted["clicked"]
-    events = counted.drop("shown", "clicked")
-    return pl.concat([_repeated(events, rest, 0), _repeated(events, clicks, 1)])
+    outcomes = ((0, pl.col("shown") - pl.col("clicked")), (1, pl.col("clicked")))
+    return (
+        pl.concat(
+            counted.with_columns(count.cast(pl.Float64).alias(IMPRESSIONS), pl.lit(label, pl.Int8).alias("label"))
+            for label, count in outcomes
+        )
+        .filter(pl.col(IMPRESSIONS) > 0)
+        .drop("shown", "clicked")
+    )
 
 
-def counts_fit(
-    table: Table,
-    impressions: str,
-    clicks: str | None,
-    shown: pl.Series,
-    clicked: pl.Series | None,
-    most: int = MAX_IMPRESSIONS,
-) -> pl.Series:
-    """[n] whether a row's counts can be used. Notes clicks beyond the impressions, and impressions beyond the bound."""
+def counts_fit(table: Table, clicks: str | None, shown: pl.Series, clicked: pl.Series | None) -> pl.Series:
+    """[n] whether a row's counts can be used. Notes clicks beyond the impressions."""
     usable = shown.is_not_null()
     if clicked is not None:
         usable &= (clicked <= shown).fill_null(False)
         if clicks is not None:
             table.flag(clicks, clicked > shown, "is more than the impressions of its row")
-    total = int(shown.sum())
-    if total > most:
-        message = f"holds {total:,} impressions in all; each becomes a row, and {most:,} are the most. "
-        message += f"`msd data init --sample {most}` draws as many at random, of all rows, so that the click rate stays"
-        table.flag_column(impressions, message)
-        usable &= False
     return usable
 
 
-def _repeated(events: pl.DataFrame, times: pl.Series, label: int) -> pl.DataFrame:
-    rows = np.repeat(np.arange(events.height), times.to_numpy())
-    return events.select(pl.all().gather(rows)).with_columns(label=pl.lit(label, pl.Int8))
+def is_counted(events: pl.DataFrame) -> bool:
+    """Whether events stand for several impressions."""
+    return IMPRESSIONS in events.columns
+
+
+def impressions_of(events: pl.DataFrame) -> pl.Series:
+    """[n] how many impressions each event stands for (f64)."""
+    if is_counted(events):
+        return events[IMPRESSIONS]
+    return pl.Series(IMPRESSIONS, np.ones(events.height))
+
+
+def count_clicks(events: pl.DataFrame) -> tuple[int, int]:
+    """Impressions and clicks of some events."""
+    shown = impressions_of(events)
+    return int(shown.sum()), int((shown * events["label"]).sum())

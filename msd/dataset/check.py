@@ -6,6 +6,7 @@ from pathlib import Path
 
 import polars as pl
 
+from msd.dataset.aggregate import count_clicks, is_counted
 from msd.dataset.load import Dataset, inspect_dataset
 from msd.dataset.moment import EARLIEST
 from msd.dataset.outlook import outlook
@@ -73,13 +74,15 @@ def _one_sided(dataset: Dataset) -> list[Problem]:
 
 def _counts(dataset: Dataset) -> dict[str, Count]:
     events, items, users = dataset.events, dataset.items, dataset.users
-    distinct = events.select("user_id", "item_id", "at").n_unique()
+    keys = ["user_id", "item_id", "at", *(["label"] if is_counted(events) else [])]
+    distinct = events.select(keys).n_unique()
     counts: dict[str, Count] = {
         "events": events.height,
         "items": items.height,
         "users": users.height if dataset.config.users else None,
         "users_with_events": events["user_id"].n_unique(),
-        "clicks": int(events["label"].sum()),
+        "impressions": count_clicks(events)[0] if is_counted(events) else None,
+        "clicks": count_clicks(events)[1],
         "click_rate": _rate(events),
         "first_event": _day(events["at"].min()),
         "last_event": _day(events["at"].max()),
@@ -117,7 +120,8 @@ def _unknown(events: pl.DataFrame, table: pl.DataFrame, column: str) -> int:
 
 
 def _rate(events: pl.DataFrame) -> float | None:
-    return round(int(events["label"].sum()) / events.height, 6) if events.height else None
+    shown, clicks = count_clicks(events)
+    return round(clicks / shown, 6) if shown else None
 
 
 def _day(at: object) -> str | None:

@@ -14,6 +14,7 @@ from msd.dataset.ml_100k import write_ml_100k
 from msd.dataset.problem import alike
 from msd.dataset.roles import RoleName
 from msd.dataset.scaffold import Sources, init_dataset
+from msd.dataset.upworthy import write_headline_tests
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Datasets: fetch the example, make and check your own."
@@ -38,6 +39,29 @@ def ml_100k(
     )
 
 
+@app.command("headlines")
+def headlines(
+    folder: Folder,
+    archive: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Your download of the Upworthy Research Archive. Default: invented tests."),
+    ] = None,
+    doubtful: Annotated[
+        bool, typer.Option(help="Keep tests of 2013-06-25 to 2014-01-10, whose randomisation is doubtful.")
+    ] = False,
+) -> None:
+    """Writes randomised tests of headlines as a dataset folder: those of an archive, or invented ones."""
+    counts = write_headline_tests(folder, archive, keep_doubtful=doubtful)
+    if archive is None:
+        typer.echo("These headlines and their clicks are INVENTED; --archive takes your download of osf.io/jd64p.")
+    if counts is None:
+        typer.echo(f"{folder}: was there already, unchanged")
+        return
+    for part in ("train", "valid", "test"):
+        tests, shown, seen = (counts[f"{part} {name}"] for name in ("tests", "headlines", "shown"))
+        typer.echo(f"{part}: {tests:,} tests of {shown:,} headlines, {seen:,} impressions")
+
+
 @app.command("init")
 def init(
     table: Annotated[Path, typer.Argument(metavar="TABLE", help=_TABLE_HELP)],
@@ -53,7 +77,7 @@ def init(
     no_time: Annotated[bool, typer.Option("--no-time", help="Take the order of the rows for the time.")] = False,
     no_user: Annotated[bool, typer.Option("--no-user", help="Take all rows for those of one user.")] = False,
     sample: Annotated[
-        int | None, typer.Option(min=1_000, metavar="N", help="Draw about N impressions at random, if there are more.")
+        int | None, typer.Option(min=1_000, metavar="N", help="Draw about N rows at random, if there are more.")
     ] = None,
 ) -> None:
     """Makes a dataset folder of any log: guesses what each column is, says why, and asks nothing."""

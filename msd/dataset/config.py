@@ -12,7 +12,7 @@ from msd.dataset.problem import DatasetError, Problem
 from msd.dataset.table import FILE_ENDINGS
 
 CONFIG_FILE = "dataset.toml"
-RESERVED_NAMES = ("user_id", "item_id", "at", "label", "disliked", "part", "title", "text")
+RESERVED_NAMES = ("user_id", "item_id", "at", "label", "impressions", "disliked", "part", "title", "text")
 PART_NAMES = ("window", "train", "valid", "test")
 _OPTIONS = {
     "categorical": {"buckets", "min_count", "serving_value"},

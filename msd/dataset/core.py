@@ -16,11 +16,8 @@ EVERYBODY = "everybody"
 """The user of all rows where nobody knows who saw what."""
 
 
-def read_core(events: Table, roles: Mapping[RoleName, Role], most: int) -> pl.DataFrame:
-    """The events' own columns in their canonical form. Raises InitError with every value that does not fit.
-
-    most: how many impressions rows with counts may stand for.
-    """
+def read_core(events: Table, roles: Mapping[RoleName, Role]) -> pl.DataFrame:
+    """The events' own columns in their canonical form. Raises InitError with every value that does not fit."""
     if "user" in roles:
         users = read_any_ids(events, roles["user"].column)
     else:
@@ -37,7 +34,7 @@ def read_core(events: Table, roles: Mapping[RoleName, Role], most: int) -> pl.Da
             columns[role] = read_whole_numbers(events, roles[role].column)
     if "impressions" in columns:
         clicks = roles["clicks"].column if "clicks" in roles else None
-        counts_fit(events, roles["impressions"].column, clicks, columns["impressions"], columns.get("clicks"), most)
+        counts_fit(events, clicks, columns["impressions"], columns.get("clicks"))
     refuse(events, roles)
     return pl.DataFrame(columns)
 

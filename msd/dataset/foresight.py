@@ -5,6 +5,7 @@ too good. Notes, not problems: only who made the log can tell.
 import numpy as np
 import polars as pl
 
+from msd.dataset.aggregate import impressions_of, is_counted
 from msd.dataset.config import FeatureConfig
 from msd.dataset.guess import is_afterwards
 from msd.dataset.load import Dataset
@@ -41,9 +42,9 @@ def _features(dataset: Dataset) -> list[str]:
 
 
 def _auc_alone(dataset: Dataset, feature: FeatureConfig) -> float:
-    """AUC on every other event of the click rate that its value has on the rest; numbers are cut into 32 bins."""
+    """AUC on half of the impressions of the click rate that a value has on the rest; numbers are cut into 32 bins."""
     key = {"user": "user_id", "item": "item_id"}.get(feature.side)
-    events = dataset.events.select("label", *([key] if key else [feature.name]))
+    events = dataset.events.select("label", impressions_of(dataset.events), *([key] if key else [feature.name]))
     if key:
         table = dataset.users if feature.side == "user" else dataset.items
         events = events.join(table.select(key, feature.name), on=key, how="left")
@@ -51,14 +52,20 @@ def _auc_alone(dataset: Dataset, feature: FeatureConfig) -> float:
     if feature.kind == "numeric":
         value = (value.rank("min") * _BINS / (value.count() + 1)).floor()
     # By chance, for events may take turns by a rule.
-    half = pl.Series("half", np.random.default_rng(0).integers(0, 2, events.height))
-    groups = events.select(value.alias("value"), "label").with_columns(half).group_by("value", "half")
-    counts = groups.agg(shown=pl.len(), clicks=pl.col("label").cast(pl.Int64).sum())
-    known, asked = (counts.filter(half=one).drop("half") for one in (0, 1))
-    overall = float(known["clicks"].sum()) / max(1, int(known["shown"].sum()))
-    rated = asked.join(known, on="value", how="left", suffix="_known", nulls_equal=True).with_columns(
-        rate=(pl.col("clicks_known").fill_null(0) + overall) / (pl.col("shown_known").fill_null(0) + 1)
+    drawn = np.random.default_rng(0).binomial(events["impressions"].to_numpy().astype(np.int64), 0.5)
+    known, asked = pl.col("known"), pl.col("impressions") - pl.col("known")
+    rated = (
+        events.with_columns(value.alias("value"), known=pl.Series(drawn))
+        .group_by("value")
+        .agg(
+            seen=known.sum(),
+            clicked=known.dot("label"),
+            shown=asked.sum(),
+            clicks=asked.dot("label"),
+        )
     )
+    overall = float(rated["clicked"].sum()) / max(1, int(rated["seen"].sum()))
+    rated = rated.with_columns(rate=(pl.col("clicked") + overall) / (pl.col("seen") + 1))
     ordered = rated.group_by("rate").agg(pl.col("shown").sum(), pl.col("clicks").sum()).sort("rate")
     clicks = ordered["clicks"].to_numpy().astype(np.float64)
     rest = ordered["shown"].to_numpy() - clicks
@@ -68,6 +75,8 @@ def _auc_alone(dataset: Dataset, feature: FeatureConfig) -> float:
 
 def _sampled(events: pl.DataFrame) -> list[str]:
     """Moments of a user in which there is exactly one click beside others, hardly any without: nobody's log is so."""
+    if is_counted(events):
+        return []
     moments = events.group_by("user_id", "at").agg(shown=pl.len(), clicks=pl.col("label").cast(pl.Int64).sum())
     groups = moments.filter(pl.col("shown") > 1)
     covered = int(groups["shown"].sum()) / max(1, events.height)

@@ -31,9 +31,9 @@ from msd.dataset.table import Table, read_table
 class Dataset:
     """Events, items and users in canonical form.
 
-    events: user_id str, item_id str, at i64 (unix s), label i8 (0 or 1), disliked i8 if [events] names its column, part
-    str if [split] does, and one column a context feature; sorted by (at, user_id, item_id), ids of digits by their
-    number and before others. An event's user or item may lack a row.
+    events: user_id str, item_id str, at i64 (unix s), label i8 (0 or 1), impressions f64 if [events] counts them,
+    disliked i8 if it names its column, part str if [split] does, and one column a context feature; sorted by (at,
+    user_id, item_id), ids of digits by their number and before others. An event's user or item may lack a row.
     items, users: their id (one row an id), text str or null, and one column a feature; items also title str or null.
     Feature columns: categorical str, bag list[str], numeric f64 (finite); null is missing.
     fingerprint: SHA-256 over dataset.toml and the files that it names.

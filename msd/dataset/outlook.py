@@ -5,6 +5,7 @@ None of it is a problem.
 
 import polars as pl
 
+from msd.dataset.aggregate import count_clicks
 from msd.dataset.foresight import foresight
 from msd.dataset.load import Dataset
 from msd.dataset.moment import EARLIEST
@@ -68,12 +69,11 @@ def _of_clicks(dataset: Dataset, parts: pl.Series) -> list[str]:
     cuts = {"train": parts <= Part.TRAIN, "valid": parts == Part.VALID, "test": parts == Part.TEST}
     uses = {"train": "train on", "valid": "choose an epoch and calibrate by", "test": "measure a model on"}
     for name, rows in cuts.items():
-        labels = dataset.events["label"].filter(rows)
-        clicks = int(labels.sum())
-        if clicks in (0, labels.len()):
+        shown, clicks = count_clicks(dataset.events.filter(rows))
+        if clicks in (0, shown):
             what = "no click" if clicks == 0 else "nothing but clicks"
             found.append(
-                f"the {name} part has {what} in {labels.len()} events, so that there is nothing to {uses[name]}: "
+                f"the {name} part has {what} in {shown} impressions, so that there is nothing to {uses[name]}: "
                 "bring more events, or move the cuts in [split]"
             )
         elif clicks < _FEW_CLICKS:

@@ -9,7 +9,6 @@ from pathlib import Path
 import polars as pl
 
 from msd.contract.files import write_bytes_atomic, write_text_atomic
-from msd.dataset.aggregate import MAX_IMPRESSIONS
 from msd.dataset.check import Report, check_dataset
 from msd.dataset.config import CONFIG_FILE, RESERVED_NAMES
 from msd.dataset.core import read_any_ids, read_core, refuse
@@ -23,7 +22,6 @@ from msd.dataset.wording import template_of
 
 _SHARED = 0.5
 _MOSTLY = 0.8
-_NO_LIMIT = 2**62
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def init_dataset(
     """Writes a dataset into `out`, an empty or new folder, and checks it; what was guessed is in the draft.
 
     chosen: columns of the events by role, where a person named them. in_order: the rows' order is the time.
-    no_user: all rows are one user's. sample: about so many impressions are drawn, if there are more.
+    no_user: all rows are one user's. sample: about so many rows are drawn, if there are more.
     Raises InitError for files that cannot be read or columns that cannot be told, and then writes nothing.
     """
     for path in (sources.events, sources.items, sources.users):
@@ -71,10 +69,11 @@ def init_dataset(
     assert events is not None
     shared: dict[RoleName, Sequence[str]] = {"item": _keys(items), "user": _keys(users)}
     roles = find_roles(events, chosen, in_order=in_order, shared=shared, no_user=no_user)
-    core = read_core(events, roles, _NO_LIMIT if sample else MAX_IMPRESSIONS)
+    core = read_core(events, roles)
     origin = ", ".join(path.name for path in (sources.events, sources.items, sources.users) if path)
     if sample and (drawn := draw(core, sample)):
-        core, kept, told = drawn
+        kept, told = drawn
+        core = core.filter(kept)
         events, origin = replace(events, frame=events.frame.filter(kept)), f"{origin}: {told}"
     item_side = _side("item", items, core, roles["item"])
     user_side = _side("user", users, core, roles.get("user"))

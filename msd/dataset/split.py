@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from msd.dataset.aggregate import impressions_of
 from msd.dataset.config import CONFIG_FILE, PART_NAMES, DatasetConfig
 from msd.dataset.load import id_order
 from msd.dataset.problem import DatasetError, Problem
@@ -26,9 +27,9 @@ class Part(IntEnum):
 def split_events(events: pl.DataFrame, config: DatasetConfig) -> NDArray[np.int8]:
     """[n] events in any order → [n] Part of each.
 
-    A user's m events, ordered by time and then by item id, are cut at floor(profile_window · m), floor(train · m) and
-    floor(valid · m). Events that tie in both, such as the impressions of one aggregated row, go where the middle
-    one of them falls, so that no label moves an event. Where [split] names a column, the events' own word counts.
+    A user's m impressions, ordered by time and then by item id, are cut at floor(profile_window · m), floor(train · m)
+    and floor(valid · m). Those that tie in both, such as all of one aggregated row, go where the middle one falls, so
+    that no label moves an event. Where [split] names a column, the events' own word counts.
     Raises DatasetError naming every part that gets no event of the whole dataset; a given window may be empty.
     """
     if config.split.column is not None:
@@ -60,19 +61,20 @@ def _empty(parts: NDArray[np.int8], needed: Iterable[Part]) -> str:
 
 
 def _places(events: pl.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Per event: a number for its user, how many events the user has, and the event's place among them in time."""
+    """Per event: a number for its user, how many impressions the user has, and the event's place among them in time."""
     ordered = (
-        events.select("user_id", "item_id", "at", "label")
+        events.select("user_id", "item_id", "at", "label", impressions_of(events).cast(pl.Int64))
         .with_row_index("row")
         .sort("user_id", "at", *id_order("item_id"), "label", maintain_order=True)
         .select(
             "row",
             user=pl.col("user_id").rank("dense"),
-            count=pl.len().over("user_id"),
-            place=pl.int_range(pl.len()).over("user_id"),
+            count=pl.col("impressions").sum().over("user_id"),
+            end=pl.col("impressions").cum_sum().over("user_id"),
+            shown="impressions",
             tie=pl.struct("user_id", "at", "item_id").rle_id(),
         )
-        .with_columns((pl.col("place").min() + pl.col("place").max()).over("tie") // 2)
+        .with_columns(place=((pl.col("end") - pl.col("shown")).min() + pl.col("end").max() - 1).over("tie") // 2)
         .sort("row")
     )
     user, count, place = (ordered[name].cast(pl.Int64).to_numpy() for name in ("user", "count", "place"))

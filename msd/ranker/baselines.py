@@ -241,7 +241,7 @@ def counts_baseline(features: Features, events: NDArray[np.int64], seed: int) ->
     columns = _columns(features)
     trained = features.of_part(Part.WINDOW, Part.TRAIN)
     trees = HistGradientBoostingClassifier(learning_rate=0.05, max_iter=400, early_stopping=True, random_state=seed)
-    trees.fit(columns[trained], features.labels.numpy()[trained])
+    trees.fit(columns[trained], *features.outcomes(trained))
     probabilities: NDArray[np.float64] = trees.predict_proba(columns[events])[:, 1]
     return probabilities
 

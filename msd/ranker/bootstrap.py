@@ -23,12 +23,18 @@ class Resampled(NamedTuple):
 
 
 def resample_metrics(
-    labels: Floats, probabilities: Floats, groups: NDArray[np.int64], resamples: int = 1_000, seed: int = 0
+    labels: Floats,
+    probabilities: Floats,
+    groups: NDArray[np.int64],
+    resamples: int = 1_000,
+    seed: int = 0,
+    impressions: Floats | None = None,
 ) -> Resampled:
     """Both metrics of M models, probabilities [M, n], over resamples of the n rows.
 
     As many groups as there are (users, or rows if each is a group of its own) are drawn with replacement, and a group
     brings all its rows (the cluster bootstrap; Efron and Tibshirani 1993). A single group varies in nothing: NaN.
+    impressions [n]: how many each row stands for.
     """
     if len(np.unique(groups)) < 2:
         unknown = np.full((len(probabilities), resamples), np.nan)
@@ -36,7 +42,8 @@ def resample_metrics(
     rankings = [_Ranking.of(labels, one) for one in probabilities]
     losses = row_losses(labels, probabilities)
     auc, logloss = [], []
-    for weights in _weights(groups, resamples, seed):
+    for drawn in draw_weights(groups, resamples, seed):
+        weights = drawn if impressions is None else drawn * impressions
         auc.append(np.stack([ranking.auc(weights) for ranking in rankings]))
         logloss.append(losses @ weights.T / weights.sum(1))
     return Resampled(np.concatenate(auc, axis=1), np.concatenate(logloss, axis=1))
@@ -74,7 +81,7 @@ def two_sided_p(differences: Floats) -> float | None:
     return min(1.0, 2 * (rarer + 1) / (len(usable) + 1))
 
 
-def _weights(groups: NDArray[np.int64], resamples: int, seed: int) -> Iterator[Floats]:
+def draw_weights(groups: NDArray[np.int64], resamples: int, seed: int) -> Iterator[Floats]:
     """How often each row occurs in each resample, [some, n] at a time; the same for equal groups and seed."""
     rng = np.random.default_rng(seed)
     _, of_row = np.unique(groups, return_inverse=True)

@@ -19,29 +19,32 @@ KNOTS = 32
 _FOLDS = 5
 
 
-def fit_platt(logits: Floats, labels: Floats) -> tuple[float, float]:
-    """Slope and offset (Platt 1999) from [n] logits and labels; (1, 0) if there is but one label to learn from."""
+def fit_platt(logits: Floats, labels: Floats, weights: Floats | None = None) -> tuple[float, float]:
+    """Slope and offset (Platt 1999) from [n] logits and labels; (1, 0) if there is but one label to learn from.
+
+    weights, here and below: how many impressions [n] each row stands for; one without.
+    """
     if labels.min() == labels.max():
         return 1.0, 0.0
-    fitted = LogisticRegression(C=np.inf).fit(logits[:, None], labels)
+    fitted = LogisticRegression(C=np.inf).fit(logits[:, None], labels, weights)
     slope, offset = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
     # A falling calibration would turn the ranking round; it can only come from a model that has learned nothing.
     return (slope, offset) if slope > 0 else (1.0, 0.0)
 
 
-def fit_blend(network: Floats, counts: Floats, age: Floats, labels: Floats) -> Floats:
+def fit_blend(network: Floats, counts: Floats, age: Floats, labels: Floats, weights: Floats | None = None) -> Floats:
     """Weights [2, 2], none below 0, for the logits [n] of network and count model where the counts' age [n] is 0, and
     where it is 1: a logistic regression of the labels on them (stacked generalisation; Wolpert 1992). What would count
     against is left out."""
     opinions = np.stack([network * (1 - age), counts * (1 - age), network * age, counts * age])
-    weights, kept = np.zeros(4), np.flatnonzero(opinions.any(1))
+    shares, kept = np.zeros(4), np.flatnonzero(opinions.any(1))
     while len(kept):
-        found = LogisticRegression(C=np.inf).fit(opinions[kept].T, labels).coef_[0]
+        found = LogisticRegression(C=np.inf).fit(opinions[kept].T, labels, weights).coef_[0]
         if found.min() >= 0:
-            weights[kept] = found
+            shares[kept] = found
             break
         kept = np.delete(kept, found.argmin())
-    fresh, old = weights.reshape(2, 2)
+    fresh, old = shares.reshape(2, 2)
     # An age that valid does not have, or at which nothing counts: as at the other; and the network where there is none.
     some = fresh if fresh.any() else old if old.any() else np.array([1.0, 0.0])
     return np.stack([one if one.any() else some for one in (fresh, old)])
@@ -65,7 +68,7 @@ class Curve(NamedTuple):
         return calibrated
 
 
-def fit_isotonic(logits: Floats, labels: Floats) -> Curve:
+def fit_isotonic(logits: Floats, labels: Floats, weights: Floats | None = None) -> Curve:
     """At most 32 knots from [n] logits and labels; the identity if there is but one label to learn from.
 
     Isotonic regression (Zadrozny and Elkan 2002), averaged over 32 equal shares of the rows; shares of one step become
@@ -74,28 +77,31 @@ def fit_isotonic(logits: Floats, labels: Floats) -> Curve:
     if labels.min() == labels.max():
         return Curve(np.zeros(1), np.zeros(1))
     order = np.argsort(logits, kind="stable")
-    rates = IsotonicRegression().fit_transform(logits[order], labels[order])
+    weighed = (np.ones(len(order)) if weights is None else weights)[order]
+    rates = IsotonicRegression().fit(logits[order], labels[order], weighed).transform(logits[order])
     shares = [share for share in np.array_split(np.arange(len(order)), KNOTS) if len(share)]
-    sizes = np.array([len(share) for share in shares])
-    # A share without any click, or of clicks alone, is only known to half a row.
+    sizes = np.array([weighed[share].sum() for share in shares])
+    # A share without any click, or of clicks alone, is only known to half an impression.
     bound = 0.5 / sizes.max()
-    rate = np.clip([rates[share].mean() for share in shares], bound, 1 - bound)
-    middle = np.array([logits[order[share]].mean() for share in shares])
+    rate = np.clip([np.average(rates[share], weights=weighed[share]) for share in shares], bound, 1 - bound)
+    middle = np.array([np.average(logits[order[share]], weights=weighed[share]) for share in shares])
     steps = np.split(np.arange(len(shares)), np.flatnonzero(np.diff(rate) > 1e-9) + 1)
     knots, values = (np.array([np.average(of[step], weights=sizes[step]) for step in steps]) for of in (middle, rate))
     return Curve(knots, np.log(values / (1 - values)))
 
 
-def choose_calibration(logits: Floats, labels: Floats) -> Curve:
+def choose_calibration(logits: Floats, labels: Floats, weights: Floats | None = None) -> Curve:
     """Platt's line or the isotonic curve, fitted on [n] rows: whichever had the lower logloss on rows not seen."""
-    measured = compare_calibrations(logits, labels)
+    measured = compare_calibrations(logits, labels, weights)
     if measured and measured["isotonic"]["logloss"] < measured["platt"]["logloss"]:
-        return fit_isotonic(logits, labels)
-    slope, offset = fit_platt(logits, labels)
+        return fit_isotonic(logits, labels, weights)
+    slope, offset = fit_platt(logits, labels, weights)
     return Curve(np.zeros(1), np.array([offset]), slope)
 
 
-def compare_calibrations(logits: Floats, labels: Floats, seed: int = 0) -> dict[str, dict[str, float]]:
+def compare_calibrations(
+    logits: Floats, labels: Floats, weights: Floats | None = None, seed: int = 0
+) -> dict[str, dict[str, float]]:
     """ECE and logloss of each way, and of none, on [n] rows, each predicted by what the other four fifths taught.
 
     Nothing for fewer rows than fifths.
@@ -103,17 +109,18 @@ def compare_calibrations(logits: Floats, labels: Floats, seed: int = 0) -> dict[
     if len(logits) < _FOLDS:
         return {}
     folds = np.random.default_rng(seed).permutation(len(logits)) % _FOLDS
+    weighed = np.ones(len(logits)) if weights is None else weights
     calibrated = {"none": logits, "platt": np.empty(len(logits)), "isotonic": np.empty(len(logits))}
     for fold in range(_FOLDS):
         held, rest = folds == fold, folds != fold
-        slope, offset = fit_platt(logits[rest], labels[rest])
+        slope, offset = fit_platt(logits[rest], labels[rest], weighed[rest])
         calibrated["platt"][held] = slope * logits[held] + offset
-        calibrated["isotonic"][held] = fit_isotonic(logits[rest], labels[rest])(logits[held])
+        calibrated["isotonic"][held] = fit_isotonic(logits[rest], labels[rest], weighed[rest])(logits[held])
     probabilities = {way: 1 / (1 + np.exp(-found)) for way, found in calibrated.items()}
     return {
         way: {
-            "ece": expected_calibration_error(calibration(labels, found)),
-            "logloss": mean_logloss(labels, found),
+            "ece": expected_calibration_error(calibration(labels, found, weighed)),
+            "logloss": mean_logloss(labels, found, weighed),
         }
         for way, found in probabilities.items()
     }

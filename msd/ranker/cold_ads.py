@@ -36,7 +36,7 @@ def measure_cold_ads(
     items = features.item.rows.numpy()[events].astype(np.int64)
     kept = np.isin(items, [place[one] for one in untaught.ids])
     events, items = events[kept], items[kept]
-    labels = features.labels.numpy()[events].astype(np.float64)
+    labels, impressions = features.outcomes(events)
     if not 0 < labels.sum() < len(labels):
         return None
     said = {
@@ -45,13 +45,13 @@ def measure_cold_ads(
         "encoded": predict(trained, encoded(features, untaught), events),
         "category_prior": predict(trained, described(features), events),
     }
-    auc = {name: roc_auc(labels, one) for name, one in said.items()}
+    auc = {name: roc_auc(labels, one, impressions) for name, one in said.items()}
     return ColdAds(
         rows=len(events),
         items=len(np.unique(items)),
         auc=auc,
         gain=auc["encoded"] - auc["category_prior"],
-        ci95=_interval(labels, said["encoded"], said["category_prior"], items, resamples),
+        ci95=_interval(labels, said["encoded"], said["category_prior"], items, resamples, impressions),
         test=f"paired bootstrap over items, {resamples} resamples",
     )
 
@@ -62,10 +62,11 @@ def _interval(
     other: NDArray[np.float64],
     items: NDArray[np.int64],
     resamples: int,
+    impressions: NDArray[np.float64],
 ) -> tuple[float, float] | None:
     """Of a single item there is none."""
     if len(np.unique(items)) < 2:
         return None
-    drawn = resample_metrics(labels, np.stack([one, other]), items, resamples)
+    drawn = resample_metrics(labels, np.stack([one, other]), items, resamples, impressions=impressions)
     found: tuple[float, float] | None = compare(drawn.auc[:1], drawn.auc[1:])["ci95"]
     return found

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from msd.contract.schema import FeatureSchema
 from msd.ranker.features import Features, SideFeatures
-from msd.ranker.metrics import Labels, Probabilities, measure_pooled
+from msd.ranker.metrics import Labels, Probabilities, Weights, measure_pooled
 from msd.student.vectors import LevelVectors
 
 SHARES = (0.0, 0.1, 0.5, 1.0)
@@ -37,7 +37,7 @@ def degraded(features: Features) -> Iterator[tuple[str, Features]]:
 
 
 def degradation_curves(
-    labels: Labels, whole: Probabilities, rungs: Mapping[str, Probabilities], seed: int
+    labels: Labels, whole: Probabilities, rungs: Mapping[str, Probabilities], seed: int, weights: Weights | None = None
 ) -> dict[str, list[dict[str, float]]]:
     """By rung, the metrics with 0, 10, 50 and 100 % of the rows on it: probabilities [n] as they are, and on each rung.
 
@@ -46,7 +46,7 @@ def degradation_curves(
     place = np.random.default_rng(seed).permutation(len(labels))
     return {
         name: [
-            {"share": share, **measure_pooled(labels, np.where(place < share * len(labels), fallen, whole))}
+            {"share": share, **measure_pooled(labels, np.where(place < share * len(labels), fallen, whole), weights)}
             for share in SHARES
         ]
         for name, fallen in rungs.items()

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from msd.dataset.aggregate import is_counted
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
 from msd.dataset.texts import student_texts
@@ -20,10 +21,12 @@ from msd.ranker.cold_ads import measure_cold_ads
 from msd.ranker.degradation import degradation_curves, degraded
 from msd.ranker.features import Features, build_features
 from msd.ranker.folder import ModelError, RankerRecord, load_ranker, student_of, vectors_of
-from msd.ranker.metrics import Labels, Probabilities, calibration, measure, measure_pooled
+from msd.ranker.metrics import Labels, Probabilities, Weights, calibration, measure, measure_pooled
 from msd.ranker.slices import Slice, slice_rows, unmeasurable
+from msd.ranker.text_baselines import text_baselines
 from msd.ranker.train import predict, predict_logits
 from msd.ranker.verdict import Served, judge_semantics
+from msd.ranker.within import Compared, how_sure, measure_within
 from msd.student.untaught import untaught_items
 from msd.student.vectors import LevelVectors, StudentVectors
 
@@ -48,6 +51,18 @@ class Measured(NamedTuple):
     served: Served | None = None
 
 
+class Rows(NamedTuple):
+    """Of n rows: labels, how many impressions each stands for, and a number for its user."""
+
+    labels: Labels
+    impressions: Weights
+    users: NDArray[np.int64]
+
+    def of(self, places: NDArray[np.int64]) -> "Rows":
+        """Some of them."""
+        return Rows(self.labels[places], self.impressions[places], self.users[places])
+
+
 def evaluate_models(
     data: Dataset,
     vectors: StudentVectors,
@@ -56,10 +71,12 @@ def evaluate_models(
     resamples: int,
     progress: Progress,
     student: Path | None = None,
+    with_texts: bool = False,
 ) -> Figures:
     """Everything in evaluation.json; docs/evaluation.md says what each figure means. `models`: folders by name.
 
-    `student`: the folder of the one whose vectors are given; without it nothing is said of cold ads. `progress` hears
+    `student`: the folder of the one whose vectors are given; without it nothing is said of cold ads. `with_texts`: models of
+    nothing but texts are measured, too. `progress` hears
     what is being done, and how many models are measured so far. Raises ModelError if a model was trained on something
     else, if a name has two models of one seed, or if the test rows hold one label only.
     """
@@ -67,22 +84,32 @@ def evaluate_models(
     measured, features = _measure_all(data, vectors, models, seed, progress, student)
     done = sum(map(len, models.values()))
     test = features.of_part(Part.TEST)
-    labels, users = _labels(features, test), features.user.rows.numpy()[test].astype(np.int64)
+    rows = Rows(*features.outcomes(test), features.user.rows.numpy()[test].astype(np.int64))
     progress("Growing the baseline's trees", done)
     trees = counts_baseline(features, test, seed)
     measured.append(Measured(BASELINE, (seed,), trees[None], {}))
+    if with_texts:
+        progress("Fitting models of texts alone", done)
+        found = text_baselines(features, student_texts(data)[0], test)
+        measured += [Measured(name, (seed,), one[None], {}) for name, one in found]
     progress("Resampling users and rows", done + 1)
-    units = {"users": users, "rows": np.arange(len(test))}
+    units = {"users": rows.users, "rows": np.arange(len(test))}
     every = np.concatenate([one.test for one in measured])
-    samples = {unit: resample_metrics(labels, every, groups, resamples, seed) for unit, groups in units.items()}
+    samples = {
+        unit: resample_metrics(rows.labels, every, groups, resamples, seed, rows.impressions)
+        for unit, groups in units.items()
+    }
     slices = slice_rows(data, features.parts, test)
     results = {
         "rows": {part.name.lower(): len(features.of_part(part)) for part in Part},
         "resamples": resamples,
-        "models": {one.name: _figures(one, labels, users, _of(samples, measured, one)) for one in measured},
-        "verdict": judge_semantics([one.served for one in measured if one.served], labels, users, resamples, seed),
-        "differences": [_difference(labels, one, other, samples, measured) for one, other in combinations(measured, 2)],
-        "slices": [_slice_figures(one, labels, users, measured, resamples, seed) for one in slices],
+        "models": {one.name: _figures(one, rows, _of(samples, measured, one)) for one in measured},
+        "verdict": judge_semantics(
+            [one.served for one in measured if one.served], rows.labels, rows.users, resamples, seed, rows.impressions
+        ),
+        "differences": [_difference(rows, one, other, samples, measured) for one, other in combinations(measured, 2)],
+        "within": _within(features, rows, test, measured, resamples, seed) if is_counted(data.events) else None,
+        "slices": [_slice_figures(one, rows, measured, resamples, seed) for one in slices],
     }
     progress("Measured", done + OTHER_WORK)
     return results
@@ -131,27 +158,35 @@ def _measure_all(
             if student and trained.schema.semantic("item"):
                 own = student_of(folder, record, student)
                 untaught = untaught_items(student, own if own != student else None, texts)
-            parts.append(_measure_model(trained, record, known[key], seed, untaught))
+            parts.append(_measure_model(trained, record, known[key], seed, untaught, is_counted(data.events)))
             done += 1
         measured.append(_family(name, parts))
     return measured, next(iter(known.values()))
 
 
 def _measure_model(
-    trained: TrainedRanker, record: RankerRecord, features: Features, seed: int, untaught: LevelVectors | None
+    trained: TrainedRanker,
+    record: RankerRecord,
+    features: Features,
+    seed: int,
+    untaught: LevelVectors | None,
+    counted: bool,
 ) -> Measured:
     test, valid = features.of_part(Part.TEST), features.of_part(Part.VALID)
-    labels = _labels(features, test)
+    labels, impressions = features.outcomes(test)
     whole = predict(trained, features, test)
     rungs = {name: predict(trained, less, test) for name, less in degraded(features)}
     cold_ads = measure_cold_ads(trained, features, untaught, Part.TEST) if untaught else None
     live = predict(trained, features.live(), test)
+    held = _compared(features, valid) if counted else None
+    scores = held.scores(features.outcomes(valid)[1], predict(trained, features, valid)) if held else None
     figures = {
         "curve": [point._asdict() for point in record.curve],
-        "live_counts": measure_pooled(labels, live),
+        "live_counts": measure_pooled(labels, live, impressions),
         "cold_ads": cold_ads.model_dump(mode="json") if cold_ads else None,
-        "calibrations": compare_calibrations(predict_logits(trained, features, valid), _labels(features, valid), seed),
-        "degradation": degradation_curves(labels, whole, rungs, seed),
+        "how_sure": how_sure(held, scores) if held and scores is not None else [],
+        "calibrations": compare_calibrations(predict_logits(trained, features, valid), *features.outcomes(valid), seed),
+        "degradation": degradation_curves(labels, whole, rungs, seed, impressions),
     }
     seeds, semantics = (int(record.training["seed"]),), trained.schema.semantic("item") is not None
     return Measured("", seeds, whole[None], figures, Served("", record.config.network, seeds, semantics, live[None]))
@@ -168,6 +203,7 @@ def _family(name: str, parts: Sequence[Measured]) -> Measured:
         "curve": every[0]["curve"],
         "live_counts": _mean([one["live_counts"] for one in every]),
         "cold_ads": [one["cold_ads"] for one in every if one["cold_ads"]],
+        "how_sure": every[0]["how_sure"],
         "calibrations": _mean([one["calibrations"] for one in every]),
         "degradation": {name: _mean([one["degradation"][name] for one in every]) for name in rungs},
     }
@@ -192,13 +228,31 @@ def _mean(figures: Sequence[Any]) -> Any:  # noqa: ANN401 - figures of any depth
     return None if None in figures else fmean(figures)
 
 
-def _labels(features: Features, rows: NDArray[np.int64]) -> Labels:
-    return features.labels.numpy()[rows].astype(np.float64)
+def _compared(features: Features, events: NDArray[np.int64]) -> Compared:
+    users, items = (side.rows.numpy()[events].astype(np.int64) for side in (features.user, features.item))
+    return Compared.of(*features.outcomes(events), users, items)
 
 
-def _figures(one: Measured, labels: Labels, users: NDArray[np.int64], samples: Mapping[str, Resampled]) -> Figures:
-    by_seed = [measure(labels, probabilities, users) for probabilities in one.test]
-    pooled = calibration(np.tile(labels, len(by_seed)), one.test.flatten())
+def _within(
+    features: Features,
+    rows: Rows,
+    test: NDArray[np.int64],
+    measured: Sequence[Measured],
+    resamples: int,
+    seed: int,
+) -> Figures | None:
+    """Which of the things that one user saw is clicked most; None where nobody saw two of different rates."""
+    compared = _compared(features, test)
+    if not len(compared.z):
+        return None
+    models = {one.name: np.stack([compared.scores(rows.impressions, row) for row in one.test]) for one in measured}
+    return measure_within(compared, models, measured[0].name, resamples, seed)
+
+
+def _figures(one: Measured, rows: Rows, samples: Mapping[str, Resampled]) -> Figures:
+    by_seed = [measure(rows.labels, probabilities, rows.users, rows.impressions) for probabilities in one.test]
+    labels, impressions = (np.tile(column, len(by_seed)) for column in (rows.labels, rows.impressions))
+    pooled = calibration(labels, one.test.flatten(), impressions)
     return {
         "metrics": _mean(by_seed),
         "deviation": _deviation(by_seed),
@@ -231,7 +285,7 @@ def _of(samples: Mapping[str, Resampled], measured: Sequence[Measured], one: Mea
 
 
 def _difference(
-    labels: Labels,
+    rows: Rows,
     one: Measured,
     other: Measured,
     samples: Mapping[str, Resampled],
@@ -239,7 +293,9 @@ def _difference(
 ) -> Figures:
     """One model's AUC and logloss less another's, of their means over seeds; by seed if both have the same seeds."""
     ours, theirs = (_of(samples, measured, model) for model in (one, other))
-    ours_by_seed, theirs_by_seed = ([measure_pooled(labels, row) for row in model.test] for model in (one, other))
+    ours_by_seed, theirs_by_seed = (
+        [measure_pooled(rows.labels, row, rows.impressions) for row in model.test] for model in (one, other)
+    )
     result: Figures = {"model": one.name, "minus": other.name}
     for metric in Resampled._fields:
         column, column_of_other = ([found[metric] for found in all_] for all_ in (ours_by_seed, theirs_by_seed))
@@ -258,26 +314,30 @@ def _difference(
 
 def _slice_figures(
     one: Slice,
-    labels: Labels,
-    users: NDArray[np.int64],
+    rows: Rows,
     measured: Sequence[Measured],
     resamples: int,
     seed: int,
 ) -> Figures:
     """Rows and clicks; metrics by model, or why there are none; and the first model's AUC less each other's."""
-    clicked = labels[one.rows]
-    figures: Figures = {"by": one.by, "value": one.value, "rows": len(clicked), "clicks": int(clicked.sum())}
-    if reason := unmeasurable(clicked):
+    sliced = rows.of(one.rows)
+    clicks = int(sliced.labels @ sliced.impressions)
+    figures: Figures = {"by": one.by, "value": one.value, "rows": len(sliced.labels), "clicks": clicks}
+    if reason := unmeasurable(sliced.labels):
         return {**figures, "unmeasured": reason}
     held = [model._replace(test=model.test[:, one.rows]) for model in measured]
     models = {
         model.name: _mean(
-            [{metric: measure_pooled(clicked, row)[metric] for metric in _SLICE_METRICS} for row in model.test]
+            [
+                {metric: found[metric] for metric in _SLICE_METRICS}
+                for found in (measure_pooled(sliced.labels, row, sliced.impressions) for row in model.test)
+            ]
         )
         for model in held
     }
     every = np.concatenate([model.test for model in held])
-    samples = {"users": resample_metrics(clicked, every, users[one.rows], resamples, seed)}
+    drawn = resample_metrics(sliced.labels, every, sliced.users, resamples, seed, sliced.impressions)
+    samples = {"users": drawn}
     first = _of(samples, held, held[0])["users"].auc
     gains = {
         model.name: {

@@ -18,13 +18,15 @@ from msd.duration import Machine, Rows, about, evaluating
 from msd.ranker.evaluate import BASELINE, OTHER_WORK, evaluate_models
 from msd.ranker.evaluation_report import write_report
 from msd.ranker.folder import RECORD_FILE, WEIGHTS_FILE, ModelError, load_ranker
+from msd.ranker.text_baselines import ENCODER, TFIDF
 from msd.ranker.verdict import say
+from msd.ranker.within import CHANCE, METRICS
 from msd.step import fingerprint_of, is_done, mark_done
 from msd.student.vectors import load_vectors, no_vectors
 
 app = typer.Typer(add_completion=False)
 RESULT_FILE, REPORT_FILE = "evaluation.json", "report.html"
-_FORMAT = 4
+_FORMAT = 5
 
 
 @app.command("evaluate")
@@ -47,6 +49,9 @@ def evaluate(
         int, typer.Option(min=0, help="Random seed of baseline and resampling; the first seed of a benchmark.")
     ] = 0,
     resamples: Annotated[int, typer.Option(min=100, help="Number of bootstrap resamples.")] = 1_000,
+    texts: Annotated[
+        bool, typer.Option("--texts", help="Measure logistic regressions on the items' texts alone, too.")
+    ] = False,
     benchmark: Annotated[
         str | None,
         typer.Option(
@@ -83,10 +88,12 @@ def evaluate(
         raise ModelError(
             "DATASET OUT, or DATASET STUDENT OUT, and at least one --model are needed; or --benchmark NAME"
         )
-    _evaluate(folders[0], folders[1] if len(folders) > 2 else None, folders[-1], model, seed, resamples)
+    _evaluate(folders[0], folders[1] if len(folders) > 2 else None, folders[-1], model, seed, resamples, texts)
 
 
-def _evaluate(dataset: Path, student: Path | None, out: Path, model: list[str], seed: int, resamples: int) -> None:
+def _evaluate(
+    dataset: Path, student: Path | None, out: Path, model: list[str], seed: int, resamples: int, texts: bool
+) -> None:
     start, console = time.perf_counter(), Console()
     data, vectors = load_dataset(dataset), load_vectors(student) if student else no_vectors()
     models = _models(model)
@@ -94,7 +101,7 @@ def _evaluate(dataset: Path, student: Path | None, out: Path, model: list[str], 
         name: [sha256_file(folder / file) for folder in folders for file in (WEIGHTS_FILE, RECORD_FILE)]
         for name, folders in models.items()
     }
-    run = fingerprint_of(_FORMAT, data.fingerprint, vectors.student, list(models), weights, seed, resamples)
+    run = fingerprint_of(_FORMAT, data.fingerprint, vectors.student, list(models), weights, seed, resamples, texts)
     if (known := _known_results(out, run)) is not None:
         console.print(f"{out}: done before, nothing to do", highlight=False)
         _print(console, known)
@@ -111,7 +118,7 @@ def _evaluate(dataset: Path, student: Path | None, out: Path, model: list[str], 
         def advance(doing: str, done: int) -> None:
             bars.update(bar, description=escape(doing), completed=done)
 
-        results = evaluate_models(data, vectors, models, seed, resamples, advance, student)
+        results = evaluate_models(data, vectors, models, seed, resamples, advance, student, texts)
     write_text_atomic(out / RESULT_FILE, json.dumps(results, indent=2) + "\n")
     write_report(out / REPORT_FILE, results)
     mark_done(out, run, time.perf_counter() - start)
@@ -139,9 +146,9 @@ def _models(given: list[str]) -> dict[str, list[Path]]:
         name, equals, folder = one.partition("=")
         if not equals or not name or Path(one).is_dir():
             name, equals, folder = Path(one).name, "", one
-        if name == BASELINE or (name in models and not equals):
+        if name in (BASELINE, TFIDF, ENCODER, CHANCE) or (name in models and not equals):
             raise ModelError(
-                f"models are told apart by their names, which must differ and not be {BASELINE!r}; "
+                f"models are told apart by their names, which must differ and not be {BASELINE}, {TFIDF}, {ENCODER} or {CHANCE}; "
                 f"{one} is another {name!r}; give NAME=FOLDER"
             )
         models.setdefault(name, []).append(Path(folder))
@@ -173,8 +180,23 @@ def _print(console: Console, results: dict[str, Any]) -> None:
     for name, figures in results["models"].items():
         for one in figures.get("cold_ads", []):
             console.print(f"{name}: {ColdAds.model_validate(one)}", highlight=False, markup=False)
+    if within := results["within"]:
+        console.print(_within_table(within))
     if verdict := results["verdict"]:
         console.print(say(verdict), highlight=False, markup=False)
+
+
+def _within_table(within: dict[str, Any]) -> Table:
+    """Who of a group is clicked most, by model."""
+    title = f"{within['groups']} users (or tests) of the test part, {within['pairs']} pairs of what one of them saw"
+    table = Table("model", *(metric.replace("_", " ") for metric in METRICS), title=title, title_justify="left")
+    for name, figures in within["models"].items():
+        cells = []
+        for metric in METRICS:
+            ends = figures[metric]["ci95"]
+            cells.append(_shown(figures[metric]["value"]) + (" ({:.4f} to {:.4f})".format(*ends) if ends else ""))
+        table.add_row(escape(name), *cells)
+    return table
 
 
 def _shown(figure: float | None) -> str:

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from msd.contract.assemble import Counts, dense
 from msd.contract.encode import encode_side
 from msd.contract.rows import RowSide
 from msd.contract.schema import FeatureSchema
+from msd.dataset.aggregate import impressions_of
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
 from msd.ranker.entities import Entities, encode_entities
@@ -48,11 +49,13 @@ class SideFeatures:
 
 @dataclass(frozen=True)
 class Features:
-    """All events of a dataset: labels [E], parts [E], context tensors [E, …], history [E, L] as item rows (−1 pads)."""
+    """All events of a dataset: labels [E], impressions [E] that each stands for, parts [E], context tensors [E, …],
+    history [E, L] as item rows (−1 pads)."""
 
     schema: FeatureSchema
     parts: NDArray[np.int8]
     labels: Tensor
+    impressions: Tensor
     user: SideFeatures
     item: SideFeatures
     context_categorical: Tensor
@@ -70,6 +73,19 @@ class Features:
     def of_part(self, *parts: Part) -> NDArray[np.int64]:
         """The events of the given parts, in time order."""
         return np.flatnonzero(np.isin(self.parts, parts))
+
+    def outcomes(self, events: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Labels [n] of events, and how many impressions each stands for."""
+        labels, impressions = self.labels.cpu().numpy(), self.impressions.cpu().numpy()
+        return labels[events].astype(np.float64), impressions[events].astype(np.float64)
+
+    def loss_of(self, logits: Tensor, events: NDArray[np.int64]) -> Tensor:
+        """Mean logloss of logits [..., n] of events, each weighing as many impressions as it stands for; an average
+        event's weight is 1, whichever are in a batch."""
+        chosen = torch.from_numpy(events)
+        weights = (self.impressions[chosen] / self.impressions.mean()).expand_as(logits)
+        labels = self.labels[chosen].expand_as(logits)
+        return nn.functional.binary_cross_entropy_with_logits(logits, labels, weights)
 
     def to(self, device: torch.device) -> "Features":
         """The same, its tensors on a device: models trained on it go there too."""
@@ -98,6 +114,7 @@ def build_features(dataset: Dataset, schema: FeatureSchema, vectors: StudentVect
         schema=schema,
         parts=parts,
         labels=torch.from_numpy(dataset.events["label"].to_numpy().astype(np.float32)),
+        impressions=torch.from_numpy(impressions_of(dataset.events).to_numpy().astype(np.float32)),
         user=sides["user"],
         item=sides["item"],
         context_categorical=torch.from_numpy(categorical),

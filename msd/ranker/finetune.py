@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from msd.checkpoint import load_checkpoint, save_checkpoint
 from msd.contract.rows import RowSide
@@ -206,9 +205,7 @@ class _Tuner:
         logits = batch_opinions(
             self.model, self.features, events, self.config.corruption, rng, lambda side, rows: live[side](rows)
         )[0]
-        loss: Tensor = nn.functional.binary_cross_entropy_with_logits(
-            logits, self.features.labels[torch.from_numpy(events)]
-        )
+        loss = self.features.loss_of(logits, events)
         lora, ranker = self.optimiser.param_groups
         lora["lr"], ranker["lr"] = rate * self.config.learning_rate, rate * self.config.ranker_learning_rate
         self.optimiser.zero_grad()

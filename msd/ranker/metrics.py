@@ -1,4 +1,7 @@
-"""How good click probabilities are: ranking (AUC, GAUC), likelihood (logloss, normalised entropy) and calibration."""
+"""How good click probabilities are: ranking (AUC, GAUC), likelihood (logloss, normalised entropy) and calibration.
+
+Weights: how many impressions each row stands for; one without.
+"""
 
 from typing import Any, NamedTuple
 
@@ -7,60 +10,63 @@ from numpy.typing import NDArray
 
 Probabilities = NDArray[np.float64]
 Labels = NDArray[np.float64]
+Weights = NDArray[np.float64]
 
 
 class CalibrationBin(NamedTuple):
-    """Mean prediction and observed click rate of one tenth or so of the rows."""
+    """Mean prediction and observed click rate of one tenth or so of the rows, and their impressions."""
 
     predicted: float
     observed: float
-    rows: int
+    impressions: float
 
 
-def measure(labels: Labels, probabilities: Probabilities, users: NDArray[np.int64]) -> dict[str, float | None]:
+def measure(
+    labels: Labels, probabilities: Probabilities, users: NDArray[np.int64], weights: Weights | None = None
+) -> dict[str, float | None]:
     """All metrics of [n] rows that hold both labels. `users` [n] groups rows for GAUC.
 
-    gauc: AUC by user, weighted by rows; uauc: unweighted. Users with one label only are left out of both;
+    gauc: AUC by user, weighted by impressions; uauc: unweighted. Users with one label only are left out of both;
     if all are, both are None. The others: see `measure_pooled`.
     """
+    weights = _weights(labels, weights)
     by_user = [
-        (roc_auc(labels[rows], probabilities[rows]), len(rows))
-        for rows in _groups(users)
+        (roc_auc(labels[rows], probabilities[rows], weights[rows]), weights[rows].sum())
+        for rows in groups_of(users)
         if 0 < labels[rows].sum() < len(rows)
     ]
-    aucs, weights = np.array(by_user).T if by_user else (None, None)
-    pooled = measure_pooled(labels, probabilities)
+    aucs, shown = np.array(by_user).T if by_user else (None, None)
+    pooled = measure_pooled(labels, probabilities, weights)
     return {
         "auc": pooled.pop("auc"),
-        "gauc": None if aucs is None else float(np.average(aucs, weights=weights)),
+        "gauc": None if aucs is None else float(np.average(aucs, weights=shown)),
         "uauc": None if aucs is None else float(aucs.mean()),
         **pooled,
     }
 
 
-def roc_auc(labels: Labels, scores: NDArray[np.floating[Any]]) -> float:
+def roc_auc(labels: Labels, scores: NDArray[np.floating[Any]], weights: Weights | None = None) -> float:
     """The share of pairs of a click and a row without one that scores [n] rank right, a tie counting half (the
     Mann–Whitney statistic). NaN of rows that hold one label only."""
-    clicked, others = scores[labels > 0], np.sort(scores[labels <= 0])
-    if not len(clicked) or not len(others):
-        return float("nan")
-    below, up_to = (np.searchsorted(others, clicked, side).sum() for side in ("left", "right"))
-    return float(below + up_to) / (2 * len(clicked) * len(others))
+    weights, place = _weights(labels, weights), np.unique(scores, return_inverse=True)[1]
+    clicks, others = (np.bincount(place, weights * is_one) for is_one in (labels > 0, labels <= 0))
+    pairs = clicks.sum() * others.sum()
+    return float(clicks @ (np.cumsum(others) - others / 2)) / pairs if pairs else float("nan")
 
 
-def measure_pooled(labels: Labels, probabilities: Probabilities) -> dict[str, float]:
+def measure_pooled(labels: Labels, probabilities: Probabilities, weights: Weights | None = None) -> dict[str, float]:
     """The metrics that do not ask whose [n] rows they are, which hold both labels.
 
     normalised_entropy: logloss over that of always predicting the base rate (He et al. 2014). ece: see `calibration`.
     """
-    base = labels.mean()
-    loss = mean_logloss(labels, probabilities)
+    base = np.average(labels, weights=weights)
+    loss = mean_logloss(labels, probabilities, weights)
     return {
-        "auc": roc_auc(labels, probabilities),
+        "auc": roc_auc(labels, probabilities, weights),
         "logloss": loss,
-        "normalised_entropy": loss / mean_logloss(labels, np.full(len(labels), base)),
-        "ece": expected_calibration_error(calibration(labels, probabilities)),
-        "predicted_over_observed": float(probabilities.mean() / base),
+        "normalised_entropy": loss / mean_logloss(labels, np.full(len(labels), base), weights),
+        "ece": expected_calibration_error(calibration(labels, probabilities, weights)),
+        "predicted_over_observed": float(np.average(probabilities, weights=weights) / base),
     }
 
 
@@ -71,28 +77,39 @@ def row_losses(labels: Labels, probabilities: Probabilities) -> NDArray[np.float
     return losses
 
 
-def mean_logloss(labels: Labels, probabilities: Probabilities) -> float:
+def mean_logloss(labels: Labels, probabilities: Probabilities, weights: Weights | None = None) -> float:
     """The mean of `row_losses`, in nats."""
-    return float(row_losses(labels, probabilities).mean())
+    return float(np.average(row_losses(labels, probabilities), weights=weights))
 
 
-def calibration(labels: Labels, probabilities: Probabilities, bins: int = 15) -> list[CalibrationBin]:
+def calibration(
+    labels: Labels, probabilities: Probabilities, weights: Weights | None = None, bins: int = 15
+) -> list[CalibrationBin]:
     """The calibration curve over bins of equal numbers of rows, from the lowest prediction to the highest."""
-    order = np.argsort(probabilities, kind="stable")
+    order, weights = np.argsort(probabilities, kind="stable"), _weights(labels, weights)
     return [
-        CalibrationBin(float(probabilities[rows].mean()), float(labels[rows].mean()), len(rows))
+        CalibrationBin(
+            float(np.average(probabilities[rows], weights=weights[rows])),
+            float(np.average(labels[rows], weights=weights[rows])),
+            float(weights[rows].sum()),
+        )
         for rows in np.array_split(order, bins)
         if len(rows)
     ]
 
 
 def expected_calibration_error(curve: list[CalibrationBin]) -> float:
-    """Mean |predicted − observed| over the bins, weighted by their rows."""
-    rows = np.array([one.rows for one in curve])
+    """Mean |predicted − observed| over the bins, weighted by their impressions."""
+    impressions = np.array([one.impressions for one in curve])
     gaps = np.array([abs(one.predicted - one.observed) for one in curve])
-    return float(np.average(gaps, weights=rows))
+    return float(np.average(gaps, weights=impressions))
 
 
-def _groups(keys: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+def _weights(labels: Labels, weights: Weights | None) -> Weights:
+    return np.ones(len(labels)) if weights is None else weights
+
+
+def groups_of(keys: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """The rows [n] by their key, those of a key in their order."""
     order = np.argsort(keys, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(keys[order])) + 1)

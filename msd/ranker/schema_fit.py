@@ -17,6 +17,7 @@ from msd.contract.schema import (
     Side,
     State,
 )
+from msd.dataset.aggregate import count_clicks
 from msd.dataset.config import FeatureConfig
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
@@ -34,7 +35,8 @@ def fit_schema(dataset: Dataset, *, semantics: bool = True) -> FeatureSchema:
         "item": dataset.items.filter(pl.col("item_id").is_in(training["item_id"].unique().implode())),
         "context": training,
     }
-    prior = float(np.clip(training["label"].mean(), 1e-4, 1 - 1e-4))  # type: ignore[arg-type]
+    shown, clicks = count_clicks(training)
+    prior = float(np.clip(clicks / shown, 1e-4, 1 - 1e-4))
     fields: list[SchemaField] = [_id_field(dataset, training, side) for side in ("user", "item")]
     fields += [_field(feature, seen[feature.side]) for feature in config.features]
     fields.append(Sequence(name=HISTORY, length=config.history.length))

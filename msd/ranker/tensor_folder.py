@@ -54,8 +54,8 @@ class TensorRecord(BaseModel):
 def write_tensors(
     dataset: Dataset, vectors: StudentVectors, semantics: bool, folder: Path, progress: Progress
 ) -> TensorRecord:
-    """Writes all rows as `PART-NNNNN.safetensors` of up to 65,536 rows: the schema's tensors, `label` and `user`, by
-    which the users are numbered (int64).
+    """Writes all rows as `PART-NNNNN.safetensors` of up to 65,536 rows: the schema's tensors, `label`, `impressions`,
+    how many a row stands for, and `user`, by which the users are numbered (int64).
 
     Vectors are the student's, through adaptors that are their principal components. The record comes last.
     """
@@ -75,7 +75,8 @@ def write_tensors(
     total, done = sum(map(len, rows.values())), 0
     for name, number, events in _shares(rows):
         tensors = event_tensors(features, adapted, events)
-        more = {"label": features.labels[events], "user": features.user.rows[events].long()}
+        of_event = {"label": features.labels, "impressions": features.impressions, "user": features.user.rows.long()}
+        more = {key: held[events] for key, held in of_event.items()}
         held = {key: value.contiguous() for key, value in (tensors | more).items()}
         write_bytes_atomic(folder / f"{name}-{number:05}.safetensors", save(held))
         done += len(events)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from msd.contract.assemble import Counts
 from msd.contract.schema import FeatureSchema
 from msd.contract.state import EntityState, Event, StateRule, advance, fold
+from msd.dataset.aggregate import impressions_of
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.ranker.entities import Entities
@@ -59,6 +60,7 @@ def walk_events(
     events = dataset.events
     at = events["at"].to_numpy().astype(np.float64)
     clicked = events["label"].to_numpy().astype(bool)
+    times = impressions_of(events).to_list()
     user_rows, item_rows = users.places(events["user_id"]), items.places(events["item_id"])
     rule = state_rule(schema)
     rng = np.random.default_rng(_AGING_SEED)
@@ -82,7 +84,7 @@ def walk_events(
                 for draw in range(_AGED):
                     aged[side][draw, row] = _counts(_earlier(rule, past, at[row], draw, longest_s, rng))
         for row in group:
-            event = Event(at[row], bool(clicked[row]), items.ids[item_rows[row]])
+            event = Event(at[row], bool(clicked[row]), items.ids[item_rows[row]], times=times[row])
             for side, entity, happened in (
                 ("user", user_rows[row], event),
                 ("item", item_rows[row], event._replace(item_id=None)),

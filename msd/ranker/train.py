@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from msd.checkpoint import load_checkpoint, save_checkpoint
 from msd.contract.errors import MsdError
@@ -129,26 +129,28 @@ class Judge:
     def __init__(self, features: Features, live: bool) -> None:
         self._views = (features.live(), features) if live else (features,)
         self._events = features.of_part(Part.VALID)
-        self.labels = features.labels.cpu().numpy().astype(np.float64)[self._events]
+        self.labels, self._impressions = features.outcomes(self._events)
 
     def auc(self, model: TrainedRanker) -> float:
         """How well the model ranks them as it is."""
-        return roc_auc(self.labels, predict_logits(model, self._views[0], self._events))
+        return roc_auc(self.labels, predict_logits(model, self._views[0], self._events), self._impressions)
 
     def blend(self, model: TrainedRanker) -> float:
         """Sets how much each part of the ranker counts; how well it then ranks them."""
         opinions = [predict_opinions(model, view, self._events) for view in self._views]
         if isinstance(model.ranker, Ranker) and model.ranker.counts:
             network, counts, age = np.concatenate(opinions, 1)
-            blend = fit_blend(network, counts, age, np.tile(self.labels, len(opinions)))
+            labels, weights = (np.tile(one, len(opinions)) for one in (self.labels, self._impressions))
+            blend = fit_blend(network, counts, age, labels, weights)
             model.ranker.blend.copy_(torch.from_numpy(blend))
-        return roc_auc(self.labels, _blended(model, opinions[0]))
+        return roc_auc(self.labels, _blended(model, opinions[0]), self._impressions)
 
     def calibrate(self, model: TrainedRanker) -> None:
         """Sets the calibration of the blended logits, each row by one of the views."""
         logits = np.stack([predict_logits(model, view, self._events) for view in self._views])
         view = np.random.default_rng(0).integers(len(logits), size=len(self.labels))
-        model.calibrator.set(choose_calibration(logits[view, np.arange(len(view))], self.labels))
+        logits = logits[view, np.arange(len(view))]
+        model.calibrator.set(choose_calibration(logits, self.labels, self._impressions))
 
 
 def _new_model(features: Features, model_config: RankerConfig, config: TrainConfig) -> TrainedRanker:
@@ -207,7 +209,7 @@ def _train_epoch(
     for step, start in enumerate(range(0, len(order), batch), start=1):
         events = order[start : start + batch]
         logits = batch_opinions(model, features, events, config.corruption, rng)[0]
-        loss: Tensor = nn.functional.binary_cross_entropy_with_logits(logits, features.labels[torch.from_numpy(events)])
+        loss = features.loss_of(logits, events)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         team.average_gradients(model.parameters())

@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from torch import nn
 
 from msd.dataset.split import Part
 from msd.ranker.batch import Corruption, count_tensors
@@ -28,10 +27,8 @@ def train_counts(model: CountModel, features: Features, corruption: Corruption, 
         for chosen in np.array_split(rng.permutation(events), steps):
             seen = count_tensors(features, chosen), count_tensors(features, chosen, corruption, rng)
             logits = torch.stack([model(tensors, len(chosen)) for tensors in seen])
-            labels = features.labels[torch.from_numpy(chosen)].expand_as(logits)
-            loss = nn.functional.binary_cross_entropy_with_logits(logits, labels)
             optimiser.zero_grad()
-            torch.autograd.backward(loss)
+            torch.autograd.backward(features.loss_of(logits, chosen))
             optimiser.step()
             schedule.step()
     model.requires_grad_(False)

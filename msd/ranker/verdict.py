@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd.ranker.bootstrap import compare, compare_by_seed, resample_metrics
-from msd.ranker.metrics import Labels, Probabilities, measure_pooled
+from msd.ranker.metrics import Labels, Probabilities, Weights, measure_pooled
 
 
 class Served(NamedTuple):
@@ -21,7 +21,12 @@ class Served(NamedTuple):
 
 
 def judge_semantics(
-    served: Sequence[Served], labels: Labels, users: NDArray[np.int64], resamples: int, seed: int
+    served: Sequence[Served],
+    labels: Labels,
+    users: NDArray[np.int64],
+    resamples: int,
+    seed: int,
+    weights: Weights | None = None,
 ) -> dict[str, Any] | None:
     """The gain in AUC of the first model with vectors over the first of its network without any, with its 95 % interval
     over users (and seeds, where both have the same several), and what to do; None where there is no such pair."""
@@ -34,11 +39,13 @@ def judge_semantics(
     if not pairs:
         return None
     one, other = pairs[0]
-    drawn = resample_metrics(labels, np.concatenate([one.live, other.live]), users, resamples, seed).auc
+    drawn = resample_metrics(labels, np.concatenate([one.live, other.live]), users, resamples, seed, weights).auc
     ours, theirs = np.split(drawn, [len(one.live)])
     by_seed = len(one.seeds) > 1 and one.seeds == other.seeds
     sureness = compare_by_seed(ours, theirs) if by_seed else compare(ours, theirs)
-    auc = [float(np.mean([measure_pooled(labels, row)["auc"] for row in model.live])) for model in (one, other)]
+    auc = [
+        float(np.mean([measure_pooled(labels, row, weights)["auc"] for row in model.live])) for model in (one, other)
+    ]
     found = {"model": one.name, "minus": other.name, "auc": auc, "gain": auc[0] - auc[1], **sureness}
     unit = "users and seeds" if by_seed else "users"
     return {**found, "unit": unit, "sure": bool(sureness["ci95"] and sureness["ci95"][0] > 0)}

@@ -12,7 +12,7 @@ from tests.contract.examples import fold_all
 RULE = StateRule(half_life_s=100.0, history_length=3)
 TIMES = st.integers(0, 2_000).map(float)
 LIKED = st.sampled_from(["a", "b", "c", "d", None])
-EVENTS = st.lists(st.builds(Event, TIMES, st.booleans(), LIKED, shown=st.just(True)), max_size=12)
+EVENTS = st.lists(st.builds(Event, TIMES, st.booleans(), LIKED, shown=st.just(True), times=st.just(1.0)), max_size=12)
 
 
 def closed_form(events: list[Event], as_of: float) -> float:

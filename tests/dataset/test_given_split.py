@@ -58,9 +58,9 @@ def test_the_impressions_of_one_row_share_its_part(tmp_path: Path) -> None:
     counted = "\n".join([f"{header},shown", *(f"{row},3" for row in rows)])
     config = GIVEN.replace('"events.csv"\n', '"events.csv"\nimpressions = "shown"\n')
     dataset = load_dataset(write_small(tmp_path, config=config, events=counted))
-    assert np.bincount(split_events(dataset.events, dataset.config)).tolist() == [45, 60, 30, 15]
+    assert np.bincount(split_events(dataset.events, dataset.config)).tolist() == [15, 20, 10, 5]
     by_row = dataset.events.group_by("user_id", "at").agg(pl.col("part").n_unique(), pl.len())
-    assert by_row.select("part", "len").unique().rows() == [(1, 3)]
+    assert by_row.select("part", "len").unique().rows() == [(1, 1)]
 
 
 def test_what_is_said_of_a_user_comes_from_the_given_window(tmp_path: Path) -> None:

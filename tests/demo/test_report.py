@@ -33,7 +33,10 @@ SUMMARY: dict[str, Any] = {
 
 
 def _model(*, curve: bool) -> dict[str, Any]:
-    bins = [{"predicted": 0.1, "observed": 0.12, "rows": 10}, {"predicted": 0.8, "observed": 0.7, "rows": 10}]
+    bins = [
+        {"predicted": 0.1, "observed": 0.12, "impressions": 10.0},
+        {"predicted": 0.8, "observed": 0.7, "impressions": 10.0},
+    ]
     points = [{"epoch": n, "train_loss": 0.6 / n, "valid_auc": 0.7 + n / 100} for n in (1, 2)]
     return {"metrics": METRICS, "calibration": bins} | ({"curve": points} if curve else {})
 

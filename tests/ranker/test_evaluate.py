@@ -112,7 +112,7 @@ def test_what_only_a_network_has_is_there_for_networks(results: dict[str, Any]) 
         for rung in figures.get("degradation", {}).values():
             assert rung[0]["auc"] == pytest.approx(figures["metrics"]["auc"])
     assert set(models["one"]["calibrations"]) == {"none", "platt", "isotonic"}
-    assert sum(point["rows"] for point in models["mixed"]["calibration"]) == 2 * results["rows"]["test"]
+    assert sum(point["impressions"] for point in models["mixed"]["calibration"]) == 2 * results["rows"]["test"]
 
 
 def test_the_verdict_is_of_the_first_pair_that_differs_in_semantics_alone(results: dict[str, Any]) -> None:

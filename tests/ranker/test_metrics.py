@@ -57,7 +57,7 @@ def test_certain_predictions_have_a_finite_loss() -> None:
 
 def test_calibration_by_hand() -> None:
     curve = calibration(LABELS, SCORES, bins=2)
-    assert [one.rows for one in curve] == [3, 3]
+    assert [one.impressions for one in curve] == [3, 3]
     assert [one.predicted for one in curve] == pytest.approx([0.2, 2.3 / 3])
     assert [one.observed for one in curve] == pytest.approx([1 / 3, 2 / 3])
     assert expected_calibration_error(curve) == pytest.approx((1 / 3 - 0.2 + 0.1) / 2)
@@ -65,7 +65,7 @@ def test_calibration_by_hand() -> None:
 
 def test_fewer_rows_than_bins_give_a_bin_each() -> None:
     curve = calibration(LABELS, SCORES)
-    assert [one.rows for one in curve] == [1] * len(LABELS)
+    assert [one.impressions for one in curve] == [1] * len(LABELS)
     assert [one.predicted for one in curve] == sorted(SCORES)
 
 

@@ -52,6 +52,7 @@ def test_every_row_of_every_part_is_there_in_order(
         assert len(found["label"]) == len(events) == record.rows[name]
         assert torch.equal(found.pop("label"), features.labels[events])
         assert torch.equal(found.pop("user"), features.user.rows[events].long())
+        assert torch.equal(found.pop("impressions"), features.impressions[events])
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[key], expected[key]) for key in expected)
     shares = sorted(folder.glob("train-*.safetensors"))

@@ -1,0 +1,168 @@
+"""The Upworthy Research Archive, from a file of one's own, as a dataset of randomised tests of headlines.
+
+Matias, Munger, Aubin Le Quere and Ebersole 2021, doi:10.1038/s41597-021-00934-7; the archive is at osf.io/jd64p.
+Nothing of it comes with this project.
+"""
+
+import html
+import time
+from datetime import date, timedelta
+from importlib import resources
+from io import BytesIO
+from pathlib import Path
+
+import polars as pl
+
+from msd.contract.errors import MsdError
+from msd.contract.files import sha256_file, write_bytes_atomic, write_text_atomic
+from msd.dataset.column import read_whole_numbers
+from msd.dataset.config import CONFIG_FILE
+from msd.dataset.invented import invent_tests
+from msd.dataset.problem import Problem, lines_of
+from msd.dataset.table import Table, read_table
+from msd.step import fingerprint_of, is_done, mark_done
+
+# The archive's authors found that tests of this time were not always randomised, and advise against using them (2024).
+DOUBTFUL = date(2013, 6, 25), date(2014, 1, 10)
+_NEEDED = ("clickability_test_id", "headline", "impressions", "clicks")
+_TRAIN, _VALID = 0.7, 0.85  # shares of the tests, in time
+_FEWEST_TESTS = 20
+
+
+class ArchiveError(MsdError):
+    """The file is no archive of tests, or cannot be used."""
+
+
+def write_headline_tests(folder: Path, archive: Path | None, *, keep_doubtful: bool = False) -> dict[str, int] | None:
+    """Writes the tests of an archive (a CSV or Parquet file, or a folder of them) as a dataset, or invented ones;
+    returns how many tests and headlines each part has, or None if `folder` holds just these already.
+
+    A test is compared with one picture, that of most impressions; headlines that an earlier part has seen are left out
+    of valid and test. Raises ArchiveError.
+    """
+    start = time.perf_counter()
+    config = resources.files("msd.dataset").joinpath("upworthy.toml").read_text("utf-8")
+    run = fingerprint_of(config, _hash_of(archive), keep_doubtful)
+    if is_done(folder, run):
+        return None
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "step.json").exists():
+        raise ArchiveError(f"{folder} holds other things; name an empty or a new folder")
+    packages = invent_tests() if archive is None else _read(archive, keep_doubtful)
+    events = _split(_compared(packages))
+    items = events.select("headline_id", "headline")
+    for name, table in (("events", events.drop("headline")), ("items", items)):
+        buffer = BytesIO()
+        table.write_parquet(buffer)
+        write_bytes_atomic(folder / f"{name}.parquet", buffer.getvalue())
+    write_text_atomic(folder / CONFIG_FILE, config)
+    mark_done(folder, run, time.perf_counter() - start)
+    counts = events.group_by("part").agg(
+        tests=pl.col("test").n_unique(), headlines=pl.len(), shown=pl.sum("impressions")
+    )
+    return {
+        f"{part} {name}": counts.filter(part=part)[name].item()
+        for part in ("train", "valid", "test")
+        for name in ("tests", "headlines", "shown")
+    }
+
+
+def _hash_of(archive: Path | None) -> list[str]:
+    if archive is None:
+        return []
+    if not archive.exists():
+        raise ArchiveError(f"{archive}: there is no such file; the archive is to be had at https://osf.io/jd64p")
+    files = sorted(path for path in archive.rglob("*") if path.is_file()) if archive.is_dir() else [archive]
+    return [sha256_file(path) for path in files]
+
+
+def _read(archive: Path, keep_doubtful: bool) -> pl.DataFrame:
+    """One row a package: test, image, headline, day, impressions, clicks."""
+    problems: list[Problem] = []
+    table = read_table(archive.parent, archive.name, problems)
+    if table is None:
+        raise ArchiveError("\n".join([f"{archive} cannot be read:", *lines_of(problems)]))
+    if missing := [name for name in _NEEDED if name not in table.frame.columns]:
+        raise ArchiveError(
+            f"{archive} has no column {', '.join(missing)}: it is no file of packages of the Upworthy Research Archive "
+            f"(upworthy-archive-…-packages-….csv); its columns are {', '.join(table.frame.columns)}"
+        )
+    counts = {name: read_whole_numbers(table, name) for name in ("impressions", "clicks")}
+    table.flag("clicks", counts["clicks"] > counts["impressions"], "is more than the impressions of its row")
+    days = _days(table)
+    if problems:
+        raise ArchiveError("\n".join([f"mend these in {archive} first:", *lines_of(problems)]))
+    image = "eyecatcher_id" if "eyecatcher_id" in table.frame.columns else "clickability_test_id"
+    packages = table.frame.select(
+        test=pl.col("clickability_test_id").cast(pl.String),
+        image=pl.col(image).cast(pl.String).fill_null(""),
+        headline=pl.col("headline").map_elements(html.unescape, return_dtype=pl.String).str.strip_chars(),
+        first=days.struct.field("first"),
+        last=days.struct.field("last"),
+        **counts,
+    ).drop_nulls(("test", "headline"))
+    if keep_doubtful:
+        return packages
+    doubtful = (pl.col("last") >= DOUBTFUL[0]) & (pl.col("first") <= DOUBTFUL[1])
+    return packages.filter(~doubtful.any().over("test"))
+
+
+def _days(table: Table) -> pl.Series:
+    """The first and the last day on which each row's package may have been made."""
+    columns = table.frame.columns
+    if "created_at" in columns:
+        day = table.frame["created_at"].cast(pl.String).str.slice(0, 10).str.to_date("%Y-%m-%d", strict=False)
+        table.flag("created_at", day.is_null(), "should begin with a day, such as 2014-11-20")
+        return pl.DataFrame({"first": day, "last": day}).to_struct("days")
+    if "test_week" not in columns:
+        raise ArchiveError(f"{table.file} has neither created_at nor test_week, so that its tests have no time")
+    # Weeks such as 201446, numbered from the first Monday or Sunday of a year: which of the two is not known.
+    weeks = read_whole_numbers(table, "test_week").to_list()
+    starts = [None if one is None else date(one // 100, 1, 1) + timedelta(days=7 * (one % 100 - 1)) for one in weeks]
+    first = pl.Series("first", starts, pl.Date)
+    return pl.DataFrame({"first": first, "last": first.dt.offset_by("13d")}).to_struct("days")
+
+
+def _compared(packages: pl.DataFrame) -> pl.DataFrame:
+    """One row a headline and test, of the one picture that most saw with two headlines or more."""
+    headlines = (
+        packages.filter(pl.col("impressions") > 0)
+        .group_by("test", "image", "headline", maintain_order=True)
+        .agg(pl.col("last").max().alias("day"), pl.sum("impressions"), pl.sum("clicks"))
+    )
+    pictures = (
+        headlines.group_by("test", "image", maintain_order=True)
+        .agg(headlines=pl.len(), shown=pl.sum("impressions"))
+        .filter(pl.col("headlines") > 1)
+        .sort("shown", "image", descending=[True, False])
+        .unique("test", keep="first", maintain_order=True)
+    )
+    return headlines.join(pictures.select("test", "image"), on=("test", "image"))
+
+
+def _split(headlines: pl.DataFrame) -> pl.DataFrame:
+    """The dataset's events: whole tests in time, the latest of them the test part."""
+    tests = headlines.group_by("test").agg(pl.col("day").max()).sort("day", "test").with_row_index("place")
+    if tests.height < _FEWEST_TESTS:
+        raise ArchiveError(f"only {tests.height} tests compare two headlines or more; {_FEWEST_TESTS} are the fewest")
+    share = pl.col("place") / tests.height
+    part = (
+        pl.when(share < _TRAIN)
+        .then(pl.lit("train"))
+        .when(share < _VALID)
+        .then(pl.lit("valid"))
+        .otherwise(pl.lit("test"))
+    )
+    events = (
+        headlines.drop("day", "image")
+        .join(tests.with_columns(part=part), on="test")
+        .sort("place", "headline")
+        .with_columns(
+            at=pl.col("day").cast(pl.Datetime("ms")).dt.epoch("s") + pl.col("place") % 86_400,
+            headline_id=pl.format("{}-{}", "test", pl.int_range(pl.len()).over("test")),
+            words=pl.col("headline").str.to_lowercase(),
+        )
+    )
+    # A headline that was tested before is not new.
+    new = (pl.col("part") == "train") | (pl.col("part") == pl.col("part").first().over("words", order_by="place"))
+    events = events.filter(new).filter(pl.len().over("test") > 1)
+    return events.select("test", "headline_id", "headline", "at", "part", "impressions", "clicks")
