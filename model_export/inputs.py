@@ -10,6 +10,7 @@ import numpy as np
 from model_export.merged import merged_graph
 from model_export.ranker import HEADS, ranker_graph, torch_scores
 from model_export.recipe import Recipe
+from msd.contract.bundle import HOW_SURE
 from msd.contract.errors import MsdError
 from msd.contract.files import sha256_file
 from msd.dataset.load import Dataset, load_dataset
@@ -83,7 +84,7 @@ def load_inputs(
     if not record.is_of(data.fingerprint, vectors.student):
         raise ModelError(f"{model}: was trained with the vectors of another student than {student}; train again")
     teacher = load_record(knowledge).model_dump(mode="json") if knowledge else None
-    figures = _read_evaluation(evaluation)
+    figures = _read_evaluation(evaluation, model.name)
     own, untaught = None, LevelVectors([], vectors.items.vectors[:0])
     if student:
         own = student_of(model, record, student)
@@ -116,11 +117,15 @@ def _curve(trained: TrainedRanker) -> dict[str, Any]:
     return {"knots": curve.knots.tolist(), "values": curve.values.tolist(), "outer_slope": curve.outer_slope}
 
 
-def _read_evaluation(path: Path | None) -> dict[str, Any]:
+def _read_evaluation(path: Path | None, name: str) -> dict[str, Any]:
+    """Metrics by model; of the one called `name`, also how often a difference of two scores was right, if measured."""
     if path is None:
         return {}
     try:
         models = json.loads(path.read_text("utf-8"))["models"]
-        return {name: figures["metrics"] for name, figures in models.items()}
+        found = {one: dict(figures["metrics"]) for one, figures in models.items()}
+        if sure := models.get(name, {}).get(HOW_SURE):
+            found[name][HOW_SURE] = sure
+        return found
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise MsdError(f"{path}: not what `msd evaluate` writes ({error})") from None

@@ -77,6 +77,9 @@ COMMANDS = {
         "msd.demo.quickstart", "train,cpu,client", "Make a served model of your own log, all steps in one command."
     ),
     "demo": _Command("msd.demo.command", "demo,train,cpu,load", "Run the whole path on MovieLens-100K."),
+    "demo-creatives": _Command(
+        "msd.demo.creatives", "demo,train,cpu,encode", "Run the whole path on randomised tests of headlines."
+    ),
 }
 # Commands that allocate the same large tensors again and again.
 _TENSOR_COMMANDS = ("distill", "train", "evaluate", "export", "quickstart")

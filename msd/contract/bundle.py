@@ -60,6 +60,10 @@ class FileEntry(BaseModel):
     size: Annotated[int, Field(ge=0)]
 
 
+HOW_SURE = "how_sure"
+"""In a model's metrics: how often it was right by how far apart it scored two of a pair, measured on valid rows."""
+
+
 class Manifest(SelfHashed):
     """What a bundle says of itself. `tolerances` are the greatest |pCTR − torch's| by `tolerance_key`."""
 

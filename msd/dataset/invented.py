@@ -38,8 +38,8 @@ DEEDS = {
 }
 # Worth nothing; with them hardly a headline comes twice.
 PLACES = (
-    "Aldham Brook Carrow Denby Elmton Farnley Gorse Hadley Ivybridge Kelso Larkhill Milton Norwood Oakley Penrith Quarley "
-    "Ripon Selby Tarvin Upton Varley Weston Yarm Zeal"
+    "Aldham Brook Carrow Denby Elmton Farnley Gorse Hadley Ivybridge Kelso Larkhill Milton Norwood Oakley Penrith "
+    "Quarley Ripon Selby Tarvin Upton Varley Weston Yarm Zeal"
 ).split()
 ENDINGS = {"": 0.0, "and what came next is lovely": 0.2, "in the second quarter": -0.3, "with help from strangers": 0.1}
 _BASE = -4.2  # log-odds of a click on a story of no wording at all: some 1.5 %
@@ -51,7 +51,7 @@ def invent_tests(tests: int = 900, seed: int = 0) -> pl.DataFrame:
     rng = np.random.default_rng(seed)
     rows = []
     for number in range(tests):
-        story, seen = _BASE + _STORIES * rng.standard_normal(), set()
+        story, seen = _BASE + _STORIES * rng.standard_normal(), set[str]()
         day = date(2020, 1, 1) + timedelta(days=number)
         while len(seen) < 4:
             chosen = [list(words.items())[rng.integers(len(words))] for words in (OPENINGS, PEOPLE, DEEDS, ENDINGS)]

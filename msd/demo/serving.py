@@ -18,20 +18,22 @@ _STOP_WITHIN_S = 30.0
 
 
 @contextmanager
-def serve(bundle: Path, log: Path, *options: str) -> Iterator[str]:
-    """The address of a ready service over `bundle`; what it says goes to `log`."""
-    with run_service(bundle, log, free_port(), *options) as (url, _):
+def serve(bundle: Path, log: Path, *options: str, **settings: str) -> Iterator[str]:
+    """The address of a ready service over `bundle`; what it says goes to `log`. settings: variables MSD_…."""
+    with run_service(bundle, log, free_port(), *options, **settings) as (url, _):
         yield url
 
 
 @contextmanager
-def run_service(bundle: Path, log: Path, port: int, *options: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def run_service(
+    bundle: Path, log: Path, port: int, *options: str, **settings: str
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """The address and the process of a ready service, which is stopped in the end."""
     command = [sys.executable, "-m", "msd", "serve", str(bundle), "--port", str(port), *options]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         # Nobody but the demo sends requests, so nobody needs time to go elsewhere.
-        environment = {**os.environ, "MSD_DRAIN_SECONDS": "0"}
+        environment = {**os.environ, "MSD_DRAIN_SECONDS": "0", **settings}
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
         try:
             url = f"http://127.0.0.1:{port}"

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from msd.contract.bundle import HOW_SURE
 from msd.dataset.aggregate import is_counted
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
@@ -75,9 +76,9 @@ def evaluate_models(
 ) -> Figures:
     """Everything in evaluation.json; docs/evaluation.md says what each figure means. `models`: folders by name.
 
-    `student`: the folder of the one whose vectors are given; without it nothing is said of cold ads. `with_texts`: models of
-    nothing but texts are measured, too. `progress` hears
-    what is being done, and how many models are measured so far. Raises ModelError if a model was trained on something
+    `student`: the folder of the one whose vectors are given; without it nothing is said of cold ads. `with_texts`:
+    models of nothing but texts are measured, too. `progress` hears what is being done, and how many models are measured
+    so far. Raises ModelError if a model was trained on something
     else, if a name has two models of one seed, or if the test rows hold one label only.
     """
     _check(data, vectors, models)
@@ -184,7 +185,7 @@ def _measure_model(
         "curve": [point._asdict() for point in record.curve],
         "live_counts": measure_pooled(labels, live, impressions),
         "cold_ads": cold_ads.model_dump(mode="json") if cold_ads else None,
-        "how_sure": how_sure(held, scores) if held and scores is not None else [],
+        HOW_SURE: how_sure(held, scores) if held and scores is not None else [],
         "calibrations": compare_calibrations(predict_logits(trained, features, valid), *features.outcomes(valid), seed),
         "degradation": degradation_curves(labels, whole, rungs, seed, impressions),
     }
@@ -203,7 +204,7 @@ def _family(name: str, parts: Sequence[Measured]) -> Measured:
         "curve": every[0]["curve"],
         "live_counts": _mean([one["live_counts"] for one in every]),
         "cold_ads": [one["cold_ads"] for one in every if one["cold_ads"]],
-        "how_sure": every[0]["how_sure"],
+        HOW_SURE: every[0][HOW_SURE],
         "calibrations": _mean([one["calibrations"] for one in every]),
         "degradation": {name: _mean([one["degradation"][name] for one in every]) for name in rungs},
     }

@@ -27,6 +27,7 @@ from msd.student.vectors import load_vectors, no_vectors
 app = typer.Typer(add_completion=False)
 RESULT_FILE, REPORT_FILE = "evaluation.json", "report.html"
 _FORMAT = 5
+_RESERVED = (BASELINE, TFIDF, ENCODER, CHANCE)
 
 
 @app.command("evaluate")
@@ -146,9 +147,9 @@ def _models(given: list[str]) -> dict[str, list[Path]]:
         name, equals, folder = one.partition("=")
         if not equals or not name or Path(one).is_dir():
             name, equals, folder = Path(one).name, "", one
-        if name in (BASELINE, TFIDF, ENCODER, CHANCE) or (name in models and not equals):
+        if name in _RESERVED or (name in models and not equals):
             raise ModelError(
-                f"models are told apart by their names, which must differ and not be {BASELINE}, {TFIDF}, {ENCODER} or {CHANCE}; "
+                f"models are told apart by their names, which must differ and not be {', '.join(_RESERVED)}; "
                 f"{one} is another {name!r}; give NAME=FOLDER"
             )
         models.setdefault(name, []).append(Path(folder))

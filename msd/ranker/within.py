@@ -24,8 +24,8 @@ _FEWEST_PAIRS, _MOST_STEPS = 100, 5
 class Compared(NamedTuple):
     """Arms [a], an item of a group each: its group, impressions and clicks. `arm` [n]: the arm of each row.
 
-    left, right [p]: the arms of each pair within a group, whose rates differ, the left one's being higher; z [p]: by how
-    many standard errors.
+    left, right [p]: the arms of each pair within a group whose rates differ, the left one's being higher; z [p]: by
+    how many standard errors.
     """
 
     group: Places
@@ -41,7 +41,8 @@ class Compared(NamedTuple):
         """Of n rows, by group and item."""
         keys, arm = np.unique(np.stack([groups, items]), axis=1, return_inverse=True)
         arm = arm.reshape(-1)
-        shown, clicks = np.bincount(arm, impressions), np.bincount(arm, impressions * labels)
+        shown: Floats = np.bincount(arm, impressions).astype(np.float64)
+        clicks: Floats = np.bincount(arm, impressions * labels).astype(np.float64)
         pairs = [pair for rows in groups_of(keys[0]) for pair in _pairs(rows)]
         one, other = np.array(pairs, np.int64).reshape(-1, 2).T
         rate = clicks / shown
@@ -69,7 +70,7 @@ def measure_within(
     the clicks per 1,000 impressions that showing its choice loses to the arm with the highest rate of each group.
 
     The highest observed rate is partly luck, so that no model's regret is 0; `chance` has that of a random choice, and
-    that of a perfect one cannot be known. Intervals are over groups; `differences` are the first model's less another's.
+    that of a perfect one cannot be known. Intervals are over groups; `differences`: the first model's less another's.
     """
     sums = {name: np.mean([_by_group(compared, one) for one in scores], axis=0) for name, scores in models.items()}
     sums[CHANCE] = _by_group(compared, np.zeros(len(compared.shown)))

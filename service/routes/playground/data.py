@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from msd.contract.bundle import GOLDENS, ITEM_WORDS, USER_WORDS
+from msd.contract.bundle import GOLDENS, HOW_SURE, ITEM_WORDS, USER_WORDS
 from msd.contract.golden import Golden, read_goldens
 from msd.contract.request import MAX_EXPLAINED, InvalidRequest
 from msd.contract.rows import Records, Rows, RowSide
@@ -82,6 +82,7 @@ class PlaygroundData:
                 "items": len(shelf.items),
                 "users": len(shelf.users),
                 "example": shelf.example,
+                "how_sure": _how_sure(model.bundle.manifest.metrics),
             }
         )
 
@@ -140,6 +141,12 @@ class PlaygroundData:
                 example = _example(list(read_goldens(model.bundle.path(GOLDENS))))
                 shelf = self._shelves[model] = Shelf(items, users, example)
         return shelf
+
+
+def _how_sure(metrics: dict[str, Any]) -> list[dict[str, float]]:
+    """How often a difference of two scores was right on valid rows, by its size; nothing if that was not measured."""
+    told = (figures[HOW_SURE] for figures in metrics.values() if isinstance(figures, dict) and HOW_SURE in figures)
+    return next(told, [])
 
 
 def _example(goldens: list[Golden]) -> dict[str, Any]:

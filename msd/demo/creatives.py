@@ -1,0 +1,147 @@
+"""`msd demo-creatives`: which headline of a randomised test is clicked most, from the log to a served answer."""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import polars as pl
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from msd.contract.files import write_text_atomic
+from msd.dataset.aggregate import count_clicks
+from msd.dataset.load import Dataset, load_dataset
+from msd.demo.serving import serve
+from msd.demo.steps import DemoError, Steps
+
+app = typer.Typer(add_completion=False)
+_STEPS = 6
+_READ_WITHIN_S = 30.0
+_INVENTED = "These headlines and their clicks are INVENTED, by a law that the figures can find; --data takes real ones."
+
+
+@app.command("demo-creatives")
+def demo_creatives(
+    out: Annotated[Path, typer.Option(help="Output folder; finished steps are reused.")] = Path("runs/demo-creatives"),
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Your download of the Upworthy Research Archive. Default: invented tests."),
+    ] = None,
+) -> None:
+    """Trains, measures, exports and serves on tests of headlines, each of them new; writes creatives.json."""
+    start, console = time.perf_counter(), Console()
+    steps = Steps(console, _STEPS)
+    dataset, student, figures, bundle = (out / name for name in ("dataset", "student", "evaluation", "bundle"))
+    text, no_text = out / "models/text", out / "models/no-text"
+    steps.run("data", "data", "headlines", dataset, *(["--archive", data] if data else []))
+    steps.run("distill", "distill", dataset, student)
+    steps.run_both(
+        ("train", ("train", dataset, student, text, "--no-lora")),
+        ("train without texts", ("train", dataset, no_text, "--no-semantics")),
+    )
+    steps.run("evaluate", "evaluate", dataset, student, figures, "--model", text, "--model", no_text, "--texts")
+    evaluation = figures / "evaluation.json"
+    steps.run("export", "export", dataset, student, text, bundle, "--evaluation", evaluation)
+    measured = json.loads(evaluation.read_text("utf-8"))
+    with serve(bundle, out / "logs/service.log", MSD_ENCODER="on") as url:
+        shown = _score_a_test(load_dataset(dataset), url)
+    within = measured["within"]
+    summary = {
+        "invented": data is None,
+        "within": within,
+        "pooled": {name: figures["metrics"] for name, figures in measured["models"].items()},
+        "how_sure": measured["models"]["text"]["how_sure"],
+        "shown": shown,
+        "steps": steps.seconds,
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    write_text_atomic(out / "creatives.json", json.dumps(summary, indent=2) + "\n")
+    _print(console, shown)
+    _print_end(console, out, summary)
+
+
+def _score_a_test(dataset: Dataset, url: str) -> list[dict[str, Any]]:
+    """The headlines of the test that most saw of the test part, scored as new ads by their texts alone, best first."""
+    events = dataset.events.filter(part="test")
+    if events.is_empty():
+        raise DemoError("the test part is empty")
+    seen = {str(test): count_clicks(rows)[0] for (test,), rows in events.group_by("user_id", maintain_order=True)}
+    rows = events.filter(user_id=max(seen, key=lambda one: seen[one]))
+    titles = dict(dataset.items.select("item_id", "text").iter_rows())
+    ids = {f"new-{number}": one for number, one in enumerate(rows["item_id"].unique(maintain_order=True))}
+    request = {
+        "user_id": "somebody",
+        "at": int(rows["at"][0]),
+        "candidates": {"id": list(ids)},
+        "items": {new: {"text": titles[one]} for new, one in ids.items()},
+        "top_k": len(ids),
+    }
+    candidates = _encoded(url, request)
+    return [
+        {
+            "headline": titles[ids[new]],
+            "pctr": pctr,
+            "observed": _rate(rows.filter(item_id=ids[new])),
+        }
+        for new, pctr in zip(candidates["id"], candidates["pctr"], strict=True)
+    ]
+
+
+def _rate(events: pl.DataFrame) -> float:
+    shown, clicks = count_clicks(events)
+    return clicks / shown
+
+
+def _encoded(url: str, request: dict[str, Any]) -> dict[str, list[Any]]:
+    """Scores by texts, which the service reads a moment after it was first asked about them."""
+    deadline = time.monotonic() + _READ_WITHIN_S
+    while time.monotonic() < deadline:
+        reply = httpx.post(f"{url}/v1/score", json=request, timeout=10)
+        if reply.status_code != httpx.codes.OK:
+            raise DemoError(f"{url} answered {reply.status_code}: {reply.text[:300]}")
+        body = reply.json()
+        degraded = body.get("degraded", {}).get("candidates", {})
+        if all(degraded.get(one) == "encoded" for one in request["candidates"]["id"]):
+            candidates: dict[str, list[Any]] = body["candidates"]
+            return candidates
+        time.sleep(0.2)
+    raise DemoError(f"{url} did not read the texts within {_READ_WITHIN_S:.0f} s; its log may say why")
+
+
+def _print(console: Console, shown: list[dict[str, Any]]) -> None:
+    table = Table(title="One test of the test part, scored over HTTP by texts alone", title_justify="left")
+    for name in ("headline", "pCTR", "observed"):
+        table.add_column(name)
+    best = max(one["observed"] for one in shown)
+    for one in shown:
+        observed = f"{one['observed']:.2%}{' (won)' if one['observed'] == best else ''}"
+        table.add_row(Text(one["headline"]), f"{one['pctr']:.2%}", observed)
+    console.print(table)
+
+
+def _print_end(console: Console, out: Path, summary: dict[str, Any]) -> None:
+    if summary["invented"]:
+        console.print(f"[bold]{_INVENTED}[/]", highlight=False)
+    if within := summary["within"]:
+        for one in within["differences"]:
+            accuracy = one["pair_accuracy"]
+            ends = accuracy["ci95"]
+            if ends:
+                sure = "sure" if ends[0] > 0 or ends[1] < 0 else "not sure"
+                gain = f"{accuracy['difference']:+.4f} ({ends[0]:+.4f} to {ends[1]:+.4f})"
+                console.print(
+                    f"pairs ranked right, {one['model']} less {one['minus']}: {gain}, {sure}", highlight=False
+                )
+    console.print(
+        f"""{out / "evaluation/report.html"} shows it all; {out / "creatives.json"} has the figures. \
+It took {summary["seconds"]:.0f} s.
+
+Write two headlines, and see which is expected to win:
+  MSD_ENCODER=on msd serve {out / "bundle"} --playground     then open http://127.0.0.1:8080/playground
+""",
+        highlight=False,
+    )
