@@ -37,7 +37,8 @@ def demo_creatives(
     steps = Steps(console, _STEPS)
     dataset, student, figures, bundle = (out / name for name in ("dataset", "student", "evaluation", "bundle"))
     text, no_text = out / "models/text", out / "models/no-text"
-    steps.run("data", "data", "headlines", dataset, *(["--archive", data] if data else []))
+    archive: list[str | Path] = ["--archive", data] if data else []
+    steps.run("data", "data", "headlines", dataset, *archive)
     steps.run("distill", "distill", dataset, student)
     steps.run_both(
         ("train", ("train", dataset, student, text, "--no-lora")),

@@ -20,7 +20,7 @@ TIMES = RNG.integers(1, 9, 60)
 USERS = np.arange(60) // 6
 
 
-def repeated(values: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def repeated(values: np.ndarray) -> np.ndarray:
     return np.repeat(values, TIMES)
 
 

@@ -17,7 +17,7 @@ def compared() -> Compared:
     return Compared.of(LABELS, SHOWN, GROUPS, ITEMS)
 
 
-def by_arm(*scores: float) -> np.ndarray:  # type: ignore[type-arg]
+def by_arm(*scores: float) -> np.ndarray:
     return compared().scores(SHOWN, np.repeat(scores, 2))
 
 
