@@ -83,7 +83,7 @@ def _read(archive: Path, keep_doubtful: bool) -> pl.DataFrame:
         raise ArchiveError("\n".join([f"{archive} cannot be read:", *lines_of(problems)]))
     if missing := [name for name in _NEEDED if name not in table.frame.columns]:
         raise ArchiveError(
-            f"{archive} has no column {', '.join(missing)}: it is no file of packages of the Upworthy Research Archive "
+            f"{archive} has no column {', '.join(missing)}: not a file of packages of the Upworthy Research Archive "
             f"(upworthy-archive-…-packages-….csv); its columns are {', '.join(table.frame.columns)}"
         )
     counts = {name: read_whole_numbers(table, name) for name in ("impressions", "clicks")}

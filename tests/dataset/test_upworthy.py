@@ -95,7 +95,7 @@ def test_the_same_again_changes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda table: table.drop("clicks"), "has no column clicks: it is no file of packages"),
+        (lambda table: table.drop("clicks"), "has no column clicks: not a file of packages"),
         (lambda table: table.with_columns(clicks=pl.lit(9_999_999)), "is more than the impressions of its row"),
         (lambda table: table.with_columns(clicks=pl.lit("many")), "'many' is not a number"),
         (lambda table: table.with_columns(created_at=pl.lit("last week")), "should begin with a day"),
