@@ -2,6 +2,7 @@
 
 import io
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -98,15 +99,20 @@ def init_dataset(
 
 
 def _write(out: Path, draft: Draft, tables: Mapping[Side, pl.DataFrame]) -> None:
-    """Writes the tables, and last dataset.toml, for a folder is a dataset once it holds this file."""
+    """Writes tables and dataset.toml into a folder beside `out`, which takes its name once it is whole."""
     files: dict[str, Side] = {"events": "context", "items": "item"}
     if draft.users:
         files["users"] = "user"
+    part = out.resolve().with_name(f".{out.resolve().name}.part")
     try:
+        # What a killed run has left.
+        shutil.rmtree(part, ignore_errors=True)
         for name, side in files.items():
-            write_bytes_atomic(out / f"{name}.parquet", _parquet(tables[side]))
-        write_text_atomic(out / CONFIG_FILE, draft_text(draft))
+            write_bytes_atomic(part / f"{name}.parquet", _parquet(tables[side]))
+        write_text_atomic(part / CONFIG_FILE, draft_text(draft))
+        part.replace(out)
     except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
         raise InitError(f"{out} cannot be written: {error.strerror}; name another folder with --out") from None
 
 

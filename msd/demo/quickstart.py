@@ -58,8 +58,10 @@ def quickstart(
     finished steps are reused.
     """
     console = Console(highlight=False, soft_wrap=True)
+    if str(log).startswith("-"):
+        raise QuickstartError(f"No such option: {log}; options of `msd data init` come after LOG")
     if not log.exists():
-        raise QuickstartError(f"{log}: there is no such file or folder; name LOG first, then options")
+        raise QuickstartError(f"{log}: there is no such file or folder")
     steps, options = Steps(console, total=1), context.args
     data = _dataset(steps, log, out, options)
     dataset = load_dataset(data)

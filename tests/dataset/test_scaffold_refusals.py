@@ -1,5 +1,6 @@
 """What `msd data init` cannot make a dataset of: it says where the fault is and what to do, and writes nothing."""
 
+import resource
 from pathlib import Path
 
 import polars as pl
@@ -88,6 +89,28 @@ def test_a_flag_of_zeros_and_ones_is_no_label(tmp_path: Path) -> None:
     frame = log().drop("Clicked?").with_columns(is_mobile=pl.col("pos") % 2, impressions=pl.col("pos") % 2)
     with pytest.raises(InitError, match="no column says whether it was clicked"):
         make(tmp_path, frame)
+
+
+def test_a_run_that_was_killed_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / ".out.part").mkdir()
+    (tmp_path / ".out.part" / "events.parquet").write_bytes(b"PAR1")
+    (tmp_path / "out").mkdir()
+    init_dataset(Sources(write(log(), tmp_path / "log.csv")), tmp_path / "out", {})
+    assert {one.name for one in tmp_path.iterdir()} == {"log.csv", "out"}
+    assert "dataset.toml" in {one.name for one in (tmp_path / "out").iterdir()}
+
+
+def test_a_full_disk_is_told_and_nothing_is_left(tmp_path: Path) -> None:
+    path = write(log(), tmp_path / "log.csv")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # A limit on a file's size fails a write as a full disk does; Python ignores the signal that comes with it.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
+    try:
+        with pytest.raises(InitError, match="cannot be written: .*; name another folder with --out"):
+            init_dataset(Sources(path), tmp_path / "out", {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [one.name for one in tmp_path.iterdir()] == ["log.csv"]
 
 
 def test_files_and_folders_that_will_not_do(tmp_path: Path) -> None:

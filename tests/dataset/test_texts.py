@@ -8,7 +8,7 @@ import pytest
 
 from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.split import Part, split_events
-from msd.dataset.texts import student_texts, teacher_texts
+from msd.dataset.texts import most_shown, student_texts, teacher_texts
 from tests.dataset.small import CONFIG, EVENTS, USERS, write_small
 from tests.dataset.tiny import write_tiny_dataset
 
@@ -84,3 +84,15 @@ def test_users_known_from_events_alone_have_a_text_too(tmp_path: Path) -> None:
     texts = student_texts(dataset)[1]
     assert set(texts) == {"u1", "u2", "u3", "u4", "u5"}
     assert texts["u2"].startswith("Liked: ")
+
+
+def test_what_is_shown_most_before_the_test_is_chosen_in_the_order_given(folder: Path) -> None:
+    dataset = load_dataset(folder)
+    texts = student_texts(dataset)
+    parts = pl.Series(split_events(dataset.events, dataset.config))
+    shown = dict(dataset.events.filter(parts <= Part.TRAIN).group_by("item_id").len().iter_rows())
+    items, users = most_shown(dataset, texts, 7)
+    assert (len(items), len(users)) == (7, 7)
+    assert list(items) == [one for one in texts[0] if one in items]
+    assert min(shown[one] for one in items) >= max(shown.get(one, 0) for one in texts[0] if one not in items)
+    assert most_shown(dataset, texts, 1_000) == texts
