@@ -40,6 +40,12 @@ def test_known_and_tags_may_be_left_out(folder: Path) -> None:
     assert user.tags == ()
 
 
+def test_a_writer_of_facts_alone_leaves_the_implicit_empty(folder: Path) -> None:
+    lines = [json.dumps({"id": f"u{n}", "explicit": "e", "implicit": ""}) for n in range(20)]
+    (folder / "users.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert load_knowledge(folder).users["u3"].implicit == ""
+
+
 RIGHT = {"id": "x", "known": True, "explicit": "e", "implicit": "i", "tags": []}
 
 
