@@ -73,7 +73,7 @@ def _of_clicks(dataset: Dataset, parts: pl.Series) -> list[str]:
         if clicks in (0, shown):
             what = "no click" if clicks == 0 else "nothing but clicks"
             found.append(
-                f"the {name} part has {what} in {shown} impressions, so that there is nothing to {uses[name]}: "
+                f"the {name} part has {what} in {shown} events, so that there is nothing to {uses[name]}: "
                 "bring more events, or move the cuts in [split]"
             )
         elif clicks < _FEW_CLICKS:
