@@ -178,6 +178,7 @@ def _print(console: Console, results: dict[str, Any]) -> None:
         ends = "" if auc["users"]["ci95"] is None else " (95 %: {:+.4f} to {:+.4f})".format(*auc["users"]["ci95"])
         line = f"AUC of {one['model']} less that of {one['minus']}: {auc['difference']:+.4f}{ends}"
         console.print(line, highlight=False, markup=False)
+    console.print(f"intervals: paired bootstrap over users, {results['resamples']} resamples", highlight=False)
     for name, figures in results["models"].items():
         for one in figures.get("cold_ads", []):
             console.print(f"{name}: {ColdAds.model_validate(one)}", highlight=False, markup=False)

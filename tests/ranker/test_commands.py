@@ -97,6 +97,7 @@ def test_models_have_the_names_they_are_given(
     assert code == 0
     assert "ours[/]" in said
     assert "AUC of plain less that of a=b: +0.0000" in said
+    assert "intervals: paired bootstrap over users, 100 resamples" in said
     results = json.loads(Path("figures/evaluation.json").read_text())
     assert list(results["models"]) == ["ours[/]", "plain", "a=b", "counts"]
     assert results["resamples"] == 100
