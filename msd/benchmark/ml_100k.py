@@ -80,6 +80,7 @@ ML_100K_COLD = Protocol(
         learning_rate=3e-3,
         weight_decay=0.3,
         affinity_decay=2.0,
+        averaging=10.0,
         live=False,
         corruption=Corruption(aged_user=0.2, aged_item=0.0, new_item=0.9),
     ),

@@ -17,7 +17,7 @@ from msd.student.distill import DistillConfig
 from msd.teachers.knowledge import KNOWLEDGE_FILES, RECORD_FILE, KnowledgeBase, TeachRecord
 
 # To be raised with any change of code after which a model would say something else of the same data.
-FORMAT = 3
+FORMAT = 4
 Advance = Callable[[str, int, int], None]  # what is being done, how many of how many
 
 

@@ -35,24 +35,24 @@ class TrainError(MsdError):
 class TrainConfig:
     """How to train.
 
-    `patience`: epochs without a better valid AUC before stopping. `averaging`: the greatest decay of the running
-    average of the weights. `affinity_decay`: the weight decay of users' affinities. `adaptor_rate`: the adaptors' share
-    of the learning rate. `rows_per_user`: how many of a user's rows stand together where he has as many; few users a
-    step teach it what differs between their rows, not between them. `live`: whether valid is seen with live counts, as
-    a service with feedback has them, or with those of the end of train. The batch shrinks on small data, so that an
-    epoch has steps to learn from.
+    `patience`: epochs without a better valid AUC before stopping. `averaging`: how much later steps count in the
+    running average of the weights; if 1, all count alike. `affinity_decay`: the weight decay of users' affinities.
+    `adaptor_rate`: the adaptors' share of the learning rate. `rows_per_user`: how many of a user's rows stand together
+    where he has as many; few users a step teach it what differs between their rows, not between them. `live`: whether
+    valid is seen with live counts, as a service with feedback has them, or with those of the end of train. The batch
+    shrinks on small data, so that an epoch has steps to learn from.
     """
 
     seed: int = 0
     epochs: int = 20
-    patience: int = 3
+    patience: int = 2
     largest_batch: int = 512
     rows_per_user: int = 8
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     affinity_decay: float = 5.0
     adaptor_rate: float = 0.3
-    averaging: float = 0.99
+    averaging: float = 2.0
     live: bool = True
     corruption: Corruption = Corruption()
 
@@ -214,13 +214,21 @@ def _train_epoch(
         loss.backward()  # type: ignore[no-untyped-call]
         team.average_gradients(model.parameters())
         optimiser.step()
-        with torch.no_grad():
-            # An average that starts slowly would long be the random weights that it began with.
-            decay = min(config.averaging, (before + step) / (before + step + 10))
-            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+        average_weights(average, model, before + step, config.averaging)
         losses.append(loss.item())
         progress(epoch, step, losses[-1])
     return float(np.mean(losses))
+
+
+@torch.no_grad()
+def average_weights(average: nn.Module, model: nn.Module, step: int, power: float) -> None:
+    """Include the weights after step number 1, 2, … in their average, in which step t counts about t^(`power` − 1).
+
+    (Polynomial-decay averaging; Shamir and Zhang, ICML 2013, section 4.) The window grows with the training, so that
+    the average becomes steadier for as long as it lasts.
+    """
+    share = power / (step + power - 1)
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), share)
 
 
 def random_runs(entities: NDArray[np.int32], longest: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:

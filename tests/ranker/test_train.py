@@ -10,11 +10,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
+from torch import nn
 
 from msd.dataset.split import Part
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.calibrate import fit_platt
-from msd.ranker.train import EpochReport, TrainConfig, TrainError, predict, predict_logits, random_runs, train_ranker
+from msd.ranker.train import (
+    EpochReport,
+    TrainConfig,
+    TrainError,
+    average_weights,
+    predict,
+    predict_logits,
+    random_runs,
+    train_ranker,
+)
 from tests.ranker.made import QUICK, SMALL, World, quiet, train_quickly
 
 SHORT = replace(QUICK, epochs=1)
@@ -97,8 +107,19 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_not_gone_on_from(world:
     _assert_equal(again, first)
 
 
+@pytest.mark.parametrize(("power", "shares"), [(1.0, [1, 1, 1, 1]), (2.0, [1, 2, 3, 4]), (3.0, [1, 3, 6, 10])])
+def test_later_steps_count_more_in_the_average_of_the_weights(power: float, shares: list[int]) -> None:
+    average, model, seen = nn.Linear(3, 2), nn.Linear(3, 2), []
+    for step in range(1, 5):
+        nn.init.normal_(model.weight)
+        seen.append(model.weight.detach().clone())
+        average_weights(average, model, step, power)
+    expected = sum(share * weight for share, weight in zip(shares, seen, strict=True)) / sum(shares)
+    torch.testing.assert_close(average.weight.detach(), expected)
+
+
 def test_early_stopping_keeps_the_best_epoch(world: World, tmp_path: Path) -> None:
-    config = TrainConfig(epochs=30, patience=2, largest_batch=64, averaging=0.5, learning_rate=2e-2)
+    config = TrainConfig(epochs=30, patience=2, largest_batch=64, averaging=20.0, learning_rate=2e-2)
     model, curve = train_quickly(world.features, tmp_path, config)
     best = max(curve, key=lambda point: point.valid_auc)
     assert len(curve) == best.epoch + config.patience < config.epochs
