@@ -45,7 +45,7 @@ class TrainConfig:
 
     seed: int = 0
     epochs: int = 20
-    patience: int = 2
+    patience: int = 1
     largest_batch: int = 512
     rows_per_user: int = 8
     learning_rate: float = 2e-3
