@@ -59,4 +59,4 @@ def say(verdict: dict[str, Any]) -> str:
     if verdict["sure"]:
         return f"semantics: sure gain of {gain}: serve {verdict['model']}"
     sure_loss = ends and ends[1] < 0
-    return f"semantics: {'sure loss' if sure_loss else 'no sure gain'}, {gain}: serve without, {verdict['minus']}"
+    return f"semantics: {'sure loss' if sure_loss else 'no sure gain'}, {gain}: serve {verdict['minus']}"

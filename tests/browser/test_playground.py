@@ -352,3 +352,21 @@ def test_addresses_are_relative_so_that_a_proxy_may_put_it_anywhere() -> None:
     folder = Path(__file__).parents[2] / "service/routes/playground/static"
     assert not re.findall(r"(?:src|href)=\"/", (folder / "index.html").read_text("utf-8"))
     assert not re.findall(r"[\"'`]/(?:v1|playground)", "".join(one.read_text("utf-8") for one in folder.glob("*.js")))
+
+
+def test_of_two_texts_the_likelier_is_named_with_how_often_such_a_difference_was_right(page: PlaygroundPage) -> None:
+    told = page.tab.locator("#texts [role=status]")
+    page.tab.get_by_label("Text A").fill("a tent for two")
+    expect(told).to_contain_text("Write both")
+    is_both = '"text-b"'
+    with page.tab.expect_response(lambda one: is_both in (one.request.post_data or "")) as answer:
+        page.tab.get_by_label("Text B").fill(HOSTILE)
+    reply = answer.value.json()["candidates"]
+    assert sorted(reply["id"]) == ["text-a", "text-b"]
+    more, less = (f"{100 * one:.2f} %" for one in reply["pctr"])
+    winner = {"text-a": "A", "text-b": "B"}[reply["id"][0]]
+    expect(told).to_have_text(
+        f"{winner} is expected to win: {more} against {less} clicks."
+        " Of 160 held-out pairs scored about as far apart, it was right about 56.3 %."
+    )
+    page.check_width()

@@ -19,6 +19,14 @@ VERDICT = {
     "unit": "users",
     "sure": False,
 }
+WITHIN = {
+    name: {
+        "pair_accuracy": {"value": 0.5762, "ci95": (0.5551, 0.6003)},
+        "significant_pair_accuracy": {"value": None, "ci95": None},
+        "regret": {"value": 2.7531, "ci95": (2.4102, 3.0909)},
+    }
+    for name in (HOSTILE, "chance")
+}
 
 
 def _model(*, network: bool, seeds: int = 1) -> dict[str, Any]:
@@ -68,6 +76,9 @@ def sample_results(*, only_baseline_beside: bool = False) -> dict[str, Any]:
         "differences": [_difference(HOSTILE, name, by_seed=name != "counts") for name in names[1:]],
         "slices": [whole, small],
         "verdict": None if only_baseline_beside else VERDICT,
+        "within": None
+        if only_baseline_beside
+        else {"groups": 295, "pairs": 2_871, "significant_pairs": 555, "models": WITHIN},
     }
 
 
@@ -91,6 +102,8 @@ def test_the_figures_are_there(page: str) -> None:
     for figure in ("0.7712", "± 0.0042", "1,234 test rows", "80 rows trained", "0.0345", "2 seeds"):
         assert figure in page, figure
     for figure in ("+0.0222", "-0.0011 to +0.0333", "± 0.0077 over seeds", "0.125", "0.6543"):
+        assert figure in page, figure
+    for figure in ("295 users", "2,871 pairs", "555 of them significant", "0.5551 to 0.6003", "2.7531"):
         assert figure in page, figure
     assert "no sure gain, +0.0031 AUC with live counts (95 % over users: -0.0021 to +0.0088): serve without" in page
 

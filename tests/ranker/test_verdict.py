@@ -34,7 +34,7 @@ def test_the_interval_decides(noise: tuple[float, float], sure: bool, told: str)
     assert (verdict["sure"], verdict["model"], verdict["minus"]) == (sure, "ours", "plain")
     said = say(verdict)
     assert said.startswith(told)
-    assert said.endswith("serve ours" if sure else "serve without, plain")
+    assert said.endswith("serve ours" if sure else "serve plain")
     assert "95 % over users and seeds" in said
 
 

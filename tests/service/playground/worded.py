@@ -5,12 +5,23 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from msd.contract.bundle import ITEM_WORDS, MARKER, USER_WORDS, Bundle, file_entries, open_bundle, write_manifest
+from msd.contract.bundle import (
+    HOW_SURE,
+    ITEM_WORDS,
+    MARKER,
+    USER_WORDS,
+    Bundle,
+    file_entries,
+    open_bundle,
+    write_manifest,
+)
 from tests.service.bundle_factory import ITEMS, build_bundle
 from tests.service.live import LiveService, live_service
 from tests.service.ranker_graph import Recipe
 
 HOSTILE = "<img src=x onerror=\"document.title='harmed'\"><script>document.title='harmed'</script>"
+PAIRS = [{"above": 0.0, "right": 0.5625, "pairs": 160}, {"above": 1e9, "right": 1.0, "pairs": 160}]
+"""How often the bundle's model was right about two texts, by how far apart it scored them."""
 
 
 def with_words(folder: Path) -> Bundle:
@@ -24,16 +35,19 @@ def with_words(folder: Path) -> Bundle:
         {"id": "u1", "explicit": "Clicks on tents.", "implicit": HOSTILE, "tags": []},
         {"id": "u2"},
     ]
-    return add_words(bundle, items, users)
+    return add_words(bundle, items, users, {"text": {HOW_SURE: PAIRS}})
 
 
-def add_words(bundle: Bundle, items: list[dict[str, Any]], users: list[dict[str, Any]]) -> Bundle:
-    """The same bundle with these words for people."""
+def add_words(
+    bundle: Bundle, items: list[dict[str, Any]], users: list[dict[str, Any]], metrics: dict[str, Any] | None = None
+) -> Bundle:
+    """The same bundle with these words for people, and figures of an evaluation."""
     for name, lines in ((ITEM_WORDS, items), (USER_WORDS, users)):
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         bundle.path(name).write_text(text, "utf-8")
     bundle.path(MARKER).unlink(missing_ok=True)
-    write_manifest(bundle.folder, bundle.manifest.model_copy(update={"files": file_entries(bundle.folder)}))
+    changes = {"files": file_entries(bundle.folder), "metrics": metrics or bundle.manifest.metrics}
+    write_manifest(bundle.folder, bundle.manifest.model_copy(update=changes))
     return open_bundle(bundle.folder)
 
 
