@@ -4,24 +4,23 @@ Uses the contract's fold and nothing else, so that training sees what a service 
 window and train rows alone; a history holds every earlier click.
 """
 
-from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.assemble import Counts
 from msd.contract.schema import FeatureSchema
-from msd.contract.state import EntityState, Event, StateRule, advance, fold
+from msd.contract.state import EntityState, Event, StateRule, fold
 from msd.dataset.aggregate import impressions_of
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.ranker.entities import Entities
 
 _AGING_SEED = 20_240_612
-_SIDES = ("user", "item")
 _AGED = 4  # draws of earlier counts a row
 
 
@@ -59,52 +58,140 @@ def walk_events(
     """The timeline of a dataset's events, which are sorted by time."""
     events = dataset.events
     at = events["at"].to_numpy().astype(np.float64)
-    clicked = events["label"].to_numpy().astype(bool)
+    clicked = events["label"].to_numpy().astype(bool).tolist()
     times = impressions_of(events).to_list()
     user_rows, item_rows = users.places(events["user_id"]), items.places(events["item_id"])
     rule = state_rule(schema)
-    rng = np.random.default_rng(_AGING_SEED)
-    history = np.full((len(at), rule.history_length), -1, np.int32)
-    fresh, live = ({side: np.zeros((len(at), 3)) for side in _SIDES} for _ in range(2))
-    aged = {side: np.zeros((_AGED, len(at), 3)) for side in _SIDES}
-    seen: dict[str, dict[int, EntityState]] = {side: defaultdict(EntityState) for side in _SIDES}
-    snapshots: dict[str, dict[int, list[EntityState]]] = {side: defaultdict(lambda: [EntityState()]) for side in _SIDES}
     counted = parts <= Part.TRAIN
-    longest_s = _longest_age_s(schema)
+    sides = [_Side(rule, rows) for rows in (user_rows, item_rows)]
+    of_user, of_item = sides
+    history = np.full((len(at), rule.history_length), -1, np.int32)
     for group in _simultaneous(at):
         for row in group:
-            liked = seen["user"][user_rows[row]].history
+            liked = of_user.note(row).history
             history[row, : len(liked)] = [items.place[one] for one in liked]
-            for side, entity in (("user", user_rows[row]), ("item", item_rows[row])):
-                live[side][row] = _counts(advance(rule, seen[side][entity], at[row]))
-                past = snapshots[side][entity]
-                # A user's rows after train are not counted, so the counts are as old as the last row that was.
-                complete = counted[row] or side == "item"
-                fresh[side][row] = _counts(advance(rule, past[-1], at[row]) if complete else past[-1])
-                for draw in range(_AGED):
-                    aged[side][draw, row] = _counts(_earlier(rule, past, at[row], draw, longest_s, rng))
+            of_item.note(row)
         for row in group:
-            event = Event(at[row], bool(clicked[row]), items.ids[item_rows[row]], times=times[row])
-            for side, entity, happened in (
-                ("user", user_rows[row], event),
-                ("item", item_rows[row], event._replace(item_id=None)),
-            ):
-                seen[side][entity] = fold(rule, seen[side][entity], happened)
-                if counted[row]:
-                    past = snapshots[side][entity]
-                    past.append(fold(rule, past[-1], happened))
+            event = Event(float(at[row]), clicked[row], items.ids[item_rows[row]], times=times[row])
+            of_user.fold(row, event, bool(counted[row]))
+            of_item.fold(row, event._replace(item_id=None), bool(counted[row]))
+    rng = np.random.default_rng(_AGING_SEED)
+    longest_s = _longest_age_s(schema)
+    user_counts, item_counts = (side.passed(counted) for side in sides)
     return Timeline(
         history,
-        user_counts=Counts(*fresh["user"].T),
-        item_counts=Counts(*fresh["item"].T),
-        live_user_counts=Counts(*live["user"].T),
-        live_item_counts=Counts(*live["item"].T),
-        aged_user_counts=[Counts(*draw.T) for draw in aged["user"]],
-        aged_item_counts=[Counts(*draw.T) for draw in aged["item"]],
-        final_users=_last(snapshots["user"]),
-        final_items=_last(snapshots["item"]),
+        # A user's rows after train are not counted, so the counts are as old as the last row that was.
+        user_counts=_either(counted, user_counts.now(at), user_counts.last()),
+        item_counts=item_counts.now(at),
+        live_user_counts=_advanced(rule, of_user.live, at),
+        live_item_counts=_advanced(rule, of_item.live, at),
+        aged_user_counts=user_counts.earlier(at, longest_s, rng),
+        aged_item_counts=item_counts.earlier(at, longest_s, rng),
+        final_users=dict(of_user.counted),
+        final_items=dict(of_item.counted),
         ends_at=float(at[counted].max()),
     )
+
+
+class _Side:
+    """The states of users or of items while events are walked. `live` [E, 3]: before each event, by all events; `after`
+    [E, 3]: after it, by the counted ones; `earlier` [E]: how many of its entity were counted before it."""
+
+    def __init__(self, rule: StateRule, entities: NDArray[np.int64]) -> None:
+        self.rule = rule
+        self.entities = entities
+        self._entities = entities.tolist()
+        self._seen: dict[int, EntityState] = defaultdict(EntityState)
+        self.counted: dict[int, EntityState] = defaultdict(EntityState)
+        self._number: dict[int, int] = defaultdict(int)
+        self.live, self.after = (np.zeros((len(entities), 3)) for _ in range(2))
+        self.earlier = np.zeros(len(entities), np.int64)
+
+    def note(self, row: int) -> EntityState:
+        """The state that an event meets."""
+        entity = self._entities[row]
+        state = self._seen[entity]
+        self.live[row] = state.impressions, state.clicks, state.as_of
+        self.earlier[row] = self._number[entity]
+        return state
+
+    def fold(self, row: int, event: Event, is_counted: bool) -> None:
+        """Take an event in, once all of its time were noted."""
+        entity = self._entities[row]
+        before = self._seen[entity]
+        after = self._seen[entity] = fold(self.rule, before, event)
+        if is_counted:
+            known = self.counted[entity]
+            # Up to the end of train both are one.
+            state = self.counted[entity] = after if known is before else fold(self.rule, known, event)
+            self.after[row] = state.impressions, state.clicks, state.as_of
+            self._number[entity] += 1
+
+    def passed(self, counted: NDArray[np.bool_]) -> "_Passed":
+        """What has been walked, entity by entity."""
+        rows = np.flatnonzero(counted)
+        rows = rows[np.argsort(self.entities[rows], kind="stable")]
+        many = np.bincount(self.entities[rows], minlength=int(self.entities.max()) + 1)
+        # Each entity's states begin with that of nothing.
+        starts = np.concatenate([[0], np.cumsum(many + 1)[:-1]])
+        states = np.zeros((len(rows) + len(many), 3))
+        states[np.arange(len(rows)) + self.entities[rows] + 1] = self.after[rows]
+        return _Passed(self.rule, states, starts[self.entities], self.earlier)
+
+
+class _Passed(NamedTuple):
+    """Counted states [S, 3] in the order of entities, then of time; of each event [E] where its entity's begin, and how
+    many of them, beside the first, came before it."""
+
+    rule: StateRule
+    states: NDArray[np.float64]
+    starts: NDArray[np.int64]
+    before: NDArray[np.int64]
+
+    def last(self) -> Counts:
+        """Counts as of the last counted event."""
+        return Counts(*self.states[self.starts + self.before].T)
+
+    def now(self, at: NDArray[np.float64]) -> Counts:
+        """The same, complete up to each event."""
+        return _advanced(self.rule, self.states[self.starts + self.before], at)
+
+    def earlier(self, at: NDArray[np.float64], longest_s: float, rng: np.random.Generator) -> list[Counts]:
+        """Draws of counts as they stood: even ones as of a random earlier time, odd ones after a random earlier event.
+
+        The one is as stale as an old export, which knows little of those who come in bursts; the other keeps some of
+        each.
+        """
+        draws = []
+        for draw in range(_AGED):
+            if draw % 2:
+                draws.append(Counts(*self.states[self.starts + rng.integers(0, self.before + 1)].T))
+                continue
+            then = at - rng.uniform(0.0, longest_s, len(at))
+            place = np.maximum(self._places(then) - 1, 0)
+            draws.append(_advanced(self.rule, self.states[self.starts + place], np.maximum(then, 0.0)))
+        return draws
+
+    def _places(self, then: NDArray[np.float64]) -> NDArray[np.int64]:
+        """How many states of each event's entity are of before a time, which is none after the event's own."""
+        places = np.zeros(len(then), np.int64)
+        order = np.argsort(self.starts, kind="stable")
+        begin, first = np.unique(self.starts[order], return_index=True)
+        ends = np.append(begin[1:], len(self.states))
+        for start, end, rows in zip(begin.tolist(), ends.tolist(), np.split(order, first[1:]), strict=True):
+            places[rows] = np.searchsorted(self.states[start:end, 2], then[rows])
+        return places
+
+
+def _advanced(rule: StateRule, states: NDArray[np.float64], at: NDArray[np.float64]) -> Counts:
+    """States [E, 3] as `advance` takes them to times [E]."""
+    as_of = np.maximum(states[:, 2], at)
+    fade = np.exp2((states[:, 2] - as_of) / rule.half_life_s)
+    return Counts(states[:, 0] * fade, states[:, 1] * fade, as_of)
+
+
+def _either(first: NDArray[np.bool_], one: Counts, other: Counts) -> Counts:
+    return Counts(*(np.where(first, left, right) for left, right in zip(one, other, strict=True)))
 
 
 def _longest_age_s(schema: FeatureSchema) -> float:
@@ -113,29 +200,7 @@ def _longest_age_s(schema: FeatureSchema) -> float:
     return state.age_cap_s / 2
 
 
-def _earlier(
-    rule: StateRule, past: list[EntityState], at: float, draw: int, longest_s: float, rng: np.random.Generator
-) -> EntityState:
-    """One of the `past` states: for even draws as of a random earlier time, for odd ones after a random earlier event.
-
-    The one is as stale as an old export, which knows little of those who come in bursts; the other keeps some of each.
-    """
-    if draw % 2:
-        return past[rng.integers(len(past))]
-    then = at - rng.uniform(0.0, longest_s)
-    place = bisect_left(past, then, key=lambda state: state.as_of)
-    return advance(rule, past[max(0, place - 1)], max(then, 0.0))
-
-
 def _simultaneous(at: NDArray[np.float64]) -> Iterator[range]:
     """Runs of rows with equal times: none of them was known when the others happened."""
     starts = [0, *(np.flatnonzero(np.diff(at)) + 1).tolist(), len(at)]
     return (range(start, stop) for start, stop in zip(starts[:-1], starts[1:], strict=True))
-
-
-def _counts(state: EntityState) -> tuple[float, float, float]:
-    return state.impressions, state.clicks, state.as_of
-
-
-def _last(snapshots: Mapping[int, list[EntityState]]) -> dict[int, EntityState]:
-    return {int(entity): past[-1] for entity, past in snapshots.items()}
