@@ -2,6 +2,7 @@
 
 import polars as pl
 
+from msd.dataset.aggregate import IMPRESSIONS, impressions_of
 from msd.dataset.load import Dataset, id_order
 from msd.dataset.split import Part, split_events
 
@@ -27,21 +28,21 @@ def student_texts(dataset: Dataset) -> tuple[dict[str, str], dict[str, str]]:
 def most_shown(
     dataset: Dataset, texts: tuple[dict[str, str], dict[str, str]], limit: int
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """The texts of the `limit` items, and of the `limit` users, that have the most events to learn from, in the order
-    given."""
+    """The texts of the `limit` items, and of the `limit` users, that have the most impressions to learn from, in the
+    order given."""
     parts = pl.Series("part", split_events(dataset.events, dataset.config))
-    events = dataset.events.filter(parts <= Part.TRAIN)
+    events = dataset.events.with_columns(impressions_of(dataset.events)).filter(parts <= Part.TRAIN)
     items, users = (
-        _most(named, dict(events.group_by(column).len().iter_rows()), limit)
+        _most(named, dict(events.group_by(column).agg(pl.col(IMPRESSIONS).sum()).iter_rows()), limit)
         for named, column in zip(texts, ("item_id", "user_id"), strict=True)
     )
     return items, users
 
 
-def _most(texts: dict[str, str], events: dict[str, int], limit: int) -> dict[str, str]:
+def _most(texts: dict[str, str], shown: dict[str, float], limit: int) -> dict[str, str]:
     if len(texts) <= limit:
         return texts
-    kept = set(sorted(texts, key=lambda one: -events.get(one, 0))[:limit])
+    kept = set(sorted(texts, key=lambda one: -shown.get(one, 0.0))[:limit])
     return {one: text for one, text in texts.items() if one in kept}
 
 
