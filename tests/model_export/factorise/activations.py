@@ -1,7 +1,7 @@
 """Small networks of every activation × every norm, by both of torch's exporters.
 
-`python -m tests.model_export.factorise.activations` proves all of them, and races wider ones, plain against what is served:
-some minutes, on an otherwise idle machine.
+`python -m tests.model_export.factorise.activations` proves all of them, and races wider ones, plain against what is
+served: some minutes, on an otherwise idle machine.
 """
 
 import itertools
