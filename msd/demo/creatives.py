@@ -101,7 +101,7 @@ def _encoded(url: str, request: dict[str, Any]) -> dict[str, list[Any]]:
     """Scores by texts, which the service reads a moment after it was first asked about them."""
     deadline = time.monotonic() + _READ_WITHIN_S
     while time.monotonic() < deadline:
-        reply = httpx.post(f"{url}/v1/score", json=request, timeout=10)
+        reply = httpx.post(f"{url}/v1/score", json=request, timeout=10, trust_env=False)
         if reply.status_code != httpx.codes.OK:
             raise DemoError(f"{url} answered {reply.status_code}: {reply.text[:300]}")
         body = reply.json()
