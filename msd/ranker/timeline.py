@@ -63,7 +63,7 @@ def walk_events(
     user_rows, item_rows = users.places(events["user_id"]), items.places(events["item_id"])
     rule = state_rule(schema)
     counted = parts <= Part.TRAIN
-    sides = [_Side(rule, rows) for rows in (user_rows, item_rows)]
+    sides = [_Side(rule, rows.astype(np.int64)) for rows in (user_rows, item_rows)]
     of_user, of_item = sides
     history = np.full((len(at), rule.history_length), -1, np.int32)
     for group in _simultaneous(at):
