@@ -6,7 +6,6 @@ import shutil
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from loadtest.chaos.bare_bundle import bare_bundle
 from loadtest.chaos.environment import Environment
@@ -16,6 +15,7 @@ from loadtest.chaos.timeline import Timeline
 from loadtest.chaos.trained import Trained, trained
 from loadtest.live_replay import Replayed, replay_moments
 from msd.ranker.bootstrap import interval, resample_metrics
+from msd.ranker.metrics import roc_auc
 
 _NAME = "live-counts"
 _TOLERANCE = 1e-3
@@ -80,8 +80,8 @@ def _figures(
     drawn = resample_metrics(period.labels, both, period.users, environment.plan.resamples)
     ends = interval(drawn.auc[0] - drawn.auc[1])
     figures: dict[str, Figure] = {
-        "live_auc": round(_auc(period.labels, live.scores), 4),
-        "frozen_auc": round(_auc(period.labels, frozen.scores), 4),
+        "live_auc": round(roc_auc(period.labels, live.scores), 4),
+        "frozen_auc": round(roc_auc(period.labels, frozen.scores), 4),
         "live_gain_low": ends and round(ends[0], 4),
         "live_gain_high": ends and round(ends[1], 4),
         "live_rows": len(period.labels),
@@ -97,23 +97,18 @@ def _compared(
         return {}, ()
     environment.heard(f"{_NAME}: what the model says offline", 0, 1)
     offline = offline_scores(made.dataset, made.student, made.model, environment.plan.live_rows)
-    auc, over_http = _auc(period.labels, offline), _auc(period.labels, live.scores)
+    auc, over_http = roc_auc(period.labels, offline), roc_auc(period.labels, live.scores)
     return (
         {"live_auc_offline": round(auc, 4), "live_max_abs_diff": float(np.abs(live.scores - offline).max())},
         (Check("the AUC over HTTP is the one offline, to .001", abs(auc - over_http) <= _TOLERANCE),),
     )
 
 
-def _auc(labels: Floats, scores: Floats) -> float:
-    groups: NDArray[np.int64] = np.zeros(len(labels), np.int64)
-    return float(resample_metrics(labels, scores[None], groups, 1).auc[0, 0])
-
-
 def _so_far(labels: Floats, scores: Floats) -> list[tuple[float, float]]:
     """The AUC of the first rows, by their number."""
     counts = np.unique(np.linspace(0, len(labels), _POINTS, dtype=np.int64)).tolist()
     return [
-        (float(count), round(_auc(labels[:count], scores[:count]), 4))
+        (float(count), round(roc_auc(labels[:count], scores[:count]), 4))
         for count in counts
         if 0 < labels[:count].sum() < count
     ]

@@ -24,6 +24,7 @@ from msd.contract.bundle import open_bundle
 from msd.contract.errors import MsdError
 from msd.dataset.load import Dataset, load_dataset
 from msd.ranker.bootstrap import interval, resample_metrics
+from msd.ranker.metrics import roc_auc
 
 _RESAMPLES = 1_000
 Scores = list[NDArray[np.float64]]
@@ -113,8 +114,7 @@ def _compared(pages: Sequence[Page], scores: dict[str, Scores]) -> dict[str, Any
     labels = np.concatenate([page.labels for page in pages]).astype(np.float64)
     users = np.repeat(np.arange(len(pages)), [len(page.labels) for page in pages])
     stacked = np.stack([np.concatenate(scores[name]) for name in scores])
-    alone = np.zeros(len(labels), np.int64)
-    whole = resample_metrics(labels, stacked, alone, 1).auc[:, 0]
+    whole = [roc_auc(labels, one) for one in stacked]
     drawn = resample_metrics(labels, stacked, users, _RESAMPLES).auc
     ends = {name: interval(drawn[0] - drawn[place]) for place, name in enumerate(scores) if place}
     return {

@@ -76,10 +76,8 @@ def test_wrong_counts_are_told(tmp_path: Path) -> None:
     ]
 
 
-def test_counts_beyond_reason_are_told_before_anything_is_written(tmp_path: Path) -> None:
-    frame = log().with_columns(impressions=pl.lit(9_000), clicks=pl.lit(1)).drop("Clicked?")
-    with pytest.raises(InitError, match="impressions: holds 2,160,000 impressions.*`msd data init --sample 2000"):
-        make(tmp_path, frame)
+def test_more_clicks_than_impressions_are_told_before_anything_is_written(tmp_path: Path) -> None:
+    frame = log().drop("Clicked?")
     with pytest.raises(InitError, match=r"log\.csv, row 2, clicks: '5' is more than the impressions of its row"):
         make(tmp_path, frame.with_columns(impressions=pl.lit(2), clicks=pl.int_range(pl.len()) % 2 * 5))
     assert not (tmp_path / "out").exists()

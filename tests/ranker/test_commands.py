@@ -72,7 +72,7 @@ def test_evaluation_measures_every_model_and_the_baseline(
     assert results["rows"] == {"window": 1500, "train": 900, "valid": 300, "test": 300}
     for figures in results["models"].values():
         assert set(figures["metrics"]) >= {"auc", "gauc", "uauc", "logloss", "ece"}
-        assert sum(one["rows"] for one in figures["calibration"]) == 300
+        assert sum(one["impressions"] for one in figures["calibration"]) == 300
     assert [point["epoch"] for point in results["models"]["plain"]["curve"]] == [1]
 
     code, said = run("evaluate", tiny_folder, student, out, *options)
@@ -112,7 +112,7 @@ def test_one_name_for_two_models_of_one_seed_is_refused(
     assert "both called 'ours', were trained with the same seed, 0" in said
     code, said = run("evaluate", tiny_folder, student, tmp_path / "out", "--model", f"counts={models[0]}")
     assert code == 2
-    assert "must differ and not be 'counts'" in said
+    assert "must differ and not be counts, " in said
 
 
 def test_another_dataset_or_student_is_refused(
@@ -183,7 +183,7 @@ def test_models_of_one_name_are_refused(
         options += ["--model", tmp_path / name]
     code, said = run("evaluate", tiny_folder, student, tmp_path / "out", *options)
     assert code == 2
-    assert "must differ and not be 'counts'" in said
+    assert "must differ and not be counts, " in said
 
 
 def test_missing_folders_are_named(tiny_folder: Path, student: Path, tmp_path: Path, run: Run) -> None:

@@ -65,8 +65,9 @@ def test_every_family_is_on_a_dashboard() -> None:
         for name in asked_for(promql_parser.parse(filled_in(query.expr)))
     }
 
-    # Of these other panels tell enough.
-    unseen = {"msd_lineup_generation", "process_virtual_memory_bytes"}
+    # Of these other panels tell enough, or, where calibration is corrected, an alert and the runbook.
+    unseen = {"msd_lineup_generation", "process_virtual_memory_bytes", "msd_corrections_stale"}
+    unseen |= {f"msd_correction_{what}" for what in ("shift", "slope", "timestamp_seconds")}
     assert {family_of(name) for name in samples_named()} - shown == unseen
 
 
