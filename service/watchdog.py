@@ -93,6 +93,8 @@ class Watchdog:
     def follow(self, liveness: Liveness) -> None:
         """It listens: from now on what hangs is said, and a lock that nobody gets is the end."""
         self._liveness = liveness
+        # Its thread may not get the lock any more when it next looks.
+        self._expect_lock()
 
     def _watch(self) -> None:
         while True:
@@ -107,7 +109,7 @@ class Watchdog:
                 if time.monotonic() > self._ends_at + _EVERY_S:  # the timer waits for a reader of stderr
                     os._exit(1)
             elif self._liveness is not None:
-                faulthandler.dump_traceback_later(self._lock_limit_s, exit=True, file=_STDERR)
+                self._expect_lock()
                 self._say(self._liveness.hangs())
 
     def end(self, status: int) -> NoReturn:
@@ -115,6 +117,9 @@ class Watchdog:
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
         os._exit(status)
+
+    def _expect_lock(self) -> None:
+        faulthandler.dump_traceback_later(self._lock_limit_s, exit=True, file=_STDERR)
 
     def _hear(self, number: int) -> None:
         if self._liveness is None or (self._ends_at is not None and number == signal.SIGINT):
