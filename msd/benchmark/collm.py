@@ -168,5 +168,6 @@ COLLM = Protocol(
         "first run, five seeds: ours .7556",
         "second run, five seeds, after click rates became log-odds and a user's rows stood together: ours .7547",
         "an audit's re-run, three seeds, live counts among it",
+        "corrections of calibration, day by day, one seed of the network with a count model (decision 41)",
     ),
 )
