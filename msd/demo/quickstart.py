@@ -186,8 +186,8 @@ def _verdict(evaluation: Mapping[str, Any]) -> str:
     auc = difference["auc"]
     # Of a single user only rows can be resampled.
     gain, ends = auc["difference"], auc["users"]["ci95"] or auc["rows"]["ci95"]
-    told = f"AUC {figures['model']['auc']:.3f}, against {figures['counts']['auc']:.3f} of trees on counts: {gain:+.3f}"
-    told += f" (95 %: {ends[0]:+.3f} to {ends[1]:+.3f})" if ends else ""
+    told = f"AUC {figures['model']['auc']:.4f}, against {figures['counts']['auc']:.4f} of trees on counts: {gain:+.4f}"
+    told += f" (95 %: {ends[0]:+.4f} to {ends[1]:+.4f})" if ends else ""
     if ends and ends[0] > 0:
         return f"Verdict: the model is better than the trees. {told}."
     if ends and ends[1] < 0:
