@@ -1,7 +1,8 @@
 """Walks all events in time order and notes, for each row, what was known strictly before it: history and counts.
 
-Uses the contract's fold and nothing else, so that training sees what a service would have known. Counts come from
-window and train rows alone; a history holds every earlier click.
+Events are folded by the contract, so that training sees what a service would have known; counts are aged by
+`_advanced`, which is the contract's `advance` for many rows at once. Counts come from window and train rows alone; a
+history holds every earlier click.
 """
 
 from collections import defaultdict
@@ -77,7 +78,7 @@ def walk_events(
             of_item.fold(row, event._replace(item_id=None), bool(counted[row]))
     rng = np.random.default_rng(_AGING_SEED)
     longest_s = _longest_age_s(schema)
-    user_counts, item_counts = (side.passed(counted) for side in sides)
+    user_counts, item_counts = (side.by_entity(counted) for side in sides)
     return Timeline(
         history,
         # A user's rows after train are not counted, so the counts are as old as the last row that was.
@@ -85,8 +86,8 @@ def walk_events(
         item_counts=item_counts.now(at),
         live_user_counts=_advanced(rule, of_user.live, at),
         live_item_counts=_advanced(rule, of_item.live, at),
-        aged_user_counts=user_counts.earlier(at, longest_s, rng),
-        aged_item_counts=item_counts.earlier(at, longest_s, rng),
+        aged_user_counts=user_counts.aged(at, longest_s, rng),
+        aged_item_counts=item_counts.aged(at, longest_s, rng),
         final_users=dict(of_user.counted),
         final_items=dict(of_item.counted),
         ends_at=float(at[counted].max()),
@@ -127,8 +128,8 @@ class _Side:
             self.after[row] = state.impressions, state.clicks, state.as_of
             self._number[entity] += 1
 
-    def passed(self, counted: NDArray[np.bool_]) -> "_Passed":
-        """What has been walked, entity by entity."""
+    def by_entity(self, counted: NDArray[np.bool_]) -> "_Counted":
+        """The counted states, once all events are walked."""
         rows = np.flatnonzero(counted)
         rows = rows[np.argsort(self.entities[rows], kind="stable")]
         many = np.bincount(self.entities[rows], minlength=int(self.entities.max()) + 1)
@@ -136,16 +137,18 @@ class _Side:
         starts = np.concatenate([[0], np.cumsum(many + 1)[:-1]])
         states = np.zeros((len(rows) + len(many), 3))
         states[np.arange(len(rows)) + self.entities[rows] + 1] = self.after[rows]
-        return _Passed(self.rule, states, starts[self.entities], self.earlier)
+        ends = starts + many + 1
+        return _Counted(self.rule, states, starts[self.entities], ends[self.entities], self.earlier)
 
 
-class _Passed(NamedTuple):
-    """Counted states [S, 3] in the order of entities, then of time; of each event [E] where its entity's begin, and how
-    many of them, beside the first, came before it."""
+class _Counted(NamedTuple):
+    """Counted states [S, 3] in the order of entities, then of time; of each event [E] where its entity's begin and end,
+    and how many of them, beside the first, came before it."""
 
     rule: StateRule
     states: NDArray[np.float64]
     starts: NDArray[np.int64]
+    ends: NDArray[np.int64]
     before: NDArray[np.int64]
 
     def last(self) -> Counts:
@@ -156,7 +159,7 @@ class _Passed(NamedTuple):
         """The same, complete up to each event."""
         return _advanced(self.rule, self.states[self.starts + self.before], at)
 
-    def earlier(self, at: NDArray[np.float64], longest_s: float, rng: np.random.Generator) -> list[Counts]:
+    def aged(self, at: NDArray[np.float64], longest_s: float, rng: np.random.Generator) -> list[Counts]:
         """Draws of counts as they stood: even ones as of a random earlier time, odd ones after a random earlier event.
 
         The one is as stale as an old export, which knows little of those who come in bursts; the other keeps some of
@@ -176,9 +179,9 @@ class _Passed(NamedTuple):
         """How many states of each event's entity are of before a time, which is none after the event's own."""
         places = np.zeros(len(then), np.int64)
         order = np.argsort(self.starts, kind="stable")
-        begin, first = np.unique(self.starts[order], return_index=True)
-        ends = np.append(begin[1:], len(self.states))
-        for start, end, rows in zip(begin.tolist(), ends.tolist(), np.split(order, first[1:]), strict=True):
+        first = np.flatnonzero(np.diff(self.starts[order], prepend=-1))
+        for rows in np.split(order, first[1:]):
+            start, end = self.starts[rows[0]], self.ends[rows[0]]
             places[rows] = np.searchsorted(self.states[start:end, 2], then[rows])
         return places
 

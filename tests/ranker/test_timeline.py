@@ -38,6 +38,12 @@ class Past(NamedTuple):
     parts: NDArray[np.int8]
 
 
+def with_unseen(dataset: Dataset) -> Dataset:
+    """The same, with a user and an item between others that no event knows."""
+    users, items = pl.DataFrame({"user_id": ["u0", "new", "u1"]}), pl.DataFrame({"item_id": ["i0", "new", "i1", "i2"]})
+    return replace(dataset, users=users, items=items)
+
+
 @st.composite
 def pasts(draw: st.DrawFn) -> Past:
     """Up to 20 events at few times, so that many are simultaneous, the first of them a training row."""
@@ -46,7 +52,7 @@ def pasts(draw: st.DrawFn) -> Past:
     )
     rows = draw(st.lists(row, min_size=1, max_size=20))
     parts = draw(st.lists(st.sampled_from(Part), min_size=len(rows), max_size=len(rows)))
-    dataset = dataset_of([(user, item, 10 * at, label) for user, item, at, label in rows])
+    dataset = with_unseen(dataset_of([(user, item, 10 * at, label) for user, item, at, label in rows]))
     return Past(dataset, np.array([Part.WINDOW, *parts[1:]], np.int8))
 
 
