@@ -19,9 +19,9 @@ from service.deployment.source import alone
 from service.explain.explainer import Budget, Explainer
 from service.http.access import AccessLog
 from service.http.keys import open_guard
-from service.live.corrections import open_corrections
 from service.live.overlay import LiveRows
 from service.live.store import open_live_store
+from service.models.corrections import open_corrections
 from service.models.lineup import Lineup, Serving
 from service.request_log.request_log import open_request_log
 from service.routes.fast_route import FastRoute

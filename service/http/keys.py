@@ -20,9 +20,9 @@ from msd.contract.files import read_small
 from service.errors import Forbidden, ServiceError, Unauthorized
 from service.http.access import KEY, OIP
 from service.http.entry import LOOPBACK
-from service.http.tls import Watched
 from service.settings import Settings
 from service.telemetry.metrics import KeyRefusal, Metrics
+from service.watched_files import WatchedFiles
 
 KeyScope = Literal["score", "events", "metrics", "admin"]
 KEY_SCOPES: tuple[KeyScope, ...] = ("score", "events", "metrics", "admin")
@@ -127,7 +127,7 @@ def check_keys(settings: Settings) -> None:
 class Guard:
     """Judges requests by the keys that there are now."""
 
-    def __init__(self, keys: Watched[KeyRing], settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, keys: WatchedFiles[KeyRing], settings: Settings, metrics: Metrics) -> None:
         self._keys = keys
         self._metrics = metrics
         self._guards_metrics = settings.guard_metrics
@@ -199,7 +199,7 @@ def open_guard(settings: Settings, metrics: Metrics) -> Guard | None:
     path = settings.keys_file
     if path is None:
         return None
-    return Guard(Watched("keys", [path], lambda: read_keys(path), metrics.keys_stale), settings, metrics)
+    return Guard(WatchedFiles("keys", [path], lambda: read_keys(path), metrics.keys_stale), settings, metrics)
 
 
 class GuardMiddleware:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from msd.contract.errors import MsdError
 from service.http.keys import KEY_SCOPES, KeyEntry, KeyFile, KeyRing, KeysError, new_key, read_keys
-from service.http.tls import Watched
 from service.telemetry.metrics import Metrics
+from service.watched_files import WatchedFiles
 from tests.service.live import run_msd
 
 HASH = "0" * 64
@@ -113,7 +113,7 @@ def test_a_file_that_goes_bad_leaves_what_was_read(
 ) -> None:
     path, metrics = tmp_path / "keys.json", Metrics()
     write(path, entry(name="first"))
-    watched = Watched("keys", [path], lambda: read_keys(path), metrics.keys_stale)
+    watched = WatchedFiles("keys", [path], lambda: read_keys(path), metrics.keys_stale)
     first = watched.value
     watched.look()
     assert watched.value is first
@@ -134,7 +134,7 @@ def test_a_file_that_goes_bad_leaves_what_was_read(
 def test_what_is_no_file_at_first_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     with pytest.raises(MsdError):
-        Watched("keys", [path], lambda: read_keys(path), Metrics().keys_stale)
+        WatchedFiles("keys", [path], lambda: read_keys(path), Metrics().keys_stale)
 
 
 def test_the_command_prints_a_key_once_and_an_entry_that_lets_it_in(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ function verdict({ id, pctr }, about) {
   const gap = Math.log(winner / (1 - winner)) - Math.log(loser / (1 - loser));
   const step = about.how_sure.findLast((one) => gap >= one.above);
   const sure = step ? ` Of ${step.pairs} held-out pairs scored about as far apart, it was right about ${percent(step.right)}.` : "";
-  if (gap === 0) return ["Both are expected to be clicked alike."];
+  if (winner === loser) return ["Both are expected to be clicked alike."];
   return [
     el("strong", {}, `${NAMES[IDS.indexOf(id[0])]} is expected to win`),
     `: ${rate(winner)} against ${rate(loser)} clicks.${sure}`,

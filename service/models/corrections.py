@@ -6,10 +6,10 @@ One file may serve any number of processes, which then score alike. Does not kno
 from pathlib import Path
 
 from msd.contract.correction import Correction, Learned, read_corrections
-from service.http.tls import Watched
 from service.models.model import Model
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
+from service.watched_files import WatchedFiles
 
 
 class WatchedCorrections:
@@ -24,7 +24,7 @@ class WatchedCorrections:
             metrics.corrected(found)
             return found
 
-        self._file = Watched("corrections", [path], read, metrics.corrections_stale)
+        self._file = WatchedFiles("corrections", [path], read, metrics.corrections_stale)
 
     def of(self, model: Model) -> Correction | None:
         """What a model's scores are corrected by; None if they are served as they are."""
