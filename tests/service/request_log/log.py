@@ -31,6 +31,8 @@ def awaited(folder: Path, request_ids: Collection[str]) -> dict[str, RequestReco
     read: set[Path] = set()
 
     def are_there() -> bool:
+        if not any(folder.glob("requests-*.parquet")):  # the first is still to be written
+            return False
         for path in log_files(folder):
             if path not in read:
                 found.update({record.request_id: record for record in read_requests(path)})
