@@ -4,9 +4,7 @@ Knows how each is started. Measures nothing.
 """
 
 import os
-import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,11 +16,11 @@ from typing import Literal
 
 from loadtest.http_client import Client, ClientError
 from msd.contract.errors import MsdError
+from msd.free_port import free_port
 
 _READY_WITHIN_S = 60.0
 _STOP_WITHIN_S = 20.0
 _POLL_S = 0.05
-_PORTS = range(15_000, 32_000)
 
 
 class ServiceError(MsdError):
@@ -227,16 +225,3 @@ def _environment(given: Mapping[str, str]) -> dict[str, str]:
     root = Path(__file__).parents[2]
     path = os.pathsep.join(filter(None, (str(root), kept.get("PYTHONPATH"))))
     return {**kept, "PYTHONPATH": path, **given}
-
-
-def free_port() -> int:
-    """A port that nobody listens on, below those that the kernel gives to connections.
-
-    These come and go by the thousand, and would take one of theirs before a server does. Drawn by the system: whoever
-    seeds the module `random`, as Hypothesis does, would have several processes draw the same ones.
-    """
-    while True:
-        with socket.socket() as probe, suppress(OSError):
-            port = secrets.choice(_PORTS)
-            probe.bind(("127.0.0.1", port))
-            return port

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from redis import Redis
 from redis.exceptions import RedisError
 
-from loadtest.bench.processes import ServiceError, free_port
+from loadtest.bench.processes import ServiceError
+from msd.free_port import free_port
 
 _PATIENCE_S = 60.0
 _PAUSE_S = 0.02

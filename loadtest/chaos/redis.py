@@ -10,7 +10,8 @@ from typing import Self
 
 from redis import Redis
 
-from loadtest.bench.processes import ServiceError, free_port, publish
+from loadtest.bench.processes import ServiceError, publish
+from msd.free_port import free_port
 
 
 class RedisProcess:

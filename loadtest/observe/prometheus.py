@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from loadtest.bench.processes import free_port
 from msd.contract.errors import MsdError
+from msd.free_port import free_port
 
 _READY_WITHIN_S = 30.0
 _POLL_S = 0.1

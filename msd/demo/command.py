@@ -13,9 +13,10 @@ from msd.contract.encoder_record import ColdAds
 from msd.contract.files import write_text_atomic
 from msd.dataset.load import load_dataset
 from msd.demo.report import write_report
-from msd.demo.serving import free_port, serve
+from msd.demo.serving import serve
 from msd.demo.showcase import Showcase, print_showcase, show_user
 from msd.demo.steps import Steps
+from msd.free_port import free_port
 
 app = typer.Typer(add_completion=False)
 _STEPS = 12

@@ -1,7 +1,6 @@
 """A service of the demo: `msd serve` as a subprocess, waited for until it is ready, stopped by SIGTERM."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 import httpx
 
 from msd.demo.steps import DemoError
+from msd.free_port import free_port
 
 _READY_WITHIN_S = 60.0
 _STOP_WITHIN_S = 30.0
@@ -67,11 +67,3 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> 
 
 def _tail(log: Path) -> str:
     return log.read_text(errors="replace")[-1_000:].strip() or "nothing"
-
-
-def free_port() -> int:
-    """One that nobody listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

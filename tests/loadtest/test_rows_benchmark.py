@@ -12,7 +12,7 @@ from loadtest import rows_benchmark as benchmark
 from loadtest.rows_benchmark import Ids, rows_benchmark
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec
-from tests.service.live import free_port
+from msd.free_port import free_port
 
 
 def test_figures_of_small_files(tmp_path: Path) -> None:

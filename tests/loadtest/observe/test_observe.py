@@ -23,7 +23,8 @@ from loadtest.observe.store_board import STORE
 from loadtest.traffic import Traffic
 from msd.__main__ import main
 from msd.contract.bundle import Bundle
-from tests.service.live import LiveService, free_port, live_service, wait_until
+from msd.free_port import free_port
+from tests.service.live import LiveService, live_service, wait_until
 
 PANEL = lines("A panel", "It shows something.", "short", ("up", "{{job}}"))
 

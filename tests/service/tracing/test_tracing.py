@@ -10,12 +10,13 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from msd.contract.bundle import Bundle
 from msd.contract.errors import MsdError
+from msd.free_port import free_port
 from service.settings import Settings
 from service.telemetry.metrics import STAGES, Metrics
 from service.tracing import open_tracing
 from service.tracing.sender import MOST_WAITING, Sender, Traced
 from tests.service.bundle_factory import golden_requests
-from tests.service.live import LiveService, free_port, live_service, wait_until
+from tests.service.live import LiveService, live_service, wait_until
 from tests.service.tracing.collector import Collector, collecting
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
