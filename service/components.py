@@ -6,10 +6,11 @@ Does not know HTTP's routes.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from starlette.types import ASGIApp
 
+from msd.contract.errors import MsdError
 from service.cold.cold_ads import open_cold_ads
 from service.cores import scoring_threads, usable_cores
 from service.deployment.pinned_bundle import DeploymentPlan, PinnedBundle
@@ -35,9 +36,11 @@ from service.scoring.run_queue import RunQueue
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.process import build_of
-from service.tracing import open_tracing
 from service.trust import Trust
 from service.watchdog import Liveness
+
+if TYPE_CHECKING:  # OpenTelemetry, which it needs, is an extra
+    from service.tracing import Tracing
 
 
 class Components:
@@ -84,7 +87,7 @@ class Components:
         )
         self._shadowing = Shadowing(self._aside, self.queue, metrics, most)
         self.request_log = open_request_log(settings, metrics)
-        self.tracing = open_tracing(settings, metrics)
+        self.tracing = _open_tracing(settings, metrics)
         self.access_log = AccessLog(metrics, settings.log_level == "debug", self.tracing)
         followers: list[Follower] = [self._shadowing, *([self.request_log] if self.request_log else [])]
         plain = PlainScoring(self.queue, metrics, followers, live_rows, corrections)
@@ -149,6 +152,19 @@ class Components:
 
     def _compared_by(self, alone: Alone) -> ASGIApp:
         return ScoreRoute(self.settings, alone, self._aside, self.readiness, self.guard)
+
+
+def _open_tracing(settings: Settings, metrics: Metrics) -> "Tracing | None":
+    """None unless the settings ask for it. Raises MsdError where it cannot be had."""
+    if not settings.trace:
+        return None
+    try:
+        from service.tracing import Tracing
+    except ModuleNotFoundError as error:
+        raise MsdError(
+            f"MSD_TRACE=on needs the module {error.name!r}, which is not installed: pip install 'msd-ctr[trace]'"
+        ) from error
+    return Tracing(settings.trace_sample, metrics)
 
 
 def _own_plan(settings: Settings) -> DeploymentPlan:

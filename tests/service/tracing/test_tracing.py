@@ -1,5 +1,6 @@
 """Traces of a real service at a real collector; and what comes of them when that is slow, away, or none."""
 
+import asyncio
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,17 +12,18 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from msd.contract.bundle import Bundle
 from msd.contract.errors import MsdError
 from msd.free_port import free_port
+from service.components import Components
+from service.http.access import Access
 from service.settings import Settings
 from service.telemetry.metrics import STAGES, Metrics
-from service.tracing import open_tracing
-from service.tracing.sender import MOST_WAITING, Sender, Traced
+from service.tracing import MOST_WAITING, Tracing
 from tests.service.bundle_factory import golden_requests
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.tracing.collector import Collector, collecting
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
-TRACED = Traced("/v1/score", 1, 0, (1, 2, 3, 4, 5, 6), 10**18, 0.01, (0.001,) * 5, 200, "r1", 4, 0, None)
+SPANS = 1 + len(STAGES)
 
 
 class Watched(NamedTuple):
@@ -75,7 +77,7 @@ def test_a_callers_trace_goes_on_with_a_span_for_each_stage(watched: Watched) ->
     stages.sort(key=lambda span: (span.start_time_unix_nano, STAGES.index(span.name)))
     assert [span.name for span in stages] == list(STAGES)
     assert {span.parent_span_id for span in stages} == {root.span_id}
-    assert len({span.span_id for span in (root, *stages)}) == 1 + len(STAGES)
+    assert len({span.span_id for span in (root, *stages)}) == SPANS
     for span in stages:
         assert root.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano
         assert span.end_time_unix_nano <= root.end_time_unix_nano
@@ -95,7 +97,7 @@ def test_a_caller_that_does_not_record_its_trace_gets_none(watched: Watched) -> 
 def test_a_hostile_parent_begins_a_fresh_trace(watched: Watched, parent: str | bytes) -> None:
     spans = watched.spans_of(watched.ask(parent))
 
-    assert len(spans) == 1 + len(STAGES)
+    assert len(spans) == SPANS
     assert [span.name for span in spans if not span.parent_span_id] == ["POST /v1/score"]
     assert spans[0].trace_id.hex() != TRACE
 
@@ -112,7 +114,7 @@ def test_whichever_thread_scores_a_request_its_stages_are_told(watched: Watched)
     with ThreadPoolExecutor(8) as pool:
         ids = list(pool.map(lambda _: watched.ask(None), range(64)))
 
-    assert {len(watched.spans_of(one)) for one in ids} == {1 + len(STAGES)}
+    assert {len(watched.spans_of(one)) for one in ids} == {SPANS}
     assert watched.service.metric('msd_traces_total{result="dropped"}') == 0
 
 
@@ -133,18 +135,18 @@ def test_what_a_slow_collector_does_not_take_is_dropped_and_counted(monkeypatch:
         monkeypatch.setenv(ENDPOINT, collector.url)
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "60")
         metrics = Metrics()
-        sender = Sender(metrics)
-        for _ in range(2 * MOST_WAITING):
-            sender.tell(TRACED)
-        # Those that are on their way made room.
-        assert 0 < sent(metrics, "dropped") <= MOST_WAITING
+        tracing, access = Tracing(1.0, metrics), Access("r1", 0.0, 0.01, 200, stages=(0.001,) * len(STAGES))
+        asked = MOST_WAITING // SPANS + 10
+        for _ in range(asked):
+            tracing.note({"path": "/v1/score", "headers": []}, access)
+        # None is on its way that could make room.
+        assert sent(metrics, "dropped") == 10
         collector.is_open.set()
-        results = ("sent", "failed", "dropped")
-        wait_until(lambda: sum(sent(metrics, result) for result in results) == 2 * MOST_WAITING)
-        sender.close()
+        asyncio.run(tracing.close())
 
     assert sent(metrics, "failed") == 0
-    assert len(collector.spans) == (1 + len(STAGES)) * sent(metrics, "sent")
+    assert sent(metrics, "sent") == asked - 10
+    assert len(collector.spans) == SPANS * sent(metrics, "sent")
 
 
 def test_without_a_collector_traces_are_lost_and_nothing_else(
@@ -163,8 +165,8 @@ def test_without_a_collector_traces_are_lost_and_nothing_else(
 def test_an_address_that_is_none_keeps_a_service_from_starting(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENDPOINT, "collector:4318")
     with pytest.raises(MsdError, match="'collector:4318' is not a collector's address"):
-        open_tracing(Settings(bundle=bundle.folder, trace=True), Metrics())
+        Components(Settings(bundle=bundle.folder, trace=True), Metrics(), None)
 
 
 def test_nothing_is_traced_unless_asked_for(bundle: Bundle) -> None:
-    assert open_tracing(Settings(bundle=bundle.folder), Metrics()) is None
+    assert Components(Settings(bundle=bundle.folder), Metrics(), None).tracing is None

@@ -1,0 +1,182 @@
+"""A trace of a share of the scoring requests, sent to an OpenTelemetry collector; nothing waits for it.
+
+Which requests are traced is decided after their reply, from times that are taken anyhow: a request becomes one span of
+itself and one of each stage. Their lengths are those that `Server-Timing` tells; where they lie is worked out: one
+after the other, back from the reply. The only file that needs OpenTelemetry (extra `trace`).
+"""
+
+import asyncio
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+
+import structlog
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    get_current_span,
+)
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from prometheus_client import Counter
+from starlette.types import Scope
+
+from msd.contract.errors import MsdError
+from service.http.access import Access
+from service.telemetry.metrics import STAGES, Metrics
+
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+# As they are documented, so that no span is named by what a caller writes.
+_SCORE, _INFER = "/v1/score", "/v2/models/{name}/infer"
+MOST_WAITING = 12_288
+"""Spans that wait for the collector, of some 2,000 requests; further traces are dropped."""
+# Few at once, so that the event loop never has to wait for long for its turn.
+_BATCH = 192
+_EVERY_MS = 1_000.0
+_CLOSE_WITHIN_S = 2.0
+_SAY_AGAIN = 60
+_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+_SCOPE = InstrumentationScope("msd-ctr")
+_UNSET, _FAILED = Status(StatusCode.UNSET), Status(StatusCode.ERROR)
+_FAULTS_FROM = 500
+_PROPAGATOR = TraceContextTextMapPropagator()
+Headers = Iterable[tuple[bytes, bytes]]
+
+
+class Tracing:
+    """`share`: of the requests whose caller says nothing of a trace. `note` is for the event loop."""
+
+    def __init__(self, share: float, metrics: Metrics) -> None:
+        """Raises MsdError where the variables of OpenTelemetry do not name a collector."""
+        # It says so itself, less often.
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+        self._share = share
+        self._counted = metrics.traces
+        self._resource = Resource({"service.name": "msd-ctr"}).merge(OTELResourceDetector().detect())
+        self._exporter = CountedExporter(metrics.traces)
+        self._processor = BatchSpanProcessor(self._exporter, MOST_WAITING, _EVERY_MS, _BATCH)
+        self._told = 0
+
+    def note(self, scope: Scope, access: Access) -> str | None:
+        """Hands a request on that is to be traced, if there is room for its trace; the trace's id."""
+        parent = parent_of(scope["headers"])
+        if not (parent.trace_flags.sampled if parent.is_valid else random.random() < self._share):
+            return None
+        spans = spans_of(scope, access, parent, self._resource)
+        if self._told - self._exporter.taken + len(spans) > MOST_WAITING:
+            self._counted["dropped"].inc()
+        else:
+            self._told += len(spans)
+            for span in spans:
+                self._processor.on_end(span)
+        return f"{spans[0].context.trace_id:032x}"
+
+    async def close(self) -> None:
+        """Sends what is left, if that is done soon."""
+        closing = threading.Thread(target=self._processor.shutdown, name="traces-end", daemon=True)
+        closing.start()
+        await asyncio.to_thread(closing.join, _CLOSE_WITHIN_S)
+
+
+class CountedExporter(OTLPSpanExporter):
+    """OpenTelemetry's own, called by its processor's thread. A collector that is slow or away costs traces, which are
+    counted, and nothing else."""
+
+    def __init__(self, counted: Mapping[str, Counter]) -> None:
+        endpoint = _endpoint()
+        if endpoint is not None and not endpoint.startswith(("http://", "https://")):
+            raise MsdError(
+                f"{endpoint[:100]!r} is not a collector's address: expected http://HOST:4318"
+                f" ({' or '.join(_ENDPOINTS)})"
+            )
+        super().__init__()
+        self.taken = 0
+        """Spans that were sent, or given up."""
+        self._counted = counted
+        self._failures = 0
+        self._said_by = structlog.get_logger("msd.tracing")
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Sends some."""
+        try:
+            result = super().export(spans)
+            reason = None if result is SpanExportResult.SUCCESS else "the collector did not take them"
+        except Exception as error:  # of files that cannot be read, say
+            result, reason = SpanExportResult.FAILURE, repr(error)
+        self.taken += len(spans)
+        self._counted["failed" if reason else "sent"].inc(sum(span.kind is SpanKind.SERVER for span in spans))
+        if reason and self._failures % _SAY_AGAIN == 0:
+            self._said_by.warning("traces_not_sent", endpoint=_endpoint(), reason=reason, times=self._failures + 1)
+        self._failures = self._failures + 1 if reason else 0
+        return result
+
+
+def parent_of(headers: Headers) -> SpanContext:
+    """The caller's span that a request names by `traceparent` (W3C's Trace Context); an invalid one where it names
+    none, several, or what cannot be one."""
+    found = [value.decode("latin-1") for name, value in headers if name == b"traceparent"]
+    if len(found) != 1:
+        return INVALID_SPAN_CONTEXT
+    return get_current_span(_PROPAGATOR.extract({"traceparent": found})).get_span_context()
+
+
+def spans_of(scope: Scope, access: Access, parent: SpanContext, sender: Resource) -> list[ReadableSpan]:
+    """A request's span, then those of its stages."""
+    now = time.perf_counter()
+    ended = access.ended or now
+    ended_ns = time.time_ns() - round(1e9 * (now - ended))
+    began_ns = ended_ns - round(1e9 * (ended - access.started))
+    context = _context(parent.trace_id or random.getrandbits(128) or 1)
+    route = _SCORE if scope["path"] == _SCORE else _INFER
+    request = ReadableSpan(
+        f"POST {route}",
+        context,
+        parent if parent.is_valid else None,
+        sender,
+        _attributes(route, access),
+        kind=SpanKind.SERVER,
+        status=_FAILED if (access.status or 500) >= _FAULTS_FROM else _UNSET,
+        start_time=began_ns,
+        end_time=ended_ns,
+        instrumentation_scope=_SCOPE,
+    )
+    spans, end_ns = [request], ended_ns
+    for name, seconds in reversed(list(zip(STAGES, access.stages, strict=False))):
+        start_ns, own = max(began_ns, end_ns - round(1e9 * seconds)), _context(context.trace_id)
+        spans.append(
+            ReadableSpan(name, own, context, sender, start_time=start_ns, end_time=end_ns, instrumentation_scope=_SCOPE)
+        )
+        end_ns = start_ns
+    return spans
+
+
+def _context(trace_id: int) -> SpanContext:
+    return SpanContext(trace_id, random.getrandbits(64) or 1, is_remote=False, trace_flags=_SAMPLED)
+
+
+def _attributes(route: str, access: Access) -> dict[str, str | int]:
+    told: dict[str, str | int | None] = {
+        "http.request.method": "POST",
+        "http.route": route,
+        "http.response.status_code": access.status or 500,
+        "msd.request_id": access.request_id,
+        "msd.degraded": sum(access.degraded.values()),
+        "msd.candidates": access.candidates,
+        "error.type": access.error,
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _endpoint() -> str | None:
+    return next((os.environ[name] for name in _ENDPOINTS if os.environ.get(name)), None)
