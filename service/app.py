@@ -11,18 +11,16 @@ from service.http.access import AccessMiddleware, error_response
 from service.http.keys import GuardMiddleware
 from service.http.request import BodyMiddleware
 from service.routes.admin import admin_routes
-from service.routes.docs import add_docs
+from service.routes.docs import add_docs, index_route
 from service.routes.events_route import PATH as EVENTS_PATH
 from service.routes.events_route import EventsRoute
 from service.routes.health import health_routes, metrics_route
-from service.routes.index import index_route
 from service.routes.oip.docs import INFER_PATHS
 from service.routes.oip.infer_route import InferRoute
 from service.routes.oip.model_routes import oip_routes
 from service.routes.score_route import PATH, ScoreRoute
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from service.telemetry.process import build_of
 
 
 def create_app(
@@ -38,7 +36,7 @@ def create_app(
     components = Components(settings, metrics or Metrics(), plan)
     app = _App(
         title="msd-ctr",
-        version=build_of(settings.revision).version,
+        version=settings.build.version,
         description="Calibrated click probabilities for candidate ads.",
         lifespan=components.alive,
         docs_url=None,
@@ -74,7 +72,7 @@ def _admin_app(components: Components) -> FastAPI:
     """What the admin port answers, in a thread of its own: nothing here may wait for the service's event loop."""
     app = FastAPI(
         title="msd-ctr",
-        version=build_of(components.settings.revision).version,
+        version=components.settings.build.version,
         openapi_url=None,
         redirect_slashes=False,
     )
@@ -112,14 +110,14 @@ def _add_routes(app: _App, components: Components) -> None:
     app.router.routes.append(Route(PATH, score, methods=["POST"], name="score"))
     infer = InferRoute(settings, serving, pipeline, readiness)
     app.router.routes += [Route(path, infer, methods=["POST"], name="infer") for path in INFER_PATHS]
-    app.include_router(oip_routes(serving, readiness, build_of(settings.revision).version))
+    app.include_router(oip_routes(serving, readiness, settings.build.version))
     if components.live:
         events = EventsRoute(settings, serving, components.live, readiness, components.metrics, components.request_log)
         app.router.routes.append(Route(EVENTS_PATH, events, methods=["POST"], name="events"))
     if components.playground:
         app.router.routes.extend(components.playground.routes())
     app.include_router(health_routes(serving, readiness, settings.max_candidates))
-    has_metrics, version = settings.admin_port is None, build_of(settings.revision).version
+    has_metrics, version = settings.admin_port is None, settings.build.version
     app.router.routes.append(
         index_route(serving, version, has_playground=components.playground is not None, has_metrics=has_metrics)
     )

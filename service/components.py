@@ -12,7 +12,6 @@ from starlette.types import ASGIApp
 
 from msd.contract.errors import MsdError
 from service.cold.cold_ads import open_cold_ads
-from service.cores import scoring_threads, usable_cores
 from service.deployment.pinned_bundle import DeploymentPlan, PinnedBundle
 from service.deployment.readiness import Readiness, Starter
 from service.deployment.shadowing import Shadowing
@@ -22,8 +21,9 @@ from service.http.access import AccessLog
 from service.http.keys import open_guard
 from service.live.overlay import LiveRows
 from service.live.store import open_live_store
-from service.models.corrections import open_corrections
+from service.machine import scoring_threads, usable_cores
 from service.models.lineup import Lineup, Serving
+from service.models.model import open_corrections
 from service.request_log.request_log import open_request_log
 from service.routes.fast_route import FastRoute
 from service.routes.playground.playground import Alone, Playground
@@ -35,7 +35,6 @@ from service.scoring.plain import PlainScoring
 from service.scoring.run_queue import RunQueue
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from service.telemetry.process import build_of
 from service.trust import Trust
 from service.watchdog import Liveness
 
@@ -59,7 +58,7 @@ class Components:
         self.settings, self.metrics = settings, metrics
         metrics.scoring_threads.set(threads)
         metrics.connections_limit.set(settings.max_connections)
-        metrics.runs(build_of(settings.revision))
+        metrics.runs(settings.build)
         first = plan.lineup({key: one.load(settings, metrics) for key, one in plan.models.items()}, generation=1)
         self._tell(first)
         self.serving = Serving(first, self._turn)
@@ -100,7 +99,6 @@ class Components:
             fills=self._cold_ads,
             explain=explain,
             corrections=corrections,
-            followers=followers,
         )
         self.fast_route = FastRoute(settings, self.serving, plain, self.readiness, self.guard, self.access_log)
         self.playground = (

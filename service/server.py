@@ -23,7 +23,6 @@ from starlette.types import ASGIApp
 
 from msd.contract.errors import MsdError
 from service.app import create_app
-from service.cores import scoring_threads, usable_cores
 from service.deployment.pinned_bundle import private_folder
 from service.deployment.readiness import Readiness
 from service.deployment.rollout import Follower, Rollout
@@ -31,6 +30,7 @@ from service.http.entry import Entry, accepted, bind, listen, refuse_new
 from service.http.keys import check_keys
 from service.http.protocol import Shortcut
 from service.http.tls import check_tls
+from service.machine import scoring_threads, usable_cores
 from service.models.native_path import CoreStatus
 from service.settings import Settings
 from service.telemetry.logs import configure_logs, keep_standard_streams

@@ -4,10 +4,13 @@ Knows names, limits and defaults. Does not read the process's own environment, a
 """
 
 import difflib
+import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import (
     BaseModel,
@@ -20,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 
-from msd.contract.errors import MsdError, plain_words
+from msd.contract.errors import MsdError, first_fault
 from msd.contract.files import read_small
 from msd.contract.request import MAX_CANDIDATES
 from service.redis.redis_url import parse_redis_url
@@ -33,6 +36,13 @@ _KUBERNETES = re.compile(r"SERVICE_(HOST|PORT)|PORT_\d+_")
 
 class SettingsError(MsdError):
     """A setting is unknown or has a value that it cannot have."""
+
+
+class Build(NamedTuple):
+    """A release: its version, and the commit it was built from, empty if unknown."""
+
+    version: str
+    commit: str
 
 
 def _is_on(value: object) -> object:
@@ -269,6 +279,19 @@ class Settings(BaseModel):
             )
         return self
 
+    @property
+    def build(self) -> Build:
+        """The release that runs; `revision` is its commit where the installed package does not say (PEP 610)."""
+        try:
+            package = distribution("msd-ctr")
+        except PackageNotFoundError:  # a checkout that is run without being installed
+            return Build("0", self.revision or "")
+        commit = self.revision or ""
+        with suppress(ValueError, AttributeError, KeyError):
+            origin = json.loads(package.read_text("direct_url.json") or "{}")
+            commit = commit or str(origin["vcs_info"]["commit_id"])
+        return Build(package.version, commit)
+
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
         """The settings in the `MSD_*` variables of `environ`. Raises SettingsError naming the variable at fault."""
@@ -309,11 +332,9 @@ def _unknown(name: str, known: list[str]) -> str:
 
 
 def _explain(error: ValidationError) -> str:
-    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    text = plain_words(first["msg"])
-    if not first["loc"]:
-        return text
-    name = f"{PREFIX}{str(first['loc'][0]).upper()}"
-    if first["loc"][0] == "bundle" and first["type"] == "missing":
+    place, words, kind = first_fault(error)
+    if not place:
+        return words
+    if (place, kind) == ("bundle", "missing"):
         return "no bundle is named: `msd serve BUNDLE`, or MSD_BUNDLE; `msd export` writes one, and so does `make demo`"
-    return f"{name}: not set" if first["type"] == "missing" else f"{name}: {text}"
+    return f"{PREFIX}{place.partition('.')[0].upper()}: {'not set' if kind == 'missing' else words}"

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 
 from msd.contract.encoded import encoder_identity
 from msd.contract.encoder_record import EncoderRecord
-from msd.contract.errors import BundleError, plain_words
+from msd.contract.errors import BundleError, first_fault
 from msd.contract.files import owned_folder, sha256_file, write_text_atomic
 from msd.contract.graph_file import check_graph_file
 from msd.contract.precision import PrecisionRecord
@@ -262,9 +262,8 @@ def _parsed(path: Path, content: bytes) -> Manifest:
     try:
         manifest = Manifest.model_validate(document)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise BundleError(f"{path}: {place}: {plain_words(first['msg'])}") from None
+        fault = first_fault(error)
+        raise BundleError(f"{path}: {fault.place}: {fault.words}") from None
     try:
         digest = manifest.digest()
     except ValueError as error:  # e.g. half of a surrogate pair, or lists without end, in the free parts

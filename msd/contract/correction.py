@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from msd.contract.errors import ContractError, plain_words
+from msd.contract.errors import ContractError, first_fault
 from msd.contract.files import read_small, write_text_atomic
 
 HEAD = "pctr"
@@ -103,9 +103,8 @@ def read_corrections(path: Path) -> dict[str, Learned]:
     try:
         return _File.model_validate_json(content).bundles
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise CorrectionError(f"{path}: {place}: {plain_words(first['msg'])}; `msd recalibrate` writes it") from None
+        place, words, _ = first_fault(error)
+        raise CorrectionError(f"{path}: {place or 'the file'}: {words}; `msd recalibrate` writes it") from None
 
 
 def write_corrections(path: Path, bundles: Mapping[str, Learned]) -> None:

@@ -1,5 +1,9 @@
 """The errors that a person should read: one message that says what is wrong, where, and what to do."""
 
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
 _PYDANTIC = (
     ("Value error, ", ""),
     ("Field required", "is missing"),
@@ -16,6 +20,21 @@ def plain_words(message: str) -> str:
     for theirs, ours in _PYDANTIC:
         message = message.replace(theirs, ours, 1) if message.startswith(theirs) else message
     return message.partition(" after validation, not ")[0]
+
+
+class Fault(NamedTuple):
+    """What is wrong with a value: the dotted path to it, empty for the whole, what follows its name, and pydantic's
+    name for the kind of error."""
+
+    place: str
+    words: str
+    kind: str
+
+
+def first_fault(error: ValidationError) -> Fault:
+    """The first of the faults that pydantic found, without the value at fault."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    return Fault(".".join(map(str, first["loc"])), plain_words(first["msg"]), first["type"])
 
 
 class MsdError(Exception):

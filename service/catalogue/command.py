@@ -77,7 +77,7 @@ def _maker(processes: int | None, ray: str | None) -> "MakeParts":
 
         return partial(make_on_ray, address=ray)
     from service.catalogue.catalogue import make_here
-    from service.cores import usable_cores
+    from service.machine import usable_cores
 
     return partial(make_here, processes=processes or max(1, math.floor(usable_cores())))
 

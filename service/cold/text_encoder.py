@@ -23,7 +23,7 @@ from msd.contract.bundle import ENCODER, TOKENIZER, Bundle
 from msd.contract.errors import BundleError, MsdError
 from msd.contract.files import sha256_file
 from msd.contract.instructions import adds_int8_exactly, cpu_instructions
-from service.cores import give_way
+from service.machine import give_way
 from service.runtimes.onnxruntime import open_session
 from service.runtimes.runtime import RuntimeRefused
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from service.cores import give_way
+from service.machine import give_way
 from service.settings import redis_url_of
 
 if TYPE_CHECKING:

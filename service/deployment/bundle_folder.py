@@ -16,7 +16,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from msd.contract.bundle import MANIFEST
-from msd.contract.errors import MsdError, plain_words
+from msd.contract.errors import MsdError, first_fault
 from msd.contract.files import read_small, write_text_atomic
 from service.telemetry.metrics import MAX_ARMS, MAX_SHADOWS
 
@@ -135,11 +135,8 @@ def read_experiment(folder: Path) -> Experiment | None:
     try:
         return Experiment.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        raise SourceError(
-            f"{path}: {place + ': ' if place else ''}{plain_words(first['msg']).removeprefix('Value error, ')}"
-        ) from None
+        place, words, _ = first_fault(error)
+        raise SourceError(f"{path}: {place + ': ' if place else ''}{words}") from None
 
 
 def write_experiment(folder: Path, experiment: Experiment) -> None:

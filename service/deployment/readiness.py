@@ -10,7 +10,7 @@ import structlog
 
 from msd.contract.errors import MsdError
 from service.deployment.proof import prove_beside
-from service.errors import StoreError
+from service.errors import NotReady, StoreError
 from service.models.model import Model
 from service.telemetry.metrics import Metrics
 
@@ -40,9 +40,10 @@ class Readiness:
         """Whether a request that came is answered: while it drains, it is."""
         return not self.missing
 
-    def summary(self) -> str:
-        """What is missing, in one line."""
-        return "; ".join(f"{part}: {reason}" for part, reason in self.missing.items())
+    def check(self) -> None:
+        """Raise NotReady if a request that came cannot be answered; while the service drains, it is."""
+        if self.missing:
+            raise NotReady("not ready: " + "; ".join(f"{part}: {reason}" for part, reason in self.missing.items()))
 
     def arrived(self, part: str) -> None:
         """The part is there."""

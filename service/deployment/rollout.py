@@ -21,15 +21,14 @@ from typing import Any, Literal
 
 import structlog
 
-from msd.contract.bundle import Pause
+from msd.contract.bundle import MERGED_RANKER, RANKER, Manifest, Pause
 from msd.contract.errors import BundleError, MsdError
 from service.deployment.bundle_folder import SourceError
-from service.deployment.memory import Scarce, check_memory
-from service.deployment.pace import Pace, Stopped
 from service.deployment.pinned_bundle import DeploymentPlan, Marks, PinnedBundle, marks_of
-from service.deployment.proof import prove
+from service.deployment.proof import Pace, Stopped, prove
 from service.deployment.source import Source, Wanted
 from service.errors import StoreError
+from service.machine import free_memory
 from service.models.lineup import Lineup, Serving
 from service.models.model import Model, ModelKey
 from service.rows.store import RowStore
@@ -42,7 +41,14 @@ _EVERY_S = 0.4
 _REST = 2.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 _LOOP_S = 0.1
+# Of a graph's file: what a runtime takes at most while it loads it (ONNX Runtime 1.8, OpenVINO 2.1 for its two graphs).
+_TIMES_GRAPH = 2.5
+_BESIDE_BYTES = 32 * 2**20
 _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
+
+
+class Scarce(MsdError):
+    """A bundle cannot be loaded just now, for want of memory or open files; it may be a moment later."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,6 +233,19 @@ class Rollout:
     def _close_store_after(self, model: Model) -> None:
         """Has its store closed when nobody has the model any more, so after its last request."""
         weakref.finalize(model, _close, self._loop, model.store).atexit = False
+
+
+def check_memory(manifest: Manifest, folder: Path, root: Path = Path("/")) -> None:
+    """Raises Scarce where loading the bundle in `folder` would take more memory than is free: the kernel ends a process
+    that takes more than its control group may have, with all that it serves."""
+    sizes = (entry.size for name, entry in manifest.files.items() if name in (RANKER, MERGED_RANKER))
+    wanted = int(_TIMES_GRAPH * sum(sizes)) + _BESIDE_BYTES
+    free = free_memory(root)
+    if free is not None and wanted > free:
+        raise Scarce(
+            f"{folder}: loading it takes about {wanted >> 20} MB of memory, but {free >> 20} MB are left for this"
+            " process; raise its memory limit, or free memory"
+        )
 
 
 def is_scarce(error: BaseException | None) -> bool:

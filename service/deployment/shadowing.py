@@ -13,18 +13,17 @@ import structlog
 from numpy.typing import NDArray
 
 from msd.contract.request import CheckedRequest, parse_request
-from service.cores import give_way
+from service.machine import give_way
 from service.models.lineup import Lineup, Shadow
 from service.models.model import Model
 from service.scoring.answer import Answer, Scored
 from service.scoring.pipeline import Pipeline
+from service.scoring.reply import log_odds
 from service.scoring.run_queue import RunQueue
 from service.telemetry.metrics import Metrics
 
 _PATIENCE_S = 1.0
 _HEAD = "pctr"
-# The logit of 0 and of 1 is infinite.
-_LEAST = 1e-7
 
 
 class Shadowing:
@@ -105,9 +104,4 @@ class Shadowing:
 
 def shift(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return how far two probabilities [N] are apart, in log-odds."""
-    return np.abs(_logit(one) - _logit(other))
-
-
-def _logit(probability: NDArray[np.float32]) -> NDArray[np.float64]:
-    within = np.clip(probability.astype(np.float64), _LEAST, 1.0 - _LEAST)
-    return np.log(within) - np.log1p(-within)
+    return np.abs(log_odds(one) - log_odds(other))

@@ -20,7 +20,7 @@ from service.errors import DeadlineExceeded, ModelError, Overloaded
 from service.models.model import Model
 from service.scoring.answer import Scored, Terms
 from service.scoring.pipeline import Score
-from service.scoring.reply import Explanation
+from service.scoring.reply import Explanation, log_odds
 from service.scoring.run_queue import RunQueue
 
 Group = Literal["semantic", "id", "dense", "history"]
@@ -30,8 +30,6 @@ MAX_CLICKED = 50
 # Explanations under way at once; and how much of the budget may be saved up.
 _MOST, _SAVED_S = 4, 5.0
 _HEAD = "pctr"
-# Of scores in fp32, log-odds beyond these say nothing.
-_LEAST = 1e-7
 
 
 class _Part(NamedTuple):
@@ -229,12 +227,6 @@ def shapley(values: NDArray[np.float64]) -> NDArray[np.float64]:
             weight = factorial(before) * factorial(players - before - 1) / factorial(players)
             shares[player] += weight * (values[others | 1 << player] - values[others])
     return shares
-
-
-def log_odds(probability: NDArray[np.float32]) -> NDArray[np.float64]:
-    """[N]"""
-    within = np.clip(probability.astype(np.float64), _LEAST, 1.0 - _LEAST)
-    return np.log(within) - np.log1p(-within)
 
 
 def _clicked(model: Model, request: CheckedRequest, scored: Scored) -> list[str]:

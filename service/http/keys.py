@@ -15,7 +15,7 @@ import structlog
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from msd.contract.errors import MsdError, plain_words
+from msd.contract.errors import MsdError, first_fault
 from msd.contract.files import read_small
 from service.errors import Forbidden, ServiceError, Unauthorized
 from service.http.access import KEY, OIP
@@ -98,9 +98,8 @@ def read_keys(path: Path) -> KeyRing:
     try:
         return KeyRing(KeyFile.model_validate_json(content))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise KeysError(f"{path}: {place}: {plain_words(first['msg']).removeprefix('Value error, ')}") from None
+        place, words, _ = first_fault(error)
+        raise KeysError(f"{path}: {place or 'the file'}: {words}") from None
 
 
 def new_key(name: str, scopes: tuple[KeyScope, ...], not_after: datetime | None) -> tuple[str, KeyEntry]:
@@ -110,8 +109,8 @@ def new_key(name: str, scopes: tuple[KeyScope, ...], not_after: datetime | None)
     try:
         return key, KeyEntry(name=name, scopes=scopes, sha256=digest, not_after=not_after)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        raise KeysError(f"{'.'.join(map(str, first['loc']))}: {plain_words(first['msg'])}") from None
+        fault = first_fault(error)
+        raise KeysError(f"{fault.place}: {fault.words}") from None
 
 
 def check_keys(settings: Settings) -> None:

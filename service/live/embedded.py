@@ -19,8 +19,7 @@ import structlog
 
 from msd.contract.live_state import NOTHING, LiveState, current, pack_state, take, unpack_state
 from msd.contract.rows import ROW_SIDES, RowSide
-from service.live.events import Batch, LiveEvent, Outcome, Stream, after
-from service.live.store import LiveError, States
+from service.live.store import Batch, LiveError, LiveEvent, Outcome, States, Stream, after
 
 _FORMAT = b"1"
 _MAX_KEY_BYTES = 500  # LMDB's limit is 511

@@ -18,8 +18,7 @@ from msd.contract.request import CheckedRequest
 from msd.contract.rows import ROW_SIDES, Rows, RowSide
 from msd.contract.schema import FeatureSchema
 from msd.contract.state import StateRule
-from service.live.events import Stream
-from service.live.store import LiveError, LiveStore, States
+from service.live.store import LiveError, LiveStore, States, Stream
 from service.telemetry.metrics import Metrics
 
 _HALF_LIFE_S = 30 * 86_400.0

@@ -1,18 +1,131 @@
-"""What the service asks of a store of live states, and which store the settings name.
+"""Events on their way to the states that they change; how far the stream of them reaches: counts are complete for as
+long as it flowed, and only for so long; and what the service asks of a store of states. Times are unix s.
 
-A store knows ids and packed states, no bundle's rows.
+A batch carries all that a store needs: it knows ids and packed states, no bundle's rows.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+import struct
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.errors import MsdError
-from msd.contract.rows import RowSide
-from service.live.events import Batch, Outcome, Stream
+from msd.contract.live_state import LiveState, begin
+from msd.contract.rows import Rows, RowSide
+from msd.contract.state import Event, StateRule
 from service.settings import Settings
+
+_TIMES = struct.Struct("<dd")
+_NO_TIME = 1e11
+"""Some thousand years from now: a later time is no time, but damage."""
+
+
+class Stream(NamedTuple):
+    """Events from `since` to `until` are known, with no silence between them that is longer than what is tolerated."""
+
+    since: float
+    until: float
+
+    @classmethod
+    def unpack(cls, packed: bytes | None) -> Self | None:
+        """What `pack` packed; None of None, and of bytes that cannot be a stream."""
+        if packed is None or len(packed) != _TIMES.size:
+            return None
+        stream = cls(*_TIMES.unpack(packed))
+        return stream if stream.since <= stream.until < _NO_TIME else None
+
+    def pack(self) -> bytes:
+        """As bytes."""
+        return _TIMES.pack(*self)
+
+    def complete_at(self, at: float, lag_s: float) -> float:
+        """Up to when counts are complete for one who asks about `at`: a silence within `lag_s` counts as one in which
+        nothing happened; after a longer one, nothing is known since the last event."""
+        return at if at - self.until <= lag_s else self.until
+
+    def covers(self, as_of: float, lag_s: float) -> bool:
+        """Whether rows that are complete up to `as_of` are followed by the stream without a gap."""
+        return as_of >= self.since - lag_s
+
+
+def stretches(times: Sequence[float], lag_s: float) -> list[Stream]:
+    """The streams that events of some times are by themselves: one, unless they are far apart."""
+    found: list[Stream] = []
+    for at in sorted(times):
+        if found and at <= found[-1].until + lag_s:
+            found[-1] = Stream(found[-1].since, at)
+        else:
+            found.append(Stream(at, at))
+    return found
+
+
+def after(stream: Stream | None, stretch: Stream, lag_s: float) -> Stream:
+    """The stream with one more stretch in it. What comes after a long silence begins it anew."""
+    if stream is None or stretch.since > stream.until + lag_s:
+        return stretch
+    return Stream(stream.since, max(stream.until, stretch.until))
+
+
+class LiveEvent(NamedTuple):
+    """One event whose time (unix s) is settled."""
+
+    event_id: str
+    is_click: bool
+    user_id: str
+    item_id: str
+    at: float
+
+    @property
+    def key(self) -> bytes:
+        """What tells it from others: of one type, each id is counted once."""
+        return (b"c" if self.is_click else b"i") + self.event_id.encode()
+
+    def of(self, side: RowSide) -> tuple[str, Event]:
+        """The id whose state it changes, and what that state folds. Only users remember the item."""
+        if side == "user":
+            return self.user_id, Event(self.at, self.is_click, self.item_id, not self.is_click)
+        return self.item_id, Event(self.at, self.is_click, None, not self.is_click)
+
+
+class Batch(NamedTuple):
+    """Events, the rows of their users and items where there are any, and the rule of each side."""
+
+    events: Sequence[LiveEvent]
+    rows: Mapping[RowSide, Mapping[str, LiveState]]
+    rules: Mapping[RowSide, StateRule]
+    lag_s: float
+
+    @property
+    def stretches(self) -> list[Stream]:
+        """What the events add to the stream."""
+        return stretches([event.at for event in self.events], self.lag_s)
+
+
+class Outcome(NamedTuple):
+    """What became of a batch: events counted, events that had been counted before; and of those counted how many came
+    after a later one of their user or item, and how many the row of their user or item knew of."""
+
+    accepted: int
+    duplicates: int
+    late: int
+    in_row: int
+    newest_at: float
+
+
+def rows_of(ids: Sequence[str], rows: Rows) -> dict[str, LiveState]:
+    """By id, the states that rows hold, of those that there are."""
+    records = rows.records
+    columns = (records[name].tolist() for name in ("impressions", "clicks", "as_of"))
+    histories = rows.histories or ((),) * len(ids)
+    return {
+        one: begin(impressions, clicks, as_of, history)
+        for one, found, impressions, clicks, as_of, history in zip(
+            ids, rows.found.tolist(), *columns, histories, strict=True
+        )
+        if found
+    }
 
 
 class LiveError(MsdError):

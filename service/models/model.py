@@ -1,12 +1,15 @@
-"""One bundle loaded: its runtime, its store of rows, and all else that belongs to it and to no other.
+"""One bundle loaded: its runtime, its store of rows, and all else that belongs to it and to no other; and what the
+scores of models are corrected by.
 
 Rows and runtime are always of one bundle. Does not know which users it scores, nor whether it is any good.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from msd.contract.bundle import Bundle
+from msd.contract.correction import Correction, Learned, read_corrections
 from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
 from msd.contract.schema import FeatureSchema
 from service.models.native_path import CoreStatus, NativePath, core_status
@@ -15,6 +18,7 @@ from service.runtimes.runner import Runner, open_runtime, open_together
 from service.runtimes.runtime import Engine
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
+from service.watched_files import WatchedFiles
 
 ModelKey = tuple[str, bool]
 """A bundle's identity, and whether it is loaded for a shadow."""
@@ -69,3 +73,31 @@ def _open_store(bundle: Bundle, settings: Settings, metrics: Metrics) -> RowStor
     assert settings.redis_url is not None, "settings with a Redis store have its address"
     url, timeout_s = settings.redis_url.get_secret_value(), settings.store_timeout_ms / 1000
     return RedisStore(bundle, url, timeout_s, settings.cache_mb * 2**20, metrics, settings.fill_rows_per_s)
+
+
+class WatchedCorrections:
+    """Corrections of calibration in force: those of a file that `msd recalibrate` writes, reloaded when it changes. By
+    bundle_id: another bundle's graph has a calibration of its own, and begins without. Read by every thread."""
+
+    def __init__(self, path: Path, metrics: Metrics) -> None:
+        """Raises CorrectionError if the file is there and is none."""
+
+        def read() -> dict[str, Learned]:
+            found = read_corrections(path)
+            metrics.corrected(found)
+            return found
+
+        self._file = WatchedFiles("corrections", [path], read, metrics.corrections_stale)
+
+    def of(self, model: Model) -> Correction | None:
+        """What a model's scores are corrected by; None if they are served as they are."""
+        return self._file.value.get(model.bundle.bundle_id)
+
+    async def watch(self) -> None:
+        """Reload the file when it changes, for ever. One that becomes unusable changes nothing."""
+        await self._file.watch()
+
+
+def open_corrections(settings: Settings, metrics: Metrics) -> WatchedCorrections | None:
+    """None without `MSD_CORRECTIONS`. Raises CorrectionError."""
+    return None if settings.corrections is None else WatchedCorrections(settings.corrections, metrics)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from msd.contract.errors import MsdError
 from msd.contract.files import write_bytes_atomic
 from msd.contract.log import EVENTS, REQUESTS, EventRecord, RequestRecord
-from service.cores import let_others_run
+from service.machine import let_others_run
 
 Batch: TypeAlias = Any  # pyarrow.RecordBatch; pyarrow has no types
 Record: TypeAlias = RequestRecord | EventRecord

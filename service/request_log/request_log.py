@@ -17,7 +17,7 @@ import structlog
 
 from msd.contract.errors import MsdError
 from msd.contract.log import EVENTS, REQUESTS, EventRecord, RequestRecord, is_sampled
-from service.cores import give_way, let_others_run
+from service.machine import give_way, let_others_run
 from service.models.lineup import Lineup
 from service.request_log.quality import Drift, Observed
 from service.scoring.answer import Answer, Served

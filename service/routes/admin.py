@@ -13,7 +13,7 @@ import structlog
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from msd.contract.errors import MsdError, plain_words
+from msd.contract.errors import MsdError, first_fault
 from msd.contract.request import InvalidRequest, MalformedRequest
 from service.deployment.bundle_folder import (
     CURRENT,
@@ -166,11 +166,10 @@ def _body_of(form: type[_Body], settings: Settings) -> Callable[[Request], Await
         try:
             return form.model_validate_json(body)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-            if first["type"] == "json_invalid":
-                raise MalformedRequest(f"the body is not JSON: {plain_words(first['msg'])}") from None
-            place = ".".join(map(str, first["loc"]))
-            raise InvalidRequest(plain_words(first["msg"]), place or None) from None
+            place, words, kind = first_fault(error)
+            if kind == "json_invalid":
+                raise MalformedRequest(f"the body is not JSON: {words}") from None
+            raise InvalidRequest(words, place or None) from None
 
     return parsed
 

@@ -1,6 +1,11 @@
-"""OpenAPI for all routes, the raw scoring route among them, and its page at /docs, whose assets come from here."""
+"""What people read of the API: OpenAPI for all routes, the raw scoring route among them; its page at /docs, whose
+assets come from here; and the page at `/`, which leads there, to the playground and to what operators ask for.
+"""
 
+from base64 import b64encode
 from collections.abc import Callable
+from hashlib import sha256
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +16,9 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic.json_schema import models_json_schema
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from msd.contract.bundle import GOLDENS
 from msd.contract.events import EventBatch
@@ -18,6 +26,7 @@ from msd.contract.golden import read_goldens
 from msd.contract.request import ScoreRequest
 from service.errors import ErrorReply
 from service.http.access import OIP
+from service.http.keys import INDEX, PAGE
 from service.http.request import FIELD
 from service.models.lineup import Serving
 from service.models.model import Model
@@ -65,6 +74,26 @@ _DESCRIPTIONS = {
     503: "Starting or stopping, or not able to; try again after `Retry-After` seconds.",
     504: "The time that the request may take was over, or too little for a run, when its turn came.",
 }
+
+_STYLE = (
+    ":root{color-scheme:light dark}"
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:40rem;margin:2rem auto;padding:0 1rem}"
+    "li{margin:.6rem 0}"
+)
+_STYLE_DIGEST = b64encode(sha256(_STYLE.encode()).digest()).decode()
+_INDEX_HEADERS = {
+    "content-security-policy": f"default-src 'none'; style-src 'sha256-{_STYLE_DIGEST}'; frame-ancestors 'none';"
+    " base-uri 'none'",
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-cache",
+}
+_LINKS = (
+    (PAGE, "Playground", "rank ads for a user, and see why"),
+    ("/docs", "API", "every route, with examples to try"),
+    ("/v1/model", "Model", "the bundle that is served"),
+    ("/metrics", "Metrics", "in Prometheus's text format"),
+    ("/health/ready", "Ready?", "whether requests should be sent here"),
+)
 
 
 def add_docs(app: FastAPI, serving: Serving, most_ms: int, *, needs_keys: bool, has_events: bool) -> None:
@@ -224,3 +253,22 @@ def _error(status: int, example: "tuple[str, str, str | None] | None" = None) ->
 def _example(model: Model) -> dict[str, Any] | None:
     golden = next(iter(read_goldens(model.bundle.path(GOLDENS))), None)
     return golden.request if golden else None
+
+
+def index_route(serving: Serving, version: str, *, has_playground: bool, has_metrics: bool) -> Route:
+    """Links to what this service answers on this port."""
+    absent = {path for path, there_is in ((PAGE, has_playground), ("/metrics", has_metrics)) if not there_is}
+    there = [link for link in _LINKS if link[0] not in absent]
+    rows = "".join(f'<li><a href="{path.lstrip("/")}">{name}</a> – {what}</li>' for path, name, what in there)
+
+    async def index(_: Request) -> Response:
+        model = serving.current.champion.version
+        page = (
+            '<!doctype html><html lang="en"><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1"><title>msd-ctr</title>'
+            f"<style>{_STYLE}</style>"
+            f"<h1>msd-ctr {escape(version)}</h1><p>Serving {escape(model)}.</p><ul>{rows}</ul></html>"
+        )
+        return Response(page, media_type="text/html", headers=_INDEX_HEADERS)
+
+    return Route(INDEX, index, methods=["GET"])

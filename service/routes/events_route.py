@@ -14,11 +14,10 @@ from msd.contract.events import WireEvent, parse_events
 from msd.contract.live_state import LiveState
 from msd.contract.rows import RowSide
 from service.deployment.readiness import Readiness
-from service.errors import EventsUnavailable, NotReady, StoreError
+from service.errors import EventsUnavailable, StoreError
 from service.http.request import read_json_body
-from service.live.events import Batch, LiveEvent, Outcome, rows_of
 from service.live.overlay import state_rules
-from service.live.store import LiveError, LiveStore
+from service.live.store import Batch, LiveError, LiveEvent, LiveStore, Outcome, rows_of
 from service.models.lineup import Serving
 from service.models.model import Model
 from service.request_log.request_log import RequestLog
@@ -60,8 +59,7 @@ class EventsRoute:
         """Answers one batch."""
         settings = self._settings
         body = await read_json_body(scope, receive, settings.max_body_bytes, settings.body_timeout_ms / 1000)
-        if not self._readiness.can_score:
-            raise NotReady(f"not ready: {self._readiness.summary()}")
+        self._readiness.check()
         events = self._settled(parse_events(body), time.time())
         model = self._serving.current.champion
         rows: dict[RowSide, dict[str, LiveState]] = {

@@ -98,11 +98,6 @@ class FastRoute:
             self._log.finish(exchange.scope, access)
             exchange.abandon()
         else:
-            self._reply(exchange, access, response.status, response.headers, response.body)
-
-    def _reply(
-        self, exchange: Exchange, access: Access, status: int, headers: list[tuple[bytes, bytes]], body: bytes
-    ) -> None:
-        self._log.reply_begins(access, status)
-        exchange.reply(status, [*headers, self._log.header_of(access)], body)
-        self._log.finish(exchange.scope, access)
+            self._log.reply_begins(access, response.status)
+            exchange.reply(response.status, [*response.headers, self._log.header_of(access)], response.body)
+            self._log.finish(exchange.scope, access)

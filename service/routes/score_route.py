@@ -6,7 +6,6 @@ Errors are raised; `access` answers them.
 from starlette.types import Receive, Scope, Send
 
 from service.deployment.readiness import Readiness
-from service.errors import NotReady
 from service.http.access import access_of
 from service.http.exchange import began_at, left_check
 from service.http.keys import Guard
@@ -47,8 +46,7 @@ class ScoreRoute:
             self._guard.check(scope, "score")
         settings = self._settings
         body = await read_json_body(scope, receive, settings.max_body_bytes, settings.body_timeout_ms / 1000)
-        if not self._readiness.can_score:
-            raise NotReady(f"not ready: {self._readiness.summary()}")
+        self._readiness.check()
         terms = Terms(self._deadlines.of(scope["headers"], began_at(scope)), left_check(scope))
         lineup = self._serving.current
         self._pipeline.check(lineup, len(body), terms)

@@ -98,14 +98,6 @@ class Answer(NamedTuple):
     """None if no follower wanted it."""
 
 
-class Corrections(Protocol):
-    """Corrections of calibration that are in force."""
-
-    def of(self, model: Model) -> Correction | None:
-        """What a model's scores are corrected by; None if they are served as they are."""
-        ...
-
-
 class Follower(Protocol):
     """Is shown each reply once it is on its way. Takes no time."""
 

@@ -23,9 +23,9 @@ from msd.contract.rows import Rows, RowSide
 from msd.contract.schema import FeatureSchema
 from service.errors import ModelError, StoreError
 from service.models.lineup import Lineup
-from service.models.model import Model
+from service.models.model import Model, WatchedCorrections
 from service.scoring.admission import Load
-from service.scoring.answer import Answer, Asked, Corrections, Follower, Scored, Served, Terms, headers_of
+from service.scoring.answer import Answer, Asked, Scored, Served, Terms, headers_of
 from service.scoring.plain import PlainScoring
 from service.scoring.reply import Explanation, build_reply, declared, spread
 from service.scoring.run_queue import RunQueue
@@ -71,10 +71,9 @@ class Pipeline:
         live: Live | None = None,
         fills: Fills | None = None,
         explain: Explain | None = None,
-        corrections: Corrections | None = None,
-        followers: Sequence[Follower] = (),
+        corrections: WatchedCorrections | None = None,
     ) -> None:
-        """`max_candidates`: of one request. `plain`: None if requests are scored from more than rows."""
+        """`max_candidates`: of one request. `plain`: None where Python scores all, and nobody follows replies."""
         self._queue = queue
         self._admission = queue.admission
         self._metrics = metrics
@@ -84,7 +83,6 @@ class Pipeline:
         self._fills = fills
         self._explain = explain
         self._corrections = corrections
-        self._followers = followers
         self._log = structlog.get_logger("msd.scorer")
         self._unsaid = 0
         self._say_again_at = 0.0
@@ -105,8 +103,8 @@ class Pipeline:
 
     def follow(self, answer: Answer) -> None:
         """What follows a reply once it is on its way."""
-        for follower in self._followers:
-            follower.follow(answer)
+        if self._plain is not None:
+            self._plain.follow(answer)
 
     async def score(self, model: Model, request: CheckedRequest, terms: Terms) -> Scored:
         """Raise Overloaded, DeadlineExceeded, ModelError or ClientGone.

@@ -12,10 +12,11 @@ from typing import NamedTuple, Protocol
 from msd.contract.assemble import Rung
 from msd.contract.schema import FeatureSchema
 from service.models.lineup import Arm, Lineup
+from service.models.model import WatchedCorrections
 from service.models.native_path import Plain, may_be_plain
 from service.rows.store import tell_core_rows
 from service.scoring.admission import Admitted, Load
-from service.scoring.answer import Answer, Asked, Corrections, Follower, headers_of
+from service.scoring.answer import Answer, Asked, Follower, headers_of
 from service.scoring.job import Done, Job
 from service.scoring.run_queue import RunQueue
 from service.telemetry.metrics import STAGES, Metrics
@@ -55,7 +56,7 @@ class PlainScoring:
         metrics: Metrics,
         followers: Sequence[Follower] = (),
         live: LiveAtHand | None = None,
-        corrections: Corrections | None = None,
+        corrections: WatchedCorrections | None = None,
     ) -> None:
         self._queue = queue
         self._admission = queue.admission

@@ -20,6 +20,8 @@ from service.scoring.answer import Scored
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Order = slice | NDArray[np.intp]
+# Log-odds beyond those of it say nothing of a score in fp32, and those of 0 and 1 are infinite.
+_LEAST = 1e-7
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,12 @@ def _ranking(pctr: NDArray[np.float32], ecpm: NDArray[np.float64]) -> NDArray[np
     """[N] places, best first: those with a bid by eCPM, then those without by pCTR; equals keep their order."""
     unpriced = np.isnan(ecpm)
     return np.lexsort((-np.where(unpriced, pctr, ecpm), unpriced))
+
+
+def log_odds(probability: NDArray[np.float32]) -> NDArray[np.float64]:
+    """[N], finite for 0 and 1 too."""
+    within = np.clip(probability.astype(np.float64), _LEAST, 1.0 - _LEAST)
+    return np.log(within) - np.log1p(-within)
 
 
 def spread(scores: Scores, ids: Sequence[str]) -> Scores:

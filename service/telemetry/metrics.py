@@ -25,10 +25,11 @@ from msd.contract.assemble import Rung, UserRung
 from msd.contract.bundle import Manifest
 from msd.contract.correction import Learned
 from msd.contract.rows import RowSide
+from service.machine import memory_limit, own_memory
 from service.runtimes.runtime import Engine
+from service.settings import Build
 from service.telemetry.logs import LINE_RESULTS
 from service.telemetry.metric_types import Children, GaugeSet, K, Labels, ReadCounter
-from service.telemetry.process import Build, memory_limit, own_memory
 
 Stage = Literal["parse", "rows", "queue", "run", "reply"]
 Shed = Literal["rows", "wait", "deadline", "client_gone", "explain"]

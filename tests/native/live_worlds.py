@@ -6,9 +6,8 @@ from random import Random
 from msd.contract.live_state import LiveState, pack_state
 from msd.contract.rows import RowSide
 from msd.contract.state import EntityState
-from service.live.events import Batch, Outcome, Stream
 from service.live.overlay import LiveRows
-from service.live.store import States
+from service.live.store import Batch, Outcome, States, Stream
 from service.telemetry.metrics import Metrics
 from tests.native.worlds import AT, SIDES, World, strangers
 

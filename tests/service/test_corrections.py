@@ -12,7 +12,7 @@ import pytest
 from msd.contract.bundle import Bundle
 from msd.contract.correction import CorrectionError, Learned, read_corrections, write_corrections
 from msd.contract.log import EventRecord, is_sampled
-from service.models.corrections import WatchedCorrections
+from service.models.model import WatchedCorrections
 from service.request_log.files import encode
 from service.request_log.replay import LogReplay
 from service.telemetry.metrics import Metrics

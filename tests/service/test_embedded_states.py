@@ -13,8 +13,7 @@ from msd.contract.live_state import unpack_state
 from msd.contract.rows import RowSide
 from msd.contract.state import StateRule
 from service.live.embedded import EmbeddedStates, StateFile
-from service.live.events import Batch, LiveEvent, Outcome
-from service.live.store import LiveError, open_live_store
+from service.live.store import Batch, LiveError, LiveEvent, Outcome, open_live_store
 from service.settings import Settings
 from tests.service.live import ROOT
 

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from msd.contract.live_state import LiveState, pack_state
 from msd.contract.rows import RowCodec, RowContents, Rows, RowSide
 from msd.contract.state import EntityState, StateRule, advance
-from service.live.events import Stream, after, stretches
 from service.live.overlay import Moment, state_rules, with_counts, with_history
-from service.live.store import States
+from service.live.store import States, Stream, after, stretches
 from tests.service.bundle_factory import example_schema
 
 SCHEMA = example_schema()

@@ -24,9 +24,8 @@ from msd.contract.rows import ROW_SIDES, RowSide
 from msd.contract.state import StateRule
 from msd.free_port import free_port
 from service.live.embedded import EmbeddedStates, StateFile
-from service.live.events import Batch, LiveEvent, Outcome, Stream
 from service.live.redis import LruCache, RedisStates
-from service.live.store import LiveError, LiveStore, States
+from service.live.store import Batch, LiveError, LiveEvent, LiveStore, Outcome, States, Stream
 from service.settings import Settings
 from tests.contract.test_state import assert_close
 from tests.service.redis_fleet import SLOTS, ClusterFleet, cluster_fleet, move_slot

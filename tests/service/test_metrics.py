@@ -15,9 +15,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from msd.contract.bundle import Bundle
+from service.machine import memory_limit, own_memory
+from service.settings import Settings
 from service.telemetry.metric_types import Children, Standing
 from service.telemetry.metrics import Metrics
-from service.telemetry.process import build_of, memory_limit, own_memory
 from tests.service.live import LiveService
 
 
@@ -289,4 +290,4 @@ def test_the_release_that_runs_is_told(service: LiveService) -> None:
 
 
 def test_the_commit_is_that_of_the_setting() -> None:
-    assert build_of("abc123").commit == "abc123"
+    assert Settings(bundle=Path("a"), revision="abc123").build.commit == "abc123"

@@ -14,11 +14,11 @@ import native
 from msd.contract.bundle import Bundle
 from msd.contract.errors import MsdError
 from service.commands.check.findings import Finding, Group
-from service.cores import scoring_threads, usable_cores
 from service.deployment.source import Source
 from service.http.entry import LOOPBACK
 from service.http.keys import read_keys
 from service.http.tls import check_tls
+from service.machine import scoring_threads, usable_cores
 from service.runtimes.runner import open_runtime
 from service.settings import Settings
 from service.trust import Trust

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from msd.contract.request import InvalidRequest, RequestError
 from service.deployment.readiness import Readiness
-from service.errors import NotReady, UnsupportedMediaType
+from service.errors import UnsupportedMediaType
 from service.http.access import Access, access_of
 from service.http.exchange import began_at, left_check
 from service.http.request import Deadlines, read_body
@@ -54,8 +54,7 @@ class InferRoute:
         json_length = _json_length(scope)
         lineup = self._serving.current
         check_served(lineup, path["name"], path.get("version"))
-        if not self._readiness.can_score:
-            raise NotReady(f"not ready: {self._readiness.summary()}")
+        self._readiness.check()
         is_gone, began = left_check(scope), began_at(scope)
         self._pipeline.check(lineup, _LEAST_BYTES, Terms(self._deadlines.of(scope["headers"], began), is_gone))
         parts = read_parts(body, json_length)

@@ -14,8 +14,8 @@ import native
 from msd.contract.bundle import MANIFEST, Bundle
 from service.commands.check.findings import Finding, Level
 from service.commands.check.local import look_at_bundles, look_at_entry, look_at_machine
-from service.cores import usable_cores
 from service.http.keys import new_key
+from service.machine import usable_cores
 from service.settings import Settings
 from tests.service.bundle_factory import reseal
 from tests.service.live import run_msd

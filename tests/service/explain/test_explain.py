@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from msd.contract.bundle import Bundle
 from msd.contract.request import parse_request
 from service.errors import DeadlineExceeded, Overloaded
-from service.explain.explainer import Budget, Explainer, log_odds
+from service.explain.explainer import Budget, Explainer
 from service.models.model import load_model
 from service.scoring.admission import Admission
 from service.scoring.answer import Scored, Terms
 from service.scoring.pipeline import Pipeline
+from service.scoring.reply import log_odds
 from service.scoring.run_queue import RunQueue
 from service.settings import Settings
 from service.telemetry.metrics import Metrics

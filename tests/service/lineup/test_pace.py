@@ -7,7 +7,7 @@ import pytest
 
 from msd.contract.bundle import MARKER, Bundle, open_bundle
 from msd.contract.files import sha256_file
-from service.deployment.pace import Pace, Stopped
+from service.deployment.proof import Pace, Stopped
 
 _STEP_S = 0.02
 _MB = 2**20

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 
 from msd.contract.bundle import RANKER, Bundle
 from msd.contract.errors import BundleError
-from service.deployment.memory import Scarce, check_memory, free_bytes
-from service.deployment.pace import Pace
 from service.deployment.pinned_bundle import DeploymentPlan, PinnedBundle, private_folder
-from service.deployment.rollout import Follower, Rollout, Sight, is_scarce
+from service.deployment.proof import Pace
+from service.deployment.rollout import Follower, Rollout, Scarce, Sight, check_memory, is_scarce
 from service.deployment.source import alone
 from service.errors import StoreError
+from service.machine import free_memory
 from service.models.lineup import Lineup, Serving
 from service.models.model import Model
 from service.settings import Settings
@@ -233,7 +233,7 @@ GROUPS = {
 @pytest.mark.parametrize(("groups", "files", "free"), GROUPS.values(), ids=GROUPS.keys())
 def test_free_memory(tmp_path: Path, groups: str, files: dict[str, str], free: int | None) -> None:
     give_memory(tmp_path, groups, files)
-    assert free_bytes(tmp_path) == free
+    assert free_memory(tmp_path) == free
 
 
 def test_a_bundle_for_which_there_is_no_memory_is_not_loaded(bundle: Bundle, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.cores import scoring_threads, usable_cores
+from service.machine import scoring_threads, usable_cores
 from service.settings import Settings
 
 CORES = len(os.sched_getaffinity(0))
