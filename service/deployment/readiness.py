@@ -35,11 +35,6 @@ class Readiness:
         """Whether new requests should be sent here."""
         return not self.missing and not self.draining and not self.hangs()
 
-    @property
-    def can_score(self) -> bool:
-        """Whether a request that came is answered: while it drains, it is."""
-        return not self.missing
-
     def check(self) -> None:
         """Raise NotReady if a request that came cannot be answered; while the service drains, it is."""
         if self.missing:

@@ -68,7 +68,7 @@ class Shadow:
 class Lineup:
     """The arms that share the users among them. It never changes: another takes its place."""
 
-    __slots__ = ("__weakref__", "_assignment", "_only", "arms", "generation", "shadows")
+    __slots__ = ("__weakref__", "_assignment", "arms", "champion", "generation", "is_split", "shadows")
 
     def __init__(
         self, generation: int, arms: tuple[Arm, ...], assignment: Assignment, shadows: tuple[Shadow, ...] = ()
@@ -77,16 +77,14 @@ class Lineup:
         self.arms = arms
         self.shadows = shadows
         self._assignment = assignment
-        self._only = arms[0] if len(arms) == 1 else None
-
-    @property
-    def is_split(self) -> bool:
+        self.champion = arms[0].model
+        """The model of the first arm."""
+        self.is_split = len(arms) > 1
         """Whether there is more than one arm."""
-        return self._only is None
 
     def arm_of(self, user_id: str) -> Arm:
         """The arm that scores this user."""
-        return self._only or self.arms[self._assignment.place_of(user_id)]
+        return self.arms[self._assignment.place_of(user_id) if self.is_split else 0]
 
     def schema_of(self, user_id: str) -> FeatureSchema:
         """What this user's requests are checked by."""
@@ -97,11 +95,6 @@ class Lineup:
         """All that are loaded for it, those of its arms first."""
         arms = {(arm.model.identity, False): arm.model for arm in self.arms}
         return arms | {(shadow.model.identity, True): shadow.model for shadow in self.shadows}
-
-    @property
-    def champion(self) -> Model:
-        """The model of the first arm."""
-        return self.arms[0].model
 
 
 class Serves(Protocol):

@@ -63,8 +63,8 @@ class FastRoute:
             return
         asked = Asked(access.request_id, body, access.started, Terms(deadline, exchange.is_gone))
         lineup = self._serving.current
-        is_usual = self._readiness.can_score and len(body) <= self._max_body_bytes and not exchange.is_clogged
-        if not is_usual or not self._plain.wants(lineup, asked):
+        is_unusual = self._readiness.missing or len(body) > self._max_body_bytes or exchange.is_clogged
+        if is_unusual or not self._plain.wants(lineup, asked):
             give_up()
             return
         try:

@@ -45,20 +45,6 @@ class CoreFound(NamedTuple):
     live_age_s: float
 
 
-def tell_core_rows(metrics: Metrics, tier: Tier, found: CoreFound) -> None:
-    """Counts rows that the native core found in a store's memory, as `tell_rows` counts the user's and the items'."""
-    rows = found.has_user + found.items
-    if rows:
-        metrics.rows[tier].inc(rows)
-    if missing := 1 + found.asked - rows:
-        metrics.rows["missing"].inc(missing)
-    now = time.time()
-    if found.user_written_at:
-        metrics.row_ages["user"].observe(now - found.user_written_at)
-    if found.item_written_at:
-        metrics.row_ages["item"].observe(now - found.item_written_at)
-
-
 class CoreRows(NamedTuple):
     """What the native core reads rows from, beside the store: its forms of both sides, the tier that rows found there
     count as, and the epochs that are sure just now; None for files, whose rows always are."""

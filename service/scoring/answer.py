@@ -15,8 +15,6 @@ from service.models.lineup import Lineup
 from service.models.model import Model
 from service.runtimes.runtime import Scores
 
-_TIMING = b"parse;dur=%.3f, rows;dur=%.3f, queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f"
-_EXPLAINED = b", explain;dur=%.3f"
 # Memory of a string and its place in a list, about.
 _STRING_BYTES = 80
 
@@ -108,15 +106,3 @@ class Follower(Protocol):
     def follow(self, answer: Answer) -> None:
         """Take note of a reply."""
         ...
-
-
-def headers_of(reply: bytes, taken: tuple[float, ...], explain_s: float | None = None) -> Headers:
-    """The headers of a reply; `taken`: seconds of parse, rows, queue, run and all of it."""
-    timing = _TIMING % tuple(1000 * seconds for seconds in taken)
-    if explain_s is not None:
-        timing += _EXPLAINED % (1000 * explain_s)
-    return [
-        (b"content-type", b"application/json"),
-        (b"content-length", b"%d" % len(reply)),
-        (b"server-timing", timing),
-    ]

@@ -25,8 +25,8 @@ from service.errors import ModelError, StoreError
 from service.models.lineup import Lineup
 from service.models.model import Model, WatchedCorrections
 from service.scoring.admission import Load
-from service.scoring.answer import Answer, Asked, Scored, Served, Terms, headers_of
-from service.scoring.plain import PlainScoring
+from service.scoring.answer import Answer, Asked, Scored, Served, Terms
+from service.scoring.plain import PlainScoring, headers_of
 from service.scoring.reply import Explanation, build_reply, declared, spread
 from service.scoring.run_queue import RunQueue
 from service.telemetry.metrics import Metrics

@@ -14,9 +14,8 @@ from msd.contract.schema import FeatureSchema
 from service.models.lineup import Arm, Lineup
 from service.models.model import WatchedCorrections
 from service.models.native_path import Plain, may_be_plain
-from service.rows.store import tell_core_rows
 from service.scoring.admission import Admitted, Load
-from service.scoring.answer import Answer, Asked, Follower, headers_of
+from service.scoring.answer import Answer, Asked, Follower, Headers
 from service.scoring.job import Done, Job
 from service.scoring.run_queue import RunQueue
 from service.telemetry.metrics import STAGES, Metrics
@@ -24,6 +23,10 @@ from service.telemetry.metrics import STAGES, Metrics
 Told = Callable[[Answer | BaseException | None], None]
 """Called in the loop with the outcome of a request; None if it is left to Python."""
 Send = Callable[[Answer], None]
+
+
+_TIMING = b"parse;dur=%.3f, rows;dur=%.3f, queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f"
+_EXPLAINED = b", explain;dur=%.3f"
 
 
 class LiveAtHand(Protocol):
@@ -154,12 +157,36 @@ class PlainScoring:
             metrics.stages[stage].observe(seconds)
         metrics.candidates.observe(plain.candidates)
         metrics.run_rows.observe(plain.candidates)
-        tell_core_rows(metrics, plain.tier, found)
+        self._count_rows(plain)
         if self._live is not None and not math.isnan(found.live_age_s):
             self._live.tell(found.live_age_s)
         if answer.degraded:
             missing: list[Rung] = ["prior"] * found.missing
             metrics.degraded(missing, None if found.has_user else "unknown")
+
+    def _count_rows(self, plain: Plain) -> None:
+        """As `tell_rows` of a store counts the user's and the items'."""
+        metrics, found, now = self._metrics, plain.found, time.time()
+        rows = found.has_user + found.items
+        if rows:
+            metrics.rows[plain.tier].inc(rows)
+        if missing := 1 + found.asked - rows:
+            metrics.rows["missing"].inc(missing)
+        for side, written_at in (("user", found.user_written_at), ("item", found.item_written_at)):
+            if written_at:
+                metrics.row_ages[side].observe(now - written_at)
+
+
+def headers_of(reply: bytes, taken: tuple[float, ...], explain_s: float | None = None) -> Headers:
+    """The headers of a reply; `taken`: seconds of parse, rows, queue, run and all of it."""
+    timing = _TIMING % tuple(1000 * seconds for seconds in taken)
+    if explain_s is not None:
+        timing += _EXPLAINED % (1000 * explain_s)
+    return [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(reply)),
+        (b"server-timing", timing),
+    ]
 
 
 def _answer(asked: Asked, lineup: Lineup, plain: Plain, queue_s: float) -> Answer:

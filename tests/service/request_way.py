@@ -1,0 +1,90 @@
+"""`python -m tests.service.request_way BUNDLE`: serves a bundle in this process, and prints the service's files whose
+functions a plain scoring request runs, in the order in which it comes to them."""
+
+import http.client
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+
+from service.server import run_service
+from service.settings import Settings
+from tests.service.bundle_factory import golden_requests
+from tests.service.live import ROOT, free_port, wait_until
+
+SERVICE = f"{ROOT / 'service'}{os.sep}"
+SERVER = f"{SERVICE}server.py"
+PLAIN = ("user_id", "at", "context", "candidates")
+# What goes on beside requests.
+BESIDE = ("rollout", "watchdog", "log-lines")
+
+
+class Way:
+    """The files, from `is_watched` on."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, None] = {}
+        self.is_watched = False
+
+    def note(self, frame: FrameType, event: str, argument: object) -> None:
+        """Called by Python for each call of a function in any thread."""
+        name = frame.f_code.co_filename
+        if self.is_watched and event == "call" and name.startswith(SERVICE) and not _is_beside(frame):
+            self.files.setdefault(name.removeprefix(SERVICE))
+
+
+def _is_beside(frame: FrameType | None) -> bool:
+    if threading.current_thread().name in BESIDE:
+        return True
+    # The server takes connections in, and looks after them some times a second.
+    while frame is not None and frame.f_code.co_filename != SERVER:
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_name != "run"
+
+
+def _ask(port: int, way: Way) -> None:
+    """Three requests: what the second does after its reply has ended before the third has its own."""
+    body = json.dumps({key: value for key, value in golden_requests()[0].items() if key in PLAIN})
+    try:
+        wait_until(lambda: _status(port) == 200)
+        client = http.client.HTTPConnection("127.0.0.1", port)
+        for number in range(3):
+            way.is_watched = number > 0
+            client.request("POST", "/v1/score", body, {"Content-Type": "application/json"})
+            reply = client.getresponse()
+            assert reply.status == 200, reply.read()
+            reply.read()
+        way.is_watched = False
+        client.close()
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _status(port: int) -> int:
+    client = http.client.HTTPConnection("127.0.0.1", port)
+    try:
+        client.request("GET", "/health/ready")
+        return client.getresponse().status
+    except OSError:
+        return 0
+    finally:
+        client.close()
+
+
+def main() -> None:
+    """Serves, asks and prints."""
+    port, way = free_port(), Way()
+    threading.setprofile(way.note)
+    sys.setprofile(way.note)
+    asking = threading.Thread(target=_ask, args=(port, way), name="asking")
+    asking.start()
+    run_service(Settings(bundle=Path(sys.argv[1]), port=port, drain_seconds=0, log_level="error"))
+    asking.join()
+    print("\n".join(["the way:", *way.files]))  # noqa: T201 - it is a command
+
+
+if __name__ == "__main__":
+    main()
