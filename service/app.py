@@ -108,7 +108,7 @@ def _add_routes(app: _App, components: Components) -> None:
     score = ScoreRoute(settings, serving, pipeline, readiness, components.guard)
     app.scoring = AccessMiddleware(score, components.access_log)
     app.router.routes.append(Route(PATH, score, methods=["POST"], name="score"))
-    infer = InferRoute(settings, serving, pipeline, readiness)
+    infer = InferRoute(settings, serving, pipeline, readiness, components.guard)
     app.router.routes += [Route(path, infer, methods=["POST"], name="infer") for path in INFER_PATHS]
     app.include_router(oip_routes(serving, readiness, settings.build.version))
     if components.live:

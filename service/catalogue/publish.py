@@ -97,12 +97,7 @@ def _copy(
         kept += len(chunk) - len(rows)
         size += sum(map(len, rows.values()))
         progress(done + items + kept, total)
-    found = get_all(running.redis, list(sample))
-    if wrong := [key for key, value in zip(sample, found, strict=True) if value != sample[key]]:
-        raise PublishError(
-            f"Redis at {running.address}: {len(wrong)} of {len(sample)} rows read back are not what was written, e.g."
-            f" {wrong[0].decode(errors='replace')!r}; check its memory and for other writers"
-        )
+    running.read_back(sample)
     return _Copied(items, kept, size)
 
 

@@ -80,14 +80,8 @@ class Starter:
             group.create_task(self._await_store(models))
 
     async def _warm_up(self, models: Sequence[Model]) -> None:
-        try:
-            await prove_beside(models, self._max_candidates)
-        except MsdError as error:
-            self._readiness.missing["model"] = str(error)
-            self._log.error("not_ready", part="model", reason=str(error))
-        except Exception as error:
-            self._readiness.missing["model"] = "the model failed on a golden; the log has the reason"
-            self._log.exception("not_ready", part="model", reason=str(error))
+        if reason := await why_not_proved(models, self._max_candidates, "model"):
+            self._readiness.missing["model"] = reason
         else:
             self._readiness.arrived("model")
             self._log.info("model_ready")
@@ -111,3 +105,17 @@ class Starter:
                 return
             await asyncio.sleep(wait)
             wait = min(2 * wait, _LAST_RETRY_S)
+
+
+async def why_not_proved(models: Sequence[Model], max_candidates: int, part: str) -> str:
+    """Proves models, beside requests. What is wrong with them, which the log says, too; empty where nothing is."""
+    log = structlog.get_logger("msd.readiness")
+    try:
+        await prove_beside(models, max_candidates)
+    except MsdError as error:
+        log.error("not_ready", part=part, reason=str(error))
+        return str(error)
+    except Exception as error:
+        log.exception("not_ready", part=part, reason=str(error))
+        return "the model failed on a golden; the log has the reason"
+    return ""

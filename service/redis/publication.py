@@ -88,21 +88,22 @@ class Publication:
         return removed + (self.redis.unlink(*doomed) if doomed else 0)
 
     def verify(self, bundle_id: str, files: Files) -> None:
-        """Reads rows from all over the files back, and compares them byte by byte. Raises PublishError."""
+        """Reads rows from all over the files back. Raises PublishError."""
         for side, file in files.items():
-            step = max(1, file.count // _SAMPLE)
-            sample = [file.scan(place, place + 1)[0] for place in range(0, file.count, step)]
-            if not sample:
-                continue
-            keys = [key_prefix(bundle_id, side) + one for one, _ in sample]
-            found = get_all(self.redis, keys)
-            wrong = [one for (one, row), value in zip(sample, found, strict=True) if row != value]
-            if wrong:
-                raise PublishError(
-                    f"Redis at {self.address}: {len(wrong)} of {len(sample)} rows read back differ from those written,"
-                    f" e.g. of {side} {wrong[0]!r}; check its memory and for other writers. The pointer was"
-                    " not moved"
-                )
+            step, prefix = max(1, file.count // _SAMPLE), key_prefix(bundle_id, side).encode()
+            sample = (file.scan(place, place + 1)[0] for place in range(0, file.count, step))
+            self.read_back({prefix + one.encode(): row for one, row in sample})
+
+    def read_back(self, written: Mapping[bytes, bytes]) -> None:
+        """Compares rows with what is there, byte by byte. Raises PublishError."""
+        found = get_all(self.redis, list(written)) if written else []
+        wrong = [key for (key, row), value in zip(written.items(), found, strict=True) if row != value]
+        if wrong:
+            raise PublishError(
+                f"Redis at {self.address}: {len(wrong)} of {len(written)} rows read back differ from those written,"
+                f" e.g. {wrong[0].decode(errors='replace')!r}; check its memory and for other writers. The pointer was"
+                " not moved"
+            )
 
     def renew(self) -> None:
         """Keeps the lock for another while. Raises PublishError where it is another's by now."""

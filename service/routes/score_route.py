@@ -6,12 +6,12 @@ Errors are raised; `access` answers them.
 from starlette.types import Receive, Scope, Send
 
 from service.deployment.readiness import Readiness
-from service.http.access import access_of
+from service.http.access import Access, access_of
 from service.http.exchange import began_at, left_check
 from service.http.keys import Guard
 from service.http.request import Deadlines, read_json_body
 from service.models.lineup import Serves
-from service.scoring.answer import Asked, Terms
+from service.scoring.answer import Answer, Asked, Headers, Terms
 from service.scoring.pipeline import Pipeline
 from service.settings import Settings
 
@@ -52,7 +52,11 @@ class ScoreRoute:
         self._pipeline.check(lineup, len(body), terms)
         asked = Asked(access.request_id, body, access.started, terms, scope.get(PYTHONS, False))
         answer = await self._pipeline.answer(lineup, asked)
+        await self._send(answer, answer.headers, answer.body, access, send)
+
+    async def _send(self, answer: Answer, headers: Headers, body: bytes, access: Access, send: Send) -> None:
+        """Reply with an answer, in whichever form."""
         access.candidates, access.degraded, access.stages = answer.candidates, answer.degraded, answer.stages
-        await send({"type": "http.response.start", "status": 200, "headers": answer.headers})
-        await send({"type": "http.response.body", "body": answer.body})
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
         self._pipeline.follow(answer)

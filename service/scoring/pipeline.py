@@ -4,7 +4,6 @@ Errors are raised. Knows neither how requests come nor how replies go; live rows
 followers attach to it by the protocols below.
 """
 
-import asyncio
 import math
 import time
 from collections import Counter
@@ -96,7 +95,7 @@ class Pipeline:
     async def answer(self, lineup: Lineup, asked: Asked) -> Answer:
         """Raise RequestError, and what `score` raises."""
         if self._plain is not None and not asked.is_pythons and self._plain.wants(lineup, asked):
-            answer = await self._score_plainly(self._plain, lineup, asked)
+            answer = await self._plain.answer(lineup, asked)
             if answer is not None:
                 return answer
         return await self._score_in_python(lineup, asked)
@@ -146,24 +145,6 @@ class Pipeline:
     async def tensors(self, model: Model, request: CheckedRequest, at: float, deadline: float) -> Tensors:
         """The tensors that another model than the request's own would have scored it from."""
         return assemble(model.schema, request, at, *await self._fetch(model, request, at, deadline)).tensors
-
-    async def _score_plainly(self, plain: PlainScoring, lineup: Lineup, asked: Asked) -> Answer | None:
-        future: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
-
-        def settle(outcome: Answer | BaseException | None) -> None:
-            if future.done():  # cancelled meanwhile
-                return
-            if isinstance(outcome, BaseException):
-                future.set_exception(outcome)
-            else:
-                future.set_result(outcome)
-
-        job = plain.begin(lineup, asked, settle)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            plain.cancel(job)
-            raise
 
     async def _score_in_python(self, lineup: Lineup, asked: Asked) -> Answer:
         stages, terms = self._metrics.stages, asked.terms

@@ -3,6 +3,7 @@
 The caller is told the answer, or that the request is left to Python (`pipeline`), which knows all that one may hold.
 """
 
+import asyncio
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -17,14 +18,12 @@ from service.models.native_path import Plain, may_be_plain
 from service.scoring.admission import Admitted, Load
 from service.scoring.answer import Answer, Asked, Follower, Headers
 from service.scoring.job import Done, Job
-from service.scoring.run_queue import RunQueue
+from service.scoring.run_queue import RunQueue, settle
 from service.telemetry.metrics import STAGES, Metrics
 
 Told = Callable[[Answer | BaseException | None], None]
 """Called in the loop with the outcome of a request; None if it is left to Python."""
 Send = Callable[[Answer], None]
-
-
 _TIMING = b"parse;dur=%.3f, rows;dur=%.3f, queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f"
 _EXPLAINED = b", explain;dur=%.3f"
 
@@ -90,9 +89,15 @@ class PlainScoring:
             raise
         return job
 
-    def cancel(self, job: PlainJob) -> None:
-        """Nobody waits for the answer any more."""
-        self._queue.cancel(job)
+    async def answer(self, lineup: Lineup, asked: Asked) -> Answer | None:
+        """As `begin`, for a caller that waits. Raises what it would be told, too."""
+        future: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
+        job = self.begin(lineup, asked, partial(settle, future))
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._queue.cancel(job)
+            raise
 
     def leave(self, job: PlainJob) -> None:
         """The client has left."""

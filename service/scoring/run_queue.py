@@ -122,7 +122,7 @@ class RunQueue:
         Raises ClientGone or DeadlineExceeded then, and what the work raises.
         """
         future: asyncio.Future[Done[_Result]] = asyncio.get_running_loop().create_future()
-        self.put(job, partial(_settle, future))
+        self.put(job, partial(settle, future))
         try:
             return await future
         except asyncio.CancelledError:
@@ -357,7 +357,8 @@ def _is_done() -> NoReturn:
     raise AssertionError("a job is done once")
 
 
-def _settle(future: "asyncio.Future[Done[_Result]]", outcome: Done[_Result] | BaseException) -> None:
+def settle(future: "asyncio.Future[_Result]", outcome: _Result | BaseException) -> None:
+    """Give an outcome to whoever waits for it."""
     if future.done():  # cancelled meanwhile
         return
     if isinstance(outcome, asyncio.CancelledError):

@@ -9,19 +9,18 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from msd.contract.request import InvalidRequest, RequestError
-from service.deployment.readiness import Readiness
 from service.errors import UnsupportedMediaType
-from service.http.access import Access, access_of
+from service.http.access import access_of
 from service.http.exchange import began_at, left_check
-from service.http.request import Deadlines, read_body
-from service.models.lineup import Lineup, Serving
+from service.http.request import read_body
+from service.models.lineup import Lineup
 from service.routes.oip.form import InferRequest
 from service.routes.oip.inputs import WHOLE, scoring_body, user_of
 from service.routes.oip.model_routes import MODEL, check_served
-from service.routes.oip.outputs import Encoded, encode_reply
+from service.routes.oip.outputs import encode_reply
 from service.routes.oip.tensors import HEADER, Parts, read_parts
+from service.routes.score_route import ScoreRoute
 from service.scoring.answer import Answer, Asked, Served, Terms
-from service.scoring.pipeline import Pipeline
 from service.settings import Settings
 
 _HEADER = HEADER.lower().encode()
@@ -30,21 +29,8 @@ _TIMING = b"server-timing"
 _LEAST_BYTES = 1
 
 
-class InferRoute:
+class InferRoute(ScoreRoute):
     """The endpoint, with the same bounds as the scoring route."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        serving: Serving,
-        pipeline: Pipeline,
-        readiness: Readiness,
-    ) -> None:
-        self._settings = settings
-        self._deadlines = Deadlines(settings)
-        self._serving = serving
-        self._pipeline = pipeline
-        self._readiness = readiness
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -70,7 +56,9 @@ class InferRoute:
         served = answer.served
         assert served is not None, "it was asked for"
         reply = encode_reply(_head(served, answer.lineup), parts.request, served.request, served.scored)
-        await self._send(answer, reply, access, send)
+        headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
+        headers += [header for header in answer.headers if header[0] == _TIMING]
+        await self._send(answer, headers, reply.body, access, send)
 
     async def _answer(self, lineup: Lineup, asked: Asked, parts: Parts) -> Answer:
         try:
@@ -79,14 +67,6 @@ class InferRoute:
             if WHOLE in parts.inputs:
                 error.field = f"{WHOLE}.{error.field}" if error.field else WHOLE
             raise
-
-    async def _send(self, answer: Answer, reply: Encoded, access: Access, send: Send) -> None:
-        access.candidates, access.degraded, access.stages = answer.candidates, answer.degraded, answer.stages
-        headers = [*reply.headers, (b"content-length", b"%d" % len(reply.body))]
-        headers += [header for header in answer.headers if header[0] == _TIMING]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": reply.body})
-        self._pipeline.follow(answer)
 
 
 def _json_length(scope: Scope) -> bytes | None:

@@ -7,14 +7,12 @@ others: it waits in the same queue and may be refused for the same reasons.
 from collections.abc import Callable
 from pathlib import Path
 
-import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from msd.contract.errors import MsdError
-from service.deployment.proof import prove_beside
+from service.deployment.readiness import why_not_proved
 from service.errors import NotReady
 from service.http.keys import ASSETS, PAGE, PLAYGROUND
 from service.models.lineup import Arm, Assignment, Lineup, Serving
@@ -74,7 +72,6 @@ class ProvedRoute:
     def __init__(self, route: ASGIApp, model: Model, max_candidates: int) -> None:
         self._route, self._model, self._max_candidates = route, model, max_candidates
         self._missing = "the model without the LLM's knowledge is warming up"
-        self._log = structlog.get_logger("msd.playground")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request. Raises NotReady too."""
@@ -83,14 +80,8 @@ class ProvedRoute:
         await self._route(scope, receive, send)
 
     async def prove(self) -> None:
-        """Proves the model; what is wrong with it is said to whoever asks, and in the log."""
-        try:
-            await prove_beside([self._model], self._max_candidates)
-        except Exception as error:
-            self._missing = str(error) if isinstance(error, MsdError) else "the model failed; the log has the reason"
-            self._log.error("not_ready", part="without", reason=str(error))
-        else:
-            self._missing = ""
+        """Proves the model; what is wrong with it is said to whoever asks."""
+        self._missing = await why_not_proved([self._model], self._max_candidates, "without")
 
 
 def _load_without(settings: Settings, metrics: Metrics) -> Model | None:
