@@ -11,7 +11,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import structlog
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -39,10 +39,10 @@ from service.telemetry.metrics import STAGES, Metrics
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 # As they are documented, so that no span is named by what a caller writes.
 _SCORE, _INFER = "/v1/score", "/v2/models/{name}/infer"
-MOST_WAITING = 12_288
-"""Spans that wait for the collector, of some 2,000 requests; further traces are dropped."""
+MOST_WAITING = 2_048
+"""Requests that wait for the collector; further traces are dropped."""
 # Few at once, so that the event loop never has to wait for long for its turn.
-_BATCH = 192
+_BATCH = 32
 _EVERY_MS = 1_000.0
 _CLOSE_WITHIN_S = 2.0
 _SAY_AGAIN = 60
@@ -73,14 +73,14 @@ class Tracing:
         parent = parent_of(scope["headers"])
         if not (parent.trace_flags.sampled if parent.is_valid else random.random() < self._share):
             return None
-        spans = spans_of(scope, access, parent, self._resource)
-        if self._told - self._exporter.taken + len(spans) > MOST_WAITING:
+        request = RequestSpan(scope, access, parent, self._resource)
+        # The processor would drop the oldest, and tell nobody.
+        if self._told - self._exporter.taken >= MOST_WAITING:
             self._counted["dropped"].inc()
         else:
-            self._told += len(spans)
-            for span in spans:
-                self._processor.on_end(span)
-        return f"{spans[0].context.trace_id:032x}"
+            self._told += 1
+            self._processor.on_end(request)
+        return f"{request.context.trace_id:032x}"
 
     async def close(self) -> None:
         """Sends what is left, if that is done soon."""
@@ -102,20 +102,21 @@ class CountedExporter(OTLPSpanExporter):
             )
         super().__init__()
         self.taken = 0
-        """Spans that were sent, or given up."""
+        """Requests whose spans were sent, or given up."""
         self._counted = counted
         self._failures = 0
         self._said_by = structlog.get_logger("msd.tracing")
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Sends some."""
+        """Sends some requests' spans, and those of their stages."""
         try:
-            result = super().export(spans)
+            stages = [stage for span in spans if isinstance(span, RequestSpan) for stage in span.stages()]
+            result = super().export([*spans, *stages])
             reason = None if result is SpanExportResult.SUCCESS else "the collector did not take them"
         except Exception as error:  # of files that cannot be read, say
             result, reason = SpanExportResult.FAILURE, repr(error)
         self.taken += len(spans)
-        self._counted["failed" if reason else "sent"].inc(sum(span.kind is SpanKind.SERVER for span in spans))
+        self._counted["failed" if reason else "sent"].inc(len(spans))
         if reason and self._failures % _SAY_AGAIN == 0:
             self._said_by.warning("traces_not_sent", endpoint=_endpoint(), reason=reason, times=self._failures + 1)
         self._failures = self._failures + 1 if reason else 0
@@ -131,34 +132,43 @@ def parent_of(headers: Headers) -> SpanContext:
     return get_current_span(_PROPAGATOR.extract({"traceparent": found})).get_span_context()
 
 
-def spans_of(scope: Scope, access: Access, parent: SpanContext, sender: Resource) -> list[ReadableSpan]:
-    """A request's span, then those of its stages."""
-    now = time.perf_counter()
-    ended = access.ended or now
-    ended_ns = time.time_ns() - round(1e9 * (now - ended))
-    began_ns = ended_ns - round(1e9 * (ended - access.started))
-    context = _context(parent.trace_id or random.getrandbits(128) or 1)
-    route = _SCORE if scope["path"] == _SCORE else _INFER
-    request = ReadableSpan(
-        f"POST {route}",
-        context,
-        parent if parent.is_valid else None,
-        sender,
-        _attributes(route, access),
-        kind=SpanKind.SERVER,
-        status=_FAILED if (access.status or 500) >= _FAULTS_FROM else _UNSET,
-        start_time=began_ns,
-        end_time=ended_ns,
-        instrumentation_scope=_SCOPE,
-    )
-    spans, end_ns = [request], ended_ns
-    for name, seconds in reversed(list(zip(STAGES, access.stages, strict=False))):
-        start_ns, own = max(began_ns, end_ns - round(1e9 * seconds)), _context(context.trace_id)
-        spans.append(
-            ReadableSpan(name, own, context, sender, start_time=start_ns, end_time=end_ns, instrumentation_scope=_SCOPE)
+class RequestSpan(ReadableSpan):
+    """A request's span. Its stages become spans of their own when they are sent, for the event loop has no time."""
+
+    def __init__(self, scope: Scope, access: Access, parent: SpanContext, sender: Resource) -> None:
+        now = time.perf_counter()
+        ended = access.ended or now
+        ended_ns = time.time_ns() - round(1e9 * (now - ended))
+        route = _SCORE if scope["path"] == _SCORE else _INFER
+        super().__init__(
+            f"POST {route}",
+            _context(parent.trace_id or random.getrandbits(128) or 1),
+            parent if parent.is_valid else None,
+            sender,
+            _attributes(route, access),
+            kind=SpanKind.SERVER,
+            status=_FAILED if (access.status or 500) >= _FAULTS_FROM else _UNSET,
+            start_time=ended_ns - round(1e9 * (ended - access.started)),
+            end_time=ended_ns,
+            instrumentation_scope=_SCOPE,
         )
-        end_ns = start_ns
-    return spans
+        self._stages_s = access.stages
+
+    def stages(self) -> Iterator[ReadableSpan]:
+        """The spans of its stages, the last first."""
+        began_ns, end_ns = self.start_time or 0, self.end_time or 0
+        for name, seconds in reversed(list(zip(STAGES, self._stages_s, strict=False))):
+            start_ns, own = max(began_ns, end_ns - round(1e9 * seconds)), _context(self.context.trace_id)
+            yield ReadableSpan(
+                name,
+                own,
+                self.context,
+                self.resource,
+                start_time=start_ns,
+                end_time=end_ns,
+                instrumentation_scope=_SCOPE,
+            )
+            end_ns = start_ns
 
 
 def _context(trace_id: int) -> SpanContext:
