@@ -16,7 +16,7 @@ from service.deployment.pinned_bundle import DeploymentPlan, PinnedBundle
 from service.deployment.readiness import Readiness, Starter
 from service.deployment.shadowing import Shadowing
 from service.deployment.source import alone
-from service.explain.explainer import Budget, Explainer
+from service.explainer import Budget, Explainer
 from service.http.access import AccessLog
 from service.http.keys import open_guard
 from service.live.overlay import LiveRows
@@ -90,16 +90,7 @@ class Components:
         self.access_log = AccessLog(metrics, settings.log_level == "debug", self.tracing)
         followers: list[Follower] = [self._shadowing, *([self.request_log] if self.request_log else [])]
         plain = PlainScoring(self.queue, metrics, followers, live_rows, corrections)
-        self.pipeline = Pipeline(
-            self.queue,
-            metrics,
-            most,
-            plain=plain,
-            live=live_rows,
-            fills=self._cold_ads,
-            explain=explain,
-            corrections=corrections,
-        )
+        self.pipeline = self._aside.led_by(plain)
         self.fast_route = FastRoute(settings, self.serving, plain, self.readiness, self.guard, self.access_log)
         self.playground = (
             Playground(settings, self.serving, metrics, self._compared_by) if settings.playground else None

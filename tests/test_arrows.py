@@ -195,7 +195,7 @@ def test_importing_the_contract_loads_numpy_and_pydantic_and_no_more() -> None:
 
 
 CORE = ("service.scoring", "service.models", "service.http", "service.routes.score_route", "service.routes.fast_route")
-SATELLITES = ("cold", "explain", "deployment.shadowing", "live", "routes.playground", "request_log", "tracing")
+SATELLITES = ("cold", "explainer", "deployment.shadowing", "live", "routes.playground", "request_log", "tracing")
 
 
 @pytest.mark.parametrize("package", CORE)

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from msd.contract.request import CheckedRequest, parse_request
 from service.machine import give_way
 from service.models.lineup import Lineup, Shadow
-from service.models.model import Model
-from service.scoring.answer import Answer, Scored
+from service.scoring.answer import Answer, Served
 from service.scoring.pipeline import Pipeline
 from service.scoring.reply import log_odds
 from service.scoring.run_queue import RunQueue
@@ -48,17 +47,10 @@ class Shadowing:
         if not answer.lineup.shadows:
             return
         served = answer.served
-        if served is None:
+        if served is None or served.scored.basis.is_partial or not (self._is_free and self._queue.is_idle):
             self._metrics.shadows["busy"].inc()
         else:
-            self.offer(answer.lineup, served.model, served.body, served.request, served.scored)
-
-    def offer(self, lineup: Lineup, model: Model, body: bytes, request: CheckedRequest, scored: Scored) -> None:
-        """A request that `model` has scored, in its reply."""
-        if not (self._is_free and self._queue.is_idle) or scored.basis.is_partial:
-            self._metrics.shadows["busy"].inc()
-            return
-        self._comparing = asyncio.get_running_loop().create_task(self._compare(lineup, model, body, request, scored))
+            self._comparing = asyncio.get_running_loop().create_task(self._compare(answer.lineup, served))
 
     @property
     def _is_free(self) -> bool:
@@ -71,14 +63,17 @@ class Shadowing:
             await asyncio.gather(self._comparing, return_exceptions=True)
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    async def _compare(
-        self, lineup: Lineup, model: Model, body: bytes, request: CheckedRequest, scored: Scored
-    ) -> None:
+    async def _compare(self, lineup: Lineup, served: Served) -> None:
+        model, scored = served.model, served.scored
         for shadow in lineup.shadows:
             try:
                 # Another schema may know other features, by other names.
                 is_alike = shadow.model.schema_hash == model.schema_hash
-                own = request if is_alike else parse_request(body, shadow.model.schema, self._max_candidates)
+                own = (
+                    served.request
+                    if is_alike
+                    else parse_request(served.body, shadow.model.schema, self._max_candidates)
+                )
                 found = await self._scores(shadow, own, scored.basis.at)
             except Exception as error:
                 self._metrics.shadows["failed"].inc()

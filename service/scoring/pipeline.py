@@ -8,8 +8,9 @@ import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from copy import copy
 from functools import partial
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import structlog
@@ -66,18 +67,17 @@ class Pipeline:
         metrics: Metrics,
         max_candidates: int,
         *,
-        plain: PlainScoring | None = None,
         live: Live | None = None,
         fills: Fills | None = None,
         explain: Explain | None = None,
         corrections: WatchedCorrections | None = None,
     ) -> None:
-        """`max_candidates`: of one request. `plain`: None where Python scores all, and nobody follows replies."""
+        """`max_candidates`: of one request."""
         self._queue = queue
         self._admission = queue.admission
         self._metrics = metrics
         self._max_candidates = max_candidates
-        self._plain = plain
+        self._plain: PlainScoring | None = None
         self._live = live
         self._fills = fills
         self._explain = explain
@@ -85,6 +85,12 @@ class Pipeline:
         self._log = structlog.get_logger("msd.scorer")
         self._unsaid = 0
         self._say_again_at = 0.0
+
+    def led_by(self, plain: PlainScoring) -> Self:
+        """The same where the native core may score first, and its followers are shown replies."""
+        led = copy(self)
+        led._plain = plain
+        return led
 
     def check(self, lineup: Lineup, size: int, terms: Terms) -> None:
         """Raise Overloaded, DeadlineExceeded or ClientGone if a body of `size` bytes need not be parsed."""

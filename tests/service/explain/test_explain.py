@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from msd.contract.bundle import Bundle
 from msd.contract.request import parse_request
 from service.errors import DeadlineExceeded, Overloaded
-from service.explain.explainer import Budget, Explainer
+from service.explainer import Budget, Explainer
 from service.models.model import load_model
 from service.scoring.admission import Admission
 from service.scoring.answer import Scored, Terms

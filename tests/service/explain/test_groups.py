@@ -11,7 +11,7 @@ from msd.contract.bundle import GOLDENS, Bundle
 from msd.contract.golden import golden_tensors, read_goldens
 from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec
-from service.explain.explainer import GROUPS, Knowledge, unknown
+from service.explainer import GROUPS, Knowledge, unknown
 from tests.service.bundle_factory import AT
 
 

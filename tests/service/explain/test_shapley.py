@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from service.explain.explainer import shapley
+from service.explainer import shapley
 
 WORTHS = st.integers(0, 4).flatmap(lambda players: arrays(np.float64, (2**players, 3), elements=st.floats(-9, 9)))
 
