@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.fetch.fetch import fetch
-from service.fetch.identity import with_identity
+from service.fetch.stores import with_identity
 from service.fetch.web import FetchError, Web
 from service.trust import Trust
 from tests.service.fetch.conftest import Archive
