@@ -88,8 +88,8 @@ class Components:
         self.request_log = open_request_log(settings, metrics)
         self.tracing = _open_tracing(settings, metrics)
         self.access_log = AccessLog(metrics, settings.log_level == "debug", self.tracing)
-        followers: list[Follower] = [self._shadowing, *([self.request_log] if self.request_log else [])]
-        plain = PlainScoring(self.queue, metrics, followers, live_rows, corrections)
+        followers: list[Follower] = [self.request_log] if self.request_log else []
+        plain = PlainScoring(self.queue, metrics, self._shadowing, followers, live_rows, corrections)
         self.pipeline = self._aside.led_by(plain)
         self.fast_route = FastRoute(settings, self.serving, plain, self.readiness, self.guard, self.access_log)
         self.playground = (

@@ -40,12 +40,10 @@ class Shadowing:
 
     def wants(self, lineup: Lineup, request_id: str) -> bool:
         """Whether a request could be compared now."""
-        return bool(lineup.shadows) and self._is_free
+        return self._is_free
 
     def follow(self, answer: Answer) -> None:
         """Have shadows score a request whose reply is on its way, too, or count it as passed over."""
-        if not answer.lineup.shadows:
-            return
         served = answer.served
         if served is None or served.scored.basis.is_partial or not (self._is_free and self._queue.is_idle):
             self._metrics.shadows["busy"].inc()

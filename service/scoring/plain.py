@@ -50,12 +50,14 @@ PlainJob = Job[_Scored | None]
 
 
 class PlainScoring:
-    """For the event loop. `followers` may want more of a request than the core tells; then it is left to Python."""
+    """For the event loop. `followers`, and `shadowing` where a line-up has shadows, may want more of a request than the
+    core tells; then it is left to Python."""
 
     def __init__(
         self,
         queue: RunQueue,
         metrics: Metrics,
+        shadowing: Follower,
         followers: Sequence[Follower] = (),
         live: LiveAtHand | None = None,
         corrections: WatchedCorrections | None = None,
@@ -63,6 +65,7 @@ class PlainScoring:
         self._queue = queue
         self._admission = queue.admission
         self._metrics = metrics
+        self._shadowing = shadowing
         self._followers = followers
         self._live = live
         self._corrections = corrections
@@ -71,7 +74,7 @@ class PlainScoring:
         """Whether it is worth a try."""
         if lineup.champion.native is None or not may_be_plain(asked.body):
             return False
-        return not any(follower.wants(lineup, asked.request_id) for follower in self._followers)
+        return not any(follower.wants(lineup, asked.request_id) for follower in self._followers_of(lineup))
 
     def begin(self, lineup: Lineup, asked: Asked, told: Told, send: Send | None = None) -> PlainJob:
         """Put the request into the queue; `send` is called with the answer in the scoring thread.
@@ -149,8 +152,11 @@ class PlainScoring:
 
     def follow(self, answer: Answer) -> None:
         """What follows a reply once it is on its way."""
-        for follower in self._followers:
+        for follower in self._followers_of(answer.lineup):
             follower.follow(answer)
+
+    def _followers_of(self, lineup: Lineup) -> Sequence[Follower]:
+        return (self._shadowing, *self._followers) if lineup.shadows else self._followers
 
     def _count(self, size: int, lineup: Lineup, scored: _Scored) -> None:
         arm, plain, answer = scored

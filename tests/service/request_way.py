@@ -5,8 +5,10 @@ import http.client
 import json
 import os
 import signal
+import socket
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -47,32 +49,43 @@ def _is_beside(frame: FrameType | None) -> bool:
 
 
 def _ask(port: int, way: Way) -> None:
-    """Three requests: what the second does after its reply has ended before the third has its own."""
-    body = json.dumps({key: value for key, value in golden_requests()[0].items() if key in PLAIN})
+    """Three requests on one connection, each in one piece: what the second does after its reply has ended before the
+    third has its own."""
+    body = json.dumps({key: value for key, value in golden_requests()[0].items() if key in PLAIN}).encode()
+    head = (
+        f"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
     try:
-        wait_until(lambda: _status(port) == 200)
-        client = http.client.HTTPConnection("127.0.0.1", port)
+        connection = _ready(port)
         for number in range(3):
             way.is_watched = number > 0
-            client.request("POST", "/v1/score", body, {"Content-Type": "application/json"})
-            reply = client.getresponse()
-            assert reply.status == 200, reply.read()
-            reply.read()
+            assert _status(connection, head.encode() + body) == 200
         way.is_watched = False
-        client.close()
     finally:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _status(port: int) -> int:
-    client = http.client.HTTPConnection("127.0.0.1", port)
-    try:
-        client.request("GET", "/health/ready")
-        return client.getresponse().status
-    except OSError:
-        return 0
-    finally:
-        client.close()
+def _ready(port: int) -> socket.socket:
+    """A connection to a service that is ready. One that is not closes it."""
+    ready: list[socket.socket] = []
+
+    def is_ready() -> bool:
+        with suppress(OSError):
+            connection = socket.create_connection(("127.0.0.1", port))
+            if _status(connection, b"GET /health/ready HTTP/1.1\r\nHost: x\r\n\r\n") == 200:
+                ready.append(connection)
+        return bool(ready)
+
+    wait_until(is_ready)
+    return ready[0]
+
+
+def _status(connection: socket.socket, request: bytes) -> int:
+    connection.sendall(request)
+    reply = http.client.HTTPResponse(connection)
+    reply.begin()
+    reply.read()
+    return reply.status
 
 
 def main() -> None:
