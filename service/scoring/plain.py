@@ -183,9 +183,10 @@ class PlainScoring:
             metrics.rows[plain.tier].inc(rows)
         if missing := 1 + found.asked - rows:
             metrics.rows["missing"].inc(missing)
-        for side, written_at in (("user", found.user_written_at), ("item", found.item_written_at)):
-            if written_at:
-                metrics.row_ages[side].observe(now - written_at)
+        if found.user_written_at:
+            metrics.row_ages["user"].observe(now - found.user_written_at)
+        if found.item_written_at:
+            metrics.row_ages["item"].observe(now - found.item_written_at)
 
 
 def headers_of(reply: bytes, taken: tuple[float, ...], explain_s: float | None = None) -> Headers:
