@@ -137,7 +137,7 @@ def test_a_command_that_lacks_a_module_says_which_extra_has_it() -> None:
     missing = {
         "data": "polars",
         "teach": "polars",
-        "distill": "transformers",
+        "distill": "tokenizers",
         "train": "torch",
         "evaluate": "sklearn",
         "export": "onnxruntime",

@@ -5,7 +5,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_PACKAGES = ("msd-ctr", "torch", "numpy", "scikit-learn", "polars", "transformers")
+_PACKAGES = ("msd-ctr", "torch", "numpy", "scikit-learn", "polars")
 
 
 def machine() -> dict[str, object]:

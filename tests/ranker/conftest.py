@@ -26,7 +26,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny dataset's folder."""
-    return write_tiny_dataset(tmp_path_factory.mktemp("tiny") / "dataset")
+    return write_tiny_dataset(tmp_path_factory.mktemp("tiny") / "dataset", users=36)
 
 
 @pytest.fixture(scope="session")

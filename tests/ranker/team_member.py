@@ -1,4 +1,7 @@
-"""One process of a team, as `torchrun` starts it: trains and tunes on tiny data, and writes what came out."""
+"""One process of a team, as `torchrun` starts it: trains and tunes on tiny data, and writes what came out.
+
+It then runs the command, which joins the team by itself.
+"""
 
 import json
 import os
@@ -7,11 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import save_file
 
+from msd.__main__ import main
 from msd.dataset.load import load_dataset
 from msd.ranker.features import build_features
+from msd.ranker.folder import RECORD_FILE
 from msd.ranker.parallel import Team, join_team
 from msd.ranker.schema_fit import fit_schema
 from msd.ranker.train import train_ranker
@@ -19,7 +25,8 @@ from msd.student.vectors import load_vectors
 from tests.ranker.made import QUICK, SMALL, quiet
 from tests.ranker.tuned import TUNE, Untuned
 
-TRAINING, TUNING = replace(QUICK, epochs=4), replace(TUNE, epochs=1)
+MODEL_FOLDER = "model"
+TRAINING, TUNING = replace(QUICK, epochs=3), replace(TUNE, epochs=1)
 
 
 def train(untuned: Untuned, team: Team, out: Path) -> None:
@@ -33,6 +40,16 @@ def train(untuned: Untuned, team: Team, out: Path) -> None:
     save_file(weights, out / f"{team.rank}.safetensors")
     figures = {"curve": curve, "tuning": tuned.curve, "means": _means(team), "share": team.share(np.arange(7)).tolist()}
     (out / f"{team.rank}.json").write_text(json.dumps(figures))
+
+
+def train_by_command(dataset: Path, student: Path, model: Path, *, leads: bool) -> None:
+    """`msd train`, twice; the second time leaves the model as it is."""
+    line, written = ["train", str(dataset), str(student), str(model), "--epochs", "1"], []
+    for _ in range(2):
+        with pytest.raises(SystemExit, match="0"):
+            main(line)
+        written.append((model / RECORD_FILE).stat().st_mtime_ns if leads else 0)
+    assert written[0] == written[1]
 
 
 def _means(team: Team) -> list[float]:
@@ -56,5 +73,7 @@ def untuned_from(dataset: Path, student: Path) -> Untuned:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    given = [Path(one) for one in sys.argv[1:4]]
     with join_team(os.environ) as joined:
-        train(untuned_from(Path(sys.argv[1]), Path(sys.argv[2])), joined, Path(sys.argv[3]))
+        train(untuned_from(*given[:2]), joined, given[2])
+    train_by_command(*given[:2], given[2] / MODEL_FOLDER, leads=joined.leads)

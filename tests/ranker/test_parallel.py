@@ -11,42 +11,38 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from msd.dataset.load import Dataset, load_dataset
+from msd.dataset.load import Dataset
 from msd.ranker.features import build_features
-from msd.ranker.folder import RECORD_FILE, load_ranker, vectors_of
+from msd.ranker.folder import load_ranker, vectors_of
 from msd.ranker.parallel import ALONE, TeamError, join_team
 from msd.ranker.schema_fit import fit_schema
 from msd.ranker.train import train_ranker
 from msd.student.vectors import load_vectors
-from tests.dataset.tiny import write_tiny_dataset
 from tests.ranker.made import SMALL, quiet
-from tests.ranker.team_member import TRAINING, TUNING, train, untuned_from
-from tests.ranker.tuned import write_small_student
+from tests.ranker.team_member import MODEL_FOLDER, TRAINING, TUNING, train, untuned_from
 from tests.service.live import ROOT
 
+SAID_FILE = "said.txt"
 _TEAM = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-
-
-def _torchrun(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Two processes of a module, to their end."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("MSD_") and name not in _TEAM}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    return subprocess.run(
-        [*command, *map(str, arguments)],
-        env={**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "300"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")
 def team(tiny_folder: Path, student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes wrote."""
+    """What two processes wrote that `torchrun` started."""
     out = tmp_path_factory.mktemp("team")
-    done = _torchrun("tests.ranker.team_member", tiny_folder, student, out)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MSD_") and name not in _TEAM}
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    with (out / SAID_FILE).open("w") as said:
+        done = subprocess.run(
+            [*torchrun, "tests.ranker.team_member", *map(str, (tiny_folder, student, out))],
+            env={**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "300"},
+            cwd=ROOT,
+            stdout=said,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=600,
+            check=False,
+        )
     assert done.returncode == 0, done.stderr
     return out
 
@@ -92,23 +88,16 @@ def test_gradients_and_figures_are_means_and_shares_are_parts(team: Path, alone:
     assert _figures(alone, 0)["share"] == list(range(7))
 
 
-def test_the_command_leaves_one_model_and_speaks_once(tmp_path: Path) -> None:
-    out, student = tmp_path / "model", tmp_path / "student"
-    dataset = write_tiny_dataset(tmp_path / "dataset", users=24)
-    write_small_student(student, load_dataset(dataset))
-    done = _torchrun("msd", "train", dataset, student, out, "--epochs", "1")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("valid AUC") == 1
-    _, record = load_ranker(out)
+def test_the_command_leaves_one_model_and_speaks_once(student: Path, team: Path) -> None:
+    model, said = team / MODEL_FOLDER, (team / SAID_FILE).read_text()
+    assert said.count("valid AUC") == 1
+    _, record = load_ranker(model)
     assert record.training["processes"] == 2
     assert record.tuning is not None
-    assert vectors_of(out, record, load_vectors(student)).student == (record.own_student or record.student)
-    assert not (out / ".work").exists()
-
-    before = (out / RECORD_FILE).stat().st_mtime_ns
-    done = _torchrun("msd", "train", dataset, student, out, "--epochs", "1")
-    assert (done.returncode, done.stdout.count("done before, nothing to do")) == (0, 1)
-    assert (out / RECORD_FILE).stat().st_mtime_ns == before
+    assert vectors_of(model, record, load_vectors(student)).student == (record.own_student or record.student)
+    assert not (model / ".work").exists()
+    # The second time.
+    assert said.count("done before, nothing to do") == 1
 
 
 def test_without_torchrun_there_is_a_team_of_one() -> None:

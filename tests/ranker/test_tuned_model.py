@@ -139,7 +139,7 @@ def test_what_tuning_lacks_is_told_before_training(
     shutil.copytree(student, cut := tmp_path / "cut")
     (cut / STUDENT_WEIGHTS_FILE).unlink()
     for data, teacher, message in (
-        (other, student, "vectors of 40 users without a text in the dataset, such as 'u21'; distil again"),
+        (other, student, "vectors of 16 users without a text in the dataset, such as 'u21'; distil again"),
         (tiny_folder, cut, "no such file, the student is incomplete; distil again"),
     ):
         code, said = run("train", data, teacher, tmp_path / "out", "--epochs", "1")

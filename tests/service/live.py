@@ -11,15 +11,18 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
 
 from msd.__main__ import main
+from tests.service.forked import ForkedProcess
 
 ROOT = Path(__file__).parents[2]
 _PATIENCE_S = 120.0
 _OWN_PROCESS = ("serve", "check")
+Process = ForkedProcess | subprocess.Popen[bytes]
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class LiveService:
 
     url: str
     port: int
-    process: "subprocess.Popen[bytes]"
+    process: Process
     log_path: Path
 
     def client(self, **options: Any) -> httpx.Client:  # noqa: ANN401 - httpx's own options
@@ -101,13 +104,19 @@ def live_service(
         **{f"MSD_{name.upper()}": str(value) for name, value in given.items()},
         "PYTHONPATH": os.pathsep.join(map(str, filter(None, (python_path, ROOT)))),
     }
-    log_path = folder / "service.log"
-    with log_path.open("wb") as log, (folder / "service.err").open("wb") as errors:
-        serve = [sys.executable, "-m", "msd", "serve"]
-        limited = [] if open_files is None else ["/bin/sh", "-c", f'ulimit -n {open_files}; exec "$@"', "sh"]
-        process = subprocess.Popen([*limited, *serve], cwd=ROOT, env=environment, stdout=log, stderr=errors)
+    log_path, error_path = folder / "service.log", folder / "service.err"
+    for path in (log_path, error_path):  # of an earlier one
+        path.write_bytes(b"")
+    process: Process
+    if python_path is None:
+        process = ForkedProcess(["serve"], environment, ROOT, log_path, error_path, open_files)
+    else:
+        with log_path.open("wb") as log, error_path.open("wb") as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "msd", "serve"], cwd=ROOT, env=environment, stdout=log, stderr=errors
+            )
     try:
-        port = _await_port(process, log_path, folder / "service.err")
+        port = _await_port(process, log_path, error_path)
         service = LiveService(f"http://127.0.0.1:{port}", port, process, log_path)
         if wait_ready:
             wait_until(lambda: service.ready()["ready"])
@@ -126,15 +135,14 @@ def run_msd(*arguments: str, **environment: str) -> "subprocess.CompletedProcess
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MSD_")}
     if arguments[0] not in _OWN_PROCESS:
         return _run_here(arguments, {**kept, **environment})
-    return subprocess.run(
-        [sys.executable, "-m", "msd", *arguments],
-        cwd=ROOT,
-        env={**kept, **environment, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    with TemporaryDirectory() as folder:
+        out, error = Path(folder) / "out", Path(folder) / "error"
+        process = ForkedProcess(arguments, {**kept, **environment}, ROOT, out, error)
+        try:
+            code = process.wait(60)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(arguments, code, out.read_text("utf-8"), error.read_text("utf-8"))
 
 
 def _run_here(arguments: Sequence[str], environment: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
@@ -174,7 +182,7 @@ def run_ms(reply: httpx.Response) -> float:
     return float(reply.headers["server-timing"].partition("run;dur=")[2].partition(",")[0])
 
 
-def _await_port(process: "subprocess.Popen[bytes]", log_path: Path, error_path: Path) -> int:
+def _await_port(process: Process, log_path: Path, error_path: Path) -> int:
     end = time.monotonic() + _PATIENCE_S
     while time.monotonic() < end:
         for line in log_path.read_text("utf-8").splitlines():

@@ -1,0 +1,134 @@
+"""BERT as far as a sentence encoder needs it: the names of its weights are those of published checkpoints.
+
+It knows neither texts nor heads. (Devlin et al., arXiv 1810.04805.)
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+from torch.nn.functional import gelu, scaled_dot_product_attention
+
+
+class BertConfig(BaseModel):
+    """The part of a checkpoint's config.json that is read here; by default that of all-MiniLM-L6-v2."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    vocab_size: int = 30_522
+    hidden_size: int = 384
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 12
+    intermediate_size: int = 1_536
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    initializer_range: float = 0.02
+    hidden_act: Literal["gelu"] = "gelu"
+
+
+class Bert(nn.Module):
+    """The embeddings and the layers, to be called part by part; its weights are drawn at random."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.embeddings = _Embeddings(config)
+        self.encoder = _Layers(config)
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=config.initializer_range)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+
+class _Embeddings(nn.Module):
+    """Token ids [B, T] to states [B, T, D]; all texts are of the first type."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        positions = torch.arange(ids_BT.shape[1], device=ids_BT.device)
+        states_BTD = self.word_embeddings(ids_BT) + self.token_type_embeddings.weight[0]
+        normed: Tensor = self.LayerNorm(states_BTD + self.position_embeddings(positions))
+        return self.dropout(normed)
+
+
+class _Layers(nn.Module):
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
+
+
+class _Layer(nn.Module):
+    """States [B, T, D] to states; `mask_B11T` is added to the attention's logits."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.attention = _Attention(config)
+        self.intermediate = _Intermediate(config)
+        self.output = _Output(config, config.intermediate_size)
+
+    def forward(self, states_BTD: Tensor, mask_B11T: Tensor) -> Tensor:
+        states_BTD = self.attention(states_BTD, mask_B11T)
+        output: Tensor = self.output(self.intermediate(states_BTD), states_BTD)
+        return output
+
+
+class _Attention(nn.Module):
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.self = _SelfAttention(config)
+        self.output = _Output(config, config.hidden_size)
+
+    def forward(self, states_BTD: Tensor, mask_B11T: Tensor) -> Tensor:
+        output: Tensor = self.output(self.self(states_BTD, mask_B11T), states_BTD)
+        return output
+
+
+class _SelfAttention(nn.Module):
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self._heads, self._dropout = config.num_attention_heads, config.attention_probs_dropout_prob
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, states_BTD: Tensor, mask_B11T: Tensor) -> Tensor:
+        query, key, value = (
+            part(states_BTD).unflatten(-1, (self._heads, -1)).transpose(1, 2)
+            for part in (self.query, self.key, self.value)
+        )
+        dropout = self._dropout if self.training else 0.0
+        return scaled_dot_product_attention(query, key, value, mask_B11T, dropout).transpose(1, 2).flatten(2)
+
+
+class _Intermediate(nn.Module):
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+
+    def forward(self, states_BTD: Tensor) -> Tensor:
+        return gelu(self.dense(states_BTD))
+
+
+class _Output(nn.Module):
+    """Back to the states' width, added to what came in, and normalised."""
+
+    def __init__(self, config: BertConfig, width: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, inner: Tensor, states_BTD: Tensor) -> Tensor:
+        output: Tensor = self.LayerNorm(self.dropout(self.dense(inner)) + states_BTD)
+        return output

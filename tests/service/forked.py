@@ -1,0 +1,91 @@
+"""`msd serve` in a process forked from one that has loaded the service: its second of imports is spent once for all.
+
+What it is in a process of its own from the beginning, the tests in test_server.py and test_logs.py show, and every
+service that is given a `python_path`.
+"""
+
+import atexit
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+_PRELOADED = ["service.server", "service.commands.serve", "service.commands.check.command", __name__]
+
+
+class ForkedProcess:
+    """`msd ARGUMENTS` in a process of its own, to be used as if subprocess.Popen had started it.
+
+    `out` and `error` are where its standard streams go; `open_files` is the most that it may have open.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        out: Path,
+        error: Path,
+        open_files: int | None = None,
+    ) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(_PRELOADED)
+        given = (list(arguments), dict(environment), folder, out, error, open_files)
+        self._process = context.Process(target=_run, args=given)
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status, as `poll` returns it."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        """The exit status, or None while it runs; it is below 0 if a signal ended it."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit status. Raises subprocess.TimeoutExpired."""
+        self._process.join(timeout)
+        if (status := self._process.exitcode) is None:
+            raise subprocess.TimeoutExpired("msd", timeout or 0.0)
+        return status
+
+    def send_signal(self, number: int) -> None:
+        """Sends a signal, if it is still there."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+
+def _run(
+    arguments: list[str], environment: dict[str, str], folder: Path, out: Path, error: Path, open_files: int | None
+) -> None:
+    """The forked process, from beginning to end."""
+    for path, stream in ((out, 1), (error, 2)):
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.dup2(opened, stream)
+        os.close(opened)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    if open_files is not None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
+    from msd.__main__ import main
+
+    try:
+        main(arguments)
+    finally:
+        # A process of multiprocessing's ends without.
+        atexit._run_exitfuncs()
