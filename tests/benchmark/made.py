@@ -17,7 +17,7 @@ from tests.ranker.made import SMALL
 
 GENRES = ("Comedy", "Drama", "Horror", "War")
 USERS, ITEMS, EVENTS = 24, 30, 40
-QUICK_TRAINING = TrainConfig(epochs=2, patience=2, averaging=10.0)
+QUICK_TRAINING = TrainConfig(epochs=1, averaging=10.0)
 QUICK_DISTILLING = DistillConfig(epochs=1, frozen_layers=1)
 
 

@@ -23,7 +23,7 @@ def test_a_killed_training_goes_on(tmp_path: Path) -> None:
     student = tmp_path / "student"
     write_small_student(student, load_dataset(dataset))
     out = tmp_path / "cut"
-    line = ("train", dataset, student, out, "--epochs", "3", "--no-lora")
+    line = ("train", dataset, student, out, "--epochs", "2", "--no-lora")
     checkpoint = out / ".work" / "checkpoint.safetensors"
     process = subprocess.Popen(command(*line), env=ENVIRONMENT, cwd=ROOT, stdout=subprocess.DEVNULL)
     end = time.monotonic() + _PATIENCE_S

@@ -13,7 +13,7 @@ from msd.free_port import free_port
 from tests.dataset.tiny import EVENTS_PER_USER
 from tests.e2e.pipeline import USERS, Pipeline, msd
 from tests.loadtest.savings.small_model import write_small_model
-from tests.service.live import LiveService, live_service
+from tests.service.live import LiveService, live_service, run_msd
 
 EVENTS = USERS * EVENTS_PER_USER
 REQUESTS = EVENTS // 10  # one for each test row
@@ -84,7 +84,7 @@ def test_what_is_saved_by_not_asking_a_language_model(pipeline: Pipeline, tmp_pa
     model = write_small_model(tmp_path / "model")
     ways = (pipeline.dataset, pipeline.bundle, "--without", pipeline.bundle, "--llm", model)
     short = ("--users", "3", "--candidates", "15", "--json", tmp_path / "savings.json", "--work", tmp_path / "logs")
-    done = msd("savings", *ways, *short)
+    done = run_msd("savings", *map(str, (*ways, *short)))
 
     assert done.returncode == 0, done.stderr
     assert "one request, 15 candidates" in done.stdout.lower()

@@ -45,7 +45,9 @@ def train(untuned: Untuned, team: Team, out: Path) -> None:
 def train_by_command(dataset: Path, student: Path, model: Path, *, leads: bool) -> None:
     """`msd train`, twice; the second time leaves the model as it is."""
     line, written = ["train", str(dataset), str(student), str(model), "--epochs", "1"], []
-    for _ in range(2):
+    for attempt in ("1", "2"):
+        # They meet as if torchrun had started them again.
+        os.environ["TORCHELASTIC_RESTART_COUNT"] = attempt
         with pytest.raises(SystemExit, match="0"):
             main(line)
         written.append((model / RECORD_FILE).stat().st_mtime_ns if leads else 0)

@@ -27,8 +27,8 @@ def test_weights_measure_what_repeated_rows_do(seed: int, users: int, digits: in
     groups = rng.integers(0, users, 40)
     labels = (rng.random(40) < 0.4).astype(np.float64)
     probabilities = np.round(rng.random((2, 40)), digits)
-    found = resample_metrics(labels, probabilities, groups, 20, seed)
-    for number, rows in enumerate(_drawn(groups, 20, seed)):
+    found = resample_metrics(labels, probabilities, groups, 6, seed)
+    for number, rows in enumerate(_drawn(groups, 6, seed)):
         for model in range(2):
             clipped = np.clip(probabilities[model, rows], 1e-7, 1 - 1e-7)
             assert found.logloss[model, number] == pytest.approx(log_loss(labels[rows], clipped, labels=[0, 1]))
