@@ -3,31 +3,11 @@
 It knows neither texts nor heads. (Devlin et al., arXiv 1810.04805.)
 """
 
-from typing import Literal
-
 import torch
-from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
-
-class BertConfig(BaseModel):
-    """The part of a checkpoint's config.json that is read here; by default that of all-MiniLM-L6-v2."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    vocab_size: int = 30_522
-    hidden_size: int = 384
-    num_hidden_layers: int = 6
-    num_attention_heads: int = 12
-    intermediate_size: int = 1_536
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    layer_norm_eps: float = 1e-12
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    initializer_range: float = 0.02
-    hidden_act: Literal["gelu"] = "gelu"
+from msd.student.record import BertConfig
 
 
 class Bert(nn.Module):

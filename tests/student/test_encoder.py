@@ -75,6 +75,13 @@ def test_the_untrained_head_of_words_is_the_same_in_every_student_whatever_was_d
     assert np.array_equal(vectors[0], vectors[1])
 
 
+def test_plain_embeddings_are_those_of_the_published_model() -> None:
+    """As transformers 5.24 computes them."""
+    (found,) = encode_plain(new_student(), ["A spy film with gadgets and stunts"])
+    expected = [-0.13357244, 0.04884109, -0.05499316, -0.09049938, 0.02152566, -0.0224352]
+    np.testing.assert_allclose(found[:6], expected, atol=1e-5)
+
+
 def test_plain_embeddings_know_what_is_alike() -> None:
     one, same, other = encode_plain(new_student(), ["a film about spies", "a secret agent movie", "a cake recipe"])
     assert one @ same > 0.5 > one @ other
@@ -168,6 +175,8 @@ def test_an_altered_or_shortened_file_is_refused(saved: Path, name: str) -> None
         ({"max_tokens": "many"}, r"student\.json: max_tokens: "),
         ({"max_tokens": 1}, r"student\.json: max_tokens: "),
         ({"colour": "red"}, r"student\.json: colour: "),
+        ({"bert": {"hidden_act": "relu"}}, r"student\.json: bert\.hidden_act: "),
+        ({"bert": {"num_attention_heads": 7}}, r"student\.json: bert: .*7 does not divide hidden_size=384"),
     ],
 )
 def test_a_record_of_another_version_or_shape_is_refused(saved: Path, change: dict[str, object], message: str) -> None:

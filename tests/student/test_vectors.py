@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from msd.student.record import RECORD_FILE, VECTOR_DIM, StudentError, StudentRecord
+from msd.student.record import RECORD_FILE, VECTOR_DIM, BertConfig, StudentError, StudentRecord
 from msd.student.vectors import IDS_FILE, VECTORS_FILE, LevelVectors, StudentVectors, load_vectors, save_vectors
 
 
@@ -23,7 +23,7 @@ def _vectors(student: str = "f" * 64) -> StudentVectors:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    record = StudentRecord(start="a test", max_tokens=128, bert={}, fingerprint="f" * 64)
+    record = StudentRecord(start="a test", max_tokens=128, bert=BertConfig(), fingerprint="f" * 64)
     (tmp_path / RECORD_FILE).write_text(record.model_dump_json())
     save_vectors(_vectors(), tmp_path)
     return tmp_path
