@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from msd.dataset.load import Dataset
+from msd.free_port import free_port
 from msd.ranker.features import build_features
 from msd.ranker.folder import load_ranker, vectors_of
 from msd.ranker.parallel import ALONE, TeamError, join_team
@@ -20,7 +21,7 @@ from msd.ranker.train import train_ranker
 from msd.student.vectors import load_vectors
 from tests.ranker.made import SMALL, quiet
 from tests.ranker.team_member import MODEL_FOLDER, TRAINING, TUNING, train, untuned_from
-from tests.service.live import ROOT, free_port
+from tests.service.live import ROOT
 
 SAID_FILE = "said.txt"
 _TEAM = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
