@@ -67,7 +67,7 @@ def test_the_manifest_says_where_it_comes_from(exported: Exported) -> None:
     assert provenance["dataset"] == {"name": "tiny", "fingerprint": exported.inputs.dataset.fingerprint}
     assert provenance["teacher"]["teacher"] == "tiny"
     assert provenance["student"] == exported.inputs.vectors.student
-    assert provenance["parity"]["requests"] == 300
+    assert provenance["parity"]["requests"] == 180
     assert set(provenance["versions"]) == {"msd-ctr", "torch", "onnxruntime", "numpy"}
 
 
@@ -107,7 +107,7 @@ def test_the_manifest_says_what_inputs_and_scores_to_expect(exported: Exported) 
 
 def test_the_replay_has_every_request_that_was_proved(exported: Exported) -> None:
     lines = [json.loads(line) for line in exported.replay.read_text().splitlines()]
-    assert len(lines) == 300
+    assert len(lines) == 180
     for line in lines:
         assert line.keys() == {"request", "expected"}
         assert len(line["expected"]["pctr"]) == len(line["request"]["candidates"]["id"])
@@ -121,7 +121,7 @@ def test_a_bundle_in_another_precision_is_proved_in_both(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows and goldens carry the identity of the graphs that are served; fp32 is proved first."""
-    monkeypatch.setattr("model_export.precision.gate.AUC_BOUND", 1.0)  # 300 rows are too few to tell
+    monkeypatch.setattr("model_export.precision.gate.AUC_BOUND", 1.0)  # 180 rows are too few to tell
     monkeypatch.setattr("model_export.encoder_precision.COSINE_BOUND", 0.5)
     monkeypatch.setattr("model_export.encoder_precision.SHIFT_BOUND", 0.5)
     out = tmp_path / "bundle"
@@ -177,7 +177,7 @@ def test_the_command_shows_what_was_tried(run: Run, tmp_path: Path, capsys: pyte
     with pytest.raises(SystemExit, match="0"):
         main([*command, "--requests", "5", "--precision", "auto", "--candidates", "30"])
     said = " ".join(capsys.readouterr().out.split())
-    assert "chosen; 300 valid rows, 30 candidates" in said
+    assert "chosen; 180 valid rows, 30 candidates" in said
     assert all(f" {precision} " in said for precision in ("fp32", "int8", "bf16"))
     with pytest.raises(SystemExit, match="2"):
         main([*command, "--precision", "fp8"])
@@ -211,8 +211,10 @@ def test_an_export_that_is_done_is_skipped_and_a_lost_replay_made_again(plain: E
     replay.unlink()
     assert export_bundle(plain.inputs, out, replay, 2_400, quiet)
     assert replay.read_bytes() == plain.replay.read_bytes()
-    # Equal inputs give equal graphs, and so the rows of one fit the other.
-    assert open_bundle(out).bundle_id == plain.bundle.bundle_id
+    # Equal inputs give equal graphs, unless another form of it ran faster now; so the rows of one fit the other.
+    again = open_bundle(out)
+    forms = {one.manifest.provenance["graph"]["served"] for one in (again, plain.bundle)}
+    assert len(forms) > 1 or again.bundle_id == plain.bundle.bundle_id
     assert export_bundle(plain.inputs, out, replay, 5, quiet)
     assert len(replay.read_text().splitlines()) == 5
 

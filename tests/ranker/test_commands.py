@@ -66,18 +66,18 @@ def test_evaluation_measures_every_model_and_the_baseline(
     out = tmp_path / "figures"
     code, said = run("evaluate", tiny_folder, student, out, *options)
     assert code == 0
-    assert "300 test rows" in said
+    assert "180 test rows" in said
     results = json.loads((out / "evaluation.json").read_text())
     assert list(results["models"]) == ["semantic", "plain", "counts"]
-    assert results["rows"] == {"window": 1500, "train": 900, "valid": 300, "test": 300}
+    assert results["rows"] == {"window": 900, "train": 540, "valid": 180, "test": 180}
     for figures in results["models"].values():
         assert set(figures["metrics"]) >= {"auc", "gauc", "uauc", "logloss", "ece"}
-        assert sum(one["impressions"] for one in figures["calibration"]) == 300
+        assert sum(one["impressions"] for one in figures["calibration"]) == 180
     assert [point["epoch"] for point in results["models"]["plain"]["curve"]] == [1]
 
     code, said = run("evaluate", tiny_folder, student, out, *options)
     assert "done before, nothing to do" in said
-    assert "300 test rows" in said
+    assert "180 test rows" in said
     page = (out / "report.html").read_text()
     for lost in ("evaluation.json", "report.html"):
         (out / lost).unlink()

@@ -1,15 +1,21 @@
 """Metrics against figures worked out by hand, and against scikit-learn."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
+from msd.dataset.load import load_dataset
 from msd.dataset.split import Part
 from msd.ranker.baselines import counts_baseline
+from msd.ranker.features import build_features
 from msd.ranker.metrics import calibration, expected_calibration_error, measure, roc_auc
-from tests.ranker.made import World
+from msd.ranker.schema_fit import fit_schema
+from tests.dataset.tiny import write_tiny_dataset
+from tests.ranker.made import word_vectors
 
 LABELS = np.array([1.0, 0.0, 1.0, 0.0, 0.0, 1.0])
 SCORES = np.array([0.9, 0.2, 0.3, 0.6, 0.1, 0.8])
@@ -69,16 +75,21 @@ def test_fewer_rows_than_bins_give_a_bin_each() -> None:
     assert [one.predicted for one in curve] == sorted(SCORES)
 
 
-def test_the_baseline_learns_from_counts_without_ids_or_vectors(world: World, plain_world: World) -> None:
-    test = world.features.of_part(Part.TEST)
-    labels = world.features.labels.numpy()[test]
-    found = counts_baseline(world.features, test, seed=0)
+def test_the_baseline_learns_from_counts_without_ids_or_vectors(tmp_path: Path) -> None:
+    dataset = load_dataset(write_tiny_dataset(tmp_path / "dataset", users=60))
+    features, plain = (
+        build_features(dataset, fit_schema(dataset, semantics=semantics), word_vectors(dataset))
+        for semantics in (True, False)
+    )
+    test = features.of_part(Part.TEST)
+    labels = features.labels.numpy()[test]
+    found = counts_baseline(features, test, seed=0)
     assert found.shape == (len(test),)
     assert ((found > 0) & (found < 1)).all()
     assert roc_auc_score(labels, found) > 0.55
-    assert np.array_equal(found, counts_baseline(world.features, test, seed=0))
+    assert np.array_equal(found, counts_baseline(features, test, seed=0))
     # The only trace of vectors, whether there is one, is not what it lives on.
-    assert roc_auc_score(labels, counts_baseline(plain_world.features, test, seed=0)) > 0.55
+    assert roc_auc_score(labels, counts_baseline(plain, test, seed=0)) > 0.55
 
 
 @given(
