@@ -38,8 +38,8 @@ class _Embeddings(nn.Module):
     def forward(self, ids_BT: Tensor) -> Tensor:
         positions = torch.arange(ids_BT.shape[1], device=ids_BT.device)
         states_BTD = self.word_embeddings(ids_BT) + self.token_type_embeddings.weight[0]
-        normed: Tensor = self.LayerNorm(states_BTD + self.position_embeddings(positions))
-        return self.dropout(normed)
+        output: Tensor = self.dropout(self.LayerNorm(states_BTD + self.position_embeddings(positions)))
+        return output
 
 
 class _Layers(nn.Module):

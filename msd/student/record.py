@@ -2,11 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from msd.contract.errors import MsdError, plain_words
 
@@ -41,10 +41,10 @@ class BertConfig(BaseModel):
     intermediate_size: PositiveInt = 1_536
     max_position_embeddings: PositiveInt = 512
     type_vocab_size: PositiveInt = 2
-    layer_norm_eps: float = Field(1e-12, gt=0)
-    hidden_dropout_prob: float = Field(0.1, ge=0, lt=1)
-    attention_probs_dropout_prob: float = Field(0.1, ge=0, lt=1)
-    initializer_range: float = Field(0.02, gt=0)
+    layer_norm_eps: PositiveFloat = 1e-12
+    hidden_dropout_prob: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    attention_probs_dropout_prob: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    initializer_range: PositiveFloat = 0.02
     hidden_act: Literal["gelu"] = "gelu"
 
     @model_validator(mode="after")
