@@ -60,18 +60,24 @@ COMMANDS = {
         "msd.feedback.recalibrate_command", "train", "Correct the calibration of served models by what was clicked."
     ),
     "bench": _Command(
-        "loadtest.bench_command", "load", "Compare the service with others, or measure a running one or the graph."
+        "loadtest.bench_command",
+        "train,cpu,openvino,demo,load",
+        "Compare the service with others, or measure a running one or the graph.",
     ),
-    "chaos": _Command("loadtest.chaos_command", "load", "Run chaos tests against a service and report the results."),
+    "chaos": _Command(
+        "loadtest.chaos.command",
+        "train,cpu,openvino,demo,dev",
+        "Run chaos tests against a service and report the results.",
+    ),
     "observe": _Command(
-        "loadtest.observe_command",
+        "loadtest.observe.command",
         "observe,cpu,encode,live,log,train,demo",
         "Verify that every dashboard panel and alert rule returns data.",
     ),
-    "dashboards": _Command("loadtest.dashboards_command", "observe", "Write Grafana dashboards."),
-    "load": _Command("loadtest.load_command", "load", "Load-test a service and show latency against load on a page."),
+    "dashboards": _Command("msd.dashboards.command", "observe", "Write Grafana dashboards."),
+    "load": _Command("loadtest.lab.command", "load", "Load-test a service and show latency against load on a page."),
     "savings": _Command(
-        "loadtest.savings_command", "load", "Compare time and cost with a language model asked at request time."
+        "msd.savings_command", "load", "Compare time and cost with a language model asked at request time."
     ),
     "quickstart": _Command(
         "msd.demo.quickstart", "train,cpu,client", "Make a served model of your own log, all steps in one command."
@@ -101,6 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         keep_freed_memory()
     try:
         _load(*arguments)(args=list(arguments[1:]), prog_name=f"msd {arguments[0]}")
+    except ModuleNotFoundError as error:
+        extra = _command(*arguments).extra
+        _refuse(f"`msd {arguments[0]}` needs the module {error.name!r}; in the checkout: pip install -e '.[{extra}]'")
     except KeyboardInterrupt:  # while a command's package was being loaded; later the command sees to it
         sys.exit(128 + signal.SIGINT)
     except MsdError as error:
@@ -116,7 +125,13 @@ def _refuse(reason: str) -> NoReturn:
     sys.exit(2)
 
 
-def _load(name: str, *arguments: str) -> typer.Typer:
+def _load(*arguments: str) -> typer.Typer:
+    command = _command(*arguments)
+    app: typer.Typer = getattr(importlib.import_module(command.module), command.app)
+    return app
+
+
+def _command(name: str, *arguments: str) -> _Command:
     command = COMMANDS.get(name)
     # A log is a folder or a Parquet file, and is scored here; what a running service is asked is lines of JSON.
     if name == "replay" and any(os.path.isdir(one) or one.endswith(".parquet") for one in arguments):
@@ -126,13 +141,7 @@ def _load(name: str, *arguments: str) -> typer.Typer:
         raise MsdError(
             f"no command {name!r}" + (f"; did you mean {near[0]!r}?" if near else "; `msd --help` lists them")
         )
-    try:
-        app: typer.Typer = getattr(importlib.import_module(command.module), command.app)
-    except ModuleNotFoundError as error:
-        raise MsdError(
-            f"`msd {name}` needs the module {error.name!r}; in the checkout: pip install -e '.[{command.extra}]'"
-        ) from error
-    return app
+    return command
 
 
 def _print_commands(console: Console) -> None:

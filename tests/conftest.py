@@ -39,12 +39,14 @@ keep_freed_memory()
 # Those begin first, then the files that take long, then all others, which fill what is left of either's time.
 SHARED = {
     "tests/ranker/": "rankers",
+    "tests/model_export/race/": "races",
+    "tests/model_export/reference/": "races",
     "tests/model_export/": "exports",
     "tests/loadtest/bench/": "reference model",
     "tests/loadtest/naive/": "reference model",
     "tests/benchmark/": "benchmark",
 }
-LONG = ("tests/e2e/", "tests/loadtest/chaos/", "tests/service/", "tests/loadtest/graph/")
+LONG = ("tests/e2e/", "tests/loadtest/chaos/", "tests/service/")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -41,25 +41,26 @@ ARROWS = [
     Arrow("model_export.factorise", ("model_export.factorise", "model_export.errors", "msd.contract")),
     Arrow(
         "loadtest",
-        ("loadtest", "msd.contract"),
+        # One option of `msd bench` is about graphs alone.
+        ("loadtest", "msd.contract", "msd.report", "model_export.race.command"),
         forbidden=frozenset(HEAVY),
         but=(
-            "loadtest.graph",
             "loadtest.bench",
             "loadtest.chaos",
             "loadtest.lab",
             "loadtest.observe",
-            "loadtest.savings",
         ),
     ),
-    Arrow("loadtest.graph", ("loadtest", "model_export", "msd")),
-    # Its bundles are exported as any other.
+    # It compares services over bundles of the reference model.
     Arrow("loadtest.bench", ("loadtest", "model_export", "msd")),
     Arrow("loadtest.chaos", ("loadtest", "msd")),
     Arrow("loadtest.observe", ("loadtest", "msd")),
     # It draws, and writes a page.
-    Arrow("loadtest.lab", ("loadtest", "msd.contract", "msd.drawing", "msd.page"), forbidden=frozenset(HEAVY)),
-    Arrow("loadtest.savings", ("loadtest", "msd")),
+    Arrow(
+        "loadtest.lab",
+        ("loadtest", "msd.contract", "msd.drawing", "msd.page", "msd.report"),
+        forbidden=frozenset(HEAVY),
+    ),
     Arrow(
         "image",
         (
@@ -153,7 +154,7 @@ def test_every_import_follows_the_arrows(arrow: Arrow) -> None:
         ("loadtest", "from msd.dataset.load import load_dataset"),
         ("loadtest", "import service.settings"),
         ("loadtest", "import onnx"),
-        ("loadtest.graph", "from service.runtimes.openvino import OpenVinoRuntime"),
+        ("model_export", "from service.runtimes.openvino import OpenVinoRuntime"),
         ("loadtest.bench", "from service.settings import Settings"),
     ],
 )

@@ -9,17 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from loadtest.bars import Heard
-from loadtest.bench.bundles import made_bundles
 from loadtest.bench.contestants import KINDS, Contestant, Contestants, Kind
 from loadtest.bench.figures import Best, Found, Held, Store, summarised
-from loadtest.bench.machine import machine_now
 from loadtest.bench.plan import BenchPlan
 from loadtest.bench.processes import redis_server
 from loadtest.bench.round_robin import RoundRobin
 from loadtest.bench.stages import Spent, spent
 from loadtest.outcome import Outcome, Rounds, goodput
 from loadtest.rows_benchmark import rows_benchmark
+from model_export.reference.bundles import made_bundles
+from msd.benchmark.machine import machine_now
+from msd.report import Heard
 
 OWN: tuple[Kind, ...] = ("fp32", "best")
 _HELD_LOAD, _OVERLOAD = 0.7, 2.0

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
-from loadtest.bench.bundles import Bundles
 from loadtest.bench.delta import delta_visible_ms
 from loadtest.bench.plan import BenchPlan
 from loadtest.bench.processes import Running, Service, ServiceError, end, naive, ours, publish, redis_server
@@ -16,6 +15,7 @@ from loadtest.bench.stages import is_filling
 from loadtest.generator import Target
 from loadtest.requests import Form, in_columns, in_objects, some_bodies
 from loadtest.traffic import Traffic
+from model_export.reference.bundles import Bundles
 
 _FILLED_WITHIN_S = 60.0
 _POLL_S = 0.1

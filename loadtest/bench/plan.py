@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from loadtest.bench.bundles import Makings
+from model_export.reference.bundles import Makings
 
 
 @dataclass(frozen=True)

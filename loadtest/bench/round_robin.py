@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 from loadtest.arrivals import Arrivals, poisson
-from loadtest.bars import Heard
 from loadtest.generator import Limits, Target, closed_loop, open_loop
 from loadtest.http_client import ClientError
 from loadtest.outcome import Outcome, Rounds
+from msd.report import Heard
 
 Targets = Mapping[str, Target]
 _WARM_UP_S = 0.3

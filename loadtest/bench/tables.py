@@ -5,6 +5,8 @@ from typing import Any
 
 from rich.table import Table
 
+from msd.report import table
+
 Figures = Mapping[str, Any]
 _STORES = (("redis", "rows from Redis"), ("file", "rows in memory or the bundle's file"))
 
@@ -23,14 +25,14 @@ def tables(figures: Figures) -> Iterator[Table]:
 def _services(figures: Figures, store: str, title: str, names: Mapping[str, str]) -> Table:
     found = figures["absolute"][store]
     ratios = figures if store == "redis" else figures["file"]
-    table = _table(
+    made = table(
         f"{title}, N = {figures['candidates']}",
         ("service", "workers", "requests/s", "×", "p50 ms, one client", "×", "p99 ms", "outside the model"),
     )
     for kind, name in names.items():
         loaded, rested = found[kind]["at_capacity"], found[kind]["one_client"]
         own = kind != "naive"
-        table.add_row(
+        made.add_row(
             name,
             str(figures["workers"][kind]),
             f"{loaded['median_goodput']:,.0f}",
@@ -40,11 +42,11 @@ def _services(figures: Figures, store: str, title: str, names: Mapping[str, str]
             f"{rested['p99_ms']:.2f}",
             f"{ratios[f'overhead_share_{kind}']:.0%}" if own else "",
         )
-    return table
+    return made
 
 
 def _arrivals(figures: Figures, names: Mapping[str, str]) -> Table:
-    table = _table(
+    made = table(
         "Poisson arrivals, rows from Redis",
         ("service", "load", "offered/s", "scored/s", "p50 ms", "p99 ms", "p99.9 ms", "p99 ÷ p50 at rest"),
     )
@@ -55,35 +57,28 @@ def _arrivals(figures: Figures, names: Mapping[str, str]) -> Table:
             offered = found["offered"] / found["seconds"]
             times = (found["p50_ms"], found["p99_ms"], found["p99.9_ms"])
             told = (f"{offered:,.0f}", f"{found['goodput']:,.0f}", *(f"{time:.2f}" for time in times))
-            table.add_row(name, load, *told, f"{found['p99_ms'] / rest:.1f}")
-    return table
+            made.add_row(name, load, *told, f"{found['p99_ms'] / rest:.1f}")
+    return made
 
 
 def _stages(figures: Figures, names: Mapping[str, str]) -> Table:
     stages = list(figures["stages_ms"]["fp32"])
-    table = _table("A request at rest, ms", ("service", *stages))
+    made = table("A request at rest, ms", ("service", *stages))
     for kind, name in list(names.items())[1:]:
         found = figures["stages_ms"][kind]
-        table.add_row(name, *(f"{found[stage]:.3f}" for stage in stages))
-    return table
+        made.add_row(name, *(f"{found[stage]:.3f}" for stage in stages))
+    return made
 
 
 def _rows(figures: Figures) -> Table:
-    table = _table("Rows", ("figure", "value"))
+    made = table("Rows", ("figure", "value"))
     for name in ("lookup_ratio", "start_s_10m", "lookup_ratio_10m", "delta_visible_ms"):
-        table.add_row(name, f"{figures[name]:,.2f}")
-    return table
+        made.add_row(name, f"{figures[name]:,.2f}")
+    return made
 
 
 def _limits(figures: Figures) -> Table:
-    table = _table("If nothing but the model's runs cost time", ("figure", "found", "limit"))
+    made = table("If nothing but the model's runs cost time", ("figure", "found", "limit"))
     for name, limit in figures["limits"].items():
-        table.add_row(name, f"{figures[name]:.2f}", f"{limit:.2f}")
-    return table
-
-
-def _table(title: str, columns: tuple[str, ...]) -> Table:
-    table = Table(title=title, title_justify="left", box=None, header_style="bold")
-    for number, name in enumerate(columns):
-        table.add_column(name, justify="left" if number == 0 else "right")
-    return table
+        made.add_row(name, f"{figures[name]:.2f}", f"{limit:.2f}")
+    return made

@@ -11,11 +11,11 @@ from loadtest.bench.processes import Running, ServiceError
 from loadtest.chaos.attackers import ATTACKS
 from loadtest.chaos.environment import Environment
 from loadtest.chaos.load import Load, capacity
-from loadtest.chaos.processes import held
 from loadtest.chaos.scenario import Check, Figure, Found, Scenario
 from loadtest.chaos.timeline import SCORED, Timeline, count, percentile_ms
 from loadtest.generator import Target
 from loadtest.http_client import Client, ClientError
+from msd.process import held
 
 _NAME = "attack"
 _SHARE = 0.2
@@ -96,7 +96,7 @@ def _one(
     environment: Environment, name: str, service: Running, target: Target, rate: float
 ) -> tuple[Load, float, dict[str, int]]:
     """The load beside one attack, how much more memory (MB) was held at most, and what came of the attack."""
-    seconds, start = environment.plan.broken_s, held(service).memory
+    seconds, start = environment.plan.broken_s, held(service.pid).memory
     most = start
     body = target.requests[0].partition(b"\r\n\r\n")[2]
     host, port = target.place
@@ -110,7 +110,7 @@ def _one(
         with Load(target, rate, seconds) as load:
             load.mark(name)
             while load.now_s < seconds:
-                most = max(most, held(service).memory)
+                most = max(most, held(service.pid).memory)
                 time.sleep(0.1)
         said = attacker.stdout.read()
     # An attack that did not take place would be withstood by anybody.

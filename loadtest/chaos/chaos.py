@@ -5,12 +5,13 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from loadtest.bench.machine import Stolen, machine_now
 from loadtest.chaos.environment import Environment
 from loadtest.chaos.scenario import Found, Scenario
 from loadtest.chaos.scenarios import SCENARIOS
+from msd.benchmark.machine import machine_now
 from msd.contract.errors import MsdError
 from msd.contract.files import write_text_atomic
 
@@ -22,6 +23,28 @@ KEYS = (
 )
 """Of the summary, in this order."""
 _FOUND = "found.json"
+
+
+class Stolen:
+    """Since it was made: the share of the cores' time that other machines on the same host took. Where that is much, no
+    figure of time holds."""
+
+    def __init__(self) -> None:
+        self._before = _ticks()
+
+    def share(self) -> float | None:
+        """From 0 to 1; None where the system does not tell."""
+        (stolen, total), (stolen_now, total_now) = self._before, _ticks()
+        return round((stolen_now - stolen) / (total_now - total), 4) if total_now > total else None
+
+
+def _ticks() -> tuple[int, int]:
+    """Stolen, and in all."""
+    try:
+        ticks = [int(one) for one in Path("/proc/stat").read_text().split(maxsplit=9)[1:9]]
+    except (OSError, ValueError):
+        return 0, 0
+    return ticks[7], sum(ticks)
 
 
 def run_chaos(environment: Environment, chosen: Sequence[Scenario]) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from contextlib import suppress
 from loadtest.bench.processes import Running
 from loadtest.chaos.environment import Environment
 from loadtest.chaos.load import Load, capacity
-from loadtest.chaos.processes import held
 from loadtest.chaos.scenario import Check, Found, Scenario, usual_checks
 from loadtest.chaos.timeline import FIVES, count, percentile_ms
 from loadtest.generator import Target
+from msd.process import held
 
 _NAME = "clients"
 _TIMEOUT_MS = 1_000
@@ -25,7 +25,7 @@ def _run(environment: Environment) -> Found:
     with environment.service(_NAME, head_timeout_ms=_TIMEOUT_MS, body_timeout_ms=_TIMEOUT_MS) as service:
         target = environment.target(service.url)
         rate = plan.share * capacity(target, plan.capacity_s)
-        before = held(service)
+        before = held(service.pid)
         with Load(target, rate, plan.seconds) as load:
             load.until(plan.steady_s)
             start = load.mark(f"{plan.slow_clients} slow clients, {plan.slow_clients} that stop, others that vanish")
@@ -63,7 +63,7 @@ def _run(environment: Environment) -> Found:
 def _files(service: Running, expected: int) -> int:
     """How many are open, once no more are than were, or after a while."""
     until = time.monotonic() + _PATIENCE_S
-    while (files := held(service).files) > expected and time.monotonic() < until:
+    while (files := held(service.pid).files) > expected and time.monotonic() < until:
         time.sleep(_DROP_S)
     return files
 

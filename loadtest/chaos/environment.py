@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from loadtest.bars import Heard
 from loadtest.bench.processes import Running, end, ours
 from loadtest.chaos.plan import ChaosPlan
 from loadtest.chaos.redis import RedisProcess
@@ -15,6 +14,7 @@ from loadtest.generator import Target
 from loadtest.http_client import Client, ClientError
 from loadtest.requests import in_columns, some_bodies
 from loadtest.traffic import Mix, Traffic
+from msd.report import Heard
 
 _ROOT = Path(__file__).parents[2]
 _POLL_S = 0.02

@@ -4,11 +4,11 @@ import random
 import time
 
 from loadtest.chaos.environment import Environment
-from loadtest.chaos.processes import Held, held
 from loadtest.chaos.scenario import Check, Found, Scenario
 from loadtest.chaos.timeline import Timeline
 from loadtest.generator import Limits, Target, closed_loop
 from loadtest.outcome import Outcome
+from msd.process import Held, held
 
 _NAME = "memory"
 _GROWTH = 0.03
@@ -31,7 +31,7 @@ def _run(environment: Environment) -> Found:
             environment.heard(f"{_NAME}: requests", done, plan.memory_requests)
             seconds = min(_TURN_S, _TURN_S * plan.memory_requests / 50_000)
             whole.add(_turn(target, rng, seconds))
-            now = held(service)
+            now = held(service.pid)
             for name, value in zip(levels, (now.memory / _MB, now.files, now.threads), strict=True):
                 levels[name].append((round(time.monotonic() - start, 1), round(value, 2)))
             if first is None and whole.statuses[200] >= plan.memory_from:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.arrivals import Times, bursts, poisson
-from loadtest.bars import Heard
 from loadtest.bench.stages import spent
 from loadtest.generator import Limits, Target, closed_loop, open_loop
 from loadtest.histogram import Histogram
@@ -19,6 +18,7 @@ from loadtest.http_client import Client, ClientError
 from loadtest.lab.plan import LoadPlan
 from loadtest.requests import http_request, some_bodies
 from loadtest.traffic import Traffic
+from msd.report import Heard
 
 # Overload is part of the picture: what it leaves unanswered is counted.
 _LIMITS = Limits(goes_on=True)

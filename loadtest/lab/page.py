@@ -1,16 +1,14 @@
 """load.html: a session's figures and pictures beside those of the session before, on a page that needs no network."""
 
-from pathlib import Path
 from typing import Any
 
 from loadtest.lab.pictures import load_picture, waterfall
-from msd.contract.files import write_text_atomic
 from msd.page import render_page
 
 
-def write_page(path: Path, now: dict[str, Any], before: dict[str, Any] | None) -> None:
-    """Draws and writes the page. before: the last session on the same traffic, if there was one."""
-    page = render_page(
+def load_page(now: dict[str, Any], before: dict[str, Any] | None) -> str:
+    """before: the last session on the same traffic, if there was one."""
+    return render_page(
         "loadtest.lab",
         "page.html.j2",
         now=now,
@@ -19,7 +17,6 @@ def write_page(path: Path, now: dict[str, Any], before: dict[str, Any] | None) -
         load=load_picture(now, before),
         fall=waterfall(now, before),
     )
-    write_text_atomic(path, page)
 
 
 def compared(now: dict[str, Any], before: dict[str, Any] | None) -> list[tuple[str, float, float | None]]:

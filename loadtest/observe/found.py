@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from loadtest.observe.board import Board, Panel
 from loadtest.observe.live import Watched
 from loadtest.observe.prometheus import Series
+from msd.dashboards.board import Board, Panel
 
 _RATE_INTERVAL = "10s"
 _OTHERS = ("$namespace", "$job")

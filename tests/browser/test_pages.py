@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from loadtest.lab.page import write_page
+from loadtest.lab.page import load_page
 from msd.__main__ import main
 from tests.browser.playground_page import PlaygroundPage
 from tests.browser.watched_tab import WatchedTab
@@ -104,7 +104,7 @@ def test_arms_report_fits(phone: Page, tmp_path: Path) -> None:
 
 
 def test_load_page_fits(phone: Page, tmp_path: Path) -> None:
-    write_page(tmp_path / "load.html", session(120.0), session(100.0))
+    (tmp_path / "load.html").write_text(load_page(session(120.0), session(100.0)), "utf-8")
 
     check(phone, tmp_path / "load.html")
 

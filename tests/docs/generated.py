@@ -12,9 +12,9 @@ import typer
 import typer.main
 from pydantic import BeforeValidator
 
-from loadtest.bench_command import graph_app
+from loadtest.bench.command import services_app
 from loadtest.running_command import running_app
-from loadtest.services_command import services_app
+from model_export.race.command import graph_app
 from msd.__main__ import COMMANDS, _load
 from service.request_log.replay import app as log_replay_app
 from service.settings import PREFIX, Settings

@@ -16,9 +16,9 @@ import pytest
 import typer.main
 from pydantic import BaseModel
 
-from loadtest.bench_command import graph_app
+from loadtest.bench.command import is_meant, services_app
 from loadtest.running_command import running_app
-from loadtest.services_command import is_meant, services_app
+from model_export.race.command import graph_app
 from msd.__main__ import _load
 from msd.contract.events import EventBatch
 from msd.contract.request import ScoreRequest

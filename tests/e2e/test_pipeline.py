@@ -12,7 +12,7 @@ from msd.contract.bundle import open_bundle
 from msd.free_port import free_port
 from tests.dataset.tiny import EVENTS_PER_USER
 from tests.e2e.pipeline import USERS, Pipeline, msd
-from tests.loadtest.savings.small_model import write_small_model
+from tests.savings.small_model import write_small_model
 from tests.service.live import LiveService, live_service, run_msd
 
 EVENTS = USERS * EVENTS_PER_USER

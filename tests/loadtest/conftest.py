@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.bench.bundles import Bundles, Makings, made_bundles
-from loadtest.bench.catalogue import Population
+from model_export.reference.bundles import Bundles, Makings, made_bundles
+from model_export.reference.market import Population
 from msd.contract.bundle import GOLDENS, Bundle
 from msd.contract.golden import read_goldens
-from tests.loadtest.graph.small import BRIEF, SMALL
+from tests.model_export.reference.small import BRIEF, SMALL
 from tests.service.bundle_factory import build_bundle
 from tests.service.live import LiveService, live_service
 from tests.service.ranker_graph import Recipe

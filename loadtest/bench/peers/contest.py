@@ -15,10 +15,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from loadtest.bars import Heard
-from loadtest.bench.bundles import Bundles, made_bundles
 from loadtest.bench.contestants import Contestant, Contestants, Kind
-from loadtest.bench.machine import machine_now
 from loadtest.bench.peers.install import installed, version_of
 from loadtest.bench.peers.peers import PEERS, Peer, Tensors
 from loadtest.bench.plan import BenchPlan
@@ -30,8 +27,11 @@ from loadtest.outcome import Rounds, goodput
 from loadtest.requests import headers_of, some_bodies
 from loadtest.traffic import Traffic
 from model_export.parity import BundleRows
+from model_export.reference.bundles import Bundles, made_bundles
+from msd.benchmark.machine import machine_now
 from msd.contract.bundle import RANKER, open_bundle
 from msd.contract.errors import MsdError
+from msd.report import Heard
 
 _BODIES = 50
 _TOLERANCE = 1e-5

@@ -6,35 +6,28 @@ from typing import Any
 from rich.table import Table
 
 from loadtest.bench.peers.contest import Ways
+from msd.report import table
 
 
 def peer_tables(figures: Mapping[str, Any]) -> Iterator[Table]:
     """Requests a second of each peer, ours in the same rounds and their ratio, by graph; then who was left out."""
     workers, count = figures["workers"], figures["candidates"]
-    table = Table(
-        title=f"{workers} workers, N = {count}: peer's requests/s, ours, ratio",
-        title_justify="left",
-        box=None,
-        header_style="bold",
-    )
-    table.add_column("peer")
     titles = {
         Ways.FP32: "factorised, fp32",
         Ways.BEST: f"factorised, {figures['precision']}",
         Ways.AS_DEPLOYED: f"as traced; ours in {figures['precision']}",
     }
-    for title in titles.values():
-        table.add_column(title, justify="right")
+    made = table(f"{workers} workers, N = {count}: peer's requests/s, ours, ratio", ["peer", *titles.values()])
     for peer, ways in figures["absolute"].items():
         cells = []
         for way in titles:
             found = {name: one["goodput"] for name, one in ways[way].items()}
             ratio = figures[f"peer_ratio_{way}"][peer]
             cells.append(f"{found['peer']:,.0f}, {found['ours']:,.0f}, {ratio:.2f} ×")
-        table.add_row(f"{peer} {figures['peer_versions'][peer]}", *cells)
-    yield table
+        made.add_row(f"{peer} {figures['peer_versions'][peer]}", *cells)
+    yield made
     if figures["left_out"]:
-        others = Table("peer", "left out, because", box=None, header_style="bold")
+        others = table(None, ("peer", "left out, because"), texts=2)
         for peer, reason in figures["left_out"].items():
             others.add_row(peer, reason)
         yield others

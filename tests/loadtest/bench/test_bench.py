@@ -10,12 +10,12 @@ import pytest
 
 from loadtest.arrivals import constant
 from loadtest.bench import plan as plans
-from loadtest.bench.bundles import Bundles
+from loadtest.bench.command import is_meant
 from loadtest.bench.contestants import Contestant, Contestants
 from loadtest.bench.plan import BenchPlan
 from loadtest.generator import Limits, Target, open_loop
 from loadtest.http_client import ClientError
-from loadtest.services_command import is_meant
+from model_export.reference.bundles import Bundles
 from msd.__main__ import main
 from tests.loadtest.conftest import MAKINGS
 

@@ -8,15 +8,15 @@ import onnx
 import onnxruntime
 import pytest
 
-from loadtest.bench.bundles import Bundles, made_bundles
-from loadtest.bench.catalogue import Market, Population, new_market, schema_of
+from model_export.reference.bundles import Bundles, made_bundles
+from model_export.reference.market import Market, Population, new_market, schema_of
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import GOLDENS, RANKER, ROWS, Bundle, open_bundle
 from msd.contract.golden import golden_tensors, read_goldens
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, RowSide
 from tests.loadtest.conftest import MAKINGS
-from tests.loadtest.graph.small import SMALL
+from tests.model_export.reference.small import SMALL
 
 
 @pytest.fixture(scope="module")

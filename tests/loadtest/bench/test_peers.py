@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from loadtest.bench.bundles import Bundles
 from loadtest.bench.peers import contest
 from loadtest.bench.peers.install import installed, version_of
 from loadtest.bench.peers.peers import PEERS, Peer
@@ -22,6 +21,7 @@ from loadtest.bench.peers.wire import from_json, in_json, pack, unpack
 from loadtest.bench.plan import BenchPlan
 from loadtest.bench.processes import ServiceError
 from loadtest.requests import headers_of, http_request
+from model_export.reference.bundles import Bundles
 from tests.loadtest.conftest import MAKINGS
 
 PLAIN = Peer(

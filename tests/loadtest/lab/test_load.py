@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.lab.command import last_session
 from loadtest.lab.lab import load_session
-from loadtest.lab.page import compared, write_page
+from loadtest.lab.page import compared, load_page
 from loadtest.lab.plan import LoadPlan
-from loadtest.load_command import last_session
 from msd.__main__ import main
 from msd.contract.bundle import Bundle
 from msd.contract.errors import MsdError
@@ -40,8 +40,7 @@ def test_a_session_and_its_page(service: LiveService, bundle: Bundle, tmp_path: 
     assert "now ÷ then" not in page
     assert not re.search(r'(src|href)="https?:', page)
 
-    write_page(tmp_path / "next.html", session | {"at": "later"}, session)
-    page = (tmp_path / "next.html").read_text("utf-8")
+    page = load_page(session | {"at": "later"}, session)
     assert "now ÷ then" in page
     assert session["at"] in page
     assert '<td class="n">1.00</td>' in page

@@ -9,12 +9,12 @@ import httpx
 import numpy as np
 import pytest
 
-from loadtest.bench.bundles import Bundles
 from loadtest.bench.processes import Service, ServiceError, naive, ours, publish, redis_server, running
 from loadtest.naive.app import create_app
 from loadtest.naive.features import check_inputs
 from loadtest.requests import in_columns, in_objects, some_bodies
 from loadtest.traffic import Traffic
+from model_export.reference.bundles import Bundles
 from msd.contract.errors import MsdError
 
 Urls = dict[str, str]

@@ -14,15 +14,15 @@ import pytest
 from PIL import Image
 
 from loadtest.observe.ad_server import AdServer
-from loadtest.observe.board import lines
 from loadtest.observe.found import Curve, Shown
 from loadtest.observe.live import Watched
 from loadtest.observe.pictures import picture
 from loadtest.observe.prometheus import Prometheus, PrometheusError, prometheus
-from loadtest.observe.store_board import STORE
 from loadtest.traffic import Traffic
 from msd.__main__ import main
 from msd.contract.bundle import Bundle
+from msd.dashboards.board import lines
+from msd.dashboards.store_board import STORE
 from msd.free_port import free_port
 from tests.service.live import LiveService, live_service, wait_until
 

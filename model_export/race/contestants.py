@@ -1,0 +1,72 @@
+"""What is raced: graphs opened in their runtimes, each ready to be given a request of any length. Times nothing."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from model_export.factorise.rule import Rule
+from model_export.race.figures import PASSED, PLAIN, TILED, TWIN, Form, floor_of, graph_in, leaner_in
+from model_export.race.gemms import products_graph, products_of
+from model_export.race.leaner import Leaner
+from model_export.race.precisions import Lowered, OpenProducts, Served
+from model_export.race.race import Run
+from model_export.race.runners import Runner, in_onnxruntime
+from model_export.race.subject import Subject
+from model_export.reference.inputs import Feeds, tiled
+
+Contestant = Callable[[int], Run]
+"""What it runs for a request of so many candidates."""
+
+
+def on(runner: Runner, request: Callable[[int], Feeds]) -> Contestant:
+    """A graph on requests of `request`."""
+    return lambda count: partial(runner, request(count))
+
+
+def _expecting(served: Served, request: Callable[[int], Feeds]) -> Contestant:
+    """A graph on requests with just as many candidates as are expected."""
+    return lambda count: partial(served(count), request(count))
+
+
+def graphs_of(subject: Subject) -> dict[str, Contestant]:
+    """A network plain, passed and by hand."""
+    graphs = {PLAIN: subject.plain, PASSED: subject.passed.model, TWIN: subject.twin}
+    return {name: on(in_onnxruntime(graph), subject.request) for name, graph in graphs.items()}
+
+
+def in_all_precisions(subject: Subject, forms: Mapping[Form, Lowered]) -> dict[str, Contestant]:
+    """The same tiled, and the passed graph in each form that is served, with its matrix products alone."""
+    contestants = {TILED: _tiled(subject)} | graphs_of(subject)
+    contestants |= {floor_of("fp32"): _products(subject, lambda graph, feeds: partial(in_onnxruntime(graph), feeds))}
+    for form, one in forms.items():
+        contestants[graph_in(form)] = _expecting(one.served, subject.request)
+        if one.open_products is not None:
+            contestants[floor_of(form)] = _products(subject, one.open_products)
+    return contestants
+
+
+def beside(reference: Subject, leaner: Mapping[str, Leaner]) -> dict[str, Contestant]:
+    """The reference tiled and passed, and each leaner model passed in each form that is served."""
+    contestants = {TILED: _tiled(reference), PASSED: on(in_onnxruntime(reference.passed.model), reference.request)}
+    for name, one in leaner.items():
+        contestants[leaner_in(name, "fp32")] = on(in_onnxruntime(one.subject.passed.model), one.subject.request)
+        for form, lowered in one.precisions.tried.items():
+            contestants[leaner_in(name, form)] = _expecting(lowered.served, one.subject.request)
+    return contestants
+
+
+def _tiled(subject: Subject) -> Contestant:
+    return on(in_onnxruntime(subject.tiled), lambda count: tiled(subject.request(count)))
+
+
+def _products(subject: Subject, open_products: OpenProducts) -> Contestant:
+    def make(count: int) -> Run:
+        graph, feeds = products_graph(products_of(subject.passed.model, subject.request(count)), seed=count)
+        return open_products(graph, feeds)
+
+    return make
+
+
+def without_rules(subject: Subject, rules: list[Rule]) -> dict[str, Contestant]:
+    """The graph passed with all rules, and without each of some."""
+    graphs = {PASSED: subject.passed.model} | {rule.value: subject.without(rule) for rule in rules}
+    return {name: on(in_onnxruntime(graph), subject.request) for name, graph in graphs.items()}

@@ -1,0 +1,139 @@
+"""Leaner models beside the reference: trained on the same clicks from the same seeds, and compared on the same rows.
+
+One is as good if even the worse end of the paired 95 % interval is within a margin that was fixed before anyone looked.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_export.race.precisions import Precisions, lowered, scores
+from model_export.race.runners import in_onnxruntime
+from model_export.race.subject import Subject
+from model_export.reference.clicks import Clicks
+from model_export.reference.inputs import Sizes
+from model_export.reference.network import LEANER
+from model_export.reference.training import Progress, Trained, Training, new_held, trained
+from msd.contract.instructions import cpu_instructions
+from msd.ranker.bootstrap import Floats, compare_by_seed, resample_metrics
+from msd.ranker.metrics import measure_pooled
+
+AUC_MARGIN = 0.001
+LOGLOSS_MARGIN = 0.001
+_LEANEST = "lean"
+# Two trainings of one network differ by as much as the margins: fewer say nothing of networks.
+_FEWEST_SEEDS = 3
+_REFERENCE = "reference"
+_ROWS = 4  # which of the clicks that no network was trained on; by others the leaner models were chosen
+
+
+@dataclass(frozen=True)
+class Study:
+    """How often each network is trained, and how many requests all are judged by. From two seeds on each change of the
+    leanest model is tried alone too."""
+
+    seeds: int = 1
+    requests: int = 2_000
+    candidates: int = 50
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The leaner models."""
+        return tuple(LEANER) if self.seeds > 1 else (_LEANEST,)
+
+
+class Metric(NamedTuple):
+    """The mean over seeds, by how much it is above the reference's with the 95 % interval, and that by seed."""
+
+    mean: float
+    difference: float
+    ci95: tuple[float, float] | None
+    by_seed: list[float]
+
+
+class Comparison(NamedTuple):
+    """A model's metrics beside those of the reference; `as_good` is None where too few seeds were trained to tell."""
+
+    auc: Metric
+    logloss: Metric
+    as_good: bool | None
+
+
+@dataclass(frozen=True)
+class Leaner:
+    """A leaner model of the first seed, in all precisions, and how well it scores over all seeds."""
+
+    subject: Subject
+    precisions: Precisions
+    comparison: Comparison
+
+
+def leaner_models(
+    work: Path, sizes: Sizes, training: Training, study: Study, reference: Trained, progress: Progress
+) -> dict[str, Leaner]:
+    """Each leaner model, trained in `work` where it is not there yet. `progress` hears models done, and all."""
+    rows = new_held(sizes, training, study.requests, study.candidates, _ROWS)
+    found: dict[str, list[NDArray[np.float32]]] = {}
+    first: dict[str, Subject] = {}
+    names = (_REFERENCE, *study.names)
+    for number, name in enumerate(names):
+        subjects = []
+        for seed in range(study.seeds):
+            progress(number * study.seeds + seed, len(names) * study.seeds)
+            network = trained(name, training.seed + seed, work, sizes, training, lambda *_: None)
+            subjects.append(Subject(name, network, sizes))
+        found[name] = [scores(in_onnxruntime(one.passed.model), rows) for one in subjects]
+        first[name] = subjects[0]
+    instructions = cpu_instructions()
+    comparisons = compared(rows, found.pop(_REFERENCE), found)
+    return {
+        name: Leaner(
+            first[name], lowered(first[name].passed.model, reference.known, reference.held, instructions), comparison
+        )
+        for name, comparison in comparisons.items()
+    }
+
+
+def compared(
+    rows: Clicks, reference: Sequence[NDArray[np.float32]], others: Mapping[str, Sequence[NDArray[np.float32]]]
+) -> dict[str, Comparison]:
+    """Scores [R, C] of each seed of other models against those of the same seed of the reference.
+
+    The interval is over users, who are a request each, and over seeds.
+    """
+    labels = rows.clicked.ravel().astype(np.float64)
+    users = np.repeat(np.arange(len(rows.candidates)), rows.candidates.shape[1])
+    flat = np.stack([one.ravel() for of_model in (reference, *others.values()) for one in of_model]).astype(np.float64)
+    drawn = resample_metrics(labels, flat, users)
+    measured = [measure_pooled(labels, one) for one in flat]
+    seeds = len(reference)
+    comparisons = {}
+    for number, name in enumerate(others, start=1):
+        ours = slice(number * seeds, (number + 1) * seeds)
+        auc, logloss = (
+            _metric(np.array([one[key] for one in measured]), draws, seeds, ours)
+            for key, draws in (("auc", drawn.auc), ("logloss", drawn.logloss))
+        )
+        comparisons[name] = Comparison(auc, logloss, _as_good(auc, logloss) if seeds >= _FEWEST_SEEDS else None)
+    return comparisons
+
+
+def _metric(measured: Floats, drawn: Floats, seeds: int, ours: slice) -> Metric:
+    """Of measured figures [M] and resampled ones [M, R], the first `seeds` models being the reference."""
+    differences = measured[ours] - measured[:seeds]
+    return Metric(
+        mean=float(measured[ours].mean()),
+        difference=float(differences.mean()),
+        ci95=compare_by_seed(drawn[ours], drawn[:seeds])["ci95"],
+        by_seed=differences.tolist(),
+    )
+
+
+def _as_good(auc: Metric, logloss: Metric) -> bool:
+    if auc.ci95 is None or logloss.ci95 is None:
+        return False
+    return auc.ci95[0] >= -AUC_MARGIN and logloss.ci95[1] <= LOGLOSS_MARGIN

@@ -1,0 +1,128 @@
+"""Bundles of the trained reference model, exported as any other, and its graphs as others would serve them.
+
+Kept in a folder until what they depend on changes; a run that was cut short goes on where it was.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+import onnx
+import torch
+
+from model_export.export import export_bundle
+from model_export.foreign.bind import bind_inputs
+from model_export.foreign.source import Foreign
+from model_export.precision.choice import Asked
+from model_export.reference.graphs import plain_graph, tiled_graph
+from model_export.reference.inputs import Sizes
+from model_export.reference.market import Population, new_market
+from model_export.reference.training import Training, trained_reference
+from msd.contract.bundle import ROWS, open_bundle
+from msd.contract.errors import BundleError
+from msd.contract.files import write_bytes_atomic
+from msd.contract.precision import Precision
+from msd.contract.row_file import RowFile
+from msd.contract.rows import RowCodec, RowSide
+from msd.report import Heard
+from msd.step import fingerprint_of, is_done, mark_done
+
+_FORMAT = 1
+_HEADS = {"pctr": "pctr"}
+_SIDES: tuple[RowSide, ...] = ("user", "item")
+# What the network calls its inputs → the schema's tensors.
+_TENSORS = {
+    "user_fields": "user_categorical",
+    "user_vector": "user_semantic",
+    "history": "history_semantic",
+    "history_mask": "history_mask",
+    "item_fields": "item_categorical",
+    "item_vector": "item_semantic",
+}
+
+
+@dataclass(frozen=True)
+class Makings:
+    """What the bundles are made of. `requests` are proved against the plain graph, with `candidates` it is timed."""
+
+    sizes: Sizes = field(default_factory=Sizes)
+    training: Training = field(default_factory=Training)
+    population: Population = field(default_factory=Population)
+    requests: int = 300
+    candidates: int = 200
+
+
+@dataclass(frozen=True)
+class Bundles:
+    """The same weights in fp32 and in the best precision that the gate let pass, and two graphs in fp32 as they were
+    written: `tiled` takes every input with a row a candidate, `plain` the user's once."""
+
+    fp32: Path
+    best: Path
+    tiled: Path
+    plain: Path
+
+    @property
+    def precision(self) -> Precision:
+        """What the best precision is."""
+        return open_bundle(self.best, rows=False).precision.chosen
+
+
+def made_bundles(work: Path, makings: Makings, heard: Heard) -> Bundles:
+    """The bundles in `work`, made first if they are not there. Raises MsdError where one cannot be made."""
+    bundles = Bundles(work / "fp32", work / "best", work / "graphs" / "tiled.onnx", work / "graphs" / "plain.onnx")
+    run = fingerprint_of(_FORMAT, asdict(makings), torch.__version__)
+    if is_done(work, run) and _is_readable(bundles.fp32) and _is_readable(bundles.best):
+        return bundles
+    start = time.perf_counter()
+    hears = partial(heard, "Training the reference model")
+    network = trained_reference(work / "model", makings.sizes, makings.training, hears).network
+    heard("Generating users and items", 0, 1)
+    plain = _renamed(plain_graph(network, network, makings.sizes))
+    write_bytes_atomic(bundles.plain, plain.SerializeToString())
+    write_bytes_atomic(bundles.tiled, _renamed(tiled_graph(network, makings.sizes)).SerializeToString())
+    market = new_market(makings.sizes, makings.population, makings.training.seed)
+    source = Foreign(
+        plain,
+        bind_inputs(plain, market.schema),
+        _HEADS,
+        market.dataset,
+        market.schema,
+        market.vectors,
+        market.adaptors,
+        None,
+    )
+    wanted: Mapping[Path, Asked] = {bundles.fp32: "fp32", bundles.best: "auto"}
+    for folder, precision in wanted.items():
+        if not _is_readable(folder):  # as what another version wrote may be
+            shutil.rmtree(folder, ignore_errors=True)
+        export_bundle(source, folder, None, makings.requests, _told(heard, folder, makings), precision)
+    mark_done(work, run, time.perf_counter() - start)
+    return bundles
+
+
+def _is_readable(folder: Path) -> bool:
+    """Whether there is a bundle, with rows files of this version's format."""
+    try:
+        bundle = open_bundle(folder)
+        for side in _SIDES:
+            RowFile(bundle.path(ROWS[side]), RowCodec(bundle.schema, side, bundle.bundle_id), bundle.bundle_id)
+    except BundleError:
+        return False
+    return True
+
+
+def _told(heard: Heard, folder: Path, makings: Makings) -> Callable[[str, int], None]:
+    return lambda doing, done: heard(f"{doing} ({folder.name})", done, max(makings.requests, done))
+
+
+def _renamed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with its inputs called as the schema's tensors."""
+    for one in model.graph.input:
+        one.name = _TENSORS[one.name]
+    for node in model.graph.node:
+        node.input[:] = [_TENSORS.get(name, name) for name in node.input]
+    return model

@@ -1,0 +1,75 @@
+"""What a long measurement shows in the terminal and leaves in files: progress, tables, figures with their drawings.
+
+Knows nothing of what is measured.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from msd.contract.errors import MsdError
+from msd.contract.files import write_text_atomic
+
+
+class Heard(Protocol):
+    """Hears what is being done, and how much of it, of how much."""
+
+    def __call__(self, doing: str, done: int, total: int) -> None: ...
+
+
+@contextmanager
+def bar() -> Iterator[Heard]:
+    """A bar on the terminal, for as long as the block lasts."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    # Drawn when there is news: a bar that moves by itself would take its time from the services.
+    with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as bars:
+        drawn = bars.add_task("Starting", total=None)
+
+        def heard(doing: str, done: int, total: int) -> None:
+            bars.update(drawn, description=doing, completed=done, total=total, refresh=True)
+
+        yield heard
+
+
+def table(title: str | None, columns: Iterable[str], *, texts: int = 1) -> Table:
+    """An empty table without lines: the first `texts` columns hold text, the others numbers, to the right."""
+    made = Table(title=title, title_justify="left", box=None, header_style="bold")
+    for place, name in enumerate(columns):
+        made.add_column(name, justify="left" if place < texts else "right")
+    return made
+
+
+def show(tables: Iterable[Table]) -> None:
+    """Prints them one below the other."""
+    console = Console()
+    for one in tables:
+        console.print(one)
+
+
+def check_writable(figures: Path | None) -> None:
+    """Raises MsdError, before anything is measured, where figures could not be written afterwards."""
+    if figures is None:
+        return
+    if figures.suffix != ".json":
+        raise MsdError(f"--json {figures}: has to end in .json; pictures of the same name are written beside it")
+    folder = next(one for one in figures.absolute().parents if one.exists())
+    if figures.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise MsdError(f"--json {figures}: cannot be written; {folder} is not a writable folder")
+
+
+def write_figures(path: Path | None, figures: Mapping[str, Any], beside: Mapping[str, str] | None = None) -> None:
+    """Writes figures as JSON, and texts beside them, by the endings of their names; nothing if `path` is None."""
+    if path is None:
+        return
+    texts = {path: json.dumps(figures, indent=2) + "\n"}
+    texts |= {path.with_name(f"{path.stem}{ending}"): text for ending, text in (beside or {}).items()}
+    for one, text in texts.items():
+        write_text_atomic(one, text)
+    Console().print(f"written: {', '.join(map(str, texts))}", highlight=False, soft_wrap=True)
