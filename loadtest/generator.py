@@ -48,6 +48,11 @@ class Target:
             raise ClientError(f"{self.url!r} is not a service's address, such as http://127.0.0.1:8080")
         return parts.hostname, parts.port or 80
 
+    @property
+    def bodies(self) -> list[bytes]:
+        """The bodies of the requests."""
+        return [one.partition(b"\r\n\r\n")[2] for one in self.requests]
+
 
 @dataclass(frozen=True)
 class Limits:

@@ -1,15 +1,20 @@
-"""One keep-alive connection to a service; thin, so that what is timed is the service and not the client."""
+"""One keep-alive connection to a service, thin, so that what is timed is the service and not the client; and a way to
+wait for what it is to say.
+"""
 
 import http.client
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
 
 from msd.contract.errors import MsdError
 
 _HEADERS: Mapping[str, str] = {"Content-Type": "application/json"}
+_PATIENCE_S, _POLL_S = 60.0, 0.02
+Answer = TypeVar("Answer")
 
 
 class ClientError(MsdError):
@@ -22,6 +27,11 @@ class Reply(NamedTuple):
     status: int
     body: bytes
     seconds: float
+
+    def check(self, status: int, where: str = "the service") -> None:
+        """Raises ClientError, which quotes the body, at any other status."""
+        if self.status != status:
+            raise ClientError(f"{where} answered {self.status}: {self.body[:300].decode(errors='replace')}")
 
 
 class Client:
@@ -50,12 +60,30 @@ class Client:
         """The reply to one request, whatever its status. Raises ClientError if there is none."""
         return self._send("POST", "/v1/score", body)
 
+    def scored(self, body: bytes) -> Reply:
+        """The reply to a request that is scored. Raises ClientError at any status but 200."""
+        reply = self.score(body)
+        reply.check(200, self._url)
+        return reply
+
+    def scores(self, body: bytes) -> list[float]:
+        """The pCTR of a request's candidates. Raises ClientError at any status but 200."""
+        scores: list[float] = json.loads(self.scored(body).body)["candidates"]["pctr"]
+        return scores
+
+    def metric(self, sample: str) -> float:
+        """The value of a sample, given with its labels as the exposition writes them; 0 of one that is not there."""
+        for line in self.get("/metrics").body.decode("utf-8", "replace").splitlines():
+            if line.startswith(f"{sample} "):
+                return float(line.rsplit(" ", 1)[1])
+        return 0.0
+
     def get(self, path: str) -> Reply:
         """The reply to a GET."""
         return self._send("GET", path, None)
 
-    def post(self, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
-        """The reply to a POST of anything."""
+    def post(self, path: str, body: bytes, headers: Mapping[str, str] = _HEADERS) -> Reply:
+        """The reply to a POST, of JSON unless the headers say otherwise."""
         return self._send("POST", path, body, headers)
 
     def _send(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] = _HEADERS) -> Reply:
@@ -68,3 +96,22 @@ class Client:
             self._connection.close()
             raise ClientError(f"{self._url}: no reply: {error or type(error).__name__}") from error
         return Reply(response.status, content, time.perf_counter() - start)
+
+
+def wait_until(
+    what: str,
+    answer: Callable[[], Answer],
+    patience_s: float = _PATIENCE_S,
+    not_yet: type[Exception] | tuple[type[Exception], ...] = ClientError,
+) -> Answer:
+    """The first answer that counts as true; errors of the type `not_yet` count as none. Raises ClientError."""
+    until, reason = time.monotonic() + patience_s, ""
+    while True:
+        try:
+            if found := answer():
+                return found
+        except not_yet as error:
+            reason = f"; at last: {error}"
+        if time.monotonic() > until:
+            raise ClientError(f"{what}: not within {patience_s:g} s{reason}")
+        time.sleep(_POLL_S)

@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.http_client import Client, ClientError
+from loadtest.http_client import Client
 from msd.contract.events import MAX_EVENTS
 
-_HEADERS = {"Content-Type": "application/json"}
 _PATIENCE_S, _AGAIN_S = 10.0, 0.1
 
 
@@ -57,7 +56,7 @@ def replay_moments(
             if moment.asked:
                 teller.flush()
             for one in moment.asked:
-                reply = json.loads(_answer(client.score(json.dumps(one.request).encode()), 200))
+                reply = json.loads(client.scored(json.dumps(one.request).encode()).body)
                 scores[one.places] = reply["candidates"]["pctr"]
                 degraded += "degraded" in reply
             if tells:
@@ -88,19 +87,13 @@ class _Teller:
     def _send(self, count: int) -> None:
         batch, self._waiting = self._waiting[:count], self._waiting[count:]
         body = json.dumps({"events": batch}).encode()
-        answer = self._client.post("/v1/events", body, _HEADERS)
+        answer = self._client.post("/v1/events", body)
         end = time.monotonic() + _PATIENCE_S
         # Whoever counts them may not be there yet, or be started again; to say them twice does no harm.
         while answer.status == 503 and time.monotonic() < end:
             time.sleep(_AGAIN_S)
-            answer = self._client.post("/v1/events", body, _HEADERS)
-        reply = json.loads(_answer(answer, 202))
+            answer = self._client.post("/v1/events", body)
+        answer.check(202)
+        reply = json.loads(answer.body)
         self.accepted += reply["accepted"]
         self.duplicates += reply["duplicates"]
-
-
-def _answer(reply: Any, status: int) -> bytes:  # noqa: ANN401
-    if reply.status != status:
-        raise ClientError(f"answered {reply.status}: {reply.body[:300].decode(errors='replace')}")
-    body: bytes = reply.body
-    return body

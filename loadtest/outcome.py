@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from loadtest.histogram import Histogram
+from loadtest.durations import Durations
 
 
 @dataclass
@@ -28,8 +28,8 @@ class Outcome:
     cpu_seconds: float = 0.0
     connections: int = 0
     statuses: Counter[int] = field(default_factory=Counter)
-    latency: Histogram = field(default_factory=Histogram)
-    late: Histogram = field(default_factory=Histogram)
+    latency: Durations = field(default_factory=Durations)
+    late: Durations = field(default_factory=Durations)
 
     @property
     def goodput(self) -> float:

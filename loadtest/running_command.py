@@ -2,6 +2,7 @@
 
 import json
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from loadtest.generator import Target, open_loop
 from loadtest.latency import measure_latency
 from loadtest.outcome import Outcome
 from loadtest.requests import in_columns, some_bodies
-from loadtest.traffic import Mix, Traffic, mix_of
+from loadtest.traffic import Mix, Traffic, mix_of, mix_text
 
 _BODIES = 1_000
 
@@ -58,14 +59,16 @@ def running(
     traffic = Traffic(bundle, mix)
     with Progress(console=Console(stderr=True)) as bars:
         bar = bars.add_task("Sending requests", total=warmup + requests)
-        latency = measure_latency(url, traffic, _told(mix), requests, warmup, lambda: bars.advance(bar))
+        bodies = islice(traffic.bodies(), warmup + requests)
+        latency = measure_latency(url, bodies, warmup, lambda number: bars.update(bar, completed=number + 1))
+    told = {"requests": latency.count, "candidates": mix_text(mix) if len(mix) > 1 else next(iter(mix))}
+    names = {"p50_ms": 50, "p95_ms": 95, "p99_ms": 99, "max_ms": 100}
+    figures = {name: latency.percentile_ms(percent) for name, percent in names.items()}
     if as_json:
-        typer.echo(json.dumps(latency._asdict()))
+        typer.echo(json.dumps(told | figures))
     else:
-        typer.echo(
-            f"{latency.requests} requests of {latency.candidates} candidates: "
-            f"p50 {latency.p50_ms:.2f} ms, p95 {latency.p95_ms:.2f} ms, p99 {latency.p99_ms:.2f} ms"
-        )
+        times = ", ".join(f"{name[:3]} {figures[name]:.2f} ms" for name in list(names)[:3])
+        typer.echo(f"{told['requests']} requests of {told['candidates']} candidates: {times}")
 
 
 def _under_arrivals(bundle: Path, url: str, mix: Mix, arrivals: Arrivals, rate: float, seconds: float) -> Outcome:
@@ -85,7 +88,3 @@ def _tell(outcome: Outcome, rate: float, as_json: bool) -> None:
     if outcome.latency.count:
         names = {"p50_ms": "p50", "p99_ms": "p99", "p99.9_ms": "p99.9"}
         typer.echo(", ".join(f"{name} {found[key]:.2f} ms" for key, name in names.items()) + ", from when it was due")
-
-
-def _told(mix: Mix) -> int | str:
-    return next(iter(mix)) if len(mix) == 1 else ",".join(f"{count}:{share:g}" for count, share in mix.items())

@@ -93,6 +93,11 @@ def mix_of(text: str) -> dict[int, float]:
     return mix
 
 
+def mix_text(mix: Mix) -> str:
+    """What `mix_of` reads: `200`, or `50:3,200:1`."""
+    return ",".join(f"{count}:{share:g}" if len(mix) > 1 else str(count) for count, share in mix.items())
+
+
 def _ids(bundle: Bundle, side: RowSide) -> list[str]:
     codec = RowCodec(bundle.schema, side, bundle.bundle_id)
     file = RowFile(bundle.path(ROWS[side]), codec, bundle.bundle_id)

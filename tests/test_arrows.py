@@ -53,7 +53,8 @@ ARROWS = [
     ),
     # It compares services over bundles of the reference model.
     Arrow("loadtest.bench", ("loadtest", "model_export", "msd")),
-    Arrow("loadtest.chaos", ("loadtest", "msd")),
+    # What it serves unless told otherwise is a bundle of the reference model.
+    Arrow("loadtest.chaos", ("loadtest", "msd", "model_export.reference.bundles")),
     Arrow("loadtest.observe", ("loadtest", "msd")),
     # It draws, and writes a page.
     Arrow(

@@ -1,6 +1,5 @@
 """The services that run against each other, and what each is asked. Measures nothing."""
 
-import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -10,15 +9,13 @@ from typing import Literal, NamedTuple, Self
 
 from loadtest.bench.delta import delta_visible_ms
 from loadtest.bench.plan import BenchPlan
-from loadtest.bench.processes import Running, Service, ServiceError, end, naive, ours, publish, redis_server
+from loadtest.bench.processes import Running, Service, end, naive, ours, publish, redis_server
 from loadtest.bench.stages import is_filling
 from loadtest.generator import Target
+from loadtest.http_client import wait_until
 from loadtest.requests import Form, in_columns, in_objects, some_bodies
 from loadtest.traffic import Traffic
 from model_export.reference.bundles import Bundles
-
-_FILLED_WITHIN_S = 60.0
-_POLL_S = 0.1
 
 Kind = Literal["naive", "fp32", "best"]
 KINDS: tuple[Kind, ...] = ("naive", "fp32", "best")
@@ -78,7 +75,8 @@ class Contestants:
             self._running[entry].wait()
         for entry in new:
             if entry.kind != "naive":
-                _await_fill(self._running[entry].url)
+                url = self._running[entry].url
+                wait_until(f"{url}: its cache is filled", lambda url=url: not is_filling(url))
         return {entry: self._running[entry].url for entry in new}
 
     def stop(self, entries: Iterable[Contestant]) -> None:
@@ -111,12 +109,3 @@ class Contestants:
         bundle = self._bundles.fp32 if kind == "fp32" else self._bundles.best
         settings = {"deadline_ms": deadline_ms} if deadline_ms else {}
         return ours(name, bundle, workers, redis, **settings)
-
-
-def _await_fill(url: str) -> None:
-    """Raises ServiceError where it takes too long."""
-    end = time.monotonic() + _FILLED_WITHIN_S
-    while is_filling(url):
-        if time.monotonic() > end:
-            raise ServiceError(f"{url}: still brings rows near after {_FILLED_WITHIN_S:.0f} s")
-        time.sleep(_POLL_S)

@@ -41,10 +41,10 @@ def delta_visible_ms(bundle: Path, redis: str, url: str, body: bytes, work: Path
     opened = open_bundle(bundle)
     request = json.loads(body)
     with Client(url) as client:
-        change = _change(request, _scores(client, request))
+        change = _change(request, client.scores(body))
         delta = _delta(opened, change, work)
-        asked = {**request, "candidates": {"id": [change.item]}}
-        _scores(client, asked)
+        asked = json.dumps({**request, "candidates": {"id": [change.item]}}).encode()
+        client.scores(asked)
         key = key_prefix(opened.bundle_id, "item") + change.item
         with Redis.from_url(redis) as rows, msd("publish", str(delta), "--delta", "--redis", redis) as publishing:
             return _waited(rows, key, client, asked, change, publishing)
@@ -54,7 +54,7 @@ def _waited(
     rows: "Redis",
     key: str,
     client: Client,
-    asked: dict[str, Any],
+    asked: bytes,
     change: _Change,
     publishing: "subprocess.Popen[str]",
 ) -> float:
@@ -63,18 +63,10 @@ def _waited(
         if publishing.poll() or time.monotonic() > end:
             raise ServiceError(f"`msd publish --delta` changed nothing: {publishing.communicate()[1].strip()}")
     changed = time.monotonic()
-    while abs(_scores(client, asked)[0] - change.before) <= _MOVED * abs(change.after - change.before):
+    while abs(client.scores(asked)[0] - change.before) <= _MOVED * abs(change.after - change.before):
         if time.monotonic() > end:
             raise ServiceError(f"a changed row was not scored with within {_PATIENCE_S:g} s")
     return round(1e3 * (time.monotonic() - changed), 1)
-
-
-def _scores(client: Client, request: dict[str, Any]) -> list[float]:
-    reply = client.score(json.dumps(request).encode())
-    if reply.status != 200:
-        raise ServiceError(f"answered {reply.status}: {reply.body[:300].decode(errors='replace')}")
-    scores: list[float] = json.loads(reply.body)["candidates"]["pctr"]
-    return scores
 
 
 def _change(request: dict[str, Any], scores: list[float]) -> _Change:

@@ -9,15 +9,13 @@ from typing import NamedTuple
 
 from loadtest.bench.processes import Running, ServiceError
 from loadtest.chaos.attackers import ATTACKS
-from loadtest.chaos.environment import Environment
 from loadtest.chaos.load import Load, capacity
 from loadtest.chaos.scenario import Check, Figure, Found, Scenario
-from loadtest.chaos.timeline import SCORED, Timeline, count, percentile_ms
+from loadtest.chaos.timeline import SCORED, UNANSWERED, Timeline, count, percentile_ms
 from loadtest.generator import Target
-from loadtest.http_client import Client, ClientError
+from loadtest.http_client import Client, wait_until
 from msd.process import held
 
-_NAME = "attack"
 _SHARE = 0.2
 _SCORED = 0.95
 _CONNECTIONS = 600
@@ -60,91 +58,101 @@ _ODD = (
 )
 
 
-def _run(environment: Environment) -> Found:
-    figures: dict[str, Figure] = {}
-    checks: list[Check] = []
-    timeline = Timeline()
-    with environment.service(_NAME, max_connections=_CONNECTIONS) as service:
-        target = environment.target(service.url)
-        body = target.requests[0].partition(b"\r\n\r\n")[2]
-        expected = _scores(target, body)
-        rate = _SHARE * capacity(target, environment.plan.capacity_s)
-        for place, name in enumerate(ATTACKS):
-            environment.heard(f"{_NAME}: {name}", place, len(ATTACKS))
-            load, memory, came = _one(environment, name, service, target, rate)
-            timeline = timeline.then(load.timeline, max((one.over_s for one in timeline.samples), default=0.0))
-            _tell(name, load, figures, checks)
-            figures[f"attack_{name}_requests"] = sum(came.values())
-            if name == "bodies":
-                figures["attack_bodies_mb"] = memory
-                checks.append(Check(f"bodies in flight take at most {_HELD_MB:g} MB {memory}", memory <= _HELD_MB))
-            checks.append(Check(f"{name}: afterwards the scores are as before", _scores(target, body) == expected))
-        checks += [_odd(target, odd) for odd in _ODD]
-        checks.append(Check("a body is the same in whatever pieces it comes", _in_pieces(target, body)))
-        checks.append(Check("who has said all that he will is answered", _half_closed(target)))
-    # Its log goes into a pipe that is full.
-    with environment.service("attack-log", is_read=False) as service:
-        target = environment.target(service.url)
-        load, _, _ = _one(environment, "unknown", service, target, rate)
-        _tell("stalled_log", load, figures, checks)
-        checks.append(Check("nobody reads its log: SIGTERM ends it", _ends(service)))
-    _kill_connections(environment, rate, figures, checks)
-    return Found(figures, tuple(checks), timeline)
+class Attack(Scenario):
+    """One attack after another, and what is no request as it should be."""
+
+    name = "attack"
+    title = "Attacks by whoever reaches the port"
+
+    def run(self) -> Found:
+        self.figures: dict[str, Figure] = {}
+        self.checks: list[Check] = []
+        timeline = Timeline()
+        with self.environment.service(self.name, max_connections=_CONNECTIONS) as service:
+            target = self.environment.target(service.url)
+            expected = _scores(target)
+            rate = _SHARE * capacity(target, self.plan.capacity_s)
+            for place, name in enumerate(ATTACKS):
+                self.hear(name, place, len(ATTACKS))
+                load, memory, came = self._attacked(name, service, target, rate)
+                timeline = timeline.then(load.timeline, max((one.over_s for one in timeline.samples), default=0.0))
+                self._tell(name, load)
+                self.figures |= self.named(**{f"{name}_requests": sum(came.values())})
+                if name == "bodies":
+                    self.figures |= self.named(bodies_mb=memory)
+                    self._check(f"bodies in flight take at most {_HELD_MB:g} MB {memory}", memory <= _HELD_MB)
+                self._check(f"{name}: afterwards the scores are as before", _scores(target) == expected)
+            self.checks += [_odd(target, odd) for odd in _ODD]
+            self._check("a body is the same in whatever pieces it comes", _in_pieces(target))
+            half_closed = _say(target, [target.requests[0]], ends=True)
+            self._check("who has said all that he will is answered", half_closed.startswith(b"HTTP/1.1 200"))
+        # Its log goes into a pipe that is full.
+        with self.environment.service("attack-log", is_read=False) as service:
+            load, _, _ = self._attacked("unknown", service, self.environment.target(service.url), rate)
+            self._tell("stalled_log", load)
+            self._check("nobody reads its log: SIGTERM ends it", _ends(service))
+        self._kill_connections(rate / 2)
+        return Found(self.figures, tuple(self.checks), timeline)
+
+    def _attacked(self, name: str, service: Running, target: Target, rate: float) -> tuple[Load, float, dict[str, int]]:
+        """The load beside one attack, how much more memory (MB) was held at most, and what came of the attack."""
+        seconds, start = self.plan.broken_s, held(service.pid).memory
+        most, (host, port) = start, target.place
+        number = max(2, round(ATTACKS[name][0] * self.plan.attackers))
+        command = [sys.executable, "-m", "loadtest.chaos.attackers", name, str(number), host, str(port), str(seconds)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as attacker:
+            assert attacker.stdin is not None
+            assert attacker.stdout is not None
+            attacker.stdin.write(target.bodies[0])
+            attacker.stdin.close()
+            with Load(target, rate, seconds) as load:
+                load.mark(name)
+                while load.now_s < seconds:
+                    most = max(most, held(service.pid).memory)
+                    time.sleep(0.1)
+            said = attacker.stdout.read()
+        # An attack that did not take place would be withstood by anybody.
+        if attacker.returncode:
+            raise ServiceError(f"the attack {name!r} ended with {attacker.returncode}; it was not carried out")
+        came: dict[str, int] = json.loads(said)
+        return load, round((most - start) / _MB, 1), came
+
+    def _kill_connections(self, rate: float) -> None:
+        """Redis ends all its connections again and again, while nothing is held in memory."""
+        with (
+            self.environment.redis(self.name) as redis,
+            self.environment.service("attack-redis", redis.url, cache_mb=0) as service,
+        ):
+            target, seconds = self.environment.target(service.url), self.plan.broken_s
+            with Load(target, rate, seconds) as load, redis.client() as client:
+                for _ in range(_KILLS):
+                    load.mark("CLIENT KILL")
+                    client.client_kill_filter(_type="normal", skipme=True)
+                    load.until(load.now_s + seconds / _KILLS)
+        self._tell("connections", load)
+
+    def _tell(self, name: str, load: Load) -> None:
+        """What the others had meanwhile."""
+        samples = load.timeline.samples
+        scored = count(samples, *SCORED) / max(1, len(samples))
+        others = {"scored": round(scored, 4), "p99_ms": percentile_ms(samples, 99)}
+        self.figures |= self.named(**{f"{name}_others_{one}": value for one, value in others.items()})
+        self._check(f"{name}: no other request ends in an error", count(samples, "error", "not_ready") == 0)
+        self._check(f"{name}: every other request is answered", not count(samples, *UNANSWERED))
+        self._check(f"{name}: at least {_SCORED:.0%} of the others are scored", scored >= _SCORED, True)
+
+    def _check(self, what: str, holds: bool, is_timed: bool = False) -> None:
+        self.checks.append(Check(what, holds, is_timed))
 
 
-def _one(
-    environment: Environment, name: str, service: Running, target: Target, rate: float
-) -> tuple[Load, float, dict[str, int]]:
-    """The load beside one attack, how much more memory (MB) was held at most, and what came of the attack."""
-    seconds, start = environment.plan.broken_s, held(service.pid).memory
-    most = start
-    body = target.requests[0].partition(b"\r\n\r\n")[2]
-    host, port = target.place
-    number = max(2, round(ATTACKS[name][0] * environment.plan.attackers))
-    command = [sys.executable, "-m", "loadtest.chaos.attackers", name, str(number), host, str(port), str(seconds)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as attacker:
-        assert attacker.stdin is not None
-        assert attacker.stdout is not None
-        attacker.stdin.write(body)
-        attacker.stdin.close()
-        with Load(target, rate, seconds) as load:
-            load.mark(name)
-            while load.now_s < seconds:
-                most = max(most, held(service.pid).memory)
-                time.sleep(0.1)
-        said = attacker.stdout.read()
-    # An attack that did not take place would be withstood by anybody.
-    if attacker.returncode:
-        raise ServiceError(f"the attack {name!r} ended with {attacker.returncode}; it was not carried out")
-    came: dict[str, int] = json.loads(said)
-    return load, round((most - start) / _MB, 1), came
+def _scores(target: Target) -> object:
+    """What a good request gets, by and by. Raises ClientError where it gets nothing."""
 
+    def candidates() -> object:
+        with Client(target.url) as client:
+            return json.loads(client.scored(target.bodies[0]).body)["candidates"]
 
-def _tell(name: str, load: Load, figures: dict[str, Figure], checks: list[Check]) -> None:
-    samples = load.timeline.samples
-    scored = count(samples, *SCORED) / max(1, len(samples))
-    figures[f"attack_{name}_others_scored"] = round(scored, 4)
-    figures[f"attack_{name}_others_p99_ms"] = percentile_ms(samples, 99)
-    checks.append(Check(f"{name}: no other request ends in an error", count(samples, "error", "not_ready") == 0))
-    checks.append(
-        Check(f"{name}: every other request is answered", not count(samples, "lost", "unanswered", "refused"))
-    )
-    checks.append(Check(f"{name}: at least {_SCORED:.0%} of the others are scored", scored >= _SCORED, is_timed=True))
-
-
-def _scores(target: Target, body: bytes) -> object:
-    """What a good request gets; the reason where it gets none."""
-    until = time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            with Client(target.url, timeout=_PATIENCE_S) as client:
-                reply = client.score(body)
-            if reply.status == 200 or time.monotonic() > until:
-                return json.loads(reply.body).get("candidates") or reply.status
-        except ClientError as error:
-            if time.monotonic() > until:
-                return str(error)
-        time.sleep(0.1)
+    return wait_until(f"{target.url}: a good request is scored", candidates, _PATIENCE_S)
 
 
 def _say(target: Target, pieces: "list[bytes]", *, ends: bool = False) -> bytes:
@@ -172,9 +180,9 @@ def _odd(target: Target, odd: _Odd) -> Check:
     return Check(f"{odd.what} gets {' or '.join(map(str, odd.statuses))} {status}", status in odd.statuses)
 
 
-def _in_pieces(target: Target, body: bytes) -> bool:
+def _in_pieces(target: Target) -> bool:
     """One id looks like a header; whole, chunked before it, and cut anywhere about it, the body says the same."""
-    document = json.loads(body)
+    document = json.loads(target.bodies[0])
     document["candidates"] = {"id": [*document["candidates"]["id"], "Upgrade: websocket"]}
     whole = json.dumps(document).encode()
     cut = whole.index(b"Upgrade:")
@@ -198,22 +206,3 @@ def _ends(service: Running) -> bool:
     except ServiceError:
         service.kill()
         return False
-
-
-def _half_closed(target: Target) -> bool:
-    return _say(target, [target.requests[0]], ends=True).startswith(b"HTTP/1.1 200")
-
-
-def _kill_connections(environment: Environment, rate: float, figures: dict[str, Figure], checks: list[Check]) -> None:
-    """Redis ends all its connections again and again, while nothing is held in memory."""
-    with environment.redis(_NAME) as redis, environment.service("attack-redis", redis.url, cache_mb=0) as service:
-        target = environment.target(service.url)
-        with Load(target, rate / 2, environment.plan.broken_s) as load, redis.client() as client:
-            for _ in range(_KILLS):
-                load.mark("CLIENT KILL")
-                client.client_kill_filter(_type="normal", skipme=True)
-                load.until(load.now_s + environment.plan.broken_s / _KILLS)
-    _tell("connections", load, figures, checks)
-
-
-ATTACK = Scenario(_NAME, "Attacks by whoever reaches the port", (), _run)

@@ -5,14 +5,12 @@ import time
 from collections import Counter
 from typing import Any
 
-from loadtest.chaos.environment import Environment, metric
 from loadtest.chaos.hostile import hostile_requests
 from loadtest.chaos.http_fuzz import fuzz
 from loadtest.chaos.scenario import Check, Found, Scenario
 from loadtest.chaos.timeline import Timeline
 from loadtest.http_client import Client
 
-_NAME = "bad-requests"
 _STARTED = "process_start_time_seconds"
 _TIMEOUT_MS = 1_000
 _TURNS = 10
@@ -22,54 +20,53 @@ _DEADLINE = "X-Deadline-Ms"
 _LONG_MS = 10_000
 
 
-def _run(environment: Environment) -> Found:
-    plan = environment.plan
-    timeline, came, wrong = Timeline(), Counter[str](), list[str]()
-    refused: list[tuple[float, float]] = []
-    timeline.levels = {"refused, in all": refused}
-    start = time.monotonic()
-    with environment.service(_NAME, head_timeout_ms=_TIMEOUT_MS, body_timeout_ms=_TIMEOUT_MS) as service:
-        target = environment.target(service.url, 3)
-        body = target.requests[0].partition(b"\r\n\r\n")[2]
-        with Client(service.url) as client:
-            expected = json.loads(client.score(body).body)["candidates"]
-            started = metric(client, _STARTED)
-        generated, errors, accepted, generating = _generated(service.url, plan.generated)
-        came.update(generated)
-        requests = hostile_requests(json.loads(body), seed=1)
-        for turn in range(_TURNS):
-            environment.heard(f"{_NAME}: requests", turn, _TURNS)
-            number = (plan.bad_requests - sum(generated.values())) // _TURNS + 1
-            result = fuzz(target.place, requests, number, _CONNECTIONS)
-            came.update({str(one): count for one, count in result.came.items()})
-            wrong += result.wrong
-            told = sum(count for one, count in came.items() if one.startswith("4"))
-            refused.append((round(time.monotonic() - start, 2), told))
-        with Client(service.url) as client:
-            again = json.loads(client.score(body).body)["candidates"]
-            restarted = metric(client, _STARTED) != started
-    fives = sum(count for one, count in came.items() if one.startswith("5"))
-    scored = accepted + sum(": 200" in one for one in wrong)
-    return Found(
-        {
-            "bad_requests": sum(came.values()),
-            "bad_requests_5xx": fives,
-            "bad_requests_accepted": scored,
-            "bad_requests_hung": came["hung"],
-            "bad_requests_generated": sum(generated.values()),
-            **{f"bad_requests_{one}": count for one, count in sorted(came.items())},
-        },
-        (
+class BadRequests(Scenario):
+    """Generated from the service's own description, and made by hand."""
+
+    name = "bad-requests"
+    title = "Tens of thousands of bad requests"
+    told = ("bad_requests", "bad_requests_5xx")
+
+    def run(self) -> Found:
+        came, wrong, refused = Counter[str](), list[str](), list[tuple[float, float]]()
+        start = time.monotonic()
+        timeouts = {"head_timeout_ms": _TIMEOUT_MS, "body_timeout_ms": _TIMEOUT_MS}
+        with self.environment.service(self.name, **timeouts) as service:
+            target = self.environment.target(service.url, 3)
+            body = target.bodies[0]
+            before = _state(service.url, body)
+            generated, errors, accepted, generating = _generated(service.url, self.plan.generated)
+            came.update(generated)
+            requests = hostile_requests(json.loads(body), seed=1)
+            for turn in range(_TURNS):
+                self.hear("requests", turn, _TURNS)
+                number = (self.plan.bad_requests - generated.total()) // _TURNS + 1
+                result = fuzz(target.place, requests, number, _CONNECTIONS)
+                came.update({str(one): count for one, count in result.came.items()})
+                wrong += result.wrong
+                told = sum(count for one, count in came.items() if one.startswith("4"))
+                refused.append((round(time.monotonic() - start, 2), told))
+            after = _state(service.url, body)
+        fives = sum(count for one, count in came.items() if one.startswith("5"))
+        scored = accepted + sum(": 200" in one for one in wrong)
+        counts = {**came, "5xx": fives, "accepted": scored, "hung": came["hung"], "generated": generated.total()}
+        checks = (
             Check("no reply is a 5xx", fives == 0),
             Check("no wrong request is scored", scored == 0),
             Check("none is without an end", came["hung"] == 0),
             Check(f"each is refused as it should be {_some([*wrong, *errors])}", not wrong and not errors),
-            Check("the service has not restarted", started > 0 and not restarted),
-            Check("a good request gets the scores that it got before", again == expected),
+            Check("the service has not restarted", before[0] == after[0] > 0),
+            Check("a good request gets the scores that it got before", before[1] == after[1]),
             Check(f"requests were generated from the description {generating}", not generating),
-        ),
-        timeline,
-    )
+        )
+        figures = {"bad_requests": came.total(), **self.named(**dict(sorted(counts.items())))}
+        return Found(figures, checks, Timeline(levels={"refused, in all": refused}))
+
+
+def _state(url: str, body: bytes) -> tuple[float, object]:
+    """When the service was started, and what a good request gets."""
+    with Client(url) as client:
+        return client.metric(_STARTED), json.loads(client.scored(body).body)["candidates"]
 
 
 def _generated(url: str, number: int) -> tuple[Counter[str], list[str], int, str]:
@@ -114,6 +111,3 @@ def _generated(url: str, number: int) -> tuple[Counter[str], list[str], int, str
 
 def _some(wrong: list[str]) -> str:
     return f"({', '.join(f'{what} × {count}' for what, count in Counter(wrong).most_common(5))})" if wrong else ""
-
-
-BAD_REQUESTS = Scenario(_NAME, "Tens of thousands of bad requests", ("bad_requests", "bad_requests_5xx"), _run)

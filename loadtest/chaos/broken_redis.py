@@ -1,144 +1,183 @@
-"""Redis is killed, frozen or emptied while the service scores at half of what it can, and mended again."""
+"""Redis is killed, frozen or emptied while the service scores at half of what it can, and mended again; or what lies
+between them spoils what goes through.
+"""
 
-import time
-from collections.abc import Callable
-from typing import NamedTuple
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import ClassVar
 
-from loadtest.chaos.environment import Environment
-from loadtest.chaos.load import Load, capacity
-from loadtest.chaos.redis import RedisProcess
-from loadtest.chaos.scenario import Check, Found, Scenario, usual_checks
-from loadtest.chaos.timeline import FIVES, SCORED, Timeline, count, percentile_ms
+from loadtest.bench.processes import Running
+from loadtest.chaos.load import Load
+from loadtest.chaos.proxy import Mode, Proxy
+from loadtest.chaos.scenario import Check, Figure, UnderLoad
+from loadtest.chaos.timeline import DEGRADED, count, percentile_ms
 from loadtest.generator import Target
-from loadtest.http_client import Client
+from loadtest.http_client import Client, ClientError, wait_until
 
 # Until then a cached row may rightly count as fresh.
 _FRESH_S = 1.2
 _RECOVERED_S = 3.0
 _PATIENCE_S = 30.0
-_PAUSE_S = 0.1
 _LOOKED_AT = 20
 
 
-class _Way(NamedTuple):
-    """A way to break Redis, and to mend it."""
-
-    name: str
-    title: str
-    broken: str
-    mended: str
-    break_: Callable[[RedisProcess, Environment], None]
-    mend: Callable[[RedisProcess, Environment], None]
-
-
-def _run(way: _Way, environment: Environment) -> Found:
-    plan = environment.plan
-    with environment.redis(way.name) as redis, environment.service(way.name, redis.url) as service:
-        target = environment.target(service.url)
-        rate = plan.share * capacity(target, plan.capacity_s)
-        with Load(target, rate, plan.seconds) as load:
-            load.until(plan.steady_s)
-            way.break_(redis, environment)
-            broken = load.mark(way.broken)
-            load.until(broken + plan.broken_s)
-            mending = load.now_s
-            way.mend(redis, environment)
-            mended = load.mark(way.mended)
-        recovered = recovered_s(load, target)
-    return found(way.name, load.timeline, Broken(broken, mending, mended, recovered), plan.deadline_ms)
-
-
-class Broken(NamedTuple):
-    """From when to when a store was broken, the seconds at which it began and ended to be mended, and the one at which
-    scores were whole again, None if they never were."""
-
-    from_s: float
-    mending_s: float
-    mended_s: float
-    recovered_s: float | None
-
-
 def recovered_s(load: Load, target: Target) -> float | None:
-    """When the first request was due after which all are scored in full, if need be after the load's own end."""
-    last = load.timeline.last_s(kind for kind in SCORED if kind != "full")
+    """When the first request was due after which all are scored in full, if need be after the load's own end; None if
+    they never are."""
+    last = load.timeline.last_s(DEGRADED)
     whole = [sample.due_s for sample in load.timeline.samples if sample.kind == "full" and sample.due_s > last]
     if whole:
         return last if last > 0 else min(whole)
     with Client(target.url) as client:
-        while load.now_s < load.seconds + _PATIENCE_S:
-            for request in target.requests[:_LOOKED_AT]:
-                reply = client.score(request.partition(b"\r\n\r\n")[2])
-                if reply.status != 200 or b'"degraded"' in reply.body:
-                    break
-            else:
-                return load.now_s
-            time.sleep(_PAUSE_S)
-    return None
+
+        def is_whole() -> bool:
+            replies = (client.score(body) for body in target.bodies[:_LOOKED_AT])
+            return all(reply.status == 200 and b'"degraded"' not in reply.body for reply in replies)
+
+        try:
+            wait_until("full quality", is_whole, load.seconds + _PATIENCE_S - load.now_s)
+        except ClientError:
+            return None
+    return load.now_s
 
 
-def found(name: str, timeline: Timeline, broken: Broken, deadline_ms: int, *, is_always_broken: bool = True) -> Found:
-    """The verdict on a store that was broken, all the time if `is_always_broken`."""
-    name = name.replace("-", "_")
-    degraded = [kind for kind in SCORED if kind != "full"]
-    fives = count(timeline.samples, *FIVES)
-    p99 = percentile_ms(timeline.between(broken.from_s, max(broken.mended_s, broken.recovered_s or 0.0) + 1e-6), 99)
-    recover_s = None if broken.recovered_s is None else round(max(0.0, broken.recovered_s - broken.mended_s), 3)
-    meanwhile = timeline.between(broken.from_s + _FRESH_S, broken.mending_s) if is_always_broken else []
-    # What was answered later may have been scored when Redis was back.
-    unmarked = count((sample for sample in meanwhile if sample.over_s < broken.mending_s), "full")
-    return Found(
-        {
-            f"{name}_5xx": fives,
-            f"{name}_p99_ms": p99,
-            ("redis_recover_s" if name == "redis_kill" else f"{name}_recover_s"): recover_s,
-            f"{name}_refused": count(timeline.samples, "busy"),
-            f"{name}_unmarked": unmarked,
-            f"{name}_degraded": count(timeline.samples, *degraded),
-            f"{name}_steady_p99_ms": percentile_ms(timeline.between(0.0, broken.from_s), 99),
-        },
-        (
-            *usual_checks(timeline.samples),
-            Check("what is not fresh is said to be degraded", unmarked == 0),
-            Check("full quality comes back", recover_s is not None),
-            Check(f"it is back within {_RECOVERED_S:g} s", recover_s is not None and recover_s <= _RECOVERED_S, True),
-            Check(f"p99 within the deadline of {deadline_ms} ms", p99 is not None and p99 <= deadline_ms, True),
-        ),
-        timeline,
-    )
+class BrokenRedis(UnderLoad):
+    """What is not fresh is said to be degraded while it lasts, and soon after all is as before."""
+
+    in_redis = True
+    mending_s: float
+    """From then on it may be mended."""
+    recovered_s: float | None
+
+    def after(self) -> None:
+        self.recovered_s = recovered_s(self.load, self.target)
+
+    @property
+    def p99_ms(self) -> float | None:
+        """Until all was as before."""
+        return percentile_ms(self.timeline.between(self.broken_s, max(self.mended_s, self.recovered_s or 0) + 1e-6), 99)
+
+    @property
+    def recover_s(self) -> float | None:
+        """How long full quality took to come back."""
+        return None if self.recovered_s is None else round(max(0.0, self.recovered_s - self.mended_s), 3)
+
+    @property
+    def unmarked(self) -> int:
+        """Replies that said nothing of what they were made from, while nothing could be fresh."""
+        meanwhile = self.timeline.between(self.broken_s + _FRESH_S, self.mending_s)
+        # What was answered later may have been scored when Redis was back.
+        return count((sample for sample in meanwhile if sample.over_s < self.mending_s), "full")
+
+    def figures(self) -> Mapping[str, Figure]:
+        return self.named(p99_ms=self.p99_ms, recover_s=self.recover_s, unmarked=self.unmarked)
+
+    def checks(self) -> Iterable[Check]:
+        p99, recover_s, deadline_ms = self.p99_ms, self.recover_s, self.plan.deadline_ms
+        yield Check("what is not fresh is said to be degraded", self.unmarked == 0)
+        yield Check("full quality comes back", recover_s is not None)
+        yield Check(f"it is back within {_RECOVERED_S:g} s", recover_s is not None and recover_s <= _RECOVERED_S, True)
+        yield Check(f"p99 within the deadline of {deadline_ms} ms", p99 is not None and p99 <= deadline_ms, True)
 
 
-def _scenario(way: _Way, told: tuple[str, ...] = ()) -> Scenario:
-    return Scenario(way.name, way.title, told, lambda environment: _run(way, environment))
+class BrokenAtOnce(BrokenRedis):
+    """Redis is broken by one act, and mended by another."""
+
+    broken: ClassVar[str]
+    mended: ClassVar[str]
+
+    @abstractmethod
+    def break_it(self) -> None:
+        """The one."""
+
+    @abstractmethod
+    def mend_it(self) -> None:
+        """The other."""
+
+    def disturb(self) -> None:
+        self.break_it()
+        self.load.until(self.load.mark(self.broken) + self.plan.broken_s)
+        self.mending_s = self.load.now_s
+        self.mend_it()
+        self.load.mark(self.mended)
 
 
-REDIS_KILL = _scenario(
-    _Way(
-        "redis-kill",
-        "Redis is killed under load, and started again",
-        "Redis killed (−9)",
-        "Redis is back",
-        lambda redis, _: redis.kill(),
-        lambda redis, _: redis.start(),
-    ),
-    ("redis_kill_5xx", "redis_kill_p99_ms", "redis_recover_s"),
-)
-REDIS_FREEZE = _scenario(
-    _Way(
-        "redis-freeze",
-        "Redis is frozen under load, and thawed",
-        "Redis frozen (SIGSTOP)",
-        "Redis thawed (SIGCONT)",
-        lambda redis, _: redis.freeze(),
-        lambda redis, _: redis.thaw(),
-    )
-)
-REDIS_FLUSH = _scenario(
-    _Way(
-        "redis-flush",
-        "All rows are flushed under load, and published again",
-        "FLUSHALL",
-        "rows published again",
-        lambda redis, _: redis.flush(),
-        lambda redis, environment: redis.publish(environment.bundle),
-    )
-)
+class RedisKill(BrokenAtOnce):
+    """Its connections end, and there are no others."""
+
+    name = "redis-kill"
+    title = "Redis is killed under load, and started again"
+    told = ("redis_kill_5xx", "redis_kill_p99_ms", "redis_recover_s")
+    broken, mended = "Redis killed (−9)", "Redis is back"
+
+    def break_it(self) -> None:
+        self.redis.kill()
+
+    def mend_it(self) -> None:
+        self.redis.start()
+
+    def figures(self) -> Mapping[str, Figure]:
+        return {**super().figures(), "redis_recover_s": self.recover_s}
+
+
+class RedisFreeze(BrokenAtOnce):
+    """It neither answers nor lets go."""
+
+    name = "redis-freeze"
+    title = "Redis is frozen under load, and thawed"
+    broken, mended = "Redis frozen (SIGSTOP)", "Redis thawed (SIGCONT)"
+
+    def break_it(self) -> None:
+        self.redis.freeze()
+
+    def mend_it(self) -> None:
+        self.redis.thaw()
+
+
+class RedisFlush(BrokenAtOnce):
+    """It answers, and has nothing."""
+
+    name = "redis-flush"
+    title = "All rows are flushed under load, and published again"
+    broken, mended = "FLUSHALL", "rows published again"
+
+    def break_it(self) -> None:
+        self.redis.flush()
+
+    def mend_it(self) -> None:
+        self.redis.publish(self.environment.bundle)
+
+
+class RedisProxy(BrokenRedis):
+    """A proxy before it spoils its replies in one way after another."""
+
+    name = "redis-proxy"
+    title = "What lies between service and Redis delays, truncates, resets, and is silent"
+    modes: ClassVar[tuple[Mode, ...]] = ("delay", "truncate", "reset", "hold")
+    # Between two ways of breaking it Redis may be heard for a moment, and rows are fresh then.
+    unmarked = 0
+    proxy: Proxy
+
+    @contextmanager
+    def services(self) -> Iterator[Running]:
+        with self.environment.redis(self.name) as self.redis, Proxy(self.redis.port) as self.proxy:
+            with self.environment.service(self.name, f"redis://127.0.0.1:{self.proxy.port}/0") as running:
+                yield running
+
+    @property
+    def each_s(self) -> float:
+        """How long one way lasts."""
+        return self.plan.broken_s / 2
+
+    def seconds(self) -> float:
+        return self.plan.steady_s + self.each_s * len(self.modes) + self.plan.mended_s
+
+    def disturb(self) -> None:
+        start = self.load.now_s
+        for place, mode in enumerate(self.modes, start=1):
+            self.proxy.mode = mode
+            self.load.mark(mode)
+            self.load.until(start + self.each_s * place)
+        self.proxy.mode = "pass"
+        self.load.mark("all passes")

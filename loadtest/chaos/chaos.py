@@ -47,7 +47,7 @@ def _ticks() -> tuple[int, int]:
     return ticks[7], sum(ticks)
 
 
-def run_chaos(environment: Environment, chosen: Sequence[Scenario]) -> dict[str, Any]:
+def run_chaos(environment: Environment, chosen: Sequence[type[Scenario]]) -> dict[str, Any]:
     """Runs the chosen ones; the summary of these and of those whose findings are still there from before."""
     start = time.perf_counter()
     for place, scenario in enumerate(chosen):
@@ -96,11 +96,11 @@ def timeline_of(environment: Environment, name: str) -> Mapping[str, Any] | None
     return timeline
 
 
-def _run(environment: Environment, scenario: Scenario) -> dict[str, Any]:
+def _run(environment: Environment, scenario: type[Scenario]) -> dict[str, Any]:
     start, stolen = time.perf_counter(), Stolen()
     found, reason = Found({}, (), None), ""
     try:
-        found = scenario.run(environment)
+        found = scenario(environment).run()
     except MsdError as error:
         reason = str(error)
     except Exception as error:  # one that fails, whatever it is by, does not take the others with it
@@ -117,7 +117,7 @@ def _run(environment: Environment, scenario: Scenario) -> dict[str, Any]:
     }
 
 
-def _kept(environment: Environment, scenario: Scenario) -> dict[str, Any]:
+def _kept(environment: Environment, scenario: type[Scenario]) -> dict[str, Any]:
     path = environment.work / scenario.name / _FOUND
     if not path.exists():
         nothing: dict[str, Any] = {"figures": {}, "checks": [], "at": None, "seconds": None, "stolen_share": None}

@@ -5,18 +5,18 @@ to what `time.time` says the number of seconds that a file holds.
 """
 
 import json
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from loadtest.chaos.environment import Environment, metric
-from loadtest.chaos.load import Load, capacity
-from loadtest.chaos.scenario import Check, Found, Scenario, usual_checks
-from loadtest.chaos.timeline import FIVES, SCORED, count, percentile_ms
+from loadtest.chaos.scenario import Check, UnderLoad
+from loadtest.chaos.timeline import DEGRADED, count
 from loadtest.generator import Target
 from loadtest.http_client import Client
 from loadtest.requests import http_request
 
-_NAME = "clock-jump"
+_LOOKED_AT = 10
 _DAY = 86_400.0
 _JUMPS = (("a day on", _DAY), ("ten years on", 3_650 * _DAY), ("ten years back", -3_650 * _DAY), ("as it was", 0.0))
 _BYTES = 20
@@ -37,50 +37,54 @@ time.time = _shifted
 '''
 
 
-def _run(environment: Environment) -> Found:
-    plan = environment.plan
-    clock = _Clock(environment.work / _NAME / "clock")
-    with (
-        environment.redis(_NAME) as redis,
-        environment.service(_NAME, redis.url, python_path=clock.folder) as service,
-    ):
-        timed, untimed = environment.target(service.url), environment.target(service.url)
-        untimed = Target(untimed.url, [_without_time(one) for one in untimed.requests])
-        rate = plan.share * capacity(timed, plan.capacity_s)
-        expected = _scores(service.url, timed)
-        same: list[bool] = []
-        aged = [_aged_s(service.url)]
-        each = plan.broken_s / len(_JUMPS) * 2
-        with Load(untimed, rate, plan.steady_s + each * len(_JUMPS) + plan.mended_s / 2) as load:
-            load.until(plan.steady_s)
-            for place, (name, seconds) in enumerate(_JUMPS, start=1):
-                clock.jump(seconds)
-                load.mark(name)
-                same.append(_scores(service.url, timed) == expected)
-                load.until(plan.steady_s + each * place)
-                aged.append(_aged_s(service.url))
-    timeline = load.timeline
-    fives = count(timeline.samples, *FIVES)
-    degraded = count(timeline.samples, *(kind for kind in SCORED if kind != "full"))
-    return Found(
-        {
-            "clock_jump_5xx": fives,
-            "clock_jump_degraded": degraded,
-            "clock_jump_p99_ms": percentile_ms(timeline.between(plan.steady_s, timeline.marks[-1].at_s), 99),
-            "clock_jump_steady_p99_ms": percentile_ms(timeline.between(0.0, plan.steady_s), 99),
-        },
-        (
-            *usual_checks(timeline.samples),
-            # By phases: over all, years forward and years back make up for each other.
-            Check(
-                "the service's clock has jumped: rows look years old to it",
-                max(after - before for before, after in pairwise(aged)) > _JUMPS[1][1],
-            ),
-            Check("no row is taken for stale", degraded == 0),
-            Check("requests that say when they are get the same scores, to the bit", all(same)),
-        ),
-        timeline,
-    )
+class ClockJump(UnderLoad):
+    """Rows look years old, and all else is as it was."""
+
+    name = "clock-jump"
+    title = "The clock jumps"
+    in_redis = True
+
+    def settings(self) -> Mapping[str, Any]:
+        self.clock = _Clock(self.folder / "clock")
+        return {"python_path": self.clock.folder}
+
+    @property
+    def each_s(self) -> float:
+        """How long the clock is left at one time."""
+        return self.plan.broken_s / len(_JUMPS) * 2
+
+    def seconds(self) -> float:
+        return self.plan.steady_s + self.each_s * len(_JUMPS) + self.plan.mended_s / 2
+
+    def before(self) -> None:
+        self.timed = self.target.bodies[:_LOOKED_AT]
+        self.target = Target(self.target.url, [_without_time(body) for body in self.target.bodies])
+        self.expected, self.same, self.aged = self._scores(), list[bool](), [self._aged_s()]
+
+    def disturb(self) -> None:
+        for place, (name, seconds) in enumerate(_JUMPS, start=1):
+            self.clock.jump(seconds)
+            self.load.mark(name)
+            self.same.append(self._scores() == self.expected)
+            self.load.until(self.plan.steady_s + self.each_s * place)
+            self.aged.append(self._aged_s())
+
+    def checks(self) -> Iterable[Check]:
+        # By phases: over all, years forward and years back make up for each other.
+        farthest = max(after - before for before, after in pairwise(self.aged))
+        yield Check("the service's clock has jumped: rows look years old to it", farthest > _JUMPS[1][1])
+        yield Check("no row is taken for stale", count(self.timeline.samples, *DEGRADED) == 0)
+        yield Check("requests that say when they are get the same scores, to the bit", all(self.same))
+
+    def _aged_s(self) -> float:
+        """The ages of all rows that were looked at, added up."""
+        with Client(self.service.url) as client:
+            return client.metric('msd_row_age_seconds_sum{side="user"}')
+
+    def _scores(self) -> list[object]:
+        """Of the few requests that say when they are."""
+        with Client(self.service.url) as client:
+            return [json.loads(client.scored(body).body)["candidates"] for body in self.timed]
 
 
 class _Clock:
@@ -99,24 +103,8 @@ class _Clock:
             file.write(f"{seconds:<{_BYTES}}".encode())
 
 
-def _aged_s(url: str) -> float:
-    """The ages of all rows that were looked at, added up."""
-    with Client(url) as client:
-        return metric(client, 'msd_row_age_seconds_sum{side="user"}')
-
-
-def _without_time(request: bytes) -> bytes:
-    """The same request, which leaves the time to the service's clock."""
-    document = json.loads(request.partition(b"\r\n\r\n")[2])
+def _without_time(body: bytes) -> bytes:
+    """A request for the same, which leaves the time to the service's clock."""
+    document = json.loads(body)
     del document["at"]
     return http_request("/v1/score", json.dumps(document).encode())
-
-
-def _scores(url: str, target: Target) -> list[object]:
-    """Of a few requests, as they are written."""
-    with Client(url) as client:
-        bodies = [one.partition(b"\r\n\r\n")[2] for one in target.requests[:10]]
-        return [json.loads(client.score(body).body)["candidates"] for body in bodies]
-
-
-CLOCK_JUMP = Scenario(_NAME, "The clock jumps", (), _run)

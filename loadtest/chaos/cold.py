@@ -3,23 +3,20 @@
 import itertools
 import json
 import threading
-import time
 from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from loadtest.chaos.environment import Environment, metric
-from loadtest.chaos.load import Load, capacity
-from loadtest.chaos.scenario import Check, Found, Scenario, Unable, usual_checks
+from loadtest.chaos.scenario import Check, Figure, Unable, UnderLoad
 from loadtest.chaos.timeline import count, percentile_ms
 from loadtest.chaos.trained import trained
 from loadtest.generator import Target
-from loadtest.http_client import Client, ClientError
+from loadtest.http_client import Client, ClientError, wait_until
 from msd.contract.bundle import ENCODER, open_bundle
 
-_NAME = "cold"
 _RATIO = 1.3
-_PATIENCE_S = 60.0
-_PAUSE_S = 0.1
 # Beyond what the encoder takes a second, so that it is at its bound all the time.
 _PER_S, _ASKED_PER_S, _ADS = 20.0, 30.0, 4
 # Of known ads: fewer would not tell what they notice.
@@ -33,7 +30,7 @@ class _ColdClient:
         self.rungs: Counter[str] = Counter()
         self.wrong: list[str] = []
         self._url = target.url
-        self._document = json.loads(target.requests[0].partition(b"\r\n\r\n")[2])
+        self._document = json.loads(target.bodies[0])
         self._numbers = itertools.count()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -60,21 +57,11 @@ class _ColdClient:
         rungs = json.loads(reply.body).get("degraded", {}).get("candidates", {})
         return "encoded" if "encoded" in rungs.values() else "not encoded"
 
-    def encoded(self) -> float:
-        """Texts that the service has encoded so far."""
-        with Client(self._url) as client:
-            return metric(client, "msd_encoder_texts_total")
-
     def wait(self) -> None:
-        """Until one is encoded at once. Raises Unable where none is."""
-        until = time.monotonic() + _PATIENCE_S
+        """Until one is encoded at once. Raises ClientError where none is."""
         with Client(self._url) as client:
             # The same texts, which are encoded by and by: others each time would wait behind all before them.
-            while time.monotonic() < until:
-                if self.ask(client, -1) == "encoded":
-                    return
-                time.sleep(_PAUSE_S)
-        raise Unable(f"no text was encoded within {_PATIENCE_S:g} s")
+            wait_until("a text is encoded", lambda: self.ask(client, -1) == "encoded")
 
     def _run(self) -> None:
         with Client(self._url) as client:
@@ -85,59 +72,84 @@ class _ColdClient:
                     self.wrong.append(str(error))
 
 
-def _run(environment: Environment) -> Found:
-    plan = environment.plan
-    bundle = _with_encoder(environment)
-    with environment.service(_NAME, bundle=bundle, encoder="on", encoder_per_s=_PER_S) as service:
-        target = environment.target(service.url, bundle=bundle)
-        cold = _ColdClient(target)
-        cold.wait()
-        rate = max(plan.share * capacity(target, plan.capacity_s), _LEAST_PER_S)
-        seconds = plan.steady_s + plan.broken_s + plan.mended_s
-        with Load(target, rate, seconds) as load:
-            load.until(plan.steady_s)
-            start = load.mark("cold ads at the bound")
-            before = cold.encoded()
-            with cold:
-                load.until(start + plan.broken_s)
-            end = load.mark("none any more")
-        encoded = cold.encoded() - before
-    timeline = load.timeline
-    # Hot requests after it are as much at rest as those before.
-    rest = timeline.between(0.0, start) + timeline.between(end + 1.0, load.seconds)
-    steady, during = percentile_ms(rest, 99), percentile_ms(timeline.between(start, end), 99)
-    ratio = round(during / steady, 3) if steady and during else None
-    asked = sum(cold.rungs.values())
-    return Found(
-        {
-            "cold_hot_p99_ratio": ratio,
-            "cold_hot_p99_ms": during,
-            "cold_rest_p99_ms": steady,
-            "cold_asked": asked,
-            "cold_encoded_at_once": cold.rungs["encoded"],
-            "cold_encoded": encoded,
-        },
-        (
-            *usual_checks(timeline.samples),
-            Check("known ads are scored in full", count(timeline.samples, "full") == len(timeline.samples), True),
-            Check("every cold ad gets an answer", not cold.wrong and asked > 0),
-            Check("texts are encoded", encoded > 0),
-            Check(
-                f"p99 of known ads is at most {_RATIO:g} × what it is at rest", bool(ratio and ratio <= _RATIO), True
-            ),
-        ),
-        timeline,
-    )
+class Cold(UnderLoad):
+    """The encoder's work is beside theirs."""
 
+    name = "cold"
+    title = "Cold ads at the encoder's bound"
+    told = ("cold_hot_p99_ratio",)
+    encoded = 0.0
 
-def _with_encoder(environment: Environment) -> Path:
-    """A bundle that can encode texts: the one that is served, or a trained one. Raises Unable where there is none."""
-    if ENCODER in open_bundle(environment.bundle).manifest.files:
-        return environment.bundle
-    found = trained(environment).bundle.absolute()
-    if ENCODER not in open_bundle(found).manifest.files:
-        raise Unable(f"{found} has no encoder, nor has {environment.bundle}: name a bundle with one (--bundle)")
-    return found
+    def settings(self) -> Mapping[str, Any]:
+        return {"bundle": self.bundle, "encoder": "on", "encoder_per_s": _PER_S}
 
+    @cached_property
+    def bundle(self) -> Path:
+        """One that can encode texts: the one that is served, or a trained one. Raises Unable where there is none."""
+        if ENCODER in open_bundle(self.environment.bundle).manifest.files:
+            return self.environment.bundle
+        found = trained(self.environment).bundle.absolute()
+        if ENCODER not in open_bundle(found).manifest.files:
+            raise Unable(
+                f"{found} has no encoder, nor has {self.environment.bundle}: name a bundle with one (--bundle)"
+            )
+        return found
 
-COLD = Scenario(_NAME, "Cold ads at the encoder's bound", ("cold_hot_p99_ratio",), _run)
+    def asked(self) -> Target:
+        return self.environment.target(self.service.url, bundle=self.bundle)
+
+    def rate(self, able: float) -> float:
+        return max(super().rate(able), _LEAST_PER_S)
+
+    def before(self) -> None:
+        self.cold = _ColdClient(self.target)
+        self.cold.wait()
+
+    def disturb(self) -> None:
+        start = self.load.mark("cold ads at the bound")
+        self.encoded = -self._texts()
+        with self.cold:
+            self.load.until(start + self.plan.broken_s)
+        self.load.mark("none any more")
+
+    def after(self) -> None:
+        self.encoded += self._texts()
+
+    @property
+    def during_ms(self) -> float | None:
+        """Of known ads, p99 beside cold ones."""
+        return percentile_ms(self.timeline.between(self.broken_s, self.mended_s), 99)
+
+    @property
+    def rest_ms(self) -> float | None:
+        """The same before and after, which are as much at rest as each other."""
+        after = self.timeline.between(self.mended_s + 1.0, self.load.seconds)
+        return percentile_ms(self.timeline.between(0.0, self.broken_s) + after, 99)
+
+    @property
+    def ratio(self) -> float | None:
+        """The one by the other."""
+        return round(self.during_ms / self.rest_ms, 3) if self.rest_ms and self.during_ms else None
+
+    def figures(self) -> Mapping[str, Figure]:
+        return self.named(
+            hot_p99_ratio=self.ratio,
+            hot_p99_ms=self.during_ms,
+            rest_p99_ms=self.rest_ms,
+            asked=sum(self.cold.rungs.values()),
+            encoded_at_once=self.cold.rungs["encoded"],
+            encoded=self.encoded,
+        )
+
+    def checks(self) -> Iterable[Check]:
+        samples, ratio = self.timeline.samples, self.ratio
+        yield Check("known ads are scored in full", count(samples, "full") == len(samples), True)
+        yield Check("every cold ad gets an answer", not self.cold.wrong and bool(self.cold.rungs))
+        yield Check("texts are encoded", self.encoded > 0)
+        what = f"p99 of known ads is at most {_RATIO:g} × what it is at rest"
+        yield Check(what, bool(ratio and ratio <= _RATIO), True)
+
+    def _texts(self) -> float:
+        """How many the service has encoded so far."""
+        with Client(self.service.url) as client:
+            return client.metric("msd_encoder_texts_total")

@@ -55,7 +55,7 @@ def main(
         raise typer.Exit(1)
 
 
-def _chosen(only: str) -> "Sequence[Scenario]":
+def _chosen(only: str) -> "Sequence[type[Scenario]]":
     from loadtest.chaos.scenarios import SCENARIOS
 
     known = {scenario.name: scenario for scenario in SCENARIOS}

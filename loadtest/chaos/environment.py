@@ -1,7 +1,6 @@
 """What a scenario stands on: a bundle, processes of the service and of Redis that are started for it, and requests."""
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -11,13 +10,12 @@ from loadtest.bench.processes import Running, end, ours
 from loadtest.chaos.plan import ChaosPlan
 from loadtest.chaos.redis import RedisProcess
 from loadtest.generator import Target
-from loadtest.http_client import Client, ClientError
+from loadtest.http_client import Client, wait_until
 from loadtest.requests import in_columns, some_bodies
 from loadtest.traffic import Mix, Traffic
 from msd.report import Heard
 
 _ROOT = Path(__file__).parents[2]
-_POLL_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -76,23 +74,11 @@ class Environment:
         return Target(url, self._targets[key])
 
 
-def wait_for(url: str, sample: str, least: float, patience_s: float = 60.0) -> None:
+def wait_for(url: str, sample: str, least: float) -> None:
     """Until a sample has risen to that. Raises ClientError when it does not; no answer counts as not yet."""
-    until = time.monotonic() + patience_s
-    while time.monotonic() < until:
-        try:
-            with Client(url) as client:
-                if metric(client, sample) >= least:
-                    return
-        except ClientError:
-            pass
-        time.sleep(_POLL_S)
-    raise ClientError(f"{url}: {sample} did not come to {least:g} within {patience_s:g} s")
 
+    def is_there() -> bool:
+        with Client(url) as client:
+            return client.metric(sample) >= least
 
-def metric(client: Client, sample: str) -> float:
-    """The value of a sample, given with its labels as the exposition writes them; 0 of one that is not there."""
-    for line in client.get("/metrics").body.decode("utf-8", "replace").splitlines():
-        if line.startswith(f"{sample} "):
-            return float(line.rsplit(" ", 1)[1])
-    return 0.0
+    wait_until(f"{url}: {sample} comes to {least:g}", is_there)

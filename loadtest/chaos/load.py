@@ -77,10 +77,6 @@ class Load:
         """No request is sent any more, however long it was to go on."""
         self._stopped.set()
 
-    def seen_of(self, *statuses: int) -> list[Seen]:
-        """The replies with one of these."""
-        return [seen for seen in self.seen if seen.status in statuses]
-
     def _run(self) -> None:
         try:
             limits = Limits(goes_on=True)

@@ -1,60 +1,61 @@
 """Every request is logged, before, while and after Redis is empty; then the log is scored again, to the bit."""
 
 import json
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from loadtest.bench.processes import told
-from loadtest.chaos.environment import Environment
-from loadtest.chaos.load import Load, capacity
-from loadtest.chaos.scenario import Check, Found, Scenario, usual_checks
+from loadtest.chaos.scenario import Check, Figure, UnderLoad
 from loadtest.chaos.timeline import SCORED, count
+from loadtest.generator import Target
 
-_NAME = "log-replay"
 # Logging all rows of all requests costs more than scoring them does; the rest is for the log's writer.
 _SHARE_OF_LOAD = 0.4
 _MOST = 4_000
 
 
-def _run(environment: Environment) -> Found:
-    plan = environment.plan
-    folder = environment.work / _NAME / "log"
-    mix = {max(1, plan.candidates // 10): 1.0, plan.candidates: 1.0}
-    with (
-        environment.redis(_NAME) as redis,
-        environment.service(_NAME, redis.url, log_dir=folder, log_sample=1.0, log_flush_seconds=1.0) as service,
-    ):
-        target = environment.target(service.url, mix)
-        rate = _SHARE_OF_LOAD * plan.share * capacity(target, plan.capacity_s)
-        with Load(target, rate, plan.seconds) as load:
-            load.until(plan.steady_s)
-            redis.flush()
-            load.mark("FLUSHALL")
-            load.until(plan.steady_s + plan.broken_s / 2)
-            redis.publish(environment.bundle)
-            load.mark("rows published again")
-        service.terminate()
-        service.wait_for_end()
-    environment.heard(f"{_NAME}: scoring the log again", 0, 1)
-    replayed = json.loads(
-        told("replay", str(folder), "--bundle", str(environment.bundle), "--limit", str(_MOST), "--json")
-    )
-    samples = load.timeline.samples
-    return Found(
-        {
-            "replay_mismatches": replayed["mismatches"],
-            "replay_requests": replayed["requests"],
-            "replay_candidates": replayed["candidates"],
-            "replay_exact": replayed["exact"],
-            "replay_max_abs_diff": replayed["max_abs_diff"],
-            "replay_scored": count(samples, *SCORED),
-            "replay_degraded": count(samples, *(kind for kind in SCORED if kind != "full")),
-        },
-        (
-            *usual_checks(samples),
-            Check("every logged score comes again, to the bit", replayed["mismatches"] == 0),
-            Check("all were compared to the bit", replayed["exact"] == replayed["requests"] > 0),
-        ),
-        load.timeline,
-    )
+class LogReplay(UnderLoad):
+    """Rows that were fresh, known from before, or not known at all."""
 
+    name = "log-replay"
+    title = "What was logged is scored again"
+    told = ("replay_mismatches",)
+    in_redis = True
+    replayed: Mapping[str, Any]
 
-LOG_REPLAY = Scenario(_NAME, "What was logged is scored again", ("replay_mismatches",), _run)
+    def settings(self) -> Mapping[str, Any]:
+        return {"log_dir": self.folder / "log", "log_sample": 1.0, "log_flush_seconds": 1.0}
+
+    def asked(self) -> Target:
+        some = max(1, self.plan.candidates // 10)
+        return self.environment.target(self.service.url, {some: 1.0, self.plan.candidates: 1.0})
+
+    def rate(self, able: float) -> float:
+        return _SHARE_OF_LOAD * super().rate(able)
+
+    def disturb(self) -> None:
+        self.redis.flush()
+        self.load.mark("FLUSHALL")
+        self.load.until(self.plan.steady_s + self.plan.broken_s / 2)
+        self.redis.publish(self.environment.bundle)
+        self.load.mark("rows published again")
+
+    def after(self) -> None:
+        self.service.terminate()
+        self.service.wait_for_end()
+        self.hear("scoring the log again")
+        replay = ("replay", str(self.folder / "log"), "--bundle", str(self.environment.bundle))
+        self.replayed = json.loads(told(*replay, "--limit", str(_MOST), "--json"))
+
+    def named(self, **figures: Figure) -> dict[str, Figure]:
+        return {f"replay_{name}": value for name, value in figures.items()}
+
+    def figures(self) -> Mapping[str, Figure]:
+        told = ("mismatches", "requests", "candidates", "exact", "max_abs_diff")
+        scored = count(self.timeline.samples, *SCORED)
+        return self.named(scored=scored, **{name: self.replayed[name] for name in told})
+
+    def checks(self) -> Iterable[Check]:
+        found = self.replayed
+        yield Check("every logged score comes again, to the bit", found["mismatches"] == 0)
+        yield Check("all were compared to the bit", found["exact"] == found["requests"] > 0)

@@ -1,33 +1,25 @@
-"""One bundle follows another every few seconds under load, bad ones among them: nobody notices, but for the scores.
-
-At half and at three quarters of what the service can score, alone and beside a process that wants a core for itself.
-What it can score is found for both: beside a busy neighbour that is less.
-"""
+"""One bundle follows another every few seconds under load, bad ones among them: nobody notices, but for the scores."""
 
 import json
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from loadtest.bench.processes import Running
 from loadtest.chaos.bundles import bad_bundles, good_bundle, point_to
-from loadtest.chaos.environment import Environment, metric
 from loadtest.chaos.load import Load, capacity
 from loadtest.chaos.scenario import Check, Figure, Found, Scenario, Unable, usual_checks
 from loadtest.chaos.timeline import SCORED, Timeline, count, kind_of, percentile_ms
-from loadtest.generator import Seen
-from loadtest.http_client import Client, ClientError
+from loadtest.generator import Seen, Target
+from loadtest.http_client import Client, ClientError, wait_until
 from msd.contract.bundle import MARKER
 
-_NAME = "swap"
 _MORE = 1.5
 _RATIO = 2.0
-_PATIENCE_S = 60.0
-_PAUSE_S = 0.1
 _LONGEST_S = 600.0
 
 
@@ -71,39 +63,103 @@ class _Swaps(NamedTuple):
     offered: int
 
 
-def _run(environment: Environment) -> Found:
-    if environment.other is None:
-        raise Unable("it takes two bundles of the same users and items: name another one by --other")
-    environment.heard(f"{_NAME}: making bundles", 0, 1)
-    bundles = _made(environment, environment.other)
-    scores = {source: _scores(environment, source) for source in {*bundles.versions.values()}}
-    figures: dict[str, Figure] = {}
-    checks: list[Check] = []
-    timeline = Timeline()
-    able: dict[bool, float] = {}
-    for setting in _settings(environment):
-        with _neighbour(setting.is_beside_another):
-            if setting.is_beside_another not in able:
-                # One graph may be twice as fast as the other, so that half of its requests would be all of the other's.
-                able[setting.is_beside_another] = min(_capacity(environment, source) for source in scores)
-            run = _gone(environment, bundles, setting, setting.share * able[setting.is_beside_another])
-        found = _found(bundles, scores, run, setting)
-        figures |= found.figures
-        checks += found.checks
-        timeline = timeline.then(run.load.timeline, timeline.end_s)
-    shutil.rmtree(bundles.folder)
-    return Found(figures, tuple(checks), timeline)
+class Swap(Scenario):
+    """At half and at three quarters of what the service can score, alone and beside a process that wants a core.
 
+    What it can score is found for both: beside a busy neighbour that is less.
+    """
 
-def _settings(environment: Environment) -> list[_Setting]:
-    plan = environment.plan
-    half, more = plan.share, _MORE * plan.share
-    return [
-        _Setting("swap", half, False, plan.swaps),
-        _Setting("swap_more", more, False, plan.swaps_more),
-        _Setting("swap_beside", half, True, plan.swaps_more),
-        _Setting("swap_more_beside", more, True, plan.swaps_more),
-    ]
+    name = "swap"
+    title = "Bundles follow one another, bad ones among them"
+    told = ("swap_failed", "swap_p99_ratio", "bad_bundles_refused", "bad_bundles_offered")
+
+    def run(self) -> Found:
+        if self.environment.other is None:
+            raise Unable("it takes two bundles of the same users and items: name another one by --other")
+        self.hear("making bundles")
+        bundles = self._made(self.environment.other)
+        scores = {source: self._scores(source) for source in {*bundles.versions.values()}}
+        figures: dict[str, Figure] = {}
+        checks: list[Check] = []
+        timeline = Timeline()
+        able: dict[bool, float] = {}
+        for setting in self._settings():
+            is_beside = setting.is_beside_another
+            with _neighbour(is_beside):
+                if is_beside not in able:
+                    # One graph may be twice as fast as the other: half of its requests would be all of the other's.
+                    able[is_beside] = min(self._capacity(source) for source in scores)
+                swaps = self._swapped(bundles, setting, setting.share * able[is_beside])
+            found = _found(bundles, scores, swaps, setting)
+            figures |= found.figures
+            checks += found.checks
+            timeline = timeline.then(swaps.load.timeline, timeline.end_s)
+        shutil.rmtree(bundles.folder)
+        return Found(figures, tuple(checks), timeline)
+
+    def _settings(self) -> list[_Setting]:
+        half, more = self.plan.share, _MORE * self.plan.share
+        return [
+            _Setting("swap", half, False, self.plan.swaps),
+            _Setting("swap_more", more, False, self.plan.swaps_more),
+            _Setting("swap_beside", half, True, self.plan.swaps_more),
+            _Setting("swap_more_beside", more, True, self.plan.swaps_more),
+        ]
+
+    def _made(self, other: Path) -> _Bundles:
+        folder, served = self.folder / "bundles", self.environment.bundle
+        sources = [(served, other)[number % 2] for number in range(self.plan.swaps + 1)]
+        good = [good_bundle(source, folder / f"b{number}", f"b{number}") for number, source in enumerate(sources)]
+        bad = bad_bundles(served, other, folder)[: self.plan.swaps]
+        return _Bundles(folder, good, bad, {one.name: source for one, source in zip(good, sources, strict=True)})
+
+    def _target(self, service: Running) -> Target:
+        """The same requests, whatever the service serves."""
+        return self.environment.target(service.url, bundle=self.environment.bundle)
+
+    def _scores(self, bundle: Path) -> Mapping[bytes, list[float]]:
+        with self.environment.service(self.name, bundle=bundle) as service, Client(service.url) as client:
+            target = self._target(service)
+            return {one: client.scores(body) for one, body in zip(target.requests, target.bodies, strict=True)}
+
+    def _capacity(self, bundle: Path) -> float:
+        """How many requests a second a service of this bundle alone scores."""
+        with self.environment.service(self.name, bundle=bundle) as service:
+            return capacity(self._target(service), self.plan.capacity_s)
+
+    def _swapped(self, bundles: _Bundles, setting: _Setting, rate: float) -> _Swaps:
+        """All bundles in their turn, under load of so many requests a second."""
+        plan = self.plan
+        good, bad = bundles.good[: setting.swaps + 1], bundles.bad if setting.swaps == plan.swaps else ()
+        point_to(bundles.folder, good[0].name)
+        for folder in good[1:]:  # what comes has never been verified
+            (folder / MARKER).unlink(missing_ok=True)
+        swaps: list[Span] = []
+        refused = 0
+        with self.environment.service(self.name, bundle=bundles.folder) as service, Client(service.url) as client:
+            with Load(self._target(service), rate, _LONGEST_S) as load:
+
+                def rest() -> Span:
+                    start = load.now_s
+                    load.until(start + plan.steady_s)
+                    return start, load.now_s
+
+                load.mark(setting.told)
+                rests = [rest()]
+                for place, one in enumerate(good[1:]):
+                    self.hear(f"{setting.told}: bundles", place, len(good) - 1)
+                    started = load.now_s
+                    if _turned(client, bundles.folder, one.name, "done"):
+                        swaps.append((started, load.mark(one.name)))
+                    if not place:  # the other graph, too
+                        rests.append(rest())
+                    if place < len(bad):
+                        was_refused = _turned(client, bundles.folder, bad[place].name, "refused")
+                        refused += was_refused
+                        load.mark(f"{'refused' if was_refused else 'not refused'}: {bad[place].name}")
+                    load.until(started + plan.swap_every_s)
+                load.stop()
+        return _Swaps(load, rate, swaps, rests, refused, min(len(bad), len(good) - 1))
 
 
 @contextmanager
@@ -116,36 +172,6 @@ def _neighbour(is_there: bool) -> Iterator[None]:
         if busy is not None:
             busy.kill()
             busy.wait()
-
-
-def _gone(environment: Environment, bundles: _Bundles, setting: _Setting, rate: float) -> _Swaps:
-    """All bundles in their turn, under load of so many requests a second."""
-    plan = environment.plan
-    good, bad = bundles.good[: setting.swaps + 1], bundles.bad if setting.swaps == plan.swaps else ()
-    point_to(bundles.folder, good[0].name)
-    for folder in good[1:]:  # what comes has never been verified
-        (folder / MARKER).unlink(missing_ok=True)
-    swaps: list[Span] = []
-    refused = 0
-    with environment.service(_NAME, bundle=bundles.folder) as service, Client(service.url) as client:
-        target = environment.target(service.url, bundle=environment.bundle)
-        with Load(target, rate, _LONGEST_S) as load:
-            load.mark(setting.told)
-            rests = [_rest(load, plan.steady_s)]
-            for place, one in enumerate(good[1:]):
-                environment.heard(f"{_NAME} {setting.told}: bundles", place, len(good) - 1)
-                started = load.now_s
-                if _turned(client, bundles.folder, one.name, "done"):
-                    swaps.append((started, load.mark(one.name)))
-                if not place:  # the other graph, too
-                    rests.append(_rest(load, plan.steady_s))
-                if place < len(bad):
-                    was_refused = _turned(client, bundles.folder, bad[place].name, "refused")
-                    refused += was_refused
-                    load.mark(f"{'refused' if was_refused else 'not refused'}: {bad[place].name}")
-                load.until(started + plan.swap_every_s)
-            load.stop()
-    return _Swaps(load, rate, swaps, rests, refused, min(len(bad), len(good) - 1))
 
 
 def _found(bundles: _Bundles, scores: Scores, run: _Swaps, setting: _Setting) -> Found:
@@ -169,7 +195,7 @@ def _found(bundles: _Bundles, scores: Scores, run: _Swaps, setting: _Setting) ->
         f"{name}_p99_ms": during,
         f"{name}_steady_p99_ms": steady,
         f"{name}_replies_of_two_models": mixed,
-        f"{name}_versions": len({_version(seen) for seen in load.seen if seen.status == 200}),
+        f"{name}_versions": len({json.loads(seen.body)["model_version"] for seen in load.seen if seen.status == 200}),
     }
     checks = [
         *usual_checks(samples),
@@ -186,66 +212,18 @@ def _found(bundles: _Bundles, scores: Scores, run: _Swaps, setting: _Setting) ->
     return Found(figures, told, load.timeline)
 
 
-def _made(environment: Environment, other: Path) -> _Bundles:
-    folder = environment.work / _NAME / "bundles"
-    sources = [(environment.bundle, other)[number % 2] for number in range(environment.plan.swaps + 1)]
-    good = [good_bundle(source, folder / f"b{number}", f"b{number}") for number, source in enumerate(sources)]
-    bad = bad_bundles(environment.bundle, other, folder)[: environment.plan.swaps]
-    return _Bundles(folder, good, bad, {one.name: source for one, source in zip(good, sources, strict=True)})
-
-
-def _scores(environment: Environment, bundle: Path) -> Mapping[bytes, list[float]]:
-    with environment.service(_NAME, bundle=bundle) as service, Client(service.url) as client:
-        requests = environment.target(service.url, bundle=environment.bundle).requests
-        return {one: _pctr(client.score(one.partition(b"\r\n\r\n")[2]).body) for one in requests}
-
-
-def _capacity(environment: Environment, bundle: Path) -> float:
-    """How many requests a second a service of this bundle alone scores."""
-    with environment.service(_NAME, bundle=bundle) as service:
-        return capacity(environment.target(service.url, bundle=environment.bundle), environment.plan.capacity_s)
-
-
-def _rest(load: Load, seconds: float) -> Span:
-    """When nothing was done for so long."""
-    start = load.now_s
-    load.until(start + seconds)
-    return start, load.now_s
-
-
 def _turned(client: Client, folder: Path, name: str, result: str) -> bool:
     """Whether the service has done, or refused, what the pointer is moved to."""
     sample = f'msd_swaps_total{{result="{result}"}}'
-    before = metric(client, sample)
+    before = client.metric(sample)
     point_to(folder, name)
-    until = time.monotonic() + _PATIENCE_S
-    while time.monotonic() < until:
-        try:
-            if metric(client, sample) > before:
-                return True
-        except ClientError:  # its connection was closed: the next is another
-            pass
-        time.sleep(_PAUSE_S)
-    return False
+    try:
+        return wait_until(f"the bundle {name} is {result}", lambda: client.metric(sample) > before)
+    except ClientError:
+        return False
 
 
 def _is_of_one(seen: Seen, scores: Scores, versions: Mapping[str, Path]) -> bool:
-    source = versions.get(_version(seen))
-    return source is not None and _pctr(seen.body) == scores[source][seen.request]
-
-
-def _version(seen: Seen) -> str:
-    return str(json.loads(seen.body)["model_version"])
-
-
-def _pctr(body: bytes) -> list[float]:
-    scores: list[float] = json.loads(body)["candidates"]["pctr"]
-    return scores
-
-
-SWAP = Scenario(
-    _NAME,
-    "Bundles follow one another, bad ones among them",
-    ("swap_failed", "swap_p99_ratio", "bad_bundles_refused", "bad_bundles_offered"),
-    _run,
-)
+    reply = json.loads(seen.body)
+    source = versions.get(reply["model_version"])
+    return source is not None and reply["candidates"]["pctr"] == scores[source][seen.request]

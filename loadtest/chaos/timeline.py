@@ -11,7 +11,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from loadtest.generator import LOST, REFUSED, UNANSWERED, Seen
+from loadtest import generator
+from loadtest.generator import Seen
 
 Kind = Literal[
     "full",
@@ -30,15 +31,17 @@ Kind = Literal[
 ]
 """What a request got: a reply by the worst rung in it, a refusal by its status, or none."""
 SCORED: tuple[Kind, ...] = ("full", "encoded", "cached", "category_prior", "prior")
+DEGRADED: tuple[Kind, ...] = SCORED[1:]
+UNANSWERED: tuple[Kind, ...] = ("lost", "unanswered", "refused")
 FIVES: tuple[Kind, ...] = ("late", "not_ready", "error")
 """Replies of 504, 503 and any other status from 500 on."""
 _STATUSES: Mapping[int, Kind] = {
     429: "busy",
     504: "late",
     503: "not_ready",
-    LOST: "lost",
-    UNANSWERED: "unanswered",
-    REFUSED: "refused",
+    generator.LOST: "lost",
+    generator.UNANSWERED: "unanswered",
+    generator.REFUSED: "refused",
 }
 
 

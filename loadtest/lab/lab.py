@@ -6,18 +6,19 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 from loadtest.arrivals import Times, bursts, poisson
 from loadtest.bench.stages import spent
+from loadtest.durations import Durations
 from loadtest.generator import Limits, Target, closed_loop, open_loop
-from loadtest.histogram import Histogram
 from loadtest.http_client import Client, ClientError
 from loadtest.lab.plan import LoadPlan
+from loadtest.latency import measure_latency
 from loadtest.requests import http_request, some_bodies
-from loadtest.traffic import Traffic
+from loadtest.traffic import Traffic, mix_text
 from msd.report import Heard
 
 # Overload is part of the picture: what it leaves unanswered is counted.
@@ -55,7 +56,7 @@ def load_session(url: str, bundle: Path, plan: LoadPlan, heard: Heard) -> dict[s
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "url": url,
         "model": _model(url),
-        "traffic": {"candidates": plan.told_mix, "cold": plan.cold, "deadline_ms": plan.deadline_ms},
+        "traffic": {"candidates": mix_text(plan.mix), "cold": plan.cold, "deadline_ms": plan.deadline_ms},
         "rest": rest,
         "capacity": round(capacity, 1),
         "curve": curve,
@@ -67,19 +68,14 @@ def load_session(url: str, bundle: Path, plan: LoadPlan, heard: Heard) -> dict[s
 
 def _at_rest(url: str, bodies: list[bytes], plan: LoadPlan) -> dict[str, Any]:
     """One client, which sends when it has its reply; and where the service says that the time went."""
-    latency, warmup = Histogram(), plan.at_rest // 10
-    with Client(url) as client:
-        for number, body in enumerate(islice((bodies * 2), warmup + plan.at_rest)):
-            if number == warmup:
-                before = spent(url)
-            reply = client.score(body)
-            if reply.status != 200:
-                raise ClientError(f"{url}: answered {reply.status}: {reply.body[:300].decode(errors='replace')}")
-            if number >= warmup:
-                latency.record(reply.seconds)
-    stages = spent(url).since(before).as_json(latency.mean_ms)
-    return {"p50_ms": round(latency.percentile_ms(50), 3), "p99_ms": round(latency.percentile_ms(99), 3)} | {
-        "stages_ms": stages
+    some = list(islice(cycle(bodies), plan.at_rest))
+    measure_latency(url, some[: plan.at_rest // 10], 0, lambda number: None)
+    before = spent(url)
+    latency = measure_latency(url, some, 0, lambda number: None)
+    return {
+        "p50_ms": round(latency.percentile_ms(50), 3),
+        "p99_ms": round(latency.percentile_ms(99), 3),
+        "stages_ms": spent(url).since(before).as_json(latency.mean_ms),
     }
 
 
@@ -105,7 +101,7 @@ def _locust(url: str, bundle: Path, plan: LoadPlan) -> dict[str, Any] | None:
     times = ["--run-time", f"{max(1, round(plan.seconds))}s", "--stop-timeout", "5", "--spawn-rate", str(plan.users)]
     asked = {
         "LOADTEST_BUNDLE": str(bundle.absolute()),
-        "LOADTEST_CANDIDATES": plan.told_mix,
+        "LOADTEST_CANDIDATES": mix_text(plan.mix),
         "LOADTEST_COLD": str(plan.cold),
         "LOADTEST_DEADLINE_MS": str(plan.deadline_ms or 0),
         "PYTHONPATH": str(Path(__file__).parents[2]),
@@ -124,7 +120,7 @@ def _locust(url: str, bundle: Path, plan: LoadPlan) -> dict[str, Any] | None:
         (entry,) = json.loads(done.stdout)
     except ValueError:
         raise ClientError(f"Locust came to nothing: {done.stderr.strip()[-500:]}") from None
-    latency = Histogram()
+    latency = Durations()
     for milliseconds, count in entry["response_times"].items():
         for _ in range(count):
             latency.record(float(milliseconds) / 1e3)

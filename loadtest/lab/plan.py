@@ -24,8 +24,3 @@ class LoadPlan:
     users: int = 10
     bodies: int = 1_000
     at_rest: int = 300
-
-    @property
-    def told_mix(self) -> str:
-        """As it was asked for: `200`, or `50:3,200:1`."""
-        return ",".join(f"{count}:{share:g}" if len(self.mix) > 1 else str(count) for count, share in self.mix.items())

@@ -39,7 +39,7 @@ def test_a_stall_counts_for_all_that_were_due_meanwhile() -> None:
     # The last of 30 was due at .29 s, and could not be answered before .4 s.
     assert found.latency.percentile_ms(1) > 100
     assert found.latency.percentile_ms(50) > 240
-    assert found.latency.greatest >= 0.4
+    assert found.latency.percentile_ms(100) >= 400
 
 
 def test_outcomes_are_told_apart() -> None:

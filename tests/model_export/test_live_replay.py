@@ -8,7 +8,7 @@ import pytest
 from loadtest.chaos.bare_bundle import bare_bundle
 from loadtest.chaos.environment import Environment
 from loadtest.chaos.event_replay import offline_scores, period_of
-from loadtest.chaos.live_counts import LIVE_COUNTS
+from loadtest.chaos.live_counts import LiveCounts
 from loadtest.chaos.plan import ChaosPlan
 from loadtest.live_replay import replay_moments
 from msd.contract.bundle import open_bundle
@@ -41,7 +41,7 @@ def test_live_scores_over_http_are_those_offline(made: Path, tmp_path: Path) -> 
     """Valid and test come after all that the exported rows know of."""
     period = period_of(made / "dataset", made / "bundle", EVERY)
     assert period.is_after
-    found = LIVE_COUNTS.run(Environment(made / "bundle", tmp_path / "chaos", ChaosPlan(workers=1), unheard, data=made))
+    found = LiveCounts(Environment(made / "bundle", tmp_path / "chaos", ChaosPlan(workers=1), unheard, data=made)).run()
 
     assert [check.what for check in found.checks if not check.holds and not check.is_timed] == [], found.figures
     figures = found.figures

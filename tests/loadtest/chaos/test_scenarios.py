@@ -62,7 +62,7 @@ def findings(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         bundle.folder, folder, BRIEF, lambda doing, done, total: None, other=other.folder, data=folder / "data"
     )
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        yield {scenario.name: pool.submit(scenario.run, environment) for scenario in SCENARIOS}
+        yield {scenario.name: pool.submit(scenario(environment).run) for scenario in SCENARIOS}
 
 
 def _write_dataset(folder: Path) -> None:
@@ -79,7 +79,7 @@ def _write_dataset(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_what_has_to_hold_holds(scenario: Scenario, findings: dict[str, "Future[Found]"]) -> None:
+def test_what_has_to_hold_holds(scenario: type[Scenario], findings: dict[str, "Future[Found]"]) -> None:
     found = findings[scenario.name].result()
     assert [check.what for check in found.checks if not check.holds and not check.is_timed] == []
     assert all(found.figures[key] is not None for key in scenario.told)
@@ -94,24 +94,36 @@ def test_every_figure_that_is_told_has_one_scenario() -> None:
     assert set(told) <= set(chaos.KEYS)
 
 
-def _found(environment: Environment) -> Found:
-    timeline = Timeline(levels={"memory": [(0.0, 1.0), (1.0, 2.0)]})
-    return Found({"rss_growth": 0.5}, (Check("it <holds>", True), Check("in time", False, is_timed=True)), timeline)
+class Made(Scenario):
+    name, title, told = "made", "Made up", ("rss_growth",)
+
+    def run(self) -> Found:
+        timeline = Timeline(levels={"memory": [(0.0, 1.0), (1.0, 2.0)]})
+        return Found({"rss_growth": 0.5}, (Check("it <holds>", True), Check("in time", False, is_timed=True)), timeline)
 
 
-def _unable(environment: Environment) -> Found:
-    raise Unable("no clock can be shifted here")
+class Unrunnable(Scenario):
+    name, title, told = "unable", "Not to be had", ("sigterm_lost",)
+
+    def run(self) -> Found:
+        raise Unable("no clock can be shifted here")
 
 
-def _failing(environment: Environment) -> Found:
-    raise ZeroDivisionError("a mistake of its own")
+class Failing(Scenario):
+    name, title, told = "failing", "Fails by itself", ("events_lost",)
+
+    def run(self) -> Found:
+        raise ZeroDivisionError("a mistake of its own")
 
 
-MADE = (
-    Scenario("made", "Made up", ("rss_growth",), _found),
-    Scenario("unable", "Not to be had", ("sigterm_lost",), _unable),
-    Scenario("failing", "Fails by itself", ("events_lost",), _failing),
-)
+class Bad(Scenario):
+    name, title = "made", "Made up"
+
+    def run(self) -> Found:
+        return Found({}, (Check("all is well", False),), Timeline())
+
+
+MADE = (Made, Unrunnable, Failing)
 
 
 @pytest.fixture
@@ -165,9 +177,8 @@ def test_one_that_is_run_again_leaves_the_others_findings(bundle: Bundle, tmp_pa
 def test_what_does_not_hold_is_the_commands_status(
     bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bad = Scenario("made", "Made up", (), lambda environment: Found({}, (Check("all is well", False),), Timeline()))
-    monkeypatch.setattr("loadtest.chaos.scenarios.SCENARIOS", (bad,))
-    monkeypatch.setattr(chaos, "SCENARIOS", (bad,))
+    monkeypatch.setattr("loadtest.chaos.scenarios.SCENARIOS", (Bad,))
+    monkeypatch.setattr(chaos, "SCENARIOS", (Bad,))
     assert _chaos(tmp_path, bundle) == 1
     assert json.loads((tmp_path / "chaos.json").read_text())["broken"] == ["made: all is well"]
 

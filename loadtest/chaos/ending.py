@@ -1,0 +1,107 @@
+"""The service is killed, or told to end, under load: what it had not answered is lost, or nothing is."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from loadtest.chaos.scenario import Check, Figure, UnderLoad, no_fives
+from loadtest.chaos.timeline import UNANSWERED, Sample, count, percentile_ms
+
+# The load goes on until the service is ready again, at most for so long.
+_PATIENCE_S = 60.0
+_DRAIN_S = 1.0
+
+
+class ServiceKill(UnderLoad):
+    """Started again, as systemd, Docker or Kubernetes would: requests in progress are lost, and nothing else once it is
+    ready."""
+
+    name = "service-kill"
+    title = "The service is killed under load and started again"
+
+    def seconds(self) -> float:
+        return self.plan.seconds + _PATIENCE_S
+
+    def disturb(self) -> None:
+        self.load.mark("the service killed (−9)")
+        self.service.kill()
+        self.service.start()
+        self.service.wait()
+        self.load.until(self.load.mark("ready again") + self.plan.mended_s)
+        self.load.stop()
+
+    @property
+    def before(self) -> list[Sample]:
+        """What was due before the kill."""
+        return self.timeline.between(0.0, self.broken_s)
+
+    @property
+    def later(self) -> list[Sample]:
+        """What was due once the service was ready again."""
+        return self.timeline.between(self.mended_s, math.inf)
+
+    @property
+    def lost(self) -> int:
+        """What was due before the kill and never answered."""
+        return count(self.before, "lost", "unanswered")
+
+    def figures(self) -> Mapping[str, Figure]:
+        return self.named(
+            lost=self.lost,
+            connections=self.load.outcome.connections,
+            ready_s=round(self.mended_s - self.broken_s, 3),
+            p99_ms=percentile_ms(self.later, 99),
+        )
+
+    def usual_checks(self) -> Iterable[Check]:
+        yield no_fives(self.before, "no reply before the kill is a 5xx")
+
+    def checks(self) -> Iterable[Check]:
+        unscored = count(self.later, "not_ready", "error", *UNANSWERED)
+        yield Check("no more requests are lost than there were connections", self.lost <= self.load.outcome.connections)
+        yield Check("some requests are answered after the restart", bool(self.later))
+        yield Check("all of them are", not unscored)
+
+
+class Sigterm(UnderLoad):
+    """Whoever was let in is answered, and who comes later is refused at the door."""
+
+    name = "sigterm"
+    title = "SIGTERM under load"
+    told = ("sigterm_lost",)
+    status: int
+
+    def settings(self) -> Mapping[str, Any]:
+        return {"drain_seconds": _DRAIN_S}
+
+    def seconds(self) -> float:
+        return self.plan.steady_s + self.plan.broken_s
+
+    def disturb(self) -> None:
+        self.service.terminate()
+        self.load.mark("SIGTERM")
+        self.status = self.service.wait_for_end()
+        self.load.mark("the service has ended")
+
+    @property
+    def lost(self) -> int:
+        """What was let in and never answered."""
+        return count(self.timeline.samples, "lost", "unanswered")
+
+    def figures(self) -> Mapping[str, Figure]:
+        return self.named(
+            lost=self.lost,
+            refused=count(self.timeline.samples, "refused"),
+            answered=count(self.timeline.between(self.broken_s, self.mended_s), "full"),
+            seconds=round(self.mended_s - self.broken_s, 3),
+        )
+
+    def usual_checks(self) -> Iterable[Check]:
+        yield no_fives(self.timeline.samples)
+
+    def checks(self) -> Iterable[Check]:
+        refused = [sample.over_s for sample in self.timeline.samples if sample.kind == "refused"]
+        yield Check("every request that was let in is answered", self.lost == 0)
+        yield Check("it ends with status 0", self.status == 0)
+        is_open = not refused or min(refused) > self.broken_s + 0.9 * _DRAIN_S
+        yield Check("the door stays open for the drain time", is_open)
