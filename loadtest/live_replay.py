@@ -4,17 +4,14 @@ Knows the wire, not where moments come from, nor what scores should be.
 """
 
 import json
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.http_client import Client
+from loadtest.http_client import Client, Reply, wait_until
 from msd.contract.events import MAX_EVENTS
-
-_PATIENCE_S, _AGAIN_S = 10.0, 0.1
 
 
 class Asked(NamedTuple):
@@ -86,14 +83,31 @@ class _Teller:
 
     def _send(self, count: int) -> None:
         batch, self._waiting = self._waiting[:count], self._waiting[count:]
-        body = json.dumps({"events": batch}).encode()
-        answer = self._client.post("/v1/events", body)
-        end = time.monotonic() + _PATIENCE_S
-        # Whoever counts them may not be there yet, or be started again; to say them twice does no harm.
-        while answer.status == 503 and time.monotonic() < end:
-            time.sleep(_AGAIN_S)
-            answer = self._client.post("/v1/events", body)
-        answer.check(202)
-        reply = json.loads(answer.body)
-        self.accepted += reply["accepted"]
-        self.duplicates += reply["duplicates"]
+        told = tell(self._client, batch)
+        self.accepted += told.accepted
+        self.duplicates += told.duplicates
+
+
+class Told(NamedTuple):
+    """How often a batch was sent until it was answered, and how many of its events were new, and were not."""
+
+    tries: int
+    accepted: int
+    duplicates: int
+
+
+def tell(client: Client, events: Sequence[dict[str, Any]]) -> Told:
+    """Tells of events until that is answered: whoever counts them may not be there yet, or be started again, and to say
+    them twice does no harm. Raises ClientError when it takes too long."""
+    body, tries = json.dumps({"events": events}).encode(), 0
+
+    def answer() -> Reply | None:
+        nonlocal tries
+        tries += 1
+        reply = client.post("/v1/events", body)
+        return None if reply.status == 503 else reply
+
+    reply = wait_until("events are taken", answer)
+    assert reply is not None
+    reply.check(202)
+    return Told(tries, **json.loads(reply.body))

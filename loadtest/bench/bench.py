@@ -12,13 +12,13 @@ from typing import Any
 from loadtest.bench.contestants import KINDS, Contestant, Contestants, Kind
 from loadtest.bench.figures import Best, Found, Held, Store, summarised
 from loadtest.bench.plan import BenchPlan
-from loadtest.bench.processes import redis_server
+from loadtest.bench.redis import redis_server
 from loadtest.bench.round_robin import RoundRobin
 from loadtest.bench.stages import Spent, spent
 from loadtest.outcome import Outcome, Rounds, goodput
-from loadtest.rows_benchmark import rows_benchmark
 from model_export.reference.bundles import made_bundles
 from msd.benchmark.machine import machine_now
+from msd.benchmark.row_lookup import row_lookup_figures
 from msd.report import Heard
 
 OWN: tuple[Kind, ...] = ("fp32", "best")
@@ -54,7 +54,7 @@ def bench_services(plan: BenchPlan, work: Path, heard: Heard) -> dict[str, Any]:
         files = {entry.kind: url for entry, url in started.items()}
         file = _store(rounds_of, contestants, plan, best, files, math.ceil(plan.rounds / 2))
     with redis_server() as server:
-        rows = rows_benchmark(
+        rows = row_lookup_figures(
             work / "rows",
             server,
             lambda doing: heard(f"Rows: {doing}", *rounds_of.so_far),

@@ -3,14 +3,16 @@
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple, Self
 
 from loadtest.bench.delta import delta_visible_ms
 from loadtest.bench.plan import BenchPlan
-from loadtest.bench.processes import Running, Service, end, naive, ours, publish, redis_server
-from loadtest.bench.stages import is_filling
+from loadtest.bench.processes import Running, Service, end, naive, ours, publish
+from loadtest.bench.redis import redis_server
+from loadtest.bench.stages import is_filled
 from loadtest.generator import Target
 from loadtest.http_client import wait_until
 from loadtest.requests import Form, in_columns, in_objects, some_bodies
@@ -76,7 +78,7 @@ class Contestants:
         for entry in new:
             if entry.kind != "naive":
                 url = self._running[entry].url
-                wait_until(f"{url}: its cache is filled", lambda url=url: not is_filling(url))
+                wait_until(f"{url}: its cache is filled", partial(is_filled, url))
         return {entry: self._running[entry].url for entry in new}
 
     def stop(self, entries: Iterable[Contestant]) -> None:

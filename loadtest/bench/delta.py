@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from redis import Redis
 
-from loadtest.bench.processes import ServiceError, msd
+from loadtest.bench.processes import ServiceError, msd, told
 from loadtest.http_client import Client
 from msd.contract.bundle import ROWS, Bundle, file_entries, open_bundle, write_manifest
 from msd.contract.redis_keys import key_prefix
@@ -89,8 +89,5 @@ def _delta(bundle: Bundle, change: _Change, work: Path) -> Path:
     records[ids.index(change.item)] = records[ids.index(change.like)]
     write_row_file(copy / ROWS["item"], codec, bundle.bundle_id, list(ids), records, [])
     write_manifest(copy, bundle.manifest.model_copy(update={"files": file_entries(copy)}))
-    with msd("delta", str(bundle.folder), str(copy), str(out)) as process:
-        _, said = process.communicate()
-    if process.returncode:
-        raise ServiceError(f"`msd delta` failed: {said.strip()}")
+    told("delta", str(bundle.folder), str(copy), str(out))
     return out

@@ -7,7 +7,7 @@ from typing import Any
 from loadtest.bench.limits import latency_limits, throughput_limit
 from loadtest.bench.stages import Spent
 from loadtest.outcome import Outcome, Rounds, goodput, p50_ms
-from loadtest.rows_benchmark import RowsFigures
+from msd.benchmark.row_lookup import RowsFigures
 from msd.contract.precision import Precision
 
 _OWN = ("fp32", "best")

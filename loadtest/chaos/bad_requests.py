@@ -30,7 +30,7 @@ class BadRequests(Scenario):
     def run(self) -> Found:
         came, wrong, refused = Counter[str](), list[str](), list[tuple[float, float]]()
         start = time.monotonic()
-        timeouts = {"head_timeout_ms": _TIMEOUT_MS, "body_timeout_ms": _TIMEOUT_MS}
+        timeouts: dict[str, Any] = {"head_timeout_ms": _TIMEOUT_MS, "body_timeout_ms": _TIMEOUT_MS}
         with self.environment.service(self.name, **timeouts) as service:
             target = self.environment.target(service.url, 3)
             body = target.bodies[0]

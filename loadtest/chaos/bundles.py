@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from msd.contract.bundle import (
     GOLDENS,
@@ -50,7 +51,7 @@ def point_to(folder: Path, name: str) -> None:
     fresh.replace(folder / CURRENT)
 
 
-def _bad(good: Path, folder: Path, spoil: Callable[[Path, Path], None], other: Path) -> Path:
+def _bad(good: Path, folder: Path, spoil: Callable[[Path, Path], object], other: Path) -> Path:
     good_bundle(good, folder, folder.name)
     spoil(folder, other)
     return folder
@@ -69,50 +70,19 @@ def _flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-def _graph_tampered(folder: Path, other: Path) -> None:
-    _flip(folder / RANKER)
-
-
-def _rows_tampered(folder: Path, other: Path) -> None:
-    _flip(folder / ROWS["item"])
-
-
-def _rows_truncated(folder: Path, other: Path) -> None:
-    path = folder / ROWS["user"]
+def _truncate(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
 
-def _half_copied(folder: Path, other: Path) -> None:
-    (folder / RANKER).unlink()
-
-
-def _manifest_truncated(folder: Path, other: Path) -> None:
-    path = folder / MANIFEST
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def _manifest_tampered(folder: Path, other: Path) -> None:
+def _change(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """The manifest's document, which is not sealed anew."""
     path = folder / MANIFEST
     document = json.loads(path.read_text("utf-8"))
-    path.write_text(json.dumps(document | {"tolerances": dict.fromkeys(document["tolerances"], 1.0)}))
+    change(document)
+    path.write_text(json.dumps(document))
 
 
-def _format_unknown(folder: Path, other: Path) -> None:
-    path = folder / MANIFEST
-    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | {"format_version": 99}))
-
-
-def _graph_foreign(folder: Path, other: Path) -> None:
-    shutil.copyfile(other / RANKER, folder / RANKER)
-
-
-def _rows_foreign(folder: Path, other: Path) -> None:
-    """Sealed anew, so that its hashes are right: the rows themselves say whose they are."""
-    shutil.copyfile(other / ROWS["item"], folder / ROWS["item"])
-    _seal(folder)
-
-
-def _goldens_not_reproduced(folder: Path, other: Path) -> None:
+def _goldens_not_reproduced(folder: Path) -> None:
     """Sealed anew: only running the model tells."""
     path = folder / GOLDENS
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
@@ -122,31 +92,34 @@ def _goldens_not_reproduced(folder: Path, other: Path) -> None:
     _seal(folder)
 
 
-def _path_outside(folder: Path, other: Path) -> None:
-    path = folder / MANIFEST
-    document = json.loads(path.read_text("utf-8"))
-    document["files"]["../../../etc/passwd"] = document["files"][RANKER]
-    path.write_text(json.dumps(document))
+def _rows_foreign(folder: Path, other: Path) -> None:
+    """Sealed anew, so that its hashes are right: the rows themselves say whose they are."""
+    shutil.copyfile(other / ROWS["item"], folder / ROWS["item"])
+    _seal(folder)
 
 
-def _nothing(folder: Path, other: Path) -> None:
+def _nothing(folder: Path) -> None:
     shutil.rmtree(folder)
     folder.mkdir()
 
 
-_SPOILERS: Mapping[str, Callable[[Path, Path], None]] = {
-    "graph tampered with": _graph_tampered,
-    "rows tampered with": _rows_tampered,
-    "rows truncated": _rows_truncated,
-    "half copied": _half_copied,
-    "manifest truncated": _manifest_truncated,
-    "manifest tampered with": _manifest_tampered,
-    "format unknown": _format_unknown,
-    "goldens not reproduced": _goldens_not_reproduced,
-    "path outside": _path_outside,
-    "nothing": _nothing,
+_SPOILERS: Mapping[str, Callable[[Path, Path], object]] = {
+    "graph tampered with": lambda folder, _: _flip(folder / RANKER),
+    "rows tampered with": lambda folder, _: _flip(folder / ROWS["item"]),
+    "rows truncated": lambda folder, _: _truncate(folder / ROWS["user"]),
+    "half copied": lambda folder, _: (folder / RANKER).unlink(),
+    "manifest truncated": lambda folder, _: _truncate(folder / MANIFEST),
+    "manifest tampered with": lambda folder, _: _change(
+        folder, lambda document: document.update(tolerances=dict.fromkeys(document["tolerances"], 1.0))
+    ),
+    "format unknown": lambda folder, _: _change(folder, lambda document: document.update(format_version=99)),
+    "goldens not reproduced": lambda folder, _: _goldens_not_reproduced(folder),
+    "path outside": lambda folder, _: _change(
+        folder, lambda document: document["files"].update({"../../../etc/passwd": document["files"][RANKER]})
+    ),
+    "nothing": lambda folder, _: _nothing(folder),
 }
-_FOREIGN: Mapping[str, Callable[[Path, Path], None]] = {
-    "graph of another bundle": _graph_foreign,
+_FOREIGN: Mapping[str, Callable[[Path, Path], object]] = {
+    "graph of another bundle": lambda folder, other: shutil.copyfile(other / RANKER, folder / RANKER),
     "rows of another bundle": _rows_foreign,
 }

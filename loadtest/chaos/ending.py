@@ -31,7 +31,7 @@ class ServiceKill(UnderLoad):
         self.load.stop()
 
     @property
-    def before(self) -> list[Sample]:
+    def until_kill(self) -> list[Sample]:
         """What was due before the kill."""
         return self.timeline.between(0.0, self.broken_s)
 
@@ -43,7 +43,7 @@ class ServiceKill(UnderLoad):
     @property
     def lost(self) -> int:
         """What was due before the kill and never answered."""
-        return count(self.before, "lost", "unanswered")
+        return count(self.until_kill, "lost", "unanswered")
 
     def figures(self) -> Mapping[str, Figure]:
         return self.named(
@@ -54,7 +54,7 @@ class ServiceKill(UnderLoad):
         )
 
     def usual_checks(self) -> Iterable[Check]:
-        yield no_fives(self.before, "no reply before the kill is a 5xx")
+        yield no_fives(self.until_kill, "no reply before the kill is a 5xx")
 
     def checks(self) -> Iterable[Check]:
         unscored = count(self.later, "not_ready", "error", *UNANSWERED)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from loadtest.bench.processes import Running, end, ours
+from loadtest.bench.redis import RedisProcess
 from loadtest.chaos.plan import ChaosPlan
-from loadtest.chaos.redis import RedisProcess
 from loadtest.generator import Target
 from loadtest.http_client import Client, wait_until
 from loadtest.requests import in_columns, some_bodies

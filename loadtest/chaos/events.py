@@ -2,7 +2,6 @@
 is counted once. Beside it, how many a second are taken in, where rows and states are in files.
 """
 
-import json
 import shutil
 import time
 from collections import Counter
@@ -14,7 +13,8 @@ from redis import Redis
 
 from loadtest.chaos.scenario import Check, Found, Scenario
 from loadtest.chaos.timeline import Mark, Timeline
-from loadtest.http_client import Client, Reply, wait_until
+from loadtest.http_client import Client, wait_until
+from loadtest.live_replay import Told, tell
 from msd.contract.live_state import unpack_state
 from msd.contract.redis_keys import live_key
 
@@ -24,14 +24,12 @@ _ITEMS = 50
 _LAG_S = 1e9
 
 
-class _Told(NamedTuple):
-    """A batch that was answered: when, and how often it was sent."""
+class _Answered(NamedTuple):
+    """A batch that was answered, and when."""
 
     at: float
     events: int
-    tries: int
-    accepted: int
-    duplicates: int
+    told: Told
 
 
 class Events(Scenario):
@@ -72,8 +70,8 @@ class Events(Scenario):
                 counted = _counted(client)
         expected = Counter(str(event["item_id"]) for batch in batches for event in batch)
         wrong = sum(abs(counted[item] - count) for item, count in expected.items())
-        missed = sum(one.accepted for one in again)
-        told_again = sum(one.events for one in answered if one.tries > 1)
+        missed = sum(one.told.accepted for one in again)
+        told_again = sum(one.events for one in answered if one.told.tries > 1)
         rate = self._rate()
         timeline.levels = {"events told, in all": _sums(answered, start)}
         figures = self.named(lost=round(wrong + missed), told=expected.total(), told_again=told_again, a_second=rate)
@@ -117,24 +115,12 @@ def _batch(number: int, size: int, at: float) -> list[dict[str, object]]:
     ]
 
 
-def _tell(url: str, events: Sequence[dict[str, object]]) -> _Told:
-    """Until it is answered: what is told again is the same. Raises ClientError when that takes too long."""
-    body, tries = json.dumps({"events": events}).encode(), 0
-
-    def answer() -> Reply | None:
-        nonlocal tries
-        tries += 1
-        with Client(url) as client:
-            reply = client.post("/v1/events", body)
-        return None if reply.status == 503 else reply
-
-    reply = wait_until(f"{url}: events are taken", answer)
-    assert reply is not None
-    reply.check(202, url)
-    return _Told(time.monotonic(), len(events), tries, **json.loads(reply.body))
+def _tell(url: str, events: Sequence[dict[str, object]]) -> _Answered:
+    with Client(url) as client:
+        return _Answered(told=tell(client, events), at=time.monotonic(), events=len(events))
 
 
-def _wait_for_share(told: "Sequence[Future[_Told]]", share: float) -> None:
+def _wait_for_share(told: "Sequence[Future[_Answered]]", share: float) -> None:
     wait_until("events are told", lambda: sum(one.done() for one in told) >= share * len(told))
 
 
@@ -149,7 +135,7 @@ def _counted(client: "Redis") -> Counter[str]:
     return found
 
 
-def _sums(told: Sequence[_Told], start: float) -> list[tuple[float, float]]:
+def _sums(told: Sequence[_Answered], start: float) -> list[tuple[float, float]]:
     """Seconds, and how many had been answered by then."""
     done, points = 0, [(0.0, 0.0)]
     for one in sorted(told):

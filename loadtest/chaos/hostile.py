@@ -12,6 +12,7 @@ from loadtest.requests import http_request
 
 Document = dict[str, Any]
 _PATH = "/v1/score"
+_HEAD = b"POST /v1/score HTTP/1.1\r\nHost: service\r\nContent-Type: application/json\r\n"
 _NOT_IDS: tuple[Any, ...] = (None, 5, 1.5, True, [], {}, "", "x" * 10_000, "a\u0000b", ["u1"], {"id": "u1"})
 _NOT_LISTS: tuple[Any, ...] = (None, 5, "i1", {}, True, {"id": []})
 _NOT_BIDS: tuple[Any, ...] = ("1", -0.01, True, 1e10, [1.0], {}, float("nan"), float("inf"), -float("inf"))
@@ -46,26 +47,28 @@ def hostile_requests(good: Document, seed: int) -> Iterator[Hostile]:
 
 def _wrong_document(good: Document, rng: random.Random) -> Hostile:
     """JSON in which one part is what it may not be."""
-    name = rng.choice(list(_SPOILERS))
+    name = rng.choice([*_WRONG_VALUES, *_SPOILERS])
     document = json.loads(json.dumps(good))
-    _SPOILERS[name](document, rng)
+    if name in _SPOILERS:
+        _SPOILERS[name](document, rng)
+    else:
+        *way, last = rng.choice(_WRONG_VALUES[name][0]).split(".")
+        place = document[way[0]] if way else document
+        place[last] = rng.choice(_WRONG_VALUES[name][1])
     return Hostile(name, http_request(_PATH, json.dumps(document).encode("utf-8", "surrogatepass")))
 
 
-def _user_id(document: Document, rng: random.Random) -> None:
-    document["user_id"] = rng.choice(_NOT_IDS)
-
-
-def _no_user_id(document: Document, rng: random.Random) -> None:
-    del document["user_id"]
-
-
-def _candidates(document: Document, rng: random.Random) -> None:
-    document["candidates"] = rng.choice((*_NOT_OBJECTS, None, {}))
-
-
-def _ids(document: Document, rng: random.Random) -> None:
-    document["candidates"]["id"] = rng.choice((*_NOT_LISTS, []))
+# What is wrong → the parts that may be so, and what stands there then.
+_WRONG_VALUES: Mapping[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
+    "a user id that is none": (("user_id",), _NOT_IDS),
+    "candidates that are none": (("candidates",), (*_NOT_OBJECTS, None, {})),
+    "ids that are no list": (("candidates.id",), (*_NOT_LISTS, [])),
+    "a time that is none": (("at",), _NOT_TIMES),
+    "a top_k that is none": (("top_k",), _NOT_COUNTS),
+    "a part that is no object": (("context", "user", "items"), _NOT_OBJECTS),
+    "a history that is none": (("user",), tuple({"history": one} for one in _NOT_HISTORIES)),
+    "an item that is no candidate": (("items",), ({"not among them": {}},)),
+}
 
 
 def _an_id(document: Document, rng: random.Random) -> None:
@@ -87,67 +90,28 @@ def _bids_of_another_length(document: Document, rng: random.Random) -> None:
     document["candidates"]["bid"] = [1.0] * (len(document["candidates"]["id"]) + rng.choice((-1, 1, 7)))
 
 
-def _time(document: Document, rng: random.Random) -> None:
-    document["at"] = rng.choice(_NOT_TIMES)
-
-
-def _top_k(document: Document, rng: random.Random) -> None:
-    document["top_k"] = rng.choice(_NOT_COUNTS)
-
-
 def _unknown_key(document: Document, rng: random.Random) -> None:
     place = rng.choice((document, document["candidates"]))
     place[rng.choice(_ODD_NAMES)] = rng.choice((1, None, "x", [], {}))
 
 
-def _not_an_object(document: Document, rng: random.Random) -> None:
-    document[rng.choice(("context", "user", "items"))] = rng.choice(_NOT_OBJECTS)
-
-
 def _unknown_feature(document: Document, rng: random.Random) -> None:
-    name = rng.choice(_ODD_NAMES)
-    document.update(
-        rng.choice(
-            (
-                {"context": {name: 1}},
-                {"user": {"features": {name: 1}}},
-                {"user": {name: 1}},
-                {"items": {document["candidates"]["id"][0]: {"features": {name: 1}}}},
-                {"items": {document["candidates"]["id"][0]: {name: 1}}},
-            )
-        )
-    )
+    wrong, first = {rng.choice(_ODD_NAMES): 1}, document["candidates"]["id"][0]
+    parts = ({"context": wrong}, {"user": {"features": wrong}}, {"user": wrong})
+    document.update(rng.choice((*parts, {"items": {first: {"features": wrong}}}, {"items": {first: wrong}})))
 
 
-def _history(document: Document, rng: random.Random) -> None:
-    document["user"] = {"history": rng.choice(_NOT_HISTORIES)}
-
-
-def _no_candidate(document: Document, rng: random.Random) -> None:
-    document["items"] = {"not among them": {}}
-
-
-def _text(document: Document, rng: random.Random) -> None:
-    document["items"] = {document["candidates"]["id"][0]: {"text": rng.choice(_NOT_TEXTS)}}
-
-
-_SPOILERS: Mapping[str, Callable[[Document, random.Random], None]] = {
-    "a user id that is none": _user_id,
-    "no user id": _no_user_id,
-    "candidates that are none": _candidates,
-    "ids that are no list": _ids,
+_SPOILERS: Mapping[str, Callable[[Document, random.Random], object]] = {
+    "no user id": lambda document, rng: document.pop("user_id"),
     "an id that is none": _an_id,
     "too many candidates": _too_many,
     "a bid that is none": _a_bid,
     "bids of another length": _bids_of_another_length,
-    "a time that is none": _time,
-    "a top_k that is none": _top_k,
     "an unknown key": _unknown_key,
-    "a part that is no object": _not_an_object,
     "an unknown feature": _unknown_feature,
-    "a history that is none": _history,
-    "an item that is no candidate": _no_candidate,
-    "a text that is none": _text,
+    "a text that is none": lambda document, rng: document.update(
+        items={document["candidates"]["id"][0]: {"text": rng.choice(_NOT_TEXTS)}}
+    ),
 }
 
 
@@ -216,10 +180,8 @@ def _wrong_http(good: Document, rng: random.Random) -> Hostile:
 
 
 def _with_length(body: bytes, length: bytes) -> bytes:
-    head = b"POST /v1/score HTTP/1.1\r\nHost: service\r\nContent-Type: application/json\r\n"
-    return head + b"Content-Length: " + length + b"\r\n\r\n" + body
+    return _HEAD + b"Content-Length: " + length + b"\r\n\r\n" + body
 
 
 def _in_chunks(chunks: bytes) -> bytes:
-    head = b"POST /v1/score HTTP/1.1\r\nHost: service\r\nContent-Type: application/json\r\n"
-    return head + b"Transfer-Encoding: chunked\r\n\r\n" + chunks
+    return _HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + chunks

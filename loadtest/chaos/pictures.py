@@ -6,37 +6,24 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from loadtest.chaos.timeline import Kind
 from msd.drawing import to_svg
 
-_COLOURS = {
-    "full": "#0b6e4f",
-    "encoded": "#5c940d",
-    "cached": "#8fbf9f",
-    "category_prior": "#e8b04a",
-    "prior": "#c46a1b",
-    "busy": "#9ca3af",
-    "late": "#c92a2a",
-    "not_ready": "#9c36b5",
-    "error": "#7f1d1d",
-    "invalid": "#3b5bdb",
-    "lost": "#111827",
-    "unanswered": "#4b5563",
-    "refused": "#d1d5db",
-}
-NAMES = {
-    "full": "scored in full",
-    "encoded": "scored, cold ad encoded",
-    "cached": "scored by rows as last known",
-    "category_prior": "scored by category",
-    "prior": "scored by the prior",
-    "busy": "429",
-    "late": "504",
-    "not_ready": "503",
-    "error": "other 5xx",
-    "invalid": "4xx",
-    "lost": "connection lost",
-    "unanswered": "no reply",
-    "refused": "no connection",
+# What requests get, from the best on: what it is called, and its colour.
+KINDS: Mapping[Kind, tuple[str, str]] = {
+    "full": ("scored in full", "#0b6e4f"),
+    "encoded": ("scored, cold ad encoded", "#5c940d"),
+    "cached": ("scored by rows as last known", "#8fbf9f"),
+    "category_prior": ("scored by category", "#e8b04a"),
+    "prior": ("scored by the prior", "#c46a1b"),
+    "busy": ("429", "#9ca3af"),
+    "late": ("504", "#c92a2a"),
+    "not_ready": ("503", "#9c36b5"),
+    "error": ("other 5xx", "#7f1d1d"),
+    "invalid": ("4xx", "#3b5bdb"),
+    "lost": ("connection lost", "#111827"),
+    "unanswered": ("no reply", "#4b5563"),
+    "refused": ("no connection", "#d1d5db"),
 }
 Timeline = Mapping[str, Any]
 
@@ -77,11 +64,11 @@ def _kinds(axes: Axes, bins: Sequence[Mapping[str, Any]]) -> None:
     """Requests a second, by what they got, one upon the other."""
     seconds = [one["at_s"] for one in bins]
     floor = [0.0] * len(bins)
-    for kind, colour in _COLOURS.items():
+    for kind, (name, colour) in KINDS.items():
         rates = [one["kinds"].get(kind, 0) / one["width_s"] for one in bins]
         if any(rates):
             widths = [one["width_s"] for one in bins]
-            axes.bar(seconds, rates, widths, floor, align="edge", color=colour, label=NAMES[kind])
+            axes.bar(seconds, rates, widths, floor, align="edge", color=colour, label=name)
             floor = [one + more for one, more in zip(floor, rates, strict=True)]
     axes.set_ylabel("requests a second")
     axes.legend(loc="lower right", ncols=3, fontsize=7, framealpha=0.8)

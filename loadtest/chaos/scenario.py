@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from loadtest.bench.processes import Running
+from loadtest.bench.redis import RedisProcess
 from loadtest.chaos.environment import Environment
 from loadtest.chaos.load import Load, capacity
-from loadtest.chaos.redis import RedisProcess
 from loadtest.chaos.timeline import DEGRADED, FIVES, UNANSWERED, Sample, Timeline, count, percentile_ms
 from loadtest.generator import Target
 from msd.contract.errors import MsdError

@@ -1,6 +1,6 @@
 """A session of load as SVG: latency against load, where a request's time goes; each beside the session before."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -13,25 +13,35 @@ Session = Mapping[str, Any]
 _SHOWN = 0.02
 
 
-def load_picture(now: Session, before: Session | None) -> str:
-    """p50 and p99 by the rate that is offered; capacity as a line."""
-    figure = Figure(figsize=(5.2, 3.8), layout="constrained")
+def latency_against_load(
+    curves: Iterable[tuple[str, str, Sequence[Session]]], capacities: Mapping[str, float], size: tuple[float, float]
+) -> str:
+    """p50 and p99 by the rate that is offered. curves: what names begin with, colour, points; capacities: by colour."""
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     axes.grid(alpha=0.3)
-    for session, colour, name in _sessions(now, before):
-        points = [point for point in session["curve"] if point["p50_ms"] is not None]
+    for name, colour, points in curves:
         for percentile, style in (("p50_ms", "-"), ("p99_ms", "--")):
-            values = [point[percentile] for point in points]
-            label = f"{name}{percentile[:3]}"
-            axes.plot([point["rate"] for point in points], values, style, c=colour, marker="o", ms=3, label=label)
-        axes.axvline(session["capacity"], color=colour, lw=0.8, ls=":")
+            known = [(point["rate"], point[percentile]) for point in points if point[percentile] is not None]
+            rates, values = [rate for rate, _ in known], [value for _, value in known]
+            axes.plot(rates, values, style, c=colour, marker="o", ms=3, label=f"{name}{percentile[:3]}")
+    for colour, capacity in capacities.items():
+        axes.axvline(capacity, color=colour, lw=0.8, ls=":")
     axes.set_xlim(left=0)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.set_xlabel("requests offered a second, Poisson arrivals (dotted: capacity)")
+    told = " (dotted: capacity)" if capacities else ""
+    axes.set_xlabel(f"requests offered a second, Poisson arrivals{told}")
     axes.set_ylabel("milliseconds, from when it was due")
     axes.legend(frameon=False)
     return to_svg(figure)
+
+
+def load_picture(now: Session, before: Session | None) -> str:
+    """Latency against load; capacity as a line."""
+    sessions = _sessions(now, before)
+    curves = [(name, colour, session["curve"]) for session, colour, name in sessions]
+    return latency_against_load(curves, {colour: one["capacity"] for one, colour, _ in sessions}, (5.2, 3.8))
 
 
 def waterfall(now: Session, before: Session | None) -> str:

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from loadtest.arrivals import poisson
 from loadtest.bench.processes import Running, end, ours, publish, told
+from loadtest.bench.redis import RedisProcess
 from loadtest.chaos.bundles import point_to
-from loadtest.chaos.redis import RedisProcess
 from loadtest.generator import Limits, Target, closed_loop, open_loop
 from loadtest.observe.ad_server import AdServer
 from loadtest.observe.prometheus import Prometheus, prometheus

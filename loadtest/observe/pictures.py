@@ -11,18 +11,6 @@ from loadtest.observe.live import Watched
 from msd.dashboards.board import Board, Panel, Unit
 from msd.drawing import to_png
 
-_COLOURS = (
-    "#0c8599",
-    "#c46a1b",
-    "#3b5bdb",
-    "#5c940d",
-    "#c92a2a",
-    "#9c36b5",
-    "#e8b04a",
-    "#4b5563",
-    "#8fbf9f",
-    "#111827",
-)
 _GRID = 12
 _WIDTHS = {2: 6, 4: 3}
 _MOST_NAMED = 8
@@ -68,11 +56,9 @@ def _draw(axes: Axes, panel: Panel, curves: Sequence[Curve], run: Watched) -> No
     if panel.is_stacked:
         _stack(axes, curves, run)
     else:
-        for curve, colour in zip(curves, _COLOURS * (1 + len(curves) // len(_COLOURS)), strict=False):
+        for curve in curves:
             seconds = [at - run.start for at, _ in curve.points]
-            axes.plot(
-                seconds, [value * scale for _, value in curve.points], color=colour, linewidth=1, label=curve.name
-            )
+            axes.plot(seconds, [value * scale for _, value in curve.points], linewidth=1, label=curve.name)
     if not any(curve.points for curve in curves):
         axes.text(0.5, 0.5, "nothing", transform=axes.transAxes, ha="center", fontsize=8, color="#9ca3af")
     axes.set_title(panel.title, fontsize=8.5, loc="left")
@@ -98,10 +84,9 @@ def _stack(axes: Axes, curves: Sequence[Curve], run: Watched) -> None:
     """One upon the other; what never was anything is left out."""
     seconds = np.arange(int(run.end - run.start) + 1)
     floor = np.zeros(len(seconds))
-    for place, curve in enumerate(one for one in curves if any(value for _, value in one.points)):
+    for curve in (one for one in curves if any(value for _, value in one.points)):
         values = np.zeros(len(seconds))
         for at, value in curve.points:
             values[min(len(seconds) - 1, round(at - run.start))] = value
-        colour = _COLOURS[place % len(_COLOURS)]
-        axes.fill_between(seconds, floor, floor + values, color=colour, alpha=0.6, linewidth=0, label=curve.name)
+        axes.fill_between(seconds, floor, floor + values, alpha=0.6, linewidth=0, label=curve.name)
         floor = floor + values

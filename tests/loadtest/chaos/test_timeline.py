@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.chaos.pictures import NAMES, picture
+from loadtest.chaos.pictures import KINDS, picture
 from loadtest.chaos.timeline import Kind, Mark, Sample, Timeline, count, kind_of, percentile_ms
 from loadtest.generator import LOST, REFUSED, UNANSWERED, Seen
 
@@ -37,7 +37,7 @@ def seen(status: int, **reply: Any) -> Seen:  # noqa: ANN401 - any JSON
 )
 def test_a_reply_counts_by_its_worst_rung_or_its_status(reply: Seen, kind: Kind) -> None:
     assert kind_of(reply) == kind
-    assert kind in NAMES
+    assert kind in KINDS
 
 
 def test_one_timeline_after_another() -> None:

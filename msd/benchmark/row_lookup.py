@@ -38,9 +38,6 @@ _TURN = 25
 _ROUNDS = 9
 _CHUNK = 5_000
 
-Heard = Callable[[str], None]
-"""Hears what is being done."""
-
 
 class RowsFigures(NamedTuple):
     """Ratios are medians of turns in one run, of 200 ids at a time.
@@ -65,8 +62,8 @@ class RowsFigures(NamedTuple):
     mget_us: float
 
 
-def rows_benchmark(
-    folder: Path, redis_url: str, heard: Heard, items: int = 10_000_000, few: int = 100_000
+def row_lookup_figures(
+    folder: Path, redis_url: str, heard: Callable[[str], None], items: int = 10_000_000, few: int = 100_000
 ) -> RowsFigures:
     """Writes the two files if `folder` lacks them (3 GB and a minute for ten million), and measures.
 
@@ -163,7 +160,7 @@ def _fill(redis: Redis, file: RowFile) -> list[str]:
 
 def _in_fresh_process(large: Path, small: Path, redis_url: str) -> dict[str, float]:
     ended = subprocess.run(
-        [sys.executable, "-m", "loadtest.rows_benchmark", str(large), str(small)],
+        [sys.executable, "-m", "msd.benchmark.row_lookup", str(large), str(small)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "MSD_REDIS_URL": redis_url},
         capture_output=True,
         text=True,
