@@ -1,7 +1,7 @@
-"""One keep-alive HTTP/1.1 connection of the load generator: a request's bytes go out, its status comes back.
+"""One keep-alive HTTP/1.1 connection of the load generator: a request's bytes go out, status and body come back.
 
 As lean as may be, because it takes its time from the same cores as the service: a socket and a parser, without an event
-loop's layers. Reads bodies only where asked to.
+loop's layers.
 """
 
 import os
@@ -38,7 +38,9 @@ class Listener(Protocol):
 
 
 class Connection:
-    """Carries one request at a time; `intended` is when that was to be sent."""
+    """Carries one request at a time; `intended` is when that was to be sent, and `sent` when it was, by
+    `time.monotonic`.
+    """
 
     def __init__(self, address: Address, watch: BaseSelector, listener: Listener) -> None:
         """Begins to connect. The watch has the connection's `ready` called. Raises OSError."""
@@ -46,10 +48,10 @@ class Connection:
         self._listener = listener
         self._parser = httptools.HttpResponseParser(self)
         self._unsent = b""
-        self._end = b""
+        self._parts: list[bytes] = []
+        self.request = b""
         self.intended: float | None = None
-        self.is_degraded = False
-        """Whether the reply says that not all of it was scored from all that there is."""
+        self.sent = 0.0
         self.is_open = False
         """Whether a request may be sent."""
         self._socket = socket.socket(address.family, socket.SOCK_STREAM)
@@ -74,8 +76,19 @@ class Connection:
 
     def send(self, request: bytes, intended: float) -> None:
         """Sends one; the one before has been answered."""
-        self.intended, self.is_degraded, self._end = intended, False, b""
+        self.request, self.intended, self.sent, self._parts = request, intended, time.monotonic(), []
         self._write(request)
+
+    @property
+    def body(self) -> bytes:
+        """What came since the last request was sent."""
+        return b"".join(self._parts)
+
+    @property
+    def is_degraded(self) -> bool:
+        """Whether the reply says that not all of it was scored from all that there is."""
+        # Searched for, not parsed: inside of a string the quotation marks would be escaped.
+        return _DEGRADED in self.body
 
     def close(self) -> None:
         """Ends it, and tells nobody."""
@@ -83,6 +96,10 @@ class Connection:
             self._watch.unregister(self._socket)
             self._socket.close()
         self.is_open = False
+
+    def on_body(self, data: bytes) -> None:
+        """Called by the parser."""
+        self._parts.append(data)
 
     def on_message_complete(self) -> None:
         """Called by the parser."""
@@ -125,9 +142,6 @@ class Connection:
         if not data:
             self._lose()
             return
-        # Searched for, not parsed: inside of a string the quotation marks would be escaped.
-        self.is_degraded = self.is_degraded or _DEGRADED in self._end + data
-        self._end = data[-len(_DEGRADED) :]
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
@@ -137,27 +151,3 @@ class Connection:
         if self.is_open:
             self.close()
             self._listener.ended(self, None)
-
-
-class ReadingConnection(Connection):
-    """One that keeps its last request, when it was sent (of `time.monotonic`), and the body of the reply to it."""
-
-    def __init__(self, address: Address, watch: BaseSelector, listener: Listener) -> None:
-        super().__init__(address, watch, listener)
-        self.request = b""
-        self.sent = 0.0
-        self._parts: list[bytes] = []
-
-    @property
-    def body(self) -> bytes:
-        """What came since the last request was sent."""
-        return b"".join(self._parts)
-
-    def on_body(self, data: bytes) -> None:
-        """Called by the parser."""
-        self._parts.append(data)
-
-    def send(self, request: bytes, intended: float) -> None:
-        """Sends one; the one before has been answered."""
-        self.request, self.sent, self._parts = request, time.monotonic(), []
-        super().send(request, intended)

@@ -3,6 +3,10 @@ clients get replies (a closed one), and counts what came of them.
 
 In the open loop a request that waits for the service, for a connection or for this process counts from the moment that
 it was due: what a stall delays is not left out.
+
+Other generators do not serve: Locust's users wait for their replies, which is a closed loop; k6, vegeta and wrk2 keep a
+pace, and know neither Poisson arrivals nor bursts. None tells a degraded reply from a whole one, and scenarios have to
+see every reply, in this process, while they break the service.
 """
 
 import gc
@@ -21,7 +25,7 @@ from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
 from loadtest.arrivals import Times
-from loadtest.connection import Address, Connection, ReadingConnection
+from loadtest.connection import Address, Connection
 from loadtest.http_client import ClientError
 from loadtest.outcome import Outcome
 from loadtest.promptness import prompt
@@ -96,7 +100,7 @@ def open_loop(
 ) -> Outcome:
     """Sends a request at each of the times. Raises ClientError when the service is not there, dies or hangs.
 
-    A `witness` sees each request's reply, whose body is then read. Once it is `stopped`, by another thread, no more are
+    A `witness` sees each request and its reply. Once it is `stopped`, by another thread, no more are
     sent.
     """
     with prompt(), _without_collection(), _Load(target, limits or Limits(), seconds, witness) as load:
@@ -115,7 +119,6 @@ class _Load:
     def __init__(self, target: Target, limits: Limits, seconds: float, witness: Witness | None = None) -> None:
         self._target, self._limits, self._place = target, limits, target.place
         self._witness = witness
-        self._connection = Connection if witness is None else ReadingConnection
         self._requests: Iterator[bytes] = cycle(target.requests)
         self._outcome = Outcome(seconds)
         self._watch = selectors.DefaultSelector()
@@ -203,7 +206,7 @@ class _Load:
 
     def _connect(self) -> None:
         try:
-            self._connecting.add(self._connection(self._address, self._watch, self))
+            self._connecting.add(Connection(self._address, self._watch, self))
         except OSError as error:
             self._cannot(error)
 
@@ -242,9 +245,10 @@ class _Load:
             self._witness(Seen(request, due, now, now, status, b""))
 
     def _see(self, connection: Connection, intended: float, status: int) -> None:
-        if self._witness and isinstance(connection, ReadingConnection):
-            seen = Seen(connection.request, intended, connection.sent, time.monotonic(), status, connection.body)
-            self._witness(seen)
+        """Of one that was."""
+        if self._witness:
+            now = time.monotonic()
+            self._witness(Seen(connection.request, intended, connection.sent, now, status, connection.body))
 
     def replied(self, connection: Connection, status: int) -> None:
         """Counts a reply."""
@@ -258,8 +262,9 @@ class _Load:
         self._see(connection, intended, status)
         if status == 200:
             self._outcome.latency.record(now - intended)
-            self._outcome.degraded += connection.is_degraded
-            self._outcome.in_time += now <= self._ends_at and not connection.is_degraded
+            is_degraded = connection.is_degraded
+            self._outcome.degraded += is_degraded
+            self._outcome.in_time += now <= self._ends_at and not is_degraded
         if self._is_closed_loop and now < self._ends_at:
             self._due.append(now)
         if connection.is_open:
