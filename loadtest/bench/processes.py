@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from types import TracebackType
+from typing import Literal, Self
 
 from loadtest.http_client import Client, ClientError
 from msd.contract.errors import MsdError
@@ -71,20 +72,39 @@ class Running:
 
     def __init__(self, service: Service, logs: Path, *, is_read: bool = True) -> None:
         """Raises ServiceError when its command cannot be run."""
-        port, *others = (str(free_port()) for _ in range(3))
-        ports = {"{port}": port} | {f"{{port {place}}}": one for place, one in enumerate(others, 2)}
-        self.url = f"http://127.0.0.1:{port}"
+        ports = {name: str(free_port()) for name in ("{port}", "{port 2}", "{port 3}")}
+
+        def filled(text: str) -> str:
+            for name, port in ports.items():
+                text = text.replace(name, port)
+            return text
+
+        self.url = filled("http://127.0.0.1:{port}")
         self._service = service
         self._log = logs / f"{service.name}.log"
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        self._command = [ports.get(part, part) for part in service.command]
-        self._environment = _environment({name: ports.get(value, value) for name, value in service.environment.items()})
+        self._command = [filled(part) for part in service.command]
+        self._environment = _environment({name: filled(value) for name, value in service.environment.items()})
         self._log.unlink(missing_ok=True)
         if not is_read:
             os.mkfifo(self._log)
             # Held open, as whoever writes would have to wait for a reader otherwise; and nothing is ever read.
             self._reader = os.open(self._log, os.O_RDONLY | os.O_NONBLOCK)
         self.start()
+
+    def __enter__(self) -> Self:
+        """Waits until it is ready; it ends with the block."""
+        try:
+            self.wait()
+        except BaseException:
+            end([self])
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        end([self])
 
     def start(self) -> None:
         """Start the service, again after `kill`. Raises ServiceError when its command cannot be run."""

@@ -2,13 +2,13 @@
 
 import itertools
 import json
-import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from loadtest.chaos.load import asking
 from loadtest.chaos.scenario import Check, Figure, Unable, UnderLoad
 from loadtest.chaos.timeline import count, percentile_ms
 from loadtest.chaos.trained import trained
@@ -24,24 +24,21 @@ _LEAST_PER_S = 30.0
 
 
 class _ColdClient:
-    """Sends one request after another, each with ads of its own, until the block's end; `rungs` are what they got."""
+    """Asks for ads of its own; `rungs` are what they got."""
 
     def __init__(self, target: Target) -> None:
         self.rungs: Counter[str] = Counter()
         self.wrong: list[str] = []
-        self._url = target.url
         self._document = json.loads(target.bodies[0])
         self._numbers = itertools.count()
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> "_ColdClient":
-        self._thread.start()
-        return self
+    def turn(self, client: Client) -> None:
+        """One request."""
+        self.rungs[self.ask(client, next(self._numbers))] += 1
 
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        self._thread.join()
+    def fail(self, error: ClientError) -> None:
+        """No reply."""
+        self.wrong.append(str(error))
 
     def ask(self, client: Client, number: int) -> str:
         """`encoded` if one of a few ads is, whose texts no others have; `failed` where there is no reply of 200."""
@@ -56,20 +53,6 @@ class _ColdClient:
             return "failed"
         rungs = json.loads(reply.body).get("degraded", {}).get("candidates", {})
         return "encoded" if "encoded" in rungs.values() else "not encoded"
-
-    def wait(self) -> None:
-        """Until one is encoded at once. Raises ClientError where none is."""
-        with Client(self._url) as client:
-            # The same texts, which are encoded by and by: others each time would wait behind all before them.
-            wait_until("a text is encoded", lambda: self.ask(client, -1) == "encoded")
-
-    def _run(self) -> None:
-        with Client(self._url) as client:
-            while not self._stopped.wait(1 / _ASKED_PER_S):
-                try:
-                    self.rungs[self.ask(client, next(self._numbers))] += 1
-                except ClientError as error:
-                    self.wrong.append(str(error))
 
 
 class Cold(UnderLoad):
@@ -103,12 +86,14 @@ class Cold(UnderLoad):
 
     def before(self) -> None:
         self.cold = _ColdClient(self.target)
-        self.cold.wait()
+        with Client(self.service.url) as client:
+            # The same texts, which are encoded by and by: others each time would wait behind all before them.
+            wait_until("a text is encoded", lambda: self.cold.ask(client, -1) == "encoded")
 
     def disturb(self) -> None:
         start = self.load.mark("cold ads at the bound")
         self.encoded = -self._texts()
-        with self.cold:
+        with asking(self.service.url, 1 / _ASKED_PER_S, self.cold.turn, self.cold.fail):
             self.load.until(start + self.plan.broken_s)
         self.load.mark("none any more")
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from loadtest.bench.processes import Running, end, ours
+from loadtest.bench.processes import Running, ours
 from loadtest.bench.redis import RedisProcess
 from loadtest.chaos.plan import ChaosPlan
 from loadtest.generator import Target
@@ -39,7 +39,6 @@ class Environment:
             redis.publish(self.bundle)
             yield redis
 
-    @contextmanager
     def service(
         self,
         name: str,
@@ -50,20 +49,15 @@ class Environment:
         python_path: Path | None = None,
         is_read: bool = True,
         **settings: object,
-    ) -> Iterator[Running]:
-        """A service that is ready; settings by their names. Its log is the scenario's; modules in `python_path` go
-        before all others. Unless `is_read`, its log goes into a pipe that nobody reads."""
+    ) -> Running:
+        """A service that is ready within a block; settings by their names. Its log is the scenario's; modules in
+        `python_path` go before all others. Unless `is_read`, its log goes into a pipe that nobody reads."""
         given = {"deadline_ms": self.plan.deadline_ms, "log_level": "info", **settings}
         service = ours(name, bundle or self.bundle, workers or self.plan.workers, redis, **given)
         if python_path is not None:
             path = os.pathsep.join((str(python_path), str(_ROOT)))
             service = replace(service, environment={**service.environment, "PYTHONPATH": path})
-        running = Running(service, self.work / name, is_read=is_read)
-        try:
-            running.wait()
-            yield running
-        finally:
-            end([running])
+        return Running(service, self.work / name, is_read=is_read)
 
     def target(self, url: str, candidates: int | Mix | None = None, bundle: Path | None = None) -> Target:
         """A service and what it is asked: the same requests in every scenario."""

@@ -5,13 +5,15 @@ Knows no services' processes.
 
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
 from loadtest.arrivals import Arrivals, poisson
 from loadtest.chaos.timeline import Mark, Sample, Timeline, kind_of
 from loadtest.generator import Limits, Seen, Target, closed_loop, open_loop
-from loadtest.http_client import ClientError
+from loadtest.http_client import Client, ClientError
 from loadtest.outcome import Outcome
 
 _WARM_UP_S = 0.5
@@ -25,6 +27,30 @@ def capacity(target: Target, seconds: float) -> float:
     if not found:
         raise ClientError(f"{target.url}: no request was scored")
     return found
+
+
+@contextmanager
+def asking(
+    url: str, pause_s: float, turn: Callable[[Client], None], failed: Callable[[ClientError], None]
+) -> Iterator[None]:
+    """Has a client take one turn after another, with pauses, in a thread of its own until the block's end."""
+    stopped = threading.Event()
+
+    def run() -> None:
+        with Client(url) as client:
+            while not stopped.wait(pause_s):
+                try:
+                    turn(client)
+                except ClientError as error:
+                    failed(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
 
 
 class Load:

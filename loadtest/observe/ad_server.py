@@ -7,15 +7,15 @@ Users click as predicted, by chance, so that predictions are right.
 import itertools
 import json
 import random
-import threading
 import time
 from collections import Counter
+from contextlib import AbstractContextManager
 from typing import Any
 
-from loadtest.http_client import Client, ClientError
+from loadtest.chaos.load import asking
+from loadtest.http_client import Client
 
 _PAUSE_S = 0.03
-_JSON = {"Content-Type": "application/json"}
 _SHOWN = 3
 # So long ago that the service may judge by them at once what was predicted.
 _AGO_S, _CLICK_AFTER_S = 700.0, 5.0
@@ -23,7 +23,7 @@ _INVALID_EACH, _COLD_EACH, _UNKNOWN_EACH, _AGAIN_EACH = 11, 4, 7, 5
 
 
 class AdServer:
-    """Asks and tells, in a thread of its own, until the block's end. `statuses` are what it got."""
+    """Asks and tells, in a thread of its own, within `asking`. `statuses` are what it got."""
 
     def __init__(self, url: str, bodies: list[bytes]) -> None:
         self.statuses: Counter[int] = Counter()
@@ -31,24 +31,15 @@ class AdServer:
         self._documents = itertools.cycle([json.loads(body) for body in bodies])
         self._numbers = itertools.count(1)
         self._random = random.Random(0)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> "AdServer":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        with Client(self._url) as client:
-            while not self._stopped.wait(_PAUSE_S):
-                try:
-                    self._turn(client, next(self._numbers))
-                except ClientError:  # counted as nothing: the service may be ending or starting
-                    self.statuses[0] += 1
+    def asking(self) -> AbstractContextManager[None]:
+        """Until the block's end; no reply counts as 0: the service may be ending or starting."""
+        return asking(
+            self._url,
+            _PAUSE_S,
+            lambda client: self._turn(client, next(self._numbers)),
+            lambda error: self.statuses.update([0]),
+        )
 
     def _turn(self, client: Client, number: int) -> None:
         asked = self._document(number)
@@ -59,7 +50,7 @@ class AdServer:
         events = self._events(number, asked["user_id"], json.loads(reply.body))
         body = json.dumps({"events": events}).encode()
         for _ in range(2 if number % _AGAIN_EACH == 0 else 1):
-            self.statuses[client.post("/v1/events", body, _JSON).status] += 1
+            self.statuses[client.post("/v1/events", body).status] += 1
 
     def _document(self, number: int) -> dict[str, Any]:
         document = dict(next(self._documents))

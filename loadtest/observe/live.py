@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loadtest.arrivals import poisson
-from loadtest.bench.processes import Running, end, ours, publish, told
+from loadtest.bench.processes import Running, Service, ours, publish, told
 from loadtest.bench.redis import RedisProcess
 from loadtest.chaos.bundles import point_to
 from loadtest.generator import Limits, Target, closed_loop, open_loop
@@ -71,7 +71,7 @@ def watched(bundle: Path, other: Path, rules: Path, work: Path, plan: ObservePla
     with RedisProcess(work / "redis") as redis:
         publish(bundle, redis.url)
         told("publish", str(other), "--redis", redis.url, "--beside")
-        with _service(bundles, redis.url, work, plan) as service:
+        with Running(_service(bundles, redis.url, work, plan), work) as service:
             with prometheus(work / "prometheus", service.url, rules) as server:
                 start = time.time()
                 bodies = some_bodies(Traffic(bundle, _MIX, seed=1), _BODIES)
@@ -89,8 +89,7 @@ def _folder(bundle: Path, other: Path, folder: Path) -> Path:
     return folder
 
 
-@contextmanager
-def _service(bundles: Path, redis: str, work: Path, plan: ObservePlan) -> Iterator[Running]:
+def _service(bundles: Path, redis: str, work: Path, plan: ObservePlan) -> Service:
     """With rows from Redis, live state, cold ads, a log of all requests, arms and a shadow."""
     settings = {
         "live": "on",
@@ -100,12 +99,7 @@ def _service(bundles: Path, redis: str, work: Path, plan: ObservePlan) -> Iterat
         "log_flush_seconds": 2,
         "deadline_ms": 500,
     }
-    running = Running(ours("observed", bundles, plan.workers, redis, **settings), work)
-    try:
-        running.wait()
-        yield running
-    finally:
-        end([running])
+    return ours("observed", bundles, plan.workers, redis, **settings)
 
 
 def _happenings(url: str, bodies: list[bytes], bundles: Path, other: Path, redis: RedisProcess) -> list[Happening]:
@@ -129,7 +123,7 @@ def _run(url: str, bodies: list[bytes], happenings: list[Happening], plan: Obser
     )
     marks: list[tuple[float, str]] = []
     start = time.monotonic()
-    with AdServer(url, bodies):
+    with AdServer(url, bodies).asking():
         steady.start()
         for one in happenings:
             time.sleep(max(0.0, start + one.share * plan.seconds - time.monotonic()))

@@ -6,8 +6,6 @@ Knows nothing of what it scrapes.
 import json
 import math
 import shutil
-import subprocess
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -17,11 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from loadtest.bench.processes import Running, Service
+from loadtest.http_client import wait_until
 from msd.contract.errors import MsdError
-from msd.free_port import free_port
 
-_READY_WITHIN_S = 30.0
-_POLL_S = 0.1
+_SCRAPED_WITHIN_S = 30.0
 _QUOTED = 500
 _SCRAPE_S, _EVALUATE_S = 1, 2
 # To localhost, whatever proxy the environment names.
@@ -81,7 +79,7 @@ class Prometheus:
 def prometheus(folder: Path, scraped: str, rules: Path) -> Iterator[Prometheus]:
     """A server that scrapes a service and evaluates rules; what it keeps and says is in `folder`.
 
-    Raises PrometheusError where it cannot be had.
+    Raises MsdError where it cannot be had.
     """
     program = shutil.which("prometheus")
     if program is None:
@@ -95,34 +93,14 @@ def prometheus(folder: Path, scraped: str, rules: Path) -> Iterator[Prometheus]:
         "scrape_configs": [{"job_name": "msd-ctr", "static_configs": [{"targets": [urlsplit(scraped).netloc]}]}],
     }
     (folder / "prometheus.yml").write_text(json.dumps(config))  # which is YAML, too
-    port = free_port()
-    command = [
+    command = (
         program,
         f"--config.file={folder / 'prometheus.yml'}",
         f"--storage.tsdb.path={folder / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}",
+        "--web.listen-address=127.0.0.1:{port}",
         "--log.level=warn",
-    ]
-    with (folder / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        server = Prometheus(f"http://127.0.0.1:{port}")
-        _wait(server, process, folder / "prometheus.log")
+    )
+    with Running(Service("prometheus", command, {}, "/-/ready"), folder) as running:
+        server = Prometheus(running.url)
+        wait_until("Prometheus scrapes", server.up, _SCRAPED_WITHIN_S, PrometheusError)
         yield server
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _wait(server: Prometheus, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    until = time.monotonic() + _READY_WITHIN_S
-    while time.monotonic() < until:
-        if process.poll() is not None:
-            raise PrometheusError(f"Prometheus ended; it said: {log.read_text(errors='replace').strip()[-1_000:]}")
-        try:
-            if server.up():
-                return
-        except PrometheusError:
-            pass
-        time.sleep(_POLL_S)
-    raise PrometheusError(f"Prometheus has scraped nothing within {_READY_WITHIN_S:g} s; see {log}")

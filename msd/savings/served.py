@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.errors import MsdError
-from msd.demo.serving import free_port, run_service
+from msd.demo.serving import run_service
+from msd.free_port import free_port
 from msd.process import held, processor_seconds
 from msd.savings.capacity import Spent
 from msd.savings.pages import Page

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from loadtest.bench.processes import ServiceError
 from loadtest.observe.ad_server import AdServer
 from loadtest.observe.found import Curve, Shown
 from loadtest.observe.live import Watched
@@ -33,7 +34,8 @@ def test_an_ad_server_makes_mistakes_and_tells_what_was_shown(bundle: Bundle, tm
     bodies = list(islice(Traffic(bundle.folder, 4, seed=1).bodies(), 20))
     (tmp_path / "state").mkdir()
     with live_service(bundle.folder, tmp_path, live="on", state_dir=tmp_path / "state") as service:
-        with AdServer(service.url, bodies) as ads:
+        ads = AdServer(service.url, bodies)
+        with ads.asking():
             wait_until(lambda: all(ads.statuses[status] for status in (200, 202, 422)))
             wait_until(lambda: service.metric('msd_events_total{outcome="duplicate"}') > 0)
             wait_until(lambda: service.metric('msd_degraded_total{rung="unknown",side="user"}') > 0)
@@ -72,7 +74,7 @@ def test_a_prometheus_that_ends_is_quoted(tmp_path: Path, monkeypatch: pytest.Mo
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    with pytest.raises(PrometheusError, match="no rules today"), prometheus(tmp_path, "http://h:1", tmp_path):
+    with pytest.raises(ServiceError, match="no rules today"), prometheus(tmp_path, "http://h:1", tmp_path):
         pass
 
 
