@@ -29,7 +29,7 @@ class Moment(NamedTuple):
     rows: int
 
 
-class Replayed(NamedTuple):
+class LiveScores(NamedTuple):
     """Scores [n]; how many events were counted and how many had been before; how many replies were degraded."""
 
     scores: NDArray[np.float64]
@@ -40,7 +40,7 @@ class Replayed(NamedTuple):
 
 def replay_moments(
     url: str, moments: Iterable[Moment], count: int, tells: bool, progress: Callable[[int], None]
-) -> Replayed:
+) -> LiveScores:
     """Scores `count` rows in the moments' order; where it `tells`, the service hears of each event in time.
 
     Raises ClientError at the first answer that is not one.
@@ -60,7 +60,7 @@ def replay_moments(
                 teller.tell(moment.events)
             progress(moment.rows)
         teller.flush()
-    return Replayed(scores, teller.accepted, teller.duplicates, degraded)
+    return LiveScores(scores, teller.accepted, teller.duplicates, degraded)
 
 
 class _Teller:

@@ -53,8 +53,8 @@ ARROWS = [
     ),
     # It compares services over bundles of the reference model.
     Arrow("loadtest.bench", ("loadtest", "model_export", "msd")),
-    # What it serves unless told otherwise is a bundle of the reference model.
-    Arrow("loadtest.chaos", ("loadtest", "msd", "model_export.reference.bundles")),
+    # It serves bundles of the reference model unless told otherwise, and one without counts.
+    Arrow("loadtest.chaos", ("loadtest", "msd", "model_export.reference.bundles", "model_export.bare_bundle")),
     Arrow("loadtest.observe", ("loadtest", "msd")),
     # It draws, and writes a page.
     Arrow(

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,13 +14,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
-from loadtest.http_client import Client, ClientError
+from loadtest.http_client import Client, ClientError, wait_until
 from msd.contract.errors import MsdError
 from msd.free_port import free_port
 
 _READY_WITHIN_S = 60.0
 _STOP_WITHIN_S = 20.0
-_POLL_S = 0.05
 
 
 class ServiceError(MsdError):
@@ -126,21 +124,18 @@ class Running:
     def wait(self) -> None:
         """Until it is ready. Raises ServiceError, which quotes it, when it ends or takes too long."""
         name = self._service.name
-        deadline = time.monotonic() + _READY_WITHIN_S
-        reason = "it did not answer"
-        while time.monotonic() < deadline:
+
+        def is_ready() -> bool:
             if self._process.poll() is not None:
                 raise ServiceError(f"{name}: ended with exit code {self._process.returncode}; it said: {self._tail()}")
-            try:
-                with Client(self.url, timeout=2.0) as client:
-                    reply = client.get(self._service.health)
-                if reply.status == 200:
-                    return
-                reason = reply.body[-300:].decode(errors="replace")
-            except ClientError as error:
-                reason = str(error)
-            time.sleep(_POLL_S)
-        raise ServiceError(f"{name}: not ready within {_READY_WITHIN_S:.0f} s: {reason}; it said: {self._tail()}")
+            with Client(self.url, timeout=2.0) as client:
+                client.get(self._service.health).check(200)
+            return True
+
+        try:
+            wait_until(f"{name} is ready", is_ready, _READY_WITHIN_S)
+        except ClientError as error:
+            raise ServiceError(f"{error}; it said: {self._tail()}") from None
 
     @property
     def pid(self) -> int:

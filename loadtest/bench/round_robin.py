@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from loadtest.arrivals import Arrivals, poisson
-from loadtest.generator import Limits, Target, closed_loop, open_loop
+from loadtest.arrivals import poisson
+from loadtest.generator import Target, closed_loop, open_loop
 from loadtest.http_client import ClientError
 from loadtest.outcome import Outcome, Rounds
 from msd.report import Heard
@@ -32,12 +32,10 @@ class RoundRobin:
                 found[name].append(_scored(name, closed_loop(target, many[name], seconds)))
         return {name: Rounds(tuple(outcomes)) for name, outcomes in found.items()}
 
-    def open(
-        self, doing: str, target: Target, rate: float, seconds: float, arrivals: Arrivals = poisson, seed: int = 0
-    ) -> Outcome:
-        """Arrivals at a rate, whatever the service does. Raises ClientError when it scores nothing."""
+    def open(self, doing: str, target: Target, rate: float, seconds: float, seed: int) -> Outcome:
+        """Poisson arrivals at a rate, whatever the service does. Raises ClientError when it scores nothing."""
         self._tell(doing, seconds)
-        return _scored(target.url, open_loop(target, arrivals(rate, seconds, seed), seconds, Limits()))
+        return _scored(target.url, open_loop(target, poisson(rate, seconds, seed), seconds))
 
     @property
     def so_far(self) -> tuple[int, int]:

@@ -12,7 +12,9 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from itertools import cycle, islice
 
+from loadtest.chaos.http_fuzz import read_reply
 from loadtest.requests import http_request
 
 _PATH = "/v1/score"
@@ -24,7 +26,7 @@ _MOST = 2_000
 _EXPLAINED = 200
 
 
-class Attack:
+class Attackers:
     """So many connections that do the same until the time is over."""
 
     def __init__(self, place: tuple[str, int], seconds: float, body: bytes) -> None:
@@ -37,7 +39,7 @@ class Attack:
         """Whether there is time left."""
         return time.monotonic() < self._end
 
-    async def run(self, number: int, act: Callable[["Attack", "Link"], Awaitable[None]]) -> None:
+    async def run(self, number: int, act: Callable[["Attackers", "Link"], Awaitable[None]]) -> None:
         """`act` on each connection, and again on a new one when that has ended."""
 
         async def one() -> None:
@@ -64,8 +66,8 @@ class Attack:
 class Link:
     """One connection of an attack."""
 
-    def __init__(self, attack: Attack, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._attack, self._reader, self._writer = attack, reader, writer
+    def __init__(self, attackers: Attackers, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._attackers, self._reader, self._writer = attackers, reader, writer
 
     async def send(self, data: bytes) -> None:
         """Sends, as fast as the service reads."""
@@ -76,9 +78,8 @@ class Link:
 
     async def reply(self) -> None:
         """Reads and counts one reply."""
-        head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
-        await self._reader.readexactly(int(head.split(b"content-length:")[1].split()[0]))
-        self._attack.came[head.split()[1].decode()] += 1
+        status, _ = await read_reply(self._reader)
+        self._attackers.came[str(status)] += 1
 
     async def until_closed(self) -> None:
         """Says nothing and waits for the connection's end."""
@@ -86,57 +87,49 @@ class Link:
         raise ConnectionResetError
 
 
-async def silent(attack: Attack, link: Link) -> None:
+async def silent(attackers: Attackers, link: Link) -> None:
     """Never speaks."""
     await link.until_closed()
 
 
-async def bodies(attack: Attack, link: Link) -> None:
+async def bodies(attackers: Attackers, link: Link) -> None:
     """All of a body of a mebibyte but its last byte."""
     await link.send(_HEAD + b"Content-Length: %d\r\n\r\n" % _MEBIBYTE + b" " * (_MEBIBYTE - 1))
     await link.until_closed()
 
 
-async def chunks(attack: Attack, link: Link) -> None:
+async def chunks(attackers: Attackers, link: Link) -> None:
     """A body of chunks of one byte, without end."""
     await link.send(_HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
-    while attack.goes_on:
+    while attackers.goes_on:
         await link.send(b"1\r\n \r\n" * 4_096)
 
 
-async def extensions(attack: Attack, link: Link) -> None:
+async def extensions(attackers: Attackers, link: Link) -> None:
     """One chunk with an extension that does not end."""
     await link.send(_HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;")
-    while attack.goes_on:
+    while attackers.goes_on:
         await link.send(b"x" * 65_536)
 
 
-async def explain(attack: Attack, link: Link) -> None:
+async def explain(attackers: Attackers, link: Link) -> None:
     """Asks one after another for explanations of as many candidates as may be explained."""
-    document = _of_candidates(attack.body, _EXPLAINED)
-    document["explain"] = True
-    request = http_request(_PATH, json.dumps(document).encode(), X_Deadline_Ms=_LONG_MS)
-    while attack.goes_on:
-        await link.send(request)
-        await link.reply()
+    await _ask(attackers, link, _EXPLAINED, explain=True)
 
 
-async def long(attack: Attack, link: Link) -> None:
+async def long(attackers: Attackers, link: Link) -> None:
     """Asks one after another for as many candidates as there may be, and grants a minute for them."""
-    request = http_request(_PATH, json.dumps(_of_candidates(attack.body, _MOST)).encode(), X_Deadline_Ms=_LONG_MS)
-    while attack.goes_on:
-        await link.send(request)
-        await link.reply()
+    await _ask(attackers, link, _MOST)
 
 
-async def unknown(attack: Attack, link: Link) -> None:
+async def unknown(attackers: Attackers, link: Link) -> None:
     """Asks for paths that are not there, each of which may leave a line in the log."""
-    while attack.goes_on:
+    while attackers.goes_on:
         await link.send(b"GET /" + b"x" * 200 + b" HTTP/1.1\r\nHost: service\r\n\r\n")
         await link.reply()
 
 
-ATTACKS: dict[str, tuple[int, Callable[[Attack, Link], Awaitable[None]]]] = {
+ATTACKS: dict[str, tuple[int, Callable[[Attackers, Link], Awaitable[None]]]] = {
     "silent": (2_000, silent),
     "bodies": (400, bodies),
     "chunks": (4, chunks),
@@ -148,20 +141,23 @@ ATTACKS: dict[str, tuple[int, Callable[[Attack, Link], Awaitable[None]]]] = {
 """By name: how many connections, and what is done on each."""
 
 
-def _of_candidates(body: bytes, number: int) -> "dict[str, object]":
-    """The request with so many candidates, its own ones over and over."""
-    document: dict[str, object] = json.loads(body)
-    ids = json.loads(body)["candidates"]["id"]
-    document["candidates"] = {"id": [ids[place % len(ids)] for place in range(number)]}
-    return document
+async def _ask(attackers: Attackers, link: Link, number: int, **more: object) -> None:
+    """The good request with so many candidates, its own ones over and over, and a minute for them; again and again."""
+    document = json.loads(attackers.body)
+    ids = islice(cycle(document["candidates"]["id"]), number)
+    body = json.dumps({**document, **more, "candidates": {"id": list(ids)}}).encode()
+    request = http_request(_PATH, body, X_Deadline_Ms=_LONG_MS)
+    while attackers.goes_on:
+        await link.send(request)
+        await link.reply()
 
 
 def main(arguments: list[str]) -> None:
     """One attack."""
     name, number, host, port, seconds = arguments
-    attack = Attack((host, int(port)), float(seconds), sys.stdin.buffer.read())
-    asyncio.run(attack.run(int(number), ATTACKS[name][1]))
-    sys.stdout.write(json.dumps(attack.came))
+    attackers = Attackers((host, int(port)), float(seconds), sys.stdin.buffer.read())
+    asyncio.run(attackers.run(int(number), ATTACKS[name][1]))
+    sys.stdout.write(json.dumps(attackers.came))
 
 
 if __name__ == "__main__":

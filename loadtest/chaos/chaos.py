@@ -25,28 +25,6 @@ KEYS = (
 _FOUND = "found.json"
 
 
-class Stolen:
-    """Since it was made: the share of the cores' time that other machines on the same host took. Where that is much, no
-    figure of time holds."""
-
-    def __init__(self) -> None:
-        self._before = _ticks()
-
-    def share(self) -> float | None:
-        """From 0 to 1; None where the system does not tell."""
-        (stolen, total), (stolen_now, total_now) = self._before, _ticks()
-        return round((stolen_now - stolen) / (total_now - total), 4) if total_now > total else None
-
-
-def _ticks() -> tuple[int, int]:
-    """Stolen, and in all."""
-    try:
-        ticks = [int(one) for one in Path("/proc/stat").read_text().split(maxsplit=9)[1:9]]
-    except (OSError, ValueError):
-        return 0, 0
-    return ticks[7], sum(ticks)
-
-
 def run_chaos(environment: Environment, chosen: Sequence[type[Scenario]]) -> dict[str, Any]:
     """Runs the chosen ones; the summary of these and of those whose findings are still there from before."""
     start = time.perf_counter()
@@ -97,7 +75,7 @@ def timeline_of(environment: Environment, name: str) -> Mapping[str, Any] | None
 
 
 def _run(environment: Environment, scenario: type[Scenario]) -> dict[str, Any]:
-    start, stolen = time.perf_counter(), Stolen()
+    start, before = time.perf_counter(), _ticks()
     found, reason = Found({}, (), None), ""
     try:
         found = scenario(environment).run()
@@ -112,7 +90,7 @@ def _run(environment: Environment, scenario: type[Scenario]) -> dict[str, Any]:
         "checks": [check._asdict() for check in found.checks],
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.perf_counter() - start, 1),
-        "stolen_share": stolen.share(),
+        "stolen_share": _stolen_share(before, _ticks()),
         "timeline": found.timeline.as_json() if found.timeline else None,
     }
 
@@ -129,3 +107,19 @@ def _kept(environment: Environment, scenario: type[Scenario]) -> dict[str, Any]:
 
 def _is_broken(check: Mapping[str, Any]) -> bool:
     return not check["holds"] and not check["is_timed"]
+
+
+def _stolen_share(before: tuple[int, int], now: tuple[int, int]) -> float | None:
+    """Of the cores' time, from 0 to 1, what other machines on the same host took; None where the system does not tell.
+    Where that is much, no figure of time holds."""
+    (stolen, total), (stolen_now, total_now) = before, now
+    return round((stolen_now - stolen) / (total_now - total), 4) if total_now > total else None
+
+
+def _ticks() -> tuple[int, int]:
+    """Stolen, and in all."""
+    try:
+        ticks = [int(one) for one in Path("/proc/stat").read_text().split(maxsplit=9)[1:9]]
+    except (OSError, ValueError):
+        return 0, 0
+    return ticks[7], sum(ticks)

@@ -17,7 +17,7 @@ _RESET = struct.pack("ii", 1, 0)
 _PATIENCE_S = 30.0
 
 
-class Clients(UnderLoad):
+class BadClients(UnderLoad):
     """Slow ones are sent away in the end, and nothing of any is left."""
 
     name = "clients"

@@ -53,11 +53,11 @@ class Events(Scenario):
                 timeline.marks.append(Mark(time.monotonic() - start, what))
 
             told = [pool.submit(_tell, service.url, batch) for batch in batches]
-            _wait_for_share(told, 0.3)
+            wait_until("events are told", lambda: _share(told) >= 0.3)
             service.kill()
             mark("the service killed (−9)")
             service.start()
-            _wait_for_share(told, 0.6)
+            wait_until("more events are told", lambda: _share(told) >= 0.6)
             redis.kill()
             mark("Redis killed (−9)")
             time.sleep(self.plan.broken_s / 5)
@@ -120,8 +120,8 @@ def _tell(url: str, events: Sequence[dict[str, object]]) -> _Answered:
         return _Answered(told=tell(client, events), at=time.monotonic(), events=len(events))
 
 
-def _wait_for_share(told: "Sequence[Future[_Answered]]", share: float) -> None:
-    wait_until("events are told", lambda: sum(one.done() for one in told) >= share * len(told))
+def _share(told: "Sequence[Future[_Answered]]") -> float:
+    return sum(one.done() for one in told) / len(told)
 
 
 def _counted(client: "Redis") -> Counter[str]:

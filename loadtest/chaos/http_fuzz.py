@@ -82,9 +82,15 @@ class _Link:
             self._reader, self._writer = await asyncio.open_connection(*self._place)
         reader, writer = self._reader, self._writer
         writer.write(hostile.request)
-        head = (await reader.readuntil(b"\r\n\r\n")).lower()
-        length = int(head.split(b"content-length:")[1].split()[0]) if b"content-length:" in head else 0
-        await reader.readexactly(length)
+        status, head = await read_reply(reader)
         if not hostile.is_whole or b"connection: close" in head:
             await self.close()
-        return int(head.split()[1])
+        return status
+
+
+async def read_reply(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """The status and the head, in lower case, of the next reply. Raises what the reader does."""
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    length = int(head.split(b"content-length:")[1].split()[0]) if b"content-length:" in head else 0
+    await reader.readexactly(length)
+    return int(head.split()[1]), head

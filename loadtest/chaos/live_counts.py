@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.chaos.bare_bundle import bare_bundle
 from loadtest.chaos.event_replay import Floats, Period, offline_scores, period_of
 from loadtest.chaos.scenario import Check, Figure, Found, Scenario
 from loadtest.chaos.timeline import Timeline
 from loadtest.chaos.trained import Trained, trained
-from loadtest.live_replay import Replayed, replay_moments
+from loadtest.live_replay import LiveScores, replay_moments
+from model_export.bare_bundle import bare_bundle
 from msd.ranker.bootstrap import interval, resample_metrics
 from msd.ranker.metrics import roc_auc
 
@@ -61,7 +61,7 @@ class LiveCounts(Scenario):
         levels = {f"AUC, {name}": _so_far(period.labels, one) for name, one in scores.items()}
         return Found(figures, (counted, changed, *checks, gain), Timeline(levels=levels))
 
-    def _replayed(self, period: Period, counts: str, **settings: Any) -> Replayed:  # noqa: ANN401 - of any kind
+    def _replayed(self, period: Period, counts: str, **settings: Any) -> LiveScores:  # noqa: ANN401 - of any kind
         rows, done = sum(moment.rows for moment in period.moments), 0
 
         def progress(more: int) -> None:
@@ -72,13 +72,13 @@ class LiveCounts(Scenario):
         with self.environment.service(self.name, deadline_ms=_DEADLINE_MS, **settings) as service:
             return replay_moments(service.url, period.moments, len(period.labels), counts == "live", progress)
 
-    def _gain(self, period: Period, live: Replayed, frozen: Replayed) -> tuple[float, float] | None:
+    def _gain(self, period: Period, live: LiveScores, frozen: LiveScores) -> tuple[float, float] | None:
         """In AUC, with 95 % of resamples of the users."""
         both = np.stack([live.scores, frozen.scores])
         drawn = resample_metrics(period.labels, both, period.users, self.plan.resamples)
         return interval(drawn.auc[0] - drawn.auc[1])
 
-    def _compared(self, made: Trained, period: Period, live: Replayed) -> tuple[dict[str, Figure], tuple[Check, ...]]:
+    def _compared(self, made: Trained, period: Period, live: LiveScores) -> tuple[dict[str, Figure], tuple[Check, ...]]:
         """With the model offline, where it is there."""
         if not (made.student.is_dir() and made.model.is_dir()):
             return {}, ()

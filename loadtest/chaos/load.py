@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
-from loadtest.arrivals import Arrivals, poisson
+from loadtest.arrivals import poisson
 from loadtest.chaos.timeline import Mark, Sample, Timeline, kind_of
 from loadtest.generator import Limits, Seen, Target, closed_loop, open_loop
 from loadtest.http_client import Client, ClientError
@@ -60,12 +60,12 @@ class Load:
     could not be brought on.
     """
 
-    def __init__(self, target: Target, rate: float, seconds: float, *, arrivals: Arrivals = poisson) -> None:
+    def __init__(self, target: Target, rate: float, seconds: float) -> None:
         self.seen: list[Seen] = []
         self.timeline = Timeline()
         self.outcome = Outcome(seconds)
         self._target, self.seconds = target, seconds
-        self._times = arrivals(rate, seconds, 0)
+        self._times = poisson(rate, seconds)
         self._error: ClientError | None = None
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)

@@ -3,7 +3,7 @@
 from loadtest.chaos.attack import Attack
 from loadtest.chaos.bad_requests import BadRequests
 from loadtest.chaos.broken_redis import RedisFlush, RedisFreeze, RedisKill, RedisProxy
-from loadtest.chaos.clients import Clients
+from loadtest.chaos.clients import BadClients
 from loadtest.chaos.clock_jump import ClockJump
 from loadtest.chaos.cold import Cold
 from loadtest.chaos.disk_full import DiskFull
@@ -19,5 +19,5 @@ from loadtest.chaos.swap import Swap
 
 SCENARIOS: tuple[type[Scenario], ...] = (
     *(Swap, RedisKill, RedisFreeze, RedisProxy, RedisFlush, Sentinel, Cluster, ServiceKill, Sigterm, Overload),
-    *(Clients, DiskFull, ClockJump, LogReplay, Events, LiveCounts, Cold, BadRequests, Attack, Memory),
+    *(BadClients, DiskFull, ClockJump, LogReplay, Events, LiveCounts, Cold, BadRequests, Attack, Memory),
 )

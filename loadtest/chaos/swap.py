@@ -37,17 +37,6 @@ class _Setting(NamedTuple):
         return f"at {self.share:.0%} of capacity{', beside a busy neighbour' if self.is_beside_another else ''}"
 
 
-class _Bundles(NamedTuple):
-    """Good ones in turn, of two graphs, and bad ones; `versions` says which graph a version's is."""
-
-    folder: Path
-    good: Sequence[Path]
-    bad: Sequence[Path]
-    versions: Mapping[str, Path]
-
-
-Scores = Mapping[Path, Mapping[bytes, list[float]]]
-"""What a service of one bundle alone gives, by request."""
 Span = tuple[float, float]
 """From when to when, in seconds of the load."""
 
@@ -77,8 +66,9 @@ class Swap(Scenario):
         if self.environment.other is None:
             raise Unable("it takes two bundles of the same users and items: name another one by --other")
         self.hear("making bundles")
-        bundles = self._made(self.environment.other)
-        scores = {source: self._scores(source) for source in {*bundles.versions.values()}}
+        self._make(self.environment.bundle, self.environment.other)
+        # What a service of one bundle alone gives, by request.
+        self.scores = {source: self._scores(source) for source in {*self.versions.values()}}
         figures: dict[str, Figure] = {}
         checks: list[Check] = []
         timeline = Timeline()
@@ -88,13 +78,13 @@ class Swap(Scenario):
             with _neighbour(is_beside):
                 if is_beside not in able:
                     # One graph may be twice as fast as the other: half of its requests would be all of the other's.
-                    able[is_beside] = min(self._capacity(source) for source in scores)
-                swaps = self._swapped(bundles, setting, setting.share * able[is_beside])
-            found = _found(bundles, scores, swaps, setting)
+                    able[is_beside] = min(self._capacity(source) for source in self.scores)
+                swaps = self._swapped(setting, setting.share * able[is_beside])
+            found = self._found(swaps, setting)
             figures |= found.figures
             checks += found.checks
             timeline = timeline.then(swaps.load.timeline, timeline.end_s)
-        shutil.rmtree(bundles.folder)
+        shutil.rmtree(self.bundles)
         return Found(figures, tuple(checks), timeline)
 
     def _settings(self) -> list[_Setting]:
@@ -106,12 +96,12 @@ class Swap(Scenario):
             _Setting("swap_more_beside", more, True, self.plan.swaps_more),
         ]
 
-    def _made(self, other: Path) -> _Bundles:
-        folder, served = self.folder / "bundles", self.environment.bundle
-        sources = [(served, other)[number % 2] for number in range(self.plan.swaps + 1)]
-        good = [good_bundle(source, folder / f"b{number}", f"b{number}") for number, source in enumerate(sources)]
-        bad = bad_bundles(served, other, folder)[: self.plan.swaps]
-        return _Bundles(folder, good, bad, {one.name: source for one, source in zip(good, sources, strict=True)})
+    def _make(self, bundle: Path, other: Path) -> None:
+        """Good bundles in turn, of two graphs, and bad ones; `versions` says of which bundle a version's graph is."""
+        self.bundles = self.folder / "bundles"
+        self.versions = {f"b{number}": (bundle, other)[number % 2] for number in range(self.plan.swaps + 1)}
+        self.good = [good_bundle(source, self.bundles / name, name) for name, source in self.versions.items()]
+        self.bad = bad_bundles(bundle, other, self.bundles)[: self.plan.swaps]
 
     def _target(self, service: Running) -> Target:
         """The same requests, whatever the service serves."""
@@ -127,16 +117,16 @@ class Swap(Scenario):
         with self.environment.service(self.name, bundle=bundle) as service:
             return capacity(self._target(service), self.plan.capacity_s)
 
-    def _swapped(self, bundles: _Bundles, setting: _Setting, rate: float) -> _Swaps:
+    def _swapped(self, setting: _Setting, rate: float) -> _Swaps:
         """All bundles in their turn, under load of so many requests a second."""
         plan = self.plan
-        good, bad = bundles.good[: setting.swaps + 1], bundles.bad if setting.swaps == plan.swaps else ()
-        point_to(bundles.folder, good[0].name)
+        good, bad = self.good[: setting.swaps + 1], self.bad if setting.swaps == plan.swaps else []
+        point_to(self.bundles, good[0].name)
         for folder in good[1:]:  # what comes has never been verified
             (folder / MARKER).unlink(missing_ok=True)
         swaps: list[Span] = []
         refused = 0
-        with self.environment.service(self.name, bundle=bundles.folder) as service, Client(service.url) as client:
+        with self.environment.service(self.name, bundle=self.bundles) as service, Client(service.url) as client:
             with Load(self._target(service), rate, _LONGEST_S) as load:
 
                 def rest() -> Span:
@@ -149,17 +139,60 @@ class Swap(Scenario):
                 for place, one in enumerate(good[1:]):
                     self.hear(f"{setting.told}: bundles", place, len(good) - 1)
                     started = load.now_s
-                    if _turned(client, bundles.folder, one.name, "done"):
+                    if _turned(client, self.bundles, one.name, "done"):
                         swaps.append((started, load.mark(one.name)))
                     if not place:  # the other graph, too
                         rests.append(rest())
                     if place < len(bad):
-                        was_refused = _turned(client, bundles.folder, bad[place].name, "refused")
+                        was_refused = _turned(client, self.bundles, bad[place].name, "refused")
                         refused += was_refused
                         load.mark(f"{'refused' if was_refused else 'not refused'}: {bad[place].name}")
                     load.until(started + plan.swap_every_s)
                 load.stop()
         return _Swaps(load, rate, swaps, rests, refused, min(len(bad), len(good) - 1))
+
+    def _found(self, run: _Swaps, setting: _Setting) -> Found:
+        load, swaps = run.load, run.swaps
+        samples = load.timeline.samples
+        swapping = [sample for start, end in swaps for sample in load.timeline.between(start, end)]
+        resting = [sample for start, end in run.rests for sample in load.timeline.between(start, end)]
+        steady, during = percentile_ms(resting, 99), percentile_ms(swapping, 99)
+        # What is declared to be scored from less has other scores, of whichever version.
+        whole = [seen for seen in load.seen if kind_of(seen) == "full"]
+        mixed = sum(not self._is_of_one(seen) for seen in whole)
+        ratio = round(during / steady, 3) if during and steady else None
+        versions = {json.loads(seen.body)["model_version"] for seen in load.seen if seen.status == 200}
+        counted: dict[str, Figure] = {
+            "failed": len(samples) - count(samples, *SCORED),
+            "p99_ratio": ratio,
+            "requests": len(samples),
+            "requests_per_s": round(run.rate, 1),
+            "done": len(swaps),
+            "seconds": round(max((end - start for start, end in swaps), default=0.0), 3),
+            "p99_ms": during,
+            "steady_p99_ms": steady,
+            "replies_of_two_models": mixed,
+            "versions": len(versions),
+        }
+        figures = {f"{setting.prefix}_{name}": value for name, value in counted.items()}
+        checks = [
+            *usual_checks(samples),
+            Check("every good bundle is served in its turn", len(swaps) == setting.swaps),
+            Check("every reply has the scores of the version that it names", mixed == 0),
+            # Near its deadline one may be in part: a matter of time.
+            Check("no reply is degraded", count(samples, "full") == count(samples, *SCORED), True),
+            Check(f"p99 during swaps is at most {_RATIO:g} × what it is else", bool(ratio and ratio <= _RATIO), True),
+        ]
+        if run.offered:
+            figures |= {"bad_bundles_refused": run.refused, "bad_bundles_offered": run.offered}
+            checks.append(Check("every bad bundle is refused", run.refused == run.offered))
+        told = tuple(check._replace(what=f"{setting.told}: {check.what}") for check in checks)
+        return Found(figures, told, load.timeline)
+
+    def _is_of_one(self, seen: Seen) -> bool:
+        reply = json.loads(seen.body)
+        source = self.versions.get(reply["model_version"])
+        return source is not None and reply["candidates"]["pctr"] == self.scores[source][seen.request]
 
 
 @contextmanager
@@ -174,44 +207,6 @@ def _neighbour(is_there: bool) -> Iterator[None]:
             busy.wait()
 
 
-def _found(bundles: _Bundles, scores: Scores, run: _Swaps, setting: _Setting) -> Found:
-    load, swaps = run.load, run.swaps
-    samples = load.timeline.samples
-    swapping = [sample for start, end in swaps for sample in load.timeline.between(start, end)]
-    resting = [sample for start, end in run.rests for sample in load.timeline.between(start, end)]
-    steady, during = percentile_ms(resting, 99), percentile_ms(swapping, 99)
-    # What is declared to be scored from less has other scores, of whichever version.
-    whole = [seen for seen in load.seen if kind_of(seen) == "full"]
-    mixed = sum(not _is_of_one(seen, scores, bundles.versions) for seen in whole)
-    ratio = round(during / steady, 3) if during and steady else None
-    name = setting.prefix
-    figures: dict[str, Figure] = {
-        f"{name}_failed": len(samples) - count(samples, *SCORED),
-        f"{name}_p99_ratio": ratio,
-        f"{name}_requests": len(samples),
-        f"{name}_requests_per_s": round(run.rate, 1),
-        f"{name}_done": len(swaps),
-        f"{name}_seconds": round(max((end - start for start, end in swaps), default=0.0), 3),
-        f"{name}_p99_ms": during,
-        f"{name}_steady_p99_ms": steady,
-        f"{name}_replies_of_two_models": mixed,
-        f"{name}_versions": len({json.loads(seen.body)["model_version"] for seen in load.seen if seen.status == 200}),
-    }
-    checks = [
-        *usual_checks(samples),
-        Check("every good bundle is served in its turn", len(swaps) == setting.swaps),
-        Check("every reply has the scores of the version that it names", mixed == 0),
-        # Near its deadline one may be in part: a matter of time.
-        Check("no reply is degraded", count(samples, "full") == count(samples, *SCORED), True),
-        Check(f"p99 during swaps is at most {_RATIO:g} × what it is else", bool(ratio and ratio <= _RATIO), True),
-    ]
-    if run.offered:
-        figures |= {"bad_bundles_refused": run.refused, "bad_bundles_offered": run.offered}
-        checks.append(Check("every bad bundle is refused", run.refused == run.offered))
-    told = tuple(check._replace(what=f"{setting.told}: {check.what}") for check in checks)
-    return Found(figures, told, load.timeline)
-
-
 def _turned(client: Client, folder: Path, name: str, result: str) -> bool:
     """Whether the service has done, or refused, what the pointer is moved to."""
     sample = f'msd_swaps_total{{result="{result}"}}'
@@ -221,9 +216,3 @@ def _turned(client: Client, folder: Path, name: str, result: str) -> bool:
         return wait_until(f"the bundle {name} is {result}", lambda: client.metric(sample) > before)
     except ClientError:
         return False
-
-
-def _is_of_one(seen: Seen, scores: Scores, versions: Mapping[str, Path]) -> bool:
-    reply = json.loads(seen.body)
-    source = versions.get(reply["model_version"])
-    return source is not None and reply["candidates"]["pctr"] == scores[source][seen.request]

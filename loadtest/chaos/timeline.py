@@ -78,11 +78,6 @@ class Timeline:
         return [sample for sample in self.samples if start_s <= sample.due_s < end_s]
 
     @property
-    def kinds(self) -> Counter[Kind]:
-        """How many requests got what."""
-        return Counter(sample.kind for sample in self.samples)
-
-    @property
     def end_s(self) -> float:
         """When the last of it was."""
         return max([sample.over_s for sample in self.samples] + [mark.at_s for mark in self.marks], default=0.0)

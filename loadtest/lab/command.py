@@ -31,9 +31,8 @@ def load(
     """At rest, at capacity, under Poisson arrivals and bursts, and with Locust's users."""
     mix = mix_of(candidates)
     from loadtest.bench.processes import ours, running
-    from loadtest.lab.lab import load_session
+    from loadtest.lab.lab import LoadPlan, load_session
     from loadtest.lab.page import load_page
-    from loadtest.lab.plan import LoadPlan
 
     plan = LoadPlan(mix, cold, deadline_ms, seconds, users=users)
     # What is measured could not be written afterwards.

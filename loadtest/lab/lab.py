@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import cycle, islice
 from pathlib import Path
@@ -15,16 +16,36 @@ from loadtest.bench.stages import spent
 from loadtest.durations import Durations
 from loadtest.generator import Limits, Target, closed_loop, open_loop
 from loadtest.http_client import Client, ClientError
-from loadtest.lab.plan import LoadPlan
 from loadtest.latency import measure_latency
 from loadtest.requests import http_request, some_bodies
-from loadtest.traffic import Traffic, mix_text
+from loadtest.traffic import Mix, Traffic, mix_text
 from msd.report import Heard
 
 # Overload is part of the picture: what it leaves unanswered is counted.
 _LIMITS = Limits(goes_on=True)
 _LOCUST_WITHIN_S = 60.0
 _FORMAT = 1
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """The traffic, and the parts of the run.
+
+    mix: how many candidates requests have; cold: the share of them that no store knows; deadline_ms: what requests say
+    of their time, if anything. Capacity is found by `clients` that send on having their replies; `loads` are shares of
+    it, offered by Poisson arrivals, and `burst_load` in bursts. `users` are Locust's, of ten requests a second each.
+    """
+
+    mix: Mix
+    cold: float = 0.0
+    deadline_ms: int | None = None
+    seconds: float = 5.0
+    clients: int = 8
+    loads: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0, 1.5)
+    burst_load: float = 0.5
+    users: int = 10
+    bodies: int = 1_000
+    at_rest: int = 300
 
 
 def load_session(url: str, bundle: Path, plan: LoadPlan, heard: Heard) -> dict[str, Any]:

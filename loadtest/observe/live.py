@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,11 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from loadtest.arrivals import poisson
 from loadtest.bench.processes import Running, Service, ours, publish, told
 from loadtest.bench.redis import RedisProcess
 from loadtest.chaos.bundles import point_to
-from loadtest.generator import Limits, Target, closed_loop, open_loop
+from loadtest.chaos.load import Load
+from loadtest.generator import Limits, Target, closed_loop
 from loadtest.observe.ad_server import AdServer
 from loadtest.observe.prometheus import Prometheus, prometheus
 from loadtest.requests import http_request, in_columns, some_bodies
@@ -117,17 +116,10 @@ def _happenings(url: str, bodies: list[bytes], bundles: Path, other: Path, redis
 
 def _run(url: str, bodies: list[bytes], happenings: list[Happening], plan: ObservePlan) -> list[tuple[float, str]]:
     """Load, and meanwhile what happens; when each did, in unix seconds."""
-    times = poisson(plan.rate, plan.seconds, 1)
-    steady = threading.Thread(
-        target=open_loop, args=(Target(url, in_columns(bodies)), times, plan.seconds, _LIMITS), daemon=True
-    )
     marks: list[tuple[float, str]] = []
-    start = time.monotonic()
-    with AdServer(url, bodies).asking():
-        steady.start()
+    with AdServer(url, bodies).asking(), Load(Target(url, in_columns(bodies)), plan.rate, plan.seconds) as load:
         for one in happenings:
-            time.sleep(max(0.0, start + one.share * plan.seconds - time.monotonic()))
+            load.until(one.share * plan.seconds)
             marks.append((time.time(), one.what))
             one.do()
-        steady.join()
     return marks

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.chaos.pictures import KINDS, picture
+from loadtest.chaos.page import KINDS, picture
 from loadtest.chaos.timeline import Kind, Mark, Sample, Timeline, count, kind_of, percentile_ms
 from loadtest.generator import LOST, REFUSED, UNANSWERED, Seen
 

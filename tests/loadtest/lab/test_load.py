@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from loadtest.lab.command import last_session
-from loadtest.lab.lab import load_session
+from loadtest.lab.lab import LoadPlan, load_session
 from loadtest.lab.page import compared, load_page
-from loadtest.lab.plan import LoadPlan
 from msd.__main__ import main
 from msd.contract.bundle import Bundle
 from msd.contract.errors import MsdError
