@@ -1,7 +1,7 @@
 """Durations, each of them, eight bytes apiece: noted in less time than a bucket is found, and percentiles are exact.
 
 A histogram bounds what a run without end takes; here an hour of 2,000 requests a second takes 58 MB. Beside a service
-whose time is measured the time to note one counts more: the library hdrhistogram takes 1.4 µs, this .1. Knows no clock.
+whose time is measured the time to note one counts more: the library hdrhistogram takes 1.4 µs, this .2. Knows no clock.
 """
 
 from array import array

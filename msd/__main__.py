@@ -77,7 +77,7 @@ COMMANDS = {
     "dashboards": _Command("msd.dashboards.command", "observe", "Write Grafana dashboards."),
     "load": _Command("loadtest.lab.command", "load", "Load-test a service and show latency against load on a page."),
     "savings": _Command(
-        "msd.savings_command", "load", "Compare time and cost with a language model asked at request time."
+        "msd.savings.command", "train,teach,cpu", "Compare time and cost with a language model asked at request time."
     ),
     "quickstart": _Command(
         "msd.demo.quickstart", "train,cpu,client", "Make a served model of your own log, all steps in one command."
