@@ -8,14 +8,14 @@ the thread has written.
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 CYCLE, BEGAN, CLOSES = "msd.cycle", "msd.began", "msd.closes"
 """In a scope: uvicorn's side of the request; when it began; that the connection ends after a body that passes."""
-_CLOSE = (b"connection", b"close")
+CLOSE = (b"connection", b"close")
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -76,7 +76,7 @@ class Exchange:
         if data:
             cycle.transport.write(data)
         cycle.response_started = cycle.response_complete = True
-        if not cycle.keep_alive or _CLOSE in headers or _CLOSE in cycle.default_headers:
+        if not cycle.keep_alive or CLOSE in headers or CLOSE in cycle.default_headers:
             cycle.transport.close()
         cycle.on_response()
 
@@ -92,12 +92,18 @@ class Exchange:
         self._cycle.transport.close()
 
     def _whole(self, status: int, headers: Headers, body: bytes) -> bytes:
-        parts = [STATUS_LINE[status]]
-        for name, value in (*self._cycle.default_headers, *headers):
-            parts += (name, b": ", value, b"\r\n")
-        if not self._cycle.keep_alive and _CLOSE not in headers and _CLOSE not in self._cycle.default_headers:
-            parts.append(b"connection: close\r\n")
-        return b"".join((*parts, b"\r\n", body))
+        headers = [*self._cycle.default_headers, *headers]
+        if not self._cycle.keep_alive and CLOSE not in headers:
+            headers.append(CLOSE)
+        return reply_bytes(status, headers, body)
+
+
+def reply_bytes(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bytes:
+    """A reply as it is written."""
+    parts = [STATUS_LINE[status]]
+    for name, value in headers:
+        parts += (name, b": ", value, b"\r\n")
+    return b"".join((*parts, b"\r\n", body))
 
 
 def _descriptor_of(cycle: RequestResponseCycle) -> int:
