@@ -86,7 +86,7 @@ class FastRoute:
         """What bytes are answered with that are one request, whole, for which there is no time; else None."""
         began = time.perf_counter()
         request = whole_request(data, _FIRST_LINE, self._max_head_bytes)
-        if request is None or request[1] > self._max_body_bytes or not self._readiness.can_score:
+        if request is None or request[1] > self._max_body_bytes or self._readiness.missing:
             return None
         headers, size = request
         scope: Scope = {"path": PATH, "method": "POST", "headers": headers}
