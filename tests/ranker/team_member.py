@@ -76,7 +76,7 @@ def untuned_from(dataset: Path, student: Path) -> Untuned:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    given = [Path(one) for one in sys.argv[1:4]]
+    dataset_, student_, out = (Path(one) for one in sys.argv[1:4])
     with join_team(os.environ) as joined:
-        train(untuned_from(*given[:2]), joined, given[2])
-    train_by_command(*given[:2], given[2] / MODEL_FOLDER, sys.argv[4:], leads=joined.leads)
+        train(untuned_from(dataset_, student_), joined, out)
+    train_by_command(dataset_, student_, out / MODEL_FOLDER, sys.argv[4:], leads=joined.leads)

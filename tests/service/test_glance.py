@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httptools
@@ -201,7 +201,7 @@ def test_nothing_is_refused_unparsed_when_connections_are_to_end_or_replies_are_
 
 
 @pytest.fixture(scope="module")
-def slow(slow_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> "LiveService":
+def slow(slow_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     """Runs of some tenths of a second."""
     with live_service(slow_bundle.folder, tmp_path_factory.mktemp("slow"), deadline_ms=60_000, workers=1) as running:
         yield running
