@@ -63,6 +63,7 @@ class Inputs:
                 "teacher": self.teacher,
                 "student": self.vectors.student or None,
                 "training": self.record.training,
+                "choice": self.record.choice.model_dump(mode="json") if self.record.choice else None,
             },
             fingerprint=self.fingerprint,
         )

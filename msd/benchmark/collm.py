@@ -12,10 +12,10 @@ from pathlib import Path
 import polars as pl
 
 from msd.benchmark.protocol import Advance, BenchmarkError, Folders, Protocol, write_knowledge
-from msd.benchmark.variant import standard_variants
 from msd.contract.files import sha256_file, write_bytes_atomic, write_text_atomic
 from msd.dataset.config import CONFIG_FILE
 from msd.dataset.ml_100k import natural_title
+from msd.ranker.variant import standard_variants
 from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
 from msd.teachers.knowledge import Knowledge, KnowledgeBase, TeachRecord
 

@@ -5,13 +5,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from msd.benchmark.variant import Variant
 from msd.contract.errors import MsdError
 from msd.contract.files import write_bytes_atomic, write_text_atomic
 from msd.dataset.load import Dataset
 from msd.ranker.finetune import TuneConfig
 from msd.ranker.model import RankerConfig
 from msd.ranker.train import TrainConfig
+from msd.ranker.variant import Variant
 from msd.step import fingerprint_of
 from msd.student.distill import DistillConfig
 from msd.teachers.knowledge import KNOWLEDGE_FILES, RECORD_FILE, KnowledgeBase, TeachRecord

@@ -4,28 +4,33 @@ A run that was stopped goes on where it was; what rests on other data or setting
 """
 
 import json
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 from typing import Protocol as Interface
 
 import numpy as np
 import polars as pl
 
-from msd.benchmark.network import Inputs, Network, train_network, tune_network
 from msd.benchmark.predictions import Predictions, Rows, keep, kept, rows_of, valid_auc
 from msd.benchmark.protocol import FORMAT, Folders, Protocol, write_knowledge
-from msd.benchmark.variant import Given, Variant, seeds_of
 from msd.benchmark.vectors import NOBODY, Sources, with_vectors
 from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.split import Part, split_events
 from msd.dataset.texts import student_texts
+from msd.ranker.batch import TrainedRanker
 from msd.ranker.features import Features, build_features
+from msd.ranker.finetune import finetune_ranker
 from msd.ranker.folder import FORMAT as RANKER_FORMAT
+from msd.ranker.network import Inputs, train_network
 from msd.ranker.schema_fit import fit_schema
 from msd.ranker.train import predict
+from msd.ranker.variant import Given, Source, Variant, seeds_of
 from msd.step import STEP_FILE, fingerprint_of
+from msd.student.encoder import load_student
 from msd.student.step import distill
 from msd.student.vectors import LevelVectors, StudentVectors, load_vectors
 from msd.teachers.knowledge import KnowledgeBase, load_knowledge, load_record
@@ -76,6 +81,16 @@ def run_benchmark(protocol: Protocol, data: Path, work: Path, seeds: Sequence[in
         for step in (work / _STUDENT / STEP_FILE, *(work / _UNTAUGHT).glob(f"student-*/{STEP_FILE}"))
     )
     return Results({seed: rows_of(runner.of_seed(seed)) for seed in seeds}, found, taken)
+
+
+class _Made(NamedTuple):
+    """A trained network. seconds: what its training took, whenever that was; own: how much of it just now. vectors: of
+    its own student, if it is tuned."""
+
+    model: TrainedRanker
+    seconds: float
+    own: float
+    vectors: StudentVectors | None = None
 
 
 class Runner:
@@ -145,17 +160,17 @@ class Runner:
     def _trained(self, variant: Variant, seed: int) -> Predictions:
         vectors = self._vectors(variant, seed)
         given = [self._with(vectors, seed, live) for live in self._lives()]
-        network = self._network(variant, seed, given[0])
+        made = self._network(variant, seed, given[0])
         start = time.perf_counter()
-        asked = self._without_test_items(vectors, seed) if variant.textless and vectors else network.vectors
+        asked = self._without_test_items(vectors, seed) if variant.textless and vectors else made.vectors
         if asked:
             given = [with_vectors(features, asked) for features in given]
-        model = network.model
+        model = made.model
         valid = predict(model, given[0], given[0].of_part(Part.VALID))
         test, live = (predict(model, one, one.of_part(Part.TEST)) for one in (given[0], given[-1]))
         own = time.perf_counter() - start
         auc = valid_auc(self.of_seed(seed), valid)
-        return Predictions(valid, test, live, auc, network.seconds + own, network.own + own)
+        return Predictions(valid, test, live, auc, made.seconds + own, made.own + own)
 
     def _vectors(self, variant: Variant, seed: int) -> StudentVectors | None:
         if variant.source != "untaught":
@@ -180,20 +195,44 @@ class Runner:
         ids: list[str] = dataset.events["item_id"].filter(pl.Series(held)).unique().to_list()
         return ids
 
-    def _network(self, variant: Variant, seed: int, features: Features) -> Network:
+    def _network(self, variant: Variant, seed: int, features: Features) -> "_Made":
         """A trained network; what a tuned one starts from is that of the variant without tuning."""
-        protocol, advance = self._protocol, self._show.advance
+        protocol = self._protocol
         if variant.textless:
             return self._network(variant.first_stage(), seed, features)
+        if variant.tuned and variant.source:
+            return self._tuned(variant, variant.source, seed, features)
         config, training = variant.config(protocol.ranker), replace(protocol.training, seed=seed)
         inputs = Inputs(self.of_seed(seed).fingerprint, self._sources.student.student, features)
-        folder, run = self._work / "models" / f"{variant.name}-{seed}", self._fingerprint(variant, seed)
-        if not (variant.tuned and variant.source):
-            return train_network(folder, run, inputs, config, training, advance)
+        steps = training.steps(len(features.of_part(Part.WINDOW, Part.TRAIN)))
+
+        def show(epoch: int, step: int, loss: float) -> None:
+            self._show.advance(f"epoch {epoch}, loss {loss:.3f}", step, steps)
+
+        folder, run = self._folder(variant, seed), self._fingerprint(variant, seed)
+        network = train_network(folder, run, inputs, config, training, show)
+        return _Made(network.model, network.seconds, network.own)
+
+    def _tuned(self, variant: Variant, source: Source, seed: int, features: Features) -> "_Made":
+        """The network of the first stage trained on together with its student."""
         first = self._network(variant.first_stage(), seed, features)
-        student = self._work / _STUDENT, self._sources.of(variant.source)
-        tuning = replace(protocol.tuning, seed=seed)
-        return tune_network(folder, run, first, inputs, student, student_texts(self._dataset), tuning, advance)
+        start = time.perf_counter()
+        tuning = replace(self._protocol.tuning, seed=seed)
+
+        def show(epoch: int, step: int, loss: float) -> None:
+            self._show.advance(f"tuning, epoch {epoch}, loss {loss:.3f}", step, tuning.steps)
+
+        folder, run = self._folder(variant, seed), self._fingerprint(variant, seed)
+        student, texts = load_student(self._work / _STUDENT), student_texts(self._dataset)
+        held, path = self._sources.of(source), folder / "checkpoint.safetensors"
+        tuned = finetune_ranker(first.model, features, student, held, texts, tuning, path, run, show)
+        shutil.rmtree(folder, ignore_errors=True)
+        own = time.perf_counter() - start
+        vectors = StudentVectors(run, tuned.items, tuned.users)
+        return _Made(tuned.ranker, first.seconds + own, first.own + own, vectors)
+
+    def _folder(self, variant: Variant, seed: int) -> Path:
+        return self._work / "models" / f"{variant.name}-{seed}"
 
     def _lives(self) -> tuple[bool, ...]:
         """Which counts the test rows are seen with: those of the end of train, and live ones."""

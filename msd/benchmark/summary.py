@@ -8,9 +8,9 @@ import numpy as np
 from msd.benchmark.predictions import Floats, Rows
 from msd.benchmark.protocol import Protocol
 from msd.benchmark.run import Results
-from msd.benchmark.variant import OURS, PLAIN, UNTUNED
 from msd.ranker.bootstrap import compare_by_seed, resample_metrics
 from msd.ranker.metrics import measure, roc_auc
+from msd.ranker.variant import OURS, PLAIN, UNTUNED
 
 _METRICS = ("auc", "uauc", "logloss", "ece", "predicted_over_observed")
 TEST = "paired bootstrap over users and seeds together, {resamples} resamples, two-sided"

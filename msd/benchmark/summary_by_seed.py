@@ -13,8 +13,8 @@ from scipy import stats  # type: ignore[import-untyped]
 from msd.benchmark.protocol import Protocol
 from msd.benchmark.run import Results
 from msd.benchmark.summary import deviation
-from msd.benchmark.variant import ENCODED, OURS, PLAIN, Variant
 from msd.ranker.metrics import measure_pooled, roc_auc
+from msd.ranker.variant import ENCODED, OURS, PLAIN, Variant
 
 TEST = "corrected resampled t-test over seeds (Nadeau and Bengio 2003), two-sided"
 Figures = dict[str, Any]

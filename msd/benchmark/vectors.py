@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from msd.benchmark.protocol import Advance
-from msd.benchmark.variant import Source
 from msd.dataset.load import Dataset
 from msd.dataset.texts import student_texts
 from msd.ranker.features import Features, SideFeatures
+from msd.ranker.variant import Source
 from msd.step import fingerprint_of
 from msd.student.bag import Bag
 from msd.student.encoder import encode_texts, new_student

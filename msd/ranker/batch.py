@@ -75,10 +75,11 @@ def batch_opinions(
         semantic = model.adaptors.adapt("item", vectors("item", held), present)
         by_place = nn.functional.embedding(places, semantic)
         tensors["item_semantic"], tensors["history_semantic"] = by_place[:, 0], by_place[:, 1:]
-        known = features.user.present[user_rows] & features.knows_user[chosen] & _kept(chosen, corruption, rng)
-        tensors["user_semantic"] = model.adaptors.adapt("user", vectors("user", user_rows), known)
         # The last dense column says whether there is a vector.
         tensors["item_dense"][:, -1] *= present[places[:, 0]]
+    if "user" in model.adaptors:
+        known = features.user.present[user_rows] & features.knows_user[chosen] & _kept(chosen, corruption, rng)
+        tensors["user_semantic"] = model.adaptors.adapt("user", vectors("user", user_rows), known)
         tensors["user_dense"][:, -1] *= known
     represented = nn.functional.embedding(
         places, model.ranker.represent_items(features.item.categorical[held], semantic)

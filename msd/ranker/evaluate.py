@@ -1,5 +1,6 @@
 """Models and the counts baseline on the test rows, side by side: the same rows, the same labels, the same resamples."""
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -105,15 +106,33 @@ def evaluate_models(
         "rows": {part.name.lower(): len(features.of_part(part)) for part in Part},
         "resamples": resamples,
         "models": {one.name: _figures(one, rows, _of(samples, measured, one)) for one in measured},
-        "verdict": judge_semantics(
-            [one.served for one in measured if one.served], rows.labels, rows.users, resamples, seed, rows.impressions
-        ),
+        "verdict": _verdict(data, measured, rows, models, resamples, seed, student),
         "differences": [_difference(rows, one, other, samples, measured) for one, other in combinations(measured, 2)],
         "within": _within(features, rows, test, measured, resamples, seed) if is_counted(data.events) else None,
         "slices": [_slice_figures(one, rows, measured, resamples, seed) for one in slices],
     }
     progress("Measured", done + OTHER_WORK)
     return results
+
+
+def _verdict(
+    data: Dataset,
+    measured: Sequence[Measured],
+    rows: Rows,
+    models: Mapping[str, Sequence[Path]],
+    resamples: int,
+    seed: int,
+    student: Path | None,
+) -> Figures | None:
+    """Whether semantics pay, and the command that exports the model to serve, the first of its seeds."""
+    served = [one.served for one in measured if one.served]
+    verdict = judge_semantics(served, rows.labels, rows.users, resamples, seed, rows.impressions)
+    if verdict is None:
+        return None
+    folder = models[verdict["model" if verdict["sure"] else "minus"]][0]
+    had = [student] if student and load_ranker(folder)[1].student else []
+    line = ["msd", "export", data.folder, *had, folder, "BUNDLE"]
+    return {**verdict, "command": shlex.join(map(str, line))}
 
 
 def _check(data: Dataset, vectors: StudentVectors, models: Mapping[str, Sequence[Path]]) -> None:
@@ -185,6 +204,7 @@ def _measure_model(
         "curve": [point._asdict() for point in record.curve],
         "live_counts": measure_pooled(labels, live, impressions),
         "cold_ads": cold_ads.model_dump(mode="json") if cold_ads else None,
+        "choice": record.choice.say() if record.choice else None,
         HOW_SURE: how_sure(held, scores) if held and scores is not None else [],
         "calibrations": compare_calibrations(predict_logits(trained, features, valid), *features.outcomes(valid), seed),
         "degradation": degradation_curves(labels, whole, rungs, seed, impressions),
@@ -204,6 +224,7 @@ def _family(name: str, parts: Sequence[Measured]) -> Measured:
         "curve": every[0]["curve"],
         "live_counts": _mean([one["live_counts"] for one in every]),
         "cold_ads": [one["cold_ads"] for one in every if one["cold_ads"]],
+        "choice": [one["choice"] for one in every if one["choice"]],
         HOW_SURE: every[0][HOW_SURE],
         "calibrations": _mean([one["calibrations"] for one in every]),
         "degradation": {name: _mean([one["degradation"][name] for one in every]) for name in rungs},

@@ -182,6 +182,8 @@ def _print(console: Console, results: dict[str, Any]) -> None:
     for name, figures in results["models"].items():
         for one in figures.get("cold_ads", []):
             console.print(f"{name}: {ColdAds.model_validate(one)}", highlight=False, markup=False)
+        for said in figures.get("choice", []):
+            console.print(f"{name}, chosen by valid: {said}", highlight=False, markup=False)
     if within := results["within"]:
         console.print(_within_table(within))
     if verdict := results["verdict"]:

@@ -11,6 +11,7 @@ from msd.contract.errors import MsdError
 from msd.contract.files import write_bytes_atomic, write_text_atomic
 from msd.contract.schema import FeatureSchema
 from msd.ranker.batch import TrainedRanker
+from msd.ranker.crossfit import Choice
 from msd.ranker.model import RankerConfig
 from msd.ranker.train import EpochReport
 from msd.record import read_record
@@ -40,9 +41,28 @@ class TuningRecord(BaseModel):
     seconds: float
 
 
+class ChoiceRecord(BaseModel):
+    """How valid chose among networks before tuning, and whether tuning stays. seconds: what each one's training took;
+    untried: for lack of time."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    networks: Choice
+    seconds: dict[str, float]
+    untried: tuple[str, ...] = ()
+    tuning: Choice | None = None
+
+    def say(self) -> str:
+        """In words, with figures."""
+        told = [self.networks.say()]
+        told += [self.tuning.say()] if self.tuning else []
+        told += [f"not tried, as the time was up: {', '.join(self.untried)}"] if self.untried else []
+        return "; ".join(told)
+
+
 class RankerRecord(BaseModel):
     """How a ranker came to be. `student` is the fingerprint of the distilled student that it was trained with, None if
-    there was none."""
+    there was none. `choice`: of `msd train --choose`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,6 +75,7 @@ class RankerRecord(BaseModel):
     dataset: str
     student: str | None
     tuning: TuningRecord | None = None
+    choice: ChoiceRecord | None = None
 
     @property
     def own_student(self) -> str | None:
@@ -68,7 +89,7 @@ class RankerRecord(BaseModel):
 
 def save_ranker(folder: Path, model: TrainedRanker, record: RankerRecord) -> None:
     """Writes the weights, then the record that makes them a model."""
-    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+    tensors = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     write_bytes_atomic(folder / WEIGHTS_FILE, save(tensors))
     write_text_atomic(folder / RECORD_FILE, record.model_dump_json(indent=2) + "\n")
 

@@ -26,8 +26,9 @@ _DAY_S = 86_400.0
 HISTORY = "history"
 
 
-def fit_schema(dataset: Dataset, *, semantics: bool = True) -> FeatureSchema:
-    """The schema that the window and train rows give; `semantics=False` leaves the student's vectors out."""
+def fit_schema(dataset: Dataset, *, semantics: bool = True, user_semantics: bool = True) -> FeatureSchema:
+    """The schema that the window and train rows give; `semantics=False` leaves the student's vectors out, and
+    `user_semantics=False` those of users."""
     config = dataset.config
     training = dataset.events.filter(split_events(dataset.events, config) <= Part.TRAIN)
     seen = {
@@ -51,7 +52,7 @@ def fit_schema(dataset: Dataset, *, semantics: bool = True) -> FeatureSchema:
                 age_cap_s=config.counts.age_cap_days * _DAY_S,
             )
         )
-        if semantics:
+        if semantics and (user_semantics or side == "item"):
             fields.append(Semantic(name=f"{side}_semantic", side=side, dim=config.semantic_dim))
     return FeatureSchema(fields=tuple(fields), item_text=config.items.text)
 

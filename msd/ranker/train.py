@@ -60,6 +60,10 @@ class TrainConfig:
         """Rows a step: a power of 2, at least 32, that makes 128 steps or more of an epoch where it can."""
         return min(self.largest_batch, max(32, 1 << (rows // 128).bit_length() >> 1))
 
+    def steps(self, rows: int) -> int:
+        """Steps of an epoch of so many rows."""
+        return -(-rows // self.batch(rows))
+
 
 class EpochReport(NamedTuple):
     """One point of the training curve."""

@@ -1,30 +1,35 @@
 """`msd train`: dataset and student in, a trained, tuned and calibrated ranker out."""
 
+import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from msd.dataset.load import Dataset, load_dataset
-from msd.dataset.split import Part
 from msd.dataset.texts import student_texts
 from msd.duration import USUAL_EPOCHS, Machine, Rows, about, tokens_of, training
 from msd.ranker.batch import TrainedRanker
-from msd.ranker.features import Features, build_features
+from msd.ranker.choice import Training, choose_network, choose_tuning, valid_halves, variants_of
+from msd.ranker.crossfit import CrossfitError, Halves
+from msd.ranker.features import Features
 from msd.ranker.finetune import Texts, TuneConfig, finetune_ranker, save_own_student
 from msd.ranker.folder import (
     FORMAT,
     RECORD_FILE,
     STUDENT_FOLDER,
+    ChoiceRecord,
     ModelError,
     RankerRecord,
     TuningRecord,
@@ -34,9 +39,9 @@ from msd.ranker.folder import (
 from msd.ranker.live_vectors import require_texts
 from msd.ranker.model import RankerConfig
 from msd.ranker.parallel import Team, join_team
-from msd.ranker.schema_fit import fit_schema
 from msd.ranker.train import Progress as Hear
-from msd.ranker.train import TrainConfig, train_ranker
+from msd.ranker.train import TrainConfig
+from msd.ranker.variant import UNTUNED_OURS, WITHOUT_SEMANTICS, WITHOUT_USER_KNOWLEDGE, Variant
 from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
 from msd.student.encoder import Student, load_student
 from msd.student.record import StudentError
@@ -73,6 +78,20 @@ def train(
         bool, typer.Option(help="Then tune the student's top layer with the model, if it improves the valid AUC.")
     ] = True,
     network: Annotated[NetworkName, typer.Option(help="MSD's network, or a baseline.")] = NetworkName.MSD,
+    choose: Annotated[
+        bool,
+        typer.Option(
+            "--choose",
+            help="Also train the network without vectors, user knowledge, Fusion or Selector; "
+            "keep what ranks valid surely better.",
+        ),
+    ] = False,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MINUTES", help="With --choose: when this time is up, choose among the networks that are finished."
+        ),
+    ] = None,
 ) -> None:
     """Train the CTR model. If interrupted, run it again to resume after the last epoch.
 
@@ -80,47 +99,53 @@ def train(
     """
     start = time.perf_counter()
     student, out = _student_and_out(folders, semantics)
+    if budget is not None and not (choose and 0 < budget < math.inf):
+        raise typer.BadParameter("--budget is a number of minutes above 0, and goes with --choose")
     with join_team(os.environ) as team:
         console = Console(quiet=not team.leads)
         data, vectors = load_dataset(dataset), load_vectors(student) if student else no_vectors()
         model_config, config = RankerConfig(network=network.value), TrainConfig(seed=seed, epochs=epochs)
         tuning = TuneConfig(seed=seed) if lora else None
+        halves = _halves(data, network, semantics, vectors, team) if choose else None
         if tuning and (reason := _why_untuned(network, semantics, vectors)):
             if student:
                 console.print(f"the student stays as it is: {reason}", highlight=False)
             tuning = None
         # A student that is given counts without semantics too, for the record names it.
         options = (semantics, model_config.model_dump(), asdict(config), asdict(tuning) if tuning else None)
-        run = fingerprint_of(FORMAT, data.fingerprint, vectors.student, *options)
+        run = fingerprint_of(FORMAT, data.fingerprint, vectors.student, *options, *(["choose"] if choose else []))
         if team.mean(_is_whole(out, run)) == 1.0:
             console.print(f"{out}: done before, nothing to do", highlight=False)
             return
-        pupil = _pupil(student, vectors, data) if tuning and student else None
+        pupil = _pupil(student, vectors, data, tuning) if tuning and student else None
         _clear(out, team)
-        console.print(_plan(data, config, pupil), highlight=False)
-        features = build_features(data, fit_schema(data, semantics=semantics), vectors).to(team.device)
-        rows = len(features.of_part(Part.WINDOW, Part.TRAIN))
-        with _bar(console, "train", -(-rows // config.batch(rows))) as hear:
-            checkpoint = out / _WORK / "checkpoint.safetensors"
-            model, curve = train_ranker(features, model_config, config, checkpoint, run, hear, team)
-        record = RankerRecord(
-            feature_schema=features.schema,
-            config=model_config,
-            training={**asdict(config), "processes": team.size, "seconds": round(time.perf_counter() - start, 1)},
-            curve=tuple(curve),
-            vector_dim=features.item.vectors.shape[1],
-            dataset=data.fingerprint,
-            student=vectors.student or None,
-        )
-        if tuning and pupil:
-            with _bar(console, "tune", None) as hear:
-                model, tuned = _tune(model, features, pupil, out, tuning, run, hear, team)
-            record = record.model_copy(update={"tuning": tuned})
+        networks = Training(data, vectors, model_config, config, out / _WORK, team)
+        job = _Job(networks, out, run, console, pupil, halves)
+        variants = variants_of(vectors) if choose else (UNTUNED_OURS if semantics else WITHOUT_SEMANTICS,)
+        model, record = job.make(variants, budget)
         if team.leads:
             save_ranker(out, model.cpu(), record)
-            shutil.rmtree(out / _WORK)
+            if record.choice and record.choice.untried:
+                job.tuning_checkpoint.unlink(missing_ok=True)
+            else:
+                shutil.rmtree(out / _WORK)
             mark_done(out, run, time.perf_counter() - start)
         console.print(f"{out}: {_told(record)}", highlight=False)
+
+
+def _halves(data: Dataset, network: NetworkName, semantics: bool, vectors: StudentVectors, team: Team) -> Halves:
+    """The valid rows to choose by. Raises ModelError if there is nothing to choose, or too little to choose by."""
+    if team.size > 1:
+        raise ModelError("--choose trains one network after the other; run it in one process, without torchrun")
+    if network != NetworkName.MSD:
+        raise ModelError(f"--choose leaves out parts of MSD's own network, and {network.value} has none of them")
+    if not semantics or not vectors.items.ids:
+        reason = "no item has a text" if semantics else "there are no vectors without semantics"
+        raise ModelError(f"nothing to choose: {reason}; train without --choose")
+    try:
+        return valid_halves(data)
+    except CrossfitError as error:
+        raise ModelError(f"{error}; train without --choose") from None
 
 
 def _why_untuned(network: NetworkName, semantics: bool, vectors: StudentVectors) -> str | None:
@@ -135,30 +160,26 @@ def _why_untuned(network: NetworkName, semantics: bool, vectors: StudentVectors)
 
 
 class _Pupil(NamedTuple):
-    """The student that is to be tuned, its vectors, and the texts of items and of users."""
+    """The student that is to be tuned, its vectors, the texts of items and of users, and how it is tuned."""
 
     encoder: Student
     vectors: StudentVectors
     texts: tuple[Texts, Texts]
+    config: TuneConfig
+
+    def of(self, variant: Variant) -> "_Pupil":
+        """What of it a variant is tuned with: no users' texts where it knows nothing of users."""
+        if variant != WITHOUT_USER_KNOWLEDGE:
+            return self
+        return self._replace(vectors=replace(self.vectors, users=no_vectors().users), texts=(self.texts[0], {}))
 
 
-def _pupil(student: Path, vectors: StudentVectors, data: Dataset) -> _Pupil:
+def _pupil(student: Path, vectors: StudentVectors, data: Dataset, config: TuneConfig) -> _Pupil:
     """Loaded before training, so that what is missing is told at once. Raises StudentError."""
     texts = student_texts(data)
     require_texts("item", vectors.items, texts[0])
     require_texts("user", vectors.users, texts[1])
-    return _Pupil(load_student(student), vectors, texts)
-
-
-def _plan(data: Dataset, config: TrainConfig, pupil: _Pupil | None) -> str:
-    """How much is trained on, and how long that usually takes."""
-    rows, machine = Rows.of(data), Machine.measured()
-    epochs = min(config.epochs, USUAL_EPOCHS)
-    tuned = sum(tokens_of(texts.values()) for texts in pupil.texts) if pupil else 0.0
-    seconds = training(machine, rows, epochs, tuned)
-    told = f"{rows.train:,} rows to train on, {epochs} epochs"
-    told += f" ({config.epochs} at most, until the valid AUC stays)" if config.epochs > epochs else ""
-    return f"{told}{', then the student is tuned (--no-lora: not)' if pupil else ''}: {about(seconds)}"
+    return _Pupil(load_student(student), vectors, texts, config)
 
 
 def _student_and_out(folders: list[Path], semantics: bool) -> tuple[Path | None, Path]:
@@ -189,33 +210,85 @@ def _clear(out: Path, team: Team) -> None:
             shutil.rmtree(out / STUDENT_FOLDER)
 
 
-def _tune(
-    model: TrainedRanker,
-    features: Features,
-    pupil: _Pupil,
-    out: Path,
-    config: TuneConfig,
-    run: str,
-    hear: Hear,
-    team: Team,
-) -> tuple[TrainedRanker, TuningRecord]:
-    """The tuned model with its record; its student is in the model's folder, if tuning made it better."""
-    start = time.perf_counter()
-    encoder, vectors, texts = pupil
-    checkpoint = out / _WORK / "tuning.safetensors"
-    tuned = finetune_ranker(model, features, encoder, vectors, texts, config, checkpoint, run, hear, team)
-    own = None
-    if tuned.epoch and team.leads:
-        own = save_own_student(out / STUDENT_FOLDER, encoder, tuned, config)
-    return tuned.ranker, TuningRecord(
-        student=own,
-        valid_auc_before=tuned.valid_auc_before,
-        valid_auc=tuned.valid_auc,
-        epoch=tuned.epoch,
-        curve=tuple(tuned.curve),
-        config=asdict(config),
-        seconds=round(time.perf_counter() - start, 1),
-    )
+@dataclass(frozen=True)
+class _Job:
+    """A model to be trained into a folder: what its networks have in common, how it is tuned, what it is chosen by."""
+
+    networks: Training
+    out: Path
+    run: str
+    console: Console
+    pupil: _Pupil | None
+    halves: Halves | None
+
+    @property
+    def tuning_checkpoint(self) -> Path:
+        """Where tuning goes on from."""
+        return self.networks.work / "tuning.safetensors"
+
+    def make(self, variants: Sequence[Variant], budget: float | None) -> tuple[TrainedRanker, RankerRecord]:
+        """The model of the first variant, or of the one that valid chooses within so many minutes."""
+        start, rows, networks = time.perf_counter(), Rows.of(self.networks.data), self.networks
+        show = partial(_bar, self.console, steps=networks.settings.steps(rows.train))
+        tuning_seconds = self._tell_plan(rows, variants, budget)
+        variant, choice = variants[0], None
+        if self.halves:
+            end = start + 60 * budget - tuning_seconds if budget else math.inf
+            variant, choice = choose_network(networks, variants, self.halves, show, lambda: time.perf_counter() > end)
+            self.console.print(_table(choice))
+        trained, features = networks.train(variant, show("train"))
+        record = trained.record.model_copy(update={"choice": choice})
+        if self.pupil and variant.source:
+            return self._tuned(trained.model, record, features, variant, self.pupil.of(variant))
+        return trained.model, record
+
+    def _tell_plan(self, rows: Rows, variants: Sequence[Variant], budget: float | None) -> float:
+        """Says how much is trained on, and how long that usually takes; returns how much of that tuning takes."""
+        machine, most = Machine.measured(), self.networks.settings.epochs
+        epochs = min(most, USUAL_EPOCHS)
+        tokens = sum(tokens_of(texts.values()) for texts in self.pupil.texts) if self.pupil else 0.0
+        network, tuned = (training(machine, rows, epochs, some) for some in (0.0, tokens))
+        due = [variant for variant in variants if not self.networks.is_done(variant)]
+        told = f"{rows.train:,} rows to train on, {epochs} epochs"
+        told += f" ({most} at most, until the valid AUC stays)" if most > epochs else ""
+        told += f", {len(variants)} networks to choose from" if self.halves else ""
+        told += (
+            f", {len(variants) - len(due)} of which are trained already" if self.halves and due != [*variants] else ""
+        )
+        told += ", then the student is tuned (--no-lora: not)" if self.pupil else ""
+        told += f": {about(len(due) * network + tuned - network)}"
+        told += f"; what is not finished after {budget:g} min is left out" if budget else ""
+        self.console.print(told, highlight=False)
+        return tuned - network
+
+    def _tuned(
+        self, untuned: TrainedRanker, record: RankerRecord, features: Features, variant: Variant, pupil: _Pupil
+    ) -> tuple[TrainedRanker, RankerRecord]:
+        """The tuned model, with its student in the model's folder if tuning made it better; else the untuned one."""
+        start, team = time.perf_counter(), self.networks.team
+        encoder, vectors, texts, config = pupil
+        run, path = f"{self.run} {variant.name}", self.tuning_checkpoint
+        with _bar(self.console, "tune", None) as hear:
+            tuned = finetune_ranker(untuned, features, encoder, vectors, texts, config, path, run, hear, team)
+        model, own = tuned.ranker, None
+        if tuned.epoch and self.halves and record.choice:
+            after = StudentVectors("", tuned.items, tuned.users)
+            judged = choose_tuning(self.networks, self.halves, (untuned, features), (model, after))
+            record = record.model_copy(update={"choice": record.choice.model_copy(update={"tuning": judged})})
+            if judged.kept != judged.whole:
+                model, tuned = untuned, tuned._replace(epoch=0)
+        if tuned.epoch and team.leads:
+            own = save_own_student(self.out / STUDENT_FOLDER, encoder, tuned, config)
+        told = TuningRecord(
+            student=own,
+            valid_auc_before=tuned.valid_auc_before,
+            valid_auc=tuned.valid_auc,
+            epoch=tuned.epoch,
+            curve=tuple(tuned.curve),
+            config=asdict(config),
+            seconds=round(time.perf_counter() - start, 1),
+        )
+        return model, record.model_copy(update={"tuning": told})
 
 
 @contextmanager
@@ -233,9 +306,20 @@ def _bar(console: Console, name: str, steps: int | None) -> Iterator[Hear]:
         yield hear
 
 
+def _table(choice: ChoiceRecord) -> Table:
+    """What was tried: AUC with live counts, the mean of both halves of valid's users, and the gain over the whole."""
+    table = Table("network", "valid AUC", "gain (95 % over users)", "seconds", box=None)
+    for name, one in choice.networks.tried.items():
+        ends = " ({:+.4f}, {:+.4f})".format(*one.ci95) if one.ci95 else ""
+        gain = "–" if name == choice.networks.whole else f"{one.gain:+.4f}{ends}"
+        table.add_row(name, f"{one.auc:.4f}", gain, f"{choice.seconds[name]:.0f}")
+    return table
+
+
 def _told(record: RankerRecord) -> str:
     best = max(record.curve, key=lambda point: point.valid_auc)
-    told = f"valid AUC {best.valid_auc:.4f} after epoch {best.epoch} of {len(record.curve)}"
+    told = f"{record.choice.say()}; " if record.choice else ""
+    told += f"valid AUC {best.valid_auc:.4f} after epoch {best.epoch} of {len(record.curve)}"
     if not (tuning := record.tuning):
         return told
     if not tuning.student:
@@ -249,6 +333,8 @@ def _is_whole(out: Path, run: str) -> bool:
         return False
     try:
         _, record = load_ranker(out)
+        if record.choice and record.choice.untried:
+            return False
         if record.own_student:
             own = out / STUDENT_FOLDER
             return {load_student(own).record.fingerprint, load_vectors(own).student} == {record.own_student}

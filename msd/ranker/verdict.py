@@ -52,11 +52,11 @@ def judge_semantics(
 
 
 def say(verdict: dict[str, Any]) -> str:
-    """The verdict in one sentence."""
-    ends = verdict["ci95"]
+    """The verdict in one sentence, with the command that gives the model to serve, where it is known."""
+    ends, command = verdict["ci95"], f": {verdict['command']}" if "command" in verdict else ""
     gain = f"{verdict['gain']:+.4f} AUC with live counts"
     gain += f" (95 % over {verdict['unit']}: {ends[0]:+.4f} to {ends[1]:+.4f})" if ends else " (no interval)"
     if verdict["sure"]:
-        return f"semantics: sure gain of {gain}: serve {verdict['model']}"
+        return f"semantics: sure gain of {gain}: serve {verdict['model']}{command}"
     sure_loss = ends and ends[1] < 0
-    return f"semantics: {'sure loss' if sure_loss else 'no sure gain'}, {gain}: serve {verdict['minus']}"
+    return f"semantics: {'sure loss' if sure_loss else 'no sure gain'}, {gain}: serve {verdict['minus']}{command}"

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from msd.benchmark.protocol import Advance, Folders, Protocol
-from msd.benchmark.variant import Variant
+from msd.ranker.variant import Variant
 from msd.dataset.load import load_dataset
 from msd.ranker.train import TrainConfig
 from msd.student.distill import DistillConfig

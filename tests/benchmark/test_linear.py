@@ -16,7 +16,7 @@ from msd.benchmark.linear import (
     ridge_linear,
     words,
 )
-from msd.benchmark.variant import Fitted, Given
+from msd.ranker.variant import Fitted, Given
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.ranker.features import build_features

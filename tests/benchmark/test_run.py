@@ -11,7 +11,7 @@ import pytest
 from msd.benchmark.predictions import Predictions
 from msd.benchmark.protocol import Advance, Folders, Protocol
 from msd.benchmark.run import Results, run_benchmark
-from msd.benchmark.variant import OURS, PLAIN, UNTUNED, Variant, standard_variants
+from msd.ranker.variant import OURS, PLAIN, UNTUNED, Variant, standard_variants
 from msd.dataset.load import Dataset
 from tests.benchmark.made import QUICK_TRAINING, Heard, quick
 

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from msd.benchmark.protocol import Advance, Folders, Protocol
 from msd.benchmark.run import Results
 from msd.benchmark.summary import Figures, Measured, summarise
-from msd.benchmark.variant import OURS, PLAIN, UNTUNED, Variant, standard_variants
+from msd.ranker.variant import OURS, PLAIN, UNTUNED, Variant, standard_variants
 from msd.ranker.metrics import measure
 from tests.benchmark.results import made_results
 

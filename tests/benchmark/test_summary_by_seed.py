@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 from msd.benchmark.protocol import Advance, Folders, Protocol
 from msd.benchmark.run import Results
 from msd.benchmark.summary_by_seed import TEST, Figures, resampled_t, summarise_by_seed
-from msd.benchmark.variant import CATEGORY_PRIOR, ENCODED, OURS, PLAIN, Variant
+from msd.ranker.variant import CATEGORY_PRIOR, ENCODED, OURS, PLAIN, Variant
 from tests.benchmark.results import made_rows, said
 
 SKILLS = {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from msd.benchmark.variant import Source
+from msd.ranker.variant import Source
 from msd.benchmark.vectors import Sources, bag_of_words, with_vectors
 from msd.dataset.load import Dataset
 from msd.dataset.texts import student_texts

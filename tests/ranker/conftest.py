@@ -1,17 +1,20 @@
 """One tiny world for all tests of the ranker, and one thread, so that equal runs give equal bits."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from msd.__main__ import main
+from msd.contract.schema import FeatureSchema
 from msd.dataset.load import Dataset, load_dataset
 from msd.ranker.features import build_features
 from msd.ranker.schema_fit import fit_schema
+from msd.ranker.train import TrainConfig
 from tests.dataset.tiny import write_tiny_dataset
-from tests.ranker.made import Run, World, train_quickly, word_vectors
+from tests.ranker.made import QUICK, Run, World, train_quickly, word_vectors
 from tests.ranker.tuned import write_small_student
 
 
@@ -38,19 +41,26 @@ def tiny(tiny_folder: Path) -> Dataset:
 @pytest.fixture(scope="session")
 def world(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> World:
     """A ranker with semantics, trained on the tiny dataset."""
-    return _world(tiny, tmp_path_factory.mktemp("world"), semantics=True)
+    return _world(tiny, tmp_path_factory.mktemp("world"), fit_schema(tiny))
 
 
 @pytest.fixture(scope="session")
 def plain_world(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> World:
     """The same without semantics."""
-    return _world(tiny, tmp_path_factory.mktemp("plain"), semantics=False)
+    return _world(tiny, tmp_path_factory.mktemp("plain"), fit_schema(tiny, semantics=False))
 
 
-def _world(dataset: Dataset, folder: Path, *, semantics: bool) -> World:
-    vectors, schema = word_vectors(dataset), fit_schema(dataset, semantics=semantics)
+@pytest.fixture(scope="session")
+def item_world(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """One with vectors of items alone, trained for one epoch."""
+    schema = fit_schema(tiny, user_semantics=False)
+    return _world(tiny, tmp_path_factory.mktemp("item"), schema, replace(QUICK, epochs=1))
+
+
+def _world(dataset: Dataset, folder: Path, schema: FeatureSchema, config: TrainConfig = QUICK) -> World:
+    vectors = word_vectors(dataset)
     features = build_features(dataset, schema, vectors)
-    model, curve = train_quickly(features, folder)
+    model, curve = train_quickly(features, folder, config)
     return World(dataset, vectors, schema, features, model, curve)
 
 

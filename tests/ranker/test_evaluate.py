@@ -15,6 +15,7 @@ from msd.ranker.evaluate import evaluate_models
 from msd.ranker.folder import ModelError, RankerRecord, save_ranker
 from msd.ranker.metrics import measure
 from msd.ranker.train import predict
+from msd.ranker.verdict import say
 from tests.ranker.made import SMALL, World
 
 RESAMPLES = 200
@@ -102,7 +103,7 @@ def test_differences_are_of_all_pairs_and_by_seed_where_seeds_are_the_same(resul
 
 def test_what_only_a_network_has_is_there_for_networks(results: dict[str, Any]) -> None:
     models = results["models"]
-    own = {"curve", "calibrations", "degradation", "cold_ads", "how_sure", "live_counts"}
+    own = {"curve", "calibrations", "degradation", "cold_ads", "how_sure", "live_counts", "choice"}
     assert set(models["one"]) - set(models["counts"]) == own
     # The vectors of one seed's items cannot be taken from the other, which has none.
     assert "item without vector" in models["one"]["degradation"]
@@ -121,6 +122,15 @@ def test_the_verdict_is_of_the_first_pair_that_differs_in_semantics_alone(result
     assert (verdict["model"], verdict["minus"]) == ("one", "plain")
     assert verdict["auc"] == pytest.approx([models[name]["live_counts"]["auc"] for name in ("one", "plain")])
     assert verdict["ci95"][0] <= verdict["gain"] <= verdict["ci95"][1]
+
+
+def test_the_verdict_tells_the_command_that_gives_what_it_advises(
+    results: dict[str, Any], tiny: Dataset, folders: dict[str, Path]
+) -> None:
+    verdict = results["verdict"]
+    served = folders["semantic-0" if verdict["sure"] else "plain-0"]
+    assert verdict["command"] == f"msd export {tiny.folder} {served} BUNDLE"
+    assert say(verdict).endswith(verdict["command"])
 
 
 def test_slices_have_metrics_or_say_why_not(results: dict[str, Any]) -> None:

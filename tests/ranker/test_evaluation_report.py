@@ -42,7 +42,7 @@ def _model(*, network: bool, seeds: int = 1) -> dict[str, Any]:
     rung = [{"share": share, "auc": 0.77 - share / 10, "logloss": 0.5, "ece": 0.01 + share} for share in (0.0, 1.0)]
     curve = [{"epoch": n, "train_loss": 0.6 / n, "valid_auc": 0.7 + n / 100} for n in (1, 2)]
     ways = {"platt": {"ece": 0.0456, "logloss": 0.5}, "isotonic": {"ece": 0.0345, "logloss": 0.5}}
-    more = {"curve": curve, "calibrations": ways, "degradation": {"item unknown": rung}}
+    more = {"curve": curve, "calibrations": ways, "degradation": {"item unknown": rung}, "choice": [f"kept {HOSTILE}"]}
     return model | (more if network else {})
 
 

@@ -83,7 +83,7 @@ def _as_request(world: World, event: int) -> float:
     return float(logits[0])
 
 
-@pytest.mark.parametrize(("name", "tolerance"), [("world", 2e-3), ("plain_world", 1e-5)])
+@pytest.mark.parametrize(("name", "tolerance"), [("world", 2e-3), ("item_world", 2e-3), ("plain_world", 1e-5)])
 def test_a_batch_scores_rows_as_requests_are_scored(
     name: str, tolerance: float, request: pytest.FixtureRequest
 ) -> None:

@@ -1,4 +1,7 @@
-"""The lines of a benchmark's tables: which model, with which vectors, trained how. Trains nothing."""
+"""Which model, with which vectors, trained how: the lines of a benchmark's tables, some of which `msd train` tries too.
+
+Trains nothing.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -68,6 +71,12 @@ class Variant:
 OURS, PLAIN, UNTUNED = "ours", "ours_without_semantics", "without_lora"
 ENCODED, CATEGORY_PRIOR = "encoded", "category_prior"  # named after what a service calls a score of that kind
 UNTUNED_OURS = Variant(UNTUNED, "ablation", "student")
+WITHOUT_SEMANTICS = Variant(PLAIN, "baseline")
+WITHOUT_FUSION = replace(UNTUNED_OURS, name="without_item_fusion", changes={"fusion": False})
+WITHOUT_SELECTOR = replace(UNTUNED_OURS, name="without_selector", changes={"selected": None})
+WITHOUT_USER_KNOWLEDGE = Variant("without_user_knowledge", "ablation", "student_items")
+# What `msd train --choose` tries beside `UNTUNED_OURS`, one part less each: the simplest first.
+SIMPLER = (WITHOUT_SEMANTICS, WITHOUT_USER_KNOWLEDGE, WITHOUT_FUSION, WITHOUT_SELECTOR)
 
 
 def standard_variants() -> tuple[Variant, ...]:
@@ -77,13 +86,13 @@ def standard_variants() -> tuple[Variant, ...]:
     """
     return (
         Variant(OURS, "ours", "student", tuned=True),
-        Variant(PLAIN, "baseline"),
+        WITHOUT_SEMANTICS,
         Variant("counts_gbdt", "baseline", fitted=_trees),
         *(Variant(network, "baseline", changes={"network": network}) for network in ("lr", "deepfm", "din", "dcnv2")),
         UNTUNED_OURS,
         replace(UNTUNED_OURS, name="without_count_model", changes={"counts": ()}),
-        replace(UNTUNED_OURS, name="without_item_fusion", changes={"fusion": False}),
-        replace(UNTUNED_OURS, name="without_selector", changes={"selected": None}),
+        WITHOUT_FUSION,
+        WITHOUT_SELECTOR,
         *_other_texts(),
     )
 
@@ -97,7 +106,7 @@ def cold_variants() -> tuple[Variant, ...]:
     return (
         Variant(OURS, "ours", "student"),
         untaught,
-        Variant(PLAIN, "baseline", untaught=True),
+        replace(WITHOUT_SEMANTICS, untaught=True),
         replace(untaught, name=CATEGORY_PRIOR, role="baseline", textless=True),
         *(replace(one, untaught=one.source == "plain") for one in _other_texts()),
     )
@@ -114,7 +123,7 @@ def _other_texts() -> tuple[Variant, ...]:
 def knowledge_ablations() -> tuple[Variant, ...]:
     """Networks that see less of what the teacher wrote; for data with knowledge of users, and of both kinds."""
     return (
-        Variant("without_user_knowledge", "ablation", "student_items"),
+        WITHOUT_USER_KNOWLEDGE,
         Variant("explicit_only", "ablation", "explicit"),
         Variant("implicit_only", "ablation", "implicit"),
     )

@@ -1,0 +1,145 @@
+"""Trains the networks of one `msd train`, each in a folder of its own; and several, of which valid chooses."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import polars as pl
+
+from msd.dataset.aggregate import impressions_of
+from msd.dataset.load import Dataset
+from msd.dataset.split import Part, split_events
+from msd.ranker.batch import TrainedRanker
+from msd.ranker.crossfit import Choice, Halves
+from msd.ranker.features import Features, build_features
+from msd.ranker.folder import FORMAT, ChoiceRecord
+from msd.ranker.metrics import Probabilities
+from msd.ranker.model import RankerConfig
+from msd.ranker.network import Inputs, Network, train_network
+from msd.ranker.parallel import ALONE, Team
+from msd.ranker.schema_fit import fit_schema
+from msd.ranker.train import Progress, TrainConfig, predict
+from msd.ranker.variant import SIMPLER, UNTUNED_OURS, WITHOUT_USER_KNOWLEDGE, Variant
+from msd.step import fingerprint_of, is_done
+from msd.student.vectors import StudentVectors
+
+# What a training is called → what hears of its progress.
+Show = Callable[[str], AbstractContextManager[Progress]]
+
+
+@dataclass(frozen=True)
+class Training:
+    """What all networks of one command have in common. Each is kept in `work`, in a folder of its name."""
+
+    data: Dataset
+    vectors: StudentVectors
+    config: RankerConfig
+    settings: TrainConfig
+    work: Path
+    team: Team = ALONE
+
+    def is_done(self, variant: Variant) -> bool:
+        """Whether an earlier run has trained it."""
+        return is_done(self.work / variant.name, self._run(variant))
+
+    def features(self, variant: Variant) -> Features:
+        """What the network sees: of a variant without user knowledge, or any, not even the place for it."""
+        users = variant.source != WITHOUT_USER_KNOWLEDGE.source
+        schema = fit_schema(self.data, semantics=variant.source is not None, user_semantics=users)
+        return build_features(self.data, schema, self.vectors).to(self.team.device)
+
+    def train(self, variant: Variant, show: AbstractContextManager[Progress]) -> tuple[Network, Features]:
+        """The network, as it was kept, or trained now; cut short, it goes on after its last epoch. And what it sees."""
+        features = self.features(variant)
+        inputs, config = Inputs(self.data.fingerprint, self.vectors.student, features), variant.config(self.config)
+        with nullcontext(_unheard) if self.is_done(variant) else show as hear:
+            folder, run = self.work / variant.name, self._run(variant)
+            return train_network(folder, run, inputs, config, self.settings, hear, self.team), features
+
+    def _run(self, variant: Variant) -> str:
+        settings = variant.config(self.config).model_dump(), asdict(self.settings)
+        return fingerprint_of(FORMAT, self.data.fingerprint, self.vectors.student, variant.source, *settings)
+
+
+class _TimeUpError(Exception):
+    pass
+
+
+def _name(variant: Variant) -> str:
+    return "the whole network" if variant == UNTUNED_OURS else variant.name
+
+
+def variants_of(vectors: StudentVectors) -> tuple[Variant, ...]:
+    """The whole network, which comes first, and those with a part less that can be told apart from it."""
+    return UNTUNED_OURS, *(one for one in SIMPLER if vectors.users.ids or one != WITHOUT_USER_KNOWLEDGE)
+
+
+def valid_halves(data: Dataset) -> Halves:
+    """The valid rows by two halves of their users. Raises CrossfitError."""
+    valid = data.events.filter(split_events(data.events, data.config) == Part.VALID)
+    users = valid["user_id"].rank("dense").cast(pl.Int64).to_numpy()
+    labels, shown = (column.cast(pl.Float64).to_numpy() for column in (valid["label"], impressions_of(valid)))
+    return Halves.of(labels, users, shown)
+
+
+def valid_scores(model: TrainedRanker, features: Features) -> Probabilities:
+    """What a model says of the valid rows with live counts, as they are served."""
+    return predict(model, features.live(), features.of_part(Part.VALID))
+
+
+def choose_network(
+    training: Training,
+    variants: Sequence[Variant],
+    halves: Halves,
+    show: Show,
+    time_is_up: Callable[[], bool] = lambda: False,
+) -> tuple[Variant, ChoiceRecord]:
+    """Trains the variants in their order and keeps the first unless another is surely better by valid.
+
+    The first is trained in any case; one during which the time is up is left to a later run, which goes on with it.
+    """
+    said: dict[str, Probabilities] = {}
+    seconds: dict[str, float] = {}
+    for place, variant in enumerate(variants, start=1):
+        name, ends = f"{_name(variant)} ({place} of {len(variants)})", time_is_up if said else None
+        if ends and ends() and not training.is_done(variant):
+            break
+        try:
+            network, features = training.train(variant, _until(show(name), ends))
+        except _TimeUpError:
+            break
+        said[_name(variant)] = valid_scores(network.model, features)
+        seconds[_name(variant)] = round(network.seconds, 1)
+    choice = halves.choose(said)
+    kept = next(variant for variant in variants if _name(variant) == choice.kept)
+    untried = tuple(name for name in map(_name, variants) if name not in said)
+    return kept, ChoiceRecord(networks=choice, seconds=seconds, untried=untried)
+
+
+def choose_tuning(
+    training: Training,
+    halves: Halves,
+    untuned: tuple[TrainedRanker, Features],
+    tuned: tuple[TrainedRanker, StudentVectors],
+) -> Choice:
+    """Whether a tuned model with its own student's vectors stays, or is surely better as it was."""
+    features = build_features(training.data, untuned[1].schema, tuned[1]).to(training.team.device)
+    return halves.choose({"with LoRA": valid_scores(tuned[0], features), "without LoRA": valid_scores(*untuned)})
+
+
+@contextmanager
+def _until(show: AbstractContextManager[Progress], time_is_up: Callable[[], bool] | None) -> Iterator[Progress]:
+    """The same progress, but that a training ends with a _TimeUpError."""
+    with show as progress:
+
+        def hear(epoch: int, step: int, loss: float) -> None:
+            if time_is_up and time_is_up():
+                raise _TimeUpError
+            progress(epoch, step, loss)
+
+        yield hear
+
+
+def _unheard(epoch: int, step: int, loss: float) -> None:
+    """Of a network that is trained already."""

@@ -1,0 +1,79 @@
+"""Trains one network and keeps it in a folder of its own, so that a rerun, or a model tuned from it, need not."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from msd.ranker.batch import TrainedRanker
+from msd.ranker.features import Features
+from msd.ranker.folder import ModelError, RankerRecord, load_ranker, save_ranker
+from msd.ranker.model import RankerConfig
+from msd.ranker.parallel import ALONE, Team
+from msd.ranker.train import Progress, TrainConfig, train_ranker
+from msd.step import STEP_FILE, is_done, mark_done
+
+_CHECKPOINT = "checkpoint.safetensors"
+
+
+class Network(NamedTuple):
+    """A trained network. seconds: what training took, whenever that was; own: how much of it just now."""
+
+    model: TrainedRanker
+    record: RankerRecord
+    seconds: float
+    own: float
+
+
+class Inputs(NamedTuple):
+    """What a network is trained on: fingerprints of the dataset and of what made the vectors, and the features."""
+
+    dataset: str
+    student: str
+    features: Features
+
+
+def train_network(
+    folder: Path,
+    run: str,
+    inputs: Inputs,
+    config: RankerConfig,
+    training: TrainConfig,
+    progress: Progress,
+    team: Team = ALONE,
+) -> Network:
+    """The network in `folder` if it is of this `run`, else trained now; cut short, it goes on after its last epoch."""
+    known = _known(folder, run, inputs.features.labels.device)
+    if team.mean(float(known is not None)) == 1.0 and known:
+        return known
+    start = time.perf_counter()
+    if team.leads:
+        (folder / STEP_FILE).unlink(missing_ok=True)
+    model, curve = train_ranker(inputs.features, config, training, folder / _CHECKPOINT, run, progress, team)
+    seconds = time.perf_counter() - start
+    record = RankerRecord(
+        feature_schema=inputs.features.schema,
+        config=config,
+        training={**asdict(training), "processes": team.size, "seconds": round(seconds, 1)},
+        curve=tuple(curve),
+        vector_dim=inputs.features.item.vectors.shape[1],
+        dataset=inputs.dataset,
+        student=inputs.student or None,
+    )
+    if team.leads:
+        save_ranker(folder, model, record)
+        mark_done(folder, run, seconds)
+        (folder / _CHECKPOINT).unlink(missing_ok=True)
+    return Network(model, record, seconds, seconds)
+
+
+def _known(folder: Path, run: str, device: torch.device) -> Network | None:
+    if not is_done(folder, run):
+        return None
+    try:
+        model, record = load_ranker(folder)
+    except ModelError:
+        return None
+    return Network(model.to(device), record, float(record.training["seconds"]), 0.0)

@@ -1,0 +1,175 @@
+"""`msd train --choose` finds out whether vectors hurt; finished networks are reused; too little time is said."""
+
+import shutil
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from msd.dataset.load import Dataset
+from msd.ranker.choice import Training, choose_network, valid_halves, variants_of
+from msd.ranker.finetune import TuneConfig
+from msd.ranker.folder import STUDENT_FOLDER, load_ranker
+from msd.ranker.train import Progress, TrainConfig
+from msd.ranker.train_command import _Job, _pupil
+from msd.ranker.variant import UNTUNED_OURS, WITHOUT_SEMANTICS, WITHOUT_USER_KNOWLEDGE
+from msd.student.record import VECTOR_DIM
+from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, no_vectors, save_vectors
+from tests.dataset.tiny import write_tiny_dataset
+from tests.ranker.made import SMALL, STUDENT, Run, World, dataset_of, quiet
+
+PAIR = (UNTUNED_OURS, WITHOUT_SEMANTICS)
+USERS, EACH = 80, 40
+WHOLE = "the whole network"
+
+
+def _unseen(name: str) -> AbstractContextManager[Progress]:
+    return nullcontext(quiet)
+
+
+def _law(folder: Path, *, holds: bool) -> Training:
+    """Every item is shown once, so that its text alone tells what it is: bargains are clicked, in the evening more.
+
+    If the law does not hold, texts say nothing from the valid part on.
+    """
+    rng = np.random.default_rng(0)
+    count = USERS * EACH
+    place, bargain, evening = np.tile(np.arange(EACH), USERS), rng.random(count) < 0.5, rng.random(count) < 0.5
+    tells = np.where((place < 0.8 * EACH) | holds, bargain, rng.random(count) < 0.5)
+    clicked = rng.random(count) < 0.05 + 0.6 * tells + 0.25 * evening
+    dataset = dataset_of(
+        [(f"u{row // EACH}", f"i{row}", 1_000 * (row % EACH) + row // EACH, int(clicked[row])) for row in range(count)],
+        events={"hour": [("noon", "evening")[one] for one in evening]},
+        items={"item_id": [f"i{row}" for row in range(count)]},
+        features=[{"name": "hour", "side": "context", "kind": "categorical"}],
+    )
+    directions = rng.standard_normal((2, VECTOR_DIM))
+    vectors = (directions[bargain.astype(int)] + rng.standard_normal((count, VECTOR_DIM)) / 2).astype(np.float32)
+    items = LevelVectors([f"i{row}" for row in range(count)], vectors)
+    return Training(
+        dataset, StudentVectors(STUDENT, items, no_vectors().users), SMALL, TrainConfig(epochs=2), folder / "work"
+    )
+
+
+@pytest.mark.parametrize(("holds", "kept"), [(True, UNTUNED_OURS), (False, WITHOUT_SEMANTICS)])
+def test_vectors_are_kept_where_they_help_and_left_out_where_they_hurt(
+    holds: bool, kept: object, tmp_path: Path
+) -> None:
+    training = _law(tmp_path, holds=holds)
+    variant, record = choose_network(training, PAIR, valid_halves(training.data), _unseen)
+    assert variant == kept
+    assert list(record.networks.tried) == list(record.seconds) == [WHOLE, WITHOUT_SEMANTICS.name]
+    gain = record.networks.tried[WITHOUT_SEMANTICS.name]
+    assert gain.ci95 is not None
+    assert (gain.ci95[1] < 0, gain.ci95[0] > 0) == (holds, not holds)
+    assert record.untried == ()
+
+
+def test_when_the_time_is_up_the_finished_are_chosen_from_and_a_later_run_goes_on(tmp_path: Path) -> None:
+    training = _law(tmp_path, holds=False)
+    halves = valid_halves(training.data)
+    # Not yet when the second begins, but in its first step.
+    clock = iter([False, True])
+    variant, record = choose_network(training, PAIR, halves, _unseen, lambda: next(clock))
+    assert (variant, record.untried) == (UNTUNED_OURS, (WITHOUT_SEMANTICS.name,))
+    assert record.say().endswith("not tried, as the time was up: ours_without_semantics")
+    assert (record.networks.gain, list(record.networks.tried)) == (0.0, [WHOLE])
+    before = (training.work / UNTUNED_OURS.name / "weights.safetensors").stat().st_mtime_ns
+    heard: list[str] = []
+
+    def show(name: str) -> AbstractContextManager[Progress]:
+        return nullcontext(lambda epoch, step, loss: heard.append(name))
+
+    variant, record = choose_network(training, PAIR, halves, show)
+    assert (variant, record.untried) == (WITHOUT_SEMANTICS, ())
+    assert set(heard) == {"ours_without_semantics (2 of 2)"}
+    assert (training.work / UNTUNED_OURS.name / "weights.safetensors").stat().st_mtime_ns == before
+    # All are finished, so that even no time at all is enough.
+    assert choose_network(training, PAIR, halves, _unseen, lambda: True)[1] == record
+
+
+def test_the_command_chooses_tunes_and_tells(tiny_folder: Path, student: Path, tmp_path: Path, run: Run) -> None:
+    out = tmp_path / "model"
+    command = ("train", tiny_folder, student, out, "--epochs", "1", "--choose")
+    code, said = run(*command, "--budget", "0.001")
+    assert code == 0, said
+    assert "5 networks to choose from, then the student is tuned" in said
+    assert "what is not finished after 0.001 min is left out" in said
+    first = load_ranker(out)[1].choice
+    assert first is not None
+    assert list(first.networks.tried) == [WHOLE]
+    assert len(first.untried) == 4
+
+    code, said = run(*command)
+    assert code == 0, said
+    assert "5 networks to choose from, 1 of which are trained already" in said
+    _, record = load_ranker(out)
+    assert record.choice is not None
+    assert list(record.choice.networks.tried) == [WHOLE, *first.untried]
+    assert record.choice.untried == ()
+    assert record.choice.seconds[WHOLE] == first.seconds[WHOLE]
+    assert record.choice.say() in said
+    if record.tuning and record.own_student:
+        assert record.choice.tuning is not None
+        assert record.choice.tuning.whole == record.choice.tuning.kept == "with LoRA"
+    assert not (out / ".work").exists()
+    assert run(*command) == (0, f"{out}: done before, nothing to do")
+
+
+def test_a_network_without_user_knowledge_is_tuned_by_the_texts_of_items_alone(
+    tiny: Dataset, student: Path, tmp_path: Path
+) -> None:
+    vectors = load_vectors(student)
+    networks = Training(tiny, vectors, SMALL, TrainConfig(epochs=1), tmp_path / ".work")
+    pupil = _pupil(student, vectors, tiny, TuneConfig())
+    job = _Job(networks, tmp_path, "run", Console(quiet=True), pupil, valid_halves(tiny))
+    model, record = job.make((WITHOUT_USER_KNOWLEDGE,), None)
+    assert list(model.adaptors) == ["item"]
+    assert record.tuning is not None
+    assert record.own_student
+    assert load_vectors(tmp_path / STUDENT_FOLDER).users.ids == []
+    assert record.choice is not None
+    assert record.choice.tuning is not None
+    assert record.choice.tuning.kept == "with LoRA"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--choose", "--budget", "0"), "--budget is a number of minutes above 0, and goes with --choose"),
+        (("--choose", "--budget", "nan"), "--budget is a number of minutes above 0, and goes with --choose"),
+        (("--budget", "3"), "--budget is a number of minutes above 0, and goes with --choose"),
+        (("--choose", "--network", "lr"), "--choose leaves out parts of MSD's own network, and lr has none of them"),
+        (("--choose", "--no-semantics"), "nothing to choose: there are no vectors without semantics"),
+    ],
+)
+def test_where_there_is_nothing_to_choose_it_is_said(
+    options: tuple[str, ...], reason: str, tiny_folder: Path, student: Path, tmp_path: Path, run: Run
+) -> None:
+    code, said = run("train", tiny_folder, student, tmp_path / "out", *options)
+    assert (code, reason in said) == (2, True), said
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_few_users_and_items_without_texts_are_told_before_training(
+    tiny_folder: Path, student: Path, tmp_path: Path, run: Run
+) -> None:
+    few = write_tiny_dataset(tmp_path / "few", users=20)
+    shutil.copytree(student, bare := tmp_path / "bare")
+    vectors = load_vectors(student)
+    save_vectors(replace(vectors, items=no_vectors().items), bare)
+    for data, given, reason in (
+        (few, student, "the valid rows are of 20 users, too few to choose by: 40 are needed; train without --choose"),
+        (tiny_folder, bare, "nothing to choose: no item has a text; train without --choose"),
+    ):
+        code, said = run("train", data, given, tmp_path / "out", "--choose")
+        assert (code, reason in said) == (2, True), said
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_vectors_of_users_there_is_no_knowledge_of_them_to_leave_out(world: World) -> None:
+    bare = replace(world.vectors, users=no_vectors().users)
+    assert set(variants_of(world.vectors)) - set(variants_of(bare)) == {WITHOUT_USER_KNOWLEDGE}
