@@ -123,9 +123,9 @@ def choose_tuning(
     untuned: tuple[TrainedRanker, Features],
     tuned: tuple[TrainedRanker, StudentVectors],
 ) -> Choice:
-    """Whether a tuned model with its own student's vectors stays, or is surely better as it was."""
+    """Whether a tuned model with its own student's vectors is surely better than it was, or goes back to that."""
     features = build_features(training.data, untuned[1].schema, tuned[1]).to(training.team.device)
-    return halves.choose({"with LoRA": valid_scores(tuned[0], features), "without LoRA": valid_scores(*untuned)})
+    return halves.choose({"without LoRA": valid_scores(*untuned), "with LoRA": valid_scores(tuned[0], features)})
 
 
 @contextmanager

@@ -50,6 +50,8 @@ class Choice(BaseModel):
 
     def say(self) -> str:
         """In words, with figures."""
+        if set(self.by_half) == {self.whole}:
+            return f"{self.whole} is kept: nothing else ranks either half of valid's users better"
         told = f"{self.gain:+.4f} AUC"
         told += " (95 % over users: {:+.4f} to {:+.4f})".format(*self.ci95) if self.ci95 else " (no interval)"
         if self.kept != self.whole:

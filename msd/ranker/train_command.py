@@ -275,7 +275,7 @@ class _Job:
             after = StudentVectors("", tuned.items, tuned.users)
             judged = choose_tuning(self.networks, self.halves, (untuned, features), (model, after))
             record = record.model_copy(update={"choice": record.choice.model_copy(update={"tuning": judged})})
-            if judged.kept != judged.whole:
+            if judged.kept == judged.whole:
                 model, tuned = untuned, tuned._replace(epoch=0)
         if tuned.epoch and team.leads:
             own = save_own_student(self.out / STUDENT_FOLDER, encoder, tuned, config)

@@ -29,7 +29,7 @@ def test_halves_hold_every_row_once_and_a_users_rows_together() -> None:
 @pytest.mark.parametrize(
     ("noises", "kept", "told"),
     [
-        ((1.0, 3.0, 2.0), "whole", "whole is kept: nothing else is surely better"),
+        ((1.0, 3.0, 2.0), "whole", "whole is kept: nothing else ranks either half of valid's users better"),
         ((2.0, 2.0, 2.0), "whole", "whole is kept: nothing else is surely better"),
         ((3.0, 3.0, 1.0), "second", "second instead of whole: "),
         ((3.0, 1.0, 2.0), "first", "first instead of whole: "),
