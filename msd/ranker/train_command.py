@@ -106,8 +106,9 @@ def train(
         data, vectors = load_dataset(dataset), load_vectors(student) if student else no_vectors()
         model_config, config = RankerConfig(network=network.value), TrainConfig(seed=seed, epochs=epochs)
         tuning = TuneConfig(seed=seed) if lora else None
-        halves = _halves(data, network, semantics, vectors, team) if choose else None
-        if tuning and (reason := _why_untuned(network, semantics, vectors)):
+        reason = _why_without(network, semantics, vectors)
+        halves = _halves(data, reason, team) if choose else None
+        if tuning and reason:
             if student:
                 console.print(f"the student stays as it is: {reason}", highlight=False)
             tuning = None
@@ -133,14 +134,12 @@ def train(
         console.print(f"{out}: {_told(record)}", highlight=False)
 
 
-def _halves(data: Dataset, network: NetworkName, semantics: bool, vectors: StudentVectors, team: Team) -> Halves:
-    """The valid rows to choose by. Raises ModelError if there is nothing to choose, or too little to choose by."""
+def _halves(data: Dataset, reason: str | None, team: Team) -> Halves:
+    """The valid rows to choose by. Raises ModelError if for some reason there is nothing to choose, or too little to
+    choose by."""
     if team.size > 1:
         raise ModelError("--choose trains one network after the other; run it in one process, without torchrun")
-    if network != NetworkName.MSD:
-        raise ModelError(f"--choose leaves out parts of MSD's own network, and {network.value} has none of them")
-    if not semantics or not vectors.items.ids:
-        reason = "no item has a text" if semantics else "there are no vectors without semantics"
+    if reason:
         raise ModelError(f"nothing to choose: {reason}; train without --choose")
     try:
         return valid_halves(data)
@@ -148,12 +147,12 @@ def _halves(data: Dataset, network: NetworkName, semantics: bool, vectors: Stude
         raise ModelError(f"{error}; train without --choose") from None
 
 
-def _why_untuned(network: NetworkName, semantics: bool, vectors: StudentVectors) -> str | None:
-    """Why the student is not tuned though one asked for it; None if it is."""
+def _why_without(network: NetworkName, semantics: bool, vectors: StudentVectors) -> str | None:
+    """Why the model does without LoRA and parts to choose from; None if it does not."""
     if network != NetworkName.MSD:
-        return f"baselines such as {network.value} are trained without LoRA"
+        return f"{network.value} is a baseline, not MSD's own network"
     if not semantics:
-        return "a model without semantics does not read its vectors"
+        return "a model without semantics does not read the student's vectors"
     if not vectors.items.ids:
         return "no item has a text"
     return None

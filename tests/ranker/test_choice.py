@@ -139,8 +139,11 @@ def test_a_network_without_user_knowledge_is_tuned_by_the_texts_of_items_alone(
         (("--choose", "--budget", "0"), "--budget is a number of minutes above 0, and goes with --choose"),
         (("--choose", "--budget", "nan"), "--budget is a number of minutes above 0, and goes with --choose"),
         (("--budget", "3"), "--budget is a number of minutes above 0, and goes with --choose"),
-        (("--choose", "--network", "lr"), "--choose leaves out parts of MSD's own network, and lr has none of them"),
-        (("--choose", "--no-semantics"), "nothing to choose: there are no vectors without semantics"),
+        (("--choose", "--network", "lr"), "nothing to choose: lr is a baseline, not MSD's own network"),
+        (
+            ("--choose", "--no-semantics"),
+            "nothing to choose: a model without semantics does not read the student's vectors",
+        ),
     ],
 )
 def test_where_there_is_nothing_to_choose_it_is_said(

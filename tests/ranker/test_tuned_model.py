@@ -117,8 +117,8 @@ def test_a_finished_tuning_is_skipped_and_a_lost_student_made_again(
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (("--no-semantics",), "a model without semantics does not read its vectors"),
-        (("--network", "lr"), "baselines such as lr are trained without LoRA"),
+        (("--no-semantics",), "a model without semantics does not read the student's vectors"),
+        (("--network", "lr"), "lr is a baseline, not MSD's own network"),
     ],
 )
 def test_why_a_student_is_not_tuned_is_said(
