@@ -247,15 +247,13 @@ class _Job:
         epochs = min(most, USUAL_EPOCHS)
         tokens = sum(tokens_of(texts.values()) for texts in self.pupil.texts) if self.pupil else 0.0
         network, tuned = (training(machine, rows, epochs, some) for some in (0.0, tokens))
-        due = [variant for variant in variants if not self.networks.is_done(variant)]
+        done = sum(map(self.networks.is_done, variants))
         told = f"{rows.train:,} rows to train on, {epochs} epochs"
         told += f" ({most} at most, until the valid AUC stays)" if most > epochs else ""
         told += f", {len(variants)} networks to choose from" if self.halves else ""
-        told += (
-            f", {len(variants) - len(due)} of which are trained already" if self.halves and due != [*variants] else ""
-        )
+        told += f", of which {done} done before" if self.halves and done else ""
         told += ", then the student is tuned (--no-lora: not)" if self.pupil else ""
-        told += f": {about(len(due) * network + tuned - network)}"
+        told += f": {about((len(variants) - done) * network + tuned - network)}"
         told += f"; what is not finished after {budget:g} min is left out" if budget else ""
         self.console.print(told, highlight=False)
         return tuned - network

@@ -105,7 +105,7 @@ def test_the_command_chooses_tunes_and_tells(tiny_folder: Path, student: Path, t
 
     code, said = run(*command)
     assert code == 0, said
-    assert "5 networks to choose from, 1 of which are trained already" in said
+    assert "5 networks to choose from, of which 1 done before" in said
     _, record = load_ranker(out)
     assert record.choice is not None
     assert list(record.choice.networks.tried) == [WHOLE, *first.untried]
