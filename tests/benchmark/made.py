@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 
 from msd.benchmark.protocol import Advance, Folders, Protocol
-from msd.ranker.variant import Variant
 from msd.dataset.load import load_dataset
 from msd.ranker.train import TrainConfig
+from msd.ranker.variant import Variant
 from msd.student.distill import DistillConfig
 from tests.dataset.tiny import write_tiny_dataset, write_tiny_knowledge
 from tests.ranker.made import SMALL

@@ -11,8 +11,8 @@ import pytest
 from msd.benchmark.predictions import Predictions
 from msd.benchmark.protocol import Advance, Folders, Protocol
 from msd.benchmark.run import Results, run_benchmark
-from msd.ranker.variant import OURS, PLAIN, UNTUNED, Variant, standard_variants
 from msd.dataset.load import Dataset
+from msd.ranker.variant import OURS, PLAIN, UNTUNED, Variant, standard_variants
 from tests.benchmark.made import QUICK_TRAINING, Heard, quick
 
 NAMES = (OURS, PLAIN, "counts_gbdt", UNTUNED, "bag_of_words")

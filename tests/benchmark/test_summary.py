@@ -11,8 +11,8 @@ from sklearn.metrics import roc_auc_score
 from msd.benchmark.protocol import Advance, Folders, Protocol
 from msd.benchmark.run import Results
 from msd.benchmark.summary import Figures, Measured, summarise
-from msd.ranker.variant import OURS, PLAIN, UNTUNED, Variant, standard_variants
 from msd.ranker.metrics import measure
+from msd.ranker.variant import OURS, PLAIN, UNTUNED, Variant, standard_variants
 from tests.benchmark.results import made_results
 
 RESAMPLES = 400

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from msd.ranker.variant import Source
 from msd.benchmark.vectors import Sources, bag_of_words, with_vectors
 from msd.dataset.load import Dataset
 from msd.dataset.texts import student_texts
 from msd.ranker.features import SideFeatures, build_features
 from msd.ranker.schema_fit import fit_schema
+from msd.ranker.variant import Source
 from msd.student.encoder import encode_plain, encode_texts, new_student
 from msd.student.record import HEAD_DIM, HEADS, VECTOR_DIM
 from msd.student.vectors import load_vectors
