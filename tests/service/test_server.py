@@ -254,6 +254,8 @@ def test_processes_that_share_a_port_share_its_clients(bundle: Bundle, tmp_path:
         live_service(bundle.folder, folders[0], **shared) as one,
         live_service(bundle.folder, folders[1], **{**shared, "port": one.port}) as other,
     ):
+        with other.admin() as admin:  # at the shared port either may have said that it is ready
+            wait_until(lambda: admin.get("/health/ready").status_code == 200)
         asked = golden_requests()[0]
         sent = 0
         while not (scored(one) and scored(other)):
