@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from msd.dataset.load import Dataset
+from msd.dataset.load import Dataset, load_dataset
 from msd.ranker.choice import Training, choose_network, valid_halves, variants_of
 from msd.ranker.finetune import TuneConfig
 from msd.ranker.folder import STUDENT_FOLDER, load_ranker
@@ -20,6 +20,7 @@ from msd.student.record import VECTOR_DIM
 from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, no_vectors, save_vectors
 from tests.dataset.tiny import write_tiny_dataset
 from tests.ranker.made import SMALL, STUDENT, Run, dataset_of, quiet, word_vectors
+from tests.ranker.tuned import write_small_student
 
 PAIR = (UNTUNED_OURS, WITHOUT_SEMANTICS)
 NOBODY = no_vectors().users
@@ -91,12 +92,13 @@ def test_vectors_that_hurt_are_left_out_once_there_was_time_to_find_out(tmp_path
     assert choose_network(training, PAIR, halves, _unseen, lambda: True)[1] == record
 
 
-def test_the_command_chooses_tunes_and_tells(tiny_folder: Path, student: Path, tmp_path: Path, run: Run) -> None:
-    out = tmp_path / "model"
-    command = ("train", tiny_folder, student, out, "--epochs", "1", "--choose")
-    code, said = run(*command, "--budget", "0.001")
+def test_the_command_chooses_tunes_and_tells(tmp_path: Path, run: Run) -> None:
+    out, student, data = tmp_path / "model", tmp_path / "student", write_tiny_dataset(tmp_path / "data", users=40)
+    write_small_student(student, load_dataset(data))
+    command = ("train", data, student, out, "--epochs", "1", "--choose")
+    code, said = run(*command, "--budget", "0.001", "--no-lora")
     assert code == 0, said
-    assert "5 networks to choose from, then the student is tuned" in said
+    assert "5 networks to choose from: about" in said
     assert "what is not finished after 0.001 min is left out" in said
     first = load_ranker(out)[1].choice
     assert first is not None
@@ -105,7 +107,7 @@ def test_the_command_chooses_tunes_and_tells(tiny_folder: Path, student: Path, t
 
     code, said = run(*command)
     assert code == 0, said
-    assert "5 networks to choose from, of which 1 done before" in said
+    assert "5 networks to choose from, of which 1 done before, then the student is tuned" in said
     _, record = load_ranker(out)
     assert record.choice is not None
     assert list(record.choice.networks.tried) == [WHOLE, *first.untried]
