@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import BertModel
 
 from msd.student.encoder import (
     Student,
+    TextEncoder,
     encode_plain,
     encode_texts,
     load_student,
@@ -26,6 +29,7 @@ from msd.student.record import (
     TOKENIZER_FILE,
     VECTOR_DIM,
     WEIGHTS_FILE,
+    BertConfig,
     StudentError,
     load_record,
 )
@@ -73,6 +77,24 @@ def test_the_untrained_head_of_words_is_the_same_in_every_student_whatever_was_d
         torch.manual_seed(seed)
         vectors.append(encode_texts(new_student(), TEXTS)[:, HEADS["words"]])
     assert np.array_equal(vectors[0], vectors[1])
+
+
+def test_hidden_states_are_those_of_transformers_to_the_bit() -> None:
+    sizes = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4}
+    torch.manual_seed(3)
+    theirs = BertModel(
+        transformers.BertConfig(**sizes, intermediate_size=40, attn_implementation="sdpa"), add_pooling_layer=False
+    ).eval()
+    ours = TextEncoder(BertConfig(**sizes, intermediate_size=40)).eval()
+    ours.bert.load_state_dict(theirs.state_dict())
+    ids_BT, mask_BT = torch.randint(50, (3, 7)), torch.tensor([[1] * 7, [1] * 4 + [0] * 3, [1] + [0] * 6])
+    with torch.no_grad():
+        expected = theirs(ids_BT, mask_BT, output_hidden_states=True).hidden_states
+        states_BTD = [ours.embed(ids_BT)]
+        for place in range(3):
+            states_BTD.append(ours.layers(states_BTD[-1], mask_BT, place, place + 1))
+    for found, right in zip(states_BTD, expected, strict=True):
+        assert torch.equal(found[mask_BT == 1], right[mask_BT == 1])
 
 
 def test_plain_embeddings_are_those_of_the_published_model() -> None:
