@@ -5,11 +5,13 @@ It is the same request to the parser: two readings of one connection that differ
 
 # What a head may be made of.
 _LETTERS = bytes(range(0x20, 0x7F)) + b"\r\n\t"
-# What says nothing of how the request is framed, or is judged below.
+# What clients and proxies send that says nothing of how the request is framed, or is judged below.
 _PLAIN = frozenset(
     (
         *(b"host", b"content-type", b"content-length", b"user-agent", b"accept", b"accept-encoding", b"connection"),
         *(b"x-deadline-ms", b"x-request-id", b"authorization", b"x-api-key", b"traceparent", b"tracestate"),
+        *(b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port", b"x-forwarded-proto", b"x-real-ip"),
+        *(b"accept-language", b"baggage", b"forwarded", b"via", b"x-amzn-trace-id"),
     )
 )
 _DIGITS = 9

@@ -34,7 +34,7 @@ _CLIENTS = {
     "go": b"Host: ads:8080\r\nUser-Agent: Go-http-client/1.1\r\nContent-Type: application/json\r\n"
     b"X-Deadline-Ms: 30\r\nAccept-Encoding: gzip\r\n",
     "proxy": b"host: ads\r\ncontent-type: application/json; charset=utf-8\r\nauthorization: Bearer k\r\n"
-    b"x-request-id: 7\r\ntraceparent: 00-0-1-00\r\n",
+    b"x-request-id: 7\r\ntraceparent: 00-0-1-00\r\nX-Forwarded-For: 10.0.0.1, 10.0.0.2\r\nVia: 1.1 proxy\r\n",
 }
 _LINES = [
     *(b"Host: x", b"HOST:y", b"host : x", b"Host", b"Host:", b" Host: x", b"Hos\tt: x", b"Host: x\r", b"Host: \xe9"),
