@@ -189,6 +189,7 @@ class BoundedProtocol(BoundedParser):
         reply = self._shortcut.refusal(data)
         if reply is None:
             return False
+        self._metrics.unparsed.inc()
         self._unset_keepalive_if_required()
         self._write(reply)
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
