@@ -29,7 +29,7 @@ _TOLERANCE = 1e-5
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-class Target(StrEnum):
+class ImageTarget(StrEnum):
     """The Dockerfile's."""
 
     CPU = "cpu"
@@ -38,7 +38,7 @@ class Target(StrEnum):
 
 @app.command()
 def main(
-    target: Annotated[list[Target] | None, typer.Option(help="What to build; may be given twice.")] = None,
+    target: Annotated[list[ImageTarget] | None, typer.Option(help="What to build; may be given twice.")] = None,
     bundle: Annotated[Path, typer.Option(help="What to serve.")] = Path("runs/demo/bundle"),
     engine: Annotated[str | None, typer.Option(help="docker, podman or buildah, else the first that answers.")] = None,
     base: Annotated[str, typer.Option(help="The image to build on.")] = "python:3.13-slim-trixie",
@@ -56,7 +56,7 @@ def main(
         out.mkdir(parents=True, exist_ok=True)
         output_of([program("hadolint"), "Dockerfile"])
         options = ["--build-arg", f"PYTHON={base}", *_labels(), *(build_option or ())]
-        for one in target or [Target.CPU]:
+        for one in target or [ImageTarget.CPU]:
             with console.status(f"{found.name}: building and trying {one}, whose logs are in {out}"):
                 if build:
                     logged(found.build(one, _image(one), options), out / f"{one}.build.log")
@@ -82,10 +82,10 @@ def _labels() -> list[str]:
     return [part for name, value in known.items() for part in ("--build-arg", f"{name}={value}")]
 
 
-def _tried(engine: Engine, target: Target, base: str, bundle: Path, out: Path, fuzz: int) -> dict[str, Any]:
+def _tried(engine: Engine, target: ImageTarget, base: str, bundle: Path, out: Path, fuzz: int) -> dict[str, Any]:
     image = _image(target)
     figures = {"image": image, "engine": engine.name, **_contents(engine, image, base, out / target)}
-    if target is Target.GPU and not Path("/dev/nvidia0").exists():
+    if target is ImageTarget.GPU and not Path("/dev/nvidia0").exists():
         figures["without_gpu"] = try_refusal(engine, image, bundle, out / "gpu.refusal.log")
     on = {"MSD_PROVIDER": "cpu"} if "without_gpu" in figures else {}
     log = out / f"{target}.service.log"
@@ -93,22 +93,22 @@ def _tried(engine: Engine, target: Target, base: str, bundle: Path, out: Path, f
     return {**figures, "starts_s": starts_s, **try_serving(engine, image, bundle, on, log, fuzz)._asdict()}
 
 
-def _check(target: Target, figures: dict[str, Any]) -> None:
+def _check(target: ImageTarget, figures: dict[str, Any]) -> None:
     """Raises ImageError where an image is not what it is to be."""
     image, size, start_s = figures["image"], figures["bytes_over_base"], min(figures["starts_s"])
     if figures["max_abs_diff"] > _TOLERANCE:
         raise ImageError(f"{image} scores other than its bundle says, by {figures['max_abs_diff']:.1e}")
     core = figures["native"]
     # On a card requests may share runs, which Python puts together.
-    if not core["served" if target is Target.CPU else "instructions"]:
+    if not core["served" if target is ImageTarget.CPU else "instructions"]:
         raise ImageError(f"{image} does not serve the native core: {core['reason']}")
-    if target is Target.CPU and size > _MAX_CPU_BYTES:
+    if target is ImageTarget.CPU and size > _MAX_CPU_BYTES:
         raise ImageError(f"{image} has {size:,} bytes over its base, which may be {_MAX_CPU_BYTES:,}")
     if start_s > _MAX_START_S:
         raise ImageError(f"{image} was ready after {start_s} s at best, which may be {_MAX_START_S:.0f} s")
 
 
-def _image(target: Target) -> str:
+def _image(target: ImageTarget) -> str:
     return f"msd-ctr:{target}"
 
 

@@ -42,7 +42,7 @@ print(json.dumps({
 """
 
 
-class Served(NamedTuple):
+class TrialFigures(NamedTuple):
     """What was scored, how far from the goldens it was, what wrong requests got, and what is inside."""
 
     requests: int
@@ -57,7 +57,7 @@ class Served(NamedTuple):
 
 def try_serving(
     engine: Engine, image: str, bundle: Path, settings: Mapping[str, str], log: Path, fuzz_requests: int
-) -> Served:
+) -> TrialFigures:
     """`fuzz_requests`: the number of wrong requests. Raises ImageError when the image is not fit to serve."""
     port = _free_port()
     with engine.run(image, bundle, {"MSD_PORT": str(port), **settings}, log) as container:
@@ -73,7 +73,7 @@ def try_serving(
         if status := container.stop():
             raise ImageError(f"on SIGTERM the service ended with status {status}:\n{tail_of(log)}")
     candidates = sum(len(one.expected["pctr"]) for one in goldens)
-    return Served(len(goldens), candidates, worst, fuzzed, model["runtime"], model["native"], inside)
+    return TrialFigures(len(goldens), candidates, worst, fuzzed, model["runtime"], model["native"], inside)
 
 
 def start_seconds(engine: Engine, image: str, bundle: Path, settings: Mapping[str, str], log: Path) -> float:

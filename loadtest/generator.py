@@ -59,7 +59,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Limits:
+class LoadLimits:
     """`connections` are opened at the start, up to `most` when more are needed; after `patience_s` without any reply a
     service counts as hung.
 
@@ -94,7 +94,7 @@ def open_loop(
     target: Target,
     times: Times,
     seconds: float,
-    limits: Limits | None = None,
+    limits: LoadLimits | None = None,
     witness: Witness | None = None,
     stopped: threading.Event | None = None,
 ) -> Outcome:
@@ -103,20 +103,20 @@ def open_loop(
     A `witness` sees each request and its reply. Once it is `stopped`, by another thread, no more are
     sent.
     """
-    with prompt(), _without_collection(), _Load(target, limits or Limits(), seconds, witness) as load:
+    with prompt(), _without_collection(), _Load(target, limits or LoadLimits(), seconds, witness) as load:
         return load.at(times, stopped)
 
 
-def closed_loop(target: Target, clients: int, seconds: float, limits: Limits | None = None) -> Outcome:
+def closed_loop(target: Target, clients: int, seconds: float, limits: LoadLimits | None = None) -> Outcome:
     """So many clients, each sending when it has its reply. Raises ClientError as `open_loop` does."""
-    with prompt(), _without_collection(), _Load(target, limits or Limits(), seconds) as load:
+    with prompt(), _without_collection(), _Load(target, limits or LoadLimits(), seconds) as load:
         return load.by(clients)
 
 
 class _Load:
     """One run. Listens to its connections."""
 
-    def __init__(self, target: Target, limits: Limits, seconds: float, witness: Witness | None = None) -> None:
+    def __init__(self, target: Target, limits: LoadLimits, seconds: float, witness: Witness | None = None) -> None:
         self._target, self._limits, self._place = target, limits, target.place
         self._witness = witness
         self._requests: Iterator[bytes] = cycle(target.requests)

@@ -14,17 +14,17 @@ from loadtest.http_client import Client, Reply, wait_until
 from msd.contract.events import MAX_EVENTS
 
 
-class Asked(NamedTuple):
+class ReplayedRequest(NamedTuple):
     """One request, and the places of its candidates among all scores."""
 
     request: dict[str, Any]
     places: list[int]
 
 
-class Moment(NamedTuple):
+class ReplayedMoment(NamedTuple):
     """What was asked, and then happened, at one time. `rows`: how many rows of a dataset that is."""
 
-    asked: list[Asked]
+    asked: list[ReplayedRequest]
     events: list[dict[str, Any]]
     rows: int
 
@@ -39,7 +39,7 @@ class LiveScores(NamedTuple):
 
 
 def replay_moments(
-    url: str, moments: Iterable[Moment], count: int, tells: bool, progress: Callable[[int], None]
+    url: str, moments: Iterable[ReplayedMoment], count: int, tells: bool, progress: Callable[[int], None]
 ) -> LiveScores:
     """Scores `count` rows in the moments' order; where it `tells`, the service hears of each event in time.
 
@@ -88,7 +88,7 @@ class _Teller:
         self.duplicates += told.duplicates
 
 
-class Told(NamedTuple):
+class BatchReply(NamedTuple):
     """How often a batch was sent until it was answered, and how many of its events were new, and were not."""
 
     tries: int
@@ -96,7 +96,7 @@ class Told(NamedTuple):
     duplicates: int
 
 
-def tell(client: Client, events: Sequence[dict[str, Any]]) -> Told:
+def tell(client: Client, events: Sequence[dict[str, Any]]) -> BatchReply:
     """Tells of events until that is answered: whoever counts them may not be there yet, or be started again, and to say
     them twice does no harm. Raises ClientError when it takes too long."""
     body, tries = json.dumps({"events": events}).encode(), 0
@@ -110,4 +110,4 @@ def tell(client: Client, events: Sequence[dict[str, Any]]) -> Told:
     reply = wait_until("events are taken", answer)
     assert reply is not None
     reply.check(202)
-    return Told(tries, **json.loads(reply.body))
+    return BatchReply(tries, **json.loads(reply.body))

@@ -13,7 +13,7 @@ from loadtest.http_client import Client, ClientError
 from msd.contract.errors import MsdError, plain_words
 
 
-class Replayed(NamedTuple):
+class ReplayFigures(NamedTuple):
     """What a replay found. `twin_differences` counts replies whose scores were not those of the other service."""
 
     requests: int
@@ -41,7 +41,7 @@ class _Reply(BaseModel):
     degraded: dict[str, Any] | None = None
 
 
-def replay(path: Path, url: str, twin: str | None, progress: Callable[[], None]) -> Replayed:
+def replay(path: Path, url: str, twin: str | None, progress: Callable[[], None]) -> ReplayFigures:
     """Replays the file's requests, in order. Raises MsdError at the first that is not answered with its scores."""
     requests = candidates = degraded = differences = 0
     worst = 0.0
@@ -57,7 +57,7 @@ def replay(path: Path, url: str, twin: str | None, progress: Callable[[], None])
             requests += 1
             candidates += len(found)
             progress()
-    return Replayed(requests, candidates, worst, degraded, differences if twin else None)
+    return ReplayFigures(requests, candidates, worst, degraded, differences if twin else None)
 
 
 def count_requests(path: Path) -> int:

@@ -18,7 +18,7 @@ from model_export.inputs import load_inputs
 from model_export.recipe import Source
 from msd.contract.bundle import open_bundle
 from msd.contract.precision import PrecisionRecord
-from msd.duration import Machine, Rows, about, exporting
+from msd.duration import Machine, PartRows, about, exporting
 
 app = typer.Typer(add_completion=False)
 
@@ -89,7 +89,7 @@ def export(
         if folders or evaluation or dataset is None or out is None:
             raise typer.BadParameter("--onnx takes --dataset and --out, and neither folders nor --evaluation")
         source, folder = load_foreign(onnx, dataset, tensors, student, _heads(head or [])), out
-    seconds = exporting(Machine.measured(), Rows.of(source.dataset), requests)
+    seconds = exporting(Machine.measured(), PartRows.of(source.dataset), requests)
     console.print(f"{source.dataset.events.height:,} events: {about(seconds)}", highlight=False)
     with _bar(console, requests) as advance:
         fresh = export_bundle(source, folder, replay, requests, advance, precision.value, candidates, explain, merged)

@@ -50,7 +50,7 @@ class Machine(NamedTuple):
         return cls(share * min(seconds) * _CORE / (2 * _SIDE**3))
 
 
-class Rows(NamedTuple):
+class PartRows(NamedTuple):
     """A dataset's rows to train on, to choose an epoch by, and to measure on."""
 
     train: int
@@ -92,7 +92,7 @@ def distilling(machine: Machine, *, taught: tuple[float, float], written: float,
     return encoding(machine, lessons * passes + written + texts)
 
 
-def training(machine: Machine, rows: Rows, epochs: int, tuned_tokens: float = 0.0) -> float:
+def training(machine: Machine, rows: PartRows, epochs: int, tuned_tokens: float = 0.0) -> float:
     """Seconds to train a ranker for so many epochs, and to tune a student that reads so many tokens."""
     epoch = _EPOCH + rows.train * _TRAINED_ROW + rows.valid * _JUDGED_ROW
     seconds = machine.slowness * (_STARTED + sum(rows) * _WALKED_ROW + epochs * epoch)
@@ -101,13 +101,13 @@ def training(machine: Machine, rows: Rows, epochs: int, tuned_tokens: float = 0.
     return seconds
 
 
-def evaluating(machine: Machine, rows: Rows, models: int, resamples: int) -> float:
+def evaluating(machine: Machine, rows: PartRows, models: int, resamples: int) -> float:
     """Seconds to measure some models on the test rows, beside trees on counts."""
     measured = models * _MEASURED_ROW + (models + 1) * resamples * _UNITS * _RESAMPLED_ROW
     walked = 2 * sum(rows) * _WALKED_ROW
     return machine.slowness * (_STARTED + walked + rows.train * _GROWN_ROW + rows.test * measured)
 
 
-def exporting(machine: Machine, rows: Rows, requests: int) -> float:
+def exporting(machine: Machine, rows: PartRows, requests: int) -> float:
     """Seconds to export a bundle and to prove it on so many requests."""
     return machine.slowness * (2 * _STARTED + sum(rows) * _WALKED_ROW + min(requests, rows.test) * _PROVED)

@@ -9,7 +9,7 @@ from msd.contract.errors import MsdError
 _KIB = 1024
 
 
-class Held(NamedTuple):
+class ProcessUsage(NamedTuple):
     """Memory in bytes (PSS), numbers of open files and of threads."""
 
     memory: int
@@ -17,9 +17,9 @@ class Held(NamedTuple):
     threads: int
 
 
-def held(pid: int) -> Held:
+def held(pid: int) -> ProcessUsage:
     """What a process holds now. Raises MsdError where the system does not tell."""
-    return Held(_kib(pid, "smaps_rollup", "Pss"), len(_listed(pid, "fd")), len(_listed(pid, "task")))
+    return ProcessUsage(_kib(pid, "smaps_rollup", "Pss"), len(_listed(pid, "fd")), len(_listed(pid, "task")))
 
 
 def processor_seconds(pid: int) -> float:

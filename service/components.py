@@ -16,7 +16,7 @@ from service.deployment.pinned_bundle import DeploymentPlan, PinnedBundle
 from service.deployment.readiness import Readiness, Starter
 from service.deployment.shadowing import Shadowing
 from service.deployment.source import alone
-from service.explainer import Budget, Explainer
+from service.explainer import ExplainBudget, Explainer
 from service.http.access import AccessLog
 from service.http.keys import open_guard
 from service.live.overlay import LiveRows
@@ -73,7 +73,7 @@ class Components:
         live_rows = LiveRows(self.live, metrics, settings.live_lag_seconds) if self.live else None
         self._cold_ads = open_cold_ads(settings, [model.bundle for model in first.models.values()], metrics)
         self._corrections = corrections = open_corrections(settings, metrics)
-        explain = Explainer(self.queue, Budget(settings.explain_share * threads)).explain
+        explain = Explainer(self.queue, ExplainBudget(settings.explain_share * threads)).explain
         # By a model that is served to nobody else and logged nowhere; and for shadows.
         self._aside = Pipeline(
             self.queue,

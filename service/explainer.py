@@ -40,7 +40,7 @@ class _Part(NamedTuple):
     groups: frozenset[Group]
 
 
-class Knowledge:
+class KnownGroups:
     """The tensors of one request, taken apart into groups."""
 
     def __init__(self, schema: FeatureSchema, tensors: Tensors, nothing: Tensors) -> None:
@@ -111,7 +111,7 @@ def _categorical(schema: FeatureSchema, side: Side) -> list[tuple[slice, frozens
     ]
 
 
-class Budget:
+class ExplainBudget:
     """Thread-seconds for explanations: `per_s` are added each second, those of five seconds are kept at most."""
 
     def __init__(self, per_s: float) -> None:
@@ -143,7 +143,7 @@ class Budget:
 class Explainer:
     """Has requests scored that ask for explanations, and explains them."""
 
-    def __init__(self, queue: RunQueue, budget: Budget) -> None:
+    def __init__(self, queue: RunQueue, budget: ExplainBudget) -> None:
         self._queue = queue
         self._budget = budget
 
@@ -171,7 +171,7 @@ class Explainer:
         basis, codecs = scored.basis, model.codecs
         tensors = assemble(model.schema, request, basis.at, basis.user, basis.items).tensors
         nothing = unknown(model.schema, codecs["user"], codecs["item"], basis.at)
-        knowledge = Knowledge(model.schema, tensors, nothing)
+        knowledge = KnownGroups(model.schema, tensors, nothing)
         score = log_odds(scored.scores[_HEAD])
         values = await self._values(model, knowledge, scored, terms)
         shares = dict(zip(knowledge.groups, shapley(values), strict=True))
@@ -187,7 +187,7 @@ class Explainer:
             seconds=time.perf_counter() - started,
         )
 
-    async def _values(self, model: Model, knowledge: Knowledge, scored: Scored, terms: Terms) -> NDArray[np.float64]:
+    async def _values(self, model: Model, knowledge: KnownGroups, scored: Scored, terms: Terms) -> NDArray[np.float64]:
         """[2^n, N] log-odds with each choice of the n groups that there are; with all of them it is the score's own."""
         groups = knowledge.groups
         score = log_odds(scored.scores[_HEAD])

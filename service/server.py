@@ -25,7 +25,7 @@ from msd.contract.errors import MsdError
 from service.app import create_app
 from service.deployment.pinned_bundle import private_folder
 from service.deployment.readiness import Readiness
-from service.deployment.rollout import Follower, Rollout
+from service.deployment.rollout import BundleFollower, Rollout
 from service.http.entry import Entry, accepted, bind, listen, refuse_new
 from service.http.keys import check_keys
 from service.http.protocol import Shortcut
@@ -71,7 +71,7 @@ def run_service(settings: Settings) -> None:
         watchdog.folder = folder = stack.enter_context(private_folder())
         listener = stack.enter_context(bind(settings.host, settings.port, settings.reuse_port))
         admin = None if settings.admin_port is None else stack.enter_context(bind(settings.host, settings.admin_port))
-        server = Server(settings, listener, admin, Follower(settings, folder), watchdog, metrics)
+        server = Server(settings, listener, admin, BundleFollower(settings, folder), watchdog, metrics)
         server.run()
     if server.is_run_left:
         # What it works on would be torn from under its thread.
@@ -244,7 +244,7 @@ class Server(_Listening):
         settings: Settings,
         listener: socket.socket,
         admin: socket.socket | None,
-        follower: Follower,
+        follower: BundleFollower,
         watchdog: Watchdog,
         metrics: Metrics,
     ) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from msd.duration import Machine, Rows, about, distilling, encoding, evaluating, exporting, tokens_of, training
+from msd.duration import Machine, PartRows, about, distilling, encoding, evaluating, exporting, tokens_of, training
 
 REFERENCE = Machine(1.0)
 
@@ -18,8 +18,8 @@ def test_a_time_is_told_as_an_estimate(seconds: float, told: str) -> None:
 
 
 def test_more_work_takes_longer_and_so_does_a_slower_machine() -> None:
-    few, many = Rows(1_000, 100, 100), Rows(100_000, 10_000, 10_000)
-    estimates: list[Callable[[Machine, Rows], float]] = [
+    few, many = PartRows(1_000, 100, 100), PartRows(100_000, 10_000, 10_000)
+    estimates: list[Callable[[Machine, PartRows], float]] = [
         lambda machine, rows: training(machine, rows, 8),
         lambda machine, rows: training(machine, rows, 8, tuned_tokens=1e5),
         lambda machine, rows: evaluating(machine, rows, 2, 1_000),

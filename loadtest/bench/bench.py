@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.bench.contestants import KINDS, Contestant, Contestants, Kind
-from loadtest.bench.figures import Best, Found, Held, Store, summarised
+from loadtest.bench.figures import ArrivalFigures, BenchFigures, Best, Store, summarised
 from loadtest.bench.plan import BenchPlan
 from loadtest.bench.redis import redis_server
 from loadtest.bench.round_robin import RoundRobin
-from loadtest.bench.stages import Spent, spent
+from loadtest.bench.stages import StageSeconds, spent
 from loadtest.outcome import Outcome, Rounds, goodput
 from model_export.reference.bundles import made_bundles
 from msd.benchmark.machine import machine_now
@@ -62,7 +62,7 @@ def bench_services(plan: BenchPlan, work: Path, heard: Heard) -> dict[str, Any]:
             plan.few_rows,
         )
     machine = machine_now()
-    found = Found(
+    found = BenchFigures(
         cores=machine["cores"],
         load=_HELD_LOAD,
         candidates=plan.candidates,
@@ -116,19 +116,19 @@ def _store(
     )
 
 
-def _spent(urls: Urls) -> dict[str, Spent]:
+def _spent(urls: Urls) -> dict[str, StageSeconds]:
     return {kind: spent(urls[kind]) for kind in OWN}
 
 
 def _held(
     rounds_of: RoundRobin, contestants: Contestants, plan: BenchPlan, kind: Kind, urls: tuple[Urls, Urls], clients: int
-) -> Held:
+) -> ArrivalFigures:
     """Under arrivals at 70 % of what it can do just then; and at twice that, where it has a strict deadline."""
     usual, strict = (contestants.target(kind, one[kind], plan.candidates) for one in urls)
     capacity = rounds_of.closed("Finding capacity", {kind: usual}, clients, plan.seconds, 1)[kind].merged.goodput
     at70 = rounds_of.open("Holding 70 % of capacity", usual, _HELD_LOAD * capacity, plan.open_seconds, seed=1)
     overload = rounds_of.open("Offering 200 %", strict, _OVERLOAD * capacity, plan.overload_seconds, seed=2)
-    return Held(capacity, at70, overload)
+    return ArrivalFigures(capacity, at70, overload)
 
 
 def _curve(

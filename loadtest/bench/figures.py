@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from loadtest.bench.limits import latency_limits, throughput_limit
-from loadtest.bench.stages import Spent
+from loadtest.bench.stages import StageSeconds
 from loadtest.outcome import Outcome, Rounds, goodput, p50_ms
 from msd.benchmark.row_lookup import RowsFigures
 from msd.contract.precision import Precision
@@ -20,8 +20,8 @@ class Store:
 
     throughput: Mapping[str, Rounds]
     latency: Mapping[str, Rounds]
-    spent: Mapping[str, Spent]
-    spent_at_capacity: Mapping[str, Spent]
+    spent: Mapping[str, StageSeconds]
+    spent_at_capacity: Mapping[str, StageSeconds]
 
     def shortest_run_s(self, kind: str) -> float:
         """How long a run took where runs were faster: a core may be slow to come back from idleness, or to share."""
@@ -29,7 +29,7 @@ class Store:
 
 
 @dataclass(frozen=True)
-class Held:
+class ArrivalFigures:
     """A service under arrivals at 70 % of its capacity, and at 200 %; that is requests a second, found just before."""
 
     capacity: float
@@ -47,7 +47,7 @@ class Best:
 
 
 @dataclass(frozen=True)
-class Found:
+class BenchFigures:
     """All that was measured. curve: by kind, rates and what came of them; counts: by candidates; cores: of the machine,
     and `load`, of its capacity, what a service held."""
 
@@ -58,14 +58,14 @@ class Found:
     best: Best
     redis: Store
     file: Store
-    held: Mapping[Any, Held]
+    held: Mapping[Any, ArrivalFigures]
     curve: Mapping[Any, Sequence[tuple[float, Outcome]]]
     counts: Mapping[int, Mapping[str, Rounds]]
     delta_visible_ms: float
     rows: RowsFigures
 
 
-def summarised(found: Found) -> dict[str, Any]:
+def summarised(found: BenchFigures) -> dict[str, Any]:
     """The keys of the headline first: both services on Redis, ours in the best precision where nothing else is said."""
     best = _held(found, "best")
     return {
@@ -110,7 +110,7 @@ def _of_store(store: Store) -> dict[str, float]:
     return {name: _round(value) for name, value in told.items()}
 
 
-def _held(found: Found, kind: str) -> dict[str, float]:
+def _held(found: BenchFigures, kind: str) -> dict[str, float]:
     held, rest = found.held[kind], found.redis.latency[kind].median(p50_ms)
     told = {
         "openloop70_p99_over_p50": held.at70.latency.percentile_ms(99) / rest,
@@ -121,7 +121,7 @@ def _held(found: Found, kind: str) -> dict[str, float]:
     return {name: _round(value) for name, value in told.items()}
 
 
-def _limits(found: Found) -> dict[str, float]:
+def _limits(found: BenchFigures) -> dict[str, float]:
     """What some of the figures could come to at most, were there nothing but the model's runs; of times: at least."""
     store, workers = found.redis, found.best.workers["best"]
     naive = store.throughput["naive"].median(goodput)
@@ -151,7 +151,7 @@ def _absolute(store: Store) -> dict[str, Any]:
     }
 
 
-def _absolute_held(held: Held) -> dict[str, Any]:
+def _absolute_held(held: ArrivalFigures) -> dict[str, Any]:
     return {
         "capacity": _round(held.capacity),
         "at_70_percent": held.at70.as_json(),

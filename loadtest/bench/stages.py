@@ -14,15 +14,15 @@ _FILL = re.compile(r'^msd_fill_state\{state="(?:waiting|filling)"\} (\S+)$', re.
 
 
 @dataclass(frozen=True)
-class Spent:
+class StageSeconds:
     """Seconds and number, by stage and for whole requests, since a service started or between two moments."""
 
     seconds: Mapping[str, float]
     counts: Mapping[str, float]
 
-    def since(self, before: Self) -> "Spent":
+    def since(self, before: Self) -> "StageSeconds":
         """What came after."""
-        return Spent(
+        return StageSeconds(
             {name: value - before.seconds[name] for name, value in self.seconds.items()},
             {name: value - before.counts[name] for name, value in self.counts.items()},
         )
@@ -49,7 +49,7 @@ def is_filled(url: str) -> bool:
     return not any(float(stores) for stores in _FILL.findall(_metrics(url)))
 
 
-def spent(url: str) -> Spent:
+def spent(url: str) -> StageSeconds:
     """Read from `/metrics`. Raises ClientError where that is not what a service of ours says."""
     text = _metrics(url)
     found: dict[str, dict[str, float]] = {"sum": {}, "count": {}}
@@ -58,7 +58,7 @@ def spent(url: str) -> Spent:
             found[kind][stage or _WHOLE] = float(value)
     if any(missing := {*STAGES, _WHOLE} - one.keys() for one in found.values()):
         raise ClientError(f"{url}/metrics: says nothing of {', '.join(sorted(missing))}")
-    return Spent(found["sum"], found["count"])
+    return StageSeconds(found["sum"], found["count"])
 
 
 def _metrics(url: str) -> str:

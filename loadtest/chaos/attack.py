@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from loadtest.bench.processes import Running, ServiceError
 from loadtest.chaos.attackers import ATTACKS
-from loadtest.chaos.load import Load, capacity
-from loadtest.chaos.scenario import Check, Figure, Found, Scenario
+from loadtest.chaos.load import BackgroundLoad, capacity
+from loadtest.chaos.scenario import Check, Figure, Scenario, ScenarioResult
 from loadtest.chaos.timeline import SCORED, UNANSWERED, Timeline, count, percentile_ms
 from loadtest.generator import Target
 from loadtest.http_client import Client, wait_until
@@ -64,7 +64,7 @@ class Attack(Scenario):
     name = "attack"
     title = "Attacks by whoever reaches the port"
 
-    def run(self) -> Found:
+    def run(self) -> ScenarioResult:
         self.figures: dict[str, Figure] = {}
         self.checks: list[Check] = []
         timeline = Timeline()
@@ -92,9 +92,11 @@ class Attack(Scenario):
             self._tell("stalled_log", load)
             self._check("nobody reads its log: SIGTERM ends it", _ends(service))
         self._kill_connections(rate / 2)
-        return Found(self.figures, tuple(self.checks), timeline)
+        return ScenarioResult(self.figures, tuple(self.checks), timeline)
 
-    def _attacked(self, name: str, service: Running, target: Target, rate: float) -> tuple[Load, float, dict[str, int]]:
+    def _attacked(
+        self, name: str, service: Running, target: Target, rate: float
+    ) -> tuple[BackgroundLoad, float, dict[str, int]]:
         """The load beside one attack, how much more memory (MB) was held at most, and what came of the attack."""
         seconds, start = self.plan.broken_s, held(service.pid).memory
         most, (host, port) = start, target.place
@@ -105,7 +107,7 @@ class Attack(Scenario):
             assert attacker.stdout is not None
             attacker.stdin.write(target.bodies[0])
             attacker.stdin.close()
-            with Load(target, rate, seconds) as load:
+            with BackgroundLoad(target, rate, seconds) as load:
                 load.mark(name)
                 while load.now_s < seconds:
                     most = max(most, held(service.pid).memory)
@@ -124,14 +126,14 @@ class Attack(Scenario):
             self.environment.service("attack-redis", redis.url, cache_mb=0) as service,
         ):
             target, seconds = self.environment.target(service.url), self.plan.broken_s
-            with Load(target, rate, seconds) as load, redis.client() as client:
+            with BackgroundLoad(target, rate, seconds) as load, redis.client() as client:
                 for _ in range(_KILLS):
                     load.mark("CLIENT KILL")
                     client.client_kill_filter(_type="normal", skipme=True)
                     load.until(load.now_s + seconds / _KILLS)
         self._tell("connections", load)
 
-    def _tell(self, name: str, load: Load) -> None:
+    def _tell(self, name: str, load: BackgroundLoad) -> None:
         """What the others had meanwhile."""
         samples = load.timeline.samples
         scored = count(samples, *SCORED) / max(1, len(samples))

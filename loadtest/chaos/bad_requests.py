@@ -7,7 +7,7 @@ from typing import Any
 
 from loadtest.chaos.hostile import hostile_requests
 from loadtest.chaos.http_fuzz import fuzz
-from loadtest.chaos.scenario import Check, Found, Scenario
+from loadtest.chaos.scenario import Check, Scenario, ScenarioResult
 from loadtest.chaos.timeline import Timeline
 from loadtest.http_client import Client
 
@@ -27,7 +27,7 @@ class BadRequests(Scenario):
     title = "Tens of thousands of bad requests"
     told = ("bad_requests", "bad_requests_5xx")
 
-    def run(self) -> Found:
+    def run(self) -> ScenarioResult:
         came, wrong, refused = Counter[str](), list[str](), list[tuple[float, float]]()
         start = time.monotonic()
         timeouts: dict[str, Any] = {"head_timeout_ms": _TIMEOUT_MS, "body_timeout_ms": _TIMEOUT_MS}
@@ -60,7 +60,7 @@ class BadRequests(Scenario):
             Check(f"requests were generated from the description {generating}", not generating),
         )
         figures = {"bad_requests": came.total(), **self.named(**dict(sorted(counts.items())))}
-        return Found(figures, checks, Timeline(levels={"refused, in all": refused}))
+        return ScenarioResult(figures, checks, Timeline(levels={"refused, in all": refused}))
 
 
 def _state(url: str, body: bytes) -> tuple[float, object]:

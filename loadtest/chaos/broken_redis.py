@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import ClassVar
 
 from loadtest.bench.processes import Running
-from loadtest.chaos.load import Load
+from loadtest.chaos.load import BackgroundLoad
 from loadtest.chaos.proxy import Mode, Proxy
 from loadtest.chaos.scenario import Check, Figure, UnderLoad
 from loadtest.chaos.timeline import DEGRADED, count, percentile_ms
@@ -22,7 +22,7 @@ _PATIENCE_S = 30.0
 _LOOKED_AT = 20
 
 
-def recovered_s(load: Load, target: Target) -> float | None:
+def recovered_s(load: BackgroundLoad, target: Target) -> float | None:
     """When the first request was due after which all are scored in full, if need be after the load's own end; None if
     they never are."""
     last = load.timeline.last_s(DEGRADED)

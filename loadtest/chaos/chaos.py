@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.chaos.environment import Environment
-from loadtest.chaos.scenario import Found, Scenario
+from loadtest.chaos.scenario import Scenario, ScenarioResult
 from loadtest.chaos.scenarios import SCENARIOS
 from msd.benchmark.machine import machine_now
 from msd.contract.errors import MsdError
@@ -76,7 +76,7 @@ def timeline_of(environment: Environment, name: str) -> Mapping[str, Any] | None
 
 def _run(environment: Environment, scenario: type[Scenario]) -> dict[str, Any]:
     start, before = time.perf_counter(), _ticks()
-    found, reason = Found({}, (), None), ""
+    found, reason = ScenarioResult({}, (), None), ""
     try:
         found = scenario(environment).run()
     except MsdError as error:

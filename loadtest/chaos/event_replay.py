@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from loadtest.live_replay import Asked, Moment
+from loadtest.live_replay import ReplayedMoment, ReplayedRequest
 from msd.contract.bundle import open_bundle
 from msd.contract.encode import encode_side
 from msd.dataset.load import load_dataset
@@ -35,7 +35,7 @@ class Period(NamedTuple):
 
     labels: Floats
     users: NDArray[np.int64]
-    moments: list[Moment]
+    moments: list[ReplayedMoment]
     is_after: bool
 
     @property
@@ -92,23 +92,23 @@ def _moments(
     context: Sequence[str],
     rows: NDArray[np.int64],
     places: dict[int, int],
-) -> list[Moment]:
+) -> list[ReplayedMoment]:
     """`rows` in time order; `places` are those of test rows among the scores."""
     by_time: dict[float, list[int]] = defaultdict(list)
     for row in rows.tolist():
         by_time[float(at[row])].append(row)
     moments = []
     for moment_at in sorted(by_time):
-        asked: dict[str, Asked] = {}
+        asked: dict[str, ReplayedRequest] = {}
         events: list[dict[str, Any]] = []
         for row in by_time[moment_at]:
             one = {name: column[row] for name, column in columns.items()}
             if row in places:
                 about = {"user_id": one["user_id"], "at": moment_at, "context": {name: one[name] for name in context}}
-                request = asked.setdefault(json.dumps(about), Asked({**about, "candidates": {"id": []}}, []))
+                request = asked.setdefault(json.dumps(about), ReplayedRequest({**about, "candidates": {"id": []}}, []))
                 request.request["candidates"]["id"].append(one["item_id"])
                 request.places.append(places[row])
             event = {"event_id": str(row), "user_id": one["user_id"], "item_id": one["item_id"], "at": moment_at}
             events += [{**event, "type": kind} for kind in ("impression", "click")[: 1 + int(one["label"])]]
-        moments.append(Moment(list(asked.values()), events, len(by_time[moment_at])))
+        moments.append(ReplayedMoment(list(asked.values()), events, len(by_time[moment_at])))
     return moments

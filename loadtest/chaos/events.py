@@ -11,10 +11,10 @@ from typing import NamedTuple, cast
 
 from redis import Redis
 
-from loadtest.chaos.scenario import Check, Found, Scenario
+from loadtest.chaos.scenario import Check, Scenario, ScenarioResult
 from loadtest.chaos.timeline import Mark, Timeline
 from loadtest.http_client import Client, wait_until
-from loadtest.live_replay import Told, tell
+from loadtest.live_replay import BatchReply, tell
 from msd.contract.live_state import unpack_state
 from msd.contract.redis_keys import live_key
 
@@ -29,7 +29,7 @@ class _Answered(NamedTuple):
 
     at: float
     events: int
-    told: Told
+    told: BatchReply
 
 
 class Events(Scenario):
@@ -39,7 +39,7 @@ class Events(Scenario):
     title = "Events while the service and Redis are killed"
     told = ("events_lost",)
 
-    def run(self) -> Found:
+    def run(self) -> ScenarioResult:
         timeline = Timeline()
         batches = self._batches()
         with (
@@ -81,7 +81,7 @@ class Events(Scenario):
             Check("some had to be told again", told_again > 0, True),
             Check(f"at least {_RATE:,} events a second", rate >= _RATE, True),
         )
-        return Found(figures, checks, timeline)
+        return ScenarioResult(figures, checks, timeline)
 
     def _batches(self) -> list[list[dict[str, object]]]:
         size, now = self.plan.events_a_batch, time.time()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from loadtest.chaos.event_replay import Floats, Period, offline_scores, period_of
-from loadtest.chaos.scenario import Check, Figure, Found, Scenario
+from loadtest.chaos.scenario import Check, Figure, Scenario, ScenarioResult
 from loadtest.chaos.timeline import Timeline
 from loadtest.chaos.trained import Trained, trained
 from loadtest.live_replay import LiveScores, replay_moments
@@ -30,7 +30,7 @@ class LiveCounts(Scenario):
     title = "A test period, scored and told moment by moment"
     told = ("live_auc", "frozen_auc")
 
-    def run(self) -> Found:
+    def run(self) -> ScenarioResult:
         made = trained(self.environment)
         period = period_of(made.dataset, made.bundle, self.plan.live_rows)
         bundle, bare, states = made.bundle, self.folder / "bare", self.folder / "states"
@@ -59,7 +59,7 @@ class LiveCounts(Scenario):
         counted = Check("every event is counted once", (live.accepted, live.duplicates) == (events, 0))
         changed = Check("live counts change the scores", bool((live.scores != frozen.scores).any()))
         levels = {f"AUC, {name}": _so_far(period.labels, one) for name, one in scores.items()}
-        return Found(figures, (counted, changed, *checks, gain), Timeline(levels=levels))
+        return ScenarioResult(figures, (counted, changed, *checks, gain), Timeline(levels=levels))
 
     def _replayed(self, period: Period, counts: str, **settings: Any) -> LiveScores:  # noqa: ANN401 - of any kind
         rows, done = sum(moment.rows for moment in period.moments), 0

@@ -12,7 +12,7 @@ from typing import Self
 
 from loadtest.arrivals import poisson
 from loadtest.chaos.timeline import Mark, Sample, Timeline, kind_of
-from loadtest.generator import Limits, Seen, Target, closed_loop, open_loop
+from loadtest.generator import LoadLimits, Seen, Target, closed_loop, open_loop
 from loadtest.http_client import Client, ClientError
 from loadtest.outcome import Outcome
 
@@ -53,7 +53,7 @@ def asking(
         thread.join()
 
 
-class Load:
+class BackgroundLoad:
     """`rate` requests a second for so long, from the block's beginning; the block's end waits for theirs.
 
     After it, `timeline` has what came of them, and `seen` all their replies. Raises ClientError at the end if the load
@@ -105,7 +105,7 @@ class Load:
 
     def _run(self) -> None:
         try:
-            limits = Limits(goes_on=True)
+            limits = LoadLimits(goes_on=True)
             self.outcome = open_loop(self._target, self._times, self.seconds, limits, self.seen.append, self._stopped)
         except ClientError as error:
             self._error = error

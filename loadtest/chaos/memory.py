@@ -3,9 +3,9 @@
 import random
 import time
 
-from loadtest.chaos.scenario import Check, Found, Scenario
+from loadtest.chaos.scenario import Check, Scenario, ScenarioResult
 from loadtest.chaos.timeline import Timeline
-from loadtest.generator import Limits, Target, closed_loop
+from loadtest.generator import LoadLimits, Target, closed_loop
 from loadtest.outcome import Outcome
 from msd.process import held
 
@@ -22,7 +22,7 @@ class Memory(Scenario):
     title = "Many requests of random sizes"
     told = ("rss_growth",)
 
-    def run(self) -> Found:
+    def run(self) -> ScenarioResult:
         plan = self.plan
         mix = dict.fromkeys(range(1, plan.memory_candidates + 1), 1.0)
         whole, first = Outcome(0.0), None
@@ -58,11 +58,11 @@ class Memory(Scenario):
             Check("no more files are open", now.files - first.files <= max(_CLIENTS)),
             Check("no more threads run", now.threads <= first.threads),
         )
-        return Found({"rss_growth": round(growth, 4), **figures}, checks, Timeline(levels=levels))
+        return ScenarioResult({"rss_growth": round(growth, 4), **figures}, checks, Timeline(levels=levels))
 
 
 def _turn(target: Target, rng: random.Random, seconds: float) -> Outcome:
     """Of the same requests, from another place on."""
     place = rng.randrange(len(target.requests))
     turned = Target(target.url, [*target.requests[place:], *target.requests[:place]])
-    return closed_loop(turned, rng.choice(_CLIENTS), seconds, Limits(patience_s=30.0))
+    return closed_loop(turned, rng.choice(_CLIENTS), seconds, LoadLimits(patience_s=30.0))

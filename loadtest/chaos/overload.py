@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from loadtest.chaos.load import Load, capacity
-from loadtest.chaos.scenario import Check, Found, Scenario
+from loadtest.chaos.load import BackgroundLoad, capacity
+from loadtest.chaos.scenario import Check, Scenario, ScenarioResult
 from loadtest.chaos.timeline import SCORED, UNANSWERED, count, percentile, percentile_ms
 from loadtest.generator import Target
 
@@ -18,14 +18,14 @@ class Overload(Scenario):
     title = "Three times the load that it can bear"
     told = ("overload_goodput", "overload_p99_ms", "shed_p99_ms")
 
-    def run(self) -> Found:
+    def run(self) -> ScenarioResult:
         plan, deadline_ms = self.plan, self.plan.strict_deadline_ms
         with self.environment.service(self.name, deadline_ms=deadline_ms) as service:
             target = self.environment.target(service.url)
             before = capacity(patient(target), plan.capacity_s)
-            with Load(target, plan.overload * before, plan.broken_s) as load:
+            with BackgroundLoad(target, plan.overload * before, plan.broken_s) as load:
                 load.mark(f"{plan.overload:g} × of what can be scored")
-            with Load(target, plan.share * before, plan.mended_s) as rest:
+            with BackgroundLoad(target, plan.share * before, plan.mended_s) as rest:
                 rest.mark("as usual")
             # A machine that others use too is not of one pace.
             able = (before + capacity(patient(target), plan.capacity_s)) / 2
@@ -52,7 +52,7 @@ class Overload(Scenario):
             Check(f"refusals take at most {_SHED_MS:g} ms", shed_ms is not None and shed_ms <= _SHED_MS, True),
             Check(f"p99 of the scored within {deadline_ms} ms", p99 is not None and p99 <= deadline_ms, True),
         )
-        return Found({**figures, "shed_p99_ms": shed_ms}, checks, timeline)
+        return ScenarioResult({**figures, "shed_p99_ms": shed_ms}, checks, timeline)
 
 
 def patient(target: Target) -> Target:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 from loadtest.bench.processes import Running
 from loadtest.bench.redis import RedisProcess
 from loadtest.chaos.environment import Environment
-from loadtest.chaos.load import Load, capacity
+from loadtest.chaos.load import BackgroundLoad, capacity
 from loadtest.chaos.timeline import DEGRADED, FIVES, UNANSWERED, Sample, Timeline, count, percentile_ms
 from loadtest.generator import Target
 from msd.contract.errors import MsdError
@@ -31,7 +31,7 @@ class Check(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Found:
+class ScenarioResult:
     """What came of a scenario: its figures by name, what had to hold, and what happened when."""
 
     figures: Mapping[str, Figure]
@@ -50,7 +50,7 @@ class Scenario(ABC):
         self.environment, self.plan = environment, environment.plan
 
     @abstractmethod
-    def run(self) -> Found:
+    def run(self) -> ScenarioResult:
         """Runs it. Raises MsdError where it cannot be run."""
 
     @property
@@ -78,7 +78,7 @@ class UnderLoad(Scenario):
     redis: RedisProcess
     service: Running
     target: Target
-    load: Load
+    load: BackgroundLoad
 
     @abstractmethod
     def disturb(self) -> None:
@@ -131,12 +131,12 @@ class UnderLoad(Scenario):
         """How long the load goes on, unless it is stopped."""
         return self.plan.seconds
 
-    def run(self) -> Found:
+    def run(self) -> ScenarioResult:
         with self.services() as self.service:
             self.target = self.asked()
             rate = self.rate(capacity(self.target, self.plan.capacity_s))
             self.before()
-            with Load(self.target, rate, self.seconds()) as self.load:
+            with BackgroundLoad(self.target, rate, self.seconds()) as self.load:
                 self.load.until(self.plan.steady_s)
                 self.disturb()
             self.after()
@@ -148,7 +148,7 @@ class UnderLoad(Scenario):
             p99_ms=percentile_ms(self.timeline.between(self.broken_s, self.mended_s), 99),
             steady_p99_ms=percentile_ms(self.timeline.between(0.0, self.broken_s), 99),
         )
-        return Found({**figures, **self.figures()}, (*self.usual_checks(), *self.checks()), self.timeline)
+        return ScenarioResult({**figures, **self.figures()}, (*self.usual_checks(), *self.checks()), self.timeline)
 
     @property
     def timeline(self) -> Timeline:

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from loadtest.bench.processes import Running
 from loadtest.chaos.bundles import bad_bundles, good_bundle, point_to
-from loadtest.chaos.load import Load, capacity
-from loadtest.chaos.scenario import Check, Figure, Found, Scenario, Unable, usual_checks
+from loadtest.chaos.load import BackgroundLoad, capacity
+from loadtest.chaos.scenario import Check, Figure, Scenario, ScenarioResult, Unable, usual_checks
 from loadtest.chaos.timeline import SCORED, Timeline, count, kind_of, percentile_ms
 from loadtest.generator import Seen, Target
 from loadtest.http_client import Client, ClientError, wait_until
@@ -44,7 +44,7 @@ Span = tuple[float, float]
 class _Swaps(NamedTuple):
     """What was done under load, and when: swaps that were done, rests in which nothing was, bad bundles refused."""
 
-    load: Load
+    load: BackgroundLoad
     rate: float
     swaps: Sequence[Span]
     rests: Sequence[Span]
@@ -62,7 +62,7 @@ class Swap(Scenario):
     title = "Bundles follow one another, bad ones among them"
     told = ("swap_failed", "swap_p99_ratio", "bad_bundles_refused", "bad_bundles_offered")
 
-    def run(self) -> Found:
+    def run(self) -> ScenarioResult:
         if self.environment.other is None:
             raise Unable("it takes two bundles of the same users and items: name another one by --other")
         self.hear("making bundles")
@@ -85,7 +85,7 @@ class Swap(Scenario):
             checks += found.checks
             timeline = timeline.then(swaps.load.timeline, timeline.end_s)
         shutil.rmtree(self.bundles)
-        return Found(figures, tuple(checks), timeline)
+        return ScenarioResult(figures, tuple(checks), timeline)
 
     def _settings(self) -> list[_Setting]:
         half, more = self.plan.share, _MORE * self.plan.share
@@ -127,7 +127,7 @@ class Swap(Scenario):
         swaps: list[Span] = []
         refused = 0
         with self.environment.service(self.name, bundle=self.bundles) as service, Client(service.url) as client:
-            with Load(self._target(service), rate, _LONGEST_S) as load:
+            with BackgroundLoad(self._target(service), rate, _LONGEST_S) as load:
 
                 def rest() -> Span:
                     start = load.now_s
@@ -151,7 +151,7 @@ class Swap(Scenario):
                 load.stop()
         return _Swaps(load, rate, swaps, rests, refused, min(len(bad), len(good) - 1))
 
-    def _found(self, run: _Swaps, setting: _Setting) -> Found:
+    def _found(self, run: _Swaps, setting: _Setting) -> ScenarioResult:
         load, swaps = run.load, run.swaps
         samples = load.timeline.samples
         swapping = [sample for start, end in swaps for sample in load.timeline.between(start, end)]
@@ -187,7 +187,7 @@ class Swap(Scenario):
             figures |= {"bad_bundles_refused": run.refused, "bad_bundles_offered": run.offered}
             checks.append(Check("every bad bundle is refused", run.refused == run.offered))
         told = tuple(check._replace(what=f"{setting.told}: {check.what}") for check in checks)
-        return Found(figures, told, load.timeline)
+        return ScenarioResult(figures, told, load.timeline)
 
     def _is_of_one(self, seen: Seen) -> bool:
         reply = json.loads(seen.body)

@@ -14,7 +14,7 @@ from typing import Any
 from loadtest.arrivals import Times, bursts, poisson
 from loadtest.bench.stages import spent
 from loadtest.durations import Durations
-from loadtest.generator import Limits, Target, closed_loop, open_loop
+from loadtest.generator import LoadLimits, Target, closed_loop, open_loop
 from loadtest.http_client import Client, ClientError
 from loadtest.latency import measure_latency
 from loadtest.requests import http_request, some_bodies
@@ -22,7 +22,7 @@ from loadtest.traffic import Mix, Traffic, mix_text
 from msd.report import Heard
 
 # Overload is part of the picture: what it leaves unanswered is counted.
-_LIMITS = Limits(goes_on=True)
+_LIMITS = LoadLimits(goes_on=True)
 _LOCUST_WITHIN_S = 60.0
 _FORMAT = 1
 

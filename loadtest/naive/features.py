@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.naive.rows import Found
+from loadtest.naive.rows import FoundRecords
 from msd.contract.errors import MsdError
 from msd.contract.schema import FeatureSchema
 
@@ -22,7 +22,7 @@ def check_inputs(names: Sequence[str]) -> None:
         raise MsdError(f"the naive service has no input {unknown[0]!r} to give; it has {', '.join(_GIVEN)}")
 
 
-def tiled_inputs(schema: FeatureSchema, found: Found, wanted: Sequence[str]) -> Inputs:
+def tiled_inputs(schema: FeatureSchema, found: FoundRecords, wanted: Sequence[str]) -> Inputs:
     """The wanted inputs, each with N rows: those of the user are repeated."""
     count, kept, length = len(found.items), len(found.history), schema.history.length
     inputs: Inputs = {}

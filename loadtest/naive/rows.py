@@ -17,7 +17,7 @@ from msd.contract.rows import Records, RowCodec, RowSide, unpack_history
 _SIDES: tuple[RowSide, ...] = ("user", "item")
 
 
-class Found(NamedTuple):
+class FoundRecords(NamedTuple):
     """One user's record [1] and history, and records [N] of items; what is not known has the record of the missing."""
 
     user: Records
@@ -69,7 +69,7 @@ class NaiveRows:
         self._length = bundle.schema.history.length
         self._values = values
 
-    async def find(self, user_id: str, item_ids: Sequence[str]) -> Found:
+    async def find(self, user_id: str, item_ids: Sequence[str]) -> FoundRecords:
         """The user first, because his history is in his row; then the candidates and the history in one go."""
         (value,) = await self._values.get("user", [user_id])
         codec = self._codecs["user"]
@@ -78,7 +78,7 @@ class NaiveRows:
         values = await self._values.get("item", [*item_ids, *history])
         count = len(item_ids)
         known = [one for one in values[count:] if one is not None][-self._length :]
-        return Found(user, self._records("item", known), self._records("item", values[:count]))
+        return FoundRecords(user, self._records("item", known), self._records("item", values[:count]))
 
     def _records(self, side: RowSide, values: Sequence[bytes | None]) -> Records:
         codec = self._codecs[side]

@@ -11,7 +11,7 @@ _RATE_INTERVAL = "10s"
 _OTHERS = ("$namespace", "$job")
 
 
-class Curve(NamedTuple):
+class PanelCurve(NamedTuple):
     """A line of a panel, by its legend."""
 
     name: str
@@ -23,7 +23,7 @@ class Shown(NamedTuple):
 
     where: str
     title: str
-    curves: tuple[Curve, ...]
+    curves: tuple[PanelCurve, ...]
     panel: Panel | None = None
 
     @property
@@ -51,7 +51,7 @@ def rules_shown(run: Watched) -> list[Shown]:
     """All recording rules."""
     names = [rule["name"] for rule in run.prometheus.rules() if rule["type"] == "recording"]
     return [
-        Shown("recording rules", name, tuple(Curve(str(one.labels), one.points) for one in _told(name, run)))
+        Shown("recording rules", name, tuple(PanelCurve(str(one.labels), one.points) for one in _told(name, run)))
         for name in names
     ]
 
@@ -66,9 +66,9 @@ def alerts_seen(run: Watched) -> list[str]:
     return sorted({f"{one.labels['alertname']} {one.labels['alertstate']}" for one in _told("ALERTS", run)})
 
 
-def _curves(panel: Panel, run: Watched) -> tuple[Curve, ...]:
+def _curves(panel: Panel, run: Watched) -> tuple[PanelCurve, ...]:
     return tuple(
-        Curve(_named(query.legend, one.labels), one.points)
+        PanelCurve(_named(query.legend, one.labels), one.points)
         for query in panel.queries
         for one in _told(_filled(query.expr), run)
     )

@@ -13,8 +13,8 @@ from typing import NamedTuple
 from loadtest.bench.processes import Running, Service, ours, publish, told
 from loadtest.bench.redis import RedisProcess
 from loadtest.chaos.bundles import point_to
-from loadtest.chaos.load import Load
-from loadtest.generator import Limits, Target, closed_loop
+from loadtest.chaos.load import BackgroundLoad
+from loadtest.generator import LoadLimits, Target, closed_loop
 from loadtest.observe.ad_server import AdServer
 from loadtest.observe.prometheus import Prometheus, prometheus
 from loadtest.requests import http_request, in_columns, some_bodies
@@ -24,7 +24,7 @@ from msd.contract.errors import MsdError
 
 _MIX = {50: 3.0, 200: 1.0}
 _BODIES = 400
-_LIMITS = Limits(goes_on=True)
+_LIMITS = LoadLimits(goes_on=True)
 _BURST_CLIENTS, _BURST_S, _BURST_DEADLINE_MS = 48, 5.0, 25
 _EXPERIMENT = {
     "salt": "observed",
@@ -117,7 +117,10 @@ def _happenings(url: str, bodies: list[bytes], bundles: Path, other: Path, redis
 def _run(url: str, bodies: list[bytes], happenings: list[Happening], plan: ObservePlan) -> list[tuple[float, str]]:
     """Load, and meanwhile what happens; when each did, in unix seconds."""
     marks: list[tuple[float, str]] = []
-    with AdServer(url, bodies).asking(), Load(Target(url, in_columns(bodies)), plan.rate, plan.seconds) as load:
+    with (
+        AdServer(url, bodies).asking(),
+        BackgroundLoad(Target(url, in_columns(bodies)), plan.rate, plan.seconds) as load,
+    ):
         for one in happenings:
             load.until(one.share * plan.seconds)
             marks.append((time.time(), one.what))

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from loadtest.observe.found import Curve, Shown
+from loadtest.observe.found import PanelCurve, Shown
 from loadtest.observe.live import Watched
 from msd.dashboards.board import Board, Panel, Unit
 from msd.drawing import to_png
@@ -51,7 +51,7 @@ def _happened(run: Watched) -> str:
     return " · ".join(f"{number} {what}" for number, (_, what) in enumerate(run.marks, start=1))
 
 
-def _draw(axes: Axes, panel: Panel, curves: Sequence[Curve], run: Watched) -> None:
+def _draw(axes: Axes, panel: Panel, curves: Sequence[PanelCurve], run: Watched) -> None:
     scale = 1 / _MB if panel.unit == "bytes" else 1.0
     if panel.is_stacked:
         _stack(axes, curves, run)
@@ -80,7 +80,7 @@ def _draw(axes: Axes, panel: Panel, curves: Sequence[Curve], run: Watched) -> No
         axes.legend(handles[:_MOST_NAMED], names[:_MOST_NAMED], fontsize=5.5, frameon=False, loc="upper left", ncols=2)
 
 
-def _stack(axes: Axes, curves: Sequence[Curve], run: Watched) -> None:
+def _stack(axes: Axes, curves: Sequence[PanelCurve], run: Watched) -> None:
     """One upon the other; what never was anything is left out."""
     seconds = np.arange(int(run.end - run.start) + 1)
     floor = np.zeros(len(seconds))

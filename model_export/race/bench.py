@@ -18,7 +18,7 @@ from model_export.race.figures import (
     REFERENCE,
     SHOWN,
     Form,
-    Measured,
+    RaceFigures,
     Timed,
     Times,
     by_text,
@@ -84,7 +84,7 @@ def bench_graph(plan: GraphPlan, work: Path, bundle: Path | None, heard: Heard) 
             of_bundle = races.timed("the bundle's ranker", raced, plan.counts, plan.seconds)
     heard("Done", 1, 1)
     best = fastest(models[REFERENCE].blocks, {one: graph_in(one) for one in _accepted(precisions.tried)})
-    figures = summarised(Measured(models, without_rule, of_bundle, difference, best))
+    figures = summarised(RaceFigures(models, without_rule, of_bundle, difference, best))
     return figures | {
         "reference": _quality(trained, precisions.tried),
         "lean": _leaner(plan.study, leaner, of_leaner),

@@ -44,7 +44,7 @@ def leaner_in(name: str, form: Form) -> str:
 
 
 @dataclass(frozen=True)
-class Measured:
+class RaceFigures:
     """Times of each model's contestants; of the reference model, with one rule off; of a bundle's ranker."""
 
     models: Mapping[str, Timed]
@@ -55,7 +55,7 @@ class Measured:
     """The fastest in a block of its own, at 200 candidates, of those that scored well enough."""
 
 
-def summarised(measured: Measured) -> dict[str, Any]:
+def summarised(measured: RaceFigures) -> dict[str, Any]:
     """All figures, ready for JSON; ratios are of times in turns, but for those under `in_blocks`."""
     best, floor = graph_in(measured.precision), floor_of(measured.precision)
     turns = {name: timed.turns for name, timed in measured.models.items()}

@@ -32,7 +32,7 @@ class Predictions(NamedTuple):
     own: float
 
 
-class Rows(NamedTuple):
+class TestRows(NamedTuple):
     """The test rows, in the dataset's order: labels [n], a number for each one's user [n], and whether its user and
     item both have training rows [n]."""
 
@@ -41,14 +41,14 @@ class Rows(NamedTuple):
     warm: NDArray[np.bool_]
 
 
-def rows_of(dataset: Dataset) -> Rows:
+def rows_of(dataset: Dataset) -> TestRows:
     """The rows that test is measured on."""
     parts = split_events(dataset.events, dataset.config)
     events = dataset.events.filter(parts == Part.TEST)
     training = dataset.events.filter(parts <= Part.TRAIN)
     warm = [events[name].is_in(training[name].unique().implode()).to_numpy() for name in ("user_id", "item_id")]
     users = events["user_id"].rank("dense").cast(pl.Int64).to_numpy()
-    return Rows(events["label"].to_numpy().astype(np.float64), users, warm[0] & warm[1])
+    return TestRows(events["label"].to_numpy().astype(np.float64), users, warm[0] & warm[1])
 
 
 def valid_auc(dataset: Dataset, probabilities: Floats) -> float:

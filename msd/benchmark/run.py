@@ -15,9 +15,9 @@ from typing import Protocol as Interface
 import numpy as np
 import polars as pl
 
-from msd.benchmark.predictions import Predictions, Rows, keep, kept, rows_of, valid_auc
+from msd.benchmark.predictions import Predictions, TestRows, keep, kept, rows_of, valid_auc
 from msd.benchmark.protocol import FORMAT, Folders, Protocol, write_knowledge
-from msd.benchmark.vectors import NOBODY, Sources, with_vectors
+from msd.benchmark.vectors import NOBODY, VectorSources, with_vectors
 from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.split import Part, split_events
 from msd.dataset.texts import student_texts
@@ -56,7 +56,7 @@ class Results:
     """rows: the test rows by seed. found: by variant, the predictions of each of its seeds. distilling: the seconds
     that students took, whenever that was."""
 
-    rows: Mapping[int, Rows]
+    rows: Mapping[int, TestRows]
     found: Mapping[str, Mapping[int, Predictions]]
     distilling: float
 
@@ -64,7 +64,7 @@ class Results:
 def run_benchmark(protocol: Protocol, data: Path, work: Path, seeds: Sequence[int], show: Show) -> Results:
     """Prepares the data, distils the student, and has all variants trained that `work` does not hold already."""
     show.part("preparing", 0, 1)
-    runner = Runner(protocol, data, work, show)
+    runner = BenchmarkRunner(protocol, data, work, show)
     due = [
         (variant, seed)
         for seed in seeds
@@ -93,7 +93,7 @@ class _Made(NamedTuple):
     vectors: StudentVectors | None = None
 
 
-class Runner:
+class BenchmarkRunner:
     """One benchmark's data and student, and what each variant and seed makes of them."""
 
     def __init__(self, protocol: Protocol, data: Path, work: Path, show: Show) -> None:
@@ -101,7 +101,9 @@ class Runner:
         self._folders = folders = protocol.prepare(data, work, show.advance)
         self._dataset, self._knowledge = load_dataset(folders.dataset), load_knowledge(folders.knowledge)
         student = self._distilled(folders, work / _STUDENT)
-        self._sources = Sources(self._dataset, self._knowledge, student, show.advance, users=protocol.user_vectors)
+        self._sources = VectorSources(
+            self._dataset, self._knowledge, student, show.advance, users=protocol.user_vectors
+        )
         self._latest: tuple[int, Dataset] | None = None
         # Of the latest seed's dataset: by whether there is a place for vectors.
         self._features: dict[bool, Features] = {}

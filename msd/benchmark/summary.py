@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from msd.benchmark.predictions import Floats, Rows
+from msd.benchmark.predictions import Floats, TestRows
 from msd.benchmark.protocol import Protocol
 from msd.benchmark.run import Results
 from msd.ranker.bootstrap import compare_by_seed, resample_metrics
@@ -17,11 +17,11 @@ TEST = "paired bootstrap over users and seeds together, {resamples} resamples, t
 Figures = dict[str, Any]
 
 
-class Measured:
+class BenchmarkMetrics:
     """All variants on the same test rows: each one's metrics, and how sure the difference of any two is."""
 
     def __init__(self, results: Results, resamples: int) -> None:
-        self.rows: Rows = next(iter(results.rows.values()))
+        self.rows: TestRows = next(iter(results.rows.values()))
         self.found = {name: [by_seed[seed] for seed in sorted(by_seed)] for name, by_seed in results.found.items()}
         every = np.ones(len(self.rows.warm), bool)
         self._where = {"all": every, "live": every, "warm": self.rows.warm, "cold": ~self.rows.warm}
@@ -75,7 +75,7 @@ class Measured:
 
 def summarise(protocol: Protocol, results: Results, resamples: int) -> Figures:
     """Everything in the JSON that comes from the predictions; docs/benchmarks.md says what each figure means."""
-    measured = Measured(results, resamples)
+    measured = BenchmarkMetrics(results, resamples)
     ours, auc, live = measured.mean(OURS), measured.auc(OURS), _mean(measured.auc(OURS, "live") or [None])
     figures: Figures = {
         "model": OURS,
@@ -99,7 +99,7 @@ def summarise(protocol: Protocol, results: Results, resamples: int) -> Figures:
     return {**figures, "ensemble": measured.ensemble(OURS)}
 
 
-def _entry(measured: Measured, name: str) -> Figures:
+def _entry(measured: BenchmarkMetrics, name: str) -> Figures:
     """One line of a table. gain: of ours over it; untuned_gain: of ours before tuning, with which an ablation shares
     all but what it is named after."""
     figures = measured.mean(name)

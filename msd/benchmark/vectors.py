@@ -30,7 +30,7 @@ _LEADING = 32
 NOBODY = LevelVectors([], np.zeros((0, VECTOR_DIM), np.float32))
 
 
-class Sources:
+class VectorSources:
     """The vectors of one dataset by their source, each made when first asked for; of items alone unless `users`."""
 
     def __init__(

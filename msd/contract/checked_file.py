@@ -21,7 +21,7 @@ _BLOCK_BITS = 12
 BLOCK = 1 << _BLOCK_BITS
 
 
-class Place(NamedTuple):
+class SectionPlace(NamedTuple):
     """Where a section is, counted from the first section's first byte."""
 
     start: int
@@ -70,7 +70,7 @@ class CheckedFile:
         self._lock = threading.Lock()
         self.body = _lazy_memory(size)
 
-    def section(self, place: Place) -> "Section":
+    def section(self, place: SectionPlace) -> "Section":
         """A part of the file to read from."""
         return Section(self, place, self.body[place.start : place.start + place.size])
 
@@ -116,7 +116,7 @@ class CheckedFile:
 class Section:
     """One section. `bytes` may be read where `prove` has been."""
 
-    def __init__(self, file: CheckedFile, place: Place, content: NDArray[np.uint8]) -> None:
+    def __init__(self, file: CheckedFile, place: SectionPlace, content: NDArray[np.uint8]) -> None:
         self._file, self._start, self.bytes = file, place.start, content
 
     def prove(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> None:

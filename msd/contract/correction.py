@@ -75,7 +75,7 @@ class Correction(BaseModel):
         return corrected
 
 
-class Learned(Correction):
+class LearnedCorrection(Correction):
     """A correction, and what it was learned from: impressions and clicks, the latest at `at` (Unix seconds)."""
 
     at: Annotated[float, Field(ge=0)]
@@ -87,10 +87,10 @@ class _File(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     format_version: Literal[1] = 1
-    bundles: Annotated[dict[str, Learned], Field(max_length=_MAX_BUNDLES)]
+    bundles: Annotated[dict[str, LearnedCorrection], Field(max_length=_MAX_BUNDLES)]
 
 
-def read_corrections(path: Path) -> dict[str, Learned]:
+def read_corrections(path: Path) -> dict[str, LearnedCorrection]:
     """Corrections by bundle_id; none where there is no file. Raises CorrectionError, which says what is wrong with it,
     and where."""
     try:
@@ -107,6 +107,6 @@ def read_corrections(path: Path) -> dict[str, Learned]:
         raise CorrectionError(f"{path}: {place or 'the file'}: {words}; `msd recalibrate` writes it") from None
 
 
-def write_corrections(path: Path, bundles: Mapping[str, Learned]) -> None:
+def write_corrections(path: Path, bundles: Mapping[str, LearnedCorrection]) -> None:
     """Replace the file."""
     write_text_atomic(path, _File(bundles=dict(bundles)).model_dump_json(indent=2) + "\n")

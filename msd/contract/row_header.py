@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from msd.contract.checked_file import BLOCK, OpenFile, Place
+from msd.contract.checked_file import BLOCK, OpenFile, SectionPlace
 from msd.contract.errors import BundleError
 from msd.contract.id_index import WINDOW, WORD
 
@@ -32,11 +32,11 @@ class RowHeader(BaseModel):
     homes: Annotated[int, Field(ge=1)]
     seed: Annotated[int, Field(ge=0, lt=2**64)]
     width: Annotated[int, Field(ge=WORD, multiple_of=WORD)]
-    slots: Place
-    ids: Place
-    row_starts: Place
-    rows: Place
-    checksums: Place
+    slots: SectionPlace
+    ids: SectionPlace
+    row_starts: SectionPlace
+    rows: SectionPlace
+    checksums: SectionPlace
 
     @model_validator(mode="after")
     def _sections_follow_each_other(self) -> Self:

@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from msd.contract.checked_file import BLOCK, Place
+from msd.contract.checked_file import BLOCK, SectionPlace
 from msd.contract.errors import BundleError
 from msd.contract.files import atomic_file
 from msd.contract.id_index import Words, build_index, encode_ids, hash_all, id_width
@@ -50,9 +50,9 @@ def write_row_file(
     }
     places, start = {}, 0
     for name, (size, _) in sections.items():
-        places[name] = Place(start, size)
+        places[name] = SectionPlace(start, size)
         start += size
-    places["checksums"] = Place(start, 4 * -(-start // BLOCK))
+    places["checksums"] = SectionPlace(start, 4 * -(-start // BLOCK))
     about = {"bundle_id": bundle_id, "side": codec.side, "count": len(ids), "record_dtype": str(codec.dtype.descr)}
     header = RowHeader.model_validate({**about, "homes": index.homes, "seed": seed, "width": width, **places})
     with atomic_file(path) as file:

@@ -17,7 +17,7 @@ Count = int | float | str | None
 
 
 @dataclass(frozen=True)
-class Report:
+class DatasetReport:
     """Problems make a dataset unusable; counts (of the rows in order) and notes (what follows from its gaps) do not.
 
     The name is None if nothing was read.
@@ -42,25 +42,25 @@ class Report:
         }
 
 
-def check_dataset(folder: Path) -> Report:
+def check_dataset(folder: Path) -> DatasetReport:
     """Checks a dataset; never raises for what is wrong in it."""
     try:
         dataset, problems = inspect_dataset(folder)
     except DatasetError as error:
-        return Report(None, error.problems, {})
+        return DatasetReport(None, error.problems, {})
     if dataset is None:
-        return Report(None, tuple(problems), {})
+        return DatasetReport(None, tuple(problems), {})
     counts = _counts(dataset)
     if problems and dataset.events.is_empty():
-        return Report(dataset.config.name, tuple(problems), counts)
+        return DatasetReport(dataset.config.name, tuple(problems), counts)
     try:
         parts = pl.Series("part", split_events(dataset.events, dataset.config))
     except DatasetError as error:
         problems += error.problems
-        return Report(dataset.config.name, tuple(problems), counts)
+        return DatasetReport(dataset.config.name, tuple(problems), counts)
     problems += _one_sided(dataset)
     counts |= _part_counts(dataset, dataset.events.with_columns(parts))
-    return Report(dataset.config.name, tuple(problems), counts, tuple(outlook(dataset, parts)))
+    return DatasetReport(dataset.config.name, tuple(problems), counts, tuple(outlook(dataset, parts)))
 
 
 def _one_sided(dataset: Dataset) -> list[Problem]:

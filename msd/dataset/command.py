@@ -8,12 +8,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from msd.dataset.check import Report, check_dataset
+from msd.dataset.check import DatasetReport, check_dataset
 from msd.dataset.draft import NO_USER, Draft
 from msd.dataset.ml_100k import write_ml_100k
 from msd.dataset.problem import alike
 from msd.dataset.roles import RoleName
-from msd.dataset.scaffold import Sources, init_dataset
+from msd.dataset.scaffold import SourceFiles, init_dataset
 from msd.dataset.upworthy import write_headline_tests
 
 app = typer.Typer(
@@ -90,7 +90,7 @@ def init(
     chosen = {role: column for role, column in named.items() if column is not None}
     console = Console()
     with console.status("Reading"):
-        sources = Sources(table, items, users)
+        sources = SourceFiles(table, items, users)
         draft, report = init_dataset(sources, out, chosen, in_order=no_time, no_user=no_user, sample=sample)
     _print_draft(draft, console)
     _print(report, console)
@@ -132,7 +132,7 @@ def check(
         raise typer.Exit(1)
 
 
-def _print(report: Report, console: Console) -> None:
+def _print(report: DatasetReport, console: Console) -> None:
     if report.problems:
         table = Table("file", "row", "column", "problem", title=_title(len(report.problems)), title_style="bold red")
         told = alike(report.problems)

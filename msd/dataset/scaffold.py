@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from msd.contract.files import write_bytes_atomic, write_text_atomic
-from msd.dataset.check import Report, check_dataset
+from msd.dataset.check import DatasetReport, check_dataset
 from msd.dataset.config import CONFIG_FILE, RESERVED_NAMES
 from msd.dataset.core import read_any_ids, read_core, refuse
 from msd.dataset.draft import Draft, Feature, Side, draft_text
@@ -26,7 +26,7 @@ _MOSTLY = 0.8
 
 
 @dataclass(frozen=True)
-class Sources:
+class SourceFiles:
     """The files that a dataset is made of."""
 
     events: Path
@@ -45,14 +45,14 @@ class _Columns:
 
 
 def init_dataset(
-    sources: Sources,
+    sources: SourceFiles,
     out: Path,
     chosen: Mapping[RoleName, str],
     *,
     in_order: bool = False,
     no_user: bool = False,
     sample: int | None = None,
-) -> tuple[Draft, Report]:
+) -> tuple[Draft, DatasetReport]:
     """Writes a dataset into `out`, an empty or new folder, and checks it; what was guessed is in the draft.
 
     chosen: columns of the events by role, where a person named them. in_order: the rows' order is the time.

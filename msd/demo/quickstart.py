@@ -22,7 +22,7 @@ from msd.dataset.split import Part, split_events
 from msd.dataset.texts import student_texts
 from msd.demo.serving import run_service
 from msd.demo.steps import Line, Steps
-from msd.duration import USUAL_EPOCHS, Machine, Rows, about, encoding, evaluating, exporting, tokens_of, training
+from msd.duration import USUAL_EPOCHS, Machine, PartRows, about, encoding, evaluating, exporting, tokens_of, training
 from msd.step import STEP_FILE
 
 app = typer.Typer(add_completion=False)
@@ -146,7 +146,7 @@ def _lines(dataset: Dataset, data: Path, out: Path) -> dict[str, Line]:
 
 def _plan(dataset: Dataset, out: Path, names: list[str]) -> dict[str, float]:
     """About how many seconds each step takes on this machine; none, where its folder says that it is done."""
-    machine, rows = Machine.measured(), Rows.of(dataset)
+    machine, rows = Machine.measured(), PartRows.of(dataset)
     tokens = sum(tokens_of(texts.values()) for texts in student_texts(dataset))
     seconds = {
         "distill": encoding(machine, tokens),

@@ -22,7 +22,7 @@ _FEWEST_EVENTS, _FEWEST_CLICKS = 15, 5
 _WORDS = 110
 
 
-class Place(NamedTuple):
+class RankedCandidate(NamedTuple):
     """One candidate as ranked: `rank_without` and `pctr_without` are the same model's without semantics."""
 
     rank: int
@@ -41,7 +41,7 @@ class Showcase(NamedTuple):
     user_id: str
     request: dict[str, Any]
     candidates: int
-    top: list[Place]
+    top: list[RankedCandidate]
 
 
 def show_user(dataset: Dataset, bundle: Path, url: str, url_without: str) -> Showcase:
@@ -67,7 +67,7 @@ def show_user(dataset: Dataset, bundle: Path, url: str, url_without: str) -> Sho
     pctr_without = dict(zip(without["id"], without["pctr"], strict=True))
     words = _words(bundle)
     top = [
-        Place(
+        RankedCandidate(
             rank,
             item,
             words.get(item, {}).get("title") or item,

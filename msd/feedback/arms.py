@@ -30,7 +30,7 @@ class Estimate(NamedTuple):
     ci95: tuple[float, float]
 
 
-class Difference(NamedTuple):
+class ArmDifference(NamedTuple):
     """Of an arm from the champion: absolute, relative (None where the champion's figure is 0), and how sure (None where
     there is nothing to tell it by)."""
 
@@ -50,7 +50,7 @@ class ArmFigures:
     unpriced_clicks: int
     predicted_over_observed: float | None
     figures: dict[str, Estimate]
-    differences: dict[str, Difference] | None
+    differences: dict[str, ArmDifference] | None
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Ratios:
         """The figure of an arm."""
         return _estimate(self.values[arm], self.parts[:, arm])
 
-    def difference(self, arm: int) -> Difference:
+    def difference(self, arm: int) -> ArmDifference:
         """Of an arm from the first. A user who was in both counts in both."""
         ours, theirs = self.values[arm], self.values[0]
         absolute = _estimate(ours - theirs, self.parts[:, arm] - self.parts[:, 0])
@@ -145,7 +145,7 @@ class Ratios:
             relative = _estimate(ours / theirs - 1, self.parts[:, arm] / theirs - ours * self.parts[:, 0] / theirs**2)
         error = _error(self.parts[:, arm] - self.parts[:, 0])
         p = math.erfc(abs(absolute.value) / error / math.sqrt(2)) if error > 0 else None
-        return Difference(absolute, relative, p)
+        return ArmDifference(absolute, relative, p)
 
 
 def _error(parts: Floats) -> float:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from msd.contract.files import write_text_atomic
 from msd.drawing import to_svg
-from msd.feedback.arms import METRICS, ArmFigures, Difference, Estimate, RatioMismatch
+from msd.feedback.arms import METRICS, ArmDifference, ArmFigures, Estimate, RatioMismatch
 from msd.page import render_page
 
 SURE_MISMATCH = 0.001
@@ -80,7 +80,7 @@ def write_page(path: Path, arms: Mapping[str, ArmFigures], mismatch: RatioMismat
     write_text_atomic(path, page)
 
 
-def _differences(arms: Mapping[str, ArmFigures]) -> list[tuple[str, str, Difference]]:
+def _differences(arms: Mapping[str, ArmFigures]) -> list[tuple[str, str, ArmDifference]]:
     return [
         (arm, metric, one.differences[metric]) for arm, one in arms.items() if one.differences for metric in METRICS
     ]

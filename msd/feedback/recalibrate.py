@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from msd.contract.correction import MAX_LOG_SLOPE, MAX_SHIFT, Learned
+from msd.contract.correction import MAX_LOG_SLOPE, MAX_SHIFT, LearnedCorrection
 
 Floats = NDArray[np.float64]
 # Chosen on CoLLM's valid period (decision 41): the standard deviation of shift and slope before there is any click, and
@@ -34,10 +34,10 @@ class Impressions(NamedTuple):
     at: Floats
 
 
-class Outcome(NamedTuple):
+class Recalibration(NamedTuple):
     """What is to be in force, None for no correction, and why. `is_broken`: the events cannot be right."""
 
-    learned: Learned | None
+    learned: LearnedCorrection | None
     why: str
     is_broken: bool = False
 
@@ -53,14 +53,18 @@ class _Line(NamedTuple):
         return self.centre + self.shift + self.slope * (logits - self.centre)
 
 
-def learn(shown: Impressions, previous: Learned | None, half_life_s: float) -> Outcome:
+def learn(shown: Impressions, previous: LearnedCorrection | None, half_life_s: float) -> Recalibration:
     """The correction after these impressions; `previous` is in force."""
     clicks = int(shown.labels.sum())
     if min(clicks, len(shown.labels) - clicks) < _LEAST_CLICKS:
-        return Outcome(previous, f"kept: {clicks} clicks on {len(shown.labels)} impressions are too few to learn from")
+        return Recalibration(
+            previous, f"kept: {clicks} clicks on {len(shown.labels)} impressions are too few to learn from"
+        )
     current = _Line() if previous is None else _Line(previous.centre, previous.shift, previous.slope)
     if (silent := _silent(current(shown.logits), shown.labels)) is not None:
-        return Outcome(previous, f"kept: no click on the latest {silent} impressions; are clicks still sent?", True)
+        return Recalibration(
+            previous, f"kept: no click on the latest {silent} impressions; are clicks still sent?", True
+        )
     now = float(shown.at[-1])
     weights = 0.5 ** ((now - shown.at) / half_life_s)
     fitted = _fit(shown, weights)
@@ -72,10 +76,10 @@ def learn(shown: Impressions, previous: Learned | None, half_life_s: float) -> O
         since = float(shown.at[0]) if previous is None else previous.at
         line, why = _step(current, fitted, RATE_PER_HOUR * max(0.0, now - since) / 3_600)
     elif previous is None:
-        return Outcome(None, "none: clicks agree with the model")
+        return Recalibration(None, "none: clicks agree with the model")
     else:
         line, why = current, "kept: clicks agree with it"
-    return Outcome(Learned(**line._asdict(), at=now, impressions=len(shown.labels), clicks=clicks), why)
+    return Recalibration(LearnedCorrection(**line._asdict(), at=now, impressions=len(shown.labels), clicks=clicks), why)
 
 
 def _fit(shown: Impressions, weights: Floats) -> _Line:

@@ -9,11 +9,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from msd.contract.correction import Learned, read_corrections, write_corrections
+from msd.contract.correction import LearnedCorrection, read_corrections, write_corrections
 from msd.feedback.errors import FeedbackError
 from msd.feedback.files import read_events, read_requests, request_files
 from msd.feedback.impressions import join
-from msd.feedback.recalibrate import Impressions, Outcome, learn
+from msd.feedback.recalibrate import Impressions, Recalibration, learn
 
 _KEPT = ("bundle_id", "received_at", "correction")
 # A bundle without a logged request for so many half-lives is forgotten.
@@ -45,7 +45,7 @@ def main(
     shown = _settled(logs, 3_600 * window_hours, 3_600 * settle_hours)
     half_life_s, console = 86_400 * half_life_days, Console()
     table = Table("bundle", "impressions", "clicks", "model ÷ clicks", "corrected ÷ clicks", "shift", "slope", "")
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, Recalibration] = {}
     for (bundle_id,), frame in shown.sort("received_at").group_by("bundle_id", maintain_order=True):
         impressions, bundle = _impressions(frame), str(bundle_id)
         outcomes[bundle] = learn(impressions, corrections.get(bundle), half_life_s)
@@ -91,9 +91,9 @@ def _impressions(frame: pl.DataFrame) -> Impressions:
     )
 
 
-def _told(shown: Impressions, outcome: Outcome) -> tuple[str, ...]:
+def _told(shown: Impressions, outcome: Recalibration) -> tuple[str, ...]:
     learned, clicks = outcome.learned, shown.labels.sum()
-    line = Learned(at=0, impressions=0, clicks=0) if learned is None else learned
+    line = LearnedCorrection(at=0, impressions=0, clicks=0) if learned is None else learned
     model = (1 / (1 + np.exp(-shown.logits))).astype(np.float32)
     ratios = [f"{scores.sum() / clicks:.3f}" if clicks else "–" for scores in (model, line(model))]
     counts = f"{len(shown.labels)}", f"{clicks:.0f}"

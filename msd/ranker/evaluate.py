@@ -27,7 +27,7 @@ from msd.ranker.metrics import Labels, Probabilities, Weights, calibration, meas
 from msd.ranker.slices import Slice, slice_rows, unmeasurable
 from msd.ranker.text_baselines import text_baselines
 from msd.ranker.train import predict, predict_logits
-from msd.ranker.verdict import Served, judge_semantics
+from msd.ranker.verdict import ServedScores, judge_semantics
 from msd.ranker.within import Compared, how_sure, measure_within
 from msd.student.untaught import untaught_items
 from msd.student.vectors import LevelVectors, StudentVectors
@@ -40,7 +40,7 @@ Figures = dict[str, Any]
 Progress = Callable[[str, int], None]
 
 
-class Measured(NamedTuple):
+class ModelScores(NamedTuple):
     """One model as trained with K seeds: its probabilities [K, n] on the test rows, and what only a network has.
 
     served: its probabilities with live counts; None where its seeds are not of one kind.
@@ -50,19 +50,19 @@ class Measured(NamedTuple):
     seeds: tuple[int, ...]
     test: Probabilities
     figures: Figures
-    served: Served | None = None
+    served: ServedScores | None = None
 
 
-class Rows(NamedTuple):
+class EvaluatedRows(NamedTuple):
     """Of n rows: labels, how many impressions each stands for, and a number for its user."""
 
     labels: Labels
     impressions: Weights
     users: NDArray[np.int64]
 
-    def of(self, places: NDArray[np.int64]) -> "Rows":
+    def of(self, places: NDArray[np.int64]) -> "EvaluatedRows":
         """Some of them."""
-        return Rows(self.labels[places], self.impressions[places], self.users[places])
+        return EvaluatedRows(self.labels[places], self.impressions[places], self.users[places])
 
 
 def evaluate_models(
@@ -86,14 +86,14 @@ def evaluate_models(
     measured, features = _measure_all(data, vectors, models, seed, progress, student)
     done = sum(map(len, models.values()))
     test = features.of_part(Part.TEST)
-    rows = Rows(*features.outcomes(test), features.user.rows.numpy()[test].astype(np.int64))
+    rows = EvaluatedRows(*features.outcomes(test), features.user.rows.numpy()[test].astype(np.int64))
     progress("Growing the baseline's trees", done)
     trees = counts_baseline(features, test, seed)
-    measured.append(Measured(BASELINE, (seed,), trees[None], {}))
+    measured.append(ModelScores(BASELINE, (seed,), trees[None], {}))
     if with_texts:
         progress("Fitting models of texts alone", done)
         found = text_baselines(features, student_texts(data)[0], test)
-        measured += [Measured(name, (seed,), one[None], {}) for name, one in found]
+        measured += [ModelScores(name, (seed,), one[None], {}) for name, one in found]
     progress("Resampling users and rows", done + 1)
     units = {"users": rows.users, "rows": np.arange(len(test))}
     every = np.concatenate([one.test for one in measured])
@@ -111,14 +111,14 @@ def evaluate_models(
         "within": _within(features, rows, test, measured, resamples, seed) if is_counted(data.events) else None,
         "slices": [_slice_figures(one, rows, measured, resamples, seed) for one in slices],
     }
-    progress("Measured", done + OTHER_WORK)
+    progress("ModelScores", done + OTHER_WORK)
     return results
 
 
 def _verdict(
     data: Dataset,
-    measured: Sequence[Measured],
-    rows: Rows,
+    measured: Sequence[ModelScores],
+    rows: EvaluatedRows,
     models: Mapping[str, Sequence[Path]],
     resamples: int,
     seed: int,
@@ -160,10 +160,10 @@ def _measure_all(
     seed: int,
     progress: Progress,
     student: Path | None,
-) -> tuple[list[Measured], Features]:
+) -> tuple[list[ModelScores], Features]:
     """Every model, and features by which all of them have the same rows, labels and users."""
     texts, _ = student_texts(data)
-    measured: list[Measured] = []
+    measured: list[ModelScores] = []
     known: dict[tuple[str, str | None], Features] = {}
     done = 0
     for name, folders in models.items():
@@ -191,7 +191,7 @@ def _measure_model(
     seed: int,
     untaught: LevelVectors | None,
     counted: bool,
-) -> Measured:
+) -> ModelScores:
     test, valid = features.of_part(Part.TEST), features.of_part(Part.VALID)
     labels, impressions = features.outcomes(test)
     whole = predict(trained, features, test)
@@ -210,10 +210,12 @@ def _measure_model(
         "degradation": degradation_curves(labels, whole, rungs, seed, impressions),
     }
     seeds, semantics = (int(record.training["seed"]),), trained.schema.semantic("item") is not None
-    return Measured("", seeds, whole[None], figures, Served("", record.config.network, seeds, semantics, live[None]))
+    return ModelScores(
+        "", seeds, whole[None], figures, ServedScores("", record.config.network, seeds, semantics, live[None])
+    )
 
 
-def _family(name: str, parts: Sequence[Measured]) -> Measured:
+def _family(name: str, parts: Sequence[ModelScores]) -> ModelScores:
     """A model's seeds in their order: figures averaged, the training curve of the first."""
     parts = sorted(parts, key=lambda one: one.seeds)
     seeds = tuple(seed for one in parts for seed in one.seeds)
@@ -229,10 +231,10 @@ def _family(name: str, parts: Sequence[Measured]) -> Measured:
         "calibrations": _mean([one["calibrations"] for one in every]),
         "degradation": {name: _mean([one["degradation"][name] for one in every]) for name in rungs},
     }
-    return Measured(name, seeds, np.concatenate([one.test for one in parts]), figures, _served(name, seeds, parts))
+    return ModelScores(name, seeds, np.concatenate([one.test for one in parts]), figures, _served(name, seeds, parts))
 
 
-def _served(name: str, seeds: tuple[int, ...], parts: Sequence[Measured]) -> Served | None:
+def _served(name: str, seeds: tuple[int, ...], parts: Sequence[ModelScores]) -> ServedScores | None:
     """The seeds as one; None where they are not of one kind."""
     every = [one.served for one in parts if one.served]
     if len({(one.network, one.semantics) for one in every}) != 1:
@@ -257,9 +259,9 @@ def _compared(features: Features, events: NDArray[np.int64]) -> Compared:
 
 def _within(
     features: Features,
-    rows: Rows,
+    rows: EvaluatedRows,
     test: NDArray[np.int64],
-    measured: Sequence[Measured],
+    measured: Sequence[ModelScores],
     resamples: int,
     seed: int,
 ) -> Figures | None:
@@ -271,7 +273,7 @@ def _within(
     return measure_within(compared, models, measured[0].name, resamples, seed)
 
 
-def _figures(one: Measured, rows: Rows, samples: Mapping[str, Resampled]) -> Figures:
+def _figures(one: ModelScores, rows: EvaluatedRows, samples: Mapping[str, Resampled]) -> Figures:
     by_seed = [measure(rows.labels, probabilities, rows.users, rows.impressions) for probabilities in one.test]
     labels, impressions = (np.tile(column, len(by_seed)) for column in (rows.labels, rows.impressions))
     pooled = calibration(labels, one.test.flatten(), impressions)
@@ -299,7 +301,7 @@ def _deviation(by_seed: Sequence[Mapping[str, float | None]]) -> dict[str, float
     }
 
 
-def _of(samples: Mapping[str, Resampled], measured: Sequence[Measured], one: Measured) -> dict[str, Resampled]:
+def _of(samples: Mapping[str, Resampled], measured: Sequence[ModelScores], one: ModelScores) -> dict[str, Resampled]:
     """What was resampled of one model's seeds, which stand after those of the models before it."""
     start = sum(len(other.seeds) for other in measured[: [other.name for other in measured].index(one.name)])
     held = slice(start, start + len(one.seeds))
@@ -307,11 +309,11 @@ def _of(samples: Mapping[str, Resampled], measured: Sequence[Measured], one: Mea
 
 
 def _difference(
-    rows: Rows,
-    one: Measured,
-    other: Measured,
+    rows: EvaluatedRows,
+    one: ModelScores,
+    other: ModelScores,
     samples: Mapping[str, Resampled],
-    measured: Sequence[Measured],
+    measured: Sequence[ModelScores],
 ) -> Figures:
     """One model's AUC and logloss less another's, of their means over seeds; by seed if both have the same seeds."""
     ours, theirs = (_of(samples, measured, model) for model in (one, other))
@@ -336,8 +338,8 @@ def _difference(
 
 def _slice_figures(
     one: Slice,
-    rows: Rows,
-    measured: Sequence[Measured],
+    rows: EvaluatedRows,
+    measured: Sequence[ModelScores],
     resamples: int,
     seed: int,
 ) -> Figures:

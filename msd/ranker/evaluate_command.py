@@ -14,7 +14,7 @@ from rich.table import Table
 from msd.contract.encoder_record import ColdAds
 from msd.contract.files import sha256_file, write_text_atomic
 from msd.dataset.load import load_dataset
-from msd.duration import Machine, Rows, about, evaluating
+from msd.duration import Machine, PartRows, about, evaluating
 from msd.ranker.evaluate import BASELINE, OTHER_WORK, evaluate_models
 from msd.ranker.evaluation_report import write_report
 from msd.ranker.folder import RECORD_FILE, WEIGHTS_FILE, ModelError, load_ranker
@@ -107,7 +107,7 @@ def _evaluate(
         console.print(f"{out}: done before, nothing to do", highlight=False)
         _print(console, known)
         return
-    rows, count = Rows.of(data), sum(map(len, models.values()))
+    rows, count = PartRows.of(data), sum(map(len, models.values()))
     seconds = evaluating(Machine.measured(), rows, count, resamples)
     console.print(
         f"{count} model{'s'[: count > 1]} and trees on {rows.test:,} test rows: {about(seconds)}", highlight=False

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.texts import student_texts
-from msd.duration import USUAL_EPOCHS, Machine, Rows, about, tokens_of, training
+from msd.duration import USUAL_EPOCHS, Machine, PartRows, about, tokens_of, training
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.choice import Training, choose_network, choose_tuning, valid_halves, variants_of
 from msd.ranker.crossfit import CrossfitError, Halves
@@ -227,7 +227,7 @@ class _Job:
 
     def make(self, variants: Sequence[Variant], budget: float | None) -> tuple[TrainedRanker, RankerRecord]:
         """The model of the first variant, or of the one that valid chooses within so many minutes."""
-        start, rows, networks = time.perf_counter(), Rows.of(self.networks.data), self.networks
+        start, rows, networks = time.perf_counter(), PartRows.of(self.networks.data), self.networks
         show = partial(_bar, self.console, steps=networks.settings.steps(rows.train))
         tuning_seconds = self._tell_plan(rows, variants, budget)
         variant, choice = variants[0], None
@@ -241,7 +241,7 @@ class _Job:
             return self._tuned(trained.model, record, features, variant, self.pupil.of(variant))
         return trained.model, record
 
-    def _tell_plan(self, rows: Rows, variants: Sequence[Variant], budget: float | None) -> float:
+    def _tell_plan(self, rows: PartRows, variants: Sequence[Variant], budget: float | None) -> float:
         """Says how much is trained on, and how long that usually takes; returns how much of that tuning takes."""
         machine, most = Machine.measured(), self.networks.settings.epochs
         epochs = min(most, USUAL_EPOCHS)

@@ -10,7 +10,7 @@ from msd.ranker.bootstrap import compare, compare_by_seed, resample_metrics
 from msd.ranker.metrics import Labels, Probabilities, Weights, measure_pooled
 
 
-class Served(NamedTuple):
+class ServedScores(NamedTuple):
     """What one model's K seeds say of the test rows [K, n] with live counts, and whether it reads vectors."""
 
     name: str
@@ -21,7 +21,7 @@ class Served(NamedTuple):
 
 
 def judge_semantics(
-    served: Sequence[Served],
+    served: Sequence[ServedScores],
     labels: Labels,
     users: NDArray[np.int64],
     resamples: int,

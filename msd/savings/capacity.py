@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 
-class Spent(NamedTuple):
+class RequestCost(NamedTuple):
     """What one request of `candidates` candidates takes: seconds at the median and of processor; memory in bytes."""
 
     candidates: int
@@ -33,7 +33,7 @@ class Capacity(NamedTuple):
     per_million: float
 
 
-def capacity(spent: Spent, assumed: Assumed) -> Capacity:
+def capacity(spent: RequestCost, assumed: Assumed) -> Capacity:
     """What a way to score needs for all of the requests. Each core has a process of its own, with its own memory."""
     cores = math.ceil(assumed.requests_per_s * spent.cpu_s / assumed.busy)
     per_hour = cores * assumed.core_hour

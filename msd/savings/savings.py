@@ -22,7 +22,7 @@ from msd.process import peak_resident, resident
 from msd.ranker.bootstrap import interval, resample_metrics
 from msd.ranker.metrics import roc_auc
 from msd.report import Heard
-from msd.savings.capacity import Assumed, Spent, capacity
+from msd.savings.capacity import Assumed, RequestCost, capacity
 from msd.savings.language_model import LanguageModel
 from msd.savings.pages import Page, pages_of
 from msd.savings.served import served
@@ -51,7 +51,7 @@ def savings(
     context = list(open_bundle(bundle).schema.settable["context"])
     pages = pages_of(dataset, context, plan.users, plan.candidates)
     candidates = min(len(page.items) for page in pages)
-    ways: dict[str, tuple[Spent, Scores]] = {}
+    ways: dict[str, tuple[RequestCost, Scores]] = {}
     for name, folder in (("service", bundle), ("without_semantics", without)):
         told = partial(_told, heard, name, plan.requests)
         ways[name] = served(name, folder, pages, candidates, plan.requests, work, told)
@@ -69,7 +69,7 @@ def savings(
 
 def _asked(
     path: Path, dataset: Dataset, pages: Sequence[Page], candidates: int, long_pages: int, heard: Heard
-) -> tuple[Spent, Scores, int]:
+) -> tuple[RequestCost, Scores, int]:
     """What the language model takes for a page of all candidates; its scores; how large it is."""
     titles = dict(dataset.items.select("item_id", "title").iter_rows()) if "title" in dataset.items.columns else {}
     if not titles:
@@ -93,14 +93,14 @@ def _asked(
     cpu_s = (time.process_time() - taken) / len(seconds)
     # Python and its libraries are left out, in its favour.
     memory = peak_resident(os.getpid()) - before
-    return Spent(candidates, statistics.median(seconds), cpu_s, memory), scores, model.parameters
+    return RequestCost(candidates, statistics.median(seconds), cpu_s, memory), scores, model.parameters
 
 
 def _told(heard: Heard, name: str, total: int, done: int) -> None:
     heard(name, done, total)
 
 
-def _figures(spent: Spent, needed: dict[str, float]) -> dict[str, Any]:
+def _figures(spent: RequestCost, needed: dict[str, float]) -> dict[str, Any]:
     return {
         "p50_ms": round(spent.p50_s * 1e3, 3),
         "cpu_ms": round(spent.cpu_s * 1e3, 3),

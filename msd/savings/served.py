@@ -15,7 +15,7 @@ from msd.contract.errors import MsdError
 from msd.demo.serving import run_service
 from msd.free_port import free_port
 from msd.process import held, processor_seconds
-from msd.savings.capacity import Spent
+from msd.savings.capacity import RequestCost
 from msd.savings.pages import Page
 
 _WARMUP = 100
@@ -31,7 +31,7 @@ def served(
     requests: int,
     logs: Path,
     told: Callable[[int], None],
-) -> tuple[Spent, list[NDArray[np.float64]]]:
+) -> tuple[RequestCost, list[NDArray[np.float64]]]:
     """What a request takes, and the scores of each page's labelled items.
 
     Raises MsdError where it does not start or does not score a request.
@@ -47,7 +47,7 @@ def served(
             seconds.append(_scored(client, pages[number % len(pages)], candidates)[1])
             told(number + 1)
         taken = processor_seconds(process.pid) - before
-        return Spent(candidates, statistics.median(seconds), taken / requests, held(process.pid).memory), scores
+        return RequestCost(candidates, statistics.median(seconds), taken / requests, held(process.pid).memory), scores
 
 
 def _scored(client: http.client.HTTPConnection, page: Page, count: int) -> tuple[list[float], float]:

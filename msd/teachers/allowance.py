@@ -16,7 +16,7 @@ class BudgetSpent(TeacherError):
     """The next request could cost more than is left of the spending cap."""
 
 
-class Pace:
+class RateLimit:
     """Lets requests start one after the other, each as soon as the rates a minute allow; None: no limit.
 
     A request counts with the tokens that it may take until its reply says how many it took. While the server asks
@@ -96,10 +96,12 @@ class Budget:
 class Allowance:
     """A pace and a budget, and the prices of the teacher that draws on them."""
 
-    def __init__(self, pace: Pace | None = None, budget: Budget | None = None, prices: Prices | None = None) -> None:
-        self.pace, self.budget, self.prices = pace or Pace(), budget or Budget(), prices or Prices()
+    def __init__(
+        self, pace: RateLimit | None = None, budget: Budget | None = None, prices: Prices | None = None
+    ) -> None:
+        self.pace, self.budget, self.prices = pace or RateLimit(), budget or Budget(), prices or Prices()
 
-    async def __call__(self, expected: Usage, most: Usage) -> "Held":
+    async def __call__(self, expected: Usage, most: Usage) -> "Reservation":
         """Wait until a request may start. The pace counts what it is expected to take, the budget the most it can."""
         cost = self.prices.cost(most)
         await self.budget.hold(cost)
@@ -108,11 +110,11 @@ class Allowance:
         except BaseException:
             self.budget.settle(cost, 0.0)
             raise
-        return Held(self, expected, most)
+        return Reservation(self, expected, most)
 
 
 @dataclass(frozen=True)
-class Held:
+class Reservation:
     """What one request has been allowed; to be settled once, whatever came of it."""
 
     allowance: Allowance

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from msd.dataset.config import DatasetConfig
-from msd.teachers.allowance import Allowance, Budget, Pace
+from msd.teachers.allowance import Allowance, Budget, RateLimit
 from msd.teachers.knowledge import TeacherError
 from msd.teachers.prompts import Example, tokens_of
 from msd.teachers.recorded import RecordedTeacher
@@ -24,7 +24,7 @@ class Backend(StrEnum):
 
 
 @dataclass(frozen=True)
-class Choice:
+class TeacherChoice:
     """A teacher as the options name it. prefix: how those options begin, for messages."""
 
     backend: Backend
@@ -36,7 +36,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Limits:
-    """How much is asked at once and a minute, and how long is waited; `Server`, `Pace` and `LocalTeacher` say more.
+    """How much is asked at once and a minute, and how long is waited: see `ModelServer`, `RateLimit`, `LocalTeacher`.
 
     tokenizer: a tokenizer.json, or a folder with one, for estimates of a server's tokens.
     """
@@ -61,7 +61,11 @@ class LanguageModel(Teacher, Protocol):
 
 
 def teacher_of(
-    choice: Choice, config: DatasetConfig, limits: Limits, budget: Budget | None = None, prices: Prices | None = None
+    choice: TeacherChoice,
+    config: DatasetConfig,
+    limits: Limits,
+    budget: Budget | None = None,
+    prices: Prices | None = None,
 ) -> Teacher:
     """The teacher that was chosen. Raises TeacherError if an option is missing, or has no meaning for it.
 
@@ -84,7 +88,7 @@ def teacher_of(
             from msd.teachers.local import LocalTeacher
 
             return LocalTeacher(Path(choice.model), limits.batch, limits.max_tokens)
-        from msd.teachers.openai_compatible import OpenAICompatibleTeacher, Server
+        from msd.teachers.openai_compatible import ModelServer, OpenAICompatibleTeacher
     except ModuleNotFoundError as error:
         raise TeacherError(
             f"the teacher {choice.backend} needs the module {error.name!r}; in the checkout: "
@@ -95,7 +99,7 @@ def teacher_of(
         raise TeacherError(
             f"--budget needs the prices of the teacher: {choice.prefix}price-in and {choice.prefix}price-out"
         )
-    server = Server(
+    server = ModelServer(
         url=choice.url,
         model=choice.model,
         key_variable=choice.key_variable,
@@ -104,7 +108,7 @@ def teacher_of(
         attempts=limits.attempts,
         max_tokens=limits.max_tokens,
     )
-    allowance = Allowance(Pace(limits.requests_per_minute, limits.tokens_per_minute), budget, prices)
+    allowance = Allowance(RateLimit(limits.requests_per_minute, limits.tokens_per_minute), budget, prices)
     count = counter_of(limits.tokenizer) if limits.tokenizer else tokens_of
     return OpenAICompatibleTeacher(server, os.environ, None, allowance, count)
 

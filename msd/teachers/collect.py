@@ -11,7 +11,7 @@ from msd.dataset.load import Dataset
 from msd.step import fingerprint_of, mark_done
 from msd.teachers.allowance import BudgetSpent
 from msd.teachers.checks import Doubtful, weigh
-from msd.teachers.journal import Entry, Journal, Refusal, claim, key_of
+from msd.teachers.journal import Journal, JournalEntry, Refusal, claim, key_of
 from msd.teachers.knowledge import KNOWLEDGE_FILES, RECORD_FILE, Knowledge, TeacherError, TeachRecord
 from msd.teachers.prompts import Example
 from msd.teachers.seeds import Seeding, choose, load_seeds, refuse_seeds, save_seeds
@@ -135,7 +135,7 @@ class Finder:
         entry = self.journal.answers.get(key_of(teacher, question))
         return entry.knowledge.model_copy(update={"id": question.id}) if entry else None
 
-    def entry(self, question: Question) -> Entry | None:
+    def entry(self, question: Question) -> JournalEntry | None:
         """The answer under the question's id, and where it is from."""
         return next((one for key in self.keys(question) if (one := self.journal.answers.get(key))), None)
 

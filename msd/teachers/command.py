@@ -11,7 +11,7 @@ from rich.console import Console
 
 from msd.dataset.load import load_dataset
 from msd.teachers.allowance import Budget
-from msd.teachers.backend import Backend, Choice, Limits, steerable, teacher_of
+from msd.teachers.backend import Backend, Limits, TeacherChoice, steerable, teacher_of
 from msd.teachers.checks import Doubtful
 from msd.teachers.collect import DOUBTFUL_FILE, Collected, collect_knowledge
 from msd.teachers.display import Display, summary
@@ -109,7 +109,7 @@ def teach(
         concurrency, timeout, attempts, batch, max_tokens, requests_per_minute, tokens_per_minute, tokenizer
     )
     cap = Budget(budget)
-    bulk = teacher_of(Choice(teacher, url, model, key_variable), data.config, limits, cap, prices)
+    bulk = teacher_of(TeacherChoice(teacher, url, model, key_variable), data.config, limits, cap, prices)
     results = None
     if batch_in:
         from msd.teachers.batch_files import BatchResults
@@ -117,7 +117,7 @@ def teach(
         bulk = results = BatchResults(bulk, out, batch_in)
     seeding = None
     if seed_teacher is not None and seeds:
-        choice = Choice(seed_teacher, seed_url, seed_model, seed_key_variable, "--seed-")
+        choice = TeacherChoice(seed_teacher, seed_url, seed_model, seed_key_variable, "--seed-")
         strong = teacher_of(choice, data.config, limits, cap, seed_prices)
         seeding = Seeding(strong, seeds, steerable(bulk).steered)
     elif seed_teacher or seeds or seed_url or seed_model:

@@ -17,7 +17,7 @@ class BadReply(Exception):
 
 
 @dataclass(frozen=True)
-class Said:
+class Completion:
     """What a model said, and the tokens that it took.
 
     counted: by the server, not by the rule of thumb. model: which one answered, in the server's words.
@@ -82,7 +82,7 @@ class Options:
         return Usage(usage_of(chat).read, self._max_tokens)
 
 
-def read_completion(reply: object, chat: Sequence[Message]) -> Said:
+def read_completion(reply: object, chat: Sequence[Message]) -> Completion:
     """What a reply says. Raises BadReply. An empty text, as when a model declines, is an answer too: a wrong one."""
     try:
         text = reply["choices"][0]["message"]["content"]  # type: ignore[index]
@@ -93,7 +93,7 @@ def read_completion(reply: object, chat: Sequence[Message]) -> Said:
     text = text.encode("utf-8", "replace").decode()
     model = reply.get("model")
     usage = _counted(reply.get("usage"))
-    return Said(
+    return Completion(
         text,
         usage or Usage(usage_of(chat).read, tokens_of(text)),
         counted=usage is not None,

@@ -32,7 +32,7 @@ class _Line(BaseModel):
     level: Level
 
 
-class Entry(_Line):
+class JournalEntry(_Line):
     """An answer as it was given, and from where and when (the day, UTC).
 
     Its id is of the first that it was asked for; others may share the same text.
@@ -86,7 +86,7 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._file: BinaryIO | None = None
-        self.answers: dict[str, Entry] = {}
+        self.answers: dict[str, JournalEntry] = {}
         self.refusals: list[Refusal] = []
         self._refused: set[str] = set()
         self.repairs: dict[str, Refusal] = {}
@@ -98,7 +98,7 @@ class Journal:
 
     def keep(self, key: str, teacher: Teacher, reply: Answered) -> None:
         """Appends an answer; it is on its way to the disk when this returns."""
-        entry = Entry(
+        entry = JournalEntry(
             key=key,
             level=reply.question.level,
             teacher=teacher.name,
@@ -161,7 +161,7 @@ class Journal:
             self._file = None
 
     def _read(self) -> None:
-        self.answers = {entry.key: entry for entry in _lines(self._folder / ANSWERS_FILE, Entry)}
+        self.answers = {entry.key: entry for entry in _lines(self._folder / ANSWERS_FILE, JournalEntry)}
         self.refusals = [
             one
             for one in _lines(self._folder / QUARANTINE_FILE, Refusal)

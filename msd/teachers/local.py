@@ -22,7 +22,7 @@ _SAMPLE = 1 << 20
 
 
 @dataclass(frozen=True)
-class Said:
+class LocalReply:
     """What the model wrote, and the tokens that it took. fault: why it could not be asked."""
 
     text: str
@@ -89,7 +89,7 @@ class LocalTeacher:
         for start in range(0, len(questions), self._batch):
             yield from self._answer(questions[start : start + self._batch])
 
-    def say(self, chats: Sequence[Sequence[Message]], form: AnswerForm | None = None) -> list[Said]:
+    def say(self, chats: Sequence[Sequence[Message]], form: AnswerForm | None = None) -> list[LocalReply]:
         """What the model writes in answer to each chat, in the form if one is given."""
         prompts = [self._written_out(chat) for chat in chats]
         lengths = [self.tokens(text) for text in prompts]
@@ -100,10 +100,10 @@ class LocalTeacher:
         for length, fit in zip(lengths, fits, strict=True):
             if fit:
                 text, written = next(texts)
-                said.append(Said(text, Usage(length, written)))
+                said.append(LocalReply(text, Usage(length, written)))
             else:
                 fault = f"{length} tokens of question and {self._max_tokens} of answer do not fit into {room}"
-                said.append(Said("", Usage(), fault))
+                said.append(LocalReply("", Usage(), fault))
         return said
 
     def _answer(self, questions: Sequence[Question]) -> Iterator[Reply]:

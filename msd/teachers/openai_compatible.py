@@ -15,7 +15,7 @@ from typing import Any, Self
 import httpx
 
 from msd.teachers.allowance import Allowance
-from msd.teachers.completion import BadReply, Options, Said, read_completion
+from msd.teachers.completion import BadReply, Completion, Options, read_completion
 from msd.teachers.dialogue import Dialogue
 from msd.teachers.knowledge import TeacherError
 from msd.teachers.prompts import Example, Message, Prompt, tokens_of, usage_of
@@ -33,7 +33,7 @@ _LONGEST_PAUSE = 60.0
 
 
 @dataclass(frozen=True)
-class Server:
+class ModelServer:
     """Where and how to ask.
 
     url: up to and with /v1. key_variable: the environment variable that holds the key, if there is one.
@@ -70,7 +70,7 @@ class OpenAICompatibleTeacher:
 
     def __init__(
         self,
-        server: Server,
+        server: ModelServer,
         environment: Mapping[str, str],
         prompt: Prompt | None = None,
         allowance: Allowance | None = None,
@@ -200,7 +200,7 @@ class OpenAICompatibleTeacher:
             dialogue.hear(said.text, said.usage, Source(said.model, self.sampling))
         return dialogue.reply
 
-    async def _say(self, client: httpx.AsyncClient, chat: Sequence[Message]) -> Said:
+    async def _say(self, client: httpx.AsyncClient, chat: Sequence[Message]) -> Completion:
         """What the server says, after as many attempts as are allowed."""
         for attempt in range(1, self._server.attempts + 1):
             try:
@@ -223,7 +223,7 @@ class OpenAICompatibleTeacher:
         else:
             await pace.sleep(seconds)
 
-    async def _attempt(self, client: httpx.AsyncClient, chat: Sequence[Message]) -> Said:
+    async def _attempt(self, client: httpx.AsyncClient, chat: Sequence[Message]) -> Completion:
         """One request; again at once without an option that the server does not take."""
         while True:
             body = self.body(chat)
@@ -271,7 +271,7 @@ class OpenAICompatibleTeacher:
             return False
         return self._options.give_up(body, content.decode(errors="replace"))
 
-    def _said(self, content: bytes, headers: httpx.Headers, chat: Sequence[Message]) -> Said:
+    def _said(self, content: bytes, headers: httpx.Headers, chat: Sequence[Message]) -> Completion:
         try:
             said = read_completion(json.loads(content), chat)
         except (ValueError, RecursionError):

@@ -28,7 +28,7 @@ from service.catalogue.manifest import CatalogueError, PartEntry, WrongValue, wr
 from service.catalogue.parquet import SUFFIX, PartAbout, new_part, read_about, read_ids, read_shard
 
 
-class Job(NamedTuple):
+class ShardJob(NamedTuple):
     """A shard, the part to be made of it, and the bundle, which was verified under its manifest's hash.
 
     run: marks what does not have its name yet.
@@ -53,7 +53,7 @@ class Made(NamedTuple):
     was_there: bool
 
 
-MakeParts = Callable[[Sequence[Job]], Generator[Made, None, None]]
+MakeParts = Callable[[Sequence[ShardJob]], Generator[Made, None, None]]
 Progress = Callable[[int, int], None]
 """Called with parts that are there, and parts in all."""
 
@@ -93,7 +93,7 @@ def make_catalogue(items: Path, bundle: Bundle, out: Path, make_parts: MakeParts
     return Finished(bundle.bundle_id, len(made), new, sum(one.rows for one in made), sum(one.vectors for one in made))
 
 
-def _jobs(items: Path, bundle: Bundle, out: Path, run: str) -> list[Job]:
+def _jobs(items: Path, bundle: Bundle, out: Path, run: str) -> list[ShardJob]:
     if items.resolve() == out.resolve():
         raise CatalogueError(f"{out}: holds the items; give another folder for their rows")
     shards = sorted(items.glob(f"*{SUFFIX}"))
@@ -105,7 +105,7 @@ def _jobs(items: Path, bundle: Bundle, out: Path, run: str) -> list[Job]:
     if strange:
         raise CatalogueError(f"{out / min(strange)}: belongs to no shard of {items}; remove it, or use another folder")
     return [
-        Job(
+        ShardJob(
             shard.resolve(),
             out.resolve() / shard.name,
             bundle.folder.resolve(),
@@ -139,7 +139,7 @@ def _all_ids(out: Path, made: Sequence[Made]) -> Iterator[tuple[str, list[str]]]
         yield from ((one.name, ids) for ids in read_ids(out / one.name))
 
 
-def make_part(job: Job) -> Made:
+def make_part(job: ShardJob) -> Made:
     """Makes the part, unless it is there and of this very shard. Raises an MsdError that names file and row."""
     source = _digest(job.shard)
     was_there = job.part.exists()
@@ -154,7 +154,7 @@ def make_part(job: Job) -> Made:
     return Made(job.part.name, about.rows, about.vectors, job.part.stat().st_size, sha256_file(job.part), was_there)
 
 
-def _make(job: Job, source: str) -> PartAbout:
+def _make(job: ShardJob, source: str) -> PartAbout:
     rows = _item_rows(job.bundle, job.manifest_sha256)
     seen: set[str] = set()
     vectors = 0
@@ -192,7 +192,7 @@ def _item_rows(bundle: Path, manifest_sha256: str) -> ItemRows:
     return ItemRows(open_verified(bundle, manifest_sha256))
 
 
-def make_here(jobs: Sequence[Job], processes: int) -> Generator[Made, None, None]:
+def make_here(jobs: Sequence[ShardJob], processes: int) -> Generator[Made, None, None]:
     """The parts, as they are made. After the first error no other part is begun."""
     if min(processes, len(jobs)) <= 1:
         yield from map(make_part, jobs)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from msd.contract.errors import MsdError
-from service.catalogue.catalogue import Job, Made, make_part
+from service.catalogue.catalogue import Made, ShardJob, make_part
 from service.catalogue.manifest import CatalogueError
 
 _ERROR = "error"
@@ -26,13 +26,13 @@ class PartMaker:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         columns: dict[str, list[Any]] = {name: [] for name in (*Made._fields, _ERROR)}
-        for job in zip(*(batch[name] for name in Job._fields), strict=True):
+        for job in zip(*(batch[name] for name in ShardJob._fields), strict=True):
             for name, value in _made(_job(job)).items():
                 columns[name].append(value)
         return {name: np.array(values) for name, values in columns.items()}
 
 
-def make_on_ray(jobs: Sequence[Job], address: str) -> Generator[Made, None, None]:
+def make_on_ray(jobs: Sequence[ShardJob], address: str) -> Generator[Made, None, None]:
     """The parts, as they are made, a core each. Raises CatalogueError for the first that cannot be made."""
     # Ray reports its use to its makers unless told not to before it is loaded.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -70,7 +70,7 @@ def _refuse_unreachable(address: str) -> None:
         raise CatalogueError(f"--ray {address}: no answer: {error}") from None
 
 
-def _parts(ray: Any, jobs: Sequence[Job]) -> Any:  # noqa: ANN401 - ray has hardly any types
+def _parts(ray: Any, jobs: Sequence[ShardJob]) -> Any:  # noqa: ANN401 - ray has hardly any types
     """A dataset of the parts: as many workers as there are cores, and more where the cluster grows."""
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
@@ -80,16 +80,16 @@ def _parts(ray: Any, jobs: Sequence[Job]) -> Any:  # noqa: ANN401 - ray has hard
     return due.map_batches(PartMaker, batch_size=1, compute=workers, num_cpus=1)
 
 
-def _row(job: Job) -> dict[str, str]:
+def _row(job: ShardJob) -> dict[str, str]:
     return {name: str(value) for name, value in job._asdict().items()}
 
 
-def _job(values: Sequence[Any]) -> Job:
+def _job(values: Sequence[Any]) -> ShardJob:
     shard, part, bundle, manifest_sha256, bundle_id, run = map(str, values)
-    return Job(Path(shard), Path(part), Path(bundle), manifest_sha256, bundle_id, run)
+    return ShardJob(Path(shard), Path(part), Path(bundle), manifest_sha256, bundle_id, run)
 
 
-def _made(job: Job) -> dict[str, Any]:
+def _made(job: ShardJob) -> dict[str, Any]:
     try:
         return {**make_part(job)._asdict(), _ERROR: ""}
     except MsdError as error:

@@ -35,14 +35,14 @@ class PartAbout(BaseModel):
     vectors: int
 
 
-class Batch(NamedTuple):
+class RowBatch(NamedTuple):
     """Some rows of a file, and the number of the first of them, from 0."""
 
     start: int
     columns: dict[str, list[Any]]
 
 
-def read_shard(path: Path, features: Sequence[str]) -> Iterator[Batch]:
+def read_shard(path: Path, features: Sequence[str]) -> Iterator[RowBatch]:
     """The rows of a shard, in their order. Raises CatalogueError where it is damaged, or has other columns."""
     with _opened(path) as file:
         names = file.schema_arrow.names
@@ -121,7 +121,7 @@ def _about(path: Path, file: Any) -> PartAbout:  # noqa: ANN401
         raise CatalogueError(f"{path}: not a part of a catalogue; use another folder, or remove it") from None
 
 
-def _batches(path: Path, file: Any, columns: list[str] | None = None) -> Iterator[Batch]:  # noqa: ANN401
+def _batches(path: Path, file: Any, columns: list[str] | None = None) -> Iterator[RowBatch]:  # noqa: ANN401
     start = 0
     batches = file.iter_batches(_BATCH, columns=columns)
     while True:
@@ -132,7 +132,7 @@ def _batches(path: Path, file: Any, columns: list[str] | None = None) -> Iterato
             held = batch.to_pydict()
         except _UNREADABLE as error:
             raise CatalogueError(f"{path}: damaged at row {start + 1} or behind: {error}") from None
-        yield Batch(start, held)
+        yield RowBatch(start, held)
         start += batch.num_rows
     if start != file.metadata.num_rows:
         raise CatalogueError(f"{path}: damaged: it holds {start} rows and says {file.metadata.num_rows}")

@@ -18,7 +18,7 @@ from msd.contract.encoded import text_key
 from msd.contract.errors import MsdError
 from msd.contract.request import CheckedRequest
 from msd.contract.rows import Rows
-from service.cold.encoding import Encoding, Told
+from service.cold.encoding import EncodedText, Encoding
 from service.cold.text_encoder import EncoderAway, Encoders, can_tokenise
 from service.deployment.bundle_folder import is_bundle
 from service.models.model import Model
@@ -87,7 +87,7 @@ class ColdAds:
         if self._shelf is not None:
             await self._shelf.close()
 
-    async def _ask(self, bundle: Bundle, texts: dict[bytes, str], deadline: float) -> dict[bytes, Told]:
+    async def _ask(self, bundle: Bundle, texts: dict[bytes, str], deadline: float) -> dict[bytes, EncodedText]:
         wait_s = max(0.0, min(self._wait_s, _SHARE * (deadline - time.perf_counter())))
         told = await self._encoding.ask(bundle, texts, wait_s, _MOST_TEXTS)
         for outcome, count in Counter(one.outcome for one in told.values()).items():

@@ -27,7 +27,7 @@ _TOKENS = 512
 _TOGETHER_S = 0.2
 
 
-class Told(NamedTuple):
+class EncodedText(NamedTuple):
     """What came of one text; a vector where there is one."""
 
     outcome: Outcome
@@ -49,7 +49,7 @@ class VectorStore(Protocol):
 class _Waiting(NamedTuple):
     text: str
     bundle: Bundle
-    done: "asyncio.Future[Told]"
+    done: "asyncio.Future[EncodedText]"
 
 
 class Encoding:
@@ -71,18 +71,20 @@ class Encoding:
         self._looking: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger("msd.encoder")
 
-    async def ask(self, bundle: Bundle, texts: Mapping[bytes, str], wait_s: float, most: int) -> dict[bytes, Told]:
+    async def ask(
+        self, bundle: Bundle, texts: Mapping[bytes, str], wait_s: float, most: int
+    ) -> dict[bytes, EncodedText]:
         """What came of each text of a bundle with an encoder, by key, within `wait_s`. Late ones go on being made; of
         those that are not held, the first `most` alone are."""
-        told = {key: Told("held", held) for key in texts if (held := self._held.get(key)) is not None}
+        told = {key: EncodedText("held", held) for key in texts if (held := self._held.get(key)) is not None}
         ahead = len(self._due)
         missing = ((key, text) for key, text in texts.items() if key not in told)
         waiting = self._take_in(bundle, dict(islice(missing, most)))
         if waiting:
             # Behind more than a second's worth of others there is nothing to wait for.
             await asyncio.wait(waiting.values(), timeout=wait_s if ahead <= self._rate.per_s else 0.0)
-            told |= {key: done.result() if done.done() else Told("late") for key, done in waiting.items()}
-        return {key: told.get(key, Told("dropped")) for key in texts}
+            told |= {key: done.result() if done.done() else EncodedText("late") for key, done in waiting.items()}
+        return {key: told.get(key, EncodedText("dropped")) for key in texts}
 
     async def run(self) -> None:
         """Encodes what waits, the oldest first."""
@@ -101,9 +103,9 @@ class Encoding:
             for task in self._looking:
                 task.cancel()
 
-    def _take_in(self, bundle: Bundle, texts: Mapping[bytes, str]) -> dict[bytes, "asyncio.Future[Told]"]:
+    def _take_in(self, bundle: Bundle, texts: Mapping[bytes, str]) -> dict[bytes, "asyncio.Future[EncodedText]"]:
         """What will come of texts that are not held, by key; without those for which there is no room."""
-        taken: dict[bytes, asyncio.Future[Told]] = {}
+        taken: dict[bytes, asyncio.Future[EncodedText]] = {}
         fresh: dict[bytes, _Waiting] = {}
         for key, text in texts.items():
             if (known := self._waiting.get(key)) is not None:
@@ -133,7 +135,7 @@ class Encoding:
         except Exception as error:
             self._log.error("shelf_failed", exc_info=error)
         for key, vector in found.items():
-            self._finish(key, fresh[key], Told("redis", vector))
+            self._finish(key, fresh[key], EncodedText("redis", vector))
         if missing := {key: one for key, one in fresh.items() if key not in found}:
             self._make_due(missing)
 
@@ -172,16 +174,16 @@ class Encoding:
         self._metrics.encoder_texts.inc(len(vectors))
         made = dict(zip(some.keys, vectors, strict=True))
         for key, vector in made.items():
-            self._finish(key, chosen[key], Told("encoded", vector))
+            self._finish(key, chosen[key], EncodedText("encoded", vector))
         if self._shared is not None:
             await self._shared.write(chosen[some.keys[0]].bundle, made)
 
     def _fail(self, chosen: Mapping[bytes, _Waiting]) -> None:
         for key, one in chosen.items():
             if not one.done.done():
-                self._finish(key, one, Told("failed"))
+                self._finish(key, one, EncodedText("failed"))
 
-    def _finish(self, key: bytes, one: _Waiting, told: Told) -> None:
+    def _finish(self, key: bytes, one: _Waiting, told: EncodedText) -> None:
         if told.vector is not None:
             self._held.put(key, told.vector)
         one.done.set_result(told)

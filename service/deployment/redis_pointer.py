@@ -76,7 +76,7 @@ class Numbered:
             return "", 0.0
 
 
-class Published:
+class PublishedBundle:
     """The bundle whose rows are published in Redis, in a folder of bundles."""
 
     def __init__(self, settings: Settings) -> None:

@@ -65,7 +65,7 @@ class Sight:
         return other is not None and (self.wanted, self.marks, self.reason) == (other.wanted, other.marks, other.reason)
 
 
-class Follower:
+class BundleFollower:
     """Sees what is wanted, and verifies it. `parent` is a folder for the names of the files that it pins; without rows
     in files, bundles are pinned without theirs."""
 
@@ -108,7 +108,7 @@ class Rollout:
     """Serves what was wanted last. `plan`: what is served already, as the follower has verified it."""
 
     def __init__(
-        self, follower: Follower, plan: DeploymentPlan, serving: Serving, settings: Settings, metrics: Metrics
+        self, follower: BundleFollower, plan: DeploymentPlan, serving: Serving, settings: Settings, metrics: Metrics
     ) -> None:
         self._follower = follower
         self._seen = self._handled = follower.sight

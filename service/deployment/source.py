@@ -12,7 +12,7 @@ from service.deployment.bundle_folder import CURRENT, Experiment, is_bundle, nam
 from service.settings import Settings
 
 if TYPE_CHECKING:
-    from service.deployment.redis_pointer import Published
+    from service.deployment.redis_pointer import PublishedBundle
 
 CHAMPION = "champion"
 
@@ -68,12 +68,12 @@ class Source:
         return self._published.bundle(self._place) if self._published else read_pointer(self._place / CURRENT)
 
 
-def _published(settings: Settings) -> "Published | None":
+def _published(settings: Settings) -> "PublishedBundle | None":
     if settings.store != "redis":
         return None
-    from service.deployment.redis_pointer import Published
+    from service.deployment.redis_pointer import PublishedBundle
 
-    return Published(settings)
+    return PublishedBundle(settings)
 
 
 def alone(folder: Path) -> Wanted:

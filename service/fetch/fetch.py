@@ -20,7 +20,7 @@ from msd.contract.bundle import Bundle, new_bundle
 from msd.contract.errors import BundleError
 from msd.contract.files import sha256_file, write_text_atomic
 from service.fetch.archive import unpack
-from service.fetch.stores import Place, place_of
+from service.fetch.stores import FetchAddress, place_of
 from service.fetch.web import FetchError, Reply, Unavailable, Web
 from service.trust import Trust
 
@@ -60,7 +60,9 @@ def fetch(
     return Fetched(trust.open(folder), was_there=False)
 
 
-def _bring_bundle(place: Place, web: Web, sha256: str, folder: Path, part: Path, max_bytes: int, trust: Trust) -> None:
+def _bring_bundle(
+    place: FetchAddress, web: Web, sha256: str, folder: Path, part: Path, max_bytes: int, trust: Trust
+) -> None:
     with new_bundle(folder) as temporary:
         download(web, place, sha256, part, max_bytes)
         try:
@@ -118,7 +120,7 @@ def _origin(folder: Path) -> str | None:
 
 
 def download(
-    web: Web, place: Place, digest: str, part: Path, max_bytes: int, sleep: Callable[[float], None] = time.sleep
+    web: Web, place: FetchAddress, digest: str, part: Path, max_bytes: int, sleep: Callable[[float], None] = time.sleep
 ) -> None:
     """Brings the archive to `part`, going on with what an earlier call left there.
 
@@ -140,7 +142,7 @@ def download(
         )
 
 
-def _bring(web: Web, place: Place, part: Path, max_bytes: int, sleep: Callable[[float], None]) -> None:
+def _bring(web: Web, place: FetchAddress, part: Path, max_bytes: int, sleep: Callable[[float], None]) -> None:
     failed = 0
     while True:
         had = _size(part)
@@ -153,7 +155,7 @@ def _bring(web: Web, place: Place, part: Path, max_bytes: int, sleep: Callable[[
             sleep(min(30.0, 0.5 * 2.0**failed))
 
 
-def _bring_rest(web: Web, place: Place, part: Path, max_bytes: int) -> None:
+def _bring_rest(web: Web, place: FetchAddress, part: Path, max_bytes: int) -> None:
     had = _size(part)
     headers = {"Range": f"bytes={had}-"} if had else {}
     # 416: there is no more than what we have, or it is another file; the digest will tell.
@@ -185,7 +187,7 @@ def _extent(reply: Reply, had: int, name: str) -> tuple[int, int | None]:
     return 0, int(length) if length.isdecimal() else None
 
 
-def _copy(reply: Reply, write: Callable[[bytes], object], room: int, place: Place, part: Path) -> None:
+def _copy(reply: Reply, write: Callable[[bytes], object], room: int, place: FetchAddress, part: Path) -> None:
     while True:
         try:
             chunk = reply.read(_CHUNK)

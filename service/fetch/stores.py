@@ -35,7 +35,7 @@ _EMPTY = hashlib.sha256(b"").hexdigest()
 
 
 @dataclass(frozen=True)
-class Place:
+class FetchAddress:
     """An address, its name for people, and what makes the secret headers of one request for it."""
 
     address: str
@@ -43,7 +43,7 @@ class Place:
     secrets: Callable[[], Mapping[str, str]]
 
 
-def place_of(url: str, digest: str, environ: Mapping[str, str], web: Web) -> Place:
+def place_of(url: str, digest: str, environ: Mapping[str, str], web: Web) -> FetchAddress:
     """Where the archive of this SHA-256 is. Raises FetchError when the URL is of no form, or a registry says no."""
     try:
         parts = urlsplit(url)
@@ -55,16 +55,16 @@ def place_of(url: str, digest: str, environ: Mapping[str, str], web: Web) -> Pla
         raise FetchError(f"{shown(url) if host else repr(url)}: {why}; expected {_FORMS}")
     if parts.scheme in ("http", "https"):
         token = environ.get("BUNDLE_TOKEN")
-        return Place(url, shown(url), lambda: {"Authorization": f"Bearer {token}"} if token else {})
+        return FetchAddress(url, shown(url), lambda: {"Authorization": f"Bearer {token}"} if token else {})
     if parts.scheme == "s3":
         address, region = object_address(parts.netloc, parts.path.lstrip("/"), environ)
         # Anew for each request: what an identity is given ends within the hour.
-        return Place(address, url, lambda: s3_secrets(address, region, with_identity(environ, region, web)))
+        return FetchAddress(address, url, lambda: s3_secrets(address, region, with_identity(environ, region, web)))
     if parts.scheme in ("oci", "oci+http"):
         registry = f"{'https' if parts.scheme == 'oci' else 'http'}://{parts.netloc}"
         repository = parts.path.lstrip("/")
         secrets = registry_secrets(registry, repository.partition(":")[0], environ, web)
-        return Place(blob_address(registry, repository, digest, secrets, web), url, lambda: secrets)
+        return FetchAddress(blob_address(registry, repository, digest, secrets, web), url, lambda: secrets)
     raise FetchError(f"{shown(url)}: unsupported scheme {parts.scheme!r}; expected {_FORMS}")
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 _WORTH_TRIMMING = 2**23
 
 
-class Connection(Protocol):
+class RoomHolder(Protocol):
     """One client's connection, as far as others may need its room."""
 
     @property
@@ -33,13 +33,13 @@ class Inflight:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.held = 0
-        self.silent: dict[Connection, float] = {}
+        self.silent: dict[RoomHolder, float] = {}
         """Since when, by `time.monotonic`, connections are open that have not sent a whole head yet; oldest first."""
-        self.unfinished: dict[Connection, None] = {}
+        self.unfinished: dict[RoomHolder, None] = {}
         """Connections whose latest request has begun and not come whole, oldest first."""
         self._peak = 0
 
-    def has_room(self, wanting: Connection) -> bool:
+    def has_room(self, wanting: RoomHolder) -> bool:
         """Make all that is held fit, by refusing the oldest unfinished requests. False if `wanting` is next."""
         self._peak = max(self._peak, self.held)
         while self.held > self.limit:
@@ -49,7 +49,7 @@ class Inflight:
             oldest.give_way()
         return True
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: RoomHolder) -> None:
         """The connection ends."""
         self.silent.pop(connection, None)
         self.unfinished.pop(connection, None)

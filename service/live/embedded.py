@@ -19,7 +19,7 @@ import structlog
 
 from msd.contract.live_state import NOTHING, LiveState, current, pack_state, take, unpack_state
 from msd.contract.rows import ROW_SIDES, RowSide
-from service.live.store import Batch, LiveError, LiveEvent, Outcome, States, Stream, after
+from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, States, Stream, after
 
 _FORMAT = b"1"
 _MAX_KEY_BYTES = 500  # LMDB's limit is 511
@@ -32,8 +32,8 @@ T = TypeVar("T")
 
 
 class _Waiting(NamedTuple):
-    batch: Batch
-    answer: "asyncio.Future[Outcome]"
+    batch: LiveBatch
+    answer: "asyncio.Future[BatchOutcome]"
 
 
 class EmbeddedStates:
@@ -60,9 +60,9 @@ class EmbeddedStates:
         except LiveError:
             return None
 
-    async def add(self, batch: Batch) -> Outcome:
+    async def add(self, batch: LiveBatch) -> BatchOutcome:
         """Return once the batch is on disk. Raises LiveError if it cannot be written, or is not within 5 s."""
-        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[BatchOutcome] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(batch, answer))
         if self._writing is None:
             self._writing = asyncio.create_task(self._write_all())
@@ -141,10 +141,10 @@ class StateFile:
             raise LiveError(f"{self._folder}: live states cannot be read ({_reason(error)})") from error
         return States([found.get(key) for key in keys], Stream.unpack(stream))
 
-    def add(self, batches: Sequence[Batch]) -> list[Outcome]:
+    def add(self, batches: Sequence[LiveBatch]) -> list[BatchOutcome]:
         """Fold batches; return once they are durable. Raises LiveError, and then none of them was folded."""
 
-        def fold(transaction: lmdb.Transaction) -> list[Outcome]:
+        def fold(transaction: lmdb.Transaction) -> list[BatchOutcome]:
             stream = Stream.unpack(_bytes(transaction.get(_STREAM, db=self._about)))
             folding = _Fold(transaction, self._states, self._generations(transaction), stream)
             outcomes = [folding.add(batch) for batch in batches]
@@ -212,7 +212,7 @@ class _Fold:
         self._changed: dict[tuple[RowSide, str], LiveState] = {}
         self.stream = stream
 
-    def add(self, batch: Batch) -> Outcome:
+    def add(self, batch: LiveBatch) -> BatchOutcome:
         """Fold one batch."""
         duplicates = late = in_row = 0
         for stretch in batch.stretches:
@@ -225,7 +225,7 @@ class _Fold:
             late += is_late
             in_row += is_in_row
         newest = self.stream.until if self.stream else 0.0
-        return Outcome(len(batch.events) - duplicates, duplicates, late, in_row, newest)
+        return BatchOutcome(len(batch.events) - duplicates, duplicates, late, in_row, newest)
 
     def write(self) -> None:
         """Write the states that changed."""
@@ -239,7 +239,7 @@ class _Fold:
             return False
         return bool(self._transaction.put(key, b"", overwrite=False, db=self._newer))
 
-    def _fold(self, batch: Batch, event: LiveEvent) -> tuple[bool, bool]:
+    def _fold(self, batch: LiveBatch, event: LiveEvent) -> tuple[bool, bool]:
         is_late = is_in_row = False
         for side in ROW_SIDES:
             one, of_side = event.of(side)

@@ -25,7 +25,7 @@ _HALF_LIFE_S = 30 * 86_400.0
 FetchRows = Callable[[RowSide, Sequence[str]], Awaitable[Rows]]
 
 
-class Moment(NamedTuple):
+class AsOf(NamedTuple):
     """What is asked about: the time (unix s), how far the stream reaches, up to when the rows are complete, and the
     longest silence of the stream in which nothing can have happened."""
 
@@ -43,7 +43,7 @@ def with_history(user: Rows, states: States) -> Rows:
     return user._replace(histories=(live.state.history,))
 
 
-def with_counts(rows: Rows, states: States, half_life_s: float, moment: Moment) -> Rows:
+def with_counts(rows: Rows, states: States, half_life_s: float, moment: AsOf) -> Rows:
     """Rows [n] with live counts in the first of them, of which there are as many as states.
 
     Counts fade to, and are complete up to, the asked time as long as the stream flows; else up to its last event.
@@ -102,7 +102,7 @@ class LiveRows:
         stream = of_items.stream
         if stream is None:
             return user, items
-        moment = Moment(at, stream, _horizon(user, items, count), self._lag_s)
+        moment = AsOf(at, stream, _horizon(user, items, count), self._lag_s)
         rules = state_rules(schema)
         user = with_counts(user, of_user, rules["user"].half_life_s, moment)
         items = with_counts(items, of_items, rules["item"].half_life_s, moment)

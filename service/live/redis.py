@@ -20,7 +20,7 @@ from msd.contract.live_state import NOTHING, pack_state, unpack_counts
 from msd.contract.redis_keys import LIVE_STREAM, event_key, live_key, live_prefix, seen_key
 from msd.contract.rows import ROW_SIDES, RowSide
 from service.live.redis_script import DUPLICATE, FOLD, IN_ROW, LATE, STREAM, Script
-from service.live.store import Batch, LiveError, LiveEvent, Outcome, States, Stream
+from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, States, Stream
 from service.redis.redis_line import pack
 from service.redis.redis_link import Command, Ears
 from service.redis.topology import Nodes, are_among, get_many, open_nodes
@@ -83,7 +83,7 @@ class RedisStates:
         _, found, _, known = self._look_up(side, ids)
         return States(found, stream) if known.all() else None
 
-    async def add(self, batch: Batch) -> Outcome:
+    async def add(self, batch: LiveBatch) -> BatchOutcome:
         """Counts events id by id, and then has the stream reach as far."""
         told: dict[tuple[RowSide, str, int], list[int]] = defaultdict(list)
         for place, period in (await self._claimed(batch.events)).items():
@@ -104,7 +104,7 @@ class RedisStates:
         # One side decides, so that of several at once one alone accepts; the item's, which is asked for last and so is
         # new to whoever finishes what was interrupted.
         duplicates = outcomes["item"].count(DUPLICATE)
-        return Outcome(
+        return BatchOutcome(
             accepted=len(events) - duplicates,
             duplicates=duplicates,
             late=sum(LATE in pair for pair in pairs),
@@ -171,7 +171,7 @@ class RedisStates:
         return claimed
 
     def _call(
-        self, batch: Batch, side: RowSide, one: str, period: int, events: Sequence[tuple[bytes, bytes, bytes]]
+        self, batch: LiveBatch, side: RowSide, one: str, period: int, events: Sequence[tuple[bytes, bytes, bytes]]
     ) -> tuple[list[bytes], list[bytes]]:
         """Keys and arguments of the script for one id."""
         seen = [seen_key(side, one, number).encode() for number in (period, period - 1, period + 1)]

@@ -89,7 +89,7 @@ class LiveEvent(NamedTuple):
         return self.item_id, Event(self.at, self.is_click, None, not self.is_click)
 
 
-class Batch(NamedTuple):
+class LiveBatch(NamedTuple):
     """Events, the rows of their users and items where there are any, and the rule of each side."""
 
     events: Sequence[LiveEvent]
@@ -103,7 +103,7 @@ class Batch(NamedTuple):
         return stretches([event.at for event in self.events], self.lag_s)
 
 
-class Outcome(NamedTuple):
+class BatchOutcome(NamedTuple):
     """What became of a batch: events counted, events that had been counted before; and of those counted how many came
     after a later one of their user or item, and how many the row of their user or item knew of."""
 
@@ -155,7 +155,7 @@ class LiveStore(Protocol):
         """The same, for any thread, without waiting; None where that cannot be told at once. `known` is None."""
         ...
 
-    async def add(self, batch: Batch) -> Outcome:
+    async def add(self, batch: LiveBatch) -> BatchOutcome:
         """Fold a batch; return once it is durable. A batch that failed can be given again, whatever became of it."""
         ...
 

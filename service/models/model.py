@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from msd.contract.bundle import Bundle
-from msd.contract.correction import Correction, Learned, read_corrections
+from msd.contract.correction import Correction, LearnedCorrection, read_corrections
 from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
 from msd.contract.schema import FeatureSchema
 from service.models.native_path import CoreStatus, NativePath, core_status
@@ -82,7 +82,7 @@ class WatchedCorrections:
     def __init__(self, path: Path, metrics: Metrics) -> None:
         """Raises CorrectionError if the file is there and is none."""
 
-        def read() -> dict[str, Learned]:
+        def read() -> dict[str, LearnedCorrection]:
             found = read_corrections(path)
             metrics.corrected(found)
             return found

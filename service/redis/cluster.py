@@ -13,7 +13,7 @@ import hiredis
 from redis.crc import key_slot
 
 from service.errors import StoreError
-from service.redis.redis_line import Target, pack
+from service.redis.redis_line import RedisServer, pack
 from service.redis.redis_link import SURE_S, Answers, Command, Ears, Receive, RedisLink, State, checked
 from service.redis.redis_url import Address, RedisUrl, host_port
 
@@ -191,8 +191,8 @@ class Cluster:
                 raise StoreError(f"Redis at {self.address}: reports more than {_MAX_NODES} nodes")
             url = self._url.of_server(address)
 
-            async def seek() -> Target:
-                return Target(url, self._prefixes)
+            async def seek() -> RedisServer:
+                return RedisServer(url, self._prefixes)
 
             ears = Ears(self._ears.invalid, self._ears.renewed, self._fares)
             link = RedisLink(host_port(address), seek, self._timeout_s, self._epochs, ears)

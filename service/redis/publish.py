@@ -32,7 +32,7 @@ _IDS_A_KEY = 1_000
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedRows:
     """What a publication did."""
 
     bundle_id: str
@@ -46,7 +46,7 @@ class Published:
 
 def publish(
     folder: Path, url: str, progress: Progress, trust: Trust | None = None, *, beside: bool = False
-) -> Published:
+) -> PublishedRows:
     """Publishes the bundle in `folder`. Raises BundleError, or PublishError when Redis fails or lost a row.
 
     `beside` what is published, for experiments: the pointer stays, and the rows do until the bundle is published alone.
@@ -75,7 +75,7 @@ def publish(
             removed = running.remove(
                 running.redis.scan_iter(match="msd:*", count=1_000), lambda key: _is_of_another(key, kept)
             )
-    return Published(
+    return PublishedRows(
         bundle.bundle_id,
         files["user"].count,
         files["item"].count,

@@ -225,7 +225,7 @@ def pack(*parts: bytes) -> bytes:
 _PING = pack(b"PING")
 
 
-class Target:
+class RedisServer:
     """Address, credentials and greeting of one server, read from its URL.
 
     `prefixes`: of the keys whose changes are pushed; empty for a server without tracking. Raises StoreError for an

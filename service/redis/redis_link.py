@@ -12,11 +12,11 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 import hiredis
 
 from service.errors import StoreError
-from service.redis.redis_line import Accept, Ended, Line, Target
+from service.redis.redis_line import Accept, Ended, Line, RedisServer
 
 T = TypeVar("T")
 State = Literal["up", "slow", "refusing", "down"]
-Seek = Callable[[], Awaitable[Target]]
+Seek = Callable[[], Awaitable[RedisServer]]
 """Where the server is now, within a time limit of its own. Raises StoreError if that is unknown."""
 
 # A row in memory counts as Redis's own for so long after the node last answered.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from service.errors import StoreError
 from service.redis.cluster import Cluster
-from service.redis.redis_line import Target, pack
+from service.redis.redis_line import RedisServer, pack
 from service.redis.redis_link import SURE_S, Answers, Command, Ears, Receive, RedisLink, State, checked
 from service.redis.redis_url import Address, RedisUrl, host_port, parse_redis_url
 
@@ -68,8 +68,8 @@ class OneServer:
     async def close(self) -> None:
         await self._link.close()
 
-    async def _seek(self) -> Target:
-        return Target(self._url.plain, self._prefixes)
+    async def _seek(self) -> RedisServer:
+        return RedisServer(self._url.plain, self._prefixes)
 
 
 class SentinelMaster(OneServer):
@@ -93,9 +93,9 @@ class SentinelMaster(OneServer):
             await asyncio.gather(self._watching, return_exceptions=True)
         await super().close()
 
-    async def _seek(self) -> Target:
+    async def _seek(self) -> RedisServer:
         self._named = await self._master()
-        return Target(self._url.of_server(self._named), self._prefixes)
+        return RedisServer(self._url.of_server(self._named), self._prefixes)
 
     async def _master(self) -> Address:
         """The master's address, by the first Sentinel that knows it. Raises StoreError if none does."""
@@ -115,7 +115,7 @@ class SentinelMaster(OneServer):
         raise StoreError(f"no Sentinel names the master {self._url.master!r}: {'; '.join(reasons)}")
 
     async def _ask_sentinel(self, host: Address) -> Address:
-        line = await Target(self._url.of_sentinel(host)).connect(_SENTINEL_LIMIT_S, lambda keys: None)
+        line = await RedisServer(self._url.of_sentinel(host)).connect(_SENTINEL_LIMIT_S, lambda keys: None)
         try:
             command = pack(b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", self._url.master.encode())
             (reply,) = await line.send(command, 1, lambda replies: replies)
@@ -148,7 +148,7 @@ def open_nodes(url: str, timeout_s: float, prefixes: Sequence[bytes] = (), ears:
     whose changes `ears` hear of; empty for none, which servers without tracking can do, too. Raises StoreError for an
     invalid option in the URL."""
     parsed = parse_redis_url(url)
-    Target(parsed.of_server(("", 0)), prefixes)  # checks the options before anything connects
+    RedisServer(parsed.of_server(("", 0)), prefixes)  # checks the options before anything connects
     if parsed.form == "cluster":
         return Cluster(parsed, timeout_s, prefixes, ears)
     form = SentinelMaster if parsed.form == "sentinel" else OneServer

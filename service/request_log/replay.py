@@ -30,7 +30,7 @@ _SHOWN = 10
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-class Difference(NamedTuple):
+class ReplayDifference(NamedTuple):
     """A request that did not give again what was logged, and how."""
 
     request_id: str
@@ -38,7 +38,7 @@ class Difference(NamedTuple):
 
 
 @dataclass(slots=True)
-class Replayed:
+class ReplaySummary:
     """What a replay found. `exact` were compared to the bit, `near` by the tolerances, for the reasons in `unlike`."""
 
     requests: int = 0
@@ -50,7 +50,7 @@ class Replayed:
     skipped: dict[str, int] = field(default_factory=dict)
     """Requests of bundles that were not given, by their ids."""
     unlike: dict[str, int] = field(default_factory=dict)
-    differences: list[Difference] = field(default_factory=list)
+    differences: list[ReplayDifference] = field(default_factory=list)
     """The first of the mismatches."""
 
 
@@ -69,11 +69,11 @@ class LogReplay:
         }
         self._runtime = runtime
         self._runtimes: dict[tuple[str, str, int], Runtime] = {}
-        self.found = Replayed()
+        self.found = ReplaySummary()
 
     def replay(
         self, records: Iterable[RequestRecord], progress: Callable[[], None], limit: int | None = None
-    ) -> Replayed:
+    ) -> ReplaySummary:
         """Replays records, at most `limit` of these bundles. Raises MsdError when one cannot be scored at all: it was
         damaged, or no runtime is to be had."""
         found = self.found
@@ -116,7 +116,7 @@ class LogReplay:
     def _differs(self, record: RequestRecord, what: str) -> None:
         self.found.mismatches += 1
         if len(self.found.differences) < _SHOWN:
-            self.found.differences.append(Difference(record.request_id, what))
+            self.found.differences.append(ReplayDifference(record.request_id, what))
 
     def _score(self, bundle: Bundle, runtime: Runtime, record: RequestRecord) -> tuple[Scores, list[str | None]]:
         """Scores [N] by head, and what each candidate was scored from where that is not its fresh row."""
@@ -149,7 +149,7 @@ class LogReplay:
 
 def replay_log(
     path: Path, bundles: Sequence[Bundle], runtime: str, limit: int | None, progress: Callable[[], None]
-) -> Replayed:
+) -> ReplaySummary:
     """Replays the log's requests, oldest first, at most `limit` of them. Raises MsdError when there are none."""
     records = (record for file in log_files(path) for record in read_requests(file))
     found = LogReplay(bundles, runtime).replay(records, progress, limit)
@@ -219,7 +219,7 @@ def main(
         raise typer.Exit(1)
 
 
-def _tell(found: Replayed) -> None:
+def _tell(found: ReplaySummary) -> None:
     typer.echo(
         f"{found.requests} requests, {found.candidates} candidates: {found.exact} compared to the bit, {found.near} by"
         f" the tolerances; {found.mismatches} differ (scores by {found.max_abs_diff:.1e} at most)"

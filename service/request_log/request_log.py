@@ -40,7 +40,7 @@ _SAY_AGAIN_S = 30.0
 _STAGES = ("parse_ms", "rows_ms", "queue_ms", "run_ms", "total_ms")
 
 
-class Events(NamedTuple):
+class LoggedEvents(NamedTuple):
     """The body of a request to `POST /v1/events` whose `total` events were accepted."""
 
     body: bytes
@@ -64,7 +64,7 @@ class RequestLog:
         self._share = share
         self._tick_s = tick_s
         self._metrics = metrics
-        self._queue: SimpleQueue[Served | Events | None] = SimpleQueue()
+        self._queue: SimpleQueue[Served | LoggedEvents | None] = SimpleQueue()
         # Sums since the start, each written by one thread alone, so that no lock is needed: told by the loop, taken by
         # the thread. What waits is their difference.
         self._told_bytes = self._told_count = 0
@@ -89,7 +89,7 @@ class RequestLog:
 
     def events(self, body: bytes, count: int) -> None:
         """Log the `count` events of an accepted body of `POST /v1/events`."""
-        is_told = self._tell(Events(body, count, time.time()))
+        is_told = self._tell(LoggedEvents(body, count, time.time()))
         self._metrics.log_events["handed" if is_told else "dropped"].inc(count)
 
     async def close(self) -> None:
@@ -101,7 +101,7 @@ class RequestLog:
             waiting = self._told_count - self._taken_count
             self._log.error("request_log_unfinished", seconds=_CLOSE_WITHIN_S, waiting=waiting)
 
-    def _tell(self, told: Served | Events) -> bool:
+    def _tell(self, told: Served | LoggedEvents) -> bool:
         """False if there is no room."""
         size = told.size
         waiting_bytes = self._told_bytes - self._taken_bytes
@@ -136,7 +136,7 @@ class RequestLog:
             self._closing.wait(_PAUSES_PER_WORK * (time.thread_time() - began))
         writer.close()
 
-    def _told(self, timeout: float) -> Served | Events | None:
+    def _told(self, timeout: float) -> Served | LoggedEvents | None:
         """What was handed over next; None if nothing comes, or nothing will any more."""
         try:
             return self._queue.get(timeout=timeout)
@@ -164,7 +164,7 @@ class LogWriter:
         self._log = structlog.get_logger("msd.request_log")
         self._metrics.log_bytes.set(folder.size())
 
-    def take(self, told: Served | Events) -> None:
+    def take(self, told: Served | LoggedEvents) -> None:
         """Make records of what was told. Raises whatever keeps it from being logged."""
         if isinstance(told, Served):
             self._take_request(told)
@@ -179,9 +179,9 @@ class LogWriter:
         self._folder.prune()
         self._metrics.log_bytes.set(self._folder.size())
 
-    def lose(self, told: Served | Events | None, error: Exception) -> None:
+    def lose(self, told: Served | LoggedEvents | None, error: Exception) -> None:
         """Count what was told, if anything, as lost."""
-        if isinstance(told, Events):
+        if isinstance(told, LoggedEvents):
             self._lost(EVENTS, told.total, error)
         else:
             self._lost(REQUESTS, int(told is not None), error)
@@ -203,7 +203,7 @@ class LogWriter:
         if self._requests.ids >= _BATCH_IDS:
             self._convert(self._requests)
 
-    def _take_events(self, events: Events) -> None:
+    def _take_events(self, events: LoggedEvents) -> None:
         told = list(records_of(events))
         wanted = [one for one in told if one.request_id is None or is_sampled(one.request_id, self._share)]
         self._metrics.log_events["unsampled"].inc(len(told) - len(wanted))
@@ -337,7 +337,7 @@ def record_of(served: Served) -> RequestRecord:
     )
 
 
-def records_of(events: Events) -> Iterator[EventRecord]:
+def records_of(events: LoggedEvents) -> Iterator[EventRecord]:
     """The record of each event."""
     for event in orjson.loads(events.body)["events"]:
         yield EventRecord(

@@ -17,7 +17,7 @@ from service.deployment.readiness import Readiness
 from service.errors import EventsUnavailable, StoreError
 from service.http.request import read_json_body
 from service.live.overlay import state_rules
-from service.live.store import Batch, LiveError, LiveEvent, LiveStore, Outcome, rows_of
+from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, LiveStore, rows_of
 from service.models.lineup import Serving
 from service.models.model import Model
 from service.request_log.request_log import RequestLog
@@ -66,7 +66,7 @@ class EventsRoute:
             "user": await self._rows(model, "user", [event.user_id for event in events]),
             "item": await self._rows(model, "item", [event.item_id for event in events]),
         }
-        batch = Batch(events, rows, state_rules(model.schema), settings.live_lag_seconds)
+        batch = LiveBatch(events, rows, state_rules(model.schema), settings.live_lag_seconds)
         try:
             outcome = await self._store.add(batch)
         except LiveError as error:
@@ -104,7 +104,7 @@ class EventsRoute:
             self._metrics.store_errors.inc()
             raise EventsUnavailable(str(error)) from error
 
-    def _count(self, batch: Batch, outcome: Outcome) -> None:
+    def _count(self, batch: LiveBatch, outcome: BatchOutcome) -> None:
         metrics = self._metrics
         metrics.events["accepted"].inc(outcome.accepted)
         metrics.events["duplicate"].inc(outcome.duplicates)

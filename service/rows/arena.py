@@ -82,7 +82,7 @@ class IdMap:
         return bool(self._ids)
 
 
-class Held(NamedTuple):
+class ArenaPlaces(NamedTuple):
     """What the arena has of n ids: places [n], −1 where nothing, and the epoch in which each was put there [n]."""
 
     places: NDArray[np.int64]
@@ -118,14 +118,14 @@ class Arena:
     def __len__(self) -> int:
         return len(self._ids)
 
-    def look_up(self, ids: Sequence[str]) -> Held:
+    def look_up(self, ids: Sequence[str]) -> ArenaPlaces:
         """What is held of the ids [n]; they count as asked for."""
         places = np.empty(len(ids), np.int64)
         self._ids.find_all(ids, places)
         if not self._ids.end:
-            return Held(places, places)
+            return ArenaPlaces(places, places)
         self._touched[places[places >= 0]] = True
-        return Held(places, self._epochs.take(places, mode="wrap"))
+        return ArenaPlaces(places, self._epochs.take(places, mode="wrap"))
 
     def rows(self, places: NDArray[np.int64]) -> Rows:
         """Copies of the rows in some places [n], all of them held."""

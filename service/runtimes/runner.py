@@ -107,13 +107,13 @@ class Runner:
         self.runtime = runtime
         self.together = together
         """What runs several requests at once, where that pays."""
-        self.run_s = Learned(share=0.25, most=4.0, least_s=0.02)
+        self.run_s = LearnedSeconds(share=0.25, most=4.0, least_s=0.02)
         """How long one run takes."""
-        self.turn_s = Learned(share=0.1, most=4.0)
+        self.turn_s = LearnedSeconds(share=0.1, most=4.0)
         """How long until its thread can begin the next: with what other threads and processes take meanwhile."""
 
 
-class Learned:
+class LearnedSeconds:
     """How long something takes of late, by the length of the number of candidates in bits.
 
     The newest has this share; it counts as at most so many times what was known, or as `least_s` if that is more: the

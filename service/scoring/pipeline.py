@@ -40,7 +40,7 @@ Explain = Callable[[Model, CheckedRequest, Terms, Score], Awaitable[tuple[Scored
 """Scores a request that asks for an explanation, and explains the scores; or refuses to before it is scored."""
 
 
-class Live(Protocol):
+class LiveUpdates(Protocol):
     """Brings rows up to date by what happened since they were written."""
 
     async def fetch(
@@ -67,7 +67,7 @@ class Pipeline:
         metrics: Metrics,
         max_candidates: int,
         *,
-        live: Live | None = None,
+        live: LiveUpdates | None = None,
         fills: Fills | None = None,
         explain: Explain | None = None,
         corrections: WatchedCorrections | None = None,

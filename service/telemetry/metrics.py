@@ -23,7 +23,7 @@ from prometheus_client import (
 
 from msd.contract.assemble import Rung, UserRung
 from msd.contract.bundle import Manifest
-from msd.contract.correction import Learned
+from msd.contract.correction import LearnedCorrection
 from msd.contract.rows import RowSide
 from service.machine import memory_limit, own_memory
 from service.runtimes.runtime import Engine
@@ -333,7 +333,7 @@ class Metrics:
                 self._score_psi.replace({})
             self._referenced = manifest.sha256
 
-    def corrected(self, by_bundle: Mapping[str, Learned]) -> None:
+    def corrected(self, by_bundle: Mapping[str, LearnedCorrection]) -> None:
         """Set the corrections in force, by bundle_id."""
         self._shifts.replace({(bundle,): one.shift for bundle, one in by_bundle.items()})
         self._slopes.replace({(bundle,): one.slope for bundle, one in by_bundle.items()})

@@ -2,19 +2,19 @@
 
 import numpy as np
 
-from msd.benchmark.predictions import Floats, Predictions, Rows
+from msd.benchmark.predictions import Floats, Predictions, TestRows
 from msd.benchmark.run import Results
 
 ROWS, USERS = 900, 45
 
 
-def made_rows(seed: int = 0) -> tuple[Rows, Floats]:
+def made_rows(seed: int = 0) -> tuple[TestRows, Floats]:
     """Test rows of users of whom the last third is cold, and what their labels depend on."""
     rng = np.random.default_rng(seed)
     taste = rng.standard_normal(ROWS)
     labels = (rng.random(ROWS) < 1 / (1 + np.exp(-2 * taste))).astype(np.float64)
     users = rng.integers(USERS, size=ROWS)
-    return Rows(labels, users, users < 2 * USERS // 3), taste
+    return TestRows(labels, users, users < 2 * USERS // 3), taste
 
 
 def said(taste: Floats, skill: float, seed: int) -> Predictions:

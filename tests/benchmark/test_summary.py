@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from msd.benchmark.protocol import Advance, Folders, Protocol
 from msd.benchmark.run import Results
-from msd.benchmark.summary import Figures, Measured, summarise
+from msd.benchmark.summary import BenchmarkMetrics, Figures, summarise
 from msd.ranker.metrics import measure
 from msd.ranker.variant import OURS, PLAIN, UNTUNED, Variant, standard_variants
 from tests.benchmark.results import made_results
@@ -38,8 +38,8 @@ def results() -> Results:
 
 
 @pytest.fixture(scope="module")
-def measured(results: Results) -> Measured:
-    return Measured(results, RESAMPLES)
+def measured(results: Results) -> BenchmarkMetrics:
+    return BenchmarkMetrics(results, RESAMPLES)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_the_ensemble_is_of_mean_probabilities(figures: Figures, results: Result
     assert figures["ensemble"]["seeds"] == 3
 
 
-def test_a_model_is_not_better_than_itself(measured: Measured) -> None:
+def test_a_model_is_not_better_than_itself(measured: BenchmarkMetrics) -> None:
     assert measured.gain(OURS, OURS) == {"gain": 0.0, "ci95": (0.0, 0.0), "p": 1.0}
 
 

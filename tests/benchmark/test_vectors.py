@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from msd.benchmark.vectors import Sources, bag_of_words, with_vectors
+from msd.benchmark.vectors import VectorSources, bag_of_words, with_vectors
 from msd.dataset.load import Dataset
 from msd.dataset.texts import student_texts
 from msd.ranker.features import SideFeatures, build_features
@@ -31,18 +31,18 @@ def heard() -> Heard:
 
 
 @pytest.fixture(scope="module")
-def sources(prepared: Path, tiny: Dataset, base: KnowledgeBase, heard: Heard) -> Sources:
-    return Sources(tiny, base, prepared / "student", heard.advance)
+def sources(prepared: Path, tiny: Dataset, base: KnowledgeBase, heard: Heard) -> VectorSources:
+    return VectorSources(tiny, base, prepared / "student", heard.advance)
 
 
-def test_the_student_is_taken_as_it_is(sources: Sources, prepared: Path) -> None:
+def test_the_student_is_taken_as_it_is(sources: VectorSources, prepared: Path) -> None:
     own, found = load_vectors(prepared / "student"), sources.of("student")
     assert found.student == own.student
     assert found.items.ids == own.items.ids
     np.testing.assert_array_equal(found.users.vectors, own.users.vectors)
 
 
-def test_without_user_knowledge_no_user_has_a_vector(sources: Sources) -> None:
+def test_without_user_knowledge_no_user_has_a_vector(sources: VectorSources) -> None:
     found = sources.of("student_items")
     np.testing.assert_array_equal(found.items.vectors, sources.student.items.vectors)
     assert not found.gather("users", sources.student.users.ids)[1].any()
@@ -50,25 +50,25 @@ def test_without_user_knowledge_no_user_has_a_vector(sources: Sources) -> None:
 
 @pytest.mark.parametrize("source", ["student", "plain", "bag_of_words", "teacher_text"])
 def test_where_users_have_no_vectors_every_source_is_of_items(
-    tiny: Dataset, base: KnowledgeBase, prepared: Path, sources: Sources, source: Source
+    tiny: Dataset, base: KnowledgeBase, prepared: Path, sources: VectorSources, source: Source
 ) -> None:
     """And nothing of users is read: their texts may tell what they liked of the test rows."""
     heard = Heard()
-    found = Sources(tiny, base, prepared / "student", heard.advance, users=False).of(source)
+    found = VectorSources(tiny, base, prepared / "student", heard.advance, users=False).of(source)
     assert found.users.ids == []
     assert found.items.ids == sources.of(source).items.ids
     assert all(total in (len(found.items.ids), 2 * len(found.items.ids)) for _, _, total in heard.steps)
 
 
 @pytest.mark.parametrize("source", ["explicit", "implicit"])
-def test_one_kind_of_knowledge_leaves_zeros_for_the_others(sources: Sources, source: Source) -> None:
+def test_one_kind_of_knowledge_leaves_zeros_for_the_others(sources: VectorSources, source: Source) -> None:
     found, half = sources.of(source), HEADS[source]
     for level, whole in ((found.items, sources.student.items), (found.users, sources.student.users)):
         np.testing.assert_array_equal(level.vectors[:, half], whole.vectors[:, half])
         assert np.count_nonzero(level.vectors.any(axis=0)) == HEAD_DIM
 
 
-def test_the_plain_encoder_reads_raw_texts(sources: Sources, tiny: Dataset, heard: Heard) -> None:
+def test_the_plain_encoder_reads_raw_texts(sources: VectorSources, tiny: Dataset, heard: Heard) -> None:
     found, texts = sources.of("plain"), student_texts(tiny)[0]
     assert found.items.ids == list(texts)
     whole = encode_texts(new_student(), list(texts.values()))
@@ -77,7 +77,7 @@ def test_the_plain_encoder_reads_raw_texts(sources: Sources, tiny: Dataset, hear
     assert ("encoding raw texts", len(texts), len(texts)) in heard.steps
 
 
-def test_the_teachers_texts_are_encoded_side_by_side(sources: Sources, base: KnowledgeBase) -> None:
+def test_the_teachers_texts_are_encoded_side_by_side(sources: VectorSources, base: KnowledgeBase) -> None:
     found = sources.of("teacher_text").users
     assert found.ids == list(base.users)
     first = base.users[found.ids[0]]
@@ -109,7 +109,7 @@ def test_no_knowledge_gives_no_vectors() -> None:
     assert bag_of_words({}).vectors.shape == (0, VECTOR_DIM)
 
 
-def test_sources_differ_and_name_what_they_come_from(sources: Sources) -> None:
+def test_sources_differ_and_name_what_they_come_from(sources: VectorSources) -> None:
     names: tuple[Source, ...] = ("student", "explicit", "implicit", "plain", "bag_of_words", "teacher_text")
     found = [sources.of(name) for name in names]
     assert len({one.student for one in found}) == len(found)
@@ -122,7 +122,7 @@ def _equal(one: SideFeatures, other: SideFeatures) -> None:
         assert torch.equal(getattr(one, name), getattr(other, name)), name
 
 
-def test_exchanged_vectors_are_as_if_the_features_were_built_with_them(tiny: Dataset, sources: Sources) -> None:
+def test_exchanged_vectors_are_as_if_the_features_were_built_with_them(tiny: Dataset, sources: VectorSources) -> None:
     """The two differ in who has a vector: of those made of words every ninth has none."""
     schema = fit_schema(tiny)
     built, other = build_features(tiny, schema, word_vectors(tiny)), build_features(tiny, schema, sources.student)

@@ -14,7 +14,7 @@ from msd.contract.correction import (
     MAX_SHIFT,
     Correction,
     CorrectionError,
-    Learned,
+    LearnedCorrection,
     read_corrections,
     write_corrections,
 )
@@ -23,7 +23,7 @@ cheap = settings(max_examples=40)
 SLOPES = st.floats(np.exp(-MAX_LOG_SLOPE), np.exp(MAX_LOG_SLOPE))
 CORRECTIONS = st.builds(Correction, centre=st.floats(-8, 8), shift=st.floats(-MAX_SHIFT, MAX_SHIFT), slope=SLOPES)
 SCORES = arrays(np.float32, st.integers(1, 40), elements=st.floats(0, 1, width=32))
-LEARNED = Learned(centre=-3, shift=0.1, slope=0.9, at=1e9, impressions=5_000, clicks=200)
+LEARNED = LearnedCorrection(centre=-3, shift=0.1, slope=0.9, at=1e9, impressions=5_000, clicks=200)
 
 
 @cheap

@@ -6,7 +6,7 @@ import polars as pl
 
 from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.roles import RoleName
-from msd.dataset.scaffold import Sources, init_dataset
+from msd.dataset.scaffold import SourceFiles, init_dataset
 
 START = 1_714_550_400
 
@@ -47,6 +47,6 @@ def write(frame: pl.DataFrame, path: Path) -> Path:
 def make(folder: Path, frame: pl.DataFrame, ending: str = ".csv", **options: str) -> Dataset:
     """A dataset of one log, made, checked and loaded."""
     chosen: dict[RoleName, str] = {role: options[role] for role in options}  # type: ignore[misc]
-    _, report = init_dataset(Sources(write(frame, folder / f"log{ending}")), folder / "out", chosen)
+    _, report = init_dataset(SourceFiles(write(frame, folder / f"log{ending}")), folder / "out", chosen)
     assert report.problems == ()
     return load_dataset(folder / "out")

@@ -7,11 +7,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from msd.dataset.check import Report
+from msd.dataset.check import DatasetReport
 from msd.dataset.draft import Draft
 from msd.dataset.load import load_dataset
 from msd.dataset.roles import InitError
-from msd.dataset.scaffold import Sources, init_dataset
+from msd.dataset.scaffold import SourceFiles, init_dataset
 from tests.dataset.logs import START, log, make, write
 
 SUBJECTS = ("bread", "bicycles", "gardens", "winter", "music", "loans", "travel", "shoes", "phones", "paint")
@@ -36,8 +36,8 @@ def headlines(rows: int = 300) -> pl.DataFrame:
     )
 
 
-def init(folder: Path, frame: pl.DataFrame, **options: int) -> tuple[Draft, Report]:
-    draft, report = init_dataset(Sources(write(frame, folder / "log.csv")), folder / "out", {}, **options)  # type: ignore[arg-type]
+def init(folder: Path, frame: pl.DataFrame, **options: int) -> tuple[Draft, DatasetReport]:
+    draft, report = init_dataset(SourceFiles(write(frame, folder / "log.csv")), folder / "out", {}, **options)  # type: ignore[arg-type]
     assert report.problems == ()
     return draft, report
 
@@ -99,7 +99,7 @@ def test_packed_files_and_lists(tmp_path: Path, ending: str) -> None:
     else:
         path = tmp_path / "log.csv"
         path.write_text(log().write_csv(separator="\t"))
-    _, report = init_dataset(Sources(path), tmp_path / "out", {})
+    _, report = init_dataset(SourceFiles(path), tmp_path / "out", {})
     assert report.problems == ()
     assert report.counts["events"] == 240
 
@@ -116,10 +116,10 @@ def parts(folder: Path) -> Path:
 
 
 def test_a_folder_of_parts_is_one_table(tmp_path: Path) -> None:
-    _, report = init_dataset(Sources(parts(tmp_path)), tmp_path / "out", {})
+    _, report = init_dataset(SourceFiles(parts(tmp_path)), tmp_path / "out", {})
     assert report.problems == ()
     assert report.counts["events"] == 240
-    _, report = init_dataset(Sources(write(log(), tmp_path / "log.csv")), tmp_path / "whole", {})
+    _, report = init_dataset(SourceFiles(write(log(), tmp_path / "log.csv")), tmp_path / "whole", {})
     assert load_dataset(tmp_path / "out").events.equals(load_dataset(tmp_path / "whole").events)
 
 
@@ -142,7 +142,7 @@ def test_a_part_that_is_not_like_the_others_is_named(tmp_path: Path, name: str, 
     if not content:
         (folder / name).write_bytes(gzip.compress(b"x\n1\n", mtime=0))
     with pytest.raises(InitError, match=message):
-        init_dataset(Sources(folder), tmp_path / "out", {})
+        init_dataset(SourceFiles(folder), tmp_path / "out", {})
 
 
 def test_a_wrong_cell_of_a_part_is_told_with_its_own_row(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_wrong_cell_of_a_part_is_told_with_its_own_row(tmp_path: Path) -> None
     lines[5] = lines[5].replace("yes", "maybe").replace(",no,", ",maybe,")
     (folder / "day=2" / "part.csv.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
     with pytest.raises(InitError) as error:
-        init_dataset(Sources(folder), tmp_path / "out", {"label": "Clicked?"})
+        init_dataset(SourceFiles(folder), tmp_path / "out", {"label": "Clicked?"})
     assert "parts/day=2/part.csv.gz, row 5, Clicked?: 'maybe' should be 0 (no click)" in str(error.value)
     assert "Clicked? was taken for the label (given by --label)" in str(error.value)
 
@@ -160,7 +160,7 @@ def test_a_wrong_cell_of_a_part_is_told_with_its_own_row(tmp_path: Path) -> None
 def test_an_empty_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(InitError, match=r"none: is a folder without a file that ends in \.parquet"):
-        init_dataset(Sources(tmp_path / "none"), tmp_path / "out", {})
+        init_dataset(SourceFiles(tmp_path / "none"), tmp_path / "out", {})
 
 
 def test_columns_that_know_the_outcome_are_pointed_at(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_negatives_that_were_sampled_beside_their_click_are_pointed_at(tmp_path:
 
 def test_users_of_one_thing_each_are_told_of_before_gauc_is_read(tmp_path: Path) -> None:
     frame = headlines().with_columns(site=pl.Series([f"s{n % 30}" for n in range(300)]))
-    _, report = init_dataset(Sources(write(frame, tmp_path / "l.csv")), tmp_path / "out", {"user": "site"})
+    _, report = init_dataset(SourceFiles(write(frame, tmp_path / "l.csv")), tmp_path / "out", {"user": "site"})
     assert report.problems == ()
     assert any("GAUC will be .5 for every model" in note for note in report.notes)
 

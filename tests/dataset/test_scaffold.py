@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from msd.dataset.aggregate import count_clicks
 from msd.dataset.command import app
 from msd.dataset.load import load_dataset
-from msd.dataset.scaffold import Sources, init_dataset
+from msd.dataset.scaffold import SourceFiles, init_dataset
 from tests.dataset.logs import START, log, make, write
 
 
@@ -65,7 +65,7 @@ def test_tables_of_items_and_users_are_used_and_joined_with_what_the_log_tells(t
         {"id": range(17), "Name": [f"Thing {n}" for n in range(17)], "Price": [n / 4 for n in range(17)]}
     )
     users = pl.DataFrame({"who": [f"v{n}" for n in range(12)], "age": range(20, 32), "title": ["Dr", "Ms", "Mr"] * 4})
-    sources = Sources(events, write(items, tmp_path / "i.jsonl"), write(users, tmp_path / "u.csv"))
+    sources = SourceFiles(events, write(items, tmp_path / "i.jsonl"), write(users, tmp_path / "u.csv"))
     draft, report = init_dataset(sources, tmp_path / "out", {})
     assert report.problems == ()
     assert ("Price", "of the events: the table of items has it") in draft.left_out
@@ -78,7 +78,7 @@ def test_tables_of_items_and_users_are_used_and_joined_with_what_the_log_tells(t
 
 def test_a_log_without_users_table_texts_or_times(tmp_path: Path) -> None:
     frame = log().select("Visitor ID", "adId", "Clicked?", "Price", "pos")
-    draft, report = init_dataset(Sources(write(frame, tmp_path / "log.csv")), tmp_path / "out", {})
+    draft, report = init_dataset(SourceFiles(write(frame, tmp_path / "log.csv")), tmp_path / "out", {})
     assert report.problems == ()
     assert "time" not in draft.roles
     dataset = load_dataset(tmp_path / "out")
@@ -171,7 +171,7 @@ def test_json_lines_with_lists_and_gaps(tmp_path: Path) -> None:
         event |= {"topics": ["a", "b"][: number % 7 % 2 + 1]}
         lines.append(json.dumps(event if number % 9 else event | {"extra": math.pi}))
     (tmp_path / "log.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    _, report = init_dataset(Sources(tmp_path / "log.jsonl"), tmp_path / "out", {})
+    _, report = init_dataset(SourceFiles(tmp_path / "log.jsonl"), tmp_path / "out", {})
     assert report.problems == ()
     dataset = load_dataset(tmp_path / "out")
     assert [(one.name, one.side, one.kind) for one in dataset.config.features][0] == ("topics", "item", "bag")

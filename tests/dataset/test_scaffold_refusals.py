@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from msd.dataset.roles import InitError
-from msd.dataset.scaffold import Sources, init_dataset
+from msd.dataset.scaffold import SourceFiles, init_dataset
 from tests.dataset.logs import log, make, write
 
 
@@ -93,7 +93,7 @@ def test_a_run_that_was_killed_leaves_nothing_in_the_way(tmp_path: Path) -> None
     (tmp_path / ".out.part").mkdir()
     (tmp_path / ".out.part" / "events.parquet").write_bytes(b"PAR1")
     (tmp_path / "out").mkdir()
-    init_dataset(Sources(write(log(), tmp_path / "log.csv")), tmp_path / "out", {})
+    init_dataset(SourceFiles(write(log(), tmp_path / "log.csv")), tmp_path / "out", {})
     assert {one.name for one in tmp_path.iterdir()} == {"log.csv", "out"}
     assert "dataset.toml" in {one.name for one in (tmp_path / "out").iterdir()}
 
@@ -105,7 +105,7 @@ def test_a_full_disk_is_told_and_nothing_is_left(tmp_path: Path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))
     try:
         with pytest.raises(InitError, match="cannot be written: .*; name another folder with --out"):
-            init_dataset(Sources(path), tmp_path / "out", {})
+            init_dataset(SourceFiles(path), tmp_path / "out", {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [one.name for one in tmp_path.iterdir()] == ["log.csv"]
@@ -122,18 +122,18 @@ def test_files_and_folders_that_will_not_do(tmp_path: Path) -> None:
         (sheet, r"log.xlsx: should be a folder or end in one of \.parquet, \.csv, .*: save it as one of these"),
     ):
         with pytest.raises(InitError, match=message):
-            init_dataset(Sources(source), tmp_path / "out", {})
+            init_dataset(SourceFiles(source), tmp_path / "out", {})
     with pytest.raises(InitError, match="--user nobody: log.csv has no such column; it has Visitor ID, adId"):
-        init_dataset(Sources(path), tmp_path / "out", {"user": "nobody"})
+        init_dataset(SourceFiles(path), tmp_path / "out", {"user": "nobody"})
     with pytest.raises(InitError, match="cannot be written: .*; name another folder with --out"):
-        init_dataset(Sources(path), path / "out", {})
+        init_dataset(SourceFiles(path), path / "out", {})
     with pytest.raises(InitError, match="--item adId: is given by --user too; a column can be but one thing"):
-        init_dataset(Sources(path), tmp_path / "out", {"user": "adId", "item": "adId"})
+        init_dataset(SourceFiles(path), tmp_path / "out", {"user": "adId", "item": "adId"})
     with pytest.raises(InitError, match="is there already; name an empty or a new folder"):
-        init_dataset(Sources(path), tmp_path, {})
+        init_dataset(SourceFiles(path), tmp_path, {})
     items = write(pl.DataFrame({"sku": ["x", "y"], "colour": ["red", "blue"]}), tmp_path / "items.csv")
     with pytest.raises(InitError, match="items.csv: no column holds the item ids of the events, such as 0, 7, 14"):
-        init_dataset(Sources(path, items=items), tmp_path / "out", {"item": "adId"})
+        init_dataset(SourceFiles(path, items=items), tmp_path / "out", {"item": "adId"})
     twice = write(pl.DataFrame({"adId": [1, 1], "colour": ["red", "blue"]}), tmp_path / "twice.csv")
     with pytest.raises(InitError, match="twice.csv, row 2, adId: '1' is the id of an earlier row too"):
-        init_dataset(Sources(path, items=twice), tmp_path / "out", {})
+        init_dataset(SourceFiles(path, items=twice), tmp_path / "out", {})

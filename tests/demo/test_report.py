@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from msd.demo.report import write_report
-from msd.demo.showcase import Place, Showcase
+from msd.demo.showcase import RankedCandidate, Showcase
 
 HOSTILE = "<script>alert('x')</script> & \"co\""
 ESCAPED = "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; &amp; &#34;co&#34;"
@@ -48,7 +48,7 @@ def sample_page(path: Path) -> str:
         "counts": _model(curve=False),
     }
     evaluation = {"rows": {"window": 50, "train": 30, "valid": 10, "test": 1234}, "models": models}
-    place = Place(1, "i1", HOSTILE, 0.91234, 7, 0.5, HOSTILE, "clicked")
+    place = RankedCandidate(1, "i1", HOSTILE, 0.91234, 7, 0.5, HOSTILE, "clicked")
     write_report(path, SUMMARY, evaluation, Showcase("u<1>", {"user_id": "u<1>"}, 200, [place]))
     return path.read_text("utf-8")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from msd.__main__ import main
-from msd.dataset.scaffold import Sources, init_dataset
+from msd.dataset.scaffold import SourceFiles, init_dataset
 from tests.service.bundle_factory import build_bundle
 
 Content = str | bytes | Callable[[Path], object]
@@ -70,7 +70,7 @@ def _made(path: Path) -> object:
     """The dataset of a log without a fault."""
     log = path.with_name("made.csv")
     log.write_text(LOG, "utf-8")
-    return init_dataset(Sources(log), path, {})
+    return init_dataset(SourceFiles(log), path, {})
 
 
 def _old_bundle(path: Path) -> object:

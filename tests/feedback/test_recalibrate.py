@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from msd.contract.correction import MAX_LOG_SLOPE, MAX_SHIFT, Learned, read_corrections, write_corrections
+from msd.contract.correction import MAX_LOG_SLOPE, MAX_SHIFT, LearnedCorrection, read_corrections, write_corrections
 from msd.feedback.recalibrate import RATE_PER_HOUR, Impressions, learn
 from tests.feedback.made import traffic
 from tests.service.live import run_msd
 
 DAY = 86_400.0
-NONE = Learned(at=0, impressions=0, clicks=0)
+NONE = LearnedCorrection(at=0, impressions=0, clicks=0)
 
 
 def drifted(seed: int, shift: float, slope: float, count: int = 20_000, days: float = 7) -> Impressions:
@@ -27,7 +27,7 @@ def drifted(seed: int, shift: float, slope: float, count: int = 20_000, days: fl
     return Impressions(logits, labels, rng.integers(0, count // 5, count), np.linspace(0, days * DAY, count))
 
 
-def at(learned: Learned | None, logit: float) -> float:
+def at(learned: LearnedCorrection | None, logit: float) -> float:
     """Where a correction moves a score."""
     line = learned or NONE
     return line.centre + line.shift + line.slope * (logit - line.centre)

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from loadtest.arrivals import bursts, constant, poisson
-from loadtest.generator import LOST, REFUSED, Limits, Seen, Target, closed_loop, open_loop
+from loadtest.generator import LOST, REFUSED, LoadLimits, Seen, Target, closed_loop, open_loop
 from loadtest.http_client import ClientError
 from loadtest.requests import http_request, in_columns, in_objects
 from tests.loadtest.small_server import CLOSE, DIE, HANG, NOISE, REPLY, Script, small_server
 
 REQUESTS = [http_request("/v1/score", f'{{"number": {number}}}'.encode()) for number in range(7)]
-BRIEF = Limits(connections=4, patience_s=0.6)
+BRIEF = LoadLimits(connections=4, patience_s=0.6)
 
 
 def test_every_request_is_sent_once_in_turn_and_answered() -> None:
@@ -33,7 +33,7 @@ def test_a_stall_counts_for_all_that_were_due_meanwhile() -> None:
     """A closed loop would send nothing during the stall, and see one slow reply."""
     script = Script(lambda number: (REPLY, 200, 0.4 if number == 0 else 0.0))
     with small_server(script) as url:
-        found = open_loop(Target(url, REQUESTS), constant(100, 0.3), 0.3, Limits(connections=1, most=1))
+        found = open_loop(Target(url, REQUESTS), constant(100, 0.3), 0.3, LoadLimits(connections=1, most=1))
 
     assert (found.statuses, found.connections) == ({200: 30}, 1)
     # The last of 30 was due at .29 s, and could not be answered before .4 s.
@@ -75,7 +75,7 @@ def test_replies_in_part_are_no_goodput() -> None:
 def test_more_connections_are_opened_when_all_are_busy_but_not_without_end() -> None:
     script = Script(lambda number: (REPLY, 200, 0.3))
     with small_server(script) as url:
-        found = open_loop(Target(url, REQUESTS), np.zeros(20), 0.1, Limits(connections=2, most=9))
+        found = open_loop(Target(url, REQUESTS), np.zeros(20), 0.1, LoadLimits(connections=2, most=9))
 
     assert script.connections == 9
     assert found.statuses == {200: 20}
@@ -131,7 +131,7 @@ def test_a_service_that_dies_on_the_way_is_an_error(loop: str) -> None:
 def test_what_has_no_reply_in_the_end_is_counted() -> None:
     script = Script(lambda number: (HANG, 0, 0.0) if number == 2 else (REPLY, 200, 0.0))
     with small_server(script) as url:
-        found = open_loop(Target(url, REQUESTS), constant(50, 0.2), 0.2, Limits(connections=4, patience_s=0.5))
+        found = open_loop(Target(url, REQUESTS), constant(50, 0.2), 0.2, LoadLimits(connections=4, patience_s=0.5))
 
     assert (found.statuses, found.unanswered) == ({200: 9}, 1)
 
@@ -195,7 +195,7 @@ def test_a_witness_sees_every_reply_with_its_body() -> None:
     seen: list[Seen] = []
     with small_server(script) as url:
         target = Target(url, [http_request("/v1/score", b"%d" % number) for number in range(3)])
-        outcome = open_loop(target, constant(50, 0.4), 0.4, Limits(connections=1, goes_on=True), seen.append)
+        outcome = open_loop(target, constant(50, 0.4), 0.4, LoadLimits(connections=1, goes_on=True), seen.append)
 
     assert len(seen) == outcome.offered == 20
     assert Counter(one.status for one in seen) == {200: 10, LOST: 10}
@@ -208,7 +208,7 @@ def test_a_service_that_dies_refuses_what_comes_later_where_the_load_goes_on() -
     seen: list[Seen] = []
     with small_server(Script(lambda number: (DIE if number == 5 else REPLY, 200, 0.0))) as url:
         target = Target(url, [http_request("/v1/score", b"{}")])
-        outcome = open_loop(target, constant(50, 0.4), 0.4, Limits(connections=1, goes_on=True), seen.append)
+        outcome = open_loop(target, constant(50, 0.4), 0.4, LoadLimits(connections=1, goes_on=True), seen.append)
 
     came = Counter(one.status for one in seen)
     assert (came[200], came[LOST]) == (5, 1)

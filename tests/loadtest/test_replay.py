@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 
 from loadtest.http_client import Client, ClientError
-from loadtest.replay import Replayed, count_requests, replay
+from loadtest.replay import ReplayFigures, count_requests, replay
 from msd.__main__ import main
 from msd.contract.errors import MsdError
 from tests.service.live import LiveService
@@ -159,4 +159,4 @@ def test_what_is_no_address_is_refused(url: str) -> None:
 
 
 def test_a_replayed_summary_keeps_its_names() -> None:
-    assert Replayed._fields == ("requests", "candidates", "max_abs_diff", "degraded", "twin_differences")
+    assert ReplayFigures._fields == ("requests", "candidates", "max_abs_diff", "degraded", "twin_differences")

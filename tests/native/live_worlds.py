@@ -7,7 +7,7 @@ from msd.contract.live_state import LiveState, pack_state
 from msd.contract.rows import RowSide
 from msd.contract.state import EntityState
 from service.live.overlay import LiveRows
-from service.live.store import Batch, Outcome, States, Stream
+from service.live.store import BatchOutcome, LiveBatch, States, Stream
 from service.telemetry.metrics import Metrics
 from tests.native.worlds import AT, SIDES, World, strangers
 
@@ -38,7 +38,7 @@ class LiveWorld:
         """The same."""
         return self.at_hand(side, ids)
 
-    async def add(self, batch: Batch) -> Outcome:
+    async def add(self, batch: LiveBatch) -> BatchOutcome:
         """Nothing is added."""
         raise NotImplementedError
 

@@ -3,20 +3,20 @@
 import numpy as np
 import pytest
 
-from msd.ranker.verdict import Served, judge_semantics, say
+from msd.ranker.verdict import ServedScores, judge_semantics, say
 
 N, USERS = 600, 30
 LABELS = (np.arange(N) % 3 == 0).astype(np.float64)
 OWNERS = np.arange(N) % USERS
 
 
-def _said(noise: float, seed: int, semantics: bool, name: str, network: str = "msd") -> Served:
+def _said(noise: float, seed: int, semantics: bool, name: str, network: str = "msd") -> ServedScores:
     """Three seeds that know the labels as well as their noise allows."""
     drawn = np.random.default_rng(seed).normal(0, noise, (3, N))
-    return Served(name, network, (0, 1, 2), semantics, 1 / (1 + np.exp(-(LABELS + drawn))))
+    return ServedScores(name, network, (0, 1, 2), semantics, 1 / (1 + np.exp(-(LABELS + drawn))))
 
 
-def _judge(*served: Served) -> dict[str, object] | None:
+def _judge(*served: ServedScores) -> dict[str, object] | None:
     return judge_semantics(served, LABELS, OWNERS, 200, 0)
 
 

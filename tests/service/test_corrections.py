@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from msd.contract.bundle import Bundle
-from msd.contract.correction import CorrectionError, Learned, read_corrections, write_corrections
+from msd.contract.correction import CorrectionError, LearnedCorrection, read_corrections, write_corrections
 from msd.contract.log import EventRecord, is_sampled
 from service.models.model import WatchedCorrections
 from service.request_log.files import encode
@@ -20,7 +20,7 @@ from tests.service.bundle_factory import golden_requests
 from tests.service.live import LiveService, live_service, run_msd, wait_until
 from tests.service.request_log.log import awaited
 
-LEARNED = Learned(centre=-1, shift=0.4, slope=0.7, at=1e9, impressions=9_000, clicks=400)
+LEARNED = LearnedCorrection(centre=-1, shift=0.4, slope=0.7, at=1e9, impressions=9_000, clicks=400)
 UNLOGGED = "r2"
 PLAIN = golden_requests()[-1]
 PYTHONS = {**PLAIN, "user": {"features": {}}}
@@ -33,7 +33,7 @@ class Corrected:
     def __init__(self, service: LiveService, file: Path, log: Path, bundle_id: str) -> None:
         self.service, self.file, self.log, self.bundle_id = service, file, log, bundle_id
 
-    def write(self, learned: Learned) -> None:
+    def write(self, learned: LearnedCorrection) -> None:
         """Replace the file, and wait until the service has read it."""
         write_corrections(self.file, {self.bundle_id: learned})
         shift = f'msd_correction_shift{{bundle_id="{self.bundle_id}"}} {learned.shift}'

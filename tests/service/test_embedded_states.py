@@ -13,17 +13,17 @@ from msd.contract.live_state import unpack_state
 from msd.contract.rows import RowSide
 from msd.contract.state import StateRule
 from service.live.embedded import EmbeddedStates, StateFile
-from service.live.store import Batch, LiveError, LiveEvent, Outcome, open_live_store
+from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, open_live_store
 from service.settings import Settings
 from tests.service.live import ROOT
 
 RULES: dict[RowSide, StateRule] = {"user": StateRule(100.0, 3), "item": StateRule(50.0, 3)}
 
 
-def batch(*numbers: int) -> Batch:
+def batch(*numbers: int) -> LiveBatch:
     """Impressions of one user and item, by their numbers."""
     events = [LiveEvent(str(number), False, "u", "i", 100.0) for number in numbers]
-    return Batch(events, {"user": {}, "item": {}}, RULES, 200.0)
+    return LiveBatch(events, {"user": {}, "item": {}}, RULES, 200.0)
 
 
 class SlowFile(StateFile):
@@ -35,7 +35,7 @@ class SlowFile(StateFile):
 
     writes: list[int]
 
-    def add(self, batches: Sequence[Batch]) -> list[Outcome]:
+    def add(self, batches: Sequence[LiveBatch]) -> list[BatchOutcome]:
         self.writes.append(len(batches))
         assert self.may_write.wait(60)
         return super().add(batches)

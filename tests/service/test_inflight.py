@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from msd.contract.bundle import Bundle
-from service.http.inflight import Connection, Inflight
+from service.http.inflight import Inflight, RoomHolder
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.test_bad_input import GOOD, HEAD
 
@@ -37,7 +37,7 @@ class Holder:
 
 def test_the_oldest_unfinished_requests_give_way() -> None:
     inflight = Inflight(limit=100)
-    holders: list[Connection] = [Holder(inflight, 40) for _ in range(4)]
+    holders: list[RoomHolder] = [Holder(inflight, 40) for _ in range(4)]
 
     assert inflight.has_room(holders[3])
     assert list(inflight.unfinished) == holders[2:]

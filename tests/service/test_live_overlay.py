@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msd.contract.live_state import LiveState, pack_state
 from msd.contract.rows import RowCodec, RowContents, Rows, RowSide
 from msd.contract.state import EntityState, StateRule, advance
-from service.live.overlay import Moment, state_rules, with_counts, with_history
+from service.live.overlay import AsOf, state_rules, with_counts, with_history
 from service.live.store import States, Stream, after, stretches
 from tests.service.bundle_factory import example_schema
 
@@ -47,7 +47,7 @@ def live(impressions: float, clicks: float, as_of: float, *likes: str) -> bytes:
 def counts(given: Rows, states: States) -> Rows:
     """The rows with live counts, where the export reaches to WEEK_OLD."""
     assert states.stream is not None
-    return with_counts(given, states, RULE.half_life_s, Moment(NOW, states.stream, WEEK_OLD, LAG))
+    return with_counts(given, states, RULE.half_life_s, AsOf(NOW, states.stream, WEEK_OLD, LAG))
 
 
 def expected(impressions: float, clicks: float, as_of: float, to: float) -> tuple[object, object, float]:

@@ -25,7 +25,7 @@ from msd.contract.state import StateRule
 from msd.free_port import free_port
 from service.live.embedded import EmbeddedStates, StateFile
 from service.live.redis import LruCache, RedisStates
-from service.live.store import Batch, LiveError, LiveEvent, LiveStore, Outcome, States, Stream
+from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, LiveStore, States, Stream
 from service.settings import Settings
 from tests.contract.test_state import assert_close
 from tests.service.redis_fleet import SLOTS, ClusterFleet, cluster_fleet, move_slot
@@ -38,7 +38,7 @@ TIMES = st.one_of(st.integers(0, 2_000).map(float), st.floats(0, 2_000))
 ROWS = st.builds(begin, st.floats(0, 1e6), st.floats(0, 1e6), TIMES, st.lists(st.sampled_from(ITEMS), max_size=3))
 
 
-def batches() -> st.SearchStrategy[list[Batch]]:
+def batches() -> st.SearchStrategy[list[LiveBatch]]:
     """A few batches, which share events now and then; rows change between them, as by a swap of bundles."""
     events = st.builds(
         LiveEvent, st.integers(0, 12).map(str), st.booleans(), st.sampled_from(USERS), st.sampled_from(ITEMS), TIMES
@@ -49,7 +49,7 @@ def batches() -> st.SearchStrategy[list[Batch]]:
             "item": st.dictionaries(st.sampled_from(ITEMS), ROWS.map(without_likes)),
         }
     )
-    batch = st.builds(Batch, st.lists(events, min_size=1, max_size=8), rows, st.just(RULES), st.just(LAG_S))
+    batch = st.builds(LiveBatch, st.lists(events, min_size=1, max_size=8), rows, st.just(RULES), st.just(LAG_S))
     return st.lists(batch, max_size=5)
 
 
@@ -66,7 +66,7 @@ class Reference:
         self.seen: set[tuple[bool, str]] = set()
         self.stream: Stream | None = None
 
-    def add(self, batch: Batch) -> Outcome:
+    def add(self, batch: LiveBatch) -> BatchOutcome:
         counts = dict.fromkeys(("accepted", "duplicates", "late", "in_row"), 0)
         for at in sorted(event.at for event in batch.events):
             if self.stream is None or at > self.stream.until + LAG_S:
@@ -80,9 +80,9 @@ class Reference:
             for note in ("late", "in_row"):
                 counts[note] += note in notes
         assert self.stream is not None
-        return Outcome(**counts, newest_at=self.stream.until)
+        return BatchOutcome(**counts, newest_at=self.stream.until)
 
-    def fold(self, batch: Batch, event: LiveEvent, side: RowSide) -> str:
+    def fold(self, batch: LiveBatch, event: LiveEvent, side: RowSide) -> str:
         one, told = event.of(side)
         before = current(self.states.get((side, one)), batch.rows[side].get(one, NOTHING))
         if event.at <= before.watermark:
@@ -107,7 +107,7 @@ def compare(reference: Reference, found: Mapping[RowSide, States]) -> None:
 
 @settings(max_examples=40, suppress_health_check=list(HealthCheck), deadline=None)
 @given(batches())
-def test_the_file_keeps_what_the_fold_says(tmp_path_factory: pytest.TempPathFactory, told: list[Batch]) -> None:
+def test_the_file_keeps_what_the_fold_says(tmp_path_factory: pytest.TempPathFactory, told: list[LiveBatch]) -> None:
     reference, file = Reference(), StateFile(tmp_path_factory.mktemp("state"), 2**24)
     for batch in told:
         assert file.add([batch]) == [reference.add(batch)]
@@ -153,7 +153,7 @@ def redis() -> Iterator[Running]:
 
 @settings(max_examples=40, suppress_health_check=list(HealthCheck), deadline=None)
 @given(batches())
-def test_redis_keeps_what_the_fold_says(redis: Running, told: list[Batch]) -> None:
+def test_redis_keeps_what_the_fold_says(redis: Running, told: list[LiveBatch]) -> None:
     reference = Reference()
     redis.plain.flushall()
 
@@ -312,9 +312,9 @@ def test_an_impression_and_a_click_of_one_id_are_two_events(opened: Opened) -> N
     asyncio.run(tell())
 
 
-def one_event(number: int, user: str = "u1", item: str = "i1", at: float = 10.0) -> Batch:
+def one_event(number: int, user: str = "u1", item: str = "i1", at: float = 10.0) -> LiveBatch:
     """An impression."""
-    return Batch([LiveEvent(str(number), False, user, item, at)], {"user": {}, "item": {}}, RULES, LAG_S)
+    return LiveBatch([LiveEvent(str(number), False, user, item, at)], {"user": {}, "item": {}}, RULES, LAG_S)
 
 
 def test_many_at_once_count_each_event_once(redis: Running) -> None:
@@ -340,7 +340,7 @@ def test_many_at_once_count_each_event_once(redis: Running) -> None:
 MONTH_S = 30 * 86_400.0
 
 
-def kept_for(redis: Running, *told: Batch) -> dict[str, float]:
+def kept_for(redis: Running, *told: LiveBatch) -> dict[str, float]:
     """In seconds, for how long keys are kept once all that is told; -1 of those that are kept for ever."""
     redis.plain.flushall()
 
@@ -511,7 +511,7 @@ def test_a_cluster_keeps_what_the_fold_says(tmp_path: Path) -> None:
     ]
     row = begin(3.0, 1.0, 100.0)
     seeds: dict[RowSide, dict[str, LiveState]] = {"user": {"u1": row}, "item": {"i1": row}}
-    halves = [Batch(half, seeds, RULES, LAG_S) for half in (told[:60], told[60:])]
+    halves = [LiveBatch(half, seeds, RULES, LAG_S) for half in (told[:60], told[60:])]
 
     async def tell(fleet: ClusterFleet) -> None:
         states = RedisStates(settings_of(fleet.url))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from msd.contract.assemble import Rung, Tensors
 from service.errors import DeadlineExceeded
-from service.runtimes.runner import Learned, Runner
+from service.runtimes.runner import LearnedSeconds, Runner
 from service.runtimes.runtime import Engine, Scores
 from service.scoring.admission import Admission
 from service.scoring.job import Ran
@@ -52,7 +52,7 @@ def test_every_candidate_has_one_score_and_is_marked_if_it_is_the_priors(ids: li
 def test_never_more_is_run_than_is_asked_for_nor_a_run_of_nobody(
     known: dict[int, float], rows: int, seconds: float
 ) -> None:
-    learned = Learned(share=0.25, most=4.0)
+    learned = LearnedSeconds(share=0.25, most=4.0)
     for size, took in known.items():
         learned.learn(size, took)
     expected = learned.of(rows, 0.0)
@@ -66,7 +66,7 @@ def test_never_more_is_run_than_is_asked_for_nor_a_run_of_nobody(
 
 
 def test_what_was_learned_of_another_time_is_forgotten() -> None:
-    learned = Learned(share=0.25, most=4.0)
+    learned = LearnedSeconds(share=0.25, most=4.0)
     learned.learn(200, 0.1)
     cuts = 0
     while learned.fitting(200, 0.01) < 200:

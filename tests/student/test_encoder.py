@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,11 +81,10 @@ def test_the_untrained_head_of_words_is_the_same_in_every_student_whatever_was_d
 
 
 def test_hidden_states_are_those_of_transformers_to_the_bit() -> None:
-    sizes = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {"vocab_size": 50, "hidden_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4}
     torch.manual_seed(3)
-    theirs = BertModel(
-        transformers.BertConfig(**sizes, intermediate_size=40, attn_implementation="sdpa"), add_pooling_layer=False
-    ).eval()
+    config = transformers.BertConfig(**sizes, intermediate_size=40, attn_implementation="sdpa")  # type: ignore[call-arg]
+    theirs = BertModel(config, add_pooling_layer=False).train(False)
     ours = TextEncoder(BertConfig(**sizes, intermediate_size=40)).eval()
     ours.bert.load_state_dict(theirs.state_dict())
     ids_BT, mask_BT = torch.randint(50, (3, 7)), torch.tensor([[1] * 7, [1] * 4 + [0] * 3, [1] + [0] * 6])

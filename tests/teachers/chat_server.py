@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
-from msd.teachers.openai_compatible import Server
+from msd.teachers.openai_compatible import ModelServer
 
 
 @dataclass
@@ -105,9 +105,9 @@ class ChatServer:
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
-    def settings(self, **changes: Any) -> Server:  # noqa: ANN401
+    def settings(self, **changes: Any) -> ModelServer:  # noqa: ANN401
         """How to ask this server, in a hurry."""
-        return replace(Server(self.url, "m", timeout=30.0, attempts=3, pause=0.001), **changes)
+        return replace(ModelServer(self.url, "m", timeout=30.0, attempts=3, pause=0.001), **changes)
 
     @property
     def asked(self) -> list[str]:

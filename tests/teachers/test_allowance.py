@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from msd.teachers.allowance import Allowance, Budget, BudgetSpent, Pace
+from msd.teachers.allowance import Allowance, Budget, BudgetSpent, RateLimit
 from msd.teachers.knowledge import TeacherError
 from msd.teachers.openai_compatible import OpenAICompatibleTeacher
 from msd.teachers.teacher import Answered, Failed, Prices, Reply
@@ -30,12 +30,12 @@ class Time:
     def clock(self) -> float:
         return self.now
 
-    def pace(self, requests: float | None = None, tokens: float | None = None) -> Pace:
-        return Pace(requests, tokens, self.sleep, self.clock)
+    def pace(self, requests: float | None = None, tokens: float | None = None) -> RateLimit:
+        return RateLimit(requests, tokens, self.sleep, self.clock)
 
 
 def starts(
-    time: Time, pace: Pace, tokens: list[int], between: Callable[[int], None] = lambda number: None
+    time: Time, pace: RateLimit, tokens: list[int], between: Callable[[int], None] = lambda number: None
 ) -> list[float]:
     async def run() -> list[float]:
         found = []

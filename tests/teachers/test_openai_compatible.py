@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from msd.teachers.allowance import Allowance, Pace
+from msd.teachers.allowance import Allowance, RateLimit
 from msd.teachers.knowledge import Knowledge, TeacherError
 from msd.teachers.openai_compatible import OpenAICompatibleTeacher
 from msd.teachers.prompts import PROMPT_VERSION, Example
@@ -104,7 +104,7 @@ def test_pauses_double_and_heed_the_server(fault: Behaviour, shortest: list[floa
         pauses.append(seconds)
 
     with ChatServer(in_turn(fault, fault, fault, fault, Call.answer)) as server:
-        allowance = Allowance(Pace(sleep=note, clock=lambda: sum(pauses)))
+        allowance = Allowance(RateLimit(sleep=note, clock=lambda: sum(pauses)))
         teacher = OpenAICompatibleTeacher(server.settings(pause=1.0, attempts=5), KEY, None, allowance)
         (reply,) = teacher.answer([TENT])
     assert isinstance(reply, Answered)

@@ -36,12 +36,12 @@ def check(
     Run it where the service runs, with the service's environment.
     """
     # Loaded only now, so that --help answers at once.
-    from service.commands.check.running import Client, look_at_running, tls_of
+    from service.commands.check.running import CheckClient, look_at_running, tls_of
 
     # What is wrong is among the findings; the log would say it twice, and among JSON.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     # First, for what is wrong with the flags is nothing of the deployment's.
-    client = Client(url, key_file, tls_of(ca, cert, cert_key)) if url else None
+    client = CheckClient(url, key_file, tls_of(ca, cert, cert_key)) if url else None
     given = {f"{PREFIX}BUNDLE": str(bundle)} if bundle is not None else {}
     environ = {**os.environ, **given}
     settings: Settings | None = None

@@ -34,7 +34,7 @@ class CannotAsk(MsdError):
     """There is no answer."""
 
 
-class Answer(NamedTuple):
+class HttpAnswer(NamedTuple):
     """Status, headers, body, and when it came, in unix seconds."""
 
     status: int
@@ -58,7 +58,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         """None."""
 
 
-class Client:
+class CheckClient:
     """One service's. The key is read from a file, for arguments are everybody's to see."""
 
     def __init__(self, url: str, key_file: Path | None, tls: ssl.SSLContext) -> None:
@@ -77,7 +77,7 @@ class Client:
         )
         self._key = None if key_file is None else _read_key(key_file)
 
-    def ask(self, path: str, body: bytes | None = None, with_key: bool = True) -> Answer:
+    def ask(self, path: str, body: bytes | None = None, with_key: bool = True) -> HttpAnswer:
         """By GET, with a body by POST. Raises CannotAsk."""
         request = urllib.request.Request(self._url + path, body, {"Content-Type": "application/json"} if body else {})
         if with_key and self._key is not None:
@@ -88,7 +88,7 @@ class Client:
             except HTTPError as error:
                 reply = error
             with reply:
-                return Answer(reply.status, reply.headers, reply.read(_MAX_BYTES), time.time())
+                return HttpAnswer(reply.status, reply.headers, reply.read(_MAX_BYTES), time.time())
         except (OSError, http.client.HTTPException) as error:
             why = getattr(error, "reason", error)
             reason = getattr(why, "strerror", None) or str(why) or type(why).__name__
@@ -147,7 +147,7 @@ def read_samples(text: str) -> Samples:
     )
 
 
-def look_at_running(client: Client, settings: Settings | None, watch_s: float) -> list[Finding]:
+def look_at_running(client: CheckClient, settings: Settings | None, watch_s: float) -> list[Finding]:
     """Asks a service; for growth twice, `watch_s` apart, if that is more than 0."""
     group = Group("service")
     try:
@@ -163,7 +163,7 @@ def look_at_running(client: Client, settings: Settings | None, watch_s: float) -
     return group.findings
 
 
-def _ready(group: Group, answer: Answer) -> None:
+def _ready(group: Group, answer: HttpAnswer) -> None:
     if answer.status != 200:
         missing = answer.json().get("missing", {})
         reason = "; ".join(f"{part}: {why}" for part, why in missing.items()) or "it is draining"
@@ -172,7 +172,7 @@ def _ready(group: Group, answer: Answer) -> None:
         group.ok("ready")
 
 
-def _clock(group: Group, answer: Answer) -> None:
+def _clock(group: Group, answer: HttpAnswer) -> None:
     told = answer.headers.get("date")
     if told is None:
         return
@@ -185,7 +185,7 @@ def _clock(group: Group, answer: Answer) -> None:
         )
 
 
-def _guard(group: Group, client: Client) -> None:
+def _guard(group: Group, client: CheckClient) -> None:
     """Without a key, admin routes are to be closed or not there."""
     status = client.ask("/v1/admin/experiment", with_key=False).status
     if status not in (401, 403, 404):
@@ -205,7 +205,7 @@ def _guard(group: Group, client: Client) -> None:
         group.ok("asks for keys")
 
 
-def _model(group: Group, client: Client, settings: Settings | None) -> None:
+def _model(group: Group, client: CheckClient, settings: Settings | None) -> None:
     answer = client.ask("/v1/model")
     if answer.status in (401, 403):
         group.note(
@@ -235,7 +235,7 @@ def _model(group: Group, client: Client, settings: Settings | None) -> None:
         )
 
 
-def _metrics(group: Group, client: Client, watch_s: float) -> None:
+def _metrics(group: Group, client: CheckClient, watch_s: float) -> None:
     answer = client.ask("/metrics")
     if answer.status != 200:
         group.note(

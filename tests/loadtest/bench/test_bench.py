@@ -13,7 +13,7 @@ from loadtest.bench import plan as plans
 from loadtest.bench.command import is_meant
 from loadtest.bench.contestants import Contestant, Contestants
 from loadtest.bench.plan import BenchPlan
-from loadtest.generator import Limits, Target, open_loop
+from loadtest.generator import LoadLimits, Target, open_loop
 from loadtest.http_client import ClientError
 from model_export.reference.bundles import Bundles
 from msd.__main__ import main
@@ -128,7 +128,7 @@ def test_a_service_that_dies_is_named(bundles: Bundles, tmp_path: Path) -> None:
         assert open_loop(target, constant(50, 0.2), 0.2).statuses == {200: 10}
         contestants.stop([entry])
         with pytest.raises(ClientError, match=f"{url}: no connection: "):
-            open_loop(Target(url, target.requests), constant(50, 0.2), 0.2, Limits())
+            open_loop(Target(url, target.requests), constant(50, 0.2), 0.2, LoadLimits())
 
 
 @pytest.mark.parametrize(

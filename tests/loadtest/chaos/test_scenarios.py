@@ -13,7 +13,7 @@ from loadtest.chaos import chaos
 from loadtest.chaos import plan as plans
 from loadtest.chaos.environment import Environment
 from loadtest.chaos.plan import ChaosPlan
-from loadtest.chaos.scenario import Check, Found, Scenario, Unable
+from loadtest.chaos.scenario import Check, Scenario, ScenarioResult, Unable
 from loadtest.chaos.scenarios import SCENARIOS
 from loadtest.chaos.timeline import Timeline
 from msd.__main__ import main
@@ -52,7 +52,7 @@ _AT_ONCE = 4
 
 
 @pytest.fixture(scope="module")
-def findings(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Future[Found]"]]:
+def findings(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, "Future[ScenarioResult]"]]:
     """What each scenario finds; a few run side by side, because most of their time they wait."""
     folder = tmp_path_factory.mktemp("chaos")
     other = build_bundle(folder / "other", Recipe(seed=1))
@@ -79,7 +79,7 @@ def _write_dataset(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_what_has_to_hold_holds(scenario: type[Scenario], findings: dict[str, "Future[Found]"]) -> None:
+def test_what_has_to_hold_holds(scenario: type[Scenario], findings: dict[str, "Future[ScenarioResult]"]) -> None:
     found = findings[scenario.name].result()
     assert [check.what for check in found.checks if not check.holds and not check.is_timed] == []
     assert all(found.figures[key] is not None for key in scenario.told)
@@ -97,30 +97,32 @@ def test_every_figure_that_is_told_has_one_scenario() -> None:
 class Made(Scenario):
     name, title, told = "made", "Made up", ("rss_growth",)
 
-    def run(self) -> Found:
+    def run(self) -> ScenarioResult:
         timeline = Timeline(levels={"memory": [(0.0, 1.0), (1.0, 2.0)]})
-        return Found({"rss_growth": 0.5}, (Check("it <holds>", True), Check("in time", False, is_timed=True)), timeline)
+        return ScenarioResult(
+            {"rss_growth": 0.5}, (Check("it <holds>", True), Check("in time", False, is_timed=True)), timeline
+        )
 
 
 class Unrunnable(Scenario):
     name, title, told = "unable", "Not to be had", ("sigterm_lost",)
 
-    def run(self) -> Found:
+    def run(self) -> ScenarioResult:
         raise Unable("no clock can be shifted here")
 
 
 class Failing(Scenario):
     name, title, told = "failing", "Fails by itself", ("events_lost",)
 
-    def run(self) -> Found:
+    def run(self) -> ScenarioResult:
         raise ZeroDivisionError("a mistake of its own")
 
 
 class Bad(Scenario):
     name, title = "made", "Made up"
 
-    def run(self) -> Found:
-        return Found({}, (Check("all is well", False),), Timeline())
+    def run(self) -> ScenarioResult:
+        return ScenarioResult({}, (Check("all is well", False),), Timeline())
 
 
 MADE = (Made, Unrunnable, Failing)

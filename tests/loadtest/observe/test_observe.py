@@ -15,7 +15,7 @@ from PIL import Image
 
 from loadtest.bench.processes import ServiceError
 from loadtest.observe.ad_server import AdServer
-from loadtest.observe.found import Curve, Shown
+from loadtest.observe.found import PanelCurve, Shown
 from loadtest.observe.live import Watched
 from loadtest.observe.pictures import picture
 from loadtest.observe.prometheus import Prometheus, PrometheusError, prometheus
@@ -48,12 +48,12 @@ def test_a_panel_that_shows_nothing_is_wrong_unless_it_says_why() -> None:
     assert Shown("recording rules", "title", ()).is_wrongly_empty
     assert not Shown("board", "title", (), replace(PANEL, may_be_empty="nobody is ill")).is_wrongly_empty
 
-    shown = Shown("board", "title", (Curve("a", ((1.0, 0.0), (2.0, 3.0))), Curve("b", ((1.0, 1.0),))), PANEL)
+    shown = Shown("board", "title", (PanelCurve("a", ((1.0, 0.0), (2.0, 3.0))), PanelCurve("b", ((1.0, 1.0),))), PANEL)
     assert (shown.points, shown.highest, shown.is_wrongly_empty) == (3, 3.0, False)
 
 
 def test_a_dashboard_is_drawn_whatever_its_panels_show() -> None:
-    curve = Curve("a name", tuple((1000.0 + second, float(second % 7)) for second in range(60)))
+    curve = PanelCurve("a name", tuple((1000.0 + second, float(second % 7)) for second in range(60)))
     found = [Shown(STORE.name, one.title, (curve,) * (place % 3), one) for place, one in enumerate(STORE.panels)]
     run = Watched(Prometheus("http://127.0.0.1:9"), 1000.0, 1060.0, ((1010.0, "something"),))
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_export.race.figures import Measured, Timed, Times, fastest, ratio, slope, steps, summarised
+from model_export.race.figures import RaceFigures, Timed, Times, fastest, ratio, slope, steps, summarised
 from model_export.race.race import race
 
 COUNTS = (20, 50, 200, 1_000)
@@ -14,7 +14,7 @@ def _line(constant: float, each: float) -> dict[int, float]:
     return {count: constant + each * count for count in COUNTS}
 
 
-def _measured(precision: str = "int8") -> Measured:
+def _measured(precision: str = "int8") -> RaceFigures:
     reference: Times = {
         "tiled": _line(0, 60),
         "plain": _line(0, 50),
@@ -27,7 +27,7 @@ def _measured(precision: str = "int8") -> Measured:
     other: Times = {"plain": _line(0, 3), "passed": _line(0, 2), "twin": _line(0, 1)}
     without: Times = {"passed": {200: 100.0, 1_000: 500.0}, "linear": {200: 150.0, 1_000: 1_000.0}}
     models = {"reference": _timed(reference), "other": _timed(other)}
-    return Measured(models, _timed(without), _timed(other), 1e-15, precision)  # type: ignore[arg-type]
+    return RaceFigures(models, _timed(without), _timed(other), 1e-15, precision)  # type: ignore[arg-type]
 
 
 def _timed(turns: Times) -> Timed:

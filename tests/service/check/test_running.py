@@ -12,7 +12,7 @@ import native
 from msd.contract.bundle import Bundle
 from msd.free_port import free_port
 from service.commands.check.findings import Group
-from service.commands.check.running import Client, _growth, look_at_running, read_samples, tls_of
+from service.commands.check.running import CheckClient, _growth, look_at_running, read_samples, tls_of
 from service.http.keys import new_key
 from tests.service.bundle_factory import golden_requests
 from tests.service.check.test_look import check, levels, said, settings_of
@@ -32,9 +32,9 @@ def guarded(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield running
 
 
-def client_of(service: LiveService, key_file: Path | None = None) -> Client:
+def client_of(service: LiveService, key_file: Path | None = None) -> CheckClient:
     """As the command makes it."""
-    return Client(service.url, key_file, tls_of(None, None, None))
+    return CheckClient(service.url, key_file, tls_of(None, None, None))
 
 
 def test_an_open_service_on_this_machine_is_in_order(service: LiveService, bundle: Bundle) -> None:

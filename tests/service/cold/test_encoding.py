@@ -12,7 +12,7 @@ import pytest
 
 from msd.contract.bundle import TOKENIZER, Bundle
 from msd.contract.encoded import Vector, text_key
-from service.cold.encoding import Encoding, Told, VectorCache, VectorStore
+from service.cold.encoding import EncodedText, Encoding, VectorCache, VectorStore
 from service.cold.text_encoder import Encoders, TextEncoder
 from service.telemetry.metrics import Metrics
 from tests.service.encoder_graph import POISON
@@ -29,7 +29,7 @@ def keys_of(bundle: Bundle, texts: Iterable[str]) -> dict[bytes, str]:
 
 async def ask(
     encoding: Encoding, bundle: Bundle, *texts: str, wait_s: float = PATIENCE_S, most: int = 1_000
-) -> list[Told]:
+) -> list[EncodedText]:
     """What came of some texts, in their order."""
     told = await encoding.ask(bundle, keys_of(bundle, texts), wait_s, most)
     return [told[key] for text in texts for key in keys_of(bundle, [text])]
@@ -55,7 +55,7 @@ def encode(
     return metrics
 
 
-def outcomes(told: Sequence[Told]) -> list[str]:
+def outcomes(told: Sequence[EncodedText]) -> list[str]:
     return [one.outcome for one in told]
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from msd.contract.bundle import Bundle
 from msd.contract.request import parse_request
 from service.errors import DeadlineExceeded, Overloaded
-from service.explainer import Budget, Explainer
+from service.explainer import ExplainBudget, Explainer
 from service.models.model import load_model
 from service.scoring.admission import Admission
 from service.scoring.answer import Scored, Terms
@@ -155,7 +155,7 @@ def test_what_cannot_be_explained_in_time_is_an_error_and_no_half_answer(bundle:
             scored = await Pipeline(queue, metrics, 200).score(model, request, far)
             return replace(scored, basis=scored.basis._replace(is_partial=is_partial))
 
-        await Explainer(queue, Budget(1.0)).explain(
+        await Explainer(queue, ExplainBudget(1.0)).explain(
             model, request, Terms(time.perf_counter() + in_s, far.is_gone), score
         )
 
@@ -168,7 +168,7 @@ def test_what_cannot_be_explained_in_time_is_an_error_and_no_half_answer(bundle:
 
 
 def test_a_budget_that_is_spent_has_to_recover() -> None:
-    budget = Budget(0.001)
+    budget = ExplainBudget(0.001)
     budget.check()
     budget.spend(1.0)
     with pytest.raises(Overloaded, match=r"explanations have no time left for 99\d\.\d s"):
@@ -176,7 +176,7 @@ def test_a_budget_that_is_spent_has_to_recover() -> None:
 
 
 def test_only_so_many_explanations_are_under_way_at_once() -> None:
-    budget = Budget(1.0)
+    budget = ExplainBudget(1.0)
     budget.under_way = 3
     budget.check()
     budget.under_way = 4

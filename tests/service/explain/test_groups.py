@@ -11,7 +11,7 @@ from msd.contract.bundle import GOLDENS, Bundle
 from msd.contract.golden import golden_tensors, read_goldens
 from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec
-from service.explainer import GROUPS, Knowledge, unknown
+from service.explainer import GROUPS, KnownGroups, unknown
 from tests.service.bundle_factory import AT
 
 
@@ -36,7 +36,7 @@ def requests(bundle: Bundle) -> list[Tensors]:
 
 def test_with_all_groups_it_is_the_request_and_with_none_nothing_is_known(bundle: Bundle, nothing: Tensors) -> None:
     for tensors in requests(bundle):
-        knowledge = Knowledge(bundle.schema, tensors, nothing)
+        knowledge = KnownGroups(bundle.schema, tensors, nothing)
         for name, whole in tensors.items():
             np.testing.assert_array_equal(knowledge.of(GROUPS)[name], whole)
             np.testing.assert_array_equal(knowledge.of(())[name], np.broadcast_to(nothing[name], whole.shape))
@@ -45,16 +45,16 @@ def test_with_all_groups_it_is_the_request_and_with_none_nothing_is_known(bundle
 def test_groups_that_are_left_out_one_by_one_are_left_out_together(bundle: Bundle, nothing: Tensors) -> None:
     tensors = requests(bundle)[0]
     for kept in combinations(GROUPS, 2):
-        once = Knowledge(bundle.schema, tensors, nothing).of(kept)
-        first = Knowledge(bundle.schema, tensors, nothing).of({*kept, next(g for g in GROUPS if g not in kept)})
-        twice = Knowledge(bundle.schema, first, nothing).of(kept)
+        once = KnownGroups(bundle.schema, tensors, nothing).of(kept)
+        first = KnownGroups(bundle.schema, tensors, nothing).of({*kept, next(g for g in GROUPS if g not in kept)})
+        twice = KnownGroups(bundle.schema, first, nothing).of(kept)
         for name in tensors:
             np.testing.assert_array_equal(once[name], twice[name])
 
 
 def test_each_group_takes_what_its_name_says(bundle: Bundle, nothing: Tensors) -> None:
     tensors, schema = requests(bundle)[0], bundle.schema
-    knowledge = Knowledge(schema, tensors, nothing)
+    knowledge = KnownGroups(schema, tensors, nothing)
     assert knowledge.groups == GROUPS
     changed = {
         group: {
@@ -72,7 +72,7 @@ def test_each_group_takes_what_its_name_says(bundle: Bundle, nothing: Tensors) -
 
 
 def test_of_somebody_unknown_there_are_no_groups(bundle: Bundle, nothing: Tensors) -> None:
-    assert Knowledge(bundle.schema, nothing, nothing).groups == ()
+    assert KnownGroups(bundle.schema, nothing, nothing).groups == ()
 
 
 def test_without_one_of_the_clicked_the_later_ones_move_up(bundle: Bundle, nothing: Tensors) -> None:
@@ -84,5 +84,5 @@ def test_without_one_of_the_clicked_the_later_ones_move_up(bundle: Bundle, nothi
     asked["user"] = {"history": ["i1", "i3"]}
     fewer = golden_tensors(schema, users, items, golden.model_copy(update={"request": asked, "items": rows})).tensors
     assert parse_request(json.dumps(asked).encode(), schema).history == ["i1", "i3"]
-    for name, tensor in Knowledge(schema, tensors, nothing).without_clicked(1).items():
+    for name, tensor in KnownGroups(schema, tensors, nothing).without_clicked(1).items():
         np.testing.assert_array_equal(tensor, fewer[name])

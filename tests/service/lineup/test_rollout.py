@@ -19,7 +19,7 @@ from msd.contract.bundle import RANKER, Bundle
 from msd.contract.errors import BundleError
 from service.deployment.pinned_bundle import DeploymentPlan, PinnedBundle, private_folder
 from service.deployment.proof import Pace
-from service.deployment.rollout import Follower, Rollout, Scarce, Sight, check_memory, is_scarce
+from service.deployment.rollout import BundleFollower, Rollout, Scarce, Sight, check_memory, is_scarce
 from service.deployment.source import alone
 from service.errors import StoreError
 from service.machine import free_memory
@@ -69,7 +69,9 @@ class Stage(Rollout):
         self.follower = PlayedFollower()
         first = self.follower.verified(self.follower.sight)
         self.serving = Serving(first.lineup({("first", False): played("first")}, 1), self._note)
-        super().__init__(cast(Follower, self.follower), first, self.serving, Settings(bundle=Path("/")), Metrics())
+        super().__init__(
+            cast(BundleFollower, self.follower), first, self.serving, Settings(bundle=Path("/")), Metrics()
+        )
 
     def _load(self, pinned: PinnedBundle) -> Model:
         name = pinned.identity

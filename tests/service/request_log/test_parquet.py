@@ -17,7 +17,7 @@ from service.request_log.files import (
     read_events,
     read_requests,
 )
-from service.request_log.request_log import Events, records_of
+from service.request_log.request_log import LoggedEvents, records_of
 
 RECORD = RequestRecord(
     request_id="r",
@@ -136,7 +136,7 @@ def test_events_are_told_as_their_request_has_them() -> None:
         b'{"events":[{"event_id":"e","type":"click","user_id":"u","item_id":"i","at":1.25},'
         b'{"event_id":"f","type":"impression","user_id":"u","item_id":"i","at":1,"request_id":"r"}]}'
     )
-    told = list(records_of(Events(body, 2, 2.0)))
+    told = list(records_of(LoggedEvents(body, 2, 2.0)))
     assert told == [EVENT, EventRecord("f", "impression", "u", "i", 1, "r", 2.0)]
 
 

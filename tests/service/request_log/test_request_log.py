@@ -19,7 +19,7 @@ from msd.contract.log import EVENTS, Basis
 from msd.contract.request import CheckedRequest
 from service.models.model import Model, load_model
 from service.request_log.files import LogFolder, LogFolderError, log_files, read_events
-from service.request_log.request_log import Events, LogWriter, RequestLog, open_request_log
+from service.request_log.request_log import LoggedEvents, LogWriter, RequestLog, open_request_log
 from service.scoring.answer import Scored, Served
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -152,7 +152,7 @@ class FailingWriter(LogWriter):
         super().__init__(folder, metrics, 1.0, 0.0)
         self.failed: set[str] = set()
 
-    def take(self, told: Served | Events) -> None:
+    def take(self, told: Served | LoggedEvents) -> None:
         self._fail("take")
         super().take(told)
 
