@@ -1,8 +1,10 @@
 """The errors that a person should read: one message that says what is wrong, where, and what to do."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from pydantic import ValidationError
+if TYPE_CHECKING:
+    # Whoever asks `msd` for help waits for no package.
+    from pydantic import ValidationError
 
 _PYDANTIC = (
     ("Value error, ", ""),
@@ -31,7 +33,7 @@ class Fault(NamedTuple):
     kind: str
 
 
-def first_fault(error: ValidationError) -> Fault:
+def first_fault(error: "ValidationError") -> Fault:
     """The first of the faults that pydantic found, without the value at fault."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     return Fault(".".join(map(str, first["loc"])), plain_words(first["msg"]), first["type"])

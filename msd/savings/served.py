@@ -5,6 +5,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -36,9 +37,11 @@ def served(
 
     Raises MsdError where it does not start or does not score a request.
     """
-    with run_service(bundle, logs / f"{name}.log", free_port(), **_SETTINGS) as (url, process):
+    with (
+        run_service(bundle, logs / f"{name}.log", free_port(), **_SETTINGS) as (url, process),
         # As thin as may be: what is timed is the service and not the client.
-        client = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60.0)
+        closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=60.0)) as client,
+    ):
         scores = [np.array(_scored(client, page, len(page.labels))[0]) for page in pages]
         for number in range(_WARMUP):
             _scored(client, pages[number % len(pages)], candidates)
