@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 CYCLE, BEGAN, CLOSES = "msd.cycle", "msd.began", "msd.closes"
 """In a scope: uvicorn's side of the request; when it began; that the connection ends after a body that passes."""
-CLOSE = (b"connection", b"close")
+_CLOSE = (b"connection", b"close")
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -76,7 +76,7 @@ class Exchange:
         if data:
             cycle.transport.write(data)
         cycle.response_started = cycle.response_complete = True
-        if not cycle.keep_alive or CLOSE in headers or CLOSE in cycle.default_headers:
+        if not cycle.keep_alive or _CLOSE in headers or _CLOSE in cycle.default_headers:
             cycle.transport.close()
         cycle.on_response()
 
@@ -93,8 +93,8 @@ class Exchange:
 
     def _whole(self, status: int, headers: Headers, body: bytes) -> bytes:
         headers = [*self._cycle.default_headers, *headers]
-        if not self._cycle.keep_alive and CLOSE not in headers:
-            headers.append(CLOSE)
+        if not self._cycle.keep_alive and _CLOSE not in headers:
+            headers.append(_CLOSE)
         return reply_bytes(status, headers, body)
 
 

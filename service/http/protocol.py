@@ -16,7 +16,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from service.errors import BadHttp, ErrorResponse, Overloaded, ServiceError
-from service.http.exchange import BEGAN, CLOSE, CLOSES, CYCLE, Exchange, reply_bytes
+from service.http.exchange import BEGAN, CLOSES, CYCLE, Exchange, reply_bytes
 from service.http.inflight import Inflight
 from service.http.parser import BoundedParser
 from service.settings import Settings
@@ -41,15 +41,6 @@ class Shortcut(Protocol):
 
     def begin(self, exchange: Exchange, give_up: Callable[[], None]) -> None:
         """Answers a request, now or later, or gives it up to the app."""
-        ...
-
-    @property
-    def refuses(self) -> bool:
-        """Whether some requests were refused of late, so that it is worth asking before one is parsed."""
-        ...
-
-    def refusal(self, data: bytes) -> ErrorResponse | None:
-        """What bytes are answered with that are one request, whole, for which there is no time; else None."""
         ...
 
 
@@ -132,8 +123,6 @@ class BoundedProtocol(BoundedParser):
             if self._passed_bytes > _PASSED_BODIES * self._max_body_bytes:
                 self.transport.close()
             return
-        if self.is_idle and self._shortcut is not None and self._shortcut.refuses and self._refuse_unparsed(data):
-            return
         self._unset_keepalive_if_required()
         try:
             self.feed(data)
@@ -180,20 +169,6 @@ class BoundedProtocol(BoundedParser):
         """Ends the connection at once, without what waits to be written."""
         self._metrics.closed["slow_reader"].inc()
         self.transport.abort()
-
-    def _refuse_unparsed(self, data: bytes) -> bool:
-        """Where more comes than can be scored, most of the work is to refuse: it has to cost little."""
-        if self.flow.write_paused or CLOSE in self.server_state.default_headers:
-            return False
-        assert self._shortcut is not None, "its caller has asked it"
-        reply = self._shortcut.refusal(data)
-        if reply is None:
-            return False
-        self._metrics.unparsed.inc()
-        self._unset_keepalive_if_required()
-        self._write(reply)
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
-        return True
 
     # What the parser tells
 
@@ -391,7 +366,8 @@ class BoundedProtocol(BoundedParser):
             return
         self.fault.closes = True
         response = ErrorResponse(self.fault)
-        self._write(response)
+        headers = [*self.server_state.default_headers, *response.headers]
+        self.transport.write(reply_bytes(response.status, headers, response.body))
         if not self.transport.can_write_eof():
             self.transport.close()
             return
@@ -400,10 +376,6 @@ class BoundedProtocol(BoundedParser):
         self.flow.resume_reading()
         self._inflight.silent[self] = time.monotonic()
         self._passing_timer = self.loop.call_later(_GOODBYE_S, self.transport.close)
-
-    def _write(self, response: ErrorResponse) -> None:
-        headers = [*self.server_state.default_headers, *response.headers]
-        self.transport.write(reply_bytes(response.status, headers, response.body))
 
     def _await_head(self) -> None:
         self._head_timer = self.loop.call_later(self._head_timeout_s, self._give_up_head)

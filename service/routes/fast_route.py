@@ -4,7 +4,6 @@ plainest form; whatever is unusual about a request is for the app, whose `score_
 Does not know how a request is read from its connection (`protocol`), nor how it is scored (`plain`).
 """
 
-import time
 from asyncio import CancelledError
 from collections.abc import Callable
 from functools import partial
@@ -12,10 +11,9 @@ from functools import partial
 from starlette.types import Scope
 
 from service.deployment.readiness import Readiness
-from service.errors import ErrorResponse, MalformedHeader, Overloaded, UnsupportedMediaType
+from service.errors import MalformedHeader, UnsupportedMediaType
 from service.http.access import Access, AccessLog
 from service.http.exchange import Exchange
-from service.http.glance import whole_request
 from service.http.keys import Guard
 from service.http.request import Deadlines, check_json
 from service.models.lineup import Serving
@@ -24,7 +22,6 @@ from service.scoring.answer import Answer, Asked, Terms
 from service.scoring.plain import PlainScoring
 from service.settings import Settings
 
-_FIRST_LINE = f"POST {PATH} HTTP/1.1\r\n".encode()
 GiveUp = Callable[[], None]
 
 
@@ -47,7 +44,6 @@ class FastRoute:
         self._log = log
         self._deadlines = Deadlines(settings)
         self._max_body_bytes = settings.max_body_bytes
-        self._max_head_bytes = settings.max_header_bytes
 
     def takes(self, scope: Scope) -> bool:
         """Whether a request whose head came may be one: of a key that is refused, no body is waited for."""
@@ -76,37 +72,6 @@ class FastRoute:
             exchange.on_end = partial(self._plain.leave, self._plain.begin(lineup, asked, told, send))
         except (Exception, CancelledError) as error:  # the parser, which calls this, would take it for a bad request
             self._fail(exchange, access, error)
-
-    @property
-    def refuses(self) -> bool:
-        """Whether some requests were refused of late for want of time."""
-        return self._plain.is_shedding
-
-    def refusal(self, data: bytes) -> ErrorResponse | None:
-        """What bytes are answered with that are one request, whole, for which there is no time; else None."""
-        began = time.perf_counter()
-        request = whole_request(data, _FIRST_LINE, self._max_head_bytes)
-        if request is None or request[1] > self._max_body_bytes or self._readiness.missing:
-            return None
-        headers, size = request
-        scope: Scope = {"path": PATH, "method": "POST", "headers": headers}
-        if not self.takes(scope):
-            return None
-        try:
-            check_json(scope)
-            self._plain.check(self._serving.current, size, self._deadlines.of(headers, began))
-        except (UnsupportedMediaType, MalformedHeader):
-            return None
-        except Overloaded as error:
-            access = self._log.begin(scope)
-            access.is_scoring = True
-            response = self._log.failed(access, error, PATH)
-            assert response is not None, "its client is there"
-            response.headers.append(self._log.header_of(access))
-            self._log.reply_begins(access, response.status)
-            self._log.finish(scope, access)
-            return response
-        return None
 
     def _send(self, exchange: Exchange, access: Access, answer: Answer) -> None:
         """In a scoring thread: the client need not wait for the loop."""

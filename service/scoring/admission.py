@@ -84,8 +84,7 @@ class Admission:
         """Expected seconds of what is taken on, by the time it is due."""
         self._counts: Tally[int] = Tally()
         self._bytes_per_row = 0.0
-        self.is_shedding = False
-        """Whether a request was refused for want of time, and that lasts."""
+        self._is_shedding = False
         self._unsaid: Tally[Shed] = Tally()
         self._say_again_at = 0.0
         self._log = structlog.get_logger("msd.queue")
@@ -98,13 +97,13 @@ class Admission:
     def check_unread(self, load: Load, deadline: float) -> None:
         """Raise Overloaded for a body that has not been read, if its size alone leaves no doubt."""
         self._check_rows(load.rows // 2, deadline)
-        if self.is_shedding:
+        if self._is_shedding:
             self.check(load, deadline)
 
     def check(self, load: Load, deadline: float) -> None:
         """Raise Overloaded if what is due earlier, or runs, leaves too little time before the deadline."""
         if not self._rows:
-            self.is_shedding = False
+            self._is_shedding = False
             return
         now = time.perf_counter()
         bucket = _bucket(now, deadline)
@@ -112,13 +111,13 @@ class Admission:
         waiting = sum(seconds for due, seconds in self._seconds.items() if due <= bucket) - at_hand.taken_on_s
         wait = _filled(max(0.0, waiting), [*at_hand.left_s, *[0.0] * (self._threads - len(at_hand.left_s))])
         if wait <= load.seconds:
-            self.is_shedding = False
+            self._is_shedding = False
         # If a thread is free for it, it is tried: what was learned may be of another time.
         if not wait:
             return
         expected, left = wait + load.seconds, deadline - now
-        if expected > (_STANDING if self.is_shedding else _BURST) * left:
-            self.is_shedding = True
+        if expected > (_STANDING if self._is_shedding else _BURST) * left:
+            self._is_shedding = True
             self.shed("wait")
             raise Overloaded(
                 f"{self._rows} candidates are queued; with these {load.rows} it would take {expected * 1000:.0f} ms,"

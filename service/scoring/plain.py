@@ -76,40 +76,21 @@ class PlainScoring:
             return False
         return not any(follower.wants(lineup, asked.request_id) for follower in self._followers_of(lineup))
 
-    @property
-    def is_shedding(self) -> bool:
-        """Whether some requests were refused of late for want of time."""
-        return self._admission.is_shedding
-
-    def check(self, lineup: Lineup, size: int, deadline: float) -> None:
-        """Raise Overloaded as `begin` would for a body of `size` bytes."""
-        self._admission.check(self._load(lineup, size), deadline)
-
     def begin(self, lineup: Lineup, asked: Asked, told: Told, send: Send | None = None) -> PlainJob:
         """Put the request into the queue; `send` is called with the answer in the scoring thread.
 
         Raises Overloaded.
         """
-        terms, load = asked.terms, self._load(lineup, len(asked.body))
-        admitted = self._admission.enter(load, terms.deadline)
-        job: PlainJob = Job(
-            lambda: self._work(job, lineup, asked, send),
-            lineup.champion.runner,
-            load.rows,
-            terms.deadline,
-            terms.is_gone,
-        )
+        terms, runner = asked.terms, lineup.champion.runner
+        rows = self._admission.rows_in(len(asked.body))
+        admitted = self._admission.enter(Load(rows, runner.turn_s.of(rows, 0.0)), terms.deadline)
+        job: PlainJob = Job(lambda: self._work(job, lineup, asked, send), runner, rows, terms.deadline, terms.is_gone)
         try:
             self._queue.put(job, partial(self._done, lineup, asked, admitted, told))
         except BaseException:
             self._admission.leave(admitted)
             raise
         return job
-
-    def _load(self, lineup: Lineup, size: int) -> Load:
-        """What a body of `size` bytes is expected to be."""
-        rows = self._admission.rows_in(size)
-        return Load(rows, lineup.champion.runner.turn_s.of(rows, 0.0))
 
     async def answer(self, lineup: Lineup, asked: Asked) -> Answer | None:
         """As `begin`, for a caller that waits. Raises what it would be told, too."""

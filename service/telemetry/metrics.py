@@ -67,7 +67,6 @@ HELP = {
     "msd_run_rows": "Candidates per model run; a run may score several requests.",
     "msd_degraded": "Users and candidates scored without a fresh row of their own, by fallback.",
     "msd_shed": "Scoring requests rejected or dropped, by reason.",
-    "msd_shed_unparsed": "Scoring requests rejected before they were parsed; msd_shed counts them too.",
     "msd_partial": "Model runs that scored only the first candidates to meet the deadline.",
     "msd_shadow_requests": "Requests offered to shadows, by result.",
     "msd_shadow_shift": "Absolute difference of shadow and served pCTR in log-odds, per candidate.",
@@ -168,7 +167,6 @@ class Metrics:
         degraded = Counter("msd_degraded", HELP["msd_degraded"], ("side", "rung"), registry=self.families)
         self._degraded = {(side, rung): degraded.labels(side, rung) for side in _SIDES for rung in RUNGS[side]}
         self.sheds = self._counters("msd_shed", "reason", get_args(Shed))
-        self.unparsed = self._counter("msd_shed_unparsed")
         self.partial = self._counter("msd_partial")
         self.keys_refused = self._counters("msd_keys_refused", "reason", get_args(KeyRefusal))
         self.keys_stale = self._gauge("msd_keys_stale")

@@ -66,7 +66,7 @@ def test_every_family_is_on_a_dashboard() -> None:
     }
 
     # Of these other panels tell enough, or, where calibration is corrected, an alert and the runbook.
-    unseen = {"msd_lineup_generation", "process_virtual_memory_bytes", "msd_corrections_stale", "msd_shed_unparsed"}
+    unseen = {"msd_lineup_generation", "process_virtual_memory_bytes", "msd_corrections_stale"}
     unseen |= {f"msd_correction_{what}" for what in ("shift", "slope", "timestamp_seconds")}
     assert {family_of(name) for name in samples_named()} - shown == unseen
 
