@@ -7,7 +7,6 @@ import gc
 import resource
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -46,9 +45,6 @@ _ACCEPT_AGAIN_S = 0.5
 _ONCE_A_SECOND = 10
 _AT_ONCE = 64
 _ADMIN_CONNECTIONS = 64
-# A thread that wants Python's lock gets it after so long. With the usual 5 ms a flood that keeps the loop busy - of
-# refusals, or of paths that are not there - leaves scoring threads, which need the lock a few times a request, behind.
-_SWITCH_S = 0.0005
 # Descriptors that are no clients': files of bundles and logs, Redis, connections to the admin port, and those that are
 # taken in to be refused.
 _OTHER_FILES = 256
@@ -57,7 +53,6 @@ _OTHER_FILES = 256
 def run_service(settings: Settings) -> None:
     """Serves until SIGTERM or SIGINT. Raises MsdError when the service cannot start."""
     keep_standard_streams()
-    sys.setswitchinterval(_SWITCH_S)
     metrics = Metrics()
     metrics.log_lines.read = configure_logs(settings.log_level).read
     watchdog = Watchdog(settings.drain_seconds, settings.hang_seconds)

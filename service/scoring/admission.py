@@ -3,6 +3,7 @@
 Counts in the event loop's thread alone. Knows numbers, not requests.
 """
 
+import sys
 import time
 from collections import Counter as Tally
 from collections.abc import Callable, Sequence
@@ -24,6 +25,10 @@ _DUE = 0.5
 _BUCKETS_PER_S = 20
 # Requests with longer deadlines than the service's own may fill this share of the queue.
 _PATIENT = 0.5
+# A thread that wants Python's lock gets it after so long. With the usual 5 ms, a loop that a flood keeps busy leaves
+# the scoring threads behind, which need the lock a few times a request. The shorter it is, the more time goes into
+# switching: that pays only while much is refused.
+_SWITCH_S, _SWITCH_SHEDDING_S = 0.0005, 0.00002
 _SAY_AGAIN_S = 10.0
 _LEARNS = 0.05
 # Per candidate of a body, before any was read: an id of some letters.
@@ -84,7 +89,7 @@ class Admission:
         """Expected seconds of what is taken on, by the time it is due."""
         self._counts: Tally[int] = Tally()
         self._bytes_per_row = 0.0
-        self._is_shedding = False
+        self._shed_more(False)
         self._unsaid: Tally[Shed] = Tally()
         self._say_again_at = 0.0
         self._log = structlog.get_logger("msd.queue")
@@ -103,7 +108,7 @@ class Admission:
     def check(self, load: Load, deadline: float) -> None:
         """Raise Overloaded if what is due earlier, or runs, leaves too little time before the deadline."""
         if not self._rows:
-            self._is_shedding = False
+            self._shed_more(False)
             return
         now = time.perf_counter()
         bucket = _bucket(now, deadline)
@@ -111,13 +116,13 @@ class Admission:
         waiting = sum(seconds for due, seconds in self._seconds.items() if due <= bucket) - at_hand.taken_on_s
         wait = _filled(max(0.0, waiting), [*at_hand.left_s, *[0.0] * (self._threads - len(at_hand.left_s))])
         if wait <= load.seconds:
-            self._is_shedding = False
+            self._shed_more(False)
         # If a thread is free for it, it is tried: what was learned may be of another time.
         if not wait:
             return
         expected, left = wait + load.seconds, deadline - now
         if expected > (_STANDING if self._is_shedding else _BURST) * left:
-            self._is_shedding = True
+            self._shed_more(True)
             self.shed("wait")
             raise Overloaded(
                 f"{self._rows} candidates are queued; with these {load.rows} it would take {expected * 1000:.0f} ms,"
@@ -165,6 +170,11 @@ class Admission:
             self._log.warning("shedding", queued_rows=self._rows, requests=dict(self._unsaid))
             self._unsaid.clear()
             self._say_again_at = now + _SAY_AGAIN_S
+
+    def _shed_more(self, is_shedding: bool) -> None:
+        """Whether fewer are taken on from now."""
+        self._is_shedding = is_shedding
+        sys.setswitchinterval(_SWITCH_SHEDDING_S if is_shedding else _SWITCH_S)
 
     def _check_rows(self, rows: int, deadline: float) -> None:
         is_patient = deadline - time.perf_counter() > self.patience_s

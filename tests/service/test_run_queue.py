@@ -3,6 +3,7 @@ admission."""
 
 import asyncio
 import gc
+import sys
 import threading
 import time
 import weakref
@@ -464,13 +465,18 @@ def test_once_one_was_refused_fewer_wait_until_nobody_does() -> None:
         except Overloaded:
             return taken
 
+    assert sys.getswitchinterval() == pytest.approx(0.0005)
     burst = as_many_as_may()
+    # The event loop has refusals to write, and the scoring threads are to have Python's lock all the same.
+    assert sys.getswitchinterval() == pytest.approx(0.00002)
     for _ in range(len(burst) // 2):
         bench.admission.leave(burst.pop())
     # As many are scored as come: a while ago so many more could have waited.
     standing = burst + as_many_as_may()
     for load in standing:
         bench.admission.leave(load)
+    bench.admission.leave(bench.admission.enter(one, time.perf_counter() + bench.deadline_s))
+    assert sys.getswitchinterval() == pytest.approx(0.0005)
     assert [load for load, _ in as_many_as_may()] == [one] * 9
     assert len(standing) == 5
 
