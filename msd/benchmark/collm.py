@@ -1,9 +1,9 @@
-"""The time split of MovieLens-1M by the authors of CoLLM (arXiv 2310.19488), with an LLM's text on each film.
+"""The time split of MovieLens-1M by the authors of CoLLM (arXiv 2310.19488), with what an LLM wrote.
 
-Reads the four Parquet files that the reader of docs/benchmarks.md has put into a folder; ships none of them.
+Reads what `msd data collm-ml-1m` and `msd teach` left in a folder, or four Parquet files with one text a film, of which
+docs/benchmarks.md tells; ships neither.
 """
 
-import io
 import re
 import time
 from collections.abc import Mapping
@@ -12,14 +12,15 @@ from pathlib import Path
 import polars as pl
 
 from msd.benchmark.protocol import Advance, BenchmarkError, Folders, Protocol, write_knowledge
-from msd.contract.files import sha256_file, write_bytes_atomic, write_text_atomic
-from msd.dataset.config import CONFIG_FILE
-from msd.dataset.ml_100k import natural_title
+from msd.contract.files import sha256_file
+from msd.dataset.collm_ml_1m import config_text, write_tables
+from msd.dataset.config import CONFIG_FILE, load_config
 from msd.ranker.variant import standard_variants
 from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
-from msd.teachers.knowledge import Knowledge, KnowledgeBase, TeachRecord
+from msd.teachers.knowledge import RECORD_FILE, Knowledge, KnowledgeBase, TeachRecord
 
 PARTS = ("train", "valid", "test")
+KNOWLEDGE_FOLDER = "knowledge"  # within a dataset's
 _FORMAT = 1
 _EVENTS = {"user_id": pl.Int64(), "item_id": pl.Int64(), "timestamp": pl.Int64(), "label": pl.Float64()}
 _ITEMS = {
@@ -29,57 +30,25 @@ _ITEMS = {
     "genres": pl.List(pl.String()),
     "knowledge": pl.String(),
 }
-_TOML = """\
-format = 1
-name = "collm-ml-1m"
-description = "MovieLens-1M in the time split of CoLLM: a rating of 4 or 5 stands for a click"
-
-[events]
-file = "events.parquet"
-at = "timestamp"
-
-[items]
-file = "items.parquet"
-title = "title"
-text = "{title}. Genres: {genres}."
-
-[counts]
-half_life_days = 3650.0
-age_cap_days = 365.0
-
-[split]
-column = "part"
-
-[[features]]
-name = "genres"
-side = "item"
-kind = "bag"
-
-[[features]]
-name = "year"
-side = "item"
-kind = "numeric"
-
-[[features]]
-name = "decade"
-side = "item"
-kind = "categorical"
-"""
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 def prepare(data: Path, work: Path, advance: Advance) -> Folders:
-    """A dataset and a knowledge folder in `work`, made anew if the files in `data` have changed.
+    """The dataset that `data` is, with the knowledge in it; or both in `work`, made anew if the files in `data` have
+    changed.
 
-    Raises BenchmarkError for a file that is missing, is no Parquet, or lacks a column, a value or one of both labels.
+    Raises BenchmarkError for a dataset that is another or untaught, and for a file that is missing, is no Parquet, or
+    lacks a column, a value or one of both labels.
     """
+    if (data / CONFIG_FILE).is_file():
+        return _taught(data)
     start = time.perf_counter()
     folders = Folders(work / "dataset", work / "knowledge")
     paths = [data / f"{name}.parquet" for name in (*PARTS, "items")]
     for path in paths:
         if not path.is_file():
             raise BenchmarkError(f"{path}: no such file; --data is the folder with {', '.join(p.name for p in paths)}")
-    run = fingerprint_of(_FORMAT, _TOML, [sha256_file(path) for path in paths])
+    run = fingerprint_of(_FORMAT, config_text(), [sha256_file(path) for path in paths])
     if is_done(folders.dataset, run):
         return folders
     advance("reading the data", 0, 1)
@@ -88,11 +57,22 @@ def prepare(data: Path, work: Path, advance: Advance) -> Folders:
     events = pl.concat(
         _read_events(path).with_columns(part=pl.lit(part)) for path, part in zip(paths, PARTS, strict=False)
     )
-    _write_dataset(folders.dataset, events, items)
+    write_tables(folders.dataset, events, items.drop("knowledge"))
     _write_knowledge(folders.knowledge, items)
     mark_done(folders.dataset, run, time.perf_counter() - start)
     advance("reading the data", 1, 1)
     return folders
+
+
+def _taught(data: Path) -> Folders:
+    if (name := load_config(data).name) != "collm-ml-1m":
+        raise BenchmarkError(f"{data}: holds the dataset {name!r}, not what `msd data collm-ml-1m` writes")
+    knowledge = data / KNOWLEDGE_FOLDER
+    if not (knowledge / RECORD_FILE).is_file():
+        raise BenchmarkError(
+            f"{knowledge}: holds no finished knowledge; run `msd teach {data} {knowledge}` with a teacher of your own"
+        )
+    return Folders(data, knowledge)
 
 
 def _read_events(path: Path) -> pl.DataFrame:
@@ -124,24 +104,12 @@ def _read(path: Path, columns: Mapping[str, pl.DataType]) -> pl.DataFrame:
     return table
 
 
-def _write_dataset(folder: Path, events: pl.DataFrame, items: pl.DataFrame) -> None:
-    items = items.drop("knowledge").with_columns(
-        pl.col("title").map_elements(natural_title, return_dtype=pl.String),
-        decade=(pl.col("year") // 10 * 10).cast(pl.String) + "s",
-    )
-    for name, table in (("events", events), ("items", items)):
-        buffer = io.BytesIO()
-        table.write_parquet(buffer)
-        write_bytes_atomic(folder / f"{name}.parquet", buffer.getvalue())
-    write_text_atomic(folder / CONFIG_FILE, _TOML)
-
-
 def _write_knowledge(folder: Path, items: pl.DataFrame) -> None:
     known = {}
     for id_, text in items.select(pl.col("item_id").cast(pl.String), "knowledge").iter_rows():
         first, second = halves(text)
         known[id_] = Knowledge(id=id_, explicit=first, implicit=second)
-    record = TeachRecord(teacher="deepseek-chat", prompt_version="given", dataset="collm-ml-1m", items=0, users=0)
+    record = TeachRecord(teacher="unknown", prompt_version="given", dataset="collm-ml-1m", items=0, users=0)
     write_knowledge(folder, KnowledgeBase(known, {}), record)
 
 

@@ -85,6 +85,7 @@ def figures_of(protocol: Protocol, results: Results, resamples: int) -> dict[str
         **(summarise_by_seed(protocol, results) if protocol.rows_vary else summarise(protocol, results, resamples)),
         "seconds": _seconds(results),
         "machine": machine(),
+        "knowledge": results.taught.model_dump(mode="json"),
         "protocol": {
             "sha256": protocol.sha256(),
             "test_looks": list(protocol.looks),

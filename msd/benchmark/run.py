@@ -33,7 +33,7 @@ from msd.step import STEP_FILE, fingerprint_of
 from msd.student.encoder import load_student
 from msd.student.step import distill
 from msd.student.vectors import LevelVectors, StudentVectors, load_vectors
-from msd.teachers.knowledge import KnowledgeBase, load_knowledge, load_record
+from msd.teachers.knowledge import KnowledgeBase, TeachRecord, load_knowledge, load_record
 
 _STUDENT = "student"
 _UNTAUGHT = "untaught"
@@ -54,11 +54,12 @@ class Show(Interface):
 @dataclass(frozen=True)
 class Results:
     """rows: the test rows by seed. found: by variant, the predictions of each of its seeds. distilling: the seconds
-    that students took, whenever that was."""
+    that students took, whenever that was. taught: who wrote the knowledge."""
 
     rows: Mapping[int, TestRows]
     found: Mapping[str, Mapping[int, Predictions]]
     distilling: float
+    taught: TeachRecord
 
 
 def run_benchmark(protocol: Protocol, data: Path, work: Path, seeds: Sequence[int], show: Show) -> Results:
@@ -80,7 +81,7 @@ def run_benchmark(protocol: Protocol, data: Path, work: Path, seeds: Sequence[in
         json.loads(step.read_text("utf-8"))["seconds"]
         for step in (work / _STUDENT / STEP_FILE, *(work / _UNTAUGHT).glob(f"student-*/{STEP_FILE}"))
     )
-    return Results({seed: rows_of(runner.of_seed(seed)) for seed in seeds}, found, taken)
+    return Results({seed: rows_of(runner.of_seed(seed)) for seed in seeds}, found, taken, runner.taught)
 
 
 class _Made(NamedTuple):
@@ -100,6 +101,7 @@ class BenchmarkRunner:
         self._protocol, self._work, self._show = protocol, work, show
         self._folders = folders = protocol.prepare(data, work, show.advance)
         self._dataset, self._knowledge = load_dataset(folders.dataset), load_knowledge(folders.knowledge)
+        self.taught = load_record(folders.knowledge)
         student = self._distilled(folders, work / _STUDENT)
         self._sources = VectorSources(
             self._dataset, self._knowledge, student, show.advance, users=protocol.user_vectors
@@ -180,7 +182,7 @@ class BenchmarkRunner:
         folder, dataset = self._work / _UNTAUGHT, self.of_seed(seed)
         taught = set(self._items(dataset, Part.WINDOW, Part.TRAIN))
         base = KnowledgeBase({id_: one for id_, one in self._knowledge.items.items() if id_ in taught}, {})
-        knowledge = write_knowledge(folder / f"knowledge-{seed}", base, load_record(self._folders.knowledge))
+        knowledge = write_knowledge(folder / f"knowledge-{seed}", base, self.taught)
         student = self._distilled(Folders(self._folders.dataset, knowledge), folder / f"student-{seed}")
         return replace(load_vectors(student), users=NOBODY)
 

@@ -48,6 +48,10 @@ def lines_of(problems: Sequence[Problem], shown: int = _SHOWN) -> list[str]:
     return [*lines, f"… and {left:,} more"] if left else lines
 
 
+class ArchiveError(MsdError):
+    """A file is not the archive that a dataset is made of, or cannot be used."""
+
+
 class DatasetError(MsdError):
     """A dataset cannot be used as it is; `problems` holds every fault found, the message the first of them."""
 

@@ -44,6 +44,12 @@ def split_events(events: pl.DataFrame, config: DatasetConfig) -> NDArray[np.int8
     return parts
 
 
+def is_early(events: pl.DataFrame, share: float) -> NDArray[np.bool_]:
+    """[n] which events are among the first `share` of their user's, cut as `split_events` cuts them."""
+    _, count, place = _places(events)
+    return place < _share(share, count)
+
+
 def _given(events: pl.DataFrame, config: DatasetConfig) -> NDArray[np.int8]:
     """The parts that the loader has read from the events' own column."""
     numbers = {name: Part[name.upper()].value for name in PART_NAMES}

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import polars as pl
 
-from msd.contract.errors import MsdError
 from msd.contract.files import sha256_file, write_bytes_atomic, write_text_atomic
 from msd.dataset.column import read_whole_numbers
 from msd.dataset.config import CONFIG_FILE
 from msd.dataset.invented import invent_tests
-from msd.dataset.problem import Problem, lines_of
+from msd.dataset.problem import ArchiveError, Problem, lines_of
 from msd.dataset.table import Table, read_table
 from msd.step import fingerprint_of, is_done, mark_done
 
@@ -27,10 +26,6 @@ DOUBTFUL = date(2013, 6, 25), date(2014, 1, 10)
 _NEEDED = ("clickability_test_id", "headline", "impressions", "clicks")
 _TRAIN, _VALID = 0.7, 0.85  # shares of the tests, in time
 _FEWEST_TESTS = 20
-
-
-class ArchiveError(MsdError):
-    """The file is no archive of tests, or cannot be used."""
 
 
 def write_headline_tests(folder: Path, archive: Path | None, *, keep_doubtful: bool = False) -> dict[str, int] | None:

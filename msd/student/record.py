@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
 from msd.contract.errors import MsdError, plain_words
 
@@ -30,17 +30,20 @@ class StudentError(MsdError):
 
 
 class BertConfig(BaseModel):
-    """The part of a checkpoint's config.json that the encoder is built by; by default that of all-MiniLM-L6-v2."""
+    """The part of a checkpoint's config.json that the encoder is built by; by default that of all-MiniLM-L6-v2.
+
+    Sizes are bounded, since weights of these sizes are made before a file of weights is read.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    vocab_size: PositiveInt = 30_522
-    hidden_size: PositiveInt = 384
-    num_hidden_layers: PositiveInt = 6
-    num_attention_heads: PositiveInt = 12
-    intermediate_size: PositiveInt = 1_536
-    max_position_embeddings: PositiveInt = 512
-    type_vocab_size: PositiveInt = 2
+    vocab_size: Annotated[int, Field(ge=1, le=300_000)] = 30_522
+    hidden_size: Annotated[int, Field(ge=1, le=1_024)] = 384
+    num_hidden_layers: Annotated[int, Field(ge=1, le=24)] = 6
+    num_attention_heads: Annotated[int, Field(ge=1, le=64)] = 12
+    intermediate_size: Annotated[int, Field(ge=1, le=4_096)] = 1_536
+    max_position_embeddings: Annotated[int, Field(ge=1, le=8_192)] = 512
+    type_vocab_size: Annotated[int, Field(ge=1, le=16)] = 2
     layer_norm_eps: PositiveFloat = 1e-12
     hidden_dropout_prob: Annotated[float, Field(ge=0, lt=1)] = 0.1
     attention_probs_dropout_prob: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -87,5 +90,5 @@ def load_record(folder: Path) -> StudentRecord:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the file"
         raise StudentError(f"{path}: {place}: {plain_words(first['msg'])}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StudentError(f"{path}: not JSON ({error})") from error

@@ -4,8 +4,10 @@ import numpy as np
 
 from msd.benchmark.predictions import Floats, Predictions, TestRows
 from msd.benchmark.run import Results
+from msd.teachers.knowledge import TeachRecord
 
 ROWS, USERS = 900, 45
+TAUGHT = TeachRecord(teacher="made", prompt_version="1", dataset="made", items=1, users=0)
 
 
 def made_rows(seed: int = 0) -> tuple[TestRows, Floats]:
@@ -32,4 +34,4 @@ def made_results(skills: dict[str, tuple[float, int]]) -> Results:
         for place, (name, (skill, seeds)) in enumerate(skills.items())
     }
     most = max(len(by_seed) for by_seed in found.values())
-    return Results(dict.fromkeys(range(most), rows), found, 7.0)
+    return Results(dict.fromkeys(range(most), rows), found, 7.0, TAUGHT)

@@ -1,5 +1,6 @@
 """The CoLLM split as a dataset and knowledge folder; files that are missing or wrong are named, with what is due."""
 
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,17 @@ import pytest
 
 from msd.benchmark.collm import halves, prepare
 from msd.benchmark.protocol import BenchmarkError, Folders
+from msd.dataset.collm_ml_1m import write_collm_ml_1m
 from msd.dataset.load import load_dataset
 from msd.dataset.split import Part, split_events
+from msd.dataset.texts import student_texts
+from msd.teachers.collect import collect_knowledge
 from msd.teachers.knowledge import load_knowledge, load_record
+from msd.teachers.openai_compatible import OpenAICompatibleTeacher
 from tests.benchmark.made import ITEMS, Heard, write_collm
+from tests.dataset.movielens import FILMS, ROWS, USERS, write_archive
+from tests.dataset.tiny import write_tiny_dataset
+from tests.teachers.chat_server import Call, ChatServer
 
 
 @pytest.fixture
@@ -46,6 +54,7 @@ def test_each_text_becomes_two_pieces_of_knowledge(data: Path, tmp_path: Path) -
     folders, _ = _prepare(data, tmp_path / "work")
     base, record = load_knowledge(folders.knowledge), load_record(folders.knowledge)
     assert (record.items, record.users) == (len(base.items), len(base.users)) == (ITEMS, 0)
+    assert record.teacher == "unknown"
     given = pl.read_parquet(data / "items.parquet")["knowledge"][4]
     assert f"{base.items['5'].explicit} {base.items['5'].implicit}" == given.strip()
     assert base.items["5"].explicit.endswith("of the year.")
@@ -120,6 +129,49 @@ def test_a_column_that_is_missing_is_named_with_those_that_are_there(data: Path,
     pl.read_parquet(path).drop("year").write_parquet(path)
     with pytest.raises(BenchmarkError, match=r"the column year is missing; .* are due, and there are item_id, title,"):
         _prepare(data, tmp_path / "work")
+
+
+def test_what_a_teacher_wrote_of_the_converted_archive_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    data = tmp_path / "data"
+    write_collm_ml_1m(data, write_archive(tmp_path), ROWS)
+    with pytest.raises(BenchmarkError, match=f"holds no finished knowledge; run `msd teach {data} {data}/knowledge`"):
+        _prepare(data, tmp_path / "work")
+
+    with ChatServer(_describe) as server:
+        dataset, teacher = load_dataset(data), OpenAICompatibleTeacher(server.settings(), {})
+        collected = collect_knowledge(dataset, teacher, data / "knowledge", lambda stage: None)
+    assert collected.doubtful == collected.refusals == []
+    folders, _ = _prepare(data, tmp_path / "work")
+    base, record = load_knowledge(folders.knowledge, dataset.config.name), load_record(folders.knowledge)
+    assert folders.dataset == data
+    assert (record.teacher, len(base.items), sorted(base.users)) == (teacher.name, FILMS, sorted(USERS))
+    assert all(one.explicit.startswith("Facts") for one in (*base.items.values(), *base.users.values()))
+    assert all(one.implicit.startswith("Reasons") for one in (*base.items.values(), *base.users.values()))
+
+    asked = [text for text in server.asked if text.startswith("Liked")]
+    later = dataset.events.filter(pl.col("part") != "window", pl.col("label") == 1)
+    later = later.join(dataset.items, on="item_id")
+    for user, text in student_texts(dataset)[1].items():
+        assert text in asked
+        assert not any(title in text for title in later.filter(user_id=user)["title"])
+
+
+def _describe(call: Call) -> None:
+    """Facts and reasons of their own for each text."""
+    words = [sha256(call.question.encode()).hexdigest()[place : place + 6] for place in range(0, 60, 6)]
+    call.answer(
+        explicit=f"Facts that are known of it are {' and '.join(words[:5])}.",
+        implicit=f"Reasons why it would be wanted are {' and '.join(words[5:])}.",
+    )
+
+
+def test_another_dataset_is_refused(tmp_path: Path) -> None:
+    tiny = write_tiny_dataset(tmp_path / "tiny")
+    with pytest.raises(BenchmarkError, match="holds the dataset 'tiny', not what `msd data collm-ml-1m` writes"):
+        _prepare(tiny, tmp_path / "work")
 
 
 def test_the_data_is_learnable_and_has_cold_items(data: Path) -> None:

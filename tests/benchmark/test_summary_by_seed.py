@@ -12,7 +12,7 @@ from msd.benchmark.protocol import Advance, Folders, Protocol
 from msd.benchmark.run import Results
 from msd.benchmark.summary_by_seed import TEST, Figures, resampled_t, summarise_by_seed
 from msd.ranker.variant import CATEGORY_PRIOR, ENCODED, OURS, PLAIN, Variant
-from tests.benchmark.results import made_rows, said
+from tests.benchmark.results import TAUGHT, made_rows, said
 
 SKILLS = {
     OURS: (1.5, 10),
@@ -51,7 +51,7 @@ def results() -> Results:
         name: {seed: said(made[seed][1], skill, 100 * place + seed) for seed in range(seeds)}
         for place, (name, (skill, seeds)) in enumerate(SKILLS.items())
     }
-    return Results({seed: rows for seed, (rows, _) in made.items()}, found, 0.0)
+    return Results({seed: rows for seed, (rows, _) in made.items()}, found, 0.0, TAUGHT)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import pytest
 from msd.dataset.check import check_dataset
 from msd.dataset.invented import invent_tests
 from msd.dataset.load import load_dataset
-from msd.dataset.upworthy import ArchiveError, write_headline_tests
+from msd.dataset.problem import ArchiveError
+from msd.dataset.upworthy import write_headline_tests
 
 
 def packages(tests: int = 40) -> pl.DataFrame:

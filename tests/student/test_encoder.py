@@ -199,6 +199,11 @@ def test_an_altered_or_shortened_file_is_refused(saved: Path, name: str) -> None
         ({"colour": "red"}, r"student\.json: colour: "),
         ({"bert": {"hidden_act": "relu"}}, r"student\.json: bert\.hidden_act: "),
         ({"bert": {"num_attention_heads": 7}}, r"student\.json: bert: .*7 does not divide hidden_size=384"),
+        *(
+            ({"bert": {size: 10**9}}, rf"student\.json: bert\.{size}: should be less than or equal to ")
+            for size in BertConfig.model_fields
+            if size.endswith(("_size", "_layers", "_heads", "_embeddings"))
+        ),
     ],
 )
 def test_a_record_of_another_version_or_shape_is_refused(saved: Path, change: dict[str, object], message: str) -> None:
@@ -208,7 +213,7 @@ def test_a_record_of_another_version_or_shape_is_refused(saved: Path, change: di
         load_student(saved)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\x00"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\x00", "[" * 100_000])
 def test_a_record_that_is_no_record_is_refused(saved: Path, text: str) -> None:
     (saved / RECORD_FILE).write_text(text)
     with pytest.raises(StudentError, match=RECORD_FILE):
