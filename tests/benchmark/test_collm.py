@@ -143,7 +143,8 @@ def test_what_a_teacher_wrote_of_the_converted_archive_is_taken(
     with ChatServer(_describe) as server:
         dataset, teacher = load_dataset(data), OpenAICompatibleTeacher(server.settings(), {})
         collected = collect_knowledge(dataset, teacher, data / "knowledge", lambda stage: None)
-    assert collected.doubtful == collected.refusals == []
+    assert not collected.doubtful
+    assert not collected.refusals
     folders, _ = _prepare(data, tmp_path / "work")
     base, record = load_knowledge(folders.knowledge, dataset.config.name), load_record(folders.knowledge)
     assert folders.dataset == data
