@@ -25,7 +25,12 @@ def atomic_file(path: Path, mark: str = "") -> Iterator[BinaryIO]:
     """Opens a file for writing that takes the name `path` only if the block ends without an error.
 
     `mark` begins the ending of its temporary name, so that who knows it can remove what a killed process has left.
+    A device or a pipe, such as /dev/stdout, is written to as it is: it has no content to be replaced.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        with path.open("wb") as device:
+            yield device
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.{mark}", dir=path.parent)
     try:

@@ -1,6 +1,7 @@
 """A file is whole or absent, and what was there before survives a failure."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,19 @@ def test_the_name_is_taken_only_at_the_end(tmp_path: Path) -> None:
         assert not path.exists()
 
     assert path.read_bytes() == b"half"
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+
+    write_text_atomic(pipe, "{}\n")
+
+    assert os.read(reader, 10) == b"{}\n"
+    assert pipe.is_fifo()
+    assert list(tmp_path.iterdir()) == [pipe]
+    os.close(reader)
 
 
 def test_hashes(tmp_path: Path) -> None:
