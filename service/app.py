@@ -7,9 +7,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.components import Components
 from service.deployment.pinned_bundle import DeploymentPlan
-from service.http.access import AccessMiddleware, error_response
+from service.http.exchange import error_response
 from service.http.keys import GuardMiddleware
-from service.http.request import BodyMiddleware
+from service.http.middleware import AccessMiddleware, BodyMiddleware
 from service.routes.admin import admin_routes
 from service.routes.docs import add_docs, index_route
 from service.routes.events_route import PATH as EVENTS_PATH

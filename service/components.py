@@ -17,19 +17,19 @@ from service.deployment.readiness import Readiness, Starter
 from service.deployment.shadowing import Shadowing
 from service.deployment.source import alone
 from service.explainer import ExplainBudget, Explainer
-from service.http.access import AccessLog
+from service.http.exchange import AccessLog
 from service.http.keys import open_guard
 from service.live.overlay import LiveRows
 from service.live.store import open_live_store
 from service.machine import scoring_threads, usable_cores
-from service.models.lineup import Lineup, Serving
-from service.models.model import open_corrections
 from service.request_log.request_log import open_request_log
 from service.routes.fast_route import FastRoute
 from service.routes.playground.playground import Alone, Playground
 from service.routes.score_route import ScoreRoute
 from service.scoring.admission import Admission
 from service.scoring.answer import Follower
+from service.scoring.lineup import Lineup, Serving
+from service.scoring.model import open_corrections
 from service.scoring.pipeline import Pipeline
 from service.scoring.plain import PlainScoring
 from service.scoring.run_queue import RunQueue
@@ -89,7 +89,7 @@ class Components:
         self.tracing = _open_tracing(settings, metrics)
         self.access_log = AccessLog(metrics, settings.log_level == "debug", self.tracing)
         followers: list[Follower] = [self.request_log] if self.request_log else []
-        plain = PlainScoring(self.queue, metrics, self._shadowing, followers, live_rows, corrections)
+        plain = PlainScoring(self.queue, metrics, most, self._shadowing, followers, live_rows, corrections)
         self.pipeline = self._aside.led_by(plain)
         self.fast_route = FastRoute(settings, self.serving, plain, self.readiness, self.guard, self.access_log)
         self.playground = (

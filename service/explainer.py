@@ -17,8 +17,8 @@ from msd.contract.request import CheckedRequest, InvalidRequest
 from msd.contract.rows import RowCodec
 from msd.contract.schema import SIDES, Categorical, FeatureSchema, Side
 from service.errors import DeadlineExceeded, ModelError, Overloaded
-from service.models.model import Model
 from service.scoring.answer import Scored, Terms
+from service.scoring.model import Model
 from service.scoring.pipeline import Score
 from service.scoring.reply import Explanation, log_odds
 from service.scoring.run_queue import RunQueue

@@ -30,7 +30,7 @@ from service.http.keys import check_keys
 from service.http.protocol import Shortcut
 from service.http.tls import check_tls
 from service.machine import scoring_threads, usable_cores
-from service.models.native_path import CoreStatus
+from service.scoring.model import CoreStatus
 from service.settings import Settings
 from service.telemetry.logs import configure_logs, keep_standard_streams
 from service.telemetry.metrics import Metrics

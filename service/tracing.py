@@ -33,7 +33,7 @@ from prometheus_client import Counter
 from starlette.types import Scope
 
 from msd.contract.errors import MsdError
-from service.http.access import Access
+from service.http.exchange import Access
 from service.telemetry.metrics import STAGES, Metrics
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")

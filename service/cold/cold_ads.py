@@ -21,7 +21,7 @@ from msd.contract.rows import Rows
 from service.cold.encoding import EncodedText, Encoding
 from service.cold.text_encoder import EncoderAway, Encoders, can_tokenise
 from service.deployment.bundle_folder import is_bundle
-from service.models.model import Model
+from service.scoring.model import Model
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 

@@ -21,8 +21,8 @@ from msd.contract.bundle import FILES, ROWS, Bundle, Pause
 from msd.contract.errors import BundleError, MsdError
 from msd.contract.files import owned_folder, sha256_file
 from service.deployment.source import Wanted, WantedArm
-from service.models.lineup import Arm, Assignment, Lineup, Shadow
-from service.models.model import Model, ModelKey, load_model
+from service.scoring.lineup import Arm, Assignment, Lineup, Shadow
+from service.scoring.model import Model, ModelKey, load_model
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.trust import Trust

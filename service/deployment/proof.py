@@ -15,9 +15,9 @@ from msd.contract.bundle import GOLDENS
 from msd.contract.errors import BundleError
 from msd.contract.golden import Golden, golden_tensors, read_goldens, repeated
 from msd.contract.merge import candidates_of
-from service.models.model import Model
-from service.runtimes.runner import Together, expected_candidates
+from service.runtimes.choice import Together, expected_candidates
 from service.runtimes.runtime import Scores
+from service.scoring.model import Model
 
 _LONGEST_S = 0.5
 

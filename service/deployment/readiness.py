@@ -11,7 +11,7 @@ import structlog
 from msd.contract.errors import MsdError
 from service.deployment.proof import prove_beside
 from service.errors import NotReady, StoreError
-from service.models.model import Model
+from service.scoring.model import Model
 from service.telemetry.metrics import Metrics
 
 _FIRST_RETRY_S = 0.1

@@ -29,9 +29,9 @@ from service.deployment.proof import Pace, Stopped, prove
 from service.deployment.source import Source, Wanted
 from service.errors import StoreError
 from service.machine import free_memory
-from service.models.lineup import Lineup, Serving
-from service.models.model import Model, ModelKey
 from service.rows.store import RowStore
+from service.scoring.lineup import Lineup, Serving
+from service.scoring.model import Model, ModelKey
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.trust import Trust

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from msd.contract.request import CheckedRequest, parse_request
 from service.machine import give_way
-from service.models.lineup import Lineup, Shadow
 from service.scoring.answer import Answer, Served
+from service.scoring.lineup import Lineup, Shadow
 from service.scoring.pipeline import Pipeline
 from service.scoring.reply import log_odds
 from service.scoring.run_queue import RunQueue

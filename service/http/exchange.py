@@ -1,45 +1,188 @@
-"""What a scope's connection tells of its request; and requests that came whole and are answered by one write, without
-ASGI in between.
+"""One request: its id, what its head says, and what log, metrics and traces tell of it; and the reply to one that came
+whole, by one write without ASGI in between.
 
-A scoring thread may write the reply itself: nobody else writes to the connection meanwhile, and it does not end before
-the thread has written.
+A scoring thread may write that reply itself: nobody else writes to the connection meanwhile, and it does not end before
+the thread has written. Does not know what requests are for; routes leave what is to be told in the request's `Access`.
 """
 
+import asyncio
+import itertools
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol, cast
 
+import orjson
+import structlog
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
+from msd.contract.request import RequestError
+from service.errors import ClientGone, ErrorResponse, MalformedHeader, ServiceError, UnsupportedMediaType
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+
 CYCLE, BEGAN, CLOSES = "msd.cycle", "msd.began", "msd.closes"
 """In a scope: uvicorn's side of the request; when it began; that the connection ends after a body that passes."""
+KEY = "msd.key"
+"""In a scope: the name of the key that was given, where keys are asked for."""
+_ACCESS = "msd.access"
+OIP = "/v2"
+_EVENTS = "/v1/events"
+CLIENT_GONE = 499
+_INVALID = 422
+# The service says in its log itself, once and not for each request, that it is not ready, refuses keys or has too much
+# to do.
+_NO_NEWS = (401, 403, 429, 499, 503, 504)
+_ID = b"x-request-id"
+_MAX_ID_BYTES = 128
+# Ids are to differ, not to be guarded: a number in a process costs less than a random one each time.
+_PROCESS = secrets.token_hex(8)
+_NUMBERS = itertools.count()
+_SHOWN_PATH = 200
+FIELD = "X-Deadline-Ms"
+_DEADLINE = FIELD.lower().encode()
+_MAX_DIGITS = 9
 _CLOSE = (b"connection", b"close")
 Headers = list[tuple[bytes, bytes]]
 
 
-class Exchange:
-    """Over uvicorn's side of the request. All but `is_gone` and `send` is for the event loop."""
+@dataclass(slots=True)
+class Access:
+    """One request as the log and the metrics will tell it."""
 
-    __slots__ = ("_cycle", "_descriptor", "_is_sent", "_lock", "_rest", "body", "on_end", "scope")
+    request_id: str
+    started: float
+    """Of `time.perf_counter`, as is `ended`, when the reply was ready to be sent."""
+    ended: float = 0.0
+    status: int = 0
+    is_scoring: bool = False
+    candidates: int | None = None
+    degraded: dict[str, int] = field(default_factory=dict)
+    error: str | None = None
+    stages: tuple[float, ...] = ()
+    """How long each stage of a request took that was scored, in seconds."""
+    trace_id: str | None = None
+
+    def reply_begins(self, status: int) -> tuple[bytes, bytes]:
+        """Its reply is ready to be sent; what every reply carries."""
+        self.ended = time.perf_counter()
+        self.status = status
+        return _ID, self.request_id.encode()
+
+
+def access_of(scope: Scope) -> Access:
+    """The record of a request, whichever way it goes."""
+    access: Access | None = scope.get(_ACCESS)
+    if access is None:
+        access = scope[_ACCESS] = Access(_request_id_of(scope["headers"]), time.perf_counter())
+    return access
+
+
+def _request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The id that a request brings along, or a new one."""
+    for name, value in headers:
+        if name == _ID and 0 < len(value) <= _MAX_ID_BYTES and all(0x20 <= byte <= 0x7E for byte in value):
+            return str(value, "ascii")
+    return f"{_PROCESS}{next(_NUMBERS):016x}"
+
+
+class Traces(Protocol):
+    """Follows requests beyond this service."""
+
+    def note(self, scope: Scope, access: Access) -> str | None:
+        """A scoring request that has ended; its trace's id, where it is traced."""
+        ...
+
+
+class AccessLog:
+    """What is counted, logged and traced of requests."""
+
+    def __init__(self, metrics: Metrics, is_verbose: bool = False, tracing: Traces | None = None) -> None:
+        """`is_verbose`: the log is to have a line for each request, whatever became of it."""
+        self._metrics = metrics
+        self._is_verbose = is_verbose
+        self._tracing = tracing
+        self._log = structlog.get_logger("msd.access")
+
+    def failed(self, scope: Scope, error: BaseException) -> ErrorResponse | None:
+        """What an error is answered with; None where nobody is there any more."""
+        access = access_of(scope)
+        if isinstance(error, ClientGone | asyncio.CancelledError):
+            access.status = CLIENT_GONE
+            return None
+        if not isinstance(error, ServiceError | RequestError):
+            self._log.error("internal_error", request_id=access.request_id, exc_info=error)
+        response = error_response(cast(Exception, error), scope["path"])
+        access.error = response.code
+        return response
+
+    def finish(self, scope: Scope) -> None:
+        """A request's end."""
+        access = access_of(scope)
+        seconds = (access.ended or time.perf_counter()) - access.started
+        if access.is_scoring:
+            self._metrics.request(access.status or 500, seconds)
+            if self._tracing is not None:
+                access.trace_id = self._tracing.note(scope, access)
+        elif scope["path"] == _EVENTS and scope["method"] == "POST":
+            self._metrics.event_request(access.status or 500, seconds)
+        is_news = access.status >= 400 and access.status not in _NO_NEWS
+        if not is_news and not self._is_verbose:
+            return
+        tell = self._log.info if is_news else self._log.debug
+        more = {"key": scope.get(KEY)} | {
+            name: getattr(access, name) for name in ("trace_id", "candidates", "degraded", "error")
+        }
+        tell(
+            "request",
+            request_id=access.request_id,
+            method=scope["method"],
+            path=scope["path"][:_SHOWN_PATH],
+            status=access.status,
+            ms=round(seconds * 1000, 3),
+            **{name: value for name, value in more.items() if value not in (None, {})},
+        )
+
+
+class OipErrorResponse(ErrorResponse):
+    """An error in the form of the Open Inference Protocol: one text, and 400 for whatever is wrong with a request."""
+
+    __slots__ = ()
+
+    def _form(self, message: str, field: str | None) -> bytes:
+        if self.status == _INVALID:
+            self.status = 400
+        return orjson.dumps({"error": f"{field}: {message}" if field else message})
+
+
+def error_response(error: Exception, path: str) -> ErrorResponse:
+    """The reply to a request for this path."""
+    is_ours = path == OIP or path.startswith(f"{OIP}/")
+    return OipErrorResponse(error) if is_ours else ErrorResponse(error)
+
+
+class Exchange:
+    """A request that came whole and its reply, over uvicorn's side of it. All but `is_gone` and `send` is for the event
+    loop."""
+
+    __slots__ = ("_cycle", "_descriptor", "_lock", "_unsent", "access", "body", "on_end", "scope")
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = cycle
         self.scope: Scope = cycle.scope  # type: ignore[assignment]
+        self.access = access_of(self.scope)
         # One object for both: a body may be large.
         self.body = cycle.body = bytes(cycle.body)  # type: ignore[assignment]
         self._lock = threading.Lock()
         self._descriptor = _descriptor_of(cycle)
-        self._is_sent = False
-        self._rest = b""
+        self._unsent: bytes | None = None
+        """What is left of the reply once `send` has made it."""
         self.on_end: Callable[[], None] | None = None
         """Called when the connection ends before the reply was written."""
-
-    @property
-    def began(self) -> float:
-        """When its first byte was read, by `time.perf_counter`."""
-        return float(self.scope[BEGAN])
 
     @property
     def is_clogged(self) -> bool:
@@ -50,29 +193,26 @@ class Exchange:
         """Whether the client has left. For any thread."""
         return self._cycle.transport.is_closing()
 
-    def send(self, status: int, headers: Headers, body: bytes) -> None:
-        """Write the reply now, as much as the connection takes, if it can be written beside the loop. For any thread;
-        `reply` is still to follow."""
-        if self._descriptor < 0:
-            return
-        data = self._whole(status, headers, body)
+    def send(self, headers: Headers, body: bytes) -> None:
+        """Write a reply of 200 now, as much as the connection takes, if it can be written beside the loop. For any
+        thread; `reply` is still to follow."""
+        data = self._unsent = self._whole(200, headers, body)
         with self._lock:
             if self._descriptor < 0:
                 return
             try:
-                self._rest = data[os.write(self._descriptor, data) :]
+                self._unsent = data[os.write(self._descriptor, data) :]
             except BlockingIOError:
-                self._rest = data
+                pass
             except OSError:  # the client has left, as the loop will learn
-                self._rest = b""
-            self._is_sent = True
+                self._unsent = b""
 
     def reply(self, status: int, headers: Headers, body: bytes) -> None:
         """Write the reply, or what is left of it; the connection goes on to its next request, or ends."""
+        data = self._whole(status, headers, body) if self._unsent is None else self._unsent
         cycle = self._cycle
         if cycle.disconnected:
             return
-        data = self._rest if self._is_sent else self._whole(status, headers, body)
         if data:
             cycle.transport.write(data)
         cycle.response_started = cycle.response_complete = True
@@ -92,7 +232,7 @@ class Exchange:
         self._cycle.transport.close()
 
     def _whole(self, status: int, headers: Headers, body: bytes) -> bytes:
-        headers = [*self._cycle.default_headers, *headers]
+        headers = [*self._cycle.default_headers, *headers, self.access.reply_begins(status)]
         if not self._cycle.keep_alive and _CLOSE not in headers:
             headers.append(_CLOSE)
         return reply_bytes(status, headers, body)
@@ -115,48 +255,64 @@ def _descriptor_of(cycle: RequestResponseCycle) -> int:
     return -1 if connection is None else int(connection.fileno())
 
 
-def began_at(scope: Scope) -> float:
-    """When a request's first byte was read, by `time.perf_counter`."""
-    began: float | None = scope.get(BEGAN)
-    return time.perf_counter() if began is None else began
-
-
-def expect_no_reply(scope: Scope) -> None:
-    """The client of a request has left, which the server may not have been told: its end is a moment later than its
-    beginning."""
-    if (cycle := _cycle_of(scope)) is not None:
-        cycle.disconnected = True
-
-
-def reply_before_body(scope: Scope) -> None:
-    """A reply comes before its request's body has: let what is still on its way pass, so that the client sees it."""
-    cycle = _cycle_of(scope)
-    if cycle is None or not cycle.more_body:
-        return
-    if cycle.waiting_for_100_continue:
-        # The client may send its body or leave it out: what comes next cannot be told apart.
-        cycle.keep_alive = False
-    elif not cycle.keep_alive:
-        cycle.keep_alive, scope[CLOSES] = True, True
-
-
-def is_whole(scope: Scope) -> bool:
-    """Whether all of a request's body has come, so that it need not be waited for."""
-    cycle = _cycle_of(scope)
-    return cycle is not None and not cycle.more_body
-
-
-def left_check(scope: Scope) -> Callable[[], bool]:
-    """Tells at any time, at no cost until then, whether the request's client has left."""
-    cycle = _cycle_of(scope)
-    return _stays if cycle is None else cycle.transport.is_closing
-
-
-def _cycle_of(scope: Scope) -> RequestResponseCycle | None:
+def cycle_of(scope: Scope) -> RequestResponseCycle | None:
     """The server's own side of a request; None where it came otherwise."""
     cycle: RequestResponseCycle | None = scope.get(CYCLE)
     return cycle
 
 
-def _stays() -> bool:
-    return False
+def left_check(scope: Scope) -> Callable[[], bool]:
+    """Tells at any time, at no cost until then, whether the request's client has left."""
+    cycle = cycle_of(scope)
+    return (lambda: False) if cycle is None else cycle.transport.is_closing
+
+
+def check_json(scope: Scope) -> None:
+    """Raises UnsupportedMediaType where the headers say that the body is no plain JSON."""
+    media_type = b""
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            media_type = value.split(b";")[0].strip().lower()
+        elif name == b"content-encoding" and value.strip().lower() != b"identity":
+            raise UnsupportedMediaType("compressed bodies are not supported; send plain JSON")
+    if media_type != b"application/json":
+        shown = media_type[:60].decode("latin-1") or "missing"
+        raise UnsupportedMediaType(f"invalid content type {shown!r}; expected 'application/json'")
+
+
+class Deadlines:
+    """The deadlines of requests, as times of `time.perf_counter`."""
+
+    __slots__ = ("_default_s", "_most_ms")
+
+    def __init__(self, settings: Settings) -> None:
+        self._default_s = settings.deadline_ms / 1000
+        self._most_ms = settings.max_deadline_ms
+
+    def of(self, scope: Scope, otherwise_s: float | None = None) -> float:
+        """When a request has to be answered, counted from its first byte. Raises MalformedHeader.
+
+        `otherwise_s`: what its caller grants where the head does not say.
+        """
+        granted: bytes | None = None
+        for name, value in scope["headers"]:
+            if name == _DEADLINE:
+                if granted is not None:
+                    raise MalformedHeader("is given twice", FIELD)
+                granted = value
+        began: float | None = scope.get(BEGAN)
+        if began is None:
+            began = time.perf_counter()
+        if granted is not None:
+            return began + self._seconds(granted)
+        return began + (self._default_s if otherwise_s is None else otherwise_s)
+
+    def _seconds(self, granted: bytes) -> float:
+        digits = granted.strip()
+        if digits.isdigit() and len(digits) <= _MAX_DIGITS and 1 <= int(digits) <= self._most_ms:
+            return int(digits) / 1000
+        shown = granted[:40].decode("latin-1")
+        refused = MalformedHeader(f"{shown!r} is not a whole number of milliseconds from 1 to {self._most_ms}", FIELD)
+        # For programs that would rather ask for as much as there is.
+        refused.headers = ((_DEADLINE, b"%d" % self._most_ms),)
+        raise refused

@@ -18,8 +18,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from msd.contract.errors import MsdError, first_fault
 from msd.contract.files import read_small
 from service.errors import Forbidden, ServiceError, Unauthorized
-from service.http.access import KEY, OIP
 from service.http.entry import LOOPBACK
+from service.http.exchange import KEY, OIP
 from service.settings import Settings
 from service.telemetry.metrics import KeyRefusal, Metrics
 from service.watched_files import WatchedFiles

@@ -20,7 +20,7 @@ from msd.contract.log import LogError, RequestRecord, basis_of
 from msd.contract.request import RequestError, parse_request
 from msd.contract.rows import RowCodec
 from service.request_log.files import log_files, read_requests
-from service.runtimes.runner import open_runtime
+from service.runtimes.choice import open_runtime
 from service.runtimes.runtime import Runtime, Scores
 from service.scoring.reply import declared, spread
 from service.settings import Settings

@@ -18,9 +18,9 @@ import structlog
 from msd.contract.errors import MsdError
 from msd.contract.log import EVENTS, REQUESTS, EventRecord, RequestRecord, is_sampled
 from service.machine import give_way, let_others_run
-from service.models.lineup import Lineup
 from service.request_log.quality import Drift, Observed
 from service.scoring.answer import Answer, Served
+from service.scoring.lineup import Lineup
 from service.scoring.reply import served_places
 from service.settings import Settings
 from service.telemetry.metrics import Logged, Metrics

@@ -29,9 +29,9 @@ from service.deployment.bundle_folder import (
     write_experiment,
 )
 from service.errors import Conflict, ErrorReply
-from service.http.access import KEY, access_of
-from service.http.request import read_json_body
-from service.models.lineup import Serving
+from service.http.exchange import KEY, access_of
+from service.http.middleware import read_json_body
+from service.scoring.lineup import Serving
 from service.settings import Settings
 
 _Body = TypeVar("_Body", bound=BaseModel)

@@ -25,15 +25,14 @@ from msd.contract.events import EventBatch
 from msd.contract.golden import read_goldens
 from msd.contract.request import ScoreRequest
 from service.errors import ErrorReply
-from service.http.access import OIP
+from service.http.exchange import FIELD, OIP
 from service.http.keys import INDEX, PAGE
-from service.http.request import FIELD
-from service.models.lineup import Serving
-from service.models.model import Model
 from service.routes.events_route import PATH as EVENTS_PATH
 from service.routes.events_route import EventsReply
 from service.routes.oip.docs import OPEN_PATHS, add_inference, oip_error
 from service.routes.score_route import PATH
+from service.scoring.lineup import Serving
+from service.scoring.model import Model
 from service.scoring.reply import ScoreReply
 
 _ASSETS = "/docs/assets"

@@ -1,6 +1,6 @@
 """POST /v1/events: body, check, the rows that states begin from, and an answer once the events last.
 
-Errors are raised; `access` answers them.
+Errors are raised; `AccessMiddleware` answers them.
 """
 
 import time
@@ -15,12 +15,12 @@ from msd.contract.live_state import LiveState
 from msd.contract.rows import RowSide
 from service.deployment.readiness import Readiness
 from service.errors import EventsUnavailable, StoreError
-from service.http.request import read_json_body
+from service.http.middleware import read_json_body
 from service.live.overlay import state_rules
 from service.live.store import BatchOutcome, LiveBatch, LiveError, LiveEvent, LiveStore, rows_of
-from service.models.lineup import Serving
-from service.models.model import Model
 from service.request_log.request_log import RequestLog
+from service.scoring.lineup import Serving
+from service.scoring.model import Model
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 

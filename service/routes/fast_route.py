@@ -12,13 +12,11 @@ from starlette.types import Scope
 
 from service.deployment.readiness import Readiness
 from service.errors import MalformedHeader, UnsupportedMediaType
-from service.http.access import Access, AccessLog
-from service.http.exchange import Exchange
+from service.http.exchange import AccessLog, Deadlines, Exchange, check_json
 from service.http.keys import Guard
-from service.http.request import Deadlines, check_json
-from service.models.lineup import Serving
 from service.routes.score_route import PATH, PYTHONS
 from service.scoring.answer import Answer, Asked, Terms
+from service.scoring.lineup import Serving
 from service.scoring.plain import PlainScoring
 from service.settings import Settings
 
@@ -52,12 +50,11 @@ class FastRoute:
 
     def begin(self, exchange: Exchange, give_up: GiveUp) -> None:
         """Answers a request that came whole, now or later, or gives it up to the app."""
-        scope, body = exchange.scope, exchange.body
-        access = self._log.begin(scope)
+        scope, access, body = exchange.scope, exchange.access, exchange.body
         access.is_scoring = True
         try:
             check_json(scope)
-            deadline = self._deadlines.of(scope["headers"], exchange.began)
+            deadline = self._deadlines.of(scope)
         except (UnsupportedMediaType, MalformedHeader):
             give_up()
             return
@@ -68,36 +65,29 @@ class FastRoute:
             give_up()
             return
         try:
-            told, send = partial(self._told, exchange, access, give_up), partial(self._send, exchange, access)
-            exchange.on_end = partial(self._plain.leave, self._plain.begin(lineup, asked, told, send))
+            # The client need not wait for the loop: a scoring thread sends.
+            job = self._plain.begin(lineup, asked, partial(self._told, exchange, give_up), exchange.send)
+            exchange.on_end = partial(self._plain.leave, job)
         except (Exception, CancelledError) as error:  # the parser, which calls this, would take it for a bad request
-            self._fail(exchange, access, error)
+            self._fail(exchange, error)
 
-    def _send(self, exchange: Exchange, access: Access, answer: Answer) -> None:
-        """In a scoring thread: the client need not wait for the loop."""
-        self._log.reply_begins(access, 200)
-        exchange.send(200, [*answer.headers, self._log.header_of(access)], answer.body)
-
-    def _told(
-        self, exchange: Exchange, access: Access, give_up: GiveUp, outcome: Answer | BaseException | None
-    ) -> None:
+    def _told(self, exchange: Exchange, give_up: GiveUp, outcome: Answer | BaseException | None) -> None:
         if outcome is None:
             exchange.scope[PYTHONS] = True
             give_up()
         elif isinstance(outcome, Answer):
+            access = exchange.access
             access.candidates, access.degraded, access.stages = outcome.candidates, outcome.degraded, outcome.stages
-            exchange.reply(200, [*outcome.headers, self._log.header_of(access)], outcome.body)
-            self._log.finish(exchange.scope, access)
+            exchange.reply(200, outcome.headers, outcome.body)
+            self._log.finish(exchange.scope)
             self._plain.follow(outcome)
         else:
-            self._fail(exchange, access, outcome)
+            self._fail(exchange, outcome)
 
-    def _fail(self, exchange: Exchange, access: Access, error: BaseException) -> None:
-        response = self._log.failed(access, error, PATH)
+    def _fail(self, exchange: Exchange, error: BaseException) -> None:
+        response = self._log.failed(exchange.scope, error)
         if response is None:
-            self._log.finish(exchange.scope, access)
             exchange.abandon()
         else:
-            self._log.reply_begins(access, response.status)
-            exchange.reply(response.status, [*response.headers, self._log.header_of(access)], response.body)
-            self._log.finish(exchange.scope, access)
+            exchange.reply(response.status, response.headers, response.body)
+        self._log.finish(exchange.scope)

@@ -8,10 +8,9 @@ from pydantic import BaseModel, Field
 from msd.contract.schema import SIDES
 from service.deployment.readiness import Readiness
 from service.errors import without_places
-from service.models.lineup import Lineup, Serving
-from service.models.model import Model
-from service.models.native_path import CoreStatus
 from service.runtimes.runtime import Engine
+from service.scoring.lineup import Lineup, Serving
+from service.scoring.model import CoreStatus, Model
 from service.telemetry.metrics import Metrics
 
 METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"

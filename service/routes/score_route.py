@@ -1,17 +1,16 @@
 """POST /v1/score as a raw ASGI endpoint: body, check, score, reply, with nothing of a framework in between.
 
-Errors are raised; `access` answers them.
+Errors are raised; `AccessMiddleware` answers them.
 """
 
 from starlette.types import Receive, Scope, Send
 
 from service.deployment.readiness import Readiness
-from service.http.access import Access, access_of
-from service.http.exchange import began_at, left_check
+from service.http.exchange import Access, Deadlines, access_of, left_check
 from service.http.keys import Guard
-from service.http.request import Deadlines, read_json_body
-from service.models.lineup import Serves
+from service.http.middleware import read_json_body
 from service.scoring.answer import Answer, Asked, Headers, Terms
+from service.scoring.lineup import Serves
 from service.scoring.pipeline import Pipeline
 from service.settings import Settings
 
@@ -47,7 +46,7 @@ class ScoreRoute:
         settings = self._settings
         body = await read_json_body(scope, receive, settings.max_body_bytes, settings.body_timeout_ms / 1000)
         self._readiness.check()
-        terms = Terms(self._deadlines.of(scope["headers"], began_at(scope)), left_check(scope))
+        terms = Terms(self._deadlines.of(scope), left_check(scope))
         lineup = self._serving.current
         self._pipeline.check(lineup, len(body), terms)
         asked = Asked(access.request_id, body, access.started, terms, scope.get(PYTHONS, False))

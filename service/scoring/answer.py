@@ -11,9 +11,9 @@ from msd.contract.assemble import Rung, UserRung
 from msd.contract.correction import HEAD, Correction
 from msd.contract.log import Basis
 from msd.contract.request import CheckedRequest
-from service.models.lineup import Lineup
-from service.models.model import Model
 from service.runtimes.runtime import Scores
+from service.scoring.lineup import Lineup
+from service.scoring.model import Model
 
 # Memory of a string and its place in a list, about.
 _STRING_BYTES = 80

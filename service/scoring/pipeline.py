@@ -22,10 +22,10 @@ from msd.contract.request import CheckedRequest, parse_request_by
 from msd.contract.rows import Rows, RowSide
 from msd.contract.schema import FeatureSchema
 from service.errors import ModelError, StoreError
-from service.models.lineup import Lineup
-from service.models.model import Model, WatchedCorrections
 from service.scoring.admission import Load
 from service.scoring.answer import Answer, Asked, Scored, Served, Terms
+from service.scoring.lineup import Lineup
+from service.scoring.model import Model, WatchedCorrections
 from service.scoring.plain import PlainScoring, headers_of
 from service.scoring.reply import Explanation, build_reply, declared, spread
 from service.scoring.run_queue import RunQueue

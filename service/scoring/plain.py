@@ -1,4 +1,5 @@
-"""Scores requests of the plainest form, each in one job of one scoring thread, by the native core.
+"""Scores requests of the plainest form, each in one job of one scoring thread: body, rows, run and reply, all but the
+run's call by the native core, without Python's lock.
 
 The caller is told the answer, or that the request is left to Python (`pipeline`), which knows all that one may hold.
 """
@@ -8,22 +9,31 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from msd.contract.assemble import Rung
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+import native
+from msd.contract.assemble import Rung, Tensors
+from msd.contract.correction import HEAD
 from msd.contract.schema import FeatureSchema
-from service.models.lineup import Arm, Lineup
-from service.models.model import WatchedCorrections
-from service.models.native_path import Plain, may_be_plain
+from native.layout import new_tensors
+from service.errors import ModelError
+from service.rows.store import CoreFound, CoreRows
 from service.scoring.admission import Admitted, Load
 from service.scoring.answer import Answer, Asked, Follower, Headers
-from service.scoring.job import Done, Job
+from service.scoring.job import SURE, Done, Job
+from service.scoring.lineup import Arm, Lineup
+from service.scoring.model import Model, WatchedCorrections
 from service.scoring.run_queue import RunQueue, settle
-from service.telemetry.metrics import STAGES, Metrics
+from service.telemetry.metrics import STAGES, Metrics, Tier
 
 Told = Callable[[Answer | BaseException | None], None]
 """Called in the loop with the outcome of a request; None if it is left to Python."""
-Send = Callable[[Answer], None]
+Send = Callable[[Headers, bytes], None]
+_FILLED = 0
 _TIMING = b"parse;dur=%.3f, rows;dur=%.3f, queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f"
 _EXPLAINED = b", explain;dur=%.3f"
 
@@ -32,7 +42,7 @@ class LiveAtHand(Protocol):
     """Live states that are read without waiting."""
 
     def at_hand(self, schema: FeatureSchema, user_id: str, ids: Sequence[str]) -> tuple[object, ...] | None:
-        """Those of a user and of candidates, as `native_path.LiveOf` has them."""
+        """Those of a user and of candidates, as the core takes them; None where they are not at hand."""
         ...
 
     def tell(self, age_s: float) -> None:
@@ -40,10 +50,26 @@ class LiveAtHand(Protocol):
         ...
 
 
+class _Frame(NamedTuple):
+    """One thread's buffers for one request of one model, in the core's hands and as tensors."""
+
+    core: Any
+    rows: CoreRows
+    tensors: Tensors
+    of_candidates: tuple[str, ...]
+
+    def cut(self, count: int) -> Tensors:
+        """The tensors of so many candidates."""
+        return self.tensors | {name: self.tensors[name][:count] for name in self.of_candidates}
+
+
 class _Scored(NamedTuple):
-    arm: Arm
-    plain: Plain
+    """An answer, by which arm, and where its rows came from."""
+
     answer: Answer
+    arm: Arm
+    tier: Tier
+    found: CoreFound
 
 
 PlainJob = Job[_Scored | None]
@@ -57,27 +83,31 @@ class PlainScoring:
         self,
         queue: RunQueue,
         metrics: Metrics,
+        max_candidates: int,
         shadowing: Follower,
         followers: Sequence[Follower] = (),
         live: LiveAtHand | None = None,
         corrections: WatchedCorrections | None = None,
     ) -> None:
+        """`max_candidates`: of one request."""
         self._queue = queue
         self._admission = queue.admission
         self._metrics = metrics
+        self._max_candidates = max_candidates
         self._shadowing = shadowing
         self._followers = followers
         self._live = live
         self._corrections = corrections
 
     def wants(self, lineup: Lineup, asked: Asked) -> bool:
-        """Whether it is worth a try."""
-        if lineup.champion.native is None or not may_be_plain(asked.body):
+        """Whether it is worth a try: a look at the body costs less than to begin in vain."""
+        body = asked.body
+        if lineup.champion.native is None or b'"items"' in body or b'"explain"' in body or b'"features"' in body:
             return False
         return not any(follower.wants(lineup, asked.request_id) for follower in self._followers_of(lineup))
 
     def begin(self, lineup: Lineup, asked: Asked, told: Told, send: Send | None = None) -> PlainJob:
-        """Put the request into the queue; `send` is called with the answer in the scoring thread.
+        """Put the request into the queue; `send` is called with the reply in the scoring thread.
 
         Raises Overloaded.
         """
@@ -106,30 +136,94 @@ class PlainScoring:
         """The client has left."""
         self._queue.leave(job)
 
+    def follow(self, answer: Answer) -> None:
+        """What follows a reply once it is on its way."""
+        for follower in self._followers_of(answer.lineup):
+            follower.follow(answer)
+
+    def _followers_of(self, lineup: Lineup) -> Sequence[Follower]:
+        return (self._shadowing, *self._followers) if lineup.shadows else self._followers
+
+    # In a scoring thread
+
     def _work(self, job: PlainJob, lineup: Lineup, asked: Asked, send: Send | None) -> _Scored | None:
-        """In a scoring thread."""
-        started = time.perf_counter()
-        job.rows, arm = 0, lineup.arms[0]
+        queue_s, arm = time.perf_counter() - job.queued_at, lineup.arms[0]
+        job.rows = 0
         if lineup.is_split:
-            user_id = arm.model.native.user_of(asked.body) if arm.model.native else None
-            if user_id is None:
+            frame = self._frame(arm.model)
+            if frame is None or not frame.core.read(asked.body, self._max_candidates):
                 return None
-            arm = lineup.arm_of(user_id)
-        path, job.runner = arm.model.native, arm.model.runner
-        if path is None:
+            arm = lineup.arm_of(str(frame.core.user_id))
+        job.runner = arm.model.runner
+        scored = self._score(lineup, arm, asked, queue_s)
+        if scored is None:
             return None
-        named = arm.name if lineup.is_split else None
-        live = self._live.at_hand if self._live else None
-        correction = self._corrections.of(arm.model) if self._corrections else None
-        plain = path.score(asked.body, asked.request_id, named, asked.terms.deadline, live, correction)
-        if plain is None:
-            return None
-        job.rows = plain.candidates
-        answer = _answer(asked, lineup, plain, started - job.queued_at)
+        job.rows = scored.answer.candidates
         if send is not None and job.claim():
             job.is_answered = True
-            send(answer)
-        return _Scored(arm, plain, answer)
+            send(scored.answer.headers, scored.answer.body)
+        return scored
+
+    def _score(self, lineup: Lineup, arm: Arm, asked: Asked, queue_s: float) -> _Scored | None:
+        """None where the request is left to Python: another form, rows or live states that are not at hand, or less
+        time than all candidates take.
+
+        Raises ModelError where a score is not finite, or what the model fails with.
+        """
+        model, runner, frame = arm.model, arm.model.runner, self._frame(arm.model)
+        if frame is None:
+            return None
+        core, rows = frame.core, frame.rows
+        epochs = None if rows.epochs is None else rows.epochs()
+        live = self._live and partial(self._live.at_hand, model.schema)
+        if core.take(asked.body, self._max_candidates, rows.users, rows.items, time.time(), epochs, live) != _FILLED:
+            return None
+        count: int = core.count
+        started = time.perf_counter()
+        if runner.run_s.fitting(count, SURE * (asked.terms.deadline - started)) != count:
+            return None
+        scores = runner.runtime.run(frame.cut(count))
+        correction = self._corrections.of(model) if self._corrections else None
+        if correction is not None:
+            scores = {**scores, HEAD: correction(scores[HEAD])}
+        ended = time.perf_counter()
+        named = b'"arm":%b,' % orjson.dumps(arm.name) if lineup.is_split else b""
+        opening = b'{"request_id":%b,"model_version":%b,%b"candidates":' % (
+            orjson.dumps(asked.request_id),
+            orjson.dumps(model.version),
+            named,
+        )
+        try:
+            reply: bytes | None = core.reply(opening, {head: _contiguous(column) for head, column in scores.items()})
+        except ValueError as error:
+            raise ModelError("the model returned a non-finite score for this request") from error
+        if reply is None:
+            return None
+        parse_s, rows_s = core.seconds
+        now, found, degraded = time.perf_counter(), CoreFound(*core.found), {}
+        if found.missing:
+            degraded["prior"] = found.missing
+        if not found.has_user:
+            degraded["user_unknown"] = 1
+        taken = (parse_s, rows_s, queue_s, ended - started)
+        headers = headers_of(reply, (*taken, now - asked.began))
+        answer = Answer(headers, reply, count, degraded, (*taken, now - ended), lineup, None)
+        return _Scored(answer, arm, rows.tier, found)
+
+    def _frame(self, model: Model) -> _Frame | None:
+        """The calling thread's; None where Python scores all requests of a model."""
+        if model.native is None:
+            return None
+        frame: _Frame | None = getattr(model.native.frames, "own", None)
+        if frame is None:
+            assert native.core is not None, "it is loaded where there is a core"
+            tensors = new_tensors(model.schema, self._max_candidates)
+            core = native.core.Frame(model.native.schema, tensors, self._max_candidates)
+            of_candidates = tuple(spec.name for spec in model.schema.tensors if spec.side == "item")
+            frame = model.native.frames.own = _Frame(core, model.native.rows, tensors, of_candidates)
+        return frame
+
+    # In the event loop again
 
     def _done(
         self,
@@ -146,41 +240,33 @@ class PlainScoring:
             told(None)
         else:
             try:
-                self._count(len(asked.body), lineup, outcome.result)
+                self._count(len(asked.body), outcome.result)
             finally:
                 told(outcome.result.answer)
 
-    def follow(self, answer: Answer) -> None:
-        """What follows a reply once it is on its way."""
-        for follower in self._followers_of(answer.lineup):
-            follower.follow(answer)
-
-    def _followers_of(self, lineup: Lineup) -> Sequence[Follower]:
-        return (self._shadowing, *self._followers) if lineup.shadows else self._followers
-
-    def _count(self, size: int, lineup: Lineup, scored: _Scored) -> None:
-        arm, plain, answer = scored
-        metrics, found = self._metrics, plain.found
-        self._admission.read(size, plain.candidates)
-        if lineup.is_split:
+    def _count(self, size: int, scored: _Scored) -> None:
+        answer, arm, tier, found = scored
+        metrics = self._metrics
+        self._admission.read(size, answer.candidates)
+        if answer.lineup.is_split:
             metrics.arms[arm.slot].inc()
         for stage, seconds in zip(STAGES, answer.stages, strict=True):
             metrics.stages[stage].observe(seconds)
-        metrics.candidates.observe(plain.candidates)
-        metrics.run_rows.observe(plain.candidates)
-        self._count_rows(plain)
+        metrics.candidates.observe(answer.candidates)
+        metrics.run_rows.observe(answer.candidates)
+        self._count_rows(tier, found)
         if self._live is not None and not math.isnan(found.live_age_s):
             self._live.tell(found.live_age_s)
         if answer.degraded:
             missing: list[Rung] = ["prior"] * found.missing
             metrics.degraded(missing, None if found.has_user else "unknown")
 
-    def _count_rows(self, plain: Plain) -> None:
+    def _count_rows(self, tier: Tier, found: CoreFound) -> None:
         """As `tell_rows` of a store counts the user's and the items'."""
-        metrics, found, now = self._metrics, plain.found, time.time()
+        metrics, now = self._metrics, time.time()
         rows = found.has_user + found.items
         if rows:
-            metrics.rows[plain.tier].inc(rows)
+            metrics.rows[tier].inc(rows)
         if missing := 1 + found.asked - rows:
             metrics.rows["missing"].inc(missing)
         if found.user_written_at:
@@ -201,12 +287,6 @@ def headers_of(reply: bytes, taken: tuple[float, ...], explain_s: float | None =
     ]
 
 
-def _answer(asked: Asked, lineup: Lineup, plain: Plain, queue_s: float) -> Answer:
-    found, degraded = plain.found, {}
-    if found.missing:
-        degraded["prior"] = found.missing
-    if not found.has_user:
-        degraded["user_unknown"] = 1
-    taken = (plain.parse_s, plain.rows_s, queue_s, plain.run_s, time.perf_counter() - asked.began)
-    stages_s = (*taken[:-1], plain.reply_s)
-    return Answer(headers_of(plain.reply, taken), plain.reply, plain.candidates, degraded, stages_s, lineup, None)
+def _contiguous(column: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A runtime may give a part of a larger array."""
+    return column if column.flags.c_contiguous else column.copy()

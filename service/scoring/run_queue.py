@@ -17,10 +17,9 @@ import structlog
 
 from msd.contract.assemble import Tensors
 from service.errors import ClientGone, DeadlineExceeded
-from service.runtimes.runner import Runner
 from service.runtimes.runtime import Scores
 from service.scoring.admission import Admission, AtHand, due_at
-from service.scoring.job import Done, Job, Ran, Told, Waiting, check, prepare, work_of
+from service.scoring.job import Done, Job, Ran, Runner, Told, Waiting, check, prepare, work_of
 from service.telemetry.metrics import Metrics
 
 Cut = Callable[[int], Tensors]

@@ -10,7 +10,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from msd.contract.request import InvalidRequest, MalformedRequest, TooManyCandidates
 from service import errors
 from service.errors import ErrorReply, ErrorResponse, ServiceError
-from service.http.access import AccessLog, AccessMiddleware
+from service.http.exchange import AccessLog
+from service.http.middleware import AccessMiddleware
 from service.telemetry.metrics import Metrics
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from msd.contract.bundle import Bundle
 from service.errors import MalformedHeader
-from service.http.request import Deadlines
+from service.http.exchange import BEGAN, Deadlines
 from service.settings import Settings
 from tests.service.bundle_factory import AT, golden_requests
 from tests.service.live import LiveService, live_service, run_ms, wait_until
@@ -24,7 +24,8 @@ REQUEST: dict[str, Any] = {"user_id": "u1", "at": AT, "candidates": {"id": [f"i{
 
 def of(*values: bytes) -> float:
     """The deadline of a request that began at 100 and has such headers."""
-    return DEADLINES.of([(b"accept", b"*/*"), *((b"x-deadline-ms", value) for value in values)], 100.0)
+    headers = [(b"accept", b"*/*"), *((b"x-deadline-ms", value) for value in values)]
+    return DEADLINES.of({"headers": headers, BEGAN: 100.0})
 
 
 def test_a_caller_grants_what_it_likes_up_to_a_limit() -> None:

@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from service.http.exchange import BEGAN, Exchange, Headers
 
 REPLY: tuple[int, Headers, bytes] = (200, [(b"content-length", b"2")], b"ok")
-WHOLE = b"HTTP/1.1 200 OK\r\ndate: now\r\ncontent-length: 2\r\n\r\nok"
+WHOLE = b"HTTP/1.1 200 OK\r\ndate: now\r\ncontent-length: 2\r\nx-request-id: r1\r\n\r\nok"
 _ROUNDS = 300
 
 
@@ -37,7 +37,7 @@ async def exchange_over(connection: socket.socket, keep_alive: bool) -> Exchange
     transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, connection)
     logger = logging.getLogger("nobody")
     cycle = RequestResponseCycle(
-        scope={"type": "http", BEGAN: 0.0, "headers": []},  # type: ignore[misc]
+        scope={"type": "http", BEGAN: 0.0, "headers": [(b"x-request-id", b"r1")]},  # type: ignore[misc]
         transport=transport,
         flow=FlowControl(transport),
         logger=logger,
@@ -85,7 +85,7 @@ def taken(connection: socket.socket) -> bytes:
 
 def test_a_thread_writes_at_once_and_the_loop_nothing_more() -> None:
     async def use(ours: socket.socket, theirs: socket.socket, exchange: Exchange) -> None:
-        await asyncio.to_thread(exchange.send, *REPLY)
+        await asyncio.to_thread(exchange.send, *REPLY[1:])
         assert taken(theirs) == WHOLE
         exchange.reply(*REPLY)
         await asyncio.sleep(0.01)
@@ -113,13 +113,13 @@ def test_what_the_connection_does_not_take_is_the_loops(size: int) -> None:
         while size == 1 and select.select([], [ours], [], 0)[1]:
             before += ours.send(b"x" * 65_536)
         body = b"y" * size
-        await asyncio.to_thread(exchange.send, 200, [], body)
+        await asyncio.to_thread(exchange.send, [], body)
         exchange.reply(200, [], body)
         came = b""
         while len(came) < before + size or not came.endswith(b"y"):
             came += taken(theirs)
             await asyncio.sleep(0)
-        assert came[before:] == b"HTTP/1.1 200 OK\r\ndate: now\r\n\r\n" + body
+        assert came[before:] == b"HTTP/1.1 200 OK\r\ndate: now\r\nx-request-id: r1\r\n\r\n" + body
 
     over_pair(use)
 
@@ -127,11 +127,11 @@ def test_what_the_connection_does_not_take_is_the_loops(size: int) -> None:
 def test_to_a_client_that_left_nobody_writes() -> None:
     async def use(ours: socket.socket, theirs: socket.socket, exchange: Exchange) -> None:
         theirs.close()
-        await asyncio.to_thread(exchange.send, *REPLY)
+        await asyncio.to_thread(exchange.send, *REPLY[1:])
         exchange.reply(*REPLY)
         while not exchange.is_gone():
             await asyncio.sleep(0.001)
-        assert exchange._rest == b""
+        assert exchange._unsent == b""
 
     over_pair(use)
 
@@ -147,7 +147,7 @@ def test_no_thread_writes_after_the_end() -> None:
 
         def write() -> None:
             both.wait()
-            exchange.send(*REPLY)
+            exchange.send(*REPLY[1:])
 
         thread = threading.Thread(target=write)
         thread.start()
@@ -172,7 +172,7 @@ def test_no_thread_writes_after_the_end() -> None:
 def test_after_the_end_a_reply_is_not_written() -> None:
     async def use(ours: socket.socket, theirs: socket.socket, exchange: Exchange) -> None:
         exchange.end()
-        await asyncio.to_thread(exchange.send, *REPLY)
+        await asyncio.to_thread(exchange.send, *REPLY[1:])
         assert taken(theirs) == b""
 
     over_pair(use)

@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 
 from msd.contract.assemble import Rung, Tensors
 from service.errors import DeadlineExceeded
-from service.runtimes.runner import LearnedSeconds, Runner
 from service.runtimes.runtime import Engine, Scores
 from service.scoring.admission import Admission
-from service.scoring.job import Ran
+from service.scoring.job import LearnedSeconds, Ran, Runner
 from service.scoring.reply import declared, spread
 from service.scoring.run_queue import RunQueue
 from service.telemetry.metrics import Metrics

@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from msd.contract.assemble import Tensors
 from service.errors import ClientGone, DeadlineExceeded, Overloaded
-from service.runtimes.runner import Runner, Together
+from service.runtimes.choice import Together
 from service.runtimes.runtime import Engine, Scores
 from service.scoring.admission import Admission, Admitted, AtHand, Load, due_at
-from service.scoring.job import Done, Job
+from service.scoring.job import Done, Job, Runner
 from service.scoring.run_queue import RunQueue
 from service.telemetry.metrics import Metrics
 

@@ -15,10 +15,10 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from msd.contract.bundle import Bundle
-from service.http.access import AccessLog, AccessMiddleware
 from service.http.entry import Entry
+from service.http.exchange import AccessLog
+from service.http.middleware import AccessMiddleware, read_body
 from service.http.protocol import BoundedProtocol
-from service.http.request import read_body
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.service.live import LiveService, live_service

@@ -19,7 +19,7 @@ from service.http.entry import LOOPBACK
 from service.http.keys import read_keys
 from service.http.tls import check_tls
 from service.machine import scoring_threads, usable_cores
-from service.runtimes.runner import open_runtime
+from service.runtimes.choice import open_runtime
 from service.settings import Settings
 from service.trust import Trust
 

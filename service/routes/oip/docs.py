@@ -5,11 +5,11 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
-from service.http.access import OIP
-from service.models.lineup import Lineup
+from service.http.exchange import OIP
 from service.routes.oip.form import InferReply, InferRequest, OipError
 from service.routes.oip.model_routes import MODEL, versions_of
 from service.routes.oip.tensors import HEADER
+from service.scoring.lineup import Lineup
 
 INFER_PATHS = (f"{OIP}/models/{{name}}/infer", f"{OIP}/models/{{name}}/versions/{{version}}/infer")
 OPEN_PATHS = (f"{OIP}/health/live", f"{OIP}/health/ready")

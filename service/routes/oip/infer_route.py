@@ -1,5 +1,5 @@
 """POST /v2/models/msd/infer: tensors to the scoring request that they stand for, which is scored like any other, and
-scores to tensors. Errors are raised; `access` answers them.
+scores to tensors. Errors are raised; `AccessMiddleware` answers them.
 """
 
 from typing import Any
@@ -10,10 +10,8 @@ from starlette.types import Receive, Scope, Send
 
 from msd.contract.request import InvalidRequest, RequestError
 from service.errors import UnsupportedMediaType
-from service.http.access import access_of
-from service.http.exchange import began_at, left_check
-from service.http.request import read_body
-from service.models.lineup import Lineup
+from service.http.exchange import access_of, left_check
+from service.http.middleware import read_body
 from service.routes.oip.form import InferRequest
 from service.routes.oip.inputs import WHOLE, scoring_body, user_of
 from service.routes.oip.model_routes import MODEL, check_served
@@ -21,6 +19,7 @@ from service.routes.oip.outputs import encode_reply
 from service.routes.oip.tensors import HEADER, Parts, read_parts
 from service.routes.score_route import ScoreRoute
 from service.scoring.answer import Answer, Asked, Served, Terms
+from service.scoring.lineup import Lineup
 from service.settings import Settings
 
 _HEADER = HEADER.lower().encode()
@@ -41,15 +40,15 @@ class InferRoute(ScoreRoute):
         lineup = self._serving.current
         check_served(lineup, path["name"], path.get("version"))
         self._readiness.check()
-        is_gone, began = left_check(scope), began_at(scope)
-        self._pipeline.check(lineup, _LEAST_BYTES, Terms(self._deadlines.of(scope["headers"], began), is_gone))
+        is_gone = left_check(scope)
+        self._pipeline.check(lineup, _LEAST_BYTES, Terms(self._deadlines.of(scope), is_gone))
         parts = read_parts(body, json_length)
         if parts.request.id:
             access.request_id = parts.request.id
         asked_for = scoring_body(parts, lineup.schema_of, settings.max_candidates)
         if "version" in path:
             _check_version(lineup, path["version"], user_of(parts, asked_for))
-        terms = Terms(self._deadlines.of(scope["headers"], began, _timeout_s(parts.request, settings)), is_gone)
+        terms = Terms(self._deadlines.of(scope, _timeout_s(parts.request, settings)), is_gone)
         self._pipeline.check(lineup, _LEAST_BYTES, terms)
         asked = Asked(access.request_id, asked_for, access.started, terms, is_pythons=True)
         answer = await self._answer(lineup, asked, parts)

@@ -7,11 +7,11 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from service.deployment.readiness import Readiness
-from service.models.lineup import Lineup, Serving
-from service.models.model import Model
 from service.routes.oip.form import ModelTold, OipError, ServerTold, TensorParameters, TensorTold
 from service.routes.oip.inputs import inputs_of
 from service.routes.oip.outputs import outputs_of
+from service.scoring.lineup import Lineup, Serving
+from service.scoring.model import Model
 
 MODEL = "msd"
 """The name of the one model; the versions that are served are the bundles' model versions."""

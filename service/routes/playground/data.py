@@ -23,9 +23,9 @@ from msd.contract.schema import MAX_ID_CHARS, SIDES, Bag, Categorical, FeatureSc
 from service.cold.cold_ads import encodes
 from service.errors import ServiceError, StoreError
 from service.http.keys import PLAYGROUND
-from service.models.lineup import Serving
-from service.models.model import Model
 from service.routes.playground.words import Words
+from service.scoring.lineup import Serving
+from service.scoring.model import Model
 from service.settings import Settings
 
 _MOST_FOUND = 20

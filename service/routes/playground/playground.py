@@ -15,9 +15,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.deployment.readiness import why_not_proved
 from service.errors import NotReady
 from service.http.keys import ASSETS, PAGE, PLAYGROUND
-from service.models.lineup import Arm, Assignment, Lineup, Serving
-from service.models.model import Model, load_model
 from service.routes.playground.data import PlaygroundData
+from service.scoring.lineup import Arm, Assignment, Lineup, Serving
+from service.scoring.model import Model, load_model
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.trust import Trust

@@ -17,9 +17,9 @@ from msd.contract.bundle import Bundle
 from msd.contract.request import parse_request
 from service.errors import DeadlineExceeded, Overloaded
 from service.explainer import ExplainBudget, Explainer
-from service.models.model import load_model
 from service.scoring.admission import Admission
 from service.scoring.answer import Scored, Terms
+from service.scoring.model import load_model
 from service.scoring.pipeline import Pipeline
 from service.scoring.reply import log_odds
 from service.scoring.run_queue import RunQueue

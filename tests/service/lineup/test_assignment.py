@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.models.lineup import Assignment
+from service.scoring.lineup import Assignment
 from tests.service.live import ROOT
 
 USERS = [f"u{number}" for number in range(300)]
@@ -70,7 +70,7 @@ def test_another_salt_deals_anew() -> None:
 
 def test_other_processes_deal_the_same() -> None:
     code = (
-        "from service.models.lineup import Assignment as A;"
+        "from service.scoring.lineup import Assignment as A;"
         "print(*(A('s', 'ab', [1, 2]).place_of(f'u{n}') for n in range(300)))"
     )
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -23,8 +23,8 @@ from service.deployment.rollout import BundleFollower, Rollout, Scarce, Sight, c
 from service.deployment.source import alone
 from service.errors import StoreError
 from service.machine import free_memory
-from service.models.lineup import Lineup, Serving
-from service.models.model import Model
+from service.scoring.lineup import Lineup, Serving
+from service.scoring.model import Model
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.trust import Trust

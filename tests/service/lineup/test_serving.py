@@ -10,7 +10,7 @@ import pytest
 from msd.contract.bundle import Bundle
 from service.deployment.pinned_bundle import DeploymentPlan, PinnedBundle
 from service.deployment.source import alone
-from service.models.lineup import Lineup, Serving
+from service.scoring.lineup import Lineup, Serving
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.trust import Trust

@@ -15,7 +15,7 @@ from msd.contract.precision import Precision
 from msd.contract.rows import RowCodec
 from service.request_log.files import encode
 from service.request_log.replay import LogReplay, replay_log
-from service.runtimes.runner import open_runtime
+from service.runtimes.choice import open_runtime
 from service.runtimes.runtime import RuntimeRefused
 from service.settings import Settings
 from tests.service.bundle_factory import build_bundle, golden_requests, reseal

@@ -17,10 +17,10 @@ from structlog.testing import capture_logs
 from msd.contract.bundle import Bundle
 from msd.contract.log import EVENTS, Basis
 from msd.contract.request import CheckedRequest
-from service.models.model import Model, load_model
 from service.request_log.files import LogFolder, LogFolderError, log_files, read_events
 from service.request_log.request_log import LoggedEvents, LogWriter, RequestLog, open_request_log
 from service.scoring.answer import Scored, Served
+from service.scoring.model import Model, load_model
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.service.live import wait_until

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.runtimes.runner import open_runtime
+from service.runtimes.choice import open_runtime
 from service.runtimes.runtime import RuntimeRefused
 from service.settings import Settings, SettingsError
 from tests.service.runtimes.bf16 import has_bf16

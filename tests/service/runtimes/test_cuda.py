@@ -14,9 +14,9 @@ from structlog.testing import capture_logs
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import RANKER, Bundle
 from msd.contract.errors import BundleError
+from service.runtimes.choice import open_runtime
 from service.runtimes.cuda import BoundRuntime, captured_or_not, card_name, open_cuda, try_capture
 from service.runtimes.onnxruntime import OnnxRuntime, engine_of, open_session
-from service.runtimes.runner import open_runtime
 from service.runtimes.runtime import Runtime, RuntimeRefused, Scores
 from service.settings import Settings
 from tests.service.runtimes.conftest import Asked, Make

@@ -16,8 +16,8 @@ from msd.contract.errors import BundleError
 from msd.contract.instructions import cpu_instructions
 from msd.contract.padding import padded_size
 from msd.contract.precision import Precision, PrecisionRecord
+from service.runtimes.choice import expected_candidates
 from service.runtimes.openvino import OpenVinoRuntime, check_bf16
-from service.runtimes.runner import expected_candidates
 from service.runtimes.runtime import RuntimeRefused
 from tests.service.bundle_factory import golden_requests
 from tests.service.live import live_service, run_msd

@@ -12,9 +12,9 @@ import pytest
 from msd.contract.assemble import Tensors
 from msd.contract.bundle import MERGED_RANKER, RANKER, Bundle
 from msd.contract.errors import BundleError
+from service.runtimes.choice import Together, open_runtime, open_together
 from service.runtimes.cuda import BoundRuntime, card_name, try_capture
 from service.runtimes.onnxruntime import OnnxRuntime, engine_of, open_session
-from service.runtimes.runner import Together, open_runtime, open_together
 from service.runtimes.runtime import TOGETHER, Runtime, RuntimeRefused
 from service.settings import Settings
 from tests.service.bundle_factory import build_bundle, golden_requests

@@ -13,7 +13,7 @@ from msd.contract.bundle import Bundle
 from msd.contract.errors import MsdError
 from msd.free_port import free_port
 from service.components import Components
-from service.http.access import Access
+from service.http.exchange import Access
 from service.settings import Settings
 from service.telemetry.metrics import STAGES, Metrics
 from service.tracing import MOST_WAITING, Tracing

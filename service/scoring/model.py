@@ -4,24 +4,48 @@ scores of models are corrected by.
 Rows and runtime are always of one bundle. Does not know which users it scores, nor whether it is any good.
 """
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import native
 from msd.contract.bundle import Bundle
 from msd.contract.correction import Correction, LearnedCorrection, read_corrections
 from msd.contract.rows import ROW_SIDES, RowCodec, RowSide
 from msd.contract.schema import FeatureSchema
-from service.models.native_path import CoreStatus, NativePath, core_status
-from service.rows.store import BundleFileStore, RowStore
-from service.runtimes.runner import Runner, open_runtime, open_together
+from native.layout import core_schema
+from service.rows.store import BundleFileStore, CoreRows, RowStore
+from service.runtimes.choice import open_runtime, open_together
 from service.runtimes.runtime import Engine
+from service.scoring.job import Runner
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.watched_files import WatchedFiles
 
 ModelKey = tuple[str, bool]
 """A bundle's identity, and whether it is loaded for a shadow."""
+
+
+@dataclass(frozen=True)
+class CoreStatus:
+    """Whether the native core scores a model's plain requests."""
+
+    served: bool
+    instructions: str
+    """The processor's instructions that the core uses; empty where it is not built."""
+    reason: str
+    """Why Python scores all requests; empty where the core is served."""
+
+
+class CoreModel(NamedTuple):
+    """A model as the native core takes it."""
+
+    schema: Any
+    rows: CoreRows
+    frames: threading.local
+    """Each scoring thread's buffers, which `plain` makes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -36,8 +60,8 @@ class Model:
     store: RowStore
     codecs: Mapping[RowSide, RowCodec]
     core: CoreStatus
-    native: NativePath | None
-    """How its plainest requests are scored; None where Python scores them all."""
+    native: CoreModel | None
+    """For its plainest requests; None where Python scores them all."""
 
     @property
     def identity(self) -> str:
@@ -58,11 +82,23 @@ def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
     store = _open_store(bundle, settings, metrics)
     schema, version = bundle.schema, bundle.manifest.model_version
     rows = store.core_rows() if settings.native else None
-    core, path = core_status(settings, rows, runner), None
-    if core.served:
-        assert rows is not None, "the core is served with rows"
-        path = NativePath(schema, codecs, version, runner, rows, settings.max_candidates)
-    return Model(bundle, schema, schema.schema_hash, version, runner, store, codecs, core, path)
+    reason, own = _why_python(settings, rows, runner), None
+    core = CoreStatus(not reason, "" if native.core is None else str(native.core.INSTRUCTIONS), reason)
+    if rows is not None and core.served:
+        own = CoreModel(core_schema(schema, codecs), rows, threading.local())
+    return Model(bundle, schema, schema.schema_hash, version, runner, store, codecs, core, own)
+
+
+def _why_python(settings: Settings, rows: CoreRows | None, runner: Runner) -> str:
+    if not settings.native:
+        return "switched off by MSD_NATIVE"
+    if native.core is None:
+        return native.REASON
+    if rows is None:
+        return "rows are not held in memory (MSD_CACHE_MB)"
+    if runner.together is not None:
+        return "several requests share a run of the model (MSD_MERGE)"
+    return ""
 
 
 def _open_store(bundle: Bundle, settings: Settings, metrics: Metrics) -> RowStore:

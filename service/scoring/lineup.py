@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from msd.contract.schema import FeatureSchema
-from service.models.model import Model, ModelKey
+from service.scoring.model import Model, ModelKey
 
 _STEPS = 2.0**64
 # By then those who were scored by a line-up that was left have their replies, all but some.

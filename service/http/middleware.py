@@ -1,0 +1,133 @@
+"""The layers around the app's routes: an id, an answer to any error and one line in the log for every request; and its
+body, within bounds of size and time.
+
+Pure ASGI. Does not know what the routes do.
+"""
+
+import asyncio
+from contextlib import nullcontext
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import BodyTimeout, BodyTooLarge, ClientGone
+from service.http.exchange import CLOSES, AccessLog, access_of, check_json, cycle_of
+
+
+class AccessMiddleware:
+    """The outermost layer."""
+
+    def __init__(self, app: ASGIApp, log: AccessLog) -> None:
+        self._app, self._log = app, log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on, and sees to its end."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        access = access_of(scope)
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), access.reply_begins(message["status"])]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:
+            is_begun = bool(access.status)
+            response = self._log.failed(scope, error)
+            if response is None:
+                _expect_no_reply(scope)
+                return
+            if is_begun:
+                raise
+            _reply_before_body(scope)
+            await send_with_id({"type": "http.response.start", "status": response.status, "headers": response.headers})
+            await send_with_id({"type": "http.response.body", "body": response.body})
+        finally:
+            self._log.finish(scope)
+
+
+class BodyMiddleware:
+    """Has the app's routes begin when the body has come, within its bounds, whether they read it or not; and HEAD
+    answered as GET, of whose reply the server leaves out the body."""
+
+    def __init__(self, app: ASGIApp, limit: int, timeout_s: float) -> None:
+        self._app, self._limit, self._timeout_s = app, limit, timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes a request on, or raises what is wrong with its body."""
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        if scope["type"] != "http" or _is_whole(scope):
+            await self._app(scope, receive, send)
+            return
+        unread = [await read_body(scope, receive, self._limit, self._timeout_s)]
+
+        async def receive_read() -> Message:
+            if unread:
+                return {"type": "http.request", "body": unread.pop(), "more_body": False}
+            return await receive()
+
+        await self._app(scope, receive_read, send)
+
+
+async def read_json_body(scope: Scope, receive: Receive, limit: int, timeout_s: float) -> bytes:
+    """As `read_body`. Raises UnsupportedMediaType too."""
+    check_json(scope)
+    return await read_body(scope, receive, limit, timeout_s)
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int, timeout_s: float) -> bytes:
+    """The whole body, of at most `limit` bytes. Raises BodyTooLarge, BodyTimeout, ClientGone."""
+    too_large = BodyTooLarge(f"the body has more than {limit} bytes, which is the limit")
+    if (whole := _is_whole(scope)) is False and _declared_bytes(scope) > limit:
+        raise too_large
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        # A timer costs more than all else here, and all but every body has come whole with its head.
+        async with nullcontext() if whole else asyncio.timeout(timeout_s):
+            more = True
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                chunks.append(message.get("body", b""))
+                more = message.get("more_body", False)
+                size += len(chunks[-1])
+                if size > limit:
+                    raise too_large
+    except TimeoutError:
+        raise BodyTimeout(f"incomplete body after {timeout_s:g} s: received {size} bytes") from None
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _declared_bytes(scope: Scope) -> int:
+    # The parser has seen to it that the length is a number, and one alone.
+    return next((int(value) for name, value in scope["headers"] if name == b"content-length"), 0)
+
+
+def _is_whole(scope: Scope) -> bool:
+    """Whether all of a request's body has come, so that it need not be waited for."""
+    cycle = cycle_of(scope)
+    return cycle is not None and not cycle.more_body
+
+
+def _expect_no_reply(scope: Scope) -> None:
+    """The client of a request has left, which the server may not have been told: its end is a moment later than its
+    beginning."""
+    if (cycle := cycle_of(scope)) is not None:
+        cycle.disconnected = True
+
+
+def _reply_before_body(scope: Scope) -> None:
+    """A reply comes before its request's body has: let what is still on its way pass, so that the client sees it."""
+    cycle = cycle_of(scope)
+    if cycle is None or not cycle.more_body:
+        return
+    if cycle.waiting_for_100_continue:
+        # The client may send its body or leave it out: what comes next cannot be told apart.
+        cycle.keep_alive = False
+    elif not cycle.keep_alive:
+        cycle.keep_alive, scope[CLOSES] = True, True
