@@ -24,6 +24,7 @@ COPY msd/ msd/
 COPY model_export/ model_export/
 COPY msd_client/ msd_client/
 COPY service/ service/
+COPY operations/ operations/
 COPY loadtest/ loadtest/
 COPY native/ native/
 # A wheel without the core has another name, and is not found.

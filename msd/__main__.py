@@ -32,28 +32,22 @@ COMMANDS = {
     "tensors": _Command("msd.ranker.tensors_command", "train", "Write a dataset's tensors for a model of your own."),
     "evaluate": _Command("msd.ranker.evaluate_command", "train", "Measure models and baselines on the test rows."),
     "export": _Command("model_export.command", "train,cpu", "Export a trained model as a bundle."),
-    "delta": _Command(
-        "service.commands.bundles", "cpu", "Write the changed rows between two exports of a bundle.", "delta"
-    ),
+    "delta": _Command("operations.bundles", "cpu", "Write the changed rows between two exports of a bundle.", "delta"),
     "catalogue": _Command(
-        "service.catalogue.command", "cpu,encode,log", "Make rows for items that a bundle's export did not know."
+        "operations.catalogue.command", "cpu,encode,log", "Make rows for items that a bundle's export did not know."
     ),
-    "publish": _Command("service.commands.publish", "cpu", "Copy a bundle's rows to Redis and make them current."),
+    "publish": _Command("operations.publish_command", "cpu", "Copy a bundle's rows to Redis and make them current."),
     "rollback": _Command(
-        "service.commands.bundles", "cpu", "Return to the previous bundle, in a folder or in Redis.", "rollback"
+        "operations.bundles", "cpu", "Return to the previous bundle, in a folder or in Redis.", "rollback"
     ),
     "sign": _Command(
-        "service.commands.bundles", "cpu,sign", "Sign a bundle for services that require signatures.", "signing"
+        "operations.bundles", "cpu,sign", "Sign a bundle for services that require signatures.", "signing"
     ),
-    "pack": _Command("service.commands.bundles", "cpu", "Pack a bundle into one file and print its digest.", "packing"),
-    "fetch": _Command(
-        "service.commands.bundles", "cpu", "Fetch a packed bundle by its digest and unpack it.", "fetching"
-    ),
-    "serve": _Command("service.commands.serve", "cpu", "Answer scoring requests over HTTP."),
-    "check": _Command(
-        "service.commands.check.command", "cpu", "Find problems of a deployment and say how to fix them."
-    ),
-    "key": _Command("service.commands.key", "cpu", "Create an API key and its entry for the key file."),
+    "pack": _Command("operations.bundles", "cpu", "Pack a bundle into one file and print its digest.", "packing"),
+    "fetch": _Command("operations.bundles", "cpu", "Fetch a packed bundle by its digest and unpack it.", "fetching"),
+    "serve": _Command("service.command", "cpu", "Answer scoring requests over HTTP."),
+    "check": _Command("operations.check.command", "cpu", "Find problems of a deployment and say how to fix them."),
+    "key": _Command("operations.key", "cpu", "Create an API key and its entry for the key file."),
     "replay": _Command("loadtest.replay_command", "load", "Score recorded or logged requests again and compare."),
     "join": _Command("msd.feedback.join_command", "train", "Make training data from a request log, or compare arms."),
     "recalibrate": _Command(
@@ -89,7 +83,7 @@ COMMANDS = {
 }
 # Commands that allocate the same large tensors again and again.
 _TENSOR_COMMANDS = ("distill", "train", "evaluate", "export", "quickstart")
-_LOG_REPLAY = _Command("service.request_log.replay", "cpu,log", "")
+_LOG_REPLAY = _Command("operations.replay", "cpu,log", "")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,21 +1,20 @@
 """Whose bundles are served and published: anybody's that are whole, or those signed with a trusted key alone.
 
-A signature is Ed25519 (RFC 8032) over the bytes of the manifest, which has the hash of every other file. The one place
-that knows cryptography's module.
+A signature is Ed25519 (RFC 8032) over the bytes of the manifest, which has the hash of every other file.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from msd.contract.bundle import MANIFEST, SIGNATURE, Bundle, Pause, Proof, open_bundle
-from msd.contract.delta import DELTA, Delta, open_delta
+from msd.contract.bundle import SIGNATURE, Bundle, Pause, Proof, open_bundle
+from msd.contract.delta import Delta, open_delta
 from msd.contract.errors import BundleError, MsdError
-from msd.contract.files import read_small, write_bytes_atomic
-from service.catalogue.manifest import CATALOGUE, Catalogue, open_catalogue
+from msd.contract.files import read_small
 
 _SIGNATURE_BYTES = 64
-_MAX_KEY_BYTES = 2**16
+MAX_KEY_BYTES = 2**16
+"""Of a file of keys."""
 _MAX_KEYS = 100
 _END = b"-----END PUBLIC KEY-----"
 
@@ -39,18 +38,15 @@ class Trust:
     def open(self, folder: Path, *, rows: bool = True, pause: Pause = lambda: None) -> Bundle:
         """As `open_bundle`; where signatures are asked for, nothing is read before one is found to be good, and all
         files are hashed, whatever was verified before."""
-        return open_bundle(folder, rows=rows, proof=self._proof, pause=pause)
+        return open_bundle(folder, rows=rows, proof=self.proof, pause=pause)
 
     def open_delta(self, folder: Path) -> Delta:
         """As `open_delta`, of a delta that is signed like a bundle."""
-        return open_delta(folder, proof=self._proof)
-
-    def open_catalogue(self, folder: Path) -> Catalogue:
-        """As `open_catalogue`, of a catalogue that is signed like a bundle."""
-        return open_catalogue(folder, proof=self._proof)
+        return open_delta(folder, proof=self.proof)
 
     @property
-    def _proof(self) -> Proof | None:
+    def proof(self) -> Proof | None:
+        """What judges the bytes of a manifest; None where no signature is asked for."""
         return None if self._keys is None else self._prove
 
     def _prove(self, manifest: Path, content: bytes) -> None:
@@ -61,32 +57,6 @@ class Trust:
                 f"{manifest.parent}: its signature matches no key of MSD_TRUSTED_KEYS, or it was changed since; sign it"
                 " again if it is yours, otherwise do not use it"
             )
-
-
-def sign(folder: Path, manifest: str, private_key: Path) -> Path:
-    """Signs a verified bundle's or delta's manifest, and gives the path of the signature. Raises TrustError."""
-    key = _private_key(private_key)
-    path = folder / SIGNATURE
-    write_bytes_atomic(path, key.sign((folder / manifest).read_bytes()))
-    return path
-
-
-def verified_manifest(folder: Path) -> str:
-    """The name of the manifest of what is in a folder - a bundle, a delta, a catalogue - verified in full. Raises
-    BundleError or CatalogueError."""
-    if (folder / MANIFEST).exists():
-        open_bundle(folder, rows=True)
-        return MANIFEST
-    if (folder / CATALOGUE).exists():
-        open_catalogue(folder)
-        return CATALOGUE
-    if not (folder / DELTA).exists():
-        raise BundleError(
-            f"{folder}: is neither a bundle ({MANIFEST} is missing) nor a delta ({DELTA} is missing) nor a catalogue"
-            f" ({CATALOGUE} is missing)"
-        )
-    open_delta(folder)
-    return DELTA
 
 
 def _signature_of(folder: Path) -> bytes:
@@ -126,14 +96,14 @@ def _public_keys(place: Path) -> Sequence[Any]:
 
 
 def _blocks(path: Path) -> list[bytes]:
-    parts = read_small(path, _MAX_KEY_BYTES, TrustError).split(_END)
+    parts = read_small(path, MAX_KEY_BYTES, TrustError).split(_END)
     if parts.pop().strip():
         raise TrustError(f"{path}: not a file of public keys (PEM)")
     return [part + _END + b"\n" for part in parts]
 
 
 def _public_key(path: Path, block: bytes) -> Any:  # noqa: ANN401
-    ed25519, serialization = _modules()
+    ed25519, serialization = cryptography_modules()
     try:
         key = serialization.load_pem_public_key(block.lstrip())
     except Exception as error:  # of several kinds, by what is wrong with it
@@ -143,21 +113,8 @@ def _public_key(path: Path, block: bytes) -> Any:  # noqa: ANN401
     return key
 
 
-def _private_key(path: Path) -> Any:  # noqa: ANN401
-    ed25519, serialization = _modules()
-    content = read_small(path, _MAX_KEY_BYTES, TrustError)
-    try:
-        key = serialization.load_pem_private_key(content, password=None)
-    except TypeError:
-        raise TrustError(f"{path}: the key is encrypted; decrypt it first (openssl pkey)") from None
-    except Exception as error:
-        raise TrustError(f"{path}: holds no private key (PEM): {type(error).__name__}") from None
-    if not isinstance(key, ed25519.Ed25519PrivateKey):
-        raise TrustError(f"{path}: not an Ed25519 key; make one with: openssl genpkey -algorithm ed25519")
-    return key
-
-
-def _modules() -> tuple[Any, Any]:
+def cryptography_modules() -> tuple[Any, Any]:
+    """Those of Ed25519 and of keys' forms. Raises TrustError where they are not installed."""
     try:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = ("msd", "msd_client", "service", "native", "model_export", "loadtest", "image", "tests")
+OURS = ("msd", "msd_client", "service", "operations", "native", "model_export", "loadtest", "image", "tests")
 HEAVY = {"torch", "polars", "sklearn", "transformers", "onnx", "scipy", "pandas"}
 
 
@@ -32,8 +32,10 @@ ARROWS = [
     # A copy of the contract in C++, and what tells it of bundles; its build needs no package that is not there yet.
     Arrow("native", ("native", "msd.contract"), only=frozenset({"numpy"})),
     Arrow("service", ("service", "native", "msd.contract"), forbidden=frozenset(HEAVY)),
+    # Commands for those who run services, which load none of it.
+    Arrow("operations", ("operations", "service", "native", "msd.contract"), forbidden=frozenset(HEAVY)),
     # An init container runs it and nothing else.
-    Arrow("service.fetch", ("service.fetch", "service.trust", "msd.contract"), only=frozenset()),
+    Arrow("operations.fetch", ("operations.fetch", "service.trust", "msd.contract"), only=frozenset()),
     # Ad servers install it alone.
     Arrow("msd_client", ("msd_client",), only=frozenset({"httpx", "httpcore"})),
     Arrow("model_export", ("model_export", "msd")),
@@ -148,6 +150,8 @@ def test_every_import_follows_the_arrows(arrow: Arrow) -> None:
         ("service", "import msd.ranker.model as model"),
         ("service", "from msd.contract_of_old import rows"),
         ("service", "from model_export import rows"),
+        ("service", "from operations.publish import publish"),
+        ("operations", "from msd.ranker import model"),
         ("service", "import torch.nn"),
         ("msd_client", "from msd.contract.request import ScoreRequest"),
         ("msd_client", "import pydantic"),
@@ -173,7 +177,7 @@ def loaded_by(*modules: str) -> set[str]:
 
 
 def test_importing_the_service_and_its_commands_loads_nothing_heavy() -> None:
-    loaded = loaded_by("service.app", "service.commands.serve", "service.commands.publish")
+    loaded = loaded_by("service.app", "service.command", "operations.publish_command")
 
     assert "service" in loaded
     assert not HEAVY & loaded

@@ -55,6 +55,7 @@ def test_help_loads_no_package() -> None:
         "fastapi",
         "redis",
         "service",
+        "operations",
         "model_export",
         "loadtest",
     }

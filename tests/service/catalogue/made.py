@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from msd.contract.bundle import Bundle
 from msd.contract.rows import Records, RowCodec
-from service.catalogue.catalogue import Finished, make_catalogue, make_here
-from service.catalogue.parquet import read_part
+from operations.catalogue.catalogue import Finished, make_catalogue, make_here
+from operations.catalogue.parquet import read_part
 
 COLUMNS: Mapping[str, Sequence[Any]] = {
     "id": ["n0", "n1", "n2", "n3"],

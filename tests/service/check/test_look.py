@@ -12,8 +12,8 @@ import trustme
 
 import native
 from msd.contract.bundle import MANIFEST, Bundle
-from service.commands.check.findings import Finding, Level
-from service.commands.check.local import look_at_bundles, look_at_entry, look_at_machine
+from operations.check.findings import Finding, Level
+from operations.check.local import look_at_bundles, look_at_entry, look_at_machine
 from service.http.keys import new_key
 from service.machine import usable_cores
 from service.settings import Settings

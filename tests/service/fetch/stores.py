@@ -20,8 +20,8 @@ from pathlib import Path
 
 from msd.contract.errors import MsdError
 from msd.free_port import free_port
-from service.fetch.archive import pack
-from service.fetch.fetch import fetch
+from operations.fetch.archive import pack
+from operations.fetch.fetch import fetch
 from service.trust import Trust
 
 _REGISTRY = """

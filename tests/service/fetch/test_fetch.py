@@ -20,11 +20,12 @@ import trustme
 
 from msd.contract.bundle import MANIFEST, RANKER, open_bundle
 from msd.contract.errors import BundleError, MsdError
-from service.fetch.archive import pack
-from service.fetch.fetch import ORIGIN, Fetched, download, fetch
-from service.fetch.stores import place_of
-from service.fetch.web import FetchError, Unavailable, Web
-from service.trust import Trust, sign
+from operations.fetch.archive import pack
+from operations.fetch.fetch import ORIGIN, Fetched, download, fetch
+from operations.fetch.stores import place_of
+from operations.fetch.web import FetchError, Unavailable, Web
+from operations.signing import sign
+from service.trust import Trust
 from tests.service.fetch.conftest import Archive
 from tests.service.fetch.keeper import TOKEN, Keeper, keeper
 from tests.service.live import ROOT, run_msd
@@ -34,7 +35,7 @@ ROOM = 2**24
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from service.fetch import fetch
+from operations.fetch import fetch
 from service.trust import Trust
 
 fetch.unpack = lambda *_: os.kill(os.getpid(), signal.SIGKILL)

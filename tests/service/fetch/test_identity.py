@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from service.fetch.fetch import fetch
-from service.fetch.stores import with_identity
-from service.fetch.web import FetchError, Web
+from operations.fetch.fetch import fetch
+from operations.fetch.stores import with_identity
+from operations.fetch.web import FetchError, Web
 from service.trust import Trust
 from tests.service.fetch.conftest import Archive
 from tests.service.fetch.keeper import Keeper, keeper

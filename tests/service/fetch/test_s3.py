@@ -2,8 +2,8 @@
 
 import pytest
 
-from service.fetch.stores import object_address, s3_secrets
-from service.fetch.web import FetchError
+from operations.fetch.stores import object_address, s3_secrets
+from operations.fetch.web import FetchError
 
 # https://docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html, "Example: GET Object".
 EXAMPLE = {

@@ -77,7 +77,7 @@ def publish_command(
 
 
 def _whole(folder: Path, url: str, progress: "Progress", trust: "Trust", beside: bool) -> tuple[dict[str, Any], str]:
-    from service.redis.publish import publish
+    from operations.publish import publish
 
     done = publish(folder, url, progress, trust, beside=beside)
     how = "published beside the current one:" if beside else "published"
@@ -88,7 +88,7 @@ def _whole(folder: Path, url: str, progress: "Progress", trust: "Trust", beside:
 
 
 def _delta(folder: Path, url: str, progress: "Progress", trust: "Trust") -> tuple[dict[str, Any], str]:
-    from service.redis.publish import publish_delta
+    from operations.publish import publish_delta
 
     done = publish_delta(folder, url, progress, trust)
     if done.repeated:
@@ -100,7 +100,7 @@ def _delta(folder: Path, url: str, progress: "Progress", trust: "Trust") -> tupl
 
 
 def _rows(folder: Path, url: str, progress: "Progress", trust: "Trust") -> tuple[dict[str, Any], str]:
-    from service.catalogue.publish import publish_rows
+    from operations.catalogue.publish import publish_rows
 
     done = publish_rows(folder, url, progress, trust)
     return asdict(done), (

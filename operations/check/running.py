@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from prometheus_client.parser import text_string_to_metric_families
 
 from msd.contract.errors import MsdError
-from service.commands.check.findings import Finding, Group
+from operations.check.findings import Finding, Group
 from service.http.entry import LOOPBACK
 from service.settings import Settings
 

@@ -19,9 +19,9 @@ from typing import NamedTuple
 from msd.contract.bundle import Bundle, new_bundle
 from msd.contract.errors import BundleError
 from msd.contract.files import sha256_file, write_text_atomic
-from service.fetch.archive import unpack
-from service.fetch.stores import FetchAddress, place_of
-from service.fetch.web import FetchError, Reply, Unavailable, Web
+from operations.fetch.archive import unpack
+from operations.fetch.stores import FetchAddress, place_of
+from operations.fetch.web import FetchError, Reply, Unavailable, Web
 from service.trust import Trust
 
 ORIGIN = "archive.sha256"

@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
+from operations.signing import sign, verified_manifest
 from service.settings import redis_url_of
-from service.trust import Trust, sign, verified_manifest
+from service.trust import Trust
 
 delta, signing, packing, fetching, rollback = (
     typer.Typer(add_completion=False, pretty_exceptions_enable=False) for _ in range(5)
@@ -56,7 +57,7 @@ def pack_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the digest as a JSON object.")] = False,
 ) -> None:
     """Verifies the bundle in full and writes it as one file, whose bytes are the same each time."""
-    from service.fetch.archive import pack
+    from operations.fetch.archive import pack
 
     digest, size = f"sha256:{pack(bundle, archive)}", archive.stat().st_size
     typer.echo(json.dumps({"digest": digest, "bytes": size}) if as_json else f"{archive}: {digest} ({size} bytes)")
@@ -77,7 +78,7 @@ def fetch_command(
     max_mb: Annotated[int, typer.Option(min=1, help="Size limit of the archive and of its contents, in MiB.")] = 16_384,
 ) -> None:
     """Fetches, compares with the digest, unpacks and verifies; with MSD_TRUSTED_KEYS, signatures too."""
-    from service.fetch.fetch import fetch
+    from operations.fetch.fetch import fetch
 
     fetched = fetch(url, digest, folder, max_mb * 2**20, Trust.from_environ(os.environ))
     how = "already there" if fetched.was_there else "fetched and verified"

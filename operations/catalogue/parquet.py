@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from msd.contract.files import atomic_file
-from service.catalogue.item_rows import ID, TEXT
-from service.catalogue.manifest import CatalogueError
+from operations.catalogue.item_rows import ID, TEXT
+from operations.catalogue.manifest import CatalogueError
 
 SUFFIX = ".parquet"
 _ROW = "row"

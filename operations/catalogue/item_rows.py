@@ -15,7 +15,7 @@ from msd.contract.errors import BundleError, SchemaError
 from msd.contract.request import MAX_TEXT_CHARS
 from msd.contract.rows import Records, RowCodec, RowContents
 from msd.contract.schema import MAX_ID_CHARS
-from service.catalogue.manifest import WrongValue
+from operations.catalogue.manifest import WrongValue
 from service.cold.encoding import runs_of
 from service.cold.text_encoder import TextEncoder
 

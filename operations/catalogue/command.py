@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 if TYPE_CHECKING:
-    from service.catalogue.catalogue import Finished, MakeParts
+    from operations.catalogue.catalogue import Finished, MakeParts
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -38,8 +38,8 @@ def catalogue_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Make a row for every item, one part per file. If interrupted, run it again to resume."""
-    from service.catalogue.catalogue import make_catalogue
-    from service.catalogue.manifest import CatalogueError
+    from operations.catalogue.catalogue import make_catalogue
+    from operations.catalogue.manifest import CatalogueError
     from service.trust import Trust
 
     if processes is not None and ray is not None:
@@ -73,10 +73,10 @@ def _terminable() -> Iterator[None]:
 
 def _maker(processes: int | None, ray: str | None) -> "MakeParts":
     if ray is not None:
-        from service.catalogue.on_ray import make_on_ray
+        from operations.catalogue.on_ray import make_on_ray
 
         return partial(make_on_ray, address=ray)
-    from service.catalogue.catalogue import make_here
+    from operations.catalogue.catalogue import make_here
     from service.machine import usable_cores
 
     return partial(make_here, processes=processes or max(1, math.floor(usable_cores())))

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from msd.contract.errors import MsdError
-from service.catalogue.catalogue import Made, ShardJob, make_part
-from service.catalogue.manifest import CatalogueError
+from operations.catalogue.catalogue import Made, ShardJob, make_part
+from operations.catalogue.manifest import CatalogueError
 
 _ERROR = "error"
 _PATIENCE_S = 5.0

@@ -11,10 +11,10 @@ from typing import NamedTuple, cast
 
 from msd.contract.redis_keys import catalogue_key, key_prefix
 from msd.contract.rows import RowCodec
-from service.catalogue.manifest import CatalogueError, CatalogueManifest
-from service.catalogue.parquet import read_part
+from operations.catalogue.manifest import CatalogueError, CatalogueManifest, open_catalogue
+from operations.catalogue.parquet import read_part
+from operations.publish import held_rows
 from service.redis.publication import CHUNK, Progress, Publication, PublishError, get_all, publication, set_all
-from service.redis.publish import held_rows
 from service.trust import Trust
 
 # Of each part read back.
@@ -42,7 +42,7 @@ class _Copied(NamedTuple):
 def publish_rows(folder: Path, url: str, progress: Progress, trust: Trust | None = None) -> RowsPublished:
     """Publishes the catalogue in `folder`. Raises CatalogueError, or PublishError where Redis fails."""
     started = time.monotonic()
-    manifest = (trust or Trust(None)).open_catalogue(folder).manifest
+    manifest = open_catalogue(folder, proof=(trust or Trust(None)).proof).manifest
     codec = RowCodec(manifest.feature_schema, "item", manifest.bundle_id)
     with publication(url) as running:
         if ">" in held_rows(running, manifest.bundle_id):

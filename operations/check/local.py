@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import native
 from msd.contract.bundle import Bundle
 from msd.contract.errors import MsdError
-from service.commands.check.findings import Finding, Group
+from operations.check.findings import Finding, Group
 from service.deployment.source import Source
 from service.http.entry import LOOPBACK
 from service.http.keys import read_keys

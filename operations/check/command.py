@@ -10,7 +10,7 @@ import structlog
 import typer
 from rich.console import Console
 
-from service.commands.check.findings import Finding, Group, as_text, print_table
+from operations.check.findings import Finding, Group, as_text, print_table
 from service.settings import PREFIX, Settings, SettingsError
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -36,7 +36,7 @@ def check(
     Run it where the service runs, with the service's environment.
     """
     # Loaded only now, so that --help answers at once.
-    from service.commands.check.running import CheckClient, look_at_running, tls_of
+    from operations.check.running import CheckClient, look_at_running, tls_of
 
     # What is wrong is among the findings; the log would say it twice, and among JSON.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
@@ -72,8 +72,8 @@ def _settings(environ: Mapping[str, str]) -> tuple[Settings | None, list[Finding
 
 
 def _look(settings: Settings) -> list[Finding]:
-    from service.commands.check.local import look_at_bundles, look_at_entry, look_at_machine
-    from service.commands.check.redis import look_at_redis
+    from operations.check.local import look_at_bundles, look_at_entry, look_at_machine
+    from operations.check.redis import look_at_redis
 
     of_bundles, bundles = look_at_bundles(settings)
     return [*look_at_machine(settings), *look_at_entry(settings), *of_bundles, *look_at_redis(settings, bundles)]
