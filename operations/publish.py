@@ -8,7 +8,7 @@ import re
 import struct
 import time
 from array import array
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -19,16 +19,27 @@ from redis import Redis
 
 from msd.contract.bundle import ROWS
 from msd.contract.delta import rows_digest
-from msd.contract.redis_keys import BESIDE, POINTER, PREVIOUS, rows_key, shown_key
+from msd.contract.redis_keys import BESIDE, POINTER, PREVIOUS, key_prefix, rows_key, shown_key
 from msd.contract.row_file import RowFile
 from msd.contract.rows import ROW_SIDES, RowCodec, RowSide, pack_history
-from service.redis.publication import Files, Progress, Publication, PublishError, get_all, keys_of, publication
+from service.redis.publication import Publication, PublishError, get_all, publication, set_all
 from service.trust import Trust
 
+CHUNK = 500
+_CHUNKS_IN_FLIGHT = 8
+# Keys, of which Redis shows some ten thousand a second at the very least.
+_LOOKED_AT = 50_000
+_SAMPLE = 256
 _NAMESPACE = re.compile(rb"^msd:([0-9a-f]{32}):")
 # Of each side; as many as there is room for with a MSD_CACHE_MB of a thousand.
 _AT_MOST = 2**20
 _IDS_A_KEY = 1_000
+
+Files = Mapping[RowSide, RowFile]
+Progress = Callable[[int, int], None]
+"""Called with rows copied so far, and rows in all."""
+Seen = Callable[[RowSide, Sequence[tuple[str, bytes]]], None]
+"""Called with the ids and rows that were copied."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +70,8 @@ def publish(
     with publication(url) as running:
         # From now on until the end it is not known which rows are there, so that no delta fits them.
         running.redis.delete(rows_key(bundle.bundle_id))
-        size = running.copy(bundle.bundle_id, files, progress, shown.see)
-        running.verify(bundle.bundle_id, files)
+        size = copy_rows(running, bundle.bundle_id, files, progress, shown.see)
+        verify_rows(running, bundle.bundle_id, files)
         shown.write(running.redis, bundle.bundle_id)
         if beside:
             running.redis.sadd(BESIDE, bundle.bundle_id)
@@ -72,9 +83,8 @@ def publish(
             running.redis.srem(BESIDE, bundle.bundle_id)
             others = cast("Collection[bytes]", running.redis.smembers(BESIDE))
             kept = {bundle.bundle_id, previous, *(one.decode() for one in others)}
-            removed = running.remove(
-                running.redis.scan_iter(match="msd:*", count=1_000), lambda key: _is_of_another(key, kept)
-            )
+            keys = running.redis.scan_iter(match="msd:*", count=1_000)
+            removed = remove_keys(running, keys, lambda key: _is_of_another(key, kept))
     return PublishedRows(
         bundle.bundle_id,
         files["user"].count,
@@ -134,10 +144,10 @@ def publish_delta(folder: Path, url: str, progress: Progress, trust: Trust | Non
             )
         if held != result:
             running.redis.set(rows_key(bundle_id), underway)
-            size = running.copy(bundle_id, delta.rows, progress)
+            size = copy_rows(running, bundle_id, delta.rows, progress)
             for side, ids in delta.removed.items():
-                removed += running.remove(keys_of(bundle_id, side, ids))
-            running.verify(bundle_id, delta.rows)
+                removed += remove_keys(running, _keys_of(bundle_id, side, ids))
+            verify_rows(running, bundle_id, delta.rows)
             running.redis.set(rows_key(bundle_id), result)
             users, items = delta.rows["user"].count, delta.rows["item"].count
     seconds = round(time.monotonic() - started, 3)
@@ -159,6 +169,79 @@ def _named(held: str) -> str:
     """A state of the rows, short; or the two between which an interrupted delta has left them."""
     start, between, end = held.partition(">")
     return f"between {start[:12]}… and {end[:12]}…" if between else f"{held[:12]}…"
+
+
+def copy_rows(
+    running: Publication, bundle_id: str, files: Files, progress: Progress, seen: Seen = lambda side, rows: None
+) -> int:
+    """Sets all rows; how many bytes they have. Whoever reads meanwhile reads whole rows, old or new."""
+    total = sum(file.count for file in files.values())
+    copied = size = 0
+    progress(0, total)
+    with running.redis.pipeline(transaction=False) as pipeline:
+        for side, chunk in _chunks(files):
+            prefix = key_prefix(bundle_id, side).encode()
+            set_all(running.redis, pipeline, {prefix + one.encode(): row for one, row in chunk})
+            seen(side, chunk)
+            copied += len(chunk)
+            size += sum(len(row) for _, row in chunk)
+            if len(pipeline) >= _CHUNKS_IN_FLIGHT:
+                pipeline.execute()
+                running.renew()
+                progress(copied, total)
+        pipeline.execute()
+    progress(copied, total)
+    return size
+
+
+def remove_keys(
+    running: Publication, keys: Iterable[bytes], is_doomed: Callable[[bytes], bool] = lambda key: True
+) -> int:
+    """Deletes those of the keys that are doomed; how many there were."""
+    removed = 0
+    doomed: list[bytes] = []
+    for looked_at, key in enumerate(keys, start=1):
+        if is_doomed(key):
+            doomed.append(key)
+        if looked_at % _LOOKED_AT == 0:
+            running.renew()
+        if len(doomed) >= CHUNK:
+            removed += running.redis.unlink(*doomed)
+            running.renew()
+            doomed.clear()
+    return removed + (running.redis.unlink(*doomed) if doomed else 0)
+
+
+def verify_rows(running: Publication, bundle_id: str, files: Files) -> None:
+    """Reads rows from all over the files back. Raises PublishError."""
+    for side, file in files.items():
+        step, prefix = max(1, file.count // _SAMPLE), key_prefix(bundle_id, side).encode()
+        sample = (file.scan(place, place + 1)[0] for place in range(0, file.count, step))
+        read_back(running, {prefix + one.encode(): row for one, row in sample})
+
+
+def read_back(running: Publication, written: Mapping[bytes, bytes]) -> None:
+    """Compares rows with what is there, byte by byte. Raises PublishError."""
+    found = get_all(running.redis, list(written)) if written else []
+    wrong = [key for (key, row), value in zip(written.items(), found, strict=True) if row != value]
+    if wrong:
+        raise PublishError(
+            f"Redis at {running.address}: {len(wrong)} of {len(written)} rows read back differ from those written,"
+            f" e.g. {wrong[0].decode(errors='replace')!r}; check its memory and for other writers. The pointer was"
+            " not moved"
+        )
+
+
+def _chunks(files: Files) -> Iterator[tuple[RowSide, list[tuple[str, bytes]]]]:
+    for side, file in files.items():
+        for start in range(0, file.count, CHUNK):
+            yield side, file.scan(start, start + CHUNK)
+
+
+def _keys_of(bundle_id: str, side: RowSide, ids: Sequence[str]) -> Iterator[bytes]:
+    """The keys of some ids."""
+    prefix = key_prefix(bundle_id, side).encode()
+    return (prefix + one.encode() for one in ids)
 
 
 class MostShown:

@@ -15,7 +15,7 @@ from service.machine import give_way
 from service.settings import redis_url_of
 
 if TYPE_CHECKING:
-    from service.redis.publication import Progress
+    from operations.publish import Progress
     from service.trust import Trust
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -13,8 +13,8 @@ from msd.contract.redis_keys import catalogue_key, key_prefix
 from msd.contract.rows import RowCodec
 from operations.catalogue.manifest import CatalogueError, CatalogueManifest, open_catalogue
 from operations.catalogue.parquet import read_part
-from operations.publish import held_rows
-from service.redis.publication import CHUNK, Progress, Publication, PublishError, get_all, publication, set_all
+from operations.publish import CHUNK, Progress, held_rows, read_back
+from service.redis.publication import Publication, PublishError, get_all, publication, set_all
 from service.trust import Trust
 
 # Of each part read back.
@@ -97,7 +97,7 @@ def _copy(
         kept += len(chunk) - len(rows)
         size += sum(map(len, rows.values()))
         progress(done + items + kept, total)
-    running.read_back(sample)
+    read_back(running, sample)
     return _Copied(items, kept, size)
 
 

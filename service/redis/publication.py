@@ -1,11 +1,11 @@
-"""Writing rows into Redis: one publication at a time, rows in bulk, and proof that they arrived; by redis-py's client
-for any form of Redis URL, which is for commands that people run. The service reads over connections of its own.
+"""Who publishes: one at a time, by a lock in Redis, and by redis-py's client for any form of Redis URL. It is for
+commands that people run and for pointers; the service reads rows over connections of its own.
 
-Does not know whether the rows are all of a bundle's, or those that changed.
+Does not know what is published.
 """
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, cast
 
@@ -17,27 +17,14 @@ from redis.connection import ConnectionPool, SSLConnection, parse_url
 from redis.exceptions import RedisClusterException, RedisError
 
 from msd.contract.errors import MsdError
-from msd.contract.redis_keys import LOCK, key_prefix
-from msd.contract.row_file import RowFile
-from msd.contract.rows import RowSide
+from msd.contract.redis_keys import LOCK
 from service.redis.redis_url import RedisUrl, parse_redis_url
 
-CHUNK = 500
-_CHUNKS_IN_FLIGHT = 8
-# Keys, of which Redis shows some ten thousand a second at the very least.
-_LOOKED_AT = 50_000
-_SAMPLE = 256
 _TIMEOUT_S = 10.0
 _LOCK_MS = 60_000
 # Not every one of redis-py's errors is a RedisError.
 CLIENT_ERRORS: tuple[type[Exception], ...] = (RedisError, RedisClusterException)
 _RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end"
-
-Files = Mapping[RowSide, RowFile]
-Progress = Callable[[int, int], None]
-"""Called with rows copied so far, and rows in all."""
-Seen = Callable[[RowSide, Sequence[tuple[str, bytes]]], None]
-"""Called with the ids and rows that were copied."""
 
 
 class PublishError(MsdError):
@@ -51,59 +38,6 @@ class Publication:
         self.redis = redis
         self.address = address
         self._token = token
-
-    def copy(self, bundle_id: str, files: Files, progress: Progress, seen: Seen = lambda side, rows: None) -> int:
-        """Sets all rows; how many bytes they have. Whoever reads meanwhile reads whole rows, old or new."""
-        total = sum(file.count for file in files.values())
-        copied = size = 0
-        progress(0, total)
-        with self.redis.pipeline(transaction=False) as pipeline:
-            for side, chunk in _chunks(files):
-                prefix = key_prefix(bundle_id, side).encode()
-                set_all(self.redis, pipeline, {prefix + one.encode(): row for one, row in chunk})
-                seen(side, chunk)
-                copied += len(chunk)
-                size += sum(len(row) for _, row in chunk)
-                if len(pipeline) >= _CHUNKS_IN_FLIGHT:
-                    pipeline.execute()
-                    self.renew()
-                    progress(copied, total)
-            pipeline.execute()
-        progress(copied, total)
-        return size
-
-    def remove(self, keys: Iterable[bytes], is_doomed: Callable[[bytes], bool] = lambda key: True) -> int:
-        """Deletes those of the keys that are doomed; how many there were."""
-        removed = 0
-        doomed: list[bytes] = []
-        for looked_at, key in enumerate(keys, start=1):
-            if is_doomed(key):
-                doomed.append(key)
-            if looked_at % _LOOKED_AT == 0:
-                self.renew()
-            if len(doomed) >= CHUNK:
-                removed += self.redis.unlink(*doomed)
-                self.renew()
-                doomed.clear()
-        return removed + (self.redis.unlink(*doomed) if doomed else 0)
-
-    def verify(self, bundle_id: str, files: Files) -> None:
-        """Reads rows from all over the files back. Raises PublishError."""
-        for side, file in files.items():
-            step, prefix = max(1, file.count // _SAMPLE), key_prefix(bundle_id, side).encode()
-            sample = (file.scan(place, place + 1)[0] for place in range(0, file.count, step))
-            self.read_back({prefix + one.encode(): row for one, row in sample})
-
-    def read_back(self, written: Mapping[bytes, bytes]) -> None:
-        """Compares rows with what is there, byte by byte. Raises PublishError."""
-        found = get_all(self.redis, list(written)) if written else []
-        wrong = [key for (key, row), value in zip(written.items(), found, strict=True) if row != value]
-        if wrong:
-            raise PublishError(
-                f"Redis at {self.address}: {len(wrong)} of {len(written)} rows read back differ from those written,"
-                f" e.g. {wrong[0].decode(errors='replace')!r}; check its memory and for other writers. The pointer was"
-                " not moved"
-            )
 
     def renew(self) -> None:
         """Keeps the lock for another while. Raises PublishError where it is another's by now."""
@@ -152,18 +86,6 @@ def _release(redis: Redis, token: bytes) -> None:
     """Gives the lock back, unless it is another's by now."""
     with suppress(*CLIENT_ERRORS):
         redis.eval(_RELEASE, 1, LOCK, token)
-
-
-def _chunks(files: Files) -> Iterator[tuple[RowSide, list[tuple[str, bytes]]]]:
-    for side, file in files.items():
-        for start in range(0, file.count, CHUNK):
-            yield side, file.scan(start, start + CHUNK)
-
-
-def keys_of(bundle_id: str, side: RowSide, ids: Sequence[str]) -> Iterator[bytes]:
-    """The keys of some ids."""
-    prefix = key_prefix(bundle_id, side).encode()
-    return (prefix + one.encode() for one in ids)
 
 
 def connect(url: RedisUrl, timeout_s: float) -> Redis:
