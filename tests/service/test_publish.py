@@ -17,9 +17,8 @@ from msd.contract.delta import rows_digest
 from msd.contract.redis_keys import LOCK, POINTER, PREVIOUS, key_prefix, rows_key, shown_key
 from msd.contract.row_file import RowFile
 from msd.contract.rows import RowCodec, RowSide, pack_history
-from operations.publish import publish
-from service.redis import publication
-from service.redis.publication import PublishError
+from operations.publish import publish, remove_keys
+from service.redis.publication import PublishError, publication
 from tests.service.bundle_factory import ITEMS, USERS, build_bundle
 from tests.service.live import run_msd
 from tests.service.ranker_graph import Recipe
@@ -169,7 +168,7 @@ def test_a_lock_that_another_holds_by_now_is_left_to_it(redis_server: ValkeyServ
 def test_a_publication_that_lost_its_lock_stops(
     redis_server: ValkeyServer, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publication, "CHUNK", 10)
+    monkeypatch.setattr("operations.publish.CHUNK", 10)
 
     def take(copied: int, total: int) -> None:
         with Redis.from_url(redis_server.connection_url) as client:
@@ -183,12 +182,12 @@ def test_a_publication_that_lost_its_lock_stops(
 def test_it_stops_too_where_it_finds_nothing_to_delete(
     redis_server: ValkeyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publication, "_LOOKED_AT", 10)
-    with publication.publication(redis_server.connection_url) as running:
-        assert running.remove([b"one"] * 25, lambda _: False) == 0
+    monkeypatch.setattr("operations.publish._LOOKED_AT", 10)
+    with publication(redis_server.connection_url) as running:
+        assert remove_keys(running, [b"one"] * 25, lambda _: False) == 0
         running.redis.set(LOCK, "another's")
         with pytest.raises(PublishError, match="was lost to another publication"):
-            running.remove([b"one"] * 25, lambda _: False)
+            remove_keys(running, [b"one"] * 25, lambda _: False)
 
 
 def test_the_command(redis_server: ValkeyServer, bundle: Bundle) -> None:

@@ -20,7 +20,6 @@ from msd.contract.row_file import RowFile
 from msd.contract.row_writer import write_row_file
 from msd.contract.rows import Records, RowCodec, RowSide, unpack_history
 from operations.publish import publish, publish_delta
-from service.redis import publication
 from service.redis.publication import PublishError
 from tests.service.bundle_factory import AT, build_bundle, reseal
 from tests.service.live import live_service, run_msd, wait_until
@@ -178,7 +177,7 @@ def test_interrupted_it_can_be_repeated(
 ) -> None:
     url = redis_server.connection_url
     publish(bundle.folder, url, quiet)
-    monkeypatch.setattr(publication, "CHUNK", 1)
+    monkeypatch.setattr("operations.publish.CHUNK", 1)
 
     def interrupt(copied: int, total: int) -> None:
         if copied:
