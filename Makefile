@@ -4,7 +4,8 @@ BIN := .venv/bin
 PACKAGES := .venv/packages
 INSTALLED := .venv/installed
 CORE := native/__init__.py native/build.py $(wildcard native/core/*)
-BUNDLE := runs/demo/bundle
+# With QUICK=1 all targets use the bundle of a quick demo, whose figures mean nothing.
+BUNDLE := runs/demo$(if $(QUICK),-quick)/bundle
 
 PROMTOOL ?= promtool
 
@@ -25,8 +26,8 @@ $(INSTALLED): $(PACKAGES) $(CORE)
 	@$(BIN)/python -m native.build --if-stale || true
 	@touch $@
 
-demo: $(INSTALLED)  ## From nothing to scored ads on MovieLens-100K; finished steps are reused.
-	$(BIN)/msd demo
+demo: $(INSTALLED)  ## From nothing to scored ads on MovieLens-100K; finished steps are reused. QUICK=1: in minutes, with figures that mean nothing.
+	$(BIN)/msd demo $(if $(QUICK),--quick)
 
 demo-creatives: $(INSTALLED)  ## Which headline wins? Invented tests, or those of DATA=your download of the Upworthy Research Archive.
 	$(BIN)/msd demo-creatives $(if $(DATA),--data $(DATA) --out runs/demo-creatives-archive)
@@ -48,7 +49,7 @@ check: $(INSTALLED)  ## Formatting, linting and types.
 	$(BIN)/mypy
 
 $(BUNDLE)/manifest.json: | $(INSTALLED)
-	$(BIN)/msd demo
+	$(BIN)/msd demo $(if $(QUICK),--quick)
 
 serve: $(BUNDLE)/manifest.json  ## Serves the demo's bundle on http://127.0.0.1:8080, its playground at /playground, until interrupted.
 	$(BIN)/msd serve $(BUNDLE) --playground --playground-without $(BUNDLE)-without-semantics

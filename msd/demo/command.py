@@ -2,6 +2,8 @@
 
 import json
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,28 +17,75 @@ from msd.dataset.load import load_dataset
 from msd.demo.report import write_report
 from msd.demo.serving import serve
 from msd.demo.showcase import Showcase, print_showcase, show_user
-from msd.demo.steps import Steps
+from msd.demo.steps import DemoError, Line, Steps
 from msd.free_port import free_port
 
 app = typer.Typer(add_completion=False)
+SUMMARY_FILE = "demo.json"
 _STEPS = 12
-_BENCH_REQUESTS = 1_000
 _BENCH_CANDIDATES = 200
+_WARNING = (
+    "Quick demo: one pass of each training, few of everything else. It shows that all runs; its figures mean nothing."
+)
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a demo spends on each step, as options of the step's command; its default folder; and a warning, if due."""
+
+    folder: Path
+    warning: str = ""
+    distill: Line = ()
+    train: Line = ()
+    evaluate: Line = ()
+    export: Line = ()
+    bench: Line = ("--requests", "1000")
+
+
+FULL = Effort(Path("runs/demo"))
+QUICK = Effort(
+    Path("runs/demo-quick"),
+    _WARNING,
+    distill=("--epochs", "1", "--limit", "200"),
+    train=("--epochs", "1"),
+    evaluate=("--resamples", "100"),
+    export=("--requests", "200"),
+    bench=("--requests", "100"),
+)
 
 
 @app.command("demo")
 def demo(
-    out: Annotated[Path, typer.Option(help="Output folder; finished steps are reused.")] = Path("runs/demo"),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help=f"Output folder; finished steps are reused. Default: {FULL.folder}, with --quick {QUICK.folder}.",
+        ),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Show within minutes that all steps run; the figures mean nothing.")
+    ] = False,
 ) -> None:
     """Trains, exports, publishes, serves and scores on MovieLens-100K; writes demo.json and report.html."""
     start, console = time.perf_counter(), Console()
+    effort = QUICK if quick else FULL
+    out = out or effort.folder
+    _check_out(out, effort)
+    _warn(console, effort)
     steps = Steps(console, _STEPS)
-    _make_bundles(steps, out)
+    for group in bundle_steps(out, effort):
+        match group:
+            case [(name, line)]:
+                steps.run(name, *line)
+            case [first, second]:
+                steps.run_both(first, second)
     evaluation = json.loads((out / "evaluation/evaluation.json").read_text("utf-8"))
-    online, shown = _serve_and_score(steps, out)
+    online, shown = _serve_and_score(steps, out, effort)
     offline = {name: figures["metrics"] for name, figures in evaluation["models"].items()}
     manifest = json.loads((out / "bundle/manifest.json").read_text("utf-8"))
     summary = {
+        "warning": effort.warning,
         "auc": offline["with-semantics"]["auc"],
         "auc_without_semantics": offline["without-semantics"]["auc"],
         "auc_counts_baseline": offline["counts"]["auc"],
@@ -50,33 +99,52 @@ def demo(
         "seconds": round(time.perf_counter() - start, 1),
     }
     write_report(out / "report.html", summary, evaluation, shown)
-    write_text_atomic(out / "demo.json", json.dumps(summary, indent=2) + "\n")
+    write_text_atomic(out / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
     print_showcase(console, shown)
     _print_end(console, out, summary)
+    _warn(console, effort)
 
 
-def _make_bundles(steps: Steps, out: Path) -> None:
+def _check_out(out: Path, effort: Effort) -> None:
+    """A folder is of one effort: the steps of another would train over it. Raises DemoError."""
+    try:
+        known = json.loads((out / SUMMARY_FILE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return
+    if known.get("warning", "") != effort.warning:
+        kind = "full" if effort.warning else "quick"
+        raise DemoError(f"{out} holds a {kind} demo; name another folder with --out")
+
+
+def _warn(console: Console, effort: Effort) -> None:
+    if effort.warning:
+        console.print(f"[bold red]{effort.warning}[/]", highlight=False)
+
+
+def bundle_steps(out: Path, effort: Effort) -> Iterator[tuple[tuple[str, Line], ...]]:
+    """The steps up to both bundles, by name and arguments; those of a group run at once."""
     data, knowledge, student = out / "dataset", out / "knowledge", out / "student"
     models = [out / "models/with-semantics", out / "models/without-semantics"]
     figures = out / "evaluation"
-    steps.run("data", "data", "ml-100k", data)
-    steps.run("teach", "teach", data, knowledge, "--teacher", "recorded")
-    steps.run_both(
-        ("distill", ("distill", data, knowledge, student)),
-        ("train without semantics", ("train", data, models[1], "--no-semantics")),
+    yield (("data", ("data", "ml-100k", data)),)
+    yield (("teach", ("teach", data, knowledge, "--teacher", "recorded")),)
+    yield (
+        ("distill", ("distill", data, knowledge, student, *effort.distill)),
+        ("train without semantics", ("train", data, models[1], "--no-semantics", *effort.train)),
     )
-    steps.run("train", "train", data, student, models[0])
-    steps.run("evaluate", "evaluate", data, student, figures, "--model", models[0], "--model", models[1])
-    made = [data, knowledge, student]
-    noted: list[str | Path] = ["--evaluation", figures / "evaluation.json"]
+    yield (("train", ("train", data, student, models[0], *effort.train)),)
+    both = ("--model", models[0], "--model", models[1])
+    yield (("evaluate", ("evaluate", data, student, figures, *both, *effort.evaluate)),)
+    made = (data, knowledge, student)
+    noted = ("--evaluation", figures / "evaluation.json", *effort.export)
     bundles = [out / "bundle", out / "bundle-without-semantics"]
-    steps.run_both(
+    yield (
         ("export", ("export", *made, models[0], bundles[0], *noted, "--replay", out / "replay.jsonl")),
         ("export without semantics", ("export", *made, models[1], bundles[1], *noted)),
     )
 
 
-def _serve_and_score(steps: Steps, out: Path) -> tuple[dict[str, Any], Showcase]:
+def _serve_and_score(steps: Steps, out: Path, effort: Effort) -> tuple[dict[str, Any], Showcase]:
     """What was measured over HTTP, from the Redis store, and one user's ranking."""
     logs, bundle = out / "logs", out / "bundle"
     with ValkeyServer(port=free_port()) as redis:
@@ -92,7 +160,7 @@ def _serve_and_score(steps: Steps, out: Path) -> tuple[dict[str, Any], Showcase]
                 steps.read("replay", "replay", out / "replay.jsonl", "--url", url, "--twin", twin, "--json")
             )
             shown = show_user(load_dataset(out / "dataset"), bundle, url, without)
-            options = ["--candidates", str(_BENCH_CANDIDATES), "--requests", str(_BENCH_REQUESTS), "--json"]
+            options = ["--candidates", str(_BENCH_CANDIDATES), *effort.bench, "--json"]
             latency = json.loads(steps.read("bench", "bench", bundle, "--url", url, *options))
             in_file = json.loads(steps.read("bench, rows in the bundle", "bench", bundle, "--url", twin, *options))
     return {
@@ -116,6 +184,7 @@ def _print_end(console: Console, out: Path, summary: dict[str, Any]) -> None:
             "(The ranker has trained on these items: with words it looks too good; docs/benchmarks.md hides them.)",
             highlight=False,
         )
+    serve = "make serve QUICK=1" if summary["warning"] else "make serve"
     bench = (
         f"{summary['bench_candidates']} candidates, rows in Redis: p50 {summary['p50_ms']:.2f} ms, "
         f"p95 {summary['p95_ms']:.2f} ms, p99 {summary['p99_ms']:.2f} ms"
@@ -127,10 +196,10 @@ AUC {summary["auc"]:.4f} (without semantics {summary["auc_without_semantics"]:.4
 {summary["http_requests"]} requests over HTTP: scores are torch's to {summary["http_vs_torch_max_abs_diff"]:.1e}
 {bench}
 {out / "report.html"} shows it, {out / "evaluation/report.html"} its intervals and slices.
-{out / "demo.json"} has the figures. It took {summary["seconds"]:.0f} s.
+{out / SUMMARY_FILE} has the figures. It took {summary["seconds"]:.0f} s.
 
 Go on:
-  make serve                           serves it on http://127.0.0.1:8080 (/playground, /docs)
+  {serve:<37}serves it on http://127.0.0.1:8080 (/playground, /docs)
   curl                                 the README has a request to paste
   msd data check FOLDER                checks a dataset of your own; {out / "dataset/dataset.toml"} explains the format
 """,

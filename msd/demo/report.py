@@ -1,4 +1,4 @@
-"""runs/demo/report.html: the demo's figures and curves on one page that needs no network."""
+"""report.html: the demo's figures and curves on one page that needs no network."""
 
 from pathlib import Path
 from typing import Any

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from msd.demo.command import QUICK
 from msd.demo.report import write_report
 from msd.demo.showcase import RankedCandidate, Showcase
 
@@ -41,7 +42,7 @@ def _model(*, curve: bool) -> dict[str, Any]:
     return {"metrics": METRICS, "calibration": bins} | ({"curve": points} if curve else {})
 
 
-def sample_page(path: Path) -> str:
+def sample_page(path: Path, warning: str = "") -> str:
     models = {
         "with-semantics": _model(curve=True),
         "without-semantics": _model(curve=True),
@@ -49,7 +50,7 @@ def sample_page(path: Path) -> str:
     }
     evaluation = {"rows": {"window": 50, "train": 30, "valid": 10, "test": 1234}, "models": models}
     place = RankedCandidate(1, "i1", HOSTILE, 0.91234, 7, 0.5, HOSTILE, "clicked")
-    write_report(path, SUMMARY, evaluation, Showcase("u<1>", {"user_id": "u<1>"}, 200, [place]))
+    write_report(path, {**SUMMARY, "warning": warning}, evaluation, Showcase("u<1>", {"user_id": "u<1>"}, 200, [place]))
     return path.read_text("utf-8")
 
 
@@ -72,6 +73,11 @@ def test_the_figures_are_there(page: str) -> None:
         assert figure in page
     assert "0.912" in page
     assert "7 (0.500)" in page
+
+
+def test_a_quick_demo_warns_of_its_figures(page: str, tmp_path: Path) -> None:
+    assert QUICK.warning in sample_page(tmp_path / "quick.html", QUICK.warning)
+    assert QUICK.warning not in page
 
 
 def test_there_are_four_drawings_and_nothing_from_a_network(page: str) -> None:

@@ -18,6 +18,7 @@ from loadtest.http_client import ClientError
 from model_export.reference.bundles import Bundles
 from msd.__main__ import main
 from tests.loadtest.conftest import MAKINGS
+from tests.service.live import run_msd
 
 KEYS = {
     *(f"{name}_ratio_{kind}" for name in ("throughput", "p50") for kind in ("fp32", "best")),
@@ -142,21 +143,14 @@ def test_a_service_that_dies_is_named(bundles: Bundles, tmp_path: Path) -> None:
     ],
 )
 def test_wrong_arguments_are_told_before_anything_is_trained(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    message: str,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     (tmp_path / "folder.json").mkdir()
-
-    with pytest.raises(SystemExit) as ended:
-        main(["bench", *arguments])
-
-    assert ended.value.code == 2
-    assert message in " ".join(capsys.readouterr().err.split())
+    done = run_msd("bench", *arguments)
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())
     assert sorted(one.name for one in tmp_path.iterdir()) == ["file", "folder.json"]
 
 

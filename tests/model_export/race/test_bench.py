@@ -1,7 +1,7 @@
 """`msd bench --graph` on small models: every figure is there and follows from the medians beside it."""
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 from model_export.errors import ExportError
 from model_export.factorise.rule import Rule
 from model_export.race import bench, leaner
-from model_export.race.bench import GraphPlan, bench_graph
+from model_export.race.bench import GraphPlan
 from model_export.race.bundle import ranker_of
 from model_export.race.contestants import in_all_precisions
 from model_export.race.leaner import Study
@@ -31,6 +31,7 @@ from msd.contract.openvino import load_openvino
 from msd.contract.precision import Precision, PrecisionRecord
 from tests.model_export.reference.small import BRIEF, FEW, SMALL, network
 from tests.service.bundle_factory import build_bundle
+from tests.service.live import run_msd
 
 KEYS = {
     *(f"graph_ratio_{kind}_n{count}" for kind in ("fp32", "best") for count in (200, 1000)),
@@ -57,14 +58,33 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return build_bundle(tmp_path_factory.mktemp("graph") / "bundle")
 
 
+@dataclass(frozen=True)
+class Written:
+    """What `msd bench --graph` wrote, and what it printed."""
+
+    figures: dict[str, Any]
+    picture: str
+    printed: str
+
+
 @pytest.fixture(scope="module")
-def figures(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> dict[str, Any]:
-    heard: list[tuple[str, int, int]] = []
-    plan = GraphPlan(sizes=ROUNDED, training=BRIEF, study=FEW, seconds=0)
-    found = bench_graph(plan, tmp_path_factory.mktemp("work"), bundle.folder, lambda *said: heard.append(said))
-    assert all(0 <= done <= total for _, done, total in heard)
-    assert any(doing == "Timing the bundle's ranker" for doing, _, _ in heard)
-    return found
+def written(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Written:
+    """One run for all tests of figures: with two seeds, all leaner models are trained, and a bundle is timed, too."""
+    folder = tmp_path_factory.mktemp("written")
+    options = ("--work", str(folder / "work"), "--bundle", str(bundle.folder), "--seconds", "0", "--lean-seeds", "2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "GraphPlan", partial(GraphPlan, sizes=ROUNDED, training=BRIEF))
+        patch.setattr(leaner, "Study", partial(Study, requests=FEW.requests, candidates=FEW.candidates))
+        done = run_msd("bench", "--graph", "--json", str(folder / "graph.json"), *options)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((folder / "graph.json").read_text(), parse_constant=pytest.fail)
+    return Written(figures, (folder / "graph.svg").read_text(), done.stdout)
+
+
+@pytest.fixture(scope="module")
+def figures(written: Written) -> dict[str, Any]:
+    """The figures alone."""
+    return written.figures
 
 
 def test_every_figure_is_there(figures: dict[str, Any], bundle: Bundle) -> None:
@@ -77,7 +97,12 @@ def test_every_figure_is_there(figures: dict[str, Any], bundle: Bundle) -> None:
     assert figures["machine"]["cores"] >= 1
     assert figures["bundle_ratios"].keys() == {"20", "50", "200", "1000"}
     assert figures["bundle"] == {"bundle_id": bundle.bundle_id, "precision": "fp32", "at_export": None}
-    json.dumps(figures, allow_nan=False)
+
+
+def test_the_figures_are_shown_and_drawn(written: Written) -> None:
+    assert written.picture.startswith("<svg")
+    assert "too few" in written.printed
+    assert all(name in written.printed for name in (*MODELS, "tiled", "user_matrix", "graph.json"))
 
 
 def test_figures_follow_from_the_medians(figures: dict[str, Any]) -> None:
@@ -235,25 +260,6 @@ def test_a_ranker_that_the_pass_does_not_read_is_named(tmp_path: Path) -> None:
         ranker_of(made.folder)
 
 
-def test_the_command_writes_figures_and_a_picture(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(bench, "GraphPlan", partial(GraphPlan, sizes=SMALL, training=BRIEF))
-    monkeypatch.setattr(leaner, "Study", partial(Study, requests=40, candidates=10))
-    written, work = tmp_path / "graph.json", tmp_path / "work"
-
-    with pytest.raises(SystemExit) as ended:
-        main(["bench", "--graph", "--json", str(written), "--work", str(work), "--seconds", "0"])
-
-    assert not ended.value.code
-    assert json.loads(written.read_text()).keys() >= KEYS
-    assert (tmp_path / "graph.svg").read_text().startswith("<svg")
-    assert json.loads(written.read_text())["lean"]["models"].keys() == {"lean"}
-    said = capsys.readouterr().out
-    assert "too few" in said
-    assert all(name in said for name in (*MODELS, "tiled", "user_matrix", "graph.json"))
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -265,19 +271,12 @@ def test_the_command_writes_figures_and_a_picture(
     ],
 )
 def test_wrong_arguments_are_told_before_anything_is_trained(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: list[str],
-    message: str,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-
-    with pytest.raises(SystemExit) as ended:
-        main(["bench", "--graph", *arguments])
-
-    assert ended.value.code == 2
-    assert message in " ".join(capsys.readouterr().err.split())
+    done = run_msd("bench", "--graph", *arguments)
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())
     assert not list(tmp_path.iterdir())
 
 
