@@ -9,6 +9,9 @@ BUNDLE := runs/demo$(if $(QUICK),-quick)/bundle
 
 PROMTOOL ?= promtool
 
+# Whatever the environment says: tests and commands start hundreds of processes, each of which would compile all anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: rules demo demo-creatives test browser screenshots check serve bench chaos docs chart chart-files docs-files openapi load image locks observe dashboards ray native soak sanitise
 .DEFAULT_GOAL := demo
 
