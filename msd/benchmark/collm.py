@@ -137,5 +137,6 @@ COLLM = Protocol(
         "second run, five seeds, after click rates became log-odds and a user's rows stood together: ours .7547",
         "an audit's re-run, three seeds, live counts among it",
         "corrections of calibration, day by day, one seed of the network with a count model (decision 41)",
+        "a user's vector made in three ways, two seeds of the network before LoRA (decision 46): no sure gain",
     ),
 )
