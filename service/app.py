@@ -91,7 +91,7 @@ def _add_operations(app: FastAPI, components: Components) -> None:
 def _add_layers(app: FastAPI, components: Components) -> None:
     """The ways that requests take, and what all of them go through."""
     settings, guard = components.settings, components.guard
-    app.add_middleware(BodyMiddleware, limit=settings.max_body_bytes, timeout_s=settings.body_timeout_ms / 1000)
+    app.add_middleware(BodyMiddleware, settings=settings)
     if guard is not None:
         app.add_middleware(GuardMiddleware, guard=guard)
     app.add_middleware(AccessMiddleware, log=components.access_log)

@@ -43,17 +43,17 @@ class Readiness:
     def arrived(self, part: str) -> None:
         """The part is there."""
         self.missing.pop(part, None)
-        self._metrics.is_ready(self.is_ready)
+        self._metrics.ready.set(self.is_ready)
 
     def proved(self) -> None:
         """Another line-up serves, which was proved before, and whose store was reached."""
         self.missing.clear()
-        self._metrics.is_ready(self.is_ready)
+        self._metrics.ready.set(self.is_ready)
 
     def drain(self) -> None:
         """The service stops soon: it answers, but wants no new requests."""
         self.draining = True
-        self._metrics.is_ready(False)
+        self._metrics.ready.set(False)
 
 
 class Starter:

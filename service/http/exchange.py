@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import cast
 
 import orjson
 import structlog
@@ -90,22 +90,18 @@ def _request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return f"{_PROCESS}{next(_NUMBERS):016x}"
 
 
-class Traces(Protocol):
-    """Follows requests beyond this service."""
-
-    def note(self, scope: Scope, access: Access) -> str | None:
-        """A scoring request that has ended; its trace's id, where it is traced."""
-        ...
+Trace = Callable[[Scope, Access], str | None]
+"""Follows a scoring request that has ended beyond this service; its trace's id, where it is traced."""
 
 
 class AccessLog:
     """What is counted, logged and traced of requests."""
 
-    def __init__(self, metrics: Metrics, is_verbose: bool = False, tracing: Traces | None = None) -> None:
+    def __init__(self, metrics: Metrics, is_verbose: bool = False, trace: Trace | None = None) -> None:
         """`is_verbose`: the log is to have a line for each request, whatever became of it."""
         self._metrics = metrics
         self._is_verbose = is_verbose
-        self._tracing = tracing
+        self._trace = trace
         self._log = structlog.get_logger("msd.access")
 
     def failed(self, scope: Scope, error: BaseException) -> ErrorResponse | None:
@@ -126,8 +122,8 @@ class AccessLog:
         seconds = (access.ended or time.perf_counter()) - access.started
         if access.is_scoring:
             self._metrics.request(access.status or 500, seconds)
-            if self._tracing is not None:
-                access.trace_id = self._tracing.note(scope, access)
+            if self._trace is not None:
+                access.trace_id = self._trace(scope, access)
         elif scope["path"] == _EVENTS and scope["method"] == "POST":
             self._metrics.event_request(access.status or 500, seconds)
         is_news = access.status >= 400 and access.status not in _NO_NEWS

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import BodyTimeout, BodyTooLarge, ClientGone
 from service.http.exchange import CLOSES, AccessLog, access_of, check_json, cycle_of
+from service.settings import Settings
 
 
 class AccessMiddleware:
@@ -52,8 +53,8 @@ class BodyMiddleware:
     """Has the app's routes begin when the body has come, within its bounds, whether they read it or not; and HEAD
     answered as GET, of whose reply the server leaves out the body."""
 
-    def __init__(self, app: ASGIApp, limit: int, timeout_s: float) -> None:
-        self._app, self._limit, self._timeout_s = app, limit, timeout_s
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app, self._settings = app, settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes a request on, or raises what is wrong with its body."""
@@ -62,7 +63,7 @@ class BodyMiddleware:
         if scope["type"] != "http" or _is_whole(scope):
             await self._app(scope, receive, send)
             return
-        unread = [await read_body(scope, receive, self._limit, self._timeout_s)]
+        unread = [await read_body(scope, receive, self._settings)]
 
         async def receive_read() -> Message:
             if unread:
@@ -72,14 +73,15 @@ class BodyMiddleware:
         await self._app(scope, receive_read, send)
 
 
-async def read_json_body(scope: Scope, receive: Receive, limit: int, timeout_s: float) -> bytes:
+async def read_json_body(scope: Scope, receive: Receive, settings: Settings) -> bytes:
     """As `read_body`. Raises UnsupportedMediaType too."""
     check_json(scope)
-    return await read_body(scope, receive, limit, timeout_s)
+    return await read_body(scope, receive, settings)
 
 
-async def read_body(scope: Scope, receive: Receive, limit: int, timeout_s: float) -> bytes:
-    """The whole body, of at most `limit` bytes. Raises BodyTooLarge, BodyTimeout, ClientGone."""
+async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes:
+    """The whole body, within the limits of bytes and time. Raises BodyTooLarge, BodyTimeout, ClientGone."""
+    limit, timeout_s = settings.max_body_bytes, settings.body_timeout_ms / 1000
     too_large = BodyTooLarge(f"the body has more than {limit} bytes, which is the limit")
     if (whole := _is_whole(scope)) is False and _declared_bytes(scope) > limit:
         raise too_large

@@ -161,8 +161,7 @@ def _rolled_back(settings: Settings) -> str:
 
 def _body_of(form: type[_Body], settings: Settings) -> Callable[[Request], Awaitable[_Body]]:
     async def parsed(request: Request) -> _Body:
-        timeout_s = settings.body_timeout_ms / 1000
-        body = await read_json_body(request.scope, request.receive, settings.max_body_bytes, timeout_s)
+        body = await read_json_body(request.scope, request.receive, settings)
         try:
             return form.model_validate_json(body)
         except ValidationError as error:

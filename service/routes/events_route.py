@@ -57,8 +57,7 @@ class EventsRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one batch."""
-        settings = self._settings
-        body = await read_json_body(scope, receive, settings.max_body_bytes, settings.body_timeout_ms / 1000)
+        body = await read_json_body(scope, receive, self._settings)
         self._readiness.check()
         events = self._settled(parse_events(body), time.time())
         model = self._serving.current.champion
@@ -66,7 +65,7 @@ class EventsRoute:
             "user": await self._rows(model, "user", [event.user_id for event in events]),
             "item": await self._rows(model, "item", [event.item_id for event in events]),
         }
-        batch = LiveBatch(events, rows, state_rules(model.schema), settings.live_lag_seconds)
+        batch = LiveBatch(events, rows, state_rules(model.schema), self._settings.live_lag_seconds)
         try:
             outcome = await self._store.add(batch)
         except LiveError as error:

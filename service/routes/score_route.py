@@ -43,8 +43,7 @@ class ScoreRoute:
         access.is_scoring = True
         if self._guard is not None:
             self._guard.check(scope, "score")
-        settings = self._settings
-        body = await read_json_body(scope, receive, settings.max_body_bytes, settings.body_timeout_ms / 1000)
+        body = await read_json_body(scope, receive, self._settings)
         self._readiness.check()
         terms = Terms(self._deadlines.of(scope), left_check(scope))
         lineup = self._serving.current

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
 from functools import partial
-from typing import Protocol, Self
+from typing import Self
 
 import numpy as np
 import structlog
@@ -38,24 +38,10 @@ RowsOf = Callable[[RowSide, Sequence[str]], Awaitable[Rows]]
 Score = Callable[[], Awaitable[Scored]]
 Explain = Callable[[Model, CheckedRequest, Terms, Score], Awaitable[tuple[Scored, Explanation]]]
 """Scores a request that asks for an explanation, and explains the scores; or refuses to before it is scored."""
-
-
-class LiveUpdates(Protocol):
-    """Brings rows up to date by what happened since they were written."""
-
-    async def fetch(
-        self, schema: FeatureSchema, request: CheckedRequest, at: float, rows_of: RowsOf, deadline: float
-    ) -> tuple[Rows, Rows]:
-        """The rows of the user, and of candidates and history (`wanted_items`)."""
-        ...
-
-
-class Fills(Protocol):
-    """Makes something of candidates without a row."""
-
-    async def fill(self, model: Model, request: CheckedRequest, items: Rows, deadline: float) -> Rows:
-        """The rows of `wanted_items`, with those that could be made in time."""
-        ...
+FetchLive = Callable[[FeatureSchema, CheckedRequest, float, RowsOf, float], Awaitable[tuple[Rows, Rows]]]
+"""The rows of the user, and of candidates and history (`wanted_items`), as they are at a time, before a deadline."""
+Fill = Callable[[Model, CheckedRequest, Rows, float], Awaitable[Rows]]
+"""The rows of `wanted_items`, with those of candidates without one that could be made before a deadline."""
 
 
 class Pipeline:
@@ -67,8 +53,8 @@ class Pipeline:
         metrics: Metrics,
         max_candidates: int,
         *,
-        live: LiveUpdates | None = None,
-        fills: Fills | None = None,
+        fetch_live: FetchLive | None = None,
+        fill: Fill | None = None,
         explain: Explain | None = None,
         corrections: WatchedCorrections | None = None,
     ) -> None:
@@ -78,8 +64,8 @@ class Pipeline:
         self._metrics = metrics
         self._max_candidates = max_candidates
         self._plain: PlainScoring | None = None
-        self._live = live
-        self._fills = fills
+        self._fetch_live = fetch_live
+        self._fill = fill
         self._explain = explain
         self._corrections = corrections
         self._log = structlog.get_logger("msd.scorer")
@@ -198,14 +184,14 @@ class Pipeline:
         return Answer(headers, reply, count, degraded, (*taken[:-1], ended - started), lineup, served)
 
     async def _fetch(self, model: Model, request: CheckedRequest, at: float, deadline: float) -> tuple[Rows, Rows]:
-        if self._live is not None:
+        if self._fetch_live is not None:
             rows_of = partial(self._rows, model, deadline)
-            user, items = await self._live.fetch(model.schema, request, at, rows_of, deadline)
+            user, items = await self._fetch_live(model.schema, request, at, rows_of, deadline)
         else:
             user = await self._rows(model, deadline, "user", [request.user_id])
             items = await self._rows(model, deadline, "item", wanted_items(request, user))
-        if request.item_texts and self._fills is not None:
-            items = await self._fills.fill(model, request, items, deadline)
+        if request.item_texts and self._fill is not None:
+            items = await self._fill(model, request, items, deadline)
         return user, items
 
     async def _rows(self, model: Model, deadline: float, side: RowSide, ids: Sequence[str]) -> Rows:

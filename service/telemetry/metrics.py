@@ -283,10 +283,6 @@ class Metrics:
         if code == 202:
             self._event_seconds.observe(seconds)
 
-    def is_ready(self, ready: bool) -> None:
-        """Set whether the service accepts requests."""
-        self.ready.set(ready)
-
     def degraded(self, candidates: Iterable[Rung], user: UserRung | None) -> None:
         """Count what a reply declares as degraded."""
         if user:

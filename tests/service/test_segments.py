@@ -24,7 +24,7 @@ from service.telemetry.metrics import Metrics
 from tests.service.live import LiveService, live_service
 from tests.service.test_bad_input import HEAD, talk
 
-SETTINGS = Settings(bundle=Path("b"))
+SETTINGS = Settings(bundle=Path("b"), body_timeout_ms=60_000)
 OFFER = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
 # What a reader of lines could take for a header or the end of a head.
 _WORDS = [
@@ -49,7 +49,7 @@ class Sent(NamedTuple):
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     """Replies with what came."""
-    body = await read_body(scope, receive, SETTINGS.max_body_bytes, 60)
+    body = await read_body(scope, receive, SETTINGS)
     said = [scope["method"], scope["path"], body.hex(), sorted(name.decode() for name, _ in scope["headers"])]
     reply = json.dumps(said).encode() + b"\n"
     headers = [(b"content-length", b"%d" % len(reply))]

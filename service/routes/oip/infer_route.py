@@ -35,7 +35,7 @@ class InferRoute(ScoreRoute):
         """Answers one request."""
         access, settings, path = access_of(scope), self._settings, scope["path_params"]
         access.is_scoring = True
-        body = await read_body(scope, receive, settings.max_body_bytes, settings.body_timeout_ms / 1000)
+        body = await read_body(scope, receive, settings)
         json_length = _json_length(scope)
         lineup = self._serving.current
         check_served(lineup, path["name"], path.get("version"))
