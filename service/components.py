@@ -79,15 +79,16 @@ class Components:
             self.queue,
             metrics,
             most,
-            fetch_live=live_rows and live_rows.fetch,
-            fill=self._cold_ads and self._cold_ads.fill,
+            fetch_live=live_rows.fetch if live_rows else None,
+            fill=self._cold_ads.fill if self._cold_ads else None,
             explain=explain,
             corrections=corrections,
         )
         self._shadowing = Shadowing(self._aside, self.queue, metrics, most)
         self.request_log = open_request_log(settings, metrics)
         self.tracing = _open_tracing(settings, metrics)
-        self.access_log = AccessLog(metrics, settings.log_level == "debug", self.tracing and self.tracing.note)
+        trace = self.tracing.note if self.tracing else None
+        self.access_log = AccessLog(metrics, settings.log_level == "debug", trace)
         followers: list[Follower] = [self.request_log] if self.request_log else []
         plain = PlainScoring(self.queue, metrics, most, self._shadowing, followers, live_rows, corrections)
         self.pipeline = self._aside.led_by(plain)
