@@ -48,7 +48,7 @@ def prepare(data: Path, work: Path, advance: Advance) -> Folders:
     for path in paths:
         if not path.is_file():
             raise BenchmarkError(f"{path}: no such file; --data is the folder with {', '.join(p.name for p in paths)}")
-    run = fingerprint_of(_FORMAT, config_text(), [sha256_file(path) for path in paths])
+    run = fingerprint_of(_FORMAT, config_text(rated=False), [sha256_file(path) for path in paths])
     if is_done(folders.dataset, run):
         return folders
     advance("reading the data", 0, 1)

@@ -27,16 +27,17 @@ from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
 PUBLISHED = {"train": 33_891, "valid": 10_401, "test": 7_331}
 # The first moment of each part (UTC); ratings before train and from the last on belong to none.
 _STARTS = {"train": (2001, 6), "valid": (2002, 4), "test": (2002, 9), None: (2003, 2)}
-_LIKED = 4
+_LIKED, _DISLIKED = 4, 2
 _WINDOW = 0.5  # the share of a user's train rows that his text is made of
 _RATINGS = ("user_id", "item_id", "rating", "timestamp")
 _FILMS = ("item_id", "title", "genres")
 _LARGEST = 100 << 20  # bytes; ratings.dat has 25 million
 
 
-def config_text() -> str:
-    """The dataset.toml of this dataset."""
-    return resources.files("msd.dataset").joinpath("collm_ml_1m.toml").read_text("utf-8")
+def config_text(*, rated: bool) -> str:
+    """The dataset.toml of this dataset; `rated`: whether events tell what was disliked."""
+    text = resources.files("msd.dataset").joinpath("collm_ml_1m.toml").read_text("utf-8")
+    return text if rated else text.replace('disliked = "disliked"\n', "")
 
 
 def write_collm_ml_1m(folder: Path, archive: Path, rows: Mapping[str, int] = PUBLISHED) -> dict[str, int] | None:
@@ -52,7 +53,7 @@ def write_collm_ml_1m(folder: Path, archive: Path, rows: Mapping[str, int] = PUB
         raise ArchiveError(
             f"{archive}: there is no such file; ml-1m.zip is to be had at https://grouplens.org/datasets/movielens/1m/"
         )
-    run = fingerprint_of(config_text(), _WINDOW, sha256_file(archive))
+    run = fingerprint_of(config_text(rated=True), _WINDOW, sha256_file(archive))
     if is_done(folder, run):
         return None
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / STEP_FILE).exists()):
@@ -72,7 +73,8 @@ def write_collm_ml_1m(folder: Path, archive: Path, rows: Mapping[str, int] = PUB
 
 
 def write_tables(folder: Path, events: pl.DataFrame, items: pl.DataFrame) -> None:
-    """The dataset of events (user_id, item_id, timestamp, label, part) and items (item_id, title, year, genres)."""
+    """The dataset of events (user_id, item_id, timestamp, label, part; disliked, if known) and items (item_id, title,
+    year, genres)."""
     items = items.with_columns(
         pl.col("title").map_elements(natural_title, return_dtype=pl.String),
         decade=(pl.col("year") // 10 * 10).cast(pl.String) + "s",
@@ -81,7 +83,7 @@ def write_tables(folder: Path, events: pl.DataFrame, items: pl.DataFrame) -> Non
         buffer = io.BytesIO()
         table.write_parquet(buffer)
         write_bytes_atomic(folder / f"{name}.parquet", buffer.getvalue())
-    write_text_atomic(folder / CONFIG_FILE, config_text())
+    write_text_atomic(folder / CONFIG_FILE, config_text(rated="disliked" in events.columns))
 
 
 def _read(archive: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -135,10 +137,14 @@ def _split(ratings: pl.DataFrame) -> pl.DataFrame:
     for name, start in zip(_STARTS, starts, strict=True):
         part = pl.when(pl.col("timestamp") >= start).then(pl.lit(name, pl.String)).otherwise(part)
     return (
-        ratings.with_columns(label=(pl.col("rating") >= _LIKED).cast(pl.Int64), part=part)
+        ratings.with_columns(
+            label=(pl.col("rating") >= _LIKED).cast(pl.Int64),
+            disliked=(pl.col("rating") <= _DISLIKED).cast(pl.Int64),
+            part=part,
+        )
         .drop_nulls("part")
         .sort("timestamp", "user_id", "item_id")
-        .select("user_id", "item_id", "timestamp", "label", "part")
+        .select("user_id", "item_id", "timestamp", "label", "disliked", "part")
     )
 
 

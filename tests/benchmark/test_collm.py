@@ -12,7 +12,7 @@ from msd.benchmark.protocol import BenchmarkError, Folders
 from msd.dataset.collm_ml_1m import write_collm_ml_1m
 from msd.dataset.load import load_dataset
 from msd.dataset.split import Part, split_events
-from msd.dataset.texts import student_texts
+from msd.dataset.texts import teacher_texts
 from msd.teachers.collect import collect_knowledge
 from msd.teachers.knowledge import load_knowledge, load_record
 from msd.teachers.openai_compatible import OpenAICompatibleTeacher
@@ -153,9 +153,8 @@ def test_what_a_teacher_wrote_of_the_converted_archive_is_taken(
     assert all(one.implicit.startswith("Reasons") for one in (*base.items.values(), *base.users.values()))
 
     asked = [text for text in server.asked if text.startswith("Liked")]
-    later = dataset.events.filter(pl.col("part") != "window", pl.col("label") == 1)
-    later = later.join(dataset.items, on="item_id")
-    for user, text in student_texts(dataset)[1].items():
+    later = dataset.events.filter(pl.col("part") != "window").join(dataset.items, on="item_id")
+    for user, text in teacher_texts(dataset)[1].items():
         assert text in asked
         assert not any(title in text for title in later.filter(user_id=user)["title"])
 

@@ -40,10 +40,11 @@ def test_ratings_fall_into_parts_by_their_month(folder: Path, dataset: Dataset) 
     assert check_dataset(folder / "data").problems == ()
 
 
-def test_a_rating_of_four_or_five_is_a_click(dataset: Dataset) -> None:
+def test_ratings_of_four_and_five_are_clicks_and_of_one_and_two_dislikes(dataset: Dataset) -> None:
     given = {(line.split("::")[0], line.split("::")[3]): int(line.split("::")[2]) for line in ratings()}
-    for user, at, label in dataset.events.select("user_id", "at", "label").iter_rows():
-        assert label == (given[user, str(at)] >= 4)
+    for user, at, label, disliked in dataset.events.select("user_id", "at", "label", "disliked").iter_rows():
+        rating = given[user, str(at)]
+        assert (label, disliked) == (rating >= 4, rating <= 2)
 
 
 def test_films_have_natural_titles_years_and_genres(dataset: Dataset) -> None:
@@ -60,8 +61,11 @@ def test_a_users_text_rests_on_the_first_half_of_his_train_rows(dataset: Dataset
     for user in USERS:
         own = dataset.events.filter(user_id=user)
         assert own["part"].to_list() == ["window"] * 10 + ["train"] * 10 + ["valid"] * 10 + ["test"] * 10
-        window = own.filter(part="window", label=1)["item_id"].to_list()
-        assert texts[user] == f"Liked: {'; '.join(titles[item] for item in reversed(window))}."
+        liked, disliked = (
+            "; ".join(titles[item] for item in reversed(own.filter(which, part="window")["item_id"].to_list()))
+            for which in (pl.col("label") == 1, pl.col("disliked") == 1)
+        )
+        assert texts[user] == f"Liked: {liked}. Disliked: {disliked}."
 
 
 def test_what_was_written_stays_and_other_things_are_not_overwritten(folder: Path, tmp_path: Path) -> None:
