@@ -243,8 +243,14 @@ def load_student(folder: Path) -> Student:
             f"{folder}: {WEIGHTS_FILE}, {TOKENIZER_FILE} or max_tokens differ from the fingerprint in {RECORD_FILE}; "
             "the folder was cut short or altered; distil again"
         )
+    tokenizer = Tokenizer.from_str(tokenizer_text)
+    if (words := tokenizer.get_vocab_size()) > record.bert.vocab_size:
+        raise StudentError(
+            f"{folder / TOKENIZER_FILE}: has {words} words, where {RECORD_FILE} has {record.bert.vocab_size}; "
+            "distil again"
+        )
     with Undrawn():
-        student = Student(record, Tokenizer.from_str(tokenizer_text))
+        student = Student(record, tokenizer)
     try:
         student.load_state_dict(load_file(folder / WEIGHTS_FILE), strict=True)
     except (RuntimeError, SafetensorError) as error:

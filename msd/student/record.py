@@ -75,6 +75,14 @@ class StudentRecord(BaseModel):
     objective: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.bert.hidden_size != HEAD_DIM:
+            raise ValueError(f"bert.hidden_size should be {HEAD_DIM}")
+        if self.max_tokens > (most := self.bert.max_position_embeddings):
+            raise ValueError(f"max_tokens={self.max_tokens} is more than bert.max_position_embeddings={most}")
+        return self
+
 
 def load_record(folder: Path) -> StudentRecord:
     """Reads `student.json` alone. Raises StudentError naming what is missing, malformed or of another format."""

@@ -34,6 +34,7 @@ from msd.student.record import (
     StudentError,
     load_record,
 )
+from tests.student.small import small_student
 
 TEXTS = ["Toy Story", "A spy film with gadgets and stunts", "beach hotel " * 100, "", "Café ☕ 東京"]
 
@@ -214,6 +215,27 @@ def test_a_record_of_another_version_or_shape_is_refused(saved: Path, change: di
 def test_a_record_of_a_vast_student_is_refused(tmp_path: Path, size: str) -> None:
     (tmp_path / RECORD_FILE).write_text(json.dumps({"format": 2, "start": "x", "bert": {size: 10**9}}))
     with pytest.raises(StudentError, match=rf"student\.json: bert\.{size}: should be less than or equal to "):
+        load_student(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("bert", "message"),
+    [
+        ({"hidden_size": 768}, r"student\.json: the file: bert\.hidden_size should be 384"),
+        ({"max_position_embeddings": 64}, r"student\.json: the file: max_tokens=128 is more than bert\.max_pos.*=64"),
+    ],
+)
+def test_a_record_whose_sizes_do_not_go_together_is_refused(tmp_path: Path, bert: dict[str, int], message: str) -> None:
+    (tmp_path / RECORD_FILE).write_text(json.dumps({"format": 2, "start": "x", "bert": bert}))
+    with pytest.raises(StudentError, match=message):
+        load_student(tmp_path)
+
+
+def test_a_tokenizer_with_more_words_than_the_network_is_refused(tmp_path: Path) -> None:
+    student = small_student(["Red tent"])
+    student.tokenizer.add_tokens(["blue", "green"])
+    save_student(student, tmp_path)
+    with pytest.raises(StudentError, match=r"tokenizer\.json: has 6 words, where student\.json has 4; distil again"):
         load_student(tmp_path)
 
 
