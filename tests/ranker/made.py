@@ -22,7 +22,7 @@ from msd.student.record import RECORD_FILE, VECTOR_DIM, BertConfig, StudentRecor
 from msd.student.vectors import LevelVectors, StudentVectors, save_vectors
 
 STUDENT = "5" * 64
-QUICK = TrainConfig(epochs=8, patience=2, averaging=3.0)
+QUICK = TrainConfig(epochs=4, patience=2, averaging=3.0)
 SMALL = RankerConfig(hidden=(32, 16), embedding=8, interest=16, cross_rank=8)
 
 Row = tuple[str, str, int, int]
