@@ -88,7 +88,10 @@ _LOG_REPLAY = _Command("operations.replay", "cpu,log", "")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command; what a person can mend is printed as one message, with exit code 2."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        arguments = sys.argv[1:]
+        if arguments[:1] != ["serve"]:  # which sees to its end itself
+            signal.signal(signal.SIGTERM, _end)
     # OpenMP's threads wait by spinning for long unless told otherwise before they start. Where other processes want the
     # cores too, that makes training ten times slower; so short a wait costs a tenth where none do.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
@@ -112,6 +115,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if error.filename is None:  # of a socket, say: no file that somebody named
             raise
         _refuse(f"{error.filename}: {error.strerror}")
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    """Ends a command as an interrupt does: it clears away what is half-made, and ends what it has started."""
+    sys.exit(128 + number)
 
 
 def _refuse(reason: str) -> NoReturn:

@@ -3,12 +3,9 @@
 import json
 import math
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -47,7 +44,7 @@ def catalogue_command(
     trust = Trust.from_environ(os.environ)
     opened = trust.open(bundle, rows=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with _terminable(), Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+    with Bars(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
         task = bars.add_task("parts", total=None)
 
         def progress(there: int, total: int) -> None:
@@ -55,20 +52,6 @@ def catalogue_command(
 
         done = make_catalogue(items, opened, out, _maker(processes, ray), progress)
     typer.echo(json.dumps(done._asdict()) if as_json else _told(done, out))
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Has SIGTERM end the command as an interrupt does, so that it clears away what is half-made."""
-
-    def end(number: int, frame: object) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _maker(processes: int | None, ray: str | None) -> "MakeParts":
