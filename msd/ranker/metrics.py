@@ -50,7 +50,7 @@ def roc_auc(labels: Labels, scores: NDArray[np.floating[Any]], weights: Weights 
     Mann–Whitney statistic). NaN of rows that hold one label only."""
     weights, place = _weights(labels, weights), np.unique(scores, return_inverse=True)[1]
     clicks, others = (np.bincount(place, weights * is_one) for is_one in (labels > 0, labels <= 0))
-    pairs = clicks.sum() * others.sum()
+    pairs = float(clicks.sum() * others.sum())
     return float(clicks @ (np.cumsum(others) - others / 2)) / pairs if pairs else float("nan")
 
 
