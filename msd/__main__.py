@@ -90,7 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command; what a person can mend is printed as one message, with exit code 2."""
     if arguments is None:
         arguments = sys.argv[1:]
-        if arguments[:1] != ["serve"]:  # which sees to its end itself
+        # A service sees to its end itself. Training may be ended at any moment, but Python would learn of it only when
+        # another process of torchrun's, which may have ended, has answered.
+        if arguments[:1] not in (["serve"], ["train"]):
             signal.signal(signal.SIGTERM, _end)
     # OpenMP's threads wait by spinning for long unless told otherwise before they start. Where other processes want the
     # cores too, that makes training ten times slower; so short a wait costs a tenth where none do.

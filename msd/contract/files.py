@@ -25,10 +25,14 @@ def atomic_file(path: Path, mark: str = "") -> Iterator[BinaryIO]:
     """Opens a file for writing that takes the name `path` only if the block ends without an error.
 
     `mark` begins the ending of its temporary name, so that who knows it can remove what a killed process has left.
-    A device or a pipe, such as /dev/stdout, is written to as it is: it has no content to be replaced.
+    A device or a pipe, such as /dev/stdout, is written to as it is: it has no content to be replaced. OSError where
+    nobody reads a pipe.
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
-        with path.open("wb") as device:
+        # Opened so, a pipe without a reader is an error; otherwise it would be waited for without end.
+        descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.set_blocking(descriptor, True)
+        with os.fdopen(descriptor, "wb") as device:
             yield device
         return
     path.parent.mkdir(parents=True, exist_ok=True)

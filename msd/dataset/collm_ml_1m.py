@@ -93,7 +93,7 @@ def _read(archive: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
             ratings, films = (
                 _table(files, name, columns) for name, columns in (("ratings", _RATINGS), ("movies", _FILMS))
             )
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
         raise ArchiveError(f"{archive} is not GroupLens's ml-1m.zip: {error}") from None
     wrong = ratings.filter(~pl.col("rating").is_between(1, 5))
     if wrong.height:
@@ -108,6 +108,8 @@ def _table(files: zipfile.ZipFile, name: str, columns: tuple[str, ...]) -> pl.Da
     inside = f"ml-1m/{name}.dat"
     if inside not in files.namelist():
         raise ArchiveError(f"{files.filename} is not GroupLens's ml-1m.zip: it holds no {inside}")
+    if (method := files.getinfo(inside).compress_type) not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ArchiveError(f"{files.filename} is not GroupLens's ml-1m.zip: {inside} is compressed by method {method}")
     with files.open(inside) as file:
         content = file.read(_LARGEST + 1)
     if len(content) > _LARGEST:

@@ -111,7 +111,7 @@ def _check_out(out: Path, effort: Effort) -> None:
         known = json.loads((out / SUMMARY_FILE).read_text("utf-8"))
     except (OSError, ValueError):
         return
-    if known.get("warning", "") != effort.warning:
+    if isinstance(known, dict) and known.get("warning", "") != effort.warning:
         kind = "full" if effort.warning else "quick"
         raise DemoError(f"{out} holds a {kind} demo; name another folder with --out")
 

@@ -64,6 +64,8 @@ def test_a_pipe_is_written_to_and_stays_one(tmp_path: Path) -> None:
     assert pipe.is_fifo()
     assert list(tmp_path.iterdir()) == [pipe]
     os.close(reader)
+    with pytest.raises(OSError, match="No such device"):  # nobody reads it any more
+        write_text_atomic(pipe, "{}\n")
 
 
 def test_hashes(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import zipfile
 from pathlib import Path
+from random import Random
 
 import polars as pl
 import pytest
@@ -113,3 +114,27 @@ def test_another_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(collm_ml_1m, "_LARGEST", 100)
     with pytest.raises(ArchiveError, match=r"ml-1m/ratings.dat has more than 100 bytes, and so is another file"):
         write_collm_ml_1m(tmp_path / "data", whole, ROWS)
+
+
+def test_whatever_byte_is_damaged_there_is_an_answer(tmp_path: Path) -> None:
+    whole, draws, refused = write_archive(tmp_path).read_bytes(), Random(1), 0
+    path = tmp_path / "damaged.zip"
+    for number in range(300):
+        damaged = bytearray(whole)
+        # Most of the archive is text; its directory is at the end.
+        place = draws.randrange(len(whole)) if number % 2 else len(whole) - 1 - draws.randrange(250)
+        damaged[place] = draws.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            write_collm_ml_1m(tmp_path / f"data-{number}", path, ROWS)
+        except ArchiveError:
+            refused += 1
+    assert refused > 150
+
+
+def test_only_plain_and_deflated_files_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "ml-1m.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("ml-1m/ratings.dat", "1::1::5::991353600\n")
+    with pytest.raises(ArchiveError, match=r"ml-1m/ratings.dat is compressed by method 14"):
+        write_collm_ml_1m(tmp_path / "data", path, ROWS)
