@@ -29,7 +29,7 @@ _COLUMNS = {
     "item": ["item_id:token", "movie_title:token_seq", "release_year:token", "class:token_seq"],
     "user": ["user_id:token", "age:token", "gender:token", "occupation:token", "zip_code:token"],
 }
-_LIKED = 4
+_LIKED, _DISLIKED = 4, 2
 _STEP_FILE = "step.json"
 _ARTICLE = re.compile(r"^(?P<rest>.+), (?P<article>The|A|An|La|Le|Les|L'|Il|O|Der|Die|Das|Det)$")
 
@@ -140,13 +140,14 @@ def _read_wheel(path: Path) -> dict[str, pl.DataFrame]:
 
 
 def _events(table: pl.DataFrame) -> pl.DataFrame:
-    at = pl.from_epoch(pl.col("at"))
+    at, rating = pl.from_epoch(pl.col("at")), pl.col("rating").cast(pl.Float64)
     return (
         table.select(
             "user_id",
             "item_id",
             at=pl.col("timestamp").cast(pl.Float64).cast(pl.Int64),
-            click=(pl.col("rating").cast(pl.Float64) >= _LIKED).cast(pl.Int8),
+            click=(rating >= _LIKED).cast(pl.Int8),
+            disliked=(rating <= _DISLIKED).cast(pl.Int8),
         )
         .with_columns(hour=at.dt.hour().cast(pl.String), weekday=at.dt.strftime("%a").str.to_lowercase())
         .sort("at", pl.col("user_id").cast(pl.Int64), pl.col("item_id").cast(pl.Int64))

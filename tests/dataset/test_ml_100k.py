@@ -45,9 +45,18 @@ def test_a_dataset_is_written_that_loads(tmp_path: Path) -> None:
     dataset = load_dataset(tmp_path / "data")
     assert dataset.events.height == 20
     first = dataset.events.row(0, named=True)
-    assert first == {"user_id": "1", "item_id": "1", "at": 881254549, "label": 0, "hour": "16", "weekday": "thu"}
-    clicks = dataset.events.filter(dataset.events["label"] == 1)
-    assert all((int(user) * int(item)) % 5 + 1 >= 4 for user, item in clicks.select("user_id", "item_id").rows())
+    assert first == {
+        "user_id": "1",
+        "item_id": "1",
+        "at": 881254549,
+        "label": 0,
+        "disliked": 1,
+        "hour": "16",
+        "weekday": "thu",
+    }
+    for user, item, label, disliked in dataset.events.select("user_id", "item_id", "label", "disliked").rows():
+        rating = int(user) * int(item) % 5 + 1
+        assert (label, disliked) == (rating >= 4, rating <= 2)
     assert dataset.items["title"].to_list()[:4] == [
         "Toy Story",
         'The Blue "Angel" (Der Blaue Engel)',
