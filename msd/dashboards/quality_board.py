@@ -6,6 +6,11 @@ from msd.dashboards.promql import quantile, rate, ratio, series, total
 _CANDIDATES, _USERS = 'side="item"', 'side="user"'
 
 
+def _winners(by: str) -> str:
+    expected, clicks = (total(f"msd_shown_{what}", by) for what in ("expected_clicks", "clicks"))
+    return f"{expected} / ({clicks} > 0)"
+
+
 def _of_all(where: str, whole: str) -> str:
     return f"{rate('msd_degraded_total', 'rung', where)} / ignoring (rung) group_left {rate(whole)}"
 
@@ -46,6 +51,21 @@ _TRUE = Row(
             "short",
             (total("msd_joined_impressions"), "impressions"),
             (total("msd_joined_clicks"), "clicks"),
+        ),
+        lines(
+            "Predicted ÷ observed clicks by rank",
+            "Of the same impressions, by their rank among the candidates of their request (by eCPM, or pCTR without "
+            "bids). Above 1 at rank 1: winners are overpredicted, and paid too much for.",
+            "short",
+            (_winners("rank"), "rank {{rank}}"),
+            limit=1.25,
+        ),
+        lines(
+            "Predicted ÷ observed clicks by bid",
+            "Of the same impressions, by quarter of their bids; none: without a bid.",
+            "short",
+            (_winners("bid"), "{{bid}}"),
+            limit=1.25,
         ),
         lines(
             "Drift of scores",

@@ -17,7 +17,8 @@ from msd.contract.log import Basis, EventRecord, RequestRecord
 from msd.contract.reference import Distribution, Reference, dense_inputs
 from msd.contract.request import CheckedRequest
 from service.runtimes.runtime import Scores
-from service.telemetry.metrics import Metrics
+from service.scoring.reply import served_places
+from service.telemetry.metrics import BID_QUARTERS, RANKS, Metrics
 
 # Of fewer requests a distribution is too rough to be compared: chance alone makes it differ.
 LEAST_REQUESTS = 200
@@ -30,6 +31,9 @@ _WINDOW = 10_000
 _MAX_REMEMBERED = 500_000
 # As much memory as a request takes, in candidates.
 _REQUEST_COSTS = 8
+_RANKED_FROM = (2, 6)
+"""The best ranks of the second and third group of `RANKS`."""
+_JUDGED = np.dtype([("pctr", "f8"), ("is_clicked", "?"), ("rank", "i1"), ("bid", "f4")])
 
 
 class Drift:
@@ -102,26 +106,39 @@ class _Shown(NamedTuple):
     key: tuple[str, str]
     at: float
     pctr: float
+    rank: int
+    bid: float
 
 
 class _Predicted(NamedTuple):
-    """The candidates of one request and their scores, NaN of those that were shown."""
+    """The candidates of one request: scores, NaN of those that were shown, groups of ranks, and bids, NaN without."""
 
     item_ids: list[str]
     scores: NDArray[np.float32]
+    ranks: NDArray[np.int8]
+    bids: NDArray[np.float32] | None
+
+    @classmethod
+    def of(cls, record: RequestRecord) -> "_Predicted":
+        scores = record.scores[0]
+        ranks = np.empty(len(scores), np.int8)
+        ranks[served_places(record.bids, scores, len(scores))] = np.digitize(np.arange(len(scores)) + 1, _RANKED_FROM)
+        bids = None if record.bids is None else np.array(record.bids, np.float32)
+        return cls(record.item_ids, scores.copy(), ranks, bids)
 
     def is_due(self, item_id: str) -> bool:
         """Whether it is a candidate that was not shown yet."""
         return item_id in self.item_ids and not math.isnan(self.scores[self.item_ids.index(item_id)])
 
-    def take(self, item_id: str) -> float | None:
-        """The score of a candidate that is shown, the first time."""
-        if not self.is_due(item_id):
+    def take(self, key: tuple[str, str], at: float) -> _Shown | None:
+        """A candidate that is shown, the first time."""
+        if not self.is_due(key[1]):
             return None
-        place = self.item_ids.index(item_id)
-        score = float(self.scores[place])
+        place = self.item_ids.index(key[1])
+        bid = math.nan if self.bids is None else float(self.bids[place])
+        shown = _Shown(key, at, float(self.scores[place]), int(self.ranks[place]), bid)
         self.scores[place] = np.nan
-        return score
+        return shown
 
 
 class Observed:
@@ -134,16 +151,16 @@ class Observed:
         self._waiting: deque[_Shown] = deque()
         self._shown: set[tuple[str, str]] = set()
         self._clicked: set[tuple[str, str]] = set()
-        self._judged: deque[tuple[float, bool]] = deque()
-        self._predicted = 0.0
-        self._clicks = 0
+        # The latest, in a ring; and how many there have been.
+        self._judged = np.zeros(_WINDOW, _JUDGED)
+        self._judgements = 0
         self._newest_at = 0.0
 
     def record(self, record: RequestRecord) -> None:
         """Remembers what was predicted."""
         if record.request_id in self._predictions:
             return
-        self._predictions[record.request_id] = _Predicted(record.item_ids, record.scores[0].copy())
+        self._predictions[record.request_id] = _Predicted.of(record)
         self._remembered += _REQUEST_COSTS + len(record.item_ids)
         while self._remembered > _MAX_REMEMBERED:
             request_id, oldest = self._predictions.popitem(last=False)
@@ -161,29 +178,42 @@ class Observed:
             if key in self._shown or (predicted is not None and predicted.is_due(event.item_id)):
                 self._clicked.add(key)
             return
-        pctr = None if predicted is None else predicted.take(event.item_id)
-        if pctr is not None:
+        shown = None if predicted is None else predicted.take(key, at)
+        if shown is not None:
             self._shown.add(key)
-            self._waiting.append(_Shown(key, at, pctr))
+            self._waiting.append(shown)
 
     def tell(self) -> None:
         """Judges what has settled, and sets the figures."""
         settled = self._newest_at - SETTLE_S
         while self._waiting and (self._waiting[0].at <= settled or len(self._waiting) > _MAX_REMEMBERED):
             self._judge(self._waiting.popleft())
+        judged = self._judged[: self._judgements]
+        clicks = int(judged["is_clicked"].sum())
         metrics = self._metrics
-        metrics.joined_impressions.set(len(self._judged))
-        metrics.joined_clicks.set(self._clicks)
-        metrics.predicted_over_observed.set(self._predicted / self._clicks if self._clicks else math.nan)
+        metrics.joined_impressions.set(len(judged))
+        metrics.joined_clicks.set(clicks)
+        metrics.predicted_over_observed.set(judged["pctr"].sum() / clicks if clicks else math.nan)
+        metrics.shown(*_by_rank_and_bid(judged))
 
     def _judge(self, shown: _Shown) -> None:
         is_clicked = shown.key in self._clicked
         self._shown.discard(shown.key)
         self._clicked.discard(shown.key)
-        self._judged.append((shown.pctr, is_clicked))
-        self._predicted += shown.pctr
-        self._clicks += is_clicked
-        if len(self._judged) > _WINDOW:
-            pctr, was_clicked = self._judged.popleft()
-            self._predicted -= pctr
-            self._clicks -= was_clicked
+        self._judged[self._judgements % _WINDOW] = shown.pctr, is_clicked, shown.rank, shown.bid
+        self._judgements += 1
+
+
+def _by_rank_and_bid(judged: NDArray[np.void]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Expected and observed clicks [ranks, bid quarters] of impressions [n]; the last column is those without a bid."""
+    shape = len(RANKS), len(BID_QUARTERS)
+    bids, none = judged["bid"], shape[1] - 1
+    has_bid = ~np.isnan(bids)
+    columns = np.full(len(judged), none)
+    if has_bid.any():
+        columns[has_bid] = np.digitize(bids[has_bid], np.quantile(bids[has_bid], (0.25, 0.5, 0.75)))
+    cells = judged["rank"].astype(np.intp) * shape[1] + columns
+    expected, observed = (
+        np.bincount(cells, judged[name], shape[0] * shape[1]).reshape(shape) for name in ("pctr", "is_clicked")
+    )
+    return expected, observed

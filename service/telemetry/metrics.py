@@ -50,6 +50,7 @@ FILLS = ("off", "waiting", "filling", "full", "done")
 CODES = (200, 400, 401, 403, 404, 408, 413, 415, 422, 429, 499, 500, 503, 504)
 EVENT_CODES = (202, 400, 401, 403, 404, 408, 413, 415, 422, 429, 499, 500, 503)
 MAX_ARMS, MAX_SHADOWS = 8, 2
+RANKS, BID_QUARTERS = ("1", "2-5", "6+"), ("lowest", "low", "high", "highest", "none")
 _SIDES: tuple[RowSide, ...] = ("user", "item")
 _RUNTIME_LABELS = ("runtime", "version", "provider", "device", "graphs", "threads", "precision", "instructions")
 _SHIFTS = (1e-4, 1e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0)
@@ -130,6 +131,8 @@ HELP = {
     "msd_predicted_over_observed": "Ratio of predicted to observed clicks of joined impressions; NaN if unknown.",
     "msd_joined_impressions": "Recent impressions joined with their logged scores.",
     "msd_joined_clicks": "Clicks among the joined impressions.",
+    "msd_shown_expected_clicks": "Sum of pCTR of joined impressions, by rank in the request and quarter of bids.",
+    "msd_shown_clicks": "Clicks of joined impressions, by rank in the request and quarter of bids.",
     "msd_correction_shift": "Correction of pCTR in log-odds at the centre of its scores, per corrected bundle.",
     "msd_correction_slope": "Factor by which the log-odds of pCTR are stretched, per corrected bundle.",
     "msd_correction_timestamp_seconds": "Newest impression that a correction knows, in Unix seconds, by bundle.",
@@ -230,6 +233,8 @@ class Metrics:
         self.predicted_over_observed = self._gauge("msd_predicted_over_observed", math.nan)
         self.joined_impressions = self._gauge("msd_joined_impressions")
         self.joined_clicks = self._gauge("msd_joined_clicks")
+        self._expected = self._gauge_set("msd_shown_expected_clicks", "rank", "bid")
+        self._clicks = self._gauge_set("msd_shown_clicks", "rank", "bid")
         self._shifts = self._gauge_set("msd_correction_shift", "bundle_id")
         self._slopes = self._gauge_set("msd_correction_slope", "bundle_id")
         self._corrected_at = self._gauge_set("msd_correction_timestamp_seconds", "bundle_id")
@@ -294,6 +299,12 @@ class Metrics:
         """Count unusable rows."""
         if count:
             self._damaged[side].inc(count)
+
+    def shown(self, expected: NDArray[np.float64], clicks: NDArray[np.float64]) -> None:
+        """Set the expected and observed clicks [ranks, bid quarters] of what was shown."""
+        labels = [(rank, bid) for rank in RANKS for bid in BID_QUARTERS]
+        self._expected.replace(dict(zip(labels, expected.ravel().tolist(), strict=True)))
+        self._clicks.replace(dict(zip(labels, clicks.ravel().tolist(), strict=True)))
 
     def shadow_shift(self, slot: int, shifts: NDArray[np.float64]) -> None:
         """Count the shifts [n] of one request's candidates."""

@@ -174,7 +174,7 @@ def test_impressions_are_judged_once_they_have_settled() -> None:
     metrics = Metrics()
     observed = Observed(metrics)
     for _ in range(2):
-        observed.record(replace(RECORD, item_ids=["a", "b"], scores=[np.array([0.25, 0.5], np.float32)]))
+        observed.record(replace(RECORD, item_ids=["a", "b"], bids=None, scores=[np.array([0.25, 0.5], np.float32)]))
     observed.event(event("click", "a", 100))
     observed.event(event("impression", "a", 99))
     observed.event(event("impression", "a", 101))
@@ -200,10 +200,69 @@ def test_what_is_remembered_is_bounded() -> None:
     ids = [f"i{place}" for place in range(2_000)]
     scores = [np.full(2_000, 0.5, np.float32)]
     for number in range(300):
-        observed.record(replace(RECORD, request_id=f"r{number}", item_ids=ids, scores=scores))
+        observed.record(replace(RECORD, request_id=f"r{number}", item_ids=ids, bids=None, scores=scores))
     for number in (0, 299):
         observed.event(event("impression", "i7", 100, f"r{number}"))
     observed.event(event("impression", "x", 100 + SETTLE_S, None))
     observed.tell()
 
     assert told(metrics)[0] == 1, "the oldest is forgotten"
+
+
+def shown_clicks(metrics: Metrics, name: str) -> dict[tuple[str, str], float]:
+    """Expected or observed clicks by rank and quarter of bids."""
+    lines = [line for line in metrics.exposition().decode().splitlines() if line.startswith(f"{name}{{")]
+    return {(line.split('"')[3], line.split('"')[1]): float(line.rsplit(" ", 1)[1]) for line in lines}
+
+
+def test_an_overconfident_model_overpredicts_winners() -> None:
+    """All candidates are shown; predicted log-odds have 1.5 times the spread of true ones, with the same mean rate."""
+    rng = np.random.default_rng(3)
+    metrics = Metrics()
+    observed = Observed(metrics)
+    ids = [f"i{place}" for place in range(10)]
+    for number in range(900):
+        excess = rng.normal(size=len(ids))
+        predicted, true = 1 / (1 + np.exp(2.32 - 1.5 * excess)), 1 / (1 + np.exp(2.0 - excess))
+        scores = [predicted.astype(np.float32)]
+        observed.record(replace(RECORD, request_id=str(number), item_ids=ids, bids=None, scores=scores))
+        for item, probability in zip(ids, true, strict=True):
+            observed.event(event("impression", item, 1.0, str(number)))
+            if rng.random() < probability:
+                observed.event(event("click", item, 2.0, str(number)))
+    observed.event(event("impression", "x", 2.0 + SETTLE_S, None))
+    observed.tell()
+
+    expected, clicks = (shown_clicks(metrics, f"msd_shown_{what}") for what in ("expected_clicks", "clicks"))
+    assert sum(clicks.values()) == told(metrics)[1]
+    assert sum(expected.values()) / sum(clicks.values()) == pytest.approx(told(metrics)[2])
+    assert told(metrics)[2] == pytest.approx(1, abs=0.1)
+    by_rank = [expected[rank, "none"] / clicks[rank, "none"] for rank in ("1", "2-5", "6+")]
+    assert by_rank == pytest.approx([1.26, 1.03, 0.64], abs=0.12)
+
+
+def test_impressions_are_told_by_rank_and_bid() -> None:
+    metrics = Metrics()
+    observed = Observed(metrics)
+    ids = [f"i{place}" for place in range(8)]
+    bids = [4.0, None, 1.0, None, 3.0, 2.0, 5.0, 8.0]
+    scores = np.array([0.5, 0.875, 0.5, 0.75, 0.5, 0.5, 0.5, 0.125], np.float32)  # by eCPM: i6 i0 i4 i5 i7 i2, i1 i3
+    observed.record(replace(RECORD, item_ids=ids, scores=[scores], bids=bids))
+    for item in ids:
+        observed.event(event("impression", item, 1.0))
+    for item in ("i6", "i3"):
+        observed.event(event("click", item, 2.0))
+    observed.event(event("impression", "x", 2.0 + SETTLE_S, None))
+    observed.tell()
+
+    expected, clicks = (shown_clicks(metrics, f"msd_shown_{what}") for what in ("expected_clicks", "clicks"))
+    assert {cell: value for cell, value in expected.items() if value} == {
+        ("1", "highest"): 0.5,
+        ("2-5", "lowest"): 0.5,
+        ("2-5", "low"): 0.5,
+        ("2-5", "high"): 0.5,
+        ("2-5", "highest"): 0.125,
+        ("6+", "lowest"): 0.5,
+        ("6+", "none"): 1.625,
+    }
+    assert {cell: value for cell, value in clicks.items() if value} == {("1", "highest"): 1.0, ("6+", "none"): 1.0}
