@@ -48,7 +48,7 @@ class VectorSources:
         """Vectors that name what they come from as their student."""
         if source == "student" and self._users:
             return self.student
-        with_users = self._users and source != "student_items"
+        with_users = source == "student_with_users" or (self._users and source != "student_items")
         items = self._level(source, "items")
         users = self._level(source, "users") if with_users else NOBODY
         return StudentVectors(fingerprint_of(source, self.student.student), items, users)

@@ -17,9 +17,18 @@ from msd.ranker.model import RankerConfig
 from msd.teachers.knowledge import KnowledgeBase
 
 # Whose vectors a network sees; None of them: it has no place for vectors at all.
+# `student_items` and `student_with_users`: without users and with them, whatever a benchmark gives the others.
 # `untaught`: of a student whom nobody taught what the seed's valid and test items are.
 Source = Literal[
-    "student", "student_items", "untaught", "explicit", "implicit", "plain", "bag_of_words", "teacher_text"
+    "student",
+    "student_items",
+    "student_with_users",
+    "untaught",
+    "explicit",
+    "implicit",
+    "plain",
+    "bag_of_words",
+    "teacher_text",
 ]
 Floats = NDArray[np.float64]
 
@@ -121,9 +130,9 @@ def _other_texts() -> tuple[Variant, ...]:
 
 
 def knowledge_ablations() -> tuple[Variant, ...]:
-    """Networks that see less of what the teacher wrote; for data with knowledge of users, and of both kinds."""
+    """Networks that see more or less of what the teacher wrote; for data with knowledge of users, and of both kinds."""
     return (
-        WITHOUT_USER_KNOWLEDGE,
+        Variant("with_user_knowledge", "ablation", "student_with_users"),
         Variant("explicit_only", "ablation", "explicit"),
         Variant("implicit_only", "ablation", "implicit"),
     )

@@ -48,6 +48,15 @@ def test_without_user_knowledge_no_user_has_a_vector(sources: VectorSources) -> 
     assert not found.gather("users", sources.student.users.ids)[1].any()
 
 
+def test_users_have_vectors_where_a_source_says_so(
+    tiny: Dataset, base: KnowledgeBase, prepared: Path, heard: Heard
+) -> None:
+    sources = VectorSources(tiny, base, prepared / "student", heard.advance, users=False)
+    found, own = sources.of("student_with_users"), sources.student
+    for level in ("items", "users"):
+        np.testing.assert_array_equal(getattr(found, level).vectors, getattr(own, level).vectors)
+
+
 @pytest.mark.parametrize("source", ["student", "plain", "bag_of_words", "teacher_text"])
 def test_where_users_have_no_vectors_every_source_is_of_items(
     tiny: Dataset, base: KnowledgeBase, prepared: Path, sources: VectorSources, source: Source
