@@ -1,4 +1,4 @@
-"""The service's app: its parts, and the routes and layers that lead requests to them."""
+"""The service's ASGI app: routes, and the middleware around them."""
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -28,10 +28,11 @@ def create_app(
     metrics: Metrics | None = None,
     plan: DeploymentPlan | None = None,
 ) -> FastAPI:
-    """The service over a line-up. Raises MsdError when a bundle, runtime or rows file is not as it should be.
+    """Return the service over a line-up.
 
-    `plan` is what is to be served; without, it is the bundle of the settings. `state.readiness`, `.liveness`
-    and `.serving` are for the server that drains it and leads it to other line-ups; `.admin` is the admin port's app.
+    Raises MsdError if a bundle, runtime or rows file is invalid. `plan` is what to serve; by default the bundle of the
+    settings. `state.readiness`, `.liveness` and `.serving` are for the server, which drains the app and switches its
+    line-up; `.admin` is the admin port's app.
     """
     components = Components(settings, metrics or Metrics(), plan)
     app = _App(
@@ -56,12 +57,12 @@ def create_app(
 
 
 class _App(FastAPI):
-    """Scoring requests go straight to their route: FastAPI's layers would cost much and do nothing for them."""
+    """Passes scoring requests straight to their route: FastAPI's layers would cost much and do nothing for them."""
 
     scoring: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
+        """Answer one request."""
         if scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "POST":
             await self.scoring(scope, receive, send)
         else:
@@ -69,7 +70,7 @@ class _App(FastAPI):
 
 
 def _admin_app(components: Components) -> FastAPI:
-    """What the admin port answers, in a thread of its own: nothing here may wait for the service's event loop."""
+    """Return the admin port's app. It runs in a separate thread, so nothing here may wait for the service's loop."""
     app = FastAPI(
         title="msd-ctr",
         version=components.settings.build.version,
@@ -89,7 +90,7 @@ def _add_operations(app: FastAPI, components: Components) -> None:
 
 
 def _add_layers(app: FastAPI, components: Components) -> None:
-    """The ways that requests take, and what all of them go through."""
+    """Add the routes, and the layers that all requests pass."""
     settings, guard = components.settings, components.guard
     app.add_middleware(BodyMiddleware, settings=settings)
     if guard is not None:

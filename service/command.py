@@ -56,7 +56,7 @@ def serve(
     }
     given = {f"{PREFIX}{name.upper()}": str(value) for name, value in flags.items() if value is not None}
     settings = Settings.from_environ({**os.environ, **given})
-    # Loaded only now, so that --help and mistaken settings are answered at once and without onnxruntime.
+    # Imported here, so that --help and wrong settings are answered at once, without onnxruntime.
     from service.server import run_service
 
     run_service(settings)

@@ -1,7 +1,4 @@
-"""Where the service's objects meet: `Components` makes them, and starts and stops what goes on beside requests.
-
-Does not know HTTP's routes.
-"""
+"""The service's objects: `Components` makes them, and starts and stops background work. Knows no HTTP routes."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -43,7 +40,7 @@ if TYPE_CHECKING:  # OpenTelemetry, which it needs, is an extra
 
 
 class Components:
-    """What one app is made of. Raises MsdError when a bundle, runtime or rows file is not as it should be."""
+    """The parts of one app. Raises MsdError if a bundle, runtime or rows file is invalid."""
 
     def __init__(
         self,
@@ -52,7 +49,7 @@ class Components:
         plan: DeploymentPlan | None,
     ) -> None:
         threads = scoring_threads(settings, usable_cores())
-        # As it is from here on: a runtime is opened for so many at once.
+        # Resolved here: a runtime is opened for this many concurrent runs.
         settings = settings.model_copy(update={"workers": threads})
         plan = plan or _own_plan(settings)
         self.settings, self.metrics = settings, metrics
@@ -74,7 +71,7 @@ class Components:
         self._cold_ads = open_cold_ads(settings, [model.bundle for model in first.models.values()], metrics)
         self._corrections = corrections = open_corrections(settings, metrics)
         explain = Explainer(self.queue, ExplainBudget(settings.explain_share * threads)).explain
-        # By a model that is served to nobody else and logged nowhere; and for shadows.
+        # For a model that serves no users and is not logged; and for shadows.
         self._aside = Pipeline(
             self.queue,
             metrics,
@@ -99,7 +96,7 @@ class Components:
 
     @asynccontextmanager
     async def alive(self, _: object) -> AsyncIterator[None]:
-        """What goes on beside requests, from the app's beginning to its end."""
+        """Run background work while the app runs."""
         self._starter.begin(list(self.serving.current.models.values()))
         if self._cold_ads is not None:
             bundles = [model.bundle for model in self.serving.current.models.values()]
@@ -145,7 +142,7 @@ class Components:
 
 
 def _open_tracing(settings: Settings, metrics: Metrics) -> "Tracing | None":
-    """None unless the settings ask for it. Raises MsdError where it cannot be had."""
+    """Return None unless the settings enable tracing. Raises MsdError if it is unavailable."""
     if not settings.trace:
         return None
     try:
@@ -168,7 +165,7 @@ class _Closes(Protocol):
 
 
 async def _close(*parts: _Closes | None) -> None:
-    """One after the other, as far as there are such parts."""
+    """Close the parts that exist, one after the other."""
     for part in parts:
         if part is not None:
             await part.close()

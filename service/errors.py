@@ -1,6 +1,6 @@
-"""The errors that a caller over HTTP can get: one tree, status and code on the class, one shape of reply.
+"""Errors of the HTTP API: one tree, with status and code on the class, and one form of reply.
 
-Does not know where they are raised. Errors at start are `MsdError`s and end the process instead.
+Does not know where they are raised. Errors at start are `MsdError`s, which end the process.
 """
 
 import re
@@ -141,7 +141,7 @@ class NotReady(ServiceError):
     status = 503
     code = "not_ready"
     retry_after_s = 1
-    # The next connection may come to an instance that is ready.
+    # Closing lets the client reconnect to an instance that is ready.
     closes = True
 
 
@@ -182,7 +182,7 @@ class ErrorReply(BaseModel):
 
 
 class ErrorResponse:
-    """Status, headers and body of one error, whatever its origin."""
+    """Status, headers and body of one error reply."""
 
     __slots__ = ("body", "code", "headers", "status")
 
@@ -216,19 +216,19 @@ class ErrorResponse:
 
 
 def without_places(text: str) -> str:
-    """The text without paths and addresses, which are for the log: whoever reaches the port can ask for it."""
+    """Return the text without paths and addresses: those are for the log, because any client can read the reply."""
     return _PLACE.sub("…", text)
 
 
 def _printable(text: str) -> str:
-    """The text with lone surrogates, which JSON escapes can carry in but UTF-8 cannot carry out, spelt out."""
+    """Return the text with lone surrogates escaped: JSON can contain them, UTF-8 cannot."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 class StoreError(MsdError):
-    """The store cannot be reached, is damaged, or holds another bundle's rows; the message says which and where.
+    """The store is unreachable, damaged, or holds another bundle's rows; the message says which and where.
 
-    `rows` are those that can be had all the same, in the order asked for, the others missing; None if there are none.
+    `rows` are those available all the same, in the requested order, others as missing; None if there are none.
     """
 
     def __init__(self, message: str, rows: Rows | None = None) -> None:

@@ -1,7 +1,7 @@
-"""Explains the scores of a request: the shares of groups of knowledge, and the effect of each item of the history.
+"""Explains scores: the Shapley shares of groups of knowledge, and the effect of each item of the history.
 
-Scores the request again and again with parts of it missing, on spare capacity and within a budget of its own: scoring
-goes first. What is left out is as it is for a user and an item of which nothing is known.
+The request is scored repeatedly with parts missing, on spare capacity and within a separate budget. A part that is left
+out is treated as for an unknown user and item.
 """
 
 import time
@@ -27,13 +27,13 @@ Group = Literal["semantic", "id", "dense", "history"]
 GROUPS: tuple[Group, ...] = get_args(Group)
 _HISTORY = ("history_mask", "history_categorical", "history_semantic")
 MAX_CLICKED = 50
-# Explanations under way at once; and how much of the budget may be saved up.
+# Concurrent explanations; and the seconds of budget that can be saved up.
 _MOST, _SAVED_S = 4, 5.0
 _HEAD = "pctr"
 
 
 class _Part(NamedTuple):
-    """Columns of a tensor's last axis, which are there only with all of these groups."""
+    """Columns of a tensor's last axis that need all of these groups."""
 
     tensor: str
     columns: slice
@@ -41,22 +41,22 @@ class _Part(NamedTuple):
 
 
 class KnownGroups:
-    """The tensors of one request, taken apart into groups."""
+    """The tensors of one request, separated into groups."""
 
     def __init__(self, schema: FeatureSchema, tensors: Tensors, nothing: Tensors) -> None:
-        """`nothing` is what `unknown` gives."""
+        """`nothing`: the result of `unknown`."""
         self._tensors, self._nothing = tensors, nothing
         self._parts = [part for part in _parts(schema) if part.tensor in tensors]
         self._history = [name for name in _HISTORY if name in tensors]
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """Those of which the request has anything."""
+        """Return the groups that the request has."""
         there = {group for part in self._parts if self._says_something(part) for group in part.groups}
         return tuple(group for group in GROUPS if group in there)
 
     def of(self, groups: Collection[Group]) -> Tensors:
-        """The tensors with these groups alone."""
+        """Return the tensors with only these groups."""
         mixed = {name: tensor.copy() for name, tensor in self._tensors.items()}
         for part in self._parts:
             if not part.groups <= set(groups):
@@ -64,7 +64,7 @@ class KnownGroups:
         return mixed
 
     def without_clicked(self, place: int) -> Tensors:
-        """The tensors without the item at this place of the history; those behind it move up."""
+        """Return the tensors without the history item at this position; later items move up."""
         mixed = dict(self._tensors)
         for name in self._history:
             whole = self._tensors[name]
@@ -77,7 +77,7 @@ class KnownGroups:
 
 
 def unknown(schema: FeatureSchema, user: RowCodec, item: RowCodec, at: float) -> Tensors:
-    """Of an unknown user in an unknown context, and one unknown item."""
+    """Return the tensors of an unknown user, an unknown context and one unknown item."""
     request = CheckedRequest(user_id="", ids=[""])
     return assemble(schema, request, at, user.unpack([None]), item.unpack([None])).tensors
 
@@ -87,7 +87,7 @@ def _parts(schema: FeatureSchema) -> list[_Part]:
     for side in SIDES:
         parts += [_Part(f"{side}_categorical", columns, groups) for columns, groups in _categorical(schema, side)]
         width = schema.dense_width(side)
-        # The last of the dense columns says whether there is a vector.
+        # The last dense column says whether there is a vector.
         dense = width - bool(schema.semantic(side))
         parts += [
             _Part(f"{side}_dense", slice(0, dense), frozenset({"dense"})),
@@ -112,7 +112,7 @@ def _categorical(schema: FeatureSchema, side: Side) -> list[tuple[slice, frozens
 
 
 class ExplainBudget:
-    """Thread-seconds for explanations: `per_s` are added each second, those of five seconds are kept at most."""
+    """Token bucket of thread-seconds for explanations: `per_s` per second, at most five seconds' worth saved."""
 
     def __init__(self, per_s: float) -> None:
         self._per_s = per_s
@@ -121,7 +121,7 @@ class ExplainBudget:
         self.under_way = 0
 
     def check(self) -> None:
-        """Raise Overloaded if nothing is left, or InvalidRequest if there never is anything."""
+        """Raise Overloaded if the budget is used up, or InvalidRequest if it is always 0."""
         if not self._per_s:
             raise InvalidRequest("explanations are disabled on this service (MSD_EXPLAIN_SHARE=0)", "explain")
         now = time.monotonic()
@@ -136,12 +136,12 @@ class ExplainBudget:
             )
 
     def spend(self, seconds: float) -> None:
-        """Take the seconds of a run; the budget may fall below 0, and has to recover."""
+        """Spend the seconds of a run; the budget may become negative."""
         self._left -= seconds
 
 
 class Explainer:
-    """Has requests scored that ask for explanations, and explains them."""
+    """Scores requests with `explain`, and explains the scores."""
 
     def __init__(self, queue: RunQueue, budget: ExplainBudget) -> None:
         self._queue = queue
@@ -150,8 +150,11 @@ class Explainer:
     async def explain(
         self, model: Model, request: CheckedRequest, terms: Terms, score: Score
     ) -> tuple[Scored, Explanation]:
-        """Raise Overloaded before it is scored if there is no budget; DeadlineExceeded, ModelError, ClientGone, and
-        what `score` raises."""
+        """Score and explain a request.
+
+        Raises Overloaded before it is scored if there is no budget; DeadlineExceeded, ModelError, ClientGone, and what
+        `score` raises.
+        """
         try:
             self._budget.check()
         except Overloaded:
@@ -188,7 +191,7 @@ class Explainer:
         )
 
     async def _values(self, model: Model, knowledge: KnownGroups, scored: Scored, terms: Terms) -> NDArray[np.float64]:
-        """[2^n, N] log-odds with each choice of the n groups that there are; with all of them it is the score's own."""
+        """Return log-odds [2^n, N] for each subset of the n groups; the full set has the score's own."""
         groups = knowledge.groups
         score = log_odds(scored.scores[_HEAD])
         values = np.empty((1 << len(groups), len(score)))
@@ -211,11 +214,11 @@ class Explainer:
 
 
 def shapley(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Worths [2^n, N] of coalitions, whose members are the bits of the index → each player's share [n, N].
+    """Return each player's share [n, N] of coalition values [2^n, N], whose index bits are the members.
 
-    The only way to share that is additive, symmetric and gives nothing to who changes nothing (L. Shapley, "A value for
-    n-person games", 1953): what a player adds to those before him, on average over all orders in which they may come.
-    A column of shares sums to the worth of all less the worth of none, to rounding.
+    The Shapley value is the only division that is efficient, symmetric, additive, and gives nothing to a player that
+    changes nothing (L. Shapley, "A value for n-person games", 1953): a player's marginal contribution, averaged over
+    all orders. A column of shares sums to the value of all less the value of none, to rounding.
     """
     players = len(values).bit_length() - 1
     shares = np.zeros((players, values.shape[1]))
@@ -230,7 +233,7 @@ def shapley(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _clicked(model: Model, request: CheckedRequest, scored: Scored) -> list[str]:
-    """The ids of the history as the model saw it: those that have rows, the last of them."""
+    """Return the history's ids as the model saw them: the last ones that have rows."""
     count = len(request.ids)
     ids = wanted_items(request, scored.basis.user)[count:]
     found = scored.basis.items.found[count:].tolist()

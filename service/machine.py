@@ -1,5 +1,8 @@
-"""What the machine and its control groups, of either version, leave to this process: cores and memory; how many scoring
-threads are right for them; and threads that leave them to others. `root` is where /proc and /sys are looked for."""
+"""CPU and memory that the machine and its control groups (v1 and v2) leave to this process; the number of scoring
+threads; and low-priority threads.
+
+`root` is where /proc and /sys are looked for.
+"""
 
 import math
 import os
@@ -15,9 +18,9 @@ from service.settings import Settings
 
 _ROOT = Path("/")
 _NICENESS = 10
-# Version 1 says "no limit" by a number near 2 ** 63.
+# Version 1 writes "no limit" as a number near 2 ** 63.
 _NO_LIMIT = 2**60
-# By version: the limit, what is used, and names in memory.stat of what is used and can be let go.
+# By version: the files of limit and usage, and the memory.stat names of reclaimable memory.
 _MEMORY = {
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
     2: ("memory.max", "memory.current", ("inactive_file", "active_file")),
@@ -25,7 +28,7 @@ _MEMORY = {
 
 
 def usable_cores(root: Path = _ROOT) -> float:
-    """The cores that scheduling and the control groups leave to this process, perhaps less than one."""
+    """Return the cores that affinity and control groups leave to this process, possibly less than one."""
     cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     for version, folder in _groups(root, "cpu"):
         names = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
@@ -36,27 +39,29 @@ def usable_cores(root: Path = _ROOT) -> float:
 
 
 def scoring_threads(settings: Settings, cores: float) -> int:
-    """As many as the settings say; `auto` is one for each core, or for as many as one run takes, and one on a GPU."""
+    """Return the number of scoring threads: that of the settings, or with `auto` one per core (or per run's threads),
+    and one on a GPU."""
     if settings.workers is not None:
         return settings.workers
     return 1 if settings.provider == "cuda" else max(1, math.floor(cores / settings.threads))
 
 
 def own_memory(root: Path = _ROOT) -> float:
-    """Bytes of memory that cannot be dropped and read again, as mapped files can; NaN where Linux does not say."""
+    """Return bytes of memory that cannot be dropped and re-read, as mapped files can; NaN if Linux does not report
+    it."""
     told = _numbers(root / "proc/self/status")
     found = [told[name] for name in ("RssAnon:", "RssShmem:") if name in told]
     return 1_024.0 * sum(found) if found else math.nan
 
 
 def memory_limit(root: Path = _ROOT) -> float:
-    """Bytes that the control groups leave to the process; NaN without a limit."""
+    """Return the memory limit of the control groups in bytes; NaN without a limit."""
     limits = [_number(folder / _MEMORY[version][0]) for version, folder in _groups(root, "memory")]
     return min((float(limit) for limit in limits if limit is not None and limit < _NO_LIMIT), default=math.nan)
 
 
 def free_memory(root: Path = _ROOT) -> int | None:
-    """Bytes that this process may take more, by the machine and all control groups; None where neither tells."""
+    """Return the bytes that this process may still allocate, by the machine and all control groups; None if unknown."""
     free = []
     if (available := _numbers(root / "proc/meminfo").get("MemAvailable:")) is not None:
         free.append(available * 1_024)
@@ -70,8 +75,10 @@ def free_memory(root: Path = _ROOT) -> int | None:
 
 
 def give_way() -> None:
-    """Lets the calling thread alone, for the rest of its life, have what other threads leave; on Linux. It should hold
-    Python's lock for moments only: while it does and has no core, all other threads of its process wait."""
+    """Lower the priority of the calling thread for the rest of its life; on Linux.
+
+    It should hold Python's lock only briefly: while it does and has no core, all other threads of the process wait.
+    """
     if sys.platform == "linux":
         with suppress(OSError):
             here = threading.get_native_id()
@@ -79,18 +86,19 @@ def give_way() -> None:
 
 
 def let_others_run() -> None:
-    """Lets go of Python's lock for a moment: who waits for it need not wait for the next forced switch, 5 ms later."""
+    """Release Python's lock for a moment, so that waiting threads need not wait for the next forced switch, 5 ms
+    later."""
     time.sleep(0)
 
 
 def _groups(root: Path, controller: Literal["cpu", "memory"]) -> Iterator[tuple[int, Path]]:
-    """Version and folder of each control group that bounds the process, and of those above it."""
+    """Return version and folder of each control group that bounds the process, and of its ancestors."""
     for line in _text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         names = controllers.split(",")
         if controllers and controller not in names:
             continue
-        # Inside a container the path may be the host's: then the mount is its own.
+        # In a container the path may be the host's: then use the mount itself.
         parts = [part for part in PurePosixPath(path).parts if part not in ("/", "..")]
         for mount in dict.fromkeys((controllers, ",".join(sorted(names)), controller)) if controllers else ("",):
             for depth in range(len(parts) + 1):
@@ -103,7 +111,7 @@ def _number(path: Path) -> int | None:
 
 
 def _numbers(path: Path) -> dict[str, int]:
-    """The lines of a file that have a name and a number, by name."""
+    """Return the `name number` lines of a file as a dict."""
     lines = (line.split() for line in _text(path).splitlines())
     return {words[0]: int(words[1]) for words in lines if len(words) > 1 and words[1].isdecimal()}
 

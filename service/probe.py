@@ -1,6 +1,6 @@
-"""`python -m service.probe`: asks the service beside it, as the environment's settings say, whether it is ready.
+"""`python -m service.probe`: asks the local service, by the environment's settings, whether it is ready.
 
-For the image's health check, which is run every few seconds: it loads nothing but the standard library.
+For the image's health check, which runs every few seconds: it loads only the standard library.
 """
 
 import http.client
@@ -14,7 +14,7 @@ _TIMEOUT_S = 3.0
 
 
 def probe(environ: Mapping[str, str]) -> str | None:
-    """What is wrong, or None."""
+    """Return what is wrong, or None."""
     name = "MSD_ADMIN_PORT" if environ.get("MSD_ADMIN_PORT") else "MSD_PORT"
     host, given = environ.get("MSD_HOST", "127.0.0.1"), environ.get(name, "8080")
     if not given.isdecimal() or len(given) > 5 or not 0 < int(given) < 65_536:
@@ -22,7 +22,7 @@ def probe(environ: Mapping[str, str]) -> str | None:
     host, port = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), int(given)
     try:
         if environ.get("MSD_TLS_CLIENT_CA") and name == "MSD_PORT":
-            # Who has no certificate is not let in: all that can be seen is that somebody listens.
+            # Without a certificate the connection is refused: only the open port can be checked.
             socket.create_connection((host, port), _TIMEOUT_S).close()
             return None
         return _asked(_connection(host, port, bool(environ.get("MSD_TLS_CERT"))))
@@ -33,7 +33,7 @@ def probe(environ: Mapping[str, str]) -> str | None:
 def _connection(host: str, port: int, is_tls: bool) -> http.client.HTTPConnection:
     if not is_tls:
         return http.client.HTTPConnection(host, port, timeout=_TIMEOUT_S)
-    # Its certificate is for the name that others call it by, and nothing secret is said.
+    # Its certificate is for its public name, and nothing secret is sent.
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

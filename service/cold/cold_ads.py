@@ -1,6 +1,6 @@
-"""Ads without a row whose text a request brings: their vectors, from memory or from the text encoder.
+"""Vectors of ads without a row whose request has a text: from memory or from the text encoder.
 
-A request waits for them a bounded time, and is scored without those that do not come by then.
+A request waits for them a bounded time, and is scored without those that are late.
 """
 
 import asyncio
@@ -28,14 +28,14 @@ from service.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from service.cold.redis_vectors import RedisVectors
 
-# Of one request: all texts are read and hashed between the requests of others.
+# Per request: all texts are read and hashed on the event loop, between other requests.
 _MOST_TEXTS = 256
-# Of what is left until the deadline; the rest is for the queue and the run.
+# Share of the time until the deadline; the rest is for the queue and the run.
 _SHARE = 0.5
 
 
 class ColdAds:
-    """Vectors of cold ads. To be used within one event loop, between `open` and `close`."""
+    """Vectors of cold ads. For one event loop, between `open` and `close`."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._setting = settings.encoder
@@ -47,13 +47,13 @@ class ColdAds:
         self._tasks: list[asyncio.Task[None]] = []
 
     def open(self, bundles: Collection[Bundle], loading: dict[str, str]) -> None:
-        """Begin to encode, and to load the encoders of `bundles`; `loading` says so until they are there."""
+        """Start encoding, and load the encoders of `bundles`; `loading` reports them until they are loaded."""
         loading["encoder"] = "texts of ads without a row are not read until it is loaded"
         tasks = (self._encoding.run(), self._load(bundles, loading))
         self._tasks = [asyncio.create_task(task) for task in tasks]
 
     async def fill(self, model: Model, request: CheckedRequest, items: Rows, deadline: float) -> Rows:
-        """The rows, with records of vectors where candidates have no row and their text was encoded.
+        """Return the rows, with vectors for candidates without a row whose text was encoded.
 
         `items` are those of `wanted_items`, `deadline` is of `time.perf_counter`.
         """
@@ -79,7 +79,7 @@ class ColdAds:
         return items._replace(records=records)
 
     async def close(self) -> None:
-        """End what is under way."""
+        """Cancel what is in progress."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -98,7 +98,7 @@ class ColdAds:
         try:
             for bundle in bundles:
                 if encodes(self._setting, bundle):
-                    # What is wrong is in the log; texts that need it fail.
+                    # The log has the reason; texts that need this encoder fail.
                     with suppress(EncoderAway):
                         await self._encoders.get(bundle)
         finally:
@@ -106,14 +106,15 @@ class ColdAds:
 
 
 def encodes(setting: str, bundle: Bundle) -> bool:
-    """Whether texts are encoded for a bundle: with `auto` only where its export found a sure gain in that."""
+    """Return whether texts are encoded for a bundle: with `auto` only if its export found a significant gain."""
     return bundle.encoder_identity is not None and (setting == "on" or (setting == "auto" and bundle.encoder_pays))
 
 
 def open_cold_ads(settings: Settings, bundles: Collection[Bundle], metrics: Metrics) -> ColdAds | None:
-    """None where texts are not to be encoded, or cannot be. Raises MsdError where they have to be and cannot.
+    """Return None if texts are not to be encoded, or cannot be.
 
-    `bundles` are those that are served first; where others may follow, they may have the encoder that these lack.
+    Raises MsdError if they must be and cannot. `bundles` are the first to be served; later ones may have an encoder
+    even if these have none.
     """
     if settings.encoder == "off":
         return None
@@ -131,7 +132,7 @@ def open_cold_ads(settings: Settings, bundles: Collection[Bundle], metrics: Metr
         )
     for bundle in bundles:
         if bundle.encoder_identity is not None and not encodes(settings.encoder, bundle):
-            # Texts would be scored no better than features, or nobody measured it.
+            # Text is no better than features here, or was not measured.
             structlog.get_logger("msd.encoder").info(
                 "encoder_left_off", bundle=str(bundle.folder), because=_why(bundle)
             )

@@ -1,7 +1,7 @@
-"""Texts wait here for their vectors: a bounded number of them, encoded at a bounded rate, similar lengths together.
+"""Queue of texts to encode: bounded in number and rate, with texts of similar length in one run.
 
-Each text is encoded once, whoever asks for it and however often. All but the work of `Encoders` is done on the event
-loop. Does not know requests.
+Each text is encoded once, however many requests ask for it. Everything but the work of `Encoders` runs on the event
+loop. Knows no requests.
 """
 
 import asyncio
@@ -22,27 +22,27 @@ from service.telemetry.metrics import Metrics
 Outcome = Literal["held", "encoded", "redis", "late", "dropped", "failed"]
 _HELD = 100_000
 _AT_ONCE = 64
-# In one run: so long somebody waits who comes while it is made. A text has some ten to a hundred.
+# Per run: a text that arrives during a run waits until it ends. A text has some ten to a hundred tokens.
 _TOKENS = 512
 _TOGETHER_S = 0.2
 
 
 class EncodedText(NamedTuple):
-    """What came of one text; a vector where there is one."""
+    """Outcome of one text, with its vector if there is one."""
 
     outcome: Outcome
     vector: Vector | None = None
 
 
 class VectorStore(Protocol):
-    """Where vectors are that other services made."""
+    """Store of vectors that services share."""
 
     async def read(self, bundle: Bundle, keys: Sequence[bytes]) -> dict[bytes, Vector]:
-        """Those that are there, by key; none where the store cannot be reached."""
+        """Return the stored vectors by key; none if the store is unreachable."""
         ...
 
     async def write(self, bundle: Bundle, vectors: Mapping[bytes, Vector]) -> None:
-        """Puts vectors there, if it can."""
+        """Store vectors, if the store is reachable."""
         ...
 
 
@@ -53,7 +53,7 @@ class _Waiting(NamedTuple):
 
 
 class Encoding:
-    """The texts of a service. `run` encodes them until it is cancelled."""
+    """The text queue of a service. `run` encodes until it is cancelled."""
 
     def __init__(
         self, encoders: Encoders, metrics: Metrics, per_s: float, most_waiting: int, shared: VectorStore | None = None
@@ -64,7 +64,7 @@ class Encoding:
         self._most_waiting = most_waiting
         self._shared = shared
         self._held = VectorCache(_HELD)
-        # All that wait, and those of them that the store does not have, in the order of their encoding.
+        # All waiting texts, and those of them that the store lacks, in encoding order.
         self._waiting: dict[bytes, _Waiting] = {}
         self._due: dict[bytes, _Waiting] = {}
         self._has_more = asyncio.Event()
@@ -74,20 +74,22 @@ class Encoding:
     async def ask(
         self, bundle: Bundle, texts: Mapping[bytes, str], wait_s: float, most: int
     ) -> dict[bytes, EncodedText]:
-        """What came of each text of a bundle with an encoder, by key, within `wait_s`. Late ones go on being made; of
-        those that are not held, the first `most` alone are."""
+        """Return the outcome of each text of a bundle with an encoder, by key, within `wait_s`.
+
+        Late texts are still encoded. Of the texts without a cached vector, only the first `most` are encoded.
+        """
         told = {key: EncodedText("held", held) for key in texts if (held := self._held.get(key)) is not None}
         ahead = len(self._due)
         missing = ((key, text) for key, text in texts.items() if key not in told)
         waiting = self._take_in(bundle, dict(islice(missing, most)))
         if waiting:
-            # Behind more than a second's worth of others there is nothing to wait for.
+            # With more than a second's worth of texts ahead, waiting is pointless.
             await asyncio.wait(waiting.values(), timeout=wait_s if ahead <= self._rate.per_s else 0.0)
             told |= {key: done.result() if done.done() else EncodedText("late") for key, done in waiting.items()}
         return {key: told.get(key, EncodedText("dropped")) for key in texts}
 
     async def run(self) -> None:
-        """Encodes what waits, the oldest first."""
+        """Encode waiting texts, oldest first."""
         try:
             while True:
                 await self._has_more.wait()
@@ -104,7 +106,7 @@ class Encoding:
                 task.cancel()
 
     def _take_in(self, bundle: Bundle, texts: Mapping[bytes, str]) -> dict[bytes, "asyncio.Future[EncodedText]"]:
-        """What will come of texts that are not held, by key; without those for which there is no room."""
+        """Queue texts without a cached vector, as far as there is room; return their futures by key."""
         taken: dict[bytes, asyncio.Future[EncodedText]] = {}
         fresh: dict[bytes, _Waiting] = {}
         for key, text in texts.items():
@@ -140,7 +142,7 @@ class Encoding:
             self._make_due(missing)
 
     def _oldest(self) -> dict[bytes, _Waiting]:
-        """The oldest, and those behind it that want the same encoder."""
+        """Return the oldest text, and those behind it for the same encoder."""
         identity = next(iter(self._due.values())).bundle.encoder_identity
         alike = ((key, one) for key, one in self._due.items() if one.bundle.encoder_identity == identity)
         return dict(islice(alike, _AT_ONCE))
@@ -158,7 +160,7 @@ class Encoding:
             self._fail(chosen)
 
     async def _encode(self, encoder: TextEncoder, some: "_Alike", chosen: Mapping[bytes, _Waiting]) -> None:
-        """One run. If it fails, each text has one for itself, so that none fails by another's fault."""
+        """Encode texts in one run. If it fails, encode each alone, so that only the faulty one fails."""
         started = time.perf_counter()
         try:
             vectors = await self._encoders.in_thread(encoder.encode, some.rows)
@@ -192,20 +194,20 @@ class Encoding:
 
 
 class _Alike(NamedTuple):
-    """Texts of about one length, and their token ids."""
+    """Texts of similar length, and their token ids."""
 
     keys: list[bytes]
     rows: list[list[int]]
 
 
 def _alike(encoder: TextEncoder, keys: Sequence[bytes], texts: Sequence[str]) -> list[_Alike]:
-    """All texts, the shortest first, in runs of so many tokens, padding included."""
+    """Group all texts, shortest first, into runs of a bounded number of tokens, padding included."""
     rows = encoder.tokenise(texts)
     return [_Alike([keys[place] for place in run], [rows[place] for place in run]) for run in runs_of(rows, _TOKENS)]
 
 
 class Rate:
-    """Portions of a bounded flow."""
+    """Rate limiter."""
 
     def __init__(self, per_s: float) -> None:
         self.per_s = per_s
@@ -214,8 +216,10 @@ class Rate:
         self._at = time.monotonic()
 
     async def take(self, wanted: int) -> int:
-        """Waits until at least one may go, and says how many of those wanted may. Where none may at once, it waits for
-        a fifth of a second's portion, or all that are wanted."""
+        """Wait until at least one of the wanted texts is allowed, and return how many are.
+
+        If none is allowed at once, wait for a fifth of a second's quota, or for all that are wanted.
+        """
         if self._refilled() < 1.0:
             some = max(1.0, min(wanted, self.per_s * _TOGETHER_S))
             while self._refilled() < some:
@@ -232,8 +236,8 @@ class Rate:
 
 
 def runs_of(rows: Sequence[Sequence[int]], most_tokens: int) -> list[list[int]]:
-    """The places of all rows, those of the shortest first, in runs of at most so many tokens, padding included; a row
-    that is longer by itself has a run of its own."""
+    """Group row indices, shortest first, into runs of a bounded number of tokens, padding included; a longer row gets
+    its own run."""
     runs: list[list[int]] = []
     for place in sorted(range(len(rows)), key=lambda place: len(rows[place])):
         if not runs or (len(runs[-1]) + 1) * len(rows[place]) > most_tokens:
@@ -243,7 +247,7 @@ def runs_of(rows: Sequence[Sequence[int]], most_tokens: int) -> list[list[int]]:
 
 
 class VectorCache:
-    """Who was least asked for makes room."""
+    """LRU cache of vectors."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -253,14 +257,14 @@ class VectorCache:
         return len(self._held)
 
     def get(self, key: bytes) -> Vector | None:
-        """The vector of a key, which counts as asked for."""
+        """Return the vector of a key, and mark it as used."""
         vector = self._held.get(key)
         if vector is not None:
             self._held.move_to_end(key)
         return vector
 
     def put(self, key: bytes, vector: Vector) -> None:
-        """Holds a vector; as a copy, so that none keeps the memory of all that it was made with."""
+        """Store a copy of a vector: a view would keep the whole batch in memory."""
         self._held[key] = vector.copy()
         self._held.move_to_end(key)
         if len(self._held) > self._most:

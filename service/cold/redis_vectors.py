@@ -1,6 +1,6 @@
-"""Vectors of texts in Redis, where other services find them: below the bundle's own prefix, for a limited time.
+"""Vectors of texts in Redis, shared between services, below the bundle's prefix, with a TTL.
 
-What comes back is used only if it proves to be the vector of that very text by that very encoder.
+A value is used only if it proves to be the vector of this text by this encoder.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from service.telemetry.metrics import Metrics
 
 
 class RedisVectors:
-    """Never fails: a Redis that cannot be asked holds nothing, and what cannot be put there is left out."""
+    """Never fails: an unreachable Redis returns nothing and stores nothing."""
 
     def __init__(self, url: str, timeout_s: float, ttl_s: int, metrics: Metrics) -> None:
         self._nodes = open_nodes(url, timeout_s)
@@ -28,7 +28,7 @@ class RedisVectors:
         self._log = structlog.get_logger("msd.encoder")
 
     async def read(self, bundle: Bundle, keys: Sequence[bytes]) -> dict[bytes, Vector]:
-        """Those of the keys that are there and whole, by key."""
+        """Return the stored and undamaged vectors by key."""
         bundle_id, width = bundle.bundle_id, bundle.schema.semantic_width("item")
         names = [encoded_key(bundle_id, key).encode() for key in keys]
         found: dict[bytes, Vector] = {}
@@ -47,7 +47,7 @@ class RedisVectors:
         return found
 
     async def write(self, bundle: Bundle, vectors: Mapping[bytes, Vector]) -> None:
-        """Puts vectors there, each whole or not at all."""
+        """Store vectors, each atomically."""
         commands = []
         for key, vector in vectors.items():
             name = encoded_key(bundle.bundle_id, key).encode()
@@ -62,5 +62,5 @@ class RedisVectors:
             self._log.warning("not_written_back", reason=str(answers.error or refused[0]))
 
     async def close(self) -> None:
-        """Ends the connections."""
+        """Close the connections."""
         await self._nodes.close()

@@ -1,8 +1,8 @@
-"""Text encoders of bundles: tokenizer, graph, and the proof that they make the vectors of the export here, too; and the
-few that are loaded, for bundles that follow one another.
+"""Text encoders of bundles: tokenizer, graph, and the proof that they reproduce the export's vectors; and a small cache
+of loaded encoders.
 
-The only file that needs `tokenizers` (extra `encode`). Loading and encoding happen in one thread of low priority. Does
-not know when to encode, nor for whom.
+The only file that needs `tokenizers` (extra `encode`). Loading and encoding happen in one low-priority thread. Knows no
+requests.
 """
 
 import asyncio
@@ -42,8 +42,9 @@ class TextEncoder:
     """Encodes texts as the bundle's export did, on one thread."""
 
     def __init__(self, bundle: Bundle) -> None:
-        """Raises BundleError or RuntimeRefused when the bundle has none, or one that does not prove itself here."""
-        # Or the tokenizer has threads of its own, as many as there are cores.
+        """Raises BundleError or RuntimeRefused if the bundle has no encoder, or one that does not reproduce its vectors
+        here."""
+        # Otherwise the tokenizer starts a thread per core.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         try:
             from tokenizers import Tokenizer
@@ -67,7 +68,7 @@ class TextEncoder:
         for probe in record.probes:
             found = self.encode(self.tokenise([probe.text]))[0]
             difference = float(np.abs(found - np.array(probe.vector)).max())
-            # And a step of fp16, to which vectors are rounded.
+            # Plus one step of fp16, to which vectors are rounded.
             allowed = record.tolerance + float(np.spacing(np.abs(found).max()))
             if not difference <= allowed:
                 raise BundleError(
@@ -76,13 +77,14 @@ class TextEncoder:
                 )
 
     def tokenise(self, texts: Sequence[str]) -> list[list[int]]:
-        """The token ids of each text, cut to as many as the student reads."""
+        """Return the token ids of each text, truncated to the student's maximum."""
         return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
 
     def encode(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float16]:
-        """Token ids of n texts → their vectors [n, width], as rows hold them; shorter ones are padded to the longest.
+        """Return the vectors [n, width] of n texts' token ids, as rows hold them; shorter ones are padded to the
+        longest.
 
-        Raises BundleError when the graph fails, or gives what no row may hold.
+        Raises BundleError if the graph fails, or returns what no row may hold.
         """
         lengths = np.array([len(row) for row in rows])
         ids = np.zeros((len(rows), lengths.max()), np.int64)
@@ -102,11 +104,11 @@ class TextEncoder:
 
 
 class EncoderAway(MsdError):
-    """The encoder of a bundle cannot be had; why is in the log."""
+    """The encoder of a bundle is unavailable; the log says why."""
 
 
 class Encoders:
-    """Loads encoders when they are asked for; those asked for least make room."""
+    """Loads encoders on demand; the least recently used are evicted."""
 
     def __init__(self) -> None:
         self._loaded: OrderedDict[str, TextEncoder] = OrderedDict()
@@ -116,17 +118,17 @@ class Encoders:
         self._log = structlog.get_logger("msd.encoder")
 
     async def get(self, bundle: Bundle) -> TextEncoder:
-        """The encoder of a verified bundle. Raises EncoderAway; then it is not tried again for a while."""
-        # Or two who want the same one load it twice.
+        """Return the encoder of a verified bundle. Raises EncoderAway, and then does not retry for a while."""
+        # Otherwise concurrent requests would load an encoder twice.
         async with self._loading:
             return await self._get(bundle)
 
     async def in_thread(self, work: Callable[..., Result], *arguments: object) -> Result:
-        """What the work gives, done in the one thread."""
+        """Run `work` in the encoder thread, and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 
     async def close(self) -> None:
-        """Waits for what the thread has at hand."""
+        """Wait for the thread's current work."""
         await asyncio.to_thread(self._thread.shutdown, True, cancel_futures=True)
 
     async def _get(self, bundle: Bundle) -> TextEncoder:
@@ -153,7 +155,7 @@ class Encoders:
 
 def _load(bundle: Bundle) -> TextEncoder:
     for name in (ENCODER, TOKENIZER):
-        # Where files are not held open for it, they may have changed since they were verified.
+        # Files that are not held open may have changed since they were verified.
         if sha256_file(bundle.path(name)) != bundle.manifest.files[name].sha256:
             raise BundleError(f"{bundle.path(name)}: its SHA-256 is not the manifest's; it was changed")
     return TextEncoder(bundle)

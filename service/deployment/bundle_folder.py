@@ -1,7 +1,7 @@
-"""A folder of bundles: their names, the pointers `current` and `previous`, and an experiment, in which bundles share
-the users by weights, or only compare their scores.
+"""A folder of bundles: its pointers `current` and `previous`, and an experiment, which splits users between bundles by
+weight or only compares scores.
 
-A name leads to a folder in this one, and nowhere else. Does not know what is in a bundle.
+A name leads only to a folder in this folder. Does not know what a bundle contains.
 """
 
 import fcntl
@@ -31,7 +31,7 @@ BundleName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
 
 
 class SourceError(MsdError):
-    """It cannot be told what is to be served, or that cannot be changed; the message says where to look."""
+    """The bundle to serve is unknown or cannot be changed; the message says where to look."""
 
 
 class _Part(BaseModel):
@@ -47,14 +47,14 @@ class ExperimentArm(_Part):
 
 
 class ExperimentShadow(_Part):
-    """A bundle that scores on spare capacity, to be compared; nobody sees its scores."""
+    """A bundle that scores on spare capacity, for comparison; its scores are not returned."""
 
     name: Name
     bundle: BundleName
 
 
 class Experiment(_Part):
-    """Which bundles score whom. Another salt deals the users anew; weights alone move as few as can be."""
+    """Assignment of bundles to users. A new salt reassigns all users; new weights move as few as possible."""
 
     salt: Annotated[str, Field(min_length=1, max_length=128)]
     arms: Annotated[list[ExperimentArm], Field(min_length=1, max_length=MAX_ARMS)]
@@ -62,7 +62,7 @@ class Experiment(_Part):
 
     @property
     def bundles(self) -> frozenset[str]:
-        """The names of all that it takes."""
+        """Return the names of all bundles of the experiment."""
         return frozenset([*(arm.bundle for arm in self.arms), *(shadow.bundle for shadow in self.shadow)])
 
     @model_validator(mode="after")
@@ -77,22 +77,20 @@ class Experiment(_Part):
 
 
 def is_bundle(folder: Path) -> bool:
-    """Whether it looks like one: it has a manifest."""
+    """Return whether a folder has a manifest."""
     return (folder / MANIFEST).is_file()
 
 
 def read_pointer(path: Path) -> Path:
-    """The folder that a pointer leads to: a symbolic link, or a file with the name of a folder beside it.
-
-    Raises SourceError when it leads nowhere.
-    """
+    """Return the folder of a pointer: a symbolic link, or a file with the name of a folder beside it. Raises
+    SourceError if there is no such folder."""
     if path.is_symlink() and path.is_dir():
         return path.resolve()
     return named_bundle(path.parent, _written(path))
 
 
 def named_bundle(folder: Path, name: str) -> Path:
-    """The bundle's folder of that name in a folder of bundles. Raises SourceError."""
+    """Return the bundle of that name in a folder of bundles. Raises SourceError."""
     if not _NAME.fullmatch(name) or name in (CURRENT, PREVIOUS):
         raise SourceError(f"{folder}: {name[:60]!r} is not the name of a bundle's folder in it")
     found = (folder / name).resolve()
@@ -104,7 +102,7 @@ def named_bundle(folder: Path, name: str) -> Path:
 
 
 def point_to(folder: Path, name: str) -> None:
-    """Makes the named bundle the current one, and what was current the previous one. Raises SourceError."""
+    """Make the named bundle current, and the current one previous. Raises SourceError."""
     named_bundle(folder, name)
     with _changing(folder):
         old = _target(folder / CURRENT)
@@ -113,7 +111,7 @@ def point_to(folder: Path, name: str) -> None:
 
 
 def roll_back(folder: Path) -> str:
-    """Exchanges current and previous; where the current one leads now. Raises SourceError when there is no previous."""
+    """Exchange current and previous, and return the new current folder. Raises SourceError without a previous one."""
     with _changing(folder):
         current, previous = _target(folder / CURRENT), _target(folder / PREVIOUS)
         if previous is None:
@@ -127,7 +125,7 @@ def roll_back(folder: Path) -> str:
 
 
 def read_experiment(folder: Path) -> Experiment | None:
-    """That of a folder of bundles, None where there is none. Raises SourceError when it is not one."""
+    """Return the experiment of a folder of bundles, None if there is none. Raises SourceError if it is invalid."""
     path = folder / EXPERIMENT
     if not os.path.lexists(path):
         return None
@@ -140,7 +138,7 @@ def read_experiment(folder: Path) -> Experiment | None:
 
 
 def write_experiment(folder: Path, experiment: Experiment) -> None:
-    """Replaces it in one step. Raises SourceError."""
+    """Replace the experiment atomically. Raises SourceError."""
     path = folder / EXPERIMENT
     try:
         write_text_atomic(path, experiment.model_dump_json(indent=2) + "\n")
@@ -149,7 +147,7 @@ def write_experiment(folder: Path, experiment: Experiment) -> None:
 
 
 def remove_experiment(folder: Path) -> None:
-    """Ends it: all users are scored by the current bundle. Raises SourceError."""
+    """End the experiment: all users are scored by the current bundle. Raises SourceError."""
     try:
         (folder / EXPERIMENT).unlink(missing_ok=True)
     except OSError as error:
@@ -157,14 +155,14 @@ def remove_experiment(folder: Path) -> None:
 
 
 def _turn(folder: Path, current: str, previous: str | None) -> None:
-    """The service looks at the current one alone, so that is what changes in one step."""
+    """The service reads only `current`, so this pointer changes atomically."""
     _write(folder / CURRENT, current)
     if previous is not None:
         _write(folder / PREVIOUS, previous)
 
 
 def _target(path: Path) -> str | None:
-    """What a pointer says, None where there is none."""
+    """Return a pointer's content, None if there is none."""
     if not os.path.lexists(path):
         return None
     return os.readlink(path) if path.is_symlink() else _written(path)
@@ -179,7 +177,7 @@ def _written(path: Path) -> str:
 
 
 def _write(path: Path, target: str) -> None:
-    """A link, in place of a link or of a file."""
+    """Replace a link or file by a link."""
     fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         fresh.symlink_to(target)
@@ -191,7 +189,7 @@ def _write(path: Path, target: str) -> None:
 
 @contextmanager
 def _changing(folder: Path) -> Iterator[None]:
-    """One at a time; the lock goes with its holder."""
+    """Hold the lock for changes; it is released if its holder dies."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:

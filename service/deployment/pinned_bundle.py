@@ -1,8 +1,8 @@
-"""A verified bundle, kept as it was verified, whatever becomes of its folder; and plans, which say who is scored by
-which.
+"""A verified bundle, pinned as it was verified whatever happens to its folder; and plans, which assign bundles to
+users.
 
-Its files stay open, and their names stand in a folder of the service's own, for as long as somebody has the object: the
-models are loaded after the verification, perhaps more than once, and the text encoder when the first cold ad comes.
+Its files stay open, under names in a private folder, for as long as the object lives. Models are loaded after
+verification, perhaps more than once, and the text encoder when the first cold ad arrives.
 """
 
 import itertools
@@ -34,7 +34,7 @@ _OPEN_FILES = Path("/proc/self/fd")
 
 @contextmanager
 def private_folder() -> Iterator[Path | None]:
-    """A folder that is nobody else's to look into, for the names of pinned files; None where none can be made."""
+    """Return a private folder for the names of pinned files; None if none can be made."""
     with ExitStack() as stack:
         try:
             made = stack.enter_context(owned_folder(Path(tempfile.gettempdir()), "msd-"))
@@ -49,10 +49,10 @@ def private_folder() -> Iterator[Path | None]:
 
 
 class PinnedBundle:
-    """The bundle in `origin`. Its files' names go into a new folder below `parent`; None, or a system without /proc,
-    leaves them where they are.
+    """Raises BundleError if the bundle in `origin` is invalid, or changes meanwhile.
 
-    Raises BundleError when it is not as it should be, or is changed meanwhile.
+    Its files get names in a new folder below `parent`; with None, or on a system without /proc, they stay where they
+    are.
     """
 
     def __init__(
@@ -76,13 +76,15 @@ class PinnedBundle:
         return self.bundle.manifest.sha256
 
     def load(self, settings: Settings, metrics: Metrics) -> Model:
-        """The model of it. Raises MsdError."""
+        """Load its model. Raises MsdError."""
         with self._told_by_origin():
             return load_model(self.bundle, settings, metrics)
 
     def check_unchanged(self, pause: Pause) -> None:
-        """Raises BundleError where a file was written over since it was verified. That a file was moved or removed
-        changes nothing but its mark: it is hashed again."""
+        """Raise BundleError if a file was overwritten since it was verified.
+
+        Moving or removing a file changes only its mark: it is hashed again.
+        """
         before = dict(self._marks)
         with self._told_by_origin():
             for name, mark in self._marks_now():
@@ -92,7 +94,7 @@ class PinnedBundle:
 
     @contextmanager
     def _told_by_origin(self) -> Iterator[None]:
-        """Errors name the folder that people know."""
+        """Make errors name the original folder."""
         try:
             yield
         except MsdError as error:
@@ -104,14 +106,14 @@ class PinnedBundle:
 
 @dataclass(frozen=True, eq=False)
 class DeploymentPlan:
-    """A line-up that is not loaded yet. Who has it keeps the bundles' files open."""
+    """A line-up that is not loaded yet. The object keeps the bundles' files open."""
 
     wanted: Wanted
     bundles: Mapping[Path, PinnedBundle]
 
     @property
     def models(self) -> dict[ModelKey, PinnedBundle]:
-        """Those to be loaded: of arms, and once more of shadows, whose runs are at the same time as those of arms."""
+        """Return the models to load: those of arms, and separate ones for shadows, which run at the same time."""
         return {
             (self.bundles[arm.folder].identity, is_shadow): self.bundles[arm.folder]
             for arms, is_shadow in ((self.wanted.arms, False), (self.wanted.shadows, True))
@@ -119,11 +121,11 @@ class DeploymentPlan:
         }
 
     def is_like(self, other: "DeploymentPlan") -> bool:
-        """Whether it would serve the same, wherever the files are."""
+        """Return whether it would serve the same, wherever the files are."""
         return self._outline() == other._outline()
 
     def lineup(self, models: Mapping[ModelKey, Model], generation: int) -> Lineup:
-        """The line-up, of loaded models."""
+        """Return the line-up of loaded models."""
         arms = self.wanted.arms
         assignment = Assignment(self.wanted.salt, [arm.name for arm in arms], [arm.weight for arm in arms])
 
@@ -148,7 +150,7 @@ class DeploymentPlan:
 
 
 def marks_of(folder: Path, rows: bool) -> Marks:
-    """What changes when a file of the bundle in `folder` does. Costs a look at each. Raises OSError."""
+    """Return marks that change when a file of the bundle in `folder` does, from a stat of each. Raises OSError."""
     found = []
     for name in _names(rows):
         try:
@@ -163,7 +165,7 @@ def _names(rows: bool) -> list[str]:
 
 
 def _mark(about: os.stat_result) -> tuple[int, ...]:
-    # The time of the inode's last change too, which nobody can set.
+    # ctime too, which cannot be set.
     return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
 
 
@@ -181,12 +183,12 @@ def _open_files(folder: Path, rows: bool, stack: ExitStack) -> dict[str, int]:
 
 
 def _named(files: Mapping[str, int], folder: Path, stack: ExitStack) -> Path:
-    """A new folder in which the open files have their names."""
+    """Make a folder in which the open files have their names."""
     try:
         folder.mkdir()
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         for name, descriptor in files.items():
-            # By this path a file that is open is opened once more, in other processes too.
+            # This path reopens an open file, in other processes too.
             (folder / name).symlink_to(f"/proc/{os.getpid()}/fd/{descriptor}")
     except OSError as error:
         raise BundleError(f"{folder}: {error.strerror}") from error

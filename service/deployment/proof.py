@@ -1,6 +1,5 @@
-"""Proves a loaded model before anybody is scored by it: warms it, and has it reproduce its bundle's goldens.
-
-It runs in a thread beside those that serve, with a pause after each step.
+"""Proves a loaded model before it serves: warms it up, and reproduces its bundle's goldens. Runs in a background
+thread, with a rest after each step.
 """
 
 import asyncio
@@ -23,51 +22,51 @@ _LONGEST_S = 0.5
 
 
 class Stopped(Exception):
-    """The work is not wanted any more."""
+    """The work was cancelled."""
 
 
 class Pace:
-    """Work beside requests rests after each step, so that they catch up. For one thread, which keeps the priority of
-    those that serve: with less, and Python's lock, it would keep them waiting for as long as it waits for a core.
+    """Pace of background work: a rest after each step, so that requests catch up. For one thread.
 
-    A rest is `rest` times as long as the step before took by the clock, because a runtime may compute in threads of its
-    own, and half a second at most.
+    The thread keeps the serving threads' priority: with a lower one it would hold Python's lock while it waits for a
+    core. A rest is `rest` times as long as the step took by the clock, because a runtime may compute in its own
+    threads; half a second at most.
     """
 
     def __init__(self, rest: float = 0.0, sleep: Callable[[float], object] | None = None) -> None:
-        """`sleep` is how a rest is spent; by default until it is over or `stop` is called."""
+        """`sleep` waits for a rest; by default until it is over or `stop` is called."""
         self._rest = rest
         self._stopped = threading.Event()
         self._sleep = sleep or self._stopped.wait
         self._since = time.perf_counter()
 
     def begin(self) -> None:
-        """A step begins here: what came before was waiting."""
+        """Begin a step; the time before it was waiting."""
         self._since = time.perf_counter()
 
     def pause(self) -> None:
-        """A step has ended. Raises Stopped after `stop`."""
+        """End a step, and rest. Raises Stopped after `stop`."""
         if seconds := min(_LONGEST_S, self._rest * (time.perf_counter() - self._since)):
             self._sleep(seconds)
         self.check()
         self.begin()
 
     def check(self) -> None:
-        """Raises Stopped after `stop`."""
+        """Raise Stopped after `stop`."""
         if self._stopped.is_set():
             raise Stopped
 
     def stop(self) -> None:
-        """Ends the work at its next pause. Any thread may call it."""
+        """End the work at its next pause. For any thread."""
         self._stopped.set()
 
     def sleep(self, seconds: float) -> bool:
-        """Waits for so long, or until `stop`; whether to go on."""
+        """Wait for that time, or until `stop`; return whether to continue."""
         return not self._stopped.wait(seconds)
 
 
 def prove(model: Model, max_candidates: int, pace: Pace) -> None:
-    """Raises BundleError when a golden is not reproduced, or there is none; or what the model fails with."""
+    """Raise BundleError if a golden is not reproduced or there is none, or whatever the model raises."""
     engine, schema, runtime = model.engine, model.schema, model.runner.runtime
     tolerances = model.bundle.manifest.tolerances
     tolerance = tolerances.get(engine.key)
@@ -93,7 +92,7 @@ def prove(model: Model, max_candidates: int, pace: Pace) -> None:
 
 
 async def prove_beside(models: Sequence[Model], max_candidates: int) -> None:
-    """Proves models in a thread of their own, one after the other, without rests. Raises as `prove` does."""
+    """Prove models in a separate thread, one after the other, without rests. Raises as `prove` does."""
     pace = Pace()
 
     def prove_all() -> None:
@@ -107,7 +106,7 @@ async def prove_beside(models: Sequence[Model], max_candidates: int) -> None:
 
 
 def _goldens(model: Model, pace: Pace) -> tuple[list[Golden], list[Tensors]]:
-    """All of them, and what the model is asked for each."""
+    """Return all goldens, and the model's tensors for each."""
     path, users, items = model.bundle.path(GOLDENS), model.codecs["user"], model.codecs["item"]
     goldens, asked = [], []
     for golden in read_goldens(path):
@@ -120,8 +119,7 @@ def _goldens(model: Model, pace: Pace) -> tuple[list[Golden], list[Tensors]]:
 
 
 def _scores_among(model: Model, count: int, asked: Sequence[Tensors], run: Callable[[Tensors], Scores]) -> list[Scores]:
-    """The same with each candidate asked for so often that there are as many: a runtime may have a graph for that
-    number."""
+    """Return the scores with candidates repeated up to this number: a runtime may have a graph for it."""
     found: list[Scores] = []
     for tensors, rows in zip(asked, candidates_of(model.schema, asked), strict=True):
         scores = run(repeated(model.schema, tensors, max(rows, count)))
@@ -130,7 +128,7 @@ def _scores_among(model: Model, count: int, asked: Sequence[Tensors], run: Calla
 
 
 def _scores_together(model: Model, together: Together, asked: Sequence[Tensors], pace: Pace) -> list[Scores]:
-    """The same, several in a run."""
+    """Return the scores of several requests in one run."""
     for size in together.warm_up_sizes():
         together.run([repeated(model.schema, asked[0], size)])
         pace.pause()
@@ -142,7 +140,7 @@ def _scores_together(model: Model, together: Together, asked: Sequence[Tensors],
 
 
 def _check(goldens: Sequence[Golden], found: Sequence[Scores], tolerance: float, how: str) -> None:
-    """Raises BundleError where one differs by more than the tolerance."""
+    """Raise BundleError if a score differs by more than the tolerance."""
     for number, (golden, scores) in enumerate(zip(goldens, found, strict=True), start=1):
         difference = _greatest_difference(golden, scores)
         if not difference <= tolerance:
@@ -153,7 +151,8 @@ def _check(goldens: Sequence[Golden], found: Sequence[Scores], tolerance: float,
 
 
 def _greatest_difference(golden: Golden, scores: Scores) -> float:
-    """Infinite when a head has no expected scores, or not one a candidate; NaN when a score is."""
+    """Return the largest difference: infinite if a head has no expected scores, or not one per candidate; NaN if a
+    score is."""
     differences = []
     for head, column in scores.items():
         expected = golden.expected.get(head, [])

@@ -1,4 +1,4 @@
-"""Whether the service may answer, and if not, what it is waiting for; and the work that makes it ready.
+"""Readiness: whether the service can answer, and what it waits for; and the work that makes it ready.
 
 Once ready, a lost store does not make it unready: a degraded score is worth more to an ad server than none.
 """
@@ -19,45 +19,45 @@ _LAST_RETRY_S = 2.0
 
 
 class Readiness:
-    """What is missing by part, in words; empty when the service is ready."""
+    """What is missing, by part; empty if the service is ready."""
 
     def __init__(self, metrics: Metrics, hangs: Callable[[], Mapping[str, str]] = dict) -> None:
-        """`hangs`: the reason by part that hangs now."""
+        """`hangs` returns the reason by hanging part."""
         self.hangs = hangs
         self.missing = {"model": "warming up", "store": "not yet checked"}
         self.loading: dict[str, str] = {}
-        """By part, what becomes of scores until it is loaded; nobody waits for that."""
+        """By part, the effect on scores until it is loaded; it does not delay readiness."""
         self.draining = False
         self._metrics = metrics
 
     @property
     def is_ready(self) -> bool:
-        """Whether new requests should be sent here."""
+        """Return whether to send new requests here."""
         return not self.missing and not self.draining and not self.hangs()
 
     def check(self) -> None:
-        """Raise NotReady if a request that came cannot be answered; while the service drains, it is."""
+        """Raise NotReady if a request cannot be answered; while the service drains, it can."""
         if self.missing:
             raise NotReady("not ready: " + "; ".join(f"{part}: {reason}" for part, reason in self.missing.items()))
 
     def arrived(self, part: str) -> None:
-        """The part is there."""
+        """Mark a part as ready."""
         self.missing.pop(part, None)
         self._metrics.ready.set(self.is_ready)
 
     def proved(self) -> None:
-        """Another line-up serves, which was proved before, and whose store was reached."""
+        """Mark everything as ready: a proved line-up serves, and its store was reached."""
         self.missing.clear()
         self._metrics.ready.set(self.is_ready)
 
     def drain(self) -> None:
-        """The service stops soon: it answers, but wants no new requests."""
+        """Start draining: requests are answered, but new ones should go elsewhere."""
         self.draining = True
         self._metrics.ready.set(False)
 
 
 class Starter:
-    """Makes the service ready for what it serves first: proves the models, and waits for their store."""
+    """Makes the service ready for its first line-up: proves the models, and waits for their store."""
 
     def __init__(self, readiness: Readiness, max_candidates: int) -> None:
         self._readiness = readiness
@@ -66,11 +66,11 @@ class Starter:
         self._log = structlog.get_logger("msd.readiness")
 
     def begin(self, models: Sequence[Model]) -> None:
-        """Until the service is ready, or never can be. What is missing is in the readiness meanwhile."""
+        """Run until the service is ready, or cannot become so. Readiness reports what is missing meanwhile."""
         self._starting = asyncio.create_task(self._start(models))
 
     def end(self) -> None:
-        """It is not to be made ready for that any more."""
+        """Stop waiting for the first line-up."""
         if self._starting is not None:
             self._starting.cancel()
 
@@ -108,7 +108,7 @@ class Starter:
 
 
 async def why_not_proved(models: Sequence[Model], max_candidates: int, part: str) -> str:
-    """Proves models, beside requests. What is wrong with them, which the log says, too; empty where nothing is."""
+    """Prove models in the background. Return what is wrong with them, which is also logged; empty if nothing is."""
     log = structlog.get_logger("msd.readiness")
     try:
         await prove_beside(models, max_candidates)

@@ -1,4 +1,4 @@
-"""Which bundle is published in Redis, by the pointers that `msd publish` sets there, and where in a folder it is."""
+"""The bundle published in Redis, by the pointers that `msd publish` sets, and its folder."""
 
 import json
 import os
@@ -17,19 +17,19 @@ from service.settings import Settings
 
 _MAX_MANIFEST_BYTES = 64 * 2**20
 _TIMEOUT_S = 2.0
-# Of a server, of a connection, or of an option that cannot be.
+# Errors of a server, of a connection, or of an invalid option.
 _ERRORS: tuple[type[Exception], ...] = (*CLIENT_ERRORS, TypeError, ValueError)
 
 
 class RedisPointer:
-    """Reads which bundle is published, over a connection that is kept. Every failure is a SourceError."""
+    """Reads the published bundle's number over a kept connection. Every failure is a SourceError."""
 
     def __init__(self, url: str) -> None:
         self._url = parse_redis_url(url)
         self._redis: Redis | None = None
 
     def read(self) -> str:
-        """The number of the bundle."""
+        """Return the number of the bundle."""
         address = self._url.address
         try:
             self._redis = self._redis or connect(self._url, _TIMEOUT_S)
@@ -42,13 +42,13 @@ class RedisPointer:
 
 
 class Numbered:
-    """Finds bundles by their numbers in a folder, of which it remembers what it has read."""
+    """Finds bundles in a folder by their numbers, and caches what it has read."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[Path, int, int], tuple[str, float]] = {}
 
     def find(self, folder: Path, bundle_id: str) -> Path:
-        """The folder of the bundle; of several, the one that was made last. Raises SourceError where there is none."""
+        """Return the bundle's folder; of several, the newest. Raises SourceError if there is none."""
         found = [
             (created_at, path.parent.name, path.parent)
             for path in folder.glob(f"[!.]*/{MANIFEST}")
@@ -61,7 +61,7 @@ class Numbered:
         return max(found)[2].resolve()
 
     def _number(self, path: Path) -> tuple[str, float]:
-        """Of a manifest, and when it was made; nothing of one that is not one."""
+        """Return a manifest's number and creation time; None if it is invalid."""
         try:
             about = path.stat()
             key = (path, about.st_ino, about.st_mtime_ns)
@@ -88,9 +88,9 @@ class PublishedBundle:
         self._log = structlog.get_logger("msd.follower")
 
     def bundle(self, folder: Path) -> Path:
-        """Its folder; while Redis cannot be asked, the last one's, or where the folder's own pointer leads.
+        """Return its folder; while Redis is unreachable, the last one, or that of the folder's own pointer.
 
-        Raises SourceError when the folder does not have it.
+        Raises SourceError if the folder lacks the bundle.
         """
         try:
             number = self._last = self._pointer.read()
@@ -110,9 +110,9 @@ class PublishedBundle:
 
 
 def roll_back_redis(url: str) -> str:
-    """Exchanges the current and the previous bundle's pointers in one step; the number of the current one then.
+    """Exchange the pointers to the current and the previous bundle atomically, and return the new current number.
 
-    Raises SourceError when there is no previous one, or not all of its rows, and PublishError when Redis fails.
+    Raises SourceError if there is no previous bundle, or not all of its rows, and PublishError if Redis fails.
     """
     with publication(url) as running:
         current, previous = get_all(running.redis, [POINTER, PREVIOUS])
@@ -124,7 +124,7 @@ def roll_back_redis(url: str) -> str:
                 " publish it again"
             )
         with running.redis.pipeline(transaction=False) as pipeline:
-            # In one step but in a cluster, where they are on different nodes: there the pointer first.
+            # Atomic except in a cluster, where they are on different nodes: there the pointer moves first.
             set_all(running.redis, pipeline, {POINTER.encode(): previous, PREVIOUS.encode(): current})
             pipeline.execute()
         return previous.decode()

@@ -1,8 +1,7 @@
-"""Leads the service from one line-up to the next, in a thread of its own: looks what is wanted, verifies it, loads it
-and proves it beside the one that serves, then has the event loop switch one reference; or refuses it, and nothing
-changes.
+"""Rolls out the next line-up, in a background thread: watches the source, verifies, loads and proves the new bundles
+beside the current ones, then has the event loop switch one reference. A bad bundle is refused, and nothing changes.
 
-The thread has the priority of those who serve, and rests after each step (decision 23).
+The thread has the serving threads' priority, and rests after each step (decision 23).
 """
 
 import asyncio
@@ -37,37 +36,38 @@ from service.telemetry.metrics import Metrics
 from service.trust import Trust
 
 _EVERY_S = 0.4
-# Of the time that a step takes: so much is left to requests before the next.
+# Rest after each step, as a multiple of its duration.
 _REST = 2.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0
 _LOOP_S = 0.1
-# Of a graph's file: what a runtime takes at most while it loads it (ONNX Runtime 1.8, OpenVINO 2.1 for its two graphs).
+# Peak memory while loading, as a multiple of the graph's file (ONNX Runtime 1.8, OpenVINO 2.1 for its two graphs).
 _TIMES_GRAPH = 2.5
 _BESIDE_BYTES = 32 * 2**20
 _SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE)
 
 
 class Scarce(MsdError):
-    """A bundle cannot be loaded just now, for want of memory or open files; it may be a moment later."""
+    """A bundle cannot be loaded now, for lack of memory or open files; try again later."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sight:
-    """What was seen, in a form that tells whether it changed; `wanted` is None, with a reason, where that is
-    unknown."""
+    """What the source says, comparable with an earlier look; `wanted` is None, with a reason, if that is unknown."""
 
     wanted: Wanted | None
     marks: Mapping[Path, Marks]
     reason: str = ""
 
     def is_like(self, other: "Sight | None") -> bool:
-        """Whether nothing has changed between."""
+        """Return whether nothing has changed in between."""
         return other is not None and (self.wanted, self.marks, self.reason) == (other.wanted, other.marks, other.reason)
 
 
 class BundleFollower:
-    """Sees what is wanted, and verifies it. `parent` is a folder for the names of the files that it pins; without rows
-    in files, bundles are pinned without theirs."""
+    """Watches the source, and verifies bundles.
+
+    `parent` is a folder for the names of pinned files; without rows in files, bundles are pinned without theirs.
+    """
 
     def __init__(self, settings: Settings, parent: Path | None) -> None:
         self._source = Source(settings)
@@ -77,7 +77,7 @@ class BundleFollower:
         self._known: dict[tuple[Path, Marks], PinnedBundle] = {}
 
     def look(self) -> Sight:
-        """What is wanted now."""
+        """Return what is wanted now."""
         try:
             wanted = self._source.wanted()
             return Sight(wanted, {folder: marks_of(folder, self._rows) for folder in wanted.folders})
@@ -87,12 +87,12 @@ class BundleFollower:
             return Sight(None, {}, f"{error.filename}: {error.strerror}")
 
     def first(self) -> DeploymentPlan:
-        """What is wanted now. Raises MsdError."""
+        """Return the verified plan of what is wanted now. Raises MsdError."""
         self.sight = self.look()
         return self.verified(self.sight)
 
     def verified(self, sight: Sight, pause: Pause = lambda: None) -> DeploymentPlan:
-        """What was seen, verified: bundles that were pinned before, as they are. Raises MsdError."""
+        """Verify what was seen; bundles that are already pinned are reused. Raises MsdError."""
         if sight.wanted is None:
             raise SourceError(sight.reason)
         keys = {folder: (folder, sight.marks[folder]) for folder in sight.wanted.folders}
@@ -105,14 +105,14 @@ class BundleFollower:
 
 
 class Rollout:
-    """Serves what was wanted last. `plan`: what is served already, as the follower has verified it."""
+    """Serves what is wanted. `plan`: what is served already, as verified by the follower."""
 
     def __init__(
         self, follower: BundleFollower, plan: DeploymentPlan, serving: Serving, settings: Settings, metrics: Metrics
     ) -> None:
         self._follower = follower
         self._seen = self._handled = follower.sight
-        # With its plan, the files of what is served stay open: the text encoder reads its own only when it is needed.
+        # The plan keeps the served files open: the text encoder reads its own only on first use.
         self._served = plan
         self._serving = serving
         self._settings = settings
@@ -124,14 +124,14 @@ class Rollout:
         self._log = structlog.get_logger("msd.rollout")
 
     def start(self) -> None:
-        """From now on changes are followed. Called in the loop."""
+        """Start following changes. Called in the loop."""
         self._loop = asyncio.get_running_loop()
         for model in self._serving.current.models.values():
             self._close_store_after(model)
         threading.Thread(target=self._follow, name="rollout").start()
 
     def stop(self) -> None:
-        """Ends it at its next step, which is not waited for."""
+        """Stop at the next step, without waiting for it."""
         self._pace.stop()
 
     def _follow(self) -> None:
@@ -144,7 +144,7 @@ class Rollout:
                 self._log.exception("cannot_follow", reason=str(error))
 
     def _look(self) -> None:
-        """Sees to what is new. Only what looks the same twice is looked into: a copy under way does not."""
+        """Look for changes. Only what looks the same twice is opened, so that a copy in progress can finish."""
         sight, before = self._follower.look(), self._seen
         self._seen = sight
         is_new = not sight.is_like(self._handled)
@@ -165,8 +165,7 @@ class Rollout:
             self._log.error("bundle_refused", reason=str(error))
 
     def _lead_to(self, sight: Sight) -> None:
-        """Serves what was seen. Raises MsdError where that is refused; StoreError or Scarce where it may be had
-        later."""
+        """Serve what was seen. Raises MsdError if it is refused; StoreError or Scarce if it may succeed later."""
         self._pace.begin()
         try:
             plan = self._follower.verified(sight, self._pace.pause)
@@ -191,7 +190,7 @@ class Rollout:
         self._log.info("swapped", generation=self._generation, bundles=bundles)
 
     def _loaded(self, plan: DeploymentPlan) -> dict[ModelKey, Model]:
-        """The models of a plan, those that serve already as they are."""
+        """Load the models of a plan; reuse those that serve already."""
         models = self._serving.current.models
         for key, pinned in plan.models.items():
             if key not in models:
@@ -224,20 +223,22 @@ class Rollout:
         self._metrics.refused.set(is_refused)
 
     def _in_loop(self, work: Coroutine[Any, Any, None]) -> None:
-        """Waits for work of the event loop. Raises what it raises; Stopped when the service ends meanwhile."""
+        """Run a coroutine on the event loop and wait. Raises what it raises; Stopped if the service ends meanwhile."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         while not futures.wait([future], _LOOP_S).done:
             self._pace.check()
         future.result()
 
     def _close_store_after(self, model: Model) -> None:
-        """Has its store closed when nobody has the model any more, so after its last request."""
+        """Close the store when the model is freed, after its last request."""
         weakref.finalize(model, _close, self._loop, model.store).atexit = False
 
 
 def check_memory(manifest: Manifest, folder: Path, root: Path = Path("/")) -> None:
-    """Raises Scarce where loading the bundle in `folder` would take more memory than is free: the kernel ends a process
-    that takes more than its control group may have, with all that it serves."""
+    """Raise Scarce if loading the bundle in `folder` would take more memory than is free.
+
+    The kernel kills a process that exceeds its control group's limit.
+    """
     sizes = (entry.size for name, entry in manifest.files.items() if name in (RANKER, MERGED_RANKER))
     wanted = int(_TIMES_GRAPH * sum(sizes)) + _BESIDE_BYTES
     free = free_memory(root)
@@ -249,7 +250,7 @@ def check_memory(manifest: Manifest, folder: Path, root: Path = Path("/")) -> No
 
 
 def is_scarce(error: BaseException | None) -> bool:
-    """Whether what was raised came of want of memory, open files or the like, which may be over a moment later."""
+    """Return whether an error came from lack of memory, open files or the like, which may pass."""
     while error is not None:
         if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _SCARCE):
             return True
@@ -258,7 +259,7 @@ def is_scarce(error: BaseException | None) -> bool:
 
 
 def _can_open() -> bool:
-    """Whether a file can be opened: a runtime that could not does not say why."""
+    """Return whether a file can be opened: a runtime that could not does not say why."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError:
@@ -267,5 +268,5 @@ def _can_open() -> bool:
 
 
 def _close(loop: asyncio.AbstractEventLoop, store: RowStore) -> None:
-    with suppress(RuntimeError):  # the loop has ended, and with it the service
+    with suppress(RuntimeError):  # the loop, and with it the service, has ended
         loop.call_soon_threadsafe(lambda: loop.create_task(store.close()))

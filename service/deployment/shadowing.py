@@ -1,7 +1,7 @@
-"""Scores by shadows what was scored by an arm, on what capacity is left, and tells how far their scores are apart.
+"""Scores requests again with shadows on spare capacity, and measures the distance of the scores.
 
-A reply has been sent before, one request at a time is compared, at low priority, and only while none waits; all others
-are counted. Whatever fails here fails for nobody.
+It runs after the reply, one request at a time, at low priority, and only while none waits; skipped requests are
+counted. A failure here affects no request.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _HEAD = "pctr"
 
 
 class Shadowing:
-    """Shows replies to the shadows of their line-up."""
+    """Passes replies to the shadows of their line-up."""
 
     def __init__(self, pipeline: Pipeline, queue: RunQueue, metrics: Metrics, max_candidates: int) -> None:
         self._pipeline = pipeline
@@ -39,11 +39,11 @@ class Shadowing:
         self._log = structlog.get_logger("msd.shadow")
 
     def wants(self, lineup: Lineup, request_id: str) -> bool:
-        """Whether a request could be compared now."""
+        """Return whether a request could be compared now."""
         return self._is_free
 
     def follow(self, answer: Answer) -> None:
-        """Have shadows score a request whose reply is on its way, too, or count it as passed over."""
+        """Have shadows score an answered request, or count it as skipped."""
         served = answer.served
         if served is None or served.scored.basis.is_partial or not (self._is_free and self._queue.is_idle):
             self._metrics.shadows["busy"].inc()
@@ -55,7 +55,7 @@ class Shadowing:
         return self._comparing is None or self._comparing.done()
 
     async def close(self) -> None:
-        """Ends what is at hand."""
+        """Cancel the current comparison."""
         if self._comparing is not None:
             self._comparing.cancel()
             await asyncio.gather(self._comparing, return_exceptions=True)
@@ -65,7 +65,7 @@ class Shadowing:
         model, scored = served.model, served.scored
         for shadow in lineup.shadows:
             try:
-                # Another schema may know other features, by other names.
+                # Another schema may have other features.
                 is_alike = shadow.model.schema_hash == model.schema_hash
                 own = (
                     served.request
@@ -89,12 +89,12 @@ class Shadowing:
         return scores
 
     def _tell(self, lineup: Lineup, shadow: Shadow, error: Exception) -> None:
-        """Once of each line-up: what fails for one request does so for others."""
+        """Log once per line-up: what fails for one request fails for others."""
         if self._told != lineup.generation:
             self._told = lineup.generation
             self._log.warning("shadow_failed", shadow=shadow.name, reason=f"{type(error).__name__}: {error}")
 
 
 def shift(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return how far two probabilities [N] are apart, in log-odds."""
+    """Return the distance of two probabilities [N], in log-odds."""
     return np.abs(log_odds(one) - log_odds(other))

@@ -1,7 +1,7 @@
-"""Where the service learns what it is to serve: a bundle's folder; or a folder of bundles, with a pointer to one of
-them there or in Redis, or an experiment with several.
+"""Source of what to serve: a bundle's folder; or a folder of bundles, with a pointer there or in Redis, or an
+experiment.
 
-Looks, and reads pointers; opens no bundle. Does not know what is served now.
+Reads pointers, opens no bundle. Does not know what is served now.
 """
 
 import os
@@ -34,19 +34,20 @@ class Wanted(NamedTuple):
 
     @property
     def folders(self) -> frozenset[Path]:
-        """Of all bundles that it takes."""
+        """Return the folders of all bundles."""
         return frozenset(arm.folder for arm in (*self.arms, *self.shadows))
 
 
 class Source:
-    """What the settings' bundle leads to, each time that it is asked."""
+    """Resolves the settings' bundle on each call."""
 
     def __init__(self, settings: Settings) -> None:
         self._place = settings.bundle
         self._published = _published(settings)
 
     def wanted(self) -> Wanted:
-        """Raises SourceError when a pointer is missing or leads nowhere, or an experiment is none."""
+        """Return what to serve. Raises SourceError if a pointer is missing or leads nowhere, or an experiment is
+        invalid."""
         place = self._place
         if place.is_file():
             return alone(read_pointer(place))
@@ -77,5 +78,5 @@ def _published(settings: Settings) -> "PublishedBundle | None":
 
 
 def alone(folder: Path) -> Wanted:
-    """One bundle, for all users."""
+    """Return a plan with one bundle for all users."""
     return Wanted((WantedArm(CHAMPION, folder.resolve()),))

@@ -1,6 +1,5 @@
-"""The socket that clients connect to, and who is let in: as many as there may be, over TLS where that is asked for.
-
-Does not know what is said on connections.
+"""The listening socket: accepts connections up to the limit, over TLS if configured. Knows nothing of what connections
+carry.
 """
 
 import asyncio
@@ -22,17 +21,17 @@ from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-"""Addresses that only this machine reaches."""
+"""Addresses reachable only from this machine."""
 _BACKLOG = 2_048
 _SO_ATTACH_FILTER = 26
-# A client that does not answer when its connection is closed is not waited for any longer.
+# Maximum wait for a client to answer the close of its connection.
 _GOODBYE_S = 2.0
-# When every client is being served, all of them are looked at again only after this time, however many others come.
+# If every connection is busy, all are looked at again only after this time, however many more arrive.
 _LOOK_AGAIN_S = 0.05
 
 
 class Entry:
-    """The entry of the service."""
+    """The listener and admission of connections."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         """Raises TlsError."""
@@ -42,13 +41,13 @@ class Entry:
         self._inflight = Inflight(settings.inflight_mb * 2**20)
         self._log = structlog.get_logger("msd.entry")
         self._arriving: dict[socket.socket, float] = {}
-        """When each connection came that is not set up yet, which with TLS takes a handshake; oldest first."""
+        """Arrival time of each connection in its TLS handshake; oldest first."""
         self._look_again_at = 0.0
         self._told_bytes = 0
         self._watching: asyncio.Task[None] | None = None
 
     def protocol(self, shortcut: Shortcut | None) -> Callable[..., BoundedProtocol]:
-        """What makes the protocol of each connection, given uvicorn's own arguments."""
+        """Return the factory of connections' protocols, given uvicorn's own arguments."""
         return partial(
             BoundedProtocol,
             settings=self._settings,
@@ -58,19 +57,19 @@ class Entry:
         )
 
     def open(self) -> None:
-        """From now on certificates are those of the files."""
+        """Start watching the certificate files."""
         if self._tls is not None:
             self._watching = asyncio.get_running_loop().create_task(self._tls.watch())
 
     def close(self) -> None:
-        """Nobody is let in any more."""
+        """Stop accepting connections."""
         if self._watching is not None:
             self._watching.cancel()
 
     async def admit(
         self, connection: socket.socket, protocol: Callable[[], asyncio.Protocol], others: Collection[asyncio.Protocol]
     ) -> bool:
-        """Makes a connection one of the server's, unless there are too many, or its client fails, or has left."""
+        """Add a connection to the server, unless there are too many, or its client fails or has left."""
         if len(others) + len(self._arriving) >= self._settings.max_connections and not self._make_room(others):
             self._metrics.closed["full"].inc()
             return False
@@ -85,7 +84,7 @@ class Entry:
         return True
 
     def look_after(self, connections: Collection[asyncio.Protocol]) -> None:
-        """Bounds what clients leave unread, and returns memory that was in flight; about once a second."""
+        """Bound unread replies, and return free memory; called about once a second."""
         now = time.monotonic()
         unread = {one: one.judge_reader(now) for one in connections if isinstance(one, BoundedProtocol)}
         excess = sum(unread.values()) - self._inflight.limit
@@ -93,7 +92,7 @@ class Entry:
             if excess > 0:
                 excess -= unread[one]
                 one.stop_writing()
-        # Its change, for there may be another entry.
+        # The change, not the value: there may be another entry.
         self._metrics.inflight_bytes.inc(self._inflight.held - self._told_bytes)
         self._told_bytes = self._inflight.held
         if self._inflight.is_over():
@@ -117,8 +116,11 @@ class Entry:
             raise
 
     def _make_room(self, others: Collection[asyncio.Protocol]) -> bool:
-        """Ends the connection that asks for least: the oldest that has not sent a head; else one that waits for nothing
-        but its client's next request; else the oldest whose request is not whole. Whether there was one."""
+        """Close one connection for another, and return whether one was closed.
+
+        In this order: the oldest without a request head; the oldest that waits for its client's next request; the
+        oldest with an unfinished request.
+        """
         silent, since = next(iter(self._inflight.silent.items()), (None, time.monotonic()))
         arriving, came = next(iter(self._arriving.items()), (None, since))
         if arriving is not None and (silent is None or came < since):
@@ -146,8 +148,8 @@ class Entry:
 
 
 def bind(host: str, port: int, is_shared: bool = False) -> socket.socket:
-    """A socket that has its address, alone or with others that share theirs, and does not listen yet. Raises MsdError
-    when the address cannot be had."""
+    """Return a bound socket that does not listen yet, exclusive or sharing its address. Raises MsdError if the address
+    is unavailable."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -162,7 +164,7 @@ def bind(host: str, port: int, is_shared: bool = False) -> socket.socket:
 
 
 def listen(listener: socket.socket) -> tuple[str, int]:
-    """Opens the door, and says where. Raises MsdError when another was faster."""
+    """Start listening, and log where. Raises MsdError if another process was faster."""
     host, port = listener.getsockname()[:2]
     try:
         listener.listen(_BACKLOG)
@@ -172,7 +174,7 @@ def listen(listener: socket.socket) -> tuple[str, int]:
 
 
 def accepted(listener: socket.socket) -> Iterator[socket.socket]:
-    """Every connection that waits at the door."""
+    """Accept all waiting connections."""
     while True:
         try:
             connection, _ = listener.accept()
@@ -182,9 +184,9 @@ def accepted(listener: socket.socket) -> Iterator[socket.socket]:
 
 
 def refuse_new(listener: socket.socket) -> None:
-    """Has the kernel drop new connections, between the last one taken in and the closing of the door.
+    """Make the kernel drop new connections between the last accept and the close of the listener.
 
-    A one-line packet filter, `return 0`; where there are none, the gap stays open for some microseconds.
+    A one-line packet filter, `return 0`; where filters are unavailable, the gap is a few microseconds.
     """
     instruction = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
     try:

@@ -1,8 +1,8 @@
-"""One request: its id, what its head says, and what log, metrics and traces tell of it; and the reply to one that came
-whole, by one write without ASGI in between.
+"""One request: its ID, head, and record for log, metrics and traces; and the reply to a request that came whole, in one
+write without ASGI.
 
-A scoring thread may write that reply itself: nobody else writes to the connection meanwhile, and it does not end before
-the thread has written. Does not know what requests are for; routes leave what is to be told in the request's `Access`.
+A scoring thread may write that reply itself: nothing else writes to the connection meanwhile, and the connection does
+not end before. Does not know what requests are for; routes put what is to be logged into the request's `Access`.
 """
 
 import asyncio
@@ -26,20 +26,19 @@ from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
 CYCLE, BEGAN, CLOSES = "msd.cycle", "msd.began", "msd.closes"
-"""In a scope: uvicorn's side of the request; when it began; that the connection ends after a body that passes."""
+"""In a scope: uvicorn's side of the request; when it began; whether the connection ends after an unread body."""
 KEY = "msd.key"
-"""In a scope: the name of the key that was given, where keys are asked for."""
+"""In a scope: the name of the API key, if keys are required."""
 _ACCESS = "msd.access"
 OIP = "/v2"
 _EVENTS = "/v1/events"
 CLIENT_GONE = 499
 _INVALID = 422
-# The service says in its log itself, once and not for each request, that it is not ready, refuses keys or has too much
-# to do.
+# These are logged once by the service, not for each request: not ready, keys refused, overload.
 _NO_NEWS = (401, 403, 429, 499, 503, 504)
 _ID = b"x-request-id"
 _MAX_ID_BYTES = 128
-# Ids are to differ, not to be guarded: a number in a process costs less than a random one each time.
+# Request IDs must be unique; they are not secret. A counter in a process costs less than random bytes.
 _PROCESS = secrets.token_hex(8)
 _NUMBERS = itertools.count()
 _SHOWN_PATH = 200
@@ -52,11 +51,11 @@ Headers = list[tuple[bytes, bytes]]
 
 @dataclass(slots=True)
 class Access:
-    """One request as the log and the metrics will tell it."""
+    """The record of one request, for log and metrics."""
 
     request_id: str
     started: float
-    """Of `time.perf_counter`, as is `ended`, when the reply was ready to be sent."""
+    """Of `time.perf_counter`, as is `ended`, when the reply was ready to send."""
     ended: float = 0.0
     status: int = 0
     is_scoring: bool = False
@@ -64,18 +63,18 @@ class Access:
     degraded: dict[str, int] = field(default_factory=dict)
     error: str | None = None
     stages: tuple[float, ...] = ()
-    """How long each stage of a request took that was scored, in seconds."""
+    """Seconds by stage of a scored request."""
     trace_id: str | None = None
 
     def reply_begins(self, status: int) -> tuple[bytes, bytes]:
-        """Its reply is ready to be sent; what every reply carries."""
+        """Record that the reply is ready, and return the headers of every reply."""
         self.ended = time.perf_counter()
         self.status = status
         return _ID, self.request_id.encode()
 
 
 def access_of(scope: Scope) -> Access:
-    """The record of a request, whichever way it goes."""
+    """Return the record of a request on either path."""
     access: Access | None = scope.get(_ACCESS)
     if access is None:
         access = scope[_ACCESS] = Access(_request_id_of(scope["headers"]), time.perf_counter())
@@ -83,7 +82,7 @@ def access_of(scope: Scope) -> Access:
 
 
 def _request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The id that a request brings along, or a new one."""
+    """Return the request's ID, or a new one."""
     for name, value in headers:
         if name == _ID and 0 < len(value) <= _MAX_ID_BYTES and all(0x20 <= byte <= 0x7E for byte in value):
             return str(value, "ascii")
@@ -91,21 +90,21 @@ def _request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
 
 
 Trace = Callable[[Scope, Access], str | None]
-"""Follows a scoring request that has ended beyond this service; its trace's id, where it is traced."""
+"""Exports a finished scoring request as a trace; returns the trace's ID if it is traced."""
 
 
 class AccessLog:
-    """What is counted, logged and traced of requests."""
+    """Counts, logs and traces finished requests."""
 
     def __init__(self, metrics: Metrics, is_verbose: bool = False, trace: Trace | None = None) -> None:
-        """`is_verbose`: the log is to have a line for each request, whatever became of it."""
+        """`is_verbose`: log one line for every request."""
         self._metrics = metrics
         self._is_verbose = is_verbose
         self._trace = trace
         self._log = structlog.get_logger("msd.access")
 
     def failed(self, scope: Scope, error: BaseException) -> ErrorResponse | None:
-        """What an error is answered with; None where nobody is there any more."""
+        """Return the reply to an error; None if the client has left."""
         access = access_of(scope)
         if isinstance(error, ClientGone | asyncio.CancelledError):
             access.status = CLIENT_GONE
@@ -117,7 +116,7 @@ class AccessLog:
         return response
 
     def finish(self, scope: Scope) -> None:
-        """A request's end."""
+        """Finish a request: count, log and trace it."""
         access = access_of(scope)
         seconds = (access.ended or time.perf_counter()) - access.started
         if access.is_scoring:
@@ -145,7 +144,7 @@ class AccessLog:
 
 
 class OipErrorResponse(ErrorResponse):
-    """An error in the form of the Open Inference Protocol: one text, and 400 for whatever is wrong with a request."""
+    """Error of the Open Inference Protocol: one text, and status 400 for any invalid request."""
 
     __slots__ = ()
 
@@ -156,14 +155,13 @@ class OipErrorResponse(ErrorResponse):
 
 
 def error_response(error: Exception, path: str) -> ErrorResponse:
-    """The reply to a request for this path."""
+    """Return the error reply in the form of this path's API."""
     is_ours = path == OIP or path.startswith(f"{OIP}/")
     return OipErrorResponse(error) if is_ours else ErrorResponse(error)
 
 
 class Exchange:
-    """A request that came whole and its reply, over uvicorn's side of it. All but `is_gone` and `send` is for the event
-    loop."""
+    """A whole request and its reply, over uvicorn's side of it. All but `is_gone` and `send` is for the event loop."""
 
     __slots__ = ("_cycle", "_descriptor", "_lock", "_unsent", "access", "body", "on_end", "scope")
 
@@ -171,27 +169,27 @@ class Exchange:
         self._cycle = cycle
         self.scope: Scope = cycle.scope  # type: ignore[assignment]
         self.access = access_of(self.scope)
-        # One object for both: a body may be large.
+        # One object for both, because a body may be large.
         self.body = cycle.body = bytes(cycle.body)  # type: ignore[assignment]
         self._lock = threading.Lock()
         self._descriptor = _descriptor_of(cycle)
         self._unsent: bytes | None = None
-        """What is left of the reply once `send` has made it."""
+        """The unsent rest of the reply, after `send`."""
         self.on_end: Callable[[], None] | None = None
-        """Called when the connection ends before the reply was written."""
+        """Called if the connection ends before the reply is written."""
 
     @property
     def is_clogged(self) -> bool:
-        """Whether the client does not take earlier replies, so that another would have to wait."""
+        """Return whether the client is not reading earlier replies, so that another would have to wait."""
         return self._cycle.flow.write_paused
 
     def is_gone(self) -> bool:
-        """Whether the client has left. For any thread."""
+        """Return whether the client has left. For any thread."""
         return self._cycle.transport.is_closing()
 
     def send(self, headers: Headers, body: bytes) -> None:
-        """Write a reply of 200 now, as much as the connection takes, if it can be written beside the loop. For any
-        thread; `reply` is still to follow."""
+        """Write a 200 reply now, as much as the connection takes, if this is possible outside the loop. For any thread;
+        `reply` must follow."""
         data = self._unsent = self._whole(200, headers, body)
         with self._lock:
             if self._descriptor < 0:
@@ -200,11 +198,11 @@ class Exchange:
                 self._unsent = data[os.write(self._descriptor, data) :]
             except BlockingIOError:
                 pass
-            except OSError:  # the client has left, as the loop will learn
+            except OSError:  # the client has left, and the loop will notice
                 self._unsent = b""
 
     def reply(self, status: int, headers: Headers, body: bytes) -> None:
-        """Write the reply, or what is left of it; the connection goes on to its next request, or ends."""
+        """Write the reply, or its unsent rest; then the connection continues with its next request, or ends."""
         data = self._whole(status, headers, body) if self._unsent is None else self._unsent
         cycle = self._cycle
         if cycle.disconnected:
@@ -217,14 +215,14 @@ class Exchange:
         cycle.on_response()
 
     def end(self) -> None:
-        """The connection is about to end: from now on no thread writes to it."""
+        """Stop threads from writing, because the connection is about to end."""
         with self._lock:
             self._descriptor = -1
         if self.on_end is not None:
             self.on_end()
 
     def abandon(self) -> None:
-        """Ends the connection, for nobody is there to answer any more."""
+        """Close the connection, because there is no client to answer."""
         self._cycle.transport.close()
 
     def _whole(self, status: int, headers: Headers, body: bytes) -> bytes:
@@ -235,7 +233,7 @@ class Exchange:
 
 
 def reply_bytes(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> bytes:
-    """A reply as it is written."""
+    """Return a reply's bytes."""
     parts = [STATUS_LINE[status]]
     for name, value in headers:
         parts += (name, b": ", value, b"\r\n")
@@ -243,7 +241,7 @@ def reply_bytes(status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes
 
 
 def _descriptor_of(cycle: RequestResponseCycle) -> int:
-    """Of the connection's socket, where what is written to it is what the client reads next; else −1."""
+    """Return the socket's descriptor if bytes written to it are the next that the client reads; else −1."""
     transport = cycle.transport
     if transport.get_extra_info("sslcontext") is not None or transport.get_write_buffer_size():
         return -1
@@ -252,19 +250,19 @@ def _descriptor_of(cycle: RequestResponseCycle) -> int:
 
 
 def cycle_of(scope: Scope) -> RequestResponseCycle | None:
-    """The server's own side of a request; None where it came otherwise."""
+    """Return the server's side of a request; None if it came otherwise."""
     cycle: RequestResponseCycle | None = scope.get(CYCLE)
     return cycle
 
 
 def left_check(scope: Scope) -> Callable[[], bool]:
-    """Tells at any time, at no cost until then, whether the request's client has left."""
+    """Return a callable that says whether the client has left; it costs nothing until it is called."""
     cycle = cycle_of(scope)
     return (lambda: False) if cycle is None else cycle.transport.is_closing
 
 
 def check_json(scope: Scope) -> None:
-    """Raises UnsupportedMediaType where the headers say that the body is no plain JSON."""
+    """Raise UnsupportedMediaType if the headers do not declare plain JSON."""
     media_type = b""
     for name, value in scope["headers"]:
         if name == b"content-type":
@@ -286,10 +284,8 @@ class Deadlines:
         self._most_ms = settings.max_deadline_ms
 
     def of(self, scope: Scope, otherwise_s: float | None = None) -> float:
-        """When a request has to be answered, counted from its first byte. Raises MalformedHeader.
-
-        `otherwise_s`: what its caller grants where the head does not say.
-        """
+        """Return a request's deadline, counted from its first byte. Raises MalformedHeader. `otherwise_s`: the caller's
+        default if the head sets none."""
         granted: bytes | None = None
         for name, value in scope["headers"]:
             if name == _DEADLINE:
@@ -309,6 +305,6 @@ class Deadlines:
             return int(digits) / 1000
         shown = granted[:40].decode("latin-1")
         refused = MalformedHeader(f"{shown!r} is not a whole number of milliseconds from 1 to {self._most_ms}", FIELD)
-        # For programs that would rather ask for as much as there is.
+        # For clients that want the maximum.
         refused.headers = ((_DEADLINE, b"%d" % self._most_ms),)
         raise refused

@@ -1,5 +1,7 @@
-"""API keys, of which a file keeps name, scopes, end and hash, never the key; and who may ask for what by them, judged
-before a body is read. Knows which paths need which scope. Does not know what the routes do.
+"""API keys and authorisation. The key file has name, scopes, expiry and hash, never the key. Requests are judged before
+their body is read.
+
+Knows which paths need which scope. Does not know what the routes do.
 """
 
 import hashlib
@@ -34,18 +36,18 @@ _PREFIX_DIGITS = 16
 _BEARER = b"bearer "
 _SAY_AGAIN_S = 10.0
 Need = KeyScope | Literal["any"] | None
-"""A scope; any key at all; or none."""
+"""A scope, any key, or no key."""
 INDEX = "/"
 PAGE, PLAYGROUND, ASSETS = "/playground", "/playground/", "/playground/static/"
-"""Where the playground is."""
+"""Paths of the playground."""
 
 
 class KeysError(MsdError):
-    """The file of keys is not there, or is not one."""
+    """The key file is missing or invalid."""
 
 
 class KeyEntry(BaseModel):
-    """What is kept of one key. It may do what its scopes say and nothing else: `admin` does not score."""
+    """The stored part of one key. Its scopes are all that it may do: `admin` does not score."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -55,12 +57,12 @@ class KeyEntry(BaseModel):
     not_after: AwareDatetime | None = None
 
     def has_ended(self, at: float) -> bool:
-        """Whether it is no longer good at a time in Unix seconds."""
+        """Return whether it has expired at a time in Unix seconds."""
         return self.not_after is not None and self.not_after.timestamp() < at
 
 
 class KeyFile(BaseModel):
-    """The file's form. A file without any key would lock everybody out, so that it counts as a mistake."""
+    """Format of the key file. A file without keys would lock everyone out, so it is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -77,14 +79,14 @@ class KeyFile(BaseModel):
 
 
 class KeyRing:
-    """Keys by the beginnings of their hashes."""
+    """Keys by the prefixes of their hashes."""
 
     def __init__(self, file: KeyFile) -> None:
         self.keys = file.keys
         self._by_prefix = {key.sha256[:_PREFIX_DIGITS]: key for key in file.keys}
 
     def find(self, key: bytes) -> KeyEntry | None:
-        """The key that these bytes are. Keys are long and random: a fast hash guards them as well as a slow one."""
+        """Return the entry of a key. Keys are long and random, so a fast hash protects them as well as a slow one."""
         if len(key) > _MAX_KEY_BYTES:
             return None
         digest = hashlib.sha256(key).hexdigest()
@@ -93,7 +95,7 @@ class KeyRing:
 
 
 def read_keys(path: Path) -> KeyRing:
-    """The keys of a file. Raises KeysError, which says what is wrong with it, and where, and shows no value of it."""
+    """Read a key file. Raises KeysError, which says what is wrong and where, without values."""
     content = read_small(path, _MAX_FILE_BYTES, KeysError, "; `msd key new` makes keys for it")
     try:
         return KeyRing(KeyFile.model_validate_json(content))
@@ -103,7 +105,7 @@ def read_keys(path: Path) -> KeyRing:
 
 
 def new_key(name: str, scopes: tuple[KeyScope, ...], not_after: datetime | None) -> tuple[str, KeyEntry]:
-    """A new key, and what to keep of it. Raises KeysError when the name is none."""
+    """Return a new key, and its entry. Raises KeysError if the name is invalid."""
     key = _MARK + secrets.token_urlsafe(_RANDOM_BYTES)
     digest = hashlib.sha256(key.encode()).hexdigest()
     try:
@@ -114,7 +116,7 @@ def new_key(name: str, scopes: tuple[KeyScope, ...], not_after: datetime | None)
 
 
 def check_keys(settings: Settings) -> None:
-    """Has a file that is none stop the start, before a bundle is verified; says so where there is none."""
+    """Raise KeysError for an invalid key file before a bundle is verified; log if there is none."""
     if settings.keys_file is not None:
         read_keys(settings.keys_file)
         return
@@ -124,7 +126,7 @@ def check_keys(settings: Settings) -> None:
 
 
 class Guard:
-    """Judges requests by the keys that there are now."""
+    """Authorises requests by the current keys."""
 
     def __init__(self, keys: WatchedFiles[KeyRing], settings: Settings, metrics: Metrics) -> None:
         self._keys = keys
@@ -135,15 +137,14 @@ class Guard:
         self._log = structlog.get_logger("msd.guard")
 
     def need(self, path: str) -> Need:
-        """What a path needs: every path but those of probes, of the bare pages, and of metrics unless told
-        so, needs a key."""
+        """Return what a path needs: a key for every path except probes, the bare pages and, by default, metrics."""
         if path.removeprefix(OIP) in ("/health/live", "/health/ready"):
             return None
         if path == "/metrics":
             return "metrics" if self._guards_metrics else None
         if path in (INDEX, PAGE) or path.startswith(ASSETS):
             return None
-        # What the playground shows of users is what their scores are made from.
+        # What the playground shows about users is what their scores are made from.
         if path == "/v1/score" or path.startswith(PLAYGROUND) or _is_inference(path):
             return "score"
         if path == "/v1/events":
@@ -151,14 +152,14 @@ class Guard:
         return "admin" if path.startswith("/v1/admin") else "any"
 
     def check(self, scope: Scope, need: Need) -> None:
-        """Raises the error that a request is refused with, which is counted, if it may not be answered."""
+        """Raise and count the error if a request may not be answered."""
         if (found := self._judge(scope, need)) is not None:
             reason, error = found
             self._count(scope, reason)
             raise error
 
     def admits(self, scope: Scope, need: Need) -> bool:
-        """Whether it may be answered."""
+        """Return whether a request may be answered."""
         return self._judge(scope, need) is None
 
     def _judge(self, scope: Scope, need: Need) -> tuple[KeyRefusal, ServiceError] | None:
@@ -178,7 +179,7 @@ class Guard:
         return None
 
     def _count(self, scope: Scope, reason: KeyRefusal) -> None:
-        """Counts it. The log has a line for many: whoever guesses is not to fill it."""
+        """Count a refusal. The log gets one line for many, so that guessing keys cannot fill it."""
         self._metrics.keys_refused[reason].inc()
         self._unsaid[reason] += 1
         now = time.monotonic()
@@ -189,12 +190,12 @@ class Guard:
             self._say_again_at = now + _SAY_AGAIN_S
 
     async def watch(self) -> None:
-        """Sees to it that the keys are those of the file, for ever."""
+        """Reload the key file when it changes, for ever."""
         await self._keys.watch()
 
 
 def open_guard(settings: Settings, metrics: Metrics) -> Guard | None:
-    """The guard that the settings ask for, None for none. Raises KeysError when the file of keys is not one."""
+    """Return the guard, None without a key file. Raises KeysError if the file is invalid."""
     path = settings.keys_file
     if path is None:
         return None
@@ -202,13 +203,13 @@ def open_guard(settings: Settings, metrics: Metrics) -> Guard | None:
 
 
 class GuardMiddleware:
-    """Stands before the app's routes, whichever there are: a route that is added is guarded too."""
+    """Guards all routes of the app, including any added later."""
 
     def __init__(self, app: ASGIApp, guard: Guard) -> None:
         self._app, self._guard = app, guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on, or raises why not."""
+        """Pass a request on, or raise why not."""
         if scope["type"] == "http":
             self._guard.check(scope, self._guard.need(scope["path"]))
         await self._app(scope, receive, send)
@@ -219,7 +220,7 @@ def _is_inference(path: str) -> bool:
 
 
 def _given_key(scope: Scope) -> bytes | None:
-    """The first that is given, by either header."""
+    """Return the first key in either header."""
     for name, value in scope["headers"]:
         if name == b"x-api-key":
             return bytes(value)

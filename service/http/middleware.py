@@ -1,5 +1,5 @@
-"""The layers around the app's routes: an id, an answer to any error and one line in the log for every request; and its
-body, within bounds of size and time.
+"""Middleware around the app's routes: an ID, an answer to any error and one log line for every request; and its body,
+bounded in size and time.
 
 Pure ASGI. Does not know what the routes do.
 """
@@ -21,7 +21,7 @@ class AccessMiddleware:
         self._app, self._log = app, log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on, and sees to its end."""
+        """Pass a request on, and record its end."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -50,14 +50,14 @@ class AccessMiddleware:
 
 
 class BodyMiddleware:
-    """Has the app's routes begin when the body has come, within its bounds, whether they read it or not; and HEAD
-    answered as GET, of whose reply the server leaves out the body."""
+    """Starts the app's routes when the whole body has arrived, within its bounds, whether they read it or not. HEAD is
+    answered as GET; the server omits the body."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app, self._settings = app, settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on, or raises what is wrong with its body."""
+        """Pass a request on, or raise what is wrong with its body."""
         if scope["type"] == "http" and scope["method"] == "HEAD":
             scope = {**scope, "method": "GET"}
         if scope["type"] != "http" or _is_whole(scope):
@@ -80,7 +80,7 @@ async def read_json_body(scope: Scope, receive: Receive, settings: Settings) -> 
 
 
 async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes:
-    """The whole body, within the limits of bytes and time. Raises BodyTooLarge, BodyTimeout, ClientGone."""
+    """Return the whole body, within the limits of bytes and time. Raises BodyTooLarge, BodyTimeout, ClientGone."""
     limit, timeout_s = settings.max_body_bytes, settings.body_timeout_ms / 1000
     too_large = BodyTooLarge(f"the body has more than {limit} bytes, which is the limit")
     if (whole := _is_whole(scope)) is False and _declared_bytes(scope) > limit:
@@ -88,7 +88,7 @@ async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes
     chunks: list[bytes] = []
     size = 0
     try:
-        # A timer costs more than all else here, and all but every body has come whole with its head.
+        # A timer costs more than everything else here, and nearly every body arrives whole with its head.
         async with nullcontext() if whole else asyncio.timeout(timeout_s):
             more = True
             while more:
@@ -106,30 +106,30 @@ async def read_body(scope: Scope, receive: Receive, settings: Settings) -> bytes
 
 
 def _declared_bytes(scope: Scope) -> int:
-    # The parser has seen to it that the length is a number, and one alone.
+    # The parser has checked that the length is one number.
     return next((int(value) for name, value in scope["headers"] if name == b"content-length"), 0)
 
 
 def _is_whole(scope: Scope) -> bool:
-    """Whether all of a request's body has come, so that it need not be waited for."""
+    """Return whether the whole body has arrived already."""
     cycle = cycle_of(scope)
     return cycle is not None and not cycle.more_body
 
 
 def _expect_no_reply(scope: Scope) -> None:
-    """The client of a request has left, which the server may not have been told: its end is a moment later than its
-    beginning."""
+    """Mark a request's client as gone. The server may not know yet: the connection's end follows its beginning by a
+    moment."""
     if (cycle := cycle_of(scope)) is not None:
         cycle.disconnected = True
 
 
 def _reply_before_body(scope: Scope) -> None:
-    """A reply comes before its request's body has: let what is still on its way pass, so that the client sees it."""
+    """Let the rest of the body pass after an early reply, so that the client sees the reply."""
     cycle = cycle_of(scope)
     if cycle is None or not cycle.more_body:
         return
     if cycle.waiting_for_100_continue:
-        # The client may send its body or leave it out: what comes next cannot be told apart.
+        # The client may send its body or omit it: the next bytes cannot be told apart.
         cycle.keep_alive = False
     elif not cycle.keep_alive:
         cycle.keep_alive, scope[CLOSES] = True, True

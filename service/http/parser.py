@@ -1,6 +1,5 @@
-"""Reads requests by uvicorn's httptools protocol, strictly and within bounds: heads, chunks, and their framing.
-
-Does not know what becomes of a request.
+"""Parses requests with uvicorn's httptools protocol, strictly and within bounds: heads, chunks, and their framing. Does
+not know what happens to a request.
 """
 
 import time
@@ -14,15 +13,15 @@ from service.settings import Settings
 
 _MAX_HEADERS = 100
 _MAX_TARGET_BYTES = 8_192
-# Each chunk costs a few µs: in a body of the largest size they have 256 bytes at least, on average.
+# Each chunk costs a few µs: in a body of maximum size chunks must have 256 bytes on average.
 _MIN_CHUNKS, _BYTES_PER_CHUNK = 1_024, 256
 # Around a chunk's data: two line ends, the size in hexadecimal digits, and something for an extension.
 _FRAME_BYTES = 32
 
 
 class BoundedParser(HttpToolsProtocol):
-    """The parser calls the `on_…` methods from within `feed`. What they raise is in `fault`, for the parser passes on
-    only that there was something."""
+    """The parser calls the `on_…` methods from within `feed`. `fault` keeps what they raise, because the parser reports
+    only that something was raised."""
 
     def __init__(self, settings: Settings, **server: Any) -> None:  # noqa: ANN401 - uvicorn's own
         super().__init__(**server)
@@ -35,12 +34,15 @@ class BoundedParser(HttpToolsProtocol):
         """Of the latest request."""
         self._headers = self._hosts = self._chunks = 0
         self._max_chunks = max(_MIN_CHUNKS, settings.max_body_bytes // _BYTES_PER_CHUNK)
-        # Bytes that came since its head, or its body, began, and how many of the body had come before; -1: none.
+        # Bytes received since the start of its head or body, and how many of the body came before; -1: none.
         self._wire_bytes = self._body_before = 0
 
     def feed(self, data: bytes) -> None:
-        """Read bytes. If a request offers another protocol, often HTTP/2, the parser takes what follows its head for
-        that protocol's. There is none here, so it is given such a head again without the offer, then what follows."""
+        """Parse bytes.
+
+        If a request offers another protocol, often HTTP/2, the parser takes what follows its head for that protocol's.
+        None is supported, so the parser gets that head again without the offer, then what follows.
+        """
         while True:
             try:
                 self.parser.feed_data(data)
@@ -73,7 +75,7 @@ class BoundedParser(HttpToolsProtocol):
         self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header; or one that trails a body, which nothing here asks for."""
+        """One header; or a trailer, which nothing here uses."""
         self._headers += 1
         self._count(len(name) + len(value))
         if self.is_body_due:
@@ -89,7 +91,7 @@ class BoundedParser(HttpToolsProtocol):
             self.expect_100_continue = value.lower() == b"100-continue"
 
     def is_request(self) -> bool:
-        """Whether the head that came is a request's, once it is judged; False for an offer, which is read again."""
+        """Return whether a judged head is a request's; False for an offer, which is parsed again."""
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
                 self.fail(BadHttp("CONNECT: this is no proxy"))
@@ -109,10 +111,13 @@ class BoundedParser(HttpToolsProtocol):
             self.fail(BadHttp(f"the body has more than {self._max_chunks} chunks; send larger ones"))
 
     def excess(self, size: int) -> ServiceError | None:
-        """What is wrong with a request that is unfinished after `size` more bytes. The parser tells of headers,
-        extensions and trailers only when they are whole, so that one that never is has to be counted."""
+        """Return what is wrong with a request that is unfinished after `size` more bytes.
+
+        The parser reports headers, extensions and trailers only when they are whole, so endless ones have to be counted
+        here.
+        """
         if self._wire_bytes < 0:
-            # What is due began somewhere within these bytes.
+            # The current part began somewhere within these bytes.
             self._wire_bytes, self._body_before = 0, self.body_bytes
         else:
             self._wire_bytes += size
@@ -142,7 +147,7 @@ class BoundedParser(HttpToolsProtocol):
         return HeadTooLarge(f"the head has more than {self.max_head_bytes} bytes or {_MAX_HEADERS} headers")
 
     def fail(self, fault: ServiceError) -> NoReturn:
-        """Stops the parser, and with it all that is read of this connection."""
+        """Stop parsing this connection."""
         self.fault = fault
         raise fault
 

@@ -1,6 +1,5 @@
-"""One client's connection: what may be held of it and how long, whose turn it is to be answered, and its end.
-
-Does not know how a request is read (`parser`), nor what answers it.
+"""One client's connection: bounds in bytes and time, the order of its requests, and its end. Does not know how a
+request is parsed (`parser`) or answered.
 """
 
 import time
@@ -22,30 +21,30 @@ from service.http.parser import BoundedParser
 from service.settings import Settings
 from service.telemetry.metrics import Close, Metrics
 
-# A body that has not come by then is the app's to wait for, within its bounds.
+# A body that is late is the app's to wait for, within its bounds.
 _HOLD_S = 0.05
 _MAX_WAITING = 100
 _GOODBYE_S = 2.0
 _WAITING_BYTES = 4_096
-"""What a request takes that waits for replies to earlier ones, beside the bytes of its head and body."""
+"""Bytes that a waiting request takes, beside its head and body."""
 _PASSED_BODIES = 8
-"""How many of the largest bodies may pass unread after a reply: who is still writing does not read it."""
+"""Maximum bodies that may pass unread after a reply: a client that still writes does not read."""
 
 
 class Shortcut(Protocol):
-    """Answers some requests that came whole without the app."""
+    """Answers some whole requests without the app."""
 
     def takes(self, scope: Scope) -> bool:
-        """Whether a request whose head came may be one."""
+        """Return whether a request may qualify, by its head."""
         ...
 
     def begin(self, exchange: Exchange, give_up: Callable[[], None]) -> None:
-        """Answers a request, now or later, or gives it up to the app."""
+        """Answer a request, now or later, or leave it to the app."""
         ...
 
 
 class BoundedProtocol(BoundedParser):
-    """The connection. Its requests are answered one after the other."""
+    """The connection. Its requests are answered in order."""
 
     def __init__(
         self,
@@ -65,14 +64,14 @@ class BoundedProtocol(BoundedParser):
         self._answered: RequestResponseCycle | None = None
         self._exchange: Exchange | None = None
         self._coming: RequestResponseCycle | None = None
-        """A request whose body is on its way, and that may go by the shortcut when it has come."""
+        """A request that may qualify once its body has arrived."""
         self._coming_timer: TimerHandle | None = None
         self._head_timer: TimerHandle | None = None
         self._passing_timer: TimerHandle | None = None
-        """There is one while the rest of a body passes whose request has its reply."""
+        """Timer while the rest of an answered request's body passes."""
         self._is_silent = True
         self._is_unfinished = self._is_ending = self._closes_after = False
-        # Bytes that count as in flight: of a head that is not whole; of the latest request; of earlier ones that wait.
+        # Bytes in flight: of an unfinished head; of the latest request; of earlier ones that wait.
         self._held_head = self._held = 0
         self._held_earlier: list[int] = []
         self._passed_bytes = 0
@@ -81,21 +80,21 @@ class BoundedProtocol(BoundedParser):
     # The connection
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
-        """A client connected: its first head is due."""
+        """A client connected; its first head is awaited."""
         super().connection_made(transport)
         self._inflight.silent[self] = time.monotonic()
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing is due any more."""
+        """The connection is lost: cancel all timers."""
         self._head_came()
         self._end_passing()
         self._inflight.forget(self)
-        # The app learns that the client has left, and counts it.
+        # The app notices that the client has left, and counts it.
         self._give_up_coming()
         if self._exchange is not None:
             self._exchange.end()
-        # uvicorn tells the latest request alone; the one that is being answered may be an earlier one.
+        # uvicorn notifies only the latest request; the one being answered may be an earlier one.
         if self._answered is not None:
             self._answered.disconnected = True
             self._answered.message_event.set()
@@ -105,8 +104,8 @@ class BoundedProtocol(BoundedParser):
         self._held_earlier.clear()
 
     def eof_received(self) -> bool:  # type: ignore[override]
-        """The client says no more. If it has asked for something in full, it is answered before the connection ends."""
-        # TLS has no half of a connection.
+        """The client half-closed. A whole request is answered before the connection ends."""
+        # TLS cannot half-close.
         if self.scheme == "https":
             return False
         if self.pipeline and self.cycle.more_body:
@@ -133,29 +132,28 @@ class BoundedProtocol(BoundedParser):
             self._judge_unfinished(len(data))
 
     def give_way(self) -> None:
-        """Refuse the request that has not come whole, since others need its room, and end."""
+        """Refuse the unfinished request because others need its room, and close."""
         self._inflight.forget(self)
         if not self.transport.is_closing():
             self._refuse(_out_of_room())
 
     def give_place(self) -> None:
-        """End, since another client needs a connection."""
+        """Close, because another client needs a connection."""
         self._inflight.forget(self)
         self._close("made_room")
 
     @property
     def is_owed_replies(self) -> bool:
-        """Whether it has sent a whole request that is not answered yet."""
+        """Return whether a whole request is not answered yet."""
         return bool(self.pipeline) or (self._is_answering and not self.cycle.more_body)
 
     @property
     def is_idle(self) -> bool:
-        """Whether it waits for nothing but its client's next request."""
+        """Return whether it only waits for its client's next request."""
         return self.timeout_keep_alive_task is not None
 
     def judge_reader(self, now: float) -> int:
-        """Ends the connection of a client that does not take what it asked for. Called about once a second. Returns the
-        bytes that wait for it."""
+        """Close the connection if its client does not read. Called about once a second. Return the unread bytes."""
         unread: int = self.transport.get_write_buffer_size()
         if not unread:
             self._unread_since = 0.0
@@ -166,11 +164,11 @@ class BoundedProtocol(BoundedParser):
         return unread
 
     def stop_writing(self) -> None:
-        """Ends the connection at once, without what waits to be written."""
+        """Close at once, without pending writes."""
         self._metrics.closed["slow_reader"].inc()
         self.transport.abort()
 
-    # What the parser tells
+    # Callbacks of the parser
 
     def on_headers_complete(self) -> None:
         """The head came."""
@@ -196,7 +194,7 @@ class BoundedProtocol(BoundedParser):
         self._hold(len(body))
         cycle.body += body
         if len(cycle.body) > HIGH_WATER_LIMIT:
-            # Reading goes on as the app takes what has come.
+            # Reading continues as the app consumes the body.
             self.flow.pause_reading()
             if self._coming is cycle:
                 self._give_up_coming()
@@ -219,7 +217,7 @@ class BoundedProtocol(BoundedParser):
             self._begin_coming()
 
     def _judge_unfinished(self, size: int) -> None:
-        """After bytes that did not end with a request's end."""
+        """Judge an unfinished request after new bytes."""
         if self._passing_timer is not None and not (self.is_body_due and self.cycle.response_complete):
             self._body_passed()
         if not (self.is_head_due or self.is_body_due):
@@ -228,7 +226,7 @@ class BoundedProtocol(BoundedParser):
             self._is_unfinished = True
             self._inflight.unfinished[self] = None
         if self.is_head_due:
-            # Of a head that comes whole, which is all but always, no timer is made.
+            # A head that arrives whole, as nearly always, needs no timer.
             if self._head_timer is None:
                 self._await_head()
             self._held_head += size
@@ -291,7 +289,7 @@ class BoundedProtocol(BoundedParser):
         return is_due or bool(self.pipeline)
 
     def on_response_complete(self) -> None:
-        """A reply is written. Next: another request, the rest of this one's body, or the end."""
+        """A reply is written: continue with another request, the rest of this body, or the end."""
         self._exchange = None
         if self._answered is not None:
             self._answered.body = bytearray()
@@ -303,7 +301,7 @@ class BoundedProtocol(BoundedParser):
         if self.transport.is_closing():
             return
         if self._is_answering:
-            # Of the next one a part may have come that nothing follows.
+            # Part of the next request may have arrived with nothing after it.
             self._await_coming()
             if self._is_ending:
                 self.flow.pause_reading()
@@ -313,13 +311,13 @@ class BoundedProtocol(BoundedParser):
             self._let_body_pass()
 
     def _let_body_pass(self) -> None:
-        """A client that is still writing when the connection closes may never see its reply."""
+        """Discard the rest of a body: a client that still writes when the connection closes may never see its reply."""
         self._unset_keepalive_if_required()
         self._closes_after = CLOSES in self.cycle.scope
         self._passing_timer = self.loop.call_later(self._body_timeout_s, self._close, "unread_body")
 
     def _body_passed(self) -> None:
-        """The connection goes on, or ends, if the client has asked for that."""
+        """The rest of the body has passed: continue, or close if the client asked for that."""
         self._end_passing()
         if self._closes_after:
             self.transport.close()
@@ -336,7 +334,7 @@ class BoundedProtocol(BoundedParser):
     # The end
 
     def _refuse(self, fault: ServiceError) -> None:
-        """Says what is wrong when the replies that are due have been given, and ends."""
+        """Send the error after the pending replies, and close."""
         self._metrics.closed["out_of_room" if isinstance(fault, Overloaded) else "bad_http"].inc()
         self._head_came()
         self.fault, self._is_ending = fault, True
@@ -344,7 +342,7 @@ class BoundedProtocol(BoundedParser):
             if cycle.response_started:
                 self.transport.close()
                 return
-            # It is this one's own body that is wrong, so that nobody is to answer it any more.
+            # The fault is in this request's own body, so nothing else will answer it.
             self._drop(cycle)
         if self._is_answering:
             self.flow.pause_reading()
@@ -352,7 +350,7 @@ class BoundedProtocol(BoundedParser):
             self._end()
 
     def _drop(self, cycle: RequestResponseCycle) -> None:
-        """Leave the latest request unanswered, whose body is not whole."""
+        """Drop the latest, unfinished request without an answer."""
         if self.pipeline and self.pipeline[0][0] is cycle:
             self.pipeline.popleft()
         cycle.disconnected = True
@@ -371,7 +369,7 @@ class BoundedProtocol(BoundedParser):
         if not self.transport.can_write_eof():
             self.transport.close()
             return
-        # Were it closed at once, a client that is still writing would be reset before it reads what is wrong.
+        # Closing at once would reset a client that still writes, before it reads the error.
         self.transport.write_eof()
         self.flow.resume_reading()
         self._inflight.silent[self] = time.monotonic()
@@ -382,7 +380,7 @@ class BoundedProtocol(BoundedParser):
 
     def _give_up_head(self) -> None:
         if self.flow.read_paused:
-            # The rest of the head may be there: it is not read while earlier requests are answered.
+            # The rest of the head may have arrived: it is not read while earlier requests are answered.
             self._await_head()
         else:
             self._close("slow_head")

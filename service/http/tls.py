@@ -1,4 +1,4 @@
-"""The TLS of the service: certificate, key and, for mutual TLS, the authority whose clients are let in. Does not know
+"""The service's TLS: certificate, key and, for mutual TLS, the authority of client certificates. Knows no
 connections.
 """
 
@@ -12,11 +12,11 @@ from service.watched_files import WatchedFiles
 
 
 class TlsError(MsdError):
-    """The files do not make a server's TLS."""
+    """The TLS files are unusable."""
 
 
 def open_tls(settings: Settings, metrics: Metrics) -> WatchedFiles[ssl.SSLContext] | None:
-    """What new connections are to speak, None for plain HTTP. Raises TlsError."""
+    """Return the TLS of new connections, None for plain HTTP. Raises TlsError."""
     certificate, key, authority = settings.tls_cert, settings.tls_key, settings.tls_client_ca
     if certificate is None or key is None:
         return None
@@ -25,16 +25,17 @@ def open_tls(settings: Settings, metrics: Metrics) -> WatchedFiles[ssl.SSLContex
 
 
 def check_tls(settings: Settings) -> None:
-    """Raises TlsError where TLS is asked for and cannot be had."""
+    """Raise TlsError if TLS is configured and unusable."""
     if settings.tls_cert is not None and settings.tls_key is not None:
         server_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
 
 
 def server_context(certificate: Path, key: Path, authority: Path | None) -> ssl.SSLContext:
-    """TLS 1.2 or newer; with an authority, only for clients with a certificate of it. Raises TlsError."""
+    """Return a context for TLS 1.2 or newer; with an authority, only for clients with a certificate of it. Raises
+    TlsError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # Each new handshake would cost us more than the client that asks for it.
+    # Renegotiation costs the server more than the client.
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
     for path in (certificate, key):
@@ -67,5 +68,5 @@ def _said(error: OSError) -> str:
 
 
 def _ask_nobody() -> str:
-    """For OpenSSL would else ask at the terminal, and wait."""
+    """Otherwise OpenSSL would prompt at the terminal, and wait."""
     raise TlsError("MSD_TLS_KEY: the private key is encrypted; decrypt it (openssl pkey)")

@@ -45,7 +45,7 @@ class EmbeddedStates:
         self._file = file
         self._waiting: list[_Waiting] = []
         self._writing: asyncio.Task[None] | None = None
-        # A write transaction belongs to one thread, which also waits for the disk.
+        # A write transaction belongs to one thread, and that thread waits for the disk.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="states")
         self._log = structlog.get_logger("msd.live")
 
@@ -54,7 +54,7 @@ class EmbeddedStates:
         return self._file.read(side, ids)
 
     def at_hand(self, side: RowSide, ids: Sequence[str]) -> States | None:
-        """The same; None where the file cannot be read."""
+        """As `get`; None if the file cannot be read."""
         try:
             return self._file.read(side, ids)
         except LiveError:
@@ -88,7 +88,7 @@ class EmbeddedStates:
             self._writing = None
 
     async def _write(self, together: Sequence[_Waiting]) -> None:
-        # A batch whose request has given up is written too: it may be sent again, and then counts as a duplicate.
+        # Write abandoned batches too: a batch may be sent again, and then counts as a duplicate.
         batches = [one.batch for one in together]
         try:
             outcomes = await asyncio.get_running_loop().run_in_executor(self._thread, self._file.add, batches)
@@ -183,10 +183,10 @@ class StateFile:
             )
 
     def _generations(self, transaction: lmdb.Transaction) -> "list[lmdb._Database]":
-        """Where seen events are noted, the one to write to first; the other is emptied when it is used again."""
+        """Return the databases of seen events, the current one first; the other is emptied when it is used again."""
         started, which = _STARTED.unpack(transaction.get(_GENERATION, db=self._about) or _STARTED.pack(0.0, 0))
         now = time.time()
-        # A clock that was set back begins no generation, nor does it keep one for ever.
+        # A clock that is set back starts no generation, and does not keep one for ever.
         if not 0.0 <= now - started <= self._horizon_s:
             if now > started:
                 which = 1 - which
@@ -233,7 +233,7 @@ class _Fold:
             self._transaction.put(state_key(side, one), pack_state(state), db=self._states)
 
     def _is_new(self, event: LiveEvent) -> bool:
-        """Whether an event was never seen before; from now on it was."""
+        """Return whether an event is new, and record it."""
         key = hashlib.blake2b(event.key, digest_size=16).digest()
         if self._transaction.get(key, db=self._older) is not None:
             return False
@@ -257,7 +257,7 @@ class _Fold:
 
 
 def state_key(side: RowSide, one: str) -> bytes:
-    """The id itself behind its side's letter, or the digest of one that is too long."""
+    """Return the side's letter and the ID, or its digest if it is too long."""
     encoded = one.encode()
     if len(encoded) <= _MAX_KEY_BYTES:
         return (b"u" if side == "user" else b"i") + encoded
@@ -265,7 +265,7 @@ def state_key(side: RowSide, one: str) -> bytes:
 
 
 def _bytes(value: bytes | memoryview | None) -> bytes | None:
-    """What a transaction without buffers gives is bytes; that it can do otherwise is in its types alone."""
+    """Return bytes: a transaction without buffers returns nothing else, but its types allow it."""
     assert not isinstance(value, memoryview), "transactions have no buffers"
     return value
 

@@ -1,7 +1,7 @@
-"""Live states laid over rows: counts, their age, and the history, as they are now instead of as they were exported.
+"""Lays live states over rows: current counts, their age, and the history, in place of the exported ones.
 
-What comes out are rows like any others, so whatever scores, logs or replays rows knows nothing of this. If the store of
-states fails, rows stay as they are.
+The result is rows like any others, so scoring, logging and replay do not know about live states. If the state store
+fails, rows stay as they are.
 """
 
 import asyncio
@@ -26,8 +26,8 @@ FetchRows = Callable[[RowSide, Sequence[str]], Awaitable[Rows]]
 
 
 class AsOf(NamedTuple):
-    """What is asked about: the time (unix s), how far the stream reaches, up to when the rows are complete, and the
-    longest silence of the stream in which nothing can have happened."""
+    """The query: time (Unix s), end of the stream, time up to which the rows are complete, and the longest gap in the
+    stream that counts as "nothing happened"."""
 
     at: float
     stream: Stream
@@ -36,7 +36,7 @@ class AsOf(NamedTuple):
 
 
 def with_history(user: Rows, states: States) -> Rows:
-    """The user's row [1] with the live history, if that reaches further than the row's."""
+    """Return the user's row [1] with the live history, if it is newer than the row's."""
     live = unpack_state(states.packed[0])
     if live is None or live.state.as_of <= user.records["as_of"][0]:
         return user
@@ -44,10 +44,11 @@ def with_history(user: Rows, states: States) -> Rows:
 
 
 def with_counts(rows: Rows, states: States, half_life_s: float, moment: AsOf) -> Rows:
-    """Rows [n] with live counts in the first of them, of which there are as many as states.
+    """Return rows [n] with live counts in the first ones, as many as there are states.
 
-    Counts fade to, and are complete up to, the asked time as long as the stream flows; else up to its last event.
-    A row is taken further only if it is known to have no live state, and the stream has followed it without a gap.
+    While the stream flows, counts decay to the requested time and are complete up to it; otherwise up to the stream's
+    last event. A row's age is extended only if it is known to have no live state, and the stream followed it without a
+    gap.
     """
     live = unpack_counts(states.packed)
     records = rows.records.copy()
@@ -68,14 +69,15 @@ def with_counts(rows: Rows, states: States, half_life_s: float, moment: AsOf) ->
 
 
 def state_rules(schema: FeatureSchema) -> dict[RowSide, StateRule]:
-    """By side, how states fade and how many likes they keep; a side whose counts no model reads fades as the other."""
+    """Return, by side, how states decay and how many likes they keep; a side whose counts no model reads decays as the
+    other."""
     own = {side: state.half_life_s for side in ROW_SIDES if (state := schema.state(side))}
     some = next(iter(own.values()), _HALF_LIFE_S)
     return {side: StateRule(own.get(side, some), schema.history.length) for side in ROW_SIDES}
 
 
 class LiveRows:
-    """The rows of requests with live states laid over them."""
+    """Rows of requests, with live states laid over them."""
 
     def __init__(self, store: LiveStore, metrics: Metrics, lag_s: float) -> None:
         self._store = store
@@ -91,9 +93,9 @@ class LiveRows:
         fetch: FetchRows,
         deadline: float | None = None,
     ) -> tuple[Rows, Rows]:
-        """The user's row [1], and those of `wanted_items` by the live history, as known at `at` (unix s).
+        """Return the user's row [1], and those of `wanted_items` by the live history, as of `at` (Unix s).
 
-        `deadline`: of `time.perf_counter`, for states; `fetch` knows its own.
+        `deadline`, of `time.perf_counter`, is for states; `fetch` has its own.
         """
         user, of_user = await self._both("user", [request.user_id], 1, fetch, deadline)
         user = with_history(user, of_user)
@@ -111,8 +113,8 @@ class LiveRows:
         return user, items
 
     def at_hand(self, schema: FeatureSchema, user_id: str, ids: Sequence[str]) -> tuple[object, ...] | None:
-        """What is live of a user and of candidates, for the native core, in any thread; None where that would have to
-        be waited for."""
+        """Return the states of a user and of candidates, for the native core; None if that would wait. For any
+        thread."""
         user, items = self._store.at_hand("user", [user_id]), self._store.at_hand("item", ids)
         if user is None or items is None:
             return None
@@ -123,13 +125,13 @@ class LiveRows:
         return user.packed[0], items.packed, items.stream, self._lag_s, *half_lives
 
     def tell(self, age_s: float) -> None:
-        """How long ago what is live of a user ends."""
+        """Observe the age of a user's live state."""
         self._metrics.live_ages.observe(age_s)
 
     async def _both(
         self, side: RowSide, ids: Sequence[str], count: int, fetch: FetchRows, deadline: float | None
     ) -> tuple[Rows, States]:
-        """Rows of ids and states of the first `count` of them, asked for at once where there is a wait."""
+        """Return rows of ids, and states of the first `count` of them, fetched concurrently if either waits."""
         if self._store.is_local:
             return await fetch(side, ids), await self._states(side, ids[:count], deadline)
         rows, states = await asyncio.gather(fetch(side, ids), self._states(side, ids[:count], deadline))
@@ -148,6 +150,6 @@ class LiveRows:
 
 
 def _horizon(user: Rows, items: Rows, count: int) -> float:
-    """Up to when the rows of this export are complete: as far as the latest of them says. A user's row alone does not
-    tell: it ends with that user's last event."""
+    """Return the time up to which this export's rows are complete: the latest among them. A user's row alone ends with
+    that user's last event."""
     return float(max(user.records["as_of"].max(), items.records["as_of"][:count].max(initial=0.0)))

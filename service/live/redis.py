@@ -1,7 +1,7 @@
-"""Live states in Redis, beside the rows: folded where they are, kept near until Redis says that they changed.
+"""Live states in Redis: folded on the server, cached until Redis reports a change.
 
-Events go by a connection of their own, so that no request waits behind them. Knows keys, and which states may be taken
-for what Redis holds. What folding does to a state is for `redis_script` to know.
+Events use a separate connection, so that no request waits behind them. Knows keys, and which cached states are current.
+`redis_script` knows what folding does to a state.
 """
 
 import hashlib
@@ -27,22 +27,22 @@ from service.redis.topology import Nodes, are_among, get_many, open_nodes
 from service.settings import Settings
 
 _WRITE_TIMEOUT_S = 5.0
-# The stream is asked for again so often: it moves with every batch, and what it says is not for the instant.
+# The stream is re-read at this interval: it moves with every batch, and need not be exact.
 _STREAM_S = 1.0
 _STREAM_KEY = LIVE_STREAM.encode()
 _EVENT = struct.Struct("<Bd")
 _PERIOD = struct.Struct("<q")
 _MOST, _LAST_S = 1e30, 1e11
 _DIGEST_BYTES = 12
-# What Python takes for an entry beside the bytes of key and state, about.
+# Memory overhead of an entry beside the bytes of key and state, approximately.
 _OVERHEAD = 250
 _NOT_HELD = (None, -1)
 
 
 class RedisStates:
-    """Reads what is not near by one command a node; writes by one script an id, in which each event counts once.
+    """Reads uncached states with one command per node; writes with one script per ID, in which each event counts once.
 
-    A batch whose connection is lost may be there in part: given again, it comes to the same.
+    A batch whose connection is lost may be partly applied: sending it again has the same result.
     """
 
     is_local = False
@@ -61,7 +61,7 @@ class RedisStates:
         self._writers = open_nodes(url, _WRITE_TIMEOUT_S)
 
     async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> States:
-        """What is near and sure; the rest in one round trip. Of what cannot be asked for, what was last known."""
+        """Return cached current states, and the rest in one round trip; if that fails, the last known ones."""
         keys, found, epochs, known = self._look_up(side, ids)
         lacks = np.flatnonzero(~known).tolist()
         wanted = dict.fromkeys(keys[place] for place in lacks)
@@ -75,8 +75,8 @@ class RedisStates:
         return States(found, self._stream, known | (epochs >= 0))
 
     def at_hand(self, side: RowSide, ids: Sequence[str]) -> States | None:
-        """What is near, if all of it is sure, and how far the stream reaches is not to be asked for again."""
-        # In the order opposite to that in which `_hold` sets them.
+        """Return cached states, if all are current and the stream need not be re-read."""
+        # In the reverse order of `_hold`.
         is_recent, stream = time.monotonic() <= self._stream_until, self._stream
         if stream is None or not is_recent:
             return None
@@ -84,7 +84,7 @@ class RedisStates:
         return States(found, stream) if known.all() else None
 
     async def add(self, batch: LiveBatch) -> BatchOutcome:
-        """Counts events id by id, and then has the stream reach as far."""
+        """Count events ID by ID, then extend the stream."""
         told: dict[tuple[RowSide, str, int], list[int]] = defaultdict(list)
         for place, period in (await self._claimed(batch.events)).items():
             told["user", batch.events[place].user_id, period].append(place)
@@ -101,8 +101,8 @@ class RedisStates:
         (packed,) = await self._run(STREAM, [([_STREAM_KEY], [_number(batch.lag_s), *stretches])])
         stream = Stream.unpack(packed if isinstance(packed, bytes) else None)
         pairs = list(zip(*outcomes.values(), strict=True))
-        # One side decides, so that of several at once one alone accepts; the item's, which is asked for last and so is
-        # new to whoever finishes what was interrupted.
+        # One side decides, so that only one of several concurrent callers accepts. It is the item's, which is written
+        # last: it is new to a caller that completes an interrupted batch.
         duplicates = outcomes["item"].count(DUPLICATE)
         return BatchOutcome(
             accepted=len(events) - duplicates,
@@ -113,25 +113,26 @@ class RedisStates:
         )
 
     async def close(self) -> None:
-        """Ends the connections."""
+        """Close the connections."""
         await self._nodes.close()
         await self._writers.close()
 
     def _look_up(
         self, side: RowSide, ids: Sequence[str]
     ) -> tuple[list[bytes], list[bytes | None], NDArray[np.int64], NDArray[np.bool_]]:
-        """The keys of ids [n]; what is near of them, in which epochs it was read, and whether it is sure."""
+        """Return the keys of ids [n]; their cached states, the epochs in which these were read, and whether each is
+        current."""
         keys = [live_key(side, one).encode() for one in ids]
         found, epochs = self._cache.look_up(keys)
         return keys, found, epochs, (epochs >= 0) & are_among(epochs, self._nodes.sure())
 
     async def _read(self, keys: list[bytes], deadline: float | None) -> dict[bytes, bytes | None]:
-        """The values that could be read. Raises LiveError where none could, and none of them is near."""
+        """Return the values that could be read. Raises LiveError if none could and none is cached."""
 
         def accept(places: list[int], found: list[bytes | None], epoch: int) -> dict[bytes, bytes | None]:
             named = [keys[place] for place in places]
             values = dict(zip(named, found, strict=True))
-            # Bytes in Redis carry no checksum: what no fold can have made is no state.
+            # Bytes in Redis carry no checksum: a state that no fold can produce is ignored.
             counts = unpack_counts(found)
             is_state = counts.found & (np.maximum(counts.impressions, counts.clicks) < _MOST) & (counts.as_of < _LAST_S)
             values |= {key: None for key, ok in zip(named, is_state, strict=True) if not ok and key != _STREAM_KEY}
@@ -144,16 +145,17 @@ class RedisStates:
         return {key: value for values in answers.outcomes for key, value in values.items()}
 
     def _hold(self, values: dict[bytes, bytes | None], epoch: int) -> None:
-        """The moment that they come: a word of change that follows is of something later."""
+        """Store replies on arrival: an invalidation that follows is about something later."""
         states = {key: value for key, value in values.items() if key != _STREAM_KEY}
         if len(states) < len(values):
             self._stream, self._stream_until = Stream.unpack(values[_STREAM_KEY]), time.monotonic() + _STREAM_S
         self._cache.put(states, epoch)
 
     async def _claimed(self, events: Sequence[LiveEvent]) -> dict[int, int]:
-        """By place, the period in which an event was first seen, of events whose id no other user or item had before.
+        """Return, by index, the period in which an event was first seen, for events whose ID no other user or item had
+        before.
 
-        An id is claimed before anything is folded, so that what is interrupted can be given again, whatever this
+        An ID is claimed before anything is folded, so that an interrupted event can be sent again, whatever this
         machine's clock says then.
         """
         now = _PERIOD.pack(int(time.time() // self._horizon_s))
@@ -173,7 +175,7 @@ class RedisStates:
     def _call(
         self, batch: LiveBatch, side: RowSide, one: str, period: int, events: Sequence[tuple[bytes, bytes, bytes]]
     ) -> tuple[list[bytes], list[bytes]]:
-        """Keys and arguments of the script for one id."""
+        """Return keys and arguments of the script for one ID."""
         seen = [seen_key(side, one, number).encode() for number in (period, period - 1, period + 1)]
         rule = batch.rules[side]
         settled = [
@@ -186,7 +188,7 @@ class RedisStates:
         return [live_key(side, one).encode(), *seen], [*settled, *(part for event in own for part in event)]
 
     async def _run(self, script: Script, calls: Sequence[tuple[list[bytes], list[bytes]]]) -> list[Any]:
-        """The replies to calls of a script. A server that has not seen it yet is told it. Raises LiveError."""
+        """Run a script, and return its replies; load it first on a server that lacks it. Raises LiveError."""
         replies = await _ask(self._writers, [_command(b"EVALSHA", script.sha, *call) for call in calls])
         unknown = [place for place, reply in enumerate(replies) if _is_error(reply, "NOSCRIPT")]
         if unknown:
@@ -204,7 +206,7 @@ def _checked(replies: list[Any], address: str) -> list[Any]:
 
 
 async def _ask(nodes: Nodes, commands: Sequence[Command]) -> list[Any]:
-    """The replies, errors among them, in the order of the commands. Raises LiveError where there is one missing."""
+    """Return the replies, errors included, in the order of the commands. Raises LiveError if one is missing."""
     replies: list[Any] = [None] * len(commands)
 
     def accept(at: Sequence[int], found: Sequence[Any], epoch: int) -> None:
@@ -222,7 +224,7 @@ def _command(name: bytes, script: bytes, keys: Sequence[bytes], arguments: Seque
 
 
 def _packed(event: LiveEvent) -> tuple[bytes, bytes, bytes]:
-    """A digest of an event's key, its kind and time, its item."""
+    """Return an event's digest, kind, time and item, packed."""
     return _digest(event.key), _EVENT.pack(event.is_click, event.at), event.item_id.encode()
 
 
@@ -236,7 +238,7 @@ def _whose(event: LiveEvent) -> bytes:
 
 
 def _number(value: float) -> bytes:
-    """With all its digits."""
+    """Return a number with all its digits."""
     return repr(value).encode()
 
 
@@ -245,8 +247,10 @@ def _is_error(reply: object, code: str) -> bool:
 
 
 class LruCache:
-    """LRU cache of packed states in bounded memory: by key, what was read and in which epoch. That there is no state is
-    held like any other. The event loop writes; scoring threads look up, too."""
+    """LRU cache of packed states by key, bounded in memory, with the epoch of each read.
+
+    The absence of a state is cached too. The event loop writes; scoring threads read too.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -258,7 +262,7 @@ class LruCache:
         return len(self._held)
 
     def look_up(self, keys: Sequence[bytes]) -> tuple[list[bytes | None], NDArray[np.int64]]:
-        """What is held of keys [n], and the epochs [n] in which it was read: −1 where nothing is held."""
+        """Return the cached entries of keys [n], and their epochs [n]: −1 if there is none."""
         held = self._held
         with self._lock:
             found = [held.get(key, _NOT_HELD) for key in keys]
@@ -268,7 +272,7 @@ class LruCache:
         return [value for value, _ in found], np.fromiter((epoch for _, epoch in found), np.int64, len(keys))
 
     def put(self, values: Mapping[bytes, bytes | None], epoch: int) -> None:
-        """Holds what was read."""
+        """Store what was read."""
         with self._lock:
             for key, value in values.items():
                 self._drop(key)
@@ -279,7 +283,7 @@ class LruCache:
                 self._bytes -= _size(key, value)
 
     def forget(self, keys: Sequence[bytes]) -> None:
-        """Drops keys."""
+        """Drop keys."""
         with self._lock:
             for key in keys:
                 self._drop(key)

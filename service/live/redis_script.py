@@ -1,6 +1,6 @@
-"""The fold as Redis makes it, where states are: one script for one id, which counts each of its events once.
+"""The fold as a Redis script: one call for one ID, which counts each of its events once.
 
-It does what `fold` and `msd.contract.live_state` do, to the same bytes but for rounding; tests hold it to that.
+It does what `fold` and `msd.contract.live_state` do, to the same bytes except for rounding; tests compare them.
 """
 
 import hashlib
@@ -111,17 +111,17 @@ return packed
 
 
 class Script(NamedTuple):
-    """A script, and the name by which a server knows it that has seen it."""
+    """A script, and its SHA-1."""
 
     text: bytes
     sha: bytes
 
     @classmethod
     def of(cls, text: bytes) -> Self:
-        """The script of that text."""
+        """Return the script of a text."""
         return cls(text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
 
 
 FOLD, STREAM = Script.of(_FOLD), Script.of(_STREAM)
 DUPLICATE, IN_ROW, LATE = b"drl"
-"""What FOLD returns of an event that is not simply new."""
+"""Results of FOLD for an event that is not simply new."""

@@ -1,7 +1,7 @@
-"""Events on their way to the states that they change; how far the stream of them reaches: counts are complete for as
-long as it flowed, and only for so long; and what the service asks of a store of states. Times are unix s.
+"""Events, the stream of them, and the interface of state stores. Counts are complete for as long as the stream flowed.
 
-A batch carries all that a store needs: it knows ids and packed states, no bundle's rows.
+Times are Unix seconds. A batch carries everything that a store needs: the store knows IDs and packed states, no
+bundle's rows.
 """
 
 import struct
@@ -19,39 +19,39 @@ from service.settings import Settings
 
 _TIMES = struct.Struct("<dd")
 _NO_TIME = 1e11
-"""Some thousand years from now: a later time is no time, but damage."""
+"""Some thousand years from now: a later time is damage."""
 
 
 class Stream(NamedTuple):
-    """Events from `since` to `until` are known, with no silence between them that is longer than what is tolerated."""
+    """Events from `since` to `until` are known, without a longer gap than tolerated."""
 
     since: float
     until: float
 
     @classmethod
     def unpack(cls, packed: bytes | None) -> Self | None:
-        """What `pack` packed; None of None, and of bytes that cannot be a stream."""
+        """Unpack a packed stream; None for None, and for invalid bytes."""
         if packed is None or len(packed) != _TIMES.size:
             return None
         stream = cls(*_TIMES.unpack(packed))
         return stream if stream.since <= stream.until < _NO_TIME else None
 
     def pack(self) -> bytes:
-        """As bytes."""
+        """Pack as bytes."""
         return _TIMES.pack(*self)
 
     def complete_at(self, at: float, lag_s: float) -> float:
-        """Up to when counts are complete for one who asks about `at`: a silence within `lag_s` counts as one in which
+        """Return the time up to which counts are complete for a request at `at`: a gap within `lag_s` means that
         nothing happened; after a longer one, nothing is known since the last event."""
         return at if at - self.until <= lag_s else self.until
 
     def covers(self, as_of: float, lag_s: float) -> bool:
-        """Whether rows that are complete up to `as_of` are followed by the stream without a gap."""
+        """Return whether the stream follows rows that are complete up to `as_of` without a gap."""
         return as_of >= self.since - lag_s
 
 
 def stretches(times: Sequence[float], lag_s: float) -> list[Stream]:
-    """The streams that events of some times are by themselves: one, unless they are far apart."""
+    """Return the streams that events at these times form: one, unless they are far apart."""
     found: list[Stream] = []
     for at in sorted(times):
         if found and at <= found[-1].until + lag_s:
@@ -62,14 +62,14 @@ def stretches(times: Sequence[float], lag_s: float) -> list[Stream]:
 
 
 def after(stream: Stream | None, stretch: Stream, lag_s: float) -> Stream:
-    """The stream with one more stretch in it. What comes after a long silence begins it anew."""
+    """Return the stream extended by one stretch. After a long gap it starts again."""
     if stream is None or stretch.since > stream.until + lag_s:
         return stretch
     return Stream(stream.since, max(stream.until, stretch.until))
 
 
 class LiveEvent(NamedTuple):
-    """One event whose time (unix s) is settled."""
+    """One event with its final time (Unix s)."""
 
     event_id: str
     is_click: bool
@@ -79,18 +79,18 @@ class LiveEvent(NamedTuple):
 
     @property
     def key(self) -> bytes:
-        """What tells it from others: of one type, each id is counted once."""
+        """Idempotency key: of one type, each ID is counted once."""
         return (b"c" if self.is_click else b"i") + self.event_id.encode()
 
     def of(self, side: RowSide) -> tuple[str, Event]:
-        """The id whose state it changes, and what that state folds. Only users remember the item."""
+        """Return the ID whose state it changes, and what that state folds. Only users remember the item."""
         if side == "user":
             return self.user_id, Event(self.at, self.is_click, self.item_id, not self.is_click)
         return self.item_id, Event(self.at, self.is_click, None, not self.is_click)
 
 
 class LiveBatch(NamedTuple):
-    """Events, the rows of their users and items where there are any, and the rule of each side."""
+    """Events, the existing rows of their users and items, and the rule of each side."""
 
     events: Sequence[LiveEvent]
     rows: Mapping[RowSide, Mapping[str, LiveState]]
@@ -99,13 +99,13 @@ class LiveBatch(NamedTuple):
 
     @property
     def stretches(self) -> list[Stream]:
-        """What the events add to the stream."""
+        """Return the stretches that the events add to the stream."""
         return stretches([event.at for event in self.events], self.lag_s)
 
 
 class BatchOutcome(NamedTuple):
-    """What became of a batch: events counted, events that had been counted before; and of those counted how many came
-    after a later one of their user or item, and how many the row of their user or item knew of."""
+    """Outcome of a batch: events counted, duplicates; and of those counted, how many arrived after a later one of their
+    user or item, and how many the rows already included."""
 
     accepted: int
     duplicates: int
@@ -115,7 +115,7 @@ class BatchOutcome(NamedTuple):
 
 
 def rows_of(ids: Sequence[str], rows: Rows) -> dict[str, LiveState]:
-    """By id, the states that rows hold, of those that there are."""
+    """Return, by ID, the states of existing rows."""
     records = rows.records
     columns = (records[name].tolist() for name in ("impressions", "clicks", "as_of"))
     histories = rows.histories or ((),) * len(ids)
@@ -129,12 +129,12 @@ def rows_of(ids: Sequence[str], rows: Rows) -> dict[str, LiveState]:
 
 
 class LiveError(MsdError):
-    """States cannot be read, or events not be stored; the message says why."""
+    """States cannot be read, or events cannot be stored; the message says why."""
 
 
 class States(NamedTuple):
-    """Packed states of the n ids asked for, None where there is none; the stream, None before any event; and of which
-    ids it is known (`known` [n]) whether there is a state, None if of all."""
+    """Packed states of n requested ids, None if there is none; the stream, None before any event; and for which ids
+    (`known` [n]) it is known whether there is a state, None if for all."""
 
     packed: Sequence[bytes | None]
     stream: Stream | None
@@ -145,14 +145,15 @@ class LiveStore(Protocol):
     """Live states by id. Every failure is a LiveError."""
 
     is_local: bool
-    """Whether `get` never waits."""
+    """Return whether `get` never waits."""
 
     async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> States:
-        """The states of `ids`, by the deadline (of `time.perf_counter`), with all changes of answered `add` calls."""
+        """Return the states of `ids`, by the deadline (of `time.perf_counter`), with all changes of completed `add`
+        calls."""
         ...
 
     def at_hand(self, side: RowSide, ids: Sequence[str]) -> States | None:
-        """The same, for any thread, without waiting; None where that cannot be told at once. `known` is None."""
+        """As `get`, for any thread, without waiting; None if that is impossible. `known` is None."""
         ...
 
     async def add(self, batch: LiveBatch) -> BatchOutcome:
