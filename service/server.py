@@ -1,5 +1,5 @@
-"""The one process of the service: an event loop that takes connections in, reads HTTP and never runs a model, and one
-for the admin port in a thread of its own; and its beginning and end, at which no accepted request is lost.
+"""The service's process: an event loop that accepts connections, reads HTTP and never runs a model; the admin port's
+loop in a separate thread; and start and shutdown, which lose no accepted request.
 """
 
 import asyncio
@@ -39,19 +39,19 @@ from service.watchdog import SIGNALS, Liveness, Watchdog
 _KEEP_ALIVE_S = 75
 _TICK_S = 0.05
 _LINGER_S = 1.0
-# Once the door is closed, whoever has not been answered by then is not waited for.
+# Seconds after the listener closed in which unanswered clients are waited for.
 _LAST_REPLIES_S = 3
 _ACCEPT_AGAIN_S = 0.5
 _ONCE_A_SECOND = 10
 _AT_ONCE = 64
 _ADMIN_CONNECTIONS = 64
-# Descriptors that are no clients': files of bundles and logs, Redis, connections to the admin port, and those that are
-# taken in to be refused.
+# Descriptors not used by clients: files of bundles and logs, Redis, the admin port, and connections accepted to be
+# refused.
 _OTHER_FILES = 256
 
 
 def run_service(settings: Settings) -> None:
-    """Serves until SIGTERM or SIGINT. Raises MsdError when the service cannot start."""
+    """Serve until SIGTERM or SIGINT. Raises MsdError if the service cannot start."""
     keep_standard_streams()
     metrics = Metrics()
     metrics.log_lines.read = configure_logs(settings.log_level).read
@@ -69,7 +69,7 @@ def run_service(settings: Settings) -> None:
         server = Server(settings, listener, admin, BundleFollower(settings, folder), watchdog, metrics)
         server.run()
     if server.is_run_left:
-        # What it works on would be torn from under its thread.
+        # Otherwise its memory would be freed under its thread.
         watchdog.end(1)
 
 
@@ -84,7 +84,8 @@ def _with_threads(settings: Settings) -> Settings:
 
 
 def _with_descriptors(settings: Settings) -> Settings:
-    """With no more connections than the process may have open beside its own files, as many as the system allows."""
+    """Return settings whose limit of connections fits the limit of open files, which is raised as far as the system
+    allows."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     if most == resource.RLIM_INFINITY or settings.max_connections <= most - _OTHER_FILES:
@@ -97,16 +98,16 @@ def _with_descriptors(settings: Settings) -> Settings:
 
 
 def _heeded() -> list[signal.Signals]:
-    """Under nohup the end of the terminal is nothing to the service."""
+    """Return the handled signals: under nohup not SIGHUP."""
     return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def _leave_to_the_watchdog(number: int, frame: FrameType | None) -> None:
-    """Whatever is being loaded is not disturbed."""
+    """Let the watchdog handle signals while the service loads."""
 
 
 def server_config(app: ASGIApp, protocol: Callable[..., asyncio.Protocol]) -> uvicorn.Config:
-    """uvicorn without what is not used."""
+    """Return uvicorn's configuration without unused parts."""
     return uvicorn.Config(
         app,
         http=protocol,  # type: ignore[arg-type]  # it is called, no more
@@ -123,7 +124,7 @@ def server_config(app: ASGIApp, protocol: Callable[..., asyncio.Protocol]) -> uv
 
 
 class _Listening(uvicorn.Server):
-    """uvicorn on a listener of the service's own."""
+    """uvicorn on the service's own listener."""
 
     def __init__(
         self,
@@ -141,7 +142,7 @@ class _Listening(uvicorn.Server):
         self._log = structlog.get_logger("msd.server")
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Starts the app, and opens the door."""
+        """Start the app and the listener."""
         await super().startup([])
         self._loop = asyncio.get_running_loop()
         self.address = listen(self._listener)
@@ -149,18 +150,18 @@ class _Listening(uvicorn.Server):
         self._entry.open()
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second."""
+        """Run ten times a second."""
         if counter % _ONCE_A_SECOND == 0:
             self._entry.look_after(self.server_state.connections)
         return await super().on_tick(counter)
 
     async def _close_door(self) -> None:
-        """Takes in whoever the kernel has accepted, and nobody after."""
+        """Accept the connections that the kernel has queued, then close the listener."""
         refuse_new(self._listener)
         self._take_in(None)
         self._loop.remove_reader(self._listener)
         self._listener.close()
-        if self._arriving:  # who says nothing when TLS begins is not waited for
+        if self._arriving:  # silent TLS clients are not waited for
             await asyncio.wait(self._arriving, timeout=_LINGER_S)
         self._entry.close()
 
@@ -170,14 +171,14 @@ class _Listening(uvicorn.Server):
             self._loop.add_reader(self._listener, self._take_in)
 
     def _take_in(self, most: int | None = _AT_ONCE) -> None:
-        """So many of those who wait at the door, or all; whoever is in is looked at before more are."""
+        """Accept up to this many waiting connections, or all; connections are examined before more are accepted."""
         try:
             for connection in islice(accepted(self._listener), most):
                 task = self._loop.create_task(self._admit(connection))
                 self._arriving.add(task)
                 task.add_done_callback(self._arriving.discard)
         except OSError as error:
-            # Too many open files, or no memory: they wait at the door for a while.
+            # Too many open files, or no memory: connections stay in the backlog for a while.
             self._log.error("cannot_accept", reason=error.strerror, again_in=_ACCEPT_AGAIN_S)
             self._loop.remove_reader(self._listener)
             if not self._is_resting:
@@ -196,8 +197,11 @@ class _Listening(uvicorn.Server):
 
 
 class AdminServer(_Listening):
-    """The admin port: a few connections in a thread and a loop of their own, which answer when no other can be had, and
-    when the service's loop hangs. Whoever may connect needs no certificate: probes have none."""
+    """The admin port: a few connections in a separate thread and loop, which answer even if clients fill the main port
+    or the service's loop hangs.
+
+    No client certificate is required: probes have none.
+    """
 
     def __init__(self, app: ASGIApp, settings: Settings, listener: socket.socket, metrics: Metrics) -> None:
         own = settings.model_copy(update={"tls_client_ca": None, "max_connections": _ADMIN_CONNECTIONS})
@@ -205,21 +209,21 @@ class AdminServer(_Listening):
         self._thread = threading.Thread(target=self._run, name="admin", daemon=True)
 
     def start(self) -> None:
-        """Opens the door."""
+        """Start listening."""
         self._thread.start()
 
     def stop(self) -> None:
-        """The last thing that the service does."""
+        """Stop, as the last step of shutdown."""
         self.should_exit = True
         self._thread.join(_LINGER_S)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Says where it is, too."""
+        """Start, and log the address."""
         await super().startup()
         self._log.info("admin_listening", host=self.address[0], port=self.address[1])
 
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
-        """They are the main thread's."""
+        """Leave signals to the main thread."""
         return nullcontext()
 
     def _run(self) -> None:
@@ -230,9 +234,11 @@ class AdminServer(_Listening):
 
 
 class Server(_Listening):
-    """The service's port. The first signal drains: the service says that it is not ready, and every reply tells its
-    client to connect anew; when the time for that is over the door closes, all who are in are answered, and the process
-    ends. A second SIGINT ends it at once."""
+    """The main port.
+
+    The first signal drains it: readiness fails, and every reply closes its connection. After the drain time the
+    listener closes, accepted requests are answered, and the process ends. A second SIGINT ends it at once.
+    """
 
     def __init__(
         self,
@@ -243,7 +249,7 @@ class Server(_Listening):
         watchdog: Watchdog,
         metrics: Metrics,
     ) -> None:
-        """Loads what the follower says is wanted. `admin`: where the admin port is. Raises MsdError."""
+        """Load what the follower wants. `admin`: the admin port's address. Raises MsdError."""
         plan = follower.first()
         app = create_app(settings, metrics, plan)
         super().__init__(app, settings, listener, metrics, app.state.fast_route)
@@ -260,7 +266,7 @@ class Server(_Listening):
         self._is_settled = False
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """To the end. Raises MsdError when the app or its listener cannot start."""
+        """Run until shutdown. Raises MsdError if the app or its listener cannot start."""
         try:
             super().run()
         except SystemExit as error:
@@ -274,11 +280,11 @@ class Server(_Listening):
 
     @property
     def is_run_left(self) -> bool:
-        """Whether a scoring thread is still at a run, which was not waited for any longer."""
+        """Return whether a scoring thread still runs a model that is not waited for any more."""
         return self._liveness.is_running
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Starts the app, opens the door, and begins to follow what is wanted."""
+        """Start the app, the listener and the rollout."""
         self._watchdog.listen()
         await super().startup()
         self._rollout.start()
@@ -290,7 +296,7 @@ class Server(_Listening):
         self._log.info("listening", host=self.address[0], port=self.address[1], threads=self._threads)
 
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second."""
+        """Run ten times a second."""
         await super().on_tick(counter)
         self._liveness.beat()
         if counter % _ONCE_A_SECOND == 0:
@@ -303,16 +309,17 @@ class Server(_Listening):
         return False
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answers whoever the kernel has accepted or is connected, then stops as uvicorn does."""
+        """Answer accepted requests, then stop as uvicorn does."""
         self._drain()
         self._rollout.stop()
         await self._close_door()
-        # Whoever is still connected may have a request on the way: the first, or the next on a kept connection.
+        # A connected client may have a request on the way: the first, or the next on a kept connection.
         await self._answer_while(lambda: bool(self.server_state.connections), _LINGER_S)
         await super().shutdown(sockets)
 
     def _settle(self) -> None:
-        """What lives by now stays: to go through it all again would stop a later collection for tens of ms."""
+        """Move long-lived objects out of the garbage collector: scanning them would stop a later collection for tens of
+        ms."""
         self._is_settled = True
         gc.collect()
         gc.freeze()
@@ -321,7 +328,7 @@ class Server(_Listening):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Unlike uvicorn's own it does not raise them again at the end: draining is success."""
+        """Unlike uvicorn's, do not raise the signals again at the end: draining is success."""
         before = {number: signal.signal(number, self.handle_exit) for number in _heeded()}
         try:
             yield
@@ -330,7 +337,7 @@ class Server(_Listening):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Notes when it is to end; whatever is at hand may not be changed between any two of its steps."""
+        """Record the signal only: a handler may run between any two steps of the loop."""
         if self._ends_at is None:
             self._ends_at = time.monotonic() + self._drain_s
 
@@ -341,7 +348,7 @@ class Server(_Listening):
         self._send_away()
 
     def _send_away(self) -> None:
-        """Lets each reply tell its client to connect anew."""
+        """Make each reply tell its client to reconnect."""
         self.server_state.default_headers = [
             (b"date", formatdate(usegmt=True).encode()),
             (b"connection", b"close"),

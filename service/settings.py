@@ -1,6 +1,6 @@
-"""What the service can be told from outside, read from an environment that the caller hands in.
+"""Settings of the service, read from an environment that the caller passes in: names, limits and defaults.
 
-Knows names, limits and defaults. Does not read the process's own environment, and no file but that of Redis' URL.
+Does not read the process's own environment, and no file but that of Redis' URL.
 """
 
 import difflib
@@ -35,7 +35,7 @@ _KUBERNETES = re.compile(r"SERVICE_(HOST|PORT)|PORT_\d+_")
 
 
 class SettingsError(MsdError):
-    """A setting is unknown or has a value that it cannot have."""
+    """A setting is unknown or has an invalid value."""
 
 
 class Build(NamedTuple):
@@ -281,10 +281,11 @@ class Settings(BaseModel):
 
     @property
     def build(self) -> Build:
-        """The release that runs; `revision` is its commit where the installed package does not say (PEP 610)."""
+        """Return the running release; `revision` is its commit if the installed package does not record one (PEP
+        610)."""
         try:
             package = distribution("msd-ctr")
-        except PackageNotFoundError:  # a checkout that is run without being installed
+        except PackageNotFoundError:  # a checkout that is not installed
             return Build("0", self.revision or "")
         commit = self.revision or ""
         with suppress(ValueError, AttributeError, KeyError):
@@ -294,7 +295,8 @@ class Settings(BaseModel):
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
-        """The settings in the `MSD_*` variables of `environ`. Raises SettingsError naming the variable at fault."""
+        """Return the settings in the `MSD_*` variables of `environ`. Raises SettingsError naming the variable at
+        fault."""
         given = {name.removeprefix(PREFIX): value for name, value in environ.items() if name.startswith(PREFIX)}
         if url := redis_url_of(environ):
             given["REDIS_URL"] = url
@@ -308,7 +310,7 @@ class Settings(BaseModel):
 
 
 def redis_url_of(environ: Mapping[str, str]) -> str | None:
-    """The URL in MSD_REDIS_URL, or in the file that MSD_REDIS_URL_FILE names. Raises SettingsError."""
+    """Return the URL in MSD_REDIS_URL, or in the file named by MSD_REDIS_URL_FILE. Raises SettingsError."""
     url, place = environ.get("MSD_REDIS_URL"), environ.get("MSD_REDIS_URL_FILE")
     if not place:
         return url

@@ -1,8 +1,8 @@
-"""A trace of a share of the scoring requests, sent to an OpenTelemetry collector; nothing waits for it.
+"""Traces of a share of the scoring requests, sent asynchronously to an OpenTelemetry collector.
 
-Which requests are traced is decided after their reply, from times that are taken anyhow: a request becomes one span of
-itself and one of each stage. Their lengths are those that `Server-Timing` tells; where they lie is worked out: one
-after the other, back from the reply. The only file that needs OpenTelemetry (extra `trace`).
+Sampling is decided after the reply, from times that are measured anyway: a request has one span, and one per stage.
+Durations are those of `Server-Timing`; start times are derived backwards from the reply. The only file that needs
+OpenTelemetry (extra `trace`).
 """
 
 import asyncio
@@ -37,11 +37,11 @@ from service.http.exchange import Access
 from service.telemetry.metrics import STAGES, Metrics
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-# As they are documented, so that no span is named by what a caller writes.
+# The documented paths, so that a caller's text never names a span.
 _SCORE, _INFER = "/v1/score", "/v2/models/{name}/infer"
 MOST_WAITING = 2_048
-"""Requests that wait for the collector; further traces are dropped."""
-# Few at once, so that the event loop never has to wait for long for its turn.
+"""Maximum requests that wait for the collector; further traces are dropped."""
+# Small batches, so that the event loop never waits long for its turn.
 _BATCH = 32
 _EVERY_MS = 1_000.0
 _CLOSE_WITHIN_S = 2.0
@@ -55,11 +55,11 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 class Tracing:
-    """`share`: of the requests whose caller says nothing of a trace. `note` is for the event loop."""
+    """`share`: of requests without a `traceparent`. `note` is for the event loop."""
 
     def __init__(self, share: float, metrics: Metrics) -> None:
-        """Raises MsdError where the variables of OpenTelemetry do not name a collector."""
-        # It says so itself, less often.
+        """Raises MsdError if OpenTelemetry's variables do not name a collector."""
+        # It logs this itself, less often.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         self._share = share
         self._counted = metrics.traces
@@ -69,12 +69,12 @@ class Tracing:
         self._told = 0
 
     def note(self, scope: Scope, access: Access) -> str | None:
-        """Hands a request on that is to be traced, if there is room for its trace; the trace's id."""
+        """Queue a request for tracing, if it is sampled and there is room; return its trace's ID."""
         parent = parent_of(scope["headers"])
         if not (parent.trace_flags.sampled if parent.is_valid else random.random() < self._share):
             return None
         request = RequestSpan(scope, access, parent, self._resource)
-        # The processor would drop the oldest, and tell nobody.
+        # The processor would silently drop the oldest.
         if self._told - self._exporter.taken >= MOST_WAITING:
             self._counted["dropped"].inc()
         else:
@@ -83,15 +83,15 @@ class Tracing:
         return f"{request.context.trace_id:032x}"
 
     async def close(self) -> None:
-        """Sends what is left, if that is done soon."""
+        """Send queued spans, within a short time."""
         closing = threading.Thread(target=self._processor.shutdown, name="traces-end", daemon=True)
         closing.start()
         await asyncio.to_thread(closing.join, _CLOSE_WITHIN_S)
 
 
 class CountedExporter(OTLPSpanExporter):
-    """OpenTelemetry's own, called by its processor's thread. A collector that is slow or away costs traces, which are
-    counted, and nothing else."""
+    """OpenTelemetry's exporter, called by its processor's thread. A slow or absent collector costs only traces, which
+    are counted."""
 
     def __init__(self, counted: Mapping[str, Counter]) -> None:
         endpoint = _endpoint()
@@ -102,18 +102,18 @@ class CountedExporter(OTLPSpanExporter):
             )
         super().__init__()
         self.taken = 0
-        """Requests whose spans were sent, or given up."""
+        """Requests whose spans were sent or dropped."""
         self._counted = counted
         self._failures = 0
         self._said_by = structlog.get_logger("msd.tracing")
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Sends some requests' spans, and those of their stages."""
+        """Send some requests' spans, and those of their stages."""
         try:
             stages = [stage for span in spans if isinstance(span, RequestSpan) for stage in span.stages()]
             result = super().export([*spans, *stages])
             reason = None if result is SpanExportResult.SUCCESS else "the collector did not take them"
-        except Exception as error:  # of files that cannot be read, say
+        except Exception as error:  # of unreadable files, for example
             result, reason = SpanExportResult.FAILURE, repr(error)
         self.taken += len(spans)
         self._counted["failed" if reason else "sent"].inc(len(spans))
@@ -124,8 +124,8 @@ class CountedExporter(OTLPSpanExporter):
 
 
 def parent_of(headers: Headers) -> SpanContext:
-    """The caller's span that a request names by `traceparent` (W3C's Trace Context); an invalid one where it names
-    none, several, or what cannot be one."""
+    """Return the caller's span from `traceparent` (W3C Trace Context); an invalid one if there is none, several, or a
+    malformed one."""
     found = [value.decode("latin-1") for name, value in headers if name == b"traceparent"]
     if len(found) != 1:
         return INVALID_SPAN_CONTEXT
@@ -133,7 +133,7 @@ def parent_of(headers: Headers) -> SpanContext:
 
 
 class RequestSpan(ReadableSpan):
-    """A request's span. Its stages become spans of their own when they are sent, for the event loop has no time."""
+    """A request's span. Spans of its stages are made when they are sent, because the event loop has no time."""
 
     def __init__(self, scope: Scope, access: Access, parent: SpanContext, sender: Resource) -> None:
         now = time.perf_counter()
@@ -155,7 +155,7 @@ class RequestSpan(ReadableSpan):
         self._stages_s = access.stages
 
     def stages(self) -> Iterator[ReadableSpan]:
-        """The spans of its stages, the last first."""
+        """Return the spans of its stages, the last first."""
         began_ns, end_ns = self.start_time or 0, self.end_time or 0
         for name, seconds in reversed(list(zip(STAGES, self._stages_s, strict=False))):
             start_ns, own = max(began_ns, end_ns - round(1e9 * seconds)), _context(self.context.trace_id)

@@ -1,4 +1,4 @@
-"""Whose bundles are served and published: anybody's that are whole, or those signed with a trusted key alone.
+"""Trust in bundles: any complete bundle, or only those signed with a trusted key.
 
 A signature is Ed25519 (RFC 8032) over the bytes of the manifest, which has the hash of every other file.
 """
@@ -14,17 +14,17 @@ from msd.contract.files import read_small
 
 _SIGNATURE_BYTES = 64
 MAX_KEY_BYTES = 2**16
-"""Of a file of keys."""
+"""Maximum size of a file of keys."""
 _MAX_KEYS = 100
 _END = b"-----END PUBLIC KEY-----"
 
 
 class TrustError(MsdError):
-    """A key to trust, or to sign with, is not to be had."""
+    """A key to trust, or to sign with, is unavailable."""
 
 
 class Trust:
-    """The keys that bundles have to be signed with; without a place, none is asked for."""
+    """The trusted keys; without a place, no signature is required."""
 
     def __init__(self, place: Path | None) -> None:
         """`place` is a file of public keys (PEM, one or more), or a folder of such files. Raises TrustError."""
@@ -32,25 +32,25 @@ class Trust:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Self:
-        """By `MSD_TRUSTED_KEYS`, for commands that have no other settings. Raises TrustError."""
+        """Return the trust of `MSD_TRUSTED_KEYS`, for commands without other settings. Raises TrustError."""
         return cls(Path(place) if (place := environ.get("MSD_TRUSTED_KEYS")) else None)
 
     def open(self, folder: Path, *, rows: bool = True, pause: Pause = lambda: None) -> Bundle:
-        """As `open_bundle`; where signatures are asked for, nothing is read before one is found to be good, and all
-        files are hashed, whatever was verified before."""
+        """As `open_bundle`. If signatures are required, nothing is read before one is verified, and all files are
+        hashed, whatever was verified before."""
         return open_bundle(folder, rows=rows, proof=self.proof, pause=pause)
 
     def open_delta(self, folder: Path) -> Delta:
-        """As `open_delta`, of a delta that is signed like a bundle."""
+        """As `open_delta`; a delta is signed like a bundle."""
         return open_delta(folder, proof=self.proof)
 
     @property
     def proof(self) -> Proof | None:
-        """What judges the bytes of a manifest; None where no signature is asked for."""
+        """Return the verifier of a manifest's bytes; None if no signature is required."""
         return None if self._keys is None else self._prove
 
     def _prove(self, manifest: Path, content: bytes) -> None:
-        """Raises BundleError when none of the keys has signed these bytes."""
+        """Raise BundleError if no trusted key has signed these bytes."""
         signature = _signature_of(manifest.parent)
         if not any(_has_signed(key, signature, content) for key in self._keys or ()):
             raise BundleError(
@@ -106,7 +106,7 @@ def _public_key(path: Path, block: bytes) -> Any:  # noqa: ANN401
     ed25519, serialization = cryptography_modules()
     try:
         key = serialization.load_pem_public_key(block.lstrip())
-    except Exception as error:  # of several kinds, by what is wrong with it
+    except Exception as error:  # of several types, depending on the fault
         raise TrustError(f"{path}: holds no public key (PEM): {type(error).__name__}") from None
     if not isinstance(key, ed25519.Ed25519PublicKey):
         raise TrustError(f"{path}: not an Ed25519 key")
@@ -114,7 +114,7 @@ def _public_key(path: Path, block: bytes) -> Any:  # noqa: ANN401
 
 
 def cryptography_modules() -> tuple[Any, Any]:
-    """Those of Ed25519 and of keys' forms. Raises TrustError where they are not installed."""
+    """Return the modules of Ed25519 and key formats. Raises TrustError if they are not installed."""
     try:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519

@@ -1,7 +1,6 @@
-"""Notices what hangs, and ends a process that does not end itself.
+"""Watchdog: detects hangs, and ends a process that does not end itself.
 
-Its thread waits for nothing that a request, a run of the model or a reader of the log may hold. Does not know why
-something hangs.
+Its thread waits for nothing that a request, a model run or a log reader may hold. Does not know why something hangs.
 """
 
 import faulthandler
@@ -22,13 +21,13 @@ from service.telemetry.metrics import Metrics
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LAST_S = 5.0
-"""Once the door is closed: by then whatever hangs is ended."""
+"""Seconds after the listener closed, after which a hanging process is ended."""
 _EVERY_S = 1.0
 _STDERR = 2
 
 
 class Liveness:
-    """What hangs, as any thread may ask: the event loop, or all scoring threads."""
+    """Liveness of the event loop and the scoring threads. For any thread."""
 
     def __init__(self, limit_s: float, queue: Callable[[], Heartbeat], metrics: Metrics) -> None:
         self._limit_s = limit_s
@@ -39,7 +38,7 @@ class Liveness:
         metrics.longest_run.set_function(lambda: self._queue().longest_s)
 
     def beat(self) -> None:
-        """Called by the event loop, some times a second."""
+        """Record progress; called by the event loop several times a second."""
         self._beat_at = time.monotonic()
 
     def loop_silent_s(self) -> float:
@@ -47,30 +46,31 @@ class Liveness:
         return 0.0 if self._beat_at is None else time.monotonic() - self._beat_at
 
     def scoring_silent_s(self) -> float:
-        """Seconds since a scoring thread last began or ended a job, while all are at one; else 0."""
+        """Seconds since a scoring thread last began or ended a job, while all run one; otherwise 0."""
         queue = self._queue()
         return queue.quiet_s if queue.running >= queue.threads else 0.0
 
     @property
     def is_running(self) -> bool:
-        """Whether a scoring thread is at a job."""
+        """Return whether a scoring thread runs a job."""
         return self._queue().running > 0
 
     def hangs(self) -> dict[str, str]:
-        """Reason by part; empty where nothing hangs."""
+        """Return the reason by hanging part; empty if nothing hangs."""
         silent = {"event_loop": self.loop_silent_s(), "scoring": self.scoring_silent_s()}
         return {part: f"hangs for {seconds:.0f} s" for part, seconds in silent.items() if seconds > self._limit_s}
 
 
 class Watchdog:
-    """A thread that hears signals whatever the main thread does, and has the process ended: at once, before it listens
-    and by a second SIGINT; some time after the first signal; and if no thread gets Python's lock for too long. The
-    latter two are by a timer that does not need the lock.
+    """A thread that handles signals whatever the main thread does, and ends the process: at once, before it listens and
+    on a second SIGINT; some time after the first signal; and if no thread gets Python's lock for too long.
+
+    The latter two use a timer that does not need the lock.
     """
 
     def __init__(self, drain_s: float, hang_s: float) -> None:
         self.folder: Path | None = None
-        """To be removed where the process is ended at once."""
+        """Folder to remove if the process is ended at once."""
         self._ends_after_s = drain_s + LAST_S
         self._lock_limit_s = max(hang_s, self._ends_after_s)
         self._liveness: Liveness | None = None
@@ -81,19 +81,19 @@ class Watchdog:
         self._wire.setblocking(False)
 
     def start(self) -> None:
-        """From now on signals are heard."""
+        """Start handling signals."""
         self.listen()
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def listen(self) -> None:
-        """Has Python's own handler, which runs in C in whichever thread, note signals here; for the main thread.
-        An event loop that is started notes them elsewhere."""
+        """Direct Python's C-level signal handler, which runs in any thread, to this watchdog; for the main thread.
+        Starting an event loop redirects it."""
         signal.set_wakeup_fd(self._wire.fileno(), warn_on_full_buffer=False)
 
     def follow(self, liveness: Liveness) -> None:
-        """It listens: from now on what hangs is said, and a lock that nobody gets is the end."""
+        """Start watching for hangs; from now on a lock that no thread gets ends the process."""
         self._liveness = liveness
-        # Its thread may not get the lock any more when it next looks.
+        # This thread may not get the lock when it next runs.
         self._expect_lock()
 
     def _watch(self) -> None:
@@ -113,7 +113,7 @@ class Watchdog:
                 self._say(self._liveness.hangs())
 
     def end(self, status: int) -> NoReturn:
-        """Ends the process here and now."""
+        """End the process at once."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
         os._exit(status)
@@ -129,7 +129,7 @@ class Watchdog:
             faulthandler.dump_traceback_later(self._ends_after_s, exit=True, file=_STDERR)
 
     def _say(self, hangs: dict[str, str]) -> None:
-        """Once for each time that something hangs."""
+        """Log once per hang."""
         if hangs and not self._has_said:
             faulthandler.dump_traceback(_STDERR)
             structlog.get_logger("msd.watchdog").error("hangs", **hangs)

@@ -1,4 +1,4 @@
-"""Values that are made of files, and made anew when these change, without a restart. Does not know what they are."""
+"""Values made from files, and remade when these change, without a restart. Does not know what they are."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -16,20 +16,20 @@ _Stamp = tuple[tuple[int, ...] | None, ...]
 
 
 class WatchedFiles(Generic[_T]):
-    """`value` is the latest that could be made; `stale` is 1 while the files as they are make none: half-written,
-    malformed or gone, they leave the value as it was."""
+    """`value` is the latest valid one; `stale` is 1 while the current files are invalid: half-written, malformed or
+    gone, they leave the value unchanged."""
 
     def __init__(self, name: str, paths: Sequence[Path], make: Callable[[], _T], stale: Gauge) -> None:
-        """Raises the MsdError that says why the first cannot be made."""
+        """Raises the MsdError of the first value."""
         self._name, self._paths, self._make, self._stale = name, paths, make, stale
-        # Before they are read: what changes meanwhile is seen at the next look.
+        # Before reading, so that a change meanwhile is noticed at the next look.
         self._stamp = _stamp(paths)
         self.value = make()
         self._reason = ""
         self._log = structlog.get_logger("msd.watched")
 
     def look(self) -> None:
-        """Makes the value anew if a file has changed since, or could not be used the last time."""
+        """Remake the value if a file has changed, or was invalid the last time."""
         stamp = _stamp(self._paths)
         if stamp == self._stamp and not self._reason:
             return
@@ -37,7 +37,7 @@ class WatchedFiles(Generic[_T]):
         try:
             self.value = self._make()
         except MsdError as error:
-            # Of several files the first may be new already, and the others not yet: the next look will tell.
+            # One of several files may be new and another still old: the next look will settle it.
             if str(error) != self._reason:
                 self._log.error("not_reloaded", what=self._name, reason=f"{error}; what was read before stays in use")
             self._reason = str(error)
@@ -47,14 +47,14 @@ class WatchedFiles(Generic[_T]):
         self._stale.set(bool(self._reason))
 
     async def watch(self) -> None:
-        """Looks once a second, for ever. In a thread, because a file system may let its readers wait."""
+        """Look once a second, for ever, in a thread, because a file system may block."""
         while True:
             await asyncio.sleep(PERIOD_S)
             await asyncio.to_thread(self.look)
 
 
 def _stamp(paths: Sequence[Path]) -> _Stamp:
-    """What changes when a file does, or is replaced, or a link on the way to it leads elsewhere."""
+    """Return a stamp that changes when a file does, is replaced, or a link in its path leads elsewhere."""
     return tuple(map(_stamp_of, paths))
 
 

@@ -1,7 +1,4 @@
-"""A cluster: a connection to each node that holds keys, and which node holds which slot.
-
-Follows keys that move, and failovers. Does not know what is asked.
-"""
+"""Redis Cluster: a connection to each master, the slot map, redirections and failovers. Does not know what is asked."""
 
 import asyncio
 import itertools
@@ -19,18 +16,18 @@ from service.redis.redis_url import Address, RedisUrl, host_port
 
 T = TypeVar("T")
 Ranges = dict[Address, list[tuple[int, int]]]
-"""The slots of each master, as first and last ones."""
+"""Slots of each master, as (first, last) ranges."""
 
 SLOTS = 16_384
 _INFO, _RANGES, _ASKING = pack(b"CLUSTER", b"INFO"), pack(b"CLUSTER", b"SLOTS"), pack(b"ASKING")
-# Far more than clusters have, so that redirections to made-up addresses do not open connections without end.
+# Far more than real clusters have: redirections to invented addresses must not open connections without end.
 _MAX_NODES = 1_000
 _WATCH_S = 1.0
 _SOON_S = 0.1
-# The node that is known, the one that it names, and once more.
+# The known node, the one that it names, and one more.
 _ROUNDS = 3
 _WORST: tuple[State, ...] = ("up", "slow", "refusing", "down")
-# Replies that say: do not ask this node for these keys now. What it says of other keys may be right.
+# Replies that mean "do not ask this node for these keys now". Its other replies may be valid.
 _NOT_NOW = ("CLUSTERDOWN ", "TRYAGAIN ", "LOADING ", "MASTERDOWN ", "MOVED ", "ASK ")
 
 
@@ -40,7 +37,7 @@ class _Node(NamedTuple):
 
 
 class _Answer(NamedTuple, Generic[T]):
-    """One node's: what was accepted; commands by place that go to another node, with an ASKING or not; its error."""
+    """One node's answer: what was accepted; commands by index to redirect, with ASKING or not; its error."""
 
     outcome: list[T]
     moved: dict[int, tuple[_Node, bool]]
@@ -48,14 +45,14 @@ class _Answer(NamedTuple, Generic[T]):
 
 
 class Redirect(NamedTuple):
-    """Where a node says that a key is: for good, or while it moves there."""
+    """A redirection: MOVED (permanent) or ASK (during a migration)."""
 
     to: Address
     is_for_good: bool
 
 
 class Cluster:
-    """All masters of a cluster. `ears` hear of every one of them."""
+    """All masters of a cluster. `ears` are called for each of them."""
 
     def __init__(self, url: RedisUrl, timeout_s: float, prefixes: Sequence[bytes], ears: Ears) -> None:
         self.address = url.address
@@ -85,7 +82,7 @@ class Cluster:
         return min((node.link.last_proved_at for node in self._nodes.values()), default=self._made_at)
 
     def groups(self, keys: Sequence[bytes]) -> list[list[int]]:
-        """Places of keys by their slot."""
+        """Group key indices by slot."""
         groups: dict[int, list[int]] = {}
         for place, key in enumerate(keys):
             groups.setdefault(key_slot(key), []).append(place)
@@ -95,9 +92,9 @@ class Cluster:
         return [node.link.epoch for node in self._nodes.values()]
 
     def sure(self) -> Sequence[int]:
-        """Of nodes that have answered lately and are not cut off from their cluster."""
+        """Return the epochs of nodes that answered recently and are not cut off from the cluster."""
         since = time.perf_counter() - SURE_S
-        # A copy, for scoring threads ask while the event loop adds and removes nodes.
+        # A copy, because scoring threads read while the event loop adds and removes nodes.
         return [
             node.link.epoch
             for address, node in self._nodes.copy().items()
@@ -105,7 +102,7 @@ class Cluster:
         ]
 
     async def ask(self, commands: Sequence[Command], accept: Receive[T], deadline: float | None = None) -> Answers[T]:
-        """Send each command to the node of its key, to all nodes at once, and again where keys have moved."""
+        """Send each command to its key's node, all nodes concurrently, and again if keys have moved."""
         until = time.perf_counter() + self._timeout_s
         until = until if deadline is None else min(until, deadline)
         await self._begin(until)
@@ -177,7 +174,7 @@ class Cluster:
         return _Answer(outcome, moved, refusals[0] if refusals else None)
 
     async def _begin(self, until: float) -> None:
-        """Have the first question wait until the cluster was looked at, successfully or not."""
+        """Make the first query wait until the cluster was examined, successfully or not."""
         if self._keeper is None:
             self._first_try = asyncio.get_running_loop().create_future()
             self._keeper = asyncio.create_task(self._keep())
@@ -185,7 +182,7 @@ class Cluster:
             await asyncio.wait([self._first_try], timeout=until - time.perf_counter())
 
     def _node(self, address: Address) -> _Node:
-        """The node of an address, from now on connected. Raises StoreError if there are far too many."""
+        """Return the node of an address, and connect it. Raises StoreError if there are too many nodes."""
         if address not in self._nodes:
             if len(self._nodes) >= _MAX_NODES:
                 raise StoreError(f"Redis at {self.address}: reports more than {_MAX_NODES} nodes")
@@ -205,7 +202,7 @@ class Cluster:
         self._ears.fares()
 
     async def _keep(self) -> None:
-        """Look at the cluster every now and then, and soon after something in it has failed or moved."""
+        """Refresh the view periodically, and soon after a failure or a moved slot."""
         while True:
             self._is_due.clear()
             try:
@@ -225,7 +222,7 @@ class Cluster:
                 pass
 
     async def _look(self) -> None:
-        """Adopt the newest view of the cluster that a known node has; if none has one, ask the nodes of the URL."""
+        """Adopt the newest view among known nodes; if none has one, ask the nodes of the URL."""
         reasons: dict[Address, object] = {}
         for addresses in (list(self._nodes), self._url.hosts):
             views = dict(zip(addresses, await asyncio.gather(*map(self._view, addresses)), strict=True))
@@ -245,7 +242,7 @@ class Cluster:
         raise StoreError(f"no node describes the cluster: {told}")
 
     async def _view(self, address: Address) -> int | StoreError:
-        """The age of a node's view of the cluster, or why it has none."""
+        """Return a node's view and its epoch, or why it has none."""
         try:
             return read_view(await self._question(address, _INFO))
         except StoreError as error:
@@ -256,7 +253,7 @@ class Cluster:
         return await link.ask(command, 1, lambda replies: checked(replies[0], link.address))
 
     async def _adopt(self, ranges: Ranges) -> None:
-        """Take over where slots are; connections to nodes that hold none end."""
+        """Apply a slot map; close connections to nodes without slots."""
         gone = [self._nodes.pop(address) for address in list(self._nodes) if address not in ranges]
         by_slot: list[_Node | None] = [None] * SLOTS
         for address, held in ranges.items():
@@ -268,7 +265,7 @@ class Cluster:
 
 
 def read_redirect(error: hiredis.ReplyError, asked: Address) -> Redirect | None:
-    """The redirection that an error is, if it is one. A node that names no host means its own."""
+    """Parse an error as a redirection, if it is one. A node that names no host means its own."""
     kind, _, rest = str(error).partition(" ")
     host, _, port = rest.rpartition(" ")[2].rpartition(":")
     if kind not in ("MOVED", "ASK") or not port.isdecimal() or not 0 < int(port[:6]) < 2**16:
@@ -277,7 +274,7 @@ def read_redirect(error: hiredis.ReplyError, asked: Address) -> Redirect | None:
 
 
 def read_view(info: Any) -> int:  # noqa: ANN401 - any reply
-    """The epoch of a node's view of the cluster; −1 if it is cut off from the others, or in no cluster."""
+    """Return the epoch of a node's view; −1 if it is cut off from the others, or in no cluster."""
     text = info.decode("utf-8", "replace") if isinstance(info, bytes) else ""
     lines = dict(line.split(":", 1) for line in text.split("\r\n") if ":" in line)
     epoch = lines.get("cluster_current_epoch", "")
@@ -285,7 +282,7 @@ def read_view(info: Any) -> int:  # noqa: ANN401 - any reply
 
 
 def read_ranges(reply: Any, asked: Address) -> Ranges:  # noqa: ANN401 - any reply
-    """The slots of each master in a reply to CLUSTER SLOTS. Raises StoreError if it is no such reply."""
+    """Parse the slots of each master from a CLUSTER SLOTS reply. Raises StoreError if it is invalid."""
     found: Ranges = {}
     try:
         for first, last, (host, port, *_), *_ in reply:

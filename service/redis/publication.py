@@ -1,7 +1,6 @@
-"""Who publishes: one at a time, by a lock in Redis, and by redis-py's client for any form of Redis URL. It is for
-commands that people run and for pointers; the service reads rows over connections of its own.
+"""Publishing: one at a time, by a lock in Redis, with redis-py's client for any Redis URL.
 
-Does not know what is published.
+For operator commands and pointers; the service reads rows over its own connections. Does not know what is published.
 """
 
 import secrets
@@ -22,17 +21,17 @@ from service.redis.redis_url import RedisUrl, parse_redis_url
 
 _TIMEOUT_S = 10.0
 _LOCK_MS = 60_000
-# Not every one of redis-py's errors is a RedisError.
+# Not all of redis-py's errors are RedisErrors.
 CLIENT_ERRORS: tuple[type[Exception], ...] = (RedisError, RedisClusterException)
 _RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end"
 
 
 class PublishError(MsdError):
-    """The rows did not get into Redis; the pointer is where it was."""
+    """Publishing failed; the pointer has not moved."""
 
 
 class Publication:
-    """One publication under way, which holds the lock."""
+    """A publication in progress, which holds the lock."""
 
     def __init__(self, redis: Redis, address: str, token: bytes) -> None:
         self.redis = redis
@@ -40,7 +39,7 @@ class Publication:
         self._token = token
 
     def renew(self) -> None:
-        """Keeps the lock for another while. Raises PublishError where it is another's by now."""
+        """Extend the lock. Raises PublishError if another process holds it by now."""
         if self.redis.get(LOCK) != self._token:
             raise PublishError(
                 f"Redis at {self.address}: the lock {LOCK} was lost to another publication; retry after it"
@@ -50,14 +49,14 @@ class Publication:
 
 @contextmanager
 def publication(url: str) -> Iterator[Publication]:
-    """Connects and takes the lock, which goes with the block. Every failure is a PublishError."""
+    """Connect and hold the lock for the block. Every failure is a PublishError."""
     token = secrets.token_hex(16).encode()
     try:
         parsed = parse_redis_url(url)
         client = connect(parsed, _TIMEOUT_S)
     except (TypeError, ValueError) as error:
         raise PublishError(f"--redis: {error}") from None
-    except CLIENT_ERRORS as error:  # of a cluster, which is looked at when its client is made
+    except CLIENT_ERRORS as error:  # a cluster's client connects when it is made
         raise _failed(parsed.address, error) from error
     address = parsed.address
     try:
@@ -83,16 +82,19 @@ def _failed(address: str, error: Exception) -> PublishError:
 
 
 def _release(redis: Redis, token: bytes) -> None:
-    """Gives the lock back, unless it is another's by now."""
+    """Release the lock, unless another process holds it by now."""
     with suppress(*CLIENT_ERRORS):
         redis.eval(_RELEASE, 1, LOCK, token)
 
 
 def connect(url: RedisUrl, timeout_s: float) -> Redis:
-    """A client; one of a cluster has been there already. A RedisCluster has all methods of a Redis that are used here.
-    Raises TypeError or ValueError for an option that cannot be, and one of CLIENT_ERRORS."""
-    # Parsed in Python, element by element: hiredis allocates whatever a reply claims to have, and a service reads its
-    # pointer by this client. A client of a cluster knows no other parser.
+    """Return a client; a cluster's has connected already.
+
+    RedisCluster has all methods of Redis that are used here. Raises TypeError or ValueError for an invalid option, and
+    one of CLIENT_ERRORS.
+    """
+    # Python's parser reads element by element; hiredis allocates whatever a reply claims, and a service reads its
+    # pointer with this client. A cluster's client always uses Python's.
     limits = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s, "parser_class": _RESP2Parser}
     ConnectionPool.from_url(url.of_server(("", 0))).make_connection()
     if url.form == "server":
@@ -108,7 +110,7 @@ def connect(url: RedisUrl, timeout_s: float) -> Redis:
 
 
 def set_all(client: Redis, pipeline: Pipeline, values: Mapping[bytes, bytes]) -> None:
-    """Sets keys in a pipeline; in a cluster one by one, for they are of many slots."""
+    """Set keys in a pipeline; in a cluster one by one, because they are in many slots."""
     if not isinstance(client, RedisCluster):
         pipeline.mset(values)
         return
@@ -117,13 +119,13 @@ def set_all(client: Redis, pipeline: Pipeline, values: Mapping[bytes, bytes]) ->
 
 
 def get_all(client: Redis, keys: Sequence[str] | Sequence[bytes]) -> list[bytes | None]:
-    """The values of keys, in their order."""
+    """Return the values of keys, in order."""
     read = client.mget_nonatomic if isinstance(client, RedisCluster) else client.mget
     return cast("list[bytes | None]", read(keys))
 
 
 def _options(url: str) -> dict[str, Any]:
-    """What a URL says beside where it leads."""
+    """Return a URL's options."""
     options: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
     is_tls = options.pop("connection_class", None) is SSLConnection
     for name in ("host", "port"):

@@ -50,7 +50,7 @@ class ReplyBounds:
         self._size = 0  # bytes of the current reply
 
     def check(self, data: bytes) -> None:
-        """Follow the next bytes. Raises ValueError if a reply is over a limit or not RESP3."""
+        """Check the next bytes. Raises ValueError if a reply is over a limit or not RESP3."""
         self._size += len(data)
         if self._line:
             data, self._line = self._line + data, b""
@@ -71,16 +71,16 @@ class ReplyBounds:
             if due > _MAX_ELEMENTS:
                 raise ValueError(f"a reply of {due} elements; the limit is {_MAX_ELEMENTS}")
             if announced:
-                header, stride = b"\r\n", 0  # no header of a reply begins so
+                header, stride = b"\r\n", 0  # no reply header begins like this
             if not due:
-                self._size = length - place  # negative while the last value has not arrived whole
+                self._size = length - place  # negative while the last value is incomplete
         self._line, self._skip, self._due = data[place:], max(0, place - length), due
         if len(self._line) >= _MAX_LINE or self._size > _MAX_BYTES:
             raise ValueError(f"a line of more than {_MAX_LINE} bytes, or a reply of more than {_MAX_BYTES}")
 
 
 def _read_header(header: bytes) -> tuple[int, int]:
-    """How many bytes follow a header before the next one, and how many elements it announces."""
+    """Return the number of bytes between a header and the next one, and of elements that it announces."""
     kind = header[0]
     if kind in _VALUES:
         size = int(header[1:])
@@ -116,7 +116,7 @@ class Line(asyncio.Protocol):
         self._was_late = False
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.proved_at = 0.0
-        """All invalidations up to this time of `time.perf_counter` have arrived."""
+        """All invalidations up to this time (of `time.perf_counter`) have arrived."""
         self.is_master = True
         """Whether the server said so in its greeting."""
 
@@ -127,11 +127,11 @@ class Line(asyncio.Protocol):
 
     @property
     def is_late(self) -> bool:
-        """Whether the last reply, or the next one, is late: nothing is worth waiting for behind it."""
+        """Return whether the last reply, or the next one, is late: then waiting is pointless."""
         return self._was_late or self.silent_for() > self._limit_s
 
     def silent_for(self) -> float:
-        """How long the oldest outstanding reply has been waited for, in seconds."""
+        """Return the age of the oldest outstanding reply, in seconds."""
         return time.perf_counter() - self._asked[0].at if self._asked else 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -140,7 +140,8 @@ class Line(asyncio.Protocol):
             own.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send(self, commands: bytes, count: int, accept: Accept) -> "asyncio.Future[Any]":
-        """What `accept` will make of the replies to `count` commands. Raises Ended if the connection has ended."""
+        """Send `count` commands; return a future of what `accept` makes of the replies. Raises Ended if the connection
+        has ended."""
         if self.ended.done():
             raise Ended(self.ended.result())
         asked = _Asked(time.perf_counter(), count, accept, asyncio.get_running_loop().create_future())
@@ -149,7 +150,7 @@ class Line(asyncio.Protocol):
         return asked.answered
 
     def ping(self) -> None:
-        """Ask for a sign of life."""
+        """Send a PING."""
         self.send(_PING, 1, lambda replies: None)
 
     def data_received(self, data: bytes) -> None:
@@ -161,14 +162,14 @@ class Line(asyncio.Protocol):
                     self._hear(reply)
                 else:
                     self._answer(reply)
-        except Exception as error:  # hiredis raises errors of many kinds for what a hostile server sends
+        except Exception as error:  # hiredis raises errors of many types for a hostile server's bytes
             self.end(f"does not speak Redis's protocol: {type(error).__name__}: {error}"[:500])
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.end(f"{type(exc).__name__}: {exc}" if exc else "the connection was closed")
 
     def end(self, reason: str) -> None:
-        """End the connection, if it has not ended; whoever waits for a reply gets the reason."""
+        """Close the connection, if it is open; waiters get the reason."""
         if not self.ended.done():
             self.ended.set_result(reason)
         self._transport.abort()
@@ -181,7 +182,7 @@ class Line(asyncio.Protocol):
         keys = None if push[1] is None else [key for key in push[1] if isinstance(key, bytes)]
         self._invalid(keys)
         if self._asked and self._asked[0].replies:
-            # Between two replies of one question, the first of which is not accepted yet.
+            # Between two replies to one query, before the first is accepted.
             self._again.append(keys)
 
     def _answer(self, reply: object) -> None:
@@ -199,7 +200,7 @@ class Line(asyncio.Protocol):
             outcome = asked.accept(asked.replies)
         except StoreError as error:
             _fail(asked.answered, error)
-        except Exception as error:  # of a reply of another shape than the command's
+        except Exception as error:  # a reply of an unexpected shape
             _fail(asked.answered, StoreError(f"an unexpected reply: {type(error).__name__}: {error}"[:500]))
         else:
             if not asked.answered.done():
@@ -214,11 +215,11 @@ class Line(asyncio.Protocol):
 def _fail(reply: "asyncio.Future[Any]", error: Exception) -> None:
     if not reply.done():
         reply.set_exception(error)
-        reply.exception()  # marks it as retrieved, for nobody may be waiting any more
+        reply.exception()  # mark it as retrieved: perhaps nothing waits for it
 
 
 def pack(*parts: bytes) -> bytes:
-    """A command as Redis reads it."""
+    """Encode a command."""
     return b"*%d\r\n%b" % (len(parts), b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts]))
 
 
@@ -269,7 +270,7 @@ class RedisServer:
 
 
 def _tls(read: AbstractConnection) -> ssl.SSLContext | None:
-    """The TLS context of the URL's options, from the files as they are now."""
+    """Return the TLS context of the URL's options, from the current files."""
     if not isinstance(read, SSLConnection):
         return None
     try:

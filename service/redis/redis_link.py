@@ -1,6 +1,5 @@
-"""A connection to one Redis server that is made when first needed, and again whenever it is lost.
-
-Knows the server's state, and lets nobody wait for one that is late, silent or gone. Does not know what is asked.
+"""A connection to one Redis server: opened on first use, reopened when lost. Tracks the server's state, so that no
+request waits for a late, silent or lost server. Does not know what is asked.
 """
 
 import asyncio
@@ -17,20 +16,21 @@ from service.redis.redis_line import Accept, Ended, Line, RedisServer
 T = TypeVar("T")
 State = Literal["up", "slow", "refusing", "down"]
 Seek = Callable[[], Awaitable[RedisServer]]
-"""Where the server is now, within a time limit of its own. Raises StoreError if that is unknown."""
+"""Return the server's current address, within its own time limit. Raises StoreError if it is unknown."""
 
-# A row in memory counts as Redis's own for so long after the node last answered.
+# A row in memory counts as current for this long after the node's last answer.
 SURE_S = 0.8
 _BEAT_S = 0.2
 _SILENT_S = 2.0
 _FIRST_PAUSE_S = 0.05
 _LAST_PAUSE_S = 1.0
 _LONG_LIFE_S = 1.0
-# A server that answers with these is well; it does not hold the key, or not as what was asked for.
+# A healthy server's errors: it does not hold the key, or not in the expected form.
 _OF_THE_KEY = ("MOVED ", "ASK ", "TRYAGAIN ", "WRONGTYPE ")
 Receive = Callable[[Sequence[int], Sequence[Any], int], T]
-"""Called when a node has answered, in the order of its replies and invalidations: with the places of the commands,
-their replies (some of which may be a `hiredis.ReplyError`), and the epoch of the node's connection."""
+"""Called for each node's answer, in the order of its replies and invalidations: with the commands' indices, their
+replies (some may be a `hiredis.ReplyError`), and the epoch of the connection.
+"""
 
 
 class Ears(NamedTuple):
@@ -49,7 +49,7 @@ class Command(NamedTuple):
 
 
 class Answers(NamedTuple, Generic[T]):
-    """What was accepted of each node that answered; and why a node did not, if one did not."""
+    """What was accepted from each node, and why a node did not answer, if one did not."""
 
     outcomes: list[T]
     error: StoreError | None
@@ -78,7 +78,8 @@ class RedisLink:
         self._refuses = False
         self._told: State = "down"
         self.epoch = next(epochs)
-        """Of the connection, and since all keys may have changed: what was read earlier may be outdated."""
+        """Epoch of the connection, or of the last "all keys may have changed": what was read earlier may be
+        outdated."""
 
     @property
     def proved_at(self) -> float:
@@ -87,7 +88,7 @@ class RedisLink:
 
     @property
     def last_proved_at(self) -> float:
-        """The same, or that of the last connection if there is none now."""
+        """As `proved_at`; without a connection, that of the last one."""
         return self._line.proved_at if self._line else self._ended_at
 
     @property

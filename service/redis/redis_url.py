@@ -1,6 +1,6 @@
-"""The forms of a Redis URL: one server, a master that Sentinels name, a cluster; and where each leads.
+"""Redis URLs: one server, a master named by Sentinels, a cluster.
 
-Knows how they are written. Does not connect, and what an option means is left to redis-py.
+Parses them. Does not connect; redis-py interprets options.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ _EXAMPLES: dict[Form, str] = {
     "cluster": "redis+cluster://[user:password@]host:6379,host:6379",
 }
 _PORTS: dict[Form, int] = {"server": 6379, "sentinel": 26379, "cluster": 6379}
-# Of Sentinels alone, which have users of their own.
+# Only for Sentinels, which have their own users.
 _SENTINEL_OPTIONS = {"sentinel_username": "username", "sentinel_password": "password"}
 
 Address = tuple[str, int]
@@ -23,30 +23,30 @@ Address = tuple[str, int]
 
 @dataclass(frozen=True)
 class RedisUrl:
-    """A URL taken apart; its text never shows credentials."""
+    """A parsed URL; its text never contains credentials."""
 
     form: Form
     hosts: tuple[Address, ...]
     """The server, the Sentinels, or some nodes of the cluster; none behind a Unix socket."""
     master: str
-    """What Sentinels call the master; else empty."""
+    """The Sentinels' name of the master; otherwise empty."""
     address: str
-    """Where it leads, for people."""
+    """The address, for messages."""
     plain: str = field(repr=False)
-    """Of one server: the URL as it was given."""
+    """The original URL of one server."""
     _scheme: str = field(repr=False)
     _login: str = field(repr=False)
     _tail: str = field(repr=False)
     _options: tuple[tuple[str, str], ...] = field(repr=False)
 
     def of_server(self, address: Address) -> str:
-        """The URL of one server among them, as redis-py reads it."""
+        """Return the URL of one of the servers, as redis-py reads it."""
         if self.form == "server":
             return self.plain
         return f"{self._scheme}://{self._login}{host_port(address)}{self._tail}{self._query(False)}"
 
     def of_sentinel(self, address: Address) -> str:
-        """The URL of a Sentinel, which has its own credentials or none."""
+        """Return the URL of a Sentinel, with its own credentials or none."""
         return f"{self._scheme}://{host_port(address)}/0{self._query(True)}"
 
     def _query(self, for_sentinel: bool) -> str:
@@ -57,7 +57,7 @@ class RedisUrl:
 
 
 def parse_redis_url(url: str) -> RedisUrl:
-    """Takes a URL apart. Raises ValueError when it is of none of the forms, without quoting it."""
+    """Parse a URL. Raises ValueError for an unknown form, without quoting it."""
     try:
         parts = urlsplit(url)
         scheme, _, kind = parts.scheme.partition("+")
@@ -79,7 +79,7 @@ def parse_redis_url(url: str) -> RedisUrl:
 
 
 def host_port(address: Address) -> str:
-    """A host and its port as a URL has them."""
+    """Return a host and port in URL form."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -92,7 +92,7 @@ def _host(text: str, default_port: int) -> Address:
 
 
 def _place(form: Form, path: str) -> tuple[str, str]:
-    """The master's name, and the path that names the database."""
+    """Return the master's name, and the database's path."""
     if form == "server":
         return "", path
     if form == "cluster":

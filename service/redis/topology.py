@@ -1,5 +1,5 @@
-"""Which form of Redis a URL names, and the forms in which one server holds all keys: a single one, or whichever server
-Sentinels call the master. Does not know what is asked.
+"""Redis topologies with all keys on one server: a single server, or the master named by Sentinels; and the choice of
+topology by URL. Does not know what is asked.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _VALUE = {bytes, type(None)}
 
 
 class OneServer:
-    """A deployment in which one server holds all keys."""
+    """A topology with all keys on one server."""
 
     def __init__(self, url: RedisUrl, timeout_s: float, prefixes: Sequence[bytes], ears: Ears) -> None:
         self.address = url.address
@@ -73,8 +73,10 @@ class OneServer:
 
 
 class SentinelMaster(OneServer):
-    """The master that Sentinels name: looked up when a connection is made, and watched, so that a failover is followed.
-    The Sentinel that answered last is asked first."""
+    """The master named by Sentinels: looked up for each connection, and watched, so that a failover is followed.
+
+    The Sentinel that answered last is asked first.
+    """
 
     def __init__(self, url: RedisUrl, timeout_s: float, prefixes: Sequence[bytes], ears: Ears) -> None:
         super().__init__(url, timeout_s, prefixes, ears)
@@ -98,7 +100,7 @@ class SentinelMaster(OneServer):
         return RedisServer(self._url.of_server(self._named), self._prefixes)
 
     async def _master(self) -> Address:
-        """The master's address, by the first Sentinel that knows it. Raises StoreError if none does."""
+        """Return the master's address from the first Sentinel that knows it. Raises StoreError if none does."""
         reasons = []
         for host in list(self._sentinels):
             try:
@@ -127,26 +129,28 @@ class SentinelMaster(OneServer):
         raise StoreError("does not know a master of that name")
 
     async def _watch(self) -> None:
-        """Ask Sentinels every now and then, for a master that was replaced may go on answering."""
+        """Ask Sentinels periodically: a replaced master may keep answering."""
         while True:
             await asyncio.sleep(_WATCH_S)
             before = self._named
             try:
                 found = await self._master()
             except StoreError:
-                continue  # the master is as good as it was
+                continue  # keep the current master
             if before is not None and found != before == self._named:
                 self._link.renew(f"Sentinels say that {host_port(found)} is the master now")
 
 
 Nodes = OneServer | Cluster
-"""A deployment: commands go to the nodes of their keys, all at once."""
+"""A topology: commands go to their keys' nodes, all at once."""
 
 
 def open_nodes(url: str, timeout_s: float, prefixes: Sequence[bytes] = (), ears: Ears = _NOBODY) -> Nodes:
-    """The nodes behind a URL, not yet connected. `timeout_s`: of one question and its answer. `prefixes`: of the keys
-    whose changes `ears` hear of; empty for none, which servers without tracking can do, too. Raises StoreError for an
-    invalid option in the URL."""
+    """Return the nodes of a URL, not yet connected.
+
+    `timeout_s`: of one query. `prefixes`: of keys whose changes `ears` get; empty for a server without tracking. Raises
+    StoreError for an invalid option in the URL.
+    """
     parsed = parse_redis_url(url)
     RedisServer(parsed.of_server(("", 0)), prefixes)  # checks the options before anything connects
     if parsed.form == "cluster":
@@ -156,7 +160,7 @@ def open_nodes(url: str, timeout_s: float, prefixes: Sequence[bytes] = (), ears:
 
 
 def are_among(epochs: NDArray[np.int64], sure: Sequence[int]) -> NDArray[np.bool_]:
-    """[n] whether each epoch is one of a few."""
+    """Return, for each epoch [n], whether it is one of a few."""
     are = np.zeros(len(epochs), bool)
     for one in sure:
         are |= epochs == one
@@ -164,7 +168,7 @@ def are_among(epochs: NDArray[np.int64], sure: Sequence[int]) -> NDArray[np.bool
 
 
 async def ask_one(nodes: Nodes, key: bytes, *parts: bytes, deadline: float | None = None) -> Any:  # noqa: ANN401 - any reply
-    """The reply to one command about one key. Every failure is a StoreError."""
+    """Return the reply to a command for one key. Every failure is a StoreError."""
 
     def accept(places: Sequence[int], replies: Sequence[Any], epoch: int) -> Any:  # noqa: ANN401 - any reply
         return checked(replies[0], nodes.address)

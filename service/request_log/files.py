@@ -1,6 +1,6 @@
-"""The log's files: Parquet by pyarrow, in a folder of one writer at a time, bounded in bytes and age.
+"""The log's Parquet files (pyarrow), in a folder with one writer at a time, bounded in bytes and age.
 
-Knows how records become columns and back. Does not know when files are written.
+Converts records to columns and back. Does not know when files are written.
 """
 
 import fcntl
@@ -77,7 +77,7 @@ _EVENT_COLUMNS = pa.schema(
     }.items()
 )
 _LATER = "correction"
-"""The last column of requests, which files of earlier releases lack."""
+"""The last column of requests; files of earlier releases lack it."""
 _READ_ROWS = 16
 _ROWS = b"msd.rows"
 _LOCK = ".lock"
@@ -85,11 +85,11 @@ _KINDS = (REQUESTS, EVENTS)
 
 
 class LogFileError(MsdError):
-    """A file that is no file of the log, or cannot be read."""
+    """A file is not one of the log's, or cannot be read."""
 
 
 def to_batch(records: Sequence[Record]) -> Batch:
-    """Columns of some records, one at least, all of one kind."""
+    """Return columns of at least one record, all of one kind."""
     schema = _EVENT_COLUMNS if isinstance(records[0], EventRecord) else _REQUEST_COLUMNS
     columns = []
     for field in schema:
@@ -99,12 +99,12 @@ def to_batch(records: Sequence[Record]) -> Batch:
 
 
 def encode(records: Sequence[Record]) -> memoryview:
-    """A file of records, one at least, all of one kind."""
+    """Return a file of at least one record, all of one kind."""
     return encode_batches([to_batch(records)])
 
 
 def encode_batches(batches: Sequence[Batch]) -> memoryview:
-    """A file of batches, one at least, all of one kind."""
+    """Return a file of at least one batch, all of one kind."""
     count = sum(batch.num_rows for batch in batches)
     table = pa.Table.from_batches(batches).replace_schema_metadata({_ROWS: str(count).encode()})
     sink = pa.BufferOutputStream()
@@ -113,7 +113,8 @@ def encode_batches(batches: Sequence[Batch]) -> memoryview:
 
 
 def log_files(path: Path, kind: str = REQUESTS) -> list[Path]:
-    """The files of one kind in a folder, oldest first; or the one that `path` is. Raises LogFileError if none."""
+    """Return the files of one kind in a folder, oldest first; or the one file `path`. Raises LogFileError if there is
+    none."""
     files = sorted(path.glob(f"{kind}-*.parquet")) if path.is_dir() else [path] if path.is_file() else []
     if not files:
         raise LogFileError(f"{path}: {'holds no' if path.is_dir() else 'no such folder or'} file of {kind}")
@@ -121,14 +122,14 @@ def log_files(path: Path, kind: str = REQUESTS) -> list[Path]:
 
 
 def read_requests(path: Path) -> Iterator[RequestRecord]:
-    """The records of one file, in the order that they were written. Raises LogFileError."""
+    """Return the records of one file, in writing order. Raises LogFileError."""
     for row in _rows(path, _REQUEST_COLUMNS):
         row["scores"] = [np.array(column, np.float32) for column in row["scores"]]
         yield RequestRecord(**row)
 
 
 def read_events(path: Path) -> Iterator[EventRecord]:
-    """The same of a file of events."""
+    """Return the records of a file of events. Raises LogFileError."""
     for row in _rows(path, _EVENT_COLUMNS):
         yield EventRecord(**row)
 
@@ -145,7 +146,7 @@ def _rows(path: Path, schema: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 
                 yield from batch.to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise LogFileError(f"{path}: not readable as Parquet: {error}") from error
-    # What pages hold has checksums; how many there are has not.
+    # Pages have checksums; their number has not.
     if left:
         raise LogFileError(f"{path}: damaged: its contents differ from its record count")
 
@@ -155,13 +156,11 @@ class LogFolderError(MsdError):
 
 
 class LogFolder:
-    """The folder, from its opening until the process ends. Files appear whole or not at all."""
+    """The log's folder, locked until the process ends. Files appear whole or not at all."""
 
     def __init__(self, path: Path, max_bytes: int, max_age_s: float) -> None:
-        """Makes the folder, takes it for this process, and removes what an earlier one left half-written.
-
-        Raises LogFolderError when it cannot be made, or is another writer's.
-        """
+        """Make and lock the folder, and remove half-written files. Raises LogFolderError if it cannot be made, or has
+        another writer."""
         self._path = path
         self.max_bytes = max_bytes
         self._max_age_s = max_age_s
@@ -181,19 +180,19 @@ class LogFolder:
                 half.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Leaves the folder to the next."""
+        """Unlock the folder."""
         os.close(self._lock)
 
     def add(self, kind: str, data: bytes | memoryview) -> None:
-        """Writes one file, once the oldest have made room for it. Raises OSError, or LogFolderError where it is larger
-        than all may be together."""
+        """Remove the oldest files as needed, and write one. Raises OSError, or LogFolderError if it exceeds the
+        folder's limit."""
         if len(data) > self.max_bytes:
             raise LogFolderError(f"{len(data)} bytes at once exceed the log's limit of {self.max_bytes} bytes")
         self.prune(len(data))
         write_bytes_atomic(self._path / f"{kind}-{self._moment()}.parquet", data)
 
     def prune(self, room: int = 0) -> None:
-        """Removes files that are too old, and the oldest until there is `room`."""
+        """Remove files that are too old, and the oldest until there is `room`."""
         files = self._files()
         total = sum(size for _, size, _ in files)
         oldest = time.time() - self._max_age_s
@@ -204,11 +203,11 @@ class LogFolder:
             total -= size
 
     def size(self) -> int:
-        """Bytes of all files."""
+        """Return the bytes of all files."""
         return sum(size for _, size, _ in self._files())
 
     def _files(self) -> list[tuple[float, int, Path]]:
-        """When each was written, its bytes and its path, the oldest first."""
+        """Return each file's time, bytes and path, oldest first."""
         found = []
         for kind in _KINDS:
             for file in self._path.glob(f"{kind}-*.parquet"):
@@ -218,6 +217,6 @@ class LogFolder:
         return sorted(found)
 
     def _moment(self) -> str:
-        """Now, in a form that sorts, and never twice."""
+        """Return a sortable, unique timestamp."""
         self._last_ns = max(time.time_ns(), self._last_ns + 1_000)
         return f"{datetime.fromtimestamp(self._last_ns / 1e9, UTC):%Y%m%dT%H%M%S.%f}Z"

@@ -1,7 +1,7 @@
-"""What logged requests say of a model's quality: drift against the served bundle's reference, and clicks that came
-against those that were predicted.
+"""Model quality from logged requests: drift against the served bundle's reference, and observed against predicted
+clicks.
 
-Knows requests, what they were scored from, and events. Does not know who reads the figures.
+Knows requests, their inputs, and events. Does not know who reads the figures.
 """
 
 import math
@@ -20,16 +20,16 @@ from service.runtimes.runtime import Scores
 from service.scoring.reply import served_places
 from service.telemetry.metrics import BID_QUARTERS, RANKS, Metrics
 
-# Of fewer requests a distribution is too rough to be compared: chance alone makes it differ.
+# A distribution of fewer requests is too rough to compare: it differs by chance.
 LEAST_REQUESTS = 200
-# The weight of what came before shrinks by this with each request, so that the latest 5,000 or so count.
+# Decay per request, so that about the latest 5,000 count.
 _FADES = 1 - 1 / 5_000
 _TELL_EVERY = 50
 SETTLE_S = 600.0
-"""An impression is judged when events have come that are so much later: most clicks have come by then."""
+"""An impression is judged once events this much later have arrived: most clicks have arrived by then."""
 _WINDOW = 10_000
 _MAX_REMEMBERED = 500_000
-# As much memory as a request takes, in candidates.
+# Memory of a request, in candidates.
 _REQUEST_COSTS = 8
 _RANKED_FROM = (2, 6)
 """The best ranks of the second and third group of `RANKS`."""
@@ -37,7 +37,7 @@ _JUDGED = np.dtype([("pctr", "f8"), ("is_clicked", "?"), ("rank", "i1"), ("bid",
 
 
 class Drift:
-    """The drift of one service's champion; another bundle begins anew."""
+    """Drift of a service's champion; another bundle starts again."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -45,7 +45,7 @@ class Drift:
         self._manifest_sha256 = ""
 
     def add(self, manifest: Manifest, request: CheckedRequest, basis: Basis, scores: Scores) -> None:
-        """Counts a request that the champion, whose manifest this is, has scored from `basis`."""
+        """Count a request that the champion, whose manifest this is, has scored from `basis`."""
         if manifest.sha256 != self._manifest_sha256:
             self._manifest_sha256 = manifest.sha256
             self._watched = None if manifest.reference is None else _Watched(manifest, manifest.reference)
@@ -58,7 +58,7 @@ class Drift:
 
 
 class _Watched:
-    """One bundle's reference, and what was counted of late."""
+    """One bundle's reference, and recent counts."""
 
     def __init__(self, manifest: Manifest, reference: Reference) -> None:
         self.requests = 0
@@ -68,7 +68,7 @@ class _Watched:
         self._heads = {head: _Counted(one) for head, one in reference.scores.items()}
 
     def add(self, request: CheckedRequest, basis: Basis, scores: Scores) -> None:
-        """Counts one request."""
+        """Count one request."""
         tensors = assemble(self._schema, request, basis.at, basis.user, basis.items).tensors
         self.requests += 1
         for column, counted in self._inputs.values():
@@ -87,14 +87,14 @@ class _Watched:
 
 
 class _Counted:
-    """Values of late by the bins of a reference."""
+    """Recent values by the bins of a reference."""
 
     def __init__(self, reference: Distribution) -> None:
         self._reference = reference
         self._counts = np.zeros(len(reference.shares))
 
     def add(self, values: NDArray[np.floating]) -> None:
-        """Counts the values [n] of one request, which together weigh as one: those of one user are alike."""
+        """Count the values [n] of one request with a total weight of one, because values of one user are correlated."""
         self._counts *= _FADES
         self._counts += self._reference.counts(values) / len(values)
 
@@ -127,11 +127,11 @@ class _Predicted(NamedTuple):
         return cls(record.item_ids, scores.copy(), ranks, bids)
 
     def is_due(self, item_id: str) -> bool:
-        """Whether it is a candidate that was not shown yet."""
+        """Return whether it is a candidate that was not shown yet."""
         return item_id in self.item_ids and not math.isnan(self.scores[self.item_ids.index(item_id)])
 
     def take(self, key: tuple[str, str], at: float) -> _Shown | None:
-        """A candidate that is shown, the first time."""
+        """Take a candidate on its first impression."""
         if not self.is_due(key[1]):
             return None
         place = self.item_ids.index(key[1])
@@ -142,7 +142,7 @@ class _Predicted(NamedTuple):
 
 
 class Observed:
-    """What came of the latest impressions; bounded in memory."""
+    """Outcomes of the latest impressions; bounded in memory."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -151,13 +151,13 @@ class Observed:
         self._waiting: deque[_Shown] = deque()
         self._shown: set[tuple[str, str]] = set()
         self._clicked: set[tuple[str, str]] = set()
-        # The latest, in a ring; and how many there have been.
+        # Ring buffer of the latest, and their total number.
         self._judged = np.zeros(_WINDOW, _JUDGED)
         self._judgements = 0
         self._newest_at = 0.0
 
     def record(self, record: RequestRecord) -> None:
-        """Remembers what was predicted."""
+        """Record the predictions of a request."""
         if record.request_id in self._predictions:
             return
         self._predictions[record.request_id] = _Predicted.of(record)
@@ -168,8 +168,8 @@ class Observed:
             self._clicked.difference_update((request_id, item_id) for item_id in oldest.item_ids)
 
     def event(self, event: EventRecord) -> None:
-        """Takes an impression or a click; one of a request that is not remembered is left out, as is a repetition."""
-        # A clock that is ahead would settle what has only come.
+        """Count an impression or a click; unknown requests and repetitions are ignored."""
+        # A clock that is ahead would settle new events at once.
         at = min(event.at, event.received_at)
         self._newest_at = max(self._newest_at, at)
         key = (event.request_id or "", event.item_id)
@@ -184,7 +184,7 @@ class Observed:
             self._waiting.append(shown)
 
     def tell(self) -> None:
-        """Judges what has settled, and sets the figures."""
+        """Judge settled impressions, and set the gauges."""
         settled = self._newest_at - SETTLE_S
         while self._waiting and (self._waiting[0].at <= settled or len(self._waiting) > _MAX_REMEMBERED):
             self._judge(self._waiting.popleft())

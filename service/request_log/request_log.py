@@ -30,11 +30,11 @@ if TYPE_CHECKING:  # pyarrow, which it needs, is an extra
 
 _MAX_BYTES, _MAX_COUNT = 16 * 2**20, 4_096
 _TICK_S = 1.0
-# Python's lock is shared with those who answer requests: of its time the thread takes a third at most.
+# Python's lock is shared with serving threads: this thread works a third of the time at most.
 _PAUSES_PER_WORK = 2.0
 _CLOSE_WITHIN_S = 3.0
 _FULL_BYTES, _FEWEST_FILES = 16 * 2**20, 4
-# Records become columns in batches of about so many ids: while they do, nobody else runs Python.
+# Records are converted in batches of about this many IDs: meanwhile no other thread runs Python.
 _BATCH_IDS = 1_600
 _SAY_AGAIN_S = 30.0
 _STAGES = ("parse_ms", "rows_ms", "queue_ms", "run_ms", "total_ms")
@@ -49,7 +49,7 @@ class LoggedEvents(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of memory that it keeps."""
+        """Memory in bytes."""
         return len(self.body)
 
 
@@ -65,8 +65,8 @@ class RequestLog:
         self._tick_s = tick_s
         self._metrics = metrics
         self._queue: SimpleQueue[Served | LoggedEvents | None] = SimpleQueue()
-        # Sums since the start, each written by one thread alone, so that no lock is needed: told by the loop, taken by
-        # the thread. What waits is their difference.
+        # Totals since the start, each written by one thread, so that no lock is needed: handed over by the loop, taken
+        # by the thread. The difference is waiting.
         self._told_bytes = self._told_count = 0
         self._taken_bytes = self._taken_count = 0
         self._closing = threading.Event()
@@ -75,11 +75,11 @@ class RequestLog:
         self._thread.start()
 
     def wants(self, lineup: Lineup, request_id: str) -> bool:
-        """Whether a request is of the sample."""
+        """Return whether a request is in the sample."""
         return is_sampled(request_id, self._share)
 
     def follow(self, answer: Answer) -> None:
-        """Log a request whose reply has been sent, if it is of the sample."""
+        """Log a request whose reply has been sent, if it is in the sample."""
         if answer.served is not None and is_sampled(answer.served.request_id, self._share):
             self.request(answer.served)
 
@@ -93,7 +93,7 @@ class RequestLog:
         self._metrics.log_events["handed" if is_told else "dropped"].inc(count)
 
     async def close(self) -> None:
-        """Write what was handed over, for 3 s at most. Nothing may be handed over after this."""
+        """Write what was handed over, for 3 s at most. Hand over nothing after this."""
         self._closing.set()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join, _CLOSE_WITHIN_S)
@@ -120,7 +120,7 @@ class RequestLog:
             told = self._told(max(0.0, tick_at - time.monotonic()))
             if told is None and self._closing.is_set():
                 break
-            # Whatever goes wrong with one record, others are still logged.
+            # If one record fails, others are still logged.
             try:
                 if told is not None:
                     writer.take(told)
@@ -130,14 +130,14 @@ class RequestLog:
             except Exception as error:
                 writer.lose(told, error)
             if told is not None:
-                # Only now, so that a writer that hangs fills the queue.
+                # Only now, so that a hanging writer fills the queue.
                 self._taken_bytes += told.size
                 self._taken_count += 1
             self._closing.wait(_PAUSES_PER_WORK * (time.thread_time() - began))
         writer.close()
 
     def _told(self, timeout: float) -> Served | LoggedEvents | None:
-        """What was handed over next; None if nothing comes, or nothing will any more."""
+        """Return the next entry; None if the queue is empty or closed."""
         try:
             return self._queue.get(timeout=timeout)
         except Empty:
@@ -145,17 +145,15 @@ class RequestLog:
 
 
 class LogWriter:
-    """Records of requests and events, which wait in memory until a file of them is due, for `flush_s` at most.
-
-    All of it runs in the log's thread.
-    """
+    """Records of requests and events, kept in memory until their file is due, for `flush_s` at most. Runs in the log's
+    thread."""
 
     def __init__(self, folder: "LogFolder", metrics: Metrics, share: float, flush_s: float) -> None:
         """`share` of the requests are logged, and the events of those, and events that name no request."""
         self._folder = folder
         self._metrics = metrics
         self._share = share
-        # A file must not be more than the folder may hold, and should not push out all others.
+        # A file must fit into the folder, and should not displace all others.
         full = min(_FULL_BYTES, folder.max_bytes // _FEWEST_FILES)
         self._requests = _Waiting(REQUESTS, full, flush_s)
         self._events = _Waiting(EVENTS, full, flush_s)
@@ -165,7 +163,7 @@ class LogWriter:
         self._metrics.log_bytes.set(folder.size())
 
     def take(self, told: Served | LoggedEvents) -> None:
-        """Make records of what was told. Raises whatever keeps it from being logged."""
+        """Make records of an entry. Raises whatever prevents this."""
         if isinstance(told, Served):
             self._take_request(told)
         else:
@@ -173,21 +171,21 @@ class LogWriter:
         self._flush()
 
     def tick(self) -> None:
-        """Write what has waited long, remove old files, and set the gauges."""
+        """Write records that are due, remove old files, and set the gauges."""
         self._flush()
         self._observed.tell()
         self._folder.prune()
         self._metrics.log_bytes.set(self._folder.size())
 
     def lose(self, told: Served | LoggedEvents | None, error: Exception) -> None:
-        """Count what was told, if anything, as lost."""
+        """Count an entry, if any, as lost."""
         if isinstance(told, LoggedEvents):
             self._lost(EVENTS, told.total, error)
         else:
             self._lost(REQUESTS, int(told is not None), error)
 
     def close(self) -> None:
-        """Write what waits, and leave the folder to the next service."""
+        """Write all waiting records, and unlock the folder."""
         self._flush(is_last=True)
         self._folder.close()
 
@@ -214,7 +212,7 @@ class LogWriter:
             self._convert(self._events)
 
     def _flush(self, *, is_last: bool = False) -> None:
-        """Write what is much or has waited long; all of it if it is the last time."""
+        """Write records that are due; all of them if it is the last time."""
         if self._requests.is_due(is_last):
             self._write(self._requests)
         if self._events.is_due(is_last):
@@ -254,7 +252,7 @@ class LogWriter:
 
 
 class _Waiting:
-    """Records of one kind that are not in a file yet: the latest as they are, others in batches of columns."""
+    """Records of one kind that are not in a file yet: the latest as objects, others as batches of columns."""
 
     def __init__(self, kind: str, full: int, flush_s: float) -> None:
         self.kind = kind
@@ -266,7 +264,7 @@ class _Waiting:
         self._since = 0.0
 
     def add(self, record: RequestRecord | EventRecord, size: int, ids: int) -> None:
-        """One more, of about `size` bytes and with so many IDs."""
+        """Add a record of about `size` bytes with this many IDs."""
         if not (self.records or self._batches):
             self._since = time.monotonic()
         self.records.append(record)
@@ -274,12 +272,12 @@ class _Waiting:
         self._bytes += size
 
     def is_due(self, is_last: bool) -> bool:
-        """Whether there are any, and they are many or have waited long, or are the last."""
+        """Return whether there are records that are due: many, old, or the last."""
         is_long = self._bytes >= self._full or time.monotonic() - self._since >= self._flush_s
         return bool(self.records or self._batches) and (is_long or is_last)
 
     def convert(self) -> None:
-        """Make the latest records columns. If that fails, they are lost."""
+        """Convert the latest records to columns. If that fails, they are lost."""
         records, self.records, self.ids = self.records, [], 0
         if records:
             from service.request_log.files import to_batch
@@ -287,13 +285,13 @@ class _Waiting:
             self._batches.append(to_batch(records))
 
     def taken(self) -> "tuple[int, list[Batch]]":
-        """The number of records in batches, and these; none wait any more."""
+        """Return the number of records in batches, and the batches; none wait any more."""
         batches, self._batches, self._bytes = self._batches, [], 0
         return sum(batch.num_rows for batch in batches), batches
 
 
 def record_of(served: Served) -> RequestRecord:
-    """The record of a request. Raises UnicodeEncodeError for an ID with half of a surrogate pair, which UTF-8 lacks."""
+    """Return the record of a request. Raises UnicodeEncodeError for an ID with a lone surrogate, which UTF-8 lacks."""
     model, scored, request = served.model, served.scored, served.request
     basis, engine, degraded = scored.basis, served.model.engine, scored.degraded_candidates
     user, items = basis.user, basis.items
@@ -338,7 +336,7 @@ def record_of(served: Served) -> RequestRecord:
 
 
 def records_of(events: LoggedEvents) -> Iterator[EventRecord]:
-    """The record of each event."""
+    """Return the record of each event."""
     for event in orjson.loads(events.body)["events"]:
         yield EventRecord(
             event_id=event["event_id"],
@@ -352,7 +350,8 @@ def records_of(events: LoggedEvents) -> Iterator[EventRecord]:
 
 
 def open_request_log(settings: Settings, metrics: Metrics) -> RequestLog | None:
-    """None without `MSD_LOG_DIR`. Raises MsdError if the folder cannot be used, or pyarrow is not installed."""
+    """Return the log, None without `MSD_LOG_DIR`. Raises MsdError if the folder is unusable, or pyarrow is not
+    installed."""
     if settings.log_dir is None:
         return None
     if find_spec("pyarrow") is None:

@@ -1,7 +1,7 @@
-"""The routes for those who decide what is served: swap, roll back, experiment.
+"""Admin routes: swap, roll back, experiment.
 
-They move the pointers and write the file that the service follows; what comes of that says `/v1/model`. All but their
-bodies is done in threads, because a file system may let them wait.
+They move the pointers and write the file that the service follows; `/v1/model` shows the result. File access runs in
+threads, because a file system may block.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
@@ -71,7 +71,7 @@ class ExperimentState(BaseModel):
 
 
 def admin_routes(settings: Settings, serving: Serving) -> APIRouter:
-    """The routes; who may use them is seen to before."""
+    """Return the routes. Access is checked before."""
     router = APIRouter(prefix="/v1/admin", tags=["admin"])
     swap_order, wanted_experiment = _body_of(SwapOrder, settings), _body_of(Experiment, settings)
 
@@ -136,7 +136,7 @@ def _possible() -> Iterator[None]:
 
 @contextmanager
 def _deciding(request: Request, what: str, **about: object) -> Iterator[None]:
-    """Says in the log who wanted what was done."""
+    """Log who requested the change."""
     with _possible():
         yield
     log, request_id = structlog.get_logger("msd.admin"), access_of(request.scope).request_id
@@ -174,7 +174,7 @@ def _body_of(form: type[_Body], settings: Settings) -> Callable[[Request], Await
 
 
 def _takes(form: type[BaseModel]) -> dict[str, Any]:
-    """What OpenAPI says of a body that is parsed here."""
+    """Return the OpenAPI description of a body that is parsed here."""
     schema = form.model_json_schema(ref_template="#/components/schemas/{model}")
     schema.pop("$defs", None)
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

@@ -1,5 +1,5 @@
-"""What people read of the API: OpenAPI for all routes, the raw scoring route among them; its page at /docs, whose
-assets come from here; and the page at `/`, which leads there, to the playground and to what operators ask for.
+"""API documentation: OpenAPI for all routes, including raw ones; its page at /docs, with its assets; and the page at
+`/`, with links to it, to the playground and to operators' routes.
 """
 
 from base64 import b64encode
@@ -96,9 +96,9 @@ _LINKS = (
 
 
 def add_docs(app: FastAPI, serving: Serving, most_ms: int, *, needs_keys: bool, has_events: bool) -> None:
-    """Adds the page and its assets, and makes `app.openapi()` tell of the raw routes too, and of keys.
+    """Add the page and its assets, and make `app.openapi()` include the raw routes and keys.
 
-    `most_ms`: how long a caller may let a scoring request take.
+    `most_ms`: the maximum deadline of a scoring request.
     """
     static = Path(fastapi_offline.__file__).parent / "static"
     app.openapi = _openapi_of(app, serving, most_ms, needs_keys, has_events)  # type: ignore[method-assign]
@@ -152,13 +152,13 @@ def _openapi_of(
 
 
 def _place(path: str) -> int:
-    """What most callers look for comes first."""
+    """Return the sort key of a path: the most used first."""
     first = (PATH, EVENTS_PATH, "/v1/model")
     return first.index(path) if path in first else len(first)
 
 
 def _tell_of_keys(document: dict[str, Any]) -> None:
-    """Of every route but those that are open, or may be."""
+    """Document keys for every route that may need one."""
     document["components"]["securitySchemes"] = _SECURITY
     document["security"] = [{name: []} for name in _SECURITY]
     for path, operations in document["paths"].items():
@@ -255,7 +255,7 @@ def _example(model: Model) -> dict[str, Any] | None:
 
 
 def index_route(serving: Serving, version: str, *, has_playground: bool, has_metrics: bool) -> Route:
-    """Links to what this service answers on this port."""
+    """Return the page of links to the routes on this port."""
     absent = {path for path, there_is in ((PAGE, has_playground), ("/metrics", has_metrics)) if not there_is}
     there = [link for link in _LINKS if link[0] not in absent]
     rows = "".join(f'<li><a href="{path.lstrip("/")}">{name}</a> – {what}</li>' for path, name, what in there)

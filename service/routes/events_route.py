@@ -1,6 +1,5 @@
-"""POST /v1/events: body, check, the rows that states begin from, and an answer once the events last.
-
-Errors are raised; `AccessMiddleware` answers them.
+"""POST /v1/events: read the body, check it, fetch the rows that states start from, and answer once the events are
+durable. Errors are raised; `AccessMiddleware` answers them.
 """
 
 import time
@@ -26,7 +25,7 @@ from service.telemetry.metrics import Metrics
 
 PATH = "/v1/events"
 MAX_AHEAD_S = 60.0
-"""An event from further ahead of the service's clock counts as one from so far ahead."""
+"""Maximum seconds by which an event may be ahead of the service's clock; later ones count as this much ahead."""
 
 
 class EventsReply(BaseModel):
@@ -37,7 +36,7 @@ class EventsReply(BaseModel):
 
 
 class EventsRoute:
-    """The endpoint. States begin from the rows of the first arm's model."""
+    """The endpoint. States start from the rows of the first arm's model."""
 
     def __init__(
         self,
@@ -56,7 +55,7 @@ class EventsRoute:
         self._request_log = request_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one batch."""
+        """Answer one batch."""
         body = await read_json_body(scope, receive, self._settings)
         self._readiness.check()
         events = self._settled(parse_events(body), time.time())
@@ -79,7 +78,7 @@ class EventsRoute:
         await send({"type": "http.response.body", "body": reply})
 
     def _settled(self, events: Sequence[WireEvent], now: float) -> list[LiveEvent]:
-        """Events with a time, which is not far ahead of now."""
+        """Return events with a time, limited to the near future."""
         latest = now + MAX_AHEAD_S
         if ahead := sum(event.at is not None and event.at > latest for event in events):
             self._metrics.events_noted["ahead"].inc(ahead)
@@ -95,7 +94,7 @@ class EventsRoute:
         ]
 
     async def _rows(self, model: Model, side: RowSide, ids: Sequence[str]) -> dict[str, LiveState]:
-        """What rows hold, by id. Without them, a state would begin from nothing where there is something."""
+        """Return the rows by ID. Without them, a state would wrongly start empty."""
         distinct = list(dict.fromkeys(ids))
         try:
             return rows_of(distinct, await model.store.get(side, distinct))

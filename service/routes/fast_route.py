@@ -1,7 +1,7 @@
-"""POST /v1/score for the event loop alone: no task, no layers, one write. It takes what came whole and is of the
-plainest form; whatever is unusual about a request is for the app, whose `score_route` answers all of them.
+"""POST /v1/score on the event loop: no task, no layers, one write.
 
-Does not know how a request is read from its connection (`protocol`), nor how it is scored (`plain`).
+It handles whole requests in the plainest form; everything else is for the app, whose `score_route` answers all
+requests. Does not know how a request is read (`protocol`) or scored (`plain`).
 """
 
 from asyncio import CancelledError
@@ -24,7 +24,7 @@ GiveUp = Callable[[], None]
 
 
 class FastRoute:
-    """The route. Errors that it meets are answered as the app answers them."""
+    """The route. It answers errors as the app does."""
 
     def __init__(
         self,
@@ -44,12 +44,12 @@ class FastRoute:
         self._max_body_bytes = settings.max_body_bytes
 
     def takes(self, scope: Scope) -> bool:
-        """Whether a request whose head came may be one: of a key that is refused, no body is waited for."""
+        """Return whether a request may qualify, by its head; the body of a refused key is not awaited."""
         is_plain = scope["path"] == PATH and scope["method"] == "POST" and self._serving.current.champion.native
         return bool(is_plain and (self._guard is None or self._guard.admits(scope, "score")))
 
     def begin(self, exchange: Exchange, give_up: GiveUp) -> None:
-        """Answers a request that came whole, now or later, or gives it up to the app."""
+        """Answer a whole request, now or later, or leave it to the app."""
         scope, access, body = exchange.scope, exchange.access, exchange.body
         access.is_scoring = True
         try:
@@ -65,10 +65,10 @@ class FastRoute:
             give_up()
             return
         try:
-            # The client need not wait for the loop: a scoring thread sends.
+            # The client need not wait for the loop: the scoring thread sends the reply.
             job = self._plain.begin(lineup, asked, partial(self._told, exchange, give_up), exchange.send)
             exchange.on_end = partial(self._plain.leave, job)
-        except (Exception, CancelledError) as error:  # the parser, which calls this, would take it for a bad request
+        except (Exception, CancelledError) as error:  # the parser, which calls this, would treat it as a bad request
             self._fail(exchange, error)
 
     def _told(self, exchange: Exchange, give_up: GiveUp, outcome: Answer | BaseException | None) -> None:

@@ -1,4 +1,4 @@
-"""The routes for those who run the service: alive, ready, what is served, metrics."""
+"""Operators' routes: liveness, readiness, what is served, metrics."""
 
 from typing import Any, Literal
 
@@ -79,7 +79,7 @@ class ServedModel(BaseModel):
 
 
 def health_routes(serving: Serving, readiness: Readiness, max_candidates: int) -> APIRouter:
-    """Health, and what is served."""
+    """Return the routes of health and of what is served."""
     router = APIRouter(tags=["operations"])
 
     @router.get(
@@ -101,7 +101,7 @@ def health_routes(serving: Serving, readiness: Readiness, max_candidates: int) -
         is_ready, missing = readiness.is_ready, {**readiness.missing, **readiness.hangs()}
         response.status_code = 200 if is_ready else 503
         if not is_ready:
-            # A load balancer may then connect to another instance.
+            # A load balancer can then connect to another instance.
             response.headers["connection"] = "close"
         missing = {part: without_places(reason) for part, reason in missing.items()}
         return Ready(ready=is_ready, draining=readiness.draining, missing=missing, loading=dict(readiness.loading))
@@ -114,7 +114,7 @@ def health_routes(serving: Serving, readiness: Readiness, max_candidates: int) -
 
 
 def metrics_route(metrics: Metrics) -> APIRouter:
-    """What Prometheus asks for."""
+    """Return the route that Prometheus scrapes."""
     router = APIRouter(tags=["operations"])
 
     @router.get(

@@ -1,6 +1,5 @@
-"""POST /v1/score as a raw ASGI endpoint: body, check, score, reply, with nothing of a framework in between.
-
-Errors are raised; `AccessMiddleware` answers them.
+"""POST /v1/score as a raw ASGI endpoint: body, check, score, reply, without framework layers. Errors are raised;
+`AccessMiddleware` answers them.
 """
 
 from starlette.types import Receive, Scope, Send
@@ -16,7 +15,7 @@ from service.settings import Settings
 
 PATH = "/v1/score"
 PYTHONS = "msd.pythons"
-"""In a scope: whether the native core has left the request to Python."""
+"""In a scope: whether the native core left the request to Python."""
 
 
 class ScoreRoute:
@@ -38,7 +37,7 @@ class ScoreRoute:
         self._readiness = readiness
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
+        """Answer one request."""
         access = access_of(scope)
         access.is_scoring = True
         if self._guard is not None:
@@ -53,7 +52,7 @@ class ScoreRoute:
         await self._send(answer, answer.headers, answer.body, access, send)
 
     async def _send(self, answer: Answer, headers: Headers, body: bytes, access: Access, send: Send) -> None:
-        """Reply with an answer, in whichever form."""
+        """Send an answer in either form."""
         access.candidates, access.degraded, access.stages = answer.candidates, answer.degraded, answer.stages
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body})

@@ -1,7 +1,6 @@
-"""Rows of one side that were fetched before, in one buffer of bounded size; those least asked for make room.
+"""Cache of rows of one side, in one buffer of bounded size; rarely used rows are evicted.
 
-Does not know where rows come from, nor whether they still are what they were: it holds what it is given until it is
-told to drop it.
+Does not know where rows come from, nor whether they are current: it keeps what it gets until it is told to drop it.
 """
 
 from collections.abc import Sequence
@@ -14,16 +13,17 @@ import native
 from msd.contract.errors import MsdError
 from msd.contract.rows import Records, RowCodec, Rows, pack_history, unpack_history
 
-# What is taken for an id, beside its characters and the row themselves, about; and how many characters most ids have.
+# Memory of an ID beside its characters and the row, approximately; and the length of most IDs.
 _OVERHEAD = 250
 _USUAL_ID_BYTES = 20
 
 
 class IdMap:
-    """Which place of an arena holds which id, and behind it a tail of bytes: the native core's `IdMap` in Python, used
-    if there is no core. Both do the same, which one test suite shows.
+    """Map from IDs to places of an arena, each with a tail of bytes: the native core's `IdMap` in Python, used without
+    the core.
 
-    One thread writes; the native core reads beside it, without Python's lock.
+    One test suite shows that both are equal. One thread writes; the native core reads concurrently, without Python's
+    lock.
     """
 
     def __init__(self) -> None:
@@ -33,14 +33,14 @@ class IdMap:
 
     @property
     def end(self) -> int:
-        """The place after the last one that holds, or held, an id."""
+        """The place after the last one that has, or had, an ID."""
         return len(self._ids)
 
     def __len__(self) -> int:
         return len(self._places)
 
     def put(self, place: int, one: str, tail: bytes, /) -> None:
-        """Put an id into a place; from now on others may read the row there. Raises ValueError if either is taken."""
+        """Put an ID into a place; from now on others may read the row there. Raises ValueError if either is taken."""
         if place < 0 or self.id(place) is not None or one in self._places:
             raise ValueError("the place, or the id, is held already")
         missing = place + 1 - len(self._ids)
@@ -50,14 +50,14 @@ class IdMap:
         self._places[one] = place
 
     def drop(self, one: str, /) -> int:
-        """Forget an id; return its place, −1 if it was not held. From now on nobody reads the row there."""
+        """Forget an ID; return its place, −1 if it had none. From now on nothing reads the row there."""
         place = self._places.pop(one, -1)
         if place >= 0:
             self._ids[place], self._tails[place] = None, b""
         return place
 
     def find(self, one: str, /) -> int:
-        """The place of an id, −1 if it is not held."""
+        """Return the place of an ID, −1 if it has none."""
         return self._places.get(one, -1)
 
     def find_all(self, ids: Sequence[str], places: NDArray[np.int64], /) -> None:
@@ -65,15 +65,15 @@ class IdMap:
         places[: len(ids)] = [self._places.get(one, -1) for one in ids]
 
     def id(self, place: int, /) -> str | None:
-        """The id that a place holds."""
+        """Return the ID of a place."""
         return self._ids[place] if 0 <= place < len(self._ids) else None
 
     def tail(self, place: int, /) -> bytes:
-        """The tail that a place holds; empty if it holds no id."""
+        """Return the tail of a place; empty if it has no ID."""
         return self._tails[place] if 0 <= place < len(self._tails) else b""
 
     def trim(self, most: int, /) -> bool:
-        """Forget at most so many of the last places; return whether there are more."""
+        """Forget up to `count` of the last places; return whether there are more."""
         kept = max(0, len(self._ids) - most)
         for one in self._ids[kept:]:
             if one is not None:
@@ -83,17 +83,17 @@ class IdMap:
 
 
 class ArenaPlaces(NamedTuple):
-    """What the arena has of n ids: places [n], −1 where nothing, and the epoch in which each was put there [n]."""
+    """Cached entries of n IDs: places [n], −1 if not cached, and the epoch of each [n]."""
 
     places: NDArray[np.int64]
     epochs: NDArray[np.int64]
 
 
 class Arena:
-    """Ids, rows, and for users histories. An id of which it is known that it has no row is held like any other.
+    """IDs, rows, and for users histories. The absence of a row is cached too.
 
-    Eviction is CLOCK: a hand goes round, passes over once what was asked for since it last came by, and takes what was
-    not; so what is asked for once only is the first to go.
+    Eviction is CLOCK: a hand goes round, skips entries used since its last pass once, and takes others; entries used
+    only once go first.
     """
 
     def __init__(self, codec: RowCodec, max_bytes: int) -> None:
@@ -119,7 +119,7 @@ class Arena:
         return len(self._ids)
 
     def look_up(self, ids: Sequence[str]) -> ArenaPlaces:
-        """What is held of the ids [n]; they count as asked for."""
+        """Return the cached entries of IDs [n], and mark them as used."""
         places = np.empty(len(ids), np.int64)
         self._ids.find_all(ids, places)
         if not self._ids.end:
@@ -128,7 +128,7 @@ class Arena:
         return ArenaPlaces(places, self._epochs.take(places, mode="wrap"))
 
     def rows(self, places: NDArray[np.int64]) -> Rows:
-        """Copies of the rows in some places [n], all of them held."""
+        """Return copies of the rows in places [n], all of them in use."""
         records: Records = self._records.take(places).view(self._codec.dtype)
         histories: tuple[tuple[str, ...], ...] = ()
         if self._codec.side == "user":
@@ -136,15 +136,15 @@ class Arena:
         return Rows(records, self._found.take(places), histories, 0)
 
     def core(self) -> Any:  # noqa: ANN401 - the core has no types
-        """What the native core reads of it, beside this; where ids are the core's. Until it is let go."""
+        """Return the native core's view of the arena, which needs the core's `IdMap`. To be dropped with the arena."""
         assert native.core is not None, "there is a core"
         size = self._codec.dtype.itemsize
         return native.core.Arena(self._ids, self._records, self._found, self._epochs, self._touched, size)
 
     def put(self, ids: Sequence[str], rows: Rows, epoch: int, evicts: bool = True) -> bool:
-        """Hold the rows of some ids, no id twice, or that there are none; return whether there was room for all.
+        """Cache the rows of distinct IDs, or their absence; return whether there was room for all.
 
-        Unless it `evicts`, no other id makes room, and what was read in this epoch stays as it is.
+        Unless it `evicts`, no other ID is evicted, and what was read in this epoch stays as it is.
         """
         if not len(self._records):
             return False
@@ -165,12 +165,12 @@ class Arena:
         return was_room
 
     def lacks(self, ids: Sequence[str], epochs: Sequence[int]) -> list[str]:
-        """Those of the ids that are not held from one of these epochs; they do not count as asked for."""
+        """Return the IDs that are not cached from one of these epochs, without marking them as used."""
         return [one for one in ids if (place := self._ids.find(one)) < 0 or self._epochs[place] not in epochs]
 
     def of_other_epochs(self, epochs: Sequence[int], start: int, count: int) -> tuple[list[str], int]:
-        """At most `count` ids that are held from epochs other than these, of places from `start` on; and the place
-        after them, which is `end` where there are no more."""
+        """Return up to `count` IDs cached in other epochs than these, in places from `start` on; and the next place,
+        which is `end` if there are no more."""
         is_old = np.isin(self._epochs[start : self.end], epochs, invert=True)
         places = np.flatnonzero(is_old)[:count] + start
         found = [one for place in places.tolist() if (one := self._ids.id(place)) is not None]
@@ -183,19 +183,20 @@ class Arena:
 
     @property
     def has_room(self) -> bool:
-        """Whether one more row of an id like most would move nobody out."""
+        """Return whether one more typical row fits without eviction."""
         return self._bytes + self._row_bytes + _USUAL_ID_BYTES <= self._max_bytes
 
     def drop(self, one: str) -> None:
-        """Forgets an id."""
+        """Drop an ID."""
         if (held := self._ids.find(one)) >= 0:
             self._bytes -= self._size_of(one, self._ids.tail(held))
             self._free.append(self._ids.drop(one))
 
     def let_go(self, most: int) -> bool:
-        """For good: at most so many ids at once, lest others wait, with the last its memory; whether there are more.
+        """Free the arena for good: up to `count` IDs at once, so that others need not wait long, and its memory with
+        the last; return whether there are more.
 
-        What Python does not collect, because it was there before, is not to keep it.
+        The garbage collector skips old objects, which must not keep it alive.
         """
         del self._free[-most:]
         if self._ids.trim(most) or self._free:
@@ -208,7 +209,7 @@ class Arena:
         return self._row_bytes + len(one.encode()) + len(tail)
 
     def _make_room(self, size: int) -> bool:
-        """Moves others out until there is room for `size` bytes; whether the arena is large enough for them at all."""
+        """Evict others until `size` bytes fit; return whether they can fit at all."""
         if size > self._max_bytes:
             return False
         while self._bytes + size > self._max_bytes:
@@ -216,12 +217,12 @@ class Arena:
         return True
 
     def _hold(self, one: str, tail: bytes, size: int, rows: Rows, row: int, epoch: int, was_asked_for: bool) -> None:
-        """Takes a place for an id, for whose `size` bytes there is room."""
+        """Take a place for an ID whose `size` bytes fit."""
         self._bytes += size
         place = self._free.pop() if self._free else self._ids.end
         self._records[place] = rows.records[row].tobytes()
         self._found[place], self._epochs[place], self._touched[place] = rows.found[row], epoch, was_asked_for
-        # Last: from now on the row may be read.
+        # Last, because the row may be read from now on.
         self._ids.put(place, one, tail)
 
     def _evict(self) -> None:

@@ -1,7 +1,7 @@
-"""Brings rows near before somebody asks for them: those most shown after a start, those held after a lost connection.
+"""Prefetches rows: the most shown ones after a start, the cached ones after a lost connection.
 
-Takes its time: a few rows at once, then a pause, so that neither Redis nor requests notice, however many
-services start together. Does not know how rows are read, nor which are let go.
+It reads a few rows at once, then pauses, so that neither Redis nor requests suffer, however many services start
+together. Does not know how rows are read, nor which are evicted.
 """
 
 import asyncio
@@ -17,24 +17,24 @@ from service.rows.arena import Arena
 from service.telemetry.metric_types import Standing
 
 _CHUNK = 100
-# Of services that start, or lost the same Redis, together.
+# Random delay for services that start, or lost the same Redis, together.
 _STAGGER_S = 1.0
 _RETRY_S = 1.0
-# A pause is at least so many times as long as the read before it.
+# Minimum pause, as a multiple of the preceding read.
 _REST = 4.0
 
 
 class Brought(NamedTuple):
-    """What became of a read: whether the arena had room for all of it, and whether all nodes answered."""
+    """Outcome of a read: whether the arena had room for all of it, and whether all nodes answered."""
 
     was_room: bool
     is_whole: bool
 
 
 class Fill:
-    """A task of the event loop. `rows_per_s` bounds it.
+    """A task of the event loop, bounded by `rows_per_s`.
 
-    `bring` reads rows into their arena, `shown` the n-th part of the most shown ids (None: there is none); both raise
+    `bring` reads rows into their arena, `shown` the n-th part of the most shown IDs (None: there is none); both raise
     StoreError if nothing can be read. `epochs` are the current ones.
     """
 
@@ -55,16 +55,16 @@ class Fill:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begins, if it has not begun."""
+        """Start, unless it has started."""
         if self._task is None:
             self._task = asyncio.create_task(self._run())
 
     def again(self) -> None:
-        """There is something new to bring: a connection, or other ids that are shown most."""
+        """Start again: there is a new connection, or a new list of most shown IDs."""
         self._is_due.set()
 
     async def close(self) -> None:
-        """Ends it."""
+        """Stop prefetching."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -83,7 +83,7 @@ class Fill:
                 await self._is_due.wait()
 
     async def _fill(self) -> None:
-        """Raises StoreError where something is left to bring and cannot be had now."""
+        """Prefetch everything. Raises StoreError if some of it is unavailable now."""
         self._standing.set("filling")
         is_whole = True
         for side in self._arenas:
@@ -98,7 +98,7 @@ class Fill:
         self._standing.set("done" if all(arena.has_room for arena in self._arenas.values()) else "full")
 
     async def _refresh(self, side: RowSide) -> bool:
-        """Reads again what is held from earlier connections; whether all of it could be had."""
+        """Re-read entries of earlier connections; return whether all were available."""
         arena, place, is_whole = self._arenas[side], 0, True
         while place < arena.end:
             ids, place = arena.of_other_epochs(self._epochs(), place, _CHUNK)
@@ -107,7 +107,7 @@ class Fill:
         return is_whole
 
     async def _bring_shown(self, side: RowSide, number: int) -> bool:
-        """Reads the n-th part of those most shown; whether there may be another, and room for it."""
+        """Read the n-th part of the most shown rows; return whether there may be another, and room for it."""
         arena = self._arenas[side]
         if not arena.has_room or (ids := await self._shown(side, number)) is None:
             return False

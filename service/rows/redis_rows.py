@@ -1,7 +1,7 @@
-"""Rows from Redis, where `msd publish` puts them, kept near until Redis says that they changed.
+"""Rows from Redis, where `msd publish` puts them, cached until Redis reports a change.
 
-Knows keys, and which rows may be taken for what Redis holds. Does not know what a row holds, nor what becomes of a
-request whose rows are not to be had.
+Knows keys, and which cached rows are current. Does not know what a row contains, nor how a request without rows is
+handled.
 """
 
 import asyncio
@@ -25,12 +25,12 @@ from service.rows.store import CoreRows, tell_rows
 from service.telemetry.metric_types import Standing
 from service.telemetry.metrics import Metrics
 
-# Ids at once, which take less than a millisecond.
+# IDs per batch, which take less than a millisecond.
 _LET_GO = 1_000
 
 
 class _Fetched(NamedTuple):
-    """Rows that one node sent, and the places [n] of their ids among those asked for."""
+    """Rows from one node, and their indices [n] among the requested IDs."""
 
     places: list[int]
     rows: Rows
@@ -38,10 +38,10 @@ class _Fetched(NamedTuple):
 
 
 class RedisStore:
-    """Reads rows over one connection a node; those that it has read are served from memory, `cache_bytes` at most.
+    """Reads rows over one connection per node, and caches up to `cache_bytes`.
 
-    While Redis cannot be asked, rows go on being served as they were last known, marked as stale. `fill_rows_per_s`:
-    how fast rows are brought near that nobody has asked for yet; 0 for not at all.
+    While Redis is unreachable, the last known rows are served, marked as stale. `fill_rows_per_s`: prefetching rate; 0
+    for none.
     """
 
     name = "redis"
@@ -74,12 +74,14 @@ class RedisStore:
         self._nodes = open_nodes(url, timeout_s, prefixes, Ears(self._forget, self._fill.again, self._fares))
 
     async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> Rows:
-        """The rows of `ids`; those that are not held are asked for in one round trip. Raises StoreError after the time
-        limit, or at the deadline (of `time.perf_counter`), with the rows that are held."""
+        """Return the rows of `ids`; uncached ones are requested in one round trip.
+
+        Raises StoreError after the time limit, or at the deadline (of `time.perf_counter`), with the cached rows.
+        """
         one = self._sides[side]
         held = one.arena.look_up(ids)
         is_fresh = (held.places >= 0) & are_among(held.epochs, self._nodes.sure())
-        # Copied before the wait, in which other rows may take their places.
+        # Copied before the wait, because other rows may take their places meanwhile.
         known = one.arena.rows(held.places[is_fresh])
         if is_fresh.all():
             return self._told(side, known, is_fresh)
@@ -99,20 +101,20 @@ class RedisStore:
         return self._told(side, _merge(parts, order), is_fresh)
 
     def core_rows(self) -> CoreRows | None:
-        """The arenas, where there are any."""
+        """The arenas, if there are any."""
         if native.core is None or not self._has_arenas:
             return None
         users, items = (self._sides[side].arena.core() for side in ROW_SIDES)
         return CoreRows(users, items, "arena", self._nodes.sure)
 
     async def check(self) -> None:
-        """Raises StoreError when Redis does not answer, or holds not all rows of this bundle; else the fill begins."""
+        """Raise StoreError if Redis does not answer, or lacks rows of this bundle; otherwise start prefetching."""
         await self._check_rows()
         if self._can_fill:
             self._fill.start()
 
     async def _check_rows(self) -> None:
-        # The digest is missing while they are copied anew; until then the bundle that is pointed to was whole.
+        # The digest is missing while rows are copied again; the bundle that the pointer names was complete before.
         digest = rows_key(self._bundle_id).encode()
         if isinstance(await ask_one(self._nodes, digest, b"GET", digest), bytes):
             return
@@ -126,7 +128,7 @@ class RedisStore:
             )
 
     async def close(self) -> None:
-        """Ends the fill and the connections."""
+        """Stop prefetching, and close the connections."""
         await self._fill.close()
         await self._nodes.close()
         self._standing.set(None)
@@ -138,7 +140,7 @@ class RedisStore:
     async def _fetch(
         self, side: RowSide, ids: Sequence[str], deadline: float | None = None, evicts: bool = True
     ) -> Answers[_Fetched]:
-        """Read rows, which go into the arena the moment that they arrive."""
+        """Read rows into the arena as they arrive."""
         one = self._sides[side]
         keys = [one.prefix + item_id.encode() for item_id in ids]
 
@@ -151,21 +153,21 @@ class RedisStore:
         return await get_many(self._nodes, keys, accept, deadline)
 
     async def _bring(self, side: RowSide, ids: Sequence[str]) -> Brought:
-        """Reads rows that nobody has asked for."""
+        """Prefetch rows."""
         answers = await self._fetch(side, ids, evicts=False)
         if answers.error is not None and not answers.outcomes:
             raise answers.error
         return Brought(all(one.was_room for one in answers.outcomes), answers.error is None)
 
     async def _shown(self, side: RowSide, number: int) -> Sequence[str] | None:
-        """Some of the ids that were shown most, if `msd publish` has left them."""
+        """Return a part of the most shown IDs, if `msd publish` has written them."""
         key = shown_key(self._bundle_id, side, number).encode()
         value = await ask_one(self._nodes, key, b"GET", key)
         return unpack_history(value) if isinstance(value, bytes) else None
 
     def _forget(self, keys: Sequence[bytes]) -> None:
         for key in keys:
-            # The prefixes of both sides are of one length.
+            # The prefixes of both sides have the same length.
             side_of = self._by_prefix.get(key[: self._prefix_length])
             if side_of is not None:
                 side_of.arena.drop(key[self._prefix_length :].decode("utf-8", "replace"))
@@ -177,7 +179,7 @@ class RedisStore:
         self._standing.set(self._nodes.state)
 
     def _with_stale(self, one: "_Side", ids: Sequence[str], parts: list[Rows], order: NDArray[np.int64]) -> Rows:
-        """The rows in their places; where there is none (−1), what is held of the id, however old, marked."""
+        """Return the rows in their places; without one (−1), any cached row of the ID, however old, marked as stale."""
         lacks = order < 0
         places = one.arena.look_up(ids).places
         is_held = lacks & (places >= 0)
@@ -192,7 +194,7 @@ class RedisStore:
         return rows._replace(stale=stale)
 
     def _told(self, side: RowSide, rows: Rows, is_fresh: NDArray[np.bool_]) -> Rows:
-        """Counts the rows by where they were found."""
+        """Count rows by where they were found."""
         found = int(rows.found.sum())
         fresh = int((rows.found & is_fresh).sum())
         stale = 0 if rows.stale is None else int(rows.stale.sum())
@@ -201,7 +203,7 @@ class RedisStore:
 
 
 class _Side:
-    """What the store knows of users, or of items."""
+    """The store's state of one side."""
 
     def __init__(self, codec: RowCodec, bundle_id: str, cache_bytes: int, metrics: Metrics) -> None:
         self.codec = codec
@@ -211,13 +213,13 @@ class _Side:
         self._told = 0
 
     def tell(self) -> None:
-        """Says how many rows are held, beside what other stores hold."""
+        """Report the number of cached rows, added to those of other stores."""
         self._gauge.inc(len(self.arena) - self._told)
         self._told = len(self.arena)
 
 
 def _merge(parts: Sequence[Rows], order: NDArray[np.int64]) -> Rows:
-    """Of the rows of all parts, one after the other, those in the places [n]."""
+    """Concatenate the rows of all parts, and select indices [n]."""
     plain = f"V{parts[0].records.dtype.itemsize}"  # as plain bytes, which are taken much faster than fields
     records = np.concatenate([part.records.view(plain) for part in parts])[order].view(parts[0].records.dtype)
     histories = [history for part in parts for history in part.histories]

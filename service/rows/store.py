@@ -1,6 +1,4 @@
-"""What the scorer asks of a store of rows, how rows are counted, and the default store: the bundle's own files, which
-needs nothing beside the bundle.
-"""
+"""The interface of row stores, how rows are counted, and the default store: the bundle's own files."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +17,7 @@ from service.telemetry.metrics import Metrics, Tier
 
 
 def tell_rows(metrics: Metrics, side: RowSide, rows: Rows, tiers: Mapping[Tier, int]) -> None:
-    """Counts rows by where they were found, and one of them by its age."""
+    """Count rows by where they were found, and observe the age of one of them."""
     missing = len(rows.found)
     for tier, count in tiers.items():
         missing -= count
@@ -32,9 +30,9 @@ def tell_rows(metrics: Metrics, side: RowSide, rows: Rows, tiers: Mapping[Tier, 
 
 
 class CoreFound(NamedTuple):
-    """Which rows the native core found: whether the user's, ids without one among the candidates, rows of candidates
-    and history and how many were asked for, when the user's and the first candidate's were written (unix s; 0: there is
-    none), and how long ago what is live of the user ends (s; NaN: there are no events)."""
+    """What the native core found: the user's row; candidates without a row; rows of candidates and history, and how
+    many were requested; when the user's and the first candidate's rows were written (Unix s; 0: none); and the age of
+    the user's live state (s; NaN: no events)."""
 
     has_user: bool
     missing: int
@@ -46,8 +44,8 @@ class CoreFound(NamedTuple):
 
 
 class CoreRows(NamedTuple):
-    """What the native core reads rows from, beside the store: its forms of both sides, the tier that rows found there
-    count as, and the epochs that are sure just now; None for files, whose rows always are."""
+    """The native core's row sources: both sides' forms, the tier under which found rows count, and the epochs that are
+    current; None for files, which always are."""
 
     users: Any
     items: Any
@@ -56,30 +54,32 @@ class CoreRows(NamedTuple):
 
 
 class RowStore(Protocol):
-    """Rows of users and items by id. Failing is always a StoreError, and never later than the store's time limit."""
+    """Rows of users and items by ID. Every failure is a StoreError, within the store's time limit."""
 
     name: str
 
     async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> Rows:
-        """The rows of `ids` in their order, in one round trip at most; where there is none, that of missing values.
-        It is given up at the deadline, of `time.perf_counter`."""
+        """Return the rows of `ids` in order, in at most one round trip; the record of missing values for those without.
+
+        Gives up at the deadline, of `time.perf_counter`.
+        """
         ...
 
     async def check(self) -> None:
-        """Raises StoreError when the store is not fit to serve this bundle."""
+        """Raise StoreError if the store cannot serve this bundle."""
         ...
 
     async def close(self) -> None:
-        """Lets go of what the store holds."""
+        """Release what the store holds."""
         ...
 
     def core_rows(self) -> CoreRows | None:
-        """For the native core, where it is built; None where rows are not held in memory."""
+        """Rows for the native core, if it is built; None if rows are not held in memory."""
         ...
 
 
 class BundleFileStore:
-    """Reads rows where the bundle keeps them. Raises BundleError when a file cannot be opened."""
+    """Reads rows from the bundle's files. Raises BundleError if a file cannot be opened."""
 
     name = "file"
 
@@ -91,7 +91,7 @@ class BundleFileStore:
         }
 
     async def get(self, side: RowSide, ids: Sequence[str], deadline: float | None = None) -> Rows:
-        """The rows of `ids`. Raises StoreError when a block that they touch is damaged, with those that are not."""
+        """Return the rows of `ids`. Raises StoreError if a block that they touch is damaged, with the readable ones."""
         try:
             rows = self._files[side].get(ids)
         except BundleError as error:
@@ -110,13 +110,13 @@ class BundleFileStore:
         return CoreRows(users, items, "file")
 
     async def check(self) -> None:
-        """Opening has checked what can be checked without reading all rows."""
+        """Nothing: opening has checked what is possible without reading all rows."""
 
     async def close(self) -> None:
-        """Files and memory go with the process."""
+        """Nothing: files and memory are released with the process."""
 
     def _readable(self, side: RowSide, ids: Sequence[str]) -> list[bytes | None]:
-        """The rows that can be read, by asking for one after the other."""
+        """Return the readable rows, by reading them one by one."""
         rows: list[bytes | None] = []
         for one in ids:
             try:

@@ -1,7 +1,7 @@
-"""Which runtime runs a bundle, and whether several requests share a run.
+"""Choice of a bundle's runtime, and of shared runs.
 
-A bundle's manifest names its runtime, unless a setting names another. Sharing a run pays where starting one costs more
-than is saved by working once for each user: on a GPU. Does not know which requests wait (`run_queue`).
+A bundle's manifest names its runtime, unless a setting names another. Sharing a run pays if starting one costs more
+than sharing the user's work saves: on a GPU. Does not know which requests wait (`run_queue`).
 """
 
 from collections.abc import Sequence
@@ -18,17 +18,18 @@ from service.settings import Settings
 
 
 def expected_candidates(bundle: Bundle, max_candidates: int) -> int:
-    """How many a request was expected to have when the bundle was exported; 0 for more than any may have here."""
+    """Return the expected number of candidates at export; 0 if it exceeds the maximum here."""
     expected = bundle.precision.candidates
     return expected if expected <= max_candidates else 0
 
 
 def open_runtime(bundle: Bundle, settings: Settings) -> Runtime:
-    """Raises RuntimeRefused when what is asked for cannot be had, BundleError when graph and manifest disagree."""
+    """Open the runtime. Raises RuntimeRefused if the requested one is unavailable, BundleError if graph and manifest
+    disagree."""
     wanted = bundle.precision
     runtime = wanted.runtime if settings.runtime == "auto" else settings.runtime
     if runtime == "onnxruntime":
-        # A graph for bf16 is a graph in fp32, which ONNX Runtime runs as what it is.
+        # A bf16 bundle's graph is stored in fp32, which ONNX Runtime runs as it is.
         if settings.provider == "cuda":
             return open_cuda(bundle, settings.threads)
         return OnnxRuntime(bundle, settings.provider, settings.threads)
@@ -53,19 +54,19 @@ class Together:
 
     def run(self, requests: Sequence[Tensors]) -> list[Scores]:
         """The schema's tensors of each request → its scores [N] by head."""
-        # As many users each time: for buffers that are bound, the number may not change.
+        # The number of users is constant, because buffers are bound.
         merged = merge(self._schema, requests, rows=self.most)
         return list(split(self._runtime.run(merged), candidates_of(self._schema, requests)))
 
     def warm_up_sizes(self) -> Sequence[int]:
-        """The numbers of candidates to run once each, so that no request pays for it."""
+        """Return the numbers of candidates to warm up, so that no request pays for it."""
         return self._runtime.warm_up_sizes(self.most_rows)
 
 
 def open_together(bundle: Bundle, engine: Engine, settings: Settings) -> Together | None:
-    """None where requests are run one by one: always on a CPU, unless it is asked for.
+    """Return None if requests are run one by one: on a CPU, unless forced.
 
-    `engine`: what runs the bundle's requests alone. Raises RuntimeRefused when it is asked for and cannot be had.
+    `engine`: runs single requests. Raises RuntimeRefused if sharing is required and unavailable.
     """
     if settings.merge == "off" or (settings.merge == "auto" and not _pays(bundle, engine)):
         return None

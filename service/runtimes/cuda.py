@@ -1,8 +1,8 @@
-"""ONNX Runtime on an NVIDIA card, its runs captured as CUDA graphs where ONNX Runtime can: one call starts a whole run.
+"""ONNX Runtime on an NVIDIA GPU, with runs captured as CUDA graphs if possible: one call starts a whole run.
 
-It cannot if the graph branches or loops, or if a node that computes has to run on the CPU. A captured graph reads and
-writes where it did when it was captured, and belongs to the thread that captured it. Hence buffers for each of a few
-sizes that candidates are padded to, and one thread that makes all runs.
+Capture fails if the graph branches or loops, or if a computing node has to run on the CPU. A captured graph reads and
+writes the buffers of its capture, and belongs to the capturing thread. So there are buffers for each of a few padded
+sizes, and one thread makes all runs.
 """
 
 import ctypes
@@ -28,7 +28,7 @@ _NAME_BYTES = 256
 
 @dataclass(frozen=True, slots=True)
 class _Size:
-    """What a run of so many candidates is bound to: buffers by input, and by head."""
+    """Bound buffers of one size, by input and by head."""
 
     binding: Any
     options: Any
@@ -37,7 +37,7 @@ class _Size:
 
 
 class BoundRuntime:
-    """Runs of one session, one at a time, whoever asks."""
+    """Runs of one session, one at a time for all callers."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class BoundRuntime:
         engine: Engine,
         form: GraphForm = ALONE,
     ) -> None:
-        """Raises BundleError when graph and manifest disagree."""
+        """Raises BundleError if graph and manifest disagree."""
         self.engine = engine
         self._session, self._device = session, device
         outputs = [output.name for output in session.get_outputs()]
@@ -55,7 +55,7 @@ class BoundRuntime:
         tensors = form.inputs(bundle.schema)
         self._of_candidates = [spec for spec in tensors if spec.side == "item"]
         self._candidate_inputs = [spec.name for spec in self._of_candidates]
-        # The users' are of one shape, so all sizes share them.
+        # User inputs have one shape, so all sizes share them.
         self._shared = {
             spec.name: new_buffer((form.requests, *spec.shape), spec.dtype, device)
             for spec in tensors
@@ -69,7 +69,7 @@ class BoundRuntime:
         return self._thread.submit(self._run, tensors).result()
 
     def warm_up_sizes(self, max_candidates: int) -> Sequence[int]:
-        """Every size that candidates may be padded to."""
+        """Return every padded size."""
         return list(padded_sizes(max_candidates))
 
     def _run(self, tensors: Tensors) -> Scores:
@@ -78,14 +78,14 @@ class BoundRuntime:
         size = self._bound_to(padded_size(count))
         for name, buffer in size.inputs.items():
             buffer.update_inplace(given[name])
-        # What was copied to a card may still be on its way.
+        # A copy to the GPU may still be in progress.
         size.binding.synchronize_inputs()
         self._session.run_with_iobinding(size.binding, size.options)
         # Copied, because on a CPU this is the buffer itself.
         return {head: buffer.numpy()[:count].copy() for head, buffer in size.scores.items()}
 
     def _bound_to(self, count: int) -> _Size:
-        """The buffers of a size, made when it is first asked for."""
+        """Return the buffers of a size, made on first use."""
         if count not in self._sizes:
             inputs = self._shared | {
                 spec.name: new_buffer((count, *spec.shape), spec.dtype, self._device) for spec in self._of_candidates
@@ -96,22 +96,19 @@ class BoundRuntime:
                 binding.bind_ortvalue_input(name, buffer)
             for head, buffer in scores.items():
                 binding.bind_ortvalue_output(head, buffer)
-            # By this number the CUDA provider keeps one graph for each size; others do not read it.
+            # The CUDA provider keeps one graph per such ID; other providers ignore it.
             options = run_options({"gpu_graph_id": str(count)})
             self._sizes[count] = _Size(binding, options, inputs, scores)
         return self._sizes[count]
 
 
 def open_cuda(bundle: Bundle, threads: int, form: GraphForm = ALONE) -> Runtime:
-    """Raises RuntimeRefused when CUDA is not to be had, BundleError when graph and manifest disagree."""
+    """Open the runtime. Raises RuntimeRefused if CUDA is unavailable, BundleError if graph and manifest disagree."""
     return captured_or_not(lambda capture: _open(bundle, threads, capture, form))
 
 
 def captured_or_not(open_: Callable[[bool], Runtime]) -> Runtime:
-    """Opens with capture, and without where that fails, which the log tells.
-
-    Raises BundleError when it cannot be opened without either.
-    """
+    """Open with capture, or without if that fails, which is logged. Raises BundleError if both fail."""
     try:
         return open_(True)
     except BundleError as error:
@@ -121,7 +118,7 @@ def captured_or_not(open_: Callable[[bool], Runtime]) -> Runtime:
 
 
 def try_capture(runtime: Runtime, bundle: Bundle, form: GraphForm = ALONE) -> None:
-    """Runs once, of zeros. Raises BundleError where that fails: capture may still do so after the graph was taken."""
+    """Run once on zeros. Raises BundleError if that fails: capture can fail after the graph was loaded."""
     users = {"item": 1, "user": form.requests, "context": form.requests}
     zeros = {spec.name: np.zeros((users[spec.side], *spec.shape), spec.dtype) for spec in form.inputs(bundle.schema)}
     try:
@@ -131,7 +128,7 @@ def try_capture(runtime: Runtime, bundle: Bundle, form: GraphForm = ALONE) -> No
 
 
 def card_name() -> str:
-    """The name of the card that CUDA takes first, as its driver tells it; empty without a driver."""
+    """Return the name of CUDA's first GPU from its driver; empty without a driver."""
     name = ctypes.create_string_buffer(_NAME_BYTES)
     card = ctypes.c_int()
     try:

@@ -1,4 +1,4 @@
-"""ONNX Runtime behind the Protocol, on the provider asked for and on no other; and what else needs its module."""
+"""ONNX Runtime as a `Runtime`, on exactly the requested provider; and other uses of its module."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,9 +17,9 @@ from service.runtimes.runtime import ALONE, Engine, GraphForm, GraphInput, Runti
 NAME = "onnxruntime"
 Provider = Literal["cpu", "cuda"]
 _PROVIDERS: Mapping[Provider, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-# TF32 keeps ten bits of a float's fraction, which no fp32 tolerance forgives.
+# TF32 keeps ten bits of a float's fraction, outside any fp32 tolerance.
 _OPTIONS: Mapping[Provider, dict[str, str]] = {"cpu": {}, "cuda": {"use_tf32": "0"}}
-# The operator that `msd export --precision int8` makes of a layer.
+# The operator of int8 layers made by `msd export --precision int8`.
 _IN_INT8 = b"MatMulIntegerToFloat"
 _PART_BYTES = 2**18
 _DTYPES = {"tensor(int32)": "int32", "tensor(float)": "float32"}
@@ -29,7 +29,7 @@ class OnnxRuntime:
     """A session of ONNX Runtime."""
 
     def __init__(self, bundle: Bundle, provider: Provider, threads: int, form: GraphForm = ALONE) -> None:
-        """Raises RuntimeRefused when the provider is not to be had, BundleError when graph and manifest disagree."""
+        """Raises RuntimeRefused if the provider is unavailable, BundleError if graph and manifest disagree."""
         self._session = open_session(bundle.path(form.file), provider, threads)
         outputs = [output.name for output in self._session.get_outputs()]
         self._heads = check_graph(bundle, form, inputs_of(self._session), outputs)
@@ -40,14 +40,14 @@ class OnnxRuntime:
         return dict(zip(self._heads, self._session.run(self._heads, tensors), strict=True))
 
     def warm_up_sizes(self, max_candidates: int) -> Sequence[int]:
-        """The largest alone: its memory is kept, and other shapes cost nothing of their own."""
+        """Return only the largest: its memory is kept, and other shapes need no preparation."""
         return (max_candidates,)
 
 
 def open_session(
     path: Path, provider: Provider, threads: int, options: Mapping[str, str] = MappingProxyType({})
 ) -> Any:  # noqa: ANN401 - onnxruntime has no types
-    """A session, with some options of its provider. Raises RuntimeRefused or BundleError."""
+    """Return a session with provider options. Raises RuntimeRefused or BundleError."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -84,14 +84,14 @@ def _remedy(provider: Provider) -> str:
 
 
 def new_buffer(shape: Sequence[int], dtype: str, device: Provider) -> Any:  # noqa: ANN401
-    """An OrtValue of its own memory on a device."""
+    """Return an OrtValue with its own memory on a device."""
     import onnxruntime
 
     return onnxruntime.OrtValue.ortvalue_from_shape_and_type(list(shape), np.dtype(dtype).type, device, 0)
 
 
 def run_options(entries: Mapping[str, str]) -> Any:  # noqa: ANN401
-    """The options of a run, by name."""
+    """Return run options."""
     import onnxruntime
 
     options = onnxruntime.RunOptions()
@@ -101,7 +101,7 @@ def run_options(entries: Mapping[str, str]) -> Any:  # noqa: ANN401
 
 
 def inputs_of(session: Any) -> list[GraphInput]:  # noqa: ANN401
-    """What a session takes."""
+    """Return a session's inputs."""
     return [
         GraphInput(
             one.name,
@@ -113,7 +113,8 @@ def inputs_of(session: Any) -> list[GraphInput]:  # noqa: ANN401
 
 
 def _precision(path: Path) -> Precision:
-    """Of a graph that was loaded. Read in small parts: a look through all of a large one would hold Python's lock."""
+    """Return a loaded graph's precision. It reads small parts: scanning a large graph at once would hold Python's
+    lock."""
     before = b""
     with path.open("rb") as file:
         while part := file.read(_PART_BYTES):
@@ -124,10 +125,8 @@ def _precision(path: Path) -> Precision:
 
 
 def engine_of(bundle: Bundle, session: Any, provider: Provider) -> Engine:  # noqa: ANN401
-    """What a session got.
-
-    Raises RuntimeRefused for int8 off a CPU with VNNI, BundleError for a precision that is not the manifest's.
-    """
+    """Return what a session actually uses. Raises RuntimeRefused for int8 off a CPU with VNNI, BundleError for a
+    precision that differs from the manifest's."""
     import onnxruntime
 
     path, instructions = bundle.path(RANKER), cpu_instructions() if provider == "cpu" else ()

@@ -1,4 +1,4 @@
-"""OpenVINO behind the Protocol: it reads the bundle's ONNX file, and runs it in fp32 or bf16 on the CPU."""
+"""OpenVINO as a `Runtime`: reads the bundle's ONNX file, and runs it in fp32 or bf16 on the CPU."""
 
 from collections.abc import Sequence, Set
 from pathlib import Path
@@ -18,12 +18,12 @@ _PRODUCTS = ("FullyConnected", "MatMul")
 
 
 class OpenVinoRuntime:
-    """A graph of OpenVINO."""
+    """A compiled OpenVINO graph."""
 
     def __init__(self, bundle: Bundle, precision: Precision, threads: int, expected: int = 0, streams: int = 1) -> None:
-        """`expected`: how many candidates most requests have, 0 where nobody knows. `streams`: runs at the same time.
+        """`expected`: the usual number of candidates, 0 if unknown. `streams`: concurrent runs.
 
-        Raises RuntimeRefused when the precision is not to be had, BundleError when graph and manifest disagree.
+        Raises RuntimeRefused if the precision is unavailable, BundleError if graph and manifest disagree.
         """
         path = bundle.path(RANKER)
         self._graph = _open(bundle, path, precision, threads, expected, streams)
@@ -37,7 +37,7 @@ class OpenVinoRuntime:
         return self._graph.run(tensors)
 
     def warm_up_sizes(self, max_candidates: int) -> Sequence[int]:
-        """Every size that candidates may be padded to."""
+        """Return every padded size."""
         return sorted({self._graph.size_of(count) for count in range(1, max_candidates + 1)})
 
 
@@ -63,7 +63,7 @@ def _open(bundle: Bundle, path: Path, precision: Precision, threads: int, expect
 
 
 def check_bf16(path: Path, offered: Sequence[str]) -> None:
-    """Raises RuntimeRefused where OpenVINO does not offer bf16 on this CPU."""
+    """Raise RuntimeRefused if OpenVINO does not offer bf16 on this CPU."""
     if "BF16" not in offered:
         raise RuntimeRefused(
             f"{path}: needs bf16, which OpenVINO does not support on this CPU (it supports"
@@ -72,7 +72,7 @@ def check_bf16(path: Path, offered: Sequence[str]) -> None:
 
 
 def _inputs(compiled: Any, wanted: Set[str]) -> list[GraphInput]:  # noqa: ANN401
-    """The inputs by the names that are wanted."""
+    """Return the inputs by the wanted names."""
     return [
         GraphInput(
             name_of(one, wanted),

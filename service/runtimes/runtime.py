@@ -1,6 +1,7 @@
-"""What a runtime offers: one run of a ranker and what it says of itself; and whether a graph fits its bundle.
+"""The interface of runtimes: one run of a ranker, and a description of the engine; and the check of a graph against its
+bundle.
 
-Knows tensors and heads. Does not know requests, rows or queues, nor any one runtime.
+Knows tensors and heads. Does not know requests, rows or queues, nor any particular runtime.
 """
 
 from collections.abc import Sequence
@@ -23,12 +24,12 @@ _MOST_REQUESTS = 16
 
 
 class RuntimeRefused(MsdError):
-    """The runtime, provider or precision asked for is not the one that would run."""
+    """The requested runtime, provider or precision is not the one that would run."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What runs the model, as it was read back after loading."""
+    """The engine that runs the model, as read back after loading."""
 
     name: str
     version: str
@@ -36,9 +37,9 @@ class Engine:
     threads: int
     precision: str
     instructions: tuple[str, ...]
-    """Of the CPU, those that its matrix products may use; empty on another provider."""
+    """CPU instructions for matrix products; empty on another provider."""
     device: str = ""
-    """The name of the card; empty on a CPU."""
+    """The GPU's name; empty on a CPU."""
     graphs: bool = False
     """Whether runs are captured as CUDA graphs."""
 
@@ -58,19 +59,19 @@ class Runtime(Protocol):
         ...
 
     def warm_up_sizes(self, max_candidates: int) -> Sequence[int]:
-        """The numbers of candidates to run once each, so that no request of `max_candidates` or fewer pays for it."""
+        """Return the numbers of candidates to warm up, so that no request of up to `max_candidates` pays for it."""
         ...
 
 
 class GraphForm(NamedTuple):
-    """One of a bundle's graphs: its file, what it takes beside the schema's tensors, and how many requests' users."""
+    """One of a bundle's graphs: its file, inputs beyond the schema's tensors, and number of users."""
 
     file: str
     further: tuple[TensorSpec, ...]
     requests: int
 
     def inputs(self, schema: FeatureSchema) -> tuple[TensorSpec, ...]:
-        """All that it takes."""
+        """Return all inputs."""
         return (*schema.tensors, *self.further)
 
 
@@ -79,8 +80,7 @@ TOGETHER = GraphForm(MERGED_RANKER, (REQUEST_OF,), _MOST_REQUESTS)
 
 
 class GraphInput(NamedTuple):
-    """An input as the graph has it: its type in the schema's words where it has one, and None for an axis of any
-    length."""
+    """A graph's input: its type in the schema's terms if it has one, and None for an axis of any length."""
 
     name: str
     dtype: str
@@ -88,7 +88,7 @@ class GraphInput(NamedTuple):
 
 
 def checked_heads(heads: Sequence[str]) -> list[str]:
-    """The heads. Raises BundleError when they cannot be the columns of a reply."""
+    """Return the heads. Raises BundleError if they cannot be the columns of a reply."""
     if heads[0] != "pctr":
         raise BundleError(f"the first head of the bundle is {heads[0]!r}; it must be 'pctr'")
     for head in heads:
@@ -98,7 +98,7 @@ def checked_heads(heads: Sequence[str]) -> list[str]:
 
 
 def check_graph(bundle: Bundle, form: GraphForm, inputs: Sequence[GraphInput], outputs: Sequence[str]) -> list[str]:
-    """The heads. Raises BundleError, naming the input or output, when a graph does not fit the manifest."""
+    """Return the heads. Raises BundleError, naming the input or output, if a graph does not fit the manifest."""
     path, heads, specs = bundle.path(form.file), checked_heads(bundle.manifest.heads), form.inputs(bundle.schema)
     by_name = {one.name: one for one in inputs}
     wanted = {spec.name for spec in specs}

@@ -15,55 +15,55 @@ from msd.contract.request import MAX_CANDIDATES
 from service.errors import Overloaded
 from service.telemetry.metrics import Metrics, Shed
 
-# A burst may take half of the time there is: to read it, and what comes behind it, takes half as much again from those
-# that score. Once one was refused, more comes than can be scored, and a long queue would only make all replies late: so
-# fewer may wait until nobody does.
+# A burst may fill half of a request's time: reading it, and what follows it, takes half as much again from scoring.
+# After a refusal more arrives than can be scored, and a long queue would only delay all replies: the limit is then
+# lower, until no request waits.
 _BURST, _STANDING = 0.5, 0.3
-# A request is due when this share of its time is over: the rest is for its run. So one with a long deadline, which lets
-# those that have less time go first, grows old in the queue, too.
+# A request is due when this share of its time is over; the rest is for its run. A long deadline lets others go first,
+# but the request still ages in the queue.
 _DUE = 0.5
 _BUCKETS_PER_S = 20
-# Requests with longer deadlines than the service's own may fill this share of the queue.
+# Requests with longer deadlines than the service's default may fill this share of the queue.
 _PATIENT = 0.5
-# A thread that wants Python's lock gets it after so long. With the usual 5 ms, a loop that a flood keeps busy leaves
-# the scoring threads behind, which need the lock a few times a request. The shorter it is, the more time goes into
-# switching: that pays only while much is refused.
+# Switch interval of Python's lock. With the default of 5 ms, a flood that keeps the event loop busy starves the scoring
+# threads, which need the lock a few times per request. A shorter interval costs more switching, which pays only while
+# many requests are refused.
 _SWITCH_S, _SWITCH_SHEDDING_S = 0.0005, 0.00002
 _SAY_AGAIN_S = 10.0
 _LEARNS = 0.05
-# Per candidate of a body, before any was read: an id of some letters.
+# Bytes per candidate, before any body was read: a short ID.
 _BYTES_PER_ROW = 12.0
 
 
 def due_at(now: float, deadline: float) -> float:
-    """When a request that came now is due: requests are scored in this order."""
+    """Return the due time of a request that arrives now: requests are scored in this order."""
     return now + _DUE * (deadline - now)
 
 
 class Load(NamedTuple):
-    """A number of candidates, and how long they are expected to take."""
+    """A number of candidates, and their expected run time."""
 
     rows: int
     seconds: float
 
 
 class AtHand(NamedTuple):
-    """Runs at hand, in seconds: how long each is expected to take yet; and, of those that are due before a time, how
-    long they were expected to take when they were taken on."""
+    """Current runs, in seconds: the expected remaining time of each; and the admitted time of those that are due before
+    a given time."""
 
     left_s: Sequence[float]
     taken_on_s: float
 
 
 class Admitted(NamedTuple):
-    """A load that was taken on; `bucket` is the time that it is due, in steps."""
+    """An admitted load; `bucket` is its due time, in steps."""
 
     load: Load
     bucket: int
 
 
 class Admission:
-    """What is taken on for `threads` scoring threads. Times are those of `time.perf_counter`."""
+    """Accepted work of `threads` scoring threads. Times are those of `time.perf_counter`."""
 
     def __init__(
         self,
@@ -73,20 +73,20 @@ class Admission:
         max_candidates: int = MAX_CANDIDATES,
         patience_s: float = 60.0,
     ) -> None:
-        """`max_rows`: candidates that may wait, per thread. `max_candidates`: of one request. `patience_s`: how long a
-        deadline a request may have to fill more than half of the queue."""
+        """`max_rows`: maximum waiting candidates per thread. `max_candidates`: of one request. `patience_s`: requests
+        with longer deadlines may fill only half of the queue."""
         self._metrics = metrics
         self._max_rows = max_rows * threads
-        # One request of the largest size is always possible.
+        # One request of the maximum size always fits.
         self._max_patient_rows = max(round(_PATIENT * self._max_rows), min(max_candidates, self._max_rows))
         self._threads = threads
         self._max_candidates = max_candidates
         self.patience_s = patience_s
         self.at_hand: Callable[[float], AtHand] = lambda due: AtHand((), 0.0)
-        """The runs at hand, as seen by who is due at a time; the queue's to say."""
+        """The current runs, for a request that is due at a time; set by the queue."""
         self._rows = 0
         self._seconds: dict[int, float] = {}
-        """Expected seconds of what is taken on, by the time it is due."""
+        """Expected seconds of accepted work, by due time."""
         self._counts: Tally[int] = Tally()
         self._bytes_per_row = 0.0
         self._shed_more(False)
@@ -96,7 +96,7 @@ class Admission:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is taken on."""
+        """Return whether there is no accepted work."""
         return not self._rows
 
     def check_unread(self, load: Load, deadline: float) -> None:
@@ -106,7 +106,7 @@ class Admission:
             self.check(load, deadline)
 
     def check(self, load: Load, deadline: float) -> None:
-        """Raise Overloaded if what is due earlier, or runs, leaves too little time before the deadline."""
+        """Raise Overloaded if earlier and running work leaves too little time before the deadline."""
         if not self._rows:
             self._shed_more(False)
             return
@@ -117,7 +117,7 @@ class Admission:
         wait = _filled(max(0.0, waiting), [*at_hand.left_s, *[0.0] * (self._threads - len(at_hand.left_s))])
         if wait <= load.seconds:
             self._shed_more(False)
-        # If a thread is free for it, it is tried: what was learned may be of another time.
+        # If a thread is free, try it: the learned times may be outdated.
         if not wait:
             return
         expected, left = wait + load.seconds, deadline - now
@@ -130,7 +130,7 @@ class Admission:
             )
 
     def enter(self, load: Load, deadline: float) -> Admitted:
-        """Take it on until `leave`. Raises Overloaded as `check` does, and if too many candidates would wait."""
+        """Accept a load until `leave`. Raises Overloaded as `check` does, and if too many candidates would wait."""
         self._check_rows(load.rows, deadline)
         self.check(load, deadline)
         bucket = _bucket(time.perf_counter(), deadline)
@@ -141,13 +141,13 @@ class Admission:
         return Admitted(load, bucket)
 
     def leave(self, admitted: Admitted) -> None:
-        """It was scored, or need not be any more."""
+        """Release a load that was scored, or need not be."""
         load, bucket = admitted
         self._rows -= load.rows
         self._counts[bucket] -= 1
         self._seconds[bucket] -= load.seconds
         if not self._counts[bucket]:
-            # Sums of many small numbers drift; where there are none, there is nothing.
+            # Sums of many small numbers drift, so an empty bucket is removed.
             del self._counts[bucket], self._seconds[bucket]
         self._tell()
 
@@ -156,9 +156,9 @@ class Admission:
         self._bytes_per_row += (size / rows - self._bytes_per_row) * (_LEARNS if self._bytes_per_row else 1.0)
 
     def rows_in(self, size: int) -> int:
-        """The number of candidates that a body of `size` bytes is expected to have."""
+        """Return the expected number of candidates in a body of `size` bytes."""
         expected = round(size / (self._bytes_per_row or _BYTES_PER_ROW))
-        # A request of more is refused when it is read, not because of what a large body might hold.
+        # Larger requests are refused when they are read, not for what a large body might contain.
         return min(max(1, expected), self._max_candidates)
 
     def shed(self, reason: Shed) -> None:
@@ -172,7 +172,7 @@ class Admission:
             self._say_again_at = now + _SAY_AGAIN_S
 
     def _shed_more(self, is_shedding: bool) -> None:
-        """Whether fewer are taken on from now."""
+        """Switch between the normal and the lower limit."""
         self._is_shedding = is_shedding
         sys.setswitchinterval(_SWITCH_SHEDDING_S if is_shedding else _SWITCH_S)
 
@@ -191,7 +191,7 @@ class Admission:
 
 
 def _filled(work: float, free_at: Sequence[float]) -> float:
-    """When threads that come free at these times have done `work` between them."""
+    """Return when threads that become free at these times have done `work` together."""
     times = sorted(free_at)
     for count, at in enumerate(times, start=1):
         work += at

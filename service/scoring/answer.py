@@ -1,7 +1,4 @@
-"""A request to score and the answer to it, as they pass between HTTP, scoring and whoever follows replies.
-
-Knows none of them.
-"""
+"""A request to score and its answer, as passed between HTTP, scoring and followers of replies. Knows none of them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,22 +12,22 @@ from service.runtimes.runtime import Scores
 from service.scoring.lineup import Lineup
 from service.scoring.model import Model
 
-# Memory of a string and its place in a list, about.
+# Memory of a string and its list entry, approximately.
 _STRING_BYTES = 80
 
 Headers = list[tuple[bytes, bytes]]
 
 
 class Terms(NamedTuple):
-    """Until when a request is to be scored, by `time.perf_counter`, and whether its client has left."""
+    """A request's deadline, by `time.perf_counter`, and a check whether its client has left."""
 
     deadline: float
     is_gone: Callable[[], bool]
 
 
 class Asked(NamedTuple):
-    """A request to score. `began`: when its answering began, by `time.perf_counter`. `is_pythons`: whether the
-    native core is not to try, because it has, or because the answer has to hold what was `served`."""
+    """A request to score. `began`: when handling began, by `time.perf_counter`. `is_pythons`: skip the native core,
+    because it has left the request to Python, or because the answer needs `served`."""
 
     request_id: str
     body: bytes
@@ -41,8 +38,8 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Scores [N] by head, in the request's order, the degradation to declare, what they were made from, what they were
-    corrected by, and how long the stages took."""
+    """Scores [N] by head, in the request's order, the degradation to declare, their inputs, their correction, and the
+    stages' times."""
 
     scores: Scores
     degraded_candidates: dict[str, Rung]
@@ -55,14 +52,14 @@ class Scored:
 
     @property
     def model_scores(self) -> Scores:
-        """The scores as the model gave them, to rounding."""
+        """The model's scores without correction, to rounding."""
         if self.correction is None:
             return self.scores
         return {**self.scores, HEAD: self.correction.undone(self.scores[HEAD])}
 
 
 class Served(NamedTuple):
-    """One scored request, when its reply was made: `seconds` are those of parse, rows, queue, run and all together."""
+    """One scored request with its reply: `seconds` are those of parse, rows, queue, run and in total."""
 
     request_id: str
     received_at: float
@@ -77,14 +74,15 @@ class Served(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of memory that it keeps, about."""
+        """Memory in bytes, approximately."""
         basis = self.scored.basis
         arrays = (basis.user.records, basis.items.records, *self.scored.scores.values())
         return len(self.body) + sum(one.nbytes for one in arrays) + _STRING_BYTES * len(basis.items.found)
 
 
 class Answer(NamedTuple):
-    """A reply's headers and body, and what log, metrics and traces tell of it. `stages`: seconds, as `STAGES` are."""
+    """A reply's headers and body, and its data for log, metrics and traces. `stages`: seconds, in the order of
+    `STAGES`."""
 
     headers: Headers
     body: bytes
@@ -93,14 +91,14 @@ class Answer(NamedTuple):
     stages: tuple[float, ...]
     lineup: Lineup
     served: Served | None
-    """None if no follower wanted it."""
+    """None unless a follower wants it."""
 
 
 class Follower(Protocol):
-    """Is shown each reply once it is on its way. Takes no time."""
+    """Gets each reply after it was sent. Must be quick."""
 
     def wants(self, lineup: Lineup, request_id: str) -> bool:
-        """Whether it needs to see what a request's scores came from."""
+        """Return whether it needs the inputs of a request's scores."""
         ...
 
     def follow(self, answer: Answer) -> None:

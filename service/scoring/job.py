@@ -1,7 +1,7 @@
-"""Jobs of scoring threads: the work, until when somebody waits for it, what can share a model run, and how long runs
-took of late; and the order of those that wait.
+"""Jobs of scoring threads: the work, its deadline, whether it can share a model run, learned run times; and the order
+of waiting jobs.
 
-Knows how many threads there are, and does not know them.
+Knows the number of threads, not the threads.
 """
 
 import asyncio
@@ -21,36 +21,36 @@ from service.runtimes.choice import Together
 from service.runtimes.runtime import Runtime, Scores
 
 _Result = TypeVar("_Result")
-# After a request with an ordinary deadline, a thread is kept from those with longer ones for so long.
+# Seconds after a request with a normal deadline for which one thread is kept from jobs with longer ones.
 _RESERVED_S = 1.0
-# What is expected is exceeded by every other: of those that begin, all but few are to end in time.
+# Half of all runs exceed their estimate: with this margin, nearly all end in time.
 SURE = 0.7
-# Of what a run takes, the part that is supposed not to depend on the number of candidates, until it is learned.
+# The share of a run's time that is assumed not to depend on the number of candidates, until it is learned.
 _FIXED = 0.3
-# The first runs of a size are slower than those that follow.
+# The first runs of a size are slower than later ones.
 _ENOUGH, _FADES, _FADES_SOON = 5, 0.98, 0.7
 
 
 class Runner:
-    """What the queue runs: one model's runtime, and what it learned of its times, which are no other model's."""
+    """One model's runtime, and its learned run times."""
 
     __slots__ = ("run_s", "runtime", "together", "turn_s")
 
     def __init__(self, runtime: Runtime, together: Together | None = None) -> None:
         self.runtime = runtime
         self.together = together
-        """What runs several requests at once, where that pays."""
+        """Runs several requests at once, if that pays."""
         self.run_s = LearnedSeconds(share=0.25, most=4.0, least_s=0.02)
-        """How long one run takes."""
+        """Seconds of one run."""
         self.turn_s = LearnedSeconds(share=0.1, most=4.0)
-        """How long until its thread can begin the next: with what other threads and processes take meanwhile."""
+        """Seconds until its thread can begin the next job, including time taken by other threads and processes."""
 
 
 class LearnedSeconds:
-    """How long something takes of late, by the length of the number of candidates in bits.
+    """Recent durations, by the bit length of the number of candidates.
 
-    The newest has this share; it counts as at most so many times what was known, or as `least_s` if that is more: the
-    machine may have stood still. Scoring threads and the event loop share it.
+    A new duration is weighted by a fixed share, and capped at a multiple of the known one, or at `least_s` if that is
+    more: the machine may have stalled. Scoring threads and the event loop share it.
     """
 
     __slots__ = ("_least_s", "_lock", "_most", "_seconds", "_share", "_times")
@@ -62,20 +62,19 @@ class LearnedSeconds:
         self._lock = threading.Lock()
 
     def of(self, rows: int, unknown: float) -> float:
-        """Seconds for so many candidates."""
-        # A single look at a dict needs no lock.
+        """Return the expected seconds for a number of candidates."""
+        # A single dict access needs no lock.
         return self._seconds.get(rows.bit_length(), unknown)
 
     def fitting(self, rows: int, seconds: float) -> int:
-        """How many of so many candidates can be expected to be done in that time: all of them where it is not known,
-        else three at least, or 0.
-        """
+        """Return how many candidates are expected to be done in that time: all if it is unknown, otherwise at least
+        three, or 0."""
         size = rows.bit_length()
         with self._lock:
             known = self._seconds.get(size)
             if known is None or known <= seconds:
                 return rows
-            # What was learned may be of another time: the more often it is believed, the less it counts.
+            # A learned time may be outdated: it fades each time that it is used to shorten a run.
             self._seconds[size] = known * (_FADES if self._times[size] >= _ENOUGH else _FADES_SOON)
             for bits in range(size - 1, 1, -1):
                 fewer = (1 << bits) - 1
@@ -84,7 +83,7 @@ class LearnedSeconds:
             return 0
 
     def learn(self, rows: int, seconds: float) -> None:
-        """So long it took."""
+        """Record a duration."""
         size = rows.bit_length()
         with self._lock:
             known = self._seconds.get(size, seconds)
@@ -94,10 +93,8 @@ class LearnedSeconds:
 
 @dataclass(frozen=True, slots=True)
 class Done(Generic[_Result]):
-    """The result of a job, how long it waited and took, and how many requests shared the run.
-
-    If there was too little time for all candidates, it is the result of `shorten`.
-    """
+    """The result of a job, its wait and run time, and the number of requests in the run. If there was too little time
+    for all candidates, it is the result of `shorten`."""
 
     result: _Result
     queue_s: float
@@ -108,8 +105,9 @@ class Done(Generic[_Result]):
 
 Ran = Done[Scores]
 Told = Callable[[Done[_Result] | BaseException], None]
-"""Called in the event loop with the outcome of a job: its result; the error of its work; or ClientGone,
-DeadlineExceeded or CancelledError if nobody waited for it any more."""
+"""Called in the event loop with a job's outcome: its result; its error; or ClientGone, DeadlineExceeded or
+CancelledError if it was dropped.
+"""
 
 
 @dataclass(slots=True, eq=False)
@@ -126,14 +124,14 @@ class Job(Generic[_Result]):
     is_gone: Callable[[], bool]
     """Whether the client has left; called in the thread too."""
     tensors: Tensors | None = None
-    """Of a job that is one run and nothing else, and may share it with others. Any other sets `rows` to the number of
-    candidates that it scored, and observes its stages itself."""
+    """Set for a job that is exactly one run, and may share it. Any other job sets `rows` to the number of candidates
+    that it scored, and observes its stages itself."""
     shorten: "Callable[[int], tuple[Callable[[], _Result], Tensors | None]] | None" = None
-    """`work` and `tensors` of the first so many candidates and an unknown one, for when there is no time for all."""
+    """Returns `work` and `tensors` of the first candidates and an unknown one, if there is no time for all."""
     is_spare: bool = False
     """Whether it runs on spare capacity only: after every other job, and never in all threads at once."""
     is_patient: bool = False
-    """Whether its deadline is longer than the service's own; then it leaves a thread to those that are in a hurry."""
+    """Whether its deadline is longer than the service's default; then it leaves one thread to others."""
     queued_at: float = 0.0
     due: float = 0.0
     expected_s: float = 0.0
@@ -141,30 +139,31 @@ class Job(Generic[_Result]):
     is_alone: bool = False
     """Whether it may not share a run, because a shared run failed."""
     is_answered: bool = False
-    """Whether `work` itself has sent the answer, having claimed it."""
+    """Whether `work` has sent the answer itself, after a claim."""
     told: Told[_Result] | None = None
     loop: asyncio.AbstractEventLoop | None = None
     outcome: Any = None
     started: float = 0.0
-    """When its run began; 0 if it never did."""
+    """When its run began; 0 if it has not."""
     seconds: float = 0.0
     together: int = 1
     run_rows: int = 0
-    """Candidates in the run; set for the first job of a run only, which is the one to observe it."""
+    """Candidates in the run; set only for the run's first job, which observes it."""
     _claim: threading.Lock = field(default_factory=threading.Lock)
 
     def claim(self) -> bool:
-        """Take the right to answer, which is given once: a job whose time is over is answered while it still runs."""
+        """Take the right to answer, which is given once: a job past its deadline may be answered while it still
+        runs."""
         return self._claim.acquire(blocking=False)
 
     @property
     def is_claimed(self) -> bool:
-        """Whether it is answered, or nobody waits for an answer."""
+        """Return whether it is answered or abandoned."""
         return self._claim.locked()
 
 
 def check(deadline: float, is_gone: Callable[[], bool]) -> None:
-    """Raise ClientGone or DeadlineExceeded if nobody waits any more."""
+    """Raise ClientGone or DeadlineExceeded if the client has left or the deadline has passed."""
     if is_gone():
         raise ClientGone
     if time.perf_counter() > deadline:
@@ -172,7 +171,7 @@ def check(deadline: float, is_gone: Callable[[], bool]) -> None:
 
 
 def prepare(job: Job[Any]) -> Exception | None:
-    """Make a job ready to run, for fewer candidates if there is no time for all; or return why it need not run."""
+    """Prepare a job, for fewer candidates if there is no time for all; or return why not to run it."""
     try:
         check(job.deadline, job.is_gone)
         if job.shorten is None:
@@ -189,7 +188,7 @@ def prepare(job: Job[Any]) -> Exception | None:
 
 
 def go_together(jobs: Sequence[Job[Any]], job: Job[Any]) -> bool:
-    """Whether a job can share the run of others."""
+    """Return whether a job can share the run of others."""
     first = jobs[0]
     together = first.runner.together
     if together is None or job.runner is not first.runner or job.tensors is None or first.tensors is None:
@@ -200,7 +199,7 @@ def go_together(jobs: Sequence[Job[Any]], job: Job[Any]) -> bool:
 
 
 def work_of(jobs: Sequence[Job[Any]]) -> list[Any]:
-    """Do the work of jobs that go together, and return the result of each."""
+    """Run jobs together, and return each result."""
     if len(jobs) == 1:
         return [jobs[0].work()]
     together = jobs[0].runner.together
@@ -209,24 +208,24 @@ def work_of(jobs: Sequence[Job[Any]]) -> list[Any]:
 
 
 class Waiting:
-    """Jobs that no thread has begun. Not for several threads at once."""
+    """Waiting jobs. Not thread-safe."""
 
     def __init__(self, threads: int) -> None:
         self._prompt: list[tuple[float, int, Job[Any]]] = []
-        """A heap by due time, then arrival; as is that of jobs with long deadlines."""
+        """Heap by due time, then arrival; jobs with long deadlines have another."""
         self._patient: list[tuple[float, int, Job[Any]]] = []
         self._spare: deque[Job[Any]] = deque()
         self._numbers = count()
         self._threads = threads
         self._most = max(1, threads - 1)
-        """Threads that jobs may take that have to leave one to others."""
+        """Maximum threads for jobs that must leave one to others."""
         self._prompt_at = 0.0
 
     def __len__(self) -> int:
         return len(self._prompt) + len(self._patient) + len(self._spare)
 
     def put(self, job: Job[Any]) -> None:
-        """Add a job that has just come."""
+        """Add a new job."""
         if job.is_spare:
             self._spare.append(job)
         elif job.is_patient:
@@ -236,12 +235,13 @@ class Waiting:
             self._prompt_at = job.queued_at
 
     def put_back(self, jobs: Sequence[Job[Any]]) -> None:
-        """Add jobs that go before all others."""
+        """Add jobs ahead of all others."""
         for job in jobs:
             heappush(self._prompt, (0.0, next(self._numbers), job))
 
     def pop(self, jobs: Sequence[Job[Any]], at_hand: Collection[Job[Any]]) -> Job[Any] | None:
-        """The job that is due first, if it goes with those already taken; `at_hand`: one of each run."""
+        """Remove and return the job that is due first, if it can share a run with `jobs`; `at_hand`: one job of each
+        current run."""
         heap = self._prompt
         if self._patient and not (heap and heap[0] < self._patient[0]) and not self._is_reserved(at_hand):
             heap = self._patient
@@ -252,11 +252,11 @@ class Waiting:
         return self._spare.popleft()
 
     def is_held_back(self, ended: Job[Any]) -> bool:
-        """Whether there are jobs like one that ended, which may have been kept from a free thread until now."""
+        """Return whether jobs of the ended one's kind wait, which a free thread may have skipped."""
         return bool((ended.is_spare and self._spare) or (ended.is_patient and self._patient))
 
     def take_late(self, now: float) -> list[Job[Any]]:
-        """Remove the jobs whose deadline is over, and return them."""
+        """Remove and return the jobs past their deadline."""
         late = [job for job in self._all() if job.deadline < now]
         if late:
             for heap in (self._prompt, self._patient):
@@ -266,7 +266,7 @@ class Waiting:
         return late
 
     def take_all(self) -> list[Job[Any]]:
-        """Remove all jobs, and return them."""
+        """Remove and return all jobs."""
         jobs = self._all()
         for one in (self._prompt, self._patient, self._spare):
             one.clear()
@@ -276,7 +276,7 @@ class Waiting:
         return [*(job for heap in (self._prompt, self._patient) for _, _, job in heap), *self._spare]
 
     def _is_reserved(self, at_hand: Collection[Job[Any]]) -> bool:
-        """Whether the last free thread is not for jobs with long deadlines, whose runs may take as long."""
+        """Return whether the last free thread is reserved, because jobs with long deadlines may have long runs."""
         if self._threads == 1 or time.perf_counter() - self._prompt_at > _RESERVED_S:
             return False
         return sum(job.is_patient for job in at_hand) >= self._most

@@ -1,5 +1,5 @@
-"""Which model scores whom: an immutable generation of arms, the share of users that falls to each, and the place of the
-one that serves.
+"""Line-ups: an immutable generation of arms, the users' assignment to arms, and the reference to the line-up that
+serves.
 """
 
 import asyncio
@@ -14,17 +14,17 @@ from msd.contract.schema import FeatureSchema
 from service.scoring.model import Model, ModelKey
 
 _STEPS = 2.0**64
-# By then those who were scored by a line-up that was left have their replies, all but some.
+# By then nearly all requests of the previous line-up have their replies.
 _LINGER_S = 1.0
 
 
 class Assignment:
-    """`shares` are the names' shares of all users."""
+    """Sticky assignment of users to names by shares."""
 
     def __init__(self, salt: str, names: Sequence[str], weights: Sequence[float]) -> None:
         total = math.fsum(weights)
         self.shares = tuple(weight / total for weight in weights)
-        # By name, not by place, so that a name which comes or goes moves its own users alone.
+        # By name, not by index, so that adding or removing a name moves only its own users.
         self._racers = [
             (place, hashlib.blake2b(f"{len(salt)}:{salt}{name}\0".encode(), digest_size=8), 1.0 / weight)
             for place, (name, weight) in enumerate(zip(names, weights, strict=True))
@@ -32,7 +32,7 @@ class Assignment:
         ]
 
     def place_of(self, user_id: str) -> int:
-        """The place of the user's name among the names."""
+        """Return the index of the user's name."""
         user = user_id.encode("utf-8", "surrogatepass")
         first, least = 0, math.inf
         for place, racer, slowness in self._racers:
@@ -48,7 +48,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Arm:
-    """A model under a name, and the share of the users that it scores. `slot` counts arms from 1."""
+    """A named model, and its share of the users. `slot` counts arms from 1."""
 
     name: str
     model: Model
@@ -58,7 +58,7 @@ class Arm:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shadow:
-    """A model under a name that scores nobody. `slot` counts shadows from 1."""
+    """A named model whose scores are not returned. `slot` counts shadows from 1."""
 
     name: str
     model: Model
@@ -66,7 +66,7 @@ class Shadow:
 
 
 class Lineup:
-    """The arms that share the users among them. It never changes: another takes its place."""
+    """Arms and shadows that serve together. Immutable."""
 
     __slots__ = ("__weakref__", "_assignment", "arms", "champion", "generation", "is_split", "shadows")
 
@@ -80,47 +80,47 @@ class Lineup:
         self.champion = arms[0].model
         """The model of the first arm."""
         self.is_split = len(arms) > 1
-        """Whether there is more than one arm."""
+        """Whether there are several arms."""
 
     def arm_of(self, user_id: str) -> Arm:
-        """The arm that scores this user."""
+        """Return the user's arm."""
         return self.arms[self._assignment.place_of(user_id) if self.is_split else 0]
 
     def schema_of(self, user_id: str) -> FeatureSchema:
-        """What this user's requests are checked by."""
+        """Return the schema for this user's requests."""
         return self.arm_of(user_id).model.schema
 
     @property
     def models(self) -> dict[ModelKey, Model]:
-        """All that are loaded for it, those of its arms first."""
+        """Return all loaded models, those of arms first."""
         arms = {(arm.model.identity, False): arm.model for arm in self.arms}
         return arms | {(shadow.model.identity, True): shadow.model for shadow in self.shadows}
 
 
 class Serves(Protocol):
-    """Whatever knows which line-up serves."""
+    """Provides the serving line-up."""
 
     @property
     def current(self) -> Lineup:
-        """The line-up that serves now."""
+        """Return the current line-up."""
         ...
 
 
 class Serving:
-    """What the service serves. A request looks at `current` once, and keeps to what it saw."""
+    """The serving line-up. A request reads `current` once, and keeps that line-up."""
 
     __slots__ = ("_leaving", "_turned", "current", "is_refused")
 
     def __init__(self, current: Lineup, turned: Callable[[Lineup], None]) -> None:
-        """`turned` is called with each line-up that is turned to."""
+        """`turned` is called with each new line-up."""
         self.current = current
         self.is_refused = False
-        """Whether something else is wanted, which was refused or cannot be loaded yet."""
+        """Whether another line-up is wanted but refused, or cannot be loaded yet."""
         self._turned = turned
         self._leaving: list[list[Lineup]] = []
 
     def turn(self, lineup: Lineup) -> None:
-        """From now on requests are scored by this line-up; those at hand end with the one that they began with."""
+        """Switch to this line-up; requests in progress end with theirs."""
         left = [self.current]
         self.current = lineup
         self._turned(lineup)
@@ -128,12 +128,12 @@ class Serving:
         asyncio.get_running_loop().call_later(_LINGER_S, self._let_go, left)
 
     async def close(self) -> None:
-        """At the service's end: lets go of what the models hold."""
+        """Release what the models hold, at shutdown."""
         for lineup in (self.current, *(one for left in self._leaving for one in left)):
             for model in lineup.models.values():
                 await model.store.close()
 
     def _let_go(self, left: list[Lineup]) -> None:
         self._leaving.remove(left)
-        # A runtime may take tens of milliseconds to free what it has, without Python's lock.
+        # Freeing a runtime may take tens of milliseconds, without Python's lock.
         threading.Thread(target=left.clear, name="leaving", daemon=True).start()

@@ -1,7 +1,6 @@
-"""One bundle loaded: its runtime, its store of rows, and all else that belongs to it and to no other; and what the
-scores of models are corrected by.
+"""A loaded bundle: its runtime, row store and everything else of this bundle; and corrections of scores.
 
-Rows and runtime are always of one bundle. Does not know which users it scores, nor whether it is any good.
+Rows and runtime always belong to the same bundle. Does not know which users it scores, nor its quality.
 """
 
 import threading
@@ -34,23 +33,23 @@ class CoreStatus:
 
     served: bool
     instructions: str
-    """The processor's instructions that the core uses; empty where it is not built."""
+    """CPU instructions that the core uses; empty if it is not built."""
     reason: str
-    """Why Python scores all requests; empty where the core is served."""
+    """Why Python scores all requests; empty if the core is used."""
 
 
 class CoreModel(NamedTuple):
-    """A model as the native core takes it."""
+    """A model in the native core's form."""
 
     schema: Any
     rows: CoreRows
     frames: threading.local
-    """Each scoring thread's buffers, which `plain` makes."""
+    """Thread-local buffers, made by `plain`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Model:
-    """A loaded bundle. `schema` is what its requests are checked by, `version` what its replies say."""
+    """A loaded bundle. `schema` checks its requests, `version` appears in its replies."""
 
     bundle: Bundle
     schema: FeatureSchema
@@ -61,7 +60,7 @@ class Model:
     codecs: Mapping[RowSide, RowCodec]
     core: CoreStatus
     native: CoreModel | None
-    """For its plainest requests; None where Python scores them all."""
+    """For plain requests; None if Python scores all requests."""
 
     @property
     def identity(self) -> str:
@@ -70,12 +69,12 @@ class Model:
 
     @property
     def engine(self) -> Engine:
-        """What runs it."""
+        """The engine that runs it."""
         return self.runner.runtime.engine
 
 
 def load_model(bundle: Bundle, settings: Settings, metrics: Metrics) -> Model:
-    """Loads a verified bundle. Raises MsdError when runtime or rows file are not as they should be."""
+    """Load a verified bundle. Raises MsdError if runtime or rows file are invalid."""
     runtime = open_runtime(bundle, settings)
     runner = Runner(runtime, open_together(bundle, runtime.engine, settings))
     codecs = {side: RowCodec(bundle.schema, side, bundle.bundle_id) for side in ROW_SIDES}
@@ -112,11 +111,13 @@ def _open_store(bundle: Bundle, settings: Settings, metrics: Metrics) -> RowStor
 
 
 class WatchedCorrections:
-    """Corrections of calibration in force: those of a file that `msd recalibrate` writes, reloaded when it changes. By
-    bundle_id: another bundle's graph has a calibration of its own, and begins without. Read by every thread."""
+    """Current corrections of calibration, from a file that `msd recalibrate` writes, reloaded when it changes.
+
+    By bundle_id: another bundle's graph has another calibration, and starts without. For any thread.
+    """
 
     def __init__(self, path: Path, metrics: Metrics) -> None:
-        """Raises CorrectionError if the file is there and is none."""
+        """Raises CorrectionError if the file exists and is invalid."""
 
         def read() -> dict[str, LearnedCorrection]:
             found = read_corrections(path)
@@ -126,11 +127,11 @@ class WatchedCorrections:
         self._file = WatchedFiles("corrections", [path], read, metrics.corrections_stale)
 
     def of(self, model: Model) -> Correction | None:
-        """What a model's scores are corrected by; None if they are served as they are."""
+        """Return the correction of a model; None if there is none."""
         return self._file.value.get(model.bundle.bundle_id)
 
     async def watch(self) -> None:
-        """Reload the file when it changes, for ever. One that becomes unusable changes nothing."""
+        """Reload the file when it changes, for ever. An invalid file changes nothing."""
         await self._file.watch()
 
 

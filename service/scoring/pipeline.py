@@ -1,7 +1,6 @@
-"""From a request's body to the body of its reply: parse, rows, tensors, one run of the model, reply.
+"""From a request's body to its reply's body: parse, rows, tensors, one run of the model, reply. Errors are raised.
 
-Errors are raised. Knows neither how requests come nor how replies go; live rows, vectors of cold ads, explanations and
-followers attach to it by the protocols below.
+Knows no HTTP. Live rows, vectors of cold ads, explanations and followers attach through the protocols below.
 """
 
 import math
@@ -31,17 +30,17 @@ from service.scoring.reply import Explanation, build_reply, declared, spread
 from service.scoring.run_queue import RunQueue
 from service.telemetry.metrics import Metrics
 
-# Between two lines of the log on reads that fail.
+# Seconds between two log lines about failed reads.
 _SAY_AGAIN_S = 1.0
 
 RowsOf = Callable[[RowSide, Sequence[str]], Awaitable[Rows]]
 Score = Callable[[], Awaitable[Scored]]
 Explain = Callable[[Model, CheckedRequest, Terms, Score], Awaitable[tuple[Scored, Explanation]]]
-"""Scores a request that asks for an explanation, and explains the scores; or refuses to before it is scored."""
+"""Scores a request and explains the scores; or refuses to before it is scored."""
 FetchLive = Callable[[FeatureSchema, CheckedRequest, float, RowsOf, float], Awaitable[tuple[Rows, Rows]]]
-"""The rows of the user, and of candidates and history (`wanted_items`), as they are at a time, before a deadline."""
+"""Returns the rows of the user, and of candidates and history (`wanted_items`), as of a time, before a deadline."""
 Fill = Callable[[Model, CheckedRequest, Rows, float], Awaitable[Rows]]
-"""The rows of `wanted_items`, with those of candidates without one that could be made before a deadline."""
+"""Returns the rows of `wanted_items`, adding those of candidates without one that can be made before a deadline."""
 
 
 class Pipeline:
@@ -73,7 +72,7 @@ class Pipeline:
         self._say_again_at = 0.0
 
     def led_by(self, plain: PlainScoring) -> Self:
-        """The same where the native core may score first, and its followers are shown replies."""
+        """Return a pipeline for another line-up in which the native core may score first, and followers get replies."""
         led = copy(self)
         led._plain = plain
         return led
@@ -93,15 +92,15 @@ class Pipeline:
         return await self._score_in_python(lineup, asked)
 
     def follow(self, answer: Answer) -> None:
-        """What follows a reply once it is on its way."""
+        """Pass a sent reply to followers."""
         if self._plain is not None:
             self._plain.follow(answer)
 
     async def score(self, model: Model, request: CheckedRequest, terms: Terms) -> Scored:
-        """Raise Overloaded, DeadlineExceeded, ModelError or ClientGone.
+        """Score a request. Raises Overloaded, DeadlineExceeded, ModelError or ClientGone.
 
-        A store that fails raises nothing: it degrades the scores. Nor does a deadline that is near: candidates that
-        cannot be scored before it get the prior.
+        A failing store raises nothing: it degrades the scores. Nor does a near deadline: candidates that cannot be
+        scored before it get the prior.
         """
         rows, deadline = len(request.ids), terms.deadline
         admitted = self._admission.enter(Load(rows, model.runner.turn_s.of(rows, 0.0)), deadline)
@@ -119,7 +118,7 @@ class Pipeline:
             ran = await self._queue.run(model.runner, assembled.tensors, rows, deadline, terms.is_gone, first)
         finally:
             self._admission.leave(admitted)
-        # A score that is not finite makes the sum so: sums cost half of looking at each.
+        # A non-finite score makes the sum non-finite: a sum costs half as much as checking each.
         if not all(math.isfinite(column.sum()) for column in ran.result.values()):
             raise ModelError("the model returned a non-finite score for this request")
         scores, degraded, degraded_user = ran.result, assembled.degraded_candidates, assembled.degraded_user
@@ -135,7 +134,7 @@ class Pipeline:
         return Scored(scores, degraded, degraded_user, basis, correction, rows_s, ran.queue_s, ran.run_s)
 
     async def tensors(self, model: Model, request: CheckedRequest, at: float, deadline: float) -> Tensors:
-        """The tensors that another model than the request's own would have scored it from."""
+        """Return the tensors with which another model would have scored the request."""
         return assemble(model.schema, request, at, *await self._fetch(model, request, at, deadline)).tensors
 
     async def _score_in_python(self, lineup: Lineup, asked: Asked) -> Answer:
@@ -162,7 +161,7 @@ class Pipeline:
         named = arm.name if lineup.is_split else None
         reply = build_reply(asked.request_id, model.version, request, scored, named, explanation)
         ended = time.perf_counter()
-        # Without the sending: it wakes the client, which on the same machine may go first.
+        # Without sending: that wakes the client, which on the same machine may run first.
         stages["reply"].observe(ended - started)
         taken = (parse_s, scored.rows_s, scored.queue_s, scored.run_s, ended - asked.began)
         degraded: dict[str, int] = dict(Counter(scored.degraded_candidates.values()))
@@ -195,7 +194,7 @@ class Pipeline:
         return user, items
 
     async def _rows(self, model: Model, deadline: float, side: RowSide, ids: Sequence[str]) -> Rows:
-        """The store's rows, or those that it can give all the same when it fails."""
+        """Return the store's rows, or the available ones if it fails."""
         try:
             rows = await model.store.get(side, ids, deadline)
         except StoreError as error:
@@ -207,7 +206,7 @@ class Pipeline:
         return rows
 
     def _note(self, error: StoreError) -> None:
-        """Count a read that failed. The log gets one line for many."""
+        """Count a failed read. The log gets one line for many."""
         self._metrics.store_errors.inc()
         self._unsaid += 1
         now = time.perf_counter()

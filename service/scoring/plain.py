@@ -1,7 +1,7 @@
-"""Scores requests of the plainest form, each in one job of one scoring thread: body, rows, run and reply, all but the
-run's call by the native core, without Python's lock.
+"""Scores plain requests, each in one job of one scoring thread: body, rows, run and reply, by the native core without
+Python's lock, except for the call of the run.
 
-The caller is told the answer, or that the request is left to Python (`pipeline`), which knows all that one may hold.
+The caller gets the answer, or the request is left to Python (`pipeline`), which supports all requests.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from service.scoring.run_queue import RunQueue, settle
 from service.telemetry.metrics import STAGES, Metrics, Tier
 
 Told = Callable[[Answer | BaseException | None], None]
-"""Called in the loop with the outcome of a request; None if it is left to Python."""
+"""Called in the loop with a request's outcome; None if it is left to Python."""
 Send = Callable[[Headers, bytes], None]
 _FILLED = 0
 _TIMING = b"parse;dur=%.3f, rows;dur=%.3f, queue;dur=%.3f, run;dur=%.3f, total;dur=%.3f"
@@ -39,19 +39,19 @@ _EXPLAINED = b", explain;dur=%.3f"
 
 
 class LiveAtHand(Protocol):
-    """Live states that are read without waiting."""
+    """Live states that can be read without waiting."""
 
     def at_hand(self, schema: FeatureSchema, user_id: str, ids: Sequence[str]) -> tuple[object, ...] | None:
-        """Those of a user and of candidates, as the core takes them; None where they are not at hand."""
+        """Return the states of a user and of candidates, in the core's form; None if that would wait."""
         ...
 
     def tell(self, age_s: float) -> None:
-        """Counts how long ago what is live of a user ends."""
+        """Observe the age of a user's live state."""
         ...
 
 
 class _Frame(NamedTuple):
-    """One thread's buffers for one request of one model, in the core's hands and as tensors."""
+    """One thread's buffers for one request of one model, as the core's frame and as tensors."""
 
     core: Any
     rows: CoreRows
@@ -59,12 +59,12 @@ class _Frame(NamedTuple):
     of_candidates: tuple[str, ...]
 
     def cut(self, count: int) -> Tensors:
-        """The tensors of so many candidates."""
+        """Return the tensors of the first `count` candidates."""
         return self.tensors | {name: self.tensors[name][:count] for name in self.of_candidates}
 
 
 class _Scored(NamedTuple):
-    """An answer, by which arm, and where its rows came from."""
+    """An answer, its arm, and the sources of its rows."""
 
     answer: Answer
     arm: Arm
@@ -76,8 +76,8 @@ PlainJob = Job[_Scored | None]
 
 
 class PlainScoring:
-    """For the event loop. `followers`, and `shadowing` where a line-up has shadows, may want more of a request than the
-    core tells; then it is left to Python."""
+    """For the event loop. `followers`, and `shadowing` if a line-up has shadows, may need more than the core returns;
+    then the request is left to Python."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class PlainScoring:
         self._corrections = corrections
 
     def wants(self, lineup: Lineup, asked: Asked) -> bool:
-        """Whether it is worth a try: a look at the body costs less than to begin in vain."""
+        """Return whether the core probably supports the request: scanning the body costs less than a failed attempt."""
         body = asked.body
         if lineup.champion.native is None or b'"items"' in body or b'"explain"' in body or b'"features"' in body:
             return False
@@ -123,7 +123,7 @@ class PlainScoring:
         return job
 
     async def answer(self, lineup: Lineup, asked: Asked) -> Answer | None:
-        """As `begin`, for a caller that waits. Raises what it would be told, too."""
+        """As `begin`, for a caller that waits. Raises the outcome's errors too."""
         future: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
         job = self.begin(lineup, asked, partial(settle, future))
         try:
@@ -137,7 +137,7 @@ class PlainScoring:
         self._queue.leave(job)
 
     def follow(self, answer: Answer) -> None:
-        """What follows a reply once it is on its way."""
+        """Pass a sent reply to followers."""
         for follower in self._followers_of(answer.lineup):
             follower.follow(answer)
 
@@ -165,10 +165,10 @@ class PlainScoring:
         return scored
 
     def _score(self, lineup: Lineup, arm: Arm, asked: Asked, queue_s: float) -> _Scored | None:
-        """None where the request is left to Python: another form, rows or live states that are not at hand, or less
-        time than all candidates take.
+        """Score a request; None if it is left to Python: another form, rows or live states that would have to be
+        fetched, or too little time for all candidates.
 
-        Raises ModelError where a score is not finite, or what the model fails with.
+        Raises ModelError for a non-finite score, or what the model raises.
         """
         model, runner, frame = arm.model, arm.model.runner, self._frame(arm.model)
         if frame is None:
@@ -211,7 +211,7 @@ class PlainScoring:
         return _Scored(answer, arm, rows.tier, found)
 
     def _frame(self, model: Model) -> _Frame | None:
-        """The calling thread's; None where Python scores all requests of a model."""
+        """Return the calling thread's frame; None if Python scores all requests of the model."""
         if model.native is None:
             return None
         frame: _Frame | None = getattr(model.native.frames, "own", None)
@@ -223,7 +223,7 @@ class PlainScoring:
             frame = model.native.frames.own = _Frame(core, model.native.rows, tensors, of_candidates)
         return frame
 
-    # In the event loop again
+    # Back in the event loop
 
     def _done(
         self,
@@ -262,7 +262,7 @@ class PlainScoring:
             metrics.degraded(missing, None if found.has_user else "unknown")
 
     def _count_rows(self, tier: Tier, found: CoreFound) -> None:
-        """As `tell_rows` of a store counts the user's and the items'."""
+        """Count the user's and the items' rows, as a store's `tell_rows` does."""
         metrics, now = self._metrics, time.time()
         rows = found.has_user + found.items
         if rows:
@@ -276,7 +276,7 @@ class PlainScoring:
 
 
 def headers_of(reply: bytes, taken: tuple[float, ...], explain_s: float | None = None) -> Headers:
-    """The headers of a reply; `taken`: seconds of parse, rows, queue, run and all of it."""
+    """Return a reply's headers; `taken`: seconds of parse, rows, queue, run and in total."""
     timing = _TIMING % tuple(1000 * seconds for seconds in taken)
     if explain_s is not None:
         timing += _EXPLAINED % (1000 * explain_s)
@@ -288,5 +288,5 @@ def headers_of(reply: bytes, taken: tuple[float, ...], explain_s: float | None =
 
 
 def _contiguous(column: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A runtime may give a part of a larger array."""
+    """Return a contiguous array: a runtime may return a slice of a larger one."""
     return column if column.flags.c_contiguous else column.copy()

@@ -1,7 +1,7 @@
-"""The reply to a scoring request: its form, and how scores and bids become it.
+"""The reply to a scoring request: its schema, and its construction from scores and bids. Does not know where scores
+come from.
 
-Does not know where scores come from, nor time. Candidates that there was no time to score get the score of an item of
-which nothing is known, from the same run, and are declared as such.
+Candidates without time to be scored get the score of an unknown item, from the same run, and are declared.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,15 +20,14 @@ from service.scoring.answer import Scored
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Order = slice | NDArray[np.intp]
-# Log-odds beyond those of it say nothing of a score in fp32, and those of 0 and 1 are infinite.
+# Limit of log-odds: fp32 has no resolution beyond it, and those of 0 and 1 are infinite.
 _LEAST = 1e-7
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """In log-odds: shares [N] by group, which sum to the score's less the base's; what the score of each candidate
-    would lose without each of the latest items of the history [N, H]. `base` is a probability, `seconds` is what it
-    took."""
+    """In log-odds: shares [N] by group, which sum to the score's less the base's; and each candidate's change without
+    each of the latest history items [N, H]. `base` is a probability, `seconds` is the duration."""
 
     base: float
     shares: Mapping[str, NDArray[np.float64]]
@@ -113,7 +112,7 @@ def build_reply(
     arm: str | None = None,
     explanation: Explanation | None = None,
 ) -> bytes:
-    """The JSON of the reply; `arm` is named where there are several."""
+    """Return the reply's JSON; `arm` is included if there are several."""
     columns, order = served_columns(request, scored)
     document: dict[str, Any] = {"request_id": request_id, "model_version": model_version}
     if arm is not None:
@@ -130,7 +129,7 @@ def build_reply(
         document["degraded"] = degraded
     if explanation is not None:
         document["explanation"] = _explained(explanation, order)
-    # Without a bid there is no eCPM: NaN, which becomes null.
+    # Without a bid the eCPM is NaN, which becomes null.
     return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
@@ -143,8 +142,8 @@ def _explained(explanation: Explanation, order: Order) -> dict[str, Any]:
 
 
 def served_columns(request: CheckedRequest, scored: Scored) -> tuple[dict[str, Any], Order]:
-    """The columns of the reply: ids, heads and eCPM, NaN without a bid; and the places that they are of, best first
-    where `top_k` says so."""
+    """Return the reply's columns: IDs, heads and eCPM, NaN without a bid; and their indices, best first with
+    `top_k`."""
     pctr = scored.scores["pctr"]
     ecpm = _ecpm(request.bids, pctr)
     if request.top_k is None:
@@ -163,33 +162,33 @@ def _ecpm(bids: list[float | None] | None, pctr: NDArray[np.float32]) -> NDArray
 
 
 def served_places(bids: list[float | None] | None, pctr: NDArray[np.float32], top_k: int) -> NDArray[np.intp]:
-    """The places of those that are returned under `top_k`, best first."""
+    """Return the indices of the candidates under `top_k`, best first."""
     return _ranking(pctr, _ecpm(bids, pctr))[:top_k]
 
 
 def _ranking(pctr: NDArray[np.float32], ecpm: NDArray[np.float64]) -> NDArray[np.intp]:
-    """[N] places, best first: those with a bid by eCPM, then those without by pCTR; equals keep their order."""
+    """Return indices [N], best first: those with a bid by eCPM, then those without by pCTR; ties keep their order."""
     unpriced = np.isnan(ecpm)
     return np.lexsort((-np.where(unpriced, pctr, ecpm), unpriced))
 
 
 def log_odds(probability: NDArray[np.float32]) -> NDArray[np.float64]:
-    """[N], finite for 0 and 1 too."""
+    """Return log-odds [N], finite for 0 and 1 too."""
     within = np.clip(probability.astype(np.float64), _LEAST, 1.0 - _LEAST)
     return np.log(within) - np.log1p(-within)
 
 
 def spread(scores: Scores, ids: Sequence[str]) -> Scores:
-    """Scores [N] of all ids from those [k + 1] of the first k and, behind them, of an unknown item."""
+    """Return scores [N] of all IDs from those [k + 1] of the first k and an unknown item behind them."""
     count = _scored(scores)
     first = {one: place for place, one in reversed(list(enumerate(ids[:count])))}
-    # An id that was scored has one score, however often it is asked for.
+    # A repeated ID has one score.
     order = np.array([*range(count), *(first.get(one, count) for one in ids[count:])])
     return {head: column[order] for head, column in scores.items()}
 
 
 def declared(scores: Scores, ids: Sequence[str], degraded: Mapping[str, Rung]) -> dict[str, Rung]:
-    """The degradation to declare where only the first k ids were scored."""
+    """Return the degradation to declare if only the first k IDs were scored."""
     count = _scored(scores)
     late = set(ids[count:]) - set(ids[:count])
     return {**degraded, **dict.fromkeys((one for one in ids[count:] if one in late), "prior")}

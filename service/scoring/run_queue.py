@@ -1,7 +1,7 @@
-"""The one queue of the service: what scoring threads do for requests, by the earliest due time.
+"""The service's one queue of scoring jobs, by earliest due time.
 
 The event loop puts jobs in and gets results back; a free thread takes the job that is due first. If a model can score
-several requests in one run, those that wait when it begins share it. Knows neither rows nor HTTP.
+several requests in one run, those waiting when it begins share it. Knows neither rows nor HTTP.
 """
 
 import asyncio
@@ -23,15 +23,15 @@ from service.scoring.job import Done, Job, Ran, Runner, Told, Waiting, check, pr
 from service.telemetry.metrics import Metrics
 
 Cut = Callable[[int], Tensors]
-"""The tensors of the first so many candidates and, behind them, of one about which nothing is known."""
+"""Returns the tensors of the first candidates and, behind them, of an unknown one."""
 _Result = TypeVar("_Result")
 _CLOSED = "the service is shutting down"
 _TOO_LATE = "deadline exceeded: no scoring thread was free in time, or the run did not end"
-# Requests whose time is over are looked for so often while there are any.
+# Interval at which jobs past their deadline are looked for.
 _SWEEP_S = 0.05
-# A run may end a little after the deadline, and its reply is sent all the same; after this it is given up.
+# A run may end shortly after the deadline, and its reply is still sent; after this it is abandoned.
 _OVERRUN_S = 5.0
-# At the end, runs at hand are waited for so long.
+# Maximum wait for current runs at shutdown.
 _LAST_RUNS_S = 3.0
 
 
@@ -40,17 +40,17 @@ class Heartbeat(NamedTuple):
 
     threads: int
     running: int
-    """Threads with a job at hand."""
+    """Threads that run a job."""
     waiting: int
-    """Jobs that no thread has begun."""
+    """Waiting jobs."""
     quiet_s: float
-    """Since a thread last began or ended a job, or work came to an idle queue; 0 if there is no work."""
+    """Since a thread last began or ended a job, or work arrived at an idle queue; 0 without work."""
     longest_s: float
-    """How long the longest run at hand has taken so far; 0 if there is none."""
+    """Duration of the longest current run; 0 without one."""
 
 
 class RunQueue:
-    """`threads` scoring threads behind one queue. Unless they say otherwise, methods are for the event loop."""
+    """`threads` scoring threads behind one queue. Methods are for the event loop unless they say otherwise."""
 
     def __init__(self, metrics: Metrics, admission: Admission, threads: int = 1) -> None:
         self.admission = admission
@@ -63,9 +63,9 @@ class RunQueue:
         self._is_closed = False
         self._woken: asyncio.AbstractEventLoop | None = None
         self._lock = threading.Lock()
-        """Of all above; held for moments, never while something runs."""
+        """Guards everything above; held briefly, never during a run."""
         self._sweeps: asyncio.AbstractEventLoop | None = None
-        # One for each job that was put in: an idle thread waits here, where that costs least.
+        # One token per job: an idle thread waits here, where waiting is cheapest.
         self._tokens: SimpleQueue[None] = SimpleQueue()
         self._count = threads
         self._threads: list[threading.Thread] = []
@@ -74,7 +74,7 @@ class RunQueue:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is taken on that has not been scored."""
+        """Return whether all accepted work is done."""
         return self.admission.is_empty
 
     def heartbeat(self) -> Heartbeat:
@@ -87,7 +87,7 @@ class RunQueue:
         return Heartbeat(self._count, running, waiting, quiet_s, longest_s)
 
     def check(self, deadline: float, is_gone: Callable[[], bool]) -> None:
-        """Raise ClientGone or DeadlineExceeded if no work is to be done for a request any more."""
+        """Raise ClientGone or DeadlineExceeded if a request needs no more work."""
         try:
             check(deadline, is_gone)
         except (ClientGone, DeadlineExceeded) as error:
@@ -104,7 +104,7 @@ class RunQueue:
         cut: Cut | None = None,
         is_spare: bool = False,
     ) -> Ran:
-        """One run; of fewer candidates with `cut` if all would take too long. Raises what `do` does."""
+        """Run a model once; for fewer candidates with `cut` if all would take too long. Raises what `do` does."""
         run = runner.runtime.run
 
         def shorten(count: int) -> tuple[Callable[[], Scores], Tensors]:
@@ -116,10 +116,8 @@ class RunQueue:
         return await self.do(Job(work, runner, rows, deadline, is_gone, tensors, shortened, is_spare))
 
     async def do(self, job: Job[_Result]) -> Done[_Result]:
-        """Have a scoring thread do a job, unless nobody waits for it when its turn comes.
-
-        Raises ClientGone or DeadlineExceeded then, and what the work raises.
-        """
+        """Run a job in a scoring thread. Raises ClientGone or DeadlineExceeded if it is dropped, and what the work
+        raises."""
         future: asyncio.Future[Done[_Result]] = asyncio.get_running_loop().create_future()
         self.put(job, partial(settle, future))
         try:
@@ -129,7 +127,7 @@ class RunQueue:
             raise
 
     def put(self, job: Job[_Result], told: Told[_Result]) -> None:
-        """As `do`, for a caller that is told instead of waiting. Raises CancelledError once the queue is closed."""
+        """As `do`, but calls `told` with the outcome. Raises CancelledError once the queue is closed."""
         job.queued_at = time.perf_counter()
         job.told, job.loop = told, asyncio.get_running_loop()
         job.due = due_at(job.queued_at, job.deadline)
@@ -149,19 +147,19 @@ class RunQueue:
             job.loop.call_later(_SWEEP_S, self._sweep)
 
     def cancel(self, job: Job[Any]) -> None:
-        """Nobody waits for a job any more: it is told so at once, and does not begin."""
+        """Cancel a job: its caller is told at once, and it does not begin."""
         if job.claim():
             self._tell(job, asyncio.CancelledError())
 
     def leave(self, job: Job[Any]) -> None:
-        """The client of a job has left: if no thread has begun it, it is over now, and delays nobody any more."""
+        """Drop a job whose client has left, unless it runs; it delays no other job any more."""
         with self._lock:
             is_begun = any(job in jobs for _, jobs in self._at_hand.values())
         if not is_begun and job.claim():
             self._tell(job, ClientGone())
 
     def close(self) -> None:
-        """Begin no more jobs, and wait a bounded time for those at hand."""
+        """Begin no more jobs, and wait a bounded time for current ones."""
         with self._lock:
             self._is_closed = True
             waiting = self._waiting.take_all()
@@ -183,7 +181,7 @@ class RunQueue:
                 self._tell(job, asyncio.CancelledError(_CLOSED))
 
     def _sweep(self) -> None:
-        """Answer requests whose time is over, even if no thread ever comes free."""
+        """Answer requests past their deadline, even if no thread becomes free."""
         now = time.perf_counter()
         with self._lock:
             late = self._waiting.take_late(now)
@@ -208,7 +206,7 @@ class RunQueue:
         )
 
     def _start(self) -> None:
-        # Daemons: a run that hangs is not to keep the process from ending.
+        # Daemon threads: a hanging run must not keep the process alive.
         self._threads = [
             threading.Thread(target=self._score, args=(number,), name=f"scoring-{number}", daemon=True)
             for number in range(1, self._count + 1)
@@ -227,12 +225,12 @@ class RunQueue:
             free_at = self._next(number, free_at)
 
     def _next(self, number: int, free_at: float) -> float:
-        """Do the job that is due first, if there is one. What it held is let go of before another is waited for."""
+        """Run the job that is due first, if there is one. Its references are released before waiting for another."""
         jobs = self._take(number)
         return self._run(number, jobs, free_at) if jobs else free_at
 
     def _take(self, number: int) -> list[Job[Any]]:
-        """The job that is due first, and those that share its run. Hand back those for which nobody waits."""
+        """Take the job that is due first, and those that share its run; hand back dropped ones."""
         jobs: list[Job[Any]] = []
         while True:
             with self._lock:
@@ -252,7 +250,7 @@ class RunQueue:
                 self._hand_back([job])
 
     def _run(self, number: int, jobs: list[Job[Any]], free_at: float) -> float:
-        """Run what goes together, and return when the thread was free again."""
+        """Run jobs together, and return when the thread became free."""
         started = time.perf_counter()
         try:
             outcomes = work_of(jobs)
@@ -264,7 +262,7 @@ class RunQueue:
             self._moved_at = ended
             is_more = self._waiting.is_held_back(jobs[0])
         if is_more:
-            # The next one's own token was perhaps spent by a thread that was not allowed to take it.
+            # The next job's token may have been used by a thread that was not allowed to take it.
             self._tokens.put(None)
         first, rows = jobs[0], sum(job.rows for job in jobs)
         if rows:
@@ -272,7 +270,7 @@ class RunQueue:
             for job in jobs if not first.is_spare else ():
                 first.runner.turn_s.learn(job.rows, (ended - max(free_at, first.queued_at)) / len(jobs))
         if isinstance(outcomes[0], Exception) and len(jobs) > 1 and self._put_back(jobs):
-            # One of them is at fault, or what all need together: alone, each finds out.
+            # Either one job is at fault, or something common to all: run alone, each shows it.
             return ended
         for place, (job, outcome) in enumerate(zip(jobs, outcomes, strict=True)):
             job.outcome, job.started, job.seconds, job.together = outcome, started, ended - started, len(jobs)
@@ -292,7 +290,7 @@ class RunQueue:
         return True
 
     def _hand_back(self, jobs: list[Job[Any]]) -> None:
-        """Give results to the loop, which is woken once for all that it has not seen yet."""
+        """Hand results to the loop, which is woken once for all pending ones."""
         loop = jobs[0].loop
         assert loop is not None, "it was put in by a loop"
         for job in jobs:
@@ -305,12 +303,12 @@ class RunQueue:
         try:
             loop.call_soon_threadsafe(self._take_back)
         except RuntimeError:
-            # The loop is closed, so nobody waits any more.
+            # The loop is closed: nothing waits any more.
             with self._lock:
                 self._ended.clear()
                 self._woken = None
 
-    # In the loop again
+    # Back in the loop
 
     def _take_back(self) -> None:
         with self._lock:
@@ -322,7 +320,7 @@ class RunQueue:
                 if job.is_answered or job.claim():
                     self._tell(job, job.outcome)
         finally:
-            # If telling one fails, the others are told all the same.
+            # If one callback fails, the others are still called.
             if ended:
                 self._hand_back(list(ended))
 
@@ -335,7 +333,7 @@ class RunQueue:
                 self._metrics.run_rows.observe(job.run_rows)
             if job.is_partial:
                 self._metrics.partial.inc()
-        # Work may hold its job, which holds it: with them a model that serves no more would stay for long.
+        # `work` may reference its job: this cycle would keep a retired model in memory.
         job.work, job.outcome = _is_done, None
         told, job.told = job.told, None
         assert told is not None, "a job is answered once"
@@ -357,7 +355,7 @@ def _is_done() -> NoReturn:
 
 
 def settle(future: "asyncio.Future[_Result]", outcome: _Result | BaseException) -> None:
-    """Give an outcome to whoever waits for it."""
+    """Set a future to an outcome."""
     if future.done():  # cancelled meanwhile
         return
     if isinstance(outcome, asyncio.CancelledError):

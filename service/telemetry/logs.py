@@ -1,7 +1,7 @@
-"""Logs as one JSON object a line on stdout, the service's own and those of the libraries under it.
+"""Logs as one JSON object per line on stdout, the service's own and those of its libraries.
 
-Whoever logs never waits: lines go through a bounded queue to a thread that writes them. What the queue has no room
-for, and what one kind of line says too often, is dropped and counted.
+Logging never blocks: lines go through a bounded queue to a writer thread. Lines that do not fit, and too frequent lines
+of one kind, are dropped and counted.
 """
 
 import atexit
@@ -27,7 +27,7 @@ LINE_RESULTS: tuple[LineResult, ...] = ("written", "dropped", "limited", "lost")
 MAX_WAITING_BYTES = 2**20
 LINES_PER_S, LINES_AT_ONCE = 20.0, 200.0
 _MAX_KINDS = 512
-# A pipe that poll calls writable takes so many bytes at once without blocking (PIPE_BUF).
+# A pipe that poll reports as writable takes this many bytes at once without blocking (PIPE_BUF).
 _AT_ONCE = 4_096
 _MAX_BEGUN = 2**16
 _FLUSH_S = 0.5
@@ -36,17 +36,17 @@ _STAMP = structlog.processors.TimeStamper(fmt="iso", utc=True)
 
 
 def keep_standard_streams() -> None:
-    """Opens those of the descriptors 0 to 2 that are closed: rows or connections that came to lie there would be
-    overwritten by whatever a library has to say."""
+    """Open closed descriptors among 0 to 2: otherwise files or connections could get these numbers, and libraries would
+    write their messages into them."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         pass
     os.close(descriptor)
 
 
 def configure_logs(level: str) -> "LineCounts":
-    """Set up the whole process's logging and replace its standard streams; `level` is the lowest that is written.
+    """Set up the process's logging and replace its standard streams; `level` is the lowest that is written.
 
-    Returns the counts of lines. The process's end waits until they are written, for half a second a stream at most.
+    Returns the counts of lines. At exit the process waits half a second per stream at most until they are written.
     """
     number = logging.getLevelNamesMapping()[level.upper()]
     counts = LineCounts()
@@ -78,10 +78,10 @@ def configure_logs(level: str) -> "LineCounts":
 
 
 class LineCounts:
-    """How many lines there were, by what became of them."""
+    """Counts of lines by result."""
 
     def __init__(self) -> None:
-        # Reentrant: the garbage collector may run a finaliser that logs while its thread holds the lock.
+        # Reentrant: the garbage collector may run a finaliser that logs while this thread holds the lock.
         self._lock = threading.RLock()
         self._counts: dict[str, int] = dict.fromkeys(LINE_RESULTS, 0)
 
@@ -96,7 +96,7 @@ class LineCounts:
 
 
 class LineWriter:
-    """Writes lines to a descriptor, in a thread of its own."""
+    """Writes lines to a descriptor in a separate thread."""
 
     def __init__(self, descriptor: int, counts: LineCounts) -> None:
         self._descriptor = descriptor
@@ -110,7 +110,7 @@ class LineWriter:
         atexit.register(self.close)
 
     def write(self, line: bytes) -> None:
-        """Take one line to be written, with its newline; drop it if too much waits."""
+        """Queue one line, with its newline; drop it if the queue is full."""
         with self._lock:
             if self._waiting_bytes + len(line) > MAX_WAITING_BYTES:
                 self._dropped += 1
@@ -120,7 +120,7 @@ class LineWriter:
             self._queue.put(line)
 
     def close(self) -> None:
-        """Write what waits, for half a second at most."""
+        """Write queued lines, for half a second at most."""
         self._closing.set()
         self._queue.put(b"")
         self._thread.join(_FLUSH_S)
@@ -142,7 +142,8 @@ class LineWriter:
                 self.write(_dump_bytes(_STAMP(None, "warning", told)) + b"\n")
 
     def _is_written(self, line: bytes) -> bool:
-        """Write a line whole, however long that takes. A full disk or a pipe whose reader has gone loses it."""
+        """Write a whole line, however long that takes. Return False if it is lost: the disk is full or the pipe's
+        reader is gone."""
         writable, left = select.poll(), memoryview(line)
         writable.register(self._descriptor, select.POLLOUT)
         while left:
@@ -157,17 +158,17 @@ class LineWriter:
 
 
 class LineLimit:
-    """A structlog processor that drops lines of a kind that come too often; the next that is written says how many."""
+    """Structlog processor that drops too frequent lines of one kind; the next written line says how many."""
 
     def __init__(self, counts: LineCounts, clock: Callable[[], float] = time.monotonic) -> None:
         self._counts, self._clock = counts, clock
         self._kinds: dict[tuple[object, ...], _Kind] = {}
 
     def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-        """Return the event, or raise structlog.DropEvent. Lines for debugging are not limited."""
+        """Return the event, or raise structlog.DropEvent. Debug lines are not limited."""
         if event["level"] == "debug":
             return event
-        # What libraries say is told apart by who says it: texts of theirs may quote what a stranger sent.
+        # Libraries' lines are grouped by logger: their texts may quote a client's bytes.
         name = event.get("logger") or event.get("event")
         kind = (event["level"], name, event.get("status"))
         if kind not in self._kinds and len(self._kinds) >= _MAX_KINDS:
@@ -182,7 +183,7 @@ class LineLimit:
 
 
 class _Kind:
-    """A token bucket. Threads that log the same at once may take a token too many, and never wait."""
+    """Token bucket. Concurrent threads may take a token too many, and never wait."""
 
     def __init__(self, now: float) -> None:
         self._tokens, self._filled_at = LINES_AT_ONCE, now
@@ -199,7 +200,7 @@ class _Kind:
 
 
 class _Stream(io.TextIOBase):
-    """What Python itself writes to a standard stream - warnings, tracebacks, prints - as lines."""
+    """A standard stream of Python (warnings, tracebacks, prints), as lines."""
 
     def __init__(self, output: LineWriter, descriptor: int) -> None:
         self._output, self._descriptor = output, descriptor
@@ -219,7 +220,7 @@ class _Stream(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        """Take text; whole lines are written."""
+        """Buffer text, and write whole lines."""
         lines = (self._begun + text).splitlines(keepends=True)
         self._begun = lines.pop() if lines and not lines[-1].endswith("\n") else ""
         for line in lines:
@@ -229,14 +230,14 @@ class _Stream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Write a line that is only begun."""
+        """Write an unfinished line."""
         begun, self._begun = self._begun, ""
         if begun:
             self._output.write(begun.encode("utf-8", "backslashreplace"))
 
 
 class _Logger:
-    """What structlog hands its lines to."""
+    """Structlog's logger."""
 
     def __init__(self, output: LineWriter) -> None:
         self._output = output
@@ -248,7 +249,7 @@ class _Logger:
 
 
 class _Handler(logging.Handler):
-    """Libraries' lines, to the same place."""
+    """Handler for libraries' lines."""
 
     def __init__(self, output: LineWriter) -> None:
         super().__init__()
@@ -264,10 +265,10 @@ class _Handler(logging.Handler):
 
 
 def _detached(descriptor: int) -> int:
-    """Return a copy of a standard descriptor for the thread that writes, and leave in its place one that never blocks.
+    """Return a copy of a standard descriptor for the writer thread, and replace it by a non-blocking one.
 
-    C libraries and faulthandler write there themselves: if nobody reads, what they say is lost. This works for pipes
-    and terminals, which are opened anew; the file status of the one that was inherited is shared with other processes.
+    C libraries and faulthandler write there themselves: if nothing reads, their output is lost. This works for pipes
+    and terminals, which are reopened; the inherited one shares its file status with other processes.
     """
     copy = os.dup(descriptor)
     mode = os.fstat(descriptor).st_mode

@@ -1,6 +1,7 @@
-"""What Prometheus's client lacks: children that exist from the start, gauges that are set together, counts of others.
+"""Metric types that Prometheus's client lacks: children that exist from the start, gauges that are set together,
+counters kept elsewhere.
 
-Every family may be written from any thread. Does not know which families there are (`metrics`).
+For any thread. Does not know which families exist (`metrics`).
 """
 
 import threading
@@ -18,8 +19,8 @@ K = TypeVar("K", bound=str | int)
 
 
 class Children(dict[K, F]):
-    """The children of a family with one label, by its value. Another value than was foreseen gets a child when it
-    comes: nobody's request fails of it."""
+    """The children of a family with one label, by its value. An unexpected value gets a child on first use, so that no
+    request fails."""
 
     def __init__(self, family: F, values: Iterable[K]) -> None:
         super().__init__({value: family.labels(str(value)) for value in values})
@@ -52,7 +53,7 @@ class GaugeSet(Collector):
 
 
 class ReadCounter(Collector):
-    """A counter with one label that is kept elsewhere: each scrape reads it."""
+    """A counter with one label that is kept elsewhere and read on each scrape."""
 
     def __init__(self, name: str, text: str, label: str, values: Iterable[str], registry: CollectorRegistry) -> None:
         self._name, self._text, self._labelnames = name, text, (label,)
@@ -69,7 +70,7 @@ class ReadCounter(Collector):
 
 
 class Standing:
-    """The state of one object among a gauge's states, where the gauge counts objects per state."""
+    """The state of one object, in a gauge that counts objects per state."""
 
     __slots__ = ("_gauges", "_lock", "_state")
 

@@ -1,6 +1,6 @@
-"""Every metric family of the service, its buckets and its labels, whose values come from closed sets or the bundle.
+"""All metric families of the service, with buckets and labels, whose values come from closed sets or the bundle.
 
-Written by every thread, read by scrapes alone. Does not know when things happen.
+Written by all threads, read only by scrapes. Does not know when things happen.
 """
 
 import math
@@ -44,7 +44,7 @@ Logged = Literal["handed", "dropped", "written", "lost"]
 Shadowed = Literal["scored", "busy", "failed"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 RUNGS: dict[RowSide, tuple[str, ...]] = {"user": get_args(UserRung), "item": get_args(Rung)}
-"""What stands in for a fresh row, by side."""
+"""Replacements of a fresh row, by side."""
 STORE_STATES = ("up", "slow", "refusing", "down")
 FILLS = ("off", "waiting", "filling", "full", "done")
 CODES = (200, 400, 401, 403, 404, 408, 413, 415, 422, 429, 499, 500, 503, 504)
@@ -137,7 +137,7 @@ HELP = {
     "msd_correction_slope": "Factor by which the log-odds of pCTR are stretched, per corrected bundle.",
     "msd_correction_timestamp_seconds": "Newest impression that a correction knows, in Unix seconds, by bundle.",
     "msd_corrections_stale": "1 if the file of corrections is unusable and the previous ones stay in use, else 0.",
-    # The process, beside what all Prometheus clients tell
+    # The process, beyond the default metrics of Prometheus's client
     "msd_build_info": "1 for the running release; the commit is empty if unknown.",
     "msd_memory_own_bytes": "Memory of the process in bytes, without mapped files; NaN if unknown.",
     "msd_memory_limit_bytes": "Memory limit of the process in bytes, from its control groups; NaN without a limit.",
@@ -145,14 +145,14 @@ HELP = {
 
 
 class Metrics:
-    """The families of one service. All closed label values exist from the start, so that rates can be taken.
+    """The families of one service. All closed label values exist from the start, so that rates can be computed.
 
-    Attributes that are dicts have the children of a family by the value of its label.
+    Attributes that are dicts map label values to the children of a family.
     """
 
     def __init__(self) -> None:
         self.families = CollectorRegistry()
-        # A switch of the whole library: `_created` would double the series of all counters and histograms.
+        # A global switch of the library: `_created` would double the series of all counters and histograms.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._declare_scoring()
         self._declare_rows()
@@ -241,7 +241,7 @@ class Metrics:
         self.corrections_stale = self._gauge("msd_corrections_stale")
 
     def _declare_process(self) -> None:
-        """The process: by the names that all Prometheus clients use, and what these lack."""
+        """The process: by the default names of Prometheus's clients, and what these lack."""
         ProcessCollector(registry=self.families)
         self._build = self._gauge_set("msd_build_info", "version", "commit")
         self._gauge("msd_memory_own_bytes").set_function(own_memory)
@@ -289,7 +289,7 @@ class Metrics:
             self._event_seconds.observe(seconds)
 
     def degraded(self, candidates: Iterable[Rung], user: UserRung | None) -> None:
-        """Count what a reply declares as degraded."""
+        """Count a reply's degradation."""
         if user:
             self._degraded["user", user].inc()
         for rung, count in Tally(candidates).items():
@@ -331,7 +331,7 @@ class Metrics:
         self._shares.replace(dict(shares))
 
     def reference(self, manifest: Manifest) -> None:
-        """Accept drift against this bundle alone; drop that against another."""
+        """Accept drift against this bundle only; drop drift against others."""
         with self._drift_lock:
             if manifest.sha256 != self._referenced:
                 self._input_psi.replace({})
@@ -345,8 +345,8 @@ class Metrics:
         self._corrected_at.replace({(bundle,): one.at for bundle, one in by_bundle.items()})
 
     def drift(self, manifest_sha256: str, inputs: Mapping[str, float], heads: Mapping[str, float]) -> None:
-        """Set the drift of inputs and heads by name; NaN if unknown. Ignored if the bundle is not the one that
-        `reference` was given last."""
+        """Set the drift of inputs and heads by name; NaN if unknown. Ignored unless the bundle is the last one given to
+        `reference`."""
         with self._drift_lock:
             if manifest_sha256 == self._referenced:
                 self._input_psi.replace(_known(inputs))

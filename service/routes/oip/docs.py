@@ -1,4 +1,4 @@
-"""What OpenAPI says of inference, whose route is a raw one."""
+"""OpenAPI description of inference, which is a raw route."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +26,7 @@ _EXAMPLE = {
 def add_inference(
     document: dict[str, Any], lineup: Lineup, deadline: dict[str, Any], errors: Mapping[int, str]
 ) -> None:
-    """Adds the paths and their schemas. `deadline`: the parameter of the scoring route; `errors`: their descriptions by
+    """Add the paths and their schemas. `deadline`: the parameter of the scoring route; `errors`: their descriptions by
     status."""
     values = {"name": [MODEL], "version": list(versions_of(lineup))}
     _, definitions = models_json_schema(
@@ -38,7 +38,7 @@ def add_inference(
 
 
 def oip_error(description: str) -> dict[str, Any]:
-    """A reply of the protocol's error form."""
+    """Return an error reply in the protocol's form."""
     return {
         "description": description,
         "content": {"application/json": {"schema": {"$ref": _REF.format(model="OipError")}}},

@@ -1,6 +1,5 @@
-"""The JSON of the Open Inference Protocol, version 2: requests as they come, and what is told of server and model.
-
-Does not know which tensors there are.
+"""JSON schema of the Open Inference Protocol, version 2: requests, and metadata of server and model. Does not know
+which tensors exist.
 """
 
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ from msd.contract.request import InvalidRequest, Wire, check_keys, parse_thoroug
 
 _MAX_TENSORS = 1_000
 _MAX_AXES = 8
-# More than any request has, ads' features as JSON included; to read a body full of them takes a second.
+# More than any real request has, features as JSON included; reading a body full of them takes a second.
 _MAX_OBJECTS = 10_000
 Text = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Size = Annotated[int, Field(ge=0, le=2**31)]

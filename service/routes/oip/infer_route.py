@@ -1,5 +1,5 @@
-"""POST /v2/models/msd/infer: tensors to the scoring request that they stand for, which is scored like any other, and
-scores to tensors. Errors are raised; `AccessMiddleware` answers them.
+"""POST /v2/models/msd/infer: converts tensors to a scoring request, which is scored like any other, and scores to
+tensors. Errors are raised; `AccessMiddleware` answers them.
 """
 
 from typing import Any
@@ -24,15 +24,15 @@ from service.settings import Settings
 
 _HEADER = HEADER.lower().encode()
 _TIMING = b"server-timing"
-# Its bytes say less of its candidates than those of the other form.
+# Its size predicts the number of candidates less well than that of the other form.
 _LEAST_BYTES = 1
 
 
 class InferRoute(ScoreRoute):
-    """The endpoint, with the same bounds as the scoring route."""
+    """The endpoint, with the bounds of the scoring route."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
+        """Answer one request."""
         access, settings, path = access_of(scope), self._settings, scope["path_params"]
         access.is_scoring = True
         body = await read_body(scope, receive, settings)
@@ -69,7 +69,7 @@ class InferRoute(ScoreRoute):
 
 
 def _json_length(scope: Scope) -> bytes | None:
-    """What the header of binary data says. Raises UnsupportedMediaType for compressed bodies, which are not read."""
+    """Return the JSON length from the binary-data header. Raises UnsupportedMediaType for compressed bodies."""
     found: bytes | None = None
     for name, value in scope["headers"]:
         if name == _HEADER:
@@ -89,7 +89,7 @@ def _timeout_s(request: InferRequest, settings: Settings) -> float | None:
 
 
 def _check_version(lineup: Lineup, version: str, user_id: str | None) -> None:
-    """In an experiment a user is scored by his arm's version and no other."""
+    """Raise InvalidRequest if the user's arm has another version than requested."""
     if user_id is not None and (own := lineup.arm_of(user_id).model.version) != version:
         raise HTTPException(404, f"in the experiment that is on, this user is scored by version {own!r} alone")
 

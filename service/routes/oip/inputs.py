@@ -1,7 +1,7 @@
-"""Which inputs there are, and the scoring request that they make: an input is named by where its values stand in the
-JSON of /v1/score, so that nothing is merged or checked here that is not merged and checked there.
+"""Inputs of the protocol, and the scoring request that they make.
 
-Raises InvalidRequest, which names the input at fault.
+An input is named by its place in the JSON of /v1/score, so that merging and checking happen only there. Raises
+InvalidRequest, which names the input at fault.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from service.routes.oip.form import InferInput
 from service.routes.oip.tensors import FLOATS, INTEGERS, Parts, values_of
 
 WHOLE = "request"
-"""The one input that is a scoring request's JSON as it stands."""
+"""The input that contains a whole scoring request as JSON."""
 USER_ID, CANDIDATES = "user_id", "candidates.id"
 _EXPLAIN = "explain"
 _CANDIDATES_SIDE = "candidates."
@@ -25,7 +25,7 @@ _SHOWN = 80
 
 
 class Input(NamedTuple):
-    """An input: its datatypes, the one that metadata tells first; how many values it has; where they go."""
+    """An input: its datatypes, the first of which the metadata name; its number of values; and their place."""
 
     name: str
     datatypes: tuple[str, ...]
@@ -35,7 +35,7 @@ class Input(NamedTuple):
 
     @property
     def path(self) -> list[str]:
-        """The keys that lead to its values."""
+        """Return the JSON keys of its values."""
         return self.name.split(".")
 
 
@@ -54,7 +54,7 @@ _FIXED = {
 
 
 def inputs_of(schema: FeatureSchema) -> Iterator[Input]:
-    """All inputs of a model with this schema, but `request`, which may stand for all of them."""
+    """Return all inputs of a model with this schema except `request`, which may replace all of them."""
     yield from _FIXED.values()
     for prefix, side in _FEATURES.items():
         for name, field in schema.settable[side].items():  # type: ignore[index]
@@ -62,7 +62,7 @@ def inputs_of(schema: FeatureSchema) -> Iterator[Input]:
 
 
 def scoring_body(parts: Parts, schema_of: Callable[[str], FeatureSchema], max_candidates: int) -> bytes:
-    """The body of /v1/score that the tensors stand for."""
+    """Return the body of /v1/score for the tensors."""
     if WHOLE in parts.inputs:
         return _whole(parts)
     for needed in (USER_ID, CANDIDATES):
@@ -88,7 +88,7 @@ def scoring_body(parts: Parts, schema_of: Callable[[str], FeatureSchema], max_ca
 
 
 def user_of(parts: Parts, body: bytes) -> str | None:
-    """The user that is asked for, as far as that can be said before all is checked."""
+    """Return the requested user, as far as this is known before the request is checked."""
     if WHOLE not in parts.inputs:
         return str(values_of(parts, USER_ID)[0])
     found = _said(body, USER_ID)
@@ -96,7 +96,7 @@ def user_of(parts: Parts, body: bytes) -> str | None:
 
 
 def _said(body: bytes, key: str) -> object:
-    """What a scoring request says under a key, if it is one; all else about it is found out later."""
+    """Return a scoring request's value of a key, if it is one; everything else is checked later."""
     try:
         return orjson.loads(body)[key]
     except (orjson.JSONDecodeError, LookupError, TypeError):
@@ -130,7 +130,7 @@ def _find(name: str, schema: FeatureSchema) -> Input:
 
 
 def _check(given: InferInput, found: Input, max_candidates: int) -> None:
-    """Datatype and shape."""
+    """Check datatype and shape."""
     name, shape = found.name, given.shape
     if given.datatype not in found.datatypes:
         raise InvalidRequest(
@@ -146,7 +146,7 @@ def _check(given: InferInput, found: Input, max_candidates: int) -> None:
 
 
 def _fragment(text: str, name: str) -> orjson.Fragment:
-    """JSON that goes in as it stands, once it is known to be one value. What it says is looked at with all else."""
+    """Return JSON to embed unchanged, after checking that it is one value. Its content is checked later."""
     try:
         orjson.loads(text)
     except orjson.JSONDecodeError as error:

@@ -1,4 +1,4 @@
-"""The routes of the Open Inference Protocol beside inference: server, model, and whether they are live and ready."""
+"""Routes of the Open Inference Protocol except inference: metadata, liveness and readiness of server and model."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from service.scoring.lineup import Lineup, Serving
 from service.scoring.model import Model
 
 MODEL = "msd"
-"""The name of the one model; the versions that are served are the bundles' model versions."""
+"""The name of the one model; its versions are the served bundles' model versions."""
 _ANY = -1
 _UNKNOWN: dict[int | str, dict[str, Any]] = {
     404: {"model": OipError, "description": "No model, or no version of it, of this name."}
@@ -40,7 +40,7 @@ class ModelReady(ServerReady):
 
 
 def versions_of(lineup: Lineup) -> dict[str, Model]:
-    """The models that score users, by version; of two that say the same, the first."""
+    """Return the models that score users, by version; the first of several with one version."""
     found: dict[str, Model] = {}
     for arm in lineup.arms:
         found.setdefault(arm.model.version, arm.model)
@@ -48,7 +48,7 @@ def versions_of(lineup: Lineup) -> dict[str, Model]:
 
 
 def check_served(lineup: Lineup, name: str, version: str | None) -> Model:
-    """The model of this name and version, the first arm's where no version is named. Raises HTTPException, 404."""
+    """Return the model of this name and version, the first arm's without a version. Raises HTTPException, 404."""
     if name != MODEL:
         raise HTTPException(404, f"there is no model {name[:80]!r}; the one here is {MODEL!r}")
     if version is None:
@@ -60,7 +60,7 @@ def check_served(lineup: Lineup, name: str, version: str | None) -> Model:
 
 
 def oip_routes(serving: Serving, readiness: Readiness, server_version: str) -> APIRouter:
-    """The routes, over the parts that they tell of."""
+    """Return the routes."""
     router = APIRouter(prefix="/v2", tags=["open inference protocol"])
     not_now: dict[int | str, dict[str, Any]] = {503: {"model": ServerReady, "description": "Not now."}}
 
@@ -104,7 +104,7 @@ def oip_routes(serving: Serving, readiness: Readiness, server_version: str) -> A
 def _ready(readiness: Readiness, response: Response) -> bool:
     if not readiness.is_ready:
         response.status_code = 503
-        # The next connection may come to an instance that is ready.
+        # Closing lets the client reconnect to an instance that is ready.
         response.headers["connection"] = "close"
     return readiness.is_ready
 

@@ -1,6 +1,5 @@
-"""Scores as tensors: which outputs there are, which are wanted, and the body that carries them, as JSON or as bytes.
-
-Does not know where scores come from.
+"""Scores as tensors: the available and the requested outputs, and the body with them, as JSON or bytes. Does not know
+where scores come from.
 """
 
 import struct
@@ -23,19 +22,19 @@ _SHOWN = 80
 
 
 class _Wanted(NamedTuple):
-    """An output that the reply is to have, and whether as bytes."""
+    """A requested output, and whether as bytes."""
 
     name: str
     is_binary: bool
 
 
 def outputs_of(heads: Sequence[str]) -> list[tuple[str, str]]:
-    """Names and datatypes of all outputs of a model with these heads."""
+    """Return names and datatypes of all outputs of a model with these heads."""
     return [(ID, "BYTES"), *((head, "FP32") for head in heads), (ECPM, "FP64")]
 
 
 def _wanted(request: InferRequest, there: Sequence[str]) -> list[_Wanted]:
-    """Those that are asked for, or all."""
+    """Return the requested outputs, or all."""
     by_default = bool(request.parameters and request.parameters.binary_data_output)
     if not request.outputs:
         return [_Wanted(name, by_default) for name in there]
@@ -51,16 +50,16 @@ def _wanted(request: InferRequest, there: Sequence[str]) -> list[_Wanted]:
 
 
 class Encoded(NamedTuple):
-    """A reply's body, and the headers that say how to read it."""
+    """A reply's body, and the headers that describe it."""
 
     body: bytes
     headers: list[tuple[bytes, bytes]]
 
 
 def encode_reply(head: dict[str, Any], request: InferRequest, checked: CheckedRequest, scored: Scored) -> Encoded:
-    """`head` is what the reply says beside its outputs. Raises InvalidRequest for outputs that there are not.
+    """Encode a reply; `head` is everything except its outputs.
 
-    There is an eCPM where every candidate has a bid.
+    Raises InvalidRequest for unknown outputs. There is an eCPM if every candidate has a bid.
     """
     columns, _ = served_columns(checked, scored)
     outputs, pieces = [], []

@@ -1,6 +1,6 @@
-"""The values of a request's tensors, from JSON or from the bytes behind it, held against shape and datatype.
+"""Values of a request's tensors, from JSON or from the bytes behind it, checked against shape and datatype.
 
-Does not know which tensors there are. Raises InvalidRequest, which names the input at fault.
+Does not know which tensors exist. Raises InvalidRequest, which names the input at fault.
 """
 
 import math
@@ -21,7 +21,7 @@ _MAX_DIGITS = 9
 
 
 class Parts(NamedTuple):
-    """A request, and by the name of an input the bytes of its values where they came behind the JSON."""
+    """A request, and by input name the bytes of values that came behind the JSON."""
 
     request: InferRequest
     inputs: Mapping[str, InferInput]
@@ -29,7 +29,7 @@ class Parts(NamedTuple):
 
 
 def read_parts(body: bytes, json_length: bytes | None) -> Parts:
-    """Splits a body. `json_length`: what the header says of the JSON's length; None where all is JSON."""
+    """Split a body. `json_length`: from the header; None if everything is JSON."""
     head, rest = body, b""
     if json_length is not None:
         length = _length(json_length, len(body))
@@ -69,7 +69,7 @@ def _length(given: bytes, whole: int) -> int:
 
 
 def values_of(parts: Parts, name: str) -> list[Any]:
-    """An input's values, of one axis: strings, whole numbers or finite numbers, by its datatype."""
+    """Return an input's values, with one axis: strings, whole numbers or finite numbers, by datatype."""
     one, raw = parts.inputs[name], parts.binary.get(name)
     count = math.prod(one.shape)
     if one.datatype == "BYTES":
@@ -83,7 +83,7 @@ def values_of(parts: Parts, name: str) -> list[Any]:
 
 
 def _strings(raw: bytes, count: int, name: str) -> list[str]:
-    """Each has its length before it, in four bytes."""
+    """Return strings, each preceded by its length in four bytes."""
     pieces, place, end = [], 0, len(raw)
     for _ in range(count):
         start = place + _LENGTH.size

@@ -1,5 +1,5 @@
-"""What the playground's page asks for beside scores: what a request may say, who and what there is to pick, and what is
-known of them. Reads only.
+"""Read-only data of the playground's page beside scores: request fields, users and ads to pick, and what is known about
+them.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ _Result = TypeVar("_Result")
 
 
 class RowsUnavailable(ServiceError):
-    """The store cannot be asked just now."""
+    """The store is unavailable."""
 
     status = 503
     code = "rows_unavailable"
@@ -46,7 +46,7 @@ class RowsUnavailable(ServiceError):
 
 
 class Shelf(NamedTuple):
-    """What one model's bundle says for people. `example` is a request of its goldens."""
+    """Human-readable data of one model's bundle. `example` is a request of its goldens."""
 
     items: Words
     users: Words
@@ -54,7 +54,7 @@ class Shelf(NamedTuple):
 
 
 class PlaygroundData:
-    """The routes' parts, over whatever model serves first."""
+    """The routes' data, for the first arm's model."""
 
     def __init__(self, serving: Serving, settings: Settings, without: Model | None) -> None:
         self._serving, self._settings, self._without = serving, settings, without
@@ -62,7 +62,7 @@ class PlaygroundData:
         self._lock = threading.Lock()
 
     def routes(self) -> list[Route]:
-        """One for each question."""
+        """Return the routes."""
         asked = {"about": self._about, "items": self._items, "ads": self._ads, "users": self._users, "user": self._user}
         return [Route(f"{PLAYGROUND}data/{name}", answer, methods=["GET"]) for name, answer in asked.items()]
 
@@ -97,7 +97,7 @@ class PlaygroundData:
         return _json({"users": [{"id": one} for one in found]})
 
     async def _ads(self, request: Request) -> Response:
-        """What is known of each of some ads: title, the teacher's words, features of its row."""
+        """Return what is known about each ad: title, the teacher's words, features of its row."""
         model, ids = self._serving.current.champion, request.query_params.getlist("id")
         if not 1 <= len(ids) <= _MOST_ASKED:
             raise InvalidRequest(f"{len(ids)} ids; from 1 to {_MOST_ASKED} may be asked for", "id")
@@ -129,7 +129,7 @@ class PlaygroundData:
         )
 
     async def _shelf(self, model: Model) -> Shelf:
-        """Read when it is first asked for, off the loop."""
+        """Read the data on first use, off the loop."""
         known = self._shelves.get(model)
         return known if known is not None else await _in_thread(lambda: self._read(model))
 
@@ -144,13 +144,14 @@ class PlaygroundData:
 
 
 def _how_sure(metrics: dict[str, Any]) -> list[dict[str, float]]:
-    """How often a difference of two scores was right on valid rows, by its size; nothing if that was not measured."""
+    """Return how often a difference of two scores was right on valid rows, by its size; empty if not measured."""
     told = (figures[HOW_SURE] for figures in metrics.values() if isinstance(figures, dict) and HOW_SURE in figures)
     return next(told, [])
 
 
 def _example(goldens: list[Golden]) -> dict[str, Any]:
-    """A user, context and time of a golden, preferably of one whose user has a row, and known items of all of them."""
+    """Return user, context and time of a golden, preferably one whose user has a row, and known items of all
+    goldens."""
     best = max(goldens, key=lambda golden: (golden.user is not None, bool(golden.request.get("context"))))
     known = chain.from_iterable(_known_candidates(golden) for golden in [best, *goldens])
     return {
@@ -195,12 +196,12 @@ async def _in_thread(call: Callable[[], _Result]) -> _Result:
 
 
 def _fields_of(schema: FeatureSchema, side: Side) -> list[dict[str, Any]]:
-    """What a request may say on this side, for a form: names, kinds, and values where they are known."""
+    """Return a side's request fields for a form: names, kinds, and values if known."""
     return [_field(name, field) for name, field in schema.settable[side].items()]
 
 
 def _values_in(schema: FeatureSchema, side: Side, record: Records) -> dict[str, Any]:
-    """The values of those fields in a row [1], by name; None where one is missing or cannot be told."""
+    """Return those fields' values in a row [1], by name; None if a value is missing or unknown."""
     return {name: _value(schema, field, record) for name, field in schema.settable[side].items()}
 
 

@@ -1,6 +1,6 @@
-"""What a bundle says for people of its items or users: titles, and what the teacher wrote. Found by id or by title.
+"""Titles of a bundle's items or users, and what the teacher wrote about them, found by ID or title.
 
-An index of the file stays in memory; what the teacher wrote is read when it is asked for.
+An index of the file stays in memory; the teacher's words are read on demand.
 """
 
 import heapq
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 MOST = 100_000
-"""So many are looked at; of further ones nothing is said."""
+"""Maximum lines that are read; later ones are ignored."""
 
 
 class _Entry(NamedTuple):
@@ -20,7 +20,7 @@ class _Entry(NamedTuple):
 
 
 class Words:
-    """The lines of `items.meta.jsonl` or `users.meta.jsonl`; of a file that is not there, none."""
+    """The lines of `items.meta.jsonl` or `users.meta.jsonl`; none if the file does not exist."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -40,12 +40,13 @@ class Words:
         return len(self._entries)
 
     def title(self, one: str) -> str:
-        """Its title, or the id itself."""
+        """Return the title, or the ID itself."""
         entry = self._entries.get(one)
         return entry.title if entry else one
 
     def find(self, text: str, most: int) -> list[str]:
-        """The ids of the best: the id itself, titles that begin so, titles that have all the words. All, of no text."""
+        """Return the best IDs: the ID itself, titles with this prefix, titles with all the words. An empty text finds
+        all."""
         wanted = text.casefold().strip()
         words = wanted.split()
         found = (
@@ -56,7 +57,7 @@ class Words:
         return [one for *_, one in heapq.nsmallest(most, found)]
 
     def of(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """What is said of each, by id; of ids that are not there, nothing."""
+        """Return the entry of each known ID."""
         places = {one: entry.offset for one in ids if (entry := self._entries.get(one))}
         found: dict[str, dict[str, Any]] = {}
         if places:
@@ -68,7 +69,7 @@ class Words:
 
 
 def _document(line: bytes) -> dict[str, Any] | None:
-    """None of what is no object with an id: such a line says nothing of anybody."""
+    """Return the line's object, None if it has no ID."""
     try:
         document = json.loads(line)
     except (ValueError, RecursionError):
