@@ -20,9 +20,9 @@ class TooManyEvents(RequestError):
 
 
 class WireEvent(Wire):
-    """One impression of an item to a user, or one click. A click does not stand for its impression, nor need one."""
+    """One impression of an item to a user, or one click. Neither implies or needs the other."""
 
-    event_id: Id = Field(description="Idempotency key: of one type and id the first event counts.")
+    event_id: Id = Field(description="Idempotency key: the first event of a type and ID counts.")
     type: Literal["impression", "click"]
     user_id: Id
     item_id: Id
@@ -39,7 +39,7 @@ class WireEvent(Wire):
 
 
 class EventBatch(Wire):
-    """Events, in whatever order; taken whole or refused whole."""
+    """Events in any order; accepted or rejected as a whole."""
 
     events: Annotated[list[WireEvent], Field(min_length=1, fail_fast=True)]
 

@@ -108,8 +108,8 @@ class UserOverride(Wire):
     features: Features | None = None
     history: Annotated[list[Id], Field(fail_fast=True)] | None = Field(
         default=None,
-        description="Ids of the items that the user clicked, oldest first; replaces the stored history. Only"
-        f" the last {MAX_HISTORY:,} ids count.",
+        description="IDs of the items that the user clicked, oldest first; replaces the stored history. Only"
+        f" the last {MAX_HISTORY:,} IDs count.",
     )
 
 

@@ -36,24 +36,27 @@ from service.settings import Settings
 
 _Body = TypeVar("_Body", bound=BaseModel)
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    409: {"model": ErrorReply, "description": "It cannot be, as things are; the message says why. Nothing changed."},
-    422: {"model": ErrorReply, "description": "JSON, but not what is asked for; `field` says where."},
+    409: {
+        "model": ErrorReply,
+        "description": "Conflict with the current state; the message says why. Nothing changed.",
+    },
+    422: {"model": ErrorReply, "description": "Valid JSON that does not match the schema; `field` says where."},
 }
 _BODY_ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorReply, "description": "Not JSON."},
-    408: {"model": ErrorReply, "description": "The body did not end in time."},
+    400: {"model": ErrorReply, "description": "Malformed JSON."},
+    408: {"model": ErrorReply, "description": "The body was not complete in time."},
     413: {"model": ErrorReply, "description": "Too many bytes."},
-    415: {"model": ErrorReply, "description": "The body is not declared as JSON."},
+    415: {"model": ErrorReply, "description": "The content type is not JSON."},
     **_ERRORS,
 }
 
 
 class SwapOrder(BaseModel):
-    """Which bundle is to be the current one."""
+    """The new current bundle."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    bundle: Annotated[BundleName, Field(description="The name of a folder in the folder of bundles.")]
+    bundle: Annotated[BundleName, Field(description="Name of a folder in the folder of bundles.")]
 
 
 class Accepted(BaseModel):
@@ -64,7 +67,7 @@ class Accepted(BaseModel):
 
 
 class ExperimentState(BaseModel):
-    """The experiment that is wanted; null where there is none. `generation` is that of what is served."""
+    """The wanted experiment, null if there is none. `generation` is that of the serving line-up."""
 
     experiment: Experiment | None
     generation: int
@@ -90,13 +93,13 @@ def admin_routes(settings: Settings, serving: Serving) -> APIRouter:
             point_to(folder, order.bundle)
         return Accepted(current=order.bundle, generation=serving.current.generation)
 
-    @router.post("/rollback", status_code=202, responses=_ERRORS, summary="Serve the bundle before")
+    @router.post("/rollback", status_code=202, responses=_ERRORS, summary="Serve the previous bundle")
     def rollback(request: Request) -> Accepted:
         with _deciding(request, "rollback"):
             current = _rolled_back(settings)
         return Accepted(current=current, generation=serving.current.generation)
 
-    @router.get("/experiment", responses=_ERRORS, summary="Which bundles are to score whom?")
+    @router.get("/experiment", responses=_ERRORS, summary="Read the experiment")
     def experiment() -> ExperimentState:
         with _possible():
             found = read_experiment(_bundles(settings))
@@ -106,7 +109,7 @@ def admin_routes(settings: Settings, serving: Serving) -> APIRouter:
         "/experiment",
         status_code=202,
         responses=_BODY_ERRORS,
-        summary="Begin an experiment, or change the one there is",
+        summary="Start or change the experiment",
         openapi_extra=_takes(Experiment),
     )
     def put_experiment(request: Request, wanted: Annotated[Experiment, Depends(wanted_experiment)]) -> ExperimentState:

@@ -61,17 +61,17 @@ _EVENT_ERRORS = {
     503: ("events_unavailable", "events were not on disk within 5 s", None),
 }
 _DESCRIPTIONS = {
-    400: "Not JSON, or not unambiguous JSON; or a header that is not as it has to be.",
-    401: "Where the service asks for keys: there is none, or none that is known and still good.",
-    403: "The key is good, for other things.",
-    408: "The body did not end in time.",
-    413: "Too many of them, or too many bytes.",
-    415: "The body is not declared as JSON.",
-    422: "JSON, but not of this form; `field` says where.",
-    429: "Too many candidates are waiting, or too many to be scored in time; try again after `Retry-After` seconds.",
-    500: "The service failed.",
-    503: "Starting or stopping, or not able to; try again after `Retry-After` seconds.",
-    504: "The time that the request may take was over, or too little for a run, when its turn came.",
+    400: "Malformed or ambiguous JSON, or an invalid header.",
+    401: "Keys are required, and the API key is missing, unknown or expired.",
+    403: "The API key lacks the scope.",
+    408: "The body was not complete in time.",
+    413: "Too many candidates or events, or too many bytes.",
+    415: "The content type is not JSON.",
+    422: "Valid JSON that does not match the schema; `field` says where.",
+    429: "Overload: the queue is full, or scoring would be too late; retry after `Retry-After` seconds.",
+    500: "Internal error.",
+    503: "Not ready: starting, stopping, or a dependency is missing; retry after `Retry-After` seconds.",
+    504: "Deadline exceeded, or too little time left for a model run.",
 }
 
 _STYLE = (
@@ -177,7 +177,7 @@ def _operation(example: dict[str, Any] | None, most_ms: int) -> dict[str, Any]:
     if example is not None:
         request["examples"] = {"golden": {"summary": "A request of the bundle's goldens", "value": example}}
     header = {
-        "X-Request-Id": {"schema": {"type": "string"}, "description": "The request's id, given or made."},
+        "X-Request-Id": {"schema": {"type": "string"}, "description": "Request ID: the caller's, or a new one."},
         "Server-Timing": {
             "schema": {"type": "string"},
             "description": "parse, rows, queue, run and total, in milliseconds; and explain, where it was asked for.",
@@ -194,8 +194,8 @@ def _operation(example: dict[str, Any] | None, most_ms: int) -> dict[str, Any]:
                 "in": "header",
                 "required": False,
                 "schema": {"type": "string"},
-                "description": "Up to 128 printable ASCII characters, which come back in the reply and stand in the"
-                " log; anything else is replaced.",
+                "description": "Request ID for the reply and the log: up to 128 printable ASCII characters; other values are"
+                " replaced.",
             },
             _deadline(most_ms),
         ],
@@ -213,9 +213,9 @@ def _deadline(most_ms: int) -> dict[str, Any]:
         "in": "header",
         "required": False,
         "schema": {"type": "integer", "minimum": 1, "maximum": most_ms},
-        "description": "Milliseconds that the request may take from its first byte on; the service has a default. Near"
-        " the end the first candidates are scored and the others get the prior's score, which `degraded` says. The"
-        " reply to one that is too long has this header too, with the most that there may be.",
+        "description": "Deadline in milliseconds from the request's first byte; the service has a default. If time is"
+        " short, the first candidates are scored and the others get the prior, as `degraded` says. The reply to a"
+        " request with too long a deadline has this header too, with the maximum.",
     }
 
 
@@ -227,13 +227,14 @@ def _events_operation() -> dict[str, Any]:
     }
     reply = {"schema": {"$ref": _REF.format(model="EventsReply")}}
     return {
-        "summary": "Tell of impressions and clicks, at most 1,000 at once",
-        "description": "Taken whole or refused whole; answered once it lasts. What got no answer can be sent again.",
+        "summary": "Report up to 1,000 impressions and clicks",
+        "description": "A batch is accepted or rejected as a whole, and answered once it is durable. Send a batch without"
+        " an answer again.",
         "operationId": "events",
         "tags": ["events"],
         "requestBody": {"required": True, "content": {"application/json": request}},
         "responses": {
-            "202": {"description": "The events last.", "content": {"application/json": reply}},
+            "202": {"description": "The events are durable.", "content": {"application/json": reply}},
             **{str(status): _error(status) for status in (400, 401, 403, 408, 415, 500)},
             **{str(status): _error(status, error) for status, error in _EVENT_ERRORS.items()},
         },

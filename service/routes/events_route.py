@@ -29,10 +29,10 @@ MAX_AHEAD_S = 60.0
 
 
 class EventsReply(BaseModel):
-    """The answer to events, which last from then on."""
+    """The reply to a batch, sent once its events are durable."""
 
     accepted: int = Field(description="Events counted.")
-    duplicates: int = Field(description="Events counted before, by type and id.")
+    duplicates: int = Field(description="Events that were counted before, by type and ID.")
 
 
 class EventsRoute:

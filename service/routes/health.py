@@ -17,7 +17,7 @@ METRICS_TYPE = "text/plain; version=1.0.0; charset=utf-8"
 
 
 class Live(BaseModel):
-    """Whether the process does what it is there for, or has to be restarted."""
+    """Whether the process makes progress, or has to be restarted."""
 
     status: Literal["live", "hung"]
     hangs: dict[str, str] = Field(description="Seconds without progress, by part; empty if nothing hangs.")
@@ -35,14 +35,14 @@ class Ready(BaseModel):
 
 
 class ServedFeature(BaseModel):
-    """A feature that a request may give a value for."""
+    """A feature that requests may set."""
 
     name: str
     kind: Literal["categorical", "bag", "numeric"]
 
 
 class ServedArm(BaseModel):
-    """A bundle under a name."""
+    """A named bundle."""
 
     name: str
     bundle_id: str
@@ -51,7 +51,7 @@ class ServedArm(BaseModel):
 
 
 class ServedLineup(BaseModel):
-    """All bundles that are served side by side."""
+    """The bundles that are served together."""
 
     generation: int = Field(description="Generation of the line-up; each swap increments it.")
     refused: bool = Field(description="Whether the wanted line-up was rejected; the log has the reason.")
@@ -60,7 +60,7 @@ class ServedLineup(BaseModel):
 
 
 class ServedModel(BaseModel):
-    """The bundle that is served, the first arm's where there are several, and what serves it."""
+    """The served bundle (the first arm's if there are several), and its runtime."""
 
     bundle_id: str
     model_version: str
@@ -84,8 +84,10 @@ def health_routes(serving: Serving, readiness: Readiness, max_candidates: int) -
 
     @router.get(
         "/health/live",
-        summary="Is the process alive?",
-        responses={503: {"model": Live, "description": "The event loop or all scoring threads hang: restart it."}},
+        summary="Liveness",
+        responses={
+            503: {"model": Live, "description": "The event loop or all scoring threads hang: restart the service."}
+        },
     )
     async def live(response: Response) -> Live:
         hangs = readiness.hangs()
@@ -94,8 +96,8 @@ def health_routes(serving: Serving, readiness: Readiness, max_candidates: int) -
 
     @router.get(
         "/health/ready",
-        summary="Should requests be sent here?",
-        responses={503: {"model": Ready, "description": "Not now; the body says what is missing."}},
+        summary="Readiness",
+        responses={503: {"model": Ready, "description": "Not ready; the body says what is missing."}},
     )
     async def ready(response: Response) -> Ready:
         is_ready, missing = readiness.is_ready, {**readiness.missing, **readiness.hangs()}
@@ -106,7 +108,7 @@ def health_routes(serving: Serving, readiness: Readiness, max_candidates: int) -
         missing = {part: without_places(reason) for part, reason in missing.items()}
         return Ready(ready=is_ready, draining=readiness.draining, missing=missing, loading=dict(readiness.loading))
 
-    @router.get("/v1/model", summary="What is served?")
+    @router.get("/v1/model", summary="Describe the served bundles")
     async def served_model() -> ServedModel:
         return _served_model(serving.current, max_candidates, serving.is_refused)
 
@@ -121,7 +123,9 @@ def metrics_route(metrics: Metrics) -> APIRouter:
         "/metrics",
         summary="Metrics in Prometheus's text format",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "All families."}},
+        responses={
+            200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "All metric families."}
+        },
     )
     async def exposition() -> Response:
         return Response(metrics.exposition(), media_type=METRICS_TYPE)

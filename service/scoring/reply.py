@@ -37,58 +37,58 @@ class Explanation:
 
 
 class ScoredCandidates(BaseModel):
-    """Columns of equal length, in the request's order, or ranked when `top_k` was given."""
+    """Columns of equal length, in the request's order, or ranked with `top_k`."""
 
     model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": {"type": "array"}})
 
     id: list[str]
-    pctr: list[Probability] = Field(description="Calibrated click probability. Further heads stand beside by name.")
+    pctr: list[Probability] = Field(description="Calibrated click probability. Other heads are further columns.")
     ecpm: list[float | None] = Field(description="1000 × bid × pctr; null without a bid.")
 
 
 class Degraded(BaseModel):
-    """What was scored from less than its own row; absent when nothing was."""
+    """Candidates, user and values with less than their own data; absent if there are none."""
 
     user: UserRung | None = Field(
         default=None,
-        description="`unknown` has no row; `cached` is scored by what was last known of the user or of the history.",
+        description="`unknown`: no row; `cached`: the last known row of the user or of the history.",
     )
     candidates: dict[str, Rung] | None = Field(
         default=None,
-        description="By candidate: `cached` is scored by its row as it was last known; `encoded` has no row, but the"
-        " vector of its text in the request; `category_prior` has no row, and knows what else the request says of it;"
-        " `prior` knows nothing, or there was not the time to score it. An ad whose text is yet to be encoded is scored"
-        " without, and may be `encoded` later.",
+        description="By candidate: `cached` has its last known row; `encoded` has no row, but its text was encoded;"
+        " `category_prior` has no row, only the request's features; `prior` has neither, or there was no time to"
+        " score it. An ad whose text is not encoded yet is scored without it, and may be"
+        " `encoded` later.",
     )
     values: dict[str, Literal["unknown"]] | None = Field(
         default=None,
-        description="By where it stands in the request, as `context.hour`: a category that the model has never seen,"
-        " misspelt maybe. It is scored as an unknown one; of items, `items.features.NAME` stands for all of them.",
+        description="Values that the model has never seen, perhaps misspelt, by their place in the request, as"
+        " `context.hour`; they are scored as unknown. `items.features.NAME` stands for all items.",
     )
 
 
 class Shares(BaseModel):
-    """Log-odds by candidate, which sum to those of its pCTR less those of `base` (Shapley values of the groups)."""
+    """Shapley values of the groups: log-odds by candidate, which sum to those of its pCTR less those of `base`."""
 
-    semantic: list[float] = Field(description="The vectors of what the teacher knows of user, item and history.")
-    id: list[float] = Field(description="What was learned by heart of user and item by their ids.")
-    dense: list[float] = Field(description="Categories, numbers, counts and the context.")
+    semantic: list[float] = Field(description="The teacher's knowledge about user, item and history, as vectors.")
+    id: list[float] = Field(description="What was learned about the IDs of user and item.")
+    dense: list[float] = Field(description="Categories, numbers, counts and context.")
     history: list[float] = Field(description="The items that the user clicked.")
 
 
 class ExplainedHistory(BaseModel):
-    """The items of the history that the model saw, oldest first, the latest 50 at most."""
+    """The history items that the model saw, oldest first, at most the latest 50."""
 
     id: list[str]
     effect: list[list[float]] = Field(
-        description="By candidate, one an item: how much lower its log-odds would be if the item were not there."
+        description="By candidate and item: how much lower the candidate's log-odds would be without the item."
     )
 
 
 class ExplanationReply(BaseModel):
-    """What the scores came of, in the order of `candidates`."""
+    """The explanation of the scores, in the order of `candidates`."""
 
-    base: Probability = Field(description="The pCTR where nothing at all is known of the request.")
+    base: Probability = Field(description="pCTR of an unknown ad for an unknown user and context.")
     shares: Shares
     history: ExplainedHistory
 
@@ -98,10 +98,10 @@ class ScoreReply(BaseModel):
 
     request_id: str
     model_version: str
-    arm: str | None = Field(default=None, description="Of the experiment, where there is one; else absent.")
+    arm: str | None = Field(default=None, description="Arm of the experiment; absent without one.")
     candidates: ScoredCandidates
     degraded: Degraded | None = None
-    explanation: ExplanationReply | None = Field(default=None, description="Where the request says `explain`.")
+    explanation: ExplanationReply | None = Field(default=None, description="Present if the request says `explain`.")
 
 
 def build_reply(

@@ -52,8 +52,8 @@ def _operation(
     schema = {"$ref": _REF.format(model="InferRequest")}
     return {
         "summary": "Score candidates, as tensors",
-        "description": "An input is named by where its values stand in the JSON of /v1/score; GET /v2/models/msd lists"
-        f" them. With the header `{HEADER}` the body is JSON of so many bytes and the values of the inputs behind it.",
+        "description": "An input has the name of its place in the JSON of /v1/score; GET /v2/models/msd lists all"
+        f" inputs. The header `{HEADER}` gives the length of the JSON if binary values follow it.",
         "operationId": "infer_version" if "version" in names else "infer",
         "tags": ["open inference protocol"],
         "parameters": [
@@ -72,7 +72,7 @@ def _operation(
                 "description": "Scores.",
                 "content": {"application/json": {"schema": {"$ref": _REF.format(model="InferReply")}}},
             },
-            "404": oip_error("No model, or no version of it, of this name."),
+            "404": oip_error("Unknown model or version."),
             **{str(status): oip_error(text) for status, text in errors.items() if status != 422},
         },
     }

@@ -18,7 +18,7 @@ RequestId = Annotated[str, StringConstraints(max_length=128, pattern=r"^[ -~]*$"
 
 
 class InputParameters(Wire):
-    """How an input's values come."""
+    """Parameters of an input."""
 
     binary_data_size: Size | None = Field(
         default=None, description="Number of value bytes after the JSON, instead of `data`."
@@ -36,7 +36,7 @@ class InferInput(Wire):
 
 
 class OutputParameters(Wire):
-    """How an output's values are to go."""
+    """Parameters of an output."""
 
     binary_data: bool | None = Field(
         default=None, description="Return values after the reply's JSON, instead of `data`."
@@ -44,14 +44,14 @@ class OutputParameters(Wire):
 
 
 class WantedOutput(Wire):
-    """One tensor that is asked for."""
+    """A requested output."""
 
     name: Text
     parameters: OutputParameters | None = None
 
 
 class InferParameters(Wire):
-    """Of a request as a whole."""
+    """Parameters of the request."""
 
     binary_data_output: bool | None = Field(default=None, description="Default of `binary_data` for all outputs.")
     timeout: Annotated[int, Field(ge=1, le=10**12)] | None = Field(
@@ -60,7 +60,7 @@ class InferParameters(Wire):
 
 
 class InferRequest(Wire):
-    """Tensors to score, and those that are wanted; all, where none are named."""
+    """Input tensors, and the requested outputs; all if none are named."""
 
     id: RequestId | None = Field(default=None, description="Request ID, returned in the reply and used in the log.")
     parameters: InferParameters | None = None
@@ -93,13 +93,13 @@ class InferReply(BaseModel):
 
 
 class TensorParameters(BaseModel):
-    """Of a tensor that is told of."""
+    """Parameters of a tensor in the metadata."""
 
     optional: bool
 
 
 class TensorTold(BaseModel):
-    """A tensor of the model; −1 is any size."""
+    """Metadata of a tensor; −1 is any size."""
 
     name: str
     datatype: str
@@ -128,7 +128,7 @@ class ServerTold(BaseModel):
 class OipError(BaseModel):
     """The body of every reply under /v2 that is not a success."""
 
-    error: str = Field(description="What is wrong, after the name of the input at fault.")
+    error: str = Field(description="The input at fault, and what is wrong.")
 
 
 def parse_infer_request(body: bytes) -> InferRequest:

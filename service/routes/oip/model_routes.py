@@ -16,13 +16,11 @@ from service.scoring.model import Model
 MODEL = "msd"
 """The name of the one model; its versions are the served bundles' model versions."""
 _ANY = -1
-_UNKNOWN: dict[int | str, dict[str, Any]] = {
-    404: {"model": OipError, "description": "No model, or no version of it, of this name."}
-}
+_UNKNOWN: dict[int | str, dict[str, Any]] = {404: {"model": OipError, "description": "Unknown model or version."}}
 
 
 class ServerLive(BaseModel):
-    """Whether the process does what it is there for."""
+    """Whether the process makes progress."""
 
     live: bool
 
@@ -62,38 +60,42 @@ def check_served(lineup: Lineup, name: str, version: str | None) -> Model:
 def oip_routes(serving: Serving, readiness: Readiness, server_version: str) -> APIRouter:
     """Return the routes."""
     router = APIRouter(prefix="/v2", tags=["open inference protocol"])
-    not_now: dict[int | str, dict[str, Any]] = {503: {"model": ServerReady, "description": "Not now."}}
+    not_now: dict[int | str, dict[str, Any]] = {503: {"model": ServerReady, "description": "Not ready."}}
 
-    @router.get("", summary="What server is this?")
+    @router.get("", summary="Server metadata")
     async def server() -> ServerTold:
         return ServerTold(name="msd-ctr", version=server_version, extensions=["binary_tensor_data"])
 
-    hung: dict[int | str, dict[str, Any]] = {503: {"model": ServerLive, "description": "It hangs: restart it."}}
+    hung: dict[int | str, dict[str, Any]] = {
+        503: {"model": ServerLive, "description": "It hangs: restart the service."}
+    }
 
-    @router.get("/health/live", summary="Is the process alive?", responses=hung)
+    @router.get("/health/live", summary="Liveness", responses=hung)
     async def live(response: Response) -> ServerLive:
         is_live = not readiness.hangs()
         response.status_code = 200 if is_live else 503
         return ServerLive(live=is_live)
 
-    @router.get("/health/ready", summary="Should requests be sent here?", responses=not_now)
+    @router.get("/health/ready", summary="Readiness", responses=not_now)
     async def ready(response: Response) -> ServerReady:
         return ServerReady(ready=_ready(readiness, response))
 
-    @router.get("/models/{name}", summary="Which inputs and outputs has the model?", responses=_UNKNOWN)
+    @router.get("/models/{name}", summary="Model metadata: inputs and outputs", responses=_UNKNOWN)
     async def model(name: str) -> ModelTold:
         return _told(serving.current, name, None)
 
-    @router.get("/models/{name}/versions/{version}", summary="And this version of it?", responses=_UNKNOWN)
+    @router.get("/models/{name}/versions/{version}", summary="Metadata of a model version", responses=_UNKNOWN)
     async def model_version(name: str, version: str) -> ModelTold:
         return _told(serving.current, name, version)
 
-    @router.get("/models/{name}/ready", summary="Is the model ready?", responses=_UNKNOWN | not_now)
+    @router.get("/models/{name}/ready", summary="Readiness of the model", responses=_UNKNOWN | not_now)
     async def model_ready(name: str, response: Response) -> ModelReady:
         check_served(serving.current, name, None)
         return ModelReady(name=name, ready=_ready(readiness, response))
 
-    @router.get("/models/{name}/versions/{version}/ready", summary="And this version?", responses=_UNKNOWN | not_now)
+    @router.get(
+        "/models/{name}/versions/{version}/ready", summary="Readiness of a model version", responses=_UNKNOWN | not_now
+    )
     async def version_ready(name: str, version: str, response: Response) -> ModelReady:
         check_served(serving.current, name, version)
         return ModelReady(name=name, ready=_ready(readiness, response))
