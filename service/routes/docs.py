@@ -194,8 +194,8 @@ def _operation(example: dict[str, Any] | None, most_ms: int) -> dict[str, Any]:
                 "in": "header",
                 "required": False,
                 "schema": {"type": "string"},
-                "description": "Request ID for the reply and the log: up to 128 printable ASCII characters; other values are"
-                " replaced.",
+                "description": "Request ID for the reply and the log: up to 128 printable ASCII characters; other values"
+                " are replaced.",
             },
             _deadline(most_ms),
         ],
@@ -228,8 +228,8 @@ def _events_operation() -> dict[str, Any]:
     reply = {"schema": {"$ref": _REF.format(model="EventsReply")}}
     return {
         "summary": "Report up to 1,000 impressions and clicks",
-        "description": "A batch is accepted or rejected as a whole, and answered once it is durable. Send a batch without"
-        " an answer again.",
+        "description": "A batch is accepted or rejected as a whole, and answered once it is durable. Send a batch"
+        " without an answer again.",
         "operationId": "events",
         "tags": ["events"],
         "requestBody": {"required": True, "content": {"application/json": request}},
