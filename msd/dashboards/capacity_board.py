@@ -1,4 +1,4 @@
-"""The dashboard of those who pay for it: what the services take, and how much more they could do."""
+"""The dashboard of capacity: load, model run times and resource use."""
 
 from msd.dashboards.board import Board, Row, lines, number
 from msd.dashboards.promql import mean, quantile, rate, ratio, series, total
@@ -6,25 +6,25 @@ from msd.dashboards.promql import mean, quantile, rate, ratio, series, total
 _BUSY = ratio(rate("msd_stage_seconds_sum", "instance", 'stage="run"'), total("msd_scoring_threads", "instance"))
 
 _ROOM = Row(
-    "How much more",
+    "Load",
     (
         lines(
             "Model busy",
             "Share of the scoring threads' time spent in model runs. Requests wait from about .6 on; scale on this, "
-            "or on candidates a second.",
+            "or on candidates per second.",
             "percentunit",
             (_BUSY, "{{instance}}"),
             limit=0.6,
         ),
         lines(
-            "Candidates a second",
+            "Candidates per second",
             "By instance.",
             "cps",
             (rate("msd_request_candidates_sum", "instance"), "{{instance}}"),
         ),
         lines(
-            "Candidates a second at full load",
-            "What there would be if the model ran all the time: candidates by the share that it is busy.",
+            "Candidates per second at full load",
+            "Extrapolated: candidates per second divided by the model's busy share.",
             "cps",
             (f"{rate('msd_run_rows_sum', 'instance')} / ({_BUSY})", "{{instance}}"),
         ),
@@ -35,8 +35,8 @@ _ROOM = Row(
             (series("msd_queued_seconds"), "{{instance}}"),
         ),
         lines(
-            "Requests a second",
-            "By instance: shares of the load should be alike.",
+            "Requests per second",
+            "By instance: they should be similar.",
             "reqps",
             (rate("msd_requests_total", "instance"), "{{instance}}"),
         ),
@@ -44,11 +44,11 @@ _ROOM = Row(
 )
 
 _MODEL = Row(
-    "The model",
+    "Model",
     (
         lines(
-            "A run",
-            "Median and slowest hundredth.",
+            "Run time",
+            "Median and p99.",
             "s",
             *(
                 (quantile(share, "msd_stage_seconds", where='stage="run"'), f"p{100 * share:g}")
@@ -56,15 +56,15 @@ _MODEL = Row(
             ),
         ),
         lines(
-            "Candidates a run",
-            "On a GPU, of several requests together.",
+            "Candidates per run",
+            "On a GPU, several requests share a run.",
             "short",
             (mean("msd_run_rows"), "mean"),
             (quantile(0.99, "msd_run_rows"), "p99"),
         ),
         lines(
-            "Time a candidate",
-            "Of the model's runs. It rises when cores are taken away or another model is served.",
+            "Run time per candidate",
+            "It rises with fewer cores or another model.",
             "s",
             (
                 ratio(rate("msd_stage_seconds_sum", "instance", 'stage="run"'), rate("msd_run_rows_sum", "instance")),
@@ -75,17 +75,17 @@ _MODEL = Row(
 )
 
 _TAKEN = Row(
-    "What is taken",
+    "Resources",
     (
         lines(
             "Cores",
-            "Processor seconds a second, by instance.",
+            "CPU seconds per second, by instance.",
             "cores",
             (rate("process_cpu_seconds_total", "instance"), "{{instance}}"),
         ),
         lines(
-            "Core seconds for a million candidates",
-            "What a unit of work costs, all that is around the model included.",
+            "Core seconds per million candidates",
+            "Cost per unit of work, including everything around the model.",
             "s",
             (
                 "1e6 * "
@@ -95,7 +95,7 @@ _TAKEN = Row(
         ),
         lines(
             "Memory",
-            "Of the process: with mapped files (resident), and what counts against the limit of its container.",
+            "Memory with mapped files (resident), and the part that counts towards the container's limit (own).",
             "bytes",
             (series("process_resident_memory_bytes"), "{{instance}} resident"),
             (series("msd_memory_own_bytes"), "{{instance}} own"),
@@ -103,15 +103,15 @@ _TAKEN = Row(
         ),
         lines(
             "Open files",
-            "Open file descriptors, and how many there may be.",
+            "Open file descriptors and their limit.",
             "short",
             (series("process_open_fds"), "{{instance}}"),
             (series("process_max_fds"), "{{instance}} limit"),
         ),
         number("Scoring threads", "By instance.", "short", (series("msd_scoring_threads"), "{{instance}}")),
         number(
-            "Up for",
-            "Since the service's start.",
+            "Uptime",
+            "Since the process started.",
             "s",
             (f"time() - {series('process_start_time_seconds')}", "{{instance}}"),
         ),
@@ -121,6 +121,6 @@ _TAKEN = Row(
 CAPACITY = Board(
     "msd-capacity",
     "msd-ctr: capacity",
-    "What the services take, and how much more they could do.",
+    "Load, model run times and resource use.",
     (_ROOM, _MODEL, _TAKEN),
 )

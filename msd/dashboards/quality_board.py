@@ -1,4 +1,4 @@
-"""The dashboard of those who answer for the scores: what they were made from, and whether they come true."""
+"""The dashboard of model quality: sources of scores, calibration, drift, experiments, live state, request log."""
 
 from msd.dashboards.board import Board, Row, lines, stack
 from msd.dashboards.promql import quantile, rate, ratio, series, total
@@ -16,13 +16,13 @@ def _of_all(where: str, whole: str) -> str:
 
 
 _FROM = Row(
-    "What scores are made from",
+    "Sources of scores",
     (
         lines(
             "Candidates not scored from their own row",
-            "Share by rung: cached (as last known), encoded (from their text), category_prior (from given "
-            "features), prior (nothing "
-            "known, or no time).",
+            "Share by rung: cached (last known row), encoded (from the text), category_prior (from given "
+            "features), prior (unknown, "
+            "or no time).",
             "percentunit",
             (_of_all(_CANDIDATES, "msd_request_candidates_sum"), "{{rung}}"),
         ),
@@ -36,25 +36,25 @@ _FROM = Row(
 )
 
 _TRUE = Row(
-    "Whether they come true",
+    "Accuracy",
     (
         lines(
             "Predicted ÷ observed clicks",
-            "Of the latest 10,000 joined impressions; 1 is right. With few clicks it says little.",
+            "Latest 10,000 joined impressions; 1 is right. With few clicks it says little.",
             "short",
             (series("msd_predicted_over_observed"), "{{instance}}"),
             limit=1.25,
         ),
         lines(
             "Joined impressions and clicks",
-            "What the figure beside rests on.",
+            "The data of the ratio beside.",
             "short",
             (total("msd_joined_impressions"), "impressions"),
             (total("msd_joined_clicks"), "clicks"),
         ),
         lines(
             "Predicted ÷ observed clicks by rank",
-            "Of the same impressions, by their rank among the candidates of their request (by eCPM, or pCTR without "
+            "The same impressions, by rank among the candidates of their request (by eCPM, or pCTR without "
             "bids). Above 1 at rank 1: winners are overpredicted, and paid too much for.",
             "short",
             (_winners("rank"), "rank {{rank}}"),
@@ -62,21 +62,21 @@ _TRUE = Row(
         ),
         lines(
             "Predicted ÷ observed clicks by bid",
-            "Of the same impressions, by quarter of their bids; none: without a bid.",
+            "The same impressions, by quarter of their bids; none: without a bid.",
             "short",
             (_winners("bid"), "{{bid}}"),
             limit=1.25,
         ),
         lines(
             "Drift of scores",
-            "Population stability index against valid rows: below .1 nothing is the matter, from .25 on act.",
+            "Population stability index against valid rows: below .1 is harmless; act from .25 on.",
             "short",
             (f"max by (head) ({series('msd_score_psi')})", "{{head}}"),
             limit=0.25,
         ),
         lines(
-            "Drift of inputs, the ten farthest",
-            "The same of inputs. Some distance is usual of items; watch what changes.",
+            "Drift of inputs, top ten",
+            "PSI of inputs. Some distance is normal for items; watch for changes.",
             "short",
             (f"topk(10, max by (feature) ({series('msd_input_psi')}))", "{{feature}}"),
             limit=0.25,
@@ -89,26 +89,26 @@ _ARMS = Row(
     (
         stack(
             "Requests by arm",
-            "Where there are several.",
+            "If there are several.",
             "reqps",
             (rate("msd_arm_requests_total", "slot"), "slot {{slot}}"),
         ),
         lines(
             "Share of users by arm",
-            "As the experiment has it; which arm is in which slot.",
+            "Shares of the experiment, and the slot of each arm.",
             "percentunit",
             (f"max by (slot, arm) ({series('msd_arm_share')})", "{{slot}} {{arm}}"),
         ),
         lines(
-            "How far shadows are from what was served",
-            "In log-odds of a candidate: median and farthest hundredth.",
+            "Distance of shadows from served scores",
+            "Log-odds per candidate: median and p99.",
             "short",
             (quantile(0.5, "msd_shadow_shift", "slot", 'slot="1"'), "slot {{slot}} p50"),
             (quantile(0.99, "msd_shadow_shift", "slot", 'slot="1"'), "slot {{slot}} p99"),
         ),
         stack(
             "Requests for shadows",
-            "Compared (scored), left out because there was other work (busy), failed.",
+            "Compared (scored), skipped because of other work (busy), failed.",
             "reqps",
             (rate("msd_shadow_requests_total", "result"), "{{result}}"),
         ),
@@ -116,10 +116,10 @@ _ARMS = Row(
 )
 
 _COLD = Row(
-    "Ads so new that they have no row",
+    "Cold ads",
     (
         stack(
-            "Texts by what came of them",
+            "Texts by result",
             "held, shared, redis, encoded: in time for their request; late: for the next one; dropped, "
             "failed: not at all.",
             "reqps",
@@ -127,21 +127,21 @@ _COLD = Row(
         ),
         lines(
             "Encoder",
-            "Texts a second, and texts that wait.",
+            "Texts per second, and queued texts.",
             "short",
             (rate("msd_encoder_texts_total"), "texts a second"),
             (total("msd_encoder_waiting"), "waiting"),
         ),
         lines(
             "A run of the encoder",
-            "Of several texts each.",
+            "Each run has several texts.",
             "s",
             (quantile(0.5, "msd_encoder_seconds"), "p50"),
             (quantile(0.99, "msd_encoder_seconds"), "p99"),
         ),
         lines(
-            "Vectors that could not be used",
-            "Of texts, from Redis: short, changed or another text's; since the service's start.",
+            "Damaged vectors",
+            "Vectors from Redis that are truncated, changed or another text's, since the service's start.",
             "short",
             (total("msd_encoded_damaged_total"), "damaged"),
         ),
@@ -152,46 +152,46 @@ _LIVE = Row(
     "Live state",
     (
         stack(
-            "Events told",
-            "Each counts once; a duplicate was told before.",
+            "Events",
+            "By result. Each event counts once; duplicates were sent before.",
             "cps",
             (rate("msd_events_total", "outcome"), "{{outcome}}"),
         ),
         stack(
             "Requests with events by status",
-            "202: its events last; 503: neither Redis nor disk takes them, and they are to be sent again.",
+            "202: the events are durable; 503: Redis or the disk does not accept them; send them again.",
             "reqps",
             (rate("msd_event_requests_total", "code"), "{{code}}"),
         ),
         lines(
             "Requests with events, latency",
-            "From the first byte read to the reply that says that they last.",
+            "From the first byte read to the reply.",
             "s",
             (quantile(0.5, "msd_event_request_seconds"), "p50"),
             (quantile(0.99, "msd_event_request_seconds"), "p99"),
         ),
         lines(
-            "Events of note",
-            "late: after a later one; in_row: known to a row; ahead: of the clock; unknown: without a row.",
+            "Unusual events",
+            "late: after a newer one; in_row: already in a row; ahead: of the clock; unknown: without a row.",
             "cps",
             (rate("msd_events_noted_total", "what"), "{{what}}"),
         ),
         lines(
             "Age of the user's counts",
-            "As the model was told.",
+            "As given to the model.",
             "s",
             (quantile(0.5, "msd_live_age_seconds"), "p50"),
             (quantile(0.99, "msd_live_age_seconds"), "p99"),
         ),
         lines(
             "Since the newest event",
-            "Silence makes counts old.",
+            "After a long pause counts are treated as old.",
             "s",
             (f"time() - max ({series('msd_newest_event_timestamp_seconds')} > 0)", "newest event"),
         ),
         lines(
-            "Reads of live states that failed",
-            "Their requests are scored by the counts of their rows.",
+            "Failed reads of live states",
+            "These requests are scored with the counts of their rows.",
             "reqps",
             (rate("msd_live_errors_total"), "failed"),
         ),
@@ -203,19 +203,19 @@ _LOG = Row(
     (
         lines(
             "Sampled requests",
-            "handed to the writer or dropped; then written, or lost where the disk is full.",
+            "handed to the writer or dropped; then written, or lost if the disk is full.",
             "reqps",
             (rate("msd_log_records_total", "result"), "{{result}}"),
         ),
         lines(
-            "Events on the way to the log",
-            "unsampled ones belong to requests that were not logged.",
+            "Events for the log",
+            "unsampled: of requests that were not logged.",
             "cps",
             (rate("msd_log_events_total", "result"), "{{result}}"),
         ),
         lines(
             "Share of records lost",
-            "Dropped or lost, of those that were sampled.",
+            "Dropped or lost share of the sampled records.",
             "percentunit",
             (
                 ratio(
@@ -226,13 +226,13 @@ _LOG = Row(
             ),
             limit=0.01,
         ),
-        lines("Disk", "What the log's files take.", "bytes", (total("msd_log_bytes", "instance"), "{{instance}}")),
+        lines("Disk", "Size of the log's files.", "bytes", (total("msd_log_bytes", "instance"), "{{instance}}")),
     ),
 )
 
 QUALITY = Board(
     "msd-quality",
     "msd-ctr: model quality",
-    "What scores are made from, and whether they come true.",
+    "Sources of scores, calibration, drift, experiments, live state and the request log.",
     (_FROM, _TRUE, _ARMS, _COLD, _LIVE, _LOG),
 )

@@ -1,4 +1,4 @@
-"""The dashboard to begin with: are requests answered, in time, and by what."""
+"""The overview dashboard: availability, latency, overload and deployment."""
 
 from dataclasses import replace
 
@@ -25,16 +25,16 @@ _OBJECTIVES = Row(
         ),
         lines(
             "Availability: budget burnt",
-            "How fast a month's budget of unscored requests (.1 %) goes: 1 is just used up at its end; at "
-            "14.4 over an hour somebody "
-            "is paged.",
+            "Burn rate of the month's budget of unscored requests (.1 %): 1 uses it up exactly by the end of "
+            "the month; 14.4 over an hour "
+            "pages someone.",
             "short",
             *_burnt("unavailable", _AVAILABILITY_BUDGET),
             limit=_PAGED,
         ),
         lines(
             "Latency: budget burnt",
-            "The same of scored requests that take more than 50 ms (1 %).",
+            "Burn rate of the budget of scored requests over 50 ms (1 %).",
             "short",
             *_burnt("slow", _LATENCY_BUDGET),
             limit=_PAGED,
@@ -46,7 +46,7 @@ _OBJECTIVES = Row(
                 "short",
                 ('sum by (alertname, alertstate) (ALERTS{alertname=~"Msd.*"})', "{{alertname}} {{alertstate}}"),
             ),
-            may_be_empty="no alert is pending or firing of a service that is well",
+            may_be_empty="a healthy service has no pending or firing alerts",
         ),
     ),
 )
@@ -56,40 +56,39 @@ _REQUESTS = Row(
     (
         stack(
             "Requests by status",
-            "429 and 504: too much to do; 503: not ready; 500: a fault; 499: the client left.",
+            "429 and 504: overload; 503: not ready; 500: a fault; 499: the client disconnected.",
             "reqps",
             (rate("msd_requests_total", "code"), "{{code}}"),
         ),
         lines(
             "Latency",
-            "From the first byte read to the reply, of scored requests.",
+            "Scored requests, from the first byte read to the reply.",
             "s",
             *((quantile(share, "msd_request_seconds"), f"p{100 * share:g}") for share in (0.5, 0.9, 0.99)),
             limit=0.05,
         ),
         stack(
             "Where the time goes",
-            "Mean time of each stage of a request. A rising queue is load; rising rows are Redis; a rising "
-            "run is the model.",
+            "Mean time by stage. A rising queue means load; rising rows, Redis; a rising run, the model.",
             "s",
             (mean("msd_stage_seconds", "stage"), "{{stage}}"),
         ),
         lines(
             "Stages, p99",
-            "The slowest hundredth of each stage.",
+            "99th percentile by stage.",
             "s",
             (quantile(0.99, "msd_stage_seconds", "stage"), "{{stage}}"),
         ),
         lines(
-            "Candidates a request",
-            "Median and largest hundredth. A request costs in proportion to them.",
+            "Candidates per request",
+            "Median and p99. The cost of a request is proportional to them.",
             "short",
             (quantile(0.5, "msd_request_candidates"), "p50"),
             (quantile(0.99, "msd_request_candidates"), "p99"),
         ),
         lines(
             "Traces",
-            "Of traced requests: taken by the collector, dropped because too many waited, not taken.",
+            "Traced requests by result: sent, dropped because the queue was full, rejected by the collector.",
             "reqps",
             (rate("msd_traces_total", "result"), "{{result}}"),
         ),
@@ -97,23 +96,23 @@ _REQUESTS = Row(
 )
 
 _OVERLOAD = Row(
-    "Too much to do",
+    "Overload",
     (
         stack(
             "Requests not scored, by reason",
-            "rows, wait: refused when they came; deadline: their time was over; client_gone: their client left.",
+            "rows, wait: rejected on arrival; deadline: too late; client_gone: the client disconnected.",
             "reqps",
             (rate("msd_shed_total", "reason"), "{{reason}}"),
         ),
         lines(
             "Scored in part",
-            "Runs of the first candidates alone, because there was not the time for all.",
+            "Runs with only the first candidates, for lack of time.",
             "reqps",
             (rate("msd_partial_total"), "runs"),
         ),
         lines(
-            "Candidates that wait",
-            "Taken on and not yet scored.",
+            "Queued candidates",
+            "Accepted and not yet scored.",
             "short",
             (total("msd_queued_rows", "instance"), "{{instance}}"),
         ),
@@ -125,26 +124,26 @@ _CONNECTIONS = Row(
     (
         lines(
             "Connections",
-            "Of clients, and how many there may be.",
+            "Client connections and their limit.",
             "short",
             (total("msd_connections", "instance"), "{{instance}}"),
             (total("msd_connections_limit", "instance"), "{{instance}} limit"),
         ),
         stack(
             "Connections ended by the service",
-            "For what clients did, or did not.",
+            "By reason.",
             "reqps",
             (rate("msd_connections_closed_total", "reason"), "{{reason}}"),
         ),
         lines(
             "Bytes in flight",
-            "Of requests that are unfinished or not yet answered; beyond MSD_INFLIGHT_MB further ones are refused.",
+            "Bytes of unfinished or unanswered requests; beyond MSD_INFLIGHT_MB, requests are rejected.",
             "bytes",
             (total("msd_inflight_bytes", "instance"), "{{instance}}"),
         ),
         stack(
             "Keys refused",
-            "Requests without a key that lets them in.",
+            "Requests rejected for their API key, by reason.",
             "reqps",
             (rate("msd_keys_refused_total", "reason"), "{{reason}}"),
         ),
@@ -156,8 +155,8 @@ _CONNECTIONS = Row(
         ),
         lines(
             "Silence",
-            "How long the event loop, or all scoring threads, have not moved; a process that hangs cannot even be "
-            "scraped without an admin port.",
+            "Seconds without progress of the event loop or of all scoring threads. Without an admin port a "
+            "hanging process cannot be scraped.",
             "s",
             (series("msd_loop_silent_seconds"), "{{instance}} loop"),
             (series("msd_scoring_silent_seconds"), "{{instance}} scoring"),
@@ -165,8 +164,8 @@ _CONNECTIONS = Row(
             limit=15,
         ),
         stack(
-            "Lines of the log",
-            "limited: one kind of line came too often; dropped: its reader is slow; lost: its reader is gone or "
+            "Log lines",
+            "limited: too many lines of one kind; dropped: the reader is slow; lost: the reader is gone or "
             "the disk is full.",
             "cps",
             (rate("msd_log_lines_total", "result"), "{{result}}"),
@@ -175,23 +174,23 @@ _CONNECTIONS = Row(
 )
 
 _SERVED = Row(
-    "What is served",
+    "Deployment",
     (
         lines(
             "Releases",
-            "Instances by the release that they run.",
+            "Instances by release.",
             "short",
             ("count by (version, commit) (" + series("msd_build_info") + ")", "{{version}} {{commit}}"),
         ),
         lines(
             "Models",
-            "Instances by model version; several at a time during a swap or an experiment.",
+            "Instances by model version; several during a swap or an experiment.",
             "short",
             ("count by (model_version, store) (" + series("msd_bundle_info") + ")", "{{model_version}} {{store}}"),
         ),
         lines(
             "Runtimes",
-            "Instances by what runs the model, as it was read back after loading, and by what scores plain requests.",
+            "Instances by model runtime, as read back after loading, and by what scores plain requests.",
             "short",
             (
                 "count by (runtime, version, provider, precision) (" + series("msd_runtime_info") + ")",
@@ -204,13 +203,13 @@ _SERVED = Row(
         ),
         lines(
             "Swaps",
-            "Bundles and weights that were to be served, by what became of that, since the service's start.",
+            "Wanted bundles and weights by result, since the service's start.",
             "short",
             (total("msd_swaps_total", "result"), "{{result}}"),
         ),
         lines(
             "Refused",
-            "1 while what is wanted is not what is served; also of keys and certificates that cannot be read anew.",
+            "1 while the wanted bundle is not served, or keys or certificates cannot be reloaded.",
             "short",
             (most("msd_bundle_refused"), "bundle"),
             (most("msd_keys_stale"), "keys"),
@@ -222,6 +221,6 @@ _SERVED = Row(
 SERVICE = Board(
     "msd-service",
     "msd-ctr: service",
-    "Whether requests are answered and in time, and by what.",
+    "Availability, latency, overload and deployment.",
     (_OBJECTIVES, _REQUESTS, _OVERLOAD, _CONNECTIONS, _SERVED),
 )

@@ -1,21 +1,21 @@
-"""The dashboard of rows: where they were found, how old they are, how Redis fares."""
+"""The dashboard of row stores: tiers, age of rows and the state of Redis."""
 
 from msd.dashboards.board import Board, Row, lines, stack
 from msd.dashboards.promql import quantile, rate, total
 
 _FOUND = Row(
-    "Where rows are found",
+    "Tiers",
     (
         stack(
             "Rows by tier",
-            "file: the bundle's; arena: the service's memory; redis: read for the request; stale: as last known; "
-            "missing: nowhere.",
+            "file: the bundle's; arena: the service's memory; redis: read for the request; stale: last known; "
+            "missing: not found.",
             "cps",
             (rate("msd_rows_total", "tier"), "{{tier}}"),
         ),
         lines(
             "Share by tier",
-            "With Redis, the more are in the arena the faster a request is.",
+            "With Redis, a larger arena share means faster requests.",
             "percentunit",
             (
                 f"{rate('msd_rows_total', 'tier')} / ignoring (tier) group_left {rate('msd_rows_total')}",
@@ -24,7 +24,7 @@ _FOUND = Row(
         ),
         lines(
             "Time for rows",
-            "Of a request: reading and assembling them.",
+            "Reading and assembling rows, per request.",
             "s",
             *(
                 (quantile(share, "msd_stage_seconds", where='stage="rows"'), f"p{100 * share:g}")
@@ -36,25 +36,25 @@ _FOUND = Row(
 )
 
 _OLD = Row(
-    "How old they are",
+    "Age",
     (
         lines(
             "Age of rows, median",
-            "Since they were written, of one row a read.",
+            "Time since the row was written; one row per read.",
             "s",
             (quantile(0.5, "msd_row_age_seconds", "side"), "{{side}}"),
             limit=172_800,
         ),
         lines(
-            "Age of rows, oldest hundredth",
-            "As above.",
+            "Age of rows, p99",
+            "The same, 99th percentile.",
             "s",
             (quantile(0.99, "msd_row_age_seconds", "side"), "{{side}}"),
         ),
         lines(
             "Stale rows",
-            "For how long rows may have changed unheard, of reads of stale rows: there are some while Redis "
-            "cannot be asked.",
+            "Time in which changes may have been missed, per read of stale rows. Stale rows are read while Redis "
+            "is unreachable.",
             "s",
             (quantile(0.5, "msd_stale_seconds"), "p50"),
             (quantile(0.99, "msd_stale_seconds"), "p99"),
@@ -67,24 +67,24 @@ _REDIS = Row(
     (
         stack(
             "Stores by state of Redis",
-            "up; slow: not waited for; refusing: says no to reads; down: no connection.",
+            "up; slow: not waited for; refusing: rejects reads; down: no connection.",
             "short",
             (total("msd_store_state", "state"), "{{state}}"),
         ),
-        lines("Reads that failed", "Their requests are degraded.", "reqps", (rate("msd_store_errors_total"), "failed")),
+        lines("Failed reads", "Their requests are degraded.", "reqps", (rate("msd_store_errors_total"), "failed")),
         stack(
             "Stores by state of the cache fill",
-            "waiting for Redis, filling, full (their memory is), done, off.",
+            "waiting for Redis, filling, full, done, off.",
             "short",
             (total("msd_fill_state", "state"), "{{state}}"),
         ),
         lines(
             "Damaged rows",
-            "Short, changed, or of another bundle; never used.",
+            "Truncated, changed, or of another bundle; never used.",
             "cps",
             (rate("msd_damaged_rows_total", "side"), "{{side}}"),
         ),
     ),
 )
 
-STORE = Board("msd-store", "msd-ctr: store", "Where rows are found and how old they are.", (_FOUND, _OLD, _REDIS))
+STORE = Board("msd-store", "msd-ctr: store", "Tiers and age of rows, state of Redis.", (_FOUND, _OLD, _REDIS))

@@ -194,8 +194,8 @@ def _operation(example: dict[str, Any] | None, most_ms: int) -> dict[str, Any]:
                 "in": "header",
                 "required": False,
                 "schema": {"type": "string"},
-                "description": "Request ID for the reply and the log: up to 128 printable ASCII characters; other values"
-                " are replaced.",
+                "description": "Request ID for the reply and the log: up to 128 printable ASCII characters; others are"
+                " replaced.",
             },
             _deadline(most_ms),
         ],
