@@ -1,14 +1,14 @@
-"""The native core: request bytes to tensors, and scores to reply bytes, in C++ that holds no Python lock.
+"""The native core: request bytes to tensors, and scores to reply bytes, in C++ without Python's lock.
 
-It is a copy of `msd.contract` for the plainest requests, proved equal to it (`tests/native`). Where it is not built,
-was built for something else, or is switched off, Python does all of it: `core` is None, and `REASON` says why.
+A copy of `msd.contract` for plain requests, tested to be equal (`tests/native`). If it is not built, is of another
+version, or is disabled, Python does its work: `core` is None, and `REASON` says why.
 """
 
 from importlib import import_module
 from types import ModuleType
 
 LAYOUT = 3
-"""Rises when what `native/core` expects of Python, or Python of it, changes."""
+"""Version of the interface between `native/core` and Python; increment it with each change."""
 
 core: ModuleType | None = None
 REASON = ""

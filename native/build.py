@@ -1,7 +1,7 @@
-"""Builds the native core in place, where there is a C++ compiler: `python -m native.build`. An install does so, too.
+"""Builds the native core in place with a C++ compiler: `python -m native.build`. Installing the package does so too.
 
-One file is compiled, for any processor of its kind: faster instructions are chosen when it is loaded. Without a
-compiler the package works all the same, in Python. Imports nothing that is not there before the package is.
+One file is compiled, for any processor of its architecture: faster instructions are chosen at load time. Without a
+compiler the package works in Python. Imports only the standard library.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 _SOURCE = FOLDER / "core" / "module.cpp"
 _COMPILERS = ("c++", "g++", "clang++")
-# Products and sums are rounded one by one, as numpy rounds them.
+# Products and sums are rounded separately, as numpy rounds them.
 _FLAGS = ("-std=c++20", "-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-ffp-contract=off", "-pthread")
 _SANITISERS = ("-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 _TIMEOUT_S = 600
@@ -27,10 +27,10 @@ class BuildError(Exception):
 
 
 def build(folder: Path = FOLDER, is_sanitised: bool = False) -> Path:
-    """The built extension, in a folder. Raises BuildError."""
+    """Build the extension in a folder. Raises BuildError."""
     compiler = _compiler()
     made = folder / _name()
-    # Under another name first: a process that runs may have the old one open.
+    # Under another name first: a running process may have the old one open.
     temporary = made.with_suffix(f".{os.getpid()}.tmp")
     flags = [*_FLAGS, *(_SANITISERS if is_sanitised else ()), f"-DNATIVE_LAYOUT={_layout()}"]
     if sys.platform == "darwin":
@@ -50,7 +50,7 @@ def build(folder: Path = FOLDER, is_sanitised: bool = False) -> Path:
 
 
 def is_current(folder: Path = FOLDER) -> bool:
-    """Return whether what is built in a folder is as new as its sources."""
+    """Return whether the extension in a folder is newer than its sources."""
     made = folder / _name()
     sources = (*_SOURCE.parent.iterdir(), FOLDER / "__init__.py", Path(__file__))
     return made.exists() and made.stat().st_mtime >= max(source.stat().st_mtime for source in sources)
@@ -78,7 +78,7 @@ def _numpy_include() -> str:
 
 
 def _layout() -> int:
-    """`native.LAYOUT`, without importing the package, which may be about to be built for the first time."""
+    """Return `native.LAYOUT` without importing the package, which may not be built yet."""
     for line in (FOLDER / "__init__.py").read_text("utf-8").splitlines():
         if line.startswith("LAYOUT = "):
             return int(line.removeprefix("LAYOUT = "))
@@ -86,7 +86,7 @@ def _layout() -> int:
 
 
 def main() -> None:
-    """Builds, and says in one line what came of it."""
+    """Build, and print the result in one line."""
     options = argparse.ArgumentParser(description=main.__doc__)
     options.add_argument("--sanitise", action="store_true", help="With AddressSanitizer and UBSan, to be preloaded.")
     options.add_argument("--if-stale", action="store_true", help="Only where it is older than its sources.")

@@ -1,4 +1,4 @@
-"""Tells the native core of a bundle: its schema, its rows' layout, and the buffers that tensors are made in.
+"""Describes a bundle to the native core: its schema, row layout and tensor buffers.
 
 Knows both sides, `msd.contract` and `native/core`. Does not know requests.
 """
@@ -21,7 +21,7 @@ _SCALARS = ("flags", "written_at", "impressions", "clicks", "as_of")
 
 
 def core_schema(schema: FeatureSchema, codecs: Mapping[RowSide, RowCodec]) -> Any:  # noqa: ANN401 - the core has no types
-    """The core's form of a schema. Raises RuntimeError where there is no core."""
+    """Return the core's form of a schema. Raises RuntimeError without a core."""
     if core is None:
         raise RuntimeError("the native core is not built")
     categorical, dense = encode_record(schema, "context", schema.serving_constants)
@@ -39,7 +39,7 @@ def core_schema(schema: FeatureSchema, codecs: Mapping[RowSide, RowCodec]) -> An
 
 
 def core_rows(file: RowFile) -> Any:  # noqa: ANN401
-    """The core's form of a bundle's rows file, which reads and proves the same memory."""
+    """Return the core's form of a bundle's rows file, which reads and verifies the same memory."""
     assert core is not None, "the core has a schema first"
     memory = file.memory()
     header = memory.header
@@ -62,7 +62,7 @@ def core_rows(file: RowFile) -> Any:  # noqa: ANN401
 
 
 def new_tensors(schema: FeatureSchema, capacity: int) -> Tensors:
-    """Buffers for one request of at most `capacity` candidates."""
+    """Return buffers for one request of at most `capacity` candidates."""
     return {
         spec.name: np.zeros((capacity if spec.side == "item" else 1, *spec.shape), spec.dtype)
         for spec in schema.tensors
@@ -91,7 +91,7 @@ def _side(schema: FeatureSchema, codec: RowCodec) -> tuple[object, ...]:
 
 
 def _state(state: State) -> tuple[float, ...]:
-    """`encode_state`'s constants, computed as it computes them."""
+    """Return `encode_state`'s constants, computed as it computes them."""
     return (
         state.strength * state.prior,
         state.strength,

@@ -1,4 +1,4 @@
-"""`msd key`: keys for those who ask the service for scores, send it events, or change it."""
+"""`msd key`: API keys for scores, events and admin routes."""
 
 import json
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,8 @@
-"""Publish a bundle into Redis: copy its rows, prove that they arrived, then point to them; or take in what changed.
+"""Publish a bundle to Redis: copy its rows, verify them, then move the pointer; or apply a delta. Every step can be
+repeated.
 
-Every step can be repeated. Rows go into the namespace of their bundle, which nobody reads before the pointer is set. A
-delta fits the rows that it was made for, and no others; services see it within a second.
+Rows go into their bundle's namespace, which is not read before the pointer is set. A delta applies only to the rows
+that it was made from; services see it within a second.
 """
 
 import re
@@ -27,24 +28,24 @@ from service.trust import Trust
 
 CHUNK = 500
 _CHUNKS_IN_FLIGHT = 8
-# Keys, of which Redis shows some ten thousand a second at the very least.
+# Keys per scan; Redis returns at least some ten thousand a second.
 _LOOKED_AT = 50_000
 _SAMPLE = 256
 _NAMESPACE = re.compile(rb"^msd:([0-9a-f]{32}):")
-# Of each side; as many as there is room for with a MSD_CACHE_MB of a thousand.
+# Per side; as many as fit into MSD_CACHE_MB=1000.
 _AT_MOST = 2**20
 _IDS_A_KEY = 1_000
 
 Files = Mapping[RowSide, RowFile]
 Progress = Callable[[int, int], None]
-"""Called with rows copied so far, and rows in all."""
+"""Called with the number of copied rows and of all rows."""
 Seen = Callable[[RowSide, Sequence[tuple[str, bytes]]], None]
-"""Called with the ids and rows that were copied."""
+"""Called with the copied IDs and rows."""
 
 
 @dataclass(frozen=True)
 class PublishedRows:
-    """What a publication did."""
+    """Result of a publication."""
 
     bundle_id: str
     users: int
@@ -58,9 +59,10 @@ class PublishedRows:
 def publish(
     folder: Path, url: str, progress: Progress, trust: Trust | None = None, *, beside: bool = False
 ) -> PublishedRows:
-    """Publishes the bundle in `folder`. Raises BundleError, or PublishError when Redis fails or lost a row.
+    """Publish the bundle in `folder`. Raises BundleError, or PublishError if Redis fails or lost a row.
 
-    `beside` what is published, for experiments: the pointer stays, and the rows do until the bundle is published alone.
+    `beside` the published bundle, for experiments: the pointer stays, and the rows stay until the bundle is published
+    alone.
     """
     started = time.monotonic()
     bundle = (trust or Trust(None)).open(folder)
@@ -68,7 +70,7 @@ def publish(
     files: Files = {side: RowFile(bundle.path(ROWS[side]), codec, bundle.bundle_id) for side, codec in codecs.items()}
     shown = MostShown(codecs)
     with publication(url) as running:
-        # From now on until the end it is not known which rows are there, so that no delta fits them.
+        # Until the end the state of the rows is undefined, so no delta applies.
         running.redis.delete(rows_key(bundle.bundle_id))
         size = copy_rows(running, bundle.bundle_id, files, progress, shown.see)
         verify_rows(running, bundle.bundle_id, files)
@@ -97,9 +99,9 @@ def publish(
 
 
 def _point(redis: Redis, bundle_id: str, digest: str) -> str | None:
-    """Points to the bundle; the one that was pointed to before stays beside it as the previous one."""
+    """Point to the bundle; the current one becomes the previous one."""
     current, previous = (None if value is None else value.decode() for value in get_all(redis, [POINTER, PREVIOUS]))
-    # One after the other, for in a cluster they are on different nodes; the pointer last.
+    # One by one, because in a cluster they are on different nodes; the pointer last.
     redis.set(rows_key(bundle_id), digest)
     if current != bundle_id:
         if current is not None:
@@ -109,14 +111,15 @@ def _point(redis: Redis, bundle_id: str, digest: str) -> str | None:
 
 
 def _is_of_another(key: bytes, kept: set[str | None]) -> bool:
-    """Whether a key is of a bundle that is not kept: neither current nor previous, nor beside them."""
+    """Return whether a key belongs to a bundle that is not kept: neither current nor previous, nor published beside
+    them."""
     found = _NAMESPACE.match(key)
     return found is not None and found[1].decode() not in kept
 
 
 @dataclass(frozen=True)
 class DeltaPublished:
-    """What the publication of a delta did; nothing where `repeated`, for then it had been published before."""
+    """Result of publishing a delta; empty if `repeated`, because it was published before."""
 
     bundle_id: str
     users: int
@@ -128,14 +131,14 @@ class DeltaPublished:
 
 
 def publish_delta(folder: Path, url: str, progress: Progress, trust: Trust | None = None) -> DeltaPublished:
-    """Publishes the delta in `folder`. Raises BundleError, or PublishError where Redis fails or it does not fit."""
+    """Publish the delta in `folder`. Raises BundleError, or PublishError if Redis fails or it does not apply."""
     started = time.monotonic()
     delta = (trust or Trust(None)).open_delta(folder)
     bundle_id, base, result = delta.manifest.bundle_id, delta.manifest.base, delta.manifest.result
     users = items = size = removed = 0
     with publication(url) as running:
         held = held_rows(running, bundle_id)
-        # What rows hold between two states fits no other delta until this one has ended.
+        # Between two states no other delta applies until this one ends.
         underway = f"{base}>{result}"
         if held not in (base, underway, result):
             raise PublishError(
@@ -155,7 +158,7 @@ def publish_delta(folder: Path, url: str, progress: Progress, trust: Trust | Non
 
 
 def held_rows(running: Publication, bundle_id: str) -> str:
-    """The digest of the rows that Redis holds of the bundle."""
+    """Return the digest of the bundle's rows in Redis."""
     value = cast("bytes | None", running.redis.get(rows_key(bundle_id)))
     if value is None:
         raise PublishError(
@@ -166,7 +169,7 @@ def held_rows(running: Publication, bundle_id: str) -> str:
 
 
 def _named(held: str) -> str:
-    """A state of the rows, short; or the two between which an interrupted delta has left them."""
+    """Return a short name of a state of the rows, or of the two between which an interrupted delta has left them."""
     start, between, end = held.partition(">")
     return f"between {start[:12]}… and {end[:12]}…" if between else f"{held[:12]}…"
 
@@ -174,7 +177,7 @@ def _named(held: str) -> str:
 def copy_rows(
     running: Publication, bundle_id: str, files: Files, progress: Progress, seen: Seen = lambda side, rows: None
 ) -> int:
-    """Sets all rows; how many bytes they have. Whoever reads meanwhile reads whole rows, old or new."""
+    """Write all rows, and return their bytes. Readers see whole rows, old or new."""
     total = sum(file.count for file in files.values())
     copied = size = 0
     progress(0, total)
@@ -197,7 +200,7 @@ def copy_rows(
 def remove_keys(
     running: Publication, keys: Iterable[bytes], is_doomed: Callable[[bytes], bool] = lambda key: True
 ) -> int:
-    """Deletes those of the keys that are doomed; how many there were."""
+    """Delete the doomed keys, and return their number."""
     removed = 0
     doomed: list[bytes] = []
     for looked_at, key in enumerate(keys, start=1):
@@ -213,7 +216,7 @@ def remove_keys(
 
 
 def verify_rows(running: Publication, bundle_id: str, files: Files) -> None:
-    """Reads rows from all over the files back. Raises PublishError."""
+    """Read back rows from all parts of the files. Raises PublishError."""
     for side, file in files.items():
         step, prefix = max(1, file.count // _SAMPLE), key_prefix(bundle_id, side).encode()
         sample = (file.scan(place, place + 1)[0] for place in range(0, file.count, step))
@@ -221,7 +224,7 @@ def verify_rows(running: Publication, bundle_id: str, files: Files) -> None:
 
 
 def read_back(running: Publication, written: Mapping[bytes, bytes]) -> None:
-    """Compares rows with what is there, byte by byte. Raises PublishError."""
+    """Compare rows with those in Redis, byte by byte. Raises PublishError."""
     found = get_all(running.redis, list(written)) if written else []
     wrong = [key for (key, row), value in zip(written.items(), found, strict=True) if row != value]
     if wrong:
@@ -239,13 +242,13 @@ def _chunks(files: Files) -> Iterator[tuple[RowSide, list[tuple[str, bytes]]]]:
 
 
 def _keys_of(bundle_id: str, side: RowSide, ids: Sequence[str]) -> Iterator[bytes]:
-    """The keys of some ids."""
+    """Return the keys of IDs."""
     prefix = key_prefix(bundle_id, side).encode()
     return (prefix + one.encode() for one in ids)
 
 
 class MostShown:
-    """Sees all rows that are published, and keeps the ids of those with the most impressions."""
+    """Collects the IDs with the most impressions among all published rows."""
 
     def __init__(self, codecs: Mapping[RowSide, RowCodec], at_most: int = _AT_MOST) -> None:
         self._at_most = at_most
@@ -254,7 +257,7 @@ class MostShown:
         self._impressions = {side: array("f") for side in codecs}
 
     def see(self, side: RowSide, rows: Sequence[tuple[str, bytes]]) -> None:
-        """Takes note of some rows."""
+        """Add some rows."""
         place = self._impressions_at[side]
         self._ids[side] += [one for one, _ in rows]
         self._impressions[side].extend([struct.unpack_from("<f", row, place)[0] for _, row in rows])
@@ -262,7 +265,7 @@ class MostShown:
             self._cut(side)
 
     def write(self, redis: Redis, bundle_id: str) -> None:
-        """Replaces what an earlier publication left."""
+        """Replace the list of an earlier publication."""
         for side, ids in self._ids.items():
             self._cut(side)
             numbers = count()
@@ -279,6 +282,6 @@ class MostShown:
 
 
 def _offset(codec: RowCodec, name: str) -> int:
-    """Where a number lies in a row."""
+    """Return a number's offset in a row."""
     assert codec.dtype.fields is not None, "a row has fields"
     return int(codec.dtype.fields[name][1])

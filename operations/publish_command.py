@@ -1,4 +1,4 @@
-"""`msd publish`: a bundle's rows into Redis: all of them, those that changed, or a catalogue's beside them."""
+"""`msd publish`: writes a bundle's rows to Redis: all of them, a delta, or a catalogue's."""
 
 import json
 import os
@@ -46,8 +46,8 @@ def publish_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Copy the bundle's rows to Redis and make them current. If interrupted, run it again."""
-    # Where a service runs on the same machine its requests go before; before the loading of modules, too, which takes
-    # a third of a second.
+    # Low priority, so that requests of a service on the same machine go first; set before imports, which take a third
+    # of a second.
     give_way()
     from service.redis.publication import PublishError
     from service.trust import Trust

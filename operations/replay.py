@@ -1,4 +1,4 @@
-"""`msd replay LOG`: are logged requests scored to the same bits again, here and now, by the way that requests take?"""
+"""`msd replay LOG`: scores logged requests again, on the path that requests take, and compares the bits."""
 
 import json
 import os
@@ -31,7 +31,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 class ReplayDifference(NamedTuple):
-    """A request that did not give again what was logged, and how."""
+    """A request whose result differs from the log, and how."""
 
     request_id: str
     what: str
@@ -39,7 +39,7 @@ class ReplayDifference(NamedTuple):
 
 @dataclass(slots=True)
 class ReplaySummary:
-    """What a replay found. `exact` were compared to the bit, `near` by the tolerances, for the reasons in `unlike`."""
+    """Result of a replay. `exact` were compared to the bit, `near` by the tolerances, for the reasons in `unlike`."""
 
     requests: int = 0
     candidates: int = 0
@@ -48,17 +48,17 @@ class ReplaySummary:
     mismatches: int = 0
     max_abs_diff: float = 0.0
     skipped: dict[str, int] = field(default_factory=dict)
-    """Requests of bundles that were not given, by their ids."""
+    """Requests of other bundles, by bundle ID."""
     unlike: dict[str, int] = field(default_factory=dict)
     differences: list[ReplayDifference] = field(default_factory=list)
-    """The first of the mismatches."""
+    """The first mismatches."""
 
 
 class LogReplay:
-    """A replay by some bundles, whose runtimes are opened as they are needed, each as it was when it was logged."""
+    """A replay with given bundles, whose runtimes are opened on demand, as they were when logged."""
 
     def __init__(self, bundles: Sequence[Bundle], runtime: str = "as logged") -> None:
-        """`runtime` goes before what the records say."""
+        """`runtime` overrides the records."""
         self._bundles = {bundle.bundle_id: bundle for bundle in bundles}
         self._codecs = {
             bundle.bundle_id: (
@@ -74,8 +74,8 @@ class LogReplay:
     def replay(
         self, records: Iterable[RequestRecord], progress: Callable[[], None], limit: int | None = None
     ) -> ReplaySummary:
-        """Replays records, at most `limit` of these bundles. Raises MsdError when one cannot be scored at all: it was
-        damaged, or no runtime is to be had."""
+        """Replay records, at most `limit` of these bundles. Raises MsdError if one cannot be scored: it is damaged, or
+        no runtime is available."""
         found = self.found
         for record in records:
             if found.requests == limit:
@@ -119,7 +119,7 @@ class LogReplay:
             self.found.differences.append(ReplayDifference(record.request_id, what))
 
     def _score(self, bundle: Bundle, runtime: Runtime, record: RequestRecord) -> tuple[Scores, list[str | None]]:
-        """Scores [N] by head, and what each candidate was scored from where that is not its fresh row."""
+        """Return scores [N] by head, and each candidate's degradation."""
         users, items = self._codecs[bundle.bundle_id]
         basis = basis_of(record, users, items)
         request = parse_request(record.request, bundle.schema, max(1, len(record.item_ids)))
@@ -136,7 +136,7 @@ class LogReplay:
         return scores, [degraded.get(one) for one in request.ids]
 
     def _opened(self, bundle: Bundle, record: RequestRecord) -> Runtime:
-        """The runtime that the record names, or the one asked for. Raises RuntimeRefused where it is not to be had."""
+        """Return the record's runtime, or the requested one. Raises RuntimeRefused if it is unavailable."""
         name, provider, _ = record.engine.split("-", 2)
         if self._runtime != "as logged":
             name, provider = self._runtime, "cpu"
@@ -150,7 +150,7 @@ class LogReplay:
 def replay_log(
     path: Path, bundles: Sequence[Bundle], runtime: str, limit: int | None, progress: Callable[[], None]
 ) -> ReplaySummary:
-    """Replays the log's requests, oldest first, at most `limit` of them. Raises MsdError when there are none."""
+    """Replay the log's requests, oldest first, at most `limit` of them. Raises MsdError if there are none."""
     records = (record for file in log_files(path) for record in read_requests(file))
     found = LogReplay(bundles, runtime).replay(records, progress, limit)
     if not found.requests:
@@ -160,7 +160,7 @@ def replay_log(
 
 
 def _unlike(record: RequestRecord, runtime: Runtime) -> str | None:
-    """Why bits need not be the same; None where they have to be."""
+    """Return why bits may differ; None if they must be equal."""
     engine = runtime.engine
     pairs = {
         "runtime": (record.engine, engine.key),
@@ -175,13 +175,13 @@ def _unlike(record: RequestRecord, runtime: Runtime) -> str | None:
 
 
 def _tolerance(bundle: Bundle, record: RequestRecord, runtime: Runtime) -> float:
-    """Both may be so far from the model's own scores: the one that was logged, and the one of now."""
+    """Return the tolerance between two runs: each may differ from the model's scores by its own tolerance."""
     tolerances = bundle.manifest.tolerances
     return tolerances.get(record.engine, 0.0) + tolerances.get(runtime.engine.key, 0.0)
 
 
 def _greatest_difference(record: RequestRecord, scores: Scores) -> float:
-    """Infinite where heads or candidates are others, NaN where a score is."""
+    """Return the largest difference: infinite if heads or candidates differ, NaN if a score is."""
     if list(scores) != record.heads:
         return float("inf")
     differences = [0.0]

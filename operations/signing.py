@@ -1,7 +1,4 @@
-"""Signs what is in a folder, once it is verified in full: a bundle, a delta or a catalogue.
-
-`service.trust` judges signatures.
-"""
+"""Signs a bundle, a delta or a catalogue after verifying it in full. `service.trust` verifies signatures."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,7 @@ from service.trust import MAX_KEY_BYTES, TrustError, cryptography_modules
 
 
 def sign(folder: Path, manifest: str, private_key: Path) -> Path:
-    """Signs the manifest of what was verified, and gives the path of the signature. Raises TrustError."""
+    """Sign the manifest of a verified folder, and return the path of the signature. Raises TrustError."""
     key = _private_key(private_key)
     path = folder / SIGNATURE
     write_bytes_atomic(path, key.sign((folder / manifest).read_bytes()))
@@ -23,8 +20,8 @@ def sign(folder: Path, manifest: str, private_key: Path) -> Path:
 
 
 def verified_manifest(folder: Path) -> str:
-    """The name of the manifest of what is in a folder - a bundle, a delta, a catalogue - verified in full. Raises
-    BundleError or CatalogueError."""
+    """Verify a bundle, a delta or a catalogue in full, and return its manifest's name. Raises BundleError or
+    CatalogueError."""
     if (folder / MANIFEST).exists():
         open_bundle(folder, rows=True)
         return MANIFEST

@@ -1,7 +1,7 @@
-"""A catalogue: a folder of shards of items becomes a folder of parts of rows, one a shard, by some processes of this
-machine or whoever else makes parts. One that was interrupted goes on with the parts that are missing.
+"""A catalogue: item shards in, one part of rows per shard out, made by processes of this machine or any other engine.
+An interrupted run resumes with missing parts.
 
-Knows which parts are due and that no id is in two of them; not how a row is made.
+Knows which parts are due and that no ID is in two of them; not how a row is made.
 """
 
 import os
@@ -29,10 +29,7 @@ from operations.catalogue.parquet import SUFFIX, PartAbout, new_part, read_about
 
 
 class ShardJob(NamedTuple):
-    """A shard, the part to be made of it, and the bundle, which was verified under its manifest's hash.
-
-    run: marks what does not have its name yet.
-    """
+    """A shard, its part, and the bundle, which was verified under its manifest's hash. run: marks unfinished files."""
 
     shard: Path
     part: Path
@@ -43,7 +40,7 @@ class ShardJob(NamedTuple):
 
 
 class Made(NamedTuple):
-    """A part as it is now: how many rows, how many of them with a vector; whether it had been there already."""
+    """A part: its number of rows, of rows with a vector, and whether it existed already."""
 
     name: str
     rows: int
@@ -55,11 +52,11 @@ class Made(NamedTuple):
 
 MakeParts = Callable[[Sequence[ShardJob]], Generator[Made, None, None]]
 Progress = Callable[[int, int], None]
-"""Called with parts that are there, and parts in all."""
+"""Called with the number of finished parts and of all parts."""
 
 
 class Finished(NamedTuple):
-    """What a run has left."""
+    """Result of a run."""
 
     bundle_id: str
     parts: int
@@ -69,10 +66,8 @@ class Finished(NamedTuple):
 
 
 def make_catalogue(items: Path, bundle: Bundle, out: Path, make_parts: MakeParts, progress: Progress) -> Finished:
-    """Makes what is missing in `out`, and seals it. Raises an MsdError at the first thing that is wrong.
-
-    However it ends, no part is left half-made.
-    """
+    """Make missing parts in `out`, and seal the catalogue. Raises the first MsdError. However it ends, no part is
+    half-made."""
     run = token_hex(8)
     jobs = _jobs(items, bundle, out, run)
     progress(0, len(jobs))
@@ -83,7 +78,7 @@ def make_catalogue(items: Path, bundle: Bundle, out: Path, make_parts: MakeParts
                 made.append(one)
                 progress(len(made), len(jobs))
     finally:
-        # Whoever makes parts may have been killed.
+        # A worker may have been killed.
         for half_made in out.glob(f".*.{run}*"):
             half_made.unlink(missing_ok=True)
     _refuse_twins(out, made)
@@ -118,7 +113,7 @@ def _jobs(items: Path, bundle: Bundle, out: Path, run: str) -> list[ShardJob]:
 
 
 def _refuse_twins(out: Path, made: Sequence[Made]) -> None:
-    """Raises CatalogueError if two parts have an id in common. Takes 8 bytes of memory an id, twice for a while."""
+    """Raise CatalogueError if two parts share an ID. Needs 8 bytes of memory per ID, briefly twice that."""
     if len(made) < 2:
         return
     hashes = np.concatenate([hash_strings(ids) for _, ids in _all_ids(out, made)] or [np.empty(0, np.uint64)])
@@ -140,7 +135,7 @@ def _all_ids(out: Path, made: Sequence[Made]) -> Iterator[tuple[str, list[str]]]
 
 
 def make_part(job: ShardJob) -> Made:
-    """Makes the part, unless it is there and of this very shard. Raises an MsdError that names file and row."""
+    """Make the part, unless it exists for this shard. Raises an MsdError that names file and row."""
     source = _digest(job.shard)
     was_there = job.part.exists()
     about = read_about(job.part) if was_there else None
@@ -188,17 +183,17 @@ def _digest(path: Path) -> str:
 
 @lru_cache(1)
 def _item_rows(bundle: Path, manifest_sha256: str) -> ItemRows:
-    """Of one bundle at a time: a process that makes many parts loads the encoder once."""
+    """Cached for one bundle, so that a process loads the encoder once for many parts."""
     return ItemRows(open_verified(bundle, manifest_sha256))
 
 
 def make_here(jobs: Sequence[ShardJob], processes: int) -> Generator[Made, None, None]:
-    """The parts, as they are made. After the first error no other part is begun."""
+    """Yield parts as they are made. After the first error no other part is begun."""
     if min(processes, len(jobs)) <= 1:
         yield from map(make_part, jobs)
         return
     others = active_children()
-    # Not forked: a library that has threads does not survive it.
+    # Not forked: libraries with threads do not survive a fork.
     pool = ProcessPoolExecutor(min(processes, len(jobs)), mp_context=get_context("spawn"), initializer=_end_with_others)
     try:
         for future in as_completed([pool.submit(make_part, job) for job in jobs]):
@@ -209,7 +204,7 @@ def make_here(jobs: Sequence[ShardJob], processes: int) -> Generator[Made, None,
             " --processes perhaps, to resume"
         ) from None
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
-        # Nobody waits for the parts under way.
+        # Parts in progress are abandoned.
         for process in active_children():
             if process not in others:
                 process.terminate()
@@ -219,8 +214,8 @@ def make_here(jobs: Sequence[ShardJob], processes: int) -> Generator[Made, None,
 
 
 def _end_with_others() -> None:
-    """Silently on an interrupt, which all processes of a terminal get, and the first of them says so. And with the
-    first, which may be killed: else this one would wait for work for ever."""
+    """Set up a worker to end silently on an interrupt, which all processes of a terminal get, and with its parent,
+    which may be killed."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     Thread(target=_end_after_parent, daemon=True).start()
 

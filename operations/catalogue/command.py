@@ -1,4 +1,4 @@
-"""`msd catalogue`: the rows of a catalogue of items that a bundle's export did not know."""
+"""`msd catalogue`: rows of items unknown to a bundle's export."""
 
 import json
 import math

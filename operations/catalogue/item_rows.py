@@ -1,4 +1,4 @@
-"""A bundle's rows of items that its export did not know: encoded as the export encodes, their texts by its encoder.
+"""A bundle's rows of items unknown to its export: encoded as the export encodes, texts by its encoder.
 
 Knows columns of values and packed rows; not where either are kept.
 """
@@ -20,11 +20,11 @@ from service.cold.encoding import runs_of
 from service.cold.text_encoder import TextEncoder
 
 ID, TEXT = "id", "text"
-# In one run, which so many tokens fill: more of them make it no faster.
+# Tokens per run: more make it no faster.
 _TOKENS = 2_048
 
 Columns = Mapping[str, Sequence[object]]
-"""Raw values by name: `id`, and of `text` and the features those that there are."""
+"""Raw values by name: `id`, and any of `text` and the features."""
 
 
 class ItemRows:
@@ -39,14 +39,14 @@ class ItemRows:
 
     @property
     def features(self) -> list[str]:
-        """The names of the features that items may have."""
+        """Return the names of item features."""
         return list(self._schema.settable["item"])
 
     def pack(self, columns: Columns) -> tuple[list[str], Records]:
-        """Ids [n] and rows [n]. Counts are those of an item that was never shown.
+        """Return IDs [n] and rows [n].
 
-        Raises WrongValue for a value that is not to be used; BundleError or RuntimeRefused where texts cannot be
-        encoded here.
+        Counts are those of an item that was never shown. Raises WrongValue for an invalid value; BundleError or
+        RuntimeRefused if texts cannot be encoded here.
         """
         ids = [_id(place, value) for place, value in enumerate(columns[ID])]
         values: dict[str, Sequence[Value]] = {
@@ -70,7 +70,7 @@ class ItemRows:
         return checked
 
     def _semantic(self, texts: Sequence[object]) -> tuple[NDArray[np.float32] | None, NDArray[np.bool_]]:
-        """Vectors [n, D] and which rows have one; a model without vectors reads no texts."""
+        """Return vectors [n, D] and which rows have one; a model without vectors reads no texts."""
         present = np.zeros(len(texts), bool)
         checked = [_text(place, value) for place, value in enumerate(texts)]
         width = self._schema.semantic_width("item")
@@ -86,7 +86,7 @@ class ItemRows:
         return vectors, present
 
     def _encode(self, places: Sequence[int], texts: Sequence[str]) -> NDArray[np.float16]:
-        """The vectors [n, D] of texts, which stand in rows `places`."""
+        """Return the vectors [n, D] of texts, which belong to rows `places`."""
         self._encoder = self._encoder or TextEncoder(self._bundle)
         tokens = self._encoder.tokenise(texts)
         vectors = np.empty((len(texts), self._encoder.width), np.float16)
@@ -99,7 +99,7 @@ class ItemRows:
         return vectors
 
     def _alone(self, place: int, tokens: Sequence[int]) -> NDArray[np.float16]:
-        """After a run that failed, so that the text at fault is named."""
+        """Encode texts one by one after a failed run, so that the error names the text."""
         assert self._encoder is not None, "a run has failed"
         try:
             vector: NDArray[np.float16] = self._encoder.encode([tokens])[0]
@@ -118,7 +118,7 @@ def _id(place: int, value: object) -> str:
 
 
 def _text(place: int, value: object) -> str | None:
-    """None where there is nothing to read."""
+    """Return the text, None if it is empty."""
     if value is None:
         return None
     if not isinstance(value, str):

@@ -1,5 +1,5 @@
-"""catalogue.json, written last: which parts a finished catalogue has, of which bundle, and their hashes. Knows files by
-their bytes, not what is in them.
+"""catalogue.json, written last: the parts of a finished catalogue, their bundle, and their hashes. Knows files by their
+bytes, not their content.
 """
 
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ _ADVICE = "; this is no folder that `msd catalogue` has finished: run it again, 
 
 
 class CatalogueError(MsdError):
-    """A shard, a part or the record of a catalogue is missing, damaged, or not what it has to be."""
+    """A shard, a part or the manifest of a catalogue is missing, damaged or invalid."""
 
 
 class WrongValue(CatalogueError):
-    """A value that no row can be made of. `place` is of the row among those that were given, from 0."""
+    """An invalid value. `place` is the index of its row in the batch."""
 
     def __init__(self, place: int, what: str) -> None:
         super().__init__(what)
@@ -33,13 +33,13 @@ class WrongValue(CatalogueError):
 
 
 class PartEntry(FileEntry):
-    """What a part must be."""
+    """Expected part."""
 
     rows: Annotated[int, Field(ge=0)]
 
 
 class CatalogueManifest(SelfHashed):
-    """What a catalogue says of itself."""
+    """Manifest of a catalogue."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -51,7 +51,7 @@ class CatalogueManifest(SelfHashed):
 
     @property
     def rows(self) -> int:
-        """Of all parts."""
+        """Return the rows of all parts."""
         return sum(part.rows for part in self.parts.values())
 
 
@@ -65,7 +65,7 @@ class Catalogue(NamedTuple):
 def write_manifest(
     folder: Path, bundle_id: str, schema: FeatureSchema, parts: Mapping[str, PartEntry]
 ) -> CatalogueManifest:
-    """Seals a catalogue; parts go by their names."""
+    """Seal a catalogue; parts are sorted by name."""
     manifest = CatalogueManifest(bundle_id=bundle_id, feature_schema=schema, parts=dict(sorted(parts.items())))
     sealed = manifest.model_copy(update={"sha256": manifest.digest()})
     write_bytes_atomic(folder / CATALOGUE, sealed.model_dump_json(indent=2).encode())
@@ -73,7 +73,8 @@ def write_manifest(
 
 
 def open_catalogue(folder: Path, *, proof: Proof | None = None) -> Catalogue:
-    """The catalogue in `folder`, its parts hashed in full. Raises CatalogueError when any is missing or changed."""
+    """Open the catalogue in `folder`, and hash its parts in full. Raises CatalogueError if any is missing or
+    changed."""
     manifest = _read(folder / CATALOGUE, proof)
     for name, entry in manifest.parts.items():
         path = folder / name

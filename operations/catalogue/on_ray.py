@@ -1,6 +1,5 @@
-"""Parts made by Ray Data, on whatever machines it has. The only file that needs `ray` (extra `ray`).
-
-Items, bundle and parts have to be on storage that all machines have under the same paths.
+"""Parts made by Ray Data on a cluster. The only file that needs `ray` (extra `ray`). Items, bundle and parts must be on
+storage that all machines mount under the same paths.
 """
 
 import logging
@@ -22,7 +21,7 @@ _PATIENCE_S = 5.0
 
 
 class PartMaker:
-    """What Ray's workers call: a batch of jobs, as columns, becomes a batch of parts, and errors that people mend."""
+    """Called by Ray's workers: a batch of jobs, as columns, becomes a batch of parts and errors."""
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         columns: dict[str, list[Any]] = {name: [] for name in (*Made._fields, _ERROR)}
@@ -33,8 +32,8 @@ class PartMaker:
 
 
 def make_on_ray(jobs: Sequence[ShardJob], address: str) -> Generator[Made, None, None]:
-    """The parts, as they are made, a core each. Raises CatalogueError for the first that cannot be made."""
-    # Ray reports its use to its makers unless told not to before it is loaded.
+    """Yield parts as they are made, one core each. Raises CatalogueError for the first that fails."""
+    # Ray sends usage statistics unless disabled before import.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -47,7 +46,7 @@ def make_on_ray(jobs: Sequence[ShardJob], address: str) -> Generator[Made, None,
     except (ConnectionError, ValueError) as error:
         raise CatalogueError(f"--ray {address}: {error}") from None
     try:
-        # Ray's own would abort this process before anything is cleared away.
+        # Ray's own handler would abort this process before cleanup.
         signal.signal(signal.SIGTERM, on_term)
         for row in _parts(ray, jobs).iter_rows():
             if wrong := str(row[_ERROR]):
@@ -60,7 +59,7 @@ def make_on_ray(jobs: Sequence[ShardJob], address: str) -> Generator[Made, None,
 
 
 def _refuse_unreachable(address: str) -> None:
-    """Ray itself would try for many minutes."""
+    """Raise early if the cluster is unreachable: Ray would retry for many minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdecimal():
         return
@@ -71,7 +70,7 @@ def _refuse_unreachable(address: str) -> None:
 
 
 def _parts(ray: Any, jobs: Sequence[ShardJob]) -> Any:  # noqa: ANN401 - ray has hardly any types
-    """A dataset of the parts: as many workers as there are cores, and more where the cluster grows."""
+    """Return a dataset of the parts, with a worker per core, and more if the cluster grows."""
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     due = ray.data.from_items([_row(job) for job in jobs], override_num_blocks=len(jobs))

@@ -1,6 +1,5 @@
-"""The catalogue's files: Parquet by pyarrow. Shards are read, and parts of ids and rows written and read, bit by bit.
-
-Does not know what a row holds.
+"""The catalogue's Parquet files (pyarrow): shards are read, parts of IDs and rows written and read, in batches. Does
+not know what a row contains.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ _UNREADABLE = (OSError, pa.ArrowException, UnicodeDecodeError)
 
 
 class PartAbout(BaseModel):
-    """What a part says of itself: the bundle whose rows it has, and the shard that they were made of."""
+    """Metadata of a part: its bundle and its shard."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -36,14 +35,14 @@ class PartAbout(BaseModel):
 
 
 class RowBatch(NamedTuple):
-    """Some rows of a file, and the number of the first of them, from 0."""
+    """Rows of a file, and the index of the first."""
 
     start: int
     columns: dict[str, list[Any]]
 
 
 def read_shard(path: Path, features: Sequence[str]) -> Iterator[RowBatch]:
-    """The rows of a shard, in their order. Raises CatalogueError where it is damaged, or has other columns."""
+    """Yield the rows of a shard in order. Raises CatalogueError if it is damaged, or has other columns."""
     with _opened(path) as file:
         names = file.schema_arrow.names
         known = {ID, TEXT, *features}
@@ -61,7 +60,7 @@ def read_shard(path: Path, features: Sequence[str]) -> Iterator[RowBatch]:
 
 @contextmanager
 def new_part(path: Path, size: int, mark: str) -> Iterator["PartWriter"]:
-    """A part of rows of `size` bytes, which takes its name when the block ends without an error. `mark`: as of
+    """Write a part with rows of `size` bytes, which gets its name when the block ends without an error. `mark`: as of
     `atomic_file`."""
     schema = pa.schema([(ID, pa.string()), (_ROW, pa.binary(size))])
     with (
@@ -72,32 +71,32 @@ def new_part(path: Path, size: int, mark: str) -> Iterator["PartWriter"]:
 
 
 class PartWriter:
-    """Writes a part; `about` comes last."""
+    """Writes a part; its metadata comes last."""
 
     def __init__(self, writer: Any, schema: Any) -> None:  # noqa: ANN401 - pyarrow has no types
         self._writer = writer
         self._schema = schema
 
     def write(self, ids: Sequence[str], rows: bytes) -> None:
-        """Some ids, and their rows one behind the other."""
+        """Write IDs, and their concatenated rows."""
         packed = pa.FixedSizeBinaryArray.from_buffers(
             self._schema.field(_ROW).type, len(ids), [None, pa.py_buffer(rows)]
         )
         self._writer.write_table(pa.table([pa.array(ids, pa.string()), packed], schema=self._schema))
 
     def tell(self, about: PartAbout) -> None:
-        """What the part says of itself."""
+        """Set the part's metadata."""
         self._writer.add_key_value_metadata({_ABOUT: about.model_dump_json().encode()})
 
 
 def read_about(path: Path) -> PartAbout:
-    """What a part says of itself. Raises CatalogueError for a file that is none."""
+    """Return a part's metadata. Raises CatalogueError for another file."""
     with _opened(path) as file:
         return _about(path, file)
 
 
 def read_part(path: Path) -> Iterator[list[tuple[str, bytes]]]:
-    """The ids and rows of a part. Raises CatalogueError."""
+    """Yield the IDs and rows of a part. Raises CatalogueError."""
     with _opened(path) as file:
         left = _about(path, file).rows
         for _, columns in _batches(path, file):
@@ -108,7 +107,7 @@ def read_part(path: Path) -> Iterator[list[tuple[str, bytes]]]:
 
 
 def read_ids(path: Path) -> Iterator[list[str]]:
-    """The ids of a part, without its rows."""
+    """Yield the IDs of a part, without its rows."""
     with _opened(path) as file:
         yield from (columns[ID] for _, columns in _batches(path, file, [ID]))
 

@@ -1,6 +1,6 @@
-"""Takes a catalogue's rows into Redis, beside those that the bundle was published with, which stay as they are.
+"""Publishes a catalogue's rows to Redis, beside those of the bundle's publication, which stay unchanged.
 
-Every row is right by itself, so that a service may see some before others. A run that was interrupted goes on.
+Every row is valid by itself, so a service may see some before others. An interrupted run resumes.
 """
 
 import time
@@ -17,13 +17,14 @@ from operations.publish import CHUNK, Progress, held_rows, read_back
 from service.redis.publication import Publication, PublishError, get_all, publication, set_all
 from service.trust import Trust
 
-# Of each part read back.
+# Rows of each part to read back.
 _SAMPLE = 64
 
 
 @dataclass(frozen=True)
 class RowsPublished:
-    """What a publication did. `kept` are ids whose rows know of counts: they are the export's, and went before."""
+    """Result of a publication. `kept` are IDs whose rows have counts: those come from the export, and take
+    precedence."""
 
     bundle_id: str
     items: int
@@ -40,7 +41,7 @@ class _Copied(NamedTuple):
 
 
 def publish_rows(folder: Path, url: str, progress: Progress, trust: Trust | None = None) -> RowsPublished:
-    """Publishes the catalogue in `folder`. Raises CatalogueError, or PublishError where Redis fails."""
+    """Publish the catalogue in `folder`. Raises CatalogueError, or PublishError if Redis fails."""
     started = time.monotonic()
     manifest = open_catalogue(folder, proof=(trust or Trust(None)).proof).manifest
     codec = RowCodec(manifest.feature_schema, "item", manifest.bundle_id)
@@ -67,7 +68,7 @@ def publish_rows(folder: Path, url: str, progress: Progress, trust: Trust | None
 
 
 def _parts_done(running: Publication, manifest: CatalogueManifest) -> int:
-    """How many parts an interrupted publication of this very catalogue has brought there."""
+    """Return the number of parts that an interrupted publication of this catalogue has copied."""
     held = cast("bytes | None", running.redis.get(catalogue_key(manifest.bundle_id)))
     digest, _, number = (held or b"").decode("ascii", "replace").partition(":")
     return min(int(number), len(manifest.parts)) if digest == manifest.sha256 and number.isdecimal() else 0
@@ -76,7 +77,7 @@ def _parts_done(running: Publication, manifest: CatalogueManifest) -> int:
 def _copy(
     running: Publication, codec: RowCodec, bundle_id: str, path: Path, done: int, total: int, progress: Progress
 ) -> _Copied:
-    """One part, some of whose rows are read back at the end."""
+    """Copy one part, and read some of its rows back."""
     prefix = key_prefix(bundle_id, "item").encode()
     items = kept = size = 0
     sample: dict[bytes, bytes] = {}
@@ -102,7 +103,7 @@ def _copy(
 
 
 def _keys_to_keep(running: Publication, codec: RowCodec, keys: list[bytes]) -> list[bytes]:
-    """Those whose rows know when their counts were complete: an export's, which knows more than a catalogue."""
+    """Return the keys whose rows have complete counts: they come from an export, which knows more."""
     held = codec.unpack(get_all(running.redis, keys))
     return [key for key, known in zip(keys, (held.found & (held.records["as_of"] > 0)).tolist(), strict=True) if known]
 

@@ -1,4 +1,4 @@
-"""`msd check`: looks at a deployment, and says what is wrong with it, why that matters, and how to mend it."""
+"""`msd check`: finds problems of a deployment, with their reason and remedy."""
 
 import logging
 import os
@@ -35,18 +35,18 @@ def check(
 
     Run it where the service runs, with the service's environment.
     """
-    # Loaded only now, so that --help answers at once.
+    # Imported here, so that --help answers at once.
     from operations.check.running import CheckClient, look_at_running, tls_of
 
-    # What is wrong is among the findings; the log would say it twice, and among JSON.
+    # Problems are findings; the log would repeat them within the JSON.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    # First, for what is wrong with the flags is nothing of the deployment's.
+    # First, because wrong flags are not a problem of the deployment.
     client = CheckClient(url, key_file, tls_of(ca, cert, cert_key)) if url else None
     given = {f"{PREFIX}BUNDLE": str(bundle)} if bundle is not None else {}
     environ = {**os.environ, **given}
     settings: Settings | None = None
     findings: list[Finding] = []
-    # Who only names a service, on a machine that is none of its own, asks for nothing else.
+    # With only --url, on another machine, nothing else is checked.
     if client is None or any(name.startswith(PREFIX) for name in environ):
         settings, findings = _settings(environ)
     if settings is not None:

@@ -1,6 +1,4 @@
-"""What a look at a deployment found: how bad it is, what it is, why it matters and how to mend it; as people read it,
-and as programs do.
-"""
+"""Findings about a deployment: level, fact, reason and remedy; as text and as JSON."""
 
 import json
 from collections import Counter
@@ -19,7 +17,7 @@ LEVELS = tuple(_STYLES)
 
 
 class Finding(BaseModel):
-    """One finding. What is in order needs neither a reason nor mending."""
+    """One finding. If all is well it has neither reason nor remedy."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -31,15 +29,18 @@ class Finding(BaseModel):
 
 
 class Group:
-    """Findings about one thing. A note may be meant; a warning is of what works, and will not always; an error does not
-    work, or lets in whom it should not."""
+    """Findings about one subject.
+
+    A note may be intended; a warning works now, but not always; an error does not work, or grants access to the wrong
+    clients.
+    """
 
     def __init__(self, about: str) -> None:
         self._about = about
         self.findings: list[Finding] = []
 
     def add(self, level: Level, what: str, why: str = "", mend: str = "") -> None:
-        """One more; what is in order has neither a reason nor a mending."""
+        """Add a finding; if all is well it has neither reason nor remedy."""
         self.findings.append(Finding(level=level, about=self._about, what=what, why=why, mend=mend))
 
     ok = partialmethod(add, "ok")
@@ -49,7 +50,7 @@ class Group:
 
 
 def print_table(console: Console, findings: Sequence[Finding]) -> None:
-    """The worst first, each with its reason and its mending."""
+    """Print the findings, worst first, with reason and remedy."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
@@ -67,7 +68,7 @@ def print_table(console: Console, findings: Sequence[Finding]) -> None:
 
 
 def as_text(findings: Sequence[Finding]) -> str:
-    """One object: counts by level, and the findings in the order in which they were found."""
+    """Return JSON: counts by level, and the findings in order of discovery."""
     counts = Counter(finding.level for finding in findings)
     return json.dumps(
         {

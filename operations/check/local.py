@@ -1,5 +1,5 @@
-"""What can be seen without a running service: whether this machine has what the settings ask for; who gets in by them;
-and whether the bundles that are to be served can be.
+"""Checks without a running service: whether this machine fits the settings, who has access, and whether the wanted
+bundles can be served.
 """
 
 import importlib.util
@@ -23,14 +23,14 @@ from service.runtimes.choice import open_runtime
 from service.settings import Settings
 from service.trust import Trust
 
-# Beside connections of clients.
+# Descriptors beside client connections.
 _OWN_FILES = 64
 _DAY_S = 86_400.0
 _SOON_S, _OLD_S = 21 * _DAY_S, 14 * _DAY_S
 
 
 def look_at_machine(settings: Settings) -> list[Finding]:
-    """Of the machine that this runs on, which should be the service's, or its like."""
+    """Check this machine, which should be the service's or like it."""
     group = Group("machine")
     _cores(group, settings)
     _files(group, settings)
@@ -93,7 +93,7 @@ def _hiredis(group: Group, settings: Settings) -> None:
 
 
 def look_at_entry(settings: Settings) -> list[Finding]:
-    """Reads the files that the settings name."""
+    """Check the files of keys and certificates."""
     group = Group("entry")
     _keys(group, settings)
     _tls(group, settings)
@@ -213,7 +213,7 @@ def _redis(group: Group, url: str) -> None:
 
 
 def look_at_bundles(settings: Settings) -> tuple[list[Finding], list[Bundle]]:
-    """Verifies and loads them, one after the other; and those that are whole."""
+    """Verify and load the bundles one by one; return the valid ones."""
     group = Group("bundle")
     bundles = []
     try:

@@ -1,5 +1,4 @@
-"""Whether Redis is as the service needs it: reachable, with room, with memory that nothing is pushed out of, telling
-of changes, pointing to the bundle that is to be served, and with a clock like ours."""
+"""Checks of Redis: reachable, enough memory, no eviction, client tracking, pointer to the wanted bundle, and clock."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -29,7 +28,7 @@ class _Server(NamedTuple):
 
 
 def look_at_redis(settings: Settings, bundles: Sequence[Bundle]) -> list[Finding]:
-    """Nothing, where none is used."""
+    """Check Redis, if it is used."""
     group = Group("redis")
     if settings.redis_url is None or settings.store != "redis":
         return group.findings
@@ -129,7 +128,7 @@ def _clock(group: Group, server: _Server) -> None:
 
 
 def _tracking(group: Group, server: _Server) -> None:
-    """Asks for it in a way that a server which has it and allows it refuses for its form alone."""
+    """Check client tracking with a command that a capable server rejects only for its syntax."""
     try:
         server.client.execute_command("CLIENT", "TRACKING", "ON", "REDIRECT", "0", "BCAST")  # type: ignore[no-untyped-call]
         server.client.execute_command("CLIENT", "TRACKING", "OFF")  # type: ignore[no-untyped-call]

@@ -1,6 +1,6 @@
-"""What a running service tells of itself over HTTP: ready, guarded, with what runs it, and whether its memory grows.
+"""Checks of a running service over HTTP: readiness, access, runtime, and growth of memory.
 
-It is asked with the standard library alone, and without any proxy that the environment names.
+Uses only the standard library, and no proxy of the environment.
 """
 
 import http.client
@@ -31,11 +31,11 @@ _MUCH_SHED = 0.01
 
 
 class CannotAsk(MsdError):
-    """There is no answer."""
+    """The service did not answer."""
 
 
 class HttpAnswer(NamedTuple):
-    """Status, headers, body, and when it came, in unix seconds."""
+    """Status, headers, body, and arrival time in Unix seconds."""
 
     status: int
     headers: Mapping[str, str]
@@ -43,7 +43,7 @@ class HttpAnswer(NamedTuple):
     at: float
 
     def json(self) -> dict[str, Any]:
-        """The body; empty where it is no JSON object."""
+        """Return the body's JSON object, empty if it is not one."""
         try:
             document = json.loads(self.body)
         except ValueError:
@@ -52,17 +52,17 @@ class HttpAnswer(NamedTuple):
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """What is asked for is the service itself, not what it leads to."""
+    """Does not follow redirects: the check is about the service itself."""
 
     def redirect_request(self, *_: object) -> None:
-        """None."""
+        """Return None: no redirect."""
 
 
 class CheckClient:
-    """One service's. The key is read from a file, for arguments are everybody's to see."""
+    """Client of one service. The key comes from a file, because arguments are visible to all users."""
 
     def __init__(self, url: str, key_file: Path | None, tls: ssl.SSLContext) -> None:
-        """Raises CannotAsk when the URL or the file is none."""
+        """Raises CannotAsk if the URL or the file is invalid."""
         parts = urlsplit(url)
         try:
             host, port = parts.hostname, parts.port
@@ -78,7 +78,7 @@ class CheckClient:
         self._key = None if key_file is None else _read_key(key_file)
 
     def ask(self, path: str, body: bytes | None = None, with_key: bool = True) -> HttpAnswer:
-        """By GET, with a body by POST. Raises CannotAsk."""
+        """Send a GET, or a POST with a body. Raises CannotAsk."""
         request = urllib.request.Request(self._url + path, body, {"Content-Type": "application/json"} if body else {})
         if with_key and self._key is not None:
             request.add_header("Authorization", f"Bearer {self._key}")
@@ -96,7 +96,7 @@ class CheckClient:
 
 
 def tls_of(ca: Path | None, cert: Path | None, key: Path | None) -> ssl.SSLContext:
-    """What to ask an https URL with. Raises CannotAsk."""
+    """Return the TLS context for an https URL. Raises CannotAsk."""
     try:
         context = ssl.create_default_context(cafile=ca)
         if cert is not None:
@@ -114,16 +114,16 @@ def _read_key(path: Path) -> str:
 
 
 class Samples(NamedTuple):
-    """Samples of an exposition in Prometheus's text format: values by name and labels."""
+    """Samples in Prometheus's text format: values by name and labels."""
 
     values: Mapping[tuple[str, tuple[tuple[str, str], ...]], float]
 
     def total(self, name: str) -> float:
-        """The sum over all labels; 0 where there is none."""
+        """Return the sum over all labels; 0 without samples."""
         return sum(value for (one, _), value in self.values.items() if one == name)
 
     def buckets(self, name: str, later: "Samples") -> list[str]:
-        """Between which bounds values came until the later samples, e.g. `51 to 100`."""
+        """Return the buckets that grew until the later samples, e.g. `51 to 100`."""
         found, below, lower = [], 0.0, "0"
         for (one, labels), value in later.values.items():
             if one != f"{name}_bucket":
@@ -137,7 +137,7 @@ class Samples(NamedTuple):
 
 
 def read_samples(text: str) -> Samples:
-    """Those of a whole exposition."""
+    """Parse a whole exposition."""
     return Samples(
         {
             (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -148,7 +148,7 @@ def read_samples(text: str) -> Samples:
 
 
 def look_at_running(client: CheckClient, settings: Settings | None, watch_s: float) -> list[Finding]:
-    """Asks a service; for growth twice, `watch_s` apart, if that is more than 0."""
+    """Check a service; twice, `watch_s` apart, for growth if that is more than 0."""
     group = Group("service")
     try:
         ready = client.ask("/health/ready")
@@ -186,7 +186,7 @@ def _clock(group: Group, answer: HttpAnswer) -> None:
 
 
 def _guard(group: Group, client: CheckClient) -> None:
-    """Without a key, admin routes are to be closed or not there."""
+    """Check that admin routes are closed or absent without a key."""
     status = client.ask("/v1/admin/experiment", with_key=False).status
     if status not in (401, 403, 404):
         group.error(

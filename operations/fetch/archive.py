@@ -1,6 +1,5 @@
-"""A bundle as one file: a tar of its files, gzipped or not, whose bytes depend on theirs alone; and back, warily.
-
-What is unpacked are regular files of the names that a bundle has, and nothing else.
+"""A bundle as a tar file, optionally gzipped, whose bytes depend only on the bundle's files; and unpacking,
+defensively: only regular files with a bundle's names.
 """
 
 import gzip
@@ -17,17 +16,17 @@ from msd.contract.files import atomic_file, sha256_file
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 _GZIP = b"\x1f\x8b"
-# Of one member: GNU tar, bsdtar and Python write names and times into headers of their own.
+# Header bytes per member: GNU tar, bsdtar and Python write names and times into extra headers.
 _MAX_HEADER_BYTES = 2**17
 _MAX_MEMBERS = 100
 
 
 class ArchiveError(MsdError):
-    """Not an archive of a bundle, or more than one, or there is no room for it."""
+    """Not a bundle archive, too large, or no room for it."""
 
 
 def pack(folder: Path, path: Path) -> str:
-    """Writes the verified bundle in `folder` to `path`, and gives its SHA-256. Raises BundleError, ArchiveError."""
+    """Write the verified bundle in `folder` to `path`, and return its SHA-256. Raises BundleError, ArchiveError."""
     if not path.name.endswith(SUFFIXES):
         raise ArchiveError(f"{path}: its name must end with {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
     open_bundle(folder, rows=True)
@@ -54,13 +53,13 @@ def _write(folder: Path, file: BinaryIO | gzip.GzipFile) -> None:
 
 
 def unpack(archive: Path, folder: Path, max_bytes: int) -> None:
-    """Puts the files of a bundle into an empty `folder`, reading at most `max_bytes`. Raises ArchiveError."""
+    """Unpack a bundle into an empty `folder`, reading at most `max_bytes`. Raises ArchiveError."""
     with archive.open("rb") as file:
         is_packed = file.read(2) == _GZIP
         file.seek(0)
         stream = _Bounded(gzip.GzipFile(fileobj=file) if is_packed else file, max_bytes)
         try:
-            # As a stream: nothing is read twice, however the archive is made.
+            # As a stream: nothing is read twice, whatever the archive's structure.
             with tarfile.open(fileobj=stream, mode="r|") as tar:
                 _unpack_members(tar, stream, folder)
         except (tarfile.TarError, EOFError, RecursionError, zlib.error, gzip.BadGzipFile) as error:
@@ -84,12 +83,12 @@ def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) 
     parts = [part for part in member.name.split("/") if part not in ("", ".")]
     if member.isdir() and len(parts) < 2 and ".." not in parts:
         return
-    # tar writes what it was told to, `-C runs bundle` too.
+    # tar also writes such prefixes, for `-C runs bundle`
     name = parts[-1] if len(parts) in (1, 2) and not member.name.startswith("/") and parts[0] != ".." else ""
     if not member.isreg() or member.issparse() or name not in FILES:
         raise ArchiveError(f"the archive holds {member.name[:200]!r}, which is not a file of a bundle; use `msd pack`")
     source = tar.extractfile(member)
-    assert source is not None  # a regular file has contents
+    assert source is not None  # a regular file has content
     try:
         with (folder / name).open("xb") as target:
             shutil.copyfileobj(source, target, 2**18)
@@ -98,10 +97,8 @@ def _unpack_member(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) 
 
 
 class _Bounded(io.RawIOBase):
-    """A stream that ends in an error when more is read than there should be.
-
-    A bomb is not waited for, and an endless header, which tarfile would take into memory, is not read.
-    """
+    """A stream that raises if too much is read: decompression bombs, and endless headers, which tarfile would hold in
+    memory."""
 
     def __init__(self, source: BinaryIO | gzip.GzipFile, max_bytes: int) -> None:
         self._source, self._left, self._max = source, max_bytes, max_bytes
@@ -109,7 +106,7 @@ class _Bounded(io.RawIOBase):
         self._allowed = _MAX_HEADER_BYTES
 
     def allow(self, size: int) -> None:
-        """How much may be read until this is said again."""
+        """Set how much may be read until the next call."""
         self._allowed = size
 
     def read(self, size: int = -1, /) -> bytes:

@@ -1,7 +1,7 @@
-"""A bundle by the SHA-256 of its archive: fetched, compared, unpacked, verified, and only then there under its name.
+"""Fetches a bundle by its archive's SHA-256: download, compare, unpack, verify, and only then rename.
 
-What comes is bounded, resumed where it broke off, and of that SHA-256, or not kept. What fails leaves nothing but,
-where it was the network, the part that came, for the next try.
+Downloads are bounded and resumed. A failure leaves nothing except, after a network error, the partial download for the
+next try.
 """
 
 import errno
@@ -25,7 +25,7 @@ from operations.fetch.web import FetchError, Reply, Unavailable, Web
 from service.trust import Trust
 
 ORIGIN = "archive.sha256"
-"""Beside the bundle's files: what they were unpacked from."""
+"""File beside the bundle's files that records their archive."""
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _CHUNK = 2**18
 _TRIES = 6
@@ -34,7 +34,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Fetched(NamedTuple):
-    """The bundle, and whether it had been there before."""
+    """The bundle, and whether it existed already."""
 
     bundle: Bundle
     was_there: bool
@@ -43,7 +43,7 @@ class Fetched(NamedTuple):
 def fetch(
     url: str, digest: str, folder: Path, max_bytes: int, trust: Trust, environ: Mapping[str, str] = os.environ
 ) -> Fetched:
-    """Makes `folder` the bundle whose archive has this digest. Raises MsdErrors that say what is wrong."""
+    """Make `folder` the bundle whose archive has this digest. Raises MsdErrors that say what is wrong."""
     found = _DIGEST.fullmatch(digest)
     if not found:
         raise FetchError(f"--digest: invalid digest {digest[:80]!r}; expected sha256:<64 hex digits>")
@@ -77,11 +77,11 @@ def _bring_bundle(
 
 @contextmanager
 def _alone(part: Path) -> Iterator[Path]:
-    """The part of an archive, once nobody else is at work on it; without anything in it, it does not stay."""
+    """Lock the partial archive; remove it if it stays empty."""
     while True:
         with part.open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            if not _is_at(part, file.fileno()):  # whoever had it was done with it
+            if not _is_at(part, file.fileno()):  # its holder has finished
                 continue
             try:
                 yield part
@@ -103,7 +103,7 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 
 def _present(folder: Path, sha256: str, trust: Trust) -> Bundle | None:
-    """The bundle that was unpacked there before, from that archive, as long as it is whole."""
+    """Return the bundle that was unpacked earlier from that archive, if it is complete."""
     if _origin(folder) != sha256:
         return None
     try:
@@ -122,14 +122,15 @@ def _origin(folder: Path) -> str | None:
 def download(
     web: Web, place: FetchAddress, digest: str, part: Path, max_bytes: int, sleep: Callable[[float], None] = time.sleep
 ) -> None:
-    """Brings the archive to `part`, going on with what an earlier call left there.
+    """Download the archive to `part`, resuming an earlier download.
 
-    Raises Unavailable when it stays away, keeping what came; FetchError when it is another, keeping nothing.
+    Raises Unavailable if the server stays away, keeping the partial file; FetchError if it is another archive, keeping
+    nothing.
     """
     is_resumed = _size(part) > 0
     _bring(web, place, part, max_bytes, sleep)
     found = sha256_file(part)
-    if found != digest and is_resumed:  # what was there may have been of another archive
+    if found != digest and is_resumed:  # the partial file may belong to another archive
         os.truncate(part, 0)
         _bring(web, place, part, max_bytes, sleep)
         found = sha256_file(part)
@@ -158,7 +159,7 @@ def _bring(web: Web, place: FetchAddress, part: Path, max_bytes: int, sleep: Cal
 def _bring_rest(web: Web, place: FetchAddress, part: Path, max_bytes: int) -> None:
     had = _size(part)
     headers = {"Range": f"bytes={had}-"} if had else {}
-    # 416: there is no more than what we have, or it is another file; the digest will tell.
+    # 416: the file is complete, or another one; the digest will tell.
     with web.open(place.address, headers, place.secrets(), expected=416) as reply:
         if reply.status == 416:
             return
@@ -177,7 +178,7 @@ def _bring_rest(web: Web, place: FetchAddress, part: Path, max_bytes: int) -> No
 
 
 def _extent(reply: Reply, had: int, name: str) -> tuple[int, int | None]:
-    """Where in the file the reply's body begins, and how long the whole is, if that is known."""
+    """Return the offset of the reply's body in the file, and the total size, if known."""
     if reply.status == 206:
         found = _RANGE.fullmatch(reply.headers.get("Content-Range", ""))
         if not found or int(found[1]) != had:

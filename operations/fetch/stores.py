@@ -29,14 +29,14 @@ _REPOSITORY = re.compile(r"[a-z0-9]+(?:[._/-]+[a-z0-9]+)*(?::[\w][\w.-]{0,127})?
 _PARAMETER = re.compile(r'(\w+)="([^"]*)"')
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 _AGENTS = ("169.254.170.23", "169.254.170.2", "fd00:ec2::23", "127.0.0.1", "::1", "localhost")
-"""Where a node's agent may be asked without TLS: on the node itself."""
+"""Addresses of node agents, which may be called without TLS: they are on the node itself."""
 _MAX_CREDENTIAL_BYTES = 2**16
 _EMPTY = hashlib.sha256(b"").hexdigest()
 
 
 @dataclass(frozen=True)
 class FetchAddress:
-    """An address, its name for people, and what makes the secret headers of one request for it."""
+    """An address, its name for messages, and a function that makes the secret headers of one request."""
 
     address: str
     name: str
@@ -44,7 +44,8 @@ class FetchAddress:
 
 
 def place_of(url: str, digest: str, environ: Mapping[str, str], web: Web) -> FetchAddress:
-    """Where the archive of this SHA-256 is. Raises FetchError when the URL is of no form, or a registry says no."""
+    """Return where the archive of this SHA-256 is. Raises FetchError for an unknown form of URL, or if a registry
+    refuses."""
     try:
         parts = urlsplit(url)
         host = parts.hostname
@@ -58,7 +59,7 @@ def place_of(url: str, digest: str, environ: Mapping[str, str], web: Web) -> Fet
         return FetchAddress(url, shown(url), lambda: {"Authorization": f"Bearer {token}"} if token else {})
     if parts.scheme == "s3":
         address, region = object_address(parts.netloc, parts.path.lstrip("/"), environ)
-        # Anew for each request: what an identity is given ends within the hour.
+        # Made for each request: credentials of an identity expire within the hour.
         return FetchAddress(address, url, lambda: s3_secrets(address, region, with_identity(environ, region, web)))
     if parts.scheme in ("oci", "oci+http"):
         registry = f"{'https' if parts.scheme == 'oci' else 'http'}://{parts.netloc}"
@@ -69,7 +70,7 @@ def place_of(url: str, digest: str, environ: Mapping[str, str], web: Web) -> Fet
 
 
 def object_address(bucket: str, key: str, environ: Mapping[str, str]) -> tuple[str, str]:
-    """The URL of an object, with the bucket in its path, and the region to sign for. Raises FetchError."""
+    """Return the URL of an object, with the bucket in its path, and the region to sign for. Raises FetchError."""
     if not key or key.endswith("/"):
         raise FetchError(f"s3://{bucket}/{key}: names no object; expected s3://BUCKET/KEY")
     region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or "us-east-1"
@@ -87,9 +88,9 @@ def s3_secrets(
     now: float | None = None,
     signed: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """The headers that a GET of this address needs, now; none without credentials, as for a public bucket.
+    """Return the signed headers for a GET now; none without credentials, as for a public bucket.
 
-    `signed` are other headers of the request that the signature is to cover.
+    `signed` are other headers that the signature covers.
     """
     key_id, key = environ.get("AWS_ACCESS_KEY_ID"), environ.get("AWS_SECRET_ACCESS_KEY")
     if not key_id and not key:
@@ -124,8 +125,8 @@ def _hmac(key: bytes, text: str) -> bytes:
 
 
 def with_identity(environ: Mapping[str, str], region: str, web: Web) -> Mapping[str, str]:
-    """The environment with the credentials of the pod's identity, as they are now; as it is where it has some of its
-    own, or the pod has no identity. Raises FetchError."""
+    """Return the environment with current credentials of the pod's identity; unchanged if it has credentials, or the
+    pod has no identity. Raises FetchError."""
     if any(environ.get(name) for name in _KEYS[:2]):
         return environ
     if agent := environ.get("AWS_CONTAINER_CREDENTIALS_FULL_URI"):
@@ -172,7 +173,7 @@ def _from_sts(role: str, environ: Mapping[str, str], region: str, web: Web) -> d
 
 
 def _token(name: str, environ: Mapping[str, str]) -> str:
-    """What the file says that a variable names, and that is made anew from time to time."""
+    """Return the content of the file that a variable names; it is renewed from time to time."""
     place = environ.get(name)
     if not place:
         raise FetchError(f"{name}: not set; it names the file with the token of the pod's identity")
@@ -183,7 +184,7 @@ def _token(name: str, environ: Mapping[str, str]) -> str:
 
 
 def registry_secrets(registry: str, repository: str, environ: Mapping[str, str], web: Web) -> dict[str, str]:
-    """The header by which a registry lets us read a repository; none where everybody may. Raises FetchError."""
+    """Return the header that grants read access to a repository; none for a public one. Raises FetchError."""
     with web.open(f"{registry}/v2/", {}, {}, expected=401) as reply:
         challenge = reply.headers.get("WWW-Authenticate", "") if reply.status == 401 else ""
     if not challenge:
@@ -205,7 +206,7 @@ def registry_secrets(registry: str, repository: str, environ: Mapping[str, str],
 
 
 def blob_address(registry: str, repository: str, digest: str, secrets: Mapping[str, str], web: Web) -> str:
-    """The URL of the blob. Where there is a tag, it has to be of that very blob. Raises FetchError."""
+    """Return the URL of the blob. A tag must point to that blob. Raises FetchError."""
     if not _REPOSITORY.fullmatch(repository):
         raise FetchError(f"{registry}/{repository}: names no repository; expected oci://REGISTRY/REPOSITORY[:TAG]")
     name, _, tag = repository.partition(":")
@@ -233,7 +234,7 @@ def _json(web: Web, url: str, headers: Mapping[str, str], secrets: Mapping[str, 
 
 
 def _login(host: str, environ: Mapping[str, str]) -> str | None:
-    """User and password for a registry, in base64, from the Docker configuration in the folder DOCKER_CONFIG."""
+    """Return user and password for a registry, in base64, from the Docker configuration in DOCKER_CONFIG."""
     folder = environ.get("DOCKER_CONFIG")
     if not folder:
         return None

@@ -1,7 +1,7 @@
-"""Asks for things over HTTP, with the standard library alone, and sorts failures by whether to try again later.
+"""HTTP client on the standard library, which sorts failures by whether to retry.
 
-Certificates are checked against the system's authorities, or those of SSL_CERT_FILE. A header that is a secret goes
-to the host that it was meant for and is not sent on to where that redirects.
+Certificates are checked against the system's authorities, or those of SSL_CERT_FILE. A secret header is sent only to
+its host, not to a redirect's target.
 """
 
 import http.client
@@ -26,15 +26,15 @@ _ADVICE = {
 
 
 class FetchError(MsdError):
-    """The bundle cannot be fetched, and trying again would not help."""
+    """The bundle cannot be fetched, and retrying would not help."""
 
 
 class Unavailable(FetchError):
-    """The bundle could not be fetched now; it may be there a moment later."""
+    """The bundle could not be fetched now; retrying may help."""
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows as usual, but from TLS nowhere without."""
+    """Follows redirects, but never from TLS to plain HTTP."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Message, newurl: str
@@ -45,7 +45,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 class Web:
-    """Opens addresses of http and https, and no others, wherever a redirect points."""
+    """Opens only http and https addresses, also after redirects."""
 
     def __init__(self) -> None:
         self._opener = urllib.request.OpenerDirector()
@@ -63,8 +63,7 @@ class Web:
     def open(
         self, url: str, headers: Mapping[str, str], secrets: Mapping[str, str], *, expected: int | None = None
     ) -> Reply:
-        """The reply, its body unread. A status of an error is raised, unless it is `expected`, as all that goes
-        wrong."""
+        """Return the reply with an unread body. An error status is raised unless it is `expected`."""
         try:
             request = urllib.request.Request(url, headers=dict(headers))
             for name, value in secrets.items():
@@ -89,12 +88,12 @@ class Web:
             raise FetchError(f"{shown(url)}: {error}") from None
         except (OSError, http.client.HTTPException) as error:
             raise Unavailable(f"{shown(url)}: {_reason(error)}") from None
-        except ValueError as error:  # what is no URL
+        except ValueError as error:  # an invalid URL
             raise FetchError(f"{shown(url)}: {error}") from None
 
 
 def shown(url: str) -> str:
-    """The URL for people: without its query, which may be a signature, and without credentials."""
+    """Return the URL for messages: without its query, which may be a signature, and without credentials."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
