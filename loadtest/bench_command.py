@@ -1,5 +1,5 @@
-"""`msd bench`: our service against a naive one; `msd bench BUNDLE`: the latency of a running service; `msd bench
---graph`: the speed of the graph alone.
+"""`msd bench`: compares our service with a naive one; `msd bench BUNDLE`: latency of a running service; `msd bench
+--graph`: speed of the graph alone.
 """
 
 from typing import Any
@@ -13,7 +13,8 @@ _GRAPH = "--graph"
 
 
 class _Bench(typer.Typer):
-    """Three commands by one name, told apart by --graph and BUNDLE: what they share, --json, means several things."""
+    """Three commands with one name, distinguished by --graph and BUNDLE: their common option --json has different
+    meanings."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as Typer has it
         arguments, name = list(kwargs.pop("args")), kwargs.pop("prog_name")

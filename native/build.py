@@ -1,7 +1,7 @@
 """Builds the native core in place with a C++ compiler: `python -m native.build`. Installing the package does so too.
 
 One file is compiled, for any processor of its architecture: faster instructions are chosen at load time. Without a
-compiler the package works in Python. Imports only the standard library.
+compiler the package works in Python. Needs only the standard library and numpy.
 """
 
 import argparse

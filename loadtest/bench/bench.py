@@ -1,6 +1,6 @@
-"""The benchmark of the service, top to bottom: bundles, services, worker counts, throughput, latency, arrivals, rows.
+"""The service benchmark, top to bottom: bundles, services, worker counts, throughput, latency, arrivals, rows.
 
-All that is compared was run in turns on one machine, which the client shares.
+Everything compared runs in turns on one machine, which the client shares.
 """
 
 import math
@@ -27,7 +27,7 @@ Urls = Mapping[Kind, str]
 
 
 def bench_services(plan: BenchPlan, work: Path, heard: Heard) -> dict[str, Any]:
-    """All figures, ready for JSON. `work` keeps bundles and logs. Raises MsdError where a service fails."""
+    """Return all figures, ready for JSON. `work` keeps bundles and logs. Raises MsdError if a service fails."""
     start = time.perf_counter()
     bundles = made_bundles(work / "bundles", plan.makings, heard)
     rounds_of = RoundRobin(heard, plan.total_seconds)
@@ -81,7 +81,7 @@ def bench_services(plan: BenchPlan, work: Path, heard: Heard) -> dict[str, Any]:
 
 
 def _chosen(rounds_of: RoundRobin, contestants: Contestants, plan: BenchPlan) -> tuple[Best, Urls]:
-    """For each the numbers of workers and of clients at which it scores most; the services with others are stopped."""
+    """Find for each service the numbers of workers and clients with the most throughput; stop the others."""
     urls = contestants.start(Contestant(kind, count, in_redis=True) for count in plan.workers for kind in KINDS)
     tried: dict[Kind, dict[tuple[int, int], float]] = {kind: {} for kind in KINDS}
     for clients in plan.clients:
@@ -123,7 +123,7 @@ def _spent(urls: Urls) -> dict[str, StageSeconds]:
 def _held(
     rounds_of: RoundRobin, contestants: Contestants, plan: BenchPlan, kind: Kind, urls: tuple[Urls, Urls], clients: int
 ) -> ArrivalFigures:
-    """Under arrivals at 70 % of what it can do just then; and at twice that, where it has a strict deadline."""
+    """Measure arrivals at 70 % of the current capacity; and at 200 %, with a strict deadline."""
     usual, strict = (contestants.target(kind, one[kind], plan.candidates) for one in urls)
     capacity = rounds_of.closed("Finding capacity", {kind: usual}, clients, plan.seconds, 1)[kind].merged.goodput
     at70 = rounds_of.open("Holding 70 % of capacity", usual, _HELD_LOAD * capacity, plan.open_seconds, seed=1)
@@ -134,7 +134,7 @@ def _held(
 def _curve(
     rounds_of: RoundRobin, contestants: Contestants, plan: BenchPlan, kind: Kind, url: str, capacity: float
 ) -> list[tuple[float, Outcome]]:
-    """Rates and what came of them."""
+    """Measure latency by rate."""
     target = contestants.target(kind, url, plan.candidates)
     return [
         (

@@ -1,4 +1,4 @@
-"""`msd bench` without a bundle: our service against a naive one, both of which it starts itself."""
+"""`msd bench` without a bundle: compares the service with a naive one; starts both."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ services_app = typer.Typer(add_completion=False)
 
 
 def is_meant(arguments: Sequence[str]) -> bool:
-    """Whether no bundle is named among the arguments, nor an option that this command has not."""
+    """Return whether the arguments name no bundle, and no option of another form."""
     is_value = False
     for argument in arguments:
         if not is_value and argument.partition("=")[0] not in (*_VALUED, *_PLAIN):

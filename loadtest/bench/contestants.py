@@ -1,4 +1,4 @@
-"""The services that run against each other, and what each is asked. Measures nothing."""
+"""The compared services and their requests. Measures nothing."""
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +25,10 @@ FORMS: Mapping[Kind, Form] = {"naive": in_objects, "fp32": in_columns, "best": i
 
 
 class Contestant(NamedTuple):
-    """A kind of service, its number of workers, whether its rows come from Redis, and its deadline if it is not the
-    usual one. Workers are scoring threads of our service, and processes of the naive one.
+    """A kind of service, its number of workers, whether its rows come from Redis, and its deadline if it differs from
+    the default.
+
+    Workers are scoring threads of our service, and processes of the naive one.
     """
 
     kind: Kind
@@ -36,7 +38,7 @@ class Contestant(NamedTuple):
 
 
 class Contestants:
-    """Starts services, stops them, and holds the requests; with the block's end all end."""
+    """Starts and stops services, and holds the requests; everything ends with the block."""
 
     def __init__(self, bundles: Bundles, plan: BenchPlan, logs: Path) -> None:
         self._bundles, self._plan, self._logs = bundles, plan, logs
@@ -56,7 +58,7 @@ class Contestants:
         self._stack.close()
 
     def publish(self) -> None:
-        """Brings both bundles into Redis: a server each, because a server points to one bundle."""
+        """Publish both bundles: one Redis server each, because a server points to one bundle."""
         bundles: dict[Kind, Path] = {"fp32": self._bundles.fp32, "best": self._bundles.best}
         self._redis = {kind: self._stack.enter_context(redis_server()) for kind in bundles}
         with ThreadPoolExecutor() as threads:
@@ -64,12 +66,12 @@ class Contestants:
         self._redis["naive"] = self._redis["fp32"]
 
     def delta_visible_ms(self, kind: Kind, url: str, work: Path) -> float:
-        """How long a changed row takes to be scored with; Redis has it from then on."""
+        """Return the milliseconds from a row's change in Redis until it affects a score."""
         bundle = self._bundles.fp32 if kind == "fp32" else self._bundles.best
         return delta_visible_ms(bundle, self._redis[kind], url, self._bodies[self._plan.candidates][0], work)
 
     def start(self, entries: Iterable[Contestant]) -> dict[Contestant, str]:
-        """The addresses of such services, which by then have near what they bring near at a start."""
+        """Start services, and return their addresses once their caches are warm."""
         new = list(entries)
         for entry in new:
             self._running[entry] = Running(self._service(entry), self._logs)
@@ -82,15 +84,15 @@ class Contestants:
         return {entry: self._running[entry].url for entry in new}
 
     def stop(self, entries: Iterable[Contestant]) -> None:
-        """Ends those that were started."""
+        """Stop all started services."""
         end([self._running.pop(entry) for entry in entries])
 
     def targets(self, urls: Mapping[Kind, str], candidates: int, kinds: Iterable[Kind] = KINDS) -> dict[str, Target]:
-        """Services and what they are asked, the same of all."""
+        """Return the services with their requests, which are the same for all."""
         return {kind: self.target(kind, urls[kind], candidates) for kind in kinds}
 
     def target(self, kind: Kind, url: str, candidates: int) -> Target:
-        """One service, asked for so many candidates at a time."""
+        """Return one service with requests of a number of candidates."""
         if candidates not in self._bodies:
             traffic = Traffic(self._bundles.fp32, candidates, seed=candidates)
             self._bodies[candidates] = some_bodies(traffic, self._plan.bodies if self._is_usual(candidates) else 50)

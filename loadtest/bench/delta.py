@@ -1,4 +1,4 @@
-"""How soon a changed row is scored with: an item gets another's row, and is scored until its score changes."""
+"""Measures how soon a changed row is used: an item gets another's row, and is scored until its score changes."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ _MOVED = 0.5
 
 @dataclass(frozen=True)
 class _Change:
-    """The item that is changed, and the score of the one whose row it gets."""
+    """The changed item, and the score of the item whose row it gets."""
 
     item: str
     like: str
@@ -34,9 +34,9 @@ class _Change:
 
 
 def delta_visible_ms(bundle: Path, redis: str, url: str, body: bytes, work: Path) -> float:
-    """Milliseconds from the row's change in Redis until a reply has the new score.
+    """Return the milliseconds from the row's change in Redis until a reply has the new score.
 
-    `body` is a request for candidates that score differently. Raises ServiceError when the change does not come.
+    `body` is a request for candidates with different scores. Raises ServiceError if the change does not arrive.
     """
     opened = open_bundle(bundle)
     request = json.loads(body)
@@ -70,14 +70,14 @@ def _waited(
 
 
 def _change(request: dict[str, Any], scores: list[float]) -> _Change:
-    """The least likely of the candidates gets the row of the likeliest."""
+    """Give the candidate with the lowest score the row of the highest."""
     ids = request["candidates"]["id"]
     least, most = int(np.argmin(scores)), int(np.argmax(scores))
     return _Change(ids[least], ids[most], scores[least], scores[most])
 
 
 def _delta(bundle: Bundle, change: _Change, work: Path) -> Path:
-    """A folder for `msd publish --delta`, made of the bundle and a copy with the one row changed."""
+    """Make a delta folder from the bundle and a copy with one changed row."""
     copy, out = work / "changed", work / "delta"
     for folder in (copy, out):
         shutil.rmtree(folder, ignore_errors=True)

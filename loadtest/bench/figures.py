@@ -1,4 +1,4 @@
-"""From outcomes to the figures that are told. Measures nothing."""
+"""Converts outcomes to reported figures. Measures nothing."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ _OWN = ("fp32", "best")
 
 @dataclass(frozen=True)
 class Store:
-    """All three services over one kind of store: at capacity, with one client, and our services' own time meanwhile:
-    `spent` with one client, `spent_at_capacity`."""
+    """All three services over one kind of store: at capacity, with one client, and our services' own time: `spent` with
+    one client, `spent_at_capacity`."""
 
     throughput: Mapping[str, Rounds]
     latency: Mapping[str, Rounds]
@@ -24,13 +24,13 @@ class Store:
     spent_at_capacity: Mapping[str, StageSeconds]
 
     def shortest_run_s(self, kind: str) -> float:
-        """How long a run took where runs were faster: a core may be slow to come back from idleness, or to share."""
+        """Return the shortest run time: a core may be slow after idling or when shared."""
         return min(one[kind].mean_ms("run") for one in (self.spent, self.spent_at_capacity)) / 1e3
 
 
 @dataclass(frozen=True)
 class ArrivalFigures:
-    """A service under arrivals at 70 % of its capacity, and at 200 %; that is requests a second, found just before."""
+    """A service under arrivals at 70 % and at 200 % of its capacity, in requests per second, measured just before."""
 
     capacity: float
     at70: Outcome
@@ -39,7 +39,7 @@ class ArrivalFigures:
 
 @dataclass(frozen=True)
 class Best:
-    """At which numbers of workers and clients a service scores most; tried: requests a second by kind and numbers."""
+    """The best numbers of workers and clients; tried: requests per second by kind and numbers."""
 
     workers: Mapping[Any, int]
     clients: Mapping[Any, int]
@@ -48,8 +48,8 @@ class Best:
 
 @dataclass(frozen=True)
 class BenchFigures:
-    """All that was measured. curve: by kind, rates and what came of them; counts: by candidates; cores: of the machine,
-    and `load`, of its capacity, what a service held."""
+    """All measurements. curve: by kind, rates and outcomes; counts: by candidates; cores: of the machine; `load`: the
+    share of capacity in the steady run."""
 
     cores: int
     load: float
@@ -66,7 +66,7 @@ class BenchFigures:
 
 
 def summarised(found: BenchFigures) -> dict[str, Any]:
-    """The keys of the headline first: both services on Redis, ours in the best precision where nothing else is said."""
+    """Return the figures, headline first: both services on Redis, ours in the best precision unless said otherwise."""
     best = _held(found, "best")
     return {
         **_of_store(found.redis),
@@ -122,7 +122,7 @@ def _held(found: BenchFigures, kind: str) -> dict[str, float]:
 
 
 def _limits(found: BenchFigures) -> dict[str, float]:
-    """What some of the figures could come to at most, were there nothing but the model's runs; of times: at least."""
+    """Return upper bounds of figures if only the model ran; for times, lower bounds."""
     store, workers = found.redis, found.best.workers["best"]
     naive = store.throughput["naive"].median(goodput)
     told = {
@@ -138,7 +138,7 @@ def _stages(store: Store, kind: str) -> dict[str, float]:
 
 
 def _absolute(store: Store) -> dict[str, Any]:
-    """Of all rounds together, with the medians of rounds that ratios are made of."""
+    """Return figures of all rounds, and the medians of rounds from which ratios are made."""
     return {
         kind: {
             "at_capacity": {**rounds.merged.as_json(), "median_goodput": _round(rounds.median(goodput))},

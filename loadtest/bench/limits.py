@@ -1,6 +1,5 @@
-"""What the best of services could come to on a machine: one that does nothing but run the model, on every core.
-
-So that what is missed can be told from what is not to be had. Measures nothing.
+"""Upper bounds for any service on a machine: one that only runs the model, on every core. Separates missed aims from
+unreachable ones. Measures nothing.
 """
 
 import heapq
@@ -14,13 +13,14 @@ _SEED = 0
 
 
 def throughput_limit(cores: int, run_s: float, rival_rate: float) -> float:
-    """Throughput over the rival's of a service that has no time but that of its runs, one a core at a time."""
+    """Return the throughput, relative to the rival's, of a service that only runs the model, one run per core at a
+    time."""
     return cores / run_s / rival_rate
 
 
 def latency_limits(servers: int, load: float, percentiles: tuple[float, ...]) -> list[float]:
-    """By percentile, how long a request takes that comes by Poisson's law to so many servers with one queue, which are
-    busy for `load` of the time and take one unit for each request (M/D/c)."""
+    """Return latency percentiles of an M/D/c queue: Poisson arrivals, `servers` with one queue, utilisation `load`,
+    service time one."""
     arrivals = poisson(load * servers, _TURNS, _SEED)
     free_at = [0.0] * servers
     taken = np.empty(len(arrivals))

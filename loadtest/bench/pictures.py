@@ -1,4 +1,4 @@
-"""The benchmark's figures as SVG: latency against load, where a request's time goes, time against candidates."""
+"""The benchmark's figures as SVG: latency against load, stages of a request, time against candidates."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,14 +15,14 @@ _SHOWN_MS = 0.02
 
 
 def load_picture(figures: Figures) -> str:
-    """p50 and p99 by the rate that is offered."""
+    """Draw p50 and p99 by offered rate."""
     kinds = zip(figures["load_curve"].items(), ("C0", "C1"), strict=False)
     curves = [(f"{_name(figures, kind)}, ", colour, points) for (kind, points), colour in kinds]
     return latency_against_load(curves, {}, (6.4, 4.4))
 
 
 def candidates_picture(figures: Figures) -> str:
-    """p50 of one client by the number of candidates."""
+    """Draw p50 of one client by number of candidates."""
     figure, axes = _axes()
     for kind, by_count in figures["p50_ms_by_candidates"].items():
         axes.plot(
@@ -41,7 +41,7 @@ def candidates_picture(figures: Figures) -> str:
 
 
 def stages_picture(figures: Figures) -> str:
-    """The stages of one request, each beginning where the one before it ends."""
+    """Draw the stages of one request as a waterfall."""
     figure, axes = _axes(height=3.0)
     kinds = list(figures["stages_ms"])
     for row, kind in enumerate(kinds):
@@ -63,7 +63,7 @@ PICTURES: Mapping[str, Callable[[Figures], str]] = {
     "stages": stages_picture,
     "candidates": candidates_picture,
 }
-"""What is drawn, by the ending of its file's name."""
+"""Pictures by the suffix of their file name."""
 
 
 def _axes(height: float = 4.4) -> tuple[Figure, Axes]:

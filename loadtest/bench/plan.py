@@ -1,4 +1,4 @@
-"""What `msd bench` measures and for how long. Measures nothing."""
+"""The plan of `msd bench`: what it measures and for how long. Measures nothing."""
 
 from dataclasses import dataclass, field
 
@@ -9,10 +9,9 @@ from model_export.reference.bundles import Makings
 class BenchPlan:
     """The length of each part.
 
-    A round is `seconds` of one service; the throughput has `rounds` of each, in turns, at those numbers of `workers`
-    and `clients` at which it scores most. `loads` are shares of its own capacity, of which 70 % are held for
-    `open_seconds`; offered twice as much, it has `deadline_ms`. Look-ups among `many_rows` are held against those
-    among `few_rows`.
+    A round is `seconds` of one service. Throughput has `rounds` of each service, in turns, with the best numbers of
+    `workers` and `clients`. `loads` are shares of its own capacity, of which 70 % are held for `open_seconds`; 200 %
+    has `deadline_ms`. Look-ups among `many_rows` are compared with those among `few_rows`.
     """
 
     makings: Makings = field(default_factory=Makings)
@@ -30,12 +29,12 @@ class BenchPlan:
 
     @property
     def candidates(self) -> int:
-        """Of a request, where nothing else is said."""
+        """Candidates of a request by default."""
         return self.makings.candidates
 
     @property
     def total_seconds(self) -> float:
-        """How long all of it takes, starting and making not counted."""
+        """Total seconds, without starting services and making bundles."""
         throughput, latency = 3 * self.rounds * self.seconds, 3 * self.rounds * self.short
         files = (throughput + latency) / 2
         chosen = 3 * len(self.workers) * len(self.clients) * 2 * self.short
@@ -46,10 +45,10 @@ class BenchPlan:
 
     @property
     def short(self) -> float:
-        """A round with one client."""
+        """Seconds of a round with one client."""
         return self.seconds / 2
 
     @property
     def overload_seconds(self) -> float:
-        """How long twice the capacity is offered."""
+        """Seconds of overload at twice the capacity."""
         return 2 * self.seconds

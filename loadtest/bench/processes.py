@@ -1,6 +1,5 @@
-"""Services as processes of their own, waited for until they answer, ended with the block.
-
-Knows how each is started. Measures nothing.
+"""Services as child processes: waited for until ready, ended with the block. Knows how each is started. Measures
+nothing.
 """
 
 import os
@@ -40,9 +39,8 @@ class Service:
 
 
 def ours(name: str, bundle: Path, workers: int | Literal["auto"], redis: str | None, **settings: object) -> Service:
-    """`msd serve` with so many scoring threads, its rows from Redis or from the bundle's files; settings by their
-    names.
-    """
+    """Return `msd serve` with a number of scoring threads, rows from Redis or from the bundle's files, and settings by
+    name."""
     store = {"store": "file"} if redis is None else {"store": "redis", "redis_url": redis}
     given = {"workers": workers, "log_level": "warning", "drain_seconds": 0, **store, **settings}
     return Service(
@@ -54,7 +52,7 @@ def ours(name: str, bundle: Path, workers: int | Literal["auto"], redis: str | N
 
 
 def naive(name: str, bundle: Path, graph: Path, workers: int, redis: str | None) -> Service:
-    """The naive service on uvicorn with so many worker processes, its rows from Redis or from memory."""
+    """Return the naive service on uvicorn with a number of worker processes, rows from Redis or from memory."""
     factory = ("--factory", "loadtest.naive.app:app", "--workers", str(workers), "--port", "{port}")
     where = {"NAIVE_BUNDLE": str(bundle), "NAIVE_GRAPH": str(graph)}
     return Service(
@@ -66,10 +64,10 @@ def naive(name: str, bundle: Path, graph: Path, workers: int, redis: str | None)
 
 
 class Running:
-    """A service that was started; what it says goes to a file in `logs`; unless it `is_read`, to a pipe that fills."""
+    """A running service. Its output goes to a file in `logs`; unless it `is_read`, to a pipe that fills up."""
 
     def __init__(self, service: Service, logs: Path, *, is_read: bool = True) -> None:
-        """Raises ServiceError when its command cannot be run."""
+        """Raises ServiceError if its command cannot be run."""
         ports = {name: str(free_port()) for name in ("{port}", "{port 2}", "{port 3}")}
 
         def filled(text: str) -> str:
@@ -86,12 +84,12 @@ class Running:
         self._log.unlink(missing_ok=True)
         if not is_read:
             os.mkfifo(self._log)
-            # Held open, as whoever writes would have to wait for a reader otherwise; and nothing is ever read.
+            # Held open, because a writer would wait for a reader otherwise; it is never read.
             self._reader = os.open(self._log, os.O_RDONLY | os.O_NONBLOCK)
         self.start()
 
     def __enter__(self) -> Self:
-        """Waits until it is ready; it ends with the block."""
+        """Wait until it is ready; it ends with the block."""
         try:
             self.wait()
         except BaseException:
@@ -105,10 +103,10 @@ class Running:
         end([self])
 
     def start(self) -> None:
-        """Start the service, again after `kill`. Raises ServiceError when its command cannot be run."""
+        """Start the service, also again after `kill`. Raises ServiceError if its command cannot be run."""
         with self._log.open("ab") as output:
             try:
-                # In a group of its own, so that what it leaves behind is found.
+                # In a new process group, so that leftover children are found.
                 self._process = subprocess.Popen(
                     self._command, stdout=output, stderr=subprocess.STDOUT, env=self._environment, process_group=0
                 )
@@ -122,7 +120,7 @@ class Running:
         self._process.wait()
 
     def wait(self) -> None:
-        """Until it is ready. Raises ServiceError, which quotes it, when it ends or takes too long."""
+        """Wait until it is ready. Raises ServiceError, quoting its output, if it ends or takes too long."""
         name = self._service.name
 
         def is_ready() -> bool:
@@ -143,18 +141,18 @@ class Running:
         return self._process.pid
 
     def terminate(self) -> None:
-        """Asks it to end."""
+        """Send SIGTERM."""
         self._process.terminate()
 
     def wait_for_end(self) -> int:
-        """Its exit status. Raises ServiceError where it does not end."""
+        """Return its exit status. Raises ServiceError if it does not end."""
         try:
             return self._process.wait(_STOP_WITHIN_S)
         except subprocess.TimeoutExpired:
             raise ServiceError(f"{self._service.name}: did not end within {_STOP_WITHIN_S:.0f} s") from None
 
     def join(self) -> None:
-        """Waits for its end, and ends what it leaves behind: not every server ends its own workers."""
+        """Wait for its end, and end leftover children: not every server ends its own workers."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_STOP_WITHIN_S)
         with suppress(ProcessLookupError):
@@ -169,7 +167,7 @@ class Running:
 
 @contextmanager
 def running(services: Sequence[Service], logs: Path) -> Iterator[list[str]]:
-    """The addresses of services that start, and end, side by side. Raises ServiceError as `Running` does."""
+    """Start services side by side, and yield their addresses. Raises ServiceError as `Running` does."""
     started: list[Running] = []
     try:
         for service in services:
@@ -182,7 +180,7 @@ def running(services: Sequence[Service], logs: Path) -> Iterator[list[str]]:
 
 
 def end(services: Sequence[Running]) -> None:
-    """Ends them side by side."""
+    """End services side by side."""
     for one in services:
         one.terminate()
     for one in services:
@@ -191,14 +189,14 @@ def end(services: Sequence[Running]) -> None:
 
 @contextmanager
 def msd(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """One command of the front door; it has ended when the block has."""
+    """Run a `msd` command within the block."""
     command, pipe = [sys.executable, "-m", "msd", *arguments], subprocess.PIPE
     with subprocess.Popen(command, env=_environment({}), text=True, stdout=pipe, stderr=pipe) as process:
         yield process
 
 
 def told(*arguments: str) -> str:
-    """What a command of the front door prints. Raises ServiceError with what it says where it comes to nothing."""
+    """Return the output of a `msd` command. Raises ServiceError with its output if it fails."""
     with msd(*arguments) as process:
         printed, said = process.communicate()
     if process.returncode and not printed:
@@ -207,12 +205,12 @@ def told(*arguments: str) -> str:
 
 
 def publish(bundle: Path, redis: str) -> None:
-    """`msd publish`. Raises ServiceError with what it says."""
+    """Run `msd publish`. Raises ServiceError with its output."""
     told("publish", str(bundle), "--redis", redis)
 
 
 def _environment(given: Mapping[str, str]) -> dict[str, str]:
-    """This process's own, without what would steer the services otherwise."""
+    """Return this process's environment without variables that would affect the services."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MSD_", "NAIVE_"))}
     root = Path(__file__).parents[2]
     path = os.pathsep.join(filter(None, (str(root), kept.get("PYTHONPATH"))))

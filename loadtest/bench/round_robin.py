@@ -1,4 +1,4 @@
-"""Runs services against each other: a round of each in turn, so that what else the machine does slows all alike."""
+"""Runs services in turns, one round each, so that other work on the machine affects all alike."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ _WARM_UP_S = 0.3
 
 
 class RoundRobin:
-    """Tells how much of all is over, by the seconds that were planned."""
+    """Reports progress by the planned seconds."""
 
     def __init__(self, heard: Heard, total_seconds: float) -> None:
         self._heard, self._total, self._over = heard, total_seconds, 0.0
@@ -21,7 +21,7 @@ class RoundRobin:
     def closed(
         self, doing: str, targets: Targets, clients: int | Mapping[str, int], seconds: float, rounds: int
     ) -> dict[str, Rounds]:
-        """A few clients that send when they have their reply. Raises ClientError when one scores nothing."""
+        """Run a closed loop of a few clients. Raises ClientError if one gets no score."""
         many = dict.fromkeys(targets, clients) if isinstance(clients, int) else clients
         found: dict[str, list[Outcome]] = {name: [] for name in targets}
         for _ in range(rounds):
@@ -33,13 +33,13 @@ class RoundRobin:
         return {name: Rounds(tuple(outcomes)) for name, outcomes in found.items()}
 
     def open(self, doing: str, target: Target, rate: float, seconds: float, seed: int) -> Outcome:
-        """Poisson arrivals at a rate, whatever the service does. Raises ClientError when it scores nothing."""
+        """Run an open loop of Poisson arrivals. Raises ClientError if nothing is scored."""
         self._tell(doing, seconds)
         return _scored(target.url, open_loop(target, poisson(rate, seconds, seed), seconds))
 
     @property
     def so_far(self) -> tuple[int, int]:
-        """Seconds over, of all."""
+        """Return elapsed and total seconds."""
         return round(self._over), round(self._total)
 
     def _tell(self, doing: str, seconds: float) -> None:

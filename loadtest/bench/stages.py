@@ -1,4 +1,4 @@
-"""What a service of ours says of its own time, and of what else it still does, from its metrics. Knows no client."""
+"""Stage times of our service from its metrics. Knows no client."""
 
 import re
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ _FILL = re.compile(r'^msd_fill_state\{state="(?:waiting|filling)"\} (\S+)$', re.
 
 @dataclass(frozen=True)
 class StageSeconds:
-    """Seconds and number, by stage and for whole requests, since a service started or between two moments."""
+    """Seconds and counts by stage and for whole requests, since the start or between two moments."""
 
     seconds: Mapping[str, float]
     counts: Mapping[str, float]
 
     def since(self, before: Self) -> "StageSeconds":
-        """What came after."""
+        """Return the difference to an earlier reading."""
         return StageSeconds(
             {name: value - before.seconds[name] for name, value in self.seconds.items()},
             {name: value - before.counts[name] for name, value in self.counts.items()},
@@ -29,15 +29,15 @@ class StageSeconds:
 
     @property
     def overhead_share(self) -> float:
-        """The share of a request's time in the service that is not the model's run."""
+        """Return the share of a request's time in the service outside the model's run."""
         return 1 - self.seconds["run"] / self.seconds[_WHOLE]
 
     def mean_ms(self, stage: str) -> float:
-        """Of a stage, or of a whole request."""
+        """Return the mean of a stage, or of a whole request."""
         return 1e3 * self.seconds[stage] / self.counts[stage]
 
     def as_json(self, client_ms: float) -> dict[str, float]:
-        """Milliseconds of a request by stage, what is left of the service's, and what only the client sees."""
+        """Return milliseconds by stage, the rest of the service's time, and the rest that only the client sees."""
         stages = {stage: self.mean_ms(stage) for stage in STAGES}
         whole = self.mean_ms(_WHOLE)
         told = {**stages, "http": whole - sum(stages.values()), "wire": client_ms - whole}
@@ -45,12 +45,12 @@ class StageSeconds:
 
 
 def is_filled(url: str) -> bool:
-    """Whether no row store is still filling its cache, which takes CPU from what is measured."""
+    """Return whether no row store is still prefetching, which would use CPU."""
     return not any(float(stores) for stores in _FILL.findall(_metrics(url)))
 
 
 def spent(url: str) -> StageSeconds:
-    """Read from `/metrics`. Raises ClientError where that is not what a service of ours says."""
+    """Read the stage times from `/metrics`. Raises ClientError if they are missing."""
     text = _metrics(url)
     found: dict[str, dict[str, float]] = {"sum": {}, "count": {}}
     for family, kind, stage, value in _SAMPLE.findall(text):

@@ -1,4 +1,4 @@
-"""The figures of the benchmark as tables for a screen. Measures nothing."""
+"""Console tables of the benchmark's figures. Measures nothing."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,7 +12,7 @@ _STORES = (("redis", "rows from Redis"), ("file", "rows in memory or the bundle'
 
 
 def tables(figures: Figures) -> Iterator[Table]:
-    """All services by store, ratios, then ours under arrivals, and where a request's time goes."""
+    """Return the tables: all services by store, ratios, ours under arrivals, and stages of a request."""
     names = {"naive": "naive, fp32", "fp32": "ours, fp32", "best": f"ours, {figures['precision']}"}
     for store, title in _STORES:
         yield _services(figures, store, title, names)

@@ -1,4 +1,4 @@
-"""Attacks by whoever reaches the port: meanwhile the others are scored, and afterwards all is as it was before."""
+"""Attacks by network clients: other clients are scored meanwhile, and afterwards all is as before."""
 
 import json
 import socket
@@ -27,7 +27,7 @@ _HELD_MB = 128.0
 
 
 class _Odd(NamedTuple):
-    """Bytes that are no request as it should be, and the statuses that they may get."""
+    """Malformed bytes, and the statuses that they may get."""
 
     what: str
     request: bytes
@@ -59,7 +59,7 @@ _ODD = (
 
 
 class Attack(Scenario):
-    """One attack after another, and what is no request as it should be."""
+    """One attack after another, and malformed requests."""
 
     name = "attack"
     title = "Attacks by whoever reaches the port"
@@ -86,7 +86,7 @@ class Attack(Scenario):
             self._check("a body is the same in whatever pieces it comes", _in_pieces(target))
             half_closed = _say(target, [target.requests[0]], ends=True)
             self._check("who has said all that he will is answered", half_closed.startswith(b"HTTP/1.1 200"))
-        # Its log goes into a pipe that is full.
+        # Its log goes into a full pipe.
         with self.environment.service("attack-log", is_read=False) as service:
             load, _, _ = self._attacked("unknown", service, self.environment.target(service.url), rate)
             self._tell("stalled_log", load)
@@ -97,7 +97,7 @@ class Attack(Scenario):
     def _attacked(
         self, name: str, service: Running, target: Target, rate: float
     ) -> tuple[BackgroundLoad, float, dict[str, int]]:
-        """The load beside one attack, how much more memory (MB) was held at most, and what came of the attack."""
+        """Return the load during one attack, the peak of additional memory (MB), and the attack's result."""
         seconds, start = self.plan.broken_s, held(service.pid).memory
         most, (host, port) = start, target.place
         number = max(2, round(ATTACKS[name][0] * self.plan.attackers))
@@ -113,14 +113,14 @@ class Attack(Scenario):
                     most = max(most, held(service.pid).memory)
                     time.sleep(0.1)
             said = attacker.stdout.read()
-        # An attack that did not take place would be withstood by anybody.
+        # An attack that did not happen would pass trivially.
         if attacker.returncode:
             raise ServiceError(f"the attack {name!r} ended with {attacker.returncode}; it was not carried out")
         came: dict[str, int] = json.loads(said)
         return load, round((most - start) / _MB, 1), came
 
     def _kill_connections(self, rate: float) -> None:
-        """Redis ends all its connections again and again, while nothing is held in memory."""
+        """Make Redis close all connections repeatedly, without cached rows."""
         with (
             self.environment.redis(self.name) as redis,
             self.environment.service("attack-redis", redis.url, cache_mb=0) as service,
@@ -134,7 +134,7 @@ class Attack(Scenario):
         self._tell("connections", load)
 
     def _tell(self, name: str, load: BackgroundLoad) -> None:
-        """What the others had meanwhile."""
+        """Report the other clients' results."""
         samples = load.timeline.samples
         scored = count(samples, *SCORED) / max(1, len(samples))
         others = {"scored": round(scored, 4), "p99_ms": percentile_ms(samples, 99)}
@@ -148,7 +148,7 @@ class Attack(Scenario):
 
 
 def _scores(target: Target) -> object:
-    """What a good request gets, by and by. Raises ClientError where it gets nothing."""
+    """Return the scores of a good request, retrying for a while. Raises ClientError if it gets none."""
 
     def candidates() -> object:
         with Client(target.url) as client:
@@ -158,7 +158,7 @@ def _scores(target: Target) -> object:
 
 
 def _say(target: Target, pieces: "list[bytes]", *, ends: bool = False) -> bytes:
-    """All that comes back to these writes until the connection ends, or for a while."""
+    """Return everything received after these writes until the connection ends, or a time limit."""
     with socket.create_connection(target.place, timeout=_PATIENCE_S) as link:
         link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         said = b""
@@ -171,7 +171,7 @@ def _say(target: Target, pieces: "list[bytes]", *, ends: bool = False) -> bytes:
                 link.shutdown(socket.SHUT_WR)
             while part := link.recv(65_536):
                 said += part
-        except OSError:  # the service has ended the connection, or says no more; what it said before counts
+        except OSError:  # the service has closed the connection; what it sent before counts
             pass
         return said
 
@@ -183,7 +183,7 @@ def _odd(target: Target, odd: _Odd) -> Check:
 
 
 def _in_pieces(target: Target) -> bool:
-    """One id looks like a header; whole, chunked before it, and cut anywhere about it, the body says the same."""
+    """Check a body whose ID looks like a header: whole, chunked before it, or cut anywhere, it means the same."""
     document = json.loads(target.bodies[0])
     document["candidates"] = {"id": [*document["candidates"]["id"], "Upgrade: websocket"]}
     whole = json.dumps(document).encode()

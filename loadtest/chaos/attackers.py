@@ -1,8 +1,7 @@
-"""Clients that mean harm, each a process of its own, so that it takes no time from the load that is measured beside it.
+"""Hostile clients as child processes, so that they take no time from the measured load.
 
-`python -m loadtest.chaos.attackers NAME CONNECTIONS HOST PORT SECONDS` reads the body of a good request from its input
-and writes, as JSON, how many of its requests got which status. A connection that the service ends counts as
-`closed` and is made anew.
+`python -m loadtest.chaos.attackers NAME CONNECTIONS HOST PORT SECONDS` reads a good request's body from stdin and
+writes its requests' statuses as JSON. A connection closed by the service counts as `closed` and is reopened.
 """
 
 import asyncio
@@ -27,7 +26,7 @@ _EXPLAINED = 200
 
 
 class Attackers:
-    """So many connections that do the same until the time is over."""
+    """A number of connections with the same behaviour until the time is over."""
 
     def __init__(self, place: tuple[str, int], seconds: float, body: bytes) -> None:
         self.came: Counter[str] = Counter()
@@ -36,11 +35,11 @@ class Attackers:
 
     @property
     def goes_on(self) -> bool:
-        """Whether there is time left."""
+        """Return whether there is time left."""
         return time.monotonic() < self._end
 
     async def run(self, number: int, act: Callable[["Attackers", "Link"], Awaitable[None]]) -> None:
-        """`act` on each connection, and again on a new one when that has ended."""
+        """Run `act` on each connection, and again on a new one when it ends."""
 
         async def one() -> None:
             while self.goes_on:
@@ -70,60 +69,60 @@ class Link:
         self._attackers, self._reader, self._writer = attackers, reader, writer
 
     async def send(self, data: bytes) -> None:
-        """Sends, as fast as the service reads."""
+        """Send as fast as the service reads."""
         if self._reader.at_eof():
             raise ConnectionResetError
         self._writer.write(data)
         await self._writer.drain()
 
     async def reply(self) -> None:
-        """Reads and counts one reply."""
+        """Read and count one reply."""
         status, _ = await read_reply(self._reader)
         self._attackers.came[str(status)] += 1
 
     async def until_closed(self) -> None:
-        """Says nothing and waits for the connection's end."""
+        """Wait silently for the connection's end."""
         await self._reader.read()
         raise ConnectionResetError
 
 
 async def silent(attackers: Attackers, link: Link) -> None:
-    """Never speaks."""
+    """Never send anything."""
     await link.until_closed()
 
 
 async def bodies(attackers: Attackers, link: Link) -> None:
-    """All of a body of a mebibyte but its last byte."""
+    """Send a body of 1 MiB without its last byte."""
     await link.send(_HEAD + b"Content-Length: %d\r\n\r\n" % _MEBIBYTE + b" " * (_MEBIBYTE - 1))
     await link.until_closed()
 
 
 async def chunks(attackers: Attackers, link: Link) -> None:
-    """A body of chunks of one byte, without end."""
+    """Send endless chunks of one byte."""
     await link.send(_HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
     while attackers.goes_on:
         await link.send(b"1\r\n \r\n" * 4_096)
 
 
 async def extensions(attackers: Attackers, link: Link) -> None:
-    """One chunk with an extension that does not end."""
+    """Send one chunk with an endless extension."""
     await link.send(_HEAD + b"Transfer-Encoding: chunked\r\n\r\n1;")
     while attackers.goes_on:
         await link.send(b"x" * 65_536)
 
 
 async def explain(attackers: Attackers, link: Link) -> None:
-    """Asks one after another for explanations of as many candidates as may be explained."""
+    """Request explanations of the maximum number of candidates, repeatedly."""
     await _ask(attackers, link, _EXPLAINED, explain=True)
 
 
 async def long(attackers: Attackers, link: Link) -> None:
-    """Asks one after another for as many candidates as there may be, and grants a minute for them."""
+    """Request the maximum number of candidates with a deadline of a minute, repeatedly."""
     await _ask(attackers, link, _MOST)
 
 
 async def unknown(attackers: Attackers, link: Link) -> None:
-    """Asks for paths that are not there, each of which may leave a line in the log."""
+    """Request unknown paths, each of which may cause a log line."""
     while attackers.goes_on:
         await link.send(b"GET /" + b"x" * 200 + b" HTTP/1.1\r\nHost: service\r\n\r\n")
         await link.reply()
@@ -138,11 +137,11 @@ ATTACKS: dict[str, tuple[int, Callable[[Attackers, Link], Awaitable[None]]]] = {
     "long": (16, long),
     "unknown": (4, unknown),
 }
-"""By name: how many connections, and what is done on each."""
+"""By name: number of connections, and behaviour."""
 
 
 async def _ask(attackers: Attackers, link: Link, number: int, **more: object) -> None:
-    """The good request with so many candidates, its own ones over and over, and a minute for them; again and again."""
+    """Send the good request repeatedly with a number of candidates (its own, repeated) and a deadline of a minute."""
     document = json.loads(attackers.body)
     ids = islice(cycle(document["candidates"]["id"]), number)
     body = json.dumps({**document, **more, "candidates": {"id": list(ids)}}).encode()
@@ -153,7 +152,7 @@ async def _ask(attackers: Attackers, link: Link, number: int, **more: object) ->
 
 
 def main(arguments: list[str]) -> None:
-    """One attack."""
+    """Run one attack."""
     name, number, host, port, seconds = arguments
     attackers = Attackers((host, int(port)), float(seconds), sys.stdin.buffer.read())
     asyncio.run(attackers.run(int(number), ATTACKS[name][1]))

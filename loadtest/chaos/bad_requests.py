@@ -1,4 +1,4 @@
-"""Tens of thousands of requests that are wrong: each is refused, none is scored, none brings anything down."""
+"""Tens of thousands of invalid requests: each is refused, none is scored, none causes a failure."""
 
 import json
 import time
@@ -14,14 +14,14 @@ from loadtest.http_client import Client
 _STARTED = "process_start_time_seconds"
 _TIMEOUT_MS = 1_000
 _TURNS = 10
-# Many wait for a while: until the service gives up what does not end.
+# Many of them wait until the service gives up on an unfinished body.
 _CONNECTIONS = 32
 _DEADLINE = "X-Deadline-Ms"
 _LONG_MS = 10_000
 
 
 class BadRequests(Scenario):
-    """Generated from the service's own description, and made by hand."""
+    """Generated from the service's OpenAPI document, and by hand."""
 
     name = "bad-requests"
     title = "Tens of thousands of bad requests"
@@ -64,14 +64,14 @@ class BadRequests(Scenario):
 
 
 def _state(url: str, body: bytes) -> tuple[float, object]:
-    """When the service was started, and what a good request gets."""
+    """Return the service's start time, and the scores of a good request."""
     with Client(url) as client:
         return client.metric(_STARTED), json.loads(client.scored(body).body)["candidates"]
 
 
 def _generated(url: str, number: int) -> tuple[Counter[str], list[str], int, str]:
-    """Requests that the service's own description says are wrong: statuses, what was not as described, how many were
-    taken for good, and why there are none, if there are none."""
+    """Send requests that violate the OpenAPI document. Return statuses, undocumented replies, the number that was
+    accepted, and the reason if none could be made."""
     try:
         import schemathesis
         from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -94,7 +94,7 @@ def _generated(url: str, number: int) -> tuple[Counter[str], list[str], int, str
     @given(case=operation.as_strategy(generation_mode=schemathesis.GenerationMode.NEGATIVE))
     def send(case: Any) -> None:  # noqa: ANN401 - schemathesis's own
         nonlocal taken
-        # A time that is over is a reason of its own to refuse: what is wrong is then rightly not looked for.
+        # An expired deadline is another valid reason to refuse, which would hide the intended one.
         if (granted := (case.headers or {}).get(_DEADLINE, "").strip()).isdigit() and 0 < int(granted) < _LONG_MS:
             case.headers[_DEADLINE] = str(_LONG_MS)
         reply = case.call()

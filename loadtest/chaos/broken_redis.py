@@ -1,5 +1,5 @@
-"""Redis is killed, frozen or emptied while the service scores at half of what it can, and mended again; or what lies
-between them spoils what goes through.
+"""Redis is killed, frozen, emptied or behind a bad proxy while the service scores at half of its capacity, and then
+restored.
 """
 
 from abc import abstractmethod
@@ -15,7 +15,7 @@ from loadtest.chaos.timeline import DEGRADED, count, percentile_ms
 from loadtest.generator import Target
 from loadtest.http_client import Client, ClientError, wait_until
 
-# Until then a cached row may rightly count as fresh.
+# Until then a cached row may correctly count as fresh.
 _FRESH_S = 1.2
 _RECOVERED_S = 3.0
 _PATIENCE_S = 30.0
@@ -23,8 +23,8 @@ _LOOKED_AT = 20
 
 
 def recovered_s(load: BackgroundLoad, target: Target) -> float | None:
-    """When the first request was due after which all are scored in full, if need be after the load's own end; None if
-    they never are."""
+    """Return when the first request was due after which all are scored in full, even after the load's end; None if
+    never."""
     last = load.timeline.last_s(DEGRADED)
     whole = [sample.due_s for sample in load.timeline.samples if sample.kind == "full" and sample.due_s > last]
     if whole:
@@ -43,11 +43,11 @@ def recovered_s(load: BackgroundLoad, target: Target) -> float | None:
 
 
 class BrokenRedis(UnderLoad):
-    """What is not fresh is said to be degraded while it lasts, and soon after all is as before."""
+    """Stale scores are declared as degraded, and full quality returns soon after."""
 
     in_redis = True
     mending_s: float
-    """From then on it may be mended."""
+    """From then on Redis may be restored."""
     recovered_s: float | None
 
     def after(self) -> None:
@@ -55,19 +55,19 @@ class BrokenRedis(UnderLoad):
 
     @property
     def p99_ms(self) -> float | None:
-        """Until all was as before."""
+        """Until full quality returned."""
         return percentile_ms(self.timeline.between(self.broken_s, max(self.mended_s, self.recovered_s or 0) + 1e-6), 99)
 
     @property
     def recover_s(self) -> float | None:
-        """How long full quality took to come back."""
+        """Seconds until full quality returned."""
         return None if self.recovered_s is None else round(max(0.0, self.recovered_s - self.mended_s), 3)
 
     @property
     def unmarked(self) -> int:
-        """Replies that said nothing of what they were made from, while nothing could be fresh."""
+        """Replies without degradation while nothing could be fresh."""
         meanwhile = self.timeline.between(self.broken_s + _FRESH_S, self.mending_s)
-        # What was answered later may have been scored when Redis was back.
+        # Later replies may have been scored with Redis restored.
         return count((sample for sample in meanwhile if sample.over_s < self.mending_s), "full")
 
     def figures(self) -> Mapping[str, Figure]:
@@ -82,18 +82,18 @@ class BrokenRedis(UnderLoad):
 
 
 class BrokenAtOnce(BrokenRedis):
-    """Redis is broken by one act, and mended by another."""
+    """Redis is broken by one action, and restored by another."""
 
     broken: ClassVar[str]
     mended: ClassVar[str]
 
     @abstractmethod
     def break_it(self) -> None:
-        """The one."""
+        """Break Redis."""
 
     @abstractmethod
     def mend_it(self) -> None:
-        """The other."""
+        """Restore Redis."""
 
     def disturb(self) -> None:
         self.break_it()
@@ -104,7 +104,7 @@ class BrokenAtOnce(BrokenRedis):
 
 
 class RedisKill(BrokenAtOnce):
-    """Its connections end, and there are no others."""
+    """kill -9: connections end, and new ones fail."""
 
     name = "redis-kill"
     title = "Redis is killed under load, and started again"
@@ -122,7 +122,7 @@ class RedisKill(BrokenAtOnce):
 
 
 class RedisFreeze(BrokenAtOnce):
-    """It neither answers nor lets go."""
+    """SIGSTOP: it neither answers nor closes connections."""
 
     name = "redis-freeze"
     title = "Redis is frozen under load, and thawed"
@@ -136,7 +136,7 @@ class RedisFreeze(BrokenAtOnce):
 
 
 class RedisFlush(BrokenAtOnce):
-    """It answers, and has nothing."""
+    """It answers, but has no rows."""
 
     name = "redis-flush"
     title = "All rows are flushed under load, and published again"
@@ -150,12 +150,12 @@ class RedisFlush(BrokenAtOnce):
 
 
 class RedisProxy(BrokenRedis):
-    """A proxy before it spoils its replies in one way after another."""
+    """A proxy in front of it disturbs its replies in several ways."""
 
     name = "redis-proxy"
     title = "What lies between service and Redis delays, truncates, resets, and is silent"
     modes: ClassVar[tuple[Mode, ...]] = ("delay", "truncate", "reset", "hold")
-    # Between two ways of breaking it Redis may be heard for a moment, and rows are fresh then.
+    # Between two modes Redis may answer for a moment, and rows are fresh then.
     unmarked = 0
     proxy: Proxy
 
@@ -167,7 +167,7 @@ class RedisProxy(BrokenRedis):
 
     @property
     def each_s(self) -> float:
-        """How long one way lasts."""
+        """Seconds of each mode."""
         return self.plan.broken_s / 2
 
     def seconds(self) -> float:

@@ -1,7 +1,4 @@
-"""Bundles for a service to follow: good ones, told apart by their versions, and bad ones of every kind.
-
-All are copies; what they are made of stays as it is.
-"""
+"""Bundles for a service to follow: good ones with different versions, and every kind of bad one. All are copies."""
 
 import json
 import os
@@ -26,17 +23,17 @@ CURRENT = "current"
 
 
 def good_bundle(source: Path, folder: Path, version: str) -> Path:
-    """The bundle under another version, which its replies carry."""
+    """Copy the bundle with another version, which its replies carry."""
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns(MARKER))
     _seal(folder, model_version=version)
     return folder
 
 
 def bad_bundles(good: Path, other: Path, folder: Path) -> list[Path]:
-    """A bundle of each kind that has to be refused, by what is wrong with it.
+    """Return a bundle of each kind that must be refused, by defect.
 
-    Two kinds take what is `other`'s, and are left out where that is no other's: bundles of one graph in two precisions
-    share graph and rows.
+    Two kinds use parts of `other`, and are left out if it has the same graph and rows, such as bundles of one graph in
+    two precisions.
     """
     is_foreign = open_bundle(good).bundle_id != open_bundle(other).bundle_id
     kinds = {**_SPOILERS, **_FOREIGN} if is_foreign else _SPOILERS
@@ -44,7 +41,7 @@ def bad_bundles(good: Path, other: Path, folder: Path) -> list[Path]:
 
 
 def point_to(folder: Path, name: str) -> None:
-    """Moves the pointer of a folder of bundles, in one step."""
+    """Move the pointer of a folder of bundles atomically."""
     fresh = folder / f".{CURRENT}"
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(name)
@@ -58,13 +55,13 @@ def _bad(good: Path, folder: Path, spoil: Callable[[Path, Path], object], other:
 
 
 def _seal(folder: Path, **changes: object) -> None:
-    """Writes a manifest that is right about the files as they are."""
+    """Write a manifest that matches the current files."""
     document = json.loads((folder / MANIFEST).read_text("utf-8"))
     write_manifest(folder, Manifest.model_validate({**document, "files": file_entries(folder), **changes}))
 
 
 def _flip(path: Path) -> None:
-    """One bit, in the middle."""
+    """Flip one bit in the middle."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -75,7 +72,7 @@ def _truncate(path: Path) -> None:
 
 
 def _change(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """The manifest's document, which is not sealed anew."""
+    """Change the manifest without sealing it again."""
     path = folder / MANIFEST
     document = json.loads(path.read_text("utf-8"))
     change(document)
@@ -83,7 +80,7 @@ def _change(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def _goldens_not_reproduced(folder: Path) -> None:
-    """Sealed anew: only running the model tells."""
+    """Sealed again: only a model run reveals it."""
     path = folder / GOLDENS
     lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
     for line in lines:
@@ -93,7 +90,7 @@ def _goldens_not_reproduced(folder: Path) -> None:
 
 
 def _rows_foreign(folder: Path, other: Path) -> None:
-    """Sealed anew, so that its hashes are right: the rows themselves say whose they are."""
+    """Sealed again, so its hashes are right: the rows themselves name their bundle."""
     shutil.copyfile(other / ROWS["item"], folder / ROWS["item"])
     _seal(folder)
 

@@ -1,4 +1,4 @@
-"""Runs scenarios one after another and keeps what each has found in its folder, so that one alone can be run again."""
+"""Runs scenarios one after another and stores each result in its folder, so that single scenarios can be repeated."""
 
 import json
 import shutil
@@ -21,12 +21,12 @@ KEYS = (
     *("sigterm_lost", "rss_growth", "bad_requests", "bad_requests_5xx", "replay_mismatches"),
     *("cold_hot_p99_ratio", "live_auc", "frozen_auc", "events_lost"),
 )
-"""Of the summary, in this order."""
+"""Keys of the summary, in this order."""
 _FOUND = "found.json"
 
 
 def run_chaos(environment: Environment, chosen: Sequence[type[Scenario]]) -> dict[str, Any]:
-    """Runs the chosen ones; the summary of these and of those whose findings are still there from before."""
+    """Run the chosen scenarios; return the summary of these and of stored results."""
     start = time.perf_counter()
     for place, scenario in enumerate(chosen):
         environment.heard(scenario.title, place, len(chosen))
@@ -39,7 +39,7 @@ def run_chaos(environment: Environment, chosen: Sequence[type[Scenario]]) -> dic
 
 
 def summarised(environment: Environment, seconds: float) -> dict[str, Any]:
-    """The figures that are told, each a null with its reason where it could not be found; then all scenarios."""
+    """Return the reported figures, null with a reason if unavailable; then all scenarios."""
     scenarios = {scenario.name: _kept(environment, scenario) for scenario in SCENARIOS}
     figures: dict[str, Any] = dict.fromkeys(KEYS)
     reasons = dict.fromkeys(KEYS, "no scenario finds it")
@@ -66,7 +66,7 @@ def summarised(environment: Environment, seconds: float) -> dict[str, Any]:
 
 
 def timeline_of(environment: Environment, name: str) -> Mapping[str, Any] | None:
-    """What happened when, if the scenario has been run."""
+    """Return a scenario's timeline, if it has been run."""
     path = environment.work / name / _FOUND
     if not path.exists():
         return None
@@ -81,7 +81,7 @@ def _run(environment: Environment, scenario: type[Scenario]) -> dict[str, Any]:
         found = scenario(environment).run()
     except MsdError as error:
         reason = str(error)
-    except Exception as error:  # one that fails, whatever it is by, does not take the others with it
+    except Exception as error:  # a failing scenario, whatever the error, must not stop the others
         reason = f"{type(error).__name__}: {error}"
     return {
         "title": scenario.title,
@@ -110,14 +110,14 @@ def _is_broken(check: Mapping[str, Any]) -> bool:
 
 
 def _stolen_share(before: tuple[int, int], now: tuple[int, int]) -> float | None:
-    """Of the cores' time, from 0 to 1, what other machines on the same host took; None where the system does not tell.
-    Where that is much, no figure of time holds."""
+    """Return the share of CPU time, from 0 to 1, stolen by other virtual machines; None if unknown. If it is large, no
+    time figure is reliable."""
     (stolen, total), (stolen_now, total_now) = before, now
     return round((stolen_now - stolen) / (total_now - total), 4) if total_now > total else None
 
 
 def _ticks() -> tuple[int, int]:
-    """Stolen, and in all."""
+    """Return stolen and total ticks."""
     try:
         ticks = [int(one) for one in Path("/proc/stat").read_text().split(maxsplit=9)[1:9]]
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Clients that send their requests drop by drop, stop in the middle, or vanish; the others do not notice."""
+"""Clients that send byte by byte, stop in the middle, or vanish; other clients are unaffected."""
 
 import socket
 import struct
@@ -18,7 +18,7 @@ _PATIENCE_S = 30.0
 
 
 class BadClients(UnderLoad):
-    """Slow ones are sent away in the end, and nothing of any is left."""
+    """Slow clients are disconnected in the end, and nothing remains of any."""
 
     name = "clients"
     title = "Slow clients, and clients that vanish"
@@ -33,9 +33,9 @@ class BadClients(UnderLoad):
     def disturb(self) -> None:
         number = self.plan.slow_clients
         start = self.load.mark(f"{number} slow clients, {number} that stop, others that vanish")
-        # They have begun a head, of which they send a byte now and then.
+        # They send a head byte by byte.
         slow = self._sent(number, [b"POST /v1/score HTTP/1.1\r\nHost: service\r\nX: "])
-        # They have sent all but the last byte of a request, which never comes.
+        # They send a request without its last byte.
         stuck = self._sent(number, [request[:-1] for request in self.target.requests])
         while self.load.now_s < start + self.plan.broken_s:
             for one in slow:
@@ -70,7 +70,7 @@ class BadClients(UnderLoad):
         return found
 
     def _vanish(self, number: int) -> None:
-        """Whole requests whose senders are gone, with a reset, before there can be a reply."""
+        """Send whole requests and reset before a reply."""
         for place in range(number):
             with self._connection() as one:
                 one.sendall(self.target.requests[place % len(self.target.requests)])
@@ -79,7 +79,7 @@ class BadClients(UnderLoad):
 
 
 def _is_closed(one: socket.socket) -> bool:
-    """Whether the service has ended it, with an answer or without."""
+    """Return whether the service has closed it, with or without an answer."""
     with one:
         try:
             while one.recv(65_536):

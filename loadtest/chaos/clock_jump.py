@@ -1,7 +1,7 @@
-"""The machine's clock jumps by a day, by years, and back, under load: nothing but the ages of counts knows of it.
+"""The clock jumps by a day, by years, and back, under load: only ages of counts change.
 
-A process's own clock cannot be set for it from outside; so the service is run with a module before all others that adds
-to what `time.time` says the number of seconds that a file holds.
+A process's clock cannot be set from outside, so the service runs with a module that adds the number in a file to
+`time.time`.
 """
 
 import json
@@ -38,7 +38,7 @@ time.time = _shifted
 
 
 class ClockJump(UnderLoad):
-    """Rows look years old, and all else is as it was."""
+    """Rows look years old; nothing else changes."""
 
     name = "clock-jump"
     title = "The clock jumps"
@@ -50,7 +50,7 @@ class ClockJump(UnderLoad):
 
     @property
     def each_s(self) -> float:
-        """How long the clock is left at one time."""
+        """Seconds at each clock setting."""
         return self.plan.broken_s / len(_JUMPS) * 2
 
     def seconds(self) -> float:
@@ -70,25 +70,25 @@ class ClockJump(UnderLoad):
             self.aged.append(self._aged_s())
 
     def checks(self) -> Iterable[Check]:
-        # By phases: over all, years forward and years back make up for each other.
+        # By phase: in total, years forward and years back cancel out.
         farthest = max(after - before for before, after in pairwise(self.aged))
         yield Check("the service's clock has jumped: rows look years old to it", farthest > _JUMPS[1][1])
         yield Check("no row is taken for stale", count(self.timeline.samples, *DEGRADED) == 0)
         yield Check("requests that say when they are get the same scores, to the bit", all(self.same))
 
     def _aged_s(self) -> float:
-        """The ages of all rows that were looked at, added up."""
+        """Return the summed ages of all observed rows."""
         with Client(self.service.url) as client:
             return client.metric('msd_row_age_seconds_sum{side="user"}')
 
     def _scores(self) -> list[object]:
-        """Of the few requests that say when they are."""
+        """Return the scores of requests that set `at`."""
         with Client(self.service.url) as client:
             return [json.loads(client.scored(body).body)["candidates"] for body in self.timed]
 
 
 class _Clock:
-    """A folder for PYTHONPATH, whose module shifts the clock."""
+    """A folder for PYTHONPATH with a module that shifts the clock."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -98,13 +98,13 @@ class _Clock:
         (folder / "sitecustomize.py").write_text(_SHIFTED.format(path=str(self._file), size=_BYTES))
 
     def jump(self, seconds: float) -> None:
-        """So many seconds from what it is. Written over itself: readers have it open."""
+        """Shift the clock by seconds. Overwritten in place, because readers have it open."""
         with self._file.open("r+b" if self._file.exists() else "wb") as file:
             file.write(f"{seconds:<{_BYTES}}".encode())
 
 
 def _without_time(body: bytes) -> bytes:
-    """A request for the same, which leaves the time to the service's clock."""
+    """Return the same request without `at`."""
     document = json.loads(body)
     del document["at"]
     return http_request("/v1/score", json.dumps(document).encode())

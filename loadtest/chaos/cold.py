@@ -1,4 +1,4 @@
-"""Ads that nobody knows come with their texts, as many as the encoder takes; requests for known ads do not notice."""
+"""Unknown ads with texts, at the encoder's limit; requests for known ads are unaffected."""
 
 import itertools
 import json
@@ -17,14 +17,14 @@ from loadtest.http_client import Client, ClientError, wait_until
 from msd.contract.bundle import ENCODER, open_bundle
 
 _RATIO = 1.3
-# Beyond what the encoder takes a second, so that it is at its bound all the time.
+# Above the encoder's rate, so that it is always at its limit.
 _PER_S, _ASKED_PER_S, _ADS = 20.0, 30.0, 4
-# Of known ads: fewer would not tell what they notice.
+# Requests for known ads: fewer would show no effect.
 _LEAST_PER_S = 30.0
 
 
 class _ColdClient:
-    """Asks for ads of its own; `rungs` are what they got."""
+    """Requests new ads; `rungs` are the results."""
 
     def __init__(self, target: Target) -> None:
         self.rungs: Counter[str] = Counter()
@@ -41,7 +41,7 @@ class _ColdClient:
         self.wrong.append(str(error))
 
     def ask(self, client: Client, number: int) -> str:
-        """`encoded` if one of a few ads is, whose texts no others have; `failed` where there is no reply of 200."""
+        """Return `encoded` if one of a few ads with unique texts is; `failed` without a 200 reply."""
         names = [f"cold-{number}-{place}" for place in range(_ADS)]
         document = self._document | {
             "candidates": {"id": names},
@@ -56,7 +56,7 @@ class _ColdClient:
 
 
 class Cold(UnderLoad):
-    """The encoder's work is beside theirs."""
+    """Encoding does not slow down other requests."""
 
     name = "cold"
     title = "Cold ads at the encoder's bound"
@@ -68,7 +68,7 @@ class Cold(UnderLoad):
 
     @cached_property
     def bundle(self) -> Path:
-        """One that can encode texts: the one that is served, or a trained one. Raises Unable where there is none."""
+        """Return a bundle that can encode texts: the served one, or a trained one. Raises Unable if there is none."""
         if ENCODER in open_bundle(self.environment.bundle).manifest.files:
             return self.environment.bundle
         found = trained(self.environment).bundle.absolute()
@@ -87,7 +87,7 @@ class Cold(UnderLoad):
     def before(self) -> None:
         self.cold = _ColdClient(self.target)
         with Client(self.service.url) as client:
-            # The same texts, which are encoded by and by: others each time would wait behind all before them.
+            # The same texts, which are encoded in time: new ones each time would wait behind all earlier ones.
             wait_until("a text is encoded", lambda: self.cold.ask(client, -1) == "encoded")
 
     def disturb(self) -> None:
@@ -102,18 +102,18 @@ class Cold(UnderLoad):
 
     @property
     def during_ms(self) -> float | None:
-        """Of known ads, p99 beside cold ones."""
+        """p99 of known ads with cold ads."""
         return percentile_ms(self.timeline.between(self.broken_s, self.mended_s), 99)
 
     @property
     def rest_ms(self) -> float | None:
-        """The same before and after, which are as much at rest as each other."""
+        """p99 of known ads before and after."""
         after = self.timeline.between(self.mended_s + 1.0, self.load.seconds)
         return percentile_ms(self.timeline.between(0.0, self.broken_s) + after, 99)
 
     @property
     def ratio(self) -> float | None:
-        """The one by the other."""
+        """The ratio of both."""
         return round(self.during_ms / self.rest_ms, 3) if self.rest_ms and self.during_ms else None
 
     def figures(self) -> Mapping[str, Figure]:
@@ -135,6 +135,6 @@ class Cold(UnderLoad):
         yield Check(what, bool(ratio and ratio <= _RATIO), True)
 
     def _texts(self) -> float:
-        """How many the service has encoded so far."""
+        """Return the number of encoded texts."""
         with Client(self.service.url) as client:
             return client.metric("msd_encoder_texts_total")

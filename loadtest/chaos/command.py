@@ -1,4 +1,4 @@
-"""`msd chaos`: breaks a service that it starts itself, in many ways, and tells what came of it."""
+"""`msd chaos`: starts a service, breaks it in many ways, and reports the results."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,7 +67,7 @@ def _chosen(only: str) -> "Sequence[type[Scenario]]":
 
 
 def _reference(work: Path, heard: Heard) -> tuple[Path, Path]:
-    """The same model in the best precision and in fp32, whose scores differ a little."""
+    """Return the reference model in the best precision and in fp32, whose scores differ slightly."""
     from model_export.reference.bundles import Makings, made_bundles
 
     bundles = made_bundles(work / "bundles", Makings(), heard)

@@ -1,4 +1,4 @@
-"""The graph on BentoML, which reads JSON: run in an environment of its own."""
+"""The graph on BentoML, over JSON; runs in its own environment."""
 
 import os
 
@@ -17,5 +17,5 @@ class Api:
 
     @bentoml.api  # type: ignore[untyped-decorator]
     def score(self, tensors: str) -> dict[str, list[float]]:
-        """Scores [N] of the tensors in a body."""
+        """Return scores [N] of the tensors in a body."""
         return {"pctr": self._scorer(from_json(tensors)).tolist()}

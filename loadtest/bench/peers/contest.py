@@ -1,6 +1,7 @@
-"""Our service against general model servers, in turns: the same graph, as many workers, and the graph as it was traced.
+"""Compares our service with general model servers, in turns: the same graph with as many workers, and the graph as
+traced.
 
-Ours looks rows up in Redis meanwhile; a peer is sent all tensors, ready to be run.
+Ours looks rows up in Redis; a peer gets all tensors, ready to run.
 """
 
 import json
@@ -38,7 +39,7 @@ _TOLERANCE = 1e-5
 
 
 class Ways(StrEnum):
-    """The graph as the service runs it, in the best precision that a peer can run, and as it was traced."""
+    """The graph as the service runs it, in the best precision of a peer, and as traced."""
 
     FP32 = "fp32"
     BEST = "best"
@@ -47,7 +48,7 @@ class Ways(StrEnum):
 
 @dataclass(frozen=True)
 class _Way:
-    """A graph that a peer is given, and which of our services is held against it."""
+    """A peer's graph, and our service to compare with."""
 
     name: Ways
     graph: Path
@@ -55,7 +56,7 @@ class _Way:
 
 
 def bench_peers(plan: BenchPlan, work: Path, heard: Heard, peers: Sequence[Peer] = PEERS) -> dict[str, Any]:
-    """All figures, ready for JSON; a peer that cannot be installed or started is left out with its reason."""
+    """Return all figures, ready for JSON; a peer that cannot be installed or started is left out with its reason."""
     bundles = made_bundles(work / "bundles", plan.makings, heard)
     ways, workers = _ways(bundles), max(plan.workers)
     rounds_of = RoundRobin(heard, len(peers) * len(ways) * 2 * plan.rounds * plan.seconds)
@@ -89,7 +90,7 @@ def bench_peers(plan: BenchPlan, work: Path, heard: Heard, peers: Sequence[Peer]
 
 
 def _ways(bundles: Bundles) -> list[_Way]:
-    """What is run in bf16 is the graph in fp32, by a runtime that peers do not bring along."""
+    """Return the compared graphs. bf16 runs the fp32 graph on a runtime that peers do not include."""
     lower = bundles.best if bundles.precision == "int8" else bundles.fp32
     return [
         _Way(Ways.FP32, bundles.fp32 / RANKER, "fp32"),
@@ -99,7 +100,7 @@ def _ways(bundles: Bundles) -> list[_Way]:
 
 
 def _requests(bundle: Path, candidates: int) -> list[Tensors]:
-    """The tensors of some requests."""
+    """Return the tensors of some requests."""
     rows = BundleRows(open_bundle(bundle))
     bodies = some_bodies(Traffic(bundle, candidates, seed=candidates), _BODIES)
     return [rows.tensors(rows.golden(json.loads(body))) for body in bodies]
@@ -115,7 +116,8 @@ def _against(
     asked: Sequence[Tensors],
     logs: Path,
 ) -> dict[str, Rounds]:
-    """Ours and the peer at capacity, in turns. Raises ServiceError where it does not start, or scores otherwise."""
+    """Measure ours and the peer at capacity, in turns. Raises ServiceError if the peer does not start, or returns other
+    scores."""
     session = onnxruntime.InferenceSession(str(way.graph), providers=["CPUExecutionProvider"])
     names = [one.name for one in session.get_inputs()]
     tensors = [{name: one[name] for name in names} for one in asked]
@@ -132,7 +134,7 @@ def _against(
 
 
 def _check(peer: Peer, url: str, request: bytes, expected: NDArray[np.float32]) -> None:
-    """That it does what it is timed for."""
+    """Check that the peer returns correct scores."""
     head, _, body = request.partition(b"\r\n\r\n")
     with Client(url) as client:
         reply = client.post(head.split()[1].decode(), body, headers_of(request))

@@ -1,4 +1,4 @@
-"""An environment of its own for each peer, made once: what one needs may not suit another, nor us."""
+"""A virtual environment for each peer, made once, because their requirements conflict."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ _WITHIN_S = 900
 
 
 def installed(peer: Peer, folder: Path) -> Path:
-    """The folder of its programs. Raises ServiceError with pip's last words."""
+    """Return the folder of its programs. Raises ServiceError with pip's last lines."""
     start, run = time.perf_counter(), fingerprint_of(_FORMAT, peer.packages, sys.version)
     if not is_done(folder, run):
         _run(peer, [sys.executable, "-m", "venv", "--clear", str(folder)])
@@ -24,7 +24,7 @@ def installed(peer: Peer, folder: Path) -> Path:
 
 
 def version_of(peer: Peer, programs: Path) -> str:
-    """The version of the server that is installed."""
+    """Return the installed server's version."""
     package = peer.packages[0].partition(">")[0].partition("[")[0]
     code = f"import importlib.metadata; print(importlib.metadata.version({package!r}))"
     return _run(peer, [str(programs / "python"), "-c", code]).strip()

@@ -1,4 +1,4 @@
-"""The graph on LitServe, which reads JSON: run in an environment of its own."""
+"""The graph on LitServe, over JSON; runs in its own environment."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""The graph on MLServer, which reads the Open Inference Protocol: run in an environment of its own."""
+"""The graph on MLServer, over the Open Inference Protocol; runs in its own environment."""
 
 from mlserver import MLModel
 from mlserver.codecs import Base64Codec, NumpyCodec

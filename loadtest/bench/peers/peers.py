@@ -1,6 +1,6 @@
-"""General model servers that may stand in for ours, and how each is started with the same graph. Measures nothing.
+"""General model servers, and how each starts with the same graph. Measures nothing.
 
-None of them knows users or items: a client of theirs has to bring all tensors along.
+None of them knows users or items: their clients have to send all tensors.
 """
 
 import base64
@@ -35,7 +35,7 @@ class Peer:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def service(self, name: str, programs: Path, graph: Path, workers: int, threads: int) -> Service:
-        """The server, from the folder of its environment's programs."""
+        """Return the server as a service, from the folder of its environment's programs."""
         given = {GRAPH: str(graph.absolute()), WORKERS: str(workers), THREADS: str(threads), PORT: "{port}"}
         program, *rest = self.command
         environment = {**given, **{key: value.format(workers=workers) for key, value in self.environment.items()}}
@@ -62,7 +62,7 @@ def _pctr(body: bytes) -> list[float]:
 PEERS = (
     Peer(
         name="mlserver",
-        # It asks for an event loop in a way that later versions of uvloop do not answer.
+        # It gets an event loop in a way that later versions of uvloop do not support.
         packages=("mlserver>=1.6,<2", "uvloop<0.22", "onnxruntime>=1.20,<2"),
         command=("mlserver", "start", str(Path(__file__).with_name("mlserver"))),
         health="/v2/health/ready",

@@ -1,4 +1,4 @@
-"""The graph on Ray Serve, which hands raw bodies on: run in an environment of its own."""
+"""The graph on Ray Serve, over raw bodies; runs in its own environment."""
 
 import os
 import time
@@ -20,7 +20,7 @@ class Api:
         self._scorer = Scorer()
 
     async def __call__(self, request: Request) -> dict[str, list[float]]:
-        """Scores [N] of the tensors in a body."""
+        """Return scores [N] of the tensors in a body."""
         return {"pctr": self._scorer(unpack(await request.body())).tolist()}
 
 

@@ -1,4 +1,4 @@
-"""Our service beside its peers, as a table for a screen. Measures nothing."""
+"""Console table of our service and its peers. Measures nothing."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,7 +10,8 @@ from msd.report import table
 
 
 def peer_tables(figures: Mapping[str, Any]) -> Iterator[Table]:
-    """Requests a second of each peer, ours in the same rounds and their ratio, by graph; then who was left out."""
+    """Return a table by graph: requests per second of each peer, ours in the same rounds, and their ratio; then the
+    peers that were left out."""
     workers, count = figures["workers"], figures["candidates"]
     titles = {
         Ways.FP32: "factorised, fp32",

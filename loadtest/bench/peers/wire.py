@@ -1,6 +1,5 @@
-"""Tensors as bytes, for the bodies of requests to peers: a JSON head that names them, then their numbers in turn.
-
-Imported in the peers' own environments too: needs nothing but numpy.
+"""Tensors as bytes, for requests to peers: a JSON head that names them, then their values. Also imported in the peers'
+environments: needs only numpy.
 """
 
 import base64
@@ -17,13 +16,13 @@ _LENGTH = struct.Struct("<I")
 
 
 def pack(tensors: Mapping[str, NDArray[Any]]) -> bytes:
-    """All of them, in their order."""
+    """Pack tensors, in order."""
     head = json.dumps([[name, one.dtype.str, one.shape] for name, one in tensors.items()]).encode()
     return b"".join([_LENGTH.pack(len(head)), head, *(np.ascontiguousarray(one).tobytes() for one in tensors.values())])
 
 
 def unpack(body: bytes) -> Tensors:
-    """What was packed, without a copy. Raises ValueError for anything else."""
+    """Unpack tensors, without a copy. Raises ValueError for anything else."""
     (length,) = _LENGTH.unpack_from(body)
     place = _LENGTH.size + length
     tensors: Tensors = {}
@@ -35,10 +34,10 @@ def unpack(body: bytes) -> Tensors:
 
 
 def in_json(tensors: Mapping[str, NDArray[Any]]) -> bytes:
-    """The same as base64 in a JSON object, for servers that read JSON alone."""
+    """Pack tensors as base64 in a JSON object, for servers that read only JSON."""
     return json.dumps({"tensors": base64.b64encode(pack(tensors)).decode()}).encode()
 
 
 def from_json(tensors: str) -> Tensors:
-    """What that object holds. Raises ValueError for anything else."""
+    """Unpack that object. Raises ValueError for anything else."""
     return unpack(base64.b64decode(tensors, validate=True))
