@@ -1,7 +1,6 @@
-"""One keep-alive HTTP/1.1 connection of the load generator: a request's bytes go out, status and body come back.
+"""One keep-alive HTTP/1.1 connection of the load generator: sends request bytes, returns status and body.
 
-As lean as may be, because it takes its time from the same cores as the service: a socket and a parser, without an event
-loop's layers.
+As lean as possible, because it shares the service's cores: a socket and a parser, without an event loop's layers.
 """
 
 import os
@@ -18,32 +17,31 @@ _READ_BYTES = 65_536
 
 
 class Address(NamedTuple):
-    """Where a service listens, as the kernel knows it."""
+    """A service's socket address."""
 
     family: int
     place: tuple[str | int | bytes, ...]
 
 
 class Listener(Protocol):
-    """Hears of a connection's beginning, its replies and its end."""
+    """Callbacks for a connection's start, replies and end."""
 
     def opened(self, connection: "Connection") -> None:
-        """Requests may be sent."""
+        """The connection is open."""
 
     def replied(self, connection: "Connection", status: int) -> None:
-        """The reply to the request that was sent is complete."""
+        """The reply is complete."""
 
     def ended(self, connection: "Connection", error: OSError | None) -> None:
-        """There will be no further reply; with an error where there never was a connection."""
+        """The connection has ended; with an error if it was never open."""
 
 
 class Connection:
-    """Carries one request at a time; `intended` is when that was to be sent, and `sent` when it was, by
-    `time.monotonic`.
-    """
+    """Carries one request at a time; `intended` is when it was due, and `sent` when it was sent, by
+    `time.monotonic`."""
 
     def __init__(self, address: Address, watch: BaseSelector, listener: Listener) -> None:
-        """Begins to connect. The watch has the connection's `ready` called. Raises OSError."""
+        """Start connecting. The watch calls the connection's `ready`. Raises OSError."""
         self._watch = watch
         self._listener = listener
         self._parser = httptools.HttpResponseParser(self)
@@ -53,7 +51,7 @@ class Connection:
         self.intended: float | None = None
         self.sent = 0.0
         self.is_open = False
-        """Whether a request may be sent."""
+        """Whether the connection is open."""
         self._socket = socket.socket(address.family, socket.SOCK_STREAM)
         self._socket.setblocking(False)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -64,7 +62,7 @@ class Connection:
         watch.register(self._socket, EVENT_WRITE, self.ready)
 
     def ready(self, events: int) -> None:
-        """The socket can be read or written."""
+        """Handle a readable or writable socket."""
         if not self.is_open:
             self._connected()
             return
@@ -75,23 +73,23 @@ class Connection:
             self._read()
 
     def send(self, request: bytes, intended: float) -> None:
-        """Sends one; the one before has been answered."""
+        """Send a request; the previous one has been answered."""
         self.request, self.intended, self.sent, self._parts = request, intended, time.monotonic(), []
         self._write(request)
 
     @property
     def body(self) -> bytes:
-        """What came since the last request was sent."""
+        """The reply's body."""
         return b"".join(self._parts)
 
     @property
     def is_degraded(self) -> bool:
-        """Whether the reply says that not all of it was scored from all that there is."""
-        # Searched for, not parsed: inside of a string the quotation marks would be escaped.
+        """Whether the reply declares degradation."""
+        # Searched, not parsed: within a string the quotation marks would be escaped.
         return _DEGRADED in self.body
 
     def close(self) -> None:
-        """Ends it, and tells nobody."""
+        """Close without callbacks."""
         if self._socket.fileno() >= 0:
             self._watch.unregister(self._socket)
             self._socket.close()
@@ -126,7 +124,7 @@ class Connection:
         except BlockingIOError:
             sent = 0
         except OSError:
-            # Its end is there to be read.
+            # Readable means EOF.
             return
         if sent < len(data):
             self._unsent = data[sent:]

@@ -32,14 +32,14 @@ from loadtest.promptness import prompt
 
 _WATCH_S = 0.1
 _START_S = 0.02
-# To wake up costs this process several times as much as a request or a reply does, and takes it from the service where
-# both are on the same cores. So in the open loop it does not wake up more often; what it adds to the times is in them.
+# Waking up costs several times as much CPU as a request or a reply, and takes it from a service on the same cores. The
+# open loop therefore wakes at most this often; reported times include the delay.
 _REST_S = 0.0005
 
 
 @dataclass(frozen=True)
 class Target:
-    """A service and what it is asked, over and over: whole HTTP requests."""
+    """A service and its requests, repeated: whole HTTP requests."""
 
     url: str
     requests: Sequence[bytes]
@@ -54,7 +54,7 @@ class Target:
 
     @property
     def bodies(self) -> list[bytes]:
-        """The bodies of the requests."""
+        """Return the requests' bodies."""
         return [one.partition(b"\r\n\r\n")[2] for one in self.requests]
 
 
@@ -72,10 +72,10 @@ class LoadLimits:
 
 
 class Seen(NamedTuple):
-    """What came of one request: when it was due, sent and over, of `time.monotonic`, and its reply.
+    """Outcome of one request: when it was due, sent and over, by `time.monotonic`, and its reply.
 
-    For a reply there is a status; `LOST` means that the connection ended first, `UNANSWERED` that the run did, and
-    `REFUSED` that there was no connection to be had.
+    A reply has a status; `LOST` means that the connection ended first, `UNANSWERED` that the run did, and `REFUSED`
+    that no connection was available.
     """
 
     request: bytes
@@ -98,23 +98,23 @@ def open_loop(
     witness: Witness | None = None,
     stopped: threading.Event | None = None,
 ) -> Outcome:
-    """Sends a request at each of the times. Raises ClientError when the service is not there, dies or hangs.
+    """Send a request at each time.
 
-    A `witness` sees each request and its reply. Once it is `stopped`, by another thread, no more are
-    sent.
+    Raises ClientError if the service is unreachable, dies or hangs. A `witness` gets each request and its reply. Once
+    another thread has `stopped` it, no more are sent.
     """
     with prompt(), _without_collection(), _Load(target, limits or LoadLimits(), seconds, witness) as load:
         return load.at(times, stopped)
 
 
 def closed_loop(target: Target, clients: int, seconds: float, limits: LoadLimits | None = None) -> Outcome:
-    """So many clients, each sending when it has its reply. Raises ClientError as `open_loop` does."""
+    """Run clients that send when they have a reply. Raises ClientError as `open_loop` does."""
     with prompt(), _without_collection(), _Load(target, limits or LoadLimits(), seconds) as load:
         return load.by(clients)
 
 
 class _Load:
-    """One run. Listens to its connections."""
+    """One run, with the callbacks of its connections."""
 
     def __init__(self, target: Target, limits: LoadLimits, seconds: float, witness: Witness | None = None) -> None:
         self._target, self._limits, self._place = target, limits, target.place
@@ -194,10 +194,10 @@ class _Load:
             self._connect()
 
     def _turn(self, until: float) -> None:
-        """What there is to be read or written by then."""
+        """Handle sockets until a time."""
         if not self._is_closed_loop and (rest := self._turned_at + _REST_S - time.monotonic()) > 0:
             time.sleep(rest)
-        # To wait in epoll itself would be for whole milliseconds, which replies take too; select, of the epoll, is not.
+        # epoll waits whole milliseconds, which is as long as replies take; select on the epoll descriptor is finer.
         left = until - time.monotonic()
         if left <= 0 or select([self._watch], [], [], left)[0]:
             for key, events in self._watch.select(0):
@@ -211,21 +211,21 @@ class _Load:
             self._cannot(error)
 
     def opened(self, connection: Connection) -> None:
-        """It may be used."""
+        """A connection opened."""
         self._connecting.discard(connection)
         self._all.add(connection)
         self._outcome.connections = max(self._outcome.connections, len(self._all))
         self._free(connection)
 
     def _cannot(self, error: OSError) -> None:
-        """There is no connection to be had."""
+        """No connection is available."""
         if self._limits.goes_on and self._outcome.statuses:
             self._refuse()
         else:
             self._error = error
 
     def _free(self, connection: Connection) -> None:
-        """Takes what is due, else waits; last in the row, so that all connections have their turn."""
+        """Take a due request, otherwise queue up last, so that all connections have their turn."""
         if self._due:
             self._sent += 1
             connection.send(next(self._requests), self._due.popleft())
@@ -233,25 +233,25 @@ class _Load:
             self._idle.append(connection)
 
     def _refuse(self) -> None:
-        """What is due has no connection to wait for, and none is tried before the next is."""
+        """Refuse a due request: no connection is open, and none is tried before the next is due."""
         while self._due:
             self._outcome.lost += 1
             self._tell(next(self._requests), self._due.popleft(), REFUSED)
 
     def _tell(self, request: bytes, due: float, status: int) -> None:
-        """Of one that was not sent."""
+        """Report a request that was not sent."""
         if self._witness:
             now = time.monotonic()
             self._witness(Seen(request, due, now, now, status, b""))
 
     def _see(self, connection: Connection, intended: float, status: int) -> None:
-        """Of one that was."""
+        """Report a request that was sent."""
         if self._witness:
             now = time.monotonic()
             self._witness(Seen(connection.request, intended, connection.sent, now, status, connection.body))
 
     def replied(self, connection: Connection, status: int) -> None:
-        """Counts a reply."""
+        """Count a reply."""
         intended = connection.intended
         if intended is None:
             return
@@ -271,7 +271,7 @@ class _Load:
             self._free(connection)
 
     def ended(self, connection: Connection, error: OSError | None) -> None:
-        """Counts a request that was on its way as lost; another connection takes this one's place if it is needed."""
+        """Count a request in flight as lost; another connection replaces this one if needed."""
         self._connecting.discard(connection)
         if error is not None:
             self._cannot(error)
@@ -299,7 +299,7 @@ class _Load:
         self._outcome.cpu_seconds = -time.process_time()
 
     def _found(self) -> Address:
-        """Where the service answers; of several addresses that its name may have, the first that does."""
+        """Return the service's address: the first of its name that answers."""
         try:
             known = socket.getaddrinfo(*self._place, type=socket.SOCK_STREAM)
             if len(known) == 1:
@@ -310,7 +310,7 @@ class _Load:
             raise ClientError(f"{self._target.url}: no connection: {error}") from error
 
     def _is_given_up(self, now: float) -> bool:
-        """Whether what has no reply is not waited for any longer. Raises ClientError when nothing is to be had."""
+        """Return whether to stop waiting for replies. Raises ClientError if the service is unreachable."""
         self._check_connecting()
         patience = self._limits.patience_s
         if now > self._ends_at + patience and self._outcome.statuses:
@@ -325,7 +325,7 @@ class _Load:
         return False
 
     def _next_look(self, now: float) -> float:
-        """When to see again whether it is over."""
+        """Return when to check again whether the run is over."""
         return now + (_WATCH_S if now < self._ends_at else _WATCH_S / 10)
 
     def _check_connecting(self) -> None:
@@ -337,7 +337,7 @@ class _Load:
         return self._outcome
 
     def _close(self) -> None:
-        """What comes from now on is not counted, nor is a connection opened in place of another."""
+        """Close: further replies are not counted, and no connection is reopened."""
         self._is_closed_loop = False
         while self._due:
             self._tell(next(self._requests), self._due.popleft(), UNANSWERED)
@@ -353,7 +353,7 @@ class _Load:
 
 @contextmanager
 def _without_collection() -> Iterator[None]:
-    """A collection of garbage would be measured as the service's pause."""
+    """A garbage collection would be measured as the service's pause."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,5 +1,5 @@
-"""One keep-alive connection to a service, thin, so that what is timed is the service and not the client; and a way to
-wait for what it is to say.
+"""One lean keep-alive connection to a service, so that the service is timed and not the client; and a helper that waits
+for a result.
 """
 
 import http.client
@@ -18,7 +18,7 @@ Answer = TypeVar("Answer")
 
 
 class ClientError(MsdError):
-    """The service could not be reached, or did not answer as it should."""
+    """The service is unreachable, or did not answer as it should."""
 
 
 class Reply(NamedTuple):
@@ -29,7 +29,7 @@ class Reply(NamedTuple):
     seconds: float
 
     def check(self, status: int, where: str = "the service") -> None:
-        """Raises ClientError, which quotes the body, at any other status."""
+        """Raise ClientError, quoting the body, for any other status."""
         if self.status != status:
             raise ClientError(f"{where} answered {self.status}: {self.body[:300].decode(errors='replace')}")
 
@@ -57,33 +57,33 @@ class Client:
         self._connection.close()
 
     def score(self, body: bytes) -> Reply:
-        """The reply to one request, whatever its status. Raises ClientError if there is none."""
+        """Return the reply to one request, whatever its status. Raises ClientError if there is none."""
         return self._send("POST", "/v1/score", body)
 
     def scored(self, body: bytes) -> Reply:
-        """The reply to a request that is scored. Raises ClientError at any status but 200."""
+        """Return the reply to a scored request. Raises ClientError for any status but 200."""
         reply = self.score(body)
         reply.check(200, self._url)
         return reply
 
     def scores(self, body: bytes) -> list[float]:
-        """The pCTR of a request's candidates. Raises ClientError at any status but 200."""
+        """Return the pCTR of a request's candidates. Raises ClientError for any status but 200."""
         scores: list[float] = json.loads(self.scored(body).body)["candidates"]["pctr"]
         return scores
 
     def metric(self, sample: str) -> float:
-        """The value of a sample, given with its labels as the exposition writes them; 0 of one that is not there."""
+        """Return the value of a sample, named with its labels as in the exposition; 0 if absent."""
         for line in self.get("/metrics").body.decode("utf-8", "replace").splitlines():
             if line.startswith(f"{sample} "):
                 return float(line.rsplit(" ", 1)[1])
         return 0.0
 
     def get(self, path: str) -> Reply:
-        """The reply to a GET."""
+        """Return the reply to a GET."""
         return self._send("GET", path, None)
 
     def post(self, path: str, body: bytes, headers: Mapping[str, str] = _HEADERS) -> Reply:
-        """The reply to a POST, of JSON unless the headers say otherwise."""
+        """Return the reply to a POST, of JSON unless the headers say otherwise."""
         return self._send("POST", path, body, headers)
 
     def _send(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str] = _HEADERS) -> Reply:
@@ -104,7 +104,7 @@ def wait_until(
     patience_s: float = _PATIENCE_S,
     not_yet: type[Exception] | tuple[type[Exception], ...] = ClientError,
 ) -> Answer:
-    """The first answer that counts as true; errors of the type `not_yet` count as none. Raises ClientError."""
+    """Return the first true result; errors of type `not_yet` count as false. Raises ClientError."""
     until, reason = time.monotonic() + patience_s, ""
     while True:
         try:

@@ -1,6 +1,5 @@
-"""A test period over HTTP, moment by moment: what is asked for is scored before anything of that moment is told.
-
-Knows the wire, not where moments come from, nor what scores should be.
+"""Replays a test period over HTTP: requests of a moment are scored before its events are sent. Knows the wire format,
+not the source of moments or the expected scores.
 """
 
 import json
@@ -15,14 +14,14 @@ from msd.contract.events import MAX_EVENTS
 
 
 class ReplayedRequest(NamedTuple):
-    """One request, and the places of its candidates among all scores."""
+    """One request, and its candidates' indices among all scores."""
 
     request: dict[str, Any]
     places: list[int]
 
 
 class ReplayedMoment(NamedTuple):
-    """What was asked, and then happened, at one time. `rows`: how many rows of a dataset that is."""
+    """Requests, then events, of one moment. `rows`: the number of dataset rows."""
 
     asked: list[ReplayedRequest]
     events: list[dict[str, Any]]
@@ -30,7 +29,7 @@ class ReplayedMoment(NamedTuple):
 
 
 class LiveScores(NamedTuple):
-    """Scores [n]; how many events were counted and how many had been before; how many replies were degraded."""
+    """Scores [n]; numbers of counted events, duplicates and degraded replies."""
 
     scores: NDArray[np.float64]
     accepted: int
@@ -41,10 +40,8 @@ class LiveScores(NamedTuple):
 def replay_moments(
     url: str, moments: Iterable[ReplayedMoment], count: int, tells: bool, progress: Callable[[int], None]
 ) -> LiveScores:
-    """Scores `count` rows in the moments' order; where it `tells`, the service hears of each event in time.
-
-    Raises ClientError at the first answer that is not one.
-    """
+    """Score `count` rows in the moments' order; with `tells`, send each event in time. Raises ClientError for the first
+    invalid reply."""
     scores = np.full(count, np.nan)
     degraded = 0
     with Client(url, timeout=60.0) as client:
@@ -64,7 +61,7 @@ def replay_moments(
 
 
 class _Teller:
-    """Tells of events, as late as they are needed and as many at once as can be."""
+    """Sends events as late as possible and in large batches."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -77,7 +74,7 @@ class _Teller:
             self._send(MAX_EVENTS)
 
     def flush(self) -> None:
-        """Nothing is left untold."""
+        """Send all remaining events."""
         if self._waiting:
             self._send(len(self._waiting))
 
@@ -89,7 +86,7 @@ class _Teller:
 
 
 class BatchReply(NamedTuple):
-    """How often a batch was sent until it was answered, and how many of its events were new, and were not."""
+    """Number of attempts until a batch was answered, and numbers of new and duplicate events."""
 
     tries: int
     accepted: int
@@ -97,8 +94,8 @@ class BatchReply(NamedTuple):
 
 
 def tell(client: Client, events: Sequence[dict[str, Any]]) -> BatchReply:
-    """Tells of events until that is answered: whoever counts them may not be there yet, or be started again, and to say
-    them twice does no harm. Raises ClientError when it takes too long."""
+    """Send events until they are answered: the service may be starting or restarting, and repetition is safe. Raises
+    ClientError if it takes too long."""
     body, tries = json.dumps({"events": events}).encode(), 0
 
     def answer() -> Reply | None:

@@ -24,7 +24,7 @@ _FEW, _MANY = 5, 40
 
 
 def _number(name: str, default: str, most: float) -> float:
-    """A variable's number. Raises MsdError where it is none from 0 to `most`."""
+    """Return a variable's number. Raises MsdError if it is not from 0 to `most`."""
     text = os.environ.get(name) or default
     try:
         value = float(text)
@@ -53,7 +53,7 @@ def _shape() -> str:
 
 
 def check_settings(**_: object) -> None:
-    """Ends Locust before it starts users that would have nothing to ask for."""
+    """Stop Locust before it starts users with invalid settings."""
     try:
         _shape()
         _headers()
@@ -66,13 +66,13 @@ events.init.add_listener(check_settings)  # type: ignore[no-untyped-call]
 
 
 class AdServer(FastHttpUser):
-    """One connection that asks for scores ten times a second."""
+    """One connection with ten scoring requests per second."""
 
     wait_time = constant_throughput(10)
     _started = 0
 
     def on_start(self) -> None:
-        """Each user draws its requests from a seed of its own."""
+        """Give each user a seed of its own."""
         type(self)._started += 1
         self._bodies, self._headers = _traffic(self._started).bodies(), _headers()
 
@@ -87,21 +87,21 @@ class AdServer(FastHttpUser):
 
 
 def users_at(shape: str, seconds: float) -> int:
-    """How many users a shape has so long after its start: few with bursts of many, or ever more, a step at a time."""
+    """Return a shape's number of users at a time: a few with bursts of many, or increasing in steps."""
     if shape == "bursts":
         return _MANY if seconds % _PERIOD_S >= _PERIOD_S - _BURST_S else _FEW
     return _FEW * (1 + int(seconds / _PERIOD_S))
 
 
 if os.environ.get(_SHAPE) in ("bursts", "steps"):
-    # Locust goes by any shape that it finds.
+    # Locust uses any shape class that it finds.
     class Shape(LoadTestShape):
         """The number of users over time, until --run-time ends it."""
 
         use_common_options = True
 
         def tick(self) -> tuple[int, float] | None:
-            """Users now, and how many a second may come or go."""
+            """Return the current users and the spawn rate."""
             options = self.runner.environment.parsed_options if self.runner else None
             now: float = self.get_run_time()  # type: ignore[no-untyped-call]
             is_over = options and options.run_time and now >= options.run_time

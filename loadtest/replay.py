@@ -1,4 +1,4 @@
-"""Sends requests whose scores are known to a service, and finds the greatest difference."""
+"""Sends requests with known scores to a service, and finds the largest difference."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from msd.contract.errors import MsdError, plain_words
 
 
 class ReplayFigures(NamedTuple):
-    """What a replay found. `twin_differences` counts replies whose scores were not those of the other service."""
+    """Result of a replay. `twin_differences` counts replies that differ from the other service's."""
 
     requests: int
     candidates: int
@@ -24,7 +24,7 @@ class ReplayFigures(NamedTuple):
 
 
 class _Scores(BaseModel):
-    """Scores in the request's order; whatever else stands beside them is kept for the comparison of twins."""
+    """Scores in the request's order; everything else is kept to compare twins."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -42,7 +42,7 @@ class _Reply(BaseModel):
 
 
 def replay(path: Path, url: str, twin: str | None, progress: Callable[[], None]) -> ReplayFigures:
-    """Replays the file's requests, in order. Raises MsdError at the first that is not answered with its scores."""
+    """Replay the file's requests, in order. Raises MsdError for the first that is not answered with scores."""
     requests = candidates = degraded = differences = 0
     worst = 0.0
     with ExitStack() as stack:
@@ -61,7 +61,7 @@ def replay(path: Path, url: str, twin: str | None, progress: Callable[[], None])
 
 
 def count_requests(path: Path) -> int:
-    """How many requests a file holds. Raises MsdError that names the line that is none, or if there are none."""
+    """Return the number of requests in a file. Raises MsdError that names an invalid line, or if there are none."""
     count = sum(1 for _ in _recorded(path))
     if not count:
         raise MsdError(f"{path}: holds no requests; `msd export --replay` writes such files")

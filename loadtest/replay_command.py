@@ -1,4 +1,4 @@
-"""`msd replay`: does a running service still give the scores that torch gave?"""
+"""`msd replay`: compares a running service's scores with torch's."""
 
 import json
 from pathlib import Path

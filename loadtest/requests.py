@@ -1,4 +1,4 @@
-"""Requests as the bytes that go over the wire, in the form that each kind of service reads. Sends nothing."""
+"""Requests as bytes on the wire, in the format of each kind of service. Sends nothing."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -8,26 +8,26 @@ from typing import Any
 from loadtest.traffic import Traffic
 
 Form = Callable[[Sequence[bytes]], list[bytes]]
-"""Bodies of our own service → whole HTTP requests of another's."""
+"""Converts our service's bodies to whole HTTP requests of another."""
 
 
 def some_bodies(traffic: Traffic, count: int) -> list[bytes]:
-    """So many bodies of a stream."""
+    """Return a number of bodies from a stream."""
     return list(islice(traffic.bodies(), count))
 
 
 def in_columns(bodies: Sequence[bytes]) -> list[bytes]:
-    """Requests for our own service."""
+    """Return requests for our service."""
     return [http_request("/v1/score", body) for body in bodies]
 
 
 def in_objects(bodies: Sequence[bytes]) -> list[bytes]:
-    """The same for the naive service: a list of objects, one a candidate."""
+    """Return requests for the naive service: a list of objects, one per candidate."""
     return [http_request("/score", json.dumps(_in_objects(json.loads(body))).encode()) for body in bodies]
 
 
 def http_request(path: str, body: bytes, **headers: str) -> bytes:
-    """A POST, ready to be written to a connection; of JSON, unless its Content-Type says otherwise."""
+    """Return a POST, ready to send; of JSON, unless its Content-Type says otherwise."""
     named = {"Host": "service", "Content-Type": "application/json", "Content-Length": str(len(body))}
     named |= {name.replace("_", "-"): value for name, value in headers.items()}
     head = "".join(f"{name}: {value}\r\n" for name, value in named.items())
@@ -35,7 +35,7 @@ def http_request(path: str, body: bytes, **headers: str) -> bytes:
 
 
 def headers_of(request: bytes) -> dict[str, str]:
-    """The headers of such bytes."""
+    """Return the headers of such bytes."""
     lines = request.partition(b"\r\n\r\n")[0].decode().split("\r\n")[1:]
     return dict(line.split(": ", 1) for line in lines)
 

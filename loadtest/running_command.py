@@ -1,4 +1,4 @@
-"""`msd bench BUNDLE`: the latency of a running service, with one client or under arrivals at a rate."""
+"""`msd bench BUNDLE`: latency of a running service, with one client or under arrivals at a rate."""
 
 import json
 from enum import StrEnum

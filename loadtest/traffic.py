@@ -1,5 +1,5 @@
-"""Requests as an ad server sends them: Zipf users and items of a bundle, its context's values, N candidates, bids, and
-where asked for ads that no store knows.
+"""Requests as an ad server sends them: users and items of a bundle by Zipf's law, its context's values, N candidates,
+bids, and optionally unknown ads.
 """
 
 import json
@@ -20,13 +20,13 @@ _ZIPF_EXPONENT = 1.1
 _WORDS = ("summer", "city", "garden", "night", "family", "mountain", "music", "vintage", "robot", "coffee")
 
 Mix = Mapping[int, float]
-"""How often a request has so many candidates; the shares need not sum to 1."""
+"""Weights of numbers of candidates; they need not sum to 1."""
 
 
 class Traffic:
     """An endless seeded stream of request bodies for the users and items of one bundle.
 
-    cold: the share of candidates that are ads of their own, known to no store, described by a text each.
+    cold: the share of candidates that are unknown ads, each with a text.
     """
 
     def __init__(self, bundle: Path, candidates: int | Mix, seed: int = 0, cold: float = 0.0) -> None:
@@ -43,7 +43,7 @@ class Traffic:
         self._at = int(opened.manifest.created_at)
 
     def bodies(self) -> Iterator[bytes]:
-        """JSON bodies, ready to send."""
+        """Yield JSON bodies, ready to send."""
         while True:
             yield json.dumps(self._request()).encode()
 
@@ -51,7 +51,7 @@ class Traffic:
         count = self._counts[0]
         if len(self._counts) > 1:
             count = int(self._rng.choice(self._counts, p=self._shares))
-        # Candidates differ from each other, as long as the bundle has so many items.
+        # Candidates are distinct, if the bundle has enough items.
         items = self._draw(self._items, count, replace=count > len(self._items))
         request = {
             "user_id": str(self._draw(self._users, 1, replace=True)[0]),
@@ -65,7 +65,7 @@ class Traffic:
         return request if not self._cold else self._with_new_ads(request)
 
     def _with_new_ads(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The request with some of its candidates replaced."""
+        """Return the request with some candidates replaced by new ads."""
         ids, texts = request["candidates"]["id"], {}
         for place in np.flatnonzero(self._rng.random(len(ids)) < self._cold):
             ids[place] = f"new-{self._seed}-{self._new}"
@@ -105,7 +105,7 @@ def _ids(bundle: Bundle, side: RowSide) -> list[str]:
 
 
 def _zipf(count: int) -> NDArray[np.float64]:
-    """How likely each place below `count` is: the k-th as 1 / k^1.1."""
+    """Return the probability of each index below `count`: the k-th as 1 / k^1.1."""
     weights = np.arange(1, count + 1) ** -_ZIPF_EXPONENT
     chances: NDArray[np.float64] = weights / weights.sum()
     return chances

@@ -1,4 +1,4 @@
-"""The disk under the request log is full for a while: records are lost and counted, requests are not."""
+"""The request log's disk is full for a while: records are lost and counted, requests are unaffected."""
 
 import resource
 from collections.abc import Iterable, Mapping
@@ -18,7 +18,7 @@ _MAGIC = b"PAR1"
 
 
 class DiskFull(UnderLoad):
-    """With room again, records are written again."""
+    """Once there is room again, records are written."""
 
     name = "disk-full"
     title = "The disk under the request log is full"
@@ -29,7 +29,7 @@ class DiskFull(UnderLoad):
 
     def disturb(self) -> None:
         usual = resource.prlimit(self.service.pid, resource.RLIMIT_FSIZE)
-        # No file of the service may grow beyond this: as on a full disk, its writes end half way.
+        # The service's files may not grow beyond this: as on a full disk, its writes stop halfway.
         resource.prlimit(self.service.pid, resource.RLIMIT_FSIZE, (_ROOM, usual[1]))
         full = self.load.mark("no room for the log")
         wait_for(self.service.url, _LOST, 1)
@@ -43,7 +43,7 @@ class DiskFull(UnderLoad):
         with Client(self.service.url) as client:
 
             def is_written() -> bool:
-                # On a busy machine the load may be over before there is room again.
+                # On a busy machine the load may end before there is room again.
                 closed_loop(self.target, 1, _FLUSH_S)
                 return client.metric(_WRITTEN) > self.written
 
@@ -54,7 +54,7 @@ class DiskFull(UnderLoad):
         return self.named(records_lost=self.lost, records_written_after=self.again)
 
     def checks(self) -> Iterable[Check]:
-        # Those that a reader of the log would stumble over.
+        # Files that would break a reader of the log.
         halves = [one for one in (self.folder / "log").glob("[!.]*.parquet") if not one.read_bytes().endswith(_MAGIC)]
         yield Check("records that were lost are counted", self.lost > 0)
         yield Check("with room again, records are written again", self.again > 0)

@@ -1,4 +1,4 @@
-"""The service is killed, or told to end, under load: what it had not answered is lost, or nothing is."""
+"""The service is killed, or stopped, under load: unanswered requests are lost, or none is."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -7,14 +7,13 @@ from typing import Any
 from loadtest.chaos.scenario import Check, Figure, UnderLoad, no_fives
 from loadtest.chaos.timeline import UNANSWERED, Sample, count, percentile_ms
 
-# The load goes on until the service is ready again, at most for so long.
+# The load continues until the service is ready again, for this long at most.
 _PATIENCE_S = 60.0
 _DRAIN_S = 1.0
 
 
 class ServiceKill(UnderLoad):
-    """Started again, as systemd, Docker or Kubernetes would: requests in progress are lost, and nothing else once it is
-    ready."""
+    """Restarted, as by systemd, Docker or Kubernetes: requests in progress are lost, and no others once it is ready."""
 
     name = "service-kill"
     title = "The service is killed under load and started again"
@@ -32,17 +31,17 @@ class ServiceKill(UnderLoad):
 
     @property
     def until_kill(self) -> list[Sample]:
-        """What was due before the kill."""
+        """Requests due before the kill."""
         return self.timeline.between(0.0, self.broken_s)
 
     @property
     def later(self) -> list[Sample]:
-        """What was due once the service was ready again."""
+        """Requests due once the service was ready again."""
         return self.timeline.between(self.mended_s, math.inf)
 
     @property
     def lost(self) -> int:
-        """What was due before the kill and never answered."""
+        """Requests due before the kill and never answered."""
         return count(self.until_kill, "lost", "unanswered")
 
     def figures(self) -> Mapping[str, Figure]:
@@ -64,7 +63,7 @@ class ServiceKill(UnderLoad):
 
 
 class Sigterm(UnderLoad):
-    """Whoever was let in is answered, and who comes later is refused at the door."""
+    """Accepted requests are answered, later connections are refused."""
 
     name = "sigterm"
     title = "SIGTERM under load"
@@ -85,7 +84,7 @@ class Sigterm(UnderLoad):
 
     @property
     def lost(self) -> int:
-        """What was let in and never answered."""
+        """Accepted requests without an answer."""
         return count(self.timeline.samples, "lost", "unanswered")
 
     def figures(self) -> Mapping[str, Figure]:

@@ -1,4 +1,4 @@
-"""What a scenario stands on: a bundle, processes of the service and of Redis that are started for it, and requests."""
+"""Fixture of a scenario: a bundle, processes of the service and of Redis, and requests."""
 
 import os
 from collections.abc import Iterator
@@ -20,8 +20,11 @@ _ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Environment:
-    """The place of one run. `bundle` is served, `other` has other weights and the same users and items; `work` has a
-    folder for each scenario; `data` is a benchmark's, and what is made of it is `kept`."""
+    """Environment of one run.
+
+    `bundle` is served, `other` has other weights and the same users and items; `work` has a folder for each scenario;
+    `data` is a benchmark's dataset, and what is trained on it is `kept`.
+    """
 
     bundle: Path
     work: Path
@@ -34,7 +37,7 @@ class Environment:
 
     @contextmanager
     def redis(self, name: str) -> Iterator[RedisProcess]:
-        """A Redis-compatible server that keeps what it is told, with the bundle published to it."""
+        """Start a persistent Redis-compatible server with the bundle published."""
         with RedisProcess(self.work / name / "redis") as redis:
             redis.publish(self.bundle)
             yield redis
@@ -50,8 +53,11 @@ class Environment:
         is_read: bool = True,
         **settings: object,
     ) -> Running:
-        """A service that is ready within a block; settings by their names. Its log is the scenario's; modules in
-        `python_path` go before all others. Unless `is_read`, its log goes into a pipe that nobody reads."""
+        """Run a ready service within a block, with settings by name.
+
+        Its log is the scenario's; modules in `python_path` take precedence. Unless `is_read`, its log goes to an unread
+        pipe.
+        """
         given = {"deadline_ms": self.plan.deadline_ms, "log_level": "info", **settings}
         service = ours(name, bundle or self.bundle, workers or self.plan.workers, redis, **given)
         if python_path is not None:
@@ -60,7 +66,7 @@ class Environment:
         return Running(service, self.work / name, is_read=is_read)
 
     def target(self, url: str, candidates: int | Mix | None = None, bundle: Path | None = None) -> Target:
-        """A service and what it is asked: the same requests in every scenario."""
+        """Return a service with its requests, which are the same in every scenario."""
         mix, folder = candidates or self.plan.candidates, bundle or self.bundle
         key = f"{folder} {mix}"
         if key not in self._targets:
@@ -69,7 +75,7 @@ class Environment:
 
 
 def wait_for(url: str, sample: str, least: float) -> None:
-    """Until a sample has risen to that. Raises ClientError when it does not; no answer counts as not yet."""
+    """Wait until a sample has reached a value. Raises ClientError if it does not; a failed scrape counts as not yet."""
 
     def is_there() -> bool:
         with Client(url) as client:

@@ -1,6 +1,5 @@
-"""A dataset's events as a service would have met them: requests for its test rows, impressions and clicks, by moments.
-
-And what the model says of the same rows offline, where there is one.
+"""A dataset's events as a service would receive them: requests for its test rows, impressions and clicks, by moment.
+And the model's offline scores of the same rows, if there is a model.
 """
 
 import json
@@ -30,7 +29,7 @@ Floats = NDArray[np.float64]
 class Period(NamedTuple):
     """The test rows' labels [n] and users [n], in the order of the scores, and the moments.
 
-    `is_after`: whether all moments come after the rows that training counted, so after what the export's rows know.
+    `is_after`: whether all moments are later than the rows that training counted, and so than the export's rows.
     """
 
     labels: Floats
@@ -40,14 +39,14 @@ class Period(NamedTuple):
 
     @property
     def before(self) -> float:
-        """A time (unix s) before all moments."""
+        """A time (Unix s) before all moments."""
         return float(self.moments[0].events[0]["at"]) - 1.0
 
 
 def period_of(dataset: Path, bundle: Path, most: int, from_nothing: bool = False) -> Period:
-    """Valid and test, where they come after all of train; else everything, for a service that begins from nothing.
+    """Return valid and test if they follow all of train; otherwise everything, for a service that starts empty.
 
-    To the last of the first `most` test rows. `from_nothing`: everything all the same.
+    It ends with the last of the first `most` test rows. `from_nothing`: everything in any case.
     """
     data, schema = load_dataset(dataset), open_bundle(bundle).schema
     parts = split_events(data.events, data.config)
@@ -69,8 +68,8 @@ def period_of(dataset: Path, bundle: Path, most: int, from_nothing: bool = False
 
 
 def offline_scores(dataset: Path, student: Path, model: Path, most: int) -> Floats:
-    """What the model says of the first `most` test rows [n], with counts kept up to date, and with what is a constant
-    when serving as that constant."""
+    """Return the model's scores of the first `most` test rows [n], with live counts, and with features that are
+    constant online at that constant."""
     data = load_dataset(dataset)
     trained, record = load_ranker(model)
     features = build_features(data, trained.schema, vectors_of(model, record, load_vectors(student)))
@@ -93,7 +92,7 @@ def _moments(
     rows: NDArray[np.int64],
     places: dict[int, int],
 ) -> list[ReplayedMoment]:
-    """`rows` in time order; `places` are those of test rows among the scores."""
+    """Return the moments of `rows` in time order; `places` are the test rows' indices among the scores."""
     by_time: dict[float, list[int]] = defaultdict(list)
     for row in rows.tolist():
         by_time[float(at[row])].append(row)

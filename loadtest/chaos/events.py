@@ -1,5 +1,5 @@
-"""Events are told while the service and Redis, which keeps them, are killed; told again until they are answered, each
-is counted once. Beside it, how many a second are taken in, where rows and states are in files.
+"""Events are sent while the service and Redis are killed, and repeated until they are answered: each is counted once.
+Also measures the events per second of a service with rows and states in files.
 """
 
 import shutil
@@ -25,7 +25,7 @@ _LAG_S = 1e9
 
 
 class _Answered(NamedTuple):
-    """A batch that was answered, and when."""
+    """An answered batch, and when."""
 
     at: float
     events: int
@@ -33,7 +33,7 @@ class _Answered(NamedTuple):
 
 
 class Events(Scenario):
-    """What was answered is counted, whatever ends meanwhile."""
+    """Answered events are counted, whatever is killed meanwhile."""
 
     name = "events"
     title = "Events while the service and Redis are killed"
@@ -88,7 +88,7 @@ class Events(Scenario):
         return [_batch(number, size, now) for number in range(self.plan.events // size)]
 
     def _rate(self) -> float:
-        """Events a second of a service over files, in whole batches from a few clients."""
+        """Return the events per second of a service with files, in whole batches from a few clients."""
         states = self.folder / "states"
         shutil.rmtree(states, ignore_errors=True)
         batches = self._batches()
@@ -102,7 +102,7 @@ class Events(Scenario):
 
 
 def _batch(number: int, size: int, at: float) -> list[dict[str, object]]:
-    """Impressions at one moment, of ads without rows: their counts are just how many there were."""
+    """Return impressions at one moment, of ads without rows, so that their counts are exact."""
     return [
         {
             "event_id": f"{number}-{one}",
@@ -125,7 +125,7 @@ def _share(told: "Sequence[Future[_Answered]]") -> float:
 
 
 def _counted(client: "Redis") -> Counter[str]:
-    """The impressions that Redis holds, by item."""
+    """Return the impressions in Redis, by item."""
     items = [f"chaos-item-{number}" for number in range(_ITEMS)]
     found = Counter[str]()
     for item in items:
@@ -136,7 +136,7 @@ def _counted(client: "Redis") -> Counter[str]:
 
 
 def _sums(told: Sequence[_Answered], start: float) -> list[tuple[float, float]]:
-    """Seconds, and how many had been answered by then."""
+    """Return seconds, and the number answered by then."""
     done, points = 0, [(0.0, 0.0)]
     for one in sorted(told):
         done += one.events

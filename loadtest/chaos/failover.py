@@ -1,4 +1,4 @@
-"""The master of a Redis is killed, and its replica takes its place: behind Sentinels, and in a cluster."""
+"""A Redis master is killed, and its replica takes over: behind Sentinels, and in a cluster."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -11,7 +11,7 @@ from loadtest.chaos.fleet import Fleet, cluster, sentinels
 from loadtest.chaos.scenario import Check, Figure, UnderLoad
 from loadtest.chaos.timeline import percentile_ms
 
-# The fleets notice after 1 and 1.5 s, and then hold an election.
+# Failure detection takes 1 and 1.5 s, followed by an election.
 _FAILOVER_S = 8.0
 
 
@@ -41,12 +41,12 @@ class Failover(UnderLoad):
 
     @property
     def p99_ms(self) -> float | None:
-        """Until all was as before."""
+        """Until full quality returned."""
         return percentile_ms(self.timeline.between(self.broken_s, self.recovered_s or self.load.seconds), 99)
 
     @property
     def failover_s(self) -> float | None:
-        """How long full quality took to come back."""
+        """Seconds until full quality returned."""
         return None if self.recovered_s is None else round(max(0.0, self.recovered_s - self.broken_s), 3)
 
     def figures(self) -> Mapping[str, Figure]:

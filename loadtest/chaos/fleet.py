@@ -1,4 +1,6 @@
-"""Redis-compatible servers in company: a master, its replica and Sentinels; a cluster. Made to fail over in seconds."""
+"""Groups of Redis-compatible servers: a master, its replica and Sentinels; a cluster. Configured to fail over within
+seconds.
+"""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,13 +15,13 @@ from loadtest.http_client import wait_until
 from msd.free_port import free_port
 
 _NODES, _SLOTS = 3, 16_384
-# Whoever comes to a master late is brought up to date at once, so that it may take over.
+# A late replica is synchronised at once, so that it may take over.
 _QUICK = (*FORGETFUL, "--repl-diskless-sync-delay", "0", "--repl-timeout", "5")
 _until = partial(wait_until, not_yet=RedisError)
 
 
 class Fleet(NamedTuple):
-    """Where services and publications find it, and the master that is to be killed."""
+    """URL for services and publications, and the master to kill."""
 
     url: str
     victim: RedisProcess
@@ -27,7 +29,7 @@ class Fleet(NamedTuple):
 
 @contextmanager
 def sentinels(folder: Path) -> Iterator[Fleet]:
-    """A master, a replica, and three Sentinels. Raises MsdError where they do not come to be."""
+    """Start a master, a replica, and three Sentinels. Raises MsdError if they do not start."""
     with ExitStack() as stack:
         master = stack.enter_context(RedisProcess(folder / "master", *_QUICK))
         of_master = ("--replicaof", f"127.0.0.1 {master.port}")
@@ -50,7 +52,7 @@ def sentinels(folder: Path) -> Iterator[Fleet]:
 
 @contextmanager
 def cluster(folder: Path) -> Iterator[Fleet]:
-    """Three masters with a replica each. Raises MsdError where they do not come to be."""
+    """Start three masters with a replica each. Raises MsdError if they do not start."""
     with ExitStack() as stack:
         pairs = [stack.enter_context(_node(folder / f"node{number}")) for number in range(2 * _NODES)]
         nodes = [node for node, _ in pairs]
@@ -63,7 +65,7 @@ def cluster(folder: Path) -> Iterator[Fleet]:
             nodes[0].ask("CLUSTER", "MEET", "127.0.0.1", one.port, bus)
         _until("nodes meet", lambda: all(_cluster(one)["cluster_known_nodes"] == str(len(nodes)) for one in nodes))
         for master, replica in zip(masters, replicas, strict=True):
-            # A node learns of the others one after the other.
+            # Nodes discover each other one by one.
             command = ("CLUSTER", "REPLICATE", master.ask("CLUSTER", "MYID").decode())
             _until("a replica knows its master", partial(replica.ask, *command))
         _until("the cluster is well", lambda: all(_cluster(one)["cluster_state"] == "ok" for one in nodes))
@@ -74,7 +76,7 @@ def cluster(folder: Path) -> Iterator[Fleet]:
 
 @contextmanager
 def _node(folder: Path) -> Iterator[tuple[RedisProcess, int]]:
-    """A server, and the port of the cluster's bus."""
+    """Start a server, with the port of the cluster bus."""
     bus = free_port()
     own = ("--cluster-enabled", "yes", "--cluster-node-timeout", 1500, "--cluster-port", bus)
     with RedisProcess(folder, *_QUICK, *own) as started:

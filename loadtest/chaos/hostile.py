@@ -1,5 +1,5 @@
-"""Requests that no service may score: bodies that are not JSON, not requests, or not of this bundle, and bytes that are
-not HTTP. Made by a seed, without end. Sends nothing.
+"""Requests that no service may score: bodies that are not JSON, not requests, or not for this bundle, and bytes that
+are not HTTP. An endless seeded stream. Sends nothing.
 """
 
 import gzip
@@ -25,7 +25,7 @@ _ODD_NAMES = ("", "__proto__", "user_ids", "Context", "\u202e", "\ud800", "a" * 
 
 
 class Hostile(NamedTuple):
-    """A request as it goes over the wire. `is_whole`: it is HTTP, so that its connection may be used again."""
+    """A request's bytes. `is_whole`: it is valid HTTP, so its connection may be reused."""
 
     what: str
     request: bytes
@@ -33,7 +33,7 @@ class Hostile(NamedTuple):
 
 
 def hostile_requests(good: Document, seed: int) -> Iterator[Hostile]:
-    """Each different from `good`, which is a body that is scored, in a way that makes it wrong."""
+    """Yield requests that each differ from `good`, a body that is scored, in an invalid way."""
     rng = random.Random(seed)
     while True:
         draw = rng.random()
@@ -46,7 +46,7 @@ def hostile_requests(good: Document, seed: int) -> Iterator[Hostile]:
 
 
 def _wrong_document(good: Document, rng: random.Random) -> Hostile:
-    """JSON in which one part is what it may not be."""
+    """JSON with one invalid part."""
     name = rng.choice([*_WRONG_VALUES, *_SPOILERS])
     document = json.loads(json.dumps(good))
     if name in _SPOILERS:
@@ -58,7 +58,7 @@ def _wrong_document(good: Document, rng: random.Random) -> Hostile:
     return Hostile(name, http_request(_PATH, json.dumps(document).encode("utf-8", "surrogatepass")))
 
 
-# What is wrong → the parts that may be so, and what stands there then.
+# Kind of error → the possible parts, and their values.
 _WRONG_VALUES: Mapping[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
     "a user id that is none": (("user_id",), _NOT_IDS),
     "candidates that are none": (("candidates",), (*_NOT_OBJECTS, None, {})),
@@ -116,7 +116,7 @@ _SPOILERS: Mapping[str, Callable[[Document, random.Random], object]] = {
 
 
 def _wrong_body(good: Document, rng: random.Random) -> Hostile:
-    """Bytes that are not one JSON document."""
+    """Bytes that are not a JSON document."""
     text = json.dumps(good).encode()
     place = rng.randrange(1, len(text))
     bodies: Mapping[str, Callable[[], bytes]] = {
@@ -144,7 +144,7 @@ def _wrong_body(good: Document, rng: random.Random) -> Hostile:
 
 
 def _wrong_http(good: Document, rng: random.Random) -> Hostile:
-    """Requests that go elsewhere, are of another type, or are none at all."""
+    """Requests with another path or content type, or invalid HTTP."""
     body = json.dumps(good).encode()
     whole: Mapping[str, Callable[[], bytes]] = {
         "another type": lambda: http_request(

@@ -1,4 +1,4 @@
-"""Sends requests that are to be refused over a few connections at once, and counts what came of them."""
+"""Sends requests that must be refused over a few connections, and counts the outcomes."""
 
 import asyncio
 from collections import Counter
@@ -17,14 +17,14 @@ Came = int | Literal["hung", "closed"]
 
 @dataclass
 class FuzzResult:
-    """What came: statuses, `closed` without an answer (of bytes that are not HTTP), or `hung`; and of which requests
-    that was not as it should be."""
+    """Statuses, `closed` without an answer (for bytes that are not HTTP), or `hung`; and the requests with a wrong
+    outcome."""
 
     came: Counter[Came] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
 
     def count(self, hostile: Hostile, came: Came) -> None:
-        """Counts one; those that are not whole may have no answer but the connection's end."""
+        """Count one; invalid HTTP may have no answer but the connection's end."""
         self.came[came] += 1
         is_refused = 400 <= came < 500 if isinstance(came, int) else came == _CLOSED and not hostile.is_whole
         if not is_refused:
@@ -32,7 +32,7 @@ class FuzzResult:
 
 
 def fuzz(place: tuple[str, int], requests: Iterator[Hostile], number: int, connections: int) -> FuzzResult:
-    """So many of the requests; on each connection one is answered, or the connection closed, before the next."""
+    """Send a number of requests; each connection waits for an answer or its end before the next."""
     result = FuzzResult()
     some = islice(requests, number)
 
@@ -50,7 +50,7 @@ def fuzz(place: tuple[str, int], requests: Iterator[Hostile], number: int, conne
 
 
 class _Link:
-    """A connection that is made anew after each end."""
+    """A connection that is reopened after each end."""
 
     def __init__(self, place: tuple[str, int]) -> None:
         self._place = place
@@ -58,7 +58,7 @@ class _Link:
         self._writer: asyncio.StreamWriter | None = None
 
     async def ask(self, hostile: Hostile) -> Came:
-        """What came of one request."""
+        """Return the outcome of one request."""
         if not hostile.is_whole:
             await self.close()
         try:
@@ -72,7 +72,7 @@ class _Link:
             return _CLOSED
 
     async def close(self) -> None:
-        """Ends the connection, if there is one."""
+        """Close the connection, if it is open."""
         writer, self._writer, self._reader = self._writer, None, None
         if writer is not None:
             writer.transport.abort()
@@ -89,7 +89,7 @@ class _Link:
 
 
 async def read_reply(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    """The status and the head, in lower case, of the next reply. Raises what the reader does."""
+    """Return status and lower-case head of the next reply. Raises what the reader does."""
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     length = int(head.split(b"content-length:")[1].split()[0]) if b"content-length:" in head else 0
     await reader.readexactly(length)

@@ -1,5 +1,5 @@
-"""The test period of a dataset is replayed over HTTP, with counts and histories kept live and with those of the export.
-The one has to come to what the model comes to offline, and is to be the better.
+"""Replays a dataset's test period over HTTP, with live counts and with those of the export. Live counts must reach the
+offline result and be better.
 """
 
 import shutil
@@ -17,14 +17,14 @@ from msd.ranker.bootstrap import interval, resample_metrics
 from msd.ranker.metrics import roc_auc
 
 _TOLERANCE = 1e-3
-# Events of a dataset may be days apart, and nothing happened between them.
+# A dataset's events may be days apart, and nothing happened between them.
 _LAG_S = 1e9
 _POINTS = 80
 _DEADLINE_MS = 60_000
 
 
 class LiveCounts(Scenario):
-    """Rows of the test part, and the events of all others."""
+    """Test rows are scored; all events are sent."""
 
     name = "live-counts"
     title = "A test period, scored and told moment by moment"
@@ -37,7 +37,7 @@ class LiveCounts(Scenario):
         for folder in (bare, states):
             shutil.rmtree(folder, ignore_errors=True)
         if not period.is_after:
-            # The rows of this export know of some of what is to come.
+            # This export's rows include some later events.
             bundle = bare_bundle(bundle, bare, period.before)
         frozen = self._replayed(period, "frozen", bundle=made.bundle)
         live = self._replayed(period, "live", bundle=bundle, live="on", live_lag_seconds=_LAG_S, state_dir=states)
@@ -52,7 +52,7 @@ class LiveCounts(Scenario):
             **compared,
             "live_events": events,
         }
-        # Of the model and the data, not of the service: so no reason for the command to fail.
+        # A property of model and data, not of the service, so no reason for the command to fail.
         gain = Check(
             "their gain in AUC is above 0, with 95 % of resamples of the users", bool(ends and ends[0] > 0), True
         )
@@ -73,13 +73,13 @@ class LiveCounts(Scenario):
             return replay_moments(service.url, period.moments, len(period.labels), counts == "live", progress)
 
     def _gain(self, period: Period, live: LiveScores, frozen: LiveScores) -> tuple[float, float] | None:
-        """In AUC, with 95 % of resamples of the users."""
+        """Return the gain in AUC, with the 95 % interval over resampled users."""
         both = np.stack([live.scores, frozen.scores])
         drawn = resample_metrics(period.labels, both, period.users, self.plan.resamples)
         return interval(drawn.auc[0] - drawn.auc[1])
 
     def _compared(self, made: Trained, period: Period, live: LiveScores) -> tuple[dict[str, Figure], tuple[Check, ...]]:
-        """With the model offline, where it is there."""
+        """Compare with the model offline, if there is one."""
         if not (made.student.is_dir() and made.model.is_dir()):
             return {}, ()
         self.hear("what the model says offline")
@@ -92,7 +92,7 @@ class LiveCounts(Scenario):
 
 
 def _so_far(labels: Floats, scores: Floats) -> list[tuple[float, float]]:
-    """The AUC of the first rows, by their number."""
+    """Return the AUC of the first rows, by their number."""
     counts = np.unique(np.linspace(0, len(labels), _POINTS, dtype=np.int64)).tolist()
     return [
         (float(count), round(roc_auc(labels[:count], scores[:count]), 4))

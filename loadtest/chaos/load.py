@@ -1,6 +1,5 @@
-"""Requests in the background while something is done to the service: an open loop in a thread, whose replies are kept.
-
-Knows no services' processes.
+"""Background load while something is done to the service: an open loop in a thread, whose replies are kept. Knows no
+services' processes.
 """
 
 import threading
@@ -21,7 +20,8 @@ _CLIENTS = 8
 
 
 def capacity(target: Target, seconds: float) -> float:
-    """Requests a second that a few clients, who wait for their replies, have scored. Raises ClientError if none are."""
+    """Return the scored requests per second of a closed loop of a few clients. Raises ClientError if none are
+    scored."""
     closed_loop(target, _CLIENTS, min(_WARM_UP_S, seconds))
     found = closed_loop(target, _CLIENTS, seconds).goodput
     if not found:
@@ -33,7 +33,7 @@ def capacity(target: Target, seconds: float) -> float:
 def asking(
     url: str, pause_s: float, turn: Callable[[Client], None], failed: Callable[[ClientError], None]
 ) -> Iterator[None]:
-    """Has a client take one turn after another, with pauses, in a thread of its own until the block's end."""
+    """Run a client's turns with pauses, in a separate thread until the block's end."""
     stopped = threading.Event()
 
     def run() -> None:
@@ -54,10 +54,10 @@ def asking(
 
 
 class BackgroundLoad:
-    """`rate` requests a second for so long, from the block's beginning; the block's end waits for theirs.
+    """Sends `rate` requests per second from the block's beginning; the block's end waits for the last replies.
 
-    After it, `timeline` has what came of them, and `seen` all their replies. Raises ClientError at the end if the load
-    could not be brought on.
+    Afterwards `timeline` has the outcomes, and `seen` all replies. Raises ClientError at the end if the load could not
+    be generated.
     """
 
     def __init__(self, target: Target, rate: float, seconds: float) -> None:
@@ -79,7 +79,7 @@ class BackgroundLoad:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._thread.join()
-        # Read only now: meanwhile it would have taken its time from the service.
+        # Parsed only now: during the load it would take time from the service.
         self.timeline.samples = [self._sample(seen) for seen in self.seen]
         if self._error and error is None:
             raise self._error
@@ -90,17 +90,17 @@ class BackgroundLoad:
         return time.monotonic() - self._start
 
     def until(self, at_s: float) -> None:
-        """Waits for that second."""
+        """Wait for that second."""
         time.sleep(max(0.0, at_s - self.now_s))
 
     def mark(self, what: str) -> float:
-        """Notes what has just been done; the second."""
+        """Record what has just been done, and return the second."""
         now = self.now_s
         self.timeline.marks.append(Mark(now, what))
         return now
 
     def stop(self) -> None:
-        """No request is sent any more, however long it was to go on."""
+        """Send no more requests."""
         self._stopped.set()
 
     def _run(self) -> None:

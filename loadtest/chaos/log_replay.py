@@ -1,4 +1,4 @@
-"""Every request is logged, before, while and after Redis is empty; then the log is scored again, to the bit."""
+"""Every request is logged before, while and after Redis is empty; then the log is scored again, to the bit."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -9,13 +9,13 @@ from loadtest.chaos.scenario import Check, Figure, UnderLoad
 from loadtest.chaos.timeline import SCORED, count
 from loadtest.generator import Target
 
-# Logging all rows of all requests costs more than scoring them does; the rest is for the log's writer.
+# Logging all rows of all requests costs more than scoring; the rest is for the log's writer.
 _SHARE_OF_LOAD = 0.4
 _MOST = 4_000
 
 
 class LogReplay(UnderLoad):
-    """Rows that were fresh, known from before, or not known at all."""
+    """Logged rows are fresh, stale and missing."""
 
     name = "log-replay"
     title = "What was logged is scored again"

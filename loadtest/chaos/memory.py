@@ -1,4 +1,4 @@
-"""Many requests of random sizes, on connections that come and go: what the service holds does not grow with them."""
+"""Many requests of random sizes on short-lived connections: the service's memory, files and threads do not grow."""
 
 import random
 import time
@@ -54,7 +54,7 @@ class Memory(Scenario):
         checks = (
             Check("every request is scored", others == 0),
             Check(f"memory grows by at most {_GROWTH:.0%}", growth <= _GROWTH, True),
-            # Connections of the turn before may just be closing.
+            # Connections of the previous turn may still be closing.
             Check("no more files are open", now.files - first.files <= max(_CLIENTS)),
             Check("no more threads run", now.threads <= first.threads),
         )
@@ -62,7 +62,7 @@ class Memory(Scenario):
 
 
 def _turn(target: Target, rng: random.Random, seconds: float) -> Outcome:
-    """Of the same requests, from another place on."""
+    """Send the same requests, starting elsewhere."""
     place = rng.randrange(len(target.requests))
     turned = Target(target.url, [*target.requests[place:], *target.requests[:place]])
     return closed_loop(turned, rng.choice(_CLIENTS), seconds, LoadLimits(patience_s=30.0))

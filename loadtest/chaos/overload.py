@@ -1,4 +1,4 @@
-"""Three times as many requests as can be scored: it still scores as many, in time, and refuses the others at once."""
+"""Three times the capacity is offered: the service still scores as many in time, and refuses the rest at once."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ _LONG_MS = 10_000
 
 
 class Overload(Scenario):
-    """Offered for a while; then as much as usual."""
+    """Overload for a while; then normal load."""
 
     name = "overload"
     title = "Three times the load that it can bear"
@@ -27,11 +27,11 @@ class Overload(Scenario):
                 load.mark(f"{plan.overload:g} × of what can be scored")
             with BackgroundLoad(target, plan.share * before, plan.mended_s) as rest:
                 rest.mark("as usual")
-            # A machine that others use too is not of one pace.
+            # A shared machine's speed varies.
             able = (before + capacity(patient(target), plan.capacity_s)) / 2
         timeline = load.timeline.then(rest.timeline, plan.broken_s)
         over, again = timeline.between(0.0, plan.broken_s), rest.timeline.samples
-        # A reply in part is better than none, and not what capacity is counted in.
+        # A partial reply is better than none, but capacity counts whole ones.
         goodput = sum(sample.kind == "full" and sample.over_s <= plan.broken_s for sample in over) / plan.broken_s
         sheds = [1e3 * (seen.over - seen.sent) for seen in load.seen if seen.status in (429, 503, 504)]
         shed_ms, p99 = percentile(sheds, 99), percentile_ms(over, 99)
@@ -56,7 +56,7 @@ class Overload(Scenario):
 
 
 def patient(target: Target) -> Target:
-    """The same with long deadlines: what can be scored is to be told by clients none of whom is refused, who would ask
-    again at once and take the time of the others."""
+    """The same clients with long deadlines: capacity is measured by clients that are never refused, because refused
+    ones retry at once and take time from others."""
     first, also = b"\r\n", b"\r\nX-Deadline-Ms: %d\r\n" % _LONG_MS
     return replace(target, requests=[request.replace(first, also, 1) for request in target.requests])

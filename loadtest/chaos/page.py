@@ -1,6 +1,5 @@
-"""chaos.html: each scenario with what had to hold, its figures and its drawing, on one page that needs no network.
-
-A drawing has latency, what requests got, and other numbers, over the same seconds.
+"""chaos.html: each scenario with its checks, figures and drawing, on one page that needs no network. A drawing shows
+latency, outcomes and other values over time.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from loadtest.chaos.timeline import Kind
 from msd.drawing import to_svg
 from msd.page import render_page
 
-# What requests get, from the best on: what it is called, and its colour.
+# Outcomes of requests, best first: label and colour.
 KINDS: Mapping[Kind, tuple[str, str]] = {
     "full": ("scored in full", "#0b6e4f"),
     "encoded": ("scored, cold ad encoded", "#5c940d"),
@@ -34,7 +33,7 @@ KINDS: Mapping[Kind, tuple[str, str]] = {
 
 
 def chaos_page(summary: Mapping[str, Any], environment: Environment) -> str:
-    """The page of what `run_chaos` returned."""
+    """Return the page of `run_chaos`'s result."""
     timelines = {name: timeline_of(environment, name) for name in summary["scenarios"]}
     return render_page(
         "loadtest.chaos",
@@ -47,7 +46,7 @@ def chaos_page(summary: Mapping[str, Any], environment: Environment) -> str:
 
 
 def picture(timeline: Mapping[str, Any]) -> str:
-    """An SVG of what `Timeline.as_json` gave."""
+    """Return an SVG of `Timeline.as_json`'s result."""
     bins, levels = timeline["bins"], timeline["levels"]
     panels = (2 if bins else 0) + len(levels)
     figure = Figure(figsize=(8.6, 0.6 + 1.7 * max(1, panels)), layout="constrained")
@@ -79,7 +78,7 @@ def _latency(axes: Axes, bins: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _kinds(axes: Axes, bins: Sequence[Mapping[str, Any]]) -> None:
-    """Requests a second, by what they got, one upon the other."""
+    """Draw requests per second by outcome, stacked."""
     seconds = [one["at_s"] for one in bins]
     floor = [0.0] * len(bins)
     for kind, (name, colour) in KINDS.items():
@@ -93,7 +92,7 @@ def _kinds(axes: Axes, bins: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _name_marks(axes: Axes, marks: Sequence[tuple[float, str]]) -> None:
-    """Above the drawing; where there are many, by their numbers."""
+    """Label marks above the drawing; if there are many, with numbers."""
     for number, (at_s, what) in enumerate(marks, start=1):
         told = what if len(marks) <= 3 else str(number)
         axes.annotate(

@@ -1,12 +1,12 @@
-"""How much is done in each scenario, and for how long. Measures nothing."""
+"""Amounts and durations of scenarios. Measures nothing."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class ChaosPlan:
-    """Each scenario is steady for a while, broken for a while, and mended for a while, at a `share` of what it can do
-    just then. With the defaults all of it takes about a quarter of an hour on two cores."""
+    """Each scenario has a steady, a broken and a recovery phase, at a `share` of its current capacity. With the
+    defaults all scenarios take about a quarter of an hour on two cores."""
 
     workers: int = 2
     candidates: int = 200
@@ -21,7 +21,7 @@ class ChaosPlan:
     overload: float = 3.0
     swaps: int = 20
     swaps_more: int = 6
-    """At a higher share, and beside a busy neighbour."""
+    """Swaps at a higher share, and beside a busy neighbour."""
     swap_every_s: float = 2.0
     slow_clients: int = 200
     attackers: float = 1.0
@@ -34,9 +34,9 @@ class ChaosPlan:
     live_rows: int = 20_000
     resamples: int = 500
     generated: int = 500
-    """How many of the bad requests are made from the service's own description, which takes longer."""
+    """Bad requests made from the OpenAPI document, which takes longer."""
 
     @property
     def seconds(self) -> float:
-        """Of one load that is steady, broken and mended."""
+        """Seconds of all three phases."""
         return self.steady_s + self.broken_s + self.mended_s

@@ -1,6 +1,5 @@
-"""A TCP proxy that spoils what goes through it: delays it, cuts it short, resets it, or lets nothing through.
-
-Runs an event loop in a thread of its own. Knows no protocol.
+"""A TCP proxy that delays, truncates, resets or blocks traffic. Runs an event loop in a separate thread. Knows no
+protocol.
 """
 
 import asyncio
@@ -18,10 +17,10 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class Proxy:
-    """Listens on a port of its own and passes everything on to another; `mode` may be changed at any time.
+    """Forwards a port to another; `mode` may be changed at any time.
 
-    `delay`: the server's bytes come `delay_s` later. `truncate`: of the next reply only the half comes, then the end.
-    `reset`: the next bytes of the server end the connection with a reset. `hold`: nothing comes any more.
+    `delay`: the server's bytes come `delay_s` later. `truncate`: only half of the next reply comes, then the end.
+    `reset`: the server's next bytes reset the connection. `hold`: nothing comes any more.
     """
 
     def __init__(self, port: int, delay_s: float = 0.3) -> None:
@@ -82,7 +81,7 @@ class Proxy:
             await writer.drain()
 
     async def _spoil(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """From the server to its client."""
+        """Forward from the server to its client."""
         while data := await reader.read(_CHUNK):
             mode = self.mode
             if mode == "reset":

@@ -1,4 +1,4 @@
-"""What a scenario is, what it finds, and the harness of those that break something under load. Knows none of them."""
+"""Scenarios, their results, and the harness of those that break something under load. Knows no particular scenario."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ class Unable(MsdError):
 
 
 class Check(NamedTuple):
-    """Something that has to hold. `is_timed`: it speaks of durations, which another machine may not keep."""
+    """A property that must hold. `is_timed`: it is about durations, which another machine may not meet."""
 
     what: str
     holds: bool
@@ -32,7 +32,7 @@ class Check(NamedTuple):
 
 @dataclass(frozen=True)
 class ScenarioResult:
-    """What came of a scenario: its figures by name, what had to hold, and what happened when."""
+    """Result of a scenario: figures by name, checks, and timeline."""
 
     figures: Mapping[str, Figure]
     checks: tuple[Check, ...]
@@ -40,7 +40,7 @@ class ScenarioResult:
 
 
 class Scenario(ABC):
-    """One thing that is broken. `told`: those of its figures that the summary has, None where it could not be run."""
+    """One failure. `told`: the figures of the summary, None if it could not be run."""
 
     name: ClassVar[str]
     title: ClassVar[str]
@@ -51,30 +51,30 @@ class Scenario(ABC):
 
     @abstractmethod
     def run(self) -> ScenarioResult:
-        """Runs it. Raises MsdError where it cannot be run."""
+        """Run it. Raises MsdError if it cannot be run."""
 
     @property
     def folder(self) -> Path:
-        """Where it keeps what it makes, and its services' logs."""
+        """Folder of its files and its services' logs."""
         return self.environment.work / self.name
 
     def hear(self, doing: str, done: int = 0, total: int = 1) -> None:
-        """Tells how far it is."""
+        """Report progress."""
         self.environment.heard(f"{self.name}: {doing}", done, total)
 
     def named(self, **figures: Figure) -> dict[str, Figure]:
-        """Figures by their full names."""
+        """Return figures by their full names."""
         return {f"{self.name.replace('-', '_')}_{name}": value for name, value in figures.items()}
 
 
 class UnderLoad(Scenario):
-    """A service is asked at a share of what it can score just then, and something is done to it or beside it.
+    """A scenario under load at a share of the current capacity.
 
-    The load is steady for a while; from the first mark to the last something is broken; then it is mended for a while.
+    The load is steady for a while; from the first mark to the last something is broken; then it recovers for a while.
     """
 
     in_redis: ClassVar[bool] = False
-    """Whether rows come from Redis, which is `redis` then, or from the bundle's files."""
+    """Whether rows come from Redis (`redis`) or from the bundle's files."""
     redis: RedisProcess
     service: Running
     target: Target
@@ -82,33 +82,33 @@ class UnderLoad(Scenario):
 
     @abstractmethod
     def disturb(self) -> None:
-        """What is done, with marks, once the load has been steady for a while."""
+        """Break something, with marks, after the steady phase."""
 
     def before(self) -> None:
-        """What is looked at before the load begins."""
+        """Observe the service before the load."""
 
     def after(self) -> None:
-        """What is looked at when the load is over and the service still there."""
+        """Observe the service after the load."""
 
     def figures(self) -> Mapping[str, Figure]:
-        """Beside those that all have."""
+        """Return figures beyond the common ones."""
         return {}
 
     @abstractmethod
     def checks(self) -> Iterable[Check]:
-        """What has to hold beside `usual_checks`."""
+        """Return checks beyond `usual_checks`."""
 
     def usual_checks(self) -> Iterable[Check]:
-        """What has to hold of the whole load."""
+        """Return the checks of the whole load."""
         return usual_checks(self.timeline.samples)
 
     def settings(self) -> Mapping[str, Any]:
-        """Of the service, as `Environment.service` takes them."""
+        """Return the service's settings."""
         return {}
 
     @contextmanager
     def services(self) -> Iterator[Running]:
-        """The service, and what it needs."""
+        """Start the service and its dependencies."""
         if self.in_redis:
             with (
                 self.environment.redis(self.name) as self.redis,
@@ -120,15 +120,15 @@ class UnderLoad(Scenario):
                 yield running
 
     def asked(self) -> Target:
-        """The service and what it is asked."""
+        """Return the service with its requests."""
         return self.environment.target(self.service.url)
 
     def rate(self, able: float) -> float:
-        """Requests a second, by what can be scored."""
+        """Return requests per second, by capacity."""
         return self.plan.share * able
 
     def seconds(self) -> float:
-        """How long the load goes on, unless it is stopped."""
+        """Seconds of the load, unless it is stopped."""
         return self.plan.seconds
 
     def run(self) -> ScenarioResult:
@@ -152,7 +152,7 @@ class UnderLoad(Scenario):
 
     @property
     def timeline(self) -> Timeline:
-        """What came of the load, and what was done."""
+        """Return the load's outcomes and marks."""
         return self.load.timeline
 
     @property
@@ -167,7 +167,7 @@ class UnderLoad(Scenario):
 
 
 def usual_checks(samples: Sequence[Sample]) -> tuple[Check, ...]:
-    """What has to hold of every load."""
+    """Return the checks of every load."""
     return (
         no_fives(samples),
         Check("no request is lost", count(samples, "invalid", *UNANSWERED) == 0),
@@ -176,6 +176,6 @@ def usual_checks(samples: Sequence[Sample]) -> tuple[Check, ...]:
 
 
 def no_fives(samples: Sequence[Sample], what: str = "no reply is a 5xx") -> Check:
-    """That there are none. That some were late is a matter of time."""
+    """Return the check for 5xx replies; late ones (504) are a matter of time."""
     fives, late = count(samples, *FIVES), count(samples, "late")
     return Check(what, fives == 0, is_timed=0 < fives == late)

@@ -1,4 +1,4 @@
-"""All scenarios, in the order in which they are run."""
+"""All scenarios, in running order."""
 
 from loadtest.chaos.attack import Attack
 from loadtest.chaos.bad_requests import BadRequests

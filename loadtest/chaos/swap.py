@@ -1,4 +1,4 @@
-"""One bundle follows another every few seconds under load, bad ones among them: nobody notices, but for the scores."""
+"""A new bundle every few seconds under load, bad ones among them: no request fails."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ _LONGEST_S = 600.0
 
 
 class _Setting(NamedTuple):
-    """At which share of what can be scored, and beside what; `prefix` begins the names of its figures."""
+    """Share of the capacity, and whether beside a busy neighbour; `prefix` of the figures' names."""
 
     prefix: str
     share: float
@@ -33,16 +33,16 @@ class _Setting(NamedTuple):
 
     @property
     def told(self) -> str:
-        """For people."""
+        """Return a description."""
         return f"at {self.share:.0%} of capacity{', beside a busy neighbour' if self.is_beside_another else ''}"
 
 
 Span = tuple[float, float]
-"""From when to when, in seconds of the load."""
+"""A time span, in seconds of the load."""
 
 
 class _Swaps(NamedTuple):
-    """What was done under load, and when: swaps that were done, rests in which nothing was, bad bundles refused."""
+    """Actions under load and their times: swaps, rests, refused bad bundles."""
 
     load: BackgroundLoad
     rate: float
@@ -53,10 +53,8 @@ class _Swaps(NamedTuple):
 
 
 class Swap(Scenario):
-    """At half and at three quarters of what the service can score, alone and beside a process that wants a core.
-
-    What it can score is found for both: beside a busy neighbour that is less.
-    """
+    """Runs at half and at three quarters of the capacity, alone and beside a process that keeps a core busy, which
+    lowers the capacity."""
 
     name = "swap"
     title = "Bundles follow one another, bad ones among them"
@@ -67,7 +65,7 @@ class Swap(Scenario):
             raise Unable("it takes two bundles of the same users and items: name another one by --other")
         self.hear("making bundles")
         self._make(self.environment.bundle, self.environment.other)
-        # What a service of one bundle alone gives, by request.
+        # Scores of a service with one bundle, by request.
         self.scores = {source: self._scores(source) for source in {*self.versions.values()}}
         figures: dict[str, Figure] = {}
         checks: list[Check] = []
@@ -77,7 +75,7 @@ class Swap(Scenario):
             is_beside = setting.is_beside_another
             with _neighbour(is_beside):
                 if is_beside not in able:
-                    # One graph may be twice as fast as the other: half of its requests would be all of the other's.
+                    # One graph may be twice as fast as the other: half of its capacity may be all of the other's.
                     able[is_beside] = min(self._capacity(source) for source in self.scores)
                 swaps = self._swapped(setting, setting.share * able[is_beside])
             found = self._found(swaps, setting)
@@ -97,14 +95,14 @@ class Swap(Scenario):
         ]
 
     def _make(self, bundle: Path, other: Path) -> None:
-        """Good bundles in turn, of two graphs, and bad ones; `versions` says of which bundle a version's graph is."""
+        """Make good bundles of two graphs in turn, and bad ones; `versions` maps a version to its graph's bundle."""
         self.bundles = self.folder / "bundles"
         self.versions = {f"b{number}": (bundle, other)[number % 2] for number in range(self.plan.swaps + 1)}
         self.good = [good_bundle(source, self.bundles / name, name) for name, source in self.versions.items()]
         self.bad = bad_bundles(bundle, other, self.bundles)[: self.plan.swaps]
 
     def _target(self, service: Running) -> Target:
-        """The same requests, whatever the service serves."""
+        """Return the same requests for any bundle."""
         return self.environment.target(service.url, bundle=self.environment.bundle)
 
     def _scores(self, bundle: Path) -> Mapping[bytes, list[float]]:
@@ -113,16 +111,16 @@ class Swap(Scenario):
             return {one: client.scores(body) for one, body in zip(target.requests, target.bodies, strict=True)}
 
     def _capacity(self, bundle: Path) -> float:
-        """How many requests a second a service of this bundle alone scores."""
+        """Return the requests per second of a service with this bundle."""
         with self.environment.service(self.name, bundle=bundle) as service:
             return capacity(self._target(service), self.plan.capacity_s)
 
     def _swapped(self, setting: _Setting, rate: float) -> _Swaps:
-        """All bundles in their turn, under load of so many requests a second."""
+        """Swap all bundles under load at this rate."""
         plan = self.plan
         good, bad = self.good[: setting.swaps + 1], self.bad if setting.swaps == plan.swaps else []
         point_to(self.bundles, good[0].name)
-        for folder in good[1:]:  # what comes has never been verified
+        for folder in good[1:]:  # the new bundle has never been verified
             (folder / MARKER).unlink(missing_ok=True)
         swaps: list[Span] = []
         refused = 0
@@ -157,7 +155,7 @@ class Swap(Scenario):
         swapping = [sample for start, end in swaps for sample in load.timeline.between(start, end)]
         resting = [sample for start, end in run.rests for sample in load.timeline.between(start, end)]
         steady, during = percentile_ms(resting, 99), percentile_ms(swapping, 99)
-        # What is declared to be scored from less has other scores, of whichever version.
+        # Degraded replies have other scores in any version.
         whole = [seen for seen in load.seen if kind_of(seen) == "full"]
         mixed = sum(not self._is_of_one(seen) for seen in whole)
         ratio = round(during / steady, 3) if during and steady else None
@@ -179,7 +177,7 @@ class Swap(Scenario):
             *usual_checks(samples),
             Check("every good bundle is served in its turn", len(swaps) == setting.swaps),
             Check("every reply has the scores of the version that it names", mixed == 0),
-            # Near its deadline one may be in part: a matter of time.
+            # Near its deadline a reply may be partial: a matter of time.
             Check("no reply is degraded", count(samples, "full") == count(samples, *SCORED), True),
             Check(f"p99 during swaps is at most {_RATIO:g} × what it is else", bool(ratio and ratio <= _RATIO), True),
         ]
@@ -197,7 +195,7 @@ class Swap(Scenario):
 
 @contextmanager
 def _neighbour(is_there: bool) -> Iterator[None]:
-    """Another process, of the same priority, that wants a core for itself."""
+    """Run a process of the same priority that keeps a core busy."""
     busy = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if is_there else None
     try:
         yield
@@ -208,7 +206,7 @@ def _neighbour(is_there: bool) -> Iterator[None]:
 
 
 def _turned(client: Client, folder: Path, name: str, result: str) -> bool:
-    """Whether the service has done, or refused, what the pointer is moved to."""
+    """Move the pointer, and return whether the service has followed or refused it."""
     sample = f'msd_swaps_total{{result="{result}"}}'
     before = client.metric(sample)
     point_to(folder, name)

@@ -1,7 +1,4 @@
-"""What came of the requests of a scenario, and what was done to the service meanwhile, by the second.
-
-Knows neither services nor pictures.
-"""
+"""Timeline of a scenario: outcomes of its requests, and actions, by second. Knows neither services nor pictures."""
 
 import json
 from collections import Counter
@@ -29,12 +26,12 @@ Kind = Literal[
     "unanswered",
     "refused",
 ]
-"""What a request got: a reply by the worst rung in it, a refusal by its status, or none."""
+"""Outcome of a request: a reply by its worst rung, a refusal by its status, or none."""
 SCORED: tuple[Kind, ...] = ("full", "encoded", "cached", "category_prior", "prior")
 DEGRADED: tuple[Kind, ...] = SCORED[1:]
 UNANSWERED: tuple[Kind, ...] = ("lost", "unanswered", "refused")
 FIVES: tuple[Kind, ...] = ("late", "not_ready", "error")
-"""Replies of 504, 503 and any other status from 500 on."""
+"""Replies with 504, 503 and any other 5xx."""
 _STATUSES: Mapping[int, Kind] = {
     429: "busy",
     504: "late",
@@ -46,7 +43,7 @@ _STATUSES: Mapping[int, Kind] = {
 
 
 class Sample(NamedTuple):
-    """One request: the second of the scenario at which it was due, and how long after that what came of it came."""
+    """One request: the second of the scenario at which it was due, and its latency from then."""
 
     due_s: float
     took_ms: float
@@ -54,12 +51,12 @@ class Sample(NamedTuple):
 
     @property
     def over_s(self) -> float:
-        """When it was over."""
+        """When it was answered."""
         return self.due_s + self.took_ms / 1e3
 
 
 class Mark(NamedTuple):
-    """Something that was done, at a second of the scenario."""
+    """An action, at a second of the scenario."""
 
     at_s: float
     what: str
@@ -67,23 +64,23 @@ class Mark(NamedTuple):
 
 @dataclass
 class Timeline:
-    """The samples and marks of one scenario; `levels` are other numbers over time, by name: seconds and values."""
+    """Samples and marks of one scenario; `levels` are other series by name: seconds and values."""
 
     samples: list[Sample] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
     levels: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
     def between(self, start_s: float, end_s: float) -> list[Sample]:
-        """The samples of requests that were due then."""
+        """Return the samples of requests due in this span."""
         return [sample for sample in self.samples if start_s <= sample.due_s < end_s]
 
     @property
     def end_s(self) -> float:
-        """When the last of it was."""
+        """The time of the last event."""
         return max([sample.over_s for sample in self.samples] + [mark.at_s for mark in self.marks], default=0.0)
 
     def then(self, other: "Timeline", at_s: float) -> "Timeline":
-        """This one, and another that began at that second of it."""
+        """Append another timeline that began at that second."""
         return Timeline(
             self.samples + [sample._replace(due_s=sample.due_s + at_s) for sample in other.samples],
             self.marks + [mark._replace(at_s=mark.at_s + at_s) for mark in other.marks],
@@ -91,12 +88,12 @@ class Timeline:
         )
 
     def last_s(self, kinds: Iterable[Kind]) -> float:
-        """When the last request that got one of these was due; -inf if there was none."""
+        """Return when the last request with one of these outcomes was due; -inf if there was none."""
         wanted = set(kinds)
         return max((sample.due_s for sample in self.samples if sample.kind in wanted), default=-np.inf)
 
     def as_json(self, bins: int = 160) -> dict[str, Any]:
-        """For a picture: by stretch of time how many got what, and percentiles of the latency of those scored."""
+        """Return data for a picture: by interval, counts of outcomes, and latency percentiles of scored requests."""
         end = max([sample.due_s for sample in self.samples] + [mark.at_s for mark in self.marks] + [1e-3])
         width = end / bins
         stretches: list[list[Sample]] = [[] for _ in range(bins)]
@@ -110,23 +107,23 @@ class Timeline:
 
 
 def percentile_ms(samples: Sequence[Sample], percent: float, kinds: Iterable[Kind] = SCORED) -> float | None:
-    """Of the latency of those that got one of these; None of nothing."""
+    """Return a latency percentile of these outcomes; None without any."""
     wanted = set(kinds)
     return percentile([sample.took_ms for sample in samples if sample.kind in wanted], percent)
 
 
 def percentile(values: Sequence[float], percent: float) -> float | None:
-    """Of any values; None of nothing."""
+    """Return a percentile; None without values."""
     return round(float(np.percentile(values, percent)), 3) if values else None
 
 
 def count(samples: Iterable[Sample], *kinds: Kind) -> int:
-    """How many got one of these."""
+    """Return the number of these outcomes."""
     return sum(sample.kind in kinds for sample in samples)
 
 
 def kind_of(seen: Seen) -> Kind:
-    """What a request got."""
+    """Return the outcome of a request."""
     if seen.status != 200:
         return _STATUSES.get(seen.status, "error" if seen.status >= 500 else "invalid")
     if b'"degraded"' not in seen.body:

@@ -1,4 +1,4 @@
-"""A dataset and a bundle that was trained on it: as `msd demo` leaves them, or made here of a benchmark's raw files."""
+"""A dataset and a bundle trained on it: from `msd demo`, or made here from a benchmark's raw files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ DEMO = Path("runs/demo")
 
 
 class Trained(NamedTuple):
-    """Folders. Those of student and model, which only a comparison with them needs, may not be there."""
+    """Folders. Student and model, needed only for comparison, may be missing."""
 
     dataset: Path
     student: Path
@@ -24,7 +24,7 @@ class Trained(NamedTuple):
 
 
 def trained(environment: Environment) -> Trained:
-    """Of the data that was named, else of the demo. Raises Unable where there is neither."""
+    """Return those of the named data, otherwise of the demo. Raises Unable if there is neither."""
     folder = environment.data or DEMO
     if (folder / "train.parquet").is_file():
         return _made(environment, folder)
@@ -38,7 +38,7 @@ def trained(environment: Environment) -> Trained:
 
 
 def _made(environment: Environment, data: Path) -> Trained:
-    """Without semantics, so that it is a matter of minutes; kept beside the reference model."""
+    """Train without semantics, which takes minutes; stored beside the reference model."""
     work = environment.kept / "collm-ml-1m"
     folders = prepare(data, work, environment.heard)
     student, model, bundle = work / "student", work / "model", work / "bundle"

@@ -1,4 +1,4 @@
-"""`msd load`: a session of load on a service, and a page of what came of it beside the session before."""
+"""`msd load`: a load session on a service, and a page that compares it with the previous session."""
 
 import json
 import webbrowser
@@ -35,7 +35,7 @@ def load(
     from loadtest.lab.page import load_page
 
     plan = LoadPlan(mix, cold, deadline_ms, seconds, users=users)
-    # What is measured could not be written afterwards.
+    # Otherwise results could not be written at the end.
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         if url is None:
@@ -49,7 +49,7 @@ def load(
 
 
 def last_session(path: Path, now: dict[str, Any]) -> dict[str, Any] | None:
-    """The session before, if there was one on the same traffic."""
+    """Return the previous session on the same traffic, if there is one."""
     try:
         before: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):

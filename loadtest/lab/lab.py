@@ -1,4 +1,4 @@
-"""One session of load on a service, top to bottom: at rest, capacity, latency against load, bursts, Locust's users."""
+"""One load session, top to bottom: at rest, capacity, latency against load, bursts, Locust's users."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from loadtest.requests import http_request, some_bodies
 from loadtest.traffic import Mix, Traffic, mix_text
 from msd.report import Heard
 
-# Overload is part of the picture: what it leaves unanswered is counted.
+# Overload is part of the session: unanswered requests are counted.
 _LIMITS = LoadLimits(goes_on=True)
 _LOCUST_WITHIN_S = 60.0
 _FORMAT = 1
@@ -29,11 +29,11 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class LoadPlan:
-    """The traffic, and the parts of the run.
+    """The traffic, and the parts of the session.
 
-    mix: how many candidates requests have; cold: the share of them that no store knows; deadline_ms: what requests say
-    of their time, if anything. Capacity is found by `clients` that send on having their replies; `loads` are shares of
-    it, offered by Poisson arrivals, and `burst_load` in bursts. `users` are Locust's, of ten requests a second each.
+    mix: shares of numbers of candidates; cold: the share of unknown candidates; deadline_ms: the requests' deadline, if
+    any. `clients` in a closed loop find the capacity; `loads` are shares of it, offered as Poisson arrivals, and
+    `burst_load` in bursts. `users` are Locust's, with ten requests per second each.
     """
 
     mix: Mix
@@ -49,7 +49,7 @@ class LoadPlan:
 
 
 def load_session(url: str, bundle: Path, plan: LoadPlan, heard: Heard) -> dict[str, Any]:
-    """All figures, ready for JSON. Raises MsdError where the service is not there or does not score."""
+    """Return all figures, ready for JSON. Raises MsdError if the service is unreachable or does not score."""
     start, steps = time.perf_counter(), 5 + len(plan.loads)
     bodies = some_bodies(Traffic(bundle, plan.mix, 0, plan.cold), plan.bodies)
     said = {} if plan.deadline_ms is None else {"X_Deadline_Ms": str(plan.deadline_ms)}
@@ -58,7 +58,7 @@ def load_session(url: str, bundle: Path, plan: LoadPlan, heard: Heard) -> dict[s
     rest = _at_rest(url, bodies, plan)
     heard("Capacity", 2, steps)
     found = closed_loop(target, plan.clients, plan.seconds, _LIMITS)
-    # Replies with ads of which only a text is known are degraded, and count all the same.
+    # Replies with text-only ads are degraded, and count as scored.
     capacity = found.statuses[200] / found.seconds
     if not capacity:
         raise ClientError(f"{url}: scored nothing of what {plan.clients} clients asked")
@@ -88,7 +88,7 @@ def load_session(url: str, bundle: Path, plan: LoadPlan, heard: Heard) -> dict[s
 
 
 def _at_rest(url: str, bodies: list[bytes], plan: LoadPlan) -> dict[str, Any]:
-    """One client, which sends when it has its reply; and where the service says that the time went."""
+    """Measure one client in a closed loop, and the service's stage times."""
     some = list(islice(cycle(bodies), plan.at_rest))
     measure_latency(url, some[: plan.at_rest // 10], 0, lambda number: None)
     before = spent(url)
@@ -117,7 +117,7 @@ def _model(url: str) -> dict[str, Any]:
 
 
 def _locust(url: str, bundle: Path, plan: LoadPlan) -> dict[str, Any] | None:
-    """What Locust reports of its users; None where it is not installed."""
+    """Return Locust's report; None if it is not installed."""
     command = [sys.executable, "-m", "locust", "-f", str(Path(__file__).parents[1] / "locustfile.py"), "--headless"]
     times = ["--run-time", f"{max(1, round(plan.seconds))}s", "--stop-timeout", "5", "--spawn-rate", str(plan.users)]
     asked = {

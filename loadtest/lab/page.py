@@ -1,4 +1,4 @@
-"""load.html: a session's figures and pictures beside those of the session before, on a page that needs no network."""
+"""load.html: a session's figures and pictures beside those of the previous session, on a page that needs no network."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from msd.page import render_page
 
 
 def load_page(now: dict[str, Any], before: dict[str, Any] | None) -> str:
-    """before: the last session on the same traffic, if there was one."""
+    """Return the page. before: the previous session on the same traffic, if there is one."""
     return render_page(
         "loadtest.lab",
         "page.html.j2",
@@ -20,7 +20,7 @@ def load_page(now: dict[str, Any], before: dict[str, Any] | None) -> str:
 
 
 def compared(now: dict[str, Any], before: dict[str, Any] | None) -> list[tuple[str, float, float | None]]:
-    """The figures that one looks at first: name, now, before."""
+    """Return the main figures: name, now, before."""
 
     def figures(session: dict[str, Any]) -> dict[str, float]:
         found = {

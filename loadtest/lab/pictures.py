@@ -1,4 +1,4 @@
-"""A session of load as SVG: latency against load, where a request's time goes; each beside the session before."""
+"""A load session as SVG: latency against load, stages of a request; each beside the previous session."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ _SHOWN = 0.02
 def latency_against_load(
     curves: Iterable[tuple[str, str, Sequence[Session]]], capacities: Mapping[str, float], size: tuple[float, float]
 ) -> str:
-    """p50 and p99 by the rate that is offered. curves: what names begin with, colour, points; capacities: by colour."""
+    """Draw p50 and p99 by offered rate. curves: name prefix, colour, points; capacities: by colour."""
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     axes.grid(alpha=0.3)
@@ -38,14 +38,14 @@ def latency_against_load(
 
 
 def load_picture(now: Session, before: Session | None) -> str:
-    """Latency against load; capacity as a line."""
+    """Draw latency against load, with capacity as a line."""
     sessions = _sessions(now, before)
     curves = [(name, colour, session["curve"]) for session, colour, name in sessions]
     return latency_against_load(curves, {colour: one["capacity"] for one, colour, _ in sessions}, (5.2, 3.8))
 
 
 def waterfall(now: Session, before: Session | None) -> str:
-    """The stages of a request at rest, each beginning where the one before it ends."""
+    """Draw the stages of a request at rest as a waterfall."""
     sessions = _sessions(now, before)
     figure = Figure(figsize=(5.2, 0.42 * len(sessions) * len(now["rest"]["stages_ms"]) + 0.8), layout="constrained")
     for axes, (session, colour, name) in zip(
@@ -70,7 +70,7 @@ def _fall(axes: Axes, stages: Mapping[str, float], colour: str) -> None:
 
 
 def _sessions(now: Session, before: Session | None) -> list[tuple[Session, str, str]]:
-    """Each with its colour and what its lines' names begin with."""
+    """Return sessions with colour and name prefix."""
     if before is None:
         return [(now, "C0", "")]
     return [(now, "C0", "now, "), (before, "#9ca3af", "before, ")]

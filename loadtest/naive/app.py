@@ -33,7 +33,7 @@ class ScoreRequest(BaseModel):
 
 
 class Score(BaseModel):
-    """An ad and how likely it is clicked."""
+    """An ad and its click probability."""
 
     id: str
     pctr: float
@@ -47,12 +47,12 @@ class ScoreResponse(BaseModel):
 
 
 def app() -> FastAPI:
-    """What uvicorn calls in each of its workers."""
+    """Return the app, in each of uvicorn's workers."""
     return create_app(os.environ)
 
 
 def create_app(environ: Mapping[str, str]) -> FastAPI:
-    """The service over a bundle's rows and a graph in fp32. Raises MsdError where one is missing."""
+    """Return the service over a bundle's rows and an fp32 graph. Raises MsdError if one is missing."""
     try:
         folder, graph = Path(environ["NAIVE_BUNDLE"]), Path(environ["NAIVE_GRAPH"])
     except KeyError as error:

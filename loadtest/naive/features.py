@@ -1,4 +1,4 @@
-"""Rows → the inputs of a graph that takes each of them with a row a candidate. Knows neither HTTP nor stores."""
+"""Rows → the inputs of a graph with one row per candidate in each input. Knows neither HTTP nor stores."""
 
 from collections.abc import Sequence
 
@@ -17,13 +17,13 @@ _GIVEN = (
 
 
 def check_inputs(names: Sequence[str]) -> None:
-    """Raises MsdError for an input that would not be given."""
+    """Raise MsdError for an input that is not provided."""
     if unknown := sorted(set(names) - set(_GIVEN)):
         raise MsdError(f"the naive service has no input {unknown[0]!r} to give; it has {', '.join(_GIVEN)}")
 
 
 def tiled_inputs(schema: FeatureSchema, found: FoundRecords, wanted: Sequence[str]) -> Inputs:
-    """The wanted inputs, each with N rows: those of the user are repeated."""
+    """Return the wanted inputs, each with N rows: user inputs are repeated."""
     count, kept, length = len(found.items), len(found.history), schema.history.length
     inputs: Inputs = {}
     for name in wanted:

@@ -1,6 +1,5 @@
-"""Where the naive service has its rows from: an MGET a request, as tutorials do, or a dict of all of them.
-
-The bytes are those that `msd publish` puts into Redis and that a bundle's files hold.
+"""Rows of the naive service: an MGET per request, as in tutorials, or a dict of all rows. The bytes are those of `msd
+publish` and of a bundle's files.
 """
 
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ _SIDES: tuple[RowSide, ...] = ("user", "item")
 
 
 class FoundRecords(NamedTuple):
-    """One user's record [1] and history, and records [N] of items; what is not known has the record of the missing."""
+    """One user's record [1] and history, and records [N] of items; unknown IDs have the record of missing values."""
 
     user: Records
     history: Records
@@ -26,22 +25,22 @@ class FoundRecords(NamedTuple):
 
 
 class Values(Protocol):
-    """Bytes by id."""
+    """Bytes by ID."""
 
     async def get(self, side: RowSide, ids: Sequence[str]) -> Sequence[bytes | None]:
-        """The bytes of each id, None where there are none."""
+        """Return the bytes of each ID, None if there are none."""
         ...
 
 
 class RedisValues:
-    """Reads them with one MGET."""
+    """Reads with one MGET."""
 
     def __init__(self, bundle_id: str, url: str) -> None:
         self._prefixes = {side: key_prefix(bundle_id, side) for side in _SIDES}
         self._redis = Redis.from_url(url)
 
     async def get(self, side: RowSide, ids: Sequence[str]) -> Sequence[bytes | None]:
-        """The bytes of each id."""
+        """Return the bytes of each ID."""
         prefix = self._prefixes[side]
         return cast("list[bytes | None]", await self._redis.mget([prefix + one for one in ids]))
 
@@ -56,7 +55,7 @@ class MemoryValues:
             self._held[side] = dict(file.scan(0, file.count))
 
     async def get(self, side: RowSide, ids: Sequence[str]) -> Sequence[bytes | None]:
-        """The bytes of each id."""
+        """Return the bytes of each ID."""
         held = self._held[side]
         return [held.get(one) for one in ids]
 
@@ -70,7 +69,7 @@ class NaiveRows:
         self._values = values
 
     async def find(self, user_id: str, item_ids: Sequence[str]) -> FoundRecords:
-        """The user first, because his history is in his row; then the candidates and the history in one go."""
+        """Find the user first, because the row has the history; then candidates and history together."""
         (value,) = await self._values.get("user", [user_id])
         codec = self._codecs["user"]
         user = self._records("user", [value])

@@ -1,7 +1,5 @@
-"""An ad server of many moods: it asks for scores, now and then with mistakes in them, for ads and users that nobody
-knows, and tells what was shown and clicked.
-
-Users click as predicted, by chance, so that predictions are right.
+"""Simulated ad server: sends scoring requests, some invalid, some for unknown ads and users, and events. Users click
+with the predicted probability, so predictions are calibrated.
 """
 
 import itertools
@@ -17,13 +15,13 @@ from loadtest.http_client import Client
 
 _PAUSE_S = 0.03
 _SHOWN = 3
-# So long ago that the service may judge by them at once what was predicted.
+# Old enough for the service to judge predictions at once.
 _AGO_S, _CLICK_AFTER_S = 700.0, 5.0
 _INVALID_EACH, _COLD_EACH, _UNKNOWN_EACH, _AGAIN_EACH = 11, 4, 7, 5
 
 
 class AdServer:
-    """Asks and tells, in a thread of its own, within `asking`. `statuses` are what it got."""
+    """Sends requests and events in a separate thread, within `asking`. `statuses` are the replies."""
 
     def __init__(self, url: str, bodies: list[bytes]) -> None:
         self.statuses: Counter[int] = Counter()
@@ -33,7 +31,7 @@ class AdServer:
         self._random = random.Random(0)
 
     def asking(self) -> AbstractContextManager[None]:
-        """Until the block's end; no reply counts as 0: the service may be ending or starting."""
+        """Run until the block's end; a missing reply counts as 0: the service may be starting or stopping."""
         return asking(
             self._url,
             _PAUSE_S,
@@ -60,13 +58,13 @@ class AdServer:
         if number % _UNKNOWN_EACH == 0:
             document["user_id"] = f"nobody-{number}"
         if number % _COLD_EACH == 0:
-            # Twice: what is encoded too late for the first is there for the second.
+            # Twice: a text that is encoded too late for the first is ready for the second.
             ids[-1] = f"new-{number // (2 * _COLD_EACH)}"
             document["items"] = {ids[-1]: {"text": f"{ids[-1]}: a film of a storm, and of {number % 97} who come home"}}
         return {**document, "candidates": {"id": ids, "bid": bids}}
 
     def _events(self, number: int, user_id: str, answer: dict[str, Any]) -> list[dict[str, Any]]:
-        """What of the first candidates was shown and clicked, long ago; and something that is shown just now."""
+        """Return past impressions and clicks of the first candidates; and a current impression."""
         now = time.time()
         found = answer["candidates"]
         events = [_event(f"{number}-now", "impression", user_id, found["id"][-1], now)]

@@ -1,4 +1,4 @@
-"""`msd observe`: runs a service and Prometheus under load, and says of each panel and rule what it shows."""
+"""`msd observe`: runs a service and Prometheus under load, and reports what each panel and rule returns."""
 
 from collections.abc import Sequence
 from pathlib import Path

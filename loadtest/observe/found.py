@@ -1,4 +1,4 @@
-"""What panels and rules show of a live run: each query through Prometheus, with Grafana's variables filled in."""
+"""What panels and rules return in a live run: each query through Prometheus, with Grafana's variables filled in."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -19,7 +19,7 @@ class PanelCurve(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """A panel and what it shows; or a recording rule, by its name."""
+    """A panel and its data; or a recording rule, by name."""
 
     where: str
     title: str
@@ -28,27 +28,27 @@ class Shown(NamedTuple):
 
     @property
     def points(self) -> int:
-        """Of all its curves."""
+        """The number of points of all curves."""
         return sum(len(curve.points) for curve in self.curves)
 
     @property
     def highest(self) -> float:
-        """The greatest value, 0 where there is none: what is 0 all the time is shown, too."""
+        """The largest value, 0 without any: a constant 0 counts as data."""
         return max((value for curve in self.curves for _, value in curve.points), default=0.0)
 
     @property
     def is_wrongly_empty(self) -> bool:
-        """Whether it shows nothing, and should."""
+        """Whether it returns nothing, and should."""
         return not self.points and not (self.panel and self.panel.may_be_empty)
 
 
 def panels_shown(board: Board, run: Watched) -> list[Shown]:
-    """All panels of a dashboard."""
+    """Return all panels of a dashboard."""
     return [Shown(board.name, panel.title, _curves(panel, run), panel) for panel in board.panels]
 
 
 def rules_shown(run: Watched) -> list[Shown]:
-    """All recording rules."""
+    """Return all recording rules."""
     names = [rule["name"] for rule in run.prometheus.rules() if rule["type"] == "recording"]
     return [
         Shown("recording rules", name, tuple(PanelCurve(str(one.labels), one.points) for one in _told(name, run)))
@@ -57,12 +57,12 @@ def rules_shown(run: Watched) -> list[Shown]:
 
 
 def sick_rules(run: Watched) -> list[str]:
-    """Rules and alerts that Prometheus cannot evaluate, and why."""
+    """Return rules and alerts that Prometheus cannot evaluate, and why."""
     return [f"{rule['name']}: {rule['lastError']}" for rule in run.prometheus.rules() if rule["health"] != "ok"]
 
 
 def alerts_seen(run: Watched) -> list[str]:
-    """Alerts that were pending or firing."""
+    """Return alerts that were pending or firing."""
     return sorted({f"{one.labels['alertname']} {one.labels['alertstate']}" for one in _told("ALERTS", run)})
 
 

@@ -1,4 +1,4 @@
-"""A service with everything that it can have, under load and with things that happen to it, watched by Prometheus."""
+"""A service with every feature on, under load and disturbances, watched by Prometheus."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ _EXPERIMENT = {
 
 
 class Happening(NamedTuple):
-    """What is done, and at which part of the run."""
+    """An action, and its time as a share of the run."""
 
     share: float
     what: str
@@ -45,7 +45,7 @@ class Happening(NamedTuple):
 
 
 class Watched(NamedTuple):
-    """A run that is over but for its service: from when to when, and what happened meanwhile."""
+    """A finished run whose service still runs: start, end, and actions."""
 
     prometheus: Prometheus
     start: float
@@ -55,7 +55,7 @@ class Watched(NamedTuple):
 
 @dataclass(frozen=True)
 class ObservePlan:
-    """How long, how many requests a second beside those of the ad server, and how many scoring threads."""
+    """Duration, requests per second beside those of the ad server, and scoring threads."""
 
     seconds: float = 60.0
     rate: float = 40.0
@@ -64,7 +64,7 @@ class ObservePlan:
 
 @contextmanager
 def watched(bundle: Path, other: Path, rules: Path, work: Path, plan: ObservePlan) -> Iterator[Watched]:
-    """Runs it all; the service is there until the block's end. `other` is a bundle for the same users and items."""
+    """Run everything; the service runs until the block's end. `other` is a bundle for the same users and items."""
     shutil.rmtree(work, ignore_errors=True)
     bundles = _folder(bundle, other, work / "bundles")
     with RedisProcess(work / "redis") as redis:
@@ -89,7 +89,7 @@ def _folder(bundle: Path, other: Path, folder: Path) -> Path:
 
 
 def _service(bundles: Path, redis: str, work: Path, plan: ObservePlan) -> Service:
-    """With rows from Redis, live state, cold ads, a log of all requests, arms and a shadow."""
+    """Start the service with rows from Redis, live state, cold ads, a log of all requests, arms and a shadow."""
     settings = {
         "live": "on",
         "encoder": "on",
@@ -115,7 +115,7 @@ def _happenings(url: str, bodies: list[bytes], bundles: Path, other: Path, redis
 
 
 def _run(url: str, bodies: list[bytes], happenings: list[Happening], plan: ObservePlan) -> list[tuple[float, str]]:
-    """Load, and meanwhile what happens; when each did, in unix seconds."""
+    """Run load and actions; return the actions' Unix times."""
     marks: list[tuple[float, str]] = []
     with (
         AdServer(url, bodies).asking(),

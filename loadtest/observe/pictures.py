@@ -1,4 +1,4 @@
-"""A dashboard as a drawing, of what its panels showed in a live run. Grafana lays it out alike, in its own colours."""
+"""A picture of a dashboard with data of a live run, in Grafana's layout and other colours."""
 
 from collections.abc import Iterator, Sequence
 
@@ -27,7 +27,7 @@ _MB = 2**20
 
 
 def picture(board: Board, shown: Sequence[Shown], run: Watched) -> bytes:
-    """A PNG of all panels, row by row."""
+    """Return a PNG of all panels, row by row."""
     by_title = {one.title: one for one in shown}
     lines = [panels for row in board.rows for panels in _lines_of(row.panels)]
     figure = Figure(figsize=(15.0, 0.5 + 2.3 * len(lines)), layout="constrained")
@@ -41,7 +41,7 @@ def picture(board: Board, shown: Sequence[Shown], run: Watched) -> bytes:
 
 
 def _lines_of(panels: Sequence[Panel]) -> Iterator[tuple[Sequence[Panel], int]]:
-    """The panels of a row, line by line as Grafana has them, and how wide each is."""
+    """Return a row's panels by line, with their widths, as Grafana places them."""
     width = _WIDTHS.get(len(panels), _GRID // 3)
     for at in range(0, len(panels), _GRID // width):
         yield panels[at : at + _GRID // width], width
@@ -65,7 +65,7 @@ def _draw(axes: Axes, panel: Panel, curves: Sequence[PanelCurve], run: Watched) 
     axes.set_ylabel(_UNITS[panel.unit], fontsize=7)
     axes.tick_params(labelsize=6.5)
     axes.set_xlim(0, run.end - run.start)
-    # With room for the legend.
+    # Room for the legend.
     axes.set_ylim(0, 1.3 * axes.get_ylim()[1])
     axes.grid(alpha=0.2)
     if panel.limit is not None and panel.limit < 2 * axes.get_ylim()[1]:
@@ -81,7 +81,7 @@ def _draw(axes: Axes, panel: Panel, curves: Sequence[PanelCurve], run: Watched) 
 
 
 def _stack(axes: Axes, curves: Sequence[PanelCurve], run: Watched) -> None:
-    """One upon the other; what never was anything is left out."""
+    """Draw stacked curves; those that are always 0 are left out."""
     seconds = np.arange(int(run.end - run.start) + 1)
     floor = np.zeros(len(seconds))
     for curve in (one for one in curves if any(value for _, value in one.points)):

@@ -1,7 +1,4 @@
-"""A Prometheus server for as long as a block lasts, and what it answers over its HTTP API.
-
-Knows nothing of what it scrapes.
-"""
+"""A Prometheus server within a block, and its HTTP API. Knows nothing about what it scrapes."""
 
 import json
 import math
@@ -22,29 +19,29 @@ from msd.contract.errors import MsdError
 _SCRAPED_WITHIN_S = 30.0
 _QUOTED = 500
 _SCRAPE_S, _EVALUATE_S = 1, 2
-# To localhost, whatever proxy the environment names.
+# To localhost, ignoring the environment's proxy.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class PrometheusError(MsdError):
-    """Prometheus is not there, does not start, or refuses a query."""
+    """Prometheus is not installed, does not start, or rejects a query."""
 
 
 class Series(NamedTuple):
-    """A series: its labels, and its points, unix seconds and value. What is not a number is left out."""
+    """A series: labels, and points of Unix seconds and value, without NaN."""
 
     labels: Mapping[str, str]
     points: tuple[tuple[float, float], ...]
 
 
 class Prometheus:
-    """A server that runs at `url`."""
+    """A running server at `url`."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     def series(self, expr: str, start: float, end: float, step_s: float = 1.0) -> list[Series]:
-        """What an expression comes to between two moments. Raises PrometheusError where it cannot be read."""
+        """Return an expression's series in a time range. Raises PrometheusError if it is invalid."""
         asked = {"query": expr, "start": f"{start:.3f}", "end": f"{end:.3f}", "step": f"{step_s:g}"}
         found = self._ask("query_range", asked)["result"]
         return [
@@ -55,11 +52,11 @@ class Prometheus:
         ]
 
     def rules(self) -> list[dict[str, Any]]:
-        """Recording rules and alerts, and how they fare."""
+        """Return recording rules and alerts with their state."""
         return [rule for group in self._ask("rules", {})["groups"] for rule in group["rules"]]
 
     def up(self) -> bool:
-        """Whether all that it scrapes answers."""
+        """Return whether all targets answer."""
         targets = self._ask("targets", {"state": "active"})["activeTargets"]
         return bool(targets) and all(one["health"] == "up" for one in targets)
 
@@ -77,10 +74,8 @@ class Prometheus:
 
 @contextmanager
 def prometheus(folder: Path, scraped: str, rules: Path) -> Iterator[Prometheus]:
-    """A server that scrapes a service and evaluates rules; what it keeps and says is in `folder`.
-
-    Raises MsdError where it cannot be had.
-    """
+    """Run a server that scrapes a service and evaluates rules, with its data and log in `folder`. Raises MsdError if it
+    is unavailable."""
     program = shutil.which("prometheus")
     if program is None:
         raise PrometheusError(
@@ -92,7 +87,7 @@ def prometheus(folder: Path, scraped: str, rules: Path) -> Iterator[Prometheus]:
         "rule_files": [str(rules.absolute())],
         "scrape_configs": [{"job_name": "msd-ctr", "static_configs": [{"targets": [urlsplit(scraped).netloc]}]}],
     }
-    (folder / "prometheus.yml").write_text(json.dumps(config))  # which is YAML, too
+    (folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML, too
     command = (
         program,
         f"--config.file={folder / 'prometheus.yml'}",
