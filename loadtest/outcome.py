@@ -1,4 +1,4 @@
-"""What came of a run of requests. Knows no connections."""
+"""Outcomes of a run of requests. Knows no connections."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -11,12 +11,11 @@ from loadtest.durations import Durations
 
 @dataclass
 class Outcome:
-    """Counts of replies by status, and how long those with 200 took from the moment that they were meant to be sent.
+    """Counts of replies by status, and latencies of 200 replies from the time that each was due.
 
-    `in_time` are those with 200 that came before the `seconds` of the run were over, without those that said that they
-    were `degraded`, as replies in part are; `lost` had their connection closed; `unanswered` had no reply when the run
-    was given up. `late` says how late the generator itself was; `cpu_seconds` what it took of a core; `connections` are
-    the most that were open at one time.
+    `in_time` counts 200 replies within the `seconds` of the run, without `degraded` ones, such as partial replies;
+    `lost` requests had their connection closed; `unanswered` ones had no reply at the end of the run. `late` is the
+    generator's own delay; `cpu_seconds` its CPU time; `connections` the most that were open at one time.
     """
 
     seconds: float
@@ -33,11 +32,11 @@ class Outcome:
 
     @property
     def goodput(self) -> float:
-        """Requests a second that were scored within the run, wholly."""
+        """Requests per second that were scored in full within the run."""
         return self.in_time / self.seconds
 
     def add(self, other: "Outcome") -> None:
-        """Another run of the same kind."""
+        """Add another run of the same kind."""
         self.seconds += other.seconds
         self.offered += other.offered
         self.in_time += other.in_time
@@ -51,7 +50,7 @@ class Outcome:
         self.late.add(other.late)
 
     def as_json(self) -> dict[str, Any]:
-        """Its figures, percentiles in milliseconds."""
+        """Return its figures, percentiles in milliseconds."""
         percentiles = {f"p{percent:g}_ms": self.latency.percentile_ms(percent) for percent in (50, 90, 99, 99.9)}
         counts = {str(status): count for status, count in sorted(self.statuses.items())}
         return {
@@ -68,29 +67,29 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Rounds:
-    """Runs of one kind, in the order that they took place in."""
+    """Runs of one kind, in order."""
 
     outcomes: tuple[Outcome, ...]
 
     @property
     def merged(self) -> Outcome:
-        """All of them as one."""
+        """Return all runs as one."""
         whole = Outcome(0.0)
         for outcome in self.outcomes:
             whole.add(outcome)
         return whole
 
     def median(self, of: Callable[[Outcome], float]) -> float:
-        """A figure's median over the runs, of which a few may have been disturbed."""
+        """Return a figure's median over the runs, of which a few may have been disturbed."""
         return median(map(of, self.outcomes))
 
     def ratio(self, other: "Rounds", of: Callable[[Outcome], float]) -> float:
-        """The median of a figure's ratios to that of another's run in the same round."""
+        """Return the median ratio of a figure to that of another's run in the same round."""
         return median(of(one) / of(its) for one, its in zip(self.outcomes, other.outcomes, strict=True))
 
 
 def goodput(outcome: Outcome) -> float:
-    """Requests a second that were scored within a run."""
+    """Requests per second that were scored within a run."""
     return outcome.goodput
 
 

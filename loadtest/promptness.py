@@ -1,7 +1,7 @@
-"""Lets the thread that sends the load go first when it has something to do, instead of after another's time slice.
+"""Gives the load generator's thread short time slices, so that it can interrupt others.
 
-On cores that it shares with the service it would else be late by up to a slice, several milliseconds: at sending, and
-at seeing replies, which would be taken for the service's. On Linux from 6.12; elsewhere nothing changes.
+On cores shared with the service it would otherwise be late by up to a slice, several milliseconds, when sending and
+when seeing replies, which would be counted as the service's latency. On Linux from 6.12; elsewhere a no-op.
 """
 
 import ctypes
@@ -30,7 +30,7 @@ class _Attributes(ctypes.Structure):
 
 @contextmanager
 def prompt() -> Iterator[None]:
-    """While the block lasts, this thread asks for slices so short that it may interrupt those who have longer ones."""
+    """Request short slices for this thread within the block."""
     calls = _CALLS.get(platform.machine()) if sys.platform == "linux" else None
     if calls is None:
         yield
@@ -39,7 +39,7 @@ def prompt() -> Iterator[None]:
     attributes = _Attributes(size=ctypes.sizeof(_Attributes))
     known = libc.syscall(calls[1], _THIS_THREAD, ctypes.byref(attributes), attributes.size, 0) == 0
     before, attributes.runtime = attributes.runtime, _SHORT_NS
-    # A system that does not let it, or knows nothing of it, says so by an error that changes nothing.
+    # An unsupported system returns an error that changes nothing.
     changed = known and libc.syscall(calls[0], _THIS_THREAD, ctypes.byref(attributes), 0) == 0
     try:
         yield

@@ -75,8 +75,8 @@ class BrokenRedis(UnderLoad):
 
     def checks(self) -> Iterable[Check]:
         p99, recover_s, deadline_ms = self.p99_ms, self.recover_s, self.plan.deadline_ms
-        yield Check("what is not fresh is said to be degraded", self.unmarked == 0)
-        yield Check("full quality comes back", recover_s is not None)
+        yield Check("stale scores are declared as degraded", self.unmarked == 0)
+        yield Check("full quality returns", recover_s is not None)
         yield Check(f"it is back within {_RECOVERED_S:g} s", recover_s is not None and recover_s <= _RECOVERED_S, True)
         yield Check(f"p99 within the deadline of {deadline_ms} ms", p99 is not None and p99 <= deadline_ms, True)
 

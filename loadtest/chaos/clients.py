@@ -57,8 +57,8 @@ class BadClients(UnderLoad):
         )
 
     def checks(self) -> Iterable[Check]:
-        yield Check("every slow client is sent away in the end", self.left == 0)
-        yield Check("none of their connections is left open", self.files_growth <= 0)
+        yield Check("every slow client is disconnected in the end", self.left == 0)
+        yield Check("none of their connections stays open", self.files_growth <= 0)
 
     def _connection(self) -> socket.socket:
         return socket.create_connection(self.target.place, timeout=_PATIENCE_S)

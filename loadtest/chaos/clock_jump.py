@@ -73,8 +73,8 @@ class ClockJump(UnderLoad):
         # By phase: in total, years forward and years back cancel out.
         farthest = max(after - before for before, after in pairwise(self.aged))
         yield Check("the service's clock has jumped: rows look years old to it", farthest > _JUMPS[1][1])
-        yield Check("no row is taken for stale", count(self.timeline.samples, *DEGRADED) == 0)
-        yield Check("requests that say when they are get the same scores, to the bit", all(self.same))
+        yield Check("no row counts as stale", count(self.timeline.samples, *DEGRADED) == 0)
+        yield Check("requests with `at` get the same scores, to the bit", all(self.same))
 
     def _aged_s(self) -> float:
         """Return the summed ages of all observed rows."""

@@ -56,6 +56,6 @@ class DiskFull(UnderLoad):
     def checks(self) -> Iterable[Check]:
         # Files that would break a reader of the log.
         halves = [one for one in (self.folder / "log").glob("[!.]*.parquet") if not one.read_bytes().endswith(_MAGIC)]
-        yield Check("records that were lost are counted", self.lost > 0)
-        yield Check("with room again, records are written again", self.again > 0)
-        yield Check("no file is left half written", not halves)
+        yield Check("lost records are counted", self.lost > 0)
+        yield Check("once there is room, records are written again", self.again > 0)
+        yield Check("no file is half-written", not halves)

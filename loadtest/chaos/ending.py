@@ -100,7 +100,7 @@ class Sigterm(UnderLoad):
 
     def checks(self) -> Iterable[Check]:
         refused = [sample.over_s for sample in self.timeline.samples if sample.kind == "refused"]
-        yield Check("every request that was let in is answered", self.lost == 0)
+        yield Check("every accepted request is answered", self.lost == 0)
         yield Check("it ends with status 0", self.status == 0)
         is_open = not refused or min(refused) > self.broken_s + 0.9 * _DRAIN_S
-        yield Check("the door stays open for the drain time", is_open)
+        yield Check("connections are accepted for the drain time", is_open)

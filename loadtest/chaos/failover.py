@@ -54,7 +54,7 @@ class Failover(UnderLoad):
 
     def checks(self) -> Iterable[Check]:
         taken, p99, deadline_ms = self.failover_s, self.p99_ms, self.plan.deadline_ms
-        yield Check("full quality comes back from the replica", taken is not None)
+        yield Check("full quality returns from the replica", taken is not None)
         yield Check(f"within {_FAILOVER_S:g} s, the election included", bool(taken and taken <= _FAILOVER_S), True)
         yield Check(f"p99 within {deadline_ms} ms", p99 is None or p99 <= deadline_ms, True)
 

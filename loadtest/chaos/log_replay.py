@@ -57,5 +57,5 @@ class LogReplay(UnderLoad):
 
     def checks(self) -> Iterable[Check]:
         found = self.replayed
-        yield Check("every logged score comes again, to the bit", found["mismatches"] == 0)
+        yield Check("every logged score is reproduced to the bit", found["mismatches"] == 0)
         yield Check("all were compared to the bit", found["exact"] == found["requests"] > 0)

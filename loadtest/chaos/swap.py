@@ -175,8 +175,8 @@ class Swap(Scenario):
         figures = {f"{setting.prefix}_{name}": value for name, value in counted.items()}
         checks = [
             *usual_checks(samples),
-            Check("every good bundle is served in its turn", len(swaps) == setting.swaps),
-            Check("every reply has the scores of the version that it names", mixed == 0),
+            Check("every good bundle is served in turn", len(swaps) == setting.swaps),
+            Check("every reply has the scores of its version", mixed == 0),
             # Near its deadline a reply may be partial: a matter of time.
             Check("no reply is degraded", count(samples, "full") == count(samples, *SCORED), True),
             Check(f"p99 during swaps is at most {_RATIO:g} × what it is else", bool(ratio and ratio <= _RATIO), True),
