@@ -4,6 +4,7 @@ Their tensors come of the bundle's own rows. Knows nothing of graphs.
 """
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +59,7 @@ class Evidence:
 
     def request(self, candidates: int) -> Tensors:
         """The tensors of one user with so many candidates, those of the first valid rows, over and over."""
-        some = [self._tensors(row) for row in self._valid[:_TIMED_ROWS]]
+        some = self._timed
         sides = {spec.name: spec.side for spec in self._features.schema.tensors}
         return {
             name: np.resize(np.concatenate([one[name] for one in some]), (candidates, *tensor.shape[1:]))
@@ -78,6 +79,10 @@ class Evidence:
             record = encode_row(codec.encoded(vectors[items[row]][None])[0].tobytes())
             tensors = self._rows.tensors(golden.model_copy(update={"items": {**golden.items, items[row]: record}}))
             yield {name: np.ascontiguousarray(one) for name, one in tensors.items()}
+
+    @cached_property
+    def _timed(self) -> list[Tensors]:
+        return [self._tensors(row) for row in self._valid[:_TIMED_ROWS]]
 
     def _tensors(self, row: int) -> Tensors:
         request = plain_request(self._dataset, self._features, row)
