@@ -5,8 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from threading import Event
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -186,15 +186,18 @@ def test_what_is_sent_of_a_user_ends_with_the_profile_window(data: Path, tmp_pat
 
 
 def test_a_killed_run_goes_on_with_what_is_missing(data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    with ChatServer(in_turn(Call.answer, Call.answer, Call.answer, silent)) as server:
+    out, fourth = tmp_path / "out", Event()
+
+    def hang(call: Call) -> None:
+        fourth.set()
+        silent(call)
+
+    with ChatServer(in_turn(Call.answer, Call.answer, Call.answer, hang)) as server:
         options = asking(server, "--concurrency", 1)
         command = [sys.executable, "-m", "msd", "teach", str(data), str(out), *map(str, options)]
         process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "NO_COLOR": "1"}, stdout=subprocess.DEVNULL)
         # The fourth request is sent only when the third answer is on the disk.
-        while len(server.calls) < 4:
-            assert process.poll() is None
-            time.sleep(0.01)
+        assert fourth.wait(120)
         process.send_signal(signal.SIGKILL)
         process.wait()
         with pytest.raises(TeacherError, match="has not finished"):
