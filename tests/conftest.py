@@ -27,9 +27,8 @@ os.environ["COLUMNS"] = "300"
 # Services are told of their terminal's end, even where whoever runs the tests is not (nohup).
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-# Tests that run side by side have the cores between them.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# One thread a process: equal runs give equal bits, and tests that run side by side have the cores between them.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # As the front door does, and before anything loads torch.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")

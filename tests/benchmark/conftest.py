@@ -4,20 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from msd.dataset.load import Dataset, load_dataset
 from msd.student.step import distill
 from tests.benchmark.made import QUICK_DISTILLING, prepare_tiny
 from tests.student.small import short_student
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session", autouse=True)

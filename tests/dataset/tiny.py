@@ -93,8 +93,10 @@ serving_value = "1"
 """
 
 
-def write_tiny_dataset(folder: Path, seed: int = 0, users: int = 60, items: int = 80) -> Path:
-    """Writes a dataset (users × 50 events) into `folder` and returns it: one file of each format.
+def write_tiny_dataset(
+    folder: Path, seed: int = 0, users: int = 60, items: int = 80, each: int = EVENTS_PER_USER
+) -> Path:
+    """Writes a dataset (users × `each` events) into `folder` and returns it: one file of each format.
 
     A click depends on whether an item's topic is one of the user's two, on the item's appeal, and on the position.
     User ids are u1, u2, …; item ids are 1, 2, …, the last of which are shown late only, or never.
@@ -104,17 +106,17 @@ def write_tiny_dataset(folder: Path, seed: int = 0, users: int = 60, items: int 
     first, second = rng.integers(len(TOPICS), size=(2, items))
     tastes = np.argsort(rng.random((users, len(TOPICS))), axis=1)[:, :2]
     (folder / "dataset.toml").write_text(CONFIG, encoding="utf-8")
-    _write_events(folder, rng, tastes, np.stack([first, second], axis=1))
+    _write_events(folder, rng, tastes, np.stack([first, second], axis=1), each)
     _write_items(folder, rng, first, second)
     _write_users(folder, rng, users)
     return folder
 
 
-def _write_events(folder: Path, rng: np.random.Generator, tastes: np.ndarray, topics: np.ndarray) -> None:
+def _write_events(folder: Path, rng: np.random.Generator, tastes: np.ndarray, topics: np.ndarray, each: int) -> None:
     users, items = len(tastes), len(topics)
-    n = users * EVENTS_PER_USER
-    user = np.repeat(np.arange(users), EVENTS_PER_USER)
-    share = np.tile(np.arange(EVENTS_PER_USER) / EVENTS_PER_USER, users)
+    n = users * each
+    user = np.repeat(np.arange(users), each)
+    share = np.tile(np.arange(each) / each, users)
     item = (rng.random(n) * (items * (0.85 + 0.12 * share))).astype(int)
     position = rng.integers(1, 6, n)
     fit = (tastes[user][:, :, None] == topics[item][:, None, :]).any(axis=(1, 2))

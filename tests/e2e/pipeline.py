@@ -56,12 +56,12 @@ class Pipeline:
     @property
     def train(self) -> Line:
         """Student to model."""
-        return ("train", self.dataset, self.student, self.semantic, "--epochs", "2")
+        return ("train", self.dataset, self.student, self.semantic, "--epochs", "1")
 
     @property
     def train_plain(self) -> Line:
         """Dataset to a model without semantics."""
-        return ("train", self.dataset, self.plain, "--epochs", "2", "--no-semantics")
+        return ("train", self.dataset, self.plain, "--epochs", "1", "--no-semantics")
 
     @property
     def evaluate(self) -> Line:

@@ -1,11 +1,9 @@
 """One tiny run from dataset to bundle, with and without semantics, for all tests of the export."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from model_export.export import export_bundle
 from model_export.inputs import Inputs, load_inputs
@@ -16,7 +14,7 @@ from msd.ranker.folder import RankerRecord, save_ranker
 from msd.ranker.schema_fit import fit_schema
 from msd.student.record import VECTOR_DIM
 from tests.dataset.tiny import write_tiny_dataset, write_tiny_knowledge
-from tests.ranker.made import SMALL, train_quickly
+from tests.ranker.made import SHORT, SMALL, train_quickly
 from tests.ranker.tuned import write_small_student
 
 
@@ -41,14 +39,6 @@ class Exported:
     features: Features
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The steps before the export; nobody changes their folders."""
@@ -60,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     vectors = write_small_student(made.student, dataset)
     for out, semantics in ((made.semantic, True), (made.plain, False)):
         features = build_features(dataset, fit_schema(dataset, semantics=semantics), vectors)
-        model, curve = train_quickly(features, folder / f"{out.name}.work")
+        model, curve = train_quickly(features, folder / f"{out.name}.work", SHORT)
         record = RankerRecord(
             feature_schema=features.schema,
             config=SMALL,

@@ -1,11 +1,8 @@
-"""One tiny world for all tests of the ranker, and one thread, so that equal runs give equal bits."""
+"""One tiny world for all tests of the ranker."""
 
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from msd.__main__ import main
 from msd.contract.schema import FeatureSchema
@@ -14,16 +11,8 @@ from msd.ranker.features import build_features
 from msd.ranker.schema_fit import fit_schema
 from msd.ranker.train import TrainConfig
 from tests.dataset.tiny import write_tiny_dataset
-from tests.ranker.made import QUICK, Run, World, train_quickly, word_vectors
+from tests.ranker.made import QUICK, SHORT, Run, ShortRun, World, train_quickly, word_vectors
 from tests.ranker.tuned import write_small_student
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +43,14 @@ def plain_world(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Worl
 def item_world(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> World:
     """One with vectors of items alone, trained for one epoch."""
     schema = fit_schema(tiny, user_semantics=False)
-    return _world(tiny, tmp_path_factory.mktemp("item"), schema, replace(QUICK, epochs=1))
+    return _world(tiny, tmp_path_factory.mktemp("item"), schema, SHORT)
+
+
+@pytest.fixture(scope="session")
+def short(world: World, tmp_path_factory: pytest.TempPathFactory) -> ShortRun:
+    """A ranker of the same features, trained for one epoch."""
+    folder = tmp_path_factory.mktemp("short")
+    return ShortRun(folder, *train_quickly(world.features, folder, SHORT))
 
 
 def _world(dataset: Dataset, folder: Path, schema: FeatureSchema, config: TrainConfig = QUICK) -> World:

@@ -1,7 +1,7 @@
 """Datasets made in memory, vectors made of words, and a quickly trained ranker: what the ranker's tests share."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -22,7 +22,9 @@ from msd.student.record import RECORD_FILE, VECTOR_DIM, BertConfig, StudentRecor
 from msd.student.vectors import LevelVectors, StudentVectors, save_vectors
 
 STUDENT = "5" * 64
+CHECKPOINT = "checkpoint.safetensors"
 QUICK = TrainConfig(epochs=4, patience=2, averaging=3.0)
+SHORT = replace(QUICK, epochs=1)
 SMALL = RankerConfig(hidden=(32, 16), embedding=8, interest=16, cross_rank=8)
 
 Row = tuple[str, str, int, int]
@@ -38,6 +40,15 @@ class World:
     vectors: StudentVectors
     schema: FeatureSchema
     features: Features
+    model: TrainedRanker
+    curve: list[EpochReport]
+
+
+@dataclass(frozen=True)
+class ShortRun:
+    """A ranker trained for one epoch, and the folder that holds its checkpoint."""
+
+    folder: Path
     model: TrainedRanker
     curve: list[EpochReport]
 
@@ -96,7 +107,7 @@ def train_quickly(
     features: Features, folder: Path, config: TrainConfig = QUICK
 ) -> tuple[TrainedRanker, list[EpochReport]]:
     """A small ranker and its training curve."""
-    return train_ranker(features, SMALL, config, folder / "checkpoint.safetensors", "made", quiet)
+    return train_ranker(features, SMALL, config, folder / CHECKPOINT, "made", quiet)
 
 
 def batch_logits(

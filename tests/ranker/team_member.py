@@ -27,7 +27,7 @@ from tests.ranker.made import QUICK, SMALL, quiet
 from tests.ranker.tuned import TUNE, Untuned
 
 MODEL_FOLDER = "model"
-TRAINING, TUNING = replace(QUICK, epochs=3), replace(TUNE, epochs=1)
+TRAINING, TUNING = replace(QUICK, epochs=2), replace(TUNE, epochs=1)
 
 
 def train(untuned: Untuned, team: Team, out: Path) -> None:
@@ -75,7 +75,6 @@ def untuned_from(dataset: Path, student: Path) -> Untuned:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     dataset_, student_, out = (Path(one) for one in sys.argv[1:4])
     with join_team(os.environ) as joined:
         train(untuned_from(dataset_, student_), joined, out)

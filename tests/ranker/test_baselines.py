@@ -241,7 +241,7 @@ def test_dcn_crosses_its_inputs_with_themselves() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_one_trainer_trains_it(name: str, world: World, tmp_path: Path) -> None:
     config = SMALL.model_copy(update={"network": name})
-    training = TrainConfig(epochs=5, averaging=10.0)
+    training = TrainConfig(epochs=3, averaging=10.0, learning_rate=5e-3)
     checkpoint = tmp_path / "checkpoint.safetensors"
     model, curve = train_ranker(world.features, config, training, checkpoint, "made", quiet)
     assert curve[-1].train_loss < curve[0].train_loss

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
-from msd.ranker.bootstrap import compare, compare_by_seed, interval, resample_metrics, two_sided_p
+from msd.ranker.bootstrap import _CELLS, compare, compare_by_seed, interval, resample_metrics, two_sided_p
 
 
 def _drawn(groups: np.ndarray, resamples: int, seed: int) -> list[np.ndarray]:
@@ -16,7 +16,7 @@ def _drawn(groups: np.ndarray, resamples: int, seed: int) -> list[np.ndarray]:
     return [np.concatenate([held[one] for one in rng.integers(0, len(held), len(held))]) for _ in range(resamples)]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     seed=st.integers(0, 2**32),
     users=st.integers(2, 12),
@@ -41,7 +41,8 @@ def test_weights_measure_what_repeated_rows_do(seed: int, users: int, digits: in
 
 def test_many_rows_come_in_chunks_and_a_seed_fixes_them() -> None:
     rng = np.random.default_rng(0)
-    n = 30_000
+    n = 8_000
+    assert n * 150 > 2 * _CELLS
     labels, groups = (rng.random(n) < 0.3).astype(np.float64), rng.integers(0, 500, n)
     probabilities = np.clip(0.3 + 0.1 * labels + 0.2 * rng.standard_normal((2, n)), 0.01, 0.99)
     found = resample_metrics(labels, probabilities, groups, 150, seed=1)

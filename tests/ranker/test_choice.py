@@ -93,7 +93,8 @@ def test_vectors_that_hurt_are_left_out_once_there_was_time_to_find_out(tmp_path
 
 
 def test_the_command_chooses_tunes_and_tells(tmp_path: Path, run: Run) -> None:
-    out, student, data = tmp_path / "model", tmp_path / "student", write_tiny_dataset(tmp_path / "data", users=40)
+    out, student = tmp_path / "model", tmp_path / "student"
+    data = write_tiny_dataset(tmp_path / "data", users=40, each=25)
     write_small_student(student, load_dataset(data))
     command = ("train", data, student, out, "--epochs", "1", "--choose")
     code, said = run(*command, "--budget", "0.001", "--no-lora")

@@ -13,7 +13,7 @@ from msd.ranker.batch import batch_opinions
 from msd.ranker.calibrate import fit_blend
 from msd.ranker.model import Ranker, RankerConfig
 from msd.ranker.train import Judge, TrainConfig, predict_logits, predict_opinions
-from tests.ranker.made import QUICK, World, train_quickly
+from tests.ranker.made import SHORT, ShortRun, World, train_quickly
 
 
 def _ranker(world: World) -> Ranker:
@@ -52,11 +52,10 @@ def test_the_count_model_sees_neither_ids_nor_vectors_nor_history(world: World) 
     assert not np.allclose(network, other, atol=1e-2)
 
 
-def test_it_is_trained_by_itself_and_then_stays(world: World, tmp_path: Path) -> None:
+def test_it_is_trained_by_itself_and_then_stays(world: World, short: ShortRun) -> None:
     """Whatever the network does: for as long as it is trained, and in fine-tuning, the count model is the same."""
     labels = world.features.labels.numpy()[valid := world.features.of_part(Part.VALID)]
-    one, other = (train_quickly(world.features, tmp_path / str(n), replace(QUICK, epochs=n))[0] for n in (1, 2))
-    counts = [predict_opinions(model, world.features.live(), valid)[1] for model in (one, other)]
+    counts = [predict_opinions(model, world.features.live(), valid)[1] for model in (short.model, world.model)]
     assert np.array_equal(*counts)
     assert roc_auc_score(labels, counts[0]) > 0.55
     assert not any(weight.requires_grad for weight in _ranker(world).counts.parameters())  # type: ignore[union-attr]
@@ -89,7 +88,7 @@ def test_valid_is_seen_with_live_counts_unless_said(world: World, tmp_path: Path
     assert live == pytest.approx(Judge(world.features.live(), live=False).auc(world.model))
     assert live != frozen
     assert max(point.valid_auc for point in world.curve) == pytest.approx(live)
-    _, curve = train_quickly(world.features, tmp_path, replace(QUICK, epochs=1, live=False))
+    _, curve = train_quickly(world.features, tmp_path, replace(SHORT, live=False))
     assert curve[0].valid_auc != world.curve[0].valid_auc
     assert TrainConfig().live
 

@@ -1,5 +1,6 @@
 """Training learns, stops early at its best, goes on where it was cut, and ends at the same weights every time."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,9 +26,7 @@ from msd.ranker.train import (
     random_runs,
     train_ranker,
 )
-from tests.ranker.made import QUICK, SMALL, World, quiet, train_quickly
-
-SHORT = replace(QUICK, epochs=1)
+from tests.ranker.made import CHECKPOINT, QUICK, SHORT, SMALL, ShortRun, World, quiet, train_quickly
 
 
 class Cut(Exception):
@@ -61,29 +60,30 @@ def test_it_learns(world: World) -> None:
     assert [point.epoch for point in world.curve] == list(range(1, len(world.curve) + 1))
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(world: World, tmp_path: Path) -> None:
-    first, first_curve = train_quickly(world.features, tmp_path / "a", SHORT)
-    second, second_curve = train_quickly(world.features, tmp_path / "b", SHORT)
-    _assert_equal(first, second)
-    assert first_curve == second_curve
-    other, _ = train_quickly(world.features, tmp_path / "c", replace(SHORT, seed=1))
-    assert not torch.equal(first.ranker.head.weight, other.ranker.head.weight)
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
+    world: World, short: ShortRun, tmp_path: Path
+) -> None:
+    again, again_curve = train_quickly(world.features, tmp_path / "a", SHORT)
+    _assert_equal(again, short.model)
+    assert again_curve == short.curve
+    other, _ = train_quickly(world.features, tmp_path / "b", replace(SHORT, seed=1))
+    assert not torch.equal(other.ranker.head.weight, short.model.ranker.head.weight)
 
 
-THREE = replace(QUICK, epochs=3)
+TWICE = replace(QUICK, epochs=2)
 
 
 @pytest.fixture(scope="module")
 def uncut(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainedRanker, list[EpochReport]]:
-    return train_quickly(world.features, tmp_path_factory.mktemp("uncut"), THREE)
+    return train_quickly(world.features, tmp_path_factory.mktemp("uncut"), TWICE)
 
 
-@pytest.mark.parametrize("cut_at", [(1, 5), (3, 1)])
+@pytest.mark.parametrize("cut_at", [(1, 5), (2, 1)])
 def test_a_run_that_was_cut_ends_like_one_that_was_not(
     cut_at: tuple[int, int], world: World, uncut: tuple[TrainedRanker, list[EpochReport]], tmp_path: Path
 ) -> None:
-    (whole, curve), config = uncut, THREE
-    path, run = tmp_path / "cut" / "checkpoint.safetensors", "cut"
+    (whole, curve), config = uncut, TWICE
+    path, run = tmp_path / "cut" / CHECKPOINT, "cut"
     with pytest.raises(Cut):
         train_ranker(world.features, SMALL, config, path, run, _cut_at(*cut_at))
     seen: list[int] = []
@@ -95,16 +95,16 @@ def test_a_run_that_was_cut_ends_like_one_that_was_not(
     _assert_equal(again, whole)
 
 
-def test_a_checkpoint_of_another_run_or_a_damaged_one_is_not_gone_on_from(world: World, tmp_path: Path) -> None:
-    path = tmp_path / "checkpoint.safetensors"
-    config = replace(QUICK, epochs=1)
-    first, _ = train_ranker(world.features, SMALL, config, path, "one", quiet)
-    seen: list[int] = []
-    train_ranker(world.features, SMALL, config, path, "two", lambda epoch, step, loss: seen.append(epoch))
-    assert seen
+def test_a_checkpoint_of_another_run_or_a_damaged_one_is_not_gone_on_from(
+    world: World, short: ShortRun, tmp_path: Path
+) -> None:
+    path = tmp_path / CHECKPOINT
+    shutil.copy(short.folder / CHECKPOINT, path)
+    with pytest.raises(Cut):
+        train_ranker(world.features, SMALL, SHORT, path, "another", _cut_at(1, 1))
     path.write_bytes(path.read_bytes()[:1000])
-    again, _ = train_ranker(world.features, SMALL, config, path, "two", quiet)
-    _assert_equal(again, first)
+    again, _ = train_ranker(world.features, SMALL, SHORT, path, "made", quiet)
+    _assert_equal(again, short.model)
 
 
 @pytest.mark.parametrize(("power", "shares"), [(1.0, [1, 1, 1, 1]), (2.0, [1, 2, 3, 4]), (3.0, [1, 3, 6, 10])])

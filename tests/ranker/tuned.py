@@ -1,6 +1,6 @@
 """A small student, its vectors of the tiny dataset, and a ranker trained on them: what tests of tuning begin with."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from msd.dataset.load import Dataset
@@ -14,7 +14,7 @@ from msd.ranker.train import Progress
 from msd.student.encoder import Student, encode_texts, save_student
 from msd.student.untaught import save_untaught
 from msd.student.vectors import LevelVectors, StudentVectors, save_vectors
-from tests.ranker.made import QUICK, quiet, train_quickly
+from tests.ranker.made import SHORT, quiet, train_quickly
 from tests.student.small import small_student
 
 TUNE = TuneConfig(epochs=2, learning_rate=2e-3, ranker_learning_rate=1e-3)
@@ -79,5 +79,5 @@ def untuned_of(dataset: Dataset, folder: Path) -> Untuned:
     """A ranker trained for one epoch, so that tuning has something left to learn."""
     vectors = write_small_student(folder / "student", dataset)
     features = build_features(dataset, fit_schema(dataset), vectors)
-    ranker, _ = train_quickly(features, folder / "work", replace(QUICK, epochs=1))
+    ranker, _ = train_quickly(features, folder / "work", SHORT)
     return Untuned(dataset, folder / "student", vectors, features, ranker)

@@ -68,12 +68,14 @@ def _explained(report: Report, name: str) -> None:
     assert report.nodes_after < report.nodes_before
 
 
-@pytest.mark.parametrize("rule", sorted(ALL_RULES))
 @pytest.mark.parametrize("name", ["our msd", "reference", "transformer", "dcn_low_rank"])
-def test_every_rule_can_be_switched_off(name: str, rule: Rule) -> None:
+def test_every_rule_can_be_switched_off(name: str) -> None:
     model, sides, feeds = _made(name)
-    assert prove(model, sides, feeds[:2], ALL_RULES - {rule}) <= 1e-12
-    assert rule not in factorise(model, sides, ALL_RULES - {rule}).report.used
+    used = factorise(model, sides).report.used
+    assert used.keys() >= USED[name]
+    for rule in used:
+        assert prove(model, sides, feeds[:2], ALL_RULES - {rule}) <= 1e-12, rule
+        assert rule not in factorise(model, sides, ALL_RULES - {rule}).report.used
 
 
 @pytest.mark.parametrize("name", ["our msd", "transformer"])

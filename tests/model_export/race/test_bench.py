@@ -21,7 +21,7 @@ from model_export.race.precisions import judged, lowered
 from model_export.race.runners import in_onnxruntime, in_openvino
 from model_export.race.subject import Subject, untrained
 from model_export.reference.inputs import Sizes
-from model_export.reference.training import trained_reference
+from model_export.reference.training import new_held, trained_reference
 from msd.__main__ import main
 from msd.contract.bundle import GOLDENS, RANKER, Bundle, bundle_id_of, file_entries, write_manifest
 from msd.contract.errors import BundleError
@@ -60,8 +60,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @dataclass(frozen=True)
 class Written:
-    """What `msd bench --graph` wrote, and what it printed."""
+    """What `msd bench --graph` wrote, where it keeps its models, and what it printed."""
 
+    work: Path
     figures: dict[str, Any]
     picture: str
     printed: str
@@ -71,14 +72,15 @@ class Written:
 def written(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Written:
     """One run for all tests of figures: with two seeds, all leaner models are trained, and a bundle is timed, too."""
     folder = tmp_path_factory.mktemp("written")
-    options = ("--work", str(folder / "work"), "--bundle", str(bundle.folder), "--seconds", "0", "--lean-seeds", "2")
+    work = folder / "work"
+    options = ("--work", str(work), "--bundle", str(bundle.folder), "--seconds", "0", "--lean-seeds", "2")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bench, "GraphPlan", partial(GraphPlan, sizes=ROUNDED, training=BRIEF))
         patch.setattr(leaner, "Study", partial(Study, requests=FEW.requests, candidates=FEW.candidates))
         done = run_msd("bench", "--graph", "--json", str(folder / "graph.json"), *options)
     assert done.returncode == 0, done.stderr
     figures = json.loads((folder / "graph.json").read_text(), parse_constant=pytest.fail)
-    return Written(figures, (folder / "graph.svg").read_text(), done.stdout)
+    return Written(work, figures, (folder / "graph.svg").read_text(), done.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -181,8 +183,8 @@ def test_a_precision_that_cannot_be_had_says_why(tmp_path: Path) -> None:
     assert "int8" not in found.tried
 
 
-def test_int8_is_for_cpus_with_vnni(tmp_path: Path) -> None:
-    trained = trained_reference(tmp_path, ROUNDED, BRIEF, lambda *_: None)
+def test_int8_is_for_cpus_with_vnni(written: Written) -> None:
+    trained = trained_reference(written.work, ROUNDED, BRIEF, lambda *_: None)
     subject = Subject("reference", trained.network, ROUNDED)
     with_vnni, without = (
         lowered(subject.passed.model, trained.known, trained.held, instructions)
@@ -206,8 +208,8 @@ def test_openvino_runs_as_served_score_as_onnxruntime(count: int) -> None:
     assert np.allclose(found, expected, atol=1e-5)
 
 
-def test_scores_that_are_worse_are_refused(tmp_path: Path) -> None:
-    held = trained_reference(tmp_path, SMALL, BRIEF, lambda *_: None).held
+def test_scores_that_are_worse_are_refused() -> None:
+    held = new_held(SMALL, BRIEF, BRIEF.held, BRIEF.held_candidates, 1)
 
     assert judged(held, held.chances, held.chances).refused is None
     assert judged(held, held.chances, held.chances[:, ::-1]).refused is not None
