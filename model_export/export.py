@@ -185,6 +185,7 @@ def _manifest(made: Recipe, folder: Path) -> Manifest:
         created_at=time.time(),
         feature_schema=made.schema,
         heads=tuple(made.heads),
+        openrtb=made.dataset.config.openrtb and made.dataset.config.openrtb.mapping,
         files={},
         tolerances={},
         calibration=made.calibration,

@@ -18,6 +18,8 @@ from service.routes.health import health_routes, metrics_route
 from service.routes.oip.docs import INFER_PATHS
 from service.routes.oip.infer_route import InferRoute
 from service.routes.oip.model_routes import oip_routes
+from service.routes.openrtb_route import PATH as OPENRTB_PATH
+from service.routes.openrtb_route import OpenrtbRoute
 from service.routes.score_route import PATH, ScoreRoute
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -109,6 +111,8 @@ def _add_routes(app: _App, components: Components) -> None:
     score = ScoreRoute(settings, serving, pipeline, readiness, components.guard)
     app.scoring = AccessMiddleware(score, components.access_log)
     app.router.routes.append(Route(PATH, score, methods=["POST"], name="score"))
+    openrtb = OpenrtbRoute(settings, serving, pipeline, readiness, components.metrics)
+    app.router.routes.append(Route(OPENRTB_PATH, openrtb, methods=["POST"], name="openrtb"))
     infer = InferRoute(settings, serving, pipeline, readiness, components.guard)
     app.router.routes += [Route(path, infer, methods=["POST"], name="infer") for path in INFER_PATHS]
     app.include_router(oip_routes(serving, readiness, settings.build.version))

@@ -55,6 +55,13 @@ class Forbidden(ServiceError):
     code = "forbidden"
 
 
+class NoOpenrtbMapping(ServiceError):
+    """The bundle does not say which values of a BidRequest are features."""
+
+    status = 404
+    code = "no_openrtb_mapping"
+
+
 class Conflict(ServiceError):
     """The request conflicts with the current state."""
 

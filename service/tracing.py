@@ -38,7 +38,7 @@ from service.telemetry.metrics import STAGES, Metrics
 
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 # The documented paths, so that a caller's text never names a span.
-_SCORE, _INFER = "/v1/score", "/v2/models/{name}/infer"
+_PLAIN, _INFER = ("/v1/score", "/v1/openrtb"), "/v2/models/{name}/infer"
 MOST_WAITING = 2_048
 """Maximum requests that wait for the collector; further traces are dropped."""
 # Small batches, so that the event loop never waits long for its turn.
@@ -139,7 +139,7 @@ class RequestSpan(ReadableSpan):
         now = time.perf_counter()
         ended = access.ended or now
         ended_ns = time.time_ns() - round(1e9 * (now - ended))
-        route = _SCORE if scope["path"] == _SCORE else _INFER
+        route = scope["path"] if scope["path"] in _PLAIN else _INFER
         super().__init__(
             f"POST {route}",
             _context(parent.trace_id or random.getrandbits(128) or 1),

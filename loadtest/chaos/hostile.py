@@ -60,7 +60,7 @@ def _wrong_document(good: Document, rng: random.Random) -> Hostile:
 
 # Kind of error → the possible parts, and their values.
 _WRONG_VALUES: Mapping[str, tuple[tuple[str, ...], tuple[Any, ...]]] = {
-    "a user id that is none": (("user_id",), _NOT_IDS),
+    "a user id that is none": (("user_id",), tuple(one for one in _NOT_IDS if one is not None)),
     "candidates that are none": (("candidates",), (*_NOT_OBJECTS, None, {})),
     "ids that are no list": (("candidates.id",), (*_NOT_LISTS, [])),
     "a time that is none": (("at",), _NOT_TIMES),

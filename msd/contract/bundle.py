@@ -10,15 +10,24 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from msd.contract.encoded import encoder_identity
 from msd.contract.encoder_record import EncoderRecord
 from msd.contract.errors import BundleError, first_fault
 from msd.contract.files import owned_folder, sha256_file, write_text_atomic
 from msd.contract.graph_file import check_graph_file
+from msd.contract.openrtb import OpenrtbMapping
 from msd.contract.precision import PrecisionRecord
 from msd.contract.reference import Reference
 from msd.contract.rows import ROW_FORMAT, row_dtype
@@ -83,13 +92,20 @@ class Manifest(SelfHashed):
     precision: PrecisionRecord | None = None
     encoder: EncoderRecord | None = None
     reference: Reference | None = None
+    openrtb: OpenrtbMapping | None = None
     sha256: str = Field(default="", description="Of this manifest's JSON with this field empty.")
+
+    @model_validator(mode="after")
+    def _mapping_fits(self) -> Self:
+        if self.openrtb is not None:
+            self.openrtb.check(self.feature_schema.settable["context"])
+        return self
 
     @model_serializer(mode="wrap")
     def _without_what_older_manifests_lack(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """So that the hash of a manifest without these parts is what it was when it was written."""
         document: dict[str, Any] = handler(self)
-        for name in ("precision", "encoder", "reference"):
+        for name in ("precision", "encoder", "reference", "openrtb"):
             if document[name] is None:
                 del document[name]
         return document

@@ -43,8 +43,10 @@ _TOO_DEEP = "the body is nested too deeply"
 Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_CHARS, pattern=r"^[^\x00]*$")]
 At = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
 Bid = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+NOBODY = ""
+"""Stands for the id of a user who is not told apart; no row and no event can have it."""
 SchemaOf = Callable[[str], FeatureSchema]
-"""By the id of the user."""
+"""By the id of the user, or NOBODY."""
 _CATEGORY = {"type": ["string", "integer"], "maxLength": 256}
 Features = Annotated[
     dict[str, Any],
@@ -137,7 +139,9 @@ class Candidates(Wire):
 class ScoreRequest(Wire):
     """One user, one context, N candidates."""
 
-    user_id: Id
+    user_id: Id | None = Field(
+        description="null: a user who may not, or cannot, be told apart; scored as one of whom nothing is known."
+    )
     at: At | None = Field(
         default=None, description="Time of the impression in Unix seconds; the service's clock if absent."
     )
@@ -185,7 +189,7 @@ def parse_request_by(body: bytes, schema_of: SchemaOf, max_candidates: int = MAX
             # In one pass, at half the cost. What it refuses or cannot vouch for is looked at thoroughly.
             wire = ScoreRequest.model_validate_json(body)
             if has_no_key_twice(body, _keys(wire)):
-                return _check(wire, schema_of(wire.user_id), max_candidates)
+                return _check(wire, schema_of(wire.user_id or NOBODY), max_candidates)
         except _ListTooLong:
             # To find what else is wrong would take a second more.
             raise
@@ -196,7 +200,7 @@ def parse_request_by(body: bytes, schema_of: SchemaOf, max_candidates: int = MAX
 
 def _parse_thoroughly(body: bytes, schema_of: SchemaOf, max_candidates: int) -> CheckedRequest:
     wire = parse_thoroughly(body, ScoreRequest, lambda document: _check_width(document, schema_of, max_candidates))
-    return _check(wire, schema_of(wire.user_id), max_candidates)
+    return _check(wire, schema_of(wire.user_id or NOBODY), max_candidates)
 
 
 def has_no_key_twice(body: bytes, keys: int) -> bool:
@@ -233,7 +237,7 @@ def parse_thoroughly(body: bytes, form: type[W], look: Callable[[object], None] 
     """
     if _has_many_parts(body):
         look(_load_quickly(body))
-    document = _load_json(body)
+    document = load_json(body)
     look(document)
     try:
         return form.model_validate(document)
@@ -262,8 +266,8 @@ def _check_width(document: object, schema_of: SchemaOf, max_candidates: int) -> 
         described = {f"items.{name}": item for name, item in items.items() if item is not None}
     user = document.get("user")
     check_keys({"": document, "candidates": candidates, "user": user, **described})
-    if isinstance(user_id := document.get("user_id"), str):
-        _check_names(schema_of(user_id), document.get("context"), user, described)
+    if isinstance(user_id := document.get("user_id", False), str | None):
+        _check_names(schema_of(user_id or NOBODY), document.get("context"), user, described)
 
 
 def _check_names(schema: FeatureSchema, context: object, user: object, items: Mapping[str, object]) -> None:
@@ -305,7 +309,7 @@ def _check(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int) -> Ch
     user = wire.user
     unknown: dict[str, None] = {}
     return CheckedRequest(
-        user_id=wire.user_id,
+        user_id=wire.user_id or NOBODY,
         ids=ids,
         at=wire.at,
         bids=bids,
@@ -392,7 +396,8 @@ def _load_quickly(body: bytes) -> object:
     return document
 
 
-def _load_json(body: bytes) -> object:
+def load_json(body: bytes) -> object:
+    """The document, in which no key occurs twice and every number is one. Raises MalformedRequest."""
     try:
         return json.loads(body.decode("utf-8"), object_pairs_hook=_unique_pairs, parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:

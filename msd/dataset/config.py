@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from msd.contract.errors import plain_words
+from msd.contract.openrtb import OpenrtbMapping
+from msd.contract.schema import Bag, Categorical, Numeric, ValueField
 from msd.dataset.problem import DatasetError, Problem
 from msd.dataset.table import FILE_ENDINGS
 
@@ -145,6 +147,19 @@ class CountsConfig(_Section):
     age_cap_days: Positive = 180.0
 
 
+class OpenrtbConfig(OpenrtbMapping):
+    """Which values of a BidRequest are the user's id and features, for serving; and for training, if `column` of the
+    events names the JSON of each event's BidRequest as it came, and `imp` its impression's id."""
+
+    column: ColumnName | None = None
+    imp: ColumnName = "imp_id"
+
+    @property
+    def mapping(self) -> OpenrtbMapping:
+        """What a bundle is to know of it."""
+        return OpenrtbMapping(**self.model_dump(exclude={"column", "imp"}))
+
+
 class FeatureConfig(_Section):
     """One column that the model sees, of the users, items or events table according to `side`."""
 
@@ -163,6 +178,13 @@ class FeatureConfig(_Section):
     def source(self) -> str:
         """The column that is read."""
         return self.column or self.name
+
+    @property
+    def field(self) -> ValueField:
+        """As much of the model's field as values are read by."""
+        if self.kind == "bag":
+            return Bag(name=self.name, side=self.side, max_values=self.max_values)
+        return (Categorical if self.kind == "categorical" else Numeric)(name=self.name, side=self.side)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -198,6 +220,7 @@ class DatasetConfig(_Section):
     history: HistoryConfig = HistoryConfig()
     ids: IdsConfig = IdsConfig()
     counts: CountsConfig = CountsConfig()
+    openrtb: OpenrtbConfig | None = None
     features: list[FeatureConfig] = []
 
     @model_validator(mode="after")
@@ -208,14 +231,21 @@ class DatasetConfig(_Section):
         lonely = [feature.name for feature in self.features if feature.side == "user"]
         if lonely and self.users is None:
             raise ValueError(f"features of the user side ({', '.join(lonely)}) need a [users] section")
+        if self.openrtb is not None:
+            self.openrtb.check(self.requested)
         return self
+
+    @property
+    def requested(self) -> dict[str, ValueField]:
+        """The context features that requests give, by name."""
+        return {one.name: one.field for one in self.side("context") if one.serving_value is None}
 
     def side(self, side: Literal["user", "item", "context"]) -> list[FeatureConfig]:
         """The features of one side, in their order."""
         return [feature for feature in self.features if feature.side == side]
 
 
-_SECTIONS: dict[str | int, type[_Section]] = {
+_SECTIONS: dict[str | int, type[BaseModel]] = {
     "events": EventsConfig,
     "items": ItemsConfig,
     "users": UsersConfig,
@@ -223,6 +253,7 @@ _SECTIONS: dict[str | int, type[_Section]] = {
     "history": HistoryConfig,
     "ids": IdsConfig,
     "counts": CountsConfig,
+    "openrtb": OpenrtbConfig,
     "features": FeatureConfig,
 }
 
@@ -261,14 +292,15 @@ def _problem(content: dict[str, Any], loc: Sequence[str | int], kind: str, messa
     return Problem(CONFIG_FILE, message, column=_key(content, loc))
 
 
-def _key(content: dict[str, Any], loc: Sequence[str | int]) -> str | None:
+def _key(content: object, loc: Sequence[str | int]) -> str | None:
     """`("features", 2, "kind")` → `features[2] (genres).kind`: entries count from 0, then their name."""
-    key = ""
-    for place, part in enumerate(loc):
+    key, here = "", content
+    for part in loc:
         if isinstance(part, str):
+            here = here.get(part) if isinstance(here, dict) else None
             key += f".{part}" if key else part
             continue
-        entry = content[str(loc[place - 1])][part]
-        name = entry.get("name") if isinstance(entry, dict) else None
+        here = here[part] if isinstance(here, list) else None
+        name = here.get("name") if isinstance(here, dict) else None
         key += f"[{part}] ({name})" if isinstance(name, str) else f"[{part}]"
     return key or None

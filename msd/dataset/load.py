@@ -2,8 +2,8 @@
 
 import hashlib
 import string
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
@@ -12,6 +12,7 @@ from msd.contract.encode import render_text
 from msd.contract.errors import SchemaError
 from msd.contract.files import sha256_file
 from msd.dataset.aggregate import outcome_columns, with_labels
+from msd.dataset.bid_requests import read_bid_requests
 from msd.dataset.column import (
     read_bag,
     read_categorical,
@@ -22,7 +23,7 @@ from msd.dataset.column import (
     read_times,
     read_unique_ids,
 )
-from msd.dataset.config import CONFIG_FILE, DatasetConfig, FeatureConfig, load_config
+from msd.dataset.config import CONFIG_FILE, DatasetConfig, FeatureConfig, OpenrtbConfig, load_config
 from msd.dataset.problem import DatasetError, Problem
 from msd.dataset.table import Table, read_table
 
@@ -37,6 +38,7 @@ class Dataset:
     items, users: their id (one row an id), text str or null, and one column a feature; items also title str or null.
     Feature columns: categorical str, bag list[str], numeric f64 (finite); null is missing.
     fingerprint: SHA-256 over dataset.toml and the files that it names.
+    nobody: events left out, by why their BidRequests have no user whom they may be told of.
     """
 
     config: DatasetConfig
@@ -45,6 +47,7 @@ class Dataset:
     items: pl.DataFrame
     users: pl.DataFrame
     fingerprint: str
+    nobody: Mapping[str, int] = field(default_factory=dict)
 
 
 def load_dataset(folder: Path) -> Dataset:
@@ -70,13 +73,9 @@ def inspect_dataset(folder: Path) -> tuple[Dataset | None, list[Problem]]:
     _find_missing_columns(config, events, items, users)
     if problems:
         return None, problems
+    rows, nobody = _events(config, events)
     dataset = Dataset(
-        config,
-        folder,
-        _events(config, events),
-        _items(config, items),
-        _users(config, users),
-        _fingerprint(folder, config),
+        config, folder, rows, _items(config, items), _users(config, users), _fingerprint(folder, config), nobody
     )
     _find_strangers(dataset, problems)
     return dataset, problems
@@ -103,7 +102,10 @@ def _fingerprint(folder: Path, config: DatasetConfig) -> str:
 def _find_missing_columns(config: DatasetConfig, events: Table, items: Table, users: Table | None) -> None:
     where = config.events
     part = [config.split.column] if config.split.column else []
-    _require(events, [where.user_id, where.item_id, where.at, *outcome_columns(where), *part], config.side("context"))
+    logged = _logged(config)
+    user = [where.user_id] if logged is None else [str(logged.column), logged.imp]
+    read = [one for one in config.side("context") if logged is None or one.name not in logged.features]
+    _require(events, [*user, where.item_id, where.at, *outcome_columns(where), *part], read)
     title = [config.items.title] if config.items.title else []
     _require(items, [config.items.item_id, *title], config.side("item"))
     if config.items.text:
@@ -139,11 +141,21 @@ def _places(template: str) -> list[str]:
     return list(dict.fromkeys(name for _, name, _, _ in string.Formatter().parse(template) if name is not None))
 
 
-def _events(config: DatasetConfig, table: Table) -> pl.DataFrame:
-    where = config.events
+def _logged(config: DatasetConfig) -> OpenrtbConfig | None:
+    """How the events tell of BidRequests; None where they do not."""
+    return config.openrtb if config.openrtb and config.openrtb.column else None
+
+
+def _events(config: DatasetConfig, table: Table) -> tuple[pl.DataFrame, dict[str, int]]:
+    """The events, and how many were left out as nobody's."""
+    where, logged = config.events, _logged(config)
+    if logged is None:
+        told, nobody = pl.DataFrame({"user_id": read_ids(table, where.user_id)}), dict[str, int]()
+    else:
+        told, nobody = read_bid_requests(table, logged, config.requested)
     events = pl.DataFrame(
         {
-            "user_id": read_ids(table, where.user_id),
+            "user_id": told["user_id"],
             "item_id": read_ids(table, where.item_id),
             "at": read_times(table, where.at),
         }
@@ -155,11 +167,13 @@ def _events(config: DatasetConfig, table: Table) -> pl.DataFrame:
     if where.disliked:
         events = events.with_columns(disliked=read_labels(table, where.disliked))
         needed.append("disliked")
-    events = events.with_columns(_features(config.side("context"), table))
-    events = with_labels(events, table, where).drop_nulls(needed)
-    return sort_events(
-        events.select("user_id", "item_id", "at", "label", pl.exclude("user_id", "item_id", "at", "label"))
+    events = events.with_columns(
+        told[one.name] if one.name in told.columns else _feature(one, table).alias(one.name)
+        for one in config.side("context")
     )
+    events = with_labels(events, table, where).drop_nulls(needed)
+    columns = "user_id", "item_id", "at", "label"
+    return sort_events(events.select(*columns, pl.exclude(*columns))), nobody
 
 
 def sort_events(events: pl.DataFrame) -> pl.DataFrame:

@@ -59,19 +59,19 @@ class Table:
             value = raw[row]
             shown = repr(value.to_list() if isinstance(value, pl.Series) else value)
             shown = shown if len(shown) <= _SHOWN_CHARS else shown[:_SHOWN_CHARS] + "…"
-            self._note(row, column, f"{shown} {message}", message)
+            self.note(row, column, f"{shown} {message}", message)
 
     def flag_missing(self, column: str) -> None:
         """Notes a problem for every row without a value."""
         for row in self.frame.get_column(column).is_null().arg_true().to_list():
-            self._note(row, column, "the value is missing", "the value is missing")
+            self.note(row, column, "the value is missing", "the value is missing")
 
     def flag_column(self, column: str, message: str) -> None:
         """Notes a problem of a whole column."""
         self.problems.append(Problem(self.file, message, column=column))
 
-    def _note(self, row: int, column: str, message: str, fault: str) -> None:
-        """Of a row counted from 0 over all parts."""
+    def note(self, row: int, column: str, message: str, fault: str) -> None:
+        """Notes a problem of a row, counted from 0 over all parts; `fault` is the message without its value."""
         file, start = self.file, 0
         if self.parts:
             file, start = self.parts[bisect_right([begin for _, begin in self.parts], row) - 1]

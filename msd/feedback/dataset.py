@@ -22,6 +22,7 @@ from msd.dataset.config import (
 from msd.dataset.load import Dataset, load_dataset
 from msd.feedback.described import Described, described, feature_type
 from msd.feedback.errors import FeedbackError
+from msd.feedback.files import NOBODY_S
 
 _CORE = ("user_id", "item_id", "at", "label")
 
@@ -49,6 +50,10 @@ def write_dataset(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FeedbackError(f"{out} is there already; name an empty or a new folder with --out")
     old = previous.dataset
+    # Nothing is learned of users who were not told apart: in a dataset each event has its user.
+    impressions = impressions.filter(pl.col("user_id").str.starts_with(NOBODY_S).not_())
+    if impressions.is_empty():
+        raise FeedbackError("no impression is of a user whose id was used: there is nothing to train on")
     said = described(requests, impressions["request_id"], old.config)
     config = _config(old, said)
     events = _events(config, impressions, said)
@@ -87,6 +92,8 @@ def _config(old: Dataset, said: Described) -> DatasetConfig:
             ),
             "users": UsersConfig(file="users.parquet", text="{text}" if user_text else None) if was.users else None,
             "split": split,
+            # The events hold what BidRequests told.
+            "openrtb": was.openrtb and was.openrtb.model_copy(update={"column": None}),
             "features": [one.model_copy(update={"column": None}) for one in was.features],
         }
     )
@@ -146,9 +153,14 @@ def _toml(config: DatasetConfig) -> str:
 
 
 def _entries(values: Mapping[str, Any]) -> list[str]:
-    # Strings, numbers and truth values are written in TOML as they are in JSON, but for DEL.
-    written = {name: json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") for name, value in values.items()}
-    return [f"{name} = {value}" for name, value in written.items()]
+    return [f"{name} = {_written(value)}" for name, value in values.items()]
+
+
+def _written(value: Any) -> str:  # noqa: ANN401
+    if isinstance(value, dict):
+        return f"{{ {', '.join(_entries(value))} }}"
+    # Strings, numbers, truth values and lists of them are written in TOML as they are in JSON, but for DEL.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _parquet(table: pl.DataFrame) -> bytes:

@@ -14,7 +14,7 @@ import structlog
 
 from msd.contract.assemble import wanted_items
 from msd.contract.live_state import unpack_counts, unpack_state
-from msd.contract.request import CheckedRequest
+from msd.contract.request import NOBODY, CheckedRequest
 from msd.contract.rows import ROW_SIDES, Rows, RowSide
 from msd.contract.schema import FeatureSchema
 from msd.contract.state import StateRule
@@ -97,8 +97,11 @@ class LiveRows:
 
         `deadline`, of `time.perf_counter`, is for states; `fetch` has its own.
         """
-        user, of_user = await self._both("user", [request.user_id], 1, fetch, deadline)
-        user = with_history(user, of_user)
+        if request.user_id == NOBODY:
+            user, of_user = await fetch("user", [NOBODY]), None
+        else:
+            user, of_user = await self._both("user", [request.user_id], 1, fetch, deadline)
+            user = with_history(user, of_user)
         count = len(request.ids)
         items, of_items = await self._both("item", wanted_items(request, user), count, fetch, deadline)
         stream = of_items.stream
@@ -106,9 +109,10 @@ class LiveRows:
             return user, items
         moment = AsOf(at, stream, _horizon(user, items, count), self._lag_s)
         rules = state_rules(schema)
-        user = with_counts(user, of_user, rules["user"].half_life_s, moment)
+        if of_user is not None:
+            user = with_counts(user, of_user, rules["user"].half_life_s, moment)
+            self.tell(max(0.0, at - float(user.records["as_of"][0])))
         items = with_counts(items, of_items, rules["item"].half_life_s, moment)
-        self.tell(max(0.0, at - float(user.records["as_of"][0])))
         self._tell_newest(stream)
         return user, items
 

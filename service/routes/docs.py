@@ -23,6 +23,7 @@ from starlette.routing import Route
 from msd.contract.bundle import GOLDENS
 from msd.contract.events import EventBatch
 from msd.contract.golden import read_goldens
+from msd.contract.openrtb import OpenrtbRequest
 from msd.contract.request import ScoreRequest
 from service.errors import ErrorReply
 from service.http.exchange import FIELD, OIP
@@ -30,6 +31,8 @@ from service.http.keys import INDEX, PAGE
 from service.routes.events_route import PATH as EVENTS_PATH
 from service.routes.events_route import EventsReply
 from service.routes.oip.docs import OPEN_PATHS, add_inference, oip_error
+from service.routes.openrtb_route import PATH as OPENRTB_PATH
+from service.routes.openrtb_route import OpenrtbReply
 from service.routes.score_route import PATH
 from service.scoring.lineup import Serving
 from service.scoring.model import Model
@@ -64,6 +67,7 @@ _DESCRIPTIONS = {
     400: "Malformed or ambiguous JSON, or an invalid header.",
     401: "Keys are required, and the API key is missing, unknown or expired.",
     403: "The API key lacks the scope.",
+    404: "The bundle does not map BidRequests to features.",
     408: "The body was not complete in time.",
     413: "Too many candidates or events, or too many bytes.",
     415: "The content type is not JSON.",
@@ -131,6 +135,8 @@ def _openapi_of(
                 [
                     (ScoreRequest, "validation"),
                     (ScoreReply, "serialization"),
+                    (OpenrtbRequest, "validation"),
+                    (OpenrtbReply, "serialization"),
                     (EventBatch, "validation"),
                     (EventsReply, "serialization"),
                     (ErrorReply, "serialization"),
@@ -139,6 +145,7 @@ def _openapi_of(
             )
             document.setdefault("components", {}).setdefault("schemas", {}).update(definitions["$defs"])
             document["paths"][PATH] = {"post": _operation(_example(lineup.champion), most_ms)}
+            document["paths"][OPENRTB_PATH] = {"post": _openrtb_operation(most_ms)}
             add_inference(document, lineup, _deadline(most_ms), {status: _DESCRIPTIONS[status] for status in _ERRORS})
             if has_events:
                 document["paths"][EVENTS_PATH] = {"post": _events_operation()}
@@ -153,7 +160,7 @@ def _openapi_of(
 
 def _place(path: str) -> int:
     """Return the sort key of a path: the most used first."""
-    first = (PATH, EVENTS_PATH, "/v1/model")
+    first = (PATH, OPENRTB_PATH, EVENTS_PATH, "/v1/model")
     return first.index(path) if path in first else len(first)
 
 
@@ -202,6 +209,28 @@ def _operation(example: dict[str, Any] | None, most_ms: int) -> dict[str, Any]:
         "requestBody": {"required": True, "content": {"application/json": request}},
         "responses": {
             "200": {"description": "Scores.", "headers": header, "content": {"application/json": reply}},
+            **{str(status): _error(status) for status in _ERRORS},
+        },
+    }
+
+
+def _openrtb_operation(most_ms: int) -> dict[str, Any]:
+    reply = {"schema": {"$ref": _REF.format(model="OpenrtbReply")}}
+    missing = ("no_openrtb_mapping", "the bundle a maps no BidRequests: declare [openrtb] in dataset.toml", None)
+    return {
+        "summary": "Score candidates for the impressions of an OpenRTB BidRequest",
+        "description": "The bundle says which values of the BidRequest are features. Where its privacy signals do not"
+        " let the user's identity be used, nothing about the user counts.",
+        "operationId": "openrtb",
+        "tags": ["scoring"],
+        "parameters": [_deadline(most_ms)],
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": {"$ref": _REF.format(model="OpenrtbRequest")}}},
+        },
+        "responses": {
+            "200": {"description": "Scores by impression.", "content": {"application/json": reply}},
+            "404": _error(404, missing),
             **{str(status): _error(status) for status in _ERRORS},
         },
     }

@@ -17,7 +17,7 @@ import structlog
 from msd.contract.assemble import Tensors, assemble, cut, wanted_items
 from msd.contract.correction import HEAD
 from msd.contract.log import Basis
-from msd.contract.request import CheckedRequest, parse_request_by
+from msd.contract.request import NOBODY, CheckedRequest, parse_request_by
 from msd.contract.rows import Rows, RowSide
 from msd.contract.schema import FeatureSchema
 from service.errors import ModelError, StoreError
@@ -141,13 +141,16 @@ class Pipeline:
         stages, terms = self._metrics.stages, asked.terms
         started = time.perf_counter()
         try:
-            request = parse_request_by(asked.body, lineup.schema_of, self._max_candidates)
+            # Users who are not told apart are not all scored by one arm.
+            request = parse_request_by(
+                asked.body, lambda user_id: lineup.schema_of(user_id or asked.request_id), self._max_candidates
+            )
         finally:
             parse_s = time.perf_counter() - started
             stages["parse"].observe(parse_s)
         count = len(request.ids)
         self._admission.read(len(asked.body), count)
-        arm = lineup.arm_of(request.user_id)
+        arm = lineup.arm_of(request.user_id or asked.request_id)
         model, explanation = arm.model, None
         score = partial(self.score, model, request, terms)
         if request.explain and self._explain is not None:
@@ -194,7 +197,9 @@ class Pipeline:
         return user, items
 
     async def _rows(self, model: Model, deadline: float, side: RowSide, ids: Sequence[str]) -> Rows:
-        """Return the store's rows, or the available ones if it fails."""
+        """Return the store's rows, or the available ones if it fails; nobody has no row."""
+        if side == "user" and ids[0] == NOBODY:
+            return model.codecs[side].unpack([None])
         try:
             rows = await model.store.get(side, ids, deadline)
         except StoreError as error:

@@ -42,6 +42,7 @@ Close = Literal["handshake", "slow_head", "unread_body", "slow_reader", "bad_htt
 KeyRefusal = Literal["missing", "unknown", "expired", "scope"]
 Logged = Literal["handed", "dropped", "written", "lost"]
 Shadowed = Literal["scored", "busy", "failed"]
+OpenrtbUser = Literal["given", "missing", "no_consent"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 RUNGS: dict[RowSide, tuple[str, ...]] = {"user": get_args(UserRung), "item": get_args(Rung)}
 """Replacements of a fresh row, by side."""
@@ -67,6 +68,7 @@ HELP = {
     "msd_request_candidates": "Candidates per scored request.",
     "msd_run_rows": "Candidates per model run; a run may score several requests.",
     "msd_degraded": "Users and candidates scored without a fresh row of their own, by fallback.",
+    "msd_openrtb_requests": "BidRequests, by whether they gave a user ID that may be used.",
     "msd_shed": "Scoring requests rejected or dropped, by reason.",
     "msd_partial": "Model runs that scored only the first candidates to meet the deadline.",
     "msd_shadow_requests": "Requests offered to shadows, by result.",
@@ -169,6 +171,7 @@ class Metrics:
         self.run_rows = self._histogram("msd_run_rows", _CANDIDATES)
         degraded = Counter("msd_degraded", HELP["msd_degraded"], ("side", "rung"), registry=self.families)
         self._degraded = {(side, rung): degraded.labels(side, rung) for side in _SIDES for rung in RUNGS[side]}
+        self.openrtb = self._counters("msd_openrtb_requests", "user", get_args(OpenrtbUser))
         self.sheds = self._counters("msd_shed", "reason", get_args(Shed))
         self.partial = self._counter("msd_partial")
         self.keys_refused = self._counters("msd_keys_refused", "reason", get_args(KeyRefusal))

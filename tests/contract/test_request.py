@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from msd.contract.request import (
+    NOBODY,
     CheckedRequest,
     InvalidRequest,
     MalformedRequest,
@@ -97,6 +98,10 @@ def test_null_or_empty_parts_of_parts_equal_absence(changes: dict[str, object]) 
     assert parse_request(but(**changes), SCHEMA) == parse_request(but(), SCHEMA)
 
 
+def test_a_user_who_is_null_is_nobody() -> None:
+    assert parse_request(but(user_id=None), SCHEMA).user_id == NOBODY
+
+
 def test_an_empty_history_is_given_and_an_absent_one_is_not() -> None:
     assert parse_request(but(user={"history": []}), SCHEMA).history == []
     assert parse_request(but(user={}), SCHEMA).history is None
@@ -173,7 +178,6 @@ INVALID: dict[str, tuple[bytes, str | None, str]] = {
     "no candidates": (b'{"user_id": "u1"}', "candidates", "is missing"),
     "unknown key": (but(users=1), "users", "is not known here"),
     "a key that is half a surrogate pair": (but(**{"\ud800": 1}), None, NOT_UNICODE),
-    "user null": (but(user_id=None), "user_id", STRING),
     "user a number": (but(user_id=1), "user_id", STRING),
     "user empty": (but(user_id=""), "user_id", "should have at least 1 character"),
     "user long": (but(user_id="u" * 257), "user_id", LONG_ID),

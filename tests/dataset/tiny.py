@@ -45,6 +45,10 @@ text = "A {age}-year-old from {city}."
 [history]
 length = 20
 
+[openrtb]
+user_id = ["user.buyeruid", "user.id"]
+features = { device = "device.devicetype", hour = "ext.local_hour" }
+
 [[features]]
 name = "topics"
 side = "item"

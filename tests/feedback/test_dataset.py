@@ -12,8 +12,11 @@ from msd.dataset.load import Dataset, load_dataset
 from msd.dataset.split import split_events
 from msd.feedback.dataset import Previous, write_dataset
 from msd.feedback.errors import FeedbackError
+from msd.feedback.files import read_requests
 from msd.feedback.impressions import join
+from tests.contract.bid_requests import bid_request
 from tests.dataset.small import write_small
+from tests.dataset.test_bid_requests import write as write_bids
 from tests.dataset.tiny import write_tiny_dataset
 from tests.feedback.made import events, requests
 
@@ -54,6 +57,24 @@ def made(
 
 def asks(user_id: str, /, *items: str, **more: Any) -> dict[str, Any]:  # noqa: ANN401
     return {"user_id": user_id, "candidates": {"id": list(items)}, **more}
+
+
+def test_it_keeps_what_maps_bid_requests_and_leaves_out_users_who_were_not_told(tmp_path: Path) -> None:
+    old = write_bids(tmp_path / "old", [bid_request()])
+    log = tmp_path / "requests-1.parquet"
+    documents = [asks("u7", "1", context={"device": "4", "cat": ["IAB1"]}), asks("u8", "2"), asks("", "1")]
+    logged(*documents).write_parquet(log)
+    read = read_requests(log, ("request",))
+    shown = events(*(("impression", str(1 + place % 2), LATER + place, f"r{place}") for place in range(3)))
+    write_dataset(join([read], shown, 3_600.0).frame, [read], Previous.of(old), tmp_path / "new", log_only=False)
+    dataset = load_dataset(tmp_path / "new")
+
+    assert read["user_id"].to_list() == ["u7", "u8", "\0r2"]
+    assert dataset.events.filter(pl.col("at") >= LATER)["user_id"].to_list() == ["u7", "u8"]
+    was, now = load_dataset(old).config.openrtb, dataset.config.openrtb
+    assert was is not None
+    assert now is not None
+    assert (now.column, now.mapping) == (None, was.mapping)
 
 
 def test_it_goes_on_with_the_old_dataset(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_the_documented_examples_work(service: LiveService) -> None:
             assert client.post("/v1/score", json=example["value"]).status_code == 200
         assert set(operation["responses"]) >= {"200", "400", "408", "413", "415", "422", "429", "500", "503", "504"}
         ours = {path for path in document["paths"] if not path.startswith("/v2")}
-        assert ours == {"/v1/score", "/v1/model", "/health/live", "/health/ready", "/metrics"}
+        assert ours == {"/v1/score", "/v1/openrtb", "/v1/model", "/health/live", "/health/ready", "/metrics"}
 
 
 def test_the_page_and_its_assets_come_from_here(service: LiveService) -> None:

@@ -1,0 +1,167 @@
+"""Whether a BidRequest's privacy signals allow the use of who its user is: COPPA, LMT, TCF, US Privacy and GPP.
+
+Only refuses what it must: a signal that is absent does not apply, one that cannot be read means no. Decides for one
+purpose, personalised advertising. Does not know features, rows or HTTP.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from string import ascii_lowercase, ascii_uppercase, digits
+from typing import Any
+
+# Each of TCF's: to store and read information on a device, to create a profile for personalised ads, and to use it.
+_PURPOSES = (1, 3, 4)
+# Places of bits in TCF's core segment (IAB Tech Lab, TCF consent string format, version 2).
+_PURPOSES_AT, _MAX_VENDOR_AT, _IS_RANGE_AT = 152, 213, 229
+_GPP_HEADER = "000011" + "000001"  # its type and version
+_NO_SECTION_APPLIES, _HEADER_SECTION = -1, 3
+_US_PRIVACY = re.compile(r"1[YN-][YN-][YN-]")
+_MAX_CHARS, _MAX_SECTION = 16_384, 255
+_BITS = {ord(char): f"{place:06b}" for place, char in enumerate(f"{ascii_uppercase}{ascii_lowercase}{digits}-_")}
+_FIBONACCI = (1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233)
+
+Part = Mapping[str, Any]
+
+
+class _Unreadable(Exception):
+    """A signal that is not of its form."""
+
+
+def has_consent(bid_request: Part, vendor_id: int | None = None) -> bool:
+    """Whether the user's identity may be used. `vendor_id`: the bidder's own in TCF's Global Vendor List, if its
+    consent is asked for too."""
+    try:
+        regs, user, device = (_part(bid_request, name) for name in ("regs", "user", "device"))
+        regs_ext, user_ext = _part(regs, "ext"), _part(user, "ext")
+        if any(map(_is_set, (regs.get("coppa"), device.get("lmt"), device.get("dnt")))):
+            return False
+        return (
+            regs_ext.get("gpc") in (None, "0", 0)
+            and _has_tcf(_given("gdpr", regs, regs_ext), _given("consent", user, user_ext), vendor_id)
+            and all(map(_has_us_privacy, _given("us_privacy", regs, regs_ext)))
+            and all(_has_gpp(part.get("gpp"), part.get("gpp_sid"), vendor_id) for part in (regs, regs_ext))
+        )
+    except (_Unreadable, ValueError, IndexError):  # digits that are none, and strings that end too soon
+        return False
+
+
+def _part(parent: Part, name: str) -> Part:
+    found = parent.get(name)
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise _Unreadable
+    return found
+
+
+def _given(name: str, *parts: Part) -> list[object]:
+    return [part[name] for part in parts if part.get(name) is not None]
+
+
+def _is_set(flag: object) -> bool:
+    """Anything but a plain 0 is a yes, so that a flag of a wrong type protects, too."""
+    return flag is not None and (type(flag) is not int or flag != 0)
+
+
+def _has_tcf(gdpr: list[object], strings: list[object], vendor_id: int | None) -> bool:
+    """A string that is there counts unless GDPR is said not to apply."""
+    applies = any(map(_is_set, gdpr))
+    if gdpr and not applies:
+        return True
+    return (bool(strings) or not applies) and all(_tcf_allows(one, vendor_id) for one in strings)
+
+
+def _tcf_allows(text: object, vendor_id: int | None) -> bool:
+    bits = _bits(text)
+    if len(bits) <= _IS_RANGE_AT or int(bits[:6], 2) != 2:
+        raise _Unreadable
+    if any(bits[_PURPOSES_AT + purpose - 1] == "0" for purpose in _PURPOSES):
+        return False
+    return vendor_id is None or _vendor_allowed(bits, vendor_id)
+
+
+def _vendor_allowed(bits: str, vendor_id: int) -> bool:
+    if bits[_IS_RANGE_AT] == "0":
+        return vendor_id <= int(bits[_MAX_VENDOR_AT:_IS_RANGE_AT], 2) and bits[_IS_RANGE_AT + vendor_id] == "1"
+    place = _IS_RANGE_AT + 13
+    for _ in range(int(bits[_IS_RANGE_AT + 1 : place], 2)):
+        width = 33 if bits[place] == "1" else 17
+        first, last = int(bits[place + 1 : place + 17], 2), int(bits[place + width - 16 : place + width], 2)
+        if first <= vendor_id <= last:
+            return True
+        place += width
+    return False
+
+
+def _has_us_privacy(text: object) -> bool:
+    if not isinstance(text, str) or not _US_PRIVACY.fullmatch(text):
+        raise _Unreadable
+    return text[2] != "Y"
+
+
+def _has_gpp(text: object, applying: object, vendor_id: int | None) -> bool:
+    """All sections that apply have to allow it; where none are named, all that there are."""
+    if text is None and applying is None:
+        return True
+    applying = [] if applying is None else applying
+    if not isinstance(text, str) or not isinstance(applying, list) or {*map(type, applying)} - {int}:
+        raise _Unreadable
+    header, *texts = text.split("~")
+    sections = dict(zip(_section_ids(_bits(header)), texts, strict=True))
+    allows: dict[int, Callable[[object], bool]] = {
+        2: lambda section: _tcf_allows(section, vendor_id),
+        6: _has_us_privacy,
+        7: _us_national_allows,
+    }
+    wanted = [one for one in applying or sections if one not in (_NO_SECTION_APPLIES, _HEADER_SECTION)]
+    return all(one in allows and allows[one](sections.get(one)) for one in wanted)
+
+
+def _section_ids(bits: str) -> list[int]:
+    """The ids in GPP's header, a range of Fibonacci codes: each its distance from the one before."""
+    if not bits.startswith(_GPP_HEADER):
+        raise _Unreadable
+    ids: list[int] = []
+    place, last = 24, 0
+    for _ in range(int(bits[12:24], 2)):
+        is_group, place = bits[place] == "1", place + 1
+        step, place = _fibonacci(bits, place)
+        first = last = last + step
+        if is_group:
+            step, place = _fibonacci(bits, place)
+            last += step
+        ids += range(first, last + 1)
+        if last > _MAX_SECTION:
+            raise _Unreadable
+    return ids
+
+
+def _fibonacci(bits: str, place: int) -> tuple[int, int]:
+    """The number whose code begins at a place, and where the next one does."""
+    end = bits.index("11", place) + 1
+    if end - place > len(_FIBONACCI):
+        raise _Unreadable
+    return sum(number for number, bit in zip(_FIBONACCI, bits[place:end], strict=False) if bit == "1"), end + 1
+
+
+def _us_national_allows(text: object) -> bool:
+    """Opted out neither of sale, of sharing nor of targeted advertising, not known to be a child, and without GPC."""
+    if not isinstance(text, str):
+        raise _Unreadable
+    core, *segments = map(_bits, text.split("."))
+    children = {"000001": core[48:52], "000010": core[56:62]}.get(core[:6])
+    if children is None or len(core) < 60:
+        raise _Unreadable
+    opt_outs = {core[18:20], core[20:22], core[22:24]}
+    return opt_outs <= {"00", "10"} and "1" not in children and not any(one[:3] == "011" for one in segments)
+
+
+def _bits(text: object) -> str:
+    """Zeros and ones of a segment in base64url, its padding left out; of the first, where there are several."""
+    if not isinstance(text, str) or len(text) > _MAX_CHARS:
+        raise _Unreadable
+    bits = text.split(".", 1)[0].translate(_BITS)
+    # A character that is none of them is left as it is.
+    if bits.strip("01"):
+        raise _Unreadable
+    return bits

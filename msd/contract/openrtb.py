@@ -1,0 +1,190 @@
+"""OpenRTB's BidRequests: which of their values are the user's id and which are features, declared once.
+
+The same functions read logged BidRequests for training and those that a service is asked with. Does not know HTTP,
+models or rows; what privacy signals say is `consent`'s.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from msd.contract.consent import has_consent
+from msd.contract.encode import Value, canonical
+from msd.contract.errors import SchemaError, first_fault
+from msd.contract.request import (
+    MAX_LIST_VALUES,
+    At,
+    Candidates,
+    Id,
+    InvalidRequest,
+    TooManyCandidates,
+    Wire,
+    check_keys,
+    parse_thoroughly,
+)
+from msd.contract.schema import Name, ValueField
+
+MAX_IMPRESSIONS = 32
+_MAX_PARTS = 20_000
+_IMP = "imp"
+# What tells who a user is, or where exactly; all else may be used without consent.
+_PERSONAL = (
+    "user",
+    *(f"device.{name}" for name in ("ifa", "ip", "ipv6", "didsha1", "didmd5", "dpidsha1", "dpidmd5", "macsha1")),
+    *(f"device.{name}" for name in ("macmd5", "ext", "geo.lat", "geo.lon", "geo.accuracy", "geo.zip", "geo.ext")),
+)
+# An advertising id that its device withholds.
+_NO_IDS = ("", "00000000-0000-0000-0000-000000000000")
+_ID: TypeAdapter[str] = TypeAdapter(Id)
+
+Path = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$", max_length=200)]
+BidRequest = Mapping[str, Any]
+
+
+class OpenrtbMapping(BaseModel):
+    """Paths of keys, joined by dots, into a BidRequest; one that begins with `imp` into the impression at hand.
+
+    `user_id`: the first that holds one counts. `features`: by the names of context features. `vendor_id`: the bidder's
+    own in TCF's Global Vendor List; with it, TCF has to allow this vendor too.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    user_id: Annotated[list[Path], Field(min_length=1)]
+    features: dict[Name, Path] = {}
+    vendor_id: Annotated[int, Field(ge=1, le=65_535)] | None = None
+
+    def check(self, fields: Mapping[str, ValueField]) -> None:
+        """Raises ValueError if a feature is none of the context that requests may give, or a path is no value's."""
+        if unknown := sorted(self.features.keys() - fields.keys()):
+            there = ", ".join(fields) or "none"
+            raise ValueError(f"openrtb.features names {unknown[0]!r}; features of the context are: {there}")
+        if _IMP in self.features.values() or any(path.split(".")[0] == _IMP for path in self.user_id):
+            raise ValueError("openrtb: a path should lead to one value, and the user's id is not the impression's")
+
+
+class OpenrtbRequest(Wire):
+    """A BidRequest as it came, and the ads to score for each impression, by its id."""
+
+    request: dict[str, Any] = Field(description="OpenRTB 2.x's BidRequest; what the bundle does not name is ignored.")
+    candidates: Annotated[dict[Id, Candidates], Field(min_length=1, max_length=MAX_IMPRESSIONS)] = Field(
+        description="By imp.id; impressions that are not named are not scored."
+    )
+    at: At | None = Field(
+        default=None, description="Time of the impressions in Unix seconds; the service's clock if absent."
+    )
+    top_k: Annotated[int, Field(ge=1)] | None = Field(default=None, description="Of each impression; see /v1/score.")
+
+
+class Identity(NamedTuple):
+    """Whom a BidRequest is about: None if it may not be used, or is not given."""
+
+    user_id: str | None
+    has_consent: bool
+
+
+def parse_openrtb(body: bytes, max_candidates: int) -> OpenrtbRequest:
+    """A body of POST /v1/openrtb. Raises RequestError. `max_candidates`: of all impressions together."""
+    if sum(map(body.count, (b":", b"[", b"{"))) > _MAX_PARTS:
+        raise InvalidRequest(f"has more than {_MAX_PARTS:,} values, which no BidRequest has", "request")
+    asked = parse_thoroughly(body, OpenrtbRequest, _check_width)
+    _id(asked.request.get("id"), "request.id")
+    count = sum(len(one.id) for one in asked.candidates.values())
+    if count > max_candidates:
+        raise TooManyCandidates(f"{count} candidates; one request may have {max_candidates}: split it", "candidates")
+    return asked
+
+
+def _check_width(document: object) -> None:
+    """Refuses more than there can be of something: to say of each what is wrong with it would take long."""
+    candidates = document.get("candidates") if isinstance(document, dict) else None
+    imps = candidates if isinstance(candidates, dict) else {}
+    if len(imps) > MAX_IMPRESSIONS:
+        raise InvalidRequest(f"{len(imps)} impressions; one request may have {MAX_IMPRESSIONS}", "candidates")
+    check_keys({"": document, **{f"candidates.{imp}": one for imp, one in imps.items()}})
+
+
+def impressions_of(bid_request: BidRequest) -> dict[str, Mapping[str, Any]]:
+    """The impressions by their ids, in order. Raises InvalidRequest."""
+    imps = bid_request.get(_IMP)
+    if not isinstance(imps, list):
+        raise InvalidRequest("should be a list of impressions", _IMP)
+    found: dict[str, Mapping[str, Any]] = {}
+    for place, imp in enumerate(imps):
+        if not isinstance(imp, dict):
+            raise InvalidRequest("should be an object", f"{_IMP}.{place}")
+        one = _id(imp.get("id"), f"{_IMP}.{place}.id")
+        if one in found:
+            raise InvalidRequest("is the id of an earlier impression too", f"{_IMP}.{place}.id")
+        found[one] = imp
+    return found
+
+
+def identity_of(mapping: OpenrtbMapping, bid_request: BidRequest) -> Identity:
+    """Raises InvalidRequest for a user's id that is none; without consent it is not looked at."""
+    if not has_consent(bid_request, mapping.vendor_id):
+        return Identity(None, False)
+    for path in mapping.user_id:
+        found = _value_at(path, bid_request, {})
+        if found is not None and found not in _NO_IDS:
+            return Identity(_id(found, path), True)
+    return Identity(None, True)
+
+
+def context_of(
+    mapping: OpenrtbMapping,
+    fields: Mapping[str, ValueField],
+    bid_request: BidRequest,
+    imp: Mapping[str, Any],
+    identity: Identity,
+) -> dict[str, Value]:
+    """The context features of an impression, canonical; those that are absent are left out, and without consent those
+    that are about the user. Raises InvalidRequest, which names the path."""
+    context: dict[str, Value] = {}
+    for name, path in mapping.features.items():
+        if not identity.has_consent and is_personal(path):
+            continue
+        found = _value_at(path, bid_request, imp)
+        if found is None:
+            continue
+        if isinstance(found, list) and len(found) > MAX_LIST_VALUES:
+            raise InvalidRequest(f"has {len(found)} values; a list may have {MAX_LIST_VALUES}", path)
+        try:
+            context[name] = canonical(fields[name], found)
+        except SchemaError as error:
+            raise InvalidRequest(f"{error} (feature {name!r}), is {_shown(found)}", path) from None
+    return context
+
+
+def is_personal(path: str) -> bool:
+    """Whether a path leads to something about the user."""
+    return any(path == one or path.startswith(f"{one}.") for one in _PERSONAL)
+
+
+def _value_at(path: str, bid_request: BidRequest, imp: Mapping[str, Any]) -> object:
+    """None where it is absent, or null. Raises InvalidRequest where a path leads through something but objects."""
+    keys = path.split(".")
+    found: object = bid_request if keys[0] != _IMP else {_IMP: imp}
+    for place, key in enumerate(keys):
+        if found is None:
+            return None
+        if not isinstance(found, dict):
+            raise InvalidRequest(f"should be an object, is {_shown(found)}", ".".join(keys[:place]))
+        found = found.get(key)
+    return found
+
+
+def _id(value: object, path: str) -> str:
+    try:
+        return _ID.validate_python(value, strict=True)
+    except ValidationError as error:
+        words = "is missing" if value is None else first_fault(error).words
+        raise InvalidRequest(words, path) from None
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    shown = repr(value)
+    return shown if len(shown) <= 60 else f"{shown[:60]}…"

@@ -1,0 +1,78 @@
+"""Logged BidRequests → the columns that a service would take from them, by the contract's own functions."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from msd.contract.encode import Value
+from msd.contract.openrtb import Identity, context_of, identity_of, impressions_of
+from msd.contract.request import InvalidRequest, RequestError, load_json
+from msd.contract.schema import Bag, Numeric, ValueField
+from msd.dataset.column import read_ids
+from msd.dataset.config import OpenrtbConfig
+from msd.dataset.table import Table
+
+WITHOUT_CONSENT, WITHOUT_USER = "events_without_consent", "events_without_user_id"
+
+
+def read_bid_requests(
+    table: Table, config: OpenrtbConfig, fields: Mapping[str, ValueField]
+) -> tuple[pl.DataFrame, dict[str, int]]:
+    """user_id and the mapped features by row, and how many rows are nobody's.
+
+    The user's id is null in those and where a problem was noted. Of nobody nothing may be learned, nor his events be
+    told from others', so that such rows cannot be a user's past.
+    """
+    assert config.column is not None, "it is read only where a column is named"
+    nobody = {WITHOUT_CONSENT: 0, WITHOUT_USER: 0}
+    users: list[str | None] = [None] * table.frame.height
+    columns: dict[str, list[Any]] = {name: [None] * table.frame.height for name in config.features}
+    texts = table.frame.get_column(config.column)
+    if texts.dtype != pl.String:
+        table.flag_column(config.column, f"has type {texts.dtype}, where the text of a BidRequest's JSON is due")
+        texts = pl.Series([None] * table.frame.height, dtype=pl.String)
+    else:
+        table.flag_missing(config.column)
+    for row, (text, imp) in enumerate(zip(texts, read_ids(table, config.imp), strict=True)):
+        if text is None or imp is None:
+            continue
+        try:
+            identity, context = _told(text, imp, config, fields)
+        except RequestError as error:
+            where = f"{error.field}: " if error.field else ""
+            table.note(row, config.column, f"{where}{error.message}", error.field or error.message)
+            continue
+        if identity.user_id is None:
+            nobody[WITHOUT_USER if identity.has_consent else WITHOUT_CONSENT] += 1
+            continue
+        users[row] = identity.user_id
+        for name, value in context.items():
+            columns[name][row] = list(value) if isinstance(value, tuple) else value
+    series = [pl.Series(name, values, _type(fields[name])) for name, values in columns.items()]
+    return pl.DataFrame([pl.Series("user_id", users, pl.String), *series]), nobody
+
+
+def _told(
+    text: str, imp: str, config: OpenrtbConfig, fields: Mapping[str, ValueField]
+) -> tuple[Identity, dict[str, Value]]:
+    document = load_json(text.encode())
+    if not isinstance(document, dict):
+        raise InvalidRequest("should be an object, a BidRequest")
+    imps = impressions_of(document)
+    if imp not in imps:
+        raise InvalidRequest(f"has no impression {imp[:60]!r}", "imp")
+    identity = identity_of(config, document)
+    context = context_of(config, fields, document, imps[imp], identity)
+    try:
+        json.dumps(context, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest("a value holds half of a surrogate pair") from None
+    return identity, context
+
+
+def _type(field: ValueField) -> pl.DataType:
+    if isinstance(field, Numeric):
+        return pl.Float64()
+    return pl.List(pl.String()) if isinstance(field, Bag) else pl.String()

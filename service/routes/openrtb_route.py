@@ -1,0 +1,180 @@
+"""POST /v1/openrtb: a BidRequest to one request of /v1/score an impression, which are scored like any others.
+
+Errors are raised; `AccessMiddleware` answers them.
+"""
+
+import json
+from asyncio import TaskGroup
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, Field
+from starlette.types import Receive, Scope, Send
+
+from msd.contract.openrtb import (
+    Identity,
+    OpenrtbMapping,
+    OpenrtbRequest,
+    context_of,
+    identity_of,
+    impressions_of,
+    parse_openrtb,
+)
+from msd.contract.request import InvalidRequest, RequestError
+from service.deployment.readiness import Readiness
+from service.errors import NoOpenrtbMapping
+from service.http.exchange import Deadlines, access_of, left_check
+from service.http.middleware import read_json_body
+from service.scoring.answer import Answer, Asked, Terms
+from service.scoring.lineup import Lineup, Serving
+from service.scoring.model import Model
+from service.scoring.pipeline import Pipeline
+from service.scoring.reply import ScoreReply
+from service.settings import Settings
+from service.telemetry.metrics import Metrics, OpenrtbUser
+
+PATH = "/v1/openrtb"
+# A BidRequest's bytes say nothing of the number of candidates.
+_LEAST_BYTES = 1
+
+
+class OpenrtbReply(BaseModel):
+    """The replies of all impressions that were named, in the order in which they were."""
+
+    id: str = Field(description="The BidRequest's.")
+    consent: bool = Field(
+        description="Whether the privacy signals let the user's identity be used; if not, nothing about it was."
+    )
+    imp: dict[str, ScoreReply] = Field(description="By imp.id, as /v1/score replies.")
+
+
+class OpenrtbRoute:
+    """The endpoint. All impressions together are bounded as one request to /v1/score is."""
+
+    def __init__(
+        self, settings: Settings, serving: Serving, pipeline: Pipeline, readiness: Readiness, metrics: Metrics
+    ) -> None:
+        self._settings = settings
+        self._deadlines = Deadlines(settings)
+        self._serving = serving
+        self._pipeline = pipeline
+        self._readiness = readiness
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        access = access_of(scope)
+        access.is_scoring = True
+        body = await read_json_body(scope, receive, self._settings)
+        self._readiness.check()
+        terms = Terms(self._deadlines.of(scope), left_check(scope))
+        lineup = self._serving.current
+        self._pipeline.check(lineup, _LEAST_BYTES, terms)
+        asked = parse_openrtb(body, self._settings.max_candidates)
+        with _within("request"):
+            # By the first arm's mapping, for who the user is says which arm is his.
+            identity = identity_of(_mapping_of(lineup.champion), asked.request)
+        bodies = _scoring_bodies(lineup, asked, identity, access.request_id)
+        self._metrics.openrtb[_user_of(identity)].inc()
+        wanted = {
+            # The native core knows no request of nobody.
+            imp: Asked(request_id, one, access.started, terms, is_pythons=identity.user_id is None)
+            for imp, (request_id, one) in bodies.items()
+        }
+        answers = await self._answers(lineup, wanted)
+        access.candidates = sum(answer.candidates for answer in answers)
+        access.degraded = dict(sum((Counter(answer.degraded) for answer in answers), Counter[str]()))
+        access.stages = max((answer.stages for answer in answers), key=sum)
+        reply = _reply(asked.request["id"], identity, dict(zip(wanted, answers, strict=True)))
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(reply))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": reply})
+        for answer in answers:
+            self._pipeline.follow(answer)
+
+    async def _answers(self, lineup: Lineup, wanted: Mapping[str, Asked]) -> Sequence[Answer]:
+        """All of them, or the error of the first that fails, which ends the others."""
+        try:
+            async with TaskGroup() as group:
+                tasks = [group.create_task(self._answer(lineup, imp, asked)) for imp, asked in wanted.items()]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    async def _answer(self, lineup: Lineup, imp: str, asked: Asked) -> Answer:
+        try:
+            return await self._pipeline.answer(lineup, asked)
+        except RequestError as error:
+            error.field = f"candidates.{imp}.{(error.field or '').removeprefix('candidates.')}"
+            raise
+
+
+def _scoring_bodies(
+    lineup: Lineup, asked: OpenrtbRequest, identity: Identity, request_id: str
+) -> dict[str, tuple[str, bytes]]:
+    """By impression, the id of its own request, and its body as /v1/score takes it. Raises InvalidRequest."""
+    with _within("request"):
+        imps = impressions_of(asked.request)
+    places = {imp: place for place, imp in enumerate(imps)}
+    bodies = {}
+    for imp, candidates in asked.candidates.items():
+        if imp not in imps:
+            raise InvalidRequest("is the id of no impression of the request", f"candidates.{imp}")
+        own_id = f"{request_id}/{places[imp]}"
+        model = lineup.arm_of(identity.user_id or own_id).model
+        with _within("request", places[imp]):
+            fields = model.schema.settable["context"]
+            context = context_of(_mapping_of(model), fields, asked.request, imps[imp], identity)
+        document: dict[str, Any] = {
+            "user_id": identity.user_id,
+            "context": context,
+            "candidates": candidates.model_dump(exclude_none=True),
+        }
+        document |= {"at": asked.at} if asked.at is not None else {}
+        document |= {"top_k": asked.top_k} if asked.top_k is not None else {}
+        bodies[imp] = own_id, _dumped(document)
+    return bodies
+
+
+@contextmanager
+def _within(part: str, impression: int | None = None) -> Iterator[None]:
+    """Errors name the part of the body, and of `imp` the place of the impression."""
+    try:
+        yield
+    except InvalidRequest as error:
+        field = error.field or ""
+        if impression is not None and field.startswith("imp."):
+            field = field.replace("imp.", f"imp.{impression}.", 1)
+        error.field = f"{part}.{field}"
+        raise
+
+
+def _mapping_of(model: Model) -> OpenrtbMapping:
+    mapping = model.bundle.manifest.openrtb
+    if mapping is None:
+        raise NoOpenrtbMapping(
+            f"the bundle {model.version} maps no BidRequests: declare [openrtb] in dataset.toml, and export it again"
+        )
+    return mapping
+
+
+def _user_of(identity: Identity) -> OpenrtbUser:
+    if not identity.has_consent:
+        return "no_consent"
+    return "missing" if identity.user_id is None else "given"
+
+
+def _dumped(document: Mapping[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(document)
+    except TypeError:  # half of a surrogate pair, which JSON escapes can say
+        return json.dumps(document).encode()
+
+
+def _reply(bid_request_id: str, identity: Identity, answers: Mapping[str, Answer]) -> bytes:
+    imps = b",".join(b"%b:%b" % (orjson.dumps(imp), answer.body) for imp, answer in answers.items())
+    consent = orjson.dumps(identity.has_consent)
+    return b'{"id":%b,"consent":%b,"imp":{%b}}' % (orjson.dumps(bid_request_id), consent, imps)

@@ -1,0 +1,308 @@
+"""POST /v1/openrtb: scores equal to the bit those of /v1/score; without consent nothing about the user counts."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from msd.contract.bundle import open_bundle
+from operations.replay import replay_log
+from service.request_log.files import log_files, read_requests
+from tests.contract.bid_requests import bid_request, tcf
+from tests.service.bundle_factory import AT, build_bundle, reseal
+from tests.service.live import LiveService, live_service, wait_until
+
+MAPPING = {
+    "user_id": ["user.buyeruid", "user.id", "device.ifa"],
+    "features": {"device": "device.devicetype", "hour": "imp.banner.pos", "temperature": "user.yob"},
+}
+IDS = [f"i{number}" for number in range(40)]
+CANDIDATES = {"1": {"id": IDS, "bid": [0.5] * 40}, "2": {"id": IDS[:3]}}
+ID = {"X-Request-Id": "fixed"}
+CONTEXTS = {"1": {"device": 4, "hour": 3, "temperature": 1990}, "2": {"device": 4, "hour": 1, "temperature": 1990}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with a mapping."""
+    made = build_bundle(tmp_path_factory.mktemp("openrtb") / "bundle").folder
+    reseal(made, openrtb=MAPPING)
+    return made
+
+
+@pytest.fixture(scope="module")
+def running(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    """The bundle served, with live states and a log of all requests."""
+    own = tmp_path_factory.mktemp("service")
+    options: dict[str, Any] = {
+        "live": "on",
+        "state_dir": own / "states",
+        "log_dir": own / "log",
+        "log_flush_seconds": 0.2,
+        "log_sample": 1,
+    }
+    with live_service(folder, own, **options) as service, service.client() as client:
+        clicks = [
+            {"event_id": f"{user}{n}", "type": "click", "user_id": user, "item_id": f"i{n}", "at": time.time() - 60 + n}
+            for user in ("u7", "exchange-7", "6d92078a-8246-4ba4-ae5b-76104861e7dc")
+            for n in range(9)
+        ]
+        assert client.post("/v1/events", json={"events": clicks}).status_code == 202
+        yield service
+
+
+@pytest.fixture(scope="module")
+def client(running: LiveService) -> Iterator[httpx.Client]:
+    """One kept connection."""
+    with running.client(headers=ID) as kept:
+        yield kept
+
+
+def asked(request: object = None, **more: object) -> dict[str, object]:
+    """A body."""
+    return {"request": bid_request() if request is None else request, "candidates": CANDIDATES, "at": AT, **more}
+
+
+def scored(client: httpx.Client, document: object) -> dict[str, Any]:
+    """The reply to a body that is in order."""
+    answer = client.post("/v1/openrtb", json=document)
+    assert answer.status_code == 200, answer.text
+    reply: dict[str, Any] = answer.json()
+    return reply
+
+
+def test_scores_equal_those_of_the_scoring_route_to_the_bit(client: httpx.Client) -> None:
+    reply = scored(client, asked(top_k=30))
+
+    assert (reply["id"], reply["consent"], list(reply["imp"])) == ("br-1", True, ["1", "2"])
+    for place, imp in enumerate(CANDIDATES):
+        same = {"user_id": "u7", "at": AT, "context": CONTEXTS[imp], "candidates": CANDIDATES[imp], "top_k": 30}
+        alone = client.post("/v1/score", json=same).json()
+        assert reply["imp"][imp] == alone | {"request_id": f"fixed/{place}"}
+    assert "degraded" not in reply["imp"]["1"]
+
+
+def test_without_an_id_the_user_is_nobody_and_the_rest_counts(client: httpx.Client) -> None:
+    withheld = {"devicetype": 4, "ifa": "00000000-0000-0000-0000-000000000000"}
+    reply = scored(client, asked(bid_request(user={"id": "", "yob": 1990}, device=withheld)))
+    alone = client.post(
+        "/v1/score", json={"user_id": None, "at": AT, "context": CONTEXTS["1"], "candidates": CANDIDATES["1"]}
+    )
+
+    assert reply["consent"] is True
+    assert reply["imp"]["1"] == alone.json() | {"request_id": "fixed/0"}
+    assert reply["imp"]["1"]["degraded"]["user"] == "unknown"
+    # One who is merely unknown has a row of nothing, and an id that stands for nobody else.
+    stranger = client.post(
+        "/v1/score", json={"user_id": "s", "at": AT, "context": CONTEXTS["1"], "candidates": CANDIDATES["1"]}
+    )
+    assert stranger.json()["degraded"] == alone.json()["degraded"]
+
+
+# Whatever else says who somebody is.
+PERSONAL = st.fixed_dictionaries(
+    {},
+    optional={
+        "buyeruid": st.sampled_from(["u1", "u7", "u12", "", "?"]) | st.integers() | st.lists(st.integers(), max_size=1),
+        "id": st.text(max_size=9),
+        "yob": st.integers(1900, 2020) | st.text(max_size=3),
+        "gender": st.sampled_from(["F", "M"]),
+        "data": st.lists(st.dictionaries(st.text(max_size=3), st.integers(), max_size=2), max_size=2),
+        "eids": st.lists(st.text(max_size=4), max_size=2),
+    },
+)
+DEVICE = st.fixed_dictionaries(
+    {"devicetype": st.just(4)},
+    optional={
+        "ifa": st.sampled_from(["6d92078a-8246-4ba4-ae5b-76104861e7dc", "u7"]) | st.uuids().map(str),
+        "ip": st.ip_addresses(v=4).map(str),
+        "didsha1": st.text("0123456789abcdef", max_size=40),
+        "geo": st.fixed_dictionaries({"lat": st.floats(-90, 90), "lon": st.floats(-180, 180)}),
+    },
+)
+REFUSALS: list[dict[str, Any]] = [
+    {"regs": {"coppa": 1}},
+    {"device": {"lmt": 1}},
+    {"regs": {"gdpr": 1}},
+    {"regs": {"gdpr": 1}, "user": {"consent": tcf((1, 2, 3))}},
+    {"regs": {"us_privacy": "1YYN"}},
+    {"regs": {"gpp": "DBABM~?", "gpp_sid": [2]}},
+]
+
+
+@pytest.fixture(scope="module")
+def of_nobody(client: httpx.Client) -> dict[str, Any]:
+    """The one reply that a BidRequest without consent has, whoever it is of."""
+    return scored(
+        client, asked({"id": "br-1", "imp": bid_request()["imp"], "device": {"devicetype": 4}, "regs": {"coppa": 1}})
+    )
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(user=PERSONAL, device=DEVICE, refusal=st.sampled_from(REFUSALS))
+def test_without_consent_scores_do_not_depend_on_who_it_is(
+    client: httpx.Client,
+    of_nobody: dict[str, Any],
+    user: dict[str, Any],
+    device: dict[str, Any],
+    refusal: dict[str, Any],
+) -> None:
+    parts = {"user": user | refusal.get("user", {}), "device": device | refusal.get("device", {})}
+
+    assert scored(client, asked(bid_request(**parts, regs=refusal.get("regs", {})))) == of_nobody
+    assert of_nobody["consent"] is False
+
+
+def test_with_consent_every_part_of_it_counts(client: httpx.Client, of_nobody: dict[str, Any]) -> None:
+    gdpr = {"regs": {"gdpr": 1}}
+    consent = {"consent": tcf()}
+    told = [
+        scored(client, asked(bid_request(user=consent | user, **gdpr)))["imp"]["1"]["candidates"]["pctr"]
+        for user in ({"buyeruid": "u7"}, {"buyeruid": "u1"}, {"buyeruid": "u7", "yob": 1990}, {"id": "exchange-7"})
+    ]
+
+    assert len({tuple(one) for one in [*told, of_nobody["imp"]["1"]["candidates"]["pctr"]]}) == 5
+
+
+def test_what_is_logged_names_nobody_and_is_scored_again_to_the_bit(
+    running: LiveService, client: httpx.Client, folder: Path
+) -> None:
+    log = running.log_path.parent / "log"
+    for name, regs in (("told", {}), ("untold", {"coppa": 1})):
+        answer = client.post("/v1/openrtb", json=asked(bid_request(regs=regs)), headers={"X-Request-Id": name})
+        assert answer.status_code == 200
+    wanted = {"told/0", "told/1", "untold/0", "untold/1"}
+
+    def logged() -> dict[str, Any]:
+        found = (
+            [record for file in log_files(log) for record in read_requests(file)] if any(log.glob("requests-*")) else []
+        )
+        return {record.request_id: record for record in found if record.request_id in wanted}
+
+    wait_until(lambda: len(logged()) == 4)
+    records = logged()
+    assert {one: record.user_id for one, record in records.items()} == {
+        "told/0": "u7",
+        "told/1": "u7",
+        "untold/0": "",
+        "untold/1": "",
+    }
+    for name in ("untold/0", "untold/1"):
+        document = json.loads(records[name].request)
+        assert document["user_id"] is None
+        assert "temperature" not in document["context"]
+        assert not any(who in records[name].request.decode() for who in ("u7", "exchange", "6d92078a", "1990"))
+    found = replay_log(log, [open_bundle(folder)], "as logged", None, lambda: None)
+    assert (found.mismatches, found.near) == (0, 0)
+    assert found.exact > 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "field", "words"),
+    [
+        ({"candidates": {"3": {"id": ["i1"]}}}, 422, "candidates.3", "no impression"),
+        ({"candidates": {}}, 422, "candidates", "at least 1"),
+        ({"candidates": {"1": {"id": []}}}, 422, "candidates.1.id", "at least 1"),
+        ({"candidates": {"1": {"id": ["i1"], "bid": [1.0, 2.0]}}}, 422, "candidates.1.bid", "2 entries"),
+        ({"candidates": {"1": {"id": ["i1"] * 1_500}, "2": {"id": ["i1"] * 501}}}, 413, "candidates", "2001"),
+        ({"candidates": {str(n): {"id": ["i1"]} for n in range(33)}}, 422, "candidates", "33 impressions"),
+        ({"request": []}, 422, "request", "should be an object"),
+        ({"request": bid_request(imp={})}, 422, "request.imp", "list"),
+        ({"request": bid_request(imp=[{"id": "1"}, {"id": "1"}])}, 422, "request.imp.1.id", "earlier"),
+        ({"request": bid_request(imp=[{"id": 1}])}, 422, "request.imp.0.id", "string"),
+        ({"request": bid_request(imp=[5])}, 422, "request.imp.0", "object"),
+        ({"request": {"imp": []}}, 422, "request.id", "missing"),
+        ({"request": bid_request(device=[])}, 422, "request.device", "object"),
+        ({"request": bid_request(device={"devicetype": 4.5})}, 422, "request.device.devicetype", "whole number"),
+        ({"request": bid_request(user={"buyeruid": 7})}, 422, "request.user.buyeruid", "string"),
+        ({"request": bid_request(user={"buyeruid": "x" * 257})}, 422, "request.user.buyeruid", "256"),
+        (
+            {"candidates": {"2": {"id": ["i1"]}}, "request": bid_request(imp=[{"id": "1"}, {"id": "2", "banner": 1}])},
+            422,
+            "request.imp.1.banner",
+            "object",
+        ),
+        ({"at": -1}, 422, "at", "greater"),
+        ({"user": {}}, 422, "user", "not known"),
+        ({"request": bid_request(ext={str(n): n for n in range(20_001)})}, 422, "request", "20,000"),
+    ],
+)
+def test_says_what_is_wrong_and_where(
+    client: httpx.Client, changes: dict[str, object], status: int, field: str, words: str
+) -> None:
+    answer = client.post("/v1/openrtb", json=asked() | changes)
+    error = answer.json()["error"]
+
+    assert (answer.status_code, error["field"]) == (status, field), error
+    assert words in error["message"]
+
+
+WHOLE = json.dumps(asked()).encode()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        WHOLE[: len(WHOLE) // 2],
+        WHOLE.replace(b'"yob": 1990', b'"yob": NaN'),
+        WHOLE.replace(b'"yob": 1990', b'"yob": 1990, "yob": 1991'),
+        WHOLE.replace(b'"yob": 1990', b'"yob": ' + b"9" * 5_000),
+        WHOLE.replace(b"br-1", b"\xff"),
+        WHOLE.replace(b'"site": {', b'"site": ' + b'{"a":' * 9_000),
+        WHOLE.replace(b'"yob": 1990', b'"yob": ' + b"[" * 10_000 + b"]" * 10_000),
+    ],
+    ids=["empty", "cut", "NaN", "a key twice", "a long number", "not UTF-8", "deep", "deep lists"],
+)
+def test_what_is_not_json_is_a_400(client: httpx.Client, body: bytes) -> None:
+    answer = client.post("/v1/openrtb", content=body, headers={"content-type": "application/json"})
+
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["code"] == "malformed"
+
+
+@pytest.mark.parametrize(
+    "swap",
+    [
+        (b"br-1", b"\\ud800", 422),
+        (b'"u7"', b'"\\ud800"', 422),
+        (b'"devicetype": 4', b'"devicetype": "\\ud800"', 200),
+        (b'"yob": 1990', b'"yob": 1e999', 422),
+    ],
+)
+def test_odd_values_are_answered_as_the_scoring_route_does(
+    client: httpx.Client, swap: tuple[bytes, bytes, int]
+) -> None:
+    old, new, status = swap
+    body = WHOLE.replace(old, new)
+    answer = client.post("/v1/openrtb", content=body, headers={"content-type": "application/json"})
+
+    assert answer.status_code == status, answer.text
+
+
+def test_counts_who_may_be_known(running: LiveService, client: httpx.Client) -> None:
+    def counts() -> list[float]:
+        return [
+            running.metric(f'msd_openrtb_requests_total{{user="{one}"}}') for one in ("given", "missing", "no_consent")
+        ]
+
+    before = counts()
+    for request in (bid_request(), bid_request(user={}, device={}), bid_request(device={"lmt": 1})):
+        scored(client, asked(request))
+
+    assert [after - one for after, one in zip(counts(), before, strict=True)] == [1, 1, 1]
+
+
+def test_a_bundle_without_a_mapping_says_what_to_declare(service: LiveService) -> None:
+    with service.client() as other:
+        answer = other.post("/v1/openrtb", json=asked())
+
+    assert answer.status_code == 404
+    assert answer.json()["error"]["code"] == "no_openrtb_mapping"
+    assert "[openrtb]" in answer.json()["error"]["message"]
