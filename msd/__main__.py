@@ -90,10 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command; what a person can mend is printed as one message, with exit code 2."""
     if arguments is None:
         arguments = sys.argv[1:]
-        # A service sees to its end itself. Training may be ended at any moment, but Python would learn of it only when
-        # another process of torchrun's, which may have ended, has answered.
-        if arguments[:1] not in (["serve"], ["train"]):
-            signal.signal(signal.SIGTERM, _end)
+        _set_up_process(*arguments[:1])
     # OpenMP's threads wait by spinning for long unless told otherwise before they start. Where other processes want the
     # cores too, that makes training ten times slower; so short a wait costs a tenth where none do.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
@@ -117,6 +114,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if error.filename is None:  # of a socket, say: no file that somebody named
             raise
         _refuse(f"{error.filename}: {error.strerror}")
+
+
+def _set_up_process(command: str = "") -> None:
+    """Sets what belongs to the whole process: how it ends, and its priority, which it could not raise again."""
+    # A service sees to its end itself. Training may be ended at any moment, but Python would learn of it only when
+    # another process of torchrun's, which may have ended, has answered.
+    if command not in ("serve", "train"):
+        signal.signal(signal.SIGTERM, _end)
+    if command == "publish":  # a service on the same machine goes first
+        from service.machine import give_way
+
+        give_way()
 
 
 def _end(number: int, frame: object) -> NoReturn:

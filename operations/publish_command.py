@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
-from service.machine import give_way
 from service.settings import redis_url_of
 
 if TYPE_CHECKING:
@@ -46,9 +45,6 @@ def publish_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object.")] = False,
 ) -> None:
     """Copy the bundle's rows to Redis and make them current. If interrupted, run it again."""
-    # Low priority, so that requests of a service on the same machine go first; set before imports, which take a third
-    # of a second.
-    give_way()
     from service.redis.publication import PublishError
     from service.trust import Trust
 

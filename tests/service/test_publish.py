@@ -229,16 +229,21 @@ def test_a_damaged_bundle_is_not_published(redis_server: ValkeyServer, copied_bu
     assert contents(redis_server) == {}
 
 
-def test_it_gives_way_to_what_serves_on_the_same_machine() -> None:
+def test_the_command_has_a_low_priority_of_its_own() -> None:
     code = """
-import os
-from pathlib import Path
-from msd.contract.errors import BundleError
-from operations.publish_command import publish_command
+import os, sys
+from msd.__main__ import main
+sys.argv[1:] = ["publish", "nowhere", "--redis", "redis://127.0.0.1:1"]
 try:
-    publish_command(Path("nowhere"), "redis://127.0.0.1:1", False, False, False)
-except BundleError:
+    main()
+except SystemExit:
     print(os.getpriority(os.PRIO_PROCESS, 0))
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert int(found.stdout) == max(10, os.getpriority(os.PRIO_PROCESS, 0))
+
+
+def test_a_process_that_publishes_keeps_its_priority() -> None:
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    run_msd("publish", "nowhere", "--redis", "redis://127.0.0.1:1")
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
