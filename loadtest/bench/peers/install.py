@@ -17,8 +17,10 @@ def installed(peer: Peer, folder: Path) -> Path:
     """Return the folder of its programs. Raises ServiceError with pip's last lines."""
     start, run = time.perf_counter(), fingerprint_of(_FORMAT, peer.packages, sys.version)
     if not is_done(folder, run):
-        _run(peer, [sys.executable, "-m", "venv", "--clear", str(folder)])
-        _run(peer, [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", *peer.packages])
+        # With our own pip: to give each environment one takes longer than all else.
+        _run(peer, [sys.executable, "-m", "venv", "--clear", "--without-pip", str(folder)])
+        pip = (sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"))
+        _run(peer, [*pip, "install", "--quiet", *peer.packages])
         mark_done(folder, run, time.perf_counter() - start)
     return folder.absolute() / "bin"
 
