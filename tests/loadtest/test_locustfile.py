@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from loadtest.locust_settings import LocustSettings, users_at
 from msd.contract.bundle import Bundle
+from msd.contract.errors import MsdError
 from tests.service.live import ROOT, LiveService
 
 
@@ -45,26 +48,26 @@ def test_two_users_ask_for_two_seconds(bundle: Bundle, service: LiveService, tmp
         ({"LOADTEST_BUNDLE": "/nowhere"}, "/nowhere: no bundle here"),
         ({"LOADTEST_CANDIDATES": "many"}, "'many'"),
         ({"LOADTEST_COLD": "2"}, "LOADTEST_COLD=2: has to be a number from 0 to 1"),
+        ({"LOADTEST_DEADLINE_MS": "soon"}, "LOADTEST_DEADLINE_MS=soon: has to be a number from 0 to 1e+06"),
         ({"LOADTEST_SHAPE": "waves"}, "LOADTEST_SHAPE=waves: has to be bursts or steps"),
     ],
 )
-def test_without_its_settings_it_says_what_to_set(
-    settings: dict[str, str], message: str, service: LiveService, tmp_path: Path
-) -> None:
-    done = _locust(service, tmp_path, **settings)
+def test_wrong_settings_are_named(settings: dict[str, str], message: str) -> None:
+    with pytest.raises(MsdError, match=re.escape(message)):
+        LocustSettings.from_environ(settings).traffic(0)
+
+
+def test_with_wrong_settings_locust_says_what_to_set_and_asks_for_nothing(service: LiveService, tmp_path: Path) -> None:
+    done = _locust(service, tmp_path, LOADTEST_COLD="2")
     assert done.returncode == 1
     assert "set LOADTEST_BUNDLE to a bundle's folder and LOADTEST_CANDIDATES to numbers of candidates: " in done.stderr
-    assert message in done.stderr
+    assert "LOADTEST_COLD=2: has to be a number from 0 to 1" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_shapes_have_few_users_and_bursts_of_many_or_ever_more() -> None:
-    # Locust patches what it is imported into, so that belongs into a process of its own.
-    times = "for shape in ('bursts', 'steps') for time in (0, 15, 16, 19.9, 20, 41)"
-    code = f"from loadtest.locustfile import users_at; print([users_at(shape, time) {times}])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
-
-    assert done.stdout.strip() == "[5, 5, 40, 40, 5, 5, 5, 5, 5, 5, 10, 15]", done.stderr
+    found = [users_at(shape, time) for shape in ("bursts", "steps") for time in (0, 15, 16, 19.9, 20, 41)]
+    assert found == [5, 5, 40, 40, 5, 5, 5, 5, 5, 5, 10, 15]
 
 
 def test_new_ads_in_bursts_with_a_deadline(bundle: Bundle, service: LiveService, tmp_path: Path) -> None:
