@@ -98,7 +98,7 @@ class Attack(Scenario):
         self, name: str, service: Running, target: Target, rate: float
     ) -> tuple[BackgroundLoad, float, dict[str, int]]:
         """Return the load during one attack, the peak of additional memory (MB), and the attack's result."""
-        seconds, start = self.plan.broken_s, held(service.pid).memory
+        seconds, start = self.plan.attack_s, held(service.pid).memory
         most, (host, port) = start, target.place
         number = max(2, round(ATTACKS[name][0] * self.plan.attackers))
         command = [sys.executable, "-m", "loadtest.chaos.attackers", name, str(number), host, str(port), str(seconds)]
@@ -107,6 +107,7 @@ class Attack(Scenario):
             assert attacker.stdout is not None
             attacker.stdin.write(target.bodies[0])
             attacker.stdin.close()
+            attacker.stdout.readline()  # the attack begins
             with BackgroundLoad(target, rate, seconds) as load:
                 load.mark(name)
                 while load.now_s < seconds:
@@ -125,7 +126,7 @@ class Attack(Scenario):
             self.environment.redis(self.name) as redis,
             self.environment.service("attack-redis", redis.url, cache_mb=0) as service,
         ):
-            target, seconds = self.environment.target(service.url), self.plan.broken_s
+            target, seconds = self.environment.target(service.url), self.plan.attack_s
             with BackgroundLoad(target, rate, seconds) as load, redis.client() as client:
                 for _ in range(_KILLS):
                     load.mark("CLIENT KILL")

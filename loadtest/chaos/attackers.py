@@ -1,7 +1,8 @@
 """Hostile clients as child processes, so that they take no time from the measured load.
 
-`python -m loadtest.chaos.attackers NAME CONNECTIONS HOST PORT SECONDS` reads a good request's body from stdin and
-writes its requests' statuses as JSON. A connection closed by the service counts as `closed` and is reopened.
+`python -m loadtest.chaos.attackers NAME CONNECTIONS HOST PORT SECONDS` reads a good request's body from stdin,
+writes an empty line when it begins, and at its end its requests' statuses as JSON. A connection closed by the service
+counts as `closed` and is reopened.
 """
 
 import asyncio
@@ -154,7 +155,10 @@ async def _ask(attackers: Attackers, link: Link, number: int, **more: object) ->
 def main(arguments: list[str]) -> None:
     """Run one attack."""
     name, number, host, port, seconds = arguments
-    attackers = Attackers((host, int(port)), float(seconds), sys.stdin.buffer.read())
+    body = sys.stdin.buffer.read()
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+    attackers = Attackers((host, int(port)), float(seconds), body)
     asyncio.run(attackers.run(int(number), ATTACKS[name][1]))
     sys.stdout.write(json.dumps(attackers.came))
 

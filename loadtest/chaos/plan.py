@@ -25,6 +25,7 @@ class ChaosPlan:
     swap_every_s: float = 2.0
     slow_clients: int = 200
     attackers: float = 1.0
+    attack_s: float = 5.0
     memory_requests: int = 200_000
     memory_from: int = 20_000
     memory_candidates: int = 32

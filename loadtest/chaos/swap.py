@@ -1,6 +1,7 @@
 """A new bundle every few seconds under load, bad ones among them: no request fails."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -65,23 +66,20 @@ class Swap(Scenario):
             raise Unable("it takes two bundles of the same users and items: name another one by --other")
         self.hear("making bundles")
         self._make(self.environment.bundle, self.environment.other)
-        # Scores of a service with one bundle, by request.
-        self.scores = {source: self._scores(source) for source in {*self.versions.values()}}
+        # One graph may be twice as fast as the other: half of its capacity may be all of the other's.
+        able = self._measure()
         figures: dict[str, Figure] = {}
         checks: list[Check] = []
         timeline = Timeline()
-        able: dict[bool, float] = {}
-        for setting in self._settings():
-            is_beside = setting.is_beside_another
-            with _neighbour(is_beside):
-                if is_beside not in able:
-                    # One graph may be twice as fast as the other: half of its capacity may be all of the other's.
-                    able[is_beside] = min(self._capacity(source) for source in self.scores)
-                swaps = self._swapped(setting, setting.share * able[is_beside])
-            found = self._found(swaps, setting)
-            figures |= found.figures
-            checks += found.checks
-            timeline = timeline.then(swaps.load.timeline, timeline.end_s)
+        point_to(self.bundles, self.good[0].name)
+        with self.environment.service(self.name, bundle=self.bundles) as service:
+            for setting in self._settings():
+                with _neighbour(setting.is_beside_another):
+                    swaps = self._swapped(service, setting, setting.share * able[setting.is_beside_another])
+                found = self._found(swaps, setting)
+                figures |= found.figures
+                checks += found.checks
+                timeline = timeline.then(swaps.load.timeline, timeline.end_s)
         shutil.rmtree(self.bundles)
         return ScenarioResult(figures, tuple(checks), timeline)
 
@@ -105,26 +103,31 @@ class Swap(Scenario):
         """Return the same requests for any bundle."""
         return self.environment.target(service.url, bundle=self.environment.bundle)
 
-    def _scores(self, bundle: Path) -> Mapping[bytes, list[float]]:
-        with self.environment.service(self.name, bundle=bundle) as service, Client(service.url) as client:
-            target = self._target(service)
-            return {one: client.scores(body) for one, body in zip(target.requests, target.bodies, strict=True)}
+    def _measure(self) -> dict[bool, float]:
+        """Return the requests per second of the slower graph, by whether a busy neighbour runs; and set `scores`, those
+        of a service with one bundle, by request."""
+        able = {False: math.inf, True: math.inf}
+        self.scores: dict[Path, Mapping[bytes, list[float]]] = {}
+        for source in {*self.versions.values()}:
+            with self.environment.service(self.name, bundle=source) as service:
+                target = self._target(service)
+                with Client(service.url) as client:
+                    asked = zip(target.requests, target.bodies, strict=True)
+                    self.scores[source] = {one: client.scores(body) for one, body in asked}
+                for is_beside, before in able.items():
+                    with _neighbour(is_beside):
+                        able[is_beside] = min(before, capacity(target, self.plan.capacity_s))
+        return able
 
-    def _capacity(self, bundle: Path) -> float:
-        """Return the requests per second of a service with this bundle."""
-        with self.environment.service(self.name, bundle=bundle) as service:
-            return capacity(self._target(service), self.plan.capacity_s)
-
-    def _swapped(self, setting: _Setting, rate: float) -> _Swaps:
+    def _swapped(self, service: Running, setting: _Setting, rate: float) -> _Swaps:
         """Swap all bundles under load at this rate."""
         plan = self.plan
         good, bad = self.good[: setting.swaps + 1], self.bad if setting.swaps == plan.swaps else []
-        point_to(self.bundles, good[0].name)
-        for folder in good[1:]:  # the new bundle has never been verified
-            (folder / MARKER).unlink(missing_ok=True)
         swaps: list[Span] = []
         refused = 0
-        with self.environment.service(self.name, bundle=self.bundles) as service, Client(service.url) as client:
+        with Client(service.url) as client:
+            for folder in good[1:]:  # the new bundle has never been verified
+                (folder / MARKER).unlink(missing_ok=True)
             with BackgroundLoad(self._target(service), rate, _LONGEST_S) as load:
 
                 def rest() -> Span:
@@ -147,6 +150,7 @@ class Swap(Scenario):
                         load.mark(f"{'refused' if was_refused else 'not refused'}: {bad[place].name}")
                     load.until(started + plan.swap_every_s)
                 load.stop()
+            _turned(client, self.bundles, good[0].name, "done")  # for the next setting
         return _Swaps(load, rate, swaps, rests, refused, min(len(bad), len(good) - 1))
 
     def _found(self, run: _Swaps, setting: _Setting) -> ScenarioResult:
