@@ -13,13 +13,16 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.service.held_runs import HeldRuns
+
 _PRELOADED = ["service.server", "service.command", "operations.check.command", __name__]
 
 
 class ForkedProcess:
     """`msd ARGUMENTS` in a process of its own, to be used as if subprocess.Popen had started it.
 
-    `out` and `error` are where its standard streams go; `open_files` is the most that it may have open.
+    `out` and `error` are where its standard streams go; `open_files` is the most that it may have open; its model's
+    `runs` can be held.
     """
 
     def __init__(
@@ -30,10 +33,11 @@ class ForkedProcess:
         out: Path,
         error: Path,
         open_files: int | None = None,
+        runs: HeldRuns | None = None,
     ) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOADED)
-        given = (list(arguments), dict(environment), folder, out, error, open_files)
+        given = (list(arguments), dict(environment), folder, out, error, open_files, runs)
         self._process = context.Process(target=_run, args=given)
         self._process.start()
         assert self._process.pid is not None
@@ -70,7 +74,13 @@ class ForkedProcess:
 
 
 def _run(
-    arguments: list[str], environment: dict[str, str], folder: Path, out: Path, error: Path, open_files: int | None
+    arguments: list[str],
+    environment: dict[str, str],
+    folder: Path,
+    out: Path,
+    error: Path,
+    open_files: int | None,
+    runs: HeldRuns | None,
 ) -> None:
     """The forked process, from beginning to end."""
     for path, stream in ((out, 1), (error, 2)):
@@ -82,6 +92,8 @@ def _run(
     os.environ.update(environment)
     if open_files is not None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
+    if runs is not None:
+        runs.obey()
     from msd.__main__ import main
 
     try:

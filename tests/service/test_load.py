@@ -6,7 +6,7 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,97 +16,104 @@ import pytest
 
 from msd.contract.bundle import Bundle
 from tests.service.bundle_factory import AT, golden_requests
+from tests.service.held_runs import HeldRuns
 from tests.service.live import LiveService, live_service, wait_until
-from tests.service.missed import Missed, again_if_missed, wait_to_see
 
 REQUEST: dict[str, Any] = {"user_id": "u1", "at": AT, "candidates": {"id": [f"i{n}" for n in range(100)]}}
 GONE = 'msd_requests_total{code="499"}'
 SHED = 'msd_shed_total{reason="client_gone"}'
+RUNS = 'msd_stage_seconds_count{stage="run"}'
 
 
-def send_at_once(service: LiveService, count: int) -> list[httpx.Response]:
-    """As many requests at the same time, each on a connection of its own."""
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(service.score, [REQUEST] * count))
+def ask(service: LiveService, within_ms: int = 60_000) -> httpx.Response:
+    """One request that has so much time, on a connection of its own."""
+    with service.client() as client:
+        return client.post("/v1/score", json=REQUEST, headers={"x-deadline-ms": str(within_ms)})
 
 
-def wait_for_rows(service: LiveService, rows: int, *sent: "Future[httpx.Response]") -> None:
-    """Until so many candidates are waiting or at work. Raises Missed when one of the requests has ended before."""
-    wait_to_see(lambda: service.metric("msd_queued_rows") == rows, sent)
+def wait_for_rows(service: LiveService, rows: int) -> None:
+    """Until so many candidates are waiting or at work."""
+    wait_until(lambda: service.metric("msd_queued_rows") == rows)
 
 
 @pytest.fixture(scope="module")
-def running(slow_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
-    """The slow bundle, with time enough for all that waits; tests leave it as it is."""
-    with live_service(slow_bundle.folder, tmp_path_factory.mktemp("slow"), deadline_ms=60_000) as service:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> HeldRuns:
+    """Holds the runs of `running`."""
+    return HeldRuns(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="module")
+def running(bundle: Bundle, runs: HeldRuns, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+    """A service whose runs can be held, with room for four requests; tests leave it as it is."""
+    limits = {"max_candidates": 100, "max_queued_rows": 450}
+    with live_service(bundle.folder, tmp_path_factory.mktemp("held"), runs=runs, **limits) as service:
+        # How many candidates a body has is learned from the first.
+        assert ask(service).status_code == 200
         yield service
 
 
-@again_if_missed
-def test_health_answers_while_the_model_runs(running: LiveService) -> None:
+def test_health_answers_while_the_model_runs(running: LiveService, runs: HeldRuns) -> None:
     with ThreadPoolExecutor(1) as pool, running.client() as client:
-        scoring: Future[httpx.Response] = pool.submit(running.score, REQUEST)
-        wait_for_rows(running, 100, scoring)
-        assert client.get("/health/live").status_code == 200
-        assert client.get("/health/ready").status_code == 200
-        if scoring.done():
-            raise Missed
+        with runs.held():
+            scoring = pool.submit(ask, running)
+            wait_for_rows(running, 100)
+            assert client.get("/health/live").status_code == 200
+            assert client.get("/health/ready").status_code == 200
         assert scoring.result().status_code == 200
 
 
-def test_too_many_waiting_candidates_are_shed(slow_bundle: Bundle, tmp_path: Path) -> None:
-    with live_service(
-        slow_bundle.folder, tmp_path, max_candidates=100, max_queued_rows=150, deadline_ms=60_000
-    ) as running:
-        answers = send_at_once(running, 5)
-        codes = Counter(answer.status_code for answer in answers)
-        assert set(codes) == {200, 429}
-        for answer in answers:
-            if answer.status_code == 429:
-                assert answer.json()["error"]["code"] == "overloaded"
-                assert answer.headers["retry-after"] == "1"
-        assert running.metric('msd_requests_total{code="429"}') == codes[429]
-        assert running.metric("msd_queued_rows") == 0
+def test_too_many_waiting_candidates_are_shed(running: LiveService, runs: HeldRuns) -> None:
+    shed = 'msd_requests_total{code="429"}'
+    before = running.metric(shed)
+    with ThreadPoolExecutor(6) as pool:
+        with runs.held():
+            sent = [pool.submit(ask, running) for _ in range(6)]
+            wait_until(lambda: running.metric(shed) == before + 2)
+        answers = [one.result() for one in sent]
+    assert Counter(answer.status_code for answer in answers) == {200: 4, 429: 2}
+    for answer in answers:
+        if answer.status_code == 429:
+            assert answer.json()["error"]["code"] == "overloaded"
+            assert answer.headers["retry-after"] == "1"
+    assert running.metric("msd_queued_rows") == 0
 
 
-def test_work_that_waited_too_long_never_starts(slow_bundle: Bundle, tmp_path: Path) -> None:
-    with live_service(slow_bundle.folder, tmp_path, deadline_ms=150) as running:
-        answers = send_at_once(running, 6)
-        codes = {answer.status_code: answer.json().get("error", {}).get("code") for answer in answers}
-        # Once it is known how long a run takes, the others are refused when they come.
-        assert codes.keys() <= {200, 429, 504}
-        assert codes.get(200) is None
-        assert set(codes.values()) & {"overloaded", "deadline_exceeded"}
-        # Where a run takes longer than a request may, it is tried every now and then.
-        wait_until(lambda: running.score(REQUEST).status_code == 200)
+def test_work_that_waited_too_long_never_starts(running: LiveService, runs: HeldRuns) -> None:
+    before = running.metric(RUNS)
+    with ThreadPoolExecutor(1) as pool:
+        with runs.held():
+            scoring = pool.submit(ask, running)
+            wait_for_rows(running, 100)
+            late = [ask(running, within_ms=150) for _ in range(3)]
+        assert scoring.result().status_code == 200
+    # Once it is known how long a run takes, the others are refused when they come.
+    codes = {answer.status_code: answer.json()["error"]["code"] for answer in late}
+    assert codes.items() <= {429: "overloaded", 504: "deadline_exceeded"}.items()
+    wait_for_rows(running, 0)
+    assert running.metric(RUNS) == before + 1
 
 
-@again_if_missed
-def test_requests_whose_clients_left_while_they_waited_never_run(running: LiveService) -> None:
+def test_requests_whose_clients_left_while_they_waited_never_run(running: LiveService, runs: HeldRuns) -> None:
     body = json.dumps(REQUEST).encode()
     request = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
     with ThreadPoolExecutor(1) as pool:
-        left_before, shed_before = running.metric(GONE), running.metric(SHED)
-        runs = running.metric('msd_stage_seconds_count{stage="run"}')
-        scoring = pool.submit(running.score, REQUEST)
-        wait_for_rows(running, 100, scoring)
-        with ExitStack() as left:
-            for _ in range(3):
-                connection = left.enter_context(socket.create_connection(("127.0.0.1", running.port)))
-                # Its end is a reset: who only says no more still wants the answer.
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                connection.sendall(request % (len(body), body))
-            wait_to_see(lambda: running.metric("msd_queued_rows") > 100, [scoring])
-        # What they asked for is let go of when they leave, and not only when its turn comes.
-        wait_for_rows(running, 100, scoring)
+        before = {name: running.metric(name) for name in (GONE, SHED, RUNS)}
+        with runs.held():
+            scoring = pool.submit(ask, running)
+            wait_for_rows(running, 100)
+            with ExitStack() as left:
+                for _ in range(3):
+                    connection = left.enter_context(socket.create_connection(("127.0.0.1", running.port)))
+                    # Its end is a reset: who only says no more still wants the answer.
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    connection.sendall(request % (len(body), body))
+                wait_for_rows(running, 400)
+            # What they asked for is let go of when they leave, and not only when its turn comes.
+            wait_for_rows(running, 100)
         assert scoring.result().status_code == 200
-        wait_until(lambda: running.metric("msd_queued_rows") == 0)
-        gone = running.metric(GONE) - left_before
-        # All three, but for one whose turn may have come before it had left.
-        assert gone >= 2
-        assert running.metric(SHED) - shed_before == gone
-        assert running.metric('msd_stage_seconds_count{stage="run"}') == runs + 4 - gone
-        assert running.score(REQUEST).status_code == 200
+    wait_for_rows(running, 0)
+    assert {name: running.metric(name) - value for name, value in before.items()} == {GONE: 3, SHED: 3, RUNS: 1}
+    assert ask(running).status_code == 200
 
 
 class Load:
@@ -176,47 +183,54 @@ def test_while_it_drains_it_answers_but_is_not_ready(bundle: Bundle, tmp_path: P
         assert "draining" in [line["event"] for line in running.log()]
 
 
-@again_if_missed
-def test_sigterm_lets_a_run_at_hand_end(slow_bundle: Bundle, tmp_path: Path) -> None:
-    with live_service(slow_bundle.folder, tmp_path, deadline_ms=60_000) as running, ThreadPoolExecutor(1) as pool:
-        scoring: Future[httpx.Response] = pool.submit(running.score, REQUEST)
-        # How many candidates a body has is learned from the first.
-        wait_to_see(lambda: running.metric("msd_queued_rows") > 0, [scoring])
-        assert running.terminate() == 0
+def test_sigterm_lets_a_run_at_hand_end(bundle: Bundle, tmp_path: Path) -> None:
+    runs = HeldRuns(tmp_path)
+    with live_service(bundle.folder, tmp_path, runs=runs) as running, ThreadPoolExecutor(1) as pool:
+        with runs.held():
+            scoring = pool.submit(ask, running)
+            wait_until(lambda: running.metric("msd_queued_rows") > 0)
+            running.process.terminate()
+            wait_until(lambda: "draining" in [line["event"] for line in running.log()])
         assert scoring.result().status_code == 200
+        assert running.process.wait(120) == 0
 
 
-@again_if_missed
-def test_refusals_at_the_door_are_whole_replies_and_keep_their_connections(running: LiveService) -> None:
+def test_refusals_at_the_door_are_whole_replies_and_keep_their_connections(slow_bundle: Bundle, tmp_path: Path) -> None:
     """While there is too much to do, requests that came whole are refused before anything is made of them."""
-    with ThreadPoolExecutor(2) as pool, running.client() as client:
+    runs = HeldRuns(tmp_path)
+    with (
+        live_service(slow_bundle.folder, tmp_path, runs=runs) as running,
+        ThreadPoolExecutor(3) as pool,
+        running.client() as client,
+    ):
         # How long a run takes is learned, and then that a moment is too little to wait for another.
-        assert client.post("/v1/score", json=REQUEST).status_code == 200
-        scoring = [pool.submit(running.score, REQUEST) for _ in range(2)]
-        wait_for_rows(running, 200, *scoring)
-        refused = running.metric('msd_requests_total{code="429"}')
+        assert ask(running).status_code == 200
         hurried = {"content-type": "application/json", "x-deadline-ms": "50", "x-request-id": "mine"}
         body = json.dumps(REQUEST).encode()
-        answers = [client.post("/v1/score", content=body, headers=hurried) for _ in range(3)]
-        if any(one.done() for one in scoring):
-            raise Missed
-        for answer in answers:
-            assert answer.status_code == 429
-            assert answer.json()["error"]["code"] == "overloaded"
-            assert answer.headers["retry-after"] == "1"
-            assert answer.headers["x-request-id"] == "mine"
-            assert "connection" not in answer.headers
-        assert running.metric('msd_requests_total{code="429"}') == refused + 3
-        # What is no scoring request, and what has the time, goes the usual way.
-        assert client.get("/health/live").status_code == 200
-        assert client.post("/v1/score", content=b"{", headers={"content-type": "application/json"}).status_code == 400
-        # So does one whose body is still to come, when it has come.
-        with socket.create_connection(("127.0.0.1", running.port), timeout=60) as slow:
-            head = "".join(f"{name}: {value}\r\n" for name, value in hurried.items())
-            slow.sendall(f"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{head}\r\n".encode())
-            slow.sendall(body[:10])
-            wait_until(lambda: running.metric("msd_connections") >= 2)
-            slow.sendall(body[10:])
-            assert slow.recv(12) in (b"HTTP/1.1 429", b"HTTP/1.1 504")
-        for one in scoring:
-            assert one.result().status_code == 200
+        with runs.held():
+            scoring = [pool.submit(ask, running) for _ in range(2)]
+            wait_for_rows(running, 200)
+            answers = [client.post("/v1/score", content=body, headers=hurried) for _ in range(3)]
+            for answer in answers:
+                assert answer.status_code == 429
+                assert answer.json()["error"]["code"] == "overloaded"
+                assert answer.headers["retry-after"] == "1"
+                assert answer.headers["x-request-id"] == "mine"
+                assert "connection" not in answer.headers
+            assert running.metric('msd_requests_total{code="429"}') == 3
+            # What is no scoring request, and what has the time, goes the usual way.
+            assert client.get("/health/live").status_code == 200
+            json_type = {"content-type": "application/json"}
+            mistaken = pool.submit(client.post, "/v1/score", content=b"{", headers=json_type)
+            # So does one whose body is still to come, when it has come.
+            with socket.create_connection(("127.0.0.1", running.port), timeout=60) as slow:
+                head = "".join(f"{name}: {value}\r\n" for name, value in hurried.items())
+                length = f"Content-Length: {len(body)}\r\n"
+                slow.sendall(f"POST /v1/score HTTP/1.1\r\nHost: x\r\n{length}{head}\r\n".encode())
+                slow.sendall(body[:10])
+                wait_until(lambda: running.metric("msd_connections") >= 2)
+                slow.sendall(body[10:])
+                assert slow.recv(12) in (b"HTTP/1.1 429", b"HTTP/1.1 504")
+        assert [one.result().status_code for one in (*scoring, mistaken)] == [200, 200, 400]
+        # Where a run takes longer than a request may, it is tried every now and then.
+        wait_until(lambda: ask(running, within_ms=150).status_code == 200)
