@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.service.held_runs import HeldRuns
+from tests.service.model_runs import ModelRuns
 
 _PRELOADED = ["service.server", "service.command", "operations.check.command", __name__]
 
@@ -22,7 +22,7 @@ class ForkedProcess:
     """`msd ARGUMENTS` in a process of its own, to be used as if subprocess.Popen had started it.
 
     `out` and `error` are where its standard streams go; `open_files` is the most that it may have open; its model's
-    `runs` can be held.
+    `runs` can be held or slowed down.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class ForkedProcess:
         out: Path,
         error: Path,
         open_files: int | None = None,
-        runs: HeldRuns | None = None,
+        runs: ModelRuns | None = None,
     ) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOADED)
@@ -80,7 +80,7 @@ def _run(
     out: Path,
     error: Path,
     open_files: int | None,
-    runs: HeldRuns | None,
+    runs: ModelRuns | None,
 ) -> None:
     """The forked process, from beginning to end."""
     for path, stream in ((out, 1), (error, 2)):

@@ -18,7 +18,7 @@ import httpx
 
 from msd.__main__ import main
 from tests.service.forked import ForkedProcess
-from tests.service.held_runs import HeldRuns
+from tests.service.model_runs import ModelRuns
 
 ROOT = Path(__file__).parents[2]
 _PATIENCE_S = 120.0
@@ -92,14 +92,14 @@ def live_service(
     wait_ready: bool = True,
     python_path: Path | None = None,
     open_files: int | None = None,
-    runs: HeldRuns | None = None,
+    runs: ModelRuns | None = None,
     **settings: object,
 ) -> Iterator[LiveService]:
     """`msd serve` on a free port, with settings by their names; it ends with the block.
 
     Logs go into `folder`; the port is read from them, so the log level has to be info or debug. Nothing is late unless
     a test says when, however slow the machine. `open_files` is the most that it may have open; its model's `runs` can
-    be held.
+    be held or slowed down.
     """
     given = {"bundle": bundle, "port": 0, "drain_seconds": 0, "workers": 1, "deadline_ms": 60_000, **settings}
     environment = {

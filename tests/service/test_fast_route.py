@@ -15,8 +15,8 @@ import pytest
 
 from msd.contract.bundle import Bundle
 from tests.service.bundle_factory import AT, build_bundle, golden_requests
-from tests.service.held_runs import HeldRuns
 from tests.service.live import LiveService, live_service, wait_until
+from tests.service.model_runs import ModelRuns
 from tests.service.ranker_graph import POISON_HOUR, Recipe
 from tests.service.test_bad_input import INVALID, MALFORMED, ODD_BUT_GOOD
 from tests.service.test_guard import KEYS, write_keys
@@ -493,13 +493,13 @@ def test_a_model_that_fails(
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> HeldRuns:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> ModelRuns:
     """Holds the runs of `held`."""
-    return HeldRuns(tmp_path_factory.mktemp("runs"))
+    return ModelRuns(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")
-def held(bundle: Bundle, open_ways: Callable[..., Ways], runs: HeldRuns) -> Ways:
+def held(bundle: Bundle, open_ways: Callable[..., Ways], runs: ModelRuns) -> Ways:
     """Over the plain bundle, with little room to wait, and runs that can be held."""
     return open_ways(bundle, runs=runs, max_candidates=100, max_queued_rows=250)
 
@@ -507,7 +507,7 @@ def held(bundle: Bundle, open_ways: Callable[..., Ways], runs: HeldRuns) -> Ways
 HUNDRED = json.dumps({"user_id": "u1", "at": AT, "candidates": {"id": [f"i{n}" for n in range(100)]}}).encode()
 
 
-def test_overload_is_refused(held: Ways, runs: HeldRuns) -> None:
+def test_overload_is_refused(held: Ways, runs: ModelRuns) -> None:
     refusals: list[set[Reply]] = []
     refused = 'msd_requests_total{code="429"}'
     for way in held:
@@ -526,7 +526,7 @@ def test_overload_is_refused(held: Ways, runs: HeldRuns) -> None:
     assert {headers for headers, _ in forms} == {next(iter(forms))[0]}
 
 
-def test_clients_that_leave_while_they_wait_are_counted_and_never_scored(held: Ways, runs: HeldRuns) -> None:
+def test_clients_that_leave_while_they_wait_are_counted_and_never_scored(held: Ways, runs: ModelRuns) -> None:
     for way in held:
         gone, ran = 'msd_requests_total{code="499"}', 'msd_stage_seconds_count{stage="run"}'
         before = {name: way.metric(name) for name in (gone, ran)}
@@ -546,7 +546,7 @@ def test_clients_that_leave_while_they_wait_are_counted_and_never_scored(held: W
         assert [one.status for one in said(way, [post(GOOD, JSON, LAST)])] == [200]
 
 
-def test_clients_that_leave_while_they_are_scored_harm_nobody(held: Ways, runs: HeldRuns) -> None:
+def test_clients_that_leave_while_they_are_scored_harm_nobody(held: Ways, runs: ModelRuns) -> None:
     for way in held:
         for hard in (True, False):
             with runs.held():

@@ -16,8 +16,8 @@ import pytest
 
 from msd.contract.bundle import Bundle
 from tests.service.bundle_factory import AT, golden_requests
-from tests.service.held_runs import HeldRuns
 from tests.service.live import LiveService, live_service, wait_until
+from tests.service.model_runs import ModelRuns
 
 REQUEST: dict[str, Any] = {"user_id": "u1", "at": AT, "candidates": {"id": [f"i{n}" for n in range(100)]}}
 GONE = 'msd_requests_total{code="499"}'
@@ -37,13 +37,13 @@ def wait_for_rows(service: LiveService, rows: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> HeldRuns:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> ModelRuns:
     """Holds the runs of `running`."""
-    return HeldRuns(tmp_path_factory.mktemp("runs"))
+    return ModelRuns(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")
-def running(bundle: Bundle, runs: HeldRuns, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+def running(bundle: Bundle, runs: ModelRuns, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     """A service whose runs can be held, with room for four requests; tests leave it as it is."""
     limits = {"max_candidates": 100, "max_queued_rows": 450}
     with live_service(bundle.folder, tmp_path_factory.mktemp("held"), runs=runs, **limits) as service:
@@ -52,7 +52,7 @@ def running(bundle: Bundle, runs: HeldRuns, tmp_path_factory: pytest.TempPathFac
         yield service
 
 
-def test_health_answers_while_the_model_runs(running: LiveService, runs: HeldRuns) -> None:
+def test_health_answers_while_the_model_runs(running: LiveService, runs: ModelRuns) -> None:
     with ThreadPoolExecutor(1) as pool, running.client() as client:
         with runs.held():
             scoring = pool.submit(ask, running)
@@ -62,7 +62,7 @@ def test_health_answers_while_the_model_runs(running: LiveService, runs: HeldRun
         assert scoring.result().status_code == 200
 
 
-def test_too_many_waiting_candidates_are_shed(running: LiveService, runs: HeldRuns) -> None:
+def test_too_many_waiting_candidates_are_shed(running: LiveService, runs: ModelRuns) -> None:
     shed = 'msd_requests_total{code="429"}'
     before = running.metric(shed)
     with ThreadPoolExecutor(6) as pool:
@@ -78,7 +78,7 @@ def test_too_many_waiting_candidates_are_shed(running: LiveService, runs: HeldRu
     assert running.metric("msd_queued_rows") == 0
 
 
-def test_work_that_waited_too_long_never_starts(running: LiveService, runs: HeldRuns) -> None:
+def test_work_that_waited_too_long_never_starts(running: LiveService, runs: ModelRuns) -> None:
     before = running.metric(RUNS)
     with ThreadPoolExecutor(1) as pool:
         with runs.held():
@@ -93,7 +93,7 @@ def test_work_that_waited_too_long_never_starts(running: LiveService, runs: Held
     assert running.metric(RUNS) == before + 1
 
 
-def test_requests_whose_clients_left_while_they_waited_never_run(running: LiveService, runs: HeldRuns) -> None:
+def test_requests_whose_clients_left_while_they_waited_never_run(running: LiveService, runs: ModelRuns) -> None:
     body = json.dumps(REQUEST).encode()
     request = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
     with ThreadPoolExecutor(1) as pool:
@@ -184,7 +184,7 @@ def test_while_it_drains_it_answers_but_is_not_ready(bundle: Bundle, tmp_path: P
 
 
 def test_sigterm_lets_a_run_at_hand_end(bundle: Bundle, tmp_path: Path) -> None:
-    runs = HeldRuns(tmp_path)
+    runs = ModelRuns(tmp_path)
     with live_service(bundle.folder, tmp_path, runs=runs) as running, ThreadPoolExecutor(1) as pool:
         with runs.held():
             scoring = pool.submit(ask, running)
@@ -195,14 +195,15 @@ def test_sigterm_lets_a_run_at_hand_end(bundle: Bundle, tmp_path: Path) -> None:
         assert running.process.wait(120) == 0
 
 
-def test_refusals_at_the_door_are_whole_replies_and_keep_their_connections(slow_bundle: Bundle, tmp_path: Path) -> None:
+def test_refusals_at_the_door_are_whole_replies_and_keep_their_connections(bundle: Bundle, tmp_path: Path) -> None:
     """While there is too much to do, requests that came whole are refused before anything is made of them."""
-    runs = HeldRuns(tmp_path)
+    runs = ModelRuns(tmp_path)
     with (
-        live_service(slow_bundle.folder, tmp_path, runs=runs) as running,
+        live_service(bundle.folder, tmp_path, runs=runs) as running,
         ThreadPoolExecutor(3) as pool,
         running.client() as client,
     ):
+        runs.slow_down(0.002)
         # How long a run takes is learned, and then that a moment is too little to wait for another.
         assert ask(running).status_code == 200
         hurried = {"content-type": "application/json", "x-deadline-ms": "50", "x-request-id": "mine"}
