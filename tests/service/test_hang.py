@@ -11,20 +11,14 @@ import httpx
 import pytest
 
 from msd.contract.bundle import Bundle
-from tests.service.bundle_factory import build_bundle, golden_requests
+from tests.service.bundle_factory import golden_requests
 from tests.service.live import LiveService, live_service, wait_until
-from tests.service.ranker_graph import POISON_HOUR, Recipe
+from tests.service.model_runs import ModelRuns
 
 HANG = Path(__file__).parent / "hang"
-ENDLESS = {**golden_requests()[0], "context": {"hour": POISON_HOUR}}
+GOOD = golden_requests()[0]
 IN_PYTHON, IN_C, WITH_LOCK = signal.SIGUSR1, signal.SIGALRM, signal.SIGUSR2
 """How the main thread hangs."""
-
-
-@pytest.fixture(scope="module")
-def endless_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle of which a run at POISON_HOUR never ends."""
-    return build_bundle(tmp_path_factory.mktemp("bundles") / "endless", Recipe(seed=3, hangs=True))
 
 
 def send(service: LiveService, document: dict[str, object]) -> socket.socket:
@@ -54,10 +48,11 @@ def watched(bundle: Bundle, tmp_path: Path) -> Iterator[LiveService]:
         yield running
 
 
-def test_runs_that_never_end_are_seen_by_liveness(endless_bundle: Bundle, tmp_path: Path) -> None:
-    with live_service(endless_bundle.folder, tmp_path, hang_seconds=1) as running, running.client() as client:
+def test_runs_that_never_end_are_seen_by_liveness(bundle: Bundle, tmp_path: Path) -> None:
+    runs = ModelRuns(tmp_path)
+    with live_service(bundle.folder, tmp_path, runs=runs, hang_seconds=1) as running, running.client() as client:
         assert client.get("/health/live").json() == {"status": "live", "hangs": {}}
-        with send(running, ENDLESS):
+        with runs.held(), send(running, GOOD):
             wait_until(lambda: status_of(client, "/health/live") == 503)
             assert set(client.get("/health/live").json()["hangs"]) == {"scoring"}
             assert client.get("/health/ready").json()["missing"]["scoring"].startswith("hangs for ")
@@ -66,19 +61,21 @@ def test_runs_that_never_end_are_seen_by_liveness(endless_bundle: Bundle, tmp_pa
             assert running.metric("msd_longest_run_seconds") > 1
             wait_until(lambda: any(line["event"] == "hangs" for line in running.log()))
             assert "most recent call first" in (tmp_path / "service.err").read_text()
-        assert running.terminate() == 1
+            assert running.terminate() == 1
     (said,) = [line for line in running.log() if line["event"] == "hangs"]
     assert said["scoring"].startswith("hangs for ")
 
 
-def test_one_hung_thread_of_two_is_told_and_the_other_goes_on(endless_bundle: Bundle, tmp_path: Path) -> None:
-    with live_service(endless_bundle.folder, tmp_path, workers=2, hang_seconds=1) as running:
-        with send(running, ENDLESS):
+def test_one_hung_thread_of_two_is_told_and_the_other_goes_on(bundle: Bundle, tmp_path: Path) -> None:
+    runs = ModelRuns(tmp_path)
+    with live_service(bundle.folder, tmp_path, runs=runs, workers=2, hang_seconds=1) as running:
+        with runs.held(), send(running, GOOD):
             wait_until(lambda: running.metric("msd_longest_run_seconds") > 2)
-            assert running.score(golden_requests()[0]).status_code == 200
+            runs.let_others_pass()
+            assert running.score(GOOD).status_code == 200
             with running.client() as client:
                 assert status_of(client, "/health/live") == status_of(client, "/health/ready") == 200
-        assert running.terminate() == 1
+            assert running.terminate() == 1
 
 
 def test_a_loop_that_hangs_is_seen_at_the_admin_port(watched: LiveService) -> None:
@@ -100,7 +97,7 @@ def test_a_process_that_was_stopped_for_a_while_is_live_again(bundle: Bundle, tm
         running.process.send_signal(signal.SIGCONT)
         with running.admin() as client:
             wait_until(lambda: status_of(client, "/health/live") == 200)
-        assert running.score(golden_requests()[0]).status_code == 200
+        assert running.score(GOOD).status_code == 200
         assert running.terminate() == 0
 
 
