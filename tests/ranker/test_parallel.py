@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,13 +13,13 @@ from safetensors.torch import load_file
 from msd.dataset.load import Dataset
 from msd.free_port import free_port
 from msd.ranker.features import build_features
-from msd.ranker.folder import load_ranker, vectors_of
+from msd.ranker.folder import RankerRecord, load_ranker, vectors_of
 from msd.ranker.parallel import ALONE, TeamError, join_team
 from msd.ranker.schema_fit import fit_schema
 from msd.ranker.train import train_ranker
 from msd.student.vectors import load_vectors
-from tests.ranker.made import SMALL, quiet
-from tests.ranker.team_member import MODEL_FOLDER, TRAINING, TUNING, train, untuned_from
+from tests.ranker.made import QUICK, SMALL, quiet
+from tests.ranker.team_member import MODEL_FOLDER, team_figures
 from tests.service.live import ROOT
 
 SAID_FILE = "said.txt"
@@ -48,17 +47,14 @@ def team(tiny_folder: Path, student: Path, tmp_path_factory: pytest.TempPathFact
     return out
 
 
-@pytest.fixture(scope="module")
-def alone(tiny_folder: Path, student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one process alone wrote."""
-    out = tmp_path_factory.mktemp("alone")
-    train(untuned_from(tiny_folder, student), ALONE, out)
-    return out
+def _record(team: Path, rank: int) -> RankerRecord:
+    return RankerRecord.model_validate_json((team / f"{rank}.json").read_text())
 
 
-def _figures(folder: Path, rank: int) -> dict[str, Any]:
-    figures: dict[str, Any] = json.loads((folder / f"{rank}.json").read_text())
-    return figures
+def _aucs(record: RankerRecord) -> tuple[list[float], list[float]]:
+    """The valid AUC of each epoch of training, and of each epoch of tuning."""
+    assert record.tuning is not None
+    return [point.valid_auc for point in record.curve], [point.valid_auc for point in record.tuning.curve]
 
 
 def test_both_processes_end_with_the_same_weights(team: Path) -> None:
@@ -69,24 +65,22 @@ def test_both_processes_end_with_the_same_weights(team: Path) -> None:
 
 
 def test_both_processes_decide_by_the_same_figures(team: Path) -> None:
-    for name in ("curve", "tuning"):
-        first, second = ([point[2] for point in _figures(team, rank)[name]] for rank in (0, 1))
-        assert first == second
-    assert len(_figures(team, 0)["tuning"]) == TUNING.epochs
+    first, second = (_aucs(_record(team, rank)) for rank in (0, 1))
+    assert first == second
+    assert all(first)
 
 
-def test_two_rank_valid_about_as_well_as_one(team: Path, alone: Path) -> None:
-    for name in ("curve", "tuning"):
-        together, single = (max(point[2] for point in _figures(out, 0)[name]) for out in (team, alone))
-        assert abs(together - single) < 0.03, name
+def test_two_rank_valid_about_as_well_as_one(team: Path, lora_models: Path) -> None:
+    together, alone = (_aucs(load_ranker(folder)[1]) for folder in (team / MODEL_FOLDER, lora_models / "tuned"))
+    for ours, theirs in zip(together, alone, strict=True):
+        assert abs(max(ours) - max(theirs)) < 0.03
 
 
-def test_gradients_and_figures_are_means_and_shares_are_parts(team: Path, alone: Path) -> None:
-    for rank in (0, 1):
-        assert _figures(team, rank)["means"] == [1.5, *[1.5] * 4, 5.0]
-    assert [_figures(team, rank)["share"] for rank in (0, 1)] == [[0, 2, 4], [1, 3, 5]]
-    assert _figures(alone, 0)["means"] == [1.0, *[3.0] * 4, 0.0]
-    assert _figures(alone, 0)["share"] == list(range(7))
+def test_gradients_and_figures_are_means_and_shares_are_parts(team: Path) -> None:
+    first, second = (json.loads((team / f"team-{rank}.json").read_text()) for rank in (0, 1))
+    assert first["means"] == second["means"] == [1.5, *[1.5] * 4, 5.0]
+    assert (first["share"], second["share"]) == ([0, 2, 4], [1, 3, 5])
+    assert team_figures(ALONE) == {"means": [1.0, *[3.0] * 4, 0.0], "share": list(range(7))}
 
 
 def test_the_command_leaves_one_model_and_speaks_once(student: Path, team: Path) -> None:
@@ -136,7 +130,7 @@ def test_on_a_gpu_the_ranker_learns_as_on_a_cpu(tiny: Dataset, student: Path, tm
     curves = []
     for device in ("cpu", "cuda"):
         checkpoint = tmp_path / device / "checkpoint.safetensors"
-        model, curve = train_ranker(features.to(torch.device(device)), SMALL, TRAINING, checkpoint, device, quiet)
+        model, curve = train_ranker(features.to(torch.device(device)), SMALL, QUICK, checkpoint, device, quiet)
         assert model.calibrator.knots.device.type == device
         curves.append(max(point.valid_auc for point in curve))
     assert abs(curves[0] - curves[1]) < 0.03

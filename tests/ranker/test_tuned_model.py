@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from msd.__main__ import main
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part
 from msd.dataset.texts import student_texts
@@ -30,18 +29,8 @@ from tests.dataset.tiny import write_tiny_dataset
 from tests.ranker.made import Run
 
 
-@pytest.fixture(scope="module")
-def models(tiny_folder: Path, student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tuned model, and one that is the same before tuning."""
-    folder = tmp_path_factory.mktemp("models")
-    for name, option in (("tuned", "--lora"), ("untuned", "--no-lora")):
-        with pytest.raises(SystemExit, match="0"):
-            main(["train", str(tiny_folder), str(student), str(folder / name), "--epochs", "1", option])
-    return folder
-
-
-def test_the_folder_holds_the_student_and_the_record_says_what_tuning_gave(student: Path, models: Path) -> None:
-    tuned, untuned = models / "tuned", models / "untuned"
+def test_the_folder_holds_the_student_and_the_record_says_what_tuning_gave(student: Path, lora_models: Path) -> None:
+    tuned, untuned = lora_models / "tuned", lora_models / "untuned"
     _, record = load_ranker(tuned)
     assert record.tuning is not None
     assert record.student == load_vectors(student).student
@@ -57,27 +46,27 @@ def test_the_folder_holds_the_student_and_the_record_says_what_tuning_gave(stude
     assert not (untuned / STUDENT_FOLDER).exists()
 
 
-def test_the_models_own_student_makes_its_vectors(tiny: Dataset, student: Path, models: Path) -> None:
-    _, record = load_ranker(models / "tuned")
-    encoder = load_student(student_of(models / "tuned", record, student))
-    vectors = vectors_of(models / "tuned", record, load_vectors(student))
+def test_the_models_own_student_makes_its_vectors(tiny: Dataset, student: Path, lora_models: Path) -> None:
+    _, record = load_ranker(lora_models / "tuned")
+    encoder = load_student(student_of(lora_models / "tuned", record, student))
+    vectors = vectors_of(lora_models / "tuned", record, load_vectors(student))
     for texts, level in zip(student_texts(tiny), (vectors.items, vectors.users), strict=True):
         np.testing.assert_allclose(encode_texts(encoder, [texts[one] for one in level.ids]), level.vectors, atol=1e-5)
-    _, record = load_ranker(models / "untuned")
-    assert student_of(models / "untuned", record, student) == student
-    assert vectors_of(models / "untuned", record, vectors) is vectors
+    _, record = load_ranker(lora_models / "untuned")
+    assert student_of(lora_models / "untuned", record, student) == student
+    assert vectors_of(lora_models / "untuned", record, vectors) is vectors
 
 
 def test_each_model_is_measured_with_the_vectors_of_its_own_student(
-    tiny: Dataset, tiny_folder: Path, student: Path, models: Path, tmp_path: Path, run: Run
+    tiny: Dataset, tiny_folder: Path, student: Path, lora_models: Path, tmp_path: Path, run: Run
 ) -> None:
-    options = [part for name in ("untuned", "tuned") for part in ("--model", models / name)]
+    options = [part for name in ("untuned", "tuned") for part in ("--model", lora_models / name)]
     code, said = run("evaluate", tiny_folder, student, tmp_path, *options, "--resamples", "100")
     assert code == 0, said
     results = json.loads((tmp_path / "evaluation.json").read_text())
     for name in ("untuned", "tuned"):
-        model, record = load_ranker(models / name)
-        vectors = vectors_of(models / name, record, load_vectors(student))
+        model, record = load_ranker(lora_models / name)
+        vectors = vectors_of(lora_models / name, record, load_vectors(student))
         features = build_features(tiny, model.schema, vectors)
         scores = predict(model, features, features.of_part(Part.TEST))
         ratio = results["models"][name]["metrics"]["predicted_over_observed"]
@@ -85,10 +74,10 @@ def test_each_model_is_measured_with_the_vectors_of_its_own_student(
 
 
 def test_another_student_in_the_models_folder_is_refused(
-    tiny_folder: Path, student: Path, models: Path, tmp_path: Path, run: Run
+    tiny_folder: Path, student: Path, lora_models: Path, tmp_path: Path, run: Run
 ) -> None:
     model = tmp_path / "tuned"
-    shutil.copytree(models / "tuned", model)
+    shutil.copytree(lora_models / "tuned", model)
     shutil.rmtree(model / STUDENT_FOLDER)
     shutil.copytree(student, model / STUDENT_FOLDER)
     with pytest.raises(ModelError, match=r"another student than the one of ranker\.json; train again"):
@@ -98,16 +87,16 @@ def test_another_student_in_the_models_folder_is_refused(
 
 
 def test_a_finished_tuning_is_skipped_and_a_lost_student_made_again(
-    tiny_folder: Path, student: Path, models: Path, tmp_path: Path, run: Run
+    tiny_folder: Path, student: Path, lora_models: Path, tmp_path: Path, run: Run
 ) -> None:
     out = tmp_path / "tuned"
-    shutil.copytree(models / "tuned", out)
+    shutil.copytree(lora_models / "tuned", out)
     command = ("train", tiny_folder, student, out, "--epochs", "1")
     assert run(*command) == (0, f"{out}: done before, nothing to do")
     shutil.rmtree(out / STUDENT_FOLDER)
     code, said = run(*command)
     assert (code, "done before" in said) == (0, False)
-    assert load_ranker(out)[1].own_student == load_ranker(models / "tuned")[1].own_student
+    assert load_ranker(out)[1].own_student == load_ranker(lora_models / "tuned")[1].own_student
     assert "with the student tuned" in said
 
     assert run(*command, "--no-lora")[0] == 0

@@ -8,7 +8,6 @@ from msd.dataset.texts import student_texts
 from msd.ranker.batch import TrainedRanker
 from msd.ranker.features import Features, build_features
 from msd.ranker.finetune import TuneConfig, Tuned, finetune_ranker
-from msd.ranker.parallel import ALONE, Team
 from msd.ranker.schema_fit import fit_schema
 from msd.ranker.train import Progress
 from msd.student.encoder import Student, encode_texts, save_student
@@ -39,7 +38,6 @@ class Untuned:
         config: TuneConfig = TUNE,
         student: Student | None = None,
         progress: Progress = quiet,
-        team: Team = ALONE,
     ) -> Tuned:
         """The ranker tuned with a fresh student or the one given."""
         texts = student_texts(self.dataset)
@@ -53,7 +51,6 @@ class Untuned:
             checkpoint,
             "made",
             progress,
-            team,
         )
 
 
