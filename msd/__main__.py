@@ -1,4 +1,4 @@
-"""The front door: `msd COMMAND`. It knows where each command lives and loads that package only when it is called."""
+"""Entry point `msd COMMAND`: knows each command's package, and imports it only when it is called."""
 
 import difflib
 import importlib
@@ -87,14 +87,14 @@ _LOG_REPLAY = _Command("operations.replay", "cpu,log", "")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command; what a person can mend is printed as one message, with exit code 2."""
+    """Run one command; user errors are printed as one message, with exit code 2."""
     if arguments is None:
         arguments = sys.argv[1:]
         _set_up_process(*arguments[:1])
-    # OpenMP's threads wait by spinning for long unless told otherwise before they start. Where other processes want the
-    # cores too, that makes training ten times slower; so short a wait costs a tenth where none do.
+    # By default OpenMP's threads spin while they wait. If other processes need the cores, that makes training ten times
+    # slower; this short wait costs a tenth when none do.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-    # ONNX Runtime's own builds report to its makers' servers unless told not to before it is loaded.
+    # ONNX Runtime's official builds send telemetry unless disabled before import.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     if not arguments or arguments[0] in ("-h", "--help"):
         _print_commands(Console())
@@ -106,20 +106,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         extra = _command(*arguments).extra
         _refuse(f"`msd {arguments[0]}` needs the module {error.name!r}; in the checkout: pip install -e '.[{extra}]'")
-    except KeyboardInterrupt:  # while a command's package was being loaded; later the command sees to it
+    except KeyboardInterrupt:  # while a command's package was imported; later the command handles it
         sys.exit(128 + signal.SIGINT)
     except MsdError as error:
         _refuse(str(error))
     except OSError as error:
-        if error.filename is None:  # of a socket, say: no file that somebody named
+        if error.filename is None:  # of a socket, for example: no file of the user's
             raise
         _refuse(f"{error.filename}: {error.strerror}")
 
 
 def _set_up_process(command: str = "") -> None:
-    """Sets what belongs to the whole process: how it ends, and its priority, which it could not raise again."""
-    # A service sees to its end itself. Training may be ended at any moment, but Python would learn of it only when
-    # another process of torchrun's, which may have ended, has answered.
+    """Set signal handling and priority, which are for the whole process; priority cannot be raised again."""
+    # A service handles its own shutdown. Training may be ended at any moment, but Python would notice only after a reply
+    # from another torchrun process, which may have ended.
     if command not in ("serve", "train"):
         signal.signal(signal.SIGTERM, _end)
     if command == "publish":  # a service on the same machine goes first
@@ -129,7 +129,7 @@ def _set_up_process(command: str = "") -> None:
 
 
 def _end(number: int, frame: object) -> NoReturn:
-    """Ends a command as an interrupt does: it clears away what is half-made, and ends what it has started."""
+    """End a command as an interrupt does: it removes unfinished files, and ends child processes."""
     sys.exit(128 + number)
 
 
@@ -146,7 +146,7 @@ def _load(*arguments: str) -> typer.Typer:
 
 def _command(name: str, *arguments: str) -> _Command:
     command = COMMANDS.get(name)
-    # A log is a folder or a Parquet file, and is scored here; what a running service is asked is lines of JSON.
+    # A log is a folder or a Parquet file, and is scored here; requests for a running service are JSON lines.
     if name == "replay" and any(os.path.isdir(one) or one.endswith(".parquet") for one in arguments):
         command = _LOG_REPLAY
     if command is None:

@@ -1,4 +1,4 @@
-"""A training run cut short goes on where it was: weights, optimiser and a record in one safetensors file, no pickle."""
+"""Checkpoints of interrupted training: weights, optimiser and a record in one safetensors file, no pickle."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ _OPTIMISER = "optimiser"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was saved: the caller's record, as text, and his groups of weights by name."""
+    """Saved state: the caller's record, as text, and groups of weights by name."""
 
     record: str
     groups: dict[str, dict[str, Tensor]]
 
 
 def save_checkpoint(path: Path, run: str, record: str, groups: Mapping[str, Weights], optimiser: Optimizer) -> None:
-    """Replaces the checkpoint in one step; `run` names the inputs and options that it belongs to."""
+    """Replace the checkpoint atomically; `run` names the inputs and options that it belongs to."""
     tensors = {f"{group}/{name}": value for group, weights in groups.items() for name, value in weights.items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"{_OPTIMISER}/{index}/{name}": value for name, value in state.items()}
@@ -33,9 +33,9 @@ def save_checkpoint(path: Path, run: str, record: str, groups: Mapping[str, Weig
 
 
 def load_checkpoint(path: Path, run: str, optimiser: Optimizer) -> Checkpoint | None:
-    """Restores the optimiser and returns the rest; None if there is no checkpoint of this run.
+    """Restore the optimiser and return the rest; None if there is no checkpoint of this run.
 
-    A checkpoint only saves time: one that cannot be read is as good as none.
+    A checkpoint only saves time: an unreadable one counts as none.
     """
     try:
         with safe_open(path, "pt") as file:

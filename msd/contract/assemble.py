@@ -1,6 +1,6 @@
-"""From a checked request and its rows to the ranker's tensors, and what of them is not first-rate.
+"""From a checked request and its rows to the ranker's tensors, and what was degraded.
 
-The merge of request and rows happens here only; goldens, replays and the service all pass through it.
+Requests and rows are merged only here; goldens, replays and the service all use it.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ UserRung = Literal["cached", "unknown"]
 
 
 class Counts(NamedTuple):
-    """Counts of n users or items, complete up to `as_of` [n] (unix s)."""
+    """Counts of n users or items, complete up to `as_of` [n] (Unix s)."""
 
     impressions: NDArray[np.floating]
     clicks: NDArray[np.floating]
@@ -29,13 +29,13 @@ class Counts(NamedTuple):
 
     @classmethod
     def of(cls, records: Records) -> Self:
-        """The counts in rows."""
+        """Return the counts in rows."""
         return cls(records["impressions"], records["clicks"], records["as_of"])
 
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """Tensors by name, and the degradation to declare: of candidates by id, and of the user."""
+    """Tensors by name, and the degradation to declare: of candidates by ID, and of the user."""
 
     tensors: Tensors
     degraded_candidates: dict[str, Rung] = field(default_factory=dict)
@@ -43,16 +43,16 @@ class Assembled:
 
 
 def wanted_items(request: CheckedRequest, user: Rows) -> list[str]:
-    """The ids to fetch rows for, in the order that `assemble` expects: candidates, then the history."""
+    """Return the IDs to fetch rows for, in the order that `assemble` expects: candidates, then history."""
     return [*request.ids, *(user.histories[0] if request.history is None else request.history)]
 
 
 def assemble(schema: FeatureSchema, request: CheckedRequest, at: float, user: Rows, items: Rows) -> Assembled:
-    """The ranker's inputs for one request at time `at` (unix s).
+    """Return the ranker's inputs for one request at time `at` (Unix s).
 
-    `user` has one row; `items` has the rows of `wanted_items`. Ids of the history that have no row are skipped, then
-    its last L count. A candidate without a row is scored from what the request says of it, its vector among that where
-    one stands in the row's place, else as missing.
+    `user` has one row; `items` has the rows of `wanted_items`. History IDs without a row are skipped, then the last L
+    count. A candidate without a row is scored from the request's features, and its text's vector if one is in the row's
+    place; otherwise as missing.
     """
     count = len(request.ids)
     tensors = _context(schema, request.context)
@@ -80,14 +80,14 @@ def assemble(schema: FeatureSchema, request: CheckedRequest, at: float, user: Ro
 
 
 def _rung_of(given: Mapping[str, Value]) -> Rung:
-    """Of a candidate that has neither a row nor a vector."""
+    """Return the rung of a candidate with neither row nor vector."""
     return "prior" if set(given.values()) <= {None} else "category_prior"
 
 
 def cut(schema: FeatureSchema, tensors: Tensors, count: int, nothing: Records, at: float) -> Tensors:
-    """The tensors of the first `count` candidates and, behind them, of one of which nothing is known.
+    """Return the tensors of the first `count` candidates and, behind them, of an unknown one.
 
-    `nothing` is the row of missing values [1], `at` the time that the tensors were made for.
+    `nothing` is the row of missing values [1], `at` the time of the tensors.
     """
     unknown = _entities(schema, "item", nothing, at, {})
     return {
@@ -99,7 +99,8 @@ def cut(schema: FeatureSchema, tensors: Tensors, count: int, nothing: Records, a
 
 
 def _user_rung(user: Rows, items: Rows, count: int) -> UserRung | None:
-    """`cached` also where a row of the history, behind the `count` candidates, is stale or could not be read."""
+    """Return the user's rung: `cached` also if a row of the history, behind the `count` candidates, is stale or
+    unavailable."""
     if not user.found[0]:
         return "unknown"
     if user.stale is not None and user.stale[0]:
@@ -140,7 +141,8 @@ def dense(
     present: NDArray[np.bool_],
     at: ArrayLike,
 ) -> NDArray[np.float32]:
-    """The side's dense tensor [n, dense_width]: numbers [n, 2K], counts seen at `at`, presence of a vector [n]."""
+    """Return the side's dense tensor [n, dense_width]: numbers [n, 2K], counts seen at `at`, presence of a vector
+    [n]."""
     filled = numeric.shape[1]
     whole = np.empty((len(numeric), schema.dense_width(side)), np.float32)
     whole[:, :filled] = numeric

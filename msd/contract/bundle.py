@@ -1,6 +1,6 @@
-"""A bundle: the folder that is all that crosses from offline to online, its manifest, how it is written and verified.
+"""A bundle: the folder that connects offline and online, its manifest, and how it is written and verified.
 
-Does not know what is inside the graphs, nor how rows are looked up.
+Does not know the content of graphs, nor how rows are looked up.
 """
 
 import hashlib
@@ -49,19 +49,19 @@ USER_WORDS = "users.meta.jsonl"
 REQUIRED = (RANKER, *ROWS.values(), GOLDENS)
 _ALLOWED = (*REQUIRED, MERGED_RANKER, ENCODER, TOKENIZER, ITEM_WORDS, USER_WORDS)
 FILES = (MANIFEST, SIGNATURE, *_ALLOWED)
-"""Names of all files that a bundle may have, without the mark that verification leaves."""
+"""Names of all files of a bundle, except the mark of a verification."""
 _MAX_MANIFEST_BYTES = 64 * 2**20
-# Of what is read whole, or line by line; rows are read block by block, whatever their size.
+# Limits of files that are read whole, or line by line; rows are read block by block, whatever their size.
 _MAX_BYTES = {RANKER: 2**31, ENCODER: 2**31, GOLDENS: 2**28, TOKENIZER: 2**26}
 
 Proof = Callable[[Path, bytes], None]
-"""Called with a manifest's path and bytes before anything is made of them; raises BundleError."""
+"""Called with a manifest's path and bytes before they are parsed; raises BundleError."""
 Pause = Callable[[], object]
-"""Called between small parts of long work, for others to have the processor."""
+"""Called between small parts of long work, to yield the processor."""
 
 
 class FileEntry(BaseModel):
-    """What a file of the bundle must be."""
+    """Expected file of the bundle."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -70,11 +70,11 @@ class FileEntry(BaseModel):
 
 
 HOW_SURE = "how_sure"
-"""In a model's metrics: how often it was right by how far apart it scored two of a pair, measured on valid rows."""
+"""Key in a model's metrics: accuracy by the score difference of two candidates, measured on valid rows."""
 
 
 class Manifest(SelfHashed):
-    """What a bundle says of itself. `tolerances` are the greatest |pCTR − torch's| by `tolerance_key`."""
+    """Manifest of a bundle. `tolerances` are the largest |pCTR − torch's| by `tolerance_key`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -103,7 +103,7 @@ class Manifest(SelfHashed):
 
     @model_serializer(mode="wrap")
     def _without_what_older_manifests_lack(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """So that the hash of a manifest without these parts is what it was when it was written."""
+        """Omit newer parts, so that an older manifest keeps its hash."""
         document: dict[str, Any] = handler(self)
         for name in ("precision", "encoder", "reference", "openrtb"):
             if document[name] is None:
@@ -120,22 +120,22 @@ class Bundle:
 
     @property
     def schema(self) -> FeatureSchema:
-        """The model's inputs."""
+        """Schema of the model's inputs."""
         return self.manifest.feature_schema
 
     @property
     def bundle_id(self) -> str:
-        """The identity of weights, schema and row layout."""
+        """Identity of weights, schema and row layout."""
         return self.manifest.bundle_id
 
     @property
     def precision(self) -> PrecisionRecord:
-        """In which precision its ranker runs; fp32 where the manifest does not say."""
+        """Precision of its ranker; fp32 if the manifest does not say."""
         return self.manifest.precision or PrecisionRecord()
 
     @property
     def encoder_identity(self) -> str | None:
-        """What its vectors of texts depend on besides the texts; None where it cannot make any."""
+        """What text vectors depend on besides the text; None without an encoder."""
         files = self.manifest.files
         if self.manifest.encoder is None or not {ENCODER, TOKENIZER} <= files.keys():
             return None
@@ -143,17 +143,17 @@ class Bundle:
 
     @property
     def encoder_pays(self) -> bool:
-        """Whether its export found that a cold ad's text, once encoded, surely gains over its features."""
+        """Whether its export measured a significant gain of encoding a cold ad's text over its features."""
         record = self.manifest.encoder
         return record is not None and record.cold_ads is not None and record.cold_ads.pay
 
     def path(self, name: str) -> Path:
-        """The path of a file, which may be absent if it is optional."""
+        """Return the path of a file, which may be absent if it is optional."""
         return self.folder / name
 
 
 def bundle_id_of(schema: FeatureSchema, weight_hashes: Mapping[str, str]) -> str:
-    """The identity of a bundle: the graphs' hashes, schema and row layout, but not the rows' contents."""
+    """Return the identity of a bundle: the graphs' hashes, schema and row layout, but not the rows' contents."""
     parts = {
         "weights": dict(sorted(weight_hashes.items())),
         "schema": schema.schema_hash,
@@ -163,15 +163,15 @@ def bundle_id_of(schema: FeatureSchema, weight_hashes: Mapping[str, str]) -> str
 
 
 def tolerance_key(runtime: str, provider: str, precision: str) -> str:
-    """The name of a tolerance in a manifest, e.g. `onnxruntime-cpu-fp32`."""
+    """Return the name of a tolerance in a manifest, e.g. `onnxruntime-cpu-fp32`."""
     return f"{runtime}-{provider}-{precision}"
 
 
 @contextmanager
 def new_bundle(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder`, which it replaces when the block ends without an error.
+    """Yield a temporary folder beside `folder`, which it replaces if the block ends without an error.
 
-    Raises BundleError, before the block, when `folder` holds something else than a bundle: it would be lost.
+    Raises BundleError, before the block, if `folder` holds anything but a bundle, which would be lost.
     """
     folder = folder.resolve()
     if folder.is_file() or (folder.is_dir() and not (folder / MANIFEST).exists() and any(folder.iterdir())):
@@ -187,7 +187,7 @@ def new_bundle(folder: Path) -> Iterator[Path]:
 
 
 def file_entries(folder: Path) -> dict[str, FileEntry]:
-    """The entries of all files that a bundle may have and this folder has."""
+    """Return the entries of all bundle files in this folder."""
     return {
         name: FileEntry(sha256=sha256_file(folder / name), size=(folder / name).stat().st_size)
         for name in _ALLOWED
@@ -196,17 +196,17 @@ def file_entries(folder: Path) -> dict[str, FileEntry]:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Writes the manifest, sealed with its own hash; the last step of making a bundle."""
+    """Write the manifest, sealed with its own hash; the last step of making a bundle."""
     sealed = manifest.model_copy(update={"sha256": manifest.digest()})
     write_text_atomic(folder / MANIFEST, sealed.model_dump_json(indent=2) + "\n")
 
 
 def open_bundle(folder: Path, *, rows: bool = True, proof: Proof | None = None, pause: Pause = lambda: None) -> Bundle:
-    """The bundle in `folder`. Its files are hashed in full unless an earlier verification left its mark and nothing
-    has been touched since; with a proof, always, because who can write to the folder can write a mark. With
-    `rows=False` the rows files may be absent (a store elsewhere holds them). `pause` is called every few milliseconds.
+    """Open the bundle in `folder`. Its files are hashed in full unless an earlier verification left its mark and
+    nothing has changed since; with a proof, always, because anyone who can write to the folder can write a mark. With
+    `rows=False` the rows files may be absent (rows are in another store). `pause` is called every few milliseconds.
 
-    Raises BundleError when anything is missing, changed, or of another format.
+    Raises BundleError if anything is missing, changed, or of another format.
     """
     manifest = read_manifest(folder / MANIFEST, proof)
     needed = {name: entry for name, entry in manifest.files.items() if rows or name not in ROWS.values()}
@@ -217,7 +217,7 @@ def open_bundle(folder: Path, *, rows: bool = True, proof: Proof | None = None, 
     mark = _mark(folder, manifest, needed)
     if proof is not None or not _covers(_read_mark(folder), mark):
         _check_contents(folder, needed, pause)
-        with suppress(OSError):  # a folder that cannot be written to is hashed at each start
+        with suppress(OSError):  # a read-only folder is hashed at each start
             write_text_atomic(folder / MARKER, json.dumps(mark))
     return Bundle(folder, manifest)
 
@@ -228,7 +228,7 @@ def _check_places(folder: Path, files: Mapping[str, FileEntry]) -> None:
         path = folder / name
         if not path.is_file():
             raise BundleError(f"{path}: missing; copy the bundle again")
-        # Links within it are how Kubernetes lays out a volume.
+        # Kubernetes lays out volumes with links within them.
         if not path.resolve().is_relative_to(home):
             raise BundleError(f"{path}: is a link out of the bundle; copy the file itself")
         if path.stat().st_size != entry.size:
@@ -244,7 +244,7 @@ def _check_contents(folder: Path, files: Mapping[str, FileEntry], pause: Pause) 
 
 
 def open_verified(folder: Path, sha256: str) -> Bundle:
-    """The bundle in `folder` that another process has verified, by its manifest's hash. Raises BundleError."""
+    """Open the bundle in `folder` that another process has verified, by its manifest's hash. Raises BundleError."""
     manifest = read_manifest(folder / MANIFEST)
     if manifest.sha256 != sha256:
         raise BundleError(f"{folder}: is not the bundle that was verified, but {manifest.sha256[:12]}…")
@@ -252,7 +252,7 @@ def open_verified(folder: Path, sha256: str) -> Bundle:
 
 
 def read_manifest(path: Path, proof: Proof | None = None) -> Manifest:
-    """A bundle's manifest, without its files. Raises BundleError when it is not whole, or of another format."""
+    """Read a bundle's manifest, without its files. Raises BundleError if it is incomplete, or of another format."""
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_MANIFEST_BYTES + 1)
@@ -299,14 +299,13 @@ def _parsed(path: Path, content: bytes) -> Manifest:
 
 
 def _mark(folder: Path, manifest: Manifest, files: Mapping[str, FileEntry]) -> dict[str, Any]:
-    # The time of the last change of the inode, not of the contents: no copy can carry it along, so that a bundle which
-    # arrives with its mark and its times is hashed all the same.
+    # ctime, not mtime: no copy can carry it along, so a bundle that arrives with its mark and times is still hashed.
     touched = {name: (folder / name).stat().st_ctime_ns for name in sorted(files)}
     return {"manifest_sha256": manifest.sha256, "changed_ns": touched}
 
 
 def _covers(found: object, mark: Mapping[str, Any]) -> bool:
-    """Whether a mark vouches for all that `mark` would; it may vouch for more, such as rows that are not needed now."""
+    """Return whether a mark covers everything in `mark`; it may cover more, such as rows that are not needed now."""
     if not isinstance(found, dict) or found.get("manifest_sha256") != mark["manifest_sha256"]:
         return False
     changed = found.get("changed_ns")

@@ -1,7 +1,7 @@
-"""Sections of a file, each block of which is read, and proved by its checksum, when it is first touched.
+"""Sections of a file whose blocks are read, and verified by checksum, on first use.
 
-The file is never mapped: whatever becomes of it later, what was proved stays, and what was not is an error. Does not
-know what the sections hold.
+The file is never mapped: whatever happens to it later, verified bytes stay, and others are an error. Does not know the
+sections' content.
 """
 
 import mmap
@@ -22,14 +22,14 @@ BLOCK = 1 << _BLOCK_BITS
 
 
 class SectionPlace(NamedTuple):
-    """Where a section is, counted from the first section's first byte."""
+    """Position of a section, relative to the first section."""
 
     start: int
     size: int
 
 
 class OpenFile:
-    """A file that is open for as long as somebody has this object. Raises BundleError, naming the path."""
+    """A file that stays open while this object lives. Raises BundleError, naming the path."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -42,7 +42,7 @@ class OpenFile:
         self.size = about.st_size
 
     def read(self, start: int, size: int) -> bytes:
-        """At most `size` bytes from byte `start` on; fewer where the file ends."""
+        """Read at most `size` bytes from offset `start`; fewer at the end of the file."""
         parts, left = [], size
         try:
             while left and (part := os.pread(self.descriptor, left, start + size - left)):
@@ -54,9 +54,9 @@ class OpenFile:
 
 
 class CheckedFile:
-    """The sections from byte `base` on, `size` bytes of them, and behind them their checksums, one a block.
+    """The sections from offset `base` on, `size` bytes of them, followed by one checksum per block.
 
-    Memory is taken only for blocks that are touched. Any thread may read.
+    Memory is used only for touched blocks. For any thread.
     """
 
     def __init__(self, file: OpenFile, base: int, size: int) -> None:
@@ -71,18 +71,19 @@ class CheckedFile:
         self.body = _lazy_memory(size)
 
     def section(self, place: SectionPlace) -> "Section":
-        """A part of the file to read from."""
+        """Return a section."""
         return Section(self, place, self.body[place.start : place.start + place.size])
 
     @property
     def descriptor(self) -> int:
-        """Of the file, while this is there."""
+        """The file's descriptor, while this object lives."""
         return self._file.descriptor
 
     def prove(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> None:
-        """Raises BundleError if a block is damaged that bytes [start, stop) touch, for any of n such spans, n > 0.
+        """Verify all blocks that bytes [start, stop) touch, for n > 0 such spans. An empty span counts as the byte
+        before it, if there is one.
 
-        An empty span counts as the byte before it, if there is one.
+        Raises BundleError if one is damaged.
         """
         if not self._unproved:
             return
@@ -93,7 +94,7 @@ class CheckedFile:
             self.prove_blocks(one, end)
 
     def prove_blocks(self, first: int, last: int) -> None:
-        """Raises BundleError if one of these blocks is damaged."""
+        """Verify blocks. Raises BundleError if one is damaged."""
         for block in range(first, last + 1):
             self._prove_block(block)
 
@@ -105,8 +106,8 @@ class CheckedFile:
         if len(content) != len(place) or zlib.crc32(content) != self.checksums[block]:
             raise BundleError(f"{self._file.path}: block {block} is damaged; copy the bundle again")
         with self._lock:
-            # Counted once, by whichever thread is first: at 0 nobody looks any more. (The native core proves, too, and
-            # does not count.)
+            # Counted once, by the first thread: at 0 nothing is left to verify. (The native core verifies too, and does
+            # not count.)
             if not self.proved[block]:
                 place[:] = np.frombuffer(content, np.uint8)
                 self.proved[block] = True
@@ -114,27 +115,27 @@ class CheckedFile:
 
 
 class Section:
-    """One section. `bytes` may be read where `prove` has been."""
+    """One section. `bytes` may be read after `prove`."""
 
     def __init__(self, file: CheckedFile, place: SectionPlace, content: NDArray[np.uint8]) -> None:
         self._file, self._start, self.bytes = file, place.start, content
 
     def prove(self, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> None:
-        """As `CheckedFile.prove`, of spans [n] that count from the section's first byte."""
+        """As `CheckedFile.prove`, for spans [n] relative to the section."""
         if len(starts):
             self._file.prove(self._start + starts, self._start + stops)
 
     def cut(self, start: int, stop: int) -> bytes:
-        """Some of its bytes, proved."""
+        """Return some of its bytes, verified."""
         self._file.prove_blocks((self._start + start) // BLOCK, (self._start + stop - 1) // BLOCK)
         return self.bytes[start:stop].tobytes()
 
 
 def _lazy_memory(size: int) -> NDArray[np.uint8]:
-    """[size] bytes that take room only where they are touched."""
+    """Return [size] bytes that use memory only where they are touched."""
     if not hasattr(os, "memfd_create"):  # not Linux
         return np.frombuffer(mmap.mmap(-1, max(1, size)), np.uint8)[:size]
-    # Not anonymous memory: the kernel may refuse more of that than the machine has, or fill it by huge pages.
+    # Not anonymous memory: the kernel may refuse more of that than the machine has, or fill it with huge pages.
     descriptor = os.memfd_create("msd-rows", os.MFD_CLOEXEC)
     try:
         os.ftruncate(descriptor, max(1, size))

@@ -1,6 +1,6 @@
-"""What a schema's features are called outside of it, and which columns of which tensor each name stands for.
+"""Names of a schema's features, for models from other libraries, and their columns in the tensors.
 
-Names are those of tensors, of features, and `history_` and a feature of items. For models that are made elsewhere.
+A name is that of a tensor, of a feature, or `history_` and an item feature.
 """
 
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from msd.contract.schema import SIDES, STATE_FEATURES, FeatureSchema, TensorSpec
 
 
 class Columns(NamedTuple):
-    """Some of the last axis of one of the schema's tensors, of which the last `optional` may be left out."""
+    """A slice of the last axis of one of the schema's tensors; the last `optional` columns may be omitted."""
 
     tensor: TensorSpec
     chosen: slice
@@ -21,19 +21,19 @@ class Columns(NamedTuple):
 
     @property
     def width(self) -> int:
-        """How many columns there are."""
+        """The number of columns."""
         return int(self.chosen.stop - self.chosen.start)
 
     def of(self, tensors: Tensors) -> NDArray[Any]:
-        """[..., width] of the tensor that has them."""
+        """Return [..., width] of its tensor."""
         chosen: NDArray[Any] = np.asarray(tensors[self.tensor.name])[..., self.chosen]
         return chosen
 
 
 def named_columns(schema: FeatureSchema) -> dict[str, Columns]:
-    """All that has a name; where a feature is called as a tensor is, the tensor is meant.
+    """Return all names; if a feature and a tensor share one, it means the tensor.
 
-    A number is its value and whether it is missing; the second may be left out.
+    A number has its value and a missing flag; the flag may be omitted.
     """
     specs = {spec.name: spec for spec in schema.tensors}
     known: dict[str, Columns] = {}

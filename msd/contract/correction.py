@@ -1,6 +1,5 @@
-"""Corrections of calibration: what `msd recalibrate` learned from clicks, by bundle, and how scores are moved by it.
-
-A correction is a line in log-odds that rises, so that it keeps the order of scores. Does not know how it is learned.
+"""Corrections of calibration, by bundle: a rising line in log-odds, which keeps the order of scores. `msd recalibrate`
+fits them; this module applies them.
 """
 
 import math
@@ -16,23 +15,23 @@ from msd.contract.errors import ContractError, first_fault
 from msd.contract.files import read_small, write_text_atomic
 
 HEAD = "pctr"
-"""The head that clicks say something of."""
+"""The head that clicks calibrate."""
 MAX_SHIFT = 1.0
-"""Most that log-odds are moved at the centre: odds by a factor of 2.7."""
+"""Maximum shift of log-odds at the centre: odds by a factor of 2.7."""
 MAX_LOG_SLOPE = math.log(2)
 _MAX_FILE_BYTES = 2**20
 _MAX_BUNDLES = 1_000
-# Scores of 0 and 1 have no log-odds. Added to any other, these change nothing that fp32 can hold.
+# Scores of 0 and 1 have no log-odds. Added to any other score, this changes nothing that fp32 can represent.
 _ABOVE_0, _ABOVE_1 = np.float32(1e-38), 1.0 + 1e-12
 
 
 class CorrectionError(ContractError):
-    """A file of corrections that is none."""
+    """A file of corrections is invalid."""
 
 
 class Correction(BaseModel):
-    """Log-odds z become centre + shift + slope × (z − centre). The first moves the click rate as a whole, the second
-    the contrast between scores."""
+    """Maps log-odds z to centre + shift + slope × (z − centre). Shift moves the overall click rate, slope the contrast
+    between scores."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -42,28 +41,28 @@ class Correction(BaseModel):
 
     @property
     def values(self) -> list[float]:
-        """Centre, shift and slope, as the request log has them."""
+        """Return centre, shift and slope, as in the request log."""
         return [self.centre, self.shift, self.slope]
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Self:
-        """The correction of `values`. Raises CorrectionError if it is out of bounds."""
+        """Return the correction of `values`. Raises CorrectionError if it is out of bounds."""
         try:
             return cls(**dict(zip(("centre", "shift", "slope"), values, strict=True)))
         except ValueError as error:
             raise CorrectionError(f"{list(values)} is not centre, shift and slope of a correction: {error}") from None
 
     def __call__(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Corrected probabilities [N] of probabilities [N]. What is not finite stays so."""
+        """Return corrected probabilities [N]. Non-finite ones stay so."""
         return self._line(scores, self.slope, self.centre + self.shift - self.slope * self.centre)
 
     def undone(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The probabilities that were corrected to these, to rounding."""
+        """Return the probabilities before correction, to rounding."""
         return self._line(scores, 1 / self.slope, self.centre - (self.centre + self.shift) / self.slope)
 
     @staticmethod
     def _line(scores: NDArray[np.float32], slope: float, offset: float) -> NDArray[np.float32]:
-        # In double precision, so that rounding cannot swap two scores. In place, as this is in every request's way.
+        # Double precision, so that rounding cannot swap two scores. In place, because every request runs this.
         odds = np.divide(_ABOVE_1, scores + _ABOVE_0, dtype=np.float64)
         odds -= 1.0
         np.log(odds, odds)
@@ -76,7 +75,7 @@ class Correction(BaseModel):
 
 
 class LearnedCorrection(Correction):
-    """A correction, and what it was learned from: impressions and clicks, the latest at `at` (Unix seconds)."""
+    """A correction, and its data: impressions and clicks, the latest at `at` (Unix seconds)."""
 
     at: Annotated[float, Field(ge=0)]
     impressions: Annotated[int, Field(ge=0)]
@@ -91,8 +90,8 @@ class _File(BaseModel):
 
 
 def read_corrections(path: Path) -> dict[str, LearnedCorrection]:
-    """Corrections by bundle_id; none where there is no file. Raises CorrectionError, which says what is wrong with it,
-    and where."""
+    """Read corrections by bundle_id; none if there is no file. Raises CorrectionError, which says what is wrong with
+    it, and where."""
     try:
         path.stat()
     except FileNotFoundError:

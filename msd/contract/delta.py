@@ -1,6 +1,6 @@
-"""A delta: a folder of the rows in which one export of a bundle differs from an earlier one, and of the ids that went.
+"""A delta: a folder with the rows that changed between two exports of a bundle, and the removed IDs.
 
-Both have the same bundle_id, so that any service of it can take the new rows. Knows files, not where rows go.
+Both exports have the same bundle_id, so any service of it can apply the new rows. Knows files, not where rows go.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ _DIGEST = r"^[0-9a-f]{64}$"
 
 
 class DeltaManifest(SelfHashed):
-    """What a delta says of itself. It leads from the rows whose digest is `base` to those whose digest is `result`."""
+    """Manifest of a delta, from the rows with digest `base` to those with digest `result`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -46,7 +46,7 @@ class DeltaManifest(SelfHashed):
 
 
 class Delta(NamedTuple):
-    """A verified delta: changed and new rows by side, and ids that have no row any more."""
+    """A verified delta: changed and new rows by side, and IDs that no longer have a row."""
 
     manifest: DeltaManifest
     rows: Mapping[RowSide, RowFile]
@@ -54,14 +54,14 @@ class Delta(NamedTuple):
 
 
 def rows_digest(bundle: Bundle) -> str:
-    """What tells the rows of two exports of a bundle apart."""
+    """Return a digest of a bundle's rows."""
     return hashlib.sha256("".join(bundle.manifest.files[ROWS[side]].sha256 for side in _SIDES).encode()).hexdigest()
 
 
 def write_delta(old: Bundle, new: Bundle, folder: Path) -> Delta:
-    """Writes what leads from the rows of `old` to those of `new`; when a row was written makes no difference.
+    """Write the delta from the rows of `old` to those of `new`; write times do not count.
 
-    Raises BundleError where they are of different bundles, or where `folder` exists.
+    Raises BundleError if the bundles differ, or `folder` exists.
     """
     if old.bundle_id != new.bundle_id:
         raise BundleError(
@@ -93,7 +93,7 @@ def write_delta(old: Bundle, new: Bundle, folder: Path) -> Delta:
 
 
 def open_delta(folder: Path, *, proof: Proof | None = None) -> Delta:
-    """The delta in `folder`, its files hashed in full. Raises BundleError when anything is missing or changed."""
+    """Open the delta in `folder`, and hash its files in full. Raises BundleError if anything is missing or changed."""
     manifest = _read_manifest(folder / DELTA, proof)
     if sorted(manifest.files) != sorted(_FILES):
         raise BundleError(f"{folder / DELTA}: must list {', '.join(_FILES)}")
@@ -108,7 +108,7 @@ def open_delta(folder: Path, *, proof: Proof | None = None) -> Delta:
 
 
 def _write_side(old: Bundle, new: Bundle, side: RowSide, path: Path) -> list[str]:
-    """Writes the rows that changed, and gives the ids that went."""
+    """Write the changed rows, and return the removed IDs."""
     codec = RowCodec(new.schema, side, new.bundle_id)
     before, after = (_open_rows(one.folder, side, one.schema, one.bundle_id) for one in (old, new))
     size = codec.dtype.itemsize
@@ -125,7 +125,7 @@ def _write_side(old: Bundle, new: Bundle, side: RowSide, path: Path) -> list[str
 
 
 def _beside(file: RowFile, other: RowFile) -> Iterator[tuple[str, bytes, bytes | None]]:
-    """Each id and row of a file, and the other's row of that id."""
+    """Yield each ID and row of a file, and the other file's row of that ID."""
     for start in range(0, file.count, _CHUNK):
         scanned = file.scan(start, start + _CHUNK)
         others = other.raw([one for one, _ in scanned])
@@ -133,7 +133,7 @@ def _beside(file: RowFile, other: RowFile) -> Iterator[tuple[str, bytes, bytes |
 
 
 def _alike(codec: RowCodec, one: bytes, other: bytes) -> bool:
-    """Whether two rows say the same, but for when they were written, and for their checksums, which tell that too."""
+    """Return whether two rows are equal except for their write time and checksum."""
     if one == other:
         return True
     fields, size = codec.dtype.fields, codec.dtype.itemsize

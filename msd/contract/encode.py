@@ -35,9 +35,9 @@ SECONDS_PER_DAY = 86_400.0
 
 
 def canonical(field: ValueField, value: object) -> Value:
-    """A raw value as the field takes it, None being missing; whole numbers are categories too (13 is "13").
+    """Return a raw value in the field's form, None if missing; whole numbers are categories too (13 is "13").
 
-    Raises SchemaError when the value has the wrong type, is not finite, or is too long.
+    Raises SchemaError if the value has the wrong type, is not finite, or is too long.
     """
     if value is None:
         return None
@@ -74,7 +74,8 @@ def _category(value: object) -> str:
 
 
 def is_unknown(field: ValueField, value: Value) -> bool:
-    """Whether a canonical value holds a category that is not in the field's vocabulary. A hash has all of them."""
+    """Return whether a canonical value has a category outside the field's vocabulary. A hashed field has all of
+    them."""
     if isinstance(field, Numeric) or field.buckets is not None or value is None:
         return False
     return any(one not in field.index for one in (value if isinstance(value, tuple) else (value,)))
@@ -111,7 +112,7 @@ def encode_numeric(field: Numeric, values: Sequence[float | None]) -> NDArray[np
 
 
 def encode_one(field: ValueField, value: Value) -> Sequence[float]:
-    """One canonical value → the field's `width` columns, as `encode_field` gives them for a list of one."""
+    """One canonical value → the field's `width` columns, equal to `encode_field` of a list of one."""
     if isinstance(field, Numeric):
         return _encode_number(field, value)  # type: ignore[arg-type]
     if isinstance(field, Bag):
@@ -129,7 +130,7 @@ def _index_of(field: Categorical | Bag, value: str | None) -> int:
 def _encode_number(field: Numeric, value: float | None) -> tuple[float, float]:
     if value is None:
         return 0.0, 1.0
-    # numpy's logarithm, because that of the standard library may differ in its last bit.
+    # numpy's logarithm, because the standard library's may differ in its last bit.
     number = math.copysign(float(np.log1p(abs(float(value)))), value) if field.log else float(value)
     standard = (number - field.mean) / field.scale
     return min(max(standard, -_STANDARD_LIMIT), _STANDARD_LIMIT), 0.0
@@ -182,7 +183,7 @@ def encode_state(
     the prior's, which vary as much where clicks are rare as where they are frequent. The age is
     clip(at − as_of, 0, age_cap), so that the service's clock never leads the model out of what it was trained on.
     """
-    # np.clip and np.stack would give the same, and take a third of a small request's time here.
+    # np.clip and np.stack give the same, but cost a third of a small request's time here.
     shown = np.asarray(impressions, np.float64)
     rate = (np.asarray(clicks, np.float64) + field.strength * field.prior) / (shown + field.strength)
     rate = np.minimum(np.maximum(rate, _RAREST), 1.0 - _RAREST)
@@ -201,9 +202,9 @@ def _prior_log_odds(prior: float) -> float:
 
 
 def render_text(template: str, values: Mapping[str, object]) -> str | None:
-    """Fills `{name}` places with values, lists joined by commas, missing ones left empty; None when all are missing.
+    """Fill `{name}` placeholders with values, lists joined by commas, missing ones empty; None if all are missing.
 
-    Raises SchemaError when the template is malformed or names a value that is not given.
+    Raises SchemaError if the template is malformed or names an unknown value.
     """
     try:
         places = [(literal, name) for literal, name, _, _ in string.Formatter().parse(template)]

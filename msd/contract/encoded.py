@@ -1,6 +1,5 @@
-"""The vector of a text that a request brought, as services keep and share it: bound to its encoder and to its text.
-
-Knows neither how a text becomes a vector nor where vectors are kept.
+"""Format of a cold ad's vector as services cache and share it: bound to its encoder and text. Knows neither how texts
+are encoded nor where vectors are kept.
 """
 
 import hashlib
@@ -17,25 +16,25 @@ Vector = NDArray[np.float16]
 
 
 def encoder_identity(encoder_sha256: str, tokenizer_sha256: str) -> str:
-    """What a text's vector depends on besides the text: the hashes of both files. Bundles that share them share
-    vectors."""
+    """Return what a text's vector depends on besides the text: the hashes of both files. Bundles with the same files
+    share vectors."""
     return hashlib.sha256(f"{encoder_sha256}{tokenizer_sha256}".encode()).hexdigest()
 
 
 def text_key(identity: str, text: str) -> bytes:
-    """[32] bytes that stand for one text and one encoder."""
+    """Return the 32-byte key of a text and an encoder."""
     return hashlib.sha256(f"{identity}\0{text}".encode()).digest()
 
 
 def pack_vector(key: bytes, vector: Vector) -> bytes:
-    """The vector with its key before it and a checksum behind."""
+    """Return the key, the vector and a checksum."""
     content = _FORMAT + key + vector.astype("<f2").tobytes()
     return content + _SUM.pack(zlib.crc32(content))
 
 
 def unpack_vector(key: bytes, width: int, value: bytes) -> Vector | None:
-    """The vector [width] that `pack_vector` packed under this very key; None for anything else, and for what is not
-    finite."""
+    """Return the vector [width] that `pack_vector` packed under this key; None for anything else, and for a non-finite
+    one."""
     end = len(_FORMAT) + KEY_BYTES + 2 * width
     if len(value) != end + _SUM.size or not value.startswith(_FORMAT + key):
         return None

@@ -1,4 +1,4 @@
-"""What a manifest says of the bundle's text encoder: its precision, why, and texts with the vectors they must get."""
+"""A manifest's record of the text encoder: its precision, the reason, and texts with their expected vectors."""
 
 from typing import Annotated, Any, Literal
 
@@ -17,9 +17,9 @@ class Probe(BaseModel):
 
 
 class EncoderFigures(BaseModel):
-    """Of int8 against fp32: over the vectors of `texts` texts the cosine that 99 % reach and the greatest difference of
-    a component; over `rows` valid rows, their items scored as cold ads, the mean change of pCTR as a share of its mean.
-    """
+    """int8 compared with fp32: over `texts` texts, the cosine that 99 % reach and the largest difference of a
+    component; over `rows` valid rows, with their items scored as cold ads, the mean change of pCTR as a share of its
+    mean."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -31,11 +31,11 @@ class EncoderFigures(BaseModel):
 
 
 class ColdAds(BaseModel):
-    """What encoding a new ad's text was found to be worth: over `rows` rows of `items` items that were kept from the
-    student, AUC by what they are scored with, and the gain of text over features alone with its 95 % interval.
+    """Measured gain of encoding a new ad's text: over `rows` rows of `items` items that were withheld from the student,
+    AUC by input, and the gain of text over features alone with its 95 % interval.
 
-    auc: `category_prior` has the features, `encoded` the text too, `taught` the vector that the student makes once it
-    is taught, `row` the item's own row.
+    auc: `category_prior` has the features, `encoded` the text too, `taught` the vector of a student that was taught the
+    item, `row` the item's own row.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -49,7 +49,7 @@ class ColdAds(BaseModel):
 
     @property
     def pay(self) -> bool:
-        """Whether the gain is sure."""
+        """Whether the gain is significant."""
         return self.ci95 is not None and self.ci95[0] > 0
 
     def __str__(self) -> str:
@@ -61,7 +61,7 @@ class ColdAds(BaseModel):
 
 
 class EncoderRecord(BaseModel):
-    """How the encoder runs, and how whoever runs it proves itself: by the probes, to `tolerance` a component."""
+    """How the encoder runs, and probes that it must reproduce, to `tolerance` a component."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -74,7 +74,7 @@ class EncoderRecord(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_what_older_records_lack(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """So that the hash of an older manifest is what it was."""
+        """Omit newer parts, so that an older manifest keeps its hash."""
         document: dict[str, Any] = handler(self)
         if document["cold_ads"] is None:
             del document["cold_ads"]

@@ -1,9 +1,9 @@
-"""The errors that a person should read: one message that says what is wrong, where, and what to do."""
+"""Errors for users: one message that says what is wrong, where, and what to do."""
 
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    # Whoever asks `msd` for help waits for no package.
+    # Imported late, so that `msd --help` loads no package.
     from pydantic import ValidationError
 
 _PYDANTIC = (
@@ -18,15 +18,15 @@ _PYDANTIC = (
 
 
 def plain_words(message: str) -> str:
-    """What pydantic says of a value, as it follows the value's name: "should be less than 1", "is missing"."""
+    """Return pydantic's message, phrased to follow the value's name: "should be less than 1", "is missing"."""
     for theirs, ours in _PYDANTIC:
         message = message.replace(theirs, ours, 1) if message.startswith(theirs) else message
     return message.partition(" after validation, not ")[0]
 
 
 class Fault(NamedTuple):
-    """What is wrong with a value: the dotted path to it, empty for the whole, what follows its name, and pydantic's
-    name for the kind of error."""
+    """A fault of a value: its dotted path (empty for the whole), the message after its name, and pydantic's error
+    type."""
 
     place: str
     words: str
@@ -34,21 +34,21 @@ class Fault(NamedTuple):
 
 
 def first_fault(error: "ValidationError") -> Fault:
-    """The first of the faults that pydantic found, without the value at fault."""
+    """Return pydantic's first fault, without the value."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     return Fault(".".join(map(str, first["loc"])), plain_words(first["msg"]), first["type"])
 
 
 class MsdError(Exception):
-    """Base of every error that the commands print as a message instead of a traceback."""
+    """Base of all errors that commands print as a message instead of a traceback."""
 
 
 class ContractError(MsdError):
-    """Something that crosses between offline and online breaks the contract."""
+    """Something exchanged between offline and online violates the contract."""
 
 
 class SchemaError(ContractError):
-    """A schema is not valid, or a value does not fit the field that it is given for."""
+    """A schema is invalid, or a value does not fit its field."""
 
 
 class BundleError(ContractError):

@@ -1,6 +1,6 @@
-"""The events that a service is told: their form on the wire, and what a state makes of each.
+"""Events: their wire format, and what a state makes of each. Logs and joins read the same format.
 
-Logs and joins read the same form. Does not know HTTP, nor where states are kept.
+Does not know HTTP, nor where states are kept.
 """
 
 from typing import Annotated, Literal
@@ -30,11 +30,11 @@ class WireEvent(Wire):
     request_id: Id | None = Field(default=None, description="Request ID of the scoring request that led to it.")
 
     def for_user(self, at: float) -> Event:
-        """What the user's state folds."""
+        """Return the event that the user's state folds."""
         return Event(at, self.type == "click", self.item_id, self.type == "impression")
 
     def for_item(self, at: float) -> Event:
-        """What the item's state folds."""
+        """Return the event that the item's state folds."""
         return Event(at, self.type == "click", None, self.type == "impression")
 
 
@@ -45,7 +45,7 @@ class EventBatch(Wire):
 
 
 def parse_events(body: bytes, max_events: int = MAX_EVENTS) -> list[WireEvent]:
-    """The events in a JSON body. Raises the RequestError that says what is wrong with it, and where."""
+    """Parse the events in a JSON body. Raises the RequestError that says what is wrong, and where."""
     try:
         batch = EventBatch.model_validate_json(body)
         if has_no_key_twice(body, 1 + sum(len(event.model_fields_set) for event in batch.events)):

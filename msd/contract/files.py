@@ -16,20 +16,20 @@ from typing import BinaryIO
 from msd.contract.errors import MsdError
 
 _CHUNK = 2**22
-# Of folders that may be removed once nobody holds their lock: no other folder is named so.
+# Prefix of folders that may be removed once their lock is free: no other folder has it.
 _OWNED = ".owned"
 
 
 @contextmanager
 def atomic_file(path: Path, mark: str = "") -> Iterator[BinaryIO]:
-    """Opens a file for writing that takes the name `path` only if the block ends without an error.
+    """Open a file for writing that gets the name `path` only if the block ends without an error.
 
-    `mark` begins the ending of its temporary name, so that who knows it can remove what a killed process has left.
-    A device or a pipe, such as /dev/stdout, is written to as it is: it has no content to be replaced. OSError where
-    nobody reads a pipe.
+    `mark` begins the suffix of its temporary name, so that leftovers of a killed process can be removed. A device or a
+    pipe, such as /dev/stdout, is written directly: it has no content to replace. Raises OSError for a pipe without a
+    reader.
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
-        # Opened so, a pipe without a reader is an error; otherwise it would be waited for without end.
+        # With this flag a pipe without a reader is an error; otherwise opening would block.
         descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         os.set_blocking(descriptor, True)
         with os.fdopen(descriptor, "wb") as device:
@@ -50,18 +50,18 @@ def atomic_file(path: Path, mark: str = "") -> Iterator[BinaryIO]:
 
 
 def write_bytes_atomic(path: Path, data: bytes | memoryview) -> None:
-    """Replaces `path` with `data` in one step."""
+    """Replace `path` with `data` atomically."""
     with atomic_file(path) as file:
         file.write(data)
 
 
 def write_text_atomic(path: Path, text: str) -> None:
-    """Replaces `path` with `text`, UTF-8, in one step."""
+    """Replace `path` with `text`, in UTF-8, atomically."""
     write_bytes_atomic(path, text.encode("utf-8"))
 
 
 def sha256_file(path: Path, pause: Callable[[], object] = lambda: None) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal. `pause` is called after each 4 MiB."""
+    """Return the SHA-256 of a file in hexadecimal. `pause` is called after each 4 MiB."""
     found, buffer = hashlib.sha256(), memoryview(bytearray(_CHUNK))
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):
@@ -72,8 +72,11 @@ def sha256_file(path: Path, pause: Callable[[], object] = lambda: None) -> str:
 
 @contextmanager
 def owned_folder(parent: Path, prefix: str) -> Iterator[Path]:
-    """A new folder in `parent`, removed at the block's end. What killed processes have left there under the same prefix
-    is removed first: a folder's owner holds a lock on it, which ends with its process."""
+    """Yield a new folder in `parent`, removed at the block's end.
+
+    Leftovers of killed processes with the same prefix are removed first: an owner holds a lock on its folder, which
+    ends with its process.
+    """
     for left in parent.glob(f"{glob_escape(prefix)}????????{_OWNED}"):
         _remove_if_abandoned(left)
     folder, descriptor = _new_owned_folder(parent, prefix)
@@ -89,9 +92,9 @@ def _new_owned_folder(parent: Path, prefix: str) -> tuple[Path, int]:
         folder = Path(tempfile.mkdtemp(_OWNED, prefix, parent))
         try:
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:  # somebody who clears up came between
+        except FileNotFoundError:  # another cleanup removed it
             continue
-        with suppress(OSError):  # where folders cannot be locked, nobody takes this one for abandoned
+        with suppress(OSError):  # without folder locks, none counts as abandoned
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if folder.is_dir():
             return folder, descriptor
@@ -114,7 +117,7 @@ def _remove_if_abandoned(folder: Path) -> None:
 
 
 def read_small(path: Path, limit: int, refused: type[MsdError], advice: str = "") -> bytes:
-    """All of a file of at most so many bytes. Raises `refused`, with the advice where the file cannot be read."""
+    """Read a file of limited size. Raises `refused`, with the advice if the file cannot be read."""
     try:
         with path.open("rb") as file:
             content = file.read(limit + 1)

@@ -1,4 +1,4 @@
-"""Goldens: real requests with the rows they were scored from and the scores that they must give."""
+"""Goldens: real requests with their rows and expected scores."""
 
 import base64
 import json
@@ -29,14 +29,14 @@ class Golden(BaseModel):
 
 
 def write_goldens(path: Path, goldens: Iterable[Golden]) -> None:
-    """One JSON object a line."""
+    """Write one JSON object per line."""
     with atomic_file(path) as file:
         for golden in goldens:
             file.write(golden.model_dump_json().encode() + b"\n")
 
 
 def read_goldens(path: Path) -> Iterator[Golden]:
-    """The goldens of a file, one by one. Raises BundleError naming the line that is not one."""
+    """Yield the goldens of a file. Raises BundleError naming an invalid line."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -48,7 +48,7 @@ def read_goldens(path: Path) -> Iterator[Golden]:
 
 
 def repeated(schema: FeatureSchema, tensors: Tensors, count: int) -> Tensors:
-    """The tensors of the same request with so many of its candidates, again and again."""
+    """Return the tensors with the candidates repeated up to a number."""
     sides = {spec.name: spec.side for spec in schema.tensors}
     return {
         name: np.resize(tensor, (count, *tensor.shape[1:])) if sides[name] == "item" else tensor
@@ -57,7 +57,7 @@ def repeated(schema: FeatureSchema, tensors: Tensors, count: int) -> Tensors:
 
 
 def golden_tensors(schema: FeatureSchema, users: RowCodec, items: RowCodec, golden: Golden) -> Assembled:
-    """The tensors of a golden, made from its own rows, by the way that requests take."""
+    """Return the tensors of a golden, made from its own rows as for requests."""
     try:
         request = parse_request(json.dumps(golden.request).encode(), schema)
     except RequestError as error:
@@ -70,7 +70,7 @@ def golden_tensors(schema: FeatureSchema, users: RowCodec, items: RowCodec, gold
 
 
 def encode_row(row: bytes) -> str:
-    """A row as a golden holds it."""
+    """Return a row in a golden's form."""
     return base64.b64encode(row).decode()
 
 

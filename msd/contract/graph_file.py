@@ -1,5 +1,5 @@
-"""Whether an ONNX graph keeps to its own file: one may name other files as the place of its weights, which no manifest
-lists and nobody hashes. Walks the file's protobuf fields, and knows of ONNX no more than where tensors can be.
+"""Checks that an ONNX graph has no external weights: a manifest does not list or hash such files. Walks the file's
+protobuf fields.
 """
 
 import mmap
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msd.contract.errors import BundleError
 
-# By kind of message: of which kind the messages in its fields are (onnx.proto).
+# By message type: the message types of its fields (onnx.proto).
 _INSIDE: Mapping[str, Mapping[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -28,8 +28,8 @@ _MAX_VARINT_BYTES = 10
 
 
 def check_graph_file(path: Path, pause: Callable[[], object] = lambda: None) -> None:
-    """Raises BundleError for a graph with weights outside its file, or a file that is no graph. `pause` is called every
-    few thousand fields."""
+    """Raise BundleError for a graph with external weights, or a file that is not a graph. `pause` is called every few
+    thousand fields."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             for place, (kind, number) in enumerate(_fields(content, 0, len(content), "model", 0)):
@@ -44,7 +44,7 @@ def check_graph_file(path: Path, pause: Callable[[], object] = lambda: None) -> 
 
 
 def _fields(content: mmap.mmap, at: int, end: int, kind: str, depth: int) -> Iterator[tuple[str, int]]:
-    """The fields of a message, and of all within it, by the message's kind and their number."""
+    """Yield the fields of a message and of all nested ones, by message type and field number."""
     if depth > _MAX_DEPTH:
         raise ValueError("nested too deeply")
     inside = _INSIDE[kind]
@@ -60,7 +60,7 @@ def _fields(content: mmap.mmap, at: int, end: int, kind: str, depth: int) -> Ite
 
 
 def _skip(content: mmap.mmap, at: int, wire: int) -> tuple[int, int]:
-    """Where a field's value starts and ends."""
+    """Return the start and end of a field's value."""
     if wire == _VARINT:
         return at, _varint(content, at)[1]
     if wire == _BYTES:

@@ -16,7 +16,7 @@ _ALL_BITS = 2**64 - 1
 
 @lru_cache(4_096)
 def hash_string(value: str) -> int:
-    """`hash_strings` of one string, which costs a tenth of it; those of late are remembered."""
+    """Return `hash_strings` of one string at a tenth of the cost; recent ones are cached."""
     hashed = int(_FNV_OFFSET)
     for character in value:
         if character != "\0":

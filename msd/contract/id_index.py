@@ -1,7 +1,7 @@
-"""From ids to places of rows: open addressing over a seeded 64-bit hash, looked up for all ids of a request at once.
+"""Index from IDs to row places: open addressing over a seeded 64-bit hash, for all IDs of a request at once.
 
-Ids are UTF-8 without NUL, padded with zeros to one width, the longest's and at least a byte more. A slot holds half of
-the hash and the place; that the id itself is the one asked for is for the caller to prove.
+IDs are UTF-8 without NUL, padded with zeros to one width: the longest plus at least a byte. A slot holds half of the
+hash and the place; the caller must verify the ID itself.
 """
 
 from collections.abc import Iterator, Sequence
@@ -40,7 +40,7 @@ class BuiltIndex(NamedTuple):
 
 
 def id_width(ids: Sequence[str]) -> int:
-    """How many bytes an id takes where these are kept. Raises BundleError for one that no request can have."""
+    """Return the padded width of IDs. Raises BundleError for an ID that no request can have."""
     longest = 0
     for start in range(0, len(ids), _CHUNK):
         some = ids[start : start + _CHUNK]
@@ -54,7 +54,7 @@ def id_width(ids: Sequence[str]) -> int:
 
 
 def encode_ids(ids: Sequence[str], width: int) -> Words:
-    """[n, width / 8] ids as words. One that is longer loses its end: its last byte is not zero then, as others' is."""
+    """Return IDs as words [n, width / 8]. A longer one is truncated: unlike others', its last byte is not zero."""
     try:
         fixed = np.asarray(ids, f"S{width}")
     except UnicodeEncodeError:
@@ -68,7 +68,7 @@ def encode_one(one: str, width: int) -> bytes:
 
 
 def hash_ids(ids: Words, seed: int) -> Words:
-    """[n] a hash of each id's words [n, W]."""
+    """Return a hash [n] of each ID's words [n, W]."""
     hashes: Words = np.full(len(ids), seed, np.uint64)
     for column in ids.T:
         hashes ^= column
@@ -90,7 +90,7 @@ def hash_one(one: bytes, seed: int) -> int:
 
 
 def hash_all(ids: Sequence[str], width: int, seed: int) -> Words:
-    """[n] hashes of many ids."""
+    """Return hashes [n] of many IDs."""
     hashes = np.zeros(len(ids), np.uint64)
     for start in range(0, len(ids), _CHUNK):
         hashes[start : start + _CHUNK] = hash_ids(encode_ids(ids[start : start + _CHUNK], width), seed)
@@ -98,7 +98,7 @@ def hash_all(ids: Sequence[str], width: int, seed: int) -> Words:
 
 
 def build_index(hashes: Words, seed: int) -> BuiltIndex:
-    """The index of unique ids, of fewer than 2³² rows, by their hashes of this seed [n]."""
+    """Build the index of unique IDs, of fewer than 2³² rows, from their hashes of this seed [n]."""
     rows = len(hashes)
     homes = max(1, int(rows / _LOAD))
     home = (hashes % np.uint64(homes)).astype(np.int64)
@@ -107,36 +107,39 @@ def build_index(hashes: Words, seed: int) -> BuiltIndex:
     # Linear probing, in the order of homes: each row takes its home, or the first slot after the row before it.
     slot = np.maximum.accumulate(home[order] - places) + places
     last = int(slot[-1]) if rows else 0
-    # So many empty ones at the end that a window of slots, or a search, never leaves them.
+    # Enough empty slots at the end that a window or a search never leaves them.
     slots = np.zeros(max(homes, last + 1) + WINDOW, np.uint64)
     slots[slot] = hashes[order] >> _HALF << _HALF | (places + 1).astype(np.uint64)
     return BuiltIndex(order, slots, homes, seed)
 
 
 class IdIndex:
-    """Looks ids up in the slots that `build_index` made."""
+    """Looks IDs up in the slots of `build_index`."""
 
     def __init__(self, slots: Section, homes: int, seed: int) -> None:
         self._section = slots
         words = slots.bytes.view("<u8")
-        # The slots from each one on, as one value: taken at once.
+        # The slots from each one on, as one value, read at once.
         self._windows = np.ndarray((len(words) - WINDOW + 1,), f"V{WINDOW * WORD}", words, strides=(WORD,))
         self._homes, self._seed = np.uint64(homes), seed
 
     def guess(self, ids: Words) -> Places:
-        """[n] where each id is if it is anywhere and all that is looked at has been read before; else whatever number
-        from −1 on. What it costs counts: it is all that most requests need."""
+        """Return the probable place of each ID [n]: right if the ID exists and everything read is verified; otherwise
+        any number from −1 on.
+
+        Its speed matters: most requests need nothing else.
+        """
         hashes = hash_ids(ids, self._seed)
         window_NW = self._window(self._homes_of(hashes))
         alike_NW = (window_NW ^ hashes[:, None]) <= _PLACE
         at_N = np.flatnonzero(alike_NW)
-        if len(at_N) != len(ids):  # else it is one of each, or the ids will not be those asked for
+        if len(at_N) != len(ids):  # otherwise it is one of each, or the IDs will not match
             at_N = np.arange(0, alike_NW.size, WINDOW) + alike_NW.argmax(1)
         places: Places = (window_NW.ravel().take(at_N) & _PLACE).view(np.int64) - 1
         return places
 
     def first(self, ids: Words) -> Places:
-        """[n] the place of the first slot that may be the id's, −1 if there is none."""
+        """Return the place of the first slot [n] that may be the ID's, −1 if there is none."""
         hashes = hash_ids(ids, self._seed)
         at = self._homes_of(hashes)
         places = np.full(len(at), -1, np.int64)
@@ -148,14 +151,14 @@ class IdIndex:
             column, own = alike_NW.argmax(1), np.arange(len(at))
             hit = alike_NW[own, column]
             places[rows[hit]] = (window_NW[own, column][hit] & _PLACE).astype(np.int64) - 1
-            # A search ends at the first empty slot; of those in whose window there is none, it goes on.
+            # A search ends at the first empty slot; IDs without one in their window continue.
             on = ~hit & (window_NW != 0).all(1)
             rows, at, hashes = rows[on], at[on] + WINDOW, hashes[on]
         return places
 
     def all_of(self, one: bytes) -> Iterator[int]:
-        """The places of all slots that may be one padded id's, for where the first is of another whose hash is alike,
-        and for an id that is looked up alone, for which arrays would cost ten times as much."""
+        """Yield the places of all slots that may be one padded ID's: for IDs whose first slot belongs to another with a
+        similar hash, and for single look-ups, for which arrays would cost ten times as much."""
         hashed = hash_one(one, self._seed)
         for slot in count(hashed % int(self._homes)):
             held = int.from_bytes(self._section.cut(WORD * slot, WORD * (slot + 1)), "little")

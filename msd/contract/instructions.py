@@ -1,4 +1,4 @@
-"""The CPU's instruction sets that decide how fast a matrix product can be, as the kernel tells them."""
+"""The CPU's instruction sets for matrix products, as the kernel reports them."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ KNOWN = (
 
 
 def cpu_instructions(cpuinfo: Path = _CPUINFO) -> tuple[str, ...]:
-    """Those of `KNOWN` that the first CPU has; empty where no such file tells."""
+    """Return those of `KNOWN` that the first CPU has; empty if the file does not list them."""
     try:
         lines = cpuinfo.read_text("utf-8", errors="replace").splitlines()
     except OSError:
@@ -23,5 +23,5 @@ def cpu_instructions(cpuinfo: Path = _CPUINFO) -> tuple[str, ...]:
 
 
 def adds_int8_exactly(instructions: tuple[str, ...]) -> bool:
-    """Whether products of int8 are summed without a bound: x86 without VNNI cuts sums of two at 16 bits."""
+    """Return whether int8 products are summed exactly: x86 without VNNI saturates sums of two at 16 bits."""
     return "avx2" not in instructions or bool({"avx_vnni", "avx512_vnni"} & set(instructions))

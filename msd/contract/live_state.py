@@ -1,7 +1,7 @@
-"""What is remembered of a user or an item while a service runs: the state that its row held, and the events since.
+"""Live state of a user or an item: its row's state, and the events since. It belongs to the ID and outlives any
+bundle's rows.
 
-The state belongs to the id and outlives any bundle's rows. Does not know where states are kept, nor where events come
-from; how one event changes a state is `state.fold`'s to say.
+Does not know where states are kept, nor where events come from; `state.fold` defines how an event changes a state.
 """
 
 import math
@@ -19,40 +19,42 @@ _HEAD = struct.Struct("<Bdddd")
 _LIKE = struct.Struct("<dH")
 _HEADS = np.dtype([("format", "u1"), ("impressions", "<f8"), ("clicks", "<f8"), ("as_of", "<f8"), ("watermark", "<f8")])
 _NOTHING_YET = -1.0
-# Rows hold counts in single precision; no count comes near.
+# Rows hold counts in single precision; real counts are far smaller.
 _MOST = 1e30
 
 
 class LiveState(NamedTuple):
-    """A state, and its watermark (unix s): events up to then are in the row that the state began as."""
+    """A state, and its watermark (Unix s): events up to then are in the row that it started from."""
 
     state: EntityState
     watermark: float
 
 
 def begin(impressions: float, clicks: float, as_of: float, history: Sequence[str] = ()) -> LiveState:
-    """The state that a row holds. Its likes' times are not known; they were before all that is to come."""
+    """Return the state of a row. Its likes' times are unknown, but earlier than all events to come."""
     return LiveState(EntityState(impressions, clicks, as_of, tuple((as_of, one) for one in history)), as_of)
 
 
 NOTHING = LiveState(EntityState(as_of=_NOTHING_YET), _NOTHING_YET)
-"""The state of an id that has no row: every event is new to it."""
+"""The state of an ID without a row: every event is new."""
 
 
 def current(live: LiveState | None, row: LiveState) -> LiveState:
-    """What events go on from: the state, or the row where that knows of a later moment, and so of all in the state."""
+    """Return the state to continue from: the state, or the row if it is newer, and so includes everything in the
+    state."""
     return row if live is None or row.state.as_of >= live.state.as_of else live
 
 
 def take(rule: StateRule, live: LiveState, event: Event) -> LiveState:
-    """The state after one more event; one that the row knew of already changes nothing."""
+    """Return the state after one more event; an event that the row includes changes nothing."""
     if event.at <= live.watermark:
         return live
     return LiveState(fold(rule, live.state, event), live.watermark)
 
 
 def pack_state(live: LiveState) -> bytes:
-    """Format, counts, as_of, watermark; then the likes, each as its time, the length of its id, its id as UTF-8."""
+    """Pack format, counts, as_of, watermark; then the likes, each as its time, the length of its ID, its ID in
+    UTF-8."""
     state = live.state
     head = _HEAD.pack(STATE_FORMAT, state.impressions, state.clicks, state.as_of, live.watermark)
     if not state.likes:
@@ -65,7 +67,7 @@ def pack_state(live: LiveState) -> bytes:
 
 
 def unpack_state(packed: bytes | None) -> LiveState | None:
-    """What `pack_state` packed; None of None, and of what is not of its making."""
+    """Unpack a state; None for None, and for invalid bytes."""
     if packed is None or not is_usable(packed):
         return None
     _, impressions, clicks, as_of, watermark = _HEAD.unpack_from(packed)
@@ -87,16 +89,16 @@ def _likes(packed: bytes) -> Iterator[tuple[float, str]]:
 
 
 def is_usable(packed: bytes) -> bool:
-    """Whether the head of a packed state is one: of this format, with counts and times that can be."""
+    """Return whether the head of a packed state is valid: its format, counts and times."""
     if len(packed) < _HEAD.size or packed[0] != STATE_FORMAT:
         return False
     numbers = _HEAD.unpack_from(packed)[1:]
-    # An infinite or missing number makes the sum so.
+    # A non-finite number makes the sum non-finite.
     return math.isfinite(sum(numbers)) and min(numbers[:2]) >= 0.0 and max(numbers[:2]) <= _MOST
 
 
 class LiveCounts(NamedTuple):
-    """Counts of n ids, complete up to `as_of`: [n] each, 0 where `found` [n] says that there is no state."""
+    """Counts of n IDs, complete up to `as_of`: [n] each, 0 where `found` [n] is false."""
 
     impressions: NDArray[np.float64]
     clicks: NDArray[np.float64]
@@ -105,7 +107,7 @@ class LiveCounts(NamedTuple):
 
 
 def unpack_counts(packed: Sequence[bytes | None]) -> LiveCounts:
-    """The counts of packed states, None where there is none; what is not usable counts as none. Likes are left out."""
+    """Return the counts of packed states, None if there is none; invalid ones count as none. Likes are left out."""
     nothing = bytes(_HEAD.size)
     heads = np.frombuffer(
         b"".join([one[: _HEAD.size] if one and len(one) >= _HEAD.size else nothing for one in packed]), _HEADS

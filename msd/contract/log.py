@@ -1,6 +1,6 @@
-"""The request log: what it keeps of a scored request, enough to score it again to the same bits, and of an event.
+"""The request log's records: of a scored request, enough to score it again to the same bits, and of an event.
 
-A record's fields are the columns of the log's files, in their order. Does not know how files are written.
+A record's fields are the columns of the log's files, in order. Does not know how files are written.
 """
 
 import zlib
@@ -14,17 +14,17 @@ from msd.contract.errors import ContractError
 from msd.contract.rows import RowCodec, Rows
 
 REQUESTS, EVENTS = "requests", "events"
-"""What the names of the two kinds of files begin with; a dash, the time and `.parquet` follow."""
+"""Prefixes of the two kinds of files; a dash, the time and `.parquet` follow."""
 _HASHES = 2**32
 
 
 class LogError(ContractError):
-    """A record that is not what it should be, or not of the bundle that it is to be read by."""
+    """A record is invalid, or belongs to another bundle."""
 
 
 class Basis(NamedTuple):
-    """What a request was scored from: the time, the user's row, those of `wanted_items`; how many of its candidates the
-    run had, which are the first alone where the time did not suffice (`is_partial`), and how many requests it had."""
+    """The inputs of a scored request: the time, the user's row, those of `wanted_items`; the number of candidates in
+    the run, which are only the first if time was short (`is_partial`); and the number of requests in the run."""
 
     at: float
     user: Rows
@@ -88,7 +88,7 @@ class RequestRecord:
 
 @dataclass(frozen=True, slots=True)
 class EventRecord:
-    """One event as it came; one that came twice is there twice. Times in unix seconds."""
+    """One received event; duplicates are kept. Times in Unix seconds."""
 
     event_id: str
     type: str
@@ -100,12 +100,12 @@ class EventRecord:
 
 
 def is_sampled(request_id: str, share: float) -> bool:
-    """Whether a request is among the share that is logged: the same answer wherever it is asked."""
+    """Return whether a request is in the logged share: the same answer everywhere."""
     return zlib.crc32(request_id.encode()) < share * _HASHES
 
 
 def basis_of(record: RequestRecord, users: RowCodec, items: RowCodec) -> Basis:
-    """What the request was scored from, by the codecs of its own bundle. Raises LogError when the rows are not its."""
+    """Return a request's inputs, decoded by its own bundle. Raises LogError if the rows belong to another."""
     user = Rows(
         _records(record.user_row, users, 1),
         np.array([record.user_found]),

@@ -1,6 +1,7 @@
-"""Tensors of several requests as one run's: each user once, all candidates one after the other, and whose each is.
+"""Merges several requests' tensors into one run: each user once, all candidates in sequence, and each candidate's
+request.
 
-Knows shapes alone. Does not know when merging pays, nor what runs it.
+Knows only shapes. Does not know when merging pays, nor what runs it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,13 +15,13 @@ from msd.contract.assemble import Tensors
 from msd.contract.schema import FeatureSchema, TensorSpec
 
 REQUEST_OF = TensorSpec(name="request_of_candidate", side="item", dtype="int32", shape=())
-"""[N] which request, counted from 0, each candidate belongs to. Users and contexts then have R rows instead of one."""
+"""[N] the request, from 0, of each candidate. Users and contexts then have R rows instead of one."""
 
 
 def merge(schema: FeatureSchema, requests: Sequence[Tensors], rows: int | None = None) -> Tensors:
-    """The tensors of R ≥ 1 requests, of N candidates in all: users and contexts [R, …], candidates [N, …].
+    """Merge the tensors of R ≥ 1 requests, with N candidates in total: users and contexts [R, …], candidates [N, …].
 
-    `rows`: how many the users' tensors are to have at least, the further ones zeros.
+    `rows`: minimum number of user rows; additional ones are zeros.
     """
     merged = {spec.name: np.concatenate([one[spec.name] for one in requests]) for spec in schema.tensors}
     if rows is not None and rows > len(requests):
@@ -33,13 +34,13 @@ def merge(schema: FeatureSchema, requests: Sequence[Tensors], rows: int | None =
 
 
 def split(scores: Mapping[str, NDArray[Any]], counts: Sequence[int]) -> Iterator[dict[str, NDArray[Any]]]:
-    """The scores [N] by head of each request in turn, which had so many candidates."""
+    """Split scores [N] by head into each request's."""
     ends = np.cumsum([0, *counts])
     for start, end in pairwise(ends.tolist()):
         yield {head: column[start:end] for head, column in scores.items()}
 
 
 def candidates_of(schema: FeatureSchema, requests: Sequence[Tensors]) -> list[int]:
-    """How many candidates each request has."""
+    """Return each request's number of candidates."""
     name = next(spec.name for spec in schema.tensors if spec.side == "item")
     return [len(one[name]) for one in requests]

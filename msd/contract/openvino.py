@@ -18,15 +18,12 @@ from msd.contract.padding import padded_size
 
 OpenVinoPrecision = Literal["fp32", "bf16"]
 _HINTS: Mapping[OpenVinoPrecision, str] = {"fp32": "f32", "bf16": "bf16"}
-# Rows that a CPU's matrix unit takes at once.
+# Rows that a CPU's matrix unit processes at once.
 _TILE = 16
 
 
 def load_openvino() -> Any:  # noqa: ANN401 - openvino says little of types
-    """The package, which reports every import to its maker, unless the package that it does so with is not there.
-
-    Raises ImportError.
-    """
+    """Import OpenVINO without its telemetry package, which would report every import. Raises ImportError."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
@@ -34,14 +31,14 @@ def load_openvino() -> Any:  # noqa: ANN401 - openvino says little of types
 
 
 class _Bound(NamedTuple):
-    """A request of OpenVINO, and the arrays that it reads its inputs from."""
+    """An OpenVINO infer request with bound input arrays."""
 
     request: Any
     inputs: dict[str, NDArray[Any]]
 
 
 class _Local(threading.local):
-    """What one thread runs with: whether each input is the candidates', one of those that are, and requests by size."""
+    """Thread-local state: which inputs are the candidates', the name of one of them, and infer requests by size."""
 
     def __init__(self) -> None:
         self.names: dict[str, bool] = {}
@@ -50,7 +47,7 @@ class _Local(threading.local):
 
 
 class OpenVinoGraph:
-    """Runs of one graph, as many at a time as it has `streams`; each thread has arrays of its own."""
+    """Runs of one graph, `streams` at a time; each thread has its own arrays."""
 
     def __init__(
         self,
@@ -61,10 +58,9 @@ class OpenVinoGraph:
         expected: int = 0,
         streams: int = 1,
     ) -> None:
-        """`graph`: a file or what it holds. `threads`: of one run. `expected`: how many candidates most requests have,
-        0 where nobody knows.
+        """`graph`: a file or its content. `threads`: per run. `expected`: the usual number of candidates, 0 if unknown.
 
-        Raises ImportError, or one of openvino's RuntimeErrors for a graph that is none.
+        Raises ImportError, or one of OpenVINO's RuntimeErrors for an invalid graph.
         """
         self._openvino = load_openvino()
         core = self._openvino.Core()
@@ -73,7 +69,7 @@ class OpenVinoGraph:
             "INFERENCE_NUM_THREADS": threads * streams,
             # Threads that share a stream wait for each other.
             "NUM_STREAMS": streams,
-            # Two processes that both pin would share a core and leave others idle.
+            # Two pinning processes would share a core and leave others idle.
             "ENABLE_CPU_PINNING": False,
         }
         model = core.read_model(graph)
@@ -86,12 +82,12 @@ class OpenVinoGraph:
         self._local = _Local()
 
     def size_of(self, count: int) -> int:
-        """What so many candidates are padded to: the expected number from three quarters of it on."""
+        """Return the padded size of a number of candidates: the expected number from three quarters of it on."""
         fixed = self._fixed_size
         return fixed if 3 * fixed < 4 * count <= 4 * fixed else padded_size(count)
 
     def run(self, tensors: Tensors) -> dict[str, NDArray[np.float32]]:
-        """Tensors by the names of inputs, further ones aside → the scores [N] by head."""
+        """Tensors by input name, others ignored → scores [N] by head."""
         local = self._local
         if not local.names:
             local.names = {name_of(one, tensors): _is_of_candidates(one) for one in self.compiled.inputs}
@@ -109,7 +105,7 @@ class OpenVinoGraph:
         return {head: found[head][:count] for head in self._heads}
 
     def _bind(self, size: int, tensors: Tensors) -> _Bound:
-        """A request of a size that reads from arrays of its own, so that none has to be handed to it again."""
+        """Return an infer request of a size with its own bound arrays."""
         compiled = self._fixed if size == self._fixed_size else self.compiled
         request, inputs = compiled.create_infer_request(), {}
         for name, is_of_candidates in self._local.names.items():
@@ -120,7 +116,7 @@ class OpenVinoGraph:
 
 
 def name_of(port: Any, wanted: Container[str]) -> str:  # noqa: ANN401
-    """An input's name of those that are wanted: one that a node only hands on also has the name of what that gives."""
+    """Return an input's wanted name: an input that a node passes through also has its output's names."""
     return str(next((name for name in port.names if name in wanted), port.any_name))
 
 
@@ -129,7 +125,7 @@ def _is_of_candidates(port: Any) -> bool:  # noqa: ANN401
 
 
 def _shape(port: Any, candidates: int) -> Any:  # noqa: ANN401
-    """An input's shape for so many candidates."""
+    """Return an input's shape for a number of candidates."""
     shape = port.partial_shape
     if _is_of_candidates(port):
         shape[0] = candidates

@@ -1,4 +1,4 @@
-"""Candidates padded to one of a few sizes, for a runtime that makes kernels for each number that it has not seen."""
+"""Padding of candidates to a few sizes, for runtimes that make kernels for each new number."""
 
 from collections.abc import Iterable, Iterator
 
@@ -24,7 +24,7 @@ def padded_sizes(most: int) -> Iterator[int]:
 
 
 def pad_candidates(tensors: Tensors, candidate_inputs: Iterable[str]) -> Tensors:
-    """The tensors, whole and without gaps, those of the candidates with rows of zeros up to the padded size."""
+    """Return contiguous tensors, with the candidates' padded by rows of zeros."""
     padded = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     for name in candidate_inputs:
         tensor = padded[name]

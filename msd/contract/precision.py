@@ -1,4 +1,4 @@
-"""In which precision a bundle's ranker runs, on which runtime, and the figures by which that was decided."""
+"""A bundle's precision and runtime, and the figures behind the choice."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal
@@ -8,11 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field
 Precision = Literal["fp32", "int8", "bf16"]
 RuntimeName = Literal["onnxruntime", "openvino"]
 RUNTIMES: Mapping[Precision, RuntimeName] = {"fp32": "onnxruntime", "int8": "onnxruntime", "bf16": "openvino"}
-"""Who runs a precision. In bf16 the graph is that of fp32: whoever cannot run it so may run it in fp32."""
+"""The runtime of each precision. The graph of bf16 is that of fp32, so other runtimes can run it in fp32."""
 
 
 class Figures(BaseModel):
-    """Of one precision, on the same rows as every other; `ece` in fp32's bins of rows, `microseconds` the median of a
+    """Figures of one precision, on the same rows for all; `ece` in fp32's bins of rows, `microseconds` the median of a
     run on one thread."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -25,10 +25,8 @@ class Figures(BaseModel):
 
 
 class Tried(BaseModel):
-    """What came of trying a precision: figures unless it could not be run, the reason where it was refused.
-
-    `auc_worst` and `logloss_worst`: how much worse than fp32 it may be, by the end of the paired 95 % interval.
-    """
+    """Result of trying a precision: figures unless it could not be run, and the reason if it was refused. `auc_worst`
+    and `logloss_worst`: the worse end of the paired 95 % interval against fp32."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -39,7 +37,7 @@ class Tried(BaseModel):
 
 
 class PrecisionRecord(BaseModel):
-    """What was asked for, what was chosen, and why. `tried` is empty where nothing but fp32 was asked for."""
+    """The requested and the chosen precision, and why. `tried` is empty if only fp32 was requested."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,5 +50,5 @@ class PrecisionRecord(BaseModel):
 
     @property
     def runtime(self) -> RuntimeName:
-        """Who runs the chosen precision."""
+        """The runtime of the chosen precision."""
         return RUNTIMES[self.chosen]

@@ -1,6 +1,5 @@
-"""How a model's inputs and scores were distributed when it was exported, and how far others are from that (PSI).
-
-Knows dense inputs by name. Does not know where tensors come from.
+"""Reference distributions of a model's inputs and scores at export, and the distance of others (PSI). Knows dense
+inputs by name. Does not know where tensors come from.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,12 +14,12 @@ from msd.contract.schema import SIDES, STATE_FEATURES, FeatureSchema
 
 Floats = NDArray[np.floating[Any]]
 _BINS = 10
-# What each bin is thought to hold besides, so that an empty one is no infinite surprise.
+# Smoothing per bin, so that an empty bin is not infinitely surprising.
 _PRIOR = 0.5
 
 
 class Distribution(BaseModel):
-    """Shares of values by bins that end at `edges`, the last open, behind the share of those that are missing."""
+    """Shares of values by bins with upper `edges`, the last open, after the share of missing values."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -38,20 +37,20 @@ class Distribution(BaseModel):
 
     @classmethod
     def of(cls, values: Floats) -> Self:
-        """Of values [n], NaN where missing: bins that hold about as many each."""
+        """Return the distribution of values [n], NaN if missing, in bins of about equal size."""
         present = values[~np.isnan(values)]
         quantiles = (
             np.quantile(present, np.linspace(0, 1, _BINS + 1)[1:-1], method="inverted_cdf")
             if len(present)
             else np.empty(0)
         )
-        # A value that is had often can be several quantiles; the last bin needs something above its edge.
+        # A frequent value can be several quantiles; the last bin needs something above its edge.
         edges = np.unique(quantiles[quantiles < present.max(initial=-np.inf)])
         counts = counted(edges, values)
         return cls(edges=tuple(edges.tolist()), shares=tuple((counts / counts.sum()).tolist()), rows=len(values))
 
     def counts(self, values: Floats) -> Floats:
-        """How many of the values [n] are missing, then by bin [B]."""
+        """Return the number of missing values, then counts by bin [B]."""
         return counted(np.array(self.edges), values)
 
     def psi(self, counts: Floats) -> float:
@@ -64,7 +63,7 @@ class Distribution(BaseModel):
 
 
 class Reference(BaseModel):
-    """The distributions of valid rows: of each dense input by name, and of the scores by head."""
+    """Distributions of valid rows: of each dense input by name, and of scores by head."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -73,7 +72,7 @@ class Reference(BaseModel):
 
 
 class DenseInput(NamedTuple):
-    """A column of one of the schema's dense tensors, and the one that says where it is missing, if any does."""
+    """A column of one of the schema's dense tensors, and its missing flag's column, if any."""
 
     tensor: str
     column: int
@@ -87,7 +86,8 @@ class DenseInput(NamedTuple):
 
 
 def dense_inputs(schema: FeatureSchema) -> dict[str, DenseInput]:
-    """All of a schema's dense inputs: its numbers, `field.feature` of its counts, `field.present` of its vectors."""
+    """Return all of a schema's dense inputs: its numbers, `field.feature` of its counts, `field.present` of its
+    vectors."""
     found: dict[str, DenseInput] = {}
     for side in SIDES:
         tensor = f"{side}_dense"
@@ -107,7 +107,7 @@ def dense_inputs(schema: FeatureSchema) -> dict[str, DenseInput]:
 def reference_of(
     schema: FeatureSchema, rows: Sequence[Tensors], scores: Mapping[str, NDArray[np.floating[Any]]]
 ) -> Reference:
-    """The distributions of some requests' tensors and of their scores by head."""
+    """Return the distributions of requests' tensors, and of their scores by head."""
     inputs = {
         name: Distribution.of(np.concatenate([one.values(tensors) for tensors in rows]))
         for name, one in dense_inputs(schema).items()
@@ -116,8 +116,8 @@ def reference_of(
 
 
 def counted(edges: Floats, values: Floats) -> Floats:
-    """How many of the values [n] are missing, then how many are in each bin."""
+    """Return the number of missing values, then of each bin."""
     is_missing = np.isnan(values)
-    # A value that is an edge belongs to the bin that ends there.
+    # A value on an edge belongs to the bin that ends there.
     bins = np.searchsorted(edges, values[~is_missing], side="left")
     return np.concatenate([[is_missing.sum()], np.bincount(bins, minlength=len(edges) + 1)]).astype(np.float64)

@@ -1,6 +1,7 @@
-"""The scoring request: its form on the wire, and the checked form, whose values the schema's fields accept.
+"""The scoring request: its wire format, and the checked form, whose values fit the schema. Goldens, replays, the
+service and load tests read the same format.
 
-Goldens, replays, the service and load tests read the same form. Does not know HTTP, rows or models.
+Does not know HTTP, rows or models.
 """
 
 import json
@@ -30,11 +31,11 @@ MAX_HISTORY = 1_000
 MAX_LIST_VALUES = 1_000
 MAX_TEXT_CHARS = 10_000
 _SHOWN_CHARS = 60
-# Of an object whose keys are not features or ids: more than any has.
+# Maximum keys of objects whose keys are neither features nor IDs.
 _MAX_FIXED_KEYS = 32
-# In a body of so many bytes and parts, refusing takes longer than looking for what there is too much of.
+# From this size on, scanning a body for excess parts is faster than refusing it later.
 _LARGE, _MANY_PARTS = 2**17, 20_000
-# As JSON has it, whatever it is here.
+# JSON's name of a type.
 _OBJECT_ERRORS, _NOT_AN_OBJECT = ("model_type", "dict_type"), "should be an object"
 _KEY_END = re.compile(rb'"\s*:')
 _ANY_JSON: TypeAdapter[object] = TypeAdapter(object)
@@ -44,9 +45,9 @@ Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_CHARS, pat
 At = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
 Bid = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 NOBODY = ""
-"""Stands for the id of a user who is not told apart; no row and no event can have it."""
+"""ID of an anonymous user; no row and no event can have it."""
 SchemaOf = Callable[[str], FeatureSchema]
-"""By the id of the user, or NOBODY."""
+"""Returns the schema for a user ID, or for NOBODY."""
 _CATEGORY = {"type": ["string", "integer"], "maxLength": 256}
 Features = Annotated[
     dict[str, Any],
@@ -63,7 +64,7 @@ Features = Annotated[
 
 
 class RequestError(ContractError):
-    """A request that cannot be scored as it stands. `field` is the dotted path of the part at fault."""
+    """An invalid request. `field` is the dotted path of the part at fault."""
 
     code: ClassVar[str]
 
@@ -74,19 +75,19 @@ class RequestError(ContractError):
 
 
 class MalformedRequest(RequestError):
-    """Not JSON, or not unambiguous JSON."""
+    """Malformed or ambiguous JSON."""
 
     code = "malformed"
 
 
 class InvalidRequest(RequestError):
-    """JSON, but not a request."""
+    """Valid JSON that is not a valid request."""
 
     code = "invalid"
 
 
 class _ListTooLong(InvalidRequest):
-    """A feature has so many values that nothing else of the request is looked at."""
+    """A feature has so many values that nothing else of the request is checked."""
 
 
 class TooManyCandidates(RequestError):
@@ -96,7 +97,7 @@ class TooManyCandidates(RequestError):
 
 
 class Wire(BaseModel):
-    """A part of a body: nothing unknown in it, and no type taken for another."""
+    """Part of a body: strict types, no unknown keys."""
 
     model_config = ConfigDict(extra="forbid", strict=True, cache_strings="keys")
 
@@ -129,7 +130,7 @@ class ItemOverride(Wire):
 class Candidates(Wire):
     """The ads to score, as columns."""
 
-    # Of half a million wrong ids, to list what is wrong with each takes seconds.
+    # Listing every one of half a million wrong IDs would take seconds.
     id: Annotated[list[Id], Field(min_length=1, fail_fast=True)]
     bid: Annotated[list[Bid | None], Field(fail_fast=True)] | None = Field(
         default=None, description="Price per click, one per candidate; gives the eCPM."
@@ -174,24 +175,24 @@ class CheckedRequest:
     top_k: int | None = None
     explain: bool = False
     unknown: tuple[str, ...] = ()
-    """Where categories stand that the model has never seen: `context.hour`, `items.features.brand`."""
+    """Places of categories that the model has never seen: `context.hour`, `items.features.brand`."""
 
 
 def parse_request(body: bytes, schema: FeatureSchema, max_candidates: int = MAX_CANDIDATES) -> CheckedRequest:
-    """The request in a JSON body. Raises the RequestError that says what is wrong with it, and where."""
+    """Parse the request in a JSON body. Raises the RequestError that says what is wrong, and where."""
     return parse_request_by(body, lambda _: schema, max_candidates)
 
 
 def parse_request_by(body: bytes, schema_of: SchemaOf, max_candidates: int = MAX_CANDIDATES) -> CheckedRequest:
-    """As `parse_request`, where the schema depends on the user."""
+    """As `parse_request`, with a schema that depends on the user."""
     if not _has_many_parts(body):
         try:
-            # In one pass, at half the cost. What it refuses or cannot vouch for is looked at thoroughly.
+            # One pass, at half the cost. What it rejects or is unsure about is parsed thoroughly.
             wire = ScoreRequest.model_validate_json(body)
             if has_no_key_twice(body, _keys(wire)):
                 return _check(wire, schema_of(wire.user_id or NOBODY), max_candidates)
         except _ListTooLong:
-            # To find what else is wrong would take a second more.
+            # Finding all other faults would take another second.
             raise
         except (ValidationError, RequestError):
             pass
@@ -204,13 +205,13 @@ def _parse_thoroughly(body: bytes, schema_of: SchemaOf, max_candidates: int) -> 
 
 
 def has_no_key_twice(body: bytes, keys: int) -> bool:
-    """True only if there are as many keys in the result as there can be in the text, so that none was lost."""
-    # A key ends in a quote and a colon; where more are found than there are keys, strings have them too.
+    """Return True only if the result has as many keys as the text can have, so that none was lost."""
+    # A key ends in a quote and a colon; if more are found than there are keys, strings contain them too.
     return body.count(b":") == keys or len(_KEY_END.findall(body)) == keys
 
 
 def _keys(wire: ScoreRequest) -> int:
-    """How many keys a request has."""
+    """Return the number of keys of a request."""
     parts: list[BaseModel] = [wire, wire.candidates]
     if wire.user is not None:
         parts.append(wire.user)
@@ -230,10 +231,10 @@ def _keys(wire: ScoreRequest) -> int:
 
 
 def parse_thoroughly(body: bytes, form: type[W], look: Callable[[object], None] = lambda _: None) -> W:
-    """The body in its form, looked at for what a faster way may overlook. Raises MalformedRequest, InvalidRequest.
+    """Parse a body thoroughly, including what the fast path may overlook. Raises MalformedRequest, InvalidRequest.
 
-    `look` may refuse the document before all that is wrong with it is found. At a large one it looks before it is read
-    thoroughly, for meanwhile nobody else is answered.
+    `look` may refuse the document before all faults are found. It runs before the thorough parse of a large body, which
+    blocks all other requests.
     """
     if _has_many_parts(body):
         look(_load_quickly(body))
@@ -253,7 +254,7 @@ def _has_many_parts(body: bytes) -> bool:
 
 
 def _check_width(document: object, schema_of: SchemaOf, max_candidates: int) -> None:
-    """Refuses objects of more keys than they can have: to say of each what is wrong with it would take seconds."""
+    """Refuse objects with too many keys: reporting every one would take seconds."""
     if not isinstance(document, dict):
         return
     items, candidates = document.get("items"), document.get("candidates")
@@ -271,7 +272,7 @@ def _check_width(document: object, schema_of: SchemaOf, max_candidates: int) -> 
 
 
 def _check_names(schema: FeatureSchema, context: object, user: object, items: Mapping[str, object]) -> None:
-    """Refuses features of more names than the schema has."""
+    """Refuse features with more names than the schema has."""
     described: list[tuple[Side, str, object]] = [("user", "user", user)]
     described += [("item", path, item) for path, item in items.items()]
     parts: list[tuple[Side, str, object]] = [("context", "context", context)]
@@ -285,7 +286,7 @@ def _check_names(schema: FeatureSchema, context: object, user: object, items: Ma
 
 
 def check_keys(parts: Mapping[str, object]) -> None:
-    """Refuses objects, by their paths, of more keys than any has whose keys are neither features nor ids."""
+    """Refuse objects, by their paths, with more keys than possible for keys that are neither features nor IDs."""
     for place, value in parts.items():
         if isinstance(value, dict) and len(value) > _MAX_FIXED_KEYS:
             raise InvalidRequest(f"has {len(value)} keys, most of them unknown", _shorten(place) or None)
@@ -344,7 +345,7 @@ def _check_count(ids: Sequence[object], max_candidates: int) -> None:
 
 
 def _check_described(items: Mapping[str, object], ids: Sequence[object]) -> None:
-    """Refuses more entries than there are candidates: to read those that say nothing takes time too."""
+    """Refuse more entries than candidates: even empty ones take time."""
     if len(items) > len(ids):
         raise InvalidRequest(f"has {len(items)} entries, more than there are candidates ({len(ids)})", "items")
 
@@ -364,7 +365,7 @@ def _features(
     place: str,
     unknown: dict[str, None],
 ) -> dict[str, Value]:
-    """Canonical values; `unknown` gains, at `place`, the names of those with a category that no one has seen."""
+    """Return canonical values; add names of fields with unseen categories to `unknown` at `place`."""
     checked: dict[str, Value] = {}
     for name, value in (values or {}).items():
         known = schema.settable[side].get(name)
@@ -387,7 +388,7 @@ def _unknown(schema: FeatureSchema, side: Side, name: str, path: str) -> Invalid
 
 
 def _load_quickly(body: bytes) -> object:
-    """The document in half the time or less; keys that occur twice and numbers that are none are let pass."""
+    """Parse the document in half the time or less; repeated keys and invalid numbers pass."""
     try:
         document: object = _ANY_JSON.validate_json(body)
     except ValidationError as error:
@@ -407,7 +408,7 @@ def load_json(body: bytes) -> object:
     except json.JSONDecodeError as error:
         raise MalformedRequest(f"the body is not JSON: {error}") from None
     except ValueError:
-        # What is left of ValueError is an integer of more digits than Python converts.
+        # The remaining ValueError is an integer with more digits than Python converts.
         raise MalformedRequest("the body contains a number with too many digits") from None
 
 

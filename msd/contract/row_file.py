@@ -1,6 +1,6 @@
-"""The rows of one side: an index of ids, the ids to prove what it says, and the rows, each read when first touched.
+"""The rows file of one side: an index of IDs, the IDs to verify it, and the rows, each read on first use.
 
-Knows where a row is, not what it says. How the file is laid out is in `row_header`, how it is made in `row_writer`.
+Knows where a row is, not its content. `row_header` defines the layout, `row_writer` writes it.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from msd.contract.rows import RowCodec, Rows, unpack_history
 
 
 def _header_of(file: OpenFile) -> tuple[RowHeader, int]:
-    """The header, and where the sections begin."""
+    """Return the header, and the offset of the sections."""
     header, raw = read_header(file)
     base, checksums = len(raw), header.checksums
     if file.size != base + checksums.start + checksums.size:
@@ -27,8 +27,8 @@ def _header_of(file: OpenFile) -> tuple[RowHeader, int]:
 
 
 class RowMemory(NamedTuple):
-    """What a reader beside Python needs to find and prove rows: memory of all sections, a flag for each block that is
-    proved, the blocks' checksums; and where in the file, open as `descriptor`, the sections begin."""
+    """What a non-Python reader needs to find and verify rows: the memory of all sections, a flag per verified block,
+    the blocks' checksums; and the offset of the sections in the open file `descriptor`."""
 
     header: RowHeader
     body: NDArray[np.uint8]
@@ -41,7 +41,7 @@ class RowMemory(NamedTuple):
 
 
 class RowFile:
-    """Reads the rows of one side. Opening reads the header and the checksums; all else when it is first touched."""
+    """Reads the rows of one side. Opening reads header and checksums; everything else is read on first use."""
 
     def __init__(self, path: Path, codec: RowCodec, bundle_id: str) -> None:
         self._codec = codec
@@ -70,13 +70,13 @@ class RowFile:
             raise BundleError(f"{path}: the header is damaged; copy the bundle again")
 
     def get(self, ids: Sequence[str]) -> Rows:
-        """The rows of `ids`, in their order. Raises BundleError when a block that they touch is damaged."""
+        """Return the rows of `ids`, in order. Raises BundleError if a block that they touch is damaged."""
         if len(ids) == 1:
             return self._unpacked(self._lone(ids[0]))
         if self._starts is not None or not self.count:
             return self._codec.unpack(self.raw(ids))
         places = self._places(ids)
-        # What was packed, and a checksum covers, holds nothing that a model cannot take: no need to look again.
+        # Packed rows with a valid checksum need no further validation.
         records = self._rows_N.take(places, mode="clip").view(self._codec.dtype)
         found = places >= 0
         if not _all(found):
@@ -84,7 +84,7 @@ class RowFile:
         return Rows(records, found, (), 0)
 
     def raw(self, ids: Sequence[str]) -> list[bytes | None]:
-        """The bytes of the rows of `ids`, in their order, None where the file has none. Raises as `get` does."""
+        """Return the bytes of the rows of `ids`, in order, None for missing ones. Raises as `get` does."""
         if len(ids) == 1:
             return [self._lone(ids[0])]
         places = self._places(ids)
@@ -92,7 +92,7 @@ class RowFile:
         return [next(rows) if place >= 0 else None for place in places.tolist()]
 
     def memory(self) -> RowMemory:
-        """For a reader beside this one, for as long as this one is there."""
+        """Memory for another reader, while this object lives."""
         file, starts = self._file, start_type(self._header.rows.size).itemsize
         return RowMemory(
             self._header,
@@ -106,7 +106,7 @@ class RowFile:
         )
 
     def scan(self, start: int, stop: int) -> list[tuple[str, bytes]]:
-        """Ids and raw rows by their place in the file, for copying them elsewhere."""
+        """Yield IDs and raw rows in file order, for copying."""
         places = np.arange(start, max(start, min(stop, self.count)))
         if not len(places):
             return []
@@ -125,14 +125,13 @@ class RowFile:
         return (places * size, (places + 1) * size) if self._starts is None else self._starts.of(places)
 
     def _places(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """The place of each id in the file [n], −1 where the file has none; where rows are of one length, theirs may be
-        read."""
+        """Return the place of each ID [n], −1 if absent; if rows have one length, they are verified too."""
         if not len(ids) or not self.count:
             return np.full(len(ids), -1, np.int64)
         words = encode_ids(ids, self._width)
         places = self._index.guess(words)
-        # A place that was seen has been proved, and so has the id in it: if that is the id asked for, this is its
-        # place, whatever made us look there. Nothing else may be concluded.
+        # A place that was seen is verified, and so is its ID: if it is the requested one, this is its place, however it
+        # was found. Nothing else follows.
         alike = self._ids_N.take(places, mode="clip").view("<u8").reshape(words.shape) == words
         seen = self._seen_N.take(places, mode="clip")
         if not (_all(alike) and _all(seen)):
@@ -141,7 +140,7 @@ class RowFile:
         return places
 
     def _find(self, words: Words) -> NDArray[np.int64]:
-        """`_places` of ids in words [n], with all that is looked at proved."""
+        """Return `_places` of IDs in words [n], verifying everything on the way."""
         places = self._index.first(words)
         likely = np.flatnonzero(places >= 0)
         at = places[likely]
@@ -156,7 +155,7 @@ class RowFile:
         return places
 
     def _place(self, own: bytes) -> int:
-        """The place of one padded id, −1 where the file does not have it."""
+        """Return the place of one padded ID, −1 if absent."""
         width = self._width
         for place in self._index.all_of(own):
             if self._ids.cut(width * place, width * (place + 1)) == own:
@@ -164,7 +163,7 @@ class RowFile:
         return -1
 
     def _lone(self, own: str) -> bytes | None:
-        """The row of one id, as most often the request's user: arrays would cost ten times as much."""
+        """Return the row of one ID, usually the request's user: arrays would cost ten times as much."""
         place = self._place(encode_one(own, self._width)) if self.count else -1
         if place < 0:
             return None
@@ -173,7 +172,7 @@ class RowFile:
         return self._rows.cut(start, stop)
 
     def _unpacked(self, row: bytes | None) -> Rows:
-        """One row; as above, what a checksum covers need not be looked at again."""
+        """Return one row; its checksum makes further validation unnecessary."""
         if row is None:
             return self._codec.unpack([None])
         size = self._codec.dtype.itemsize
@@ -182,7 +181,7 @@ class RowFile:
 
 
 class _Starts:
-    """Where rows of several lengths begin, and where the last one ends [n + 1]."""
+    """Offsets of rows of different lengths, and the end of the last one [n + 1]."""
 
     def __init__(self, section: Section, size: int) -> None:
         self._section = section
@@ -190,20 +189,20 @@ class _Starts:
         self._width = self._at.itemsize
 
     def of(self, places: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where rows begin and end [n]."""
+        """Return the bounds of rows [n]."""
         self._section.prove(self._width * places, self._width * (places + 2))
         return self._at[places].astype(np.int64), self._at[places + 1].astype(np.int64)
 
     def of_one(self, place: int) -> tuple[int, int]:
-        """Where one row begins and ends."""
+        """Return the bounds of one row."""
         ends = self._section.cut(self._width * place, self._width * (place + 2))
         return int.from_bytes(ends[: self._width], "little"), int.from_bytes(ends[self._width :], "little")
 
     def end(self) -> int:
-        """Where the last row ends."""
+        """The end of the last row."""
         return int.from_bytes(self._section.cut(self._at.nbytes - self._width, self._at.nbytes), "little")
 
 
 def _all(flags: NDArray[np.bool_]) -> bool:
-    """`flags.all()`, for few of them several times as fast."""
+    """Return `flags.all()`, several times as fast for few flags."""
     return b"\0" not in flags.tobytes()

@@ -1,4 +1,4 @@
-"""The header of a rows file: whose rows it holds, and where its sections are.
+"""The header of a rows file: its bundle and side, and the positions of its sections.
 
 Layout: magic, header length and checksum, JSON header padded to 64 bytes, the sections in the order of `RowHeader`.
 """
@@ -48,7 +48,7 @@ class RowHeader(BaseModel):
             raise ValueError("the index has fewer slots than homes")
         if self.ids.size != self.width * self.count:
             raise ValueError("the ids do not fit the count")
-        # Rows that are all of one length need no starts.
+        # Rows of one length need no starts.
         if self.row_starts.size not in (0, start_type(self.rows.size).itemsize * (self.count + 1)):
             raise ValueError("the rows do not fit the count")
         if self.checksums.size != 4 * -(-self.checksums.start // BLOCK):
@@ -56,20 +56,20 @@ class RowHeader(BaseModel):
         return self
 
     def pack(self) -> bytes:
-        """All that goes before the sections."""
+        """Return everything before the sections."""
         header = self.model_dump_json().encode()
-        # Looking slots up where they are not aligned would copy them each time.
+        # Unaligned slots would be copied on each look-up.
         header += b" " * (-(_PREFIX.size + len(header)) % _ALIGNMENT)
         return _PREFIX.pack(_MAGIC, len(header), zlib.crc32(header)) + header
 
 
 def start_type(size: int) -> np.dtype[Any]:
-    """Of starts in a section of so many bytes: ids of ten million items need no eight bytes each."""
+    """Return the integer type of starts in a section of this size: ten million rows do not need eight bytes each."""
     return np.dtype("<u4" if size < 2**32 else "<u8")
 
 
 def read_header(file: OpenFile) -> tuple[RowHeader, bytes]:
-    """The header of a file, and all bytes before its sections. Raises BundleError when it is not a rows file."""
+    """Read the header of a file, and all bytes before its sections. Raises BundleError if it is not a rows file."""
     prefix = file.read(0, _PREFIX.size)
     if len(prefix) < _PREFIX.size:
         raise BundleError(f"{file.path}: not a rows file; it ends after {len(prefix)} bytes")

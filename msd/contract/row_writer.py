@@ -1,4 +1,4 @@
-"""Writes the rows of one side with their index, a part at a time: ten million rows need not be in memory at once."""
+"""Writes the rows file of one side with its index, in parts: ten million rows need not be in memory at once."""
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ from msd.contract.rows import Records, RowCodec, pack_history
 _CHUNK = 16_384
 
 RecordsOf = Callable[[NDArray[np.int64]], Records]
-"""The records of some rows."""
+"""Returns the records of some rows."""
 
 
 def write_row_file(
@@ -30,7 +30,7 @@ def write_row_file(
     records: Records | RecordsOf,
     histories: Sequence[Sequence[str]],
 ) -> None:
-    """Writes rows and their index. `ids` are unique, `records` [n] packed by `codec`, `histories` empty for items."""
+    """Write rows and their index. `ids` are unique, `records` [n] packed by `codec`, `histories` empty for items."""
     seed = int(bundle_id[-16:], 16)
     width = id_width(ids)
     hashes = hash_all(ids, width, seed)
@@ -61,7 +61,8 @@ def write_row_file(
 
 
 def _refuse_twins(path: Path, ids: Sequence[str], hashes: Words, order: NDArray[np.int64]) -> None:
-    """Raises BundleError if an id occurs twice: then its hash does, too. `hashes` [n] are in the order of places."""
+    """Raise BundleError if an ID occurs twice, which shows as a repeated hash. `hashes` [n] are in the order of
+    places."""
     if len(order) < 2:
         return
     same = hashes[1:] == hashes[:-1]
@@ -73,7 +74,7 @@ def _refuse_twins(path: Path, ids: Sequence[str], hashes: Words, order: NDArray[
 
 
 def _starts(sizes: NDArray[np.int64]) -> NDArray[np.uint32 | np.uint64]:
-    """Where each part begins, and where the last one ends [n + 1]."""
+    """Return the start of each part, and the end of the last one [n + 1]."""
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)])
     return starts.astype(start_type(int(starts[-1])))
 
@@ -102,7 +103,7 @@ def _chunks(order: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
 
 
 def _write_blocks(file: BinaryIO, parts: Iterator[bytes | memoryview]) -> None:
-    """The parts one after the other, then a CRC-32 for every block of them, in little endian."""
+    """Write the parts in sequence, then a CRC-32 for every block of them, in little endian."""
     sums, current, filled = [], 0, 0
     for part in parts:
         file.write(part)

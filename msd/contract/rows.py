@@ -1,6 +1,7 @@
-"""The packed record of one user or item, the same bytes in the bundle's file and in Redis; a user's ends in a history.
+"""The packed record of one user or item, the same bytes in the bundle's file and in Redis; a user's ends with a
+history.
 
-One numpy dtype derived from the schema. Does not know where rows are kept (`row_file`, and the stores of the service).
+One numpy dtype derived from the schema. Does not know where rows are kept (`row_file`, and the service's stores).
 """
 
 import struct
@@ -19,7 +20,7 @@ ROW_FORMAT = 2
 _HAS_SEMANTIC, _ENCODED = 1, 2
 _LENGTH = struct.Struct("<H")
 _SUM = struct.Struct("<I")
-# The CRC-32 of any bytes with their own CRC-32 behind them.
+# CRC-32 of any bytes followed by their own CRC-32.
 _RESIDUE = 0x2144DF1C
 _MAX_ID_BYTES = 4 * MAX_ID_CHARS
 
@@ -29,8 +30,11 @@ Records = NDArray[np.void]
 
 
 class RowContents(NamedTuple):
-    """Columns of n rows before packing. Shapes: categorical [n, C], numeric [n, 2K], semantic [n, D] or None,
-    present [n] whether a row has a vector, impressions, clicks and as_of [n] (as_of in unix s)."""
+    """Columns of n rows before packing.
+
+    Shapes: categorical [n, C], numeric [n, 2K], semantic [n, D] or None, present [n] whether a row has a vector,
+    impressions, clicks and as_of [n] (Unix s).
+    """
 
     categorical: NDArray[np.int32]
     numeric: NDArray[np.float32]
@@ -42,12 +46,11 @@ class RowContents(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Records in the order asked for; where nothing usable was found, the record of missing values stands.
+    """Records in the requested order; IDs without a usable row have the record of missing values.
 
-    Shapes: records [n], found [n], stale [n]. `histories` holds users' item ids, oldest first, and is empty for items.
-    A record of a text alone (`RowCodec.encoded`) stands in its place, and does not count as found.
-    `stale` is None where the source answered; else it marks those that are as they were last known, and any other that
-    was not found may well be there.
+    Shapes: records [n], found [n], stale [n]. `histories` holds users' item IDs, oldest first, and is empty for items.
+    A record with only a text's vector (`RowCodec.encoded`) does not count as found. `stale` is None if the source
+    answered; otherwise it marks last known rows, and any other row that was not found may exist.
     """
 
     records: Records
@@ -70,22 +73,23 @@ class RowCodec:
 
     @cached_property
     def missing(self) -> Records:
-        """[1] the record of an id of which nothing is known."""
+        """The record [1] of an unknown ID."""
         record = np.zeros(1, self.dtype)
         record["format"] = ROW_FORMAT
         record["bundle"] = self._tag
-        record["numeric"][:, 1::2] = 1.0  # every second column says that the number before it is missing
+        record["numeric"][:, 1::2] = 1.0  # every second column is the missing flag of the number before it
         _seal(record)
         return record
 
     def pack(self, contents: RowContents, written_at: float) -> Records:
-        """[n] records of this bundle, `written_at` in unix s. A vector is rounded to fp16, an absent one is zero."""
+        """Return records [n] of this bundle, `written_at` in Unix s. A vector is rounded to fp16, an absent one is
+        zero."""
         records = np.zeros(len(contents.categorical), self.dtype)
         records["format"] = ROW_FORMAT
         records["bundle"] = self._tag
         records["flags"] = _HAS_SEMANTIC * contents.present
         records["written_at"] = written_at
-        with np.errstate(over="ignore"):  # what is too large for its type becomes infinite, and is refused below
+        with np.errstate(over="ignore"):  # overflow becomes infinite, and is refused below
             for name in ("categorical", "numeric", "impressions", "clicks", "as_of"):
                 records[name] = getattr(contents, name)
             if contents.semantic is not None:
@@ -99,10 +103,10 @@ class RowCodec:
         return records
 
     def encoded(self, vectors: NDArray[np.float16], known: Records | None = None) -> Records:
-        """[n] records of ids that have no row, with the vectors [n, D] of their texts.
+        """Return records [n] of IDs without a row, with the vectors [n, D] of their texts. Other `known` values [n],
+        such as live counts, stay.
 
-        What else is `known` of them [n], such as live counts, stays. They pack as rows do, for those who keep what a
-        request was scored from.
+        They pack as rows do, for the request log.
         """
         records = np.repeat(self.missing, len(vectors)) if known is None else known.copy()
         records["flags"] = _HAS_SEMANTIC | _ENCODED
@@ -111,7 +115,7 @@ class RowCodec:
         return records
 
     def unpack(self, buffers: Sequence[bytes | None]) -> Rows:
-        """Rows of raw bytes, None where the store has none. Short, foreign or unreadable rows count as damaged."""
+        """Unpack raw rows, None if the store has none. Truncated, foreign or unreadable rows count as damaged."""
         size = self.dtype.itemsize
         heads = buffers if self.side == "item" else [buffer and buffer[:size] for buffer in buffers]
         filler = self.missing.tobytes()
@@ -131,7 +135,7 @@ class RowCodec:
         return Rows(records, found, tuple(histories), len(buffers) - absent - int(usable.sum()))
 
     def is_usable(self, records: Records) -> NDArray[np.bool_]:
-        """[n] whether each record is of this format and bundle, and holds nothing that a model cannot take."""
+        """Return whether each record [n] has this format and bundle, and only valid values."""
         usable: NDArray[np.bool_] = (records["format"] == ROW_FORMAT) & (records["bundle"] == self._tag)
         for name in ("impressions", "clicks", "as_of"):
             usable &= np.isfinite(records[name])
@@ -142,7 +146,7 @@ class RowCodec:
 
 
 def row_dtype(schema: FeatureSchema, side: RowSide) -> np.dtype[Any]:
-    """The packed little-endian layout of one side's records."""
+    """Return the packed little-endian layout of one side's records."""
     return np.dtype(
         [
             ("format", "u1"),
@@ -155,19 +159,19 @@ def row_dtype(schema: FeatureSchema, side: RowSide) -> np.dtype[Any]:
             ("categorical", "<i4", (schema.categorical_width(side),)),
             ("numeric", "<f4", (schema.numeric_width(side),)),
             ("semantic", "<f2", (schema.semantic_width(side),)),
-            ("checksum", "<u4"),  # the CRC-32 of all before it
+            ("checksum", "<u4"),  # CRC-32 of everything before it
         ]
     )
 
 
 def has_semantic(records: Records) -> NDArray[np.bool_]:
-    """[n] whether each record carries a vector."""
+    """Return whether each record [n] has a vector."""
     result: NDArray[np.bool_] = (records["flags"] & _HAS_SEMANTIC) != 0
     return result
 
 
 def _seal(records: Records) -> None:
-    """Puts the checksum of each of n contiguous records into it."""
+    """Write the checksum of each of n contiguous records into it."""
     size = records.dtype.itemsize
     content = records.view(np.uint8).reshape(-1).data
     starts = range(0, len(content), size)
@@ -175,7 +179,7 @@ def _seal(records: Records) -> None:
 
 
 def pack_history(item_ids: Sequence[str]) -> bytes:
-    """The tail of a user's row: each id as UTF-8 after its length in two bytes, then their CRC-32."""
+    """Return the tail of a user's row: each ID in UTF-8 after its length in two bytes, then their CRC-32."""
     encoded = [item_id.encode() for item_id in item_ids]
     if any(b"\0" in one for one in encoded):
         raise BundleError("an id in a history holds a NUL character")
@@ -186,7 +190,7 @@ def pack_history(item_ids: Sequence[str]) -> bytes:
 
 
 def unpack_history(tail: bytes) -> tuple[str, ...] | None:
-    """The ids that `pack_history` packed, or None when the bytes are not of its making."""
+    """Return the IDs that `pack_history` packed, or None for invalid bytes."""
     if len(tail) < _SUM.size or zlib.crc32(tail) != _RESIDUE:
         return None
     item_ids = []

@@ -1,6 +1,7 @@
-"""What a model's inputs are: an ordered, frozen list of fields, each of one kind and side, and the tensors they fill.
+"""Schema of a model's inputs: an ordered, frozen list of fields, each of one kind and side, and the tensors that they
+fill.
 
-Knows names, widths and dtypes. Does not know where values come from, nor how they are computed (that is `encode`).
+Knows names, widths and dtypes. Does not know where values come from, nor how they are encoded (`encode`).
 """
 
 import hashlib
@@ -23,7 +24,7 @@ class _Frozen(BaseModel):
 
 
 class _Indexed(_Frozen):
-    """Values that become rows of an embedding table: by a vocabulary, or hashed into buckets."""
+    """Values that index an embedding table: by a vocabulary, or hashed into buckets."""
 
     name: Name
     side: Side
@@ -135,7 +136,7 @@ class FieldsOfSide(NamedTuple):
 
     @classmethod
     def among(cls, fields: tuple[SchemaField, ...], side: Side) -> Self:
-        """Those of all fields that are on this side."""
+        """Return the fields on this side."""
         own = [field for field in fields if field.side == side]
         return cls(
             tuple(field for field in own if isinstance(field, _Indexed)),
@@ -186,7 +187,7 @@ class FeatureSchema(_Frozen):
 
     @cached_property
     def by_side(self) -> "dict[Side, FieldsOfSide]":
-        """The fields by side and kind, found once: requests ask for them all the time."""
+        """Fields by side and kind, cached: requests use them constantly."""
         return {side: FieldsOfSide.among(self.fields, side) for side in SIDES}
 
     def indexed(self, side: Side) -> tuple[Categorical | Bag, ...]:
@@ -224,7 +225,7 @@ class FeatureSchema(_Frozen):
 
     @cached_property
     def settable(self) -> dict[Side, dict[str, ValueField]]:
-        """By side and name, the fields that a request may give a value for: neither ids nor serving constants."""
+        """Fields that a request may set, by side and name: neither IDs nor serving constants."""
         found: dict[Side, dict[str, ValueField]] = {side: {} for side in SIDES}
         for field in self.fields:
             if isinstance(field, Categorical | Bag | Numeric):
@@ -235,7 +236,7 @@ class FeatureSchema(_Frozen):
 
     @cached_property
     def serving_constants(self) -> dict[str, str | float]:
-        """Context fields that are true offline and one constant online, e.g. the position."""
+        """Context fields with real values offline and one constant online, e.g. the position."""
         values = {field.name: getattr(field, "serving_value", None) for field in self.fields}
         return {name: value for name, value in values.items() if value is not None}
 

@@ -1,4 +1,4 @@
-"""Manifests that carry their own hash, so that what was changed or damaged is seen. Does not know what they say."""
+"""Manifests with their own hash, so that changes and damage are detected. Does not know their content."""
 
 import hashlib
 from pathlib import Path
@@ -13,7 +13,7 @@ class SelfHashed(BaseModel):
     """A manifest whose last field is `sha256`: of its JSON with that field empty."""
 
     def digest(self) -> str:
-        """The hash that `sha256` should be."""
+        """Return the expected `sha256`."""
         return hashlib.sha256(self.model_copy(update={"sha256": ""}).model_dump_json().encode()).hexdigest()
 
 
@@ -31,7 +31,7 @@ M = TypeVar("M", bound=_Manifest)
 
 
 def parse_sealed(path: Path, content: bytes, form: type[M], error: type[MsdError]) -> M:
-    """What a manifest's file holds. Raises `error`, naming the file, where it is none or not what was sealed."""
+    """Parse a manifest. Raises `error`, naming the file, if it is invalid or was changed."""
     try:
         manifest = form.model_validate_json(content)
     except ValidationError as invalid:

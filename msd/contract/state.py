@@ -1,4 +1,4 @@
-"""What is remembered of a user or an item: decayed counts and recent likes, made by one pure fold over events.
+"""State of a user or an item: decayed counts and recent likes, made by one pure fold over events.
 
 The same fold makes training features, exported rows and live state. It does not know where events come from.
 """
@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 
 class Event(NamedTuple):
-    """One impression: when (unix s), whether it was clicked, and the item to remember if so (users only).
+    """One impression: its time (Unix s), whether it was clicked, and the item to remember if so (users only).
 
-    A click that is told apart from its impression, as live events are, is one that is not `shown`: an impression and
-    such a click of the same moment fold, in either order, to what the one event of both folds to. `times`: how many
-    alike impressions it stands for; they are remembered as one like.
+    A click reported separately from its impression, as in live events, is not `shown`: an impression and such a click
+    at one moment fold, in either order, to the same state as one event of both. `times`: the number of equal
+    impressions; they are remembered as one like.
     """
 
     at: float
@@ -24,7 +24,7 @@ class Event(NamedTuple):
 
 
 class StateRule(NamedTuple):
-    """How counts fade and how many likes are kept."""
+    """How counts decay and how many likes are kept."""
 
     half_life_s: float
     history_length: int
@@ -32,7 +32,7 @@ class StateRule(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class EntityState:
-    """Counts decayed to, and complete up to, `as_of` (unix s); likes as (at, item id), oldest first."""
+    """Counts decayed to, and complete up to, `as_of` (Unix s); likes as (at, item ID), oldest first."""
 
     impressions: float = 0.0
     clicks: float = 0.0
@@ -41,12 +41,12 @@ class EntityState:
 
     @property
     def history(self) -> tuple[str, ...]:
-        """The liked items' ids, oldest first."""
+        """Return the liked items' IDs, oldest first."""
         return tuple(item_id for _, item_id in self.likes)
 
 
 def advance(rule: StateRule, state: EntityState, at: float) -> EntityState:
-    """The same state, complete up to `at`: counts fade by half every half-life. An earlier `at` changes nothing."""
+    """Return the state, complete up to `at`: counts halve every half-life. An earlier `at` changes nothing."""
     if at <= state.as_of:
         return state
     fade = 2.0 ** ((state.as_of - at) / rule.half_life_s)
@@ -54,7 +54,7 @@ def advance(rule: StateRule, state: EntityState, at: float) -> EntityState:
 
 
 def fold(rule: StateRule, state: EntityState, event: Event) -> EntityState:
-    """The state after one more event. An event that comes late counts as much as if it had come in time."""
+    """Return the state after one more event. A late event counts as much as if it had arrived in time."""
     state = advance(rule, state, event.at)
     weight = event.times * 2.0 ** ((event.at - state.as_of) / rule.half_life_s)
     likes = state.likes
