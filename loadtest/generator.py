@@ -1,12 +1,12 @@
-"""Sends requests to a service over many keep-alive connections, when they are due (an open loop) or as fast as a few
-clients get replies (a closed one), and counts what came of them.
+"""Load generator: sends requests over many keep-alive connections, when they are due (open loop) or when a few clients
+get replies (closed loop), and counts the outcomes.
 
-In the open loop a request that waits for the service, for a connection or for this process counts from the moment that
-it was due: what a stall delays is not left out.
+In the open loop a request that waits for the service, for a connection or for this process is timed from when it was
+due, so no stall is left out.
 
-Other generators do not serve: Locust's users wait for their replies, which is a closed loop; k6, vegeta and wrk2 keep a
-pace, and know neither Poisson arrivals nor bursts. None tells a degraded reply from a whole one, and scenarios have to
-see every reply, in this process, while they break the service.
+Other generators do not fit: Locust's users wait for their replies, which is a closed loop; k6, vegeta and wrk2 keep a
+rate, but have neither Poisson arrivals nor bursts. None distinguishes a degraded reply from a whole one, and scenarios
+have to see every reply, in this process, while they break the service.
 """
 
 import gc
@@ -63,7 +63,8 @@ class LoadLimits:
     """`connections` are opened at the start, up to `most` when more are needed; after `patience_s` without any reply a
     service counts as hung.
 
-    `goes_on`: a service that hangs, or is not there any more, is no error; what it did not answer is counted."""
+    `goes_on`: a hung or absent service is not an error; unanswered requests are counted.
+    """
 
     connections: int = 32
     most: int = 512

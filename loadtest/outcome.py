@@ -80,7 +80,7 @@ class Rounds:
         return whole
 
     def median(self, of: Callable[[Outcome], float]) -> float:
-        """Return a figure's median over the runs, of which a few may have been disturbed."""
+        """Return a figure's median over the runs, because a few may have been disturbed."""
         return median(map(of, self.outcomes))
 
     def ratio(self, other: "Rounds", of: Callable[[Outcome], float]) -> float:

@@ -13,7 +13,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.callback()
 def key() -> None:
-    """API keys, of which the service's file (MSD_KEYS_FILE) holds hashes alone."""
+    """Make API keys. The service's key file (MSD_KEYS_FILE) holds only their hashes."""
 
 
 @app.command()

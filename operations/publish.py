@@ -32,7 +32,7 @@ _CHUNKS_IN_FLIGHT = 8
 _LOOKED_AT = 50_000
 _SAMPLE = 256
 _NAMESPACE = re.compile(rb"^msd:([0-9a-f]{32}):")
-# Per side; as many as fit into MSD_CACHE_MB=1000.
+# Per side; what fits into MSD_CACHE_MB=1000.
 _AT_MOST = 2**20
 _IDS_A_KEY = 1_000
 

@@ -32,7 +32,7 @@ def usable_cores(root: Path = _ROOT) -> float:
     cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     for version, folder in _groups(root, "cpu"):
         names = ("cpu.max",) if version == 2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-        with suppress(ValueError, ZeroDivisionError):  # "max" is no number
+        with suppress(ValueError, ZeroDivisionError):  # "max" means no limit
             quota, period = map(int, " ".join(_text(folder / name) for name in names).split())
             cores = min(cores, quota / period) if quota > 0 else cores
     return cores

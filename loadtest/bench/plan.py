@@ -10,8 +10,8 @@ class BenchPlan:
     """The length of each part.
 
     A round is `seconds` of one service. Throughput has `rounds` of each service, in turns, with the best numbers of
-    `workers` and `clients`. `loads` are shares of its own capacity, of which 70 % are held for `open_seconds`; 200 %
-    has `deadline_ms`. Look-ups among `many_rows` are compared with those among `few_rows`.
+    `workers` and `clients`. `loads` are shares of its own capacity; 70 % is held for `open_seconds`, and 200 % has
+    `deadline_ms`. Look-ups among `many_rows` are compared with those among `few_rows`.
     """
 
     makings: Makings = field(default_factory=Makings)

@@ -123,7 +123,7 @@ async def long(attackers: Attackers, link: Link) -> None:
 
 
 async def unknown(attackers: Attackers, link: Link) -> None:
-    """Request unknown paths, each of which may cause a log line."""
+    """Request unknown paths; each may cause a log line."""
     while attackers.goes_on:
         await link.send(b"GET /" + b"x" * 200 + b" HTTP/1.1\r\nHost: service\r\n\r\n")
         await link.reply()

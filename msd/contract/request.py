@@ -87,7 +87,7 @@ class InvalidRequest(RequestError):
 
 
 class _ListTooLong(InvalidRequest):
-    """A feature has so many values that nothing else of the request is checked."""
+    """A feature has too many values; nothing else of the request is checked."""
 
 
 class TooManyCandidates(RequestError):

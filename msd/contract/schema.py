@@ -93,7 +93,7 @@ class Numeric(_Frozen):
 
 
 class Sequence(_Frozen):
-    """The ids of the items that a user clicked, oldest first, of which the last `length` count."""
+    """IDs of the items that a user clicked, oldest first; the last `length` count."""
 
     kind: Literal["sequence"] = "sequence"
     name: Name

@@ -216,9 +216,9 @@ class Rate:
         self._at = time.monotonic()
 
     async def take(self, wanted: int) -> int:
-        """Wait until at least one of the wanted texts is allowed, and return how many are.
+        """Wait until at least one of `wanted` texts is allowed, and return the allowed number.
 
-        If none is allowed at once, wait for a fifth of a second's quota, or for all that are wanted.
+        If none is allowed at once, wait for a fifth of a second's quota, or for `wanted`.
         """
         if self._refilled() < 1.0:
             some = max(1.0, min(wanted, self.per_s * _TOGETHER_S))

@@ -77,7 +77,7 @@ class BundleFollower:
         self._known: dict[tuple[Path, Marks], PinnedBundle] = {}
 
     def look(self) -> Sight:
-        """Return what is wanted now."""
+        """Return what should be served now."""
         try:
             wanted = self._source.wanted()
             return Sight(wanted, {folder: marks_of(folder, self._rows) for folder in wanted.folders})
@@ -87,7 +87,7 @@ class BundleFollower:
             return Sight(None, {}, f"{error.filename}: {error.strerror}")
 
     def first(self) -> DeploymentPlan:
-        """Return the verified plan of what is wanted now. Raises MsdError."""
+        """Return the verified plan of what should be served now. Raises MsdError."""
         self.sight = self.look()
         return self.verified(self.sight)
 
@@ -105,7 +105,7 @@ class BundleFollower:
 
 
 class Rollout:
-    """Serves what is wanted. `plan`: what is served already, as verified by the follower."""
+    """Keeps the wanted line-up served. `plan`: what is served already, as verified by the follower."""
 
     def __init__(
         self, follower: BundleFollower, plan: DeploymentPlan, serving: Serving, settings: Settings, metrics: Metrics

@@ -44,7 +44,7 @@ def with_history(user: Rows, states: States) -> Rows:
 
 
 def with_counts(rows: Rows, states: States, half_life_s: float, moment: AsOf) -> Rows:
-    """Return rows [n] with live counts in the first ones, as many as there are states.
+    """Return rows [n] with live counts in the first ones, one per state.
 
     While the stream flows, counts decay to the requested time and are complete up to it; otherwise up to the stream's
     last event. A row's age is extended only if it is known to have no live state, and the stream followed it without a

@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from service.errors import StoreError
 
 Accept = Callable[[list[Any]], Any]
-"""Called with the replies to the commands, some of which may be a `hiredis.ReplyError`."""
+"""Called with the replies to the commands; some may be a `hiredis.ReplyError`."""
 Invalid = Callable[[Sequence[bytes] | None], None]
 """Called with the keys that changed, or None if all may have."""
 

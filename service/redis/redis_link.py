@@ -101,10 +101,10 @@ class RedisLink:
         return "refusing" if self._refuses else "up"
 
     async def ask(self, commands: bytes, count: int, accept: Accept, deadline: float | None = None) -> Any:  # noqa: ANN401 - of any kind
-        """What `accept` makes of the replies to `count` packed commands, the moment they are there. StoreError after
-        the time limit, or at the deadline (of `time.perf_counter`) where that is earlier.
+        """Send `count` packed commands, and return what `accept` makes of their replies on arrival.
 
-        `accept` is called in the order of replies and changes, even if nobody waits for its outcome any more.
+        Raises StoreError after the time limit, or at the deadline (of `time.perf_counter`) if that is earlier. `accept`
+        is called in the order of replies and invalidations, even if the caller no longer waits.
         """
         self.open()
         limit_s = self._timeout_s
@@ -121,18 +121,18 @@ class RedisLink:
             raise StoreError(f"Redis at {self.address}: {error}") from error
 
     def open(self) -> None:
-        """Connects, if it is not connected or trying."""
+        """Connect, unless connected or trying."""
         if self._keeper is None:
             self._first_try = asyncio.get_running_loop().create_future()
             self._keeper = asyncio.create_task(self._keep())
 
     def renew(self, reason: str) -> None:
-        """Ends the connection, for a reason that it cannot know itself, and makes another."""
+        """Reconnect, for a reason that the link cannot know itself."""
         if self._line is not None:
             self._line.end(reason)
 
     async def close(self) -> None:
-        """Ends the connection, and makes no other."""
+        """Close the connection for good."""
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
@@ -141,7 +141,7 @@ class RedisLink:
         line = self._line
         if line is None:
             raise StoreError(f"Redis at {self.address}: {self._reason}")
-        # Replies come in order: behind one that is late there is nothing to wait for.
+        # Replies arrive in order: behind a late one, waiting is pointless.
         if line.is_late:
             raise self._late(self._timeout_s)
         return line.send(commands, count, lambda replies: self._accept(replies, accept))
@@ -179,8 +179,8 @@ class RedisLink:
             except Ended as error:
                 self._reason = str(error)
             except Exception as error:
-                # Of the system, of TLS, of an address that cannot be; none contains credentials. Whatever it is, the
-                # link goes on: without its keeper it would be down for good.
+                # Errors of the system, of TLS, or of an invalid address; none contains credentials. The link continues
+                # after any error: without its keeper it would stay down.
                 self._reason = f"{type(error).__name__}: {error}"[:500]
             finally:
                 was_late = self._lose()
@@ -190,8 +190,8 @@ class RedisLink:
                 self._tried()
                 await asyncio.sleep(pause)
             elif self._first_try is None:
-                # Whoever asks while a lost connection is made anew, at once and once, waits for it; not for a server
-                # that had been silent.
+                # Queries wait while a lost connection is reopened, which is tried at once and once; not after a server
+                # was silent.
                 self._first_try = asyncio.get_running_loop().create_future()
             pause = min(max(2 * pause, _FIRST_PAUSE_S), _LAST_PAUSE_S)
 
@@ -201,7 +201,7 @@ class RedisLink:
         self._first_try = None
 
     def _lose(self) -> bool:
-        """Whether what was lost had been late."""
+        """Handle a lost connection; return whether it had been late."""
         self.epoch = next(self._epochs)
         line, self._line = self._line, None
         if line is None:
@@ -222,7 +222,8 @@ class RedisLink:
         return line
 
     def _invalid(self, keys: Sequence[bytes] | None) -> None:
-        """Where all keys may have changed, as by FLUSHALL, a new epoch costs the same however many are held."""
+        """If all keys may have changed, as after FLUSHALL, start a new epoch: this costs the same for any number of
+        rows."""
         if keys is not None:
             self._ears.invalid(keys)
             return
@@ -230,7 +231,7 @@ class RedisLink:
         self._ears.renewed()
 
     async def _beat(self, line: Line) -> str:
-        """Ping every now and then; return why the connection ended."""
+        """Ping periodically; return why the connection ended."""
         while not line.ended.done():
             if line.silent_for() > max(_SILENT_S, self._timeout_s):
                 return f"was silent for {_SILENT_S:g} s"
@@ -242,7 +243,7 @@ class RedisLink:
 
 
 def checked(reply: Any, address: str) -> Any:  # noqa: ANN401 - any reply
-    """The reply. Raises StoreError if it is an error."""
+    """Return the reply. Raises StoreError if it is an error."""
     if isinstance(reply, hiredis.ReplyError):
         raise StoreError(f"Redis at {address}: {reply}")
     return reply

@@ -185,8 +185,11 @@ async def get_many(
     accept: Callable[[list[int], list[bytes | None], int], T],
     deadline: float | None = None,
 ) -> Answers[T]:
-    """Read keys by one MGET a group. `accept` gets the places of keys, their values, and the epoch, a node at a time;
-    a reply that is no list of that many values is a StoreError."""
+    """Read keys with one MGET per group.
+
+    `accept` gets the keys' indices, their values, and the epoch, one node at a time; a reply that is not a list of that
+    many values is a StoreError.
+    """
     groups = nodes.groups(keys)
     commands = [Command(keys[group[0]], pack(b"MGET", *[keys[place] for place in group])) for group in groups]
 

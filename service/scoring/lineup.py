@@ -115,7 +115,7 @@ class Serving:
         """`turned` is called with each new line-up."""
         self.current = current
         self.is_refused = False
-        """Whether another line-up is wanted but refused, or cannot be loaded yet."""
+        """Whether another line-up was refused, or cannot be loaded yet."""
         self._turned = turned
         self._leaving: list[list[Lineup]] = []
 

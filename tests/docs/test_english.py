@@ -1,11 +1,13 @@
 """Texts that users meet are plain: no turn of phrase that has to be read twice.
 
-Covers metric help, alerts, chart values, settings, command help, error messages and pages. A new pattern is one line
-below, with what to write instead.
+Covers metric help, alerts, chart values, settings, command help, error messages, pages, and docstrings and comments of
+the packages that serve. A new pattern is one line below, with what to write instead.
 """
 
 import ast
+import io
 import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from tests.docs.pages import PAGES, ROOT, prose
 PATTERNS = {
     r"\bof which\b": "split the sentence",
     r"\bthat which\b|\bwhat of it\b|\bof late\b": "name the thing; 'recent'",
-    r"\bis none\b|(?<!there )\bis no (?!longer)\w+": "'is not a …', 'invalid …'",
+    r"(?<!there )\bis (?-i:none)\b|(?<!there )\bis no (?!longer|better|faster|larger)\w+": "'is not a …', 'invalid …'",
     r"\bhas not (?:the|a)\b|\bhave not (?:the|a)\b": "'lacks'",
     r"\bso many\b|\bso long\b|\bas many as\b": "give the number, or 'at most N'",
     r"\bsees? to\b|\bhas it done\b|\bin its turn\b|\bfirst-rate\b": "say what it does",
@@ -32,11 +34,22 @@ PATTERNS = {
     r"\bgoes? before\b": "'overrides'",
     r"\bgoes on\b": "'continues', 'resumes'",
     r"\bunder way\b": "'in progress'",
-    r"\bwhoever\b|\bnobody\b|\bsomebody\b": "name the role: client, operator, reader",
+    r"\bwhoever\b|\bnobody\b|\bsomebody\b|\banybody\b": "name the role: client, operator, reader",
+    r"\bwho (?:asks|comes|leaves|waits)\b": "name the role, or the request",
     r"\btells? of\b": "'describes', 'reports'",
+    r"\bwhat (?:came|comes|became|becomes) of\b": "'outcome', 'result'",
+    r"\bat hand\b": "'current', 'in progress'",
+    r"\bby heart\b": "'memorised'",
+    r"\bof one's own\b": "'custom', 'your own'",
+    r"\bthe one by the other\b": "'ratio'",
+    r"\btaken on\b|\btakes on\b": "'accepted', 'admitted'",
+    r"\bheld (?:to|against)\b": "'compared with', 'checked against'",
 }
 """Pattern, and what to write instead."""
 PACKAGES = ("loadtest", "model_export", "msd", "msd_client", "native", "operations", "service")
+PLAIN_SOURCE = ("loadtest", "msd/contract", "msd/dashboards", "native", "operations", "service")
+"""Folders whose docstrings and comments are held to the patterns, too."""
+MAX_COLUMNS = 120
 
 
 def offences(texts: Iterator[tuple[str, str]]) -> list[str]:
@@ -82,11 +95,13 @@ def error_messages() -> Iterator[tuple[str, str]]:
             yield from raised(path)
 
 
+RECORDS = {"CHANGELOG.md", "benchmarks.md", "performance.md", "security.md"}
+
+
 def pages() -> Iterator[tuple[str, str]]:
     """Paragraphs and rows of tables, but for records and pages of figures."""
-    records = {"CHANGELOG.md", "benchmarks.md", "performance.md", "security.md"}
     for page in PAGES:
-        if page.name not in records and page.parent.name != "decisions":
+        if page.name not in RECORDS:
             for paragraph in re.split(r"\n\n|\n\|", prose(page)):
                 yield str(page.relative_to(ROOT)), " ".join(paragraph.split())
 
@@ -100,9 +115,38 @@ def raised(path: Path) -> Iterator[tuple[str, str]]:
                     yield f"{path.relative_to(ROOT)}:{node.lineno}", text
 
 
+def docstrings_and_comments() -> Iterator[tuple[str, str]]:
+    """Docstrings, and comments with adjacent lines joined."""
+    for folder in PLAIN_SOURCE:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            source, place = path.read_text("utf-8"), str(path.relative_to(ROOT))
+            for node in ast.walk(ast.parse(source)):
+                if (
+                    isinstance(node, ast.Expr)
+                    and isinstance(node.value, ast.Constant)
+                    and isinstance(node.value.value, str)
+                ):
+                    yield f"{place}:{node.lineno}", " ".join(node.value.value.split())
+            comments: dict[int, str] = {}
+            for token in tokenize.generate_tokens(io.StringIO(source).readline):
+                if token.type == tokenize.COMMENT:
+                    line = token.start[0]
+                    comments[line] = f"{comments.pop(line - 1, '')} {token.string.lstrip('# ')}".strip()
+            yield from ((f"{place}:{line}", text) for line, text in comments.items())
+
+
 @pytest.mark.parametrize(
     "texts",
-    [metric_help, alerts, chart_values, setting_meanings, command_help, error_messages, pages],
+    [
+        metric_help,
+        alerts,
+        chart_values,
+        setting_meanings,
+        command_help,
+        error_messages,
+        pages,
+        docstrings_and_comments,
+    ],
     ids=lambda one: one.__name__,
 )
 def test_texts_are_plain(texts: Any) -> None:  # noqa: ANN401 - one of the functions above
@@ -119,3 +163,17 @@ def test_finds_what_is_not_plain() -> None:
     )
 
     assert len(found) == 2
+
+
+def test_lines_of_pages_are_short() -> None:
+    """A table's row and a heading cannot be broken, nor can a link or a name."""
+    long = [
+        f"{page.relative_to(ROOT)}: {line}"
+        for page in PAGES
+        if page.name
+        not in {*RECORDS, "README.md", "cli.md", "settings.md", "mistakes.md", "protocols.md", "teaching.md"}
+        for line in prose(page).splitlines()
+        if len(line) > MAX_COLUMNS and not re.match(r"\s*(?:\||#|!\[|\[|<|\{)", line)
+    ]
+
+    assert not long

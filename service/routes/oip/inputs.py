@@ -25,7 +25,7 @@ _SHOWN = 80
 
 
 class Input(NamedTuple):
-    """An input: its datatypes, the first of which the metadata name; its number of values; and their place."""
+    """An input: its datatypes (the metadata name the first), its number of values, and their place."""
 
     name: str
     datatypes: tuple[str, ...]
