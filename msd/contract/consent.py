@@ -1,7 +1,7 @@
-"""Whether a BidRequest's privacy signals allow the use of who its user is: COPPA, LMT, TCF, US Privacy and GPP.
+"""Whether a BidRequest's privacy signals permit the use of the user's identity: COPPA, LMT, TCF, US Privacy and GPP.
 
-Only refuses what it must: a signal that is absent does not apply, one that cannot be read means no. Decides for one
-purpose, personalised advertising. Does not know features, rows or HTTP.
+An absent signal does not apply, an unreadable one means no. Decides for one purpose, personalised advertising. Does not
+know features, rows or HTTP.
 """
 
 import re
@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping
 from string import ascii_lowercase, ascii_uppercase, digits
 from typing import Any
 
-# Each of TCF's: to store and read information on a device, to create a profile for personalised ads, and to use it.
+# TCF purposes, all required: store and access information on a device, create a profile for personalised ads, and use
+# it.
 _PURPOSES = (1, 3, 4)
-# Places of bits in TCF's core segment (IAB Tech Lab, TCF consent string format, version 2).
+# Bit offsets in TCF's core segment (IAB Tech Lab, TCF consent string format, version 2).
 _PURPOSES_AT, _MAX_VENDOR_AT, _IS_RANGE_AT = 152, 213, 229
 _GPP_HEADER = "000011" + "000001"  # its type and version
 _NO_SECTION_APPLIES, _HEADER_SECTION = -1, 3
@@ -24,12 +25,12 @@ Part = Mapping[str, Any]
 
 
 class _Unreadable(Exception):
-    """A signal that is not of its form."""
+    """A malformed signal."""
 
 
 def has_consent(bid_request: Part, vendor_id: int | None = None) -> bool:
-    """Whether the user's identity may be used. `vendor_id`: the bidder's own in TCF's Global Vendor List, if its
-    consent is asked for too."""
+    """Return whether the user's identity may be used. `vendor_id`: the bidder's in TCF's Global Vendor List, if its
+    consent is required too."""
     try:
         regs, user, device = (_part(bid_request, name) for name in ("regs", "user", "device"))
         regs_ext, user_ext = _part(regs, "ext"), _part(user, "ext")
@@ -41,7 +42,7 @@ def has_consent(bid_request: Part, vendor_id: int | None = None) -> bool:
             and all(map(_has_us_privacy, _given("us_privacy", regs, regs_ext)))
             and all(_has_gpp(part.get("gpp"), part.get("gpp_sid"), vendor_id) for part in (regs, regs_ext))
         )
-    except (_Unreadable, ValueError, IndexError):  # digits that are none, and strings that end too soon
+    except (_Unreadable, ValueError, IndexError):  # invalid digits, and truncated strings
         return False
 
 
@@ -59,12 +60,12 @@ def _given(name: str, *parts: Part) -> list[object]:
 
 
 def _is_set(flag: object) -> bool:
-    """Anything but a plain 0 is a yes, so that a flag of a wrong type protects, too."""
+    """Return whether a flag is set: anything but a plain 0, so that a flag of a wrong type protects, too."""
     return flag is not None and (type(flag) is not int or flag != 0)
 
 
 def _has_tcf(gdpr: list[object], strings: list[object], vendor_id: int | None) -> bool:
-    """A string that is there counts unless GDPR is said not to apply."""
+    """Return whether TCF permits: a present string counts unless GDPR is declared not to apply."""
     applies = any(map(_is_set, gdpr))
     if gdpr and not applies:
         return True
@@ -100,7 +101,7 @@ def _has_us_privacy(text: object) -> bool:
 
 
 def _has_gpp(text: object, applying: object, vendor_id: int | None) -> bool:
-    """All sections that apply have to allow it; where none are named, all that there are."""
+    """Return whether GPP permits: all applicable sections, or all present ones if none are named."""
     if text is None and applying is None:
         return True
     applying = [] if applying is None else applying
@@ -118,7 +119,7 @@ def _has_gpp(text: object, applying: object, vendor_id: int | None) -> bool:
 
 
 def _section_ids(bits: str) -> list[int]:
-    """The ids in GPP's header, a range of Fibonacci codes: each its distance from the one before."""
+    """Return the IDs in GPP's header, a range of Fibonacci codes, each the distance from the previous ID."""
     if not bits.startswith(_GPP_HEADER):
         raise _Unreadable
     ids: list[int] = []
@@ -137,7 +138,7 @@ def _section_ids(bits: str) -> list[int]:
 
 
 def _fibonacci(bits: str, place: int) -> tuple[int, int]:
-    """The number whose code begins at a place, and where the next one does."""
+    """Return the Fibonacci-coded number at an offset, and the next offset."""
     end = bits.index("11", place) + 1
     if end - place > len(_FIBONACCI):
         raise _Unreadable
@@ -145,7 +146,8 @@ def _fibonacci(bits: str, place: int) -> tuple[int, int]:
 
 
 def _us_national_allows(text: object) -> bool:
-    """Opted out neither of sale, of sharing nor of targeted advertising, not known to be a child, and without GPC."""
+    """Return whether the US sections permit: no opt-out of sale, sharing or targeted advertising, not known to be a
+    child, and no GPC."""
     if not isinstance(text, str):
         raise _Unreadable
     core, *segments = map(_bits, text.split("."))
@@ -157,11 +159,11 @@ def _us_national_allows(text: object) -> bool:
 
 
 def _bits(text: object) -> str:
-    """Zeros and ones of a segment in base64url, its padding left out; of the first, where there are several."""
+    """Return the bits of the first segment in base64url, without padding."""
     if not isinstance(text, str) or len(text) > _MAX_CHARS:
         raise _Unreadable
     bits = text.split(".", 1)[0].translate(_BITS)
-    # A character that is none of them is left as it is.
+    # Characters outside the alphabet are left unchanged.
     if bits.strip("01"):
         raise _Unreadable
     return bits

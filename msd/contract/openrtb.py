@@ -1,7 +1,7 @@
-"""OpenRTB's BidRequests: which of their values are the user's id and which are features, declared once.
+"""OpenRTB BidRequests: a declared mapping of their values to the user's ID and to features.
 
-The same functions read logged BidRequests for training and those that a service is asked with. Does not know HTTP,
-models or rows; what privacy signals say is `consent`'s.
+The same functions read logged BidRequests for training and live ones. Does not know HTTP, models or rows; `consent`
+reads privacy signals.
 """
 
 from collections.abc import Mapping
@@ -28,13 +28,13 @@ from msd.contract.schema import Name, ValueField
 MAX_IMPRESSIONS = 32
 _MAX_PARTS = 20_000
 _IMP = "imp"
-# What tells who a user is, or where exactly; all else may be used without consent.
+# Paths that identify a user, or an exact location; all others may be used without consent.
 _PERSONAL = (
     "user",
     *(f"device.{name}" for name in ("ifa", "ip", "ipv6", "didsha1", "didmd5", "dpidsha1", "dpidmd5", "macsha1")),
     *(f"device.{name}" for name in ("macmd5", "ext", "geo.lat", "geo.lon", "geo.accuracy", "geo.zip", "geo.ext")),
 )
-# An advertising id that its device withholds.
+# An advertising ID withheld by its device.
 _NO_IDS = ("", "00000000-0000-0000-0000-000000000000")
 _ID: TypeAdapter[str] = TypeAdapter(Id)
 
@@ -43,10 +43,10 @@ BidRequest = Mapping[str, Any]
 
 
 class OpenrtbMapping(BaseModel):
-    """Paths of keys, joined by dots, into a BidRequest; one that begins with `imp` into the impression at hand.
+    """Dotted paths into a BidRequest; a path that begins with `imp` refers to the current impression's object.
 
-    `user_id`: the first that holds one counts. `features`: by the names of context features. `vendor_id`: the bidder's
-    own in TCF's Global Vendor List; with it, TCF has to allow this vendor too.
+    `user_id`: the first path with a value counts. `features`: by context feature. `vendor_id`: the bidder's in TCF's
+    Global Vendor List; if set, TCF must permit this vendor too.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -56,7 +56,7 @@ class OpenrtbMapping(BaseModel):
     vendor_id: Annotated[int, Field(ge=1, le=65_535)] | None = None
 
     def check(self, fields: Mapping[str, ValueField]) -> None:
-        """Raises ValueError if a feature is none of the context that requests may give, or a path is no value's."""
+        """Raise ValueError for a feature that is not a settable context feature, or an invalid path."""
         if unknown := sorted(self.features.keys() - fields.keys()):
             there = ", ".join(fields) or "none"
             raise ValueError(f"openrtb.features names {unknown[0]!r}; features of the context are: {there}")
@@ -65,7 +65,7 @@ class OpenrtbMapping(BaseModel):
 
 
 class OpenrtbRequest(Wire):
-    """A BidRequest as it came, and the ads to score for each impression, by its id."""
+    """A received BidRequest, and the ads to score for each impression, by ID."""
 
     request: dict[str, Any] = Field(description="OpenRTB 2.x's BidRequest; what the bundle does not name is ignored.")
     candidates: Annotated[dict[Id, Candidates], Field(min_length=1, max_length=MAX_IMPRESSIONS)] = Field(
@@ -78,14 +78,14 @@ class OpenrtbRequest(Wire):
 
 
 class Identity(NamedTuple):
-    """Whom a BidRequest is about: None if it may not be used, or is not given."""
+    """The user's ID: None if it may not be used, or is absent."""
 
     user_id: str | None
     has_consent: bool
 
 
 def parse_openrtb(body: bytes, max_candidates: int) -> OpenrtbRequest:
-    """A body of POST /v1/openrtb. Raises RequestError. `max_candidates`: of all impressions together."""
+    """Parse a body of POST /v1/openrtb. Raises RequestError. `max_candidates`: of all impressions together."""
     if sum(map(body.count, (b":", b"[", b"{"))) > _MAX_PARTS:
         raise InvalidRequest(f"has more than {_MAX_PARTS:,} values, which no BidRequest has", "request")
     asked = parse_thoroughly(body, OpenrtbRequest, _check_width)
@@ -97,7 +97,7 @@ def parse_openrtb(body: bytes, max_candidates: int) -> OpenrtbRequest:
 
 
 def _check_width(document: object) -> None:
-    """Refuses more than there can be of something: to say of each what is wrong with it would take long."""
+    """Refuse too many entries: reporting every one would take long."""
     candidates = document.get("candidates") if isinstance(document, dict) else None
     imps = candidates if isinstance(candidates, dict) else {}
     if len(imps) > MAX_IMPRESSIONS:
@@ -106,7 +106,7 @@ def _check_width(document: object) -> None:
 
 
 def impressions_of(bid_request: BidRequest) -> dict[str, Mapping[str, Any]]:
-    """The impressions by their ids, in order. Raises InvalidRequest."""
+    """Return the impressions by ID, in order. Raises InvalidRequest."""
     imps = bid_request.get(_IMP)
     if not isinstance(imps, list):
         raise InvalidRequest("should be a list of impressions", _IMP)
@@ -122,7 +122,7 @@ def impressions_of(bid_request: BidRequest) -> dict[str, Mapping[str, Any]]:
 
 
 def identity_of(mapping: OpenrtbMapping, bid_request: BidRequest) -> Identity:
-    """Raises InvalidRequest for a user's id that is none; without consent it is not looked at."""
+    """Return the user's identity. Raises InvalidRequest for an invalid ID; without consent it is not read."""
     if not has_consent(bid_request, mapping.vendor_id):
         return Identity(None, False)
     for path in mapping.user_id:
@@ -139,8 +139,8 @@ def context_of(
     imp: Mapping[str, Any],
     identity: Identity,
 ) -> dict[str, Value]:
-    """The context features of an impression, canonical; those that are absent are left out, and without consent those
-    that are about the user. Raises InvalidRequest, which names the path."""
+    """Return the canonical context features of an impression, without absent ones, and without personal ones if there
+    is no consent. Raises InvalidRequest, which names the path."""
     context: dict[str, Value] = {}
     for name, path in mapping.features.items():
         if not identity.has_consent and is_personal(path):
@@ -158,12 +158,12 @@ def context_of(
 
 
 def is_personal(path: str) -> bool:
-    """Whether a path leads to something about the user."""
+    """Return whether a path leads to personal data."""
     return any(path == one or path.startswith(f"{one}.") for one in _PERSONAL)
 
 
 def _value_at(path: str, bid_request: BidRequest, imp: Mapping[str, Any]) -> object:
-    """None where it is absent, or null. Raises InvalidRequest where a path leads through something but objects."""
+    """Return the value at a path, None if absent or null. Raises InvalidRequest if the path crosses a non-object."""
     keys = path.split(".")
     found: object = bid_request if keys[0] != _IMP else {_IMP: imp}
     for place, key in enumerate(keys):

@@ -47,7 +47,7 @@ Bid = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 NOBODY = ""
 """ID of an anonymous user; no row and no event can have it."""
 SchemaOf = Callable[[str], FeatureSchema]
-"""Returns the schema for a user ID, or for NOBODY."""
+"""Returns the schema for a user ID, or for an anonymous user."""
 _CATEGORY = {"type": ["string", "integer"], "maxLength": 256}
 Features = Annotated[
     dict[str, Any],

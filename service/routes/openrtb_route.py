@@ -1,6 +1,5 @@
-"""POST /v1/openrtb: a BidRequest to one request of /v1/score an impression, which are scored like any others.
-
-Errors are raised; `AccessMiddleware` answers them.
+"""POST /v1/openrtb: converts a BidRequest to one /v1/score request per impression, scored like any other. Errors are
+raised; `AccessMiddleware` answers them.
 """
 
 import json
@@ -37,12 +36,12 @@ from service.settings import Settings
 from service.telemetry.metrics import Metrics, OpenrtbUser
 
 PATH = "/v1/openrtb"
-# A BidRequest's bytes say nothing of the number of candidates.
+# A BidRequest's size does not predict the number of candidates.
 _LEAST_BYTES = 1
 
 
 class OpenrtbReply(BaseModel):
-    """The replies of all impressions that were named, in the order in which they were."""
+    """The replies of all named impressions, in the request's order."""
 
     id: str = Field(description="The BidRequest's.")
     consent: bool = Field(
@@ -52,7 +51,7 @@ class OpenrtbReply(BaseModel):
 
 
 class OpenrtbRoute:
-    """The endpoint. All impressions together are bounded as one request to /v1/score is."""
+    """The endpoint. All impressions together have the limits of one /v1/score request."""
 
     def __init__(
         self, settings: Settings, serving: Serving, pipeline: Pipeline, readiness: Readiness, metrics: Metrics
@@ -65,7 +64,7 @@ class OpenrtbRoute:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers one request."""
+        """Answer one request."""
         access = access_of(scope)
         access.is_scoring = True
         body = await read_json_body(scope, receive, self._settings)
@@ -75,12 +74,12 @@ class OpenrtbRoute:
         self._pipeline.check(lineup, _LEAST_BYTES, terms)
         asked = parse_openrtb(body, self._settings.max_candidates)
         with _within("request"):
-            # By the first arm's mapping, for who the user is says which arm is his.
+            # By the first arm's mapping, because the user determines the arm.
             identity = identity_of(_mapping_of(lineup.champion), asked.request)
         bodies = _scoring_bodies(lineup, asked, identity, access.request_id)
         self._metrics.openrtb[_user_of(identity)].inc()
         wanted = {
-            # The native core knows no request of nobody.
+            # The native core does not support anonymous requests.
             imp: Asked(request_id, one, access.started, terms, is_pythons=identity.user_id is None)
             for imp, (request_id, one) in bodies.items()
         }
@@ -96,7 +95,7 @@ class OpenrtbRoute:
             self._pipeline.follow(answer)
 
     async def _answers(self, lineup: Lineup, wanted: Mapping[str, Asked]) -> Sequence[Answer]:
-        """All of them, or the error of the first that fails, which ends the others."""
+        """Return all answers, or the error of the first that fails, which cancels the others."""
         try:
             async with TaskGroup() as group:
                 tasks = [group.create_task(self._answer(lineup, imp, asked)) for imp, asked in wanted.items()]
@@ -115,7 +114,7 @@ class OpenrtbRoute:
 def _scoring_bodies(
     lineup: Lineup, asked: OpenrtbRequest, identity: Identity, request_id: str
 ) -> dict[str, tuple[str, bytes]]:
-    """By impression, the id of its own request, and its body as /v1/score takes it. Raises InvalidRequest."""
+    """Return, by impression, its request ID and its /v1/score body. Raises InvalidRequest."""
     with _within("request"):
         imps = impressions_of(asked.request)
     places = {imp: place for place, imp in enumerate(imps)}
@@ -141,7 +140,7 @@ def _scoring_bodies(
 
 @contextmanager
 def _within(part: str, impression: int | None = None) -> Iterator[None]:
-    """Errors name the part of the body, and of `imp` the place of the impression."""
+    """Make errors name the part of the body, and for `imp` the impression's index."""
     try:
         yield
     except InvalidRequest as error:
@@ -170,7 +169,7 @@ def _user_of(identity: Identity) -> OpenrtbUser:
 def _dumped(document: Mapping[str, Any]) -> bytes:
     try:
         return orjson.dumps(document)
-    except TypeError:  # half of a surrogate pair, which JSON escapes can say
+    except TypeError:  # a lone surrogate, which JSON escapes can express
         return json.dumps(document).encode()
 
 

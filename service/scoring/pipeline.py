@@ -197,7 +197,7 @@ class Pipeline:
         return user, items
 
     async def _rows(self, model: Model, deadline: float, side: RowSide, ids: Sequence[str]) -> Rows:
-        """Return the store's rows, or the available ones if it fails; nobody has no row."""
+        """Return the store's rows, or the available ones if it fails; an anonymous user has no row."""
         if side == "user" and ids[0] == NOBODY:
             return model.codecs[side].unpack([None])
         try:

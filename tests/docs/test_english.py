@@ -34,7 +34,7 @@ PATTERNS = {
     r"\bgoes? before\b": "'overrides'",
     r"\bgoes on\b": "'continues', 'resumes'",
     r"\bunder way\b": "'in progress'",
-    r"\bwhoever\b|\bnobody\b|\bsomebody\b|\banybody\b": "name the role: client, operator, reader",
+    r"\b(?:whoever|nobody|somebody|anybody)\b": "name the role: client, operator, reader",
     r"\bwho (?:asks|comes|leaves|waits)\b": "name the role, or the request",
     r"\btells? of\b": "'describes', 'reports'",
     r"\bwhat (?:came|comes|became|becomes) of\b": "'outcome', 'result'",
