@@ -1,4 +1,4 @@
-"""A bundle whose rows know of nothing that happened: for a service that is to hear of everything from the beginning."""
+"""A bundle whose rows have no counts or histories: for a service that receives all events itself."""
 
 import shutil
 from pathlib import Path
@@ -14,7 +14,7 @@ _SIDES: tuple[RowSide, ...] = ("user", "item")
 
 
 def bare_bundle(folder: Path, out: Path, as_of: float) -> Path:
-    """Writes the bundle in `folder` to `out`; by its rows, nothing had happened up to `as_of` (unix s)."""
+    """Write the bundle in `folder` to `out`, with empty states up to `as_of` (Unix s)."""
     bundle = open_bundle(folder)
     with new_bundle(out) as temporary:
         for path in bundle.folder.iterdir():

@@ -24,7 +24,7 @@ app = typer.Typer(add_completion=False)
 
 
 class AskedName(StrEnum):
-    """The precisions that can be asked for, as the command line names them."""
+    """Values of `--precision`."""
 
     FP32 = "fp32"
     INT8 = "int8"
@@ -97,7 +97,7 @@ def export(
 
 
 def _own(folders: list[Path] | None, evaluation: Path | None) -> tuple[Source, Path]:
-    """What three to five folders hold, and the bundle's own."""
+    """Return the content of three to five folders, and the bundle's own."""
     given = folders or []
     if not 3 <= len(given) <= 5:
         raise typer.BadParameter(
@@ -110,7 +110,7 @@ def _own(folders: list[Path] | None, evaluation: Path | None) -> tuple[Source, P
 
 @contextmanager
 def _bar(console: Console, requests: int) -> Iterator[Callable[[str, int], None]]:
-    """A progress bar that ends full."""
+    """Return a progress bar that ends full."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bars:
         bar = bars.add_task("Exporting", total=requests)

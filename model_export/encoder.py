@@ -1,6 +1,6 @@
-"""The student with the ranker's adaptor → encoder.onnx and its tokenizer: text of a cold ad to its semantic vector.
+"""The student with the ranker's adaptor → encoder.onnx and tokenizer.json: a cold ad's text to its semantic vector.
 
-It proves the graph equal to torch on texts of several lengths; it knows neither datasets nor bundles.
+Proves the graph equal to torch on texts of several lengths. Knows neither datasets nor bundles.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from msd.student.encoder import Student, pad, tokenise
 
 ENCODER_FILE, TOKENIZER_FILE = "encoder.onnx", "tokenizer.json"
 TOLERANCE = 1e-4
-# Of one token, a few, a sentence, and more than the longest that the student reads.
+# Probes of one token, a few, a sentence, and more than the student's maximum.
 _PROBES = (
     "",
     "Toy Story",

@@ -1,7 +1,5 @@
-"""Whether the text encoder is served in int8, and what the manifest says of it; judged by vectors, and by what becomes
-of scores of cold ads.
-
-Knows texts and vectors. What scores make of them it is told.
+"""The text encoder's precision and its record in the manifest, judged by vectors and by their effect on cold ads'
+scores. Knows texts and vectors; scores are computed by the caller.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +26,7 @@ ScoresOf = Callable[[Mapping[str, NDArray[np.float16]]], Scores]
 """pCTR [n] of valid rows whose items are scored as cold ads with these vectors, by item id."""
 
 COSINE_BOUND = 0.995
-# As of the ranker's own precisions (`precision.gate`): bids are multiplied by pCTR.
+# As for the ranker's precisions (`precision.gate`): bids are multiplied by pCTR.
 SHIFT_BOUND = 0.005
 _SCALES_OF, _JUDGED = 200, 400
 _PROBES = (
@@ -38,7 +36,8 @@ _PROBES = (
     "A two-bedroom flat near the harbour, bright and quiet, with a view of the old lighthouse. " * 12,
 )
 _PROBED_ITEMS = 4
-# Processors add in other orders. In fp32 that stays below a step of fp16; in int8 it moves some activations by a step.
+# Processors add in different orders. In fp32 the effect is below a step of fp16; in int8 it moves some activations by a
+# step.
 _TOLERANCES: Mapping[EncoderPrecision, float] = {"fp32": 1e-3, "int8": 5e-2}
 
 
@@ -77,7 +76,7 @@ def settle_encoder(folder: Path, asked: Asked, texts: Mapping[str, str], scores:
 def compare(
     plain: bytes, lower: bytes, tokenizer: Tokenizer, texts: Mapping[str, str], scores: ScoresOf
 ) -> EncoderFigures:
-    """The vectors of both graphs of up to 400 texts, and the scores that follow from them."""
+    """Compare both graphs' vectors of up to 400 texts, and the resulting scores."""
     ids = _some(list(texts), _JUDGED)
     before, after = (encode(graph, tokenizer, [texts[one] for one in ids]) for graph in (plain, lower))
     lengths = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
@@ -93,9 +92,9 @@ def compare(
 
 
 def refusal_of(figures: EncoderFigures) -> str | None:
-    """Why these figures are not good enough; None where they are."""
+    """Return why these figures fail; None if they pass."""
     failed = []
-    # Not `<`: what is not a number must not pass.
+    # Not `<`: NaN must not pass.
     if not figures.cosine_p1 >= COSINE_BOUND:
         failed.append(f"one vector in a hundred has a cosine below {figures.cosine_p1:.4f}, {COSINE_BOUND} is due")
     if not figures.rows:

@@ -1,4 +1,4 @@
-"""Why an export was refused."""
+"""Errors of the export."""
 
 from msd.contract.errors import MsdError
 
@@ -8,4 +8,4 @@ class ExportError(MsdError):
 
 
 class CannotRun(ExportError):
-    """A graph that no runtime here loads, or runs, in its precision."""
+    """No available runtime can load or run a graph in its precision."""

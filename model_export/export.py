@@ -1,4 +1,4 @@
-"""The export, top to bottom: graphs, rows, proof, goldens, words for people, manifest. Nothing is left half-written."""
+"""The export, top to bottom: graphs, rows, proof, goldens, texts for people, manifest. Nothing is left half-written."""
 
 import hashlib
 import json
@@ -55,9 +55,9 @@ from msd.teachers.knowledge import Knowledge
 TOLERANCE = 1e-5
 _FORMAT = 8
 _GOLDENS = 32
-# For people to look at, which nobody does with millions.
+# Limit of texts for people: millions would be unread.
 _USERS_WITH_WORDS = 10_000
-# Another CPU rounds in another order, and goldens are some of the rows that the difference was measured on.
+# Another CPU rounds in another order, and goldens are a sample of the rows that were measured.
 _MARGIN = 2.0
 _SERVED_BY = (("onnxruntime", "cpu"), ("onnxruntime", "cuda"), ("openvino", "cpu"))
 
@@ -65,7 +65,7 @@ Progress = Callable[[str, int], None]
 
 
 class _Terms(NamedTuple):
-    """What is asked for, as `export_bundle` has it."""
+    """The options of `export_bundle`."""
 
     requests: int
     precision: Asked
@@ -107,7 +107,7 @@ def export_bundle(
 
 
 def _fill(folder: Path, made: Recipe, terms: _Terms, progress: Progress) -> tuple[Parity, FastGraph]:
-    """Writes all files of the bundle; the manifest, which says that the others are right, comes last."""
+    """Write all files of the bundle; the manifest, which certifies the others, comes last."""
     progress("Tracing the graphs", 0)
     graph = made.graph()
     if made.student and "item" in made.adaptors:
@@ -149,7 +149,7 @@ def _fill(folder: Path, made: Recipe, terms: _Terms, progress: Progress) -> tupl
 
 
 def _settle_encoder(made: Recipe, folder: Path, asked: Asked, evidence: Evidence, run: Run) -> EncoderRecord | None:
-    """None where the bundle has no encoder."""
+    """Return the encoder's record, None if the bundle has no encoder."""
     if not (folder / ENCODER).exists():
         return None
     texts, _ = student_texts(made.dataset)
@@ -161,14 +161,14 @@ def _settle_encoder(made: Recipe, folder: Path, asked: Asked, evidence: Evidence
 
 
 def _reference(made: Recipe, evidence: Evidence, run: Run) -> Reference:
-    """What inputs and scores to expect, by valid rows."""
+    """Return the reference distributions of inputs and scores, from valid rows."""
     rows = list(evidence.some())
     scores = np.concatenate([run(tensors) for tensors in rows], axis=1)
     return reference_of(made.schema, rows, dict(zip(made.heads, scores, strict=True)))
 
 
 def _pack(made: Recipe, folder: Path, graph: bytes, features: Features) -> Manifest:
-    """Writes the graph and the rows, which carry the identity that it gives them."""
+    """Write the graph, and the rows, which carry the identity derived from it."""
     write_bytes_atomic(folder / RANKER, graph)
     draft = _manifest(made, folder)
     write_rows(folder, made.adaptors, features, draft.bundle_id, draft.created_at)
@@ -197,9 +197,9 @@ def _manifest(made: Recipe, folder: Path) -> Manifest:
 def _versions() -> dict[str, str]:
     try:
         own = version("msd-ctr")
-    except PackageNotFoundError:  # run from a checkout that is not installed
+    except PackageNotFoundError:  # run from a checkout without installation
         own = "0"
-    # By module, because onnxruntime comes from distributions of several names.
+    # By module, because several distributions provide onnxruntime.
     return {"msd-ctr": own, **{module.__name__: module.__version__ for module in (torch, onnxruntime, np)}}
 
 
@@ -225,14 +225,14 @@ def _final(
 
 
 def _tolerances(precision: Precision, parity: Parity) -> dict[str, float]:
-    # Proved here by onnxruntime on a CPU; a service that runs it otherwise proves itself by the goldens.
+    # Proved here by ONNX Runtime on a CPU; a service with another runtime proves itself by the goldens.
     plain = {tolerance_key(*one, "fp32"): TOLERANCE for one in _SERVED_BY}
     if precision == "fp32":
         return plain
     if not np.isfinite(parity.served_abs_diff):
         raise ExportError(f"{precision}: a score is not a finite number; export with --precision fp32")
     own = {tolerance_key(RUNTIMES[precision], "cpu", precision): max(TOLERANCE, _MARGIN * parity.served_abs_diff)}
-    # In bf16 the graph is the one in fp32, and may be run as such.
+    # A bf16 bundle's graph is the fp32 graph, and may be run as such.
     return own if precision == "int8" else {**plain, **own}
 
 
@@ -247,7 +247,7 @@ def _write_words(folder: Path, made: Recipe) -> None:
 
 
 def _words(known: Knowledge | None) -> dict[str, Any]:
-    """What the teacher wrote, if it wrote anything, and whether it did not recognise what it wrote about."""
+    """Return the teacher's words, if any, and whether it recognised the item."""
     if known is None:
         return {}
     words = {"explicit": known.explicit, "implicit": known.implicit, "tags": list(known.tags)}

@@ -1,6 +1,5 @@
-"""The graph that is served: the plain one or one after the factorising pass, whichever runs faster where it counts.
-
-The pass has to prove itself first, in double precision and on real rows.
+"""Chooses the served graph: plain or factorised, whichever is faster at the expected size. The factorised graph first
+has to be proved, in double precision and on real rows.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,9 +18,9 @@ from msd.contract.schema import FeatureSchema
 
 # 1 alone proves nothing about what is broadcast; the others are odd, small and as many as a request has.
 PROVED_AT = (1, 3, 50, 200)
-# What is made of the user for all candidates has to be paid off by them, which few of them do not.
+# Work on the user for all candidates pays off only with enough candidates.
 WAYS: Mapping[str, frozenset[Rule]] = {"passed": ALL_RULES, "few": ALL_RULES - {Rule.USER_MATRIX, Rule.LOW_RANK}}
-# What is gained has to be more than two measurements of one graph differ by.
+# The gain has to exceed the difference between two measurements of one graph.
 _NOISE = 1.1
 
 
@@ -41,7 +40,7 @@ class FastGraph:
     microseconds: dict[str, float]
 
     def as_json(self) -> dict[str, Any]:
-        """What a manifest says of it."""
+        """Return its record in the manifest."""
         return {
             "served": self.served,
             "candidates": self.candidates,

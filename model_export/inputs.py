@@ -1,4 +1,4 @@
-"""The folders of the earlier steps → what a bundle of MSD's own ranker is made of, if they belong together."""
+"""The folders of earlier steps → the inputs of a bundle of MSD's own ranker, after checking that they match."""
 
 import json
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from msd.teachers.knowledge import KNOWLEDGE_FILES, KnowledgeBase, load_knowledg
 
 @dataclass(frozen=True)
 class Inputs:
-    """A trained ranker, what it was trained with, and what was measured of it."""
+    """A trained ranker, its training inputs, and its evaluation."""
 
     dataset: Dataset
     knowledge: KnowledgeBase

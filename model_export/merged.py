@@ -1,8 +1,7 @@
 """The trained ranker for several requests in one run → ranker.merged.onnx; and the proof that it scores each as alone.
 
-Every candidate is given its own request's user, context and history, and the network sees a batch as in training. So
-what depends on the user alone is done anew for each candidate: it is for a GPU, where to launch a run costs more than
-that, and not for a CPU.
+Every candidate gets its own request's user, context and history, and the network sees a batch as in training. User work
+is repeated for each candidate: this suits a GPU, where starting a run costs more, and not a CPU.
 """
 
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from msd.contract.precision import Precision
 from msd.contract.schema import FeatureSchema
 from msd.ranker.batch import TrainedRanker
 
-# Of several requests, none of which may see another's user: neighbours differ in everything.
+# Groups of requests, whose neighbours differ in everything, to detect mixed-up users.
 _TOGETHER = 5
 _EXAMPLE_REQUESTS, _EXAMPLE_CANDIDATES = 2, 3
 

@@ -1,4 +1,4 @@
-"""The proof that the exported graph scores as the model did: the same requests, the same rows, the same merge."""
+"""Proves that the exported graph scores as the model does: the same requests, rows and merge."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -80,7 +80,7 @@ def check_parity(
 
 
 class BundleRows:
-    """The rows that requests ask for, as a golden keeps them."""
+    """The rows of requests, in a golden's form."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.schema = bundle.schema

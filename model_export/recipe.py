@@ -1,4 +1,4 @@
-"""What a bundle is made of, whoever trained the ranker: its graph, what its scores should be, data, and where from."""
+"""The recipe of a bundle, independent of the ranker's library: its graph, expected scores, data, and provenance."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ class Recipe:
 
 
 class Source(Protocol):
-    """Something that a bundle can be made of."""
+    """A source of bundles."""
 
     @property
     def dataset(self) -> Dataset:

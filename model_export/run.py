@@ -1,4 +1,4 @@
-"""A graph in one of the precisions, run on one thread as the service would run it."""
+"""Runs a graph in a precision on one thread, as the service does."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

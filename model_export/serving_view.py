@@ -1,5 +1,6 @@
-"""Test rows as an ad server would ask for them: requests with the row's time, context and history, and rows that the
-bundle holds. Some ask for unknown users and items, or leave things out, so that these cases are proved too.
+"""Test rows as an ad server's requests: with the row's time, context and history, on the bundle's rows.
+
+Some requests have unknown users and items, or missing parts, so that these cases are proved too.
 """
 
 from collections.abc import Iterator

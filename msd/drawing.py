@@ -1,4 +1,4 @@
-"""A matplotlib figure as SVG for a page, or as a small PNG. Knows nothing of what is drawn."""
+"""Render a matplotlib figure as SVG for a page, or as a small PNG."""
 
 import io
 
@@ -10,7 +10,7 @@ _COLOURS = 48
 
 
 def to_svg(figure: Figure) -> str:
-    """The figure as an `<svg>` element, the same bytes for the same figure."""
+    """Return the figure as an `<svg>` element, the same bytes for the same figure."""
     text = io.StringIO()
     # A fixed salt and no date make equal figures equal bytes.
     with matplotlib.rc_context({"svg.hashsalt": "msd", "font.size": 9.0}):
@@ -20,7 +20,7 @@ def to_svg(figure: Figure) -> str:
 
 
 def to_png(figure: Figure, dots_per_inch: float = 80.0) -> bytes:
-    """The figure as a PNG of few colours: where there are many lines, a tenth of the SVG."""
+    """Return the figure as a PNG with few colours: with many lines, a tenth of the SVG's size."""
     drawn, small = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=dots_per_inch)
     Image.open(drawn).convert("RGB").quantize(_COLOURS).save(small, "png", optimize=True)

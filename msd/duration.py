@@ -1,6 +1,5 @@
-"""How long the steps take on this machine: counts of texts and rows, by what each was measured to cost.
-
-The costs are seconds on a machine of two cores; one probe tells how this machine compares.
+"""Estimates of steps' durations on this machine, from counts of texts and rows and measured unit costs. Costs are
+seconds on a two-core reference machine; one probe compares this machine with it.
 """
 
 import os
@@ -32,26 +31,26 @@ _PROVED = 12e-3
 
 
 class Machine(NamedTuple):
-    """How many times slower this machine is than the one of reference, if it has nothing else to do."""
+    """Slowdown of this machine against the reference, when idle."""
 
     slowness: float
 
     @classmethod
     def measured(cls) -> Self:
-        """By products of matrices so small that one thread makes each, and the number of cores."""
+        """Measure by matrix products too small to be split between threads, and the number of cores."""
         matrix = np.ones((_SIDE, _SIDE), np.float32)
         seconds = []
         for _ in range(_PRODUCTS):
             start = time.perf_counter()
             matrix @ matrix
             seconds.append(time.perf_counter() - start)
-        # The fastest: one that nothing else came between.
+        # The fastest, which was not interrupted.
         share = _CORES / min(_MOST_CORES, len(os.sched_getaffinity(0)))
         return cls(share * min(seconds) * _CORE / (2 * _SIDE**3))
 
 
 class PartRows(NamedTuple):
-    """A dataset's rows to train on, to choose an epoch by, and to measure on."""
+    """Numbers of a dataset's train, valid and test rows."""
 
     train: int
     valid: int
@@ -59,13 +58,13 @@ class PartRows(NamedTuple):
 
     @classmethod
     def of(cls, dataset: Dataset) -> Self:
-        """How many there are of each."""
+        """Return the number of each."""
         counts = np.bincount(split_events(dataset.events, dataset.config), minlength=len(Part))
         return cls(int(counts[Part.WINDOW] + counts[Part.TRAIN]), int(counts[Part.VALID]), int(counts[Part.TEST]))
 
 
 def about(seconds: float) -> str:
-    """A time as an estimate may be told."""
+    """Return a rounded duration."""
     if seconds < 50:
         return f"about {max(5, round(seconds / 5) * 5)} s on this machine"
     minutes = seconds / 60
@@ -75,12 +74,12 @@ def about(seconds: float) -> str:
 
 
 def tokens_of(texts: Iterable[str]) -> float:
-    """About how many tokens the student reads of some texts."""
+    """Estimate the tokens that the student reads of some texts."""
     return sum(min(_MOST_TOKENS, len(text) / _TOKEN_CHARS + 2) for text in texts)
 
 
 def encoding(machine: Machine, tokens: float) -> float:
-    """Seconds to encode texts of so many tokens."""
+    """Return the seconds to encode a number of tokens."""
     return machine.slowness * tokens * _ENCODED_TOKEN
 
 
@@ -93,7 +92,8 @@ def distilling(machine: Machine, *, taught: tuple[float, float], written: float,
 
 
 def training(machine: Machine, rows: PartRows, epochs: int, tuned_tokens: float = 0.0) -> float:
-    """Seconds to train a ranker for so many epochs, and to tune a student that reads so many tokens."""
+    """Return the seconds to train a ranker for a number of epochs, and to tune a student that reads a number of
+    tokens."""
     epoch = _EPOCH + rows.train * _TRAINED_ROW + rows.valid * _JUDGED_ROW
     seconds = machine.slowness * (_STARTED + sum(rows) * _WALKED_ROW + epochs * epoch)
     if tuned_tokens:
@@ -102,12 +102,12 @@ def training(machine: Machine, rows: PartRows, epochs: int, tuned_tokens: float 
 
 
 def evaluating(machine: Machine, rows: PartRows, models: int, resamples: int) -> float:
-    """Seconds to measure some models on the test rows, beside trees on counts."""
+    """Return the seconds to measure models on the test rows, beside trees on counts."""
     measured = models * _MEASURED_ROW + (models + 1) * resamples * _UNITS * _RESAMPLED_ROW
     walked = 2 * sum(rows) * _WALKED_ROW
     return machine.slowness * (_STARTED + walked + rows.train * _GROWN_ROW + rows.test * measured)
 
 
 def exporting(machine: Machine, rows: PartRows, requests: int) -> float:
-    """Seconds to export a bundle and to prove it on so many requests."""
+    """Return the seconds to export a bundle and to prove it on a number of requests."""
     return machine.slowness * (2 * _STARTED + sum(rows) * _WALKED_ROW + min(requests, rows.test) * _PROVED)

@@ -1,29 +1,29 @@
-"""A port for a server that is about to be started, and for no other."""
+"""A free port for a server that is about to start."""
 
 import secrets
 import socket
 import sys
 
-# Below those that the kernel gives to connections, which come and go by the thousand.
+# Below the ephemeral ports, which connections use by the thousand.
 _PORTS = range(15_000, 32_000)
 
 
 def free_port() -> int:
-    """A port on which no one listens. On Linux no other call, in any process, draws it before this process ends."""
+    """Return a free port. On Linux no other call, in any process, returns it before this process ends."""
     while True:
-        # Drawn by the system: processes whose module `random` is seeded alike would all draw the same ones.
+        # From the system's randomness: processes with equally seeded `random` would draw the same ports.
         port = secrets.choice(_PORTS)
         holder = socket.socket()
         try:
-            # On every address, as a server may listen on any.
+            # On all addresses, because a server may listen on any.
             holder.bind(("", port))
         except OSError:
             holder.close()
             continue
         if sys.platform == "linux":
-            # Whoever sets this too, as servers do, may listen there from now on; a draw does not, and finds it taken.
+            # A server sets this too, and may listen there; another draw does not, and finds the port taken.
             holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            # Never closed, but by the end of the process.
+            # Closed only when the process ends.
             holder.detach()
         else:
             holder.close()

@@ -1,10 +1,10 @@
-"""What training does with memory that it frees: it keeps it. Knows the C library alone."""
+"""Memory settings for training. Knows only the C library."""
 
 import ctypes
 
-# Of malloc.h.
+# From malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-# As much as glibc takes for either.
+# glibc's maximum for both.
 _LARGEST_BLOCK, _MOST_KEPT = 32 << 20, 1 << 30
 
 

@@ -1,6 +1,5 @@
-"""A report as one page of HTML: its package's template within the layout that all reports share.
-
-A page needs no network and no script, and escapes every value; only drawings are marked as safe by the templates.
+"""Reports as one HTML page: a package's template within the common layout. A page needs no network and no script, and
+escapes every value; templates mark only drawings as safe.
 """
 
 import jinja2

@@ -1,4 +1,4 @@
-"""What Linux tells of a process: memory, open files, threads, and the processor's time that it has taken."""
+"""A process's memory, open files, threads and CPU time, from Linux."""
 
 import os
 from pathlib import Path
@@ -18,24 +18,24 @@ class ProcessUsage(NamedTuple):
 
 
 def held(pid: int) -> ProcessUsage:
-    """What a process holds now. Raises MsdError where the system does not tell."""
+    """Return a process's current usage. Raises MsdError if unavailable."""
     return ProcessUsage(_kib(pid, "smaps_rollup", "Pss"), len(_listed(pid, "fd")), len(_listed(pid, "task")))
 
 
 def processor_seconds(pid: int) -> float:
-    """What a process has taken so far. Raises MsdError where the system does not tell."""
-    # The name, in brackets, may have spaces in it.
+    """Return a process's CPU seconds. Raises MsdError if unavailable."""
+    # The name, in brackets, may contain spaces.
     user, system = _text(pid, "stat").rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def resident(pid: int) -> int:
-    """Resident memory in bytes. Raises MsdError where the system does not tell."""
+    """Return resident memory in bytes. Raises MsdError if unavailable."""
     return _kib(pid, "status", "VmRSS")
 
 
 def peak_resident(pid: int) -> int:
-    """The most resident memory that a process has had. Raises MsdError where the system does not tell."""
+    """Return a process's peak resident memory. Raises MsdError if unavailable."""
     return _kib(pid, "status", "VmHWM")
 
 

@@ -1,4 +1,4 @@
-"""A step's record in its folder, read with an error for all that can be wrong with it. Knows no record's fields."""
+"""Reads a step's record in its folder, with a clear error for every fault. Knows no record's fields."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ def read_record(
     """
     try:
         document = json.loads(path.read_bytes())
-        # Read before the rest, which another format may have other names for.
+        # Read first, because another format may have other fields.
         found = document.get("format") if isinstance(document, dict) else None
         if found != format_:
             raise error(f"{path}: format {found!r}, this release reads {format_}; {remedy}")

@@ -1,6 +1,5 @@
-"""What a long measurement shows in the terminal and leaves in files: progress, tables, figures with their drawings.
-
-Knows nothing of what is measured.
+"""Output of long measurements: progress, tables, and files of figures and drawings. Knows nothing about what is
+measured.
 """
 
 import json
@@ -19,16 +18,16 @@ from msd.contract.files import write_text_atomic
 
 
 class Heard(Protocol):
-    """Hears what is being done, and how much of it, of how much."""
+    """Called with the current step, and done and total amounts."""
 
     def __call__(self, doing: str, done: int, total: int) -> None: ...
 
 
 @contextmanager
 def bar() -> Iterator[Heard]:
-    """A bar on the terminal, for as long as the block lasts."""
+    """Show a progress bar within the block."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    # Drawn when there is news: a bar that moves by itself would take its time from the services.
+    # Drawn only on updates: a self-refreshing bar would take CPU from the services.
     with Progress(*columns, console=Console(stderr=True), auto_refresh=False) as bars:
         drawn = bars.add_task("Starting", total=None)
 
@@ -39,7 +38,7 @@ def bar() -> Iterator[Heard]:
 
 
 def table(title: str | None, columns: Iterable[str], *, texts: int = 1) -> Table:
-    """An empty table without lines: the first `texts` columns hold text, the others numbers, to the right."""
+    """Return an empty table without lines: the first `texts` columns hold text, the others right-aligned numbers."""
     made = Table(title=title, title_justify="left", box=None, header_style="bold")
     for place, name in enumerate(columns):
         made.add_column(name, justify="left" if place < texts else "right")
@@ -47,14 +46,14 @@ def table(title: str | None, columns: Iterable[str], *, texts: int = 1) -> Table
 
 
 def show(tables: Iterable[Table]) -> None:
-    """Prints them one below the other."""
+    """Print tables one below the other."""
     console = Console()
     for one in tables:
         console.print(one)
 
 
 def check_writable(figures: Path | None) -> None:
-    """Raises MsdError, before anything is measured, where figures could not be written afterwards."""
+    """Raise MsdError, before anything is measured, if figures could not be written afterwards."""
     if figures is None:
         return
     if figures.suffix != ".json":
@@ -65,7 +64,7 @@ def check_writable(figures: Path | None) -> None:
 
 
 def write_figures(path: Path | None, figures: Mapping[str, Any], beside: Mapping[str, str] | None = None) -> None:
-    """Writes figures as JSON, and texts beside them, by the endings of their names; nothing if `path` is None."""
+    """Write figures as JSON, and texts beside them, by suffix; nothing if `path` is None."""
     if path is None:
         return
     texts = {path: json.dumps(figures, indent=2) + "\n"}

@@ -1,6 +1,5 @@
-"""The new graph as it is written: tensors, nodes without repetition, constants folded, layout.
-
-Knows names, shapes and numpy. Does not know what waits to be made real (that is `values`), nor any rule.
+"""Writer of the new graph: tensors, nodes without repetition, folded constants, layout. Knows names, shapes and numpy.
+Does not know symbolic values (`values`), nor any rule.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -50,10 +49,10 @@ class Tensor:
     product: "tuple[Tensor, Tensor] | None" = None
     """(X, W) where this is X @ W, reshaped maybe, X having two axes and W being the same for all candidates."""
     reshaped: "Tensor | None" = None
-    """What this is a mere reshape of."""
+    """The tensor that this reshapes."""
     lookup: "Lookup | None" = None
     outer: "tuple[Tensor, Tensor] | None" = None
-    """The two smaller tensors that it is the product of, by broadcasting."""
+    """The two smaller tensors whose broadcast product it is."""
 
     @property
     def varies(self) -> bool:
@@ -62,13 +61,13 @@ class Tensor:
 
     @property
     def is_float(self) -> bool:
-        """Whether arithmetic on it is that of real numbers."""
+        """Whether it holds floats."""
         return self.dtype.kind == "f"
 
 
 @dataclass(frozen=True, eq=False)
 class Lookup:
-    """Where a tensor comes from: one column of indices, and the table that they were looked up in, if they were."""
+    """Origin of a tensor: a column of indices, and the table of the look-up, if any."""
 
     indices: Tensor
     column: int
@@ -77,7 +76,7 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Emitted:
-    """A node with the tensors that it reads and makes."""
+    """A node with its input and output tensors."""
 
     proto: onnx.NodeProto
     inputs: tuple[Tensor, ...]
@@ -198,7 +197,7 @@ class Emitter:
         return parts[0] if len(parts) == 1 else self.op("Concat", parts, (len(parts),), axis=0)
 
     def can_tell(self, dim: Dim) -> bool:
-        """Whether an axis has a length that can be told inside the graph: a number, or an input's."""
+        """Return whether an axis' length is available in the graph: a number, or an input's."""
         return isinstance(dim, int) or dim.partition("*")[0] in self._axes
 
     def _length(self, dim: Dim) -> Tensor:
@@ -218,7 +217,7 @@ class Emitter:
             return tensor
         if broadcast(tensor.shape, shape) != shape:
             raise Unsplit(f"{tensor.shape} does not broadcast to {shape}")
-        # What the tensor has already need not be said, so that only what is missing must be known.
+        # Existing lengths need not be stated, so only missing ones must be known.
         dims = [1 if have == dim else dim for have, dim in zip(tensor.shape, shape, strict=True)]
         return self.op("Expand", [tensor, self.lengths(dims)], shape)
 

@@ -1,4 +1,4 @@
-"""Runs a graph as it stands: by ONNX Runtime, or by onnx's reference where that has no kernel for doubles."""
+"""Runs a graph unchanged: by ONNX Runtime, or by onnx's reference if that has no kernel for doubles."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

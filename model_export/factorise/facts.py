@@ -34,12 +34,12 @@ _RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLi
 
 @dataclass(frozen=True)
 class Fact:
-    """One tensor: its shape, or None where that depends on contents; its value where no input's contents count."""
+    """One tensor: its shape, None if it depends on contents; its value if no input's contents matter."""
 
     shape: Shape | None
     dtype: np.dtype[Any]
     value: NDArray[Any] | None = None
-    """Of length 1 along the item axis, over which it is the same."""
+    """The value, of length 1 along the constant item axis."""
     lengths: tuple[Dim, ...] | None = None
     """The elements of a tensor that only says how long axes are."""
 
@@ -63,7 +63,7 @@ def find_facts(model: onnx.ModelProto, axis: str) -> dict[str, Fact]:
 
 
 def _copies(graph: onnx.GraphProto) -> set[str]:
-    """Names of what Identity makes of initialisers."""
+    """Return the names of Identity's copies of initialisers."""
     held = {tensor.name for tensor in graph.initializer}
     found: set[str] = set()
     for node in graph.node:
@@ -77,7 +77,7 @@ def _runs(evaluator: Evaluator, names: Sequence[str], settings: Iterable[Feeds])
 
 
 def _settings(model: onnx.ModelProto, axis: str, fill: int) -> Iterator[Feeds]:
-    """Inputs full of one number; not of 0 if that need not be, for integers cannot be divided by it."""
+    """Yield inputs filled with one number; not 0 if avoidable, because integers cannot be divided by it."""
     others: dict[str, int] = {}
     for place, count in enumerate(_CANDIDATES):
         lengths = _OTHER_AXES[place // 3]
@@ -149,7 +149,7 @@ def _same(found: Sequence[NDArray[Any]], shape: Shape) -> NDArray[Any] | None:
     if any(isinstance(dim, str) and dim != ITEMS for dim in shape):
         return None
     first = found[0][tuple(slice(0, 1) if dim == ITEMS else slice(None) for dim in shape)]
-    # Not-a-numbers of a constant are equal here; texts have none.
+    # NaNs of a constant are equal here; texts have none.
     same = all(np.array_equal(np.broadcast_to(first, one.shape), one, first.dtype.kind == "f") for one in found)
     return first if same else None
 

@@ -8,7 +8,7 @@ from model_export.factorise.emit import Emitter, Lookup, Tensor
 from model_export.factorise.shapes import Shape, number
 
 MOST_TABLE_BYTES = 64 * 2**20
-_FEWEST = 3  # look-ups, for one costs three operators more
+_FEWEST = 3  # minimum number of look-ups, because a joined one costs three more operators
 
 
 def join_lookups(emit: Emitter, tensors: Sequence[Tensor], axis: int) -> list[Tensor]:

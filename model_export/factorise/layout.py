@@ -1,4 +1,4 @@
-"""Operators that only arrange elements: through parts, sums and products, which are arranged one by one."""
+"""Layout operators: applied to parts, sums and products one by one."""
 
 from collections.abc import Mapping, Sequence
 

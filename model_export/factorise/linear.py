@@ -17,7 +17,7 @@ Pair = tuple[Tensor, Tensor]  # a tensor […, D] and its rows of the matrix [D,
 
 @dataclass
 class _Sorted:
-    """The summands of a product, by how they are multiplied."""
+    """The summands of a product, by way of multiplication."""
 
     shared: list[Pair] = field(default_factory=list)
     plain: list[Pair] = field(default_factory=list)
@@ -69,7 +69,7 @@ def _sort_term(scope: Scope, term: Term, rows: Tensor, width: int, found: _Sorte
         found.outer.append(Term(leaf, emit.matmul(emit.filled(row, last, width), rows)))
         return
     if by is not None and by.value is not None and size(by.shape[:-1]) == 1:
-        # A constant row scales the matrix, for good.
+        # A constant row is folded into the matrix.
         column = emit.expand(emit.reshape(by, (number(by.shape[-1]), 1)), (width, 1))
         rows, by = emit.elementwise("Mul", rows, column), None
     if by is None:

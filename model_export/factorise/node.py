@@ -45,7 +45,7 @@ class Node:
         return value
 
     def constant(self, place: int) -> Array | None:
-        """The value of an input that is known now; None if left out. Raises Unsplit if it comes with a request."""
+        """Return the value of a constant input; None if omitted. Raises Unsplit if it comes with a request."""
         if place >= len(self.inputs) or self.inputs[place] is None:
             return None
         value = self.inputs[place]

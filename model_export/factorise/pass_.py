@@ -91,7 +91,7 @@ class _Pass:
             self._entries.append(NodeReport(node, operator, tuple(self._scope.credited), left))
 
     def _known(self, proto: onnx.NodeProto) -> bool:
-        """Takes over what depends on no input's contents: constants and shapes."""
+        """Copy constants and shapes, which depend on no input's contents."""
         for name in proto.output:
             fact = self._facts.get(name)
             if name and (fact is None or fact.shape is None or (fact.value is None and fact.lengths is None)):
@@ -118,7 +118,7 @@ class _Pass:
         self._scope.credited.clear()
         try:
             made = self._split(proto)
-        except Exception as reason:  # whatever a rule did not foresee: the node is copied, and the report says so
+        except Exception as reason:  # any unexpected error in a rule: the node is copied, and the report says so
             self._scope.credited.clear()
             self._copy(proto, str(reason) if isinstance(reason, Unsplit) else f"its rule failed: {reason!r}")
             return

@@ -62,8 +62,8 @@ def summed(scope: Scope, value: Laid, axis: int) -> Laid:
 
 
 def _differs(by: Tensor | None, axis: int) -> bool:
-    """Whether what a request makes scales the places along the axis; of constants, as in a calibration curve, no work
-    is shared, and as a product they would be rounded to half precision."""
+    """Return whether request values scale the positions along the axis. Constant scales, as in a calibration curve,
+    share no work, and as a product they would be rounded to half precision."""
     return by is not None and by.value is None and by.shape[axis] != 1
 
 

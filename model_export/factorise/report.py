@@ -1,4 +1,4 @@
-"""What the pass did to each node, and why it left the others."""
+"""Report of the pass: what it did to each node, and why it left others."""
 
 from dataclasses import dataclass
 from typing import Any

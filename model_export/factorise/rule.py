@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class Rule(StrEnum):
-    """What the pass may do. Without any, a graph is copied with its shape arithmetic worked out."""
+    """A rule of the pass. Without any, a graph is copied with its shape arithmetic evaluated."""
 
     BROADCAST = "broadcast"
     """A user's tensor tiled over the candidates stays as it was; operators broadcast it."""

@@ -1,4 +1,4 @@
-"""What a rule works with: the new graph, the rules that are on, and making values real."""
+"""Context of a rule: the new graph, the enabled rules, and materialising values."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ class Scope:
         return rule in self.rules
 
     def credit(self, rule: Rule) -> None:
-        """Notes that the rule did something."""
+        """Record that the rule was applied."""
         if rule not in self.credited:
             self.credited.append(rule)
 

@@ -1,4 +1,4 @@
-"""Whether a graph's axes are those of its inputs' declared sides. Where not, that is an error that names the input."""
+"""Checks that a graph's axes match its inputs' declared sides; errors name the input."""
 
 from collections.abc import Mapping
 

@@ -1,6 +1,6 @@
-"""What waits to be made real: sums and products, parts side by side, merged axes.
+"""Symbolic values: sums and products, concatenated parts, merged axes.
 
-A value has the shape that the plain graph's tensor has. It becomes a tensor only where an operator asks for one.
+A value has the shape of the plain graph's tensor. It becomes a tensor only when an operator needs one.
 """
 
 from collections.abc import Callable, Sequence
@@ -89,7 +89,7 @@ class Flattened:
 
 @dataclass(frozen=True, eq=False)
 class Opaque:
-    """A tensor of a shape that nobody can say before its inputs are there."""
+    """A tensor whose shape is unknown before its inputs."""
 
     tensor: Tensor
 

@@ -36,7 +36,7 @@ def write_model(
 
 def _named(nodes: Sequence[onnx.NodeProto], outputs: Mapping[str, Tensor]) -> list[onnx.NodeProto]:
     """Gives the outputs their names where a node makes them; the nodes that copy the others: inputs and constants."""
-    # What subgraphs take from around them is theirs to name.
+    # Names captured by subgraphs stay theirs.
     plain = not any(captured(node) for node in nodes)
     made = {name for node in nodes for name in node.output if plain}
     renamed: dict[str, str] = {}

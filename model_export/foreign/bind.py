@@ -1,6 +1,6 @@
-"""Which of the schema's columns each input of a graph takes, by its name, and which output each head is.
+"""Binds a graph's inputs to the schema's columns by name, and its outputs to heads.
 
-An input is called as a tensor of the schema, as a feature, or `history_` and a feature of items. It knows no weights.
+An input has the name of a schema tensor, of a feature, or `history_` and an item feature. Knows no weights.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,5 @@
-"""An ONNX file that somebody else made → a graph that is whole, safe to run and finite, or why it is not.
-
-Knows nothing of a schema, nor of what the graph's inputs mean.
+"""Reads a third-party ONNX file: the graph is complete, safe to run and finite, or the error says why not. Knows
+nothing of a schema, nor of the inputs' meaning.
 """
 
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from onnx.inliner import inline_local_functions
 
 from model_export.errors import ExportError
 
-# Domains whose operators onnxruntime has itself; any other needs a library of the author's.
+# Domains with operators in ONNX Runtime; others need the author's library.
 _DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 _OLDEST_OPSET = 9
 OPSET = 18

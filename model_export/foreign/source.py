@@ -1,6 +1,6 @@
-"""A ranker that somebody else trained and exported to ONNX, on the data that it was trained with: a bundle's makings.
+"""A third-party ONNX ranker, with its training data, as the source of a bundle.
 
-Its scores are those of its own graph, asked with its own inputs; the bundle's graph is held against them.
+Its scores are those of its own graph with its own inputs; the bundle's graph is compared with them.
 """
 
 import hashlib
@@ -54,7 +54,7 @@ class Foreign:
             schema=self.schema,
             heads=tuple(self.heads),
             graph=lambda: spliced_graph(self.model, self.bindings, self.schema, self.heads).SerializeToString(),
-            # Nobody says what it makes of several users at once.
+            # Its behaviour with several users at once is unknown.
             merged=None,
             scores=_Scores(self.model, self.bindings, self.heads),
             scored_by="the graph given",

@@ -1,6 +1,5 @@
-"""A graph with inputs of its own → the same graph on the schema's tensors, user and context once, heads [N].
-
-What goes where was decided in `bind`; here are only the nodes that do it.
+"""Converts a graph with custom inputs to the schema's tensors: user and context once, heads [N]. `bind` decides the
+mapping; this module writes the nodes.
 """
 
 from collections.abc import Mapping, Sequence

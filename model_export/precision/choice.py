@@ -1,6 +1,5 @@
-"""Which precision a bundle is exported in: the one that was asked for if it passes the gate, or the fastest that does.
-
-Measures speed on one thread, in turns, at the number of candidates that is expected.
+"""Chooses a bundle's precision: the requested one if it passes the gate, or the fastest that does. Times on one thread,
+in turns, at the expected number of candidates.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from msd.contract.precision import Figures, Precision, PrecisionRecord, Tried
 from msd.ranker.metrics import Probabilities
 
 Asked = Literal["fp32", "int8", "bf16", "auto"]
-# Less is within what a measurement repeats to, and not worth scores that differ from torch's.
+# A smaller gain is within the noise, and not worth scores that differ from torch's.
 LEAST_GAIN = 1.05
 
 

@@ -1,6 +1,5 @@
-"""Real rows as the service would see them: train rows to take scales from, valid rows to judge by.
-
-Their tensors come of the bundle's own rows. Knows nothing of graphs.
+"""Real rows as the service sees them: train rows for scales, valid rows to judge by. Tensors are made from the bundle's
+own rows. Knows nothing about graphs.
 """
 
 from collections.abc import Iterator, Mapping

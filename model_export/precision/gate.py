@@ -1,7 +1,7 @@
-"""Whether a precision scores as well as fp32: both on the same rows, and the difference bounded, not the figures.
+"""Quality gate of a precision: same rows as fp32, bounds on the differences. Knows probabilities, not graphs.
 
-Knows probabilities, not graphs. AUC and logloss pass only if even the worse end of the paired 95 % interval over users
-is within its bound: where rows are too few to tell, fp32 stays.
+AUC and logloss pass only if the worse end of the paired 95 % interval over users is within its bound: with too few
+rows, fp32 stays.
 """
 
 from typing import NamedTuple
@@ -24,7 +24,7 @@ AUC_BOUND = 0.0005
 LOGLOSS_BOUND = 0.0005
 # A tenth of the error of a calibrated model on MovieLens-100K's test rows (.020).
 ECE_BOUND = 0.002
-# Bids are multiplied by pCTR: what is spent in all may move by half a percent.
+# Bids are multiplied by pCTR: total spend may change by half a percent.
 RATIO_BOUND = 0.005
 _LEAST_USERS = 30
 
@@ -41,7 +41,7 @@ class Verdict(NamedTuple):
 def judge(labels: Labels, users: NDArray[np.int64], plain: Probabilities, other: Probabilities) -> Verdict:
     """Compares `other` [n] with fp32's `plain` [n] on n rows, of `users` [n], that hold both labels."""
     before, after = measure_pooled(labels, plain), measure_pooled(labels, other)
-    # Too few users say nothing of others: then rows are what is drawn.
+    # With too few users, rows are resampled.
     groups = users if len(np.unique(users)) >= _LEAST_USERS else np.arange(len(labels))
     drawn = resample_metrics(labels, np.stack([plain, other]), groups)
     auc_worst = _worst(drawn.auc[0] - drawn.auc[1])
@@ -55,7 +55,7 @@ def judge(labels: Labels, users: NDArray[np.int64], plain: Probabilities, other:
         ("ECE is higher", ece, ECE_BOUND),
         ("predicted over observed clicks moves", ratio, RATIO_BOUND),
     )
-    # Not `>`: what is not a number must not pass.
+    # Not `>`: NaN must not pass.
     failed = [f"{what} by {found:.5f}, more than {bound}" for what, found, bound in checks if not found <= bound]
     kept = {name: after[name] for name in ("auc", "logloss", "ece", "predicted_over_observed")}
     return Verdict(kept, _finite(auc_worst), _finite(logloss_worst), "; ".join(failed) or None)

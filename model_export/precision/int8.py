@@ -1,7 +1,7 @@
-"""A graph → the same graph with its layers in int8: weights by output channel, activations by scales fixed here.
+"""Quantises a graph's layers to int8: weights by output channel, activations by constant scales from real rows, so that
+no score depends on its batch.
 
-The scales come of real rows and stay what they are, so that no score depends on its neighbours in the batch. Small
-layers, the last among them, stay as they are. Does not know how good the scores are.
+Small layers, including the last, are left. Does not know how good the scores are.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

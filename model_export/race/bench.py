@@ -1,4 +1,4 @@
-"""The benchmark of the graph, top to bottom: train, export, factorise, prove, judge precisions, race, tell."""
+"""The graph benchmark, top to bottom: train, export, factorise, prove, judge precisions, time, report."""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,7 +42,7 @@ from msd.report import Heard
 
 @dataclass(frozen=True)
 class GraphPlan:
-    """What is measured, and for how long: `seconds` for each race, twice that for the reference model's."""
+    """Durations: `seconds` for each race, twice that for the reference model's."""
 
     sizes: Sizes = field(default_factory=Sizes)
     training: Training = field(default_factory=Training)

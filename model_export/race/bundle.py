@@ -1,6 +1,6 @@
-"""The ranker of a bundle, as it is and after the factorising pass, with requests from its goldens.
+"""A bundle's ranker, as it is and factorised, with requests from its goldens.
 
-Where the export has factorised it already, the pass finds nothing more to do; the manifest has the plain graph's time.
+If the export has factorised it already, the pass finds nothing more; the manifest has the plain graph's time.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What is raced: graphs opened in their runtimes, each ready to be given a request of any length. Times nothing."""
+"""The timed graphs, opened in their runtimes, for requests of any length. Times nothing."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

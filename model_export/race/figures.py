@@ -1,4 +1,4 @@
-"""From median times to the figures that are told: ratios, slopes, the share of matrix products. Measures nothing."""
+"""From median times to reported figures: ratios, slopes, the share of matrix products. Measures nothing."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The matrix products of a graph and nothing else: what any runtime has to spend on it. Knows no networks."""
+"""A graph's matrix products alone: the minimum work of any runtime. Knows no networks."""
 
 import math
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
-"""Leaner models beside the reference: trained on the same clicks from the same seeds, and compared on the same rows.
+"""Leaner models compared with the reference: same clicks, seeds and rows.
 
-One is as good if even the worse end of the paired 95 % interval is within a margin that was fixed before anyone looked.
+A model is as good if the worse end of the paired 95 % interval is within a margin fixed beforehand.
 """
 
 from collections.abc import Mapping, Sequence

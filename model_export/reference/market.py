@@ -1,7 +1,7 @@
-"""Users, items and events of the generated clicks as a dataset, so that the reference model is exported as any other.
+"""Users, items and events of the generated clicks as a dataset, so that the reference model is exported like any other.
 
-A user's history are clicks in the profile window; what he was shown besides, he saw in one moment after it, so that all
-of these rows have that history. Knows no graph.
+A user's history is clicks in the profile window; all other impressions are at one later moment, so that their rows have
+that history. Knows no graph.
 """
 
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Rows that stand for many impressions → at most two events a row, one without a click and one with, weighted."""
+"""Aggregated rows → at most two weighted events per row: one without a click and one with."""
 
 import numpy as np
 import polars as pl
@@ -8,11 +8,11 @@ from msd.dataset.config import EventsConfig
 from msd.dataset.table import Table
 
 IMPRESSIONS = "impressions"
-"""The events' column that says how many impressions each stands for; without it each is one."""
+"""The events' column with the number of impressions per event; without it each counts one."""
 
 
 def outcome_columns(where: EventsConfig) -> list[str]:
-    """The columns of the events file that say what came of an impression."""
+    """Return the outcome columns of the events file."""
     columns = [where.impressions, where.clicks if where.clicks else where.label, where.disliked]
     return [column for column in columns if column is not None]
 
@@ -44,7 +44,7 @@ def with_labels(events: pl.DataFrame, table: Table, where: EventsConfig) -> pl.D
 
 
 def counts_fit(table: Table, clicks: str | None, shown: pl.Series, clicked: pl.Series | None) -> pl.Series:
-    """[n] whether a row's counts can be used. Notes clicks beyond the impressions."""
+    """Return whether each row's [n] counts are usable. Notes rows with more clicks than impressions."""
     usable = shown.is_not_null()
     if clicked is not None:
         usable &= (clicked <= shown).fill_null(False)
@@ -54,18 +54,18 @@ def counts_fit(table: Table, clicks: str | None, shown: pl.Series, clicked: pl.S
 
 
 def is_counted(events: pl.DataFrame) -> bool:
-    """Whether events stand for several impressions."""
+    """Return whether events are aggregated."""
     return IMPRESSIONS in events.columns
 
 
 def impressions_of(events: pl.DataFrame) -> pl.Series:
-    """[n] how many impressions each event stands for (f64)."""
+    """Return the number of impressions of each event [n] (f64)."""
     if is_counted(events):
         return events[IMPRESSIONS]
     return pl.Series(IMPRESSIONS, np.ones(events.height))
 
 
 def count_clicks(events: pl.DataFrame) -> tuple[int, int]:
-    """Impressions and clicks of some events."""
+    """Return the impressions and clicks of some events."""
     shown = impressions_of(events)
     return int(shown.sum()), int((shown * events["label"]).sum())

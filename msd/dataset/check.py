@@ -1,4 +1,4 @@
-"""A report on a dataset: its problems, and counts that show what a model can learn from it."""
+"""Report on a dataset: problems, and counts that show what a model can learn from it."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,10 +18,8 @@ Count = int | float | str | None
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """Problems make a dataset unusable; counts (of the rows in order) and notes (what follows from its gaps) do not.
-
-    The name is None if nothing was read.
-    """
+    """Problems make a dataset unusable; counts (of valid rows) and notes (effects of missing data) do not. The name is
+    None if nothing was read."""
 
     name: str | None
     problems: tuple[Problem, ...]
@@ -43,7 +41,7 @@ class DatasetReport:
 
 
 def check_dataset(folder: Path) -> DatasetReport:
-    """Checks a dataset; never raises for what is wrong in it."""
+    """Check a dataset; never raises for problems in it."""
     try:
         dataset, problems = inspect_dataset(folder)
     except DatasetError as error:
@@ -126,5 +124,5 @@ def _rate(events: pl.DataFrame) -> float | None:
 
 
 def _day(at: object) -> str | None:
-    """None of numbers that stand for no time, as those of rows in their order."""
+    """Return a day, None for numbers that are not times, such as row numbers."""
     return datetime.fromtimestamp(at, UTC).isoformat() if isinstance(at, int) and at >= EARLIEST else None

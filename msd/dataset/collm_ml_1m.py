@@ -25,17 +25,17 @@ from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
 
 # Rows of each part, as the notebook prints them.
 PUBLISHED = {"train": 33_891, "valid": 10_401, "test": 7_331}
-# The first moment of each part (UTC); ratings before train and from the last on belong to none.
+# Start of each part (UTC); ratings before train and from the last on belong to none.
 _STARTS = {"train": (2001, 6), "valid": (2002, 4), "test": (2002, 9), None: (2003, 2)}
 _LIKED, _DISLIKED = 4, 2
-_WINDOW = 0.5  # the share of a user's train rows that his text is made of
+_WINDOW = 0.5  # share of a user's train rows that the user's text is made from
 _RATINGS = ("user_id", "item_id", "rating", "timestamp")
 _FILMS = ("item_id", "title", "genres")
 _LARGEST = 100 << 20  # bytes; ratings.dat has 25 million
 
 
 def config_text(*, rated: bool) -> str:
-    """The dataset.toml of this dataset; `rated`: whether events tell what was disliked."""
+    """Return the dataset.toml of this dataset; `rated`: whether events include dislikes."""
     text = resources.files("msd.dataset").joinpath("collm_ml_1m.toml").read_text("utf-8")
     return text if rated else text.replace('disliked = "disliked"\n', "")
 
@@ -87,7 +87,7 @@ def write_tables(folder: Path, events: pl.DataFrame, items: pl.DataFrame) -> Non
 
 
 def _read(archive: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Ratings, and films with year and genres."""
+    """Read ratings, and films with year and genres."""
     try:
         with zipfile.ZipFile(archive) as files:
             ratings, films = (
@@ -104,7 +104,8 @@ def _read(archive: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
 
 
 def _table(files: zipfile.ZipFile, name: str, columns: tuple[str, ...]) -> pl.DataFrame:
-    """A file's columns, separated by `::`; all but titles and genres are whole numbers, and none is missing."""
+    """Return a file's columns, separated by `::`; all except titles and genres are whole numbers, and none is
+    missing."""
     inside = f"ml-1m/{name}.dat"
     if inside not in files.namelist():
         raise ArchiveError(f"{files.filename} is not GroupLens's ml-1m.zip: it holds no {inside}")
@@ -133,7 +134,7 @@ def _table(files: zipfile.ZipFile, name: str, columns: tuple[str, ...]) -> pl.Da
 
 
 def _split(ratings: pl.DataFrame) -> pl.DataFrame:
-    """Events with their part, in time; those of no part are left out."""
+    """Return events with their part, in time order; those outside all parts are left out."""
     starts = [int(datetime(*month, 1, tzinfo=UTC).timestamp()) for month in _STARTS.values()]
     part = pl.lit(None, pl.String)
     for name, start in zip(_STARTS, starts, strict=True):
@@ -151,7 +152,7 @@ def _split(ratings: pl.DataFrame) -> pl.DataFrame:
 
 
 def _with_windows(events: pl.DataFrame) -> pl.DataFrame:
-    """The same events; the first of each user's train rows are his window."""
+    """Mark the first of each user's train rows as the profile window."""
     train = events.filter(part="train")
     keyed = train.with_columns(pl.col("user_id", "item_id").cast(pl.String), at="timestamp")
     early = pl.Series(is_early(keyed, _WINDOW))

@@ -1,4 +1,4 @@
-"""Raw columns to canonical ones, one function a kind: each notes every value that does not fit, giving null for it."""
+"""Raw columns → canonical ones, one function per kind: each notes every invalid value, and returns null for it."""
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from polars._typing import PolarsDataType
 
 MAX_ID_BYTES = 256
-LATEST = 2**33  # unix seconds, in the year 2242: later times are milliseconds taken for seconds
+LATEST = 2**33  # Unix seconds, in the year 2242: later times are milliseconds mistaken for seconds
 _LARGEST_COUNT = 2**40
 _ZONE = r"\d([Zz]|[+-]\d\d(:?\d\d)?)\s*$"
 _TEXT = (pl.String, pl.Categorical, pl.Enum)
 
 
 def read_ids(table: Table, column: str) -> pl.Series:
-    """Ids as text: none missing, none empty, at most 256 bytes, no NUL character."""
+    """Return IDs as text: none missing, none empty, at most 256 bytes, no NUL character."""
     ids = _as_text(table, column)
     if ids is None:
         return _nothing(table, pl.String)
@@ -35,7 +35,7 @@ def read_ids(table: Table, column: str) -> pl.Series:
 
 
 def read_unique_ids(table: Table, column: str) -> pl.Series:
-    """Ids of a table with one row an id."""
+    """Return the IDs of a table with one row per ID."""
     ids = read_ids(table, column)
     repeated = ids.is_not_null() & ids.is_first_distinct().not_()
     table.flag(column, repeated, "is the id of an earlier row too")
@@ -54,7 +54,7 @@ def read_labels(table: Table, column: str) -> pl.Series:
 
 
 def read_whole_numbers(table: Table, column: str) -> pl.Series:
-    """Counts, Int64: none missing, none below 0, none with a fraction, none too large to be one."""
+    """Return counts, Int64: none missing, negative, fractional or too large."""
     numbers = _as_numbers(table, column)
     if numbers is None:
         return _nothing(table, pl.Int64)
@@ -103,7 +103,7 @@ def read_categorical(table: Table, column: str) -> pl.Series:
 
 
 def read_parts(table: Table, column: str) -> pl.Series:
-    """Parts of the split by their names, none missing."""
+    """Return parts of the split by name, none missing."""
     parts = _as_text(table, column)
     if parts is None:
         return _nothing(table, pl.String)
@@ -168,7 +168,7 @@ def _as_numbers(table: Table, column: str) -> pl.Series | None:
 
 
 def parsed_times(raw: pl.Series) -> pl.Series:
-    """Text as unix seconds; null where it is neither a number nor an ISO 8601 time."""
+    """Return text as Unix seconds; null if it is neither a number nor an ISO 8601 time."""
     seconds = raw.str.strip_chars().cast(pl.Float64, strict=False)
     rest = raw.filter(seconds.is_null() & raw.is_not_null()).unique()
     if rest.is_empty():
@@ -186,7 +186,7 @@ def _iso_seconds(text: str) -> float | None:
 
 
 def _without(values: pl.Series, bad: pl.Series) -> pl.Series:
-    """The values, null where `bad` is true."""
+    """Return the values, null where `bad` is true."""
     return values.to_frame().select(pl.when(bad.fill_null(False).not_()).then(pl.first())).to_series()
 
 

@@ -1,4 +1,4 @@
-"""dataset.toml: which file and column holds what, and which columns become features. Opens no file but that one."""
+"""dataset.toml: files, columns, and which columns become features. Opens no other file."""
 
 import tomllib
 from collections.abc import Sequence
@@ -103,9 +103,9 @@ class UsersConfig(_Section):
 
 
 class SplitConfig(_Section):
-    """Cuts of each user's events in time, as shares of their number; what is after `valid` is the test part.
+    """Cuts of each user's events in time, as shares of their number; what follows `valid` is the test part.
 
-    With `column`, a column of the events that says window, train, valid or test in each row, nothing is cut.
+    With `column`, a column of the events names the part of each row (window, train, valid or test), and nothing is cut.
     """
 
     profile_window: Share = 0.5
@@ -127,20 +127,20 @@ class SplitConfig(_Section):
 
 
 class HistoryConfig(_Section):
-    """How many of a user's latest clicks the model sees."""
+    """Number of a user's latest clicks that the model sees."""
 
     length: Annotated[int, Field(ge=1, le=1000)] = 50
 
 
 class IdsConfig(_Section):
-    """User and item ids with fewer training rows than `min_count` share one embedding; or all are hashed."""
+    """User and item IDs with fewer training rows than `min_count` share one embedding; or all are hashed."""
 
     min_count: Annotated[int, Field(ge=1)] = 2
     buckets: Annotated[int, Field(ge=1, le=2**24)] | None = None
 
 
 class CountsConfig(_Section):
-    """Smoothed click rates: their half life, how many impressions the prior weighs, and the greatest age they show."""
+    """Smoothed click rates: half-life, weight of the prior in impressions, and maximum age."""
 
     half_life_days: Positive = 180.0
     prior_strength: Positive = 20.0
@@ -176,7 +176,7 @@ class FeatureConfig(_Section):
 
     @property
     def source(self) -> str:
-        """The column that is read."""
+        """The source column."""
         return self.column or self.name
 
     @property
@@ -206,12 +206,12 @@ class FeatureConfig(_Section):
 
 
 class DatasetConfig(_Section):
-    """All of dataset.toml."""
+    """The whole dataset.toml."""
 
     format: Annotated[Literal[1], BeforeValidator(_not_boolean)]
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
     description: str = ""
-    # Half of it is for meaning, half for words, each normalised: of a few numbers nothing would be left.
+    # Half is for meaning, half for words, each normalised: a few numbers would carry nothing.
     semantic_dim: Annotated[int, Field(ge=8, le=4096)] = 64
     events: EventsConfig
     items: ItemsConfig
@@ -241,7 +241,7 @@ class DatasetConfig(_Section):
         return {one.name: one.field for one in self.side("context") if one.serving_value is None}
 
     def side(self, side: Literal["user", "item", "context"]) -> list[FeatureConfig]:
-        """The features of one side, in their order."""
+        """Return the features of one side, in order."""
         return [feature for feature in self.features if feature.side == side]
 
 
@@ -259,7 +259,7 @@ _SECTIONS: dict[str | int, type[BaseModel]] = {
 
 
 def load_config(folder: Path) -> DatasetConfig:
-    """Reads `folder`/dataset.toml. Raises DatasetError naming each wrong key and what is allowed there."""
+    """Read `folder`/dataset.toml. Raises DatasetError naming each wrong key and the allowed values."""
     try:
         content = tomllib.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The columns of a raw log that say who saw what, when, and what came of it, in the form that a dataset has."""
+"""The core columns of a raw log (user, item, time and outcome), in canonical form."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,11 +13,11 @@ from msd.dataset.roles import WORDS, InitError, Role, RoleName
 from msd.dataset.table import Table
 
 EVERYBODY = "everybody"
-"""The user of all rows where nobody knows who saw what."""
+"""The user of all rows of a log without users."""
 
 
 def read_core(events: Table, roles: Mapping[RoleName, Role]) -> pl.DataFrame:
-    """The events' own columns in their canonical form. Raises InitError with every value that does not fit."""
+    """Return the events' core columns in canonical form. Raises InitError with every invalid value."""
     if "user" in roles:
         users = read_any_ids(events, roles["user"].column)
     else:
@@ -40,7 +40,7 @@ def read_core(events: Table, roles: Mapping[RoleName, Role]) -> pl.DataFrame:
 
 
 def read_any_ids(table: Table, column: str, unique: bool = False) -> pl.Series:
-    """Ids, also of whole numbers that gaps have made floats of."""
+    """Return IDs, also from whole numbers that missing values turned into floats."""
     raw = table.frame.get_column(column)
     if raw.dtype.is_float() and bool((raw.drop_nulls() == raw.drop_nulls().round()).all()):
         table = replace(table, frame=table.frame.with_columns(pl.col(column).cast(pl.Int64, strict=False)))
@@ -60,7 +60,7 @@ def _labels(table: Table, column: str) -> pl.Series:
 
 
 def refuse(table: Table, roles: Mapping[RoleName, Role] | None = None) -> None:
-    """Raises InitError if anything was noted in the table: what, and what each column at fault was taken for."""
+    """Raise InitError if the table has problems, with each faulty column's assumed meaning."""
     if not table.problems:
         return
     wrong = {problem.column for problem in table.problems}

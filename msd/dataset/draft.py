@@ -1,4 +1,4 @@
-"""The commented dataset.toml of a new dataset: each line with the column that it came from, and why."""
+"""The commented dataset.toml of a new dataset: each line with its source column and reason."""
 
 import json
 import re
@@ -13,7 +13,7 @@ NO_USER = "all rows are those of one user, whose clicks are everybody's; parts a
 
 @dataclass(frozen=True)
 class Feature:
-    """A [[features]] entry, the column that it came from, and why it is what it is."""
+    """A [[features]] entry, its source column, and the reason."""
 
     name: str
     side: Side
@@ -25,7 +25,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class Template:
-    """A text template and what is to be said of it."""
+    """A text template and its comment."""
 
     text: str | None
     reason: str
@@ -34,7 +34,7 @@ class Template:
 
 @dataclass(frozen=True)
 class Draft:
-    """All that dataset.toml will say. `left_out`: columns that are not used, and why."""
+    """The content of dataset.toml. `left_out`: unused columns, and why."""
 
     name: str
     origin: str
@@ -47,7 +47,7 @@ class Draft:
 
 
 def draft_text(draft: Draft) -> str:
-    """dataset.toml."""
+    """Return dataset.toml."""
     lines = [
         "# Made by `msd data init`, which guessed what follows from names and values: read why, mend what is",
         "# wrong, and run `msd data check` on this folder. The tables beside this file are copies, named as below.",
@@ -126,7 +126,7 @@ def _counts(draft: Draft) -> list[str]:
 
 
 def prior_strength(click_rate: float) -> int | None:
-    """How many impressions the overall rate should weigh where clicks are rare; None where the default will do."""
+    """Return the weight of the overall rate in impressions if clicks are rare; None for the default."""
     return min(1_000, round(1 / click_rate)) if 0 < click_rate < 0.05 else None
 
 
@@ -141,10 +141,10 @@ def _literal(value: str | int | bool) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A TOML string: JSON's escapes are TOML's, but for DEL, which TOML wants escaped too."""
+    """Return a TOML string: JSON's escapes are TOML's, except for DEL, which TOML escapes too."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _comment(text: str) -> str:
-    """A comment in which nothing that came from the data can end the line."""
+    """Return a comment in which no text from the data can end the line."""
     return "# " + re.sub(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+", " ", text)

@@ -1,5 +1,6 @@
-"""Features that know what no request can know, and logs whose impressions were never shown: what makes offline figures
-too good. Notes, not problems: only who made the log can tell.
+"""Detects label leakage and sampled negatives, which inflate offline figures.
+
+Notes, not problems: only the log's owner can tell.
 """
 
 import numpy as np
@@ -17,7 +18,7 @@ _NEARLY_ALL = 0.95
 
 
 def foresight(dataset: Dataset) -> list[str]:
-    """Sentences on features that may hold the outcome, and on negatives that seem to have been sampled."""
+    """Return notes on features that may contain the outcome, and on negatives that seem sampled."""
     return [*_features(dataset), *_sampled(dataset.events)]
 
 
@@ -42,7 +43,8 @@ def _features(dataset: Dataset) -> list[str]:
 
 
 def _auc_alone(dataset: Dataset, feature: FeatureConfig) -> float:
-    """AUC on half of the impressions of the click rate that a value has on the rest; numbers are cut into 32 bins."""
+    """Return the AUC, on half of the impressions, of a value's click rate in the other half; numbers are cut into 32
+    bins."""
     key = {"user": "user_id", "item": "item_id"}.get(feature.side)
     events = dataset.events.select("label", impressions_of(dataset.events), *([key] if key else [feature.name]))
     if key:
@@ -51,7 +53,7 @@ def _auc_alone(dataset: Dataset, feature: FeatureConfig) -> float:
     value = pl.col(feature.name)
     if feature.kind == "numeric":
         value = (value.rank("min") * _BINS / (value.count() + 1)).floor()
-    # By chance, for events may take turns by a rule.
+    # Random halves, because events may alternate by a rule.
     drawn = np.random.default_rng(0).binomial(events["impressions"].to_numpy().astype(np.int64), 0.5)
     known, asked = pl.col("known"), pl.col("impressions") - pl.col("known")
     rated = (
@@ -74,7 +76,8 @@ def _auc_alone(dataset: Dataset, feature: FeatureConfig) -> float:
 
 
 def _sampled(events: pl.DataFrame) -> list[str]:
-    """Moments of a user in which there is exactly one click beside others, hardly any without: nobody's log is so."""
+    """Count moments of a user with exactly one click beside other impressions, and hardly any without: no real log
+    looks like this."""
     if is_counted(events):
         return []
     moments = events.group_by("user_id", "at").agg(shown=pl.len(), clicks=pl.col("label").cast(pl.Int64).sum())

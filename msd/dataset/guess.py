@@ -1,4 +1,4 @@
-"""What a raw column would be as a feature: its kind, its options, and the reason; text is told from categories."""
+"""Guesses a raw column's feature: kind, options, and reason; distinguishes text from categories."""
 
 import re
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ _FEW_NUMBERS = 32  # whole numbers of no more values than this are taken for cat
 _MANY_VALUES = 2_000  # more are hashed
 _LARGEST_TABLE = 2**18
 _LONG_TAIL = 10.0
-# What may separate values, and how many different ones among all: prose has commas too, but seldom bars.
+# Possible separators, and the number of distinct values required: prose has commas too, but seldom bars.
 _SEPARATORS = {"|": 0.8, ";": 0.8, ",": 0.5}
 _UNIQUE = "every row has another value, so there is nothing to learn from it"
 _CODES = re.compile(r"(^|_)(id|code|zip|zipcode|postcode|type|category|class|segment|cluster)$")
@@ -41,12 +41,12 @@ class Guess:
 
 
 def is_afterwards(name: str) -> bool:
-    """Whether a name speaks of what comes of impressions."""
+    """Return whether a name describes something after the impression."""
     return _AFTERWARDS.search(clean_name(name)) is not None
 
 
 def guess(raw: pl.Series, *, context: bool = False) -> Guess:
-    """Judges one column of a table: of items, of users, or, in `context`, of what a request will carry."""
+    """Guess one column of a table: of items, of users, or, in `context`, of requests."""
     name = clean_name(raw.name)
     if context and is_afterwards(name):
         return Guess("none", "its name speaks of what happens after the impression, which no request can know", raw)
@@ -83,7 +83,7 @@ def _scalar(name: str, raw: pl.Series, context: bool) -> Guess:
 
 
 def _counts_rows(numbers: pl.Series) -> bool:
-    """Whether each row has a whole number of its own, as ids and indices of rows do."""
+    """Return whether each row has a distinct whole number, like IDs and row indices."""
     present = numbers.drop_nulls()
     return present.len() > _FEW_NUMBERS and present.n_unique() == present.len() and bool((present % 1 == 0).all())
 
@@ -120,7 +120,7 @@ def _number(name: str, text: pl.Series, numbers: pl.Series) -> Guess:
 
 
 def _digits(text: pl.Series, numbers: pl.Series) -> pl.Series:
-    """Whole numbers as they are written, so that codes keep their leading zeros; 3.0 as 3."""
+    """Return whole numbers as written, so that codes keep leading zeros; 3.0 as 3."""
     written = bool(text.drop_nulls().str.contains(r"^-?\d+$").all())
     return text if written else numbers.cast(pl.Int64).cast(pl.String)
 
@@ -138,7 +138,7 @@ def _text(name: str, values: pl.Series, context: bool) -> Guess:
     distinct = present.n_unique()
     long = bool((present.str.len_chars() > MAX_VALUE_CHARS).any())
     varied = distinct > present.len() / 2
-    # Prose that comes again, as that of an item does beside each of its events, is no category either.
+    # Repeated prose, such as an item's text on each of its events, is not a category either.
     if not context and (titled or (long and words >= 2) or words >= _PROSE_WORDS or (words >= 3 and varied)):
         return Guess("text", f"text of {words:.1f} words on average", values)
     if words >= 5 and (long or varied):
@@ -151,13 +151,13 @@ def _text(name: str, values: pl.Series, context: bool) -> Guess:
 
 
 def _cut(values: pl.Series, separator: str) -> Guess | None:
-    """A bag, if enough values hold the separator, and what it separates is short and comes again."""
+    """Return a bag if enough values contain the separator, and its parts are short and repeated."""
     present = values.drop_nulls()
     cut = present.str.contains(separator, literal=True)
     if int(cut.sum()) < max(2, present.len() * 0.2):
         return None
     lists = values.str.split(separator).list.eval(pl.element().str.strip_chars().filter(pl.element() != ""))
-    # Among different values, for each may come in many rows: "Smith, John" is cut as well, but does not mix.
+    # Among distinct values, because each may repeat: "Smith, John" splits too, but its parts do not recombine.
     parts = lists.to_frame("parts").with_columns(value=values).unique("value")["parts"].explode().drop_nulls()
     sentence = float(parts.str.count_matches(r"\S+").cast(pl.Float64).mean() or 0.0) > 3  # type: ignore[arg-type]
     repeats = parts.n_unique() <= parts.len() * _SEPARATORS[separator]

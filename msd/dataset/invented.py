@@ -1,6 +1,5 @@
-"""Invented tests of headlines by a known law: what is to be had without anybody's data.
-
-A headline is a template filled with words; its click rate is that of its story times what its wording is worth.
+"""Synthetic headline tests from a known law, for use without external data. A headline is a filled template; its click
+rate is that of its story times the effect of its wording.
 """
 
 from datetime import date, timedelta
@@ -8,7 +7,7 @@ from datetime import date, timedelta
 import numpy as np
 import polars as pl
 
-# What a phrase adds to the log-odds of a click.
+# Effect of a phrase on the log-odds of a click.
 OPENINGS = {
     "": 0.0,
     "You won't believe how": 0.3,
@@ -36,7 +35,7 @@ DEEDS = {
     "opened a library": 0.0,
     "stopped a flood": 0.1,
 }
-# Worth nothing; with them hardly a headline comes twice.
+# No effect; they make nearly all headlines distinct.
 PLACES = (
     "Aldham Brook Carrow Denby Elmton Farnley Gorse Hadley Ivybridge Kelso Larkhill Milton Norwood Oakley Penrith "
     "Quarley Ripon Selby Tarvin Upton Varley Weston Yarm Zeal"

@@ -1,4 +1,4 @@
-"""A dataset's folder → `Dataset`: three tables with canonical columns. Collects every problem on the way."""
+"""A dataset's folder → `Dataset`: three tables with canonical columns. Collects all problems."""
 
 import hashlib
 import string
@@ -51,7 +51,7 @@ class Dataset:
 
 
 def load_dataset(folder: Path) -> Dataset:
-    """Loads a dataset. Raises DatasetError with every problem in its files: where it is, what, and what is due."""
+    """Load a dataset. Raises DatasetError with every problem in its files: place, fault, and what is expected."""
     dataset, problems = inspect_dataset(folder)
     if dataset is None or problems:
         raise DatasetError(folder, problems)
@@ -59,10 +59,8 @@ def load_dataset(folder: Path) -> Dataset:
 
 
 def inspect_dataset(folder: Path) -> tuple[Dataset | None, list[Problem]]:
-    """A dataset's rows that are in order, and its problems; no dataset if a file or a column that it needs is missing.
-
-    Raises DatasetError if dataset.toml is wrong, as nothing can be read without it.
-    """
+    """Return a dataset's valid rows, and its problems; no dataset if a required file or column is missing. Raises
+    DatasetError if dataset.toml is wrong, because nothing can be read without it."""
     config = load_config(folder)
     problems: list[Problem] = []
     events = read_table(folder, config.events.file, problems)
@@ -82,7 +80,7 @@ def inspect_dataset(folder: Path) -> tuple[Dataset | None, list[Problem]]:
 
 
 def _find_strangers(dataset: Dataset, problems: list[Problem]) -> None:
-    """Single events of unknown ids are in order; if all are, the ids of the two files are written differently."""
+    """Find unknown IDs: single ones are allowed; if all are unknown, the two files write IDs differently."""
     config, events = dataset.config, dataset.events
     sides = [("item_id", config.items.file, config.items.item_id, dataset.items)]
     if config.users:
@@ -177,12 +175,12 @@ def _events(config: DatasetConfig, table: Table) -> tuple[pl.DataFrame, dict[str
 
 
 def sort_events(events: pl.DataFrame) -> pl.DataFrame:
-    """By time, then user, then item; ties of all three by label, so that the order of the file's rows never counts."""
+    """Sort by time, then user, then item, then label, so that the order of the file's rows never matters."""
     return events.sort("at", *id_order("user_id"), *id_order("item_id"), "label", maintain_order=True)
 
 
 def id_order(column: str) -> tuple[pl.Expr, ...]:
-    """Sort keys of an id: those of digits only come first, by their number however long, then the others as text."""
+    """Return sort keys of IDs: digits-only ones come first, by number however long, then the others as text."""
     text = pl.col(column)
     digits = pl.when(text.str.contains("^[0-9]+$")).then(text.str.strip_chars_start("0"))
     return digits.is_null(), digits.str.len_chars(), digits, text
@@ -233,7 +231,7 @@ def _feature(feature: FeatureConfig, table: Table) -> pl.Series:
 def _texts(
     table: Table, template: str | None, features: Sequence[FeatureConfig], values: Sequence[pl.Series]
 ) -> pl.Series:
-    """The template filled for each row: with lists where a bag reads the column, else with the file's own values."""
+    """Return the template filled for each row: with lists for bag columns, otherwise with the file's values."""
     if template is None:
         return pl.Series("text", [None] * table.frame.height, dtype=pl.String)
     bags = {

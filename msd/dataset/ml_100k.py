@@ -1,6 +1,5 @@
-"""MovieLens-100K as a dataset folder, taken out of the recbole wheel: its terms forbid passing it on.
-
-GroupLens (grouplens.org/datasets/movielens/100k) asks that its use be acknowledged: Harper and Konstan, 2015.
+"""MovieLens-100K as a dataset folder, extracted from the recbole wheel: its terms forbid redistribution. GroupLens
+(grouplens.org/datasets/movielens/100k) asks for acknowledgement: Harper and Konstan, 2015.
 """
 
 import io
@@ -35,7 +34,7 @@ _ARTICLE = re.compile(r"^(?P<rest>.+), (?P<article>The|A|An|La|Le|Les|L'|Il|O|De
 
 
 class DownloadError(MsdError):
-    """The data cannot be had, or is not what it should be."""
+    """The data is unavailable or invalid."""
 
 
 def write_ml_100k(folder: Path, wheel: Path | None = None, sha256: str = WHEEL_SHA256) -> bool:
@@ -61,7 +60,7 @@ def write_ml_100k(folder: Path, wheel: Path | None = None, sha256: str = WHEEL_S
         "events.parquet": _parquet(_events(tables["inter"])),
         "items.parquet": _parquet(_items(tables["item"])),
         "users.parquet": _parquet(_users(tables["user"])),
-        # Last, for a folder is a dataset once it holds this file.
+        # Last, because a folder is a dataset once it has this file.
         CONFIG_FILE: example,
     }
     for name, content in files.items():
@@ -73,7 +72,7 @@ def write_ml_100k(folder: Path, wheel: Path | None = None, sha256: str = WHEEL_S
 
 
 def _hashes_of_last_time(folder: Path, sha256: str) -> dict[str, str]:
-    """File name → hash as written by an earlier run from the same wheel; empty if there was none."""
+    """Return file hashes of an earlier run from the same wheel; empty if there was none."""
     try:
         step = json.loads((folder / _STEP_FILE).read_text(encoding="utf-8"))
         return dict(step["files"]) if step["fingerprint"] == sha256 else {}
@@ -124,7 +123,7 @@ def _download(folder: Path) -> Path:
 
 
 def _read_wheel(path: Path) -> dict[str, pl.DataFrame]:
-    """The three tables, all columns as text, named without their types."""
+    """Read the three tables, all columns as text, named without their types."""
     tables = {}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -155,7 +154,7 @@ def _events(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def _items(table: pl.DataFrame) -> pl.DataFrame:
-    # One row has its title in the place of its year, and another one says "unkonwn" for both.
+    # One row has its title in the year's place, and another has "unkonwn" for both.
     shifted = pl.col("movie_title").str.extract(r"^(.*) \((\d{4})\)$", 1)
     year = pl.coalesce(
         pl.col("release_year").str.extract(r"^(\d{4})$"), pl.col("movie_title").str.extract(r"\((\d{4})\)$")

@@ -1,4 +1,4 @@
-"""Columns of times as logs have them: seconds, milliseconds or microseconds since 1970, dates, ISO 8601 text."""
+"""Time columns of logs: seconds, milliseconds or microseconds since 1970, dates, ISO 8601 text."""
 
 from dataclasses import replace
 from typing import Literal
@@ -15,7 +15,7 @@ _SAMPLE = 1_000
 
 
 def time_unit(values: pl.Series) -> Unit | None:
-    """In what the values count, judged by the first thousand; None if they are no times."""
+    """Return the unit of the values, judged by the first thousand; None if they are not times."""
     values = values.drop_nulls().head(_SAMPLE)
     if values.is_empty():
         return None
@@ -38,13 +38,13 @@ def time_unit(values: pl.Series) -> Unit | None:
 
 
 def read_moments(table: Table, column: str) -> pl.Series:
-    """Unix seconds; what is no time is noted in the table with its row."""
+    """Return Unix seconds; invalid times are noted in the table with their row."""
     scale = _SCALE.get(time_unit(table.frame.get_column(column)) or "s", 1)
     if scale > 1:
         number = pl.col(column).cast(pl.Float64, strict=False)
         seconds = pl.when(number.is_not_null()).then(number / scale)
         raw = table.frame.get_column(column)
-        # Text that is no number stays as it is, to be told as it stands.
+        # Non-numeric text stays unchanged for the message.
         scaled = pl.coalesce(seconds.cast(pl.String), pl.col(column)) if raw.dtype == pl.String else seconds
         table = replace(table, frame=table.frame.with_columns(scaled.alias(column)))
     return read_times(table, column)

@@ -1,7 +1,4 @@
-"""What follows from a dataset that is in order but has gaps: no texts, hardly a click, a split against time.
-
-None of it is a problem.
-"""
+"""Notes on a valid dataset with gaps: no texts, hardly any clicks, a split against time. None is a problem."""
 
 import polars as pl
 
@@ -16,7 +13,7 @@ _FEW_CLICKS = 50
 
 
 def outlook(dataset: Dataset, parts: pl.Series) -> list[str]:
-    """Sentences that say what later steps will make of it; `parts` is the Part of each event."""
+    """Return notes on the effect on later steps; `parts` is the Part of each event."""
     return [
         *foresight(dataset),
         *_of_texts(dataset),
@@ -86,7 +83,7 @@ def _of_clicks(dataset: Dataset, parts: pl.Series) -> list[str]:
 
 
 def _of_order(dataset: Dataset, parts: pl.Series) -> list[str]:
-    """Only a split that is given can put an event before those that the model learned from."""
+    """Note test events before training events, which only a given split can have."""
     if dataset.config.split.column is None:
         return []
     events = dataset.events.select("user_id", "at", part=parts)
@@ -104,7 +101,8 @@ def _of_order(dataset: Dataset, parts: pl.Series) -> list[str]:
 
 
 def _of_pairs(dataset: Dataset, parts: pl.Series) -> list[str]:
-    """GAUC compares what one user clicked with what he did not: where that is the same thing, every model ties."""
+    """Note a GAUC without information: if a user's clicked and other impressions are the same item, every model
+    ties."""
     inputs = [feature.name for feature in dataset.config.side("context")]
     test = dataset.events.filter(parts == Part.TEST)
     both = test.filter(pl.col("label").n_unique().over("user_id") > 1)

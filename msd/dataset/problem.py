@@ -1,4 +1,4 @@
-"""What is wrong with a dataset, and where: problems are collected, so that one run shows all of them."""
+"""Problems of a dataset with their place, collected so that one run shows all."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from pathlib import Path
 from msd.contract.errors import MsdError
 
 _SHOWN = 20
-_ALIKE = 3  # so many rows with the same fault are told one by one
+_ALIKE = 3  # rows with the same fault that are listed one by one
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Problem:
 
 
 def alike(problems: Sequence[Problem]) -> list[tuple[Problem, int]]:
-    """Problems in their order; in place of many rows with the same fault, the first and how many there are."""
+    """Return problems in order; many rows with the same fault become the first and a count."""
     groups: dict[tuple[str, str | None, str], list[Problem]] = {}
     for problem in problems:
         groups.setdefault((problem.file, problem.column, problem.fault or str(problem)), []).append(problem)
@@ -41,7 +41,7 @@ def alike(problems: Sequence[Problem]) -> list[tuple[Problem, int]]:
 
 
 def lines_of(problems: Sequence[Problem], shown: int = _SHOWN) -> list[str]:
-    """One line a problem, rows with the same fault in one; after `shown` lines, how many problems are left out."""
+    """Return one line per problem, joining rows with the same fault; after `shown` lines, the number left out."""
     told = alike(problems)
     lines = [f"{one}{f' (and so in {count - 1:,} more rows)' if count > 1 else ''}" for one, count in told[:shown]]
     left = sum(count for _, count in told[shown:])
@@ -49,11 +49,11 @@ def lines_of(problems: Sequence[Problem], shown: int = _SHOWN) -> list[str]:
 
 
 class ArchiveError(MsdError):
-    """A file is not the archive that a dataset is made of, or cannot be used."""
+    """A file is not the expected archive, or is unusable."""
 
 
 class DatasetError(MsdError):
-    """A dataset cannot be used as it is; `problems` holds every fault found, the message the first of them."""
+    """A dataset is invalid; `problems` holds every fault, the message the first of them."""
 
     def __init__(self, folder: Path, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)

@@ -1,6 +1,7 @@
-"""Which columns of a raw log hold the user, the item, the time and the click: by their names, then by what they hold.
+"""Finds the user, item, time and click columns of a raw log: by name, then by values. A name counts only if the values
+confirm it.
 
-A name counts only if the values bear it out. Does not know features, nor how a dataset is written.
+Does not know features, nor how a dataset is written.
 """
 
 import re
@@ -38,19 +39,19 @@ _NO_LABEL = re.compile(rf"(is|has|was)_|({'|'.join(NAMES['impressions'])})$")
 
 
 class InitError(MsdError):
-    """A dataset cannot be made of these files as they are, or not into that folder."""
+    """A dataset cannot be made from these files, or not in that folder."""
 
 
 @dataclass(frozen=True)
 class Role:
-    """A column of the events and why it was chosen."""
+    """A column of the events and the reason for its role."""
 
     column: str
     reason: str
 
 
 def clean_name(name: str) -> str:
-    """`Ad Copy (en)` → `ad_copy_en`, `userId` → `user_id`: what a feature may be called."""
+    """Return a valid feature name: `Ad Copy (en)` → `ad_copy_en`, `userId` → `user_id`."""
     apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
     clean = re.sub(r"[^a-z0-9]+", "_", apart).strip("_")[:60]
     return clean if re.match("[a-z]", clean) else f"c_{clean}".rstrip("_")
@@ -93,7 +94,7 @@ def _require(events: Table, role: str, column: str) -> None:
 
 
 def _is_aggregated(events: Table, taken: Mapping[RoleName, Role]) -> bool:
-    """Whether rows hold counts, which are of many users."""
+    """Return whether rows are aggregated over users."""
     if "impressions" in taken:
         return "label" not in taken
     free = _free(events, taken)
@@ -103,7 +104,7 @@ def _is_aggregated(events: Table, taken: Mapping[RoleName, Role]) -> bool:
 def _id_role(
     events: Table, role: RoleName, taken: Mapping[RoleName, Role], shared: Sequence[str], no_user: bool
 ) -> Role | None:
-    """None where all rows are one user's."""
+    """Return the user's role, None if all rows are one user's."""
     free = _free(events, taken)
     if found := _by_name(events, role, free, lambda values: bool(values.null_count() < values.len())):
         return found
@@ -160,7 +161,7 @@ def _time(events: Table, taken: Mapping[RoleName, Role]) -> Role | None:
 
 
 def _outcome(events: Table, roles: dict[RoleName, Role]) -> None:
-    """Finds what says whether it was clicked: counts of both kinds, or else a label."""
+    """Find the outcome: both counts, or else a label."""
     free = _free(events, roles)
     if "label" not in roles:
         counts: dict[RoleName, Role] = {}
@@ -217,7 +218,7 @@ def _columns(events: Table) -> str:
 
 
 def is_binary(values: pl.Series, distinct: int) -> bool:
-    """Whether all values are zeros and ones, or words for them, of which at least `distinct` occur."""
+    """Return whether all values are zeros and ones, or words for them, with at least `distinct` of them."""
     if values.dtype.is_nested() or values.dtype.is_temporal():
         return False
     found = {WORDS.get(text.strip().lower()) for text in values.drop_nulls().unique().cast(pl.String).to_list()}
@@ -227,6 +228,6 @@ def is_binary(values: pl.Series, distinct: int) -> bool:
 def _is_count(values: pl.Series) -> bool:
     if values.dtype.is_nested() or values.dtype.is_temporal():
         return False
-    # One below 0 is told with its row.
+    # A negative one is reported with its row.
     numbers = values.cast(pl.Float64, strict=False)
     return numbers.null_count() < numbers.len()

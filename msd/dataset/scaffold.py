@@ -1,4 +1,4 @@
-"""`msd data init`: any event table, with tables of items and users or without → a dataset that explains itself."""
+"""`msd data init`: makes a self-explanatory dataset of any event table, with or without tables of items and users."""
 
 import io
 import re
@@ -27,7 +27,7 @@ _MOSTLY = 0.8
 
 @dataclass(frozen=True)
 class SourceFiles:
-    """The files that a dataset is made of."""
+    """Source files of a dataset."""
 
     events: Path
     items: Path | None = None
@@ -36,7 +36,7 @@ class SourceFiles:
 
 @dataclass(frozen=True)
 class _Columns:
-    """One table to write, its features, and the texts among its columns."""
+    """A table to write, its features, and its text columns."""
 
     side: Side
     ids: pl.DataFrame
@@ -99,13 +99,13 @@ def init_dataset(
 
 
 def _write(out: Path, draft: Draft, tables: Mapping[Side, pl.DataFrame]) -> None:
-    """Writes tables and dataset.toml into a folder beside `out`, which takes its name once it is whole."""
+    """Write tables and dataset.toml into a temporary folder, which is renamed once it is complete."""
     files: dict[str, Side] = {"events": "context", "items": "item"}
     if draft.users:
         files["users"] = "user"
     part = out.resolve().with_name(f".{out.resolve().name}.part")
     try:
-        # What a killed run has left.
+        # Leftovers of a killed run.
         shutil.rmtree(part, ignore_errors=True)
         for name, side in files.items():
             write_bytes_atomic(part / f"{name}.parquet", _parquet(tables[side]))
@@ -132,7 +132,7 @@ def _read(path: Path | None) -> Table | None:
 
 
 def _keys(table: Table | None) -> list[str]:
-    """Columns that could be the id of a table's rows."""
+    """Return columns that could be a table's ID."""
     if table is None:
         return []
     flat = [column for column in table.frame if not column.dtype.is_nested()]
@@ -151,7 +151,7 @@ def _side(side: Side, table: Table | None, core: pl.DataFrame, role: Role | None
 
 
 def _key_column(side: Side, table: Table, ids: pl.Series, role: Role) -> str:
-    """The column of a table that holds the ids of the events: by the same name, a likely name, or the same values."""
+    """Return a table's column with the events' IDs: with the same name, a likely name, or the same values."""
     if role.column in table.frame.columns:
         return role.column
     known = set(ids.to_list())
@@ -173,10 +173,8 @@ def _key_column(side: Side, table: Table, ids: pl.Series, role: Role) -> str:
 def _distribute(
     events: Table, roles: Mapping[RoleName, Role], core: pl.DataFrame, items: _Columns, users: _Columns
 ) -> tuple[_Columns, list[tuple[str, str]]]:
-    """Gives each further column of the events to the item or user that determines it, or else to the context.
-
-    A column of item ids that are texts is the items' as well.
-    """
+    """Assign each further column of the events to the item or user that determines it, otherwise to the context. A
+    column of item IDs that are texts is the items' as well."""
     item = roles["item"].column
     texts = [item] if guess(events.frame.get_column(item)).kind == "text" else []
     used = {role.column for role in roles.values()} - set(texts)
@@ -200,10 +198,10 @@ def _distribute(
 
 
 def _owner(raw: pl.Series, core: pl.DataFrame, items: _Columns, users: _Columns) -> _Columns | None:
-    """Whose a column of the events is: of whom it has one value each; None if it is of the moment."""
+    """Return the side with one value each of an events column; None for the context."""
     if found := next((side for side in (items, users) if _depends(raw, core[f"{side.side}_id"])), None):
         return found
-    # Where each row is an item of its own, no row comes again to tell what is the item's.
+    # If each row is a distinct item, repetition cannot show what belongs to the item.
     alone = core["item_id"].n_unique() > core.height / 2
     if alone and "impressions" in core.columns:
         return None if is_afterwards(raw.name) else items
@@ -211,13 +209,13 @@ def _owner(raw: pl.Series, core: pl.DataFrame, items: _Columns, users: _Columns)
 
 
 def _agrees(raw: pl.Series, key: pl.Series) -> float:
-    """The share of keys that have one value only."""
+    """Return the share of keys with only one value."""
     values = pl.DataFrame({"key": key, "value": raw}).drop_nulls().group_by("key").agg(pl.col("value").n_unique())
     return float((values["value"] == 1).mean() or 0.0)  # type: ignore[arg-type]
 
 
 def _depends(raw: pl.Series, key: pl.Series) -> bool:
-    """Whether each key has one value only, in enough rows for that to be no chance."""
+    """Return whether each key has only one value, in enough rows to exclude chance."""
     if isinstance(raw.dtype, pl.List):
         raw = raw.list.eval(pl.element().cast(pl.String)).list.join("\x1f")
     if raw.dtype.is_nested() or raw.drop_nulls().n_unique() < 2:
@@ -228,14 +226,14 @@ def _depends(raw: pl.Series, key: pl.Series) -> bool:
 
 
 def _guess_all(side: _Columns) -> list[tuple[str, str]]:
-    """Judges a side's columns; returns those that are left out, and why."""
+    """Guess a side's columns; return those that are left out, and why."""
     for raw in side.series:
         side.guesses[raw.name] = guess(raw, context=side.side == "context")
     return [(name, one.reason) for name, one in side.guesses.items() if one.kind == "none"]
 
 
 def _named(sides: Sequence[_Columns]) -> tuple[list[Feature], dict[Side, pl.DataFrame]]:
-    """Features with names of their own, and the tables with their columns called so."""
+    """Return features with unique names, and the tables with renamed columns."""
     features: list[Feature] = []
     tables: dict[Side, pl.DataFrame] = {}
     used = set(RESERVED_NAMES)
@@ -260,7 +258,7 @@ def _free_name(name: str, side: Side, used: set[str]) -> str:
 
 
 def _compact(values: pl.Series) -> pl.Series:
-    """Whole numbers without a fraction, so that a text says 24 and not 24.0."""
+    """Write whole numbers without a fraction, so that a text says 24 and not 24.0."""
     if values.dtype == pl.Float64 and bool((values.drop_nulls() == values.drop_nulls().floor()).all()):
         return values.cast(pl.Int64, strict=False) if bool((values.drop_nulls().abs() < 2**53).all()) else values
     return values

@@ -1,4 +1,6 @@
-"""Each event's part: profile window, train, valid or test, by cuts of each user's time or as given. Not by labels."""
+"""Splits events into profile window, train, valid and test, by cuts of each user's time or by a given column. Never by
+labels.
+"""
 
 from collections.abc import Iterable
 from enum import IntEnum
@@ -16,7 +18,7 @@ from msd.dataset.problem import DatasetError, Problem
 
 
 class Part(IntEnum):
-    """Where an event belongs. Window rows are training rows too; user knowledge may not be used for them."""
+    """Part of an event. Window rows are training rows too; user knowledge may not be used for them."""
 
     WINDOW = 0
     TRAIN = 1
@@ -51,7 +53,7 @@ def is_early(events: pl.DataFrame, share: float) -> NDArray[np.bool_]:
 
 
 def _given(events: pl.DataFrame, config: DatasetConfig) -> NDArray[np.int8]:
-    """The parts that the loader has read from the events' own column."""
+    """Return the parts from the events' own column."""
     numbers = {name: Part[name.upper()].value for name in PART_NAMES}
     parts: NDArray[np.int8] = events["part"].replace_strict(numbers, return_dtype=pl.Int8).to_numpy(writable=True)
     if empty := _empty(parts, (Part.TRAIN, Part.VALID, Part.TEST)):
@@ -61,13 +63,13 @@ def _given(events: pl.DataFrame, config: DatasetConfig) -> NDArray[np.int8]:
 
 
 def _empty(parts: NDArray[np.int8], needed: Iterable[Part]) -> str:
-    """Which of the parts have no event, in words; empty text if all have."""
+    """Return the parts without events, in words; empty if there are none."""
     names = [part.name.lower() for part in needed if not (parts == part).any()]
     return f"no event falls into the part{'s' if len(names) > 1 else ''} {', '.join(names)}" if names else ""
 
 
 def _places(events: pl.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Per event: a number for its user, how many impressions the user has, and the event's place among them in time."""
+    """Return, per event, its user's number, the user's impressions, and the event's index among them in time."""
     ordered = (
         events.select("user_id", "item_id", "at", "label", impressions_of(events).cast(pl.Int64))
         .with_row_index("row")
@@ -88,6 +90,6 @@ def _places(events: pl.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.int64],
 
 
 def _share(cut: float, count: NDArray[np.int64]) -> NDArray[np.int64]:
-    """floor(cut · count) of the cut as written: in binary, .29 · 100 is less than 29."""
+    """Return floor(cut · count) of the decimal cut: in binary, .29 · 100 is less than 29."""
     exact = Fraction(str(cut)).limit_denominator(10**6)
     return count * exact.numerator // exact.denominator

@@ -1,6 +1,5 @@
-"""One file of a dataset, or a folder of its parts, as a table: Parquet, CSV or JSON, by its ending.
-
-Does not know what columns mean.
+"""A dataset's file, or a folder of parts, as a table: Parquet, CSV or JSON, by suffix. Does not know what columns
+mean.
 """
 
 import csv
@@ -28,7 +27,7 @@ _GZIP, _ZIP, _UTF_16 = b"\x1f\x8b", b"PK\x03\x04", (b"\xff\xfe", b"\xfe\xff")
 
 
 class UnreadableError(Exception):
-    """A file cannot be read at all; `row` is where reading ended, if that is known."""
+    """A file is unreadable; `row` is where reading ended, if known."""
 
     def __init__(self, message: str, row: int | None = None) -> None:
         super().__init__(message)
@@ -37,9 +36,9 @@ class UnreadableError(Exception):
 
 @dataclass(frozen=True)
 class Table:
-    """A file's raw columns and what was found wrong in them. A CSV's columns are all text.
+    """A file's raw columns and problems. A CSV's columns are all text.
 
-    parts: of a folder, its files and the number of rows that each begins after.
+    parts: of a folder, its files and the number of rows before each.
     """
 
     file: str
@@ -49,11 +48,11 @@ class Table:
 
     @property
     def textual(self) -> bool:
-        """Whether numbers, too, are held as text."""
+        """Whether numbers, too, are text."""
         return _is_textual(self.parts[0][0] if self.parts else self.file)
 
     def flag(self, column: str, bad: pl.Series, message: str) -> None:
-        """Notes a problem for every row where `bad` (boolean) is true; the message follows the row's value."""
+        """Note a problem for every row where `bad` (boolean) is true; the message follows the row's value."""
         raw = self.frame.get_column(column)
         for row in bad.fill_null(False).arg_true().to_list():
             value = raw[row]
@@ -62,12 +61,12 @@ class Table:
             self.note(row, column, f"{shown} {message}", message)
 
     def flag_missing(self, column: str) -> None:
-        """Notes a problem for every row without a value."""
+        """Note a problem for every row without a value."""
         for row in self.frame.get_column(column).is_null().arg_true().to_list():
             self.note(row, column, "the value is missing", "the value is missing")
 
     def flag_column(self, column: str, message: str) -> None:
-        """Notes a problem of a whole column."""
+        """Note a problem of a whole column."""
         self.problems.append(Problem(self.file, message, column=column))
 
     def note(self, row: int, column: str, message: str, fault: str) -> None:
@@ -97,7 +96,7 @@ def read_table(folder: Path, file: str, problems: list[Problem]) -> Table | None
 
 
 def _read_parts(path: Path, problems: list[Problem]) -> Table | None:
-    """The files of a folder, and of folders in it, one below the other in the order of their names."""
+    """Read the files of a folder, and of nested folders, concatenated in the order of their names."""
     files = sorted(found for found in path.rglob("*") if found.is_file() and found.name.endswith(FILE_ENDINGS))
     names = [f"{path.name}/{found.relative_to(path)}" for found in files if not found.name.startswith((".", "_"))]
     if not names:
@@ -128,7 +127,7 @@ def _read_parts(path: Path, problems: list[Problem]) -> Table | None:
 
 
 def _read_file(path: Path, file: str, problems: list[Problem]) -> pl.DataFrame | None:
-    """`file` is what the file is called in problems."""
+    """Read a file; `file` is its name in problems."""
     try:
         if file.endswith(".parquet"):
             return _read_parquet(path)
@@ -174,7 +173,7 @@ def _read_parquet(path: Path) -> pl.DataFrame:
 
 
 def _read_csv(path: Path) -> pl.DataFrame:
-    """All columns as text, an empty cell being a missing value. Cells are parted as the header is."""
+    """Read all columns as text, with empty cells as missing. Cells are separated as in the header."""
     separator = ","
     try:
         with _text_of(path) as lines:
@@ -189,19 +188,19 @@ def _read_csv(path: Path) -> pl.DataFrame:
     except (*_POLARS_ERRORS, csv.Error) as error:
         hint = "cannot be read as CSV (is a quote left open?)"
         raise _csv_fault(path, separator) or UnreadableError(f"{hint}: {error}") from None
-    # A row cut short has no value in its last column: only then is it worth reading the file once more to find it.
+    # A truncated row has no value in its last column: only then is a second read worthwhile.
     if frame.height and frame.to_series(-1).null_count() and (fault := _csv_fault(path, separator)):
         raise fault
     return frame
 
 
 def _separator(header: str) -> str:
-    """What parts a header into the most cells; a comma if nothing does."""
+    """Return the separator with the most header cells; a comma if none occurs."""
     return max(_SEPARATORS, key=lambda one: len(next(csv.reader([header], delimiter=one), [])))
 
 
 def _without_blank_end(frame: pl.DataFrame) -> pl.DataFrame:
-    """Without blank lines at the end; one further up stays, or the rows below it would be misnumbered."""
+    """Remove blank lines at the end; others stay, because row numbers would change."""
     filled = frame.select(pl.any_horizontal(pl.all().is_not_null())).to_series().arg_true()
     return frame.head(int(filled[-1]) + 1 if len(filled) else 0)
 
@@ -225,7 +224,7 @@ def _csv_fault(path: Path, separator: str) -> UnreadableError | None:
 
 
 def _read_json(path: Path) -> pl.DataFrame:
-    """Objects one a line, or all in one list."""
+    """Read objects, one per line or all in one list."""
     records: list[Mapping[str, object]] = []
     try:
         with _text_of(path) as lines:
@@ -242,7 +241,7 @@ def _read_json(path: Path) -> pl.DataFrame:
 
 
 def _json_list_of(lines: TextIO) -> list[Mapping[str, object]] | None:
-    """The objects of one JSON list; None, and nothing read, where the text is none."""
+    """Read the objects of one JSON list; None, with nothing read, if the text is not one."""
     start = lines.read(_SHOWN_CHARS)
     lines.seek(0)
     if not start.lstrip().startswith("["):
@@ -269,7 +268,8 @@ def _is_object(record: object, row: int) -> Mapping[str, object]:
 
 
 def _json_column(name: str, values: Sequence[object]) -> pl.Series:
-    """A column of one type; strings and whole numbers may mix, for categories and ids are often written as either."""
+    """Return a column of one type; strings and whole numbers may mix, because categories and IDs are often written as
+    either."""
     kinds = {type(value) for value in values if value is not None}
     if kinds == {str, int}:
         values = [value if value is None else str(value) for value in values]
@@ -288,7 +288,7 @@ def _json_column(name: str, values: Sequence[object]) -> pl.Series:
 
 
 def _json_list(name: str, value: object, row: int) -> list[str | None] | None:
-    """Whole numbers as text, so that lists of strings and of numbers make one column."""
+    """Convert whole numbers to text, so that lists of strings and of numbers make one column."""
     if not isinstance(value, list):
         return None
     if any(one is not None and type(one) not in (str, int) for one in value):

@@ -1,4 +1,4 @@
-"""What the student and the teacher may read: an item's text, and a user's with likes of the window alone."""
+"""Texts for student and teacher: an item's text, and a user's with likes of the profile window only."""
 
 import polars as pl
 
@@ -65,8 +65,7 @@ def _user_text(text: str | None, titles: list[str]) -> str:
 
 
 def _titles(dataset: Dataset, which: pl.Expr, most: int) -> dict[str, list[str]]:
-    """The titles (the texts, where there is none) of the items of such events of each user within the window, newest
-    first."""
+    """Return the titles (otherwise texts) of such items of each user within the window, newest first."""
     parts = pl.Series("part", split_events(dataset.events, dataset.config))
     titles = dataset.items.select("item_id", title=pl.coalesce("title", "text")).drop_nulls("title")
     found = (

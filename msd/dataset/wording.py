@@ -1,4 +1,4 @@
-"""A first template for the texts of items or users: their title, their other texts, then what is said in words."""
+"""Default template for texts of items or users: title, other texts, then categories in words."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ _TITLES = re.compile(r"(^|_)(title|headline|name)$")
 
 
 def template_of(side: Side, table: pl.DataFrame, features: Sequence[Feature]) -> Template:
-    """Texts come first, a title before others; then categories and, of users, numbers, each with its name."""
+    """Return the template: title, other texts; then categories and, for users, numbers, each with its name."""
     own = {feature.name: feature for feature in features if feature.side == side}
     texts = [name for name in table.columns[1:] if name not in own]
     texts.sort(key=lambda name: (_TITLES.search(name) is None, _length(table[name])))
@@ -32,7 +32,7 @@ def _length(values: pl.Series) -> float:
 
 
 def _tells(feature: Feature, values: pl.Series) -> bool:
-    """Whether the values mean something to a reader: words rather than codes; of a user, numbers too."""
+    """Return whether the values are meaningful to a reader: words rather than codes; for users, numbers too."""
     if feature.kind == "numeric":
         return feature.side == "user"
     flat = (values.explode() if feature.kind == "bag" else values).drop_nulls().unique()

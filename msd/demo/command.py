@@ -31,7 +31,7 @@ _WARNING = (
 
 @dataclass(frozen=True)
 class Effort:
-    """What a demo spends on each step, as options of the step's command; its default folder; and a warning, if due."""
+    """A demo's options of each step, its default folder, and a warning if due."""
 
     folder: Path
     warning: str = ""
@@ -106,7 +106,7 @@ def demo(
 
 
 def _check_out(out: Path, effort: Effort) -> None:
-    """A folder is of one effort: the steps of another would train over it. Raises DemoError."""
+    """Raise DemoError if a folder belongs to another effort: its steps would train over it."""
     try:
         known = json.loads((out / SUMMARY_FILE).read_text("utf-8"))
     except (OSError, ValueError):
@@ -122,7 +122,7 @@ def _warn(console: Console, effort: Effort) -> None:
 
 
 def bundle_steps(out: Path, effort: Effort) -> Iterator[tuple[tuple[str, Line], ...]]:
-    """The steps up to both bundles, by name and arguments; those of a group run at once."""
+    """Return the steps up to both bundles, by name and arguments; those of a group run concurrently."""
     data, knowledge, student = out / "dataset", out / "knowledge", out / "student"
     models = [out / "models/with-semantics", out / "models/without-semantics"]
     figures = out / "evaluation"
@@ -145,7 +145,7 @@ def bundle_steps(out: Path, effort: Effort) -> Iterator[tuple[tuple[str, Line], 
 
 
 def _serve_and_score(steps: Steps, out: Path, effort: Effort) -> tuple[dict[str, Any], Showcase]:
-    """What was measured over HTTP, from the Redis store, and one user's ranking."""
+    """Return measurements over HTTP, with rows from Redis, and one user's ranking."""
     logs, bundle = out / "logs", out / "bundle"
     with ValkeyServer(port=free_port()) as redis:
         address = f"redis://127.0.0.1:{redis.port}/0"

@@ -37,7 +37,7 @@ _RESAMPLES, _REQUESTS = 1_000, 2_400
 
 
 class QuickstartError(MsdError):
-    """The folder holds what was made of another log."""
+    """The folder belongs to another log."""
 
 
 @app.command("quickstart", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -91,7 +91,8 @@ def quickstart(
 
 
 def _dataset(steps: Steps, log: Path, out: Path, options: list[str]) -> Path:
-    """The dataset's folder: the log itself, if it is one, or what `msd data init` makes of it, unless it did before."""
+    """Return the dataset's folder: the log itself, if it is one, or the result of `msd data init`, reused if it
+    exists."""
     if (log / CONFIG_FILE).is_file():
         if options:
             raise QuickstartError(f"{log} is a dataset, which {shlex.join(options)} cannot change; edit {CONFIG_FILE}")
@@ -111,7 +112,7 @@ def _dataset(steps: Steps, log: Path, out: Path, options: list[str]) -> Path:
 
 
 def _known(out: Path) -> dict[str, Any]:
-    """What quickstart.json says; nothing, if there is none that can be read."""
+    """Return the content of quickstart.json; empty if it is missing or unreadable."""
     try:
         found = json.loads((out / RECORD_FILE).read_text("utf-8"))
     except (OSError, ValueError):
@@ -120,7 +121,7 @@ def _known(out: Path) -> dict[str, Any]:
 
 
 def _inputs(log: Path, options: list[str]) -> dict[str, Any]:
-    """What a dataset was made of; a log that has grown is another."""
+    """Return a dataset's inputs; a log that has grown is another input."""
     files = sorted(one for one in (log.rglob("*") if log.is_dir() else [log]) if one.is_file())
     return {"log": str(log.resolve()), "bytes": sum(one.stat().st_size for one in files), "options": options}
 
@@ -131,7 +132,7 @@ def _note(out: Path, inputs: Mapping[str, Any], found: Mapping[str, Any]) -> Non
 
 
 def _lines(dataset: Dataset, data: Path, out: Path) -> dict[str, Line]:
-    """The commands after the dataset, by name: with texts, those of a student that nobody has taught."""
+    """Return the commands after the dataset, by name: with texts, including an untaught student's."""
     student, model, figures, bundle = (out / folder for folder in _FOLDERS.values())
     has_texts = sum(map(bool, student_texts(dataset)[0].values())) >= _FEWEST_TEXTS
     read: Line = (student,) if has_texts else ()
@@ -145,7 +146,7 @@ def _lines(dataset: Dataset, data: Path, out: Path) -> dict[str, Line]:
 
 
 def _plan(dataset: Dataset, out: Path, names: list[str]) -> dict[str, float]:
-    """About how many seconds each step takes on this machine; none, where its folder says that it is done."""
+    """Estimate the seconds of each step; 0 if its folder says that it is done."""
     machine, rows = Machine.measured(), PartRows.of(dataset)
     tokens = sum(tokens_of(texts.values()) for texts in student_texts(dataset))
     seconds = {
@@ -169,7 +170,7 @@ def _print_plan(console: Console, planned: Mapping[str, float]) -> None:
 
 
 def _request(dataset: Dataset) -> dict[str, Any]:
-    """A request as the first user of the test part would cause it: his id, moment and context, and ads of that time."""
+    """Return a request of the test part's first user: ID, moment and context, and ads of that time."""
     events = dataset.events.with_columns(part=pl.Series(split_events(dataset.events, dataset.config)))
     test = events.filter(pl.col("part") == Part.TEST)
     first = test.row(0, named=True)
@@ -180,11 +181,11 @@ def _request(dataset: Dataset) -> dict[str, Any]:
 
 
 def _verdict(evaluation: Mapping[str, Any]) -> str:
-    """Whether the model ranks better than trees on counts and features, which need no network and no text."""
+    """Return whether the model ranks better than trees on counts and features, which need no network and no text."""
     figures = {name: one["metrics"] for name, one in evaluation["models"].items()}
     difference = evaluation["differences"][0]
     auc = difference["auc"]
-    # Of a single user only rows can be resampled.
+    # With a single user only rows can be resampled.
     gain, ends = auc["difference"], auc["users"]["ci95"] or auc["rows"]["ci95"]
     told = f"AUC {figures['model']['auc']:.4f}, against {figures['counts']['auc']:.4f} of trees on counts: {gain:+.4f}"
     told += f" (95 %: {ends[0]:+.4f} to {ends[1]:+.4f})" if ends else ""

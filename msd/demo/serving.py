@@ -32,7 +32,7 @@ def run_service(
     command = [sys.executable, "-m", "msd", "serve", str(bundle), "--port", str(port), *options]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
-        # Nobody but the demo sends requests, so nobody needs time to go elsewhere.
+        # Only the demo sends requests, so no drain time is needed.
         environment = {**os.environ, "MSD_DRAIN_SECONDS": "0", **settings}
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
         try:

@@ -20,7 +20,7 @@ Line = tuple[str | Path, ...]
 
 
 class DemoError(MsdError):
-    """A step did not end well."""
+    """A step failed."""
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Steps:
 
     def call(self, name: str, *arguments: str | Path) -> None:
         """`msd ARGUMENTS` in this process, whose libraries are loaded but once. Raises DemoError if it fails."""
-        # The front door knows where all commands live, those of this folder among them.
+        # The entry point knows all commands, including those of this folder.
         from msd.__main__ import main
 
         self._head(name, arguments)

@@ -31,8 +31,8 @@ class Estimate(NamedTuple):
 
 
 class ArmDifference(NamedTuple):
-    """Of an arm from the champion: absolute, relative (None where the champion's figure is 0), and how sure (None where
-    there is nothing to tell it by)."""
+    """Difference of an arm from the champion: absolute, relative (None if the champion's figure is 0), and p (None if
+    unknown)."""
 
     absolute: Estimate
     relative: Estimate | None
@@ -41,7 +41,7 @@ class ArmDifference(NamedTuple):
 
 @dataclass(frozen=True)
 class ArmFigures:
-    """What came of one arm. `predicted_over_observed` is None without clicks; `unpriced_clicks` had no bid."""
+    """Figures of one arm. `predicted_over_observed` is None without clicks; `unpriced_clicks` had no bid."""
 
     users: int
     impressions: int
@@ -55,7 +55,7 @@ class ArmFigures:
 
 @dataclass(frozen=True)
 class RatioMismatch:
-    """Pearson's test of whether the arms have as many users as their shares say. `p` None where they are not known."""
+    """Pearson's test of the arms' numbers of users against their shares. `p` is None if these are unknown."""
 
     expected: dict[str, float] | None
     observed: dict[str, int]
@@ -70,11 +70,11 @@ class Sums:
     arms: tuple[str, ...]
     impressions: Floats
     totals: Mapping[str, Floats]
-    """By metric: what is divided by the impressions."""
+    """Return, by metric, the numerators of figures per impression."""
 
 
 def by_user(impressions: pl.DataFrame, champion: str) -> Sums:
-    """The sums of a joined table; the champion comes first. Raises FeedbackError where it has no impression."""
+    """Sum a joined table by user; the champion comes first. Raises FeedbackError if it has no impression."""
     arms = impressions["arm"].unique().sort().to_list()
     if champion not in arms:
         raise FeedbackError(f"no impression is of the arm {champion!r}; there are: {', '.join(arms)}")
@@ -95,7 +95,7 @@ def by_user(impressions: pl.DataFrame, champion: str) -> Sums:
 
 
 def compare(impressions: pl.DataFrame, champion: str) -> dict[str, ArmFigures]:
-    """All arms' figures, the champion first, and their differences from it."""
+    """Return all arms' figures, champion first, and their differences from it."""
     sums = by_user(impressions, champion)
     measured = {name: Ratios.of(sums.totals[name], sums.impressions, _PER[name]) for name in METRICS}
     found = {}
@@ -128,16 +128,16 @@ class Ratios:
         below = impressions.sum(0)
         values = per * totals.sum(0) / below
         users = (impressions > 0).sum(0)
-        # Of n users the residuals have n − 1 degrees of freedom.
+        # n users' residuals have n − 1 degrees of freedom.
         scale = np.sqrt(users / np.maximum(users - 1, 1))
         return cls(values, scale * (per * totals - values * impressions) / below)
 
     def estimate(self, arm: int) -> Estimate:
-        """The figure of an arm."""
+        """Return the figure of an arm."""
         return _estimate(self.values[arm], self.parts[:, arm])
 
     def difference(self, arm: int) -> ArmDifference:
-        """Of an arm from the first. A user who was in both counts in both."""
+        """Return the difference of an arm from the first. A user in both counts in both."""
         ours, theirs = self.values[arm], self.values[0]
         absolute = _estimate(ours - theirs, self.parts[:, arm] - self.parts[:, 0])
         relative = None

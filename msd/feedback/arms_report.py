@@ -1,6 +1,5 @@
-"""What `msd join --by arm` found, for people: lines for a terminal, and a page that needs no network.
-
-Names that people chose are written by the template alone, which escapes them; the drawing has figures only.
+"""Report of `msd join --by arm`: console tables, and a page that needs no network. User-chosen names are written only
+by the template, which escapes them; the drawing has figures only.
 """
 
 from collections.abc import Mapping
@@ -16,13 +15,13 @@ from msd.feedback.arms import METRICS, ArmDifference, ArmFigures, Estimate, Rati
 from msd.page import render_page
 
 SURE_MISMATCH = 0.001
-"""Below this p the arms' users were not drawn as they should have been, and no difference is to be believed."""
+"""Below this p the sample ratio is wrong, and no difference is reliable."""
 _TITLES = {"ctr": "click rate", "rpm": "revenue a thousand impressions"}
 _GAIN, _LOSS, _UNSURE = "#0b6e4f", "#c92a2a", "#6b7280"
 
 
 def mismatch_told(mismatch: RatioMismatch) -> str:
-    """One sentence on how the users were shared among the arms."""
+    """Return one sentence on the sample ratio."""
     if mismatch.p is None:
         return f"Sample ratio: not tested ({mismatch.told or 'there is one arm'})."
     verdict = (
@@ -34,7 +33,7 @@ def mismatch_told(mismatch: RatioMismatch) -> str:
 
 
 def table(arms: Mapping[str, ArmFigures]) -> Table:
-    """One row an arm."""
+    """Return one row per arm."""
     made = Table(title="By arm; intervals are 95 %, by user")
     for name in ("arm", "users", "impressions", "clicks", *_TITLES.values(), "predicted ÷ observed"):
         made.add_column(name, justify="left" if name == "arm" else "right")
@@ -52,7 +51,7 @@ def table(arms: Mapping[str, ArmFigures]) -> Table:
 
 
 def differences(arms: Mapping[str, ArmFigures]) -> Table:
-    """One row a metric of each arm but the champion."""
+    """Return one row per metric of each arm except the champion."""
     made = Table(title=f"Differences from {next(iter(arms))}")
     for name in ("arm", "of", "difference", "relative", "p"):
         made.add_column(name, justify="left" if name in ("arm", "of") else "right")
@@ -95,7 +94,7 @@ def _percent(one: Estimate) -> str:
 
 
 def _picture(arms: Mapping[str, ArmFigures]) -> str:
-    """Relative differences with their intervals, in the order of the table; empty where there is none."""
+    """Draw relative differences with intervals, in the table's order; empty if there are none."""
     shown: list[Any] = [one.relative for _, _, one in _differences(arms) if one.relative is not None]
     if not shown:
         return ""

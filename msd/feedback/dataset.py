@@ -1,4 +1,4 @@
-"""A dataset folder of joined impressions: the old dataset, gone on with by what was really shown and clicked."""
+"""A dataset folder of joined impressions, which continues the old dataset."""
 
 import io
 import json
@@ -69,7 +69,7 @@ def write_dataset(
     try:
         for name, table in tables.items():
             write_bytes_atomic(out / f"{name}.parquet", _parquet(table))
-        # Last: a folder is a dataset once it holds this file.
+        # Last: a folder is a dataset once it has this file.
         write_text_atomic(out / CONFIG_FILE, _toml(config))
     except OSError as error:
         raise FeedbackError(f"{out} cannot be written: {error.strerror}; name another folder with --out") from None
@@ -77,12 +77,12 @@ def write_dataset(
 
 
 def _config(old: Dataset, said: Described) -> DatasetConfig:
-    """The old one, of files whose columns are called as the features are."""
+    """Return the old configuration, for files whose columns have the features' names."""
     was = old.config
     has_title = bool(old.items["title"].is_not_null().any())
     has_text = bool(said.texts) or bool(old.items["text"].is_not_null().any())
     user_text = bool(old.users["text"].is_not_null().any())
-    # Parts that the old events named themselves the new ones cannot have.
+    # Given parts of old events cannot apply to new ones.
     split = was.split if was.split.column is None else SplitConfig()
     return was.model_copy(
         update={
@@ -100,7 +100,7 @@ def _config(old: Dataset, said: Described) -> DatasetConfig:
 
 
 def _events(config: DatasetConfig, impressions: pl.DataFrame, said: Described) -> pl.DataFrame:
-    """Impressions with their contexts. What online is one constant, such as the position, is that constant."""
+    """Return impressions with their contexts. Features that are constant online have that constant."""
     rows = [said.contexts[request_id] for request_id in impressions["request_id"].to_list()]
     columns = [
         pl.Series(one.name, [row.get(one.name, _constant(one)) for row in rows], feature_type(one))
@@ -115,7 +115,7 @@ def _constant(feature: FeatureConfig) -> Any:  # noqa: ANN401
 
 
 def _old_events(config: DatasetConfig, old: Dataset, new: pl.DataFrame) -> pl.DataFrame:
-    """The old dataset's, but for those that the log has too."""
+    """Return the old dataset's events, without those that the log has too."""
     columns = [pl.col(one.name).cast(feature_type(one)) for one in config.side("context")]
     kept = old.events.select(*_CORE, *columns)
     return kept.join(new.select("user_id", "item_id", "at").unique(), on=["user_id", "item_id", "at"], how="anti")
@@ -128,19 +128,19 @@ def _described_table(
     values: Mapping[str, Mapping[str, Any]],
     texts: Mapping[str, str],
 ) -> pl.DataFrame:
-    """The old table, with what requests said in its place, and rows for those that it lacked."""
+    """Return the old table, updated by requests, with rows for missing IDs."""
     rows = {row[key]: row for row in old.iter_rows(named=True)}
     for one in (*values, *texts):
         row = rows.setdefault(one, dict.fromkeys(old.columns) | {key: one})
         row |= values.get(one, {})
-        # An item's own words go before what a request says; the service does the same.
+        # An item's own text overrides a request's; the service does the same.
         row["text"] = row["text"] or texts.get(one)
     types = {**old.schema, **{one.name: feature_type(one) for one in features}}
     return pl.DataFrame(list(rows.values()), schema=types)
 
 
 def _toml(config: DatasetConfig) -> str:
-    """dataset.toml with all that is not by default."""
+    """Return dataset.toml with all non-default values."""
     document = config.model_dump(exclude_none=True, exclude_defaults=True, exclude={"format"})
     tables = {name: value for name, value in document.items() if isinstance(value, dict)}
     plain = {name: value for name, value in document.items() if name not in tables and name != "features"}

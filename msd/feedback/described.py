@@ -1,6 +1,6 @@
-"""What logged requests said of contexts, users and items, in the form that a dataset's features have.
+"""Contexts, users and items described by logged requests, in the form of a dataset's features.
 
-Knows the wire form of features. Does not know what came of the requests.
+Knows the wire format of features. Does not know the requests' outcomes.
 """
 
 import json
@@ -50,7 +50,7 @@ def described(requests: Iterable[pl.DataFrame], wanted: pl.Series, config: Datas
 
 
 def feature_type(feature: FeatureConfig) -> Any:  # noqa: ANN401 - polars's types are instances and classes
-    """The type of a feature's column."""
+    """Return the type of a feature's column."""
     return _TYPES[feature.kind]
 
 

@@ -1,7 +1,7 @@
-"""What can be wrong with feedback: a log, events, or how they fit together."""
+"""Errors of feedback: of a log, of events, or of their combination."""
 
 from msd.contract.errors import MsdError
 
 
 class FeedbackError(MsdError):
-    """A log or events that cannot be used as they are; the message says what is wrong and what to do."""
+    """A log or events are unusable; the message says what is wrong and what to do."""

@@ -1,6 +1,5 @@
-"""The files of a service's log as tables: logged requests, and events from there or from anywhere else.
-
-Knows columns and their types. Does not know what came of what.
+"""A service's log files as tables: requests, and events from there or elsewhere. Knows columns and types. Does not know
+outcomes.
 """
 
 from collections.abc import Sequence
@@ -25,17 +24,17 @@ _OPTIONAL = ("request_id",)
 NOBODY_S = "\0"
 """What stands before a request's id in place of the user's, where that was not told."""
 _LATER = {"correction": pl.List(pl.Float64)}
-"""Columns of requests that files of earlier releases lack."""
+"""Columns of requests; files of earlier releases lack them."""
 _KINDS = ("impression", "click")
 
 
 def request_files(path: Path) -> list[Path]:
-    """The log's files of requests, oldest first. Raises FeedbackError if there are none."""
+    """Return the log's files of requests, oldest first. Raises FeedbackError if there are none."""
     return _files(path, REQUESTS)
 
 
 def read_requests(file: Path, more: Sequence[str] = ()) -> pl.DataFrame:
-    """One file's requests, with REQUEST_COLUMNS and `more`. Raises FeedbackError."""
+    """Read one file's requests, with REQUEST_COLUMNS and `more`. Raises FeedbackError."""
     try:
         columns = pl.read_parquet_schema(file)
         later = [
@@ -54,8 +53,8 @@ def _users_apart() -> pl.Expr:
 
 
 def read_events(path: Path) -> pl.DataFrame:
-    """All events of a log's folder, or of one Parquet or JSONL file: event_id, type, user_id, item_id, at (unix s) and
-    request_id, null where there is none. Raises FeedbackError."""
+    """Read all events of a log's folder, or of one Parquet or JSONL file: event_id, type, user_id, item_id, at (Unix s)
+    and request_id, null if there is none. Raises FeedbackError."""
     frames = [_read_events(file) for file in _files(path, EVENTS)]
     return pl.concat(frames)
 

@@ -1,6 +1,5 @@
-"""Impressions that were really shown, with what their request was scored with, and whether a click came in time.
-
-Pure: tables in, a table and counts out. Nothing is left out that is not counted.
+"""Shown impressions, joined with their request's scores and their clicks. Pure: tables in, a table and counts out.
+Everything left out is counted.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -51,7 +50,7 @@ def join(requests: Iterable[pl.DataFrame], events: pl.DataFrame, window_s: float
 def _impressions(
     shown: pl.DataFrame, requests: Iterable[pl.DataFrame], told: dict[str, int], keep: Sequence[str]
 ) -> pl.DataFrame:
-    """One row for each shown candidate of a logged request."""
+    """Return one row for each shown candidate of a logged request."""
     named = shown.filter(pl.col("request_id").is_not_null())
     once = named.sort("at").unique(_KEY, keep="first", maintain_order=True)
     told["impressions_without_request"] = shown.height - named.height
@@ -67,7 +66,7 @@ def _impressions(
 def _candidates(
     requests: Iterable[pl.DataFrame], shown: pl.DataFrame, told: dict[str, int], keep: Sequence[str]
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """The candidates of requests of which something was shown, once each; and those requests' ids."""
+    """Return the candidates of requests with shown candidates, once each; and those requests' IDs."""
     frames, seen, total, repeated = [], pl.DataFrame(schema={"request_id": pl.String}), 0, 0
     wanted = shown.select("request_id").unique()
     for frame in requests:
@@ -98,7 +97,7 @@ def _exploded(requests: pl.DataFrame, keep: Sequence[str]) -> pl.DataFrame:
 
 
 def _label(impressions: pl.DataFrame, clicks: pl.DataFrame, window_s: float, told: dict[str, int]) -> pl.DataFrame:
-    """The impressions with their labels. Of several clicks on one the first counts."""
+    """Return the impressions with labels. The first of several clicks counts."""
     named = clicks.filter(pl.col("request_id").is_not_null()).select(*_KEY, pl.col("at").alias("clicked_at"))
     nameless = clicks.filter(pl.col("request_id").is_null())
     by_request = named.join(impressions.select(*_KEY, "at"), on=_KEY, how="inner")

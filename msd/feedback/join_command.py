@@ -1,4 +1,4 @@
-"""`msd join`: what came of logged requests, as training data, or by the arms of an experiment."""
+"""`msd join`: joins logged requests with events, as training data or by arm."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ app = typer.Typer(add_completion=False)
 
 
 class By(StrEnum):
-    """What impressions can be told apart by."""
+    """Grouping of impressions."""
 
     ARM = "arm"
 
@@ -109,7 +109,7 @@ def _requests(log: Path, more: Sequence[str]) -> Iterator[pl.DataFrame]:
 
 
 def _tell(console: Console, told: Mapping[str, int]) -> None:
-    """What was joined, and every other fate that an event had."""
+    """Print what was joined, and all other outcomes of events."""
     joined = ("joined_impressions", "joined_clicks")
     console.print(
         f"{told['joined_impressions']} of {told['impressions']} impressions and {told['joined_clicks']} of"

@@ -1,7 +1,7 @@
-"""Learns a correction of calibration from what came of impressions: a shift and a slope of the log-odds.
+"""Fits a correction of calibration to observed clicks: a shift and a slope of the log-odds.
 
-A logistic regression with weights that fade with the age of an impression, drawn to no correction by a normal prior.
-Pure: arrays in, a correction out. Does not know logs.
+A logistic regression with weights that decay with an impression's age, and a normal prior around no correction. Pure:
+arrays in, a correction out. Does not know logs.
 """
 
 import math
@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from msd.contract.correction import MAX_LOG_SLOPE, MAX_SHIFT, LearnedCorrection
 
 Floats = NDArray[np.float64]
-# Chosen on CoLLM's valid period (decision 41): the standard deviation of shift and slope before there is any click, and
-# the least likelihood ratio (as 2 log) that is worth a change.
+# Chosen on CoLLM's valid period (decision 41): the prior's standard deviation of shift and slope, and the minimum
+# likelihood ratio (as 2 log) for a change.
 _PRIOR = 0.3
 _LEAST_GAIN = 1.0
 _LEAST_CLICKS = 100
 RATE_PER_HOUR = 0.25
-"""Most that a correction moves in an hour, in log-odds and in the logarithm of its slope: from none to its bound in
-four hours at least, so that whoever watches has the time to look."""
+"""Maximum change of a correction per hour, in log-odds and in the logarithm of its slope: it takes at least four hours
+to reach its bound, so that operators can react.
+"""
 _SURELY_SOME = 20.0
 
 
@@ -35,7 +36,7 @@ class Impressions(NamedTuple):
 
 
 class Recalibration(NamedTuple):
-    """What is to be in force, None for no correction, and why. `is_broken`: the events cannot be right."""
+    """The new correction, None for none, and why. `is_broken`: the events are implausible."""
 
     learned: LearnedCorrection | None
     why: str
@@ -43,7 +44,7 @@ class Recalibration(NamedTuple):
 
 
 class _Line(NamedTuple):
-    """Log-odds z become centre + shift + slope × (z − centre)."""
+    """Maps log-odds z to centre + shift + slope × (z − centre)."""
 
     centre: float = 0.0
     shift: float = 0.0
@@ -54,7 +55,7 @@ class _Line(NamedTuple):
 
 
 def learn(shown: Impressions, previous: LearnedCorrection | None, half_life_s: float) -> Recalibration:
-    """The correction after these impressions; `previous` is in force."""
+    """Return the correction after these impressions; `previous` is the current one."""
     clicks = int(shown.labels.sum())
     if min(clicks, len(shown.labels) - clicks) < _LEAST_CLICKS:
         return Recalibration(
@@ -68,7 +69,7 @@ def learn(shown: Impressions, previous: LearnedCorrection | None, half_life_s: f
     now = float(shown.at[-1])
     weights = 0.5 ** ((now - shown.at) / half_life_s)
     fitted = _fit(shown, weights)
-    # Impressions of one user are alike, and weigh less than as many of different ones would.
+    # Impressions of one user are correlated, and weigh less than those of different users.
     weights /= _dispersion(fitted(shown.logits), shown, weights)
     fitted = _fit(shown, weights)
     gain = 2 * (_likelihood(fitted, shown, weights) - _likelihood(current, shown, weights))
@@ -83,7 +84,7 @@ def learn(shown: Impressions, previous: LearnedCorrection | None, half_life_s: f
 
 
 def _fit(shown: Impressions, weights: Floats) -> _Line:
-    """The most probable line, by Newton's method."""
+    """Fit the most probable line by Newton's method."""
     centre = float(np.clip(np.average(shown.logits, weights=weights), -20, 20))
     inputs_2N = np.stack([np.ones_like(shown.logits), shown.logits - centre])
     found, prior = np.zeros(2), np.eye(2) / _PRIOR**2
@@ -92,7 +93,7 @@ def _fit(shown: Impressions, weights: Floats) -> _Line:
         gradient = inputs_2N @ (weights * (shown.labels - chance)) - prior @ found
         curvature = (inputs_2N * (weights * chance * (1 - chance))) @ inputs_2N.T + prior
         step = np.linalg.solve(curvature, gradient)
-        # A first step that is too long would overshoot where the sigmoid is flat.
+        # An overlong first step would overshoot where the sigmoid is flat.
         found += step / max(1.0, float(np.abs(step).max()))
         if np.abs(step).max() < 1e-9:
             break
@@ -100,7 +101,7 @@ def _fit(shown: Impressions, weights: Floats) -> _Line:
 
 
 def _dispersion(logits: Floats, shown: Impressions, weights: Floats) -> float:
-    """How many times the variance of a sum over users is that of a sum over independent impressions; 1 at least."""
+    """Return the variance of sums over users, as a multiple of that of independent impressions; at least 1."""
     residuals = weights * (shown.labels - _sigmoid(logits))
     return max(1.0, float((np.bincount(shown.users, residuals) ** 2).sum() / (residuals**2).sum()))
 
@@ -111,13 +112,13 @@ def _likelihood(line: _Line, shown: Impressions, weights: Floats) -> float:
 
 
 def _silent(logits: Floats, labels: Floats) -> int | None:
-    """How many of the latest impressions had no click, if clicks on them were as good as certain; else None."""
+    """Return the number of latest impressions without a click if that is implausible; else None."""
     latest = len(labels) - 1 - int(np.flatnonzero(labels)[-1])
     return latest if latest and _sigmoid(logits[-latest:]).sum() >= _SURELY_SOME else None
 
 
 def _step(current: _Line, fitted: _Line, most: float) -> tuple[_Line, str]:
-    """From the current line towards the fitted one, as far as the rate of change lets it go."""
+    """Move the current line towards the fitted one, within the rate limit."""
     centre = fitted.centre
     shift, log_slope = float(current(np.array(centre))) - centre, math.log(current.slope)
     moved = _bounded(

@@ -1,4 +1,4 @@
-"""`msd recalibrate`: corrections of calibration from request logs, in a file that services read."""
+"""`msd recalibrate`: fits corrections of calibration to request logs, and writes the file that services read."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ from msd.feedback.impressions import join
 from msd.feedback.recalibrate import Impressions, Recalibration, learn
 
 _KEPT = ("bundle_id", "received_at", "correction")
-# A bundle without a logged request for so many half-lives is forgotten.
+# A bundle without logged requests for this many half-lives is dropped.
 _HALF_LIVES = 10
 # Scores of 0 and 1 have no log-odds.
 _LEAST = 1e-7
@@ -61,8 +61,10 @@ def main(
 
 
 def _settled(logs: list[Path], window_s: float, settle_s: float) -> pl.DataFrame:
-    """Impressions of logged requests that are so old that their clicks have come. A request's age is by the service's
-    clock: what an event says of its time moves no other impression."""
+    """Return impressions whose requests are old enough for their clicks to have arrived.
+
+    A request's age is by the service's clock: times in events have no effect.
+    """
     requests = (read_requests(file, ("bundle_id", "correction")) for log in logs for file in request_files(log))
     told = [log for log in logs if log.is_file() or any(log.glob("events-*.parquet"))] or logs
     events = pl.concat([read_events(log) for log in told])
@@ -77,7 +79,7 @@ def _settled(logs: list[Path], window_s: float, settle_s: float) -> pl.DataFrame
 
 
 def _impressions(frame: pl.DataFrame) -> Impressions:
-    """Those of one bundle, with the log-odds of the model: the correction that they were served with is undone."""
+    """Return one bundle's impressions with the model's log-odds: the served correction is undone."""
     pctr = np.clip(frame["pctr"].to_numpy(), _LEAST, 1 - _LEAST)
     centre, shift, slope = (
         frame["correction"].list.get(place, null_on_oob=True).fill_null(none).to_numpy()
@@ -101,7 +103,7 @@ def _told(shown: Impressions, outcome: Recalibration) -> tuple[str, ...]:
 
 
 def _late(shown: pl.DataFrame, window_s: float, settle_s: float) -> str:
-    """How many clicks come after an impression has settled: by so much is the latest click rate too low."""
+    """Return the share of clicks that arrive after settling: the latest click rate is too low by this share."""
     whole = shown.filter(pl.col("received_at") <= pl.col("received_at").max() - window_s)
     delays = whole["click_after_s"].drop_nulls()
     if delays.is_empty():

@@ -1,6 +1,5 @@
-"""From the student's vectors to what a schema has of them: an adaptor a side, trained with the ranker or as it began.
-
-Knows vectors of texts, not whose they are.
+"""From the student's vectors to the schema's: an adaptor per side, trained with the ranker or as initialised. Knows
+vectors of texts, not their items or users.
 """
 
 import torch

@@ -24,13 +24,13 @@ from msd.ranker.variant import SIMPLER, UNTUNED_OURS, WITHOUT_USER_KNOWLEDGE, Va
 from msd.step import fingerprint_of, is_done
 from msd.student.vectors import StudentVectors
 
-# What a training is called → what hears of its progress.
+# Name of a training → its progress callback.
 Show = Callable[[str], AbstractContextManager[Progress]]
 
 
 @dataclass(frozen=True)
 class Training:
-    """What all networks of one command have in common. Each is kept in `work`, in a folder of its name."""
+    """The common part of all networks of one command. Each is stored in `work`, in a folder of its name."""
 
     data: Dataset
     vectors: StudentVectors

@@ -1,7 +1,7 @@
-"""Whether a new ad's text is worth encoding: items that were kept from the student, scored with it and without.
+"""Measures the gain of encoding a new ad's text: items withheld from the student are scored with and without it.
 
-The ranker has trained on these items' clicks, with the vectors of a student that was taught them, so that what is found
-is rather too good for texts; `msd evaluate --benchmark ml-100k-cold` hides the items from both.
+The ranker was trained on these items' clicks, with vectors of a student that was taught them, so the gain is
+optimistic; `msd evaluate --benchmark ml-100k-cold` withholds the items from both.
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
-"""What counts alone say of a click: an MLP on numbers, click rates, impressions and their ages.
+"""Click prediction from counts alone: an MLP on numbers, click rates, impressions and their ages.
 
-It has no ids, vectors or history to learn rows by heart with. `train_counts` fits it; then it stays as it is.
+Without IDs, vectors or history it cannot memorise rows. `train_counts` fits it; then it is fixed.
 """
 
 from collections.abc import Mapping

@@ -1,6 +1,5 @@
-"""Which of several models ranks some users' rows best: chosen on one half of the users, judged on the other.
-
-So the gain that is told is not that of the luckiest. Knows probabilities, not what made them.
+"""Chooses among models: on one half of the users, judged on the other, so the reported gain is not that of the
+luckiest. Knows probabilities, not models.
 """
 
 from collections.abc import Mapping
@@ -15,12 +14,12 @@ from msd.contract.errors import MsdError
 from msd.ranker.bootstrap import interval, resample_metrics
 from msd.ranker.metrics import Labels, Probabilities, Weights, roc_auc
 
-FEWEST_USERS = 20  # in a half: an interval over fewer says too little
+FEWEST_USERS = 20  # per half: an interval over fewer is too wide
 _RESAMPLES = 1_000
 
 
 class CrossfitError(MsdError):
-    """The rows are too few or too alike to choose by."""
+    """The rows do not suffice for a choice."""
 
 
 class Gain(BaseModel):

@@ -1,6 +1,6 @@
-"""What a service loses that must score with less: the metrics of a model from whose inputs something is taken away.
+"""Cost of degraded scores: a model's metrics with inputs missing.
 
-A score depends on its own row alone, so that each rung is predicted once for all rows, and a share of them mixed in.
+A score depends only on its own row, so each rung is predicted once for all rows, and shares of them are mixed in.
 """
 
 from collections.abc import Iterator, Mapping

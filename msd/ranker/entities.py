@@ -1,4 +1,4 @@
-"""All users or items of a dataset as encoded columns: one row an id, and a last one for an id that nobody knows."""
+"""All users or items of a dataset as encoded columns: one row per ID, and a last one for an unknown ID."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ class Entities:
 
     @property
     def unknown(self) -> int:
-        """The row of an unknown id."""
+        """Row of an unknown ID."""
         return len(self.ids)
 
     def places(self, ids: pl.Series) -> NDArray[np.int32]:

@@ -33,7 +33,7 @@ from msd.student.untaught import untaught_items
 from msd.student.vectors import LevelVectors, StudentVectors
 
 BASELINE = "counts"
-# What `progress` counts beside the models: the baseline's trees, and the resampling.
+# Steps of `progress` besides models: the baseline's trees, and resampling.
 OTHER_WORK = 2
 _SLICE_METRICS = ("auc", "logloss", "ece", "predicted_over_observed")
 Figures = dict[str, Any]
@@ -61,7 +61,7 @@ class EvaluatedRows(NamedTuple):
     users: NDArray[np.int64]
 
     def of(self, places: NDArray[np.int64]) -> "EvaluatedRows":
-        """Some of them."""
+        """Return a subset."""
         return EvaluatedRows(self.labels[places], self.impressions[places], self.users[places])
 
 
@@ -136,7 +136,7 @@ def _verdict(
 
 
 def _check(data: Dataset, vectors: StudentVectors, models: Mapping[str, Sequence[Path]]) -> None:
-    """What would be a pity to find out after minutes of measuring."""
+    """Check inputs before minutes of measuring."""
     for name, folders in models.items():
         of_seed: dict[Any, Path] = {}
         for folder in folders:
@@ -235,7 +235,7 @@ def _family(name: str, parts: Sequence[ModelScores]) -> ModelScores:
 
 
 def _served(name: str, seeds: tuple[int, ...], parts: Sequence[ModelScores]) -> ServedScores | None:
-    """The seeds as one; None where they are not of one kind."""
+    """Return the seeds' mean; None if they are of different kinds."""
     every = [one.served for one in parts if one.served]
     if len({(one.network, one.semantics) for one in every}) != 1:
         return None

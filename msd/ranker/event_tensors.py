@@ -1,6 +1,5 @@
-"""Events as plain tensors, one row an event: what a model of somebody else's can be trained on, and is served with.
-
-Every event carries its own user and history, which a batch of `batch_opinions` shares.
+"""Events as plain tensors, one row per event, to train and serve third-party models. Every event has its own user and
+history, which a batch of `batch_opinions` shares.
 """
 
 from collections.abc import Mapping

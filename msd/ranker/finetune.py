@@ -125,7 +125,7 @@ class _Tuner:
         team: Team,
     ) -> None:
         self.model, self.student, self.config, self.team = model, student, config, team
-        # Steps leave vectors in the cache, which is not to be the caller's.
+        # A copy, because steps write vectors into the cache.
         item, user = (replace(side, vectors=side.vectors.clone()) for side in (features.item, features.user))
         self.features = replace(features, item=item, user=user)
         self.lora = Lora(student, config.rank, config.layers)

@@ -1,4 +1,4 @@
-"""A trained ranker on disk: its weights, a record of its schema and its training, and its student if it has its own."""
+"""A trained ranker on disk: weights, a record of its schema and training, and its own student if it has one."""
 
 from pathlib import Path
 from typing import Any

@@ -1,6 +1,6 @@
-"""What a user's history says of a target: how alike they are, what of it is nearest, and which of it counts.
+"""History features: the similarity of a user's history to a target, its nearest items, and attention to it.
 
-Histories are oldest first and padded at their end; a mask [B, L] tells the items from the padding, B being 1 or N.
+Histories are oldest first and padded at the end; a mask [B, L] separates items from padding, B being 1 or N.
 """
 
 import torch

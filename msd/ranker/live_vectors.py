@@ -1,4 +1,4 @@
-"""Vectors of a few texts made with gradients, the others' from a cache; and rows brought together by item for that."""
+"""Vectors of a few texts with gradients, others from a cache; and rows grouped by item for this."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,6 +1,5 @@
-"""How good click probabilities are: ranking (AUC, GAUC), likelihood (logloss, normalised entropy) and calibration.
-
-Weights: how many impressions each row stands for; one without.
+"""Metrics of click probabilities: ranking (AUC, GAUC), likelihood (logloss, normalised entropy) and calibration.
+Weights: impressions per row; one by default.
 """
 
 from typing import Any, NamedTuple

@@ -18,7 +18,7 @@ from msd.contract.schema import SIDES, STATE_FEATURES, Bag, Categorical, Feature
 from msd.ranker.count_model import CountModel
 from msd.ranker.history import SUMMARY, Fusion, Overlap, TargetAttention, cosine, select, summarise
 
-BLOCKS = 2  # of a vector: what texts mean, and the words they use
+BLOCKS = 2  # blocks of a vector: meaning, and words
 Tensors = Mapping[str, Tensor]
 
 

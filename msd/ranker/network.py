@@ -1,4 +1,4 @@
-"""Trains one network and keeps it in a folder of its own, so that a rerun, or a model tuned from it, need not."""
+"""Trains one network and stores it in a folder, so that reruns and tuned models can reuse it."""
 
 import time
 from dataclasses import asdict

@@ -1,6 +1,5 @@
-"""Several processes that train one model, as `torchrun` starts them: each takes its share of the rows.
-
-Knows gradients, weights and figures; not what they are of.
+"""Data-parallel training in several processes, started by `torchrun`. Knows gradients, weights and figures; not what
+they belong to.
 """
 
 import datetime

@@ -1,4 +1,4 @@
-"""From a dataset's declared features to the schema: vocabularies, scales and the prior, learned from training rows."""
+"""Fits the schema to a dataset: vocabularies, scales and the prior, from training rows."""
 
 from collections import Counter
 from collections.abc import Iterable

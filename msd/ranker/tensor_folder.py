@@ -1,6 +1,6 @@
-"""A folder of a dataset's tensors, for whoever trains a model elsewhere: schema, adaptors, all rows in files by part.
+"""A folder of a dataset's tensors, to train a model elsewhere: schema, adaptors, all rows in files by part.
 
-What was fitted to write it (schema, adaptors) is kept, so that a bundle of that model serves the very same values.
+The fitted schema and adaptors are stored, so that a bundle of that model serves the same values.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,7 +35,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class TensorFolderError(MsdError):
-    """The folder is not what `msd tensors` writes."""
+    """The folder was not written by `msd tensors`."""
 
 
 class TensorRecord(BaseModel):

@@ -1,4 +1,4 @@
-"""Logistic regression on nothing but an item's text: what a ranker of new items has to beat."""
+"""Logistic regression on an item's text alone: the baseline for a ranker of new items."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -52,7 +52,7 @@ _WORK = ".work"
 
 
 class NetworkName(StrEnum):
-    """What `--network` may be."""
+    """Values of `--network`."""
 
     MSD = "msd"
     LR = "lr"
@@ -159,7 +159,7 @@ def _why_without(network: NetworkName, semantics: bool, vectors: StudentVectors)
 
 
 class _Pupil(NamedTuple):
-    """The student that is to be tuned, its vectors, the texts of items and of users, and how it is tuned."""
+    """The student to tune, its vectors, the texts of items and of users, and the tuning options."""
 
     encoder: Student
     vectors: StudentVectors
@@ -174,7 +174,7 @@ class _Pupil(NamedTuple):
 
 
 def _pupil(student: Path, vectors: StudentVectors, data: Dataset, config: TuneConfig) -> _Pupil:
-    """Loaded before training, so that what is missing is told at once. Raises StudentError."""
+    """Load it before training, so that missing parts are reported at once. Raises StudentError."""
     texts = student_texts(data)
     require_texts("item", vectors.items, texts[0])
     require_texts("user", vectors.users, texts[1])
@@ -290,7 +290,7 @@ class _Job:
 
 @contextmanager
 def _bar(console: Console, name: str, steps: int | None) -> Iterator[Hear]:
-    """A bar that shows epoch, step and loss; `steps`: of an epoch, where it is known."""
+    """Return a progress bar with epoch, step and loss; `steps`: per epoch, if known."""
     columns = (TextColumn("{task.description}, epoch {task.fields[epoch]}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("step {task.completed}, loss {task.fields[loss]:.4f}"), console=console) as bars:
         bar = bars.add_task(name, total=steps, epoch=1, loss=0.0)

@@ -1,4 +1,4 @@
-"""Whether semantics pay where a model is served: the same network with the student's vectors and without, paired."""
+"""Verdict on semantics as served: the same network with and without the student's vectors, paired."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple

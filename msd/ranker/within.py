@@ -15,7 +15,7 @@ from msd.ranker.metrics import Labels, Probabilities, Weights, groups_of
 Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
 SIGNIFICANT = 1.96
-PER = 1_000  # impressions that regret is told for
+PER = 1_000  # impressions per unit of regret
 CHANCE = "chance"
 METRICS = ("pair_accuracy", "significant_pair_accuracy", "regret")
 _FEWEST_PAIRS, _MOST_STEPS = 100, 5

@@ -1,11 +1,11 @@
-"""What so many requests a second need, computed from what one takes. Measures nothing."""
+"""Capacity for a request rate, computed from the cost of one request. Measures nothing."""
 
 import math
 from typing import NamedTuple
 
 
 class RequestCost(NamedTuple):
-    """What one request of `candidates` candidates takes: seconds at the median and of processor; memory in bytes."""
+    """Cost of one request of `candidates` candidates: median seconds, CPU seconds, and memory in bytes."""
 
     candidates: int
     p50_s: float
@@ -14,11 +14,11 @@ class RequestCost(NamedTuple):
 
 
 class Assumed(NamedTuple):
-    """What is not measured: a fleet's size, how busy its cores may be, and prices in dollars."""
+    """Assumptions: request rate, utilisation of cores, machines, and prices in dollars."""
 
     requests_per_s: float = 1_000_000
     busy: float = 0.5
-    """Of a core: with half of it, arrivals that vary leave p99 near what it is at rest."""
+    """Utilisation of a core: at one half, varying arrivals leave p99 near that at rest."""
     cores_a_machine: int = 64
     core_hour: float = 0.04
 
@@ -34,7 +34,7 @@ class Capacity(NamedTuple):
 
 
 def capacity(spent: RequestCost, assumed: Assumed) -> Capacity:
-    """What a way to score needs for all of the requests. Each core has a process of its own, with its own memory."""
+    """Return the capacity that a way to score needs. One process per core, with its own memory."""
     cores = math.ceil(assumed.requests_per_s * spent.cpu_s / assumed.busy)
     per_hour = cores * assumed.core_hour
     return Capacity(

@@ -24,7 +24,7 @@ _BATCH = 25
 
 
 class LanguageModel:
-    """Loaded when made, in fp32 on the CPU. Raises MsdError where there is none."""
+    """A model loaded in fp32 on the CPU. Raises MsdError if there is none."""
 
     def __init__(self, path: Path) -> None:
         if not (path.is_file() and path.suffix == ".gguf") and not (path / "config.json").is_file():
@@ -36,7 +36,7 @@ class LanguageModel:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 folder, local_files_only=True, dtype=torch.float32, **options
             )
-        except Exception as error:  # A damaged file, or one of another version, fails in any way there is.
+        except Exception as error:  # A damaged file, or one of another version, can fail in any way.
             raise MsdError(f"{path} cannot be loaded: {error}") from None
         self._model = loaded.eval()
         self._body: Any = self._model.base_model
@@ -46,7 +46,7 @@ class LanguageModel:
 
     @property
     def parameters(self) -> int:
-        """How many it has."""
+        """The number of parameters."""
         return sum(weights.numel() for weights in self._model.parameters())
 
     @torch.inference_mode()
@@ -63,13 +63,13 @@ class LanguageModel:
     def _batch(self, read: DynamicCache, shared: int, ends: Sequence[list[int]]) -> NDArray[np.float64]:
         """log p("Yes") − log p("No") [B] of candidates whose questions end so, after what `read` holds."""
         longest = max(map(len, ends))
-        # What stands behind an end is never looked at by it, so any token will do.
+        # Tokens after an end do not affect it, so any will do.
         tokens_BE = torch.tensor([end + [0] * (longest - len(end)) for end in ends])
         cache = copy.deepcopy(read)
         cache.batch_repeat_interleave(len(ends))
         states_BED = self._read(tokens_BE, cache, shared + longest)
         last_BD = states_BED[torch.arange(len(ends)), torch.tensor([len(end) - 1 for end in ends])]
-        # Of the vocabulary two words matter, but a model has one product for all of it.
+        # Only two words of the vocabulary matter, but a model has one product for all.
         logits_BV = self._model.get_output_embeddings()(last_BD)
         difference: NDArray[np.float64] = (logits_BV[:, self._yes] - logits_BV[:, self._no]).double().numpy()
         return difference

@@ -46,7 +46,7 @@ class SavingsPlan:
 def savings(
     data: Path, bundle: Path, without: Path, model: Path, work: Path, plan: SavingsPlan, assumed: Assumed, heard: Heard
 ) -> dict[str, Any]:
-    """All figures, ready for JSON. Raises MsdError where data, bundles or the model are not in order."""
+    """Return all figures, ready for JSON. Raises MsdError if data, bundles or the model are invalid."""
     dataset = load_dataset(data)
     context = list(open_bundle(bundle).schema.settable["context"])
     pages = pages_of(dataset, context, plan.users, plan.candidates)
@@ -91,7 +91,7 @@ def _asked(
         seconds.append(time.perf_counter() - start)
         heard("language model", number, len(pages) + long_pages)
     cpu_s = (time.process_time() - taken) / len(seconds)
-    # Python and its libraries are left out, in its favour.
+    # Without Python and its libraries, in its favour.
     memory = peak_resident(os.getpid()) - before
     return RequestCost(candidates, statistics.median(seconds), cpu_s, memory), scores, model.parameters
 

@@ -39,7 +39,7 @@ def served(
     """
     with (
         run_service(bundle, logs / f"{name}.log", free_port(), **_SETTINGS) as (url, process),
-        # As thin as may be: what is timed is the service and not the client.
+        # As lean as possible: the service is timed, not the client.
         closing(http.client.HTTPConnection(urlsplit(url).netloc, timeout=60.0)) as client,
     ):
         scores = [np.array(_scored(client, page, len(page.labels))[0]) for page in pages]

@@ -1,4 +1,4 @@
-"""The savings as tables for a terminal and for the documentation. Measures nothing."""
+"""Console tables of the savings. Measures nothing."""
 
 from typing import Any
 

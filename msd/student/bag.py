@@ -1,4 +1,4 @@
-"""The teacher's words as a bag: TF-IDF counts reduced to 128 numbers. Used in training alone, and in no student."""
+"""Bag of the teacher's words: TF-IDF reduced to 128 numbers. Used only in training, not stored in a student."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ class Bag:
 
     def __init__(self, texts: Sequence[str]) -> None:
         """Fits the directions to n texts. Of few texts, or few words, there are fewer: the rest stays zero."""
-        # Terms that are in hardly any text, or in most, tell little; a handful of texts may have no others.
+        # Very rare or frequent terms carry little; a handful of texts may have no others.
         for bounds in ({"min_df": 3, "max_df": 0.5}, {}):
             self._counts = TfidfVectorizer(
                 sublinear_tf=True, stop_words="english", ngram_range=(1, 2), max_features=_MOST_TERMS, **bounds

@@ -78,7 +78,7 @@ class Distiller:
         if found is None:
             self.progress = Progress(best_loss=self._held_out_loss(), figures=self._figures("plain", self._pooled()))
             self.best = self._copy()
-            # The weights that the rehearsal ended with.
+            # Weights at the end of the rehearsal.
             self.untaught: dict[str, Tensor] = {}
         else:
             self.progress, self.best, self.untaught = found
@@ -101,7 +101,7 @@ class Distiller:
         return self.progress
 
     def _pooled(self) -> list[Tensor]:
-        """What enters the heads for each course's texts, by the weights as they are."""
+        """Return the heads' inputs for each course's texts, with the current weights."""
         return [course.states.all_pooled(self.student) for course in self.courses]
 
     def _end(self, stage: str, advance: Advance) -> dict[str, Figures]:
@@ -157,7 +157,7 @@ class Distiller:
         if done.stage == "search" and (last or done.epoch - progress.best_epoch >= self.config.patience):
             self._set_weights(self.best)
             figures = self._end("search", advance)
-            # What the catalogue is learned from, once the rehearsal is over.
+            # Start of the passes over the catalogue, after the rehearsal.
             self.best = self._copy()
             progress = self._begin("rehearsal", progress, figures)
         elif done.stage == "rehearsal" and last:
@@ -241,7 +241,7 @@ class Distiller:
         return torch.stack(losses).sum()
 
     def _new_optimiser(self) -> torch.optim.Optimizer:
-        # All but the head of words, which is trained apart: what it would ask of the encoder costs the others more.
+        # All heads except that of words, which is trained separately: its gradients would cost the others more.
         weights = [value for name, value in self.weights.items() if not name.startswith("words.")]
         return torch.optim.AdamW(weights, weight_decay=self.config.weight_decay)
 
@@ -279,7 +279,7 @@ def _alike(rows: Rows, course: Course, window: int) -> Rows:
 
 def _trainable(student: Student, frozen_layers: int, heads: Sequence[str]) -> dict[str, Tensor]:
     """The weights above the frozen layers and of some heads; all others are fixed from here on."""
-    # Dropout stays off, in eval mode: it would only add noise to so short a training.
+    # Dropout stays off, in eval mode: it would only add noise to such a short training.
     student.eval().requires_grad_(False)
     above = (f"encoder.bert.encoder.layer.{n}." for n in range(frozen_layers, student.encoder.depth))
     prefixes = (*above, *(f"{head}." for head in heads))

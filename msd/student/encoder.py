@@ -38,7 +38,7 @@ from msd.student.record import (
 
 
 class Undrawn(TorchFunctionMode):
-    """Within it weights are not drawn, which takes long and is for nothing where others are loaded over them."""
+    """Skips weight initialisation within the block, for weights that are loaded anyway."""
 
     def __torch_function__(
         self,

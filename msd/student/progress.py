@@ -1,4 +1,4 @@
-"""How far a distilling run is, as its checkpoint records it."""
+"""Progress of distilling, as stored in its checkpoint."""
 
 from typing import Literal
 

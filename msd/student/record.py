@@ -1,4 +1,4 @@
-"""A student's folder as its record tells: files, dimensions, fingerprint. Needs no torch."""
+"""A student's folder by its record: files, dimensions, fingerprint. Needs no torch."""
 
 import json
 from pathlib import Path

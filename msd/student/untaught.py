@@ -1,6 +1,6 @@
-"""What the student makes of texts that it was not taught: by the weights of a rehearsal that some items were kept from.
+"""The student's vectors of untaught texts, from the weights of a rehearsal without some items.
 
-A served student knows its catalogue by heart: its own vectors of catalogue items tell nothing of new ads.
+A served student has memorised its catalogue: its own vectors of catalogue items say nothing about new ads.
 """
 
 import json

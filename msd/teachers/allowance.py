@@ -1,4 +1,6 @@
-"""What all requests of a run share: requests and tokens a minute, one cool-down, and a spending cap. Sends nothing."""
+"""Limits shared by all requests of a run: requests and tokens per minute, one cool-down, and a spending cap. Sends
+nothing.
+"""
 
 import asyncio
 import math
@@ -45,11 +47,11 @@ class RateLimit:
         self._next_token = now + tokens * self._seconds_a_token
 
     def correct(self, unused: int) -> None:
-        """A reply took fewer tokens than its request was counted with."""
+        """Correct the count after a reply with fewer tokens."""
         self._next_token -= unused * self._seconds_a_token
 
     def cool_down(self, seconds: float) -> None:
-        """Start nothing for that time; a shorter rest does not end a longer one."""
+        """Start nothing for that time; a shorter cool-down does not end a longer one."""
         self._rested = max(self._rested, self._clock() + seconds)
 
 
@@ -64,15 +66,15 @@ class Budget:
 
     @property
     def is_set(self) -> bool:
-        """Whether there is a cap at all."""
+        """Whether there is a cap."""
         return self.cap < math.inf
 
     def affords(self, cost: float) -> bool:
-        """Whether a request may start that costs at most so much, whatever those under way will cost."""
+        """Return whether a request of at most this cost may start, whatever requests in progress will cost."""
         return self.spent + math.fsum(self._held) + cost <= self.cap
 
     async def hold(self, cost: float) -> None:
-        """Set `cost` aside; waits for the replies of others where that may help. Raises BudgetSpent if it cannot."""
+        """Reserve `cost`; wait for other replies if that may help. Raises BudgetSpent if it cannot."""
         while not self.affords(cost):
             if not self._held:
                 raise BudgetSpent(
@@ -84,7 +86,7 @@ class Budget:
         self._held.append(cost)
 
     def settle(self, held: float, spent: float) -> None:
-        """The reply to a request is there, or will never come."""
+        """Settle a request whose reply has arrived, or never will."""
         self._held.remove(held)
         self.spent += spent
         for waiter in self._waiting:
@@ -115,14 +117,14 @@ class Allowance:
 
 @dataclass(frozen=True)
 class Reservation:
-    """What one request has been allowed; to be settled once, whatever came of it."""
+    """The reservation of one request; to be settled once, whatever its outcome."""
 
     allowance: Allowance
     expected: Usage
     most: Usage
 
     def settle(self, taken: Usage) -> None:
-        """Count what was taken in place of what might have been."""
+        """Replace the reservation by the actual cost."""
         prices = self.allowance.prices
         self.allowance.budget.settle(prices.cost(self.most), prices.cost(taken))
         self.allowance.pace.correct(self.expected.read + self.expected.written - taken.read - taken.written)

@@ -1,4 +1,4 @@
-"""What a language model has to answer, and how it is read from what it says. Asks nobody."""
+"""Format of a language model's answer, and its parser. Sends nothing."""
 
 import json
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _Tag = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 
 
 class Written(BaseModel):
-    """One answer. Keys beyond these are passed over."""
+    """One answer. Other keys are ignored."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -27,12 +27,12 @@ class Written(BaseModel):
     known: bool
 
     def about(self, id_: str) -> Knowledge:
-        """What is kept of it: everything but the reasoning."""
+        """Return everything except the reasoning."""
         tags = tuple(dict.fromkeys(self.tags))
         return Knowledge(id=id_, known=self.known, explicit=self.explicit, implicit=self.implicit, tags=tags)
 
 
-# Written by hand: servers' strict modes refuse the lengths that pydantic would put in. Reasoning has to come first.
+# Written by hand: servers' strict modes reject pydantic's length limits. Reasoning has to come first.
 ANSWER_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
@@ -48,10 +48,8 @@ ANSWER_SCHEMA: dict[str, Any] = {
 
 
 def read_answer(raw: str) -> Written | str:
-    """The answer in what a model said, or what is wrong with it.
-
-    Thoughts in <think> tags, code fences and words around the object do no harm.
-    """
+    """Parse a model's output into an answer, or what is wrong with it. <think> tags, code fences and text around the
+    object are ignored."""
     said = raw.rpartition("</think>")[2]
     if not said.strip():
         return "it is empty"

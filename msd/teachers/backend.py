@@ -1,4 +1,4 @@
-"""Which teachers there are, and how one is made of the command's options. Loads a backend only when it is chosen."""
+"""The available teachers, and their construction from options. Imports a backend only when it is chosen."""
 
 import os
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class Backend(StrEnum):
 
 @dataclass(frozen=True)
 class TeacherChoice:
-    """A teacher as the options name it. prefix: how those options begin, for messages."""
+    """A teacher's options. prefix: of these options, for messages."""
 
     backend: Backend
     url: str | None
@@ -36,10 +36,8 @@ class TeacherChoice:
 
 @dataclass(frozen=True)
 class Limits:
-    """How much is asked at once and a minute, and how long is waited: see `ModelServer`, `RateLimit`, `LocalTeacher`.
-
-    tokenizer: a tokenizer.json, or a folder with one, for estimates of a server's tokens.
-    """
+    """Limits of concurrency, rates and waits: see `ModelServer`, `RateLimit`, `LocalTeacher`. tokenizer: a
+    tokenizer.json, or a folder with one, for estimates of a server's tokens."""
 
     concurrency: int
     timeout: float
@@ -67,10 +65,8 @@ def teacher_of(
     budget: Budget | None = None,
     prices: Prices | None = None,
 ) -> Teacher:
-    """The teacher that was chosen. Raises TeacherError if an option is missing, or has no meaning for it.
-
-    budget: what the run may spend, at these prices, with all its teachers.
-    """
+    """Return the chosen teacher. Raises TeacherError if an option is missing, or does not apply to it. budget: of the
+    whole run, at these prices, for all its teachers."""
     needs = {
         Backend.RECORDED: (),
         Backend.OPENAI_COMPATIBLE: ("url", "model"),
@@ -120,13 +116,13 @@ def counter_of(tokenizer: Path) -> Callable[[str], int]:
     path = tokenizer / "tokenizer.json" if tokenizer.is_dir() else tokenizer
     try:
         loaded = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except Exception as error:  # The library raises Exception itself for a file that it cannot read.
+    except Exception as error:  # The library raises plain Exception for an unreadable file.
         raise TeacherError(f"--tokenizer {tokenizer}: not a tokenizer.json: {error}") from None
     return lambda text: len(loaded.encode(text, add_special_tokens=False).ids)
 
 
 def steerable(teacher: Teacher) -> LanguageModel:
-    """The teacher, if it reads examples. Raises TeacherError if its answers are given already."""
+    """Return the teacher, if it reads examples. Raises TeacherError if its answers are given already."""
     if isinstance(teacher, LanguageModel):
         return teacher
     raise TeacherError("the teacher recorded has answered already; seeds are for openai_compatible and local")

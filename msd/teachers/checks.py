@@ -18,7 +18,7 @@ FEWEST_TAGS, MOST_TAGS = 5, 8
 
 
 class Doubt(StrEnum):
-    """What is wrong with what an answer says."""
+    """A fault in an answer's content."""
 
     REFUSAL = "it refuses to answer"
     ECHO = "it repeats the question or the instructions"
@@ -28,7 +28,7 @@ class Doubt(StrEnum):
     DUPLICATE = "it says nearly the same as the answer to another question"
 
 
-# Answers that are no knowledge at all.
+# Answers without any knowledge.
 USELESS = frozenset({Doubt.REFUSAL, Doubt.ECHO})
 
 _REFUSAL = re.compile(
@@ -54,7 +54,7 @@ _BANDS, _ROWS = 8, 3
 
 
 def doubts_of(question: Question, knowledge: Knowledge) -> list[Doubt]:
-    """What makes one answer doubtful by itself."""
+    """Return the doubts about one answer by itself."""
     explicit, implicit = _words(knowledge.explicit), _words(knowledge.implicit)
     found = {
         Doubt.REFUSAL: bool(_REFUSAL.search(f"{knowledge.explicit} {knowledge.implicit}")),
@@ -121,7 +121,7 @@ def _words(text: str) -> list[str]:
 
 
 def _echoes(question: Question, explicit: list[str], implicit: list[str]) -> bool:
-    """Whether facts or conclusions hold no words, are the question's, are the same, or quote the instructions."""
+    """Return whether facts or conclusions are empty, repeat the question or each other, or quote the instructions."""
     if not explicit or not implicit or explicit == implicit:
         return True
     asked = _words(question.text)

@@ -1,4 +1,4 @@
-"""Asks a teacher about a whole dataset, and keeps each answer as it comes: what is answered is never asked again."""
+"""Asks a teacher about a whole dataset, and stores each answer on arrival: nothing answered is asked again."""
 
 import json
 import time
@@ -19,13 +19,13 @@ from msd.teachers.share import WHOLE, Share
 from msd.teachers.teacher import LEVELS, Answered, Failed, Question, Reply, Teacher, Usage, questions_of
 
 DOUBTFUL_FILE = "doubtful.jsonl"
-# So many questions in a row without any answer are not the questions' fault.
+# After this many questions in a row without an answer, the fault is not in the questions.
 _SILENCES = 10
 
 
 @dataclass(frozen=True)
 class Stage:
-    """How far one round of questions is. usage: of this run alone."""
+    """Progress of one round of questions. usage: of this run only."""
 
     name: str
     done: int
@@ -111,7 +111,7 @@ def finder_of(
 
 @dataclass(frozen=True)
 class Finder:
-    """Looks up what was answered: a seed's answer goes before that of the teacher in bulk."""
+    """Looks up answers: a seed's answer overrides that of the bulk teacher."""
 
     journal: Journal
     teacher: Teacher
@@ -122,7 +122,7 @@ class Finder:
         return self._by(self.seeds_by, question) if self.seeds_by else None
 
     def knowledge(self, question: Question) -> Knowledge | None:
-        """What is known under the question's id."""
+        """Return the knowledge under the question's ID."""
         return self.seed(question) or self._by(self.teacher, question)
 
     def keys(self, question: Question) -> Iterator[str]:
@@ -141,7 +141,7 @@ class Finder:
 
 
 def group_by_key(teacher: Teacher, questions: Sequence[Question]) -> dict[str, list[Question]]:
-    """Questions that one answer serves."""
+    """Group questions with the same answer."""
     groups: dict[str, list[Question]] = {}
     for question in questions:
         groups.setdefault(key_of(teacher, question), []).append(question)
@@ -151,7 +151,7 @@ def group_by_key(teacher: Teacher, questions: Sequence[Question]) -> dict[str, l
 def _seeds(
     seeding: Seeding, journal: Journal, folder: Path, levels: Sequence[Sequence[Question]], progress: Progress
 ) -> tuple[Example, ...]:
-    """The folder's seeds; asks for them if it has none."""
+    """Return the folder's seeds; ask for them if it has none."""
     known = load_seeds(folder, seeding.teacher)
     if known is not None:
         return known

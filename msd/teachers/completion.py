@@ -13,7 +13,7 @@ _SHOWN = 300
 
 
 class BadReply(Exception):
-    """What was received is no chat completion."""
+    """The reply is not a chat completion."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class Options:
         }
 
     def sampling(self) -> dict[str, Any]:
-        """How answers are drawn, for the record."""
+        """Return the sampling options, for the record."""
         return {name: "json_schema" if name == "response_format" else value for name, value in self._sent.items()}
 
     def body(self, model: str, chat: Sequence[Message]) -> dict[str, Any]:
-        """A request's body."""
+        """Return a request's body."""
         return {"model": model, "messages": list(chat), **self._sent}
 
     def give_up(self, body: Mapping[str, Any], refusal: str) -> bool:

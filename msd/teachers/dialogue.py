@@ -1,4 +1,4 @@
-"""A question and, where the answer is wrong, one repair question: what to send, and what came of it. Sends nothing."""
+"""A question and, if the answer is wrong, one repair question: what to send next, and the outcome. Sends nothing."""
 
 from msd.teachers.answer import Written, read_answer
 from msd.teachers.checks import doubts_of
@@ -21,7 +21,7 @@ class Dialogue:
 
     @property
     def due(self) -> list[Message] | None:
-        """The chat to send next; None if all is said."""
+        """Return the chat to send next; None if the dialogue is over."""
         if not self._said:
             return self._chat
         if self._reason and len(self._said) < _TURNS:
@@ -30,16 +30,16 @@ class Dialogue:
 
     @property
     def turn(self) -> int:
-        """Which chat is due, from 1."""
+        """Return the number of the next chat, from 1."""
         return len(self._said) + 1
 
     @property
     def usable(self) -> bool:
-        """Whether something was said that can be kept."""
+        """Return whether there is a usable answer."""
         return self._written is not None
 
     def hear(self, text: str, usage: Usage, source: Source) -> None:
-        """Take what the model said to the chat that was due."""
+        """Take the model's reply to the chat."""
         self._said.append(text)
         self._usage += usage
         found = read_answer(text)
@@ -61,7 +61,7 @@ class Dialogue:
 
     @property
     def reply(self) -> Reply:
-        """What came of it."""
+        """Return the outcome."""
         answered = self._answered()
         repairable = len(self._said) < _TURNS
         return answered or Failed(self._question, self._said[-1], self._reason, self._usage, repairable)

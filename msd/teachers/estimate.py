@@ -1,4 +1,4 @@
-"""What asking will take, before anything is asked. Sends nothing and writes nothing."""
+"""Estimates of questions and tokens before anything is asked. Sends nothing and writes nothing."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from msd.teachers.seeds import Seeding, choose, load_seeds, refuse_seeds
 from msd.teachers.share import WHOLE, Share
 from msd.teachers.teacher import Question, Teacher, Usage, questions_of
 
-# So many answers tell how long one is.
+# Number of answers from which an answer's length is estimated.
 _ENOUGH = 10
 
 
@@ -61,6 +61,6 @@ def _due(journal: Journal, teacher: Teacher, questions: Iterable[Question]) -> E
 
 
 def _stand_in(question: Question) -> Example:
-    """An example as long as one is expected to be."""
+    """Return an example of the expected length."""
     half = "x" * (ANSWER_TOKENS * BYTES_A_TOKEN // 2)
     return Example(question.level, question.text, half, Knowledge(id=question.id, explicit=half, implicit="x"))

@@ -1,4 +1,4 @@
-"""Constrained decoding: a local model may write nothing but an answer of the right form, whole within its tokens."""
+"""Constrained decoding: a local model can only write a complete answer of the right form within its token limit."""
 
 from typing import Any
 

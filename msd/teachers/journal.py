@@ -1,6 +1,6 @@
-"""All answers that a folder's teachers ever gave, by what was asked; and those that could not be used. Asks nobody.
+"""A folder's journal: all answers of its teachers by question, and unusable ones. Sends nothing.
 
-answers.jsonl is only ever appended to. A line of quarantine.jsonl that somebody removes is asked again.
+answers.jsonl is only appended to. A question whose line is removed from quarantine.jsonl is asked again.
 """
 
 import hashlib
@@ -62,7 +62,7 @@ class Refusal(_Line):
 
 
 def key_of(teacher: Teacher, question: Question) -> str:
-    """The address of an answer: who is asked, in which words, about what."""
+    """Return an answer's key: a hash of teacher, wording and question."""
     parts = [teacher.name, teacher.prompt_version, question.level, teacher.input_of(question)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -97,7 +97,7 @@ class Journal:
         return key in self.answers or key in self._refused
 
     def keep(self, key: str, teacher: Teacher, reply: Answered) -> None:
-        """Appends an answer; it is on its way to the disk when this returns."""
+        """Append an answer, flushed to the operating system."""
         entry = JournalEntry(
             key=key,
             level=reply.question.level,
@@ -130,7 +130,7 @@ class Journal:
         return len(new)
 
     def refuse(self, key: str, reply: Failed, questions: list[Question]) -> None:
-        """Puts a question, and those with the same text, into quarantine."""
+        """Quarantine a question, and those with the same text."""
         raw = None if reply.raw is None else reply.raw[:_RAW_SHOWN]
         lines = [
             Refusal(key=key, level=one.level, id=one.id, raw=raw, reason=reply.reason, repairable=reply.repairable)
@@ -229,7 +229,7 @@ def _cut_off_half_line(path: Path) -> None:
 
 
 def _lock(file: BinaryIO, folder: Path) -> None:
-    """Two runs at once would pay for everything twice. The lock ends with the process, however it ends."""
+    """Two concurrent runs would pay twice. The lock ends with the process, however it ends."""
     if sys.platform == "win32":
         return
     import fcntl

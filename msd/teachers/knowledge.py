@@ -1,4 +1,4 @@
-"""What a teacher knows of items and users, and the folder that holds it. Asks nobody."""
+"""A teacher's knowledge of items and users, and the folder with it. Sends nothing."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

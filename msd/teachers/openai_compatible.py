@@ -27,7 +27,7 @@ _PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 # After these, and wherever a server says how long to wait, all requests rest.
 _OVERLOADED = {429, 503, 529}
 _OURS = {400, 413, 422}
-# A server that asks for more is told goodbye: the run can be started again.
+# A server that asks for a longer pause ends the run, which can be started again.
 LONGEST_WAIT = 600.0
 _LONGEST_PAUSE = 60.0
 

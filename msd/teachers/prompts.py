@@ -1,7 +1,4 @@
-"""The questions as a language model reads them: wording, examples and texts made into messages; and their tokens.
-
-Asks nobody.
-"""
+"""Prompts: wording, examples and texts as messages, and their tokens. Sends nothing."""
 
 import hashlib
 import json
@@ -14,10 +11,10 @@ from typing import Literal, TypedDict
 from msd.teachers.knowledge import Knowledge
 from msd.teachers.teacher import Level, Question, Usage
 
-# Goes up with every change of a file in wording/; answers are kept under it, so that a change is asked anew.
+# Increment with every change of a file in wording/: answers are stored under it, so changed questions are asked again.
 PROMPT_VERSION = "3"
 _QUOTED = 2000
-# Where nobody counts tokens. The rule is rough: languages and tokenizers differ by half as much again.
+# Estimate without a tokenizer; languages and tokenizers differ by half as much again.
 ANSWER_TOKENS = 300
 BYTES_A_TOKEN = 4
 _MESSAGE_TOKENS = 4

@@ -1,4 +1,4 @@
-"""Shares of all questions, each for a run of its own, on whatever machine; and their answers joined. Asks nobody."""
+"""Shares of all questions for independent runs on any machines; and joining their answers. Sends nothing."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a teacher is: something that answers questions about items and users. One file a backend implements it."""
+"""The interface of teachers, which answer questions about items and users. One file per backend."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ LEVELS: tuple[Level, ...] = ("item", "user")
 
 @dataclass(frozen=True)
 class Question:
-    """One thing to write about: its id, and all that may be known of it."""
+    """One item or user: its ID, and everything known about it."""
 
     level: Level
     id: str
@@ -36,7 +36,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Prices:
-    """What a million tokens cost, read and written, in any currency."""
+    """Prices per million tokens, input and output, in any currency."""
 
     read: float = 0.0
     written: float = 0.0
@@ -48,7 +48,7 @@ class Prices:
 
 @dataclass(frozen=True)
 class Source:
-    """Where an answer is from. model: in the server's words. sampling: the options it was asked with."""
+    """Source of an answer. model: the server's name of it. sampling: its options."""
 
     model: str = ""
     sampling: Mapping[str, object] = field(default_factory=dict)
