@@ -118,8 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _set_up_process(command: str = "") -> None:
     """Set signal handling and priority, which are for the whole process; priority cannot be raised again."""
-    # A service handles its own shutdown. Training may be ended at any moment, but Python would notice only after a reply
-    # from another torchrun process, which may have ended.
+    # A service handles its own shutdown. Training may be ended at any moment, but Python would notice only after a
+    # reply from another torchrun process, which may have ended.
     if command not in ("serve", "train"):
         signal.signal(signal.SIGTERM, _end)
     if command == "publish":  # a service on the same machine goes first
