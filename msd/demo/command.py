@@ -47,7 +47,7 @@ QUICK = Effort(
     Path("runs/demo-quick"),
     _WARNING,
     distill=("--epochs", "1", "--limit", "200"),
-    train=("--epochs", "1"),
+    train=("--epochs", "1", "--lora-steps", "20"),
     evaluate=("--resamples", "100"),
     export=("--requests", "200"),
     bench=("--requests", "100"),

@@ -77,6 +77,7 @@ def train(
     lora: Annotated[
         bool, typer.Option(help="Then tune the student's top layer with the model, if it improves the valid AUC.")
     ] = True,
+    lora_steps: Annotated[int, typer.Option(min=1, help="Most steps of that tuning.")] = TuneConfig.steps,
     network: Annotated[NetworkName, typer.Option(help="MSD's network, or a baseline.")] = NetworkName.MSD,
     choose: Annotated[
         bool,
@@ -105,7 +106,7 @@ def train(
         console = Console(quiet=not team.leads)
         data, vectors = load_dataset(dataset), load_vectors(student) if student else no_vectors()
         model_config, config = RankerConfig(network=network.value), TrainConfig(seed=seed, epochs=epochs)
-        tuning = TuneConfig(seed=seed) if lora else None
+        tuning = TuneConfig(seed=seed, steps=lora_steps) if lora else None
         reason = _why_without(network, semantics, vectors)
         halves = _halves(data, reason, team) if choose else None
         if tuning and reason:
@@ -245,8 +246,10 @@ class _Job:
         """Says how much is trained on, and how long that usually takes; returns how much of that tuning takes."""
         machine, most = Machine.measured(), self.networks.settings.epochs
         epochs = min(most, USUAL_EPOCHS)
-        tokens = sum(tokens_of(texts.values()) for texts in self.pupil.texts) if self.pupil else 0.0
-        network, tuned = (training(machine, rows, epochs, some) for some in (0.0, tokens))
+        network = tuned = training(machine, rows, epochs)
+        if self.pupil:
+            tokens, steps = sum(tokens_of(texts.values()) for texts in self.pupil.texts), self.pupil.config.steps
+            tuned = training(machine, rows, epochs, tuned_tokens=tokens, tuned_steps=steps)
         done = sum(map(self.networks.is_done, variants))
         told = f"{rows.train:,} rows to train on, {epochs} epochs"
         told += f" ({most} at most, until the valid AUC stays)" if most > epochs else ""

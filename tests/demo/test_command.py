@@ -10,7 +10,7 @@ from msd.demo.command import FULL, QUICK, SUMMARY_FILE, Effort, bundle_steps
 from tests.service.live import run_msd
 
 OUT = Path("out")
-NUMBERS = {"--epochs", "--limit", "--resamples", "--requests"}
+NUMBERS = {"--epochs", "--lora-steps", "--limit", "--resamples", "--requests"}
 
 
 def test_quick_and_full_differ_in_numbers_of_passes_alone() -> None:
