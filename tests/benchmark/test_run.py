@@ -119,11 +119,12 @@ class _Stops(Heard):
 
 def test_a_run_that_was_stopped_goes_on_and_ends_at_the_same(results: Results, prepared: Path, tmp_path: Path) -> None:
     shutil.copytree(prepared / "student", tmp_path / "student")
+    protocol = quick(TINY, OURS, PLAIN, "counts_gbdt")
     with pytest.raises(_StoppedError):
-        run_benchmark(TINY, prepared, tmp_path, (0,), _Stops("counts_gbdt, seed 0"))
+        run_benchmark(protocol, prepared, tmp_path, (0,), _Stops("counts_gbdt, seed 0"))
     made = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "predictions").iterdir()}
     assert sorted(made) == [f"{OURS}-0.npz", f"{PLAIN}-0.npz"]
-    whole, _ = _run(prepared, tmp_path, seeds=(0,))
+    whole, _ = _run(prepared, tmp_path, protocol, (0,))
     for name, at in made.items():
         assert (tmp_path / "predictions" / name).stat().st_mtime_ns == at
     assert all(_same(by_seed[0], results.found[name][0]) for name, by_seed in whole.found.items())
