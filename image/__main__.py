@@ -1,4 +1,4 @@
-"""`python -m image`: builds the image's targets, runs each as in production, and tells what came of it as JSON."""
+"""`python -m image`: builds the image's targets, runs each as in production, and writes the results as JSON."""
 
 import json
 import subprocess

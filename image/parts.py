@@ -1,6 +1,5 @@
-"""Run inside an image: uses each optional part once, as the service does, on the bundle that is mounted there.
-
-What was taken out of the packages is missed here, if by anybody. Knows nothing of engines.
+"""Run inside an image: uses each optional part once, as the service does, on the mounted bundle. Missing files of
+packages show up here. Knows nothing about engines.
 """
 
 import importlib.util

@@ -21,7 +21,7 @@ from msd.contract.golden import Golden, read_goldens
 _PATIENCE_S = 120.0
 # Scores are what is looked at: a machine that is busy may take its time.
 _PATIENT = {"Content-Type": "application/json", "X-Deadline-Ms": "30000"}
-# A request that does not end is given up after as long as the service's settings say, so many wait at once.
+# An unfinished request is dropped only after the service's timeouts, and many wait at once.
 _FUZZ_CONNECTIONS = 64
 _LOOK = """
 import importlib.util, json, os, pathlib, shutil, sysconfig

@@ -44,7 +44,7 @@ _TOLERANCES: Mapping[EncoderPrecision, float] = {"fp32": 1e-3, "int8": 5e-2}
 def settle_encoder(folder: Path, asked: Asked, texts: Mapping[str, str], scores: ScoresOf) -> EncoderRecord:
     """Replaces encoder.onnx in `folder` by one in int8 where that is asked for (or left open) and passes the gate.
 
-    `texts` are the items', by id. That it does not pass is no error: the record says why fp32 stays.
+    `texts` are the items', by id. Failing the gate raises nothing: the record says why fp32 stays.
     """
     graph, tokenizer = (folder / ENCODER_FILE).read_bytes(), Tokenizer.from_file(str(folder / TOKENIZER_FILE))
     figures = refused = None

@@ -16,7 +16,7 @@ from model_export.run import median_microseconds, open_run
 from msd.contract.assemble import Tensors
 from msd.contract.schema import FeatureSchema
 
-# 1 alone proves nothing about what is broadcast; the others are odd, small and as many as a request has.
+# 1 alone proves nothing about what is broadcast; the others are odd, small and typical numbers.
 PROVED_AT = (1, 3, 50, 200)
 # Work on the user for all candidates pays off only with enough candidates.
 WAYS: Mapping[str, frozenset[Rule]] = {"passed": ALL_RULES, "few": ALL_RULES - {Rule.USER_MATRIX, Rule.LOW_RANK}}
@@ -28,7 +28,7 @@ _NOISE = 1.1
 class FastGraph:
     """The graph to serve and the report on it. served: plain, passed, or few, passed by the rules for few candidates.
 
-    microseconds: the median run of each on one thread at so many candidates, in turns.
+    microseconds: the median run of each on one thread at the expected number of candidates, in turns.
     """
 
     graph: bytes

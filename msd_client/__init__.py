@@ -1,7 +1,6 @@
-"""A client for the scoring service: typed, bounded by deadlines, in a blocking and an asynchronous form.
+"""Client of the scoring service: typed, bounded by deadlines, blocking or asynchronous.
 
-Needs httpx and nothing else of this project. `Client` and `AsyncClient` differ in who waits; what is said, read and
-tried again is decided in one place for both.
+Needs only httpx. `Client` and `AsyncClient` differ in how they wait; requests, replies and retries are shared.
 """
 
 from msd_client.async_client import AsyncClient

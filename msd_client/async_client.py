@@ -1,4 +1,4 @@
-"""The client for asyncio. One may be shared by all tasks of a loop, which then share connections."""
+"""The asyncio client. Share one among all tasks of a loop; they share its connections."""
 
 import asyncio
 import time
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """As `Client`, awaited."""
+    """As `Client`, with awaitable methods."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class AsyncClient:
         cert_file: Path | str | None = None,
         key_file: Path | str | None = None,
     ) -> None:
-        """Raises InvalidSettings. `deadline_s`: of a call that does not say."""
+        """Raises InvalidSettings. `deadline_s`: default of calls."""
         self._options = options = Options(
             url=url,
             api_key=api_key,
@@ -52,7 +52,7 @@ class AsyncClient:
             base_url=options.base_url(),
             headers=options.headers(),
             transport=httpx.AsyncHTTPTransport(verify=options.tls(), limits=options.limits(), trust_env=False),
-            # asyncio's own timer bounds all of a call.
+            # asyncio's timer bounds the whole call.
             timeout=None,
             trust_env=False,
         )
@@ -66,7 +66,7 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Ends the connections."""
+        """Close the connections."""
         await self._http.aclose()
 
     async def score(

@@ -1,7 +1,6 @@
-"""One call from its request to its reply, without waiting itself: a generator of what is to be done next, which a
-blocking and an asynchronous client do each in its own way.
+"""One call as a generator of steps, without waiting itself; the blocking and the asynchronous client execute the steps.
 
-It is sent what came of each step, or has the error thrown at it that came instead.
+It is sent the result of each step, or the step's error is thrown into it.
 """
 
 import time
@@ -29,13 +28,13 @@ from msd_client.retry import Retry
 
 _LEAST_S = 0.001
 _SHOWN = 120
-# The service gives a request of a longer id another one.
+# The service replaces longer request IDs.
 _MAX_HEADER_CHARS = 128
 T = TypeVar("T")
 
 
 class Send(NamedTuple):
-    """A request to send, and until when its reply has to be there, by `time.monotonic`."""
+    """A request to send, and the deadline of its reply, by `time.monotonic`."""
 
     method: str
     path: str
@@ -63,7 +62,7 @@ Steps = Generator[Send | Pause, Received | None, T]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is asked for, and which statuses are a reply to it."""
+    """A request, and the statuses of valid replies."""
 
     method: str
     path: str
@@ -75,24 +74,24 @@ class Asked:
 def score(
     request: ScoreRequest, about: Mapping[str, str | None], until: float, retry: Retry, ceiling: Ceiling
 ) -> Steps[ScoreReply]:
-    """`about`: headers for this request, as far as there are any."""
+    """Score. `about`: headers of this request."""
     headers = {"content-type": "application/json", **_checked(about)}
     return _call(Asked("POST", "/v1/score", request.body(), headers), read_score, until, retry, ceiling)
 
 
 def events(told: list[Event], about: Mapping[str, str | None], until: float, retry: Retry) -> Steps[EventsReply]:
-    """All are taken or none."""
+    """Send events; all are accepted or none."""
     headers = {"content-type": "application/json", **_checked(about)}
     return _call(Asked("POST", "/v1/events", events_body(told), headers, (202,)), read_events, until, retry)
 
 
 def ready(until: float, retry: Retry) -> Steps[Ready]:
-    """That it is not ready is an answer, too."""
+    """Ask for readiness; "not ready" is a valid answer."""
     return _call(Asked("GET", "/health/ready", good=(200, 503)), read_ready, until, retry)
 
 
 def model(until: float, retry: Retry) -> Steps[Model]:
-    """What is served."""
+    """Ask what is served."""
     return _call(Asked("GET", "/v1/model"), read_model, until, retry)
 
 
@@ -115,7 +114,7 @@ def _call(
             if received.status in asked.good:
                 return read(received.body)
             if received.status == 400 and not is_lowered and ceiling.learn(received.headers, granted_ms):
-                # That was no failure, but a question with an answer.
+                # This is an answer, not a failure.
                 attempt, is_lowered = attempt - 1, True
                 continue
             error = error_of(received)
@@ -129,7 +128,7 @@ def _call(
 
 
 def error_of(received: Received) -> MsdClientError:
-    """What a refusal says."""
+    """Return the error of a refusal."""
     status, headers = received.status, received.headers
     about = {"status": status, "request_id": headers.get("x-request-id"), "retry_after_s": _retry_after_s(headers)}
     try:
@@ -137,14 +136,14 @@ def error_of(received: Received) -> MsdClientError:
     except BadReply:
         detail = None
     if not isinstance(detail, dict):
-        # Something between answers in its own words.
+        # A proxy answers in its own format.
         return error_class(status)(f"HTTP {status}: {received.body[:_SHOWN]!r}", **about)  # type: ignore[arg-type]
     message, code, place = detail.get("message"), detail.get("code"), detail.get("field")
     return error_class(status)(str(message), code=code, field=place, **about)  # type: ignore[arg-type]
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds, which may have come as a date."""
+    """Return Retry-After in seconds, also from a date."""
     text = headers.get("retry-after", "").strip()
     if text.isascii() and text.isdigit():
         return float(text)
@@ -156,7 +155,7 @@ def _retry_after_s(headers: Mapping[str, str]) -> float | None:
 
 
 def _checked(headers: Mapping[str, str | None]) -> dict[str, str]:
-    """Those that are given. Raises InvalidRequest for what no header can say."""
+    """Return the given headers. Raises InvalidRequest for invalid values."""
     given = {name: value for name, value in headers.items() if value is not None}
     for name, value in given.items():
         if not (value.isascii() and value.isprintable() and 0 < len(value) <= _MAX_HEADER_CHARS):

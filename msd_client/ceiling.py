@@ -1,4 +1,4 @@
-"""The most time that the service grants a request, as far as it has said. Knows headers, and nothing else of HTTP."""
+"""The service's maximum deadline, as far as it is known. Knows only headers of HTTP."""
 
 import logging
 from collections.abc import Mapping
@@ -10,18 +10,18 @@ _LOG = logging.getLogger("msd_client")
 
 
 class Ceiling:
-    """What all calls of one client know of it."""
+    """The maximum, shared by all calls of a client."""
 
     def __init__(self) -> None:
         self._most_ms: int | None = None
         self._lock = Lock()
 
     def lowered(self, wanted_ms: int) -> int:
-        """What to ask for."""
+        """Return the deadline to request."""
         return wanted_ms if self._most_ms is None else min(wanted_ms, self._most_ms)
 
     def learn(self, headers: Mapping[str, str], asked_ms: int) -> bool:
-        """Whether a refusal with these headers grants less than was asked for; the log says so when it is new."""
+        """Return whether a refusal's headers grant less than requested; the log reports a new maximum."""
         told = headers.get(DEADLINE, "")
         if not (told.isascii() and told.isdigit() and len(told) <= _MAX_DIGITS and 0 < int(told) < asked_ms):
             return False

@@ -1,4 +1,4 @@
-"""The client that waits in its caller's thread. One may be shared by many threads, which then share connections."""
+"""The blocking client. Share one among threads; they share its connections."""
 
 import time
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class Client:
         cert_file: Path | str | None = None,
         key_file: Path | str | None = None,
     ) -> None:
-        """Raises InvalidSettings. `deadline_s`: of a call that does not say."""
+        """Raises InvalidSettings. `deadline_s`: default of calls."""
         self._options = options = Options(
             url=url,
             api_key=api_key,
@@ -65,7 +65,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Close the connections."""
         self._http.close()
 
     def score(
@@ -76,7 +76,7 @@ class Client:
         request_id: str | None = None,
         traceparent: str | None = None,
     ) -> ScoreReply:
-        """The scores. `request_id` and `traceparent` (W3C) go along. Raises MsdClientError."""
+        """Return the scores. `request_id` and `traceparent` (W3C) are sent along. Raises MsdClientError."""
         about = {"x-request-id": request_id, "traceparent": traceparent}
         options = self._options
         return self._run(call.score(request, about, options.until(deadline_s), options.retry, self._ceiling))
@@ -84,16 +84,16 @@ class Client:
     def events(
         self, events: Sequence[Event], *, deadline_s: float | None = None, traceparent: str | None = None
     ) -> EventsReply:
-        """Tells of events, at most 1,000 at once; once this returns, they last. Raises MsdClientError."""
+        """Send events, at most 1,000 at once; when this returns, they are durable. Raises MsdClientError."""
         about = {"traceparent": traceparent}
         return self._run(call.events(list(events), about, self._options.until(deadline_s), self._options.retry))
 
     def ready(self, *, deadline_s: float | None = None) -> Ready:
-        """Whether requests should be sent, and if not, what is missing. Raises MsdClientError."""
+        """Return whether requests should be sent, and if not, what is missing. Raises MsdClientError."""
         return self._run(call.ready(self._options.until(deadline_s), self._options.retry))
 
     def model(self, *, deadline_s: float | None = None) -> Model:
-        """What is served. Raises MsdClientError."""
+        """Return what is served. Raises MsdClientError."""
         return self._run(call.model(self._options.until(deadline_s), self._options.retry))
 
     def _run(self, steps: Steps[T]) -> T:

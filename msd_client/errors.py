@@ -1,23 +1,23 @@
-"""The errors of the client, in one tree:
+"""Errors of the client, in one tree:
 
 MsdClientError
-├── InvalidSettings    the client cannot be made like this
-├── InvalidRequest     what was asked is wrong (4xx, or found here before anything was sent)
-├── AccessDenied       no key, or none for this (401, 403)
-├── Overloaded         too much to do just now (429)
-├── Unavailable        starting, stopping, or cut off from what it needs (503)
+├── InvalidSettings    invalid address, file or number
+├── InvalidRequest     the request is invalid (4xx, or found before sending)
+├── AccessDenied       API key missing, or without the scope (401, 403)
+├── Overloaded         the service is overloaded (429)
+├── Unavailable        starting, stopping, or without its dependencies (503)
 ├── ServiceFailed      the service failed (other 5xx)
-├── DeadlineExceeded   the time was over, here or there (504)
-├── ConnectionFailed   there was no connection, or it broke
-└── BadReply           what came is no reply of this service
+├── DeadlineExceeded   the deadline passed, in the client or in the service (504)
+├── ConnectionFailed   the connection failed or broke
+└── BadReply           the reply is not one of this service
 """
 
 from typing import ClassVar
 
 
 class MsdClientError(Exception):
-    """`code` is for programs; `field` the path of the part of the request at fault; `status` HTTP's, where there was a
-    reply; `request_id` what the service's log knows the request by."""
+    """`code` is for programs; `field` is the path of the part of the request at fault; `status` that of the reply, if
+    there was one; `request_id` the request's ID in the service's log."""
 
     default_code: ClassVar[str] = "client_error"
 
@@ -41,31 +41,31 @@ class MsdClientError(Exception):
 
 
 class InvalidSettings(MsdClientError):
-    """An address, file or number that a client cannot be made of."""
+    """An address, file or number is invalid."""
 
     default_code = "invalid_settings"
 
 
 class InvalidRequest(MsdClientError):
-    """It would be refused again: it is to be mended."""
+    """The request is invalid and would be rejected again."""
 
     default_code = "invalid"
 
 
 class AccessDenied(MsdClientError):
-    """The key is missing, unknown, at its end, or for other things."""
+    """The API key is missing, unknown, expired or lacks the scope."""
 
     default_code = "unauthorized"
 
 
 class Overloaded(MsdClientError):
-    """Nothing is wrong with the request; `retry_after_s` says when to ask again."""
+    """The service is overloaded; `retry_after_s` says when to retry."""
 
     default_code = "overloaded"
 
 
 class Unavailable(MsdClientError):
-    """As `Overloaded`."""
+    """The service is unavailable; `retry_after_s` says when to retry."""
 
     default_code = "not_ready"
 
@@ -77,19 +77,19 @@ class ServiceFailed(MsdClientError):
 
 
 class DeadlineExceeded(MsdClientError):
-    """No scores in the time that there was."""
+    """The deadline passed."""
 
     default_code = "deadline_exceeded"
 
 
 class ConnectionFailed(MsdClientError):
-    """Refused, reset, or ended in the middle of a reply."""
+    """The connection was refused, reset, or closed within the reply."""
 
     default_code = "connection_failed"
 
 
 class BadReply(MsdClientError):
-    """Perhaps something else answers at this address."""
+    """The reply is not one of this service."""
 
     default_code = "bad_reply"
 
@@ -104,7 +104,7 @@ _BY_STATUS: dict[int, type[MsdClientError]] = {
 
 
 def error_class(status: int) -> type[MsdClientError]:
-    """What a reply of this status is raised as."""
+    """Return the error class of a status."""
     if status < 400:
         return BadReply
     return _BY_STATUS.get(status, InvalidRequest if status < 500 else ServiceFailed)

@@ -1,4 +1,4 @@
-"""What a client is made with: an address, a key, certificates, how long and how often. Checked once, here."""
+"""Options of a client: address, key, certificates, deadline and retries; validated here."""
 
 import ssl
 import time
@@ -11,14 +11,14 @@ from msd_client.errors import InvalidSettings
 from msd_client.retry import Retry
 
 IDLE_S = 4.0
-"""How long an unused connection is kept: a little less than the service does."""
+"""Seconds that an idle connection is kept: slightly less than the service keeps it."""
 _LONGEST_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """`deadline_s` is of a call that does not say. `ca_file` has the authorities that are trusted, in place of the
-    system's; `cert_file` and `key_file` are shown where the service asks for a certificate."""
+    """`deadline_s` is the default of calls. `ca_file` replaces the system's authorities; `cert_file` and `key_file` are
+    the client certificate for mutual TLS."""
 
     url: str
     api_key: str | None = field(default=None, repr=False)
@@ -30,7 +30,7 @@ class Options:
     key_file: Path | str | None = None
 
     def base_url(self) -> httpx.URL:
-        """The address. Raises InvalidSettings."""
+        """Return the address. Raises InvalidSettings."""
         try:
             url = httpx.URL(self.url)
         except (httpx.InvalidURL, TypeError) as error:
@@ -43,7 +43,7 @@ class Options:
         return url
 
     def headers(self) -> dict[str, str]:
-        """Those of every request."""
+        """Return the headers of every request."""
         headers = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "msd-client"}
         if self.api_key is None:
             return headers
@@ -52,20 +52,20 @@ class Options:
         return headers | {"authorization": f"Bearer {self.api_key}"}
 
     def tls(self) -> ssl.SSLContext:
-        """Raises InvalidSettings for files that are not what they have to be."""
+        """Return the TLS context. Raises InvalidSettings for invalid files."""
         if self.key_file is not None and self.cert_file is None:
             raise InvalidSettings("key_file needs cert_file")
         try:
             context = ssl.create_default_context(cafile=self.ca_file)
             if self.cert_file is not None:
                 context.load_cert_chain(self.cert_file, self.key_file)
-        except OSError as error:  # as which ssl's own errors come, too
+        except OSError as error:  # includes ssl's own errors
             files = ", ".join(str(file) for file in (self.ca_file, self.cert_file, self.key_file) if file)
             raise InvalidSettings(f"{files}: {error}") from None
         return context
 
     def limits(self) -> httpx.Limits:
-        """Of connections."""
+        """Return the limits of connections."""
         return httpx.Limits(
             max_connections=self.max_connections,
             max_keepalive_connections=self.max_connections,
@@ -73,7 +73,7 @@ class Options:
         )
 
     def until(self, deadline_s: float | None) -> float:
-        """When a call that begins now has to have ended, by `time.monotonic`."""
+        """Return the deadline of a call that begins now, by `time.monotonic`."""
         seconds = self.deadline_s if deadline_s is None else deadline_s
         if not 0 < seconds <= _LONGEST_S:
             raise InvalidSettings(f"invalid deadline {seconds} s: must be above 0 and at most a day")

@@ -1,5 +1,4 @@
-"""What the service answers, as it is read from JSON. A reply that is not as it should be raises BadReply. Knows no
-HTTP."""
+"""The service's replies, read from JSON. An invalid reply raises BadReply. Knows no HTTP."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,7 @@ _SHOWN = 120
 
 
 class ScoredCandidate(NamedTuple):
-    """`rung` says what it was scored from: None for its own row, else `cached`, `encoded`, `category_prior` or
+    """`rung` says what it was scored from: None for its own row, otherwise `cached`, `encoded`, `category_prior` or
     `prior`."""
 
     id: str
@@ -24,10 +23,10 @@ class ScoredCandidate(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ScoreReply:
-    """Columns of equal length, in the request's order, or ranked where `top_k` asked for it.
+    """Columns of equal length, in the request's order, or ranked with `top_k`.
 
-    `heads` has every output of the model by name, `pctr` among them. `degraded` has the rung of each candidate that was
-    not scored from its own row, `degraded_user` that of the user. `explanation` is as it came.
+    `heads` has every output of the model by name, including `pctr`. `degraded` has the rung of each candidate without a
+    score from its own row, `degraded_user` that of the user. `explanation` is the raw object.
     """
 
     request_id: str
@@ -41,7 +40,7 @@ class ScoreReply:
     arm: str | None = None
     explanation: Mapping[str, Any] | None = None
     degraded_values: Mapping[str, str] = field(default_factory=dict)
-    """By where they stand in the request, categories that the model has never seen."""
+    """Values that the model has never seen, by their place in the request."""
 
     def __iter__(self) -> Iterator[ScoredCandidate]:
         rungs = map(self.degraded.get, self.ids) if self.degraded else repeat(None)
@@ -52,13 +51,13 @@ class ScoreReply:
 
     @property
     def is_degraded(self) -> bool:
-        """Whether anything was scored from less than its own row, or by a value that the model does not know."""
+        """Whether anything was scored from less than its own row, or with an unknown value."""
         return bool(self.degraded or self.degraded_user or self.degraded_values)
 
 
 @dataclass(frozen=True, slots=True)
 class EventsReply:
-    """Events that were counted, and those that had been before."""
+    """Numbers of counted events and of duplicates."""
 
     accepted: int
     duplicates: int
@@ -75,7 +74,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What is served; `document` is all that the service says of it."""
+    """What is served; `document` is the service's whole answer."""
 
     bundle_id: str
     model_version: str
@@ -85,7 +84,7 @@ class Model:
 
 
 def read_score(body: bytes) -> ScoreReply:
-    """The reply of /v1/score."""
+    """Read the reply of /v1/score."""
     document = loaded(body)
     columns, degraded = _part(document, "candidates", dict), _part({"degraded": {}, **document}, "degraded", dict)
     heads = {name: column for name, column in columns.items() if name not in ("id", "ecpm")}
@@ -109,13 +108,13 @@ def read_score(body: bytes) -> ScoreReply:
 
 
 def read_events(body: bytes) -> EventsReply:
-    """The reply of /v1/events."""
+    """Read the reply of /v1/events."""
     document = loaded(body)
     return EventsReply(_part(document, "accepted", int), _part(document, "duplicates", int))
 
 
 def read_ready(body: bytes) -> Ready:
-    """The reply of /health/ready."""
+    """Read the reply of /health/ready."""
     document = loaded(body)
     return Ready(
         ready=_part(document, "ready", bool),
@@ -125,7 +124,7 @@ def read_ready(body: bytes) -> Ready:
 
 
 def read_model(body: bytes) -> Model:
-    """The reply of /v1/model."""
+    """Read the reply of /v1/model."""
     document = loaded(body)
     return Model(
         bundle_id=_part(document, "bundle_id", str),
@@ -137,7 +136,7 @@ def read_model(body: bytes) -> Model:
 
 
 def loaded(body: bytes) -> dict[str, Any]:
-    """A JSON object."""
+    """Return a JSON object."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):

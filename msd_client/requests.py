@@ -1,4 +1,4 @@
-"""What can be asked: a user, a context and candidates to score; or events that happened. Knows no HTTP."""
+"""Requests: a user, a context and candidates to score; or events. Knows no HTTP."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,13 +8,12 @@ from typing import Any, Literal
 from msd_client.errors import InvalidRequest
 
 Value = str | int | float | Sequence[str] | Sequence[int] | None
-"""Of a feature; None means missing, which is not the same as not given."""
+"""A feature's value; None means missing, which differs from not given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """What is said of a candidate that the service may not know: its text, as the bundle's template makes it, and its
-    features."""
+    """Data of a candidate that the service may not know: its text, built by the bundle's template, and its features."""
 
     text: str | None = None
     features: Mapping[str, Value] | None = None
@@ -22,10 +21,10 @@ class Item:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreRequest:
-    """One user, one context, N candidates. What is None is not said, so that what is stored counts.
+    """One user, one context, N candidates. Fields that are None are not sent, so stored values count.
 
-    `bids` has one for each of `ids`; `at` is in unix seconds; `history` are ids, oldest first. With `top_k` the reply
-    has the best so many, ranked. With `explain` it says what each score came of.
+    `bids` has one per ID; `at` is in Unix seconds; `history` are IDs, oldest first. With `top_k` the reply has the K
+    best, ranked. With `explain` it explains each score.
     """
 
     user_id: str
@@ -40,7 +39,7 @@ class ScoreRequest:
     explain: bool = False
 
     def body(self) -> bytes:
-        """The JSON of /v1/score. Raises InvalidRequest for what JSON cannot say."""
+        """Return the JSON of /v1/score. Raises InvalidRequest for values that JSON lacks."""
         user = _given(features=_plain(self.user_features), history=_listed(self.history))
         items = {id_: _described(id_, item) for id_, item in (self.items or {}).items()}
         return dumped(
@@ -61,10 +60,8 @@ class ScoreRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """An ad was shown, or clicked. Of one `event_id` and type the first is counted, so that telling again does no harm.
-
-    `request_id` is that of the reply which led to it.
-    """
+    """An impression or a click. The first event of an `event_id` and type counts, so repeating is safe. `request_id` is
+    that of the reply that led to it."""
 
     event_id: str
     type: Literal["impression", "click"]
@@ -75,12 +72,12 @@ class Event:
 
 
 def events_body(events: Sequence[Event]) -> bytes:
-    """The JSON of /v1/events."""
+    """Return the JSON of /v1/events."""
     return dumped({"events": [_given(**{name: getattr(event, name) for name in Event.__slots__}) for event in events]})
 
 
 def dumped(document: Mapping[str, Any]) -> bytes:
-    """Raises InvalidRequest for what JSON cannot say: numbers that are not finite, objects of other kinds."""
+    """Return JSON. Raises InvalidRequest for non-finite numbers and unsupported types."""
     try:
         return json.dumps(document, allow_nan=False, ensure_ascii=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
@@ -102,5 +99,5 @@ def _plain(features: Mapping[str, Value] | None) -> dict[str, Any] | None:
 
 
 def _listed(value: object) -> object:
-    """Values of any kind of collection as a list, which is what JSON has. A string is none: it would fall apart."""
+    """Return a collection as a list for JSON. A string is rejected: it would be split into characters."""
     return list(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping) else value

@@ -1,21 +1,20 @@
-"""When a call is tried again, and after how long. Knows no HTTP beyond what an error says."""
+"""Retries: when a call is repeated, and after how long. Knows no HTTP beyond an error's fields."""
 
 import random
 from dataclasses import dataclass
 
 from msd_client.errors import ConnectionFailed, InvalidSettings, MsdClientError, Overloaded, Unavailable
 
-# More would be more than a float can say.
+# Larger exponents would overflow a float.
 _MOST_DOUBLINGS = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
-    """At most `attempts` in all; `first_s` is the longest wait before the second, which doubles up to `most_s`.
+    """At most `attempts` in total; `first_s` is the longest wait before the second, which doubles up to `most_s`.
 
-    Tried again is what failed before it could have had an effect, or has none when it comes twice: scoring reads, and
-    events have ids. So a connection that failed, and refusals that say when to come again. Never is what was too late:
-    there is no time left for it.
+    Retried are failed connections, and refusals with Retry-After: repeating is safe, because scoring is read-only and
+    events have IDs. A missed deadline is never retried: there is no time left.
     """
 
     attempts: int = 3
@@ -27,10 +26,10 @@ class Retry:
             raise InvalidSettings("a retry has at least one attempt, and waits of 0 <= first_s <= most_s")
 
     def wait_s(self, error: MsdClientError, attempt: int) -> float | None:
-        """How long to wait after the attempt of this number, from 1, failed; None when it was the last."""
+        """Return the wait after a failed attempt (from 1); None after the last."""
         if attempt >= self.attempts:
             return None
-        # Anything up to the bound, so that those who failed together do not come back together.
+        # Random up to the bound, so that clients that failed together do not return together.
         jitter: float = random.uniform(0, min(self.most_s, self.first_s * 2.0 ** min(attempt - 1, _MOST_DOUBLINGS)))
         if isinstance(error, ConnectionFailed):
             return jitter

@@ -1,5 +1,6 @@
-"""The way over the network for the blocking client. Every read and write is given what is left of the call's time, so
-that a server which sends a byte now and then cannot stretch it; httpx alone bounds each of them on its own."""
+"""Transport of the blocking client. Every read and write gets the remaining time of the call, so that a server that
+sends bytes slowly cannot stretch it; httpx bounds each of them only separately.
+"""
 
 import ssl
 import threading
@@ -14,12 +15,12 @@ _WRITE_BYTES = 65_536
 
 
 class Clock(threading.local):
-    """Until when the call of this thread has to have ended."""
+    """Deadline of this thread's call."""
 
     until = 0.0
 
     def left_s(self) -> float:
-        """Raises httpcore.ReadTimeout when nothing is left."""
+        """Return the remaining seconds. Raises httpcore.ReadTimeout if there are none."""
         left_s = self.until - time.monotonic()
         if left_s <= 0:
             raise httpcore.ReadTimeout("the call's time is over")
@@ -81,7 +82,7 @@ class DeadlineTransport(httpx.BaseTransport):
         )
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """The whole reply. Raises httpx's errors."""
+        """Return the whole reply. Raises httpx's errors."""
         url = request.url
         try:
             reply = self._pool.handle_request(
@@ -105,5 +106,5 @@ class DeadlineTransport(httpx.BaseTransport):
             raise httpx.ReadError(str(error), request=request) from error
 
     def close(self) -> None:
-        """Ends all connections."""
+        """Close all connections."""
         self._pool.close()

@@ -84,7 +84,7 @@ class Emitted:
 
 
 class Emitter:
-    """Writes nodes of a graph with these inputs, of which lengths that vary are read."""
+    """Writes nodes of a graph with these inputs, and reads varying lengths from them."""
 
     def __init__(self, prefix: str, inputs: Iterable[Tensor]) -> None:
         """All names that it makes up begin with `prefix`."""

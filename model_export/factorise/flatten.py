@@ -69,7 +69,7 @@ def _opened(scope: Scope, value: Value | None, node: Node, place: int, axes: int
 
 
 def _moved(node: Node, axes: int) -> dict[str, object]:
-    """The attributes, an axis counted among the opened ones. An operator along the merged axis is none of these."""
+    """The attributes, an axis counted among the opened ones. An operator along the merged axis is excluded."""
     moved = dict(node.attributes)
     axis = moved.get("axis")
     if isinstance(axis, int) and axis >= 0:

@@ -1,4 +1,4 @@
-"""The rules of the factorising pass, each of which can be switched off."""
+"""The rules of the factorising pass; each can be switched off."""
 
 from enum import StrEnum
 

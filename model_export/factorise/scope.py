@@ -21,7 +21,7 @@ class Scope:
     emit: Emitter
     rules: frozenset[Rule]
     credited: list[Rule] = field(default_factory=list)
-    """The rules that split the node at hand."""
+    """The rules that split the current node."""
 
     def on(self, rule: Rule) -> bool:
         """Whether the rule is on."""

@@ -34,7 +34,7 @@ class Affine:
 
     @property
     def plain(self) -> Tensor | None:
-        """The one tensor that it is, if it is no more than that."""
+        """The single tensor that it equals, if it is one."""
         if not self.terms:
             return self.base
         first = self.terms[0]

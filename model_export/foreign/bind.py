@@ -29,7 +29,7 @@ class Binding(NamedTuple):
     type: int
 
     def value(self, tensors: Tensors, candidates: int) -> NDArray[Any]:
-        """The input's value for a request of so many candidates."""
+        """Return the input's value for a request with a number of candidates."""
         array = self.columns.of(tensors)
         array = array[..., 0] if self.flat else array
         if self.repeated:

@@ -24,7 +24,7 @@ _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
 def read_model(path: Path) -> ModelProto:
     """The model with all weights in it, functions inlined, in opset 18 or later.
 
-    Raises ExportError for what is no ONNX file or cut short, of an opset or operator that cannot be run, with weights
+    Raises ExportError for an invalid or truncated ONNX file, of an opset or operator that cannot be run, with weights
     outside its folder, or with a weight that is NaN.
     """
     if not path.is_file():

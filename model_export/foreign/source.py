@@ -129,7 +129,7 @@ class _Scores:
             raise ExportError(f"onnxruntime cannot load the graph: {error}") from None
 
     def __call__(self, tensors: Tensors) -> NDArray[np.float32]:
-        """[H, N]; raises ExportError for what is no probability of each candidate."""
+        """[H, N]; raises ExportError for anything but a probability per candidate."""
         count = max(len(tensors[one.columns.tensor.name]) for one in self._bindings)
         feed = {binding.name: binding.value(tensors, count) for binding in self._bindings}
         try:

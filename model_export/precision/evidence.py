@@ -57,7 +57,7 @@ class Evidence:
         return map(self._tensors, self._valid[:: max(1, len(self._valid) // _REFERENCE_ROWS)][:_REFERENCE_ROWS])
 
     def request(self, candidates: int) -> Tensors:
-        """The tensors of one user with so many candidates, those of the first valid rows, over and over."""
+        """Return the tensors of one user with a number of candidates: those of the first valid rows, repeated."""
         some = self._timed
         sides = {spec.name: spec.side for spec in self._features.schema.tensors}
         return {
@@ -69,7 +69,7 @@ class Evidence:
 
     def cold(self, vectors: Mapping[str, NDArray[np.float16]]) -> Iterator[Tensors]:
         """The tensors of up to 1,000 valid rows whose items have one of the vectors [D], by item id, and nothing else,
-        as an ad of which the request tells the text alone."""
+        as an ad whose request has only a text."""
         codec = self._rows.codecs["item"]
         items = self._dataset.events["item_id"]
         held = np.array([row for row in self._valid if items[row] in vectors], np.int64)

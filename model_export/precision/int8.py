@@ -35,7 +35,7 @@ class _Layer(NamedTuple):
 
 
 class _Range(NamedTuple):
-    """The values of an activation over all rows, and what rounds them to 256 steps, one of which is 0."""
+    """The values of an activation over all rows, and their rounding to 256 steps that include 0."""
 
     low: float
     high: float

@@ -52,7 +52,7 @@ class GraphPlan:
 
 
 def bench_graph(plan: GraphPlan, work: Path, bundle: Path | None, heard: Heard) -> dict[str, Any]:
-    """All figures, ready for JSON. `work` keeps the trained model. Raises MsdError where `bundle` is none."""
+    """All figures, ready for JSON. `work` keeps the trained model. Raises MsdError if `bundle` is invalid."""
     start = time.perf_counter()
     ranker = None if bundle is None else ranker_of(bundle)
     trained = trained_reference(work, plan.sizes, plan.training, partial(heard, "Training the reference model"))

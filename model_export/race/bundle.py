@@ -50,7 +50,7 @@ class Ranker:
         return in_onnxruntime(graph)
 
     def request(self, candidates: int) -> Feeds:
-        """The request with its candidates again and again, until there are so many."""
+        """Return the request with its candidates repeated up to a number."""
         of_item = {spec.name for spec in self.bundle.schema.tensors if spec.side == "item"}
         return {
             name: value[np.arange(candidates) % len(value)] if name in of_item else value

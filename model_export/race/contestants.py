@@ -14,7 +14,7 @@ from model_export.race.subject import Subject
 from model_export.reference.inputs import Feeds, tiled
 
 Contestant = Callable[[int], Run]
-"""What it runs for a request of so many candidates."""
+"""Return its runner for a number of candidates."""
 
 
 def on(runner: Runner, request: Callable[[int], Feeds]) -> Contestant:

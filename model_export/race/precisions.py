@@ -22,7 +22,7 @@ from msd.contract.openvino import OpenVinoPrecision
 _ROWS_FOR_RANGES = 64  # requests, of users that are not judged by
 
 Served = Callable[[int], Runner]
-"""Opens a graph as the service does where so many candidates are expected."""
+"""Opens a graph as the service does for an expected number of candidates."""
 Open = Callable[[onnx.ModelProto, list[Feeds]], Served]
 """Makes ready a graph in fp32, its scales from some requests."""
 OpenProducts = Callable[[onnx.ModelProto, Feeds], Run]

@@ -1,11 +1,11 @@
-"""Times contestants against each other in one process, in blocks and in turns. Knows nothing of graphs.
+"""Times contestants in one process, in blocks and in turns. Knows nothing about graphs.
 
-In a block, a contestant runs several times one after the other, and finds in the caches what it reads, as in a service
-that runs nothing else. In turns, each run follows runs of all others, which have emptied the caches of it. Blocks are
-short and come in turns too, so that other work on the machine slows all contestants alike.
+In a block, a contestant runs several times in sequence with warm caches, as in a service with one model. In turns, each
+run follows runs of all others, which have evicted its data. Blocks are short and alternate too, so that other work on
+the machine affects all alike.
 
-What is counted is the CPU's time, which for one thread that nobody interrupts is the clock's. On a shared machine the
-clock would make long runs longer yet, because more of them are interrupted.
+CPU time is measured, which for one uninterrupted thread equals the clock. On a shared machine the clock would lengthen
+long runs further, because they are interrupted more.
 """
 
 import time

@@ -37,7 +37,7 @@ def in_onnxruntime(model: onnx.ModelProto) -> Runner:
 def in_openvino(model: onnx.ModelProto, precision: OpenVinoPrecision, expected: int) -> Runner:
     """Runs a graph in OpenVINO, compiled for the number of candidates that is expected, its inputs in bound arrays.
 
-    Raises ExportError where OpenVINO or the precision is not to be had.
+    Raises ExportError if OpenVINO or the precision is unavailable.
     """
     _openvino(precision)
     heads = [one.name for one in model.graph.output]

@@ -1,6 +1,6 @@
 """Bundles of the trained reference model, exported as any other, and its graphs as others would serve them.
 
-Kept in a folder until what they depend on changes; a run that was cut short goes on where it was.
+Kept in a folder until what they depend on changes; an interrupted run resumes.
 """
 
 import shutil

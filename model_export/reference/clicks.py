@@ -127,7 +127,7 @@ def _chances(clicks: Clicks, number: int) -> Floats:
 
 
 def _of_topics(rng: np.random.Generator, catalogue: Catalogue, liked: NDArray[np.int64], count: int) -> Integers:
-    """For each request so many items [R, count] of its topics."""
+    """Return `count` items [R, count] of each request's topics."""
     by_topic = [np.flatnonzero(catalogue.item_topics == topic).astype(np.int32) for topic in range(_TOPICS)]
     topics = rng.permuted(np.repeat(liked, -(-count // _LIKED_TOPICS), axis=1), axis=1)[:, :count]
     draws = rng.random(topics.shape)

@@ -41,7 +41,7 @@ class Sizes:
         return self.fields * self.embedding + self.vector
 
     def shape(self, name: str, rows: int) -> tuple[int, ...]:
-        """The shape of an input for so many rows."""
+        """Return the shape of an input for a number of rows."""
         width = {
             "user_fields": (self.fields,),
             "user_vector": (self.vector,),

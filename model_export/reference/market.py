@@ -34,7 +34,7 @@ _SIDES: tuple[RowSide, ...] = ("user", "item")
 
 @dataclass(frozen=True)
 class Population:
-    """How many users and items there are; of items at least as many as the clicks of training had."""
+    """How many users and items there are; at least the number of items in the clicks of training."""
 
     users: int = 3_000
     items: int = 20_000
@@ -113,7 +113,7 @@ def _widened(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _grown(catalogue: Catalogue, sizes: Sizes, population: Population) -> Catalogue:
-    """The catalogue with further items of the same topics, up to as many as there are to be."""
+    """Return the catalogue extended by items of the same topics up to the wanted number."""
     known = len(catalogue.item_topics)
     rng = np.random.default_rng((population.seed, 2))
     more = max(0, population.items - known)

@@ -1,4 +1,4 @@
-"""Items that nobody has seen yet: a dataset whose test rows are all those of items drawn by the seed.
+"""Unseen items: a dataset whose test rows are all those of items drawn by the seed.
 
 The network then trains on the rows of the other items, as on any dataset whose events say which part they are in.
 """

@@ -1,7 +1,7 @@
 """The time split of MovieLens-1M by the authors of CoLLM (arXiv 2310.19488), with what an LLM wrote.
 
-Reads what `msd data collm-ml-1m` and `msd teach` left in a folder, or four Parquet files with one text a film, of which
-docs/benchmarks.md tells; ships neither.
+Reads what `msd data collm-ml-1m` and `msd teach` left in a folder, or four Parquet files with one text per film
+(docs/protocols.md); ships neither.
 """
 
 import re
@@ -37,8 +37,8 @@ def prepare(data: Path, work: Path, advance: Advance) -> Folders:
     """The dataset that `data` is, with the knowledge in it; or both in `work`, made anew if the files in `data` have
     changed.
 
-    Raises BenchmarkError for a dataset that is another or untaught, and for a file that is missing, is no Parquet, or
-    lacks a column, a value or one of both labels.
+    Raises BenchmarkError for another or an untaught dataset, and for a file that is missing, not Parquet, or lacks a
+    column, a value or one of both labels.
     """
     if (data / CONFIG_FILE).is_file():
         return _taught(data)

@@ -44,10 +44,8 @@ class Bars:
 def run_command(
     name: str, data: Path, out: Path, work: Path | None, first: int, seeds: int | None, resamples: int
 ) -> None:
-    """Writes `out`; keeps what it rests on in `work`, or in a folder beside `out`, for a rerun to go on from.
-
-    `seeds`: how many from `first` on; as many as the benchmark says if None.
-    """
+    """Writes `out`; keeps what it rests on in `work`, or in a folder beside `out`, for a rerun to resume. `seeds`:
+    number of seeds from `first` on; None for the benchmark's default."""
     protocol = _protocol(name)
     if not data.is_dir():
         raise BenchmarkError(f"{data}: no such folder; --data is where the files of {name} are")

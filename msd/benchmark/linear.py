@@ -1,4 +1,4 @@
-"""Linear models of what items are, one a user: the baselines that are hard to beat on items that nobody has seen.
+"""Linear models of what items are, one a user: strong baselines on unseen items.
 
 Each user's weights lean on those of all users. An item is its features, and the words that a teacher wrote of it.
 """

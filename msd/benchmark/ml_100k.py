@@ -19,7 +19,7 @@ from msd.teachers.recorded import RecordedTeacher
 def prepare(data: Path, work: Path, advance: Advance) -> Folders:
     """The given dataset as it is, and its recorded knowledge in `work`.
 
-    Raises BenchmarkError if `data` is another dataset, DatasetError if it is none.
+    Raises BenchmarkError if `data` is another dataset, DatasetError if it is invalid.
     """
     return _prepare(data, work / "knowledge", advance)
 
@@ -73,7 +73,7 @@ ML_100K_COLD = Protocol(
     of_seed=hide_items,
     hidden=HIDDEN,
     user_vectors=False,
-    # Layers that cross or bend a vector learn which item it is of, and fail on items that nobody has seen: a linear
+    # Layers that cross or bend a vector learn which item it is of, and fail on unseen items: a linear
     # model of each user's own is left, and items are trained with as if they were new. None has counts, nor is to get
     # any from other users' rows of it.
     ranker=RankerConfig(affinity=32, hidden=(), cross_layers=0, counts=()),

@@ -41,11 +41,10 @@ def same_for_all_seeds(dataset: Dataset, seed: int) -> Dataset:
 class Protocol:
     """One benchmark. prepare: the given data and a folder of its own → the folders that the models are made from.
 
-    split: in words, for the record. looks: each time that test was looked at before, and what came of it. seeds: how
-    many unless told otherwise. ablation_seeds: at most so many. of_seed: the dataset that a seed's models are trained
-    and tested on. hidden: the share of the items that each seed hides for test, if it does; then seeds are what is
-    paired, else users and seeds, and test is measured with live counts as well. user_vectors: whether users have
-    vectors at all.
+    split: in words, for the record. looks: each earlier look at test, and its result. seeds: how many unless told
+    otherwise. ablation_seeds: maximum for ablations. of_seed: the dataset that a seed's models are trained and tested
+    on. hidden: the share of the items that each seed hides for test, if it does; then seeds are what is paired, else
+    users and seeds, and test is measured with live counts as well. user_vectors: whether users have vectors at all.
     """
 
     name: str

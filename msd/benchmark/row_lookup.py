@@ -93,7 +93,7 @@ def row_lookup_figures(
 
 
 class Ids(Sequence[str]):
-    """`item-00000000` and so on, none of which is made before it is asked for."""
+    """`item-00000000` and so on, made on demand."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -126,7 +126,7 @@ def _schema() -> FeatureSchema:
 
 
 def _write(path: Path, codec: RowCodec, count: int) -> None:
-    """Rows of which those with the same number modulo the size of a pool are alike."""
+    """Rows that repeat with the size of a pool."""
     rng = np.random.default_rng(count)
     pool = codec.pack(
         RowContents(

@@ -1,6 +1,6 @@
 """Has every variant of a benchmark say what it thinks of the test rows, seed by seed, and keeps that on disk.
 
-A run that was stopped goes on where it was; what rests on other data or settings than before is made again.
+A stopped run resumes; what rests on other data or settings than before is made again.
 """
 
 import json

@@ -1,7 +1,7 @@
 """A benchmark's figures where each seed hides items of its own: seeds are what is averaged and what is paired.
 
-Two kinds of new items are measured, each with what can be had for it: those of which the teacher wrote beforehand, and
-those of which there is text alone. No line of one stands among those of the other.
+Two kinds of new items are measured, each with what is available for it: those that the teacher wrote about beforehand,
+and those with only a text. No line of one stands among those of the other.
 """
 
 from collections.abc import Sequence
@@ -84,8 +84,8 @@ def _entry(ours: dict[int, float], theirs: dict[int, float], share: float) -> Fi
 
 
 def resampled_t(gaps: Sequence[float], share: float) -> Figures:
-    """The 95 % interval and two-sided p of the mean of paired differences over J seeds, each of which draws anew which
-    `share` of the same items is tested on; neither for one seed, or where all differences are equal.
+    """The 95 % interval and two-sided p of the mean of paired differences over J seeds, each testing on a new draw of a
+    `share` of the same items; neither for one seed, or where all differences are equal.
 
     Seeds share most of what they train on, so that their differences vary less than those of new data would: Student's
     t with the variance times 1/J + share/(1 − share) in place of 1/J (Nadeau and Bengio 2003).

@@ -1,6 +1,6 @@
 """A graph on OpenVINO, as export judges it and the service runs it.
 
-OpenVINO makes its kernels anew for each number of candidates that it has not seen, so candidates are padded to a few
+OpenVINO compiles kernels for each new number of candidates, so candidates are padded to a few
 sizes. Told the number beforehand it is faster still, so the graph is compiled twice: for any number, and for about the
 one that is expected. Knows neither schemas nor bundles.
 """

@@ -1,4 +1,4 @@
-"""Logged BidRequests → the columns that a service would take from them, by the contract's own functions."""
+"""Logged BidRequests → columns, by the contract's functions that the service uses."""
 
 import json
 from collections.abc import Mapping
@@ -20,10 +20,10 @@ WITHOUT_CONSENT, WITHOUT_USER = "events_without_consent", "events_without_user_i
 def read_bid_requests(
     table: Table, config: OpenrtbConfig, fields: Mapping[str, ValueField]
 ) -> tuple[pl.DataFrame, dict[str, int]]:
-    """user_id and the mapped features by row, and how many rows are nobody's.
+    """Return user_id and the mapped features by row, and the number of anonymous rows.
 
-    The user's id is null in those and where a problem was noted. Of nobody nothing may be learned, nor his events be
-    told from others', so that such rows cannot be a user's past.
+    user_id is null in those and in rows with problems. Anonymous rows cannot be used for learning about users: their
+    events cannot be told apart, so they are not a user's past.
     """
     assert config.column is not None, "it is read only where a column is named"
     nobody = {WITHOUT_CONSENT: 0, WITHOUT_USER: 0}

@@ -1,8 +1,8 @@
 """MovieLens-1M in the time split of CoLLM (arXiv 2310.19488) as a dataset folder, out of GroupLens's own archive.
 
-The split is a rule over calendar months (dataset/ml-1m/processing_ood.ipynb of the authors' repository), so that the
-ratings are all it takes, and nobody has to unpickle their tables. GroupLens asks that its use be acknowledged (Harper
-and Konstan 2015, doi:10.1145/2827872), and forbids passing it on.
+The split is a rule over calendar months (dataset/ml-1m/processing_ood.ipynb of the authors' repository), so the ratings
+suffice, without unpickling their tables. GroupLens asks that its use be acknowledged (Harper and Konstan 2015,
+doi:10.1145/2827872), and forbids passing it on.
 """
 
 import io
@@ -51,7 +51,7 @@ def write_collm_ml_1m(folder: Path, archive: Path, rows: Mapping[str, int] = PUB
     start = time.perf_counter()
     if not archive.is_file():
         raise ArchiveError(
-            f"{archive}: there is no such file; ml-1m.zip is to be had at https://grouplens.org/datasets/movielens/1m/"
+            f"{archive}: there is no such file; download ml-1m.zip from https://grouplens.org/datasets/movielens/1m/"
         )
     run = fingerprint_of(config_text(rated=True), _WINDOW, sha256_file(archive))
     if is_done(folder, run):

@@ -58,8 +58,8 @@ class _Section(BaseModel):
 class EventsConfig(_Section):
     """Where the events are: who (`user_id`) saw what (`item_id`), when (`at`), and whether they clicked (`label`).
 
-    With `impressions` a row stands for so many; with `clicks` too, for so many clicks among them, in place of `label`.
-    `disliked` (0 or 1) is for what a user rejected expressly, such as by a low rating: the teacher reads it.
+    `impressions` is the column of a row's number of impressions; `clicks`, of the clicks among them, in place of
+    `label`. `disliked` (0 or 1) is for what a user rejected expressly, such as by a low rating: the teacher reads it.
     """
 
     file: FileName

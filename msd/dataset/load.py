@@ -38,7 +38,7 @@ class Dataset:
     items, users: their id (one row an id), text str or null, and one column a feature; items also title str or null.
     Feature columns: categorical str, bag list[str], numeric f64 (finite); null is missing.
     fingerprint: SHA-256 over dataset.toml and the files that it names.
-    nobody: events left out, by why their BidRequests have no user whom they may be told of.
+    The last field: numbers of events left out as anonymous, by reason.
     """
 
     config: DatasetConfig
@@ -140,12 +140,12 @@ def _places(template: str) -> list[str]:
 
 
 def _logged(config: DatasetConfig) -> OpenrtbConfig | None:
-    """How the events tell of BidRequests; None where they do not."""
+    """How the events refer to BidRequests; None if they do not."""
     return config.openrtb if config.openrtb and config.openrtb.column else None
 
 
 def _events(config: DatasetConfig, table: Table) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The events, and how many were left out as nobody's."""
+    """The events, and the number left out as anonymous."""
     where, logged = config.events, _logged(config)
     if logged is None:
         told, nobody = pl.DataFrame({"user_id": read_ids(table, where.user_id)}), dict[str, int]()

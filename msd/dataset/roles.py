@@ -67,7 +67,7 @@ def find_roles(
 ) -> dict[RoleName, Role]:
     """The columns of each role; the item is always there.
 
-    The time is not if the order of rows stands for it, nor the user if nobody knows who saw what.
+    The time is not if the order of rows stands for it, nor the user if users are unknown.
     chosen: columns that a person named. shared: by role, columns of the user or item table that were given.
     Raises InitError saying which option to give where the columns do not tell.
     """

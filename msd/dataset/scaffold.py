@@ -56,7 +56,7 @@ def init_dataset(
     """Writes a dataset into `out`, an empty or new folder, and checks it; what was guessed is in the draft.
 
     chosen: columns of the events by role, where a person named them. in_order: the rows' order is the time.
-    no_user: all rows are one user's. sample: about so many rows are drawn, if there are more.
+    no_user: all rows are one user's. sample: about this many rows are drawn, if there are more.
     Raises InitError for files that cannot be read or columns that cannot be told, and then writes nothing.
     """
     for path in (sources.events, sources.items, sources.users):

@@ -47,7 +47,7 @@ def _most(texts: dict[str, str], shown: dict[str, float], limit: int) -> dict[st
 
 
 def teacher_texts(dataset: Dataset) -> tuple[dict[str, str], dict[str, str]]:
-    """The student's texts; a user's goes on with up to 8 titles that he disliked in the window, if that was noted.
+    """The student's texts; a user's also has up to 8 titles disliked in the window, if known.
 
     The student does not read them: it learns from what the teacher makes of them.
     """

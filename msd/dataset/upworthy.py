@@ -1,4 +1,4 @@
-"""The Upworthy Research Archive, from a file of one's own, as a dataset of randomised tests of headlines.
+"""The Upworthy Research Archive, from your own download, as a dataset of randomised tests of headlines.
 
 Matias, Munger, Aubin Le Quere and Ebersole 2021, doi:10.1038/s41597-021-00934-7; the archive is at osf.io/jd64p.
 Nothing of it comes with this project.
@@ -65,7 +65,7 @@ def _hash_of(archive: Path | None) -> list[str]:
     if archive is None:
         return []
     if not archive.exists():
-        raise ArchiveError(f"{archive}: there is no such file; the archive is to be had at https://osf.io/jd64p")
+        raise ArchiveError(f"{archive}: there is no such file; download the archive from https://osf.io/jd64p")
     files = sorted(path for path in archive.rglob("*") if path.is_file()) if archive.is_dir() else [archive]
     return [sha256_file(path) for path in files]
 

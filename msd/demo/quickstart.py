@@ -1,4 +1,4 @@
-"""`msd quickstart LOG`: a log of one's own to scores over HTTP, every step a command that one can run oneself."""
+"""`msd quickstart LOG`: your own log to scores over HTTP; every step is a command that can be run by itself."""
 
 import json
 import shlex

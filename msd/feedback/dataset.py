@@ -44,8 +44,8 @@ def write_dataset(
 ) -> int:
     """Writes the dataset `out`, and proves that it loads; the number of its events.
 
-    `requests` have the column `request`. Users and items are the old dataset's; what requests said of them goes before,
-    and those that only requests described are added. Raises FeedbackError, or DatasetError.
+    `requests` have the column `request`. Users and items are the old dataset's; requests update them, and those that
+    only requests described are added. Raises FeedbackError, or DatasetError.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FeedbackError(f"{out} is there already; name an empty or a new folder with --out")

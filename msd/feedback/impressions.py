@@ -16,8 +16,8 @@ _PAIR = ["user_id", "item_id"]
 @dataclass(frozen=True)
 class Joined:
     """One row an impression: request_id, user_id, item_id, at (unix s), arm, arm_share, pctr, bid (null without one),
-    label (0 or 1), click_after_s (seconds to its first click, null without one), sorted by time; and how many events
-    and requests there were, by what became of them."""
+    label (0 or 1), click_after_s (seconds to its first click, null without one), sorted by time; and the numbers of
+    events and requests, by outcome."""
 
     frame: pl.DataFrame
     told: Mapping[str, int]

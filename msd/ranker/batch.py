@@ -146,7 +146,7 @@ def _rows_and_dense(
 
 
 def _make_new(features: Features, tensors: dict[str, Tensor], new: Tensor) -> None:
-    """Takes from the items where `new` [B] what nobody knows of a new one: what its id stands for, and counts."""
+    """Make items new where `new` [B]: without ID and counts."""
     schema = features.schema
     start = schema.numeric_width("item")
     counts = slice(start, start + len(STATE_FEATURES) * bool(schema.state("item")))

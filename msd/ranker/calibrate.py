@@ -53,7 +53,7 @@ def fit_blend(network: Floats, counts: Floats, age: Floats, labels: Floats, weig
 class Curve(NamedTuple):
     """A strictly increasing, piecewise linear map from logits to calibrated logits, through `knots` at `values`.
 
-    Beyond the outermost knots it goes on with `outer_slope`, so that it never makes two different scores equal. With
+    Beyond the outermost knots it continues with `outer_slope`, so that it never makes two different scores equal. With
     one knot it is a line, such as Platt's.
     """
 

@@ -1,4 +1,6 @@
-"""Trains the networks of one `msd train`, each in a folder of its own; and several, of which valid chooses."""
+"""Trains the networks of one `msd train`, each in a folder of its own; and several networks among which valid
+chooses.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -50,7 +52,7 @@ class Training:
         return build_features(self.data, schema, self.vectors).to(self.team.device)
 
     def train(self, variant: Variant, show: AbstractContextManager[Progress]) -> tuple[Network, Features]:
-        """The network, as it was kept, or trained now; cut short, it goes on after its last epoch. And what it sees."""
+        """Return the stored network, or train it, resuming after its last epoch; and its features."""
         features = self.features(variant)
         inputs, config = Inputs(self.data.fingerprint, self.vectors.student, features), variant.config(self.config)
         with nullcontext(_unheard) if self.is_done(variant) else show as hear:
@@ -97,7 +99,7 @@ def choose_network(
 ) -> tuple[Variant, ChoiceRecord]:
     """Trains the variants in their order and keeps the first unless another is surely better by valid.
 
-    The first is trained in any case; one during which the time is up is left to a later run, which goes on with it.
+    The first is trained in any case; one during which the time is up is left to a later run, which resumes it.
     """
     said: dict[str, Probabilities] = {}
     seconds: dict[str, float] = {}

@@ -23,7 +23,8 @@ RESAMPLES = 1_000
 def measure_cold_ads(
     trained: TrainedRanker, features: Features, untaught: LevelVectors, part: Part, resamples: int = RESAMPLES
 ) -> ColdAds | None:
-    """By the rows of a part whose items have a vector in `untaught`, of which a cold ad is made: no id, no counts.
+    """Measure on the rows of a part whose items have a vector in `untaught`, with these items as cold ads: no ID, no
+    counts.
 
     None where the model has no place for vectors, or these rows hold no click or nothing but clicks.
     """

@@ -22,7 +22,7 @@ SHARES = (0.0, 0.1, 0.5, 1.0)
 def degraded(features: Features) -> Iterator[tuple[str, Features]]:
     """What the rows look like on each rung, by its name; a model without vectors has none to lose.
 
-    "item unknown, features given" is a cold ad of which the request tells the features; what its text is worth as well
+    "item unknown, features given" is a cold ad whose request gives the features; what its text is worth as well
     is for `cold_ads` to say. "user unknown" keeps the history, as where a request brings it; without history nothing
     is known of the user.
     """

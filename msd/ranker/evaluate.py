@@ -265,7 +265,7 @@ def _within(
     resamples: int,
     seed: int,
 ) -> Figures | None:
-    """Which of the things that one user saw is clicked most; None where nobody saw two of different rates."""
+    """Figures within each user's items; None if no user saw two with different rates."""
     compared = _compared(features, test)
     if not len(compared.z):
         return None

@@ -86,7 +86,7 @@ def finetune_ranker(
     """Tunes a copy of the ranker, and the student in place, which ends with merged weights of the best epoch.
 
     `texts`: of items and of users, by id; `vectors`: the student's of them, which `features` hold. Stopped and called
-    again with the same `checkpoint` and `run`, it goes on after the last whole epoch and ends at the same result.
+    again with the same `checkpoint` and `run`, it resumes after the last whole epoch and ends at the same result.
     Raises StudentError if a vector's text is missing.
     """
     torch.manual_seed(config.seed)

@@ -24,7 +24,7 @@ def cosine(history_BLD: Tensor, target_ND: Tensor) -> Tensor:
 class Overlap(nn.Module):
     """How many values of a field a target shares with each item of the history, as the cosine of the two sets.
 
-    For a field of one value that is 1 or 0. Indices below `first` stand for no one value and are shared with nobody:
+    For a field of one value that is 1 or 0. Indices below `first` stand for no single value and never match:
     0, a missing value, and 1 where that is all values outside a vocabulary, which do count in the sets' sizes.
     """
 

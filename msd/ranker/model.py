@@ -117,7 +117,7 @@ class LowRankCross(nn.Module):
 class Affinity(nn.Module):
     """What a user makes of what is known of an item: a bilinear term of his own few numbers, which decay strongly.
 
-    With vectors it is a linear model a user, all learned together, so that it also ranks items that nobody saw yet.
+    With vectors it is a linear model a user, all learned together, so that it also ranks unseen items.
     """
 
     def __init__(self, users: Categorical, described: int, dim: int) -> None:

@@ -44,7 +44,7 @@ def train_network(
     progress: Progress,
     team: Team = ALONE,
 ) -> Network:
-    """The network in `folder` if it is of this `run`, else trained now; cut short, it goes on after its last epoch."""
+    """Return the network in `folder` if it belongs to this `run`; otherwise train it, resuming after its last epoch."""
     known = _known(folder, run, inputs.features.labels.device)
     if team.mean(float(known is not None)) == 1.0 and known:
         return known

@@ -18,7 +18,7 @@ _PATIENCE = datetime.timedelta(minutes=30)
 
 
 class TeamError(MsdError):
-    """The processes that were to train together cannot find each other, or are not as many as they say."""
+    """The training processes cannot find each other, or their number is wrong."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ ALONE = Team()
 
 @contextmanager
 def join_team(environment: Mapping[str, str]) -> Iterator[Team]:
-    """The team that `torchrun` tells of in the environment; a team of one, on a GPU if there is one, without it.
+    """Join `torchrun`'s team, from the environment; a team of one, on a GPU if there is one, without it.
 
     On GPUs the processes speak by NCCL, one GPU each, else by Gloo. Raises TeamError.
     """

@@ -176,7 +176,7 @@ class _Counted(NamedTuple):
         return draws
 
     def _places(self, then: NDArray[np.float64]) -> NDArray[np.int64]:
-        """How many states of each event's entity are of before a time, which is none after the event's own."""
+        """Return the number of earlier states of each event's entity at a time, which is never after the event."""
         places = np.zeros(len(then), np.int64)
         order = np.argsort(self.starts, kind="stable")
         first = np.flatnonzero(np.diff(self.starts[order], prepend=-1))

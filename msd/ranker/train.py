@@ -61,7 +61,7 @@ class TrainConfig:
         return min(self.largest_batch, max(32, 1 << (rows // 128).bit_length() >> 1))
 
     def steps(self, rows: int) -> int:
-        """Steps of an epoch of so many rows."""
+        """Steps of an epoch with this number of rows."""
         return -(-rows // self.batch(rows))
 
 
@@ -88,9 +88,9 @@ def train_ranker(
     """The blended and calibrated ranker of the epoch that ranked valid best, and the training curve.
 
     Its weights are the running average of the trained ones. Stopped and called again with the same `checkpoint` and
-    `run`, it goes on after the last whole epoch and ends at the same result. `progress(epoch, step, loss)`.
-    All of a `team` end with the same ranker; the first writes the checkpoint, which all must be able to read.
-    Raises TrainError if the valid rows hold one label only.
+    `run`, it resumes after the last whole epoch and ends at the same result. `progress(epoch, step, loss)`. All of a
+    `team` end with the same ranker; the first writes the checkpoint, which all must be able to read. Raises TrainError
+    if the valid rows hold one label only.
     """
     judge = Judge(features, config.live)
     if len(np.unique(judge.labels)) < 2:

@@ -168,7 +168,7 @@ class _Pupil(NamedTuple):
     config: TuneConfig
 
     def of(self, variant: Variant) -> "_Pupil":
-        """What of it a variant is tuned with: no users' texts where it knows nothing of users."""
+        """Return the pupil for a variant: without users' texts if the variant has no user knowledge."""
         if variant != WITHOUT_USER_KNOWLEDGE:
             return self
         return self._replace(vectors=replace(self.vectors, users=no_vectors().users), texts=(self.texts[0], {}))
@@ -223,11 +223,11 @@ class _Job:
 
     @property
     def tuning_checkpoint(self) -> Path:
-        """Where tuning goes on from."""
+        """Checkpoint from which tuning resumes."""
         return self.networks.work / "tuning.safetensors"
 
     def make(self, variants: Sequence[Variant], budget: float | None) -> tuple[TrainedRanker, RankerRecord]:
-        """The model of the first variant, or of the one that valid chooses within so many minutes."""
+        """Return the model of the first variant, or of the one that valid chooses within a number of minutes."""
         start, rows, networks = time.perf_counter(), PartRows.of(self.networks.data), self.networks
         show = partial(_bar, self.console, steps=networks.settings.steps(rows.train))
         tuning_seconds = self._tell_plan(rows, variants, budget)

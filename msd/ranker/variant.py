@@ -1,4 +1,4 @@
-"""Which model, with which vectors, trained how: the lines of a benchmark's tables, some of which `msd train` tries too.
+"""Which model, with which vectors, trained how: the lines of a benchmark's tables; `msd train` tries some of them too.
 
 Trains nothing.
 """
@@ -18,7 +18,7 @@ from msd.teachers.knowledge import KnowledgeBase
 
 # Whose vectors a network sees; None of them: it has no place for vectors at all.
 # `student_items` and `student_with_users`: without users and with them, whatever a benchmark gives the others.
-# `untaught`: of a student whom nobody taught what the seed's valid and test items are.
+# `untaught`: of a student that was not taught what the seed's valid and test items are.
 Source = Literal[
     "student",
     "student_items",
@@ -34,7 +34,7 @@ Floats = NDArray[np.float64]
 
 
 class Given(NamedTuple):
-    """What a model that is no network may look at; `features` are without vectors."""
+    """Inputs of a model other than a network; `features` are without vectors."""
 
     dataset: Dataset
     knowledge: KnowledgeBase
@@ -52,8 +52,8 @@ class Variant:
     student is trained on with the ranker, from where `first_stage` ended. textless: the network of `first_stage`, asked
     without the vectors of test items. fitted: in place of a network; `source` and the rest then mean nothing.
 
-    taught, untaught: with which kind of new items it is compared, those of which the teacher wrote beforehand or those
-    of which there is text alone.
+    taught, untaught: with which kind of new items it is compared, those that the teacher wrote about beforehand, or
+    those with only a text.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Variant:
         return RankerConfig.model_validate({**base.model_dump(), **self.changes})
 
     def first_stage(self) -> "Variant":
-        """Whose network it starts from, or asks: itself if nobody else's."""
+        """The variant whose network it starts from, or asks; by default itself."""
         if self.tuned:
             return replace(self, name=UNTUNED, tuned=False)
         return replace(self, name=ENCODED, textless=False) if self.textless else self

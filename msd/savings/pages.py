@@ -1,6 +1,6 @@
 """Pages of a dataset's test period: a user, what he liked before, and the items that he met, with what he did.
 
-Knows datasets. Asks nobody for scores.
+Knows datasets. Requests no scores.
 """
 
 from collections.abc import Sequence

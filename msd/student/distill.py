@@ -2,8 +2,8 @@
 
 A search on 90 % of the lessons is stopped early by the rest and measured on it; then, from the best weights, passes
 over all lessons make every vector of the catalogue hold what was written of it. At the end of each stage, the head of
-words learns its lessons by heart, on top of an encoder that it leaves as it is. Between the two a rehearsal makes the
-same passes without the held-out lessons: its weights tell what the student makes of texts that it was not taught.
+words memorises its lessons, on top of an encoder that it leaves as it is. Between the two a rehearsal makes the same
+passes without the held-out lessons: its weights tell what the student makes of texts that it was not taught.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,8 +31,8 @@ _SAID = {"search": "searching", "rehearsal": "rehearsing", "catalogue": "learnin
 class DistillConfig:
     """Options of training.
 
-    `limit`: so many items, and users, are taught, those with the most events; all others are encoded alone.
-    `items_every`, `users_every`: one epoch sees one in so many of a level's lessons, for long texts are dear.
+    `limit`: maximum number of taught items, and of users, those with the most events; all others are only encoded.
+    `items_every`, `users_every`: an epoch uses every n-th of a level's lessons, because long texts are expensive.
     """
 
     epochs: int = 8
@@ -66,7 +66,7 @@ class Course:
 
 
 class Distiller:
-    """A training run over courses; `run` goes on from the checkpoint in `folder`, if it is of the same `name`."""
+    """A training run over courses; `run` resumes from the checkpoint in `folder`, if it has the same `name`."""
 
     def __init__(self, student: Student, courses: list[Course], config: DistillConfig, folder: Path, name: str) -> None:
         self.student, self.courses, self.config = student, courses, config
@@ -105,7 +105,7 @@ class Distiller:
         return [course.states.all_pooled(self.student) for course in self.courses]
 
     def _end(self, stage: str, advance: Advance) -> dict[str, Figures]:
-        """Has the head of words learn its lessons by heart; returns the figures of the stage that ended."""
+        """Let the head of words memorise its lessons; return the figures of the finished stage."""
         pooled = self._pooled()
         self._learn_words(stage, pooled, advance)
         return self._figures(stage, pooled)
@@ -205,7 +205,8 @@ class Distiller:
         return total / len(batches), len(batches)
 
     def _batches(self, epoch: int, lessons: list[Rows]) -> Iterator[tuple[Course, Rows]]:
-        """Batches of one level each, in random order; a function of seed, stage and epoch, so that a rerun goes on."""
+        """Batches of one level each, in random order; a function of seed, stage and epoch, so that a rerun can
+        resume."""
         stage = ("search", "catalogue", "rehearsal").index(self.progress.stage)
         batches = []
         for number, (course, rows) in enumerate(zip(self.courses, lessons, strict=True)):

@@ -100,7 +100,7 @@ class Head(nn.Module):
 class WordsHead(nn.Module):
     """Pooled states to where the teacher's words stand among all his words: a unit vector [B, 128].
 
-    Wide and fed with numbers around 1, so that it can learn a whole catalogue by heart in a short time.
+    Wide and fed with numbers around 1, so that it can memorise a whole catalogue in a short time.
     """
 
     def __init__(self, dim: int, hidden: int = 1024) -> None:

@@ -33,7 +33,7 @@ def untaught_items(folder: Path, tuned: Path | None, texts: Mapping[str, str]) -
     """Vectors of the items that were kept from the rehearsed student in `folder`, made of their texts, by id.
 
     `tuned`: the folder of the student that was trained on from there with a ranker, if it was: what that changed is
-    changed here, too. Nobody's, of a student that was distilled before there were rehearsals. Raises StudentError.
+    changed here, too. Empty for a student that was distilled before rehearsals existed. Raises StudentError.
     """
     # Loads the encoder's libraries, which models without vectors are measured without.
     from msd.student.encoder import encode_texts, load_student

@@ -53,7 +53,7 @@ class StudentVectors:
 
 
 def no_vectors() -> StudentVectors:
-    """Of nobody, by no student."""
+    """Return an empty set of vectors."""
     nothing = LevelVectors([], np.zeros((0, VECTOR_DIM), np.float32))
     return StudentVectors("", nothing, nothing)
 

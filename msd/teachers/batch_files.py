@@ -192,7 +192,7 @@ class BatchResults:
                         yield f"{path}, line {number}", line
 
     def _read(self, place: str, line: bytes) -> tuple[str, object | None] | None:
-        """custom_id and completion of a line; no completion where the request failed; nothing where it is no result."""
+        """Return custom_id and completion of a line; no completion if the request failed; None for an invalid line."""
         try:
             result: Any = json.loads(line) if len(line) <= _LONGEST_LINE else None
             id_, response = result["custom_id"], result.get("response")

@@ -1,4 +1,4 @@
-"""Checks of meaning: whether an answer of the right form says something about what was asked. Asks nobody."""
+"""Checks of meaning: whether an answer of the right form says something about the question. Sends nothing."""
 
 import re
 import zlib
@@ -136,7 +136,7 @@ def _instructions(level: Level) -> frozenset[tuple[str, ...]]:
 
 
 def _runs(words: list[str]) -> Iterator[tuple[str, ...]]:
-    """All runs of six words, more than anybody repeats by chance."""
+    """All runs of six words, which are not repeated by chance."""
     return (tuple(words[start : start + _ECHOED_WORDS]) for start in range(len(words) - _ECHOED_WORDS + 1))
 
 

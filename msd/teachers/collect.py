@@ -57,7 +57,7 @@ def collect_knowledge(
     share: Share = WHOLE,
     strict: bool = False,
 ) -> Collected:
-    """Fills `folder` with the answers and, last, teach.json; goes on where an earlier run ended.
+    """Fill `folder` with the answers and, last, teach.json, resuming an earlier run.
 
     With `seeding`, its teacher answers a sample first, and `seeding.steer` makes the one who answers the rest. The
     sample is of all questions, whatever the share. With `strict`, doubtful answers stay out of the knowledge.

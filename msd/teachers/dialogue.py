@@ -51,7 +51,7 @@ class Dialogue:
         self._written, self._source = found, source
 
     def broken_off(self, reason: str, unsaid: str | None = None) -> Reply:
-        """What came of it if the chat that was due could not be sent.
+        """The outcome if the next chat could not be sent.
 
         unsaid: what stands for an answer if there is none; None if it may be asked again.
         """

@@ -35,7 +35,7 @@ class _Line(BaseModel):
 class JournalEntry(_Line):
     """An answer as it was given, and from where and when (the day, UTC).
 
-    Its id is of the first that it was asked for; others may share the same text.
+    Its ID is that of the first question; others may share the same text.
     """
 
     teacher: str

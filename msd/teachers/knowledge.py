@@ -39,7 +39,7 @@ class Knowledge(_Frozen):
 
 
 class TeachRecord(_Frozen):
-    """teach.json, written when the last answer is in: whose knowledge it is, of which dataset, and how much.
+    """teach.json, written after the last answer: teacher, dataset, and amounts.
 
     models, sampling, first_day, last_day (UTC): of the answers it is made of, as far as that was noted; prompt_sha256:
     of all words that went with a question's text.

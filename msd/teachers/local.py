@@ -127,7 +127,7 @@ class LocalTeacher:
         try:
             return self._rendered(chat)
         except TemplateError:
-            # Some templates know no system turn: what it says goes before the first question.
+            # Some templates have no system turn: its text is put in front of the first question.
             system, first, *rest = chat
             merged = Message(role="user", content=f"{system['content']}\n\n{first['content']}")
             return self._rendered([merged, *rest])
@@ -140,7 +140,7 @@ class LocalTeacher:
         """The text that follows each prompt, and its length in tokens."""
         if not prompts:
             return []
-        # Padding goes before the prompt, so that all answers start at the same place.
+        # Padding precedes the prompt, so that all answers start at the same place.
         inputs = self._tokenizer(list(prompts), return_tensors="pt", padding=True, add_special_tokens=False)
         inputs = {name: inputs[name].to(self._model.device) for name in ("input_ids", "attention_mask")}
         pad = self._tokenizer.pad_token_id

@@ -142,7 +142,7 @@ class OpenAICompatibleTeacher:
         return most or self._options.expected(body["messages"])
 
     def answer(self, questions: Sequence[Question]) -> Iterator[Reply]:
-        """Replies as they come. Raises TeacherError where going on makes no sense, after the requests under way."""
+        """Replies as they come. Raises TeacherError if continuing makes no sense, after the requests in progress."""
         with asyncio.Runner() as runner:
             replies = self._replies(questions)
             while (reply := runner.run(_next(replies))) is not None:
@@ -328,7 +328,7 @@ async def _next(replies: AsyncIterator[Reply]) -> Reply | None:
 
 
 async def _post(client: httpx.AsyncClient, url: httpx.URL, body: dict[str, Any]) -> tuple[int, httpx.Headers, bytes]:
-    """Status, headers and content, of which no more is read than any honest answer has."""
+    """Return status, headers and content, limited to the size of any honest answer."""
     content = bytearray()
     async with client.stream("POST", url, json=body) as response:
         async for piece in response.aiter_bytes():

@@ -1,4 +1,4 @@
-"""The `recorded` teacher: answers of a large language model that ship with this package. Asks nobody."""
+"""The `recorded` teacher: answers of a large language model that ship with this package. Sends nothing."""
 
 import gzip
 from collections.abc import Iterator, Sequence

@@ -26,7 +26,7 @@ class Share:
     limit: int | None = None
 
     def holds(self, question: Question) -> bool:
-        """By a hash of the text, so that questions with the same text are asked once, whoever asks them."""
+        """By a hash of the text, so that questions with the same text are asked once, in any run."""
         return int.from_bytes(digest_of(question)[:8]) % self.of == self.part - 1
 
     def of_levels(self, levels: Sequence[Sequence[Question]]) -> list[list[Question]]:
@@ -57,7 +57,7 @@ def join_answers(folder: Path, others: Sequence[Path]) -> int:
     """Appends to `folder`, which is made where there is none, the answers that the others hold and it lacks; how many
     they were.
 
-    Raises TeacherError, before anything is written, where one is no place of answers, or was shown other seeds: its
+    Raises TeacherError, before anything is written, where one is not a folder of answers, or was shown other seeds: its
     answers are to other questions.
     """
     try:
