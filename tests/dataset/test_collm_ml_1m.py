@@ -97,7 +97,7 @@ def test_files_of_another_form_are_refused(tmp_path: Path, files: dict[str, list
 
 def test_another_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "train_ood2.pkl"
-    with pytest.raises(ArchiveError, match=r"no such file; ml-1m.zip is to be had at https://grouplens.org"):
+    with pytest.raises(ArchiveError, match=r"no such file; download ml-1m.zip from https://grouplens.org"):
         write_collm_ml_1m(tmp_path / "data", path, ROWS)
     path.write_bytes(b"\x80\x04cos\nsystem\n")
     with pytest.raises(ArchiveError, match=r"train_ood2.pkl is not GroupLens's ml-1m.zip: File is not a zip file"):

@@ -112,7 +112,7 @@ def test_what_is_no_archive_is_told(
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match="the archive is to be had at"):
+    with pytest.raises(ArchiveError, match="download the archive from"):
         write_headline_tests(tmp_path / "out", tmp_path / "none.csv")
 
 
