@@ -60,7 +60,7 @@ __attribute__((target("avx512f"))) inline void widen_avx512(const uint8_t* from,
 
 using Widen = void (*)(const uint8_t*, float*, size_t);
 
-// The fastest that this processor has: one build runs anywhere.
+// The fastest variant for this processor: one build runs anywhere.
 inline Widen chosen() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
@@ -116,7 +116,7 @@ class Crc32 {
   uint32_t at_[8][256];
 };
 
-// The CRC-32 of any bytes with their own CRC-32 behind them.
+// CRC-32 of any bytes followed by their own CRC-32.
 constexpr uint32_t kCrcResidue = 0x2144DF1C;
 
 }  // namespace native

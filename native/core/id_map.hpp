@@ -1,4 +1,4 @@
-// Which place of an arena holds which id, and behind it a tail of bytes (a user's history): written by one thread with
+// Map from ids to places of an arena, each with a tail of bytes (a user's history): written by one thread with
 // the map's lock held, read by many. The arena itself (`service/rows/arena.py`) says who is moved out.
 #pragma once
 
@@ -18,7 +18,7 @@ class IdMap {
  public:
   IdMap() : seed_(std::random_device()() | uint64_t{std::random_device()()} << 32) { slots_.resize(kFewest); }
 
-  // For readers without Python's lock, for as long as they look at rows of places that they found.
+  // For readers without Python's lock, while they read rows of places that they found.
   std::shared_mutex& mutex() const { return mutex_; }
 
   // With the mutex held.
@@ -46,7 +46,7 @@ class IdMap {
 
   // Each of these takes the mutex itself.
 
-  // Puts an id that is not held into a place that holds none.
+  // Put a new id into a free place.
   void put(int64_t place, std::string_view id, std::string_view tail) {
     const std::unique_lock lock(mutex_);
     if (static_cast<size_t>(place) >= entries_.size()) entries_.resize(place + 1);
@@ -56,7 +56,7 @@ class IdMap {
     count_++;
   }
 
-  // Forgets an id; its place, −1 where it was not held.
+  // Remove an id; return its place, −1 if it had none.
   int64_t drop(std::string_view id) {
     const std::unique_lock lock(mutex_);
     const int64_t place = find(id);
@@ -64,7 +64,7 @@ class IdMap {
     return place;
   }
 
-  // Forgets at most so many of the last places, and whether there were more.
+  // Remove up to `count` of the last places; return whether there were more.
   bool trim(size_t most) {
     const std::unique_lock lock(mutex_);
     for (; most && !entries_.empty(); most--) {
@@ -110,7 +110,7 @@ class IdMap {
       if (held) insert(held - 1);
   }
 
-  // Linear probing without tombstones: what comes behind moves up where it may.
+  // Linear probing without tombstones: later entries move up where possible.
   void erase(int64_t place) {
     const size_t last = slots_.size() - 1;
     size_t hole = home_of(entries_[place].hash);

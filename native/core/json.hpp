@@ -1,5 +1,5 @@
-// JSON of the plainest form: read strictly, and written digit for digit as orjson writes it. What is unusual but may
-// be valid (escapes, huge integers) is refused here and left to Python.
+// Plain JSON: read strictly, and written digit for digit as orjson writes it. Unusual input that may be valid
+// (escapes, huge integers) is refused here and left to Python.
 #pragma once
 
 #include <charconv>
@@ -103,7 +103,7 @@ class JsonReader {
     bool is_integer;
   };
 
-  // A number, correctly rounded. Refused: integers of more than 15 digits, and a zero with a sign, which Python tells
+  // A number, correctly rounded. Refused: integers of more than 15 digits, signed zeros, which Python tells
   // apart by how they are written; what overflows.
   Number number() {
     skip_space();

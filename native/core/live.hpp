@@ -28,9 +28,9 @@ struct Live {
   bool has_stream = false;
   double since = 0.0, until = 0.0, lag_s = 0.0, user_half_life_s = 1.0, item_half_life_s = 1.0;
 
-  // Up to when counts are complete for one who asks about `at`.
+  // Time up to which counts are complete for a request at `at`.
   double complete_at(double at) const { return at - until <= lag_s ? at : until; }
-  // Whether rows that are complete up to `as_of` are followed by the stream without a gap.
+  // Whether the stream follows rows that are complete up to `as_of` without a gap.
   bool covers(double as_of) const { return as_of >= since - lag_s; }
 };
 
@@ -51,7 +51,7 @@ struct StateHead {
   }
 };
 
-// Appends the ids of a state's likes, oldest first. False where they are not as they should be.
+// Append the ids of a state's likes, oldest first. False if they are invalid.
 inline bool append_likes(std::string_view packed, std::vector<std::string_view>& ids) {
   for (size_t at = kStateHead; at < packed.size();) {
     if (at + kLikeHead > packed.size()) return false;
@@ -67,7 +67,7 @@ inline bool append_likes(std::string_view packed, std::vector<std::string_view>&
 }
 
 // Lays the states of the first rows over their counts, as asked about `at`; rows that are complete up to `horizon` hold
-// all events until then. `scratch` is for the factors that counts fade by.
+// all events until then. `scratch` holds the decay factors of counts.
 inline void lay_over(const Live& live, const std::string_view* states, double half_life_s, double at, double horizon,
                      const Ufunc& exp2, std::vector<Counts>& counts, std::vector<double>& scratch) {
   const size_t size = counts.size();

@@ -16,7 +16,7 @@ namespace {
 
 using namespace native;
 
-// Thrown where a Python error is set.
+// Thrown if a Python error is set.
 struct PythonError {};
 
 PyObject* checked(PyObject* object) {
@@ -29,7 +29,7 @@ PyObject* checked(PyObject* object) {
   throw PythonError{};
 }
 
-// A reference that is given back at the scope's end.
+// A reference that is released at the end of the scope.
 class Ref {
  public:
   Ref() = default;
@@ -75,7 +75,7 @@ class Buffer {
   Py_buffer view_;
 };
 
-// Python's lock is free meanwhile.
+// Release Python's lock within the scope.
 class Unlocked {
  public:
   Unlocked() : state_(PyEval_SaveThread()) {}
@@ -85,7 +85,7 @@ class Unlocked {
   PyThreadState* state_;
 };
 
-// Runs what may throw.
+// Run a function that may throw.
 template <class Work>
 auto guarded(Work work, decltype(work()) failed) noexcept -> decltype(work()) {
   try {

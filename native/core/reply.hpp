@@ -86,7 +86,7 @@ class Reply {
     for (size_t k = 0; k < ecpm_.size(); k++) ecpm_[k] = 1000.0 * request.bids[k] * static_cast<double>(pctr[k]);
   }
 
-  // Those with a bid by eCPM, then those without by pCTR; equals keep their order.
+  // Those with a bid by eCPM, then those without by pCTR; ties keep their order.
   void rank(const Request& request, const float* pctr) {
     std::stable_sort(order_.begin(), order_.end(), [&](size_t one, size_t other) {
       const bool has_price = !std::isnan(ecpm_[one]), has_other = !std::isnan(ecpm_[other]);

@@ -25,7 +25,7 @@ struct Request {
   bool has_bids = false, has_history = false;
   size_t top_k = 0;  // 0: not given
 
-  // False where the body is not of the plainest form.
+  // False if the body is not plain.
   bool read(std::string_view body, size_t max_candidates);
 
  private:
@@ -35,7 +35,7 @@ struct Request {
 
 namespace detail {
 
-// Marks a key as seen; refuses one that occurs twice.
+// Mark a key as seen; refuse a repeated one.
 inline void once(JsonReader& json, unsigned& seen, unsigned key) {
   if (seen & 1u << key) json.refuse();
   seen |= 1u << key;

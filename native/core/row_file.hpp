@@ -13,13 +13,13 @@ namespace native {
 
 constexpr size_t kBlockBits = 12, kBlock = size_t{1} << kBlockBits, kWord = 8;
 
-// Where a row's bytes are; empty where the file has none.
+// A row's bytes; empty if the file has none.
 struct RowBytes {
   const uint8_t* at = nullptr;
   size_t size = 0;
 };
 
-// Thrown where a block is damaged or cannot be read. Python reads again, and says which.
+// Thrown if a block is damaged or unreadable. Python reads it again, and names it.
 struct Damaged {};
 
 class RowFile {
@@ -124,7 +124,7 @@ class RowFile {
     return file_.body + start;
   }
 
-  // Threads that prove one block at once put the same bytes there.
+  // Threads that verify one block concurrently write the same bytes.
   void prove(size_t block) const {
     uint8_t content[kBlock];
     const size_t start = block << kBlockBits, size = std::min(kBlock, file_.body_size - start);

@@ -1,4 +1,4 @@
-// What a bundle's schema says of rows and tensors, as `msd.contract` computes it: offsets in packed records, widths,
+// A bundle's schema of rows and tensors, as computed by `msd.contract`: offsets in packed records, widths,
 // counts, and how context values are encoded. Made by `native/layout.py`.
 #pragma once
 
@@ -53,7 +53,7 @@ struct Side {
   size_t dense_width() const { return layout.numerics + (state.is_on ? kStateFeatures : 0) + (layout.dim ? 1 : 0); }
 };
 
-// A context field that a request may give a value for.
+// A context field that a request may set.
 struct ContextField {
   enum Kind { kCategorical, kBag, kNumeric } kind;
   size_t start, width;

@@ -1,5 +1,5 @@
 // From a request and the rows of its user, candidates and history to the ranker's tensors, as `msd.contract.assemble`
-// makes them, bit for bit; in buffers that the runtime reads. What is rare there (rows of a text alone, stale rows) is
+// makes them, bit for bit; in buffers that the runtime reads. Rare cases (rows of a text alone, stale rows) are
 // left to Python.
 #pragma once
 
@@ -36,12 +36,12 @@ struct Tensors {
 
 enum class Outcome {
   kFilled,
-  kUnread,   // the request is not of the plainest form
-  kUnheld,   // a row is not held, or not sure to be Redis's own
-  kUnusual,  // rows that need another look: damaged, or of a text alone
+  kUnread,   // the request is not plain
+  kUnheld,   // a row is not in memory, or may be stale
+  kUnusual,  // damaged rows, or rows of a text alone
 };
 
-// What a reply declares, and what metrics tell.
+// Data for the reply's degradation and for metrics.
 struct Found {
   bool has_user = false;
   size_t items = 0, asked = 0;  // rows of candidates and history
@@ -56,7 +56,7 @@ class Frame {
 
   Request request;
   Found found;
-  const Live* live = nullptr;  // of the request at hand
+  const Live* live = nullptr;  // of the current request
   std::vector<std::string_view> missing;  // ids of candidates without a row, each once
   std::vector<std::string_view> unknown;  // context fields with a category that the model has never seen
 
@@ -234,7 +234,7 @@ class Frame {
     if (layout.dim) widen(record + layout.semantic, semantic, layout.dim);
   }
 
-  // Whether a live state of the user reaches further than his row.
+  // Whether the user's live state is newer than the row.
   bool is_newer(std::string_view packed) const {
     const StateHead head(packed);
     return head.is_found && head.as_of > load<double>(user_.data() + schema_.user.layout.as_of);
@@ -305,7 +305,7 @@ class Frame {
   const Schema& schema_;
   const Tensors tensors_;
   const size_t capacity_;
-  // What follows is kept from request to request for its memory alone.
+  // Scratch memory, reused between requests.
   std::string tail_;
   std::vector<std::string_view> wanted_;
   RowFile::Scratch probes_;
