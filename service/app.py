@@ -61,14 +61,12 @@ def create_app(
 class _App(FastAPI):
     """Passes scoring requests straight to their route: FastAPI's layers would cost much and do nothing for them."""
 
-    scoring: ASGIApp
+    scoring: dict[str, ASGIApp]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "POST":
-            await self.scoring(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+        app = self.scoring.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        await (super().__call__ if app is None else app)(scope, receive, send)
 
 
 def _admin_app(components: Components) -> FastAPI:
@@ -109,9 +107,12 @@ def _add_routes(app: _App, components: Components) -> None:
         components.readiness,
     )
     score = ScoreRoute(settings, serving, pipeline, readiness, components.guard)
-    app.scoring = AccessMiddleware(score, components.access_log)
+    openrtb = OpenrtbRoute(settings, serving, pipeline, readiness, components.guard, components.metrics)
+    app.scoring = {
+        PATH: AccessMiddleware(score, components.access_log),
+        OPENRTB_PATH: AccessMiddleware(openrtb, components.access_log),
+    }
     app.router.routes.append(Route(PATH, score, methods=["POST"], name="score"))
-    openrtb = OpenrtbRoute(settings, serving, pipeline, readiness, components.metrics)
     app.router.routes.append(Route(OPENRTB_PATH, openrtb, methods=["POST"], name="openrtb"))
     infer = InferRoute(settings, serving, pipeline, readiness, components.guard)
     app.router.routes += [Route(path, infer, methods=["POST"], name="infer") for path in INFER_PATHS]

@@ -18,7 +18,7 @@ _GPP_HEADER = "000011" + "000001"  # its type and version
 _NO_SECTION_APPLIES, _HEADER_SECTION = -1, 3
 _US_PRIVACY = re.compile(r"1[YN-][YN-][YN-]")
 _MAX_CHARS, _MAX_SECTION = 16_384, 255
-_BITS = {ord(char): f"{place:06b}" for place, char in enumerate(f"{ascii_uppercase}{ascii_lowercase}{digits}-_")}
+_BITS = {char: f"{place:06b}" for place, char in enumerate(f"{ascii_uppercase}{ascii_lowercase}{digits}-_")}
 _FIBONACCI = (1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233)
 
 Part = Mapping[str, Any]
@@ -42,7 +42,7 @@ def has_consent(bid_request: Part, vendor_id: int | None = None) -> bool:
             and all(map(_has_us_privacy, _given("us_privacy", regs, regs_ext)))
             and all(_has_gpp(part.get("gpp"), part.get("gpp_sid"), vendor_id) for part in (regs, regs_ext))
         )
-    except (_Unreadable, ValueError, IndexError):  # invalid digits, and truncated strings
+    except (_Unreadable, ValueError, LookupError):  # invalid characters, and truncated strings
         return False
 
 
@@ -162,8 +162,4 @@ def _bits(text: object) -> str:
     """Return the bits of the first segment in base64url, without padding."""
     if not isinstance(text, str) or len(text) > _MAX_CHARS:
         raise _Unreadable
-    bits = text.split(".", 1)[0].translate(_BITS)
-    # Characters outside the alphabet are left unchanged.
-    if bits.strip("01"):
-        raise _Unreadable
-    return bits
+    return "".join([_BITS[char] for char in text.split(".", 1)[0]])

@@ -67,7 +67,10 @@ class OpenrtbMapping(BaseModel):
 class OpenrtbRequest(Wire):
     """A received BidRequest, and the ads to score for each impression, by ID."""
 
-    request: dict[str, Any] = Field(description="OpenRTB 2.x's BidRequest; what the bundle does not name is ignored.")
+    request: dict[str, Any] = Field(
+        description="OpenRTB's BidRequest; keys that the bundle does not map are ignored.",
+        json_schema_extra={"required": ["id", "imp"]},
+    )
     candidates: Annotated[dict[Id, Candidates], Field(min_length=1, max_length=MAX_IMPRESSIONS)] = Field(
         description="By imp.id; impressions that are not named are not scored."
     )

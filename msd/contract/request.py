@@ -44,7 +44,7 @@ _TOO_DEEP = "the body is nested too deeply"
 Id = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_CHARS, pattern=r"^[^\x00]*$")]
 At = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
 Bid = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
-NOBODY = ""
+ANONYMOUS = ""
 """ID of an anonymous user; no row and no event can have it."""
 SchemaOf = Callable[[str], FeatureSchema]
 """Returns the schema for a user ID, or for an anonymous user."""
@@ -140,9 +140,7 @@ class Candidates(Wire):
 class ScoreRequest(Wire):
     """One user, one context, N candidates."""
 
-    user_id: Id | None = Field(
-        description="null: a user who may not, or cannot, be told apart; scored as one of whom nothing is known."
-    )
+    user_id: Id | None = Field(description="null: an anonymous user, who is scored as unknown without any lookup.")
     at: At | None = Field(
         default=None, description="Time of the impression in Unix seconds; the service's clock if absent."
     )
@@ -190,7 +188,7 @@ def parse_request_by(body: bytes, schema_of: SchemaOf, max_candidates: int = MAX
             # One pass, at half the cost. What it rejects or is unsure about is parsed thoroughly.
             wire = ScoreRequest.model_validate_json(body)
             if has_no_key_twice(body, _keys(wire)):
-                return _check(wire, schema_of(wire.user_id or NOBODY), max_candidates)
+                return _check(wire, schema_of(wire.user_id or ANONYMOUS), max_candidates)
         except _ListTooLong:
             # Finding all other faults would take another second.
             raise
@@ -201,7 +199,7 @@ def parse_request_by(body: bytes, schema_of: SchemaOf, max_candidates: int = MAX
 
 def _parse_thoroughly(body: bytes, schema_of: SchemaOf, max_candidates: int) -> CheckedRequest:
     wire = parse_thoroughly(body, ScoreRequest, lambda document: _check_width(document, schema_of, max_candidates))
-    return _check(wire, schema_of(wire.user_id or NOBODY), max_candidates)
+    return _check(wire, schema_of(wire.user_id or ANONYMOUS), max_candidates)
 
 
 def has_no_key_twice(body: bytes, keys: int) -> bool:
@@ -268,7 +266,7 @@ def _check_width(document: object, schema_of: SchemaOf, max_candidates: int) -> 
     user = document.get("user")
     check_keys({"": document, "candidates": candidates, "user": user, **described})
     if isinstance(user_id := document.get("user_id", False), str | None):
-        _check_names(schema_of(user_id or NOBODY), document.get("context"), user, described)
+        _check_names(schema_of(user_id or ANONYMOUS), document.get("context"), user, described)
 
 
 def _check_names(schema: FeatureSchema, context: object, user: object, items: Mapping[str, object]) -> None:
@@ -310,7 +308,7 @@ def _check(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int) -> Ch
     user = wire.user
     unknown: dict[str, None] = {}
     return CheckedRequest(
-        user_id=wire.user_id or NOBODY,
+        user_id=wire.user_id or ANONYMOUS,
         ids=ids,
         at=wire.at,
         bids=bids,

@@ -20,13 +20,13 @@ WITHOUT_CONSENT, WITHOUT_USER = "events_without_consent", "events_without_user_i
 def read_bid_requests(
     table: Table, config: OpenrtbConfig, fields: Mapping[str, ValueField]
 ) -> tuple[pl.DataFrame, dict[str, int]]:
-    """Return user_id and the mapped features by row, and the number of anonymous rows.
+    """Return user_id and the mapped features by row, and the number of anonymous rows by reason.
 
-    user_id is null in those and in rows with problems. Anonymous rows cannot be used for learning about users: their
-    events cannot be told apart, so they are not a user's past.
+    user_id is null in anonymous rows and where a problem was noted. Anonymous rows cannot be used: counts and histories
+    are by user, and one made-up user would mix many.
     """
     assert config.column is not None, "it is read only where a column is named"
-    nobody = {WITHOUT_CONSENT: 0, WITHOUT_USER: 0}
+    anonymous = {WITHOUT_CONSENT: 0, WITHOUT_USER: 0}
     users: list[str | None] = [None] * table.frame.height
     columns: dict[str, list[Any]] = {name: [None] * table.frame.height for name in config.features}
     texts = table.frame.get_column(config.column)
@@ -45,13 +45,13 @@ def read_bid_requests(
             table.note(row, config.column, f"{where}{error.message}", error.field or error.message)
             continue
         if identity.user_id is None:
-            nobody[WITHOUT_USER if identity.has_consent else WITHOUT_CONSENT] += 1
+            anonymous[WITHOUT_USER if identity.has_consent else WITHOUT_CONSENT] += 1
             continue
         users[row] = identity.user_id
         for name, value in context.items():
             columns[name][row] = list(value) if isinstance(value, tuple) else value
     series = [pl.Series(name, values, _type(fields[name])) for name, values in columns.items()]
-    return pl.DataFrame([pl.Series("user_id", users, pl.String), *series]), nobody
+    return pl.DataFrame([pl.Series("user_id", users, pl.String), *series]), anonymous
 
 
 def _told(

@@ -38,7 +38,7 @@ class Dataset:
     items, users: their id (one row an id), text str or null, and one column a feature; items also title str or null.
     Feature columns: categorical str, bag list[str], numeric f64 (finite); null is missing.
     fingerprint: SHA-256 over dataset.toml and the files that it names.
-    The last field: numbers of events left out as anonymous, by reason.
+    anonymous: number of events left out because their BidRequests have no user ID that may be used, by reason.
     """
 
     config: DatasetConfig
@@ -47,7 +47,7 @@ class Dataset:
     items: pl.DataFrame
     users: pl.DataFrame
     fingerprint: str
-    nobody: Mapping[str, int] = field(default_factory=dict)
+    anonymous: Mapping[str, int] = field(default_factory=dict)
 
 
 def load_dataset(folder: Path) -> Dataset:
@@ -71,9 +71,9 @@ def inspect_dataset(folder: Path) -> tuple[Dataset | None, list[Problem]]:
     _find_missing_columns(config, events, items, users)
     if problems:
         return None, problems
-    rows, nobody = _events(config, events)
+    rows, anonymous = _events(config, events)
     dataset = Dataset(
-        config, folder, rows, _items(config, items), _users(config, users), _fingerprint(folder, config), nobody
+        config, folder, rows, _items(config, items), _users(config, users), _fingerprint(folder, config), anonymous
     )
     _find_strangers(dataset, problems)
     return dataset, problems
@@ -145,12 +145,12 @@ def _logged(config: DatasetConfig) -> OpenrtbConfig | None:
 
 
 def _events(config: DatasetConfig, table: Table) -> tuple[pl.DataFrame, dict[str, int]]:
-    """The events, and the number left out as anonymous."""
+    """The events, and how many were left out as anonymous, by reason."""
     where, logged = config.events, _logged(config)
     if logged is None:
-        told, nobody = pl.DataFrame({"user_id": read_ids(table, where.user_id)}), dict[str, int]()
+        told, anonymous = pl.DataFrame({"user_id": read_ids(table, where.user_id)}), dict[str, int]()
     else:
-        told, nobody = read_bid_requests(table, logged, config.requested)
+        told, anonymous = read_bid_requests(table, logged, config.requested)
     events = pl.DataFrame(
         {
             "user_id": told["user_id"],
@@ -171,7 +171,7 @@ def _events(config: DatasetConfig, table: Table) -> tuple[pl.DataFrame, dict[str
     )
     events = with_labels(events, table, where).drop_nulls(needed)
     columns = "user_id", "item_id", "at", "label"
-    return sort_events(events.select(*columns, pl.exclude(*columns))), nobody
+    return sort_events(events.select(*columns, pl.exclude(*columns))), anonymous
 
 
 def sort_events(events: pl.DataFrame) -> pl.DataFrame:

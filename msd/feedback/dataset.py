@@ -22,7 +22,7 @@ from msd.dataset.config import (
 from msd.dataset.load import Dataset, load_dataset
 from msd.feedback.described import Described, described, feature_type
 from msd.feedback.errors import FeedbackError
-from msd.feedback.files import NOBODY_S
+from msd.feedback.files import ANONYMOUS_PREFIX
 
 _CORE = ("user_id", "item_id", "at", "label")
 
@@ -50,10 +50,10 @@ def write_dataset(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FeedbackError(f"{out} is there already; name an empty or a new folder with --out")
     old = previous.dataset
-    # Nothing is learned of users who were not told apart: in a dataset each event has its user.
-    impressions = impressions.filter(pl.col("user_id").str.starts_with(NOBODY_S).not_())
+    # A dataset's events all have a user.
+    impressions = impressions.filter(pl.col("user_id").str.starts_with(ANONYMOUS_PREFIX).not_())
     if impressions.is_empty():
-        raise FeedbackError("no impression is of a user whose id was used: there is nothing to train on")
+        raise FeedbackError("all impressions are of anonymous users: there is nothing to train on")
     said = described(requests, impressions["request_id"], old.config)
     config = _config(old, said)
     events = _events(config, impressions, said)

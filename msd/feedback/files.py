@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from msd.contract.log import EVENTS, REQUESTS
-from msd.contract.request import NOBODY
+from msd.contract.request import ANONYMOUS
 from msd.feedback.errors import FeedbackError
 
 REQUEST_COLUMNS = ("request_id", "received_at", "at", "arm", "arm_share", "user_id", "item_ids", "bids", "scores")
@@ -21,8 +21,8 @@ _EVENT_TYPES = {
     "request_id": pl.String,
 }
 _OPTIONAL = ("request_id",)
-NOBODY_S = "\0"
-"""What stands before a request's id in place of the user's, where that was not told."""
+ANONYMOUS_PREFIX = "\0"
+"""Followed by the request's ID, it stands for an anonymous user's."""
 _LATER = {"correction": pl.List(pl.Float64)}
 """Columns of requests; files of earlier releases lack them."""
 _KINDS = ("impression", "click")
@@ -41,15 +41,20 @@ def read_requests(file: Path, more: Sequence[str] = ()) -> pl.DataFrame:
             pl.lit(None, kind).alias(name) for name, kind in _LATER.items() if name in more and name not in columns
         ]
         wanted = [name for name in (*REQUEST_COLUMNS, *more) if name not in _LATER or name in columns]
-        return pl.read_parquet(file, columns=wanted).with_columns(_users_apart(), *later)
+        return pl.read_parquet(file, columns=wanted).with_columns(_user_ids(), *later)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise FeedbackError(f"{file}: is not a file of a request log: {error}") from None
 
 
-def _users_apart() -> pl.Expr:
-    """Users who were not told apart are one user a request, by a name that no other can have."""
+def _user_ids() -> pl.Expr:
+    """Give each anonymous request a user of its own, whose ID no other can have."""
     user = pl.col("user_id")
-    return pl.when(user == NOBODY).then(pl.lit(NOBODY_S) + pl.col("request_id")).otherwise(user).alias("user_id")
+    return (
+        pl.when(user == ANONYMOUS)
+        .then(pl.lit(ANONYMOUS_PREFIX) + pl.col("request_id"))
+        .otherwise(user)
+        .alias("user_id")
+    )
 
 
 def read_events(path: Path) -> pl.DataFrame:

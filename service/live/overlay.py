@@ -14,7 +14,7 @@ import structlog
 
 from msd.contract.assemble import wanted_items
 from msd.contract.live_state import unpack_counts, unpack_state
-from msd.contract.request import NOBODY, CheckedRequest
+from msd.contract.request import ANONYMOUS, CheckedRequest
 from msd.contract.rows import ROW_SIDES, Rows, RowSide
 from msd.contract.schema import FeatureSchema
 from msd.contract.state import StateRule
@@ -97,8 +97,8 @@ class LiveRows:
 
         `deadline`, of `time.perf_counter`, is for states; `fetch` has its own.
         """
-        if request.user_id == NOBODY:
-            user, of_user = await fetch("user", [NOBODY]), None
+        if request.user_id == ANONYMOUS:
+            user, of_user = await fetch("user", [ANONYMOUS]), None
         else:
             user, of_user = await self._both("user", [request.user_id], 1, fetch, deadline)
             user = with_history(user, of_user)

@@ -26,6 +26,7 @@ from msd.contract.request import InvalidRequest, RequestError
 from service.deployment.readiness import Readiness
 from service.errors import NoOpenrtbMapping
 from service.http.exchange import Deadlines, access_of, left_check
+from service.http.keys import Guard
 from service.http.middleware import read_json_body
 from service.scoring.answer import Answer, Asked, Terms
 from service.scoring.lineup import Lineup, Serving
@@ -54,9 +55,16 @@ class OpenrtbRoute:
     """The endpoint. All impressions together have the limits of one /v1/score request."""
 
     def __init__(
-        self, settings: Settings, serving: Serving, pipeline: Pipeline, readiness: Readiness, metrics: Metrics
+        self,
+        settings: Settings,
+        serving: Serving,
+        pipeline: Pipeline,
+        readiness: Readiness,
+        guard: Guard | None,
+        metrics: Metrics,
     ) -> None:
         self._settings = settings
+        self._guard = guard
         self._deadlines = Deadlines(settings)
         self._serving = serving
         self._pipeline = pipeline
@@ -67,6 +75,8 @@ class OpenrtbRoute:
         """Answer one request."""
         access = access_of(scope)
         access.is_scoring = True
+        if self._guard is not None:
+            self._guard.check(scope, "score")
         body = await read_json_body(scope, receive, self._settings)
         self._readiness.check()
         terms = Terms(self._deadlines.of(scope), left_check(scope))

@@ -17,7 +17,7 @@ import structlog
 from msd.contract.assemble import Tensors, assemble, cut, wanted_items
 from msd.contract.correction import HEAD
 from msd.contract.log import Basis
-from msd.contract.request import NOBODY, CheckedRequest, parse_request_by
+from msd.contract.request import ANONYMOUS, CheckedRequest, parse_request_by
 from msd.contract.rows import Rows, RowSide
 from msd.contract.schema import FeatureSchema
 from service.errors import ModelError, StoreError
@@ -141,7 +141,7 @@ class Pipeline:
         stages, terms = self._metrics.stages, asked.terms
         started = time.perf_counter()
         try:
-            # Users who are not told apart are not all scored by one arm.
+            # The request's ID assigns anonymous users to arms.
             request = parse_request_by(
                 asked.body, lambda user_id: lineup.schema_of(user_id or asked.request_id), self._max_candidates
             )
@@ -198,7 +198,7 @@ class Pipeline:
 
     async def _rows(self, model: Model, deadline: float, side: RowSide, ids: Sequence[str]) -> Rows:
         """Return the store's rows, or the available ones if it fails; an anonymous user has no row."""
-        if side == "user" and ids[0] == NOBODY:
+        if side == "user" and ids[0] == ANONYMOUS:
             return model.codecs[side].unpack([None])
         try:
             rows = await model.store.get(side, ids, deadline)

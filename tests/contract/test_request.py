@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from msd.contract.request import (
-    NOBODY,
+    ANONYMOUS,
     CheckedRequest,
     InvalidRequest,
     MalformedRequest,
@@ -98,8 +98,8 @@ def test_null_or_empty_parts_of_parts_equal_absence(changes: dict[str, object]) 
     assert parse_request(but(**changes), SCHEMA) == parse_request(but(), SCHEMA)
 
 
-def test_a_user_who_is_null_is_nobody() -> None:
-    assert parse_request(but(user_id=None), SCHEMA).user_id == NOBODY
+def test_a_user_who_is_null_is_anonymous() -> None:
+    assert parse_request(but(user_id=None), SCHEMA).user_id == ANONYMOUS
 
 
 def test_an_empty_history_is_given_and_an_absent_one_is_not() -> None:

@@ -1,4 +1,4 @@
-"""Events that tell of their BidRequests: loaded as a service would have read them, without those of nobody."""
+"""Events that tell of their BidRequests: loaded as a service would have read them, without anonymous ones."""
 
 import json
 from pathlib import Path
@@ -107,7 +107,7 @@ def test_events_are_what_a_service_would_have_read(tmp_path: Path) -> None:
     assert dataset.events["slot"].to_list() == ["top"] * 20
 
 
-def test_events_of_nobody_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_anonymous_events_are_left_out_and_counted(tmp_path: Path) -> None:
     requests = [
         bid_request(),
         bid_request(regs={"coppa": 1}),

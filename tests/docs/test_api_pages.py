@@ -3,24 +3,28 @@
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from msd.dataset.config import OpenrtbConfig
 from tests.docs.pages import ROOT, Block, blocks
-from tests.service.bundle_factory import build_bundle
+from tests.service.bundle_factory import build_bundle, reseal
 from tests.service.live import LiveService, live_service
 
 _ADDRESS = "127.0.0.1:8080"
 _VARIES = ("request_id",)
+OPENRTB = ROOT / "docs" / "openrtb.md"
 
 
 def examples() -> list[tuple[Block, Block]]:
-    """Commands of the API's page, each with the reply that is shown for it."""
-    found = [block for block in blocks("sh", "json") if block.page == ROOT / "docs" / "api.md"]
-    found.sort(key=lambda block: block.line)
+    """Commands of the pages on the API and OpenRTB, each with the reply that is shown for it."""
+    pages = (ROOT / "docs" / "api.md", OPENRTB)
+    found = [block for block in blocks("sh", "json") if block.page in pages]
+    found.sort(key=lambda block: (block.page, block.line))
     assert [block.language for block in found] == ["sh", "json"] * (len(found) // 2)
     return list(zip(found[::2], found[1::2], strict=True))
 
@@ -33,9 +37,11 @@ def scripts() -> list[Block]:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
-    """A service that takes events too."""
+    """A service that takes events and BidRequests too, these by the mapping that is shown."""
     folder = tmp_path_factory.mktemp("api")
     bundle = build_bundle(folder / "bundle").folder
+    (shown,) = [block for block in blocks("toml") if block.page == OPENRTB]
+    reseal(bundle, openrtb=OpenrtbConfig.model_validate(tomllib.loads(shown.text)["openrtb"]).mapping)
     with live_service(bundle, folder, live="on", state_dir=folder / "states") as service:
         yield service
 

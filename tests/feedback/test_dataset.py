@@ -59,7 +59,7 @@ def asks(user_id: str, /, *items: str, **more: Any) -> dict[str, Any]:  # noqa: 
     return {"user_id": user_id, "candidates": {"id": list(items)}, **more}
 
 
-def test_it_keeps_what_maps_bid_requests_and_leaves_out_users_who_were_not_told(tmp_path: Path) -> None:
+def test_it_keeps_what_maps_bid_requests_and_leaves_out_anonymous_users(tmp_path: Path) -> None:
     old = write_bids(tmp_path / "old", [bid_request()])
     log = tmp_path / "requests-1.parquet"
     documents = [asks("u7", "1", context={"device": "4", "cat": ["IAB1"]}), asks("u8", "2"), asks("", "1")]

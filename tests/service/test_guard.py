@@ -153,7 +153,9 @@ def test_the_answer_does_not_wait_for_the_body(guarded: LiveService) -> None:
         assert answer.count(b"HTTP/1.1 ") == 1
 
 
-@pytest.mark.parametrize("path", [b"/v1/score", b"/v1/events", b"/v2/models/msd/infer", b"/v1/admin/bundle"])
+@pytest.mark.parametrize(
+    "path", [b"/v1/score", b"/v1/openrtb", b"/v1/events", b"/v2/models/msd/infer", b"/v1/admin/bundle"]
+)
 def test_without_a_key_the_answer_comes_before_the_body(guarded: LiveService, path: bytes) -> None:
     """Nor is the client asked for it; one that sends it all the same goes on with its connection."""
     head = HEAD.replace(b"/v1/score", path)

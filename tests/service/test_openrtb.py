@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import httpx
@@ -13,10 +14,13 @@ from hypothesis import strategies as st
 
 from msd.contract.bundle import open_bundle
 from operations.replay import replay_log
+from service.deployment.bundle_folder import EXPERIMENT
 from service.request_log.files import log_files, read_requests
 from tests.contract.bid_requests import bid_request, tcf
 from tests.service.bundle_factory import AT, build_bundle, reseal
 from tests.service.live import LiveService, live_service, wait_until
+from tests.service.ranker_graph import Recipe
+from tests.service.test_swap import point
 
 MAPPING = {
     "user_id": ["user.buyeruid", "user.id", "device.ifa"],
@@ -88,7 +92,7 @@ def test_scores_equal_those_of_the_scoring_route_to_the_bit(client: httpx.Client
     assert "degraded" not in reply["imp"]["1"]
 
 
-def test_without_an_id_the_user_is_nobody_and_the_rest_counts(client: httpx.Client) -> None:
+def test_without_an_id_the_user_is_anonymous_and_the_rest_counts(client: httpx.Client) -> None:
     withheld = {"devicetype": 4, "ifa": "00000000-0000-0000-0000-000000000000"}
     reply = scored(client, asked(bid_request(user={"id": "", "yob": 1990}, device=withheld)))
     alone = client.post(
@@ -98,7 +102,6 @@ def test_without_an_id_the_user_is_nobody_and_the_rest_counts(client: httpx.Clie
     assert reply["consent"] is True
     assert reply["imp"]["1"] == alone.json() | {"request_id": "fixed/0"}
     assert reply["imp"]["1"]["degraded"]["user"] == "unknown"
-    # One who is merely unknown has a row of nothing, and an id that stands for nobody else.
     stranger = client.post(
         "/v1/score", json={"user_id": "s", "at": AT, "context": CONTEXTS["1"], "candidates": CANDIDATES["1"]}
     )
@@ -137,7 +140,7 @@ REFUSALS: list[dict[str, Any]] = [
 
 
 @pytest.fixture(scope="module")
-def of_nobody(client: httpx.Client) -> dict[str, Any]:
+def anonymous(client: httpx.Client) -> dict[str, Any]:
     """The one reply that a BidRequest without consent has, whoever it is of."""
     return scored(
         client, asked({"id": "br-1", "imp": bid_request()["imp"], "device": {"devicetype": 4}, "regs": {"coppa": 1}})
@@ -148,18 +151,18 @@ def of_nobody(client: httpx.Client) -> dict[str, Any]:
 @given(user=PERSONAL, device=DEVICE, refusal=st.sampled_from(REFUSALS))
 def test_without_consent_scores_do_not_depend_on_who_it_is(
     client: httpx.Client,
-    of_nobody: dict[str, Any],
+    anonymous: dict[str, Any],
     user: dict[str, Any],
     device: dict[str, Any],
     refusal: dict[str, Any],
 ) -> None:
     parts = {"user": user | refusal.get("user", {}), "device": device | refusal.get("device", {})}
 
-    assert scored(client, asked(bid_request(**parts, regs=refusal.get("regs", {})))) == of_nobody
-    assert of_nobody["consent"] is False
+    assert scored(client, asked(bid_request(**parts, regs=refusal.get("regs", {})))) == anonymous
+    assert anonymous["consent"] is False
 
 
-def test_with_consent_every_part_of_it_counts(client: httpx.Client, of_nobody: dict[str, Any]) -> None:
+def test_with_consent_every_part_of_it_counts(client: httpx.Client, anonymous: dict[str, Any]) -> None:
     gdpr = {"regs": {"gdpr": 1}}
     consent = {"consent": tcf()}
     told = [
@@ -167,10 +170,10 @@ def test_with_consent_every_part_of_it_counts(client: httpx.Client, of_nobody: d
         for user in ({"buyeruid": "u7"}, {"buyeruid": "u1"}, {"buyeruid": "u7", "yob": 1990}, {"id": "exchange-7"})
     ]
 
-    assert len({tuple(one) for one in [*told, of_nobody["imp"]["1"]["candidates"]["pctr"]]}) == 5
+    assert len({tuple(one) for one in [*told, anonymous["imp"]["1"]["candidates"]["pctr"]]}) == 5
 
 
-def test_what_is_logged_names_nobody_and_is_scored_again_to_the_bit(
+def test_what_is_logged_names_no_user_and_is_scored_again_to_the_bit(
     running: LiveService, client: httpx.Client, folder: Path
 ) -> None:
     log = running.log_path.parent / "log"
@@ -297,6 +300,30 @@ def test_counts_who_may_be_known(running: LiveService, client: httpx.Client) -> 
         scored(client, asked(request))
 
     assert [after - one for after, one in zip(counts(), before, strict=True)] == [1, 1, 1]
+
+
+def test_anonymous_users_are_assigned_by_the_request(folder: Path, tmp_path: Path) -> None:
+    bundles = tmp_path / "bundles"
+    copytree(folder, bundles / "a")
+    reseal(build_bundle(bundles / "b", Recipe(seed=1)).folder, openrtb=MAPPING | {"features": {}})
+    point(bundles, "a")
+    arms = [{"name": name, "bundle": bundle, "weight": 1} for name, bundle in (("one", "current"), ("two", "b"))]
+    (bundles / EXPERIMENT).write_text(json.dumps({"salt": "s", "arms": arms}))
+    with live_service(bundles, tmp_path) as running, running.client() as client:
+        seen: dict[str, set[str]] = {"known": set(), "anonymous": set()}
+        for number in range(20):
+            for who, regs in (("known", {}), ("anonymous", {"coppa": 1})):
+                told = [
+                    client.post(
+                        "/v1/openrtb", json=asked(bid_request(regs=regs)), headers={"X-Request-Id": f"r{number}"}
+                    )
+                    for _ in range(2)
+                ]
+                assert told[0].json() == told[1].json()
+                seen[who] |= {reply["arm"] for reply in told[0].json()["imp"].values()}
+        of_u7 = client.post("/v1/score", json={"user_id": "u7", "candidates": {"id": ["i1"]}}).json()["arm"]
+
+    assert seen == {"known": {of_u7}, "anonymous": {"one", "two"}}
 
 
 def test_a_bundle_without_a_mapping_says_what_to_declare(service: LiveService) -> None:
