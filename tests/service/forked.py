@@ -10,10 +10,8 @@ import os
 import resource
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-
-from tests.service.model_runs import ModelRuns
 
 _PRELOADED = ["service.server", "service.command", "operations.check.command", __name__]
 
@@ -21,8 +19,8 @@ _PRELOADED = ["service.server", "service.command", "operations.check.command", _
 class ForkedProcess:
     """`msd ARGUMENTS` in a process of its own, to be used as if subprocess.Popen had started it.
 
-    `out` and `error` are where its standard streams go; `open_files` is the most that it may have open; its model's
-    `runs` can be held or slowed down.
+    `out` and `error` are where its standard streams go; `open_files` is the most that it may have open; it is
+    `prepare`d before all else.
     """
 
     def __init__(
@@ -33,11 +31,11 @@ class ForkedProcess:
         out: Path,
         error: Path,
         open_files: int | None = None,
-        runs: ModelRuns | None = None,
+        prepare: Callable[[], None] | None = None,
     ) -> None:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(_PRELOADED)
-        given = (list(arguments), dict(environment), folder, out, error, open_files, runs)
+        given = (list(arguments), dict(environment), folder, out, error, open_files, prepare)
         self._process = context.Process(target=_run, args=given)
         self._process.start()
         assert self._process.pid is not None
@@ -80,7 +78,7 @@ def _run(
     out: Path,
     error: Path,
     open_files: int | None,
-    runs: ModelRuns | None,
+    prepare: Callable[[], None] | None,
 ) -> None:
     """The forked process, from beginning to end."""
     for path, stream in ((out, 1), (error, 2)):
@@ -92,8 +90,8 @@ def _run(
     os.environ.update(environment)
     if open_files is not None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, open_files))
-    if runs is not None:
-        runs.obey()
+    if prepare is not None:
+        prepare()
     from msd.__main__ import main
 
     try:

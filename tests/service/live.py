@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -18,7 +18,6 @@ import httpx
 
 from msd.__main__ import main
 from tests.service.forked import ForkedProcess
-from tests.service.model_runs import ModelRuns
 
 ROOT = Path(__file__).parents[2]
 _PATIENCE_S = 120.0
@@ -92,14 +91,14 @@ def live_service(
     wait_ready: bool = True,
     python_path: Path | None = None,
     open_files: int | None = None,
-    runs: ModelRuns | None = None,
+    prepare: Callable[[], None] | None = None,
     **settings: object,
 ) -> Iterator[LiveService]:
     """`msd serve` on a free port, with settings by their names; it ends with the block.
 
     Logs go into `folder`; the port is read from them, so the log level has to be info or debug. Nothing is late unless
-    a test says when, however slow the machine. `open_files` is the most that it may have open; its model's `runs` can
-    be held or slowed down.
+    a test says when, however slow the machine. `open_files` is the most that it may have open; its process is
+    `prepare`d before all else.
     """
     given = {"bundle": bundle, "port": 0, "drain_seconds": 0, "workers": 1, "deadline_ms": 60_000, **settings}
     environment = {
@@ -112,7 +111,7 @@ def live_service(
         path.write_bytes(b"")
     process: Process
     if python_path is None:
-        process = ForkedProcess(["serve"], environment, ROOT, log_path, error_path, open_files, runs)
+        process = ForkedProcess(["serve"], environment, ROOT, log_path, error_path, open_files, prepare)
     else:
         with log_path.open("wb") as log, error_path.open("wb") as errors:
             process = subprocess.Popen(

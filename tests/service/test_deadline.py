@@ -90,7 +90,7 @@ def test_a_request_whose_time_is_over_when_it_has_come_is_not_scored(service: Li
 def test_near_the_end_the_first_are_scored_and_the_others_get_the_prior(bundle: Bundle, tmp_path: Path) -> None:
     """How long a run takes is learned, and then asked for a part of it."""
     runs = ModelRuns(tmp_path)
-    with live_service(bundle.folder, tmp_path, runs=runs) as running, running.client() as client:
+    with live_service(bundle.folder, tmp_path, prepare=runs.obey) as running, running.client() as client:
 
         def scored(**headers: str) -> httpx.Response:
             return client.post("/v1/score", json={**REQUEST, "at": AT}, headers=headers)

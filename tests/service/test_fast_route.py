@@ -501,7 +501,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> ModelRuns:
 @pytest.fixture(scope="module")
 def held(bundle: Bundle, open_ways: Callable[..., Ways], runs: ModelRuns) -> Ways:
     """Over the plain bundle, with little room to wait, and runs that can be held."""
-    return open_ways(bundle, runs=runs, max_candidates=100, max_queued_rows=250)
+    return open_ways(bundle, prepare=runs.obey, max_candidates=100, max_queued_rows=250)
 
 
 HUNDRED = json.dumps({"user_id": "u1", "at": AT, "candidates": {"id": [f"i{n}" for n in range(100)]}}).encode()

@@ -12,13 +12,11 @@ import pytest
 
 from msd.contract.bundle import Bundle
 from tests.service.bundle_factory import golden_requests
+from tests.service.hanging import IN_C, IN_PYTHON, WITH_LOCK, hang_on_signals
 from tests.service.live import LiveService, live_service, wait_until
 from tests.service.model_runs import ModelRuns
 
-HANG = Path(__file__).parent / "hang"
 GOOD = golden_requests()[0]
-IN_PYTHON, IN_C, WITH_LOCK = signal.SIGUSR1, signal.SIGALRM, signal.SIGUSR2
-"""How the main thread hangs."""
 
 
 def send(service: LiveService, document: dict[str, object]) -> socket.socket:
@@ -44,13 +42,16 @@ def silence(client: httpx.Client) -> dict[str, float]:
 @pytest.fixture
 def watched(bundle: Bundle, tmp_path: Path) -> Iterator[LiveService]:
     """With an admin port, little patience with hanging, and ways to do it."""
-    with live_service(bundle.folder, tmp_path, python_path=HANG, hang_seconds=1, admin_port=0) as running:
+    with live_service(bundle.folder, tmp_path, prepare=hang_on_signals, hang_seconds=1, admin_port=0) as running:
         yield running
 
 
 def test_runs_that_never_end_are_seen_by_liveness(bundle: Bundle, tmp_path: Path) -> None:
     runs = ModelRuns(tmp_path)
-    with live_service(bundle.folder, tmp_path, runs=runs, hang_seconds=1) as running, running.client() as client:
+    with (
+        live_service(bundle.folder, tmp_path, prepare=runs.obey, hang_seconds=1) as running,
+        running.client() as client,
+    ):
         assert client.get("/health/live").json() == {"status": "live", "hangs": {}}
         with runs.held(), send(running, GOOD):
             wait_until(lambda: status_of(client, "/health/live") == 503)
@@ -68,7 +69,7 @@ def test_runs_that_never_end_are_seen_by_liveness(bundle: Bundle, tmp_path: Path
 
 def test_one_hung_thread_of_two_is_told_and_the_other_goes_on(bundle: Bundle, tmp_path: Path) -> None:
     runs = ModelRuns(tmp_path)
-    with live_service(bundle.folder, tmp_path, runs=runs, workers=2, hang_seconds=1) as running:
+    with live_service(bundle.folder, tmp_path, prepare=runs.obey, workers=2, hang_seconds=1) as running:
         with runs.held(), send(running, GOOD):
             wait_until(lambda: running.metric("msd_longest_run_seconds") > 2)
             runs.let_others_pass()
@@ -103,13 +104,13 @@ def test_a_process_that_was_stopped_for_a_while_is_live_again(bundle: Bundle, tm
 
 @pytest.mark.parametrize("how", [IN_PYTHON, IN_C], ids=["in Python", "in C"])
 def test_a_signal_ends_a_process_whose_loop_hangs(bundle: Bundle, tmp_path: Path, how: signal.Signals) -> None:
-    with live_service(bundle.folder, tmp_path, python_path=HANG) as running:
+    with live_service(bundle.folder, tmp_path, prepare=hang_on_signals) as running:
         running.process.send_signal(how)
         with pytest.raises(httpx.TimeoutException), running.client() as client:
             client.get("/health/live", timeout=1.0)
         running.process.send_signal(signal.SIGTERM)
         assert running.process.wait(60) == 1
-    assert "sitecustomize.py" in (tmp_path / "service.err").read_text()
+    assert re.search(r"hanging\.py.* in _(hang|deadlock)", (tmp_path / "service.err").read_text())
 
 
 def test_a_process_in_which_no_thread_gets_pythons_lock_ends_by_itself(watched: LiveService) -> None:
@@ -118,7 +119,7 @@ def test_a_process_in_which_no_thread_gets_pythons_lock_ends_by_itself(watched: 
 
 
 def test_a_second_interrupt_ends_a_process_that_hangs(bundle: Bundle, tmp_path: Path) -> None:
-    with live_service(bundle.folder, tmp_path, python_path=HANG, drain_seconds=600) as running:
+    with live_service(bundle.folder, tmp_path, prepare=hang_on_signals, drain_seconds=600) as running:
         running.process.send_signal(IN_C)
         with pytest.raises(httpx.TimeoutException), running.client() as client:
             client.get("/health/live", timeout=1.0)

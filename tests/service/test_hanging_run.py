@@ -24,7 +24,7 @@ def runs(tmp_path: Path) -> ModelRuns:
 @pytest.fixture
 def service(bundle: Bundle, runs: ModelRuns, tmp_path: Path) -> Iterator[LiveService]:
     """A service of two scoring threads."""
-    with live_service(bundle.folder, tmp_path, runs=runs, workers=2, deadline_ms=400) as running:
+    with live_service(bundle.folder, tmp_path, prepare=runs.obey, workers=2, deadline_ms=400) as running:
         yield running
 
 
@@ -65,7 +65,7 @@ def test_what_cannot_be_taken_on_is_refused_before_it_is_parsed(bundle: Bundle, 
     runs = ModelRuns(tmp_path)
     most = {**GOOD, **IN_PYTHON, "candidates": {"id": [f"i{n}" for n in range(100)]}}
     with (
-        live_service(bundle.folder, tmp_path, runs=runs, max_candidates=100, max_queued_rows=100) as service,
+        live_service(bundle.folder, tmp_path, prepare=runs.obey, max_candidates=100, max_queued_rows=100) as service,
         ThreadPoolExecutor(1) as pool,
     ):
         with runs.held():

@@ -45,8 +45,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> ModelRuns:
 @pytest.fixture(scope="module")
 def running(bundle: Bundle, runs: ModelRuns, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     """A service whose runs can be held, with room for four requests; tests leave it as it is."""
-    limits = {"max_candidates": 100, "max_queued_rows": 450}
-    with live_service(bundle.folder, tmp_path_factory.mktemp("held"), runs=runs, **limits) as service:
+    folder = tmp_path_factory.mktemp("held")
+    with live_service(bundle.folder, folder, prepare=runs.obey, max_candidates=100, max_queued_rows=450) as service:
         # How many candidates a body has is learned from the first.
         assert ask(service).status_code == 200
         yield service
@@ -185,7 +185,7 @@ def test_while_it_drains_it_answers_but_is_not_ready(bundle: Bundle, tmp_path: P
 
 def test_sigterm_lets_a_run_at_hand_end(bundle: Bundle, tmp_path: Path) -> None:
     runs = ModelRuns(tmp_path)
-    with live_service(bundle.folder, tmp_path, runs=runs) as running, ThreadPoolExecutor(1) as pool:
+    with live_service(bundle.folder, tmp_path, prepare=runs.obey) as running, ThreadPoolExecutor(1) as pool:
         with runs.held():
             scoring = pool.submit(ask, running)
             wait_until(lambda: running.metric("msd_queued_rows") > 0)
@@ -199,13 +199,14 @@ def test_refusals_at_the_door_are_whole_replies_and_keep_their_connections(bundl
     """While there is too much to do, requests that came whole are refused before anything is made of them."""
     runs = ModelRuns(tmp_path)
     with (
-        live_service(bundle.folder, tmp_path, runs=runs) as running,
+        live_service(bundle.folder, tmp_path, prepare=runs.obey) as running,
         ThreadPoolExecutor(3) as pool,
         running.client() as client,
     ):
-        runs.slow_down(0.002)
         # How long a run takes is learned, and then that a moment is too little to wait for another.
+        runs.slow_down(0.03)
         assert ask(running).status_code == 200
+        runs.slow_down(0)
         hurried = {"content-type": "application/json", "x-deadline-ms": "50", "x-request-id": "mine"}
         body = json.dumps(REQUEST).encode()
         with runs.held():

@@ -22,8 +22,6 @@ from tests.service.bundle_factory import golden_requests
 from tests.service.live import ROOT, LiveService, live_service, run_msd, wait_until
 from tests.service.test_load import REQUEST, Load
 
-HANG = Path(__file__).parent / "hang"
-
 
 @pytest.fixture(scope="module")
 def pair(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
@@ -149,16 +147,6 @@ def test_a_second_interrupt_ends_at_once(bundle: Bundle, tmp_path: Path) -> None
         wait_until(lambda: running.ready()["draining"])
         running.process.send_signal(signal.SIGINT)
         assert running.process.wait(120) == 0
-
-
-def test_a_process_that_hangs_ends_all_the_same_and_says_where(bundle: Bundle, tmp_path: Path) -> None:
-    with live_service(bundle.folder, tmp_path, python_path=HANG) as running:
-        running.process.send_signal(signal.SIGUSR1)
-        with pytest.raises(httpx.TimeoutException), running.client() as client:
-            client.get("/health/live", timeout=1.0)
-        running.process.send_signal(signal.SIGTERM)
-        assert running.process.wait(60) == 1
-    assert "in _hang" in (tmp_path / "service.err").read_text()
 
 
 def test_a_signal_while_it_starts_is_its_end(bundle: Bundle) -> None:

@@ -197,7 +197,7 @@ def test_a_partial_answer_is_scored_again_to_the_bit(bundle: Bundle, tmp_path: P
     settings: dict[str, Any] = {"log_dir": tmp_path / "log", "log_sample": 1, "log_flush_seconds": 3600}
     request = {"user_id": "u1", "candidates": {"id": [f"i{place % 30}" for place in range(40)]}}
     runs = ModelRuns(tmp_path)
-    with live_service(bundle.folder, tmp_path, runs=runs, **settings) as service:
+    with live_service(bundle.folder, tmp_path, prepare=runs.obey, **settings) as service:
         with service.client() as client:
             runs.slow_down(0.01)
             assert client.post("/v1/score", json=request).status_code == 200
