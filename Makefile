@@ -83,7 +83,7 @@ sanitise: $(INSTALLED)  ## The same over 30,000 requests, with AddressSanitizer 
 # Ray is large, and starts slowly: it is no part of the test suite.
 ray: $(INSTALLED)  ## The tests that need Ray, which they start on this machine.
 	$(BIN)/python -m pip install --quiet --editable '.[ray]'
-	$(BIN)/python -m pytest tests/service/catalogue -m ray
+	$(BIN)/python -m pytest tests/operations/catalogue -m ray
 
 docs: $(INSTALLED)  ## The documentation as a site, in runs/site/index.html; every link is checked.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

@@ -10,6 +10,8 @@ from hypothesis import settings
 
 from msd.memory import keep_freed_memory
 
+pytest_plugins = ["tests.service.fixtures"]
+
 if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadScopeScheduling
@@ -45,7 +47,7 @@ SHARED = {
     "tests/loadtest/naive/": "reference model",
     "tests/benchmark/": "benchmark",
 }
-LONG = ("tests/e2e/", "tests/loadtest/chaos/", "tests/service/")
+LONG = ("tests/e2e/", "tests/loadtest/chaos/", "tests/service/", "tests/operations/")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-"""A small bundle, a real service over it, requests and the scores that it gives; a small reference model's bundles."""
+"""A real service over a small bundle, requests and the scores that it gives; a small reference model's bundles."""
 
 import json
 from collections.abc import Iterator
@@ -11,17 +11,9 @@ from model_export.reference.market import Population
 from msd.contract.bundle import GOLDENS, Bundle
 from msd.contract.golden import read_goldens
 from tests.model_export.reference.small import BRIEF, SMALL
-from tests.service.bundle_factory import build_bundle
 from tests.service.live import LiveService, live_service
-from tests.service.ranker_graph import Recipe
 
 MAKINGS = Makings(SMALL, BRIEF, Population(users=120, items=0), requests=24, candidates=20)
-
-
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The bundle that the service serves."""
-    return build_bundle(tmp_path_factory.mktemp("loadtest") / "bundle")
 
 
 @pytest.fixture(scope="session")
@@ -32,11 +24,9 @@ def service(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture(scope="session")
-def other_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
+def other_service(other_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
     """A service over a bundle of other weights."""
-    folder = tmp_path_factory.mktemp("other")
-    other = build_bundle(folder / "bundle", Recipe(seed=1))
-    with live_service(other.folder, folder) as running:
+    with live_service(other_bundle.folder, tmp_path_factory.mktemp("other")) as running:
         yield running
 
 

@@ -12,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from msd.contract.errors import MsdError
-from service.http.keys import KEY_SCOPES, KeyEntry, KeyFile, KeyRing, KeysError, new_key, read_keys
+from service.http.keys import KeyEntry, KeyFile, KeyRing, KeysError, new_key, read_keys
 from service.telemetry.metrics import Metrics
 from service.watched_files import WatchedFiles
-from tests.service.live import run_msd
 
 HASH = "0" * 64
 
@@ -135,33 +134,3 @@ def test_what_is_no_file_at_first_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     with pytest.raises(MsdError):
         WatchedFiles("keys", [path], lambda: read_keys(path), Metrics().keys_stale)
-
-
-def test_the_command_prints_a_key_once_and_an_entry_that_lets_it_in(tmp_path: Path) -> None:
-    made = run_msd("key", "new", "--name", "ads", "--scope", "score", "--scope", "events", "--days", "30", "--json")
-    document = json.loads(made.stdout)
-    write(tmp_path / "keys.json", document["entry"])
-    found = read_keys(tmp_path / "keys.json").find(document["key"].encode())
-
-    assert found is not None
-    assert (found.name, sorted(found.scopes)) == ("ads", ["events", "score"])
-    assert found.not_after is not None
-    told = run_msd("key", "new", "--name", "ads", "--scope", "admin").stdout
-    (key,) = (line.strip() for line in told.splitlines() if line.startswith("  msd_"))
-    (kept,) = (line for line in told.splitlines() if line.startswith("  {"))
-    assert json.loads(kept) == {"name": "ads", "scopes": ["admin"], "sha256": hashlib.sha256(key.encode()).hexdigest()}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--name", "a b", "--scope", "score"], "error: name: "),
-        (["--name", "a", "--scope", "root"], f"expected one of {', '.join(KEY_SCOPES)}"),
-    ],
-)
-def test_the_command_says_what_it_cannot_make(arguments: list[str], said: str) -> None:
-    ended = run_msd("key", "new", *arguments)
-
-    assert ended.returncode == 2
-    assert said in ended.stderr
-    assert "Traceback" not in ended.stderr

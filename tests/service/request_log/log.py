@@ -1,13 +1,32 @@
-"""What the log's tests share: waiting until a service logs, and reading what it has logged."""
+"""What the log's tests share: a service that logs everything, waits until one logs, and its records."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
+from msd.contract.bundle import Bundle
 from msd.contract.log import RequestRecord
 from service.request_log.files import log_files, read_requests
-from tests.service.live import LiveService, wait_until
+from tests.service.live import LiveService, live_service, wait_until
 
 ASKS = {"user_id": "u1", "candidates": {"id": ["i1", "i2"]}}
+
+
+class Logging(NamedTuple):
+    """A service, and where its log is."""
+
+    service: LiveService
+    folder: Path
+
+
+@contextmanager
+def logging_service(bundle: Bundle, folder: Path) -> Iterator[Logging]:
+    """A bundle served with everything logged at once."""
+    log = folder / "log"
+    with live_service(bundle.folder, folder, log_dir=log, log_sample=1, log_flush_seconds=0.2) as service:
+        connected(service)
+        yield Logging(service, log)
 
 
 def connected(service: LiveService) -> None:

@@ -20,8 +20,7 @@ from service.request_log.quality import SETTLE_S, Drift, Observed
 from service.telemetry.metrics import Metrics
 from tests.service.bundle_factory import reseal
 from tests.service.live import LiveService, live_service, wait_until
-from tests.service.request_log.conftest import Logging
-from tests.service.request_log.log import awaited, connected
+from tests.service.request_log.log import Logging, awaited, connected
 from tests.service.request_log.test_parquet import RECORD
 
 

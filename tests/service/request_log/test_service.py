@@ -16,8 +16,7 @@ from msd.contract.request import parse_request
 from msd.contract.rows import RowCodec
 from tests.service.bundle_factory import golden_requests
 from tests.service.live import live_service, wait_until
-from tests.service.request_log.conftest import Logging
-from tests.service.request_log.log import ASKS, awaited, logged, records
+from tests.service.request_log.log import ASKS, Logging, awaited, logged, records
 
 
 def asked(logging: Logging, documents: list[dict[str, Any]]) -> list[tuple[dict[str, Any], RequestRecord]]:

@@ -14,8 +14,8 @@ from msd.free_port import free_port
 from operations.check.findings import Group
 from operations.check.running import CheckClient, _growth, look_at_running, read_samples, tls_of
 from service.http.keys import new_key
+from tests.operations.check.looking import check, levels, said, settings_of
 from tests.service.bundle_factory import golden_requests
-from tests.service.check.test_look import check, levels, said, settings_of
 from tests.service.live import LiveService, live_service, wait_until
 
 _KEY, _ENTRY = new_key("check", ("score", "metrics"), None)

@@ -12,7 +12,7 @@ from msd.free_port import free_port
 from operations.check.findings import Finding
 from operations.check.redis import look_at_redis
 from operations.publish import publish
-from tests.service.check.test_look import levels, said, settings_of
+from tests.operations.check.looking import levels, said, settings_of
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from msd.free_port import free_port
 from operations.catalogue.catalogue import Finished, make_catalogue
 from operations.catalogue.manifest import CatalogueError
 from operations.catalogue.on_ray import make_on_ray
-from tests.service.catalogue.made import make, quiet, records_of, write_items, write_shard
+from tests.operations.catalogue.made import make, quiet, records_of, write_items, write_shard
 from tests.service.live import ROOT, wait_until
 
 pytestmark = [

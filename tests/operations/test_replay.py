@@ -1,6 +1,7 @@
 """Logs of real services are scored again to the same bits, whatever the precision; what differs is found and told."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,13 @@ from service.request_log.files import encode
 from service.runtimes.choice import open_runtime
 from service.runtimes.runtime import RuntimeRefused
 from service.settings import Settings
+from tests.operations.signing_keys import Keys
 from tests.service.bundle_factory import build_bundle, golden_requests, reseal
 from tests.service.live import live_service, run_msd, wait_until
 from tests.service.model_runs import ModelRuns
 from tests.service.ranker_graph import Recipe
-from tests.service.request_log.conftest import Logging
-from tests.service.request_log.log import awaited, logged, records
+from tests.service.request_log.log import Logging, awaited, logged, logging_service, records
 from tests.service.runtimes.bf16 import has_bf16
-from tests.service.test_trust import Keys
 
 
 def log_of(bundle: Bundle, folder: Path, documents: list[dict[str, Any]], **more: object) -> Path:
@@ -51,6 +51,13 @@ def many_requests() -> list[dict[str, Any]]:
         for size in (1, 2, 3, 17, 64, 100, 255)
     ]
     return [*golden_requests(), *sized]
+
+
+@pytest.fixture(scope="module")
+def logging(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logging]:
+    """A service that logs everything."""
+    with logging_service(bundle, tmp_path_factory.mktemp("logging")) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")

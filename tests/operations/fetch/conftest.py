@@ -8,7 +8,7 @@ import pytest
 
 from msd.contract.bundle import Bundle
 from operations.fetch.archive import pack
-from tests.service.fetch.keeper import Keeper, keeper
+from tests.operations.fetch.keeper import Keeper, keeper
 
 
 class Archive(NamedTuple):

@@ -2,43 +2,21 @@
 
 import json
 import os
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trustme
 
 import native
 from msd.contract.bundle import MANIFEST, Bundle
-from operations.check.findings import Finding, Level
+from operations.check.findings import Level
 from operations.check.local import look_at_bundles, look_at_entry, look_at_machine
 from service.http.keys import new_key
 from service.machine import usable_cores
-from service.settings import Settings
+from tests.operations.check.looking import check, levels, said, settings_of
 from tests.service.bundle_factory import reseal
 from tests.service.live import run_msd
-
-
-def settings_of(bundle: Path, **given: object) -> Settings:
-    """Settings over a bundle, as an environment gives them."""
-    return Settings.from_environ(
-        {"MSD_BUNDLE": str(bundle), **{f"MSD_{name.upper()}": str(value) for name, value in given.items()}}
-    )
-
-
-def said(findings: Sequence[Finding], level: Level, what: str) -> Finding:
-    """The finding of a level that says something; what is not in order has a reason and a mending."""
-    found = [finding for finding in findings if finding.level == level and what in finding.what]
-    assert found, [f"{finding.level}: {finding.what}" for finding in findings]
-    assert level == "ok" or (found[0].why and found[0].mend)
-    return found[0]
-
-
-def levels(findings: Sequence[Finding]) -> set[str]:
-    """All that there are."""
-    return {finding.level for finding in findings}
 
 
 def test_threads_have_to_fit_the_cores(bundle: Bundle) -> None:
@@ -151,15 +129,6 @@ def test_bundles_are_verified_loaded_and_dated(copied_bundle: Path) -> None:
     (copied_bundle / "items.rows").write_bytes(b"")
     said(look_at_bundles(settings_of(copied_bundle))[0], "error", "items.rows: has 0 bytes")
     assert not look_at_bundles(settings_of(copied_bundle))[1]
-
-
-def check(*arguments: str, **environment: str) -> tuple[int, dict[str, Any]]:
-    """The command's exit code and its findings."""
-    ended = run_msd("check", "--json", *arguments, **environment)
-    assert "Traceback" not in ended.stderr
-    assert ended.stdout, ended.stderr
-    document: dict[str, Any] = json.loads(ended.stdout)
-    return ended.returncode, document
 
 
 def test_the_command_ends_with_1_where_there_is_an_error(bundle: Bundle, tmp_path: Path) -> None:

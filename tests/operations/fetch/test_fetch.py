@@ -26,10 +26,10 @@ from operations.fetch.stores import place_of
 from operations.fetch.web import FetchError, Unavailable, Web
 from operations.signing import sign
 from service.trust import Trust
-from tests.service.fetch.conftest import Archive
-from tests.service.fetch.keeper import TOKEN, Keeper, keeper
+from tests.operations.fetch.conftest import Archive
+from tests.operations.fetch.keeper import TOKEN, Keeper, keeper
+from tests.operations.signing_keys import Keys
 from tests.service.live import ROOT, run_msd
-from tests.service.test_trust import Keys
 
 ROOM = 2**24
 KILLED = """

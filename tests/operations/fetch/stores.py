@@ -1,4 +1,4 @@
-"""Fetching from the stores that others wrote: `python -m tests.service.fetch.stores --registry BIN --moto BIN BUNDLE`.
+"""Fetching from stores of other makers: `python -m tests.operations.fetch.stores --registry BIN --moto BIN BUNDLE`.
 
 Beside the tests, which need nothing installed: docker-registry with a password, and moto's S3, which checks signatures.
 """

@@ -10,8 +10,8 @@ from operations.fetch.fetch import fetch
 from operations.fetch.stores import with_identity
 from operations.fetch.web import FetchError, Web
 from service.trust import Trust
-from tests.service.fetch.conftest import Archive
-from tests.service.fetch.keeper import Keeper, keeper
+from tests.operations.fetch.conftest import Archive
+from tests.operations.fetch.keeper import Keeper, keeper
 
 STS = """<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">
 <AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>AKIA</AccessKeyId>

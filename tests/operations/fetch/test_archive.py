@@ -13,7 +13,7 @@ import pytest
 from msd.contract.bundle import FILES, MANIFEST, RANKER, Bundle
 from msd.contract.errors import BundleError
 from operations.fetch.archive import ArchiveError, pack, unpack
-from tests.service.fetch.conftest import Archive
+from tests.operations.fetch.conftest import Archive
 
 ROOM = 2**20
 
