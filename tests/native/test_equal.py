@@ -13,7 +13,7 @@ from tests.native.worlds import draw_world
 
 
 @pytest.mark.parametrize("is_file", [True, False], ids=["files", "arenas"])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**64 - 1))
 def test_drawn_requests_are_equal(is_file: bool, seed: int) -> None:
     random = Random(seed)

@@ -63,7 +63,7 @@ def numbers_in(arena: Arena, ids: Sequence[str]) -> dict[str, int | None]:
     return dict(zip(held, numbers, strict=True))
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(st.data(), st.sampled_from(["user", "item"]), st.integers(0, 8))
 def test_it_is_a_dictionary_that_may_forget(data: st.DataObject, side: RowSide, rows: int) -> None:
     arena = Arena(CODECS[side], rows * _ENTRY)

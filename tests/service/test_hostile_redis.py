@@ -80,7 +80,7 @@ def served(
 
 def test_connections_that_are_killed_under_load_fail_no_request(served: LiveService, client: Redis) -> None:
     with load_on(served) as load:
-        for _ in range(30):
+        for _ in range(12):
             load.wait_for(20)
             client.client_kill_filter(_type="normal", skipme=True)
         wait_until(lambda: not is_degraded(served))

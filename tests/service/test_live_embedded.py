@@ -9,10 +9,6 @@ from typing import Any
 
 import httpx
 import pytest
-import schemathesis
-from hypothesis import HealthCheck, given, seed, settings
-from schemathesis import GenerationMode
-from schemathesis.core.result import Ok
 
 import native
 from msd.contract.bundle import Bundle
@@ -21,7 +17,6 @@ from msd.free_port import free_port
 from service.live.embedded import StateFile
 from tests.service.bundle_factory import AT
 from tests.service.live import LiveService, live_service, run_msd, wait_until
-from tests.service.test_openapi import CHECKS
 
 
 @contextmanager
@@ -215,17 +210,3 @@ def test_a_folder_that_cannot_hold_states_is_refused(bundle: Bundle, tmp_path: P
 
 def test_without_live_state_there_is_no_such_route(service: LiveService) -> None:
     assert tell(service, event("z", "u1", "i1")).status_code == 404
-
-
-def test_every_answer_about_events_is_a_documented_one(live: LiveService) -> None:
-    schema = schemathesis.openapi.from_url(f"{live.url}/openapi.json").include(path_regex="^/v1/events$")
-    (operation,) = (result.ok() for result in schema.get_all_operations() if isinstance(result, Ok))
-    for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
-
-        @seed(0)
-        @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-        @given(case=operation.as_strategy(generation_mode=mode))
-        def validate(case: Any) -> None:  # noqa: ANN401
-            case.call_and_validate(checks=CHECKS)
-
-        validate()

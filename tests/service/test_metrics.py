@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.parser import text_string_to_metric_families
@@ -105,6 +105,7 @@ def test_threads_lose_no_counts() -> None:
     assert found["msd_arena_rows|item"] == turns * threads
 
 
+@settings(max_examples=30)
 @given(st.lists(st.sampled_from([1e-5, 1e-3, 0.25, 5.0]) | st.floats(0, 10), max_size=30))
 def test_a_histogram_counts_every_value_once_where_it_belongs(values: list[float]) -> None:
     metrics = Metrics()

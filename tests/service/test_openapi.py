@@ -24,8 +24,8 @@ CHECKS = [
 @pytest.mark.parametrize(
     ("paths", "mode", "examples"),
     [
-        ("^/v1/score$", GenerationMode.POSITIVE, 90),
-        ("^/v1/score$", GenerationMode.NEGATIVE, 90),
+        ("^/v1/score$", GenerationMode.POSITIVE, 45),
+        ("^/v1/score$", GenerationMode.NEGATIVE, 45),
         ("^/(health|metrics|v1/model)", GenerationMode.POSITIVE, 20),
         ("/infer$", GenerationMode.POSITIVE, 20),
         ("/infer$", GenerationMode.NEGATIVE, 20),

@@ -25,8 +25,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveService]:
 @pytest.mark.parametrize(
     ("paths", "key", "mode", "examples"),
     [
-        ("^/v1/events$", "ads", GenerationMode.POSITIVE, 16),
-        ("^/v1/events$", "ads", GenerationMode.NEGATIVE, 24),
+        ("^/v1/events$", "ads", GenerationMode.POSITIVE, 24),
+        ("^/v1/events$", "ads", GenerationMode.NEGATIVE, 30),
         ("^/v1/admin/", "ops", GenerationMode.POSITIVE, 25),
         ("^/v1/admin/", "ops", GenerationMode.NEGATIVE, 50),
         ("^/v1/", "", GenerationMode.POSITIVE, 14),

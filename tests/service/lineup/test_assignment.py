@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.scoring.lineup import Assignment
@@ -20,6 +20,7 @@ def places(salt: str, weights: list[float], names: str = "abcdefgh") -> list[str
     return [names[assignment.place_of(user)] for user in USERS]
 
 
+@settings(max_examples=40)
 @given(WEIGHTS, st.data(), st.floats(1.01, 50), st.text(max_size=9))
 def test_a_ramp_moves_users_into_its_arm_alone(
     weights: list[float], data: st.DataObject, factor: float, salt: str
@@ -32,6 +33,7 @@ def test_a_ramp_moves_users_into_its_arm_alone(
         assert after in (before, name)
 
 
+@settings(max_examples=40)
 @given(WEIGHTS, st.floats(0.01, 100))
 def test_only_how_weights_compare_counts(weights: list[float], factor: float) -> None:
     same = places("s", [weight * factor for weight in weights])
@@ -40,6 +42,7 @@ def test_only_how_weights_compare_counts(weights: list[float], factor: float) ->
     assert moved <= 1  # rounding, where two arms come in at the same time
 
 
+@settings(max_examples=40)
 @given(WEIGHTS)
 def test_an_arm_that_goes_leaves_the_others_users_where_they_are(weights: list[float]) -> None:
     before, after = places("s", weights), places("s", weights[:-1])

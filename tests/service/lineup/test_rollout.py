@@ -109,7 +109,7 @@ class Stage(Rollout):
 WANTED = st.sampled_from(["first", "good", "better", "bad", "odd", "late", ""])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(WANTED, st.integers(0, 4)), min_size=1, max_size=12))
 def test_whatever_is_wanted(actions: list[tuple[str, int]]) -> None:
     stage = Stage()

@@ -18,7 +18,8 @@ from service.runtimes.onnxruntime import OnnxRuntime, engine_of, open_session
 from service.runtimes.runtime import TOGETHER, Runtime, RuntimeRefused
 from service.settings import Settings
 from tests.service.bundle_factory import build_bundle, golden_requests
-from tests.service.live import live_service
+from tests.service.live import live_service, wait_until
+from tests.service.model_runs import ModelRuns
 from tests.service.ranker_graph import POISON_HOUR, Recipe, build_ranker
 from tests.service.runtimes.conftest import Asked, Make
 
@@ -109,8 +110,9 @@ def test_a_graph_for_one_user_is_refused(merging: Bundle, tmp_path: Path) -> Non
 
 def test_a_service_that_merges_fails_only_whom_it_must(tmp_path: Path) -> None:
     """Of requests that come at once, one is of an hour at which the model gives no number."""
-    build_bundle(tmp_path / "bundle", Recipe(poison=True, merged=True, slow=True))
+    build_bundle(tmp_path / "bundle", Recipe(poison=True, merged=True))
     goldens = golden_requests()
+    runs = ModelRuns(tmp_path)
 
     def ask(number: int) -> int:
         request = goldens[number % len(goldens)]
@@ -118,14 +120,17 @@ def test_a_service_that_merges_fails_only_whom_it_must(tmp_path: Path) -> None:
             request = {**request, "context": {"hour": POISON_HOUR}}
         return running.score(request).status_code
 
-    with live_service(tmp_path / "bundle", tmp_path, merge="on", deadline_ms=60_000) as running:
+    with live_service(tmp_path / "bundle", tmp_path, prepare=runs.obey, merge="on") as running:
         before = running.metric("msd_run_rows_count")
-        with ThreadPoolExecutor(24) as clients:
-            codes = list(clients.map(ask, range(48)))
-        runs = running.metric("msd_run_rows_count") - before
+        with ThreadPoolExecutor(48) as clients:
+            with runs.held():
+                asked = [clients.submit(ask, number) for number in range(48)]
+                wait_until(lambda: running.metric("msd_queued_rows") > 40)
+            codes = [one.result() for one in asked]
+        ran = running.metric("msd_run_rows_count") - before
 
     assert codes == [500 if number % 8 == 3 else 200 for number in range(48)]
-    assert 3 <= runs < 48
+    assert 3 <= ran < 48
 
 
 @pytest.mark.gpu
