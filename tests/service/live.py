@@ -191,11 +191,6 @@ def _without_proof() -> ssl.SSLContext:
     return context
 
 
-def run_ms(reply: httpx.Response) -> float:
-    """How long the model's run took, as a reply to a scoring request tells."""
-    return float(reply.headers["server-timing"].partition("run;dur=")[2].partition(",")[0])
-
-
 def _await_port(process: Process, log_path: Path, error_path: Path) -> int:
     end = time.monotonic() + _PATIENCE_S
     while time.monotonic() < end:
