@@ -30,7 +30,8 @@ class Adaptor(nn.Module):
         self.norm = nn.ModuleList(nn.LayerNorm(block, elementwise_affine=False) for block in dims)
 
     def start_at(self, vectors: Tensor) -> None:
-        """Begins as the principal components of [n, V] vectors, so that likeness means something from the start."""
+        """Initialise with the principal components of [n, V] vectors, so that similarity is meaningful from the
+        start."""
         for project, part in zip(self.project, torch.split(vectors, self.widths, 1), strict=False):
             assert isinstance(project, nn.Linear)
             mean = part.mean(0)
@@ -49,7 +50,7 @@ class Adaptor(nn.Module):
 
 
 class Adaptors(nn.ModuleDict):
-    """The adaptors of the sides that have semantics."""
+    """The adaptors of sides with semantics."""
 
     def __init__(self, schema: FeatureSchema, vector_dim: int) -> None:
         semantics = {side: schema.semantic(side) for side in _SIDES}

@@ -57,9 +57,9 @@ def batch_opinions(
     rng: np.random.Generator | None = None,
     vectors: Vectors | None = None,
 ) -> list[Tensor]:
-    """What `Ranker.opinions` gives of B events; the first, the network's, alone has gradients.
+    """Return `Ranker.opinions` of B events; only the first, the network's, has gradients.
 
-    `vectors` maps the rows [n] of a side's entities to the student's vectors [n, V]; without, they are the features'.
+    `vectors` maps the rows [n] of a side's entities to the student's vectors [n, V]; by default the features'.
     """
     vectors = vectors or (lambda side, rows: (features.user if side == "user" else features.item).vectors[rows])
     chosen = torch.from_numpy(events).to(features.labels.device)
@@ -87,7 +87,7 @@ def batch_opinions(
     tensors = {name: tensor for name, tensor in tensors.items() if tensor.shape[-1]}
     target = represented[:, 0]
     if new is not None:
-        # An item is new to the row that asks for it alone; in the histories of others it has its id.
+        # An item is new only for its own row; in others' histories it has its ID.
         nameless = model.ranker.represent_items(tensors["item_categorical"], tensors.get("item_semantic"))
         target = torch.where(new.unsqueeze(-1), nameless, target)
     return model.ranker.opinions(tensors, target, represented[:, 1:])
@@ -96,8 +96,8 @@ def batch_opinions(
 def _without_vectors(
     features: Features, chosen: Tensor, corruption: Corruption | None, rng: np.random.Generator | None
 ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """What the model reads beside vectors, by name, [B, …]; and the rows of users [B] and of items, each target and its
-    history [B, 1 + L]."""
+    """Return the model's inputs except vectors, by name, [B, …]; and the rows of users [B] and of items, each target
+    and its history [B, 1 + L]."""
     user_rows, user_dense = _rows_and_dense(features.user, chosen, corruption, rng)
     item_rows, item_dense = _rows_and_dense(features.item, chosen, corruption, rng)
     history = features.history[chosen]
@@ -121,7 +121,7 @@ def count_tensors(
     corruption: Corruption | None = None,
     rng: np.random.Generator | None = None,
 ) -> dict[str, Tensor]:
-    """What the count model reads of B events, by name, [B, …]."""
+    """Return the count model's inputs for B events, by name, [B, …]."""
     chosen = torch.from_numpy(events).to(features.labels.device)
     return {
         "user_dense": _rows_and_dense(features.user, chosen, corruption, rng)[1],
@@ -157,14 +157,14 @@ def _make_new(features: Features, tensors: dict[str, Tensor], new: Tensor) -> No
 
 
 def _kept(rows: Tensor, corruption: Corruption | None, rng: np.random.Generator | None) -> Tensor:
-    """[n] which of n rows' vectors are not hidden."""
+    """Return which of n rows' vectors are kept [n]."""
     if corruption is None or rng is None:
         return torch.ones_like(rows, dtype=torch.bool)
     return torch.from_numpy(rng.random(len(rows)) >= corruption.without_vector).to(rows.device)
 
 
 def _distinct(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The distinct values of `rows`, all below `count`, and each row's place among them; without sorting."""
+    """Return the distinct values of `rows`, all below `count`, and each row's index among them; without sorting."""
     held = (
         torch.zeros(count, dtype=torch.bool, device=rows.device)
         .index_fill_(0, rows.flatten().long(), True)

@@ -1,6 +1,6 @@
-"""How sure a metric or a difference is: figures over resamples of users or rows, the same resamples for every model.
+"""Uncertainty of metrics and differences, by resampling users or rows, with the same resamples for every model.
 
-A resample is a weight for each row, so that each model is sorted once, however many resamples are drawn.
+A resample is a weight for each row, so each model is sorted once, however many resamples are drawn.
 """
 
 from collections.abc import Iterator
@@ -50,12 +50,13 @@ def resample_metrics(
 
 
 def compare(ours: Floats, theirs: Floats) -> dict[str, Any]:
-    """How sure the difference of two models' means over seeds is, from their resampled metrics [K, R] and [L, R]."""
+    """Return the uncertainty of the difference of two models' means over seeds, from their resampled metrics [K, R] and
+    [L, R]."""
     return _sureness(ours.mean(0) - theirs.mean(0))
 
 
 def compare_by_seed(ours: Floats, theirs: Floats, seed: int = 0) -> dict[str, Any]:
-    """The same where seed k of one is paired with seed k of the other, [K, R] both, and seeds are resampled too."""
+    """As `compare`, with seed k of one model paired with seed k of the other, [K, R] both, and seeds resampled too."""
     count, resamples = ours.shape
     drawn = np.random.default_rng(seed).integers(0, count, (count, resamples))
     return _sureness(np.take_along_axis(ours - theirs, drawn, axis=0).mean(0))
@@ -82,7 +83,7 @@ def two_sided_p(differences: Floats) -> float | None:
 
 
 def draw_weights(groups: NDArray[np.int64], resamples: int, seed: int) -> Iterator[Floats]:
-    """How often each row occurs in each resample, [some, n] at a time; the same for equal groups and seed."""
+    """Yield how often each row occurs in each resample, [some, n] at a time; the same for equal groups and seed."""
     rng = np.random.default_rng(seed)
     _, of_row = np.unique(groups, return_inverse=True)
     count = int(of_row.max()) + 1

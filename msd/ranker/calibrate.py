@@ -1,5 +1,4 @@
-"""What is learned from valid's clicks: the weights of a blend, and Platt's slope and offset or a curve of few knots.
-
+"""Blend weights and calibration, fitted on valid's clicks: Platt's slope and offset, or a curve of few knots.
 `Calibrator` holds it inside a ranker's graph.
 """
 
@@ -28,7 +27,7 @@ def fit_platt(logits: Floats, labels: Floats, weights: Floats | None = None) -> 
         return 1.0, 0.0
     fitted = LogisticRegression(C=np.inf).fit(logits[:, None], labels, weights)
     slope, offset = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
-    # A falling calibration would turn the ranking round; it can only come from a model that has learned nothing.
+    # A falling calibration would reverse the ranking; it only occurs if the model has learned nothing.
     return (slope, offset) if slope > 0 else (1.0, 0.0)
 
 
@@ -45,7 +44,7 @@ def fit_blend(network: Floats, counts: Floats, age: Floats, labels: Floats, weig
             break
         kept = np.delete(kept, found.argmin())
     fresh, old = shares.reshape(2, 2)
-    # An age that valid does not have, or at which nothing counts: as at the other; and the network where there is none.
+    # An age absent from valid, or without a positive weight, uses the other's; without any, the network's.
     some = fresh if fresh.any() else old if old.any() else np.array([1.0, 0.0])
     return np.stack([one if one.any() else some for one in (fresh, old)])
 
@@ -81,7 +80,7 @@ def fit_isotonic(logits: Floats, labels: Floats, weights: Floats | None = None) 
     rates = IsotonicRegression().fit(logits[order], labels[order], weighed).transform(logits[order])
     shares = [share for share in np.array_split(np.arange(len(order)), KNOTS) if len(share)]
     sizes = np.array([weighed[share].sum() for share in shares])
-    # A share without any click, or of clicks alone, is only known to half an impression.
+    # The rate of a share without clicks, or with only clicks, is known to half an impression.
     bound = 0.5 / sizes.max()
     rate = np.clip([np.average(rates[share], weights=weighed[share]) for share in shares], bound, 1 - bound)
     middle = np.array([np.average(logits[order[share]], weights=weighed[share]) for share in shares])
@@ -102,10 +101,8 @@ def choose_calibration(logits: Floats, labels: Floats, weights: Floats | None = 
 def compare_calibrations(
     logits: Floats, labels: Floats, weights: Floats | None = None, seed: int = 0
 ) -> dict[str, dict[str, float]]:
-    """ECE and logloss of each way, and of none, on [n] rows, each predicted by what the other four fifths taught.
-
-    Nothing for fewer rows than fifths.
-    """
+    """Return ECE and logloss of each way, and of none, on [n] rows, each predicted from the other four fifths. Empty
+    for fewer rows than fifths."""
     if len(logits) < _FOLDS:
         return {}
     folds = np.random.default_rng(seed).permutation(len(logits)) % _FOLDS

@@ -23,7 +23,7 @@ class CrossfitError(MsdError):
 
 
 class Gain(BaseModel):
-    """AUC of a model, and how much more that is than the first one's, with the 95 % interval over users."""
+    """AUC of a model, and its gain over the first one, with the 95 % interval over users."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -103,7 +103,7 @@ class Halves:
             ]
         )
         gains, drawn_gains = auc - auc[:, :1], drawn - drawn[:, :1]
-        # By its own rows; the whole one is the last choice among equals.
+        # By its own rows; on ties the whole one is the last choice.
         order = [*range(1, len(names)), 0]
         chosen = [order[int(np.argmax(half[order]))] for half in auc]
         crossed = np.mean([drawn_gains[1 - half, chosen[half]] for half in (0, 1)], axis=0)

@@ -54,7 +54,7 @@ def degradation_curves(
 
 
 def _unknown(side: SideFeatures) -> SideFeatures:
-    """Every event's user or item is the unknown one, as the contract encodes it."""
+    """Replace every event's user or item by the unknown one, as the contract encodes it."""
     return replace(
         side,
         rows=torch.full_like(side.rows, side.entities.unknown),
@@ -63,17 +63,17 @@ def _unknown(side: SideFeatures) -> SideFeatures:
 
 
 def _aged(side: SideFeatures) -> SideFeatures:
-    """Every event sees counts as they stood at a random earlier time."""
+    """Give every event the counts of a random earlier time."""
     return replace(side, dense=side.aged_dense[0])
 
 
 def described(features: Features) -> Features:
-    """Every event's item is unknown but for the features that a request may give: no id, no counts, no vector."""
+    """Make every event's item unknown except for its request features: no ID, no counts, no vector."""
     return replace(features, item=_twins(features.item, *_given(features.item, features.schema)))
 
 
 def encoded(features: Features, vectors: LevelVectors | None = None) -> Features:
-    """The same, but with the vector of its text, if it has one: its own, or the one that is given [n, V] by id."""
+    """As `described`, with the vector of its text if it has one: its own, or the given one [n, V] by ID."""
     side = features.item
     categorical, dense = _given(side, features.schema)
     dense[:, -1] = side.dense[:, -1]  # the last column says whether there is a vector
@@ -87,7 +87,7 @@ def encoded(features: Features, vectors: LevelVectors | None = None) -> Features
 
 
 def _given(side: SideFeatures, schema: FeatureSchema) -> tuple[NDArray[np.int32], Tensor]:
-    """Of each item, and for each event, what a request may say of an item that has no row."""
+    """Return, for each item and each event, what a request may give for an item without a row."""
     categorical = side.entities.categorical.copy()
     for field in schema.indexed("item"):
         if field.name not in schema.settable["item"]:
@@ -99,7 +99,7 @@ def _given(side: SideFeatures, schema: FeatureSchema) -> tuple[NDArray[np.int32]
 
 
 def _without_vectors(side: SideFeatures) -> SideFeatures:
-    """Every event's item is as it was, without its vector."""
+    """Remove the vector of every event's item."""
     dense = side.dense.clone()
     dense[:, -1] = 0.0  # the last column says whether there is a vector
     return _twins(side, side.entities.categorical, dense)

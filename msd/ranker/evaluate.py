@@ -1,4 +1,4 @@
-"""Models and the counts baseline on the test rows, side by side: the same rows, the same labels, the same resamples."""
+"""Evaluates models and the counts baseline side by side on the same test rows, labels and resamples."""
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -124,7 +124,7 @@ def _verdict(
     seed: int,
     student: Path | None,
 ) -> Figures | None:
-    """Whether semantics pay, and the command that exports the model to serve, the first of its seeds."""
+    """Return the verdict on semantics, and the command that exports the model to serve, the first of its seeds."""
     served = [one.served for one in measured if one.served]
     verdict = judge_semantics(served, rows.labels, rows.users, resamples, seed, rows.impressions)
     if verdict is None:
@@ -161,7 +161,7 @@ def _measure_all(
     progress: Progress,
     student: Path | None,
 ) -> tuple[list[ModelScores], Features]:
-    """Every model, and features by which all of them have the same rows, labels and users."""
+    """Return every model's scores, and features that define the common rows, labels and users."""
     texts, _ = student_texts(data)
     measured: list[ModelScores] = []
     known: dict[tuple[str, str | None], Features] = {}
@@ -216,7 +216,7 @@ def _measure_model(
 
 
 def _family(name: str, parts: Sequence[ModelScores]) -> ModelScores:
-    """A model's seeds in their order: figures averaged, the training curve of the first."""
+    """Combine a model's seeds: figures averaged, the training curve of the first."""
     parts = sorted(parts, key=lambda one: one.seeds)
     seeds = tuple(seed for one in parts for seed in one.seeds)
     every = [one.figures for one in parts]
@@ -302,7 +302,7 @@ def _deviation(by_seed: Sequence[Mapping[str, float | None]]) -> dict[str, float
 
 
 def _of(samples: Mapping[str, Resampled], measured: Sequence[ModelScores], one: ModelScores) -> dict[str, Resampled]:
-    """What was resampled of one model's seeds, which stand after those of the models before it."""
+    """Return the resampled metrics of one model's seeds, which follow those of earlier models."""
     start = sum(len(other.seeds) for other in measured[: [other.name for other in measured].index(one.name)])
     held = slice(start, start + len(one.seeds))
     return {unit: Resampled(*(metric[held] for metric in found)) for unit, found in samples.items()}

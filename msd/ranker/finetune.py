@@ -170,7 +170,7 @@ class _Tuner:
         save_checkpoint(checkpoint, run, json.dumps(record), groups, self.optimiser)
 
     def refresh(self) -> tuple[Vectors, Vectors]:
-        """Encodes all texts with the weights as they are, and returns the vectors of items and of users."""
+        """Encode all texts with the current weights, and return the vectors of items and of users."""
         items, users = (texts.states.all_vectors(self.student) for texts in (self.items, self.users))
         self.features = replace(
             self.features,
@@ -217,7 +217,7 @@ class _Tuner:
         return loss.item()
 
     def _live(self, events: NDArray[np.int64], rng: np.random.Generator) -> dict[RowSide, LiveVectors]:
-        """Vectors with gradients of the batch's items and of some of its users, whose texts are longer."""
+        """Return vectors with gradients for the batch's items and some of its users, whose texts are longer."""
         features = self.features
         knowing = events[features.knows_user.cpu().numpy()[events]]
         items = self.items.draw(features.item.rows.cpu().numpy()[events], self.config.items, rng)
@@ -234,7 +234,7 @@ class _Tuner:
             self.best = {"model": copy.deepcopy(self.model.state_dict()), "lora": self.lora.copy()}
 
     def finish(self) -> Tuned:
-        """Goes back to the best epoch, merges LoRA, encodes all texts with the final weights and calibrates."""
+        """Restore the best epoch, merge LoRA, encode all texts with the final weights and calibrate."""
         self.model.load_state_dict(self.best["model"])
         self.lora.set(self.best["lora"])
         self.lora.merge()

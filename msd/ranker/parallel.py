@@ -31,11 +31,12 @@ class Team:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the process that writes and speaks for all."""
+        """Whether this process writes and reports."""
         return self.rank == 0
 
     def share(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """This process's part of rows that all hold in the same order; all parts are equally long, the rest waits."""
+        """Return this process's share of rows that all have in the same order; shares have equal length, the remainder
+        waits."""
         return rows[: len(rows) // self.size * self.size][self.rank :: self.size]
 
     def average_gradients(self, weights: Iterable[Tensor]) -> None:
@@ -55,13 +56,13 @@ class Team:
             weight.grad = mean.view_as(weight)
 
     def align(self, weights: Iterable[Tensor]) -> None:
-        """Gives every process the first one's weights."""
+        """Give every process the first one's weights."""
         if self.size > 1:
             for weight in weights:
                 distributed.broadcast(weight.data, 0)
 
     def mean(self, figure: float) -> float:
-        """The mean of every process's figure, the same to the bit in each, so that all decide alike."""
+        """Return the mean of all processes' figures, the same to the bit in each, so that all decide alike."""
         if self.size == 1:
             return figure
         total = torch.tensor(figure, dtype=torch.float64, device=self.device)

@@ -1,4 +1,4 @@
-"""Test rows by what they have in common: warm and cold users and items, the item's frequency, and every feature."""
+"""Slices of test rows: warm and cold users and items, the item's frequency, and every feature."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -52,7 +52,7 @@ def slice_rows(dataset: Dataset, parts: NDArray[np.int8], events: Rows) -> list[
 
 
 def unmeasurable(labels: NDArray[np.float64]) -> str | None:
-    """Why rows with these labels are shown without metrics, or None if they can be measured."""
+    """Return why rows with these labels have no metrics, or None if they can be measured."""
     if len(labels) < FEWEST_ROWS:
         return f"fewer than {FEWEST_ROWS} rows"
     return "one label only" if labels.min() == labels.max() else None

@@ -1,8 +1,8 @@
-"""Walks all events in time order and notes, for each row, what was known strictly before it: history and counts.
+"""Walks all events in time order and records, for each row, what was known strictly before it: history and counts.
 
 Events are folded by the contract, so that training sees what a service would have known; counts are aged by
-`_advanced`, which is the contract's `advance` for many rows at once. Counts come from window and train rows alone; a
-history holds every earlier click.
+`_advanced`, which is the contract's `advance` for many rows. Counts come only from window and train rows; a history has
+every earlier click.
 """
 
 from collections import defaultdict
@@ -109,7 +109,7 @@ class _Side:
         self.earlier = np.zeros(len(entities), np.int64)
 
     def note(self, row: int) -> EntityState:
-        """The state that an event meets."""
+        """Record the state before an event."""
         entity = self._entities[row]
         state = self._seen[entity]
         self.live[row] = state.impressions, state.clicks, state.as_of
@@ -117,13 +117,13 @@ class _Side:
         return state
 
     def fold(self, row: int, event: Event, is_counted: bool) -> None:
-        """Take an event in, once all of its time were noted."""
+        """Fold an event, once all events of its time are recorded."""
         entity = self._entities[row]
         before = self._seen[entity]
         after = self._seen[entity] = fold(self.rule, before, event)
         if is_counted:
             known = self.counted[entity]
-            # Up to the end of train both are one.
+            # Up to the end of train both are equal.
             state = self.counted[entity] = after if known is before else fold(self.rule, known, event)
             self.after[row] = state.impressions, state.clicks, state.as_of
             self._number[entity] += 1
@@ -133,7 +133,7 @@ class _Side:
         rows = np.flatnonzero(counted)
         rows = rows[np.argsort(self.entities[rows], kind="stable")]
         many = np.bincount(self.entities[rows], minlength=int(self.entities.max()) + 1)
-        # Each entity's states begin with that of nothing.
+        # Each entity's states begin with the empty state.
         starts = np.concatenate([[0], np.cumsum(many + 1)[:-1]])
         states = np.zeros((len(rows) + len(many), 3))
         states[np.arange(len(rows)) + self.entities[rows] + 1] = self.after[rows]
@@ -204,6 +204,6 @@ def _longest_age_s(schema: FeatureSchema) -> float:
 
 
 def _simultaneous(at: NDArray[np.float64]) -> Iterator[range]:
-    """Runs of rows with equal times: none of them was known when the others happened."""
+    """Yield runs of rows with equal times: none was known at the others' time."""
     starts = [0, *(np.flatnonzero(np.diff(at)) + 1).tolist(), len(at)]
     return (range(start, stop) for start, stop in zip(starts[:-1], starts[1:], strict=True))

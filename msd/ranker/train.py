@@ -28,7 +28,7 @@ USER_AFFINITIES = "ranker.affinity.users.weight"
 
 
 class TrainError(MsdError):
-    """Training cannot tell a better epoch from a worse one."""
+    """Training cannot compare epochs."""
 
 
 @dataclass(frozen=True)
@@ -136,11 +136,11 @@ class Judge:
         self.labels, self._impressions = features.outcomes(self._events)
 
     def auc(self, model: TrainedRanker) -> float:
-        """How well the model ranks them as it is."""
+        """Return the AUC of the current model."""
         return roc_auc(self.labels, predict_logits(model, self._views[0], self._events), self._impressions)
 
     def blend(self, model: TrainedRanker) -> float:
-        """Sets how much each part of the ranker counts; how well it then ranks them."""
+        """Fit the blend weights, and return the resulting AUC."""
         opinions = [predict_opinions(model, view, self._events) for view in self._views]
         if isinstance(model.ranker, Ranker) and model.ranker.counts:
             network, counts, age = np.concatenate(opinions, 1)
@@ -150,7 +150,7 @@ class Judge:
         return roc_auc(self.labels, _blended(model, opinions[0]), self._impressions)
 
     def calibrate(self, model: TrainedRanker) -> None:
-        """Sets the calibration of the blended logits, each row by one of the views."""
+        """Fit the calibration of the blended logits, each row by one of the views."""
         logits = np.stack([predict_logits(model, view, self._events) for view in self._views])
         view = np.random.default_rng(0).integers(len(logits), size=len(self.labels))
         logits = logits[view, np.arange(len(view))]
@@ -168,7 +168,7 @@ def _new_model(features: Features, model_config: RankerConfig, config: TrainConf
 
 
 def _parameter_groups(model: TrainedRanker, config: TrainConfig) -> list[dict[str, Any]]:
-    """Users' affinities decay most, as there is least to learn each from; adaptors, which start well, move slowly."""
+    """Users' affinities decay most, because each has the least data; adaptors start well and move slowly."""
     groups: dict[str, list[nn.Parameter]] = {"users": [], "adaptors": [], "rest": []}
     for name, parameter in model.named_parameters():
         kind = "users" if name == USER_AFFINITIES else "adaptors" if name.startswith("adaptors.") else "rest"
@@ -247,7 +247,7 @@ def random_runs(entities: NDArray[np.int32], longest: int, rng: np.random.Genera
 
 @torch.no_grad()
 def predict_opinions(model: TrainedRanker, features: Features, events: NDArray[np.int64]) -> NDArray[np.float64]:
-    """What `Ranker.opinions` gives of events [P, len(events)]."""
+    """Return `Ranker.opinions` of events [P, len(events)]."""
     model.eval()
     parts = [
         torch.stack(batch_opinions(model, features, events[start : start + _PREDICT_ROWS]))

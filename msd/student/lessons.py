@@ -1,4 +1,4 @@
-"""What the student is taught: texts by level, the encodings of what the teacher wrote, and which are held out."""
+"""The student's lessons: texts by level, encodings of the teacher's words, and the held-out ones."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -61,13 +61,13 @@ def all_lessons(texts: Sequence[Mapping[str, str]], base: KnowledgeBase, holdout
 
 
 def target_texts(knowledge: Sequence[Knowledge]) -> tuple[list[str], list[str]]:
-    """What each head is to say: the facts with the tags, and who would want it."""
+    """Return each head's target texts: facts with tags, and who would want it."""
     explicit = [" ".join([entry.explicit, ", ".join(entry.tags)]).strip() for entry in knowledge]
     return explicit, [entry.implicit for entry in knowledge]
 
 
 def teachers_words(knowledge: Sequence[Knowledge]) -> list[str]:
-    """All that the teacher wrote of each."""
+    """Return all of the teacher's words by lesson."""
     return [" ".join(parts) for parts in zip(*target_texts(knowledge), strict=True)]
 
 

@@ -38,11 +38,11 @@ class Lora:
         }
 
     def copy(self) -> dict[str, Tensor]:
-        """The differences as they are now."""
+        """Return a copy of the differences."""
         return {name: weight.detach().clone() for name, weight in self.weights.items()}
 
     def set(self, weights: Mapping[str, Tensor]) -> None:
-        """Takes over what `copy` returned."""
+        """Restore what `copy` returned."""
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(weights[name])

@@ -1,4 +1,4 @@
-"""How much of the teacher's knowledge a vector made from raw text holds: retrieval of the right text, and cosine."""
+"""Measures how much of the teacher's knowledge vectors of raw text hold: retrieval of the right text, and cosine."""
 
 import numpy as np
 
@@ -21,7 +21,7 @@ def measure(vectors: Vectors, targets: Vectors, rows: Rows) -> Figures:
 
 def _measure_head(vectors: Vectors, targets: Vectors, rows: Rows) -> dict[str, float]:
     said = np.asarray(targets.any(axis=1))
-    # The lessons that say something, renumbered.
+    # The non-empty lessons, renumbered.
     rows = (np.cumsum(said) - 1)[rows[said[rows]]]
     vectors, targets = vectors[said][rows], targets[said]
     if not len(rows):
@@ -38,7 +38,7 @@ def _measure_head(vectors: Vectors, targets: Vectors, rows: Rows) -> dict[str, f
 
 
 def _better(vectors: Vectors, targets: Vectors, rows: Rows) -> Rows:
-    """How many other targets are at least as near as the own one, [B]."""
+    """Return the number of other targets at least as near as the own one, [B]."""
     cosine = vectors @ targets.T
     own = cosine[np.arange(len(rows)), rows]
     nearer: Rows = (cosine >= own[:, None]).sum(axis=1) - 1

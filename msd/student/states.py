@@ -39,7 +39,7 @@ class States:
         return student.heads(self.pooled(student, rows))
 
     def pooled(self, student: Student, rows: Rows) -> Tensor:
-        """What enters the heads, [B, 384]."""
+        """Return the heads' inputs, [B, 384]."""
         longest = int(self.lengths[rows].max())
         states = torch.zeros(len(rows), longest, self._states[rows[0]].shape[1])
         mask = torch.zeros(len(rows), longest, dtype=torch.int64)
@@ -54,7 +54,7 @@ class States:
         return self._all(lambda rows: self.vectors(student, rows), VECTOR_DIM).numpy()
 
     def all_pooled(self, student: Student) -> Tensor:
-        """What enters the heads for all texts, [n, 384] in main memory, without gradients."""
+        """Return the heads' inputs for all texts, [n, 384] in main memory, without gradients."""
         return self._all(lambda rows: self.pooled(student, rows), HEAD_DIM)
 
     def _all(self, make: Callable[[Rows], Tensor], width: int) -> Tensor:

@@ -58,7 +58,7 @@ def distill(
     texts = student_texts(dataset)
     lessons = _lessons(dataset, texts, base, config)
     tell(_plan(texts, lessons, config))
-    # The items' words alone set the directions, whatever the users are like.
+    # Only the items' words define the directions, whatever the users are like.
     bag = Bag(teachers_words(lessons[0].knowledge))
     courses = [
         _course(student, bag, level, config, work / f"{level.level}.safetensors", run, advance) for level in lessons
@@ -111,7 +111,7 @@ def encode_untaught(dataset_folder: Path, out: Path, advance: Advance, tell: Tel
     )
     fingerprint = save_student(student, out)
     save_vectors(StudentVectors(fingerprint, items, users), out)
-    # It was taught nothing, so that each text is as new to it as any.
+    # Untaught, so each text is as new to it as any.
     save_untaught(out, fingerprint, {}, items.ids[:_MOST_UNTAUGHT])
     mark_done(out, run, time.perf_counter() - start)
     return True
@@ -127,7 +127,7 @@ def _lessons(dataset: Dataset, texts: Texts, base: KnowledgeBase, config: Distil
 
 
 def _plan(texts: Texts, lessons: list[Lessons], config: DistillConfig) -> str:
-    """How much is taught, and how long that will take at most."""
+    """Print the plan: amounts, and the maximum duration."""
     taught = [tokens_of(one.texts) for one in lessons]
     written = sum(tokens_of(part) for one in lessons for part in target_texts(one.knowledge))
     seconds = distilling(
@@ -175,7 +175,7 @@ def _course(
 
 
 def _counter(doing: str, total: int, advance: Advance) -> Callable[[int], None]:
-    """What hears of each batch, and tells how many there have been."""
+    """Return a callback that counts batches."""
     done = 0
 
     def count(batch: int) -> None:
@@ -187,7 +187,7 @@ def _counter(doing: str, total: int, advance: Advance) -> Callable[[int], None]:
 
 
 def _kept_targets(path: Path, run: str) -> Vectors | None:
-    """The targets that an earlier start of the same run has encoded."""
+    """Return targets encoded by an earlier start of the same run."""
     try:
         return load_file(path).get(run)
     except (OSError, SafetensorError):

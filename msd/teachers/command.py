@@ -163,7 +163,7 @@ def _refuse_misfits(
 
 
 def _tell_batches(console: Console, written: "WrittenBatches", out: Path) -> None:
-    """Says which files there are and how to go on; exit code 1 if the budget left questions out."""
+    """Print the files and the next step; exit code 1 if the budget left questions out."""
     for path in written.files:
         console.print(f"{path}", markup=False)
     console.print(
@@ -185,7 +185,7 @@ def _tell_estimate(
     seed_prices: Prices,
     exact: bool,
 ) -> None:
-    """What asking would take: of those who write seeds, and of the others."""
+    """Print the estimate: of the seeds' teacher, and of the bulk teacher."""
     strong, rest = estimated
     if seeding:
         console.print(summary(f"seeds by {seeding.teacher.name}", strong, seed_prices))
@@ -195,7 +195,7 @@ def _tell_estimate(
 
 
 def _conclude(console: Console, collected: Collected, out: Path, teacher: Teacher) -> None:
-    """Says what there is now; exit code 1 if questions have no usable answer."""
+    """Print the result; exit code 1 if questions have no usable answer."""
     record, refusals = collected.record, collected.refusals
     console.print(f"{out}: {record.items} items, {record.users} users, by {teacher.name}", markup=False)
     if collected.unrecognised:
@@ -218,7 +218,7 @@ def _conclude(console: Console, collected: Collected, out: Path, teacher: Teache
 
 
 def _tell_doubtful(console: Console, doubtful: Sequence[Doubtful], out: Path) -> int:
-    """Counts the answers that do not pass the checks, by doubt; how many were left out."""
+    """Print counts of failing answers by doubt, and of those left out."""
     left_out = sum(one.left_out for one in doubtful)
     if doubtful:
         counts = Counter(doubt for one in doubtful for doubt in one.doubts)

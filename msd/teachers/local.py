@@ -161,7 +161,7 @@ class LocalTeacher:
 
     @cached_property
     def _form(self) -> AnswerForm | None:
-        """The form of an answer; None if the tokenizer is of no known kind, or the tokens are too few for it."""
+        """Return the answer's form; None if the tokenizer is of an unknown kind, or there are too few tokens for it."""
         if self._max_tokens < FEWEST_TOKENS:
             return None
         try:
@@ -183,7 +183,7 @@ class LocalTeacher:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.float32 if device == "cpu" else "auto"
         model = self._load(AutoModelForCausalLM, folder, dtype=dtype, **options)
-        # What a folder says of sampling does not matter here, and would be warned of.
+        # A folder's sampling options do not matter here, and would cause warnings.
         model.generation_config.update(temperature=None, top_p=None, top_k=None)
         return model.to(device).eval()
 
@@ -195,5 +195,5 @@ class LocalTeacher:
         be_silent()
         try:
             return kind.from_pretrained(folder, local_files_only=True, **options)
-        except Exception as error:  # A damaged file, or one of another version, fails in any way there is.
+        except Exception as error:  # A damaged file, or one of another version, can fail in any way.
             raise TeacherError(f"{self._path} cannot be loaded: {error}") from None

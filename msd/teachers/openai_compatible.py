@@ -24,7 +24,7 @@ from msd.teachers.teacher import Question, Reply, Source, Usage
 _LARGEST = 1_000_000
 _SHOWN = 300
 _PASSING = {408, 409, 425, 429, 500, 502, 503, 504, 529}
-# After these, and wherever a server says how long to wait, all requests rest.
+# After these statuses, and whenever a server sends a wait time, all requests pause.
 _OVERLOADED = {429, 503, 529}
 _OURS = {400, 413, 422}
 # A server that asks for a longer pause ends the run, which can be started again.
@@ -34,11 +34,8 @@ _LONGEST_PAUSE = 60.0
 
 @dataclass(frozen=True)
 class ModelServer:
-    """Where and how to ask.
-
-    url: up to and with /v1. key_variable: the environment variable that holds the key, if there is one.
-    timeout, pause: seconds for one reply, and before the second attempt (then doubled).
-    """
+    """Address and options of a server. url: up to and including /v1. key_variable: the environment variable with the
+    key, if any. timeout, pause: seconds for one reply, and before the second attempt (then doubled)."""
 
     url: str
     model: str
@@ -51,7 +48,7 @@ class ModelServer:
 
 
 class _PassingFault(Exception):
-    """Asking again may help. wait: seconds that the server asked for. everybody: whether all requests should rest."""
+    """A retry may help. wait: seconds that the server requested. everybody: whether all requests should pause."""
 
     def __init__(self, reason: str, wait: float | None = None, everybody: bool = False) -> None:
         super().__init__(reason)
@@ -59,7 +56,7 @@ class _PassingFault(Exception):
 
 
 class _Refused(Exception):
-    """The server will not take this request, however often."""
+    """The server rejects this request permanently."""
 
 
 class OpenAICompatibleTeacher:
@@ -258,7 +255,7 @@ class OpenAICompatibleTeacher:
 
     async def _sent(self, client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[int, httpx.Headers, bytes]:
         try:
-            # httpx counts its seconds from byte to byte; a server that drips would hold a request for ever.
+            # httpx's timeout restarts with each byte; a slow server could hold a request for ever.
             async with asyncio.timeout(self._server.timeout):
                 return await _post(client, self._url, body)
         except (TimeoutError, httpx.TimeoutException):
@@ -296,7 +293,7 @@ class OpenAICompatibleTeacher:
         return TeacherError(told + hint.get(status, ""))
 
     def _hidden(self, text: str) -> str:
-        """A text of the server's without the key, which some servers repeat."""
+        """Return a server's text without the key, which some servers repeat."""
         return text.replace(self._key, "[key]") if self._key else text
 
 
