@@ -91,21 +91,22 @@ def parse_openrtb(body: bytes, max_candidates: int) -> OpenrtbRequest:
     """Parse a body of POST /v1/openrtb. Raises RequestError. `max_candidates`: of all impressions together."""
     if sum(map(body.count, (b":", b"[", b"{"))) > _MAX_PARTS:
         raise InvalidRequest(f"has more than {_MAX_PARTS:,} values, which no BidRequest has", "request")
-    asked = parse_thoroughly(body, OpenrtbRequest, _check_width)
+    asked = parse_thoroughly(body, OpenrtbRequest, lambda document: _check_width(document, max_candidates))
     _id(asked.request.get("id"), "request.id")
-    count = sum(len(one.id) for one in asked.candidates.values())
-    if count > max_candidates:
-        raise TooManyCandidates(f"{count} candidates; one request may have {max_candidates}: split it", "candidates")
     return asked
 
 
-def _check_width(document: object) -> None:
+def _check_width(document: object, max_candidates: int) -> None:
     """Refuse too many entries: reporting every one would take long."""
     candidates = document.get("candidates") if isinstance(document, dict) else None
     imps = candidates if isinstance(candidates, dict) else {}
     if len(imps) > MAX_IMPRESSIONS:
         raise InvalidRequest(f"{len(imps)} impressions; one request may have {MAX_IMPRESSIONS}", "candidates")
     check_keys({"": document, **{f"candidates.{imp}": one for imp, one in imps.items()}})
+    ids = [one.get("id") for one in imps.values() if isinstance(one, dict)]
+    count = sum(len(one) for one in ids if isinstance(one, list))
+    if count > max_candidates:
+        raise TooManyCandidates(f"{count} candidates; one request may have {max_candidates}: split it", "candidates")
 
 
 def impressions_of(bid_request: BidRequest) -> dict[str, Mapping[str, Any]]:

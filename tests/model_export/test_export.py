@@ -76,6 +76,8 @@ def test_the_bundle_verifies_in_full(exported: Exported) -> None:
     assert set(manifest.files) >= {ENCODER, TOKENIZER, ITEM_WORDS}
     assert sorted(one.name for one in folder.iterdir()) == sorted([*manifest.files, "manifest.json", MARKER, STEP_FILE])
     assert manifest.model_version == f"tiny-{manifest.bundle_id[:8]}"
+    assert manifest.openrtb is not None
+    assert manifest.openrtb.features == {"device": "device.devicetype", "hour": "ext.local_hour"}
     assert manifest.tolerances == {
         "onnxruntime-cpu-fp32": 1e-5,
         "onnxruntime-cuda-fp32": 1e-5,

@@ -11,8 +11,9 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from msd.contract.bundle import open_bundle
+from msd.contract.bundle import MANIFEST, Manifest, open_bundle
 from operations.replay import replay_log
 from service.deployment.bundle_folder import EXPERIMENT
 from service.request_log.files import log_files, read_requests
@@ -215,6 +216,8 @@ def test_what_is_logged_names_no_user_and_is_scored_again_to_the_bit(
         ({"candidates": {"1": {"id": ["i1"], "bid": [1.0, 2.0]}}}, 422, "candidates.1.bid", "2 entries"),
         ({"candidates": {"1": {"id": ["i1"] * 1_500}, "2": {"id": ["i1"] * 501}}}, 413, "candidates", "2001"),
         ({"candidates": {str(n): {"id": ["i1"]} for n in range(33)}}, 422, "candidates", "33 impressions"),
+        ({"candidates": {"1": {"id": [7] * 200_000}}}, 413, "candidates", "200000"),
+        ({"candidates": {"1": {str(n): n for n in range(50)}}}, 422, "candidates.1", "50 keys"),
         ({"request": []}, 422, "request", "should be an object"),
         ({"request": bid_request(imp={})}, 422, "request.imp", "list"),
         ({"request": bid_request(imp=[{"id": "1"}, {"id": "1"}])}, 422, "request.imp.1.id", "earlier"),
@@ -324,6 +327,13 @@ def test_anonymous_users_are_assigned_by_the_request(folder: Path, tmp_path: Pat
         of_u7 = client.post("/v1/score", json={"user_id": "u7", "candidates": {"id": ["i1"]}}).json()["arm"]
 
     assert seen == {"known": {of_u7}, "anonymous": {"one", "two"}}
+
+
+def test_a_mapping_to_a_feature_that_requests_cannot_give_is_refused(folder: Path) -> None:
+    document = json.loads((folder / MANIFEST).read_text("utf-8"))
+    document["openrtb"]["features"] = {"position": "imp.banner.pos"}
+    with pytest.raises(ValidationError, match="features of the context are: hour, device, temperature"):
+        Manifest.model_validate(document)
 
 
 def test_a_bundle_without_a_mapping_says_what_to_declare(service: LiveService) -> None:
