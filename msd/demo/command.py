@@ -132,7 +132,8 @@ def bundle_steps(out: Path, effort: Effort) -> Iterator[tuple[tuple[str, Line], 
         ("distill", ("distill", data, knowledge, student, *effort.distill)),
         ("train without semantics", ("train", data, models[1], "--no-semantics", *effort.train)),
     )
-    yield (("train", ("train", data, student, models[0], *effort.train)),)
+    # What `--choose` keeps on this data: a user's own likes tell more than what the teacher wrote of some of them.
+    yield (("train", ("train", data, student, models[0], "--without", "user_knowledge", *effort.train)),)
     both = ("--model", models[0], "--model", models[1])
     yield (("evaluate", ("evaluate", data, student, figures, *both, *effort.evaluate)),)
     made = (data, knowledge, student)

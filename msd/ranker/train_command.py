@@ -41,7 +41,7 @@ from msd.ranker.model import RankerConfig
 from msd.ranker.parallel import Team, join_team
 from msd.ranker.train import Progress as Hear
 from msd.ranker.train import TrainConfig
-from msd.ranker.variant import UNTUNED_OURS, WITHOUT_SEMANTICS, WITHOUT_USER_KNOWLEDGE, Variant
+from msd.ranker.variant import SIMPLER, UNTUNED_OURS, WITHOUT_SEMANTICS, WITHOUT_USER_KNOWLEDGE, Variant
 from msd.step import STEP_FILE, fingerprint_of, is_done, mark_done
 from msd.student.encoder import Student, load_student
 from msd.student.record import StudentError
@@ -61,6 +61,14 @@ class NetworkName(StrEnum):
     DCNV2 = "dcnv2"
 
 
+class Without(StrEnum):
+    """Values of `--without`: the names of `SIMPLER`'s networks, but for their beginning."""
+
+    USER_KNOWLEDGE = "user_knowledge"
+    ITEM_FUSION = "item_fusion"
+    SELECTOR = "selector"
+
+
 @app.command("train")
 def train(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="The dataset's folder.")],
@@ -72,13 +80,16 @@ def train(
         ),
     ],
     seed: Annotated[int, typer.Option(min=0, help="Random seed of weights, row order and dropout.")] = 0,
-    epochs: Annotated[int, typer.Option(min=1, help="Most passes over the training rows.")] = 20,
+    epochs: Annotated[int, typer.Option(min=1, help="Most passes over the training rows.")] = 60,
     semantics: Annotated[bool, typer.Option(help="Use the student's vectors.")] = True,
     lora: Annotated[
         bool, typer.Option(help="Then tune the student's top layer with the model, if it improves the valid AUC.")
     ] = True,
     lora_steps: Annotated[int, typer.Option(min=1, help="Most steps of that tuning.")] = TuneConfig.steps,
     network: Annotated[NetworkName, typer.Option(help="MSD's network, or a baseline.")] = NetworkName.MSD,
+    without: Annotated[
+        Without | None, typer.Option(help="Train the network without a part, as --choose chose it before.")
+    ] = None,
     choose: Annotated[
         bool,
         typer.Option(
@@ -102,6 +113,8 @@ def train(
     student, out = _student_and_out(folders, semantics)
     if budget is not None and not (choose and 0 < budget < math.inf):
         raise typer.BadParameter("--budget is a number of minutes above 0, and goes with --choose")
+    if without and (choose or not semantics or network != NetworkName.MSD):
+        raise typer.BadParameter("--without is of MSD's own network with semantics, and does not go with --choose")
     with join_team(os.environ) as team:
         console = Console(quiet=not team.leads)
         data, vectors = load_dataset(dataset), load_vectors(student) if student else no_vectors()
@@ -115,7 +128,8 @@ def train(
             tuning = None
         # A student that is given counts without semantics too, for the record names it.
         options = (semantics, model_config.model_dump(), asdict(config), asdict(tuning) if tuning else None)
-        run = fingerprint_of(FORMAT, data.fingerprint, vectors.student, *options, *(["choose"] if choose else []))
+        form = "choose" if choose else without
+        run = fingerprint_of(FORMAT, data.fingerprint, vectors.student, *options, *([form] if form else []))
         if team.mean(_is_whole(out, run)) == 1.0:
             console.print(f"{out}: done before, nothing to do", highlight=False)
             return
@@ -123,7 +137,7 @@ def train(
         _clear(out, team)
         networks = Training(data, vectors, model_config, config, out / _WORK, team)
         job = _Job(networks, out, run, console, pupil, halves)
-        variants = variants_of(vectors) if choose else (UNTUNED_OURS if semantics else WITHOUT_SEMANTICS,)
+        variants = variants_of(vectors) if choose else (_variant(semantics, without),)
         model, record = job.make(variants, budget)
         if team.leads:
             save_ranker(out, model.cpu(), record)
@@ -133,6 +147,12 @@ def train(
                 shutil.rmtree(out / _WORK)
             mark_done(out, run, time.perf_counter() - start)
         console.print(f"{out}: {_told(record)}", highlight=False)
+
+
+def _variant(semantics: bool, without: Without | None) -> Variant:
+    if without:
+        return next(one for one in SIMPLER if one.name == f"without_{without}")
+    return UNTUNED_OURS if semantics else WITHOUT_SEMANTICS
 
 
 def _halves(data: Dataset, reason: str | None, team: Team) -> Halves:

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from msd.dataset.load import Dataset, load_dataset
 from msd.ranker.choice import Training, choose_network, valid_halves, variants_of
-from msd.ranker.finetune import TuneConfig
 from msd.ranker.folder import STUDENT_FOLDER, load_ranker
+from msd.ranker.model import RankerConfig
 from msd.ranker.train import Progress, TrainConfig
-from msd.ranker.train_command import _Job, _pupil
 from msd.ranker.variant import UNTUNED_OURS, WITHOUT_SEMANTICS, WITHOUT_USER_KNOWLEDGE
 from msd.student.record import VECTOR_DIM
 from msd.student.vectors import LevelVectors, StudentVectors, load_vectors, no_vectors, save_vectors
@@ -123,17 +121,26 @@ def test_the_command_chooses_tunes_and_tells(tmp_path: Path, run: Run) -> None:
 
 
 def test_a_network_without_user_knowledge_is_tuned_by_the_texts_of_items_alone(
-    tiny: Dataset, student: Path, tmp_path: Path
+    tiny_folder: Path, student: Path, tmp_path: Path, run: Run
 ) -> None:
-    vectors = load_vectors(student)
-    networks = Training(tiny, vectors, SMALL, TrainConfig(epochs=1), tmp_path / ".work")
-    pupil = _pupil(student, vectors, tiny, TuneConfig())
-    job = _Job(networks, tmp_path, "run", Console(quiet=True), pupil, None)
-    model, record = job.make((WITHOUT_USER_KNOWLEDGE,), None)
+    out = tmp_path / "model"
+    command = ("train", tiny_folder, student, out, "--without", "user_knowledge", "--epochs", "1", "--lora-steps", "2")
+    code, said = run(*command)
+    assert code == 0, said
+    model, record = load_ranker(out)
     assert list(model.adaptors) == ["item"]
     assert record.tuning is not None
-    assert record.own_student
-    assert load_vectors(tmp_path / STUDENT_FOLDER).users.ids == []
+    if record.own_student:
+        assert load_vectors(out / STUDENT_FOLDER).users.ids == []
+    assert run(*command) == (0, f"{out}: done before, nothing to do")
+
+
+def test_a_part_that_was_not_chosen_is_left_out(tiny_folder: Path, student: Path, tmp_path: Path, run: Run) -> None:
+    for part, config in (("item_fusion", {"fusion": False}), ("selector", {"selected": None})):
+        out = tmp_path / part
+        code, said = run("train", tiny_folder, student, out, "--without", part, "--epochs", "1", "--no-lora")
+        assert code == 0, said
+        assert load_ranker(out)[1].config == RankerConfig().model_copy(update=config)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +149,13 @@ def test_a_network_without_user_knowledge_is_tuned_by_the_texts_of_items_alone(
         (("--choose", "--budget", "0"), "--budget is a number of minutes above 0, and goes with --choose"),
         (("--choose", "--budget", "nan"), "--budget is a number of minutes above 0, and goes with --choose"),
         (("--budget", "3"), "--budget is a number of minutes above 0, and goes with --choose"),
+        (
+            ("--without", "selector", "--choose"),
+            "--without is of MSD's own network with semantics, and does not go with",
+        ),
+        (("--without", "selector", "--network", "lr"), "--without is of MSD's own network with semantics"),
+        (("--without", "selector", "--no-semantics"), "--without is of MSD's own network with semantics"),
+        (("--without", "everything"), "'everything' is not one of 'user_knowledge', 'item_fusion', 'selector'"),
         (("--choose", "--network", "lr"), "nothing to choose: lr is a baseline, not MSD's own network"),
         (
             ("--choose", "--no-semantics"),
