@@ -27,7 +27,7 @@ from service.redis.topology import Nodes, are_among, get_many, open_nodes
 from service.settings import Settings
 
 _WRITE_TIMEOUT_S = 5.0
-# The stream is re-read at this interval: it moves with every batch, and need not be exact.
+# The stream is re-read at this interval: it moves with every batch, also of other services, and need not be exact.
 _STREAM_S = 1.0
 _STREAM_KEY = LIVE_STREAM.encode()
 _EVENT = struct.Struct("<Bd")
@@ -76,7 +76,7 @@ class RedisStates:
 
     def at_hand(self, side: RowSide, ids: Sequence[str]) -> States | None:
         """Return cached states, if all are current and the stream need not be re-read."""
-        # In the reverse order of `_hold`.
+        # In the reverse order of `_hold_stream`.
         is_recent, stream = time.monotonic() <= self._stream_until, self._stream
         if stream is None or not is_recent:
             return None
@@ -99,7 +99,7 @@ class RedisStates:
                 outcomes[side][place] = outcome
         stretches = [stretch.pack() for stretch in batch.stretches]
         (packed,) = await self._run(STREAM, [([_STREAM_KEY], [_number(batch.lag_s), *stretches])])
-        stream = Stream.unpack(packed if isinstance(packed, bytes) else None)
+        stream = self._hold_stream(packed if isinstance(packed, bytes) else None)
         pairs = list(zip(*outcomes.values(), strict=True))
         # One side decides, so that only one of several concurrent callers accepts. It is the item's, which is written
         # last: it is new to a caller that completes an interrupted batch.
@@ -148,8 +148,13 @@ class RedisStates:
         """Store replies on arrival: an invalidation that follows is about something later."""
         states = {key: value for key, value in values.items() if key != _STREAM_KEY}
         if len(states) < len(values):
-            self._stream, self._stream_until = Stream.unpack(values[_STREAM_KEY]), time.monotonic() + _STREAM_S
+            self._hold_stream(values[_STREAM_KEY])
         self._cache.put(states, epoch)
+
+    def _hold_stream(self, packed: bytes | None) -> Stream | None:
+        """Store and return the stream as it is now."""
+        self._stream, self._stream_until = Stream.unpack(packed), time.monotonic() + _STREAM_S
+        return self._stream
 
     async def _claimed(self, events: Sequence[LiveEvent]) -> dict[int, int]:
         """Return, by index, the period in which an event was first seen, for events whose ID no other user or item had

@@ -312,6 +312,17 @@ def test_an_impression_and_a_click_of_one_id_are_two_events(opened: Opened) -> N
     asyncio.run(tell())
 
 
+def test_whoever_is_told_events_knows_at_once_how_far_their_stream_has_come(opened: Opened) -> None:
+    async def tell() -> None:
+        async with opened() as store:
+            await store.add(one_event(1, at=10.0))
+            assert (await store.get("user", USERS)).stream == Stream(10.0, 10.0)
+            await store.add(one_event(2, at=150.0))
+            assert (await store.get("user", USERS)).stream == Stream(10.0, 150.0)
+
+    asyncio.run(tell())
+
+
 def one_event(number: int, user: str = "u1", item: str = "i1", at: float = 10.0) -> LiveBatch:
     """An impression."""
     return LiveBatch([LiveEvent(str(number), False, user, item, at)], {"user": {}, "item": {}}, RULES, LAG_S)
