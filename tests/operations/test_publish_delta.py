@@ -22,7 +22,7 @@ from msd.contract.rows import Records, RowCodec, RowSide, unpack_history
 from operations.publish import publish, publish_delta
 from service.redis.publication import PublishError
 from tests.service.bundle_factory import AT, build_bundle, reseal
-from tests.service.live import live_service, run_msd, wait_until
+from tests.service.live import PAUSE_S, live_service, run_msd, wait_until
 
 SIDES: tuple[RowSide, ...] = ("user", "item")
 Rows = dict[RowSide, dict[str, bytes]]
@@ -303,7 +303,7 @@ def test_a_running_service_has_it_at_once_and_never_half_a_row(
 
         def watch() -> None:
             with running.client() as client:
-                while not stop.is_set():
+                while not stop.wait(PAUSE_S):
                     answer = client.post("/v1/score", json=request).json()
                     assert "degraded" not in answer
                     seen.append(answer["candidates"]["pctr"])

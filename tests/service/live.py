@@ -23,6 +23,8 @@ from tests.service.forked import ForkedProcess
 
 ROOT = Path(__file__).parents[2]
 _PATIENCE_S = 120.0
+PAUSE_S = 0.005
+"""Between two requests of a client that asks all the time: it leaves time to the service, and to other tests."""
 _OWN_PROCESS = ("serve", "check")
 Process = ForkedProcess | subprocess.Popen[bytes]
 

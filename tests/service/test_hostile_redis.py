@@ -22,7 +22,7 @@ from operations.publish import publish
 from service.errors import StoreError
 from service.rows.redis_rows import RedisStore
 from service.telemetry.metrics import Metrics
-from tests.service.live import LiveService, live_service, wait_until
+from tests.service.live import PAUSE_S, LiveService, live_service, wait_until
 from tests.service.resp_server import Proxy, bulk, proxy_to, server_that
 from tests.service.test_live_embedded import event, tell
 from tests.service.test_redis_store import KNOWN, is_degraded, quiet
@@ -30,7 +30,7 @@ from tests.service.test_reply_bounds import REPLIES
 
 
 class Load:
-    """Clients that score without a pause, and the statuses that they got."""
+    """Clients that score all the time, and the statuses that they got."""
 
     def __init__(self) -> None:
         self.statuses: list[int] = []
@@ -52,7 +52,7 @@ def load_on(service: LiveService, clients: int = 4) -> Iterator[Load]:
 
     def run() -> None:
         with service.client() as client:
-            while not stop.is_set():
+            while not stop.wait(PAUSE_S):
                 load.statuses.append(client.post("/v1/score", json=KNOWN).status_code)
 
     threads = [threading.Thread(target=run) for _ in range(clients)]

@@ -16,7 +16,7 @@ import pytest
 
 from msd.contract.bundle import Bundle
 from tests.service.bundle_factory import AT, golden_requests
-from tests.service.live import LiveService, live_service, wait_until
+from tests.service.live import PAUSE_S, LiveService, live_service, wait_until
 from tests.service.model_runs import ModelRuns
 
 REQUEST: dict[str, Any] = {"user_id": "u1", "at": AT, "candidates": {"id": [f"i{n}" for n in range(100)]}}
@@ -141,7 +141,7 @@ class Load:
 
     def _run(self) -> None:
         with self._service.client() as client:
-            while not self._stop.is_set():
+            while not self._stop.wait(PAUSE_S):
                 try:
                     answer = client.post("/v1/score", json=golden_requests()[0])
                     assert answer.json()["candidates" if answer.status_code == 200 else "error"]

@@ -16,7 +16,7 @@ from msd.contract.bundle import Bundle
 from msd.contract.redis_keys import POINTER, key_prefix
 from operations.publish import publish
 from tests.service.bundle_factory import golden_requests
-from tests.service.live import LiveService, live_service, wait_until
+from tests.service.live import PAUSE_S, LiveService, live_service, wait_until
 
 SECRET = "hunter2"
 KNOWN: dict[str, Any] = golden_requests()[0]
@@ -180,7 +180,7 @@ def test_killed_under_load_and_back_again(
 
     def load() -> None:
         with with_redis.client() as client:
-            while not stop.is_set():
+            while not stop.wait(PAUSE_S):
                 answer = client.post("/v1/score", json=KNOWN)
                 seen.append((answer.status_code, "degraded" in answer.json()))
 

@@ -25,7 +25,7 @@ from msd.contract.bundle import (
 from msd.contract.golden import Golden, read_goldens
 from service.deployment.bundle_folder import CURRENT
 from tests.service.bundle_factory import build_bundle, golden_requests, reseal
-from tests.service.live import LiveService, live_service, run_msd, wait_until
+from tests.service.live import PAUSE_S, LiveService, live_service, run_msd, wait_until
 from tests.service.ranker_graph import Recipe
 from tests.service.test_start import break_goldens
 
@@ -63,7 +63,7 @@ class Clients:
     def _ask(self) -> None:
         request = {**golden_requests()[0], "top_k": None}
         with self._service.client() as client:
-            while not self._stopped.is_set():
+            while not self._stopped.wait(PAUSE_S):
                 try:
                     answer = client.post("/v1/score", json=request)
                 except httpx.HTTPError as error:
