@@ -214,6 +214,7 @@ def _by_rank_and_bid(judged: NDArray[np.void]) -> tuple[NDArray[np.float64], NDA
         columns[has_bid] = np.digitize(bids[has_bid], np.quantile(bids[has_bid], (0.25, 0.5, 0.75)))
     cells = judged["rank"].astype(np.intp) * shape[1] + columns
     expected, observed = (
-        np.bincount(cells, judged[name], shape[0] * shape[1]).reshape(shape) for name in ("pctr", "is_clicked")
+        np.bincount(cells, judged[name], shape[0] * shape[1]).reshape(shape).astype(np.float64)
+        for name in ("pctr", "is_clicked")
     )
     return expected, observed
