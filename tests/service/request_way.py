@@ -20,6 +20,7 @@ from tests.service.live import ROOT, wait_until
 
 SERVICE = f"{ROOT / 'service'}{os.sep}"
 SERVER = f"{SERVICE}server.py"
+LAST = "telemetry/metrics.py"
 PLAIN = ("user_id", "at", "context", "candidates")
 # What goes on beside requests.
 BESIDE = ("rollout", "watchdog", "log-lines", "asyncio_")  # the last return free memory, about once a second
@@ -49,8 +50,7 @@ def _is_beside(frame: FrameType | None) -> bool:
 
 
 def _ask(port: int, way: Way) -> None:
-    """Three requests on one connection, each in one piece: what the second does after its reply has ended before the
-    third has its own."""
+    """Three requests on one connection, each in one piece. Each is counted after its reply, the last thing of all."""
     body = json.dumps({key: value for key, value in golden_requests()[0].items() if key in PLAIN}).encode()
     head = (
         f"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -60,6 +60,7 @@ def _ask(port: int, way: Way) -> None:
         for number in range(3):
             way.is_watched = number > 0
             assert _status(connection, head.encode() + body) == 200
+        wait_until(lambda: LAST in way.files)
         way.is_watched = False
     finally:
         os.kill(os.getpid(), signal.SIGTERM)
