@@ -46,6 +46,7 @@ from msd.contract.encoder_record import EncoderRecord
 from msd.contract.files import atomic_file, sha256_file, write_bytes_atomic, write_text_atomic
 from msd.contract.golden import write_goldens
 from msd.contract.precision import RUNTIMES, Precision, PrecisionRecord
+from msd.contract.pricing import formula_of
 from msd.contract.reference import Reference, reference_of
 from msd.dataset.texts import student_texts
 from msd.ranker.features import Features, build_features
@@ -186,6 +187,7 @@ def _manifest(made: Recipe, folder: Path) -> Manifest:
         feature_schema=made.schema,
         heads=tuple(made.heads),
         openrtb=made.dataset.config.openrtb and made.dataset.config.openrtb.mapping,
+        pricing=dict(formula_of(made.heads)) if "pcvr" in made.heads else None,
         files={},
         tolerances={},
         calibration=made.calibration,

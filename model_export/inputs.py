@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from model_export.merged import merged_graph
-from model_export.ranker import HEADS, ranker_graph, torch_scores
+from model_export.ranker import heads_of, ranker_graph, torch_scores
 from model_export.recipe import Recipe
 from msd.contract.bundle import HOW_SURE
 from msd.contract.errors import MsdError
@@ -47,10 +45,10 @@ class Inputs:
         return Recipe(
             dataset=self.dataset,
             schema=trained.schema,
-            heads=HEADS,
+            heads=heads_of(trained),
             graph=lambda: ranker_graph(trained),
             merged=lambda: merged_graph(trained),
-            scores=lambda tensors: torch_scores(trained, tensors)[np.newaxis],
+            scores=lambda tensors: torch_scores(trained, tensors),
             scored_by="torch",
             vectors=self.vectors,
             adaptors=trained.adaptors,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from model_export.errors import ExportError
 from model_export.graph import to_onnx
 from model_export.parity import BundleRows
-from model_export.ranker import HEADS, ServingRanker
+from model_export.ranker import ServingRanker, heads_of
 from model_export.recipe import Recipe
 from model_export.run import open_run
 from msd.contract.bundle import MERGED_RANKER
@@ -29,7 +29,7 @@ _EXAMPLE_REQUESTS, _EXAMPLE_CANDIDATES = 2, 3
 
 
 class MergedRanker(nn.Module):
-    """Users and contexts [R, …], candidates [N, …], and whose each candidate is [N] → click probabilities [N]."""
+    """Users and contexts [R, …], candidates [N, …], and whose each candidate is [N] → probabilities [N] by head."""
 
     def __init__(self, trained: TrainedRanker) -> None:
         super().__init__()
@@ -37,20 +37,24 @@ class MergedRanker(nn.Module):
         self.of_requests = [spec.side != "item" for spec in trained.schema.tensors]
         self.names = [*self.alone.names, REQUEST_OF.name]
 
-    def forward(self, *tensors: Tensor) -> Tensor:
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         *given, request_of = tensors
         pairs = zip(given, self.of_requests, strict=True)
-        scores: Tensor = self.alone(*(one.index_select(0, request_of) if many else one for one, many in pairs))
+        scores: tuple[Tensor, ...] = self.alone(
+            *(one.index_select(0, request_of) if many else one for one, many in pairs)
+        )
         return scores
 
 
 def merged_graph(trained: TrainedRanker) -> bytes:
-    """The graph in fp32; its inputs are the schema's tensors and `request_of_candidate`, its one output is `pctr`."""
+    """The graph in fp32; its inputs are the schema's tensors and `request_of_candidate`, its outputs are
+    the heads."""
     schema = trained.schema
     axes = {spec.name: {0: "candidates" if spec.side == "item" else "requests"} for spec in schema.tensors}
-    axes |= {REQUEST_OF.name: {0: "candidates"}, HEADS[0]: {0: "candidates"}}
+    heads = heads_of(trained)
+    axes |= {name: {0: "candidates"} for name in (REQUEST_OF.name, *heads)}
     module = MergedRanker(trained.eval()).eval()
-    return to_onnx(module, _examples(schema), module.names, HEADS, axes)
+    return to_onnx(module, _examples(schema), module.names, heads, axes)
 
 
 def asked_merged(made: Recipe, precision: Precision) -> bytes:

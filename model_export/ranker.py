@@ -11,37 +11,46 @@ from msd.contract.schema import FeatureSchema
 from msd.ranker.batch import TrainedRanker
 
 HEADS = ("pctr",)
+"""Of a model that knows nothing of conversions."""
 _EXAMPLE_CANDIDATES = 3
 
 
+def heads_of(trained: TrainedRanker) -> tuple[str, ...]:
+    """Return the heads of a model: clicks, and if it knows them, conversions of clicks."""
+    return (*HEADS, "pcvr") if trained.has_conversions else HEADS
+
+
 class ServingRanker(nn.Module):
-    """The schema's tensors in their order → calibrated click probabilities [N]."""
+    """The schema's tensors in their order → calibrated probabilities [N] of each head."""
 
     def __init__(self, trained: TrainedRanker) -> None:
         super().__init__()
         self.trained = trained
         self.names = [spec.name for spec in trained.schema.tensors]
 
-    def forward(self, *tensors: Tensor) -> Tensor:
-        logits = self.trained.ranker(dict(zip(self.names, tensors, strict=True)))
-        return torch.sigmoid(self.trained.calibrator(logits))
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        trained, given = self.trained, dict(zip(self.names, tensors, strict=True))
+        if not trained.has_conversions:
+            return (torch.sigmoid(trained.calibrator(trained.ranker(given))),)
+        clicks, conversions = trained.ranker.heads(given)
+        return torch.sigmoid(trained.calibrator(clicks)), torch.sigmoid(trained.conversion_calibrator(conversions))
 
 
 def ranker_graph(trained: TrainedRanker) -> bytes:
-    """The graph; inputs are named by the schema's tensors, the one output is `pctr`."""
-    specs = trained.schema.tensors
-    axes = {spec.name: {0: "candidates"} for spec in specs if spec.side == "item"} | {HEADS[0]: {0: "candidates"}}
+    """The graph; inputs are named by the schema's tensors, outputs by the heads."""
+    specs, heads = trained.schema.tensors, heads_of(trained)
+    axes = {name: {0: "candidates"} for name in (*(spec.name for spec in specs if spec.side == "item"), *heads)}
     module = ServingRanker(trained.eval()).eval()
-    return to_onnx(module, _examples(trained.schema), module.names, HEADS, axes)
+    return to_onnx(module, _examples(trained.schema), module.names, heads, axes)
 
 
 def torch_scores(trained: TrainedRanker, tensors: Tensors) -> NDArray[np.float32]:
-    """[N] probabilities by torch, of the same tensors that a request gives the exported graph."""
+    """[H, N] probabilities by torch, of the same tensors that a request gives the exported graph."""
     module = ServingRanker(trained.eval()).eval()
     # Copied, because torch refuses what numpy calls contiguous: one record's columns, at odd strides.
     copies = (torch.from_numpy(np.array(tensors[name], order="C")) for name in module.names)
     with torch.no_grad():
-        scores: NDArray[np.float32] = module(*copies).numpy()
+        scores: NDArray[np.float32] = torch.stack(module(*copies)).numpy()
     return scores
 
 

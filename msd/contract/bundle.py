@@ -29,6 +29,7 @@ from msd.contract.files import owned_folder, sha256_file, write_text_atomic
 from msd.contract.graph_file import check_graph_file
 from msd.contract.openrtb import OpenrtbMapping
 from msd.contract.precision import PrecisionRecord
+from msd.contract.pricing import Formula, Pricing, declared_pricing, formula_of
 from msd.contract.reference import Reference
 from msd.contract.rows import ROW_FORMAT, row_dtype
 from msd.contract.schema import FeatureSchema
@@ -93,19 +94,29 @@ class Manifest(SelfHashed):
     encoder: EncoderRecord | None = None
     reference: Reference | None = None
     openrtb: OpenrtbMapping | None = None
+    pricing: dict[Pricing, tuple[str, ...]] | None = Field(
+        default=None, description="Heads by pricing: eCPM = 1000 × bid × their product; of cpm, the bid is the eCPM."
+    )
     sha256: str = Field(default="", description="Of this manifest's JSON with this field empty.")
 
     @model_validator(mode="after")
     def _mapping_fits(self) -> Self:
         if self.openrtb is not None:
             self.openrtb.check(self.feature_schema.settable["context"])
+        if self.pricing is not None:
+            declared_pricing(self.pricing, self.heads)
         return self
+
+    @property
+    def formula(self) -> Formula:
+        """How prices become eCPM; as the heads allow if the manifest does not say."""
+        return formula_of(self.heads) if self.pricing is None else self.pricing
 
     @model_serializer(mode="wrap")
     def _without_what_older_manifests_lack(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Omit newer parts, so that an older manifest keeps its hash."""
         document: dict[str, Any] = handler(self)
-        for name in ("precision", "encoder", "reference", "openrtb"):
+        for name in ("precision", "encoder", "reference", "openrtb", "pricing"):
             if document[name] is None:
                 del document[name]
         return document

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from msd.contract.errors import ContractError
+from msd.contract.pricing import Pricing
 from msd.contract.rows import RowCodec, Rows
 
 REQUESTS, EVENTS = "requests", "events"
@@ -43,8 +44,8 @@ class RequestRecord:
     `arm_share` is the share of the users that the arm had then. `engine` names runtime, provider and precision;
     `scores` are [H][N] by `heads`, in the request's order, `served` the places of those that were returned, best first,
     where `top_k` asked for a ranking. `rungs` are [N], None of what was scored from its own fresh row; None where all
-    were. `correction` is what pctr was corrected by (centre, shift and slope), None if it is the model's own. Times in
-    unix seconds, stages in milliseconds.
+    were. `correction` is what pctr was corrected by (centre, shift and slope), None if it is the model's own; `pricing`
+    what bids are paid for, None if all for clicks. Times in unix seconds, stages in milliseconds.
     """
 
     request_id: str
@@ -84,6 +85,7 @@ class RequestRecord:
     run_ms: float
     total_ms: float
     correction: list[float] | None = None
+    pricing: list[Pricing] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from pydantic import (
 
 from msd.contract.encode import Value, canonical, is_unknown
 from msd.contract.errors import ContractError, SchemaError, plain_words
+from msd.contract.pricing import Formula, Pricing
 from msd.contract.schema import MAX_ID_CHARS, FeatureSchema, Side
 
 MAX_CANDIDATES = 2_000
@@ -133,7 +134,12 @@ class Candidates(Wire):
     # Listing every one of half a million wrong IDs would take seconds.
     id: Annotated[list[Id], Field(min_length=1, fail_fast=True)]
     bid: Annotated[list[Bid | None], Field(fail_fast=True)] | None = Field(
-        default=None, description="Price per click, one per candidate; gives the eCPM."
+        default=None, description="Price per click, or per what `pricing` says, one per candidate; gives the eCPM."
+    )
+    pricing: Annotated[list[Pricing], Field(fail_fast=True)] | None = Field(
+        default=None,
+        description="What each bid is paid for: cpm, a thousand impressions; cpc, a click, as all are if absent; cpa, a"
+        " conversion, which needs a bundle with the head pcvr.",
     )
 
 
@@ -165,6 +171,7 @@ class CheckedRequest:
     ids: list[str]
     at: float | None = None
     bids: list[float | None] | None = None
+    pricing: list[Pricing] | None = None
     context: dict[str, Value] = field(default_factory=dict)
     user_features: dict[str, Value] = field(default_factory=dict)
     history: list[str] | None = None
@@ -295,6 +302,9 @@ def _check(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int) -> Ch
     _check_count(ids, max_candidates)
     if bids is not None and len(bids) != len(ids):
         raise InvalidRequest(f"has {len(bids)} entries, and candidates.id has {len(ids)}", "candidates.bid")
+    pricing = wire.candidates.pricing
+    if pricing is not None and len(pricing) != len(ids):
+        raise InvalidRequest(f"has {len(pricing)} entries, and candidates.id has {len(ids)}", "candidates.pricing")
     if wire.explain:
         _check_explained(ids)
     items = wire.items or {}
@@ -312,6 +322,7 @@ def _check(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int) -> Ch
         ids=ids,
         at=wire.at,
         bids=bids,
+        pricing=pricing,
         context=_features(schema, "context", wire.context, "context", "context", unknown),
         user_features=_features(schema, "user", user.features, "user.features", "user.features", unknown)
         if user
@@ -333,6 +344,13 @@ def _check(wire: ScoreRequest, schema: FeatureSchema, max_candidates: int) -> Ch
         explain=wire.explain is True,
         unknown=tuple(unknown),
     )
+
+
+def check_pricing(request: CheckedRequest, formula: Formula) -> None:
+    """Raise InvalidRequest for a pricing that the bundle has no heads for."""
+    for place, one in enumerate(request.pricing or ()):
+        if one not in formula:
+            raise InvalidRequest(f"is {one}, and this model prices {', '.join(formula)}", f"candidates.pricing.{place}")
 
 
 def _check_count(ids: Sequence[object], max_candidates: int) -> None:

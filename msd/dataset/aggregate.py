@@ -5,6 +5,7 @@ import polars as pl
 
 from msd.dataset.column import read_labels, read_whole_numbers
 from msd.dataset.config import EventsConfig
+from msd.dataset.conversions import with_conversions
 from msd.dataset.table import Table
 
 IMPRESSIONS = "impressions"
@@ -14,6 +15,7 @@ IMPRESSIONS = "impressions"
 def outcome_columns(where: EventsConfig) -> list[str]:
     """Return the outcome columns of the events file."""
     columns = [where.impressions, where.clicks if where.clicks else where.label, where.disliked]
+    columns += [where.conversion, where.converted_at]
     return [column for column in columns if column is not None]
 
 
@@ -24,7 +26,8 @@ def with_labels(events: pl.DataFrame, table: Table, where: EventsConfig) -> pl.D
     one with label 0 and n − k; an event of 0 impressions is left out.
     """
     if where.impressions is None:
-        return events.with_columns(label=read_labels(table, where.label)).drop_nulls("label")
+        labelled = events.with_columns(label=read_labels(table, where.label))
+        return with_conversions(labelled, table, where).drop_nulls("label")
     shown = read_whole_numbers(table, where.impressions)
     if where.clicks is None:
         clicked = read_labels(table, where.label).cast(pl.Int64) * shown

@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from msd.dataset.aggregate import count_clicks, is_counted
+from msd.dataset.conversions import count_conversions, say_delays
 from msd.dataset.load import Dataset, inspect_dataset
 from msd.dataset.moment import EARLIEST
 from msd.dataset.outlook import outlook
@@ -58,7 +59,8 @@ def check_dataset(folder: Path) -> DatasetReport:
         return DatasetReport(dataset.config.name, tuple(problems), counts)
     problems += _one_sided(dataset)
     counts |= _part_counts(dataset, dataset.events.with_columns(parts))
-    return DatasetReport(dataset.config.name, tuple(problems), counts, tuple(outlook(dataset, parts)))
+    notes = (*outlook(dataset, parts), *say_delays(dataset.events))
+    return DatasetReport(dataset.config.name, tuple(problems), counts, notes)
 
 
 def _one_sided(dataset: Dataset) -> list[Problem]:
@@ -82,6 +84,7 @@ def _counts(dataset: Dataset) -> dict[str, Count]:
         "impressions": count_clicks(events)[0] if is_counted(events) else None,
         "clicks": count_clicks(events)[1],
         "click_rate": _rate(events),
+        **count_conversions(events),
         "first_event": _day(events["at"].min()),
         "last_event": _day(events["at"].max()),
         "events_of_unknown_items": _unknown(events, items, "item_id"),

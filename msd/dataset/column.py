@@ -42,14 +42,14 @@ def read_unique_ids(table: Table, column: str) -> pl.Series:
     return _without(ids, repeated)
 
 
-def read_labels(table: Table, column: str) -> pl.Series:
-    """Clicks as 0 or 1, Int8."""
+def read_labels(table: Table, column: str, what: str = "click") -> pl.Series:
+    """Clicks, or what else is named, as 0 or 1, Int8."""
     numbers = _as_numbers(table, column)
     if numbers is None:
         return _nothing(table, pl.Int8)
     table.flag_missing(column)
     other = numbers.is_not_null() & numbers.is_in([0.0, 1.0]).not_()
-    table.flag(column, other, "should be 0 (no click) or 1 (click)")
+    table.flag(column, other, f"should be 0 (no {what}) or 1 ({what})")
     return _without(numbers, other).cast(pl.Int8)
 
 
@@ -65,8 +65,9 @@ def read_whole_numbers(table: Table, column: str) -> pl.Series:
     return _without(numbers, other).cast(pl.Int64)
 
 
-def read_times(table: Table, column: str) -> pl.Series:
-    """Unix seconds, Int64, from numbers, dates, or ISO 8601 text; a time without a zone is UTC."""
+def read_times(table: Table, column: str, *, optional: bool = False) -> pl.Series:
+    """Unix seconds, Int64, from numbers, dates, or ISO 8601 text; a time without a zone is UTC. None may be missing,
+    unless they are optional."""
     raw = table.frame.get_column(column)
     if isinstance(raw.dtype, pl.Datetime):
         seconds = (
@@ -86,7 +87,8 @@ def read_times(table: Table, column: str) -> pl.Series:
         if numbers is None:
             return _nothing(table, pl.Int64)
         seconds = numbers
-    table.flag_missing(column)
+    if not optional:
+        table.flag_missing(column)
     outside = seconds.is_not_null() & seconds.is_between(0, LATEST, closed="left").not_()
     table.flag(column, outside, "is no time between 1970 and 2242 in unix seconds (is it in milliseconds?)")
     return _without(seconds, outside | seconds.is_nan()).floor().cast(pl.Int64)

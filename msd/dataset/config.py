@@ -14,7 +14,10 @@ from msd.dataset.problem import DatasetError, Problem
 from msd.dataset.table import FILE_ENDINGS
 
 CONFIG_FILE = "dataset.toml"
-RESERVED_NAMES = ("user_id", "item_id", "at", "label", "impressions", "disliked", "part", "title", "text")
+RESERVED_NAMES = (
+    *("user_id", "item_id", "at", "label", "impressions", "disliked"),
+    *("conversion", "converted_at", "part", "title", "text"),
+)
 PART_NAMES = ("window", "train", "valid", "test")
 _OPTIONS = {
     "categorical": {"buckets", "min_count", "serving_value"},
@@ -60,6 +63,7 @@ class EventsConfig(_Section):
 
     `impressions` is the column of a row's number of impressions; `clicks`, of the clicks among them, in place of
     `label`. `disliked` (0 or 1) is for what a user rejected expressly, such as by a low rating: the teacher reads it.
+    `conversion` (0 or 1) says whether a click converted, and `converted_at` when: the model then has a second head.
     """
 
     file: FileName
@@ -70,6 +74,8 @@ class EventsConfig(_Section):
     impressions: ColumnName | None = None
     clicks: ColumnName | None = None
     disliked: ColumnName | None = None
+    conversion: ColumnName | None = None
+    converted_at: ColumnName | None = None
 
     @model_validator(mode="after")
     def _one_outcome(self) -> Self:
@@ -79,6 +85,10 @@ class EventsConfig(_Section):
             raise ValueError("label and clicks both say what was clicked; name one of them")
         if self.disliked is not None and self.impressions is not None:
             raise ValueError("disliked is of single impressions: leave it out where rows have counts")
+        if self.conversion is not None and self.impressions is not None:
+            raise ValueError("conversion is of single impressions: leave it out where rows have counts")
+        if self.converted_at is not None and self.conversion is None:
+            raise ValueError("converted_at is when a conversion was: name the column of conversions as well")
         return self
 
 

@@ -33,8 +33,9 @@ class Dataset:
     """Events, items and users in canonical form.
 
     events: user_id str, item_id str, at i64 (unix s), label i8 (0 or 1), impressions f64 if [events] counts them,
-    disliked i8 if it names its column, part str if [split] does, and one column a context feature; sorted by (at,
-    user_id, item_id), ids of digits by their number and before others. An event's user or item may lack a row.
+    disliked and conversion i8 and converted_at i64 or null if it names their columns, part str if [split] does, and one
+    column a context feature; sorted by (at, user_id, item_id), ids of digits by their number and before others. An
+    event's user or item may lack a row.
     items, users: their id (one row an id), text str or null, and one column a feature; items also title str or null.
     Feature columns: categorical str, bag list[str], numeric f64 (finite); null is missing.
     fingerprint: SHA-256 over dataset.toml and the files that it names.
@@ -169,6 +170,8 @@ def _events(config: DatasetConfig, table: Table) -> tuple[pl.DataFrame, dict[str
         told[one.name] if one.name in told.columns else _feature(one, table).alias(one.name)
         for one in config.side("context")
     )
+    if where.conversion:
+        needed.append("conversion")
     events = with_labels(events, table, where).drop_nulls(needed)
     columns = "user_id", "item_id", "at", "label"
     return sort_events(events.select(*columns, pl.exclude(*columns))), anonymous

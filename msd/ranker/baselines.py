@@ -230,9 +230,11 @@ Network = Ranker | Baseline
 _BASELINES: dict[str, type[Baseline]] = {"lr": LogisticRegression, "deepfm": DeepFm, "din": Din, "dcnv2": DcnV2}
 
 
-def new_network(schema: FeatureSchema, config: RankerConfig) -> Network:
-    """An untrained network, its weights drawn from torch's generator."""
-    return Ranker(schema, config) if config.network == "msd" else _BASELINES[config.network](schema, config)
+def new_network(schema: FeatureSchema, config: RankerConfig, conversions: bool = False) -> Network:
+    """An untrained network, its weights drawn from torch's generator; no baseline has a head for conversions."""
+    if config.network == "msd":
+        return Ranker(schema, config, conversions)
+    return _BASELINES[config.network](schema, config)
 
 
 def counts_baseline(features: Features, events: NDArray[np.int64], seed: int) -> NDArray[np.float64]:

@@ -23,15 +23,21 @@ Vectors = Callable[[RowSide, Tensor], Tensor]
 
 
 class TrainedRanker(nn.Module):
-    """The ranker, its adaptors by side, and the calibration of its logits, all of whose scores are sigmoids."""
+    """The ranker, its adaptors by side, and the calibration of its logits, all of whose scores are sigmoids.
 
-    def __init__(self, schema: FeatureSchema, config: RankerConfig, vector_dim: int) -> None:
+    `has_conversions`: whether it has a second head, for conversions of clicks, calibrated by itself.
+    """
+
+    def __init__(self, schema: FeatureSchema, config: RankerConfig, vector_dim: int, conversions: bool = False) -> None:
         super().__init__()
         self.schema = schema
         self.config = config
-        self.ranker = new_network(schema, config)
+        self.has_conversions = conversions and config.network == "msd"
+        self.ranker = new_network(schema, config, conversions)
         self.adaptors = Adaptors(schema, vector_dim)
         self.calibrator = Calibrator()
+        if self.has_conversions:
+            self.conversion_calibrator = Calibrator()
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ def batch_opinions(
     rng: np.random.Generator | None = None,
     vectors: Vectors | None = None,
 ) -> list[Tensor]:
-    """Return `Ranker.opinions` of B events; only the first, the network's, has gradients.
+    """Return `Ranker.opinions` of B events; only the network's logits have gradients.
 
     `vectors` maps the rows [n] of a side's entities to the student's vectors [n, V]; by default the features'.
     """
@@ -91,6 +97,27 @@ def batch_opinions(
         nameless = model.ranker.represent_items(tensors["item_categorical"], tensors.get("item_semantic"))
         target = torch.where(new.unsqueeze(-1), nameless, target)
     return model.ranker.opinions(tensors, target, represented[:, 1:])
+
+
+def batch_loss(
+    model: TrainedRanker,
+    features: Features,
+    events: NDArray[np.int64],
+    corruption: Corruption | None = None,
+    rng: np.random.Generator | None = None,
+    vectors: Vectors | None = None,
+) -> Tensor:
+    """The network's loss on B events: of clicks, and if it has conversions, of converted clicks too (ESMM, eq. 5)."""
+    opinions = batch_opinions(model, features, events, corruption, rng, vectors)
+    loss = features.loss_of(opinions[0], events)
+    if not model.has_conversions:
+        return loss
+    return loss + features.loss_of(both(opinions[0], opinions[-1]), events, of="conversions")
+
+
+def both(logits: Tensor, others: Tensor) -> Tensor:
+    """The logits of the product of two probabilities, given theirs: 1 / (σ(a) σ(b)) = 1 + e⁻ᵃ + e⁻ᵇ + e⁻⁽ᵃ⁺ᵇ⁾."""
+    return -torch.logsumexp(torch.stack([-logits, -others, -logits - others]), 0)
 
 
 def _without_vectors(

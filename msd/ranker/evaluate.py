@@ -26,7 +26,7 @@ from msd.ranker.folder import ModelError, RankerRecord, load_ranker, student_of,
 from msd.ranker.metrics import Labels, Probabilities, Weights, calibration, measure, measure_pooled
 from msd.ranker.slices import Slice, slice_rows, unmeasurable
 from msd.ranker.text_baselines import text_baselines
-from msd.ranker.train import predict, predict_logits
+from msd.ranker.train import predict, predict_conversions, predict_logits
 from msd.ranker.verdict import ServedScores, judge_semantics
 from msd.ranker.within import Compared, how_sure, measure_within
 from msd.student.untaught import untaught_items
@@ -204,6 +204,7 @@ def _measure_model(
         "curve": [point._asdict() for point in record.curve],
         "live_counts": measure_pooled(labels, live, impressions),
         "cold_ads": cold_ads.model_dump(mode="json") if cold_ads else None,
+        "conversions": _conversions(trained, features, test, whole) if trained.has_conversions else None,
         "choice": record.choice.say() if record.choice else None,
         HOW_SURE: how_sure(held, scores) if held and scores is not None else [],
         "calibrations": compare_calibrations(predict_logits(trained, features, valid), *features.outcomes(valid), seed),
@@ -215,11 +216,31 @@ def _measure_model(
     )
 
 
+def _conversions(
+    trained: TrainedRanker, features: Features, test: NDArray[np.int64], pctr: NDArray[np.float64]
+) -> Figures:
+    """How well conversions are predicted: `pcvr` of clicks, and of impressions `pctcvr`, its product with pctr; each
+    beside the base rate, and None where all rows have one outcome."""
+    converted, pcvr = features.converted(test), predict_conversions(trained, features, test)
+    clicked = features.outcomes(test)[0] > 0
+    return {
+        "pcvr": _measure_rate(converted[clicked], pcvr[clicked]),
+        "pctcvr": _measure_rate(converted, pctr * pcvr),
+    }
+
+
+def _measure_rate(labels: Labels, probabilities: NDArray[np.float64]) -> Figures | None:
+    if len(np.unique(labels)) < 2:
+        return None
+    return {"rows": len(labels), "base_rate": float(labels.mean()), **measure_pooled(labels, probabilities)}
+
+
 def _family(name: str, parts: Sequence[ModelScores]) -> ModelScores:
     """Combine a model's seeds: figures averaged, the training curve of the first."""
     parts = sorted(parts, key=lambda one: one.seeds)
     seeds = tuple(seed for one in parts for seed in one.seeds)
     every = [one.figures for one in parts]
+    conversions = [one["conversions"] for one in every]
     # A rung counts only if every seed has it.
     rungs = [name for name in every[0]["degradation"] if all(name in one["degradation"] for one in every)]
     figures = {
@@ -227,6 +248,7 @@ def _family(name: str, parts: Sequence[ModelScores]) -> ModelScores:
         "live_counts": _mean([one["live_counts"] for one in every]),
         "cold_ads": [one["cold_ads"] for one in every if one["cold_ads"]],
         "choice": [one["choice"] for one in every if one["choice"]],
+        "conversions": None if None in conversions else _mean(conversions),
         HOW_SURE: every[0][HOW_SURE],
         "calibrations": _mean([one["calibrations"] for one in every]),
         "degradation": {name: _mean([one["degradation"][name] for one in every]) for name in rungs},

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +17,7 @@ from msd.contract.files import sha256_file, write_text_atomic
 from msd.dataset.load import load_dataset
 from msd.duration import Machine, PartRows, about, evaluating
 from msd.ranker.evaluate import BASELINE, OTHER_WORK, evaluate_models
-from msd.ranker.evaluation_report import write_report
+from msd.ranker.evaluation_report import say_rate, write_report
 from msd.ranker.folder import RECORD_FILE, WEIGHTS_FILE, ModelError, load_ranker
 from msd.ranker.text_baselines import ENCODER, TFIDF
 from msd.ranker.verdict import say
@@ -180,14 +181,19 @@ def _print(console: Console, results: dict[str, Any]) -> None:
         console.print(line, highlight=False, markup=False)
     console.print(f"intervals: paired bootstrap over users, {results['resamples']} resamples", highlight=False)
     for name, figures in results["models"].items():
-        for one in figures.get("cold_ads", []):
-            console.print(f"{name}: {ColdAds.model_validate(one)}", highlight=False, markup=False)
-        for said in figures.get("choice", []):
-            console.print(f"{name}, chosen by valid: {said}", highlight=False, markup=False)
+        for line in _lines(figures):
+            console.print(f"{name}{line}", highlight=False, markup=False)
     if within := results["within"]:
         console.print(_within_table(within))
     if verdict := results["verdict"]:
         console.print(say(verdict), highlight=False, markup=False)
+
+
+def _lines(figures: dict[str, Any]) -> Iterator[str]:
+    """What else was measured of a model."""
+    yield from (f": {ColdAds.model_validate(one)}" for one in figures.get("cold_ads", []))
+    yield from (f", {say_rate(of, found)}" for of, found in (figures.get("conversions") or {}).items())
+    yield from (f", chosen by valid: {said}" for said in figures.get("choice", []))
 
 
 def _within_table(within: dict[str, Any]) -> Table:

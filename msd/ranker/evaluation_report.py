@@ -27,6 +27,7 @@ _TITLES = {
 }
 _METRICS_OF_RUNGS = ("auc", "logloss", "ece")
 _PANEL_WIDTH, _PANEL_HEIGHT = 3.4, 2.2
+_RATES = (("AUC", "auc"), ("logloss", "logloss"), ("ECE", "ece"))
 Figures = Mapping[str, Any]
 
 
@@ -71,9 +72,19 @@ def write_report(path: Path, results: Figures) -> None:
         slice_gain_scale=_gain_scale(results["slices"]),
         calibration=_calibration(models, colours),
         training=_training(models, colours),
+        say_rate=say_rate,
         degradation=_degradation(models, colours),
     )
     write_text_atomic(path, page)
+
+
+def say_rate(of: str, found: dict[str, float] | None) -> str:
+    """In words: how well conversions are predicted, of clicks or of impressions."""
+    what = "conversions of clicks" if of == "pcvr" else "converted clicks of impressions"
+    if found is None:
+        return f"{what} ({of}): all test rows have one outcome"
+    figures = ", ".join(f"{name} {found[key]:.4f}" for name, key in _RATES)
+    return f"{what} ({of}): {figures}, on {found['rows']:,.0f} rows with a base rate of {found['base_rate']:.4f}"
 
 
 def _colours(count: int) -> list[str]:

@@ -4,7 +4,7 @@ Row features come from the contract's `encode` and `dense`; the student's vector
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from msd.contract.encode import encode_side
 from msd.contract.rows import RowSide
 from msd.contract.schema import FeatureSchema
 from msd.dataset.aggregate import impressions_of
+from msd.dataset.conversions import CONVERSION, has_conversions
 from msd.dataset.load import Dataset
 from msd.dataset.split import Part, split_events
 from msd.ranker.entities import Entities, encode_entities
@@ -50,7 +51,7 @@ class SideFeatures:
 @dataclass(frozen=True)
 class Features:
     """All events of a dataset: labels [E], impressions [E] that each stands for, parts [E], context tensors [E, …],
-    history [E, L] as item rows (−1 pads)."""
+    history [E, L] as item rows (−1 pads); and whether each was a click that converted [E], if the dataset tells."""
 
     schema: FeatureSchema
     parts: NDArray[np.int8]
@@ -63,6 +64,7 @@ class Features:
     history: Tensor
     knows_user: Tensor
     timeline: Timeline
+    conversions: Tensor | None = None
 
     def live(self) -> "Features":
         """The same events with counts that are kept up to date through valid and test, as a service with feedback has
@@ -79,12 +81,19 @@ class Features:
         labels, impressions = self.labels.cpu().numpy(), self.impressions.cpu().numpy()
         return labels[events].astype(np.float64), impressions[events].astype(np.float64)
 
-    def loss_of(self, logits: Tensor, events: NDArray[np.int64]) -> Tensor:
+    def converted(self, events: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Whether each of n events was a click that converted [n]. The dataset has to tell."""
+        assert self.conversions is not None, "a model with conversions is of a dataset with conversions"
+        return self.conversions.cpu().numpy()[events].astype(np.float64)
+
+    def loss_of(
+        self, logits: Tensor, events: NDArray[np.int64], of: Literal["labels", "conversions"] = "labels"
+    ) -> Tensor:
         """Mean logloss of logits [..., n] of events, each weighing as many impressions as it stands for; an average
         event's weight is 1, whichever are in a batch."""
         chosen = torch.from_numpy(events)
         weights = (self.impressions[chosen] / self.impressions.mean()).expand_as(logits)
-        labels = self.labels[chosen].expand_as(logits)
+        labels = getattr(self, of)[chosen].expand_as(logits)
         return nn.functional.binary_cross_entropy_with_logits(logits, labels, weights)
 
     def to(self, device: torch.device) -> "Features":
@@ -113,7 +122,7 @@ def build_features(dataset: Dataset, schema: FeatureSchema, vectors: StudentVect
     return Features(
         schema=schema,
         parts=parts,
-        labels=torch.from_numpy(dataset.events["label"].to_numpy().astype(np.float32)),
+        labels=_floats(dataset, "label"),
         impressions=torch.from_numpy(impressions_of(dataset.events).to_numpy().astype(np.float32)),
         user=sides["user"],
         item=sides["item"],
@@ -122,7 +131,12 @@ def build_features(dataset: Dataset, schema: FeatureSchema, vectors: StudentVect
         history=torch.from_numpy(timeline.history),
         knows_user=torch.from_numpy(knows_user),
         timeline=timeline,
+        conversions=_floats(dataset, CONVERSION) if has_conversions(dataset.events) else None,
     )
+
+
+def _floats(dataset: Dataset, column: str) -> Tensor:
+    return torch.from_numpy(dataset.events[column].to_numpy().astype(np.float32))
 
 
 def _side(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from msd.checkpoint import load_checkpoint, save_checkpoint
 from msd.contract.rows import RowSide
 from msd.dataset.split import Part
-from msd.ranker.batch import Corruption, TrainedRanker, batch_opinions
+from msd.ranker.batch import Corruption, TrainedRanker, batch_loss
 from msd.ranker.features import Features
 from msd.ranker.live_vectors import CachedTexts, LiveVectors
 from msd.ranker.parallel import ALONE, Team, TeamError
@@ -202,10 +202,9 @@ class _Tuner:
     def _step(self, events: NDArray[np.int64], rate: float, rng: np.random.Generator) -> float:
         self.model.train()
         live = self._live(events, rng)
-        logits = batch_opinions(
+        loss = batch_loss(
             self.model, self.features, events, self.config.corruption, rng, lambda side, rows: live[side](rows)
-        )[0]
-        loss = self.features.loss_of(logits, events)
+        )
         lora, ranker = self.optimiser.param_groups
         lora["lr"], ranker["lr"] = rate * self.config.learning_rate, rate * self.config.ranker_learning_rate
         self.optimiser.zero_grad()

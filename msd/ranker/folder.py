@@ -62,7 +62,7 @@ class ChoiceRecord(BaseModel):
 
 class RankerRecord(BaseModel):
     """How a ranker came to be. `student` is the fingerprint of the distilled student that it was trained with, None if
-    there was none. `choice`: of `msd train --choose`."""
+    there was none. `choice`: of `msd train --choose`. `conversions`: whether it has a head for them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -76,6 +76,7 @@ class RankerRecord(BaseModel):
     student: str | None
     tuning: TuningRecord | None = None
     choice: ChoiceRecord | None = None
+    conversions: bool = False
 
     @property
     def own_student(self) -> str | None:
@@ -97,7 +98,7 @@ def save_ranker(folder: Path, model: TrainedRanker, record: RankerRecord) -> Non
 def load_ranker(folder: Path) -> tuple[TrainedRanker, RankerRecord]:
     """The model in a folder. Raises ModelError that says what is wrong with it."""
     record = _load_record(folder)
-    model = TrainedRanker(record.feature_schema, record.config, record.vector_dim)
+    model = TrainedRanker(record.feature_schema, record.config, record.vector_dim, record.conversions)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS_FILE))
     except FileNotFoundError:

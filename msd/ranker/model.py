@@ -139,11 +139,13 @@ class Ranker(nn.Module):
 
     The two learn apart, so that neither unlearns what the other knows. `blend` [2, 2] says how much each counts where
     the user's counts are fresh, and where they are as old as counts may be; in between it changes with their age.
+
+    With `conversions` the network has a second head on the same layers: a click's conversion (ESMM, arXiv 1804.07931).
     """
 
     blend: Tensor
 
-    def __init__(self, schema: FeatureSchema, config: RankerConfig) -> None:
+    def __init__(self, schema: FeatureSchema, config: RankerConfig, conversions: bool = False) -> None:
         super().__init__()
         self.config = config
         widths = {side: self._width(schema, side, config) for side in SIDES}
@@ -181,16 +183,22 @@ class Ranker(nn.Module):
         state = schema.state("user")
         self.oldest = math.log1p(state.age_cap_s / SECONDS_PER_DAY) if state else None
         self.register_buffer("blend", torch.full((2, 2), 0.5))
+        self.conversion = nn.Linear(self.head.in_features, 1) if conversions else None
 
     @staticmethod
     def _width(schema: FeatureSchema, side: Side, config: RankerConfig) -> int:
         return config.embedding * len(schema.indexed(side)) + schema.dense_width(side) + schema.semantic_width(side)
 
     def forward(self, tensors: Tensors) -> Tensor:
-        """Logits [N], before calibration."""
+        """Logits [N] of a click, before calibration."""
+        return self.heads(tensors)[0]
+
+    def heads(self, tensors: Tensors) -> list[Tensor]:
+        """Logits [N] by head: of a click, and if there are conversions, of a click's conversion."""
         target = self.represent_items(tensors["item_categorical"], tensors.get("item_semantic"))
         history = self.represent_items(tensors["history_categorical"], tensors.get("history_semantic"))
-        return self.score(tensors, target, history)
+        opinions = self.opinions(tensors, target, history)
+        return [self.blended(opinions), *(opinions[-1:] if self.conversion else [])]
 
     def represent_items(self, categorical: Tensor, semantic: Tensor | None) -> Tensor:
         """What attention sees of items: [..., C] and [..., S] → [..., interest]."""
@@ -200,32 +208,28 @@ class Ranker(nn.Module):
         )
         return represented
 
-    def score(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
-        """Logits [N], given what attention sees of targets and history."""
-        return self.blended(self.opinions(tensors, target_ND, history_BLD))
-
     def opinions(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> list[Tensor]:
         """Logits [N] of the network; if there is a count model, its logits and the age [N] of the user's counts, as a
-        share of the most that it may be."""
-        network = self._network(tensors, target_ND, history_BLD)
+        share of the most that it may be; and last, if there are conversions, the logits of a click's conversion."""
+        network, *conversion = self._network(tensors, target_ND, history_BLD)
         if not self.counts:
-            return [network]
+            return [network, *conversion]
         age = torch.zeros_like(network)
         if self.oldest is not None:
             age = age + tensors["user_dense"][:, self.ages] / self.oldest
-        return [network, self.counts(tensors, target_ND.shape[0]), age]
+        return [network, self.counts(tensors, target_ND.shape[0]), age, *conversion]
 
     def blended(self, opinions: list[Tensor]) -> Tensor:
-        """Logits [N] of what `opinions` gives."""
-        if len(opinions) == 1:
+        """Logits [N] of a click, of what `opinions` gives."""
+        if not self.counts:
             return opinions[0]
-        network, counts, age = opinions
+        network, counts, age = opinions[:3]
         (network_fresh, counts_fresh), (network_old, counts_old) = self.blend
         weighted: Tensor = network * (network_fresh + age * (network_old - network_fresh))
         weighted = weighted + counts * (counts_fresh + age * (counts_old - counts_fresh))
         return weighted
 
-    def _network(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> Tensor:
+    def _network(self, tensors: Tensors, target_ND: Tensor, history_BLD: Tensor) -> list[Tensor]:
         n, mask = target_ND.shape[0], tensors["history_mask"]
         sides = {side: self._side(tensors, side).expand(n, -1) for side in self.sides}
         parts = [*sides.values(), torch.log1p(mask.sum(1, keepdim=True)).expand(n, -1) / 2]
@@ -248,7 +252,7 @@ class Ranker(nn.Module):
         logits: Tensor = self.head(wide_and_deep).squeeze(-1)
         if self.affinity is not None:
             logits = logits + self.affinity(tensors["user_categorical"][:, self.user_id], self._side(tensors, "item"))
-        return logits
+        return [logits] if self.conversion is None else [logits, self.conversion(wide_and_deep).squeeze(-1)]
 
     def _side(self, tensors: Tensors, side: Side) -> Tensor:
         parts = [self.embed[side](tensors[f"{side}_categorical"])] if side in self.embed else []

@@ -61,6 +61,7 @@ def train_network(
         vector_dim=inputs.features.item.vectors.shape[1],
         dataset=inputs.dataset,
         student=inputs.student or None,
+        conversions=model.has_conversions,
     )
     if team.leads:
         save_ranker(folder, model, record)

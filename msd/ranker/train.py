@@ -15,7 +15,7 @@ from torch import nn
 from msd.checkpoint import load_checkpoint, save_checkpoint
 from msd.contract.errors import MsdError
 from msd.dataset.split import Part
-from msd.ranker.batch import Corruption, TrainedRanker, batch_opinions
+from msd.ranker.batch import Corruption, TrainedRanker, batch_loss, batch_opinions
 from msd.ranker.calibrate import choose_calibration, fit_blend
 from msd.ranker.features import Features
 from msd.ranker.metrics import roc_auc
@@ -90,7 +90,7 @@ def train_ranker(
     Its weights are the running average of the trained ones. Stopped and called again with the same `checkpoint` and
     `run`, it resumes after the last whole epoch and ends at the same result. `progress(epoch, step, loss)`. All of a
     `team` end with the same ranker; the first writes the checkpoint, which all must be able to read. Raises TrainError
-    if the valid rows hold one label only.
+    if the valid rows hold one label only, or their clicks all or no conversions.
     """
     judge = Judge(features, config.live)
     if len(np.unique(judge.labels)) < 2:
@@ -99,6 +99,8 @@ def train_ranker(
             "them; bring more events, or move the cuts in [split]"
         )
     model = _new_model(features, model_config, config)
+    if model.has_conversions:
+        judge.check_conversions()
     average, best = copy.deepcopy(model), copy.deepcopy(model)
     optimiser = torch.optim.AdamW(_parameter_groups(model, config), lr=config.learning_rate, fused=True)
     modules: dict[str, nn.Module] = {"model": model, "average": average, "best": best}
@@ -132,7 +134,7 @@ class Judge:
 
     def __init__(self, features: Features, live: bool) -> None:
         self._views = (features.live(), features) if live else (features,)
-        self._events = features.of_part(Part.VALID)
+        self._features, self._events = features, features.of_part(Part.VALID)
         self.labels, self._impressions = features.outcomes(self._events)
 
     def auc(self, model: TrainedRanker) -> float:
@@ -143,7 +145,7 @@ class Judge:
         """Fit the blend weights, and return the resulting AUC."""
         opinions = [predict_opinions(model, view, self._events) for view in self._views]
         if isinstance(model.ranker, Ranker) and model.ranker.counts:
-            network, counts, age = np.concatenate(opinions, 1)
+            network, counts, age = np.concatenate(opinions, 1)[:3]
             labels, weights = (np.tile(one, len(opinions)) for one in (self.labels, self._impressions))
             blend = fit_blend(network, counts, age, labels, weights)
             model.ranker.blend.copy_(torch.from_numpy(blend))
@@ -151,15 +153,33 @@ class Judge:
 
     def calibrate(self, model: TrainedRanker) -> None:
         """Fit the calibration of the blended logits, each row by one of the views."""
-        logits = np.stack([predict_logits(model, view, self._events) for view in self._views])
-        view = np.random.default_rng(0).integers(len(logits), size=len(self.labels))
-        logits = logits[view, np.arange(len(view))]
-        model.calibrator.set(choose_calibration(logits, self.labels, self._impressions))
+        opinions = np.stack([predict_opinions(model, view, self._events) for view in self._views])
+        view = np.random.default_rng(0).integers(len(opinions), size=len(self.labels))
+        opinions = opinions[view, :, np.arange(len(view))].T
+        model.calibrator.set(choose_calibration(_blended(model, opinions), self.labels, self._impressions))
+        if model.has_conversions:
+            clicked, converted = self._clicks()
+            model.conversion_calibrator.set(choose_calibration(opinions[-1, clicked], converted))
+
+    def check_conversions(self) -> None:
+        """Raise TrainError if the clicks cannot calibrate a head for conversions."""
+        clicked, converted = self._clicks()
+        if len(np.unique(converted)) < 2:
+            raise TrainError(
+                f"of {len(clicked)} valid clicks {converted.sum():.0f} converted, so that conversions cannot be "
+                "calibrated; bring more events, move the cuts in [split], or leave `conversion` out of [events]"
+            )
+
+    def _clicks(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The places of clicked rows, and whether they converted."""
+        clicked = np.flatnonzero(self.labels > 0)
+        return clicked, self._features.converted(self._events[clicked])
 
 
 def _new_model(features: Features, model_config: RankerConfig, config: TrainConfig) -> TrainedRanker:
     torch.manual_seed(config.seed)
-    model = TrainedRanker(features.schema, model_config, features.item.vectors.shape[1])
+    conversions = features.conversions is not None
+    model = TrainedRanker(features.schema, model_config, features.item.vectors.shape[1], conversions)
     model.adaptors.start_at(features)
     model.to(features.labels.device)
     if isinstance(model.ranker, Ranker) and model.ranker.counts:
@@ -212,8 +232,7 @@ def _train_epoch(
     losses = []
     for step, start in enumerate(range(0, len(order), batch), start=1):
         events = order[start : start + batch]
-        logits = batch_opinions(model, features, events, config.corruption, rng)[0]
-        loss = features.loss_of(logits, events)
+        loss = batch_loss(model, features, events, config.corruption, rng)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         team.average_gradients(model.parameters())
@@ -265,6 +284,13 @@ def predict_logits(model: TrainedRanker, features: Features, events: NDArray[np.
 def _blended(model: TrainedRanker, opinions: NDArray[np.float64]) -> NDArray[np.float64]:
     logits: NDArray[np.float64] = model.ranker.blended(list(torch.from_numpy(opinions))).numpy()
     return logits
+
+
+def predict_conversions(model: TrainedRanker, features: Features, events: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Calibrated probabilities [len(events)] that a click converts. The model has to have that head."""
+    logits = model.conversion_calibrator.curve()(predict_opinions(model, features, events)[-1])
+    probabilities: NDArray[np.float64] = 1.0 / (1.0 + np.exp(-logits))
+    return probabilities
 
 
 def predict(model: TrainedRanker, features: Features, events: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -12,12 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
+import polars as pl
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from msd.dataset.conversions import say_conversions
 from msd.dataset.load import Dataset, load_dataset
+from msd.dataset.split import Part, split_events
 from msd.dataset.texts import student_texts
 from msd.duration import USUAL_EPOCHS, Machine, PartRows, about, tokens_of, training
 from msd.ranker.batch import TrainedRanker
@@ -133,6 +136,10 @@ def train(
         if team.mean(_is_whole(out, run)) == 1.0:
             console.print(f"{out}: done before, nothing to do", highlight=False)
             return
+        if network == NetworkName.MSD:
+            valid = pl.Series(split_events(data.events, data.config) == Part.VALID)
+            for line in say_conversions(data.events, valid):
+                console.print(line, highlight=False)
         pupil = _pupil(student, vectors, data, tuning) if tuning and student else None
         _clear(out, team)
         networks = Training(data, vectors, model_config, config, out / _WORK, team)

@@ -63,6 +63,7 @@ _REQUEST_COLUMNS = pa.schema(
         "run_ms": pa.float32(),
         "total_ms": pa.float32(),
         "correction": pa.list_(pa.float64()),
+        "pricing": _STRINGS,
     }.items()
 )
 _EVENT_COLUMNS = pa.schema(
@@ -76,8 +77,8 @@ _EVENT_COLUMNS = pa.schema(
         "received_at": pa.float64(),
     }.items()
 )
-_LATER = "correction"
-"""The last column of requests; files of earlier releases lack it."""
+_LATER = ("correction", "pricing")
+"""The last columns of requests, by the release that added them; files of earlier releases lack them."""
 _READ_ROWS = 16
 _ROWS = b"msd.rows"
 _LOCK = ".lock"
@@ -137,8 +138,9 @@ def read_events(path: Path) -> Iterator[EventRecord]:
 def _rows(path: Path, schema: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 - pyarrow has no types
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            older = schema.remove(schema.get_field_index(_LATER)) if _LATER in schema.names else schema
-            if not (schema.equals(file.schema_arrow) or older.equals(file.schema_arrow)):
+            count = len(file.schema_arrow)
+            is_ours = pa.schema(list(schema)[:count]).equals(file.schema_arrow)
+            if not is_ours or not set(schema.names[count:]) <= set(_LATER):
                 raise LogFileError(f"{path}: not a request log file, or of another release: its columns differ")
             left = int((file.schema_arrow.metadata or {}).get(_ROWS, 0))
             for batch in file.iter_batches(_READ_ROWS):

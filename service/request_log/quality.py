@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from msd.contract.assemble import assemble
 from msd.contract.bundle import Manifest
 from msd.contract.log import Basis, EventRecord, RequestRecord
+from msd.contract.pricing import PRICED, Formula, ecpm_of
 from msd.contract.reference import Distribution, Reference, dense_inputs
 from msd.contract.request import CheckedRequest
 from service.runtimes.runtime import Scores
@@ -119,11 +120,15 @@ class _Predicted(NamedTuple):
     bids: NDArray[np.float32] | None
 
     @classmethod
-    def of(cls, record: RequestRecord) -> "_Predicted":
+    def of(cls, record: RequestRecord, formula: Formula) -> "_Predicted":
         scores = record.scores[0]
+        ecpm = ecpm_of(record.bids, record.pricing, dict(zip(record.heads, record.scores, strict=True)), formula)
         ranks = np.empty(len(scores), np.int8)
-        ranks[served_places(record.bids, scores, len(scores))] = np.digitize(np.arange(len(scores)) + 1, _RANKED_FROM)
+        ranks[served_places(ecpm, scores, len(scores))] = np.digitize(np.arange(len(scores)) + 1, _RANKED_FROM)
         bids = None if record.bids is None else np.array(record.bids, np.float32)
+        if bids is not None and record.pricing is not None:
+            # Bids for other things are of another scale.
+            bids[np.array(record.pricing) != "cpc"] = np.nan
         return cls(record.item_ids, scores.copy(), ranks, bids)
 
     def is_due(self, item_id: str) -> bool:
@@ -156,11 +161,11 @@ class Observed:
         self._judgements = 0
         self._newest_at = 0.0
 
-    def record(self, record: RequestRecord) -> None:
+    def record(self, record: RequestRecord, formula: Formula = PRICED) -> None:
         """Record the predictions of a request."""
         if record.request_id in self._predictions:
             return
-        self._predictions[record.request_id] = _Predicted.of(record)
+        self._predictions[record.request_id] = _Predicted.of(record, formula)
         self._remembered += _REQUEST_COSTS + len(record.item_ids)
         while self._remembered > _MAX_REMEMBERED:
             request_id, oldest = self._predictions.popitem(last=False)

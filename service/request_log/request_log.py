@@ -17,6 +17,7 @@ import structlog
 
 from msd.contract.errors import MsdError
 from msd.contract.log import EVENTS, REQUESTS, EventRecord, RequestRecord, is_sampled
+from msd.contract.pricing import ecpm_of
 from service.machine import give_way, let_others_run
 from service.request_log.quality import Drift, Observed
 from service.scoring.answer import Answer, Served
@@ -191,7 +192,7 @@ class LogWriter:
 
     def _take_request(self, served: Served) -> None:
         record = record_of(served)
-        self._observed.record(record)
+        self._observed.record(record, served.scored.formula)
         let_others_run()
         if served.is_champion:
             scored = served.scored
@@ -296,6 +297,7 @@ def record_of(served: Served) -> RequestRecord:
     basis, engine, degraded = scored.basis, served.model.engine, scored.degraded_candidates
     user, items = basis.user, basis.items
     columns = list(scored.scores.values())
+    ecpm = ecpm_of(request.bids, request.pricing, scored.scores, scored.formula)
     history = list(user.histories[0] if request.history is None else request.history)
     "".join([served.request_id, request.user_id, *request.ids, *history]).encode()
     return RequestRecord(
@@ -330,7 +332,8 @@ def record_of(served: Served) -> RequestRecord:
         degraded_user=scored.degraded_user,
         rungs=[degraded.get(one) for one in request.ids] if degraded else None,
         correction=None if scored.correction is None else scored.correction.values,
-        served=None if request.top_k is None else served_places(request.bids, columns[0], request.top_k).tolist(),
+        served=None if request.top_k is None else served_places(ecpm, columns[0], request.top_k).tolist(),
+        pricing=request.pricing,
         **{name: 1000 * seconds for name, seconds in zip(_STAGES, served.seconds, strict=True)},
     )
 

@@ -1,12 +1,13 @@
 """A request to score and its answer, as passed between HTTP, scoring and followers of replies. Knows none of them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from msd.contract.assemble import Rung, UserRung
 from msd.contract.correction import HEAD, Correction
 from msd.contract.log import Basis
+from msd.contract.pricing import PRICED, Formula
 from msd.contract.request import CheckedRequest
 from service.runtimes.runtime import Scores
 from service.scoring.lineup import Lineup
@@ -38,8 +39,8 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Scores [N] by head, in the request's order, the degradation to declare, their inputs, their correction, and the
-    stages' times."""
+    """Scores [N] by head, in the request's order, the degradation to declare, their inputs, their correction, the
+    stages' times, and how the bundle makes eCPM of prices."""
 
     scores: Scores
     degraded_candidates: dict[str, Rung]
@@ -49,6 +50,7 @@ class Scored:
     rows_s: float = 0.0
     queue_s: float = 0.0
     run_s: float = 0.0
+    formula: Formula = field(default_factory=lambda: PRICED)
 
     @property
     def model_scores(self) -> Scores:

@@ -17,7 +17,7 @@ import structlog
 from msd.contract.assemble import Tensors, assemble, cut, wanted_items
 from msd.contract.correction import HEAD
 from msd.contract.log import Basis
-from msd.contract.request import ANONYMOUS, CheckedRequest, parse_request_by
+from msd.contract.request import ANONYMOUS, CheckedRequest, check_pricing, parse_request_by
 from msd.contract.rows import Rows, RowSide
 from msd.contract.schema import FeatureSchema
 from service.errors import ModelError, StoreError
@@ -131,7 +131,8 @@ class Pipeline:
         if degraded or degraded_user:
             self._metrics.degraded(degraded.values(), degraded_user)
         basis = Basis(at, user, items, rows, ran.is_partial, ran.together)
-        return Scored(scores, degraded, degraded_user, basis, correction, rows_s, ran.queue_s, ran.run_s)
+        formula = model.bundle.manifest.formula
+        return Scored(scores, degraded, degraded_user, basis, correction, rows_s, ran.queue_s, ran.run_s, formula)
 
     async def tensors(self, model: Model, request: CheckedRequest, at: float, deadline: float) -> Tensors:
         """Return the tensors with which another model would have scored the request."""
@@ -152,6 +153,8 @@ class Pipeline:
         self._admission.read(len(asked.body), count)
         arm = lineup.arm_of(request.user_id or asked.request_id)
         model, explanation = arm.model, None
+        if request.pricing is not None:
+            check_pricing(request, model.bundle.manifest.formula)
         score = partial(self.score, model, request, terms)
         if request.explain and self._explain is not None:
             scored, explanation = await self._explain(model, request, terms, score)

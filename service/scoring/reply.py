@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from msd.contract.assemble import Rung, UserRung
+from msd.contract.pricing import ecpm_of
 from msd.contract.request import CheckedRequest
 from service.runtimes.runtime import Scores
 from service.scoring.answer import Scored
@@ -43,7 +44,7 @@ class ScoredCandidates(BaseModel):
 
     id: list[str]
     pctr: list[Probability] = Field(description="Calibrated click probability. Other heads are further columns.")
-    ecpm: list[float | None] = Field(description="1000 × bid × pctr; null without a bid.")
+    ecpm: list[float | None] = Field(description="1000 × bid × pctr, or as `pricing` says; null without a bid.")
 
 
 class Degraded(BaseModel):
@@ -145,31 +146,20 @@ def served_columns(request: CheckedRequest, scored: Scored) -> tuple[dict[str, A
     """Return the reply's columns: IDs, heads and eCPM, NaN without a bid; and their indices, best first with
     `top_k`."""
     pctr = scored.scores["pctr"]
-    ecpm = _ecpm(request.bids, pctr)
+    ecpm = ecpm_of(request.bids, request.pricing, scored.scores, scored.formula)
     if request.top_k is None:
         return {"id": request.ids, **scored.scores, "ecpm": ecpm}, slice(None)
-    order = served_places(request.bids, pctr, request.top_k)
+    order = served_places(ecpm, pctr, request.top_k)
     ids = [request.ids[place] for place in order.tolist()]
     heads = {name: column[order] for name, column in scored.scores.items()}
     return {"id": ids, **heads, "ecpm": ecpm[order]}, order
 
 
-def _ecpm(bids: list[float | None] | None, pctr: NDArray[np.float32]) -> NDArray[np.float64]:
-    """[N], NaN without a bid."""
-    if bids is None:
-        return np.full(len(pctr), np.nan)
-    return 1000.0 * np.array(bids, np.float64) * pctr
-
-
-def served_places(bids: list[float | None] | None, pctr: NDArray[np.float32], top_k: int) -> NDArray[np.intp]:
-    """Return the indices of the candidates under `top_k`, best first."""
-    return _ranking(pctr, _ecpm(bids, pctr))[:top_k]
-
-
-def _ranking(pctr: NDArray[np.float32], ecpm: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Return indices [N], best first: those with a bid by eCPM, then those without by pCTR; ties keep their order."""
+def served_places(ecpm: NDArray[np.float64], pctr: NDArray[np.float32], top_k: int) -> NDArray[np.intp]:
+    """Return the indices of the first `top_k` candidates, best first: those with a bid by eCPM, then those without by
+    pCTR; ties keep their order."""
     unpriced = np.isnan(ecpm)
-    return np.lexsort((-np.where(unpriced, pctr, ecpm), unpriced))
+    return np.lexsort((-np.where(unpriced, pctr, ecpm), unpriced))[:top_k]
 
 
 def log_odds(probability: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -98,7 +98,7 @@ def test_any_number_of_candidates_is_scored_one_by_one(exported: Exported, count
     one_by_one = _pctr(path, tensors)
     found = _pctr(path, _chosen(tensors, places))
     np.testing.assert_allclose(found, one_by_one[places], atol=1e-6)
-    np.testing.assert_allclose(found, torch_scores(exported.inputs.trained, _chosen(tensors, places)), atol=1e-5)
+    np.testing.assert_allclose(found, torch_scores(exported.inputs.trained, _chosen(tensors, places))[0], atol=1e-5)
 
 
 def test_padding_does_not_matter(exported: Exported) -> None:
@@ -143,7 +143,7 @@ def test_scores_that_are_not_numbers_are_found_out(exported: Exported) -> None:
 
 
 def _by_torch(trained: TrainedRanker) -> Expected:
-    return Expected(lambda tensors: torch_scores(trained, tensors)[np.newaxis], "torch")
+    return Expected(lambda tensors: torch_scores(trained, tensors), "torch")
 
 
 def _perturbed(trained: TrainedRanker, by: float) -> TrainedRanker:

@@ -149,7 +149,7 @@ def test_it_exports_and_onnxruntime_scores_as_torch_does(made: Made, tmp_path: P
     for candidates in (1, 3, 40):
         tensors = {name: tensor.numpy() for name, tensor in _tensors(made[1], candidates).items()}
         (found,) = session.run(["pctr"], tensors)
-        expected = torch_scores(trained, tensors)
+        (expected,) = torch_scores(trained, tensors)
         np.testing.assert_allclose(found, expected, atol=1e-5)
         assert candidates == 1 or expected.std() > 1e-3
 

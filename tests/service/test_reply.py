@@ -1,15 +1,18 @@
 """The reply: eCPM, ranking, further heads, degradation only when there is some."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from msd.contract.assemble import Rung, UserRung
 from msd.contract.log import Basis
+from msd.contract.pricing import PRICED, ecpm_of
 from msd.contract.request import CheckedRequest
 from msd.contract.rows import Rows
 from service.runtimes.runtime import Scores
@@ -44,6 +47,31 @@ def test_columns_in_the_requests_order() -> None:
     assert columns["ecpm"][1] is None
     assert math.isclose(columns["ecpm"][2], 400.0, rel_tol=1e-6)
     assert list(columns) == ["id", "pctr", "pcvr", "ecpm"]
+
+
+def test_each_bid_is_worth_what_its_pricing_says() -> None:
+    request = CheckedRequest(
+        "u", ["m", "c", "a", "n"], bids=[7.0, 0.5, 20.0, None], pricing=["cpm", "cpc", "cpa", "cpa"]
+    )
+    scores: Scores = {
+        "pctr": np.array([0.1, 0.02, 0.04, 0.9], np.float32),
+        "pcvr": np.array([0.9, 0.5, 0.025, 0.9], np.float32),
+    }
+    scored = Scored(scores, {}, None, Basis(0.0, NO_ROWS, NO_ROWS, 4))
+    in_order = orjson.loads(build_reply("r", "m", request, scored))["candidates"]["ecpm"]
+    ranked = orjson.loads(build_reply("r", "m", replace(request, top_k=4), scored))["candidates"]
+
+    assert in_order[:3] == pytest.approx([7.0, 1000 * 0.5 * 0.02, 1000 * 20 * 0.04 * 0.025])
+    assert in_order[3] is None
+    assert ranked["id"] == ["a", "c", "m", "n"]
+
+
+def test_all_per_click_is_to_the_bit_as_without_pricing() -> None:
+    rng = np.random.default_rng(3)
+    pctr, bids = rng.random(50, np.float32), rng.uniform(0, 9, 50).tolist()
+    scores = {"pctr": pctr}
+
+    assert np.array_equal(ecpm_of(bids, ["cpc"] * 50, scores, PRICED), ecpm_of(bids, None, scores, PRICED))
 
 
 def test_without_bids_every_ecpm_is_null() -> None:

@@ -55,6 +55,37 @@ def test_the_reply_says_which_model_and_what_was_degraded(client: httpx.Client) 
     assert len(answer["candidates"]["id"]) == 1
 
 
+def test_pricing_decides_what_a_bid_is_worth_and_the_core_leaves_it_to_python(client: httpx.Client) -> None:
+    body = {"user_id": "u1", "at": AT, "candidates": {"id": ["i1", "i2", "i3"], "bid": [2.0, 2.0, 2.0]}}
+    plain = client.post("/v1/score", json=body).json()["candidates"]
+    body["candidates"]["pricing"] = ["cpm", "cpc", "cpa"]
+    priced = client.post("/v1/score", json=body).json()["candidates"]
+    ranked = client.post("/v1/score", json={**body, "top_k": 2}).json()["candidates"]
+
+    assert priced["pctr"] == pytest.approx(plain["pctr"], abs=CLOSE)
+    paid = [2.0, 2000 * priced["pctr"][1], 2000 * priced["pctr"][2] * priced["pcvr"][2]]
+    assert priced["ecpm"] == pytest.approx(paid)
+    assert ranked["ecpm"] == pytest.approx(sorted(paid, reverse=True)[:2])
+
+
+@pytest.mark.parametrize(
+    ("pricing", "field", "words"),
+    [
+        (["cpm", "cpx"], "candidates.pricing.1", "'cpm', 'cpc' or 'cpa'"),
+        (["cpm", None], "candidates.pricing.1", "'cpm', 'cpc' or 'cpa'"),
+        (["cpm"], "candidates.pricing", "has 1 entries, and candidates.id has 2"),
+        ("cpc", "candidates.pricing", "list"),
+    ],
+)
+def test_wrong_pricing_is_refused(client: httpx.Client, pricing: object, field: str, words: str) -> None:
+    candidates = {"id": ["i1", "i2"], "bid": [1.0, 1.0], "pricing": pricing}
+    answer = client.post("/v1/score", json={"user_id": "u1", "candidates": candidates})
+
+    assert answer.status_code == 422
+    assert answer.json()["error"]["field"] == field
+    assert words in answer.json()["error"]["message"]
+
+
 def test_known_ids_are_not_degraded(client: httpx.Client) -> None:
     assert "degraded" not in client.post("/v1/score", json=golden_requests()[0]).json()
 

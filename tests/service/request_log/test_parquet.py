@@ -39,6 +39,7 @@ RECORD = RequestRecord(
     request=b"{}",
     history=["i1"],
     correction=[-3.0, 0.1, 0.9],
+    pricing=["cpc", "cpa"],
     item_ids=["i1", "i2"],
     bids=[None, 0.1],
     user_row=b"\0\1",
@@ -90,13 +91,14 @@ def test_events_come_back(tmp_path: Path) -> None:
     assert pq.ParquetFile(path).schema_arrow.names == [field.name for field in fields(EventRecord)]
 
 
-def test_a_file_of_a_release_that_knew_no_corrections_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unknown", [("pricing",), ("correction", "pricing")])
+def test_a_file_of_an_earlier_release_is_read(tmp_path: Path, unknown: tuple[str, ...]) -> None:
     path = tmp_path / "requests-1.parquet"
     path.write_bytes(encode([RECORD]))
-    pq.write_table(pq.read_table(path).drop_columns(["correction"]), path, write_page_checksum=True)
+    pq.write_table(pq.read_table(path).drop_columns(list(unknown)), path, write_page_checksum=True)
     (found,) = read_requests(path)
 
-    same(found, replace(RECORD, correction=None))
+    same(found, replace(RECORD, **dict.fromkeys(unknown)))
 
 
 def test_another_file_is_told(tmp_path: Path) -> None:

@@ -1,0 +1,149 @@
+"""A second head, for conversions of clicks, on a log whose law is known."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from msd.dataset.load import Dataset
+from msd.dataset.split import Part, split_events
+from msd.ranker.batch import TrainedRanker, both
+from msd.ranker.features import Features, build_features
+from msd.ranker.folder import RankerRecord, load_ranker, save_ranker
+from msd.ranker.metrics import calibration, expected_calibration_error, roc_auc
+from msd.ranker.schema_fit import fit_schema
+from msd.ranker.train import TrainConfig, TrainError, predict, predict_conversions, train_ranker
+from msd.student.vectors import no_vectors
+from tests.ranker.made import SMALL, World, dataset_of, quiet
+
+USERS, ITEMS, SHOWN = 205, 60, 100
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Law:
+    """A dataset of impressions whose true probabilities [E] of a click, and of a click's conversion, are known."""
+
+    dataset: Dataset
+    pctr: Floats
+    pcvr: Floats
+
+
+def law(seed: int = 0) -> Law:
+    """Users like some kinds of items; what is clicked most is bought least, and users differ in how much they buy."""
+    rng = np.random.default_rng(seed)
+    kinds = rng.integers(6, size=ITEMS)
+    taste, lure, buys = rng.normal(0, 1, (USERS, 6)), rng.normal(0, 0.7, ITEMS), rng.normal(0, 0.7, USERS)
+    worth = -1.0 * lure + rng.normal(0, 0.5, ITEMS)
+    users = np.tile(np.arange(USERS), SHOWN)
+    items = rng.integers(ITEMS, size=len(users))
+    pctr = 1 / (1 + np.exp(-(-0.9 + taste[users, kinds[items]] + lure[items])))
+    pcvr = 1 / (1 + np.exp(-(-1.0 + worth[items] + buys[users])))
+    clicked = rng.random(len(users)) < pctr
+    converted = clicked & (rng.random(len(users)) < pcvr)
+    at = np.arange(len(users)) * 300
+    rows = zip((f"u{one:03}" for one in users), (f"i{one:02}" for one in items), at, clicked.astype(int), strict=True)
+    dataset = dataset_of(
+        [(user, item, int(time), int(label)) for user, item, time, label in rows],
+        events={"conversion": converted.astype(np.int8)},
+        history={"length": 3},
+        items={"item_id": [f"i{one:02}" for one in range(ITEMS)], "kind": [f"k{one}" for one in kinds]},
+        features=[{"name": "kind", "side": "item", "kind": "categorical"}],
+    )
+    return Law(dataset, pctr, pcvr)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """The law, a model that was trained on its log, and what it says of the test rows [n] `rows`."""
+
+    law: Law
+    features: Features
+    model: TrainedRanker
+    rows: NDArray[np.int64]
+    pctr: Floats
+    pcvr: Floats
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
+    """A model of 20,000 rows, without a count model."""
+    made = law()
+    features = build_features(made.dataset, fit_schema(made.dataset, semantics=False), no_vectors())
+    config = SMALL.model_copy(update={"counts": ()})
+    training = TrainConfig(epochs=3, learning_rate=1e-2)
+    model, _ = train_ranker(features, config, training, tmp_path_factory.mktemp("law") / "checkpoint", "law", quiet)
+    rows = features.of_part(Part.TEST)
+    live = features.live()
+    return Learned(made, features, model, rows, predict(model, live, rows), predict_conversions(model, live, rows))
+
+
+def test_conversions_are_ranked_and_calibrated_nearly_as_the_law_would(learned: Learned) -> None:
+    clicked = learned.features.outcomes(learned.rows)[0] > 0
+    converted, due = learned.features.converted(learned.rows), learned.law.pcvr[learned.rows]
+    ours, best = (roc_auc(converted[clicked], one[clicked]) for one in (learned.pcvr, due))
+    base = roc_auc(converted[clicked], learned.pctr[clicked])
+
+    assert base < 0.55 < best - 0.06 < ours
+    # Over the entire space, where it was never seen whether an impression would have converted.
+    assert abs(learned.pcvr.mean() - due.mean()) < 0.03
+    assert abs(learned.pcvr - due).mean() < 0.12
+    assert expected_calibration_error(calibration(converted, learned.pctr * learned.pcvr)) < 0.03
+
+
+def test_ads_paid_per_conversion_earn_more_when_ranked_by_it(learned: Learned) -> None:
+    rng = np.random.default_rng(1)
+    true = (learned.law.pctr * learned.law.pcvr)[learned.rows]
+    shown = rng.permutation(len(true))[: len(true) // 10 * 10].reshape(-1, 10)
+    bids = rng.uniform(1, 3, shown.shape)
+
+    def earned(chance: Floats) -> float:
+        best = (bids * chance[shown]).argmax(1)[:, None]
+        return float(np.take_along_axis(bids * true[shown], best, 1).sum())
+
+    by_click, by_conversion, at_best = earned(learned.pctr), earned(learned.pctr * learned.pcvr), earned(true)
+    assert by_conversion > 1.2 * by_click
+    assert by_conversion > 0.6 * at_best
+
+
+def test_a_converted_click_counts_in_the_loss_of_both_heads(learned: Learned) -> None:
+    logits, others = torch.randn(40, dtype=torch.float64) * 8, torch.randn(40, dtype=torch.float64) * 8
+
+    torch.testing.assert_close(torch.sigmoid(both(logits, others)), torch.sigmoid(logits) * torch.sigmoid(others))
+    assert learned.model.ranker.conversion.weight.abs().sum() > 0
+
+
+def test_a_model_without_conversions_is_as_it_was_and_one_with_them_comes_back(
+    learned: Learned, world: World, tmp_path: Path
+) -> None:
+    record = RankerRecord(
+        feature_schema=learned.features.schema,
+        config=learned.model.config,
+        training={"seed": 0},
+        curve=(),
+        vector_dim=0,
+        dataset="d" * 64,
+        student=None,
+        conversions=True,
+    )
+    save_ranker(tmp_path, learned.model, record)
+    again, _ = load_ranker(tmp_path)
+
+    assert np.array_equal(predict_conversions(again, learned.features.live(), learned.rows), learned.pcvr)
+    assert not any("conversion" in name for name in world.model.state_dict())
+
+
+def test_valid_clicks_that_never_convert_are_refused() -> None:
+    made = law()
+    never = pl.when(split_events(made.dataset.events, made.dataset.config) == Part.VALID).then(0)
+    events = made.dataset.events.with_columns(conversion=never.otherwise(pl.col("conversion")).cast(pl.Int8))
+    dataset = replace(made.dataset, events=events)
+    features = build_features(dataset, fit_schema(dataset, semantics=False), no_vectors())
+
+    with pytest.raises(TrainError, match=r"of \d+ valid clicks 0 converted"):
+        train_ranker(features, SMALL, TrainConfig(), Path("unused"), "never", quiet)
