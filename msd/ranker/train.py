@@ -98,9 +98,9 @@ def train_ranker(
             f"all {len(judge.labels)} valid rows have label {judge.labels[0]:g}, so that no epoch can be chosen by "
             "them; bring more events, or move the cuts in [split]"
         )
-    model = _new_model(features, model_config, config)
-    if model.has_conversions:
+    if features.conversions is not None and model_config.network == "msd":
         judge.check_conversions()
+    model = _new_model(features, model_config, config)
     average, best = copy.deepcopy(model), copy.deepcopy(model)
     optimiser = torch.optim.AdamW(_parameter_groups(model, config), lr=config.learning_rate, fused=True)
     modules: dict[str, nn.Module] = {"model": model, "average": average, "best": best}

@@ -89,7 +89,7 @@ def test_conversions_are_ranked_and_calibrated_nearly_as_the_law_would(learned: 
     ours, best = (roc_auc(converted[clicked], one[clicked]) for one in (learned.pcvr, due))
     base = roc_auc(converted[clicked], learned.pctr[clicked])
 
-    assert base < 0.55 < best - 0.06 < ours
+    assert base < 0.5 < best - 0.08 < ours
     # Over the entire space, where it was never seen whether an impression would have converted.
     assert abs(learned.pcvr.mean() - due.mean()) < 0.03
     assert abs(learned.pcvr - due).mean() < 0.12
@@ -140,8 +140,8 @@ def test_a_model_without_conversions_is_as_it_was_and_one_with_them_comes_back(
 
 def test_valid_clicks_that_never_convert_are_refused() -> None:
     made = law()
-    never = pl.when(split_events(made.dataset.events, made.dataset.config) == Part.VALID).then(0)
-    events = made.dataset.events.with_columns(conversion=never.otherwise(pl.col("conversion")).cast(pl.Int8))
+    valid = pl.Series(split_events(made.dataset.events, made.dataset.config) == Part.VALID)
+    events = made.dataset.events.with_columns(pl.col("conversion") * ~valid)
     dataset = replace(made.dataset, events=events)
     features = build_features(dataset, fit_schema(dataset, semantics=False), no_vectors())
 
